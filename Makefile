@@ -1,0 +1,39 @@
+# Two commands do all the set-up: `make demo` (the main job) and `make test` (the tests).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TRACE ?=
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test check format bench results clean
+
+demo: $(STAMP)  ## compare the policies on a day of jobs; TRACE=path to use your own log
+	$(BIN)/powerflow demo $(TRACE)
+
+test: $(STAMP)  ## the whole test-suite
+	$(BIN)/python -m pytest -n 2
+
+check: $(STAMP)  ## style, types, one-way arrows
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)  ## speed, as ratios and CPU time
+	$(BIN)/python -m benchmarks.speed
+
+results: $(STAMP)  ## the table of docs/results.md (long; see the page for how long)
+	$(BIN)/python -m benchmarks.results
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "PowerFlow needs Python 3.11 or newer; say which with: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $(STAMP)

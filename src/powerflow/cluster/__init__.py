@@ -1,0 +1,1 @@
+"""What there is: GPU types, nodes, topology; placement by buddy allocation and network packing."""

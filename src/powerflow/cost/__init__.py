@@ -1,0 +1,1 @@
+"""What a job costs: throughput and power models, fitting, observations, GPU types and priors."""

@@ -1,0 +1,1 @@
+"""What it may cost: the energy price that meets an energy budget."""

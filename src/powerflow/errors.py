@@ -1,0 +1,27 @@
+"""The one exception that means "your input is wrong", said in one clear line."""
+
+from __future__ import annotations
+
+
+class InputError(ValueError):
+    """Something a person gave us cannot be used.
+
+    The front door prints it as one line and exits with ``exit_code``; it never shows a traceback.
+
+    Args:
+        what: What is wrong, as a plain clause ("duration is negative (-3)").
+        where: Where it stands: a file, ``file:line``, an option, a field.
+        fix: What would be right ("give seconds ≥ 0").
+        exit_code: 2 for wrong usage, 1 for what cannot be done, 3 for what is not found.
+    """
+
+    def __init__(self, what: str, *, where: str = "", fix: str = "", exit_code: int = 2) -> None:
+        self.what = what
+        self.where = where
+        self.fix = fix
+        self.exit_code = exit_code
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        head = f"{self.where}: {self.what}" if self.where else self.what
+        return f"{head}; {self.fix}" if self.fix else head

@@ -1,0 +1,34 @@
+"""A training job as its owner submits it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What is to be trained, how much of it, and on how many GPUs it may run.
+
+    Attributes:
+        id: The name the job is known by; unique while it is active.
+        submit_s: When it was submitted, seconds on the clock of whoever runs the scheduler.
+        cost_class: Which cost table describes it: jobs of one class cost the same per iteration.
+        iterations: Work, in iterations at the job's global batch; the truth, which a scheduler may not know.
+        gpus: GPUs its owner asked for. Rigid policies give exactly this many.
+        gpus_min: Fewest GPUs it can run on.
+        gpus_max: Most GPUs it can use.
+        weight: Priority as a weight in the mean; 1 is normal, larger matters more.
+        project: Whose job it is, for accounting and fairness.
+        gpu_type: The only GPU type it may run on, or None for any.
+    """
+
+    id: str
+    submit_s: float
+    cost_class: str
+    iterations: float
+    gpus: int
+    gpus_min: int = 1
+    gpus_max: int = 1
+    weight: float = 1.0
+    project: str = ""
+    gpu_type: str | None = None

@@ -1,0 +1,1 @@
+"""Who gets what: the `Policy` protocol, `prices` (the default), `greedy` (the paper's) and every baseline."""

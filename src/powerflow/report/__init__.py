@@ -1,0 +1,1 @@
+"""What to show: tables, plots, and one-file HTML."""

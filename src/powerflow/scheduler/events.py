@@ -1,0 +1,99 @@
+"""Everything that can happen to a cluster, as plain data. The same events come from both bodies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from powerflow.cost.table import CostTable, FloatArray, IntArray
+from powerflow.job import Job
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """A job arrived. ``believed_iterations`` is what the scheduler is told of its size; None: nothing."""
+
+    job: Job
+    believed_iterations: float | None
+    pause_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """A job did all its work."""
+
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A job's run broke off; ``retry`` says whether it goes back to the queue, at ``done`` iterations."""
+
+    job_id: str
+    retry: bool
+    done: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """Its owner withdrew a job."""
+
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Progress:
+    """How far running jobs have come. ``slots[i]`` (see `Scheduler.slot`) has done ``done[i]`` iterations."""
+
+    slots: IntArray
+    done: FloatArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CostLearned:
+    """The belief about what a class of jobs costs on one GPU type is new or has changed."""
+
+    cost_class: str
+    gpu_type: str
+    table: CostTable
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFailed:
+    """A node is gone; what ran there is told by `Failed` events of its jobs."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeDrained:
+    """A node takes no new job; what runs there may stay or is moved."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRecovered:
+    """A failed or drained node can be used again."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class EnergyPriceSet:
+    """λ_E, in seconds per joule, changed."""
+
+    seconds_per_joule: float
+
+
+Event = (
+    Submitted
+    | Completed
+    | Failed
+    | Cancelled
+    | Progress
+    | CostLearned
+    | NodeFailed
+    | NodeDrained
+    | NodeRecovered
+    | EnergyPriceSet
+)

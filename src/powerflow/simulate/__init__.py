@@ -1,0 +1,1 @@
+"""Body one: an event-driven simulator with its own truth, metrics, comparison and lower bound."""

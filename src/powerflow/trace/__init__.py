@@ -1,0 +1,1 @@
+"""The simulator's input: readers of real logs, and a synthetic generator."""

@@ -1,0 +1,74 @@
+"""One job of a log, as every reader gives it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Outcome(StrEnum):
+    """How a logged job ended."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class TraceJob:
+    """What a log says of a job.
+
+    Attributes:
+        id: Its name in the log.
+        submit_s: Submission, seconds; UTC epoch where the log gives dates, else the log's own origin.
+        duration_s: Seconds it ran on ``gpus`` GPUs.
+        gpus: GPUs it asked for (and held).
+        wait_s: Seconds it waited in the queue, where the log knows.
+        model: Model family (a name of the catalogue), where the log knows.
+        global_batch: Samples per iteration over all GPUs, where the log knows.
+        iterations: Iterations it did, where the log knows.
+        project: User, account or virtual cluster.
+        name: The job's own name, where the log has one: runs of one name are alike.
+        outcome: How it ended.
+    """
+
+    id: str
+    submit_s: float
+    duration_s: float
+    gpus: int
+    wait_s: float | None = None
+    model: str | None = None
+    global_batch: int | None = None
+    iterations: float | None = None
+    project: str = ""
+    name: str = ""
+    outcome: Outcome = Outcome.UNKNOWN
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A line of a log that gave no job: where, and why."""
+
+    line: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """A log as read: its jobs in order of submission, and an account of what was left out.
+
+    Attributes:
+        source: What was read (a path, or "synthetic …").
+        format: Which reader read it.
+        jobs: Jobs by ``(submit_s, position in the file)``.
+        skipped: Lines that gave no job, with the reason of each.
+        notes: What a reader assumed (time zone, unit, …), in plain words.
+    """
+
+    source: str
+    format: str
+    jobs: Sequence[TraceJob]
+    skipped: Sequence[Skipped] = ()
+    notes: Sequence[str] = field(default=())
