@@ -1,0 +1,100 @@
+"""What a comparison of policies at equal metered energy says, as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from powerflow.simulate.result import SimulationResult
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """One simulation in a row of numbers, or several of them averaged or interpolated.
+
+    ``energy_j`` is metered over the comparison's common horizon; slowdown is JCT over running alone as submitted;
+    ``jct_weighted_s`` weighs each job by its priority.
+    """
+
+    jct_mean_s: float
+    jct_weighted_s: float
+    jct_p50_s: float
+    jct_p99_s: float
+    wait_mean_s: float
+    slowdown_mean: float
+    makespan_s: float
+    gpu_hours: float
+    rescales_per_job: float
+    energy_j: float
+
+
+@dataclass(frozen=True, slots=True)
+class FrontierPoint:
+    """One setting of a policy's energy knob (λ_E, a fixed clock, a Zeus η), one seed."""
+
+    policy: str  # full name, "srtf+clock:1005"
+    knob: str  # "λ=2e-5", "1005 MHz", "η=0.5"
+    seed: int
+    metrics: Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Frontier:
+    """What one policy can do: its points, and of these (per seed) the lower-left hull that counts."""
+
+    policy: str  # family name, "srtf"
+    points: Sequence[FrontierPoint]
+    hull: Mapping[int, Sequence[FrontierPoint]]  # seed -> points by ascending energy, JCT falling
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean over seeds with its 95 % interval (Student t); the interval is nan for a single seed."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class EqualEnergyRow:
+    """One policy at one energy level: ``level`` × the metered energy of FIFO at maximum clock.
+
+    ``metrics`` maps field names of `Metrics` to estimates over seeds; it is None where the policy cannot get
+    down to that energy. ``vs_prices`` and ``vs_bound`` are ratios of mean JCT (1.10 means 10 % slower).
+    """
+
+    policy: str
+    level: float
+    budget_j: float
+    metrics: Mapping[str, Estimate] | None
+    vs_prices: Estimate | None
+    vs_bound: Estimate | None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Several policies on the same jobs at equal metered energy.
+
+    Attributes:
+        title: What was compared, in one line.
+        facts: How it was computed, as label → plain words (trace, jobs, cluster, load, models, belief, seeds, …);
+            says what is modelled.
+        levels: Energy levels, as shares of FIFO at maximum clock.
+        horizon_s: Seconds over which energy is metered for every policy.
+        reference_j: FIFO's metered joules at maximum clock over the horizon, mean over seeds.
+        frontiers: One per policy.
+        bound: (joules, seconds) points of the proven lower bound on mean JCT, by ascending energy; may be empty.
+        rows: The table at equal energy, by level then policy.
+        showcase: A few whole simulations for plots over time, by label ("prices at 80 %", "fifo at maximum clock").
+    """
+
+    title: str
+    facts: Mapping[str, str]
+    levels: Sequence[float]
+    horizon_s: float
+    reference_j: float
+    frontiers: Sequence[Frontier]
+    bound: Sequence[tuple[float, float]]
+    rows: Sequence[EqualEnergyRow]
+    showcase: Mapping[str, SimulationResult]
