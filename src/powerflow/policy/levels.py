@@ -1,0 +1,124 @@
+"""Where jobs stand in the table of GPU counts: the arithmetic that all policies share.
+
+A *level* is a position in ``View.gpu_counts``. By the contract of `CostTable` a class runs on a count at every
+clock or at none, so the maximum clock tells what is feasible.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from powerflow.cost.table import FloatArray, IntArray
+from powerflow.policy.protocol import View
+
+BoolArray = npt.NDArray[np.bool_]
+
+
+def step_times(view: View) -> FloatArray:
+    """Seconds per iteration of each job on each count at the maximum clock, ``[J, N]``; inf where it cannot run."""
+    fastest: FloatArray = view.step_time_s[:, :, view.clock_max]
+    times: FloatArray = fastest[view.jobs["cost"]]
+    return times
+
+
+def feasible(view: View, times: FloatArray) -> BoolArray:
+    """Whether a job may run on a count, ``[J, N]``: it can (finite ``times``) and its own bounds allow it."""
+    jobs, counts = view.jobs, view.gpu_counts
+    within = (counts >= jobs["gpus_min"][:, None]) & (counts <= jobs["gpus_max"][:, None])
+    allowed: BoolArray = np.isfinite(times) & within
+    return allowed
+
+
+def requested_levels(view: View, allowed: BoolArray) -> IntArray:
+    """The level that comes nearest to what each owner asked for, ``[J]``; -1 where the job can run on no count.
+
+    The largest feasible count that is not above the request; where there is none (the job needs more memory
+    than it asked GPUs for), the smallest feasible one above it.
+    """
+    counts = view.gpu_counts
+    if not allowed.size:
+        return np.full(len(view.jobs), -1, np.int64)
+    not_above = allowed & (counts <= view.jobs["requested"][:, None])
+    below = len(counts) - 1 - np.argmax(not_above[:, ::-1], axis=1)
+    above = np.argmax(allowed, axis=1)
+    level = np.where(not_above.any(axis=1), below, above)
+    return np.where(allowed.any(axis=1), level, -1).astype(np.int64)
+
+
+def requested_gpus(view: View) -> IntArray:
+    """GPUs that a rigid policy gives each job, ``[J]``: what its owner asked for, made feasible; 0 if nothing is."""
+    level = requested_levels(view, feasible(view, step_times(view)))
+    return np.where(level >= 0, view.gpu_counts[level], 0).astype(np.int64)
+
+
+def requested_run_s(view: View) -> FloatArray:
+    """Seconds each job still has to run on the GPUs asked for, at the maximum clock, ``[J]``; inf if it cannot run."""
+    times = step_times(view)
+    level = requested_levels(view, feasible(view, times))
+    run_s = view.jobs["remaining"] * times[np.arange(len(times)), level]
+    return np.where(level >= 0, run_s, np.inf)
+
+
+def held_gpus(view: View) -> IntArray:
+    """GPUs that running jobs keep when nobody is preempted, ``[J]``.
+
+    That is what they hold, except where it is no longer feasible (the belief changed) or no longer there (nodes
+    failed): then the jobs submitted first keep theirs.
+    """
+    jobs = view.jobs
+    held = np.zeros(len(jobs), np.int64)
+    running = np.flatnonzero(jobs["gpus"])
+    if not len(running):
+        return held
+    now = jobs["gpus"][running].astype(np.int64)
+    known = now < len(view.count_index)
+    level = np.where(known, view.count_index[np.where(known, now, 0)], -1)
+    allowed = feasible(view, step_times(view))[running, level] & (level >= 0)
+    held[running] = np.where(allowed, now, 0)
+    if held.sum() > view.capacity:
+        order = by_arrival(view)
+        return take_what_fits(held, order[held[order] > 0], view.capacity)
+    return held
+
+
+def by_arrival(view: View) -> IntArray:
+    """Rows in order of submission, ties by id."""
+    return np.lexsort((view.jobs["id"], view.jobs["arrival_s"])).astype(np.int64)
+
+
+def by_key(view: View, key: FloatArray) -> IntArray:
+    """Rows by ascending ``key``, ties by id; nan comes last."""
+    return np.lexsort((view.jobs["id"], key)).astype(np.int64)
+
+
+def take_what_fits(need: IntArray, order: Iterable[int] | IntArray, free: int) -> IntArray:
+    """Give each row in turn all it needs if that is still free; pass over those that do not fit. ``[J]`` GPUs."""
+    given = np.zeros(len(need), np.int64)
+    wants = need.tolist()
+    for row in np.asarray(order).tolist():
+        if free <= 0:
+            break
+        if wants[row] <= free:
+            given[row] = wants[row]
+            free -= wants[row]
+    return given
+
+
+def take_until_blocked(need: IntArray, order: Iterable[int] | IntArray, free: int) -> IntArray:
+    """Give each row in turn all it needs; the first that does not fit ends it (head-of-line blocking). ``[J]`` GPUs."""
+    given = np.zeros(len(need), np.int64)
+    wants = need.tolist()
+    for row in np.asarray(order).tolist():
+        if wants[row] > free:
+            break
+        given[row] = wants[row]
+        free -= wants[row]
+    return given
+
+
+def at_max_clock(view: View, gpus: IntArray) -> IntArray:
+    """Everybody at the maximum clock, ``[J]``."""
+    return np.full(len(gpus), view.clock_max, np.int64)
