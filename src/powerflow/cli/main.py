@@ -1,0 +1,156 @@
+"""The front door: finds the command that was asked for, runs it, and turns every ending into an exit code.
+
+Exit codes: 0 ok, 1 failed, 2 wrong usage, 3 not found, 4 refused, 5 unreachable, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from powerflow import __version__
+from powerflow.errors import InputError
+
+if TYPE_CHECKING:
+    import typer
+
+FAILED, USAGE, NOT_FOUND, UNREACHABLE, INTERRUPTED = 1, 2, 3, 5, 130
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """Where a command lives. ``attribute`` names a function, or a `typer.Typer` with commands of its own."""
+
+    name: str
+    attribute: str
+    summary: str
+
+    @property
+    def module(self) -> str:
+        """The module that is imported when, and only when, this command is asked for."""
+        return f"powerflow.cli.{self.name}"
+
+
+COMMANDS = (
+    Command("simulate", "simulate", "Replay a log of jobs under one policy."),
+    Command("compare", "compare", "Compare policies on the same jobs at equal energy."),
+    Command("demo", "demo", "Compare the policies on a day of jobs that ships here."),
+    Command("fit", "fit", "Learn what jobs cost from measured points."),
+    Command("trace", "app", "Look into a log of jobs, convert it, or make one."),
+)
+
+
+def run() -> None:
+    """Entry point of the ``powerflow`` program."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command line ``argv`` (without the program's name) and return its exit code; never raises."""
+    try:
+        code = _invoke(argv)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Whoever read us has read enough. Python flushes stdout once more as it ends: give it a place to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return _complain("interrupted", INTERRUPTED)
+    except InputError as error:
+        return _complain(str(error), error.exit_code)
+    except OSError as error:
+        return _complain(_system_error(error), _system_code(error))
+    except MemoryError:
+        return _complain("ran out of memory", FAILED)
+    except Exception as error:
+        if os.environ.get("POWERFLOW_DEBUG"):
+            traceback.print_exc()
+        what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        return _complain(f"this is a bug in PowerFlow ({what}); POWERFLOW_DEBUG=1 shows where", FAILED)
+
+
+def build_app(argv: Sequence[str]) -> typer.Typer:
+    """The whole command line, of which only the command that ``argv`` asks for is imported.
+
+    The others are there by name and summary, which is all that ``--help`` says of them: so the top help stays fast.
+    """
+    import typer
+
+    app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
+
+    @app.callback()
+    def powerflow(
+        version: bool = typer.Option(False, "--version", is_eager=True, callback=_version, help="Say which version."),
+    ) -> None:
+        """An energy-aware scheduler for clusters of GPUs that train deep-learning models."""
+
+    asked = next((word for word in argv if not word.startswith("-")), None)
+    for command in COMMANDS:
+        found = _load(command) if command.name == asked else _elsewhere
+        if isinstance(found, typer.Typer):
+            app.add_typer(found, name=command.name, help=command.summary, no_args_is_help=True)
+        else:
+            app.command(command.name, short_help=command.summary)(found)
+    return app
+
+
+def _invoke(argv: Sequence[str]) -> int:
+    """Parse and run; typer's own endings become exit codes, everything else is raised."""
+    import typer
+
+    command = typer.main.get_command(build_app(argv))
+    try:
+        with command.make_context("powerflow", list(argv)) as context:
+            command.invoke(context)
+    except typer.Exit as ending:
+        return ending.exit_code
+    except typer.Abort:
+        raise KeyboardInterrupt from None
+    except typer.TyperException as error:
+        message = error.format_message()
+        if "\n" in message:  # no command was named: the message is the help page itself
+            print(message, file=sys.stderr)
+            return USAGE
+        asked = getattr(getattr(error, "ctx", None), "command_path", "powerflow")
+        return _complain(f"{message.rstrip('.')}; see {asked} --help", error.exit_code)
+    return 0
+
+
+def _load(command: Command) -> Any:
+    return getattr(importlib.import_module(command.module), command.attribute)
+
+
+def _elsewhere() -> None:
+    """Stands for a command that was not asked for, so that the help can list it."""
+
+
+def _version(asked: bool) -> None:
+    import typer
+
+    if asked:
+        print(f"powerflow {__version__}")
+        raise typer.Exit
+
+
+def _complain(line: str, code: int) -> int:
+    """Say one line on stderr (whatever newlines it came with) and hand the exit code back."""
+    print(f"powerflow: {' '.join(line.split())}", file=sys.stderr)
+    return code
+
+
+def _system_error(error: OSError) -> str:
+    why = (error.strerror or str(error) or type(error).__name__).lower()
+    return f"{error.filename}: {why}" if error.filename else why
+
+
+def _system_code(error: OSError) -> int:
+    if isinstance(error, ConnectionError | TimeoutError) or error.errno in (errno.EHOSTUNREACH, errno.ENETUNREACH):
+        return UNREACHABLE
+    return NOT_FOUND if isinstance(error, FileNotFoundError) else FAILED

@@ -1,0 +1,194 @@
+"""What every command needs to speak: JSON, a console, progress, and files that are whole or not there."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import json
+import math
+import os
+import secrets
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from powerflow.errors import InputError
+from powerflow.report.units import duration, energy, kwh, percent, power
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = [
+    "JSON_VERSION",
+    "Step",
+    "atomic_write",
+    "console",
+    "duration",
+    "energy",
+    "kwh",
+    "percent",
+    "power",
+    "print_json",
+    "progress",
+    "to_json",
+]
+
+#: Version of the shape of every ``--json`` output; grows when a field changes its meaning or goes away.
+JSON_VERSION = 1
+
+#: Columns to fill where there is no terminal to ask (a pipe, a file): tables must not be cut there.
+PIPE_WIDTH = 160
+
+
+# --- JSON -------------------------------------------------------------------------------------------------------
+
+
+def to_json(kind: str, payload: Mapping[str, Any] | object) -> str:
+    """One JSON document, ``{"version": 1, "kind": kind, **payload}``, as text without a final newline.
+
+    ``payload`` is a mapping or a dataclass instance; inside it numpy arrays and scalars, dataclasses, enums, paths
+    and sets are welcome. What is missing is null: nan and infinities become null too, since JSON has no word for them.
+    """
+    body = _plain(payload)
+    if not isinstance(body, dict):
+        raise TypeError(f"a JSON payload is a mapping or a dataclass, not {type(payload).__name__}")
+    document = {"version": JSON_VERSION, "kind": kind, **body}
+    return json.dumps(document, ensure_ascii=False, allow_nan=False, indent=2)
+
+
+def print_json(kind: str, payload: Mapping[str, Any] | object) -> None:
+    """Print `to_json` on stdout."""
+    sys.stdout.write(to_json(kind, payload) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    """``value`` in JSON's own types."""
+    if isinstance(value, enum.Enum):
+        return _plain(value.value)
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(_plain(key)): _plain(item) for key, item in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted((_plain(item) for item in value), key=str)
+    if hasattr(value, "tolist"):  # numpy arrays and scalars, without importing numpy
+        return _plain(value.tolist())
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, list | tuple) or hasattr(value, "__iter__"):
+        return [_plain(item) for item in value]
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+# --- the terminal -----------------------------------------------------------------------------------------------
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A rich console on stdout (or stderr).
+
+    Colours appear only on a terminal and never under ``NO_COLOR``. Without a terminal the width is generous, so
+    that a table piped into a file is not cut. A reader that stops reading (``| head``) surfaces as `BrokenPipeError`.
+    """
+    from rich.console import Console
+
+    class PipeAwareConsole(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # the front door ends quietly; rich would exit with 1 from here
+
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
+    return PipeAwareConsole(stderr=stderr, width=width, highlight=False, markup=False, emoji=False)
+
+
+class Step(Protocol):
+    """Says that work went on."""
+
+    def __call__(self, by: float = 1.0, note: str | None = None) -> None:
+        """``by`` more of the work is done; ``note``, where it changed, is what is being done now."""
+
+
+@contextmanager
+def progress(what: str, total: float | None = None) -> Iterator[Step]:
+    """A progress bar on stderr while the block runs; silent where stderr is no terminal.
+
+    Args:
+        what: What is being done, in a few words.
+        total: How much there is to do, in any unit; None shows that something goes on, not how far it is.
+
+    Yields:
+        A `Step` to call as the work goes on.
+    """
+    if not sys.stderr.isatty():
+        yield _no_step
+        return
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}", markup=False, style="dim"),
+    )
+    with Progress(*columns, console=console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=total, note="")
+
+        def step(by: float = 1.0, note: str | None = None) -> None:
+            bar.advance(task, by)
+            if note is not None:
+                bar.update(task, note=note)
+
+        yield step
+
+
+def _no_step(by: float = 1.0, note: str | None = None) -> None:
+    """A `Step` for when nobody is watching."""
+
+
+# --- files ------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Write a file so that it is whole or not there.
+
+    In ``with atomic_write(path) as file: file.write_text(…)``, ``file`` is a temporary path beside the target (same
+    suffix). It takes the target's place when the block ends well and is removed when it does not: a failure or
+    Ctrl-C leaves what was there before. A link is followed; what is no regular file (``/dev/stdout``, a pipe) is
+    written directly, since nothing can take its place.
+
+    Raises:
+        InputError: The folder does not exist, the path is a folder, or the system refuses to write.
+    """
+    target = Path(os.path.realpath(path))
+    if target.is_dir():
+        raise InputError("is a folder, not a file", where=os.fspath(path), fix="name a file in it")
+    if not target.parent.is_dir():
+        raise InputError("its folder does not exist", where=os.fspath(path), fix="create it first", exit_code=3)
+    if target.exists() and not target.is_file():
+        yield target
+        return
+    temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}{target.suffix}")
+    try:
+        temporary.touch(exist_ok=False)
+        if target.exists():
+            if not os.access(target, os.W_OK):
+                raise PermissionError(13, "Permission denied", os.fspath(temporary))
+            shutil.copymode(target, temporary)
+        yield temporary
+        temporary.replace(target)
+    except OSError as error:
+        if error.filename in (None, os.fspath(temporary), temporary):
+            why = (error.strerror or str(error)).lower()
+            raise InputError(f"cannot be written ({why})", where=os.fspath(path), exit_code=1) from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
