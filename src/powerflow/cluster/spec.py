@@ -1,0 +1,243 @@
+"""What a cluster consists of: nodes of GPUs, in racks, from a short text or a YAML file.
+
+The short text is ``COUNTxGPUS:TYPE``, several joined by ``+``: ``16x8:A100`` is sixteen nodes of eight A100;
+``16x8:A100+4x4:T4`` adds four nodes of four T4. A YAML file says more (`NodeGroup` documents every key)::
+
+    groups:
+      - gpu_type: A100
+        count: 16
+        gpus: 8
+        rack_size: 4
+        names: gpu[01-16]
+        idle_w: 350
+        can_sleep: true
+        sleep_w: 20
+        wake_s: 240
+      - {gpu_type: T4, count: 4, gpus: 4, racks: [old-a, old-b]}
+
+All nodes of one GPU type are a **pool**; a job runs inside one pool. A GPU type is only a name here: what it can do
+and what it draws is known to the cost room.
+"""
+
+from __future__ import annotations
+
+import os.path
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from powerflow.errors import InputError
+
+#: A node's GPUs are one 64-bit mask in `powerflow.cluster.occupancy`.
+MOST_GPUS_PER_NODE = 64
+#: Beyond this a count is a slip of the keyboard, not a cluster.
+MOST_GPUS = 1_000_000
+#: Nodes in a rack where nobody says otherwise.
+DEFAULT_RACK_SIZE = 8
+
+_TERM = re.compile(r"\s*([-+]?\d{1,12})\s*[xX]\s*([-+]?\d{1,12})\s*:\s*(\S+)\s*")
+_LOOKS_LIKE_TEXT = re.compile(r"\s*[-+]?\d*\s*[xX]\s*[-+]?\d|[^/]*\d\s*:\s*\w+\s*$")
+_TYPE = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
+_NAMES = re.compile(r"([A-Za-z0-9._-]*)\[(\d+)-(\d+)\]([A-Za-z0-9._-]*)")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeGroup:
+    """Nodes that are alike, as their owner describes them. Its fields are the keys of the YAML file.
+
+    Attributes:
+        gpu_type: Name of their GPU type.
+        count: How many nodes, ≥ 1.
+        gpus: GPUs in each, 1 to 64.
+        rack_size: Nodes in one rack; each group starts a new rack. Not together with ``racks``.
+        racks: Names of the racks they stand in, filled in order and evenly; groups may share a rack.
+        names: Node names as a range, ``gpu[001-016]``; without it ``a100-0``, ``a100-1``, …
+        idle_w: Watts of one node beside its GPUs (host, fans, network) whenever it is awake. 0: not counted.
+        can_sleep: Whether an empty node may be put to sleep.
+        sleep_w: Watts of one sleeping node, its GPUs included.
+        wake_s: Seconds from asleep to usable; meanwhile it draws what it draws awake and idle.
+            Required where ``can_sleep``.
+    """
+
+    gpu_type: str
+    count: int
+    gpus: int
+    rack_size: int | None = None
+    racks: tuple[str, ...] = ()
+    names: str | None = None
+    idle_w: float = 0.0
+    can_sleep: bool = False
+    sleep_w: float = 0.0
+    wake_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One machine.
+
+    Attributes:
+        index: Its number in the cluster, dense from 0.
+        name: Its name, unique in the cluster.
+        gpu_type: Name of its GPU type.
+        gpus: Its GPUs, 1 to 64.
+        rack: Name of the rack it stands in.
+        idle_w: Watts of the node beside its GPUs whenever it is awake.
+        can_sleep: Whether it may be put to sleep when empty.
+        sleep_w: Watts of the node asleep, its GPUs included.
+        wake_s: Seconds from asleep to usable.
+    """
+
+    index: int
+    name: str
+    gpu_type: str
+    gpus: int
+    rack: str
+    idle_w: float = 0.0
+    can_sleep: bool = False
+    sleep_w: float = 0.0
+    wake_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterSpec:
+    """A cluster as described: nothing in it changes while jobs come and go.
+
+    Attributes:
+        source: The text or path that it was read from.
+        nodes: Every node, ``nodes[i].index == i``.
+    """
+
+    source: str
+    nodes: tuple[Node, ...]
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of all types together."""
+        return sum(node.gpus for node in self.nodes)
+
+    def pools(self) -> Mapping[str, tuple[Node, ...]]:
+        """Nodes by GPU type, types in order of first appearance."""
+        pools: dict[str, list[Node]] = {}
+        for node in self.nodes:
+            pools.setdefault(node.gpu_type, []).append(node)
+        return {gpu_type: tuple(nodes) for gpu_type, nodes in pools.items()}
+
+
+def parse_cluster(text_or_path: str | Path) -> ClusterSpec:
+    """Read a cluster from ``"16x8:A100+4x4:T4"`` or from a YAML file.
+
+    Raises:
+        InputError: one line saying what is wrong, and where; nothing else is raised for bad input.
+    """
+    text = str(text_or_path)
+    if not text.strip():
+        raise InputError("cluster is empty", where="--cluster", fix="give 16x8:A100 or a YAML file")
+    terms = [_TERM.fullmatch(term) for term in text.split("+")]
+    if all(terms):
+        groups = [NodeGroup(term[3], int(term[1]), int(term[2])) for term in terms if term]
+        return build_cluster(groups, source=text)
+    if _LOOKS_LIKE_TEXT.match(text) and not os.path.exists(text):
+        raise InputError(
+            f"cannot read {text!r} as a cluster", where="--cluster", fix="write COUNTxGPUS:TYPE, as 16x8:A100"
+        )
+
+    from powerflow.cluster.spec_file import read_groups  # YAML only where there is a file
+
+    groups_and_lines = read_groups(Path(text))
+    groups = [group for group, _ in groups_and_lines]
+    return build_cluster(groups, source=text, places=[f"{text}:{line}" for _, line in groups_and_lines])
+
+
+def build_cluster(groups: Sequence[NodeGroup], *, source: str, places: Sequence[str] = ()) -> ClusterSpec:
+    """Number the nodes of some groups.
+
+    Args:
+        groups: At least one.
+        source: Where they came from, for people.
+        places: One place per group to name in errors; ``source`` where absent.
+
+    Raises:
+        InputError: a group is impossible, two nodes share a name, or the cluster is beyond reason.
+    """
+    if not groups:
+        raise InputError("cluster has no nodes", where=source)
+    nodes: list[Node] = []
+    named: set[str] = set()
+    unnamed: dict[str, int] = {}  # nodes of each type that got a name from us
+    racks = total = 0
+    for i, group in enumerate(groups):
+        where = places[i] if places else source
+        _check(group, where)
+        total += group.count * group.gpus
+        if total > MOST_GPUS:
+            raise InputError(f"{total} GPUs are more than {MOST_GPUS}", where=where)
+        rack_names, racks = _racks_of(group, racks)
+        first = unnamed.get(group.gpu_type, 0)
+        if group.names is None:
+            unnamed[group.gpu_type] = first + group.count
+        for name, rack in zip(_names_of(group, first, where), rack_names, strict=True):
+            if name in named:
+                raise InputError(f"two nodes are called {name!r}", where=where)
+            named.add(name)
+            nodes.append(
+                Node(
+                    index=len(nodes),
+                    name=name,
+                    gpu_type=group.gpu_type,
+                    gpus=group.gpus,
+                    rack=rack,
+                    idle_w=group.idle_w,
+                    can_sleep=group.can_sleep,
+                    sleep_w=group.sleep_w,
+                    wake_s=group.wake_s or 0.0,
+                )
+            )
+    return ClusterSpec(source, tuple(nodes))
+
+
+def _check(group: NodeGroup, where: str) -> None:
+    """Raise `InputError` if no such nodes can exist."""
+    if not _TYPE.fullmatch(group.gpu_type):
+        raise InputError(
+            f"{group.gpu_type!r} is no name of a GPU type", where=where, fix="use letters, digits, '.', '_', '-'"
+        )
+    if group.count < 1:
+        raise InputError(f"{group.count} nodes", where=where, fix="a group has at least 1 node")
+    if not 1 <= group.gpus <= MOST_GPUS_PER_NODE:
+        raise InputError(f"{group.gpus} GPUs per node", where=where, fix=f"a node has 1 to {MOST_GPUS_PER_NODE} GPUs")
+    if group.rack_size is not None and group.racks:
+        raise InputError("both rack_size and racks are given", where=where, fix="give one of them")
+    if group.rack_size is not None and group.rack_size < 1:
+        raise InputError(f"rack_size is {group.rack_size}", where=where, fix="a rack holds at least 1 node")
+    if len(set(group.racks)) != len(group.racks):
+        raise InputError("racks names a rack twice", where=where)
+    if len(group.racks) > group.count:
+        raise InputError(f"{len(group.racks)} racks for {group.count} nodes", where=where, fix="give as many or fewer")
+    for key, value in (("idle_w", group.idle_w), ("sleep_w", group.sleep_w), ("wake_s", group.wake_s or 0.0)):
+        if not 0.0 <= value < float("inf"):
+            raise InputError(f"{key} is {value:g}", where=where, fix="give a number ≥ 0")
+    if group.can_sleep and group.wake_s is None:
+        raise InputError("can_sleep without wake_s", where=where, fix="say how many seconds a node takes to wake")
+
+
+def _racks_of(group: NodeGroup, racks_before: int) -> tuple[list[str], int]:
+    """Rack of each node, and how many racks have been given a number so far."""
+    if group.racks:
+        return [group.racks[i * len(group.racks) // group.count] for i in range(group.count)], racks_before
+    size = group.rack_size or DEFAULT_RACK_SIZE
+    names = [f"rack-{racks_before + i // size}" for i in range(group.count)]
+    return names, racks_before + -(-group.count // size)
+
+
+def _names_of(group: NodeGroup, first: int, where: str) -> list[str]:
+    if group.names is None:
+        return [f"{group.gpu_type.lower()}-{first + i}" for i in range(group.count)]
+    pattern = _NAMES.fullmatch(group.names)
+    if pattern is None:
+        raise InputError(f"names is {group.names!r}", where=where, fix="write a range, as gpu[001-016]")
+    head, low, high, tail = pattern.groups()
+    length = int(high) - int(low) + 1
+    if length != group.count:
+        raise InputError(f"names {group.names!r} has {max(length, 0)} names for {group.count} nodes", where=where)
+    return [f"{head}{int(low) + i:0{len(low)}d}{tail}" for i in range(group.count)]
