@@ -1,0 +1,142 @@
+"""Read a log of jobs: find out what it is, read it line by line, account for what was left out."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import BinaryIO, TextIO, cast
+
+from powerflow.errors import InputError
+from powerflow.trace.clock import Clock
+from powerflow.trace.fields import clip
+from powerflow.trace.formats import FORMATS, Format
+from powerflow.trace.record import Skipped, Trace, TraceJob
+
+_HEAD_CHARS = 65_536
+_GZIP_MAGIC = b"\x1f\x8b"
+
+
+def read_trace(
+    path: str | Path,
+    format: str | None = None,
+    *,
+    tz: str | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Trace:
+    """Read a log of jobs, in any format of ``powerflow.trace.formats``, gzipped or not.
+
+    Nothing but the jobs is held in memory, whatever the log's length.
+
+    Args:
+        path: The file.
+        format: Its format by name; None finds out from how the file begins.
+        tz: Zone of dates that carry no offset (an IANA name, "UTC" or "+08:00"); None is the format's own.
+        progress: Called now and then with the bytes of the file read so far.
+
+    Returns:
+        The jobs by (submission, position), the lines skipped with the reason of each, and what was assumed.
+
+    Raises:
+        InputError: it cannot be read, is no log we know or not of that format, or holds no job.
+    """
+    where = str(path)
+    try:
+        with _opened(Path(path)) as (head_stream, _):
+            head = head_stream.read(_HEAD_CHARS)
+        chosen = _format(head, format)
+        clock = Clock(tz or chosen.time_zone or "UTC", assumed=tz is None)
+        with _opened(Path(path)) as (stream, raw):
+            report = (lambda: progress(raw.tell())) if progress else None
+            jobs, skipped, said = _collect(chosen.entries(stream, clock), report)
+    except InputError as error:
+        raise InputError(error.what, where=error.where or where, fix=error.fix, exit_code=error.exit_code) from None
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise InputError(f"cannot be read ({reason})", where=where, exit_code=1) from None
+    if not jobs:
+        why = f" ({len(skipped)} lines skipped, the first, line {skipped[0].line}: {skipped[0].why})" if skipped else ""
+        raise InputError(f"holds no job{why}", where=where)
+    jobs.sort(key=lambda job: job.submit_s)  # stable: equal times keep their order in the file
+    return Trace(where, chosen.name, tuple(jobs), tuple(skipped), (*chosen.notes, *said, *clock.notes()))
+
+
+def _format(head: str, name: str | None) -> Format:
+    if not head.strip():
+        raise InputError("is empty")
+    if "\x00" in head:
+        raise InputError("is a binary file", fix="give a CSV, JSON, SWF or sacct log")
+    if name is not None:
+        for known in FORMATS:
+            if known.name == name:
+                return known
+        raise InputError(f"there is no format {clip(name)}", where="--format", fix=f"one of {_names()}")
+    for known in FORMATS:
+        if known.recognises(head):
+            return known
+    first = next(line for line in head.splitlines() if line.strip())
+    raise InputError(
+        f"is no log we know (it begins {clip(first.strip())})", fix=f"name it with --format, one of {_names()}"
+    )
+
+
+def _names() -> str:
+    return ", ".join(known.name for known in FORMATS)
+
+
+def _collect(
+    entries: Iterable[TraceJob | Skipped | str], report: Callable[[], None] | None
+) -> tuple[list[TraceJob], list[Skipped], list[str]]:
+    """Sort a reader's entries into jobs, skipped lines and notes; give jobs of one name different ones."""
+    jobs: list[TraceJob] = []
+    skipped: list[Skipped] = []
+    notes: list[str] = []
+    taken: dict[str, int] = {}
+    repeated = 0
+    for count, entry in enumerate(entries):
+        if report is not None and count % 2048 == 0:
+            report()
+        if isinstance(entry, TraceJob):
+            job = entry
+            if job.id in taken:
+                repeated += 1
+                job = replace(job, id=_fresh(job.id, taken))
+            taken[job.id] = 1
+            jobs.append(job)
+        elif isinstance(entry, Skipped):
+            skipped.append(entry)
+        else:
+            notes.append(entry)
+    if repeated:
+        notes.append(f"{repeated} jobs bore the name of an earlier one; they are told apart as name#2, name#3, …")
+    return jobs, skipped, notes
+
+
+def _fresh(name: str, taken: dict[str, int]) -> str:
+    number = taken[name] + 1
+    while f"{name}#{number}" in taken:
+        number += 1
+    taken[name] = number
+    return f"{name}#{number}"
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[TextIO, BinaryIO]]:
+    """The file as text, unzipped if it is gzip, and the raw file below it (whose position is the progress made)."""
+    if not path.exists():
+        raise InputError("there is no such file", exit_code=3)
+    if path.is_dir():
+        raise InputError("is a directory", fix="give a file")
+    if not path.is_file():
+        raise InputError("is not a regular file", fix="write it to a file first")
+    with path.open("rb") as raw:
+        magic = raw.read(2)
+        raw.seek(0)
+        binary = cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if magic == _GZIP_MAGIC else raw
+        # user and job names are not always UTF-8; a byte that is not shows as \xNN and costs nothing else
+        with io.TextIOWrapper(binary, encoding="utf-8-sig", errors="backslashreplace", newline="") as text:
+            yield text, raw
