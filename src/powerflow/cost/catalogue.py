@@ -1,0 +1,233 @@
+"""What is known before anything is measured: GPU types, and model families with their priors.
+
+The figures stand in ``data/*.toml``, each with its source. Where a family was measured on the very GPU type, its
+model's origin is "measured"; everything carried over to other hardware or to another network is "modelled".
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+
+from powerflow.cost.model import JobModel, PowerModel, ThroughputModel
+from powerflow.cost.table import Axes
+from powerflow.errors import InputError
+
+#: The GPU type on which the families' step times were measured (Pollux, OSDI'21, AWS g4dn.12xlarge).
+PROFILED_ON = "T4"
+
+#: The part of a synchronisation that no faster link shortens (latency, bucketing). Assumed, not measured.
+SYNC_FLOOR = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class GpuType:
+    """One kind of GPU.
+
+    Attributes:
+        name: As users write it.
+        clock_min_mhz, clock_max_mhz, clock_step_mhz: Clocks it can be locked to: the maximum less whole steps.
+        idle_w: Watts when nobody uses it.
+        limit_w: Board power limit in watts.
+        memory_gib: Memory.
+        speed: Training throughput when busy, relative to V100.
+        node_gbyte_s: GPU to GPU inside a node, GB/s.
+        network_gbit_s: Network of one node, Gbit/s.
+        sources: Where the figures come from, by group (clocks, power, speed, link).
+    """
+
+    name: str
+    clock_min_mhz: float
+    clock_max_mhz: float
+    clock_step_mhz: float
+    idle_w: float
+    limit_w: float
+    memory_gib: float
+    speed: float
+    node_gbyte_s: float
+    network_gbit_s: float
+    sources: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One kind of model and data set.
+
+    Attributes:
+        name: Its key: the application name of the Pollux profiles, or the network's.
+        aliases: Other names that traces use.
+        global_batches: Usual samples per iteration; the first is the default.
+        gpus_max: Most GPUs that its profile covers.
+        like: The family its step time is derived from; empty where it was measured itself.
+        source: Where the parameters come from.
+    """
+
+    name: str
+    aliases: tuple[str, ...]
+    global_batches: tuple[int, ...]
+    gpus_max: int
+    like: str
+    source: str
+
+
+def gpu_types() -> tuple[str, ...]:
+    """Names of all GPU types."""
+    return tuple(_gpu_types())
+
+
+def gpu_type(name: str) -> GpuType:
+    """The GPU type of a name, whatever its case, blanks and dashes.
+
+    Raises:
+        InputError: If there is none; says which there are, the closest first.
+    """
+    found = {_plain(known): kind for known, kind in _gpu_types().items()}.get(_plain(name))
+    if found is None:
+        raise _unknown("GPU type", name, gpu_types())
+    return found
+
+
+def families() -> tuple[str, ...]:
+    """Names of all model families."""
+    return tuple(_families())
+
+
+def family(name: str) -> Family:
+    """The model family of a name or alias, whatever its case, blanks and dashes.
+
+    Raises:
+        InputError: If there is none; says which there are, the closest first.
+    """
+    for known in _families().values():
+        if _plain(name) in {_plain(called) for called in (known.name, *known.aliases)}:
+            return known
+    raise _unknown("model family", name, families())
+
+
+def family_model(name: str, gpu_type_name: str) -> JobModel:
+    """What a family's job costs on one GPU of a type: measured where it was, modelled elsewhere.
+
+    Carried over from the profiled type (T4): seconds per sample by relative speed, synchronising by link speed with
+    a floor of a tenth, memory by size, watts by the share of the range from idle to limit, and what a lower clock
+    leaves of them by the measured ratio of total draw. The launch-bound α is the host's doing and stays.
+
+    Raises:
+        InputError: If the family or the GPU type is unknown.
+    """
+    kind, card, home = family(name), gpu_type(gpu_type_name), gpu_type(PROFILED_ON)
+    fitted = _fitted()[kind.like or kind.name]
+    own = _fitted()[kind.name]
+    scale = _raw("families")[kind.name]
+    faster = card.speed / home.speed
+    in_node = scale.get("sync_scale", 1.0) * _sync_scale(card.node_gbyte_s / home.node_gbyte_s)
+    across = scale.get("sync_scale", 1.0) * _sync_scale(card.network_gbit_s / home.network_gbit_s)
+    time = fitted["throughput"]
+    per_sample = scale.get("sample_scale", 1.0)
+    throughput = ThroughputModel(
+        alpha_s=time["alpha_s"],
+        beta_s=time["beta_s"] * per_sample / faster,
+        corner=time["corner"],
+        kappa=own["clock"]["kappa"],
+        clock_max_mhz=card.clock_max_mhz,
+        node_alpha_s=time["node_alpha_s"] * in_node,
+        node_beta_s=time["node_beta_s"] * in_node,
+        cross_alpha_s=time["cross_alpha_s"] * across,
+        cross_beta_s=time["cross_beta_s"] * across,
+        gamma=time["gamma"],
+    )
+    active_w = card.idle_w + own["power"]["load"] * (card.limit_w - card.idle_w)
+    above_idle = _share_above_idle(own["clock"]["linear"] + own["clock"]["cubic"], card.idle_w, active_w)
+    power = PowerModel(
+        idle_w=card.idle_w,
+        active_w=active_w,
+        busy_exponent=own["power"]["busy_exponent"],
+        h_linear=own["clock"]["linear"] * above_idle,
+        h_cubic=own["clock"]["cubic"] * above_idle,
+        sync_share=own["power"]["sync_share"],
+    )
+    fits = fitted["local_batch_max"] * card.memory_gib / home.memory_gib / max(1.0, per_sample)
+    origin = "measured" if card.name == PROFILED_ON and not kind.like else "modelled"
+    return JobModel(kind.name, card.name, throughput, power, max(1, int(fits)), origin)
+
+
+def axes_for(gpu_type_name: str, gpus_per_node: int, gpu_counts: Iterable[int], clocks: int = 7) -> Axes:
+    """Axes of a pool: counts, and clocks evenly from about half the maximum to the maximum, on supported steps.
+
+    Below half the maximum clock no profile has its energy minimum.
+
+    Raises:
+        InputError: If the type is unknown, a count or the node size is below 1, or no clock is asked for.
+    """
+    card = gpu_type(gpu_type_name)
+    counts = np.unique(np.fromiter(gpu_counts, np.int64))
+    if len(counts) == 0 or counts[0] < 1:
+        raise InputError("GPU counts must be 1 or more", where=card.name)
+    if gpus_per_node < 1:
+        raise InputError(f"{gpus_per_node} GPUs per node", where=card.name, fix="give at least 1")
+    if clocks < 1:
+        raise InputError(f"{clocks} clocks", where=card.name, fix="give at least 1")
+    lowest = max(card.clock_min_mhz, card.clock_max_mhz / 2)
+    below = np.linspace(card.clock_max_mhz - lowest, 0.0, clocks) if clocks > 1 else np.zeros(1)
+    steps = np.unique(np.floor(below / card.clock_step_mhz + 1e-9))[::-1]
+    return Axes(card.name, gpus_per_node, counts, card.clock_max_mhz - steps * card.clock_step_mhz)
+
+
+@cache
+def _raw(name: str) -> dict[str, Any]:
+    return tomllib.loads(files("powerflow.cost").joinpath("data", f"{name}.toml").read_text("utf-8"))
+
+
+def _fitted() -> dict[str, Any]:
+    return _raw("fitted")
+
+
+@cache
+def _gpu_types() -> dict[str, GpuType]:
+    kinds = {}
+    for name, entry in _raw("gpu_types").items():
+        sources = {key.removesuffix("_source"): text for key, text in entry.items() if key.endswith("_source")}
+        numbers = {key: value for key, value in entry.items() if not key.endswith("_source")}
+        kinds[name] = GpuType(name=name, sources=sources, **numbers)
+    return kinds
+
+
+@cache
+def _families() -> dict[str, Family]:
+    return {
+        name: Family(
+            name=name,
+            aliases=tuple(entry["aliases"]),
+            global_batches=tuple(entry["global_batches"]),
+            gpus_max=entry["gpus_max"],
+            like=entry.get("like", ""),
+            source=entry["source"],
+        )
+        for name, entry in _raw("families").items()
+    }
+
+
+def _sync_scale(link_ratio: float) -> float:
+    """How long synchronising takes on a link that many times faster: all but the floor shrinks with it."""
+    return SYNC_FLOOR + (1.0 - SYNC_FLOOR) / link_ratio
+
+
+def _share_above_idle(falls: float, idle_w: float, active_w: float) -> float:
+    """What turns shares of the total draw that fall with the clock into shares of the draw above idle."""
+    return min(active_w / max(active_w - idle_w, 1e-9), 1.0 / falls if falls > 0 else 1.0)
+
+
+def _plain(name: str) -> str:
+    return "".join(letter for letter in name.lower() if letter.isalnum())
+
+
+def _unknown(what: str, name: str, known: Sequence[str]) -> InputError:
+    close = difflib.get_close_matches(name.lower(), [k.lower() for k in known], n=3, cutoff=0.5)
+    ordered = sorted(known, key=lambda k: close.index(k.lower()) if k.lower() in close else len(close))
+    return InputError(f"unknown {what} {name!r}", fix=f"known are {', '.join(ordered)}", exit_code=3)

@@ -1,0 +1,182 @@
+"""Measured points of a job's cost, and the table they are kept in.
+
+The format is CSV with a header line, one measured configuration a row, in any order:
+
+==============  ========  ==================================================================
+column          unit      meaning
+==============  ========  ==================================================================
+model           -         whose step it is: any name; rows of one name are fitted together
+gpu_type        -         a GPU type of the catalogue
+gpus            -         GPUs it ran on
+step_time_s     s         seconds per iteration
+local_batch     samples   samples per GPU in one pass
+nodes           -         nodes those GPUs stood on (optional: 1)
+accumulation    passes    passes per iteration (optional: 1)
+clock_mhz       MHz       GPU clock (optional: empty means the type's maximum)
+power_w         W         watts of all its GPUs together (optional: empty means not measured)
+==============  ========  ==================================================================
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from powerflow.cost.catalogue import gpu_type
+from powerflow.errors import InputError
+
+REQUIRED = ("model", "gpu_type", "gpus", "step_time_s", "local_batch")
+OPTIONAL = ("nodes", "accumulation", "clock_mhz", "power_w")
+COLUMNS = ("model", "gpu_type", "gpus", "nodes", "local_batch", "accumulation", "clock_mhz", "step_time_s", "power_w")
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One measured configuration.
+
+    Attributes:
+        model: Whose step it is.
+        gpu_type: GPU type of the catalogue.
+        gpus: GPUs it ran on.
+        local_batch: Samples per GPU in one pass.
+        step_time_s: Seconds per iteration.
+        nodes: Nodes those GPUs stood on.
+        accumulation: Passes per iteration.
+        clock_mhz: GPU clock in MHz; None means the type's maximum.
+        power_w: Watts of all its GPUs together, idle draw included; None where not measured.
+    """
+
+    model: str
+    gpu_type: str
+    gpus: int
+    local_batch: int
+    step_time_s: float
+    nodes: int = 1
+    accumulation: int = 1
+    clock_mhz: float | None = None
+    power_w: float | None = None
+
+
+def read_observations(path: str | Path) -> list[Observation]:
+    """Read a table of observations.
+
+    Raises:
+        InputError: With ``file:line`` where the file cannot be read, is empty or binary, has an unknown or missing
+            column, or a row has a value that cannot be (zero GPUs, a negative time, a clock the type does not have).
+    """
+    lines = _text(Path(path)).splitlines()
+    rows = csv.reader(lines)
+    header = [name.strip() for name in next(rows, [])]
+    if not any(header):
+        raise InputError("holds no observations", where=str(path), fix=f"first line: {','.join(COLUMNS)}")
+    _check_header(header, str(path))
+    seen = []
+    for cells in rows:
+        where = f"{path}:{rows.line_num}"
+        if not any(cell.strip() for cell in cells):
+            continue
+        if len(cells) != len(header):
+            raise InputError(f"{len(cells)} values under {len(header)} columns", where=where)
+        row = dict(zip(header, (cell.strip() for cell in cells), strict=True))
+        seen.append(_observation(row, where))
+    if not seen:
+        raise InputError("holds a header but no observation", where=str(path))
+    return seen
+
+
+def write_observations(path: str | Path, observations: Iterable[Observation]) -> None:
+    """Write a table that `read_observations` reads back unchanged; whole or not at all.
+
+    Raises:
+        InputError: If the file cannot be written.
+    """
+    target = Path(path)
+    try:
+        with tempfile.NamedTemporaryFile("w", dir=target.parent, newline="", delete=False, encoding="utf-8") as out:
+            writer = csv.writer(out, lineterminator="\n")
+            writer.writerow(COLUMNS)
+            for seen in observations:
+                writer.writerow(["" if (v := getattr(seen, name)) is None else v for name in COLUMNS])
+        os.replace(out.name, target)
+    except OSError as error:
+        raise InputError(f"cannot be written ({error.strerror})", where=str(path), exit_code=1) from error
+
+
+def _text(path: Path) -> str:
+    """Content of a text file, or one clear line of why not."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise InputError("no such file", where=str(path), exit_code=3) from error
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror})", where=str(path), exit_code=1) from error
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError("is not text", where=str(path), fix="give a CSV file in UTF-8") from error
+    if "\x00" in text:
+        raise InputError("is not text", where=str(path), fix="give a CSV file in UTF-8")
+    return text
+
+
+def _check_header(header: Sequence[str], path: str) -> None:
+    where = f"{path}:1"
+    unknown = [name for name in header if name not in COLUMNS]
+    if unknown:
+        raise InputError(f"unknown column {unknown[0]!r}", where=where, fix=f"columns are {', '.join(COLUMNS)}")
+    missing = [name for name in REQUIRED if name not in header]
+    if missing:
+        raise InputError(f"column {missing[0]!r} is missing", where=where)
+    if len(set(header)) != len(header):
+        raise InputError("a column stands twice", where=where)
+
+
+def _observation(row: dict[str, str], where: str) -> Observation:
+    for name in ("model", "gpu_type"):
+        if not row[name]:
+            raise InputError(f"{name} is empty", where=where)
+    try:
+        card = gpu_type(row["gpu_type"])
+    except InputError as error:
+        raise InputError(error.what, where=where, fix=error.fix) from error
+    gpus = _count(row["gpus"], "gpus", where)
+    nodes = _count(row.get("nodes") or "1", "nodes", where)
+    if nodes > gpus:
+        raise InputError(f"{nodes} nodes for {gpus} GPUs", where=where, fix="a node holds at least one GPU")
+    clock = _positive(row["clock_mhz"], "clock_mhz", where) if row.get("clock_mhz") else None
+    if clock is not None and not card.clock_min_mhz <= clock <= card.clock_max_mhz:
+        span = f"{card.clock_min_mhz:g} to {card.clock_max_mhz:g} MHz"
+        raise InputError(f"clock {clock:g} MHz is outside the range of {card.name}", where=where, fix=f"it has {span}")
+    return Observation(
+        model=row["model"],
+        gpu_type=card.name,
+        gpus=gpus,
+        local_batch=_count(row["local_batch"], "local_batch", where),
+        step_time_s=_positive(row["step_time_s"], "step_time_s", where),
+        nodes=nodes,
+        accumulation=_count(row.get("accumulation") or "1", "accumulation", where),
+        clock_mhz=clock,
+        power_w=_positive(row["power_w"], "power_w", where) if row.get("power_w") else None,
+    )
+
+
+def _count(text: str, name: str, where: str) -> int:
+    value = _positive(text, name, where)
+    if value != int(value):
+        raise InputError(f"{name} is {text}", where=where, fix="give a whole number")
+    return int(value)
+
+
+def _positive(text: str, name: str, where: str) -> float:
+    try:
+        value = float(text)
+    except ValueError as error:
+        raise InputError(f"{name} is {text!r}, not a number", where=where) from error
+    if not math.isfinite(value) or value <= 0:
+        raise InputError(f"{name} is {text}", where=where, fix="give a finite number above 0")
+    return value

@@ -1,0 +1,125 @@
+"""From a model and measured points to the table that the decision core reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from powerflow.cost.model import JobModel, gpu_power, step_time
+from powerflow.cost.observation import Observation
+from powerflow.cost.table import Axes, CostTable, FloatArray, IntArray
+from powerflow.errors import InputError
+
+
+def tabulate(model: JobModel, axes: Axes, global_batch: int, measured: Sequence[Observation] = ()) -> CostTable:
+    """The cost table of one job at its global batch: formulas, and measured points where there are any.
+
+    On n GPUs a pass has ⌈B / (n·s)⌉ samples, with the fewest accumulated passes s that fit memory. Fewer is
+    always better here: s passes compute for ((s·α)^p + (β·B/n)^p)^(1/p), which grows with s, and a shorter
+    last pass hides less of the synchronising. Where n > B a GPU would have no sample: ``inf``.
+
+    A measured point wins exactly where it stands: same n, clock, local batch, accumulation, and as many nodes as
+    the count needs (packed) or more (spread); repeats enter by their geometric mean. The other clocks of the same
+    row are corrected by the ratio of measured to modelled, interpolated in the clock and held at the ends.
+    Rows of other counts are not touched: what one count says of another is the fit's business.
+
+    Args:
+        model: Its formulas.
+        axes: Counts and clocks of the pool.
+        global_batch: B, samples per iteration over all GPUs; at least 1.
+        measured: Observations of this job; those of other GPU types, batches or counts are passed over.
+
+    Raises:
+        InputError: If the global batch is below 1 or the model was made for another GPU type.
+    """
+    if global_batch < 1:
+        raise InputError(f"global batch is {global_batch}", where=model.name, fix="give at least 1 sample")
+    if model.gpu_type != axes.gpu_type:
+        raise InputError(f"model is for {model.gpu_type}, table for {axes.gpu_type}", where=model.name)
+    counts = axes.gpu_counts
+    accumulation, local_batch = split_batch(global_batch, counts, model.local_batch_max)
+    n, b, s = counts[:, None], local_batch[:, None], accumulation[:, None]
+    clocks = axes.clocks_mhz[None, :]
+    crosses = counts > axes.gpus_per_node
+    runs = n <= global_batch
+
+    packed = (n, b, s, clocks, crosses[:, None])
+    spread = (n, b, s, clocks, n > 1)
+    packed_s = np.where(runs, step_time(model.throughput, *packed), np.inf)
+    spread_s = np.where(runs, step_time(model.throughput, *spread), np.inf)
+    power_w = n * gpu_power(model.throughput, model.power, *packed)
+
+    for cells in _measured_cells(measured, axes, local_batch, accumulation):
+        row = cells.row
+        if cells.spread:
+            spread_s[row] = _corrected(spread_s[row], axes.clocks_mhz, cells.clocks_mhz, cells.time_s)
+            continue
+        packed_s[row] = _corrected(packed_s[row], axes.clocks_mhz, cells.clocks_mhz, cells.time_s)
+        if crosses[row] or counts[row] == 1:  # then being spread is the same thing, until measured otherwise
+            spread_s[row] = packed_s[row]
+        known = np.isfinite(cells.power_w)
+        if known.any():
+            power_w[row] = _corrected(power_w[row], axes.clocks_mhz, cells.clocks_mhz[known], cells.power_w[known])
+    return CostTable(packed_s, spread_s, power_w, local_batch, accumulation)
+
+
+def split_batch(global_batch: int, gpus: IntArray, local_batch_max: int) -> tuple[IntArray, IntArray]:
+    """Passes per iteration and samples per pass, ``[N]`` each: the fewest passes that fit memory, evenly filled."""
+    per_gpu = -(-global_batch // gpus)
+    accumulation = -(-per_gpu // local_batch_max)
+    return accumulation, -(-per_gpu // accumulation)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Cells:
+    """Measured points of one row of the table, packed or spread; repeats merged, clocks ascending."""
+
+    row: int
+    spread: bool
+    clocks_mhz: FloatArray
+    time_s: FloatArray
+    power_w: FloatArray
+
+
+def _measured_cells(
+    measured: Sequence[Observation], axes: Axes, local_batch: IntArray, accumulation: IntArray
+) -> list[_Cells]:
+    """Observations that stand in the table, by row; packed before spread: a measured spread has the last word."""
+    found: dict[tuple[bool, int], dict[float, list[Observation]]] = {}
+    rows = {int(n): row for row, n in enumerate(axes.gpu_counts)}
+    clock_max = float(axes.clocks_mhz[-1])
+    for seen in measured:
+        row = rows.get(seen.gpus)
+        if row is None or seen.gpu_type != axes.gpu_type:
+            continue
+        if seen.local_batch != local_batch[row] or seen.accumulation != accumulation[row]:
+            continue
+        fewest_nodes = -(-seen.gpus // axes.gpus_per_node)
+        if seen.nodes < fewest_nodes:
+            continue  # measured on bigger nodes than these: says nothing of crossing them
+        clock = clock_max if seen.clock_mhz is None else seen.clock_mhz
+        found.setdefault((seen.nodes > fewest_nodes, row), {}).setdefault(clock, []).append(seen)
+    cells = []
+    for (spread, row), by_clock in sorted(found.items()):
+        clocks = sorted(by_clock)
+        times = [_geometric_mean([o.step_time_s for o in by_clock[c]]) for c in clocks]
+        watts = [_geometric_mean([o.power_w for o in by_clock[c] if o.power_w is not None]) for c in clocks]
+        cells.append(_Cells(row, spread, np.array(clocks), np.array(times), np.array(watts)))
+    return cells
+
+
+def _corrected(modelled: FloatArray, clocks_mhz: FloatArray, seen_mhz: FloatArray, seen: FloatArray) -> FloatArray:
+    """A row of the table drawn through its measured points: the model's shape times measured ÷ modelled."""
+    at_seen = np.exp(np.interp(seen_mhz, clocks_mhz, np.log(modelled)))
+    ratio = np.exp(np.interp(clocks_mhz, seen_mhz, np.log(seen / at_seen)))
+    row: FloatArray = modelled * ratio
+    for clock, value in zip(seen_mhz, seen, strict=True):
+        row[clocks_mhz == clock] = value
+    return row
+
+
+def _geometric_mean(values: Sequence[float]) -> float:
+    """Of positive values; nan of none."""
+    return float(np.exp(np.mean(np.log(values)))) if values else float("nan")
