@@ -1,0 +1,83 @@
+"""Which GPUs of one node: buddy blocks in a 64-bit mask.
+
+GPUs close in number are close in hardware (one NVLink quad, one socket), so a job gets an aligned block: 2 GPUs start
+at an even number, 4 at a multiple of four. Among the free blocks the smallest that is large enough is cut, which keeps
+the large ones whole (Knowlton, "A fast storage allocator", CACM 1965). Where no aligned block is left, the job gets
+the largest pieces that are; the number of free GPUs alone decides whether it fits.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+#: Block sizes 1, 2, 4, …, 64.
+_ORDERS = 7
+#: ``_STARTS[i]``: bits at which a block of ``2**i`` GPUs may start.
+_STARTS = np.array([sum(1 << bit for bit in range(0, 64, 1 << order)) for order in range(_ORDERS)], dtype=np.uint64)
+_ZERO = np.uint64(0)
+_ONE = np.uint64(1)
+
+
+@njit(cache=True, inline="always")
+def popcount(mask: np.uint64) -> np.int64:
+    """Number of set bits: sums over 2, 4 and 8 bits, then over the bytes by one multiplication."""
+    x = np.uint64(mask)
+    x = x - ((x >> np.uint64(1)) & np.uint64(0x5555555555555555))
+    x = (x & np.uint64(0x3333333333333333)) + ((x >> np.uint64(2)) & np.uint64(0x3333333333333333))
+    x = (x + (x >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
+    return np.int64((x * np.uint64(0x0101010101010101)) >> np.uint64(56))
+
+
+@njit(cache=True, inline="always")
+def lowest_bit(mask: np.uint64) -> np.int64:
+    """Position of the lowest set bit of a mask that is not 0."""
+    lowest = mask & (~mask + np.uint64(1))
+    return popcount(lowest - np.uint64(1))
+
+
+@njit(cache=True)
+def choose_gpus(free: np.uint64, gpus: int) -> np.uint64:
+    """Choose GPUs of one node.
+
+    Args:
+        free: Mask of its free GPUs.
+        gpus: How many to choose, 1 to the number of set bits.
+
+    Returns:
+        Mask of the chosen ones: for a power of two one aligned block if there is one, else as few pieces as the
+        free blocks allow, taken largest first.
+    """
+    chosen = _ZERO
+    left = gpus
+    order = _ORDERS - 1
+    blocks = np.empty(_ORDERS, np.uint64)
+    while left > 0:
+        while (1 << order) > left:
+            order -= 1
+        blocks[0] = free
+        for i in range(1, _ORDERS):  # a block is free if both its halves are
+            half = np.uint64(1 << (i - 1))
+            blocks[i] = blocks[i - 1] & (blocks[i - 1] >> half) & _STARTS[i]
+        piece = _smallest_block(blocks, order)
+        if piece == _ZERO:
+            order -= 1
+            continue
+        chosen |= piece
+        free &= ~piece
+        left -= 1 << order
+    return chosen
+
+
+@njit(cache=True)
+def _smallest_block(blocks: np.ndarray, order: int) -> np.uint64:
+    """First ``2**order`` GPUs of the lowest of the smallest free blocks that hold as many; 0 if none does."""
+    for i in range(order, _ORDERS):
+        whole = blocks[i]
+        if i + 1 < _ORDERS:  # leave out halves of larger free blocks
+            whole &= ~(blocks[i + 1] | (blocks[i + 1] << np.uint64(1 << i)))
+        if whole != _ZERO:
+            width = 1 << order
+            ones = ~_ZERO if width == 64 else (_ONE << np.uint64(width)) - _ONE
+            return ones << np.uint64(lowest_bit(whole))
+    return _ZERO

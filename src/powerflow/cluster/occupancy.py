@@ -1,0 +1,259 @@
+"""Who holds which GPUs of one pool.
+
+A pool is all nodes of one GPU type. Owners are small whole numbers (a scheduler's job slots, used again once free).
+How places are chosen is told in `powerflow.cluster.packing` (nodes and racks) and `powerflow.cluster.buddy` (GPUs of a
+node); this module keeps them honest: it refuses what cannot be, and counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from powerflow.cluster import packing
+from powerflow.cluster.packing import ASLEEP, DRAINED, FAILED, UP
+from powerflow.cluster.spec import Node
+
+IntArray = npt.NDArray[np.int64]
+
+
+class NodeShare(NamedTuple):
+    """What one owner holds of one node: the node's name, and its GPUs by their number in the node, ascending."""
+
+    node: str
+    gpus: tuple[int, ...]
+
+
+#: Everything one owner holds, node by node in the pool's order.
+Placement = tuple[NodeShare, ...]
+
+
+class Occupancy:
+    """Who holds which GPUs of one pool, at one moment.
+
+    Equal states place the next owner equally, whatever led to them. Copying (``copy.deepcopy``) and pickling work.
+
+    A node is *up*, *asleep* (empty and switched off), *drained* (takes nobody new; who is there may stay) or *failed*.
+    GPUs on a failed or drained node stay their owners' until released; then nobody gets them before `recover`.
+
+    Args:
+        nodes: Nodes of one GPU type, at least one; kept rack by rack, racks in order of first appearance.
+    """
+
+    def __init__(self, nodes: Sequence[Node]) -> None:
+        if not nodes:
+            raise ValueError("a pool has at least one node")
+        racks: dict[str, int] = {}
+        for node in nodes:
+            racks.setdefault(node.rack, len(racks))
+        #: The pool's nodes; positions in it are what this room calls a node's number.
+        self.nodes: tuple[Node, ...] = tuple(sorted(nodes, key=lambda node: racks[node.rack]))
+        self._number = {node.name: i for i, node in enumerate(self.nodes)}
+        if len(self._number) != len(self.nodes):
+            raise ValueError("two nodes have one name")
+        sizes = [node.gpus for node in self.nodes]
+        self._pool = packing.empty_pool(sizes, [racks[node.rack] for node in self.nodes], owners=64)
+        largest_first = np.cumsum(sorted(sizes, reverse=True))
+        #: ``[G + 1]`` fewest nodes that can hold so many GPUs.
+        self._fewest = np.searchsorted(largest_first, np.arange(largest_first[-1] + 1)).astype(np.int32) + 1
+        self._fewest[0] = 0
+
+    # ---- how much there is ----
+
+    @property
+    def up(self) -> int:
+        """GPUs on nodes neither failed nor drained, awake or asleep: what a plan may count on.
+
+        GPUs that owners still hold on drained nodes are not in it: they go when they are released.
+        """
+        return int(self._pool.totals[packing.UP_GPUS])
+
+    @property
+    def free(self) -> int:
+        """GPUs that can be handed out at this moment: held by nobody, on nodes that are up (so not asleep)."""
+        return int(self._pool.totals[packing.FREE_GPUS])
+
+    @property
+    def asleep(self) -> int:
+        """GPUs on sleeping nodes."""
+        return int(self._pool.totals[packing.ASLEEP_GPUS])
+
+    @property
+    def held(self) -> int:
+        """GPUs that owners hold, on nodes of any status."""
+        return int(self._pool.totals[packing.HELD_GPUS])
+
+    def nodes_in_use(self) -> int:
+        """Nodes of any status on which somebody holds a GPU."""
+        return int(self._pool.totals[packing.NODES_IN_USE])
+
+    def whole_free_nodes(self) -> int:
+        """Nodes that are up and empty."""
+        pool = self._pool
+        return int(pool.row_len[len(pool.row_len) // 2 + 1 :].sum())
+
+    def room(self) -> IntArray:
+        """``[N]`` GPUs of each node of `nodes` that nobody holds, whatever the node's status."""
+        return self._pool.room.astype(np.int64)
+
+    def status(self) -> npt.NDArray[np.int8]:
+        """``[N]`` status of each node of `nodes`: `packing.UP`, `ASLEEP`, `DRAINED` or `FAILED`."""
+        return self._pool.status.copy()
+
+    # ---- owners ----
+
+    def allocate(self, owner: int, gpus: int) -> None:
+        """Give ``gpus`` ≥ 1 GPUs to an owner that holds none.
+
+        Raises:
+            ValueError: the owner already holds GPUs, or fewer are free. Nothing has changed then.
+        """
+        self.allocate_many([owner], [gpus])
+
+    def allocate_many(self, owners: Sequence[int] | IntArray, gpus: Sequence[int] | IntArray) -> None:
+        """Place several owners, largest first (equals in the order given): all of them, or none.
+
+        Whatever fits in number fits: an owner for whom no single node has room gets several.
+
+        Args:
+            owners: ``[J]`` different owners that hold nothing.
+            gpus: ``[J]`` GPUs for each, ≥ 1.
+
+        Raises:
+            ValueError: an owner stands twice or holds GPUs, a count is below 1, or Σ exceeds what is free.
+                Nothing has changed then.
+        """
+        who, counts = np.asarray(owners, np.int64), np.asarray(gpus, np.int64)
+        if len(who) == 0:
+            return
+        self._make_room(int(who.max()))
+        if who.min() < 0 or counts.min() < 1:
+            raise ValueError("owners are numbers ≥ 0, and each gets at least 1 GPU")
+        if counts.sum() > self.free:
+            raise ValueError(f"{counts.sum()} GPUs asked for, {self.free} are free")
+        if len(who) > 1:
+            if len(np.unique(who)) != len(who):
+                raise ValueError("an owner stands twice")
+            order = np.argsort(-counts, kind="stable")
+            who, counts = who[order], counts[order]
+        if self._pool.held[who].any():
+            raise ValueError(f"owner {who[self._pool.held[who] > 0][0]} already holds GPUs")
+        packing.place_many(self._pool, who, counts)
+
+    def release(self, owner: int) -> None:
+        """Take back all that an owner holds, if anything."""
+        self.release_many([owner])
+
+    def release_many(self, owners: Sequence[int] | IntArray) -> None:
+        """Take back all that several owners hold; those that hold nothing are left as they are."""
+        who = np.asarray(owners, np.int64)
+        packing.remove_many(self._pool, who[(who >= 0) & (who < len(self._pool.head))])
+
+    def gpus_of(self, owner: int) -> int:
+        """GPUs that an owner holds."""
+        return int(self._pool.held[owner]) if owner < len(self._pool.held) else 0
+
+    def nodes_of(self, owner: int) -> int:
+        """Nodes that an owner holds GPUs on."""
+        return int(self._pool.spread[owner]) if owner < len(self._pool.spread) else 0
+
+    def is_packed(self, owner: int) -> bool:
+        """Whether an owner is on no more nodes than its count needs on this hardware, were it empty."""
+        return bool(self._fewest[self.gpus_of(owner)] == self.nodes_of(owner))
+
+    def packed_many(self, owners: Sequence[int] | IntArray) -> npt.NDArray[np.bool_]:
+        """``[J]`` `is_packed` of several owners."""
+        who = np.asarray(owners, np.int64)
+        if len(who):
+            self._make_room(int(who.max()))
+        packed: npt.NDArray[np.bool_] = self._fewest[self._pool.held[who]] == self._pool.spread[who]
+        return packed
+
+    def placement(self, owner: int) -> Placement:
+        """Which GPUs of which nodes an owner holds; empty if none."""
+        pool = self._pool
+        shares: dict[int, list[int]] = {}
+        gpu = int(pool.head[owner]) if owner < len(pool.head) else packing.NOBODY
+        while gpu != packing.NOBODY:
+            node = int(pool.node_of[gpu])
+            shares.setdefault(node, []).append(gpu - int(pool.first_gpu[node]))
+            gpu = int(pool.next_of[gpu])
+        return tuple(NodeShare(self.nodes[node].name, tuple(sorted(shares[node]))) for node in sorted(shares))
+
+    # ---- nodes, by name; saying a thing twice changes nothing ----
+
+    def fail(self, node: str) -> IntArray:
+        """A node is gone. Returns the owners that hold GPUs on it, ascending.
+
+        They keep all their GPUs, here and elsewhere, until the scheduler releases them: a gang that lost a part has
+        lost its run, but that is for the scheduler to say.
+        """
+        self._set_status(node, FAILED)
+        return self.owners_on(node)
+
+    def drain(self, node: str) -> IntArray:
+        """A node takes nobody new. Returns the owners on it, who may stay. A failed node stays failed."""
+        if self._status(node) != FAILED:
+            self._set_status(node, DRAINED)
+        return self.owners_on(node)
+
+    def recover(self, node: str) -> None:
+        """A failed or drained node is up again. A sleeping one sleeps on."""
+        if self._status(node) in (FAILED, DRAINED):
+            self._set_status(node, UP)
+
+    def sleep(self, node: str) -> None:
+        """Put an empty node to sleep.
+
+        Raises:
+            ValueError: somebody is on it, or it is failed or drained.
+        """
+        number = self._number[node]
+        if self._status(node) in (FAILED, DRAINED) or self._pool.room[number] < self._pool.size[number]:
+            raise ValueError(f"{node} is not both up and empty")
+        self._set_status(node, ASLEEP)
+
+    def wake(self, node: str) -> None:
+        """A sleeping node is usable again; others are left as they are."""
+        if self._status(node) == ASLEEP:
+            self._set_status(node, UP)
+
+    def owners_on(self, node: str) -> IntArray:
+        """Owners that hold GPUs on a node, ascending."""
+        number = self._number[node]
+        first = int(self._pool.first_gpu[number])
+        owners = np.unique(self._pool.owner_of[first : first + int(self._pool.size[number])])
+        on_it: IntArray = owners[owners != packing.NOBODY].astype(np.int64)
+        return on_it
+
+    # ---- inside ----
+
+    def _status(self, node: str) -> int:
+        return int(self._pool.status[self._number[node]])
+
+    def _set_status(self, node: str, status: int) -> None:
+        packing.set_status(self._pool, self._number[node], status)
+
+    def _make_room(self, owner: int) -> None:
+        """Lengthen the arrays over owners, so that ``owner`` has an entry."""
+        pool = self._pool
+        more = max(owner + 1, 2 * len(pool.head)) - len(pool.head)
+        if owner >= len(pool.head):
+            self._pool = pool._replace(
+                head=np.concatenate([pool.head, np.full(more, packing.NOBODY, np.int32)]),
+                held=np.concatenate([pool.held, np.zeros(more, np.int32)]),
+                spread=np.concatenate([pool.spread, np.zeros(more, np.int32)]),
+            )
+
+    def check(self) -> None:
+        """Recompute all that is kept, from who owns each GPU and each node's status alone.
+
+        Raises:
+            AssertionError: something kept is not what it should be.
+        """
+        from powerflow.cluster.invariants import check_pool
+
+        check_pool(self._pool)

@@ -1,0 +1,289 @@
+"""Which nodes: best fit on as few nodes, then as few racks, as possible. Kernels over one pool's arrays.
+
+Nodes that may take jobs are listed by their free GPUs ("room"): a node that already runs something in row ``room``, an
+empty one in row ``most + room``, where ``most`` is the size of the largest node. Going up the rows from a job's size is
+then best fit that fills nodes in use before it opens an empty one. Each row is a bit set over nodes in rack order, so
+that the answer depends on who holds what, never on how it came about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from powerflow.cluster.buddy import choose_gpus, lowest_bit
+
+# A node's status.
+UP, ASLEEP, DRAINED, FAILED = range(4)
+# Entries of Pool.totals.
+FREE_GPUS, UP_GPUS, ASLEEP_GPUS, HELD_GPUS, NODES_IN_USE = range(5)
+NOBODY = -1
+
+I32 = npt.NDArray[np.int32]
+I64 = npt.NDArray[np.int64]
+U64 = npt.NDArray[np.uint64]
+
+
+class Pool(NamedTuple):
+    """Everything there is to know of a pool's occupancy. N nodes, G GPUs, K racks, O owners, L rows of nodes."""
+
+    size: I32  # [N] GPUs of each node
+    first_gpu: I32  # [N] number of its first GPU
+    node_of: I32  # [G] node of each GPU
+    rack_of: I32  # [N] rack of each node; never falls from node to node
+    rack_first: I32  # [K + 1] first node of each rack
+    status: npt.NDArray[np.int8]  # [N] UP, ASLEEP, DRAINED or FAILED
+    free_mask: U64  # [N] GPUs nobody holds, whatever the node's status
+    room: I32  # [N] how many these are
+    row_of: I32  # [N] row that lists the node; 0 if it can take nothing
+    rows: U64  # [L, ceil(N/64)] bit set of the nodes in each row
+    row_len: I32  # [L] nodes in each row
+    rack_len: I32  # [L, K] nodes in each row by rack; row 0 stays all zero
+    owner_of: I32  # [G] owner of each GPU, or NOBODY
+    next_of: I32  # [G] next GPU of the same owner, or NOBODY; node by node
+    head: I32  # [O] first GPU of each owner, or NOBODY
+    held: I32  # [O] GPUs of each owner
+    spread: I32  # [O] nodes of each owner
+    totals: I64  # sums, see FREE_GPUS …
+
+
+def empty_pool(sizes: Sequence[int], racks: Sequence[int], owners: int) -> Pool:
+    """A pool that nobody uses, all nodes up.
+
+    Args:
+        sizes: ``[N]`` GPUs of each node, 1 to 64.
+        racks: ``[N]`` rack of each node, numbered from 0 without gaps, never falling.
+        owners: Owners to make room for.
+    """
+    size = np.asarray(sizes, np.int32)
+    rack_of = np.asarray(racks, np.int32)
+    nodes, gpus, most = len(size), int(size.sum()), int(size.max())
+    rack_count = int(rack_of[-1]) + 1
+    rows = 2 * most + 1
+    ones = np.array([(1 << int(n)) - 1 for n in size], np.uint64)
+    pool = Pool(
+        size=size,
+        first_gpu=(np.cumsum(size) - size).astype(np.int32),
+        node_of=np.repeat(np.arange(nodes, dtype=np.int32), size),
+        rack_of=rack_of,
+        rack_first=np.searchsorted(rack_of, np.arange(rack_count + 1)).astype(np.int32),
+        status=np.full(nodes, UP, np.int8),
+        free_mask=ones,
+        room=size.copy(),
+        row_of=np.zeros(nodes, np.int32),
+        rows=np.zeros((rows, -(-nodes // 64)), np.uint64),
+        row_len=np.zeros(rows, np.int32),
+        rack_len=np.zeros((rows, rack_count), np.int32),
+        owner_of=np.full(gpus, NOBODY, np.int32),
+        next_of=np.full(gpus, NOBODY, np.int32),
+        head=np.full(owners, NOBODY, np.int32),
+        held=np.zeros(owners, np.int32),
+        spread=np.zeros(owners, np.int32),
+        totals=np.array([gpus, gpus, 0, 0, 0], np.int64),
+    )
+    list_all(pool)
+    return pool
+
+
+@njit(cache=True)
+def list_all(pool: Pool) -> None:
+    """Put every node into its row."""
+    for node in range(len(pool.size)):
+        _list(pool, node)
+
+
+@njit(cache=True)
+def _list(pool: Pool, node: int) -> None:
+    """Move a node to the row where its status and room belong."""
+    new = 0
+    if pool.status[node] == UP:
+        new = pool.room[node]
+        if new == pool.size[node]:
+            new += (len(pool.row_len) - 1) // 2
+    old = pool.row_of[node]
+    if new == old:
+        return
+    bit = np.uint64(1) << np.uint64(node & 63)
+    rack = pool.rack_of[node]
+    if old > 0:
+        pool.rows[old, node >> 6] &= ~bit
+        pool.row_len[old] -= 1
+        pool.rack_len[old, rack] -= 1
+    if new > 0:
+        pool.rows[new, node >> 6] |= bit
+        pool.row_len[new] += 1
+        pool.rack_len[new, rack] += 1
+    pool.row_of[node] = new
+
+
+@njit(cache=True)
+def set_status(pool: Pool, node: int, status: int) -> None:
+    """Change a node's status and every sum that depends on it."""
+    _count(pool, node, -1)
+    pool.status[node] = status
+    _count(pool, node, 1)
+    _list(pool, node)
+
+
+@njit(cache=True)
+def _count(pool: Pool, node: int, sign: int) -> None:
+    """Add a node to the sums that its status puts it in (``sign`` 1), or take it out (-1)."""
+    status = pool.status[node]
+    if status == UP:
+        pool.totals[FREE_GPUS] += sign * pool.room[node]
+    if status in (UP, ASLEEP):
+        pool.totals[UP_GPUS] += sign * pool.size[node]
+    if status == ASLEEP:
+        pool.totals[ASLEEP_GPUS] += sign * pool.size[node]
+
+
+@njit(cache=True)
+def place_many(pool: Pool, owners: I64, gpus: I64) -> None:
+    """Place several owners, in the order given. Their GPUs together must not exceed what is free."""
+    for i in range(len(owners)):
+        place(pool, owners[i], gpus[i])
+
+
+@njit(cache=True)
+def place(pool: Pool, owner: int, gpus: int) -> None:
+    """Give an owner that holds nothing ``gpus`` GPUs; no more than are free.
+
+    Full nodes are taken first: the most that any node offers, as often as it goes into the rest, from one rack if one
+    has enough of such nodes (the one with the fewest), else from the rack with the most. What remains is less than
+    some node offers and goes to the best fit. No other choice of nodes has fewer.
+    """
+    most = (len(pool.row_len) - 1) // 2
+    room = most
+    left = gpus
+    while left > 0:
+        while pool.row_len[room] == 0 and pool.row_len[most + room] == 0:
+            room -= 1
+        if left <= room:
+            _take(pool, owner, _best_fit(pool, owner, left), left)
+            return
+        need = left // room
+        rack = _tightest_rack(pool, room, most + room, need)
+        first, end = pool.rack_first[rack], pool.rack_first[rack + 1]
+        for _ in range(need):
+            node = _first_in(pool, room, first, end)
+            if node < 0:
+                node = _first_in(pool, most + room, first, end)
+            if node < 0:
+                break
+            _take(pool, owner, node, room)
+            left -= room
+
+
+@njit(cache=True)
+def _best_fit(pool: Pool, owner: int, gpus: int) -> int:
+    """Node for ``gpus`` GPUs that one node can hold: in a rack the owner is in already, else anywhere.
+
+    Either way the node in use with the least room that is enough, else the smallest empty one; of several empty ones
+    one in the rack with the fewest, so that whole racks stay free for large jobs.
+    """
+    most = (len(pool.row_len) - 1) // 2
+    seen = -1
+    gpu = pool.head[owner]
+    while gpu != NOBODY:
+        rack = pool.rack_of[pool.node_of[gpu]]
+        if rack != seen:
+            for row in range(gpus, 2 * most + 1):
+                if (row <= most or row >= most + gpus) and pool.rack_len[row, rack] > 0:
+                    return _first_in(pool, row, pool.rack_first[rack], pool.rack_first[rack + 1])
+            seen = rack
+        gpu = pool.next_of[gpu]
+    for row in range(gpus, most + 1):
+        if pool.row_len[row] > 0:
+            return _first_in(pool, row, 0, len(pool.size))
+    for row in range(most + gpus, 2 * most + 1):
+        if pool.row_len[row] > 0:
+            rack = _tightest_rack(pool, 0, row, 1)
+            return _first_in(pool, row, pool.rack_first[rack], pool.rack_first[rack + 1])
+    return -1
+
+
+@njit(cache=True)
+def _tightest_rack(pool: Pool, row: int, other_row: int, need: int) -> int:
+    """Rack with the fewest nodes in two rows that are still ``need``; if none has as many, the one with the most."""
+    one, other = pool.rack_len[row], pool.rack_len[other_row]
+    fewest = np.int32(2**31 - 1)
+    most = np.int32(0)
+    for rack in range(len(one)):
+        nodes = one[rack] + other[rack]
+        most = max(most, nodes)
+        fewest = min(fewest, nodes if nodes >= need else np.int32(2**31 - 1))
+    wanted = fewest if most >= need else most
+    for rack in range(len(one)):
+        if one[rack] + other[rack] == wanted:
+            return rack
+    return -1
+
+
+@njit(cache=True)
+def _first_in(pool: Pool, row: int, first: int, end: int) -> int:
+    """Lowest node of a row among nodes ``first`` to ``end - 1``, or -1."""
+    word = first >> 6
+    bits = pool.rows[row, word] & (~np.uint64(0) << np.uint64(first & 63))
+    while bits == np.uint64(0):
+        word += 1
+        if word << 6 >= end:
+            return -1
+        bits = pool.rows[row, word]
+    node = (word << 6) + int(lowest_bit(bits))
+    return node if node < end else -1
+
+
+@njit(cache=True)
+def _take(pool: Pool, owner: int, node: int, gpus: int) -> None:
+    """Give an owner some free GPUs of a node that is up and on which it holds none."""
+    if pool.room[node] == pool.size[node]:
+        pool.totals[NODES_IN_USE] += 1
+    chosen = choose_gpus(pool.free_mask[node], gpus)
+    pool.free_mask[node] &= ~chosen
+    pool.room[node] -= gpus
+    pool.held[owner] += gpus
+    pool.spread[owner] += 1
+    pool.totals[FREE_GPUS] -= gpus
+    pool.totals[HELD_GPUS] += gpus
+    while chosen != np.uint64(0):
+        gpu = pool.first_gpu[node] + lowest_bit(chosen)
+        chosen &= chosen - np.uint64(1)
+        pool.owner_of[gpu] = owner
+        pool.next_of[gpu] = pool.head[owner]
+        pool.head[owner] = gpu
+    _list(pool, node)
+
+
+@njit(cache=True)
+def remove_many(pool: Pool, owners: I64) -> None:
+    """Take everything from several owners; those that hold nothing are left as they are."""
+    for i in range(len(owners)):
+        _remove(pool, owners[i])
+
+
+@njit(cache=True)
+def _remove(pool: Pool, owner: int) -> None:
+    gpu = pool.head[owner]
+    while gpu != NOBODY:
+        node = pool.node_of[gpu]
+        before = pool.room[node]
+        while gpu != NOBODY and pool.node_of[gpu] == node:
+            pool.free_mask[node] |= np.uint64(1) << np.uint64(gpu - pool.first_gpu[node])
+            pool.room[node] += 1
+            pool.owner_of[gpu] = NOBODY
+            following = pool.next_of[gpu]
+            pool.next_of[gpu] = NOBODY
+            gpu = following
+        if pool.status[node] == UP:
+            pool.totals[FREE_GPUS] += pool.room[node] - before
+        if pool.room[node] == pool.size[node]:
+            pool.totals[NODES_IN_USE] -= 1
+        _list(pool, node)
+    pool.totals[HELD_GPUS] -= pool.held[owner]
+    pool.head[owner] = NOBODY
+    pool.held[owner] = 0
+    pool.spread[owner] = 0
