@@ -32,6 +32,13 @@ def feasible(view: View, times: FloatArray) -> BoolArray:
     return allowed
 
 
+def least_levels(allowed: BoolArray) -> IntArray:
+    """The level of the fewest GPUs that a job can run on, ``[J]``; -1 where there is none."""
+    if not allowed.size:
+        return np.full(len(allowed), -1, np.int64)
+    return np.where(np.any(allowed, axis=1), np.argmax(allowed, axis=1), -1).astype(np.int64)
+
+
 def requested_levels(view: View, allowed: BoolArray) -> IntArray:
     """The level that comes nearest to what each owner asked for, ``[J]``; -1 where the job can run on no count.
 
@@ -43,9 +50,7 @@ def requested_levels(view: View, allowed: BoolArray) -> IntArray:
         return np.full(len(view.jobs), -1, np.int64)
     not_above = allowed & (counts <= view.jobs["requested"][:, None])
     below = len(counts) - 1 - np.argmax(not_above[:, ::-1], axis=1)
-    above = np.argmax(allowed, axis=1)
-    level = np.where(not_above.any(axis=1), below, above)
-    return np.where(allowed.any(axis=1), level, -1).astype(np.int64)
+    return np.where(np.any(not_above, axis=1), below, least_levels(allowed)).astype(np.int64)
 
 
 def requested_gpus(view: View) -> IntArray:

@@ -55,10 +55,10 @@ class FixedClock:
 class ZeusClock:
     """Each job at the clock that minimises Zeus's cost of an iteration on the GPUs it got.
 
-    ``C(f) = η·E(f) + (1 − η)·P_max·T(f)`` (Zeus, You et al., NSDI'23, eq. 2; there for a whole training run and over
-    power limits, here for one iteration and over clocks, which is the same choice since the batch is fixed). P_max, the
-    most the GPUs can draw, is the largest power the job's class reaches on that many GPUs at any clock, in place of the
-    board's limit. Ties go to the higher clock.
+    ``C(f) = η·E(f) + (1 − η)·P_max·T(f)`` (You et al., NSDI'23, the cost metric of Zeus; there for a whole training
+    run and over power limits, here for one iteration and over clocks: the same choice, since the batch is fixed).
+    P_max, the most the GPUs can draw, is the largest power that the job's class reaches on that many GPUs at any
+    clock, in place of the board's limit. Ties go to the higher clock.
 
     Args:
         inner: The policy that chooses the GPUs.

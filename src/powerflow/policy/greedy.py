@@ -1,0 +1,133 @@
+"""greedy: PowerFlow's own algorithm, as far as its paper tells: time is bought where it costs least energy."""
+
+from __future__ import annotations
+
+import heapq
+
+import numpy as np
+from numba import njit
+
+from powerflow.cost.table import FloatArray, IntArray
+from powerflow.errors import InputError
+from powerflow.policy.levels import BoolArray, by_arrival, by_key, feasible, least_levels, step_times, take_what_fits
+from powerflow.policy.protocol import Allocation, View
+
+#: Rank of a move that saves time and energy alike: above any ratio.
+SAVES_BOTH = 1e9
+
+
+class Greedy:
+    """From one GPU at the energy-minimal clock, the move with the most time saved per energy spent, again and again.
+
+    Gu et al., arXiv 2304.06381 (PowerFlow), as far as it is known to us. A move takes one job to at least
+    twice its GPUs (at whichever clock is then best) or to a higher clock. Its rank is ``ln(T/T′) / ln(E′/E)``, T
+    seconds and E joules per iteration; moves that lower both come before all others. It ends when no move reaches the
+    threshold or fits. If there are more jobs than GPUs, those with the shortest remaining time on their fewest GPUs
+    start (in order of submission where sizes are unknown).
+
+    Args:
+        threshold: Rank below which a move is not worth its energy. 0 spends all GPUs and clocks that save any time; 1
+            stops where E·T begins to grow; large values stay at the energy-minimal configuration. Sweeping it draws
+            the policy's energy–JCT frontier.
+    """
+
+    needs_sizes = False
+    period_s: float | None = None
+
+    def __init__(self, threshold: float = 1.0) -> None:
+        if not threshold >= 0:
+            raise InputError(f"threshold {threshold!r} is negative", fix="give a number ≥ 0; 0 is all for time")
+        self.threshold = float(threshold)
+        self.name = f"greedy:{threshold:g}"
+
+    def decide(self, view: View) -> Allocation:
+        """Start jobs, then make moves in order of rank."""
+        allocation = view.nothing()
+        counts = view.gpu_counts
+        times = step_times(view)
+        allowed = feasible(view, times)
+        least = least_levels(allowed)
+        rows = np.arange(len(times))
+        order = by_key(view, view.jobs["remaining"] * times[rows, least]) if view.sizes_known else by_arrival(view)
+        started = take_what_fits(counts[least], order[least[order] >= 0], view.capacity)
+        level = np.where(started > 0, least, -1).astype(np.int64)
+        allocation.clock = _climb(
+            view.step_time_s,
+            view.step_time_s * view.power_w,
+            view.jobs["cost"].astype(np.int64),
+            allowed,
+            counts,
+            level,
+            view.capacity - int(started.sum()),
+            self.threshold,
+        )
+        allocation.gpus = np.where(level >= 0, counts[level], 0).astype(np.int64)
+        return allocation
+
+
+@njit(cache=True)
+def _best_move(
+    time_s: FloatArray, energy_j: FloatArray, allowed: BoolArray, counts: IntArray, level: int, clock: int, free: int
+) -> tuple[float, int, int]:
+    """Rank, level and clock of a job's best move within ``free`` GPUs; rank -1 if none saves time."""
+    clocks = time_s.shape[1]
+    twice = level
+    for up in range(level + 1, len(counts)):
+        if allowed[up] and counts[up] >= 2 * counts[level]:
+            if counts[up] - counts[level] <= free:
+                twice = up
+            break
+    best = (-1.0, level, clock)
+    for to in (level, twice):
+        lowest = clock + 1 if to == level else 0
+        for f in range(lowest, clocks):
+            if time_s[to, f] < time_s[level, clock]:
+                saved = np.log(time_s[level, clock] / time_s[to, f])
+                spent = np.log(energy_j[to, f] / energy_j[level, clock])
+                rank = min(saved / spent, SAVES_BOTH) if spent > 0 else SAVES_BOTH + saved
+                if rank > best[0]:
+                    best = (rank, to, f)
+    return best
+
+
+@njit(cache=True)
+def _climb(
+    time_s: FloatArray,
+    energy_j: FloatArray,
+    cost: IntArray,
+    allowed: BoolArray,
+    counts: IntArray,
+    level: IntArray,
+    free: int,
+    threshold: float,
+) -> IntArray:
+    """Make the best moves; changes ``level`` ``[J]`` in place and returns the clocks ``[J]``. Ties: lower row."""
+    clocks = time_s.shape[2]
+    clock = np.full(len(level), clocks - 1)
+    moves = [(0.0, -1, -1, -1)]  # (-rank, row, level, clock); the first entry only tells numba the types
+    moves.pop()
+    for row in range(len(level)):
+        if level[row] < 0:
+            continue
+        thrift = energy_j[cost[row], level[row]]
+        for f in range(clocks - 2, -1, -1):
+            if thrift[f] < thrift[clock[row]]:
+                clock[row] = f
+        rank, to, f = _best_move(
+            time_s[cost[row]], energy_j[cost[row]], allowed[row], counts, level[row], clock[row], free
+        )
+        if rank >= threshold and rank >= 0:
+            moves.append((-rank, row, to, f))
+    heapq.heapify(moves)
+    while len(moves) > 0:
+        _, row, to, f = heapq.heappop(moves)
+        width = counts[to] - counts[level[row]]
+        if width <= free:
+            level[row], clock[row] = to, f
+            free -= width
+        rank, to, f = _best_move(
+            time_s[cost[row]], energy_j[cost[row]], allowed[row], counts, level[row], clock[row], free
+        )
+        if rank >= threshold and rank >= 0:
+            heapq.heappush(moves, (-rank, row, to, f))
+    return clock

@@ -1,0 +1,100 @@
+"""Pollux: shares GPUs so that the power mean of all jobs' speedups is largest."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from powerflow.cost.table import FloatArray
+from powerflow.errors import InputError
+from powerflow.policy.levels import feasible, least_levels, step_times
+from powerflow.policy.protocol import Allocation, View
+from powerflow.policy.steepest import gpus_of, spend
+
+#: Added to every speedup, so that a job with nothing (speedup 0) leaves the power mean finite.
+NO_SPEEDUP = 1e-3
+
+#: Seconds between two rounds; a job is never counted as moved more recently than one round ago.
+ROUND_S = 60.0
+
+DEFAULT_DECAY = 0.5
+DEFAULT_THRESHOLD_GPU_S = 4 * 3600.0
+
+
+class Pollux:
+    """Maximises ``(Σ w_j·s_j^p / Σ w_j)^(1/p)``, p = −1, of speedups s_j against an equal share of the cluster.
+
+    Qiao et al., OSDI'21, cluster-wide optimisation. The global batch is fixed here, so goodput is throughput and
+    ``s_j(n) = T_j(fair share) / T_j(n)``. Moving a running job costs it the factor ``t / (t + δ)``, δ its rescale
+    pause; the paper takes t since submission and counts past moves, we take t since the last one. Weights are the
+    owner's priority × the paper's decay ``min(1, threshold / GPU time)^λ``, which keeps long jobs from crowding out
+    short ones.
+
+    With p = −1 the largest mean is the smallest ``Σ w_j / s_j``, a sum over jobs. So steepest steps take the place of
+    the paper's genetic algorithm, without its chance: once from nothing, once from what jobs hold (the paper's
+    search is seeded with that too), and the better of the two counts. Maximum clock.
+
+    Args:
+        decay: λ of the weights; 0 switches the decay off.
+        threshold_gpu_s: GPU-seconds up to which a job has its full weight.
+    """
+
+    needs_sizes = False
+    period_s: float | None = ROUND_S
+
+    def __init__(self, decay: float = DEFAULT_DECAY, threshold_gpu_s: float = DEFAULT_THRESHOLD_GPU_S) -> None:
+        if not (decay >= 0 and np.isfinite(decay)):
+            raise InputError(f"decay {decay!r} is not a number ≥ 0", fix="give λ, 0.5 in the paper")
+        if not threshold_gpu_s > 0:
+            raise InputError(
+                f"threshold {threshold_gpu_s!r} is not above 0", fix="give GPU-seconds, 14400 in the paper"
+            )
+        self.name = "pollux"
+        if (decay, threshold_gpu_s) != (DEFAULT_DECAY, DEFAULT_THRESHOLD_GPU_S):
+            self.name += f":decay={decay:g},threshold_gpu_s={threshold_gpu_s:g}"
+        self.decay = decay
+        self.threshold_gpu_s = threshold_gpu_s
+
+    def decide(self, view: View) -> Allocation:
+        """Search from nothing and from what is held; answer with the better one."""
+        allocation = view.nothing()
+        jobs = view.jobs
+        if not len(jobs):
+            return allocation
+        served = np.minimum(1.0, self.threshold_gpu_s / np.maximum(jobs["attained_gpu_s"], 1.0))
+        weight = jobs["weight"] * served**self.decay
+        counts = np.concatenate(([0], view.gpu_counts))
+        speedup = _speedups(view)
+        cost = weight[:, None] / (speedup + NO_SPEEDUP)
+        cost[:, 1:][speedup[:, 1:] == 0] = np.inf
+        rows = np.arange(len(jobs))
+        nothing = np.zeros(len(jobs), np.int64)
+        level = spend(cost, counts, nothing, view.capacity)
+        known = np.where(jobs["gpus"] < len(view.count_index), jobs["gpus"], 0)
+        held = view.count_index[known] + 1  # the level 0 of `counts` is no GPU
+        held = np.where(np.isfinite(cost[rows, held]), held, 0)
+        free = view.capacity - int(counts[held].sum())
+        if free >= 0:
+            grown = spend(cost, counts, held, free)
+            if cost[rows, grown].sum() <= cost[rows, level].sum():
+                level = grown
+        allocation.gpus = gpus_of(level, counts)
+        return allocation
+
+
+def _speedups(view: View) -> FloatArray:
+    """Speedup of each job with no GPU and on each count, moving included, ``[J, N+1]``; 0 where it cannot run."""
+    jobs, counts = view.jobs, view.gpu_counts
+    times = step_times(view)
+    allowed = feasible(view, times)
+    rows = np.arange(len(jobs))
+    share = max(1, -(-view.capacity // len(jobs)))
+    within = allowed & (counts <= share)
+    largest = len(counts) - 1 - np.argmax(within[:, ::-1], axis=1)
+    fair = np.where(np.any(within, axis=1), largest, least_levels(allowed))
+    speedup = np.zeros((len(jobs), len(counts) + 1))
+    np.divide(times[rows, fair][:, None], times, out=speedup[:, 1:], where=allowed)
+    since_s = np.maximum(view.now_s - jobs["since_s"], ROUND_S)
+    kept = since_s / (since_s + jobs["pause_s"])
+    moved = (jobs["gpus"][:, None] > 0) & (counts != jobs["gpus"][:, None])
+    speedup[:, 1:] *= np.where(moved, kept[:, None], 1.0)
+    return speedup
