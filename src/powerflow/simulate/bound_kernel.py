@@ -1,0 +1,201 @@
+"""The compiled heart of the bound: what a group of like jobs must cost at given prices of GPUs and energy.
+
+The symbols are those of ``docs/bound.md``: v is the worth of an iteration, h(v) the most a job can gain per second
+at that worth, H(C, v) its integral over time up to C.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from powerflow.cost.table import FloatArray, IntArray
+
+
+@njit(cache=True)
+def gain_tables(
+    worth: FloatArray,
+    envelope: FloatArray,
+    row_pool: IntArray,
+    row_gpus: IntArray,
+    price: FloatArray,
+    gain: FloatArray,
+    choice: IntArray,
+) -> None:
+    """Best gain per second at every worth in every price interval, and which row (pool and GPU count) attains it.
+
+    Args:
+        worth: ``[V]`` worths of an iteration, ascending.
+        envelope: ``[R, V]`` the best of ``v·S − λ_E·D`` over the clocks, for each (pool, GPU count).
+        row_pool: ``[R]`` pool of each row.
+        row_gpus: ``[R]`` GPUs of each row.
+        price: ``[P, T]`` price of a GPU, λ_G.
+        gain: ``[T, V]`` out: h.
+        choice: ``[T, V]`` out: the row that attains it, -1 for waiting.
+    """
+    for k in range(price.shape[1]):
+        for i in range(len(worth)):
+            best = 0.0
+            at = -1
+            for r in range(len(row_gpus)):
+                value = envelope[r, i] - price[row_pool[r], k] * row_gpus[r]
+                if value > best:
+                    best = value
+                    at = r
+            gain[k, i] = best
+            choice[k, i] = at
+
+
+@njit(cache=True)
+def spent(
+    held_s: FloatArray,
+    choice: IntArray,
+    row_pool: IntArray,
+    row_gpus: IntArray,
+    added_w: FloatArray,
+    gpu_s: FloatArray,
+) -> float:
+    """What jobs use that spend ``held_s[T, V]`` seconds at each worth: adds to ``gpu_s[P, T]``, returns joules.
+
+    ``added_w[R, V]`` are the watts above idle of each row at the clock that is best at each worth.
+    """
+    energy_j = 0.0
+    for k in range(held_s.shape[0]):
+        for i in range(held_s.shape[1]):
+            r = choice[k, i]
+            if r >= 0 and held_s[k, i] != 0.0:
+                gpu_s[row_pool[r], k] += held_s[k, i] * row_gpus[r]
+                energy_j += held_s[k, i] * added_w[r, i]
+    return energy_j
+
+
+@njit(cache=True)
+def cheapest(
+    worth: FloatArray,
+    grid_s: FloatArray,
+    gain: FloatArray,
+    weight: float,
+    release_s: FloatArray,
+    first: IntArray,
+    work: FloatArray,
+    held_s: FloatArray,
+) -> float:
+    """Sum over jobs of the least cost ``min over C of max over v of g(C, v)``, g as in ``docs/bound.md`` §3.
+
+    Args:
+        worth: ``[V]`` worths, ascending; the first one must satisfy ``h(worth[0]) ≤ weight`` at every price ≥ 0.
+        grid_s: ``[T + 1]`` ends of the price intervals; prices are 0 after the last.
+        gain: ``[T, V]`` h in each interval.
+        weight: Weight of the jobs.
+        release_s: ``[J]`` releases, none before ``grid_s[0]``, none at or after ``grid_s[T]``.
+        first: ``[J]`` interval in which each job is released.
+        work: ``[J]`` iterations.
+        held_s: ``[T, V]`` added to: seconds that jobs spend in each interval at each worth.
+
+    Returns:
+        Weighted seconds.
+    """
+    intervals, nodes = gain.shape
+    ahead = np.zeros((intervals + 1, nodes))  # held_s of whole intervals, as differences along time
+    total_gain = np.zeros((intervals + 1, nodes))  # H(grid, v)
+    corner = np.full(intervals, -1)  # the piece of h on which it passes the weight …
+    share = np.zeros(intervals)  # … and how far along it
+    for k in range(intervals):
+        span = grid_s[k + 1] - grid_s[k]
+        for i in range(nodes):
+            total_gain[k + 1, i] = total_gain[k, i] + span * gain[k, i]
+        for i in range(nodes - 1):
+            if gain[k, i] <= weight < gain[k, i + 1]:
+                corner[k] = i
+                share[k] = (weight - gain[k, i]) / (gain[k, i + 1] - gain[k, i])
+                break
+
+    cost = 0.0
+    for j in range(len(work)):
+        start = release_s[j]
+        k0 = first[j]
+        into = start - grid_s[k0]
+        size = work[j]
+
+        # C = release: no time, no gain
+        at = nodes - 1  # the best worth for the C at hand; it only falls as C grows
+        best = worth[at] * size
+        best_node = at
+        best_k = k0
+        best_mix = 0.0  # share of the node above best_node
+        best_end = start
+
+        for k in range(k0, intervals):
+            end = grid_s[k + 1]
+            before = at
+            flow = weight * (end - start)
+            here = flow + worth[at] * size - _since(total_gain, gain, k + 1, k0, into, at)
+            while at > 0:
+                below = flow + worth[at - 1] * size - _since(total_gain, gain, k + 1, k0, into, at - 1)
+                if below < here:
+                    break
+                here = below
+                at -= 1
+            m = corner[k]
+            if m >= 0 and before > m >= at:
+                # the best worth passes the corner inside the interval: the minimum is inside too
+                begin = max(grid_s[k], start)
+                if k == k0:
+                    low = 0.0
+                    high = 0.0
+                else:
+                    low = _since(total_gain, gain, k, k0, into, m)
+                    high = _since(total_gain, gain, k, k0, into, m + 1)
+                mix = share[k]
+                value = weight * (begin - start)
+                value += (1.0 - mix) * (worth[m] * size - low) + mix * (worth[m + 1] * size - high)
+                if value < best:
+                    best = value
+                    best_node = m
+                    best_mix = mix
+                    best_k = k
+                    step = worth[m + 1] - worth[m]
+                    lacking = size - (high - low) / step
+                    best_end = begin + lacking * step / (gain[k, m + 1] - gain[k, m])
+            if here < best:
+                best = here
+                best_node = at
+                best_mix = 0.0
+                best_k = k
+                best_end = end
+            floor = flow + worth[0] * size - _since(total_gain, gain, k + 1, k0, into, 0)
+            if floor >= best:
+                break  # g(C, worth[0]) never falls: nothing later is cheaper
+            if k == intervals - 1 and floor < best:
+                best = floor
+                best_node = 0
+                best_mix = 0.0
+                best_k = k
+                best_end = end
+        cost += best
+
+        for side in range(2):
+            part = best_mix if side == 1 else 1.0 - best_mix
+            if part <= 0.0:
+                continue
+            i = best_node + side
+            if best_k == k0:
+                held_s[k0, i] += part * (best_end - start)
+            else:
+                held_s[k0, i] += part * (grid_s[k0 + 1] - start)
+                held_s[best_k, i] += part * (best_end - grid_s[best_k])
+                ahead[k0 + 1, i] += part
+                ahead[best_k, i] -= part
+
+    for i in range(nodes):
+        present = 0.0
+        for k in range(intervals):
+            present += ahead[k, i]
+            held_s[k, i] += present * (grid_s[k + 1] - grid_s[k])
+    return cost
+
+
+@njit(cache=True, inline="always")
+def _since(total_gain: FloatArray, gain: FloatArray, k: int, k0: int, into: float, i: int) -> float:
+    """H from ``into`` seconds after the start of interval ``k0`` to the start of interval ``k``."""
+    return total_gain[k, i] - total_gain[k0, i] - into * gain[k0, i]  # type: ignore[no-any-return]
