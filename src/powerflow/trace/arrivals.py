@@ -1,0 +1,71 @@
+"""When jobs come: bursts, and the rate at which bursts come (the process that ``profile.Arrivals`` describes)."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from powerflow.trace.profile import Arrivals
+
+HOUR_S = 3600.0
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+
+def normalised(weights: Floats) -> Floats:
+    """Weights as probabilities that sum to 1."""
+    chance: Floats = weights / weights.sum()
+    return chance
+
+
+def bursts(rng: np.random.Generator, arrivals: Arrivals, jobs: int) -> Ints:
+    """Which burst each job belongs to (0, 0, 1, 2, 2, 2, …): burst lengths with P(length ≥ k) = k^−a."""
+    lengths = np.arange(1, arrivals.burst_max + 1)
+    low, high = 0.0, 20.0
+    for _ in range(60):  # the mean of k^−a summed falls as a grows
+        power = (low + high) / 2
+        low, high = (power, high) if (lengths**-power).sum() > arrivals.burst_mean else (low, power)
+    at_least = lengths**-low
+    chance = at_least - np.append(at_least[1:], 0.0)
+    drawn = rng.choice(lengths, size=jobs, p=normalised(chance))  # at least one job each, so always enough
+    return np.repeat(np.arange(jobs), drawn)[:jobs].astype(np.int64)
+
+
+def submissions(rng: np.random.Generator, arrivals: Arrivals, burst: Ints, span_s: float) -> Floats:
+    """Submission times in whole seconds: bursts by the rate, jobs of a burst shortly after each other."""
+    hours = np.arange(math.ceil(span_s / HOUR_S))
+    day_wave = 1 + arrivals.day_swing * np.cos(2 * np.pi * (hours % 24 + 0.5 - arrivals.peak_hour) / 24)
+    week_wave = np.where(hours // 24 % 7 >= 5, arrivals.weekend, 1.0)
+    rate = day_wave * week_wave * np.exp(_slow_swing(rng, arrivals, len(hours)))
+    edges = np.append(hours, span_s / HOUR_S)
+    done = np.append(0.0, np.cumsum(rate * np.diff(edges)))
+    count = int(burst[-1]) + 1
+    start_s = np.interp(rng.random(count), done / done[-1], edges) * HOUR_S
+
+    gap_s = rng.exponential(arrivals.burst_gap_s, size=len(burst))
+    first = np.append(True, burst[1:] != burst[:-1])
+    since_s = np.cumsum(np.where(first, 0.0, gap_s))
+    since_s -= since_s[first][burst]
+    submit_s = start_s[burst] + since_s
+    beyond_s = np.zeros(count)  # a burst that would outlast the span starts earlier
+    np.maximum.at(beyond_s, burst, submit_s - span_s)
+    whole_s: Floats = np.floor((submit_s - beyond_s[burst]).clip(0.0, span_s))
+    return whole_s
+
+
+def _slow_swing(rng: np.random.Generator, arrivals: Arrivals, hours: int) -> Floats:
+    """Logarithm of the random rate by hour: Gaussian, autoregressive, so that the *rate* has the memory asked for."""
+    variance = arrivals.swing**2
+    if variance == 0:
+        return np.zeros(hours)
+    memory = math.log1p(arrivals.memory * math.expm1(variance)) / variance
+    shocks = rng.normal(size=hours)
+    swing = np.empty(hours)
+    level = shocks[0]
+    for hour in range(hours):
+        level = level if hour == 0 else memory * level + math.sqrt(1 - memory**2) * shocks[hour]
+        swing[hour] = level
+    return arrivals.swing * swing

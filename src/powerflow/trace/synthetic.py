@@ -1,0 +1,204 @@
+"""Make up a day, or months, of jobs that look like a real cluster's.
+
+Jobs come in bursts of like jobs, at a rate that follows the day, the week and a slow random swing; they ask for powers
+of two of GPUs and last as long as a heavy-tailed mixture says (``powerflow.trace.profiles`` has the parameters, fitted
+to or calibrated on published traces). Everything is drawn from one seeded generator: same arguments, same trace.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from powerflow.errors import InputError
+from powerflow.trace.arrivals import bursts, normalised, submissions
+from powerflow.trace.fields import MOST_GPUS, clip
+from powerflow.trace.profile import LARGEST_CLASS, Profile
+from powerflow.trace.profiles import PROFILES
+from powerflow.trace.record import Outcome, Trace, TraceJob
+
+DAY_S = 86_400.0
+MOST_JOBS = 5_000_000
+LONGEST_DAYS = 3_660.0
+
+# What a job trains: family → (share of bursts, most GPUs, usual samples per GPU, usual global batches).
+# Families and batches are those of the catalogue; the mix is ours: no trace publishes one.
+MODELS: dict[str, tuple[float, int, int, tuple[int, ...]]] = {
+    "cifar10": (0.25, 16, 256, (128, 512, 2048, 4096)),
+    "imagenet": (0.20, 64, 64, (64, 128, 256, 3200, 6400)),
+    "bert": (0.20, 64, 16, (64, 128, 384)),
+    "deepspeech2": (0.15, 32, 32, (32, 64, 320, 640)),
+    "yolov3": (0.10, 8, 8, (64,)),
+    "ncf": (0.10, 1, 32768, (32768,)),
+}
+_WIDEST_MODELS = ("imagenet", "bert")
+_PROJECTS = 12
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+
+def generate(
+    *,
+    jobs: int | None = None,
+    days: float = 1.0,
+    gpus: int = 128,
+    load: float | None = None,
+    seed: int = 0,
+    profile: str = "philly",
+) -> Trace:
+    """Draw a trace.
+
+    Args:
+        jobs: How many jobs; None takes as many as the load needs at the profile's own durations.
+        days: Span of the submissions, from hour 0 of a Monday.
+        gpus: GPUs of the cluster. No job asks for more.
+        load: GPUs that the jobs would keep busy on average over the span, as a share of ``gpus``; durations are
+            multiplied by one factor to make it so (the notes say which), and none exceeds the span. None leaves
+            durations as drawn.
+        seed: Same arguments and seed, same trace.
+        profile: What kind of cluster: a name in ``PROFILES``.
+
+    Returns:
+        Jobs whose times are whole seconds from 0, with model, global batch, project, name and outcome; no iterations:
+        these follow from the duration and the cost model.
+
+    Raises:
+        InputError: an argument is out of its range, or the load cannot be reached with so few jobs.
+    """
+    kind = _profile(profile)
+    _check(jobs, days, gpus, load)
+    rng = np.random.default_rng(seed)
+    share = {size: part for size, part in kind.size_share.items() if size <= gpus}
+    span_s = days * DAY_S
+    if jobs is None:
+        assert load is not None
+        jobs = max(1, min(round(load * gpus * span_s / _gpu_s_per_job(kind, share, span_s)), MOST_JOBS))
+
+    burst = bursts(rng, kind.arrivals, jobs)
+    count = int(burst[-1]) + 1
+    submit_s = submissions(rng, kind.arrivals, burst, span_s)
+    burst_gpus = rng.choice(np.array(list(share)), size=count, p=normalised(np.array(list(share.values()))))
+    size = burst_gpus[burst].astype(np.int64)
+    drawn_s = _durations(rng, kind, burst, size)
+    factor = 1.0 if load is None else _factor(drawn_s, size, load * gpus * span_s, span_s)
+    duration_s = np.minimum(drawn_s * factor, span_s if load is not None else np.inf).round().clip(1.0)
+
+    models = _models(rng, burst_gpus)
+    projects = rng.choice(_PROJECTS, size=count, p=normalised(1.0 / np.arange(1, _PROJECTS + 1)))
+    # how Helios' GPU jobs end (Hu et al., SC'21, artifact's cluster summary): 62 % completed, 22 % cancelled, 16 % failed
+    outcomes = rng.choice(
+        np.array([Outcome.COMPLETED, Outcome.CANCELLED, Outcome.FAILED]), size=jobs, p=[0.624, 0.221, 0.155]
+    )
+    order = np.argsort(submit_s, kind="stable")
+    records = tuple(
+        TraceJob(
+            id=f"{kind.name}-{position}",
+            submit_s=float(submit_s[k]),
+            duration_s=float(duration_s[k]),
+            gpus=int(size[k]),
+            model=models[burst[k]],
+            global_batch=_batch(models[burst[k]], int(size[k])),
+            project=f"project-{projects[burst[k]] + 1:02d}",
+            name=f"{models[burst[k]]}-{burst[k]}",
+            outcome=Outcome(outcomes[k]),
+        )
+        for position, k in enumerate(order)
+    )
+    asked = (
+        f"jobs={jobs} days={days:g} gpus={gpus} load={'as drawn' if load is None else format(load, 'g')} seed={seed}"
+    )
+    notes = (
+        f"made by chance, after {kind.source}",
+        f"durations are the profile's times {factor:.3g}",
+        "models are drawn by a mix of ours: no trace publishes one",
+    )
+    return Trace(f"synthetic {kind.name}: {asked}", "synthetic", records, (), notes)
+
+
+def _profile(name: str) -> Profile:
+    if name not in PROFILES:
+        raise InputError(f"there is no profile {clip(name)}", where="--profile", fix=f"one of {', '.join(PROFILES)}")
+    return PROFILES[name]
+
+
+def _check(jobs: int | None, days: float, gpus: int, load: float | None) -> None:
+    if jobs is None and load is None:
+        raise InputError("neither jobs nor load is given", where="--jobs", fix="give one of them, or both")
+    if jobs is not None and not 1 <= jobs <= MOST_JOBS:
+        raise InputError(f"cannot make {jobs} jobs", where="--jobs", fix=f"give 1 to {MOST_JOBS}")
+    if not 0.01 <= days <= LONGEST_DAYS:  # nan is in no range
+        raise InputError(f"cannot span {days:g} days", where="--days", fix=f"give 0.01 to {LONGEST_DAYS:g}")
+    if not 1 <= gpus <= MOST_GPUS:
+        raise InputError(f"no cluster has {gpus} GPUs", where="--gpus", fix=f"give 1 to {MOST_GPUS}")
+    if load is not None and not 0.0 < load <= 100.0:
+        raise InputError(f"load {load:g} is out of range", where="--load", fix="give more than 0; 1 fills the cluster")
+
+
+def _gpu_s_per_job(kind: Profile, share: dict[int, float], longest_s: float) -> float:
+    """Expected GPU-seconds of a job that lasts at most ``longest_s``: means of lognormals cut off at it."""
+    total = 0.0
+    for size, part in share.items():
+        for lognormal in kind.durations[min(size, LARGEST_CLASS)]:
+            z = (math.log(longest_s / lognormal.median_s)) / lognormal.sigma
+            below = lognormal.median_s * math.exp(lognormal.sigma**2 / 2) * _normal_cdf(z - lognormal.sigma)
+            total += part * size * lognormal.share * (below + longest_s * (1 - _normal_cdf(z)))
+    return total / sum(share.values())
+
+
+def _normal_cdf(z: float) -> float:
+    return 0.5 * math.erfc(-z / math.sqrt(2))
+
+
+def _durations(rng: np.random.Generator, kind: Profile, burst: Ints, size: Ints) -> Floats:
+    """Seconds, by the mixture of each job's class; in a burst, ``alike`` of the jobs last as the one before did."""
+    log_s = np.empty(len(burst))
+    for gpu_class in np.unique(np.minimum(size, LARGEST_CLASS)):
+        members = np.flatnonzero(np.minimum(size, LARGEST_CLASS) == gpu_class)
+        mixture = kind.durations[int(gpu_class)]
+        which = rng.choice(len(mixture), size=len(members), p=normalised(np.array([part.share for part in mixture])))
+        median = np.log([part.median_s for part in mixture])[which]
+        sigma = np.array([part.sigma for part in mixture])[which]
+        log_s[members] = median + sigma * rng.normal(size=len(members))
+    first = np.append(True, burst[1:] != burst[:-1])
+    fresh = first | (rng.random(len(burst)) >= kind.arrivals.alike)
+    leader = np.maximum.accumulate(np.where(fresh, np.arange(len(burst)), 0))
+    jitter = np.where(fresh, 0.0, rng.normal(scale=0.03, size=len(burst)))
+    return np.exp(log_s[leader] + jitter).clip(1.0, LONGEST_DAYS * DAY_S)
+
+
+def _factor(drawn_s: Floats, size: Ints, wanted_gpu_s: float, longest_s: float) -> float:
+    """The factor on durations, none then longer than ``longest_s``, that makes the GPU-seconds as wanted."""
+    if float(size.sum()) * longest_s < wanted_gpu_s:
+        raise InputError(
+            f"{len(size)} jobs of the span's length cannot reach that load",
+            where="--load",
+            fix="give more jobs or less load",
+        )
+    low, high = 0.0, longest_s / float(drawn_s.min())
+    for _ in range(80):
+        factor = (low + high) / 2
+        short = float((size * np.minimum(drawn_s * factor, longest_s)).sum()) < wanted_gpu_s
+        low, high = (factor, high) if short else (low, factor)
+    return high
+
+
+def _models(rng: np.random.Generator, burst_gpus: Ints) -> list[str]:
+    """A model family for each burst, among those that run on so many GPUs."""
+    names = list(MODELS)
+    share = np.array([MODELS[name][0] for name in names])
+    widest = np.array([MODELS[name][1] for name in names])
+    weights = share * (widest >= burst_gpus[:, None])
+    beyond = weights.sum(axis=1) == 0
+    weights[beyond] = [float(name in _WIDEST_MODELS) for name in names]
+    edges = np.cumsum(weights, axis=1)
+    drawn = (rng.random(len(burst_gpus)) * edges[:, -1])[:, None] >= edges
+    return [names[k] for k in drawn.sum(axis=1)]
+
+
+def _batch(model: str, gpus: int) -> int:
+    """The usual global batch nearest (by ratio) to the usual samples per GPU times the GPUs."""
+    _, _, per_gpu, usual = MODELS[model]
+    return min(usual, key=lambda batch: abs(math.log(batch / (per_gpu * gpus))))
