@@ -1,0 +1,96 @@
+"""`prices`, the default: every GPU and every joule has a price, every job's iteration a worth.
+
+Found by duality (design §5). A job's GPUs make the jobs behind it wait, so a GPU costs in proportion to how many jobs
+are at least as large; a joule costs λ_E. At these prices an iteration of a job is worth what it takes to do it most
+cheaply (``v_j``); what a job makes of n GPUs is then ``V_j(n)``, and the GPUs go where the next one adds most. Clocks
+need no rule of their own: when a queue forms, worths rise and with them the clocks that pay.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from powerflow.cost.table import FloatArray, IntArray
+from powerflow.policy.prices_kernel import ranks, sell, value_counts
+from powerflow.policy.protocol import Allocation, View
+
+
+@dataclass(slots=True)
+class Prices:
+    """Allocate by prices; see the module's text and `docs/policies.md`.
+
+    Attributes:
+        crowding: c_μ, how strongly the queue weighs in the price of a GPU. 0.7 was best on held-out traces (design §5).
+    """
+
+    crowding: float = 0.7
+    name: str = "prices"
+    needs_sizes: bool = False
+    period_s: float | None = None
+
+    def decide(self, view: View) -> Allocation:
+        """Value every job at every count, then sell the GPUs to the steepest gains."""
+        answer = view.nothing()
+        jobs = view.jobs
+        if len(jobs) == 0 or view.capacity == 0:
+            return answer
+        shape = (len(jobs), len(view.gpu_counts))
+        value = np.empty(shape)
+        clock = np.zeros(shape, np.int64)
+        worth = np.empty(len(jobs))
+        level = np.empty(len(jobs), np.int64)
+        weight = np.ascontiguousarray(jobs["weight"])
+        value_counts(
+            ranks(job_sizes(view), weight),
+            jobs["remaining"],
+            weight,
+            jobs["pause_s"],
+            jobs["gpus"],
+            jobs["gpus_min"],
+            jobs["gpus_max"],
+            jobs["cost"],
+            view.gpu_counts,
+            powers_of_two(view.gpu_counts),
+            view.step_time_s,
+            view.power_w,
+            view.idle_w,
+            view.capacity,
+            view.energy_price,
+            self.crowding,
+            view.sizes_known,
+            value,
+            clock,
+            worth,
+        )
+        answer.gpu_price = sell(value, view.gpu_counts, view.capacity, level)
+        answer.worth = worth
+        held = level >= 0
+        answer.gpus[held] = view.gpu_counts[level[held]]
+        answer.clock[held] = clock[held, level[held]]
+        return answer
+
+
+def powers_of_two(counts: IntArray) -> IntArray:
+    """Positions in ``counts`` of the powers of two: what is offered, so that buddy allocation wastes nothing."""
+    return np.flatnonzero((counts & (counts - 1)) == 0)
+
+
+def job_sizes(view: View) -> FloatArray:
+    """What jobs are ranked by, ``[J]``; only the order counts.
+
+    Known sizes: GPU-seconds left on the fewest GPUs at the maximum clock. Unknown: the discretised attained service
+    of Tiresias (NSDI'19), ⌊log4(GPU-hours)⌋, and within it the arrival.
+    """
+    jobs = view.jobs
+    if view.sizes_known:
+        at_max = view.step_time_s[:, :, -1] * view.gpu_counts
+        fewest = np.maximum(jobs["gpus_min"], 1)
+        column = np.searchsorted(view.gpu_counts, fewest)
+        per_iteration = at_max[jobs["cost"], np.minimum(column, len(view.gpu_counts) - 1)]
+        return np.where(np.isfinite(per_iteration), jobs["remaining"] * per_iteration, np.inf)
+    queue = np.floor(np.log(np.maximum(jobs["attained_gpu_s"], 1e-9) / 3600.0) / np.log(4.0))
+    sizes = np.empty(len(jobs))
+    sizes[np.lexsort((jobs["id"], queue))] = np.arange(len(jobs))
+    return sizes

@@ -1,0 +1,60 @@
+"""The tables of one pool, stacked so that a policy can index them by class."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+import numpy as np
+
+from powerflow.cost.table import Axes, CostTable, FloatArray
+
+
+class CostBook:
+    """Cost tables by class, as ``[K, N, F]`` arrays that are replaced, never changed, when a belief changes."""
+
+    def __init__(self, axes: Axes) -> None:
+        self.axes = axes
+        self._row: dict[Hashable, int] = {}
+        self._pending: dict[int, CostTable | None] = {}
+        shape = (0, len(axes.gpu_counts), len(axes.clocks_mhz))
+        self._step_time_s: FloatArray = np.empty(shape)
+        self._power_w: FloatArray = np.empty(shape)
+
+    def row(self, cost_class: str) -> int:
+        """The row of a class; a class nobody has described yet gets a row on which nothing can run."""
+        row = self._row.get(cost_class)
+        if row is None:
+            row = self._row[cost_class] = len(self._row)
+            self._pending[row] = None
+        return row
+
+    def learn(self, cost_class: str, table: CostTable) -> None:
+        """Take a new belief.
+
+        Raises:
+            ValueError: If the table's shape is not that of the pool's axes.
+        """
+        shape = (len(self.axes.gpu_counts), len(self.axes.clocks_mhz))
+        if table.step_time_s.shape != shape or table.power_w.shape != shape:
+            raise ValueError(
+                f"cost table of {cost_class!r} has shape {table.step_time_s.shape}; "
+                f"pool {self.axes.gpu_type} has {shape}"
+            )
+        self._pending[self.row(cost_class)] = table
+
+    def arrays(self) -> tuple[FloatArray, FloatArray]:
+        """Step times (s) and powers (W), ``[K, N, F]`` each."""
+        if self._pending:
+            _, counts, clocks = self._step_time_s.shape
+            step_time_s = np.full((len(self._row), counts, clocks), np.inf)
+            power_w = np.zeros((len(self._row), counts, clocks))
+            known = len(self._step_time_s)
+            step_time_s[:known] = self._step_time_s
+            power_w[:known] = self._power_w
+            for row, table in self._pending.items():
+                if table is not None:
+                    step_time_s[row] = table.step_time_s
+                    power_w[row] = table.power_w
+            self._step_time_s, self._power_w = step_time_s, power_w
+            self._pending.clear()
+        return self._step_time_s, self._power_w

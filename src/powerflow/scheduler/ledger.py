@@ -1,0 +1,107 @@
+"""Every active job as one row of numbers, addressed by a slot that is recycled when the job ends."""
+
+from __future__ import annotations
+
+from heapq import heappop, heappush
+
+import numpy as np
+
+from powerflow.cost.table import FloatArray, IntArray
+from powerflow.job import Job
+from powerflow.policy.protocol import JOB, JobRows
+
+
+class Ledger:
+    """Active jobs by slot.
+
+    Attributes:
+        rows: Structured rows of dtype `JOB`, by slot. ``remaining`` and ``attained_gpu_s`` stand as of ``since_s``;
+            `view_rows` brings them up to date.
+        believed: Iterations each job is believed to have in all, by slot; nan: unknown.
+        jobs: The submitted job by slot, None where the slot is free.
+        slot_of: Slot by job id.
+    """
+
+    def __init__(self) -> None:
+        self.rows: JobRows = np.zeros(64, JOB)
+        self.believed: FloatArray = np.zeros(64)
+        self.jobs: list[Job | None] = [None] * 64
+        self.started: list[bool] = [False] * 64
+        self.slot_of: dict[str, int] = {}
+        self._free = list(range(64))
+        self._submitted = 0
+
+    def add(self, job: Job, believed_iterations: float | None, pause_s: float, cost_row: int, now_s: float) -> int:
+        """Give a job a slot."""
+        if not self._free:
+            self._grow()
+        slot = heappop(self._free)  # the lowest: runs of the same events use the same slots
+        self.jobs[slot] = job
+        self.started[slot] = False
+        self.slot_of[job.id] = slot
+        self.believed[slot] = np.nan if believed_iterations is None else believed_iterations
+        self.rows[slot] = (
+            self._submitted,
+            job.submit_s,
+            0.0,
+            0.0,
+            0.0,
+            now_s,
+            pause_s,
+            job.weight,
+            cost_row,
+            job.gpus,
+            job.gpus_min,
+            job.gpus_max,
+            0,
+            0,
+        )
+        self._submitted += 1
+        return slot
+
+    def remove(self, slot: int) -> Job:
+        """Take a job out and free its slot."""
+        job = self.job(slot)
+        del self.slot_of[job.id]
+        self.jobs[slot] = None
+        heappush(self._free, slot)
+        return job
+
+    def job(self, slot: int) -> Job:
+        """The job in a slot that is in use."""
+        job = self.jobs[slot]
+        assert job is not None, f"slot {slot} is free"
+        return job
+
+    def view_rows(self, slots: IntArray, now_s: float) -> JobRows:
+        """Rows of these slots with remaining work and attained service as of now; a copy, read only."""
+        rows = self.rows[slots]
+        rows["attained_gpu_s"] += rows["gpus"] * (now_s - rows["since_s"])
+        believed = self.believed[slots]
+        left = believed - rows["done"]
+        # A job that outlives its prediction is expected to need a tenth of what it has had so far: it must
+        # neither vanish from the ranking nor look endless.
+        rows["remaining"] = np.where(left > 0, left, np.maximum(0.1 * rows["done"], 1e-9))
+        rows["remaining"][np.isnan(believed)] = np.nan
+        rows.flags.writeable = False
+        return rows
+
+    def give(self, slot: int, gpus: int, clock: int, now_s: float) -> None:
+        """Record a new allocation, and settle the GPU-seconds of the old one."""
+        row = self.rows[slot]
+        held = row["gpus"]
+        if held != gpus:
+            row["attained_gpu_s"] += held * (now_s - row["since_s"])
+            row["since_s"] = now_s
+            row["gpus"] = gpus
+        row["clock"] = clock
+
+    def _grow(self) -> None:
+        old = len(self.rows)
+        rows = np.zeros(2 * old, JOB)
+        rows[:old] = self.rows
+        self.rows = rows
+        self.believed = np.concatenate([self.believed, np.zeros(old)])
+        self.jobs.extend([None] * old)
+        self.started.extend([False] * old)
+        self._free = list(range(old, 2 * old))

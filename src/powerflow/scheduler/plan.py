@@ -1,0 +1,126 @@
+"""What the brain answers: the changes to make, and a typed reason for every job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NamedTuple
+
+
+class Why(StrEnum):
+    """Kinds of reasons, one for every job in every decision."""
+
+    STARTED = "started"
+    RESUMED = "resumed"
+    GROWN = "grown"
+    SHRUNK = "shrunk"
+    PREEMPTED = "preempted"
+    RECLOCKED = "reclocked"
+    MOVED = "moved"
+    KEPT = "kept"
+    KEPT_COST = "kept because rescaling costs more than it gains"
+    WAITS_GPUS = "waits for GPUs"
+    WAITS_BUDGET = "waits for budget"
+    NEVER_FITS = "can never run on this cluster"
+
+
+class Reason(NamedTuple):
+    """Why a job has what it has.
+
+    Attributes:
+        why: The kind.
+        gpus_before, gpus: GPUs before and after the decision.
+        clock_before_mhz, clock_mhz: Clocks before and after; 0 while it waits.
+        beneficiary: Shrunk or preempted: the job that got the GPUs, "" if none did.
+        gpu_price: What a GPU was worth at that moment (0 where the policy has no price).
+        short_of: Waits for GPUs: how many more GPUs would let it start.
+    """
+
+    why: Why
+    gpus_before: int
+    gpus: int
+    clock_before_mhz: float
+    clock_mhz: float
+    beneficiary: str = ""
+    gpu_price: float = 0.0
+    short_of: int = 0
+
+    def sentence(self) -> str:
+        """The reason in plain words."""
+        match self.why:
+            case Why.STARTED | Why.RESUMED:
+                return f"{self.why} on {_gpus(self.gpus)} at {self.clock_mhz:.0f} MHz"
+            case Why.GROWN | Why.SHRUNK:
+                tail = f" for {self.beneficiary}" if self.beneficiary else ""
+                return f"{self.why} from {self.gpus_before} to {_gpus(self.gpus)}{tail}"
+            case Why.PREEMPTED:
+                return f"{self.why}{f' for {self.beneficiary}' if self.beneficiary else ''}"
+            case Why.RECLOCKED:
+                return f"{self.why} from {self.clock_before_mhz:.0f} to {self.clock_mhz:.0f} MHz"
+            case Why.WAITS_GPUS:
+                return f"{self.why}: {self.short_of} more would do" if self.short_of else str(self.why)
+            case _:
+                return str(self.why)
+
+
+def _gpus(count: int) -> str:
+    return "1 GPU" if count == 1 else f"{count} GPUs"
+
+
+class Change(NamedTuple):
+    """One job's new allocation.
+
+    Attributes:
+        job_id: Which job.
+        slot: Its handle (`Scheduler.slot`).
+        pool: GPU type it runs on.
+        gpus: GPUs from now on; 0: it is preempted.
+        clock: Index of its clock in the pool's axes.
+        clock_mhz: The clock, MHz; 0 when it holds no GPU.
+        packed: False when it stands on more nodes than its count needs.
+        moved: True when the job must stop and go on elsewhere or with another count (it pauses);
+            False when only its clock changes.
+        wake_s: Seconds until nodes that had to be woken for it are up.
+        reason: Why.
+    """
+
+    job_id: str
+    slot: int
+    pool: str
+    gpus: int
+    clock: int
+    clock_mhz: float
+    packed: bool
+    moved: bool
+    wake_s: float
+    reason: Reason
+
+
+@dataclass(slots=True, eq=False)
+class Plan:
+    """The answer to one step.
+
+    Attributes:
+        now_s: When it was made.
+        decided: False if the step only took note of events and no policy was asked.
+        changes: What to do, in this order: give up, then take.
+        wake_s: When the brain wants to be asked again at the latest; ``inf`` if only events matter.
+        gpu_price: Spot price of a GPU by pool.
+        ignored: Events that could not be used (unknown or finished jobs, repeats), in words.
+        sleep, woken: Nodes to switch off, and nodes switched on for this plan.
+    """
+
+    now_s: float
+    decided: bool
+    changes: Sequence[Change]
+    wake_s: float
+    gpu_price: Mapping[str, float] = field(default_factory=dict)
+    ignored: Sequence[str] = ()
+    sleep: Sequence[str] = ()
+    woken: Sequence[str] = ()
+    explain: Callable[[], Mapping[str, Reason]] = field(default=dict, repr=False)
+
+    def reasons(self) -> Mapping[str, Reason]:
+        """A reason for every job that was active when the plan was made (worked out when asked for)."""
+        return self.explain()

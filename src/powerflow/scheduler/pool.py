@@ -1,0 +1,123 @@
+"""One pool of equal GPUs: asks the policy, and turns its answer into placed changes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from powerflow.cluster.occupancy import Occupancy
+from powerflow.cluster.spec import Node
+from powerflow.cost.table import Axes, IntArray
+from powerflow.policy.protocol import Allocation, Policy, View
+from powerflow.scheduler.book import CostBook
+from powerflow.scheduler.check import check_answer
+from powerflow.scheduler.ledger import Ledger
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decision:
+    """What a policy was shown and what came of it.
+
+    Attributes:
+        view: What the policy saw.
+        answer: What it said.
+        slots: ``[J]`` slots of the view's jobs.
+        changed: Positions of jobs whose allocation changes.
+        moved: Positions of jobs that must stop and go on elsewhere or with another count.
+        packed: ``[len(changed)]`` whether each changed job stands on as few nodes as its count needs.
+    """
+
+    view: View
+    answer: Allocation
+    slots: IntArray
+    changed: IntArray
+    moved: IntArray
+    packed: npt.NDArray[np.bool_]
+
+
+class Pool:
+    """The nodes of one GPU type, what jobs cost on them, and which jobs are there.
+
+    Attributes:
+        gpu_type: Name of the GPU type.
+        axes: Counts and clocks to choose from.
+        idle_w: Watts an idle GPU draws that no decision can save.
+        book: Cost tables.
+        occupancy: Who owns which GPU.
+        evicted: Slots that must leave their GPUs at the next decision (their node drains).
+    """
+
+    def __init__(self, nodes: tuple[Node, ...], axes: Axes, idle_w: float) -> None:
+        self.gpu_type = axes.gpu_type
+        self.axes = axes
+        self.idle_w = idle_w
+        self.book = CostBook(axes)
+        self.occupancy = Occupancy(nodes)
+        self.evicted: set[int] = set()
+        self.count_index = np.full(int(axes.gpu_counts[-1]) + 1, -1, np.int64)
+        self.count_index[axes.gpu_counts] = np.arange(len(axes.gpu_counts))
+        self._active: list[int] = []
+
+    @property
+    def active(self) -> list[int]:
+        """Slots of the pool's jobs in order of submission."""
+        return self._active
+
+    def add(self, slot: int) -> None:
+        """Take a job in."""
+        self._active.append(slot)
+
+    def remove(self, slot: int) -> None:
+        """Let a job go; its GPUs are free at once."""
+        self._active.remove(slot)
+        self.evicted.discard(slot)
+        self.occupancy.release(slot)
+
+    def view(self, ledger: Ledger, slots: IntArray, now_s: float, energy_price: float, sizes_known: bool) -> View:
+        """What a policy is shown of this pool."""
+        step_time_s, power_w = self.book.arrays()
+        return View(
+            now_s=now_s,
+            capacity=self.occupancy.up,
+            gpus_per_node=self.axes.gpus_per_node,
+            gpu_counts=self.axes.gpu_counts,
+            count_index=self.count_index,
+            clocks_mhz=self.axes.clocks_mhz,
+            step_time_s=step_time_s,
+            power_w=power_w,
+            idle_w=self.idle_w,
+            jobs=ledger.view_rows(slots, now_s),
+            energy_price=energy_price,
+            sizes_known=sizes_known,
+        )
+
+    def decide(self, policy: Policy, ledger: Ledger, now_s: float, energy_price: float, sizes_known: bool) -> Decision:
+        """Ask the policy, check its answer, and place what changes.
+
+        Raises:
+            PolicyError: If the answer cannot be carried out.
+        """
+        slots = np.array(self._active, np.int64)
+        view = self.view(ledger, slots, now_s, energy_price, sizes_known)
+        answer = policy.decide(view)
+        check_answer(policy.name, view, answer)
+        before = view.jobs
+        evicted = np.isin(slots, list(self.evicted)) if self.evicted else np.zeros(len(slots), bool)
+        moves = (answer.gpus != before["gpus"]) | (evicted & (answer.gpus > 0))
+        reclocked = (answer.gpus > 0) & (answer.clock != before["clock"])
+        moved = np.flatnonzero(moves)
+        changed = np.flatnonzero(moves | reclocked)
+        self.occupancy.release_many(slots[moved[before["gpus"][moved] > 0]])
+        placed = moved[answer.gpus[moved] > 0]
+        self.occupancy.allocate_many(slots[placed], answer.gpus[placed])
+        self.evicted.clear()
+        for i in changed.tolist():
+            ledger.give(int(slots[i]), int(answer.gpus[i]), int(answer.clock[i]), now_s)
+        packed = self.occupancy.packed_many(slots[changed])
+        return Decision(view, answer, slots, changed, moved, packed)
+
+    def demand(self, ledger: Ledger) -> int:
+        """GPUs that the pool's jobs asked for."""
+        return int(ledger.rows["requested"][self._active].sum()) if self._active else 0

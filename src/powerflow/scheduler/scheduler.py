@@ -1,0 +1,294 @@
+"""The brain. Events go in, a plan comes out; it has no clock, no thread and does no I/O.
+
+The simulator and the live controller drive the same object: they tell what happened (`events`), carry out what the
+plan says, and come back when something happens or when ``plan.wake_s`` is reached, whichever is first.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from powerflow.cluster.spec import ClusterSpec
+from powerflow.cost.table import Axes
+from powerflow.policy.protocol import Policy
+from powerflow.scheduler.events import (
+    Cancelled,
+    Completed,
+    CostLearned,
+    EnergyPriceSet,
+    Event,
+    Failed,
+    NodeDrained,
+    NodeFailed,
+    NodeRecovered,
+    Progress,
+    Submitted,
+)
+from powerflow.scheduler.ledger import Ledger
+from powerflow.scheduler.plan import Change, Plan, Reason
+from powerflow.scheduler.pool import Decision, Pool
+from powerflow.scheduler.reasons import all_reasons, change_reasons
+
+
+class Scheduler:
+    """Keeps choosing, for all jobs together, how many GPUs, which clock, which GPUs.
+
+    Args:
+        cluster: The nodes there are.
+        axes: Per GPU type, the counts and clocks to choose from.
+        idle_w: Per GPU type, watts an idle GPU draws all the same.
+        policy: Who gets what. Each pool of GPUs gets its own copy.
+        energy_price: λ_E, seconds per joule.
+        sizes_known: Whether believed sizes mean anything.
+        interval_s: Decisions are at least this far apart (design §5).
+    """
+
+    def __init__(
+        self,
+        cluster: ClusterSpec,
+        axes: Mapping[str, Axes],
+        idle_w: Mapping[str, float],
+        policy: Policy,
+        *,
+        energy_price: float = 0.0,
+        sizes_known: bool = True,
+        interval_s: float = 60.0,
+    ) -> None:
+        self.policy_name = policy.name
+        self.energy_price = energy_price
+        self.sizes_known = sizes_known
+        self.interval_s = interval_s
+        self.ledger = Ledger()
+        self.pools = {name: Pool(tuple(nodes), axes[name], idle_w[name]) for name, nodes in cluster.pools().items()}
+        self.policies = {name: copy.deepcopy(policy) for name in self.pools}
+        self.ended = {"completed": 0, "failed": 0, "cancelled": 0}
+        self.submitted = 0
+        self._pool_of: dict[int, Pool] = {}
+        self._node_pool = {node.name: pool for pool in self.pools.values() for node in pool.occupancy.nodes}
+        self._dirty = False
+        self._decided_s = -math.inf
+
+    # -- what a body asks ---------------------------------------------------------------------------------------
+
+    def slot(self, job_id: str) -> int:
+        """The handle of an active job, valid until it ends; `Progress` speaks of jobs by it.
+
+        Raises:
+            KeyError: If no active job has this name.
+        """
+        return self.ledger.slot_of[job_id]
+
+    def slots_on(self, node: str) -> list[int]:
+        """Slots of the jobs that hold GPUs on a node."""
+        return [int(slot) for slot in self._node_pool[node].occupancy.owners_on(node)]
+
+    def step(self, now_s: float, events: Sequence[Event]) -> Plan:
+        """Take note of what happened, and decide if it is time to.
+
+        Args:
+            now_s: The present, seconds; never earlier than in the step before.
+            events: What happened since then, in order. Repeats and late ones are ignored, and listed as such.
+        """
+        ignored = [why for event in events if (why := self._note(event, now_s))]
+        if now_s < self._due_s():
+            return Plan(now_s, False, (), self._due_s(), ignored=ignored)
+        self._dirty = False
+        self._decided_s = now_s
+        return self._decide(now_s, ignored)
+
+    # -- events -------------------------------------------------------------------------------------------------
+
+    def _note(self, event: Event, now_s: float) -> str:
+        """Take note of one event; the answer says why it could not be used, "" if it could."""
+        match event:
+            case Progress(slots, done):
+                # a report that comes late must not take work back
+                rows = self.ledger.rows
+                rows["done"][slots] = np.maximum(rows["done"][slots], done)
+                return ""
+            case Submitted():
+                return self._submit(event, now_s)
+            case Completed(job_id):
+                return self._end(job_id, "completed")
+            case Cancelled(job_id):
+                return self._end(job_id, "cancelled")
+            case Failed(job_id, retry, done):
+                return self._requeue(job_id, done, now_s) if retry else self._end(job_id, "failed")
+            case CostLearned(cost_class, gpu_type, table):
+                if gpu_type not in self.pools:
+                    return f"cost of {cost_class} on {gpu_type}: this cluster has none"
+                self.pools[gpu_type].book.learn(cost_class, table)
+                self._reroute(now_s)
+            case EnergyPriceSet(price):
+                self.energy_price = price
+            case NodeFailed(node):
+                return self._lose(node, now_s)
+            case NodeDrained(node):
+                return self._drain(node)
+            case NodeRecovered(node):
+                if node not in self._node_pool:
+                    return f"node {node} is unknown"
+                self._node_pool[node].occupancy.recover(node)
+                self._reroute(now_s)
+        self._dirty = True
+        return ""
+
+    def _submit(self, event: Submitted, now_s: float) -> str:
+        job = event.job
+        if job.id in self.ledger.slot_of:
+            return f"job {job.id} is active already"
+        pool = self._best_pool(job.cost_class, job.gpus, job.gpu_type)
+        row = pool.book.row(job.cost_class)
+        slot = self.ledger.add(job, event.believed_iterations, event.pause_s, row, now_s)
+        pool.add(slot)
+        self._pool_of[slot] = pool
+        self.submitted += 1
+        self._dirty = True
+        return ""
+
+    def _end(self, job_id: str, how: str) -> str:
+        slot = self.ledger.slot_of.get(job_id)
+        if slot is None:
+            return f"job {job_id} is not active"
+        self._pool_of.pop(slot).remove(slot)
+        self.ledger.remove(slot)
+        self.ended[how] += 1
+        self._dirty = True
+        return ""
+
+    def _requeue(self, job_id: str, done: float, now_s: float) -> str:
+        slot = self.ledger.slot_of.get(job_id)
+        if slot is None:
+            return f"job {job_id} is not active"
+        self._stop(slot, now_s)
+        self.ledger.rows["done"][slot] = done  # work since the last checkpoint is lost
+        self._dirty = True
+        return ""
+
+    def _lose(self, node: str, now_s: float) -> str:
+        pool = self._node_pool.get(node)
+        if pool is None:
+            return f"node {node} is unknown"
+        for slot in pool.occupancy.fail(node):
+            self._stop(slot, now_s)  # a gang runs whole or not at all
+        self._dirty = True
+        return ""
+
+    def _drain(self, node: str) -> str:
+        pool = self._node_pool.get(node)
+        if pool is None:
+            return f"node {node} is unknown"
+        pool.evicted.update(pool.occupancy.drain(node))
+        self._dirty = True
+        return ""
+
+    def _stop(self, slot: int, now_s: float) -> None:
+        pool = self._pool_of[slot]
+        pool.occupancy.release(slot)
+        pool.evicted.discard(slot)
+        self.ledger.give(slot, 0, 0, now_s)
+
+    # -- which pool ---------------------------------------------------------------------------------------------
+
+    def _best_pool(self, cost_class: str, gpus: int, gpu_type: str | None) -> Pool:
+        """Where a job is expected to end first: its own time there, stretched by how crowded the pool is."""
+        if gpu_type is not None:
+            return self.pools[gpu_type]
+        if len(self.pools) == 1:
+            return next(iter(self.pools.values()))
+
+        def expected_s(pool: Pool) -> float:
+            step_time_s, _ = pool.book.arrays()
+            row = pool.book.row(cost_class)
+            if row >= len(step_time_s) or pool.occupancy.up == 0:
+                return math.inf
+            column = int(np.searchsorted(pool.axes.gpu_counts, gpus, side="right")) - 1
+            crowd = (pool.demand(self.ledger) + gpus) / pool.occupancy.up
+            return float(step_time_s[row, : column + 1, -1].min()) * max(1.0, crowd)
+
+        return min(self.pools.values(), key=expected_s)
+
+    def _reroute(self, now_s: float) -> None:
+        """Jobs that wait and are not bound to a GPU type choose their pool again."""
+        if len(self.pools) == 1:
+            return
+        for slot in sorted(self._pool_of):
+            job, pool = self.ledger.job(slot), self._pool_of[slot]
+            if self.ledger.rows["gpus"][slot] or job.gpu_type is not None:
+                continue
+            best = self._best_pool(job.cost_class, job.gpus, None)
+            if best is not pool:
+                pool.remove(slot)
+                best.add(slot)
+                self._pool_of[slot] = best
+                self.ledger.rows["cost"][slot] = best.book.row(job.cost_class)
+
+    # -- decisions ----------------------------------------------------------------------------------------------
+
+    def _due_s(self) -> float:
+        """When the next decision is due; ``inf`` if nothing calls for one."""
+        if self._dirty:
+            return self._decided_s + self.interval_s
+        periods = [
+            policy.period_s
+            for name, policy in self.policies.items()
+            if policy.period_s is not None and self.pools[name].active
+        ]
+        return self._decided_s + max(min(periods), self.interval_s) if periods else math.inf
+
+    def _decide(self, now_s: float, ignored: Sequence[str]) -> Plan:
+        changes: list[Change] = []
+        prices: dict[str, float] = {}
+        decisions: list[tuple[Pool, Decision]] = []
+        for name, pool in self.pools.items():
+            if not pool.active:
+                continue
+            decision = pool.decide(self.policies[name], self.ledger, now_s, self.energy_price, self.sizes_known)
+            changes += self._changes(pool, decision)
+            prices[name] = decision.answer.gpu_price
+            decisions.append((pool, decision))
+        # give up before taking, so that a body can carry the changes out one by one
+        changes.sort(key=lambda change: change.gpus - change.reason.gpus_before)
+
+        def explain() -> Mapping[str, Reason]:
+            known = {change.job_id: change.reason for change in changes}
+            reasons: dict[str, Reason] = {}
+            for pool, decision in decisions:
+                names = [self.ledger.job(int(slot)).id for slot in decision.slots]
+                reasons |= all_reasons(self.policies[pool.gpu_type], decision, self.ledger, known, names)
+            return reasons
+
+        return Plan(now_s, True, changes, self._due_s(), prices, ignored, explain=explain)
+
+    def _changes(self, pool: Pool, decision: Decision) -> list[Change]:
+        if len(decision.changed) == 0:
+            return []
+        moved = np.zeros(len(decision.slots), bool)
+        moved[decision.moved] = True
+        changes = []
+        reasons = change_reasons(decision, self.ledger)
+        answer = decision.answer
+        for j, packed, reason in zip(decision.changed.tolist(), decision.packed.tolist(), reasons, strict=True):
+            slot = int(decision.slots[j])
+            gpus, clock = int(answer.gpus[j]), int(answer.clock[j])
+            if gpus:
+                self.ledger.started[slot] = True
+            changes.append(
+                Change(
+                    self.ledger.job(slot).id,
+                    slot,
+                    pool.gpu_type,
+                    gpus,
+                    clock if gpus else 0,
+                    reason.clock_mhz,
+                    packed,
+                    bool(moved[j]),
+                    0.0,
+                    reason,
+                )
+            )
+        return changes

@@ -1,0 +1,268 @@
+"""From a trace to a workload: which model each job trains, how much work that is, and what it truly costs.
+
+Traces tell when jobs came, how long they ran and on how many GPUs; few tell what they trained. Where a trace names
+no model, one is drawn, by seed, from the catalogue's families; the workload's facts say so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from powerflow.cluster.spec import ClusterSpec, parse_cluster
+from powerflow.cost.catalogue import axes_for, families, family, family_model, gpu_type
+from powerflow.cost.model import JobModel
+from powerflow.cost.table import Axes, CostTable, FloatArray
+from powerflow.cost.tabulate import tabulate
+from powerflow.errors import InputError
+from powerflow.job import Job
+from powerflow.simulate.workload import Workload
+from powerflow.trace.record import Trace, TraceJob
+
+VARIATION = 0.2  # log-sd of each class's own parameters around its family's
+TEXTURE = 0.03  # log-sd of what no formula explains, per GPU count
+
+
+def build_workload(
+    trace: Trace,
+    cluster: str,
+    *,
+    load: float | None = None,
+    seed: int = 0,
+    most_gpus: int | None = None,
+    variation: float = VARIATION,
+) -> Workload:
+    """The jobs of a trace on a cluster, with a truth of what they cost.
+
+    Every class (family and global batch) gets a truth of its own: the family's model with each parameter times a
+    lognormal factor of log-sd ``variation``, and a texture of 3 % per GPU count that no formula explains; so neither
+    a prior nor a fit can know it exactly.
+
+    Args:
+        trace: What was logged.
+        cluster: ``"16x8:A100"`` or a file (`parse_cluster`).
+        load: Offered load to scale submissions to: GPU-seconds asked for ÷ (GPUs × span of submissions);
+            None leaves the times as they are.
+        seed: Draws models where the trace names none, and the truth.
+        most_gpus: Requests above this are cut to it (an 8-node job on a 4-node cluster); None refuses them.
+        variation: See above; 0 makes truth and family model the same but for the texture.
+
+    Raises:
+        InputError: For an impossible load, or a job that is larger than the cluster.
+    """
+    spec = _named_as_in_catalogue(parse_cluster(cluster))
+    pools = spec.pools()
+    largest = max(sum(node.gpus for node in nodes) for nodes in pools.values())
+    asked = _requests(trace, largest, most_gpus)
+    rng = np.random.default_rng([seed, 0x7A5E])
+    kinds, drawn = _assign(trace.jobs, asked, rng)
+    axes = _axes(spec, asked)
+    truth = _truth(sorted(set(kinds)), axes, variation, seed)
+    reference = next(iter(pools))
+    iterations = [
+        _iterations(job, gpus, truth[_class_name(kind), reference], axes[reference], trace.source)
+        for job, gpus, kind in zip(trace.jobs, asked, kinds, strict=True)
+    ]
+    first_s = trace.jobs[0].submit_s
+    submit_s = [job.submit_s - first_s for job in trace.jobs]
+    offered = _offered(submit_s, asked, iterations, kinds, truth, axes, reference, spec.gpus)
+    scale = _time_scale(offered, load, trace.source)
+    most = {name: min(_power_of_two_below(largest), family(name).gpus_max) for name, _ in set(kinds)}
+    jobs = tuple(
+        Job(
+            id=_unique(job.id, i),
+            submit_s=submit * scale,
+            cost_class=_class_name(kind),
+            iterations=work,
+            gpus=gpus,
+            gpus_max=max(gpus, most[kind[0]]),
+            project=job.project,
+        )
+        for i, (job, submit, kind, work, gpus) in enumerate(
+            zip(trace.jobs, submit_s, kinds, iterations, asked, strict=True)
+        )
+    )
+    facts = {
+        "Jobs": f"{len(jobs):,} from {trace.source} ({trace.format})",
+        "Cluster": f"{cluster} ({spec.gpus:,} GPUs)",
+        "Offered load": f"{offered / scale:.2f}"
+        + ("" if load is None else f" (submissions scaled by {scale:.3g}, from {offered:.2f} in the trace)"),
+        "Models": _models_fact(drawn, len(jobs), seed),
+        "Costs": f"modelled: catalogue models on {', '.join(axes)}, each class varied by {variation:.0%} (seed {seed})",
+    }
+    cut = sum(gpus < job.gpus for job, gpus in zip(trace.jobs, asked, strict=True))
+    if cut:
+        facts["Requests"] = f"{cut} jobs asked for more than {most_gpus} GPUs; cut to that"
+    return Workload(f"{len(jobs):,} jobs of {trace.source} on {cluster}", jobs, spec, axes, truth, facts)
+
+
+def _named_as_in_catalogue(spec: ClusterSpec) -> ClusterSpec:
+    """The same cluster with every GPU type under its catalogue name (``a100`` is A100)."""
+    nodes = tuple(dataclasses.replace(node, gpu_type=gpu_type(node.gpu_type).name) for node in spec.nodes)
+    return dataclasses.replace(spec, nodes=nodes)
+
+
+Kind = tuple[str, int]  # family, global batch
+
+
+def _class_name(kind: Kind) -> str:
+    return f"{kind[0]}/{kind[1]}"
+
+
+def _unique(name: str, position: int) -> str:
+    """Names of a log may repeat (a requeued job); a workload's may not."""
+    return f"{position}:{name}"
+
+
+def _requests(trace: Trace, largest: int, most_gpus: int | None) -> list[int]:
+    limit = largest if most_gpus is None else min(most_gpus, largest)
+    too_large = [job for job in trace.jobs if job.gpus > limit]
+    if too_large and most_gpus is None:
+        worst = max(too_large, key=lambda job: job.gpus)
+        raise InputError(
+            f"{len(too_large)} jobs ask for more than the cluster's {largest} GPUs (job {worst.id}: {worst.gpus})",
+            where=trace.source,
+            fix=f"give a larger cluster, or cut requests with --most-gpus {largest}",
+        )
+    return [min(job.gpus, limit) for job in trace.jobs]
+
+
+def _assign(jobs: Sequence[TraceJob], asked: Sequence[int], rng: np.random.Generator) -> tuple[list[Kind], int]:
+    """Family and global batch of each job, and how many had to be drawn.
+
+    Drawn jobs get any family evenly, among those that scale to the GPUs asked for, and one of its usual batches
+    of at least 16 samples per GPU asked for (its largest, if none is so large).
+    """
+    every = [family(name) for name in sorted(families())]
+    able = {gpus: [f for f in every if f.gpus_max >= gpus] or every for gpus in set(asked)}
+    named = {job.model: family(job.model) for job in jobs if job.model is not None}
+    kinds: list[Kind] = []
+    drawn = 0
+    for job, gpus in zip(jobs, asked, strict=True):
+        if job.model is None:
+            drawn += 1
+            choices = able[gpus]
+            model = choices[rng.integers(len(choices))]
+        else:
+            model = named[job.model]
+        kinds.append((model.name, job.global_batch or _batch_for(model.global_batches, gpus, rng)))
+    return kinds, drawn
+
+
+def _batch_for(batches: Sequence[int], gpus: int, rng: np.random.Generator) -> int:
+    fitting = [batch for batch in batches if batch >= 16 * gpus]
+    return fitting[rng.integers(len(fitting))] if fitting else max(batches)
+
+
+def _axes(spec: ClusterSpec, asked: Sequence[int]) -> dict[str, Axes]:
+    """Per pool: the powers of two that fit, and whatever was asked for."""
+    axes = {}
+    for name, nodes in spec.pools().items():
+        gpus = sum(node.gpus for node in nodes)
+        counts = {1 << k for k in range(gpus.bit_length()) if 1 << k <= gpus} | {n for n in asked if n <= gpus}
+        axes[name] = axes_for(name, max(node.gpus for node in nodes), sorted(counts))
+    return axes
+
+
+def _truth(
+    kinds: Sequence[Kind], axes: Mapping[str, Axes], variation: float, seed: int
+) -> dict[tuple[str, str], CostTable]:
+    truth = {}
+    for name, batch in kinds:
+        # a class's own character is the same whichever other classes there are
+        rng = np.random.default_rng([seed, *f"{name}/{batch}".encode()])
+        factors = np.exp(variation * rng.standard_normal(8))
+        texture = np.exp(TEXTURE * rng.standard_normal(64))
+        for pool_name, pool in axes.items():
+            table = tabulate(_varied(family_model(name, pool_name), factors), pool, batch)
+            rough = texture[: len(pool.gpu_counts), None]
+            truth[f"{name}/{batch}", pool_name] = dataclasses.replace(
+                table,
+                step_time_s=table.step_time_s * rough,
+                spread_step_time_s=np.maximum(table.spread_step_time_s, table.step_time_s) * rough,
+            )
+    return truth
+
+
+def _varied(model: JobModel, factors: FloatArray) -> JobModel:
+    """A job of the family that is itself: slower, chattier, hotter than the family's model, or the reverse."""
+    time, power = model.throughput, model.power
+    alpha, beta, kappa, near, far, active, sync, busy = factors
+    return dataclasses.replace(
+        model,
+        throughput=dataclasses.replace(
+            time,
+            alpha_s=time.alpha_s * alpha,
+            beta_s=time.beta_s * beta,
+            kappa=min(1.0, time.kappa * kappa),
+            node_alpha_s=time.node_alpha_s * near,
+            node_beta_s=time.node_beta_s * near,
+            cross_alpha_s=time.cross_alpha_s * far,
+            cross_beta_s=time.cross_beta_s * far,
+        ),
+        power=dataclasses.replace(
+            power,
+            active_w=power.idle_w + (power.active_w - power.idle_w) * min(active, 1.2),
+            sync_share=min(1.0, power.sync_share * sync),
+            busy_exponent=power.busy_exponent * busy,
+        ),
+    )
+
+
+def _iterations(job: TraceJob, gpus: int, table: CostTable, axes: Axes, source: str) -> float:
+    """Work: as logged, or what the job did in its logged time on its GPUs at the maximum clock."""
+    if job.iterations is not None:
+        return job.iterations
+    step_s = _step_s(table, axes, gpus)
+    if not math.isfinite(job.duration_s):
+        raise InputError(f"job {job.id} has neither a duration nor iterations", where=source)
+    return max(job.duration_s, 1.0) / step_s
+
+
+def _step_s(table: CostTable, axes: Axes, gpus: int) -> float:
+    column = int(np.searchsorted(axes.gpu_counts, gpus, side="right")) - 1
+    finite = table.step_time_s[: column + 1, -1]
+    return float(finite[np.isfinite(finite)][-1])
+
+
+def _offered(
+    submit_s: Sequence[float],
+    asked: Sequence[int],
+    iterations: Sequence[float],
+    kinds: Sequence[Kind],
+    truth: Mapping[tuple[str, str], CostTable],
+    axes: Mapping[str, Axes],
+    reference: str,
+    gpus: int,
+) -> float:
+    """GPU-seconds asked for ÷ (GPUs × span of submissions); ``inf`` if all come at once."""
+    demand = sum(
+        n * work * _step_s(truth[_class_name(kind), reference], axes[reference], n)
+        for n, work, kind in zip(asked, iterations, kinds, strict=True)
+    )
+    span_s = submit_s[-1] - submit_s[0]
+    return demand / (gpus * span_s) if span_s > 0 else math.inf
+
+
+def _time_scale(offered: float, load: float | None, source: str) -> float:
+    if load is None:
+        return 1.0
+    if not (load > 0 and math.isfinite(load)):
+        raise InputError(f"load is {load}", where="--load", fix="give a number > 0, such as 0.8")
+    if not math.isfinite(offered):
+        raise InputError("all jobs come at once, so their load cannot be scaled", where=source, fix="leave --load away")
+    return offered / load
+
+
+def _power_of_two_below(n: int) -> int:
+    return 1 << (n.bit_length() - 1)
+
+
+def _models_fact(drawn: int, jobs: int, seed: int) -> str:
+    if drawn == 0:
+        return "as named by the trace"
+    who = "the trace names none" if drawn == jobs else f"the trace names none for {drawn:,} jobs"
+    return f"{who}: drawn evenly from the catalogue's families (seed {seed})"

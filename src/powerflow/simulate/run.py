@@ -1,0 +1,459 @@
+"""The simulator: virtual time around the same scheduler object that the live controller drives.
+
+What happens comes from the workload's truth; what the scheduler is told comes from a belief about it. Events of one
+moment are handed over together; the plan that comes back is carried out at once, except that a job whose GPU count
+changes stands still for its pause.
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+import time
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from typing import NamedTuple
+
+import numpy as np
+
+from powerflow.cost.catalogue import gpu_type as catalogue_gpu
+from powerflow.errors import InputError
+from powerflow.job import Job
+from powerflow.policy.protocol import Policy
+from powerflow.scheduler.events import Completed, Event, Failed, NodeFailed, NodeRecovered, Progress, Submitted
+from powerflow.scheduler.plan import Change, Plan
+from powerflow.scheduler.scheduler import Scheduler
+from powerflow.simulate.belief import Belief, Oracle
+from powerflow.simulate.recorder import Meter, Recorder
+from powerflow.simulate.result import JobResults, SimulationResult
+from powerflow.simulate.truth import truth_of
+from powerflow.simulate.workload import Workload
+
+STALL_LIMIT = 10_000  # decisions in a row that leave every job waiting while nothing else can happen
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """How the simulated cluster behaves beyond what jobs cost.
+
+    Attributes:
+        pause_s: Seconds a job stands still when its GPU count changes or it is moved.
+        checkpoint_s: Seconds of running between checkpoints: work since the last one is lost when a node fails.
+        node_mtbf_h: Mean hours between failures of one node; ``inf``: none fail.
+        node_repair_h: Hours until a failed node is back.
+        interval_s: Decisions are at least this far apart.
+    """
+
+    pause_s: float = 30.0
+    checkpoint_s: float = 1800.0
+    node_mtbf_h: float = math.inf
+    node_repair_h: float = 1.0
+    interval_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        for field, least in (("pause_s", 0.0), ("checkpoint_s", 1.0), ("node_repair_h", 0.0), ("interval_s", 0.0)):
+            value = getattr(self, field)
+            if not (value >= least and math.isfinite(value)):
+                raise InputError(f"{field} is {value}", where="simulation", fix=f"give a finite number ≥ {least:g}")
+        if not self.node_mtbf_h > 0:
+            raise InputError(f"node_mtbf_h is {self.node_mtbf_h}", where="simulation", fix="give hours > 0")
+
+
+@dataclass(slots=True, eq=False)
+class _Run:
+    """A job that holds GPUs: one stretch of unchanged allocation.
+
+    ``stretch`` tells its own heap entries from those of earlier stretches; while ``paused`` its GPUs only idle.
+    """
+
+    job: int
+    change: Change
+    since_s: float
+    resume_s: float
+    done: float
+    rate: float
+    power_w: float
+    stretch: int
+    paused: bool
+
+
+class _Due(NamedTuple):
+    """A heap entry. Order: time, kind (ends before resumptions before failures), then first come."""
+
+    time_s: float
+    kind: int
+    sequence: int
+    slot: int
+    stretch: int
+
+
+END, RESUME, FAIL, RECOVER = range(4)
+
+
+class Simulation:
+    """A simulation that can be run to its end, or stopped, stored and resumed at any event.
+
+    Args:
+        workload: Jobs, cluster and truth.
+        policy: Who gets what.
+        energy_price: λ_E, seconds per joule.
+        belief: What the scheduler is told of costs and sizes.
+        world: Pauses, failures, ….
+        seed: Seed of node failures.
+
+    Raises:
+        InputError: If a job can never run on this cluster.
+    """
+
+    def __init__(
+        self,
+        workload: Workload,
+        policy: Policy,
+        *,
+        energy_price: float = 0.0,
+        belief: Belief | None = None,
+        world: World | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.workload = workload
+        self.policy_name = policy.name
+        self.belief = belief or Oracle(workload)
+        self.world = world or World()
+        self.seed = seed
+        self.energy_price = energy_price
+        if policy.needs_sizes and not self.belief.sizes_known:
+            raise InputError(
+                f"policy {policy.name} needs to know how long jobs are", fix="use sizes known or mispredicted with it"
+            )
+        cluster = workload.cluster
+        self.idle_w = {name: catalogue_gpu(name).idle_w for name in cluster.pools()}
+        _check_jobs(workload)
+        self.scheduler = Scheduler(
+            cluster,
+            workload.axes,
+            self.idle_w,
+            policy,
+            energy_price=energy_price,
+            sizes_known=self.belief.sizes_known,
+            interval_s=self.world.interval_s,
+        )
+        self.truth = truth_of(workload)
+        self.jobs: list[Job] = list(workload.jobs)
+        count = len(self.jobs)
+        self.start_s = np.full(count, np.nan)
+        self.finish_s = np.full(count, np.nan)
+        self.gpu_s = np.zeros(count)
+        self.energy_j = np.zeros(count)
+        self.rescales = np.zeros(count, np.int64)
+        self.done = np.zeros(count)  # iterations safe in a checkpoint or done, while a job waits
+        self.index = {job.id: i for i, job in enumerate(self.jobs)}
+
+        self.now_s = 0.0
+        self.runs: dict[int, _Run] = {}  # by slot
+        self.waiting = 0
+        self.arrived = 0
+        self.ended = 0
+        self.gpu_clock_mhz = 0.0
+        self.gpu_price = 0.0
+        self.idle_j = 0.0
+        self.meter = Meter()
+        self.recorder = Recorder()
+        self.decisions = 0
+        self.cpu_s = 0.0
+        self._due: list[_Due] = []
+        self._sequence = 0
+        self._stretch = 0
+        self._wake_s = math.inf
+        self._decided_s = -math.inf
+        self._stalled = 0
+        self._rng = np.random.default_rng([seed, 0xFA11])
+        self._nodes = [node for nodes in cluster.pools().values() for node in nodes]
+        self._busy = dict.fromkeys(self.idle_w, 0)
+        self._up = {name: sum(node.gpus for node in nodes) for name, nodes in cluster.pools().items()}
+        self._idle_watts = sum(self.idle_w[name] * up for name, up in self._up.items())
+        self.meter.watts = self._idle_watts
+        # by slot, for `_progress`
+        self._done, self._resume_s, self._rate = np.zeros(64), np.zeros(64), np.zeros(64)
+        if math.isfinite(self.world.node_mtbf_h):
+            for node in range(len(self._nodes)):
+                self._fails_later(node)
+        self._pending: list[Event] = list(self.belief.start())
+
+    # -- running ------------------------------------------------------------------------------------------------
+
+    def run(self, events: int | None = None) -> bool:
+        """Go on until all jobs have ended, or for so many moments; True when the end is reached."""
+        began = time.process_time()
+        left = math.inf if events is None else events
+        while self.ended < len(self.jobs) and left > 0:
+            self._moment()
+            left -= 1
+        self.cpu_s += time.process_time() - began
+        return self.ended == len(self.jobs)
+
+    def state(self) -> bytes:
+        """Everything needed to go on later. Load it only from where you trust: it is a pickle."""
+        return pickle.dumps(self, protocol=pickle.HIGHEST_PROTOCOL)
+
+    @staticmethod
+    def resume(state: bytes) -> Simulation:
+        """A simulation that goes on where `state` was taken."""
+        simulation = pickle.loads(state)
+        assert isinstance(simulation, Simulation)
+        return simulation
+
+    def result(self) -> SimulationResult:
+        """What came of it; call it when `run` has said True."""
+        end_s = float(np.nanmax(self.finish_s)) if self.jobs else 0.0
+        return SimulationResult(
+            policy=self.policy_name,
+            seed=self.seed,
+            energy_price=self.energy_price,
+            jobs=JobResults(
+                ids=tuple(job.id for job in self.jobs),
+                cost_class=tuple(job.cost_class for job in self.jobs),
+                submit_s=np.array([job.submit_s for job in self.jobs]),
+                start_s=self.start_s,
+                finish_s=self.finish_s,
+                requested=np.array([job.gpus for job in self.jobs], np.int64),
+                gpu_s=self.gpu_s,
+                energy_j=self.energy_j,
+                rescales=self.rescales,
+                weight=np.array([job.weight for job in self.jobs]),
+                alone_s=np.array([alone_s(self.workload, job) for job in self.jobs]),
+                failed=np.zeros(len(self.jobs), bool),
+            ),
+            timeline=self.recorder.timeline(),
+            segments=self.recorder.segments(),
+            end_s=end_s,
+            metered_j=self.meter.joules,
+            idle_j=self.idle_j,
+            tail_w=self._idle_watts,
+            decisions=self.decisions,
+            cpu_s=self.cpu_s,
+        )
+
+    # -- one moment ---------------------------------------------------------------------------------------------
+
+    def _moment(self) -> None:
+        """Go to the next moment at which something happens, and let it happen."""
+        arrival_s = self.jobs[self.arrived].submit_s if self.arrived < len(self.jobs) else math.inf
+        due_s = self._due[0].time_s if self._due else math.inf
+        now_s = min(arrival_s, due_s, self._wake_s)
+        if now_s == math.inf or self._stalled > STALL_LIMIT:
+            raise self._stall()
+        self.meter.advance(now_s)
+        self.idle_j += self._idle_watts * (now_s - self.now_s)
+        self.now_s = now_s
+        events = self._pending
+        self._pending = []
+        if self.runs and now_s >= self._decided_s + self.world.interval_s:
+            events.insert(0, self._progress())  # only a step that may decide needs to know
+        while self._due and self._due[0].time_s <= now_s:
+            self._happen(heappop(self._due), events)
+        while self.arrived < len(self.jobs) and self.jobs[self.arrived].submit_s <= now_s:
+            job = self.jobs[self.arrived]
+            events.append(Submitted(job, self.belief.iterations(self.arrived), self.world.pause_s))
+            self.arrived += 1
+            self.waiting += 1
+        plan = self.scheduler.step(now_s, events)
+        self._wake_s = plan.wake_s
+        if plan.decided:
+            self._carry_out(plan)
+        busy = sum(self._busy.values())
+        self.recorder.state(
+            now_s, self.meter.watts, busy, len(self.runs), self.waiting, self.gpu_clock_mhz, self.gpu_price
+        )
+
+    def _happen(self, due: _Due, events: list[Event]) -> None:
+        """Let one heap entry come true; entries of stretches that are over mean nothing any more."""
+        if due.kind == FAIL:
+            self._fail(due.slot, events)
+        elif due.kind == RECOVER:
+            node = self._nodes[due.slot]
+            self._power_idle(node.gpu_type, node.gpus)
+            self._up[node.gpu_type] += node.gpus
+            events.append(NodeRecovered(node.name))
+            self._fails_later(due.slot)
+        else:
+            run = self.runs.get(due.slot)
+            if run is None or run.stretch != due.stretch:
+                return
+            if due.kind == RESUME:
+                run.paused = False
+                self.meter.watts += run.power_w - self._paused_watts(run)
+                if self.belief.exploration_s(self.jobs[run.job], run.change) > 0:  # it has just been tried out
+                    events.extend(self.belief.observe(self.jobs[run.job], run.change, 0.0))
+                return
+            self._leave(due.slot)
+            self.finish_s[run.job] = self.now_s
+            self.ended += 1
+            events.append(Completed(self.jobs[run.job].id))
+
+    def _fail(self, number: int, events: list[Event]) -> None:
+        """A node breaks: its jobs fall back to their last checkpoint and wait."""
+        node = self._nodes[number]
+        events.append(NodeFailed(node.name))
+        for slot in self.scheduler.slots_on(node.name):
+            run = self.runs[slot]
+            ran_s = max(0.0, self.now_s - run.resume_s)
+            saved_s = ran_s - math.fmod(ran_s, self.world.checkpoint_s)
+            self._leave(slot)
+            self.done[run.job] = run.done + saved_s * run.rate
+            self.waiting += 1
+            events.append(Failed(self.jobs[run.job].id, retry=True, done=float(self.done[run.job])))
+        self._up[node.gpu_type] -= node.gpus
+        self._power_idle(node.gpu_type, -node.gpus)
+        self._schedule(self.now_s + 3600.0 * self.world.node_repair_h, RECOVER, number, 0)
+
+    def _fails_later(self, node: int) -> None:
+        self._schedule(self.now_s + 3600.0 * self._rng.exponential(self.world.node_mtbf_h), FAIL, node, 0)
+
+    def _progress(self) -> Progress:
+        slots = np.array(list(self.runs), np.int64)
+        ran_s = np.maximum(0.0, self.now_s - self._resume_s[slots])
+        return Progress(slots, self._done[slots] + ran_s * self._rate[slots])
+
+    # -- plans --------------------------------------------------------------------------------------------------
+
+    def _carry_out(self, plan: Plan) -> None:
+        self.decisions += 1
+        self._decided_s = plan.now_s
+        self.gpu_price = max(plan.gpu_price.values(), default=0.0)
+        for change in plan.changes:
+            before = self.runs.get(change.slot)
+            if before is None:
+                job = self.index[change.job_id]
+                self.waiting -= 1
+            else:
+                job = before.job
+                self._leave(change.slot)
+            if change.gpus == 0:
+                self.waiting += 1
+                continue
+            resume_s = self.now_s + change.wake_s
+            if change.moved:
+                if math.isnan(self.start_s[job]):
+                    self.start_s[job] = self.now_s
+                else:
+                    self.rescales[job] += 1
+                    resume_s += self.world.pause_s
+                resume_s += self.belief.exploration_s(self.jobs[job], change)
+            elif before is not None:
+                resume_s = max(before.resume_s, self.now_s)  # a clock changes under way, also during a pause
+            self._enter(job, change, resume_s)
+        if plan.decided and not self.runs and self.arrived == len(self.jobs):
+            self._stalled += 1
+        else:
+            self._stalled = 0
+
+    def _enter(self, job: int, change: Change, resume_s: float) -> None:
+        """A job takes GPUs."""
+        rate, power_w = self.truth[self.jobs[job].cost_class, change.pool].runs(
+            change.gpus, change.clock, change.packed
+        )
+        self._stretch += 1
+        slot = change.slot
+        done = float(self.done[job])
+        paused = resume_s > self.now_s
+        run = _Run(job, change, self.now_s, resume_s, done, rate, power_w, self._stretch, paused)
+        self.runs[slot] = run
+        if slot >= len(self._done):
+            self._done, self._resume_s, self._rate = (
+                np.concatenate([values, np.zeros(max(len(values), slot))])
+                for values in (self._done, self._resume_s, self._rate)
+            )
+        self._done[slot], self._resume_s[slot], self._rate[slot] = done, resume_s, rate
+        self._busy[change.pool] += change.gpus
+        self.gpu_clock_mhz += change.gpus * change.clock_mhz
+        self._power_idle(change.pool, -change.gpus)
+        self.meter.watts += self._paused_watts(run) if paused else power_w
+        if paused:
+            self._schedule(resume_s, RESUME, slot, self._stretch)
+        left = max(0.0, self.jobs[job].iterations - done)
+        self._schedule(resume_s + left / rate, END, slot, self._stretch)
+
+    def _leave(self, slot: int) -> None:
+        """A job gives its GPUs back: settle what the stretch did and cost."""
+        run = self.runs.pop(slot)
+        change, now_s = run.change, self.now_s
+        paused_s = min(now_s, run.resume_s) - run.since_s
+        ran_s = max(0.0, now_s - run.resume_s)
+        energy_j = self._paused_watts(run) * paused_s + run.power_w * ran_s
+        self.energy_j[run.job] += energy_j
+        self.gpu_s[run.job] += change.gpus * (now_s - run.since_s)
+        self.done[run.job] = run.done + ran_s * run.rate
+        self._busy[change.pool] -= change.gpus
+        self.gpu_clock_mhz -= change.gpus * change.clock_mhz
+        self.meter.watts -= self._paused_watts(run) if run.paused else run.power_w
+        self._power_idle(change.pool, change.gpus)
+        if now_s > run.since_s:
+            self.recorder.segment(run.job, run.since_s, now_s, change.gpus, change.clock_mhz, energy_j)
+        if ran_s > 0:
+            self._pending.extend(self.belief.observe(self.jobs[run.job], change, ran_s))
+
+    def _power_idle(self, pool: str, gpus: int) -> None:
+        """So many more GPUs (fewer, if negative) draw idle power."""
+        watts = gpus * self.idle_w[pool]
+        self._idle_watts += watts
+        self.meter.watts += watts
+
+    def _paused_watts(self, run: _Run) -> float:
+        return run.change.gpus * self.idle_w[run.change.pool]
+
+    def _schedule(self, time_s: float, kind: int, slot: int, stretch: int) -> None:
+        self._sequence += 1
+        heappush(self._due, _Due(time_s, kind, self._sequence, slot, stretch))
+
+    def _stall(self) -> InputError:
+        waiting = [job.id for job, finish_s in zip(self.jobs, self.finish_s, strict=True) if math.isnan(finish_s)]
+        return InputError(
+            f"policy {self.policy_name} leaves {len(waiting)} jobs waiting for ever (first: {waiting[0]})",
+            fix="give them GPUs they can run on, or use another policy",
+            exit_code=1,
+        )
+
+
+def simulate(
+    workload: Workload,
+    policy: Policy,
+    *,
+    energy_price: float = 0.0,
+    belief: Belief | None = None,
+    world: World | None = None,
+    seed: int = 0,
+) -> SimulationResult:
+    """Run a workload to its end under one policy; the arguments are those of `Simulation`."""
+    simulation = Simulation(workload, policy, energy_price=energy_price, belief=belief, world=world, seed=seed)
+    simulation.run()
+    return simulation.result()
+
+
+def alone_s(workload: Workload, job: Job) -> float:
+    """Seconds the job would take alone as submitted: its GPUs, maximum clock, no wait; best GPU type it may use."""
+    times = []
+    for name, axes in workload.axes.items():
+        table = workload.truth.get((job.cost_class, name))
+        if table is not None and job.gpu_type in (None, name):
+            column = int(np.searchsorted(axes.gpu_counts, job.gpus, side="right")) - 1
+            times.append(job.iterations * float(table.step_time_s[column, -1]))
+    return min(times, default=math.nan)
+
+
+def _check_jobs(workload: Workload) -> None:
+    if not workload.jobs:
+        raise InputError("there are no jobs to simulate", where=workload.title)
+    for job in workload.jobs:
+        runs = False
+        for name, axes in workload.axes.items():
+            table = workload.truth.get((job.cost_class, name))
+            if table is None or job.gpu_type not in (None, name):
+                continue
+            usable = (axes.gpu_counts >= job.gpus_min) & (axes.gpu_counts <= job.gpus_max)
+            runs |= bool(np.isfinite(table.step_time_s[usable, -1]).any())
+        if not runs:
+            raise InputError(
+                f"job {job.id} can run on no GPU count from {job.gpus_min} to {job.gpus_max} of this cluster",
+                where=workload.title,
+                fix="give a larger cluster, or leave the job out",
+            )
