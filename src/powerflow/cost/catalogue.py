@@ -141,6 +141,7 @@ def family_model(name: str, gpu_type_name: str) -> JobModel:
         cross_alpha_s=time["cross_alpha_s"] * across,
         cross_beta_s=time["cross_beta_s"] * across,
         gamma=time["gamma"],
+        crowding=time["crowding"],
     )
     active_w = card.idle_w + own["power"]["load"] * (card.limit_w - card.idle_w)
     above_idle = _share_above_idle(own["clock"]["linear"] + own["clock"]["cubic"], card.idle_w, active_w)

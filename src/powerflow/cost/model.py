@@ -4,8 +4,9 @@ All parameters of a job are three small frozen tuples; everything else here is a
 arrays that broadcast against each other. `docs/models.md` tells where the forms come from and how well they fit.
 
 Sources: the step time and its overlap norm are Pollux (Qiao et al., OSDI'21, eqs. 8 to 11); φ(f), the power
-split and their symbols are the project's design §4, after PowerFlow (Gu et al., arXiv 2304.06381); the rounded
-corner of `pass_time` and the busy share in `gpu_power` are ours, because Zeus' profiles (NSDI'23) call for them.
+split and their symbols are the project's design §4, after PowerFlow (Gu et al., arXiv 2304.06381). Ours, because
+the profiles call for them: the rounded corner of `pass_time` and the busy share in `gpu_power` (Zeus, NSDI'23), and
+the crowding in `compute_time` (Pollux).
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ class ThroughputModel:
         cross_alpha_s: α_s across nodes.
         cross_beta_s: β_s across nodes.
         gamma: γ in [1, 10], how far synchronising hides behind computing: 1 not at all, 10 almost fully.
+        crowding: Share by which a pass takes longer on each of several GPUs than on one alone: they compete for
+            hosts and input, however fast they synchronise.
     """
 
     alpha_s: float
@@ -49,6 +52,7 @@ class ThroughputModel:
     cross_alpha_s: float
     cross_beta_s: float
     gamma: float
+    crowding: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +112,10 @@ def pass_time(model: ThroughputModel, local_batch: Values) -> FloatArray:
     return _norm(model.alpha_s, model.beta_s * np.asarray(local_batch, float), model.corner)
 
 
-def compute_time(model: ThroughputModel, local_batch: Values, clock_mhz: Values) -> FloatArray:
-    """T_comp(b, f) = pass_time(b)·φ(f): seconds of one pass at clock f (design §4)."""
-    return pass_time(model, local_batch) * phi(model, clock_mhz)
+def compute_time(model: ThroughputModel, gpus: Values, local_batch: Values, clock_mhz: Values) -> FloatArray:
+    """T_comp(n, b, f) = pass_time(b)·φ(f), times 1 + crowding where n > 1: seconds of one pass (design §4)."""
+    crowded = np.where(np.asarray(gpus) > 1, 1.0 + model.crowding, 1.0)
+    return pass_time(model, local_batch) * phi(model, clock_mhz) * crowded
 
 
 def sync_time(model: ThroughputModel, gpus: Values, crosses: Values) -> FloatArray:
@@ -131,7 +136,7 @@ def step_time(
 
     Only the last of the accumulated passes synchronises, and hides what it can behind its computing.
     """
-    computing = compute_time(model, local_batch, clock_mhz)
+    computing = compute_time(model, gpus, local_batch, clock_mhz)
     last = _norm(computing, sync_time(model, gpus, crosses), model.gamma)
     return (np.asarray(accumulation, float) - 1.0) * computing + last
 
@@ -162,7 +167,7 @@ def gpu_power(
 
     u is the computing share of the step time; busy(b)^r makes P_act depend on the local batch.
     """
-    computing = np.asarray(accumulation, float) * compute_time(throughput, local_batch, clock_mhz)
+    computing = np.asarray(accumulation, float) * compute_time(throughput, gpus, local_batch, clock_mhz)
     share = computing / step_time(throughput, gpus, local_batch, accumulation, clock_mhz, crosses)
     h = clock_power(power, np.asarray(clock_mhz, float) / throughput.clock_max_mhz)
     active = (power.active_w - power.idle_w) * busy_share(throughput, local_batch) ** power.busy_exponent

@@ -1,0 +1,107 @@
+"""Fits the model families of the catalogue: ``python -m benchmarks.make_catalogue > fitted.toml``.
+
+The output belongs in ``src/powerflow/cost/data``. Step times come from Pollux' T4 profile, clocks from the V100 DVFS profile, power from Zeus' V100 profile. On standard
+error it prints what the hand-written ``gpu_types.toml`` says was measured.
+"""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from dataclasses import asdict
+from importlib.resources import files
+
+import numpy as np
+
+from benchmarks import profiles
+from powerflow.cost.catalogue import gpu_type
+from powerflow.cost.fit import fit
+from powerflow.cost.model import JobModel
+
+HEADER = """\
+# Parameters of the model families, fitted to measurements by `python -m benchmarks.make_catalogue`. Do not edit.
+#
+# throughput   step times on T4: Pollux (OSDI'21) profile, all placements and the scalability runs
+# clock        kappa, and the shares of the total draw at the maximum clock that fall as f and as f^3: V100 DVFS profile
+# power        draw of a busy GPU above idle as a share of the range from idle to limit, and how it grows with the busy
+#              share: Zeus (NSDI'23) V100 profile at its full limit; sync_share from its runs on one and two GPUs
+"""
+
+
+def throughput(application: str) -> JobModel:
+    """A family's step times on T4."""
+    return fit(profiles.pollux(application), folds=0).model
+
+
+def clock(workload: str) -> dict[str, float]:
+    """κ, and the shares of a workload's total draw that fall with the clock."""
+    model = fit(profiles.v100_clocks()[workload], folds=0).model
+    above_idle = 1 - model.power.idle_w / model.power.active_w
+    return {
+        "kappa": model.throughput.kappa,
+        "linear": model.power.h_linear * above_idle,
+        "cubic": model.power.h_cubic * above_idle,
+    }
+
+
+def power(network: str) -> dict[str, float]:
+    """How much of the range from idle to limit a network draws when busy, and how that depends on being busy."""
+    jobs = [points for (_, name, _), points in profiles.zeus("V100").items() if name == network]
+    model = fit(max(jobs, key=len), folds=0).model.power
+    span = profiles.zeus_full_limit_w("V100") - model.idle_w
+    return {
+        "load": (model.active_w - model.idle_w) / span,
+        "busy_exponent": model.busy_exponent,
+        "sync_share": sync_share(),
+    }
+
+
+def sync_share() -> float:
+    """The s of `gpu_power`, from the same training on one GPU and on two, mean of the two networks that Zeus ran so.
+
+    With u = T_1 / (2·T_2) of the time spent computing, (P_2 − P_idle) / (P_1 − P_idle) = u + s·(1 − u).
+    """
+    idle_w = gpu_type("V100").idle_w
+    shares = []
+    for network in ("resnet18", "resnet50"):
+        one_s, one_j = profiles.zeus_windows(f"V100+{network}+gpu0.csv")[0]
+        two_s, two_j = profiles.zeus_windows(f"V100+{network}+gpu0,1.csv")[0]
+        computing = one_s / (2 * two_s)
+        ratio = (np.mean(two_j) / two_s - idle_w) / (one_j[0] / one_s - idle_w)
+        shares.append((ratio - computing) / (1 - computing))
+    return float(np.mean(shares))
+
+
+def resnet50_sample_s(gpu: str) -> float:
+    """Seconds that one ImageNet sample takes a busy GPU, by Zeus' profile."""
+    model = fit(profiles.zeus(gpu)["imagenet", "resnet50", "adadelta"], folds=0).model
+    return model.throughput.beta_s * profiles.ZEUS_EPOCH_SAMPLES / profiles.IMAGENET_SAMPLES
+
+
+def main() -> None:
+    families = tomllib.loads(files("powerflow.cost").joinpath("data", "families.toml").read_text("utf-8"))
+    sections: dict[str, dict[str, float]] = {}
+    for name, family in families.items():
+        if "like" not in family:
+            model = throughput(name)
+            times = asdict(model.throughput)
+            del times["kappa"], times["clock_max_mhz"]
+            sections[name] = {"local_batch_max": model.local_batch_max}
+            sections[f"{name}.throughput"] = times
+        sections[f"{name}.clock"] = clock(family["clock_profile"])
+        sections[f"{name}.power"] = power(family["power_profile"])
+    print(HEADER)
+    for section, values in sections.items():
+        print(f"[{section}]", *(f"{key} = {value:.6g}" for key, value in values.items()), "", sep="\n")
+
+    measured = {
+        gpu: fit(profiles.zeus(gpu)["imagenet", "resnet50", "adadelta"], folds=0) for gpu in ("V100", "RTX6000")
+    }
+    v100_s = measured["V100"].model.throughput.beta_s * profiles.ZEUS_EPOCH_SAMPLES / profiles.IMAGENET_SAMPLES
+    print(f"T4 speed: {v100_s / throughput('imagenet').throughput.beta_s:.2f}", file=sys.stderr)
+    ratio = measured["V100"].model.throughput.beta_s / measured["RTX6000"].model.throughput.beta_s
+    print(f"RTX6000 speed: {ratio:.2f}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

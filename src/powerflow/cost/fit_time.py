@@ -1,0 +1,179 @@
+"""Fits a throughput model to step times: robust, regularised least squares on log time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from powerflow.cost.model import ThroughputModel, step_time
+from powerflow.cost.points import Points
+from powerflow.cost.table import FloatArray, IntArray
+
+#: Spread that one step time is taken to have around the model (log); larger misfits than twice this count less.
+NOISE = 0.05
+
+
+class _Parameter(NamedTuple):
+    """How a parameter is searched: as a logarithm or plainly, between bounds, and how far from a prior it may be.
+
+    The spreads are standard deviations in the searched coordinate: `near` around a family's value, `far` around the
+    broad guess where there is no family. Logarithms of one `scale` move together by `SCALE_SPREAD` besides: a GPU
+    that is twice as fast shortens α and β alike, a slower network lengthens all synchronising.
+    """
+
+    name: str
+    scale: str
+    low: float
+    high: float
+    near: float
+    far: float
+
+
+PARAMETERS = (
+    _Parameter("alpha_s", "compute", -23.0, 9.0, 0.3, 5.0),
+    _Parameter("beta_s", "compute", -23.0, 9.0, 0.3, 5.0),
+    _Parameter("corner", "", 1.0, 8.0, 0.5, 2.0),
+    _Parameter("kappa", "", 0.0, 1.0, 0.2, 0.5),
+    _Parameter("node_alpha_s", "sync", -23.0, 9.0, 0.3, 5.0),
+    _Parameter("node_beta_s", "sync", -23.0, 9.0, 0.3, 5.0),
+    _Parameter("cross_alpha_s", "sync", -23.0, 9.0, 0.3, 5.0),
+    _Parameter("cross_beta_s", "sync", -23.0, 9.0, 0.3, 5.0),
+    _Parameter("gamma", "", 1.0, 10.0, 1.0, 3.0),
+    _Parameter("crowding", "", 0.0, 1.0, 0.1, 0.2),
+)
+SCALE_SPREAD = 1.0
+
+#: Broad guesses: a corner between sum and maximum; κ of the middle workload of the V100 clock profile; γ of
+#: the middle application of Pollux' profiles.
+_GUESS = {"corner": 1.7, "kappa": 0.4, "gamma": 2.0}
+_NO_SYNC_S = 1e-9
+
+
+def fit_throughput(
+    points: Points, clock_max_mhz: float, prior: ThroughputModel | None, start: ThroughputModel | None
+) -> tuple[ThroughputModel, tuple[str, ...]]:
+    """Fit step times.
+
+    Args:
+        points: Measured points, at least one.
+        clock_max_mhz: The GPU type's maximum clock.
+        prior: What to believe where the points are silent, or None.
+        start: Where to start from, or None.
+
+    Returns:
+        The model, and the names of the parameters that stayed at the prior because no point can tell them. Without a
+        prior these are optimistic: no synchronising cost where none was seen, across nodes no more than inside one.
+    """
+    from scipy.optimize import least_squares
+
+    base = _guess(points, clock_max_mhz) if prior is None else prior
+    base = _with(base, {"clock_max_mhz": clock_max_mhz})
+    free = _identifiable(points, prior is not None)
+    names = [p.name for p in free]
+    low, high = np.array([p.low for p in free]), np.array([p.high for p in free])
+    whiten = _prior_whitening(free, prior is not None)
+    centre = np.clip(_coordinates(base, free), low, high)
+    log_time = np.log(points.time_s)
+
+    def residuals(x: FloatArray) -> FloatArray:
+        model = _with(base, _values(x, free))
+        misfit = (np.log(step_time(model, *points.where)) - log_time) / NOISE
+        return np.concatenate([misfit, whiten @ (x - centre)])
+
+    def solve(x: FloatArray) -> tuple[float, FloatArray]:
+        inside = np.clip(x, low + 1e-6, high - 1e-6)
+        found = least_squares(
+            residuals, inside, bounds=(low, high), loss="soft_l1", f_scale=2.0, xtol=1e-5, ftol=1e-6, gtol=1e-6
+        )
+        return float(found.cost), found.x
+
+    if start is None:
+        starts = [centre, _coordinates(_guess(points, clock_max_mhz), free)]
+    else:
+        starts = [_coordinates(start, free)]
+    best = min((solve(x) for x in starts), key=lambda outcome: outcome[0])[1]
+    model = _with(base, _values(best, free))
+    if prior is None and "cross_alpha_s" not in names:
+        model = _with(model, {"cross_alpha_s": model.node_alpha_s, "cross_beta_s": model.node_beta_s})
+    return model, tuple(p.name for p in PARAMETERS if p.name not in names)
+
+
+def _prior_whitening(free: list[_Parameter], has_prior: bool) -> FloatArray:
+    """The matrix that makes deviations from the prior independent, each of spread 1."""
+    scales = np.array([p.scale for p in free])
+    together = (scales[:, None] == scales[None, :]) & (scales != "")
+    own = np.array([p.near if has_prior else p.far for p in free])
+    return np.linalg.inv(np.linalg.cholesky(np.diag(own**2) + SCALE_SPREAD**2 * together))
+
+
+def _identifiable(points: Points, has_prior: bool) -> list[_Parameter]:
+    """The parameters that these points say something about.
+
+    A family's prior may be corrected by less than it takes to start from nothing: with one, a slope and an intercept
+    are both moved by a single point, in proportion.
+    """
+    batches = len(np.unique(points.local_batch))
+    clocks = points.clock_mhz.max() > 1.02 * points.clock_mhz.min()
+    node, cross = (points.gpus > 1) & ~points.crosses, (points.gpus > 1) & points.crosses
+    several = batches > 1 and bool(np.any(points.gpus > 1))
+    told = {
+        "alpha_s": has_prior or batches > 1,
+        "beta_s": True,
+        "corner": batches > 2,
+        "kappa": bool(clocks),
+        "node_alpha_s": bool(node.any()),
+        "node_beta_s": _tells_slope(points.gpus[node], has_prior),
+        "cross_alpha_s": bool(cross.any()),
+        "cross_beta_s": _tells_slope(points.gpus[cross], has_prior),
+        "gamma": several,
+        "crowding": several and bool(np.any(points.gpus == 1)),
+    }
+    return [p for p in PARAMETERS if told[p.name]]
+
+
+def _tells_slope(gpus: IntArray, has_prior: bool) -> bool:
+    """Whether the counts at which synchronising was seen tell what each further GPU adds."""
+    counts = np.unique(gpus)
+    return len(counts) > 0 and counts[-1] > 2 and (has_prior or len(counts) > 1)
+
+
+def _guess(points: Points, clock_max_mhz: float) -> ThroughputModel:
+    """A start from the points alone: the best seconds per sample, a launch floor below the shortest pass."""
+    passes = points.time_s / points.accumulation
+    per_sample = float(np.min(passes / points.local_batch))
+    alone = points.gpus == 1
+    if len(np.unique(points.local_batch)) > 1:
+        shortest = int(np.argmin(passes))
+        floor = max(passes[shortest] - per_sample * points.local_batch[shortest], 0.2 * passes[shortest])
+    else:
+        floor = 1e-3 * float(passes.min())
+    synced = {True: 0.3 * float(np.median(passes)), False: _NO_SYNC_S}
+    node, cross = (~alone & ~points.crosses).any(), (~alone & points.crosses).any()
+    return ThroughputModel(
+        alpha_s=float(floor),
+        beta_s=per_sample,
+        corner=_GUESS["corner"],
+        kappa=_GUESS["kappa"],
+        clock_max_mhz=clock_max_mhz,
+        node_alpha_s=synced[bool(node)],
+        node_beta_s=0.1 * synced[bool(node)],
+        cross_alpha_s=synced[bool(cross)],
+        cross_beta_s=0.1 * synced[bool(cross)],
+        gamma=_GUESS["gamma"],
+    )
+
+
+def _coordinates(model: ThroughputModel, free: list[_Parameter]) -> FloatArray:
+    plain = np.array([getattr(model, p.name) for p in free])
+    logs = np.array([bool(p.scale) for p in free])
+    return np.where(logs, np.log(np.maximum(plain, 1e-10)), plain)
+
+
+def _values(x: FloatArray, free: list[_Parameter]) -> dict[str, float]:
+    return {p.name: float(np.exp(v) if p.scale else v) for p, v in zip(free, x, strict=True)}
+
+
+def _with(model: ThroughputModel, values: dict[str, float]) -> ThroughputModel:
+    return replace(model, **values)

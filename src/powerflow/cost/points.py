@@ -1,0 +1,62 @@
+"""Observations as arrays, for fitting."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import numpy.typing as npt
+
+from powerflow.cost.observation import Observation
+from powerflow.cost.table import FloatArray, IntArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Points:
+    """Measured points of one model on one GPU type, column by column; all ``[M]``.
+
+    Attributes:
+        gpus: GPUs.
+        local_batch: Samples per GPU in one pass.
+        accumulation: Passes per iteration.
+        clock_mhz: GPU clock in MHz.
+        crosses: True where more than one node took part.
+        time_s: Seconds per iteration.
+        power_w: Watts of all GPUs together; nan where not measured.
+    """
+
+    gpus: IntArray
+    local_batch: IntArray
+    accumulation: IntArray
+    clock_mhz: FloatArray
+    crosses: npt.NDArray[np.bool_]
+    time_s: FloatArray
+    power_w: FloatArray
+
+    @property
+    def where(self) -> tuple[IntArray, IntArray, IntArray, FloatArray, npt.NDArray[np.bool_]]:
+        """The configurations, in the order that the model's functions take them."""
+        return self.gpus, self.local_batch, self.accumulation, self.clock_mhz, self.crosses
+
+    def take(self, keep: npt.NDArray[np.bool_]) -> Points:
+        """Some of the points."""
+        return Points(*(getattr(self, column.name)[keep] for column in fields(self)))
+
+    def configuration(self) -> IntArray:
+        """A number for each point; points of the same configuration share it."""
+        rows = np.stack([np.asarray(column, float) for column in self.where], axis=1)
+        return np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1)
+
+
+def points_of(observations: Sequence[Observation], clock_max_mhz: float) -> Points:
+    """Observations of one model on one GPU type as arrays; a missing clock is the maximum."""
+    return Points(
+        gpus=np.array([o.gpus for o in observations], np.int64),
+        local_batch=np.array([o.local_batch for o in observations], np.int64),
+        accumulation=np.array([o.accumulation for o in observations], np.int64),
+        clock_mhz=np.array([clock_max_mhz if o.clock_mhz is None else o.clock_mhz for o in observations], float),
+        crosses=np.array([o.nodes > 1 for o in observations], bool),
+        time_s=np.array([o.step_time_s for o in observations], float),
+        power_w=np.array([np.nan if o.power_w is None else o.power_w for o in observations], float),
+    )
