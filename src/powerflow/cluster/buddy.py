@@ -51,33 +51,32 @@ def choose_gpus(free: np.uint64, gpus: int) -> np.uint64:
     chosen = _ZERO
     left = gpus
     order = _ORDERS - 1
-    blocks = np.empty(_ORDERS, np.uint64)
     while left > 0:
         while (1 << order) > left:
             order -= 1
-        blocks[0] = free
-        for i in range(1, _ORDERS):  # a block is free if both its halves are
-            half = np.uint64(1 << (i - 1))
-            blocks[i] = blocks[i - 1] & (blocks[i - 1] >> half) & _STARTS[i]
-        piece = _smallest_block(blocks, order)
-        if piece == _ZERO:
+        block = _smallest_block(free, order)
+        if block == _ZERO:
             order -= 1
             continue
-        chosen |= piece
-        free &= ~piece
+        chosen |= block
+        free &= ~block
         left -= 1 << order
     return chosen
 
 
 @njit(cache=True)
-def _smallest_block(blocks: np.ndarray, order: int) -> np.uint64:
+def _smallest_block(free: np.uint64, order: int) -> np.uint64:
     """First ``2**order`` GPUs of the lowest of the smallest free blocks that hold as many; 0 if none does."""
-    for i in range(order, _ORDERS):
-        whole = blocks[i]
-        if i + 1 < _ORDERS:  # leave out halves of larger free blocks
-            whole &= ~(blocks[i + 1] | (blocks[i + 1] << np.uint64(1 << i)))
-        if whole != _ZERO:
+    blocks = free  # where free blocks of 2**i GPUs start
+    for i in range(_ORDERS):
+        half = np.uint64(1 << i)
+        larger = _ZERO  # a block is free if both its halves are
+        if i + 1 < _ORDERS:
+            larger = blocks & (blocks >> half) & _STARTS[i + 1]
+        alone = blocks & ~(larger | (larger << half))  # not half of a larger free block
+        if i >= order and alone != _ZERO:
             width = 1 << order
             ones = ~_ZERO if width == 64 else (_ONE << np.uint64(width)) - _ONE
-            return ones << np.uint64(lowest_bit(whole))
+            return ones << np.uint64(lowest_bit(alone))
+        blocks = larger
     return _ZERO

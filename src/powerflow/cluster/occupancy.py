@@ -111,7 +111,14 @@ class Occupancy:
         Raises:
             ValueError: the owner already holds GPUs, or fewer are free. Nothing has changed then.
         """
-        self.allocate_many([owner], [gpus])
+        self._make_room(owner)
+        if owner < 0 or gpus < 1:
+            raise ValueError("owners are numbers ≥ 0, and each gets at least 1 GPU")
+        if gpus > self.free:
+            raise ValueError(f"{gpus} GPUs asked for, {self.free} are free")
+        if self._pool.held[owner]:
+            raise ValueError(f"owner {owner} already holds GPUs")
+        packing.place(self._pool, owner, gpus)
 
     def allocate_many(self, owners: Sequence[int] | IntArray, gpus: Sequence[int] | IntArray) -> None:
         """Place several owners, largest first (equals in the order given): all of them, or none.
@@ -135,7 +142,7 @@ class Occupancy:
         if counts.sum() > self.free:
             raise ValueError(f"{counts.sum()} GPUs asked for, {self.free} are free")
         if len(who) > 1:
-            if len(np.unique(who)) != len(who):
+            if np.bincount(who).max() > 1:
                 raise ValueError("an owner stands twice")
             order = np.argsort(-counts, kind="stable")
             who, counts = who[order], counts[order]
