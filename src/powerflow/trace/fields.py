@@ -32,7 +32,7 @@ def number(value: str, name: str) -> float:
     if not value.strip():
         raise Unusable(f"{name} is empty")
     try:
-        parsed = float(value)
+        parsed = float(value if "_" not in value else "")  # Python reads 1_000; no log means it
     except ValueError:
         raise Unusable(f"{name} is not a number ({clip(value)})") from None
     if not math.isfinite(parsed):

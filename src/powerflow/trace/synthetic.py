@@ -88,14 +88,14 @@ def generate(
 
     models = _models(rng, burst_gpus)
     projects = rng.choice(_PROJECTS, size=count, p=normalised(1.0 / np.arange(1, _PROJECTS + 1)))
-    # how Helios' GPU jobs end (Hu et al., SC'21, artifact's cluster summary): 62 % completed, 22 % cancelled, 16 % failed
+    # how Helios' GPU jobs end (Hu et al., SC'21, the artifact's cluster summary)
     outcomes = rng.choice(
         np.array([Outcome.COMPLETED, Outcome.CANCELLED, Outcome.FAILED]), size=jobs, p=[0.624, 0.221, 0.155]
     )
     order = np.argsort(submit_s, kind="stable")
     records = tuple(
         TraceJob(
-            id=f"{kind.name}-{position}",
+            id=f"job-{position}",
             submit_s=float(submit_s[k]),
             duration_s=float(duration_s[k]),
             gpus=int(size[k]),
@@ -134,7 +134,7 @@ def _check(jobs: int | None, days: float, gpus: int, load: float | None) -> None
     if not 1 <= gpus <= MOST_GPUS:
         raise InputError(f"no cluster has {gpus} GPUs", where="--gpus", fix=f"give 1 to {MOST_GPUS}")
     if load is not None and not 0.0 < load <= 100.0:
-        raise InputError(f"load {load:g} is out of range", where="--load", fix="give more than 0; 1 fills the cluster")
+        raise InputError(f"load {load:g} is out of range", where="--load", fix="1 fills the cluster")
 
 
 def _gpu_s_per_job(kind: Profile, share: dict[int, float], longest_s: float) -> float:

@@ -1,9 +1,28 @@
 """One small module per kind of log, and the list of all."""
 
 from powerflow.trace.formats.format import Format as Format
+from powerflow.trace.formats.generic import GENERIC
+from powerflow.trace.formats.helios import HELIOS
 from powerflow.trace.formats.itp import ITP, ITP_MODELS
 from powerflow.trace.formats.philly import PHILLY, PHILLY_WAITS
+from powerflow.trace.formats.philly_json import PHILLY_JSON
 from powerflow.trace.formats.pollux import POLLUX
+from powerflow.trace.formats.sacct_json import SACCT_JSON
+from powerflow.trace.formats.sacct_text import SACCT
+from powerflow.trace.formats.swf import SWF
 from powerflow.trace.formats.tiresias import TIRESIAS
 
-FORMATS: tuple[Format, ...] = (PHILLY, PHILLY_WAITS, ITP, ITP_MODELS, POLLUX, TIRESIAS)
+FORMATS: tuple[Format, ...] = (
+    GENERIC,
+    PHILLY,
+    PHILLY_WAITS,
+    PHILLY_JSON,
+    HELIOS,
+    ITP,
+    ITP_MODELS,
+    POLLUX,
+    TIRESIAS,
+    SACCT,
+    SACCT_JSON,
+    SWF,
+)

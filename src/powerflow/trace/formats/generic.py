@@ -1,0 +1,86 @@
+"""Our own CSV, for any log that has no reader: what ``trace convert`` and ``trace generate`` write.
+
+Columns, in any order, others ignored:
+
+- ``submit_s`` (seconds from any origin, or since 1970) or ``submit`` (ISO date and time);
+- ``duration_s`` (seconds it ran on those GPUs; may be empty where ``iterations`` and ``model`` say the work);
+- ``gpus`` (whole number ≥ 1);
+- and, if known: ``id``, ``wait_s``, ``model``, ``global_batch``, ``iterations``, ``project``, ``name``,
+  ``state`` (completed, failed, cancelled or unknown).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import TextIO
+
+from powerflow.trace.clock import Clock
+from powerflow.trace.fields import Unusable, batch_size, clip, gpu_count, iteration_count, number, ran_s, seconds, text
+from powerflow.trace.formats.format import Entry, Format, csv_entries, header_of
+from powerflow.trace.record import Outcome, TraceJob
+
+COLUMNS = (
+    "id",
+    "submit_s",
+    "duration_s",
+    "gpus",
+    "wait_s",
+    "model",
+    "global_batch",
+    "iterations",
+    "project",
+    "name",
+    "state",
+)
+
+
+def _job(row: Mapping[str, str], line: int, clock: Clock) -> TraceJob:
+    model = row.get("model", "") or None
+    iterations = iteration_count(row.get("iterations", ""), "iterations")
+    if text(row, "duration_s"):
+        duration_s = ran_s(number(row["duration_s"], "duration_s"), "duration_s")
+    elif model is not None and iterations is not None:
+        duration_s = math.nan
+    else:
+        raise Unusable("duration_s is empty, and not both model and iterations are given")
+    state = text(row, "state").lower() or "unknown"
+    if state not in set(Outcome):
+        raise Unusable(f"state is none of {', '.join(Outcome)} ({clip(state)})")
+    return TraceJob(
+        id=row.get("id", "") or f"job-{line}",
+        submit_s=_submit_s(row, clock),
+        duration_s=duration_s,
+        gpus=gpu_count(number(row["gpus"], "gpus")),
+        wait_s=seconds(row["wait_s"], "wait_s") if text(row, "wait_s") else None,
+        model=model,
+        global_batch=batch_size(row.get("global_batch", ""), "global_batch"),
+        iterations=iterations,
+        project=row.get("project", ""),
+        name=row.get("name", ""),
+        outcome=Outcome(state),
+    )
+
+
+def _submit_s(row: Mapping[str, str], clock: Clock) -> float:
+    if "submit_s" in row:
+        return seconds(row["submit_s"], "submit_s")
+    return clock.epoch_s(row["submit"], "submit")
+
+
+def _lacks(header: tuple[str, ...]) -> set[str]:
+    missing = {"gpus", "duration_s"} - set(header)
+    return missing if {"submit_s", "submit"} & set(header) else missing | {"submit_s"}
+
+
+def _entries(stream: TextIO, clock: Clock) -> Iterator[Entry]:
+    return csv_entries(stream, clock, "a CSV of jobs", _lacks, _job)
+
+
+GENERIC = Format(
+    "csv",
+    "a CSV of jobs (submit_s, duration_s, gpus, …)",
+    lambda head: not _lacks(header_of(head)),
+    _entries,
+    time_zone="UTC",
+)

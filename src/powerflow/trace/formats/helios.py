@@ -1,0 +1,51 @@
+"""SenseTime Helios, 2020: ``cluster_log.csv`` (Hu et al., SC'21; S-Lab-System-Group/HeliosData)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TextIO
+
+from powerflow.trace.clock import Clock
+from powerflow.trace.fields import Unusable, gpu_count, number, ran_s, seconds, text
+from powerflow.trace.formats.format import Entry, Format, csv_entries, header_of
+from powerflow.trace.record import Outcome, TraceJob
+
+# its publishers count TIMEOUT and NODE_FAIL as failed
+_OUTCOMES = {
+    "COMPLETED": Outcome.COMPLETED,
+    "CANCELLED": Outcome.CANCELLED,
+    "FAILED": Outcome.FAILED,
+    "TIMEOUT": Outcome.FAILED,
+    "NODE_FAIL": Outcome.FAILED,
+}
+_NEEDED = frozenset({"job_id", "gpu_num", "state", "submit_time", "duration"})
+_TELLING = _NEEDED | {"vc", "node_num"}  # what no other format has together
+
+
+def _job(row: Mapping[str, str], line: int, clock: Clock) -> TraceJob:
+    state = text(row, "state")
+    if state in {"RUNNING", "PENDING", "SUSPENDED"}:
+        raise Unusable(f"not ended ({state})")
+    return TraceJob(
+        id=text(row, "job_id") or f"helios-{line}",
+        submit_s=clock.epoch_s(row["submit_time"], "submit_time"),
+        duration_s=ran_s(number(row["duration"], "duration")),
+        gpus=gpu_count(number(row["gpu_num"], "gpu_num")),
+        wait_s=seconds(row["queue"], "queue") if text(row, "queue") else None,
+        project=text(row, "vc") or text(row, "user"),
+        outcome=_OUTCOMES.get(state, Outcome.UNKNOWN),
+    )
+
+
+def _entries(stream: TextIO, clock: Clock) -> Iterator[Entry]:
+    return csv_entries(stream, clock, "a Helios log", lambda header: _NEEDED - set(header), _job)
+
+
+HELIOS = Format(
+    "helios",
+    "a Helios log",
+    lambda head: set(header_of(head)) >= _TELLING,
+    _entries,
+    time_zone="Asia/Shanghai",  # SenseTime's clusters; the publishers name no zone
+    notes=("project is the virtual cluster",),
+)

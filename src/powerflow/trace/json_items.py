@@ -1,0 +1,136 @@
+"""The items of a large JSON array, one at a time, each with the line it starts on.
+
+The standard library reads a whole document or nothing. Here a window of text slides over the document and
+``json.JSONDecoder.raw_decode`` takes one item out of it at a time: memory is that of the largest item.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, NoReturn, TextIO
+
+from powerflow.errors import InputError
+
+_READ_CHARS = 1 << 16
+_LARGEST_ITEM_CHARS = 1 << 24  # no job takes 16 MiB; beyond that the document is broken, not long
+_BLANK = " \t\r\n"
+_DECODER = json.JSONDecoder()
+
+
+def array_items(stream: TextIO) -> Iterator[tuple[int, Any]]:
+    """Items of a document that is an array, as (line, value).
+
+    Raises:
+        InputError: the document is not JSON or not an array.
+    """
+    window = _Window(stream)
+    window.expect("[")
+    yield from window.items()
+    window.end()
+
+
+def member_items(stream: TextIO, member: str) -> Iterator[tuple[int, Any]]:
+    """Items of the array that is the member ``member`` of a document that is an object, as (line, value).
+
+    Raises:
+        InputError: the document is not JSON, not an object, or has no such member.
+    """
+    window = _Window(stream)
+    window.expect("{")
+    found = False
+    while window.next_char() != "}":
+        name = window.value()
+        window.expect(":")
+        if name == member and not found:
+            window.expect("[")
+            yield from window.items()
+            found = True
+        else:
+            window.value()
+        if window.next_char() != "}":
+            window.expect(",")
+    if not found:
+        raise InputError(f'has no "{member}"')
+
+
+class _Window:
+    """The part of a document in memory, and where in it we are."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._text = ""
+        self._at = 0
+        self._line = 1
+        self._ended = False
+
+    def next_char(self) -> str:
+        """The next character that is not blank (not taken); "" at the end."""
+        while True:
+            while self._at < len(self._text):
+                char = self._text[self._at]
+                if char not in _BLANK:
+                    return char
+                self._line += char == "\n"
+                self._at += 1
+            if not self._more(_READ_CHARS):
+                return ""
+
+    def expect(self, char: str) -> None:
+        """Take ``char``."""
+        if self.next_char() != char:
+            self._broken(f"{char} expected")
+        self._at += 1
+
+    def end(self) -> None:
+        """Nothing but blanks may follow."""
+        if self.next_char():
+            self._broken("text after the end")
+
+    def items(self) -> Iterator[tuple[int, Any]]:
+        """Items up to and with the closing bracket of an array whose opening bracket was taken."""
+        if self.next_char() == "]":
+            self._at += 1
+            return
+        while True:
+            self.next_char()
+            line = self._line
+            yield line, self.value()
+            if self.next_char() == "]":
+                self._at += 1
+                return
+            self.expect(",")
+
+    def value(self) -> Any:
+        """Take one value, reading on until it is whole."""
+        self.next_char()
+        reach = _READ_CHARS
+        while True:
+            try:
+                value, end = _DECODER.raw_decode(self._text, self._at)
+            except ValueError as error:  # JSONDecodeError, or a number of too many digits
+                if len(self._text) - self._at > _LARGEST_ITEM_CHARS or not self._more(reach):
+                    self._broken(error.msg if isinstance(error, json.JSONDecodeError) else "number too long")
+            except RecursionError:
+                self._broken("nested too deeply")
+            else:
+                if end < len(self._text) or not self._more(reach):  # 12 may go on as 123
+                    self._line += self._text.count("\n", self._at, end)
+                    self._at = end
+                    return value
+            reach *= 2  # so that the work stays in proportion to the item
+
+    def _more(self, chars: int) -> bool:
+        """Drop what was taken and read on; False at the end of the document."""
+        if self._ended:
+            return False
+        chunk = self._stream.read(chars)
+        if not chunk:
+            self._ended = True
+            return False
+        self._text = self._text[self._at :] + chunk
+        self._at = 0
+        return True
+
+    def _broken(self, why: str) -> NoReturn:
+        raise InputError(f"is not JSON ({why.lower()}, in the item at line {self._line})")

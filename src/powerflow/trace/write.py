@@ -1,0 +1,45 @@
+"""Write a trace as our own CSV, which the reader gives back exactly."""
+
+from __future__ import annotations
+
+import csv
+import math
+from typing import TextIO
+
+from powerflow.trace.formats.generic import COLUMNS
+from powerflow.trace.record import Trace, TraceJob
+
+
+def write_trace(trace: Trace, stream: TextIO) -> None:
+    """Write the jobs of a trace, one line each (see ``formats.generic``).
+
+    Args:
+        trace: What to write. Its skipped lines and notes are not part of the file.
+        stream: An open text file (``newline=""``).
+    """
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(_row(job) for job in trace.jobs)
+
+
+def _row(job: TraceJob) -> tuple[str, ...]:
+    return (
+        job.id,
+        _number(job.submit_s),
+        _number(job.duration_s),
+        str(job.gpus),
+        _number(job.wait_s),
+        job.model or "",
+        "" if job.global_batch is None else str(job.global_batch),
+        _number(job.iterations),
+        job.project,
+        job.name,
+        str(job.outcome),
+    )
+
+
+def _number(value: float | None) -> str:
+    """The shortest text that reads back as the same number; "" for what is not known."""
+    if value is None or math.isnan(value):
+        return ""
+    return repr(float(value)).removesuffix(".0")
