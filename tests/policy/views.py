@@ -101,8 +101,10 @@ def views(draw: st.DrawFn, max_jobs: int = 12, sizes_known: bool | None = None) 
     clock_share = rng.uniform(0, 1, (classes, 1, 1))
     slowing = 1 - clock_share + clock_share * clocks[-1] / clocks[None, None, :]
     times = scale * scaling * slowing
-    times[rng.random((classes, levels)) < draw(st.sampled_from([0.0, 0.2, 1.0]))] = np.inf
+    infeasible = rng.random((classes, levels)) < draw(st.sampled_from([0.0, 0.2, 1.0]))
+    times[infeasible] = np.inf
     watts = counts[None, :, None] * (60 + rng.uniform(50, 250, (classes, 1, 1)) * (clocks / clocks[-1]) ** 2.5)
+    watts[infeasible] = rng.choice([0.0, np.nan, np.inf, 100.0])  # nobody says what stands there
 
     now = float(rng.uniform(0, 1e5))
     jobs = np.zeros(number, JOB)

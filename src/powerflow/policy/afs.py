@@ -29,7 +29,7 @@ class Afs:
     period_s: float | None = None
 
     def decide(self, view: View) -> Allocation:
-        """Play the tournament once for every step until the GPUs are gone."""
+        """Play a tournament for every step until the GPUs are gone."""
         allocation = view.nothing()
         times = step_times(view)
         allowed = feasible(view, times)
@@ -59,56 +59,62 @@ def _next_level(rate: FloatArray, counts: IntArray, level: int, free: int) -> in
 
 @njit(cache=True)
 def _tournaments(rate: FloatArray, remaining: FloatArray, counts: IntArray, capacity: int) -> IntArray:
-    """Levels ``[J]`` from iterations per second ``[J, N+1]`` and iterations to do ``[J]``. Ties go to the lower row."""
+    """Levels ``[J]`` from iterations per second ``[J, N+1]`` and iterations to do ``[J]``.
+
+    The jobs meet in a knock-out bracket in order of rows, so that after each step only the matches of the job that took
+    it are played again: log J of them.
+    """
     jobs = len(remaining)
     level = np.zeros(jobs, np.int64)
     target = np.zeros(jobs, np.int64)
     left_s = np.zeros(jobs)  # time remaining with what it has; while it has nothing, with the least it can run on
     short_gain = np.zeros(jobs)  # (p′ − p)/p
-    long_gain = np.zeros(jobs)  # (p′ − p)/p′
-    playing = np.zeros(jobs, np.int64)
-    players = 0
+    long_gain = np.ones(jobs)  # (p′ − p)/p′
+    first_leaf = 1
+    while first_leaf < jobs:
+        first_leaf *= 2
+    winner = np.full(2 * first_leaf, -1)  # node i has the sub-brackets 2i and 2i + 1; -1 is an empty place
     free = capacity
     for row in range(jobs):
         target[row] = _next_level(rate[row], counts, 0, free)
         if target[row] > 0:
             left_s[row] = remaining[row] / rate[row, target[row]]
-            long_gain[row] = 1.0
-            playing[players] = row
-            players += 1
-    while free > 0 and players > 0:
-        best = playing[0]
-        for place in range(1, players):
-            row = playing[place]
-            if level[best] == 0 or level[row] == 0:
-                if level[best] == level[row]:
-                    if left_s[row] < left_s[best]:
-                        best = row
-                elif level[best] == 0:  # a job with nothing never ends: it is the longer one
-                    if short_gain[row] >= long_gain[best]:
-                        best = row
-                elif long_gain[row] > short_gain[best]:
-                    best = row
-            elif left_s[row] < left_s[best]:
-                if short_gain[row] >= long_gain[best]:
-                    best = row
-            elif long_gain[row] > short_gain[best]:
-                best = row
-        free -= counts[target[best]] - counts[level[best]]
-        level[best] = target[best]
-        left_s[best] = remaining[best] / rate[best, level[best]]
-        still = 0
-        for place in range(players):
-            row = playing[place]
-            if row == best or counts[target[row]] - counts[level[row]] > free:
-                target[row] = _next_level(rate[row], counts, level[row], free)
-                if target[row] > 0 and level[row] > 0:
-                    now = rate[row, level[row]]
-                    gain = (rate[row, target[row]] - now) / (counts[target[row]] - counts[level[row]])
-                    short_gain[row] = gain / now
-                    long_gain[row] = gain / (now + gain)
-            if target[row] > 0:
-                playing[still] = row
-                still += 1
-        players = still
+            winner[first_leaf + row] = row
+    for node in range(first_leaf - 1, 0, -1):
+        winner[node] = _match(winner[2 * node], winner[2 * node + 1], level, left_s, short_gain, long_gain)
+    while free > 0 and winner[1] >= 0:
+        row = winner[1]
+        width = counts[target[row]] - counts[level[row]]
+        if width <= free:
+            free -= width
+            level[row] = target[row]
+            left_s[row] = remaining[row] / rate[row, level[row]]
+        target[row] = _next_level(rate[row], counts, level[row], free)
+        if target[row] < 0:
+            winner[first_leaf + row] = -1
+        elif level[row] > 0:
+            now = rate[row, level[row]]
+            gain = (rate[row, target[row]] - now) / (counts[target[row]] - counts[level[row]])
+            short_gain[row] = gain / now
+            long_gain[row] = gain / (now + gain)
+        node = (first_leaf + row) // 2
+        while node > 0:
+            winner[node] = _match(winner[2 * node], winner[2 * node + 1], level, left_s, short_gain, long_gain)
+            node //= 2
     return level
+
+
+@njit(cache=True)
+def _match(
+    one: int, other: int, level: IntArray, left_s: FloatArray, short_gain: FloatArray, long_gain: FloatArray
+) -> int:
+    """Which of two jobs the next GPU goes to; ``one`` has the lower row and wins ties. -1 stands for nobody."""
+    if one < 0 or other < 0:
+        return max(one, other)
+    if level[one] == 0 and level[other] == 0:
+        return other if left_s[other] < left_s[one] else one
+    # a job with nothing never ends: it is the longer one
+    other_is_shorter = level[one] == 0 or (level[other] > 0 and left_s[other] < left_s[one])
+    if other_is_shorter:
+        return one if long_gain[one] > short_gain[other] else other
+    return other if long_gain[other] > short_gain[one] else one

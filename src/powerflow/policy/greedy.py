@@ -51,9 +51,11 @@ class Greedy:
         order = by_key(view, view.jobs["remaining"] * times[rows, least]) if view.sizes_known else by_arrival(view)
         started = take_what_fits(counts[least], order[least[order] >= 0], view.capacity)
         level = np.where(started > 0, least, -1).astype(np.int64)
+        with np.errstate(divide="ignore", invalid="ignore"):  # where a class cannot run, its power may be anything
+            log_time, log_energy = np.log(view.step_time_s), np.log(view.step_time_s * view.power_w)
         allocation.clock = _climb(
-            view.step_time_s,
-            view.step_time_s * view.power_w,
+            log_time,
+            log_energy,
             view.jobs["cost"].astype(np.int64),
             allowed,
             counts,
@@ -67,33 +69,44 @@ class Greedy:
 
 @njit(cache=True)
 def _best_move(
-    time_s: FloatArray, energy_j: FloatArray, allowed: BoolArray, counts: IntArray, level: int, clock: int, free: int
+    log_time: FloatArray,
+    log_energy: FloatArray,
+    job: int,
+    allowed: BoolArray,
+    counts: IntArray,
+    level: int,
+    clock: int,
+    free: int,
 ) -> tuple[float, int, int]:
-    """Rank, level and clock of a job's best move within ``free`` GPUs; rank -1 if none saves time."""
-    clocks = time_s.shape[1]
-    twice = level
+    """Rank, level and clock of a job's best move within ``free`` GPUs; rank -1 if none saves time.
+
+    ``job`` is the row of its costs in the logarithms ``[K, N, F]``.
+    """
+    twice = -1
     for up in range(level + 1, len(counts)):
         if allowed[up] and counts[up] >= 2 * counts[level]:
             if counts[up] - counts[level] <= free:
                 twice = up
             break
-    best = (-1.0, level, clock)
+    now_time, now_energy = log_time[job, level, clock], log_energy[job, level, clock]
+    rank, best_level, best_clock = -1.0, level, clock
     for to in (level, twice):
-        lowest = clock + 1 if to == level else 0
-        for f in range(lowest, clocks):
-            if time_s[to, f] < time_s[level, clock]:
-                saved = np.log(time_s[level, clock] / time_s[to, f])
-                spent = np.log(energy_j[to, f] / energy_j[level, clock])
-                rank = min(saved / spent, SAVES_BOTH) if spent > 0 else SAVES_BOTH + saved
-                if rank > best[0]:
-                    best = (rank, to, f)
-    return best
+        if to < 0:
+            continue
+        for f in range(clock + 1 if to == level else 0, log_time.shape[2]):
+            saved = now_time - log_time[job, to, f]
+            if saved > 0:
+                spent = log_energy[job, to, f] - now_energy
+                ratio = min(saved / spent, SAVES_BOTH) if spent > 0 else SAVES_BOTH + saved
+                if ratio > rank:
+                    rank, best_level, best_clock = ratio, to, f
+    return rank, best_level, best_clock
 
 
 @njit(cache=True)
 def _climb(
-    time_s: FloatArray,
-    energy_j: FloatArray,
+    log_time: FloatArray,
+    log_energy: FloatArray,
     cost: IntArray,
     allowed: BoolArray,
     counts: IntArray,
@@ -102,32 +115,31 @@ def _climb(
     threshold: float,
 ) -> IntArray:
     """Make the best moves; changes ``level`` ``[J]`` in place and returns the clocks ``[J]``. Ties: lower row."""
-    clocks = time_s.shape[2]
-    clock = np.full(len(level), clocks - 1)
-    moves = [(0.0, -1, -1, -1)]  # (-rank, row, level, clock); the first entry only tells numba the types
+    clock = np.full(len(level), log_time.shape[2] - 1)
+    next_level = level.copy()
+    next_clock = clock.copy()
+    moves = [(0.0, -1)]  # (-rank, row); the first entry only tells numba the types
     moves.pop()
     for row in range(len(level)):
-        if level[row] < 0:
-            continue
-        thrift = energy_j[cost[row], level[row]]
-        for f in range(clocks - 2, -1, -1):
-            if thrift[f] < thrift[clock[row]]:
-                clock[row] = f
-        rank, to, f = _best_move(
-            time_s[cost[row]], energy_j[cost[row]], allowed[row], counts, level[row], clock[row], free
-        )
-        if rank >= threshold and rank >= 0:
-            moves.append((-rank, row, to, f))
+        if level[row] >= 0:
+            for f in range(len(log_time[0, 0]) - 2, -1, -1):
+                if log_energy[cost[row], level[row], f] < log_energy[cost[row], level[row], clock[row]]:
+                    clock[row] = f
+            rank, next_level[row], next_clock[row] = _best_move(
+                log_time, log_energy, cost[row], allowed[row], counts, level[row], clock[row], free
+            )
+            if rank >= threshold:
+                moves.append((-rank, row))
     heapq.heapify(moves)
     while len(moves) > 0:
-        _, row, to, f = heapq.heappop(moves)
-        width = counts[to] - counts[level[row]]
+        _, row = heapq.heappop(moves)
+        width = counts[next_level[row]] - counts[level[row]]
         if width <= free:
-            level[row], clock[row] = to, f
+            level[row], clock[row] = next_level[row], next_clock[row]
             free -= width
-        rank, to, f = _best_move(
-            time_s[cost[row]], energy_j[cost[row]], allowed[row], counts, level[row], clock[row], free
+        rank, next_level[row], next_clock[row] = _best_move(
+            log_time, log_energy, cost[row], allowed[row], counts, level[row], clock[row], free
         )
-        if rank >= threshold and rank >= 0:
-            heapq.heappush(moves, (-rank, row, to, f))
+        if rank >= threshold:
+            heapq.heappush(moves, (-rank, row))
     return clock

@@ -99,6 +99,7 @@ def _factory(name: str, spec: str) -> Callable[..., object]:
 def _make(factory: Callable[..., object], options: str, name: str, spec: str) -> object:
     """Call ``factory`` with the options of the spec; whatever goes wrong is said in one line."""
     where = f"policy {spec!r}"
+    unfit = f"{name!r} does not take these options"
     bare: list[Option] = []
     keyed: dict[str, Option] = {}
     for part in options.split(",") if options else ():
@@ -112,14 +113,14 @@ def _make(factory: Callable[..., object], options: str, name: str, spec: str) ->
         signature.bind(*bare, **keyed)
     except TypeError as error:
         known = ", ".join(signature.parameters) or "none"
-        raise InputError(
-            f"{name!r} does not take these options ({error})", where=where, fix=f"its options: {known}"
-        ) from error
+        raise InputError(f"{unfit} ({error})", where=where, fix=f"its options: {known}") from error
     try:
         return factory(*bare, **keyed)
     except InputError as error:
         raise InputError(error.what, where=where, fix=error.fix, exit_code=error.exit_code) from error
     except Exception as error:
+        if options and isinstance(error, TypeError | ValueError):
+            raise InputError(f"{unfit} ({_said(error)})", where=where) from error
         raise _broken(name, f"cannot be made: {_said(error)}") from error
 
 
