@@ -146,7 +146,12 @@ def parse_cluster(text_or_path: str | Path) -> ClusterSpec:
 
     groups_and_lines = read_groups(Path(text))
     groups = [group for group, _ in groups_and_lines]
-    return build_cluster(groups, source=text, places=[f"{text}:{line}" for _, line in groups_and_lines])
+    return build_cluster(groups, source=text, places=[f"{printable(text)}:{line}" for _, line in groups_and_lines])
+
+
+def printable(text: str) -> str:
+    """A path as it may stand in a message of one line."""
+    return text if text.isprintable() else repr(text)
 
 
 def build_cluster(groups: Sequence[NodeGroup], *, source: str, places: Sequence[str] = ()) -> ClusterSpec:

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from powerflow.cluster.spec import NodeGroup
+from powerflow.cluster.spec import NodeGroup, printable
 from powerflow.errors import InputError
 
 #: A larger file is something else given by mistake, such as a trace.
@@ -25,7 +25,7 @@ def read_groups(path: Path) -> list[tuple[NodeGroup, int]]:
     Raises:
         InputError: the file cannot be read, is not YAML, or has a key or value that means nothing here.
     """
-    where = str(path)
+    where = printable(str(path))
     try:
         root = yaml.compose(_read(path), Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
@@ -52,17 +52,17 @@ def _read(path: Path) -> str:
         with path.open("rb") as file:
             content = file.read(MOST_BYTES + 1)
     except OSError as error:
-        raise InputError(f"cannot read: {error.strerror}", where=str(path), exit_code=1) from None
+        raise InputError(f"cannot read: {error.strerror}", where=printable(str(path)), exit_code=1) from None
     except ValueError:  # a NUL in the path
-        raise InputError("no path to a file", where=repr(str(path))) from None
+        raise InputError("no path to a file", where=printable(str(path))) from None
     if len(content) > MOST_BYTES:
-        raise InputError("larger than 1 MiB: not a cluster description", where=str(path))
+        raise InputError("larger than 1 MiB: not a cluster description", where=printable(str(path)))
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:
-        raise InputError("binary file, not a cluster description", where=str(path))
+        raise InputError("binary file, not a cluster description", where=printable(str(path)))
     return text
 
 
