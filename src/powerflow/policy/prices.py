@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from powerflow.cost.table import FloatArray, IntArray
-from powerflow.policy.prices_kernel import ranks, sell, value_counts
+from powerflow.cost.table import FloatArray
+from powerflow.policy.prices_kernel import known_sizes, ranks, sell, value_counts
 from powerflow.policy.protocol import Allocation, View
 
 
@@ -38,10 +38,9 @@ class Prices:
             return answer
         shape = (len(jobs), len(view.gpu_counts))
         value = np.empty(shape)
-        clock = np.zeros(shape, np.int64)
+        clock = np.empty(shape, np.int64)
         worth = np.empty(len(jobs))
-        level = np.empty(len(jobs), np.int64)
-        weight = np.ascontiguousarray(jobs["weight"])
+        weight = jobs["weight"]
         value_counts(
             ranks(job_sizes(view), weight),
             jobs["remaining"],
@@ -52,7 +51,6 @@ class Prices:
             jobs["gpus_max"],
             jobs["cost"],
             view.gpu_counts,
-            powers_of_two(view.gpu_counts),
             view.step_time_s,
             view.power_w,
             view.idle_w,
@@ -64,17 +62,9 @@ class Prices:
             clock,
             worth,
         )
-        answer.gpu_price = sell(value, view.gpu_counts, view.capacity, level)
+        answer.gpu_price = sell(value, clock, view.gpu_counts, view.capacity, answer.gpus, answer.clock)
         answer.worth = worth
-        held = level >= 0
-        answer.gpus[held] = view.gpu_counts[level[held]]
-        answer.clock[held] = clock[held, level[held]]
         return answer
-
-
-def powers_of_two(counts: IntArray) -> IntArray:
-    """Positions in ``counts`` of the powers of two: what is offered, so that buddy allocation wastes nothing."""
-    return np.flatnonzero((counts & (counts - 1)) == 0)
 
 
 def job_sizes(view: View) -> FloatArray:
@@ -85,11 +75,7 @@ def job_sizes(view: View) -> FloatArray:
     """
     jobs = view.jobs
     if view.sizes_known:
-        at_max = view.step_time_s[:, :, -1] * view.gpu_counts
-        fewest = np.maximum(jobs["gpus_min"], 1)
-        column = np.searchsorted(view.gpu_counts, fewest)
-        per_iteration = at_max[jobs["cost"], np.minimum(column, len(view.gpu_counts) - 1)]
-        return np.where(np.isfinite(per_iteration), jobs["remaining"] * per_iteration, np.inf)
+        return known_sizes(jobs["remaining"], jobs["gpus_min"], jobs["cost"], view.gpu_counts, view.step_time_s)
     queue = np.floor(np.log(np.maximum(jobs["attained_gpu_s"], 1e-9) / 3600.0) / np.log(4.0))
     sizes = np.empty(len(jobs))
     sizes[np.lexsort((jobs["id"], queue))] = np.arange(len(jobs))

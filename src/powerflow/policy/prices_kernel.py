@@ -1,4 +1,4 @@
-"""The compiled heart of `prices`: one pass that values every job at every GPU count, one that sells the GPUs."""
+"""The compiled heart of `prices`: every job is valued at every GPU count, then the GPUs are sold."""
 
 from __future__ import annotations
 
@@ -29,6 +29,20 @@ def ranks(size: FloatArray, weight: FloatArray) -> FloatArray:
     return rank
 
 
+@njit(cache=True)
+def known_sizes(
+    remaining: FloatArray, gpus_min: IntArray, cost: IntArray, gpu_counts: IntArray, step_time_s: FloatArray
+) -> FloatArray:
+    """GPU-seconds left on the fewest GPUs that a job runs on, at the maximum clock; ``[J]``, ``inf`` if on none."""
+    sizes = np.full(len(remaining), np.inf)
+    for j in range(len(remaining)):
+        for i in range(len(gpu_counts)):
+            if gpu_counts[i] >= gpus_min[j] and step_time_s[cost[j], i, -1] < np.inf:
+                sizes[j] = remaining[j] * step_time_s[cost[j], i, -1] * gpu_counts[i]
+                break
+    return sizes
+
+
 @njit(cache=True, error_model="numpy")
 def value_counts(
     rank: FloatArray,
@@ -40,7 +54,6 @@ def value_counts(
     gpus_max: IntArray,
     cost: IntArray,
     gpu_counts: IntArray,
-    offered: IntArray,
     step_time_s: FloatArray,
     power_w: FloatArray,
     idle_w: float,
@@ -52,51 +65,52 @@ def value_counts(
     clock: IntArray,
     worth: FloatArray,
 ) -> None:
-    """Steps 2 to 4 of design §5: what each job is worth at each offered count, and at which clock.
+    """Steps 2 to 4 of design §5: what each job makes of each count, and at which clock.
 
-    Writes ``worth[J]`` (v_j), ``value[J, N]`` (V_j(n), ``-inf`` where a count is not to be had) and
-    ``clock[J, N]``.
+    Only powers of two are offered, so that buddy allocation wastes nothing.
+    The columns of the jobs come one by one: numba takes long to recognise a structured array, at every call.
+
+    Args:
+        rank: ``[J]`` i_j.
+        remaining, weight, pause_s, gpus, gpus_min, gpus_max, cost: ``[J]`` columns of `JOB`.
+        gpu_counts, step_time_s, power_w, idle_w, capacity, energy_price, sizes_known: See `View`.
+        crowding: c_μ.
+        value: ``[J, N]`` out: V_j(n); ``-inf`` where a count is not to be had.
+        clock: ``[J, N]`` out: the clock that attains it.
+        worth: ``[J]`` out: v_j, what one iteration is worth; 0 where a job can run on no count.
     """
     clocks = step_time_s.shape[2]
+    value[:] = -np.inf
     for j in range(len(rank)):
-        row = cost[j]
+        step_s = step_time_s[cost[j]]
+        watts = power_w[cost[j]]
         price = crowding * rank[j] / capacity
-        weight_j = weight[j]
         best = np.inf
-        for i in offered:
+        for i in range(len(gpu_counts)):
             n = gpu_counts[i]
-            if n < gpus_min[j] or n > gpus_max[j]:
+            if n < gpus_min[j] or n > gpus_max[j] or n & (n - 1):
                 continue
             for f in range(clocks):
-                step = step_time_s[row, i, f]
-                if step == np.inf:
-                    continue
-                added = power_w[row, i, f] - n * idle_w
-                total = step * (weight_j + energy_price * added + price * n)
-                if total < best:  # noqa: PLR1730 - twice as fast as min() here
-                    best = total
+                step = step_s[i, f]
+                if step < np.inf:
+                    best = min(best, step * (weight[j] + energy_price * (watts[i, f] - n * idle_w) + price * n))
         worth[j] = best if best < np.inf else 0.0
 
-        hold = max(600.0, 10.0 * pause_s[j])
+        # A pause is paid once per stretch: the longer the stretch, the less it weighs. H grows with the pause.
+        per_s = 1.0 / max(600.0, 10.0 * pause_s[j])
         for i in range(len(gpu_counts)):
-            value[j, i] = -np.inf
-        for i in offered:
             n = gpu_counts[i]
-            if n < gpus_min[j] or n > gpus_max[j]:
+            if n < gpus_min[j] or n > gpus_max[j] or n & (n - 1):
                 continue
-            same = n == gpus[j]
             for f in range(clocks):
-                step = step_time_s[row, i, f]
+                step = step_s[i, f]
                 if step == np.inf:
                     continue
                 speed = 1.0 / step
-                gain = worth[j] * speed - energy_price * (power_w[row, i, f] - n * idle_w)
-                if not same:
-                    # the pause is paid once per stretch: the longer the stretch, the less it weighs
-                    per_s = 1.0 / hold
-                    if sizes_known:
-                        per_s = max(per_s, speed / remaining[j])
-                    gain /= 1.0 + pause_s[j] * per_s
+                gain = worth[j] * speed - energy_price * (watts[i, f] - n * idle_w)
+                if n != gpus[j]:
+                    often = max(per_s, speed / remaining[j]) if sizes_known else per_s
+                    gain /= 1.0 + pause_s[j] * often
                 if gain > value[j, i]:
                     value[j, i] = gain
                     clock[j, i] = f
@@ -121,23 +135,27 @@ def _next_on_hull(value: FloatArray, gpu_counts: IntArray, at: int) -> tuple[int
 
 
 @njit(cache=True)
-def sell(value: FloatArray, gpu_counts: IntArray, capacity: int, level: IntArray) -> float:
-    """Step 5 of design §5: take hull segments of all jobs, steepest first, while they fit.
+def sell(
+    value: FloatArray, clock: IntArray, gpu_counts: IntArray, capacity: int, gpus: IntArray, chosen: IntArray
+) -> float:
+    """Steps 5 and 6 of design §5: take hull segments of all jobs, steepest first, while they fit.
 
     Args:
         value: ``[J, N]`` V_j(n).
+        clock: ``[J, N]`` the clocks that attain it.
         gpu_counts: ``[N]``.
         capacity: GPUs to sell.
-        level: ``[J]`` out: position in ``gpu_counts`` that each job gets, -1 for none.
+        gpus: ``[J]`` in: zeros; out: GPUs that each job gets.
+        chosen: ``[J]`` out: its clock, untouched where it gets none.
 
     Returns:
         The slope of the last segment taken while GPUs were short: the spot price of a GPU; 0 if some are left over.
     """
     jobs = value.shape[0]
+    level = np.full(jobs, -1, np.int64)
     corner = np.empty(jobs, np.int64)
     heap = [(0.0, 0) for _ in range(0)]
     for j in range(jobs):
-        level[j] = -1
         corner[j], slope = _next_on_hull(value[j], gpu_counts, -1)
         if corner[j] >= 0:
             heap.append((-slope, j))
@@ -146,10 +164,10 @@ def sell(value: FloatArray, gpu_counts: IntArray, capacity: int, level: IntArray
     spot = 0.0
     while len(heap) > 0 and free > 0:
         negative, j = heap[0]
-        held = 0 if level[j] < 0 else gpu_counts[level[j]]
-        extra = gpu_counts[corner[j]] - held
+        extra = gpu_counts[corner[j]] - gpus[j]
         if extra <= free:
             level[j] = corner[j]
+            gpus[j] = gpu_counts[level[j]]
             free -= extra
             spot = -negative
             corner[j], slope = _next_on_hull(value[j], gpu_counts, level[j])
@@ -162,9 +180,14 @@ def sell(value: FloatArray, gpu_counts: IntArray, capacity: int, level: IntArray
         heappop(heap)
         now = 0.0 if level[j] < 0 else value[j, level[j]]
         for i in range(corner[j] - 1, level[j], -1):
-            if gpu_counts[i] - held <= free and value[j, i] > now:
-                free -= gpu_counts[i] - held
+            extra = gpu_counts[i] - gpus[j]
+            if extra <= free and value[j, i] > now:
+                spot = (value[j, i] - now) / extra
+                free -= extra
                 level[j] = i
-                spot = (value[j, i] - now) / (gpu_counts[i] - held)
+                gpus[j] = gpu_counts[i]
                 break
+    for j in range(jobs):
+        if level[j] >= 0:
+            chosen[j] = clock[j, level[j]]
     return spot if free == 0 else 0.0

@@ -1,10 +1,16 @@
-"""A policy's answer, held against what it may say."""
+"""A policy's answer, held against what it may say and against what is."""
 
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
+from numba import njit
 
+from powerflow.cost.table import FloatArray, IntArray
 from powerflow.policy.protocol import Allocation, View
+
+TOO_MANY, UNKNOWN_COUNT, UNKNOWN_CLOCK, CANNOT_RUN = 1, 2, 3, 4
+SAME, RECLOCKED, MOVED = 0, 1, 2
 
 
 class PolicyError(RuntimeError):
@@ -17,31 +23,84 @@ def check_answer(policy: str, view: View, answer: Allocation) -> None:
     Raises:
         PolicyError: Naming the policy, the rule, and the first job that breaks it.
     """
-    jobs = view.jobs
-    gpus, clock = answer.gpus, answer.clock
-    if gpus.shape != (len(jobs),) or clock.shape != (len(jobs),):
-        raise PolicyError(
-            f"policy {policy}: answer has {gpus.shape} GPUs and {clock.shape} clocks for {len(jobs)} jobs"
-        )
-    total = int(gpus.sum())
-    if total > view.capacity:
-        raise PolicyError(f"policy {policy}: gave out {total} GPUs of {view.capacity}")
-    known = len(view.count_index)
-    held = np.flatnonzero(gpus)
-    n = gpus[held]
-    if len(held) == 0:
-        return
-    if n.min() < 0 or n.max() >= known or (view.count_index[n] < 0).any():
-        raise PolicyError(f"policy {policy}: gave a GPU count that is not in the cost tables")
-    f = clock[held]
-    if f.min() < 0 or f.max() > view.clock_max:
-        raise PolicyError(f"policy {policy}: gave a clock that does not exist")
-    rows = jobs[held]
-    runs = np.isfinite(view.step_time_s[rows["cost"], view.count_index[n], f])
-    legal = runs & (n >= rows["gpus_min"]) & (n <= rows["gpus_max"])
-    if not legal.all():
-        bad = int(np.argmin(legal))
-        raise PolicyError(
-            f"policy {policy}: job {rows['id'][bad]} cannot run on {n[bad]} GPUs "
-            f"(its limits are {rows['gpus_min'][bad]} to {rows['gpus_max'][bad]})"
-        )
+    jobs, gpus = view.jobs, answer.gpus
+    if gpus.shape != (len(jobs),) or answer.clock.shape != (len(jobs),):
+        shapes = f"{gpus.shape} GPUs and {answer.clock.shape} clocks"
+        raise PolicyError(f"policy {policy}: answered with {shapes} for {len(jobs)} jobs")
+    fault, j = _fault(
+        jobs["gpus_min"],
+        jobs["gpus_max"],
+        jobs["cost"],
+        gpus,
+        answer.clock,
+        view.count_index,
+        view.step_time_s,
+        view.capacity,
+    )
+    match fault:
+        case 0:
+            return
+        case 1:
+            what = f"gave out {int(gpus.sum())} GPUs of {view.capacity}"
+        case 2:
+            what = f"gave job {jobs['id'][j]} {gpus[j]} GPUs, a count that is not in the cost tables"
+        case 3:
+            what = f"gave job {jobs['id'][j]} clock {answer.clock[j]} of {len(view.clocks_mhz)}"
+        case _:
+            limits = f"its limits are {jobs['gpus_min'][j]} to {jobs['gpus_max'][j]}"
+            what = f"gave job {jobs['id'][j]} {gpus[j]} GPUs, on which it cannot run ({limits})"
+    raise PolicyError(f"policy {policy}: {what}")
+
+
+@njit(cache=True)
+def _fault(
+    gpus_min: IntArray,
+    gpus_max: IntArray,
+    cost: IntArray,
+    gpus: IntArray,
+    clock: IntArray,
+    count_index: IntArray,
+    step_time_s: FloatArray,
+    capacity: int,
+) -> tuple[int, int]:
+    """The first rule that an answer breaks, and the job that breaks it; 0 if none."""
+    total = 0
+    for j in range(len(gpus)):
+        n = gpus[j]
+        if n == 0:
+            continue
+        if n < 0 or n >= len(count_index) or count_index[n] < 0:
+            return UNKNOWN_COUNT, j
+        if clock[j] < 0 or clock[j] >= step_time_s.shape[2]:
+            return UNKNOWN_CLOCK, j
+        if n < gpus_min[j] or n > gpus_max[j] or not np.isfinite(step_time_s[cost[j], count_index[n], clock[j]]):
+            return CANNOT_RUN, j
+        total += n
+    return (TOO_MANY if total > capacity else 0), 0
+
+
+@njit(cache=True)
+def differences(
+    gpus_before: IntArray,
+    clock_before: IntArray,
+    gpus: IntArray,
+    clock: IntArray,
+    evicted: npt.NDArray[np.bool_],
+) -> tuple[IntArray, IntArray]:
+    """Positions of the jobs that change, and for each whether it is `MOVED` or only `RECLOCKED`.
+
+    ``evicted[j]``: the job must leave the GPUs it holds, even if it is given as many.
+    """
+    changed = np.empty(len(gpus), np.int64)
+    how = np.empty(len(gpus), np.int64)
+    count = 0
+    for j in range(len(gpus)):
+        if gpus[j] != gpus_before[j] or (evicted[j] and gpus[j] > 0):
+            how[count] = MOVED
+        elif gpus[j] > 0 and clock[j] != clock_before[j]:
+            how[count] = RECLOCKED
+        else:
+            continue
+        changed[count] = j
+        count += 1
+    return changed[:count], how[:count]

@@ -5,10 +5,54 @@ from __future__ import annotations
 from heapq import heappop, heappush
 
 import numpy as np
+from numba import njit
 
 from powerflow.cost.table import FloatArray, IntArray
 from powerflow.job import Job
 from powerflow.policy.protocol import JOB, JobRows
+
+
+@njit(cache=True)
+def bring_up_to_date(
+    remaining: FloatArray,
+    attained_gpu_s: FloatArray,
+    done: FloatArray,
+    gpus: IntArray,
+    since_s: FloatArray,
+    believed: FloatArray,
+    slots: IntArray,
+    now_s: float,
+) -> None:
+    """Fill in remaining work and attained service as of now.
+
+    A job that outlives its prediction is expected to need a tenth of what it has had so far: it must neither vanish
+    from the ranking nor look endless.
+    """
+    for i in range(len(slots)):
+        attained_gpu_s[i] += gpus[i] * (now_s - since_s[i])
+        left = believed[slots[i]] - done[i]
+        remaining[i] = max(0.1 * done[i], 1e-9) if left <= 0.0 else left  # nan, an unknown size, stays nan
+
+
+@njit(cache=True)
+def settle(
+    held: IntArray,
+    held_clock: IntArray,
+    attained_gpu_s: FloatArray,
+    since_s: FloatArray,
+    slots: IntArray,
+    gpus: IntArray,
+    clock: IntArray,
+    now_s: float,
+) -> None:
+    """See `Ledger.give`; the first four are columns of all slots."""
+    for i in range(len(slots)):
+        slot = slots[i]
+        if held[slot] != gpus[i]:
+            attained_gpu_s[slot] += held[slot] * (now_s - since_s[slot])
+            since_s[slot] = now_s
+            held[slot] = gpus[i]
+        held_clock[slot] = clock[i]
 
 
 class Ledger:
@@ -75,26 +119,24 @@ class Ledger:
 
     def view_rows(self, slots: IntArray, now_s: float) -> JobRows:
         """Rows of these slots with remaining work and attained service as of now; a copy, read only."""
-        rows = self.rows[slots]
-        rows["attained_gpu_s"] += rows["gpus"] * (now_s - rows["since_s"])
-        believed = self.believed[slots]
-        left = believed - rows["done"]
-        # A job that outlives its prediction is expected to need a tenth of what it has had so far: it must
-        # neither vanish from the ranking nor look endless.
-        rows["remaining"] = np.where(left > 0, left, np.maximum(0.1 * rows["done"], 1e-9))
-        rows["remaining"][np.isnan(believed)] = np.nan
+        rows: JobRows = self.rows.take(slots)
+        bring_up_to_date(
+            rows["remaining"],
+            rows["attained_gpu_s"],
+            rows["done"],
+            rows["gpus"],
+            rows["since_s"],
+            self.believed,
+            slots,
+            now_s,
+        )
         rows.flags.writeable = False
         return rows
 
-    def give(self, slot: int, gpus: int, clock: int, now_s: float) -> None:
-        """Record a new allocation, and settle the GPU-seconds of the old one."""
-        row = self.rows[slot]
-        held = row["gpus"]
-        if held != gpus:
-            row["attained_gpu_s"] += held * (now_s - row["since_s"])
-            row["since_s"] = now_s
-            row["gpus"] = gpus
-        row["clock"] = clock
+    def give(self, slots: IntArray, gpus: IntArray, clock: IntArray, now_s: float) -> None:
+        """Record new allocations, ``[K]`` each, and settle the GPU-seconds of the old ones."""
+        rows = self.rows
+        settle(rows["gpus"], rows["clock"], rows["attained_gpu_s"], rows["since_s"], slots, gpus, clock, now_s)
 
     def _grow(self) -> None:
         old = len(self.rows)

@@ -12,7 +12,7 @@ from powerflow.cluster.spec import Node
 from powerflow.cost.table import Axes, IntArray
 from powerflow.policy.protocol import Allocation, Policy, View
 from powerflow.scheduler.book import CostBook
-from powerflow.scheduler.check import check_answer
+from powerflow.scheduler.check import MOVED, check_answer, differences
 from powerflow.scheduler.ledger import Ledger
 
 
@@ -25,15 +25,15 @@ class Decision:
         answer: What it said.
         slots: ``[J]`` slots of the view's jobs.
         changed: Positions of jobs whose allocation changes.
-        moved: Positions of jobs that must stop and go on elsewhere or with another count.
-        packed: ``[len(changed)]`` whether each changed job stands on as few nodes as its count needs.
+        moved: ``[len(changed)]`` whether each must stop and go on elsewhere or with another count.
+        packed: ``[len(changed)]`` whether each stands on as few nodes as its count needs.
     """
 
     view: View
     answer: Allocation
     slots: IntArray
     changed: IntArray
-    moved: IntArray
+    moved: npt.NDArray[np.bool_]
     packed: npt.NDArray[np.bool_]
 
 
@@ -103,20 +103,19 @@ class Pool:
         view = self.view(ledger, slots, now_s, energy_price, sizes_known)
         answer = policy.decide(view)
         check_answer(policy.name, view, answer)
-        before = view.jobs
         evicted = np.isin(slots, list(self.evicted)) if self.evicted else np.zeros(len(slots), bool)
-        moves = (answer.gpus != before["gpus"]) | (evicted & (answer.gpus > 0))
-        reclocked = (answer.gpus > 0) & (answer.clock != before["clock"])
-        moved = np.flatnonzero(moves)
-        changed = np.flatnonzero(moves | reclocked)
-        self.occupancy.release_many(slots[moved[before["gpus"][moved] > 0]])
-        placed = moved[answer.gpus[moved] > 0]
-        self.occupancy.allocate_many(slots[placed], answer.gpus[placed])
-        self.evicted.clear()
-        for i in changed.tolist():
-            ledger.give(int(slots[i]), int(answer.gpus[i]), int(answer.clock[i]), now_s)
-        packed = self.occupancy.packed_many(slots[changed])
-        return Decision(view, answer, slots, changed, moved, packed)
+        changed, how = differences(view.jobs["gpus"], view.jobs["clock"], answer.gpus, answer.clock, evicted)
+        if len(changed) == 0:
+            return Decision(view, answer, slots, changed, how == MOVED, how == MOVED)
+        who, gpus = slots[changed], answer.gpus[changed]
+        moves = how == MOVED
+        if moves.any():
+            self.occupancy.release_many(who[moves])
+            placed = moves & (gpus > 0)
+            self.occupancy.allocate_many(who[placed], gpus[placed])
+            self.evicted.clear()
+        ledger.give(who, gpus, answer.clock[changed], now_s)
+        return Decision(view, answer, slots, changed, moves, self.occupancy.packed_many(who))
 
     def demand(self, ledger: Ledger) -> int:
         """GPUs that the pool's jobs asked for."""

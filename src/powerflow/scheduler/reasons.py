@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -15,70 +15,61 @@ from powerflow.scheduler.plan import Reason, Why
 from powerflow.scheduler.pool import Decision
 
 
-def beneficiaries(gives: IntArray, takes: IntArray) -> list[int]:
-    """Whom each giving job's GPUs went to.
+def beneficiaries(freed: Sequence[int]) -> list[int]:
+    """Whom the GPUs that jobs gave up went to.
 
-    GPUs given up go, in the order of submission, to the jobs that took most first; ties to the earlier job.
+    They go, in order, to the jobs that took most first; ties to the earlier job.
 
     Args:
-        gives: ``[J]`` GPUs each job gave up.
-        takes: ``[J]`` GPUs each job got.
+        freed: GPUs each job gave up (positive) or took (negative).
 
     Returns:
-        For each giving job, in order, the position of the first job that its GPUs went to; -1 if to none.
+        For each job, the position of the first job that its GPUs went to; -1 if to none, or if it gave up none.
     """
-    takers = np.argsort(-takes, kind="stable")
-    queue = [(int(j), int(takes[j])) for j in takers if takes[j] > 0]
+    takers = sorted((change, i) for i, change in enumerate(freed) if change < 0)
+    taker, wanting = 0, -takers[0][0] if takers else 0
     result = []
-    for j in np.flatnonzero(gives).tolist():
-        result.append(queue[0][0] if queue else -1)
-        left = int(gives[j])
-        while queue and left > 0:
-            taker, wants = queue[0]
-            used = min(left, wants)
-            left -= used
-            if used == wants:
-                queue.pop(0)
-            else:
-                queue[0] = (taker, wants - used)
+    for given in freed:
+        result.append(takers[taker][1] if given > 0 and taker < len(takers) else -1)
+        left = given
+        while left > 0 and taker < len(takers):
+            used = min(left, wanting)
+            left, wanting = left - used, wanting - used
+            if wanting == 0:
+                taker += 1
+                wanting = -takers[taker][0] if taker < len(takers) else 0
     return result
 
 
 def change_reasons(decision: Decision, ledger: Ledger) -> list[Reason]:
     """A reason for each changed job, in the order of ``decision.changed``."""
-    rows, answer = decision.view.jobs, decision.answer
+    changed, rows, answer = decision.changed, decision.view.jobs, decision.answer
     clocks = decision.view.clocks_mhz
-    before, after = rows["gpus"].astype(np.int64), answer.gpus
-    gives = np.maximum(before - after, 0)
-    names: dict[int, str] = {}
-    if gives.any():
-        given = beneficiaries(gives, np.maximum(after - before, 0))
-        for j, taker in zip(np.flatnonzero(gives).tolist(), given, strict=True):
-            names[j] = ledger.job(int(decision.slots[taker])).id if taker >= 0 else ""
+    slots = decision.slots[changed].tolist()
+    before, after = rows["gpus"][changed], answer.gpus[changed]
+    clock_before, clock = rows["clock"][changed], answer.clock[changed]
+    beneficiary = beneficiaries((before - after).tolist())
+    columns = (
+        before.tolist(),
+        after.tolist(),
+        clocks[clock_before].tolist(),
+        clocks[clock].tolist(),
+        slots,
+        beneficiary,
+    )
     reasons = []
-    for j in decision.changed.tolist():
-        had, has = int(before[j]), int(after[j])
+    for had, has, had_mhz, has_mhz, slot, taker in zip(*columns, strict=True):
         if has == 0:
             why = Why.PREEMPTED
         elif had == 0:
-            why = Why.RESUMED if ledger.started[int(decision.slots[j])] else Why.STARTED
-        elif has > had:
-            why = Why.GROWN
-        elif has < had:
-            why = Why.SHRUNK
+            why = Why.RESUMED if ledger.started[slot] else Why.STARTED
+        elif has != had:
+            why = Why.GROWN if has > had else Why.SHRUNK
         else:
-            why = Why.RECLOCKED if answer.clock[j] != rows["clock"][j] else Why.MOVED
-        reasons.append(
-            Reason(
-                why,
-                had,
-                has,
-                float(clocks[rows["clock"][j]]) if had else 0.0,
-                float(clocks[answer.clock[j]]) if has else 0.0,
-                names.get(j, ""),
-                answer.gpu_price,
-            )
-        )
+            why = Why.RECLOCKED if has_mhz != had_mhz else Why.MOVED
+        name = ledger.job(slots[taker]).id if taker >= 0 else ""
+        mhz = (had_mhz if had else 0.0, has_mhz if has else 0.0)
+        reasons.append(Reason(why, had, has, *mhz, name, answer.gpu_price))
     return reasons
 
 

@@ -64,6 +64,7 @@ class Scheduler:
         self.interval_s = interval_s
         self.ledger = Ledger()
         self.pools = {name: Pool(tuple(nodes), axes[name], idle_w[name]) for name, nodes in cluster.pools().items()}
+        self.period_s = policy.period_s
         self.policies = {name: copy.deepcopy(policy) for name in self.pools}
         self.ended = {"completed": 0, "failed": 0, "cancelled": 0}
         self.submitted = 0
@@ -105,37 +106,33 @@ class Scheduler:
     def _note(self, event: Event, now_s: float) -> str:
         """Take note of one event; the answer says why it could not be used, "" if it could."""
         match event:
-            case Progress(slots, done):
-                # a report that comes late must not take work back
-                rows = self.ledger.rows
-                rows["done"][slots] = np.maximum(rows["done"][slots], done)
-                return ""
             case Submitted():
                 return self._submit(event, now_s)
-            case Completed(job_id):
-                return self._end(job_id, "completed")
-            case Cancelled(job_id):
-                return self._end(job_id, "cancelled")
-            case Failed(job_id, retry, done):
-                return self._requeue(job_id, done, now_s) if retry else self._end(job_id, "failed")
-            case CostLearned(cost_class, gpu_type, table):
-                if gpu_type not in self.pools:
-                    return f"cost of {cost_class} on {gpu_type}: this cluster has none"
-                self.pools[gpu_type].book.learn(cost_class, table)
-                self._reroute(now_s)
-            case EnergyPriceSet(price):
-                self.energy_price = price
-            case NodeFailed(node):
-                return self._lose(node, now_s)
-            case NodeDrained(node):
-                return self._drain(node)
-            case NodeRecovered(node):
-                if node not in self._node_pool:
-                    return f"node {node} is unknown"
-                self._node_pool[node].occupancy.recover(node)
-                self._reroute(now_s)
-        self._dirty = True
-        return ""
+            case Completed():
+                return self._end(event.job_id, "completed")
+            case Progress():
+                # a report that comes late must not take work back
+                done = self.ledger.rows["done"]
+                done[event.slots] = np.maximum(done[event.slots], event.done)
+                return ""
+            case Cancelled():
+                return self._end(event.job_id, "cancelled")
+            case Failed():
+                if event.retry:
+                    return self._requeue(event.job_id, event.done, now_s)
+                return self._end(event.job_id, "failed")
+            case CostLearned():
+                return self._learn(event)
+            case EnergyPriceSet():
+                self.energy_price = event.seconds_per_joule
+                self._dirty = True
+                return ""
+            case NodeFailed():
+                return self._lose(event.node, now_s)
+            case NodeDrained():
+                return self._drain(event.node)
+            case NodeRecovered():
+                return self._recover(event.node)
 
     def _submit(self, event: Submitted, now_s: float) -> str:
         job = event.job
@@ -169,6 +166,24 @@ class Scheduler:
         self._dirty = True
         return ""
 
+    def _learn(self, event: CostLearned) -> str:
+        pool = self.pools.get(event.gpu_type)
+        if pool is None:
+            return f"cost of {event.cost_class} on {event.gpu_type}: this cluster has none"
+        pool.book.learn(event.cost_class, event.table)
+        self._reroute()
+        self._dirty = True
+        return ""
+
+    def _recover(self, node: str) -> str:
+        pool = self._node_pool.get(node)
+        if pool is None:
+            return f"node {node} is unknown"
+        pool.occupancy.recover(node)
+        self._reroute()
+        self._dirty = True
+        return ""
+
     def _lose(self, node: str, now_s: float) -> str:
         pool = self._node_pool.get(node)
         if pool is None:
@@ -190,7 +205,8 @@ class Scheduler:
         pool = self._pool_of[slot]
         pool.occupancy.release(slot)
         pool.evicted.discard(slot)
-        self.ledger.give(slot, 0, 0, now_s)
+        nothing = np.zeros(1, np.int64)
+        self.ledger.give(np.array([slot]), nothing, nothing, now_s)
 
     # -- which pool ---------------------------------------------------------------------------------------------
 
@@ -212,7 +228,7 @@ class Scheduler:
 
         return min(self.pools.values(), key=expected_s)
 
-    def _reroute(self, now_s: float) -> None:
+    def _reroute(self) -> None:
         """Jobs that wait and are not bound to a GPU type choose their pool again."""
         if len(self.pools) == 1:
             return
@@ -233,12 +249,9 @@ class Scheduler:
         """When the next decision is due; ``inf`` if nothing calls for one."""
         if self._dirty:
             return self._decided_s + self.interval_s
-        periods = [
-            policy.period_s
-            for name, policy in self.policies.items()
-            if policy.period_s is not None and self.pools[name].active
-        ]
-        return self._decided_s + max(min(periods), self.interval_s) if periods else math.inf
+        if self.period_s is None or not self._pool_of:
+            return math.inf
+        return self._decided_s + max(self.period_s, self.interval_s)
 
     def _decide(self, now_s: float, ignored: Sequence[str]) -> Plan:
         changes: list[Change] = []
@@ -267,28 +280,20 @@ class Scheduler:
     def _changes(self, pool: Pool, decision: Decision) -> list[Change]:
         if len(decision.changed) == 0:
             return []
-        moved = np.zeros(len(decision.slots), bool)
-        moved[decision.moved] = True
+        changed = decision.changed
+        columns = (
+            decision.slots[changed].tolist(),
+            decision.answer.clock[changed].tolist(),
+            decision.moved.tolist(),
+            decision.packed.tolist(),
+            change_reasons(decision, self.ledger),
+        )
         changes = []
-        reasons = change_reasons(decision, self.ledger)
-        answer = decision.answer
-        for j, packed, reason in zip(decision.changed.tolist(), decision.packed.tolist(), reasons, strict=True):
-            slot = int(decision.slots[j])
-            gpus, clock = int(answer.gpus[j]), int(answer.clock[j])
+        for slot, clock, moved, packed, reason in zip(*columns, strict=True):
+            gpus = reason.gpus
+            job_id = self.ledger.job(slot).id
             if gpus:
                 self.ledger.started[slot] = True
-            changes.append(
-                Change(
-                    self.ledger.job(slot).id,
-                    slot,
-                    pool.gpu_type,
-                    gpus,
-                    clock if gpus else 0,
-                    reason.clock_mhz,
-                    packed,
-                    bool(moved[j]),
-                    0.0,
-                    reason,
-                )
-            )
+            mhz = reason.clock_mhz
+            changes.append(Change(job_id, slot, pool.gpu_type, gpus, clock, mhz, packed, moved, 0.0, reason))
         return changes

@@ -6,6 +6,7 @@ from array import array
 
 import numpy as np
 
+from powerflow.cost.table import FloatArray
 from powerflow.simulate.result import Segments, Timeline
 
 
@@ -32,28 +33,12 @@ class Meter:
         self._since_s = now_s
 
 
-class Columns:
-    """Rows of numbers, kept as one compact array per column."""
-
-    def __init__(self, width: int) -> None:
-        self._columns = [array("d") for _ in range(width)]
-
-    def append(self, *row: float) -> None:
-        """Add a row."""
-        for column, value in zip(self._columns, row, strict=True):
-            column.append(value)
-
-    def arrays(self) -> list[np.ndarray[tuple[int], np.dtype[np.float64]]]:
-        """The columns."""
-        return [np.array(column, dtype=np.float64) for column in self._columns]
-
-
 class Recorder:
-    """Timeline rows and allocation segments of a running simulation."""
+    """Timeline rows and allocation segments of a running simulation, kept compactly: a month has millions."""
 
     def __init__(self) -> None:
-        self._timeline = Columns(7)
-        self._segments = Columns(6)
+        self._timeline = array("d")
+        self._segments = array("d")
 
     def state(
         self,
@@ -67,15 +52,15 @@ class Recorder:
     ) -> None:
         """The cluster from ``time_s`` on; ``gpu_clock_mhz`` is Σ of the clocks of busy GPUs."""
         clock = gpu_clock_mhz / busy if busy else np.nan
-        self._timeline.append(time_s, power_w, busy, running, waiting, clock, gpu_price)
+        self._timeline.extend((time_s, power_w, busy, running, waiting, clock, gpu_price))
 
     def segment(self, job: int, start_s: float, end_s: float, gpus: int, clock_mhz: float, energy_j: float) -> None:
         """A job held so many GPUs at this clock from start to end."""
-        self._segments.append(job, start_s, end_s, gpus, clock_mhz, energy_j / (end_s - start_s))
+        self._segments.extend((job, start_s, end_s, gpus, clock_mhz, energy_j / (end_s - start_s)))
 
     def timeline(self) -> Timeline:
         """All rows; of those at one moment only the last, which is what held."""
-        time_s, power_w, busy, running, waiting, clock_mhz, gpu_price = self._timeline.arrays()
+        time_s, power_w, busy, running, waiting, clock_mhz, gpu_price = _columns(self._timeline, 7)
         last = np.append(time_s[1:] != time_s[:-1], True) if len(time_s) else np.empty(0, bool)
         return Timeline(
             time_s[last],
@@ -89,5 +74,9 @@ class Recorder:
 
     def segments(self) -> Segments:
         """All segments, in order of their end."""
-        job, start_s, end_s, gpus, clock_mhz, power_w = self._segments.arrays()
+        job, start_s, end_s, gpus, clock_mhz, power_w = _columns(self._segments, 6)
         return Segments(job.astype(np.int64), start_s, end_s, gpus.astype(np.int64), clock_mhz, power_w)
+
+
+def _columns(rows: array[float], width: int) -> list[FloatArray]:
+    return list(np.array(rows, np.float64).reshape(-1, width).T.copy())

@@ -168,7 +168,7 @@ class Simulation:
         self._stalled = 0
         self._rng = np.random.default_rng([seed, 0xFA11])
         self._nodes = [node for nodes in cluster.pools().values() for node in nodes]
-        self._busy = dict.fromkeys(self.idle_w, 0)
+        self._busy = 0
         self._up = {name: sum(node.gpus for node in nodes) for name, nodes in cluster.pools().items()}
         self._idle_watts = sum(self.idle_w[name] * up for name, up in self._up.items())
         self.meter.watts = self._idle_watts
@@ -247,8 +247,6 @@ class Simulation:
         self.now_s = now_s
         events = self._pending
         self._pending = []
-        if self.runs and now_s >= self._decided_s + self.world.interval_s:
-            events.insert(0, self._progress())  # only a step that may decide needs to know
         while self._due and self._due[0].time_s <= now_s:
             self._happen(heappop(self._due), events)
         while self.arrived < len(self.jobs) and self.jobs[self.arrived].submit_s <= now_s:
@@ -256,13 +254,15 @@ class Simulation:
             events.append(Submitted(job, self.belief.iterations(self.arrived), self.world.pause_s))
             self.arrived += 1
             self.waiting += 1
-        plan = self.scheduler.step(now_s, events)
-        self._wake_s = plan.wake_s
-        if plan.decided:
-            self._carry_out(plan)
-        busy = sum(self._busy.values())
+        if events or now_s >= self._wake_s:
+            if self.runs and now_s >= self._decided_s + self.world.interval_s:
+                events.insert(0, self._progress())  # only a step that may decide needs to know
+            plan = self.scheduler.step(now_s, events)
+            self._wake_s = plan.wake_s
+            if plan.decided:
+                self._carry_out(plan)
         self.recorder.state(
-            now_s, self.meter.watts, busy, len(self.runs), self.waiting, self.gpu_clock_mhz, self.gpu_price
+            now_s, self.meter.watts, self._busy, len(self.runs), self.waiting, self.gpu_clock_mhz, self.gpu_price
         )
 
     def _happen(self, due: _Due, events: list[Event]) -> None:
@@ -364,7 +364,7 @@ class Simulation:
                 for values in (self._done, self._resume_s, self._rate)
             )
         self._done[slot], self._resume_s[slot], self._rate[slot] = done, resume_s, rate
-        self._busy[change.pool] += change.gpus
+        self._busy += change.gpus
         self.gpu_clock_mhz += change.gpus * change.clock_mhz
         self._power_idle(change.pool, -change.gpus)
         self.meter.watts += self._paused_watts(run) if paused else power_w
@@ -383,7 +383,7 @@ class Simulation:
         self.energy_j[run.job] += energy_j
         self.gpu_s[run.job] += change.gpus * (now_s - run.since_s)
         self.done[run.job] = run.done + ran_s * run.rate
-        self._busy[change.pool] -= change.gpus
+        self._busy -= change.gpus
         self.gpu_clock_mhz -= change.gpus * change.clock_mhz
         self.meter.watts -= self._paused_watts(run) if run.paused else run.power_w
         self._power_idle(change.pool, change.gpus)
