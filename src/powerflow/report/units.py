@@ -21,19 +21,20 @@ def significant(value: float, digits: int = 3) -> str:
     return "0" if float(value) == 0 else text
 
 
+def _prose(value: float) -> str:
+    """Three significant digits without zeros that say nothing: 1.9, not 1.90."""
+    text = significant(value)
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
 def duration(seconds: float) -> str:
     """Seconds as ``42 s``, ``17.5 min``, ``1.9 h``, ``3.2 days``: whichever reads best."""
     if not math.isfinite(seconds):
         return NOTHING
     for limit, unit, size in ((90.0, "s", 1.0), (90 * 60.0, "min", 60.0), (72 * 3600.0, "h", 3600.0)):
         if abs(seconds) < limit:
-            return f"{significant(seconds / size)} {unit}"
-    return f"{significant(seconds / 86400.0)} days"
-
-
-def hours(seconds: float) -> str:
-    """Seconds as hours without the unit, for columns whose head names it."""
-    return significant(seconds / 3600.0)
+            return f"{_prose(seconds / size)} {unit}"
+    return f"{_prose(seconds / 86400.0)} days"
 
 
 def kwh(joules: float) -> float:
@@ -47,8 +48,8 @@ def energy(joules: float) -> str:
         return NOTHING
     for limit, unit, size in ((36_000.0, "J", 1.0), (3.6e10, "kWh", 3.6e6), (3.6e13, "MWh", 3.6e9)):
         if abs(joules) < limit:
-            return f"{significant(joules / size)} {unit}"
-    return f"{significant(joules / 3.6e12)} GWh"
+            return f"{_prose(joules / size)} {unit}"
+    return f"{_prose(joules / 3.6e12)} GWh"
 
 
 def power(watts: float) -> str:
@@ -57,8 +58,8 @@ def power(watts: float) -> str:
         return NOTHING
     for limit, unit, size in ((1e3, "W", 1.0), (1e6, "kW", 1e3)):
         if abs(watts) < limit:
-            return f"{significant(watts / size)} {unit}"
-    return f"{significant(watts / 1e6)} MW"
+            return f"{_prose(watts / size)} {unit}"
+    return f"{_prose(watts / 1e6)} MW"
 
 
 def percent(share: float) -> str:

@@ -1,0 +1,189 @@
+"""What the numbers say, in sentences computed from them, whichever way they turned out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from powerflow.report import units
+from powerflow.report.words import REFERENCE, label, mean, subject_of
+from powerflow.simulate.comparison import Comparison, EqualEnergyRow
+from powerflow.simulate.result import SimulationResult
+
+
+@dataclass(frozen=True, slots=True)
+class KeyFigure:
+    """One large number and what it means."""
+
+    value: str
+    meaning: str
+
+
+# --- a comparison ---
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """What the headline is about: one policy at one level, beside the reference at the level of its own energy."""
+
+    subject: EqualEnergyRow
+    reference: EqualEnergyRow | None
+    jct_s: float
+    reference_s: float | None
+
+
+def _case(comparison: Comparison) -> _Case | None:
+    """The lowest level at which the subject is no slower than the reference at full energy; else the highest level."""
+    subject = subject_of(comparison)
+    mine = [row for row in comparison.rows if row.policy == subject and mean(row, "jct_mean_s") is not None]
+    if not mine:
+        return None
+    full = [row for row in comparison.rows if row.policy == REFERENCE and row.level == 1.0]
+    reference = full[0] if full and subject != REFERENCE else None
+    reference_s = mean(reference, "jct_mean_s")
+    as_good = [row for row in mine if reference_s is not None and (mean(row, "jct_mean_s") or 0.0) <= reference_s]
+    chosen = min(as_good, key=lambda row: row.level) if as_good else max(mine, key=lambda row: row.level)
+    return _Case(chosen, reference, mean(chosen, "jct_mean_s") or 0.0, reference_s)
+
+
+def headline(comparison: Comparison) -> str:
+    """The one sentence to remember; says as plainly when the subject is the slower one."""
+    case = _case(comparison)
+    if case is None:
+        return "No policy reached any of the energy levels, so there is nothing to compare."
+    name, level, jct = label(case.subject.policy), units.percent(case.subject.level), units.duration(case.jct_s)
+    if case.reference_s is None:
+        return f"At {level} of FIFO's energy, {name} finishes jobs on average in {jct}."
+    needs = units.duration(case.reference_s)
+    return f"At {level} of FIFO's energy, {name} finishes jobs on average in {jct}; FIFO needs {needs} at 100\u202f%."
+
+
+def standfirst(comparison: Comparison) -> str:
+    """One or two sentences under the headline: who comes second, and how much anybody could still gain."""
+    case = _case(comparison)
+    if case is None:
+        return ""
+    sentences = []
+    rivals = [
+        (jct, row.policy)
+        for row in comparison.rows
+        if row.level == case.subject.level and row.policy != case.subject.policy
+        for jct in [mean(row, "jct_mean_s")]
+        if jct is not None
+    ]
+    if rivals and case.jct_s:
+        jct, policy = min(rivals)
+        takes = f"{units.duration(jct)} at the same energy, {units.significant(jct / case.jct_s)} times as long"
+        if jct >= case.jct_s:
+            sentences.append(f"The next best policy, {label(policy)}, takes {takes}.")
+        else:
+            sentences.append(f"Another policy is quicker there: {label(policy)} takes {takes}.")
+    bound = case.subject.vs_bound
+    if bound is not None and math.isfinite(bound.mean):
+        limit = units.duration(case.jct_s / bound.mean)
+        sentences.append(
+            f"No schedule at all could be below {limit} with that energy, which is proven; "
+            f"{label(case.subject.policy)} is at {units.significant(bound.mean)} times that bound."
+        )
+    return " ".join(sentences)
+
+
+def key_figures(comparison: Comparison) -> list[KeyFigure]:
+    """The numbers behind the headline, each only where the data hold it."""
+    case = _case(comparison)
+    if case is None:
+        return []
+    figures = []
+    if case.reference_s and case.jct_s:
+        ratio = case.reference_s / case.jct_s
+        figures.append(
+            KeyFigure(
+                f"{units.significant(ratio)}×" if ratio >= 1 else f"{units.significant(1 / ratio)}×",
+                f"{'shorter' if ratio >= 1 else 'longer'} mean completion time than FIFO at full energy",
+            )
+        )
+    saved_j = comparison.reference_j - case.subject.budget_j
+    if saved_j > 0.001 * comparison.reference_j:
+        span = units.duration(comparison.horizon_s)
+        figures.append(KeyFigure(units.energy(saved_j), f"less than FIFO at maximum clock, over {span}"))
+    bound = case.subject.vs_bound
+    if bound is not None and math.isfinite(bound.mean):
+        above = units.percent(bound.mean - 1)
+        figures.append(KeyFigure(above, "above the proven bound, which no schedule can beat"))
+    slowdown = mean(case.subject, "slowdown_mean")
+    if slowdown is not None:
+        figures.append(
+            KeyFigure(f"{units.significant(slowdown)}×", "mean slowdown, against each job alone as it was submitted")
+        )
+    return figures
+
+
+def how_compared(comparison: Comparison) -> dict[str, str]:
+    """What holds for every comparison, to stand after the facts of this one."""
+    seeds = sorted({seed for line in comparison.frontiers for seed in line.hull})
+    several = f"means over {len(seeds)} seeds; intervals are 95 % (Student's t)"
+    return {
+        "energy": f"whole cluster, over the same {units.duration(comparison.horizon_s)} for every policy",
+        "100 % means": f"{units.energy(comparison.reference_j)}: FIFO with every GPU at its maximum clock",
+        "seeds": several if len(seeds) > 1 else "one seed; no interval can be given",
+        "where there is no number": "the policy cannot get down to that energy with any setting that was tried",
+    }
+
+
+# --- one simulation ---------------------------------------------------------------------------------------------
+
+
+def simulation_headline(result: SimulationResult) -> str:
+    """What one simulation came to, in a sentence."""
+    jct_s = result.jobs.jct_s[np.isfinite(result.jobs.jct_s)]
+    if not len(jct_s):
+        return "No job was done in this simulation."
+    count = f"{len(jct_s):,}".replace(",", "\u202f")
+    jobs, finished = ("1 job", "was done in") if len(jct_s) == 1 else (f"{count} jobs", "were done in")
+    took, used = units.duration(float(jct_s.mean())), units.energy(result.metered_j)
+    average = "" if len(jct_s) == 1 else " on average"
+    return f"{jobs} {finished} {took}{average}, for {used} in all."
+
+
+def simulation_standfirst(result: SimulationResult) -> str:
+    """Where the energy went and how long the work lasted."""
+    if not result.jobs.ids or result.metered_j <= 0:
+        return ""
+    busy = units.percent(1 - result.idle_j / result.metered_j)
+    failed = int(result.jobs.failed.sum())
+    ends = f" {failed} of them failed for good." if failed else ""
+    return (
+        f"The last job ended after {units.duration(result.end_s)}. {busy} of the energy belongs to jobs; "
+        f"the rest was drawn by GPUs and nodes that nobody used.{ends}"
+    )
+
+
+def simulation_figures(result: SimulationResult) -> list[KeyFigure]:
+    """Key figures of one simulation."""
+    jobs = result.jobs
+    jct_s = jobs.jct_s[np.isfinite(jobs.jct_s)]
+    if not len(jct_s):
+        return []
+    wait_s = (jobs.start_s - jobs.submit_s)[np.isfinite(jobs.start_s)]
+    figures = [KeyFigure(units.duration(float(np.median(jct_s))), "median completion time")]
+    figures.append(KeyFigure(units.duration(float(np.quantile(jct_s, 0.99))), "99 of 100 jobs were done within this"))
+    if len(wait_s):
+        figures.append(KeyFigure(units.duration(float(wait_s.mean())), "mean wait for the first GPU"))
+    figures.append(KeyFigure(units.energy(float(jobs.energy_j.sum()) / len(jobs.ids)), "energy of the average job"))
+    return figures
+
+
+def how_simulated(result: SimulationResult) -> dict[str, str]:
+    """What holds for every simulation, to stand after the facts of this one."""
+    price = result.energy_price
+    return {
+        "policy": result.policy,
+        "price of energy λ": f"{price:.4g} seconds of mean completion time per joule"
+        if price
+        else "0: speed alone counts",
+        "seed": str(result.seed),
+        "decisions": f"the policy was asked {result.decisions:,} times".replace(",", "\u202f"),
+        "energy": f"whole cluster, from the first moment until the last job ended, {units.duration(result.end_s)}",
+    }

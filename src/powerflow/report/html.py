@@ -1,0 +1,153 @@
+"""Reports as one HTML file each: figures, numbers, words and plotly.js inside; nothing is fetched.
+
+Same input, same bytes: nothing here reads a clock, a path or the environment, and CPU time is left out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from powerflow.report import glossary, headline, plots, rows, units, words
+from powerflow.simulate.comparison import Comparison
+from powerflow.simulate.result import SimulationResult
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def render_comparison(comparison: Comparison) -> str:
+    """A comparison as one self-contained HTML page.
+
+    Figures: frontiers and bound, distribution of completion times, the cluster over time, GPUs per job; then the
+    table at equal energy, how it was computed, and a glossary. Figures without data are left out.
+    """
+    shown = comparison.showcase
+    styled = plots.looks(comparison)
+    figures: dict[str, plots.Figure] = {"frontier": plots.frontier(comparison)} if _any_point(comparison) else {}
+    colours = _colours(shown, styled)
+    figures |= _simulation_figures(shown, colours)
+    policies = list(dict.fromkeys(words.base_name(row.policy) for row in comparison.rows))
+    return _render(
+        "comparison.html.j2",
+        figures,
+        title=comparison.title,
+        headline=headline.headline(comparison),
+        standfirst=headline.standfirst(comparison),
+        key_figures=headline.key_figures(comparison),
+        table=rows.equal_energy(comparison),
+        shown=_shown(shown),
+        facts=words.cleaned(comparison.facts) | headline.how_compared(comparison),
+        policies={words.label(p): glossary.POLICY_WORDS[p] for p in policies if p in glossary.POLICY_WORDS},
+    )
+
+
+def render_simulation(result: SimulationResult, facts: Mapping[str, str]) -> str:
+    """One simulation as a self-contained HTML page.
+
+    Args:
+        result: The simulation.
+        facts: How it was computed, label → plain words.
+    """
+    shown = {words.label(result.policy): result}
+    return _render(
+        "simulation.html.j2",
+        _simulation_figures(shown, ["var(--subject)"]),
+        title=f"{words.label(result.policy)}: {len(result.jobs.ids)} jobs",
+        headline=headline.simulation_headline(result),
+        standfirst=headline.simulation_standfirst(result),
+        key_figures=headline.simulation_figures(result),
+        table=rows.by_class(result),
+        shown=_shown(shown),
+        facts=words.cleaned(facts) | headline.how_simulated(result),
+        policies={
+            words.label(name): glossary.POLICY_WORDS[name]
+            for name in [words.base_name(result.policy)]
+            if name in glossary.POLICY_WORDS
+        },
+    )
+
+
+def _simulation_figures(shown: Mapping[str, SimulationResult], colours: list[str]) -> dict[str, plots.Figure]:
+    """Distribution of completion times, course over time, and one picture of allocations a simulation."""
+    with_jobs = {name: result for name, result in shown.items() if result.jobs.ids}
+    if not with_jobs:
+        return {}
+    end_s = max(1.0, *(result.end_s for result in with_jobs.values()))
+    figures = {
+        "completion": plots.completion_times(with_jobs, colours),
+        "over-time": plots.over_time(with_jobs, colours),
+    }
+    for i, result in enumerate(shown.values()):
+        if result.jobs.ids:
+            figures[f"allocations-{i}"] = plots.allocations(result, end_s)
+    return figures
+
+
+def _shown(shown: Mapping[str, SimulationResult]) -> list[dict[str, Any]]:
+    """What the page says of each simulation that it pictures."""
+    return [
+        {
+            "figure": f"allocations-{i}",
+            "name": words.without_folders(name),
+            "every": plots.every_how_many(result),
+            "jobs": len(result.jobs.ids),
+            "mean": units.duration(float(np.mean(result.jobs.jct_s))) if result.jobs.ids else units.NOTHING,
+            "energy": units.energy(result.metered_j),
+        }
+        for i, (name, result) in enumerate(shown.items())
+    ]
+
+
+def _colours(shown: Mapping[str, SimulationResult], styled: Mapping[str, plots.Look]) -> list[str]:
+    """A colour for each simulation: its policy's, or one of its own where two share a policy or it has none."""
+    taken: list[str] = []
+    spare = [f"var(--series-{i})" for i in range(plots.OTHER_COLOURS, 0, -1)]
+    for result in shown.values():
+        look = styled.get(words.base_name(result.policy))
+        free = [colour for colour in spare if colour not in taken] or spare
+        taken.append(look.colour if look and look.colour not in taken else free[0])
+    return taken
+
+
+def _any_point(comparison: Comparison) -> bool:
+    return bool(comparison.bound) or any(points for line in comparison.frontiers for points in line.hull.values())
+
+
+def _render(template: str, figures: Mapping[str, plots.Figure], **context: Any) -> str:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    context["title"] = words.without_folders(context["title"])
+    return environment.get_template(template).render(
+        figures=figures,
+        figures_json=Markup(_json_in_html(figures)),
+        plotly_js=Markup(plotly_js()),
+        style=Markup((TEMPLATES / "style.css").read_text("utf-8")),
+        script=Markup((TEMPLATES / "page.js").read_text("utf-8")),
+        glossary=glossary.GLOSSARY,
+        **context,
+    )
+
+
+def _json_in_html(value: object) -> str:
+    """JSON that no HTML parser can mistake for markup."""
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+@cache
+def plotly_js() -> str:
+    """The plotly.js library as it comes with the plotly package, fit to stand inside a script element."""
+    return files("plotly").joinpath("package_data/plotly.min.js").read_text("utf-8").replace("</script", "<\\/script")

@@ -1,0 +1,154 @@
+"""Tables as rows of text, for the page; `powerflow.report.table` has their likes for the terminal."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from powerflow.report import units, words
+from powerflow.simulate.comparison import Comparison, EqualEnergyRow, Estimate
+from powerflow.simulate.result import SimulationResult
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column: the metric's field, what stands over it, the unit, and that unit in the metric's own."""
+
+    field: str
+    head: str
+    unit: str
+    size: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One number: its mean, and the interval where there is one. ``bar`` is its length against the longest, 0 to 1."""
+
+    text: str
+    interval: str = ""
+    bar: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One policy (or kind of job) and its numbers."""
+
+    policy: str
+    ours: bool
+    cells: list[Cell]
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """The policies at one energy level, quickest first, and those that cannot get down to it."""
+
+    share: str
+    energy: str
+    lines: list[Line]
+    unable: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Heads with units, and the levels under them."""
+
+    columns: list[tuple[str, str]]
+    levels: list[Level]
+
+
+def columns_of(comparison: Comparison) -> list[Column]:
+    """Columns of the table at equal energy, in the unit of time that suits this comparison."""
+
+    times = [words.mean(row, "jct_mean_s") for row in comparison.rows]
+    unit, size = words.time_unit([value for value in times if value is not None])
+    spans = [words.mean(row, "makespan_s") for row in comparison.rows]
+    long_unit, long_size = words.time_unit([value for value in spans if value is not None], long=True)
+    short = {"hours": "h", "days": "d"}
+    unit, long_unit = short.get(unit, unit), short.get(long_unit, long_unit)
+    return [
+        Column("jct_mean_s", "mean JCT", unit, size),
+        Column("jct_p50_s", "p50 JCT", unit, size),
+        Column("jct_p99_s", "p99 JCT", unit, size),
+        Column("wait_mean_s", "wait", unit, size),
+        Column("slowdown_mean", "slowdown", "×"),
+        Column("makespan_s", "makespan", long_unit, long_size),
+        Column("gpu_hours", "GPU-hours", ""),
+        Column("rescales_per_job", "rescales", "per job"),
+        Column("energy_j", "energy", "kWh", 3.6e6),
+    ]
+
+
+def ordered(comparison: Comparison, level: float) -> list[EqualEnergyRow]:
+    """Rows of one level, quickest first; those that cannot reach it last, in the order given."""
+    here = [row for row in comparison.rows if row.level == level]
+    return sorted(here, key=lambda row: jct if (jct := words.mean(row, "jct_mean_s")) is not None else math.inf)
+
+
+def equal_energy(comparison: Comparison) -> Table:
+    """The table of numbers at equal energy."""
+    columns = columns_of(comparison)
+    subject = words.subject_of(comparison)
+    longest = max((words.mean(row, "jct_mean_s") or 0.0 for row in comparison.rows), default=0.0)
+    levels = []
+    for level in sorted(set(comparison.levels) | {row.level for row in comparison.rows}, reverse=True):
+        lines = []
+        for row in ordered(comparison, level):
+            if row.metrics is None:
+                continue
+            cells = [cell(row.metrics.get(column.field), column.size) for column in columns]
+            jct = words.mean(row, "jct_mean_s")
+            cells[0] = Cell(cells[0].text, cells[0].interval, jct / longest if jct and longest else None)
+            cells += [cell(row.vs_prices), cell(row.vs_bound)]
+            lines.append(Line(words.label(row.policy), row.policy == subject, cells))
+        unable = [words.label(row.policy) for row in comparison.rows if row.level == level and row.metrics is None]
+        budget = [row.budget_j for row in comparison.rows if row.level == level] or [level * comparison.reference_j]
+        levels.append(Level(units.percent(level), units.energy(budget[0]), lines, unable))
+    heads = [(column.head, column.unit) for column in columns] + [("vs prices", "×"), ("vs bound", "×")]
+    return Table(heads, levels)
+
+
+def cell(estimate: Estimate | None, size: float = 1.0) -> Cell:
+    """An estimate as text, in units of ``size``; a dash where there is none."""
+    if estimate is None or not math.isfinite(estimate.mean):
+        return Cell(units.NOTHING)
+    text = units.significant(estimate.mean / size)
+    half = (estimate.high - estimate.low) / 2 / size
+    return Cell(text, f"±\u202f{units.significant(half, 2)}" if math.isfinite(half) else "")
+
+
+def by_class(result: SimulationResult, most: int = 30) -> Table:
+    """One simulation's jobs by cost class, those that used most energy first; the rest in one line."""
+    jobs = result.jobs
+    names, member = np.unique(np.array(jobs.cost_class, dtype=object).astype(str), return_inverse=True)
+    energy_j = np.bincount(member, jobs.energy_j, len(names)) if len(names) else np.empty(0)
+    order = np.argsort(-energy_j, kind="stable")
+    groups = [(str(names[k]), np.flatnonzero(member == k)) for k in order[:most]]
+    if len(order) > most:
+        groups.append((f"{len(order) - most} more classes", np.flatnonzero(np.isin(member, order[most:]))))
+    lines = []
+    for name, here in groups:
+        jct_s = jobs.jct_s[here]
+        ended = jct_s[np.isfinite(jct_s)]
+        cells = [
+            Cell(f"{len(here)}"),
+            Cell(units.duration(float(ended.mean())) if len(ended) else units.NOTHING),
+            Cell(units.duration(float(np.median(ended))) if len(ended) else units.NOTHING),
+            Cell(units.significant(float(jobs.gpu_s[here].sum()) / 3600.0)),
+            Cell(units.significant(float(jobs.rescales[here].mean()))),
+            Cell(units.significant(units.kwh(float(jobs.energy_j[here].sum())))),
+        ]
+        lines.append(Line(name, False, cells))
+    if lines:
+        idle = [Cell(""), Cell(""), Cell(""), Cell(""), Cell(""), Cell(units.significant(units.kwh(result.idle_j)))]
+        lines.append(Line("idle: belongs to no job", False, idle))
+    heads = [
+        ("jobs", ""),
+        ("mean JCT", ""),
+        ("p50 JCT", ""),
+        ("GPU-hours", ""),
+        ("rescales", "per job"),
+        ("energy", "kWh"),
+    ]
+    return Table(heads, [Level("", "", lines, [])])

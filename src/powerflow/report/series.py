@@ -1,0 +1,95 @@
+"""Long courses over time made short enough to draw, without changing what they add up to."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from powerflow.cost.table import FloatArray, IntArray
+from powerflow.simulate.result import JobResults, Segments
+
+#: Points of one line over time: more than a screen has columns, few enough to keep the page small.
+MOST_POINTS = 1200
+
+#: Rows and columns of the picture of who held how many GPUs when.
+MOST_JOBS = 160
+MOST_MOMENTS = 480
+
+
+def step_means(
+    time_s: FloatArray, value: FloatArray, end_s: float, weight: FloatArray | None = None, points: int = MOST_POINTS
+) -> tuple[FloatArray, FloatArray]:
+    """A step function as at most ``points`` steps of equal length, each the mean over its span.
+
+    The integral over the whole span is kept, so that watts still add up to the same joules.
+
+    Args:
+        time_s: ``[M]`` when each value begins to hold, ascending.
+        value: ``[M]`` the values.
+        end_s: When the last value ceases to hold.
+        weight: ``[M]`` weights of the mean (GPUs in use, for a clock); where they are all 0 the mean is nan.
+        points: Most steps to return; a function that has no more is returned as it is.
+
+    Returns:
+        When each step begins, and its value.
+    """
+    if len(time_s) <= points:
+        return time_s, value if weight is None else np.where(weight > 0, value, np.nan)
+    edges = np.linspace(time_s[0], end_s, points + 1)
+    weights = np.ones(len(value)) if weight is None else weight.astype(np.float64)
+    over = _integral_at(edges, time_s, np.where(weights > 0, value, 0.0) * weights, end_s)
+    under = _integral_at(edges, time_s, weights, end_s)
+    parts = np.diff(under)
+    means = np.full(points, np.nan)
+    np.divide(np.diff(over), parts, out=means, where=parts > 1e-12 * max(float(under[-1]), 1.0))
+    return edges[:-1], means
+
+
+def _integral_at(moments: FloatArray, time_s: FloatArray, value: FloatArray, end_s: float) -> FloatArray:
+    """∫ value dt from the first moment of ``time_s`` to each of ``moments``; exact, since value is a step function."""
+    knots = np.append(time_s, end_s)
+    sums = np.append(0.0, np.cumsum(value * np.diff(knots)))
+    at: FloatArray = np.interp(moments, knots, sums)
+    return at
+
+
+def cumulative(value: FloatArray, points: int = 400) -> tuple[FloatArray, FloatArray]:
+    """Quantiles of the finite values: ``(value, share of values that are no larger)``, at most ``points`` of each."""
+    ordered = np.sort(value[np.isfinite(value)])
+    if len(ordered) <= points:
+        return ordered, np.arange(1, len(ordered) + 1) / max(len(ordered), 1)
+    share = np.linspace(1 / len(ordered), 1.0, points)
+    return ordered[np.ceil(share * len(ordered) - 1e-9).astype(np.int64) - 1], share
+
+
+def allocation_raster(
+    jobs: JobResults, segments: Segments, end_s: float, rows: int = MOST_JOBS, columns: int = MOST_MOMENTS
+) -> tuple[IntArray, FloatArray, FloatArray]:
+    """Who held how many GPUs when, as a picture: one row per job, one column per stretch of time.
+
+    With more than ``rows`` jobs, evenly spaced ones in order of submission stand for the rest. A stretch shows the
+    last allocation that touches it, so that no job is too short to be seen.
+
+    Returns:
+        ``[R]`` indices of the jobs shown; ``[C]`` middle of each column in seconds; ``[R, C]`` GPUs held, 0 while the
+        job is in the system without GPUs, nan while it is not there.
+    """
+    total = len(jobs.ids)
+    shown = np.unique(np.linspace(0, total - 1, min(rows, total)).round().astype(np.int64)) if total else np.arange(0)
+    row_of = np.full(total, -1)
+    row_of[shown] = np.arange(len(shown))
+    width = max(end_s, 1e-9) / columns
+    held = np.full((len(shown), columns), np.nan)
+
+    def columns_of(start_s: float, finish_s: float) -> slice:
+        first = min(int(start_s / width), columns - 1)
+        return slice(first, max(min(int(np.ceil(finish_s / width)), columns), first + 1))
+
+    for row, job in enumerate(shown):
+        finish_s = jobs.finish_s[job]
+        held[row, columns_of(jobs.submit_s[job], finish_s if np.isfinite(finish_s) else end_s)] = 0.0
+    mine = np.flatnonzero((row_of[segments.job] >= 0) & (segments.end_s > segments.start_s)) if total else shown
+    for index in mine[np.argsort(segments.start_s[mine], kind="stable")]:
+        where = columns_of(segments.start_s[index], segments.end_s[index])
+        held[row_of[segments.job[index]], where] = segments.gpus[index]
+    middle_s = (np.arange(columns, dtype=np.float64) + 0.5) * width
+    return shown, middle_s, held

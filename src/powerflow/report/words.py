@@ -1,0 +1,67 @@
+"""How policies, durations and places are called on a page."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+
+from powerflow.simulate.comparison import Comparison, EqualEnergyRow
+
+#: The policy a comparison is about, where it takes part.
+OURS = "prices"
+#: The policy at whose maximum-clock energy the levels are set.
+REFERENCE = "fifo"
+
+_LABELS = {"fifo": "FIFO", "srtf": "SRTF", "qssf": "QSSF", "afs": "AFS-L"}
+_PROPER = ("tiresias", "gandiva", "optimus", "pollux")
+
+
+def label(policy: str) -> str:
+    """A policy's name as prose has it: ``fifo`` is FIFO; overlays and options stay as they are."""
+    base = base_name(policy)
+    return _LABELS.get(base, base.capitalize() if base in _PROPER else base) + policy[len(base) :]
+
+
+def base_name(policy: str) -> str:
+    """The family of a policy: its name without options and overlays."""
+    return re.split(r"[+:]", policy, maxsplit=1)[0]
+
+
+def time_unit(seconds: Sequence[float], *, long: bool = False) -> tuple[str, float]:
+    """The unit in which these durations read best, and its seconds; ``long`` spans may be in days."""
+    finite = [value for value in seconds if math.isfinite(value)]
+    typical = max(finite, default=3600.0)
+    if long and typical > 10 * 86400:
+        return "days", 86400.0
+    if typical < 120:
+        return "s", 1.0
+    return ("min", 60.0) if typical < 3 * 3600 else ("hours", 3600.0)
+
+
+def subject_of(comparison: Comparison) -> str | None:
+    """The policy the page is about: ours; without it, the quickest at the highest level that any policy reached."""
+    policies = {row.policy for row in comparison.rows} | {line.policy for line in comparison.frontiers}
+    if OURS in policies:
+        return OURS
+    met = [row for row in comparison.rows if mean(row, "jct_mean_s") is not None]
+    best = min(met, key=lambda row: (-row.level, mean(row, "jct_mean_s") or 0.0), default=None)
+    return best.policy if best else min(policies, default=None)
+
+
+def mean(row: EqualEnergyRow | None, metric: str) -> float | None:
+    """The mean over seeds of one metric of a row, or None where there is none."""
+    if row is None or row.metrics is None or metric not in row.metrics:
+        return None
+    value = row.metrics[metric].mean
+    return value if math.isfinite(value) else None
+
+
+def without_folders(text: str) -> str:
+    """``text`` with every absolute path cut to its last part: a report travels, folders of a machine do not."""
+    return re.sub(r"(?<![\w/.:])~?/(?:[^\s/'\",;]+/)+([^\s/'\",;]*)", r"\1", text)
+
+
+def cleaned(facts: Mapping[str, str]) -> dict[str, str]:
+    """Facts as a report may show them; see `without_folders`."""
+    return {without_folders(str(key)): without_folders(str(value)) for key, value in facts.items()}
