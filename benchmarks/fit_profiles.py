@@ -47,10 +47,10 @@ class Result:
         return self.value <= self.target
 
 
-def pollux_placements() -> list[Result]:
+def pollux_placements(applications: Sequence[str] = profiles.APPLICATIONS) -> list[Result]:
     """Each fifth of the placements left out in turn, whole placements at a time."""
     results = []
-    for application in profiles.APPLICATIONS:
+    for application in applications:
         rows = profiles.pollux_placements(application)
         names = np.array([placement for placement, _ in rows])
         kinds = np.unique(names)
@@ -65,14 +65,14 @@ def pollux_placements() -> list[Result]:
     return results
 
 
-def t4_tables() -> list[Result]:
+def t4_tables(applications: Sequence[str] = profiles.APPLICATIONS) -> list[Result]:
     """Each cell predicted from Pollux' points on the same hardware.
 
     The tables are mostly look-ups in Pollux' measurements, so a cell's own configuration (equal count and kind of
     placement, local batch within a tenth) is left out of the fit that predicts it.
     """
     results = []
-    for application in profiles.APPLICATIONS:
+    for application in applications:
         seen = profiles.pollux(application)
         memory = max(o.local_batch for o in seen)
         whole = fit(seen, folds=0).model

@@ -1,7 +1,7 @@
 """Fits the model families of the catalogue: ``python -m benchmarks.make_catalogue > fitted.toml``.
 
-The output belongs in ``src/powerflow/cost/data``. Step times come from Pollux' T4 profile, clocks from the V100 DVFS profile, power from Zeus' V100 profile. On standard
-error it prints what the hand-written ``gpu_types.toml`` says was measured.
+The output belongs in ``src/powerflow/cost/data``. Step times come from Pollux' T4 profile, clocks from the V100 DVFS
+profile, power from Zeus' V100 profile. On standard error it prints what ``gpu_types.toml`` says was measured.
 """
 
 from __future__ import annotations

@@ -68,10 +68,13 @@ def fit_throughput(
     """
     from scipy.optimize import least_squares
 
-    base = _guess(points, clock_max_mhz) if prior is None else prior
-    base = _with(base, {"clock_max_mhz": clock_max_mhz})
     free = _identifiable(points, prior is not None)
     names = [p.name for p in free]
+    if prior is None:
+        unseen = {p.name: 0.0 for p in PARAMETERS if p.scale == "sync" and p.name not in names}
+        base = _with(_guess(points, clock_max_mhz), unseen)
+    else:
+        base = _with(prior, {"clock_max_mhz": clock_max_mhz})
     low, high = np.array([p.low for p in free]), np.array([p.high for p in free])
     whiten = _prior_whitening(free, prior is not None)
     centre = np.clip(_coordinates(base, free), low, high)

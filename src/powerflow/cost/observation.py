@@ -20,12 +20,12 @@ power_w         W         watts of all its GPUs together (optional: empty means 
 from __future__ import annotations
 
 import csv
+import io
 import math
-import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from powerflow.cost.catalogue import gpu_type
 from powerflow.errors import InputError
@@ -69,46 +69,30 @@ def read_observations(path: str | Path) -> list[Observation]:
         InputError: With ``file:line`` where the file cannot be read, is empty or binary, has an unknown or missing
             column, or a row has a value that cannot be (zero GPUs, a negative time, a clock the type does not have).
     """
-    lines = _text(Path(path)).splitlines()
+    lines = text_of(Path(path)).splitlines()
     rows = csv.reader(lines)
-    header = [name.strip() for name in next(rows, [])]
-    if not any(header):
-        raise InputError("holds no observations", where=str(path), fix=f"first line: {','.join(COLUMNS)}")
-    _check_header(header, str(path))
-    seen = []
-    for cells in rows:
-        where = f"{path}:{rows.line_num}"
-        if not any(cell.strip() for cell in cells):
-            continue
-        if len(cells) != len(header):
-            raise InputError(f"{len(cells)} values under {len(header)} columns", where=where)
-        row = dict(zip(header, (cell.strip() for cell in cells), strict=True))
-        seen.append(_observation(row, where))
-    if not seen:
-        raise InputError("holds a header but no observation", where=str(path))
-    return seen
+    try:
+        return _observations(rows, str(path))
+    except csv.Error as error:
+        raise InputError(f"is not CSV ({error})", where=f"{path}:{rows.line_num}") from error
 
 
-def write_observations(path: str | Path, observations: Iterable[Observation]) -> None:
-    """Write a table that `read_observations` reads back unchanged; whole or not at all.
+def observations_csv(observations: Iterable[Observation]) -> str:
+    """The table of some observations, as text that `read_observations` reads back unchanged."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for seen in observations:
+        writer.writerow(["" if (value := getattr(seen, name)) is None else value for name in COLUMNS])
+    return out.getvalue()
+
+
+def text_of(path: Path) -> str:
+    """Content of a text file.
 
     Raises:
-        InputError: If the file cannot be written.
+        InputError: If it does not exist, cannot be read, or is not text in UTF-8.
     """
-    target = Path(path)
-    try:
-        with tempfile.NamedTemporaryFile("w", dir=target.parent, newline="", delete=False, encoding="utf-8") as out:
-            writer = csv.writer(out, lineterminator="\n")
-            writer.writerow(COLUMNS)
-            for seen in observations:
-                writer.writerow(["" if (v := getattr(seen, name)) is None else v for name in COLUMNS])
-        os.replace(out.name, target)
-    except OSError as error:
-        raise InputError(f"cannot be written ({error.strerror})", where=str(path), exit_code=1) from error
-
-
-def _text(path: Path) -> str:
-    """Content of a text file, or one clear line of why not."""
     try:
         content = path.read_bytes()
     except FileNotFoundError as error:
@@ -122,6 +106,25 @@ def _text(path: Path) -> str:
     if "\x00" in text:
         raise InputError("is not text", where=str(path), fix="give a CSV file in UTF-8")
     return text
+
+
+def _observations(rows: Any, path: str) -> list[Observation]:
+    header = [name.strip() for name in next(rows, [])]
+    if not any(header):
+        raise InputError("holds no observations", where=path, fix=f"first line: {','.join(COLUMNS)}")
+    _check_header(header, path)
+    seen = []
+    for cells in rows:
+        where = f"{path}:{rows.line_num}"
+        if not any(cell.strip() for cell in cells):
+            continue
+        if len(cells) != len(header):
+            raise InputError(f"{len(cells)} values under {len(header)} columns", where=where)
+        row = dict(zip(header, (cell.strip() for cell in cells), strict=True))
+        seen.append(_observation(row, where))
+    if not seen:
+        raise InputError("holds a header but no observation", where=path)
+    return seen
 
 
 def _check_header(header: Sequence[str], path: str) -> None:

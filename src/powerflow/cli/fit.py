@@ -1,0 +1,104 @@
+"""``powerflow fit``: from measured points to a file of models, with how far off each is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from powerflow.cost.fit import Errors, Fit
+    from powerflow.cost.model import JobModel
+    from powerflow.cost.observation import Observation
+
+
+def fit(
+    observations: Annotated[Path, typer.Argument(help="CSV of measured points; docs/models.md names its columns.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the models (JSON).")],
+    plot: Annotated[Path | None, typer.Option("--plot", help="Where to draw fit against points; beside MODEL.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the errors as JSON.")] = False,
+) -> None:
+    """Fit what jobs cost to measured points; write the models, and a page that draws them against the points.
+
+    Every model is fitted to its own points on its own GPU type. A family of the catalogue serves as prior for a model
+    of its name; any other name starts from broad guesses, and scaling that no point shows is taken to be perfect.
+    """
+    from powerflow.cli.output import atomic_write, console, print_json, progress
+    from powerflow.cost.fit import fit as fit_points
+    from powerflow.cost.model_file import models_json
+    from powerflow.cost.observation import read_observations
+    from powerflow.errors import InputError
+    from powerflow.report.fit_plot import render_fits
+
+    page = output.with_suffix(".html") if plot is None else plot
+    if page == output:
+        raise InputError("model and plot would be the same file", where=str(output), fix="give --plot another name")
+    groups: dict[tuple[str, str], list[Observation]] = {}
+    for seen in read_observations(observations):
+        groups.setdefault((seen.model, seen.gpu_type), []).append(seen)
+    fits = []
+    with progress("fitting", total=len(groups)) as step:
+        for (model, gpu_type), points in groups.items():
+            fits.append(fit_points(points, _prior(model, gpu_type)))
+            step()
+    with atomic_write(output) as model_file, atomic_write(page) as plot_file:
+        model_file.write_text(models_json(fits), encoding="utf-8")
+        plot_file.write_text(render_fits(fits), encoding="utf-8")
+    if json:
+        print_json("fit", {"models": [_row(fitted) for fitted in fits], "output": output, "plot": page})
+    else:
+        _print_table(fits)
+        console().print(f"models in {output}, fit against points in {page}")
+
+
+def _prior(model: str, gpu_type: str) -> JobModel | None:
+    """The catalogue's family of that name, if it has one."""
+    from powerflow.cost.catalogue import family_model
+    from powerflow.errors import InputError
+
+    try:
+        return family_model(model, gpu_type)
+    except InputError:
+        return None
+
+
+def _row(fitted: Fit) -> dict[str, object]:
+    """A model's errors, as --json gives them."""
+    return {
+        "model": fitted.model.name,
+        "gpu_type": fitted.model.gpu_type,
+        "points": len(fitted.observations),
+        "time": _plain(fitted.time),
+        "power": _plain(fitted.power),
+        "held_out_time": _plain(fitted.held_out_time),
+        "held_out_power": _plain(fitted.held_out_power),
+        "time_sd": fitted.time_sd,
+        "power_sd": fitted.power_sd,
+        "frozen": fitted.frozen,
+    }
+
+
+def _plain(errors: Errors | None) -> dict[str, float] | None:
+    return None if errors is None else errors._asdict()
+
+
+def _print_table(fits: list[Fit]) -> None:
+    from rich.table import Table
+
+    from powerflow.cli.output import console
+
+    table = Table("model", "GPU type", title="Error of fitted models, mean (median)", title_justify="left")
+    for column in ("points", "time, fitted", "time, left out", "power, fitted", "power, left out"):
+        table.add_column(column, justify="right")
+    table.add_column("left at the prior")
+    for fitted in fits:
+        errors = (fitted.time, fitted.held_out_time, fitted.power, fitted.held_out_power)
+        name, kind = fitted.model.name, fitted.model.gpu_type
+        frozen = ", ".join(fitted.frozen) or "nothing"
+        table.add_row(name, kind, str(len(fitted.observations)), *(_percent(e) for e in errors), frozen)
+    console().print(table)
+
+
+def _percent(errors: Errors | None) -> str:
+    return "too few points" if errors is None else f"{100 * errors.mean:.1f} % ({100 * errors.median:.1f} %)"

@@ -1,0 +1,113 @@
+"""Fitted models in a file: JSON, with the points they were fitted to, so that measured points still win later.
+
+::
+
+    {"version": 1, "kind": "models", "models": [
+        {"model": {"name", "gpu_type", "throughput": {…}, "power": {…}, "local_batch_max", "origin"},
+         "time_sd", "power_sd",                      log standard deviations of residuals
+         "time", "power", "held_out_time", "held_out_power":  {"mean", "median", "points"} or null
+         "frozen": [parameters left at the prior],
+         "observations": [rows of the table of observations]}]}
+
+The names below ``model`` are those of `JobModel`, `ThroughputModel` and `PowerModel`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from powerflow.cost.catalogue import gpu_type
+from powerflow.cost.fit import Errors, Fit
+from powerflow.cost.model import JobModel, PowerModel, ThroughputModel
+from powerflow.cost.observation import Observation, text_of
+from powerflow.errors import InputError
+
+VERSION = 1
+
+_Parameters = TypeVar("_Parameters", ThroughputModel, PowerModel)
+
+
+def models_json(fits: Iterable[Fit]) -> str:
+    """The file of some fits, as text that `read_models` reads back unchanged."""
+    document = {"version": VERSION, "kind": "models", "models": [_plain(fitted) for fitted in fits]}
+    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def read_models(path: str | Path) -> list[Fit]:
+    """Read a file of models.
+
+    Raises:
+        InputError: If it cannot be read, is not such a file, is of a newer version, or holds a value that cannot be.
+    """
+    where = str(path)
+    try:
+        document = json.loads(text_of(Path(path)))
+    except json.JSONDecodeError as error:
+        raise InputError(f"is not JSON ({error.msg})", where=f"{where}:{error.lineno}") from error
+    if not isinstance(document, dict) or document.get("kind") != "models":
+        raise InputError("is not a file of models", where=where, fix="`powerflow fit OBSERVATIONS -o FILE` makes one")
+    if document.get("version") != VERSION:
+        raise InputError(f"has version {document.get('version')}", where=where, fix=f"this PowerFlow reads {VERSION}")
+    entries = document.get("models")
+    if not isinstance(entries, list) or not entries:
+        raise InputError("holds no model", where=where)
+    return [_fit(entry, f"{where}: model {number}") for number, entry in enumerate(entries, 1)]
+
+
+def _plain(fitted: Fit) -> dict[str, Any]:
+    plain = asdict(fitted)
+    for name in ("time", "power", "held_out_time", "held_out_power"):
+        errors = getattr(fitted, name)
+        plain[name] = None if errors is None else errors._asdict()
+    return plain
+
+
+def _fit(entry: Any, where: str) -> Fit:
+    try:
+        model = entry["model"]
+        card = gpu_type(model["gpu_type"])
+        throughput = _numbers(ThroughputModel, model["throughput"], where)
+        power = _numbers(PowerModel, model["power"], where)
+        return Fit(
+            model=JobModel(
+                name=str(model["name"]),
+                gpu_type=card.name,
+                throughput=throughput,
+                power=power,
+                local_batch_max=int(model["local_batch_max"]),
+                origin=str(model["origin"]),
+            ),
+            time_sd=float(entry["time_sd"]),
+            power_sd=float(entry["power_sd"]),
+            time=Errors(**entry["time"]),
+            power=_errors(entry["power"]),
+            held_out_time=_errors(entry["held_out_time"]),
+            held_out_power=_errors(entry["held_out_power"]),
+            frozen=tuple(entry["frozen"]),
+            observations=tuple(Observation(**seen) for seen in entry["observations"]),
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"is damaged ({error})", where=where) from error
+    except InputError as error:
+        raise InputError(error.what, where=where, fix=error.fix) from error
+
+
+def _numbers(kind: type[_Parameters], values: Mapping[str, Any], where: str) -> _Parameters:
+    """A tuple of parameters, all of them finite and none negative."""
+    known = {field.name for field in fields(kind)}
+    if set(values) != known:
+        wrong = sorted(set(values) ^ known)[0]
+        raise InputError(f"{wrong!r} is {'unknown' if wrong in values else 'missing'}", where=where)
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+            raise InputError(f"{name} is {value!r}", where=where, fix="give a finite number, 0 or above")
+    return kind(**values)
+
+
+def _errors(entry: Mapping[str, Any] | None) -> Errors | None:
+    return None if entry is None else Errors(**entry)
