@@ -30,10 +30,8 @@ def render_comparison(comparison: Comparison) -> str:
     table at equal energy, how it was computed, and a glossary. Figures without data are left out.
     """
     shown = comparison.showcase
-    styled = plots.looks(comparison)
     figures: dict[str, plots.Figure] = {"frontier": plots.frontier(comparison)} if _any_point(comparison) else {}
-    colours = _colours(shown, styled)
-    figures |= _simulation_figures(shown, colours)
+    figures |= _simulation_figures(shown, plots.strokes(comparison, shown))
     policies = list(dict.fromkeys(words.base_name(row.policy) for row in comparison.rows))
     return _render(
         "comparison.html.j2",
@@ -59,7 +57,7 @@ def render_simulation(result: SimulationResult, facts: Mapping[str, str]) -> str
     shown = {words.label(result.policy): result}
     return _render(
         "simulation.html.j2",
-        _simulation_figures(shown, ["var(--subject)"]),
+        _simulation_figures(shown, plots.strokes(None, shown)),
         title=f"{words.label(result.policy)}: {len(result.jobs.ids)} jobs",
         headline=headline.simulation_headline(result),
         standfirst=headline.simulation_standfirst(result),
@@ -75,15 +73,15 @@ def render_simulation(result: SimulationResult, facts: Mapping[str, str]) -> str
     )
 
 
-def _simulation_figures(shown: Mapping[str, SimulationResult], colours: list[str]) -> dict[str, plots.Figure]:
+def _simulation_figures(shown: Mapping[str, SimulationResult], strokes: list[plots.Look]) -> dict[str, plots.Figure]:
     """Distribution of completion times, course over time, and one picture of allocations a simulation."""
     with_jobs = {name: result for name, result in shown.items() if result.jobs.ids}
     if not with_jobs:
         return {}
     end_s = max(1.0, *(result.end_s for result in with_jobs.values()))
     figures = {
-        "completion": plots.completion_times(with_jobs, colours),
-        "over-time": plots.over_time(with_jobs, colours),
+        "completion": plots.completion_times(with_jobs, strokes),
+        "over-time": plots.over_time(with_jobs, strokes),
     }
     for i, result in enumerate(shown.values()):
         if result.jobs.ids:
@@ -104,17 +102,6 @@ def _shown(shown: Mapping[str, SimulationResult]) -> list[dict[str, Any]]:
         }
         for i, (name, result) in enumerate(shown.items())
     ]
-
-
-def _colours(shown: Mapping[str, SimulationResult], styled: Mapping[str, plots.Look]) -> list[str]:
-    """A colour for each simulation: its policy's, or one of its own where two share a policy or it has none."""
-    taken: list[str] = []
-    spare = [f"var(--series-{i})" for i in range(plots.OTHER_COLOURS, 0, -1)]
-    for result in shown.values():
-        look = styled.get(words.base_name(result.policy))
-        free = [colour for colour in spare if colour not in taken] or spare
-        taken.append(look.colour if look and look.colour not in taken else free[0])
-    return taken
 
 
 def _any_point(comparison: Comparison) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from powerflow.report import series, units
-from powerflow.report.words import label, mean, subject_of, time_unit
+from powerflow.report.words import base_name, label, mean, subject_of, time_unit
 from powerflow.simulate.comparison import Comparison
 from powerflow.simulate.result import SimulationResult
 
@@ -196,10 +196,28 @@ def _frontier_traces(
     return [*traces, dots, key | {"line": line, "marker": marker}]
 
 
+def strokes(comparison: Comparison | None, shown: Mapping[str, SimulationResult]) -> list[Look]:
+    """A look for every simulation that is pictured: its policy's colour, its own where that is taken or unknown.
+
+    The subject's line is solid, the others are told apart by their dashes too.
+    """
+    styled = looks(comparison) if comparison else {}
+    spare = [f"var(--series-{i})" for i in range(OTHER_COLOURS, 0, -1)]
+    drawn: list[Look] = []
+    for result in shown.values():
+        look = styled.get(base_name(result.policy))
+        taken = [one.colour for one in drawn]
+        free = [colour for colour in spare if colour not in taken] or spare
+        colour = look.colour if look and look.colour not in taken else "var(--subject)" if not styled else free[0]
+        dash = "solid" if colour == "var(--subject)" else DASHES[1 + len(drawn) % (len(DASHES) - 1)]
+        drawn.append(Look(colour, dash, SYMBOLS[0], 2.0))
+    return drawn
+
+
 # --- completion times -------------------------------------------------------------------------------------------
 
 
-def completion_times(shown: Mapping[str, SimulationResult], colours: Sequence[str]) -> Figure:
+def completion_times(shown: Mapping[str, SimulationResult], strokes: Sequence[Look]) -> Figure:
     """Share of jobs that were done within a given time, one line per simulation."""
     everything = np.concatenate([result.jobs.jct_s for result in shown.values()] or [np.empty(0)])
     finite = everything[np.isfinite(everything) & (everything > 0)]
@@ -213,11 +231,11 @@ def completion_times(shown: Mapping[str, SimulationResult], colours: Sequence[st
                 "y": _numbers(share * 100, 4),
                 "name": html.escape(name),
                 "mode": "lines",
-                "line": {"color": colours[i], "width": 2.2, "dash": DASHES[i % len(DASHES)], "shape": "hv"},
+                "line": {"color": strokes[i].colour, "width": 2.2, "dash": strokes[i].dash, "shape": "hv"},
                 "hovertemplate": "%{y:.0f} % of jobs done within %{x:.3g} " + unit + "<extra>%{fullData.name}</extra>",
             }
         )
-    layout = _layout(height=400)
+    layout = _layout(height=400) | {"showlegend": len(shown) > 1}
     layout["xaxis"] |= {"title": {"text": f"completion time (waiting included), {unit} (log scale)"}, "type": "log"}
     if len(finite):
         low = max(float(np.quantile(finite, 0.005)), float(finite.max()) * 1e-6)
@@ -233,7 +251,7 @@ def completion_times(shown: Mapping[str, SimulationResult], colours: Sequence[st
 # --- over time --------------------------------------------------------------------------------------------------
 
 
-def over_time(shown: Mapping[str, SimulationResult], colours: Sequence[str]) -> Figure:
+def over_time(shown: Mapping[str, SimulationResult], strokes: Sequence[Look]) -> Figure:
     """Power, mean clock of the GPUs in use, and jobs in the system; three panels over one time axis."""
     unit, size = time_unit([max((result.end_s for result in shown.values()), default=3600.0)], long=True)
     peak_w = max((float(np.max(r.timeline.power_w, initial=0.0)) for r in shown.values()), default=0.0)
@@ -259,17 +277,24 @@ def over_time(shown: Mapping[str, SimulationResult], colours: Sequence[str]) -> 
                     "legendgroup": f"s{i}",
                     "showlegend": axis == "y",
                     "mode": "lines",
-                    "line": {"color": colours[i], "width": 1.5, "dash": DASHES[i % len(DASHES)], "shape": "hv"},
+                    "line": {"color": strokes[i].colour, "width": 1.5, "dash": strokes[i].dash, "shape": "hv"},
                     "hovertemplate": f"%{{y:.4g}} {what} at %{{x:.3g}} {unit}<extra>%{{fullData.name}}</extra>",
                 }
             )
-    layout = _layout(height=560)
+    layout = _layout(height=560) | {"showlegend": len(shown) > 1}
     panel = layout["yaxis"]
     layout["xaxis"] |= {"title": {"text": f"time since the first moment of the trace, {unit}"}, "anchor": "y3"}
     layout["yaxis"] = panel | {"title": {"text": f"power, {power_unit}"}, "domain": [0.70, 1.0], "rangemode": "tozero"}
-    layout["yaxis2"] = panel | {"title": {"text": "mean clock, MHz"}, "domain": [0.36, 0.64]}
+    layout["yaxis2"] = panel | {"title": {"text": "mean clock, MHz"}, "domain": [0.36, 0.64], **_clock_range(shown)}
     layout["yaxis3"] = panel | {"title": {"text": "jobs in system"}, "domain": [0.0, 0.30], "rangemode": "tozero"}
     return {"data": traces, "layout": layout}
+
+
+def _clock_range(shown: Mapping[str, SimulationResult]) -> dict[str, Any]:
+    """Room around the clocks that were used, so that a constant clock does not look like noise."""
+    used = [clocks[np.isfinite(clocks)] for clocks in (result.timeline.clock_mhz for result in shown.values())]
+    clocks = np.concatenate([*used, np.empty(0)])
+    return {"range": [float(clocks.min()) * 0.92, float(clocks.max()) * 1.05]} if len(clocks) else {}
 
 
 # --- who held how many GPUs -------------------------------------------------------------------------------------
@@ -391,7 +416,7 @@ def _ladder(low: float, high: float) -> dict[str, Any]:
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     steps = [digit * 10.0**power for power in range(first, last + 1) for digit in digits]
     ticks = [step for step in steps if low <= step <= high]
-    return {"tickvals": _numbers(ticks), "ticktext": [f"{tick:.4g}" for tick in ticks]}
+    return {"tickvals": _numbers(ticks), "ticktext": [f"{tick:,.6g}".replace(",", "\u202f") for tick in ticks]}
 
 
 def _fine() -> tuple[float, ...]:

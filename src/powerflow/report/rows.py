@@ -60,7 +60,6 @@ class Table:
 
 def columns_of(comparison: Comparison) -> list[Column]:
     """Columns of the table at equal energy, in the unit of time that suits this comparison."""
-
     times = [words.mean(row, "jct_mean_s") for row in comparison.rows]
     unit, size = words.time_unit([value for value in times if value is not None])
     spans = [words.mean(row, "makespan_s") for row in comparison.rows]
