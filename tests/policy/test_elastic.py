@@ -187,3 +187,55 @@ def test_steepest_steps_reach_the_least_sum_on_convex_curves(data: st.DataObject
     least = min(sum(cost[job, n] for job, n in enumerate(split)) for split in splits)
     assert level.sum() <= capacity
     assert cost[np.arange(3), level].sum() == pytest.approx(least)
+
+
+def test_pollux_comes_close_to_the_best_of_all_allocations() -> None:
+    # The figures of docs/policies.md: every allocation of up to 16 GPUs to 2 to 5 jobs, tried one by one.
+    rng = np.random.default_rng(1)
+    counts = np.array([1, 2, 4, 8])
+    levels = np.array([0, *counts])
+    ratios = []
+    for _ in range(400):
+        number = int(rng.integers(2, 6))
+        capacity = int(rng.integers(number, 17))
+        times = (
+            rng.lognormal(0, 1, (6, 1)) * counts ** -rng.uniform(0.2, 1, (6, 1)) + 0.05 * rng.random((6, 1)) * counts
+        )
+        jobs = [
+            {
+                "cost": int(rng.integers(6)),
+                "gpus": int(rng.choice(levels[:4])),
+                "since_s": float(rng.uniform(0, 900)),
+                "pause_s": 30,
+                "attained_gpu_s": float(rng.lognormal(9, 2)),
+            }
+            for _ in range(number)
+        ]
+        view = make_view(jobs, step_time_s=times, capacity=capacity, now_s=1000)
+        cost = _weighted_slowness(view)
+        every = np.indices((5,) * number).reshape(number, -1)
+        fits = every[:, levels[every].sum(axis=0) <= capacity]
+        best = cost[np.arange(number)[:, None], fits].sum(axis=0).min()
+        found = np.searchsorted(levels, Pollux().decide(view).gpus)
+        ratios.append(cost[np.arange(number), found].sum() / best)
+    assert np.mean(ratios) < 1.003
+    assert np.max(ratios) < 1.12
+    assert np.mean(np.array(ratios) < 1 + 1e-9) > 0.88
+
+
+def _weighted_slowness(view: View) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    """``w/s`` of each job at each level, written out from the definition, ``[J, N+1]``."""
+    jobs, cost = view.jobs, []
+    share = -(-view.capacity // len(jobs))
+    for job in jobs:
+        times = view.step_time_s[job["cost"], :, -1]
+        fair = times[np.flatnonzero(view.gpu_counts <= share)[-1]]
+        waited = max(view.now_s - job["since_s"], 60.0)
+        kept = waited / (waited + job["pause_s"])
+        weight = min(1.0, 14400 / max(job["attained_gpu_s"], 1.0)) ** 0.5
+        speedups = [0.0] + [
+            fair / time * (kept if job["gpus"] > 0 and job["gpus"] != n else 1.0)
+            for n, time in zip(view.gpu_counts, times, strict=True)
+        ]
+        cost.append([weight / (speedup + 1e-3) for speedup in speedups])
+    return np.array(cost)

@@ -89,7 +89,7 @@ def test_qssf_lets_run_what_runs() -> None:
 
 
 def test_tiresias_serves_higher_queues_first_and_inside_them_who_came_first() -> None:
-    # Queues end at 3,600 and 36,000 GPU-s. Job 0 has had 40,000 (queue 2), job 1 5,000 (queue 1), job 2 3,599 and
+    # Queues that end at 3,600 and 36,000 GPU-s. Job 0 has had 40,000 (queue 2), job 1 5,000 (queue 1), job 2 3,599 and
     # job 3 nothing (queue 0): 2, 3, 1, 0. On 3 GPUs: 2 takes 1, 3 takes 1, 1 needs 2 and there is 1, 0 takes it.
     jobs = [
         {"attained_gpu_s": 40000, "gpus": 1},
@@ -97,8 +97,11 @@ def test_tiresias_serves_higher_queues_first_and_inside_them_who_came_first() ->
         {"attained_gpu_s": 3599, "arrival_s": 2},
         {"arrival_s": 3},
     ]
-    assert given_gpus(Tiresias(), make_view(jobs, step_time_s=LINEAR, capacity=3)) == [1, 0, 1, 1]
-    assert given_gpus(Tiresias(), make_view(jobs, step_time_s=LINEAR, capacity=2)) == [0, 0, 1, 1]
+    three = Tiresias(queues=(3600.0, 36000.0))
+    assert given_gpus(three, make_view(jobs, step_time_s=LINEAR, capacity=3)) == [1, 0, 1, 1]
+    assert given_gpus(three, make_view(jobs, step_time_s=LINEAR, capacity=2)) == [0, 0, 1, 1]
+    # two queues, 16 h: all are in the first
+    assert given_gpus(Tiresias(), make_view(jobs, step_time_s=LINEAR, capacity=2)) == [1, 0, 1, 0]
     # with one queue for everybody it is FIFO by submission
     assert given_gpus(Tiresias(queues=1e9), make_view(jobs, step_time_s=LINEAR, capacity=2)) == [1, 0, 1, 0]
 

@@ -8,8 +8,8 @@ from powerflow.errors import InputError
 from powerflow.policy.levels import requested_gpus, take_what_fits
 from powerflow.policy.protocol import Allocation, View
 
-#: One hour and ten hours of one GPU.
-DEFAULT_QUEUES_GPU_S = (3600.0, 36000.0)
+#: Two queues, which the paper finds enough; the limit between them, 16 GPU-hours, is that of Pollux's comparison.
+DEFAULT_QUEUES_GPU_S = (16 * 3600.0,)
 
 
 class Tiresias:
@@ -20,7 +20,7 @@ class Tiresias:
     not fit are passed over. Gang, at the maximum clock, on the GPUs asked for.
 
     Args:
-        queues: Thresholds in GPU-seconds, ascending: one more queue than thresholds.
+        queues: One threshold, or several ascending ones, in GPU-seconds: one more queue than thresholds.
         promote: PROMOTEKNOB: a job that has waited this many times as long as it has run so far comes back
             to the first queue; it keeps that rank until the run that follows has used the first threshold's worth.
             Infinite by default: nobody is promoted.
