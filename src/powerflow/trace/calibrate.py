@@ -6,8 +6,8 @@ were made so. The hours of the day are those of UTC: give ``UTC`` as TZ to take 
 
 from __future__ import annotations
 
-import math
 import sys
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -22,6 +22,7 @@ from powerflow.trace.record import Trace, TraceJob
 BURST_GAP_S = 60.0  # jobs of one size that follow each other faster than this were submitted together
 _COMPONENTS = 3
 _SEEDS = 7
+_MOST_SWING = 50  # twentieths
 _FEW = 30  # a class of fewer jobs than this says too little to be fitted by itself
 
 Values = npt.NDArray[np.float64]
@@ -92,15 +93,15 @@ def fit_arrivals(jobs: Sequence[TraceJob]) -> Arrivals:
     span_s = float(submit_s[-1] - submit_s[0])
     wanted = dispersion(submit_s)
 
-    def miss(swing: float) -> float:
+    def too_calm(swing: float) -> bool:
         arrivals = replace(without_swing, swing=swing)
         drawn = []
         for seed in range(_SEEDS):
             rng = np.random.default_rng(seed)
             drawn.append(dispersion(submissions(rng, arrivals, bursts(rng, arrivals, len(jobs)), span_s)))
-        return abs(math.log(float(np.median(drawn)) / wanted))
+        return float(np.median(drawn)) < wanted
 
-    return replace(without_swing, swing=min((step / 20 for step in range(51)), key=miss))
+    return replace(without_swing, swing=bisect_left(range(_MOST_SWING), True, key=lambda k: not too_calm(k / 20)) / 20)
 
 
 def dispersion(submit_s: Values) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from typing import TextIO
 
@@ -17,9 +16,8 @@ def write_trace(trace: Trace, stream: TextIO) -> None:
         trace: What to write. Its skipped lines and notes are not part of the file.
         stream: An open text file (``newline=""``).
     """
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(_row(job) for job in trace.jobs)
+    stream.write(",".join(COLUMNS) + "\n")
+    stream.writelines(",".join(map(_quoted, _row(job))) + "\n" for job in trace.jobs)
 
 
 def _row(job: TraceJob) -> tuple[str, ...]:
@@ -36,6 +34,11 @@ def _row(job: TraceJob) -> tuple[str, ...]:
         job.name,
         str(job.outcome),
     )
+
+
+def _quoted(value: str) -> str:
+    """A CSV field, quoted where it must be (csv.writer leaves a lone carriage return bare, and then ends the row)."""
+    return '"' + value.replace('"', '""') + '"' if any(mark in value for mark in ',"\r\n') else value
 
 
 def _number(value: float | None) -> str:
