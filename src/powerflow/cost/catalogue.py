@@ -23,7 +23,8 @@ from powerflow.errors import InputError
 #: The GPU type on which the families' step times were measured (Pollux, OSDI'21, AWS g4dn.12xlarge).
 PROFILED_ON = "T4"
 
-#: The part of a synchronisation that no faster link shortens (latency, bucketing). Assumed, not measured.
+#: The part of a synchronisation that neither a faster link shortens nor more bytes lengthen (latency, launches).
+#: Assumed, not measured.
 SYNC_FLOOR = 0.1
 
 
@@ -126,8 +127,8 @@ def family_model(name: str, gpu_type_name: str) -> JobModel:
     own = _fitted()[kind.name]
     scale = _raw("families")[kind.name]
     faster = card.speed / home.speed
-    in_node = scale.get("sync_scale", 1.0) * _sync_scale(card.node_gbyte_s / home.node_gbyte_s)
-    across = scale.get("sync_scale", 1.0) * _sync_scale(card.network_gbit_s / home.network_gbit_s)
+    in_node = _sync_scale(scale.get("sync_scale", 1.0), card.node_gbyte_s / home.node_gbyte_s)
+    across = _sync_scale(scale.get("sync_scale", 1.0), card.network_gbit_s / home.network_gbit_s)
     time = fitted["throughput"]
     per_sample = scale.get("sample_scale", 1.0)
     throughput = ThroughputModel(
@@ -214,9 +215,9 @@ def _families() -> dict[str, Family]:
     }
 
 
-def _sync_scale(link_ratio: float) -> float:
-    """How long synchronising takes on a link that many times faster: all but the floor shrinks with it."""
-    return SYNC_FLOOR + (1.0 - SYNC_FLOOR) / link_ratio
+def _sync_scale(bytes_ratio: float, link_ratio: float) -> float:
+    """How long synchronising so many times the bytes takes on a link so many times as fast: the floor stays."""
+    return SYNC_FLOOR + (1.0 - SYNC_FLOOR) * bytes_ratio / link_ratio
 
 
 def _share_above_idle(falls: float, idle_w: float, active_w: float) -> float:

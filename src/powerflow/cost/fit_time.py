@@ -60,7 +60,7 @@ def fit_throughput(
         points: Measured points, at least one.
         clock_max_mhz: The GPU type's maximum clock.
         prior: What to believe where the points are silent, or None.
-        start: Where to start from, or None.
+        start: Where to start from; None starts from the prior, or a guess from the points.
 
     Returns:
         The model, and the names of the parameters that stayed at the prior because no point can tell them. Without a
@@ -85,19 +85,11 @@ def fit_throughput(
         misfit = (np.log(step_time(model, *points.where)) - log_time) / NOISE
         return np.concatenate([misfit, whiten @ (x - centre)])
 
-    def solve(x: FloatArray) -> tuple[float, FloatArray]:
-        inside = np.clip(x, low + 1e-6, high - 1e-6)
-        found = least_squares(
-            residuals, inside, bounds=(low, high), loss="soft_l1", f_scale=2.0, xtol=1e-5, ftol=1e-6, gtol=1e-6
-        )
-        return float(found.cost), found.x
-
-    if start is None:
-        starts = [centre, _coordinates(_guess(points, clock_max_mhz), free)]
-    else:
-        starts = [_coordinates(start, free)]
-    best = min((solve(x) for x in starts), key=lambda outcome: outcome[0])[1]
-    model = _with(base, _values(best, free))
+    begin = np.clip(centre if start is None else _coordinates(start, free), low + 1e-6, high - 1e-6)
+    best = least_squares(
+        residuals, begin, bounds=(low, high), loss="soft_l1", f_scale=2.0, xtol=1e-5, ftol=1e-6, gtol=1e-6
+    )
+    model = _with(base, _values(best.x, free))
     if prior is None and "cross_alpha_s" not in names:
         model = _with(model, {"cross_alpha_s": model.node_alpha_s, "cross_beta_s": model.node_beta_s})
     return model, tuple(p.name for p in PARAMETERS if p.name not in names)
