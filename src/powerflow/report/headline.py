@@ -75,7 +75,7 @@ def standfirst(comparison: Comparison) -> str:
     ]
     if rivals and case.jct_s:
         jct, policy = min(rivals)
-        takes = f"{units.duration(jct)} at the same energy, {units.significant(jct / case.jct_s)} times as long"
+        takes = f"{units.duration(jct)} at the same energy, {units.prose(jct / case.jct_s)} times as long"
         if jct >= case.jct_s:
             sentences.append(f"The next best policy, {label(policy)}, takes {takes}.")
         else:
@@ -85,7 +85,7 @@ def standfirst(comparison: Comparison) -> str:
         limit = units.duration(case.jct_s / bound.mean)
         sentences.append(
             f"No schedule at all could be below {limit} with that energy, which is proven; "
-            f"{label(case.subject.policy)} is at {units.significant(bound.mean)} times that bound."
+            f"{label(case.subject.policy)} is at {units.prose(bound.mean)} times that bound."
         )
     return " ".join(sentences)
 

@@ -157,7 +157,7 @@ def _frontier_traces(
                 "y": _numbers(point.metrics.jct_mean_s / size for point in points),
                 "text": [html.escape(f"{point.policy}, {point.knob}, seed {seed}") for point in points],
                 "name": name,
-                "legendgroup": policy,
+                "legendgroup": name,
                 "showlegend": False,
                 "mode": "lines",
                 "line": {
@@ -186,13 +186,13 @@ def _frontier_traces(
             "width": 3,
         },
         "name": name,
-        "legendgroup": policy,
+        "legendgroup": name,
         "showlegend": False,
         "mode": "markers",
         "marker": marker,
         "hovertemplate": f"{name}: %{{y:.3g}} at %{{x:.4g}} kWh<extra>equal energy</extra>",
     }
-    key = {"x": [None], "y": [None], "name": name, "legendgroup": policy, "mode": "lines+markers"}
+    key = {"x": [None], "y": [None], "name": name, "legendgroup": name, "mode": "lines+markers"}
     return [*traces, dots, key | {"line": line, "marker": marker}]
 
 

@@ -21,7 +21,7 @@ def significant(value: float, digits: int = 3) -> str:
     return "0" if float(value) == 0 else text
 
 
-def _prose(value: float) -> str:
+def prose(value: float) -> str:
     """Three significant digits without zeros that say nothing: 1.9, not 1.90."""
     text = significant(value)
     return text.rstrip("0").rstrip(".") if "." in text else text
@@ -33,8 +33,8 @@ def duration(seconds: float) -> str:
         return NOTHING
     for limit, unit, size in ((90.0, "s", 1.0), (90 * 60.0, "min", 60.0), (72 * 3600.0, "h", 3600.0)):
         if abs(seconds) < limit:
-            return f"{_prose(seconds / size)} {unit}"
-    return f"{_prose(seconds / 86400.0)} days"
+            return f"{prose(seconds / size)} {unit}"
+    return f"{prose(seconds / 86400.0)} days"
 
 
 def kwh(joules: float) -> float:
@@ -48,8 +48,8 @@ def energy(joules: float) -> str:
         return NOTHING
     for limit, unit, size in ((36_000.0, "J", 1.0), (3.6e10, "kWh", 3.6e6), (3.6e13, "MWh", 3.6e9)):
         if abs(joules) < limit:
-            return f"{_prose(joules / size)} {unit}"
-    return f"{_prose(joules / 3.6e12)} GWh"
+            return f"{prose(joules / size)} {unit}"
+    return f"{prose(joules / 3.6e12)} GWh"
 
 
 def power(watts: float) -> str:
@@ -58,8 +58,8 @@ def power(watts: float) -> str:
         return NOTHING
     for limit, unit, size in ((1e3, "W", 1.0), (1e6, "kW", 1e3)):
         if abs(watts) < limit:
-            return f"{_prose(watts / size)} {unit}"
-    return f"{_prose(watts / 1e6)} MW"
+            return f"{prose(watts / size)} {unit}"
+    return f"{prose(watts / 1e6)} MW"
 
 
 def percent(share: float) -> str:
