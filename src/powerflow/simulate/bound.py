@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
-from powerflow.cluster.spec import parse_cluster
 from powerflow.cost.catalogue import gpu_type
 from powerflow.cost.table import FloatArray
 from powerflow.errors import InputError
@@ -21,12 +21,14 @@ from powerflow.simulate.bound_dual import ANY_POOL, DualValue, Group, JobArrays,
 from powerflow.simulate.workload import Workload
 
 #: Price intervals of each round of the search: each round cuts finer where prices change.
-ROUNDS = (64, 128, 256, 512)
+ROUNDS = (256, 1024)
 #: Evaluations of the dual function in each round.
-EVALUATIONS = 25
+EVALUATIONS = 40
 #: Worths of an iteration tried per job while searching, and for the final value.
-NODES = 48
-FINAL_NODES = 128
+NODES = 64
+FINAL_NODES = 256
+#: Points added between two neighbouring prices of energy, without a search.
+BETWEEN = 3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,7 +78,7 @@ def bound(jobs: JobArrays, pools: Sequence[PoolCost], energy_prices: Sequence[fl
     Args:
         jobs: The jobs; weights of 1 bound the plain mean.
         pools: Where they can run. A job is on one pool at a time.
-        energy_prices: λ_E ≥ 0 to try, weighted seconds per joule; neighbours a factor of 2 apart lose little.
+        energy_prices: λ_E ≥ 0 to search at, weighted seconds per joule; a factor of 2 apart is close enough.
 
     Raises:
         InputError: for a negative price, arrays that are not as described, or a job that cannot run at all.
@@ -85,7 +87,8 @@ def bound(jobs: JobArrays, pools: Sequence[PoolCost], energy_prices: Sequence[fl
     if not prices or not np.isfinite(prices).all() or prices[0] < 0:
         raise InputError("energy prices must be finite and ≥ 0, at least one", where="bound")
     groups = group_jobs(jobs, pools)
-    return Bound([_search(groups, pools, price) for price in prices], float(jobs.weight.sum()))
+    searched = [_search(groups, pools, price) for price in prices]
+    return Bound(_with_between(groups, pools, searched), float(jobs.weight.sum()))
 
 
 def bound_for(workload: Workload, energy_prices: Sequence[float], *, weighted: bool = False) -> Bound:
@@ -93,14 +96,32 @@ def bound_for(workload: Workload, energy_prices: Sequence[float], *, weighted: b
 
     Args:
         workload: What happens.
-        energy_prices: λ_E ≥ 0 to try, seconds per joule.
+        energy_prices: λ_E ≥ 0 to search at, seconds per joule.
         weighted: Bound the mean weighted by priority instead of the plain one.
 
     Raises:
         InputError: as `bound`.
     """
-    spec_pools = parse_cluster(workload.cluster).pools()
-    names = list(spec_pools)
+    jobs, pools = arrays_of(workload, weighted=weighted)
+    return bound(jobs, pools, energy_prices)
+
+
+def joined(workload: Workload, parts: Sequence[Bound], *, weighted: bool = False) -> Bound:
+    """One bound from several on the same workload that were searched apart (in parallel), as if searched at once.
+
+    Raises:
+        InputError: as `bound`.
+    """
+    jobs, pools = arrays_of(workload, weighted=weighted)
+    points = {point.energy_price: point for part in parts for point in part.points}
+    ordered = [points[price] for price in sorted(points)]
+    return Bound(_with_between(group_jobs(jobs, pools), pools, ordered), float(jobs.weight.sum()))
+
+
+def arrays_of(workload: Workload, *, weighted: bool = False) -> tuple[JobArrays, list[PoolCost]]:
+    """A workload as plain arrays; every weight is 1 unless ``weighted``."""
+    nodes_of = workload.cluster.pools()
+    names = list(nodes_of)
     classes = sorted({cost_class for cost_class, _ in workload.truth})
     pools = []
     for name in names:
@@ -112,20 +133,21 @@ def bound_for(workload: Workload, energy_prices: Sequence[float], *, weighted: b
             if table is not None:
                 step_time_s[k] = np.minimum(table.step_time_s, table.spread_step_time_s)
                 power_w[k] = table.power_w
-        gpus = sum(node.gpus for node in spec_pools[name])
+        gpus = sum(node.gpus for node in nodes_of[name])
         pools.append(PoolCost(axes.gpu_counts, step_time_s, power_w, gpu_type(name).idle_w, gpus))
 
     listed = workload.jobs
+    row = {cost_class: k for k, cost_class in enumerate(classes)}
     jobs = JobArrays(
         release_s=np.array([job.submit_s for job in listed], dtype=float),
         work=np.array([job.iterations for job in listed], dtype=float),
         weight=np.array([job.weight if weighted else 1.0 for job in listed], dtype=float),
-        cost_class=np.array([classes.index(job.cost_class) for job in listed], dtype=np.int64),
+        cost_class=np.array([row[job.cost_class] for job in listed], dtype=np.int64),
         gpus_min=np.array([job.gpus_min for job in listed], dtype=np.int64),
         gpus_max=np.array([job.gpus_max for job in listed], dtype=np.int64),
         pool=np.array([ANY_POOL if job.gpu_type is None else names.index(job.gpu_type) for job in listed], np.int64),
     )
-    return bound(jobs, pools, energy_prices)
+    return jobs, pools
 
 
 def _search(groups: Sequence[Group], pools: Sequence[PoolCost], energy_price: float) -> DualPoint:
@@ -140,13 +162,34 @@ def _search(groups: Sequence[Group], pools: Sequence[PoolCost], energy_price: fl
     return DualPoint(energy_price, found.value_s, found.energy_j, grid_s, gpu_price)
 
 
+def _with_between(groups: Sequence[Group], pools: Sequence[PoolCost], points: Sequence[DualPoint]) -> list[DualPoint]:
+    """The points, by price of energy, and `BETWEEN` more between each two of them."""
+    filled = list(points)
+    for low, high in pairwise(points):
+        filled += [_mixed(groups, pools, low, high, i / (BETWEEN + 1)) for i in range(1, BETWEEN + 1)]
+    return sorted(filled, key=lambda point: point.energy_price)
+
+
+def _mixed(
+    groups: Sequence[Group], pools: Sequence[PoolCost], low: DualPoint, high: DualPoint, share: float
+) -> DualPoint:
+    """The bound at prices between those of two points: one evaluation, above the chord because the dual is concave."""
+    grid_s = np.union1d(low.grid_s, high.grid_s)
+    gpu_price = np.zeros((len(pools), len(grid_s) - 1))
+    for point, part in ((low, 1.0 - share), (high, share)):
+        at = np.searchsorted(point.grid_s, grid_s[:-1], side="right") - 1
+        lasts = at < len(point.grid_s) - 1  # prices are 0 after a point's own grid
+        gpu_price[:, lasts] += part * point.gpu_price[:, at[lasts]]
+    energy_price = (1.0 - share) * low.energy_price + share * high.energy_price
+    found = dual(groups, _supply(pools, grid_s), grid_s, gpu_price, energy_price, NODES)
+    return DualPoint(energy_price, found.value_s, found.energy_j, grid_s, gpu_price)
+
+
 def _supply(pools: Sequence[PoolCost], grid_s: FloatArray) -> FloatArray:
     return np.stack([pool.supply_gpu_s(grid_s) for pool in pools])
 
 
-def _first_grid(
-    groups: Sequence[Group], pools: Sequence[PoolCost], energy_price: float, intervals: int
-) -> FloatArray:
+def _first_grid(groups: Sequence[Group], pools: Sequence[PoolCost], energy_price: float, intervals: int) -> FloatArray:
     """Intervals over the time in which GPUs can be short, half of them by releases, half even.
 
     It ends when a queue that gives each job what is best for it on free GPUs would surely be done. A wrong guess
@@ -154,7 +197,7 @@ def _first_grid(
     """
     release, length, demand = [], [], []
     for group in groups:
-        cost = group.seconds_per_work(energy_price, np.zeros(len(group.row_pool)))
+        cost = group.cost_on_free_gpus(energy_price)
         row, clock = np.unravel_index(int(cost.argmin()), cost.shape)
         seconds = group.work / group.speed[row, clock]
         release.append(group.release_s)

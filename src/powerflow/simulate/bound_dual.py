@@ -85,12 +85,10 @@ class Group(NamedTuple):
     release_s: FloatArray  # [J]
     work: FloatArray  # [J]
 
-    def seconds_per_work(self, energy_price: float, row_price: FloatArray) -> FloatArray:
-        """Weighted seconds that one iteration costs in each configuration, ``[R, F]``: (w + λ_E·D + λ_G·n)/S."""
+    def cost_on_free_gpus(self, energy_price: float) -> FloatArray:
+        """Weighted seconds that an iteration costs in each configuration where GPUs are free: (w + λ_E·D)/S, [R, F]."""
         with np.errstate(divide="ignore"):
-            cost: FloatArray = (
-                self.weight + energy_price * self.added_w + (row_price * self.row_gpus)[:, None]
-            ) / self.speed
+            cost: FloatArray = (self.weight + energy_price * self.added_w) / self.speed
         return cost
 
 
@@ -110,36 +108,25 @@ def group_jobs(jobs: JobArrays, pools: Sequence[PoolCost]) -> list[Group]:
     """
     _check(jobs, pools)
     limits = np.stack([jobs.cost_class, jobs.gpus_min, jobs.gpus_max, jobs.pool], axis=1)
-    kinds, kind = np.unique(limits, axis=0, return_inverse=True)
-    alike: dict[tuple[int, bytes, float], list[int]] = {}
-    for job, (row, weight) in enumerate(zip(kind.ravel(), jobs.weight, strict=True)):
-        alike.setdefault((int(row), b"", float(weight)), []).append(job)
-
-    # different limits may leave the same choice: merge again by the rows themselves
-    merged: dict[tuple[int, bytes, float], list[int]] = {}
-    rows_of: dict[tuple[int, bytes, float], tuple[IntArray, IntArray, IntArray]] = {}
-    for (row, _, weight), members in alike.items():
-        cost_class, gpus_min, gpus_max, only = (int(x) for x in kinds[row])
-        rows = _rows(pools, cost_class, gpus_min, gpus_max, only)
-        if not len(rows[0]):
+    kinds, first, kind = np.unique(limits, axis=0, return_index=True, return_inverse=True)
+    rows_of = [_rows(pools, *(int(x) for x in row)) for row in kinds]
+    for rows, job in zip(rows_of, first, strict=True):
+        if not len(rows):
             raise InputError(
-                f"job {members[0]} cannot run on {gpus_min} to {gpus_max} GPUs of any pool",
+                f"job {job} cannot run on {jobs.gpus_min[job]} to {jobs.gpus_max[job]} GPUs of any pool it may use",
                 where="bound",
                 fix="widen its limits or enlarge the cluster",
             )
-        key = (cost_class, b"".join(part.tobytes() for part in rows), weight)
-        merged.setdefault(key, []).extend(members)
-        rows_of[key] = rows
 
+    # different limits may leave the same choice, so group by the choice itself
+    alike: dict[tuple[int, bytes, float], list[int]] = {}
+    for job, (k, weight) in enumerate(zip(kind.ravel(), jobs.weight, strict=True)):
+        alike.setdefault((int(jobs.cost_class[job]), rows_of[k].tobytes(), float(weight)), []).append(job)
     groups = []
-    for key, members in merged.items():
-        cost_class, _, weight = key
-        row_pool, row_level, row_gpus = rows_of[key]
+    for (cost_class, choice, weight), members in alike.items():
+        row_pool, row_level, row_gpus = np.frombuffer(choice, np.int64).reshape(-1, 3).T.copy()
         speed, added_w = _configurations(pools, cost_class, row_pool, row_level, row_gpus)
-        chosen = np.sort(np.array(members))
-        groups.append(
-            Group(speed, added_w, row_pool, row_gpus, weight, jobs.release_s[chosen], jobs.work[chosen])
-        )
+        groups.append(Group(speed, added_w, row_pool, row_gpus, weight, jobs.release_s[members], jobs.work[members]))
     return groups
 
 
@@ -184,20 +171,23 @@ def dual(
 def _worths(group: Group, energy_price: float, dearest: FloatArray, nodes: int) -> FloatArray:
     """Worths of an iteration to try: from what it costs on free GPUs to what it costs on the dearest ones.
 
-    No other worth can matter (``docs/bound.md`` §4). The first must not exceed the cost on free GPUs, or waiting for
-    ever would look profitable: it is taken a hair smaller than rounding could make it.
+    No other worth can matter (``docs/bound.md`` §4). They are even in v^¼: where GPUs are dear, what counts are steps
+    that are small against what waiting costs, not against the worth itself, so that a log scale is too coarse there.
+    The first must not exceed the cost on free GPUs, or waiting for ever would look profitable: it is taken a hair
+    smaller than rounding could make it.
     """
-    lowest = group.seconds_per_work(energy_price, np.zeros(len(group.row_pool))).min() * (1.0 - 1e-12)
-    highest = group.seconds_per_work(energy_price, dearest[group.row_pool]).min()
-    worths: FloatArray = np.geomspace(lowest, max(highest, lowest * 1.001), nodes)
+    cost = group.cost_on_free_gpus(energy_price)
+    lowest = cost.min() * (1.0 - 1e-12)
+    with np.errstate(divide="ignore"):
+        rent = (dearest[group.row_pool] * group.row_gpus)[:, None] / group.speed
+    highest = max((cost + rent).min(), lowest * 1.001)
+    worths: FloatArray = np.linspace(lowest**0.25, highest**0.25, nodes) ** 4
     worths[0] = lowest
     return worths
 
 
-def _rows(
-    pools: Sequence[PoolCost], cost_class: int, gpus_min: int, gpus_max: int, only: int
-) -> tuple[IntArray, IntArray, IntArray]:
-    """The (pool, position of the count, count) that such a job can use, each ``[R]``."""
+def _rows(pools: Sequence[PoolCost], cost_class: int, gpus_min: int, gpus_max: int, only: int) -> IntArray:
+    """The (pool, position of the count, count) that such a job can use, ``[R, 3]``."""
     rows = [
         (p, i, int(n))
         for p, pool in enumerate(pools)
@@ -206,8 +196,7 @@ def _rows(
         and gpus_min <= n <= min(gpus_max, pool.most_gpus)
         and np.isfinite(pool.step_time_s[cost_class, i]).any()
     ]
-    table = np.array(rows, dtype=np.int64).reshape(-1, 3)
-    return table[:, 0].copy(), table[:, 1].copy(), table[:, 2].copy()
+    return np.array(rows, dtype=np.int64).reshape(-1, 3)
 
 
 def _configurations(
@@ -223,7 +212,9 @@ def _configurations(
         added_w[r, runs] = pools[p].power_w[cost_class, i, runs] - n * pools[p].idle_w
     if (added_w < -1e-9 * row_gpus[:, None]).any():
         raise InputError(
-            f"class {cost_class} draws less than idle GPUs do", where="bound", fix="lower idle_w or mend the power table"
+            f"class {cost_class} draws less than idle GPUs do",
+            where="bound",
+            fix="lower idle_w or mend the power table",
         )
     return speed, np.maximum(added_w, 0.0)
 

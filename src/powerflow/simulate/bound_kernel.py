@@ -35,15 +35,15 @@ def gain_tables(
     """
     for k in range(price.shape[1]):
         for i in range(len(worth)):
-            best = 0.0
-            at = -1
-            for r in range(len(row_gpus)):
-                value = envelope[r, i] - price[row_pool[r], k] * row_gpus[r]
-                if value > best:
-                    best = value
-                    at = r
-            gain[k, i] = best
-            choice[k, i] = at
+            gain[k, i] = 0.0
+            choice[k, i] = -1
+        for r in range(len(row_gpus)):
+            rent = price[row_pool[r], k] * row_gpus[r]
+            for i in range(len(worth)):  # without a branch, so that it compiles to vector instructions
+                value = envelope[r, i] - rent
+                better = value > gain[k, i]
+                gain[k, i] = value if better else gain[k, i]
+                choice[k, i] = r if better else choice[k, i]
 
 
 @njit(cache=True)
