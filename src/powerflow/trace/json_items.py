@@ -114,7 +114,8 @@ class _Window:
             except RecursionError:
                 self._broken("nested too deeply")
             else:
-                if end < len(self._text) or not self._more(reach):  # 12 may go on as 123
+                # a number cut by the window reads as a shorter one: "12" of 123, "1" of "1e+" of 1e+5
+                if len(self._text) - end > 2 or not self._more(reach):
                     self._line += self._text.count("\n", self._at, end)
                     self._at = end
                     return value
