@@ -13,7 +13,7 @@ from tests.policy.views import assert_valid, make_view, views
 
 RIGID = ("fifo", "srtf", "qssf", "tiresias", "tiresias:queues=100,promote=2", "gandiva")
 ELASTIC = ("afs", "optimus", "pollux", "greedy:0", "greedy:1", "greedy:5")
-EVERY = RIGID + ELASTIC
+EVERY = ("prices", *RIGID, *ELASTIC)
 SPECS = [*EVERY, *(f"{spec}+{overlay}" for spec in EVERY for overlay in ("clock:0.7", "zeus:0.5"))]
 NON_PREEMPTIVE = ("fifo", "qssf")
 

@@ -46,7 +46,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
     return install
 
 
-@pytest.mark.parametrize("name", [name for name in BUILT_IN if name != "prices"])
+@pytest.mark.parametrize("name", BUILT_IN)
 def test_built_in_names_load(name: str) -> None:
     policy = load(name)
     assert isinstance(policy, Policy)
