@@ -1,32 +1,26 @@
 """Each policy's own frontier of energy and completion time: which settings to try, which count, what lies between.
 
 `prices` is swept over the price of energy, `greedy` over its threshold. Every other policy, which has no such knob,
-is run alone (at the maximum clock), with one fixed clock, and with Zeus's clock at several η. Of a policy's runs on
-one seed only those count that no other of its runs beats in both energy and mean completion time; between two
-neighbours of these a straight line over energy is assumed. No convex hull is taken: a mixture in time of two settings
-is no schedule that anybody ran.
+is run alone (at the maximum clock), with fixed clocks, and with Zeus's clock, swept over η. All knobs are turned
+finer around the energies that matter. Of a policy's runs on one seed only those count that no other of its runs beats
+in both energy and mean completion time; between two neighbours of these a straight line over energy is assumed. No
+convex hull is taken: a mixture in time of two settings is no schedule that anybody ran.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
 
 from powerflow.cost.catalogue import gpu_type
 from powerflow.simulate.comparison import FrontierPoint, Metrics
 from powerflow.simulate.workload import Workload
 
-#: First prices of energy, in units of `natural_price`.
-PRICES = (0.0, 1 / 64, 1 / 16, 1 / 4, 1.0)
-#: First thresholds of greedy.
-THRESHOLDS = (0.0, 0.5, 1.0, 2.0)
-#: Zeus's share of energy in its cost.
-ETAS = (0.2, 0.35, 0.5, 0.65, 0.8, 0.95)
-#: How far the knobs are ever turned.
-LARGEST_PRICE = 64.0
-LARGEST_THRESHOLD = 16.0
 #: Neighbours whose mean completion times differ by less are close enough to draw a line between.
-CLOSE = 0.02
+CLOSE = 0.03
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,21 +41,48 @@ class Setting:
 
 
 @dataclass(frozen=True, slots=True)
-class Density:
-    """How finely the frontiers of policies without a knob of their own are sampled.
+class Sweep:
+    """Where to begin with each policy's knob.
 
     Attributes:
+        prices: Prices of energy, in units of `natural_price`.
+        thresholds: Of greedy.
+        etas: Zeus's η, the share of energy in its cost.
         clocks: How many fixed clocks, spread evenly over those there are; the maximum is the policy alone.
-        etas: Zeus's η.
+        rounds: How often knobs are turned finer.
     """
 
-    clocks: int = 7
-    etas: Sequence[float] = ETAS
+    prices: Sequence[float] = (0.0, 1 / 64, 1 / 16, 1 / 4, 1.0)
+    thresholds: Sequence[float] = (0.0, 0.5, 1.0, 2.0)
+    etas: Sequence[float] = (0.4, 0.7, 0.95)
+    clocks: int = 4
+    rounds: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class _Knob:
+    """What can be turned: how a setting is made of its value, what lies between two values, and how far it goes.
+
+    ``ratio``: its effect goes by ratios (λ, threshold), not by differences (η); near 0 it counts from ``grain`` on.
+    """
+
+    make: Callable[[float], Setting]
+    ratio: bool
+    grain: float
+    largest: float
+
+    def between(self, a: float, b: float) -> float:
+        low, high = min(a, b), max(a, b)
+        if not self.ratio:
+            return float(f"{(low + high) / 2:.3g}")
+        if low == 0:
+            return float(f"{high / 4:.3g}") if high > self.grain else 0.0
+        return float(f"{(low * high) ** 0.5:.3g}")
 
 
 def family(policy: str) -> str:
     """A policy's name without options and overlays."""
-    return policy.split("+")[0].split(":")[0]
+    return re.split(r"[+:]", policy, maxsplit=1)[0]
 
 
 def natural_price(workload: Workload) -> float:
@@ -73,49 +94,66 @@ def natural_price(workload: Workload) -> float:
     return sum(1.0 / (card.limit_w - card.idle_w) for card in cards) / len(cards)
 
 
-def first_settings(policy: str, workload: Workload, density: Density) -> list[Setting]:
-    """Where to begin with a policy, its fastest setting first."""
-    if "+" in policy:
-        return [Setting(policy, 0.0, "as given")]
+def _knob(policy: str, workload: Workload) -> _Knob:
     if family(policy) == "prices":
         scale = natural_price(workload)
-        return [_priced(policy, share * scale) for share in PRICES]
+        return _Knob(lambda value: Setting(policy, value, f"λ={value:.3g}", value), True, 1e-3 * scale, 16.0 * scale)
     if policy == "greedy":
-        return [_threshold(threshold) for threshold in THRESHOLDS]
-    return [
-        Setting(policy, 0.0, "maximum clock"),
-        *(Setting(f"{policy}+zeus:{eta:g}", 0.0, f"η={eta:g}") for eta in density.etas),
-        *_fixed_clocks(policy, workload, density.clocks),
-    ]
+        return _Knob(lambda value: Setting(f"greedy:{value:g}", 0.0, f"threshold={value:g}", value), True, 0.05, 16.0)
+    return _Knob(lambda value: Setting(f"{policy}+zeus:{value:g}", 0.0, f"η={value:g}", value), False, 0.0, 1.0)
+
+
+def first_settings(policy: str, workload: Workload, sweep: Sweep) -> list[Setting]:
+    """Where to begin with a policy, its fastest setting first. A policy with an overlay is run as it is."""
+    if "+" in policy:
+        return [Setting(policy, 0.0, "as given")]
+    knob = _knob(policy, workload)
+    if family(policy) == "prices":
+        return [knob.make(share * natural_price(workload)) for share in sweep.prices]
+    if policy == "greedy":
+        return [knob.make(threshold) for threshold in sweep.thresholds]
+    alone = Setting(policy, 0.0, "maximum clock", 0.0)
+    return [alone, *map(knob.make, sweep.etas), *_fixed_clocks(policy, workload, sweep.clocks)]
 
 
 def finer_settings(
-    policy: str, tried: Sequence[tuple[Setting, Metrics]], budgets_j: Sequence[float], workload: Workload
+    policy: str,
+    tried: Sequence[tuple[Setting, Metrics]],
+    late: Sequence[Setting],
+    budgets_j: Sequence[float],
+    workload: Workload,
 ) -> list[Setting]:
     """Which settings to try next, so that each budget lies between two near neighbours of the frontier.
 
     Args:
-        policy: A policy with a knob of its own; for others there is nothing finer.
+        policy: Which policy.
         tried: What has been tried on this seed.
+        late: What has been tried in vain: it took too long.
         budgets_j: Energies at which the frontier matters, joules.
         workload: For the scale of prices.
     """
-    if family(policy) != "prices" and policy != "greedy":
+    if "+" in policy or not tried:
         return []
-    scale, largest = (natural_price(workload), LARGEST_PRICE) if policy != "greedy" else (1.0, LARGEST_THRESHOLD)
-    known = {setting.value for setting, _ in tried}
-    by_value = sorted(tried, key=lambda pair: pair[0].value)
+    knob = _knob(policy, workload)
+    values = [setting.value for setting, _ in tried if math.isfinite(setting.value)]
+    too_high = [setting.value for setting in late if math.isfinite(setting.value)]
     wanted: set[float] = set()
-    if min(m.energy_j for _, m in tried) > min(budgets_j) and (top := by_value[-1][0].value) < largest * scale:
-        wanted.add(top * 4.0 if policy != "greedy" else top * 2.0)
-    front = pareto_indices([m for _, m in tried])
-    for budget_j in budgets_j:
-        for lower, upper in zip(front, front[1:], strict=False):
-            (cheap, slow), (dear, fast) = tried[lower], tried[upper]
-            if slow.energy_j <= budget_j <= fast.energy_j and slow.jct_mean_s > (1 + CLOSE) * fast.jct_mean_s:
-                wanted.add(_between(dear.value, cheap.value, scale))
-    make = _threshold if policy == "greedy" else lambda value: _priced(policy, value)
-    return [make(value) for value in sorted(wanted) if not any(_same(value, other) for other in known)]
+    if values and min(numbers.energy_j for _, numbers in tried) > min(budgets_j):
+        top = max(values)
+        beyond = min((value for value in too_high if value > top), default=None)
+        wanted.add(min(4.0 * top, knob.largest) if beyond is None else knob.between(top, beyond))
+    front = [tried[i] for i in pareto_indices([numbers for _, numbers in tried])]
+    for k, ((_, slow), (_, fast)) in enumerate(pairwise(front)):
+        asked = any(slow.energy_j <= budget_j <= fast.energy_j for budget_j in budgets_j)
+        if asked and slow.jct_mean_s > (1 + CLOSE) * fast.jct_mean_s:
+            # a fixed clock has no place on the knob: look past it
+            below = [s.value for s, _ in front[: k + 1] if math.isfinite(s.value)]
+            above = [s.value for s, _ in front[k + 1 :] if math.isfinite(s.value)]
+            if below and above:
+                wanted.add(knob.between(below[-1], above[0]))
+    known = [*values, *too_high]
+    new = (value for value in sorted(wanted) if not any(abs(value - old) <= 0.02 * max(value, old) for old in known))
+    return [knob.make(value) for value in new]
 
 
 def pareto_indices(rows: Sequence[Metrics]) -> list[int]:
@@ -140,31 +178,18 @@ def at_energy(frontier: Sequence[FrontierPoint], budget_j: float) -> Metrics | N
     setting needs less than the budget, that setting: it leaves the rest unused. None where no setting is so sparing.
 
     Args:
-        frontier: See `hull`; not empty.
+        frontier: See `hull`.
         budget_j: Joules.
     """
-    if budget_j < frontier[0].metrics.energy_j:
+    if not frontier or budget_j < frontier[0].metrics.energy_j:
         return None
-    for lower, upper in zip(frontier, frontier[1:], strict=False):
+    for lower, upper in pairwise(frontier):
         below, above = lower.metrics, upper.metrics
         if budget_j < above.energy_j:
             share = (budget_j - below.energy_j) / (above.energy_j - below.energy_j)
             high = asdict(above)
             return Metrics(**{name: low + share * (high[name] - low) for name, low in asdict(below).items()})
     return frontier[-1].metrics
-
-
-def over(metrics: Metrics, more_j: float) -> Metrics:
-    """The same run, metered over a longer horizon in which the empty cluster drew ``more_j`` joules."""
-    return replace(metrics, energy_j=metrics.energy_j + more_j)
-
-
-def _priced(policy: str, price: float) -> Setting:
-    return Setting(policy, price, f"λ={price:.3g}", price)
-
-
-def _threshold(threshold: float) -> Setting:
-    return Setting(f"greedy:{threshold:g}", 0.0, f"threshold={threshold:g}", threshold)
 
 
 def _fixed_clocks(policy: str, workload: Workload, count: int) -> list[Setting]:
@@ -177,15 +202,3 @@ def _fixed_clocks(policy: str, workload: Workload, count: int) -> list[Setting]:
     # the overlay takes the nearest clock at or below: a hundredth more finds the clock that is meant
     shares = [float(clocks[i] / clocks[-1]) + 0.01 for i in chosen]
     return [Setting(f"{policy}+clock:{share:.2f}", 0.0, f"{share:.0%} of maximum clock") for share in shares]
-
-
-def _between(low: float, high: float, scale: float) -> float:
-    """A setting between two of a knob whose effect goes by ratios; near 0 a quarter of the upper one."""
-    low, high = min(low, high), max(low, high)
-    if low > 0:
-        return float(f"{(low * high) ** 0.5:.4g}")
-    return float(f"{high / 4:.4g}") if high > 1e-4 * scale else 0.0
-
-
-def _same(a: float, b: float) -> bool:
-    return abs(a - b) <= 0.02 * max(a, b)

@@ -1,0 +1,370 @@
+"""Policies on the same jobs at equal metered energy: run them all, draw their frontiers, read off each level."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
+
+from powerflow.errors import InputError
+from powerflow.policy import registry
+from powerflow.simulate.bench import Believed, Bench, BoundOf, Run, RunOf
+from powerflow.simulate.bound import Bound
+from powerflow.simulate.comparison import Comparison, EqualEnergyRow, Estimate, Frontier, FrontierPoint, Metrics
+from powerflow.simulate.frontier import (
+    Setting,
+    Sweep,
+    at_energy,
+    finer_settings,
+    first_settings,
+    hull,
+    natural_price,
+)
+from powerflow.simulate.metrics import estimate
+from powerflow.simulate.parallel import AskAll, usable_cores, workers
+from powerflow.simulate.result import SimulationResult
+from powerflow.simulate.workload import Workload
+
+#: The policy whose metered energy at maximum clock is 100 %.
+REFERENCE = "fifo"
+#: The policy against which ratios are made.
+OURS = "prices"
+#: The level that is shown over time.
+SHOWN_LEVEL = 0.8
+LEVELS = (1.0, 0.9, 0.8, 0.7)
+#: Energy is metered for so many times as long as the reference takes; runs that take longer do not count.
+HORIZON = 1.25
+#: Prices of energy for which the bound is computed, in units of `natural_price`.
+BOUND_PRICES = (0.0, *(2.0**k for k in range(-6, 2)))
+
+#: ``progress(share, note)``: how much of the whole is done, 0 to 1, and what was done last.
+Progress = Callable[[float, str], None]
+Hulls = Mapping[int, Sequence[FrontierPoint]]
+
+
+def compare(
+    workload_of: Callable[[int], Workload],
+    policies: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    levels: Sequence[float] = LEVELS,
+    believed: Believed | None = None,
+    sweep: Sweep | None = None,
+    bound_seeds: int = 1,
+    processes: int | None = None,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Compare policies on the same jobs at equal metered energy.
+
+    FIFO at maximum clock is the reference, whether or not it is compared. On each seed all runs are metered over one
+    horizon, `HORIZON` times as long as the reference takes, and runs that have not ended by then do not count: so no
+    policy's numbers depend on which others are compared. Each number at a level is read off the policy's own frontier
+    on that seed (`powerflow.simulate.frontier.at_energy`); ratios are made per seed, then averaged.
+
+    Args:
+        workload_of: The workload of a seed; picklable (a function of a module, or a `functools.partial` of one).
+        policies: Specs as `powerflow.policy.registry.load` knows them.
+        seeds: At least one; different.
+        levels: Shares of FIFO's energy at maximum clock, each > 0.
+        believed: What schedulers are told; None: the truth.
+        sweep: Where to begin with each policy's knob, and how often to turn it finer.
+        bound_seeds: For how many of the seeds the lower bound is computed.
+        processes: Over how many processes the runs are spread; None: one per core. The result does not depend on it.
+        progress: Told how far it is.
+
+    Raises:
+        InputError: No seed, no policy, an unknown one, an impossible level; or what a run raises.
+    """
+    believed = believed or Believed()
+    policies = list(dict.fromkeys(policies))
+    _check(policies, seeds, levels, processes, believed)
+    swept = policies if REFERENCE in policies else [*policies, REFERENCE]
+    bench = Bench(workload_of, believed)
+    workloads = [bench.workload(seed) for seed in seeds]
+    bench.belief(seeds[0])  # a wrong name is an error at once
+    study = _Study(bench, swept, list(seeds), list(levels), sweep or Sweep(), progress or _silent)
+    with workers(bench, processes or usable_cores()) as ask_all:
+        study.run(ask_all, bound_seeds)
+        showcase = study.showcase(ask_all, policies)
+    study.say(1.0, "")
+    return Comparison(
+        title=_title(workloads),
+        facts=_facts(workloads, believed, study),
+        levels=tuple(levels),
+        horizon_s=_mean(study.horizon_s(seed) for seed in seeds),
+        reference_j=_mean(study.reference_j(seed) for seed in seeds),
+        frontiers=[Frontier(policy, study.points(policy), study.hulls(policy)) for policy in policies],
+        bound=study.bound_curve(),
+        rows=[study.row(policy, level) for level in levels for policy in policies],
+        showcase=showcase,
+    )
+
+
+class _Study:
+    """All runs of a comparison as they come in, and what follows from them."""
+
+    def __init__(
+        self,
+        bench: Bench,
+        policies: Sequence[str],
+        seeds: Sequence[int],
+        levels: Sequence[float],
+        sweep: Sweep,
+        say: Progress,
+    ) -> None:
+        self.bench = bench
+        self.policies = policies
+        self.seeds = seeds
+        self.levels = levels
+        self.sweep = sweep
+        self.say = say
+        self.runs: dict[tuple[str, int], list[Run]] = {(p, s): [] for p in policies for s in seeds}
+        self.bounds: dict[int, Bound] = {}
+
+    # -- running ------------------------------------------------------------------------------------------------
+
+    def run(self, ask_all: AskAll, bound_seeds: int) -> None:
+        """First all policies at a few settings, then those with a knob finer around the levels, then the bound."""
+        first = {
+            (policy, seed): first_settings(policy, self.bench.workload(seed), self.sweep)
+            for policy in self.policies
+            for seed in self.seeds
+        }
+        with_bound = list(self.seeds[:bound_seeds]) if _bound_holds(self.bench) else []
+        self._ask(ask_all, first, (0.0, 0.6))
+        for i in range(self.sweep.rounds):
+            finer = {
+                (policy, seed): finer_settings(
+                    policy,
+                    [(run.setting, run.over(self.horizon_s(seed))) for run in self.timely(policy, seed)],
+                    self.late(policy, seed),
+                    [level * self.reference_j(seed) for level in self.levels],
+                    self.bench.workload(seed),
+                )
+                for policy in self.policies
+                for seed in self.seeds
+            }
+            if not any(finer.values()):
+                break
+            self._ask(ask_all, finer, (0.6 + 0.25 * i / self.sweep.rounds, 0.6 + 0.25 * (i + 1) / self.sweep.rounds))
+        prices = [share * natural_price(self.bench.workload(self.seeds[0])) for share in BOUND_PRICES]
+        questions = [BoundOf(seed, price) for seed in with_bound for price in prices]
+        told = self._told(len(questions), (0.85, 0.98), lambda i: "lower bound")
+        answers: list[Bound] = ask_all(questions, told)
+        for k, seed in enumerate(with_bound):
+            parts = answers[k * len(prices) : (k + 1) * len(prices)]
+            self.bounds[seed] = Bound([point for part in parts for point in part.points], parts[0].weight)
+
+    def _ask(
+        self, ask_all: AskAll, settings: Mapping[tuple[str, int], Sequence[Setting]], span: tuple[float, float]
+    ) -> None:
+        """Run settings; every policy's first one first, so that what must be compiled is spread over processes."""
+        most = max(map(len, settings.values()))
+        questions = [
+            (key, RunOf(key[1], chosen[k])) for k in range(most) for key, chosen in settings.items() if k < len(chosen)
+        ]
+        told = self._told(len(questions), span, lambda i: questions[i][1].setting.policy)
+        answers: list[Run] = ask_all([question for _, question in questions], told)
+        for (key, _), answer in zip(questions, answers, strict=True):
+            self.runs[key].append(answer)
+
+    def _told(self, count: int, span: tuple[float, float], note: Callable[[int], str]) -> Callable[[int], None]:
+        """Passes on that one more of ``count`` answers has come, as a share of the whole."""
+        came = 0
+
+        def told(i: int) -> None:
+            nonlocal came
+            came += 1
+            self.say(span[0] + (span[1] - span[0]) * came / count, note(i))
+
+        return told
+
+    def showcase(self, ask_all: AskAll, policies: Sequence[str]) -> dict[str, SimulationResult]:
+        """Two whole simulations of the first seed: ours where it uses about 80 %, and the reference."""
+        seed = self.seeds[0]
+        reference = self._reference(seed)
+        shown = {}
+        if OURS in policies and self.timely(OURS, seed):
+            budget_j = SHOWN_LEVEL * self.reference_j(seed)
+            horizon_s = self.horizon_s(seed)
+            run = min(self.timely(OURS, seed), key=lambda run: abs(run.over(horizon_s).energy_j - budget_j))
+            share = run.over(horizon_s).energy_j / self.reference_j(seed)
+            shown[f"{OURS} at {share:.0%} of the energy"] = run
+        shown[f"{REFERENCE} at maximum clock"] = reference
+        questions = [RunOf(seed, run.setting, whole=True) for run in shown.values()]
+        answers: list[SimulationResult] = ask_all(questions, lambda i: None)
+        return dict(zip(shown, answers, strict=True))
+
+    # -- what follows -------------------------------------------------------------------------------------------
+
+    def horizon_s(self, seed: int) -> float:
+        """How long the runs of a seed are metered."""
+        return HORIZON * self._reference(seed).end_s
+
+    def timely(self, policy: str, seed: int) -> list[Run]:
+        """A policy's runs that have ended by then."""
+        return [run for run in self.runs[policy, seed] if run.end_s <= self.horizon_s(seed)]
+
+    def late(self, policy: str, seed: int) -> list[Setting]:
+        """Settings with which a policy has not ended by then."""
+        return [run.setting for run in self.runs[policy, seed] if run.end_s > self.horizon_s(seed)]
+
+    def reference_j(self, seed: int) -> float:
+        """Joules of the reference over the horizon."""
+        return self._reference(seed).over(self.horizon_s(seed)).energy_j
+
+    def _reference(self, seed: int) -> Run:
+        return self.runs[REFERENCE, seed][0]
+
+    def points(self, policy: str) -> list[FrontierPoint]:
+        """All points of a policy, by seed, then in the order they were run."""
+        return [run.point(self.horizon_s(seed)) for seed in self.seeds for run in self.timely(policy, seed)]
+
+    def hulls(self, policy: str) -> dict[int, list[FrontierPoint]]:
+        """Its points that count, by seed."""
+        points = self.points(policy)
+        return {seed: hull([point for point in points if point.seed == seed]) for seed in self.seeds}
+
+    def at_level(self, policy: str, level: float) -> dict[int, Metrics]:
+        """Its numbers at a level, by seed; a seed on which it cannot come down to it is left out."""
+        found = {seed: at_energy(front, level * self.reference_j(seed)) for seed, front in self.hulls(policy).items()}
+        return {seed: numbers for seed, numbers in found.items() if numbers is not None}
+
+    def row(self, policy: str, level: float) -> EqualEnergyRow:
+        """Its row at a level: numbers only where every seed has them, or they would be of different jobs."""
+        budget_j = level * _mean(self.reference_j(seed) for seed in self.seeds)
+        mine = self.at_level(policy, level)
+        if len(mine) < len(self.seeds):
+            return EqualEnergyRow(policy, level, budget_j, None, None, None)
+        numbers = {
+            field.name: estimate([getattr(mine[seed], field.name) for seed in self.seeds]) for field in fields(Metrics)
+        }
+        ours = self.at_level(OURS, level) if OURS in self.policies else {}
+        least = {seed: self.bound_s(seed, level * self.reference_j(seed)) for seed in self.bounds}
+        return EqualEnergyRow(policy, level, budget_j, numbers, _ratio(mine, ours), _ratio(mine, least))
+
+    def bound_s(self, seed: int, metered_j: float) -> float:
+        """Seconds that no mean completion time can be below with so many metered joules."""
+        idle_j = self._reference(seed).tail_w * self.horizon_s(seed)
+        return self.bounds[seed].mean_jct_at(metered_j - idle_j)
+
+    def bound_curve(self) -> list[tuple[float, float]]:
+        """The bound of the first seed over the energies that the policies used."""
+        if not self.bounds:
+            return []
+        seed = next(iter(self.bounds))
+        used = [point.metrics.energy_j for policy in self.policies for point in self.hulls(policy)[seed]]
+        low, high = min(used), max(used)
+        joules = [low + (high - low) * k / 40 for k in range(41)]
+        return [(j, self.bound_s(seed, j)) for j in joules if self.bound_s(seed, j) > 0]
+
+
+def _ratio(mine: Mapping[int, Metrics], other: Mapping[int, Metrics | float]) -> Estimate | None:
+    """Mean completion times over those of another, on the seeds that both have."""
+    ratios = [
+        mine[seed].jct_mean_s / (value if isinstance(value, float) else value.jct_mean_s)
+        for seed, value in other.items()
+        if seed in mine
+    ]
+    return estimate(ratios) if ratios else None
+
+
+# --- around it ----------------------------------------------------------------------------------------------------
+
+
+def policies_for(sizes: str) -> tuple[str, ...]:
+    """All policies that can work with such sizes: where sizes are unknown, those that need them are left out."""
+    every = registry.names()
+    return every if sizes != "unknown" else tuple(name for name in every if not registry.load(name).needs_sizes)
+
+
+def _check(
+    policies: Sequence[str],
+    seeds: Sequence[int],
+    levels: Sequence[float],
+    processes: int | None,
+    believed: Believed,
+) -> None:
+    """Refuse at once what could only fail later."""
+    if not seeds:
+        raise InputError("no seed to compare on", where="--seeds", fix="give 1 or more")
+    if not policies:
+        raise InputError("no policy to compare", where="--policies", fix="name one or more, with commas between")
+    if not levels or any(not (level > 0 and math.isfinite(level)) for level in levels):
+        raise InputError("an energy level is not a share above 0", where="--levels", fix="such as 1.0,0.9,0.8")
+    if processes is not None and processes < 1:
+        raise InputError(f"{processes} processes", where="--processes", fix="give 1 or more")
+    for policy in policies:
+        if registry.load(policy).needs_sizes and believed.sizes == "unknown":
+            raise InputError(
+                f"policy {policy} needs to know how long jobs are",
+                where="--policies",
+                fix="leave it out, or take sizes known or mispredicted",
+            )
+
+
+def _bound_holds(bench: Bench) -> bool:
+    """The bound is for clusters whose idle GPUs always draw the same: no failing, no sleeping nodes."""
+    nodes = [node for workload in bench.workloads() for node in workload.cluster.nodes]
+    return math.isinf(bench.believed.world.node_mtbf_h) and not any(node.can_sleep for node in nodes)
+
+
+def _title(workloads: Sequence[Workload]) -> str:
+    titles = list(dict.fromkeys(workload.title for workload in workloads))
+    return titles[0] if len(titles) == 1 else f"{titles[0]}, and {len(titles) - 1} more like it"
+
+
+def _facts(workloads: Sequence[Workload], believed: Believed, study: _Study) -> dict[str, str]:
+    """How it was computed. Where seeds differ, every different answer is given."""
+    facts = {
+        label: "; ".join(dict.fromkeys(workload.facts.get(label, "–") for workload in workloads))
+        for label in dict.fromkeys(label for workload in workloads for label in workload.facts)
+    }
+    costs = {
+        "oracle": "the true costs",
+        "fitted": "a fit to noisy points of each class (1 to 8 GPUs, three clocks)",
+        "online": "the catalogue's priors at first, and what it learns from noisy points while jobs run",
+    }
+    runs = sum(map(len, study.runs.values()))
+    late = sum(len(study.late(*key)) for key in study.runs)
+    world = believed.world
+    pause = (
+        f"a job stands still {world.pause_s:g} s whenever its GPUs change; decisions are {world.interval_s:g} s apart"
+    )
+    return facts | {
+        "Schedulers believe": f"{costs.get(believed.costs, believed.costs)}; sizes {believed.sizes}",
+        "World": f"simulated, not measured: {pause}; {_failures(world.node_mtbf_h)}",
+        "Seeds": ", ".join(map(str, study.seeds)),
+        "Energy": (
+            f"metered for the whole cluster, idle GPUs included, for {HORIZON:g} times as long as FIFO takes at "
+            f"maximum clock; {late} of {runs:,} runs took longer and do not count"
+        ),
+        "Frontiers": (
+            "prices over λ, greedy over its threshold, any other policy at maximum clock, at fixed clocks, and with "
+            "Zeus's clock (η); between neighbouring runs that no other run of the policy beats, a straight line over "
+            "energy"
+        ),
+        "At a level": "at most that energy: a policy whose fastest run needs less uses that run, and less energy",
+        "Bound": _bound_fact(study),
+    }
+
+
+def _failures(mtbf_h: float) -> str:
+    return "no node fails" if math.isinf(mtbf_h) else f"each node fails every {mtbf_h:g} h on average"
+
+
+def _bound_fact(study: _Study) -> str:
+    if not study.bounds:
+        return "not computed"
+    return "no schedule with that energy has a lower mean completion time; computed for seed " + ", ".join(
+        map(str, study.bounds)
+    )
+
+
+def _mean(values: Iterable[float]) -> float:
+    listed = list(values)
+    return math.fsum(listed) / len(listed)
+
+
+def _silent(share: float, note: str) -> None:
+    """Progress that nobody watches."""

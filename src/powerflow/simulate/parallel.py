@@ -1,0 +1,101 @@
+"""Many independent simulations over several processes, with nothing left behind whatever happens.
+
+Answers come back in the order of the questions, so that a result never depends on how many processes there are.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing.connection import wait as wait_for
+from typing import Any
+
+from powerflow.errors import InputError
+
+#: ``ask_all(questions, answered)``: one answer per question, same order; ``answered(i)`` is told of each as it comes.
+AskAll = Callable[[Sequence[Any], Callable[[int], None]], list[Any]]
+
+
+@contextmanager
+def workers(answer: Callable[[Any], Any], processes: int) -> Iterator[AskAll]:
+    """Processes that answer questions; with one, everything stays in this process.
+
+    Args:
+        answer: What each process does with a question; picklable, and pickled once for each process.
+        processes: How many, at least 1.
+
+    Yields:
+        A function that asks a number of questions and waits for all answers. When the block ends early (an error,
+        Ctrl-C), the processes are ended at once.
+    """
+    if processes == 1:
+        yield lambda questions, answered: [_told(answer(question), answered, i) for i, question in enumerate(questions)]
+        return
+    before = multiprocessing.active_children()
+    pool = ProcessPoolExecutor(
+        processes, mp_context=multiprocessing.get_context("spawn"), initializer=_begin, initargs=(answer,)
+    )
+
+    def ask_all(questions: Sequence[Any], answered: Callable[[int], None]) -> list[Any]:
+        futures = [pool.submit(_answer, question) for question in questions]
+        number = {future: i for i, future in enumerate(futures)}
+        left: set[Future[Any]] = set(futures)
+        try:
+            while left:
+                done, left = wait(left, return_when=FIRST_COMPLETED)
+                for future in sorted(done, key=number.__getitem__):
+                    future.result()
+                    answered(number[future])
+        except BrokenProcessPool:
+            raise InputError(
+                "a simulating process was ended from outside", fix="is memory short? use fewer --processes", exit_code=1
+            ) from None
+        return [future.result() for future in futures]
+
+    try:
+        yield ask_all
+    except BaseException:
+        for child in multiprocessing.active_children():
+            if child not in before:
+                child.terminate()
+        pool.shutdown(wait=True, cancel_futures=True)
+        raise
+    pool.shutdown()
+
+
+def usable_cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _told(answer: Any, answered: Callable[[int], None], i: int) -> Any:
+    answered(i)
+    return answer
+
+
+_do: Callable[[Any], Any]  # of a worker process: set once, as it begins
+
+
+def _begin(answer: Callable[[Any], Any]) -> None:
+    """A worker process begins: it leaves Ctrl-C to its parent, and does not outlive it."""
+    global _do  # noqa: PLW0603 - a process of its own, which has nowhere else to keep it
+    _do = answer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait_for([parent.sentinel])
+        os._exit(1)
+
+
+def _answer(question: Any) -> Any:
+    return _do(question)
