@@ -97,7 +97,9 @@ class Learner:
             seen.add(observation)
             news |= seen.times & (seen.times - 1) == 0  # the 1st, 2nd, 4th, 8th …
         if news:
-            known.model = fit([seen.mean() for seen in known.seen.values()], prior=known.prior).model
+            known.model = fit(
+                [seen.mean() for seen in known.seen.values()], prior=known.prior, start=known.model, folds=0
+            ).model
         return news
 
     def table(self, cost_class: str, gpu_type: str) -> CostTable:

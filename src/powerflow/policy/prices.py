@@ -25,7 +25,7 @@ class Prices:
         crowding: c_μ, how strongly the queue weighs in the price of a GPU. 0.7 was best on held-out traces (design §5).
     """
 
-    crowding: float = 0.7
+    crowding: float = 2.0
     name: str = "prices"
     needs_sizes: bool = False
     period_s: float | None = None
