@@ -10,7 +10,7 @@ POLICY_WORDS = {
     "srtf": "Shortest remaining time first: short jobs go before long ones, long ones give way.",
     "qssf": "Quasi-shortest service first: the job that needs the fewest GPU-hours goes first, and is not interrupted.",
     "tiresias": "Least attained service first: jobs that have had little so far go before those that have had much.",
-    "gandiva": "Time slices: jobs take turns on the GPUs they asked for.",
+    "gandiva": "Time slices: jobs take turns on the GPUs they asked for, and grow onto GPUs that would idle.",
     "afs": "Gives GPUs where they shorten the mean completion time most, short jobs first; changes GPU counts.",
     "optimus": "Gives the next GPU to the job whose remaining time it shortens most; changes GPU counts.",
     "pollux": "Shares GPUs so that all jobs make good use of theirs; changes GPU counts.",

@@ -53,11 +53,11 @@ def headline(comparison: Comparison) -> str:
     case = _case(comparison)
     if case is None:
         return "No policy reached any of the energy levels, so there is nothing to compare."
-    name, level, jct = label(case.subject.policy), units.percent(case.subject.level), units.duration(case.jct_s)
+    name, level = label(case.subject.policy), units.percent(case.subject.level)
     if case.reference_s is None:
-        return f"At {level} of FIFO's energy, {name} finishes jobs on average in {jct}."
-    needs = units.duration(case.reference_s)
-    return f"At {level} of FIFO's energy, {name} finishes jobs on average in {jct}; FIFO needs {needs} at 100\u202f%."
+        return f"At {level} of FIFO's energy, {name} finishes jobs on average in {units.duration(case.jct_s)}."
+    takes, needs = units.durations(case.jct_s, case.reference_s)
+    return f"At {level} of FIFO's energy, {name} finishes jobs on average in {takes}; FIFO needs {needs} at 100\u202f%."
 
 
 def standfirst(comparison: Comparison) -> str:
@@ -82,10 +82,10 @@ def standfirst(comparison: Comparison) -> str:
             sentences.append(f"Another policy is quicker there: {label(policy)} takes {takes}.")
     bound = case.subject.vs_bound
     if bound is not None and math.isfinite(bound.mean):
-        limit = units.duration(case.jct_s / bound.mean)
+        above = units.percent(bound.mean - 1)
+        name = label(case.subject.policy)
         sentences.append(
-            f"No schedule at all could be below {limit} with that energy, which is proven; "
-            f"{label(case.subject.policy)} is at {units.prose(bound.mean)} times that bound."
+            f"With that energy {name} is within {above} of a proven bound: no schedule at all can beat that."
         )
     return " ".join(sentences)
 
@@ -125,10 +125,10 @@ def how_compared(comparison: Comparison) -> dict[str, str]:
     seeds = sorted({seed for line in comparison.frontiers for seed in line.hull})
     several = f"means over {len(seeds)} seeds; intervals are 95 % (Student's t)"
     return {
-        "energy": f"whole cluster, over the same {units.duration(comparison.horizon_s)} for every policy",
+        "Energy": f"whole cluster, over the same {units.duration(comparison.horizon_s)} for every policy",
         "100 % means": f"{units.energy(comparison.reference_j)}: FIFO with every GPU at its maximum clock",
-        "seeds": several if len(seeds) > 1 else "one seed; no interval can be given",
-        "where there is no number": "the policy cannot get down to that energy with any setting that was tried",
+        "Seeds": several if len(seeds) > 1 else "one seed; no interval can be given",
+        "No number": "the policy cannot get down to that energy with any setting that was tried",
     }
 
 
@@ -179,11 +179,11 @@ def how_simulated(result: SimulationResult) -> dict[str, str]:
     """What holds for every simulation, to stand after the facts of this one."""
     price = result.energy_price
     return {
-        "policy": result.policy,
-        "price of energy λ": f"{price:.4g} seconds of mean completion time per joule"
+        "Policy": result.policy,
+        "Price of energy λ": f"{price:.4g} seconds of mean completion time per joule"
         if price
         else "0: speed alone counts",
-        "seed": str(result.seed),
-        "decisions": f"the policy was asked {result.decisions:,} times".replace(",", "\u202f"),
-        "energy": f"whole cluster, from the first moment until the last job ended, {units.duration(result.end_s)}",
+        "Seed": str(result.seed),
+        "Decisions": f"the policy was asked {result.decisions:,} times".replace(",", "\u202f"),
+        "Energy": f"whole cluster, from the first moment until the last job ended, {units.duration(result.end_s)}",
     }

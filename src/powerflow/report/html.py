@@ -16,7 +16,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from powerflow.report import glossary, headline, plots, rows, units, words
+from powerflow.report import glossary, headline, plots, rows, series, units, words
 from powerflow.simulate.comparison import Comparison
 from powerflow.simulate.result import SimulationResult
 
@@ -42,7 +42,8 @@ def render_comparison(comparison: Comparison) -> str:
         key_figures=headline.key_figures(comparison),
         table=rows.equal_energy(comparison),
         shown=_shown(shown),
-        facts=words.cleaned(comparison.facts) | headline.how_compared(comparison),
+        view=_view(shown),
+        facts=_joined(comparison.facts, headline.how_compared(comparison)),
         policies={words.label(p): glossary.POLICY_WORDS[p] for p in policies if p in glossary.POLICY_WORDS},
     )
 
@@ -64,7 +65,8 @@ def render_simulation(result: SimulationResult, facts: Mapping[str, str]) -> str
         key_figures=headline.simulation_figures(result),
         table=rows.by_class(result),
         shown=_shown(shown),
-        facts=words.cleaned(facts) | headline.how_simulated(result),
+        view=_view(shown),
+        facts=_joined(facts, headline.how_simulated(result)),
         policies={
             words.label(name): glossary.POLICY_WORDS[name]
             for name in [words.base_name(result.policy)]
@@ -78,15 +80,27 @@ def _simulation_figures(shown: Mapping[str, SimulationResult], strokes: list[plo
     with_jobs = {name: result for name, result in shown.items() if result.jobs.ids}
     if not with_jobs:
         return {}
-    end_s = max(1.0, *(result.end_s for result in with_jobs.values()))
+    until_s = _until_s(with_jobs)
     figures = {
         "completion": plots.completion_times(with_jobs, strokes),
-        "over-time": plots.over_time(with_jobs, strokes),
+        "over-time": plots.over_time(with_jobs, strokes, until_s),
     }
     for i, result in enumerate(shown.values()):
         if result.jobs.ids:
-            figures[f"allocations-{i}"] = plots.allocations(result, end_s)
+            figures[f"allocations-{i}"] = plots.allocations(result, until_s)
     return figures
+
+
+def _until_s(shown: Mapping[str, SimulationResult]) -> float:
+    return series.worth_showing_s([(result.jobs, result.end_s) for result in shown.values()])
+
+
+def _view(shown: Mapping[str, SimulationResult]) -> str:
+    """What the figures over time leave out on the right, if anything."""
+    last_s = max((result.end_s for result in shown.values()), default=0.0)
+    if _until_s(shown) >= last_s:
+        return ""
+    return f"The view ends when nearly all jobs are done; a few drag on until {units.duration(last_s)}."
 
 
 def _shown(shown: Mapping[str, SimulationResult]) -> list[dict[str, Any]]:
@@ -102,6 +116,12 @@ def _shown(shown: Mapping[str, SimulationResult]) -> list[dict[str, Any]]:
         }
         for i, (name, result) in enumerate(shown.items())
     ]
+
+
+def _joined(given: Mapping[str, str], general: Mapping[str, str]) -> dict[str, str]:
+    """The facts of this case, then the general ones that it has not already said."""
+    told = words.cleaned(given)
+    return told | {name: what for name, what in general.items() if name not in told}
 
 
 def _any_point(comparison: Comparison) -> bool:

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from powerflow.report import series, units
-from powerflow.report.words import base_name, label, mean, subject_of, time_unit
+from powerflow.report.plane import Curve, Plane, plane_of
+from powerflow.report.words import base_name, label, subject_of, time_unit
 from powerflow.simulate.comparison import Comparison
 from powerflow.simulate.result import SimulationResult
 
@@ -60,70 +61,35 @@ def looks(comparison: Comparison) -> dict[str, Look]:
 def frontier(comparison: Comparison) -> Figure:
     """Every policy's frontier (one line a seed), its equal-energy estimates with intervals, the levels, the bound."""
     styled = looks(comparison)
-    window = _window(comparison)
-    unit, size = time_unit([window.low_s, window.high_s])
-    traces: list[dict[str, Any]] = []
-    for line in sorted(comparison.frontiers, key=lambda line: _height(line.policy, comparison)):
-        traces += _frontier_traces(line.policy, line.hull, comparison, styled[line.policy], size)
-    if comparison.bound:
-        traces += _bound_traces(comparison.bound, window.low_s, size)
-    layout = _layout(height=520, left=70)
+    plane = plane_of(comparison)
+    unit, size = time_unit([plane.low_s, plane.high_s])
+    traces = [trace for curve in plane.curves for trace in _curve(curve, styled[curve.policy], unit, size)]
+    traces += _bound(plane, unit, size)
+    layout = _layout(height=540, left=70)
     layout["xaxis"] |= {
-        "title": {"text": "metered energy of the whole cluster, kWh"},
-        "range": [window.low_kwh, window.high_kwh],
+        "title": {"text": "metered energy of the whole cluster, against FIFO at maximum clock"},
+        "range": [100 * plane.low, 100 * plane.high],
+        "tickvals": _numbers(100 * share for share, _ in plane.levels),
+        "ticktext": [f"{units.percent(share)}<br>{budget}" for share, budget in plane.levels],
     }
     layout["yaxis"] |= {
         "title": {"text": f"mean job completion time, {unit} (log scale)"},
         "type": "log",
-        "range": [math.log10(window.low_s / size), math.log10(window.high_s / size)],
-        **_ladder(window.low_s / size, window.high_s / size),
+        "range": [math.log10(plane.low_s / size), math.log10(plane.high_s / size)],
+        **_ladder(plane.low_s / size, plane.high_s / size),
     }
-    layout["legend"] = {"orientation": "v", "x": 1.01, "y": 1, "font": {"size": 12}, "tracegroupgap": 2}
-    layout["margin"] |= {"r": 120, "t": 34}
-    levels = [level for level in comparison.levels if level * comparison.reference_j > 0]
-    layout["shapes"] = [
-        _vertical(units.kwh(level * comparison.reference_j), "var(--rule-strong)", "dot") for level in levels
-    ]
-    layout["annotations"] = [
-        _above(units.kwh(level * comparison.reference_j), units.percent(level)) for level in levels
-    ]
+    layout["legend"] = {"orientation": "v", "x": 1.01, "y": 0.95, "font": {"size": 12}, "tracegroupgap": 2}
+    layout["margin"] |= {"r": 120, "b": 74}
+    layout["shapes"] = [_vertical(100 * share, "var(--rule-strong)", "dot") for share, _ in plane.levels]
     return {"data": traces, "layout": layout}
 
 
-def _height(policy: str, comparison: Comparison) -> float:
-    """Orders the legend as the lines lie: the slowest policy at the highest level first."""
-    met = [row for row in comparison.rows if row.policy == policy and row.metrics]
-    return -(mean(max(met, key=lambda row: row.level), "jct_mean_s") or 0.0) if met else 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Window:
-    low_kwh: float
-    high_kwh: float
-    low_s: float
-    high_s: float
-
-
-def _window(comparison: Comparison) -> _Window:
-    """The part of the plane worth looking at: around the energy levels, not the far ends of a sweep."""
-    hull = [point for line in comparison.frontiers for points in line.hull.values() for point in points]
-    spots = [(row.budget_j, row.metrics["jct_mean_s"].mean) for row in comparison.rows if row.metrics]
-    spots = spots or [(point.metrics.energy_j, point.metrics.jct_mean_s) for point in hull]
-    spots = [(x, y) for x, y in spots if math.isfinite(x) and math.isfinite(y) and y > 0] or [(3.6e6, 1.0)]
-    right = max((point.metrics.energy_j for point in hull), default=0.0)
-    budgets = [level * comparison.reference_j for level in comparison.levels] + [x for x, _ in spots]
-    low_j, high_j = min(budgets), max(*budgets, min(right, 1.15 * max(budgets)))
-    span = (high_j - low_j) or max(high_j, 1.0) * 0.1
-    low_j, high_j = max(low_j - 0.12 * span, 0.0), high_j + 0.08 * span
-    floor = [y for x, y in comparison.bound if low_j <= x <= high_j and y > 0]
-    low_s, high_s = min([y for _, y in spots] + floor), max(y for _, y in spots)
-    return _Window(units.kwh(low_j), units.kwh(high_j), low_s / 1.25, high_s * 1.25)
-
-
-def _bound_traces(bound: Sequence[tuple[float, float]], floor_s: float, size: float) -> list[dict[str, Any]]:
-    x = [units.kwh(joules) for joules, _ in bound]
-    y = [seconds / size for _, seconds in bound]
-    floor = floor_s / size / 1e3
+def _bound(plane: Plane, unit: str, size: float) -> list[dict[str, Any]]:
+    if not plane.bound:
+        return []
+    x = [100 * spot.share for spot in plane.bound]
+    y = [spot.seconds / size for spot in plane.bound]
+    floor = plane.low_s / size / 1e3
     fill = {
         "x": _numbers([*x, x[-1], x[0]]),
         "y": _numbers([*y, floor, floor]),
@@ -140,60 +106,50 @@ def _bound_traces(bound: Sequence[tuple[float, float]], floor_s: float, size: fl
         "name": "bound",
         "mode": "lines",
         "line": {"color": "var(--bound)", "width": 1.4},
-        "hovertemplate": "no schedule can be faster than %{y:.3g} at %{x:.4g} kWh<extra>bound</extra>",
+        "hovertemplate": "no schedule can be below %{y:.3g} " + unit + " at %{x:.3g} %<extra>bound</extra>",
     }
     return [fill, edge]
 
 
-def _frontier_traces(
-    policy: str, hull: Mapping[int, Sequence[Any]], comparison: Comparison, look: Look, size: float
-) -> list[dict[str, Any]]:
-    name = html.escape(label(policy))
-    traces: list[dict[str, Any]] = []
-    for seed, points in hull.items():
-        traces.append(
-            {
-                "x": _numbers(units.kwh(point.metrics.energy_j) for point in points),
-                "y": _numbers(point.metrics.jct_mean_s / size for point in points),
-                "text": [html.escape(f"{point.policy}, {point.knob}, seed {seed}") for point in points],
-                "name": name,
-                "legendgroup": name,
-                "showlegend": False,
-                "mode": "lines",
-                "line": {
-                    "color": look.colour,
-                    "width": look.width if len(hull) == 1 else look.width / 2,
-                    "dash": look.dash,
-                },
-                "opacity": 1.0 if len(hull) == 1 else 0.7,
-                "hovertemplate": "%{text}<br>%{y:.3g} at %{x:.4g} kWh<extra></extra>",
-            }
-        )
-    met = [row for row in comparison.rows if row.policy == policy and row.metrics is not None]
-    means = [row.metrics["jct_mean_s"] for row in met if row.metrics]
-    marker = {"color": look.colour, "symbol": look.symbol, "size": 9 if look.width > 2 else 7}
+def _curve(curve: Curve, look: Look, unit: str, size: float) -> list[dict[str, Any]]:
+    name = html.escape(label(curve.policy))
+    several = len(curve.lines) > 1
+    shared = {"name": name, "legendgroup": name}
     line = {"color": look.colour, "width": look.width, "dash": look.dash}
-    dots = {
-        "x": _numbers(units.kwh(row.budget_j) for row in met),
-        "y": _numbers(m.mean / size for m in means),
+    marker = {"color": look.colour, "symbol": look.symbol, "size": 9 if look.width > 2 else 7}
+    lines = [
+        shared
+        | {
+            "x": _numbers(100 * spot.share for spot in spots),
+            "y": _numbers(spot.seconds / size for spot in spots),
+            "text": [html.escape(spot.what) for spot in spots],
+            "showlegend": False,
+            "mode": "lines",
+            "line": line | {"width": look.width / 2 if several else look.width},
+            "opacity": 0.7 if several else 1.0,
+            "hovertemplate": "%{text}<br>%{y:.3g} " + unit + " at %{x:.3g} %<extra></extra>",
+        }
+        for spots in curve.lines
+    ]
+    marks = shared | {
+        "x": _numbers(100 * mark.share for mark in curve.marks),
+        "y": _numbers(mark.seconds / size for mark in curve.marks),
         "error_y": {
             "type": "data",
             "symmetric": False,
-            "array": _numbers(_finite(m.high - m.mean) / size for m in means),
-            "arrayminus": _numbers(_finite(m.mean - m.low) / size for m in means),
+            "array": _numbers(_finite(mark.high_s - mark.seconds) / size for mark in curve.marks),
+            "arrayminus": _numbers(_finite(mark.seconds - mark.low_s) / size for mark in curve.marks),
             "color": look.colour,
             "thickness": 1.2,
             "width": 3,
         },
-        "name": name,
-        "legendgroup": name,
         "showlegend": False,
         "mode": "markers",
         "marker": marker,
-        "hovertemplate": f"{name}: %{{y:.3g}} at %{{x:.4g}} kWh<extra>equal energy</extra>",
+        "hovertemplate": f"{name}: %{{y:.3g}} {unit} at %{{x:.3g}} %<extra>equal energy</extra>",
     }
-    key = {"x": [None], "y": [None], "name": name, "legendgroup": name, "mode": "lines+markers"}
-    return [*traces, dots, key | {"line": line, "marker": marker}]
+    key = shared | {"x": [None], "y": [None], "mode": "lines+markers", "line": line, "marker": marker}
+    return [*lines, marks, key]
 
 
 def strokes(comparison: Comparison | None, shown: Mapping[str, SimulationResult]) -> list[Look]:
@@ -221,7 +177,7 @@ def completion_times(shown: Mapping[str, SimulationResult], strokes: Sequence[Lo
     """Share of jobs that were done within a given time, one line per simulation."""
     everything = np.concatenate([result.jobs.jct_s for result in shown.values()] or [np.empty(0)])
     finite = everything[np.isfinite(everything) & (everything > 0)]
-    unit, size = time_unit([float(np.median(finite))] if len(finite) else [3600.0])
+    unit, size = time_unit([float(np.quantile(finite, 0.9))] if len(finite) else [3600.0])
     traces = []
     for i, (name, result) in enumerate(shown.items()):
         time_s, share = series.cumulative(result.jobs.jct_s)
@@ -251,21 +207,29 @@ def completion_times(shown: Mapping[str, SimulationResult], strokes: Sequence[Lo
 # --- over time --------------------------------------------------------------------------------------------------
 
 
-def over_time(shown: Mapping[str, SimulationResult], strokes: Sequence[Look]) -> Figure:
-    """Power, mean clock of the GPUs in use, and jobs in the system; three panels over one time axis."""
-    unit, size = time_unit([max((result.end_s for result in shown.values()), default=3600.0)], long=True)
+def over_time(shown: Mapping[str, SimulationResult], strokes: Sequence[Look], until_s: float) -> Figure:
+    """Power, mean clock of the GPUs in use, and jobs in the system; three panels over one time axis.
+
+    Args:
+        shown: Simulations by label.
+        strokes: How each is drawn.
+        until_s: Right end of the view; what lies beyond is there to be scrolled to.
+    """
+    unit, size = time_unit([until_s], long=True)
     peak_w = max((float(np.max(r.timeline.power_w, initial=0.0)) for r in shown.values()), default=0.0)
     power_unit, power_size = ("kW", 1e3) if peak_w >= 2e3 else ("W", 1.0)
     traces = []
     for i, (name, result) in enumerate(shown.items()):
         line = result.timeline
         end_s = result.end_s
+        points = min(round(series.MOST_POINTS * max(end_s / until_s, 1.0)), 3 * series.MOST_POINTS)
         clock = np.where(np.isfinite(line.clock_mhz), line.clock_mhz, 0.0)
         busy = np.where(np.isfinite(line.clock_mhz), line.busy_gpus, 0).astype(np.float64)
+        jobs = (line.running + line.waiting).astype(np.float64)
         panels = (
-            ("y", series.step_means(line.time_s, line.power_w / power_size, end_s), power_unit),
-            ("y2", series.step_means(line.time_s, clock, end_s, busy), "MHz"),
-            ("y3", series.step_means(line.time_s, (line.running + line.waiting).astype(np.float64), end_s), "jobs"),
+            ("y", series.step_means(line.time_s, line.power_w / power_size, end_s, points=points), power_unit),
+            ("y2", series.step_means(line.time_s, clock, end_s, busy, points), "MHz"),
+            ("y3", series.step_means(line.time_s, jobs, end_s, points=points), "jobs"),
         )
         for axis, (time_s, value), what in panels:
             traces.append(
@@ -283,7 +247,7 @@ def over_time(shown: Mapping[str, SimulationResult], strokes: Sequence[Look]) ->
             )
     layout = _layout(height=560) | {"showlegend": len(shown) > 1}
     panel = layout["yaxis"]
-    layout["xaxis"] |= {"title": {"text": f"time since the first moment of the trace, {unit}"}, "anchor": "y3"}
+    layout["xaxis"] |= {"title": {"text": f"time, {unit}"}, "anchor": "y3", "range": [0, until_s / size]}
     layout["yaxis"] = panel | {"title": {"text": f"power, {power_unit}"}, "domain": [0.70, 1.0], "rangemode": "tozero"}
     layout["yaxis2"] = panel | {"title": {"text": "mean clock, MHz"}, "domain": [0.36, 0.64], **_clock_range(shown)}
     layout["yaxis3"] = panel | {"title": {"text": "jobs in system"}, "domain": [0.0, 0.30], "rangemode": "tozero"}
@@ -300,16 +264,16 @@ def _clock_range(shown: Mapping[str, SimulationResult]) -> dict[str, Any]:
 # --- who held how many GPUs -------------------------------------------------------------------------------------
 
 
-def allocations(result: SimulationResult, end_s: float) -> Figure:
+def allocations(result: SimulationResult, until_s: float) -> Figure:
     """GPUs per job over time as a picture: a row is a job, a colour a class of GPU counts.
 
     Args:
         result: The simulation.
-        end_s: Right end of the time axis, so that several pictures can share it.
+        until_s: Right end of the time axis, so that several pictures can share it.
     """
     jobs = result.jobs
-    shown, middle_s, held = series.allocation_raster(jobs, result.segments, end_s)
-    unit, size = time_unit([end_s], long=True)
+    shown, middle_s, held = series.allocation_raster(jobs, result.segments, until_s)
+    unit, size = time_unit([until_s], long=True)
     classes = np.where(held > 0, np.floor(np.log2(np.maximum(held, 1))) + 1, held)
     classes = np.minimum(classes, COUNT_CLASSES - 1)
     most = int(np.nanmax(classes)) if np.isfinite(classes).any() else 0
@@ -339,7 +303,7 @@ def allocations(result: SimulationResult, end_s: float) -> Figure:
         ],
         "layout": _layout(height=min(120 + 3 * len(shown), 430) if len(shown) > 40 else 120 + 8 * len(shown)),
     }
-    figure["layout"]["xaxis"] |= {"title": {"text": f"time, {unit}"}, "range": [0, end_s / size], "showgrid": False}
+    figure["layout"]["xaxis"] |= {"title": {"text": f"time, {unit}"}, "range": [0, until_s / size], "showgrid": False}
     figure["layout"]["yaxis"] |= {
         "title": {"text": "jobs, by submission"},
         "range": [len(shown) + 0.5, 0.5],
@@ -405,18 +369,17 @@ def _vertical(x: float, colour: str, dash: str) -> dict[str, Any]:
     return {"type": "line", "x0": x, "x1": x, "y0": 0, "y1": 1, "yref": "paper", "line": line, "layer": "below"}
 
 
-def _above(x: float, text: str) -> dict[str, Any]:
-    font = {"size": 12, "color": "var(--ink-soft)"}
-    return {"x": x, "y": 1, "yref": "paper", "yanchor": "bottom", "text": text, "showarrow": False, "font": font}
-
-
-def _ladder(low: float, high: float) -> dict[str, Any]:
-    """Ticks 1, 2, 5, 10, … of a log axis; every digit where the axis spans less than a decade."""
+def ladder(low: float, high: float) -> list[tuple[float, str]]:
+    """Ticks 1, 2, 5, 10, … of a log axis, finer where it spans less than a decade, and their text."""
     digits = (1, 2, 5) if high / low > 12 else (1, 1.5, 2, 3, 4, 5, 6, 8) if high / low > 2.5 else _fine()
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     steps = [digit * 10.0**power for power in range(first, last + 1) for digit in digits]
-    ticks = [step for step in steps if low <= step <= high]
-    return {"tickvals": _numbers(ticks), "ticktext": [f"{tick:,.6g}".replace(",", "\u202f") for tick in ticks]}
+    return [(step, f"{step:,.6g}".replace(",", "\u202f")) for step in steps if low <= step <= high]
+
+
+def _ladder(low: float, high: float) -> dict[str, Any]:
+    ticks = ladder(low, high)
+    return {"tickvals": _numbers(value for value, _ in ticks), "ticktext": [text for _, text in ticks]}
 
 
 def _fine() -> tuple[float, ...]:

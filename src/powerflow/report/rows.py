@@ -114,7 +114,7 @@ def cell(estimate: Estimate | None, size: float = 1.0) -> Cell:
         return Cell(units.NOTHING)
     text = units.significant(estimate.mean / size)
     half = (estimate.high - estimate.low) / 2 / size
-    return Cell(text, f"±\u202f{units.significant(half, 2)}" if math.isfinite(half) else "")
+    return Cell(text, f"±\u202f{units.significant(half, 2)}" if math.isfinite(half) and half > 0 else "")
 
 
 def by_class(result: SimulationResult, most: int = 30) -> Table:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from powerflow.cost.table import FloatArray, IntArray
@@ -61,6 +63,18 @@ def cumulative(value: FloatArray, points: int = 400) -> tuple[FloatArray, FloatA
     return ordered[np.ceil(share * len(ordered) - 1e-9).astype(np.int64) - 1], share
 
 
+def worth_showing_s(runs: Sequence[tuple[JobResults, float]]) -> float:
+    """Right end of a time axis: the end of the last run, or, where a few last jobs drag on, when 98 % were done.
+
+    Args:
+        runs: Jobs of each run, and when it ended.
+    """
+    last_s = max((end_s for _, end_s in runs), default=0.0)
+    ends = [jobs.finish_s[np.isfinite(jobs.finish_s)] for jobs, _ in runs]
+    most_s = 1.1 * max((float(np.quantile(end, 0.98)) for end in ends if len(end)), default=last_s)
+    return max(most_s if most_s < 0.7 * last_s else last_s, 1.0)
+
+
 def allocation_raster(
     jobs: JobResults, segments: Segments, end_s: float, rows: int = MOST_JOBS, columns: int = MOST_MOMENTS
 ) -> tuple[IntArray, FloatArray, FloatArray]:
@@ -85,9 +99,12 @@ def allocation_raster(
         return slice(first, max(min(int(np.ceil(finish_s / width)), columns), first + 1))
 
     for row, job in enumerate(shown):
+        if jobs.submit_s[job] >= end_s:
+            continue
         finish_s = jobs.finish_s[job]
         held[row, columns_of(jobs.submit_s[job], finish_s if np.isfinite(finish_s) else end_s)] = 0.0
-    mine = np.flatnonzero((row_of[segments.job] >= 0) & (segments.end_s > segments.start_s)) if total else shown
+    here = (segments.end_s > segments.start_s) & (segments.start_s < end_s)
+    mine = np.flatnonzero(here & (row_of[segments.job] >= 0)) if total else shown
     for index in mine[np.argsort(segments.start_s[mine], kind="stable")]:
         where = columns_of(segments.start_s[index], segments.end_s[index])
         held[row_of[segments.job[index]], where] = segments.gpus[index]

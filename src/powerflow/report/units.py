@@ -21,6 +21,9 @@ def significant(value: float, digits: int = 3) -> str:
     return "0" if float(value) == 0 else text
 
 
+_TIMES = ((90.0, "s", 1.0), (90 * 60.0, "min", 60.0), (72 * 3600.0, "h", 3600.0), (math.inf, "days", 86400.0))
+
+
 def prose(value: float) -> str:
     """Three significant digits without zeros that say nothing: 1.9, not 1.90."""
     text = significant(value)
@@ -29,12 +32,14 @@ def prose(value: float) -> str:
 
 def duration(seconds: float) -> str:
     """Seconds as ``42 s``, ``17.5 min``, ``1.9 h``, ``3.2 days``: whichever reads best."""
-    if not math.isfinite(seconds):
-        return NOTHING
-    for limit, unit, size in ((90.0, "s", 1.0), (90 * 60.0, "min", 60.0), (72 * 3600.0, "h", 3600.0)):
-        if abs(seconds) < limit:
-            return f"{prose(seconds / size)} {unit}"
-    return f"{prose(seconds / 86400.0)} days"
+    return durations(seconds)[0]
+
+
+def durations(*seconds: float) -> list[str]:
+    """Several durations to be read side by side, all in the unit that suits the longest."""
+    longest = max((abs(value) for value in seconds if math.isfinite(value)), default=0.0)
+    unit, size = next((unit, size) for limit, unit, size in _TIMES if longest < limit)
+    return [f"{prose(value / size)} {unit}" if math.isfinite(value) else NOTHING for value in seconds]
 
 
 def kwh(joules: float) -> float:

@@ -1,0 +1,131 @@
+"""The plane of energy against mean completion time: what lies in it, as shares of the reference's energy.
+
+Seeds are different workloads, whose energies are no more alike than their jobs: each seed's points are shares of what
+the reference used on that very seed, so that the lines of several seeds can stand in one figure.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from powerflow.report import units
+from powerflow.report.words import REFERENCE, mean, subject_of
+from powerflow.simulate.comparison import Comparison
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """One point: share of the reference's energy, seconds, and in words what it is."""
+
+    share: float
+    seconds: float
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A policy's mean at an energy level; ``low_s`` and ``high_s`` are nan without an interval."""
+
+    share: float
+    seconds: float
+    low_s: float
+    high_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """What one policy can do: one line per seed, and its marks at the levels."""
+
+    policy: str
+    ours: bool
+    lines: Sequence[Sequence[Spot]]
+    marks: Sequence[Mark]
+
+
+@dataclass(frozen=True, slots=True)
+class Plane:
+    """Everything in the figure.
+
+    Attributes:
+        curves: Slowest policy at the highest level first, as they lie from top to bottom.
+        bound: The lower bound (of the first seed).
+        levels: (share, budget in words).
+        low, high: Shares between which it is worth looking.
+        low_s, high_s: The same for seconds.
+    """
+
+    curves: Sequence[Curve]
+    bound: Sequence[Spot]
+    levels: Sequence[tuple[float, str]]
+    low: float
+    high: float
+    low_s: float
+    high_s: float
+
+
+def plane_of(comparison: Comparison) -> Plane:
+    """Lay a comparison out in the plane."""
+    references = references_j(comparison)
+    whole_j = comparison.reference_j if comparison.reference_j > 0 else 1.0
+    subject = subject_of(comparison)
+    curves = []
+    for frontier in comparison.frontiers:
+        lines = [
+            [
+                Spot(
+                    point.metrics.energy_j / references.get(seed, whole_j),
+                    point.metrics.jct_mean_s,
+                    f"{point.policy}, {point.knob}, seed {seed}, {units.energy(point.metrics.energy_j)}",
+                )
+                for point in points
+            ]
+            for seed, points in frontier.hull.items()
+        ]
+        marks = [
+            Mark(row.level, jct.mean, jct.low, jct.high)
+            for row in comparison.rows
+            if row.policy == frontier.policy and row.metrics
+            for jct in [row.metrics["jct_mean_s"]]
+        ]
+        curves.append(Curve(frontier.policy, frontier.policy == subject, lines, marks))
+    first_j = next(iter(references.values()), whole_j)
+    bound = [Spot(joules / first_j, seconds, "bound") for joules, seconds in comparison.bound]
+    curves.sort(key=lambda curve: -(_at_highest(curve.policy, comparison)))
+    levels = [(level, units.energy(level * comparison.reference_j)) for level in sorted(comparison.levels)]
+    return Plane(curves, bound, levels, *_window(curves, bound, comparison.levels))
+
+
+def references_j(comparison: Comparison) -> dict[int, float]:
+    """Joules of the reference at maximum clock, by seed, where the reference was compared: its first run."""
+    found: dict[int, float] = {}
+    for frontier in comparison.frontiers:
+        for point in frontier.points if frontier.policy == REFERENCE else ():
+            if point.policy == REFERENCE and point.metrics.energy_j > 0:
+                found.setdefault(point.seed, point.metrics.energy_j)
+    return found
+
+
+def _at_highest(policy: str, comparison: Comparison) -> float:
+    """Mean completion time of a policy at the highest level that it reaches."""
+    met = [row for row in comparison.rows if row.policy == policy and row.metrics]
+    return (mean(max(met, key=lambda row: row.level), "jct_mean_s") or 0.0) if met else 0.0
+
+
+def _window(
+    curves: Sequence[Curve], bound: Sequence[Spot], levels: Sequence[float]
+) -> tuple[float, float, float, float]:
+    """The part worth looking at: around the energy levels, not the far ends of a sweep."""
+    on_lines = [spot for curve in curves for line in curve.lines for spot in line]
+    spots = [(mark.share, mark.seconds) for curve in curves for mark in curve.marks]
+    spots = spots or [(spot.share, spot.seconds) for spot in on_lines]
+    spots = [(x, y) for x, y in spots if math.isfinite(x) and math.isfinite(y) and y > 0] or [(1.0, 1.0)]
+    shares = [*levels, *(x for x, _ in spots)]
+    low, high = min(shares), max(shares)
+    high = max(high, min(1.12 * high, max((spot.share for spot in on_lines), default=0.0)))
+    margin = 0.1 * (high - low) or 0.05
+    low, high = max(low - margin, 0.0), high + margin
+    seconds = [y for _, y in spots]
+    floor = [spot.seconds for spot in bound if low <= spot.share <= high and spot.seconds > 0]
+    return low, high, min(seconds + floor) / 1.25, max(seconds) * 1.25
