@@ -67,7 +67,7 @@ def frontier(comparison: Comparison) -> Figure:
     traces += _bound(plane, unit, size)
     layout = _layout(height=540, left=70)
     layout["xaxis"] |= {
-        "title": {"text": "metered energy of the whole cluster, against FIFO at maximum clock"},
+        "title": {"text": "metered energy, against FIFO at maximum clock"},
         "range": [100 * plane.low, 100 * plane.high],
         "tickvals": _numbers(100 * share for share, _ in plane.levels),
         "ticktext": [f"{units.percent(share)}<br>{budget}" for share, budget in plane.levels],
