@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -12,7 +13,7 @@ from powerflow.simulate.comparison import FrontierPoint, Metrics
 from powerflow.simulate.frontier import Setting
 from powerflow.simulate.metrics import metrics
 from powerflow.simulate.result import SimulationResult
-from powerflow.simulate.run import World, simulate
+from powerflow.simulate.run import Simulation, World
 from powerflow.simulate.workload import Workload
 
 
@@ -29,6 +30,28 @@ class Believed:
     costs: str = "oracle"
     sizes: str = "known"
     world: World = field(default_factory=World)
+
+    def facts(self) -> dict[str, str]:
+        """The same in plain words."""
+        costs = {
+            "oracle": "the true costs",
+            "fitted": "a fit to noisy points of each class (1 to 8 GPUs, three clocks)",
+            "online": "the catalogue's priors at first, and what it learns from noisy points while jobs run",
+        }
+        world = self.world
+        fails = "no node fails"
+        if math.isfinite(world.node_mtbf_h):
+            fails = (
+                f"each node fails every {world.node_mtbf_h:g} h on average, for {world.node_repair_h:g} h; its jobs go "
+                f"back to checkpoints {world.checkpoint_s:g} s apart"
+            )
+        return {
+            "Schedulers believe": f"{costs.get(self.costs, self.costs)}; sizes {self.sizes}",
+            "World": (
+                f"simulated, not measured: a job stands still {world.pause_s:g} s whenever its GPUs change; decisions "
+                f"are {world.interval_s:g} s apart; {fails}"
+            ),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +135,9 @@ class Bench:
             self._beliefs[seed] = belief
         return belief
 
-    def result(self, seed: int, setting: Setting) -> SimulationResult:
-        """A whole simulation."""
-        return simulate(
+    def simulation(self, seed: int, setting: Setting) -> Simulation:
+        """A simulation, not yet run."""
+        return Simulation(
             self.workload(seed),
             registry.load(setting.policy),
             energy_price=setting.energy_price,
@@ -127,7 +150,9 @@ class Bench:
         """The answer to a question."""
         if isinstance(question, BoundOf):
             return bound_for(self.workload(question.seed), [question.energy_price])
-        result = self.result(question.seed, question.setting)
+        simulation = self.simulation(question.seed, question.setting)
+        simulation.run()
+        result = simulation.result()
         if question.whole:
             return result
         own = metrics(result, result.end_s)

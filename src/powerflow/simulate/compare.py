@@ -320,37 +320,26 @@ def _facts(workloads: Sequence[Workload], believed: Believed, study: _Study) -> 
         label: "; ".join(dict.fromkeys(workload.facts.get(label, "–") for workload in workloads))
         for label in dict.fromkeys(label for workload in workloads for label in workload.facts)
     }
-    costs = {
-        "oracle": "the true costs",
-        "fitted": "a fit to noisy points of each class (1 to 8 GPUs, three clocks)",
-        "online": "the catalogue's priors at first, and what it learns from noisy points while jobs run",
-    }
     runs = sum(map(len, study.runs.values()))
     late = sum(len(study.late(*key)) for key in study.runs)
-    world = believed.world
-    pause = (
-        f"a job stands still {world.pause_s:g} s whenever its GPUs change; decisions are {world.interval_s:g} s apart"
+    return (
+        facts
+        | believed.facts()
+        | {
+            "Seeds": ", ".join(map(str, study.seeds)),
+            "Energy": (
+                f"metered for the whole cluster, idle GPUs included, for {HORIZON:g} times as long as FIFO takes at "
+                f"maximum clock; {late} of {runs:,} runs took longer and do not count"
+            ),
+            "Frontiers": (
+                "prices over λ, greedy over its threshold, any other policy at maximum clock, at fixed clocks and with Zeus's "
+                "clock over η; between neighbours among the runs that no other run of the policy beats, a straight line "
+                "line over energy"
+            ),
+            "At a level": "at most that energy: a policy whose fastest run needs less uses that run, and less energy",
+            "Bound": _bound_fact(study),
+        }
     )
-    return facts | {
-        "Schedulers believe": f"{costs.get(believed.costs, believed.costs)}; sizes {believed.sizes}",
-        "World": f"simulated, not measured: {pause}; {_failures(world.node_mtbf_h)}",
-        "Seeds": ", ".join(map(str, study.seeds)),
-        "Energy": (
-            f"metered for the whole cluster, idle GPUs included, for {HORIZON:g} times as long as FIFO takes at "
-            f"maximum clock; {late} of {runs:,} runs took longer and do not count"
-        ),
-        "Frontiers": (
-            "prices over λ, greedy over its threshold, any other policy at maximum clock, at fixed clocks, and with "
-            "Zeus's clock (η); between neighbouring runs that no other run of the policy beats, a straight line over "
-            "energy"
-        ),
-        "At a level": "at most that energy: a policy whose fastest run needs less uses that run, and less energy",
-        "Bound": _bound_fact(study),
-    }
-
-
-def _failures(mtbf_h: float) -> str:
-    return "no node fails" if math.isinf(mtbf_h) else f"each node fails every {mtbf_h:g} h on average"
 
 
 def _bound_fact(study: _Study) -> str:

@@ -56,7 +56,7 @@ class Sweep:
     thresholds: Sequence[float] = (0.0, 0.5, 1.0, 2.0)
     etas: Sequence[float] = (0.4, 0.7, 0.95)
     clocks: int = 4
-    rounds: int = 3
+    rounds: int = 4
 
 
 @dataclass(frozen=True, slots=True)

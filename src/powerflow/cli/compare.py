@@ -1,0 +1,159 @@
+"""``powerflow compare``: policies on the same jobs at equal metered energy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from powerflow.cli.options import (
+    BelievedCosts,
+    BelievedSizes,
+    Cluster,
+    Json,
+    Load,
+    MostGpus,
+    Processes,
+    Quiet,
+    Report,
+    Seed,
+    WorkloadOf,
+    shares,
+    split,
+)
+from powerflow.errors import InputError
+
+if TYPE_CHECKING:
+    from powerflow.simulate.comparison import Comparison
+
+
+def compare(
+    traces: Annotated[list[Path], typer.Argument(help="Logs of jobs. Of several, each seed takes the next.")],
+    cluster: Cluster,
+    policies: Annotated[
+        str | None, typer.Option(help="Policies with commas between, such as prices,srtf; by default all there are.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="How many seeds; models and costs are drawn anew with each.")] = 3,
+    seed: Seed = 0,
+    levels: Annotated[
+        str, typer.Option(help="Energy levels, as shares of what FIFO uses at maximum clock.")
+    ] = "100%,90%,80%,70%",
+    load: Load = None,
+    belief: BelievedCosts = "oracle",
+    sizes: BelievedSizes = "known",
+    most_gpus: MostGpus = None,
+    processes: Processes = None,
+    json: Json = False,
+    report: Report = None,
+    quiet: Quiet = False,
+) -> None:
+    """Compare policies on the same jobs at equal energy: each one's frontier, and the table at each level.
+
+    The first seed is --seed; results do not depend on --processes.
+    """
+    from powerflow.cli.output import atomic_write
+    from powerflow.simulate.bench import Believed
+    from powerflow.simulate.compare import compare as compare_policies
+    from powerflow.simulate.compare import policies_for
+    from powerflow.trace.read import read_trace
+
+    if seeds < 1:
+        raise InputError(f"{seeds} seeds", where="--seeds", fix="give 1 or more")
+    if len(traces) > seeds:
+        raise InputError(f"{len(traces)} logs for {seeds} seeds", where="--seeds", fix=f"give {len(traces)} or more")
+    named = policies_for(sizes) if policies is None else split(policies, "--policies")
+    wanted = shares(levels, "--levels")
+    with ExitStack() as stack:
+        page = None if report is None else stack.enter_context(atomic_write(report))
+        workload_of = WorkloadOf([read_trace(trace) for trace in traces], cluster, load, most_gpus)
+        with reporting("comparing", quiet) as progress:
+            comparison = compare_policies(
+                workload_of,
+                named,
+                range(seed, seed + seeds),
+                levels=wanted,
+                believed=Believed(belief, sizes),
+                processes=processes,
+                progress=progress,
+            )
+        write_page(page, comparison)
+    show(comparison, report, json, quiet)
+
+
+@contextmanager
+def reporting(what: str, quiet: bool) -> Iterator[Callable[[float, str], None] | None]:
+    """A progress bar to which is told what share is done."""
+    from powerflow.cli.output import progress
+
+    if quiet:
+        yield None
+        return
+    with progress(what, total=1.0) as step:
+        done = 0.0
+
+        def tell(share: float, note: str) -> None:
+            nonlocal done
+            step(share - done, note)
+            done = share
+
+        yield tell
+
+
+def write_page(page: Path | None, comparison: Comparison) -> None:
+    """Write the report, where one is wanted."""
+    from powerflow.report.html import render_comparison
+
+    if page is not None:
+        page.write_text(render_comparison(comparison), encoding="utf-8")
+
+
+def show(comparison: Comparison, report: Path | None, json: bool, quiet: bool) -> None:
+    """Print the table, or the whole comparison as JSON."""
+    from powerflow.cli.output import console, print_json
+    from powerflow.report.table import comparison_table
+
+    if json:
+        print_json("compare", document(comparison, report))
+    elif not quiet:
+        out = console()
+        out.print(comparison_table(comparison, out.width))
+        for label, words in comparison.facts.items():
+            out.print(f"{label}: {words}")
+        if report is not None:
+            out.print(f"report: {report}")
+
+
+def document(comparison: Comparison, report: Path | None) -> dict[str, Any]:
+    """A comparison as --json gives it: everything but the whole simulations."""
+    return {
+        "title": comparison.title,
+        "facts": comparison.facts,
+        "levels": comparison.levels,
+        "horizon_s": comparison.horizon_s,
+        "reference_j": comparison.reference_j,
+        "rows": comparison.rows,
+        "frontiers": [_frontier(frontier.points, frontier.hull, frontier.policy) for frontier in comparison.frontiers],
+        "bound": [{"energy_j": joules, "jct_mean_s": seconds} for joules, seconds in comparison.bound],
+        "report": report,
+    }
+
+
+def _frontier(points: Sequence[Any], hull: Any, policy: str) -> dict[str, Any]:
+    """Every run of a policy, and whether it counts."""
+    counts = {id(point) for front in hull.values() for point in front}
+    return {
+        "policy": policy,
+        "points": [
+            {
+                "policy": point.policy,
+                "knob": point.knob,
+                "seed": point.seed,
+                "on_frontier": id(point) in counts,
+                "metrics": point.metrics,
+            }
+            for point in points
+        ],
+    }

@@ -1,0 +1,80 @@
+"""Options that several commands share, and how they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from powerflow.errors import InputError
+
+if TYPE_CHECKING:
+    from powerflow.simulate.workload import Workload
+    from powerflow.trace.record import Trace
+
+Cluster = Annotated[str, typer.Option(help="The cluster: COUNTxGPUS:TYPE such as 16x8:A100, or a YAML file.")]
+Load = Annotated[
+    float | None,
+    typer.Option(help="Scale submissions to this offered load: GPU-seconds asked for over GPU-seconds there are."),
+]
+BelievedCosts = Annotated[str, typer.Option("--belief", help="What schedulers know of costs: oracle, fitted, online.")]
+BelievedSizes = Annotated[
+    str, typer.Option("--sizes", help="What schedulers know of job sizes: known, unknown, mispredicted:SIGMA.")
+]
+Seed = Annotated[int, typer.Option(help="Same arguments and seed, same result.", min=0)]
+MostGpus = Annotated[int | None, typer.Option(help="Cut requests above this many GPUs to it.", min=1)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Report = Annotated[Path | None, typer.Option("--report", help="Write a report of one HTML file here.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar; nothing on stdout but --json.")]
+Processes = Annotated[int | None, typer.Option(help="Processes to use; by default one per core.", min=1)]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadOf:
+    """The workload of a seed, in whichever process: seed ``s`` takes trace ``s mod n`` of n traces."""
+
+    traces: Sequence[Trace]
+    cluster: str
+    load: float | None
+    most_gpus: int | None
+
+    def __call__(self, seed: int) -> Workload:
+        """Build it."""
+        from powerflow.simulate.build import build_workload
+
+        trace = self.traces[seed % len(self.traces)]
+        return build_workload(trace, self.cluster, load=self.load, seed=seed, most_gpus=self.most_gpus)
+
+
+def split(text: str, where: str) -> list[str]:
+    """Words between commas.
+
+    Raises:
+        InputError: There is nothing between two of them.
+    """
+    words = [word.strip() for word in text.split(",")]
+    if not all(words):
+        raise InputError(f"{text!r} has an empty part", where=where, fix="put one comma between two names")
+    return words
+
+
+def shares(text: str, where: str) -> list[float]:
+    """Shares between commas, as ``0.9`` or ``90%``.
+
+    Raises:
+        InputError: One is no number above 0.
+    """
+    read = []
+    for word in split(text, where):
+        number = word.removesuffix("%").strip()
+        try:
+            value = float(number) / (100.0 if word.endswith("%") else 1.0)
+        except ValueError:
+            value = -1.0
+        if not 0 < value < float("inf"):
+            raise InputError(f"{word!r} is no share above 0", where=where, fix="such as 1.0,0.9,0.8 or 100%,90%")
+        read.append(value)
+    return list(dict.fromkeys(read))

@@ -1,0 +1,168 @@
+"""``powerflow simulate``: a log of jobs under one policy, on a cluster that is modelled."""
+
+from __future__ import annotations
+
+import math
+from contextlib import ExitStack, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from powerflow.cli.options import (
+    BelievedCosts,
+    BelievedSizes,
+    Cluster,
+    Json,
+    Load,
+    MostGpus,
+    Quiet,
+    Report,
+    Seed,
+    WorkloadOf,
+)
+from powerflow.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from powerflow.simulate.bench import Bench
+    from powerflow.simulate.meet import Met
+    from powerflow.simulate.result import SimulationResult
+
+
+def simulate(
+    trace: Annotated[Path, typer.Argument(help="A log of jobs; powerflow trace info says what is in it.")],
+    cluster: Cluster,
+    policy: Annotated[str, typer.Option(help="Which policy, such as prices, srtf+clock:1065, greedy:0.5.")] = "prices",
+    energy: Annotated[
+        str | None,
+        typer.Option(help="At most this energy: 300kWh, or 80% of what FIFO uses at maximum clock. Finds λ."),
+    ] = None,
+    price: Annotated[
+        float | None, typer.Option("--lambda", help="Price of energy λ, seconds per joule; 0 by default.")
+    ] = None,
+    load: Load = None,
+    belief: BelievedCosts = "oracle",
+    sizes: BelievedSizes = "known",
+    seed: Seed = 0,
+    most_gpus: MostGpus = None,
+    pause: Annotated[float, typer.Option(help="Seconds a job stands still when its GPUs change.")] = 30.0,
+    mtbf: Annotated[
+        float | None, typer.Option(help="Mean hours between failures of a node; none fail without.")
+    ] = None,
+    json: Json = False,
+    report: Report = None,
+    quiet: Quiet = False,
+) -> None:
+    """Replay a log of jobs under one policy, on a cluster whose costs are modelled, and say what came of it."""
+    from powerflow.cli.output import atomic_write
+    from powerflow.energy.amount import parse_amount
+    from powerflow.report.html import render_simulation
+    from powerflow.simulate.bench import Believed, Bench
+    from powerflow.simulate.meet import meet
+    from powerflow.simulate.run import World
+    from powerflow.trace.read import read_trace
+
+    amount = None if energy is None else parse_amount(energy)
+    _check_price(price, energy, policy)
+    believed = Believed(belief, sizes, World(pause_s=pause, node_mtbf_h=math.inf if mtbf is None else mtbf))
+    with ExitStack() as stack:
+        page = None if report is None else stack.enter_context(atomic_write(report))
+        bench = Bench(WorkloadOf((read_trace(trace),), cluster, load, most_gpus), believed)
+        facts = {**bench.workload(seed).facts, **believed.facts()}
+        run = _runner(bench, seed, quiet)
+        met = None
+        if amount is None:
+            result = run(policy, price or 0.0)
+        else:
+            met = meet(run, policy, amount, bench.workload(seed))
+            result = met.result
+            facts["Price of energy"] = _price_fact(met, energy or "")
+        if page is not None:
+            page.write_text(render_simulation(result, facts), encoding="utf-8")
+    if json or not quiet:
+        _show(result, met, facts, report, json)
+
+
+def _check_price(price: float | None, energy: str | None, policy: str) -> None:
+    """Refuse what contradicts itself, before anything is read."""
+    from powerflow.policy import registry
+    from powerflow.simulate.frontier import family
+
+    if energy is not None and price is not None:
+        raise InputError("--energy and --lambda are both given", fix="give one: λ is what --energy looks for")
+    if price is not None and not (price >= 0 and math.isfinite(price)):
+        raise InputError(f"λ is {price}", where="--lambda", fix="give seconds per joule ≥ 0")
+    registry.load(policy)
+    if (energy is not None or price) and family(policy) in registry.BUILT_IN and family(policy) != "prices":
+        own = "its threshold, as greedy:0.5" if family(policy) == "greedy" else f"a clock, as {family(policy)}+zeus:0.5"
+        raise InputError(
+            f"policy {policy} takes no notice of a price of energy", where="--policy", fix=f"give it {own}"
+        )
+
+
+def _runner(bench: Bench, seed: int, quiet: bool) -> Callable[[str, float], SimulationResult]:
+    """Runs a policy at a price, with a progress bar."""
+    from powerflow.cli.output import progress
+    from powerflow.simulate.frontier import Setting
+
+    def run(policy: str, price: float) -> SimulationResult:
+        simulation = bench.simulation(seed, Setting(policy, price, ""))
+        jobs = len(simulation.jobs)
+        what = f"{policy} at λ={price:.3g}" if price else policy
+        with nullcontext(None) if quiet else progress(what, total=jobs) as step:
+            ended, over = 0, False
+            while not over:
+                over = simulation.run(events=500)
+                if step is not None:
+                    step(simulation.ended - ended)
+                ended = simulation.ended
+        return simulation.result()
+
+    return run
+
+
+def _price_fact(met: Met, asked: str) -> str:
+    found = met.found
+    return (
+        f"λ = {found.energy_price:.4g} s/J, found in {len(found.tried)} runs for at most {asked}; "
+        f"{found.off:.1%} of that is left"
+    )
+
+
+def _show(result: SimulationResult, met: Met | None, facts: dict[str, str], report: Path | None, json: bool) -> None:
+    """Print what came of it."""
+    from powerflow.cli.output import console, energy, percent, print_json
+    from powerflow.report.table import metrics_table
+    from powerflow.simulate.metrics import metrics
+
+    horizon_s = result.end_s if met is None else met.horizon_s
+    numbers = metrics(result, horizon_s)
+    if json:
+        document = {
+            "policy": result.policy,
+            "seed": result.seed,
+            "lambda_s_per_j": result.energy_price,
+            "jobs": len(result.jobs.ids),
+            "metrics": numbers,
+            "horizon_s": horizon_s,
+            "end_s": result.end_s,
+            "jobs_j": float(result.jobs.energy_j.sum()),
+            "idle_j": numbers.energy_j - float(result.jobs.energy_j.sum()),
+            "reference_j": None if met is None else met.reference_j,
+            "decisions": result.decisions,
+            "facts": facts,
+            "report": report,
+        }
+        print_json("simulate", document)
+        return
+    out = console()
+    out.print(metrics_table(numbers, f"{result.policy}, {len(result.jobs.ids):,} jobs"))
+    if met is not None and met.reference_j is not None:
+        of = percent(numbers.energy_j / met.reference_j)
+        out.print(f"{of} of the {energy(met.reference_j)} that FIFO uses at maximum clock in the same time")
+    for label, words in facts.items():
+        out.print(f"{label}: {words}")
+    if report is not None:
+        out.print(f"report: {report}")
