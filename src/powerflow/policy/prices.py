@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from powerflow.cost.table import FloatArray
-from powerflow.policy.prices_kernel import known_sizes, ranks, sell, value_counts
+from powerflow.policy.prices_kernel import allocate, known_sizes
 from powerflow.policy.protocol import Allocation, View
 
 
@@ -36,15 +36,11 @@ class Prices:
         jobs = view.jobs
         if len(jobs) == 0 or view.capacity == 0:
             return answer
-        shape = (len(jobs), len(view.gpu_counts))
-        value = np.empty(shape)
-        clock = np.empty(shape, np.int64)
         worth = np.empty(len(jobs))
-        weight = jobs["weight"]
-        value_counts(
-            ranks(job_sizes(view), weight),
+        answer.gpu_price = allocate(
+            job_sizes(view),
             jobs["remaining"],
-            weight,
+            jobs["weight"],
             jobs["pause_s"],
             jobs["gpus"],
             jobs["gpus_min"],
@@ -58,11 +54,10 @@ class Prices:
             view.energy_price,
             self.crowding,
             view.sizes_known,
-            value,
-            clock,
+            answer.gpus,
+            answer.clock,
             worth,
         )
-        answer.gpu_price = sell(value, clock, view.gpu_counts, view.capacity, answer.gpus, answer.clock)
         answer.worth = worth
         return answer
 

@@ -191,3 +191,56 @@ def sell(
         if level[j] >= 0:
             chosen[j] = clock[j, level[j]]
     return spot if free == 0 else 0.0
+
+
+@njit(cache=True)
+def allocate(
+    size: FloatArray,
+    remaining: FloatArray,
+    weight: FloatArray,
+    pause_s: FloatArray,
+    gpus_now: IntArray,
+    gpus_min: IntArray,
+    gpus_max: IntArray,
+    cost: IntArray,
+    gpu_counts: IntArray,
+    step_time_s: FloatArray,
+    power_w: FloatArray,
+    idle_w: float,
+    capacity: int,
+    energy_price: float,
+    crowding: float,
+    sizes_known: bool,
+    gpus: IntArray,
+    clock: IntArray,
+    worth: FloatArray,
+) -> float:
+    """Design §5, steps 1 to 6, in one call: rank, value, sell. Arguments as of `value_counts` and `sell`.
+
+    ``size`` is what the jobs are ranked by; ``gpus``, ``clock`` and ``worth`` are written. Returns the spot price.
+    """
+    shape = (len(size), len(gpu_counts))
+    value = np.empty(shape)
+    best_clock = np.empty(shape, np.int64)
+    value_counts(
+        ranks(size, weight),
+        remaining,
+        weight,
+        pause_s,
+        gpus_now,
+        gpus_min,
+        gpus_max,
+        cost,
+        gpu_counts,
+        step_time_s,
+        power_w,
+        idle_w,
+        capacity,
+        energy_price,
+        crowding,
+        sizes_known,
+        value,
+        best_clock,
+        worth,
+    )
+    return sell(value, best_clock, gpu_counts, capacity, gpus, clock)

@@ -35,6 +35,13 @@ def bring_up_to_date(
 
 
 @njit(cache=True)
+def advance(done: FloatArray, slots: IntArray, now_done: FloatArray) -> None:
+    """Note how far jobs have come; ``done`` is the column of all slots. Nothing goes back."""
+    for i in range(len(slots)):
+        done[slots[i]] = max(done[slots[i]], now_done[i])
+
+
+@njit(cache=True)
 def settle(
     held: IntArray,
     held_clock: IntArray,

@@ -28,7 +28,7 @@ from powerflow.scheduler.events import (
     Progress,
     Submitted,
 )
-from powerflow.scheduler.ledger import Ledger
+from powerflow.scheduler.ledger import Ledger, advance
 from powerflow.scheduler.plan import Change, Plan, Reason
 from powerflow.scheduler.pool import Decision, Pool
 from powerflow.scheduler.reasons import all_reasons, change_reasons
@@ -112,8 +112,7 @@ class Scheduler:
                 return self._end(event.job_id, "completed")
             case Progress():
                 # a report that comes late must not take work back
-                done = self.ledger.rows["done"]
-                done[event.slots] = np.maximum(done[event.slots], event.done)
+                advance(self.ledger.rows["done"], event.slots, event.done)
                 return ""
             case Cancelled():
                 return self._end(event.job_id, "cancelled")

@@ -15,8 +15,11 @@ from heapq import heappop, heappush
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
+from numba import njit
 
 from powerflow.cost.catalogue import gpu_type as catalogue_gpu
+from powerflow.cost.table import FloatArray, IntArray
 from powerflow.errors import InputError
 from powerflow.job import Job
 from powerflow.policy.protocol import Policy
@@ -28,6 +31,8 @@ from powerflow.simulate.recorder import Meter, Recorder
 from powerflow.simulate.result import JobResults, SimulationResult
 from powerflow.simulate.truth import truth_of
 from powerflow.simulate.workload import Workload
+
+BoolArray = npt.NDArray[np.bool_]
 
 STALL_LIMIT = 10_000  # decisions in a row that leave every job waiting while nothing else can happen
 
@@ -173,6 +178,7 @@ class Simulation:
         self._idle_watts = sum(self.idle_w[name] * up for name, up in self._up.items())
         self.meter.watts = self._idle_watts
         # by slot, for `_progress`
+        self._running = np.zeros(64, np.bool_)
         self._done, self._resume_s, self._rate = np.zeros(64), np.zeros(64), np.zeros(64)
         if math.isfinite(self.world.node_mtbf_h):
             for node in range(len(self._nodes)):
@@ -310,9 +316,7 @@ class Simulation:
         self._schedule(self.now_s + 3600.0 * self._rng.exponential(self.world.node_mtbf_h), FAIL, node, 0)
 
     def _progress(self) -> Progress:
-        slots = np.array(list(self.runs), np.int64)
-        ran_s = np.maximum(0.0, self.now_s - self._resume_s[slots])
-        return Progress(slots, self._done[slots] + ran_s * self._rate[slots])
+        return Progress(*progress(self._running, self._done, self._resume_s, self._rate, self.now_s))
 
     # -- plans --------------------------------------------------------------------------------------------------
 
@@ -358,11 +362,12 @@ class Simulation:
         paused = resume_s > self.now_s
         run = _Run(job, change, self.now_s, resume_s, done, rate, power_w, self._stretch, paused)
         self.runs[slot] = run
-        if slot >= len(self._done):
-            self._done, self._resume_s, self._rate = (
-                np.concatenate([values, np.zeros(max(len(values), slot))])
-                for values in (self._done, self._resume_s, self._rate)
+        while slot >= len(self._done):
+            self._running, self._done, self._resume_s, self._rate = (
+                np.concatenate([values, np.zeros_like(values)])
+                for values in (self._running, self._done, self._resume_s, self._rate)
             )
+        self._running[slot] = True
         self._done[slot], self._resume_s[slot], self._rate[slot] = done, resume_s, rate
         self._busy += change.gpus
         self.gpu_clock_mhz += change.gpus * change.clock_mhz
@@ -376,6 +381,7 @@ class Simulation:
     def _leave(self, slot: int) -> None:
         """A job gives its GPUs back: settle what the stretch did and cost."""
         run = self.runs.pop(slot)
+        self._running[slot] = False
         change, now_s = run.change, self.now_s
         paused_s = min(now_s, run.resume_s) - run.since_s
         ran_s = max(0.0, now_s - run.resume_s)
@@ -412,6 +418,22 @@ class Simulation:
             fix="give them GPUs they can run on, or use another policy",
             exit_code=1,
         )
+
+
+@njit(cache=True)
+def progress(
+    running: BoolArray, done: FloatArray, resume_s: FloatArray, rate: FloatArray, now_s: float
+) -> tuple[IntArray, FloatArray]:
+    """Slots of running jobs, ascending, and the iterations each has done; the arguments are by slot."""
+    slots = np.empty(len(running), np.int64)
+    so_far = np.empty(len(running))
+    count = 0
+    for slot in range(len(running)):
+        if running[slot]:
+            slots[count] = slot
+            so_far[count] = done[slot] + max(0.0, now_s - resume_s[slot]) * rate[slot]
+            count += 1
+    return slots[:count], so_far[:count]
 
 
 def simulate(

@@ -1,0 +1,160 @@
+"""How fast it is: simulated jobs per CPU-second, one decision at three sizes, and the start of the command.
+
+    python -m benchmarks.speed [--philly]
+
+Prints CPU seconds and, beside every target of the project's, the ratio to it (≥ 1 is met). Figures are the best of
+several runs: other work on the machine only ever adds. ``--philly`` adds the whole Philly trace (about a minute).
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from powerflow.cluster.spec import parse_cluster
+from powerflow.cost.catalogue import axes_for, family_model, gpu_type
+from powerflow.cost.tabulate import tabulate
+from powerflow.job import Job
+from powerflow.policy.registry import load
+from powerflow.scheduler.events import Completed, CostLearned, Event, Progress, Submitted
+from powerflow.scheduler.scheduler import Scheduler
+from powerflow.simulate.build import build_workload
+from powerflow.simulate.run import Simulation
+from powerflow.trace.read import read_trace
+
+TRACES = Path(__file__).resolve().parents[2] / "shared" / "data" / "traces"
+CLASSES = (("imagenet", 256), ("bert", 384), ("deepspeech2", 640), ("cifar10", 2048), ("yolov3", 64), ("ncf", 32768))
+
+
+def best_cpu_s(work: Callable[[], object], times: int) -> float:
+    """CPU seconds of the fastest of several calls."""
+    best = math.inf
+    for _ in range(times):
+        began = time.process_time()
+        work()
+        best = min(best, time.process_time() - began)
+    return best
+
+
+def row(name: str, measured: str, target: str, ratio: float) -> None:
+    print(
+        f"  {name:<44} {measured:>18}   target {target:>12}   ×{ratio:5.2f} {'met' if ratio >= 1 else 'MISSED'}",
+        flush=True,
+    )
+
+
+def simulations(philly: bool) -> None:
+    """Jobs per CPU-second under `prices`, the building of the simulation and its results included."""
+    print("simulate with prices (oracle belief), jobs per CPU-second")
+    cases = [(f"ITP cluster{n}", TRACES / "itp" / f"cluster{n}.csv", "16x8:A100", 5) for n in ("01", "02", "05")]
+    if philly:
+        cases.append(("Philly, whole", TRACES / "philly.csv.gz", "352x8:A100", 1))
+    for name, path, cluster, times in cases:
+        if not path.exists():
+            print(f"  {name}: {path.name} is not there, skipped")
+            continue
+        workload = build_workload(read_trace(path), cluster)
+
+        def run(workload=workload) -> None:  # type: ignore[no-untyped-def]
+            simulation = Simulation(workload, load("prices"))
+            simulation.run()
+            simulation.result()
+
+        run() if times > 1 else None
+        cpu_s = best_cpu_s(run, times)
+        rate = len(workload.jobs) / cpu_s
+        row(f"{name} ({len(workload.jobs):,} jobs, {cluster})", f"{rate:,.0f} /s", "5,000 /s", rate / 5000)
+    peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    row("peak memory of this process", f"{peak_gib:.2f} GiB", "1.5 GiB", 1.5 / peak_gib)
+
+
+def crowded_scheduler(nodes: int, jobs: int) -> tuple[Scheduler, list[Event]]:
+    """A scheduler whose cluster is full of running jobs, and the events that keep changing it."""
+    spec = parse_cluster(f"{nodes}x8:A100")
+    axes = {"A100": axes_for("A100", 8, [1 << k for k in range(8)])}
+    scheduler = Scheduler(spec, axes, {"A100": gpu_type("A100").idle_w}, load("prices"), energy_price=1e-4)
+    rng = np.random.default_rng(0)
+    events: list[Event] = []
+    for name, batch in CLASSES:
+        table = tabulate(family_model(name, "A100"), axes["A100"], batch)
+        events.append(CostLearned(f"{name}/{batch}", "A100", table))
+    for number in range(jobs):
+        name, batch = CLASSES[rng.integers(len(CLASSES))]
+        work = float(rng.lognormal(11, 1.5))
+        job = Job(f"job-{number}", 0.0, f"{name}/{batch}", work, 1, gpus_max=64)
+        events.append(Submitted(job, work, 30.0))
+    return scheduler, events
+
+
+def decisions() -> None:
+    """One decision with all jobs running: a tenth of a percent end, as many arrive, all report progress."""
+    print("one decision of the scheduler (events, policy, checks, placement, reasons), CPU time")
+    measured = []
+    for gpus, jobs, target_ms in ((1000, 500, 1.0), (10_000, 5_000, 10.0), (100_000, 50_000, 100.0)):
+        scheduler, events = crowded_scheduler(gpus // 8, jobs)
+        began = time.process_time()
+        scheduler.step(0.0, events)
+        first_ms = 1e3 * (time.process_time() - began)
+        rng = np.random.default_rng(1)
+        active = [f"job-{number}" for number in range(jobs)]
+        times = []
+        for number in range(1, 16):
+            now_s = 60.0 * number
+            churn: list[Event] = [
+                Completed(active.pop(int(rng.integers(len(active))))) for _ in range(max(1, jobs // 1000))
+            ]
+            slots = np.array([scheduler.slot(name) for name in active], np.int64)
+            churn.append(Progress(slots, np.full(len(slots), 10.0 * number)))
+            for extra in range(max(1, jobs // 1000)):
+                work = float(rng.lognormal(11, 1.5))
+                job = Job(f"late-{number}-{extra}", now_s, "imagenet/256", work, 1, gpus_max=64)
+                churn.append(Submitted(job, work, 30.0))
+                active.append(job.id)
+            began = time.process_time()
+            plan = scheduler.step(now_s, churn)
+            times.append(1e3 * (time.process_time() - began))
+            assert plan.decided
+        best = min(times)
+        measured.append((jobs, best))
+        row(f"{gpus:,} GPUs, {jobs:,} jobs", f"{best:.2f} ms", f"{target_ms:g} ms", target_ms / best)
+        print(f"    median {np.median(times):.2f} ms; the first, which starts all of them, {first_ms:.1f} ms")
+    (small, small_ms), *_, (large, large_ms) = measured
+    growth = large_ms / small_ms
+    allowed = large * math.log(large) / (small * math.log(small))
+    row(f"growth from {small:,} to {large:,} jobs", f"×{growth:.0f}", f"×{allowed:.0f} (J·log J)", allowed / growth)
+
+
+def start() -> None:
+    """Wall time of the command's help and of the import, fresh processes."""
+    print("start, wall time of a fresh process")
+    for name, command in (
+        ("import powerflow", [sys.executable, "-c", "import powerflow"]),
+        ("powerflow --help", [str(Path(sys.executable).with_name("powerflow")), "--help"]),
+    ):
+        times = []
+        for _ in range(5):
+            began = time.perf_counter()
+            subprocess.run(command, check=True, capture_output=True)
+            times.append(time.perf_counter() - began)
+        row(name, f"{min(times):.2f} s", "0.3 s", 0.3 / min(times))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--philly", action="store_true", help="also simulate the whole Philly trace")
+    arguments = parser.parse_args()
+    start()
+    decisions()
+    simulations(arguments.philly)
+
+
+if __name__ == "__main__":
+    main()
