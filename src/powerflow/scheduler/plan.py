@@ -108,7 +108,7 @@ class Plan:
         wake_s: When the brain wants to be asked again at the latest; ``inf`` if only events matter.
         gpu_price: Spot price of a GPU by pool.
         ignored: Events that could not be used (unknown or finished jobs, repeats), in words.
-        sleep, woken: Nodes to switch off, and nodes switched on for this plan.
+        asleep, woken: Nodes to switch off, and nodes to switch on for this plan.
     """
 
     now_s: float
@@ -117,7 +117,7 @@ class Plan:
     wake_s: float
     gpu_price: Mapping[str, float] = field(default_factory=dict)
     ignored: Sequence[str] = ()
-    sleep: Sequence[str] = ()
+    asleep: Sequence[str] = ()
     woken: Sequence[str] = ()
     explain: Callable[[], Mapping[str, Reason]] = field(default=dict, repr=False)
 

@@ -14,6 +14,7 @@ from powerflow.policy.protocol import Allocation, Policy, View
 from powerflow.scheduler.book import CostBook
 from powerflow.scheduler.check import MOVED, check_answer, differences
 from powerflow.scheduler.ledger import Ledger
+from powerflow.scheduler.sleep import Sleepers, baseline_watts
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,6 +28,9 @@ class Decision:
         changed: Positions of jobs whose allocation changes.
         moved: ``[len(changed)]`` whether each must stop and go on elsewhere or with another count.
         packed: ``[len(changed)]`` whether each stands on as few nodes as its count needs.
+        wait_s: ``[len(changed)]`` seconds until nodes that were woken for it are up.
+        woken: Nodes switched on.
+        asleep: Nodes switched off.
     """
 
     view: View
@@ -35,6 +39,9 @@ class Decision:
     changed: IntArray
     moved: npt.NDArray[np.bool_]
     packed: npt.NDArray[np.bool_]
+    wait_s: list[float]
+    woken: list[str]
+    asleep: list[str]
 
 
 class Pool:
@@ -43,18 +50,20 @@ class Pool:
     Attributes:
         gpu_type: Name of the GPU type.
         axes: Counts and clocks to choose from.
-        idle_w: Watts an idle GPU draws that no decision can save.
+        baseline_w: Watts that a GPU in use does not add (`powerflow.scheduler.sleep.baseline_watts`).
+        sleepers: The nodes that can be switched off.
         book: Cost tables.
         occupancy: Who owns which GPU.
         evicted: Slots that must leave their GPUs at the next decision (their node drains).
     """
 
-    def __init__(self, nodes: tuple[Node, ...], axes: Axes, idle_w: float) -> None:
+    def __init__(self, nodes: tuple[Node, ...], axes: Axes, gpu_idle_w: float) -> None:
         self.gpu_type = axes.gpu_type
         self.axes = axes
-        self.idle_w = idle_w
         self.book = CostBook(axes)
         self.occupancy = Occupancy(nodes)
+        self.baseline_w = baseline_watts(nodes, gpu_idle_w)
+        self.sleepers = Sleepers(self.occupancy.nodes, gpu_idle_w)
         self.evicted: set[int] = set()
         self.count_index = np.full(int(axes.gpu_counts[-1]) + 1, -1, np.int64)
         self.count_index[axes.gpu_counts] = np.arange(len(axes.gpu_counts))
@@ -87,7 +96,7 @@ class Pool:
             clocks_mhz=self.axes.clocks_mhz,
             step_time_s=step_time_s,
             power_w=power_w,
-            idle_w=self.idle_w,
+            idle_w=self.baseline_w,
             jobs=ledger.view_rows(slots, now_s),
             energy_price=energy_price,
             sizes_known=sizes_known,
@@ -105,17 +114,28 @@ class Pool:
         check_answer(policy.name, view, answer)
         evicted = np.isin(slots, list(self.evicted)) if self.evicted else np.zeros(len(slots), bool)
         changed, how = differences(view.jobs["gpus"], view.jobs["clock"], answer.gpus, answer.clock, evicted)
-        if len(changed) == 0:
-            return Decision(view, answer, slots, changed, how == MOVED, how == MOVED)
         who, gpus = slots[changed], answer.gpus[changed]
         moves = how == MOVED
-        if moves.any():
-            self.occupancy.release_many(who[moves])
-            placed = moves & (gpus > 0)
-            self.occupancy.allocate_many(who[placed], gpus[placed])
-            self.evicted.clear()
-        ledger.give(who, gpus, answer.clock[changed], now_s)
-        return Decision(view, answer, slots, changed, moves, self.occupancy.packed_many(who))
+        woken: list[str] = []
+        if len(changed):
+            if moves.any():
+                woken = self._place(who[moves], gpus[moves], now_s)
+            ledger.give(who, gpus, answer.clock[changed], now_s)
+        packed = self.occupancy.packed_many(who)
+        wait_s, asleep = [0.0] * len(who), []
+        if self.sleepers:
+            wait_s = [self.sleepers.wait_s(self.occupancy, owner, now_s) for owner in who.tolist()]
+            asleep = self.sleepers.sleep(self.occupancy, now_s)
+        return Decision(view, answer, slots, changed, moves, packed, wait_s, woken, asleep)
+
+    def _place(self, who: IntArray, gpus: IntArray, now_s: float) -> list[str]:
+        """Take these jobs off their GPUs and give them as many others; returns the nodes that had to be woken."""
+        self.occupancy.release_many(who)
+        placed = gpus > 0
+        woken = self.sleepers.wake(self.occupancy, int(gpus.sum()), now_s) if self.sleepers else []
+        self.occupancy.allocate_many(who[placed], gpus[placed])
+        self.evicted.clear()
+        return woken
 
     def demand(self, ledger: Ledger) -> int:
         """GPUs that the pool's jobs asked for."""

@@ -40,7 +40,7 @@ class Scheduler:
     Args:
         cluster: The nodes there are.
         axes: Per GPU type, the counts and clocks to choose from.
-        idle_w: Per GPU type, watts an idle GPU draws all the same.
+        idle_w: Per GPU type, watts of one idle GPU.
         policy: Who gets what. Each pool of GPUs gets its own copy.
         energy_price: λ_E, seconds per joule.
         sizes_known: Whether believed sizes mean anything.
@@ -248,16 +248,17 @@ class Scheduler:
         """When the next decision is due; ``inf`` if nothing calls for one."""
         if self._dirty:
             return self._decided_s + self.interval_s
-        if self.period_s is None or not self._pool_of:
-            return math.inf
-        return self._decided_s + max(self.period_s, self.interval_s)
+        due_s = min((pool.sleepers.due_s() for pool in self.pools.values() if pool.sleepers), default=math.inf)
+        if self.period_s is not None and self._pool_of:
+            due_s = min(due_s, self._decided_s + self.period_s)
+        return max(due_s, self._decided_s + self.interval_s)
 
     def _decide(self, now_s: float, ignored: Sequence[str]) -> Plan:
         changes: list[Change] = []
         prices: dict[str, float] = {}
         decisions: list[tuple[Pool, Decision]] = []
         for name, pool in self.pools.items():
-            if not pool.active:
+            if not pool.active and not pool.sleepers:
                 continue
             decision = pool.decide(self.policies[name], self.ledger, now_s, self.energy_price, self.sizes_known)
             changes += self._changes(pool, decision)
@@ -274,7 +275,9 @@ class Scheduler:
                 reasons |= all_reasons(self.policies[pool.gpu_type], decision, self.ledger, known, names)
             return reasons
 
-        return Plan(now_s, True, changes, self._due_s(), prices, ignored, explain=explain)
+        woken = [node for _, decision in decisions for node in decision.woken]
+        asleep = [node for _, decision in decisions for node in decision.asleep]
+        return Plan(now_s, True, changes, self._due_s(), prices, ignored, asleep, woken, explain)
 
     def _changes(self, pool: Pool, decision: Decision) -> list[Change]:
         if len(decision.changed) == 0:
@@ -285,14 +288,15 @@ class Scheduler:
             decision.answer.clock[changed].tolist(),
             decision.moved.tolist(),
             decision.packed.tolist(),
+            decision.wait_s,
             change_reasons(decision, self.ledger),
         )
         changes = []
-        for slot, clock, moved, packed, reason in zip(*columns, strict=True):
+        for slot, clock, moved, packed, wait_s, reason in zip(*columns, strict=True):
             gpus = reason.gpus
             job_id = self.ledger.job(slot).id
             if gpus:
                 self.ledger.started[slot] = True
             mhz = reason.clock_mhz
-            changes.append(Change(job_id, slot, pool.gpu_type, gpus, clock, mhz, packed, moved, 0.0, reason))
+            changes.append(Change(job_id, slot, pool.gpu_type, gpus, clock, mhz, packed, moved, wait_s, reason))
         return changes

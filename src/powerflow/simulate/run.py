@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from powerflow.cluster.spec import Node
 from powerflow.cost.catalogue import gpu_type as catalogue_gpu
 from powerflow.cost.table import FloatArray, IntArray
 from powerflow.errors import InputError
@@ -26,6 +27,7 @@ from powerflow.policy.protocol import Policy
 from powerflow.scheduler.events import Completed, Event, Failed, NodeFailed, NodeRecovered, Progress, Submitted
 from powerflow.scheduler.plan import Change, Plan
 from powerflow.scheduler.scheduler import Scheduler
+from powerflow.scheduler.sleep import awake_watts
 from powerflow.simulate.belief import Belief, Oracle
 from powerflow.simulate.recorder import Meter, Recorder
 from powerflow.simulate.result import JobResults, SimulationResult
@@ -172,10 +174,12 @@ class Simulation:
         self._decided_s = -math.inf
         self._stalled = 0
         self._rng = np.random.default_rng([seed, 0xFA11])
-        self._nodes = [node for nodes in cluster.pools().values() for node in nodes]
+        self._nodes = cluster.nodes
+        self._by_name = {node.name: node for node in self._nodes}
+        self._asleep: set[str] = set()
+        self._off: set[str] = set()  # failed: draws nothing
         self._busy = 0
-        self._up = {name: sum(node.gpus for node in nodes) for name, nodes in cluster.pools().items()}
-        self._idle_watts = sum(self.idle_w[name] * up for name, up in self._up.items())
+        self._idle_watts = sum(self._awake_watts(node) for node in self._nodes)
         self.meter.watts = self._idle_watts
         # by slot, for `_progress`
         self._running = np.zeros(64, np.bool_)
@@ -234,7 +238,7 @@ class Simulation:
             end_s=end_s,
             metered_j=self.meter.joules,
             idle_j=self.idle_j,
-            tail_w=self._idle_watts,
+            tail_w=self._tail_watts(),
             decisions=self.decisions,
             cpu_s=self.cpu_s,
         )
@@ -277,8 +281,8 @@ class Simulation:
             self._fail(due.slot, events)
         elif due.kind == RECOVER:
             node = self._nodes[due.slot]
-            self._power_idle(node.gpu_type, node.gpus)
-            self._up[node.gpu_type] += node.gpus
+            self._draw_idle(self._awake_watts(node))
+            self._off.discard(node.name)
             events.append(NodeRecovered(node.name))
             self._fails_later(due.slot)
         else:
@@ -308,8 +312,9 @@ class Simulation:
             self.done[run.job] = run.done + saved_s * run.rate
             self.waiting += 1
             events.append(Failed(self.jobs[run.job].id, retry=True, done=float(self.done[run.job])))
-        self._up[node.gpu_type] -= node.gpus
-        self._power_idle(node.gpu_type, -node.gpus)
+        self._draw_idle(-(node.sleep_w if node.name in self._asleep else self._awake_watts(node)))
+        self._asleep.discard(node.name)
+        self._off.add(node.name)
         self._schedule(self.now_s + 3600.0 * self.world.node_repair_h, RECOVER, number, 0)
 
     def _fails_later(self, node: int) -> None:
@@ -346,7 +351,11 @@ class Simulation:
             elif before is not None:
                 resume_s = max(before.resume_s, self.now_s)  # a clock changes under way, also during a pause
             self._enter(job, change, resume_s)
-        if plan.decided and not self.runs and self.arrived == len(self.jobs):
+        for name in plan.woken:
+            self._switch(name, asleep=False)
+        for name in plan.asleep:
+            self._switch(name, asleep=True)
+        if not self.runs and self.arrived == len(self.jobs):
             self._stalled += 1
         else:
             self._stalled = 0
@@ -371,7 +380,7 @@ class Simulation:
         self._done[slot], self._resume_s[slot], self._rate[slot] = done, resume_s, rate
         self._busy += change.gpus
         self.gpu_clock_mhz += change.gpus * change.clock_mhz
-        self._power_idle(change.pool, -change.gpus)
+        self._draw_idle(-change.gpus * self.idle_w[change.pool])
         self.meter.watts += self._paused_watts(run) if paused else power_w
         if paused:
             self._schedule(resume_s, RESUME, slot, self._stretch)
@@ -392,17 +401,31 @@ class Simulation:
         self._busy -= change.gpus
         self.gpu_clock_mhz -= change.gpus * change.clock_mhz
         self.meter.watts -= self._paused_watts(run) if run.paused else run.power_w
-        self._power_idle(change.pool, change.gpus)
+        self._draw_idle(change.gpus * self.idle_w[change.pool])
         if now_s > run.since_s:
             self.recorder.segment(run.job, run.since_s, now_s, change.gpus, change.clock_mhz, energy_j)
         if ran_s > 0:
             self._pending.extend(self.belief.observe(self.jobs[run.job], change, ran_s))
 
-    def _power_idle(self, pool: str, gpus: int) -> None:
-        """So many more GPUs (fewer, if negative) draw idle power."""
-        watts = gpus * self.idle_w[pool]
+    def _draw_idle(self, watts: float) -> None:
+        """What belongs to no job draws so many watts more (less, if negative)."""
         self._idle_watts += watts
         self.meter.watts += watts
+
+    def _switch(self, name: str, *, asleep: bool) -> None:
+        """A node goes to sleep, or wakes: while it wakes it draws what it draws awake."""
+        node = self._by_name[name]
+        less = self._awake_watts(node) - node.sleep_w
+        self._draw_idle(-less if asleep else less)
+        (self._asleep.add if asleep else self._asleep.discard)(name)
+
+    def _awake_watts(self, node: Node) -> float:
+        return awake_watts(node, self.idle_w[node.gpu_type])
+
+    def _tail_watts(self) -> float:
+        """What the empty cluster draws in the long run: every node that can sleep does."""
+        awake = (node for node in self._nodes if node.name not in self._off)
+        return sum(node.sleep_w if node.can_sleep else self._awake_watts(node) for node in awake)
 
     def _paused_watts(self, run: _Run) -> float:
         return run.change.gpus * self.idle_w[run.change.pool]

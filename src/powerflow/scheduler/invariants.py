@@ -1,0 +1,143 @@
+"""What must always hold of the brain (design §12), recomputed from who owns each GPU and from the ledger.
+
+For tests: slow. Call `check` after every step.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from powerflow.cluster.packing import FAILED, UP
+from powerflow.scheduler.plan import Change, Plan, Reason, Why
+from powerflow.scheduler.pool import Pool
+from powerflow.scheduler.scheduler import Scheduler
+
+
+def check(scheduler: Scheduler, plan: Plan | None = None) -> None:
+    """Raise unless the brain's state, and the plan that its last step gave, are sound.
+
+    Args:
+        scheduler: After a step.
+        plan: What that step answered; None checks the state alone.
+
+    Raises:
+        AssertionError: Saying which rule is broken, by which job or node.
+    """
+    for pool in scheduler.pools.values():
+        pool.occupancy.check()  # no GPU has two owners
+        _check_holdings(scheduler, pool)
+    _check_jobs(scheduler)
+    if plan is not None:
+        _check_plan(scheduler, plan)
+
+
+def _check_jobs(scheduler: Scheduler) -> None:
+    """Every submitted job is active or has ended in one way; every active job stands in one slot of one pool."""
+    ledger = scheduler.ledger
+    ended = sum(scheduler.ended.values())
+    assert scheduler.submitted == len(ledger.slot_of) + ended, (
+        f"{scheduler.submitted} jobs submitted, but {len(ledger.slot_of)} active and {ended} ended"
+    )
+    used = {slot for slot, job in enumerate(ledger.jobs) if job is not None}
+    assert used == set(ledger.slot_of.values()), "slots in use are not those of the active jobs"
+    for job_id, slot in ledger.slot_of.items():
+        assert ledger.job(slot).id == job_id, f"slot {slot} of {job_id} holds {ledger.job(slot).id}"
+    homes = Counter(slot for pool in scheduler.pools.values() for slot in pool.active)
+    assert homes == Counter(used), "an active job is not in exactly one pool"
+    for pool in scheduler.pools.values():
+        numbers = ledger.rows["id"][pool.active]
+        assert (np.diff(numbers) > 0).all(), f"jobs of {pool.gpu_type} are not in order of submission"
+        for slot in pool.active:
+            job = ledger.job(slot)
+            assert job.gpu_type in (None, pool.gpu_type), f"{job.id} needs {job.gpu_type} but is on {pool.gpu_type}"
+
+
+def _check_holdings(scheduler: Scheduler, pool: Pool) -> None:
+    """A gang is whole or holds nothing, and nobody holds what is not there."""
+    rows, occupancy = scheduler.ledger.rows, pool.occupancy
+    total = 0
+    for slot in pool.active:
+        gpus, name = int(rows["gpus"][slot]), scheduler.ledger.job(slot).id
+        held = sum(len(share.gpus) for share in occupancy.placement(slot))
+        assert gpus == held, f"{name} is given {gpus} GPUs and holds {held}"
+        total += gpus
+        if gpus:
+            assert gpus in pool.axes.gpu_counts, f"{name} holds {gpus} GPUs, a count that no table knows"
+            least, most = rows["gpus_min"][slot], rows["gpus_max"][slot]
+            assert least <= gpus <= most, f"{name} holds {gpus} GPUs, its limits are {least} to {most}"
+            assert 0 <= rows["clock"][slot] < len(pool.axes.clocks_mhz), f"{name} runs at no clock that exists"
+        assert rows["done"][slot] >= 0, f"{name} has done {rows['done'][slot]} iterations"
+        assert rows["attained_gpu_s"][slot] >= 0, f"{name} has had {rows['attained_gpu_s'][slot]} GPU-seconds"
+    assert occupancy.held == total, f"{occupancy.held} GPUs of {pool.gpu_type} are held, jobs have {total}"
+    for node, status in zip(occupancy.nodes, occupancy.status().tolist(), strict=True):
+        owners = set(occupancy.owners_on(node.name).tolist())
+        assert status != FAILED or not owners, f"{node.name} has failed and jobs are still on it"
+        assert status == UP or owners <= pool.evicted, f"{node.name} is not up and jobs may stay on it"
+
+
+def _check_plan(scheduler: Scheduler, plan: Plan) -> None:
+    assert plan.wake_s > plan.now_s, f"plan of {plan.now_s} s wants to be woken at {plan.wake_s} s"
+    if not plan.decided:
+        assert not plan.changes, "no decision was made, and yet there are changes"
+        return
+    for pool in scheduler.pools.values():
+        held, up = pool.occupancy.held, pool.occupancy.up
+        assert held <= up, f"{held} GPUs of {pool.gpu_type} are handed out, {up} are up"
+        assert not pool.evicted, f"slots {pool.evicted} were to leave their nodes and did not"
+    named = Counter(change.job_id for change in plan.changes)
+    assert all(times == 1 for times in named.values()), "a plan changes one job twice"
+    gives = [change.gpus - change.reason.gpus_before for change in plan.changes]
+    assert gives == sorted(gives), "a plan takes GPUs before it gives them up"
+    for change in plan.changes:
+        _check_change(scheduler, change)
+    reasons = plan.reasons()
+    assert reasons.keys() == scheduler.ledger.slot_of.keys(), "not every active job has its reason"
+    for change in plan.changes:
+        assert reasons[change.job_id] == change.reason, f"{change.job_id} has two reasons"
+    for job_id, reason in reasons.items():
+        _check_reason(scheduler, job_id, reason, is_changed=job_id in named)
+
+
+def _check_change(scheduler: Scheduler, change: Change) -> None:
+    """A change says what the ledger and the GPUs say."""
+    ledger, pool, name = scheduler.ledger, scheduler.pools[change.pool], change.job_id
+    assert ledger.slot_of.get(name) == change.slot, f"{name} is not in slot {change.slot}"
+    assert change.slot in pool.active, f"{name} is not in pool {change.pool}"
+    assert change.gpus == ledger.rows["gpus"][change.slot], f"{name}: the plan and the ledger differ in GPUs"
+    assert change.moved or change.gpus == change.reason.gpus_before > 0, f"{name} changes its count without a stop"
+    if change.gpus == 0:
+        assert change.clock_mhz == 0, f"{name} has a clock and no GPU"
+        return
+    assert change.clock == ledger.rows["clock"][change.slot], f"{name}: the plan and the ledger differ in the clock"
+    assert change.clock_mhz == pool.axes.clocks_mhz[change.clock], f"{name}: {change.clock_mhz} MHz is another clock"
+    assert change.packed == pool.occupancy.is_packed(change.slot), f"{name}: packed is not as it stands"
+    assert change.wake_s >= 0, f"{name} is to start in the past"
+
+
+def _check_reason(scheduler: Scheduler, job_id: str, reason: Reason, *, is_changed: bool) -> None:
+    """A reason is of the kind that its own numbers call for, and they are those of the ledger."""
+    slot = scheduler.ledger.slot_of[job_id]
+    assert reason.gpus == scheduler.ledger.rows["gpus"][slot], f"{job_id}: reason and ledger differ in GPUs"
+    assert (reason.clock_mhz > 0) == (reason.gpus > 0), f"{job_id}: a clock without GPUs, or GPUs without a clock"
+    assert reason.sentence(), f"{job_id} has a reason without words"
+    before, after, why = reason.gpus_before, reason.gpus, reason.why
+    same_clock = reason.clock_before_mhz == reason.clock_mhz
+    holds = {
+        Why.STARTED: is_changed and before == 0 < after,
+        Why.RESUMED: is_changed and before == 0 < after,
+        Why.GROWN: is_changed and 0 < before < after,
+        Why.SHRUNK: is_changed and before > after > 0,
+        Why.PREEMPTED: is_changed and before > 0 == after,
+        Why.RECLOCKED: is_changed and before == after > 0 and not same_clock,
+        Why.MOVED: is_changed and before == after > 0,
+        Why.KEPT: not is_changed and before == after > 0 and same_clock,
+        Why.KEPT_COST: not is_changed and before == after > 0 and same_clock,
+        Why.WAITS_GPUS: not is_changed and before == after == 0,
+        Why.WAITS_BUDGET: not is_changed and before == after == 0,
+        Why.NEVER_FITS: not is_changed and before == after == 0,
+    }
+    assert holds[why], f"{job_id} is said to be {why.value!r}, which {reason} does not bear out"
+    assert reason.short_of == 0 or why is Why.WAITS_GPUS, f"{job_id} is short of GPUs without waiting for them"
+    assert not reason.beneficiary or why in (Why.SHRUNK, Why.PREEMPTED), f"{job_id} gave GPUs to nobody"
