@@ -229,7 +229,7 @@ def _flat_price(
     def value(level: float) -> float:
         return dual(groups, supply, grid_s, np.full_like(supply, level), energy_price, NODES).value_s
 
-    best = max((weight * scale for scale in (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)), key=value)
+    best = max((weight * scale for scale in (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)), key=value)
     return np.full_like(supply, best)
 
 
@@ -248,7 +248,7 @@ def _ascend(
     from scipy.optimize import minimize
 
     # the curvature grows with the GPU-seconds of an interval; prices near 1 make the first step a sensible one
-    scale = np.sqrt(np.maximum(supply_gpu_s / supply_gpu_s.max(), 1e-9)).ravel() / gpu_price.mean()
+    scale = np.sqrt(np.maximum(supply_gpu_s / supply_gpu_s.max(), 1e-9)).ravel() / (gpu_price.mean() or 1.0)
     start = dual(groups, supply_gpu_s, grid_s, gpu_price, energy_price, NODES).value_s
     unit = max(abs(start), 1e-300)
     best = (start, gpu_price)
