@@ -137,6 +137,8 @@ class Scheduler:
         job = event.job
         if job.id in self.ledger.slot_of:
             return f"job {job.id} is active already"
+        if job.gpu_type is not None and job.gpu_type not in self.pools:
+            return f"job {job.id} needs {job.gpu_type}: this cluster has none"
         pool = self._best_pool(job.cost_class, job.gpus, job.gpu_type)
         row = pool.book.row(job.cost_class)
         slot = self.ledger.add(job, event.believed_iterations, event.pause_s, row, now_s)
