@@ -36,9 +36,10 @@ def bring_up_to_date(
 
 @njit(cache=True)
 def advance(done: FloatArray, slots: IntArray, now_done: FloatArray) -> None:
-    """Note how far jobs have come; ``done`` is the column of all slots. Nothing goes back."""
+    """Note how far jobs have come; ``done`` is the column of all slots. Nothing goes back, nan says nothing."""
     for i in range(len(slots)):
-        done[slots[i]] = max(done[slots[i]], now_done[i])
+        if 0 <= slots[i] < len(done) and now_done[i] > done[slots[i]]:
+            done[slots[i]] = now_done[i]
 
 
 @njit(cache=True)
