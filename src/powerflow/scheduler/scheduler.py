@@ -14,6 +14,7 @@ import numpy as np
 
 from powerflow.cluster.spec import ClusterSpec
 from powerflow.cost.table import Axes
+from powerflow.job import Job
 from powerflow.policy.protocol import Policy
 from powerflow.scheduler.events import (
     Cancelled,
@@ -139,7 +140,7 @@ class Scheduler:
             return f"job {job.id} is active already"
         if job.gpu_type is not None and job.gpu_type not in self.pools:
             return f"job {job.id} needs {job.gpu_type}: this cluster has none"
-        pool = self._best_pool(job.cost_class, job.gpus, job.gpu_type)
+        pool = self._best_pool(job)
         row = pool.book.row(job.cost_class)
         slot = self.ledger.add(job, event.believed_iterations, event.pause_s, row, now_s)
         pool.add(slot)
@@ -191,6 +192,7 @@ class Scheduler:
             return f"node {node} is unknown"
         for slot in pool.occupancy.fail(node):
             self._stop(slot, now_s)  # a gang runs whole or not at all
+        self._reroute()
         self._dirty = True
         return ""
 
@@ -199,6 +201,7 @@ class Scheduler:
         if pool is None:
             return f"node {node} is unknown"
         pool.evicted.update(pool.occupancy.drain(node))
+        self._reroute()
         self._dirty = True
         return ""
 
@@ -211,36 +214,45 @@ class Scheduler:
 
     # -- which pool ---------------------------------------------------------------------------------------------
 
-    def _best_pool(self, cost_class: str, gpus: int, gpu_type: str | None) -> Pool:
-        """Where a job is expected to end first: its own time there, stretched by how crowded the pool is."""
-        if gpu_type is not None:
-            return self.pools[gpu_type]
+    def _best_pool(self, job: Job, slot: int | None = None) -> Pool:
+        """Where a job is expected to end first: its own time there, stretched by how crowded the pool is.
+
+        Args:
+            job: Which job.
+            slot: Its slot if it is in a pool already: it does not crowd itself.
+        """
+        if job.gpu_type is not None:
+            return self.pools[job.gpu_type]
         if len(self.pools) == 1:
             return next(iter(self.pools.values()))
 
         def expected_s(pool: Pool) -> float:
+            row = pool.book.row(job.cost_class)
             step_time_s, _ = pool.book.arrays()
-            row = pool.book.row(cost_class)
-            if row >= len(step_time_s) or pool.occupancy.up == 0:
+            counts = pool.axes.gpu_counts
+            usable = (counts >= job.gpus_min) & (counts <= max(job.gpus, job.gpus_min))
+            if pool.occupancy.up == 0 or not usable.any():
                 return math.inf
-            column = int(np.searchsorted(pool.axes.gpu_counts, gpus, side="right")) - 1
-            crowd = (pool.demand(self.ledger) + gpus) / pool.occupancy.up
-            return float(step_time_s[row, : column + 1, -1].min()) * max(1.0, crowd)
+            others = pool.demand(self.ledger) - (job.gpus if slot is not None and self._pool_of[slot] is pool else 0)
+            crowd = max(1.0, (others + job.gpus) / pool.occupancy.up)
+            return crowd * float(step_time_s[row, usable, -1].min())
 
         return min(self.pools.values(), key=expected_s)
 
     def _reroute(self) -> None:
-        """Jobs that wait and are not bound to a GPU type choose their pool again."""
+        """Jobs that wait and are not bound to a GPU type choose their pool again, in order of submission."""
         if len(self.pools) == 1:
             return
-        for slot in sorted(self._pool_of):
+        number = self.ledger.rows["id"]
+        for slot in sorted(self._pool_of, key=number.__getitem__):
             job, pool = self.ledger.job(slot), self._pool_of[slot]
             if self.ledger.rows["gpus"][slot] or job.gpu_type is not None:
                 continue
-            best = self._best_pool(job.cost_class, job.gpus, None)
+            best = self._best_pool(job, slot)
             if best is not pool:
                 pool.remove(slot)
                 best.add(slot)
+                best.active.sort(key=number.__getitem__)  # views list jobs in order of submission
                 self._pool_of[slot] = best
                 self.ledger.rows["cost"][slot] = best.book.row(job.cost_class)
 
