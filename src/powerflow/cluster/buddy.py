@@ -69,11 +69,12 @@ def _smallest_block(free: np.uint64, order: int) -> np.uint64:
     """First ``2**order`` GPUs of the lowest of the smallest free blocks that hold as many; 0 if none does."""
     blocks = free  # where free blocks of 2**i GPUs start
     for i in range(_ORDERS):
-        half = np.uint64(1 << i)
-        larger = _ZERO  # a block is free if both its halves are
-        if i + 1 < _ORDERS:
+        larger, halves = _ZERO, _ZERO
+        if i + 1 < _ORDERS:  # a block is free if both its halves are; a shift by 64 would have no meaning
+            half = np.uint64(1 << i)
             larger = blocks & (blocks >> half) & _STARTS[i + 1]
-        alone = blocks & ~(larger | (larger << half))  # not half of a larger free block
+            halves = larger | (larger << half)
+        alone = blocks & ~halves
         if i >= order and alone != _ZERO:
             width = 1 << order
             ones = ~_ZERO if width == 64 else (_ONE << np.uint64(width)) - _ONE

@@ -99,6 +99,14 @@ class Occupancy:
         """``[N]`` GPUs of each node of `nodes` that nobody holds, whatever the node's status."""
         return self._pool.room.astype(np.int64)
 
+    def sizes(self) -> IntArray:
+        """``[N]`` GPUs of each node of `nodes`."""
+        return self._pool.size.astype(np.int64)
+
+    def number(self, node: str) -> int:
+        """Position of a node in `nodes`."""
+        return self._number[node]
+
     def status(self) -> npt.NDArray[np.int8]:
         """``[N]`` status of each node of `nodes`: `packing.UP`, `ASLEEP`, `DRAINED` or `FAILED`."""
         return self._pool.status.copy()
