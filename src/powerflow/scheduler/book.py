@@ -18,6 +18,7 @@ class CostBook:
         self._pending: dict[int, CostTable | None] = {}
         shape = (0, len(axes.gpu_counts), len(axes.clocks_mhz))
         self._step_time_s: FloatArray = np.empty(shape)
+        self._spread_step_time_s: FloatArray = np.empty(shape)
         self._power_w: FloatArray = np.empty(shape)
 
     def row(self, cost_class: str) -> int:
@@ -47,14 +48,22 @@ class CostBook:
         if self._pending:
             _, counts, clocks = self._step_time_s.shape
             step_time_s = np.full((len(self._row), counts, clocks), np.inf)
+            spread_step_time_s = step_time_s.copy()
             power_w = np.zeros((len(self._row), counts, clocks))
             known = len(self._step_time_s)
             step_time_s[:known] = self._step_time_s
+            spread_step_time_s[:known] = self._spread_step_time_s
             power_w[:known] = self._power_w
             for row, table in self._pending.items():
                 if table is not None:
                     step_time_s[row] = table.step_time_s
+                    spread_step_time_s[row] = table.spread_step_time_s
                     power_w[row] = table.power_w
-            self._step_time_s, self._power_w = step_time_s, power_w
+            self._step_time_s, self._spread_step_time_s, self._power_w = step_time_s, spread_step_time_s, power_w
             self._pending.clear()
         return self._step_time_s, self._power_w
+
+    def spread_step_time_s(self) -> FloatArray:
+        """Step times (s) on more nodes than needed, ``[K, N, F]``."""
+        self.arrays()
+        return self._spread_step_time_s

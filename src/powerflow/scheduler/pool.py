@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +14,11 @@ from powerflow.cost.table import Axes, IntArray
 from powerflow.policy.protocol import Allocation, Policy, View
 from powerflow.scheduler.book import CostBook
 from powerflow.scheduler.check import MOVED, check_answer, differences
+from powerflow.scheduler.consolidate import Spread, consolidate
 from powerflow.scheduler.ledger import Ledger
 from powerflow.scheduler.sleep import Sleepers, baseline_watts
+
+BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,8 +41,8 @@ class Decision:
     answer: Allocation
     slots: IntArray
     changed: IntArray
-    moved: npt.NDArray[np.bool_]
-    packed: npt.NDArray[np.bool_]
+    moved: BoolArray
+    packed: BoolArray
     wait_s: list[float]
     woken: list[str]
     asleep: list[str]
@@ -68,6 +72,7 @@ class Pool:
         self.count_index = np.full(int(axes.gpu_counts[-1]) + 1, -1, np.int64)
         self.count_index[axes.gpu_counts] = np.arange(len(axes.gpu_counts))
         self._active: list[int] = []
+        self._spread: set[int] = set()  # jobs on more nodes than they need
 
     @property
     def active(self) -> list[int]:
@@ -81,7 +86,12 @@ class Pool:
     def remove(self, slot: int) -> None:
         """Let a job go; its GPUs are free at once."""
         self._active.remove(slot)
+        self.vacate(slot)
+
+    def vacate(self, slot: int) -> None:
+        """Take a job's GPUs back."""
         self.evicted.discard(slot)
+        self._spread.discard(slot)
         self.occupancy.release(slot)
 
     def view(self, ledger: Ledger, slots: IntArray, now_s: float, energy_price: float, sizes_known: bool) -> View:
@@ -114,13 +124,17 @@ class Pool:
         check_answer(policy.name, view, answer)
         evicted = np.isin(slots, list(self.evicted)) if self.evicted else np.zeros(len(slots), bool)
         changed, how = differences(view.jobs["gpus"], view.jobs["clock"], answer.gpus, answer.clock, evicted)
-        who, gpus = slots[changed], answer.gpus[changed]
         moves = how == MOVED
         woken: list[str] = []
-        if len(changed):
-            if moves.any():
-                woken = self._place(who[moves], gpus[moves], now_s)
-            ledger.give(who, gpus, answer.clock[changed], now_s)
+        if moves.any():
+            who = slots[changed[moves]]
+            woken = self._place(who, answer.gpus[changed[moves]], now_s)
+            self._spread.difference_update(who.tolist())
+            self._note_spread(who)
+        if self._spread:
+            changed, moves = self._consolidate(view, answer, slots, changed, moves)
+        who = slots[changed]
+        ledger.give(who, answer.gpus[changed], answer.clock[changed], now_s)
         packed = self.occupancy.packed_many(who)
         wait_s, asleep = [0.0] * len(who), []
         if self.sleepers:
@@ -136,6 +150,40 @@ class Pool:
         self.occupancy.allocate_many(who[placed], gpus[placed])
         self.evicted.clear()
         return woken
+
+    def _note_spread(self, who: IntArray) -> None:
+        """Remember which of these jobs stand on more nodes than they need, though one would do."""
+        for slot in who[~self.occupancy.packed_many(who)].tolist():
+            if self.occupancy.gpus_of(slot) <= self.axes.gpus_per_node:
+                self._spread.add(slot)
+
+    def _consolidate(
+        self, view: View, answer: Allocation, slots: IntArray, changed: IntArray, moves: BoolArray
+    ) -> tuple[IntArray, BoolArray]:
+        """Bring spread jobs together where that pays; returns what changes, and what moves, with what that moves."""
+        position = {int(slot): j for j, slot in enumerate(slots)}
+        moving = set(changed[moves].tolist())
+        jobs, spread_s = view.jobs, self.book.spread_step_time_s()
+
+        def pause_gpu_s(slot: int) -> float:
+            j = position[slot]
+            return 0.0 if j in moving else float(answer.gpus[j] * jobs["pause_s"][j])
+
+        spread = []
+        for slot in sorted(self._spread):
+            j = position[slot]
+            cell = jobs["cost"][j], self.count_index[answer.gpus[j]], answer.clock[j]
+            left_s = float(jobs["remaining"][j] * spread_s[cell]) if view.sizes_known else math.inf
+            speedup = 1.0 - float(view.step_time_s[cell] / spread_s[cell])
+            spread.append(Spread(slot, int(answer.gpus[j]), speedup, left_s, j in moving))
+        moved = consolidate(self.occupancy, spread, pause_gpu_s)
+        if not moved:
+            return changed, moves
+        self._spread.difference_update(moved)
+        self._note_spread(np.array(moved))
+        moving |= {position[slot] for slot in moved}
+        changed = np.union1d(changed, np.array(sorted(moving), np.int64))
+        return changed, np.isin(changed, sorted(moving))
 
     def demand(self, ledger: Ledger) -> int:
         """GPUs that the pool's jobs asked for."""

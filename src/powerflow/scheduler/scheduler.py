@@ -207,8 +207,7 @@ class Scheduler:
 
     def _stop(self, slot: int, now_s: float) -> None:
         pool = self._pool_of[slot]
-        pool.occupancy.release(slot)
-        pool.evicted.discard(slot)
+        pool.vacate(slot)
         nothing = np.zeros(1, np.int64)
         self.ledger.give(np.array([slot]), nothing, nothing, now_s)
 
