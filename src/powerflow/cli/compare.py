@@ -143,7 +143,7 @@ def document(comparison: Comparison, report: Path | None) -> dict[str, Any]:
 
 def _frontier(points: Sequence[Any], hull: Any, policy: str) -> dict[str, Any]:
     """Every run of a policy, and whether it counts."""
-    counts = {id(point) for front in hull.values() for point in front}
+    counts = {point for front in hull.values() for point in front}
     return {
         "policy": policy,
         "points": [
@@ -151,7 +151,7 @@ def _frontier(points: Sequence[Any], hull: Any, policy: str) -> dict[str, Any]:
                 "policy": point.policy,
                 "knob": point.knob,
                 "seed": point.seed,
-                "on_frontier": id(point) in counts,
+                "on_frontier": point in counts,
                 "metrics": point.metrics,
             }
             for point in points

@@ -34,8 +34,6 @@ SHOWN_LEVEL = 0.8
 LEVELS = (1.0, 0.9, 0.8, 0.7)
 #: Energy is metered for so many times as long as the reference takes; runs that take longer do not count.
 HORIZON = 1.25
-#: Prices of energy for which the bound is computed, in units of `natural_price`.
-BOUND_PRICES = (0.0, *(2.0**k for k in range(-6, 2)))
 
 #: ``progress(share, note)``: how much of the whole is done, 0 to 1, and what was done last.
 Progress = Callable[[float, str], None]
@@ -147,7 +145,7 @@ class _Study:
             if not any(finer.values()):
                 break
             self._ask(ask_all, finer, (0.6 + 0.25 * i / self.sweep.rounds, 0.6 + 0.25 * (i + 1) / self.sweep.rounds))
-        prices = [share * natural_price(self.bench.workload(self.seeds[0])) for share in BOUND_PRICES]
+        prices = [share * natural_price(self.bench.workload(self.seeds[0])) for share in self.sweep.bound]
         questions = [BoundOf(seed, price) for seed in with_bound for price in prices]
         told = self._told(len(questions), (0.85, 0.98), lambda i: "lower bound")
         answers: list[Bound] = ask_all(questions, told)
@@ -332,9 +330,9 @@ def _facts(workloads: Sequence[Workload], believed: Believed, study: _Study) -> 
                 f"maximum clock; {late} of {runs:,} runs took longer and do not count"
             ),
             "Frontiers": (
-                "prices over λ, greedy over its threshold, any other policy at maximum clock, at fixed clocks and with Zeus's "
-                "clock over η; between neighbours among the runs that no other run of the policy beats, a straight line "
-                "line over energy"
+                "prices over λ, greedy over its threshold, any other policy at maximum clock, at fixed clocks and with "
+                "Zeus's clock over η; a policy's runs that no other run of its own beats are joined by straight lines "
+                "over energy"
             ),
             "At a level": "at most that energy: a policy whose fastest run needs less uses that run, and less energy",
             "Bound": _bound_fact(study),

@@ -42,7 +42,7 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """Where to begin with each policy's knob.
+    """Where to begin with each policy's knob, and with the bound's.
 
     Attributes:
         prices: Prices of energy, in units of `natural_price`.
@@ -50,6 +50,7 @@ class Sweep:
         etas: Zeus's η, the share of energy in its cost.
         clocks: How many fixed clocks, spread evenly over those there are; the maximum is the policy alone.
         rounds: How often knobs are turned finer.
+        bound: Prices of energy for which the lower bound is computed, in units of `natural_price`.
     """
 
     prices: Sequence[float] = (0.0, 1 / 64, 1 / 16, 1 / 4, 1.0)
@@ -57,6 +58,7 @@ class Sweep:
     etas: Sequence[float] = (0.4, 0.7, 0.95)
     clocks: int = 4
     rounds: int = 4
+    bound: Sequence[float] = (0.0, *(2.0**k for k in range(-6, 2)))
 
 
 @dataclass(frozen=True, slots=True)

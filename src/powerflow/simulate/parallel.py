@@ -43,7 +43,12 @@ def workers(answer: Callable[[Any], Any], processes: int) -> Iterator[AskAll]:
     )
 
     def ask_all(questions: Sequence[Any], answered: Callable[[int], None]) -> list[Any]:
-        futures = [pool.submit(_answer, question) for question in questions]
+        # processes begin here, and are born deaf to Ctrl-C, which reaches everyone at a terminal: the parent ends them
+        deaf = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            futures = [pool.submit(_answer, question) for question in questions]
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, deaf)
         number = {future: i for i, future in enumerate(futures)}
         left: set[Future[Any]] = set(futures)
         try:
@@ -83,10 +88,9 @@ _do: Callable[[Any], Any]  # of a worker process: set once, as it begins
 
 
 def _begin(answer: Callable[[Any], Any]) -> None:
-    """A worker process begins: it leaves Ctrl-C to its parent, and does not outlive it."""
+    """A worker process begins: it will not outlive its parent."""
     global _do  # noqa: PLW0603 - a process of its own, which has nowhere else to keep it
     _do = answer
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
