@@ -33,9 +33,14 @@ def ranks(size: FloatArray, weight: FloatArray) -> FloatArray:
 def known_sizes(
     remaining: FloatArray, gpus_min: IntArray, cost: IntArray, gpu_counts: IntArray, step_time_s: FloatArray
 ) -> FloatArray:
-    """GPU-seconds left on the fewest GPUs that a job runs on, at the maximum clock; ``[J]``, ``inf`` if on none."""
+    """GPU-seconds left on the fewest GPUs that a job runs on, at the maximum clock; ``[J]``.
+
+    ``inf`` where it runs on none, or where nobody knows how much is left.
+    """
     sizes = np.full(len(remaining), np.inf)
     for j in range(len(remaining)):
+        if np.isnan(remaining[j]):
+            continue
         for i in range(len(gpu_counts)):
             if gpu_counts[i] >= gpus_min[j] and step_time_s[cost[j], i, -1] < np.inf:
                 sizes[j] = remaining[j] * step_time_s[cost[j], i, -1] * gpu_counts[i]
@@ -109,7 +114,7 @@ def value_counts(
                 speed = 1.0 / step
                 gain = worth[j] * speed - energy_price * (watts[i, f] - n * idle_w)
                 if n != gpus[j]:
-                    often = max(per_s, speed / remaining[j]) if sizes_known else per_s
+                    often = max(per_s, speed / remaining[j]) if sizes_known and remaining[j] > 0.0 else per_s
                     gain /= 1.0 + pause_s[j] * often
                 if gain > value[j, i]:
                     value[j, i] = gain
