@@ -9,7 +9,8 @@ from collections import Counter
 
 import numpy as np
 
-from powerflow.cluster.packing import FAILED, UP
+from powerflow.cluster.packing import ASLEEP, FAILED, UP
+from powerflow.cluster.spec import Node
 from powerflow.scheduler.plan import Change, Plan, Reason, Why
 from powerflow.scheduler.pool import Pool
 from powerflow.scheduler.scheduler import Scheduler
@@ -71,10 +72,14 @@ def _check_holdings(scheduler: Scheduler, pool: Pool) -> None:
         assert rows["done"][slot] >= 0, f"{name} has done {rows['done'][slot]} iterations"
         assert rows["attained_gpu_s"][slot] >= 0, f"{name} has had {rows['attained_gpu_s'][slot]} GPU-seconds"
     assert occupancy.held == total, f"{occupancy.held} GPUs of {pool.gpu_type} are held, jobs have {total}"
-    for node, status in zip(occupancy.nodes, occupancy.status().tolist(), strict=True):
+    for node, status in _statuses(pool):
         owners = set(occupancy.owners_on(node.name).tolist())
         assert status != FAILED or not owners, f"{node.name} has failed and jobs are still on it"
         assert status == UP or owners <= pool.evicted, f"{node.name} is not up and jobs may stay on it"
+
+
+def _statuses(pool: Pool) -> list[tuple[Node, int]]:
+    return list(zip(pool.occupancy.nodes, pool.occupancy.status().tolist(), strict=True))
 
 
 def _check_plan(scheduler: Scheduler, plan: Plan) -> None:
@@ -82,6 +87,9 @@ def _check_plan(scheduler: Scheduler, plan: Plan) -> None:
     if not plan.decided:
         assert not plan.changes, "no decision was made, and yet there are changes"
         return
+    nodes = {node.name: status for pool in scheduler.pools.values() for node, status in _statuses(pool)}
+    assert all(nodes[name] == ASLEEP for name in plan.asleep), f"of {plan.asleep} to switch off, some are not asleep"
+    assert not any(nodes[name] == ASLEEP for name in plan.woken), f"of {plan.woken} to switch on, some are asleep"
     for pool in scheduler.pools.values():
         held, up = pool.occupancy.held, pool.occupancy.up
         assert held <= up, f"{held} GPUs of {pool.gpu_type} are handed out, {up} are up"

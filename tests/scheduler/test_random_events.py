@@ -1,0 +1,155 @@
+"""Whatever happens, in whatever order, the brain stays sound: every built-in policy, every event, many times over."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from powerflow.cluster.spec import NodeGroup, build_cluster
+from powerflow.cost.table import CostTable
+from powerflow.job import Job
+from powerflow.policy.registry import BUILT_IN, load
+from powerflow.scheduler.events import (
+    Cancelled,
+    Completed,
+    CostLearned,
+    EnergyPriceSet,
+    Event,
+    Failed,
+    NodeDrained,
+    NodeFailed,
+    NodeRecovered,
+    Progress,
+    Submitted,
+)
+from powerflow.scheduler.invariants import check
+from powerflow.scheduler.scheduler import Scheduler
+from tests.scheduler.situations import IDLE_W, axes
+
+POLICIES = sorted(BUILT_IN)
+OVERLAYS = ("", "", "", "+clock:0.7", "+zeus:0.5")
+NAMES = st.sampled_from([f"job-{i}" for i in range(12)])
+CLASSES = st.sampled_from(["a", "b", "c", "nobody described"])
+COUNTS = {"A100": (1, 2, 3, 4, 8), "T4": (1, 2, 4)}
+NODES = st.sampled_from(["a100-0", "a100-1", "t4-0", "t4-1", "no such node"])
+ALWAYS_ON = NodeGroup("A100", 2, 4)
+SLEEPY = NodeGroup("A100", 2, 4, idle_w=300.0, can_sleep=True, sleep_w=20.0, wake_s=90.0)
+OTHER = NodeGroup("T4", 2, 2)
+ITERATIONS = st.one_of(st.floats(0.0, 1e6), st.sampled_from([0.0, 1e-9, 1.0, 1e12]))
+
+
+@st.composite
+def tables(draw: st.DrawFn, gpu_type: str) -> CostTable:
+    """A belief, right or wrong: any shape of scaling, some counts or all of them impossible."""
+    counts = np.array(COUNTS[gpu_type])
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    times = rng.lognormal(0, 3, (len(counts), 2)) * draw(st.sampled_from([1e-6, 1.0, 1e6]))
+    times[rng.random(len(counts)) < draw(st.sampled_from([0.0, 0.0, 0.3, 1.0]))] = np.inf
+    watts = counts[:, None] * rng.uniform(10.0, 400.0, (len(counts), 2))
+    ones = np.ones(len(counts), np.int64)
+    return CostTable(times, times * rng.uniform(0.8, 2.0), watts, ones, ones)
+
+
+class AnythingHappens(RuleBasedStateMachine):
+    """Events are collected by the rules, and handed over by `step`, one by one or several together."""
+
+    scheduler: Scheduler
+    now_s: float
+    events: list[Event]
+
+    @initialize(
+        policy=st.sampled_from(POLICIES),
+        overlay=st.sampled_from(OVERLAYS),
+        groups=st.sampled_from([(ALWAYS_ON,), (SLEEPY,), (ALWAYS_ON, OTHER), (SLEEPY, OTHER)]),
+        price=st.sampled_from([0.0, 1e-4, 1e-2]),
+        sizes_known=st.booleans(),
+    )
+    def begin(self, policy: str, overlay: str, groups: tuple[NodeGroup, ...], price: float, sizes_known: bool) -> None:
+        """A policy on an empty cluster."""
+        chosen = load(policy + overlay)
+        spec = build_cluster(groups, source="test")
+        pools = {name: axes(name, COUNTS[name], nodes[0].gpus) for name, nodes in spec.pools().items()}
+        self.scheduler = Scheduler(
+            spec,
+            pools,
+            dict.fromkeys(pools, IDLE_W),
+            chosen,
+            energy_price=price,
+            sizes_known=sizes_known or chosen.needs_sizes,
+        )
+        self.now_s = 0.0
+        self.events = []
+
+    @rule(after_s=st.sampled_from([0.0, 1.0, 59.0, 60.0, 61.0, 600.0, 1e5]))
+    def step(self, after_s: float) -> None:
+        """Hand over what happened, or nothing; then everything must be in order."""
+        self.now_s += after_s
+        plan = self.scheduler.step(self.now_s, self.events)
+        self.events = []
+        check(self.scheduler, plan)
+
+    @rule(
+        name=NAMES,
+        cost_class=CLASSES,
+        size=ITERATIONS,
+        gpus=st.sampled_from([1, 2, 3, 4, 5, 8, 16]),
+        least=st.sampled_from([1, 1, 1, 2, 4, 16]),
+        most=st.sampled_from([1, 2, 8, 64]),
+        weight=st.sampled_from([0.1, 1.0, 1.0, 10.0]),
+        pause_s=st.sampled_from([0.0, 30.0, 3000.0]),
+        gpu_type=st.sampled_from([None, None, None, "A100", "T4", "H100"]),
+        size_known=st.sampled_from([True, True, False]),
+    )
+    def submit(
+        self,
+        name: str,
+        cost_class: str,
+        size: float,
+        gpus: int,
+        least: int,
+        most: int,
+        weight: float,
+        pause_s: float,
+        gpu_type: str | None,
+        size_known: bool,
+    ) -> None:
+        """Also twice under one name, for more GPUs than there are, for a type nobody has, without a size."""
+        job = Job(name, self.now_s, cost_class, size, gpus, least, max(least, most), weight, "", gpu_type)
+        self.events.append(Submitted(job, size if size_known else None, pause_s))
+
+    @rule(name=NAMES, kind=st.sampled_from([Completed, Cancelled]))
+    def end(self, name: str, kind: type[Completed] | type[Cancelled]) -> None:
+        """Also of jobs that wait, have ended, or never were."""
+        self.events.append(kind(name))
+
+    @rule(name=NAMES, retry=st.booleans(), done=ITERATIONS)
+    def fail(self, name: str, retry: bool, done: float) -> None:
+        """Runs break off."""
+        self.events.append(Failed(name, retry, done))
+
+    @precondition(lambda self: self.scheduler.submitted > 0)
+    @rule(slot=st.integers(0, 5), other=st.sampled_from([0, 1, 63, 64, -1, 10**6]), done=ITERATIONS)
+    def progress(self, slot: int, other: int, done: float) -> None:
+        """Reports that are late, repeated, go backwards, or speak of a job that has ended or of none."""
+        self.events.append(Progress(np.array([slot, other]), np.array([done, np.nan if other == 1 else done / 2])))
+
+    @rule(cost_class=CLASSES, gpu_type=st.sampled_from(sorted(COUNTS)), data=st.data())
+    def learn(self, cost_class: str, gpu_type: str, data: st.DataObject) -> None:
+        """The belief changes."""
+        self.events.append(CostLearned(cost_class, gpu_type, data.draw(tables(gpu_type))))
+
+    @rule(node=NODES, kind=st.sampled_from([NodeFailed, NodeDrained, NodeRecovered]))
+    def node(self, node: str, kind: type[NodeFailed] | type[NodeDrained] | type[NodeRecovered]) -> None:
+        """Nodes fail, drain and come back; also twice, also those that are not ours."""
+        self.events.append(kind(node))
+
+    @rule(price=st.sampled_from([0.0, 1e-5, 1e-3, 1.0]))
+    def price(self, price: float) -> None:
+        """Energy gets dearer or cheaper."""
+        self.events.append(EnergyPriceSet(price))
+
+
+AnythingHappens.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestAnythingHappens = AnythingHappens.TestCase
