@@ -99,13 +99,10 @@ class Occupancy:
         """``[N]`` GPUs of each node of `nodes` that nobody holds, whatever the node's status."""
         return self._pool.room.astype(np.int64)
 
-    def sizes(self) -> IntArray:
-        """``[N]`` GPUs of each node of `nodes`."""
-        return self._pool.size.astype(np.int64)
-
-    def number(self, node: str) -> int:
-        """Position of a node in `nodes`."""
-        return self._number[node]
+    @property
+    def pool(self) -> packing.Pool:
+        """The arrays behind it, for kernels of this room; read only."""
+        return self._pool
 
     def status(self) -> npt.NDArray[np.int8]:
         """``[N]`` status of each node of `nodes`: `packing.UP`, `ASLEEP`, `DRAINED` or `FAILED`."""
@@ -157,6 +154,21 @@ class Occupancy:
         if self._pool.held[who].any():
             raise ValueError(f"owner {who[self._pool.held[who] > 0][0]} already holds GPUs")
         packing.place_many(self._pool, who, counts)
+
+    def put(self, owner: int, placement: Placement) -> None:
+        """Give an owner that holds none exactly these GPUs: to adopt what already runs, or to take a move back.
+
+        Raises:
+            ValueError: the owner holds GPUs, or one of these is held, on a sleeping node, or not there.
+                Nothing has changed then.
+        """
+        self._make_room(owner)
+        nodes = np.array([self._number[share.node] for share in placement], np.int64)
+        masks = np.array([sum(1 << gpu for gpu in set(share.gpus)) for share in placement], np.uint64)
+        free = np.where(self._pool.status[nodes] == ASLEEP, np.uint64(0), self._pool.free_mask[nodes])
+        if self.gpus_of(owner) or len(np.unique(nodes)) != len(nodes) or not masks.all() or (masks & ~free).any():
+            raise ValueError(f"owner {owner} cannot be put on {placement}")
+        packing.put(self._pool, owner, nodes, masks)
 
     def release(self, owner: int) -> None:
         """Take back all that an owner holds, if anything."""
@@ -211,13 +223,13 @@ class Occupancy:
 
     def drain(self, node: str) -> IntArray:
         """A node takes nobody new. Returns the owners on it, who may stay. A failed node stays failed."""
-        if self._status(node) != FAILED:
+        if self.status_of(node) != FAILED:
             self._set_status(node, DRAINED)
         return self.owners_on(node)
 
     def recover(self, node: str) -> None:
         """A failed or drained node is up again. A sleeping one sleeps on."""
-        if self._status(node) in (FAILED, DRAINED):
+        if self.status_of(node) in (FAILED, DRAINED):
             self._set_status(node, UP)
 
     def sleep(self, node: str) -> None:
@@ -227,14 +239,18 @@ class Occupancy:
             ValueError: somebody is on it, or it is failed or drained.
         """
         number = self._number[node]
-        if self._status(node) in (FAILED, DRAINED) or self._pool.room[number] < self._pool.size[number]:
+        if self.status_of(node) in (FAILED, DRAINED) or self._pool.room[number] < self._pool.size[number]:
             raise ValueError(f"{node} is not both up and empty")
         self._set_status(node, ASLEEP)
 
     def wake(self, node: str) -> None:
         """A sleeping node is usable again; others are left as they are."""
-        if self._status(node) == ASLEEP:
+        if self.status_of(node) == ASLEEP:
             self._set_status(node, UP)
+
+    def status_of(self, node: str) -> int:
+        """Status of one node: `packing.UP`, `ASLEEP`, `DRAINED` or `FAILED`."""
+        return int(self._pool.status[self._number[node]])
 
     def owners_on(self, node: str) -> IntArray:
         """Owners that hold GPUs on a node, ascending."""
@@ -245,9 +261,6 @@ class Occupancy:
         return on_it
 
     # ---- inside ----
-
-    def _status(self, node: str) -> int:
-        return int(self._pool.status[self._number[node]])
 
     def _set_status(self, node: str, status: int) -> None:
         packing.set_status(self._pool, self._number[node], status)

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from powerflow.cluster.consolidate import Spread, consolidate
 from powerflow.cluster.occupancy import Occupancy
 from powerflow.cluster.spec import Node
 from powerflow.cost.table import Axes, IntArray
 from powerflow.policy.protocol import Allocation, Policy, View
 from powerflow.scheduler.book import CostBook
 from powerflow.scheduler.check import MOVED, check_answer, differences
-from powerflow.scheduler.consolidate import Spread, consolidate
 from powerflow.scheduler.ledger import Ledger
 from powerflow.scheduler.sleep import Sleepers, baseline_watts
 
@@ -132,7 +132,7 @@ class Pool:
             self._spread.difference_update(who.tolist())
             self._note_spread(who)
         if self._spread:
-            changed, moves = self._consolidate(view, answer, slots, changed, moves)
+            changed, moves = self._consolidate(ledger, view, answer, slots, changed, moves)
         who = slots[changed]
         ledger.give(who, answer.gpus[changed], answer.clock[changed], now_s)
         packed = self.occupancy.packed_many(who)
@@ -158,30 +158,33 @@ class Pool:
                 self._spread.add(slot)
 
     def _consolidate(
-        self, view: View, answer: Allocation, slots: IntArray, changed: IntArray, moves: BoolArray
+        self,
+        ledger: Ledger,
+        view: View,
+        answer: Allocation,
+        slots: IntArray,
+        changed: IntArray,
+        moves: BoolArray,
     ) -> tuple[IntArray, BoolArray]:
         """Bring spread jobs together where that pays; returns what changes, and what moves, with what that moves."""
-        position = {int(slot): j for j, slot in enumerate(slots)}
-        moving = set(changed[moves].tolist())
         jobs, spread_s = view.jobs, self.book.spread_step_time_s()
-
-        def pause_gpu_s(slot: int) -> float:
-            j = position[slot]
-            return 0.0 if j in moving else float(answer.gpus[j] * jobs["pause_s"][j])
-
+        pause_gpu_s = np.zeros(len(ledger.rows))
+        pause_gpu_s[slots] = answer.gpus * jobs["pause_s"]
+        pause_gpu_s[slots[changed[moves]]] = 0.0  # these stand still anyway
+        position = {int(slot): j for j, slot in enumerate(slots)}
         spread = []
         for slot in sorted(self._spread):
             j = position[slot]
             cell = jobs["cost"][j], self.count_index[answer.gpus[j]], answer.clock[j]
             left_s = float(jobs["remaining"][j] * spread_s[cell]) if view.sizes_known else math.inf
             speedup = 1.0 - float(view.step_time_s[cell] / spread_s[cell])
-            spread.append(Spread(slot, int(answer.gpus[j]), speedup, left_s, j in moving))
+            spread.append(Spread(slot, int(answer.gpus[j]), speedup, left_s))
         moved = consolidate(self.occupancy, spread, pause_gpu_s)
         if not moved:
             return changed, moves
         self._spread.difference_update(moved)
         self._note_spread(np.array(moved))
-        moving |= {position[slot] for slot in moved}
+        moving = set(changed[moves].tolist()) | {position[slot] for slot in moved}
         changed = np.union1d(changed, np.array(sorted(moving), np.int64))
         return changed, np.isin(changed, sorted(moving))
 

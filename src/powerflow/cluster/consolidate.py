@@ -1,0 +1,157 @@
+"""Bring a job that stands on more nodes than it needs together again, if that is worth the pauses it costs.
+
+A job spread over nodes synchronises over the network, which can slow it several times. It is moved to one node as
+soon as one has room, or as soon as smaller jobs that stand there can be moved elsewhere. Both sides are counted in
+GPU-seconds: what the job gains over the time it is expected to stay, what the pauses of all that move cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from powerflow.cluster.occupancy import Occupancy
+from powerflow.cluster.packing import UP, Pool
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+STAY_S = 3600.0  # nobody is expected to keep its GPUs for longer than this
+MARGIN = 2.0  # a move must gain twice what it costs
+NODES_TRIED = 4
+JOBS_TRIED = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """A job on more nodes than it needs.
+
+    Attributes:
+        owner: Its slot.
+        gpus: GPUs it holds, at most those of one node.
+        speedup: Share of its time that it would save on one node.
+        stay_s: Seconds it would go on like this.
+    """
+
+    owner: int
+    gpus: int
+    speedup: float
+    stay_s: float
+
+    def gain_gpu_s(self) -> float:
+        """GPU-seconds it gains on one node."""
+        return self.gpus * self.speedup * min(self.stay_s, STAY_S)
+
+
+def consolidate(occupancy: Occupancy, jobs: Sequence[Spread], pause_gpu_s: FloatArray) -> list[int]:
+    """Move jobs together, those that gain most first; the occupancy is changed.
+
+    Args:
+        occupancy: Who holds which GPUs.
+        jobs: Those that stand on more nodes than they need.
+        pause_gpu_s: By owner, what moving it costs in GPU-seconds; 0 for one that moves anyway.
+
+    Returns:
+        Owners that now hold other GPUs than before.
+    """
+    moved: list[int] = []
+    leavers = np.empty(64, np.int64)
+    for job in sorted(jobs, key=lambda job: (-job.gain_gpu_s(), job.owner))[:JOBS_TRIED]:
+        affordable = job.gain_gpu_s() / MARGIN - float(pause_gpu_s[job.owner])
+        if affordable <= 0.0:
+            continue
+        count = who_leaves(occupancy.pool, job.owner, job.gpus, pause_gpu_s, affordable, leavers)
+        if count < 0:
+            continue
+        others = leavers[:count].copy()
+        counts = [occupancy.gpus_of(int(owner)) for owner in others]
+        occupancy.release_many([job.owner, *others.tolist()])
+        # the job goes to the one node that now has room for it, then the others to what is left
+        occupancy.allocate(job.owner, job.gpus)
+        occupancy.allocate_many(others, counts)
+        moved += [job.owner, *others.tolist()]
+    return moved
+
+
+@njit(cache=True)
+def who_leaves(pool: Pool, owner: int, gpus: int, pause_gpu_s: FloatArray, affordable: float, leavers: IntArray) -> int:
+    """Which smaller jobs must leave a node so that it has room for a job and they have room elsewhere.
+
+    Nodes are tried by how much they are short of, the least first; on a node, the largest jobs that fit into what
+    is missing leave first.
+
+    Args:
+        pool: The pool's arrays.
+        owner: The job.
+        gpus: GPUs it holds and needs on one node.
+        pause_gpu_s: By owner, what moving it costs.
+        affordable: What moving the leavers may cost together.
+        leavers: ``[64]`` out.
+
+    Returns:
+        How many leave; 0 if some node has room as it is; -1 if there is no way worth it.
+    """
+    nodes = len(pool.size)
+    room = np.empty(nodes, np.int64)  # once the job itself has left; -1 where nobody may go
+    for i in range(nodes):
+        room[i] = pool.room[i] if pool.status[i] == UP else -1
+    gpu = pool.head[owner]
+    while gpu >= 0:
+        if room[pool.node_of[gpu]] >= 0:
+            room[pool.node_of[gpu]] += 1
+        gpu = pool.next_of[gpu]
+    for i in range(nodes):
+        if room[i] >= gpus:
+            return 0
+    tried = 0
+    for short in range(1, gpus + 1):
+        for i in range(nodes):
+            if room[i] != gpus - short or pool.size[i] < gpus:
+                continue
+            count = _leave_node(pool, i, owner, gpus, short, room, leavers)
+            if count > 0:
+                cost = 0.0
+                for k in range(count):
+                    cost += pause_gpu_s[leavers[k]]
+                if cost <= affordable:
+                    return count
+            tried += 1
+            if tried == NODES_TRIED:
+                return -1
+    return -1
+
+
+@njit(cache=True)
+def _leave_node(pool: Pool, node: int, owner: int, gpus: int, short: int, room: IntArray, leavers: IntArray) -> int:
+    """Smaller jobs that stand on ``node`` alone, hold ``short`` GPUs together and each fit one other node; or -1."""
+    count = 0
+    left = short
+    homes = np.empty(64, np.int64)
+    first, last = pool.first_gpu[node], pool.first_gpu[node] + pool.size[node]
+    for held in range(min(gpus - 1, short), 0, -1):
+        for gpu in range(first, last):
+            other = pool.owner_of[gpu]
+            if left < held or other < 0 or other == owner or pool.held[other] != held or pool.spread[other] != 1:
+                continue
+            known = False
+            for k in range(count):
+                known |= leavers[k] == other
+            if known:
+                continue
+            home = -1
+            for i in range(len(room)):  # best fit
+                if i != node and room[i] >= held and (home < 0 or room[i] < room[home]):
+                    home = i
+            if home < 0:
+                continue
+            leavers[count], homes[count] = other, home
+            count += 1
+            left -= held
+            room[home] -= held
+    for k in range(count):
+        room[homes[k]] += pool.held[leavers[k]]
+    return count if left == 0 else -1
