@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from powerflow.cluster.buddy import choose_gpus, lowest_bit
+from powerflow.cluster.buddy import choose_gpus, lowest_bit, popcount
 
 # A node's status.
 UP, ASLEEP, DRAINED, FAILED = range(4)
@@ -250,17 +250,31 @@ def _first_in(pool: Pool, row: int, first: int, end: int) -> int:
 
 
 @kernel
+def put(pool: Pool, owner: int, nodes: I64, masks: U64) -> None:
+    """Give an owner that holds nothing exactly these GPUs, all free: ``masks[i]`` of ``nodes[i]``, each node once."""
+    for i in range(len(nodes)):
+        _give(pool, owner, nodes[i], masks[i])
+
+
+@kernel
 def _take(pool: Pool, owner: int, node: int, gpus: int) -> None:
-    """Give an owner some free GPUs of a node that is up and on which it holds none."""
+    """Give an owner some free GPUs of a node on which it holds none."""
+    _give(pool, owner, node, choose_gpus(pool.free_mask[node], gpus))
+
+
+@kernel
+def _give(pool: Pool, owner: int, node: int, chosen: np.uint64) -> None:
+    """Give an owner the chosen GPUs, all free, of a node on which it holds none."""
     if pool.room[node] == pool.size[node]:
         pool.totals[NODES_IN_USE] += 1
-    chosen = choose_gpus(pool.free_mask[node], gpus)
+    gpus = popcount(chosen)
     pool.free_mask[node] &= ~chosen
     pool.room[node] -= gpus
     pool.held[owner] += gpus
     pool.spread[owner] += 1
-    pool.totals[FREE_GPUS] -= gpus
     pool.totals[HELD_GPUS] += gpus
+    if pool.status[node] == UP:
+        pool.totals[FREE_GPUS] -= gpus
     while chosen != np.uint64(0):
         gpu = pool.first_gpu[node] + lowest_bit(chosen)
         chosen &= chosen - np.uint64(1)
