@@ -41,6 +41,17 @@ def table(step_s: Sequence[float], watts: Sequence[float] = (100.0, 250.0), slow
     return CostTable(times, times * 1.1, power, ones, ones)
 
 
+def first_counts(made: CostTable, counts: int) -> CostTable:
+    """The table of a smaller pool."""
+    return CostTable(
+        made.step_time_s[:counts],
+        made.spread_step_time_s[:counts],
+        made.power_w[:counts],
+        made.local_batch[:counts],
+        made.accumulation[:counts],
+    )
+
+
 #: Perfect scaling: 8 GPU-seconds per iteration on any count.
 LINEAR = table([8.0, 4.0, 2.0, 1.0])
 #: A second GPU saves 10 %, more save nothing.
@@ -81,11 +92,16 @@ class Brain:
 
     def __init__(self, policy: Policy | str, cluster: str = "2x4:A100", **options: float) -> None:
         spec = parse_cluster(cluster)
-        pools = {name: axes(name) for name in spec.pools()}
+        sizes = {name: sum(node.gpus for node in nodes) for name, nodes in spec.pools().items()}
+        pools = {name: axes(name, [n for n in (1, 2, 4, 8) if n <= gpus]) for name, gpus in sizes.items()}
         chosen = load(policy) if isinstance(policy, str) else policy
         self.scheduler = Scheduler(spec, pools, dict.fromkeys(pools, IDLE_W), chosen, **options)  # type: ignore[arg-type]
         tables = {"linear": LINEAR, "flat": FLAT}
-        known = [CostLearned(kind, name, made) for name in pools for kind, made in tables.items()]
+        known = [
+            CostLearned(kind, name, first_counts(made, len(pool.gpu_counts)))
+            for name, pool in pools.items()
+            for kind, made in tables.items()
+        ]
         self.scheduler.step(-1000.0, known)
 
     def at(self, now_s: float, *events: Event) -> Plan:
