@@ -86,21 +86,15 @@ def differences(
     gpus: IntArray,
     clock: IntArray,
     evicted: npt.NDArray[np.bool_],
-) -> tuple[IntArray, IntArray]:
-    """Positions of the jobs that change, and for each whether it is `MOVED` or only `RECLOCKED`.
+) -> npt.NDArray[np.int8]:
+    """For each job whether it stays the `SAME`, is only `RECLOCKED`, or `MOVED`; ``[J]``.
 
     ``evicted[j]``: the job must leave the GPUs it holds, even if it is given as many.
     """
-    changed = np.empty(len(gpus), np.int64)
-    how = np.empty(len(gpus), np.int64)
-    count = 0
+    how = np.zeros(len(gpus), np.int8)
     for j in range(len(gpus)):
         if gpus[j] != gpus_before[j] or (evicted[j] and gpus[j] > 0):
-            how[count] = MOVED
+            how[j] = MOVED
         elif gpus[j] > 0 and clock[j] != clock_before[j]:
-            how[count] = RECLOCKED
-        else:
-            continue
-        changed[count] = j
-        count += 1
-    return changed[:count], how[:count]
+            how[j] = RECLOCKED
+    return how

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from heapq import heappop, heappush
 
 import numpy as np
@@ -124,6 +125,11 @@ class Ledger:
         job = self.jobs[slot]
         assert job is not None, f"slot {slot} is free"
         return job
+
+    def remaining(self, slot: int) -> float:
+        """Iterations believed to be left, at least; ``inf`` where sizes are unknown."""
+        left = float(self.believed[slot] - self.rows["done"][slot])
+        return math.inf if math.isnan(left) else max(left, 0.0)
 
     def view_rows(self, slots: IntArray, now_s: float) -> JobRows:
         """Rows of these slots with remaining work and attained service as of now; a copy, read only."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +18,8 @@ from powerflow.scheduler.ledger import Ledger
 from powerflow.scheduler.sleep import Sleepers, baseline_watts
 
 BoolArray = npt.NDArray[np.bool_]
+
+LEAST_SPEEDUP = 0.02  # a job that would gain less of its time on one node is left where it is
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,7 +43,7 @@ class Decision:
     slots: IntArray
     changed: IntArray
     moved: BoolArray
-    packed: BoolArray
+    packed: list[bool]
     wait_s: list[float]
     woken: list[str]
     asleep: list[str]
@@ -72,7 +73,9 @@ class Pool:
         self.count_index = np.full(int(axes.gpu_counts[-1]) + 1, -1, np.int64)
         self.count_index[axes.gpu_counts] = np.arange(len(axes.gpu_counts))
         self._active: list[int] = []
-        self._spread: set[int] = set()  # jobs on more nodes than they need
+        self._unpacked: set[int] = set()  # jobs on more nodes than they need
+        # those of them that would gain on one node: GPUs, share of time gained, step time now
+        self._spread: dict[int, tuple[int, float, float]] = {}
 
     @property
     def active(self) -> list[int]:
@@ -91,7 +94,8 @@ class Pool:
     def vacate(self, slot: int) -> None:
         """Take a job's GPUs back."""
         self.evicted.discard(slot)
-        self._spread.discard(slot)
+        self._unpacked.discard(slot)
+        self._spread.pop(slot, None)
         self.occupancy.release(slot)
 
     def view(self, ledger: Ledger, slots: IntArray, now_s: float, energy_price: float, sizes_known: bool) -> View:
@@ -122,71 +126,65 @@ class Pool:
         view = self.view(ledger, slots, now_s, energy_price, sizes_known)
         answer = policy.decide(view)
         check_answer(policy.name, view, answer)
-        evicted = np.isin(slots, list(self.evicted)) if self.evicted else np.zeros(len(slots), bool)
-        changed, how = differences(view.jobs["gpus"], view.jobs["clock"], answer.gpus, answer.clock, evicted)
-        moves = how == MOVED
-        woken: list[str] = []
-        if moves.any():
-            who = slots[changed[moves]]
-            woken = self._place(who, answer.gpus[changed[moves]], now_s)
-            self._spread.difference_update(who.tolist())
-            self._note_spread(who)
-        if self._spread:
-            changed, moves = self._consolidate(ledger, view, answer, slots, changed, moves)
-        who = slots[changed]
-        ledger.give(who, answer.gpus[changed], answer.clock[changed], now_s)
-        packed = self.occupancy.packed_many(who)
+        evicted = np.isin(slots, list(self.evicted)) if self.evicted else np.zeros(len(slots), np.bool_)
+        how = differences(view.jobs["gpus"], view.jobs["clock"], answer.gpus, answer.clock, evicted)
+        changed = how.nonzero()[0]
+        ledger.give(slots[changed], answer.gpus[changed], answer.clock[changed], now_s)
+        moves = (how == MOVED).nonzero()[0]
+        woken = self._place(ledger, slots[moves], answer.gpus[moves], now_s) if len(moves) else []
+        together = self._consolidate(ledger, slots[moves]) if self._spread else []
+        if together:
+            position = {slot: j for j, slot in enumerate(self._active)}
+            how[[position[slot] for slot in together]] = MOVED
+            changed = how.nonzero()[0]
+        who = slots[changed].tolist()
+        packed = [slot not in self._unpacked for slot in who]
         wait_s, asleep = [0.0] * len(who), []
         if self.sleepers:
-            wait_s = [self.sleepers.wait_s(self.occupancy, owner, now_s) for owner in who.tolist()]
+            wait_s = [self.sleepers.wait_s(self.occupancy, slot, now_s) for slot in who]
             asleep = self.sleepers.sleep(self.occupancy, now_s)
-        return Decision(view, answer, slots, changed, moves, packed, wait_s, woken, asleep)
+        return Decision(view, answer, slots, changed, how[changed] == MOVED, packed, wait_s, woken, asleep)
 
-    def _place(self, who: IntArray, gpus: IntArray, now_s: float) -> list[str]:
+    def _place(self, ledger: Ledger, who: IntArray, gpus: IntArray, now_s: float) -> list[str]:
         """Take these jobs off their GPUs and give them as many others; returns the nodes that had to be woken."""
         self.occupancy.release_many(who)
-        placed = gpus > 0
-        woken = self.sleepers.wake(self.occupancy, int(gpus.sum()), now_s) if self.sleepers else []
-        self.occupancy.allocate_many(who[placed], gpus[placed])
         self.evicted.clear()
+        placed = gpus.nonzero()[0]
+        woken = self.sleepers.wake(self.occupancy, int(gpus.sum()), now_s) if self.sleepers else []
+        if len(placed):
+            self.occupancy.allocate_many(who[placed], gpus[placed])
+        self._note_spread(ledger, who)
         return woken
 
-    def _note_spread(self, who: IntArray) -> None:
-        """Remember which of these jobs stand on more nodes than they need, though one would do."""
-        for slot in who[~self.occupancy.packed_many(who)].tolist():
-            if self.occupancy.gpus_of(slot) <= self.axes.gpus_per_node:
-                self._spread.add(slot)
+    def _note_spread(self, ledger: Ledger, who: IntArray) -> None:
+        """Note which of these jobs, just placed, are unpacked, and which of them would gain on one node."""
+        packed = self.occupancy.packed_many(who).tolist()
+        for slot, whole in zip(who.tolist(), packed, strict=True):
+            self._unpacked.discard(slot)
+            self._spread.pop(slot, None)
+            if whole:
+                continue
+            self._unpacked.add(slot)
+            row = ledger.rows[slot]
+            gpus = int(row["gpus"])
+            cell = row["cost"], self.count_index[gpus], row["clock"]
+            spread_s = float(self.book.spread_step_time_s()[cell])
+            speedup = 1.0 - float(self.book.arrays()[0][cell]) / spread_s
+            if gpus <= self.axes.gpus_per_node and speedup > LEAST_SPEEDUP:
+                self._spread[slot] = gpus, speedup, spread_s
 
-    def _consolidate(
-        self,
-        ledger: Ledger,
-        view: View,
-        answer: Allocation,
-        slots: IntArray,
-        changed: IntArray,
-        moves: BoolArray,
-    ) -> tuple[IntArray, BoolArray]:
-        """Bring spread jobs together where that pays; returns what changes, and what moves, with what that moves."""
-        jobs, spread_s = view.jobs, self.book.spread_step_time_s()
-        pause_gpu_s = np.zeros(len(ledger.rows))
-        pause_gpu_s[slots] = answer.gpus * jobs["pause_s"]
-        pause_gpu_s[slots[changed[moves]]] = 0.0  # these stand still anyway
-        position = {int(slot): j for j, slot in enumerate(slots)}
-        spread = []
-        for slot in sorted(self._spread):
-            j = position[slot]
-            cell = jobs["cost"][j], self.count_index[answer.gpus[j]], answer.clock[j]
-            left_s = float(jobs["remaining"][j] * spread_s[cell]) if view.sizes_known else math.inf
-            speedup = 1.0 - float(view.step_time_s[cell] / spread_s[cell])
-            spread.append(Spread(slot, int(answer.gpus[j]), speedup, left_s))
+    def _consolidate(self, ledger: Ledger, moving: IntArray) -> list[int]:
+        """Bring spread jobs together where that pays; returns all that move for it, besides those that move anyway."""
+        pause_gpu_s = ledger.rows["gpus"] * ledger.rows["pause_s"]
+        pause_gpu_s[moving] = 0.0
+        spread = [
+            Spread(slot, gpus, speedup, ledger.remaining(slot) * step_s)
+            for slot, (gpus, speedup, step_s) in self._spread.items()
+        ]
         moved = consolidate(self.occupancy, spread, pause_gpu_s)
-        if not moved:
-            return changed, moves
-        self._spread.difference_update(moved)
-        self._note_spread(np.array(moved))
-        moving = set(changed[moves].tolist()) | {position[slot] for slot in moved}
-        changed = np.union1d(changed, np.array(sorted(moving), np.int64))
-        return changed, np.isin(changed, sorted(moving))
+        if moved:
+            self._note_spread(ledger, np.array(moved))
+        return moved
 
     def demand(self, ledger: Ledger) -> int:
         """GPUs that the pool's jobs asked for."""

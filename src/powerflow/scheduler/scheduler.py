@@ -300,7 +300,7 @@ class Scheduler:
             decision.slots[changed].tolist(),
             decision.answer.clock[changed].tolist(),
             decision.moved.tolist(),
-            decision.packed.tolist(),
+            decision.packed,
             decision.wait_s,
             change_reasons(decision, self.ledger),
         )
