@@ -1,0 +1,227 @@
+"""When the brain decides, what it takes note of, and what it passes over."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from powerflow.cluster.spec import NodeGroup, build_cluster
+from powerflow.scheduler.check import PolicyError
+from powerflow.scheduler.events import (
+    Cancelled,
+    Completed,
+    CostLearned,
+    EnergyPriceSet,
+    Failed,
+    NodeDrained,
+    NodeFailed,
+    NodeRecovered,
+    Progress,
+)
+from powerflow.scheduler.invariants import check
+from powerflow.scheduler.scheduler import Scheduler
+from tests.scheduler.situations import IDLE_W, LINEAR, Brain, Told, axes, submitted, table
+
+FULL = 1
+
+
+def test_decisions_are_60_s_apart() -> None:
+    brain = Brain("fifo")
+    assert brain.at(0, submitted("a")).decided
+    early = brain.at(10, submitted("b"))
+    assert (early.decided, early.changes, early.wake_s) == (False, (), 60.0)
+    assert brain.at(59.9, Completed("a")).wake_s == 60.0
+    due = brain.at(60)
+    assert due.decided
+    assert [change.job_id for change in due.changes] == ["b"]
+    assert due.wake_s == math.inf  # FIFO does nothing unless something happens
+    late = brain.at(1000, submitted("c"))  # nothing was decided for long: at once
+    assert late.decided
+
+
+def test_nothing_happened_nothing_decided() -> None:
+    brain = Brain("fifo")
+    brain.at(0, submitted("a"))
+    plan = brain.at(500)
+    assert (plan.decided, plan.wake_s) == (False, math.inf)
+    assert plan.reasons() == {}
+
+
+def test_policies_with_a_period_are_asked_again_while_jobs_are_active() -> None:
+    brain = Brain("optimus")  # rounds of 600 s
+    assert brain.at(0, submitted("a")).wake_s == 600.0
+    assert brain.at(599).decided is False
+    assert brain.at(600).decided
+    assert brain.at(700, Completed("a")).wake_s == math.inf
+
+
+def test_a_shorter_period_does_not_break_the_interval() -> None:
+    told = Told()
+    told.period_s = 5.0
+    brain = Brain(told)
+    assert brain.at(0, submitted("a")).wake_s == 60.0
+
+
+def test_progress_never_takes_work_back_but_a_failure_does() -> None:
+    brain = Brain(Told({0: (2, FULL)}))
+    brain.at(0, submitted("a"), submitted("b"))
+    brain.at(10, brain.done(a=500.0))
+    brain.at(11, brain.done(a=200.0))
+    assert brain.row("a")["done"] == 500.0
+    brain.at(12, Failed("a", retry=True, done=120.0))  # since the checkpoint at 120 all is lost
+    assert brain.row("a")["done"] == 120.0
+    assert brain.row("a")["gpus"] == 0
+    slot = brain.scheduler.slot("a")
+    brain.at(13, Progress(np.array([slot, -1, 10**9]), np.array([np.nan, 1.0, 1.0])))
+    assert brain.row("a")["done"] == 120.0
+
+
+def _as_seen(brain: Brain, now_s: float, column: str) -> float:
+    rows = brain.scheduler.ledger.view_rows(np.array([brain.scheduler.slot("a")]), now_s)
+    return float(rows[column][0])
+
+
+def test_attained_service_is_settled_whenever_the_count_changes() -> None:
+    brain = Brain(Told({0: (2, FULL)}))
+    brain.at(0, submitted("a"))
+    assert _as_seen(brain, 50.0, "attained_gpu_s") == 100.0
+    brain.tell({0: (4, FULL)})
+    brain.at(100, EnergyPriceSet(0.1))
+    assert _as_seen(brain, 150.0, "attained_gpu_s") == 2 * 100 + 4 * 50
+    brain.tell({})
+    brain.at(200, EnergyPriceSet(0.2))
+    assert _as_seen(brain, 1000.0, "attained_gpu_s") == 2 * 100 + 4 * 100
+
+
+def test_a_job_that_outlives_its_prediction_is_expected_to_need_a_tenth_of_what_it_had() -> None:
+    brain = Brain(Told({0: (2, FULL)}))
+    brain.at(0, submitted("a", 100.0))
+    assert _as_seen(brain, 0.0, "remaining") == 100.0
+    brain.at(60, brain.done(a=30.0))
+    assert _as_seen(brain, 60.0, "remaining") == 70.0
+    brain.at(120, brain.done(a=150.0))
+    assert _as_seen(brain, 120.0, "remaining") == 15.0
+
+
+def test_what_cannot_be_used_is_listed_and_changes_nothing() -> None:
+    brain = Brain(Told({0: (2, FULL)}))
+    brain.at(0, submitted("a"))
+    plan = brain.at(
+        1000,
+        submitted("a"),
+        submitted("x", gpu_type="H100"),
+        Completed("nobody"),
+        Failed("nobody", retry=True),
+        Failed("nobody", retry=False),
+        Cancelled("nobody"),
+        CostLearned("linear", "H100", LINEAR),
+        NodeFailed("nowhere"),
+        NodeDrained("nowhere"),
+        NodeRecovered("nowhere"),
+    )
+    assert len(plan.ignored) == 10
+    assert plan.ignored[:2] == ["job a is active already", "job x needs H100: this cluster has none"]
+    assert plan.decided is False
+    assert brain.scheduler.submitted == 1
+
+
+def test_every_job_ends_one_way_and_a_name_may_come_back() -> None:
+    brain = Brain("fifo")
+    brain.at(0, *(submitted(name) for name in "abcd"))
+    brain.at(100, Completed("a"), Failed("b", retry=False), Cancelled("c"), Completed("a"), submitted("a"))
+    assert brain.scheduler.ended == {"completed": 1, "failed": 1, "cancelled": 1}
+    assert brain.scheduler.submitted == 5
+    assert set(brain.scheduler.ledger.slot_of) == {"a", "d"}
+
+
+def test_more_jobs_than_slots_at_first() -> None:
+    brain = Brain("fifo")
+    brain.at(0, *(submitted(f"job-{i}") for i in range(200)))
+    brain.at(60, *(Cancelled(f"job-{i}") for i in range(0, 200, 2)))
+    plan = brain.at(120, *(submitted(f"more-{i}") for i in range(150)))
+    assert len(plan.reasons()) == 250
+
+
+def test_gpus_are_given_up_before_they_are_taken() -> None:
+    brain = Brain(Told({0: (4, FULL), 1: (4, FULL)}))
+    brain.at(0, *(submitted(name) for name in "abcd"))
+    brain.tell({0: (1, FULL), 2: (4, FULL), 3: (2, FULL)})
+    plan = brain.at(60, EnergyPriceSet(1.0))
+    assert [(c.job_id, c.gpus) for c in plan.changes] == [("b", 0), ("a", 1), ("d", 2), ("c", 4)]
+    free = 8 - 4 - 4
+    for change in plan.changes:
+        free -= change.gpus - change.reason.gpus_before
+        assert free >= 0
+
+
+def test_drained_nodes_take_nobody_new_and_recovered_ones_do() -> None:
+    brain = Brain("fifo")
+    brain.at(0, NodeDrained("a100-0"), submitted("a", gpus=4), submitted("b", gpus=4))
+    assert (brain.row("a")["gpus"], brain.row("b")["gpus"]) == (4, 0)
+    brain.at(60, NodeRecovered("a100-0"))
+    assert brain.row("b")["gpus"] == 4
+
+
+def test_a_job_leaves_a_pool_that_broke_down() -> None:
+    brain = Brain("fifo", "1x4:A100+1x4:T4")
+    brain.at(0, submitted("a", gpus=4))
+    before = brain.scheduler.pools["A100"]
+    assert before.active == [brain.scheduler.slot("a")]
+    plan = brain.at(60, NodeFailed("a100-0"))
+    assert [(c.job_id, c.pool, c.gpus) for c in plan.changes] == [("a", "T4", 4)]
+    assert before.active == []
+
+
+def test_a_job_does_not_go_where_its_least_count_does_not_exist() -> None:
+    # The A100 are crowded and the two T4 free; but the job needs four GPUs.
+    brain = Brain("fifo", "1x4:A100+1x2:T4")
+    brain.at(0, *(submitted(f"big-{i}", gpus=4, gpus_min=4) for i in range(3)))
+    assert len(brain.scheduler.pools["A100"].active) == 3
+    brain.at(60, submitted("small"))
+    assert len(brain.scheduler.pools["T4"].active) == 1
+
+
+def test_waiting_jobs_stay_in_order_of_submission_when_they_change_pools() -> None:
+    brain = Brain("fifo", "1x4:A100+1x4:T4")
+    brain.at(0, NodeFailed("a100-0"), NodeFailed("t4-0"))
+    brain.at(60, submitted("a", gpus=4), submitted("b", gpus=4, gpu_type="T4"), submitted("c", gpus=4))
+    brain.at(120, NodeRecovered("t4-0"))  # a and c follow it; b was there
+    assert [brain.scheduler.ledger.job(slot).id for slot in brain.scheduler.pools["T4"].active] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ({0: (8, FULL), 1: (1, FULL)}, "gave out 9 GPUs of 8"),
+        ({0: (3, FULL)}, "3 GPUs, a count that is not in the cost tables"),
+        ({0: (-1, FULL)}, "-1 GPUs, a count that is not in the cost tables"),
+        ({0: (16, FULL)}, "16 GPUs, a count that is not in the cost tables"),
+        ({0: (1, 2)}, "clock 2 of 2"),
+        ({1: (4, FULL)}, r"on which it cannot run \(its limits are 1 to 2\)"),
+        ({2: (8, FULL)}, "8 GPUs, on which it cannot run"),
+    ],
+)
+def test_a_policy_that_breaks_a_rule_is_named(answer: dict[int, tuple[int, int]], words: str) -> None:
+    brain = Brain(Told(answer))
+    one_node = CostLearned("one node", "A100", table([8.0, 4.0, 2.0, math.inf]))
+    with pytest.raises(PolicyError, match=f"policy told: .*{words}"):
+        brain.at(0, one_node, submitted("a"), submitted("b", gpus_max=2), submitted("c", cost_class="one node"))
+
+
+def test_nodes_fall_asleep_when_empty_and_wake_for_a_job() -> None:
+    # Awake and empty a node draws 300 + 4·50 = 500 W, asleep 100 W; waking takes 120 s. Idling has cost what waking
+    # costs after 120·500/400 = 150 s.
+    node = NodeGroup("A100", 2, 4, idle_w=300.0, can_sleep=True, sleep_w=100.0, wake_s=120.0)
+    scheduler = Scheduler(
+        build_cluster([node], source="test"), {"A100": axes()}, {"A100": IDLE_W}, Told({0: (8, FULL)})
+    )
+    first = scheduler.step(0.0, [CostLearned("linear", "A100", LINEAR)])
+    assert (first.asleep, first.wake_s) == ([], 150.0)
+    second = scheduler.step(150.0, [])
+    assert sorted(second.asleep) == ["a100-0", "a100-1"]
+    third = scheduler.step(1000.0, [submitted("a")])
+    assert sorted(third.woken) == ["a100-0", "a100-1"]
+    assert [(c.gpus, c.wake_s) for c in third.changes] == [(8, 120.0)]
+    check(scheduler, third)
