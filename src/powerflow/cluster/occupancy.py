@@ -142,17 +142,17 @@ class Occupancy:
         if len(who) == 0:
             return
         self._make_room(int(who.max()))
-        if who.min() < 0 or counts.min() < 1:
-            raise ValueError("owners are numbers ≥ 0, and each gets at least 1 GPU")
-        if counts.sum() > self.free:
-            raise ValueError(f"{counts.sum()} GPUs asked for, {self.free} are free")
+        match packing.refusal(self._pool.held, who, counts, self.free):
+            case packing.IMPOSSIBLE:
+                raise ValueError("owners are numbers ≥ 0, and each gets at least 1 GPU")
+            case packing.TOO_MANY:
+                raise ValueError(f"{counts.sum()} GPUs asked for, {self.free} are free")
+            case packing.HOLDS_ALREADY:
+                holding = who[self._pool.held[who] > 0]
+                raise ValueError(f"owner {holding[0]} already holds GPUs" if len(holding) else "an owner stands twice")
         if len(who) > 1:
-            if np.bincount(who).max() > 1:
-                raise ValueError("an owner stands twice")
             order = np.argsort(-counts, kind="stable")
             who, counts = who[order], counts[order]
-        if self._pool.held[who].any():
-            raise ValueError(f"owner {who[self._pool.held[who] > 0][0]} already holds GPUs")
         packing.place_many(self._pool, who, counts)
 
     def put(self, owner: int, placement: Placement) -> None:

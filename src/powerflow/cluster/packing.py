@@ -22,6 +22,8 @@ UP, ASLEEP, DRAINED, FAILED = range(4)
 # Entries of Pool.totals.
 FREE_GPUS, UP_GPUS, ASLEEP_GPUS, HELD_GPUS, NODES_IN_USE = range(5)
 NOBODY = -1
+# Why owners cannot be placed; 0: they can.
+IMPOSSIBLE, TOO_MANY, HOLDS_ALREADY = 1, 2, 3
 
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
@@ -97,6 +99,29 @@ def empty_pool(sizes: Sequence[int], racks: Sequence[int], owners: int) -> Pool:
     )
     list_all(pool)
     return pool
+
+
+@kernel
+def refusal(held: I32, owners: I64, gpus: I64, free: int) -> int:
+    """Why these owners cannot get so many GPUs each, or 0. Each must stand once and hold nothing."""
+    total = 0
+    for k in range(len(owners)):
+        if owners[k] < 0 or gpus[k] < 1:
+            return IMPOSSIBLE
+        total += gpus[k]
+    if total > free:
+        return TOO_MANY
+    fault = 0
+    marked = 0
+    while marked < len(owners) and fault == 0:
+        if held[owners[marked]] != 0:
+            fault = HOLDS_ALREADY
+        else:
+            held[owners[marked]] = -1  # so that the same owner is seen again
+            marked += 1
+    for k in range(marked):
+        held[owners[k]] = 0
+    return fault
 
 
 @kernel
