@@ -14,9 +14,6 @@ CLUSTER = "16x8:A100"
 MOST_GPUS = 64
 #: Few policies come down to 70 % on a cluster that is idle for half of the time.
 LEVELS = (1.0, 0.9, 0.8, 0.75)
-#: Fewer settings than `powerflow compare` tries, so that it takes less than a minute on two cores.
-ROUNDS = 2
-CLOCKS = 2
 
 
 def demo(
@@ -39,6 +36,15 @@ def demo(
     from powerflow.trace.demo import demo_day
     from powerflow.trace.read import read_trace
 
+    # fewer than the default: a first run also compiles, and is to be done within a minute on two cores
+    sweep = Sweep(
+        prices=(0.0, 1 / 64, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0),
+        thresholds=(0.0, 0.5, 0.75, 1.0, 2.0),
+        etas=(0.35, 0.6, 1.0),
+        clocks=2,
+        rounds=1,
+        bound=(0.0, 1 / 16, 1 / 8, 1 / 4, 1 / 2),
+    )
     jobs = demo_day() if trace is None else read_trace(trace)
     with atomic_write(report) as page:
         with reporting("comparing policies", quiet) as progress:
@@ -47,7 +53,7 @@ def demo(
                 registry.names(),
                 [0],
                 levels=LEVELS,
-                sweep=Sweep(etas=(0.4, 0.7, 1.0), clocks=CLOCKS, rounds=ROUNDS),
+                sweep=sweep,
                 processes=processes,
                 progress=progress,
             )
