@@ -48,7 +48,10 @@ def test_one_gpu_saves_31_percent_of_the_energy_for_2_percent_more_time(golden: 
     assert np.all(np.isfinite(table.power_w))
 
 
-def test_the_command_prints_errors_and_draws(golden: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_errors_and_draws(
+    golden: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")  # no cell of the table is broken
     assert main(["fit", str(golden), "-o", str(tmp_path / "model.json")]) == 0
     said = capsys.readouterr().out
     assert "example" in said

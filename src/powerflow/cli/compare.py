@@ -121,9 +121,9 @@ def show(comparison: Comparison, report: Path | None, json: bool, quiet: bool) -
         out = console()
         out.print(comparison_table(comparison, out.width))
         for label, words in comparison.facts.items():
-            out.print(f"{label}: {words}")
+            out.print(f"{label}: {words}", soft_wrap=True)
         if report is not None:
-            out.print(f"report: {report}")
+            out.print(f"report: {report}", soft_wrap=True)
 
 
 def document(comparison: Comparison, report: Path | None) -> dict[str, Any]:

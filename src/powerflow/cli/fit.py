@@ -49,7 +49,7 @@ def fit(
         print_json("fit", {"models": [_row(fitted) for fitted in fits], "output": output, "plot": page})
     else:
         _print_table(fits)
-        console().print(f"models in {output}, fit against points in {page}")
+        console().print(f"models in {output}, fit against points in {page}", soft_wrap=True)
 
 
 def _prior(model: str, gpu_type: str) -> JobModel | None:

@@ -163,6 +163,6 @@ def _show(result: SimulationResult, met: Met | None, facts: dict[str, str], repo
         of = percent(numbers.energy_j / met.reference_j)
         out.print(f"{of} of the {energy(met.reference_j)} that FIFO uses at maximum clock in the same time")
     for label, words in facts.items():
-        out.print(f"{label}: {words}")
+        out.print(f"{label}: {words}", soft_wrap=True)
     if report is not None:
-        out.print(f"report: {report}")
+        out.print(f"report: {report}", soft_wrap=True)
