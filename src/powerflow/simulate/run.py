@@ -109,7 +109,7 @@ class Simulation:
         seed: Seed of node failures.
 
     Raises:
-        InputError: If a job can never run on this cluster.
+        InputError: If a job can never run on this cluster, or cannot be at all; if the energy price is negative.
     """
 
     def __init__(
@@ -132,6 +132,8 @@ class Simulation:
             raise InputError(
                 f"policy {policy.name} needs to know how long jobs are", fix="use sizes known or mispredicted with it"
             )
+        if not 0 <= energy_price < math.inf:
+            raise InputError(f"energy price is {energy_price:g}", fix="give seconds per joule, 0 or more")
         cluster = workload.cluster
         self.idle_w = {name: catalogue_gpu(name).idle_w for name in cluster.pools()}
         _check_jobs(workload)
@@ -475,20 +477,43 @@ def simulate(
 
 
 def alone_s(workload: Workload, job: Job) -> float:
-    """Seconds the job would take alone as submitted: its GPUs, maximum clock, no wait; best GPU type it may use."""
+    """Seconds the job would take alone as submitted: its GPUs, maximum clock, no wait; best GPU type it may use.
+
+    Where it cannot run on as many GPUs as it asked for: on the next fewer, or else the next more, as rigid ones do.
+    """
     times = []
     for name, axes in workload.axes.items():
         table = workload.truth.get((job.cost_class, name))
         if table is not None and job.gpu_type in (None, name):
-            column = int(np.searchsorted(axes.gpu_counts, job.gpus, side="right")) - 1
-            times.append(job.iterations * float(table.step_time_s[column, -1]))
+            runs = np.isfinite(table.step_time_s[:, -1])
+            below = table.step_time_s[runs & (axes.gpu_counts <= job.gpus), -1]
+            above = table.step_time_s[runs & (axes.gpu_counts > job.gpus), -1]
+            times += [job.iterations * float(step_s) for step_s in (*below[-1:], *above[:1])][:1]
     return min(times, default=math.nan)
 
 
 def _check_jobs(workload: Workload) -> None:
     if not workload.jobs:
         raise InputError("there are no jobs to simulate", where=workload.title)
+    names: set[str] = set()
+    before_s = 0.0
     for job in workload.jobs:
+        if job.id in names:
+            raise InputError(f"two jobs are called {job.id!r}", where=workload.title)
+        names.add(job.id)
+        if not before_s <= job.submit_s < math.inf:
+            raise InputError(
+                f"job {job.id} is submitted at {job.submit_s:g} s, the one before at {before_s:g} s",
+                where=workload.title,
+                fix="give jobs in order of submission, from 0 s on",
+            )
+        before_s = job.submit_s
+        if not 0 <= job.iterations < math.inf:
+            raise InputError(
+                f"job {job.id} has {job.iterations:g} iterations", where=workload.title, fix="give a number ≥ 0"
+            )
+        if not 0 < job.weight < math.inf:
+            raise InputError(f"job {job.id} has weight {job.weight:g}", where=workload.title, fix="give a number > 0")
         runs = False
         for name, axes in workload.axes.items():
             table = workload.truth.get((job.cost_class, name))
