@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from powerflow.policy.prices import Prices, job_sizes
+from powerflow.policy.gittins import effective_sizes
+from powerflow.policy.prices import Prices
 from powerflow.policy.prices_kernel import ranks, sell, value_counts
 from powerflow.policy.protocol import View
 from tests.policy.views import assert_valid, given_gpus, make_view, views
@@ -70,20 +73,28 @@ def test_known_sizes_are_gpu_seconds_on_the_fewest_gpus() -> None:
     jobs = [{"remaining": 10}, {"remaining": 10, "gpus_min": 2}, {"remaining": 10, "cost": 1}]
     times = [*SUBLINEAR, [np.inf] * 3]
     view = make_view(jobs, step_time_s=times, capacity=4, gpu_counts=COUNTS)
-    assert job_sizes(view).tolist() == [80.0, 100.0, np.inf]
+    assert Prices().sizes(view).tolist() == [80.0, 100.0, np.inf]
 
 
-def test_unknown_sizes_rank_by_attained_service_in_powers_of_four_hours_then_by_arrival() -> None:
-    # ⌊log4(GPU-hours)⌋: 1 h → 0, 3.9 h → 0, 4 h → 1, 16 h → 2, nothing yet → below all.
-    hours = [16.0, 1.0, 4.0, 3.9, 0.0]
+def test_unknown_sizes_are_expected_from_those_seen() -> None:
+    # Seen: twenty jobs of 10 GPU-s and twenty of 90. A new job: give all 40 up to 10 GPU-s each, 20 end: 400/20 = 20
+    # per job ended; going on to 90 costs (20·10 + 20·90)/40 = 50. A job that has had 8: (40·2)/20 = 4 until the first
+    # end. One that has had 10 is of the large ones: 80. One beyond all: as much again as the largest level, 90.
     view = make_view(
-        [{"attained_gpu_s": 3600 * h} for h in hours],
-        step_time_s=SUBLINEAR,
+        [{"done": done} for done in (0, 1, 1.25, 20)],  # SUBLINEAR: 8 s an iteration on one GPU
+        step_time_s=[[8.0, 5.0, 4.0]],
         capacity=4,
         gpu_counts=COUNTS,
         sizes_known=False,
     )
-    assert job_sizes(view).tolist() == [4.0, 1.0, 3.0, 2.0, 0.0]
+    assert Prices().sizes(view).tolist() == [1.0] * 4  # nothing seen yet: all are equal
+    seen = np.array([10.0] * 20 + [90.0] * 20)
+    told = dataclasses.replace(view, seen_gpu_s=seen)
+    levels, sizes = effective_sizes(seen)
+    assert levels[0] == 0.0
+    assert sizes[0] == pytest.approx(20.0)
+    assert sizes[np.searchsorted(levels, 10.0)] == pytest.approx(80.0)
+    assert Prices().sizes(told)[2:].tolist() == [pytest.approx(80.0), pytest.approx(90.0)]
 
 
 # -- steps 2 to 4: worth and value ------------------------------------------------------------------------------------

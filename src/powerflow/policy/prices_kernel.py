@@ -30,20 +30,20 @@ def ranks(size: FloatArray, weight: FloatArray) -> FloatArray:
 
 
 @njit(cache=True)
-def known_sizes(
-    remaining: FloatArray, gpus_min: IntArray, cost: IntArray, gpu_counts: IntArray, step_time_s: FloatArray
+def gpu_seconds(
+    iterations: FloatArray, gpus_min: IntArray, cost: IntArray, gpu_counts: IntArray, step_time_s: FloatArray
 ) -> FloatArray:
-    """GPU-seconds left on the fewest GPUs that a job runs on, at the maximum clock; ``[J]``.
+    """So many iterations as GPU-seconds on the fewest GPUs a job runs on, at the maximum clock; ``[J]``.
 
-    ``inf`` where it runs on none, or where nobody knows how much is left.
+    ``inf`` where it runs on none, or where the iterations are nan.
     """
-    sizes = np.full(len(remaining), np.inf)
-    for j in range(len(remaining)):
-        if np.isnan(remaining[j]):
+    sizes = np.full(len(iterations), np.inf)
+    for j in range(len(iterations)):
+        if np.isnan(iterations[j]):
             continue
         for i in range(len(gpu_counts)):
             if gpu_counts[i] >= gpus_min[j] and step_time_s[cost[j], i, -1] < np.inf:
-                sizes[j] = remaining[j] * step_time_s[cost[j], i, -1] * gpu_counts[i]
+                sizes[j] = iterations[j] * step_time_s[cost[j], i, -1] * gpu_counts[i]
                 break
     return sizes
 

@@ -55,6 +55,8 @@ class View:
         jobs: ``[J]`` structured rows of dtype `JOB`. Read only.
         energy_price: λ_E, seconds of mean completion time that one joule is worth.
         sizes_known: False when ``jobs["remaining"]`` holds no information (nan).
+        seen_gpu_s: ``[H]`` sizes of jobs that have completed, ascending: GPU-seconds on the fewest GPUs they run on
+            at the maximum clock. What is known of sizes when they are not. A new array whenever it has changed.
     """
 
     now_s: float
@@ -69,6 +71,7 @@ class View:
     jobs: JobRows
     energy_price: float = 0.0
     sizes_known: bool = True
+    seen_gpu_s: FloatArray = field(default_factory=lambda: np.empty(0))
 
     @property
     def clock_max(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from powerflow.cost.table import CostTable, FloatArray, IntArray
@@ -19,9 +20,10 @@ class Submitted:
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """A job did all its work."""
+    """A job did all its work: so many iterations, nan where nobody counted them."""
 
     job_id: str
+    iterations: float = math.nan
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from powerflow.cost.table import Axes, IntArray
 from powerflow.policy.protocol import Allocation, Policy, View
 from powerflow.scheduler.book import CostBook
 from powerflow.scheduler.check import MOVED, check_answer, differences
+from powerflow.scheduler.history import History
 from powerflow.scheduler.ledger import Ledger
 from powerflow.scheduler.sleep import Sleepers, baseline_watts
 
@@ -69,6 +70,7 @@ class Pool:
         self.occupancy = Occupancy(nodes)
         self.baseline_w = baseline_watts(nodes, gpu_idle_w)
         self.sleepers = Sleepers(self.occupancy.nodes, gpu_idle_w)
+        self.history = History()
         self.evicted: set[int] = set()
         self.count_index = np.full(int(axes.gpu_counts[-1]) + 1, -1, np.int64)
         self.count_index[axes.gpu_counts] = np.arange(len(axes.gpu_counts))
@@ -90,6 +92,13 @@ class Pool:
         """Let a job go; its GPUs are free at once."""
         self._active.remove(slot)
         self.vacate(slot)
+
+    def saw(self, cost_row: int, gpus_min: int, iterations: float) -> None:
+        """A job of this class has completed so many iterations: remember its size, as `View.seen_gpu_s` counts it."""
+        step_s = self.book.arrays()[0][cost_row, :, -1]
+        runs = np.flatnonzero(np.isfinite(step_s) & (self.axes.gpu_counts >= gpus_min))
+        if len(runs):
+            self.history.add(iterations * float(step_s[runs[0]]) * int(self.axes.gpu_counts[runs[0]]))
 
     def vacate(self, slot: int) -> None:
         """Take a job's GPUs back."""
@@ -114,6 +123,7 @@ class Pool:
             jobs=ledger.view_rows(slots, now_s),
             energy_price=energy_price,
             sizes_known=sizes_known,
+            seen_gpu_s=self.history.sizes_gpu_s,
         )
 
     def decide(self, policy: Policy, ledger: Ledger, now_s: float, energy_price: float, sizes_known: bool) -> Decision:

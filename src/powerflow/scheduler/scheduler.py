@@ -110,7 +110,7 @@ class Scheduler:
             case Submitted():
                 return self._submit(event, now_s)
             case Completed():
-                return self._end(event.job_id, "completed")
+                return self._complete(event)
             case Progress():
                 # a report that comes late must not take work back
                 advance(self.ledger.rows["done"], event.slots, event.done)
@@ -148,6 +148,14 @@ class Scheduler:
         self.submitted += 1
         self._dirty = True
         return ""
+
+    def _complete(self, event: Completed) -> str:
+        slot = self.ledger.slot_of.get(event.job_id)
+        if slot is not None and not self.sizes_known:
+            row = self.ledger.rows[slot]
+            iterations = float(row["done"]) if math.isnan(event.iterations) else event.iterations
+            self._pool_of[slot].saw(int(row["cost"]), int(row["gpus_min"]), iterations)
+        return self._end(event.job_id, "completed")
 
     def _end(self, job_id: str, how: str) -> str:
         slot = self.ledger.slot_of.get(job_id)

@@ -300,7 +300,7 @@ class Simulation:
             self._leave(due.slot)
             self.finish_s[run.job] = self.now_s
             self.ended += 1
-            events.append(Completed(self.jobs[run.job].id))
+            events.append(Completed(self.jobs[run.job].id, self.jobs[run.job].iterations))
 
     def _fail(self, number: int, events: list[Event]) -> None:
         """A node breaks: its jobs fall back to their last checkpoint and wait."""
