@@ -51,8 +51,10 @@ def build_workload(
         variation: See above; 0 makes truth and family model the same but for the texture.
 
     Raises:
-        InputError: For an impossible load, or a job that is larger than the cluster.
+        InputError: For an empty trace, an impossible load, or a job that is larger than the cluster.
     """
+    if not trace.jobs:
+        raise InputError("there are no jobs in it", where=trace.source)
     spec = _named_as_in_catalogue(parse_cluster(cluster))
     pools = spec.pools()
     largest = max(sum(node.gpus for node in nodes) for nodes in pools.values())
@@ -175,7 +177,8 @@ def _truth(
         # a class's own character is the same whichever other classes there are
         rng = np.random.default_rng([seed, *f"{name}/{batch}".encode()])
         factors = np.exp(variation * rng.standard_normal(8))
-        texture = np.exp(TEXTURE * rng.standard_normal(64))
+        most = max(len(pool.gpu_counts) for pool in axes.values())
+        texture = np.exp(TEXTURE * rng.standard_normal(max(64, most)))
         for pool_name, pool in axes.items():
             table = tabulate(_varied(family_model(name, pool_name), factors), pool, batch)
             rough = texture[: len(pool.gpu_counts), None]
