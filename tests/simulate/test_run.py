@@ -9,6 +9,7 @@ import pytest
 
 from powerflow.cost.catalogue import gpu_type
 from powerflow.errors import InputError
+from powerflow.job import Job
 from powerflow.policy.registry import BUILT_IN, load
 from powerflow.simulate.run import World, alone_s, simulate
 from tests.simulate.workloads import CLOCKS_MHZ, FULL_W, HALF_W, IDLE_W, Script, by_hand, job
@@ -218,6 +219,34 @@ def test_a_job_larger_than_the_cluster_is_refused() -> None:
         simulate(by_hand([job("a", 1.0, cost_class="unheard of")]), load("fifo"))
 
 
+@pytest.mark.parametrize(
+    ("jobs", "words"),
+    [
+        ([job("a", math.nan)], "job a has nan iterations"),
+        ([job("a", math.inf)], "job a has inf iterations"),
+        ([job("a", -1.0)], "job a has -1 iterations"),
+        ([job("a", 1.0, submit_s=-5.0)], "job a is submitted at -5 s"),
+        ([job("a", 1.0, submit_s=math.nan)], "job a is submitted at nan s"),
+        (
+            [job("a", 1.0, submit_s=9.0), job("b", 1.0, submit_s=3.0)],
+            "job b is submitted at 3 s, the one before at 9 s",
+        ),
+        ([job("a", 1.0), job("a", 2.0)], "two jobs are called 'a'"),
+        ([job("a", 1.0, weight=0.0)], "job a has weight 0"),
+        ([job("a", 1.0, weight=math.nan)], "job a has weight nan"),
+    ],
+)
+def test_jobs_that_cannot_be_are_refused_by_name(jobs: list[Job], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        simulate(by_hand(jobs), load("optimus"))
+
+
+@pytest.mark.parametrize("price", [-1.0, math.nan, math.inf])
+def test_an_impossible_energy_price_is_refused(price: float) -> None:
+    with pytest.raises(InputError, match="energy price is"):
+        simulate(by_hand([job("a", 1.0)]), load("prices"), energy_price=price)
+
+
 @pytest.mark.parametrize("period_s", [None, 60.0])
 def test_a_policy_that_never_starts_a_job_is_an_error_not_an_endless_loop(period_s: float | None) -> None:
     idle = Script(lambda _: {0: (1, FULL)}, period_s)
@@ -235,3 +264,6 @@ def test_nor_is_it_endless_when_nodes_come_and_go() -> None:
 def test_alone_is_on_the_gpus_asked_for() -> None:
     workload = by_hand([job("a", 100.0, gpus=4), job("b", 100.0, gpus=3)])
     assert [alone_s(workload, each) for each in workload.jobs] == [200.0, 400.0]
+    # it cannot run on one GPU: two are the fewest
+    larger = by_hand([job("a", 100.0)], step_s=(math.inf, 4.0, 2.0, 1.0))
+    assert alone_s(larger, larger.jobs[0]) == 400.0

@@ -1,0 +1,114 @@
+"""A belief that is sharpened while jobs run."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from powerflow.cost.catalogue import axes_for
+from powerflow.cost.learn import Learner
+from powerflow.cost.model import JobModel
+from powerflow.cost.observation import Observation
+from powerflow.cost.table import CostTable
+from powerflow.cost.tabulate import tabulate
+from tests.cost.jobs import JOB, TRUTH, observed
+
+AXES = axes_for("V100", 4, [1, 2, 4, 8], clocks=5)
+BATCH = 64
+NAME = "truth"
+
+
+def learner(prior: JobModel = JOB) -> Learner:
+    """One class on V100, believed to be like the model worked by hand."""
+    made = Learner({"V100": AXES})
+    made.expect(NAME, "V100", prior, BATCH)
+    return made
+
+
+def point(gpus: int, clock: int, *, noise: float = 0.0, seed: int = 0) -> Observation:
+    """What the truth shows on so many GPUs at the clock of this index."""
+    nodes = -(-gpus // 4)
+    return observed(TRUTH, [(gpus, nodes, BATCH // gpus, float(AXES.clocks_mhz[clock]))], noise, seed)[0]
+
+
+def off(table: CostTable) -> float:
+    """Mean absolute log error of step times."""
+    truth = tabulate(TRUTH, AXES, BATCH)
+    return float(np.abs(np.log(table.step_time_s / truth.step_time_s)).mean())
+
+
+def test_before_the_first_observation_the_prior_is_believed() -> None:
+    table = learner().table(NAME, "V100")
+    expected = tabulate(JOB, AXES, BATCH)
+    assert np.array_equal(table.step_time_s, expected.step_time_s)
+    assert np.array_equal(table.power_w, expected.power_w)
+
+
+def test_what_was_measured_is_believed_as_measured() -> None:
+    knows = learner()
+    seen = [point(1, clock) for clock in (0, 2, 4)]
+    assert knows.observe(NAME, "V100", seen)
+    table = knows.table(NAME, "V100")
+    assert table.step_time_s[0, [0, 2, 4]] == pytest.approx([o.step_time_s for o in seen])
+    assert table.power_w[0, [0, 2, 4]] == pytest.approx([o.power_w for o in seen])
+
+
+def test_each_new_count_brings_the_belief_closer() -> None:
+    knows = learner()
+    errors = [off(knows.table(NAME, "V100"))]
+    for gpus in (1, 2, 4, 8):
+        knows.observe(NAME, "V100", [point(gpus, clock) for clock in (0, 2, 4)])
+        errors.append(off(knows.table(NAME, "V100")))
+    assert errors == sorted(errors, reverse=True)
+    assert errors[0] > 0.3
+    assert errors[-1] < 0.01
+
+
+def test_repeats_are_averaged_geometrically_and_refit_at_powers_of_two() -> None:
+    knows = learner()
+    first = point(1, 4)
+    times = [1.0, 4.0, 2.0, 2.0, 2.0]
+    news = [knows.observe(NAME, "V100", [dataclasses.replace(first, step_time_s=each)]) for each in times]
+    assert news == [True, True, False, True, False]
+    # (1·4·2·2·2)^(1/5) = 2
+    assert knows.table(NAME, "V100").step_time_s[0, 4] == pytest.approx(2.0)
+
+
+def test_many_noisy_repeats_are_as_good_as_one_exact_one() -> None:
+    knows = learner()
+    knows.observe(NAME, "V100", [point(1, 4, noise=0.1, seed=seed) for seed in range(256)])
+    exact = point(1, 4).step_time_s
+    assert knows.table(NAME, "V100").step_time_s[0, 4] == pytest.approx(exact, rel=0.025)  # 4 sd: 0.4/16
+
+
+def test_a_mean_of_powers_is_over_those_that_were_measured() -> None:
+    knows = learner()
+    for power_w in (None, 100.0, 400.0, None):  # believed again after the 1st, 2nd and 4th
+        knows.observe(NAME, "V100", [dataclasses.replace(point(1, 4), power_w=power_w)])
+    assert knows.table(NAME, "V100").power_w[0, 4] == pytest.approx(200.0)
+
+
+def test_the_order_of_observations_does_not_matter_to_what_is_believed_of_them() -> None:
+    seen = [point(gpus, clock) for gpus in (1, 2) for clock in (0, 4)]
+    tables = []
+    for order in (seen, seen[::-1]):
+        knows = learner()
+        knows.observe(NAME, "V100", order)
+        tables.append(knows.table(NAME, "V100"))
+    assert tables[0].step_time_s == pytest.approx(tables[1].step_time_s, rel=1e-6)
+
+
+def test_classes_do_not_teach_each_other() -> None:
+    knows = learner()
+    knows.expect("other", "V100", JOB, BATCH)
+    knows.observe(NAME, "V100", [point(1, 4)])
+    assert np.array_equal(knows.table("other", "V100").step_time_s, tabulate(JOB, AXES, BATCH).step_time_s)
+
+
+def test_a_class_nobody_expected() -> None:
+    with pytest.raises(KeyError):
+        learner().observe("surprise", "V100", [point(1, 4)])
+    with pytest.raises(KeyError):
+        learner().table(NAME, "A100")

@@ -1,0 +1,151 @@
+"""From a trace to a workload."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from powerflow.errors import InputError
+from powerflow.policy.registry import load
+from powerflow.simulate.build import build_workload
+from powerflow.simulate.run import alone_s, simulate
+from powerflow.simulate.workload import Workload
+from powerflow.trace.record import Trace, TraceJob
+
+
+def build(*jobs: TraceJob, cluster: str = "2x4:A100", **options: object) -> Workload:
+    """A workload of these jobs."""
+    return build_workload(Trace("log.csv", "test", jobs), cluster, **options)  # type: ignore[arg-type]
+
+
+def logged(
+    name: str = "a", submit_s: float = 0.0, duration_s: float = 100.0, gpus: int = 1, **more: object
+) -> TraceJob:
+    """A job of a log."""
+    return TraceJob(name, submit_s, duration_s, gpus, **more)  # type: ignore[arg-type]
+
+
+def test_work_is_what_the_job_did_in_its_logged_time() -> None:
+    workload = build(logged(duration_s=500.0, gpus=2), logged("b", 7.0, duration_s=300.0, gpus=8))
+    assert [alone_s(workload, job) for job in workload.jobs] == pytest.approx([500.0, 300.0])
+    # so that alone, without clocks or more GPUs, it takes that long again
+    first = build(logged(duration_s=500.0, gpus=2))
+    assert simulate(first, load("fifo")).jobs.jct_s == pytest.approx([500.0])
+
+
+def test_iterations_and_models_of_the_log_win() -> None:
+    job = build(logged(model="ResNet-50", global_batch=256, iterations=1234.0)).jobs[0]
+    assert (job.cost_class, job.iterations) == ("imagenet/256", 1234.0)
+
+
+def test_time_begins_with_the_first_job() -> None:
+    workload = build(logged(submit_s=1e9), logged("b", 1e9 + 60))
+    assert [job.submit_s for job in workload.jobs] == [0.0, 60.0]
+
+
+def test_names_that_repeat_are_told_apart() -> None:
+    workload = build(logged("a"), logged("a", 5.0))
+    assert [job.id for job in workload.jobs] == ["0:a", "1:a"]
+
+
+def test_load_scales_the_times_of_submission_and_nothing_else() -> None:
+    jobs = [logged(f"j{i}", 100.0 * i, 400.0, 2) for i in range(11)]
+    plain, scaled = build(*jobs, seed=1), build(*jobs, seed=1, load=2.0)
+    # asked for: 11 jobs × 2 GPUs × 400 s = 8800 GPU-s; there: 8 GPUs × span. Load 2: span 550 s.
+    assert scaled.jobs[-1].submit_s == pytest.approx(550.0)
+    assert [job.iterations for job in scaled.jobs] == [job.iterations for job in plain.jobs]
+    assert scaled.facts["Offered load"].startswith("2.00 ")
+    assert plain.facts["Offered load"] == "1.10"
+
+
+def test_models_are_drawn_by_seed_and_scale_to_the_request() -> None:
+    jobs = [logged(f"j{i}", float(i), gpus=8) for i in range(40)]
+    kinds = [[job.cost_class for job in build(*jobs, seed=seed).jobs] for seed in (1, 1, 2)]
+    assert kinds[0] == kinds[1] != kinds[2]
+    assert len(set(kinds[0])) > 5
+    assert (
+        build(*jobs, seed=1).facts["Models"]
+        == "the trace names none: drawn evenly from the catalogue's families (seed 1)"
+    )
+    assert build(logged(model="bert")).facts["Models"] == "as named by the trace"
+
+
+def test_truth_differs_from_the_family_as_much_as_said_and_not_by_company() -> None:
+    def step_s(*jobs: TraceJob, **options: object) -> float:
+        workload = build(*jobs, **options)  # type: ignore[arg-type]
+        return float(workload.truth["bert/256", "A100"].step_time_s[0, -1])
+
+    bert = logged(model="bert", global_batch=256)
+    alone = step_s(bert)
+    assert step_s(bert, logged("b", model="vgg16")) == alone  # whoever else is there
+    assert step_s(bert, seed=1) != alone
+    family = step_s(bert, variation=0.0)
+    off = [math.log(step_s(bert, seed=seed) / family) for seed in range(30)]
+    assert 0.05 < np.std(off) < 0.4
+
+
+def test_requests_are_cut_or_refused() -> None:
+    with pytest.raises(InputError, match=r"1 jobs ask for more than the cluster's 8 GPUs \(job a: 16\)"):
+        build(logged(gpus=16))
+    workload = build(logged(gpus=16), logged("b", 1.0), most_gpus=8)
+    assert workload.jobs[0].gpus == 8
+    assert workload.facts["Requests"] == "1 jobs asked for more than 8 GPUs; cut to that"
+
+
+def test_a_job_may_use_what_its_family_scales_to_or_what_it_asked_for() -> None:
+    workload = build(logged(gpus=3), logged("b", 1.0, gpus=8), cluster="3x4:A100")
+    assert 3 in workload.axes["A100"].gpu_counts
+    assert all(job.gpus_max >= job.gpus and job.gpus_min == 1 for job in workload.jobs)
+    assert all(job.gpus_max <= 8 for job in workload.jobs)  # the largest power of two of twelve
+
+
+def test_any_number_of_different_requests() -> None:
+    workload = build(*(logged(f"j{i}", float(i), gpus=i) for i in range(1, 91)), cluster="16x8:A100")
+    counts = workload.axes["A100"].gpu_counts
+    assert len(counts) > 64
+    for table in workload.truth.values():
+        assert table.step_time_s.shape == (len(counts), len(workload.axes["A100"].clocks_mhz))
+
+
+def test_gpu_types_go_by_their_names_in_the_catalogue() -> None:
+    assert list(build(logged(), cluster="1x4:a100+1x2:t4").cluster.pools()) == ["A100", "T4"]
+
+
+def test_being_spread_is_never_faster() -> None:
+    workload = build(*(logged(f"j{i}", float(i)) for i in range(30)))
+    for table in workload.truth.values():
+        finite = np.isfinite(table.step_time_s)
+        assert (table.spread_step_time_s[finite] >= table.step_time_s[finite]).all()
+
+
+@pytest.mark.parametrize(
+    ("jobs", "options", "words"),
+    [
+        ([], {}, r"log\.csv: there are no jobs in it"),
+        ([logged(), logged("b", 9.0)], {"load": 0.0}, "--load: load is 0.0"),
+        ([logged(), logged("b", 9.0)], {"load": -1.0}, "load is -1.0"),
+        ([logged(), logged("b", 9.0)], {"load": math.nan}, "load is nan"),
+        ([logged()], {"load": 1.0}, "all jobs come at once"),
+        ([logged(model="no such model")], {}, "unknown model family 'no such model'"),
+        ([logged(model="bert", global_batch=-4)], {}, "global batch is -4"),
+        ([logged(duration_s=math.nan)], {}, "job a has neither a duration nor iterations"),
+        ([logged(gpus=0)], {}, "GPU counts must be 1 or more"),
+        ([logged()], {"cluster": "2x4:Z900"}, "unknown GPU type 'Z900'"),
+    ],
+)
+def test_what_cannot_be_is_said_in_one_line(jobs: list[TraceJob], options: dict[str, object], words: str) -> None:
+    with pytest.raises(InputError, match=words) as error:
+        build(*jobs, **options)  # type: ignore[arg-type]
+    assert "\n" not in str(error.value)
+
+
+def test_same_input_same_workload() -> None:
+    jobs = [logged(f"j{i}", float(i), 50.0 + i, 1 + i % 4) for i in range(20)]
+    first, second = build(*jobs, seed=5), build(*jobs, seed=5)
+    assert first.jobs == second.jobs
+    for key, table in first.truth.items():
+        for column in dataclasses.fields(table):
+            assert np.array_equal(getattr(table, column.name), getattr(second.truth[key], column.name))
