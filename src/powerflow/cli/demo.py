@@ -13,7 +13,7 @@ from powerflow.cli.options import Json, Processes, Quiet, WorkloadOf
 CLUSTER = "16x8:A100"
 MOST_GPUS = 64
 #: Few policies come down to 70 % on a cluster that is idle for half of the time.
-LEVELS = (1.0, 0.9, 0.8, 0.75)
+LEVELS = (1.0, 0.9, 0.8, 0.7)
 
 
 def demo(

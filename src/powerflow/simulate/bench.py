@@ -90,7 +90,7 @@ class Run:
     tail_w: float
 
     def over(self, horizon_s: float) -> Metrics:
-        """Its numbers, energy metered until ``horizon_s`` ≥ ``end_s``."""
+        """Its numbers, energy as of `SimulationResult.energy_over`."""
         return replace(self.own, energy_j=self.own.energy_j + self.tail_w * (horizon_s - self.end_s))
 
     def point(self, horizon_s: float) -> FrontierPoint:

@@ -32,8 +32,6 @@ OURS = "prices"
 #: The level that is shown over time.
 SHOWN_LEVEL = 0.8
 LEVELS = (1.0, 0.9, 0.8, 0.7)
-#: Energy is metered for so many times as long as the reference takes; runs that take longer do not count.
-HORIZON = 1.25
 
 #: ``progress(share, note)``: how much of the whole is done, 0 to 1, and what was done last.
 Progress = Callable[[float, str], None]
@@ -54,10 +52,11 @@ def compare(
 ) -> Comparison:
     """Compare policies on the same jobs at equal metered energy.
 
-    FIFO at maximum clock is the reference, whether or not it is compared. On each seed all runs are metered over one
-    horizon, `HORIZON` times as long as the reference takes, and runs that have not ended by then do not count: so no
-    policy's numbers depend on which others are compared. Each number at a level is read off the policy's own frontier
-    on that seed (`powerflow.simulate.frontier.at_energy`); ratios are made per seed, then averaged.
+    FIFO at maximum clock is the reference, whether or not it is compared. On each seed the idle draw of the cluster is
+    metered over one horizon for all runs, as long as the reference takes; of what a run does later, what its jobs add
+    above idle counts (another day's jobs would share the cluster by then). So no policy's numbers depend on which
+    others are compared, nor on one last job that runs on alone. Each number at a level is read off the policy's own
+    frontier on that seed (`powerflow.simulate.frontier.at_energy`); ratios are made per seed, then averaged.
 
     Args:
         workload_of: The workload of a seed; picklable (a function of a module, or a `functools.partial` of one).
@@ -134,8 +133,7 @@ class _Study:
             finer = {
                 (policy, seed): finer_settings(
                     policy,
-                    [(run.setting, run.over(self.horizon_s(seed))) for run in self.timely(policy, seed)],
-                    self.late(policy, seed),
+                    [(run.setting, run.over(self.horizon_s(seed))) for run in self.runs[policy, seed]],
                     [level * self.reference_j(seed) for level in self.levels],
                     self.bench.workload(seed),
                 )
@@ -182,10 +180,10 @@ class _Study:
         seed = self.seeds[0]
         reference = self._reference(seed)
         shown = {}
-        if OURS in policies and self.timely(OURS, seed):
+        if OURS in policies:
             budget_j = SHOWN_LEVEL * self.reference_j(seed)
             horizon_s = self.horizon_s(seed)
-            run = min(self.timely(OURS, seed), key=lambda run: abs(run.over(horizon_s).energy_j - budget_j))
+            run = min(self.runs[OURS, seed], key=lambda run: abs(run.over(horizon_s).energy_j - budget_j))
             share = run.over(horizon_s).energy_j / self.reference_j(seed)
             shown[f"{OURS} at {share:.0%} of the energy"] = run
         shown[f"{REFERENCE} at maximum clock"] = reference
@@ -196,16 +194,8 @@ class _Study:
     # -- what follows -------------------------------------------------------------------------------------------
 
     def horizon_s(self, seed: int) -> float:
-        """How long the runs of a seed are metered."""
-        return HORIZON * self._reference(seed).end_s
-
-    def timely(self, policy: str, seed: int) -> list[Run]:
-        """A policy's runs that have ended by then."""
-        return [run for run in self.runs[policy, seed] if run.end_s <= self.horizon_s(seed)]
-
-    def late(self, policy: str, seed: int) -> list[Setting]:
-        """Settings with which a policy has not ended by then."""
-        return [run.setting for run in self.runs[policy, seed] if run.end_s > self.horizon_s(seed)]
+        """How long the idle draw is metered on a seed."""
+        return self._reference(seed).end_s
 
     def reference_j(self, seed: int) -> float:
         """Joules of the reference over the horizon."""
@@ -216,7 +206,7 @@ class _Study:
 
     def points(self, policy: str) -> list[FrontierPoint]:
         """All points of a policy, by seed, then in the order they were run."""
-        return [run.point(self.horizon_s(seed)) for seed in self.seeds for run in self.timely(policy, seed)]
+        return [run.point(self.horizon_s(seed)) for seed in self.seeds for run in self.runs[policy, seed]]
 
     def hulls(self, policy: str) -> dict[int, list[FrontierPoint]]:
         """Its points that count, by seed."""
@@ -319,15 +309,14 @@ def _facts(workloads: Sequence[Workload], believed: Believed, study: _Study) -> 
         for label in dict.fromkeys(label for workload in workloads for label in workload.facts)
     }
     runs = sum(map(len, study.runs.values()))
-    late = sum(len(study.late(*key)) for key in study.runs)
     return (
         facts
         | believed.facts()
         | {
             "Seeds": ", ".join(map(str, study.seeds)),
             "Energy": (
-                f"metered for the whole cluster, idle GPUs included, for {HORIZON:g} times as long as FIFO takes at "
-                f"maximum clock; {late} of {runs:,} runs took longer and do not count"
+                f"metered for the whole cluster; idle draw for as long as FIFO takes at maximum clock, in every one of "
+                f"the {runs:,} runs alike; what jobs add to it, to the end of the last job"
             ),
             "Frontiers": (
                 "prices over λ, greedy over its threshold, any other policy at maximum clock, at fixed clocks and with "

@@ -121,7 +121,6 @@ def first_settings(policy: str, workload: Workload, sweep: Sweep) -> list[Settin
 def finer_settings(
     policy: str,
     tried: Sequence[tuple[Setting, Metrics]],
-    late: Sequence[Setting],
     budgets_j: Sequence[float],
     workload: Workload,
 ) -> list[Setting]:
@@ -130,7 +129,6 @@ def finer_settings(
     Args:
         policy: Which policy.
         tried: What has been tried on this seed.
-        late: What has been tried in vain: it took too long.
         budgets_j: Energies at which the frontier matters, joules.
         workload: For the scale of prices.
     """
@@ -138,12 +136,9 @@ def finer_settings(
         return []
     knob = _knob(policy, workload)
     values = [setting.value for setting, _ in tried if math.isfinite(setting.value)]
-    too_high = [setting.value for setting in late if math.isfinite(setting.value)]
     wanted: set[float] = set()
     if values and min(numbers.energy_j for _, numbers in tried) > min(budgets_j):
-        top = max(values)
-        beyond = min((value for value in too_high if value > top), default=None)
-        wanted.add(min(4.0 * top, knob.largest) if beyond is None else knob.between(top, beyond))
+        wanted.add(min(4.0 * max(values), knob.largest))
     front = [tried[i] for i in pareto_indices([numbers for _, numbers in tried])]
     for k, ((_, slow), (_, fast)) in enumerate(pairwise(front)):
         asked = any(slow.energy_j <= budget_j <= fast.energy_j for budget_j in budgets_j)
@@ -153,8 +148,7 @@ def finer_settings(
             above = [s.value for s, _ in front[k + 1 :] if math.isfinite(s.value)]
             if below and above:
                 wanted.add(knob.between(below[-1], above[0]))
-    known = [*values, *too_high]
-    new = (value for value in sorted(wanted) if not any(abs(value - old) <= 0.02 * max(value, old) for old in known))
+    new = (value for value in sorted(wanted) if not any(abs(value - old) <= 0.02 * max(value, old) for old in values))
     return [knob.make(value) for value in new]
 
 

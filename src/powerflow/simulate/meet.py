@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from powerflow.energy.amount import Amount
 from powerflow.energy.price import PriceFound, find_price
 from powerflow.errors import InputError
-from powerflow.simulate.compare import HORIZON, REFERENCE
+from powerflow.simulate.compare import REFERENCE
 from powerflow.simulate.frontier import natural_price
 from powerflow.simulate.result import SimulationResult
 from powerflow.simulate.workload import Workload
@@ -24,8 +24,8 @@ class Met:
     Attributes:
         result: The run.
         found: The price, and how it was found; energies in joules, or in shares of the reference.
-        horizon_s: Over which energy is metered.
-        reference_j: What FIFO at maximum clock uses over the same horizon; None where joules were asked for.
+        horizon_s: Over which idle draw is metered.
+        reference_j: What FIFO at maximum clock uses; None where joules were asked for.
     """
 
     result: SimulationResult
@@ -37,28 +37,27 @@ class Met:
 def meet(run: Run, policy: str, amount: Amount, workload: Workload) -> Met:
     """Find the price at which the policy uses at most an amount of energy, and run it at that price.
 
-    Joules are metered until the policy's last job has ended. A share is of FIFO at maximum clock, both metered for as
-    long as in `powerflow.simulate.compare.compare`, or until the policy's last job has ended, if that is later.
+    Joules are metered until the policy's last job has ended. A share is of FIFO at maximum clock, both metered as in
+    `powerflow.simulate.compare.compare`.
 
     Raises:
         InputError: It does not get down to that energy (says how far), or takes no notice of a price.
     """
     reference = run(REFERENCE, 0.0) if amount.relative else None
-    least_s = HORIZON * reference.end_s if reference else 0.0
     results: dict[float, SimulationResult] = {}
 
     def energy_at(price: float) -> float:
         results.clear()  # the last one is enough: whole results are large
         results[price] = result = run(policy, price)
-        horizon_s = max(least_s, result.end_s)
-        return result.energy_over(horizon_s) / (reference.energy_over(horizon_s) if reference else 1.0)
+        return result.energy_over(reference.end_s) / reference.metered_j if reference else result.metered_j
 
     found = find_price(energy_at, amount.value, scale=natural_price(workload))
     if not found.met:
         raise _unmet(policy, found, amount)
     result = results.get(found.energy_price) or run(policy, found.energy_price)
-    horizon_s = max(least_s, result.end_s)
-    return Met(result, found, horizon_s, reference.energy_over(horizon_s) if reference else None)
+    if reference is None:
+        return Met(result, found, result.end_s, None)
+    return Met(result, found, reference.end_s, reference.metered_j)
 
 
 def _unmet(policy: str, found: PriceFound, amount: Amount) -> InputError:

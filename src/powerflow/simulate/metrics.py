@@ -12,7 +12,7 @@ from powerflow.simulate.result import SimulationResult
 
 
 def metrics(result: SimulationResult, horizon_s: float) -> Metrics:
-    """What a simulation comes to, its energy metered from 0 to ``horizon_s`` ≥ ``result.end_s``.
+    """What a simulation comes to, its energy as of `SimulationResult.energy_over`.
 
     Wait is from submission to the first GPUs; slowdown is JCT over the time alone as submitted; makespan is from the
     first submission to the last end.

@@ -95,8 +95,7 @@ class SimulationResult:
         end_s: When the last job ended.
         metered_j: Joules of the whole cluster from time 0 to ``end_s``, integrated from cluster power.
         idle_j: Joules that belong to no job, same span; ``metered_j = Σ jobs.energy_j + idle_j``.
-        tail_w: Watts that the empty cluster draws after ``end_s``: metered energy over a longer horizon H is
-            ``metered_j + tail_w·(H − end_s)``.
+        tail_w: Watts that the empty cluster draws in the long run.
         decisions: How often the policy was asked.
         cpu_s: CPU seconds the run took, for information; never part of a compared output.
     """
@@ -115,5 +114,9 @@ class SimulationResult:
     cpu_s: float
 
     def energy_over(self, horizon_s: float) -> float:
-        """Metered joules from 0 to ``horizon_s`` ≥ ``end_s``: the same horizon makes policies comparable."""
+        """Joules with the empty cluster's draw metered from 0 to ``horizon_s``, whenever the last job ended.
+
+        A run that ends earlier is metered on; of one that ends later, what its jobs drew above idle still counts, but
+        not the idle draw. The same horizon makes policies comparable.
+        """
         return self.metered_j + self.tail_w * (horizon_s - self.end_s)
