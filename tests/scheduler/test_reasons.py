@@ -118,6 +118,17 @@ def test_moved_off_a_drained_node_at_the_next_decision() -> None:
     assert [share.node for share in occupancy.placement(0)] == [other]
 
 
+def test_moved_is_said_also_where_the_clock_changes_with_it() -> None:
+    brain = told()
+    brain.tell({0: (4, FULL)})
+    brain.at(0, submitted("a"))
+    home = brain.scheduler.pools["A100"].occupancy.placement(0)[0].node
+    brain.tell({0: (4, HALF)})
+    plan = brain.at(60, NodeDrained(home))
+    assert plan.changes[0].moved
+    assert plan.reasons()["a"].why is Why.MOVED
+
+
 def test_kept() -> None:
     brain = told()
     brain.tell({0: (4, FULL)})

@@ -115,6 +115,9 @@ def _check_change(scheduler: Scheduler, change: Change) -> None:
     assert change.slot in pool.active, f"{name} is not in pool {change.pool}"
     assert change.gpus == ledger.rows["gpus"][change.slot], f"{name}: the plan and the ledger differ in GPUs"
     assert change.moved or change.gpus == change.reason.gpus_before > 0, f"{name} changes its count without a stop"
+    if change.gpus == change.reason.gpus_before:
+        said = change.reason.why
+        assert said is (Why.MOVED if change.moved else Why.RECLOCKED), f"{name} is said to be {said.value!r}"
     if change.gpus == 0:
         assert change.clock_mhz == 0, f"{name} has a clock and no GPU"
         return

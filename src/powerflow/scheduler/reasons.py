@@ -56,9 +56,10 @@ def change_reasons(decision: Decision, ledger: Ledger) -> list[Reason]:
         clocks[clock].tolist(),
         slots,
         beneficiary,
+        decision.moved.tolist(),
     )
     reasons = []
-    for had, has, had_mhz, has_mhz, slot, taker in zip(*columns, strict=True):
+    for had, has, had_mhz, has_mhz, slot, taker, moved in zip(*columns, strict=True):
         if has == 0:
             why = Why.PREEMPTED
         elif had == 0:
@@ -66,7 +67,7 @@ def change_reasons(decision: Decision, ledger: Ledger) -> list[Reason]:
         elif has != had:
             why = Why.GROWN if has > had else Why.SHRUNK
         else:
-            why = Why.RECLOCKED if has_mhz != had_mhz else Why.MOVED
+            why = Why.MOVED if moved else Why.RECLOCKED
         name = ledger.job(slots[taker]).id if taker >= 0 else ""
         mhz = (had_mhz if had else 0.0, has_mhz if has else 0.0)
         reasons.append(Reason(why, had, has, *mhz, name, answer.gpu_price))
