@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 
+from powerflow.cluster.spec import NodeGroup, build_cluster
 from powerflow.cost.catalogue import gpu_type
 from powerflow.errors import InputError
 from powerflow.job import Job
@@ -146,6 +148,29 @@ def test_every_node_of_a_cluster_and_pool_counts_as_idle() -> None:
     workload = by_hand([job("a", 100.0, gpu_type="A100")], "1x4:A100+2x2:T4")
     result = simulate(workload, load("fifo"))
     assert result.idle_j == pytest.approx((3 * IDLE_W + 4 * gpu_type("T4").idle_w) * 800)
+
+
+# -- nodes that sleep -------------------------------------------------------------------------------------------------
+
+
+def test_an_empty_node_sleeps_and_a_job_waits_until_it_is_awake() -> None:
+    # Two nodes of one GPU, host 300 W, asleep 20 W, 100 s to wake. a runs on one for 800 s. The other stands empty
+    # until idling has cost what waking costs, p = 100·(300 + I)/(280 + I) seconds, and sleeps. b comes at 500 s, holds
+    # it from then, runs from 600 to 680 s; p later the node sleeps again.
+    group = NodeGroup("A100", 2, 1, idle_w=300.0, can_sleep=True, sleep_w=20.0, wake_s=100.0)
+    plain = by_hand([job("a", 100.0, gpus_max=1), job("b", 10.0, 500.0, gpus_max=1)], "2x1:A100")
+    workload = dataclasses.replace(plain, cluster=build_cluster([group], source="test"))
+    result = simulate(workload, load("fifo"))
+    jobs, awake_w = result.jobs, 300 + IDLE_W
+    p_s = 100 * awake_w / (awake_w - 20)
+    assert jobs.start_s.tolist() == [0.0, 500.0]
+    assert jobs.finish_s.tolist() == [800.0, 680.0]
+    assert jobs.energy_j.tolist() == [FULL_W * 800, IDLE_W * 100 + FULL_W * 80]
+    host_j = 300 * 800
+    other_j = awake_w * p_s + 20 * (500 - p_s) + 300 * 180 + awake_w * p_s + 20 * (120 - p_s)
+    assert result.idle_j == pytest.approx(host_j + other_j)
+    assert result.metered_j == pytest.approx(result.idle_j + jobs.energy_j.sum(), rel=1e-9)
+    assert result.tail_w == 40.0
 
 
 # -- node failures ----------------------------------------------------------------------------------------------------

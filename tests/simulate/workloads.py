@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from hypothesis import strategies as st
 
-from powerflow.cluster.spec import parse_cluster
+from powerflow.cluster.spec import NodeGroup, build_cluster, parse_cluster
 from powerflow.cost.catalogue import gpu_type
 from powerflow.cost.table import Axes, CostTable
 from powerflow.job import Job
@@ -21,6 +22,8 @@ from powerflow.trace.record import Trace, TraceJob
 IDLE_W = gpu_type("A100").idle_w
 HALF_W, FULL_W = 100.0, 250.0
 CLOCKS_MHZ = (705.0, 1410.0)
+
+SLEEPY = NodeGroup("A100", 2, 4, idle_w=300.0, can_sleep=True, sleep_w=20.0, wake_s=90.0)
 
 
 def table(step_s: Sequence[float], counts: Sequence[int]) -> CostTable:
@@ -63,10 +66,13 @@ def from_trace(
 
 @st.composite
 def workloads(draw: st.DrawFn, most_jobs: int = 10) -> Workload:
-    """Workloads of `from_trace` on one or two pools; some jobs come together."""
+    """Workloads of `from_trace` on one or two pools, or on nodes that sleep; some jobs come together."""
     cluster = draw(st.sampled_from(["1x8:A100", "2x4:A100", "2x4:A100+2x2:T4"]))
     span_s = draw(st.sampled_from([0.0, 500.0, 20_000.0]))
-    return from_trace(draw(st.integers(0, 2**31)), draw(st.integers(1, most_jobs)), cluster, span_s=span_s)
+    workload = from_trace(draw(st.integers(0, 2**31)), draw(st.integers(1, most_jobs)), cluster, span_s=span_s)
+    if cluster == "2x4:A100" and draw(st.booleans()):
+        return dataclasses.replace(workload, cluster=build_cluster([SLEEPY], source=cluster))
+    return workload
 
 
 class Script:
