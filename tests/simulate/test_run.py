@@ -12,6 +12,7 @@ from powerflow.cluster.spec import NodeGroup, build_cluster
 from powerflow.cost.catalogue import gpu_type
 from powerflow.errors import InputError
 from powerflow.job import Job
+from powerflow.policy.protocol import Allocation, View
 from powerflow.policy.registry import BUILT_IN, load
 from powerflow.simulate.run import World, alone_s, simulate
 from tests.simulate.workloads import CLOCKS_MHZ, FULL_W, HALF_W, IDLE_W, Script, by_hand, job
@@ -196,6 +197,41 @@ def test_work_since_the_last_checkpoint_is_lost_with_a_node(seed: int) -> None:
     # a broken node draws nothing
     broken = result.timeline.power_w[np.isin(result.timeline.time_s, segments.end_s[:-1])]
     assert (broken == 0).all()
+
+
+class WhenUp(Script):
+    """A script that waits while nothing is up."""
+
+    def decide(self, view: View) -> Allocation:
+        """As the script says, or nothing."""
+        return super().decide(view) if view.capacity else view.nothing()
+
+
+def test_a_change_of_clock_is_no_checkpoint() -> None:
+    # One node, a checkpoint an hour. It breaks (seed 12) at 1,094 s: all work is lost, at whatever clock it was done,
+    # and takes 500 × 8 s again.
+    world = World(pause_s=0.0, checkpoint_s=3600.0, node_mtbf_h=1.0, node_repair_h=1.0)
+    workload = by_hand([job("a", 500.0, gpus_max=1)], "1x1:A100")
+    steady = WhenUp(lambda _: {0: (1, FULL)}, period_s=100.0)
+    wavering = WhenUp(lambda now_s: {0: (1, HALF if 500 <= now_s < 600 else FULL)}, period_s=100.0)
+    for script, stretches in ((steady, 2), (wavering, 4)):
+        result = simulate(workload, script, world=world, seed=12)
+        assert len(result.segments.end_s) == stretches
+        broke_s = result.segments.end_s[-2]
+        assert 600 < broke_s < 3600
+        assert result.jobs.finish_s[0] == pytest.approx(broke_s + 3600 + 4000)
+
+
+def test_a_checkpoint_falls_due_across_a_change_of_clock() -> None:
+    # The same with a checkpoint every 800 s of running: the one at 800 s is what is left. By then 62.5 iterations were
+    # done at full clock, 10 at half clock (500 to 600 s), 25 at full clock again.
+    world = World(pause_s=0.0, checkpoint_s=800.0, node_mtbf_h=1.0, node_repair_h=1.0)
+    workload = by_hand([job("a", 500.0, gpus_max=1)], "1x1:A100")
+    wavering = WhenUp(lambda now_s: {0: (1, HALF if 500 <= now_s < 600 else FULL)}, period_s=100.0)
+    result = simulate(workload, wavering, world=world, seed=12)
+    broke_s = result.segments.end_s[2]
+    assert 800 < broke_s < 1600
+    assert result.jobs.finish_s[0] == pytest.approx(broke_s + 3600 + (500 - 97.5) * 8)
 
 
 def test_nodes_that_break_and_come_back_at_once() -> None:

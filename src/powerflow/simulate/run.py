@@ -71,6 +71,7 @@ class _Run:
     """A job that holds GPUs: one stretch of unchanged allocation.
 
     ``stretch`` tells its own heap entries from those of earlier stretches; while ``paused`` its GPUs only idle.
+    When it began, its last checkpoint held ``saved`` iterations and was ``unsaved_s`` seconds of running ago.
     """
 
     job: int
@@ -82,6 +83,8 @@ class _Run:
     power_w: float
     stretch: int
     paused: bool
+    saved: float
+    unsaved_s: float
 
 
 class _Due(NamedTuple):
@@ -308,16 +311,24 @@ class Simulation:
         events.append(NodeFailed(node.name))
         for slot in self.scheduler.slots_on(node.name):
             run = self.runs[slot]
-            ran_s = max(0.0, self.now_s - run.resume_s)
-            saved_s = ran_s - math.fmod(ran_s, self.world.checkpoint_s)
+            saved, _ = self._checkpoint(run)
             self._leave(slot)
-            self.done[run.job] = run.done + saved_s * run.rate
+            self.done[run.job] = saved
             self.waiting += 1
             events.append(Failed(self.jobs[run.job].id, retry=True, done=float(self.done[run.job])))
         self._draw_idle(-(node.sleep_w if node.name in self._asleep else self._awake_watts(node)))
         self._asleep.discard(node.name)
         self._off.add(node.name)
         self._schedule(self.now_s + 3600.0 * self.world.node_repair_h, RECOVER, number, 0)
+
+    def _checkpoint(self, run: _Run) -> tuple[float, float]:
+        """Iterations in a job's last checkpoint, and the seconds it has run since then."""
+        ran_s = max(0.0, self.now_s - run.resume_s)
+        unsaved_s = run.unsaved_s + ran_s
+        if unsaved_s < self.world.checkpoint_s:
+            return run.saved, unsaved_s
+        unsaved_s = math.fmod(unsaved_s, self.world.checkpoint_s)
+        return run.done + (ran_s - unsaved_s) * run.rate, unsaved_s
 
     def _fails_later(self, node: int) -> None:
         self._schedule(self.now_s + 3600.0 * self._rng.exponential(self.world.node_mtbf_h), FAIL, node, 0)
@@ -333,6 +344,7 @@ class Simulation:
         self.gpu_price = max(plan.gpu_price.values(), default=0.0)
         for change in plan.changes:
             before = self.runs.get(change.slot)
+            checkpoint = None if before is None or change.moved else self._checkpoint(before)
             if before is None:
                 job = self.index[change.job_id]
                 self.waiting -= 1
@@ -352,7 +364,7 @@ class Simulation:
                 resume_s += self.belief.exploration_s(self.jobs[job], change)
             elif before is not None:
                 resume_s = max(before.resume_s, self.now_s)  # a clock changes under way, also during a pause
-            self._enter(job, change, resume_s)
+            self._enter(job, change, resume_s, checkpoint)
         for name in plan.woken:
             self._switch(name, asleep=False)
         for name in plan.asleep:
@@ -362,8 +374,8 @@ class Simulation:
         else:
             self._stalled = 0
 
-    def _enter(self, job: int, change: Change, resume_s: float) -> None:
-        """A job takes GPUs."""
+    def _enter(self, job: int, change: Change, resume_s: float, checkpoint: tuple[float, float] | None) -> None:
+        """A job takes GPUs; ``checkpoint`` as of `_checkpoint`, None if it has just been saved (to move it)."""
         rate, power_w = self.truth[self.jobs[job].cost_class, change.pool].runs(
             change.gpus, change.clock, change.packed
         )
@@ -371,7 +383,8 @@ class Simulation:
         slot = change.slot
         done = float(self.done[job])
         paused = resume_s > self.now_s
-        run = _Run(job, change, self.now_s, resume_s, done, rate, power_w, self._stretch, paused)
+        saved, unsaved_s = checkpoint or (done, 0.0)
+        run = _Run(job, change, self.now_s, resume_s, done, rate, power_w, self._stretch, paused, saved, unsaved_s)
         self.runs[slot] = run
         while slot >= len(self._done):
             self._running, self._done, self._resume_s, self._rate = (
