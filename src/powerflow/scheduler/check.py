@@ -27,6 +27,9 @@ def check_answer(policy: str, view: View, answer: Allocation) -> None:
     if gpus.shape != (len(jobs),) or answer.clock.shape != (len(jobs),):
         shapes = f"{gpus.shape} GPUs and {answer.clock.shape} clocks"
         raise PolicyError(f"policy {policy}: answered with {shapes} for {len(jobs)} jobs")
+    if gpus.dtype.kind not in "iu" or answer.clock.dtype.kind not in "iu":
+        kinds = f"{gpus.dtype} GPUs and {answer.clock.dtype} clocks"
+        raise PolicyError(f"policy {policy}: answered with {kinds}; both are whole numbers")
     fault, j = _fault(
         jobs["gpus_min"],
         jobs["gpus_max"],
