@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from powerflow.cluster.spec import NodeGroup, build_cluster
+from powerflow.policy.protocol import Allocation, View
 from powerflow.scheduler.check import PolicyError
 from powerflow.scheduler.events import (
     Cancelled,
@@ -164,6 +165,15 @@ def test_drained_nodes_take_nobody_new_and_recovered_ones_do() -> None:
     assert brain.row("b")["gpus"] == 4
 
 
+def test_a_node_that_is_back_before_the_next_decision_keeps_its_jobs() -> None:
+    brain = Brain(Told({0: (8, FULL)}))
+    brain.at(0, submitted("a"))
+    brain.at(10, NodeDrained("a100-0"), NodeDrained("a100-1"), NodeRecovered("a100-0"))
+    assert brain.scheduler.pools["A100"].evicted == {0}  # half of it is still on a node that drains
+    brain.at(20, NodeRecovered("a100-1"))
+    assert brain.at(60).changes == []
+
+
 def test_a_job_leaves_a_pool_that_broke_down() -> None:
     brain = Brain("fifo", "1x4:A100+1x4:T4")
     brain.at(0, submitted("a", gpus=4))
@@ -208,6 +218,17 @@ def test_a_policy_that_breaks_a_rule_is_named(answer: dict[int, tuple[int, int]]
     one_node = CostLearned("one node", "A100", table([8.0, 4.0, 2.0, math.inf]))
     with pytest.raises(PolicyError, match=f"policy told: .*{words}"):
         brain.at(0, one_node, submitted("a"), submitted("b", gpus_max=2), submitted("c", cost_class="one node"))
+
+
+def test_an_answer_that_is_no_whole_number_is_the_policys_fault() -> None:
+    class Half(Told):
+        def decide(self, view: View) -> Allocation:
+            allocation = super().decide(view)
+            allocation.gpus = allocation.gpus / 2  # type: ignore[assignment]
+            return allocation
+
+    with pytest.raises(PolicyError, match="policy told: answered with float64 GPUs and int64 clocks"):
+        Brain(Half({0: (1, FULL)})).at(0, submitted("a"))
 
 
 def test_nodes_fall_asleep_when_empty_and_wake_for_a_job() -> None:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from powerflow.cluster.consolidate import Spread, consolidate
 from powerflow.cluster.occupancy import Occupancy
+from powerflow.cluster.packing import DRAINED
 from powerflow.cluster.spec import Node
 from powerflow.cost.table import Axes, IntArray
 from powerflow.policy.protocol import Allocation, Policy, View
@@ -106,6 +107,13 @@ class Pool:
         self._unpacked.discard(slot)
         self._spread.pop(slot, None)
         self.occupancy.release(slot)
+
+    def recover(self, node: str) -> None:
+        """A node is up again; whoever was to leave it may stay, unless another of his nodes still drains."""
+        self.occupancy.recover(node)
+        statuses = zip(self.occupancy.nodes, self.occupancy.status(), strict=True)
+        draining = [each.name for each, status in statuses if status == DRAINED]
+        self.evicted = {slot for name in draining for slot in self.occupancy.owners_on(name).tolist()}
 
     def view(self, ledger: Ledger, slots: IntArray, now_s: float, energy_price: float, sizes_known: bool) -> View:
         """What a policy is shown of this pool."""

@@ -189,7 +189,7 @@ class Scheduler:
         pool = self._node_pool.get(node)
         if pool is None:
             return f"node {node} is unknown"
-        pool.occupancy.recover(node)
+        pool.recover(node)
         self._reroute()
         self._dirty = True
         return ""
