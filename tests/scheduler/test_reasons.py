@@ -185,7 +185,7 @@ def test_can_never_run() -> None:
         0, CostLearned("huge", "A100", table([never, never, never, never])), submitted("a", cost_class="huge")
     )
     assert plan.reasons()["a"].why is Why.NEVER_FITS
-    assert plan.reasons()["a"].sentence() == "can never run on this cluster"
+    assert plan.reasons()["a"].sentence() == "no GPU count is known on which it could run here"
 
 
 def test_gangs_are_whole_or_hold_nothing_when_a_node_fails() -> None:

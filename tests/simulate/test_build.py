@@ -11,8 +11,8 @@ import pytest
 from powerflow.errors import InputError
 from powerflow.policy.registry import load
 from powerflow.simulate.build import build_workload
-from powerflow.simulate.run import alone_s, simulate
-from powerflow.simulate.workload import Workload
+from powerflow.simulate.run import simulate
+from powerflow.simulate.workload import Workload, alone_times
 from powerflow.trace.record import Trace, TraceJob
 
 
@@ -30,7 +30,7 @@ def logged(
 
 def test_work_is_what_the_job_did_in_its_logged_time() -> None:
     workload = build(logged(duration_s=500.0, gpus=2), logged("b", 7.0, duration_s=300.0, gpus=8))
-    assert [alone_s(workload, job) for job in workload.jobs] == pytest.approx([500.0, 300.0])
+    assert alone_times(workload).tolist() == pytest.approx([500.0, 300.0])
     # so that alone, without clocks or more GPUs, it takes that long again
     first = build(logged(duration_s=500.0, gpus=2))
     assert simulate(first, load("fifo")).jobs.jct_s == pytest.approx([500.0])

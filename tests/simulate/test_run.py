@@ -14,7 +14,8 @@ from powerflow.errors import InputError
 from powerflow.job import Job
 from powerflow.policy.protocol import Allocation, View
 from powerflow.policy.registry import BUILT_IN, load
-from powerflow.simulate.run import World, alone_s, simulate
+from powerflow.simulate.run import World, simulate
+from powerflow.simulate.workload import alone_times
 from tests.simulate.workloads import CLOCKS_MHZ, FULL_W, HALF_W, IDLE_W, Script, by_hand, job
 
 FULL, HALF = 1, 0
@@ -324,7 +325,21 @@ def test_nor_is_it_endless_when_nodes_come_and_go() -> None:
 
 def test_alone_is_on_the_gpus_asked_for() -> None:
     workload = by_hand([job("a", 100.0, gpus=4), job("b", 100.0, gpus=3)])
-    assert [alone_s(workload, each) for each in workload.jobs] == [200.0, 400.0]
+    assert alone_times(workload).tolist() == [200.0, 400.0]
     # it cannot run on one GPU: two are the fewest
     larger = by_hand([job("a", 100.0)], step_s=(math.inf, 4.0, 2.0, 1.0))
-    assert alone_s(larger, larger.jobs[0]) == 400.0
+    assert alone_times(larger)[0] == 400.0
+
+
+def test_a_policy_that_never_lets_anything_get_done_is_found_out() -> None:
+    # One and two GPUs in turn every 60 s, with a pause of 100 s: the job holds GPUs for ever and saves nothing.
+    class Restless:
+        name, needs_sizes, period_s = "restless", False, 60.0
+
+        def decide(self, view: View) -> Allocation:
+            answer = view.nothing()
+            answer.gpus[:] = np.where(view.jobs["gpus"] == 1, 2, 1)
+            return answer
+
+    with pytest.raises(InputError, match="restless leaves 1 jobs waiting for ever"):
+        simulate(by_hand([job("a", 1e6, gpus_max=2)]), Restless(), world=World(pause_s=100.0))

@@ -93,7 +93,7 @@ def value_counts(
         best = np.inf
         for i in range(len(gpu_counts)):
             n = gpu_counts[i]
-            if n < gpus_min[j] or n > gpus_max[j] or n & (n - 1):
+            if n < gpus_min[j] or n > gpus_max[j] or n > capacity or n & (n - 1):
                 continue
             for f in range(clocks):
                 step = step_s[i, f]
@@ -105,7 +105,7 @@ def value_counts(
         per_s = 1.0 / max(600.0, 10.0 * pause_s[j])
         for i in range(len(gpu_counts)):
             n = gpu_counts[i]
-            if n < gpus_min[j] or n > gpus_max[j] or n & (n - 1):
+            if n < gpus_min[j] or n > gpus_max[j] or n > capacity or n & (n - 1):
                 continue
             for f in range(clocks):
                 step = step_s[i, f]
@@ -181,17 +181,19 @@ def sell(
             else:
                 heappop(heap)
             continue
-        # It does not fit: the largest smaller level that does and is worth more; then this job is closed.
+        # It does not fit: of the smaller levels that do, the one worth most; then this job is closed.
         heappop(heap)
         now = 0.0 if level[j] < 0 else value[j, level[j]]
-        for i in range(corner[j] - 1, level[j], -1):
-            extra = gpu_counts[i] - gpus[j]
-            if extra <= free and value[j, i] > now:
-                spot = (value[j, i] - now) / extra
-                free -= extra
-                level[j] = i
-                gpus[j] = gpu_counts[i]
-                break
+        best = -1
+        for i in range(level[j] + 1, corner[j]):
+            if gpu_counts[i] - gpus[j] <= free and value[j, i] > (now if best < 0 else value[j, best]):
+                best = i
+        if best >= 0:
+            extra = gpu_counts[best] - gpus[j]
+            spot = (value[j, best] - now) / extra
+            free -= extra
+            level[j] = best
+            gpus[j] = gpu_counts[best]
     for j in range(jobs):
         if level[j] >= 0:
             chosen[j] = clock[j, level[j]]

@@ -22,7 +22,7 @@ class Why(StrEnum):
     KEPT_COST = "kept because rescaling costs more than it gains"
     WAITS_GPUS = "waits for GPUs"
     WAITS_BUDGET = "waits for budget"
-    NEVER_FITS = "can never run on this cluster"
+    NEVER_FITS = "no GPU count is known on which it could run here"
 
 
 class Reason(NamedTuple):
@@ -122,5 +122,11 @@ class Plan:
     explain: Callable[[], Mapping[str, Reason]] = field(default=dict, repr=False)
 
     def reasons(self) -> Mapping[str, Reason]:
-        """A reason for every job that was active when the plan was made (worked out when asked for)."""
+        """A reason for every job that was active when the plan was made.
+
+        Worked out when asked for, from what the scheduler then still knows: ask before its next step.
+
+        Raises:
+            RuntimeError: If the scheduler has taken another step since.
+        """
         return self.explain()

@@ -72,6 +72,7 @@ class Scheduler:
         self._pool_of: dict[int, Pool] = {}
         self._node_pool = {node.name: pool for pool in self.pools.values() for node in pool.occupancy.nodes}
         self._dirty = False
+        self._steps = 0
         self._decided_s = -math.inf
 
     # -- what a body asks ---------------------------------------------------------------------------------------
@@ -95,6 +96,7 @@ class Scheduler:
             now_s: The present, seconds; never earlier than in the step before.
             events: What happened since then, in order. Repeats and late ones are ignored, and listed as such.
         """
+        self._steps += 1
         ignored = [why for event in events if (why := self._note(event, now_s))]
         if now_s < self._due_s():
             return Plan(now_s, False, (), self._due_s(), ignored=ignored)
@@ -140,7 +142,8 @@ class Scheduler:
             return f"job {job.id} is active already"
         if job.gpu_type is not None and job.gpu_type not in self.pools:
             return f"job {job.id} needs {job.gpu_type}: this cluster has none"
-        pool = self._best_pool(job)
+        # any pool it may use will do: it chooses at the next decision, knowing all others
+        pool = self.pools[job.gpu_type] if job.gpu_type is not None else next(iter(self.pools.values()))
         row = pool.book.row(job.cost_class)
         slot = self.ledger.add(job, event.believed_iterations, event.pause_s, row, now_s)
         pool.add(slot)
@@ -181,7 +184,6 @@ class Scheduler:
         if pool is None:
             return f"cost of {event.cost_class} on {event.gpu_type}: this cluster has none"
         pool.book.learn(event.cost_class, event.table)
-        self._reroute()
         self._dirty = True
         return ""
 
@@ -190,7 +192,6 @@ class Scheduler:
         if pool is None:
             return f"node {node} is unknown"
         pool.recover(node)
-        self._reroute()
         self._dirty = True
         return ""
 
@@ -200,7 +201,6 @@ class Scheduler:
             return f"node {node} is unknown"
         for slot in pool.occupancy.fail(node):
             self._stop(slot, now_s)  # a gang runs whole or not at all
-        self._reroute()
         self._dirty = True
         return ""
 
@@ -209,7 +209,6 @@ class Scheduler:
         if pool is None:
             return f"node {node} is unknown"
         pool.evicted.update(pool.occupancy.drain(node))
-        self._reroute()
         self._dirty = True
         return ""
 
@@ -221,17 +220,13 @@ class Scheduler:
 
     # -- which pool ---------------------------------------------------------------------------------------------
 
-    def _best_pool(self, job: Job, slot: int | None = None) -> Pool:
+    def _best_pool(self, job: Job, demand: Mapping[str, int]) -> Pool:
         """Where a job is expected to end first: its own time there, stretched by how crowded the pool is.
 
         Args:
             job: Which job.
-            slot: Its slot if it is in a pool already: it does not crowd itself.
+            demand: By pool, GPUs that the other jobs there hold or wait for.
         """
-        if job.gpu_type is not None:
-            return self.pools[job.gpu_type]
-        if len(self.pools) == 1:
-            return next(iter(self.pools.values()))
 
         def expected_s(pool: Pool) -> float:
             row = pool.book.row(job.cost_class)
@@ -240,22 +235,28 @@ class Scheduler:
             usable = (counts >= job.gpus_min) & (counts <= max(job.gpus, job.gpus_min))
             if pool.occupancy.up == 0 or not usable.any():
                 return math.inf
-            others = pool.demand(self.ledger) - (job.gpus if slot is not None and self._pool_of[slot] is pool else 0)
-            crowd = max(1.0, (others + job.gpus) / pool.occupancy.up)
+            crowd = max(1.0, (demand[pool.gpu_type] + job.gpus) / pool.occupancy.up)
             return crowd * float(step_time_s[row, usable, -1].min())
 
         return min(self.pools.values(), key=expected_s)
+
+    def _demand(self) -> dict[str, int]:
+        """By pool, GPUs that its jobs hold, or asked for if that is more."""
+        return {name: pool.demand(self.ledger) for name, pool in self.pools.items()}
 
     def _reroute(self) -> None:
         """Jobs that wait and are not bound to a GPU type choose their pool again, in order of submission."""
         if len(self.pools) == 1:
             return
         number = self.ledger.rows["id"]
+        demand = self._demand()
         for slot in sorted(self._pool_of, key=number.__getitem__):
             job, pool = self.ledger.job(slot), self._pool_of[slot]
             if self.ledger.rows["gpus"][slot] or job.gpu_type is not None:
                 continue
-            best = self._best_pool(job, slot)
+            demand[pool.gpu_type] -= job.gpus  # it does not crowd itself
+            best = self._best_pool(job, demand)
+            demand[best.gpu_type] += job.gpus
             if best is not pool:
                 pool.remove(slot)
                 best.add(slot)
@@ -278,6 +279,7 @@ class Scheduler:
         changes: list[Change] = []
         prices: dict[str, float] = {}
         decisions: list[tuple[Pool, Decision]] = []
+        self._reroute()
         for name, pool in self.pools.items():
             if not pool.active and not pool.sleepers:
                 continue
@@ -288,7 +290,13 @@ class Scheduler:
         # give up before taking, so that a body can carry the changes out one by one
         changes.sort(key=lambda change: change.gpus - change.reason.gpus_before)
 
+        step = self._steps
+
         def explain() -> Mapping[str, Reason]:
+            if self._steps != step:
+                raise RuntimeError(
+                    "the scheduler has gone on since this plan: ask a plan for reasons before the next step"
+                )
             known = {change.job_id: change.reason for change in changes}
             reasons: dict[str, Reason] = {}
             for pool, decision in decisions:

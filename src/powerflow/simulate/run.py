@@ -32,11 +32,11 @@ from powerflow.simulate.belief import Belief, Oracle
 from powerflow.simulate.recorder import Meter, Recorder
 from powerflow.simulate.result import JobResults, SimulationResult
 from powerflow.simulate.truth import truth_of
-from powerflow.simulate.workload import Workload
+from powerflow.simulate.workload import Workload, alone_times, check_workload
 
 BoolArray = npt.NDArray[np.bool_]
 
-STALL_LIMIT = 10_000  # decisions in a row that leave every job waiting while nothing else can happen
+STALL_LIMIT = 10_000  # decisions in a row in which no job ends and, all in all, no work is saved
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,8 @@ class World:
 class _Run:
     """A job that holds GPUs: one stretch of unchanged allocation.
 
-    ``stretch`` tells its own heap entries from those of earlier stretches; while ``paused`` its GPUs only idle.
+    ``stretch`` tells its own heap entries from those of earlier stretches; while ``paused`` it makes no progress, and
+    its GPUs idle unless it is ``exploring`` clocks.
     When it began, its last checkpoint held ``saved`` iterations and was ``unsaved_s`` seconds of running ago.
     """
 
@@ -85,6 +86,7 @@ class _Run:
     paused: bool
     saved: float
     unsaved_s: float
+    exploring: bool
 
 
 class _Due(NamedTuple):
@@ -139,7 +141,7 @@ class Simulation:
             raise InputError(f"energy price is {energy_price:g}", fix="give seconds per joule, 0 or more")
         cluster = workload.cluster
         self.idle_w = {name: catalogue_gpu(name).idle_w for name in cluster.pools()}
-        _check_jobs(workload)
+        check_workload(workload)
         self.scheduler = Scheduler(
             cluster,
             workload.axes,
@@ -177,7 +179,8 @@ class Simulation:
         self._stretch = 0
         self._wake_s = math.inf
         self._decided_s = -math.inf
-        self._stalled = 0
+        self._quiet = 0  # decisions since a job ended
+        self._work_then = -1.0  # iterations done, all jobs together, when that was last looked at
         self._rng = np.random.default_rng([seed, 0xFA11])
         self._nodes = cluster.nodes
         self._by_name = {node.name: node for node in self._nodes}
@@ -235,7 +238,7 @@ class Simulation:
                 energy_j=self.energy_j,
                 rescales=self.rescales,
                 weight=np.array([job.weight for job in self.jobs]),
-                alone_s=np.array([alone_s(self.workload, job) for job in self.jobs]),
+                alone_s=alone_times(self.workload),
                 failed=np.zeros(len(self.jobs), bool),
             ),
             timeline=self.recorder.timeline(),
@@ -255,7 +258,7 @@ class Simulation:
         arrival_s = self.jobs[self.arrived].submit_s if self.arrived < len(self.jobs) else math.inf
         due_s = self._due[0].time_s if self._due else math.inf
         now_s = min(arrival_s, due_s, self._wake_s)
-        if now_s == math.inf or self._stalled > STALL_LIMIT:
+        if now_s == math.inf:
             raise self._stall()
         self.meter.advance(now_s)
         self.idle_j += self._idle_watts * (now_s - self.now_s)
@@ -303,6 +306,7 @@ class Simulation:
             self._leave(due.slot)
             self.finish_s[run.job] = self.now_s
             self.ended += 1
+            self._quiet, self._work_then = 0, -1.0
             events.append(Completed(self.jobs[run.job].id, self.jobs[run.job].iterations))
 
     def _fail(self, number: int, events: list[Event]) -> None:
@@ -354,27 +358,35 @@ class Simulation:
             if change.gpus == 0:
                 self.waiting += 1
                 continue
-            resume_s = self.now_s + change.wake_s
+            resume_s, exploring = self.now_s + change.wake_s, False
             if change.moved:
                 if math.isnan(self.start_s[job]):
                     self.start_s[job] = self.now_s
                 else:
                     self.rescales[job] += 1
                     resume_s += self.world.pause_s
-                resume_s += self.belief.exploration_s(self.jobs[job], change)
+                explores_s = self.belief.exploration_s(self.jobs[job], change)
+                resume_s += explores_s
+                exploring = explores_s > 0
             elif before is not None:
                 resume_s = max(before.resume_s, self.now_s)  # a clock changes under way, also during a pause
-            self._enter(job, change, resume_s, checkpoint)
+                exploring = before.exploring
+            self._enter(job, change, resume_s, exploring, checkpoint)
         for name in plan.woken:
             self._switch(name, asleep=False)
         for name in plan.asleep:
             self._switch(name, asleep=True)
-        if not self.runs and self.arrived == len(self.jobs):
-            self._stalled += 1
-        else:
-            self._stalled = 0
+        self._quiet += 1
+        if self._quiet % STALL_LIMIT == 0:
+            slots, done = progress(self._running, self._done, self._resume_s, self._rate, self.now_s)
+            work = float(self.done.sum() + (done - self._done[slots]).sum())
+            if work <= self._work_then:
+                raise self._stall()
+            self._work_then = work
 
-    def _enter(self, job: int, change: Change, resume_s: float, checkpoint: tuple[float, float] | None) -> None:
+    def _enter(
+        self, job: int, change: Change, resume_s: float, exploring: bool, checkpoint: tuple[float, float] | None
+    ) -> None:
         """A job takes GPUs; ``checkpoint`` as of `_checkpoint`, None if it has just been saved (to move it)."""
         rate, power_w = self.truth[self.jobs[job].cost_class, change.pool].runs(
             change.gpus, change.clock, change.packed
@@ -384,7 +396,9 @@ class Simulation:
         done = float(self.done[job])
         paused = resume_s > self.now_s
         saved, unsaved_s = checkpoint or (done, 0.0)
-        run = _Run(job, change, self.now_s, resume_s, done, rate, power_w, self._stretch, paused, saved, unsaved_s)
+        run = _Run(
+            job, change, self.now_s, resume_s, done, rate, power_w, self._stretch, paused, saved, unsaved_s, exploring
+        )
         self.runs[slot] = run
         while slot >= len(self._done):
             self._running, self._done, self._resume_s, self._rate = (
@@ -443,7 +457,8 @@ class Simulation:
         return sum(node.sleep_w if node.can_sleep else self._awake_watts(node) for node in awake)
 
     def _paused_watts(self, run: _Run) -> float:
-        return run.change.gpus * self.idle_w[run.change.pool]
+        """What the GPUs of a job draw that makes no progress: as idle ones, or as in full run while it tries clocks."""
+        return run.power_w if run.exploring else run.change.gpus * self.idle_w[run.change.pool]
 
     def _schedule(self, time_s: float, kind: int, slot: int, stretch: int) -> None:
         self._sequence += 1
@@ -487,56 +502,3 @@ def simulate(
     simulation = Simulation(workload, policy, energy_price=energy_price, belief=belief, world=world, seed=seed)
     simulation.run()
     return simulation.result()
-
-
-def alone_s(workload: Workload, job: Job) -> float:
-    """Seconds the job would take alone as submitted: its GPUs, maximum clock, no wait; best GPU type it may use.
-
-    Where it cannot run on as many GPUs as it asked for: on the next fewer, or else the next more, as rigid ones do.
-    """
-    times = []
-    for name, axes in workload.axes.items():
-        table = workload.truth.get((job.cost_class, name))
-        if table is not None and job.gpu_type in (None, name):
-            runs = np.isfinite(table.step_time_s[:, -1])
-            below = table.step_time_s[runs & (axes.gpu_counts <= job.gpus), -1]
-            above = table.step_time_s[runs & (axes.gpu_counts > job.gpus), -1]
-            times += [job.iterations * float(step_s) for step_s in (*below[-1:], *above[:1])][:1]
-    return min(times, default=math.nan)
-
-
-def _check_jobs(workload: Workload) -> None:
-    if not workload.jobs:
-        raise InputError("there are no jobs to simulate", where=workload.title)
-    names: set[str] = set()
-    before_s = 0.0
-    for job in workload.jobs:
-        if job.id in names:
-            raise InputError(f"two jobs are called {job.id!r}", where=workload.title)
-        names.add(job.id)
-        if not before_s <= job.submit_s < math.inf:
-            raise InputError(
-                f"job {job.id} is submitted at {job.submit_s:g} s, the one before at {before_s:g} s",
-                where=workload.title,
-                fix="give jobs in order of submission, from 0 s on",
-            )
-        before_s = job.submit_s
-        if not 0 <= job.iterations < math.inf:
-            raise InputError(
-                f"job {job.id} has {job.iterations:g} iterations", where=workload.title, fix="give a number ≥ 0"
-            )
-        if not 0 < job.weight < math.inf:
-            raise InputError(f"job {job.id} has weight {job.weight:g}", where=workload.title, fix="give a number > 0")
-        runs = False
-        for name, axes in workload.axes.items():
-            table = workload.truth.get((job.cost_class, name))
-            if table is None or job.gpu_type not in (None, name):
-                continue
-            usable = (axes.gpu_counts >= job.gpus_min) & (axes.gpu_counts <= job.gpus_max)
-            runs |= bool(np.isfinite(table.step_time_s[usable, -1]).any())
-        if not runs:
-            raise InputError(
-                f"job {job.id} can run on no GPU count from {job.gpus_min} to {job.gpus_max} of this cluster",
-                where=workload.title,
-                fix="give a larger cluster, or leave the job out",
-            )

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
 
 from powerflow.cluster.spec import ClusterSpec
-from powerflow.cost.table import Axes, CostTable
+from powerflow.cost.table import Axes, CostTable, FloatArray
+from powerflow.errors import InputError
 from powerflow.job import Job
 
 
@@ -29,3 +34,73 @@ class Workload:
     axes: Mapping[str, Axes]
     truth: Mapping[tuple[str, str], CostTable]
     facts: Mapping[str, str]
+
+
+def alone_times(workload: Workload) -> FloatArray:
+    """Seconds each job would take alone as submitted, ``[J]``: its GPUs, maximum clock, no wait; best GPU type for it.
+
+    Where a job cannot run on as many GPUs as it asked for: on the next fewer, or else the next more, as rigid ones do.
+    """
+
+    @cache
+    def step_s(cost_class: str, gpus: int, gpu_type: str | None) -> float:
+        times = []
+        for axes, table in _usable(workload, cost_class, gpu_type):
+            runs = np.isfinite(table.step_time_s[:, -1])
+            below = table.step_time_s[runs & (axes.gpu_counts <= gpus), -1]
+            above = table.step_time_s[runs & (axes.gpu_counts > gpus), -1]
+            times += [float(step) for step in (*below[-1:], *above[:1])][:1]
+        return min(times, default=math.nan)
+
+    return np.array([job.iterations * step_s(job.cost_class, job.gpus, job.gpu_type) for job in workload.jobs])
+
+
+def check_workload(workload: Workload) -> None:
+    """Refuse jobs that cannot be.
+
+    Raises:
+        InputError: No job; two of one name; times, iterations or weights that cannot be; a job no GPU count suits.
+    """
+
+    @cache
+    def runs(cost_class: str, gpus_min: int, gpus_max: int, gpu_type: str | None) -> bool:
+        return any(
+            np.isfinite(table.step_time_s[(axes.gpu_counts >= gpus_min) & (axes.gpu_counts <= gpus_max), -1]).any()
+            for axes, table in _usable(workload, cost_class, gpu_type)
+        )
+
+    if not workload.jobs:
+        raise InputError("there are no jobs to simulate", where=workload.title)
+    names: set[str] = set()
+    before_s = 0.0
+    for job in workload.jobs:
+        if job.id in names:
+            raise InputError(f"two jobs are called {job.id!r}", where=workload.title)
+        names.add(job.id)
+        if not before_s <= job.submit_s < math.inf:
+            raise InputError(
+                f"job {job.id} is submitted at {job.submit_s:g} s, the one before at {before_s:g} s",
+                where=workload.title,
+                fix="give jobs in order of submission, from 0 s on",
+            )
+        before_s = job.submit_s
+        if not 0 <= job.iterations < math.inf:
+            raise InputError(
+                f"job {job.id} has {job.iterations:g} iterations", where=workload.title, fix="give a number ≥ 0"
+            )
+        if not 0 < job.weight < math.inf:
+            raise InputError(f"job {job.id} has weight {job.weight:g}", where=workload.title, fix="give a number > 0")
+        if not runs(job.cost_class, job.gpus_min, job.gpus_max, job.gpu_type):
+            raise InputError(
+                f"job {job.id} can run on no GPU count from {job.gpus_min} to {job.gpus_max} of this cluster",
+                where=workload.title,
+                fix="give a larger cluster, or leave the job out",
+            )
+
+
+def _usable(workload: Workload, cost_class: str, gpu_type: str | None) -> Iterator[tuple[Axes, CostTable]]:
+    """The pools that a job may use, with its costs there."""
+    for name, axes in workload.axes.items():
+        table = workload.truth.get((cost_class, name))
+        if table is not None and gpu_type in (None, name):
+            yield axes, table
