@@ -63,10 +63,10 @@ class Source:
 
 
 SOURCES = (
-    Source("ITP 01", ("itp/cluster01.csv",), "16x8:A100", window=1000),
-    Source("ITP 02", ("itp/cluster02.csv",), "16x8:A100", window=1000),
-    Source("ITP 05", ("itp/cluster05.csv",), "16x8:A100", window=1000),
-    Source("Philly", ("philly.csv.gz",), "16x8:A100", window=2000),
+    Source("ITP 01", ("itp/cluster01.csv",), "16x8:A100", window=500),
+    Source("ITP 02", ("itp/cluster02.csv",), "16x8:A100", window=500),
+    Source("ITP 05", ("itp/cluster05.csv",), "16x8:A100", window=500),
+    Source("Philly", ("philly.csv.gz",), "16x8:A100", window=1000),
     Source("Pollux", tuple(f"pollux/workload-{k}.csv" for k in (1, 2, 3)), "16x4:T4"),
     Source("Sia", ("sia/philly-1.csv", "sia/saturn-1.csv", "sia/philly-2.csv"), "16x4:T4"),
 )
