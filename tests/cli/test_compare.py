@@ -40,14 +40,16 @@ def no_slow_bound(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_prints_the_table_and_writes_the_page(log: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = tmp_path / "out.html"
     options = ("--policies", "prices,fifo", "--seeds", "1", "--processes", "1", "--report", str(page))
-    code, out, err = run(capsys, "compare", log, "--cluster", "2x8:A100", *options)
+    picture = tmp_path / "frontier.svg"
+    code, out, err = run(capsys, "compare", log, "--cluster", "2x8:A100", *options, "--picture", str(picture))
     assert (code, err) == (0, "")
     assert "100 %" in out.replace("\u202f", " ")
     assert "FIFO" in out
     assert "simulated, not measured" in out
     assert f"report: {page}" in out
     assert page.read_text("utf-8").startswith("<!")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["log.csv", "out.html"]
+    assert picture.read_text("utf-8").startswith("<svg")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["frontier.svg", "log.csv", "out.html"]
 
 
 def test_json(log: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -48,6 +48,7 @@ def compare(
     processes: Processes = None,
     json: Json = False,
     report: Report = None,
+    picture: Annotated[Path | None, typer.Option(help="Write the frontiers to this file, as an SVG picture.")] = None,
     quiet: Quiet = False,
 ) -> None:
     """Compare policies on the same jobs at equal energy: each one's frontier, and the table at each level.
@@ -55,6 +56,7 @@ def compare(
     The first seed is --seed; results do not depend on --processes.
     """
     from powerflow.cli.output import atomic_write
+    from powerflow.report.svg import frontier_svg
     from powerflow.simulate.bench import Believed
     from powerflow.simulate.compare import compare as compare_policies
     from powerflow.simulate.compare import policies_for
@@ -68,6 +70,7 @@ def compare(
     wanted = shares(levels, "--levels")
     with ExitStack() as stack:
         page = None if report is None else stack.enter_context(atomic_write(report))
+        drawing = None if picture is None else stack.enter_context(atomic_write(picture))
         workload_of = WorkloadOf([read_trace(trace) for trace in traces], cluster, load, most_gpus)
         with reporting("comparing", quiet) as progress:
             comparison = compare_policies(
@@ -80,6 +83,8 @@ def compare(
                 progress=progress,
             )
         write_page(page, comparison)
+        if drawing is not None:
+            drawing.write_text(frontier_svg(comparison), encoding="utf-8")
     show(comparison, report, json, quiet)
 
 
