@@ -1,36 +1,50 @@
-"""What placement is worth: buddy allocation and packing against first fit and random nodes, and its speed.
+"""What placement is worth: packing, consolidation and emptying, against first fit and random nodes; and its speed.
 
     python -m benchmarks.placement
 
 Jobs start first come first served as soon as enough GPUs are free, and run for their given time wherever they stand;
 so all placers see exactly the same starts and ends, and only *where* differs. First fit and random nodes are given
 the same courtesy as packing: one node if any has room, whole nodes for large jobs, pieces only where nothing else is
-left. "with moves" is packing that, whenever a job ends, applies the migrations that are worth their pause (30 s,
-against a slowdown of 1.2 while spread: assumed figures); the pauses do not lengthen its jobs here.
+left. "consolidate" is packing that, whenever a job ends, brings spread jobs together where that is worth the pauses
+(30 s, against a slowdown of 1.2 while spread: assumed figures); the pauses do not lengthen its jobs here.
+
+What emptying nodes is worth shows only where jobs and nodes cost energy: ITP cluster01 is simulated under `prices` on
+nodes that sleep, with and without it.
 
 Random streams are seeded; the traced ones need ``../shared/data`` and are left out, with a word, where it is absent.
 """
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import heapq
+import itertools
+import json
+import math
+import tempfile
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 
-from powerflow.cluster.defrag import Movable, Prices, apply_migration, worthwhile_migrations
+from powerflow.cluster.consolidate import Spread, consolidate
 from powerflow.cluster.occupancy import NodeShare, Occupancy, Placement
 from powerflow.cluster.packing import UP
 from powerflow.cluster.spec import parse_cluster
+from powerflow.policy.registry import load as load_policy
+from powerflow.simulate.build import build_workload
+from powerflow.simulate.run import simulate
+from powerflow.trace.read import read_trace
 
 TRACES = Path(__file__).resolve().parents[2] / "shared" / "data" / "traces"
 GPUS_PER_NODE = 8
 PAUSE_S = 30.0
 SPREAD_SLOWDOWN = 1.2
-COLUMNS = (("spread_gpu_s", " %"), ("node_links", ""), ("rack_links", ""), ("nodes_in_use", ""), ("whole_free", ""))
+COLUMNS = (("spread_gpu_s", " %"), ("split_gpu_s", " %"), ("node_links", ""), ("rack_links", ""), ("nodes_in_use", ""))
 
 
 @dataclass(frozen=True)
@@ -98,10 +112,10 @@ class Course:
 
     gpu_s: float = 0.0
     spread_gpu_s: float = 0.0  # held by jobs on more nodes than their count needs
+    split_gpu_s: float = 0.0  # held by those of them that one node could hold
     node_links: float = 0.0  # ring links between nodes × seconds
     rack_links: float = 0.0
     nodes_in_use: float = 0.0  # mean over time
-    whole_free: float = 0.0
     moves: int = 0
 
 
@@ -126,11 +140,10 @@ class Replay:
             start = max(now, float(stream.submit_s[waiting])) if fits else np.inf
             end = ends[0][0] if ends else np.inf
             course.nodes_in_use += occupancy.nodes_in_use() * (min(start, end) - now)
-            course.whole_free += occupancy.whole_free_nodes() * (min(start, end) - now)
             now = min(start, end)
             if end <= start:
                 owner = heapq.heappop(ends)[1]
-                self.account(owner, now)
+                self.account(owner, now, occupancy)
                 del self.running[owner]
                 occupancy.release(owner)
                 if self.moving:
@@ -142,34 +155,36 @@ class Replay:
             self.running[waiting] = (now, end)
             waiting += 1
         course.nodes_in_use /= now - began
-        course.whole_free /= now - began
         return course
 
-    def account(self, owner: int, now: float) -> None:
-        """Add up what a job did where it stands, from when it came there."""
+    def account(self, owner: int, now: float, where: Occupancy) -> None:
+        """Add up what a job did where it stood, from when it came there."""
         since, end = self.running[owner]
         self.running[owner] = (now, end)
-        nodes = [share.node for share in self.occupancy.placement(owner)]
+        nodes = [share.node for share in where.placement(owner)]
         racks = {self.rack_of[node] for node in nodes}
-        gpus = self.occupancy.gpus_of(owner)
+        gpus = where.gpus_of(owner)
         self.course.gpu_s += gpus * (now - since)
-        self.course.spread_gpu_s += gpus * (now - since) * (not self.occupancy.is_packed(owner))
+        self.course.spread_gpu_s += gpus * (now - since) * (not where.is_packed(owner))
+        self.course.split_gpu_s += gpus * (now - since) * (gpus <= GPUS_PER_NODE and len(nodes) > 1)
         self.course.node_links += len(nodes) * (now - since) * (len(nodes) > 1)
         self.course.rack_links += len(racks) * (now - since) * (len(racks) > 1)
 
     def move(self, now: float) -> None:
-        """Apply the migrations that pay."""
+        """Bring spread jobs together where that pays."""
+        occupancy = self.occupancy
         owners = np.array(sorted(self.running), np.int64)
-        if self.occupancy.packed_many(owners).all():
+        spread = [
+            Spread(owner, occupancy.gpus_of(owner), 1 - 1 / SPREAD_SLOWDOWN, self.running[owner][1] - now)
+            for owner in owners[~occupancy.packed_many(owners)].tolist()
+            if occupancy.gpus_of(owner) <= GPUS_PER_NODE
+        ]
+        if not spread:
             return
-        same = np.ones(len(owners))
-        remaining_s = np.array([self.running[owner][1] - now for owner in owners.tolist()])
-        jobs = Movable(owners, PAUSE_S * same, remaining_s, SPREAD_SLOWDOWN * same, 0 * same, same)
-        for migration in worthwhile_migrations(self.occupancy, jobs, Prices(0.0, 0.0, 0.0)):
-            for owner in migration.owners:
-                self.account(owner, now)
-            apply_migration(self.occupancy, migration)
-            self.course.moves += len(migration.owners)
+        before = copy.deepcopy(occupancy)
+        for owner in consolidate(occupancy, spread, PAUSE_S * self.stream.gpus):
+            self.account(owner, now, before)
+            self.course.moves += 1
 
 
 def random_stream(load: float, seed: int) -> Stream:
@@ -188,8 +203,6 @@ def traced_stream(load: float) -> Stream | None:
     path = TRACES / "itp" / "cluster02.csv"
     if not path.exists():
         return None
-    from powerflow.trace.read import read_trace
-
     jobs = read_trace(path).jobs
     submit_s = np.array([job.submit_s for job in jobs])
     gpus = np.array([job.gpus for job in jobs])
@@ -205,20 +218,67 @@ def compare(stream: Stream) -> None:
         "packing": Replay(stream, packing, moving=False).run(),
         "first fit": Replay(stream, first_fit, moving=False).run(),
         "random nodes": Replay(stream, random_nodes(0), moving=False).run(),
-        "with moves": Replay(stream, packing, moving=True).run(),
+        "consolidate": Replay(stream, packing, moving=True).run(),
     }
     ours = courses["packing"]
     print(f"\n{stream.name}: {len(stream.gpus)} jobs on {stream.cluster}")
     print(
-        "  placer         spread GPU-h       node link-h        rack link-h      nodes in use   whole free nodes  moves"
+        "  placer         spread GPU-h      split GPU-h        node link-h      rack link-h       nodes in use    moves"
     )
     for name, course in courses.items():
         cells = []
         for field, unit in COLUMNS:
             value, own = getattr(course, field), getattr(ours, field)
-            per = course.gpu_s / 100 if field == "spread_gpu_s" else 3600 if "links" in field else 1
+            per = course.gpu_s / 100 if "gpu_s" in field else 3600 if "links" in field else 1
             cells.append(f"{value / per:8.1f}{unit} ×{value / own:<5.2f}")
         print(f"  {name:<14}" + " ".join(cells) + f"{course.moves:6}")
+
+
+def cluster_file(folder: str, *, can_sleep: bool) -> str:
+    """A cluster whose nodes draw 400 W beside their GPUs; those that sleep draw 30 W then, and take 180 s to wake."""
+    group = {"gpu_type": "A100", "count": 16, "gpus": GPUS_PER_NODE, "idle_w": 400.0}
+    if can_sleep:
+        group |= {"can_sleep": True, "sleep_w": 30.0, "wake_s": 180.0}
+    path = Path(folder) / f"{'sleeping' if can_sleep else 'awake'}.yaml"
+    path.write_text(json.dumps({"groups": [group]}))  # JSON is YAML
+    return str(path)
+
+
+def plans_empty_nodes(on: bool) -> contextlib.AbstractContextManager[object]:
+    """Whether they do meanwhile."""
+    return contextlib.nullcontext() if on else patch("powerflow.scheduler.pool.empty_nodes", return_value=[])
+
+
+def sleeping() -> None:
+    """Simulate a cluster whose nodes sleep, with and without emptying them."""
+    path = TRACES / "itp" / "cluster01.csv"
+    if not path.exists():
+        print(f"\nITP cluster01 left out: no {TRACES.name} beside the checkout")
+        return
+    print("\nITP cluster01 on 16x8:A100 under prices; host 400 W, asleep 30 W, 180 s to wake")
+    print(
+        "  load  seconds per joule   nodes           mean JCT      metered    JCT + λ_E·energy, a job   moves, rescales"
+    )
+    trace = read_trace(path)
+    with tempfile.TemporaryDirectory() as folder:
+        awake, asleep = (cluster_file(folder, can_sleep=can_sleep) for can_sleep in (False, True))
+        for load, energy_price in itertools.product((0.3, 0.8), (3e-4, 2e-3)):
+            first_h = math.nan
+            for name, cluster, emptying in (
+                ("stay awake", awake, True),
+                ("sleep", asleep, False),
+                ("and are emptied", asleep, True),
+            ):
+                workload = build_workload(trace, cluster, load=load, most_gpus=64)
+                with plans_empty_nodes(emptying):
+                    result = simulate(workload, load_policy("prices"), energy_price=energy_price)
+                jct_h = float(result.jobs.jct_s.mean()) / 3600
+                cost_h = jct_h + energy_price * result.metered_j / len(result.jobs.ids) / 3600
+                first_h = cost_h if math.isnan(first_h) else first_h
+                print(
+                    f"  {load:<5} {energy_price:<19g} {name:<16}{jct_h:7.4f} h {result.metered_j / 3.6e6:8.1f} kWh"
+                    f" {cost_h:12.4f} h (×{cost_h / first_h:.4f}) {result.jobs.rescales.sum():17}"
+                )
 
 
 def speed() -> None:
@@ -252,8 +312,9 @@ def speed() -> None:
 
 def main() -> None:
     print("spread GPU-h: share of GPU-hours held by jobs on more nodes than their count needs")
+    print("split GPU-h: held by those of them that one node could hold")
     print("node, rack link-h: links of a ring over the job's GPUs that leave a node (a rack), hours summed over jobs")
-    print("nodes in use, whole free nodes: means over time; × is the ratio to packing")
+    print("nodes in use: mean over time; × is the ratio to packing")
     for load in (0.5, 0.8, 0.95):
         compare(random_stream(load, seed=0))
     for load in (0.5, 0.8):
@@ -262,6 +323,7 @@ def main() -> None:
             print(f"\nITP cluster02 left out: no {TRACES.name} beside the checkout")
         else:
             compare(traced)
+    sleeping()
     speed()
 
 

@@ -83,15 +83,15 @@ class PoolMachine(RuleBasedStateMachine):
         node = self.nodes[number % len(self.nodes)]
         owners = sorted(owner for owner, gpus in self.held.items() if any(name == node.name for name, _ in gpus))
         before = self.status[node.name]
-        if what == "sleep" and (owners or before in ("fail", "drain")):
+        if what == "sleep" and (owners or before in ("fail", "drain", "drain asleep")):
             return
         answer = getattr(self.pool, what)(node.name)
         if what in ("fail", "drain"):
             assert answer.tolist() == owners
         after = {
             "fail": "fail",
-            "drain": "fail" if before == "fail" else "drain",
-            "recover": "sleep" if before == "sleep" else "up",
+            "drain": {"sleep": "drain asleep", "up": "drain"}.get(before, before),
+            "recover": "sleep" if before in ("sleep", "drain asleep") else "up",
             "sleep": "sleep",
             "wake": "up" if before == "sleep" else before,
         }

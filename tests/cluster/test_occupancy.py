@@ -148,6 +148,27 @@ def test_a_drained_node_takes_nobody_new() -> None:
     pool.check()
 
 
+@pytest.mark.parametrize(
+    "placement",
+    [
+        (NodeShare("a-0", (0,)),),  # held
+        (NodeShare("a-0", (8,)),),  # not there
+        (NodeShare("a-1", ()),),
+        (NodeShare("a-2", (0,)),),  # asleep
+        (NodeShare("a-1", (0,)), NodeShare("a-1", (1,))),
+    ],
+)
+def test_nobody_is_put_where_they_cannot_be(placement: tuple[NodeShare, ...]) -> None:
+    pool = occupancy("3x8:A")
+    pool.allocate(0, 1)
+    pool.sleep("a-2")
+    with pytest.raises(ValueError, match="cannot be put"):
+        pool.put(1, placement)
+    with pytest.raises(ValueError, match="cannot be put"):
+        pool.put(0, (NodeShare("a-1", (0,)),))
+    pool.check()
+
+
 def test_only_an_empty_node_that_is_up_sleeps() -> None:
     pool = occupancy("2x4:A")
     pool.allocate(0, 1)
@@ -166,6 +187,22 @@ def test_only_an_empty_node_that_is_up_sleeps() -> None:
     with pytest.raises(ValueError, match="not both up and empty"):
         pool.sleep("a-1")
     pool.check()
+
+
+def test_a_node_drained_in_its_sleep_sleeps_on_unless_it_fails() -> None:
+    pool = occupancy("1x4:A")
+    pool.sleep("a-0")
+    pool.drain("a-0")
+    pool.drain("a-0")
+    pool.wake("a-0")
+    assert (pool.up, pool.asleep) == (0, 0)
+    pool.recover("a-0")
+    pool.recover("a-0")
+    assert (pool.up, pool.asleep, pool.free) == (4, 4, 0)
+    pool.drain("a-0")
+    pool.fail("a-0")
+    pool.recover("a-0")
+    assert (pool.up, pool.asleep, pool.free) == (4, 0, 4)
 
 
 # ---- what is refused changes nothing ----

@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from powerflow.cluster.homes import home, rooms
 from powerflow.cluster.occupancy import Occupancy
-from powerflow.cluster.packing import UP, Pool
+from powerflow.cluster.packing import NOBODY, Pool
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -56,9 +57,10 @@ def consolidate(occupancy: Occupancy, jobs: Sequence[Spread], pause_gpu_s: Float
         pause_gpu_s: By owner, what moving it costs in GPU-seconds; 0 for one that moves anyway.
 
     Returns:
-        Owners that now hold other GPUs than before.
+        Owners that now hold other GPUs than before, each once. Each stands on one node.
     """
-    moved: list[int] = []
+    moved: dict[int, None] = {}
+    pause_gpu_s = pause_gpu_s.copy()
     leavers = np.empty(64, np.int64)
     for job in sorted(jobs, key=lambda job: (-job.gain_gpu_s(), job.owner))[:JOBS_TRIED]:
         affordable = job.gain_gpu_s() / MARGIN - float(pause_gpu_s[job.owner])
@@ -67,14 +69,16 @@ def consolidate(occupancy: Occupancy, jobs: Sequence[Spread], pause_gpu_s: Float
         count = who_leaves(occupancy.pool, job.owner, job.gpus, pause_gpu_s, affordable, leavers)
         if count < 0:
             continue
-        others = leavers[:count].copy()
-        counts = [occupancy.gpus_of(int(owner)) for owner in others]
-        occupancy.release_many([job.owner, *others.tolist()])
+        others = leavers[:count].tolist()
+        counts = [occupancy.gpus_of(owner) for owner in others]
+        occupancy.release_many([job.owner, *others])
         # the job goes to the one node that now has room for it, then the others to what is left
         occupancy.allocate(job.owner, job.gpus)
         occupancy.allocate_many(others, counts)
-        moved += [job.owner, *others.tolist()]
-    return moved
+        together = [job.owner, *others]
+        pause_gpu_s[together] = 0.0  # whoever moves pauses once, however often this plan moves it
+        moved |= dict.fromkeys(together)
+    return list(moved)
 
 
 @njit(cache=True)
@@ -95,24 +99,20 @@ def who_leaves(pool: Pool, owner: int, gpus: int, pause_gpu_s: FloatArray, affor
     Returns:
         How many leave; 0 if some node has room as it is; -1 if there is no way worth it.
     """
-    nodes = len(pool.size)
-    room = np.empty(nodes, np.int64)  # once the job itself has left; -1 where nobody may go
-    for i in range(nodes):
-        room[i] = pool.room[i] if pool.status[i] == UP else -1
+    room = rooms(pool)  # once the job itself has left
     gpu = pool.head[owner]
-    while gpu >= 0:
+    while gpu != NOBODY:
         if room[pool.node_of[gpu]] >= 0:
             room[pool.node_of[gpu]] += 1
         gpu = pool.next_of[gpu]
-    for i in range(nodes):
-        if room[i] >= gpus:
-            return 0
+    if home(pool, room, gpus, True) >= 0:
+        return 0
     tried = 0
     for short in range(1, gpus + 1):
-        for i in range(nodes):
+        for i in range(len(room)):
             if room[i] != gpus - short or pool.size[i] < gpus:
                 continue
-            count = _leave_node(pool, i, owner, gpus, short, room, leavers)
+            count = _leave_node(pool, i, gpus, short, room, leavers)
             if count > 0:
                 cost = 0.0
                 for k in range(count):
@@ -126,32 +126,29 @@ def who_leaves(pool: Pool, owner: int, gpus: int, pause_gpu_s: FloatArray, affor
 
 
 @njit(cache=True)
-def _leave_node(pool: Pool, node: int, owner: int, gpus: int, short: int, room: IntArray, leavers: IntArray) -> int:
+def _leave_node(pool: Pool, node: int, gpus: int, short: int, room: IntArray, leavers: IntArray) -> int:
     """Smaller jobs that stand on ``node`` alone, hold ``short`` GPUs together and each fit one other node; or -1."""
     count = 0
     left = short
     homes = np.empty(64, np.int64)
+    kept = room[node]
+    room[node] = -1  # the job's own from now on
     first, last = pool.first_gpu[node], pool.first_gpu[node] + pool.size[node]
     for held in range(min(gpus - 1, short), 0, -1):
         for gpu in range(first, last):
             other = pool.owner_of[gpu]
-            if left < held or other < 0 or other == owner or pool.held[other] != held or pool.spread[other] != 1:
+            if left < held or other == NOBODY or pool.held[other] != held or pool.spread[other] != 1:
                 continue
-            known = False
-            for k in range(count):
-                known |= leavers[k] == other
-            if known:
+            if pool.head[other] != gpu:  # each is met once
                 continue
-            home = -1
-            for i in range(len(room)):  # best fit
-                if i != node and room[i] >= held and (home < 0 or room[i] < room[home]):
-                    home = i
-            if home < 0:
+            there = home(pool, room, held, True)
+            if there < 0:
                 continue
-            leavers[count], homes[count] = other, home
+            leavers[count], homes[count] = other, there
             count += 1
             left -= held
-            room[home] -= held
+            room[there] -= held
     for k in range(count):
         room[homes[k]] += pool.held[leavers[k]]
+    room[node] = kept
     return count if left == 0 else -1

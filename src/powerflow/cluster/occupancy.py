@@ -37,6 +37,7 @@ class Occupancy:
     Equal states place the next owner equally, whatever led to them. Copying (``copy.deepcopy``) and pickling work.
 
     A node is *up*, *asleep* (empty and switched off), *drained* (takes nobody new; who is there may stay) or *failed*.
+    One that is drained in its sleep sleeps on once it has recovered: nobody has switched it on.
     GPUs on a failed or drained node stay their owners' until released; then nobody gets them before `recover`.
 
     Args:
@@ -60,6 +61,7 @@ class Occupancy:
         #: ``[G + 1]`` fewest nodes that can hold so many GPUs.
         self._fewest = np.searchsorted(largest_first, np.arange(largest_first[-1] + 1)).astype(np.int32) + 1
         self._fewest[0] = 0
+        self._drained_asleep: set[str] = set()
 
     # ---- how much there is ----
 
@@ -219,18 +221,23 @@ class Occupancy:
         lost its run, but that is for the scheduler to say.
         """
         self._set_status(node, FAILED)
+        self._drained_asleep.discard(node)
         return self.owners_on(node)
 
     def drain(self, node: str) -> IntArray:
         """A node takes nobody new. Returns the owners on it, who may stay. A failed node stays failed."""
-        if self.status_of(node) != FAILED:
+        status = self.status_of(node)
+        if status == ASLEEP:
+            self._drained_asleep.add(node)
+        if status != FAILED:
             self._set_status(node, DRAINED)
         return self.owners_on(node)
 
     def recover(self, node: str) -> None:
-        """A failed or drained node is up again. A sleeping one sleeps on."""
+        """A failed or drained node is up again. A sleeping one sleeps on, also if it was drained in its sleep."""
         if self.status_of(node) in (FAILED, DRAINED):
-            self._set_status(node, UP)
+            self._set_status(node, ASLEEP if node in self._drained_asleep else UP)
+            self._drained_asleep.discard(node)
 
     def sleep(self, node: str) -> None:
         """Put an empty node to sleep.

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from powerflow.cluster.consolidate import Spread, consolidate
+from powerflow.cluster.emptying import empty_nodes
 from powerflow.cluster.occupancy import Occupancy
 from powerflow.cluster.packing import DRAINED
 from powerflow.cluster.spec import Node
@@ -69,6 +70,7 @@ class Pool:
         self.axes = axes
         self.book = CostBook(axes)
         self.occupancy = Occupancy(nodes)
+        self.gpu_idle_w = gpu_idle_w
         self.baseline_w = baseline_watts(nodes, gpu_idle_w)
         self.sleepers = Sleepers(self.occupancy.nodes, gpu_idle_w)
         self.history = History()
@@ -150,10 +152,12 @@ class Pool:
         ledger.give(slots[changed], answer.gpus[changed], answer.clock[changed], now_s)
         moves = (how == MOVED).nonzero()[0]
         woken = self._place(ledger, slots[moves], answer.gpus[moves], now_s) if len(moves) else []
-        together = self._consolidate(ledger, slots[moves]) if self._spread else []
-        if together:
+        tidied = self._consolidate(ledger, slots[moves]) if self._spread else []
+        if self.sleepers and energy_price > 0.0:
+            tidied += self._empty(ledger, [*slots[moves].tolist(), *tidied], energy_price, now_s)
+        if tidied:
             position = {slot: j for j, slot in enumerate(self._active)}
-            how[[position[slot] for slot in together]] = MOVED
+            how[[position[slot] for slot in tidied]] = MOVED
             changed = how.nonzero()[0]
         who = slots[changed].tolist()
         packed = [slot not in self._unpacked for slot in who]
@@ -203,6 +207,17 @@ class Pool:
         if moved:
             self._note_spread(ledger, np.array(moved))
         return moved
+
+    def _empty(self, ledger: Ledger, moving: list[int], energy_price: float, now_s: float) -> list[int]:
+        """Empty nodes that are worth more asleep; returns all that move for it, besides those that move anyway."""
+        gain = self.sleepers.gains(energy_price, now_s)
+        if gain.max() <= 0.0:
+            return []
+        rows = ledger.rows
+        # a pause is time lost, and the joules that its GPUs draw meanwhile
+        pause = (rows["weight"] + energy_price * self.gpu_idle_w * rows["gpus"]) * rows["pause_s"]
+        pause[moving] = 0.0
+        return empty_nodes(self.occupancy, gain, pause)
 
     def demand(self, ledger: Ledger) -> int:
         """GPUs that the pool's jobs asked for."""
