@@ -37,10 +37,12 @@ def two_nodes() -> Occupancy:
 
 def test_the_node_with_the_most_to_win_is_emptied() -> None:
     pool = two_nodes()
+    assert pool.spare_nodes() == 1
     # either node could go: n0 for 100 − 90, n1 for 100 − 30 − 40
     assert empty_nodes(pool, np.array([100.0, 100.0]), np.array([90.0, 30.0, 40.0])) == [1, 2]
     assert where(pool, 0, 1, 2) == [{"n0": 4}, {"n0": 2}, {"n0": 1}]
     pool.sleep("n1")
+    assert pool.spare_nodes() == 0
     pool.check()
     other = two_nodes()
     assert empty_nodes(other, np.array([100.0, 100.0]), np.array([60.0, 30.0, 40.0])) == [0]
@@ -113,6 +115,7 @@ def test_every_emptied_node_pays_and_the_pool_stays_sound(data: st.DataObject, s
     assert not opened.any()
     assert len(moved) == len(set(moved))
     assert bool(moved) == bool(emptied.any())
+    assert emptied.sum() <= before.spare_nodes()
     assert pause[moved].sum() < gain[emptied].sum() or not moved
     for owner in owners:
         assert pool.gpus_of(owner) == before.gpus_of(owner)

@@ -92,6 +92,10 @@ class Occupancy:
         """Nodes of any status on which somebody holds a GPU."""
         return int(self._pool.totals[packing.NODES_IN_USE])
 
+    def spare_nodes(self) -> int:
+        """Nodes in use beyond the fewest that could hold as many GPUs, were all free to move."""
+        return self.nodes_in_use() - int(self._fewest[self.held])
+
     def whole_free_nodes(self) -> int:
         """Nodes that are up and empty."""
         pool = self._pool

@@ -153,7 +153,7 @@ class Pool:
         moves = (how == MOVED).nonzero()[0]
         woken = self._place(ledger, slots[moves], answer.gpus[moves], now_s) if len(moves) else []
         tidied = self._consolidate(ledger, slots[moves]) if self._spread else []
-        if self.sleepers and energy_price > 0.0:
+        if self.sleepers and energy_price > 0.0 and self.occupancy.spare_nodes():
             tidied += self._empty(ledger, [*slots[moves].tolist(), *tidied], energy_price, now_s)
         if tidied:
             position = {slot: j for j, slot in enumerate(self._active)}
