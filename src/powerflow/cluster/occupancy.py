@@ -178,12 +178,35 @@ class Occupancy:
 
     def release(self, owner: int) -> None:
         """Take back all that an owner holds, if anything."""
-        self.release_many([owner])
+        if owner < len(self._pool.head) and self._pool.held[owner]:
+            packing.remove(self._pool, owner)
 
     def release_many(self, owners: Sequence[int] | IntArray) -> None:
         """Take back all that several owners hold; those that hold nothing are left as they are."""
         who = np.asarray(owners, np.int64)
         packing.remove_many(self._pool, who[(who >= 0) & (who < len(self._pool.head))])
+
+    def rearrange(self, owners: IntArray, gpus: IntArray) -> npt.NDArray[np.bool_]:
+        """Take back all that these owners hold, and give each so many GPUs instead, largest first.
+
+        The same as `release_many` and `allocate_many`, in one call: a plan does it at every decision.
+
+        Args:
+            owners: ``[J]`` different owners.
+            gpus: ``[J]`` GPUs for each; 0 for none.
+
+        Returns:
+            ``[J]`` `is_packed` of each.
+
+        Raises:
+            ValueError: More is asked for than is then free. All of them hold nothing then.
+        """
+        self._make_room(int(owners.max()))
+        order = np.argsort(-gpus, kind="stable") if len(gpus) > 1 else np.zeros(1, np.int64)
+        packed = np.empty(len(gpus), np.bool_)
+        if not packing.rearrange(self._pool, owners, gpus, order, self._fewest, packed):
+            raise ValueError(f"{gpus.sum()} GPUs asked for, {self.free} are free")
+        return packed
 
     def gpus_of(self, owner: int) -> int:
         """GPUs that an owner holds."""

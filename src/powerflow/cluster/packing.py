@@ -313,11 +313,36 @@ def _give(pool: Pool, owner: int, node: int, chosen: np.uint64) -> None:
 def remove_many(pool: Pool, owners: I64) -> None:
     """Take everything from several owners; those that hold nothing are left as they are."""
     for i in range(len(owners)):
-        _remove(pool, owners[i])
+        remove(pool, owners[i])
 
 
 @kernel
-def _remove(pool: Pool, owner: int) -> None:
+def rearrange(pool: Pool, owners: I64, gpus: I64, order: I64, fewest: I32, packed: npt.NDArray[np.bool_]) -> bool:
+    """Take everything from several owners, then place them anew, in ``order``; False if more is asked for than is free.
+
+    Args:
+        pool: The pool.
+        owners, gpus: ``[J]`` who, and how many GPUs each gets; 0 for none.
+        order: ``[J]`` positions, largest first.
+        fewest: ``[G + 1]`` fewest nodes that can hold so many GPUs.
+        packed: ``[J]`` out: whether each stands on so few.
+    """
+    remove_many(pool, owners)
+    total = 0
+    for k in range(len(gpus)):
+        total += gpus[k]
+    if total > pool.totals[FREE_GPUS]:
+        return False
+    for k in order:
+        if gpus[k] > 0:
+            place(pool, owners[k], gpus[k])
+        packed[k] = pool.spread[owners[k]] == fewest[gpus[k]]
+    return True
+
+
+@kernel
+def remove(pool: Pool, owner: int) -> None:
+    """Take everything from an owner; nothing happens to one that holds nothing."""
     gpu = pool.head[owner]
     while gpu != NOBODY:
         node = pool.node_of[gpu]

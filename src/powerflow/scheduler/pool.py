@@ -151,7 +151,10 @@ class Pool:
         changed = how.nonzero()[0]
         ledger.give(slots[changed], answer.gpus[changed], answer.clock[changed], now_s)
         moves = (how == MOVED).nonzero()[0]
-        woken = self._place(ledger, slots[moves], answer.gpus[moves], now_s) if len(moves) else []
+        woken: list[str] = []
+        if len(moves):
+            freed = int(view.jobs["gpus"][moves][~evicted[moves]].sum()) if self.sleepers else 0
+            woken = self._place(ledger, slots[moves], answer.gpus[moves], freed, now_s)
         tidied = self._consolidate(ledger, slots[moves]) if self._spread else []
         if self.sleepers and energy_price > 0.0 and self.occupancy.spare_nodes():
             tidied += self._empty(ledger, [*slots[moves].tolist(), *tidied], energy_price, now_s)
@@ -167,21 +170,20 @@ class Pool:
             asleep = self.sleepers.sleep(self.occupancy, now_s)
         return Decision(view, answer, slots, changed, how[changed] == MOVED, packed, wait_s, woken, asleep)
 
-    def _place(self, ledger: Ledger, who: IntArray, gpus: IntArray, now_s: float) -> list[str]:
-        """Take these jobs off their GPUs and give them as many others; returns the nodes that had to be woken."""
-        self.occupancy.release_many(who)
+    def _place(self, ledger: Ledger, who: IntArray, gpus: IntArray, freed: int, now_s: float) -> list[str]:
+        """Take these jobs off their GPUs, of which ``freed`` can be used again, and give them as many others.
+
+        Returns:
+            The nodes that had to be woken.
+        """
         self.evicted.clear()
-        placed = gpus.nonzero()[0]
-        woken = self.sleepers.wake(self.occupancy, int(gpus.sum()), now_s) if self.sleepers else []
-        if len(placed):
-            self.occupancy.allocate_many(who[placed], gpus[placed])
-        self._note_spread(ledger, who)
+        woken = self.sleepers.wake(self.occupancy, int(gpus.sum()) - freed, now_s) if self.sleepers else []
+        self._note_spread(ledger, who, self.occupancy.rearrange(who, gpus))
         return woken
 
-    def _note_spread(self, ledger: Ledger, who: IntArray) -> None:
+    def _note_spread(self, ledger: Ledger, who: IntArray, packed: BoolArray) -> None:
         """Note which of these jobs, just placed, are unpacked, and which of them would gain on one node."""
-        packed = self.occupancy.packed_many(who).tolist()
-        for slot, whole in zip(who.tolist(), packed, strict=True):
+        for slot, whole in zip(who.tolist(), packed.tolist(), strict=True):
             self._unpacked.discard(slot)
             self._spread.pop(slot, None)
             if whole:
@@ -205,7 +207,7 @@ class Pool:
         ]
         moved = consolidate(self.occupancy, spread, pause_gpu_s)
         if moved:
-            self._note_spread(ledger, np.array(moved))
+            self._note_spread(ledger, np.array(moved), self.occupancy.packed_many(moved))
         return moved
 
     def _empty(self, ledger: Ledger, moving: list[int], energy_price: float, now_s: float) -> list[int]:
@@ -220,5 +222,6 @@ class Pool:
         return empty_nodes(self.occupancy, gain, pause)
 
     def demand(self, ledger: Ledger) -> int:
-        """GPUs that the pool's jobs asked for."""
-        return int(ledger.rows["requested"][self._active].sum()) if self._active else 0
+        """GPUs that the pool's jobs hold, or asked for if that is more."""
+        rows = ledger.rows[self._active]
+        return int(np.maximum(rows["requested"], rows["gpus"]).sum()) if self._active else 0
