@@ -22,7 +22,7 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 STAY_S = 3600.0  # nobody is expected to keep its GPUs for longer than this
-MARGIN = 2.0  # a move must gain twice what it costs
+MARGIN = 2.0  # a move must gain more than twice what it costs
 NODES_TRIED = 4
 JOBS_TRIED = 8
 
