@@ -201,7 +201,8 @@ class Occupancy:
         Raises:
             ValueError: More is asked for than is then free. All of them hold nothing then.
         """
-        self._make_room(int(owners.max()))
+        if len(owners) > 1 or owners[0] >= len(self._pool.head):
+            self._make_room(int(owners.max()))
         order = np.argsort(-gpus, kind="stable") if len(gpus) > 1 else np.zeros(1, np.int64)
         packed = np.empty(len(gpus), np.bool_)
         if not packing.rearrange(self._pool, owners, gpus, order, self._fewest, packed):

@@ -22,10 +22,11 @@ from powerflow.scheduler.sleep import Sleepers, baseline_watts
 
 BoolArray = npt.NDArray[np.bool_]
 
+RETRY_S = 300.0  # where no node could be had for a spread job, none is looked for again for so long
 LEAST_SPEEDUP = 0.02  # a job that would gain less of its time on one node is left where it is
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Decision:
     """What a policy was shown and what came of it.
 
@@ -81,6 +82,7 @@ class Pool:
         self._unpacked: set[int] = set()  # jobs on more nodes than they need
         # those of them that would gain on one node: GPUs, share of time gained, step time now
         self._spread: dict[int, tuple[int, float, float]] = {}
+        self._retry_s: dict[int, float] = {}  # when to look again for one node for each of these
 
     @property
     def active(self) -> list[int]:
@@ -108,6 +110,7 @@ class Pool:
         self.evicted.discard(slot)
         self._unpacked.discard(slot)
         self._spread.pop(slot, None)
+        self._retry_s.pop(slot, None)
         self.occupancy.release(slot)
 
     def recover(self, node: str) -> None:
@@ -155,7 +158,7 @@ class Pool:
         if len(moves):
             freed = int(view.jobs["gpus"][moves][~evicted[moves]].sum()) if self.sleepers else 0
             woken = self._place(ledger, slots[moves], answer.gpus[moves], freed, now_s)
-        tidied = self._consolidate(ledger, slots[moves]) if self._spread else []
+        tidied = self._consolidate(ledger, slots[moves], now_s) if self._spread else []
         if self.sleepers and energy_price > 0.0 and self.occupancy.spare_nodes():
             tidied += self._empty(ledger, [*slots[moves].tolist(), *tidied], energy_price, now_s)
         if tidied:
@@ -186,6 +189,7 @@ class Pool:
         for slot, whole in zip(who.tolist(), packed.tolist(), strict=True):
             self._unpacked.discard(slot)
             self._spread.pop(slot, None)
+            self._retry_s.pop(slot, None)
             if whole:
                 continue
             self._unpacked.add(slot)
@@ -197,14 +201,18 @@ class Pool:
             if gpus <= self.axes.gpus_per_node and speedup > LEAST_SPEEDUP:
                 self._spread[slot] = gpus, speedup, spread_s
 
-    def _consolidate(self, ledger: Ledger, moving: IntArray) -> list[int]:
+    def _consolidate(self, ledger: Ledger, moving: IntArray, now_s: float) -> list[int]:
         """Bring spread jobs together where that pays; returns all that move for it, besides those that move anyway."""
+        due = [slot for slot in self._spread if self._retry_s.get(slot, 0.0) <= now_s]
+        if not due:
+            return []
         pause_gpu_s = ledger.rows["gpus"] * ledger.rows["pause_s"]
         pause_gpu_s[moving] = 0.0
-        spread = [
-            Spread(slot, gpus, speedup, ledger.remaining(slot) * step_s)
-            for slot, (gpus, speedup, step_s) in self._spread.items()
-        ]
+        spread = []
+        for slot in due:
+            gpus, speedup, step_s = self._spread[slot]
+            spread.append(Spread(slot, gpus, speedup, ledger.remaining(slot) * step_s))
+            self._retry_s[slot] = now_s + RETRY_S
         moved = consolidate(self.occupancy, spread, pause_gpu_s)
         if moved:
             self._note_spread(ledger, np.array(moved), self.occupancy.packed_many(moved))
