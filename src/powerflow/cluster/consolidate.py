@@ -69,13 +69,10 @@ def consolidate(occupancy: Occupancy, jobs: Sequence[Spread], pause_gpu_s: Float
         count = who_leaves(occupancy.pool, job.owner, job.gpus, pause_gpu_s, affordable, leavers)
         if count < 0:
             continue
-        others = leavers[:count].tolist()
-        counts = [occupancy.gpus_of(owner) for owner in others]
-        occupancy.release_many([job.owner, *others])
-        # the job goes to the one node that now has room for it, then the others to what is left
-        occupancy.allocate(job.owner, job.gpus)
-        occupancy.allocate_many(others, counts)
-        together = [job.owner, *others]
+        together = [job.owner, *leavers[:count].tolist()]
+        counts = [occupancy.gpus_of(owner) for owner in together]
+        # the job, which is the largest, goes to the one node that now has room for it, the others to what is left
+        occupancy.rearrange(np.array(together), np.array(counts))
         pause_gpu_s[together] = 0.0  # whoever moves pauses once, however often this plan moves it
         moved |= dict.fromkeys(together)
     return list(moved)
