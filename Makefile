@@ -29,7 +29,9 @@ bench: $(STAMP)  ## speed, as ratios and CPU time
 results: $(STAMP)  ## the table of docs/results.md (long; see the page for how long)
 	$(BIN)/python -m benchmarks.results
 
+# numba keeps what it compiled beside the sources, and does not see when a kernel of another file has changed
 clean:
+	find src tests benchmarks -name '*.nb[ic]' -delete
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(STAMP): pyproject.toml constraints.txt
