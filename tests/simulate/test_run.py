@@ -334,7 +334,9 @@ def test_alone_is_on_the_gpus_asked_for() -> None:
 def test_a_policy_that_never_lets_anything_get_done_is_found_out() -> None:
     # One and two GPUs in turn every 60 s, with a pause of 100 s: the job holds GPUs for ever and saves nothing.
     class Restless:
-        name, needs_sizes, period_s = "restless", False, 60.0
+        name: str = "restless"
+        needs_sizes: bool = False
+        period_s: float | None = 60.0
 
         def decide(self, view: View) -> Allocation:
             answer = view.nothing()
