@@ -66,7 +66,7 @@ def render(results: Sequence[Result], command: str, notes: str) -> str:
         "Hours, means over seeds; in brackets the ratio to `prices` at the same energy, with its 95 % interval "
         "(Student's t) where it is not `prices` itself. For `prices` the interval is that of the mean, in hours. "
         "Levels are shares of the energy of FIFO at maximum clock. A dash: the policy has no setting that comes down "
-        "to that energy on every seed in time. The row *bound* gives `prices` over the proven lower bound (first "
+        "to that energy on every seed. The row *bound* gives `prices` over the proven lower bound (first "
         "seed).",
         *(_table(result) for result in mains),
         "## What `prices` loses by not knowing",
@@ -200,8 +200,8 @@ def _how(mains: Sequence[Result]) -> str:
     first = mains[0]["facts"]
     lines = [f"- {label}: {first[label]}" for label in ("World", "Energy", "Frontiers", "At a level") if label in first]
     lines[1:2] = [
-        "- Energy: metered for the whole cluster, idle GPUs included, for 1.25 times as long as FIFO takes at maximum "
-        "clock; runs that take longer do not count"
+        "- Energy: metered for the whole cluster; idle draw for as long as FIFO takes at maximum clock, in every run "
+        "alike; what jobs add to it, to the end of the last job"
     ]
     lines.append(
         f"- Seeds: {', '.join(str(seed) for seed in mains[0]['case']['seeds'])}; each draws models and costs anew"
