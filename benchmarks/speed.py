@@ -28,6 +28,7 @@ from powerflow.scheduler.events import Completed, CostLearned, Event, Progress, 
 from powerflow.scheduler.scheduler import Scheduler
 from powerflow.simulate.build import build_workload
 from powerflow.simulate.run import Simulation
+from powerflow.simulate.workload import Workload
 from powerflow.trace.read import read_trace
 
 TRACES = Path(__file__).resolve().parents[2] / "shared" / "data" / "traces"
@@ -63,7 +64,7 @@ def simulations(philly: bool) -> None:
             continue
         workload = build_workload(read_trace(path), cluster)
 
-        def run(workload=workload) -> None:  # type: ignore[no-untyped-def]
+        def run(workload: Workload = workload) -> None:
             simulation = Simulation(workload, load("prices"))
             simulation.run()
             simulation.result()
