@@ -7,7 +7,7 @@ node); this module keeps them honest: it refuses what cannot be, and counts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -282,10 +282,6 @@ class Occupancy:
         """A sleeping node is usable again; others are left as they are."""
         if self.status_of(node) == ASLEEP:
             self._set_status(node, UP)
-
-    def nodes_named(self, names: Iterable[str]) -> list[Node]:
-        """The nodes of these names."""
-        return [self.nodes[self._number[name]] for name in names]
 
     def status_of(self, node: str) -> int:
         """Status of one node: `packing.UP`, `ASLEEP`, `DRAINED` or `FAILED`."""

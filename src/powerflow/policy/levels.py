@@ -122,8 +122,3 @@ def take_until_blocked(need: IntArray, order: Iterable[int] | IntArray, free: in
         given[row] = wants[row]
         free -= wants[row]
     return given
-
-
-def at_max_clock(view: View, gpus: IntArray) -> IntArray:
-    """Everybody at the maximum clock, ``[J]``."""
-    return np.full(len(gpus), view.clock_max, np.int64)
