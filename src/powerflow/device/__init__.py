@@ -1,0 +1,1 @@
+"""The GPUs: read power, energy and clocks; set clocks, and give them back as they were."""

@@ -1,0 +1,349 @@
+"""What may be asked of the live cluster, and what is answered: plain data between the controller and its front door.
+
+Units: seconds (times of day are Unix seconds, UTC), watts, joules, MHz. None means "not known" or "not yet".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Generic, Protocol, TypeVar
+
+from powerflow.errors import InputError
+from powerflow.live.spec import JobSpec
+
+
+class Role(StrEnum):
+    """What a caller may do; each may do what the one before may."""
+
+    VIEWER = "viewer"  # read
+    USER = "user"  # submit, and change own jobs
+    OPERATOR = "operator"  # change everything
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks: a login name and a role; ``address`` is where from, for the audit."""
+
+    user: str
+    role: Role
+    address: str = ""
+
+
+class JobState(StrEnum):
+    """Where a job is in its life. The last three are ends: a job has exactly one."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    HELD = "held"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing will happen to the job any more."""
+        return self in (JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED)
+
+
+class NotFound(InputError):
+    """There is no such job, node or rank."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what, exit_code=3)
+
+
+class Refused(InputError):
+    """The caller may not, or the thing is not in a state for it."""
+
+    def __init__(self, what: str, *, fix: str = "") -> None:
+        super().__init__(what, fix=fix, exit_code=4)
+
+
+@dataclass(frozen=True, slots=True)
+class JobRecord:
+    """One job, as a list shows it.
+
+    Attributes:
+        id: Number it is known by, as text.
+        gpus, gpu_type, clock_mhz, nodes: What it holds now; 0, None and () while it holds nothing.
+        clock_read_mhz: Clock that the GPUs say they run at; None where it was not read.
+        power_w: Watts of its GPUs now.
+        energy_j: Joules it was charged so far.
+        reason: Why it has what it has, in plain words.
+        progress: Share of its work that is done, 0 to 1.
+        step_time_s: Seconds per iteration, lately.
+        eta_s: When it is expected to end.
+        exit: How it ended, in plain words ("" while it has not).
+        attempts: How often it was started after it had failed.
+        model_error: |predicted ÷ measured − 1| of its step time where it runs now.
+        emulated: True when its GPUs are emulated, and its joules with them.
+    """
+
+    id: str
+    name: str
+    user: str
+    project: str
+    state: JobState
+    priority: str
+    rescale: str
+    submitted_s: float
+    started_s: float | None = None
+    ended_s: float | None = None
+    gpus_asked: str = "1"
+    gpus: int = 0
+    gpu_type: str | None = None
+    clock_mhz: float | None = None
+    clock_read_mhz: float | None = None
+    nodes: tuple[str, ...] = ()
+    power_w: float | None = None
+    energy_j: float = 0.0
+    reason: str = ""
+    steps: float = 0.0
+    steps_total: float | None = None
+    progress: float | None = None
+    step_time_s: float | None = None
+    eta_s: float | None = None
+    rescales: int = 0
+    attempts: int = 0
+    model_error: float | None = None
+    exit: str = ""
+    emulated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class JobDetail:
+    """One job, with all that is kept of it.
+
+    Attributes:
+        record: As in lists.
+        spec: As it was submitted.
+        gpus_held: By node, the numbers of the GPUs it holds.
+        ranks: Its ranks now: name, node, phase, step, pid.
+        last_lines: End of its log, where it failed.
+    """
+
+    record: JobRecord
+    spec: JobSpec
+    gpus_held: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    ranks: Sequence[Mapping[str, Any]] = ()
+    last_lines: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A configuration a job could have, and what it would cost by what is believed now."""
+
+    gpus: int
+    clock_mhz: float
+    step_time_s: float
+    power_w: float
+    energy_per_step_j: float
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why a job has what it has.
+
+    Attributes:
+        sentence: In plain words.
+        why: Kind of reason (`powerflow.scheduler.plan.Why`).
+        decided_s: When that was decided.
+        gpu_price: What a GPU is worth now (0 where the policy has no price).
+        energy_price: λ_E, seconds per joule.
+        now: What it has; None while it waits.
+        options: Best other configurations, best first.
+    """
+
+    job_id: str
+    sentence: str
+    why: str
+    decided_s: float | None
+    gpu_price: float
+    energy_price: float
+    now: Option | None
+    options: Sequence[Option]
+
+
+@dataclass(frozen=True, slots=True)
+class EventRecord:
+    """One thing that happened. ``number`` rises; ``fields`` are plain JSON."""
+
+    number: int
+    time_s: float
+    kind: str
+    job_id: str | None
+    text: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class GpuRecord:
+    """One GPU now: who holds it (job id or None), and what it says of itself."""
+
+    index: int
+    uuid: str
+    job_id: str | None
+    power_w: float | None
+    clock_mhz: float | None
+    locked_mhz: float | None
+    utilisation: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRecord:
+    """One node. ``state``: up, drained, failed or asleep."""
+
+    name: str
+    gpu_type: str
+    state: str
+    gpus: Sequence[GpuRecord]
+    emulated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Top:
+    """The cluster at one moment.
+
+    Attributes:
+        gpus, gpus_busy: GPUs there are and GPUs that jobs hold.
+        power_w, jobs_power_w: Watts of all GPUs, and of those that jobs hold.
+        energy_j, jobs_energy_j, idle_energy_j: Joules metered since the store was made; jobs + idle = metered.
+        queued, running, held: Jobs.
+        policy: Who decides.
+        energy_price: λ_E, seconds per joule.
+        budget: What limits energy now, in plain words.
+        jobs: Running ones, then queued ones.
+        notices: What an operator should know (no right to set clocks, a meter that disagrees), one line each.
+    """
+
+    time_s: float
+    gpus: int
+    gpus_busy: int
+    power_w: float
+    jobs_power_w: float
+    energy_j: float
+    jobs_energy_j: float
+    idle_energy_j: float
+    queued: int
+    running: int
+    held: int
+    policy: str
+    energy_price: float
+    budget: str
+    emulated: bool
+    jobs: Sequence[JobRecord]
+    notices: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What a user, a project or a job was charged in a window; ``idle`` and ``total`` are accounts too."""
+
+    name: str
+    jobs: int
+    gpu_s: float
+    energy_j: float
+    mean_jct_s: float | None
+
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[Item]):
+    """Some items, and where the next ones begin; ``next`` is None at the end."""
+
+    items: Sequence[Item]
+    next: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LogChunk:
+    """Part of a log: text, and the offset after it. ``ended``: nothing will follow."""
+
+    rank: str
+    text: str
+    offset: int
+    ended: bool
+
+
+class Desk(Protocol):
+    """All that the front door may ask. Safe to call from any thread.
+
+    Every method may raise `NotFound` for a thing that does not exist and `Refused` for what this caller may not do or
+    what cannot be done to the thing as it is.
+    """
+
+    def submit(self, spec: JobSpec, caller: Caller, key: str | None = None) -> tuple[JobRecord, bool]:
+        """Take a job; durable when this returns. The same key of the same caller again: the same job, and False.
+
+        Raises:
+            Refused: The key was used for another spec, or the job can never run here.
+        """
+        ...
+
+    def jobs(
+        self,
+        *,
+        states: Sequence[JobState] = (),
+        user: str | None = None,
+        project: str | None = None,
+        after: str | None = None,
+        limit: int = 100,
+    ) -> Page[JobRecord]:
+        """Jobs, newest first; ``after`` is a page's ``next``."""
+        ...
+
+    def job(self, job_id: str) -> JobDetail:
+        """One job."""
+        ...
+
+    def cancel(self, job_id: str, caller: Caller) -> JobRecord:
+        """Withdraw a job; what runs is ended. An ended job is refused, a cancelled one is left as it is."""
+        ...
+
+    def hold(self, job_id: str, caller: Caller) -> JobRecord:
+        """Keep a job from running; one that runs gives its GPUs back first."""
+        ...
+
+    def release(self, job_id: str, caller: Caller) -> JobRecord:
+        """Let a held job run again."""
+        ...
+
+    def explain(self, job_id: str) -> Explanation:
+        """Why a job has what it has."""
+        ...
+
+    def log(self, job_id: str, *, rank: str | None = None, offset: int = 0, limit: int = 65536) -> LogChunk:
+        """What a job wrote; ``rank`` None: its first rank. A negative offset counts from the end."""
+        ...
+
+    def events(self, *, after: int = 0, job_id: str | None = None, limit: int = 100) -> Page[EventRecord]:
+        """What happened, oldest first, from number ``after`` (exclusive) on."""
+        ...
+
+    def nodes(self) -> Sequence[NodeRecord]:
+        """Nodes and their GPUs."""
+        ...
+
+    def drain(self, node: str, caller: Caller, reason: str) -> NodeRecord:
+        """Let a node take nobody new; what runs there is moved."""
+        ...
+
+    def resume(self, node: str, caller: Caller) -> NodeRecord:
+        """Let a drained or failed node be used again."""
+        ...
+
+    def top(self) -> Top:
+        """The cluster now."""
+        ...
+
+    def accounts(self, *, since_s: float, until_s: float, by: str) -> Sequence[Account]:
+        """Who was charged what; ``by`` is ``user``, ``project`` or ``job``."""
+        ...
+
+    def healthy(self) -> Mapping[str, Any]:
+        """Whether the loop turns: ``ok``, and seconds since its last turn."""
+        ...

@@ -1,0 +1,1 @@
+"""Who may ask: the REST API, its tokens and roles, and metrics."""
