@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 from numba import njit
 
 from powerflow.cost.table import FloatArray, IntArray
 from powerflow.policy.protocol import Allocation, View
 
 TOO_MANY, UNKNOWN_COUNT, UNKNOWN_CLOCK, CANNOT_RUN = 1, 2, 3, 4
-SAME, RECLOCKED, MOVED = 0, 1, 2
 
 
 class PolicyError(RuntimeError):
@@ -80,24 +78,3 @@ def _fault(
             return CANNOT_RUN, j
         total += n
     return (TOO_MANY if total > capacity else 0), 0
-
-
-@njit(cache=True)
-def differences(
-    gpus_before: IntArray,
-    clock_before: IntArray,
-    gpus: IntArray,
-    clock: IntArray,
-    evicted: npt.NDArray[np.bool_],
-) -> npt.NDArray[np.int8]:
-    """For each job whether it stays the `SAME`, is only `RECLOCKED`, or `MOVED`; ``[J]``.
-
-    ``evicted[j]``: the job must leave the GPUs it holds, even if it is given as many.
-    """
-    how = np.zeros(len(gpus), np.int8)
-    for j in range(len(gpus)):
-        if gpus[j] != gpus_before[j] or (evicted[j] and gpus[j] > 0):
-            how[j] = MOVED
-        elif gpus[j] > 0 and clock[j] != clock_before[j]:
-            how[j] = RECLOCKED
-    return how

@@ -15,7 +15,8 @@ from powerflow.cluster.spec import Node
 from powerflow.cost.table import Axes, IntArray
 from powerflow.policy.protocol import Allocation, Policy, View
 from powerflow.scheduler.book import CostBook
-from powerflow.scheduler.check import MOVED, check_answer, differences
+from powerflow.scheduler.check import check_answer
+from powerflow.scheduler.differences import MOVED, Difference, compare, rows_of_changed
 from powerflow.scheduler.history import History
 from powerflow.scheduler.ledger import Ledger
 from powerflow.scheduler.sleep import Sleepers, baseline_watts
@@ -34,8 +35,7 @@ class Decision:
         view: What the policy saw.
         answer: What it said.
         slots: ``[J]`` slots of the view's jobs.
-        changed: Positions of jobs whose allocation changes.
-        moved: ``[len(changed)]`` whether each must stop and go on elsewhere or with another count.
+        changed: The jobs whose allocation changes.
         packed: ``[len(changed)]`` whether each stands on as few nodes as its count needs.
         wait_s: ``[len(changed)]`` seconds until nodes that were woken for it are up.
         woken: Nodes switched on.
@@ -45,8 +45,7 @@ class Decision:
     view: View
     answer: Allocation
     slots: IntArray
-    changed: IntArray
-    moved: BoolArray
+    changed: list[Difference]
     packed: list[bool]
     wait_s: list[float]
     woken: list[str]
@@ -59,6 +58,7 @@ class Pool:
     Attributes:
         gpu_type: Name of the GPU type.
         axes: Counts and clocks to choose from.
+        clocks_mhz: The clocks as plain numbers.
         baseline_w: Watts that a GPU in use does not add (`powerflow.scheduler.sleep.baseline_watts`).
         sleepers: The nodes that can be switched off.
         book: Cost tables.
@@ -69,6 +69,7 @@ class Pool:
     def __init__(self, nodes: tuple[Node, ...], axes: Axes, gpu_idle_w: float) -> None:
         self.gpu_type = axes.gpu_type
         self.axes = axes
+        self.clocks_mhz: list[float] = axes.clocks_mhz.tolist()
         self.book = CostBook(axes)
         self.occupancy = Occupancy(nodes)
         self.gpu_idle_w = gpu_idle_w
@@ -149,29 +150,30 @@ class Pool:
         view = self.view(ledger, slots, now_s, energy_price, sizes_known)
         answer = policy.decide(view)
         check_answer(policy.name, view, answer)
+        had, had_clock = view.jobs["gpus"], view.jobs["clock"]
         evicted = np.isin(slots, list(self.evicted)) if self.evicted else np.zeros(len(slots), np.bool_)
-        how = differences(view.jobs["gpus"], view.jobs["clock"], answer.gpus, answer.clock, evicted)
-        changed = how.nonzero()[0]
-        ledger.give(slots[changed], answer.gpus[changed], answer.clock[changed], now_s)
+        how = compare(had, had_clock, answer.gpus, answer.clock, evicted)
+        ledger.give(slots, answer.gpus, answer.clock, now_s)
         moves = (how == MOVED).nonzero()[0]
+        moving = slots[moves]
         woken: list[str] = []
-        if len(moves):
-            freed = int(view.jobs["gpus"][moves][~evicted[moves]].sum()) if self.sleepers else 0
-            woken = self._place(ledger, slots[moves], answer.gpus[moves], freed, now_s)
-        tidied = self._consolidate(ledger, slots[moves], now_s) if self._spread else []
+        if len(moving):
+            freed = int(had[moves][~evicted[moves]].sum()) if self.sleepers else 0
+            woken = self._place(ledger, moving, answer.gpus[moves], freed, now_s)
+        tidied = self._consolidate(ledger, moving, now_s) if self._spread else []
         if self.sleepers and energy_price > 0.0 and self.occupancy.spare_nodes():
-            tidied += self._empty(ledger, [*slots[moves].tolist(), *tidied], energy_price, now_s)
+            tidied += self._empty(ledger, [*moving.tolist(), *tidied], energy_price, now_s)
         if tidied:
             position = {slot: j for j, slot in enumerate(self._active)}
             how[[position[slot] for slot in tidied]] = MOVED
-            changed = how.nonzero()[0]
-        who = slots[changed].tolist()
-        packed = [slot not in self._unpacked for slot in who]
-        wait_s, asleep = [0.0] * len(who), []
+        rows = rows_of_changed(slots, had, had_clock, answer.gpus, answer.clock, how)
+        changed = [Difference(*row) for row in rows.tolist()]
+        packed = [job.slot not in self._unpacked for job in changed]
+        wait_s, asleep = [0.0] * len(changed), []
         if self.sleepers:
-            wait_s = [self.sleepers.wait_s(self.occupancy, slot, now_s) for slot in who]
+            wait_s = [self.sleepers.wait_s(self.occupancy, job.slot, now_s) for job in changed]
             asleep = self.sleepers.sleep(self.occupancy, now_s)
-        return Decision(view, answer, slots, changed, how[changed] == MOVED, packed, wait_s, woken, asleep)
+        return Decision(view, answer, slots, changed, packed, wait_s, woken, asleep)
 
     def _place(self, ledger: Ledger, who: IntArray, gpus: IntArray, freed: int, now_s: float) -> list[str]:
         """Take these jobs off their GPUs, of which ``freed`` can be used again, and give them as many others.

@@ -10,9 +10,10 @@ import numpy as np
 
 from powerflow.cost.table import IntArray
 from powerflow.policy.protocol import Policy, View
+from powerflow.scheduler.differences import MOVED
 from powerflow.scheduler.ledger import Ledger
-from powerflow.scheduler.plan import Reason, Why
-from powerflow.scheduler.pool import Decision
+from powerflow.scheduler.plan import Change, Reason, Why
+from powerflow.scheduler.pool import Decision, Pool
 
 
 def beneficiaries(freed: Sequence[int]) -> list[int]:
@@ -41,37 +42,30 @@ def beneficiaries(freed: Sequence[int]) -> list[int]:
     return result
 
 
-def change_reasons(decision: Decision, ledger: Ledger) -> list[Reason]:
-    """A reason for each changed job, in the order of ``decision.changed``."""
-    changed, rows, answer = decision.changed, decision.view.jobs, decision.answer
-    clocks = decision.view.clocks_mhz
-    slots = decision.slots[changed].tolist()
-    before, after = rows["gpus"][changed], answer.gpus[changed]
-    clock_before, clock = rows["clock"][changed], answer.clock[changed]
-    beneficiary = beneficiaries((before - after).tolist())
-    columns = (
-        before.tolist(),
-        after.tolist(),
-        clocks[clock_before].tolist(),
-        clocks[clock].tolist(),
-        slots,
-        beneficiary,
-        decision.moved.tolist(),
-    )
-    reasons = []
-    for had, has, had_mhz, has_mhz, slot, taker, moved in zip(*columns, strict=True):
+def changes_of(pool: Pool, decision: Decision, ledger: Ledger) -> list[Change]:
+    """The changes of a decision, each with its reason; notes in the ledger who has been started."""
+    changed, price = decision.changed, decision.answer.gpu_price
+    takers = beneficiaries([job.had - job.has for job in changed])
+    changes = []
+    for job, taker, packed, wait_s in zip(changed, takers, decision.packed, decision.wait_s, strict=True):
+        slot, had, had_clock, has, clock, how = job
         if has == 0:
             why = Why.PREEMPTED
         elif had == 0:
             why = Why.RESUMED if ledger.started[slot] else Why.STARTED
+            ledger.started[slot] = True
         elif has != had:
             why = Why.GROWN if has > had else Why.SHRUNK
         else:
-            why = Why.MOVED if moved else Why.RECLOCKED
-        name = ledger.job(slots[taker]).id if taker >= 0 else ""
-        mhz = (had_mhz if had else 0.0, has_mhz if has else 0.0)
-        reasons.append(Reason(why, had, has, *mhz, name, answer.gpu_price))
-    return reasons
+            why = Why.MOVED if how == MOVED else Why.RECLOCKED
+        had_mhz = pool.clocks_mhz[had_clock] if had else 0.0
+        has_mhz = pool.clocks_mhz[clock] if has else 0.0
+        name = ledger.job(changed[taker].slot).id if taker >= 0 else ""
+        reason = Reason(why, had, has, had_mhz, has_mhz, name, price)
+        changes.append(
+            Change(ledger.job(slot).id, slot, pool.gpu_type, has, clock, has_mhz, packed, how == MOVED, wait_s, reason)
+        )
+    return changes
 
 
 def all_reasons(

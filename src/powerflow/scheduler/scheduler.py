@@ -32,7 +32,7 @@ from powerflow.scheduler.events import (
 from powerflow.scheduler.ledger import Ledger, advance
 from powerflow.scheduler.plan import Change, Plan, Reason
 from powerflow.scheduler.pool import Decision, Pool
-from powerflow.scheduler.reasons import all_reasons, change_reasons
+from powerflow.scheduler.reasons import all_reasons, changes_of
 
 
 class Scheduler:
@@ -98,8 +98,9 @@ class Scheduler:
         """
         self._steps += 1
         ignored = [why for event in events if (why := self._note(event, now_s))]
-        if now_s < self._due_s():
-            return Plan(now_s, False, (), self._due_s(), ignored=ignored)
+        due_s = self._due_s()
+        if now_s < due_s:
+            return Plan(now_s, False, (), due_s, ignored=ignored)
         self._dirty = False
         self._decided_s = now_s
         return self._decide(now_s, ignored)
@@ -284,7 +285,7 @@ class Scheduler:
             if not pool.active and not pool.sleepers:
                 continue
             decision = pool.decide(self.policies[name], self.ledger, now_s, self.energy_price, self.sizes_known)
-            changes += self._changes(pool, decision)
+            changes += changes_of(pool, decision, self.ledger)
             prices[name] = decision.answer.gpu_price
             decisions.append((pool, decision))
         # give up before taking, so that a body can carry the changes out one by one
@@ -307,25 +308,3 @@ class Scheduler:
         woken = [node for _, decision in decisions for node in decision.woken]
         asleep = [node for _, decision in decisions for node in decision.asleep]
         return Plan(now_s, True, changes, self._due_s(), prices, ignored, asleep, woken, explain)
-
-    def _changes(self, pool: Pool, decision: Decision) -> list[Change]:
-        if len(decision.changed) == 0:
-            return []
-        changed = decision.changed
-        columns = (
-            decision.slots[changed].tolist(),
-            decision.answer.clock[changed].tolist(),
-            decision.moved.tolist(),
-            decision.packed,
-            decision.wait_s,
-            change_reasons(decision, self.ledger),
-        )
-        changes = []
-        for slot, clock, moved, packed, wait_s, reason in zip(*columns, strict=True):
-            gpus = reason.gpus
-            job_id = self.ledger.job(slot).id
-            if gpus:
-                self.ledger.started[slot] = True
-            mhz = reason.clock_mhz
-            changes.append(Change(job_id, slot, pool.gpu_type, gpus, clock, mhz, packed, moved, wait_s, reason))
-        return changes
