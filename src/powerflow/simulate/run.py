@@ -12,7 +12,6 @@ import pickle
 import time
 from dataclasses import dataclass
 from heapq import heappop, heappush
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,8 +26,8 @@ from powerflow.policy.protocol import Policy
 from powerflow.scheduler.events import Completed, Event, Failed, NodeFailed, NodeRecovered, Progress, Submitted
 from powerflow.scheduler.plan import Change, Plan
 from powerflow.scheduler.scheduler import Scheduler
-from powerflow.scheduler.sleep import awake_watts
 from powerflow.simulate.belief import Belief, Oracle
+from powerflow.simulate.nodes import Nodes
 from powerflow.simulate.recorder import Meter, Recorder
 from powerflow.simulate.result import JobResults, SimulationResult
 from powerflow.simulate.truth import truth_of
@@ -70,9 +69,9 @@ class World:
 class _Run:
     """A job that holds GPUs: one stretch of unchanged allocation.
 
-    ``stretch`` tells its own heap entries from those of earlier stretches; while ``paused`` it makes no progress, and
-    its GPUs idle unless it is ``exploring`` clocks.
-    When it began, its last checkpoint held ``saved`` iterations and was ``unsaved_s`` seconds of running ago.
+    While ``paused`` it makes no progress, and its GPUs draw ``paused_w``: as idle ones, or as in full run if it is
+    ``exploring`` clocks. When it began, its last checkpoint held ``saved`` iterations and was ``unsaved_s`` seconds of
+    running ago.
     """
 
     job: int
@@ -82,24 +81,18 @@ class _Run:
     done: float
     rate: float
     power_w: float
-    stretch: int
+    idle_w: float
+    paused_w: float
     paused: bool
     saved: float
     unsaved_s: float
     exploring: bool
 
 
-class _Due(NamedTuple):
-    """A heap entry. Order: time, kind (ends before resumptions before failures), then first come."""
+#: What will happen to a run unless it is over by then: when, `END` or `RESUME`, number of the run (first come first).
+_Due = tuple[float, int, int, _Run]
 
-    time_s: float
-    kind: int
-    sequence: int
-    slot: int
-    stretch: int
-
-
-END, RESUME, FAIL, RECOVER = range(4)
+END, RESUME = range(2)  # at one moment, ends come before resumptions
 
 
 class Simulation:
@@ -154,12 +147,12 @@ class Simulation:
         self.truth = truth_of(workload)
         self.jobs: list[Job] = list(workload.jobs)
         count = len(self.jobs)
-        self.start_s = np.full(count, np.nan)
-        self.finish_s = np.full(count, np.nan)
-        self.gpu_s = np.zeros(count)
-        self.energy_j = np.zeros(count)
-        self.rescales = np.zeros(count, np.int64)
-        self.done = np.zeros(count)  # iterations safe in a checkpoint or done, while a job waits
+        self.start_s = [math.nan] * count
+        self.finish_s = [math.nan] * count
+        self.gpu_s = [0.0] * count
+        self.energy_j = [0.0] * count
+        self.rescales = [0] * count
+        self.done = [0.0] * count  # iterations safe in a checkpoint or done, while a job waits
         self.index = {job.id: i for i, job in enumerate(self.jobs)}
 
         self.now_s = 0.0
@@ -174,27 +167,20 @@ class Simulation:
         self.recorder = Recorder()
         self.decisions = 0
         self.cpu_s = 0.0
-        self._due: list[_Due] = []
-        self._sequence = 0
-        self._stretch = 0
+        self._due: list[_Due] = []  # a heap
+        self._entered = 0
+        self._arrival_s = self.jobs[0].submit_s if self.jobs else math.inf
         self._wake_s = math.inf
         self._decided_s = -math.inf
         self._quiet = 0  # decisions since a job ended
         self._work_then = -1.0  # iterations done, all jobs together, when that was last looked at
-        self._rng = np.random.default_rng([seed, 0xFA11])
-        self._nodes = cluster.nodes
-        self._by_name = {node.name: node for node in self._nodes}
-        self._asleep: set[str] = set()
-        self._off: set[str] = set()  # failed: draws nothing
+        self._nodes = Nodes(cluster.nodes, self.idle_w, self.world.node_mtbf_h, self.world.node_repair_h, seed)
         self._busy = 0
-        self._idle_watts = sum(self._awake_watts(node) for node in self._nodes)
+        self._idle_watts = self._nodes.empty_watts()
         self.meter.watts = self._idle_watts
         # by slot, for `_progress`
         self._running = np.zeros(64, np.bool_)
         self._done, self._resume_s, self._rate = np.zeros(64), np.zeros(64), np.zeros(64)
-        if math.isfinite(self.world.node_mtbf_h):
-            for node in range(len(self._nodes)):
-                self._fails_later(node)
         self._pending: list[Event] = list(self.belief.start())
 
     # -- running ------------------------------------------------------------------------------------------------
@@ -231,12 +217,12 @@ class Simulation:
                 ids=tuple(job.id for job in self.jobs),
                 cost_class=tuple(job.cost_class for job in self.jobs),
                 submit_s=np.array([job.submit_s for job in self.jobs]),
-                start_s=self.start_s,
-                finish_s=self.finish_s,
+                start_s=np.array(self.start_s),
+                finish_s=np.array(self.finish_s),
                 requested=np.array([job.gpus for job in self.jobs], np.int64),
-                gpu_s=self.gpu_s,
-                energy_j=self.energy_j,
-                rescales=self.rescales,
+                gpu_s=np.array(self.gpu_s),
+                energy_j=np.array(self.energy_j),
+                rescales=np.array(self.rescales, np.int64),
                 weight=np.array([job.weight for job in self.jobs]),
                 alone_s=alone_times(self.workload),
                 failed=np.zeros(len(self.jobs), bool),
@@ -246,7 +232,7 @@ class Simulation:
             end_s=end_s,
             metered_j=self.meter.joules,
             idle_j=self.idle_j,
-            tail_w=self._tail_watts(),
+            tail_w=self._nodes.tail_watts(),
             decisions=self.decisions,
             cpu_s=self.cpu_s,
         )
@@ -255,9 +241,7 @@ class Simulation:
 
     def _moment(self) -> None:
         """Go to the next moment at which something happens, and let it happen."""
-        arrival_s = self.jobs[self.arrived].submit_s if self.arrived < len(self.jobs) else math.inf
-        due_s = self._due[0].time_s if self._due else math.inf
-        now_s = min(arrival_s, due_s, self._wake_s)
+        now_s = min(self._arrival_s, self._due[0][0] if self._due else math.inf, self._nodes.due_s(), self._wake_s)
         if now_s == math.inf:
             raise self._stall()
         self.meter.advance(now_s)
@@ -265,13 +249,14 @@ class Simulation:
         self.now_s = now_s
         events = self._pending
         self._pending = []
-        while self._due and self._due[0].time_s <= now_s:
-            self._happen(heappop(self._due), events)
-        while self.arrived < len(self.jobs) and self.jobs[self.arrived].submit_s <= now_s:
-            job = self.jobs[self.arrived]
-            events.append(Submitted(job, self.belief.iterations(self.arrived), self.world.pause_s))
-            self.arrived += 1
-            self.waiting += 1
+        while self._due and self._due[0][0] <= now_s:
+            _, kind, _, run = heappop(self._due)
+            if self.runs.get(run.change.slot) is run:  # else it is over: somebody changed it
+                (self._complete if kind == END else self._resume)(run, events)
+        for node, breaks in self._nodes.happenings(now_s):
+            (self._break if breaks else self._mend)(node, events)
+        while self._arrival_s <= now_s:
+            self._arrive(events)
         if events or now_s >= self._wake_s:
             if self.runs and now_s >= self._decided_s + self.world.interval_s:
                 events.insert(0, self._progress())  # only a step that may decide needs to know
@@ -283,47 +268,44 @@ class Simulation:
             now_s, self.meter.watts, self._busy, len(self.runs), self.waiting, self.gpu_clock_mhz, self.gpu_price
         )
 
-    def _happen(self, due: _Due, events: list[Event]) -> None:
-        """Let one heap entry come true; entries of stretches that are over mean nothing any more."""
-        if due.kind == FAIL:
-            self._fail(due.slot, events)
-        elif due.kind == RECOVER:
-            node = self._nodes[due.slot]
-            self._draw_idle(self._awake_watts(node))
-            self._off.discard(node.name)
-            events.append(NodeRecovered(node.name))
-            self._fails_later(due.slot)
-        else:
-            run = self.runs.get(due.slot)
-            if run is None or run.stretch != due.stretch:
-                return
-            if due.kind == RESUME:
-                run.paused = False
-                self.meter.watts += run.power_w - self._paused_watts(run)
-                if self.belief.exploration_s(self.jobs[run.job], run.change) > 0:  # it has just been tried out
-                    events.extend(self.belief.observe(self.jobs[run.job], run.change, 0.0))
-                return
-            self._leave(due.slot)
-            self.finish_s[run.job] = self.now_s
-            self.ended += 1
-            self._quiet, self._work_then = 0, -1.0
-            events.append(Completed(self.jobs[run.job].id, self.jobs[run.job].iterations))
+    def _arrive(self, events: list[Event]) -> None:
+        job = self.jobs[self.arrived]
+        events.append(Submitted(job, self.belief.iterations(self.arrived), self.world.pause_s))
+        self.arrived += 1
+        self.waiting += 1
+        self._arrival_s = self.jobs[self.arrived].submit_s if self.arrived < len(self.jobs) else math.inf
 
-    def _fail(self, number: int, events: list[Event]) -> None:
+    def _resume(self, run: _Run, events: list[Event]) -> None:
+        """A job's pause is over."""
+        run.paused = False
+        self.meter.watts += run.power_w - run.paused_w
+        if run.exploring and self.belief.exploration_s(self.jobs[run.job], run.change) > 0:  # nobody was faster
+            events.extend(self.belief.observe(self.jobs[run.job], run.change, 0.0))
+
+    def _complete(self, run: _Run, events: list[Event]) -> None:
+        """A job has done its work."""
+        self._leave(run)
+        self.finish_s[run.job] = self.now_s
+        self.ended += 1
+        self._quiet, self._work_then = 0, -1.0
+        events.append(Completed(self.jobs[run.job].id, self.jobs[run.job].iterations))
+
+    def _break(self, node: Node, events: list[Event]) -> None:
         """A node breaks: its jobs fall back to their last checkpoint and wait."""
-        node = self._nodes[number]
         events.append(NodeFailed(node.name))
         for slot in self.scheduler.slots_on(node.name):
             run = self.runs[slot]
             saved, _ = self._checkpoint(run)
-            self._leave(slot)
+            self._leave(run)
             self.done[run.job] = saved
             self.waiting += 1
-            events.append(Failed(self.jobs[run.job].id, retry=True, done=float(self.done[run.job])))
-        self._draw_idle(-(node.sleep_w if node.name in self._asleep else self._awake_watts(node)))
-        self._asleep.discard(node.name)
-        self._off.add(node.name)
-        self._schedule(self.now_s + 3600.0 * self.world.node_repair_h, RECOVER, number, 0)
+            events.append(Failed(self.jobs[run.job].id, retry=True, done=saved))
+        self._draw_idle(self._nodes.breaks(node))
+
+    def _mend(self, node: Node, events: list[Event]) -> None:
+        """A broken node is back."""
+        self._draw_idle(self._nodes.is_back(node))
+        events.append(NodeRecovered(node.name))
 
     def _checkpoint(self, run: _Run) -> tuple[float, float]:
         """Iterations in a job's last checkpoint, and the seconds it has run since then."""
@@ -333,9 +315,6 @@ class Simulation:
             return run.saved, unsaved_s
         unsaved_s = math.fmod(unsaved_s, self.world.checkpoint_s)
         return run.done + (ran_s - unsaved_s) * run.rate, unsaved_s
-
-    def _fails_later(self, node: int) -> None:
-        self._schedule(self.now_s + 3600.0 * self._rng.exponential(self.world.node_mtbf_h), FAIL, node, 0)
 
     def _progress(self) -> Progress:
         return Progress(*progress(self._running, self._done, self._resume_s, self._rate, self.now_s))
@@ -354,7 +333,7 @@ class Simulation:
                 self.waiting -= 1
             else:
                 job = before.job
-                self._leave(change.slot)
+                self._leave(before)
             if change.gpus == 0:
                 self.waiting += 1
                 continue
@@ -373,13 +352,13 @@ class Simulation:
                 exploring = before.exploring
             self._enter(job, change, resume_s, exploring, checkpoint)
         for name in plan.woken:
-            self._switch(name, asleep=False)
+            self._draw_idle(self._nodes.wakes(name))
         for name in plan.asleep:
-            self._switch(name, asleep=True)
+            self._draw_idle(self._nodes.sleeps(name))
         self._quiet += 1
         if self._quiet % STALL_LIMIT == 0:
             slots, done = progress(self._running, self._done, self._resume_s, self._rate, self.now_s)
-            work = float(self.done.sum() + (done - self._done[slots]).sum())
+            work = float(np.sum(self.done) + (done - self._done[slots]).sum())
             if work <= self._work_then:
                 raise self._stall()
             self._work_then = work
@@ -391,13 +370,25 @@ class Simulation:
         rate, power_w = self.truth[self.jobs[job].cost_class, change.pool].runs(
             change.gpus, change.clock, change.packed
         )
-        self._stretch += 1
-        slot = change.slot
-        done = float(self.done[job])
+        slot, done = change.slot, self.done[job]
+        idle_w = change.gpus * self.idle_w[change.pool]
+        paused_w = power_w if exploring else idle_w
         paused = resume_s > self.now_s
         saved, unsaved_s = checkpoint or (done, 0.0)
         run = _Run(
-            job, change, self.now_s, resume_s, done, rate, power_w, self._stretch, paused, saved, unsaved_s, exploring
+            job,
+            change,
+            self.now_s,
+            resume_s,
+            done,
+            rate,
+            power_w,
+            idle_w,
+            paused_w,
+            paused,
+            saved,
+            unsaved_s,
+            exploring,
         )
         self.runs[slot] = run
         while slot >= len(self._done):
@@ -409,29 +400,30 @@ class Simulation:
         self._done[slot], self._resume_s[slot], self._rate[slot] = done, resume_s, rate
         self._busy += change.gpus
         self.gpu_clock_mhz += change.gpus * change.clock_mhz
-        self._draw_idle(-change.gpus * self.idle_w[change.pool])
-        self.meter.watts += self._paused_watts(run) if paused else power_w
+        self._draw_idle(-idle_w)
+        self.meter.watts += paused_w if paused else power_w
+        self._entered += 1
         if paused:
-            self._schedule(resume_s, RESUME, slot, self._stretch)
+            heappush(self._due, (resume_s, RESUME, self._entered, run))
         left = max(0.0, self.jobs[job].iterations - done)
-        self._schedule(resume_s + left / rate, END, slot, self._stretch)
+        heappush(self._due, (resume_s + left / rate, END, self._entered, run))
 
-    def _leave(self, slot: int) -> None:
+    def _leave(self, run: _Run) -> None:
         """A job gives its GPUs back: settle what the stretch did and cost."""
-        run = self.runs.pop(slot)
-        self._running[slot] = False
         change, now_s = run.change, self.now_s
-        paused_s = min(now_s, run.resume_s) - run.since_s
+        del self.runs[change.slot]
+        self._running[change.slot] = False
+        held_s = now_s - run.since_s
         ran_s = max(0.0, now_s - run.resume_s)
-        energy_j = self._paused_watts(run) * paused_s + run.power_w * ran_s
+        energy_j = run.paused_w * (min(now_s, run.resume_s) - run.since_s) + run.power_w * ran_s
         self.energy_j[run.job] += energy_j
-        self.gpu_s[run.job] += change.gpus * (now_s - run.since_s)
+        self.gpu_s[run.job] += change.gpus * held_s
         self.done[run.job] = run.done + ran_s * run.rate
         self._busy -= change.gpus
         self.gpu_clock_mhz -= change.gpus * change.clock_mhz
-        self.meter.watts -= self._paused_watts(run) if run.paused else run.power_w
-        self._draw_idle(change.gpus * self.idle_w[change.pool])
-        if now_s > run.since_s:
+        self.meter.watts -= run.paused_w if run.paused else run.power_w
+        self._draw_idle(run.idle_w)
+        if held_s > 0:
             self.recorder.segment(run.job, run.since_s, now_s, change.gpus, change.clock_mhz, energy_j)
         if ran_s > 0:
             self._pending.extend(self.belief.observe(self.jobs[run.job], change, ran_s))
@@ -440,29 +432,6 @@ class Simulation:
         """What belongs to no job draws so many watts more (less, if negative)."""
         self._idle_watts += watts
         self.meter.watts += watts
-
-    def _switch(self, name: str, *, asleep: bool) -> None:
-        """A node goes to sleep, or wakes: while it wakes it draws what it draws awake."""
-        node = self._by_name[name]
-        less = self._awake_watts(node) - node.sleep_w
-        self._draw_idle(-less if asleep else less)
-        (self._asleep.add if asleep else self._asleep.discard)(name)
-
-    def _awake_watts(self, node: Node) -> float:
-        return awake_watts(node, self.idle_w[node.gpu_type])
-
-    def _tail_watts(self) -> float:
-        """What the empty cluster draws in the long run: every node that can sleep does."""
-        awake = (node for node in self._nodes if node.name not in self._off)
-        return sum(node.sleep_w if node.can_sleep else self._awake_watts(node) for node in awake)
-
-    def _paused_watts(self, run: _Run) -> float:
-        """What the GPUs of a job draw that makes no progress: as idle ones, or as in full run while it tries clocks."""
-        return run.power_w if run.exploring else run.change.gpus * self.idle_w[run.change.pool]
-
-    def _schedule(self, time_s: float, kind: int, slot: int, stretch: int) -> None:
-        self._sequence += 1
-        heappush(self._due, _Due(time_s, kind, self._sequence, slot, stretch))
 
     def _stall(self) -> InputError:
         waiting = [job.id for job, finish_s in zip(self.jobs, self.finish_s, strict=True) if math.isnan(finish_s)]

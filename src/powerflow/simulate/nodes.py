@@ -1,0 +1,94 @@
+"""The nodes of the simulated cluster: which of them break when, which sleep, and what they draw beside their jobs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from heapq import heappop, heappush
+
+import numpy as np
+
+from powerflow.cluster.spec import Node
+from powerflow.scheduler.sleep import awake_watts
+
+BREAKS, IS_BACK = range(2)
+
+
+class Nodes:
+    """What happens to nodes, and what they draw when nobody uses them.
+
+    Args:
+        nodes: All of the cluster.
+        gpu_idle_w: Watts of one idle GPU by type.
+        mtbf_h: Mean hours between failures of one node, exponentially distributed; ``inf``: none fail.
+        repair_h: Hours until a failed node is back.
+        seed: Of the failures.
+    """
+
+    def __init__(
+        self, nodes: Sequence[Node], gpu_idle_w: Mapping[str, float], mtbf_h: float, repair_h: float, seed: int
+    ) -> None:
+        self._nodes = nodes
+        self._awake_w = {node.name: awake_watts(node, gpu_idle_w[node.gpu_type]) for node in nodes}
+        self._by_name = {node.name: node for node in nodes}
+        self._mtbf_h = mtbf_h
+        self._repair_h = repair_h
+        self._rng = np.random.default_rng([seed, 0xFA11])
+        self._asleep: set[str] = set()
+        self._broken: set[str] = set()  # draws nothing
+        self._due: list[tuple[float, int, int]] = []  # when, `BREAKS` or `IS_BACK`, which node
+        if math.isfinite(mtbf_h):
+            for number in range(len(nodes)):
+                self._breaks_later(number, 0.0)
+
+    def empty_watts(self) -> float:
+        """What the cluster draws when it is empty and all nodes are awake."""
+        return sum(self._awake_w.values())
+
+    def tail_watts(self) -> float:
+        """What the empty cluster draws in the long run: every node that can sleep does, a broken one draws nothing."""
+        whole = (node for node in self._nodes if node.name not in self._broken)
+        return sum(node.sleep_w if node.can_sleep else self._awake_w[node.name] for node in whole)
+
+    # -- failures -----------------------------------------------------------------------------------------------
+
+    def due_s(self) -> float:
+        """When the next node breaks or is back."""
+        return self._due[0][0] if self._due else math.inf
+
+    def happenings(self, now_s: float) -> Iterator[tuple[Node, bool]]:
+        """Nodes that break (True) or are back (False) by now, in order."""
+        while self.due_s() <= now_s:
+            _, kind, number = heappop(self._due)
+            if kind == BREAKS:
+                heappush(self._due, (now_s + 3600.0 * self._repair_h, IS_BACK, number))
+            else:
+                self._breaks_later(number, now_s)
+            yield self._nodes[number], kind == BREAKS
+
+    def _breaks_later(self, number: int, now_s: float) -> None:
+        heappush(self._due, (now_s + 3600.0 * self._rng.exponential(self._mtbf_h), BREAKS, number))
+
+    # -- what a change of state adds to the watts -----------------------------------------------------------------
+
+    def breaks(self, node: Node) -> float:
+        """A node goes dark; the watts this adds."""
+        watts = node.sleep_w if node.name in self._asleep else self._awake_w[node.name]
+        self._asleep.discard(node.name)
+        self._broken.add(node.name)
+        return -watts
+
+    def is_back(self, node: Node) -> float:
+        """A broken node is awake again; the watts this adds."""
+        self._broken.discard(node.name)
+        return self._awake_w[node.name]
+
+    def sleeps(self, name: str) -> float:
+        """A node goes to sleep; the watts this adds."""
+        self._asleep.add(name)
+        return self._by_name[name].sleep_w - self._awake_w[name]
+
+    def wakes(self, name: str) -> float:
+        """A node wakes, and draws at once what it draws awake; the watts this adds."""
+        self._asleep.discard(name)
+        return self._awake_w[name] - self._by_name[name].sleep_w
