@@ -7,11 +7,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from powerflow.cluster.occupancy import NodeShare
 from powerflow.cluster.spec import NodeGroup, build_cluster
 from powerflow.cost.table import CostTable
 from powerflow.job import Job
 from powerflow.policy.registry import BUILT_IN, load
 from powerflow.scheduler.events import (
+    Adopted,
     Cancelled,
     Completed,
     CostLearned,
@@ -22,6 +24,7 @@ from powerflow.scheduler.events import (
     NodeFailed,
     NodeRecovered,
     Progress,
+    SizeLearned,
     Submitted,
 )
 from powerflow.scheduler.invariants import check
@@ -134,6 +137,23 @@ class AnythingHappens(RuleBasedStateMachine):
     def progress(self, slot: int, other: int, done: float) -> None:
         """Reports that are late, repeated, go backwards, or speak of a job that has ended or of none."""
         self.events.append(Progress(np.array([slot, other]), np.array([done, np.nan if other == 1 else done / 2])))
+
+    @rule(
+        name=NAMES,
+        gpu_type=st.sampled_from([*COUNTS, "H100"]),
+        nodes=st.lists(NODES, min_size=1, max_size=2, unique=True),
+        gpus=st.lists(st.integers(0, 4), min_size=1, max_size=3, unique=True),
+        clock_mhz=st.sampled_from([0.0, 700.0, 1e9]),
+    )
+    def adopt(self, name: str, gpu_type: str, nodes: list[str], gpus: list[int], clock_mhz: float) -> None:
+        """Jobs are found running: also unknown ones, on GPUs that are taken or are not there."""
+        placement = tuple(NodeShare(node, tuple(sorted(gpus))) for node in nodes)
+        self.events.append(Adopted(name, gpu_type, placement, clock_mhz))
+
+    @rule(name=NAMES, size=ITERATIONS)
+    def resize(self, name: str, size: float) -> None:
+        """A job turns out larger or smaller."""
+        self.events.append(SizeLearned(name, size))
 
     @rule(cost_class=CLASSES, gpu_type=st.sampled_from(sorted(COUNTS)), data=st.data())
     def learn(self, cost_class: str, gpu_type: str, data: st.DataObject) -> None:

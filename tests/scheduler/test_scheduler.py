@@ -7,10 +7,12 @@ import math
 import numpy as np
 import pytest
 
+from powerflow.cluster.occupancy import NodeShare
 from powerflow.cluster.spec import NodeGroup, build_cluster
 from powerflow.policy.protocol import Allocation, View
 from powerflow.scheduler.check import PolicyError
 from powerflow.scheduler.events import (
+    Adopted,
     Cancelled,
     Completed,
     CostLearned,
@@ -20,6 +22,7 @@ from powerflow.scheduler.events import (
     NodeFailed,
     NodeRecovered,
     Progress,
+    SizeLearned,
 )
 from powerflow.scheduler.invariants import check
 from powerflow.scheduler.scheduler import Scheduler
@@ -246,3 +249,39 @@ def test_nodes_fall_asleep_when_empty_and_wake_for_a_job() -> None:
     assert sorted(third.woken) == ["a100-0", "a100-1"]
     assert [(c.gpus, c.wake_s) for c in third.changes] == [(8, 120.0)]
     check(scheduler, third)
+
+
+def test_what_a_controller_finds_running_stays_where_it_is() -> None:
+    brain = Brain(Told({0: (2, 0)}), "2x4:A100+1x4:T4")
+    there = (NodeShare("t4-0", (1, 3)),)
+    plan = brain.at(0, submitted("a"), Adopted("a", "T4", there, 700.0))
+    assert list(plan.changes) == []
+    occupancy = brain.scheduler.pools["T4"].occupancy
+    assert occupancy.placement(brain.scheduler.slot("a")) == there
+    assert plan.reasons()["a"].why == "kept"
+
+
+@pytest.mark.parametrize(
+    ("event", "words"),
+    [
+        (Adopted("b", "A100", (NodeShare("a100-0", (0,)),), 700.0), "not active"),
+        (Adopted("a", "H100", (NodeShare("a100-0", (0,)),), 700.0), "this cluster has none"),
+        (Adopted("a", "A100", (NodeShare("a100-0", (0, 1, 2)),), 700.0), "3 GPUs are no count"),
+        (Adopted("a", "A100", (NodeShare("gone", (0,)),), 700.0), "there is no node gone"),
+        (Adopted("a", "A100", (NodeShare("a100-0", (9,)),), 700.0), "cannot be put"),
+        (SizeLearned("b", 3.0), "not active"),
+    ],
+)
+def test_what_cannot_be_adopted_waits(event: Adopted | SizeLearned, words: str) -> None:
+    brain = Brain(Told())
+    plan = brain.at(0, submitted("a"), event)
+    assert len(plan.ignored) == 1
+    assert words in plan.ignored[0]
+    assert brain.row("a")["gpus"] == 0
+
+
+def test_a_size_that_becomes_known_is_believed() -> None:
+    brain = Brain("fifo")
+    brain.at(0, submitted("a", 1000.0))
+    brain.at(60, SizeLearned("a", 5000.0), brain.done(a=100.0))
+    assert brain.scheduler.ledger.remaining(brain.scheduler.slot("a")) == 4900.0

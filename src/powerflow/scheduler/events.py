@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from powerflow.cluster.occupancy import Placement
 from powerflow.cost.table import CostTable, FloatArray, IntArray
 from powerflow.job import Job
 
@@ -50,6 +51,27 @@ class Progress:
     done: FloatArray
 
 
+@dataclass(frozen=True, slots=True)
+class SizeLearned:
+    """How much work a job has in all is known, or known better."""
+
+    job_id: str
+    iterations: float
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """A job that was submitted just before is found running: a controller came back to its cluster.
+
+    ``clock_mhz`` is the clock it was given; the nearest one of the pool's axes is taken for it.
+    """
+
+    job_id: str
+    gpu_type: str
+    placement: Placement
+    clock_mhz: float
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class CostLearned:
     """The belief about what a class of jobs costs on one GPU type is new or has changed."""
@@ -93,6 +115,8 @@ Event = (
     | Failed
     | Cancelled
     | Progress
+    | SizeLearned
+    | Adopted
     | CostLearned
     | NodeFailed
     | NodeDrained

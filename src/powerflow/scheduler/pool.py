@@ -9,14 +9,14 @@ import numpy.typing as npt
 
 from powerflow.cluster.consolidate import Spread, consolidate
 from powerflow.cluster.emptying import empty_nodes
-from powerflow.cluster.occupancy import Occupancy
-from powerflow.cluster.packing import DRAINED
+from powerflow.cluster.occupancy import Occupancy, Placement
+from powerflow.cluster.packing import DRAINED, FAILED
 from powerflow.cluster.spec import Node
 from powerflow.cost.table import Axes, IntArray
 from powerflow.policy.protocol import Allocation, Policy, View
 from powerflow.scheduler.book import CostBook
 from powerflow.scheduler.check import check_answer
-from powerflow.scheduler.differences import MOVED, Difference, compare, rows_of_changed
+from powerflow.scheduler.differences import MOVED, Difference, compare, list_changed
 from powerflow.scheduler.history import History
 from powerflow.scheduler.ledger import Ledger
 from powerflow.scheduler.sleep import Sleepers, baseline_watts
@@ -99,6 +99,27 @@ class Pool:
         self._active.remove(slot)
         self.vacate(slot)
 
+    def adopt(self, ledger: Ledger, slot: int, placement: Placement, clock_mhz: float, now_s: float) -> None:
+        """A job is found running on these GPUs.
+
+        Raises:
+            ValueError: They are not free, not there, on a failed node, or so many that no cost
+                table knows. Nothing has changed then.
+        """
+        gpus = sum(len(share.gpus) for share in placement)
+        if gpus >= len(self.count_index) or self.count_index[gpus] < 0:
+            raise ValueError(f"{gpus} GPUs are no count of the cost tables")
+        unknown = {share.node for share in placement} - {node.name for node in self.occupancy.nodes}
+        if unknown:
+            raise ValueError(f"there is no node {min(unknown)}")
+        if any(self.occupancy.status_of(share.node) == FAILED for share in placement):
+            raise ValueError("a node of it has failed")
+        self.occupancy.put(slot, placement)
+        clock = int(np.abs(self.axes.clocks_mhz - clock_mhz).argmin())
+        ledger.give(np.array([slot]), np.array([gpus]), np.array([clock]), now_s)
+        ledger.started[slot] = True
+        self._note_spread(ledger, np.array([slot]), self.occupancy.packed_many([slot]))
+
     def saw(self, cost_row: int, gpus_min: int, iterations: float) -> None:
         """A job of this class has completed so many iterations: remember its size, as `View.seen_gpu_s` counts it."""
         step_s = self.book.arrays()[0][cost_row, :, -1]
@@ -152,7 +173,8 @@ class Pool:
         check_answer(policy.name, view, answer)
         had, had_clock = view.jobs["gpus"], view.jobs["clock"]
         evicted = np.isin(slots, list(self.evicted)) if self.evicted else np.zeros(len(slots), np.bool_)
-        how = compare(had, had_clock, answer.gpus, answer.clock, evicted)
+        how = np.zeros(len(slots), np.int64)
+        compare(had, had_clock, answer.gpus, answer.clock, evicted, how)
         ledger.give(slots, answer.gpus, answer.clock, now_s)
         moves = (how == MOVED).nonzero()[0]
         moving = slots[moves]
@@ -166,8 +188,9 @@ class Pool:
         if tidied:
             position = {slot: j for j, slot in enumerate(self._active)}
             how[[position[slot] for slot in tidied]] = MOVED
-        rows = rows_of_changed(slots, had, had_clock, answer.gpus, answer.clock, how)
-        changed = [Difference(*row) for row in rows.tolist()]
+        rows = np.empty((len(slots), 6), np.int64)
+        count = list_changed(slots, had, had_clock, answer.gpus, answer.clock, how, rows)
+        changed = [Difference(*row) for row in rows[:count].tolist()]
         packed = [job.slot not in self._unpacked for job in changed]
         wait_s, asleep = [0.0] * len(changed), []
         if self.sleepers:

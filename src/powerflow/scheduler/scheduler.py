@@ -17,6 +17,7 @@ from powerflow.cost.table import Axes
 from powerflow.job import Job
 from powerflow.policy.protocol import Policy
 from powerflow.scheduler.events import (
+    Adopted,
     Cancelled,
     Completed,
     CostLearned,
@@ -27,6 +28,7 @@ from powerflow.scheduler.events import (
     NodeFailed,
     NodeRecovered,
     Progress,
+    SizeLearned,
     Submitted,
 )
 from powerflow.scheduler.ledger import Ledger, advance
@@ -118,6 +120,10 @@ class Scheduler:
                 # a report that comes late must not take work back
                 advance(self.ledger.rows["done"], event.slots, event.done)
                 return ""
+            case SizeLearned():
+                return self._resize(event)
+            case Adopted():
+                return self._adopt(event, now_s)
             case Cancelled():
                 return self._end(event.job_id, "cancelled")
             case Failed():
@@ -177,6 +183,31 @@ class Scheduler:
             return f"job {job_id} is not active"
         self._stop(slot, now_s)
         self.ledger.rows["done"][slot] = done  # work since the last checkpoint is lost
+        self._dirty = True
+        return ""
+
+    def _resize(self, event: SizeLearned) -> str:
+        slot = self.ledger.slot_of.get(event.job_id)
+        if slot is None:
+            return f"job {event.job_id} is not active"
+        self.ledger.believed[slot] = event.iterations
+        self._dirty = True
+        return ""
+
+    def _adopt(self, event: Adopted, now_s: float) -> str:
+        slot, pool = self.ledger.slot_of.get(event.job_id), self.pools.get(event.gpu_type)
+        if slot is None:
+            return f"job {event.job_id} is not active"
+        if pool is None:
+            return f"job {event.job_id} runs on {event.gpu_type}: this cluster has none"
+        if self.ledger.rows["gpus"][slot]:
+            return f"job {event.job_id} holds GPUs already"
+        if pool is not self._pool_of[slot]:
+            self._move_to(slot, pool)
+        try:
+            pool.adopt(self.ledger, slot, event.placement, event.clock_mhz, now_s)
+        except ValueError as error:
+            return f"job {event.job_id} cannot be adopted: {error}"
         self._dirty = True
         return ""
 
@@ -259,11 +290,15 @@ class Scheduler:
             best = self._best_pool(job, demand)
             demand[best.gpu_type] += job.gpus
             if best is not pool:
-                pool.remove(slot)
-                best.add(slot)
-                best.active.sort(key=number.__getitem__)  # views list jobs in order of submission
-                self._pool_of[slot] = best
-                self.ledger.rows["cost"][slot] = best.book.row(job.cost_class)
+                self._move_to(slot, best)
+
+    def _move_to(self, slot: int, pool: Pool) -> None:
+        """Another pool is to care for a job that holds nothing in the one it is in."""
+        self._pool_of[slot].remove(slot)
+        pool.add(slot)
+        pool.active.sort(key=self.ledger.rows["id"].__getitem__)  # views list jobs in order of submission
+        self._pool_of[slot] = pool
+        self.ledger.rows["cost"][slot] = pool.book.row(self.ledger.job(slot).cost_class)
 
     # -- decisions ----------------------------------------------------------------------------------------------
 
