@@ -61,6 +61,17 @@ class Refused(InputError):
         super().__init__(what, fix=fix, exit_code=4)
 
 
+class Forbidden(Refused):
+    """This caller may not; another one may."""
+
+
+class Unavailable(InputError):
+    """It cannot be done now and may be later: the store is locked, the disk is full. Nothing was changed."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what, exit_code=5)
+
+
 @dataclass(frozen=True, slots=True)
 class JobRecord:
     """One job, as a list shows it.
@@ -272,8 +283,8 @@ class LogChunk:
 class Desk(Protocol):
     """All that the front door may ask. Safe to call from any thread.
 
-    Every method may raise `NotFound` for a thing that does not exist and `Refused` for what this caller may not do or
-    what cannot be done to the thing as it is.
+    Every method may raise `NotFound` for a thing that does not exist, `Forbidden` for what this caller may not do,
+    `Refused` for what cannot be done to the thing as it is, and `Unavailable` while the store cannot be used.
     """
 
     def submit(self, spec: JobSpec, caller: Caller, key: str | None = None) -> tuple[JobRecord, bool]:
