@@ -179,7 +179,7 @@ class Occupancy:
     def release(self, owner: int) -> None:
         """Take back all that an owner holds, if anything."""
         if owner < len(self._pool.head) and self._pool.held[owner]:
-            packing.remove(self._pool, owner)
+            packing.release(tuple(self._pool), owner)
 
     def release_many(self, owners: Sequence[int] | IntArray) -> None:
         """Take back all that several owners hold; those that hold nothing are left as they are."""
@@ -205,7 +205,7 @@ class Occupancy:
             self._make_room(int(owners.max()))
         order = np.argsort(-gpus, kind="stable") if len(gpus) > 1 else np.zeros(1, np.int64)
         packed = np.empty(len(gpus), np.bool_)
-        if not packing.rearrange(self._pool, owners, gpus, order, self._fewest, packed):
+        if not packing.rearrange(tuple(self._pool), owners, gpus, order, self._fewest, packed):
             raise ValueError(f"{gpus.sum()} GPUs asked for, {self.free} are free")
         return packed
 

@@ -8,14 +8,14 @@ that the answer depends on who holds what, never on how it came about.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from powerflow.cluster.buddy import choose_gpus, lowest_bit, popcount
+from powerflow.kernel import kernel
 
 # A node's status.
 UP, ASLEEP, DRAINED, FAILED = range(4)
@@ -28,16 +28,8 @@ IMPOSSIBLE, TOO_MANY, HOLDS_ALREADY = 1, 2, 3
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
-Function = TypeVar("Function", bound=Callable[..., object])
-
-
-def kernel(function: Function) -> Function:
-    """Compile a function that creates no array, so that numba need not count references to those of a `Pool`.
-
-    Counting took nine tenths of the time of placing an owner.
-    """
-    compiled: Function = njit(cache=True, _nrt=False)(function)  # type: ignore[call-overload]
-    return compiled
+#: The fields of a `Pool`. Numba looks up the class of a named tuple at every call, which takes longer than the rest.
+Fields = tuple[Any, ...]
 
 
 class Pool(NamedTuple):
@@ -317,16 +309,23 @@ def remove_many(pool: Pool, owners: I64) -> None:
 
 
 @kernel
-def rearrange(pool: Pool, owners: I64, gpus: I64, order: I64, fewest: I32, packed: npt.NDArray[np.bool_]) -> bool:
+def release(fields: Fields, owner: int) -> None:
+    """Take everything from an owner: `remove`, to be called from outside."""
+    remove(Pool(*fields), owner)
+
+
+@kernel
+def rearrange(fields: Fields, owners: I64, gpus: I64, order: I64, fewest: I32, packed: npt.NDArray[np.bool_]) -> bool:
     """Take everything from several owners, then place them anew, in ``order``; False if more is asked for than is free.
 
     Args:
-        pool: The pool.
+        fields: The pool.
         owners, gpus: ``[J]`` who, and how many GPUs each gets; 0 for none.
         order: ``[J]`` positions, largest first.
         fewest: ``[G + 1]`` fewest nodes that can hold so many GPUs.
         packed: ``[J]`` out: whether each stands on so few.
     """
+    pool = Pool(*fields)
     remove_many(pool, owners)
     total = 0
     for k in range(len(gpus)):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from powerflow.cost.table import FloatArray, IntArray
+from powerflow.kernel import kernel
 from powerflow.policy.protocol import Allocation, View
 
 TOO_MANY, UNKNOWN_COUNT, UNKNOWN_CLOCK, CANNOT_RUN = 1, 2, 3, 4
@@ -53,7 +53,7 @@ def check_answer(policy: str, view: View, answer: Allocation) -> None:
     raise PolicyError(f"policy {policy}: {what}")
 
 
-@njit(cache=True)
+@kernel
 def _fault(
     gpus_min: IntArray,
     gpus_max: IntArray,

@@ -6,14 +6,14 @@ import math
 from heapq import heappop, heappush
 
 import numpy as np
-from numba import njit
 
 from powerflow.cost.table import FloatArray, IntArray
 from powerflow.job import Job
+from powerflow.kernel import kernel
 from powerflow.policy.protocol import JOB, JobRows
 
 
-@njit(cache=True)
+@kernel
 def bring_up_to_date(
     remaining: FloatArray,
     attained_gpu_s: FloatArray,
@@ -35,7 +35,7 @@ def bring_up_to_date(
         remaining[i] = max(0.1 * done[i], 1e-9) if left <= 0.0 else left  # nan, an unknown size, stays nan
 
 
-@njit(cache=True)
+@kernel
 def advance(done: FloatArray, slots: IntArray, now_done: FloatArray) -> None:
     """Note how far jobs have come; ``done`` is the column of all slots. Nothing goes back, nan says nothing."""
     for i in range(len(slots)):
@@ -43,7 +43,7 @@ def advance(done: FloatArray, slots: IntArray, now_done: FloatArray) -> None:
             done[slots[i]] = now_done[i]
 
 
-@njit(cache=True)
+@kernel
 def settle(
     held: IntArray,
     held_clock: IntArray,
