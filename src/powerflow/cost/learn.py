@@ -101,6 +101,15 @@ class Learner:
             known.model = fit(means, prior=known.prior, start=known.model, folds=0).model
         return news
 
+    def model(self, cost_class: str, gpu_type: str) -> JobModel:
+        """The formulas believed now: fitted, or the prior where nothing was seen.
+
+        Raises:
+            KeyError: If the class was never expected on this GPU type.
+        """
+        known = self._classes[cost_class, gpu_type]
+        return known.model or known.prior
+
     def table(self, cost_class: str, gpu_type: str) -> CostTable:
         """What is believed now.
 
