@@ -1,0 +1,196 @@
+"""What is asked of a gang (`Order`), and what is told of it (facts): plain data between the controller and `Gangs`.
+
+Within one `Gangs` object every fact of an end (`Completed`, `Failed`, `Vacated`) is told once for an order. After a
+restart of the controller what still holds is told again, because the last telling may have been lost: take facts so
+that hearing one twice does no harm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from powerflow.live.spec import JobSpec
+
+#: One GPU: its node, and its number there.
+Slot = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What one job shall have from now on.
+
+    Attributes:
+        job_id: Which job.
+        epoch: Rises by at least one with every other placement; an order older than one already known is ignored.
+        spec: What to run.
+        placement: By node, the numbers of its GPUs; empty: give everything back.
+        user: Login name to run as; "" means the engine's own.
+        memory_bytes, cpus: Most that one rank may use; 0: no limit.
+        local_batch_max: Most samples of one pass on one GPU (in-place jobs).
+    """
+
+    job_id: str
+    epoch: int
+    spec: JobSpec
+    placement: tuple[tuple[str, tuple[int, ...]], ...]
+    user: str = ""
+    memory_bytes: int = 0
+    cpus: float = 0.0
+    local_batch_max: int = 1 << 20
+
+    @property
+    def grace_s(self) -> float:
+        """Seconds that its ranks have to save and leave before they are made to."""
+        return self.spec.checkpoint.grace
+
+    def slots(self) -> Iterator[Slot]:
+        """Its GPUs, one by one."""
+        for node, gpus in self.placement:
+            for gpu in gpus:
+                yield node, gpu
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long a gang waits, and how often it tries, before it does something about it.
+
+    Attributes:
+        hang_s: A rank that computes for longer than this and than ``hang_steps`` steps while all others wait for it
+            hangs.
+        hang_steps: See there.
+        start_s: A rank that has not trained a step after so long (importing, building, compiling) hangs.
+        kill_s: Seconds from SIGTERM to SIGKILL for a rank that has already had its grace.
+        settle_s: Seconds that peers of a lost rank have to end too, before the gang is mended around the hole.
+        losses: Ranks that may be lost without a step trained in between; one more and the job has failed.
+        transit_poll_s, steady_poll_s: How often to look while a gang changes, and while all is quiet.
+        ended_kept: Ended ranks of one job whose logs are kept.
+    """
+
+    hang_s: float = 60.0
+    hang_steps: float = 20.0
+    start_s: float = 600.0
+    kill_s: float = 5.0
+    settle_s: float = 2.0
+    losses: int = 3
+    transit_poll_s: float = 0.1
+    steady_poll_s: float = 0.5
+    ended_kept: int = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """All ranks that this order asks for train."""
+
+    job_id: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Vacated:
+    """The job holds no GPU any more, as it was asked.
+
+    ``steps_safe``: steps that its checkpoint holds; None where only the script knows.
+    """
+
+    job_id: str
+    epoch: int
+    steps_safe: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Progressed:
+    """Steps were trained.
+
+    Attributes:
+        step: Steps done, over all epochs.
+        steps_total: Steps of the whole run, None while unknown.
+        samples: Samples trained so far; 0 where unknown.
+        generation: Which group of ranks trained them; for scripts, which launch. A new one, a new measurement.
+        gpus, nodes: GPUs and nodes it trains on now.
+        local_batch, accumulation, global_batch: Samples per pass and GPU, passes per step, samples per step; 0, 1, 0
+            where unknown.
+        timed_steps, timed_s: Steps of this generation, and the seconds they took.
+    """
+
+    job_id: str
+    step: int
+    steps_total: int | None
+    samples: int
+    generation: int
+    gpus: int
+    nodes: int
+    local_batch: int
+    accumulation: int
+    global_batch: int
+    timed_steps: int
+    timed_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rescaled:
+    """A gang that trained on ``gpus_before`` trains on ``gpus`` now; its ranks stood still for ``pause_s``.
+
+    Told of in-place jobs: where ranks lived on. ``gpus_before`` equals ``gpus`` where a lost rank was replaced.
+    """
+
+    job_id: str
+    pause_s: float
+    gpus_before: int
+    gpus: int
+
+
+@dataclass(frozen=True, slots=True)
+class RankLost:
+    """A rank ended though it should not; the gang mends itself.
+
+    ``code`` is its exit code (−N: signal N), None where the engine cannot tell.
+    """
+
+    job_id: str
+    rank: str
+    code: int | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hung:
+    """A rank did nothing for too long and was killed; `RankLost` follows when it is gone."""
+
+    job_id: str
+    rank: str
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """All work is done, and no process is left. ``steps``: None where unknown."""
+
+    job_id: str
+    steps: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The job ended badly, and no process is left; whether to try again is the controller's business.
+
+    Attributes:
+        code: Exit code of the rank that failed first; None where there is none to tell.
+        text: What went wrong, in one line.
+        last_lines: End of the log of that rank.
+        steps_safe: Steps that its checkpoint holds; None where only the script knows.
+    """
+
+    job_id: str
+    epoch: int
+    code: int | None
+    text: str
+    last_lines: tuple[str, ...]
+    steps_safe: int | None
+
+
+Fact = Started | Vacated | Progressed | Rescaled | RankLost | Hung | Completed | Failed
+
+
+def backoff_s(attempt: int, first_s: float = 1.0, most_s: float = 300.0) -> float:
+    """Seconds to wait before the given attempt (1 is the first retry): doubles each time, up to a most."""
+    return float(min(most_s, first_s * 2.0 ** min(max(attempt - 1, 0), 60)))
