@@ -104,6 +104,7 @@ class RankReport:
         global_batch: Samples per step, 0 while unknown.
         pause_s: Seconds the last regroup took for this rank, from the last step's end to the next one's start.
         note: What went wrong, in one line; "" if nothing.
+        saved_step: Step that ``checkpoint.pt`` holds, as far as this rank knows; 0 while there is none.
     """
 
     name: str
@@ -122,6 +123,7 @@ class RankReport:
     global_batch: int = 0
     pause_s: float = 0.0
     note: str = ""
+    saved_step: int = 0
 
 
 class Mailbox:
