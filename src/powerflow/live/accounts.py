@@ -1,0 +1,100 @@
+"""Who used how many joules and GPU-seconds: charges in hours, and sums of them.
+
+Charges are kept per hour and job, so that a year of a thousand GPUs stays small. Job 0 is nobody: GPUs that were idle.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, case, func, select
+
+from powerflow.errors import InputError
+from powerflow.live.encode import number
+from powerflow.live.records import Account, JobState
+from powerflow.live.rows import Charge
+from powerflow.live.schema import charges, jobs
+
+_NOBODY = 0
+_HOUR_S = 3600.0
+
+
+def hourly(rows: Sequence[Charge]) -> list[dict[str, Any]]:
+    """What some charges add to each hour and payer; one over several hours is split by time.
+
+    Raises:
+        ValueError: A charge ends before it begins, or is no finite number.
+    """
+    sums: dict[tuple[int, int], list[float]] = defaultdict(lambda: [0.0, 0.0])
+    for row in rows:
+        if not (math.isfinite(row.energy_j) and math.isfinite(row.gpu_s) and row.start_s <= row.end_s):
+            raise ValueError(f"cannot charge {row}")
+        payer = _NOBODY if row.job_id is None else number(row.job_id)
+        for hour, share in _shares(row.start_s, row.end_s):
+            sums[payer, hour][0] += row.energy_j * share
+            sums[payer, hour][1] += row.gpu_s * share
+    return [
+        {"job_id": payer, "hour": hour, "energy_j": joules, "gpu_s": gpu_s}
+        for (payer, hour), (joules, gpu_s) in sums.items()
+    ]
+
+
+def _shares(start_s: float, end_s: float) -> Iterator[tuple[int, float]]:
+    """Hours that a stretch of time touches, with the share of it in each; the shares sum to 1."""
+    first, last = int(start_s // _HOUR_S), int(end_s // _HOUR_S)
+    if first == last:
+        yield first, 1.0
+        return
+    for hour in range(first, last + 1):
+        inside_s = min(end_s, (hour + 1) * _HOUR_S) - max(start_s, hour * _HOUR_S)
+        if inside_s > 0:
+            yield hour, inside_s / (end_s - start_s)
+
+
+def accounts(connection: Connection, since_s: float, until_s: float, by: str) -> list[Account]:
+    """Who was charged what in a window (widened to whole hours): most joules first, then ``idle`` and ``total``.
+
+    ``by`` is ``user``, ``project`` (none: "") or ``job``. ``jobs`` counts those charged in the window, and
+    ``mean_jct_s`` is over those of them that have completed.
+
+    Raises:
+        InputError: ``by`` is none of the three.
+    """
+    if by not in ("user", "project", "job"):
+        raise InputError(f"cannot account by {by!r}", fix="give user, project or job")
+    name = jobs.c.id if by == "job" else jobs.c[by]
+    joules, gpu_s = func.sum(charges.c.energy_j), func.sum(charges.c.gpu_s)
+    inside = (charges.c.hour >= int(since_s // _HOUR_S)) & (charges.c.hour * _HOUR_S < until_s)
+    spent = select(charges.c.job_id, joules.label("energy_j"), gpu_s.label("gpu_s")).where(inside)
+    spent_by = spent.group_by(charges.c.job_id).subquery()
+    jct_s = case((jobs.c.state == JobState.COMPLETED.value, jobs.c.ended_s - jobs.c.submitted_s))
+    sums = (func.count(), func.sum(spent_by.c.gpu_s), func.sum(spent_by.c.energy_j), func.sum(jct_s), func.count(jct_s))
+    query = select(name, *sums).join_from(spent_by, jobs, spent_by.c.job_id == jobs.c.id).group_by(name).order_by(name)
+    rows = connection.execute(query).all()
+    idle_row = connection.execute(select(gpu_s, joules).where(inside, charges.c.job_id == _NOBODY)).one()
+    named = [
+        Account(str(name), count, used_s, used_j, jct_sum_s / ended if ended else None)
+        for name, count, used_s, used_j, jct_sum_s, ended in rows
+    ]
+    named.sort(key=lambda account: -account.energy_j)
+    idle = Account("idle", 0, idle_row[0] or 0.0, idle_row[1] or 0.0, None)
+    ended = sum(row[5] for row in rows)
+    total = Account(
+        "total",
+        sum(account.jobs for account in named),
+        math.fsum(account.gpu_s for account in (*named, idle)),
+        math.fsum(account.energy_j for account in (*named, idle)),
+        math.fsum(row[4] for row in rows if row[5]) / ended if ended else None,
+    )
+    return [*named, idle, total]
+
+
+def totals(connection: Connection) -> tuple[float, float, float]:
+    """Joules since the beginning: metered, of jobs, of idle GPUs; the last two make the first."""
+    of_jobs = case((charges.c.job_id != _NOBODY, charges.c.energy_j), else_=0.0)
+    of_idle = case((charges.c.job_id == _NOBODY, charges.c.energy_j), else_=0.0)
+    jobs_j, idle_j = connection.execute(select(func.sum(of_jobs), func.sum(of_idle))).one()
+    return (jobs_j or 0.0) + (idle_j or 0.0), jobs_j or 0.0, idle_j or 0.0

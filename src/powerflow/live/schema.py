@@ -1,0 +1,138 @@
+"""Tables of the store, the same on SQLite and PostgreSQL. Their history stands in ``migrations/versions``.
+
+Structured values (a spec, a placement, fields of an event) are JSON in plain ASCII text: nothing a log line can hold
+(NUL, half a surrogate pair) is refused by either database.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import CheckConstraint, Column, Double, ForeignKey, Index, Integer, MetaData, Table, Text
+
+#: Revision of the tables below; the newest of ``migrations/versions``.
+VERSION = "0001"
+#: Where a database says which revision it has.
+VERSION_TABLE = "powerflow_version"
+
+metadata = MetaData()
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("spec", Text, nullable=False),
+    Column("user", Text, nullable=False),
+    Column("project", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("state_since_s", Double, nullable=False),
+    Column("submitted_s", Double, nullable=False),
+    Column("started_s", Double),
+    Column("ended_s", Double),
+    Column("steps", Double, nullable=False),
+    Column("steps_total", Double),
+    Column("step_time_s", Double),
+    Column("energy_j", Double, nullable=False),
+    Column("gpu_s", Double, nullable=False),
+    Column("rescales", Integer, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("exit", Text, nullable=False),
+    Column("last_lines", Text, nullable=False),
+    Column("cost_class", Text, nullable=False),
+    Index("jobs_by_state", "state", "id"),
+    Index("jobs_by_user", "user", "id"),
+    Index("jobs_by_project", "project", "id"),
+    sqlite_autoincrement=True,
+)
+
+#: Idempotency keys of submissions.
+keys = Table(
+    "keys",
+    metadata,
+    Column("user", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("job_id", Integer, ForeignKey("jobs.id"), nullable=False),
+)
+
+#: The latest intent of each job.
+gangs = Table(
+    "gangs",
+    metadata,
+    Column("job_id", Integer, ForeignKey("jobs.id"), primary_key=True, autoincrement=False),
+    Column("epoch", Integer, nullable=False),
+    Column("gpu_type", Text, nullable=False),
+    Column("placement", Text, nullable=False),
+    Column("clock_mhz", Double, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("intended_s", Double, nullable=False),
+)
+
+observations = Table(
+    "observations",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("cost_class", Text, nullable=False),
+    Column("job_id", Integer, ForeignKey("jobs.id"), nullable=False),
+    Column("time_s", Double, nullable=False),
+    Column("steps", Double, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("gpu_type", Text, nullable=False),
+    Column("gpus", Integer, nullable=False),
+    Column("nodes", Integer, nullable=False),
+    Column("local_batch", Integer, nullable=False),
+    Column("accumulation", Integer, nullable=False),
+    Column("clock_mhz", Double),
+    Column("step_time_s", Double, nullable=False),
+    Column("power_w", Double),
+    sqlite_autoincrement=True,
+)
+
+#: Energy by hour (since 1970, UTC) and job; job 0 is nobody: GPUs that were idle.
+charges = Table(
+    "charges",
+    metadata,
+    Column("job_id", Integer, primary_key=True, autoincrement=False),
+    Column("hour", Integer, primary_key=True, autoincrement=False),
+    Column("energy_j", Double, nullable=False),
+    Column("gpu_s", Double, nullable=False),
+    Index("charges_by_hour", "hour"),
+)
+
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("state", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("since_s", Double, nullable=False),
+    Column("by", Text, nullable=False),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("time_s", Double, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("job_id", Integer, ForeignKey("jobs.id")),
+    Column("text", Text, nullable=False),
+    Column("fields", Text, nullable=False),
+    Index("events_by_job", "job_id", "number"),
+    sqlite_autoincrement=True,
+)
+
+settings = Table(
+    "settings",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
+#: The one controller that may act on this store; at most one row.
+claims = Table(
+    "claims",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("owner", Text, nullable=False),
+    Column("until_s", Double, nullable=False),
+    CheckConstraint("id = 1", name="one_claim"),
+)

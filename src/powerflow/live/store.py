@@ -1,0 +1,429 @@
+"""The durable state of a live cluster: what must survive the controller, the machine's reset and a full disk.
+
+Every method is one transaction and safe to call from any thread. Where one raises, nothing of it was written; when it
+returns, what it wrote is on disk. All may raise `StoreError`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Table, bindparam, delete, func, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from powerflow.errors import InputError
+from powerflow.live import accounts as ledger
+from powerflow.live import encode
+from powerflow.live.database import Database, StoreError
+from powerflow.live.records import Account, EventRecord, JobState, NotFound, Page, Refused
+from powerflow.live.rows import Charge, Intent, JobUpdate, NodeState, Seen, StoredJob
+from powerflow.live.schema import charges, claims, events, gangs, jobs, keys, nodes, observations, settings
+from powerflow.live.spec import JobSpec
+
+__all__ = ["Charge", "Intent", "JobUpdate", "NodeState", "Seen", "Store", "StoreError", "StoredJob"]
+
+#: Where a job may go from where it is. From an end it goes nowhere; to any end it may go from anywhere else.
+_MOVES = {
+    JobState.QUEUED: {JobState.RUNNING, JobState.HELD},
+    JobState.RUNNING: {JobState.QUEUED, JobState.HELD},
+    JobState.HELD: {JobState.QUEUED},
+}
+_ACTIVE = [state.value for state in JobState if not state.ended]
+
+
+class Store:
+    """The state of one cluster in one database.
+
+    Args:
+        url: ``sqlite:///path`` or ``postgresql://user:password@host/name``.
+        wait_s: How long to wait for a lock or a server before giving up with `StoreError`.
+
+    Raises:
+        StoreError: It cannot be opened, or is newer than this PowerFlow.
+        InputError: The URL names no database.
+    """
+
+    def __init__(self, url: str, *, wait_s: float = 5.0) -> None:
+        self._database = Database(url, wait_s=wait_s)
+        self._owner: str | None = None
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self._database.close()
+
+    # --- one controller at a time ---
+
+    def claim(self, owner: str, lease_s: float, now_s: float) -> bool:
+        """Become the one controller of this store for ``lease_s``; False while another is.
+
+        From then on every write of this object checks that the claim still is its own: a controller that slept past its
+        lease cannot write over its successor.
+        """
+        mine_or_over = (claims.c.owner == owner) | (claims.c.until_s <= now_s)
+        with self._database.write() as connection:
+            row = {"id": 1, "owner": owner, "until_s": now_s + lease_s}
+            statement = self._upsert(claims, ("id",), ("owner", "until_s"), where=mine_or_over)
+            connection.execute(statement, row)
+            claimed = connection.scalar(select(claims.c.owner)) == owner
+        if claimed:
+            self._owner = owner
+        return claimed
+
+    def renew(self, owner: str, lease_s: float, now_s: float) -> bool:
+        """Prolong a claim, even one that is over, if nobody else has claimed the store since."""
+        with self._database.write() as connection:
+            mine = update(claims).where(claims.c.owner == owner).values(until_s=now_s + lease_s)
+            return connection.execute(mine).rowcount == 1
+
+    def unclaim(self, owner: str) -> None:
+        """Give a claim back; nothing happens if it is another's."""
+        with self._database.write() as connection:
+            connection.execute(delete(claims).where(claims.c.owner == owner))
+        self._owner = None
+
+    # --- jobs ---
+
+    def submit(self, spec: JobSpec, user: str, now_s: float, key: str | None = None) -> tuple[StoredJob, bool]:
+        """Take a job; it is on disk when this returns. The same key of the same user again: the same job, and False.
+
+        Raises:
+            Refused: The key was used for another spec.
+        """
+        with self._write() as connection:
+            if key is not None:
+                used = select(keys.c.job_id).where(keys.c.user == user, keys.c.key == key)
+                if (number := connection.scalar(used)) is not None:
+                    job = _job(connection, str(number))
+                    if job.spec != spec:
+                        raise Refused(f"key {key!r} was used for another job ({job.id})", fix="use a new key")
+                    return job, False
+            number = connection.scalar(insert(jobs).values(encode.new_job(spec, user, now_s)).returning(jobs.c.id))
+            if key is not None:
+                connection.execute(insert(keys).values(user=user, key=key, job_id=number))
+            _append(connection, "submitted", f"submitted by {user}", now_s, str(number), {"user": user})
+            return _job(connection, str(number)), True
+
+    def job(self, job_id: str) -> StoredJob:
+        """One job.
+
+        Raises:
+            NotFound: There is no such job.
+        """
+        with self._database.read() as connection:
+            return _job(connection, job_id)
+
+    def jobs(
+        self,
+        states: Sequence[JobState] = (),
+        user: str | None = None,
+        project: str | None = None,
+        after: str | None = None,
+        limit: int = 100,
+    ) -> Page[StoredJob]:
+        """Jobs, newest first; ``after`` is the ``next`` of the page before."""
+        query = select(jobs).order_by(jobs.c.id.desc()).limit(_limit(limit) + 1)
+        if states:
+            query = query.where(jobs.c.state.in_([state.value for state in states]))
+        if user is not None:
+            query = query.where(jobs.c.user == user)
+        if project is not None:
+            query = query.where(jobs.c.project == project)
+        if after is not None:
+            query = query.where(jobs.c.id < _page_mark(after))
+        with self._database.read() as connection:
+            rows = connection.execute(query).mappings().all()
+        page = [encode.job_of(row) for row in rows[:limit]]
+        return Page(page, page[-1].id if len(rows) > limit else None)
+
+    def active(self) -> list[StoredJob]:
+        """All jobs that have not ended, oldest first."""
+        query = select(jobs).where(jobs.c.state.in_(_ACTIVE)).order_by(jobs.c.id)
+        with self._database.read() as connection:
+            return [encode.job_of(row) for row in connection.execute(query).mappings()]
+
+    def move(
+        self,
+        job_id: str,
+        to: JobState,
+        now_s: float,
+        *,
+        exit: str = "",
+        reason: str | None = None,
+        last_lines: Sequence[str] | None = None,
+        text: str = "",
+    ) -> StoredJob:
+        """Bring a job into another state, and say so among the events (``text``, of the state's kind).
+
+        A job that is in that state already is left as it is. What runs can be queued again or held, what is held can
+        only be queued, and all that has not ended can end, once.
+
+        Raises:
+            NotFound: There is no such job.
+            Refused: It cannot go there from where it is.
+        """
+        with self._write() as connection:
+            job = _job(connection, job_id)
+            if job.state is to:
+                return job
+            if job.state.ended:
+                raise Refused(f"job {job_id} has ended ({job.state.value})")
+            if not to.ended and to not in _MOVES[job.state]:
+                raise Refused(f"job {job_id} is {job.state.value} and cannot become {to.value}")
+            values: dict[str, Any] = {"state": to.value, "state_since_s": now_s}
+            if to is JobState.RUNNING and job.started_s is None:
+                values["started_s"] = now_s
+            if to.ended:
+                values |= {"ended_s": now_s, "exit": encode.plain(exit)}
+            if reason is not None:
+                values["reason"] = encode.plain(reason)
+            if last_lines is not None:
+                values["last_lines"] = encode.to_json(list(last_lines))
+            connection.execute(update(jobs).where(jobs.c.id == int(job_id)).values(values))
+            fields = {"from": job.state.value, "to": to.value} | ({"exit": exit} if exit else {})
+            _append(connection, to.value, text or exit or f"now {to.value}", now_s, job_id, fields)
+            return _job(connection, job_id)
+
+    def update(self, rows: Sequence[JobUpdate]) -> None:
+        """Take what has changed of some jobs: all of it or, where one is unknown, nothing.
+
+        Raises:
+            NotFound: There is no such job.
+        """
+        if not rows:
+            return
+        values = {
+            name: func.coalesce(bindparam(f"new_{name}", type_=jobs.c[name].type), jobs.c[name])
+            for name in encode.CHANGES
+        }
+        statement = update(jobs).where(jobs.c.id == bindparam("number")).values(values)
+        with self._write() as connection:
+            _states(connection, (row.job_id for row in rows))
+            connection.execute(statement, [encode.changes(row) for row in rows])
+
+    # --- gangs: intent before action ---
+
+    def intend(self, intents: Sequence[Intent], now_s: float) -> None:
+        """Write down what jobs are to hold, before anything is done about it: all of it or nothing.
+
+        Raises:
+            ValueError: An epoch is not above the stored one (another decision came first), or is the stored one with
+                other GPUs.
+            NotFound: There is no such job.
+            Refused: A job that has ended is to hold GPUs.
+        """
+        if not intents:
+            return
+        columns = ("epoch", "gpu_type", "placement", "clock_mhz", "reason", "intended_s")
+        with self._write() as connection:
+            states = _states(connection, (intent.job_id for intent in intents))
+            query = select(gangs).where(gangs.c.job_id.in_([int(intent.job_id) for intent in intents]))
+            stored = {row["job_id"]: encode.intent_of(row) for row in connection.execute(query).mappings()}
+            for intent in intents:
+                if intent.placement and states[int(intent.job_id)].ended:
+                    raise Refused(f"job {intent.job_id} has ended")
+                _fence(intent, stored.get(int(intent.job_id)))
+                stored[int(intent.job_id)] = intent
+            rows = [encode.gang_row(intent, now_s) for intent in intents]
+            connection.execute(self._upsert(gangs, ("job_id",), columns), rows)
+
+    def intents(self) -> list[Intent]:
+        """The latest intent of every job that has not ended, by job."""
+        return self._intents(jobs.c.state.in_(_ACTIVE))
+
+    def leftovers(self) -> list[Intent]:
+        """Intents of ended jobs that were not retired: something of them may still be on their GPUs."""
+        return self._intents(jobs.c.state.not_in(_ACTIVE) & (gangs.c.placement != "[]"))
+
+    def retire(self, job_id: str) -> None:
+        """Note that a job holds nothing any more; its epoch stays, so that no later one can repeat it."""
+        with self._write() as connection:
+            connection.execute(update(gangs).where(gangs.c.job_id == encode.number(job_id)).values(placement="[]"))
+
+    def _intents(self, which: Any) -> list[Intent]:
+        query = select(gangs).join(jobs).where(which).order_by(gangs.c.job_id)
+        with self._database.read() as connection:
+            return [encode.intent_of(row) for row in connection.execute(query).mappings()]
+
+    # --- learning ---
+
+    def observe(self, rows: Sequence[Seen]) -> None:
+        """Keep measured configurations.
+
+        Raises:
+            NotFound: There is no such job.
+        """
+        if not rows:
+            return
+        with self._write() as connection:
+            _states(connection, (row.job_id for row in rows))
+            connection.execute(insert(observations), [encode.seen_row(row) for row in rows])
+
+    def observations(self) -> list[Seen]:
+        """All that was measured, in order of arrival."""
+        with self._database.read() as connection:
+            return _observations(connection)
+
+    def compact(self) -> int:
+        """Make one observation of all that a class saw of the same configuration; how many rows went.
+
+        Step time and power become means weighted by steps; job and time are those of the latest.
+        """
+        with self._write() as connection:
+            seen = _observations(connection)
+            merged = encode.merged(seen)
+            if len(merged) < len(seen):
+                connection.execute(delete(observations))
+                connection.execute(insert(observations), [encode.seen_row(row) for row in merged])
+            return len(seen) - len(merged)
+
+    # --- energy ---
+
+    def charge(self, rows: Sequence[Charge]) -> None:
+        """Add joules and GPU-seconds to the hours they fall in; a charge over several hours is split by time.
+
+        Raises:
+            NotFound: There is no such job.
+        """
+        if not rows:
+            return
+        statement = self._upsert(charges, ("job_id", "hour"), ("energy_j", "gpu_s"), add=True)
+        hours = ledger.hourly(rows)
+        with self._write() as connection:
+            _states(connection, (row.job_id for row in rows if row.job_id is not None))
+            connection.execute(statement, hours)
+
+    def accounts(self, since_s: float, until_s: float, by: str) -> list[Account]:
+        """Who was charged what in a window, by ``user``, ``project`` or ``job``; see `powerflow.live.accounts`."""
+        with self._database.read() as connection:
+            return ledger.accounts(connection, since_s, until_s, by)
+
+    def energy_totals(self) -> tuple[float, float, float]:
+        """Joules since the store was made: metered, of jobs, of idle GPUs; the last two make the first."""
+        with self._database.read() as connection:
+            return ledger.totals(connection)
+
+    # --- nodes, events, settings ---
+
+    def set_node(self, name: str, state: str, reason: str, now_s: float, by: str) -> None:
+        """Note what became of a node, and say so among the events (kind ``node``)."""
+        row = {"name": name, "state": state, "reason": encode.plain(reason), "since_s": now_s, "by": by}
+        with self._write() as connection:
+            connection.execute(self._upsert(nodes, ("name",), ("state", "reason", "since_s", "by")), row)
+            text = f"{name} is {state}" + (f": {reason}" if reason else "")
+            _append(connection, "node", text, now_s, None, {"node": name, "state": state, "by": by})
+
+    def node_states(self) -> dict[str, NodeState]:
+        """What was noted last of each node, by name."""
+        with self._database.read() as connection:
+            rows = connection.execute(select(nodes).order_by(nodes.c.name)).mappings()
+            return {row["name"]: NodeState(**row) for row in rows}
+
+    def append(self, kind: str, text: str, now_s: float, job_id: str | None = None, **fields: Any) -> int:
+        """Note that something happened; its number, which rises. ``fields`` are plain JSON."""
+        with self._write() as connection:
+            return _append(connection, kind, text, now_s, job_id, fields)
+
+    def events(self, after: int = 0, job_id: str | None = None, limit: int = 100) -> Page[EventRecord]:
+        """What happened after event number ``after``, oldest first."""
+        query = select(events).where(events.c.number > after).order_by(events.c.number).limit(_limit(limit) + 1)
+        if job_id is not None:
+            query = query.where(events.c.job_id == encode.number(job_id))
+        with self._database.read() as connection:
+            rows = connection.execute(query).mappings().all()
+        page = [encode.event_of(row) for row in rows[:limit]]
+        return Page(page, str(page[-1].number) if len(rows) > limit else None)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """A setting; ``default`` where it was never put."""
+        with self._database.read() as connection:
+            value = connection.scalar(select(settings.c.value).where(settings.c.key == key))
+        return default if value is None else json.loads(value)
+
+    def put(self, key: str, value: Any) -> None:
+        """Keep a setting: anything that JSON can say."""
+        with self._write() as connection:
+            connection.execute(
+                self._upsert(settings, ("key",), ("value",)), {"key": key, "value": encode.to_json(value)}
+            )
+
+    # --- how ---
+
+    @contextmanager
+    def _write(self) -> Iterator[Connection]:
+        with self._database.write() as connection:
+            if self._owner is not None and connection.scalar(select(claims.c.owner)) != self._owner:
+                raise StoreError("another controller has taken over", where=self._database.where)
+            yield connection
+
+    def _upsert(
+        self,
+        table: Table,
+        key: Sequence[str],
+        columns: Sequence[str],
+        *,
+        add: bool = False,
+        where: ColumnElement[bool] | None = None,
+    ) -> Any:
+        """Insert a row or, where its key exists, set ``columns`` (or add to them) if ``where`` holds."""
+        statement = sqlite.insert(table) if self._database.is_sqlite else postgresql.insert(table)
+        new = {name: table.c[name] + statement.excluded[name] if add else statement.excluded[name] for name in columns}
+        return statement.on_conflict_do_update(index_elements=list(key), set_=new, where=where)
+
+
+def _job(connection: Connection, job_id: str) -> StoredJob:
+    row = connection.execute(select(jobs).where(jobs.c.id == encode.number(job_id))).mappings().first()
+    if row is None:
+        raise NotFound(f"no job {job_id}")
+    return encode.job_of(row)
+
+
+def _states(connection: Connection, job_ids: Iterable[str]) -> dict[int, JobState]:
+    """States of some jobs, by number.
+
+    Raises:
+        NotFound: One of them does not exist.
+    """
+    numbers = {encode.number(job_id) for job_id in job_ids}
+    found = connection.execute(select(jobs.c.id, jobs.c.state).where(jobs.c.id.in_(numbers)))
+    states = {number: JobState(state) for number, state in found}
+    if missing := numbers - states.keys():
+        raise NotFound(f"no job {min(missing)}")
+    return states
+
+
+def _fence(intent: Intent, stored: Intent | None) -> None:
+    """Raise ValueError unless an intent is newer than the stored one, or is the same but for its clock."""
+    if stored is None or intent.epoch > stored.epoch:
+        return
+    if intent.epoch < stored.epoch:
+        raise ValueError(f"job {intent.job_id}: epoch {intent.epoch} is over, {stored.epoch} is stored")
+    if (intent.gpu_type, intent.placement) != (stored.gpu_type, stored.placement):
+        raise ValueError(f"job {intent.job_id}: other GPUs need an epoch above {stored.epoch}")
+
+
+def _observations(connection: Connection) -> list[Seen]:
+    rows = connection.execute(select(observations).order_by(observations.c.id)).mappings()
+    return [encode.seen_of(row) for row in rows]
+
+
+def _append(
+    connection: Connection, kind: str, text: str, now_s: float, job_id: str | None, fields: Mapping[str, Any]
+) -> int:
+    row = encode.event_row(kind, text, now_s, job_id, fields)
+    return int(connection.execute(insert(events).values(row).returning(events.c.number)).scalar_one())
+
+
+def _limit(limit: int) -> int:
+    if limit < 1:
+        raise InputError(f"limit is {limit}", fix="ask for at least one")
+    return limit
+
+
+def _page_mark(after: str) -> int:
+    try:
+        return encode.number(after)
+    except NotFound:
+        raise InputError(f"{after!r} is no page", fix="give what the page before called next") from None
