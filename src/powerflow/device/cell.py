@@ -1,0 +1,141 @@
+"""One record in a file, shared by processes: read without a lock, never torn, not even by kill -9 in mid-write.
+
+The file holds a description that never changes and **two slots**. A writer, alone by a file lock, writes the slot that
+is older, with a higher number and a checksum; the other stays whole meanwhile. A reader takes the whole slot with the
+higher number. So a reader needs no lock, and a writer that dies leaves what was before.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import mmap
+import os
+import struct
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+MAGIC = b"PFGPU001"
+DESCRIPTION_AT, DESCRIPTION_MOST = 8, 2040
+SLOTS_AT = (2048, 3072)
+FILE_BYTES = 4096
+
+_BODY = struct.Struct("<QddddddqqdB")  # number of the write, then `State`
+_CHECK = struct.Struct("<I")
+_SLOT_BYTES = _BODY.size + _CHECK.size
+
+
+class State(NamedTuple):
+    """What changes about an emulated GPU. Times are monotonic seconds of this machine.
+
+    Attributes:
+        at_s: When it was last brought up to date.
+        energy_j: Joules drawn until then since it was made.
+        locked_mhz: Clock that it is locked to; 0 if free.
+        clock_since_s: Since when.
+        before_mhz: Clock it was locked to before that; 0 if free.
+        load_w: Watts drawn while the loader lives.
+        load_pid, load_born: The process that loads it, see `processes.born`; 0 if none does.
+        seen_s: When the loader last said that it lives.
+        permitted: Whether clocks may be set.
+    """
+
+    at_s: float = 0.0
+    energy_j: float = 0.0
+    locked_mhz: float = 0.0
+    clock_since_s: float = 0.0
+    before_mhz: float = 0.0
+    load_w: float = 0.0
+    load_pid: int = 0
+    load_born: int = 0
+    seen_s: float = 0.0
+    permitted: bool = True
+
+
+def create_cell(path: Path, description: Mapping[str, Any], state: State) -> bool:
+    """Make the file, whole from its first moment; False if it is there already.
+
+    Everybody on the machine may write it, as with a real device: a job's rank runs as its owner.
+    """
+    text = json.dumps(description).encode()
+    if len(text) > DESCRIPTION_MOST:
+        raise ValueError(f"the description of {path} is too long")
+    content = bytearray(FILE_BYTES)
+    content[: len(MAGIC)] = MAGIC
+    content[DESCRIPTION_AT : DESCRIPTION_AT + len(text)] = text
+    slot = _packed(1, state)
+    content[SLOTS_AT[0] : SLOTS_AT[0] + len(slot)] = slot
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(content)
+    try:
+        temporary.chmod(0o666)
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink()
+    return True
+
+
+class Cell:
+    """An open file of this kind.
+
+    Raises:
+        OSError: If it cannot be opened for writing.
+        ValueError: If it is no such file.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        file = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            if os.fstat(file).st_size != FILE_BYTES:
+                raise ValueError(f"{self.path} is not an emulated GPU")
+            self._memory = mmap.mmap(file, FILE_BYTES)
+        finally:
+            os.close(file)
+        if self._memory[: len(MAGIC)] != MAGIC:
+            raise ValueError(f"{self.path} is not an emulated GPU of this version")
+        text = self._memory[DESCRIPTION_AT : DESCRIPTION_AT + DESCRIPTION_MOST].rstrip(b"\0")
+        self.description: dict[str, Any] = json.loads(text)
+
+    def read(self) -> State:
+        """The record, as some writer left it."""
+        return self._newest()[1]
+
+    def change(self, how: Callable[[State], State]) -> State:
+        """Replace the record by what ``how`` makes of it; writers wait for each other. Returns the new one."""
+        # a file opened anew has a lock of its own: it keeps threads and forked children apart as well
+        file = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            number, state = self._newest()
+            after = how(state)
+            slot, at = _packed(number + 1, after), SLOTS_AT[number % 2]
+            self._memory[at : at + len(slot)] = slot
+        finally:
+            os.close(file)
+        return after
+
+    def _newest(self) -> tuple[int, State]:
+        """Number and content of the newest slot that is whole; write k stands in slot (k − 1) mod 2."""
+        while True:
+            found = [whole for at in SLOTS_AT if (whole := _unpacked(self._memory[at : at + _SLOT_BYTES]))]
+            if found:
+                return max(found)
+            # both were being written while we copied them: look again
+
+
+def _packed(number: int, state: State) -> bytes:
+    body = _BODY.pack(number, *state)
+    return body + _CHECK.pack(zlib.crc32(body))
+
+
+def _unpacked(slot: bytes) -> tuple[int, State] | None:
+    body = slot[: _BODY.size]
+    if _CHECK.unpack_from(slot, _BODY.size)[0] != zlib.crc32(body):
+        return None
+    number, *values, permitted = _BODY.unpack(body)
+    return (number, State._make((*values, bool(permitted)))) if number else None

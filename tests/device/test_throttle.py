@@ -1,0 +1,121 @@
+"""The throttle: a group gets its share of the time, and is never left stopped, whoever dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from powerflow.cost.model import gpu_power, phi
+from powerflow.device.throttle import NOTES, Throttle, continue_leftovers
+from powerflow.device.truth import write_truth
+from tests.device.cards import a_job, emulated_gpus, wait_for
+
+TRUTH = a_job()
+_SPIN = "import time\nprint('spins', flush=True)\nwhile True: time.sleep(0.0005)\n"
+
+
+@pytest.fixture
+def script() -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen([sys.executable, "-c", _SPIN], stdout=subprocess.PIPE, start_new_session=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process
+        process.kill()
+
+
+def stopped(process: subprocess.Popen[bytes]) -> bool:
+    return psutil.Process(process.pid).status() == psutil.STATUS_STOPPED
+
+
+def share_stopped(process: subprocess.Popen[bytes], seconds: float) -> float:
+    looks, hits, end_s = 0, 0, time.monotonic() + seconds
+    while time.monotonic() < end_s:
+        looks, hits = looks + 1, hits + stopped(process)
+        time.sleep(0.0007)
+    return hits / looks
+
+
+def never_stopped(process: subprocess.Popen[bytes]) -> bool:
+    return share_stopped(process, 0.3) == 0.0
+
+
+def test_the_share_follows_the_clock(tmp_path: Path, script: subprocess.Popen[bytes]) -> None:
+    gpu = emulated_gpus(tmp_path)[0]
+    throttle = Throttle(tmp_path, script.pid, [gpu], TRUTH, job_gpus=1, local_batch=64)
+    try:
+        wait_for(lambda: gpu.state().load_pid == script.pid, "load")
+        assert never_stopped(script), "at the maximum clock nothing is taken away"
+        gpu.lock_clock(705)
+        wait_for(lambda: stopped(script), "a stop")
+        expected = 1.0 - 1.0 / float(phi(TRUTH.throughput, 705.0))
+        assert share_stopped(script, 2.0) == pytest.approx(expected, abs=0.2)
+        watts = float(gpu_power(TRUTH.throughput, TRUTH.power, 1, 64, 1, 705.0, False))
+        assert gpu.read().power_w == pytest.approx(watts)
+    finally:
+        throttle.close()
+    assert not throttle.running
+    assert never_stopped(script)
+    assert gpu.read().power_w == gpu.idle_w
+    assert not list((tmp_path / NOTES).iterdir())
+
+
+def test_it_ends_with_its_group(tmp_path: Path, script: subprocess.Popen[bytes]) -> None:
+    gpu = emulated_gpus(tmp_path)[0]
+    gpu.lock_clock(405)
+    throttle = Throttle(tmp_path, script.pid, [gpu], TRUTH, job_gpus=1, local_batch=64)
+    try:
+        wait_for(lambda: stopped(script), "a stop")
+        script.terminate()  # must get through, stopped or not
+        wait_for(lambda: not throttle.running, "the throttle's end")
+        assert script.wait(30) == -signal.SIGTERM
+        assert gpu.read().power_w == gpu.idle_w
+    finally:
+        throttle.close()
+
+
+_THROTTLER = """
+import sys, time
+from powerflow.device.emulated import EmulatedGpu
+from powerflow.device.throttle import Throttle
+from powerflow.device.truth import read_truth
+from pathlib import Path
+gpus, truth = [EmulatedGpu(sys.argv[3])], read_truth(Path(sys.argv[4]))
+Throttle(sys.argv[1], int(sys.argv[2]), gpus, truth, job_gpus=1, local_batch=64)
+time.sleep(600)
+"""
+
+
+def test_a_group_whose_throttle_was_killed_goes_on(tmp_path: Path, script: subprocess.Popen[bytes]) -> None:
+    gpu = emulated_gpus(tmp_path)[0]
+    gpu.lock_clock(210)  # mostly stopped
+    write_truth(tmp_path / "truth.json", TRUTH)
+    arguments = [str(tmp_path), str(script.pid), str(gpu.path), str(tmp_path / "truth.json")]
+    for _ in range(5):
+        with subprocess.Popen([sys.executable, "-c", _THROTTLER, *arguments]) as throttler:
+            wait_for(lambda: stopped(script), "a stop")
+            assert continue_leftovers(tmp_path) == 1, "one that lives is left to its work"
+            os.kill(throttler.pid, signal.SIGKILL)
+        if stopped(script):
+            break
+    else:
+        pytest.skip("it was never killed while the group was stopped")
+    assert continue_leftovers(tmp_path) == 0
+    wait_for(lambda: not stopped(script), "going on")
+    assert never_stopped(script)
+    assert not list((tmp_path / NOTES).iterdir())
+
+
+def test_a_damaged_note_goes(tmp_path: Path) -> None:
+    (tmp_path / NOTES).mkdir()
+    (tmp_path / NOTES / "7.json").write_text("{")
+    assert continue_leftovers(tmp_path) == 0
+    assert continue_leftovers(tmp_path / "none") == 0
+    assert not list((tmp_path / NOTES).iterdir())
