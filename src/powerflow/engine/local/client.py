@@ -1,0 +1,245 @@
+"""The embedded engine as its users see it: an `Engine` whose ranks are processes of this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from powerflow.engine.local import records
+from powerflow.engine.local.logs import read_log
+from powerflow.engine.protocol import EngineError, EngineNode, Fenced, RankName, RankSpec, RankStatus
+
+_PATIENCE_S = 30.0  # how long an agent that dies again and again is asked again
+
+
+class LocalEngine:
+    """Runs ranks on this machine, through an agent that outlives this object; safe to use from any thread.
+
+    The agent is started when it is needed and does not run. It plays one or more nodes: they share the machine.
+
+    Args:
+        directory: Where the engine keeps everything; it belongs to one user.
+        nodes: GPUs by node name. None: leave them as the agent has them.
+        preload: Modules that ranks with ``python=True`` find imported; read when the agent is started.
+    """
+
+    def __init__(
+        self, directory: str | os.PathLike[str], nodes: Mapping[str, int] | None = None, preload: Sequence[str] = ()
+    ) -> None:
+        self._home = Path(directory).absolute()
+        self._wanted = None if nodes is None else dict(nodes)
+        self._preload = tuple(preload)
+        self._guard = threading.Lock()
+        self._idle: list[_Connection] = []
+        self._busy: set[_Connection] = set()
+        self._closed = False
+        self._seen = threading.local()  # the state of things that each thread has seen
+        self._cache: tuple[str, tuple[RankStatus, ...]] = ("", ())
+        self._ask({"do": "hello"})
+
+    def nodes(self) -> Sequence[EngineNode]:
+        """Nodes there are."""
+        return [EngineNode(name, gpus) for name, gpus in self._ask({"do": "hello"})["nodes"].items()]
+
+    def limits(self) -> frozenset[str]:
+        """Which of memory, cpus and user can be enforced here."""
+        return frozenset(self._ask({"do": "hello"})["limits"])
+
+    def notices(self) -> Sequence[str]:
+        """What an operator should know of the agent, one line each (a module that could not be preloaded)."""
+        return list(self._ask({"do": "hello"})["notices"])
+
+    def launch(self, spec: RankSpec) -> RankStatus:
+        """Start a rank, once; see `Engine.launch`."""
+        answer = self._ask({"do": "launch", "spec": records.spec_row(records.check_spec(spec))})
+        return records.status_from_row(answer["rank"])
+
+    def fence(self, gang: str, epoch: int) -> None:
+        """Refuse launches of a gang below an epoch from now on; see `Engine.fence`."""
+        self._ask({"do": "fence", "gang": records.check_gang(gang), "epoch": records.check_epoch(epoch)})
+
+    def signal(self, name: RankName, number: int) -> bool:
+        """Send a signal to a rank and all it started; see `Engine.signal`."""
+        return bool(self._ask({"do": "signal", "name": str(name), "number": int(number)})["sent"])
+
+    def ranks(self) -> Sequence[RankStatus]:
+        """Every rank not forgotten."""
+        version, known = self._cache
+        answer = self._ask({"do": "ranks", "seen": version})
+        if "ranks" in answer:
+            known = tuple(records.status_from_row(row) for row in answer["ranks"])
+            self._cache = answer["version"], known
+        self._seen.version = answer["version"]
+        return known
+
+    def wait(self, timeout_s: float) -> bool:
+        """Sleep until something changed since this thread last called `ranks` or `wait`; a thread's first call says True."""
+        before = getattr(self._seen, "version", "")
+        try:
+            with self._connection() as connection:
+                answer = connection.ask({"do": "wait", "seen": before, "timeout_s": max(0.0, timeout_s)})
+        except OSError:  # the agent was killed: who knows what changed
+            self._refuse_if_closed()
+            self._seen.version = ""
+            return True
+        self._seen.version = answer["version"]
+        return bool(answer["version"] != before)
+
+    def log(self, name: RankName, offset: int = 0, limit: int = 65536) -> tuple[bytes, int]:
+        """What a rank wrote; see `Engine.log`."""
+        try:
+            return read_log(self._home / "ranks" / records.file_name(name), offset, limit)
+        except (FileNotFoundError, EngineError):
+            raise KeyError(name) from None
+
+    def forget(self, name: RankName) -> None:
+        """Drop all that is kept of a rank that has ended."""
+        self._ask({"do": "forget", "name": str(name)})
+
+    def close(self) -> None:
+        """Let go of the agent; it and its ranks run on."""
+        with self._guard:
+            self._closed = True
+            for connection in self._idle:
+                connection.close()
+            for connection in self._busy:
+                connection.interrupt()
+            self._idle.clear()
+
+    def shutdown(self, *, kill: bool = False) -> None:
+        """End the agent and let go of it.
+
+        Args:
+            kill: End ranks that run, too.
+
+        Raises:
+            EngineError: If ranks run and are not to be killed.
+        """
+        self._ask({"do": "shutdown", "kill": kill})
+        self.close()
+
+    def __enter__(self) -> LocalEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Ask the agent; where it died over the question, ask its successor: every request may be asked again."""
+        deadline_s = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                with self._connection() as connection:
+                    answer = connection.ask(request)
+                break
+            except OSError as error:
+                self._refuse_if_closed()
+                if time.monotonic() > deadline_s:
+                    raise EngineError(f"the agent of {self._home} does not answer: {error}", retry=True) from error
+        if "error" in answer:
+            if answer["fenced"]:
+                raise Fenced(answer["error"])
+            raise EngineError(answer["error"], retry=answer["retry"])
+        return answer
+
+    @contextlib.contextmanager
+    def _connection(self) -> Iterator[_Connection]:
+        """A connection for one question; kept for the next one unless it breaks."""
+        with self._guard:
+            self._refuse_if_closed()
+            connection = self._idle.pop() if self._idle else None
+        if connection is None:
+            connection = self._connect()
+        with self._guard:
+            self._busy.add(connection)
+            if self._closed:
+                connection.interrupt()
+        kept = False
+        try:
+            yield connection
+            kept = True
+        finally:
+            with self._guard:
+                self._busy.discard(connection)
+                kept = kept and not self._closed
+                if kept:
+                    self._idle.append(connection)
+            if not kept:
+                connection.close()
+
+    def _connect(self) -> _Connection:
+        try:
+            connection = _Connection(self._home)
+        except (FileNotFoundError, ConnectionError):
+            connection = self._start_agent()
+        if self._wanted is not None:
+            connection.ask({"do": "hello", "nodes": self._wanted})
+        return connection
+
+    def _start_agent(self) -> _Connection:
+        """Start the agent unless somebody else just did."""
+        self._home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with open(self._home / records.START_LOCK, "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            with contextlib.suppress(FileNotFoundError, ConnectionError):
+                return _Connection(self._home)
+            command = [sys.executable, "-m", "powerflow.engine.local.agent", str(self._home)]
+            command += [f"--node={name}:{gpus}" for name, gpus in (self._wanted or {}).items()]
+            command += [f"--preload={module}" for module in self._preload]
+            done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+            if done.returncode != 0:
+                raise EngineError(f"cannot start the agent of {self._home}: {done.stderr.strip()[-2000:]}")
+            return _Connection(self._home)
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise EngineError("this engine object was closed")
+
+
+class _Connection:
+    """A line to the agent: one question at a time."""
+
+    def __init__(self, home: Path) -> None:
+        directory = os.open(home, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:  # by way of the descriptor: the kernel takes no path of more than about 107 bytes
+            self._socket.connect(f"/proc/self/fd/{directory}/{records.SOCKET}")
+        except BaseException:
+            self._socket.close()
+            raise
+        finally:
+            os.close(directory)
+        self._lines = self._socket.makefile("rb")
+
+    def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """One question, one answer.
+
+        Raises:
+            OSError: If the agent is gone.
+        """
+        self._socket.sendall(json.dumps(request).encode() + b"\n")
+        line = self._lines.readline()
+        if not line.endswith(b"\n"):
+            raise ConnectionResetError("the agent hung up")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def interrupt(self) -> None:
+        """Let a question that is being asked fail."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Hang up."""
+        self._lines.close()
+        self._socket.close()

@@ -1,0 +1,84 @@
+"""Runs a script in an interpreter that has its modules already: what ``python script args…`` does, without the wait.
+
+What Python reads once, when it is started, comes too late here: of the environment's ``PYTHON…`` variables only
+``PYTHONPATH`` counts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import os
+import random
+import sys
+import types
+from collections.abc import Sequence
+from importlib.machinery import SourceFileLoader
+
+_NO_SUCH_SCRIPT = 2  # what python itself exits with
+
+
+def preload(modules: Sequence[str]) -> list[str]:
+    """Import modules so that forks have them; one line for each that cannot be, and for threads they left running."""
+    notices = []
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # whatever a module does when it is imported
+            notices.append(f"cannot preload {module}: {type(error).__name__}: {error}")
+    gc.collect()
+    gc.freeze()  # the collector would else touch, and so copy, every page in every fork
+    return notices
+
+
+def own_path() -> tuple[str, ...]:
+    """``sys.path`` without the directory we were started in and without our own PYTHONPATH."""
+    ours = {os.path.abspath(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry}
+    return tuple(entry for entry in sys.path[1:] if entry not in ours)
+
+
+def run_script(command: Sequence[str], path: Sequence[str]) -> None:
+    """Run ``[python, script, args…]`` as the main program, in the environment and directory as they are now.
+
+    Returns or raises what ends it; the interpreter's own end then does the rest (threads, atexit, exit code).
+
+    Args:
+        command: The argument vector.
+        path: What follows the script's directory and PYTHONPATH in ``sys.path``.
+    """
+    script = command[1]
+    sys.argv = list(command[1:])
+    sys.orig_argv = list(command)
+    extra = [os.path.abspath(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    sys.path[:] = [os.path.dirname(os.path.realpath(script)), *extra, *path]
+    importlib.invalidate_caches()
+    _differ_from_siblings()
+    main = types.ModuleType("__main__")
+    main.__dict__.update(__file__=script, __builtins__=__builtins__, __loader__=SourceFileLoader("__main__", script))
+    sys.modules["__main__"] = main
+    try:
+        with open(script, "rb") as file:
+            source = file.read()
+    except OSError as error:
+        print(f"{command[0]}: can't open file {script!r}: {error}", file=sys.stderr)
+        sys.exit(_NO_SUCH_SCRIPT)
+    try:
+        exec(compile(source, script, "exec", dont_inherit=True), main.__dict__)
+    except SystemExit:
+        raise
+    except BaseException as error:
+        below = error.__traceback__.tb_next if error.__traceback__ else None
+        sys.excepthook(type(error), error.with_traceback(below), below)  # the user's frames, not ours
+        sys.exit(1)
+
+
+def _differ_from_siblings() -> None:
+    """Undo what a fork shares and a new process would not: random state, and the number of OpenMP threads."""
+    random.seed()
+    if numpy_random := sys.modules.get("numpy.random"):
+        numpy_random.seed()
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    if (torch := sys.modules.get("torch")) and threads.isdigit():  # it read the variable when it was loaded
+        with contextlib.suppress(ValueError, RuntimeError):
+            torch.set_num_threads(int(threads))

@@ -1,0 +1,104 @@
+"""A rank's log: bounded on disk, while its offsets count everything ever written.
+
+The log is a row of files, each named by the offset of its first byte. A new one is begun after `SEGMENT_BYTES`; the
+oldest goes as soon as the others hold that much. So at least `SEGMENT_BYTES` of the newest output are there, and never
+more than twice that.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+SEGMENT_BYTES = 8 << 20
+_PREFIX = "log-"
+
+
+def _segments(directory: Path) -> list[tuple[int, str]]:
+    """Offset and path of each file, ascending."""
+    with os.scandir(directory) as entries:
+        return sorted(
+            (int(entry.name[len(_PREFIX) :]), entry.path) for entry in entries if entry.name.startswith(_PREFIX)
+        )
+
+
+class LogWriter:
+    """Writes a log. A disk that is full costs output, never the rank: what cannot be written is skipped and counted."""
+
+    def __init__(self, directory: Path, segment_bytes: int = SEGMENT_BYTES) -> None:
+        self._directory = directory
+        self._segment_bytes = segment_bytes
+        self._offset = 0  # of the next byte
+        self._file: int | None = None
+        self._room = 0  # bytes left in the file
+
+    def write(self, data: bytes) -> None:
+        """Append."""
+        view = memoryview(data)
+        while view:
+            try:
+                if self._room == 0:
+                    self._begin_segment()
+                assert self._file is not None
+                written = os.write(self._file, view[: self._room])
+            except OSError:
+                self._room = 0
+                self._offset += len(view)
+                return
+            view = view[written:]
+            self._offset += written
+            self._room -= written
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file, self._room = None, 0
+
+    def _begin_segment(self) -> None:
+        self.close()
+        path = self._directory / f"{_PREFIX}{self._offset:020d}"
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._room = self._segment_bytes
+        sizes = [(os.path.getsize(path), path) for _, path in _segments(self._directory)]
+        held = sum(size for size, _ in sizes)
+        for size, oldest in sizes:
+            held -= size
+            if held < self._segment_bytes:
+                break
+            os.unlink(oldest)
+
+
+def read_log(directory: Path, offset: int, limit: int) -> tuple[bytes, int]:
+    """Bytes of a log from ``offset`` on, at most ``limit``, and the offset after them; see `Engine.log`.
+
+    Raises:
+        FileNotFoundError: If there is no such directory.
+    """
+    while True:
+        segments = _segments(directory)
+        try:
+            return _read(segments, offset, limit)
+        except FileNotFoundError:  # rotated away since it was listed
+            continue
+
+
+def _read(segments: list[tuple[int, str]], offset: int, limit: int) -> tuple[bytes, int]:
+    spans = [(start, start + os.path.getsize(path), path) for start, path in segments]
+    end = spans[-1][1] if spans else 0
+    if offset < 0:
+        offset = max(0, end + offset)
+    found = bytearray()
+    for start, stop, path in spans:
+        if stop <= offset or len(found) >= limit:
+            continue
+        if start > offset:  # skip what was dropped, but never inside one answer
+            if found:
+                break
+            offset = start
+        with open(path, "rb") as file:
+            file.seek(offset - start)
+            part = file.read(min(stop - offset, limit - len(found)))
+        found += part
+        offset += len(part)
+    return bytes(found), max(offset, 0)

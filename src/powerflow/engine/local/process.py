@@ -1,0 +1,135 @@
+"""Processes as the kernel shows them: who is whose child, when it was started, what dies with whom.
+
+A pid alone names no process, for it is used again; pid and start time together do, until the machine is booted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+_SET_PDEATHSIG, _SET_NAME, _SET_CHILD_SUBREAPER, _SET_NO_NEW_PRIVS = 1, 15, 36, 38
+_prctl = ctypes.CDLL(None, use_errno=True).prctl
+
+
+def _control(option: int, value: int | bytes) -> None:
+    argument = ctypes.c_char_p(value) if isinstance(value, bytes) else ctypes.c_ulong(value)
+    if _prctl(option, argument, ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0)) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def show_as(name: str) -> None:
+    """Name of this process in ``ps -o comm`` and ``top`` (15 bytes)."""
+    _control(_SET_NAME, name.encode())
+
+
+def adopt_orphans() -> None:
+    """From now on descendants that lose their parent become children of this process, however they detached."""
+    _control(_SET_CHILD_SUBREAPER, 1)
+
+
+def die_with_parent(parent: int) -> None:
+    """Be killed when the parent ends; at once if it ended already. Changing the user undoes it: call it after."""
+    _control(_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(127)
+
+
+def gain_no_privileges() -> None:
+    """From now on no program run by this process or its children gets more rights (set-uid bits do nothing)."""
+    _control(_SET_NO_NEW_PRIVS, 1)
+
+
+def boot_id() -> str:
+    """Names the time since this machine was booted."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def start_ticks(pid: int) -> int | None:
+    """When a process was started, in clock ticks since boot; None if there is none."""
+    found = _stat(pid)
+    return None if found is None else int(found[19])
+
+
+def _stat(pid: int) -> list[bytes] | None:
+    """Fields of /proc/PID/stat from the third (the state) on; None if there is no such process."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return stat[stat.rindex(b")") + 2 :].split()
+
+
+def open_process(pid: int, ticks: int) -> int | None:
+    """A pidfd of the process of that pid and start time (readable once it ended); None if it is gone."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+    if start_ticks(pid) == ticks:
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+def children(pid: int) -> list[int]:
+    """Pids of a process's children, zombies too."""
+    found: list[int] = []
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                found += map(int, Path(f"/proc/{pid}/task/{thread}/children").read_bytes().split())
+    return found
+
+
+def descendants(pid: int) -> Iterator[int]:
+    """Pids of all that stems from a process, parents before children; it itself is not among them."""
+    for child in children(pid):
+        yield child
+        yield from descendants(child)
+
+
+def session(leader: int) -> Iterator[int]:
+    """Pids of the processes in a session that are no zombies."""
+    for entry in os.listdir("/proc"):
+        if entry.isdigit() and (found := _stat(int(entry))) and int(found[3]) == leader and found[0] not in b"ZX":
+            yield int(entry)
+
+
+def send(pid: int, number: int) -> bool:
+    """Send a signal; False if the process is gone or is not ours to signal."""
+    try:
+        os.kill(pid, number)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
+
+
+def kill_children(spare: Callable[[int], bool] = lambda pid: False) -> int:
+    """Kill all that stems from this process, but for some children and what is theirs; how many children are left.
+
+    Needs `adopt_orphans`: whoever loses its parent becomes a child, so one pass after the other ends all.
+    """
+    doomed = [child for child in children(os.getpid()) if not spare(child)]
+    for child in doomed:
+        for below in [*descendants(child)]:
+            send(below, signal.SIGKILL)
+        send(child, signal.SIGKILL)
+    for child in doomed:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(child, os.WNOHANG)
+    return len(doomed)
+
+
+def end_children() -> None:
+    """Kill all that stems from this process; returns when it is gone (what hangs in the kernel is waited for)."""
+    pause_s = 0.001
+    while kill_children():
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, 0.1)
