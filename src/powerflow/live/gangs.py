@@ -8,18 +8,30 @@ object over the same directory goes on where the old one was killed.
 
 from __future__ import annotations
 
+import math
 import os
+import re
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from powerflow.elastic.mailbox import RankReport
-from powerflow.engine.protocol import Engine, RankName
+from powerflow.engine.protocol import Engine, EngineError, RankName, RankState
+from powerflow.errors import InputError
+from powerflow.live.gang import Gang
+from powerflow.live.gang_book import Book
 from powerflow.live.gang_facts import Fact, Limits, Order, Slot
+from powerflow.live.gang_inplace import InPlace
+from powerflow.live.gang_news import News
+from powerflow.live.gang_scripts import Scripts
+from powerflow.live.gang_yard import Environment, Yard
 from powerflow.live.spec import JobSpec
 
-#: (job id, spec, node, GPUs the process may see, its name) → its whole environment, the spec's own ``env`` included.
-Environment = Callable[[str, JobSpec, str, tuple[int, ...], RankName], Mapping[str, str]]
+__all__ = ["Environment", "Gangs"]
+
+_JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_LIMITS = Limits()
 
 
 class Gangs:
@@ -29,7 +41,8 @@ class Gangs:
         engine: Runs the ranks.
         directory: Holds ``jobs/<job id>/`` (mailboxes, which the jobs' users may write) and ``gangs/<job id>.json``
             (books, which only we may).
-        environment: See `Environment`; what gangs add (job directory, rank name, RANK, MASTER_PORT …) wins over it.
+        environment: See `Environment`; what gangs add (job directory, rank name, RANK, MASTER_PORT …) wins over it,
+            save for MASTER_ADDR.
         limits: How long to wait for what.
         interpreter: What a bare ``python`` in a job's command means; scripts for it may run in the preloaded one.
         clock: Seconds on a clock that never goes back.
@@ -41,46 +54,105 @@ class Gangs:
         directory: str | os.PathLike[str],
         environment: Environment,
         *,
-        limits: Limits = Limits(),
+        limits: Limits = _LIMITS,
         interpreter: str = sys.executable,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        raise NotImplementedError
+        self._yard = Yard(engine, Path(directory), environment, limits, interpreter, clock)
+        self._gangs: dict[str, Gang] = {}
+        self._engine_trouble = ""
 
     def adopt(self, orders: Sequence[Order]) -> None:
         """After a restart: the last orders of all jobs that have not ended. Ranks that run well are left untouched.
 
         Ranks of any other job are ended.
+
+        Raises:
+            EngineError: If the engine does not answer.
+            OSError: If a book cannot be read.
         """
-        raise NotImplementedError
+        self._yard.look()
+        self.apply(orders)
+        for job_id, ranks in self._yard.statuses.items():
+            if job_id not in self._gangs and any(status.state is RankState.RUNNING for status in ranks.values()):
+                epoch = max(status.name.epoch for status in ranks.values())
+                self._gang(Order(job_id, epoch, JobSpec(run="true"), ())).kill()
+        self._see_owners()
 
     def apply(self, orders: Sequence[Order]) -> None:
-        """Take new orders; those older than what is known are ignored. They are carried out by `poll`."""
-        raise NotImplementedError
+        """Take new orders; those older than what is known are ignored. They are carried out by `poll`.
+
+        Raises:
+            InputError: If a job id could not be a file's name.
+            OSError: If a book cannot be read.
+        """
+        for order in orders:
+            self._gang(order).take(order)
 
     def kill(self, job_id: str) -> None:
-        """End a job now: SIGTERM, its grace, SIGKILL; `Vacated` is told when nothing of it runs."""
-        raise NotImplementedError
+        """End a job now: SIGTERM, its grace, SIGKILL; `Vacated` is told when nothing of it runs.
+
+        A job without an order is none of ours, and nothing happens.
+        """
+        if job_id in self._gangs:
+            self._gangs[job_id].kill()
 
     def poll(self) -> list[Fact]:
-        """Take the next step with every gang; what happened since the last call, in order."""
-        raise NotImplementedError
+        """Take the next step with every gang; what happened since the last call, in order.
+
+        What could not be done is told by `troubles`, and tried again by the next call.
+        """
+        try:
+            self._yard.look()
+            self._engine_trouble = ""
+        except EngineError as error:
+            self._engine_trouble = f"the engine does not answer: {error}"
+            return []
+        self._see_owners()
+        facts: list[Fact] = []
+        # those who have GPUs to give back first, so that others may get them in the same turn
+        for gang in sorted(self._gangs.values(), key=lambda gang: not gang.book.ranks):
+            if gang.quiet:
+                continue
+            try:
+                gang.turn()
+            except EngineError as error:
+                gang.trouble = str(error)
+                gang.soon()
+            facts += gang.facts
+            gang.facts = []
+        self._see_owners()
+        return facts
+
+    def troubles(self) -> dict[str, str]:
+        """What could not be done in the last `poll`, by job id; "" stands for the engine as a whole."""
+        found = {job_id: gang.trouble for job_id, gang in self._gangs.items() if gang.trouble}
+        return {"": self._engine_trouble, **found} if self._engine_trouble else found
 
     def holding(self) -> dict[Slot, str]:
         """GPUs on which a process of some job is alive, as the last `poll` saw it, and whose."""
-        raise NotImplementedError
+        return dict(self._yard.owners)
 
     def next_due_s(self) -> float:
         """When, on this object's clock, `poll` wants to be called again at the latest; inf: when there is news."""
-        raise NotImplementedError
+        if self._engine_trouble:
+            return self._yard.clock() + self._yard.limits.steady_poll_s
+        return min((gang.due_s for gang in self._gangs.values() if not gang.quiet), default=math.inf)
 
     def reports(self, job_id: str) -> list[RankReport]:
-        """Where the ranks of a job stand, as they say; () for scripts that say nothing."""
-        raise NotImplementedError
+        """Where the ranks of a job stand, as they say; [] for scripts that say nothing."""
+        gang = self._gangs.get(job_id)
+        if gang is None:
+            return []
+        names = [*gang.book.members, *(name for name in gang.book.ranks if name not in gang.book.members)]
+        return list(News(self._yard.mailbox(job_id)).read(names).values())
 
     def ranks(self, job_id: str) -> list[str]:
         """Names of a job's ranks whose logs are kept: those that run first, then the latest ended ones."""
-        raise NotImplementedError
+        gang = self._gangs.get(job_id)
+        book = gang.book if gang is not None else self._book(job_id)
+        others = [name for name in book.ranks if name not in book.members]
+        return [*book.members, *others, *reversed(book.ended)]
 
     def log(self, job_id: str, rank: str | None = None, offset: int = 0, limit: int = 65536) -> tuple[bytes, int]:
         """What a rank wrote (None: the first of `ranks`), as `Engine.log` gives it.
@@ -88,12 +160,51 @@ class Gangs:
         Raises:
             KeyError: If the job has no such rank.
         """
-        raise NotImplementedError
+        ranks = self.ranks(job_id)
+        name = rank if rank is not None else ranks[0] if ranks else None
+        if name is None or name not in ranks:
+            raise KeyError(rank)
+        return self._yard.engine.log(RankName.parse(name), offset, limit)
 
     def last_lines(self, job_id: str, count: int = 20, rank: str | None = None) -> list[str]:
         """Last lines that a rank wrote; [] where there is nothing."""
-        raise NotImplementedError
+        try:
+            piece, _ = self.log(job_id, rank, -8192, 8192)
+        except KeyError:
+            return []
+        return piece.decode("utf-8", "replace").splitlines()[-count:]
 
     def forget(self, job_id: str) -> None:
-        """Drop logs and books of a job that has ended and of which nothing runs."""
-        raise NotImplementedError
+        """Drop logs and book of a job of which nothing runs and nothing is wanted; any other is left as it is."""
+        gang = self._gangs.get(job_id)
+        if gang is not None and not gang.quiet:
+            return
+        for name in self.ranks(job_id):
+            self._yard.engine.forget(RankName.parse(name))
+        self._gangs.pop(job_id, None)
+        self._yard.book_path(job_id).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Let go; ranks run on."""
+        self._yard.matcher.close()
+
+    def _gang(self, order: Order) -> Gang:
+        gang = self._gangs.get(order.job_id)
+        if gang is None:
+            kind = InPlace if order.spec.rescale == "in-place" else Scripts
+            gang = self._gangs[order.job_id] = kind(self._yard, order, self._book(order.job_id))
+        return gang
+
+    def _book(self, job_id: str) -> Book:
+        if not _JOB_ID.fullmatch(job_id):
+            raise InputError(f"{job_id!r} cannot be a job's id", fix="use letters, digits, - and _")
+        return Book.load(self._yard.book_path(job_id))
+
+    def _see_owners(self) -> None:
+        self._yard.owners = {
+            slot: job_id
+            for job_id, gang in self._gangs.items()
+            for name in gang.book.ranks
+            if gang.alive(name)
+            for slot in gang.slots([name])
+        }

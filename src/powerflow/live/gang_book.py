@@ -1,0 +1,101 @@
+"""What of a gang must outlive the controller: one small file a job, written before what it says is done.
+
+The engine remembers which ranks there are and how they ended, the mailbox what they say of themselves. The book adds
+what neither knows: on which GPUs each rank is, who is a member, who was told to leave, and how it all ended.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from powerflow.elastic.mailbox import read_json, replace_json
+
+
+@dataclass(slots=True)
+class Entry:
+    """One rank: where it is, and whether the engine has taken its launch (if not, launching again does no harm)."""
+
+    node: str
+    gpus: tuple[int, ...]
+    launched: bool = False
+
+
+@dataclass(slots=True)
+class Failure:
+    """Why a job has failed: first exit code, one line, and whose log tells more ("" for nobody's)."""
+
+    code: int | None
+    text: str
+    rank: str = ""
+
+
+@dataclass(slots=True)
+class Book:
+    """One gang.
+
+    Attributes:
+        epoch: Of the last order taken.
+        number: Number of the next rank of this epoch.
+        generation: Newest target (in-place) or launch (scripts).
+        members: Ranks of that generation, in order.
+        ranks: All ranks that may be alive, or whose end has not been dealt with.
+        leaving: Those of them that were told to leave; however they end is fine.
+        ended: Ranks dealt with, oldest first; their logs are kept.
+        trained_gpus: GPUs of the last generation that was seen to train; 0 before the first of this life.
+        steps_safe: Steps that the checkpoint holds.
+        port: Where the ranks of a script meet.
+        done: A rank has trained all there is, after so many ``steps``.
+        killed: The job shall end at once.
+        failure: Set once the job has failed.
+    """
+
+    epoch: int = -1
+    number: int = 0
+    generation: int = 0
+    members: list[str] = field(default_factory=list)
+    ranks: dict[str, Entry] = field(default_factory=dict)
+    leaving: list[str] = field(default_factory=list)
+    ended: list[str] = field(default_factory=list)
+    trained_gpus: int = 0
+    steps_safe: int = 0
+    port: int = 0
+    done: bool = False
+    steps: int = 0
+    killed: bool = False
+    failure: Failure | None = None
+
+    def save(self, path: Path) -> None:
+        """Write it.
+
+        Raises:
+            OSError: If that cannot be done; what was there stays.
+        """
+        replace_json(path, asdict(self))
+
+    @staticmethod
+    def load(path: Path) -> Book:
+        """Read one; an empty one where there is none."""
+        found = read_json(path)
+        if found is None:
+            return Book()
+        found["ranks"] = {
+            name: Entry(entry["node"], tuple(entry["gpus"]), entry["launched"])
+            for name, entry in found["ranks"].items()
+        }
+        found["failure"] = None if found["failure"] is None else Failure(**found["failure"])
+        return Book(**found)
+
+    def drop(self, name: str) -> None:
+        """A rank is gone, and its end has been dealt with."""
+        del self.ranks[name]
+        self.ended.append(name)
+        if name in self.leaving:
+            self.leaving.remove(name)
+        if name in self.members:
+            self.members.remove(name)
+
+    def tell_to_leave(self, names: list[str]) -> None:
+        """From now on these are no members, and may end as they like."""
+        self.leaving += [name for name in names if name not in self.leaving]
+        self.members = [name for name in self.members if name not in names]

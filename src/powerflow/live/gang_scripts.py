@@ -1,0 +1,185 @@
+"""A gang whose ranks cannot change: it is stopped, and launched anew with what it has got.
+
+``restart`` runs an unmodified script the way torchrun does, one process per GPU with the environment torchrun gives;
+``none`` runs any command once, with all its GPUs. Both are stopped by SIGTERM, their grace, SIGKILL, and go on from a
+checkpoint of their own, if they keep one. One rank that fails ends the others: none can do without it.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from itertools import count
+
+from powerflow.engine.protocol import EngineError, RankName
+from powerflow.live.gang import Gang, how_it_ended
+from powerflow.live.gang_book import Book, Failure
+from powerflow.live.gang_facts import Completed, Order, Progressed, Started
+from powerflow.live.gang_yard import Yard
+from powerflow.live.progress_log import LogProgress
+
+#: Most bytes of a log that are read in one go, and how often in one turn.
+_PIECE, _PIECES = 1 << 16, 8
+
+
+class Scripts(Gang):
+    """See the module."""
+
+    def __init__(self, yard: Yard, order: Order, book: Book) -> None:
+        super().__init__(yard, order, book)
+        self._told_epoch = -1
+        self._told_step = (-1, -1)
+        self._log: tuple[str, LogProgress] | None = None  # whose log is followed
+        self._first: tuple[int, float] | None = None  # first step seen of this launch, and when
+
+    def forgive(self) -> None:
+        """Nothing to forgive: the first loss is the end."""
+
+    def safe_steps(self) -> int | None:
+        """Only the script knows."""
+        return None
+
+    def carry_out(self, now: float) -> None:
+        """Launch the members."""
+        for name, seen, extra in self._layout():
+            if not self.launch(name, seen, extra):
+                break
+
+    def decide(self, now: float) -> None:
+        """See who ended and how, and go for the order."""
+        book = self.book
+        gone = [name for name in book.members if self.gone(name)]
+        self._read_log(now, last=bool(book.members) and len(gone) == len(book.members))
+        failed = next((name for name in gone if self.code(name) != 0), None)
+        stopped = bool(book.leaving)
+        if failed is not None and not stopped:
+            self.fail(Failure(self.code(failed), f"{failed} {how_it_ended(self.code(failed))}", failed))
+            return
+        if book.members and len(gone) == len(book.members) and not stopped:
+            book.done = True
+            book.steps = self._told_step[1]
+            self.clear()
+        if book.done:
+            if not self.running() and not self.told():
+                self.facts.append(Completed(self.job_id, book.steps if book.steps >= 0 else None))
+            return
+        if stopped and not self.running():
+            self.clear()
+        self._go_for_the_order()
+
+    def _go_for_the_order(self) -> None:
+        book = self.book
+        wanted = list(self.order.slots())
+        if not book.ranks:
+            if self.running():
+                self.soon()
+            elif not wanted:
+                self.vacate()
+            elif self.free(wanted):
+                self._form()
+            else:
+                self.soon()
+            return
+        stale = any(not entry.launched and self._epoch(name) < book.epoch for name, entry in book.ranks.items())
+        if not book.leaving and (stale or set(self.slots(book.members)) != set(wanted)):
+            for name in [name for name, entry in book.ranks.items() if not entry.launched]:
+                book.drop(name)
+            book.leaving = list(book.ranks)
+            self.changed()
+        elif not book.leaving and self._told_epoch != book.epoch and all(map(self.alive, book.members)):
+            self._told_epoch = book.epoch
+            self.facts.append(Started(self.job_id, book.epoch))
+
+    def _form(self) -> None:
+        """Name the ranks of a new launch."""
+        book = self.book
+        book.generation += 1
+        if self.order.spec.rescale == "none":
+            if len(self.order.placement) > 1:
+                self.fail(Failure(None, "cannot be started: a job with rescale: none needs all its GPUs on one node"))
+                return
+            book.members = [self.enlist(node, gpus) for node, gpus in self.order.placement]
+        else:
+            book.members = [self.enlist(node, (gpu,)) for node, gpu in self.order.slots()]
+            book.port = _free_port()
+        self.changed()
+
+    def _layout(self) -> Iterator[tuple[str, tuple[int, ...], dict[str, str]]]:
+        """Every member with the GPUs it may see, and what torchrun would have put into its environment."""
+        book = self.book
+        by_node: dict[str, list[str]] = {}
+        for name in book.members:
+            by_node.setdefault(book.ranks[name].node, []).append(name)
+        rank = count()
+        for group, names in enumerate(by_node.values()):
+            seen = tuple(gpu for name in names for gpu in book.ranks[name].gpus)
+            for local, name in enumerate(names):
+                extra = {
+                    "RANK": next(rank),
+                    "LOCAL_RANK": local,
+                    "WORLD_SIZE": len(book.members),
+                    "LOCAL_WORLD_SIZE": len(names),
+                    "GROUP_RANK": group,
+                    "GROUP_WORLD_SIZE": len(by_node),
+                    "MASTER_PORT": book.port,
+                }
+                alone = self.order.spec.rescale == "none"
+                yield name, seen, {} if alone else {key: str(value) for key, value in extra.items()}
+
+    def _epoch(self, name: str) -> int:
+        return RankName.parse(name).epoch
+
+    def _read_log(self, now: float, *, last: bool) -> None:
+        """Follow the log of the first rank, if the job says how."""
+        book, pattern = self.book, self.order.spec.progress
+        if pattern is None or not book.members or not book.ranks[book.members[0]].launched:
+            return
+        first = book.members[0]
+        if self._log is None or self._log[0] != first:
+            self._log = first, LogProgress(pattern, self.yard.matcher)
+            self._first = None
+        log = self._log[1]
+        for _ in range(_PIECES):
+            try:
+                piece, offset = self.yard.engine.log(RankName.parse(first), log.offset, _PIECE)
+            except (KeyError, EngineError):
+                return
+            if not piece:
+                break
+            log.feed(piece, offset)
+        else:
+            self.soon()
+        if last:
+            log.finish()
+        if log.given_up:
+            self.trouble = f"progress pattern {pattern!r} takes too long on the log of {first}; steps are not read"
+        if log.steps is None or (book.generation, log.steps.step) == self._told_step:
+            return
+        step, total = log.steps
+        if self._first is None or step < self._first[0]:
+            self._first = step, now
+        self._told_step = (book.generation, step)
+        self.facts.append(
+            Progressed(
+                job_id=self.job_id,
+                step=step,
+                steps_total=total,
+                samples=0,
+                generation=book.generation,
+                gpus=len(self.slots(book.members)),
+                nodes=len({book.ranks[name].node for name in book.members}),
+                local_batch=0,
+                accumulation=1,
+                global_batch=0,
+                timed_steps=step - self._first[0],
+                timed_s=now - self._first[1],
+            )
+        )
+
+
+def _free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

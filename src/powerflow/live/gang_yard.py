@@ -1,0 +1,135 @@
+"""What all gangs share: the engine as it was last seen, who is on which GPU, and how a rank is started."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from powerflow.elastic.mailbox import JOB_DIR, RANK_NAME, Mailbox
+from powerflow.engine.protocol import Engine, EngineError, RankName, RankSpec, RankState, RankStatus
+from powerflow.live.gang_command import command
+from powerflow.live.gang_facts import Limits, Order, Slot
+from powerflow.live.progress_log import Matcher
+from powerflow.live.spec import JobSpec
+
+#: (job id, spec, node, GPUs the process may see, its name) → its whole environment, the spec's own ``env`` included.
+Environment = Callable[[str, JobSpec, str, tuple[int, ...], RankName], Mapping[str, str]]
+
+#: Numbers, on its node, of the GPUs that a process computes on.
+GPUS = "POWERFLOW_GPUS"
+
+
+class Yard:
+    """Shared by all gangs of a cluster; see `powerflow.live.gangs.Gangs` for the arguments.
+
+    Attributes:
+        statuses: By gang and rank name, what the engine said last.
+        owners: GPUs on which some process is alive, and whose.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        directory: Path,
+        environment: Environment,
+        limits: Limits,
+        interpreter: str,
+        clock: Callable[[], float],
+    ) -> None:
+        self.engine = engine
+        self.directory = directory
+        self.limits = limits
+        self.clock = clock
+        self.matcher = Matcher()
+        self.statuses: dict[str, dict[str, RankStatus]] = {}
+        self.owners: dict[Slot, str] = {}
+        self._environment = environment
+        self._interpreter = interpreter
+
+    def look(self) -> None:
+        """Ask the engine how all ranks are.
+
+        Raises:
+            EngineError: If it does not answer.
+        """
+        self.statuses = {}
+        for status in self.engine.ranks():
+            self.statuses.setdefault(status.name.gang, {})[str(status.name)] = status
+
+    def running(self, name: RankName) -> bool:
+        """Whether this rank is alive, as far as is known."""
+        status = self.statuses.get(name.gang, {}).get(str(name))
+        return status is not None and status.state is RankState.RUNNING
+
+    def book_path(self, job_id: str) -> Path:
+        """Where a job's book is kept."""
+        return self.directory / "gangs" / f"{job_id}.json"
+
+    def mailbox(self, job_id: str) -> Mailbox:
+        """A job's mailbox."""
+        return Mailbox(self.directory / "jobs" / job_id)
+
+    def launch(
+        self,
+        order: Order,
+        name: RankName,
+        node: str,
+        own: tuple[int, ...],
+        seen: tuple[int, ...],
+        extra: Mapping[str, str],
+    ) -> None:
+        """Start a rank on its ``own`` GPUs; ``seen`` are those it may see.
+
+        Raises:
+            EngineError: If the engine cannot.
+            OSError: If the job's directory cannot be made.
+        """
+        mailbox = self.mailbox(order.job_id)
+        prepare(mailbox, order.user)
+        argv, python = command(order.spec.run, self._interpreter, own_path="PATH" in order.spec.env)
+        env = {
+            "MASTER_ADDR": "127.0.0.1",
+            **self._environment(order.job_id, order.spec, node, seen, name),
+            JOB_DIR: str(mailbox.directory.absolute()),
+            RANK_NAME: str(name),
+            GPUS: ",".join(map(str, own)),
+            **extra,
+        }
+        status = self.engine.launch(
+            RankSpec(
+                name=name,
+                node=node,
+                command=argv,
+                env=env,
+                directory=order.spec.directory or str(mailbox.directory.absolute()),
+                user=order.user,
+                memory_bytes=order.memory_bytes,
+                cpus=order.cpus,
+                python=python,
+            )
+        )
+        self.statuses.setdefault(name.gang, {})[str(name)] = status
+        if status.state is RankState.RUNNING:
+            self.owners.update({(node, gpu): order.job_id for gpu in own})
+
+
+def prepare(mailbox: Mailbox, user: str) -> None:
+    """Make a job's directory, its user's alone, if it is not there.
+
+    Raises:
+        OSError: If that cannot be done.
+        EngineError: If there is no such user.
+    """
+    if (mailbox.directory / "ranks").is_dir():
+        return
+    mailbox.create()
+    if user and os.geteuid() == 0:
+        try:
+            account = pwd.getpwnam(user)
+        except KeyError:
+            raise EngineError(f"there is no user {user!r} here") from None
+        for path in (mailbox.directory / "ranks", mailbox.directory):
+            path.chmod(0o700)
+            os.chown(path, account.pw_uid, account.pw_gid, follow_symlinks=False)
