@@ -6,21 +6,24 @@ holds. So a transaction may read, decide and write, and numbers become visible i
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, Text, create_engine, event, inspect, make_url, select, table, text
 from sqlalchemy import column as sql_column
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from powerflow.cluster.spec import printable
 from powerflow.errors import InputError
 from powerflow.live import schema
 
@@ -57,7 +60,7 @@ class Database:
 
     def __init__(self, url: str, *, wait_s: float = 5.0, migrate: bool = True) -> None:
         self.url = _url(url)
-        self.where = self.url.render_as_string(hide_password=True)
+        self.where = printable(self._text(hide_password=True))
         self._wait_s = wait_s
         self._writer = threading.Lock()
         self._engine = self._sqlite() if self.is_sqlite else self._postgresql()
@@ -128,10 +131,15 @@ class Database:
             )
         return version
 
+    def _text(self, *, hide_password: bool) -> str:
+        if self.is_sqlite:
+            return f"sqlite:///{self.url.database}"
+        return self.url.render_as_string(hide_password=hide_password)
+
     def _migrate(self) -> None:
         done = subprocess.run(  # -P: nothing in the current directory may pose as a module
             [sys.executable, "-P", "-m", "powerflow.live.migrate"],
-            input=self.url.render_as_string(hide_password=False),
+            input=self._text(hide_password=False),
             capture_output=True,
             text=True,
             check=False,
@@ -142,12 +150,12 @@ class Database:
 
     def _sqlite(self) -> Engine:
         path = self.url.database or ""
-        try:  # made here so that only its owner can read it: specs may hold secrets
-            Path(path).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        try:
+            _make_file(Path(path))
         except OSError as error:
-            retry = isinstance(error, BlockingIOError | InterruptedError)
-            raise StoreError(f"cannot be opened ({error.strerror})", where=self.where, retry=retry) from None
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            what = "disk is full" if full else f"cannot be opened ({error.strerror})"
+            raise StoreError(what, where=self.where, retry=full) from None
         engine = create_engine(self.url, pool_size=4, max_overflow=12, connect_args={"timeout": self._wait_s})
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
@@ -176,6 +184,8 @@ class Database:
         except DBAPIError as error:
             what, retry = _sqlite_failure(error.orig) if self.is_sqlite else _postgresql_failure(error.orig)
             raise StoreError(what, where=self.where, retry=retry) from error
+        except SQLAlchemyError as error:  # what follows the loss of a connection
+            raise StoreError(f"failed ({_first_line(error)})", where=self.where, retry=True) from error
 
     def _locked(self) -> StoreError:
         return StoreError(f"is locked by another writer for more than {self._wait_s:g} s", where=self.where, retry=True)
@@ -183,16 +193,39 @@ class Database:
 
 def _url(url: str) -> URL:
     fix = "write sqlite:///path or postgresql://user@host/name"
+    if url.startswith("sqlite://"):
+        path = url.removeprefix("sqlite:///")  # as it stands: a path may hold any character that a URL gives a meaning
+        if path in (url, "", ":memory:") or "\0" in path:
+            raise InputError("the store is no file that could outlive a process", where=printable(url), fix=fix)
+        return URL.create("sqlite", database=path)
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
         raise InputError("is no URL of a database", where="store", fix=fix) from None
-    backend = parsed.get_backend_name()
-    if parsed.drivername not in ("sqlite", "postgresql", "postgresql+psycopg"):
-        raise InputError(f"cannot keep its state in {parsed.drivername}", where="store", fix=fix)
-    if backend == "sqlite" and (parsed.database in (None, "", ":memory:") or parsed.query or parsed.host):
-        raise InputError("is no file that could outlive a process", where=str(parsed), fix=fix)
+    if parsed.drivername not in ("postgresql", "postgresql+psycopg"):
+        raise InputError(f"cannot keep its state in {printable(parsed.drivername)}", where="store", fix=fix)
     return parsed
+
+
+def _make_file(path: Path) -> None:
+    """Make an empty database that only its owner can read (specs may hold secrets), unless there is one.
+
+    It gets its name when it is closed already: closing a file drops all locks that this process has on it, also those
+    of another connection that had opened it meanwhile.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not path.exists():
+        descriptor, made = tempfile.mkstemp(dir=path.parent)  # mode 0600
+        os.close(descriptor)
+        try:
+            with suppress(FileExistsError):
+                os.link(made, path)
+        finally:
+            os.unlink(made)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not os.access(path, os.R_OK | os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _: Any) -> None:
@@ -231,10 +264,9 @@ def _sqlite_failure(error: BaseException | None) -> tuple[str, bool]:
 
 
 def _postgresql_failure(error: BaseException | None) -> tuple[str, bool]:
-    """The same for PostgreSQL, by its SQLSTATE; without one the server was never reached or went away."""
-    state = getattr(error, "sqlstate", None)
+    """The same for PostgreSQL, by its SQLSTATE; it has none where no connection was made, and then only words tell."""
+    state = getattr(error, "sqlstate", None) or _refusal(str(error))
     known = {
-        None: ("cannot be reached", True),
         "08": ("cannot be reached", True),
         "57": ("server went away", True),
         "53": ("server is short of disk, memory or connections", True),
@@ -248,9 +280,16 @@ def _postgresql_failure(error: BaseException | None) -> tuple[str, bool]:
         "XX": ("is damaged", False),
     }
     for code, (what, retry) in known.items():
-        if state == code or (state and code and state.startswith(code)):
+        if state.startswith(code):
             return f"{what} ({_first_line(error)})", retry
     return f"failed ({_first_line(error)})", False
+
+
+def _refusal(message: str) -> str:
+    """SQLSTATE of a connection that was not made."""
+    if "authentication failed" in message or "pg_hba.conf" in message or "no password" in message:
+        return "28000"
+    return "3D000" if 'database "' in message and "does not exist" in message else "08001"
 
 
 def _first_line(error: BaseException | None) -> str:
