@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +12,7 @@ from powerflow.cluster.spec import parse_cluster
 from powerflow.cost.catalogue import family_model
 from powerflow.cost.model import JobModel
 from powerflow.device.emulated import EmulatedGpu, create
+from powerflow.device.processes import born
 
 #: Longer than any machine needs; nothing waits for it unless something is broken.
 DEADLINE_S = 60.0
@@ -28,3 +31,19 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
     while not condition():
         assert time.monotonic() < end_s, f"{what} did not come about"
         time.sleep(0.005)
+
+
+def watchdog_pid(directory: Path) -> int | None:
+    """Process of the watchdog that lives for a device directory, if one does."""
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        pid = int((directory / "watchdog.lock").read_text())
+        return pid if born(pid) is not None else None
+    return None
+
+
+def end_watchdog(directory: Path) -> None:
+    """Whoever starts one in a test ends it: it goes with its directory."""
+    pid = watchdog_pid(directory)
+    shutil.rmtree(directory, ignore_errors=True)
+    if pid is not None:
+        wait_for(lambda: born(pid) is None, "the watchdog's end")

@@ -16,7 +16,7 @@ import pytest
 from powerflow.cost.model import gpu_power, phi
 from powerflow.device.throttle import NOTES, Throttle, continue_leftovers
 from powerflow.device.truth import write_truth
-from tests.device.cards import a_job, emulated_gpus, wait_for
+from tests.device.cards import a_job, emulated_gpus, end_watchdog, wait_for, watchdog_pid
 
 TRUTH = a_job()
 _SPIN = "import time\nprint('spins', flush=True)\nwhile True: time.sleep(0.0005)\n"
@@ -29,6 +29,13 @@ def script() -> Iterator[subprocess.Popen[bytes]]:
         process.stdout.readline()
         yield process
         process.kill()
+
+
+@pytest.fixture
+def devices(tmp_path: Path) -> Iterator[Path]:
+    directory = tmp_path / "devices"
+    yield directory
+    end_watchdog(directory)
 
 
 def stopped(process: subprocess.Popen[bytes]) -> bool:
@@ -47,9 +54,9 @@ def never_stopped(process: subprocess.Popen[bytes]) -> bool:
     return share_stopped(process, 0.3) == 0.0
 
 
-def test_the_share_follows_the_clock(tmp_path: Path, script: subprocess.Popen[bytes]) -> None:
+def test_the_share_follows_the_clock(tmp_path: Path, devices: Path, script: subprocess.Popen[bytes]) -> None:
     gpu = emulated_gpus(tmp_path)[0]
-    throttle = Throttle(tmp_path, script.pid, [gpu], TRUTH, job_gpus=1, local_batch=64)
+    throttle = Throttle(devices, script.pid, [gpu], TRUTH, job_gpus=1, local_batch=64)
     try:
         wait_for(lambda: gpu.state().load_pid == script.pid, "load")
         assert never_stopped(script), "at the maximum clock nothing is taken away"
@@ -64,13 +71,13 @@ def test_the_share_follows_the_clock(tmp_path: Path, script: subprocess.Popen[by
     assert not throttle.running
     assert never_stopped(script)
     assert gpu.read().power_w == gpu.idle_w
-    assert not list((tmp_path / NOTES).iterdir())
+    assert not list((devices / NOTES).iterdir())
 
 
-def test_it_ends_with_its_group(tmp_path: Path, script: subprocess.Popen[bytes]) -> None:
+def test_it_ends_with_its_group(tmp_path: Path, devices: Path, script: subprocess.Popen[bytes]) -> None:
     gpu = emulated_gpus(tmp_path)[0]
     gpu.lock_clock(405)
-    throttle = Throttle(tmp_path, script.pid, [gpu], TRUTH, job_gpus=1, local_batch=64)
+    throttle = Throttle(devices, script.pid, [gpu], TRUTH, job_gpus=1, local_batch=64)
     try:
         wait_for(lambda: stopped(script), "a stop")
         script.terminate()  # must get through, stopped or not
@@ -93,29 +100,44 @@ time.sleep(600)
 """
 
 
-def test_a_group_whose_throttle_was_killed_goes_on(tmp_path: Path, script: subprocess.Popen[bytes]) -> None:
+@pytest.mark.parametrize("who", ["the next start", "the watchdog"])
+def test_a_group_whose_throttle_was_killed_goes_on(
+    tmp_path: Path, devices: Path, script: subprocess.Popen[bytes], who: str
+) -> None:
     gpu = emulated_gpus(tmp_path)[0]
     gpu.lock_clock(210)  # mostly stopped
     write_truth(tmp_path / "truth.json", TRUTH)
-    arguments = [str(tmp_path), str(script.pid), str(gpu.path), str(tmp_path / "truth.json")]
-    for _ in range(5):
-        with subprocess.Popen([sys.executable, "-c", _THROTTLER, *arguments]) as throttler:
-            wait_for(lambda: stopped(script), "a stop")
-            assert continue_leftovers(tmp_path) == 1, "one that lives is left to its work"
-            os.kill(throttler.pid, signal.SIGKILL)
-        if stopped(script):
-            break
-    else:
-        pytest.skip("it was never killed while the group was stopped")
-    assert continue_leftovers(tmp_path) == 0
+    arguments = [str(devices), str(script.pid), str(gpu.path), str(tmp_path / "truth.json")]
+    with subprocess.Popen([sys.executable, "-c", _THROTTLER, *arguments]) as throttler:
+        wait_for(lambda: stopped(script), "a stop")
+        watchdog = watchdog_pid(devices)
+        assert watchdog is not None, "before the first stop there is somebody who looks"
+        if who == "the next start":
+            os.kill(watchdog, signal.SIGKILL)
+        assert continue_leftovers(devices) == 1, "one that lives is left to its work"
+        # stopped itself it stops nobody any more, so the group can be caught standing still
+        wait_for(lambda: caught_stopped(throttler.pid, script), "a stop")
+        os.kill(throttler.pid, signal.SIGKILL)
+    if who == "the next start":
+        assert stopped(script)
+        assert continue_leftovers(devices) == 0
     wait_for(lambda: not stopped(script), "going on")
     assert never_stopped(script)
-    assert not list((tmp_path / NOTES).iterdir())
+    wait_for(lambda: not list((devices / NOTES).iterdir()), "no note")
 
 
-def test_a_damaged_note_goes(tmp_path: Path) -> None:
-    (tmp_path / NOTES).mkdir()
+def caught_stopped(throttler: int, script: subprocess.Popen[bytes]) -> bool:
+    os.kill(throttler, signal.SIGSTOP)
+    wait_for(lambda: psutil.Process(throttler).status() == psutil.STATUS_STOPPED, "a stopped throttle")
+    if stopped(script):
+        return True
+    os.kill(throttler, signal.SIGCONT)
+    return False
+
+
+def test_a_damaged_note_goes(tmp_path: Path, devices: Path) -> None:
+    (devices / NOTES).mkdir(parents=True)
     (tmp_path / NOTES / "7.json").write_text("{")
+    assert continue_leftovers(devices) == 0
     assert continue_leftovers(tmp_path) == 0
-    assert continue_leftovers(tmp_path / "none") == 0
-    assert not list((tmp_path / NOTES).iterdir())
+    assert not list((devices / NOTES).iterdir())

@@ -65,6 +65,7 @@ class Throttle:
         self._note = Path(directory) / NOTES / f"{group}.{os.getpid()}.json"
         self._note.parent.mkdir(parents=True, exist_ok=True)
         self._costs: dict[float, tuple[float, float]] = {}
+        self._leave_note()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"throttle {group}", daemon=True)
         self._thread.start()
@@ -80,9 +81,6 @@ class Throttle:
         self._thread.join()
 
     def _run(self) -> None:
-        replace_json(
-            self._note, {"group": self._group, "born": self._birth, "by": os.getpid(), "by_born": born(os.getpid())}
-        )
         stop_owed_s = 0.0
         try:
             while not self._ended.is_set() and lives(self._group, self._birth):
@@ -102,6 +100,14 @@ class Throttle:
             for gpu in self._gpus:
                 gpu.rest(pid=self._group, birth=self._birth)
             self._note.unlink(missing_ok=True)
+
+    def _leave_note(self) -> None:
+        """Before the first stop: whom to let go on if we die, and somebody who looks."""
+        from powerflow.device.lease import ensure_watchdog
+
+        me = os.getpid()
+        replace_json(self._note, {"group": self._group, "born": self._birth, "by": me, "by_born": born(me)})
+        ensure_watchdog(self._note.parent.parent)
 
     def _pass(self, seconds: float) -> float:
         """Wait so long, or until `close`; returns how long it really was."""

@@ -1,0 +1,258 @@
+"""Clocks are borrowed: noted on disk before they are first changed, and given back when the lease ends, whoever died.
+
+The device directory holds::
+
+    lock                 held by whoever changes a clock or gives one back
+    prior/UUID.json      one GPU whose clock was changed: what it was locked to before, and what was asked for since
+    lease.json           until when the lease lasts; the controller renews it every few seconds
+    watchdog.lock        held by the living watchdog
+    throttled/           see `throttle`
+
+While the lease lasts, clocks stay as they were set, also without a controller. Once it has ended, the **watchdog**
+(`watchdog`) gives every clock back. It is a process of its own, so it outlives the controller; if it is killed, the
+next renewal starts another; if both are, the next start of the controller gives back what is left
+(`restore_leftovers`). The lease is counted on the clock of the boot, which no one sets and sleep does not stop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import math
+import os
+import re
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from powerflow.device.emulated import EmulatedGpu
+from powerflow.device.files import locked, read_json, replace_json
+from powerflow.device.processes import boot_id, boottime_s
+from powerflow.device.protocol import DeviceError, DeviceLost, Gpu, NotPermitted, Reading, Unsupported
+
+#: How long clocks stay as they were set when nobody renews the lease.
+LEASE_S = 30.0
+
+
+class Clocks:
+    """The clocks of some GPUs, borrowed. For one thread.
+
+    GPUs whose clocks an earlier `Clocks` of the same directory has set, and nobody has given back, stay borrowed.
+
+    Args:
+        directory: The device directory; made if it is not there.
+        gpus: The GPUs.
+        say: Is told, once each, what cannot be done and why.
+        lease_s: See `LEASE_S`; call `renew` well before that.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        gpus: Sequence[Gpu],
+        say: Callable[[str], None],
+        *,
+        lease_s: float = LEASE_S,
+    ) -> None:
+        self._directory = Path(directory)
+        (self._directory / "prior").mkdir(parents=True, exist_ok=True)
+        self._gpus = {gpu.uuid: gpu for gpu in gpus}
+        self._say = say
+        self._lease_s = lease_s
+        self._refused: set[str] = set()
+        self._said = False
+
+    def set(self, uuid: str, clock_mhz: float) -> Reading:
+        """Lock a GPU to a clock, unless it is already; returns what it says of itself afterwards.
+
+        Where clocks may not or cannot be set nothing happens, and `say` is told once.
+
+        Raises:
+            KeyError: For a GPU that is not among these.
+            DeviceLost, DeviceError: If the GPU does not answer, or does not take it.
+        """
+        gpu = self._gpus[uuid]
+        reading = gpu.read()
+        if uuid in self._refused:
+            return reading
+        with _changing(self._directory):
+            note = _note(self._directory, uuid)
+            held = read_json(note)
+            if held is None and reading.locked_mhz == clock_mhz:
+                return reading
+            if held is not None and (held["asked_mhz"], held["got_mhz"]) == (clock_mhz, reading.locked_mhz):
+                return reading
+            first = held is None
+            held = held or {"uuid": uuid, **_address(gpu), "prior_mhz": reading.locked_mhz}
+            replace_json(note, held | {"asked_mhz": clock_mhz, "got_mhz": None}, durable=first)
+            self._renew()
+            try:
+                gpu.lock_clock(clock_mhz)
+            except (NotPermitted, Unsupported) as error:
+                if first:
+                    note.unlink()
+                self._refuse(uuid, error)
+                return reading
+            after = gpu.read()
+            replace_json(note, held | {"asked_mhz": clock_mhz, "got_mhz": after.locked_mhz})
+        return after
+
+    def renew(self) -> None:
+        """The lease lasts anew from now, and the watchdog runs; nothing happens while nothing is borrowed."""
+        with _changing(self._directory):
+            if _notes(self._directory):
+                self._renew()
+
+    def borrowed(self) -> Mapping[str, float]:
+        """The clock that was last asked for, by GPU whose prior setting is still to be given back."""
+        return {held["uuid"]: held["asked_mhz"] for held in _notes(self._directory).values()}
+
+    def release(self, uuid: str) -> None:
+        """Give one clock back as it was; nothing happens if it is not borrowed.
+
+        Raises:
+            DeviceError: If the GPU does not take it; it stays borrowed.
+        """
+        with _changing(self._directory):
+            note = _note(self._directory, uuid)
+            held = read_json(note)
+            if held is not None:
+                _give_back(self._gpus.get(uuid) or _opened(held), held)
+                note.unlink()
+
+    def release_all(self) -> None:
+        """Give all clocks back that can be; the others stay borrowed."""
+        restore_leftovers(self._directory, list(self._gpus.values()))
+
+    def _renew(self) -> None:
+        until_s = boottime_s() + self._lease_s
+        replace_json(self._directory / "lease.json", {"boot": boot_id(), "until_s": until_s})
+        if any(held["kind"] is not None for held in _notes(self._directory).values()):
+            _start_watchdog(self._directory)
+
+    def _refuse(self, uuid: str, error: DeviceError) -> None:
+        self._refused.add(uuid)
+        if isinstance(error, NotPermitted):
+            if not self._said:
+                self._say(f"GPU clocks cannot be set: {error}. Everything else works; jobs run at the GPUs' own clocks")
+            self._said = True
+        else:
+            self._say(f"the clock of GPU {uuid} cannot be set: {error}")
+
+
+def restore_leftovers(directory: str | os.PathLike[str], gpus: Sequence[Gpu], keep: Collection[str] = ()) -> list[str]:
+    """Give back the clocks that are still borrowed, but for those in ``keep``; returns the UUIDs given back.
+
+    For the start of a controller: what a dead one left behind, where no watchdog has been there before it. A GPU
+    that does not answer or does not take it stays noted.
+    """
+    directory = Path(directory)
+    if not (directory / "prior").is_dir():
+        return []
+    with _changing(directory):
+        return _restore(directory, {gpu.uuid: gpu for gpu in gpus}, keep)
+
+
+def restore_if_ended(directory: Path) -> list[str]:
+    """Give back all clocks if the lease has ended: what the watchdog does."""
+    if lease_left_s(directory) > 0:
+        return []
+    with _changing(directory):
+        # asked again under the lock: it may have been renewed meanwhile
+        return _restore(directory, {}, ()) if lease_left_s(directory) <= 0 else []
+
+
+def lease_left_s(directory: Path) -> float:
+    """Seconds that the lease still lasts; −∞ where there is none, or it is of an earlier boot."""
+    lease = read_json(directory / "lease.json")
+    if lease is None or lease["boot"] != boot_id():
+        return -math.inf
+    return float(lease["until_s"]) - boottime_s()
+
+
+def borrowed(directory: Path) -> int:
+    """How many clocks are to be given back."""
+    return len(_notes(directory))
+
+
+def ensure_watchdog(directory: str | os.PathLike[str]) -> None:
+    """Start the watchdog of a device directory, if none lives; however many ask at once, one is started."""
+    with _changing(Path(directory)):
+        _start_watchdog(Path(directory))
+
+
+def _start_watchdog(directory: Path) -> None:
+    """To be called with the lock held: a watchdog goes only while it holds it."""
+    file = os.open(directory / "watchdog.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        import subprocess  # the watchdog itself, which imports this module, does without
+
+        # The lock goes over to it with the open file: there is no moment in which nobody has it. It detaches itself.
+        # -P: nothing is imported from the directory that it is started in
+        command = [sys.executable, "-P", "-m", "powerflow.device.watchdog", str(directory.resolve()), str(file)]
+        with (directory / "watchdog.log").open("ab") as log:
+            done = subprocess.run(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[file], check=False
+            )
+        if done.returncode != 0:
+            raise DeviceError(f"the device watchdog does not start; see {directory / 'watchdog.log'}")
+    finally:
+        os.close(file)
+
+
+@contextlib.contextmanager
+def _changing(directory: Path) -> Iterator[None]:
+    with locked(directory / "lock"):
+        yield
+
+
+def _note(directory: Path, uuid: str) -> Path:
+    return directory / "prior" / f"{re.sub('[^A-Za-z0-9-]', '_', uuid)}.json"
+
+
+def _notes(directory: Path) -> dict[Path, dict[str, Any]]:
+    found = {path: read_json(path) for path in sorted((directory / "prior").glob("*.json"))}
+    return {path: held for path, held in found.items() if held is not None}
+
+
+def _address(gpu: Gpu) -> dict[str, Any]:
+    """How another process opens this GPU: ``kind`` is None where none can."""
+    place = {"node": gpu.node, "index": gpu.index}
+    if isinstance(gpu, EmulatedGpu):
+        return place | {"kind": "emulated", "path": str(gpu.path.resolve())}
+    vendor = type(gpu).__module__ == "powerflow.device.nvml"  # named, not imported: the watchdog must stay small
+    return place | {"kind": "nvml" if vendor else None}
+
+
+def _opened(held: Mapping[str, Any]) -> Gpu:
+    if held["kind"] == "emulated":
+        return EmulatedGpu(held["path"])
+    if held["kind"] == "nvml":
+        from powerflow.device.nvml import find
+
+        return find(held["uuid"], held["node"])
+    raise DeviceLost(f"GPU {held['uuid']} can only be reached by the process that made it")
+
+
+def _give_back(gpu: Gpu, held: Mapping[str, Any]) -> None:
+    if held["prior_mhz"] is None:
+        gpu.unlock_clock()
+    else:
+        gpu.lock_clock(held["prior_mhz"])
+
+
+def _restore(directory: Path, gpus: Mapping[str, Gpu], keep: Collection[str]) -> list[str]:
+    restored = []
+    for note, held in _notes(directory).items():
+        if held["uuid"] in keep:
+            continue
+        with contextlib.suppress(DeviceError):
+            _give_back(gpus.get(held["uuid"]) or _opened(held), held)
+            note.unlink()
+            restored.append(held["uuid"])
+    return restored

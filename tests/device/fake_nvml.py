@@ -1,0 +1,89 @@
+"""Builds the fake NVML, and maps the file in which its GPUs stand."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).with_name("fake_nvml.c")
+
+
+class FakeGpu(ctypes.Structure):
+    """As in fake_nvml.c."""
+
+    _fields_ = [
+        ("uuid", ctypes.c_char * 96),
+        ("name", ctypes.c_char * 96),
+        ("power_w", ctypes.c_double),
+        ("energy_mj", ctypes.c_double),
+        ("energy_at_s", ctypes.c_double),
+        ("counter_mod_mj", ctypes.c_double),
+        ("clock_mhz", ctypes.c_double),
+        ("clock_cap_mhz", ctypes.c_double),
+        ("locked_mhz", ctypes.c_uint32),
+        ("sets", ctypes.c_uint32),
+        ("utilisation", ctypes.c_uint32),
+        ("mig", ctypes.c_uint32),
+        ("every_error", ctypes.c_int32),
+        ("set_error", ctypes.c_int32),
+        ("energy_error", ctypes.c_int32),
+        ("power_error", ctypes.c_int32),
+    ]
+
+
+class FakeMachine(ctypes.Structure):
+    """As in fake_nvml.c."""
+
+    _fields_ = [("count", ctypes.c_uint32), ("init_error", ctypes.c_int32), ("gpu", FakeGpu * 8)]
+
+
+def build(directory: Path) -> Path:
+    """Compile the library; returns the folder to put on LD_LIBRARY_PATH. Skips where there is no compiler."""
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if compiler is None:
+        pytest.skip("there is no C compiler to build the fake libnvidia-ml.so.1 with")
+    library = directory / "libnvidia-ml.so.1"
+    command = [compiler, "-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", "-o", str(library), str(SOURCE)]
+    subprocess.run(command, check=True)
+    return directory
+
+
+class Machine:
+    """A machine with fake NVIDIA GPUs; ``gpu[i]`` are seen by every process that `run` starts."""
+
+    def __init__(self, library: Path, directory: Path, gpus: int = 2) -> None:
+        self.library = library
+        self.path = directory / "gpus"
+        self.path.write_bytes(bytes(ctypes.sizeof(FakeMachine)))
+        with self.path.open("r+b") as file:
+            self._memory = mmap.mmap(file.fileno(), 0)
+        self.all = FakeMachine.from_buffer(self._memory)
+        self.all.count = gpus
+        self.gpu = self.all.gpu
+        for index in range(gpus):
+            gpu = self.gpu[index]
+            gpu.uuid = f"GPU-{index:08d}-fake".encode()
+            gpu.name = b"NVIDIA A100-SXM4-80GB"
+            gpu.power_w = 60.0
+            gpu.clock_mhz = 1410.0
+
+    @property
+    def env(self) -> dict[str, str]:
+        """Environment in which the fake is the machine's NVML."""
+        return os.environ | {"LD_LIBRARY_PATH": str(self.library), "FAKE_NVML_STATE": str(self.path)}
+
+    def run(self, code: str, *arguments: str) -> str:
+        """What a Python process prints that sees these GPUs as ``gpus``."""
+        opened = "import sys, json, math, time\nfrom powerflow.device.nvml import discover, find\n"
+        opened += "said = []\ngpus = discover('n0', said.append)\n"
+        command = [sys.executable, "-c", opened + code, *arguments]
+        done = subprocess.run(command, env=self.env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()

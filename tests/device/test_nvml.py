@@ -1,0 +1,181 @@
+"""The NVIDIA path, through the real nvidia-ml-py, down to a library of our own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from powerflow.device.nvml import ERRORS, catalogue_name
+from powerflow.device.protocol import DeviceError
+from tests.device.fake_nvml import Machine, build
+
+pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("nvml"))
+
+
+@pytest.fixture
+def machine(library: Path, tmp_path: Path) -> Machine:
+    return Machine(library, tmp_path)
+
+
+def test_it_is_found_and_named(machine: Machine) -> None:
+    machine.gpu[1].name = b"NVIDIA Something New 9000"
+    out = machine.run("print(json.dumps([[g.uuid, g.node, g.index, g.gpu_type, g.emulated] for g in gpus]))")
+    assert json.loads(out) == [
+        ["GPU-00000000-fake", "n0", 0, "A100", False],
+        ["GPU-00000001-fake", "n0", 1, "NVIDIA Something New 9000", False],
+    ]
+
+
+def test_a_reading(machine: Machine) -> None:
+    gpu = machine.gpu[0]
+    gpu.power_w, gpu.utilisation, gpu.clock_mhz = 312.5, 87, 1395.0
+    out = machine.run("r = gpus[0].read(); print(json.dumps([r.power_w, r.clock_mhz, r.locked_mhz, r.utilisation]))")
+    assert json.loads(out) == [312.5, 1395.0, None, 0.87]
+
+
+def test_joules_are_those_of_the_counter(machine: Machine) -> None:
+    machine.gpu[0].power_w = 400.0
+    out = machine.run(
+        "a = gpus[0].read(); time.sleep(0.2); b = gpus[0].read()\n"
+        "print((b.energy_j - a.energy_j) / (400 * (b.time_s - a.time_s)))"
+    )
+    assert float(out) == pytest.approx(1.0, abs=0.02)
+
+
+def test_clocks_are_listed_locked_and_given_back(machine: Machine) -> None:
+    out = machine.run(
+        "g = gpus[0]; c = g.clocks_mhz(); print(c[0], c[-1], len(c))\n"
+        "g.lock_clock(1005); r = g.read(); print(r.clock_mhz, r.locked_mhz)"
+    )
+    assert out.splitlines() == ["210.0 1410.0 81", "1005.0 1005.0"]
+    assert (machine.gpu[0].locked_mhz, machine.gpu[1].locked_mhz) == (1005, 0)
+    assert machine.run("gpus[0].unlock_clock(); print(gpus[0].read().locked_mhz)") == "None"
+    assert machine.gpu[0].locked_mhz == 0
+
+
+def test_what_it_runs_at_is_read_back_and_not_what_was_asked(machine: Machine) -> None:
+    machine.gpu[0].clock_cap_mhz = 900.0  # too hot for more
+    assert (
+        machine.run("gpus[0].lock_clock(1305); r = gpus[0].read(); print(r.clock_mhz, r.locked_mhz)") == "900.0 1305.0"
+    )
+
+
+def test_what_the_gpu_does_not_tell_is_nan(machine: Machine) -> None:
+    machine.gpu[0].energy_error = machine.gpu[0].power_error = 3
+    out = machine.run("r = gpus[0].read(); print(r.energy_j, r.power_w, r.clock_mhz)")
+    assert out == "nan nan 1410.0"
+
+
+_NAME_OF_ERROR = "\ntry:\n    {}\nexcept Exception as error:\n    print(type(error).__name__, '|', error)"
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [(4, "NotPermitted"), (3, "Unsupported"), (15, "DeviceLost"), (999, "DeviceError"), (2, "DeviceError")],
+)
+def test_errors_have_our_names(machine: Machine, code: int, kind: str) -> None:
+    machine.gpu[0].set_error = code
+    for call in ("gpus[0].lock_clock(1005)", "gpus[0].unlock_clock()"):
+        name, said = machine.run(_NAME_OF_ERROR.format(call)).split(" | ")
+        assert name == kind
+        assert said.startswith("GPU 0 of n0: ")
+    assert machine.run("print(gpus[0].read().locked_mhz)") == "None", "what failed is not remembered as done"
+
+
+def test_every_name_in_the_table_is_nvmls() -> None:
+    import pynvml  # type: ignore[import-untyped]
+
+    codes = [getattr(pynvml, name) for name in ERRORS]
+    assert len(set(codes)) == len(ERRORS)
+    assert all(issubclass(kind, DeviceError) for kind in ERRORS.values())
+
+
+def test_a_gpu_that_falls_off_the_bus_is_lost(machine: Machine) -> None:
+    code = (
+        "import mmap, os\n"
+        "from tests.device.fake_nvml import FakeMachine\n"
+        "memory = mmap.mmap(os.open(os.environ['FAKE_NVML_STATE'], os.O_RDWR), 0)\n"
+        "FakeMachine.from_buffer(memory).gpu[0].every_error = 15\n"
+    )
+    assert machine.run(code + _NAME_OF_ERROR.format("gpus[0].read()")).startswith("DeviceLost")
+    # and it is left out when looked for anew, the other is not
+    out = machine.run("print([g.index for g in gpus], said)")
+    assert out.startswith("[1] ['GPU 0 of n0: GPU is lost")
+
+
+def test_a_gpu_split_by_mig_is_refused_with_a_reason(machine: Machine) -> None:
+    machine.gpu[0].mig, machine.gpu[1].mig = 1, 2  # the other one does not know MIG at all
+    out = machine.run("print([g.index for g in gpus]); print(said[0])")
+    assert out.splitlines()[0] == "[1]"
+    assert "split by MIG" in out
+    assert "A100" in out
+    refused = machine.run(_NAME_OF_ERROR.format("find('GPU-00000000-fake', 'n0')"))
+    assert refused.startswith("Unsupported")
+
+
+def test_it_is_found_by_uuid(machine: Machine) -> None:
+    assert machine.run("print(find('GPU-00000001-fake', 'n0').index)") == "1"
+    assert machine.run(_NAME_OF_ERROR.format("find('GPU-gone', 'n0')")).startswith("DeviceLost")
+
+
+@pytest.mark.parametrize("clock", ["0", "-1", "math.nan", "math.inf"])
+def test_no_clock_is_refused_before_the_vendor_sees_it(machine: Machine, clock: str) -> None:
+    assert machine.run(_NAME_OF_ERROR.format(f"gpus[0].lock_clock({clock})")).startswith("DeviceError")
+    assert machine.gpu[0].sets == 0
+
+
+def test_a_driver_that_does_not_start_means_no_gpus_and_says_so(machine: Machine) -> None:
+    machine.all.init_error = 9
+    assert machine.run("print(gpus, said)") == "[] ['NVML: Driver Not Loaded']"
+
+
+def test_no_library_means_no_gpus_and_says_so(tmp_path: Path) -> None:
+    code = (
+        "import ctypes, pynvml\n"
+        "def none(name): raise OSError(name + ' is not there')\n"
+        "pynvml.CDLL = none\n"
+        "from powerflow.device.nvml import discover\nsaid = []\n"
+        "print(discover('n0', said.append), discover('n0'), said)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("[] [] ['NVML: ")
+    assert "not found" in done.stdout.lower()
+
+
+def test_no_binding_means_no_gpus_and_says_what_to_install() -> None:
+    code = (
+        "import sys\nsys.modules['pynvml'] = None\n"
+        "from powerflow.device.nvml import discover\nsaid = []\nprint(discover('n0', said.append), said)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("[]")
+    assert "pip install" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("vendor", "ours"),
+    [
+        ("NVIDIA A100-SXM4-80GB", "A100"),
+        ("NVIDIA A100-PCIE-40GB", "A100"),
+        ("Tesla V100-SXM2-16GB", "V100"),
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("Tesla T4", "T4"),
+        ("Quadro RTX 6000", "RTX6000"),
+        ("NVIDIA RTX 6000 Ada Generation", "NVIDIA RTX 6000 Ada Generation"),
+        ("NVIDIA GeForce RTX 3080 Ti", "RTX3080Ti"),
+        ("NVIDIA TITAN Xp", "TITAN Xp"),
+        ("NVIDIA A10", "NVIDIA A10"),
+        ("", ""),
+    ],
+)
+def test_names_of_the_catalogue(vendor: str, ours: str) -> None:
+    assert catalogue_name(vendor) == ours
