@@ -26,7 +26,7 @@ from typing import Any
 from powerflow.engine.local import interpreter, process, records, shim
 from powerflow.engine.local.cgroups import open_cgroups
 from powerflow.engine.local.table import Table
-from powerflow.engine.protocol import EngineError, Fenced, RankState
+from powerflow.engine.protocol import EngineError, Fenced
 
 _MOST_REQUEST_BYTES = 64 << 20
 _SWEEP_S = 0.02
@@ -225,8 +225,7 @@ class Agent:
         self._selector.unregister(answer)
         os.close(answer)
         del self._pending[name]
-        word = json.loads(pending.heard) if pending.heard else {"held": True}
-        said: dict[str, Any]
+        word: dict[str, Any] = json.loads(pending.heard or b"{}")
         if "error" in word:
             said = _refusal(EngineError(word["error"], retry=word["retry"]))
             self._table.drop_failed(name)

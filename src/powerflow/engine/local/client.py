@@ -83,7 +83,7 @@ class LocalEngine:
         return known
 
     def wait(self, timeout_s: float) -> bool:
-        """Sleep until something changed since this thread last called `ranks` or `wait`; a thread's first call says True."""
+        """Sleep until something changed since this thread's last `ranks` or `wait`; its first call says True."""
         before = getattr(self._seen, "version", "")
         try:
             with self._connection() as connection:

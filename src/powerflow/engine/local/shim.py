@@ -164,7 +164,7 @@ def runs_here(spec: RankSpec) -> bool:
 
 def _in_words(error: Exception, spec: RankSpec) -> str:
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror} ({error.filename or spec.command[0]})"
+        return f"{error.strerror} ({spec.directory if error.filename == spec.directory else spec.command[0]})"
     return str(error)
 
 

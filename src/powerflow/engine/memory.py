@@ -1,0 +1,246 @@
+r"""An engine without processes, for tests of what stands above it: thousands of ranks cost nothing.
+
+What a rank does is a part it plays: how long, what it says, how it answers signals, with which code it ends. Time is
+real. A `Stage` holds everything; engines are views of it that come and go::
+
+    stage = Stage({"node-1": 8}, play=lambda spec: Part(lasts_s=30.0, says=b"step 1\n"))
+    engine = MemoryEngine(stage)
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from powerflow.engine.protocol import EngineError, EngineNode, Fenced, RankName, RankSpec, RankState, RankStatus
+
+_GANG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+_IGNORED = frozenset({0, signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH, signal.SIGSTOP})
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a virtual rank does.
+
+    Attributes:
+        lasts_s: Seconds until it ends by itself.
+        code: The exit code it then has.
+        says: What it writes, all at its start.
+        answers: Exit code by signal; None: it ignores that one. Other signals end it with −N, as processes do.
+    """
+
+    lasts_s: float = math.inf
+    code: int = 0
+    says: bytes = b""
+    answers: Mapping[int, int | None] = field(default_factory=dict)
+
+
+def perform(spec: RankSpec) -> Part:
+    """The part of ``true``, ``false``, ``sleep SECONDS`` and ``echo WORDS``.
+
+    Raises:
+        EngineError: For other commands.
+    """
+    match spec.command:
+        case ("true",):
+            return Part(0.0)
+        case ("false",):
+            return Part(0.0, 1)
+        case ("sleep", seconds):
+            return Part(float(seconds))
+        case ("echo", *words):
+            return Part(0.0, 0, " ".join(words).encode() + b"\n")
+    raise EngineError(f"cannot start {spec.name}: no such command {spec.command}")
+
+
+class Stage:
+    """Nodes, and the ranks on them, with whatever engines look at them.
+
+    Args:
+        nodes: GPUs by node name.
+        play: Says what part a rank plays; may raise EngineError.
+    """
+
+    def __init__(self, nodes: Mapping[str, int], play: Callable[[RankSpec], Part] = perform) -> None:
+        self.changed = threading.Condition()  # guards everything below
+        self.version = 0
+        self.nodes = {name: EngineNode(name, gpus) for name, gpus in nodes.items()}
+        self.fences: dict[str, int] = {}
+        self.statuses: dict[RankName, RankStatus] = {}
+        self.parts: dict[RankName, Part] = {}
+        self.logs: dict[RankName, bytearray] = {}
+        self._play = play
+        self._ends: list[tuple[float, RankName]] = []
+        self._pids = 0
+
+    def launch(self, spec: RankSpec) -> RankStatus:
+        """Start a rank; the caller holds `changed`."""
+        self.settle()
+        if spec.name in self.statuses:
+            return self.statuses[spec.name]
+        if self.fences.get(spec.name.gang, 0) > spec.name.epoch:
+            raise Fenced(f"{spec.name} is fenced: {spec.name.gang} is at epoch {self.fences[spec.name.gang]}")
+        if spec.node not in self.nodes or not self.nodes[spec.node].up:
+            raise EngineError(f"there is no node {spec.node!r}")
+        part = self._play(spec)
+        self._pids += 1
+        now_s = time.time()
+        status = RankStatus(spec.name, spec.node, RankState.RUNNING, self._pids, None, now_s, math.nan)
+        self.statuses[spec.name] = status
+        self.parts[spec.name] = part
+        self.logs[spec.name] = bytearray(part.says)
+        if part.lasts_s < math.inf:
+            heapq.heappush(self._ends, (now_s + part.lasts_s, spec.name))
+        self._tell()
+        return status
+
+    def settle(self) -> float:
+        """End whose time has come; seconds until the next one's has. The caller holds `changed`."""
+        now_s = time.time()
+        while self._ends and self._ends[0][0] <= now_s:
+            ended_s, name = heapq.heappop(self._ends)
+            if name in self.parts:
+                self._end(name, RankState.EXITED, self.parts[name].code, ended_s)
+        return self._ends[0][0] - now_s if self._ends else math.inf
+
+    def end(self, name: RankName, code: int) -> None:
+        """Let a rank end now, if it runs."""
+        with self.changed:
+            self._end(name, RankState.EXITED, code, time.time())
+
+    def write(self, name: RankName, text: bytes) -> None:
+        """Let a rank write."""
+        with self.changed:
+            self.logs[name] += text
+
+    def lose(self, node: str) -> None:
+        """Let a node vanish with all that runs on it."""
+        with self.changed:
+            self.nodes[node] = replace(self.nodes[node], up=False)
+            for status in [*self.statuses.values()]:
+                if status.node == node:
+                    self._end(status.name, RankState.LOST, None, time.time())
+            self._tell()
+
+    def signal(self, name: RankName, number: int) -> bool:
+        """Send a signal; the caller holds `changed`."""
+        self.settle()
+        status = self.statuses.get(name)
+        if status is None or status.state is not RankState.RUNNING:
+            return False
+        code = self.parts[name].answers.get(number, None if number in _IGNORED else -number)
+        if number == signal.SIGKILL:
+            code = -number
+        if code is not None:
+            self._end(name, RankState.EXITED, code, time.time())
+        return True
+
+    def forget(self, name: RankName) -> None:
+        """Drop an ended rank; the caller holds `changed`."""
+        self.settle()
+        status = self.statuses.get(name)
+        if status is not None and status.state is not RankState.RUNNING:
+            del self.statuses[name], self.parts[name], self.logs[name]
+            self._tell()
+
+    def _end(self, name: RankName, state: RankState, code: int | None, ended_s: float) -> None:
+        status = self.statuses.get(name)
+        if status is not None and status.state is RankState.RUNNING:
+            self.statuses[name] = replace(status, state=state, code=code, ended_s=max(ended_s, status.started_s))
+            self._tell()
+
+    def _tell(self) -> None:
+        self.version += 1
+        self.changed.notify_all()
+
+
+class MemoryEngine:
+    """An `Engine` whose ranks are virtual; they use no memory, no CPU and no one's rights, so every limit holds."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self._closed = False
+        self._seen = threading.local()
+
+    def nodes(self) -> Sequence[EngineNode]:
+        """Nodes there are."""
+        with self._open().changed:
+            return list(self._stage.nodes.values())
+
+    def limits(self) -> frozenset[str]:
+        """All of them."""
+        return frozenset({"memory", "cpus", "user"})
+
+    def launch(self, spec: RankSpec) -> RankStatus:
+        """Start a rank, once; see `Engine.launch`."""
+        _check(spec.name.gang, spec.name.epoch, spec.name.number)
+        if not spec.command or not spec.command[0]:
+            raise EngineError(f"{spec.name}: the command is empty")
+        with self._open().changed:
+            return self._stage.launch(spec)
+
+    def fence(self, gang: str, epoch: int) -> None:
+        """Refuse launches of a gang below an epoch from now on; see `Engine.fence`."""
+        _check(gang, epoch, 0)
+        with self._open().changed:
+            self._stage.fences[gang] = max(epoch, self._stage.fences.get(gang, 0))
+
+    def signal(self, name: RankName, number: int) -> bool:
+        """Send a signal to a rank; see `Engine.signal`."""
+        with self._open().changed:
+            return self._stage.signal(name, number)
+
+    def ranks(self) -> Sequence[RankStatus]:
+        """Every rank not forgotten."""
+        with self._open().changed:
+            self._stage.settle()
+            self._seen.version = self._stage.version
+            return list(self._stage.statuses.values())
+
+    def wait(self, timeout_s: float) -> bool:
+        """Sleep until something changed since this thread's last `ranks` or `wait`; its first call says True."""
+        before = getattr(self._seen, "version", -1)
+        deadline_s = time.monotonic() + timeout_s
+        with self._open().changed:
+            while True:
+                next_s = self._stage.settle()
+                left_s = deadline_s - time.monotonic()
+                if self._stage.version != before or left_s <= 0 or self._closed:
+                    self._seen.version = self._stage.version
+                    return self._stage.version != before
+                self._stage.changed.wait(min(left_s, next_s + 1e-4))
+
+    def log(self, name: RankName, offset: int = 0, limit: int = 65536) -> tuple[bytes, int]:
+        """What a rank wrote; see `Engine.log`."""
+        with self._open().changed:
+            written = self._stage.logs[name]
+            start = max(0, len(written) + offset) if offset < 0 else offset
+            found = bytes(written[start : start + limit])
+            return found, start + len(found)
+
+    def forget(self, name: RankName) -> None:
+        """Drop all that is kept of a rank that has ended."""
+        with self._open().changed:
+            self._stage.forget(name)
+
+    def close(self) -> None:
+        """Let go of the stage; ranks play on."""
+        with self._stage.changed:
+            self._closed = True
+            self._stage.changed.notify_all()
+
+    def _open(self) -> Stage:
+        if self._closed:
+            raise EngineError("this engine object was closed")
+        return self._stage
+
+
+def _check(gang: str, epoch: int, number: int) -> None:
+    if not _GANG.fullmatch(gang) or epoch < 0 or number < 0:
+        raise EngineError(f"{gang!r}, {epoch}, {number} cannot name a rank")
