@@ -41,6 +41,12 @@ def watchdog_pid(directory: Path) -> int | None:
     return None
 
 
+def the_watchdog(directory: Path) -> int:
+    """The same, once it has said who it is."""
+    wait_for(lambda: watchdog_pid(directory) is not None, "a watchdog")
+    return watchdog_pid(directory) or 0
+
+
 def end_watchdog(directory: Path) -> None:
     """Whoever starts one in a test ends it: it goes with its directory."""
     pid = watchdog_pid(directory)

@@ -19,7 +19,7 @@ from powerflow.device import watchdog
 from powerflow.device.emulated import EmulatedGpu
 from powerflow.device.lease import Clocks, ensure_watchdog, lease_left_s, restore_if_ended, restore_leftovers
 from powerflow.device.protocol import DeviceError, DeviceLost, NotPermitted, Reading, Unsupported
-from tests.device.cards import emulated_gpus, end_watchdog, wait_for, watchdog_pid
+from tests.device.cards import emulated_gpus, end_watchdog, the_watchdog, wait_for, watchdog_pid
 from tests.device.fake_nvml import Machine, build
 
 
@@ -232,8 +232,7 @@ def test_killed_controller_the_watchdog_gives_back(tmp_path: Path, directory: Pa
     gpus[1].lock_clock(1200)  # somebody's own setting
     with controller(directory, gpus, 2.0) as process:
         assert [gpu.read().locked_mhz for gpu in gpus] == [705, 705]
-        pid = watchdog_pid(directory)
-        assert pid is not None
+        pid = the_watchdog(directory)
         os.kill(process.pid, signal.SIGKILL)
     wait_for(lambda: [gpu.read().locked_mhz for gpu in gpus] == [None, 1200], "the prior clocks")
     assert watchdog_pid(directory) == pid
@@ -252,8 +251,7 @@ def test_the_watchdog_leaves_clocks_alone_while_the_lease_is_renewed(tmp_path: P
 def test_killed_watchdog_the_next_renewal_starts_another(tmp_path: Path, directory: Path) -> None:
     gpus = emulated_gpus(tmp_path / "gpus")
     with controller(directory, gpus, 2.0) as process:
-        first = watchdog_pid(directory)
-        assert first is not None
+        first = the_watchdog(directory)
         os.kill(first, signal.SIGKILL)
         wait_for(lambda: watchdog_pid(directory) not in {None, first}, "another watchdog")
         os.kill(process.pid, signal.SIGKILL)
@@ -265,8 +263,7 @@ def test_both_killed_the_next_start_gives_back(tmp_path: Path, directory: Path) 
     with controller(directory, gpus, 30.0) as process:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-        pid = watchdog_pid(directory)
-        assert pid is not None
+        pid = the_watchdog(directory)
         os.kill(pid, signal.SIGKILL)
     wait_for(lambda: watchdog_pid(directory) is None, "no watchdog")
     assert gpus[0].read().locked_mhz == 705
@@ -280,13 +277,13 @@ def test_however_many_ask_at_once_one_watchdog_is_started(directory: Path) -> No
     askers = [subprocess.Popen([sys.executable, "-c", code, str(directory)]) for _ in range(6)]
     assert [asker.wait(60) for asker in askers] == [0] * 6
     ensure_watchdog(directory)
-    wait_for(lambda: watchdog_pid(directory) is not None, "a watchdog")
+    watching = the_watchdog(directory)
     found = [
         process.pid
         for process in psutil.process_iter(["cmdline"])
         if str(directory) in (process.info["cmdline"] or []) and "powerflow.device.watchdog" in process.info["cmdline"]
     ]
-    assert found == [watchdog_pid(directory)]
+    assert found == [watching]
     by_hand = [sys.executable, "-m", "powerflow.device.watchdog", str(directory)]
     done = subprocess.run(by_hand, capture_output=True, text=True, check=False)
     assert (done.returncode, "is there already" in done.stderr) == (1, True)
@@ -295,8 +292,7 @@ def test_however_many_ask_at_once_one_watchdog_is_started(directory: Path) -> No
 def test_the_watchdog_is_small(directory: Path) -> None:
     directory.mkdir()
     ensure_watchdog(directory)
-    wait_for(lambda: watchdog_pid(directory) is not None, "a watchdog")
-    process = psutil.Process(watchdog_pid(directory))
+    process = psutil.Process(the_watchdog(directory))
     assert process.memory_info().rss < 25 * 2**20
     assert process.num_threads() == 1
 

@@ -16,7 +16,7 @@ import pytest
 from powerflow.cost.model import gpu_power, phi
 from powerflow.device.throttle import NOTES, Throttle, continue_leftovers
 from powerflow.device.truth import write_truth
-from tests.device.cards import a_job, emulated_gpus, end_watchdog, wait_for, watchdog_pid
+from tests.device.cards import a_job, emulated_gpus, end_watchdog, the_watchdog, wait_for
 
 TRUTH = a_job()
 _SPIN = "import time\nprint('spins', flush=True)\nwhile True: time.sleep(0.0005)\n"
@@ -110,8 +110,7 @@ def test_a_group_whose_throttle_was_killed_goes_on(
     arguments = [str(devices), str(script.pid), str(gpu.path), str(tmp_path / "truth.json")]
     with subprocess.Popen([sys.executable, "-c", _THROTTLER, *arguments]) as throttler:
         wait_for(lambda: stopped(script), "a stop")
-        watchdog = watchdog_pid(devices)
-        assert watchdog is not None, "before the first stop there is somebody who looks"
+        watchdog = the_watchdog(devices)  # before the first stop there is somebody who looks
         if who == "the next start":
             os.kill(watchdog, signal.SIGKILL)
         assert continue_leftovers(devices) == 1, "one that lives is left to its work"
