@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import mmap
 import os
 import shutil
@@ -55,19 +56,41 @@ def build(directory: Path) -> Path:
     return directory
 
 
-class Machine:
-    """A machine with fake NVIDIA GPUs; ``gpu[i]`` are seen by every process that `run` starts."""
+_OPENED = "import sys, json, math, time\nfrom powerflow.device.nvml import discover, find\n"
+_LOOKED = "said = []\ngpus = discover('n0', said.append)\n"
 
-    def __init__(self, library: Path, directory: Path, gpus: int = 2) -> None:
+_SERVANT = """
+import contextlib, io, json, sys, traceback
+for line in sys.stdin:
+    out = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(out):
+            exec(json.loads(line), {})
+        print(json.dumps(["", out.getvalue()]), flush=True)
+    except BaseException:
+        print(json.dumps([traceback.format_exc(), out.getvalue()]), flush=True)
+"""
+
+
+class Machine:
+    """A machine with fake NVIDIA GPUs; ``gpu[i]`` are seen by every process that it starts."""
+
+    def __init__(self, library: Path, directory: Path) -> None:
         self.library = library
         self.path = directory / "gpus"
         self.path.write_bytes(bytes(ctypes.sizeof(FakeMachine)))
         with self.path.open("r+b") as file:
             self._memory = mmap.mmap(file.fileno(), 0)
         self.all = FakeMachine.from_buffer(self._memory)
-        self.all.count = gpus
         self.gpu = self.all.gpu
-        for index in range(gpus):
+        self._servant: subprocess.Popen[str] | None = None
+        self.reset()
+
+    def reset(self) -> None:
+        """Two idle GPUs, whatever was before."""
+        ctypes.memset(ctypes.byref(self.all), 0, ctypes.sizeof(FakeMachine))
+        self.all.count = 2
+        for index in range(2):
             gpu = self.gpu[index]
             gpu.uuid = f"GPU-{index:08d}-fake".encode()
             gpu.name = b"NVIDIA A100-SXM4-80GB"
@@ -79,11 +102,28 @@ class Machine:
         """Environment in which the fake is the machine's NVML."""
         return os.environ | {"LD_LIBRARY_PATH": str(self.library), "FAKE_NVML_STATE": str(self.path)}
 
-    def run(self, code: str, *arguments: str) -> str:
-        """What a Python process prints that sees these GPUs as ``gpus``."""
-        opened = "import sys, json, math, time\nfrom powerflow.device.nvml import discover, find\n"
-        opened += "said = []\ngpus = discover('n0', said.append)\n"
-        command = [sys.executable, "-c", opened + code, *arguments]
+    def run(self, code: str) -> str:
+        """What this code prints in a living process of the machine, which finds these GPUs anew as ``gpus``."""
+        if self._servant is None:
+            self._servant = subprocess.Popen(
+                [sys.executable, "-c", _SERVANT], env=self.env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            )
+        assert self._servant.stdin is not None
+        assert self._servant.stdout is not None
+        self._servant.stdin.write(json.dumps(_OPENED + _LOOKED + code) + "\n")
+        self._servant.stdin.flush()
+        failed, out = json.loads(self._servant.stdout.readline())
+        assert not failed, failed
+        return str(out).strip()
+
+    def run_and_end(self, code: str, *arguments: str) -> str:
+        """The same in a process of its own, which ends with it."""
+        command = [sys.executable, "-c", _OPENED + _LOOKED + code, *arguments]
         done = subprocess.run(command, env=self.env, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
+
+    def close(self) -> None:
+        """End the living process."""
+        if self._servant is not None:
+            self._servant.communicate()

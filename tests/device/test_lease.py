@@ -322,7 +322,7 @@ def test_nvidia_clocks_come_back_too(tmp_path: Path, tmp_path_factory: pytest.Te
     pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
     machine = Machine(build(tmp_path_factory.mktemp("nvml")), tmp_path)
     directory = tmp_path / "devices"
-    said = machine.run(
+    said = machine.run_and_end(
         "from powerflow.device.lease import Clocks\n"
         "clocks = Clocks(sys.argv[1], gpus, print, lease_s=0.5)\n"
         "print(clocks.set(gpus[1].uuid, 1005).locked_mhz)",
@@ -340,7 +340,7 @@ def test_nvidia_without_the_right(tmp_path: Path, tmp_path_factory: pytest.TempP
     pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
     machine = Machine(build(tmp_path_factory.mktemp("nvml")), tmp_path)
     machine.gpu[0].set_error = machine.gpu[1].set_error = 4
-    out = machine.run(
+    out = machine.run_and_end(
         "from powerflow.device.lease import Clocks\n"
         "notices = []\nclocks = Clocks(sys.argv[1], gpus, notices.append)\n"
         "for g in gpus:\n    print(clocks.set(g.uuid, 1005).power_w)\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
@@ -17,13 +17,16 @@ pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("nvml"))
+def one_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    machine = Machine(build(tmp_path_factory.mktemp("nvml")), tmp_path_factory.mktemp("machine"))
+    yield machine
+    machine.close()
 
 
 @pytest.fixture
-def machine(library: Path, tmp_path: Path) -> Machine:
-    return Machine(library, tmp_path)
+def machine(one_machine: Machine) -> Machine:
+    one_machine.reset()
+    return one_machine
 
 
 def test_it_is_found_and_named(machine: Machine) -> None:
@@ -138,7 +141,7 @@ def test_a_driver_that_does_not_start_means_no_gpus_and_says_so(machine: Machine
     assert machine.run("print(gpus, said)") == "[] ['NVML: Driver Not Loaded']"
 
 
-def test_no_library_means_no_gpus_and_says_so(tmp_path: Path) -> None:
+def test_no_library_means_no_gpus_and_says_so() -> None:
     code = (
         "import ctypes, pynvml\n"
         "def none(name): raise OSError(name + ' is not there')\n"
