@@ -130,7 +130,8 @@ class InPlace(Gang):
         if step > max(self._losses.step, 0):
             self._losses.count = 0
         whole = len(members) == len(book.members) and all(
-            report.generation == book.generation and report.phase in _TRAINING for report in members
+            report.generation == book.generation and report.phase in _TRAINING and self.alive(report.name)
+            for report in members
         )
         gpus = len(book.members)
         if whole and self._told_generation != book.generation:
@@ -299,7 +300,7 @@ class InPlace(Gang):
         if now < self._grow_s:
             self.due_s = min(self.due_s, self._grow_s)
             return False
-        if self.book.trained_gpus and self.news.generation() < self._losses.mended:
+        if self.book.trained_gpus and self._told_generation < self._losses.mended:
             return False  # first the survivors go on
         return self.free(missing)
 

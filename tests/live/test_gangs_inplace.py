@@ -1,0 +1,351 @@
+"""In-place gangs: who stays, who comes, who leaves, and what is mended."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from powerflow.elastic.mailbox import Mailbox
+from powerflow.engine.protocol import EngineError, RankName
+from powerflow.live.gang_facts import (
+    Completed,
+    Failed,
+    Hung,
+    Progressed,
+    RankLost,
+    Rescaled,
+    Started,
+    Vacated,
+    backoff_s,
+)
+from tests.live.fake_rank import Habits
+from tests.live.gang_bench import PYTHON, Bench, order, spec_of
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(tmp_path)
+    yield bench
+    bench.gangs.close()
+
+
+def start(bench: Bench, *slots: str, job_id: str = "j") -> list[RankName]:
+    bench.gangs.apply([order(1, *slots, job_id=job_id)])
+    bench.hear(Started, job_id)
+    return bench.engine.running(job_id)
+
+
+def step(bench: Bench, job_id: str = "j") -> int:
+    return max(report.step for report in bench.gangs.reports(job_id))
+
+
+def test_starts_one_rank_per_gpu_and_tells_progress(bench: Bench) -> None:
+    start(bench, "a0", "a1", "b2")
+    assert bench.engine.placed("j") == {("a", 0), ("a", 1), ("b", 2)}
+    told = bench.hear(Progressed)
+    assert (told.gpus, told.nodes, told.global_batch, told.local_batch) == (3, 2, 64, 21)
+    assert told.timed_steps == told.step
+    spec = bench.engine.specs[RankName("j", 1, 2)]
+    assert spec.command == (PYTHON, "train.py")
+    assert spec.python
+    assert (spec.env["POWERFLOW_RANK"], spec.env["POWERFLOW_GPUS"], spec.env["SEES"]) == ("j.1.2", "2", "2")
+    assert bench.gangs.holding() == {("a", 0): "j", ("a", 1): "j", ("b", 2): "j"}
+
+
+def test_grows_and_shrinks_with_survivors_first(bench: Bench) -> None:
+    old = start(bench, "a1", "a2")
+    bench.gangs.apply([order(2, "a0", "a2", "a3")])  # one GPU stays, one goes, two come
+    bench.hear(Started)
+    target = Mailbox(bench.directory / "jobs" / "j").target()
+    assert target is not None
+    assert [member.name for member in target.members] == [str(old[1]), "j.2.0", "j.2.1"]
+    assert target.generation == 2  # all in one switch
+    rescaled = bench.told(Rescaled)
+    assert [(fact.gpus_before, fact.gpus, fact.pause_s) for fact in rescaled] == [(2, 3, 0.1)]
+    bench.until(lambda: bench.engine.placed("j") == {("a", 0), ("a", 2), ("a", 3)})
+    assert not bench.engine.signals  # everyone left by themselves
+    assert not bench.told(RankLost)
+
+
+def test_gangs_that_swap_gpus_shrink_first(bench: Bench) -> None:
+    start(bench, "a0", "a1", job_id="x")
+    start(bench, "a2", "a3", job_id="y")
+    before = {job: step(bench, job) for job in "xy"}
+    bench.gangs.apply([order(2, "a0", "a2", job_id="x"), order(2, "a1", "a3", job_id="y")])
+    bench.hear(Started, "x")
+    assert {job: bench.engine.placed(job) for job in "xy"} == {"x": {("a", 0), ("a", 2)}, "y": {("a", 1), ("a", 3)}}
+    sizes = [(fact.gpus_before, fact.gpus) for fact in bench.told(Rescaled) if fact.job_id == "x"]
+    assert sizes == [(2, 1), (1, 2)]
+    assert all(step(bench, job) > before[job] for job in "xy")
+    assert not bench.engine.signals
+
+
+def test_no_gpu_in_common_goes_through_the_checkpoint(bench: Bench) -> None:
+    old = start(bench, "a0", "a1")
+    bench.hear(Progressed)
+    bench.gangs.apply([order(2, "b0", "b1", "b2")])
+    bench.until(lambda: len(bench.engine.launches) > len(old))
+    assert not set(old) & set(bench.engine.running())  # nobody new while the old ones may still write
+    saved = json.loads(Mailbox(bench.directory / "jobs" / "j").checkpoint.read_text("utf-8"))
+    assert saved > 0
+    bench.hear(Started)
+    assert bench.engine.placed("j") == {("b", 0), ("b", 1), ("b", 2)}
+    assert step(bench) >= saved
+    assert not bench.told(Vacated)
+    assert not bench.told(Rescaled)  # a new life
+
+
+def test_preempted_job_tells_what_is_safe_and_comes_back(bench: Bench) -> None:
+    start(bench, "a0", "a1")
+    bench.hear(Progressed)
+    bench.gangs.apply([order(2)])
+    vacated = bench.hear(Vacated)
+    assert vacated.epoch == 2
+    assert vacated.steps_safe == json.loads(Mailbox(bench.directory / "jobs" / "j").checkpoint.read_text("utf-8")) > 0
+    assert bench.gangs.holding() == {}
+    bench.turn()
+    assert len(bench.told(Vacated)) == 1
+    bench.gangs.apply([order(3, "b3")])
+    bench.hear(Started)
+    assert step(bench) >= (vacated.steps_safe or 0)
+
+
+def test_a_rank_that_does_not_leave_is_made_to(bench: Bench) -> None:
+    bench.habits = lambda spec: Habits(lingers=None)
+    names = start(bench, "a0", "a1")
+    bench.engine.stubborn = {names[1]}
+    bench.hear(Progressed)
+    bench.gangs.apply([order(2)])
+    vacated = bench.hear(Vacated)
+    assert [entry for entry in bench.engine.signals if entry[0] == names[0]] == [(names[0], signal.SIGTERM)]
+    assert [number for name, number in bench.engine.signals if name == names[1]] == [signal.SIGTERM, signal.SIGKILL]
+    assert vacated.steps_safe is not None
+    assert vacated.steps_safe > 0
+
+
+def test_completes_once(bench: Bench) -> None:
+    bench.steps_total = 5
+    start(bench, "a0", "a1")
+    assert bench.hear(Completed).steps == 5
+    for _ in range(10):
+        assert bench.turn() == []
+    bench.restart(order(1, "a0", "a1"))  # it may be that nobody heard it
+    assert [type(fact) for fact in bench.turn()] == [Completed]
+    assert len(bench.engine.launches) == 2
+
+
+def test_a_newcomer_that_is_not_needed_any_more_is_ended(bench: Bench) -> None:
+    bench.steps_total = 8
+    bench.habits = lambda spec: Habits(builds=10_000 if spec.name.epoch == 2 else 1)
+    start(bench, "a0")
+    bench.gangs.apply([order(2, "a0", "a1")])
+    assert bench.hear(Completed).steps == 8
+    assert not bench.engine.running()
+
+
+def test_a_lost_rank_is_replaced_and_at_most_a_step_repeated(bench: Bench) -> None:
+    names = start(bench, "a0", "a1", "b0")
+    bench.hear(Progressed)
+    at = step(bench)
+    bench.engine.end(names[0], -9)
+    lost = bench.hear(RankLost)
+    assert (lost.rank, lost.code) == (str(names[0]), -9)
+    assert "SIGKILL" in lost.reason
+    bench.until(lambda: [fact.gpus for fact in bench.told(Rescaled)] == [2, 3])
+    assert bench.engine.placed("j") == {("a", 0), ("a", 1), ("b", 0)}
+    assert set(names[1:]) < set(bench.engine.running())  # the others lived on
+    assert step(bench) >= at
+    assert not bench.told(Failed)
+
+
+def test_all_ranks_dead_is_the_controllers_business(bench: Bench) -> None:
+    bench.habits = lambda spec: Habits(crashes_at=3)
+    bench.gangs.apply([order(1, "a0", "a1")])
+    failed = bench.hear(Failed)
+    assert (failed.code, failed.epoch) == (1, 1)
+    assert "exited with code 1" in failed.text
+    assert bench.gangs.holding() == {}
+    for _ in range(20):
+        assert bench.turn() == []
+    assert len(bench.engine.launches) == 2
+    bench.habits = lambda spec: Habits()
+    bench.gangs.apply([order(2, "a0", "a1")])
+    bench.hear(Started)
+
+
+def test_failure_is_told_again_after_a_restart(bench: Bench) -> None:
+    bench.habits = lambda spec: Habits(crashes_building=True)
+    bench.gangs.apply([order(1, "a0")])
+    failed = bench.hear(Failed)
+    bench.restart(order(1, "a0"))
+    assert bench.turn() == [failed]
+    assert len(bench.engine.launches) == 1
+
+
+def test_losses_without_a_step_in_between_are_bounded(bench: Bench) -> None:
+    bench.habits = lambda spec: Habits(crashes_at=6 if spec.name.number > 1 else None)
+    names = start(bench, "a0", "a1")
+    for name in names:
+        rank = bench.engine.players[name]
+        rank.habits.hangs_at = 6  # type: ignore[attr-defined]
+    bench.until(lambda: step(bench) == 6)
+    bench.hear(Hung, turns=200)
+    failed = bench.hear(Failed, turns=2000)
+    assert failed.epoch == 1
+    assert not bench.engine.running()
+
+
+def test_a_newcomer_that_cannot_start_does_not_stop_the_others(bench: Bench) -> None:
+    start(bench, "a0")
+    bench.habits = lambda spec: Habits(crashes_building=True)
+    bench.gangs.apply([order(2, "a0", "a1")])
+    for _ in range(6):
+        bench.hear(RankLost)
+    assert not bench.told(Failed)
+    at = step(bench)
+    bench.hear(Progressed)
+    assert step(bench) > at
+    bench.habits = lambda spec: Habits()
+    bench.hear(Started)
+
+
+def test_a_rank_that_hangs_is_killed_and_replaced(bench: Bench) -> None:
+    bench.habits = lambda spec: Habits(hangs_at=4 if spec.name == RankName("j", 1, 1) else None)
+    start(bench, "a0", "a1", "a2")
+    hung = bench.hear(Hung)
+    assert hung.rank == "j.1.1"
+    assert bench.hear(RankLost).rank == "j.1.1"
+    bench.until(lambda: [fact.gpus for fact in bench.told(Rescaled)][-1:] == [3])
+    assert len(bench.told(Hung)) == 1
+
+
+def test_long_work_of_all_ranks_is_no_hang(bench: Bench) -> None:
+    start(bench, "a0", "a1")
+    bench.until(lambda: step(bench) == 3)
+    for name in bench.engine.running():
+        bench.engine.players[name].habits.hangs_at = 4  # type: ignore[attr-defined]
+    for _ in range(40):  # 20 s: longer than hang_s
+        bench.turn()
+    assert not bench.told(Hung)
+    for name in bench.engine.running():
+        bench.engine.players[name].habits.hangs_at = None  # type: ignore[attr-defined]
+    bench.hear(Progressed)
+
+
+def test_kill_ends_all_at_once(bench: Bench) -> None:
+    names = start(bench, "a0", "a1")
+    bench.gangs.kill("j")
+    bench.hear(Vacated)
+    assert {name for name, _ in bench.engine.signals} == set(names)
+    assert not bench.engine.running()
+    bench.gangs.kill("unknown")
+
+
+def test_adoption_leaves_healthy_ranks_alone(bench: Bench) -> None:
+    names = start(bench, "a0", "a1")
+    bench.hear(Progressed)
+    bench.restart(order(1, "a0", "a1"))
+    at = step(bench)
+    bench.until(lambda: step(bench) > at + 5)
+    assert bench.engine.running() == names
+    assert bench.engine.launches == names
+    assert not bench.engine.signals
+    target = Mailbox(bench.directory / "jobs" / "j").target()
+    assert target is not None
+    assert target.generation == 1
+
+
+def test_adoption_ends_ranks_of_jobs_that_are_over(bench: Bench) -> None:
+    start(bench, "a0")
+    start(bench, "b0", job_id="k")
+    bench.restart(order(1, "b0", job_id="k"))
+    assert ("a", 0) in bench.gangs.holding()
+    bench.until(lambda: not bench.engine.running("j"))
+    assert bench.engine.running("k")
+
+
+def test_adoption_sees_who_died_meanwhile(bench: Bench) -> None:
+    names = start(bench, "a0", "a1")
+    bench.engine.end(names[1], -9)
+    bench.restart(order(1, "a0", "a1"))
+    assert bench.hear(RankLost).rank == str(names[1])
+    bench.hear(Started)
+
+
+def test_an_older_order_changes_nothing(bench: Bench) -> None:
+    bench.gangs.apply([order(5, "a0")])
+    bench.hear(Started)
+    bench.gangs.apply([order(4, "b0"), order(5, "b0")])
+    for _ in range(10):
+        bench.turn()
+    assert bench.engine.placed("j") == {("a", 0)}
+
+
+def test_launches_that_may_work_later_are_tried_again(bench: Bench) -> None:
+    bench.engine.refusals = [EngineError("agent is away", retry=True)]
+    bench.gangs.apply([order(1, "a0")])
+    bench.turn()
+    assert "agent is away" in bench.gangs.troubles()["j"]
+    bench.hear(Started)
+    assert bench.engine.launches == [RankName("j", 1, 0)]
+    assert bench.gangs.troubles() == {}
+
+
+def test_launches_that_cannot_work_fail_the_job(bench: Bench) -> None:
+    bench.engine.refusals = [EngineError("no such directory")]
+    bench.gangs.apply([order(1, "a0", "a1")])
+    failed = bench.hear(Failed)
+    assert failed.code is None
+    assert "no such directory" in failed.text
+    assert not bench.engine.running()
+
+
+def test_a_full_disk_stops_nothing_that_runs(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = start(bench, "a0")
+
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("powerflow.live.gang_book.replace_json", full)
+        bench.gangs.apply([order(2, "a0", "a1")])
+        for _ in range(5):
+            bench.turn()
+        assert "No space left" in bench.gangs.troubles()["j"]
+        assert bench.engine.running() == names
+    bench.hear(Started)
+    assert bench.engine.placed("j") == {("a", 0), ("a", 1)}
+
+
+def test_nonsense_in_the_mailbox_is_not_heard(bench: Bench) -> None:
+    start(bench, "a0", "a1")
+    mailbox = Mailbox(bench.directory / "jobs" / "j")
+    for name in ("switch.json", "target.json", "ranks/j.1.0.json", "ranks/j.1.1.json"):
+        for content in ("", "[1]", '{"target": 3}', '{"name": "j.1.0", "pid": 1, "generation": "x", "phase": "done"}'):
+            (mailbox.directory / name).write_text(content, "utf-8")
+            bench.gangs.poll()
+            assert bench.gangs.reports("j") is not None
+    assert not bench.told(Failed)
+
+
+def test_backoff_doubles_up_to_a_most() -> None:
+    assert [backoff_s(attempt) for attempt in (1, 2, 3, 4)] == [1.0, 2.0, 4.0, 8.0]
+    assert backoff_s(10_000) == 300.0
+
+
+def test_job_ids_that_are_no_file_names_are_refused(bench: Bench) -> None:
+    with pytest.raises(ValueError, match="cannot be a job's id"):
+        bench.gangs.apply([order(1, "a0", job_id="../x")])
+
+
+def test_local_batch_and_checkpoint_are_passed_on(bench: Bench) -> None:
+    spec = spec_of(batch={"global": 64, "local_max": 16}, checkpoint={"every": "10m"})
+    bench.gangs.apply([order(1, "a0", "b0", spec=spec)])
+    bench.turn()
+    target = Mailbox(bench.directory / "jobs" / "j").target()
+    assert target is not None
+    assert (target.local_batch_max, target.checkpoint_s, target.nodes) == (16, 600.0, 2)

@@ -1,0 +1,182 @@
+"""Scripts that know nothing of us: stopped and launched anew, or run once with all their GPUs."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from powerflow.engine.protocol import RankName, RankSpec
+from powerflow.live.gang_facts import Completed, Failed, Progressed, Started, Vacated
+from tests.live.fake_engine import Player, Script
+from tests.live.gang_bench import PYTHON, Bench, order, spec_of
+
+RESTART = spec_of(rescale="restart", progress=r"step (?P<step>\d+)/(?P<total>\d+)")
+NONE = spec_of(rescale="none", run="./train --all > out.txt")
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(tmp_path)
+
+    def play(spec: RankSpec) -> Player:
+        return Script(1000, line="step {turn}/1000\n")
+
+    bench.engine.play = play
+    yield bench
+    bench.gangs.close()
+
+
+def start(bench: Bench, *slots: str) -> list[RankName]:
+    bench.gangs.apply([order(1, *slots, spec=RESTART)])
+    bench.hear(Started)
+    return bench.engine.running()
+
+
+def test_gives_what_torchrun_gives(bench: Bench) -> None:
+    names = start(bench, "a1", "a3", "b0")
+    env = [bench.engine.specs[name].env for name in names]
+    assert [entry["RANK"] for entry in env] == ["0", "1", "2"]
+    assert [entry["LOCAL_RANK"] for entry in env] == ["0", "1", "0"]
+    assert [entry["LOCAL_WORLD_SIZE"] for entry in env] == ["2", "2", "1"]
+    assert {entry["WORLD_SIZE"] for entry in env} == {"3"}
+    assert [entry["GROUP_RANK"] for entry in env] == ["0", "0", "1"]
+    assert len({entry["MASTER_PORT"] for entry in env}) == 1
+    assert {entry["MASTER_ADDR"] for entry in env} == {"127.0.0.1"}
+    assert [entry["POWERFLOW_GPUS"] for entry in env] == ["1", "3", "0"]
+    assert [entry["SEES"] for entry in env] == ["1,3", "1,3", "0"]  # LOCAL_RANK counts among these
+
+
+def test_reads_steps_from_the_log_of_the_first_rank(bench: Bench) -> None:
+    start(bench, "a0", "a1")
+    told = bench.hear(Progressed)
+    assert (told.steps_total, told.gpus, told.global_batch) == (1000, 2, 0)
+    bench.until(lambda: bench.told(Progressed)[-1].step >= 20)
+    last = bench.told(Progressed)[-1]
+    assert last.timed_s / last.timed_steps == 0.5  # a turn is half a second
+
+
+def test_another_number_of_gpus_is_a_restart(bench: Bench) -> None:
+    old = start(bench, "a0", "a1")
+    bench.engine.stubborn = {old[1]}
+    bench.gangs.apply([order(2, "a1", "a2", "a3", spec=RESTART)])
+    bench.hear(Started)
+    assert [entry for entry in bench.engine.signals if entry[0] == old[0]] == [(old[0], signal.SIGTERM)]
+    assert [number for name, number in bench.engine.signals if name == old[1]] == [signal.SIGTERM, signal.SIGKILL]
+    assert bench.engine.placed("j") == {("a", 1), ("a", 2), ("a", 3)}
+    assert {bench.engine.specs[name].env["WORLD_SIZE"] for name in bench.engine.running()} == {"3"}
+    assert not bench.told(Failed)
+    told = bench.hear(Progressed)
+    assert told.generation == 2
+
+
+def test_a_new_epoch_on_the_same_gpus_changes_nothing(bench: Bench) -> None:
+    old = start(bench, "a0", "a1")
+    bench.gangs.apply([order(2, "a0", "a1", spec=RESTART)])
+    bench.hear(Started)
+    assert bench.engine.running() == old
+
+
+def test_preempted_and_completed(bench: Bench) -> None:
+    start(bench, "a0")
+    bench.gangs.apply([order(2, spec=RESTART)])
+    assert bench.hear(Vacated).steps_safe is None
+    bench.engine.play = lambda spec: Script(7, line="step {turn}/7\r")
+    bench.gangs.apply([order(3, "a0", "a1", spec=RESTART)])
+    assert bench.hear(Completed).steps == 7
+    assert bench.gangs.holding() == {}
+    for _ in range(5):
+        assert bench.turn() == []
+
+
+def test_one_failure_ends_all_and_is_told_with_its_last_lines(bench: Bench) -> None:
+    def play(spec: RankSpec) -> Player:
+        return Script(*((5, 3, "no such file\n") if spec.env["RANK"] == "1" else (1000, 0, "")))
+
+    bench.engine.play = play
+    bench.gangs.apply([order(1, "a0", "a1", spec=RESTART)])
+    failed = bench.hear(Failed)
+    assert (failed.code, failed.steps_safe) == (3, None)
+    assert failed.last_lines[-1] == "no such file"
+    assert "j.1.1 exited with code 3" in failed.text
+    assert not bench.engine.running()
+    assert bench.gangs.last_lines("j", 2, "j.1.1") == ["no such file"] * 2
+
+
+def test_a_lost_node_is_a_failure(bench: Bench) -> None:
+    names = start(bench, "a0", "b0")
+    bench.engine.end(names[1], None)
+    failed = bench.hear(Failed)
+    assert failed.code is None
+    assert "lost with its node" in failed.text
+
+
+def test_adoption_reads_the_log_on_and_leaves_ranks_alone(bench: Bench) -> None:
+    names = start(bench, "a0", "a1")
+    bench.until(lambda: bench.told(Progressed)[-1:] != [] and bench.told(Progressed)[-1].step > 10)
+    bench.restart(order(1, "a0", "a1", spec=RESTART))
+    assert bench.hear(Progressed).step > 10
+    assert bench.engine.launches == names
+
+
+def test_adoption_goes_on_with_a_stop(bench: Bench) -> None:
+    names = start(bench, "a0", "a1")
+    bench.engine.stubborn = set(names)
+    bench.gangs.apply([order(2, spec=RESTART)])
+    bench.turn()
+    bench.restart(order(2, spec=RESTART))
+    bench.hear(Vacated)
+    assert not bench.told(Failed)
+
+
+def test_rigid_commands_run_once_with_all_gpus(bench: Bench) -> None:
+    bench.gangs.apply([order(1, "a0", "a1", "a2", spec=NONE)])
+    bench.hear(Started)
+    (name,) = bench.engine.running()
+    spec = bench.engine.specs[name]
+    assert spec.command == ("/bin/sh", "-c", "./train --all > out.txt")
+    assert not spec.python
+    assert spec.env["POWERFLOW_GPUS"] == spec.env["SEES"] == "0,1,2"
+    assert "RANK" not in spec.env
+    assert bench.gangs.holding() == {("a", gpu): "j" for gpu in range(3)}
+
+
+def test_rigid_commands_need_one_node(bench: Bench) -> None:
+    bench.gangs.apply([order(1, "a0", "b0", spec=NONE)])
+    assert "on one node" in bench.hear(Failed).text
+    assert not bench.engine.launches
+
+
+def test_two_python_scripts_wait_for_each_others_gpus(bench: Bench) -> None:
+    for job, slots in (("x", ("a0", "a1")), ("y", ("a2", "a3"))):
+        bench.gangs.apply([order(1, *slots, job_id=job, spec=RESTART)])
+        bench.hear(Started, job)
+    bench.gangs.apply([order(2, "a2", "a3", job_id="x", spec=RESTART), order(2, "a0", "a1", job_id="y", spec=RESTART)])
+    bench.until(lambda: len([fact for fact in bench.told(Started) if fact.epoch == 2]) == 2)
+    assert bench.engine.placed("x") == {("a", 2), ("a", 3)}
+    assert {bench.engine.specs[name].command for name in bench.engine.running()} == {(PYTHON, "train.py")}
+
+
+def test_forgets_only_what_is_over(bench: Bench) -> None:
+    start(bench, "a0")
+    bench.gangs.forget("j")
+    assert bench.gangs.log("j")[0]
+    bench.gangs.kill("j")
+    bench.hear(Vacated)
+    bench.gangs.forget("j")
+    assert bench.gangs.ranks("j") == []
+    assert not bench.engine.statuses
+    with pytest.raises(KeyError):
+        bench.gangs.log("j")
+
+
+def test_only_the_latest_logs_are_kept(bench: Bench) -> None:
+    bench.gangs = bench.controller()
+    for epoch in range(1, 41):
+        bench.gangs.apply([order(epoch, f"a{epoch % 2}", spec=RESTART)])
+        bench.hear(Started)
+    bench.turn()
+    assert len(bench.engine.statuses) <= 34
+    assert bench.gangs.ranks("j")[0] == "j.40.0"
