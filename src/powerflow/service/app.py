@@ -1,0 +1,317 @@
+"""The REST API: what `powerflow.live.records.Desk` answers, over HTTP.
+
+Every operation is a line or two: it hands what was asked to the desk and its answer back. What is common to all (host,
+token, size, log) is in `door`, what goes wrong in `problem`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+
+from powerflow.errors import InputError
+from powerflow.live.records import (
+    Caller,
+    Desk,
+    Explanation,
+    Forbidden,
+    JobDetail,
+    JobRecord,
+    JobState,
+    LogChunk,
+    NodeRecord,
+    Role,
+    Top,
+)
+from powerflow.live.spec import JobSpec
+from powerflow.service import shapes
+from powerflow.service.door import Door
+from powerflow.service.metrics import exposition
+from powerflow.service.openapi import document
+from powerflow.service.problem import MEDIA_TYPE, Problem, of_error, of_invalid, problem, responses
+from powerflow.service.shapes import CURSOR, KEY, NAME, JobId, NodeName
+from powerflow.service.tokens import Tokens
+
+PREFIX = "/api/v1"
+OPENAPI = f"{PREFIX}/openapi.json"
+HEALTH = f"{PREFIX}/health"
+METRICS = "/metrics"
+
+#: How often a request that waits for events looks for them.
+_LOOK_S = 0.25
+_ROLES = list(Role)
+_HIDDEN = "(hidden)"
+
+
+def build_app(
+    desk: Desk,
+    tokens: Tokens,
+    *,
+    version: str,
+    log: Any,
+    hosts: Collection[str] | None = None,
+    open_metrics: bool = False,
+) -> FastAPI:
+    """The service.
+
+    Args:
+        desk: Who answers.
+        tokens: Who may ask.
+        version: Of PowerFlow.
+        log: A structlog logger for requests and for what fails (`logs.json_lines`).
+        hosts: Host names to answer to (`door.hosts_of`); None: any.
+        open_metrics: Whether ``/metrics`` needs no token.
+    """
+    app = FastAPI(
+        title="PowerFlow",
+        version=version,
+        openapi_url=OPENAPI,
+        docs_url=None,  # their pages are fetched from other people's servers
+        redoc_url=None,
+        redirect_slashes=False,
+        generate_unique_id_function=_operation,
+    )
+    app.state.stopping = False
+    app.include_router(_jobs(desk), prefix=PREFIX, tags=["jobs"])
+    app.include_router(_cluster(desk), prefix=PREFIX, tags=["cluster"])
+    app.include_router(_health(desk, version), prefix=PREFIX, tags=["health"])
+    app.add_route(METRICS, _metrics(desk, version))
+    # what nobody foresaw is answered too, and then raised on to the door, which logs it
+    for kind in (RequestValidationError, HTTPException, InputError, OSError, Exception):
+        app.add_exception_handler(kind, _answer)
+    app.openapi = lambda: document(app, PREFIX, open_paths=(HEALTH,))  # type: ignore[method-assign]
+    open_paths = {OPENAPI, HEALTH, *((METRICS,) if open_metrics else ())}
+    app.add_middleware(Door, tokens=tokens, hosts=hosts, open_paths=open_paths, log=log)
+    return app
+
+
+# --- jobs ---------------------------------------------------------------------------------------------------------
+
+
+def _jobs(desk: Desk) -> APIRouter:
+    router = APIRouter()
+
+    @router.post("/jobs", status_code=201, **_says(JobRecord, 201, 400, 403, 409, 413, 422, 503, again=True))
+    def submit(
+        spec: JobSpec,
+        caller: Annotated[Caller, _at_least(Role.USER)],
+        response: Response,
+        key: Annotated[
+            str | None,
+            Header(alias="Idempotency-Key", pattern=KEY, description="The same key again: the same job, and 200."),
+        ] = None,
+    ) -> JobRecord:
+        """Submit a job. It belongs to the token's user. Safe to repeat with the same `Idempotency-Key`."""
+        record, new = desk.submit(spec, caller, key)
+        response.status_code = 201 if new else 200
+        response.headers["Location"] = f"{PREFIX}/jobs/{record.id}"
+        return record
+
+    @router.get("/jobs", **_says(shapes.JobPage, 200, 422))
+    def jobs(
+        request: Request,
+        response: Response,
+        state: Annotated[list[JobState] | None, Query(description="Only these; all by default.")] = None,
+        user: Annotated[str | None, Query(pattern=NAME)] = None,
+        project: Annotated[str | None, Query(pattern=NAME)] = None,
+        after: Annotated[str | None, Query(pattern=CURSOR, description="`next` of the page before.")] = None,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    ) -> shapes.JobPage:
+        """List jobs, newest first."""
+        page = desk.jobs(states=state or (), user=user, project=project, after=after, limit=limit)
+        if page.next is not None:
+            following = request.url.include_query_params(after=page.next)
+            response.headers["Link"] = f'<{following.path}?{following.query}>; rel="next"'
+        return shapes.JobPage(items=list(page.items), next=page.next)
+
+    @router.get("/jobs/{job_id}", **_says(JobDetail, 200, 404, 422))
+    def job(job_id: JobId, caller: Annotated[Caller, _at_least(Role.VIEWER)]) -> JobDetail:
+        """One job. Values of its environment are shown to its owner and to operators only."""
+        detail = desk.job(job_id)
+        if caller.role is Role.OPERATOR or caller.user == detail.record.user:
+            return detail
+        hidden = dict.fromkeys(detail.spec.env, _HIDDEN)
+        return replace(detail, spec=detail.spec.model_copy(update={"env": hidden}))
+
+    @router.post("/jobs/{job_id}/cancel", **_says(JobRecord, 200, 403, 404, 409, 422, 503))
+    def cancel(job_id: JobId, caller: Annotated[Caller, _at_least(Role.USER)]) -> JobRecord:
+        """Withdraw a job; what runs is ended. Cancelling a cancelled job changes nothing."""
+        return desk.cancel(job_id, caller)
+
+    @router.post("/jobs/{job_id}/hold", **_says(JobRecord, 200, 403, 404, 409, 422, 503))
+    def hold(job_id: JobId, caller: Annotated[Caller, _at_least(Role.USER)]) -> JobRecord:
+        """Keep a job from running; one that runs gives its GPUs back first."""
+        return desk.hold(job_id, caller)
+
+    @router.post("/jobs/{job_id}/release", **_says(JobRecord, 200, 403, 404, 409, 422, 503))
+    def release(job_id: JobId, caller: Annotated[Caller, _at_least(Role.USER)]) -> JobRecord:
+        """Let a held job run again."""
+        return desk.release(job_id, caller)
+
+    @router.get("/jobs/{job_id}/explain", **_says(Explanation, 200, 404, 422))
+    def explain(job_id: JobId) -> Explanation:
+        """Why a job has what it has, and what else it could have."""
+        return desk.explain(job_id)
+
+    @router.get("/jobs/{job_id}/log", **_says(LogChunk, 200, 404, 422))
+    def log(
+        job_id: JobId,
+        rank: Annotated[str | None, Query(pattern=NAME, description="Which; the first by default.")] = None,
+        offset: Annotated[int, Query(ge=-(2**53), le=2**53, description="Bytes; negative: from the end.")] = 0,
+        limit: Annotated[int, Query(ge=1, le=1 << 20, description="Bytes at most.")] = 65536,
+    ) -> LogChunk:
+        """Part of what a job wrote. Ask again with the answer's `offset` for what follows."""
+        return desk.log(job_id, rank=rank, offset=offset, limit=limit)
+
+    return router
+
+
+# --- the cluster --------------------------------------------------------------------------------------------------
+
+
+def _cluster(desk: Desk) -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/top", **_says(Top, 200))
+    def top() -> Top:
+        """The cluster at this moment."""
+        return desk.top()
+
+    @router.get("/nodes", **_says(shapes.NodeList, 200))
+    def nodes() -> shapes.NodeList:
+        """Nodes and their GPUs."""
+        return shapes.NodeList(items=list(desk.nodes()))
+
+    @router.post("/nodes/{name}/drain", **_says(NodeRecord, 200, 400, 403, 404, 409, 413, 422, 503))
+    def drain(
+        name: NodeName, caller: Annotated[Caller, _at_least(Role.OPERATOR)], body: shapes.Drain | None = None
+    ) -> NodeRecord:
+        """Let a node take nobody new; what runs there is moved."""
+        return desk.drain(name, caller, body.reason if body else "")
+
+    @router.post("/nodes/{name}/resume", **_says(NodeRecord, 200, 403, 404, 409, 422, 503))
+    def resume(name: NodeName, caller: Annotated[Caller, _at_least(Role.OPERATOR)]) -> NodeRecord:
+        """Let a drained or failed node be used again."""
+        return desk.resume(name, caller)
+
+    @router.get("/events", **_says(shapes.EventPage, 200, 404, 422))
+    async def events(
+        request: Request,
+        after: Annotated[int, Query(ge=0, le=2**62, description="Number of the last event that is known.")] = 0,
+        job: Annotated[str | None, Query(pattern=r"^[0-9]{1,18}$", description="Only of this job.")] = None,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+        wait_s: Annotated[float, Query(ge=0, le=30, description="Wait so long for one if there is none yet.")] = 0.0,
+    ) -> shapes.EventPage:
+        """What happened, oldest first. Ask again with the answer's `after` for what follows."""
+        until = time.monotonic() + wait_s
+        while True:
+            page = await run_in_threadpool(desk.events, after=after, job_id=job, limit=limit)
+            gone = time.monotonic() >= until or request.app.state.stopping or await request.is_disconnected()
+            if page.items or gone:
+                return shapes.EventPage(items=list(page.items), after=page.items[-1].number if page.items else after)
+            await asyncio.sleep(_LOOK_S)
+
+    @router.get("/accounts", **_says(shapes.AccountList, 200, 422))
+    def accounts(
+        since_s: Annotated[float, Query(ge=0, le=1e11, description="Unix seconds.")] = 0.0,
+        until_s: Annotated[float | None, Query(ge=0, le=1e11, description="Unix seconds; now by default.")] = None,
+        by: Annotated[str, Query(pattern="^(user|project|job)$")] = "user",
+    ) -> shapes.AccountList:
+        """Who was charged how much in a window of time."""
+        until = time.time() if until_s is None else until_s
+        if since_s > until:
+            raise InputError("the window ends before it begins", where="query.since_s", fix="since_s ≤ until_s")
+        items = list(desk.accounts(since_s=since_s, until_s=until, by=by))
+        return shapes.AccountList(since_s=since_s, until_s=until, by=by, items=items)
+
+    return router
+
+
+def _health(desk: Desk, version: str) -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/health", **_says(shapes.Health, 200, 503, token=False))
+    def health() -> Any:
+        """Whether the controller works: 200, or 503. Needs no token."""
+        found = desk.healthy()
+        body = shapes.Health(version=version, **found)
+        return JSONResponse(body.model_dump(mode="json"), 200 if body.ok else 503)
+
+    return router
+
+
+def _metrics(desk: Desk, version: str) -> Callable[[Request], Any]:
+    async def metrics(request: Request) -> Response:
+        text, media_type = await run_in_threadpool(exposition, desk, version, request.headers.get("accept", ""))
+        return Response(text, headers={"Content-Type": media_type})
+
+    return metrics
+
+
+# --- what they share ----------------------------------------------------------------------------------------------
+
+
+def _at_least(least: Role) -> Any:
+    async def caller(request: Request) -> Caller:
+        who: Caller = request.state.caller
+        if _ROLES.index(who.role) < _ROLES.index(least):
+            raise Forbidden(f"{who.user} asks with the role {who.role}", fix=f"this takes the role {least}")
+        return who
+
+    return Depends(caller)
+
+
+def _says(shape: Any, status: int, *errors: int, again: bool = False, token: bool = True) -> dict[str, Any]:
+    """How an operation's answers are described: the shape with an example, and every error it may end in."""
+    said = {"content": {"application/json": {"example": shapes.example(shape)}}}
+    every = (*errors, *((401,) if token else ()), 421, 500)
+    described: dict[int | str, Any] = {status: {**said, "description": "Done."}, **responses(*sorted(set(every)))}
+    if again:
+        described[200] = {**said, "model": shape, "description": "Was done before: the same key, the same job."}
+    return {"responses": described}
+
+
+def _operation(route: APIRoute) -> str:
+    return route.name
+
+
+async def _answer(request: Request, error: Exception) -> Response:
+    path = request.url.path
+    headers: dict[str, str] = {}
+    if isinstance(error, RequestValidationError):
+        found = of_invalid(error.errors(), path)
+    elif isinstance(error, HTTPException):
+        found = problem(error.status_code, str(error.detail), path)
+        headers = dict(error.headers or {})
+        if error.status_code == 405:
+            headers["Allow"] = ", ".join(_methods(request))
+    else:
+        found = of_error(error, path)
+    if found.status == 503:
+        headers["Retry-After"] = "1"
+    return _document(found, headers)
+
+
+def _methods(request: Request) -> list[str]:
+    """Every method that the path is served for: starlette names those of the first operation only."""
+    paths = request.app.openapi()["paths"]
+    for path, operations in paths.items():
+        if re.fullmatch(re.sub(r"{\w+}", "[^/]+", path), request.url.path):
+            return sorted(method.upper() for method in operations)
+    return ["GET", "HEAD"]
+
+
+def _document(found: Problem, headers: dict[str, str]) -> Response:
+    text = found.model_dump_json(exclude_none=True)
+    return Response(text, found.status, headers={**headers, "Content-Type": MEDIA_TYPE})

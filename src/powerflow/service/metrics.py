@@ -1,0 +1,132 @@
+"""The cluster as Prometheus metrics, made anew from the desk for every scrape.
+
+Base units (joules, watts, seconds, hertz, ratios). What stands on emulated GPUs has the label ``emulated="true"``.
+Jobs that ended are no longer here: their joules are in ``powerflow_energy_joules_total``, and by job in ``acct``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from powerflow.live.records import Desk, JobRecord, JobState, NodeRecord, Top
+
+_HERTZ_PER_MHZ = 1e6
+_JOB = ("job", "name", "user", "project", "emulated")
+_GPU = ("node", "gpu", "gpu_type", "emulated")
+
+
+def exposition(desk: Desk, version: str, accept: str) -> tuple[bytes, str]:
+    """All metrics, and their media type as a scraper that accepts ``accept`` wants it."""
+    registry = CollectorRegistry(auto_describe=False)
+    ProcessCollector(registry=registry)
+    registry.register(_Cluster(desk, version))
+    encode, media_type = choose_encoder(accept)
+    return encode(registry), media_type
+
+
+class _Cluster(Collector):
+    def __init__(self, desk: Desk, version: str) -> None:
+        self._desk = desk
+        self._version = version
+
+    def collect(self) -> Iterable[Metric]:
+        top = self._desk.top()
+        yield InfoMetricFamily("powerflow_build", "Version of PowerFlow.", {"version": self._version})
+        yield from _controller(self._desk.healthy())
+        yield from _cluster(top)
+        yield from _nodes(self._desk.nodes())
+        yield from _jobs([job for job in top.jobs if job.state is JobState.RUNNING])
+
+
+def _controller(health: Mapping[str, Any]) -> Iterator[Metric]:
+    yield _plain("powerflow_healthy", "1 while the controller's loop turns.", float(bool(health.get("ok"))))
+    # what the controller says of itself in seconds: age of its last turn, time its last decision took
+    for name, value in health.items():
+        if name.endswith("_s") and isinstance(value, int | float):
+            words = name.removesuffix("_s")
+            yield _plain(f"powerflow_{words}_seconds", f"Of the controller: {words.replace('_', ' ')}.", value)
+
+
+def _cluster(top: Top) -> Iterator[Metric]:
+    emulated = _word(top.emulated)
+    energy = CounterMetricFamily(
+        "powerflow_energy_joules", "Energy metered, charged to jobs or to nobody.", labels=("account", "emulated")
+    )
+    energy.add_metric(("jobs", emulated), top.jobs_energy_j)
+    energy.add_metric(("idle", emulated), top.idle_energy_j)
+    yield energy
+    power = GaugeMetricFamily("powerflow_power_watts", "Power of GPUs.", labels=("account", "emulated"))
+    power.add_metric(("jobs", emulated), top.jobs_power_w)
+    power.add_metric(("idle", emulated), top.power_w - top.jobs_power_w)
+    yield power
+    gpus = GaugeMetricFamily("powerflow_gpus", "GPUs that jobs hold, and the others.", labels=("state",))
+    gpus.add_metric(("busy",), top.gpus_busy)
+    gpus.add_metric(("free",), top.gpus - top.gpus_busy)
+    yield gpus
+    jobs = GaugeMetricFamily("powerflow_jobs", "Jobs that have not ended.", labels=("state",))
+    for state, count in (("queued", top.queued), ("running", top.running), ("held", top.held)):
+        jobs.add_metric((state,), count)
+    yield jobs
+    yield _plain("powerflow_energy_price_seconds_per_joule", "Price of energy that decisions use.", top.energy_price)
+    yield _plain("powerflow_notices", "Things an operator should know; powerflow top says which.", len(top.notices))
+
+
+def _nodes(nodes: Sequence[NodeRecord]) -> Iterator[Metric]:
+    states = GaugeMetricFamily("powerflow_node", "1 for the state a node is in.", labels=("node", "state"))
+    watts = GaugeMetricFamily("powerflow_gpu_power_watts", "Power of a GPU.", labels=_GPU)
+    clock = GaugeMetricFamily("powerflow_gpu_clock_hertz", "Clock a GPU runs at.", labels=_GPU)
+    locked = GaugeMetricFamily("powerflow_gpu_locked_clock_hertz", "Clock a GPU is locked to.", labels=_GPU)
+    used = GaugeMetricFamily("powerflow_gpu_utilisation_ratio", "Share of time a GPU computes.", labels=_GPU)
+    for node in nodes:
+        states.add_metric((node.name, node.state), 1.0)
+        for gpu in node.gpus:
+            labels = (node.name, str(gpu.index), node.gpu_type, _word(node.emulated))
+            _add(watts, labels, gpu.power_w)
+            _add(clock, labels, gpu.clock_mhz, _HERTZ_PER_MHZ)
+            _add(locked, labels, gpu.locked_mhz, _HERTZ_PER_MHZ)
+            _add(used, labels, gpu.utilisation)
+    yield from (states, watts, clock, locked, used)
+
+
+def _jobs(running: Sequence[JobRecord]) -> Iterator[Metric]:
+    energy = CounterMetricFamily("powerflow_job_energy_joules", "Energy charged to a running job.", labels=_JOB)
+    watts = GaugeMetricFamily("powerflow_job_power_watts", "Power of a job's GPUs.", labels=_JOB)
+    clock = GaugeMetricFamily("powerflow_job_clock_hertz", "Clock a job was given.", labels=_JOB)
+    gpus = GaugeMetricFamily("powerflow_job_gpus", "GPUs a job holds.", labels=_JOB)
+    step = GaugeMetricFamily("powerflow_job_step_seconds", "Time per iteration, lately.", labels=_JOB)
+    done = GaugeMetricFamily("powerflow_job_progress_ratio", "Share of the work that is done.", labels=_JOB)
+    wrong = GaugeMetricFamily(
+        "powerflow_job_model_error_ratio", "|predicted / measured - 1| of a job's step time.", labels=_JOB
+    )
+    for job in running:
+        labels = (job.id, job.name, job.user, job.project, _word(job.emulated))
+        _add(energy, labels, job.energy_j)
+        _add(watts, labels, job.power_w)
+        _add(clock, labels, job.clock_mhz, _HERTZ_PER_MHZ)
+        _add(gpus, labels, job.gpus)
+        _add(step, labels, job.step_time_s)
+        _add(done, labels, job.progress)
+        _add(wrong, labels, job.model_error)
+    yield from (energy, watts, clock, gpus, step, done, wrong)
+
+
+def _plain(name: str, text: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, text, value=value)
+
+
+def _add(
+    family: CounterMetricFamily | GaugeMetricFamily, labels: Sequence[str], value: float | None, scale: float = 1.0
+) -> None:
+    """What is not known is not there: no metric is made up."""
+    if value is not None:
+        family.add_metric(labels, value * scale)
+
+
+def _word(emulated: bool) -> str:
+    return "true" if emulated else "false"

@@ -1,0 +1,120 @@
+"""What goes wrong, as RFC 9457 problem documents: one shape for every error that leaves the service."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from powerflow.errors import InputError
+from powerflow.live.records import Forbidden, NotFound, Refused, Unavailable
+
+MEDIA_TYPE = "application/problem+json"
+BUG = "this is a bug in PowerFlow; the controller's log says where"
+
+#: Kind of problem and its title, by status.
+KINDS = {
+    400: ("bad-request", "The request cannot be read"),
+    401: ("unauthenticated", "A valid bearer token is needed"),
+    403: ("forbidden", "This caller may not do that"),
+    404: ("not-found", "There is no such thing"),
+    405: ("method-not-allowed", "This method is not served here"),
+    409: ("refused", "It cannot be done to this thing as it is"),
+    413: ("too-large", "The request is too large"),
+    415: ("unsupported-media-type", "The body is not JSON"),
+    421: ("unknown-host", "This host name is not served here"),
+    422: ("invalid", "A value cannot be used"),
+    500: ("internal", "The service failed"),
+    503: ("unavailable", "It cannot be done now"),
+}
+
+
+class Problem(BaseModel):
+    """An error (RFC 9457)."""
+
+    model_config = ConfigDict(json_schema_extra={"example": {
+        "type": "urn:powerflow:problem:not-found",
+        "title": "There is no such thing",
+        "status": 404,
+        "detail": "there is no job 12",
+        "instance": "/api/v1/jobs/12",
+    }})  # fmt: skip
+
+    type: str = Field(description="`urn:powerflow:problem:` and the kind; does not change.")
+    title: str = Field(description="The kind, in words.")
+    status: int
+    detail: str = Field(description="What is wrong here, in one line.")
+    instance: str = Field(description="Path that was asked for.")
+    where: str | None = Field(default=None, description="Place of what is wrong, such as `body.gpus`.")
+    fix: str | None = Field(default=None, description="What would be right.")
+
+
+def problem(status: int, detail: str, instance: str, *, where: str = "", fix: str = "") -> Problem:
+    """The document for a status."""
+    kind, title = _kind(status)
+    return Problem(
+        type=f"urn:powerflow:problem:{kind}",
+        title=title,
+        status=status,
+        detail=detail,
+        instance=instance,
+        where=where or None,
+        fix=fix or None,
+    )
+
+
+def of_error(error: Exception, instance: str) -> Problem:
+    """What an exception becomes for whoever asked; of one that nobody foresaw, nothing but that it happened."""
+    if isinstance(error, InputError):
+        return problem(_status(error), error.what, instance, where=error.where, fix=error.fix)
+    if isinstance(error, OSError):
+        return problem(503, f"the system refused: {(error.strerror or type(error).__name__).lower()}", instance)
+    return problem(500, BUG, instance)
+
+
+def of_invalid(errors: Any, instance: str) -> Problem:
+    """What a request that does not validate becomes: its first fault, and how many more there are."""
+    faults = list(errors)
+    first = faults[0]
+    if first["type"] == "json_invalid":
+        return problem(400, f"the body is not JSON ({first.get('ctx', {}).get('error', 'invalid')})", instance)
+    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+    what = str(first["msg"]).removeprefix("Value error, ")
+    what, _, fix = what.partition("; ")
+    where = ".".join(str(part) for part in first["loc"])
+    return problem(422, f"{what}{more}", instance, where=where, fix=fix)
+
+
+def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """How an operation's errors are described in the OpenAPI document."""
+    return {
+        status: {
+            "description": _kind(status)[1],
+            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+        for status in statuses
+    }
+
+
+def _kind(status: int) -> tuple[str, str]:
+    return KINDS.get(status) or _unlisted(status)
+
+
+def _unlisted(status: int) -> tuple[str, str]:
+    phrase = HTTPStatus(status).phrase
+    return phrase.lower().replace(" ", "-"), phrase
+
+
+def _status(error: InputError) -> int:
+    match error:
+        case Forbidden():
+            return 403
+        case Refused():
+            return 409
+        case NotFound():
+            return 404
+        case Unavailable():
+            return 503
+        case _:
+            return 422

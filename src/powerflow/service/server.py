@@ -1,0 +1,99 @@
+"""Serving the API from a thread of the controller's process."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from types import TracebackType
+
+import uvicorn
+from fastapi import FastAPI
+
+from powerflow.errors import InputError
+
+#: A request that is not done so long after `Server.stop` is cut off.
+GRACE_S = 5
+
+
+class Server:
+    """An HTTP server around a service. It listens when `start` returns; a context manager that starts and stops it.
+
+    Args:
+        app: What `powerflow.service.app.build_app` made.
+        host: Address to bind to.
+        port: Port; 0 takes one that is free.
+    """
+
+    def __init__(self, app: FastAPI, host: str = "127.0.0.1", port: int = 0) -> None:
+        self._app = app
+        self._host = host
+        self._port = port
+        self._socket: socket.socket | None = None
+        self._thread: threading.Thread | None = None
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                app,
+                http="h11",
+                ws="none",
+                lifespan="off",
+                access_log=False,
+                log_config=None,
+                server_header=False,
+                timeout_graceful_shutdown=GRACE_S,
+            )
+        )
+        # signals are the process's matter: uvicorn takes them only on the main thread, which this is not
+
+    @property
+    def port(self) -> int:
+        """The port it listens on."""
+        return int(self._socket.getsockname()[1]) if self._socket else self._port
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return f"http://{f'[{self._host}]' if ':' in self._host else self._host}:{self.port}"
+
+    def start(self) -> None:
+        """Listen, and serve from a thread.
+
+        Raises:
+            InputError: The address cannot be bound to.
+        """
+        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
+        # named TCP, or asyncio does not switch Nagle's algorithm off and every answer waits 40 ms for an acknowledgement
+        self._socket = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._socket.bind((self._host, self._port))
+            self._socket.listen(128)
+        except OSError as error:
+            self._socket.close()
+            self._socket = None
+            why = (error.strerror or str(error)).lower()
+            where = f"{self._host}:{self._port}"
+            raise InputError(f"cannot listen ({why})", where=where, fix="choose another port", exit_code=1) from error
+        self._thread = threading.Thread(
+            target=self._server.run, args=([self._socket],), name="powerflow-api", daemon=True
+        )
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Let what is being answered be answered, and end. Twice is once."""
+        self._app.state.stopping = True
+        self._server.should_exit = True
+        if self._thread is not None:
+            self._thread.join(GRACE_S + 5)
+            self._thread = None
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def __enter__(self) -> Server:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()

@@ -1,0 +1,167 @@
+"""Shapes of the REST API that are not records already, and one example of each record."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Annotated, Any
+
+from fastapi import Path
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from powerflow.live.records import (
+    Account,
+    EventRecord,
+    Explanation,
+    GpuRecord,
+    JobDetail,
+    JobRecord,
+    JobState,
+    LogChunk,
+    NodeRecord,
+    Option,
+    Top,
+)
+from powerflow.live.spec import JobSpec
+
+#: What may be asked for by name. Nothing else gets further than this.
+JobId = Annotated[str, Path(pattern=r"^[0-9]{1,18}$", description="Number of a job.", examples=["12"])]
+NodeName = Annotated[
+    str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$", description="Name of a node.", examples=["n1"])
+]
+NAME = r"^[A-Za-z0-9_][A-Za-z0-9._@-]{0,127}$"
+CURSOR = r"^[A-Za-z0-9._=-]{1,128}$"
+KEY = r"^[!-~]{1,255}$"
+
+
+class JobPage(BaseModel):
+    """Some jobs, newest first. ``next`` is the ``after`` of the next page; null at the end."""
+
+    items: list[JobRecord]
+    next: str | None
+
+
+class EventPage(BaseModel):
+    """Some events, oldest first. ``after`` is the number to go on from, now or later."""
+
+    items: list[EventRecord]
+    after: int
+
+
+class NodeList(BaseModel):
+    """All nodes."""
+
+    items: list[NodeRecord]
+
+
+class AccountList(BaseModel):
+    """Accounts of a window; ``idle`` is what no job was charged, ``total`` is everything."""
+
+    since_s: float
+    until_s: float
+    by: str
+    items: list[Account]
+
+
+class Drain(BaseModel):
+    """Why a node is taken out of use."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: str = Field(default="", max_length=512, examples=["fan is loud"])
+
+
+class Health(BaseModel):
+    """Whether the controller's loop turns; what else it says of itself stands beside it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    ok: bool
+    version: str
+
+
+JOB = JobRecord(
+    id="12",
+    name="resnet50-a",
+    user="ada",
+    project="vision",
+    state=JobState.RUNNING,
+    priority="normal",
+    rescale="in-place",
+    submitted_s=1_790_000_000.0,
+    started_s=1_790_000_031.5,
+    gpus_asked="1..8",
+    gpus=2,
+    gpu_type="A100",
+    clock_mhz=1110.0,
+    clock_read_mhz=1110.0,
+    nodes=("n1",),
+    power_w=402.0,
+    energy_j=180_900.0,
+    reason="grown from 1 to 2 GPUs",
+    steps=4012.0,
+    steps_total=20_000.0,
+    progress=0.2006,
+    step_time_s=0.112,
+    eta_s=1_790_001_821.0,
+    rescales=1,
+    model_error=0.03,
+    emulated=True,
+)
+SPEC = JobSpec.model_validate(
+    {"name": "resnet50-a", "run": "python train.py", "gpus": "1..8", "rescale": "in-place", "project": "vision"}
+)
+EXAMPLES: tuple[tuple[Any, Any], ...] = (
+    (JobRecord, JOB),
+    (JobPage, JobPage(items=[JOB], next="12")),
+    (JobDetail, JobDetail(JOB, SPEC, {"n1": [0, 1]}, [{"name": "12.2.0", "node": "n1", "phase": "training"}])),
+    (
+        Explanation,
+        Explanation(
+            job_id="12",
+            sentence="grown from 1 to 2 GPUs",
+            why="grown",
+            decided_s=1_790_000_460.0,
+            gpu_price=0.41,
+            energy_price=0.002,
+            now=Option(2, 1110.0, 0.112, 402.0, 45.0),
+            options=[Option(1, 1110.0, 0.198, 205.0, 40.6)],
+        ),
+    ),
+    (LogChunk, LogChunk("12.2.0", "step 4012 loss 1.93\n", 20, False)),
+    (EventPage, EventPage(items=[EventRecord(7, 1_790_000_000.0, "submitted", "12", "ada submitted job 12")], after=7)),
+    (NodeRecord, NodeRecord("n1", "A100", "up", [GpuRecord(0, "GPU-0", "12", 201.0, 1110.0, 1110.0, 0.97)], True)),
+    (
+        Top,
+        Top(
+            time_s=1_790_000_500.0,
+            gpus=8,
+            gpus_busy=2,
+            power_w=852.0,
+            jobs_power_w=402.0,
+            energy_j=426_000.0,
+            jobs_energy_j=180_900.0,
+            idle_energy_j=245_100.0,
+            queued=0,
+            running=1,
+            held=0,
+            policy="prices",
+            energy_price=0.002,
+            budget="none",
+            emulated=True,
+            jobs=[JOB],
+        ),
+    ),
+    (
+        AccountList,
+        AccountList(since_s=0.0, until_s=1_790_000_500.0, by="user", items=[Account("ada", 1, 937.0, 180_900.0, None)]),
+    ),
+    (NodeList, NodeList(items=[NodeRecord("n1", "A100", "up", [], True)])),
+    (Health, Health(ok=True, version="0.1.0")),
+)
+
+
+@cache
+def example(shape: Any) -> Any:
+    """The example of a shape, as plain JSON."""
+    value = next(value for known, value in EXAMPLES if known is shape)
+    return TypeAdapter(shape).dump_python(value, mode="json", by_alias=True)

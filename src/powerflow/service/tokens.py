@@ -1,0 +1,158 @@
+"""Who may ask: bearer tokens, kept as hashes in a file that only its owner can read.
+
+::
+
+    {"tokens": [{"user": "ada", "role": "user", "sha256": "9f86d0…"}]}
+
+A token is 256 random bits, so a plain SHA-256 of it cannot be searched; whoever reads the file cannot ask with it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import hmac
+import json
+import os
+import re
+import secrets
+import stat
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from powerflow.errors import InputError
+from powerflow.live.records import Caller, Role
+
+#: What a user may be called.
+USER_PATTERN = r"^[A-Za-z_][A-Za-z0-9._@-]{0,63}$"
+#: Every token begins so: a leaked one is easy to search for.
+PREFIX = "pf_"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One token: whose it is, what its bearer may do, and the hash it is known by."""
+
+    user: str
+    role: Role
+    sha256: str
+
+
+class Tokens:
+    """The tokens of one controller."""
+
+    def __init__(self, entries: Sequence[Entry]) -> None:
+        self._entries = tuple(entries)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Tokens:
+        """Read a token file.
+
+        Raises:
+            InputError: It does not exist, others may read or write it, or it cannot be understood.
+        """
+        return Tokens(_read(Path(path)))
+
+    def caller(self, token: str, address: str = "") -> Caller | None:
+        """Whose token this is; None if nobody's. The time it takes says nothing of how close a guess was."""
+        found = None
+        digest = hash_of(token)
+        for entry in self._entries:
+            if hmac.compare_digest(entry.sha256, digest):
+                found = entry
+        return Caller(found.user, found.role, address) if found else None
+
+
+def create_token(path: str | os.PathLike[str], user: str, role: Role) -> str:
+    """Make a token, add its hash to the file (made if it is not there, mode 0600), and return the token.
+
+    It is not kept anywhere: who loses it makes another one.
+
+    Raises:
+        InputError: The name of the user is not one, or the file cannot be used.
+    """
+    if not re.fullmatch(USER_PATTERN, user):
+        raise InputError(f"{user!r} is no name of a user", fix="letters, digits and ._@-, beginning with a letter")
+    token = PREFIX + secrets.token_urlsafe(32)
+    target = Path(path)
+    with _locked(target):
+        known = _read(target) if target.exists() else []
+        _write(target, [*known, Entry(user, role, hash_of(token))])
+    return token
+
+
+def hash_of(token: str) -> str:
+    """What is kept of a token."""
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class _locked:
+    """Two commands that add a token at the same time both get theirs in."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path.with_name(f".{path.name}.lock")
+
+    def __enter__(self) -> None:
+        self._file = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._file)
+
+
+def _read(path: Path) -> list[Entry]:
+    where = os.fspath(path)
+    try:
+        with path.open("rb") as file:
+            facts = os.fstat(file.fileno())
+            if facts.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+                mode = stat.S_IMODE(facts.st_mode)
+                raise InputError(f"others may read it (mode {mode:04o})", where=where, fix=f"chmod 600 {where}")
+            if facts.st_uid not in (os.geteuid(), 0):
+                raise InputError("belongs to another user", where=where, exit_code=1)
+            content = json.load(file)
+    except FileNotFoundError:
+        raise InputError("there is no such token file", where=where, exit_code=3) from None
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"cannot be read as tokens ({error})", where=where, exit_code=1) from error
+    return [_entry(item, f"{where}: token {n}") for n, item in enumerate(_items(content, where), 1)]
+
+
+def _items(content: object, where: str) -> list[object]:
+    items = content.get("tokens") if isinstance(content, dict) else None
+    if not isinstance(items, list):
+        raise InputError("has no list of tokens", where=where, fix='{"tokens": [{"user": …, "role": …, "sha256": …}]}')
+    return items
+
+
+def _entry(item: object, where: str) -> Entry:
+    if not isinstance(item, dict) or set(item) != {"user", "role", "sha256"}:
+        raise InputError("is not user, role and sha256", where=where)
+    user, role, digest = item["user"], item["role"], item["sha256"]
+    if not isinstance(user, str) or not re.fullmatch(USER_PATTERN, user):
+        raise InputError(f"{user!r} is no name of a user", where=where)
+    if role not in tuple(Role):
+        raise InputError(f"{role!r} is no role", where=where, fix=f"one of {', '.join(Role)}")
+    if not isinstance(digest, str) or not re.fullmatch(r"[0-9a-f]{64}", digest):
+        raise InputError("sha256 is not 64 hexadecimal digits", where=where)
+    return Entry(user, Role(role), digest)
+
+
+def _write(path: Path, entries: Sequence[Entry]) -> None:
+    """Replace the file whole, readable by its owner only from its first byte on."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    content = {"tokens": [{"user": e.user, "role": str(e.role), "sha256": e.sha256} for e in entries]}
+    try:
+        with open(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="utf-8") as file:
+            json.dump(content, file, indent=2)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        with suppress(FileNotFoundError):
+            temporary.unlink()

@@ -1,0 +1,35 @@
+"""A service over a `FakeDesk`, with one token for each role."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Collection
+from typing import TextIO
+
+from fastapi import FastAPI
+
+from powerflow.live.records import Role
+from powerflow.service.app import build_app
+from powerflow.service.logs import json_lines
+from powerflow.service.tokens import Entry, Tokens, hash_of
+from tests.service.fake_desk import FakeDesk
+
+#: User, role and token of every caller of the tests.
+TOKENS = {
+    "viewer": ("vera", Role.VIEWER),
+    "user": ("ada", Role.USER),
+    "other": ("bob", Role.USER),
+    "operator": ("ops", Role.OPERATOR),
+}
+
+
+def service(
+    desk: FakeDesk, *, hosts: Collection[str] | None = None, open_metrics: bool = False, log: TextIO | None = None
+) -> FastAPI:
+    tokens = Tokens([Entry(user, role, hash_of(f"pf_{name}")) for name, (user, role) in TOKENS.items()])
+    lines = json_lines(log or io.StringIO())
+    return build_app(desk, tokens, version="1.2.3", log=lines, hosts=hosts, open_metrics=open_metrics)
+
+
+def bearer(name: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer pf_{name}"}
