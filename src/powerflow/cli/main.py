@@ -41,6 +41,7 @@ COMMANDS = (
     Command("simulate", "simulate", "Replay a log of jobs under one policy."),
     Command("compare", "compare", "Compare policies on the same jobs at equal energy."),
     Command("demo", "demo", "Compare the policies on a day of jobs that ships here."),
+    Command("serve", "serve", "Run the controller of a live cluster."),
     Command("fit", "fit", "Learn what jobs cost from measured points."),
     Command("trace", "app", "Look into a log of jobs, convert it, or make one."),
 )

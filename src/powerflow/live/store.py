@@ -281,8 +281,11 @@ class Store:
 
     # --- energy ---
 
-    def charge(self, rows: Sequence[Charge]) -> None:
+    def charge(self, rows: Sequence[Charge], put: Mapping[str, Any] | None = None) -> None:
         """Add joules and GPU-seconds to the hours they fall in; a charge over several hours is split by time.
+
+        ``put``: settings to keep (see `put`) in the same transaction: the state of a meter, so that no joule is in
+        both or in neither.
 
         Raises:
             NotFound: There is no such job.
@@ -294,6 +297,8 @@ class Store:
         with self._write() as connection:
             _states(connection, (row.job_id for row in rows if row.job_id is not None))
             connection.execute(statement, hours)
+            for key, value in (put or {}).items():
+                self._put(connection, key, value)
 
     def accounts(self, since_s: float, until_s: float, by: str) -> list[Account]:
         """Who was charged what in a window, by ``user``, ``project`` or ``job``; see `powerflow.live.accounts`."""
@@ -345,11 +350,12 @@ class Store:
     def put(self, key: str, value: Any) -> None:
         """Keep a setting: anything that JSON can say."""
         with self._write() as connection:
-            connection.execute(
-                self._upsert(settings, ("key",), ("value",)), {"key": key, "value": encode.to_json(value)}
-            )
+            self._put(connection, key, value)
 
     # --- how ---
+
+    def _put(self, connection: Connection, key: str, value: Any) -> None:
+        connection.execute(self._upsert(settings, ("key",), ("value",)), {"key": key, "value": encode.to_json(value)})
 
     @contextmanager
     def _write(self) -> Iterator[Connection]:

@@ -1,0 +1,172 @@
+"""``powerflow serve``: the controller of a live cluster, and the API in front of it."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from powerflow.live.build import LiveCluster
+    from powerflow.service.tokens import Tokens
+
+#: Where the API listens if nobody says otherwise.
+HOST, PORT = "127.0.0.1", 7733
+
+
+class OnExit(StrEnum):
+    """What becomes of running jobs when the controller is told to end."""
+
+    LEAVE = "leave"
+    DRAIN = "drain"
+
+
+def serve(
+    state: Annotated[
+        Path | None, typer.Option(help="Directory for all that is kept; by default that of powerflow's settings.")
+    ] = None,
+    emulate: Annotated[
+        str | None, typer.Option(help="A cluster of emulated GPUs, such as 2x4:A100; without it, this machine's own.")
+    ] = None,
+    policy: Annotated[str, typer.Option(help="Who decides.")] = "prices",
+    energy_price: Annotated[
+        float, typer.Option("--lambda", help="Price of energy λ_E, seconds of mean completion time per joule.", min=0.0)
+    ] = 0.0,
+    interval: Annotated[float, typer.Option(help="Seconds between decisions, at least.", min=0.0)] = 60.0,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = HOST,
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)] = PORT,
+    store: Annotated[str, typer.Option(help="Database URL; by default SQLite in the state directory.")] = "",
+    on_exit: Annotated[
+        OnExit, typer.Option(help="On SIGTERM or Ctrl-C: leave jobs running for the next controller, or drain them.")
+    ] = OnExit.LEAVE,
+    explore_steps: Annotated[
+        int, typer.Option(help="Steps to try each clock when a job is new on a GPU count; 0: never.", min=0)
+    ] = 20,
+    open_metrics: Annotated[bool, typer.Option(help="Serve /metrics without a token.")] = False,
+    seed: Annotated[int, typer.Option(help="Of the emulated GPUs' hidden truth.", min=0)] = 0,
+    time_scale: Annotated[
+        float, typer.Option(help="Emulated steps last so many times as long as modelled.", min=1e-6)
+    ] = 1.0,
+) -> None:
+    """Run the controller of a live cluster on this machine, until SIGTERM or Ctrl-C.
+
+    Ranks run in processes of their own: they live on when the controller ends or is killed, and the next one takes
+    them over. Nothing listens beyond this machine unless --host says so.
+    """
+    from powerflow.cli.settings import load
+    from powerflow.live.build import ClusterSettings, build
+    from powerflow.live.controller import Settings
+    from powerflow.service.logs import json_lines
+
+    directory = state or load().state_dir
+    live = build(
+        ClusterSettings(
+            state=directory.absolute(),
+            emulate=emulate,
+            store=store,
+            policy=policy,
+            energy_price=energy_price,
+            interval_s=interval,
+            seed=seed,
+            time_scale=time_scale,
+            controller=Settings(explore_steps=explore_steps),
+        ),
+        log=json_lines(sys.stderr),
+    )
+    try:
+        run_controller(live, directory.absolute(), host, port, drain=on_exit is OnExit.DRAIN, open_metrics=open_metrics)
+    finally:
+        live.close()
+
+
+def run_controller(
+    live: LiveCluster, state: Path, host: str, port: int, *, drain: bool = False, open_metrics: bool = False
+) -> None:
+    """Start the controller, serve the API, and turn until a signal says to end."""
+    from powerflow import __version__
+    from powerflow.service.app import build_app
+    from powerflow.service.door import hosts_of
+    from powerflow.service.server import Server
+
+    controller = live.controller
+    controller.start()
+    tokens = own_tokens(state)
+    app = build_app(
+        live.desk, tokens, version=__version__, log=live.log, hosts=hosts_of(host), open_metrics=open_metrics
+    )
+    failures: list[BaseException] = []
+    stop = threading.Event()
+    with Server(app, host, port) as server, waking() as (wait, wake):
+
+        def turn() -> None:
+            try:
+                controller.run(stop)
+            except BaseException as error:  # the main thread ends the process in order, and says why
+                failures.append(error)
+            wake()
+
+        loop = threading.Thread(target=turn, name="powerflow-loop")
+        loop.start()
+        announce(state, server.url)
+        emulated = " (emulated GPUs)" if live.emulation else ""
+        print(f"powerflow serves {live.spec.gpus} GPUs{emulated} at {server.url}; state in {state}", flush=True)
+        wait()
+        stop.set()
+        controller.ring()
+        loop.join()
+    with suppress(FileNotFoundError):
+        (state / "server.json").unlink()
+    if failures:
+        raise failures[0]
+    if drain and not controller.drain(300.0):
+        print("powerflow: some jobs did not leave in 5 minutes; they run on", file=sys.stderr)
+    controller.finish()
+
+
+@contextmanager
+def waking() -> Iterator[tuple[Callable[[], object], Callable[[], object]]]:
+    """A function that waits for SIGTERM, SIGINT or the other function, and that other one. For the main thread."""
+    listening, speaking = socket.socketpair()
+    speaking.setblocking(False)
+    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
+    fd = signal.set_wakeup_fd(speaking.fileno(), warn_on_full_buffer=False)
+    try:
+        yield lambda: select.select([listening], [], []), lambda: speaking.send(b"\0")
+    finally:
+        signal.set_wakeup_fd(fd)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        listening.close()
+        speaking.close()
+
+
+def own_tokens(state: Path) -> Tokens:
+    """The controller's tokens; the first start makes one for whoever starts it, an operator."""
+    from powerflow.live.records import Role
+    from powerflow.service.tokens import Tokens, create_token
+
+    path = state / "tokens.json"
+    if not path.exists():
+        token = create_token(path, getpass.getuser(), Role.OPERATOR)
+        mine = state / "token"
+        with os.fdopen(os.open(mine, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write(token + "\n")
+    return Tokens.load(path)
+
+
+def announce(state: Path, url: str) -> None:
+    """Leave word of where the API is, for the commands of this user."""
+    from powerflow.elastic.mailbox import replace_json
+
+    replace_json(state / "server.json", {"url": url, "token_file": str(state / "token")})

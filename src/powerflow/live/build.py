@@ -1,0 +1,216 @@
+"""Puts a live cluster together: its GPUs, its engine, its store, and the controller over them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import pwd
+import secrets
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from powerflow.cluster.spec import ClusterSpec, Node, parse_cluster
+from powerflow.cost.catalogue import axes_for, gpu_type
+from powerflow.cost.table import Axes
+from powerflow.device.lease import Clocks
+from powerflow.device.protocol import Gpu
+from powerflow.engine.local import LocalEngine
+from powerflow.engine.protocol import RankName
+from powerflow.errors import InputError
+from powerflow.live.controller import Controller, Settings
+from powerflow.live.desk import LiveDesk
+from powerflow.live.emulation import Emulation
+from powerflow.live.gangs import Gangs
+from powerflow.live.learning import Learning
+from powerflow.live.power import Power
+from powerflow.live.spec import JobSpec
+from powerflow.live.store import Store
+from powerflow.policy import registry
+from powerflow.scheduler.scheduler import Scheduler
+
+#: What a rank's process finds besides what its job says; nothing of the controller's own environment leaks.
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterSettings:
+    """What an administrator says about a live cluster.
+
+    Attributes:
+        state: Directory for everything that is kept.
+        emulate: A cluster of emulated GPUs, as ``2x4:A100``; None: the NVIDIA GPUs of this machine.
+        store: Database URL; "" for SQLite in the state directory.
+        policy: Who decides.
+        energy_price: λ_E, seconds per joule.
+        interval_s: Decisions are at least this far apart.
+        seed, time_scale: Of the emulation.
+        controller: How the loop goes about it.
+    """
+
+    state: Path
+    emulate: str | None = None
+    store: str = ""
+    policy: str = "prices"
+    energy_price: float = 0.0
+    interval_s: float = 60.0
+    seed: int = 0
+    time_scale: float = 1.0
+    controller: Settings = field(default_factory=Settings)
+
+
+@dataclass(slots=True)
+class LiveCluster:
+    """A live cluster whose controller has not turned yet; `close` lets go of it, and ranks run on."""
+
+    controller: Controller
+    desk: LiveDesk
+    engine: LocalEngine
+    emulation: Emulation | None
+    store: Store
+    spec: ClusterSpec
+    axes: Mapping[str, Axes]
+    log: Any
+
+    def close(self) -> None:
+        """Let go of the store, the engine and the GPUs."""
+        if self.emulation is not None:
+            self.emulation.close()
+        self.engine.close()
+        self.store.close()
+
+
+def build(settings: ClusterSettings, log: Any) -> LiveCluster:
+    """Open or make a live cluster; ``log`` is a structlog logger.
+
+    Raises:
+        InputError: Nothing to run on, a state directory that cannot be used, or a wrong setting.
+    """
+    policy = registry.load(settings.policy)
+    state = settings.state
+    try:
+        state.mkdir(parents=True, exist_ok=True, mode=0o711)  # job directories below are their users' to enter
+    except OSError as error:
+        raise InputError(f"cannot be made ({error.strerror})", where=str(state), exit_code=1) from error
+    gpus, emulation = _gpus(settings)
+    spec = _cluster(gpus, settings.emulate or platform.node())
+    axes = {name: _axes(name, nodes) for name, nodes in spec.pools().items()}
+    idle_w = {name: gpu_type(name).idle_w for name in axes}
+    store = Store(settings.store or f"sqlite:///{state / 'powerflow.db'}")
+    with contextlib.ExitStack() as undo:
+        undo.callback(store.close)
+        engine = LocalEngine(state / "engine", nodes={node.name: node.gpus for node in spec.nodes}, preload=preloaded())
+        undo.callback(engine.close)
+        scheduler = Scheduler(
+            spec, axes, idle_w, policy, energy_price=settings.energy_price, interval_s=settings.interval_s
+        )
+        as_user = os.geteuid() == 0 and "user" in engine.limits()
+        gangs = Gangs(engine, state, _environment(gpus, emulation, store, as_user))
+        refused: list[str] = []
+        power = Power(gpus, Clocks(state / "device", gpus, refused.append), store, refused)
+        controller = Controller(
+            scheduler,
+            store,
+            engine,
+            gangs,
+            power,
+            Learning(axes),
+            owner=f"{platform.node()}:{os.getpid()}:{secrets.token_hex(4)}",
+            settings=settings.controller,
+            runs_as=(lambda user: user) if as_user else (lambda user: ""),
+            emulation=emulation,
+            log=log,
+        )
+        undo.pop_all()
+    desk = LiveDesk(controller, may_run=_may_run(as_user))
+    return LiveCluster(controller, desk, engine, emulation, store, spec, axes, log)
+
+
+def preloaded() -> Sequence[str]:
+    """Modules that ranks of Python scripts find loaded already: what takes a second to import each time."""
+    from importlib.util import find_spec
+
+    if find_spec("torch") is None:
+        return ()
+    return ("torch", "torch._dynamo", "torch.utils.data", "torch.nn.parallel", "powerflow.elastic.run")
+
+
+def _gpus(settings: ClusterSettings) -> tuple[Sequence[Gpu], Emulation | None]:
+    if settings.emulate is None:
+        from powerflow.device.nvml import discover
+
+        found = discover(platform.node())
+        if not found:
+            raise InputError(
+                "no NVIDIA GPU was found on this machine", fix="give --emulate 2x4:A100 for emulated ones", exit_code=1
+            )
+        return found, None
+    from powerflow.device.emulated import create
+
+    directory = settings.state / "device"
+    spec = parse_cluster(settings.emulate)
+    gpus = create(directory / "emulated", spec.nodes)
+    return gpus, Emulation(directory, gpus, seed=settings.seed, time_scale=settings.time_scale)
+
+
+def _cluster(gpus: Sequence[Gpu], source: str) -> ClusterSpec:
+    """The nodes that these GPUs are in, in order of first appearance."""
+    by_node: dict[str, list[Gpu]] = {}
+    for gpu in gpus:
+        by_node.setdefault(gpu.node, []).append(gpu)
+    nodes: list[Node] = []
+    for name, of_node in by_node.items():
+        kinds = {gpu.gpu_type for gpu in of_node}
+        if len(kinds) > 1:
+            raise InputError(f"has GPUs of several types ({', '.join(sorted(kinds))})", where=f"node {name}")
+        card = gpu_type(of_node[0].gpu_type)
+        nodes.append(Node(len(nodes), name, card.name, len(of_node), "rack-0"))
+    return ClusterSpec(source, tuple(nodes))
+
+
+def _axes(name: str, nodes: Sequence[Node]) -> Axes:
+    """Counts a job may get: powers of two, whole nodes, and every count up to a node, since somebody may ask for it."""
+    total, per_node = sum(node.gpus for node in nodes), max(node.gpus for node in nodes)
+    counts = {1 << i for i in range(total.bit_length()) if 1 << i <= total}
+    counts |= set(range(1, per_node + 1)) | set(range(per_node, total + 1, per_node))
+    return axes_for(name, per_node, sorted(counts))
+
+
+def _may_run(as_user: bool) -> Callable[[str], str]:
+    """Jobs run as who submitted them, never as somebody with more rights."""
+    own = pwd.getpwuid(os.geteuid()).pw_name
+
+    def why_not(user: str) -> str:
+        if not as_user:
+            return "" if user == own else f"this controller runs as {own} and cannot run jobs of {user}"
+        try:
+            pwd.getpwnam(user)
+        except KeyError:
+            return f"there is no login {user} on this machine"
+        return ""
+
+    return why_not
+
+
+def _environment(
+    gpus: Sequence[Gpu], emulation: Emulation | None, store: Store, as_user: bool
+) -> Callable[[str, JobSpec, str, tuple[int, ...], RankName], Mapping[str, str]]:
+    uuids = {(gpu.node, gpu.index): gpu.uuid for gpu in gpus}
+
+    def environment(job_id: str, spec: JobSpec, node: str, numbers: tuple[int, ...], name: RankName) -> dict[str, str]:
+        user = store.job(job_id).user
+        base = {"PATH": f"{Path(sys.executable).parent}:{PATH}", "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1"}
+        with contextlib.suppress(KeyError):
+            login = pwd.getpwnam(user) if as_user else pwd.getpwuid(os.geteuid())
+            base |= {"HOME": login.pw_dir, "USER": login.pw_name, "LOGNAME": login.pw_name, "SHELL": login.pw_shell}
+        base |= spec.env
+        if emulation is None:
+            return base | {"CUDA_VISIBLE_DEVICES": ",".join(uuids[node, number] for number in numbers)}
+        # as many ranks as emulated GPUs share this machine's cores: one thread each
+        base |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+        return {**base, **emulation.environment(user, spec, node, numbers, name)}
+
+    return environment

@@ -1,0 +1,629 @@
+"""Body two: real time around the same scheduler object that the simulator drives.
+
+One thread turns the loop; each turn takes what happened, lets the brain decide, writes the intent to the store, and
+only then acts. Nothing is believed before it is stored: while the store cannot be written, ranks run on, facts wait in
+their queue, and no plan is carried out. A controller that is killed at any moment leaves a store and ranks from which
+the next one goes on (`start`).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from powerflow.cluster.occupancy import NodeShare
+from powerflow.engine.protocol import Engine, EngineError
+from powerflow.live.database import StoreError
+from powerflow.live.emulation import Emulation
+from powerflow.live.entry import Entry, entry_of
+from powerflow.live.gang_facts import (
+    Completed,
+    Fact,
+    Failed,
+    Hung,
+    Order,
+    Progressed,
+    RankLost,
+    Rescaled,
+    Started,
+    Vacated,
+    backoff_s,
+)
+from powerflow.live.gangs import Gangs
+from powerflow.live.learning import Learning, class_of, restore
+from powerflow.live.power import Power
+from powerflow.live.records import JobState, Refused
+from powerflow.live.rows import JobUpdate, Seen, StoredJob
+from powerflow.live.store import Store
+from powerflow.live.timing import STEPS, timed
+from powerflow.scheduler import events as brain
+from powerflow.scheduler.plan import Plan, Why
+from powerflow.scheduler.scheduler import Scheduler
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How the controller goes about it.
+
+    Attributes:
+        idle_s, busy_s: Longest time between two turns, while nothing runs and while something does.
+        save_s: How often what is known of running jobs goes to the store.
+        lease_s: Another controller may take over the store this long after the last sign of this one.
+        explore_steps: Steps at each clock when a class first runs on a GPU count; 0: clocks are not tried out.
+        pause_s: What a rescale is taken to cost before one was measured, by ``rescale``.
+    """
+
+    idle_s: float = 1.0
+    busy_s: float = 0.25
+    save_s: float = 2.0
+    lease_s: float = 30.0
+    explore_steps: int = STEPS
+    pause_s: Mapping[str, float] = field(default_factory=lambda: {"in-place": 1.0, "restart": 60.0, "none": 60.0})
+
+
+class News(NamedTuple):
+    """What the front door tells the loop: a job was submitted, ended, held or released, or a node's state changed."""
+
+    kind: str
+    name: str
+
+
+class LostClaim(RuntimeError):
+    """Another controller has the store now."""
+
+
+class WallClock:
+    """Unix seconds that never go back: wall time at the start, and a monotonic clock from then on."""
+
+    def __init__(self) -> None:
+        self._offset_s = time.time() - time.monotonic()
+
+    def __call__(self) -> float:
+        """Now."""
+        return self._offset_s + time.monotonic()
+
+
+class Controller:
+    """The loop over the scheduler, and everything it keeps in memory.
+
+    Args:
+        scheduler: The brain, fresh.
+        store: What outlives us.
+        engine: Where ranks run.
+        gangs: Turns intents into ranks.
+        power: Meters and clocks.
+        learning: What is believed of jobs, fresh.
+        settings: See there.
+        owner: Names this controller in the store's claim.
+        runs_as: The login name to run a user's jobs as; "" for the engine's own.
+        emulation: Slows scripts on emulated GPUs; None where GPUs are real.
+        log: A structlog logger.
+        clock: Unix seconds, never going back.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        store: Store,
+        engine: Engine,
+        gangs: Gangs,
+        power: Power,
+        learning: Learning,
+        *,
+        owner: str,
+        log: Any,
+        settings: Settings = Settings(),
+        runs_as: Callable[[str], str] = lambda user: "",
+        emulation: Emulation | None = None,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        self.scheduler, self.store, self.engine, self.gangs = scheduler, store, engine, gangs
+        self.power, self.learning, self.settings, self.owner = power, learning, settings, owner
+        self.runs_as, self.emulation = runs_as, emulation
+        self.clock = clock or WallClock()
+        self.entries: dict[str, Entry] = {}
+        self.snapshot: Mapping[str, Entry] = {}  # copies, for readers in other threads; replaced as a whole
+        self.notices: dict[str, str] = {}
+        self.turned_s = 0.0
+        self.cycle_s = 0.0  # the last decision and all it caused
+        self._log = log
+        self._inbox: deque[News] = deque()
+        self._facts: deque[Fact] = deque()
+        self._events: list[brain.Event] = []
+        self._unstored: dict[str, bool] = {}  # jobs whose decision is not written down yet; True: GPUs change
+        self._seen: list[Seen] = []
+        self._dirty: set[str] = set()  # entries that differ from the store
+        self._nodes_up: dict[str, bool] = {}
+        self._draining = False
+        self._wake_s = -math.inf
+        self._saved_s = self._renewed_s = -math.inf
+        self._bell = threading.Event()
+
+    # -- from outside ---------------------------------------------------------------------------------------------
+
+    def tell(self, kind: str, name: str) -> None:
+        """News for the loop, from any thread; the store knows already."""
+        self._inbox.append(News(kind, name))
+        self._bell.set()
+
+    def ring(self) -> None:
+        """Turn now."""
+        self._bell.set()
+
+    def start(self) -> None:
+        """Take the store, and take over what runs.
+
+        Raises:
+            Refused: Another controller has the store.
+        """
+        now_s = self.clock()
+        if not self.store.claim(self.owner, self.settings.lease_s, now_s):
+            raise Refused("another controller runs on this store", fix="stop it first, or wait until its lease ends")
+        restore(self.learning, ((seen.cost_class, seen.observation) for seen in self.store.observations()))
+        self._events += [brain.NodeDrained(n.name) for n in self.store.node_states().values() if n.state == "drained"]
+        intents = {intent.job_id: intent for intent in self.store.intents()}
+        orders = []
+        for job in self.store.active():
+            entry = self._enter(job)
+            intent = intents.get(job.id)
+            if intent is not None:
+                entry.epoch, entry.gpu_type, entry.clock_mhz = intent.epoch, intent.gpu_type, intent.clock_mhz
+                if job.state is JobState.RUNNING:
+                    entry.placement = intent.placement
+                orders.append(entry.order(self.runs_as(entry.user)))
+            if job.state is JobState.HELD:
+                entry.held = True
+                continue
+            self._introduce(entry)
+            if entry.placement:
+                shares = tuple(NodeShare(node, gpus) for node, gpus in entry.placement)
+                self._events.append(brain.Adopted(entry.id, entry.gpu_type, shares, entry.clock_mhz))
+        self.gangs.adopt(orders)
+        self.power.start(now_s)
+        self._log.info("started", jobs=len(self.entries), running=len(orders))
+
+    def run(self, stop: threading.Event) -> None:
+        """Turn until told to stop.
+
+        Raises:
+            LostClaim: Another controller took the store over (this one was asleep for longer than its lease).
+        """
+        watcher = threading.Thread(target=self._watch, args=(stop,), name="powerflow-watch", daemon=True)
+        watcher.start()
+        while not stop.is_set():
+            self._bell.clear()
+            wait_s = self.turn()
+            self._bell.wait(wait_s)
+        watcher.join(5.0)
+
+    def drain(self, most_s: float) -> bool:
+        """Let every job save its state and leave, for at most so long; True if nothing runs any more."""
+        self._draining = True
+        for entry in self.entries.values():
+            self._give_back(entry, "the controller drains")
+        until_s = self.clock() + most_s
+        while self.gangs.holding() or self._unstored:
+            if self.clock() >= until_s:
+                return False
+            self._bell.clear()
+            self._bell.wait(min(self.turn(), 0.2))
+        return True
+
+    def finish(self) -> None:
+        """Save what is known and give the store back; ranks run on."""
+        now_s = self.clock()
+        self._save(now_s, everything=True)
+        self.power.finish(give_back=not self.gangs.holding())
+        self.store.unclaim(self.owner)
+
+    def _watch(self, stop: threading.Event) -> None:
+        """Ring when a rank's state changes, so that a dead one is seen at once."""
+        while not stop.is_set():
+            try:
+                if self.engine.wait(1.0):
+                    self._bell.set()
+            except EngineError:  # its agent is away; the loop says so
+                stop.wait(1.0)
+
+    # -- one turn -------------------------------------------------------------------------------------------------
+
+    def turn(self) -> float:
+        """Take what happened, decide, store, act; the answer is how many seconds may pass until the next turn."""
+        now_s, began_s = self.clock(), time.perf_counter()
+        self._guarded("store", self._renew, now_s)
+        self._guarded("store", self._take_news, now_s)
+        self._guarded("engine", self._poll, now_s)
+        self._guarded("store", self._take_facts, now_s)
+        self._retry(now_s)
+        self._guarded("meter", self._measure, now_s)
+        decided = (self._events or now_s >= self._wake_s) and self._decide(now_s)
+        self._guarded("store", self._act, now_s)
+        self._guarded("clocks", self._tune, now_s)
+        self._guarded("store", self._save, now_s)
+        self._publish(now_s)
+        if decided:
+            self.cycle_s = time.perf_counter() - began_s
+        return self._rest_s(now_s)
+
+    def _guarded(self, what: str, step: Callable[[float], None], now_s: float) -> None:
+        """Take a step of the turn; what fails for now is said once, and tried again in the next turn."""
+        try:
+            step(now_s)
+        except (StoreError, EngineError, OSError) as error:
+            if isinstance(error, StoreError) and not error.retry:
+                raise
+            if self.notices.get(what) != str(error):
+                self._log.warning("cannot go on for now", what=what, error=str(error))
+            self.notices[what] = str(error)
+        else:
+            if self.notices.pop(what, None):
+                self._log.info("works again", what=what)
+
+    def _renew(self, now_s: float) -> None:
+        if now_s - self._renewed_s < self.settings.lease_s / 3:
+            return
+        if not self.store.renew(self.owner, self.settings.lease_s, now_s):
+            raise LostClaim("another controller has taken over this store")
+        self._renewed_s = now_s
+
+    # -- news from the front door ---------------------------------------------------------------------------------
+
+    def _take_news(self, now_s: float) -> None:
+        while self._inbox:
+            self._hear(self._inbox[0], now_s)
+            self._inbox.popleft()
+
+    def _hear(self, news: News, now_s: float) -> None:
+        match news.kind:
+            case "submitted":
+                if news.name not in self.entries:
+                    job = self.store.job(news.name)
+                    if not job.state.ended:
+                        self._introduce(self._enter(job))
+            case "ended":
+                entry = self.entries.pop(news.name, None)
+                if entry is not None:
+                    self._forget_in_brain(entry)
+                    self.gangs.kill(entry.id)
+            case "held":
+                entry = self.entries.get(news.name)
+                if entry is not None and not entry.held:
+                    entry.held = True
+                    self._forget_in_brain(entry)
+                    self._give_back(entry, "held")
+            case "released":
+                entry = self.entries.get(news.name)
+                if entry is not None and entry.held:
+                    entry.held = False
+                    self._introduce(entry)
+            case "drained":
+                self._events.append(brain.NodeDrained(news.name))
+            case "resumed":
+                self._events.append(brain.NodeRecovered(news.name))
+
+    def _enter(self, job: StoredJob) -> Entry:
+        entry = entry_of(job, class_of(job.spec, job.user))
+        self.entries[job.id] = entry
+        if job.cost_class != entry.kind.name:
+            self._dirty.add(job.id)
+        return entry
+
+    def _introduce(self, entry: Entry) -> None:
+        """Tell the brain of a job, with what is known of its class and of the work that it has done."""
+        self._events += self.learning.expect(entry.kind)
+        believed = entry.steps_total or self.learning.believed_steps(entry.spec, entry.kind.name)
+        pause_s = self.settings.pause_s[entry.spec.rescale]
+        self._events.append(brain.Submitted(entry.job(believed), believed, pause_s))
+        if entry.steps > 0:
+            self._events.append(brain.Failed(entry.id, retry=True, done=entry.steps))
+        entry.known = True
+
+    def _forget_in_brain(self, entry: Entry) -> None:
+        if entry.known:
+            self._events.append(brain.Cancelled(entry.id))
+        entry.known = False
+
+    def _give_back(self, entry: Entry, reason: str) -> None:
+        """A job is to hold nothing, whatever the brain had decided for it."""
+        if entry.placement:
+            entry.placement, entry.clock_mhz = (), 0.0
+            entry.epoch += 1
+            self._unstored[entry.id] = True
+        entry.training, entry.window, entry.explore_mhz, entry.reason = False, None, [], reason
+        self._dirty.add(entry.id)
+
+    # -- facts from the ranks -------------------------------------------------------------------------------------
+
+    def _poll(self, now_s: float) -> None:
+        self._facts.extend(self.gangs.poll())
+        up = {node.name: node.up for node in self.engine.nodes()}
+        for name, is_up in up.items():
+            if self._nodes_up.get(name, True) != is_up:
+                self._events.append(brain.NodeRecovered(name) if is_up else brain.NodeFailed(name))
+        self._nodes_up = up
+
+    def _take_facts(self, now_s: float) -> None:
+        while self._facts:
+            fact = self._facts[0]
+            entry = self.entries.get(fact.job_id)
+            if entry is not None:
+                try:
+                    self._take(fact, entry, now_s)
+                except Refused:  # cancelled this very moment: the store's word stands
+                    self._hear(News("ended", entry.id), now_s)
+            self._facts.popleft()
+
+    def _take(self, fact: Fact, entry: Entry, now_s: float) -> None:
+        match fact:
+            case Progressed():
+                self._progressed(fact, entry, now_s)
+            case Started():
+                if entry.started_s is None:
+                    entry.started_s = now_s
+                entry.training = True
+                self._dirty.add(entry.id)
+            case Rescaled():
+                if fact.gpus != fact.gpus_before:
+                    entry.rescales += 1
+                text = f"from {fact.gpus_before} to {fact.gpus} GPUs in {fact.pause_s:.2f} s"
+                self.store.append("rescaled", text, now_s, entry.id, pause_s=fact.pause_s, gpus=fact.gpus)
+            case RankLost() | Hung():
+                text = fact.reason if isinstance(fact, RankLost) else f"rank {fact.rank} did nothing and was ended"
+                self.store.append("rank lost", text, now_s, entry.id, rank=fact.rank)
+            case Vacated():
+                if fact.steps_safe is not None and not entry.placement and fact.steps_safe < entry.steps:
+                    entry.steps = float(fact.steps_safe)
+                    if entry.known:
+                        self._events.append(brain.Failed(entry.id, retry=True, done=entry.steps))
+            case Completed():
+                self._completed(fact, entry, now_s)
+            case Failed():
+                self._failed(fact, entry, now_s)
+
+    def _progressed(self, fact: Progressed, entry: Entry, now_s: float) -> None:
+        entry.steps = float(fact.step)
+        if fact.steps_total and fact.steps_total != entry.steps_total:
+            entry.steps_total = float(fact.steps_total)
+            if entry.known:
+                self._events.append(brain.SizeLearned(entry.id, entry.steps_total))
+        self._dirty.add(entry.id)
+        if not entry.gpu_type or not entry.placement:
+            return
+        axes, table = self.scheduler.pools[entry.gpu_type].axes, self.learning.table(entry.kind.name, entry.gpu_type)
+        steps = self.settings.explore_steps if entry.explore_mhz else STEPS
+        seen = timed(entry, fact, table, axes, steps)
+        if seen is None:
+            return
+        self._seen.append(Seen(entry.kind.name, seen, entry.id, now_s, float(steps)))
+        self._events += self.learning.observe(entry.kind.name, [seen])
+        if entry.explore_mhz and seen.clock_mhz == entry.explore_mhz[0]:
+            entry.explore_mhz.pop(0)
+
+    def _completed(self, fact: Completed, entry: Entry, now_s: float) -> None:
+        steps = float(fact.steps) if fact.steps is not None else entry.steps
+        entry.steps = steps
+        self._settle(now_s)
+        self._save_entry(entry)
+        self.store.move(entry.id, JobState.COMPLETED, now_s, exit="completed", reason="completed")
+        self.store.retire(entry.id)
+        self.learning.completed(entry.kind.name, steps)
+        if entry.known:
+            self._events.append(brain.Completed(entry.id, steps))
+        self.entries.pop(entry.id)
+        self._unstored.pop(entry.id, None)
+
+    def _failed(self, fact: Failed, entry: Entry, now_s: float) -> None:
+        """A run broke off: try again later, a bounded number of times, or give up with its last lines."""
+        if fact.epoch < entry.epoch and not entry.placement:
+            return  # it was told to leave meanwhile
+        self._settle(now_s)
+        again = entry.attempts < entry.spec.retries
+        if not again:
+            self._save_entry(entry)
+            self.store.move(
+                entry.id, JobState.FAILED, now_s, exit=fact.text, reason=fact.text, last_lines=fact.last_lines
+            )
+            self.store.retire(entry.id)
+            if entry.known:
+                self._events.append(brain.Failed(entry.id, retry=False))
+            self.entries.pop(entry.id)
+            self._unstored.pop(entry.id, None)
+            return
+        wait_s = backoff_s(entry.attempts + 1)
+        self.store.append("failed attempt", fact.text, now_s, entry.id, attempt=entry.attempts + 1, wait_s=wait_s)
+        entry.attempts += 1
+        entry.eligible_s = now_s + wait_s
+        if fact.steps_safe is not None:
+            entry.steps = float(fact.steps_safe)
+        self._forget_in_brain(entry)
+        self._give_back(entry, f"failed ({fact.text}); tries again, {entry.attempts} of {entry.spec.retries}")
+
+    def _retry(self, now_s: float) -> None:
+        """Jobs that have waited long enough after a failure come back."""
+        for entry in self.entries.values():
+            if not entry.known and not entry.held and entry.eligible_s <= now_s:
+                self._introduce(entry)
+
+    # -- decisions ------------------------------------------------------------------------------------------------
+
+    def _decide(self, now_s: float) -> bool:
+        """Ask the brain; True if it decided. What it decided waits to be stored."""
+        if self._draining:
+            return False
+        slots, done = [], []
+        for entry in self.entries.values():
+            if entry.known and entry.placement and entry.id in self.scheduler.ledger.slot_of:
+                slots.append(self.scheduler.slot(entry.id))
+                done.append(entry.steps)
+        progress = brain.Progress(np.array(slots, np.int64), np.array(done))
+        events, self._events = self._events, []
+        plan = self.scheduler.step(now_s, [progress, *events])
+        self._wake_s = plan.wake_s
+        for ignored in plan.ignored:
+            self._log.info("the brain passes over", what=ignored)
+        if plan.decided:
+            self._note(plan, now_s)
+        return plan.decided
+
+    def _note(self, plan: Plan, now_s: float) -> None:
+        """Take a plan down in the entries: what each job is to hold, and why."""
+        price = max(plan.gpu_price.values(), default=0.0)
+        for job_id, reason in plan.reasons().items():
+            entry = self.entries.get(job_id)
+            if entry is None:
+                continue
+            if entry.why != reason.why or reason.why not in (Why.KEPT, Why.KEPT_COST):
+                entry.reason, entry.why, entry.decided_s = reason.sentence(), reason.why.value, now_s
+                self._dirty.add(job_id)
+            entry.gpu_price = price
+        for change in plan.changes:
+            entry = self.entries.get(change.job_id)
+            if entry is None:
+                continue
+            entry.clock_mhz = change.clock_mhz
+            if change.moved or change.gpus == 0:
+                placement = self.scheduler.pools[change.pool].occupancy.placement(change.slot)
+                entry.placement = tuple((share.node, share.gpus) for share in placement)
+                entry.gpu_type = change.pool
+                entry.epoch += 1
+                entry.training, entry.window = False, None
+                entry.explore_mhz = self._clocks_to_try(entry) if change.gpus else []
+            self._unstored[entry.id] = self._unstored.get(entry.id, False) or change.moved or change.gpus == 0
+        self._reconcile()
+
+    def _reconcile(self) -> None:
+        """Jobs that could not be adopted where they ran give those GPUs back."""
+        for entry in self.entries.values():
+            if entry.known and entry.placement and entry.id not in self._unstored:
+                slot = self.scheduler.slot(entry.id)
+                if not self.scheduler.ledger.rows["gpus"][slot]:
+                    self._give_back(entry, entry.reason)
+
+    def _clocks_to_try(self, entry: Entry) -> list[float]:
+        """Clocks at which this class was never measured on so many GPUs: each gets a few tens of steps.
+
+        A protected job tries only clocks that should not slow it beyond its bound; one without a bound, none.
+        """
+        if not self.settings.explore_steps or not self.power.settable:
+            return []
+        clocks = self.learning.unmeasured_clocks(entry.kind.name, entry.gpu_type, entry.gpus)
+        if entry.spec.priority != "protected":
+            return clocks
+        axes, table = self.scheduler.pools[entry.gpu_type].axes, self.learning.table(entry.kind.name, entry.gpu_type)
+        times = table.step_time_s[int(np.searchsorted(axes.gpu_counts, entry.gpus))]
+        bound = 1.0 + (entry.spec.energy.max_slowdown or 0.0)
+        allowed = set(axes.clocks_mhz[times <= bound * times[-1]].tolist())
+        return [clock for clock in clocks if clock in allowed]
+
+    # -- deeds ----------------------------------------------------------------------------------------------------
+
+    def _act(self, now_s: float) -> None:
+        """Write down what was decided, then do it."""
+        if not self._unstored:
+            return
+        entries = [self.entries[job_id] for job_id in self._unstored if job_id in self.entries]
+        try:
+            self.store.intend([entry.intent() for entry in entries], now_s)
+        except Refused:  # one of them was cancelled this very moment
+            for entry in entries:
+                if self.store.job(entry.id).state.ended:
+                    self._hear(News("ended", entry.id), now_s)
+            return
+        orders: list[Order] = []
+        for entry in entries:
+            if not entry.held:
+                state = JobState.RUNNING if entry.placement else JobState.QUEUED
+                try:
+                    self.store.move(entry.id, state, now_s, reason=entry.reason, text=entry.reason)
+                except Refused:  # cancelled or held meanwhile: its news is in the inbox
+                    continue
+            if self._unstored[entry.id]:
+                orders.append(entry.order(self.runs_as(entry.user)))
+        self.gangs.apply(orders)
+        self._unstored.clear()
+        self._facts.extend(self.gangs.poll())
+
+    def _tune(self, now_s: float) -> None:
+        """Every GPU at the clock of the job that is on it; those that nobody is on as they were before."""
+        wanted = {}
+        for place, job_id in self.gangs.holding().items():
+            entry = self.entries.get(job_id)
+            if entry is not None and entry.placement and entry.clock_now_mhz > 0:
+                wanted[place] = entry.clock_now_mhz
+        self.power.tune(now_s, wanted)
+        if self.emulation is not None:
+            self.emulation.follow(self.engine.ranks(), self.entries)
+        for number, notice in enumerate(self.power.notices()):
+            self.notices[f"power {number}"] = notice
+
+    def _measure(self, now_s: float) -> None:
+        """Read the GPUs and charge who holds them."""
+        if not self.power.due(now_s):
+            return
+        self._settle(now_s)
+        for entry in self.entries.values():
+            entry.power_w = self.power.watts_of(entry.id)
+            if entry.window is not None and entry.training and entry.power_w > 0:
+                entry.window.watts += entry.power_w
+                entry.window.samples += 1
+
+    def _settle(self, now_s: float) -> None:
+        for job_id, (energy_j, gpu_s) in self.power.settle(now_s, self.gangs.holding()).items():
+            entry = self.entries.get(job_id)
+            if entry is not None:
+                entry.energy_j += energy_j
+                entry.gpu_s += gpu_s
+                self._dirty.add(job_id)
+
+    def _save_entry(self, entry: Entry) -> None:
+        self.store.update([_update(entry)])
+        self._dirty.discard(entry.id)
+
+    def _save(self, now_s: float, *, everything: bool = False) -> None:
+        """Write what has changed of running jobs, what was measured and who owes which joules."""
+        if not everything and now_s - self._saved_s < self.settings.save_s:
+            return
+        rows = [_update(self.entries[job_id]) for job_id in sorted(self._dirty & self.entries.keys())]
+        self.store.update(rows)
+        self._dirty.clear()
+        self.store.observe(self._seen)
+        self._seen.clear()
+        self.power.save(self.store)
+        self._saved_s = now_s
+
+    def _publish(self, now_s: float) -> None:
+        self.snapshot = {job_id: copy.copy(entry) for job_id, entry in self.entries.items()}
+        self.turned_s = now_s
+
+    def _rest_s(self, now_s: float) -> float:
+        """Seconds until something is due, unless the bell rings."""
+        busy = self.settings.busy_s if any(entry.placement for entry in self.entries.values()) else self.settings.idle_s
+        if self._unstored or self._facts or self._inbox:
+            return self.settings.busy_s  # something could not be stored: try again soon
+        if self._events:
+            return 0.0 if now_s >= self._wake_s else min(busy, self._wake_s - now_s)
+        return max(0.0, min(busy, self._wake_s - now_s))
+
+
+def _update(entry: Entry) -> JobUpdate:
+    return JobUpdate(
+        entry.id,
+        steps=entry.steps,
+        steps_total=entry.steps_total,
+        step_time_s=None if math.isnan(entry.step_time_s) else entry.step_time_s,
+        energy_j=entry.energy_j,
+        gpu_s=entry.gpu_s,
+        rescales=entry.rescales,
+        attempts=entry.attempts,
+        reason=entry.reason,
+        started_s=entry.started_s,
+        cost_class=entry.kind.name,
+    )

@@ -1,0 +1,347 @@
+"""What the front door may ask, answered from the store and from the loop's latest snapshot.
+
+Asking never waits for the loop: what changes something is written to the store, and the loop is told.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from powerflow.live.controller import Controller
+from powerflow.live.entry import Entry
+from powerflow.live.explain import option, options
+from powerflow.live.records import (
+    Account,
+    Caller,
+    EventRecord,
+    Explanation,
+    GpuRecord,
+    JobDetail,
+    JobRecord,
+    JobState,
+    LogChunk,
+    NodeRecord,
+    NotFound,
+    Page,
+    Refused,
+    Role,
+    Top,
+)
+from powerflow.live.rows import StoredJob
+from powerflow.live.spec import JobSpec
+
+#: Jobs that `LiveDesk.top` lists.
+TOP_JOBS = 200
+
+
+class LiveDesk:
+    """The `powerflow.live.records.Desk` of a controller.
+
+    Args:
+        controller: Whose.
+        may_run: Says in words why jobs of a user cannot be run here; "" if they can.
+    """
+
+    def __init__(self, controller: Controller, may_run: Callable[[str], str] = lambda user: "") -> None:
+        self._controller = controller
+        self._store = controller.store
+        self._scheduler = controller.scheduler
+        self._may_run = may_run
+
+    # -- jobs -----------------------------------------------------------------------------------------------------
+
+    def submit(self, spec: JobSpec, caller: Caller, key: str | None = None) -> tuple[JobRecord, bool]:
+        """See `Desk`."""
+        self._check(spec, caller)
+        job, created = self._store.submit(spec, caller.user, self._controller.clock(), key)
+        if created:
+            self._controller.tell("submitted", job.id)
+        return self._record(job), created
+
+    def jobs(
+        self,
+        *,
+        states: Sequence[JobState] = (),
+        user: str | None = None,
+        project: str | None = None,
+        after: str | None = None,
+        limit: int = 100,
+    ) -> Page[JobRecord]:
+        """See `Desk`."""
+        page = self._store.jobs(states, user, project, after, limit)
+        return Page([self._record(job) for job in page.items], page.next)
+
+    def job(self, job_id: str) -> JobDetail:
+        """See `Desk`."""
+        job = self._store.job(job_id)
+        entry = self._controller.snapshot.get(job_id)
+        reports = self._controller.gangs.reports(job_id)
+        ranks = [
+            {"name": r.name, "pid": r.pid, "phase": r.phase.value, "step": r.step, "generation": r.generation}
+            for r in reports
+        ]
+        held = {node: list(gpus) for node, gpus in entry.placement} if entry else {}
+        return JobDetail(self._record(job), job.spec, held, ranks, job.last_lines)
+
+    def cancel(self, job_id: str, caller: Caller) -> JobRecord:
+        """See `Desk`."""
+        return self._change(job_id, caller, JobState.CANCELLED, "ended", "cancelled")
+
+    def hold(self, job_id: str, caller: Caller) -> JobRecord:
+        """See `Desk`."""
+        return self._change(job_id, caller, JobState.HELD, "held", "held")
+
+    def release(self, job_id: str, caller: Caller) -> JobRecord:
+        """See `Desk`."""
+        job = self._own(job_id, caller)
+        if job.state is not JobState.HELD:
+            raise Refused(f"job {job_id} is {job.state.value}, not held")
+        return self._change(job_id, caller, JobState.QUEUED, "released", "released")
+
+    def explain(self, job_id: str) -> Explanation:
+        """See `Desk`."""
+        job = self._store.job(job_id)
+        price = self._scheduler.energy_price
+        entry = self._controller.snapshot.get(job_id)
+        if entry is None or not entry.known:
+            sentence = job.exit or (entry.reason if entry else job.reason) or job.state.value
+            return Explanation(job_id, sentence, job.state.value, None, 0.0, price, None, ())
+        pool = self._scheduler.pools[entry.gpu_type or next(iter(self._scheduler.pools))]
+        table = self._controller.learning.table(entry.kind.name, pool.gpu_type)
+        gpus = entry.spec.gpus
+        now = option(table, pool.axes, entry.gpus, entry.clock_now_mhz) if entry.placement else None
+        best = options(
+            table,
+            pool.axes,
+            least=gpus.least,
+            most=gpus.most,
+            idle_w=pool.gpu_idle_w,
+            weight=entry.job(1.0).weight,
+            energy_price=price,
+            gpu_price=entry.gpu_price,
+        )
+        return Explanation(job_id, entry.reason, entry.why, entry.decided_s, entry.gpu_price, price, now, best)
+
+    def log(self, job_id: str, *, rank: str | None = None, offset: int = 0, limit: int = 65536) -> LogChunk:
+        """See `Desk`."""
+        job = self._store.job(job_id)
+        gangs = self._controller.gangs
+        names = gangs.ranks(job_id)
+        if rank is not None and rank not in names:
+            raise NotFound(f"job {job_id} has no rank {rank}")
+        if not names:
+            return LogChunk(rank or "", "", max(offset, 0), job.state.ended)
+        chosen = rank or names[0]
+        content, end = gangs.log(job_id, chosen, offset, limit)
+        return LogChunk(chosen, content.decode("utf-8", "replace"), end, job.state.ended and len(content) < limit)
+
+    # -- the cluster ----------------------------------------------------------------------------------------------
+
+    def events(self, *, after: int = 0, job_id: str | None = None, limit: int = 100) -> Page[EventRecord]:
+        """See `Desk`."""
+        if job_id is not None:
+            self._store.job(job_id)
+        return self._store.events(after, job_id, limit)
+
+    def nodes(self) -> Sequence[NodeRecord]:
+        """See `Desk`."""
+        return [self._node(name) for name in self._controller.power.node_names()]
+
+    def drain(self, node: str, caller: Caller, reason: str) -> NodeRecord:
+        """See `Desk`."""
+        return self._set_node(node, caller, "drained", reason, "drained")
+
+    def resume(self, node: str, caller: Caller) -> NodeRecord:
+        """See `Desk`."""
+        return self._set_node(node, caller, "up", "", "resumed")
+
+    def top(self) -> Top:
+        """See `Desk`."""
+        controller, power = self._controller, self._controller.power
+        active = self._store.active()
+        records = [self._record(job) for job in active]
+        order = {JobState.RUNNING: 0, JobState.QUEUED: 1, JobState.HELD: 2}
+        records.sort(key=lambda record: (order[record.state], int(record.id)))
+        counts = {state: sum(record.state is state for record in records) for state in order}
+        metered_j, jobs_j, idle_j = power.totals_j()
+        price = self._scheduler.energy_price
+        return Top(
+            time_s=controller.clock(),
+            gpus=power.gpu_count,
+            gpus_busy=len(controller.gangs.holding()),
+            power_w=power.power_w(),
+            jobs_power_w=sum(record.power_w or 0.0 for record in records),
+            energy_j=metered_j,
+            jobs_energy_j=jobs_j,
+            idle_energy_j=idle_j,
+            queued=counts[JobState.QUEUED],
+            running=counts[JobState.RUNNING],
+            held=counts[JobState.HELD],
+            policy=self._scheduler.policy_name,
+            energy_price=price,
+            budget=f"λ_E = {price:.3g} s/J" if price else "no energy budget: time alone counts",
+            emulated=power.emulated,
+            jobs=records[:TOP_JOBS],
+            notices=sorted(controller.notices.copy().values()),
+        )
+
+    def accounts(self, *, since_s: float, until_s: float, by: str) -> Sequence[Account]:
+        """See `Desk`."""
+        return self._store.accounts(since_s, until_s, by)
+
+    def healthy(self) -> Mapping[str, Any]:
+        """See `Desk`."""
+        since_s = self._controller.clock() - self._controller.turned_s
+        return {"ok": since_s < self._controller.settings.lease_s, "since_turn_s": since_s}
+
+    # -- inside ---------------------------------------------------------------------------------------------------
+
+    def _check(self, spec: JobSpec, caller: Caller) -> None:
+        """Refuse what can never run here."""
+        if why := self._may_run(caller.user):
+            raise Refused(why)
+        wanted = spec.gpus
+        pools = self._scheduler.pools
+        if wanted.gpu_type is not None and wanted.gpu_type not in pools:
+            raise Refused(f"there is no {wanted.gpu_type} here", fix=f"there are {', '.join(pools)}")
+        of_type = [pools[wanted.gpu_type]] if wanted.gpu_type else list(pools.values())
+        largest = max(sum(node.gpus for node in pool.occupancy.nodes) for pool in of_type)
+        if wanted.least > largest:
+            raise Refused(f"asks for {wanted.least} GPUs, there are {largest}", fix=f"ask for at most {largest}")
+        usable = [n for pool in of_type for n in pool.axes.gpu_counts.tolist() if wanted.least <= n <= wanted.most]
+        if not usable:
+            counts = sorted({n for pool in of_type for n in pool.axes.gpu_counts.tolist()})
+            raise Refused(
+                f"no usable number of GPUs from {wanted.least} to {wanted.most}", fix=f"usable are {_words(counts)}"
+            )
+        if spec.rescale == "none":
+            node = max(node.gpus for pool in of_type for node in pool.occupancy.nodes)
+            if wanted.most > node:
+                raise Refused(
+                    f"one process cannot use {wanted.most} GPUs: a node has {node}", fix="use rescale: restart"
+                )
+
+    def _own(self, job_id: str, caller: Caller) -> StoredJob:
+        job = self._store.job(job_id)
+        if caller.role is Role.VIEWER or (caller.role is Role.USER and caller.user != job.user):
+            raise Refused(f"job {job_id} is of {job.user}", fix="its owner or an operator may change it")
+        return job
+
+    def _change(self, job_id: str, caller: Caller, to: JobState, news: str, reason: str) -> JobRecord:
+        self._own(job_id, caller)
+        by = f"{reason} by {caller.user}"
+        exit = by if to.ended else ""
+        job = self._store.move(job_id, to, self._controller.clock(), reason=by, exit=exit, text=by)
+        self._controller.tell(news, job_id)
+        return self._record(job)
+
+    def _set_node(self, node: str, caller: Caller, state: str, reason: str, news: str) -> NodeRecord:
+        if node not in self._controller.power.node_names():
+            raise NotFound(f"there is no node {node}")
+        if caller.role is not Role.OPERATOR:
+            raise Refused("only an operator may change nodes")
+        self._store.set_node(node, state, reason, self._controller.clock(), caller.user)
+        self._controller.tell(news, node)
+        return self._node(node)
+
+    def _node(self, name: str) -> NodeRecord:
+        controller = self._controller
+        holding = controller.gangs.holding()
+        stored = self._store.node_states().get(name)
+        up = next((node.up for node in controller.engine.nodes() if node.name == name), False)
+        gpus = []
+        for gpu, reading in controller.power.readings(name):
+            gpus.append(
+                GpuRecord(
+                    index=gpu.index,
+                    uuid=gpu.uuid,
+                    job_id=holding.get((name, gpu.index)),
+                    power_w=_known(reading.power_w) if reading else None,
+                    clock_mhz=_known(reading.clock_mhz) if reading else None,
+                    locked_mhz=reading.locked_mhz if reading else None,
+                    utilisation=_known(reading.utilisation) if reading else None,
+                )
+            )
+        state = "failed" if not up else stored.state if stored else "up"
+        gpu_type, emulated = controller.power.node_kind(name)
+        return NodeRecord(name, gpu_type, state, gpus, emulated)
+
+    def _record(self, job: StoredJob) -> JobRecord:
+        entry = self._controller.snapshot.get(job.id)
+        if entry is None or job.state.ended:
+            return _at_rest(job, self._controller.power.emulated)
+        return self._live(job, entry)
+
+    def _live(self, job: StoredJob, entry: Entry) -> JobRecord:
+        total = entry.steps_total
+        step_time_s = _known(entry.step_time_s)
+        eta_s = None
+        if total and step_time_s and entry.placement:
+            eta_s = self._controller.turned_s + max(0.0, total - entry.steps) * step_time_s
+        return JobRecord(
+            id=job.id,
+            name=job.spec.name or f"job-{job.id}",
+            user=job.user,
+            project=job.spec.project,
+            state=job.state,
+            priority=job.spec.priority,
+            rescale=job.spec.rescale,
+            submitted_s=job.submitted_s,
+            started_s=entry.started_s or job.started_s,
+            gpus_asked=str(job.spec.gpus),
+            gpus=entry.gpus,
+            gpu_type=entry.gpu_type or None,
+            clock_mhz=entry.clock_now_mhz if entry.placement else None,
+            clock_read_mhz=self._controller.power.clock_of(job.id) if entry.placement else None,
+            nodes=tuple(node for node, _ in entry.placement),
+            power_w=entry.power_w if entry.placement else None,
+            energy_j=entry.energy_j,
+            reason=entry.reason or job.reason,
+            steps=entry.steps,
+            steps_total=total,
+            progress=min(1.0, entry.steps / total) if total else None,
+            step_time_s=step_time_s,
+            eta_s=eta_s,
+            rescales=entry.rescales,
+            attempts=entry.attempts,
+            model_error=_known(entry.model_error),
+            emulated=self._controller.power.emulated,
+        )
+
+
+def _at_rest(job: StoredJob, emulated: bool) -> JobRecord:
+    """A job that has ended, or that the loop has not seen yet."""
+    total = job.steps_total
+    return JobRecord(
+        id=job.id,
+        name=job.spec.name or f"job-{job.id}",
+        user=job.user,
+        project=job.spec.project,
+        state=job.state,
+        priority=job.spec.priority,
+        rescale=job.spec.rescale,
+        submitted_s=job.submitted_s,
+        started_s=job.started_s,
+        ended_s=job.ended_s,
+        gpus_asked=str(job.spec.gpus),
+        energy_j=job.energy_j,
+        reason=job.reason,
+        steps=job.steps,
+        steps_total=total,
+        progress=min(1.0, job.steps / total) if total else None,
+        step_time_s=job.step_time_s,
+        rescales=job.rescales,
+        attempts=job.attempts,
+        exit=job.exit,
+        emulated=emulated,
+    )
+
+
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _words(counts: Sequence[int]) -> str:
+    return ", ".join(map(str, counts))

@@ -1,0 +1,205 @@
+"""The GPUs of a live cluster: who is charged which joules, and which clock each is set to."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+
+from powerflow.device.lease import Clocks
+from powerflow.device.meter import Meter
+from powerflow.device.protocol import DeviceError, Gpu, Reading
+from powerflow.live.rows import Charge
+from powerflow.live.store import Store
+
+#: One GPU: its node, and its number there.
+Place = tuple[str, int]
+
+#: Name of the store's setting in which the meter's accounts stand.
+METER = "meter"
+#: How often the lease of the clocks is renewed.
+RENEW_S = 5.0
+
+
+class Power:
+    """Meters and clocks of all GPUs. For the controller's loop; readers in other threads see the last readings.
+
+    Args:
+        gpus: All GPUs.
+        clocks: Sets them, and gives them back as they were.
+        store: Where charges go, and the meter's accounts, so that no joule is lost between two controllers.
+        refused: Where `clocks` says what it cannot do.
+        every_s: How often GPUs are read.
+    """
+
+    def __init__(
+        self, gpus: Sequence[Gpu], clocks: Clocks, store: Store, refused: list[str], *, every_s: float = 1.0
+    ) -> None:
+        self._gpus = {(gpu.node, gpu.index): gpu for gpu in gpus}
+        self._place = {gpu.uuid: place for place, gpu in self._gpus.items()}
+        self._clocks = clocks
+        self._store = store
+        self._refused = refused
+        self._found: list[str] = []
+        self._meter = Meter(gpus)
+        self._every_s = every_s
+        self._read_s = self._settled_s = self._renewed_s = -math.inf
+        self._owners: dict[Place, str] = {}
+        self._readings: dict[Place, Reading] = {}
+        self._watts: dict[str, float] = {}
+        self._set_mhz: dict[Place, float] = {}
+        self._charges: list[Charge] = []
+        self._saved_j = (0.0, 0.0, 0.0)  # metered, jobs, idle
+        self.emulated = any(gpu.emulated for gpu in gpus)
+        self.gpu_count = len(gpus)
+
+    # -- joules ---------------------------------------------------------------------------------------------------
+
+    def start(self, now_s: float) -> None:
+        """Go on where the last controller's meter was."""
+        self._meter = Meter(list(self._gpus.values()), self._store.get(METER))
+        self._saved_j = self._store.energy_totals()
+        self._set_mhz = {self._place[uuid]: mhz for uuid, mhz in self._clocks.borrowed().items() if uuid in self._place}
+
+    def due(self, now_s: float) -> bool:
+        """Whether the GPUs are to be read again."""
+        return now_s - self._read_s >= self._every_s
+
+    def settle(self, now_s: float, holding: Mapping[Place, str]) -> Mapping[str, tuple[float, float]]:
+        """Read all GPUs and charge what was drawn since the last time; from now on they work for who holds them.
+
+        Returns:
+            Joules and GPU-seconds by job.
+        """
+        owners = {self._gpus[place].uuid: job for place, job in holding.items() if place in self._gpus}
+        settled = self._meter.settle(now_s, owners)
+        since_s = self._settled_s if math.isfinite(self._settled_s) else settled.since_s
+        seconds = max(0.0, now_s - since_s)
+        gpu_s = {job: count * seconds for job, count in Counter(self._owners.values()).items()}
+        drawn_j = {job: mj / 1e3 for job, mj in settled.jobs_mj.items()}
+        for job in drawn_j.keys() | gpu_s.keys():
+            self._charges.append(Charge(since_s, now_s, "", job, drawn_j.get(job, 0.0), gpu_s.get(job, 0.0)))
+        idle_gpu_s = (self.gpu_count - len(self._owners)) * seconds
+        self._charges.append(Charge(since_s, now_s, "", None, settled.idle_mj / 1e3, idle_gpu_s))
+        self._owners = {place: job for place, job in holding.items() if place in self._gpus}
+        self._read_s = self._settled_s = now_s
+        self._look()
+        return {job: (drawn_j.get(job, 0.0), gpu_s.get(job, 0.0)) for job in drawn_j.keys() | gpu_s.keys()}
+
+    def save(self, store: Store) -> None:
+        """Write the charges down, and the meter's accounts with them: a joule stands in one of the two."""
+        if not self._charges:
+            return
+        store.charge(_merged(self._charges), {METER: self._meter.state()})
+        jobs_j = sum(charge.energy_j for charge in self._charges if charge.job_id is not None)
+        all_j = sum(charge.energy_j for charge in self._charges)
+        metered_j, by_jobs_j, idle_j = self._saved_j
+        self._saved_j = metered_j + all_j, by_jobs_j + jobs_j, idle_j + all_j - jobs_j
+        self._charges.clear()
+
+    def totals_j(self) -> tuple[float, float, float]:
+        """Joules metered since the store was made, those of jobs, and those of idle GPUs."""
+        charges = list(self._charges)
+        jobs_j = sum(charge.energy_j for charge in charges if charge.job_id is not None)
+        all_j = sum(charge.energy_j for charge in charges)
+        metered_j, by_jobs_j, idle_j = self._saved_j
+        return metered_j + all_j, by_jobs_j + jobs_j, idle_j + all_j - jobs_j
+
+    # -- clocks ---------------------------------------------------------------------------------------------------
+
+    @property
+    def settable(self) -> bool:
+        """Whether clocks have not turned out to be out of our hands."""
+        return not self._refused
+
+    def tune(self, now_s: float, wanted: Mapping[Place, float]) -> None:
+        """Set these GPUs to these clocks (MHz), and give all others back as they were."""
+        for place in self._set_mhz.keys() - wanted.keys():
+            self._clocks.release(self._gpus[place].uuid)
+            del self._set_mhz[place]
+        for place, mhz in wanted.items():
+            if self._set_mhz.get(place) == mhz or place not in self._gpus:
+                continue
+            try:
+                self._readings[place] = self._clocks.set(self._gpus[place].uuid, mhz)
+            except DeviceError as error:
+                self._found.append(f"GPU {place[1]} of {place[0]}: {error}")
+            self._set_mhz[place] = mhz
+        if now_s - self._renewed_s >= RENEW_S:
+            self._clocks.renew()
+            self._renewed_s = now_s
+
+    def finish(self, *, give_back: bool) -> None:
+        """The controller ends; ``give_back``: nothing runs on, so clocks go back now and not when their lease ends."""
+        if give_back:
+            self._clocks.release_all()
+
+    # -- what is shown --------------------------------------------------------------------------------------------
+
+    def notices(self) -> list[str]:
+        """What does not work, once each."""
+        return list(dict.fromkeys((*self._refused, *self._found)))
+
+    def watts_of(self, job: str) -> float:
+        """Watts of a job's GPUs at the last reading; 0 where none was read."""
+        return self._watts.get(job, 0.0)
+
+    def clock_of(self, job: str) -> float | None:
+        """Mean clock that a job's GPUs say they run at."""
+        clocks = [
+            self._readings[place].clock_mhz
+            for place, owner in self._owners.copy().items()
+            if owner == job and place in self._readings
+        ]
+        return sum(clocks) / len(clocks) if clocks else None
+
+    def power_w(self) -> float:
+        """Watts of all GPUs at the last reading."""
+        return sum(r.power_w for r in self._readings.copy().values() if math.isfinite(r.power_w))
+
+    def node_names(self) -> list[str]:
+        """Nodes that GPUs are in."""
+        return list(dict.fromkeys(node for node, _ in self._gpus))
+
+    def node_kind(self, node: str) -> tuple[str, bool]:
+        """GPU type of a node, and whether it is emulated."""
+        gpu = next(gpu for (name, _), gpu in self._gpus.items() if name == node)
+        return gpu.gpu_type, gpu.emulated
+
+    def readings(self, node: str) -> list[tuple[Gpu, Reading | None]]:
+        """GPUs of a node, and what each said last."""
+        return [(gpu, self._readings.get(place)) for place, gpu in self._gpus.items() if place[0] == node]
+
+    def _look(self) -> None:
+        """Keep what the GPUs say now, for those who ask; and hold counters against power."""
+        watts: dict[str, float] = defaultdict(float)
+        for place, gpu in self._gpus.items():
+            try:
+                reading = self._readings[place] = gpu.read()
+            except DeviceError:
+                self._readings.pop(place, None)
+                continue
+            if place in self._owners and math.isfinite(reading.power_w):
+                watts[self._owners[place]] += reading.power_w
+        self._watts = dict(watts)
+        for found in self._meter.check():
+            node, number = self._place[found.uuid]
+            self._found.append(
+                f"GPU {number} of {node}: counter and power differ by {found.share:.0%} over {found.window_s:.0f} s"
+            )
+
+
+def _merged(charges: Sequence[Charge]) -> list[Charge]:
+    """One charge for each job (and idle): joules and GPU-seconds added up, from the first start to the last end."""
+    sums: dict[str | None, Charge] = {}
+    for new in charges:
+        old = sums.get(new.job_id, Charge(new.start_s, new.end_s, "", new.job_id, 0.0, 0.0))
+        sums[new.job_id] = Charge(
+            min(old.start_s, new.start_s),
+            max(old.end_s, new.end_s),
+            "",
+            new.job_id,
+            old.energy_j + new.energy_j,
+            old.gpu_s + new.gpu_s,
+        )
+    return list(sums.values())
