@@ -56,7 +56,7 @@ def never_stopped(process: subprocess.Popen[bytes]) -> bool:
 
 def test_the_share_follows_the_clock(tmp_path: Path, devices: Path, script: subprocess.Popen[bytes]) -> None:
     gpu = emulated_gpus(tmp_path)[0]
-    throttle = Throttle(devices, script.pid, [gpu], TRUTH, job_gpus=1, local_batch=64)
+    throttle = Throttle(devices, {script.pid: [gpu]}, TRUTH, local_batch=64)
     try:
         wait_for(lambda: gpu.state().load_pid == script.pid, "load")
         assert never_stopped(script), "at the maximum clock nothing is taken away"
@@ -74,10 +74,35 @@ def test_the_share_follows_the_clock(tmp_path: Path, devices: Path, script: subp
     assert not list((devices / NOTES).iterdir())
 
 
+def test_all_groups_of_a_job_stand_still_together(tmp_path: Path, devices: Path) -> None:
+    gpus = emulated_gpus(tmp_path)
+    gpus[1].lock_clock(705)  # the slowest sets the pace of both
+    command = [sys.executable, "-c", _SPIN]
+    ranks = [subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) for _ in gpus]
+    try:
+        throttle = Throttle(
+            devices, {rank.pid: [gpu] for rank, gpu in zip(ranks, gpus, strict=True)}, TRUTH, local_batch=64
+        )
+        try:
+            wait_for(lambda: all(stopped(rank) for rank in ranks), "both stopped at once")
+            assert [gpu.state().load_pid for gpu in gpus] == [rank.pid for rank in ranks]
+            ranks[0].kill()
+            ranks[0].wait()
+            wait_for(lambda: stopped(ranks[1]), "the other one goes on being slowed")
+            assert throttle.running
+        finally:
+            throttle.close()
+        assert never_stopped(ranks[1])
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.communicate()
+
+
 def test_it_ends_with_its_group(tmp_path: Path, devices: Path, script: subprocess.Popen[bytes]) -> None:
     gpu = emulated_gpus(tmp_path)[0]
     gpu.lock_clock(405)
-    throttle = Throttle(devices, script.pid, [gpu], TRUTH, job_gpus=1, local_batch=64)
+    throttle = Throttle(devices, {script.pid: [gpu]}, TRUTH, local_batch=64)
     try:
         wait_for(lambda: stopped(script), "a stop")
         script.terminate()  # must get through, stopped or not
@@ -95,7 +120,7 @@ from powerflow.device.throttle import Throttle
 from powerflow.device.truth import read_truth
 from pathlib import Path
 gpus, truth = [EmulatedGpu(sys.argv[3])], read_truth(Path(sys.argv[4]))
-Throttle(sys.argv[1], int(sys.argv[2]), gpus, truth, job_gpus=1, local_batch=64)
+Throttle(sys.argv[1], {int(sys.argv[2]): gpus}, truth, local_batch=64)
 time.sleep(600)
 """
 

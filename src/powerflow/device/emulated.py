@@ -45,6 +45,8 @@ def create(directory: str | os.PathLike[str], nodes: Iterable[Node]) -> list[Emu
         card = gpu_type(node.gpu_type)
         folder = Path(directory) / node.name
         folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o755)  # ranks run as their jobs' owners
+        folder.parent.chmod(0o755)
         for index in range(node.gpus):
             description = {
                 "uuid": f"EMULATED-{uuid.uuid4()}",

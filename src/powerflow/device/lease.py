@@ -86,7 +86,7 @@ class Clocks:
             first = held is None
             held = held or {"uuid": uuid, **_address(gpu), "prior_mhz": reading.locked_mhz}
             replace_json(note, held | {"asked_mhz": clock_mhz, "got_mhz": None}, durable=first)
-            self._renew()
+            self._renew([held])
             try:
                 gpu.lock_clock(clock_mhz)
             except (NotPermitted, Unsupported) as error:
@@ -101,8 +101,9 @@ class Clocks:
     def renew(self) -> None:
         """The lease lasts anew from now, and the watchdog runs; nothing happens while nothing is borrowed."""
         with _changing(self._directory):
-            if _notes(self._directory):
-                self._renew()
+            notes = list(_notes(self._directory).values())
+            if notes:
+                self._renew(notes)
 
     def borrowed(self) -> Mapping[str, float]:
         """The clock that was last asked for, by GPU whose prior setting is still to be given back."""
@@ -125,10 +126,10 @@ class Clocks:
         """Give all clocks back that can be; the others stay borrowed."""
         restore_leftovers(self._directory, list(self._gpus.values()))
 
-    def _renew(self) -> None:
+    def _renew(self, notes: Sequence[Mapping[str, Any]]) -> None:
         until_s = boottime_s() + self._lease_s
         replace_json(self._directory / "lease.json", {"boot": boot_id(), "until_s": until_s})
-        if any(held["kind"] is not None for held in _notes(self._directory).values()):
+        if any(held["kind"] is not None for held in notes):
             _start_watchdog(self._directory)
 
     def _refuse(self, uuid: str, error: DeviceError) -> None:

@@ -11,6 +11,7 @@ environment (`emulate_rank`); the training library finds it there (`pacer_from_e
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from pathlib import Path
 from powerflow.cost.model import JobModel, gpu_power, step_time
 from powerflow.device.emulated import EmulatedGpu, own_identity
 from powerflow.device.files import read_json, replace_json
+from powerflow.device.protocol import DeviceLost
 from powerflow.device.truth import model_from, model_json
 from powerflow.errors import InputError
 
@@ -100,7 +102,7 @@ class Pacer:
         self.steps = 0
         self.overruns = 0
         self.overrun_s = 0.0
-        atexit.register(self.idle)
+        atexit.register(self._leave)
 
     def begin(self) -> None:
         """Training begins: the GPUs are this process's from now on. What they draw, the first step says."""
@@ -152,6 +154,10 @@ class Pacer:
             gpu.rest(pid=self._pid, birth=self._birth)
         self._watts = None
         self._late_s = 0.0
+
+    def _leave(self) -> None:
+        with contextlib.suppress(DeviceLost):  # the cluster may have been taken down before us
+            self.idle()
 
     def _draw(self, watts: float, *, arrears_s: float) -> None:
         """Say what the GPUs draw, and that we live. A first step was drawn as idle until now: that is made good."""

@@ -4,7 +4,7 @@ Such a script cannot say when a step ends, so the length of its steps stays its 
 clock f it gets the share φ(f_max)/φ(f) of the time (`cost.model.phi`), and the GPU draws what the truth says.
 
 A stopped process is a trap: whoever stopped it must be there to let it go on. So before the first stop a note is left
-in a directory; it names throttle and group, and `continue_leftovers` (the watchdog does it every second, and so should
+in a directory; it names throttle and groups, and `continue_leftovers` (the watchdog does it every second, and so should
 whoever starts) lets go on what a dead throttle left behind.
 """
 
@@ -15,7 +15,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,40 +34,38 @@ PERIOD_S = 0.05
 
 
 class Throttle:
-    """Slows one process group from a thread of its own, until the group has ended or `close` is called.
+    """Slows the processes of one job, from a thread of its own, until they have ended or `close` is called.
+
+    All of them stand still at the same time: ranks that wait for each other lose no more than their share.
 
     Args:
         directory: The device directory.
-        group: The process group; its leader counts as the process that loads the GPUs.
-        gpus: GPUs of the group; the slowest sets the pace.
+        groups: The job's process groups, and the GPUs that each loads; a group's leader counts as the process that
+            does. The slowest GPU sets the pace of all.
         truth: What the job really costs.
-        job_gpus, nodes, local_batch, accumulation: Of the whole job, as in `cost.model.gpu_power`.
+        nodes, local_batch, accumulation: Of the whole job, as in `cost.model.gpu_power`; its GPUs are those above.
     """
 
     def __init__(
         self,
         directory: str | os.PathLike[str],
-        group: int,
-        gpus: Sequence[EmulatedGpu],
+        groups: Mapping[int, Sequence[EmulatedGpu]],
         truth: JobModel,
         *,
-        job_gpus: int,
         nodes: int = 1,
         local_batch: int,
         accumulation: int = 1,
     ) -> None:
-        self._group = group
-        self._birth = born(group) or 0
-        self._gpus = gpus
+        self._groups = {(group, born(group) or 0): gpus for group, gpus in groups.items()}
+        self._gpus = [gpu for gpus in groups.values() for gpu in gpus]
         self._truth = truth
-        self._where = (job_gpus, local_batch, accumulation)
+        self._where = (len(self._gpus), local_batch, accumulation)
         self._crosses = nodes > 1
-        self._note = Path(directory) / NOTES / f"{group}.{os.getpid()}.json"
-        self._note.parent.mkdir(parents=True, exist_ok=True)
         self._costs: dict[float, tuple[float, float]] = {}
+        self._note = Path(directory) / NOTES / f"{min(groups)}.{os.getpid()}.json"
         self._leave_note()
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"throttle {group}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"throttle {min(groups)}", daemon=True)
         self._thread.start()
 
     @property
@@ -83,22 +81,25 @@ class Throttle:
     def _run(self) -> None:
         stop_owed_s = 0.0
         try:
-            while not self._ended.is_set() and lives(self._group, self._birth):
-                share, watts = self._cost(self._clock())
-                for gpu in self._gpus:
-                    gpu.draw(watts, pid=self._group, birth=self._birth)
+            while not self._ended.is_set() and any(lives(*group) for group in self._groups):
+                share, watts = self._cost(min(gpu.state().locked_mhz or gpu.clock_max_mhz for gpu in self._gpus))
+                for (group, birth), gpus in self._groups.items():
+                    for gpu in gpus:
+                        gpu.draw(watts, pid=group, birth=birth)
                 ran_s = self._pass(PERIOD_S * share)
                 # what a busy machine adds to either part is made up for in the next ones
                 stop_owed_s = min(stop_owed_s + ran_s * (1.0 - share) / share, 2 * PERIOD_S)
-                if stop_owed_s > PERIOD_S / 50 and self._signal(signal.SIGSTOP):
+                if stop_owed_s > PERIOD_S / 50:
                     try:
+                        self._signal(signal.SIGSTOP)
                         stop_owed_s -= self._pass(stop_owed_s)
                     finally:
                         self._signal(signal.SIGCONT)
         finally:
             self._signal(signal.SIGCONT)
-            for gpu in self._gpus:
-                gpu.rest(pid=self._group, birth=self._birth)
+            for (group, birth), gpus in self._groups.items():
+                for gpu in gpus:
+                    gpu.rest(pid=group, birth=birth)
             self._note.unlink(missing_ok=True)
 
     def _leave_note(self) -> None:
@@ -106,7 +107,8 @@ class Throttle:
         from powerflow.device.lease import ensure_watchdog
 
         me = os.getpid()
-        replace_json(self._note, {"group": self._group, "born": self._birth, "by": me, "by_born": born(me)})
+        self._note.parent.mkdir(parents=True, exist_ok=True)
+        replace_json(self._note, {"groups": list(self._groups), "by": me, "by_born": born(me)})
         ensure_watchdog(self._note.parent.parent)
 
     def _pass(self, seconds: float) -> float:
@@ -115,12 +117,9 @@ class Throttle:
         self._ended.wait(seconds)
         return time.monotonic() - began_s
 
-    def _signal(self, number: signal.Signals) -> bool:
-        """Send it to the group, if it is still that group."""
-        return _signal_group(self._group, self._birth, number)
-
-    def _clock(self) -> float:
-        return min(gpu.state().locked_mhz or gpu.clock_max_mhz for gpu in self._gpus)
+    def _signal(self, number: signal.Signals) -> None:
+        for group, birth in self._groups:
+            _signal_group(group, birth, number)
 
     def _cost(self, clock_mhz: float) -> tuple[float, float]:
         """Share of the time in which the group runs, and watts of one GPU."""
@@ -142,21 +141,18 @@ def continue_leftovers(directory: str | os.PathLike[str]) -> int:
         if found is not None and lives(found["by"], found["by_born"]):
             living += 1
             continue
-        if found is not None:
-            _signal_group(found["group"], found["born"], signal.SIGCONT)
+        for group, birth in found["groups"] if found is not None else ():
+            _signal_group(group, birth, signal.SIGCONT)
         note.unlink(missing_ok=True)
     return living
 
 
-def _signal_group(group: int, birth: int, number: signal.Signals) -> bool:
-    """Send a signal to a process group whose leader was born then; a leader that has ended gets SIGCONT at most.
+def _signal_group(group: int, birth: int, number: signal.Signals) -> None:
+    """Send a signal to a process group, if it is still there; if its leader has ended, SIGCONT only.
 
     While any member lives, its leader's number is not given to another process; so going on is safe to say to
     whatever has the number as a group, and being stopped is not.
     """
-    if number != signal.SIGCONT and not lives(group, birth):
-        return False
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(group, number)
-        return True
-    return False
+    if number == signal.SIGCONT or lives(group, birth):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(group, number)
