@@ -202,8 +202,8 @@ class Occupancy:
             ValueError: More is asked for than is then free. All of them hold nothing then.
         """
         if len(owners) > 1 or owners[0] >= len(self._pool.head):
-            self._make_room(int(owners.max()))
-        order = np.argsort(-gpus, kind="stable") if len(gpus) > 1 else np.zeros(1, np.int64)
+            self._make_room(max(owners.tolist()))
+        order = (-gpus).argsort(kind="stable") if len(gpus) > 1 else np.zeros(1, np.int64)
         packed = np.empty(len(gpus), np.bool_)
         if not packing.rearrange(tuple(self._pool), owners, gpus, order, self._fewest, packed):
             raise ValueError(f"{gpus.sum()} GPUs asked for, {self.free} are free")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import numpy.typing as npt
 
@@ -13,24 +11,6 @@ from powerflow.kernel import kernel
 BoolArray = npt.NDArray[np.bool_]
 
 SAME, RECLOCKED, MOVED = 0, 1, 2
-
-
-class Difference(NamedTuple):
-    """One job's allocation before and after a decision.
-
-    Attributes:
-        slot: Its handle.
-        had, has: GPUs before and after.
-        had_clock, clock: Indices of its clocks before and after; without meaning where it holds no GPU.
-        how: `RECLOCKED` or `MOVED`.
-    """
-
-    slot: int
-    had: int
-    had_clock: int
-    has: int
-    clock: int
-    how: int
 
 
 @kernel
@@ -57,17 +37,25 @@ def compare(
 def list_changed(
     slots: IntArray,
     had: IntArray,
-    had_clock: IntArray,
     has: IntArray,
+    had_clock: IntArray,
     clock: IntArray,
     how: IntArray,
     rows: IntArray,
 ) -> int:
-    """One row, of ``rows`` ``[J, 6]``, with the fields of `Difference` for each job not the `SAME`; how many."""
+    """Note each job that does not stay the `SAME`; how many there are.
+
+    Args:
+        slots: ``[J]`` its slot.
+        had, has: ``[J]`` GPUs before and after.
+        had_clock, clock: ``[J]`` indices of its clocks; without meaning where it holds no GPU.
+        how: ``[J]`` as from `compare`.
+        rows: ``[J, 6]`` out: of those that change, all of this in this order.
+    """
     count = 0
     for j in range(len(how)):
         if how[j] != SAME:
             row = rows[count]
-            row[0], row[1], row[2], row[3], row[4], row[5] = slots[j], had[j], had_clock[j], has[j], clock[j], how[j]
+            row[0], row[1], row[2], row[3], row[4], row[5] = slots[j], had[j], has[j], had_clock[j], clock[j], how[j]
             count += 1
     return count

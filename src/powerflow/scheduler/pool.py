@@ -16,7 +16,7 @@ from powerflow.cost.table import Axes, IntArray
 from powerflow.policy.protocol import Allocation, Policy, View
 from powerflow.scheduler.book import CostBook
 from powerflow.scheduler.check import check_answer
-from powerflow.scheduler.differences import MOVED, Difference, compare, list_changed
+from powerflow.scheduler.differences import MOVED, compare, list_changed
 from powerflow.scheduler.history import History
 from powerflow.scheduler.ledger import Ledger
 from powerflow.scheduler.sleep import Sleepers, baseline_watts
@@ -35,9 +35,8 @@ class Decision:
         view: What the policy saw.
         answer: What it said.
         slots: ``[J]`` slots of the view's jobs.
-        changed: The jobs whose allocation changes.
-        packed: ``[len(changed)]`` whether each stands on as few nodes as its count needs.
-        wait_s: ``[len(changed)]`` seconds until nodes that were woken for it are up.
+        changed: Of each job whose allocation changes: slot, GPUs before and after, clocks before and after, and whether
+            it is `RECLOCKED` or `MOVED`.
         woken: Nodes switched on.
         asleep: Nodes switched off.
     """
@@ -45,9 +44,7 @@ class Decision:
     view: View
     answer: Allocation
     slots: IntArray
-    changed: list[Difference]
-    packed: list[bool]
-    wait_s: list[float]
+    changed: list[list[int]]
     woken: list[str]
     asleep: list[str]
 
@@ -189,14 +186,17 @@ class Pool:
             position = {slot: j for j, slot in enumerate(self._active)}
             how[[position[slot] for slot in tidied]] = MOVED
         rows = np.empty((len(slots), 6), np.int64)
-        count = list_changed(slots, had, had_clock, answer.gpus, answer.clock, how, rows)
-        changed = [Difference(*row) for row in rows[:count].tolist()]
-        packed = [job.slot not in self._unpacked for job in changed]
-        wait_s, asleep = [0.0] * len(changed), []
-        if self.sleepers:
-            wait_s = [self.sleepers.wait_s(self.occupancy, job.slot, now_s) for job in changed]
-            asleep = self.sleepers.sleep(self.occupancy, now_s)
-        return Decision(view, answer, slots, changed, packed, wait_s, woken, asleep)
+        count = list_changed(slots, had, answer.gpus, had_clock, answer.clock, how, rows)
+        asleep = self.sleepers.sleep(self.occupancy, now_s) if self.sleepers else []
+        return Decision(view, answer, slots, rows[:count].tolist(), woken, asleep)
+
+    def is_packed(self, slot: int) -> bool:
+        """Whether a job stands on as few nodes as its count needs."""
+        return slot not in self._unpacked
+
+    def wait_s(self, slot: int, now_s: float) -> float:
+        """Seconds until nodes that were woken for a job are up."""
+        return self.sleepers.wait_s(self.occupancy, slot, now_s) if self.sleepers else 0.0
 
     def _place(self, ledger: Ledger, who: IntArray, gpus: IntArray, freed: int, now_s: float) -> list[str]:
         """Take these jobs off their GPUs, of which ``freed`` can be used again, and give them as many others.

@@ -43,12 +43,11 @@ def beneficiaries(freed: Sequence[int]) -> list[int]:
 
 
 def changes_of(pool: Pool, decision: Decision, ledger: Ledger) -> list[Change]:
-    """The changes of a decision, each with its reason; notes in the ledger who has been started."""
-    changed, price = decision.changed, decision.answer.gpu_price
-    takers = beneficiaries([job.had - job.has for job in changed])
+    """The changes of the decision just made, each with its reason; notes in the ledger who has been started."""
+    price, now_s = decision.answer.gpu_price, decision.view.now_s
+    takers = beneficiaries([had - has for _, had, has, *_ in decision.changed])
     changes = []
-    for job, taker, packed, wait_s in zip(changed, takers, decision.packed, decision.wait_s, strict=True):
-        slot, had, had_clock, has, clock, how = job
+    for (slot, had, has, had_clock, clock, how), taker in zip(decision.changed, takers, strict=True):
         if has == 0:
             why = Why.PREEMPTED
         elif had == 0:
@@ -60,8 +59,9 @@ def changes_of(pool: Pool, decision: Decision, ledger: Ledger) -> list[Change]:
             why = Why.MOVED if how == MOVED else Why.RECLOCKED
         had_mhz = pool.clocks_mhz[had_clock] if had else 0.0
         has_mhz = pool.clocks_mhz[clock] if has else 0.0
-        name = ledger.job(changed[taker].slot).id if taker >= 0 else ""
+        name = ledger.job(decision.changed[taker][0]).id if taker >= 0 else ""
         reason = Reason(why, had, has, had_mhz, has_mhz, name, price)
+        packed, wait_s = pool.is_packed(slot), pool.wait_s(slot, now_s)
         changes.append(
             Change(ledger.job(slot).id, slot, pool.gpu_type, has, clock, has_mhz, packed, how == MOVED, wait_s, reason)
         )

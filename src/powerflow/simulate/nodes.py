@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from heapq import heappop, heappush
 
 import numpy as np
@@ -56,15 +56,14 @@ class Nodes:
         """When the next node breaks or is back."""
         return self._due[0][0] if self._due else math.inf
 
-    def happenings(self, now_s: float) -> Iterator[tuple[Node, bool]]:
-        """Nodes that break (True) or are back (False) by now, in order."""
-        while self.due_s() <= now_s:
-            _, kind, number = heappop(self._due)
-            if kind == BREAKS:
-                heappush(self._due, (now_s + 3600.0 * self._repair_h, IS_BACK, number))
-            else:
-                self._breaks_later(number, now_s)
-            yield self._nodes[number], kind == BREAKS
+    def next(self) -> tuple[Node, bool]:
+        """The node that is due, and whether it breaks (or is back)."""
+        now_s, kind, number = heappop(self._due)
+        if kind == BREAKS:
+            heappush(self._due, (now_s + 3600.0 * self._repair_h, IS_BACK, number))
+        else:
+            self._breaks_later(number, now_s)
+        return self._nodes[number], kind == BREAKS
 
     def _breaks_later(self, number: int, now_s: float) -> None:
         heappush(self._due, (now_s + 3600.0 * self._rng.exponential(self._mtbf_h), BREAKS, number))

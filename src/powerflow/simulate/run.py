@@ -15,13 +15,13 @@ from heapq import heappop, heappush
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from powerflow.cluster.spec import Node
 from powerflow.cost.catalogue import gpu_type as catalogue_gpu
 from powerflow.cost.table import FloatArray, IntArray
 from powerflow.errors import InputError
 from powerflow.job import Job
+from powerflow.kernel import kernel
 from powerflow.policy.protocol import Policy
 from powerflow.scheduler.events import Completed, Event, Failed, NodeFailed, NodeRecovered, Progress, Submitted
 from powerflow.scheduler.plan import Change, Plan
@@ -253,7 +253,8 @@ class Simulation:
             _, kind, _, run = heappop(self._due)
             if self.runs.get(run.change.slot) is run:  # else it is over: somebody changed it
                 (self._complete if kind == END else self._resume)(run, events)
-        for node, breaks in self._nodes.happenings(now_s):
+        while self._nodes.due_s() <= now_s:
+            node, breaks = self._nodes.next()
             (self._break if breaks else self._mend)(node, events)
         while self._arrival_s <= now_s:
             self._arrive(events)
@@ -317,7 +318,9 @@ class Simulation:
         return run.done + (ran_s - unsaved_s) * run.rate, unsaved_s
 
     def _progress(self) -> Progress:
-        return Progress(*progress(self._running, self._done, self._resume_s, self._rate, self.now_s))
+        slots, done = np.empty(len(self._running), np.int64), np.empty(len(self._running))
+        count = progress(self._running, self._done, self._resume_s, self._rate, self.now_s, slots, done)
+        return Progress(slots[:count], done[:count])
 
     # -- plans --------------------------------------------------------------------------------------------------
 
@@ -357,8 +360,8 @@ class Simulation:
             self._draw_idle(self._nodes.sleeps(name))
         self._quiet += 1
         if self._quiet % STALL_LIMIT == 0:
-            slots, done = progress(self._running, self._done, self._resume_s, self._rate, self.now_s)
-            work = float(np.sum(self.done) + (done - self._done[slots]).sum())
+            now = self._progress()
+            work = float(np.sum(self.done) + (now.done - self._done[now.slots]).sum())
             if work <= self._work_then:
                 raise self._stall()
             self._work_then = work
@@ -442,20 +445,27 @@ class Simulation:
         )
 
 
-@njit(cache=True)
+@kernel
 def progress(
-    running: BoolArray, done: FloatArray, resume_s: FloatArray, rate: FloatArray, now_s: float
-) -> tuple[IntArray, FloatArray]:
-    """Slots of running jobs, ascending, and the iterations each has done; the arguments are by slot."""
-    slots = np.empty(len(running), np.int64)
-    so_far = np.empty(len(running))
+    running: BoolArray,
+    done: FloatArray,
+    resume_s: FloatArray,
+    rate: FloatArray,
+    now_s: float,
+    slots: IntArray,
+    so_far: FloatArray,
+) -> int:
+    """How many jobs run; their slots, ascending, and the iterations each has done, are written to the last two.
+
+    The arguments before are by slot.
+    """
     count = 0
     for slot in range(len(running)):
         if running[slot]:
             slots[count] = slot
             so_far[count] = done[slot] + max(0.0, now_s - resume_s[slot]) * rate[slot]
             count += 1
-    return slots[:count], so_far[:count]
+    return count
 
 
 def simulate(
