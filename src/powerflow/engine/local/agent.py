@@ -35,9 +35,10 @@ _OLD_AGENT_ENDS_S = 10.0
 
 @dataclass(eq=False)
 class Peer:
-    """One connection: what came in and is no whole line yet, what must still go out, and what it waits for."""
+    """One connection: files and what is no whole line yet that came in, what must go out, and until when it waits."""
 
     socket: socket.socket
+    files: list[int] = field(default_factory=list)
     incoming: bytearray = field(default_factory=bytearray)
     outgoing: bytearray = field(default_factory=bytearray)
     wait_until_s: float | None = None
@@ -61,7 +62,7 @@ class Agent:
     """Serves one directory; see the module."""
 
     def __init__(self, home: Path, nodes: dict[str, int], notices: Sequence[str], umask: int) -> None:
-        self._keep = frozenset(map(int, os.listdir("/proc/self/fd")))
+        self._keep = process.descriptors()  # those of preloaded modules: ranks have them too
         self._lock = _only_agent()
         self._umask = umask
         self._open_files = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -127,7 +128,8 @@ class Agent:
             if events & selectors.EVENT_WRITE:
                 self._flush(peer)
             if events & selectors.EVENT_READ:
-                data = peer.socket.recv(1 << 18)
+                data, files, _, _ = socket.recv_fds(peer.socket, 1 << 18, 16)
+                peer.files += files
                 peer.incoming += data
                 if not data or len(peer.incoming) > _MOST_REQUEST_BYTES:
                     return self._hang_up(peer)
@@ -146,6 +148,8 @@ class Agent:
             answer = self._verbs[request["do"]](peer, request)
         except Exception as error:
             answer = _refusal(error)
+        while peer.files:
+            os.close(peer.files.pop())
         if answer is not None:
             self._say(peer, answer)
 
@@ -180,6 +184,7 @@ class Agent:
         """Who we are; ``nodes`` in the request replaces the nodes."""
         if request.get("nodes") is not None:
             self._nodes = {str(name): int(gpus) for name, gpus in request["nodes"].items()}
+            _remember({"nodes": self._nodes})
         users = {"user"} if os.geteuid() == 0 else set()
         return {
             "nodes": self._nodes,
@@ -198,6 +203,8 @@ class Agent:
             return None
         if spec.node not in self._nodes:
             raise EngineError(f"there is no node {spec.node!r}")
+        if len(peer.files) != 1:
+            raise EngineError("a launch comes with one file: the environment")
         if self._ending:
             raise EngineError("the agent is ending", retry=True)
         directory = self._table.admit(spec)
@@ -208,9 +215,10 @@ class Agent:
             self._table.drop_failed(name)
             raise EngineError(f"cannot start {name}: {error}", retry=True) from None
         if child == 0:
-            raise _Forked(
-                shim.Launch(spec, directory, reply, self._table.cgroups, self._keep, self._umask, self._open_files)
-            )
+            environment = peer.files[0]
+            peer.files.clear()
+            limits = self._umask, self._open_files
+            raise _Forked(shim.Launch(spec, directory, environment, reply, self._table.cgroups, self._keep, *limits))
         os.close(reply)
         self._pending[name] = Pending(child, [peer])
         self._selector.register(answer, selectors.EVENT_READ, lambda _: self._hear(name, answer))
@@ -338,6 +346,14 @@ def _refusal(error: Exception) -> dict[str, Any]:
     return {"error": f"{type(error).__name__}: {error}", "retry": False, "fenced": False}
 
 
+def _remember(settings: dict[str, Any]) -> dict[str, Any]:
+    """Keep these settings for agents to come; all settings as they then are."""
+    path = Path(records.SETTINGS)
+    settings = (records.read(path) or {}) | settings
+    records.replace(path, settings)
+    return settings
+
+
 def _only_agent() -> int:
     """The lock that makes this the directory's only agent; an old one's forks let go of it within moments."""
     deadline_s = time.monotonic() + _OLD_AGENT_ENDS_S
@@ -385,8 +401,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Serve a directory. Forks that become shims and ranks leave through here, too."""
     parser = argparse.ArgumentParser(prog="python -m powerflow.engine.local.agent", description="Starts ranks.")
     parser.add_argument("directory", type=Path, metavar="DIR", help="where everything is kept")
-    parser.add_argument("--node", type=_node, action="append", default=[], metavar="NAME:GPUS", help="a node it plays")
-    parser.add_argument("--preload", action="append", default=[], metavar="MODULE", help="import this for all ranks")
+    parser.add_argument(
+        "--node", type=_node, action="append", default=[], metavar="NAME:GPUS", help="a node it plays; none: as before"
+    )
+    parser.add_argument(
+        "--preload", action="append", default=[], metavar="MODULE", help="import this for ranks; none: as before"
+    )
     given = parser.parse_args(arguments)
     if not Path(f"/proc/self/task/{os.getpid()}/children").exists():
         sys.exit("this kernel does not list a process's children (CONFIG_PROC_CHILDREN): ranks could not be ended")
@@ -396,8 +416,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     home.mkdir(parents=True, exist_ok=True)
     home.chmod(0o700)
     os.chdir(home)
-    notices = interpreter.preload(given.preload)
-    agent = Agent(home, dict(given.node), notices, umask)
+    told = {"nodes": dict(given.node)} if given.node else {}
+    settings = _remember(told | ({"preload": given.preload} if given.preload else {}))
+    notices = interpreter.preload(settings.get("preload", ()))
+    agent = Agent(home, settings.get("nodes", {}), notices, umask)
     _detach()
     launch = agent.serve()
     if launch is None:

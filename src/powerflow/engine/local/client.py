@@ -17,6 +17,7 @@ from typing import Any
 
 from powerflow.engine.local import records
 from powerflow.engine.local.logs import read_log
+from powerflow.engine.local.shim import write_environment
 from powerflow.engine.protocol import EngineError, EngineNode, Fenced, RankName, RankSpec, RankStatus
 
 _PATIENCE_S = 30.0  # how long an agent that dies again and again is asked again
@@ -29,8 +30,8 @@ class LocalEngine:
 
     Args:
         directory: Where the engine keeps everything; it belongs to one user.
-        nodes: GPUs by node name. None: leave them as the agent has them.
-        preload: Modules that ranks with ``python=True`` find imported; read when the agent is started.
+        nodes: GPUs by node name. None: as they were.
+        preload: Modules that ranks with ``python=True`` find imported, once the agent starts anew. Empty: as before.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class LocalEngine:
         self._closed = False
         self._seen = threading.local()  # the state of things that each thread has seen
         self._cache: tuple[str, tuple[RankStatus, ...]] = ("", ())
-        self._ask({"do": "hello"})
+        self._ask({"do": "hello", "nodes": self._wanted})
 
     def nodes(self) -> Sequence[EngineNode]:
         """Nodes there are."""
@@ -61,7 +62,12 @@ class LocalEngine:
 
     def launch(self, spec: RankSpec) -> RankStatus:
         """Start a rank, once; see `Engine.launch`."""
-        answer = self._ask({"do": "launch", "spec": records.spec_row(records.check_spec(spec))})
+        request = {"do": "launch", "spec": records.spec_row(records.check_spec(spec))}
+        environment = write_environment(spec.env)
+        try:
+            answer = self._ask(request, environment)
+        finally:
+            os.close(environment)
         return records.status_from_row(answer["rank"])
 
     def fence(self, gang: str, epoch: int) -> None:
@@ -134,13 +140,13 @@ class LocalEngine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _ask(self, request: dict[str, Any], *files: int) -> dict[str, Any]:
         """Ask the agent; where it died over the question, ask its successor: every request may be asked again."""
         deadline_s = time.monotonic() + _PATIENCE_S
         while True:
             try:
                 with self._connection() as connection:
-                    answer = connection.ask(request)
+                    answer = connection.ask(request, *files)
                 break
             except OSError as error:
                 self._refuse_if_closed()
@@ -179,12 +185,9 @@ class LocalEngine:
 
     def _connect(self) -> _Connection:
         try:
-            connection = _Connection(self._home)
+            return _Connection(self._home)
         except (FileNotFoundError, ConnectionError):
-            connection = self._start_agent()
-        if self._wanted is not None:
-            connection.ask({"do": "hello", "nodes": self._wanted})
-        return connection
+            return self._start_agent()
 
     def _start_agent(self) -> _Connection:
         """Start the agent unless somebody else just did."""
@@ -194,8 +197,10 @@ class LocalEngine:
             with contextlib.suppress(FileNotFoundError, ConnectionError):
                 return _Connection(self._home)
             command = [sys.executable, "-m", "powerflow.engine.local.agent", str(self._home)]
-            command += [f"--node={name}:{gpus}" for name, gpus in (self._wanted or {}).items()]
-            command += [f"--preload={module}" for module in self._preload]
+            for name, gpus in (self._wanted or {}).items():
+                command += ["--node", f"{name}:{gpus}"]
+            for module in self._preload:
+                command += ["--preload", module]
             done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
             if done.returncode != 0:
                 raise EngineError(f"cannot start the agent of {self._home}: {done.stderr.strip()[-2000:]}")
@@ -221,13 +226,15 @@ class _Connection:
             os.close(directory)
         self._lines = self._socket.makefile("rb")
 
-    def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """One question, one answer.
+    def ask(self, request: Mapping[str, Any], *files: int) -> dict[str, Any]:
+        """One question, with open files to go along, and its answer.
 
         Raises:
             OSError: If the agent is gone.
         """
-        self._socket.sendall(json.dumps(request).encode() + b"\n")
+        question = json.dumps(request).encode() + b"\n"
+        sent = socket.send_fds(self._socket, [question], files) if files else 0
+        self._socket.sendall(question[sent:])
         line = self._lines.readline()
         if not line.endswith(b"\n"):
             raise ConnectionResetError("the agent hung up")

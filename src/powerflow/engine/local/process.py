@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-_SET_PDEATHSIG, _SET_NAME, _SET_CHILD_SUBREAPER, _SET_NO_NEW_PRIVS = 1, 15, 36, 38
+_SET_PDEATHSIG, _SET_DUMPABLE, _SET_NAME, _SET_CHILD_SUBREAPER, _SET_NO_NEW_PRIVS = 1, 4, 15, 36, 38
 _prctl = ctypes.CDLL(None, use_errno=True).prctl
 
 
@@ -44,6 +44,11 @@ def die_with_parent(parent: int) -> None:
 def gain_no_privileges() -> None:
     """From now on no program run by this process or its children gets more rights (set-uid bits do nothing)."""
     _control(_SET_NO_NEW_PRIVS, 1)
+
+
+def be_dumpable() -> None:
+    """Belong to one's user in /proc, which changing the user undoes."""
+    _control(_SET_DUMPABLE, 1)
 
 
 def boot_id() -> str:
@@ -100,6 +105,16 @@ def session(leader: int) -> Iterator[int]:
     for entry in os.listdir("/proc"):
         if entry.isdigit() and (found := _stat(int(entry))) and int(found[3]) == leader and found[0] not in b"ZX":
             yield int(entry)
+
+
+def descriptors() -> frozenset[int]:
+    """Files that this process holds open."""
+    found = set()
+    for descriptor in map(int, os.listdir("/proc/self/fd")):
+        with contextlib.suppress(OSError):  # the one that listed them is closed by now
+            os.fstat(descriptor)
+            found.add(descriptor)
+    return frozenset(found)
 
 
 def send(pid: int, number: int) -> bool:

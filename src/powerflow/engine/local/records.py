@@ -3,6 +3,7 @@
 ::
 
     agent.sock  agent.lock  start.lock  agent.log
+    agent.json                       nodes and modules to preload, as they were last given
     fences/GANG                      lowest epoch that may still be launched
     ranks/GANG.EPOCH.NUMBER/
         spec.json                    what was asked for (its environment left out: it may hold secrets)
@@ -18,10 +19,10 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ SOCKET = "agent.sock"
 AGENT_LOCK = "agent.lock"
 START_LOCK = "start.lock"
 AGENT_LOG = "agent.log"
+SETTINGS = "agent.json"
 
 #: Gangs become file names, so they are letters, digits, dots, underscores and hyphens, and do not begin with a dot.
 _GANG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
@@ -92,8 +94,8 @@ def _fields(spec: RankSpec) -> dict[str, Any]:
 
 
 def spec_row(spec: RankSpec) -> dict[str, Any]:
-    """A spec as JSON can hold it."""
-    return asdict(spec) | {"name": str(spec.name), "env": dict(spec.env)}
+    """A spec as JSON can hold it, without its environment, which may hold secrets."""
+    return _fields(spec) | {"env": {}, "name": str(spec.name)}
 
 
 def spec_from_row(row: Mapping[str, Any]) -> RankSpec:
@@ -110,7 +112,7 @@ def status_row(status: RankStatus) -> list[Any]:
 def status_from_row(row: list[Any]) -> RankStatus:
     """Undoes `status_row`."""
     name, node, state, pid, code, started_s, ended_s = row
-    ended = float("nan") if ended_s is None else ended_s
+    ended = math.nan if ended_s is None else ended_s
     return RankStatus(RankName.parse(name), node, RankState(state), pid, code, started_s, ended)
 
 

@@ -40,6 +40,7 @@ class Launch:
     Attributes:
         spec: The rank.
         directory: Where its records are.
+        environment: Descriptor of a file that holds the rank's environment; see `read_environment`.
         reply: Descriptor to the agent: one JSON object, ``{}`` when the rank runs, ``error`` or ``held`` when not.
         cgroups: Where ranks are limited.
         keep: Descriptors that the rank inherits (those that preloaded modules hold).
@@ -49,6 +50,7 @@ class Launch:
 
     spec: RankSpec
     directory: Path
+    environment: int
     reply: int
     cgroups: Cgroups
     keep: Collection[int]
@@ -59,13 +61,16 @@ class Launch:
 def run(launch: Launch) -> None:
     """Be the shim of a rank; call it in a new fork. It returns only in the rank, if that is a script to be run."""
     try:
-        _run(launch)
+        started = _start(launch)
     except (OSError, ValueError) as error:
         _give_up(launch, f"cannot start {launch.spec.name}: {error}", retry=True)
+    if started is not None:
+        _keep(launch, *started)
 
 
-def _run(launch: Launch) -> None:
-    _close_all_but({*launch.keep, launch.reply})
+def _start(launch: Launch) -> tuple[int, int] | None:
+    """Start the rank; its pid and the pipe that it writes into. None in the rank itself."""
+    _close_all_but({*launch.keep, launch.reply, launch.environment})
     os.setsid()
     process.show_as("powerflow-shim")
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -84,12 +89,12 @@ def _run(launch: Launch) -> None:
         for descriptor in (go_w, failure, output, lock, launch.reply):
             os.close(descriptor)
         _become_rank(launch, shim, go, failure_w, output_w)
-        return
-    for descriptor in (go, failure_w, output_w):
+        return None
+    for descriptor in (go, failure_w, output_w, launch.environment):
         os.close(descriptor)
-    log = LogWriter(launch.directory)
+    spec = launch.spec
     try:
-        launch.cgroups.enter(str(launch.spec.name), rank, memory_bytes=launch.spec.memory_bytes, cpus=launch.spec.cpus)
+        launch.cgroups.enter(str(spec.name), rank, memory_bytes=spec.memory_bytes, cpus=spec.cpus)
         who = {
             "shim": [shim, process.start_ticks(shim)],
             "rank": [rank, process.start_ticks(rank)],
@@ -97,22 +102,25 @@ def _run(launch: Launch) -> None:
             "started_s": started_s,
         }
         records.replace(launch.directory / "process.json", who)
-    except OSError:
-        os.close(go_w)  # the rank reads no word to go, and leaves
-        os.waitpid(rank, 0)
-        raise
-    os.write(go_w, _GO)
-    os.close(go_w)
-    if why := os.read(failure, 4096).decode(errors="replace"):
-        os.waitpid(rank, 0)
-        launch.cgroups.leave(str(launch.spec.name))
-        _give_up(launch, f"cannot start {launch.spec.name}: {why}", retry=False)
+        os.write(go_w, _GO)
+    finally:
+        os.close(go_w)  # a rank that reads no word to go leaves
+    why = os.read(failure, 4096).decode(errors="replace")
     os.close(failure)
+    if why:
+        os.waitpid(rank, 0)
+        launch.cgroups.leave(str(spec.name))
+        _give_up(launch, f"cannot start {spec.name}: {why}", retry=False)
     _reply(launch, {})
+    return rank, output
+
+
+def _keep(launch: Launch, rank: int, output: int) -> NoReturn:
+    """See a rank to its end, and to the end of all that it started."""
+    log = LogWriter(launch.directory)
     code = _watch(rank, output, log)
     process.end_children()
     _drain(output, log)
-    log.close()
     launch.cgroups.leave(str(launch.spec.name))
     _leave_word(launch, {"state": "exited", "code": code, "ended_s": time.time()})
     os._exit(0)
@@ -126,6 +134,8 @@ def _become_rank(launch: Launch, shim: int, go: int, failure: int, output: int) 
         if os.read(go, 1) != _GO:
             os._exit(127)
         os.close(go)
+        env = read_environment(launch.environment)
+        os.close(launch.environment)
         _restore(launch)
         nothing = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nothing, 0)
@@ -138,10 +148,10 @@ def _become_rank(launch: Launch, shim: int, go: int, failure: int, output: int) 
         process.die_with_parent(shim)
         os.chdir(spec.directory)
         if not runs_here(spec):
-            os.execvpe(spec.command[0], spec.command, spec.env)
+            os.execvpe(spec.command[0], spec.command, env)
         _close_all_but({*launch.keep, failure})
         os.environ.clear()
-        os.environ.update(spec.env)
+        os.environ.update(env)
         sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
         process.show_as("powerflow-rank")
         os.close(failure)
@@ -151,10 +161,24 @@ def _become_rank(launch: Launch, shim: int, go: int, failure: int, output: int) 
 
 
 def _close_all_but(kept: Collection[int]) -> None:
-    for descriptor in map(int, os.listdir("/proc/self/fd")):
-        if descriptor not in kept:
-            with contextlib.suppress(OSError):  # the one that listed them is closed already
-                os.close(descriptor)
+    for descriptor in process.descriptors() - set(kept):
+        os.close(descriptor)
+
+
+def write_environment(env: Mapping[str, str]) -> int:
+    """A file in memory that holds an environment, as a descriptor.
+
+    So it goes from the caller to the rank, and its secrets are never in the memory of the agent, which all ranks share.
+    """
+    file = os.memfd_create("environment")
+    os.write(file, json.dumps(dict(env)).encode())
+    return file
+
+
+def read_environment(file: int) -> dict[str, str]:
+    """Undoes `write_environment`."""
+    found: dict[str, str] = json.loads(os.pread(file, os.fstat(file).st_size, 0))
+    return found
 
 
 def runs_here(spec: RankSpec) -> bool:
@@ -197,14 +221,13 @@ def switch_user(user: str) -> None:
         return
     if os.geteuid() != 0:
         raise ValueError(f"only root can run ranks as another user ({user!r})")
-    if entry.pw_uid == 0:
-        raise ValueError(f"user {user!r} is root by another name")
     os.setgroups([])
     os.initgroups(entry.pw_name, entry.pw_gid)
     os.setresgid(entry.pw_gid, entry.pw_gid, entry.pw_gid)
     os.setresuid(entry.pw_uid, entry.pw_uid, entry.pw_uid)
     os.umask(0o022)
     process.gain_no_privileges()
+    process.be_dumpable()  # so that /proc/self is its own, as in any process
 
 
 def _watch(rank: int, output: int, log: LogWriter) -> int:
@@ -252,8 +275,7 @@ def _drain(output: int, log: LogWriter) -> None:
 
 def _give_up(launch: Launch, why: str, *, retry: bool) -> NoReturn:
     _reply(launch, {"error": why, "retry": retry})
-    with contextlib.suppress(FileNotFoundError):
-        _leave_word(launch, {"state": "failed"})
+    _leave_word(launch, {"state": "failed"})
     os._exit(1)
 
 
@@ -268,7 +290,7 @@ def _leave_word(launch: Launch, status: Mapping[str, object]) -> None:
     while True:
         try:
             return records.replace(launch.directory / "status.json", status)
-        except FileNotFoundError:
-            raise
+        except FileNotFoundError:  # the directory was deleted: nobody is left who would read it
+            return
         except OSError:
             time.sleep(1.0)

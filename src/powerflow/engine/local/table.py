@@ -7,6 +7,7 @@ writes the status before it goes. So a free lock and no status means that the sh
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 import signal
@@ -94,7 +95,7 @@ class Table:
         directory = self.directory(str(spec.name))
         try:
             directory.mkdir(exist_ok=True)
-            records.replace(directory / "spec.json", records.spec_row(spec) | {"env": {}})
+            records.replace(directory / "spec.json", records.spec_row(spec))
         except OSError as error:
             self._remove(str(spec.name))
             raise EngineError(f"cannot write down {spec.name}: {error}", retry=True) from None
@@ -154,7 +155,7 @@ class Table:
             return None
         shim, shim_ticks = who["shim"]
         status = RankStatus(
-            RankName.parse(name), spec["node"], RankState.RUNNING, who["rank"][0], None, who["started_s"], float("nan")
+            RankName.parse(name), spec["node"], RankState.RUNNING, who["rank"][0], None, who["started_s"], math.nan
         )
         if end is None and alive:
             pidfd = process.open_process(shim, shim_ticks)
