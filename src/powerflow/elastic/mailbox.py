@@ -65,7 +65,7 @@ class Target:
     Attributes:
         generation: Rises by at least one with every change. Ranks never go back.
         members: Ranks in order of their number in the group; survivors first. Empty: save a checkpoint and leave.
-        local_batch_max: Most samples of one pass on one GPU.
+        local_batch_max: Most samples of one pass on one GPU; 0: no limit.
         nodes: Nodes that the members stand on.
         checkpoint_s: Save a checkpoint every so many seconds; 0: only when all ranks must leave.
     """
@@ -175,6 +175,15 @@ class Mailbox:
         """Where these ranks stand, as far as they have said so."""
         found = (read_json(self.directory / "ranks" / f"{name}.json") for name in names)
         return [RankReport(**{**entry, "phase": Phase(entry["phase"])}) for entry in found if entry is not None]
+
+    def living(self, silent_s: float) -> list[RankReport]:
+        """Ranks that have reported no longer than so many seconds before the latest report of all."""
+        written: dict[str, float] = {}
+        for path in (self.directory / "ranks").glob("[!.]*.json"):
+            with contextlib.suppress(FileNotFoundError):
+                written[path.stem] = path.stat().st_mtime
+        latest = max(written.values(), default=0.0)
+        return self.reports([name for name, when in written.items() if latest - when <= silent_s])
 
 
 def _target(found: dict[str, Any]) -> Target:

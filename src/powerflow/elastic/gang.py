@@ -1,0 +1,362 @@
+"""A rank's part in its gang: hears of new generations, leads when it is its turn, goes over, leaves.
+
+See `powerflow.elastic.mailbox` for what ranks and controller say to each other. Nothing here trains.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import Store
+from torch.nn.parallel import DistributedDataParallel
+
+from powerflow.elastic import group
+from powerflow.elastic.mailbox import Mailbox, Phase, Switch, Target
+from powerflow.elastic.reporter import Reporter
+from powerflow.elastic.state import State, Training, load, receive, send
+
+#: Phases in which a rank waits to be taken along.
+WAITING = (Phase.READY, Phase.BROKEN, Phase.DONE)
+#: A rank that has not reported for so long is gone.
+SILENT_S = 10.0
+#: How long a regroup is given before something newer may stop it.
+REGROUP_S = 1.0
+#: Shortest time between two looks at what does not come with a change of a file.
+LOOK_S = 0.02
+
+
+class News:
+    """Tells with one `os.stat` whether a file was replaced since it was last asked."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.seen: tuple[int, int] | None = None
+
+    def come(self) -> bool:
+        """Whether there is another file than before."""
+        try:
+            status = os.stat(self.path)
+        except FileNotFoundError:
+            return False
+        found = (status.st_mtime_ns, status.st_ino)
+        if found == self.seen:
+            return False
+        self.seen = found
+        return True
+
+
+class Gang:
+    """One rank's membership.
+
+    Attributes:
+        generation, rank, ranks: What it belongs to now; generation 0 before its first.
+        target: As posted for that generation.
+        parallel: The model as DDP of the present group; None while there is but one rank.
+        whole: False from the moment a peer was lost until a new group stands.
+        step_ended_s: When the last step ended, on the monotonic clock.
+    """
+
+    def __init__(
+        self, mailbox: Mailbox, name: str, training: Training, reporter: Reporter, idle: Callable[[], None]
+    ) -> None:
+        self.mailbox = mailbox
+        self.name = name
+        self.training = training
+        self.reporter = reporter
+        self.idle = idle
+        self.generation = 0
+        self.rank, self.ranks = 0, 1
+        self.target: Target | None = None
+        self.parallel: DistributedDataParallel | None = None
+        self.whole = False
+        self.step_ended_s = time.monotonic()
+        self._store: Store | None = None
+        self._listed = False  # whether some target has had us among its members
+        self._tried = 0  # newest generation that we went for
+        self._next: Switch | None = None
+        self._wanted: Target | None = None
+        self._done = False
+        self._told_to_leave = False
+        self._news_of_switch = News(mailbox.directory / "switch.json")
+        self._news_of_target = News(mailbox.directory / "target.json")
+        self._looked_s = 0.0
+        self._saved_s = time.monotonic()
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._on_sigterm)
+
+    @property
+    def local_batch_max(self) -> int:
+        """Most samples of one pass; 0: no limit."""
+        return 0 if self.target is None else self.target.local_batch_max
+
+    @property
+    def nodes(self) -> int:
+        """Nodes that the gang stands on."""
+        return 1 if self.target is None else self.target.nodes
+
+    def _on_sigterm(self, _number: int, _frame: Any) -> None:
+        self._told_to_leave = True
+
+    # -- between two steps -------------------------------------------------------------------------------------------
+
+    def between_steps(self) -> bool:
+        """Do what is due before a step; True if the group is another one than before."""
+        if self._told_to_leave:
+            self._leave(None)
+        if not self.whole:
+            self._await_generation()
+            return True
+        if self._news_of_switch.come():
+            switch = self.mailbox.switch()
+            if switch is not None and switch.target.generation > self._tried:
+                self._next = switch
+        if self._next is not None and self._next.step <= self.training.position.step:
+            if not self._go_over(self._next):
+                self._await_generation()
+            return True
+        if self.rank == 0:
+            self._lead()
+            self._save_if_due()
+        return False
+
+    def _lead(self) -> None:
+        """Say when all go over, as soon as every newcomer is ready."""
+        if self._news_of_target.come():
+            self._wanted = self.mailbox.target()
+        wanted = self._wanted
+        if wanted is None or wanted.generation <= self._tried or self._next is not None:
+            return
+        now = time.monotonic()
+        if now - self._looked_s < LOOK_S:
+            return
+        self._looked_s = now
+        assert self.target is not None
+        if self._all_wait([m.name for m in wanted.members if m not in self.target.members]):
+            with contextlib.suppress(OSError):  # no room on the disk: say it later
+                self.mailbox.post_switch(Switch(wanted, self.training.position.step + 1))
+
+    def _save_if_due(self) -> None:
+        assert self.target is not None
+        if self.target.checkpoint_s and time.monotonic() - self._saved_s >= self.target.checkpoint_s:
+            self._save()
+
+    def _save(self) -> None:
+        self.reporter.tell(Phase.SAVING)
+        try:
+            self.training.save(self.mailbox.checkpoint)
+            self.reporter.note(saved_step=self.training.position.step)
+        except OSError as error:
+            self.reporter.note(note=f"no checkpoint: {error}")
+        self._saved_s = time.monotonic()
+        self.reporter.enter(Phase.COMPUTING)
+
+    # -- a peer was lost, or we are new ------------------------------------------------------------------------------
+
+    def lose(self, note: str) -> None:
+        """A peer is gone: let go of the group, so that all others see it too."""
+        self._let_go()
+        self.idle()
+        self.reporter.tell(Phase.BROKEN if self.training.joined else Phase.READY, note=note.splitlines()[0][:300])
+
+    def join(self) -> None:
+        """All is built: be taken into the gang."""
+        group.warm_up()
+        self.idle()
+        self.reporter.tell(Phase.READY)
+        self._await_generation()
+
+    def _await_generation(self) -> None:
+        """Wait until we belong to a group that is whole."""
+        while True:
+            switch = self._hear()
+            if switch is not None and self._go_over(switch):
+                return
+            time.sleep(0.003)
+
+    def _hear(self) -> Switch | None:
+        """What a rank outside of a whole group is to go over to; leads or leaves if that is what is due."""
+        if self._told_to_leave:
+            self._leave(None)
+        if self._news_of_switch.come():
+            self._next = self.mailbox.switch()
+        if self._next is not None and self._concerns_us(self._next.target):
+            return self._next
+        if self._news_of_target.come():
+            self._wanted = self.mailbox.target()
+        wanted = self._wanted
+        if wanted is None or not self._concerns_us(wanted) or time.monotonic() - self._looked_s < LOOK_S:
+            return None
+        self._looked_s = time.monotonic()
+        names = [member.name for member in wanted.members]
+        if self.name not in names:
+            if not self._done:
+                self._leave(wanted)
+            return None
+        if names[0] == self.name and self._all_wait(names) and not self._others_train(names):
+            with contextlib.suppress(OSError):
+                self.mailbox.post_switch(Switch(wanted, 0))
+        return None
+
+    def _concerns_us(self, target: Target) -> bool:
+        """Whether this is news; what was posted before we were launched is not."""
+        if not self._listed and self.name in [member.name for member in target.members]:
+            self._listed, self._tried = True, target.generation - 1
+        return self._listed and target.generation > self._tried
+
+    def _all_wait(self, names: Sequence[str]) -> bool:
+        reports = self.mailbox.reports(names)
+        return len(reports) == len(names) and all(report.phase in WAITING for report in reports)
+
+    def _others_train(self, names: Sequence[str]) -> bool:
+        """Whether newcomers must wait for a gang, none of which they are, to leave its state in a checkpoint."""
+        if any(report.generation for report in self.mailbox.reports(names)):
+            return False
+        return any(
+            report.generation and report.phase not in (Phase.RELEASED, Phase.DONE)
+            for report in self.mailbox.living(SILENT_S)
+            if report.name not in names
+        )
+
+    # -- going over --------------------------------------------------------------------------------------------------
+
+    def _go_over(self, switch: Switch) -> bool:
+        """Become part of a new generation, with the run's state; False if that failed and another is to be awaited."""
+        target = switch.target
+        names = [member.name for member in target.members]
+        self._tried = target.generation
+        self._next = None
+        if self.name not in names:
+            self._leave(target)
+        self.idle()
+        self.reporter.tell(Phase.REGROUPING)
+        try:
+            self._regroup(target, names.index(self.name))
+        except group.GaveUp:
+            self.lose("members did not come together")
+        except RuntimeError as error:
+            if not group.lost_peer(error):
+                raise
+            self.lose(str(error))
+        return self.whole
+
+    def _regroup(self, target: Target, rank: int) -> None:
+        began_s = time.monotonic()
+
+        def give_up() -> bool:
+            return self._should_give_up(target, rank, began_s)
+
+        if rank == 0 and not self.training.joined:
+            self._take_checkpoint(target, give_up)
+        store = group.meet(self.mailbox, target, rank, give_up)
+        self._let_go()
+        self._store = store
+        group.form(store, rank, len(target.members), cuda=self.training.on_cuda())
+        state = self._share(rank, len(target.members))
+        group.settle()
+        if state is not None:
+            self.training.become(state)
+        self.training.joined = True
+        self.generation, self.rank, self.ranks, self.target = target.generation, rank, len(target.members), target
+        self.parallel = self.training.in_parallel() if self.ranks > 1 else None
+        self.whole = True
+        self.reporter.tell(
+            Phase.COMPUTING,
+            generation=self.generation,
+            step=self.training.position.step,
+            epoch=self.training.position.epoch,
+            samples=self.training.position.samples,
+            timed_steps=0,
+            timed_s=0.0,
+            pause_s=time.monotonic() - self.step_ended_s,
+            note="",
+        )
+
+    def _take_checkpoint(self, target: Target, give_up: Callable[[], bool]) -> None:
+        """Start from the checkpoint, if there is one, in case no member brings the run's state."""
+        names = [member.name for member in target.members]
+        for _ in group.until(give_up):
+            if not self._others_train(names):
+                break
+        state = load(self.mailbox.checkpoint)
+        if state is not None:
+            self.training.become(state)
+            self.training.joined = False  # a survivor knows better
+            self.reporter.note(saved_step=self.training.position.step)
+
+    def _share(self, rank: int, ranks: int) -> State | None:
+        """Have the state of the most advanced survivor given to all who need it; what we are to become, if we do."""
+        steps = torch.zeros(ranks, dtype=torch.int64)  # 0: has no state of the run
+        if self.training.joined:
+            steps[rank] = self.training.position.step + 1
+        if ranks > 1:
+            dist.all_reduce(steps)
+        source, most = int(steps.argmax()), int(steps.max())
+        behind = [number for number in range(ranks) if number != source and (int(steps[number]) < most or not most)]
+        if not behind:
+            return None
+        if rank == source:
+            send(self.training.state(), source)
+            return None
+        return receive(source, keep=rank in behind)
+
+    def _should_give_up(self, target: Target, rank: int, began_s: float) -> bool:
+        if self._told_to_leave or (self._done and self._all_done()):
+            return True
+        switch = self.mailbox.switch()
+        if switch is not None and switch.target.generation > target.generation:
+            return True
+        if rank == 0 and (switch is None or switch.target.generation < target.generation):
+            self.mailbox.post_switch(Switch(target, 0))  # the leader of an older target wrote over it
+        wanted = self.mailbox.target()
+        return wanted is not None and wanted.generation > target.generation and time.monotonic() - began_s > REGROUP_S
+
+    def _let_go(self) -> None:
+        self.whole = False
+        self.parallel = None
+        group.close()
+        self._store = None
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """All epochs are trained here: wait until they are everywhere; stand by where a peer was lost meanwhile."""
+        self._done = True
+        began_s = time.monotonic()
+        self.reporter.tell(Phase.DONE)
+        while not self._all_done():
+            time.sleep(0.003)
+            if time.monotonic() - began_s < REGROUP_S:
+                continue
+            switch = self._hear()
+            if switch is not None and self.name in [member.name for member in switch.target.members]:
+                self._go_over(switch)
+                self.reporter.tell(Phase.DONE)
+        self.reporter.tell(Phase.DONE)
+
+    def _all_done(self) -> bool:
+        """Whether every rank of this generation has trained all epochs; once true, it stays so."""
+        assert self.target is not None
+        reports = self.mailbox.reports([member.name for member in self.target.members])
+        return all(report.steps_total is not None and report.step >= report.steps_total for report in reports)
+
+    def _leave(self, target: Target | None) -> NoReturn:
+        """End this process as told, once the state is kept, if nobody else keeps it."""
+        survivors = [] if target is None else self.mailbox.reports([member.name for member in target.members])
+        kept = any(report.generation for report in survivors)
+        if self.training.joined and not kept and (self.rank == 0 or not self.whole):
+            self.reporter.tell(Phase.SAVING)
+            self.training.save(self.mailbox.checkpoint)
+            self.reporter.note(saved_step=self.training.position.step)
+        self._let_go()
+        self.reporter.tell(Phase.RELEASED)
+        self.reporter.close()
+        raise SystemExit(0)

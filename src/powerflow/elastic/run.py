@@ -1,0 +1,300 @@
+"""What a training script sees: `Run` takes the place of DDP, of sampler and loader, and of ``loss.backward``.
+
+The script keeps its own loop. Each turn of the inner loop is one pass (forward and backward on one local batch); after
+the last pass of a step all ranks have the mean gradient of the global batch, and the script's own ``optimizer.step()``
+takes effect. When a peer is lost in a step, nothing of that step takes effect, and the loop goes on with what all
+survivors agree on: the same step again, or the next one, or the next epoch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import Dataset
+
+from powerflow.elastic import group
+from powerflow.elastic.fixed import Fixed
+from powerflow.elastic.gang import Gang
+from powerflow.elastic.gate import gate_all
+from powerflow.elastic.loader import Feed
+from powerflow.elastic.mailbox import JOB_DIR, RANK_NAME, Mailbox, Phase
+from powerflow.elastic.order import Order, Pass, Position
+from powerflow.elastic.reporter import Reporter
+from powerflow.elastic.state import Stateful, Training
+from powerflow.errors import InputError
+
+if TYPE_CHECKING:
+    from powerflow.device.pacer import Pacer
+
+
+class Run:
+    """One rank's view of an elastic run; `powerflow.elastic.init` makes it."""
+
+    def __init__(self) -> None:
+        directory, name = os.environ.get(JOB_DIR), os.environ.get(RANK_NAME)
+        if (directory is None) != (name is None):
+            raise InputError(f"only one of {JOB_DIR} and {RANK_NAME} is set", fix="set both, or none for a plain run")
+        self._mailbox = None if directory is None else Mailbox(directory)
+        if self._mailbox is not None:
+            self._mailbox.create()
+        self._name = name or ""
+        self._reporter = Reporter(self._mailbox, self._name)
+        self._pacer = _pacer()
+        self._training: Training | None = None
+        self._gang: Gang | Fixed | None = None
+        self._feed: Feed | None = None
+        self._pass: Pass | None = None  # that the script is in
+        self._went_back = False  # whether it has called `backward` in this pass
+        self._holds_gradients = False  # of passes that no update has used yet
+        self._epoch: int | None = None  # that the script is in; it may lag behind the position
+        self._epochs = 0
+        self._timed_steps, self._timed_s, self._timed_generation = 0, 0.0, 0
+
+    @property
+    def rank(self) -> int:
+        """Number of this rank in its gang now; 0 before the first epoch."""
+        return 0 if self._gang is None else self._gang.rank
+
+    @property
+    def ranks(self) -> int:
+        """Ranks of the gang now."""
+        return 1 if self._gang is None else self._gang.ranks
+
+    @property
+    def position(self) -> Position:
+        """How far the run is."""
+        return Position() if self._training is None else self._training.position
+
+    @property
+    def updates(self) -> bool:
+        """Whether ``optimizer.step()`` would take effect here: only in the last pass of a step."""
+        if self._pass is not None:
+            return self._pass.last and self._gang is not None and self._gang.whole
+        return self._epoch is None or self.position.epoch == self._epoch
+
+    def wrap(self, model: nn.Module, *others: Stateful, **ddp_options: Any) -> nn.Module:
+        """Take charge of a model and of all that is trained with it.
+
+        Args:
+            model: Where the script would call ``DDP(model)``, on its device.
+            others: Optimisers, LR schedulers, gradient scaler, averages: all that a newcomer must have. Anything with
+                ``state_dict`` and ``load_state_dict``.
+            ddp_options: For `torch.nn.parallel.DistributedDataParallel`.
+
+        Returns:
+            A module to be called like the model; the model itself is its ``module``, as with DDP.
+
+        Raises:
+            InputError: If called twice.
+        """
+        if self._training is not None:
+            raise InputError("wrap was called twice", fix="put modules that are trained together into one module")
+        self._training = Training(model, others, ddp_options)
+        for other in others:
+            gate_all(other, self._may_update, self._may_clear)
+        if self._mailbox is None:
+            self._gang = Fixed(self._training)
+        else:
+            self._gang = Gang(self._mailbox, self._name, self._training, self._reporter, self._idle)
+        return Wrapped(model, self)
+
+    def epochs(self, count: int) -> Iterator[int]:
+        """The epochs that are left to train, of 0 to ``count`` − 1; a newcomer's first is where the run is.
+
+        Raises:
+            InputError: If `wrap` was not called before.
+        """
+        training, gang = self._parts()
+        self._epochs = count
+        gang.join()
+        if self._pacer is not None:
+            self._pacer.begin()
+        while training.position.epoch < count:
+            epoch = self._epoch = training.position.epoch
+            yield epoch
+            if training.position.epoch == epoch:  # else the others are further, and we follow them
+                training.position = training.position._replace(epoch=epoch + 1, within=0)
+        self._epoch = training.position.epoch
+        self._idle()
+        self._reporter.note(epoch=count, step=training.position.step, steps_total=training.position.step)
+        gang.finish()
+
+    def batches(
+        self, dataset: Dataset[Any], *, global_batch: int, shuffle: bool = True, seed: int = 0, **loader_options: Any
+    ) -> Iterator[Any]:
+        """This rank's part of what is left of the epoch, one pass at a time.
+
+        Args:
+            dataset: Has a length, and items by index.
+            global_batch: Samples per step over all ranks; it stays when their number changes.
+            shuffle: Whether every epoch goes through the samples in an order of its own.
+            seed: Fixes these orders.
+            loader_options: For `torch.utils.data.DataLoader`: workers, collation, pinned memory, …
+
+        Raises:
+            InputError: If called outside of `epochs`, or with something that is decided here.
+        """
+        training, gang = self._parts()
+        epoch = self._epoch
+        if epoch is None:
+            raise InputError("batches was called outside of epochs", fix="for epoch in run.epochs(10): …")
+        if global_batch < 1:
+            raise InputError(f"global_batch is {global_batch}", where="run.batches", fix="give 1 or more")
+        if self._feed is None or not self._feed.serves(dataset, loader_options):
+            self._feed = Feed(dataset, loader_options)
+        order = Order(len(dataset), global_batch, shuffle, seed)  # type: ignore[arg-type]  # Feed has looked
+        self._reporter.note(epoch=epoch, global_batch=global_batch, steps_total=self._epochs * order.steps)
+        loaded: Iterator[Any] | None = None
+        while training.position.epoch == epoch and training.position.within < order.steps:
+            if gang.between_steps():
+                loaded = None
+                self._drop_gradients()
+                continue
+            if loaded is None:
+                loaded = self._feed.start(order, training.position, gang.rank, gang.ranks, gang.local_batch_max)
+            began_s = time.monotonic()
+            passes = self._feed.share.passes(training.position.within)
+            for one in passes:
+                self._pass, self._went_back = one, False
+                batch = next(loaded)
+                try:
+                    yield batch
+                finally:  # a script that breaks out of its loop has trained this batch
+                    self._pass = None
+                    if one.last and gang.whole:
+                        self._end_step(order, passes, began_s)
+                if not gang.whole:
+                    break
+
+    def backward(self, loss: Tensor) -> None:
+        """In place of ``loss.backward()``; ``loss`` is the mean over the local batch (scaled by a scaler, if any).
+
+        After the last pass of a step every rank holds the gradient of the mean loss over the global batch.
+        """
+        _, gang = self._parts()
+        if self._pass is None:
+            raise InputError("run.backward was called outside of batches", fix="call loss.backward() there")
+        self._went_back = True
+        if not gang.whole:
+            return  # a peer was lost in forward: this step will be done again
+        self._holds_gradients = True
+        together = self._pass.last and gang.ranks > 1
+        if together:
+            self._reporter.enter(Phase.SYNCING)
+        if self._pass.weight != 1.0:
+            loss = loss * self._pass.weight
+        try:
+            loss.backward()  # type: ignore[no-untyped-call]
+        except RuntimeError as error:
+            if not group.lost_peer(error):
+                raise
+            lost = str(error)
+        else:
+            if together:
+                self._reporter.enter(Phase.COMPUTING)
+            return
+        gang.lose(lost)
+
+    # -- what Wrapped and the gates ask ------------------------------------------------------------------------------
+
+    def forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The model's output: by way of DDP where gradients will be exchanged, else from the model alone."""
+        gang = self._gang
+        if self._pass is None or gang is None or gang.parallel is None or not torch.is_grad_enabled():
+            return module(*args, **kwargs)
+        try:
+            with contextlib.nullcontext() if self._pass.last else gang.parallel.no_sync():
+                return gang.parallel(*args, **kwargs)
+        except RuntimeError as error:
+            if not group.lost_peer(error):
+                raise
+            lost = str(error)
+        gang.lose(lost)
+        return module(*args, **kwargs)  # so that the script can go on to `backward`, which will do nothing
+
+    def _may_update(self) -> bool:
+        if self._pass is not None and not self._went_back:
+            raise InputError("optimizer.step() came without run.backward(loss)", fix="in place of loss.backward()")
+        if self.updates:
+            self._holds_gradients = False
+        return self.updates
+
+    def _may_clear(self) -> bool:
+        return not self._holds_gradients
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _parts(self) -> tuple[Training, Gang | Fixed]:
+        if self._training is None or self._gang is None:
+            raise InputError("run.wrap has not been called", fix="model = run.wrap(model, optimizer, …)")
+        return self._training, self._gang
+
+    def _end_step(self, order: Order, passes: list[Pass], began_s: float) -> None:
+        training, gang = self._parts()
+        at = training.position
+        local_batch = max(one.end - one.begin for one in passes)
+        if self._pacer is not None:
+            self._pacer.pace(
+                gpus=gang.ranks, nodes=gang.nodes, local_batch=local_batch, accumulation=len(passes), began_s=began_s
+            )
+        gang.step_ended_s = time.monotonic()
+        if self._timed_generation != gang.generation:
+            self._timed_steps, self._timed_s, self._timed_generation = 0, 0.0, gang.generation
+        self._timed_steps += 1
+        self._timed_s += gang.step_ended_s - began_s
+        training.position = Position(at.step + 1, at.epoch, at.within + 1, at.samples + order.size(at.within))
+        self._reporter.note(
+            step=training.position.step,
+            samples=training.position.samples,
+            timed_steps=self._timed_steps,
+            timed_s=self._timed_s,
+            local_batch=local_batch,
+            accumulation=len(passes),
+        )
+
+    def _drop_gradients(self) -> None:
+        """Forget what a failed step has left, and views of buckets of a group that is no more."""
+        training, _ = self._parts()
+        self._holds_gradients = False
+        training.model.zero_grad(set_to_none=True)
+        for thing in training.things:
+            if isinstance(thing, Optimizer):
+                thing.zero_grad(set_to_none=True)
+
+    def _idle(self) -> None:
+        if self._pacer is not None:
+            self._pacer.idle()
+
+
+class Wrapped(nn.Module):
+    """Stands for the model, whatever group it is trained in."""
+
+    def __init__(self, module: nn.Module, run: Run) -> None:
+        super().__init__()
+        self.module = module
+        self._run = run
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's output."""
+        return self._run.forward(self.module, args, kwargs)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget gradients, unless a step is still gathering them."""
+        if self._run._may_clear():
+            super().zero_grad(set_to_none)
+
+
+def _pacer() -> Pacer | None:
+    """What slows the steps of emulated GPUs to those of the hardware."""
+    if not os.environ.get("POWERFLOW_EMULATED"):
+        return None
+    from powerflow.device.pacer import pacer_from_environment
+
+    return pacer_from_environment()

@@ -1,0 +1,214 @@
+"""What a rank is: model, optimiser, LR scheduler, scaler, random numbers, position; to hand over or to keep."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import io
+import os
+import pickle
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from powerflow.elastic.order import Position
+
+#: Bytes sent at once: enough to use the link, little enough that nobody needs much memory for it.
+BUCKET_BYTES = 64 << 20
+
+State = dict[str, Any]
+
+
+class Stateful(Protocol):
+    """Anything that can say its state and take it back."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of it."""
+        ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
+        """Become this."""
+        ...
+
+
+class Training:
+    """What a rank trains, and how far it is.
+
+    Attributes:
+        model: What is trained.
+        options: How DDP is to wrap it.
+        things: Model, optimiser and whatever else was registered.
+        position: How far.
+        joined: Whether this state belongs to the run; a newcomer's does not until it was given one.
+    """
+
+    def __init__(self, model: nn.Module, others: Sequence[Stateful], options: Mapping[str, Any]) -> None:
+        self.model = model
+        self.options = options
+        self.things: list[Stateful] = [model, *others]
+        self.position = Position()
+        self.joined = False
+
+    def on_cuda(self) -> bool:
+        """Whether the model is on a CUDA device."""
+        return any(parameter.is_cuda for parameter in self.model.parameters())
+
+    def in_parallel(self) -> DistributedDataParallel:
+        """The model as DDP of the default group; its ranks have equal parameters already."""
+        return DistributedDataParallel(self.model, init_sync=False, **self.options)
+
+    def state(self) -> State:
+        """All of it; tensors are not copied."""
+        return {
+            "position": tuple(self.position),
+            "things": [thing.state_dict() for thing in self.things],
+            "random": {
+                "python": random.getstate(),
+                "numpy": np.random.get_state(),  # noqa: NPY002  (the script's generator, not ours)
+                "torch": torch.get_rng_state(),
+                "cuda": torch.cuda.get_rng_state() if self.on_cuda() else None,
+            },
+        }
+
+    def become(self, state: State) -> None:
+        """Take over such a state."""
+        for thing, its in zip(self.things, state["things"], strict=True):
+            thing.load_state_dict(its)
+        rng = state["random"]
+        random.setstate(rng["python"])
+        np.random.set_state(rng["numpy"])  # noqa: NPY002
+        torch.set_rng_state(rng["torch"].cpu())
+        if rng["cuda"] is not None and torch.cuda.is_available():
+            torch.cuda.set_rng_state(rng["cuda"].cpu())
+        self.position = Position(*state["position"])
+        self.joined = True
+
+    def save(self, path: Path) -> None:
+        """Keep the state in a file, whole or not at all; a later state that is there already is left."""
+        with _locked(path.with_suffix(".lock")):
+            kept = load(path)
+            if kept is not None and kept["position"][0] >= self.position.step:
+                return
+            del kept
+            temporary = path.with_name(f".{path.name}.{os.getpid()}")
+            try:
+                with open(temporary, "wb") as file:
+                    torch.save(self.state(), file)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(temporary, path)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    temporary.unlink()
+                raise
+            directory = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+
+
+def load(path: Path) -> State | None:
+    """A state kept in a file, on the CPU, read as it is used; None if there is none.
+
+    The file is the job's own and as trusted as its script: unpickling it may run code.
+    """
+    try:
+        state: State = torch.load(path, map_location="cpu", mmap=True, weights_only=False)
+    except FileNotFoundError:
+        return None
+    return state
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with open(path, "wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+class _Pickler(pickle.Pickler):
+    """Pickles all but dense tensors, which it puts aside in ``tensors``."""
+
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
+        self.tensors: list[Tensor] = []
+
+    def persistent_id(self, obj: Any) -> int | None:
+        if not isinstance(obj, Tensor) or obj.layout != torch.strided:
+            return None
+        self.tensors.append(obj.detach())
+        return len(self.tensors) - 1
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, file: io.BytesIO, tensors: list[Tensor]) -> None:
+        super().__init__(file)
+        self.tensors = tensors
+
+    def persistent_load(self, pid: int) -> Tensor:
+        return self.tensors[pid]
+
+
+def send(state: State, source: int) -> None:
+    """Give a state to all ranks of the group; ``source`` is our own number."""
+    file = io.BytesIO()
+    pickler = _Pickler(file)
+    pickler.dump(state)
+    kinds = [(tensor.dtype, tuple(tensor.shape), tensor.device.type) for tensor in pickler.tensors]
+    dist.broadcast_object_list([(file.getvalue(), kinds)], src=source)
+    for device, bucket in _buckets(kinds):
+        pieces = [pickler.tensors[i].contiguous().reshape(-1).view(torch.uint8) for i in bucket]
+        dist.broadcast(torch.cat(pieces).to(device), source)
+
+
+def receive(source: int, *, keep: bool) -> State | None:
+    """Take the state that ``source`` sends; all or nothing. Who does not ``keep`` it only lets it pass."""
+    head: list[Any] = [None]
+    dist.broadcast_object_list(head, src=source)
+    content, kinds = head[0]
+    tensors: list[Tensor] = [torch.empty(0)] * len(kinds)
+    for device, bucket in _buckets(kinds):
+        flat = torch.empty(sum(_bytes(kinds[i]) for i in bucket), dtype=torch.uint8, device=device)
+        dist.broadcast(flat, source)
+        offset = 0
+        for i in bucket if keep else ():
+            after = offset + _bytes(kinds[i])
+            tensors[i] = flat[offset:after].clone().view(kinds[i][0]).reshape(kinds[i][1])
+            offset = after
+    if not keep:
+        return None
+    state: State = _Unpickler(io.BytesIO(content), tensors).load()
+    return state
+
+
+def _bytes(kind: tuple[torch.dtype, tuple[int, ...], str]) -> int:
+    dtype, shape, _ = kind
+    count = 1
+    for length in shape:
+        count *= length
+    return count * dtype.itemsize
+
+
+def _buckets(kinds: list[tuple[torch.dtype, tuple[int, ...], str]]) -> Iterator[tuple[str, list[int]]]:
+    """Tensors to send together, by device: as many as fit a bucket, or one that does not."""
+    for device in sorted({kind[2] for kind in kinds}):
+        bucket: list[int] = []
+        size = 0
+        for i, kind in enumerate(kinds):
+            if kind[2] != device or not _bytes(kind):
+                continue
+            if bucket and size + _bytes(kind) > BUCKET_BYTES:
+                yield device, bucket
+                bucket, size = [], 0
+            bucket.append(i)
+            size += _bytes(kind)
+        if bucket:
+            yield device, bucket

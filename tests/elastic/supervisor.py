@@ -1,0 +1,156 @@
+"""Stands for the controller: launches ranks, posts targets, sees deaths. Knows nothing of training."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from powerflow.elastic.mailbox import Mailbox, Member, Phase, RankReport, Target, replace_json
+from tests.elastic import trainee
+
+DEADLINE_S = 30.0
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["torch", "torch._dynamo", "torch.distributed", "tests.elastic.trainee"])
+
+
+class Supervisor:
+    """One job and its processes."""
+
+    def __init__(self, directory: Path, *, local_batch_max: int = 0, checkpoint_s: float = 0.0) -> None:
+        self.directory = directory
+        self.mailbox = Mailbox(directory)
+        self.mailbox.create()
+        (directory / "log").mkdir()
+        self.local_batch_max = local_batch_max
+        self.checkpoint_s = checkpoint_s
+        self.processes: dict[str, BaseProcess] = {}
+        self.members: list[str] = []
+        self.generation = 0
+        self.allowed = 0
+        self.allow(0)
+
+    def __enter__(self) -> Supervisor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self.processes.values():
+            process.kill()
+            process.join()
+            process.close()
+
+    def allow(self, steps: int) -> None:
+        """Let the gang do so many steps, counted from the start."""
+        self.allowed = steps
+        path = self.directory / ".allowed"
+        path.write_text(str(steps))
+        path.replace(self.directory / "allowed")
+
+    def launch(self, count: int, fault: str = "") -> list[str]:
+        """Start ranks."""
+        names = [f"job.1.{len(self.processes) + i}" for i in range(count)]
+        for name in names:
+            process = _context.Process(target=trainee.main, args=(str(self.directory), name, fault), daemon=True)
+            process.start()
+            self.processes[name] = process
+        return names
+
+    def post(self, members: Sequence[str]) -> int:
+        """Say what the gang shall be."""
+        self.generation += 1
+        self.members = list(members)
+        self.mailbox.post_target(
+            Target(
+                self.generation,
+                tuple(Member(name, "here") for name in members),
+                self.local_batch_max,
+                checkpoint_s=self.checkpoint_s,
+            )
+        )
+        return self.generation
+
+    def report(self, name: str) -> RankReport | None:
+        found = self.mailbox.reports([name])
+        return found[0] if found else None
+
+    def wait(self, condition: Callable[[], bool], what: str) -> None:
+        """Until a condition holds."""
+        end = time.monotonic() + DEADLINE_S
+        while not condition():
+            if time.monotonic() > end:
+                raise AssertionError(f"{what} did not come about\n{self.story()}")
+            time.sleep(0.004)
+
+    def alive(self, name: str) -> bool:
+        return self.processes[name].is_alive()
+
+    def wait_ready(self, names: Sequence[str]) -> None:
+        def ready() -> bool:
+            reports = self.mailbox.reports(names)
+            return len(reports) == len(names) and all(r.phase is not Phase.STARTING for r in reports)
+
+        self.wait(ready, f"{names} ready")
+
+    def wait_generation(self, *, drive: bool = False) -> None:
+        """Until all members belong to the newest generation; ``drive`` allows steps one by one till then."""
+
+        def there() -> bool:
+            reports = self.mailbox.reports(self.members)
+            if len(reports) == len(self.members) and all(r.generation == self.generation for r in reports):
+                return True
+            # Only when all stand at the last allowed step, so that no more is allowed than needed.
+            if drive and max((r.step for r in reports), default=0) >= self.allowed - 1:
+                self.allow(self.allowed + 1)
+            return False
+
+        self.wait(there, f"generation {self.generation}")
+
+    def rescale(self, members: Sequence[str]) -> None:
+        """Post a target and drive the gang into it."""
+        self.post(members)
+        self.wait_ready(members)
+        self.wait_generation(drive=True)
+
+    def run_out(self) -> None:
+        """Let the gang train to its end, replacing nobody; deaths are answered with a target of those that live."""
+        self.allow(10**9)
+
+        def ended() -> bool:
+            self.tend()
+            return all(not self.alive(name) for name in self.members)
+
+        self.wait(ended, "the end")
+
+    def tend(self) -> None:
+        """What the controller does about deaths: a target of those that are left."""
+        dead = [n for n in self.members if not self.alive(n) and self.processes[n].exitcode != 0]
+        left = [n for n in self.members if n not in dead]
+        if dead and left:
+            self.post(left)
+
+    def codes(self) -> dict[str, int | None]:
+        for process in self.processes.values():
+            process.join(DEADLINE_S)
+        return {name: process.exitcode for name, process in self.processes.items()}
+
+    def entries(self, kind: str) -> list[dict[str, Any]]:
+        """What the ranks have logged."""
+        found = []
+        for path in sorted((self.directory / "log").glob("*[0-9]")):
+            found += [{"name": path.name, **json.loads(line)} for line in path.read_text().splitlines()]
+        return [entry for entry in found if entry["kind"] == kind]
+
+    def story(self) -> str:
+        """For whoever has to find out why."""
+        lines = [f"target {self.mailbox.target()}", f"switch {self.mailbox.switch()}", f"allowed {self.allowed}"]
+        lines += [f"{n} code {p.exitcode} {self.report(n)}" for n, p in self.processes.items()]
+        for path in sorted((self.directory / "log").glob("*.err")):
+            lines.append(f"{path.name}: {path.read_text()[-1500:]}")
+        return "\n".join(lines)
+
+
+__all__ = ["Supervisor", "replace_json"]

@@ -1,0 +1,195 @@
+"""What the test gangs train: a small network in float64, and a log of all that happened to it.
+
+Runs as a script of its own would, in a process of its own. The supervisor says in a file how many steps it allows, so
+that tests wait for conditions and never for the clock. Faults are put in from here, by replacing functions of the
+library in this process: the library itself has no hooks for tests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from powerflow import elastic
+from powerflow.elastic import gang, group
+from powerflow.elastic.mailbox import JOB_DIR, RANK_NAME
+
+SAMPLES, GLOBAL_BATCH, EPOCHS = 103, 8, 16
+STEPS = EPOCHS * -(-SAMPLES // GLOBAL_BATCH)
+
+
+class Numbers(Dataset[tuple[Tensor, Tensor, int]]):
+    """Samples that know their index."""
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(1)
+        self.x = torch.randn(SAMPLES, 6, generator=generator, dtype=torch.float64)
+        self.y = torch.sin(self.x.sum(1, keepdim=True))
+
+    def __len__(self) -> int:
+        return SAMPLES
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor, int]:
+        return self.x[i], self.y[i], i
+
+
+def network() -> nn.Module:
+    """Two layers, and a buffer for DDP to broadcast in forward."""
+    model = nn.Sequential(nn.Linear(6, 12), nn.Tanh(), nn.Linear(12, 1)).double()
+    model.register_buffer("counter", torch.zeros(1, dtype=torch.float64))
+    return model
+
+
+def digest(*states: Any) -> str:
+    """Of every tensor in some state dicts."""
+    found = hashlib.sha256()
+
+    def add(value: Any) -> None:
+        if isinstance(value, Tensor):
+            found.update(value.detach().numpy().tobytes())
+        elif isinstance(value, dict):
+            for key in value:
+                add(value[key])
+        elif isinstance(value, list | tuple):
+            for item in value:
+                add(item)
+        else:
+            found.update(repr(value).encode())
+
+    add(list(states))
+    return found.hexdigest()
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def put_in(fault: str, run: Any, model: nn.Module, log: Any) -> None:
+    """Have this process die at a place, ``PLACE:STEP``; see each place for what it means."""
+    place, _, at = fault.partition(":")
+    step = int(at)
+
+    def due() -> bool:
+        return bool(run.position.step >= step)
+
+    def before(module: Any, name: str) -> None:
+        behind = getattr(module, name)
+
+        def dying(*args: Any, **kwargs: Any) -> Any:
+            if due():
+                die()
+            return behind(*args, **kwargs)
+
+        setattr(module, name, dying)
+
+    if place == "forward":
+        model.register_forward_pre_hook(lambda *_: die() if due() and torch.is_grad_enabled() else None)
+    elif place == "all-reduce":  # one bucket of gradients is ready, others are not
+        next(iter(model.parameters())).register_hook(lambda _: die() if due() else None)
+    elif place == "after-all-reduce":  # this rank has the gradients; perhaps others have not
+        before(gang.Gang, "between_steps")
+    elif place == "meet":
+        before(group, "meet")
+    elif place == "form":  # all members have arrived
+        before(group, "form")
+    elif place == "share":  # the group stands, the state is about to be given
+        before(gang.Gang, "_share")
+    elif place == "send":  # only the source comes here
+        before(gang, "send")
+    elif place == "receive":
+        before(gang, "receive")
+    elif place == "checkpoint":  # the file is written, but not in place
+        before(os, "fsync")
+    elif place == "finish":
+        before(gang.Gang, "finish")
+    else:
+        raise ValueError(place)
+
+
+def main(directory: str, name: str, fault: str = "", own_rate: float = 0.02) -> None:
+    """Train; log to ``log/NAME``; leave the final parameters in ``final-NAME.pt``."""
+    os.environ[JOB_DIR], os.environ[RANK_NAME] = directory, name
+    torch.set_num_threads(1)
+    out = Path(directory)
+    stream = os.open(out / "log" / name, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    errors = open(out / "log" / f"{name}.err", "w")  # noqa: SIM115
+    os.dup2(errors.fileno(), 2)
+
+    def log(**entry: Any) -> None:
+        os.write(stream, (json.dumps(entry) + "\n").encode())
+
+    if fault == "building:0":
+        die()
+    torch.manual_seed(hash(name) % 1000)  # newcomers must not depend on their own initial values
+    run = elastic.init()
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters(), lr=own_rate)
+    per_step = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: 1.0 / (1.0 + k / 200))
+    per_epoch = torch.optim.lr_scheduler.StepLR(optimizer, 3, gamma=0.9)
+    wrapped = run.wrap(model, optimizer, per_step, per_epoch)
+    if name.endswith(".0") and not (out / "checkpoint.pt").exists() and not (out / "switch.json").exists():
+        torch.manual_seed(7)
+        model.load_state_dict(network().state_dict())
+    if fault:
+        put_in(fault, run, model, log)
+    data = Numbers()
+    seen_generation = -1
+    for epoch in run.epochs(EPOCHS):
+        for x, y, index in run.batches(data, global_batch=GLOBAL_BATCH, seed=3):
+            at = run.position
+            if run._gang.generation != seen_generation or run._pass.begin == 0:
+                seen_generation = run._gang.generation
+                log(
+                    kind="state",
+                    generation=seen_generation,
+                    step=at.step,
+                    rates=per_step.get_last_lr(),
+                    hash=digest(model.state_dict(), optimizer.state_dict(), per_step.state_dict(), per_epoch.state_dict()),
+                )
+            if run._pass.weight:
+                log(kind="pass", generation=seen_generation, epoch=epoch, within=at.within, step=at.step, index=index.tolist())
+            while run._mailbox is not None and int((out / "allowed").read_text() or 0) <= at.step:
+                time.sleep(0.002)
+            loss = ((wrapped(x) - y) ** 2).mean()
+            run.backward(loss)
+            optimizer.step()
+            per_step.step()
+            optimizer.zero_grad()
+        per_epoch.step()
+    torch.save(model.state_dict(), out / f"final-{name}.pt")
+    log(kind="end", step=run.position.step, samples=run.position.samples)
+    errors.flush()
+    sys.exit(0)
+
+
+def reference() -> dict[str, Tensor]:
+    """Parameters that a plain loop without any of the library ends with."""
+    import numpy as np
+
+    torch.manual_seed(7)
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    per_step = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: 1.0 / (1.0 + k / 200))
+    per_epoch = torch.optim.lr_scheduler.StepLR(optimizer, 3, gamma=0.9)
+    data = Numbers()
+    for epoch in range(EPOCHS):
+        order = np.random.default_rng((3, epoch)).permutation(SAMPLES)
+        for k in range(0, SAMPLES, GLOBAL_BATCH):
+            index = torch.from_numpy(order[k : k + GLOBAL_BATCH])
+            loss = ((model(data.x[index]) - data.y[index]) ** 2).mean()
+            loss.backward()
+            optimizer.step()
+            per_step.step()
+            optimizer.zero_grad()
+        per_epoch.step()
+    return model.state_dict()
