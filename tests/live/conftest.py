@@ -55,8 +55,8 @@ class Postgres:
         options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off"
         self.run("pg_ctl", "start", "-w", "-D", f"{self.folder}/data", "-l", f"{self.folder}/log", "-o", options)
 
-    def stop(self) -> None:
-        self.run("pg_ctl", "stop", "-w", "-m", "fast", "-D", f"{self.folder}/data")
+    def stop(self, mode: str = "fast") -> None:
+        self.run("pg_ctl", "stop", "-w", "-m", mode, "-D", f"{self.folder}/data")
 
     def url(self, database: str, password: str | None = None) -> str:
         return f"postgresql://powerflow:{password or self.password}@127.0.0.1:{self.port}/{database}"
@@ -111,7 +111,7 @@ def postgres() -> Iterator[Postgres]:
         try:
             yield server
         finally:
-            server.stop()
+            server.stop("immediate")  # nobody needs what it holds
     finally:
         shutil.rmtree(folder)
 

@@ -11,9 +11,12 @@ from powerflow.cost.observation import Observation
 from powerflow.errors import InputError
 from powerflow.live.records import JobState, NotFound, Refused
 from powerflow.live.spec import JobSpec
+from powerflow.live.spec_file import spec_from
 from powerflow.live.store import Charge, Intent, JobUpdate, NodeState, Seen, Store, StoreError
 
-SPEC = JobSpec(run="python train.py", gpus="1..4", project="vision", work={"iterations": 500})  # type: ignore[arg-type]
+SPEC = spec_from(
+    {"run": "python train.py", "gpus": "1..4", "rescale": "restart", "project": "vision", "work": {"iterations": 500}}
+)
 PLAIN = JobSpec(run="sleep 1")
 SEEN = Observation("resnet50", "A100", gpus=2, local_batch=32, step_time_s=0.1, clock_mhz=1410.0, power_w=500.0)
 

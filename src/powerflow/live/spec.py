@@ -4,7 +4,7 @@ r"""What a person writes to submit a job: ``job.yaml``, a REST body, the flags o
 
     name: resnet50-a
     run: python train.py            # the only key that is required
-    gpus: 1..8                      # or 4; with a type: "H100:1..8"
+    gpus: 1..8                      # or 4; with a type: H100:1..8
     batch: {global: 512, local_max: 128}
     priority: normal                # protected | high | normal | low
     energy: {max_slowdown: 10%}
@@ -22,9 +22,10 @@ r"""What a person writes to submit a job: ``job.yaml``, a REST body, the flags o
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic_core import PydanticCustomError
 
 Priority = Literal["protected", "high", "normal", "low"]
 Rescale = Literal["in-place", "restart", "none"]
@@ -32,70 +33,145 @@ Rescale = Literal["in-place", "restart", "none"]
 #: Weight of a job in the mean JCT, by priority.
 WEIGHTS: dict[Priority, float] = {"protected": 4.0, "high": 2.0, "normal": 1.0, "low": 0.5}
 
-_GPUS = re.compile(r"(?:(?P<type>[A-Za-z][A-Za-z0-9._-]*):)?(?P<least>\d{1,6})(?:\.\.(?P<most>\d{1,6}))?")
-_DURATION = re.compile(r"(?P<value>\d+(?:\.\d+)?)\s*(?P<unit>ms|s|m|min|h|d)?")
+# the human forms; the same patterns stand in the JSON Schema
+_GPUS = r"(([A-Za-z][A-Za-z0-9._-]{0,63}):)?([1-9][0-9]{0,5})(\.\.([1-9][0-9]{0,5}))?"
+_DURATION = r"([0-9]{1,12}(\.[0-9]{1,9})?)\s*(ms|s|m|min|h|d)?"
+_SHARE = r"([0-9]{1,3}(\.[0-9]{1,9})?)\s*%"
+_NUMBER = r"[0-9]{1,15}(\.[0-9]{1,9})?([eE][+]?[0-9]{1,2})?"
+#: A share of ten or more was meant as percent.
+_MOST_SHARE = 10
 _UNIT_S = {None: 1.0, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+
+#: A name that is safe in a file path, a URL and a metric's label.
+NAME = r"^([A-Za-z0-9][A-Za-z0-9._-]*)?$"
+#: No operating system takes a NUL in an argument, a path or a variable.
+NO_NUL = r"^[^\x00]*$"
+#: Name of an environment variable; those of PowerFlow itself cannot be set.
+VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
+_RESERVED = "POWERFLOW_"
+
+
+def broken(what: str, fix: str, field: str = "") -> PydanticCustomError:
+    """An error for people: what is wrong, what would be right, and (for rules over several fields) where to look."""
+    return PydanticCustomError("rule", "{what}; {fix}", {"what": what, "fix": fix, "field": field})
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
+    """Strict: YAML's ``yes`` is no number 1, and a number no text."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, str_strip_whitespace=True)
 
 
 class Gpus(_Part):
-    """How many GPUs a job can use: ``4``, ``1..8``, ``"H100:1..8"``."""
+    """How many GPUs a job can use: ``4``, ``1..8``, ``H100:1..8``."""
 
-    least: int = Field(ge=1)
-    most: int = Field(ge=1)
-    gpu_type: str | None = None
+    least: int = Field(ge=1, le=999_999)
+    most: int = Field(ge=1, le=999_999)
+    gpu_type: str | None = Field(default=None, pattern=r"^[A-Za-z][A-Za-z0-9._-]{0,63}$")
 
     def __str__(self) -> str:
         count = str(self.least) if self.least == self.most else f"{self.least}..{self.most}"
         return f"{self.gpu_type}:{count}" if self.gpu_type else count
 
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.least > self.most:
+            raise broken(f"{self} asks for at least more than at most", "write LEAST..MOST")
+        return self
+
 
 def _gpus(value: Any) -> Any:
     if isinstance(value, int) and not isinstance(value, bool):
-        value = str(value)
+        value = str(value)[:99]
     if not isinstance(value, str):
         return value
-    found = _GPUS.fullmatch(value.strip())
+    found = re.fullmatch(_GPUS, value.strip(), re.ASCII)
     if found is None:
-        raise ValueError(f"cannot read {value!r} as GPUs; write 4, 1..8 or H100:1..8")
-    least = int(found["least"])
-    most = int(found["most"] or least)
-    if not 1 <= least <= most:
-        raise ValueError(f"{value!r} asks for no GPU or for less than nothing; write LEAST..MOST, from 1 on")
-    return {"least": least, "most": most, "gpu_type": found["type"]}
+        raise broken(f"cannot read {_short(value)} as GPUs", "write 4, 1..8 or H100:1..8")
+    _, gpu_type, least, _, most = found.groups()
+    return {"least": int(least), "most": int(most or least), "gpu_type": gpu_type}
 
 
 def _seconds(value: Any) -> Any:
     if not isinstance(value, str):
         return value
-    found = _DURATION.fullmatch(value.strip())
+    found = re.fullmatch(_DURATION, value.strip(), re.ASCII)
     if found is None:
-        raise ValueError(f"cannot read {value!r} as a duration; write 30s, 10m or 2h")
-    return float(found["value"]) * _UNIT_S[found["unit"]]
+        raise broken(f"cannot read {_short(value)} as a duration", "write 30s, 10m or 2h")
+    return float(found[1]) * _UNIT_S[found[3]]
 
 
 def _share(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    text = value.strip()
-    try:
-        return float(text.removesuffix("%")) / (100.0 if text.endswith("%") else 1.0)
-    except ValueError:
-        raise ValueError(f"cannot read {value!r} as a share; write 10%") from None
+    if isinstance(value, str):
+        found = re.fullmatch(_SHARE, value.strip(), re.ASCII)
+        if found is None:
+            raise broken(f"cannot read {_short(value)} as a share", "write 10%")
+        value = float(found[1]) / 100.0
+    if isinstance(value, int | float) and value >= _MOST_SHARE:
+        raise broken(f"{_short(value)} is ten times as slow or slower", "write 10% or 0.1")
+    return value
 
 
-Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0, allow_inf_nan=False)]
-Share = Annotated[float, BeforeValidator(_share), Field(ge=0, allow_inf_nan=False)]
+def _number(value: Any) -> Any:
+    """YAML takes 2e4 for text."""
+    return float(value) if isinstance(value, str) and re.fullmatch(_NUMBER, value.strip(), re.ASCII) else value
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:56]}…{text[-1]}"
+
+
+def _forms(pattern: str, examples: list[Any], *others: dict[str, Any]) -> WithJsonSchema:
+    text = {"type": "string", "pattern": rf"^\s*{pattern}\s*$"}
+    return WithJsonSchema({"anyOf": [*others, text], "examples": examples}, mode="validation")
+
+
+_AMOUNT = {"type": "number", "minimum": 0, "maximum": 1e9}
+_GPUS_PARTS = {
+    "type": "object",
+    "properties": {
+        "least": {"type": "integer", "minimum": 1, "maximum": 999_999},
+        "most": {"type": "integer", "minimum": 1, "maximum": 999_999},
+        "gpu_type": {"anyOf": [{"type": "string", "pattern": "^[A-Za-z][A-Za-z0-9._-]{0,63}$"}, {"type": "null"}]},
+    },
+    "required": ["least", "most"],
+    "additionalProperties": False,
+}
+GpuRange = Annotated[
+    Gpus,
+    BeforeValidator(_gpus),
+    _forms(_GPUS, [4, "1..8", "H100:1..8"], {"type": "integer", "minimum": 1, "maximum": 999_999}, _GPUS_PARTS),
+]
+Seconds = Annotated[
+    float,
+    BeforeValidator(_seconds),
+    Field(ge=0, le=1e9, allow_inf_nan=False),
+    _forms(_DURATION, ["30s", "10m", 30], _AMOUNT),
+]
+Share = Annotated[
+    float,
+    BeforeValidator(_share),
+    Field(ge=0, allow_inf_nan=False),
+    _forms(_SHARE, ["10%", 0.1], {"type": "number", "minimum": 0, "exclusiveMaximum": _MOST_SHARE}),
+]
+Number = Annotated[
+    float,
+    BeforeValidator(_number),
+    Field(gt=0, le=1e15, allow_inf_nan=False),
+    _forms(_NUMBER, [20000], {"type": "number", "exclusiveMinimum": 0, "maximum": 1e15}),
+]
+Name = Annotated[str, Field(max_length=128, pattern=NAME)]
+Path = Annotated[str, Field(min_length=1, max_length=4096, pattern=NO_NUL)]
+Variable = Annotated[str, Field(max_length=256, pattern=VARIABLE)]
+Value = Annotated[str, Field(max_length=32_768, pattern=NO_NUL)]
 
 
 class Batch(_Part):
     """Samples per step over all GPUs, and the most that one pass on one GPU can hold."""
 
-    global_batch: int = Field(alias="global", ge=1)
-    local_max: int | None = Field(default=None, ge=1)
+    global_batch: int = Field(alias="global", ge=1, le=10**9)
+    local_max: int | None = Field(default=None, ge=1, le=10**9)
 
 
 class Energy(_Part):
@@ -110,7 +186,7 @@ class Checkpoint(_Part):
     ``grace`` is how long it may take between SIGTERM and SIGKILL; ``every`` 0 saves only when all ranks must leave.
     """
 
-    dir: str | None = None
+    dir: Path | None = None
     grace: Seconds = 30.0
     every: Seconds = 0.0
 
@@ -118,24 +194,51 @@ class Checkpoint(_Part):
 class Work(_Part):
     """How much there is to do, if it is known before the job runs."""
 
-    iterations: float = Field(gt=0, allow_inf_nan=False)
+    iterations: Number
 
 
 class JobSpec(_Part):
     """A job as its owner submits it; see the module for an example."""
 
-    run: str = Field(min_length=1, max_length=65536)
-    name: str = Field(default="", max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$|^$")
-    gpus: Annotated[Gpus, BeforeValidator(_gpus)] = Gpus(least=1, most=1)
+    run: str = Field(min_length=1, max_length=65536, pattern=NO_NUL)
+    name: Name = ""
+    gpus: GpuRange = Gpus(least=1, most=1)
     batch: Batch | None = None
     priority: Priority = "normal"
     energy: Energy = Energy()
     rescale: Rescale = "none"
     checkpoint: Checkpoint = Checkpoint()
-    project: str = Field(default="", max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$|^$")
-    model: str | None = Field(default=None, max_length=128)
+    project: Name = ""
+    model: str | None = Field(default=None, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/+-]*$")
     work: Work | None = None
-    progress: str | None = Field(default=None, max_length=1024)
-    directory: str | None = Field(default=None, max_length=4096)
-    env: dict[str, str] = Field(default_factory=dict)
+    progress: str | None = Field(default=None, min_length=1, max_length=1024, pattern=NO_NUL)
+    directory: Annotated[Path, Field(pattern=r"^/[^\x00]*$")] | None = None
+    env: dict[Variable, Value] = Field(
+        default_factory=dict, max_length=512, json_schema_extra={"additionalProperties": False}
+    )
     retries: int = Field(default=2, ge=0, le=100)
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        if self.rescale == "none" and self.gpus.least != self.gpus.most:
+            fix = "write one number, or rescale: in-place or restart"
+            raise broken(f"{self.gpus} GPUs, but rescale is none", fix, "gpus")
+        if self.batch is not None and self.gpus.most > self.batch.global_batch:
+            what = f"{self.gpus.most} GPUs for a global batch of {self.batch.global_batch}"
+            raise broken(what, "a GPU needs at least one sample per step", "gpus")
+        if self.progress is not None:
+            _check_progress(self.progress)
+        for name in self.env:
+            if name.startswith(_RESERVED):
+                raise broken(f"env sets {name}", f"{_RESERVED}… are PowerFlow's own", "env")
+        return self
+
+
+def _check_progress(pattern: str) -> None:
+    """A regular expression that can be slow is not refused: a process that may die of it does the matching."""
+    try:
+        groups = re.compile(pattern).groupindex
+    except (re.error, RecursionError, OverflowError, Warning) as error:
+        raise broken(f"{_short(pattern)} is no regular expression ({error})", "see Python's re", "progress") from None
+    if "step" not in groups:
+        raise broken(f"{_short(pattern)} has no group named step", r"write (?P<step>\d+)", "progress")
