@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from powerflow.policy.gittins import effective_sizes
 from powerflow.policy.prices import Prices
-from powerflow.policy.prices_kernel import crowds, rents, sell, value_counts
+from powerflow.policy.prices_kernel import ranks, sell, value_counts
 from powerflow.policy.protocol import View
 from tests.policy.views import assert_valid, given_gpus, make_view, views
 
@@ -20,13 +20,15 @@ SUBLINEAR = [[8.0, 5.0, 4.0]]  # seconds per iteration on 1, 2, 4 GPUs
 COUNTS = (1, 2, 4)
 
 
-def values(view: View, waiting: list[float]) -> tuple[list[float], list[list[float]], list[list[int]]]:
-    """Steps 2 to 4 where a GPU-second delays so many jobs by 1/G each: v_j, V_j(n) and the clock that attains it."""
+def values(
+    view: View, rank: list[float], crowding: float = 1.0
+) -> tuple[list[float], list[list[float]], list[list[int]]]:
+    """Steps 2 to 4: v_j, V_j(n) and the clock that attains it."""
     jobs = view.jobs
     shape = (len(jobs), len(view.gpu_counts))
     value, clock, worth = np.empty(shape), np.full(shape, -1, np.int64), np.empty(len(jobs))
     value_counts(
-        np.array(waiting, float) / view.capacity,
+        np.array(rank, float),
         jobs["remaining"],
         jobs["weight"],
         jobs["pause_s"],
@@ -40,6 +42,7 @@ def values(view: View, waiting: list[float]) -> tuple[list[float], list[list[flo
         view.idle_w,
         view.capacity,
         view.energy_price,
+        1.0,
         view.sizes_known,
         value,
         clock,
@@ -55,40 +58,14 @@ def sold(value: list[list[float]], capacity: int) -> tuple[list[int], float]:
     return gpus.tolist(), spot
 
 
-# -- step 1: sizes and rents ------------------------------------------------------------------------------------------
+# -- step 1: sizes and ranks ------------------------------------------------------------------------------------------
 
 
-def test_crowds() -> None:
-    # Sizes 10, 30, 20, 30 with weights 1, 1, 2, 3. Waiting: the two of 30 count 4 together; at least 20: 6; all: 7.
-    # Beside the 20: half of 1·10/20; beside those of 30: half of (1·10 + 2·20)/30.
-    waiting, sharing = crowds(np.array([10.0, 30.0, 20.0, 30.0]), np.array([1.0, 1.0, 2.0, 3.0]))
-    assert waiting.tolist() == [7.0, 4.0, 6.0, 4.0]
-    assert sharing.tolist() == pytest.approx([7.0, 4.0 + 25 / 30, 6.25, 4.0 + 25 / 30])
-    assert [each.tolist() for each in crowds(np.array([]), np.array([]))] == [[], []]
-    # nothing left to do, and no end known: neither divides by zero, nor counts beside others
-    waiting, sharing = crowds(np.array([np.inf, 0.0, 8.0, np.inf]), np.ones(4))
-    assert waiting.tolist() == sharing.tolist() == [2.0, 4.0, 3.0, 2.0]
-
-
-@pytest.mark.parametrize(("energy_price", "rent"), [(0.0, 2.0), (0.005, 1.5), (0.01, 1.0), (9.0, 1.0)])
-def test_dear_energy_takes_over_from_the_rent_down_to_what_the_queue_asks(energy_price: float, rent: float) -> None:
-    # G = 2, c_μ = 2. Two jobs wait for the smaller one, itself among them, and share with it: max(2/2, 2·2/2 − λ·100).
-    # 100 W: on 2 GPUs, its fewest, it draws 300 W at the maximum clock, and each would draw 50 W idle.
-    rented = rents(
-        np.array([10.0, 20.0]),
-        np.array([1.0, 1.0]),
-        np.array([2, 2]),
-        np.array([0, 0]),
-        np.array([1, 2]),
-        np.array([[[9.0, 8.0], [5.0, 5.0]]]),
-        np.array([[[100.0, 120.0], [200.0, 300.0]]]),
-        50.0,
-        2,
-        energy_price,
-        2.0,
-    )
-    # the larger: itself waits, and shares with half of 10/20 besides
-    assert rented.tolist() == pytest.approx([rent, max(0.5, 1.25 - 100.0 * energy_price)])
+def test_rank_is_the_weight_of_the_jobs_that_are_at_least_as_large() -> None:
+    # Sizes 10, 30, 20, 30 with weights 1, 1, 2, 3: the two of 30 count 4 together; at least 20: 6; at least 10: 7.
+    size, weight = np.array([10.0, 30.0, 20.0, 30.0]), np.array([1.0, 1.0, 2.0, 3.0])
+    assert ranks(size, weight).tolist() == [7.0, 4.0, 6.0, 4.0]
+    assert ranks(np.array([]), np.array([])).tolist() == []
 
 
 def test_known_sizes_are_gpu_seconds_on_the_fewest_gpus() -> None:
@@ -272,19 +249,17 @@ def test_equal_offers_go_to_the_earlier_job() -> None:
 
 
 def test_from_view_to_allocation() -> None:
-    # Job 0: 100 iterations, 800 GPU-s; job 1: 10 iterations, 80 GPU-s. It shares with both, job 0 with itself and half
-    # of 80/800: rents 2/4 and 1.05/4. v_0 = min(8·1.2625, 5·1.525, 4·2.05) = 7.625, v_1 as above. Sold last is job 0's
-    # second GPU: 7.625·(1/5 − 1/8).
+    # Job 0: 100 iterations, 800 GPU-s; job 1: 10 iterations, 80 GPU-s. Ranks 1 and 2; the rest as worked above.
     jobs = [{"remaining": 100}, {"remaining": 10}]
     answer = Prices(crowding=1.0).decide(make_view(jobs, step_time_s=SUBLINEAR, capacity=4, gpu_counts=COUNTS))
     assert answer.gpus.tolist() == [2, 2]
-    assert answer.gpu_price == pytest.approx(0.571875)
+    assert answer.gpu_price == 0.5625
     assert answer.worth is not None
-    assert answer.worth.tolist() == pytest.approx([7.625, 10.0])
+    assert answer.worth.tolist() == [7.5, 10.0]
 
 
 def test_the_shorter_job_runs_when_only_one_can() -> None:
-    # G = 1, both on one GPU only: rents 1.05 and 2, v = 8·2.05 and 8·3, V = 2.05 and 3.
+    # G = 1, both on one GPU only: ranks 1 and 2, v = 8·2 and 8·3, V = 2 and 3.
     jobs = [{"remaining": 100, "gpus_max": 1}, {"remaining": 10, "gpus_max": 1}]
     answer = Prices(crowding=1.0).decide(make_view(jobs, step_time_s=SUBLINEAR, capacity=1, gpu_counts=COUNTS))
     assert answer.gpus.tolist() == [0, 1]

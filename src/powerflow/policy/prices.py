@@ -1,9 +1,9 @@
 """`prices`, the default: every GPU and every joule has a price, every job's iteration a worth.
 
-Found by duality (design §5). A job's GPUs make the jobs behind it wait and those beside it narrower, so a GPU has a
-rent that grows with the crowd; a joule costs λ_E. At these prices an iteration of a job is worth what it takes to do it
-most cheaply (``v_j``); what a job makes of n GPUs is then ``V_j(n)``, and the GPUs go where the next one adds most.
-Clocks need no rule of their own: when a queue forms, worths rise and with them the clocks that pay.
+Found by duality (design §5). A job's GPUs make the jobs behind it wait, so a GPU costs in proportion to how many jobs
+are at least as large; a joule costs λ_E. At these prices an iteration of a job is worth what it takes to do it most
+cheaply (``v_j``); what a job makes of n GPUs is then ``V_j(n)``, and the GPUs go where the next one adds most. Clocks
+need no rule of their own: when a queue forms, worths rise and with them the clocks that pay.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class Prices:
     """Allocate by prices; see the module's text and `docs/policies.md`.
 
     Attributes:
-        crowding: c_μ, how strongly the crowd weighs in the rent of a GPU: e/(1 − e) where throughput grows as n^e
-            (`powerflow.policy.prices_kernel.rents`), so 2 stands for n^⅔. The optimum is flat.
+        crowding: c_μ, how strongly the queue weighs in the price of a GPU. Above 1 because a GPU taken now also delays
+            jobs that are yet to come. 2 was best on five workloads and three energy prices; the optimum is flat.
     """
 
     crowding: float = 2.0

@@ -11,74 +11,22 @@ from powerflow.cost.table import FloatArray, IntArray
 
 
 @njit(cache=True)
-def crowds(size: FloatArray, weight: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Who waits for each job, and who shares the cluster with it; both are summed weights, ``[J]``.
-
-    Those that wait are the jobs at least as large (i_j). Those that share are these and half of what the smaller ones
-    come to on average while it is there: a job l is there s_l/s_j of that time if both advance alike, and at none of
-    it if the smaller one always goes first. Half is between the two.
-    """
+def ranks(size: FloatArray, weight: FloatArray) -> FloatArray:
+    """For each job, the summed weight of the jobs that are at least as large; ``[J]``."""
     order = np.argsort(size)
-    jobs = len(size)
-    waiting = np.empty(jobs)
-    sharing = np.empty(jobs)
-    left = weight.sum()
-    smaller = 0.0  # Σ weight·size of the jobs passed
-    first = 0
-    while first < jobs:
-        # jobs of equal size are one crowd
-        own = size[order[first]]
-        beside = 0.5 * smaller / own if own > 0.0 else 0.0
-        after = first
-        group = 0.0
-        while after < jobs and size[order[after]] == own:
-            group += weight[order[after]]
-            waiting[order[after]] = left
-            sharing[order[after]] = left + beside
-            after += 1
-        left -= group
-        smaller += group * own
-        first = after
-    return waiting, sharing
-
-
-@njit(cache=True, error_model="numpy")
-def rents(
-    size: FloatArray,
-    weight: FloatArray,
-    gpus_min: IntArray,
-    cost: IntArray,
-    gpu_counts: IntArray,
-    step_time_s: FloatArray,
-    power_w: FloatArray,
-    idle_w: float,
-    capacity: int,
-    energy_price: float,
-    crowding: float,
-) -> FloatArray:
-    """What a GPU-second costs each job, besides its joules: ``[J]`` weighted seconds.
-
-    If nobody waits, the rent clears the market: jobs whose throughput grows as n^e take n GPUs where rent and energy
-    together, p·n + λ_E·D, come to e/(1 − e) seconds per second; G GPUs among m of them then cost
-    p = (e/(1 − e))·m/G − λ_E·D/n. Dear energy does part of the rent's work. If jobs do wait, a GPU-second delays each
-    of those behind by 1/G seconds, whatever energy costs. The rent is the larger of the two.
-
-    Args:
-        size: ``[J]`` what jobs are ranked by.
-        weight, gpus_min, cost: ``[J]`` columns of `JOB`.
-        gpu_counts, step_time_s, power_w, idle_w, capacity, energy_price: See `View`.
-        crowding: c_μ = e/(1 − e).
-    """
-    waiting, sharing = crowds(size, weight)
-    rent = np.empty(len(size))
-    for j in range(len(size)):
-        watts = 0.0  # above idle, per GPU, on the fewest GPUs at the maximum clock
-        for i in range(len(gpu_counts)):
-            if gpu_counts[i] >= gpus_min[j] and step_time_s[cost[j], i, -1] < np.inf:
-                watts = power_w[cost[j], i, -1] / gpu_counts[i] - idle_w
-                break
-        rent[j] = max(waiting[j] / capacity, crowding * sharing[j] / capacity - energy_price * watts)
-    return rent
+    rank = np.empty(len(size))
+    at_least = 0.0
+    last = len(size) - 1
+    while last >= 0:
+        # jobs of equal size share the rank of their whole group
+        first = last
+        while first >= 0 and size[order[first]] == size[order[last]]:
+            at_least += weight[order[first]]
+            first -= 1
+        for i in range(first + 1, last + 1):
+            rank[order[i]] = at_least
+        last = first
+    return rank
 
 
 @njit(cache=True)
@@ -102,7 +50,7 @@ def gpu_seconds(
 
 @njit(cache=True, error_model="numpy")
 def value_counts(
-    rent: FloatArray,
+    rank: FloatArray,
     remaining: FloatArray,
     weight: FloatArray,
     pause_s: FloatArray,
@@ -116,6 +64,7 @@ def value_counts(
     idle_w: float,
     capacity: int,
     energy_price: float,
+    crowding: float,
     sizes_known: bool,
     value: FloatArray,
     clock: IntArray,
@@ -127,18 +76,20 @@ def value_counts(
     The columns of the jobs come one by one: numba takes long to recognise a structured array, at every call.
 
     Args:
-        rent: ``[J]`` what a GPU-second costs each job (`rents`).
+        rank: ``[J]`` i_j.
         remaining, weight, pause_s, gpus, gpus_min, gpus_max, cost: ``[J]`` columns of `JOB`.
         gpu_counts, step_time_s, power_w, idle_w, capacity, energy_price, sizes_known: See `View`.
+        crowding: c_μ.
         value: ``[J, N]`` out: V_j(n); ``-inf`` where a count is not to be had.
         clock: ``[J, N]`` out: the clock that attains it.
         worth: ``[J]`` out: v_j, what one iteration is worth; 0 where a job can run on no count.
     """
     clocks = step_time_s.shape[2]
     value[:] = -np.inf
-    for j in range(len(rent)):
+    for j in range(len(rank)):
         step_s = step_time_s[cost[j]]
         watts = power_w[cost[j]]
+        price = crowding * rank[j] / capacity
         best = np.inf
         for i in range(len(gpu_counts)):
             n = gpu_counts[i]
@@ -147,7 +98,7 @@ def value_counts(
             for f in range(clocks):
                 step = step_s[i, f]
                 if step < np.inf:
-                    best = min(best, step * (weight[j] + energy_price * (watts[i, f] - n * idle_w) + rent[j] * n))
+                    best = min(best, step * (weight[j] + energy_price * (watts[i, f] - n * idle_w) + price * n))
         worth[j] = best if best < np.inf else 0.0
 
         # A pause is paid once per stretch: the longer the stretch, the less it weighs. H grows with the pause.
@@ -271,7 +222,7 @@ def allocate(
     clock: IntArray,
     worth: FloatArray,
 ) -> float:
-    """Design §5, steps 1 to 6, in one call: rents, values, sale. Arguments as of `rents`, `value_counts` and `sell`.
+    """Design §5, steps 1 to 6, in one call: rank, value, sell. Arguments as of `value_counts` and `sell`.
 
     ``size`` is what the jobs are ranked by; ``gpus``, ``clock`` and ``worth`` are written. Returns the spot price.
     """
@@ -279,19 +230,7 @@ def allocate(
     value = np.empty(shape)
     best_clock = np.empty(shape, np.int64)
     value_counts(
-        rents(
-            size,
-            weight,
-            gpus_min,
-            cost,
-            gpu_counts,
-            step_time_s,
-            power_w,
-            idle_w,
-            capacity,
-            energy_price,
-            crowding,
-        ),
+        ranks(size, weight),
         remaining,
         weight,
         pause_s,
@@ -305,6 +244,7 @@ def allocate(
         idle_w,
         capacity,
         energy_price,
+        crowding,
         sizes_known,
         value,
         best_clock,
