@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -75,10 +76,10 @@ def test_a_clock_is_set_only_if_different_and_read_back(directory: Path) -> None
     assert card.sets == 1
     assert clocks.set("CARD-0", 705).locked_mhz == 705
     assert card.sets == 2
-    assert clocks.borrowed() == {"CARD-0": 705}
+    assert clocks.borrowed() == {"CARD-0"}
     clocks.release("CARD-0")
     clocks.release("CARD-0")
-    assert (card.locked_mhz, card.sets, clocks.borrowed()) == (None, 3, {})
+    assert (card.locked_mhz, card.sets, clocks.borrowed()) == (None, 3, frozenset())
 
 
 def test_a_clock_that_somebody_else_changed_is_set_again(directory: Path) -> None:
@@ -94,7 +95,7 @@ def test_a_gpu_that_is_at_the_clock_anyhow_is_not_borrowed(directory: Path) -> N
     card = Card(locked_mhz=705.0)
     clocks = Clocks(directory, [card], never)
     clocks.set("CARD-0", 705)
-    assert (card.sets, clocks.borrowed()) == (0, {})
+    assert (card.sets, clocks.borrowed()) == (0, frozenset())
 
 
 @pytest.mark.parametrize("prior", [None, 1200.0])
@@ -134,7 +135,7 @@ def test_a_successor_keeps_what_it_adopts_and_gives_back_the_rest(directory: Pat
     assert sorted(restore_leftovers(directory, cards, keep={"CARD-1"})) == ["CARD-0", "CARD-2"]
     assert [card.locked_mhz for card in cards] == [None, 705, None]
     successor = Clocks(directory, cards, never)
-    assert successor.borrowed() == {"CARD-1": 705}
+    assert successor.borrowed() == {"CARD-1"}
     successor.set("CARD-1", 1005)  # borrowed already: the prior setting stays what it was
     successor.release("CARD-1")
     assert cards[1].locked_mhz is None
@@ -152,7 +153,7 @@ def test_without_the_right_it_says_so_once_and_all_else_works(directory: Path) -
     clocks.renew()
     assert len(said) == 1
     assert "only root may" in said[0]
-    assert clocks.borrowed() == {}
+    assert clocks.borrowed() == frozenset()
     assert not list((directory / "prior").iterdir())
 
 
@@ -176,7 +177,7 @@ def test_a_gpu_that_fails_stays_borrowed_until_it_takes_its_clock_back(directory
     with pytest.raises(DeviceError):
         clocks.release("CARD-0")
     assert restore_leftovers(directory, [card]) == []
-    assert clocks.borrowed() == {"CARD-0": 705}
+    assert clocks.borrowed() == {"CARD-0"}
     card.fails = None
     assert restore_leftovers(directory, [card]) == ["CARD-0"]
 
@@ -198,6 +199,16 @@ def test_the_lease_lasts_as_long_as_it_is_renewed_and_not_beyond_the_boot(direct
 def test_restoring_where_nothing_is_does_nothing(tmp_path: Path) -> None:
     assert restore_leftovers(tmp_path / "none", []) == []
     assert not (tmp_path / "none").exists()
+
+
+def test_a_clock_given_back_meanwhile_is_borrowed_anew(directory: Path) -> None:
+    card = Card(locked_mhz=1200.0)
+    clocks = Clocks(directory, [card], never)
+    clocks.set("CARD-0", 1000)
+    restore_leftovers(directory, [card])  # the watchdog, while the controller was held up
+    assert clocks.set("CARD-0", 1000).locked_mhz == 1005
+    clocks.release("CARD-0")
+    assert card.locked_mhz == 1200
 
 
 _CONTROLLER = """
@@ -269,6 +280,38 @@ def test_both_killed_the_next_start_gives_back(tmp_path: Path, directory: Path) 
     assert gpus[0].read().locked_mhz == 705
     assert len(restore_leftovers(directory, gpus)) == 2
     assert gpus[0].read().locked_mhz is None
+
+
+_BUSY = """
+import itertools, sys
+from powerflow.device.emulated import EmulatedGpu
+from powerflow.device.lease import Clocks
+gpu = EmulatedGpu(sys.argv[2])
+clocks = Clocks(sys.argv[1], [gpu], print)
+for clock in itertools.cycle([705.0, 1005.0, 1305.0]):
+    clocks.set(gpu.uuid, clock)
+    if clock == 1305.0:
+        clocks.release(gpu.uuid)
+        print(flush=True)
+"""
+
+
+def test_killed_at_any_moment_the_prior_clock_comes_back(tmp_path: Path, directory: Path) -> None:
+    gpu = emulated_gpus(tmp_path / "gpus")[0]
+    gpu.lock_clock(1200)
+    rng = random.Random(5)
+    for _ in range(6):
+        with subprocess.Popen(
+            [sys.executable, "-c", _BUSY, str(directory), str(gpu.path)], stdout=subprocess.PIPE
+        ) as process:
+            assert process.stdout is not None
+            for _ in range(rng.randrange(1, 6)):
+                assert process.stdout.readline() == b"\n"
+            time.sleep(rng.uniform(0, 0.01))  # anywhere between two lines
+            process.kill()
+        restore_leftovers(directory, [gpu])
+        assert gpu.read().locked_mhz == 1200
+        assert not list((directory / "prior").glob("*.json"))
 
 
 def test_however_many_ask_at_once_one_watchdog_is_started(directory: Path) -> None:

@@ -3,7 +3,7 @@
 The device directory holds::
 
     lock                 held by whoever changes a clock or gives one back
-    prior/UUID.json      one GPU whose clock was changed: what it was locked to before, and what was asked for since
+    prior/UUID.json      one GPU whose clock was changed: what it was locked to before, and how to reach it
     lease.json           until when the lease lasts; the controller renews it every few seconds
     watchdog.lock        held by the living watchdog
     throttled/           see `throttle`
@@ -60,6 +60,7 @@ class Clocks:
         self._gpus = {gpu.uuid: gpu for gpu in gpus}
         self._say = say
         self._lease_s = lease_s
+        self._left: dict[str, tuple[float, float | None]] = {}  # what was asked for last, and what was read then
         self._refused: set[str] = set()
         self._said = False
 
@@ -73,29 +74,15 @@ class Clocks:
             DeviceLost, DeviceError: If the GPU does not answer, or does not take it.
         """
         gpu = self._gpus[uuid]
-        reading = gpu.read()
-        if uuid in self._refused:
-            return reading
         with _changing(self._directory):
-            note = _note(self._directory, uuid)
-            held = read_json(note)
-            if held is None and reading.locked_mhz == clock_mhz:
+            reading = gpu.read()
+            held = read_json(_note(self._directory, uuid))
+            as_left = held is not None and self._left.get(uuid) == (clock_mhz, reading.locked_mhz)
+            if uuid in self._refused or reading.locked_mhz == clock_mhz or as_left:
                 return reading
-            if held is not None and (held["asked_mhz"], held["got_mhz"]) == (clock_mhz, reading.locked_mhz):
-                return reading
-            first = held is None
-            held = held or {"uuid": uuid, **_address(gpu), "prior_mhz": reading.locked_mhz}
-            replace_json(note, held | {"asked_mhz": clock_mhz, "got_mhz": None}, durable=first)
-            self._renew([held])
-            try:
-                gpu.lock_clock(clock_mhz)
-            except (NotPermitted, Unsupported) as error:
-                if first:
-                    note.unlink()
-                self._refuse(uuid, error)
-                return reading
+            self._borrow(gpu, clock_mhz, held, reading)
             after = gpu.read()
-            replace_json(note, held | {"asked_mhz": clock_mhz, "got_mhz": after.locked_mhz})
+            self._left[uuid] = clock_mhz, after.locked_mhz
         return after
 
     def renew(self) -> None:
@@ -105,9 +92,9 @@ class Clocks:
             if notes:
                 self._renew(notes)
 
-    def borrowed(self) -> Mapping[str, float]:
-        """The clock that was last asked for, by GPU whose prior setting is still to be given back."""
-        return {held["uuid"]: held["asked_mhz"] for held in _notes(self._directory).values()}
+    def borrowed(self) -> frozenset[str]:
+        """UUIDs of the GPUs whose prior setting is still to be given back."""
+        return frozenset(held["uuid"] for held in _notes(self._directory).values())
 
     def release(self, uuid: str) -> None:
         """Give one clock back as it was; nothing happens if it is not borrowed.
@@ -125,6 +112,22 @@ class Clocks:
     def release_all(self) -> None:
         """Give all clocks back that can be; the others stay borrowed."""
         restore_leftovers(self._directory, list(self._gpus.values()))
+
+    def _borrow(self, gpu: Gpu, clock_mhz: float, held: Mapping[str, Any] | None, before: Reading) -> None:
+        """Lock the clock; before the first time, note on disk how it was, and see that somebody watches."""
+        note = _note(self._directory, gpu.uuid)
+        if held is None:
+            prior = {"uuid": gpu.uuid, **_address(gpu), "prior_mhz": before.locked_mhz}
+            replace_json(note, prior, durable=True)
+            self._renew([prior])
+        elif lease_left_s(self._directory) < self._lease_s / 2:
+            self._renew(list(_notes(self._directory).values()))
+        try:
+            gpu.lock_clock(clock_mhz)
+        except (NotPermitted, Unsupported) as error:
+            if held is None:
+                note.unlink()
+            self._refuse(gpu.uuid, error)
 
     def _renew(self, notes: Sequence[Mapping[str, Any]]) -> None:
         until_s = boottime_s() + self._lease_s
