@@ -25,16 +25,20 @@ FAILED, USAGE, NOT_FOUND, UNREACHABLE, INTERRUPTED = 1, 2, 3, 5, 130
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """Where a command lives. ``attribute`` names a function, or a `typer.Typer` with commands of its own."""
+    """Where a command lives. ``attribute`` names a function, or a `typer.Typer` with commands of its own.
+
+    ``home`` is its module in `powerflow.cli`, where that is not called as the command.
+    """
 
     name: str
     attribute: str
     summary: str
+    home: str = ""
 
     @property
     def module(self) -> str:
         """The module that is imported when, and only when, this command is asked for."""
-        return f"powerflow.cli.{self.name}"
+        return f"powerflow.cli.{self.home or self.name}"
 
 
 COMMANDS = (
@@ -44,6 +48,19 @@ COMMANDS = (
     Command("serve", "serve", "Run the controller of a live cluster."),
     Command("fit", "fit", "Learn what jobs cost from measured points."),
     Command("trace", "app", "Look into a log of jobs, convert it, or make one."),
+    Command("submit", "submit", "Submit a job to the controller."),
+    Command("queue", "queue", "List jobs and what they have."),
+    Command("describe", "describe", "Show all that is known of a job."),
+    Command("explain", "explain", "Say why a job has what it has."),
+    Command("logs", "logs", "Print what a job wrote."),
+    Command("cancel", "cancel", "Withdraw jobs.", home="jobs"),
+    Command("hold", "hold", "Keep jobs from running.", home="jobs"),
+    Command("release", "release", "Let held jobs run again.", home="jobs"),
+    Command("top", "top", "Show the cluster at this moment."),
+    Command("acct", "acct", "Show who was charged how much energy."),
+    Command("events", "events", "List what happened."),
+    Command("node", "app", "List nodes; take them out of use and into it again."),
+    Command("completion", "completion", "Make the shell complete commands and job numbers."),
 )
 
 
@@ -106,9 +123,13 @@ def _invoke(argv: Sequence[str]) -> int:
     """Parse and run; typer's own endings become exit codes, everything else is raised."""
     import typer
 
+    if "_POWERFLOW_COMPLETE" in os.environ:  # it is the shell that asks, not a person
+        from powerflow.cli.completion import complete
+
+        return complete(build_app)
     command = typer.main.get_command(build_app(argv))
     try:
-        with command.make_context("powerflow", list(argv)) as context:
+        with command.make_context("powerflow", _with_seconds(argv)) as context:
             command.invoke(context)
     except typer.Exit as ending:
         return ending.exit_code
@@ -122,6 +143,16 @@ def _invoke(argv: Sequence[str]) -> int:
         asked = getattr(getattr(error, "ctx", None), "command_path", "powerflow")
         return _complain(f"{message.rstrip('.')}; see {asked} --help", error.exit_code)
     return 0
+
+
+def _with_seconds(argv: Sequence[str]) -> list[str]:
+    """``--watch`` without a number is ``--watch 2``: the parser knows no option whose value may be left out."""
+    words = list(argv)
+    for i, word in enumerate(argv):
+        following = argv[i + 1] if i + 1 < len(argv) else ""
+        if word == "--watch" and not following.replace(".", "", 1).isdecimal():
+            words[i] = "--watch=2"
+    return words
 
 
 def _load(command: Command) -> Any:

@@ -61,7 +61,7 @@ class Server:
             InputError: The address cannot be bound to.
         """
         family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
-        # named TCP, or asyncio does not switch Nagle's algorithm off and every answer waits 40 ms for an acknowledgement
+        # named TCP, or asyncio leaves Nagle's algorithm on and every answer waits 40 ms for an acknowledgement
         self._socket = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

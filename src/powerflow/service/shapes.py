@@ -29,7 +29,7 @@ NodeName = Annotated[
     str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$", description="Name of a node.", examples=["n1"])
 ]
 NAME = r"^[A-Za-z0-9_][A-Za-z0-9._@-]{0,127}$"
-CURSOR = r"^[A-Za-z0-9._=-]{1,128}$"
+CURSOR = r"^[0-9]{1,18}$"
 KEY = r"^[!-~]{1,255}$"
 
 

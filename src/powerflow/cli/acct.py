@@ -1,0 +1,114 @@
+"""``powerflow acct``: who was charged how much energy."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from powerflow.cli.asking import Watch, asks
+from powerflow.cli.client import Controller
+from powerflow.cli.options import Json
+from powerflow.errors import InputError
+from powerflow.live.records import Account
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_AGO = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
+_UNIT_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+class By(StrEnum):
+    """What accounts are of."""
+
+    USER = "user"
+    PROJECT = "project"
+    JOB = "job"
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """Accounts of a window of time (Unix seconds)."""
+
+    since_s: float
+    until_s: float
+    by: str
+    emulated: bool
+    accounts: Sequence[Account]
+
+
+@asks
+def acct(
+    controller: Controller,
+    since: Annotated[str, typer.Option(help="From when: a date, a time, or how long ago (24h, 7d).")] = "30d",
+    until: Annotated[str | None, typer.Option(help="Until when; now by default.")] = None,
+    by: Annotated[By, typer.Option(help="Whose accounts.")] = By.USER,
+    json: Json = False,
+    watch: Watch = None,
+) -> None:
+    """Show who was charged how much: GPU-hours, energy, and how long jobs took."""
+    from powerflow.cli.watch import show
+
+    def read() -> Statement:
+        now_s = time.time()
+        since_s = moment(since, "--since", now_s)
+        until_s = now_s if until is None else moment(until, "--until", now_s)
+        if since_s > until_s:
+            raise InputError("the window ends before it begins", where="--until", fix="give a later time")
+        accounts = controller.accounts(since_s=since_s, until_s=until_s, by=by)
+        return Statement(since_s, until_s, by, controller.top().emulated, accounts)
+
+    show("accounts", read, _draw, lambda found: found, json=json, every_s=watch)
+
+
+def moment(text: str, where: str, now_s: float) -> float:
+    """``2026-11-01``, ``2026-11-01 17:00`` (the machine's time zone) or ``24h`` (ago) as Unix seconds.
+
+    Raises:
+        InputError: It is none of them.
+    """
+    ago = _AGO.fullmatch(text.strip())
+    if ago:
+        return max(now_s - float(ago[1]) * _UNIT_S[ago[2]], 0.0)
+    try:
+        return max(datetime.fromisoformat(text.strip()).timestamp(), 0.0)
+    except (ValueError, OverflowError, OSError):
+        raise InputError(
+            f"{text!r} is no time", where=where, fix="such as 2026-11-01, 2026-11-01 17:00 or 24h"
+        ) from None
+
+
+def _draw(found: Statement, width: int) -> RenderableType:
+    from rich import box
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    from powerflow.cli.job_table import joules, noted, seconds
+    from powerflow.report.units import NOTHING, percent, significant
+
+    total_j = next((account.energy_j for account in found.accounts if account.name == "total"), 0.0)
+    begin, end = (time.strftime("%Y-%m-%d %H:%M", time.localtime(s)) for s in (found.since_s, found.until_s))
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column(found.by, no_wrap=True, overflow="ellipsis")
+    for head in ("jobs", "GPU-hours", "energy", "share", "mean JCT"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for account in found.accounts:
+        of_nobody = account.name in ("idle", "total")
+        table.add_row(
+            account.name,
+            NOTHING if account.name == "idle" else f"{account.jobs:,}",
+            significant(account.gpu_s / 3600.0) if account.gpu_s else NOTHING,
+            joules(account.energy_j, found.emulated),
+            percent(account.energy_j / total_j) if total_j else NOTHING,
+            seconds(account.mean_jct_s),
+            style={"idle": "dim", "total": "bold"}[account.name] if of_nobody else "",
+        )
+    return Group(Text(f"{begin} to {end}", style="bold"), Text(), noted(table, found.emulated))

@@ -1,0 +1,52 @@
+"""``powerflow events``: what happened."""
+
+from __future__ import annotations
+
+import dataclasses
+import json as json_text
+import sys
+import time
+from typing import Annotated
+
+import typer
+
+from powerflow.cli.asking import asks, job_numbers
+from powerflow.cli.client import Controller
+from powerflow.cli.options import Json
+from powerflow.live.records import EventRecord
+
+#: How long one request waits for something to happen.
+_WAIT_S = 20.0
+
+
+@asks
+def events(
+    controller: Controller,
+    job: Annotated[str | None, typer.Option(help="Only of this job.", autocompletion=job_numbers)] = None,
+    after: Annotated[int, typer.Option(help="Only those after the event with this number.", min=0)] = 0,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as things happen.")] = False,
+    json: Json = False,
+) -> None:
+    """List what happened, oldest first. With --follow, --json prints one event a line."""
+    from powerflow.cli.output import JSON_VERSION, print_json
+
+    every: list[EventRecord] = []
+    while True:
+        found = controller.events(after=after, job_id=job, wait_s=_WAIT_S if follow else 0.0)
+        for event in found:
+            if not json:
+                print(_line(event))
+            elif follow:
+                print(json_text.dumps({"version": JSON_VERSION, "kind": "event", **dataclasses.asdict(event)}))
+        sys.stdout.flush()
+        every += found if json and not follow else ()
+        after = found[-1].number if found else after
+        if not (found or follow):
+            break
+    if json:
+        print_json("events", {"events": every, "after": after})
+
+
+def _line(event: EventRecord) -> str:
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.time_s))
+    return f"{when}  {f'job {event.job_id}' if event.job_id else '':<9}  {event.kind:<10}  {event.text}"

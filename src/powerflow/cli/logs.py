@@ -1,0 +1,38 @@
+"""``powerflow logs``: what a job wrote."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Annotated
+
+import typer
+
+from powerflow.cli.asking import Job, asks
+from powerflow.cli.client import Controller
+
+#: How often a log that is followed is looked at.
+_LOOK_S = 0.5
+
+
+@asks
+def logs(
+    controller: Controller,
+    job: Job,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
+    rank: Annotated[
+        str | None, typer.Option(help="Which rank's, as describe names them; the first by default.")
+    ] = None,
+) -> None:
+    """Print what a job wrote to stdout and stderr."""
+    offset = 0
+    while True:
+        chunk = controller.log(job, rank, offset)
+        sys.stdout.write(chunk.text)
+        sys.stdout.flush()
+        moved = chunk.offset > offset
+        offset = chunk.offset
+        if chunk.ended or not (moved or follow):
+            return
+        if not moved:
+            time.sleep(_LOOK_S)

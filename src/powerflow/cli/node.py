@@ -1,0 +1,96 @@
+"""``powerflow node``: the nodes, and taking them out of use and into it again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from powerflow.cli.asking import Watch, asks
+from powerflow.cli.client import Controller
+from powerflow.cli.options import Json
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from powerflow.live.records import NodeRecord
+
+app = typer.Typer(rich_markup_mode=None)
+
+Name = Annotated[str, typer.Argument(metavar="NODE", help="Name of a node.")]
+
+
+@asks
+def list_nodes(controller: Controller, json: Json = False, watch: Watch = None) -> None:
+    """List nodes and their GPUs."""
+    from powerflow.cli.watch import show
+
+    show("nodes", controller.nodes, _draw, lambda nodes: {"nodes": nodes}, json=json, every_s=watch)
+
+
+@asks
+def drain(
+    controller: Controller,
+    node: Name,
+    reason: Annotated[str, typer.Option(help="Why, for those who ask later.")] = "",
+    json: Json = False,
+) -> None:
+    """Let a node take no new jobs; what runs there is moved."""
+    _say(controller.drain(node, reason), json)
+
+
+@asks
+def resume(controller: Controller, node: Name, json: Json = False) -> None:
+    """Let a drained or failed node be used again."""
+    _say(controller.resume(node), json)
+
+
+app.command("list")(list_nodes)
+app.command("drain")(drain)
+app.command("resume")(resume)
+
+
+def _say(node: NodeRecord, json: bool) -> None:
+    from powerflow.cli.output import print_json
+
+    if json:
+        print_json("node", node)
+    else:
+        print(f"{node.name} is {node.state}")
+
+
+def _draw(nodes: Sequence[NodeRecord], width: int) -> RenderableType:
+    from rich import box
+    from rich.table import Table
+
+    from powerflow.cli.job_table import bar, noted, state, watts
+    from powerflow.report.units import NOTHING
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for head, right in (
+        ("node", False),
+        ("state", False),
+        ("GPU", True),
+        ("type", False),
+        ("job", True),
+        ("power", True),
+        ("MHz", True),
+        ("locked", True),
+        ("used", False),
+    ):
+        table.add_column(head, justify="right" if right else "left", no_wrap=True)
+    for node in nodes:
+        for i, gpu in enumerate(node.gpus):
+            table.add_row(
+                node.name if i == 0 else "",
+                state(node.state) if i == 0 else "",
+                str(gpu.index),
+                node.gpu_type,
+                gpu.job_id or NOTHING,
+                watts(gpu.power_w, node.emulated),
+                NOTHING if gpu.clock_mhz is None else f"{gpu.clock_mhz:.0f}",
+                NOTHING if gpu.locked_mhz is None else f"{gpu.locked_mhz:.0f}",
+                bar(gpu.utilisation),
+            )
+    return noted(table, any(node.emulated for node in nodes))

@@ -1,0 +1,121 @@
+"""Where the controller is and who asks it: flag, then environment, then user file, then the system's file.
+
+Keys of the files: ``url``, ``token``, ``token_file``, ``state_dir``. Whoever names none of them talks to the controller
+that ``powerflow serve`` started on this machine: it leaves its address in ``<state dir>/server.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from powerflow.errors import InputError
+
+#: Keys, and the variable of the environment of each.
+KEYS = {
+    "url": "POWERFLOW_URL",
+    "token": "POWERFLOW_TOKEN",
+    "token_file": "POWERFLOW_TOKEN_FILE",
+    "state_dir": "POWERFLOW_STATE",
+}
+SYSTEM_FILE = Path("/etc/powerflow/config.yaml")
+SERVER_FILE = "server.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Where to ask and with what. ``url`` is None where no controller is known."""
+
+    url: str | None
+    token: str | None = field(repr=False)
+    state_dir: Path
+
+
+def load(*, url: str | None = None, token_file: str | None = None, state_dir: str | None = None) -> Settings:
+    """Settings from flags (the arguments) and everything below them.
+
+    The token that a local controller left is sent to that controller only, never to a ``url`` from elsewhere.
+
+    Raises:
+        InputError: A file has a key that is not one, or cannot be read.
+    """
+    flags = {"url": url, "token_file": token_file, "state_dir": state_dir}
+    layers = [
+        {key: value for key, value in flags.items() if value},
+        {key: os.environ[name] for key, name in KEYS.items() if os.environ.get(name)},
+        _file(_user_file()),
+        _file(SYSTEM_FILE),
+    ]
+    state = Path(_first(layers, "state_dir") or _default_state())
+    chosen = _first(layers, "url")
+    if chosen is None:
+        layers.append(_server(state / SERVER_FILE))
+        chosen = layers[-1].get("url")
+    if chosen is not None and not chosen.startswith(("http://", "https://")):
+        raise InputError(f"{chosen!r} is no URL of a controller", where="url", fix="such as http://127.0.0.1:7077")
+    return Settings(chosen.rstrip("/") if chosen else None, _token(layers), state)
+
+
+def _first(layers: list[Mapping[str, str]], key: str) -> str | None:
+    return next((layer[key] for layer in layers if key in layer), None)
+
+
+def _token(layers: list[Mapping[str, str]]) -> str | None:
+    """The token of the first layer that has one, itself or in a file."""
+    for layer in layers:
+        if "token" in layer:
+            return layer["token"]
+        if "token_file" in layer:
+            return Path(layer["token_file"]).expanduser().read_text(encoding="utf-8").strip()
+    return None
+
+
+def _default_state() -> Path:
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "powerflow"
+
+
+def _user_file() -> Path:
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "powerflow" / "config.yaml"
+
+
+def _server(path: Path) -> Mapping[str, str]:
+    """What a controller on this machine left; nothing if none did."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {key: str(content[key]) for key in ("url", "token_file") if key in content}
+    except FileNotFoundError:
+        return {}
+    except (ValueError, TypeError) as error:
+        raise InputError(f"is not what a controller writes ({error})", where=os.fspath(path), exit_code=1) from None
+
+
+def _file(path: Path) -> Mapping[str, str]:
+    """Keys and values of a YAML file; nothing if it is not there."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    import yaml
+
+    try:
+        top = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else os.fspath(path)
+        raise InputError(f"is not YAML ({getattr(error, 'problem', None) or error})", where=where) from None
+    if top is None:
+        return {}
+    if not isinstance(top, yaml.MappingNode):
+        raise InputError("is not a list of settings", where=f"{path}:1", fix="such as url: http://127.0.0.1:7077")
+    found: dict[str, str] = {}
+    for key, value in top.value:
+        where = f"{path}:{key.start_mark.line + 1}"
+        if key.value not in KEYS:
+            raise InputError(f"{key.value!r} is no setting", where=where, fix=f"one of {', '.join(KEYS)}")
+        if not isinstance(value, yaml.ScalarNode) or not value.value:
+            raise InputError(f"{key.value} is not a word", where=where)
+        found[key.value] = value.value
+    return found

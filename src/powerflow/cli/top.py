@@ -1,0 +1,55 @@
+"""``powerflow top``: the cluster at this moment."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from powerflow.cli.asking import Watch, asks
+from powerflow.cli.client import Controller
+from powerflow.cli.options import Json
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from powerflow.live.records import Top
+
+
+@asks
+def top(controller: Controller, json: Json = False, watch: Watch = None) -> None:
+    """Show the cluster now: GPUs, power, energy, and the jobs that run and wait."""
+    from powerflow.cli.watch import show
+
+    show("top", controller.top, _draw, lambda found: found, json=json, every_s=watch)
+
+
+def _draw(found: Top, width: int) -> RenderableType:
+    from rich.console import Group
+    from rich.text import Text
+
+    from powerflow.cli.job_table import bar, job_table, joules, noted, watts
+    from powerflow.report.units import significant
+
+    busy = found.gpus_busy / found.gpus if found.gpus else 0.0
+    idle_w = found.power_w - found.jobs_power_w
+    of_jobs = found.jobs_energy_j / found.energy_j if found.energy_j else 0.0
+    price = f" · λ_E {significant(found.energy_price, 2)} s/J" if found.energy_price else ""
+    lines = [
+        Text.assemble(("GPUs    ", "bold"), bar(busy, 16), f"   {found.gpus_busy} of {found.gpus} busy"),
+        Text.assemble(
+            ("power   ", "bold"),
+            watts(found.power_w, found.emulated),
+            f" · jobs {watts(found.jobs_power_w, found.emulated)}, idle {watts(idle_w, found.emulated)}",
+        ),
+        Text.assemble(
+            ("energy  ", "bold"),
+            joules(found.energy_j, found.emulated),
+            f" · jobs {joules(found.jobs_energy_j, found.emulated)} ({of_jobs:.0%}),",
+            f" idle {joules(found.idle_energy_j, found.emulated)}",
+        ),
+        Text.assemble(("jobs    ", "bold"), f"{found.running} running, {found.queued} queued, {found.held} held"),
+        Text.assemble(("policy  ", "bold"), f"{found.policy}{price} · budget: {found.budget}"),
+        *(Text(f"! {notice}", style="yellow") for notice in found.notices),
+    ]
+    if not found.jobs:
+        return noted(Group(*lines), found.emulated)
+    return Group(*lines, Text(), job_table(found.jobs, width, found.time_s))
