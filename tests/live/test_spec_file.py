@@ -157,6 +157,17 @@ def test_a_directory_is_taken_from_the_files_folder(tmp_path: Path, monkeypatch:
     assert spec_of_text("run: x\ndirectory: here").directory == f"{tmp_path}/here"
 
 
+def test_flags_win_over_the_file_and_may_complete_it(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text("run: x\ngpus: 1..8\ndirectory: here\n")
+    with pytest.raises(InputError, match="rescale is none"):
+        read_spec(path)
+    job = read_spec(path, over={"rescale": "restart", "directory": "/there"})
+    assert (job.rescale, str(job.gpus), job.directory) == ("restart", "1..8", "/there")
+    with pytest.raises(InputError, match=r"job\.yaml:1: priority is 'urgent'"):
+        read_spec(path, over={"rescale": "restart", "priority": "urgent"})
+
+
 SIGNS = (
     ": ",
     "\n",

@@ -6,9 +6,12 @@ import itertools
 import threading
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from powerflow.cost.observation import Observation
 from powerflow.errors import InputError
+from powerflow.live.accounts import hourly
 from powerflow.live.records import JobState, NotFound, Refused
 from powerflow.live.spec import JobSpec
 from powerflow.live.spec_file import spec_from
@@ -323,6 +326,26 @@ def test_charges_fall_into_hours_and_are_split_between_them(store: Store) -> Non
     assert store.accounts(3 * 3600.0, 1e9, "job")[0].name == "idle"
     store.charge([Charge(3_600.0, 3_600.0, "gpu0", job, 5.0, 0.0)])  # of no length, at the turn of an hour
     assert store.energy_totals() == pytest.approx((605.0, 605.0, 0.0))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.floats(0, 1e6), st.floats(0, 2e4), st.sampled_from(["1", "2", None]), st.floats(0, 1e9)),
+        max_size=20,
+    )
+)
+def test_no_joule_is_lost_between_hours(rows: list[tuple[float, float, str | None, float]]) -> None:
+    charges = [Charge(start, start + length, "gpu0", payer, joules, length) for start, length, payer, joules in rows]
+    hours = hourly(charges)
+    assert len({(row["job_id"], row["hour"]) for row in hours}) == len(hours)
+    for payer in ("1", "2", None):
+        booked = [row for row in hours if row["job_id"] == int(payer or 0)]
+        mine = [charge for charge in charges if charge.job_id == payer]
+        for unit in ("energy_j", "gpu_s"):
+            assert sum(row[unit] for row in booked) == pytest.approx(sum(getattr(c, unit) for c in mine), rel=1e-9)
+    touched = {hour for c in charges for hour in range(int(c.start_s // 3600), int(c.end_s // 3600) + 1)}
+    assert {row["hour"] for row in hours} <= touched
 
 
 def test_accounts_by_user_project_and_job(store: Store) -> None:

@@ -52,8 +52,12 @@ _TYPES = {
 Lines = dict[tuple[str, ...], int]
 
 
-def read_spec(path: str | Path) -> JobSpec:
+def read_spec(path: str | Path, over: Mapping[str, Any] | None = None) -> JobSpec:
     """A job from a YAML file. A relative ``directory`` is taken from the file's folder, ``~`` is the home of who reads.
+
+    Args:
+        path: The file.
+        over: Keys that win over those of the file, such as flags of a command line.
 
     Raises:
         InputError: The file cannot be read, is not YAML, or says something that means nothing; with ``file:line``.
@@ -69,10 +73,16 @@ def read_spec(path: str | Path) -> JobSpec:
         raise InputError(f"cannot read: {error.strerror}", where=where, exit_code=1) from None
     except ValueError:  # a NUL in the path
         raise InputError("no path to a file", where=where) from None
-    return spec_of_text(content, where, folder=path.absolute().parent)
+    return spec_of_text(content, where, folder=path.absolute().parent, over=over)
 
 
-def spec_of_text(text: str | bytes, where: str = "standard input", *, folder: Path | None = None) -> JobSpec:
+def spec_of_text(
+    text: str | bytes,
+    where: str = "standard input",
+    *,
+    folder: Path | None = None,
+    over: Mapping[str, Any] | None = None,
+) -> JobSpec:
     """A job from YAML; a relative ``directory`` is taken from ``folder`` (None: from the current one).
 
     Raises:
@@ -88,7 +98,7 @@ def spec_of_text(text: str | bytes, where: str = "standard input", *, folder: Pa
     directory = values.get("directory")
     if isinstance(directory, str) and directory and "\0" not in directory:
         values["directory"] = _absolute(directory, folder or Path.cwd())
-    return spec_from(values, where, lines)
+    return spec_from({**values, **(over or {})}, where, lines)
 
 
 def spec_from(mapping: Mapping[str, Any], where: str = "", lines: Lines | None = None) -> JobSpec:
