@@ -1,61 +1,266 @@
-"""``powerflow demo``: the policies on a day of jobs, in under a minute."""
+"""``powerflow demo``: a cluster on this machine trains ten small models, and says what it saved."""
 
 from __future__ import annotations
 
+import getpass
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from statistics import median
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from powerflow.cli.options import Json, Processes, Quiet, WorkloadOf
+from powerflow.cli.options import Json, Quiet
+from powerflow.errors import InputError
 
-#: What the demo day was made for.
-CLUSTER = "16x8:A100"
-MOST_GPUS = 64
-#: Few policies come down to 70 % on a cluster that is idle for half of the time.
-LEVELS = (1.0, 0.9, 0.8, 0.7)
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from powerflow.demo.rehearsal import Outcome, Recorded
+    from powerflow.live.build import LiveCluster
+    from powerflow.live.rows import StoredJob
+
+CLUSTER = "2x4:A100"
+#: λ_E in units of the natural price 1 / (W of a busy GPU above idle): energy counts about half as much as time.
+PRICE = 0.5
+INTERVAL_S = 4.0
+EXPLORE_STEPS = 5
+MOST_S = 170.0
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What the demo came to."""
+
+    jobs: list[StoredJob]
+    outcomes: list[Outcome]
+    pause_s: float
+    rescales: int
 
 
 def demo(
-    trace: Annotated[Path | None, typer.Argument(help="A log of jobs to take instead of the day that ships.")] = None,
-    cluster: Annotated[str, typer.Option(help="The cluster that is simulated.")] = CLUSTER,
-    report: Annotated[Path, typer.Option("--report", help="Where to write the report.")] = Path("powerflow-demo.html"),
-    processes: Processes = None,
     json: Json = False,
     quiet: Quiet = False,
+    keep: Annotated[Path | None, typer.Option(help="Keep the cluster's state and logs in this new directory.")] = None,
 ) -> None:
-    """Compare the policies on a day of jobs that ships with PowerFlow, or on a log of your own.
+    """Run a cluster of eight emulated A100s on this machine, and ten small PyTorch jobs on it.
 
-    One seed, and fewer settings for each policy than powerflow compare tries, to be done within a minute.
+    Processes, training and rescaling are real; GPUs are emulated: steps last, and draw, what a hidden model says. At
+    the end the same jobs are simulated under FIFO at maximum clock. Ctrl-C ends everything that was started.
     """
-    from powerflow.cli.compare import reporting, show, write_page
-    from powerflow.cli.output import atomic_write
-    from powerflow.policy import registry
-    from powerflow.simulate.compare import compare
-    from powerflow.simulate.frontier import Sweep
-    from powerflow.trace.demo import demo_day
-    from powerflow.trace.read import read_trace
+    from powerflow.cli.output import console, print_json
 
-    # fewer than the default: a first run also compiles, and is to be done within a minute on two cores
-    sweep = Sweep(
-        prices=(0.0, 1 / 64, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0),
-        thresholds=(0.0, 0.5, 0.75, 1.0, 2.0),
-        etas=(0.35, 0.6, 1.0),
-        clocks=2,
-        rounds=1,
-        bound=(0.0, 1 / 16, 1 / 8, 1 / 4, 1 / 2),
+    screen = console(stderr=json)
+    directory = _directory(keep)
+    try:
+        with _cluster(directory) as live:
+            done = _run(live, screen, quiet)
+    finally:
+        if keep is None:
+            shutil.rmtree(directory, ignore_errors=True)
+    if json:
+        print_json("demo", {"emulated": True, "jobs": done.jobs, "outcomes": done.outcomes, "pause_s": done.pause_s})
+    elif not quiet:
+        _show(done, screen)
+
+
+def _directory(keep: Path | None) -> Path:
+    if keep is None:
+        return Path(tempfile.mkdtemp(prefix="powerflow-demo-"))
+    if keep.exists():
+        raise InputError("exists already", where=str(keep), fix="name a directory that does not")
+    keep.mkdir(parents=True)
+    return keep
+
+
+@contextmanager
+def _cluster(directory: Path) -> Iterator[LiveCluster]:
+    """The embedded cluster; all that it started has ended, and its clocks are given back, when this is left."""
+    from powerflow.cost.catalogue import gpu_type
+    from powerflow.live.build import ClusterSettings, build
+    from powerflow.live.controller import Settings
+    from powerflow.service.logs import json_lines
+
+    _find_torch()
+    card = gpu_type("A100")
+    with (directory / "controller.log").open("w") as log:
+        live = build(
+            ClusterSettings(
+                state=directory,
+                emulate=CLUSTER,
+                energy_price=PRICE / (card.limit_w - card.idle_w),
+                interval_s=INTERVAL_S,
+                controller=Settings(explore_steps=EXPLORE_STEPS, save_s=1.0),
+            ),
+            log=json_lines(log),
+        )
+        try:
+            live.controller.start()
+            yield live
+        finally:
+            # whatever happens, also a second Ctrl-C: nothing is left behind
+            before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+            live.engine.shutdown(kill=True)
+            live.controller.power.finish(give_back=True)
+            live.close()
+            signal.signal(signal.SIGINT, before)
+
+
+def _find_torch() -> None:
+    from importlib.util import find_spec
+
+    if find_spec("torch") is None:
+        raise InputError("the demo trains with PyTorch, which is not installed", fix="pip install torch", exit_code=1)
+
+
+def _run(live: LiveCluster, screen: Console, quiet: bool) -> Done:
+    from powerflow.demo.jobs import arrivals
+    from powerflow.live.records import Caller, Role
+
+    stop = threading.Event()
+    failures: list[BaseException] = []
+
+    def turn() -> None:
+        try:
+            live.controller.run(stop)
+        except BaseException as error:  # the main thread ends the demo in order, and says why
+            failures.append(error)
+
+    loop = threading.Thread(target=turn, name="powerflow-loop")
+    loop.start()
+    try:
+        caller = Caller(getpass.getuser(), Role.OPERATOR)
+        began_s = time.monotonic()
+        coming = arrivals()
+        with _table(screen, quiet) as draw:
+            while True:
+                while coming and time.monotonic() - began_s >= coming[0].after_s:
+                    live.desk.submit(coming.pop(0).spec, caller)
+                top = live.desk.top()
+                draw(top, len(coming))
+                if failures:
+                    raise failures[0]
+                if not coming and not top.jobs:
+                    break
+                if time.monotonic() - began_s > MOST_S:
+                    raise InputError("the jobs took longer than 3 minutes", fix="is the machine busy?", exit_code=1)
+                time.sleep(0.25)
+    finally:
+        stop.set()
+        live.controller.ring()
+        loop.join()
+    return _done(live)
+
+
+@contextmanager
+def _table(screen: Console, quiet: bool) -> Iterator[Any]:
+    """A function that draws the cluster: live on a terminal, a line every ten seconds elsewhere."""
+    from rich.live import Live
+
+    from powerflow.cli.top import draw
+    from powerflow.report.units import energy, power
+
+    if quiet:
+        yield lambda top, coming: None
+    elif screen.is_terminal:
+        with Live(console=screen, auto_refresh=False, transient=True) as picture:
+            yield lambda top, coming: picture.update(draw(top, screen.width), refresh=True)
+    else:
+        said_s = [0.0]
+
+        def line(top: Any, coming: int) -> None:
+            if time.monotonic() - said_s[0] >= 10.0:
+                said_s[0] = time.monotonic()
+                screen.print(
+                    f"{top.gpus_busy} of {top.gpus} GPUs busy, {power(top.power_w)} emulated,"
+                    f" {energy(top.energy_j)}; {top.running} jobs run, {top.queued} wait, {coming} to come"
+                )
+
+        yield line
+
+
+def _done(live: LiveCluster) -> Done:
+    from powerflow.demo.rehearsal import Live, side_by_side
+
+    jobs = sorted(live.store.jobs(limit=1000).items, key=lambda job: int(job.id))
+    failed = [job for job in jobs if job.state != "completed"]
+    if failed:
+        lines = " | ".join(failed[0].last_lines[-3:])
+        raise InputError(f"job {failed[0].spec.name} {failed[0].state} ({failed[0].exit}): {lines}", exit_code=1)
+    recorded = _recorded(live, jobs)
+    first_s = min(job.submitted_s for job in jobs)
+    span_s = max(job.ended_s or 0.0 for job in jobs) - first_s
+    metered_j, jobs_j, _ = live.controller.power.totals_j()
+    idle_w = sum(live.controller.power.idle_w())
+    # the meter began with the cluster, a moment before the first submission: it idled until then
+    before_j = max(0.0, idle_w * (live.controller.clock() - first_s - span_s))
+    outcomes = side_by_side(recorded, Live(metered_j - before_j, jobs_j, span_s), idle_w)
+    return Done(jobs, outcomes, recorded.pause_s, sum(job.rescales for job in jobs))
+
+
+def _recorded(live: LiveCluster, jobs: list[StoredJob]) -> Recorded:
+    from powerflow.demo.rehearsal import Recorded
+    from powerflow.live.learning import class_of
+
+    events = live.store.events(limit=10_000).items
+    pauses = [float(event.fields["pause_s"]) for event in events if event.kind == "rescaled"]
+    classes = {class_of(job.spec, job.user).name for job in jobs}
+    learning = live.controller.learning
+    ready = {event.job_id: event.time_s for event in reversed(events) if event.kind == "running"}
+    starts = [job.started_s - ready[job.id] for job in jobs if job.started_s and job.id in ready]
+    return Recorded(
+        jobs=jobs,
+        cluster=live.spec,
+        axes=live.axes,
+        tables={(name, gpu): learning.table(name, gpu) for name in classes for gpu in live.axes},
+        energy_price=live.controller.scheduler.energy_price,
+        interval_s=INTERVAL_S,
+        policy=live.controller.scheduler.policy_name,
+        pause_s=median(pauses) if pauses else 0.0,
+        start_s=median(starts) if starts else 0.0,
     )
-    jobs = demo_day() if trace is None else read_trace(trace)
-    with atomic_write(report) as page:
-        with reporting("comparing policies", quiet) as progress:
-            comparison = compare(
-                WorkloadOf((jobs,), cluster, None, MOST_GPUS),
-                registry.names(),
-                [0],
-                levels=LEVELS,
-                sweep=sweep,
-                processes=processes,
-                progress=progress,
-            )
-        write_page(page, comparison)
-    show(comparison, report, json, quiet)
+
+
+def _show(done: Done, screen: Console) -> None:
+    from rich.table import Table
+
+    from powerflow.report.units import duration, energy
+
+    table = Table(title="Ten jobs, trained for real on emulated GPUs: joules are modelled", title_justify="left")
+    for head in ("job", "GPUs asked", "steps", "time to completion", "energy", "per step", "rescales"):
+        table.add_column(head, justify="left" if head == "job" else "right")
+    for job in done.jobs:
+        jct_s = (job.ended_s or job.submitted_s) - job.submitted_s
+        per_step = energy(job.energy_j / job.steps) if job.steps else "–"
+        asked, steps = str(job.spec.gpus), f"{job.steps:.0f}"
+        table.add_row(job.spec.name, asked, steps, duration(jct_s), energy(job.energy_j), per_step, str(job.rescales))
+    screen.print(table)
+    live, same, fifo = done.outcomes
+    result = Table(title="Against FIFO at maximum clock, on the same jobs", title_justify="left")
+    for head in ("", "average JCT", "energy of the cluster", "of jobs"):
+        result.add_column(head, justify="left" if not head else "right")
+    for outcome in (live, fifo, same):
+        result.add_row(outcome.name, duration(outcome.jct_s), energy(outcome.energy_j), energy(outcome.jobs_j))
+    screen.print(result)
+    screen.print(
+        f"PowerFlow: {_change(live.jct_s, fifo.jct_s)} average JCT and {_change(live.energy_j, fifo.energy_j)} energy"
+        " than FIFO at maximum clock (simulated)."
+    )
+    off_jct, off_j = same.jct_s / live.jct_s - 1, same.energy_j / live.energy_j - 1
+    screen.print(
+        f"Simulated as it ran, it would differ from the live run by {off_jct:+.1%} in JCT and {off_j:+.1%} in energy."
+    )
+    if done.rescales:
+        screen.print(f"{done.rescales} rescales while training, median pause {done.pause_s * 1e3:.0f} ms.")
+
+
+def _change(ours: float, theirs: float) -> str:
+    change = ours / theirs - 1.0
+    return f"{abs(change):.0%} {'less' if change < 0 else 'more'}"

@@ -19,10 +19,11 @@ def top(controller: Controller, json: Json = False, watch: Watch = None) -> None
     """Show the cluster now: GPUs, power, energy, and the jobs that run and wait."""
     from powerflow.cli.watch import show
 
-    show("top", controller.top, _draw, lambda found: found, json=json, every_s=watch)
+    show("top", controller.top, draw, lambda found: found, json=json, every_s=watch)
 
 
-def _draw(found: Top, width: int) -> RenderableType:
+def draw(found: Top, width: int) -> RenderableType:
+    """The cluster, for a terminal of this width."""
     from rich.console import Group
     from rich.text import Text
 

@@ -44,7 +44,7 @@ class Emulation:
         self._gpus = {(gpu.node, gpu.index): gpu for gpu in gpus}
         self._seed = seed
         self._time_scale = time_scale
-        self._throttles: dict[str, Throttle] = {}
+        self._throttles: dict[str, tuple[frozenset[str], Throttle]] = {}  # by job, and for which ranks
         (directory / "ranks").mkdir(parents=True, exist_ok=True)
 
     def environment(
@@ -57,34 +57,39 @@ class Emulation:
         return emulate_rank(path, truth, gpus, time_scale=self._time_scale)
 
     def follow(self, ranks: Sequence[RankStatus], entries: Mapping[str, Entry]) -> None:
-        """Slow the ranks of scripts that import nothing of ours, and let go of those that have ended."""
-        running = {str(rank.name): rank for rank in ranks if rank.state is RankState.RUNNING and rank.pid}
-        for name in self._throttles.keys() - running.keys():
-            self._throttles.pop(name).close()
-        for name, rank in running.items():
+        """Slow the jobs whose scripts import nothing of ours, and let go of those that have ended or changed."""
+        running: dict[str, list[RankStatus]] = {}
+        for rank in ranks:
             entry = entries.get(rank.name.gang)
-            if name not in self._throttles and entry is not None and entry.spec.rescale != "in-place":
-                self._throttles[name] = self._throttle(rank, entry)
+            if entry is not None and entry.spec.rescale != "in-place" and rank.state is RankState.RUNNING and rank.pid:
+                running.setdefault(rank.name.gang, []).append(rank)
+        wanted = {job_id: frozenset(str(rank.name) for rank in of_job) for job_id, of_job in running.items()}
+        for job_id in [job_id for job_id, (names, _) in self._throttles.items() if wanted.get(job_id) != names]:
+            self._throttles.pop(job_id)[1].close()
+        for job_id, of_job in running.items():
+            if job_id not in self._throttles and (throttle := self._throttle(of_job, entries[job_id])):
+                self._throttles[job_id] = wanted[job_id], throttle
 
     def close(self) -> None:
         """Let go of everything: what is slowed runs at its own speed."""
-        for throttle in self._throttles.values():
+        for _, throttle in self._throttles.values():
             throttle.close()
         self._throttles.clear()
 
-    def _throttle(self, rank: RankStatus, entry: Entry) -> Throttle:
-        everyone = [(node, number) for node, numbers in entry.placement for number in numbers]
-        own = [place for place in everyone if place[0] == rank.node]
-        if entry.spec.rescale == "restart":  # one rank a GPU, in the order of the placement
-            own = [everyone[rank.name.number]] if rank.name.number < len(everyone) else own[:1]
-        gpus = [self._gpus[place] for place in own]
-        batch = -(-entry.kind.global_batch // max(1, len(everyone)))
+    def _throttle(self, ranks: Sequence[RankStatus], entry: Entry) -> Throttle | None:
+        """Slows these ranks; None while they are not yet those that the entry asks for."""
+        places = [(node, number) for node, numbers in entry.placement for number in numbers]
+        whole = entry.spec.rescale == "none"  # one process has all GPUs; else one each, in the order of the placement
+        if not places or len(ranks) != (1 if whole else len(places)):
+            return None
+        ordered = sorted(ranks, key=lambda rank: (rank.name.epoch, rank.name.number))
+        gpus = [self._gpus[place] for place in places]
+        groups = {ordered[0].pid: gpus} if whole else {r.pid: [gpu] for r, gpu in zip(ordered, gpus, strict=True)}
+        batch = -(-entry.kind.global_batch // len(places))
         return Throttle(
             self._directory,
-            rank.pid,
-            gpus,
+            groups,
             ground_truth(entry.kind, gpus[0].gpu_type, self._seed),
-            job_gpus=len(everyone),
             nodes=len(entry.placement),
             local_batch=min(batch, entry.kind.local_max),
             accumulation=-(-batch // entry.kind.local_max),

@@ -6,6 +6,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
+from powerflow.cost.catalogue import gpu_type
 from powerflow.device.lease import Clocks
 from powerflow.device.meter import Meter
 from powerflow.device.protocol import DeviceError, Gpu, Reading
@@ -59,7 +60,8 @@ class Power:
         """Go on where the last controller's meter was."""
         self._meter = Meter(list(self._gpus.values()), self._store.get(METER))
         self._saved_j = self._store.energy_totals()
-        self._set_mhz = {self._place[uuid]: mhz for uuid, mhz in self._clocks.borrowed().items() if uuid in self._place}
+        # set by the last controller, to what it does not matter: the next tuning says what they are to be
+        self._set_mhz = {self._place[uuid]: math.nan for uuid in self._clocks.borrowed() if uuid in self._place}
 
     def due(self, now_s: float) -> bool:
         """Whether the GPUs are to be read again."""
@@ -156,6 +158,10 @@ class Power:
     def power_w(self) -> float:
         """Watts of all GPUs at the last reading."""
         return sum(r.power_w for r in self._readings.copy().values() if math.isfinite(r.power_w))
+
+    def idle_w(self) -> list[float]:
+        """Watts of each GPU when nobody uses it, by the catalogue."""
+        return [gpu_type(gpu.gpu_type).idle_w for gpu in self._gpus.values()]
 
     def node_names(self) -> list[str]:
         """Nodes that GPUs are in."""

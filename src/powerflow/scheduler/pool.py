@@ -112,6 +112,8 @@ class Pool:
         if any(self.occupancy.status_of(share.node) == FAILED for share in placement):
             raise ValueError("a node of it has failed")
         self.occupancy.put(slot, placement)
+        if any(self.occupancy.status_of(share.node) == DRAINED for share in placement):
+            self.evicted.add(slot)
         clock = int(np.abs(self.axes.clocks_mhz - clock_mhz).argmin())
         ledger.give(np.array([slot]), np.array([gpus]), np.array([clock]), now_s)
         ledger.started[slot] = True

@@ -202,6 +202,9 @@ class Scheduler:
             return f"job {event.job_id} runs on {event.gpu_type}: this cluster has none"
         if self.ledger.rows["gpus"][slot]:
             return f"job {event.job_id} holds GPUs already"
+        job, gpus = self.ledger.job(slot), sum(len(share.gpus) for share in event.placement)
+        if job.gpu_type not in (None, event.gpu_type) or not job.gpus_min <= gpus <= job.gpus_max:
+            return f"job {event.job_id} may not run on {gpus} {event.gpu_type}"
         if pool is not self._pool_of[slot]:
             self._move_to(slot, pool)
         try:

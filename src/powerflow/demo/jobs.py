@@ -1,0 +1,56 @@
+"""The demo's ten jobs: small models of four kinds, and when each is submitted."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from powerflow.live.spec import JobSpec
+
+TRAIN = Path(__file__).with_name("train.py")
+
+
+class Arrival(NamedTuple):
+    """A job, and how many seconds after the first it is submitted."""
+
+    after_s: float
+    spec: JobSpec
+
+
+#: Name, kind of network, the family its emulated costs come from, global batch, epochs, steps per epoch, GPUs, seconds.
+_JOBS = (
+    ("vision-1", "conv", "imagenet", 128, 4, 40, "1..8", 0.0),
+    ("speech-1", "lstm", "deepspeech2", 64, 3, 20, "1..4", 3.0),
+    ("ranking-1", "mlp", "imagenet", 64, 4, 40, "1..2", 6.0),
+    ("language-1", "attention", "bert", 64, 3, 15, "1..8", 10.0),
+    ("vision-2", "conv", "vgg19", 128, 3, 40, "1..4", 16.0),
+    ("vision-3", "conv", "resnet101", 128, 3, 30, "1..8", 22.0),
+    ("ranking-2", "mlp", "imagenet", 64, 3, 40, "1", 27.0),
+    ("speech-2", "lstm", "deepspeech2", 64, 2, 20, "1..4", 33.0),
+    ("language-2", "attention", "bert", 64, 2, 15, "2..4", 39.0),
+    ("vision-4", "conv", "imagenet", 256, 3, 30, "1..8", 45.0),
+)
+
+
+def arrivals() -> list[Arrival]:
+    """All of them, in order."""
+    return [
+        Arrival(
+            after_s,
+            JobSpec.model_validate(
+                {
+                    "name": name,
+                    "run": f"{shlex.quote(sys.executable)} {shlex.quote(str(TRAIN))} --kind {kind} --epochs {epochs}"
+                    f" --steps {steps} --batch {batch}",
+                    "gpus": gpus,
+                    "batch": {"global": batch},
+                    "rescale": "in-place",
+                    "model": family,
+                    "project": name.split("-", maxsplit=1)[0],
+                }
+            ),
+        )
+        for name, kind, family, batch, epochs, steps, gpus, after_s in _JOBS
+    ]
