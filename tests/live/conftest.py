@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from powerflow.live import schema
 from powerflow.live.store import Store
 
 _numbers = itertools.count(1)
@@ -61,16 +62,17 @@ class Postgres:
     def url(self, database: str, password: str | None = None) -> str:
         return f"postgresql://powerflow:{password or self.password}@127.0.0.1:{self.port}/{database}"
 
-    def execute(self, statement: str) -> None:
+    def execute(self, *statements: str, database: str = "postgres") -> None:
         import psycopg
 
-        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
-            connection.execute(statement.encode())
+        with psycopg.connect(self.url(database), autocommit=True) as connection:
+            for statement in statements:
+                connection.execute(statement.encode())
 
-    def new(self, template: str) -> str:
-        """URL of a new database, a copy of another."""
+    def bare(self) -> str:
+        """URL of a new database without tables."""
         name = f"test_{next(_numbers)}"
-        self.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        self.execute(f"CREATE DATABASE {name}")
         return self.url(name)
 
 
@@ -117,11 +119,24 @@ def postgres() -> Iterator[Postgres]:
 
 
 @pytest.fixture(scope="session")
-def postgres_template(postgres: Postgres) -> str:
-    """Name of a database whose tables are made; copying it is faster than making them each time."""
+def postgres_made(postgres: Postgres) -> str:
+    """Name of a database whose tables are made."""
     postgres.execute("CREATE DATABASE made")
     Store(postgres.url("made")).close()
     return "made"
+
+
+@pytest.fixture
+def postgres_url(postgres: Postgres, postgres_made: str) -> str:
+    """A PostgreSQL database whose tables are made and empty; emptying them is faster than making them each time."""
+    tables = ", ".join(schema.metadata.tables)
+    postgres.execute(
+        "SET lock_timeout = '60s'",
+        f"TRUNCATE {tables} RESTART IDENTITY",
+        f"UPDATE {schema.VERSION_TABLE} SET version_num = '{schema.VERSION}'",
+        database=postgres_made,
+    )
+    return postgres.url(postgres_made)
 
 
 @pytest.fixture(scope="session")
@@ -139,13 +154,10 @@ def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
     return f"sqlite:///{path}"
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", "postgres"])
 def url(request: pytest.FixtureRequest) -> str:
     """A database whose tables are made, of either kind."""
-    if request.param == "sqlite":
-        return str(request.getfixturevalue("sqlite_url"))
-    postgres: Postgres = request.getfixturevalue("postgres")
-    return postgres.new(request.getfixturevalue("postgres_template"))
+    return str(request.getfixturevalue(f"{request.param}_url"))
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ def bare_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         yield f"sqlite:///{tmp_path}/100%/state.db"
     else:
         postgres: Postgres = request.getfixturevalue("postgres")
-        yield postgres.new("template1")
+        yield postgres.bare()
 
 
 def test_migrations_end_at_the_schema(bare_url: str) -> None:
@@ -68,10 +68,10 @@ def test_opening_makes_tables_once_and_loads_no_migrations(bare_url: str) -> Non
 
 
 def test_many_may_open_a_new_database_at_once(bare_url: str) -> None:
-    with ThreadPoolExecutor(3) as pool:
-        stores = list(pool.map(lambda _: Store(bare_url, wait_s=60.0), range(3)))
+    with ThreadPoolExecutor(2) as pool:
+        stores = list(pool.map(lambda _: Store(bare_url, wait_s=60.0), range(2)))
     ids = [store.submit(JobSpec(run="x"), "ada", 1.0)[0].id for store in stores]
-    assert sorted(ids) == ["1", "2", "3"]
+    assert sorted(ids) == ["1", "2"]
     for store in stores:
         store.close()
 
