@@ -195,13 +195,12 @@ def test_no_read_is_torn_and_no_write_lost_among_processes(tmp_path: Path) -> No
             assert writer.stdin is not None
             writer.stdin.write(b"go\n")
             writer.stdin.flush()
-        reads, last = 0, -1.0
+        last = -1.0
         while last < 9000:
             state = cell.read()
             assert state.energy_j == state.seen_s >= last
-            reads, last = reads + 1, state.energy_j
+            last = state.energy_j
             assert all(writer.poll() in {None, 0} for writer in writers)
-        assert reads > 100
     finally:
         for writer in writers:
             writer.kill()

@@ -7,10 +7,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from powerflow.cost.model import gpu_power, step_time
@@ -18,7 +16,7 @@ from powerflow.device import pacer as pacer_module
 from powerflow.device.emulated import EmulatedGpu
 from powerflow.device.pacer import Pacer, emulate_rank, pacer_from_environment
 from powerflow.errors import InputError
-from tests.device.cards import a_job, emulated_gpus, wait_for
+from tests.device.cards import a_job, emulated_gpus
 
 TRUTH = a_job()
 
@@ -162,6 +160,7 @@ for step in range(int(sys.argv[1])):
     began_s = time.monotonic()
     pacer.pace(gpus=1, nodes=1, local_batch=64, accumulation=1, began_s=began_s)
 print(pacer.steps, flush=True)
+sys.stdin.readline()
 """
 
 
@@ -170,32 +169,34 @@ def test_a_real_process_keeps_pace_on_a_clock_that_is_set_from_outside(tmp_path:
     scale = 0.02 / true_step_s(1410)  # 20 ms a step at the maximum clock
     gpu.lock_clock(705)
     env = os.environ | emulate_rank(tmp_path / "rank.json", TRUTH, [gpu], time_scale=scale)
-    rank = subprocess.Popen([sys.executable, "-c", _RANK, "50"], env=env, stdout=subprocess.PIPE)
+    command = [sys.executable, "-c", _RANK, "50"]
+    rank = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
+        assert rank.stdin is not None
         assert rank.stdout is not None
         assert rank.stdout.readline() == b"began\n"
         began_s = time.monotonic()
-        wait_for(lambda: gpu.read().power_w == pytest.approx(true_watts(705)), "the truth's watts at 705 MHz")
         assert rank.stdout.readline() == b"50\n"
         # the machine may be busy, so only from below: it cannot have been faster than the truth at 705 MHz
         assert time.monotonic() - began_s > 0.95 * 50 * scale * true_step_s(705)
+        assert gpu.read().power_w == pytest.approx(true_watts(705))
+        rank.stdin.close()
         assert rank.wait(60) == 0
         assert gpu.read().power_w == gpu.idle_w
     finally:
         rank.kill()
-        rank.communicate()
+        rank.wait()
+        assert rank.stdout is not None
+        rank.stdout.close()
 
 
-def test_pace_costs_little_beside_the_sleep(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
-    """Not a limit by the clock (machines are busy), but a number to look at, and 1 ms is far above it."""
+def test_pace_computes_little(tmp_path: Path) -> None:
+    """Processor time, not the clock's: 17 µs where it was written, and 1 ms is far above what any machine needs."""
     pacer = Pacer(TRUTH, emulated_gpus(tmp_path)[:1], time_scale=1e-9)
-    took_s = []
+    began_s = time.process_time()
     for _ in range(300):
-        began_s = time.perf_counter()
         pacer.pace(gpus=1, nodes=1, local_batch=64, accumulation=1, began_s=time.monotonic())
-        took_s.append(time.perf_counter() - began_s)
-    record_property("pace_median_us", float(np.median(took_s)) * 1e6)
-    assert np.median(took_s) < 1e-3
+    assert (time.process_time() - began_s) / 300 < 1e-3
 
 
 def test_a_thread_that_changes_the_clock_does_not_disturb(tmp_path: Path) -> None:

@@ -115,9 +115,10 @@ class NvmlGpu:
         """See `Gpu.read`; what this GPU does not tell is nan."""
         nvml, handle = self._nvml, self._handle
         energy_mj = self._tells(nvml.nvmlDeviceGetTotalEnergyConsumption, handle)
+        time_s = time.monotonic()  # next to the counter: joules over seconds are watts only if they are of one moment
         power_mw = self._tells(nvml.nvmlDeviceGetPowerUsage, handle)
         return Reading(
-            time_s=time.monotonic(),
+            time_s=time_s,
             power_w=power_mw / 1e3,
             energy_j=energy_mj / 1e3,
             clock_mhz=self._tells(nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_SM),
