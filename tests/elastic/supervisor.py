@@ -5,27 +5,32 @@ from __future__ import annotations
 import json
 import multiprocessing
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from powerflow.elastic.mailbox import Mailbox, Member, Phase, RankReport, Target, replace_json
+from powerflow.elastic.mailbox import Mailbox, Member, Phase, RankReport, Target
 from tests.elastic import trainee
 
 DEADLINE_S = 30.0
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["torch", "torch._dynamo", "torch.distributed", "tests.elastic.trainee"])
+CONTEXT = multiprocessing.getCONTEXT("forkserver")
+CONTEXT.set_forkserver_preload(["torch", "torch._dynamo", "torch.distributed", "tests.elastic.trainee"])
 
 
 class Supervisor:
     """One job and its processes."""
 
-    def __init__(self, directory: Path, *, local_batch_max: int = 0, checkpoint_s: float = 0.0) -> None:
+    def __init__(
+        self, directory: Path, *, epochs: int = 4, local_batch_max: int = 0, checkpoint_s: float = 0.0
+    ) -> None:
         self.directory = directory
         self.mailbox = Mailbox(directory)
         self.mailbox.create()
         (directory / "log").mkdir()
+        self.epochs = epochs
+        self.steps = epochs * trainee.STEPS_PER_EPOCH
         self.local_batch_max = local_batch_max
         self.checkpoint_s = checkpoint_s
         self.processes: dict[str, BaseProcess] = {}
@@ -50,11 +55,13 @@ class Supervisor:
         path.write_text(str(steps))
         path.replace(self.directory / "allowed")
 
-    def launch(self, count: int, fault: str = "") -> list[str]:
+    def launch(self, count: int, fault: str = "", environment: Mapping[str, str] | None = None) -> list[str]:
         """Start ranks."""
         names = [f"job.1.{len(self.processes) + i}" for i in range(count)]
         for name in names:
-            process = _context.Process(target=trainee.main, args=(str(self.directory), name, fault), daemon=True)
+            process = CONTEXT.Process(
+                target=trainee.main, args=(str(self.directory), name, self.epochs, fault, environment), daemon=True
+            )
             process.start()
             self.processes[name] = process
         return names
@@ -99,8 +106,9 @@ class Supervisor:
         """Until all members belong to the newest generation; ``drive`` allows steps one by one till then."""
 
         def there() -> bool:
-            reports = self.mailbox.reports(self.members)
-            if len(reports) == len(self.members) and all(r.generation == self.generation for r in reports):
+            reports = self.mailbox.reports(list(self.processes))
+            members = [r for r in reports if r.name in self.members]
+            if len(members) == len(self.members) and all(r.generation == self.generation for r in members):
                 return True
             # Only when all stand at the last allowed step, so that no more is allowed than needed.
             if drive and max((r.step for r in reports), default=0) >= self.allowed - 1:
@@ -115,6 +123,13 @@ class Supervisor:
         self.wait_ready(members)
         self.wait_generation(drive=True)
 
+    def start(self, count: int, faults: Mapping[int, str] = MappingProxyType({})) -> list[str]:
+        """Launch a first gang and see it train; ``faults`` by rank."""
+        names = [self.launch(1, faults.get(i, ""))[0] for i in range(count)]
+        self.post(names)
+        self.wait_generation()
+        return names
+
     def run_out(self) -> None:
         """Let the gang train to its end, replacing nobody; deaths are answered with a target of those that live."""
         self.allow(10**9)
@@ -124,6 +139,8 @@ class Supervisor:
             return all(not self.alive(name) for name in self.members)
 
         self.wait(ended, "the end")
+        for name in self.members:
+            self.processes[name].join()
 
     def tend(self) -> None:
         """What the controller does about deaths: a target of those that are left."""
@@ -151,6 +168,3 @@ class Supervisor:
         for path in sorted((self.directory / "log").glob("*.err")):
             lines.append(f"{path.name}: {path.read_text()[-1500:]}")
         return "\n".join(lines)
-
-
-__all__ = ["Supervisor", "replace_json"]

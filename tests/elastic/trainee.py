@@ -10,9 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import runpy
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,8 @@ from powerflow import elastic
 from powerflow.elastic import gang, group
 from powerflow.elastic.mailbox import JOB_DIR, RANK_NAME
 
-SAMPLES, GLOBAL_BATCH, EPOCHS = 103, 8, 16
-STEPS = EPOCHS * -(-SAMPLES // GLOBAL_BATCH)
+SAMPLES, GLOBAL_BATCH = 103, 8
+STEPS_PER_EPOCH = 13
 
 
 class Numbers(Dataset[tuple[Tensor, Tensor, int]]):
@@ -74,7 +76,7 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def put_in(fault: str, run: Any, model: nn.Module, log: Any) -> None:
+def put_in(fault: str, run: Any, model: nn.Module) -> None:
     """Have this process die at a place, ``PLACE:STEP``; see each place for what it means."""
     place, _, at = fault.partition(":")
     step = int(at)
@@ -95,7 +97,7 @@ def put_in(fault: str, run: Any, model: nn.Module, log: Any) -> None:
     if place == "forward":
         model.register_forward_pre_hook(lambda *_: die() if due() and torch.is_grad_enabled() else None)
     elif place == "all-reduce":  # one bucket of gradients is ready, others are not
-        next(iter(model.parameters())).register_hook(lambda _: die() if due() else None)
+        next(iter(model.parameters())).register_hook(lambda _: die() if due() else None)  # type: ignore[no-untyped-call]
     elif place == "after-all-reduce":  # this rank has the gradients; perhaps others have not
         before(gang.Gang, "between_steps")
     elif place == "meet":
@@ -116,9 +118,9 @@ def put_in(fault: str, run: Any, model: nn.Module, log: Any) -> None:
         raise ValueError(place)
 
 
-def main(directory: str, name: str, fault: str = "", own_rate: float = 0.02) -> None:
+def main(directory: str, name: str, epochs: int, fault: str = "", environment: Mapping[str, str] | None = None) -> None:
     """Train; log to ``log/NAME``; leave the final parameters in ``final-NAME.pt``."""
-    os.environ[JOB_DIR], os.environ[RANK_NAME] = directory, name
+    os.environ.update(environment or {JOB_DIR: directory, RANK_NAME: name})
     torch.set_num_threads(1)
     out = Path(directory)
     stream = os.open(out / "log" / name, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
@@ -133,7 +135,7 @@ def main(directory: str, name: str, fault: str = "", own_rate: float = 0.02) -> 
     torch.manual_seed(hash(name) % 1000)  # newcomers must not depend on their own initial values
     run = elastic.init()
     model = network()
-    optimizer = torch.optim.Adam(model.parameters(), lr=own_rate)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
     per_step = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: 1.0 / (1.0 + k / 200))
     per_epoch = torch.optim.lr_scheduler.StepLR(optimizer, 3, gamma=0.9)
     wrapped = run.wrap(model, optimizer, per_step, per_epoch)
@@ -141,23 +143,34 @@ def main(directory: str, name: str, fault: str = "", own_rate: float = 0.02) -> 
         torch.manual_seed(7)
         model.load_state_dict(network().state_dict())
     if fault:
-        put_in(fault, run, model, log)
+        put_in(fault, run, model)
     data = Numbers()
     seen_generation = -1
-    for epoch in run.epochs(EPOCHS):
+    for epoch in run.epochs(epochs):
         for x, y, index in run.batches(data, global_batch=GLOBAL_BATCH, seed=3):
-            at = run.position
-            if run._gang.generation != seen_generation or run._pass.begin == 0:
+            at, now = run.position, run._pass
+            assert run._gang is not None
+            assert now is not None
+            if run._gang.generation != seen_generation or now.begin == 0:
                 seen_generation = run._gang.generation
                 log(
                     kind="state",
                     generation=seen_generation,
                     step=at.step,
                     rates=per_step.get_last_lr(),
-                    hash=digest(model.state_dict(), optimizer.state_dict(), per_step.state_dict(), per_epoch.state_dict()),
+                    hash=digest(
+                        model.state_dict(), optimizer.state_dict(), per_step.state_dict(), per_epoch.state_dict()
+                    ),
                 )
-            if run._pass.weight:
-                log(kind="pass", generation=seen_generation, epoch=epoch, within=at.within, step=at.step, index=index.tolist())
+            if now.weight:
+                log(
+                    kind="pass",
+                    generation=seen_generation,
+                    epoch=epoch,
+                    within=at.within,
+                    step=at.step,
+                    index=index.tolist(),
+                )
             while run._mailbox is not None and int((out / "allowed").read_text() or 0) <= at.step:
                 time.sleep(0.002)
             loss = ((wrapped(x) - y) ** 2).mean()
@@ -172,7 +185,16 @@ def main(directory: str, name: str, fault: str = "", own_rate: float = 0.02) -> 
     sys.exit(0)
 
 
-def reference() -> dict[str, Tensor]:
+def run_script(path: str, environment: Mapping[str, str], output: str) -> None:
+    """A script as it stands, in a process that has torch loaded already."""
+    os.environ.update(environment)
+    with open(output, "w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    runpy.run_path(path, run_name="__main__")
+
+
+def reference(epochs: int) -> dict[str, Tensor]:
     """Parameters that a plain loop without any of the library ends with."""
     import numpy as np
 
@@ -182,7 +204,7 @@ def reference() -> dict[str, Tensor]:
     per_step = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: 1.0 / (1.0 + k / 200))
     per_epoch = torch.optim.lr_scheduler.StepLR(optimizer, 3, gamma=0.9)
     data = Numbers()
-    for epoch in range(EPOCHS):
+    for epoch in range(epochs):
         order = np.random.default_rng((3, epoch)).permutation(SAMPLES)
         for k in range(0, SAMPLES, GLOBAL_BATCH):
             index = torch.from_numpy(order[k : k + GLOBAL_BATCH])

@@ -250,6 +250,8 @@ class Gang:
 
     def _regroup(self, target: Target, rank: int) -> None:
         began_s = time.monotonic()
+        if not self.training.joined:
+            self.step_ended_s = began_s  # of a newcomer's pause, its own building is no part
 
         def give_up() -> bool:
             return self._should_give_up(target, rank, began_s)

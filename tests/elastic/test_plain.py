@@ -1,0 +1,176 @@
+"""Without PowerFlow the same script is a plain one; and misuse is said plainly."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import IterableDataset, TensorDataset
+
+from powerflow import elastic
+from powerflow.elastic.run import Run
+from powerflow.errors import InputError
+from tests.elastic import proofs, trainee
+from tests.elastic.supervisor import CONTEXT, Supervisor
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "elastic"
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "elastic.md"
+
+
+def example_diff() -> list[str]:
+    """Lines that differ, the scripts' own docstrings left out, as a unified diff without context shows them."""
+    plain, elastic = (
+        re.sub(r'\A""".*?"""\n', "", (EXAMPLES / name).read_text(), flags=re.S).splitlines()
+        for name in ("train_plain.py", "train.py")
+    )
+    return list(difflib.unified_diff(plain, elastic, n=0, lineterm=""))[2:]
+
+
+def test_eight_lines_make_a_script_elastic() -> None:
+    changed, added, removed = 0, 0, 0
+    for line in [*example_diff(), "@@"]:
+        if line.startswith("@@"):
+            changed += max(added, removed)
+            added = removed = 0
+        elif line[1:].strip():
+            added += line[0] == "+"
+            removed += line[0] == "-"
+    assert 0 < changed <= 8
+    shown = DOCS.read_text()
+    for line in example_diff():
+        if not line.startswith("@@") and line[1:].strip():
+            assert line in shown
+
+
+def test_examples_run(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": "0", "WORLD_SIZE": "1"}
+    for name in ("train_plain.py", "train.py"):
+        script = CONTEXT.Process(target=trainee.run_script, args=(str(EXAMPLES / name), env, str(tmp_path / name)))
+        script.start()
+        script.join()
+        printed = (tmp_path / name).read_text()
+        assert script.exitcode == 0, printed
+        script.close()
+        losses = [float(found) for found in re.findall(r"loss ([\d.]+)", printed)]
+        assert len(losses) == 10
+        assert losses[-1] < losses[0]
+
+
+def test_plain_and_torchrun_style(tmp_path: Path) -> None:
+    """One rank, and two that torchrun's environment describes: the same end as a loop without the library."""
+    for ranks in (1, 2):
+        (directory := tmp_path / str(ranks)).mkdir()
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        with Supervisor(directory) as job:
+            for rank in range(ranks):
+                job.launch(
+                    1,
+                    environment={
+                        "MASTER_ADDR": "127.0.0.1",
+                        "MASTER_PORT": str(port),
+                        "RANK": str(rank),
+                        "WORLD_SIZE": str(ranks),
+                    },
+                )
+            assert set(job.codes().values()) == {0}, job.story()
+            proofs.check(job)
+
+
+class Stream(IterableDataset[int]):
+    def __iter__(self) -> Iterator[int]:
+        yield 1
+
+
+DATA = TensorDataset(torch.randn(10, 2))
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Run:
+    for name in ("POWERFLOW_JOB_DIR", "POWERFLOW_RANK", "POWERFLOW_EMULATED", "RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    return elastic.init()
+
+
+def test_one_sided_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POWERFLOW_JOB_DIR", "/nowhere")
+    monkeypatch.delenv("POWERFLOW_RANK", raising=False)
+    with pytest.raises(InputError, match="POWERFLOW_RANK"):
+        elastic.init()
+
+
+def test_order_of_calls(run: Run) -> None:
+    with pytest.raises(InputError, match="wrap has not been called"):
+        next(run.epochs(1))
+    model = nn.Linear(2, 1)
+    run.wrap(model)
+    with pytest.raises(InputError, match="outside of epochs"):
+        next(run.batches(DATA, global_batch=4))
+    with pytest.raises(InputError, match="twice"):
+        run.wrap(model)
+    with pytest.raises(InputError, match="outside of batches"):
+        run.backward(model(torch.randn(1, 2)).sum())
+
+
+@pytest.mark.parametrize(
+    ("dataset", "options", "match"),
+    [
+        (DATA, {"global_batch": 0}, "global_batch is 0"),
+        (DATA, {"global_batch": 2, "batch_size": 3}, "batch_size"),
+        (DATA, {"global_batch": 2, "sampler": [1]}, "sampler"),
+        (Stream(), {"global_batch": 2}, "Stream"),
+    ],
+)
+def test_what_batches_refuses(run: Run, dataset: Any, options: dict[str, Any], match: str) -> None:
+    run.wrap(nn.Linear(2, 1))
+    for _ in run.epochs(1):
+        with pytest.raises(InputError, match=match):
+            next(run.batches(dataset, **options))
+
+
+def test_loss_backward_is_caught(run: Run) -> None:
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    wrapped = run.wrap(model, optimizer)
+    for _ in run.epochs(1):
+        for (x,) in run.batches(DATA, global_batch=4):
+            wrapped(x).mean().backward()
+            with pytest.raises(InputError, match=r"run\.backward"):
+                optimizer.step()
+
+
+def test_breaking_out_of_an_epoch_counts_the_step(run: Run) -> None:
+    model = nn.Linear(2, 1)
+    wrapped = run.wrap(model)
+    for epoch in run.epochs(3):
+        for (x,) in run.batches(DATA, global_batch=4):
+            run.backward(wrapped(x).mean())
+            break
+        assert run.position.step == epoch + 1
+    assert run.position == (3, 3, 0, 12)
+
+
+def test_a_mistake_in_the_script_is_not_taken_for_a_lost_peer(run: Run) -> None:
+    wrapped = run.wrap(nn.Linear(3, 1))
+    for _ in run.epochs(1):
+        for (x,) in run.batches(DATA, global_batch=4):
+            with pytest.raises(RuntimeError, match="shape"):
+                wrapped(x)
+
+
+def test_evaluation_between_epochs_needs_no_peer(run: Run) -> None:
+    wrapped = run.wrap(nn.Linear(2, 1))
+    for _ in run.epochs(2):
+        with torch.no_grad():
+            assert wrapped(torch.ones(1, 2)).shape == (1, 1)
+    assert trainee.network() is not None
+    assert list(wrapped.state_dict()) == ["module.weight", "module.bias"]
