@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from powerflow.device.emulated import own_identity
 from powerflow.device.meter import Account, Meter, advance
-from powerflow.device.protocol import DeviceLost, Reading
+from powerflow.device.protocol import DeviceError, DeviceLost, Reading
 from tests.device.cards import emulated_gpus
 
 NAN = math.nan
@@ -30,6 +30,7 @@ class Card:
         self.uuid = uuid
         self.time_s, self.power_w, self.energy_j = 100.0, 0.0, 0.0
         self.lost = False
+        self.error: type[DeviceError] = DeviceLost
 
     def draw(self, watts: float, seconds: float) -> None:
         """Draw so much from now on for so long; the counter is right."""
@@ -39,7 +40,7 @@ class Card:
 
     def read(self) -> Reading:
         if self.lost:
-            raise DeviceLost("off the bus")
+            raise self.error("does not answer")
         return Reading(self.time_s, self.power_w, self.energy_j, 1410.0, None, NAN)
 
     def clocks_mhz(self) -> list[float]:
@@ -103,15 +104,17 @@ def test_a_counter_that_is_reset_is_bridged_by_the_integral() -> None:
     assert advance(after, Reading(5.0, 250.0, 370.0, 1410.0, None, NAN)).total_j == 1250.0
 
 
-def test_a_lost_gpu_is_named_and_what_it_drew_comes_when_it_answers() -> None:
+@pytest.mark.parametrize("error", [DeviceLost, DeviceError])
+def test_a_lost_gpu_is_named_and_what_it_drew_comes_when_it_answers(error: type[DeviceError]) -> None:
     a, b = Card("A"), Card("B")
     meter = Meter([a, b])
     meter.settle(0.0, {"A": "job 1", "B": "job 1"})
     a.draw(100.0, 5.0)
     b.draw(100.0, 5.0)
-    b.lost = True
+    b.lost, b.error = True, error
     settled = meter.settle(5.0, {"A": "job 2", "B": "job 2"})
     assert (settled.jobs_mj, settled.lost) == ({"job 1": 500_000}, ("B",))
+    assert {uuid: reading.power_w for uuid, reading in meter.readings.items()} == {"A": 100.0}
     b.lost = False
     a.draw(100.0, 5.0)
     b.draw(100.0, 5.0)

@@ -28,6 +28,7 @@ from typing import Any
 
 from powerflow.device.emulated import EmulatedGpu
 from powerflow.device.files import locked, read_json, replace_json
+from powerflow.device.nvml import NvmlGpu, find
 from powerflow.device.processes import boot_id, boottime_s
 from powerflow.device.protocol import DeviceError, DeviceLost, Gpu, NotPermitted, Reading, Unsupported
 
@@ -229,16 +230,13 @@ def _address(gpu: Gpu) -> dict[str, Any]:
     place = {"node": gpu.node, "index": gpu.index}
     if isinstance(gpu, EmulatedGpu):
         return place | {"kind": "emulated", "path": str(gpu.path.resolve())}
-    vendor = type(gpu).__module__ == "powerflow.device.nvml"  # named, not imported: the watchdog must stay small
-    return place | {"kind": "nvml" if vendor else None}
+    return place | {"kind": "nvml" if isinstance(gpu, NvmlGpu) else None}
 
 
 def _opened(held: Mapping[str, Any]) -> Gpu:
     if held["kind"] == "emulated":
         return EmulatedGpu(held["path"])
     if held["kind"] == "nvml":
-        from powerflow.device.nvml import find
-
         return find(held["uuid"], held["node"])
     raise DeviceLost(f"GPU {held['uuid']} can only be reached by the process that made it")
 

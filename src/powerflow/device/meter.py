@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 from powerflow.device.processes import boot_id
-from powerflow.device.protocol import DeviceLost, Gpu, Reading
+from powerflow.device.protocol import DeviceError, Gpu, Reading
 
 VERSION = 1
 
@@ -76,7 +76,7 @@ class Settled(NamedTuple):
 
 
 class Check(NamedTuple):
-    """Counter and integral of one GPU over a window: joules each, and by what share of the counter they differ."""
+    """Counter and integral of one GPU over a window: joules each, and by what share of the larger they differ."""
 
     uuid: str
     window_s: float
@@ -153,9 +153,13 @@ class Meter:
         gpus: The GPUs; those that are lost at the start are metered from when they answer.
         state: What `state` of an earlier meter gave, kept together with what it handed out. What was drawn since
             goes to who owned the GPU then; what was drawn before the first meter is nobody's.
+
+    Attributes:
+        readings: What the GPUs said when they were last read, by UUID; without those that did not answer.
     """
 
     def __init__(self, gpus: Sequence[Gpu], state: Mapping[str, Any] | None = None) -> None:
+        self.readings: dict[str, Reading] = {}
         self._gpus = gpus
         self._accounts: dict[str, Account] = {}
         self._settled_s: float | None = None
@@ -166,13 +170,13 @@ class Meter:
             self._accounts = {uuid: _account(plain) for uuid, plain in state["accounts"].items()}
         self._unread = set(self._accounts)
 
-    def sample(self) -> dict[str, Reading]:
-        """Read all GPUs and integrate; returns the readings of those that answer."""
-        readings = {}
+    def sample(self) -> None:
+        """Read all GPUs, and integrate."""
+        readings: dict[str, Reading] = {}
         for gpu in self._gpus:
             try:
                 reading = gpu.read()
-            except DeviceLost:
+            except DeviceError:
                 continue
             readings[gpu.uuid] = reading
             account = self._accounts.get(gpu.uuid)
@@ -182,7 +186,7 @@ class Meter:
             same_boot = self._same_boot or gpu.uuid not in self._unread
             self._unread.discard(gpu.uuid)
             self._accounts[gpu.uuid] = advance(account, reading, same_boot)
-        return readings
+        self.readings = readings
 
     def settle(self, now_s: float, owners: Mapping[str, str | None]) -> Settled:
         """Hand out all joules since the last settling; from now on each GPU works for who is named here.
@@ -191,7 +195,7 @@ class Meter:
             now_s: The moment, as the caller counts time (it is only passed on).
             owners: Job by GPU; a GPU that is not named works for nobody.
         """
-        readings = self.sample()
+        self.sample()
         jobs_mj: dict[str, int] = {}
         idle_mj = 0
         for uuid, account in self._accounts.items():
@@ -201,10 +205,10 @@ class Meter:
                 else:
                     jobs_mj[owner] = jobs_mj.get(owner, 0) + drawn_mj
             # one that does not answer keeps its owner until it does: it has drawn something, nobody knows what
-            owner = owners.get(uuid) if uuid in readings else account.owner
+            owner = owners.get(uuid) if uuid in self.readings else account.owner
             self._accounts[uuid] = replace(account, owner=owner, owed_mj=())
         since_s, self._settled_s = self._settled_s if self._settled_s is not None else now_s, now_s
-        lost = tuple(gpu.uuid for gpu in self._gpus if gpu.uuid not in readings)
+        lost = tuple(gpu.uuid for gpu in self._gpus if gpu.uuid not in self.readings)
         return Settled(since_s, now_s, jobs_mj, idle_mj, sum(jobs_mj.values()) + idle_mj, lost)
 
     def check(self) -> list[Check]:
