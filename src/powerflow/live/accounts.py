@@ -25,15 +25,17 @@ _HOUR_S = 3600.0
 def hourly(rows: Sequence[Charge]) -> list[dict[str, Any]]:
     """What some charges add to each hour and payer; one over several hours is split by time.
 
+    One that ends before it begins (the clock was set back meanwhile) belongs to the hour that it ends in.
+
     Raises:
-        ValueError: A charge ends before it begins, or is no finite number.
+        ValueError: A charge is no finite number.
     """
     sums: dict[tuple[int, int], list[float]] = defaultdict(lambda: [0.0, 0.0])
     for row in rows:
-        if not (math.isfinite(row.energy_j) and math.isfinite(row.gpu_s) and row.start_s <= row.end_s):
+        if not all(map(math.isfinite, (row.start_s, row.end_s, row.energy_j, row.gpu_s))):
             raise ValueError(f"cannot charge {row}")
         payer = _NOBODY if row.job_id is None else number(row.job_id)
-        for hour, share in _shares(row.start_s, row.end_s):
+        for hour, share in _shares(min(row.start_s, row.end_s), row.end_s):
             sums[payer, hour][0] += row.energy_j * share
             sums[payer, hour][1] += row.gpu_s * share
     return [

@@ -82,7 +82,8 @@ class Store:
         """Give a claim back; nothing happens if it is another's."""
         with self._database.write() as connection:
             connection.execute(delete(claims).where(claims.c.owner == owner))
-        self._owner = None
+        if self._owner == owner:
+            self._owner = None
 
     # --- jobs ---
 
