@@ -205,7 +205,9 @@ def test_a_clock_given_back_meanwhile_is_borrowed_anew(directory: Path) -> None:
     card = Card(locked_mhz=1200.0)
     clocks = Clocks(directory, [card], never)
     clocks.set("CARD-0", 1000)
+    assert clocks.renew() == {"CARD-0"}
     restore_leftovers(directory, [card])  # the watchdog, while the controller was held up
+    assert clocks.renew() == set()
     assert clocks.set("CARD-0", 1000).locked_mhz == 1005
     clocks.release("CARD-0")
     assert card.locked_mhz == 1200

@@ -86,12 +86,17 @@ class Clocks:
             self._left[uuid] = clock_mhz, after.locked_mhz
         return after
 
-    def renew(self) -> None:
-        """The lease lasts anew from now, and the watchdog runs; nothing happens while nothing is borrowed."""
+    def renew(self) -> frozenset[str]:
+        """The lease lasts anew from now, and the watchdog runs; nothing happens while nothing is borrowed.
+
+        Returns:
+            UUIDs still borrowed. One that is missing was given back meanwhile: we came after the lease had ended.
+        """
         with _changing(self._directory):
             notes = list(_notes(self._directory).values())
             if notes:
                 self._renew(notes)
+        return frozenset(held["uuid"] for held in notes)
 
     def borrowed(self) -> frozenset[str]:
         """UUIDs of the GPUs whose prior setting is still to be given back."""
