@@ -26,6 +26,7 @@ class Habits:
         builds: Turns until it is ready.
         lingers: Turns that it stays after it was told to leave; None: for ever.
         crashes_at, hangs_at: Steps before whose all-reduce it exits with code 1, or stops.
+        quarrels: Times that it cannot form a group, though nobody is lost.
         crashes_building: Exits with code 1 instead of being ready.
     """
 
@@ -33,6 +34,7 @@ class Habits:
     lingers: int | None = 0
     crashes_at: int | None = None
     hangs_at: int | None = None
+    quarrels: int = 0
     crashes_building: bool = False
 
 
@@ -158,8 +160,13 @@ class FakeRank:
 
     def _regroup(self) -> None:
         assert self.target is not None
+        if self.habits.quarrels:
+            self.habits.quarrels -= 1
+            self.report(Phase.BROKEN)
+            return
         reports = self.mailbox.reports([member.name for member in self.target.members])
-        if any(not self.alive(report) for report in reports if report.generation <= self.generation):
+        broken = any(r.generation == self.generation and r.phase is Phase.BROKEN for r in reports)
+        if broken or any(not self.alive(report) for report in reports if report.generation <= self.generation):
             self.report(Phase.BROKEN)
         elif all(report.generation >= self.generation for report in reports):
             self.step = max(self._saved(), *(report.step for report in reports), self.step)

@@ -236,6 +236,22 @@ def test_long_work_of_all_ranks_is_no_hang(bench: Bench) -> None:
     bench.hear(Progressed)
 
 
+def test_a_group_that_could_not_be_formed_is_formed_anew(bench: Bench) -> None:
+    names = start(bench, "a0", "a1")
+    bench.habits = lambda spec: Habits(quarrels=2)
+    bench.gangs.apply([order(2, "a0", "a1", "a2")])
+    bench.hear(Started)
+    assert set(names) < set(bench.engine.running())
+    assert not bench.told(RankLost)
+
+
+def test_a_group_that_can_never_be_formed_fails(bench: Bench) -> None:
+    bench.habits = lambda spec: Habits(quarrels=100)
+    bench.gangs.apply([order(1, "a0", "a1")])
+    assert "cannot form a group" in bench.hear(Failed).text
+    assert not bench.engine.running()
+
+
 def test_kill_ends_all_at_once(bench: Bench) -> None:
     names = start(bench, "a0", "a1")
     bench.gangs.kill("j")

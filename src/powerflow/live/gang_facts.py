@@ -62,6 +62,7 @@ class Limits:
         start_s: A rank that has not trained a step after so long (importing, building, compiling) hangs.
         kill_s: Seconds from SIGTERM to SIGKILL for a rank that has already had its grace.
         settle_s: Seconds that peers of a lost rank have to end too, before the gang is mended around the hole.
+        rejoin_s: A group that could not be formed, though all its ranks live, is formed anew after so long.
         losses: Ranks that may be lost without a step trained in between; one more and the job has failed.
         transit_poll_s, steady_poll_s: How often to look while a gang changes, and while all is quiet.
         ended_kept: Ended ranks of one job whose logs are kept.
@@ -72,6 +73,7 @@ class Limits:
     start_s: float = 600.0
     kill_s: float = 5.0
     settle_s: float = 2.0
+    rejoin_s: float = 10.0
     losses: int = 3
     transit_poll_s: float = 0.1
     steady_poll_s: float = 0.5

@@ -56,6 +56,7 @@ class InPlace(Gang):
         self._losses = Losses()
         self._posted = -1  # generation that is in the mailbox
         self._lost_since: float | None = None
+        self._apart_since: float | None = None
         self._grow_s = 0.0  # no newcomers before then
         self._told_epoch = -1
         self._told_generation = book.generation if book.trained_gpus else -1
@@ -105,6 +106,7 @@ class InPlace(Gang):
         if not book.done:
             self._drop_leavers(gone)
             self._mend([name for name in gone if name in book.ranks and name not in book.leaving], reports, now)
+            self._rejoin(reports, now)
         if book.failure is not None or book.done:
             self.soon()
             return
@@ -227,7 +229,7 @@ class InPlace(Gang):
             self._lost_since = now
         living = [name for name in book.ranks if self.alive(name)]
         trained = [name for name in living if name in reports and reports[name].generation > 0]
-        noticed = all(reports[name].phase is Phase.BROKEN for name in trained)
+        noticed = all(reports[name].phase in (Phase.BROKEN, Phase.DONE) for name in trained)
         unnoticed = all(name not in reports or reports[name].generation == 0 for name in lost)
         if living and now < self._lost_since + self.yard.limits.settle_s and not (trained and (noticed or unnoticed)):
             return  # its peers may be about to end as well, and then there is nothing to mend
@@ -239,10 +241,7 @@ class InPlace(Gang):
             self.changed()
             return
         first = first or lost[0]
-        step = max((report.step for report in reports.values()), default=0)
-        if step > self._losses.step:
-            self._losses = Losses(step=step)
-        self._losses.count += 1
+        self._count_loss(reports)
         if not living or (book.trained_gpus and not trained) or self._losses.count > self.yard.limits.losses:
             again = f" ({self._losses.count} times without a step in between)" if self._losses.count > 1 else ""
             self.fail(Failure(self.code(first), f"{first} {self._reason(first, reports)}{again}", first))
@@ -252,8 +251,39 @@ class InPlace(Gang):
             book.drop(name)
         if self._losses.count > 1:
             self._grow_s = now + backoff_s(self._losses.count - 1)
-        book.generation += 1  # nobody left among the members: those who were to leave save what they have
-        self._losses.mended = book.generation
+        self._form_anew()  # nobody left among the members: those who were to leave save what they have
+
+    def _rejoin(self, reports: dict[str, RankReport], now: float) -> None:
+        """All members live, but the group could not be formed: have them try a new one."""
+        book = self.book
+        members = [reports.get(name) for name in book.members]
+        apart = bool(members) and all(r is not None and r.phase in (Phase.BROKEN, Phase.READY) for r in members)
+        if not apart or self._lost_since is not None or self.news.generation() < book.generation:
+            self._apart_since = None
+            return
+        if self._apart_since is None:
+            self._apart_since = now
+        if now < self._apart_since + self.yard.limits.rejoin_s:
+            return
+        self._apart_since = None
+        self._count_loss(reports)
+        if self._losses.count > self.yard.limits.losses:
+            notes = [report.note for report in members if report is not None and report.note]
+            reason = f"its ranks cannot form a group: {(notes or ['they do not say why'])[0]}"
+            self.fail(Failure(None, reason, book.members[0]))
+            return
+        self._form_anew()
+
+    def _count_loss(self, reports: dict[str, RankReport]) -> None:
+        step = max((report.step for report in reports.values()), default=0)
+        if step > self._losses.step:
+            self._losses = Losses(step=step)
+        self._losses.count += 1
+
+    def _form_anew(self) -> None:
+        """Have the members that there are form a group of a new generation."""
+        self.book.generation += 1
+        self._losses.mended = self.book.generation
         self.changed()
 
     def _reason(self, name: str, reports: dict[str, RankReport]) -> str:
@@ -306,6 +336,8 @@ class InPlace(Gang):
 
     def _regroup(self, stay: list[str], leave: list[str], missing: list[Slot]) -> None:
         book = self.book
+        if missing and not stay:
+            self.news.sweep()
         for name in leave:
             if not book.ranks[name].launched:
                 book.drop(name)

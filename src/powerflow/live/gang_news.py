@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 from powerflow.elastic.mailbox import Mailbox, RankReport, Target
@@ -35,6 +36,12 @@ class News:
         if switch is None or not _is_count(switch.target.generation):
             return 0
         return switch.target.generation
+
+    def sweep(self) -> None:
+        """Before a new life: drop what ranks said in the last one, lest the new ones take them for alive."""
+        with contextlib.suppress(OSError):
+            for path in (self._mailbox.directory / "ranks").glob("*.json"):
+                path.unlink()
 
     def read(self, names: list[str]) -> dict[str, RankReport]:
         """What these ranks say of themselves, by name; what makes no sense was not said."""
