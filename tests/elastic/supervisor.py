@@ -15,7 +15,7 @@ from powerflow.elastic.mailbox import Mailbox, Member, Phase, RankReport, Target
 from tests.elastic import trainee
 
 DEADLINE_S = 30.0
-CONTEXT = multiprocessing.getCONTEXT("forkserver")
+CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["torch", "torch._dynamo", "torch.distributed", "tests.elastic.trainee"])
 
 
