@@ -39,7 +39,7 @@ SEEDS = (0, 1, 2)
 LOADS = (0.8, 1.2, 2.0)
 LEVELS = (1.0, 0.9, 0.8, 0.7)
 #: Fewer first settings than `powerflow compare`; knobs are turned finer around the levels all the same.
-SWEEP = Sweep(etas=(0.4, 0.7, 1.0), clocks=2, rounds=2, bound=(0.0, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0))
+SWEEP = Sweep(etas=(0.4, 0.7, 1.0), clocks=2, rounds=2)
 #: What schedulers know, costs and sizes; with anything but the truth only `prices` runs (and FIFO, for its energy).
 BELIEFS = (("oracle", "known"), ("fitted", "known"), ("online", "known"), ("oracle", "unknown"))
 MOST_GPUS = 64

@@ -8,9 +8,10 @@ import pytest
 
 from powerflow.errors import InputError
 from powerflow.simulate.bench import Believed
+from powerflow.simulate.bound import bound_for
 from powerflow.simulate.compare import compare, policies_for
 from powerflow.simulate.comparison import Comparison, Metrics
-from powerflow.simulate.frontier import Sweep
+from powerflow.simulate.frontier import Sweep, natural_price
 from powerflow.simulate.run import World
 from tests.simulate.small import small_workload
 
@@ -90,6 +91,15 @@ def test_the_bound_falls_with_energy(compared: Comparison) -> None:
     joules, seconds = zip(*compared.bound, strict=True)
     assert list(joules) == sorted(joules)
     assert list(seconds) == sorted(seconds, reverse=True)
+
+
+def test_the_bound_is_that_of_all_its_prices_and_of_those_between(compared: Comparison) -> None:
+    workload = small_workload(0)
+    whole = bound_for(workload, [share * natural_price(workload) for share in FEW.bound])
+    assert len(whole.points) > len(FEW.bound)
+    reference = compared.showcase["fifo at maximum clock"]
+    idle_j = reference.tail_w * reference.end_s
+    assert compared.bound == [(joules, whole.mean_jct_at(joules - idle_j)) for joules, _ in compared.bound]
 
 
 def test_shows_ours_and_the_reference(compared: Comparison) -> None:

@@ -108,6 +108,14 @@ def test_turns_the_knob_further_for_less_energy_but_not_for_ever() -> None:
     assert finer_settings("prices", [(Setting("prices", top, "", top), numbers(80, 12))], [70.0], workload) == []
 
 
+def test_the_bound_is_searched_as_far_as_prices_goes() -> None:
+    workload = small_workload(0)
+    settings = first_settings("prices", workload, Sweep())
+    while more := finer_settings("prices", [(s, numbers(100, 100)) for s in settings], [1.0], workload):
+        settings += more
+    assert max(s.value for s in settings) == pytest.approx(max(Sweep().bound) * natural_price(workload))
+
+
 def test_looks_past_fixed_clocks_for_the_etas_around() -> None:
     workload = small_workload(0)
     tried = [

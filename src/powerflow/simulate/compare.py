@@ -9,7 +9,7 @@ from dataclasses import fields
 from powerflow.errors import InputError
 from powerflow.policy import registry
 from powerflow.simulate.bench import Believed, Bench, BoundOf, Run, RunOf
-from powerflow.simulate.bound import Bound
+from powerflow.simulate.bound import Bound, joined
 from powerflow.simulate.comparison import Comparison, EqualEnergyRow, Estimate, Frontier, FrontierPoint, Metrics
 from powerflow.simulate.frontier import (
     Setting,
@@ -149,7 +149,7 @@ class _Study:
         answers: list[Bound] = ask_all(questions, told)
         for k, seed in enumerate(with_bound):
             parts = answers[k * len(prices) : (k + 1) * len(prices)]
-            self.bounds[seed] = Bound([point for part in parts for point in part.points], parts[0].weight)
+            self.bounds[seed] = joined(self.bench.workload(seed), parts)
 
     def _ask(
         self, ask_all: AskAll, settings: Mapping[tuple[str, int], Sequence[Setting]], span: tuple[float, float]

@@ -19,6 +19,8 @@ from powerflow.cost.catalogue import gpu_type
 from powerflow.simulate.comparison import FrontierPoint, Metrics
 from powerflow.simulate.workload import Workload
 
+#: The dearest energy that `prices` is run with, and for which the bound is searched, in units of `natural_price`.
+DEAREST = 16.0
 #: Neighbours whose mean completion times differ by less are close enough to draw a line between.
 CLOSE = 0.03
 
@@ -50,7 +52,8 @@ class Sweep:
         etas: Zeus's η, the share of energy in its cost.
         clocks: How many fixed clocks, spread evenly over those there are; the maximum is the policy alone.
         rounds: How often knobs are turned finer.
-        bound: Prices of energy for which the lower bound is computed, in units of `natural_price`.
+        bound: Prices of energy for which the lower bound is searched, in units of `natural_price`. Where energy is
+            scarce the dearest ones bind.
     """
 
     prices: Sequence[float] = (0.0, 1 / 64, 1 / 16, 1 / 4, 1.0)
@@ -58,7 +61,7 @@ class Sweep:
     etas: Sequence[float] = (0.4, 0.7, 0.95)
     clocks: int = 4
     rounds: int = 4
-    bound: Sequence[float] = (0.0, *(2.0**k for k in range(-6, 2)))
+    bound: Sequence[float] = (0.0, *(DEAREST / 2.0**k for k in range(9, -1, -1)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +102,7 @@ def natural_price(workload: Workload) -> float:
 def _knob(policy: str, workload: Workload) -> _Knob:
     if family(policy) == "prices":
         scale = natural_price(workload)
-        return _Knob(lambda value: Setting(policy, value, f"λ={value:.3g}", value), True, 1e-3 * scale, 16.0 * scale)
+        return _Knob(lambda value: Setting(policy, value, f"λ={value:.3g}", value), True, 1e-3 * scale, DEAREST * scale)
     if policy == "greedy":
         return _Knob(lambda value: Setting(f"greedy:{value:g}", 0.0, f"threshold={value:g}", value), True, 0.05, 16.0)
     return _Knob(lambda value: Setting(f"{policy}+zeus:{value:g}", 0.0, f"η={value:g}", value), False, 0.0, 1.0)
