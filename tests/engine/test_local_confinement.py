@@ -1,10 +1,14 @@
 """Users, limits, and what a rank finds in a preloaded interpreter."""
 
+import contextlib
 import importlib.util
+import json
 import os
 import pwd
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -73,9 +77,6 @@ class TestAsRoot:
 
     def test_no_rank_of_a_user_outlives_its_shim(self, place: LocalPlace) -> None:
         """Changing the user undoes the tie to the parent; it must have been made after."""
-        import json
-        import signal
-
         engine = place()
         spec = rank("sleep", "600", user=NOBODY)
         engine.launch(spec)
@@ -237,6 +238,36 @@ def scripts(place: LocalPlace, tmp_path: Path, text: str, env: dict[str, str], c
 def test_preloaded_modules_are_there(place: LocalPlace, tmp_path: Path) -> None:
     text = "import sys\nprint('colorsys' in sys.modules, 'wave' in sys.modules)\n"
     assert scripts(place, tmp_path, text, PATH, 1, "colorsys") == ["True False\n"]
+
+
+def test_variables_that_only_a_new_process_heeds_get_one(place: LocalPlace, tmp_path: Path) -> None:
+    text = "import sys\nprint('colorsys' in sys.modules, sys.flags.optimize, sys.dont_write_bytecode)\n"
+    env = {"PATH": os.path.dirname(sys.executable)}
+    assert scripts(place, tmp_path, text, env | {"PYTHONDONTWRITEBYTECODE": "1"}, 1, "colorsys") == ["True 0 True\n"]
+    place().forget(RankName("g", 0, 0))
+    assert scripts(place, tmp_path, text, env | {"PYTHONOPTIMIZE": "1"}, 1, "colorsys") == ["False 1 False\n"]
+
+
+def test_files_of_a_rank_are_its_own(place: LocalPlace, tmp_path: Path) -> None:
+    """What the agent held when it forked is closed at once, not when it is collected: numbers are used again."""
+    engine = place()
+    engine.ranks()
+    waiters = [threading.Thread(target=engine.wait, args=(60.0,)) for _ in range(8)]
+    with contextlib.ExitStack() as stack:
+        held = [stack.enter_context(engine._connection()) for _ in range(8)]
+        assert len(held) == 8
+        for waiter in waiters:
+            waiter.start()
+        text = """if True:
+            import gc, os
+            files = [os.open("/dev/null", os.O_WRONLY) for _ in range(64)]
+            gc.collect()
+            print(min(files), sum(os.write(file, b"x") for file in files))
+            """
+        log = scripts(place, tmp_path, text, PATH, 1)
+    for waiter in waiters:
+        waiter.join()
+    assert log == ["3 64\n"]
 
 
 def test_ranks_do_not_share_random_numbers(place: LocalPlace, tmp_path: Path) -> None:

@@ -1,357 +1,25 @@
 """The daemon that starts ranks and knows how they are; ``python -m powerflow.engine.local.agent DIR --node NAME:GPUS``.
 
-It is single-threaded, because it forks; and all that it knows is on disk, so it may be killed and started again at any
-moment: ranks and their shims run on. One JSON object a line on a Unix socket asks, one answers, in order.
+All that it knows is on disk, so it may be killed and started again at any moment: ranks and their shims run on.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
-import resource
-import secrets
-import selectors
-import signal
 import socket
-import struct
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from powerflow.engine.local import interpreter, process, records, shim
 from powerflow.engine.local.cgroups import open_cgroups
+from powerflow.engine.local.server import Server
 from powerflow.engine.local.table import Table
-from powerflow.engine.protocol import EngineError, Fenced
 
-_MOST_REQUEST_BYTES = 64 << 20
-_SWEEP_S = 0.02
 _OLD_AGENT_ENDS_S = 10.0
-
-
-@dataclass(eq=False)
-class Peer:
-    """One connection: files and what is no whole line yet that came in, what must go out, and until when it waits."""
-
-    socket: socket.socket
-    files: list[int] = field(default_factory=list)
-    incoming: bytearray = field(default_factory=bytearray)
-    outgoing: bytearray = field(default_factory=bytearray)
-    wait_until_s: float | None = None
-
-
-@dataclass
-class Pending:
-    """A launch whose shim has not answered yet."""
-
-    shim: int
-    waiters: list[Peer]
-    heard: bytearray = field(default_factory=bytearray)
-
-
-class _Forked(BaseException):  # no error: it carries a new shim out of the loop, whatever catches errors on the way
-    def __init__(self, launch: shim.Launch) -> None:
-        self.launch = launch
-
-
-class Agent:
-    """Serves one directory; see the module."""
-
-    def __init__(self, home: Path, nodes: dict[str, int], notices: Sequence[str], umask: int) -> None:
-        self._keep = process.descriptors()  # those of preloaded modules: ranks have them too
-        self._lock = _only_agent()
-        self._umask = umask
-        self._open_files = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (self._open_files[1], self._open_files[1]))
-        self._nodes = nodes
-        self._notices = list(notices)
-        self._identity = secrets.token_hex(8)
-        place = os.stat(home)
-        self._table = Table(home, open_cgroups(f"{place.st_dev:x}-{place.st_ino:x}"))
-        self._table.load()
-        self._pending: dict[str, Pending] = {}
-        self._waiting: set[Peer] = set()
-        self._sweep_s: float | None = None
-        self._ending: Peer | None = None
-        self._rows: tuple[int, list[Any]] = (-1, [])
-        self._listener = _listen()
-        self._selector = selectors.DefaultSelector()
-        self._verbs: dict[str, Callable[[Peer, dict[str, Any]], dict[str, Any] | None]] = {
-            "hello": self._hello,
-            "launch": self._launch,
-            "fence": self._fence,
-            "signal": self._signal,
-            "ranks": self._ranks,
-            "wait": self._wait,
-            "forget": self._forget,
-            "shutdown": self._shutdown,
-        }
-
-    def serve(self) -> shim.Launch | None:
-        """Answer until told to end (None). In a fork that is to be a shim: what it shall launch."""
-        process.adopt_orphans()
-        if (threads := len(os.listdir("/proc/self/task"))) > 1:
-            self._notices.append(f"what was preloaded runs {threads - 1} threads, which ranks will not have")
-        self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
-        for name, entry in self._table.entries.items():
-            self._watch(name, entry.pidfd)
-        try:
-            while self._ending is None or self._table.running() or self._pending:
-                for key, events in self._selector.select(self._next_s()):
-                    key.data(events)
-                self._on_time()
-        except _Forked as forked:
-            self._selector.close()
-            self._listener.close()
-            return forked.launch
-        self._end()
-        return None
-
-    # --- connections
-
-    def _accept(self, _: int) -> None:
-        with contextlib.suppress(OSError):
-            connection, _address = self._listener.accept()
-            _, user, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-            if user not in (0, os.geteuid()):
-                return connection.close()
-            connection.setblocking(False)
-            peer = Peer(connection)
-            self._selector.register(connection, selectors.EVENT_READ, lambda events: self._talk(peer, events))
-
-    def _talk(self, peer: Peer, events: int) -> None:
-        try:
-            if events & selectors.EVENT_WRITE:
-                self._flush(peer)
-            if events & selectors.EVENT_READ:
-                data, files, _, _ = socket.recv_fds(peer.socket, 1 << 18, 16)
-                peer.files += files
-                peer.incoming += data
-                if not data or len(peer.incoming) > _MOST_REQUEST_BYTES:
-                    return self._hang_up(peer)
-        except BlockingIOError:
-            return
-        except OSError:
-            return self._hang_up(peer)
-        while (end := peer.incoming.find(b"\n")) >= 0:
-            line = bytes(peer.incoming[:end])
-            del peer.incoming[: end + 1]
-            self._answer(peer, line)
-
-    def _answer(self, peer: Peer, line: bytes) -> None:
-        try:
-            request = json.loads(line)
-            answer = self._verbs[request["do"]](peer, request)
-        except Exception as error:
-            answer = _refusal(error)
-        while peer.files:
-            os.close(peer.files.pop())
-        if answer is not None:
-            self._say(peer, answer)
-
-    def _say(self, peer: Peer, answer: dict[str, Any]) -> None:
-        peer.outgoing += json.dumps(answer, separators=(",", ":")).encode() + b"\n"
-        try:
-            self._flush(peer)
-        except OSError:
-            self._hang_up(peer)
-
-    def _flush(self, peer: Peer) -> None:
-        with contextlib.suppress(BlockingIOError):
-            while peer.outgoing:
-                del peer.outgoing[: peer.socket.send(peer.outgoing)]
-        if peer.socket.fileno() >= 0:
-            wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if peer.outgoing else 0)
-            key = self._selector.get_key(peer.socket)
-            if key.events != wanted:
-                self._selector.modify(peer.socket, wanted, key.data)
-
-    def _hang_up(self, peer: Peer) -> None:
-        if peer.socket.fileno() >= 0:
-            self._selector.unregister(peer.socket)
-            peer.socket.close()
-        self._waiting.discard(peer)
-        peer.incoming.clear()
-        peer.outgoing.clear()
-
-    # --- what can be asked
-
-    def _hello(self, _: Peer, request: dict[str, Any]) -> dict[str, Any]:
-        """Who we are; ``nodes`` in the request replaces the nodes."""
-        if request.get("nodes") is not None:
-            self._nodes = {str(name): int(gpus) for name, gpus in request["nodes"].items()}
-            _remember({"nodes": self._nodes})
-        users = {"user"} if os.geteuid() == 0 else set()
-        return {
-            "nodes": self._nodes,
-            "limits": sorted(users | self._table.cgroups.limits()),
-            "notices": self._notices,
-            "pid": os.getpid(),
-        }
-
-    def _launch(self, peer: Peer, request: dict[str, Any]) -> dict[str, Any] | None:
-        spec = records.check_spec(records.spec_from_row(request["spec"]))
-        name = str(spec.name)
-        if entry := self._table.entries.get(name):
-            return {"rank": records.status_row(entry.status)}
-        if pending := self._pending.get(name):
-            pending.waiters.append(peer)
-            return None
-        if spec.node not in self._nodes:
-            raise EngineError(f"there is no node {spec.node!r}")
-        if len(peer.files) != 1:
-            raise EngineError("a launch comes with one file: the environment")
-        if self._ending:
-            raise EngineError("the agent is ending", retry=True)
-        directory = self._table.admit(spec)
-        try:
-            answer, reply = os.pipe()
-            child = os.fork()
-        except OSError as error:
-            self._table.drop_failed(name)
-            raise EngineError(f"cannot start {name}: {error}", retry=True) from None
-        if child == 0:
-            environment = peer.files[0]
-            peer.files.clear()
-            limits = self._umask, self._open_files
-            raise _Forked(shim.Launch(spec, directory, environment, reply, self._table.cgroups, self._keep, *limits))
-        os.close(reply)
-        self._pending[name] = Pending(child, [peer])
-        self._selector.register(answer, selectors.EVENT_READ, lambda _: self._hear(name, answer))
-        return None
-
-    def _hear(self, name: str, answer: int) -> None:
-        """A shim says how its launch went, or died over it."""
-        pending = self._pending[name]
-        if data := os.read(answer, 65536):
-            pending.heard += data
-            return
-        self._selector.unregister(answer)
-        os.close(answer)
-        del self._pending[name]
-        word: dict[str, Any] = json.loads(pending.heard or b"{}")
-        if "error" in word:
-            said = _refusal(EngineError(word["error"], retry=word["retry"]))
-            self._table.drop_failed(name)
-        elif entry := self._table.refresh(name):
-            self._watch(name, entry.pidfd)
-            self._changed()
-            said = {"rank": records.status_row(entry.status)}
-        else:
-            said = _refusal(EngineError(f"{name} was killed while it was started", retry=True))
-        for waiter in pending.waiters:
-            self._say(waiter, said)
-        self._sweep_s = 0.0
-
-    def _fence(self, _: Peer, request: dict[str, Any]) -> dict[str, Any]:
-        self._table.fence(records.check_gang(request["gang"]), records.check_epoch(request["epoch"]))
-        return {}
-
-    def _signal(self, _: Peer, request: dict[str, Any]) -> dict[str, Any]:
-        return {"sent": self._table.signal(request["name"], signal.Signals(request["number"]))}
-
-    def _ranks(self, _: Peer, request: dict[str, Any]) -> dict[str, Any]:
-        version = f"{self._identity}-{self._table.version}"
-        if request.get("seen") == version:
-            return {"version": version}
-        if self._rows[0] != self._table.version:
-            rows = [records.status_row(entry.status) for entry in self._table.entries.values()]
-            self._rows = self._table.version, rows
-        return {"version": version, "ranks": self._rows[1]}
-
-    def _wait(self, peer: Peer, request: dict[str, Any]) -> dict[str, Any] | None:
-        version = f"{self._identity}-{self._table.version}"
-        if request["seen"] != version:
-            return {"version": version}
-        peer.wait_until_s = time.monotonic() + float(request["timeout_s"])
-        self._waiting.add(peer)
-        return None
-
-    def _forget(self, _: Peer, request: dict[str, Any]) -> dict[str, Any]:
-        before = self._table.version
-        self._table.drop(request["name"])
-        if self._table.version != before:
-            self._changed()
-        return {}
-
-    def _shutdown(self, peer: Peer, request: dict[str, Any]) -> dict[str, Any] | None:
-        running = self._table.running()
-        if (running or self._pending) and not request["kill"]:
-            raise EngineError(f"{len(running) + len(self._pending)} ranks run; end them first, or ask to kill them")
-        self._ending = peer
-        for name in running:
-            self._table.signal(name, signal.SIGKILL)
-        return None
-
-    # --- what happens
-
-    def _watch(self, name: str, pidfd: int) -> None:
-        if pidfd >= 0:
-            self._selector.register(pidfd, selectors.EVENT_READ, lambda _: self._shim_ended(name, pidfd))
-
-    def _shim_ended(self, name: str, pidfd: int) -> None:
-        self._selector.unregister(pidfd)
-        self._table.ended(name)
-        self._sweep_s = 0.0
-        self._changed()
-
-    def _changed(self) -> None:
-        waiting, self._waiting = self._waiting, set()
-        for peer in waiting:
-            self._say(peer, {"version": f"{self._identity}-{self._table.version}"})
-
-    def _next_s(self) -> float | None:
-        """Seconds until something is due; None: nothing is."""
-        due = [peer.wait_until_s for peer in self._waiting if peer.wait_until_s is not None]
-        if self._sweep_s is not None:
-            due.append(self._sweep_s)
-        return max(0.0, min(due) - time.monotonic()) if due else None
-
-    def _on_time(self) -> None:
-        now_s = time.monotonic()
-        for peer in [*self._waiting]:
-            if peer.wait_until_s is not None and peer.wait_until_s <= now_s:
-                self._waiting.discard(peer)
-                self._say(peer, {"version": f"{self._identity}-{self._table.version}"})
-        if self._sweep_s is not None and self._sweep_s <= now_s:
-            self._sweep_s = now_s + _SWEEP_S if self._sweep() else None
-        if self._ending:
-            for name in self._table.running():
-                self._table.signal(name, signal.SIGKILL)
-
-    def _sweep(self) -> int:
-        """Reap shims that ended, and end whatever came to us from shims that were killed; how much is left."""
-        ours = {entry.shim for entry in self._table.entries.values() if entry.pidfd >= 0}
-        ours |= {pending.shim for pending in self._pending.values()}
-        return process.kill_children(ours.__contains__)
-
-    def _end(self) -> None:
-        process.end_children()
-        self._table.cgroups.close()
-        os.unlink(records.SOCKET)
-        assert self._ending is not None
-        self._ending.socket.setblocking(True)
-        os.close(self._lock)
-        with contextlib.suppress(OSError):
-            self._ending.socket.sendall(b"{}\n")
-
-
-def _refusal(error: Exception) -> dict[str, Any]:
-    if isinstance(error, EngineError):
-        return {"error": str(error), "retry": error.retry, "fenced": isinstance(error, Fenced)}
-    return {"error": f"{type(error).__name__}: {error}", "retry": False, "fenced": False}
-
-
-def _remember(settings: dict[str, Any]) -> dict[str, Any]:
-    """Keep these settings for agents to come; all settings as they then are."""
-    path = Path(records.SETTINGS)
-    settings = (records.read(path) or {}) | settings
-    records.replace(path, settings)
-    return settings
 
 
 def _only_agent() -> int:
@@ -417,12 +85,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     home.chmod(0o700)
     os.chdir(home)
     told = {"nodes": dict(given.node)} if given.node else {}
-    settings = _remember(told | ({"preload": given.preload} if given.preload else {}))
+    settings = records.remember(told | ({"preload": given.preload} if given.preload else {}))
     notices = interpreter.preload(settings.get("preload", ()))
-    agent = Agent(home, settings.get("nodes", {}), notices, umask)
+    keep = process.descriptors()  # those of preloaded modules, which ranks have too
+    lock = _only_agent()
+    place = os.stat(home)
+    table = Table(home, open_cgroups(f"{place.st_dev:x}-{place.st_ino:x}"))
+    table.load()
+    server = Server(table, _listen(), settings.get("nodes", {}), notices, keep, umask)
     _detach()
-    launch = agent.serve()
+    launch = server.serve()
     if launch is None:
+        os.close(lock)
         return 0
     shim.run(launch)
     interpreter.run_script(launch.spec.command, path)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,39 +36,31 @@ class Cgroups:
         """Which limits can be enforced."""
         return frozenset(self.limiting)
 
-    def enter(self, rank: str, pid: int, *, memory_bytes: int, cpus: float) -> None:
-        """Put a process into its rank's groups, with these limits (0: none).
+    def enter(self, rank: str, pid: int, *, memory_bytes: int, cpus: float) -> list[str]:
+        """Put a process into groups of its rank, with these limits (0: none); the groups, for `kill` and `leave`.
 
         Raises:
             OSError: If a limit that can be enforced here was not.
         """
-        homes = set() if self.all_ranks is None else {self.all_ranks / rank}
+        homes = [] if self.all_ranks is None else [self.all_ranks / rank]
+        settings: list[tuple[Path, str]] = []
         for what, wanted in (("memory", float(memory_bytes)), ("cpus", cpus)):
             if wanted and what in self.limiting:
                 above, version = self.limiting[what]
-                home = above / rank
+                homes += [above / rank] if above / rank not in homes else []
+                settings += [(above / rank / file, value) for file, value in _settings(what, wanted, version)]
+        groups = [str(home) for home in homes]
+        try:
+            for home in homes:
                 home.mkdir(exist_ok=True)
-                homes.add(home)
-                for file, value in _settings(what, wanted, version):
-                    (home / file).write_text(value)
-        for home in homes:
-            home.mkdir(exist_ok=True)
-            (home / "cgroup.procs").write_text(str(pid))
-
-    def kill(self, rank: str) -> bool:
-        """SIGKILL whatever is in a rank's groups; whether there was anything."""
-        found = False
-        for home in self._homes(rank):
-            with contextlib.suppress(OSError):
-                for pid in (home / "cgroup.procs").read_text().split():
-                    found = send(int(pid), signal.SIGKILL) or found
-        return found
-
-    def leave(self, rank: str) -> None:
-        """Remove a rank's groups, once they are empty."""
-        for home in self._homes(rank):
-            with contextlib.suppress(OSError):
-                home.rmdir()
+            for file, value in settings:
+                file.write_text(value)
+            for home in homes:
+                (home / "cgroup.procs").write_text(str(pid))
+        except OSError:
+            leave(groups)
+            raise
+        return groups
 
     def close(self) -> None:
         """Remove what was made for all ranks, as far as it is empty."""
@@ -77,9 +69,22 @@ class Cgroups:
             with contextlib.suppress(OSError):
                 above.rmdir()
 
-    def _homes(self, rank: str) -> Iterator[Path]:
-        above = {self.all_ranks, *(path for path, _ in self.limiting.values())} - {None}
-        return (path / rank for path in above if path is not None)
+
+def kill(groups: Sequence[str]) -> bool:
+    """SIGKILL whatever is in these groups; whether there was anything."""
+    found = False
+    for group in groups:
+        with contextlib.suppress(OSError):
+            for pid in Path(group, "cgroup.procs").read_text().split():
+                found = send(int(pid), signal.SIGKILL) or found
+    return found
+
+
+def leave(groups: Sequence[str]) -> None:
+    """Remove these groups, as far as they are empty."""
+    for group in groups:
+        with contextlib.suppress(OSError):
+            os.rmdir(group)
 
 
 def _settings(what: str, wanted: float, version: int) -> list[tuple[str, str]]:

@@ -1,7 +1,7 @@
 """Runs a script in an interpreter that has its modules already: what ``python script args…`` does, without the wait.
 
-What Python reads once, when it is started, comes too late here: of the environment's ``PYTHON…`` variables only
-``PYTHONPATH`` counts.
+What Python and the dynamic linker read once, when a process is started, comes too late here; `HEEDED` are the variables
+that we can still follow.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import types
 from collections.abc import Sequence
 from importlib.machinery import SourceFileLoader
 
+HEEDED = frozenset({"PYTHONPATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"})
 _NO_SUCH_SCRIPT = 2  # what python itself exits with
 
 
@@ -53,6 +54,9 @@ def run_script(command: Sequence[str], path: Sequence[str]) -> None:
     extra = [os.path.abspath(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     sys.path[:] = [os.path.dirname(os.path.realpath(script)), *extra, *path]
     importlib.invalidate_caches()
+    sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
+    unbuffered = bool(os.environ.get("PYTHONUNBUFFERED"))
+    sys.stdout.reconfigure(line_buffering=True, write_through=unbuffered)  # type: ignore[union-attr]
     _differ_from_siblings()
     main = types.ModuleType("__main__")
     main.__dict__.update(__file__=script, __builtins__=__builtins__, __loader__=SourceFileLoader("__main__", script))

@@ -8,11 +8,12 @@
     ranks/GANG.EPOCH.NUMBER/
         spec.json                    what was asked for (its environment left out: it may hold secrets)
         lock                         held by the rank's shim for as long as the shim lives
-        process.json                 shim and rank: pid and start time; written before the rank runs
+        process.json                 shim and rank: pid and start time, control groups; written before the rank runs
         status.json                  how it ended; written once everything it started is gone
         log-OFFSET                   what it wrote, from this offset on
 
-Each file is replaced as a whole and has one writer: the agent writes ``spec.json`` and fences, the shim all else.
+Each file is replaced as a whole and has one writer: the shim, but for ``spec.json``, fences and the status of ranks
+whose shim was killed, which the agent writes.
 """
 
 from __future__ import annotations
@@ -134,6 +135,14 @@ def read(path: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
         return None
     return found if isinstance(found, dict) else None
+
+
+def remember(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Keep these settings for agents to come; all settings as they then are. The agent stands in its home."""
+    path = Path(SETTINGS)
+    known = (read(path) or {}) | dict(settings)
+    replace(path, known)
+    return known
 
 
 def lock(path: Path) -> int | None:

@@ -17,15 +17,15 @@ import pwd
 import resource
 import select
 import signal
-import sys
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
 from powerflow.engine.local import process, records
-from powerflow.engine.local.cgroups import Cgroups
+from powerflow.engine.local.cgroups import Cgroups, leave
+from powerflow.engine.local.interpreter import HEEDED
 from powerflow.engine.local.logs import LogWriter
 from powerflow.engine.protocol import RankSpec
 
@@ -68,8 +68,8 @@ def run(launch: Launch) -> None:
         _keep(launch, *started)
 
 
-def _start(launch: Launch) -> tuple[int, int] | None:
-    """Start the rank; its pid and the pipe that it writes into. None in the rank itself."""
+def _start(launch: Launch) -> tuple[int, int, list[str]] | None:
+    """Start the rank; its pid, the pipe that it writes into, and its control groups. None in the rank itself."""
     _close_all_but({*launch.keep, launch.reply, launch.environment})
     os.setsid()
     process.show_as("powerflow-shim")
@@ -94,11 +94,12 @@ def _start(launch: Launch) -> tuple[int, int] | None:
         os.close(descriptor)
     spec = launch.spec
     try:
-        launch.cgroups.enter(str(spec.name), rank, memory_bytes=spec.memory_bytes, cpus=spec.cpus)
+        groups = launch.cgroups.enter(str(spec.name), rank, memory_bytes=spec.memory_bytes, cpus=spec.cpus)
         who = {
             "shim": [shim, process.start_ticks(shim)],
             "rank": [rank, process.start_ticks(rank)],
             "boot": process.boot_id(),
+            "groups": groups,
             "started_s": started_s,
         }
         records.replace(launch.directory / "process.json", who)
@@ -109,19 +110,19 @@ def _start(launch: Launch) -> tuple[int, int] | None:
     os.close(failure)
     if why:
         os.waitpid(rank, 0)
-        launch.cgroups.leave(str(spec.name))
+        leave(groups)
         _give_up(launch, f"cannot start {spec.name}: {why}", retry=False)
     _reply(launch, {})
-    return rank, output
+    return rank, output, groups
 
 
-def _keep(launch: Launch, rank: int, output: int) -> NoReturn:
+def _keep(launch: Launch, rank: int, output: int, groups: Sequence[str]) -> NoReturn:
     """See a rank to its end, and to the end of all that it started."""
     log = LogWriter(launch.directory)
     code = _watch(rank, output, log)
     process.end_children()
     _drain(output, log)
-    launch.cgroups.leave(str(launch.spec.name))
+    leave(groups)
     _leave_word(launch, {"state": "exited", "code": code, "ended_s": time.time()})
     os._exit(0)
 
@@ -136,7 +137,8 @@ def _become_rank(launch: Launch, shim: int, go: int, failure: int, output: int) 
         os.close(go)
         env = read_environment(launch.environment)
         os.close(launch.environment)
-        _restore(launch)
+        here = runs_here(spec, env)
+        _restore(launch, python=here)
         nothing = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nothing, 0)
         os.dup2(output, 1)
@@ -147,12 +149,11 @@ def _become_rank(launch: Launch, shim: int, go: int, failure: int, output: int) 
             switch_user(spec.user)
         process.die_with_parent(shim)
         os.chdir(spec.directory)
-        if not runs_here(spec):
+        if not here:
             os.execvpe(spec.command[0], spec.command, env)
         _close_all_but({*launch.keep, failure})
         os.environ.clear()
         os.environ.update(env)
-        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
         process.show_as("powerflow-rank")
         os.close(failure)
     except (OSError, ValueError, KeyError) as error:
@@ -181,9 +182,10 @@ def read_environment(file: int) -> dict[str, str]:
     return found
 
 
-def runs_here(spec: RankSpec) -> bool:
-    """Whether a rank is a script that runs in the preloaded interpreter."""
-    return spec.python and len(spec.command) > 1 and not spec.command[1].startswith("-")
+def runs_here(spec: RankSpec, env: Mapping[str, str]) -> bool:
+    """Whether a rank runs in the preloaded interpreter: a script, with no variable that only a new process heeds."""
+    late = (key.startswith("LD_") or (key.startswith("PYTHON") and key not in HEEDED) for key in env)
+    return spec.python and len(spec.command) > 1 and not spec.command[1].startswith("-") and not any(late)
 
 
 def _in_words(error: Exception, spec: RankSpec) -> str:
@@ -192,13 +194,13 @@ def _in_words(error: Exception, spec: RankSpec) -> str:
     return str(error)
 
 
-def _restore(launch: Launch) -> None:
+def _restore(launch: Launch, *, python: bool) -> None:
     """Be as a new process is: signals, umask and limits as the agent found them."""
     signal.set_wakeup_fd(-1)
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         with contextlib.suppress(OSError):
             signal.signal(number, signal.SIG_DFL)
-    if runs_here(launch.spec):  # as python sets them for itself
+    if python:  # as python sets them for itself
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -274,8 +276,9 @@ def _drain(output: int, log: LogWriter) -> None:
 
 
 def _give_up(launch: Launch, why: str, *, retry: bool) -> NoReturn:
-    _reply(launch, {"error": why, "retry": retry})
-    _leave_word(launch, {"state": "failed"})
+    with contextlib.suppress(OSError):
+        records.replace(launch.directory / "status.json", {"state": "failed"})
+    _reply(launch, {"error": why, "retry": retry})  # last: from now on the name may be launched anew
     os._exit(1)
 
 

@@ -16,8 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from powerflow.engine.local import process, records
-from powerflow.engine.local.cgroups import Cgroups
+from powerflow.engine.local import cgroups, process, records
 from powerflow.engine.protocol import EngineError, Fenced, RankName, RankSpec, RankState, RankStatus
 
 _SHIM_STARTS_S = 10.0
@@ -45,7 +44,7 @@ class Table:
     """
 
     home: Path
-    cgroups: Cgroups
+    cgroups: cgroups.Cgroups
     entries: dict[str, Entry] = field(default_factory=dict)
     version: int = 0
 
@@ -169,14 +168,14 @@ class Table:
         rank, ticks = who["rank"]
         deadline_s = time.monotonic() + _LEFTOVERS_END_S
         while who["boot"] == process.boot_id() and time.monotonic() < deadline_s:
-            left = self.cgroups.kill(name)
+            left = cgroups.kill(who["groups"])
             if process.start_ticks(rank) in (ticks, None):  # while a session has members its number is not used again
                 for pid in process.session(rank):
                     left = process.send(pid, signal.SIGKILL) or left
             if not left:
                 break
             time.sleep(0.002)
-        self.cgroups.leave(name)
+        cgroups.leave(who["groups"])
         end = {"state": "lost", "code": None, "ended_s": time.time()}
         with contextlib.suppress(OSError):
             records.replace(self.directory(name) / "status.json", end)
