@@ -128,7 +128,9 @@ class Power:
                 self._found.append(f"GPU {place[1]} of {place[0]}: {error}")
             self._set_mhz[place] = mhz
         if now_s - self._renewed_s >= RENEW_S:
-            self._clocks.renew()
+            borrowed = self._clocks.renew()
+            # what the watchdog gave back while we were asleep for longer than the lease is to be set anew
+            self._set_mhz = {p: mhz for p, mhz in self._set_mhz.items() if self._gpus[p].uuid in borrowed}
             self._renewed_s = now_s
 
     def finish(self, *, give_back: bool) -> None:
@@ -179,12 +181,8 @@ class Power:
     def _look(self) -> None:
         """Keep what the GPUs say now, for those who ask; and hold counters against power."""
         watts: dict[str, float] = defaultdict(float)
-        for place, gpu in self._gpus.items():
-            try:
-                reading = self._readings[place] = gpu.read()
-            except DeviceError:
-                self._readings.pop(place, None)
-                continue
+        self._readings = {self._place[uuid]: reading for uuid, reading in self._meter.readings.items()}
+        for place, reading in self._readings.items():
             if place in self._owners and math.isfinite(reading.power_w):
                 watts[self._owners[place]] += reading.power_w
         self._watts = dict(watts)
