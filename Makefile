@@ -2,13 +2,15 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-TRACE ?=
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check format bench results clean
+.PHONY: demo compare test check format bench results clean
 
-demo: $(STAMP)  ## compare the policies on a day of jobs; TRACE=path to use your own log
-	$(BIN)/powerflow demo $(TRACE)
+demo: $(STAMP)  ## an emulated cluster on this machine trains ten small PyTorch jobs
+	$(BIN)/powerflow demo
+
+compare: $(STAMP)  ## compare the policies on a day of jobs at equal energy
+	$(BIN)/powerflow compare --report powerflow-compare.html
 
 test: $(STAMP)  ## the whole test-suite
 	$(BIN)/python -m pytest -n 2

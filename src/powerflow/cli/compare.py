@@ -12,7 +12,6 @@ import typer
 from powerflow.cli.options import (
     BelievedCosts,
     BelievedSizes,
-    Cluster,
     Json,
     Load,
     MostGpus,
@@ -29,10 +28,18 @@ from powerflow.errors import InputError
 if TYPE_CHECKING:
     from powerflow.simulate.comparison import Comparison
 
+#: What the day of jobs that ships was made for.
+DAY_CLUSTER = "16x8:A100"
+
 
 def compare(
-    traces: Annotated[list[Path], typer.Argument(help="Logs of jobs. Of several, each seed takes the next.")],
-    cluster: Cluster,
+    traces: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Logs of jobs; of several, each seed takes the next. None: the day that ships."),
+    ] = None,
+    cluster: Annotated[
+        str | None, typer.Option(help="The cluster: COUNTxGPUS:TYPE such as 16x8:A100 (the day's), or a YAML file.")
+    ] = None,
     policies: Annotated[
         str | None, typer.Option(help="Policies with commas between, such as prices,srtf; by default all there are.")
     ] = None,
@@ -60,18 +67,22 @@ def compare(
     from powerflow.simulate.bench import Believed
     from powerflow.simulate.compare import compare as compare_policies
     from powerflow.simulate.compare import policies_for
+    from powerflow.trace.demo import demo_day
     from powerflow.trace.read import read_trace
 
     if seeds < 1:
         raise InputError(f"{seeds} seeds", where="--seeds", fix="give 1 or more")
-    if len(traces) > seeds:
-        raise InputError(f"{len(traces)} logs for {seeds} seeds", where="--seeds", fix=f"give {len(traces)} or more")
+    if traces and cluster is None:
+        raise InputError("for which cluster", where="--cluster", fix="such as --cluster 16x8:A100, or a YAML file")
+    if len(traces or ()) > seeds:
+        raise InputError(f"{len(traces or ())} logs for {seeds} seeds", where="--seeds", fix="give as many or more")
     named = policies_for(sizes) if policies is None else split(policies, "--policies")
     wanted = shares(levels, "--levels")
     with ExitStack() as stack:
         page = None if report is None else stack.enter_context(atomic_write(report))
         drawing = None if picture is None else stack.enter_context(atomic_write(picture))
-        workload_of = WorkloadOf([read_trace(trace) for trace in traces], cluster, load, most_gpus)
+        logs = [read_trace(trace) for trace in traces] if traces else [demo_day()]
+        workload_of = WorkloadOf(logs, cluster or DAY_CLUSTER, load, most_gpus)
         with reporting("comparing", quiet) as progress:
             comparison = compare_policies(
                 workload_of,
