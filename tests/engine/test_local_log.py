@@ -2,13 +2,17 @@
 
 import errno
 import os
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from powerflow.engine.local import records, shim
+from powerflow.engine.local.cgroups import Cgroups
 from powerflow.engine.local.logs import LogWriter, read_log
+from powerflow.engine.protocol import RankName, RankSpec
 
 
 def test_segments_by_hand(tmp_path: Path) -> None:
@@ -61,3 +65,22 @@ def test_a_full_disk_costs_output_and_nothing_else(tmp_path: Path, monkeypatch: 
     log.close()
     assert read_log(tmp_path, 0, 100) == (b"before", 6)
     assert read_log(tmp_path, 6, 100) == (b"after", 16)  # five bytes are missing, and counted
+
+
+def test_a_status_waits_for_room_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[float] = []
+    replace = records.replace
+
+    def full_at_first(path: Path, content: dict[str, object]) -> None:
+        if len(calls) < 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(path, content)
+
+    monkeypatch.setattr(records, "replace", full_at_first)
+    monkeypatch.setattr(time, "sleep", calls.append)
+    limits = 0o022, (1024, 1024)
+    spec = RankSpec(RankName("g", 0, 0), "n", ("true",))
+    launch = shim.Launch(spec, tmp_path, -1, -1, Cgroups(None, {}), frozenset(), *limits)
+    shim._leave_word(launch, {"state": "exited", "code": 7})
+    assert len(calls) == 2
+    assert records.read(tmp_path / "status.json") == {"state": "exited", "code": 7}

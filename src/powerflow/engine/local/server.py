@@ -358,4 +358,5 @@ class Server:
 def _refusal(error: Exception) -> dict[str, Any]:
     if isinstance(error, EngineError):
         return {"error": str(error), "retry": error.retry, "fenced": isinstance(error, Fenced)}
-    return {"error": f"{type(error).__name__}: {error}", "retry": False, "fenced": False}
+    retry = isinstance(error, OSError)  # a full disk, no file descriptors left
+    return {"error": f"{type(error).__name__}: {error}", "retry": retry, "fenced": False}
