@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 from hypothesis import HealthCheck, settings
 from schemathesis import Case
 from schemathesis.openapi import from_asgi
@@ -35,12 +34,12 @@ BEYOND = {
     "GET /api/v1/accounts": [positive_data_acceptance],
     "POST /api/v1/jobs": [positive_data_acceptance],
 }
-BOUNDED = settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+BOUNDED = settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 
 
 @schema.parametrize()
 @BOUNDED
-@pytest.mark.parametrize("role", ["viewer", "user", "operator"])
-def test_every_answer_is_as_documented(case: Case[Any], role: str) -> None:
+def test_every_answer_is_as_documented(case: Case[Any]) -> None:
+    """Asked with every right; one of the checks asks again without a token, which must end in 401."""
     beyond: list[Any] = BEYOND.get(case.operation.label, [])
-    case.call_and_validate(headers=bearer(role), excluded_checks=beyond)
+    case.call_and_validate(headers=bearer("operator"), excluded_checks=beyond)

@@ -84,11 +84,11 @@ def _user_file() -> Path:
 def _server(path: Path) -> Mapping[str, str]:
     """What a controller on this machine left; nothing if none did."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = dict(json.loads(path.read_text(encoding="utf-8")).items())
         return {key: str(content[key]) for key in ("url", "token_file") if key in content}
     except FileNotFoundError:
         return {}
-    except (ValueError, TypeError) as error:
+    except (ValueError, AttributeError) as error:
         raise InputError(f"is not what a controller writes ({error})", where=os.fspath(path), exit_code=1) from None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -70,7 +71,7 @@ def _spec(file: Path | None, flags: dict[str, Any], directory: str | None, env: 
             raise InputError("nothing to run", fix="give a job.yaml, or --run COMMAND")
         values: dict[str, Any] = {"directory": os.getcwd()}
     else:
-        read = spec_of_text(typer.get_binary_stream("stdin").read()) if str(file) == "-" else read_spec(file)
+        read = spec_of_text(sys.stdin.buffer.read()) if str(file) == "-" else read_spec(file)
         values = read.model_dump(by_alias=True, exclude_unset=True)
         values.setdefault("directory", os.getcwd())
     if directory is not None:

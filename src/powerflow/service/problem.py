@@ -80,10 +80,11 @@ def of_invalid(errors: Any, instance: str) -> Problem:
     if first["type"] == "json_invalid":
         return problem(400, f"the body is not JSON ({first.get('ctx', {}).get('error', 'invalid')})", instance)
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-    what = str(first["msg"]).removeprefix("Value error, ")
-    what, _, fix = what.partition("; ")
-    where = ".".join(str(part) for part in first["loc"])
-    return problem(422, f"{what}{more}", instance, where=where, fix=fix)
+    said = first.get("ctx", {})  # our own rules say what, fix and field apart (`powerflow.live.spec.broken`)
+    where = ".".join(str(part) for part in (*first["loc"], said.get("field")) if part)
+    return problem(
+        422, f"{said.get('what') or first['msg']}{more}", instance, where=where, fix=str(said.get("fix", ""))
+    )
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:

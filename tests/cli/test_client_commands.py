@@ -1,0 +1,475 @@
+"""The commands that ask a controller, through the front door, against a real server over a fake desk."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from powerflow.cli.main import main
+from powerflow.live.records import JobState
+from powerflow.service.server import Server
+from tests.service.fake_desk import FakeDesk
+from tests.service.serving import service
+
+
+@dataclass
+class Shell:
+    """Runs command lines as a person would."""
+
+    desk: FakeDesk
+    url: str
+    capsys: pytest.CaptureFixture[str]
+
+    def __call__(self, *argv: str, code: int = 0) -> str:
+        got = main(argv)
+        out, err = self.capsys.readouterr()
+        assert got == code, err or out
+        if code == 0:
+            assert err == ""
+        else:
+            assert all(line.startswith("powerflow: ") for line in err.splitlines())
+            assert "bug in PowerFlow" not in err
+        return str(err if code else out)
+
+    def json(self, *argv: str) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads(self(*argv, "--json"))
+        assert document["version"] == 1
+        return document
+
+
+@pytest.fixture
+def quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No settings of this machine reach the test."""
+    for name in ("URL", "TOKEN", "TOKEN_FILE", "STATE"):
+        monkeypatch.delenv(f"POWERFLOW_{name}", raising=False)
+    for name in ("XDG_CONFIG_HOME", "XDG_STATE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setattr("powerflow.cli.settings.SYSTEM_FILE", tmp_path / "etc.yaml")
+    monkeypatch.setenv("COLUMNS", "140")
+    return tmp_path
+
+
+@pytest.fixture
+def shell(quiet: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Shell]:
+    desk = FakeDesk(now_s=time.time())
+    with Server(service(desk)) as server:
+        monkeypatch.setenv("POWERFLOW_URL", server.url)
+        monkeypatch.setenv("POWERFLOW_TOKEN", "pf_user")
+        yield Shell(desk, server.url, capsys)
+
+
+# --- submitting ---------------------------------------------------------------------------------------------------
+
+
+def test_submit_by_flags(shell: Shell) -> None:
+    args = ("--run", "python t.py", "--gpus", "A100:1..4", "--rescale", "restart", "--env", "A=b=c", "--name", "x")
+    assert shell("submit", *args) == "job 1 is queued\n"
+    spec = shell.desk.job("1").spec
+    assert (spec.run, str(spec.gpus), spec.env, spec.directory) == (
+        "python t.py",
+        "A100:1..4",
+        {"A": "b=c"},
+        os.getcwd(),
+    )
+    assert shell.json("submit", *args)["job"]["id"] == "2"
+
+
+def test_submit_a_file_with_flags_over_it(shell: Shell, tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_text("run: python t.py\nname: slow\ngpus: 2\nenv: {A: '1', B: '2'}\ndirectory: sub\n")
+    shell("submit", str(file), "--name", "fast", "--env", "B=3")
+    spec = shell.desk.job("1").spec
+    assert (spec.name, spec.gpus.least, spec.env) == ("fast", 2, {"A": "1", "B": "3"})
+    assert spec.directory == str(tmp_path / "sub")
+
+
+def test_submit_standard_input(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"run: 'true'\n")))
+    shell("submit", "-")
+    assert shell.desk.job("1").spec.run == "true"
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "said"),
+    [
+        ([], 2, "nothing to run"),
+        (["--run", "x", "--gpus", "none"], 2, "cannot read 'none' as GPUs"),
+        (["--run", "x", "--env", "A"], 2, "--env: 'A' is no NAME=VALUE"),
+        (["--run", "x", "--gpus", "64"], 4, "no 8 GPUs can be 64"),
+        (["none.yaml"], 3, "none.yaml: no such file"),
+    ],
+)
+def test_what_cannot_be_submitted_is_said_in_a_line(shell: Shell, argv: list[str], code: int, said: str) -> None:
+    assert said in shell("submit", *argv, code=code)
+    assert shell.json("queue", "--all")["jobs"] == []
+
+
+@pytest.mark.parametrize(("state", "code"), [(JobState.COMPLETED, 0), (JobState.FAILED, 1), (JobState.CANCELLED, 1)])
+def test_submit_and_wait_ends_as_the_job_does(shell: Shell, state: JobState, code: int) -> None:
+    submitted = shell.desk.submit
+
+    def and_end(*args: Any) -> Any:
+        record, new = submitted(*args)
+        threading.Timer(0.05, lambda: shell.desk.end(record.id, state, f"it {state}")).start()
+        return record, new
+
+    shell.desk.submit = and_end  # type: ignore[method-assign]
+    assert main(["submit", "--run", "true", "--wait"]) == code
+    assert shell.capsys.readouterr().out.splitlines() == ["job 1 is queued", f"job 1 it {state}"]
+
+
+def test_a_submission_whose_answer_is_lost_is_one_job(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy that hangs up after the first answer was made: the client asks again, under the same key."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    upstream = ("127.0.0.1", int(shell.url.rpartition(":")[2]))
+    keys: list[bytes] = []
+
+    def proxy() -> None:
+        for attempt in range(2):
+            client, _ = listener.accept()
+            with client, socket.create_connection(upstream) as server:
+                request = client.recv(1 << 16)
+                while b'"run"' not in request:
+                    request += client.recv(1 << 16)
+                keys.extend(line for line in request.splitlines() if line.lower().startswith(b"idempotency-key"))
+                server.sendall(request)
+                answer = server.recv(1 << 16)
+                while not answer.endswith(b"}"):
+                    answer += server.recv(1 << 16)
+                if attempt:
+                    client.sendall(answer)
+
+    thread = threading.Thread(target=proxy)
+    thread.start()
+    with listener:
+        monkeypatch.setenv("POWERFLOW_URL", f"http://127.0.0.1:{listener.getsockname()[1]}")
+        assert shell("submit", "--run", "true") == "job 1 is queued\n"
+        thread.join(30)
+    assert len(keys) == 2
+    assert len(set(keys)) == 1
+    assert len(shell.desk.jobs().items) == 1
+
+
+# --- reading ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def busy(shell: Shell) -> Shell:
+    """A running, a waiting, a held and a failed job."""
+    for name in ("resnet50", "bert", "held", "broken"):
+        shell("submit", "--run", "python t.py", "--name", name, "--project", "vision")
+    now = shell.desk.now_s
+    fields = {"steps": 250.0, "steps_total": 1000.0, "progress": 0.25, "step_time_s": 0.112, "eta_s": now + 7200}
+    shell.desk.run("1", gpus=2, energy_j=180_000.0, model_error=0.031, **fields)
+    shell.desk.hold("3", shell_caller())
+    shell.desk.write("4", "one\nboom\n")
+    shell.desk.end("4", JobState.FAILED, "failed 3 times")
+    return shell
+
+
+def shell_caller() -> Any:
+    from powerflow.live.records import Caller, Role
+
+    return Caller("ada", Role.USER)
+
+
+def test_queue_lists_what_has_not_ended_running_first(busy: Shell) -> None:
+    lines = busy("queue").splitlines()
+    assert lines[0].split() == [
+        "id",
+        "name",
+        "user",
+        "state",
+        "GPUs",
+        "MHz",
+        "power",
+        "progress",
+        "step",
+        "ends",
+        "in",
+        "why",
+    ]
+    assert [line.split()[0] for line in lines[2:5]] == ["1", "2", "3"]
+    for part in (
+        "resnet50",
+        "ada",
+        "running",
+        "2 of 1",
+        "1110",
+        "402 Wᵉ",
+        "██",
+        "25%",
+        "0.112 s",
+        " h ",
+        "started on 2",
+    ):
+        assert part.strip() in lines[2]
+    assert "emulated: from a model" in lines[-1]
+    assert "broken" in busy("queue", "--all")
+    assert [job["id"] for job in busy.json("queue", "--state", "failed")["jobs"]] == ["4"]
+    assert [job["id"] for job in busy.json("queue", "--all", "--limit", "2")["jobs"]] == ["3", "4"]
+    assert busy("queue", "--user", "bob") == "no jobs\n"
+
+
+def test_queue_json_has_null_for_what_is_not_known(busy: Shell) -> None:
+    document = busy.json("queue")
+    waiting = next(job for job in document["jobs"] if job["id"] == "2")
+    assert document["kind"] == "jobs"
+    assert (waiting["clock_mhz"], waiting["eta_s"], waiting["nodes"], waiting["emulated"]) == (None, None, [], True)
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120, 200])
+def test_no_table_is_wider_than_the_terminal(busy: Shell, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    for argv in (["queue", "-a"], ["top"], ["node", "list"], ["explain", "1"], ["acct"], ["describe", "1"]):
+        lines = busy(*argv).splitlines()
+        assert max(map(len, lines)) <= max(width, 72 if argv[0] not in ("queue", "top") else 0), argv
+        if argv[0] == "queue":
+            assert [line.split()[0] for line in lines[2:6]] == ["1", "2", "3", "4"], "numbers are never cut"
+
+
+def test_more_jobs_than_a_page_are_all_listed(shell: Shell) -> None:
+    from powerflow.live.spec import JobSpec
+
+    for _ in range(1203):
+        shell.desk.submit(JobSpec(run="true"), shell_caller())
+    assert len({job["id"] for job in shell.json("queue")["jobs"]}) == 1203
+
+
+def test_describe(busy: Shell) -> None:
+    said = busy("describe", "1")
+    for part in ("resnet50", "project vision", "2 × A100 at 1110 MHz on n1", "402 Wᵉ", "0.05 kWhᵉ", "250 of 1,000"):
+        assert part in said
+    assert "3.1 %" in said.replace("\u202f", " ")
+    assert "boom" in busy("describe", "4")
+    document = busy.json("describe", "1")
+    assert (document["kind"], document["job"]["id"], document["spec"]["run"]) == ("job", "1", "python t.py")
+    assert document["gpus_held"] == {"n1": [0, 1]}
+
+
+def test_explain(busy: Shell) -> None:
+    said = busy("explain", "1")
+    assert said.startswith("job 1: started on 2 GPUs at 1110 MHz")
+    assert "now" in said
+    assert "-55%" in said, "four GPUs: 0.05 s instead of 0.112 s"
+    assert busy.json("explain", "2")["now"] is None
+
+
+def test_top(busy: Shell) -> None:
+    said = busy("top")
+    for part in ("2 of 8 busy", "702 Wᵉ", "1 running, 1 queued, 1 held", "! no right to set clocks on n2"):
+        assert part in said
+    assert busy.json("top")["emulated"] is True
+
+
+def test_acct(busy: Shell) -> None:
+    names = [account["name"] for account in busy.json("acct", "--by", "project", "--since", "24h")["accounts"]]
+    assert names == ["vision", "idle", "total"]
+    assert "kWhᵉ" in busy("acct")
+    assert "'soon' is no time" in busy("acct", "--since", "soon", code=2)
+    assert "ends before it begins" in busy("acct", "--since", "1h", "--until", "2h", code=2)
+
+
+def test_node(busy: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert busy("node", "list").count("A100") == 8
+    assert "takes the role operator" in busy("node", "drain", "n1", code=4)
+    monkeypatch.setenv("POWERFLOW_TOKEN", "pf_operator")
+    assert busy("node", "drain", "n1", "--reason", "fan") == "n1 is drained\n"
+    assert busy.json("node", "resume", "n1")["state"] == "up"
+    assert "there is no node n9" in busy("node", "drain", "n9", code=3)
+    for name in ("..", "", "a/../b"):
+        assert main(["node", "drain", name]) in (2, 3)
+
+
+def test_logs(busy: Shell) -> None:
+    assert busy("logs", "4") == "one\nboom\n"
+    assert "no rank 9.9.9" in busy("logs", "4", "--rank", "9.9.9", code=3)
+
+
+def test_logs_follow_to_the_end(busy: Shell) -> None:
+    read = busy.desk.log
+    offsets: list[int] = []
+
+    def grows(job_id: str, **query: Any) -> Any:
+        """Each time the end is reached, another line comes, and after the third the job ends."""
+        found = read(job_id, **query)
+        if not found.text and not found.ended:
+            offsets.append(query["offset"])
+            if len(offsets) < 3:
+                busy.desk.write("1", f"step {len(offsets)}\n")
+            else:
+                busy.desk.end("1")
+        return found
+
+    busy.desk.log = grows  # type: ignore[method-assign]
+    assert busy("logs", "1", "--follow") == "step 1\nstep 2\n"
+    assert offsets == [0, 7, 14]
+
+
+def test_events(busy: Shell) -> None:
+    lines = busy("events", "--job", "1").splitlines()
+    assert ["submitted" in lines[0], "started" in lines[1], len(lines)] == [True, True, 2]
+    document = busy.json("events", "--after", "5")
+    assert [event["number"] for event in document["events"]] == [6, 7]
+    assert document["after"] == 7
+
+
+# --- changing -----------------------------------------------------------------------------------------------------
+
+
+def test_jobs_are_held_released_and_cancelled(busy: Shell) -> None:
+    assert busy("hold", "1", "2") == "job 1 is held\njob 2 is held\n"
+    assert busy("release", "1") == "job 1 is queued\n"
+    assert [job["state"] for job in busy.json("cancel", "1", "2")["jobs"]] == ["cancelled"] * 2
+
+
+def test_what_can_be_changed_is_and_the_rest_is_said(busy: Shell) -> None:
+    assert main(["cancel", "99", "1", "4"]) == 4
+    out, err = busy.capsys.readouterr()
+    assert out == "job 1 is cancelled\n"
+    assert err == "powerflow: there is no job 99\npowerflow: job 4 has failed\n"
+
+
+def test_nothing_is_changed_where_a_number_is_none(busy: Shell) -> None:
+    assert "'x' is no number of a job" in busy("cancel", "1", "x", code=2)
+    assert busy.desk.job("1").record.state is JobState.RUNNING
+
+
+def test_another_s_job_is_refused(busy: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POWERFLOW_TOKEN", "pf_other")
+    assert "belongs to ada" in busy("cancel", "1", code=4)
+
+
+@pytest.mark.parametrize("verb", ["describe", "explain", "logs", "cancel", "hold", "release"])
+def test_a_job_that_is_not_there_is_3(shell: Shell, verb: str) -> None:
+    assert shell(verb, "99", code=3) == "powerflow: there is no job 99\n"
+    for word in ("../1", "1 2", "", "²", "1" * 19):
+        assert "is no number of a job" in shell(verb, word, code=2)
+
+
+# --- unreachable, strangers, wrong tokens ---------------------------------------------------------------------------
+
+VERBS: Sequence[Sequence[str]] = (
+    ["submit", "--run", "true"],
+    ["queue"],
+    ["describe", "1"],
+    ["logs", "1", "-f"],
+    ["cancel", "1"],
+    ["top", "--watch"],
+    ["acct"],
+    ["events", "-f"],
+    ["node", "list"],
+)
+
+
+@pytest.mark.parametrize("argv", VERBS, ids=" ".join)
+def test_no_controller_is_5_and_one_line(shell: Shell, argv: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    monkeypatch.setenv("POWERFLOW_URL", url)
+    assert shell(*argv, code=5) == f"powerflow: no controller at {url}; start one with powerflow serve\n"
+    monkeypatch.delenv("POWERFLOW_URL")
+    assert "no controller has left its address in" in shell(*argv, code=5)
+
+
+def test_a_wrong_token_is_4(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POWERFLOW_TOKEN", "pf_nobody")
+    assert "no token that is known here; give one with --token-file" in shell("queue", code=4)
+
+
+def test_a_store_that_is_locked_for_long_is_5(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.service.fake_desk import UNAVAILABLE
+
+    shell.desk.broken = UNAVAILABLE
+    monkeypatch.setattr("powerflow.cli.client.PATIENCE_S", 0.3)
+    assert "the store is locked" in shell("queue", code=5)
+
+
+def test_a_stranger_is_not_believed(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+
+    class Stranger(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<html>hello</html>")
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Stranger) as server:
+        threading.Thread(target=server.handle_request).start()
+        monkeypatch.setenv("POWERFLOW_URL", f"http://127.0.0.1:{server.server_port}")
+        assert "is no PowerFlow controller" in shell("queue", code=5)
+
+
+# --- watching, completing -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def start(shell: Shell) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    started: list[subprocess.Popen[str]] = []
+
+    def begin(*argv: str, **env: str) -> subprocess.Popen[str]:
+        code = "from powerflow.cli.main import run; run()"
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, *argv],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **env},
+        )
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("argv", [["queue", "--watch", "0.1"], ["events", "-f"], ["top", "--json", "--watch=0.1"]])
+def test_ctrl_c_ends_what_goes_on(busy: Shell, start: Callable[..., subprocess.Popen[str]], argv: list[str]) -> None:
+    process = start(*argv)
+    assert process.stdout is not None
+    for _ in range(30 if "--watch" in argv[1] else 3):
+        assert process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said == "powerflow: interrupted\n"
+
+
+def test_the_shell_completes_job_numbers(busy: Shell, start: Callable[..., subprocess.Popen[str]]) -> None:
+    ask = {"_POWERFLOW_COMPLETE": "complete_bash", "COMP_CWORD": "2"}
+    out, err = start(COMP_WORDS="powerflow describe ", **ask).communicate(timeout=60)
+    assert (sorted(out.split()), err) == (["1", "2", "3"], "")
+    out, _ = start(COMP_WORDS="powerflow queue --wa", **ask).communicate(timeout=60)
+    assert out.split() == ["--watch"]
+    fish = {"_POWERFLOW_COMPLETE": "complete_fish", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+    out, _ = start(_TYPER_COMPLETE_ARGS="powerflow cancel ", **fish).communicate(timeout=60)
+    assert "1\tresnet50 of ada, running" in out
+
+
+def test_completion_is_silent_where_nobody_answers(start: Callable[..., subprocess.Popen[str]]) -> None:
+    ask = {"_POWERFLOW_COMPLETE": "complete_bash", "COMP_CWORD": "2", "POWERFLOW_URL": "http://127.0.0.1:9"}
+    out, err = start(COMP_WORDS="powerflow describe ", **ask).communicate(timeout=60)
+    assert (out.strip(), err) == ("", "")
+
+
+@pytest.mark.parametrize("name", ["bash", "zsh", "fish"])
+def test_completion_scripts(shell: Shell, name: str) -> None:
+    assert f"complete_{name}" in shell("completion", name)

@@ -1,0 +1,86 @@
+"""What Prometheus scrapes: base units, joules that add up, and nothing that is not known."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from powerflow.live.records import Caller, Role
+from powerflow.live.spec import JobSpec
+from powerflow.service.server import Server
+from tests.service.fake_desk import FakeDesk
+from tests.service.serving import bearer, service
+
+Samples = dict[str, dict[frozenset[tuple[str, str]], float]]
+
+
+@pytest.fixture
+def desk() -> FakeDesk:
+    desk = FakeDesk()
+    for name in ('a"b\\c', "b"):
+        spec = JobSpec(run="true", project="vision").model_copy(update={"name": name})
+        desk.submit(spec, Caller("ada", Role.USER))
+    desk.run("1", gpus=2, step_time_s=0.112, progress=0.25, energy_j=5000.0)
+    return desk
+
+
+@pytest.fixture
+def samples(desk: FakeDesk) -> Samples:
+    with Server(service(desk)) as server:
+        answer = httpx.get(f"{server.url}/metrics", headers=bearer("viewer"), trust_env=False)
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    found: Samples = {}
+    for family in text_string_to_metric_families(answer.text):
+        for sample in family.samples:
+            found.setdefault(sample.name, {})[frozenset(sample.labels.items())] = sample.value
+    return found
+
+
+def one(samples: Samples, metric: str, /, **labels: str) -> float:
+    matches = [value for held, value in samples[metric].items() if labels.items() <= dict(held).items()]
+    assert len(matches) == 1, (metric, labels, samples[metric])
+    return matches[0]
+
+
+def test_joules_of_jobs_and_idle_are_what_was_metered(samples: Samples, desk: FakeDesk) -> None:
+    metered = sum(samples["powerflow_energy_joules_total"].values())
+    assert metered == desk.top().energy_j
+    assert one(samples, "powerflow_energy_joules_total", account="jobs", emulated="true") == 5000.0
+    assert sum(samples["powerflow_power_watts"].values()) == desk.top().power_w
+    assert sum(samples["powerflow_gpu_power_watts"].values()) == desk.top().power_w
+
+
+def test_units_are_base_units(samples: Samples) -> None:
+    assert one(samples, "powerflow_gpu_clock_hertz", node="n1", gpu="0") == 1.11e9
+    assert one(samples, "powerflow_job_clock_hertz", job="1") == 1.11e9
+    assert one(samples, "powerflow_job_step_seconds", job="1") == 0.112
+    assert one(samples, "powerflow_job_progress_ratio", job="1") == 0.25
+    assert one(samples, "powerflow_decision_seconds") == 0.013
+
+
+def test_counts(samples: Samples) -> None:
+    assert [one(samples, "powerflow_jobs", state=state) for state in ("queued", "running", "held")] == [1, 1, 0]
+    assert [one(samples, "powerflow_gpus", state=state) for state in ("busy", "free")] == [2, 6]
+    assert one(samples, "powerflow_healthy") == 1
+    assert one(samples, "powerflow_build_info", version="1.2.3") == 1
+
+
+def test_what_is_not_known_is_not_there(samples: Samples) -> None:
+    assert "powerflow_job_model_error_ratio" not in samples
+    assert not any(dict(held)["gpu"] == "3" for held in samples["powerflow_gpu_locked_clock_hertz"])
+
+
+def test_names_are_escaped(samples: Samples) -> None:
+    assert one(samples, "powerflow_job_gpus", name='a"b\\c', user="ada", project="vision") == 2
+
+
+def test_open_metrics_need_no_token(desk: FakeDesk) -> None:
+    with Server(service(desk, open_metrics=True)) as server:
+        assert httpx.get(f"{server.url}/metrics", trust_env=False).status_code == 200
+        accept = {"Accept": "application/openmetrics-text; version=1.0.0"}
+        answer = httpx.get(f"{server.url}/metrics", headers=accept, trust_env=False)
+        assert answer.headers["content-type"].startswith("application/openmetrics-text")
+        assert answer.text.endswith("# EOF\n")
+        assert httpx.get(f"{server.url}/api/v1/top", trust_env=False).status_code == 401

@@ -1,0 +1,107 @@
+"""Tokens are kept as hashes, in a file of their owner only, and every one has its user and role."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from powerflow.errors import InputError
+from powerflow.live.records import Caller, Role
+from powerflow.service.tokens import Entry, Tokens, create_token, hash_of
+
+
+def test_a_token_is_its_user_and_role(tmp_path: Path) -> None:
+    file = tmp_path / "tokens.json"
+    made = {role: create_token(file, f"u-{role}", role) for role in Role}
+    tokens = Tokens.load(file)
+    for role, token in made.items():
+        assert tokens.caller(token, "127.0.0.1") == Caller(f"u-{role}", role, "127.0.0.1")
+        assert tokens.caller(token[:-1]) is None
+    assert len(set(made.values())) == 3
+
+
+def test_the_file_is_its_owner_s_and_holds_no_token(tmp_path: Path) -> None:
+    file = tmp_path / "tokens.json"
+    before = os.umask(0)
+    try:
+        token = create_token(file, "ada", Role.USER)
+    finally:
+        os.umask(before)
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert token not in file.read_text()
+    assert token.removeprefix("pf_") not in file.read_text()
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o666])
+def test_a_file_that_others_may_read_is_refused(tmp_path: Path, mode: int) -> None:
+    file = tmp_path / "tokens.json"
+    create_token(file, "ada", Role.USER)
+    file.chmod(mode)
+    with pytest.raises(InputError, match=r"others may read it .*chmod 600"):
+        Tokens.load(file)
+    with pytest.raises(InputError, match="others may read it"):
+        create_token(file, "bob", Role.USER)
+
+
+@pytest.mark.parametrize("user", ["", "a b", "-x", "../x", "a/b", "é", "a\n", "x" * 65, "1a"])
+def test_a_user_has_a_plain_name(tmp_path: Path, user: str) -> None:
+    with pytest.raises(InputError, match="no name of a user"):
+        create_token(tmp_path / "tokens.json", user, Role.USER)
+    assert not (tmp_path / "tokens.json").exists()
+
+
+ENTRY = {"user": "ada", "role": "user", "sha256": "0" * 64}
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("", "cannot be read as tokens"),
+        ("[]", "no list of tokens"),
+        ('{"tokens": 3}', "no list of tokens"),
+        (json.dumps({"tokens": [{**ENTRY, "more": 1}]}), "token 1: is not user, role and sha256"),
+        (json.dumps({"tokens": [ENTRY, {**ENTRY, "role": "root"}]}), "token 2: 'root' is no role"),
+        (json.dumps({"tokens": [{**ENTRY, "role": []}]}), "is no role"),
+        (json.dumps({"tokens": [{**ENTRY, "user": 3}]}), "is no name"),
+        (json.dumps({"tokens": [{**ENTRY, "sha256": "x"}]}), "64 hexadecimal"),
+    ],
+)
+def test_a_damaged_file_is_refused_in_one_line(tmp_path: Path, content: str, why: str) -> None:
+    file = tmp_path / "tokens.json"
+    file.write_text(content)
+    file.chmod(0o600)
+    with pytest.raises(InputError, match=why) as caught:
+        Tokens.load(file)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_not_found(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such token file") as caught:
+        Tokens.load(tmp_path / "none")
+    assert caught.value.exit_code == 3
+
+
+def test_tokens_made_at_the_same_time_are_all_kept(tmp_path: Path) -> None:
+    file = tmp_path / "tokens.json"
+    made: list[str] = []
+    threads = [
+        threading.Thread(target=lambda i=i: made.append(create_token(file, f"u{i}", Role.USER))) for i in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    tokens = Tokens.load(file)
+    assert sorted(caller.user for token in made if (caller := tokens.caller(token))) == [f"u{i}" for i in range(8)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".tokens.json.lock", "tokens.json"]
+
+
+@given(st.text())
+def test_no_text_is_a_token_by_chance(text: str) -> None:
+    assert Tokens([Entry("ada", Role.USER, hash_of("pf_x"))]).caller(text) is None
