@@ -48,6 +48,7 @@ class Gang(ABC):
         self.facts: list[Fact] = []
         self.due_s = 0.0  # when the next turn is wanted
         self.trouble = ""  # what could not be done in the last turn
+        self._seen: dict[str, RankState] = {}  # ranks in the last turn
         self._pressures: dict[str, Pressure] = {}
         self._saved = True
         self._fenced = -1
@@ -71,6 +72,7 @@ class Gang(ABC):
         self.book.killed = False
         self.book.failure = None
         self._saved = self._ended = False
+        self.due_s = 0.0
         self._launch_s = 0.0
         self._launch_failures = 0
         self.forgive()
@@ -80,6 +82,7 @@ class Gang(ABC):
         if not self.book.killed:
             self.book.killed = True
             self._saved = self._ended = False
+            self.due_s = 0.0
 
     def turn(self) -> None:
         """Take the next step. What cannot be done now is kept in ``trouble``, and tried again by the next turn.
@@ -89,6 +92,7 @@ class Gang(ABC):
         """
         now = self.yard.clock()
         self.due_s = now + self.yard.limits.steady_poll_s
+        self._seen = self._states()
         self.trouble = ""
         self._act(now)
         if self.book.killed or self.book.failure is not None:
@@ -123,6 +127,14 @@ class Gang(ABC):
     def quiet(self) -> bool:
         """Whether nothing will happen here before a new order."""
         return self._ended and self._saved and not self.book.ranks and not self.running()
+
+    @property
+    def due(self) -> bool:
+        """Whether there is something to see or to do."""
+        return not self.quiet and (self.yard.clock() >= self.due_s or self._states() != self._seen)
+
+    def _states(self) -> dict[str, RankState]:
+        return {name: status.state for name, status in self.yard.statuses.get(self.job_id, {}).items()}
 
     # What they share.
 

@@ -348,6 +348,7 @@ class InPlace(Gang):
 
     def _hold_leavers(self, reports: dict[str, RankReport], now: float) -> None:
         """Their grace begins when the gang goes over; until then they train, and newcomers may still be building."""
-        if self.book.members and self.news.generation() < self.book.generation:
-            for name in self.book.leaving:
+        leaving = self.book.leaving
+        if leaving and self.book.members and self.news.generation() < self.book.generation:
+            for name in leaving:
                 self.hold(name, self.leave_s(), self.yard.limits.start_s)

@@ -112,7 +112,7 @@ class Gangs:
         facts: list[Fact] = []
         # those who have GPUs to give back first, so that others may get them in the same turn
         for gang in sorted(self._gangs.values(), key=lambda gang: not gang.book.ranks):
-            if gang.quiet:
+            if not gang.due:
                 continue
             try:
                 gang.turn()
