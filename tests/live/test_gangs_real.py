@@ -130,5 +130,6 @@ def test_an_unmodified_script_is_restarted_and_its_log_read(live: Live) -> None:
     (steps,) = [fact.steps for fact in live.facts if isinstance(fact, Completed)]
     assert steps is not None
     assert steps >= 20
+    assert live.gangs.ranks("j")[0] == "j.2.0"
     assert live.gangs.last_lines("j", 1) == [f"step {steps} of 2"]
     assert {fact.gpus for fact in live.facts if isinstance(fact, Progressed)} == {1, 2}

@@ -247,7 +247,7 @@ class Gang(ABC):
 
     def clear(self) -> None:
         """Deal with the ends of all ranks at once: nothing of this job runs any more."""
-        for name in list(self.book.ranks):
+        for name in reversed(list(self.book.ranks)):  # the first rank last: its log is the one to show
             self.book.drop(name)
         self.book.trained_gpus = 0
         self.changed()
