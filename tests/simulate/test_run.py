@@ -16,6 +16,7 @@ from powerflow.policy.protocol import Allocation, View
 from powerflow.policy.registry import BUILT_IN, load
 from powerflow.simulate.run import World, simulate
 from powerflow.simulate.workload import alone_times
+from tests.simulate.small import small_workload
 from tests.simulate.workloads import CLOCKS_MHZ, FULL_W, HALF_W, IDLE_W, Script, by_hand, job
 
 FULL, HALF = 1, 0
@@ -345,3 +346,13 @@ def test_a_policy_that_never_lets_anything_get_done_is_found_out() -> None:
 
     with pytest.raises(InputError, match="restless leaves 1 jobs waiting for ever"):
         simulate(by_hand([job("a", 1e6, gpus_max=2)]), Restless(), world=World(pause_s=100.0))
+
+
+def test_time_stops_only_where_something_happens() -> None:
+    # Without a least time between decisions nothing but jobs makes time stop: they arrive, get or give GPUs, or end a
+    # pause. When a job would have ended that was stopped before is no such moment.
+    result = simulate(small_workload(0), load("prices"), world=World(pause_s=30.0, interval_s=0.0))
+    assert result.jobs.rescales.sum() > 0
+    starts, ends = result.segments.start_s, result.segments.end_s
+    happens = set(np.concatenate([result.jobs.submit_s, starts, starts + 30.0, ends]).tolist())
+    assert set(result.timeline.time_s.tolist()) <= happens

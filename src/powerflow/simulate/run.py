@@ -71,7 +71,7 @@ class _Run:
 
     While ``paused`` it makes no progress, and its GPUs draw ``paused_w``: as idle ones, or as in full run if it is
     ``exploring`` clocks. When it began, its last checkpoint held ``saved`` iterations and was ``unsaved_s`` seconds of
-    running ago.
+    running ago. It is ``over`` when the job has given these GPUs back.
     """
 
     job: int
@@ -87,9 +87,10 @@ class _Run:
     saved: float
     unsaved_s: float
     exploring: bool
+    over: bool = False
 
 
-#: What will happen to a run unless it is over by then: when, `END` or `RESUME`, number of the run (first come first).
+#: What happens next to a run unless it is over by then: when, `END` or `RESUME`, number of the run (first come first).
 _Due = tuple[float, int, int, _Run]
 
 END, RESUME = range(2)  # at one moment, ends come before resumptions
@@ -241,7 +242,7 @@ class Simulation:
 
     def _moment(self) -> None:
         """Go to the next moment at which something happens, and let it happen."""
-        now_s = min(self._arrival_s, self._due[0][0] if self._due else math.inf, self._nodes.due_s(), self._wake_s)
+        now_s = min(self._arrival_s, self._run_due_s(), self._nodes.due_s(), self._wake_s)
         if now_s == math.inf:
             raise self._stall()
         self.meter.advance(now_s)
@@ -249,10 +250,12 @@ class Simulation:
         self.now_s = now_s
         events = self._pending
         self._pending = []
-        while self._due and self._due[0][0] <= now_s:
-            _, kind, _, run = heappop(self._due)
-            if self.runs.get(run.change.slot) is run:  # else it is over: somebody changed it
-                (self._complete if kind == END else self._resume)(run, events)
+        while self._run_due_s() <= now_s:
+            _, kind, number, run = heappop(self._due)
+            if kind == END:
+                self._complete(run, events)
+            else:
+                self._resume(run, number, events)
         while self._nodes.due_s() <= now_s:
             node, breaks = self._nodes.next()
             (self._break if breaks else self._mend)(node, events)
@@ -276,9 +279,17 @@ class Simulation:
         self.waiting += 1
         self._arrival_s = self.jobs[self.arrived].submit_s if self.arrived < len(self.jobs) else math.inf
 
-    def _resume(self, run: _Run, events: list[Event]) -> None:
+    def _run_due_s(self) -> float:
+        """When something happens next to a run. What was to happen to one that is over is forgotten."""
+        due = self._due
+        while due and due[0][3].over:
+            heappop(due)
+        return due[0][0] if due else math.inf
+
+    def _resume(self, run: _Run, number: int, events: list[Event]) -> None:
         """A job's pause is over."""
         run.paused = False
+        self._will_end(run, number)
         self.meter.watts += run.power_w - run.paused_w
         if run.exploring and self.belief.exploration_s(self.jobs[run.job], run.change) > 0:  # nobody was faster
             events.extend(self.belief.observe(self.jobs[run.job], run.change, 0.0))
@@ -408,12 +419,17 @@ class Simulation:
         self._entered += 1
         if paused:
             heappush(self._due, (resume_s, RESUME, self._entered, run))
-        left = max(0.0, self.jobs[job].iterations - done)
-        heappush(self._due, (resume_s + left / rate, END, self._entered, run))
+        else:
+            self._will_end(run, self._entered)
+
+    def _will_end(self, run: _Run, number: int) -> None:
+        left = max(0.0, self.jobs[run.job].iterations - run.done)
+        heappush(self._due, (run.resume_s + left / run.rate, END, number, run))
 
     def _leave(self, run: _Run) -> None:
         """A job gives its GPUs back: settle what the stretch did and cost."""
         change, now_s = run.change, self.now_s
+        run.over = True
         del self.runs[change.slot]
         self._running[change.slot] = False
         held_s = now_s - run.since_s
