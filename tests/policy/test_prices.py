@@ -53,9 +53,18 @@ def values(
 
 def sold(value: list[list[float]], capacity: int) -> tuple[list[int], float]:
     """Step 5: GPUs for each job on counts 1, 2, 4, and the spot price."""
-    gpus, clock = np.zeros(len(value), np.int64), np.zeros(len(value), np.int64)
-    spot = sell(np.array(value), np.zeros((len(value), 3), np.int64), np.array(COUNTS), capacity, gpus, clock)
+    jobs = len(value)
+    gpus, clock, level_clock = np.zeros(jobs, np.int64), np.zeros(jobs, np.int64), np.zeros((jobs, 3), np.int64)
+    slope, places = np.empty(jobs), np.empty((3, jobs), np.int64)
+    spot = sell(np.array(value), level_clock, np.array(COUNTS), capacity, gpus, clock, slope, places)
     return gpus.tolist(), spot
+
+
+def ranked(size: list[float], weight: list[float]) -> list[float]:
+    """Step 1: i_j."""
+    rank = np.empty(len(size))
+    ranks(np.array(size), np.array(weight), np.argsort(np.array(size)), rank)
+    return rank.tolist()
 
 
 # -- step 1: sizes and ranks ------------------------------------------------------------------------------------------
@@ -63,9 +72,8 @@ def sold(value: list[list[float]], capacity: int) -> tuple[list[int], float]:
 
 def test_rank_is_the_weight_of_the_jobs_that_are_at_least_as_large() -> None:
     # Sizes 10, 30, 20, 30 with weights 1, 1, 2, 3: the two of 30 count 4 together; at least 20: 6; at least 10: 7.
-    size, weight = np.array([10.0, 30.0, 20.0, 30.0]), np.array([1.0, 1.0, 2.0, 3.0])
-    assert ranks(size, weight).tolist() == [7.0, 4.0, 6.0, 4.0]
-    assert ranks(np.array([]), np.array([])).tolist() == []
+    assert ranked([10.0, 30.0, 20.0, 30.0], [1.0, 1.0, 2.0, 3.0]) == [7.0, 4.0, 6.0, 4.0]
+    assert ranked([], []) == []
 
 
 def test_known_sizes_are_gpu_seconds_on_the_fewest_gpus() -> None:
@@ -243,6 +251,39 @@ def test_what_does_not_fit_is_cut_to_the_largest_level_that_does() -> None:
 
 def test_equal_offers_go_to_the_earlier_job() -> None:
     assert sold([[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]], 1) == ([1, 0], 1.0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.lists(st.sampled_from([NEVER, -1.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0]), min_size=3, max_size=3),
+        min_size=1,
+        max_size=25,
+    ),
+    st.integers(1, 60),
+)
+def test_of_many_jobs_the_steepest_are_served_first(value: list[list[float]], capacity: int) -> None:
+    # The same, said slowly: always the steepest segment that any open job has; of equals the earlier job's.
+    held, open_jobs, free, spot = [0] * len(value), set(range(len(value))), capacity, 0.0
+    while free > 0:
+        offers = []
+        for j in open_jobs:
+            now = value[j][COUNTS.index(held[j])] if held[j] else 0.0
+            slopes = [((v - now) / (n - held[j]), n) for n, v in zip(COUNTS, value[j], strict=True) if n > held[j]]
+            offers += [(-slope, j, n) for slope, n in [max(slopes, default=(0.0, 0))] if slope > 0.0]
+        if not offers:
+            break
+        negative, j, n = min(offers)
+        if n - held[j] > free:
+            open_jobs.remove(j)
+            fits = [(value[j][COUNTS.index(m)], -m) for m in COUNTS if held[j] < m < n and m - held[j] <= free]
+            gain, m = max(fits, default=(-np.inf, 0))
+            now = value[j][COUNTS.index(held[j])] if held[j] else 0.0
+            if gain <= now:
+                continue
+            negative, n = -(gain - now) / (-m - held[j]), -m
+        free, held[j], spot = free - (n - held[j]), n, -negative
+    assert sold(value, capacity) == (held, spot if free == 0 else 0.0)
 
 
 # -- all of it --------------------------------------------------------------------------------------------------------

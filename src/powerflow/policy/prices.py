@@ -40,9 +40,11 @@ class Prices:
         jobs = view.jobs
         if len(jobs) == 0 or view.capacity == 0:
             return answer
-        worth = np.empty(len(jobs))
+        count, size = len(jobs), self.sizes(view)
+        answer.worth = np.empty(count)
         answer.gpu_price = allocate(
-            self.sizes(view),
+            size,
+            size.argsort(kind="stable"),
             jobs["remaining"],
             jobs["weight"],
             jobs["pause_s"],
@@ -60,16 +62,20 @@ class Prices:
             view.sizes_known,
             answer.gpus,
             answer.clock,
-            worth,
+            answer.worth,
+            np.empty((count, len(view.gpu_counts))),
+            np.empty((count, len(view.gpu_counts)), np.int64),
+            np.empty((2, count)),
+            np.empty((3, count), np.int64),
         )
-        answer.worth = worth
         return answer
 
     def sizes(self, view: View) -> FloatArray:
         """What jobs are ranked by, ``[J]`` GPU-seconds: what is left, or what is to be expected."""
         jobs = view.jobs
         column = "remaining" if view.sizes_known else "done"
-        work = gpu_seconds(jobs[column], jobs["gpus_min"], jobs["cost"], view.gpu_counts, view.step_time_s)
+        work = np.empty(len(jobs))
+        gpu_seconds(jobs[column], jobs["gpus_min"], jobs["cost"], view.gpu_counts, view.step_time_s, work)
         if view.sizes_known:
             return work
         if self._expected is None or self._expected[0] is not view.seen_gpu_s:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from heapq import heapify, heappop, heapreplace
-
 import numpy as np
-from numba import njit
 
 from powerflow.cost.table import FloatArray, IntArray
+from powerflow.kernel import kernel
 
 
-@njit(cache=True)
-def ranks(size: FloatArray, weight: FloatArray) -> FloatArray:
-    """For each job, the summed weight of the jobs that are at least as large; ``[J]``."""
-    order = np.argsort(size)
-    rank = np.empty(len(size))
+@kernel
+def ranks(size: FloatArray, weight: FloatArray, order: IntArray, rank: FloatArray) -> None:
+    """For each job, the summed weight of the jobs that are at least as large.
+
+    Args:
+        size, weight: ``[J]``.
+        order: ``[J]`` the jobs by ascending size.
+        rank: ``[J]`` out.
+    """
     at_least = 0.0
     last = len(size) - 1
     while last >= 0:
@@ -26,29 +28,32 @@ def ranks(size: FloatArray, weight: FloatArray) -> FloatArray:
         for i in range(first + 1, last + 1):
             rank[order[i]] = at_least
         last = first
-    return rank
 
 
-@njit(cache=True)
+@kernel
 def gpu_seconds(
-    iterations: FloatArray, gpus_min: IntArray, cost: IntArray, gpu_counts: IntArray, step_time_s: FloatArray
-) -> FloatArray:
-    """So many iterations as GPU-seconds on the fewest GPUs a job runs on, at the maximum clock; ``[J]``.
+    iterations: FloatArray,
+    gpus_min: IntArray,
+    cost: IntArray,
+    gpu_counts: IntArray,
+    step_time_s: FloatArray,
+    sizes: FloatArray,
+) -> None:
+    """So many iterations as GPU-seconds on the fewest GPUs a job runs on, at the maximum clock.
 
-    ``inf`` where it runs on none, or where the iterations are nan.
+    ``sizes``, ``[J]``, is written: ``inf`` where it runs on none, or where the iterations are nan.
     """
-    sizes = np.full(len(iterations), np.inf)
     for j in range(len(iterations)):
+        sizes[j] = np.inf
         if np.isnan(iterations[j]):
             continue
         for i in range(len(gpu_counts)):
             if gpu_counts[i] >= gpus_min[j] and step_time_s[cost[j], i, -1] < np.inf:
                 sizes[j] = iterations[j] * step_time_s[cost[j], i, -1] * gpu_counts[i]
                 break
-    return sizes
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def value_counts(
     rank: FloatArray,
     remaining: FloatArray,
@@ -121,7 +126,7 @@ def value_counts(
                     clock[j, i] = f
 
 
-@njit(cache=True)
+@kernel
 def _next_on_hull(value: FloatArray, gpu_counts: IntArray, at: int) -> tuple[int, float]:
     """The next corner of the upper concave hull after level ``at`` (-1: no GPU), and the slope to it."""
     base_n = 0 if at < 0 else gpu_counts[at]
@@ -139,9 +144,36 @@ def _next_on_hull(value: FloatArray, gpu_counts: IntArray, at: int) -> tuple[int
     return best, best_slope
 
 
-@njit(cache=True)
+@kernel
+def _sink(heap: IntArray, slope: FloatArray, count: int, at: int) -> None:
+    """Let the entry ``at`` of a heap of ``count`` jobs sink to its place: the steepest first, of equals the earlier."""
+    job = heap[at]
+    while 2 * at + 1 < count:
+        child = 2 * at + 1
+        if child + 1 < count and _before(slope, heap[child + 1], heap[child]):
+            child += 1
+        if not _before(slope, heap[child], job):
+            break
+        heap[at] = heap[child]
+        at = child
+    heap[at] = job
+
+
+@kernel
+def _before(slope: FloatArray, a: int, b: int) -> bool:
+    return slope[a] > slope[b] or (slope[a] == slope[b] and a < b)
+
+
+@kernel
 def sell(
-    value: FloatArray, clock: IntArray, gpu_counts: IntArray, capacity: int, gpus: IntArray, chosen: IntArray
+    value: FloatArray,
+    clock: IntArray,
+    gpu_counts: IntArray,
+    capacity: int,
+    gpus: IntArray,
+    chosen: IntArray,
+    slope: FloatArray,
+    places: IntArray,
 ) -> float:
     """Steps 5 and 6 of design §5: take hull segments of all jobs, steepest first, while they fit.
 
@@ -152,37 +184,42 @@ def sell(
         capacity: GPUs to sell.
         gpus: ``[J]`` in: zeros; out: GPUs that each job gets.
         chosen: ``[J]`` out: its clock, untouched where it gets none.
+        slope, places: ``[J]`` and ``[3, J]`` to work in.
 
     Returns:
         The slope of the last segment taken while GPUs were short: the spot price of a GPU; 0 if some are left over.
     """
     jobs = value.shape[0]
-    level = np.full(jobs, -1, np.int64)
-    corner = np.empty(jobs, np.int64)
-    heap = [(0.0, 0) for _ in range(0)]
+    level, corner, heap = places[0], places[1], places[2]
+    count = 0  # jobs in the heap
     for j in range(jobs):
-        corner[j], slope = _next_on_hull(value[j], gpu_counts, -1)
+        level[j] = -1
+        corner[j], slope[j] = _next_on_hull(value[j], gpu_counts, -1)
         if corner[j] >= 0:
-            heap.append((-slope, j))
-    heapify(heap)
+            heap[count] = j
+            count += 1
+    for at in range(count // 2 - 1, -1, -1):
+        _sink(heap, slope, count, at)
     free = capacity
     spot = 0.0
-    while len(heap) > 0 and free > 0:
-        negative, j = heap[0]
+    while count > 0 and free > 0:
+        j = heap[0]
         extra = gpu_counts[corner[j]] - gpus[j]
         if extra <= free:
             level[j] = corner[j]
             gpus[j] = gpu_counts[level[j]]
             free -= extra
-            spot = -negative
-            corner[j], slope = _next_on_hull(value[j], gpu_counts, level[j])
-            if corner[j] >= 0:
-                heapreplace(heap, (-slope, j))
-            else:
-                heappop(heap)
+            spot = slope[j]
+            corner[j], slope[j] = _next_on_hull(value[j], gpu_counts, level[j])
+            if corner[j] < 0:
+                count -= 1
+                heap[0] = heap[count]
+            _sink(heap, slope, count, 0)
             continue
         # It does not fit: of the smaller levels that do, the one worth most; then this job is closed.
-        heappop(heap)
+        count -= 1
+        heap[0] = heap[count]
+        _sink(heap, slope, count, 0)
         now = 0.0 if level[j] < 0 else value[j, level[j]]
         best = -1
         for i in range(level[j] + 1, corner[j]):
@@ -200,9 +237,10 @@ def sell(
     return spot if free == 0 else 0.0
 
 
-@njit(cache=True)
+@kernel
 def allocate(
     size: FloatArray,
+    order: IntArray,
     remaining: FloatArray,
     weight: FloatArray,
     pause_s: FloatArray,
@@ -221,16 +259,20 @@ def allocate(
     gpus: IntArray,
     clock: IntArray,
     worth: FloatArray,
+    value: FloatArray,
+    best_clock: IntArray,
+    by_job: FloatArray,
+    places: IntArray,
 ) -> float:
-    """Design §5, steps 1 to 6, in one call: rank, value, sell. Arguments as of `value_counts` and `sell`.
+    """Design §5, steps 1 to 6, in one call: rank, value, sell. Arguments as of `ranks`, `value_counts` and `sell`.
 
-    ``size`` is what the jobs are ranked by; ``gpus``, ``clock`` and ``worth`` are written. Returns the spot price.
+    ``size`` is what the jobs are ranked by; ``gpus``, ``clock`` and ``worth`` are written. The last four are to work
+    in: ``[J, N]`` twice, ``[2, J]`` and ``[3, J]``. Returns the spot price.
     """
-    shape = (len(size), len(gpu_counts))
-    value = np.empty(shape)
-    best_clock = np.empty(shape, np.int64)
+    rank, slope = by_job[0], by_job[1]
+    ranks(size, weight, order, rank)
     value_counts(
-        ranks(size, weight),
+        rank,
         remaining,
         weight,
         pause_s,
@@ -250,4 +292,4 @@ def allocate(
         best_clock,
         worth,
     )
-    return sell(value, best_clock, gpu_counts, capacity, gpus, clock)
+    return sell(value, best_clock, gpu_counts, capacity, gpus, clock, slope, places)

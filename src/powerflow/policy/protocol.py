@@ -38,9 +38,9 @@ JOB = np.dtype(
 JobRows = npt.NDArray[np.void]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class View:
-    """All that a policy may know about one pool of equal GPUs at one moment.
+    """All that a policy may know about one pool of equal GPUs at one moment. Read only, its arrays too.
 
     Attributes:
         now_s: The moment, in seconds.
@@ -81,7 +81,9 @@ class View:
     def nothing(self) -> Allocation:
         """An allocation that gives no job anything, at the maximum clock: a place to start from."""
         jobs = len(self.jobs)
-        return Allocation(np.zeros(jobs, np.int64), np.full(jobs, self.clock_max, np.int64))
+        clock = np.empty(jobs, np.int64)
+        clock.fill(self.clock_max)
+        return Allocation(np.zeros(jobs, np.int64), clock)
 
 
 @dataclass(slots=True, eq=False)
