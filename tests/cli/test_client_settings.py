@@ -52,16 +52,16 @@ def test_a_token_of_a_higher_layer_wins_however_it_is_given(places: Path, monkey
 
 def test_a_controller_on_this_machine_is_found(places: Path) -> None:
     file = write(places / "token", "pf_local\n")
-    server = {"url": "http://127.0.0.1:7077", "token_file": str(file)}
+    server = {"url": "http://127.0.0.1:7733", "token_file": str(file)}
     write(places / "state/powerflow/server.json", json.dumps(server))
-    assert (settings.load().url, settings.load().token) == ("http://127.0.0.1:7077", "pf_local")
+    assert (settings.load().url, settings.load().token) == ("http://127.0.0.1:7733", "pf_local")
     write(places / "other/server.json", json.dumps({**server, "url": "http://127.0.0.1:8"}))
     assert settings.load(state_dir=str(places / "other")).url == "http://127.0.0.1:8"
 
 
 def test_its_token_goes_nowhere_else(places: Path) -> None:
     file = write(places / "token", "pf_local\n")
-    server = {"url": "http://127.0.0.1:7077", "token_file": str(file)}
+    server = {"url": "http://127.0.0.1:7733", "token_file": str(file)}
     write(places / "state/powerflow/server.json", json.dumps(server))
     assert settings.load(url="http://elsewhere:1").token is None
 

@@ -55,7 +55,7 @@ def load(*, url: str | None = None, token_file: str | None = None, state_dir: st
         layers.append(_server(state / SERVER_FILE))
         chosen = layers[-1].get("url")
     if chosen is not None and not chosen.startswith(("http://", "https://")):
-        raise InputError(f"{chosen!r} is no URL of a controller", where="url", fix="such as http://127.0.0.1:7077")
+        raise InputError(f"{chosen!r} is no URL of a controller", where="url", fix="such as http://127.0.0.1:7733")
     return Settings(chosen.rstrip("/") if chosen else None, _token(layers), state)
 
 
@@ -109,7 +109,7 @@ def _file(path: Path) -> Mapping[str, str]:
     if top is None:
         return {}
     if not isinstance(top, yaml.MappingNode):
-        raise InputError("is not a list of settings", where=f"{path}:1", fix="such as url: http://127.0.0.1:7077")
+        raise InputError("is not a list of settings", where=f"{path}:1", fix="such as url: http://127.0.0.1:7733")
     found: dict[str, str] = {}
     for key, value in top.value:
         where = f"{path}:{key.start_mark.line + 1}"
