@@ -39,9 +39,9 @@ def _draw(found: Explanation, width: int) -> RenderableType:
         worth.append(f"a GPU is worth {significant(found.gpu_price)} now")
     if found.energy_price:
         worth.append(f"a joule {significant(found.energy_price)} s")
-    head = Group(said, *([Text(", ".join(worth), style="dim")] if worth else []))
+    words = Group(said, *([Text(", ".join(worth), style="dim")] if worth else []))
     if found.now is None and not found.options:
-        return head
+        return words
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for head in ("", "GPUs", "MHz", "step", "power", "energy a step", "time", "energy"):
         table.add_column(head, justify="right", no_wrap=True)
@@ -50,7 +50,7 @@ def _draw(found: Explanation, width: int) -> RenderableType:
     for option in found.options:
         table.add_row("", *_cells(option, found.now))
     note = "as the model believes" + ("; time and energy of a step against what it has" if found.now else "")
-    return Group(head, Text(), table, Text(note, style="dim italic"))
+    return Group(words, Text(), table, Text(note, style="dim italic"))
 
 
 def _cells(option: Option, now: Option | None) -> list[str]:
