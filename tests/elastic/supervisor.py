@@ -23,13 +23,14 @@ class Supervisor:
     """One job and its processes."""
 
     def __init__(
-        self, directory: Path, *, epochs: int = 4, local_batch_max: int = 0, checkpoint_s: float = 0.0
+        self, directory: Path, *, epochs: int = 4, workers: int = 0, local_batch_max: int = 0, checkpoint_s: float = 0.0
     ) -> None:
         self.directory = directory
         self.mailbox = Mailbox(directory)
         self.mailbox.create()
         (directory / "log").mkdir()
         self.epochs = epochs
+        self.workers = workers
         self.steps = epochs * trainee.STEPS_PER_EPOCH
         self.local_batch_max = local_batch_max
         self.checkpoint_s = checkpoint_s
@@ -45,6 +46,7 @@ class Supervisor:
     def __exit__(self, *_: object) -> None:
         for process in self.processes.values():
             process.kill()
+        for process in self.processes.values():
             process.join()
             process.close()
 
@@ -60,7 +62,7 @@ class Supervisor:
         names = [f"job.1.{len(self.processes) + i}" for i in range(count)]
         for name in names:
             process = CONTEXT.Process(
-                target=trainee.main, args=(str(self.directory), name, self.epochs, fault, environment), daemon=True
+                target=trainee.main, args=(str(self.directory), name, self.epochs, fault, environment, self.workers)
             )
             process.start()
             self.processes[name] = process
@@ -95,12 +97,13 @@ class Supervisor:
     def alive(self, name: str) -> bool:
         return self.processes[name].is_alive()
 
-    def wait_ready(self, names: Sequence[str]) -> None:
-        def ready() -> bool:
-            reports = self.mailbox.reports(names)
-            return len(reports) == len(names) and all(r.phase is not Phase.STARTING for r in reports)
+    def ready(self, names: Sequence[str]) -> bool:
+        """Whether all have been built."""
+        reports = self.mailbox.reports(names)
+        return len(reports) == len(names) and all(r.phase is not Phase.STARTING for r in reports)
 
-        self.wait(ready, f"{names} ready")
+    def wait_ready(self, names: Sequence[str]) -> None:
+        self.wait(lambda: self.ready(names), f"{names} ready")
 
     def wait_generation(self, *, drive: bool = False) -> None:
         """Until all members belong to the newest generation; ``drive`` allows steps one by one till then."""

@@ -55,6 +55,7 @@ def test_newcomer_killed(tmp_path: Path, fault: str) -> None:
         job.allow(6)
         new = job.launch(1, fault)
         job.post([*names, *new])
+        job.wait(lambda: not job.alive(new[0]) or job.ready(new), "newcomer built or dead")
         job.run_out()
         codes = job.codes()
         assert codes.pop(new[0]) == -9
@@ -95,3 +96,13 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
             job.rescale([*job.members, *job.launch(3 - len(job.members))])
         job.run_out()
         check(job, repeats=kills)
+
+
+def test_newcomer_that_comes_too_late(tmp_path: Path) -> None:
+    """The gang ends before it can take the newcomer along: the newcomer ends as well, and in order."""
+    with Supervisor(tmp_path) as job:
+        names = job.start(1)
+        job.post([*names, *job.launch(1)])
+        job.run_out()
+        assert set(job.codes().values()) == {0}
+        check(job)

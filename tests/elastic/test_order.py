@@ -17,9 +17,9 @@ def test_by_hand() -> None:
         [(3, 4), (4, 6)],
         [(6, 8), (8, 10)],
     ]
-    assert split(4, 0, 1, 0) == [Pass(0, 4, 1.0, True)]
-    assert split(1, 0, 2, 0) == [Pass(0, 1, 0.0, True)]  # nothing left for rank 0: the first sample, for nothing
-    assert split(1, 1, 2, 0) == [Pass(0, 1, 2.0, True)]
+    assert split(4, 0, 1, 0) == (Pass(0, 4, 1.0, True),)
+    assert split(1, 0, 2, 0) == (Pass(0, 1, 0.0, True),)  # nothing left for rank 0: the first sample, for nothing
+    assert split(1, 1, 2, 0) == (Pass(0, 1, 2.0, True),)
 
 
 @settings(max_examples=200, deadline=None)

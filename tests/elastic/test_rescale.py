@@ -77,7 +77,7 @@ def test_everybody_is_replaced(tmp_path: Path) -> None:
         check(job)
 
 
-def test_workers_of_loader_and_a_target_that_is_overtaken(tmp_path: Path) -> None:
+def test_a_target_that_is_overtaken(tmp_path: Path) -> None:
     """The newest target is what counts; a newcomer that it does not name any more leaves."""
     with Supervisor(tmp_path) as job:
         first = job.start(1)
@@ -90,4 +90,14 @@ def test_workers_of_loader_and_a_target_that_is_overtaken(tmp_path: Path) -> Non
         job.run_out()
         job.wait(lambda: not any(map(job.alive, late)), "newcomers left")
         assert set(job.codes().values()) == {0}
+        check(job)
+
+
+def test_workers_of_the_loader_persist(tmp_path: Path) -> None:
+    with Supervisor(tmp_path, workers=1, local_batch_max=5) as job:
+        first = job.start(1)
+        job.allow(7)
+        job.rescale([*first, *job.launch(1)])
+        job.run_out()
+        assert set(job.codes().values()) == {0}, job.story()
         check(job)

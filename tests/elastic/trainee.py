@@ -118,7 +118,14 @@ def put_in(fault: str, run: Any, model: nn.Module) -> None:
         raise ValueError(place)
 
 
-def main(directory: str, name: str, epochs: int, fault: str = "", environment: Mapping[str, str] | None = None) -> None:
+def main(
+    directory: str,
+    name: str,
+    epochs: int,
+    fault: str = "",
+    environment: Mapping[str, str] | None = None,
+    workers: int = 0,
+) -> None:
     """Train; log to ``log/NAME``; leave the final parameters in ``final-NAME.pt``."""
     os.environ.update(environment or {JOB_DIR: directory, RANK_NAME: name})
     torch.set_num_threads(1)
@@ -147,7 +154,9 @@ def main(directory: str, name: str, epochs: int, fault: str = "", environment: M
     data = Numbers()
     seen_generation = -1
     for epoch in run.epochs(epochs):
-        for x, y, index in run.batches(data, global_batch=GLOBAL_BATCH, seed=3):
+        for x, y, index in run.batches(
+            data, global_batch=GLOBAL_BATCH, seed=3, num_workers=workers, persistent_workers=workers > 0
+        ):
             at, now = run.position, run._pass
             assert run._gang is not None
             assert now is not None

@@ -184,7 +184,7 @@ class Gang:
 
     def _hear(self) -> Switch | None:
         """What a rank outside of a whole group is to go over to; leads or leaves if that is what is due."""
-        if self._told_to_leave:
+        if self._told_to_leave or self._comes_too_late():
             self._leave(None)
         if self._news_of_switch.come():
             self._next = self.mailbox.switch()
@@ -211,6 +211,10 @@ class Gang:
         if not self._listed and self.name in [member.name for member in target.members]:
             self._listed, self._tried = True, target.generation - 1
         return self._listed and target.generation > self._tried
+
+    def _comes_too_late(self) -> bool:
+        """Whether we are new, and those that we were to join have come to the end without us."""
+        return not self.training.joined and self._all_done(self._wanted)
 
     def _all_wait(self, names: Sequence[str]) -> bool:
         reports = self.mailbox.reports(names)
@@ -311,7 +315,7 @@ class Gang:
         return receive(source, keep=rank in behind)
 
     def _should_give_up(self, target: Target, rank: int, began_s: float) -> bool:
-        if self._told_to_leave or (self._done and self._all_done()):
+        if self._told_to_leave or (self._done and self._all_done(self.target)) or self._comes_too_late():
             return True
         switch = self.mailbox.switch()
         if switch is not None and switch.target.generation > target.generation:
@@ -334,7 +338,7 @@ class Gang:
         self._done = True
         began_s = time.monotonic()
         self.reporter.tell(Phase.DONE)
-        while not self._all_done():
+        while not self._all_done(self.target):
             time.sleep(0.003)
             if time.monotonic() - began_s < REGROUP_S:
                 continue
@@ -344,11 +348,13 @@ class Gang:
                 self.reporter.tell(Phase.DONE)
         self.reporter.tell(Phase.DONE)
 
-    def _all_done(self) -> bool:
-        """Whether every rank of this generation has trained all epochs; once true, it stays so."""
-        assert self.target is not None
-        reports = self.mailbox.reports([member.name for member in self.target.members])
-        return all(report.steps_total is not None and report.step >= report.steps_total for report in reports)
+    def _all_done(self, target: Target | None) -> bool:
+        """Whether every rank of this generation that ever trained has trained all epochs; once true, it stays so."""
+        members = () if target is None else target.members
+        reports = [report for report in self.mailbox.reports([member.name for member in members]) if report.generation]
+        return bool(reports) and all(
+            report.steps_total is not None and report.step >= report.steps_total for report in reports
+        )
 
     def _leave(self, target: Target | None) -> NoReturn:
         """End this process as told, once the state is kept, if nobody else keeps it."""

@@ -23,7 +23,7 @@ class Share(Sampler[list[int]]):
         self.position = Position()
         self.rank, self.ranks, self.most = 0, 1, 0
 
-    def passes(self, step: int) -> list[Pass]:
+    def passes(self, step: int) -> tuple[Pass, ...]:
         """Passes of one step of the epoch."""
         return split(self.order.size(step), self.rank, self.ranks, self.most)
 

@@ -8,6 +8,7 @@ So a run that changes its number of ranks at every step still goes through the s
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -62,7 +63,8 @@ class Pass(NamedTuple):
     last: bool
 
 
-def split(size: int, rank: int, ranks: int, most: int) -> list[Pass]:
+@lru_cache(maxsize=8)
+def split(size: int, rank: int, ranks: int, most: int) -> tuple[Pass, ...]:
     """The passes of one rank over its share of a batch.
 
     All ranks make the same number of passes, because they meet in the last one. A pass for which nothing is left
@@ -78,9 +80,9 @@ def split(size: int, rank: int, ranks: int, most: int) -> list[Pass]:
     largest = -(-size // ranks)
     count = -(-largest // most) if most else 1
     cuts = [first + (after - first) * i // count for i in range(count + 1)]
-    return [
+    return tuple(
         Pass(begin, end, ranks * (end - begin) / size, i == count - 1)
         if end > begin
         else Pass(0, 1, 0.0, i == count - 1)
         for i, (begin, end) in enumerate(pairwise(cuts))
-    ]
+    )

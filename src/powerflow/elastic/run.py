@@ -236,7 +236,7 @@ class Run:
             raise InputError("run.wrap has not been called", fix="model = run.wrap(model, optimizer, …)")
         return self._training, self._gang
 
-    def _end_step(self, order: Order, passes: list[Pass], began_s: float) -> None:
+    def _end_step(self, order: Order, passes: tuple[Pass, ...], began_s: float) -> None:
         training, gang = self._parts()
         at = training.position
         local_batch = max(one.end - one.begin for one in passes)
