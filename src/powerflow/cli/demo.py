@@ -8,12 +8,12 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,8 +23,10 @@ from powerflow.errors import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from powerflow.demo.jobs import Arrival
     from powerflow.demo.rehearsal import Outcome, Recorded
     from powerflow.live.build import LiveCluster
+    from powerflow.live.records import Top
     from powerflow.live.rows import StoredJob
 
 CLUSTER = "2x4:A100"
@@ -56,12 +58,13 @@ def demo(
     the end the same jobs are simulated under FIFO at maximum clock. Ctrl-C ends everything that was started.
     """
     from powerflow.cli.output import console, print_json
+    from powerflow.demo.jobs import arrivals
 
     screen = console(stderr=json)
     directory = _directory(keep)
     try:
-        with _cluster(directory) as live:
-            done = _run(live, screen, quiet)
+        with cluster(directory) as live, _table(screen, quiet) as draw:
+            done = run_jobs(live, arrivals(), draw)
     finally:
         if keep is None:
             shutil.rmtree(directory, ignore_errors=True)
@@ -81,7 +84,7 @@ def _directory(keep: Path | None) -> Path:
 
 
 @contextmanager
-def _cluster(directory: Path) -> Iterator[LiveCluster]:
+def cluster(directory: Path) -> Iterator[LiveCluster]:
     """The embedded cluster; all that it started has ended, and its clocks are given back, when this is left."""
     from powerflow.cost.catalogue import gpu_type
     from powerflow.live.build import ClusterSettings, build
@@ -120,8 +123,17 @@ def _find_torch() -> None:
         raise InputError("the demo trains with PyTorch, which is not installed", fix="pip install torch", exit_code=1)
 
 
-def _run(live: LiveCluster, screen: Console, quiet: bool) -> Done:
-    from powerflow.demo.jobs import arrivals
+def run_jobs(live: LiveCluster, jobs: Sequence[Arrival], draw: Callable[[Top, int], None]) -> Done:
+    """Submit jobs when their time comes, and wait until all have ended.
+
+    Args:
+        live: The cluster, started.
+        jobs: In order of arrival.
+        draw: Is shown the cluster, and how many jobs are still to come, a few times a second.
+
+    Raises:
+        InputError: A job failed, or they took too long.
+    """
     from powerflow.live.records import Caller, Role
 
     stop = threading.Event()
@@ -138,20 +150,19 @@ def _run(live: LiveCluster, screen: Console, quiet: bool) -> Done:
     try:
         caller = Caller(getpass.getuser(), Role.OPERATOR)
         began_s = time.monotonic()
-        coming = arrivals()
-        with _table(screen, quiet) as draw:
-            while True:
-                while coming and time.monotonic() - began_s >= coming[0].after_s:
-                    live.desk.submit(coming.pop(0).spec, caller)
-                top = live.desk.top()
-                draw(top, len(coming))
-                if failures:
-                    raise failures[0]
-                if not coming and not top.jobs:
-                    break
-                if time.monotonic() - began_s > MOST_S:
-                    raise InputError("the jobs took longer than 3 minutes", fix="is the machine busy?", exit_code=1)
-                time.sleep(0.25)
+        coming = list(jobs)
+        while True:
+            while coming and time.monotonic() - began_s >= coming[0].after_s:
+                live.desk.submit(coming.pop(0).spec, caller)
+            top = live.desk.top()
+            draw(top, len(coming))
+            if failures:
+                raise failures[0]
+            if not coming and not top.jobs:
+                break
+            if time.monotonic() - began_s > MOST_S:
+                raise InputError("the jobs took longer than 3 minutes", fix="is the machine busy?", exit_code=1)
+            time.sleep(0.25)
     finally:
         stop.set()
         live.controller.ring()
@@ -160,7 +171,7 @@ def _run(live: LiveCluster, screen: Console, quiet: bool) -> Done:
 
 
 @contextmanager
-def _table(screen: Console, quiet: bool) -> Iterator[Any]:
+def _table(screen: Console, quiet: bool) -> Iterator[Callable[[Top, int], None]]:
     """A function that draws the cluster: live on a terminal, a line every ten seconds elsewhere."""
     from rich.live import Live
 
@@ -175,7 +186,7 @@ def _table(screen: Console, quiet: bool) -> Iterator[Any]:
     else:
         said_s = [0.0]
 
-        def line(top: Any, coming: int) -> None:
+        def line(top: Top, coming: int) -> None:
             if time.monotonic() - said_s[0] >= 10.0:
                 said_s[0] = time.monotonic()
                 screen.print(
