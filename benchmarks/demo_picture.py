@@ -1,6 +1,6 @@
 """Draws the README's picture of the demo: the live table as it stood fifty seconds into a real run.
 
-    python -m benchmarks.demo_picture docs/images/demo.svg
+``python -m benchmarks.demo_picture docs/images/demo.svg`` runs the demo for it.
 """
 
 from __future__ import annotations
