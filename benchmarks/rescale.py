@@ -50,14 +50,14 @@ def dataset() -> TensorDataset:
 
 
 class StepLog:
-    """One line at the end of every step: when, with how many ranks."""
+    """One line at the end of every step: when, and what tells one gang from the next."""
 
     def __init__(self, directory: Path) -> None:
         self._file = open(directory / f"steps-{os.getpid()}", "a", buffering=1)  # noqa: SIM115
 
-    def step(self, ranks: int) -> None:
+    def step(self, gang: int) -> None:
         """A step has ended."""
-        self._file.write(f"{time.monotonic():.6f} {ranks}\n")
+        self._file.write(f"{time.monotonic():.6f} {gang}\n")
 
 
 def read_steps(directory: Path) -> list[tuple[float, int]]:
@@ -67,7 +67,7 @@ def read_steps(directory: Path) -> list[tuple[float, int]]:
 
 
 def pauses_s(steps: Sequence[tuple[float, int]]) -> list[float]:
-    """Pauses at every change of the number of ranks, in order."""
+    """Pauses at every change from one gang to the next, in order."""
     found = []
     for (before, old), (after, new) in itertools.pairwise(steps):
         if old != new:
@@ -98,7 +98,7 @@ def elastic_rank(directory: str, name: str) -> None:
             run.backward(nn.functional.mse_loss(wrapped(x), y))
             optimizer.step()
             optimizer.zero_grad()
-            log.step(run.ranks)
+            log.step(run.generation)
 
 
 @contextlib.contextmanager
@@ -143,7 +143,12 @@ def measure_powerflow(rescales: int) -> list[float]:
             for _ in range(rescales):
                 sizes.append(rng.choice([n for n in (1, 2, 3, 4) if n != sizes[-1]]))
                 rescale(sizes[-1])
-        return pauses_s(read_steps(Path(directory)))
+        newest, steps = 0, []
+        for when, generation in read_steps(Path(directory)):
+            if generation >= newest:  # not what a rank that leaves says late
+                newest = generation
+                steps.append((when, generation))
+        return pauses_s(steps)
 
 
 # -- torchrun elastic ------------------------------------------------------------------------------------------------

@@ -68,6 +68,11 @@ class Run:
         return 1 if self._gang is None else self._gang.ranks
 
     @property
+    def generation(self) -> int:
+        """Rises whenever the gang becomes another one; 0 before the first epoch."""
+        return 0 if self._gang is None else self._gang.generation
+
+    @property
     def position(self) -> Position:
         """How far the run is."""
         return Position() if self._training is None else self._training.position
