@@ -296,11 +296,11 @@ def test_operators_change_everything(api: Api) -> None:
 
 
 @pytest.mark.parametrize("token", ["", "Bearer", "Bearer pf_nobody", "Basic pf_user", "pf_user", "Bearer é"])
-@pytest.mark.parametrize("path", [*READS, "/metrics", "/nowhere"])
-def test_without_a_token_there_is_nothing(api: Api, token: str, path: str) -> None:
-    answer = api.http.get(path, headers={b"Authorization": token.encode()})
-    problem(answer, 401, "unauthenticated")
-    assert answer.headers["www-authenticate"] == "Bearer"
+def test_without_a_token_there_is_nothing(api: Api, token: str) -> None:
+    for path in (*READS, "/metrics", "/nowhere"):
+        answer = api.http.get(path, headers={b"Authorization": token.encode()})
+        problem(answer, 401, "unauthenticated")
+        assert answer.headers["www-authenticate"] == "Bearer"
 
 
 @pytest.mark.parametrize(("path", "body"), [*WRITES, *NODE_WRITES])
@@ -311,10 +311,10 @@ def test_without_a_token_nothing_changes(api: Api, path: str, body: Any) -> None
     assert len(api.desk.events().items) == 1
 
 
-@pytest.mark.parametrize("path", READS)
-def test_every_reader_reads(api: Api, path: str) -> None:
+def test_every_reader_reads(api: Api) -> None:
     api.submit()
-    assert [api.get(path, role).status_code for role in ("viewer", "user", "operator")] == [200] * 3
+    for path in READS:
+        assert [api.get(path, role).status_code for role in ("viewer", "user", "operator")] == [200] * 3
 
 
 # --- health, metrics, document ----------------------------------------------------------------------------------------

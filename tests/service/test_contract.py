@@ -34,7 +34,7 @@ BEYOND = {
     "GET /api/v1/accounts": [positive_data_acceptance],
     "POST /api/v1/jobs": [positive_data_acceptance],
 }
-BOUNDED = settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+BOUNDED = settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 
 
 @schema.parametrize()
