@@ -1,0 +1,102 @@
+"""What a day's work costs at each price of energy: the curve that a budget is steered by.
+
+It comes from replaying recent days in the simulator at a few prices, each until its last job has ended, so that a
+dearer joule cannot hide energy by leaving work undone.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from powerflow.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """Energy above idle of a day's arrivals, by the price of energy.
+
+    Attributes:
+        prices: λ_E in seconds per joule, ascending, the first 0.
+        joules: Energy above idle of the jobs that come in a day, at each price; never rising with it.
+    """
+
+    prices: tuple[float, ...]
+    joules: tuple[float, ...]
+
+    def at(self, price: float) -> float:
+        """Joules at a price: straight lines between the points, over log price; flat outside them."""
+        return between(self.prices, self.joules, price)
+
+
+def response(points: Sequence[tuple[float, float]]) -> Response:
+    """The curve through replays: (price, joules above idle).
+
+    Raises:
+        InputError: Prices as of `check_prices`, or energies that cannot be.
+    """
+    ordered = sorted(points)
+    prices = tuple(price for price, _ in ordered)
+    check_prices(prices)
+    if not all(0 <= joules < math.inf for _, joules in ordered):
+        raise InputError("a replay's energy is no number ≥ 0", where="response")
+    return Response(prices, tuple(falling([joules for _, joules in ordered])))
+
+
+def check_prices(prices: Sequence[float]) -> None:
+    """Refuse prices that no curve can stand on.
+
+    Raises:
+        InputError: Fewer than two, the first not 0, not ascending, or not finite.
+    """
+    ascending = all(low < high < math.inf for low, high in itertools.pairwise(prices))
+    if len(prices) < 2 or prices[0] != 0 or not ascending:
+        raise InputError("replays need two prices or more, ascending, the first of them 0", where="response")
+
+
+def falling(values: Sequence[float]) -> list[float]:
+    """The falling sequence nearest in squares: schedules jump, so a higher price may cost a little more now and then.
+
+    Neighbours that rise are replaced by their mean until none does (pool adjacent violators).
+    """
+    pools: list[list[float]] = []
+    for value in values:
+        pools.append([value])
+        while len(pools) > 1 and _mean(pools[-1]) > _mean(pools[-2]):
+            last = pools.pop()
+            pools[-1] += last
+    return [_mean(pool) for pool in pools for _ in pool]
+
+
+def between(prices: Sequence[float], values: Sequence[float], price: float) -> float:
+    """A value between the points of a curve over price: linear in log(price + the lowest price above 0)."""
+    if price <= prices[0]:
+        return values[0]
+    for i in range(1, len(prices)):
+        if price <= prices[i]:
+            low, high = _scale(prices, prices[i - 1]), _scale(prices, prices[i])
+            share = (_scale(prices, price) - low) / (high - low)
+            return values[i - 1] + share * (values[i] - values[i - 1])
+    return values[-1]
+
+
+def price_for(prices: Sequence[float], values: Sequence[float], target: float) -> float:
+    """The lowest price at which a falling curve is at most ``target``; the last price where it never is."""
+    if values[0] <= target:
+        return prices[0]
+    for i in range(1, len(prices)):
+        if values[i] <= target:
+            share = (values[i - 1] - target) / (values[i - 1] - values[i])
+            low, high = _scale(prices, prices[i - 1]), _scale(prices, prices[i])
+            return max(0.0, math.exp(low + share * (high - low)) - prices[1])
+    return prices[-1]
+
+
+def _scale(prices: Sequence[float], price: float) -> float:
+    return math.log(price + prices[1])
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
