@@ -19,9 +19,11 @@ from powerflow.cost.table import Axes
 from powerflow.device.lease import Clocks
 from powerflow.device.protocol import Gpu
 from powerflow.engine.local import LocalEngine
-from powerflow.engine.protocol import RankName
+from powerflow.engine.protocol import EngineError, RankName
 from powerflow.errors import InputError
+from powerflow.live.claim import own_name
 from powerflow.live.controller import Controller, Settings
+from powerflow.live.database import StoreError
 from powerflow.live.desk import LiveDesk
 from powerflow.live.emulation import Emulation
 from powerflow.live.gangs import Gangs
@@ -32,6 +34,8 @@ from powerflow.live.store import Store
 from powerflow.policy import registry
 from powerflow.scheduler.scheduler import Scheduler
 
+#: Name of the store's setting in which it is said which state directory it belongs to.
+STORE_ID = "store id"
 #: What a rank's process finds besides what its job says; nothing of the controller's own environment leaks.
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -102,6 +106,7 @@ def build(settings: ClusterSettings, log: Any) -> LiveCluster:
     store = Store(settings.store or f"sqlite:///{state / 'powerflow.db'}")
     with contextlib.ExitStack() as undo:
         undo.callback(store.close)
+        _pair(state, store)
         engine = LocalEngine(state / "engine", nodes={node.name: node.gpus for node in spec.nodes}, preload=preloaded())
         undo.callback(engine.close)
         scheduler = Scheduler(
@@ -118,7 +123,7 @@ def build(settings: ClusterSettings, log: Any) -> LiveCluster:
             gangs,
             power,
             Learning(axes),
-            owner=f"{platform.node()}:{os.getpid()}:{secrets.token_hex(4)}",
+            owner=own_name(),
             settings=settings.controller,
             runs_as=(lambda user: user) if as_user else (lambda user: ""),
             emulation=emulation,
@@ -127,6 +132,27 @@ def build(settings: ClusterSettings, log: Any) -> LiveCluster:
         undo.pop_all()
     desk = LiveDesk(controller, may_run=_may_run(as_user))
     return LiveCluster(controller, desk, engine, emulation, store, spec, axes, log)
+
+
+def _pair(state: Path, store: Store) -> None:
+    """A state directory and a store belong together: both name jobs by number, and not the same ones as others do.
+
+    Raises:
+        InputError: They do not.
+    """
+    path = state / "store.id"
+    kept, known = path.read_text("ascii").strip() if path.exists() else None, store.get(STORE_ID)
+    if kept is None and (known is None or not (state / "gangs").exists()):
+        name = known or secrets.token_hex(8)
+        store.put(STORE_ID, name)
+        path.write_text(name + "\n", "ascii")
+    elif kept != known:
+        raise InputError(
+            "holds what belongs to another store",
+            where=str(state),
+            fix="give the store it was used with, or another state directory",
+            exit_code=1,
+        )
 
 
 def preloaded() -> Sequence[str]:
@@ -201,7 +227,10 @@ def _environment(
     uuids = {(gpu.node, gpu.index): gpu.uuid for gpu in gpus}
 
     def environment(job_id: str, spec: JobSpec, node: str, numbers: tuple[int, ...], name: RankName) -> dict[str, str]:
-        user = store.job(job_id).user
+        try:
+            user = store.job(job_id).user
+        except StoreError as error:
+            raise EngineError(str(error), retry=error.retry) from error
         base = {"PATH": f"{Path(sys.executable).parent}:{PATH}", "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1"}
         with contextlib.suppress(KeyError):
             login = pwd.getpwnam(user) if as_user else pwd.getpwuid(os.geteuid())

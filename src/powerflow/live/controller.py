@@ -20,16 +20,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from powerflow.cluster.occupancy import NodeShare
+from powerflow.device.protocol import DeviceError
 from powerflow.engine.protocol import Engine, EngineError
+from powerflow.live.claim import take
 from powerflow.live.database import StoreError
 from powerflow.live.emulation import Emulation
 from powerflow.live.entry import Entry, entry_of
+from powerflow.live.exploring import EXPLORE_S, clocks_to_try
 from powerflow.live.gang_facts import (
     Completed,
     Fact,
     Failed,
     Hung,
-    Order,
     Progressed,
     RankLost,
     Rescaled,
@@ -39,14 +41,19 @@ from powerflow.live.gang_facts import (
 )
 from powerflow.live.gangs import Gangs
 from powerflow.live.learning import Learning, class_of, restore
-from powerflow.live.power import Power
-from powerflow.live.records import JobState, Refused
-from powerflow.live.rows import JobUpdate, Seen, StoredJob
+from powerflow.live.power import Place, Power
+from powerflow.live.records import JobState, NotFound, Refused
+from powerflow.live.rows import Intent, JobUpdate, Seen, StoredJob
 from powerflow.live.store import Store
 from powerflow.live.timing import STEPS, timed
 from powerflow.scheduler import events as brain
 from powerflow.scheduler.plan import Plan, Why
 from powerflow.scheduler.scheduler import Scheduler
+
+#: Logs of so many ended jobs are kept.
+LOGS_KEPT = 500
+#: What could not be done for single jobs, as far as it is shown.
+TROUBLES_SHOWN = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +148,10 @@ class Controller:
         self._unstored: dict[str, bool] = {}  # jobs whose decision is not written down yet; True: GPUs change
         self._seen: list[Seen] = []
         self._dirty: set[str] = set()  # entries that differ from the store
-        self._nodes_up: dict[str, bool] = {}
+        self._gpus_of = {n.name: n.gpus for pool in scheduler.pools.values() for n in pool.occupancy.nodes}
+        self._nodes_up = dict.fromkeys(self._gpus_of, True)
+        self._strangers: set[str] = set()  # gangs of no job that the store knows
+        self._ended: deque[str] = deque()  # jobs whose logs are kept, oldest first
         self._draining = False
         self._wake_s = -math.inf
         self._saved_s = self._renewed_s = -math.inf
@@ -165,30 +175,64 @@ class Controller:
             Refused: Another controller has the store.
         """
         now_s = self.clock()
-        if not self.store.claim(self.owner, self.settings.lease_s, now_s):
+        if not take(self.store, self.owner, self.settings.lease_s, now_s):
             raise Refused("another controller runs on this store", fix="stop it first, or wait until its lease ends")
-        restore(self.learning, ((seen.cost_class, seen.observation) for seen in self.store.observations()))
+        self._renewed_s = now_s
+        self._remember()
         self._events += [brain.NodeDrained(n.name) for n in self.store.node_states().values() if n.state == "drained"]
         intents = {intent.job_id: intent for intent in self.store.intents()}
         orders = []
         for job in self.store.active():
             entry = self._enter(job)
-            intent = intents.get(job.id)
-            if intent is not None:
-                entry.epoch, entry.gpu_type, entry.clock_mhz = intent.epoch, intent.gpu_type, intent.clock_mhz
-                if job.state is JobState.RUNNING:
-                    entry.placement = intent.placement
+            if job.id in intents:
+                self._take_over(entry, job, intents[job.id], now_s)
                 orders.append(entry.order(self.runs_as(entry.user)))
             if job.state is JobState.HELD:
                 entry.held = True
-                continue
-            self._introduce(entry)
-            if entry.placement:
-                shares = tuple(NodeShare(node, gpus) for node, gpus in entry.placement)
-                self._events.append(brain.Adopted(entry.id, entry.gpu_type, shares, entry.clock_mhz))
+            elif entry.eligible_s <= now_s:
+                self._introduce(entry)
+                if entry.placement:
+                    shares = tuple(NodeShare(node, gpus) for node, gpus in entry.placement)
+                    self._events.append(brain.Adopted(entry.id, entry.gpu_type, shares, entry.clock_mhz))
+        self.store.intend([self.entries[job_id].intent() for job_id in self._unstored], now_s)
+        self._unstored.clear()
         self.gangs.adopt(orders)
+        self._strangers = {job_id for job_id in set(self.gangs.holding().values()) if not self._is_known(job_id)}
         self.power.start(now_s)
-        self._log.info("started", jobs=len(self.entries), running=len(orders))
+        self._log.info("started", jobs=len(self.entries), running=sum(bool(e.placement) for e in self.entries.values()))
+
+    def _remember(self) -> None:
+        """What was learned from jobs that have ended, and which of them still have logs."""
+        ended = [state for state in JobState if state.ended]
+        latest = self.store.jobs(ended, limit=LOGS_KEPT).items[::-1]
+        self._ended.extend(job.id for job in latest)
+        completed = [job for job in latest if job.state is JobState.COMPLETED]
+        restore(
+            self.learning,
+            ((seen.cost_class, seen.observation) for seen in self.store.observations()),
+            ((class_of(job.spec, job.user), job.steps) for job in completed),
+        )
+
+    def _take_over(self, entry: Entry, job: StoredJob, intent: Intent, now_s: float) -> None:
+        """What the last controller decided for a job holds, as far as it was stored and the cluster still has it."""
+        entry.epoch, entry.gpu_type = intent.epoch, intent.gpu_type
+        if job.state is JobState.RUNNING:
+            entry.placement, entry.clock_mhz = intent.placement, intent.clock_mhz
+        if any(not set(gpus) <= set(range(self._gpus_of.get(node, 0))) for node, gpus in entry.placement):
+            self._give_back(entry, "its GPUs are no longer part of the cluster")
+        elif not entry.placement and intent.placement:
+            entry.epoch += 1  # it was held, or ended and came back: what was decided is void
+            self._unstored[entry.id] = True
+        if job.attempts and not entry.placement:
+            wait_s = backoff_s(job.attempts)
+            entry.eligible_s = min(job.state_since_s, now_s) + wait_s
+
+    def _is_known(self, job_id: str) -> bool:
+        try:
+            self.store.job(job_id)
+        except NotFound:
+            return False
+        return True
 
     def run(self, stop: threading.Event) -> None:
         """Turn until told to stop.
@@ -219,9 +263,10 @@ class Controller:
 
     def finish(self) -> None:
         """Save what is known and give the store back; ranks run on."""
-        now_s = self.clock()
-        self._save(now_s, everything=True)
-        self.power.finish(give_back=not self.gangs.holding())
+        try:
+            self._save(self.clock(), everything=True)
+        finally:
+            self.power.finish(give_back=not self.gangs.holding())
         self.store.unclaim(self.owner)
 
     def _watch(self, stop: threading.Event) -> None:
@@ -238,26 +283,30 @@ class Controller:
     def turn(self) -> float:
         """Take what happened, decide, store, act; the answer is how many seconds may pass until the next turn."""
         now_s, began_s = self.clock(), time.perf_counter()
-        self._guarded("store", self._renew, now_s)
-        self._guarded("store", self._take_news, now_s)
-        self._guarded("engine", self._poll, now_s)
-        self._guarded("store", self._take_facts, now_s)
+        self._guarded(self._renew, now_s)
+        if now_s - self._renewed_s >= self.settings.lease_s:
+            return self.settings.busy_s  # the store may be another's by now: hands off until it is known
+        self._guarded(self._take_news, now_s)
+        self._guarded(self._poll, now_s)
+        self._guarded(self._take_facts, now_s)
         self._retry(now_s)
-        self._guarded("meter", self._measure, now_s)
+        self._guarded(self._measure, now_s)
         decided = (self._events or now_s >= self._wake_s) and self._decide(now_s)
-        self._guarded("store", self._act, now_s)
-        self._guarded("clocks", self._tune, now_s)
-        self._guarded("store", self._save, now_s)
+        self._guarded(self._act, now_s)
+        self._guarded(self._tune, now_s)
+        self._guarded(self._save, now_s)
+        self._guarded(self._tidy, now_s)
         self._publish(now_s)
         if decided:
             self.cycle_s = time.perf_counter() - began_s
         return self._rest_s(now_s)
 
-    def _guarded(self, what: str, step: Callable[[float], None], now_s: float) -> None:
+    def _guarded(self, step: Callable[[float], None], now_s: float) -> None:
         """Take a step of the turn; what fails for now is said once, and tried again in the next turn."""
+        what = step.__name__
         try:
             step(now_s)
-        except (StoreError, EngineError, OSError) as error:
+        except (StoreError, EngineError, DeviceError, OSError) as error:
             if isinstance(error, StoreError) and not error.retry:
                 raise
             if self.notices.get(what) != str(error):
@@ -289,10 +338,12 @@ class Controller:
                     if not job.state.ended:
                         self._introduce(self._enter(job))
             case "ended":
-                entry = self.entries.pop(news.name, None)
+                entry = self.entries.get(news.name)
                 if entry is not None:
+                    self._write_down(entry)
                     self._forget_in_brain(entry)
                     self.gangs.kill(entry.id)
+                    self._drop(entry)
             case "held":
                 entry = self.entries.get(news.name)
                 if entry is not None and not entry.held:
@@ -307,7 +358,8 @@ class Controller:
             case "drained":
                 self._events.append(brain.NodeDrained(news.name))
             case "resumed":
-                self._events.append(brain.NodeRecovered(news.name))
+                if self._nodes_up.get(news.name, True):  # else when it answers again
+                    self._events.append(brain.NodeRecovered(news.name))
 
     def _enter(self, job: StoredJob) -> Entry:
         entry = entry_of(job, class_of(job.spec, job.user))
@@ -337,18 +389,48 @@ class Controller:
             entry.placement, entry.clock_mhz = (), 0.0
             entry.epoch += 1
             self._unstored[entry.id] = True
-        entry.training, entry.window, entry.explore_mhz, entry.reason = False, None, [], reason
+        entry.training, entry.window, entry.explore_mhz, entry.reason = False, None, (), reason
         self._dirty.add(entry.id)
+
+    def _drop(self, entry: Entry) -> None:
+        """A job has ended: only its log is kept, for a while."""
+        del self.entries[entry.id]
+        self._unstored.pop(entry.id, None)
+        self._ended.append(entry.id)
+
+    def _tidy(self, now_s: float) -> None:
+        """Forget the logs of those who ended longest ago."""
+        while len(self._ended) > LOGS_KEPT:
+            self.gangs.forget(self._ended[0])
+            self._ended.popleft()
 
     # -- facts from the ranks -------------------------------------------------------------------------------------
 
     def _poll(self, now_s: float) -> None:
         self._facts.extend(self.gangs.poll())
-        up = {node.name: node.up for node in self.engine.nodes()}
-        for name, is_up in up.items():
-            if self._nodes_up.get(name, True) != is_up:
-                self._events.append(brain.NodeRecovered(name) if is_up else brain.NodeFailed(name))
-        self._nodes_up = up
+        self._tell_troubles()
+        up = dict.fromkeys(self._nodes_up, False) | {node.name: node.up for node in self.engine.nodes()}
+        for name in [name for name, is_up in up.items() if self._nodes_up.get(name, True) != is_up]:
+            if not up[name]:
+                self._events.append(brain.NodeFailed(name))
+            else:
+                stored = self.store.node_states().get(name)
+                self._events.append(brain.NodeRecovered(name))
+                if stored is not None and stored.state == "drained":
+                    self._events.append(brain.NodeDrained(name))
+            self._nodes_up[name] = up[name]
+
+    def _tell_troubles(self) -> None:
+        troubles = self.gangs.troubles()
+        engine = troubles.pop("", "")
+        told = [f"job {job_id}: {trouble}" for job_id, trouble in sorted(troubles.items())][:TROUBLES_SHOWN]
+        said = dict(enumerate([engine, *told] if engine else told))
+        for number in range(TROUBLES_SHOWN + 1):
+            key = f"trouble {number}"
+            if number in said:
+                self.notices[key] = said[number]
+            else:
+                self.notices.pop(key, None)
 
     def _take_facts(self, now_s: float) -> None:
         while self._facts:
@@ -399,52 +481,60 @@ class Controller:
             return
         axes, table = self.scheduler.pools[entry.gpu_type].axes, self.learning.table(entry.kind.name, entry.gpu_type)
         steps = self.settings.explore_steps if entry.explore_mhz else STEPS
-        seen = timed(entry, fact, table, axes, steps)
+        clock_mhz = entry.clock_now_mhz if self.power.settable else None  # a clock nobody could set was not set
+        seen = timed(entry, fact, table, axes, clock_mhz, steps)
         if seen is None:
             return
         self._seen.append(Seen(entry.kind.name, seen, entry.id, now_s, float(steps)))
         self._events += self.learning.observe(entry.kind.name, [seen])
-        if entry.explore_mhz and seen.clock_mhz == entry.explore_mhz[0]:
-            entry.explore_mhz.pop(0)
+        for other in self.entries.values():  # what one has tried, others need not
+            if other.explore_mhz and other.kind.name == entry.kind.name and other.gpus == entry.gpus:
+                self._try_next(other, now_s, seen.clock_mhz)
+
+    def _try_next(self, entry: Entry, now_s: float, done_mhz: float | None) -> None:
+        """A clock need not be tried any more."""
+        if entry.explore_mhz[0] == done_mhz:
+            entry.explore_since_s = now_s
+        entry.explore_mhz = tuple(clock for clock in entry.explore_mhz if clock != done_mhz)
 
     def _completed(self, fact: Completed, entry: Entry, now_s: float) -> None:
         steps = float(fact.steps) if fact.steps is not None else entry.steps
         entry.steps = steps
         self._settle(now_s)
-        self._save_entry(entry)
+        self._write_down(entry)
         self.store.move(entry.id, JobState.COMPLETED, now_s, exit="completed", reason="completed")
         self.store.retire(entry.id)
         self.learning.completed(entry.kind.name, steps)
         if entry.known:
             self._events.append(brain.Completed(entry.id, steps))
-        self.entries.pop(entry.id)
-        self._unstored.pop(entry.id, None)
+        self._drop(entry)
 
     def _failed(self, fact: Failed, entry: Entry, now_s: float) -> None:
         """A run broke off: try again later, a bounded number of times, or give up with its last lines."""
         if fact.epoch < entry.epoch and not entry.placement:
             return  # it was told to leave meanwhile
         self._settle(now_s)
-        again = entry.attempts < entry.spec.retries
-        if not again:
-            self._save_entry(entry)
+        node_lost = any(not self._nodes_up.get(node, True) for node, _ in entry.placement)
+        if entry.attempts >= entry.spec.retries and not node_lost:
+            self._write_down(entry)
             self.store.move(
                 entry.id, JobState.FAILED, now_s, exit=fact.text, reason=fact.text, last_lines=fact.last_lines
             )
             self.store.retire(entry.id)
             if entry.known:
                 self._events.append(brain.Failed(entry.id, retry=False))
-            self.entries.pop(entry.id)
-            self._unstored.pop(entry.id, None)
+            self._drop(entry)
             return
-        wait_s = backoff_s(entry.attempts + 1)
-        self.store.append("failed attempt", fact.text, now_s, entry.id, attempt=entry.attempts + 1, wait_s=wait_s)
-        entry.attempts += 1
+        attempts = entry.attempts + (not node_lost)  # that a node went is no fault of the job's
+        wait_s = 0.0 if node_lost else backoff_s(attempts)
+        self.store.append("failed attempt", fact.text, now_s, entry.id, attempt=attempts, wait_s=wait_s)
+        entry.attempts = attempts
         entry.eligible_s = now_s + wait_s
         if fact.steps_safe is not None:
             entry.steps = float(fact.steps_safe)
         self._forget_in_brain(entry)
-        self._give_back(entry, f"failed ({fact.text}); tries again, {entry.attempts} of {entry.spec.retries}")
+        again = "goes on elsewhere" if node_lost else f"tries again, {attempts} of {entry.spec.retries}"
+        self._give_back(entry, f"failed ({fact.text}); {again}")
 
     def _retry(self, now_s: float) -> None:
         """Jobs that have waited long enough after a failure come back."""
@@ -495,7 +585,7 @@ class Controller:
                 entry.gpu_type = change.pool
                 entry.epoch += 1
                 entry.training, entry.window = False, None
-                entry.explore_mhz = self._clocks_to_try(entry) if change.gpus else []
+                entry.explore_mhz = self._clocks_to_try(entry) if change.gpus else ()
             self._unstored[entry.id] = self._unstored.get(entry.id, False) or change.moved or change.gpus == 0
         self._reconcile()
 
@@ -507,21 +597,10 @@ class Controller:
                 if not self.scheduler.ledger.rows["gpus"][slot]:
                     self._give_back(entry, entry.reason)
 
-    def _clocks_to_try(self, entry: Entry) -> list[float]:
-        """Clocks at which this class was never measured on so many GPUs: each gets a few tens of steps.
-
-        A protected job tries only clocks that should not slow it beyond its bound; one without a bound, none.
-        """
+    def _clocks_to_try(self, entry: Entry) -> tuple[float, ...]:
         if not self.settings.explore_steps or not self.power.settable:
-            return []
-        clocks = self.learning.unmeasured_clocks(entry.kind.name, entry.gpu_type, entry.gpus)
-        if entry.spec.priority != "protected":
-            return clocks
-        axes, table = self.scheduler.pools[entry.gpu_type].axes, self.learning.table(entry.kind.name, entry.gpu_type)
-        times = table.step_time_s[int(np.searchsorted(axes.gpu_counts, entry.gpus))]
-        bound = 1.0 + (entry.spec.energy.max_slowdown or 0.0)
-        allowed = set(axes.clocks_mhz[times <= bound * times[-1]].tolist())
-        return [clock for clock in clocks if clock in allowed]
+            return ()
+        return clocks_to_try(entry, self.learning, self.scheduler.pools[entry.gpu_type].axes)
 
     # -- deeds ----------------------------------------------------------------------------------------------------
 
@@ -529,25 +608,12 @@ class Controller:
         """Write down what was decided, then do it."""
         if not self._unstored:
             return
-        entries = [self.entries[job_id] for job_id in self._unstored if job_id in self.entries]
-        try:
-            self.store.intend([entry.intent() for entry in entries], now_s)
-        except Refused:  # one of them was cancelled this very moment
-            for entry in entries:
-                if self.store.job(entry.id).state.ended:
-                    self._hear(News("ended", entry.id), now_s)
-            return
-        orders: list[Order] = []
-        for entry in entries:
-            if not entry.held:
-                state = JobState.RUNNING if entry.placement else JobState.QUEUED
-                try:
-                    self.store.move(entry.id, state, now_s, reason=entry.reason, text=entry.reason)
-                except Refused:  # cancelled or held meanwhile: its news is in the inbox
-                    continue
-            if self._unstored[entry.id]:
-                orders.append(entry.order(self.runs_as(entry.user)))
-        self.gangs.apply(orders)
+        entries = [self.entries[job_id] for job_id in self._unstored]
+        # who was cancelled or held this very moment is left out; that news is in the inbox
+        out = self.store.intend([entry.intent() for entry in entries], now_s)
+        self.store.update([_update(entry) for entry in entries])
+        moved = [entry for entry in entries if self._unstored[entry.id] and entry.id not in out]
+        self.gangs.apply([entry.order(self.runs_as(entry.user)) for entry in moved])
         self._unstored.clear()
         self._facts.extend(self.gangs.poll())
 
@@ -561,12 +627,10 @@ class Controller:
         self.power.tune(now_s, wanted)
         if self.emulation is not None:
             self.emulation.follow(self.engine.ranks(), self.entries)
-        for number, notice in enumerate(self.power.notices()):
-            self.notices[f"power {number}"] = notice
 
     def _measure(self, now_s: float) -> None:
         """Read the GPUs and charge who holds them."""
-        if not self.power.due(now_s):
+        if not self.power.due(now_s, self._holding()):
             return
         self._settle(now_s)
         for entry in self.entries.values():
@@ -574,17 +638,29 @@ class Controller:
             if entry.window is not None and entry.training and entry.power_w > 0:
                 entry.window.watts += entry.power_w
                 entry.window.samples += 1
+            if entry.window is None:
+                entry.explore_since_s = now_s
+            elif entry.explore_mhz and now_s - entry.explore_since_s > EXPLORE_S:
+                self._try_next(entry, now_s, entry.explore_mhz[0])
+
+    def _holding(self) -> Mapping[Place, str]:
+        """Who is on which GPU, as far as the store knows them."""
+        holding = self.gangs.holding()
+        if not self._strangers:
+            return holding
+        return {place: job_id for place, job_id in holding.items() if job_id not in self._strangers}
 
     def _settle(self, now_s: float) -> None:
-        for job_id, (energy_j, gpu_s) in self.power.settle(now_s, self.gangs.holding()).items():
+        for job_id, (energy_j, gpu_s) in self.power.settle(now_s, self._holding()).items():
             entry = self.entries.get(job_id)
             if entry is not None:
                 entry.energy_j += energy_j
                 entry.gpu_s += gpu_s
-                self._dirty.add(job_id)
 
-    def _save_entry(self, entry: Entry) -> None:
+    def _write_down(self, entry: Entry) -> None:
+        """All that is known of a job, what it was charged included."""
         self.store.update([_update(entry)])
+        self.power.save(self.store)
         self._dirty.discard(entry.id)
 
     def _save(self, now_s: float, *, everything: bool = False) -> None:
@@ -608,9 +684,7 @@ class Controller:
         busy = self.settings.busy_s if any(entry.placement for entry in self.entries.values()) else self.settings.idle_s
         if self._unstored or self._facts or self._inbox:
             return self.settings.busy_s  # something could not be stored: try again soon
-        if self._events:
-            return 0.0 if now_s >= self._wake_s else min(busy, self._wake_s - now_s)
-        return max(0.0, min(busy, self._wake_s - now_s))
+        return busy if self._draining else max(0.0, min(busy, self._wake_s - now_s))
 
 
 def _update(entry: Entry) -> JobUpdate:
@@ -619,8 +693,6 @@ def _update(entry: Entry) -> JobUpdate:
         steps=entry.steps,
         steps_total=entry.steps_total,
         step_time_s=None if math.isnan(entry.step_time_s) else entry.step_time_s,
-        energy_j=entry.energy_j,
-        gpu_s=entry.gpu_s,
         rescales=entry.rescales,
         attempts=entry.attempts,
         reason=entry.reason,

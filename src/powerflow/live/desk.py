@@ -5,10 +5,12 @@ Asking never waits for the loop: what changes something is written to the store,
 
 from __future__ import annotations
 
+import codecs
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from powerflow.engine.protocol import EngineError
 from powerflow.live.controller import Controller
 from powerflow.live.entry import Entry
 from powerflow.live.explain import option, options
@@ -17,6 +19,7 @@ from powerflow.live.records import (
     Caller,
     EventRecord,
     Explanation,
+    Forbidden,
     GpuRecord,
     JobDetail,
     JobRecord,
@@ -28,6 +31,7 @@ from powerflow.live.records import (
     Refused,
     Role,
     Top,
+    Unavailable,
 )
 from powerflow.live.rows import StoredJob
 from powerflow.live.spec import JobSpec
@@ -134,8 +138,16 @@ class LiveDesk:
         if not names:
             return LogChunk(rank or "", "", max(offset, 0), job.state.ended)
         chosen = rank or names[0]
-        content, end = gangs.log(job_id, chosen, offset, limit)
-        return LogChunk(chosen, content.decode("utf-8", "replace"), end, job.state.ended and len(content) < limit)
+        try:
+            content, end = gangs.log(job_id, chosen, offset, limit)
+        except KeyError:  # named, but not launched yet
+            return LogChunk(chosen, "", max(offset, 0), job.state.ended)
+        except EngineError as error:
+            raise Unavailable(str(error)) from error
+        ended = job.state.ended and len(content) < limit
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        text = decoder.decode(content, final=ended)
+        return LogChunk(chosen, text, end - len(decoder.getstate()[0]), ended)
 
     # -- the cluster ----------------------------------------------------------------------------------------------
 
@@ -184,7 +196,7 @@ class LiveDesk:
             budget=f"λ_E = {price:.3g} s/J" if price else "no energy budget: time alone counts",
             emulated=power.emulated,
             jobs=records[:TOP_JOBS],
-            notices=sorted(controller.notices.copy().values()),
+            notices=sorted({*controller.notices.copy().values(), *power.notices()}),
         )
 
     def accounts(self, *, since_s: float, until_s: float, by: str) -> Sequence[Account]:
@@ -226,7 +238,7 @@ class LiveDesk:
     def _own(self, job_id: str, caller: Caller) -> StoredJob:
         job = self._store.job(job_id)
         if caller.role is Role.VIEWER or (caller.role is Role.USER and caller.user != job.user):
-            raise Refused(f"job {job_id} is of {job.user}", fix="its owner or an operator may change it")
+            raise Forbidden(f"job {job_id} is of {job.user}", fix="its owner or an operator may change it")
         return job
 
     def _change(self, job_id: str, caller: Caller, to: JobState, news: str, reason: str) -> JobRecord:
@@ -241,7 +253,7 @@ class LiveDesk:
         if node not in self._controller.power.node_names():
             raise NotFound(f"there is no node {node}")
         if caller.role is not Role.OPERATOR:
-            raise Refused("only an operator may change nodes")
+            raise Forbidden("only an operator may change nodes")
         self._store.set_node(node, state, reason, self._controller.clock(), caller.user)
         self._controller.tell(news, node)
         return self._node(node)

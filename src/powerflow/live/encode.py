@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import RowMapping
 
 from powerflow.cost.observation import Observation
 from powerflow.live.records import EventRecord, JobState, NotFound
-from powerflow.live.rows import Intent, JobUpdate, Seen, StoredJob
+from powerflow.live.rows import Charge, Intent, JobUpdate, Seen, StoredJob
 from powerflow.live.spec import JobSpec
 
 _JOB = tuple(field.name for field in dataclasses.fields(StoredJob))
@@ -50,10 +51,16 @@ def job_of(row: RowMapping) -> StoredJob:
     """A row of ``jobs``."""
     values = {name: row[name] for name in _JOB}
     values["id"] = str(row["id"])
-    values["spec"] = JobSpec.model_validate_json(row["spec"])
+    values["spec"] = _spec(row["spec"])
     values["state"] = JobState(row["state"])
     values["last_lines"] = tuple(json.loads(row["last_lines"]))
     return StoredJob(**values)
+
+
+@lru_cache(maxsize=4096)
+def _spec(text: str) -> JobSpec:
+    """A spec as it stands in the store; reading one takes longer than all the rest of a row, and nobody changes one."""
+    return JobSpec.model_validate_json(text)
 
 
 def new_job(spec: JobSpec, user: str, now_s: float) -> dict[str, Any]:
@@ -84,6 +91,12 @@ def changes(row: JobUpdate) -> dict[str, Any]:
     if row.reason is not None:
         values["new_reason"] = plain(row.reason)
     return {"number": number(row.job_id), **values}
+
+
+def owed(charge: Charge) -> dict[str, Any]:
+    """Parameters of what a charge adds to its job."""
+    assert charge.job_id is not None
+    return {"number": number(charge.job_id), "more_energy_j": charge.energy_j, "more_gpu_s": charge.gpu_s}
 
 
 def intent_of(row: RowMapping) -> Intent:

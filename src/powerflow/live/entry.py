@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from powerflow.job import Job
 from powerflow.live.gang_facts import Order
@@ -26,7 +26,8 @@ class Entry:
         steps: Steps done that count.
         step_time_s: Seconds per step, lately; nan while unknown.
         training: Its ranks have trained since they were last changed.
-        explore_mhz: Clocks still to be tried in this configuration; the first one is in force.
+        explore_mhz: Clocks still to be tried in this configuration; the first one is in force once steps are timed.
+        explore_since_s: When the first one came into force.
         window: Steps being timed.
         power_w: Watts of its GPUs at the last reading.
         energy_j, gpu_s: What it was charged so far.
@@ -53,7 +54,8 @@ class Entry:
     steps_total: float | None = None
     step_time_s: float = math.nan
     training: bool = False
-    explore_mhz: list[float] = field(default_factory=list)
+    explore_mhz: tuple[float, ...] = ()
+    explore_since_s: float = math.inf
     window: Window | None = None
     power_w: float = 0.0
     energy_j: float = 0.0
@@ -70,8 +72,11 @@ class Entry:
 
     @property
     def clock_now_mhz(self) -> float:
-        """The clock to set: the one being tried, else the one decided."""
-        return self.explore_mhz[0] if self.explore_mhz else self.clock_mhz
+        """The clock to set: the one being tried, else the one decided.
+
+        None is tried before a first step was told of: a job that says nothing of its steps would try it for ever.
+        """
+        return self.explore_mhz[0] if self.explore_mhz and self.window is not None else self.clock_mhz
 
     def intent(self) -> Intent:
         """What was decided, to be written down."""

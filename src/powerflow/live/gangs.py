@@ -116,9 +116,11 @@ class Gangs:
                 continue
             try:
                 gang.turn()
-            except EngineError as error:
+            except (EngineError, OSError) as error:
                 gang.trouble = str(error)
                 gang.soon()
+        # taken when all have had their turn: what is told once must not be lost with a turn that breaks off
+        for gang in self._gangs.values():
             facts += gang.facts
             gang.facts = []
         self._see_owners()
@@ -144,15 +146,17 @@ class Gangs:
         gang = self._gangs.get(job_id)
         if gang is None:
             return []
-        names = [*gang.book.members, *(name for name in gang.book.ranks if name not in gang.book.members)]
+        members = list(gang.book.members)
+        names = [*members, *(name for name in list(gang.book.ranks) if name not in members)]
         return list(News(self._yard.mailbox(job_id)).read(names).values())
 
     def ranks(self, job_id: str) -> list[str]:
         """Names of a job's ranks whose logs are kept: those that run first, then the latest ended ones."""
         gang = self._gangs.get(job_id)
         book = gang.book if gang is not None else self._book(job_id)
-        others = [name for name in book.ranks if name not in book.members]
-        return [*book.members, *others, *reversed(book.ended)]
+        members = list(book.members)  # the loop may change the book while another thread asks
+        others = [name for name in list(book.ranks) if name not in members]
+        return [*members, *others, *reversed(list(book.ended))]
 
     def log(self, job_id: str, rank: str | None = None, offset: int = 0, limit: int = 65536) -> tuple[bytes, int]:
         """What a rank wrote (None: the first of `ranks`), as `Engine.log` gives it.

@@ -194,6 +194,7 @@ class Window:
         key: What must stay the same: generation, GPUs, nodes, clock, local batch, accumulation.
         steps, seconds: Counters of the ranks when it began.
         watts, samples: Sum of power readings of the job's GPUs since then, and how many.
+        repeats: Stretches of the same that were measured before.
     """
 
     key: tuple[object, ...]
@@ -201,16 +202,27 @@ class Window:
     seconds: float
     watts: float = 0.0
     samples: int = 0
+    repeats: int = 0
 
     def power_w(self) -> float | None:
         """Mean watts; None where nothing was read."""
         return self.watts / self.samples if self.samples and math.isfinite(self.watts) else None
 
 
-def restore(learning: Learning, seen: Iterable[tuple[str, Observation]]) -> None:
-    """Everything that was measured before the controller stopped, class by class: one fit each."""
+def restore(
+    learning: Learning, seen: Iterable[tuple[str, Observation]], completed: Iterable[tuple[JobClass, float]]
+) -> None:
+    """Everything that was learned before the controller stopped: what was measured, one fit a class, and lengths.
+
+    Classes of jobs that have completed are expected, so that new ones of the same program find them.
+    """
     by_class: dict[str, list[Observation]] = defaultdict(list)
     for cost_class, observation in seen:
         by_class[cost_class].append(observation)
     for cost_class, observations in by_class.items():
         learning.observe(cost_class, observations)
+    lengths = list(completed)
+    for kind, _ in lengths[-LENGTHS_KEPT:]:
+        learning.expect(kind)
+    for kind, steps in lengths:
+        learning.completed(kind.name, steps)

@@ -41,16 +41,17 @@ class Power:
         self._clocks = clocks
         self._store = store
         self._refused = refused
-        self._found: list[str] = []
+        self._found: dict[str, None] = {}  # what does not work, in order of appearance
         self._meter = Meter(gpus)
         self._every_s = every_s
         self._read_s = self._settled_s = self._renewed_s = -math.inf
         self._owners: dict[Place, str] = {}
         self._readings: dict[Place, Reading] = {}
         self._watts: dict[str, float] = {}
+        self._clock_mhz: dict[str, float] = {}
         self._set_mhz: dict[Place, float] = {}
-        self._charges: list[Charge] = []
-        self._saved_j = (0.0, 0.0, 0.0)  # metered, jobs, idle
+        self._charges: dict[str | None, Charge] = {}  # not saved yet, by who pays
+        self._totals_j = (0.0, 0.0, 0.0)  # metered, jobs, idle
         self.emulated = any(gpu.emulated for gpu in gpus)
         self.gpu_count = len(gpus)
 
@@ -58,14 +59,18 @@ class Power:
 
     def start(self, now_s: float) -> None:
         """Go on where the last controller's meter was."""
-        self._meter = Meter(list(self._gpus.values()), self._store.get(METER))
-        self._saved_j = self._store.energy_totals()
+        state = self._store.get(METER)
+        self._meter = Meter(list(self._gpus.values()), state)
+        self._totals_j = self._store.energy_totals()
+        accounts = state["accounts"] if state else {}
+        owners = {self._place[uuid]: account["owner"] for uuid, account in accounts.items() if uuid in self._place}
+        self._owners = {place: owner for place, owner in owners.items() if owner is not None}
         # set by the last controller, to what it does not matter: the next tuning says what they are to be
         self._set_mhz = {self._place[uuid]: math.nan for uuid in self._clocks.borrowed() if uuid in self._place}
 
-    def due(self, now_s: float) -> bool:
-        """Whether the GPUs are to be read again."""
-        return now_s - self._read_s >= self._every_s
+    def due(self, now_s: float, holding: Mapping[Place, str]) -> bool:
+        """Whether the GPUs are to be read again: it is time to, or one of them has changed hands."""
+        return now_s - self._read_s >= self._every_s or holding != self._owners
 
     def settle(self, now_s: float, holding: Mapping[Place, str]) -> Mapping[str, tuple[float, float]]:
         """Read all GPUs and charge what was drawn since the last time; from now on they work for who holds them.
@@ -79,33 +84,36 @@ class Power:
         seconds = max(0.0, now_s - since_s)
         gpu_s = {job: count * seconds for job, count in Counter(self._owners.values()).items()}
         drawn_j = {job: mj / 1e3 for job, mj in settled.jobs_mj.items()}
-        for job in drawn_j.keys() | gpu_s.keys():
-            self._charges.append(Charge(since_s, now_s, "", job, drawn_j.get(job, 0.0), gpu_s.get(job, 0.0)))
-        idle_gpu_s = (self.gpu_count - len(self._owners)) * seconds
-        self._charges.append(Charge(since_s, now_s, "", None, settled.idle_mj / 1e3, idle_gpu_s))
+        charged = {job: (drawn_j.get(job, 0.0), gpu_s.get(job, 0.0)) for job in drawn_j.keys() | gpu_s.keys()}
+        for job, (energy_j, used_s) in charged.items():
+            self._charge(Charge(since_s, now_s, "", job, energy_j, used_s))
+        idle_j, idle_s = settled.idle_mj / 1e3, (self.gpu_count - len(self._owners)) * seconds
+        self._charge(Charge(since_s, now_s, "", None, idle_j, idle_s))
+        metered_j, jobs_j, all_idle_j = self._totals_j
+        more_j = sum(drawn_j.values())
+        self._totals_j = metered_j + more_j + idle_j, jobs_j + more_j, all_idle_j + idle_j
         self._owners = {place: job for place, job in holding.items() if place in self._gpus}
         self._read_s = self._settled_s = now_s
         self._look()
-        return {job: (drawn_j.get(job, 0.0), gpu_s.get(job, 0.0)) for job in drawn_j.keys() | gpu_s.keys()}
+        return charged
+
+    def _charge(self, new: Charge) -> None:
+        """Add to what is not saved yet: one charge for each job (and idle), from the first start to the last end."""
+        old = self._charges.get(new.job_id)
+        if old is not None:
+            start_s, end_s = min(old.start_s, new.start_s), max(old.end_s, new.end_s)
+            new = Charge(start_s, end_s, "", new.job_id, old.energy_j + new.energy_j, old.gpu_s + new.gpu_s)
+        self._charges[new.job_id] = new
 
     def save(self, store: Store) -> None:
         """Write the charges down, and the meter's accounts with them: a joule stands in one of the two."""
-        if not self._charges:
-            return
-        store.charge(_merged(self._charges), {METER: self._meter.state()})
-        jobs_j = sum(charge.energy_j for charge in self._charges if charge.job_id is not None)
-        all_j = sum(charge.energy_j for charge in self._charges)
-        metered_j, by_jobs_j, idle_j = self._saved_j
-        self._saved_j = metered_j + all_j, by_jobs_j + jobs_j, idle_j + all_j - jobs_j
-        self._charges.clear()
+        if self._charges:
+            store.charge(list(self._charges.values()), {METER: self._meter.state()})
+            self._charges.clear()
 
     def totals_j(self) -> tuple[float, float, float]:
         """Joules metered since the store was made, those of jobs, and those of idle GPUs."""
-        charges = list(self._charges)
-        jobs_j = sum(charge.energy_j for charge in charges if charge.job_id is not None)
-        all_j = sum(charge.energy_j for charge in charges)
-        metered_j, by_jobs_j, idle_j = self._saved_j
-        return metered_j + all_j, by_jobs_j + jobs_j, idle_j + all_j - jobs_j
+        return self._totals_j
 
     # -- clocks ---------------------------------------------------------------------------------------------------
 
@@ -117,7 +125,10 @@ class Power:
     def tune(self, now_s: float, wanted: Mapping[Place, float]) -> None:
         """Set these GPUs to these clocks (MHz), and give all others back as they were."""
         for place in self._set_mhz.keys() - wanted.keys():
-            self._clocks.release(self._gpus[place].uuid)
+            try:
+                self._clocks.release(self._gpus[place].uuid)
+            except DeviceError as error:  # it stays borrowed, and is given back when the lease ends
+                self._fails(place, error)
             del self._set_mhz[place]
         for place, mhz in wanted.items():
             if self._set_mhz.get(place) == mhz or place not in self._gpus:
@@ -125,7 +136,7 @@ class Power:
             try:
                 self._readings[place] = self._clocks.set(self._gpus[place].uuid, mhz)
             except DeviceError as error:
-                self._found.append(f"GPU {place[1]} of {place[0]}: {error}")
+                self._fails(place, error)
             self._set_mhz[place] = mhz
         if now_s - self._renewed_s >= RENEW_S:
             borrowed = self._clocks.renew()
@@ -142,7 +153,7 @@ class Power:
 
     def notices(self) -> list[str]:
         """What does not work, once each."""
-        return list(dict.fromkeys((*self._refused, *self._found)))
+        return list(dict.fromkeys((*self._refused, *self._found.copy())))
 
     def watts_of(self, job: str) -> float:
         """Watts of a job's GPUs at the last reading; 0 where none was read."""
@@ -150,12 +161,7 @@ class Power:
 
     def clock_of(self, job: str) -> float | None:
         """Mean clock that a job's GPUs say they run at."""
-        clocks = [
-            self._readings[place].clock_mhz
-            for place, owner in self._owners.copy().items()
-            if owner == job and place in self._readings
-        ]
-        return sum(clocks) / len(clocks) if clocks else None
+        return self._clock_mhz.get(job)
 
     def power_w(self) -> float:
         """Watts of all GPUs at the last reading."""
@@ -181,29 +187,20 @@ class Power:
     def _look(self) -> None:
         """Keep what the GPUs say now, for those who ask; and hold counters against power."""
         watts: dict[str, float] = defaultdict(float)
+        clocks_mhz: dict[str, list[float]] = defaultdict(list)
         self._readings = {self._place[uuid]: reading for uuid, reading in self._meter.readings.items()}
         for place, reading in self._readings.items():
-            if place in self._owners and math.isfinite(reading.power_w):
-                watts[self._owners[place]] += reading.power_w
+            owner = self._owners.get(place)
+            if owner is not None and math.isfinite(reading.power_w):
+                watts[owner] += reading.power_w
+            if owner is not None and math.isfinite(reading.clock_mhz):
+                clocks_mhz[owner].append(reading.clock_mhz)
         self._watts = dict(watts)
+        self._clock_mhz = {job: sum(clocks) / len(clocks) for job, clocks in clocks_mhz.items()}
         for found in self._meter.check():
             node, number = self._place[found.uuid]
-            self._found.append(
-                f"GPU {number} of {node}: counter and power differ by {found.share:.0%} over {found.window_s:.0f} s"
-            )
+            what = f"counter and power differ by {found.share:.0%} over {found.window_s:.0f} s"
+            self._found[f"GPU {number} of {node}: {what}"] = None
 
-
-def _merged(charges: Sequence[Charge]) -> list[Charge]:
-    """One charge for each job (and idle): joules and GPU-seconds added up, from the first start to the last end."""
-    sums: dict[str | None, Charge] = {}
-    for new in charges:
-        old = sums.get(new.job_id, Charge(new.start_s, new.end_s, "", new.job_id, 0.0, 0.0))
-        sums[new.job_id] = Charge(
-            min(old.start_s, new.start_s),
-            max(old.end_s, new.end_s),
-            "",
-            new.job_id,
-            old.energy_j + new.energy_j,
-            old.gpu_s + new.gpu_s,
-        )
-    return list(sums.values())
+    def _fails(self, place: Place, error: DeviceError) -> None:
+        self._found[f"GPU {place[1]} of {place[0]}: {error}"] = None

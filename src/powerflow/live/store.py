@@ -78,6 +78,11 @@ class Store:
             mine = update(claims).where(claims.c.owner == owner).values(until_s=now_s + lease_s)
             return connection.execute(mine).rowcount == 1
 
+    def claimed_by(self) -> str | None:
+        """Who has the claim, or had it last; None if nobody does."""
+        with self._database.read() as connection:
+            return connection.scalar(select(claims.c.owner))
+
     def unclaim(self, owner: str) -> None:
         """Give a claim back; nothing happens if it is another's."""
         with self._database.write() as connection:
@@ -206,29 +211,37 @@ class Store:
 
     # --- gangs: intent before action ---
 
-    def intend(self, intents: Sequence[Intent], now_s: float) -> None:
-        """Write down what jobs are to hold, before anything is done about it: all of it or nothing.
+    def intend(self, intents: Sequence[Intent], now_s: float) -> frozenset[str]:
+        """Write down what jobs are to hold, before anything is done about it, and the state that follows from it.
+
+        With GPUs a job is running, without them queued, or held if it was. All is written in one transaction or nothing
+        is. A job that was cancelled or held meanwhile is to have no GPUs: its intent is left out.
+
+        Returns:
+            Ids of the jobs that were left out.
 
         Raises:
             ValueError: An epoch is not above the stored one (another decision came first), or is the stored one with
                 other GPUs.
             NotFound: There is no such job.
-            Refused: A job that has ended is to hold GPUs.
         """
         if not intents:
-            return
+            return frozenset()
         columns = ("epoch", "gpu_type", "placement", "clock_mhz", "reason", "intended_s")
         with self._write() as connection:
             states = _states(connection, (intent.job_id for intent in intents))
-            query = select(gangs).where(gangs.c.job_id.in_([int(intent.job_id) for intent in intents]))
+            idle = {number for number, state in states.items() if state.ended or state is JobState.HELD}
+            taken = [intent for intent in intents if not (intent.placement and int(intent.job_id) in idle)]
+            query = select(gangs).where(gangs.c.job_id.in_([int(intent.job_id) for intent in taken]))
             stored = {row["job_id"]: encode.intent_of(row) for row in connection.execute(query).mappings()}
-            for intent in intents:
-                if intent.placement and states[int(intent.job_id)].ended:
-                    raise Refused(f"job {intent.job_id} has ended")
+            for intent in taken:
                 _fence(intent, stored.get(int(intent.job_id)))
                 stored[int(intent.job_id)] = intent
-            rows = [encode.gang_row(intent, now_s) for intent in intents]
-            connection.execute(self._upsert(gangs, ("job_id",), columns), rows)
+            if taken:
+                rows = [encode.gang_row(intent, now_s) for intent in taken]
+                connection.execute(self._upsert(gangs, ("job_id",), columns), rows)
+                _follow(connection, [intent for intent in taken if int(intent.job_id) not in idle], states, now_s)
+        return frozenset(intent.job_id for intent in intents) - {intent.job_id for intent in taken}
 
     def intents(self) -> list[Intent]:
         """The latest intent of every job that has not ended, by job."""
@@ -283,7 +296,9 @@ class Store:
     # --- energy ---
 
     def charge(self, rows: Sequence[Charge], put: Mapping[str, Any] | None = None) -> None:
-        """Add joules and GPU-seconds to the hours they fall in; a charge over several hours is split by time.
+        """Add joules and GPU-seconds to the hours they fall in, and to what their jobs were charged in all.
+
+        A charge over several hours is split by time.
 
         ``put``: settings to keep (see `put`) in the same transaction: the state of a meter, so that no joule is in
         both or in neither.
@@ -298,6 +313,9 @@ class Store:
         with self._write() as connection:
             _states(connection, (row.job_id for row in rows if row.job_id is not None))
             connection.execute(statement, hours)
+            if owed := [encode.owed(row) for row in rows if row.job_id is not None]:
+                more = {name: jobs.c[name] + bindparam(f"more_{name}") for name in ("energy_j", "gpu_s")}
+                connection.execute(update(jobs).where(jobs.c.id == bindparam("number")).values(more), owed)
             for key, value in (put or {}).items():
                 self._put(connection, key, value)
 
@@ -399,6 +417,29 @@ def _states(connection: Connection, job_ids: Iterable[str]) -> dict[int, JobStat
     if missing := numbers - states.keys():
         raise NotFound(f"no job {min(missing)}")
     return states
+
+
+def _follow(connection: Connection, intents: Sequence[Intent], states: Mapping[int, JobState], now_s: float) -> None:
+    """Bring jobs that neither ended nor are held into the state that their intents make, and say so."""
+    moves = [(intent, JobState.RUNNING if intent.placement else JobState.QUEUED) for intent in intents]
+    moves = [(intent, to) for intent, to in moves if states[int(intent.job_id)] is not to]
+    if not moves:
+        return
+    values = {
+        "state": bindparam("new_state"),
+        "state_since_s": now_s,
+        "reason": bindparam("new_reason"),
+        "started_s": func.coalesce(jobs.c.started_s, bindparam("new_started_s", type_=jobs.c.started_s.type)),
+    }
+    rows, said = [], []
+    for intent, to in moves:
+        started_s = now_s if to is JobState.RUNNING else None
+        row = {"new_state": to.value, "new_reason": encode.plain(intent.reason), "new_started_s": started_s}
+        rows.append({"number": int(intent.job_id), **row})
+        fields = {"from": states[int(intent.job_id)].value, "to": to.value}
+        said.append(encode.event_row(to.value, intent.reason or f"now {to.value}", now_s, intent.job_id, fields))
+    connection.execute(update(jobs).where(jobs.c.id == bindparam("number")).values(values), rows)
+    connection.execute(insert(events), said)
 
 
 def _fence(intent: Intent, stored: Intent | None) -> None:

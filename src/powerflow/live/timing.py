@@ -15,14 +15,25 @@ from powerflow.live.learning import Window
 #: Steps of a stretch before it counts as a measurement, and the least seconds it must have lasted.
 STEPS = 20
 SECONDS = 1.0
+#: Every repeat of a stretch is twice as long as the one before, up to so many times: what is known well needs few rows.
+DOUBLINGS = 12
 
 
-def timed(entry: Entry, fact: Progressed, table: CostTable, axes: Axes, steps: int = STEPS) -> Observation | None:
+def timed(
+    entry: Entry,
+    fact: Progressed,
+    table: CostTable,
+    axes: Axes,
+    clock_mhz: float | None,
+    steps: int = STEPS,
+) -> Observation | None:
     """Take note of progress; an observation where enough steps ran in one configuration.
+
+    ``clock_mhz`` is what its GPUs are locked to; None where nobody could lock them.
 
     The first report in a configuration only starts the stretch: the step in flight may have begun in the one before.
     """
-    key = (fact.generation, fact.gpus, fact.nodes, entry.clock_now_mhz, fact.local_batch, fact.accumulation)
+    key = (fact.generation, fact.gpus, fact.nodes, clock_mhz, fact.local_batch, fact.accumulation)
     window = entry.window
     if window is None or window.key != key:
         entry.window = Window(key, fact.timed_steps, fact.timed_s)
@@ -31,7 +42,7 @@ def timed(entry: Entry, fact: Progressed, table: CostTable, axes: Axes, steps: i
     if count < 1 or seconds <= 0.0:
         return None
     entry.step_time_s = seconds / count
-    if count < steps or seconds < SECONDS:
+    if count < steps << min(window.repeats, DOUBLINGS) or seconds < SECONDS:
         return None
     row = int(np.searchsorted(axes.gpu_counts, fact.gpus))
     if row >= len(axes.gpu_counts) or axes.gpu_counts[row] != fact.gpus:
@@ -44,11 +55,11 @@ def timed(entry: Entry, fact: Progressed, table: CostTable, axes: Axes, steps: i
         step_time_s=seconds / count,
         nodes=fact.nodes,
         accumulation=fact.accumulation if fact.local_batch else int(table.accumulation[row]),
-        clock_mhz=entry.clock_now_mhz,
+        clock_mhz=clock_mhz,
         power_w=window.power_w(),
     )
     entry.model_error = _error(seen, table, axes, row)
-    entry.window = Window(key, fact.timed_steps, fact.timed_s)
+    entry.window = Window(key, fact.timed_steps, fact.timed_s, repeats=window.repeats + 1)
     return seen
 
 
