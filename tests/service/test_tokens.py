@@ -105,3 +105,20 @@ def test_tokens_made_at_the_same_time_are_all_kept(tmp_path: Path) -> None:
 @given(st.text())
 def test_no_text_is_a_token_by_chance(text: str) -> None:
     assert Tokens([Entry("ada", Role.USER, hash_of("pf_x"))]).caller(text) is None
+
+
+def test_a_running_service_knows_a_new_token_and_forgets_one_that_was_taken_out(tmp_path: Path) -> None:
+    path = tmp_path / "tokens.json"
+    first = create_token(path, "ada", Role.USER)
+    tokens = Tokens.load(path)
+    second = create_token(path, "bob", Role.VIEWER)
+    found = tokens.caller(second)
+    assert found is not None
+    assert (found.user, found.role) == ("bob", Role.VIEWER)
+    content = json.loads(path.read_text("utf-8"))
+    content["tokens"] = content["tokens"][1:]
+    path.write_text(json.dumps(content), "utf-8")
+    assert tokens.caller(first) is None
+    path.write_text("half edit", "utf-8")
+    assert tokens.caller(second) is not None
+    assert tokens.holders() == [("bob", Role.VIEWER)]

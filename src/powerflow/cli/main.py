@@ -44,10 +44,11 @@ class Command:
 COMMANDS = (
     Command("simulate", "simulate", "Replay a log of jobs under one policy."),
     Command("compare", "compare", "Compare policies on the same jobs at equal energy."),
-    Command("demo", "demo", "Compare the policies on a day of jobs that ships here."),
-    Command("serve", "serve", "Run the controller of a live cluster."),
     Command("fit", "fit", "Learn what jobs cost from measured points."),
     Command("trace", "app", "Look into a log of jobs, convert it, or make one."),
+    Command("demo", "demo", "Train ten small jobs on an emulated cluster of this machine."),
+    Command("serve", "serve", "Run the controller of a live cluster."),
+    Command("token", "app", "Make and list tokens: who may ask the controller."),
     Command("submit", "submit", "Submit a job to the controller."),
     Command("queue", "queue", "List jobs and what they have."),
     Command("describe", "describe", "Show all that is known of a job."),

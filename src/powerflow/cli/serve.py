@@ -33,7 +33,7 @@ class OnExit(StrEnum):
 
 
 def serve(
-    state: Annotated[
+    state_dir: Annotated[
         Path | None, typer.Option(help="Directory for all that is kept; by default that of powerflow's settings.")
     ] = None,
     emulate: Annotated[
@@ -69,7 +69,8 @@ def serve(
     from powerflow.live.controller import Settings
     from powerflow.service.logs import json_lines
 
-    directory = state or load().state_dir
+    directory = state_dir or load().state_dir
+    os.umask(0o022)  # what the controller writes for ranks, their users must be able to read
     live = build(
         ClusterSettings(
             state=directory.absolute(),

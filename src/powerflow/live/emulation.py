@@ -41,6 +41,7 @@ class Emulation:
 
     def __init__(self, directory: Path, gpus: Sequence[EmulatedGpu], *, seed: int = 0, time_scale: float = 1.0) -> None:
         self._directory = directory
+        self.gpus = gpus
         self._gpus = {(gpu.node, gpu.index): gpu for gpu in gpus}
         self._seed = seed
         self._time_scale = time_scale

@@ -41,10 +41,12 @@ class Entry:
 
 
 class Tokens:
-    """The tokens of one controller."""
+    """The tokens of one controller, as their file has them: one that is added or taken out counts from then on."""
 
-    def __init__(self, entries: Sequence[Entry]) -> None:
+    def __init__(self, entries: Sequence[Entry], path: Path | None = None) -> None:
         self._entries = tuple(entries)
+        self._path = path
+        self._stamp = _stamp(path)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Tokens:
@@ -53,16 +55,39 @@ class Tokens:
         Raises:
             InputError: It does not exist, others may read or write it, or it cannot be understood.
         """
-        return Tokens(_read(Path(path)))
+        return Tokens(_read(Path(path)), Path(path))
+
+    def holders(self) -> list[tuple[str, Role]]:
+        """Whose tokens there are, and what each may do."""
+        return [(entry.user, entry.role) for entry in self._entries]
 
     def caller(self, token: str, address: str = "") -> Caller | None:
         """Whose token this is; None if nobody's. The time it takes says nothing of how close a guess was."""
+        self._look()
         found = None
         digest = hash_of(token)
         for entry in self._entries:
             if hmac.compare_digest(entry.sha256, digest):
                 found = entry
         return Caller(found.user, found.role, address) if found else None
+
+    def _look(self) -> None:
+        """Take the file as it is now. One that cannot be used (half edited, gone) leaves things as they were."""
+        stamp = _stamp(self._path)
+        if self._path is not None and stamp != self._stamp:
+            with suppress(InputError, OSError):
+                self._entries = tuple(_read(self._path))
+            self._stamp = stamp
+
+
+def _stamp(path: Path | None) -> tuple[int, int, int] | None:
+    """Changes whenever a file does; None where there is none."""
+    if path is None:
+        return None
+    with suppress(OSError):
+        found = path.stat()
+        return found.st_mtime_ns, found.st_ino, found.st_size
+    return None
 
 
 def create_token(path: str | os.PathLike[str], user: str, role: Role) -> str:

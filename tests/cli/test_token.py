@@ -1,0 +1,44 @@
+"""``powerflow token``: made once, shown once, listed by whose it is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from powerflow.cli.main import main
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    code = main(words)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_a_token_is_made_and_listed_without_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = ("--state-dir", str(tmp_path))
+    code, token, err = run(capsys, "token", "create", "ada", "--role", "operator", *state)
+    assert (code, err) == (0, "")
+    assert token.startswith("pf_")
+    assert run(capsys, "token", "list", *state)[1].split() == ["ada", "operator"]
+    document = json.loads(run(capsys, "token", "list", "--json", *state)[1])
+    assert document["tokens"] == [{"user": "ada", "role": "operator"}]
+    assert token.strip() not in (tmp_path / "tokens.json").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("create", "ada", "--role", "god"), 2, "role 'god' is unknown; viewer, user or operator"),
+        (("create", "a b"), 2, "no name of a user"),
+        (("list",), 3, "tokens.json"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(
+    words: tuple[str, ...], code: int, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended, out, err = run(capsys, "token", *words, "--state-dir", str(tmp_path))
+    assert (ended, out) == (code, "")
+    assert said in err
+    assert err.count("\n") == 1
