@@ -21,9 +21,11 @@ every member is ready or broken. Whoever is not a member of what it goes over to
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import secrets
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -34,6 +36,8 @@ from typing import Any
 JOB_DIR = "POWERFLOW_JOB_DIR"
 RANK_NAME = "POWERFLOW_RANK"
 CHECKPOINT = "checkpoint.pt"
+#: No message is larger.
+MOST_BYTES = 1 << 20
 
 
 class Phase(StrEnum):
@@ -203,9 +207,28 @@ def replace_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """Content of such a file; None if it is not there."""
+    """Content of such a file; None if it is not there, or is no plain file (a job's user may put there what he likes).
+
+    Raises:
+        ValueError: It holds no JSON object, or more than `MOST_BYTES`.
+    """
     try:
-        content: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # a link; a socket
+            return None
+        raise
+    try:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            return None
+        text = os.read(file, MOST_BYTES + 1)
+    finally:
+        os.close(file)
+    if len(text) > MOST_BYTES:
+        raise ValueError(f"{path.name} is larger than {MOST_BYTES} bytes")
+    content = json.loads(text)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path.name} holds no JSON object")
     return content
