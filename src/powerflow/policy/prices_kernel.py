@@ -108,6 +108,7 @@ def value_counts(
 
         # A pause is paid once per stretch: the longer the stretch, the less it weighs. H grows with the pause.
         per_s = 1.0 / max(600.0, 10.0 * pause_s[j])
+        per_iteration = 1.0 / remaining[j] if sizes_known and remaining[j] > 0.0 else 0.0
         for i in range(len(gpu_counts)):
             n = gpu_counts[i]
             if n < gpus_min[j] or n > gpus_max[j] or n > capacity or n & (n - 1):
@@ -119,8 +120,7 @@ def value_counts(
                 speed = 1.0 / step
                 gain = worth[j] * speed - energy_price * (watts[i, f] - n * idle_w)
                 if n != gpus[j]:
-                    often = max(per_s, speed / remaining[j]) if sizes_known and remaining[j] > 0.0 else per_s
-                    gain /= 1.0 + pause_s[j] * often
+                    gain /= 1.0 + pause_s[j] * max(per_s, speed * per_iteration)
                 if gain > value[j, i]:
                     value[j, i] = gain
                     clock[j, i] = f

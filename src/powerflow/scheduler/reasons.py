@@ -27,8 +27,10 @@ def beneficiaries(freed: Sequence[int]) -> list[int]:
     Returns:
         For each job, the position of the first job that its GPUs went to; -1 if to none, or if it gave up none.
     """
+    if max(freed, default=0) <= 0 or min(freed) >= 0:  # nobody gives, or nobody takes: most decisions
+        return [-1] * len(freed)
     takers = sorted((change, i) for i, change in enumerate(freed) if change < 0)
-    taker, wanting = 0, -takers[0][0] if takers else 0
+    taker, wanting = 0, -takers[0][0]
     result = []
     for given in freed:
         result.append(takers[taker][1] if given > 0 and taker < len(takers) else -1)
