@@ -57,7 +57,7 @@ def test_jobs_train_and_every_joule_is_theirs_or_idle(tmp_path: Path) -> None:
     with cluster(state) as live:
         done = run_jobs(live, jobs, lambda top, coming: seen.append(top))
         metered_j, jobs_j, idle_j = live.controller.power.totals_j()
-        clocks = [gpu.state().locked_mhz for gpu in live.emulation.gpus] if live.emulation else []
+        clocks = [gpu.read().locked_mhz for gpu in live.emulation.gpus] if live.emulation else []
     assert [job.state for job in done.jobs] == [JobState.COMPLETED] * 3
     assert [job.steps for job in done.jobs] == [24.0] * 3
     assert jobs_j + idle_j == pytest.approx(metered_j, rel=5e-3)
