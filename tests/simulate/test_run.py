@@ -67,6 +67,15 @@ def test_preempted_and_resumed_with_a_pause() -> None:
     assert segments.power_w.tolist() == [FULL_W, FULL_W, pytest.approx((FULL_W * 700 + IDLE_W * 30) / 730)]
 
 
+def test_what_held_nothing_needs_time_to_start() -> None:
+    # As above, and 5 s until a first step: b runs from 105 to 185 s; a stands still for 30 + 5 s.
+    workload = by_hand([job("a", 100.0), job("b", 10.0, submit_s=100.0)], "1x1:A100")
+    jobs = simulate(workload, load("srtf"), world=World(pause_s=30.0, start_s=5.0)).jobs
+    assert jobs.start_s.tolist() == [0.0, 100.0]
+    assert jobs.finish_s.tolist() == [185 + 35 + 705.0, 185.0]
+    assert jobs.energy_j.tolist() == [FULL_W * 800 + IDLE_W * 40, FULL_W * 80 + IDLE_W * 5]
+
+
 def test_a_gpu_stays_idle_until_the_next_decision_is_due() -> None:
     # As above, but b needs 40 s and ends at 140 s: the next decision is due at 160 s.
     workload = by_hand([job("a", 100.0), job("b", 5.0, submit_s=100.0)], "1x1:A100")

@@ -236,6 +236,7 @@ def _recorded(live: LiveCluster, jobs: list[StoredJob]) -> Recorded:
         policy=live.controller.scheduler.policy_name,
         pause_s=median(pauses) if pauses else 0.0,
         start_s=median(starts) if starts else 0.0,
+        explore_steps=EXPLORE_STEPS,
     )
 
 

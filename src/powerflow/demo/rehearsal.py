@@ -9,13 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from powerflow.cluster.spec import ClusterSpec
+from powerflow.cost.observation import Observation
 from powerflow.cost.table import Axes, CostTable
 from powerflow.job import Job
 from powerflow.live.entry import asked
-from powerflow.live.learning import class_of
+from powerflow.live.learning import Learning, class_of
 from powerflow.live.rows import StoredJob
 from powerflow.policy.registry import load
+from powerflow.scheduler.events import CostLearned
+from powerflow.scheduler.plan import Change
+from powerflow.simulate.belief import Oracle
 from powerflow.simulate.result import SimulationResult
 from powerflow.simulate.run import World, simulate
 from powerflow.simulate.workload import Workload
@@ -58,6 +64,7 @@ class Recorded:
         energy_price, interval_s, policy: How it was decided.
         pause_s: Median measured pause of a rescale.
         start_s: Median time from a job's first GPUs to its first step.
+        explore_steps: Steps at each clock that is tried.
     """
 
     jobs: Sequence[StoredJob]
@@ -69,27 +76,75 @@ class Recorded:
     policy: str
     pause_s: float
     start_s: float
+    explore_steps: int
+
+
+class AsLive(Oracle):
+    """Believes what the live scheduler believed: starts from priors, tries clocks, learns what was recorded.
+
+    The time that trying clocks costs (each tried for so many steps, which then take longer than at the clock that was
+    decided) is a pause at the end of which all of them are known; the work done meanwhile is counted.
+    """
+
+    name = "as live"
+
+    def __init__(self, jobs: Sequence[StoredJob], workload: Workload, explore_steps: int) -> None:
+        super().__init__(workload)
+        self._truth, self._axes = workload.truth, workload.axes
+        self._learning = Learning(workload.axes)
+        self._steps = explore_steps
+        self._start = [news for job in jobs for news in self._learning.expect(class_of(job.spec, job.user))]
+
+    def start(self) -> Sequence[CostLearned]:
+        """See `Belief`."""
+        return self._start
+
+    def exploration_s(self, job: Job, change: Change) -> float:
+        """See `Belief`."""
+        clocks = self._learning.unmeasured_clocks(job.cost_class, change.pool, change.gpus)
+        decided_s = self._point(job, change, change.clock_mhz).step_time_s
+        return sum(
+            max(0.0, self._steps * (self._point(job, change, clock).step_time_s - decided_s)) for clock in clocks
+        )
+
+    def observe(self, job: Job, change: Change, ran_s: float) -> Sequence[CostLearned]:
+        """See `Belief`."""
+        clocks = self._learning.unmeasured_clocks(job.cost_class, change.pool, change.gpus)
+        return self._learning.observe(job.cost_class, [self._point(job, change, clock) for clock in clocks])
+
+    def _point(self, job: Job, change: Change, clock_mhz: float) -> Observation:
+        """What is measured of a job at a clock: the recorded truth."""
+        axes, table = self._axes[change.pool], self._truth[job.cost_class, change.pool]
+        row = int(np.searchsorted(axes.gpu_counts, change.gpus))
+        clock = int(np.abs(axes.clocks_mhz - clock_mhz).argmin())
+        fewest = -(-change.gpus // axes.gpus_per_node)
+        times = table.step_time_s if change.packed else table.spread_step_time_s
+        return Observation(
+            model=job.cost_class,
+            gpu_type=change.pool,
+            gpus=change.gpus,
+            local_batch=int(table.local_batch[row]),
+            step_time_s=float(times[row, clock]),
+            nodes=fewest if change.packed else fewest + 1,
+            accumulation=int(table.accumulation[row]),
+            clock_mhz=float(axes.clocks_mhz[clock]),
+            power_w=float(table.power_w[row, clock]),
+        )
 
 
 def workload(recorded: Recorded) -> Workload:
-    """The live run as a workload; times count from the first submission.
-
-    What a job needs to get going (its process starts, imports, builds its model) is work too: it is added to its steps
-    as so many of its own steps on the fewest GPUs.
-    """
+    """The live run as a workload; times count from the first submission."""
     first_s = min(job.submitted_s for job in recorded.jobs)
     jobs = []
     for stored in recorded.jobs:
         kind = class_of(stored.spec, stored.user)
         gpus = stored.spec.gpus
-        table = recorded.tables[kind.name, next(iter(recorded.axes))]
-        row = int((recorded.axes[next(iter(recorded.axes))].gpu_counts >= gpus.least).argmax())
         jobs.append(
             Job(
                 id=stored.id,
                 submit_s=stored.submitted_s - first_s,
                 cost_class=kind.name,
-                iterations=stored.steps + recorded.start_s / float(table.step_time_s[row, -1]),
+                iterations=stored.steps,
                 gpus=asked(gpus.least, gpus.most),
                 gpus_min=gpus.least,
                 gpus_max=gpus.most,
@@ -100,10 +155,12 @@ def workload(recorded: Recorded) -> Workload:
     return Workload("the same jobs, simulated", jobs, recorded.cluster, recorded.axes, recorded.tables, facts)
 
 
-def rehearse(recorded: Recorded, policy: str, energy_price: float) -> SimulationResult:
-    """Simulate the recorded jobs under a policy."""
-    world = World(pause_s=recorded.pause_s, interval_s=recorded.interval_s)
-    return simulate(workload(recorded), load(policy), energy_price=energy_price, world=world)
+def rehearse(recorded: Recorded, policy: str, energy_price: float, *, learn: bool) -> SimulationResult:
+    """Simulate the recorded jobs under a policy that learns as the live one did, or knows everything."""
+    jobs = workload(recorded)
+    world = World(pause_s=recorded.pause_s, interval_s=recorded.interval_s, start_s=recorded.start_s)
+    belief = AsLive(recorded.jobs, jobs, recorded.explore_steps) if learn else Oracle(jobs)
+    return simulate(jobs, load(policy), energy_price=energy_price, belief=belief, world=world)
 
 
 def side_by_side(recorded: Recorded, live: Live, idle_w: float) -> list[Outcome]:
@@ -112,8 +169,8 @@ def side_by_side(recorded: Recorded, live: Live, idle_w: float) -> list[Outcome]
     Energy counts from the first submission to the end of the longest of the three: a cluster that is done earlier idles
     until then, at ``idle_w``.
     """
-    same = rehearse(recorded, recorded.policy, recorded.energy_price)
-    fifo = rehearse(recorded, "fifo", 0.0)
+    same = rehearse(recorded, recorded.policy, recorded.energy_price, learn=True)
+    fifo = rehearse(recorded, "fifo", 0.0, learn=False)
     horizon_s = max(live.span_s, same.end_s, fifo.end_s)
     ended = [job.ended_s or job.submitted_s for job in recorded.jobs]
     jct_s = sum(end - job.submitted_s for end, job in zip(ended, recorded.jobs, strict=True)) / len(ended)

@@ -48,6 +48,8 @@ class World:
         node_mtbf_h: Mean hours between failures of one node; ``inf``: none fail.
         node_repair_h: Hours until a failed node is back.
         interval_s: Decisions are at least this far apart.
+        start_s: Seconds until a job that held nothing makes its first step on the GPUs it gets: its processes start,
+            import, build their model, while the GPUs idle.
     """
 
     pause_s: float = 30.0
@@ -55,9 +57,11 @@ class World:
     node_mtbf_h: float = math.inf
     node_repair_h: float = 1.0
     interval_s: float = 60.0
+    start_s: float = 0.0
 
     def __post_init__(self) -> None:
-        for field, least in (("pause_s", 0.0), ("checkpoint_s", 1.0), ("node_repair_h", 0.0), ("interval_s", 0.0)):
+        fields = ("pause_s", 0.0), ("checkpoint_s", 1.0), ("node_repair_h", 0.0), ("interval_s", 0.0), ("start_s", 0.0)
+        for field, least in fields:
             value = getattr(self, field)
             if not (value >= least and math.isfinite(value)):
                 raise InputError(f"{field} is {value}", where="simulation", fix=f"give a finite number ≥ {least:g}")
@@ -358,6 +362,8 @@ class Simulation:
                 else:
                     self.rescales[job] += 1
                     resume_s += self.world.pause_s
+                if before is None:
+                    resume_s += self.world.start_s
                 explores_s = self.belief.exploration_s(self.jobs[job], change)
                 resume_s += explores_s
                 exploring = explores_s > 0
