@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import math
 import shutil
 import signal
 import tempfile
@@ -33,7 +34,8 @@ CLUSTER = "2x4:A100"
 #: λ_E in units of the natural price 1 / (W of a busy GPU above idle): energy counts about half as much as time.
 PRICE = 0.5
 INTERVAL_S = 4.0
-EXPLORE_STEPS = 5
+#: Clocks are not tried out: in jobs of half a minute that would be most of what one sees.
+EXPLORE_STEPS = 0
 MOST_S = 170.0
 
 
@@ -213,7 +215,7 @@ def _done(live: LiveCluster) -> Done:
     # the meter began with the cluster, a moment before the first submission: it idled until then
     before_j = max(0.0, idle_w * (live.controller.clock() - first_s - span_s))
     outcomes = side_by_side(recorded, Live(metered_j - before_j, jobs_j, span_s), idle_w)
-    return Done(jobs, outcomes, recorded.pause_s, sum(job.rescales for job in jobs))
+    return Done(jobs, outcomes, _pause_s(live), sum(job.rescales for job in jobs))
 
 
 def _recorded(live: LiveCluster, jobs: list[StoredJob]) -> Recorded:
@@ -221,7 +223,6 @@ def _recorded(live: LiveCluster, jobs: list[StoredJob]) -> Recorded:
     from powerflow.live.learning import class_of
 
     events = live.store.events(limit=10_000).items
-    pauses = [float(event.fields["pause_s"]) for event in events if event.kind == "rescaled"]
     classes = {class_of(job.spec, job.user).name for job in jobs}
     learning = live.controller.learning
     ready = {event.job_id: event.time_s for event in reversed(events) if event.kind == "running"}
@@ -234,10 +235,17 @@ def _recorded(live: LiveCluster, jobs: list[StoredJob]) -> Recorded:
         energy_price=live.controller.scheduler.energy_price,
         interval_s=INTERVAL_S,
         policy=live.controller.scheduler.policy_name,
-        pause_s=median(pauses) if pauses else 0.0,
+        pause_s=live.controller.settings.pause_s["in-place"],
         start_s=median(starts) if starts else 0.0,
         explore_steps=EXPLORE_STEPS,
     )
+
+
+def _pause_s(live: LiveCluster) -> float:
+    """Median pause of the rescales; nan where there were none."""
+    events = live.store.events(limit=10_000).items
+    pauses = [float(event.fields["pause_s"]) for event in events if event.kind == "rescaled"]
+    return median(pauses) if pauses else math.nan
 
 
 def _show(done: Done, screen: Console) -> None:

@@ -62,9 +62,9 @@ class Recorded:
         cluster, axes: What they ran on.
         tables: Recorded costs by class and GPU type.
         energy_price, interval_s, policy: How it was decided.
-        pause_s: Median measured pause of a rescale.
+        pause_s: What a rescale was taken to cost.
         start_s: Median time from a job's first GPUs to its first step.
-        explore_steps: Steps at each clock that is tried.
+        explore_steps: Steps at each clock that is tried; 0: none is.
     """
 
     jobs: Sequence[StoredJob]
@@ -101,7 +101,7 @@ class AsLive(Oracle):
 
     def exploration_s(self, job: Job, change: Change) -> float:
         """See `Belief`."""
-        clocks = self._learning.unmeasured_clocks(job.cost_class, change.pool, change.gpus)
+        clocks = self._to_try(job, change)
         decided_s = self._point(job, change, change.clock_mhz).step_time_s
         return sum(
             max(0.0, self._steps * (self._point(job, change, clock).step_time_s - decided_s)) for clock in clocks
@@ -109,8 +109,13 @@ class AsLive(Oracle):
 
     def observe(self, job: Job, change: Change, ran_s: float) -> Sequence[CostLearned]:
         """See `Belief`."""
-        clocks = self._learning.unmeasured_clocks(job.cost_class, change.pool, change.gpus)
+        clocks = dict.fromkeys((change.clock_mhz, *self._to_try(job, change)))
         return self._learning.observe(job.cost_class, [self._point(job, change, clock) for clock in clocks])
+
+    def _to_try(self, job: Job, change: Change) -> Sequence[float]:
+        if not self._steps:
+            return ()
+        return self._learning.unmeasured_clocks(job.cost_class, change.pool, change.gpus)
 
     def _point(self, job: Job, change: Change, clock_mhz: float) -> Observation:
         """What is measured of a job at a clock: the recorded truth."""
