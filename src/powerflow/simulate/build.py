@@ -14,15 +14,14 @@ import numpy as np
 
 from powerflow.cluster.spec import ClusterSpec, parse_cluster
 from powerflow.cost.catalogue import axes_for, families, family, family_model, gpu_type
-from powerflow.cost.model import JobModel
-from powerflow.cost.table import Axes, CostTable, FloatArray
+from powerflow.cost.table import Axes, CostTable
 from powerflow.cost.tabulate import tabulate
+from powerflow.cost.vary import FACTORS, VARIATION, varied
 from powerflow.errors import InputError
 from powerflow.job import Job
 from powerflow.simulate.workload import Workload
 from powerflow.trace.record import Trace, TraceJob
 
-VARIATION = 0.2  # log-sd of each class's own parameters around its family's
 TEXTURE = 0.03  # log-sd of what no formula explains, per GPU count
 
 
@@ -176,11 +175,11 @@ def _truth(
     for name, batch in kinds:
         # a class's own character is the same whichever other classes there are
         rng = np.random.default_rng([seed, *f"{name}/{batch}".encode()])
-        factors = np.exp(variation * rng.standard_normal(8))
+        factors = np.exp(variation * rng.standard_normal(FACTORS))
         most = max(len(pool.gpu_counts) for pool in axes.values())
         texture = np.exp(TEXTURE * rng.standard_normal(max(64, most)))
         for pool_name, pool in axes.items():
-            table = tabulate(_varied(family_model(name, pool_name), factors), pool, batch)
+            table = tabulate(varied(family_model(name, pool_name), factors), pool, batch)
             rough = texture[: len(pool.gpu_counts), None]
             truth[f"{name}/{batch}", pool_name] = dataclasses.replace(
                 table,
@@ -188,31 +187,6 @@ def _truth(
                 spread_step_time_s=np.maximum(table.spread_step_time_s, table.step_time_s) * rough,
             )
     return truth
-
-
-def _varied(model: JobModel, factors: FloatArray) -> JobModel:
-    """A job of the family that is itself: slower, chattier, hotter than the family's model, or the reverse."""
-    time, power = model.throughput, model.power
-    alpha, beta, kappa, near, far, active, sync, busy = factors
-    return dataclasses.replace(
-        model,
-        throughput=dataclasses.replace(
-            time,
-            alpha_s=time.alpha_s * alpha,
-            beta_s=time.beta_s * beta,
-            kappa=min(1.0, time.kappa * kappa),
-            node_alpha_s=time.node_alpha_s * near,
-            node_beta_s=time.node_beta_s * near,
-            cross_alpha_s=time.cross_alpha_s * far,
-            cross_beta_s=time.cross_beta_s * far,
-        ),
-        power=dataclasses.replace(
-            power,
-            active_w=power.idle_w + (power.active_w - power.idle_w) * min(active, 1.2),
-            sync_share=min(1.0, power.sync_share * sync),
-            busy_exponent=power.busy_exponent * busy,
-        ),
-    )
 
 
 def _iterations(job: TraceJob, gpus: int, table: CostTable, axes: Axes, source: str) -> float:
