@@ -46,6 +46,7 @@ COMMANDS = (
     Command("compare", "compare", "Compare policies on the same jobs at equal energy."),
     Command("fit", "fit", "Learn what jobs cost from measured points."),
     Command("trace", "app", "Look into a log of jobs, convert it, or make one."),
+    Command("replay", "replay", "Say what PowerFlow would have saved on your own log."),
     Command("demo", "demo", "Train ten small jobs on an emulated cluster of this machine."),
     Command("serve", "serve", "Run the controller of a live cluster."),
     Command("token", "app", "Make and list tokens: who may ask the controller."),

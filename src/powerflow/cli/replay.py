@@ -1,0 +1,182 @@
+"""``powerflow replay``: what PowerFlow would have saved on one's own log, if the log can be reproduced at all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from powerflow.cli.options import BelievedCosts, BelievedSizes, Cluster, Json, Processes, Quiet, Report, Seed
+from powerflow.errors import InputError
+
+if TYPE_CHECKING:
+    from powerflow.report.replay import Rates
+    from powerflow.simulate.replay import Replay
+    from powerflow.trace.record import Trace
+
+#: Exit code where savings are not claimed.
+REFUSED = 4
+
+
+def replay(
+    log: Annotated[Path, typer.Argument(help="An accounting log, such as sacct -P; powerflow trace info reads it.")],
+    cluster: Cluster,
+    tariff: Annotated[float | None, typer.Option(help="Money that a kWh costs, in any currency.")] = None,
+    carbon: Annotated[float | None, typer.Option(help="Grams of CO2 that a kWh emits.")] = None,
+    unvalidated: Annotated[
+        bool, typer.Option("--unvalidated", help="Estimate savings even if the log is not reproduced; labelled so.")
+    ] = False,
+    format: Annotated[str | None, typer.Option("--format", help="The log's format; found out by default.")] = None,
+    tz: Annotated[str | None, typer.Option("--tz", help="Time zone of dates without offset, as Europe/Berlin.")] = None,
+    belief: BelievedCosts = "fitted",
+    sizes: BelievedSizes = "unknown",
+    seed: Seed = 0,
+    processes: Processes = None,
+    json: Json = False,
+    report: Report = None,
+    quiet: Quiet = False,
+) -> None:
+    """Reproduce your log, then say what PowerFlow would have saved: energy, money, CO2, hours.
+
+    Ends with code 4, and claims nothing, where the log is not reproduced within 10 %.
+    """
+    from powerflow.cli.output import atomic_write
+    from powerflow.report.replay import Rates, render_replay
+    from powerflow.simulate.bench import Believed
+    from powerflow.simulate.replay import replay as replayed
+
+    rates = Rates(_rate(tariff, "--tariff"), _rate(carbon, "--carbon"))
+    with ExitStack() as stack:
+        page = None if report is None else stack.enter_context(atomic_write(report))
+        say = stack.enter_context(_progress(quiet))
+        say(0.0, "reading the log")
+        result = replayed(
+            _read(log, format, tz),
+            cluster,
+            unvalidated=unvalidated,
+            believed=Believed(belief, sizes),
+            seed=seed,
+            processes=processes,
+            progress=say,
+        )
+        if page is not None:
+            page.write_text(render_replay(result, rates), encoding="utf-8")
+    if json or not quiet:
+        _show(result, rates, report, json)
+    if result.refusal is not None and result.savings is None:
+        raise InputError(
+            f"no saving is claimed: {result.refusal}",
+            where=str(log),
+            fix="is it the right cluster? --unvalidated estimates all the same",
+            exit_code=REFUSED,
+        )
+
+
+def _rate(value: float | None, where: str) -> float | None:
+    if value is not None and not (value >= 0 and math.isfinite(value)):
+        raise InputError(f"{value} is no rate", where=where, fix="give a number ≥ 0 per kWh")
+    return value
+
+
+def _read(log: Path, format: str | None, tz: str | None) -> Trace:
+    from powerflow.trace.read import read_trace
+
+    return read_trace(log, format, tz=tz)
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Callable[[float, str], None]]:
+    """Shows shares of the whole as a bar on stderr."""
+    from powerflow.cli.output import progress
+
+    if quiet:
+        yield lambda share, note: None
+        return
+    with progress("replay", total=1.0) as step:
+        before = 0.0
+
+        def say(share: float, note: str) -> None:
+            nonlocal before
+            step(share - before, note)
+            before = share
+
+        yield say
+
+
+def _show(result: Replay, rates: Rates, report: Path | None, json: bool) -> None:
+    """Print what came of it."""
+    from powerflow.cli.output import console, print_json
+    from powerflow.report.replay import advice, grids, verdict
+
+    if json:
+        print_json("replay", _document(result, rates, report))
+        return
+    from rich import box
+    from rich.table import Table
+
+    out = console()
+    for grid in grids(result, rates):
+        table = Table(box=box.SIMPLE_HEAD, title=grid.title, title_justify="left", pad_edge=False)
+        for i, head in enumerate(grid.heads):
+            table.add_column(head, justify="right" if i else "left", no_wrap=True)
+        for line in grid.lines:
+            table.add_row(*line)
+        out.print(table)
+    out.print(verdict(result), soft_wrap=True)
+    if words := advice(result, rates):
+        out.print(words, soft_wrap=True)
+    for label, fact in result.facts.items():
+        out.print(f"{label}: {fact}", soft_wrap=True)
+    if report is not None:
+        out.print(f"report: {report}", soft_wrap=True)
+
+
+def _document(result: Replay, rates: Rates, report: Path | None) -> dict[str, object]:
+    """The same as data; every number of ``savings`` is modelled."""
+    saved = result.savings
+    return {
+        "title": result.title,
+        "modelled": True,
+        "reproductions": [
+            {
+                "policy": one.discipline,
+                "error": one.whole.error,
+                "wait_error": one.whole.wait_error,
+                "utilisation_error": one.whole.utilisation_error,
+                "whole": one.whole,
+                "weeks": one.weeks,
+            }
+            for one in result.reproductions
+        ],
+        "policy": result.discipline,
+        "validated": result.refusal is None,
+        "refusal": result.refusal,
+        "savings": saved
+        and {
+            "site_j": saved.site_j,
+            "site_completion_s": saved.site_completion_s,
+            "recommended": saved.recommended,
+            "ways": [
+                {
+                    "name": one.name,
+                    "rigid": one.rigid,
+                    "lambda_s_per_j": one.energy_price,
+                    "energy_share": one.energy_share,
+                    "energy_j": one.energy_j,
+                    "money": rates.money(one.energy_j),
+                    "co2_kg": rates.co2_kg(one.energy_j),
+                    "completion_share": one.completion_share,
+                    "completion_s": one.completion_s,
+                }
+                for one in saved.ways
+            ],
+        },
+        "tariff_per_kwh": rates.tariff_per_kwh,
+        "carbon_g_per_kwh": rates.carbon_g_per_kwh,
+        "facts": result.facts,
+        "report": report,
+    }

@@ -1,0 +1,172 @@
+"""A replayed log in words and tables, for an administrator: on the terminal, and as one HTML file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from powerflow.report import units
+from powerflow.report.headline import KeyFigure
+from powerflow.report.html import _render
+from powerflow.report.words import cleaned, without_folders
+from powerflow.simulate.comparison import Estimate
+from powerflow.simulate.replay import Replay
+from powerflow.simulate.replay_log import Match
+from powerflow.simulate.replay_savings import Saving, times
+
+UNVALIDATED = "UNVALIDATED"
+
+#: What the site may have run, in one line each.
+DISCIPLINE_WORDS = {
+    "fifo": "First in, first out: a job that does not fit blocks all that came later.",
+    "easy": "EASY backfilling, as Slurm's: later jobs may start first if the one that waits longest starts no later.",
+    "first-fit": "Whoever fits starts, in order of submission; large jobs wait until so many GPUs happen to be free.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What a kilowatt-hour costs: money in the reader's own currency, and grams of CO2; None: not asked for."""
+
+    tariff_per_kwh: float | None = None
+    carbon_g_per_kwh: float | None = None
+
+    def money(self, energy_j: Estimate) -> Estimate | None:
+        """What so many joules cost."""
+        return None if self.tariff_per_kwh is None else times(energy_j, self.tariff_per_kwh / 3.6e6)
+
+    def co2_kg(self, energy_j: Estimate) -> Estimate | None:
+        """What so many joules emit, in kilograms."""
+        return None if self.carbon_g_per_kwh is None else times(energy_j, self.carbon_g_per_kwh / 3.6e9)
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A table: what it shows, the heads of its columns, and its lines; the first cell of a line names it."""
+
+    title: str
+    heads: Sequence[str]
+    lines: Sequence[Sequence[str]]
+
+
+def grids(replay: Replay, rates: Rates) -> list[Grid]:
+    """All tables of a replay: the policies tried, the weeks of the best, and what would have been saved."""
+    tables = []
+    if replay.reproductions:
+        best = replay.reproductions[0]
+        heads = ("wait logged", "replayed", "off by", "utilisation logged", "replayed", "off by")
+        tables.append(
+            Grid(
+                "How well is the log reproduced?",
+                ("policy", *heads),
+                [(one.discipline, *_match(one.whole)) for one in replay.reproductions],
+            )
+        )
+        tables.append(
+            Grid(
+                f"The same by week, {best.discipline}",
+                ("week", "jobs", *heads),
+                [(f"{i}", f"{week.jobs:,}", *_match(week)) for i, week in enumerate(best.weeks, 1)],
+            )
+        )
+    if replay.savings is not None:
+        money = [] if rates.tariff_per_kwh is None else ["money"]
+        co2 = [] if rates.carbon_g_per_kwh is None else ["CO2, kg"]
+        label = f"{UNVALIDATED}: what" if replay.refusal else "What"
+        tables.append(
+            Grid(
+                f"{label} PowerFlow would have saved (modelled; 95 % intervals)",
+                ("way to run it", "λ, s/J", "energy, kWh", "energy", *money, *co2, "completion time", "h per job"),
+                [_saving(one, rates) for one in replay.savings.ways],
+            )
+        )
+    return tables
+
+
+def _match(match: Match) -> tuple[str, ...]:
+    waits = units.durations(match.wait_logged_s, match.wait_s)
+    return (
+        *waits,
+        units.percent(match.wait_error),
+        units.percent(match.utilisation_logged),
+        units.percent(match.utilisation),
+        units.percent(match.utilisation_error),
+    )
+
+
+def _saving(one: Saving, rates: Rates) -> tuple[str, ...]:
+    money, co2_kg = rates.money(one.energy_j), rates.co2_kg(one.energy_j)
+    return (
+        one.name,
+        f"{one.energy_price:.3g}",
+        between(times(one.energy_j, 1 / 3.6e6), rounded),
+        between(one.energy_share, units.percent),
+        *([] if money is None else [between(money, rounded)]),
+        *([] if co2_kg is None else [between(co2_kg, rounded)]),
+        between(one.completion_share, units.percent),
+        between(times(one.completion_s, 1 / 3600), rounded),
+    )
+
+
+def rounded(value: float) -> str:
+    """Three digits: none of these numbers is known better."""
+    return units.prose(float(f"{value:.3g}"))
+
+
+def between(estimate: Estimate, word: Callable[[float], str]) -> str:
+    """``12 (10 to 14)``."""
+    return f"{word(estimate.mean)} ({word(estimate.low)} to {word(estimate.high)})"
+
+
+def verdict(replay: Replay) -> str:
+    """Whether the log is reproduced, in one sentence."""
+    if replay.refusal is not None:
+        claim = "no saving is claimed" if replay.savings is None else f"what follows is {UNVALIDATED}"
+        return f"Not reproduced, so {claim}: {replay.refusal}."
+    best = replay.reproductions[0]
+    return (
+        f"Reproduced: {best.discipline} is off by {units.percent(best.whole.wait_error)} of the mean wait and "
+        f"{units.percent(best.whole.utilisation_error)} of the utilisation that were logged."
+    )
+
+
+def advice(replay: Replay, rates: Rates) -> str:
+    """What to begin with, and what it would have saved; "" where nothing was estimated."""
+    if replay.savings is None:
+        return ""
+    chosen = next((one for one in replay.savings.ways if one.name == replay.savings.recommended), None)
+    label = f"{UNVALIDATED}: " if replay.refusal else ""
+    if chosen is None:
+        return f"{label}No way to run PowerFlow surely saves energy here without making jobs slower."
+    kwh = between(times(chosen.energy_j, 1 / 3.6e6), rounded)
+    money, co2_kg = rates.money(chosen.energy_j), rates.co2_kg(chosen.energy_j)
+    extra = "" if money is None else f", {between(money, rounded)} in money"
+    extra += "" if co2_kg is None else f", {between(co2_kg, rounded)} kg of CO2"
+    hours = between(times(chosen.completion_s, 1 / 3600), rounded)
+    return (
+        f"{label}Recommended to begin with: {chosen.name} (--lambda {chosen.energy_price:.3g}). It would have saved "
+        f"{kwh} kWh of some {rounded(replay.savings.site_j / 3.6e6)}{extra}, and {hours} hours of mean completion "
+        f"time of {rounded(replay.savings.site_completion_s / 3600)}. All of it modelled."
+    )
+
+
+def render_replay(replay: Replay, rates: Rates) -> str:
+    """A replay as one self-contained HTML page; same input, same bytes."""
+    return _render(
+        "replay.html.j2",
+        {},
+        title=replay.title,
+        headline=verdict(replay),
+        standfirst=advice(replay, rates),
+        key_figures=_key_figures(replay),
+        grids=[Grid(without_folders(grid.title), grid.heads, grid.lines) for grid in grids(replay, rates)],
+        facts=cleaned(replay.facts),
+        policies=DISCIPLINE_WORDS,
+    )
+
+
+def _key_figures(replay: Replay) -> list[KeyFigure]:
+    figures = []
+    if replay.reproductions:
+        figures.append(KeyFigure(units.percent(replay.reproductions[0].whole.error), "error of the reproduction"))
+    return figures
