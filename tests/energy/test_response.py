@@ -17,7 +17,8 @@ PRICES = (0.0, 1e-3, 4e-3, 16e-3)
 
 
 def test_a_replay_out_of_line_is_smoothed_and_nothing_else() -> None:
-    assert response([(0.0, 10.0), (2.0, 6.0), (1.0, 4.0)]).joules == (10.0, 5.0, 5.0)
+    curve = response([(0.0, 10.0, 9.0, 1.0), (2.0, 6.0, 7.0, 3.0), (1.0, 4.0, 8.0, 2.0)])
+    assert (curve.joules, curve.full_w, curve.under_way_j) == ((10.0, 5.0, 5.0), (9.0, 8.0, 7.0), (1.0, 2.0, 3.0))
     assert falling([9.0, 7.0, 8.0, 3.0]) == [9.0, 7.5, 7.5, 3.0]
 
 
@@ -45,11 +46,17 @@ def test_what_no_price_reaches_has_the_last_price_and_what_is_enough_the_first()
 
 
 @pytest.mark.parametrize(
-    "points", [[(0.0, 1.0)], [(1.0, 1.0), (2.0, 1.0)], [(0.0, 1.0), (0.0, 1.0)], [(0.0, 1.0), (1.0, float("nan"))]]
+    "prices", [(0.0,), (1.0, 2.0), (0.0, 0.0), (0.0, float("inf")), (0.0, float("nan")), (-1.0, 0.0)]
 )
-def test_what_is_no_curve_is_refused(points: list[tuple[float, float]]) -> None:
-    with pytest.raises(InputError):
-        response(points)
+def test_what_are_no_prices_is_refused(prices: tuple[float, ...]) -> None:
+    with pytest.raises(InputError, match="need two prices"):
+        response([(price, 1.0, 1.0, 1.0) for price in prices])
+
+
+@pytest.mark.parametrize("energy", [-1.0, float("nan"), float("inf")])
+def test_what_is_no_energy_is_refused(energy: float) -> None:
+    with pytest.raises(InputError, match="no number"):
+        response([(0.0, 1.0, 1.0, 1.0), (1.0, energy, 1.0, 1.0)])
 
 
 def test_owed_by_hand() -> None:

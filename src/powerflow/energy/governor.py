@@ -45,14 +45,16 @@ class _Seen:
     meter: float = 0.0
     warned: list[float] = field(default_factory=list)
     curve: list[float] = field(default_factory=list)  # mean over the days learnt, above idle, per day
+    full_w: list[float] = field(default_factory=list)  # the same of the watts above idle while no GPU is free
+    under_way: list[float] = field(default_factory=list)  # and of what jobs that are there usually need
     owed: list[float] = field(default_factory=list)  # what jobs that are there still need
-    owed_mean: list[float] = field(default_factory=list)
     price: float = 0.0
     # since the last day was learnt: when, the meter, what was owed, ∫ price dt
     day_s: float = 0.0
     day_meter: float = 0.0
     day_owed: list[float] = field(default_factory=list)
     day_price_s: float = 0.0
+    day_limited: bool = False
     # fading sums over the days: above idle by the meter, and as forecast at the prices that held
     metered: float = 0.0
     forecast: float = 0.0
@@ -84,7 +86,9 @@ class Governor:
 
     # -- what it is told ----------------------------------------------------------------------------------------
 
-    def observe(self, now_s: float, meter_j: float, owed_j: Sequence[float] | None = None) -> list[Warned]:
+    def observe(
+        self, now_s: float, meter_j: float, owed_j: Sequence[float] | None = None, limited: bool = False
+    ) -> list[Warned]:
         """Take note of the meter, and set the price anew.
 
         Args:
@@ -92,6 +96,7 @@ class Governor:
             meter_j: Joules on a meter that only grows: the cluster's, or that of the project's jobs.
             owed_j: By price, energy above idle that the jobs now there still need (`powerflow.energy.owed`); None:
                 nobody knows.
+            limited: Whether `limit_w` has held back jobs since the time before.
 
         Returns:
             Warnings that are due now.
@@ -107,10 +112,10 @@ class Governor:
             seen.day_s, seen.day_meter = now_s, meter_j
         else:
             seen.day_price_s += seen.price * (now_s - seen.now_s)
+            seen.day_limited = seen.day_limited or limited
         seen.now_s, seen.meter = now_s, meter_j
         if owed_j is not None:
             seen.owed = list(owed_j)
-            seen.owed_mean = seen.owed_mean or list(owed_j)
             seen.day_owed = seen.day_owed or list(owed_j)
         seen.price = self._set_price(window, now_s)
         due = warnings_due(self.budget, now_s, self.standing(now_s), set(seen.warned))
@@ -134,11 +139,15 @@ class Governor:
             arrived = day.at(price) * lasted_s / DAY_S
             forecast = arrived + self._at(seen.day_owed, price) - self._at(seen.owed, price)
             metered = seen.meter - seen.day_meter - self.idle_w * lasted_s
-            seen.metered = (1 - NEWEST) * seen.metered + NEWEST * metered
-            seen.forecast = (1 - NEWEST) * seen.forecast + NEWEST * forecast
+            if not seen.day_limited:  # else it was not the price that decided what was used
+                seen.metered = (1 - NEWEST) * seen.metered + NEWEST * metered
+                seen.forecast = (1 - NEWEST) * seen.forecast + NEWEST * forecast
             seen.day_s, seen.day_meter, seen.day_price_s = seen.day_s + lasted_s, seen.meter, 0.0
-            seen.owed_mean, seen.day_owed = _mixed(seen.owed_mean, seen.owed), list(seen.owed)
+            seen.day_limited = False
+            seen.day_owed = list(seen.owed)
         seen.curve = _mixed(seen.curve, day.joules)
+        seen.full_w = _mixed(seen.full_w, day.full_w)
+        seen.under_way = _mixed(seen.under_way, day.under_way_j)
 
     # -- what it answers ----------------------------------------------------------------------------------------
 
@@ -190,7 +199,7 @@ class Governor:
         if set(state) != {f.name for f in fields(_Seen)}:
             raise InputError("is not the state of a governor", where="budget", exit_code=1)
         seen = _Seen(**state)
-        if any(values and len(values) != len(self.prices) for values in (seen.curve, seen.owed, seen.owed_mean)):
+        if any(values and len(values) != len(self.prices) for values in (seen.curve, seen.owed, seen.day_owed)):
             raise InputError("is the state of a governor with other prices", where="budget", exit_code=1)
         self._seen = seen
 
@@ -207,8 +216,11 @@ class Governor:
     def _need(self, horizon_s: float) -> list[float]:
         """By price, joules above idle that will be used in so long; nothing where no day has been learnt."""
         seen, days = self._seen, horizon_s / DAY_S
-        behind = [o - m for o, m in zip(seen.owed, seen.owed_mean, strict=True)] or [0.0] * len(self.prices)
-        return falling([self.bias * max(0.0, days * c + b) for c, b in zip(seen.curve, behind, strict=False)])
+        owed_j = seen.owed or seen.under_way
+        behind = [o - usual for o, usual in zip(owed_j, seen.under_way, strict=True)]
+        work = [self.bias * max(0.0, days * c + b) for c, b in zip(seen.curve, behind, strict=True)]
+        # more than all GPUs draw cannot be used, however much work there is
+        return falling([min(w, full * horizon_s) for w, full in zip(work, seen.full_w, strict=True)])
 
     def _at(self, values: Sequence[float], price: float) -> float:
         return between(self.prices, values, price) if values else 0.0

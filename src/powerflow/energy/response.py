@@ -21,28 +21,33 @@ class Response:
     Attributes:
         prices: λ_E in seconds per joule, ascending, the first 0.
         joules: Energy above idle of the jobs that come in a day, at each price; never rising with it.
+        full_w: Watts above idle that are drawn at each price while no GPU is free; never rising with it.
+        under_way_j: Energy above idle that jobs which have come but not ended still need, on average over the day.
     """
 
     prices: tuple[float, ...]
     joules: tuple[float, ...]
+    full_w: tuple[float, ...]
+    under_way_j: tuple[float, ...]
 
     def at(self, price: float) -> float:
         """Joules at a price: straight lines between the points, over log price; flat outside them."""
         return between(self.prices, self.joules, price)
 
 
-def response(points: Sequence[tuple[float, float]]) -> Response:
-    """The curve through replays: (price, joules above idle).
+def response(points: Sequence[tuple[float, float, float, float]]) -> Response:
+    """The curve through replays: (price, joules, full_w, under_way_j), the last three as of `Response`.
 
     Raises:
         InputError: Prices as of `check_prices`, or energies that cannot be.
     """
     ordered = sorted(points)
-    prices = tuple(price for price, _ in ordered)
+    prices = tuple(price for price, *_ in ordered)
     check_prices(prices)
-    if not all(0 <= joules < math.inf for _, joules in ordered):
+    if not all(0 <= number < math.inf for _, *numbers in ordered for number in numbers):
         raise InputError("a replay's energy is no number ≥ 0", where="response")
-    return Response(prices, tuple(falling([joules for _, joules in ordered])))
+    joules, full_w = (tuple(falling([point[i] for point in ordered])) for i in (1, 2))
+    return Response(prices, joules, full_w, tuple(point[3] for point in ordered))
 
 
 def check_prices(prices: Sequence[float]) -> None:
@@ -90,7 +95,7 @@ def price_for(prices: Sequence[float], values: Sequence[float], target: float) -
         if values[i] <= target:
             share = (values[i - 1] - target) / (values[i - 1] - values[i])
             low, high = _scale(prices, prices[i - 1]), _scale(prices, prices[i])
-            return max(0.0, math.exp(low + share * (high - low)) - prices[1])
+            return min(max(prices[i - 1], math.exp(low + share * (high - low)) - prices[1]), prices[i])
     return prices[-1]
 
 

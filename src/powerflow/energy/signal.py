@@ -1,0 +1,266 @@
+"""What a joule costs or emits over time: tariffs and carbon intensities, as steps, and what follows from them.
+
+A value holds from its moment until the next one, but never longer than ``max_age_s``: beyond that, and before the
+first, a stated fallback holds, and every answer says how much of it rests on that.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from powerflow.cost.table import FloatArray
+from powerflow.errors import InputError
+
+J_PER_KWH = 3.6e6
+
+#: How far a signal may move λ_E, either way.
+LEAST_FACTOR, MOST_FACTOR = 0.25, 4.0
+
+#: A signal is compared with its mean over so long.
+COMPARED_S = 7 * 86_400.0
+
+#: Values of a series hold no longer than this, where nothing else is said: hourly ones may come an hour late.
+MAX_AGE_S = 2 * 3600.0
+
+Kind = Literal["tariff", "carbon"]
+
+UNITS: dict[Kind, str] = {"tariff": "money/kWh", "carbon": "gCO2/kWh"}
+
+
+@dataclass(frozen=True, eq=False)
+class Signal:
+    """A series of steps.
+
+    Attributes:
+        kind: ``tariff`` (money per kWh, negative allowed: markets have such hours) or ``carbon`` (g CO2 per kWh).
+        source: Where it comes from, for reports.
+        time_s: ``[M]`` Unix seconds, ascending: when each value begins to hold.
+        value: ``[M]``.
+        fallback: What holds where the series says nothing.
+        max_age_s: A value holds no longer than this; ``inf`` for a constant.
+    """
+
+    kind: Kind
+    source: str
+    time_s: FloatArray
+    value: FloatArray
+    fallback: float
+    max_age_s: float = MAX_AGE_S
+
+    def __post_init__(self) -> None:
+        where = f"{self.kind} signal"
+        if not math.isfinite(self.fallback):
+            raise InputError(f"its fallback is {self.fallback:g}", where=where, fix=f"give {UNITS[self.kind]}")
+        if self.kind == "carbon" and self.fallback < 0:
+            raise InputError("its fallback is negative", where=where, fix="give g CO2 per kWh, 0 or more")
+        if not self.max_age_s > 0:
+            raise InputError(f"its values may be {self.max_age_s:g} s old", where=where, fix="give seconds > 0")
+
+    @cached_property
+    def _steps(self) -> tuple[FloatArray, FloatArray]:
+        """The same with the moments at which values have become too old; nan is the fallback."""
+        if self.max_age_s == math.inf:
+            return np.append(-np.inf, self.time_s), np.append(np.nan, self.value)
+        ends = np.minimum(np.append(self.time_s[1:], np.inf), self.time_s + self.max_age_s)
+        old = ends < np.append(self.time_s[1:], np.inf)
+        time_s = np.concatenate([self.time_s, ends[old]])
+        value = np.concatenate([self.value, np.full(int(old.sum()), np.nan)])
+        order = np.argsort(time_s, kind="stable")
+        return np.append(-np.inf, time_s[order]), np.append(np.nan, value[order])
+
+    def at(self, now_s: float) -> Reading:
+        """The value at a moment."""
+        time_s, value = self._steps
+        known = float(value[np.searchsorted(time_s, now_s, side="right") - 1])
+        if not math.isnan(known):
+            return Reading(known, "")
+        return Reading(self.fallback, self._why(now_s))
+
+    def mean(self, from_s: float, to_s: float) -> float:
+        """Its mean over a stretch, the fallback included; ``from_s < to_s``."""
+        steps, _ = self._steps
+        edges = np.concatenate([[from_s], steps[(steps > from_s) & (steps < to_s)], [to_s]])
+        value, _ = self._values(edges[:-1])
+        return float(np.sum(np.diff(edges) * value) / (to_s - from_s))
+
+    def total(self, time_s: FloatArray, power_w: FloatArray) -> Total:
+        """What a course of power came to.
+
+        Args:
+            time_s: ``[M + 1]`` Unix seconds, ascending.
+            power_w: ``[M]`` watts from each moment to the next.
+        """
+        steps, _ = self._steps
+        inside = steps[(steps > time_s[0]) & (steps < time_s[-1])]
+        edges = np.union1d(time_s, inside)
+        power = power_w[np.searchsorted(time_s, edges[:-1], side="right") - 1]
+        value, known = self._values(edges[:-1])
+        energy_j = power * np.diff(edges)
+        return Total(
+            self.kind,
+            self.source,
+            float(np.sum(energy_j)),
+            float(np.sum(energy_j * value)) / J_PER_KWH,
+            float(np.sum(energy_j[~known])),
+        )
+
+    def _values(self, moments: FloatArray) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
+        steps, values = self._steps
+        value = values[np.searchsorted(steps, moments, side="right") - 1]
+        known = ~np.isnan(value)
+        return np.where(known, value, self.fallback), known
+
+    def _why(self, now_s: float) -> str:
+        said = f"{self.kind} signal of {self.source}"
+        before = int(np.searchsorted(self.time_s, now_s, side="right"))
+        if before == 0:
+            return f"{said} says nothing for this moment: {self.fallback:g} {UNITS[self.kind]} is taken"
+        age_h = (now_s - float(self.time_s[before - 1])) / 3600.0
+        return f"{said} is {age_h:.1f} h old: {self.fallback:g} {UNITS[self.kind]} is taken"
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A value, and why it is the fallback ("" where it is not)."""
+
+    value: float
+    fell_back: str
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """What some energy cost or emitted.
+
+    Attributes:
+        kind: As of `Signal`.
+        source: The series that was used.
+        energy_j: Joules.
+        amount: Money, or g CO2.
+        fallback_j: How many of the joules were counted with the fallback, for want of a value.
+    """
+
+    kind: Kind
+    source: str
+    energy_j: float
+    amount: float
+    fallback_j: float
+
+
+def constant(kind: Kind, value: float) -> Signal:
+    """The same at all times.
+
+    Raises:
+        InputError: It is no such value.
+    """
+    return Signal(kind, f"constant {value:g} {UNITS[kind]}", np.array([-np.inf]), np.array([value]), value, math.inf)
+
+
+def read_signal(text: str, kind: Kind, *, source: str, fallback: float, max_age_s: float = MAX_AGE_S) -> Signal:
+    """A series from CSV.
+
+    The first line names the columns; ``time`` and ``value`` are read, others ignored. ``time`` is ISO 8601 with a zone
+    (``2026-11-23T17:00+01:00``) or Unix seconds, ascending; ``value`` is in the unit of the kind. Empty lines and lines
+    that begin with ``#`` are skipped.
+
+    Raises:
+        InputError: With the number of the line: a column is missing, a field is none, a time comes twice or too early.
+    """
+    lines = text.lstrip("\ufeff").splitlines()
+    rows = [(number, line) for number, line in enumerate(lines, 1) if line.strip() and not line.startswith("#")]
+    if len(rows) < 2:
+        raise InputError("holds no values", where=source, fix="give a header time,value and a line for each step")
+    header = [name.strip().lower() for name in _fields(rows[0], source)]
+    for name in ("time", "value"):
+        if header.count(name) != 1:
+            raise InputError(f"needs one column {name}", where=f"{source}:{rows[0][0]}", fix="header: time,value")
+    columns = header.index("time"), header.index("value")
+    times: list[float] = []
+    values: list[float] = []
+    for number, line in rows[1:]:
+        where = f"{source}:{number}"
+        cells = _fields((number, line), source)
+        if len(cells) <= max(columns):
+            raise InputError(f"has {len(cells)} columns", where=where, fix=f"the header names {len(header)}")
+        time_s, value = _time(cells[columns[0]].strip(), where), _value(cells[columns[1]].strip(), kind, where)
+        if times and time_s <= times[-1]:
+            what = "the time of the line before once more" if time_s == times[-1] else "a time before that"
+            raise InputError(f"has {what} ({cells[columns[0]].strip()})", where=where, fix="sort by time, each once")
+        times.append(time_s)
+        values.append(value)
+    return Signal(kind, source, np.array(times), np.array(values), fallback, max_age_s)
+
+
+def joined(old: Signal, new: Signal) -> Signal:
+    """A series with newer news of it: from its first moment on, the new one is right."""
+    keep = old.time_s < new.time_s[0]
+    time_s, value = np.append(old.time_s[keep], new.time_s), np.append(old.value[keep], new.value)
+    return Signal(new.kind, new.source, time_s, value, new.fallback, new.max_age_s)
+
+
+def factor(signals: Sequence[tuple[Signal, float]], now_s: float) -> tuple[float, list[str]]:
+    """What λ_E is multiplied by now, m(t), and what fell back.
+
+    ``m = Σ weight·s(t)/mean(s) ÷ Σ weight``, within 1/4 and 4, with the mean over the last week. So a joule is dear
+    when it is dear for this site, λ_E keeps its mean, and the budget, from which λ_E comes, needs to know nothing of
+    signals. A mean that is not above 0 (a week of negative prices) says nothing: such a signal counts as 1.
+
+    Args:
+        signals: Each with its weight > 0; none gives 1.
+        now_s: Unix seconds.
+    """
+    total = share = 0.0
+    notes = []
+    for signal, weight in signals:
+        reading = signal.at(now_s)
+        if reading.fell_back:
+            notes.append(reading.fell_back)
+        mean = signal.mean(now_s - COMPARED_S, now_s)
+        total += weight
+        # without a value there is nothing to say about this moment, and with no mean nothing to compare with
+        share += weight * (reading.value / mean if mean > 0 and not reading.fell_back else 1.0)
+    if total <= 0:
+        return 1.0, notes
+    return min(max(share / total, LEAST_FACTOR), MOST_FACTOR), notes
+
+
+def _fields(row: tuple[int, str], source: str) -> list[str]:
+    try:
+        return next(csv.reader([row[1]], strict=True))
+    except csv.Error as error:
+        raise InputError(f"is no line of CSV ({error})", where=f"{source}:{row[0]}") from None
+
+
+def _time(text: str, where: str) -> float:
+    fix = "write ISO 8601 with a zone (2026-11-23T17:00+01:00), or Unix seconds"
+    try:
+        seconds = float(text)
+    except ValueError:
+        try:
+            moment = datetime.fromisoformat(text)
+        except ValueError:
+            raise InputError(f"{text[:40]!r} is no time", where=where, fix=fix) from None
+        if moment.tzinfo is None:
+            raise InputError(f"{text[:40]!r} has no zone", where=where, fix=fix) from None
+        seconds = moment.timestamp()
+    if not 0 <= seconds <= datetime(9999, 1, 1, tzinfo=UTC).timestamp():
+        raise InputError(f"{text[:40]!r} is no time", where=where, fix=fix)
+    return seconds
+
+
+def _value(text: str, kind: Kind, where: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value) or (kind == "carbon" and value < 0):
+        raise InputError(f"{text[:40]!r} is no value", where=where, fix=f"give a number of {UNITS[kind]}")
+    return value
