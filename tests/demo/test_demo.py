@@ -27,7 +27,14 @@ ENOUGH_S = 120.0
 def small(name: str, kind: str, gpus: str, after_s: float) -> Arrival:
     """A job of 24 steps of some 0.2 s."""
     run = f"{sys.executable} {TRAIN} --kind {kind} --epochs 2 --steps 12 --batch 64"
-    fields = {"name": name, "run": run, "gpus": gpus, "batch": {"global": 64}, "rescale": "in-place", "model": "imagenet"}
+    fields = {
+        "name": name,
+        "run": run,
+        "gpus": gpus,
+        "batch": {"global": 64},
+        "rescale": "in-place",
+        "model": "imagenet",
+    }
     return Arrival(after_s, JobSpec.model_validate(fields))
 
 
@@ -42,7 +49,7 @@ def left_behind(directory: Path) -> list[str]:
 
 
 def until_nothing_is_left(directory: Path) -> None:
-    """Wait until no process has to do with a directory; the device watchdog goes with its directory, within a second."""
+    """Wait until no process has to do with a directory; the watchdog goes with its directory, within a second."""
     end_s = time.monotonic() + ENOUGH_S
     while left := left_behind(directory):
         assert time.monotonic() < end_s, left
