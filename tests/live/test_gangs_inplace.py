@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from powerflow.live.gang_facts import (
     Vacated,
     backoff_s,
 )
+from powerflow.live.gang_yard import prepare
 from tests.live.fake_rank import Habits
 from tests.live.gang_bench import PYTHON, Bench, order, spec_of
 
@@ -346,6 +349,24 @@ def test_nonsense_in_the_mailbox_is_not_heard(bench: Bench) -> None:
             bench.gangs.poll()
             assert bench.gangs.reports("j") is not None
     assert not bench.told(Failed)
+
+
+def test_links_in_the_mailbox_lead_nowhere(bench: Bench, tmp_path: Path) -> None:
+    """A controller that is root must not do elsewhere what a job's user could not do there."""
+    start(bench, "a0", "a1")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir(mode=0o755)
+    (elsewhere / "theirs.json").write_text("{}", "utf-8")
+    ranks = bench.directory / "jobs" / "j" / "ranks"
+    shutil.rmtree(ranks)
+    ranks.symlink_to(elsewhere)
+    bench.gangs.apply([order(2, "b0", "b1")])  # no GPU in common: what was said in the last life is swept away
+    for _ in range(40):
+        bench.turn()
+    assert (elsewhere / "theirs.json").exists()
+    with pytest.raises(NotADirectoryError):
+        prepare(Mailbox(ranks.parent), "root")
+    assert stat.S_IMODE(elsewhere.stat().st_mode) == 0o755
 
 
 def test_backoff_doubles_up_to_a_most() -> None:

@@ -198,7 +198,8 @@ def replace_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a file so that a reader sees the old content or the new, never a part."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        temporary.write_text(json.dumps(content), "utf-8")
+        with temporary.open("x", encoding="utf-8") as file:  # a new one: never through a link that lies there
+            file.write(json.dumps(content))
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):

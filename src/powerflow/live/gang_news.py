@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 
 from powerflow.elastic.mailbox import Mailbox, RankReport, Target
-from powerflow.live.gang_yard import prepare
+from powerflow.live.gang_yard import open_folder, prepare
 
 _COUNTS = ("generation", "step", "epoch", "timed_steps", "samples", "local_batch", "accumulation", "global_batch")
 
@@ -40,8 +41,13 @@ class News:
     def sweep(self) -> None:
         """Before a new life: drop what ranks said in the last one, lest the new ones take them for alive."""
         with contextlib.suppress(OSError):
-            for path in (self._mailbox.directory / "ranks").glob("*.json"):
-                path.unlink()
+            folder = open_folder(self._mailbox.directory / "ranks")
+            try:
+                for name in os.listdir(folder):
+                    if name.endswith(".json") and not name.startswith("."):
+                        os.unlink(name, dir_fd=folder)
+            finally:
+                os.close(folder)
 
     def read(self, names: list[str]) -> dict[str, RankReport]:
         """What these ranks say of themselves, by name; what makes no sense was not said."""

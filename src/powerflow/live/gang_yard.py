@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 from collections.abc import Callable, Mapping
@@ -122,7 +123,8 @@ def prepare(mailbox: Mailbox, user: str) -> None:
         OSError: If that cannot be done.
         EngineError: If there is no such user.
     """
-    if (mailbox.directory / "ranks").is_dir():
+    with contextlib.suppress(FileNotFoundError):
+        os.close(open_folder(mailbox.directory / "ranks"))
         return
     mailbox.create()
     if user and os.geteuid() == 0:
@@ -131,5 +133,18 @@ def prepare(mailbox: Mailbox, user: str) -> None:
         except KeyError:
             raise EngineError(f"there is no user {user!r} here") from None
         for path in (mailbox.directory / "ranks", mailbox.directory):
-            path.chmod(0o700)
-            os.chown(path, account.pw_uid, account.pw_gid, follow_symlinks=False)
+            folder = open_folder(path)
+            try:
+                os.fchmod(folder, 0o700)
+                os.fchown(folder, account.pw_uid, account.pw_gid)
+            finally:
+                os.close(folder)
+
+
+def open_folder(path: Path) -> int:
+    """A folder to work in, as it is now: its user may put a link to anywhere in its place, at any moment.
+
+    Raises:
+        OSError: It is not there, or is no folder.
+    """
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
