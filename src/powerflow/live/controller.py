@@ -207,7 +207,7 @@ class Controller:
         latest = self.store.jobs(ended, limit=LOGS_KEPT).items[::-1]
         self._ended.extend(job.id for job in latest)
         completed = [job for job in latest if job.state is JobState.COMPLETED]
-        restore(
+        self._events += restore(
             self.learning,
             ((seen.cost_class, seen.observation) for seen in self.store.observations()),
             ((class_of(job.spec, job.user), job.steps) for job in completed),

@@ -26,6 +26,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from powerflow.cluster.spec import printable
 from powerflow.errors import InputError
 from powerflow.live import schema
+from powerflow.live.records import Unavailable
 
 #: Which of PostgreSQL's advisory locks is ours ("powerflo" as a number).
 _ADVISORY_LOCK = int.from_bytes(b"powerflo", "big")
@@ -33,7 +34,7 @@ _ADVISORY_LOCK = int.from_bytes(b"powerflo", "big")
 TRY_AGAIN = 75
 
 
-class StoreError(InputError):
+class StoreError(Unavailable):
     """The store cannot be used now. Nothing of what was asked has been written.
 
     ``retry`` says whether it may work later without anybody changing PowerFlow's configuration: a lock that is held, a
@@ -41,7 +42,7 @@ class StoreError(InputError):
     """
 
     def __init__(self, what: str, *, where: str = "", fix: str = "", retry: bool = False) -> None:
-        super().__init__(what, where=where, fix=fix, exit_code=1)
+        InputError.__init__(self, what, where=where, fix=fix, exit_code=1)
         self.retry = retry
 
 

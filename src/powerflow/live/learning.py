@@ -211,10 +211,11 @@ class Window:
 
 def restore(
     learning: Learning, seen: Iterable[tuple[str, Observation]], completed: Iterable[tuple[JobClass, float]]
-) -> None:
+) -> Sequence[CostLearned]:
     """Everything that was learned before the controller stopped: what was measured, one fit a class, and lengths.
 
-    Classes of jobs that have completed are expected, so that new ones of the same program find them.
+    Classes of jobs that have completed are expected, so that new ones of the same program find them; the answer is what
+    is believed of them.
     """
     by_class: dict[str, list[Observation]] = defaultdict(list)
     for cost_class, observation in seen:
@@ -222,7 +223,7 @@ def restore(
     for cost_class, observations in by_class.items():
         learning.observe(cost_class, observations)
     lengths = list(completed)
-    for kind, _ in lengths[-LENGTHS_KEPT:]:
-        learning.expect(kind)
+    news = [learned for kind, _ in lengths[-LENGTHS_KEPT:] for learned in learning.expect(kind)]
     for kind, steps in lengths:
         learning.completed(kind.name, steps)
+    return news
