@@ -1,0 +1,182 @@
+"""Protected jobs: each gets the GPUs it asked for as soon as it comes, and is slowed no more than its owner allows.
+
+The promise, for a job that may be slowed by a share s: its JCT is at most (1 + s) times what it would take alone as
+submitted (requested GPUs, maximum clock). It is kept by watching, not by predicting. Divide the work by the promised
+pace and you get a line: by now the job should have done so many iterations. The time by which it is ahead,
+
+    ahead = (1 + s)·done·T_ref − (now − submission)            seconds,
+
+is all that may be spent. A job that is ahead by at least the time until the next decision may leave its configuration:
+even if it then did nothing at all until that decision, the promise would stand. Otherwise it runs as submitted, and
+falls no further behind than running alone would. So neither the size of a job nor its cost on other configurations
+needs to be believed, and an error of the models costs watts, never the promise.
+
+What is fixed at submission is the configuration. T_ref, the seconds of an iteration in it, is measured while the job
+runs so (until then, it does); a later measurement may tighten it, none may loosen it: what is promised does not drift.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from powerflow.cost.table import IntArray
+from powerflow.errors import InputError
+from powerflow.policy.levels import by_arrival, requested_gpus
+from powerflow.policy.protocol import Allocation, Policy, View
+from powerflow.scheduler.part import decide_rest, first_that_fit
+
+LEAST_S = 30.0  # running as submitted for less says little about the pace: steps are counted whole
+
+
+@dataclass(slots=True)
+class Pace:
+    """How fast a protected job is as submitted, as far as it has been measured.
+
+    Attributes:
+        step_s: T_ref, seconds per iteration; ``inf`` until it is known.
+        since_s, since_done: When the present stretch as submitted was first seen under way, and what was done by then;
+            nan if it does not run as submitted.
+    """
+
+    step_s: float = math.inf
+    since_s: float = math.nan
+    since_done: float = math.nan
+
+    def see(self, now_s: float, done: float) -> None:
+        """Take note of progress; only in a stretch as submitted does it say something."""
+        ran_s, did = now_s - self.since_s, done - self.since_done
+        if ran_s >= LEAST_S and did > 0:
+            self.step_s = min(self.step_s, ran_s / did)
+
+    def goes_on(self, as_submitted: bool, now_s: float, done: float) -> None:
+        """Until the next decision the job runs as submitted, and did so just now; or else the stretch is over."""
+        if not as_submitted or done <= 0:  # before its first step it may still be starting
+            self.since_s = self.since_done = math.nan
+        elif not done >= self.since_done:  # a new stretch, or back at a checkpoint
+            self.since_s, self.since_done = now_s, done
+
+
+def ahead_s(slowdown: float, step_s: float, done: float, elapsed_s: float) -> float:
+    """Seconds by which a job is ahead of its promised line, ``(1 + s)·done·T_ref − elapsed``; negative: behind.
+
+    Args:
+        slowdown: s.
+        step_s: T_ref; while it is ``inf``, unknown, the job is ahead of nothing: ``-inf``.
+        done: Iterations.
+        elapsed_s: Since submission.
+    """
+    return (1.0 + slowdown) * done * step_s - elapsed_s if math.isfinite(step_s) else -math.inf
+
+
+class Protected:
+    """Any policy, with some jobs protected from it.
+
+    Protected jobs get what they asked for in order of submission, before all others; the policy shares out the rest,
+    and so says who shrinks or stops for them. When they ask for more GPUs than are up, the first that does not fit
+    waits, with all protected ones behind it, for the first GPUs that come free, and until then has what the policy
+    gives it: the promise cannot hold for these.
+
+    Args:
+        inner: The policy that decides everything else.
+        slowdown: s by the id of a protected job's row, 0 or more.
+        check_s: Decisions come at least this often, late ones included: what a slowed job may lose until the next.
+
+    Raises:
+        InputError: A slowdown is negative or not a number.
+    """
+
+    def __init__(self, inner: Policy, slowdown: Mapping[int, float], *, check_s: float = 60.0) -> None:
+        for row, share in slowdown.items():
+            if not 0 <= share < math.inf:
+                raise InputError(f"slowdown {share!r} of job {row} is not a share", fix="give 0 or more: 0.1 is 10 %")
+        self.inner = inner
+        self.slowdown = dict(slowdown)
+        self.check_s = check_s
+        self.name = f"{inner.name}+protected"
+        self.needs_sizes = inner.needs_sizes
+        self.period_s: float | None = min(check_s, inner.period_s or math.inf)
+        self.paces: dict[int, Pace] = {}
+
+    def decide(self, view: View) -> Allocation:
+        """Protected jobs first, the rest as the inner policy says."""
+        ids: list[int] = view.jobs["id"].tolist()
+        protected = np.array([row in self.slowdown for row in ids], np.bool_)
+        self.paces = {row: self.paces.get(row) or Pace() for row in ids if row in self.slowdown}
+        wish = self.inner.decide(view)
+        if not protected.any():
+            return wish
+        need = requested_gpus(view)
+        order = by_arrival(view)
+        kept = first_that_fit(need, order[protected[order]], view.capacity)
+        gpus, clock = self._configurations(view, wish, kept, need)
+        for row in np.flatnonzero(protected).tolist():
+            job = view.jobs[row]
+            now = job["gpus"], job["clock"], gpus[row], clock[row]
+            as_submitted = now == (need[row], view.clock_max) * 2
+            self.paces[ids[row]].goes_on(as_submitted, view.now_s, float(job["done"]))
+        answer = replace(wish, gpus=gpus, clock=clock)
+        if (gpus[kept] == wish.gpus[kept]).all():
+            return answer
+        return decide_rest(self.inner, view, answer, kept)
+
+    def ahead_s(self, view: View) -> dict[int, float]:
+        """By row id, seconds by which each protected job is ahead of its promised line (`ahead_s`)."""
+        ahead = {}
+        for job in view.jobs:
+            row = int(job["id"])
+            if row in self.slowdown:
+                step_s = self.paces[row].step_s if row in self.paces else math.inf
+                elapsed_s = view.now_s - float(job["arrival_s"])
+                ahead[row] = ahead_s(self.slowdown[row], step_s, float(job["done"]), elapsed_s)
+        return ahead
+
+    def _configurations(
+        self, view: View, wish: Allocation, kept: npt.NDArray[np.bool_], need: IntArray
+    ) -> tuple[IntArray, IntArray]:
+        """GPUs and clocks, ``[J]`` each: those of the protected jobs that fit as they may be, the others' as wished."""
+        gpus, clock = wish.gpus.copy(), wish.clock.copy()
+        ids = view.jobs["id"]
+        for row in np.flatnonzero(kept).tolist():
+            self.paces[int(ids[row])].see(view.now_s, float(view.jobs["done"][row]))
+        ahead = self.ahead_s(view)
+        for row in np.flatnonzero(kept).tolist():
+            number = int(ids[row])
+            pace = (1.0 + self.slowdown[number]) * self.paces[number].step_s
+            gpus[row], clock[row] = self._configuration(view, row, wish, int(need[row]), ahead[number], pace)
+        if gpus[kept].sum() > view.capacity:  # not all can have more than they asked for
+            more = kept & (gpus > need)
+            gpus[more], clock[more] = need[more], view.clock_max
+        return gpus, clock
+
+    def _configuration(
+        self, view: View, row: int, wish: Allocation, need: int, ahead: float, pace_s: float
+    ) -> tuple[int, int]:
+        """GPUs and clock of one protected job until the next decision.
+
+        Args:
+            view, row: Which job.
+            wish: What the policy wants.
+            need: GPUs it asked for.
+            ahead: Seconds ahead of the line.
+            pace_s: Seconds per iteration along the line.
+        """
+        job, top = view.jobs[row], view.clock_max
+        step_s = view.step_time_s[job["cost"]]
+        n, held = int(wish.gpus[row]), int(job["gpus"])
+        if n > need and step_s[view.count_index[n], top] < step_s[view.count_index[need], top]:
+            # going there and coming back are a pause each
+            ahead -= float(job["pause_s"]) * (1 if n == held else 2)
+        else:
+            n = need
+            ahead -= float(job["pause_s"]) * (n != held)
+        if ahead < self.check_s:
+            return need, top
+        # the lowest clock, not below the wish, after which it is expected to be far enough ahead again
+        expected_s = ahead + self.check_s * (pace_s / step_s[view.count_index[n], :] - 1.0)
+        enough = np.flatnonzero(expected_s >= self.check_s)
+        return n, int(enough[enough >= wish.clock[row]].min(initial=top))
