@@ -1,9 +1,9 @@
 """Keeps an energy budget by setting the price of energy, λ_E.
 
 The price comes from what recent days would have cost at each price (`powerflow.energy.response`), scaled by how the
-meter and that forecast compared so far. It is corrected over no less than a day: to chase a power target from minute to
-minute costs up to 19 % of mean completion time (design §7). What a price cannot do, because there is more work than the
-budget can pay at any price, a limit in watts does, late in the window.
+meter and that forecast compared so far. What has gone wrong is made good over all that is left of the window: never
+over minutes, since to chase a target of power costs up to 19 % of mean completion time (design §7). What a price cannot
+do, because there is more work than the budget can pay at any price, a limit in watts does, late in the window.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from powerflow.errors import InputError
 
 DAY_S = 86_400.0
 
-#: Shortest time over which a difference between plan and meter is made good.
-HORIZON_S = DAY_S
+#: Shortest time over which a difference between plan and meter is made good: what is left of the window, or this.
+HORIZON_S = 3600.0
 
 #: Share of a budget that is not planned with: decisions are a minute apart, and jobs are not switched off in between.
 RESERVE = 0.004
@@ -29,7 +29,7 @@ RESERVE = 0.004
 NEWEST = 0.15
 
 #: No more power than would use up what is left of a budget in so long, or in what is left of the window.
-STRETCH_S = 4 * 3600.0
+STRETCH_S = 2 * 3600.0
 
 #: The meter over the forecast is believed to lie in here.
 LEAST_BIAS, MOST_BIAS = 0.5, 2.0
@@ -159,7 +159,7 @@ class Governor:
     def limit_w(self, now_s: float) -> float:
         """Watts, idle draw included, that may be drawn until the next `observe`.
 
-        Power at which what is left of the budget would be gone within four hours, or before the window ends. What would
+        Power at which what is left of the budget would be gone within two hours, or before the window ends. What would
         need more than that has to wait for budget.
         """
         window = window_at(self.budget, now_s)
@@ -216,6 +216,8 @@ class Governor:
     def _need(self, horizon_s: float) -> list[float]:
         """By price, joules above idle that will be used in so long; nothing where no day has been learnt."""
         seen, days = self._seen, horizon_s / DAY_S
+        if not seen.curve:
+            return []
         owed_j = seen.owed or seen.under_way
         behind = [o - usual for o, usual in zip(owed_j, seen.under_way, strict=True)]
         work = [self.bias * max(0.0, days * c + b) for c, b in zip(seen.curve, behind, strict=True)]

@@ -1,0 +1,127 @@
+"""Is an energy budget kept over a year, and what does keeping it cost?
+
+    python -m benchmarks.budget [--days 365] [--share 0.8] [--seed 0] [--log itp/cluster08.csv]
+
+Days of a real log (``../shared/data/traces``) are drawn with replacement onto 32 simulated A100s; each fortnight has a
+load of its own within ± 50 %; the scheduler's models are wrong by up to 10 %, half of it for all classes alike. The budget
+is a share of what the cluster would use without one. Some minutes on two cores. Simulated, not measured.
+
+Two rows to compare with, both a constant λ_E chosen in hindsight: the best that keeps the same windows by the same
+limit in watts; and, free of windows, the one that uses no more energy in the whole year.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import datetime
+from multiprocessing import get_context
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import numpy as np
+
+from powerflow.energy.budget import Budget
+from powerflow.simulate.budget_year import DAY_S, resample
+from powerflow.simulate.build import build_workload
+from powerflow.simulate.governed_verdict import Verdict, kept, verdict
+from powerflow.simulate.governed_year import Constant, LongRun
+from powerflow.trace.read import read_trace
+
+TRACES = Path(__file__).resolve().parents[2] / "shared" / "data" / "traces"
+ZONE = "Europe/Berlin"
+GPUS = 32
+LOAD = 0.7
+#: Constants to choose from, in natural prices.
+CONSTANTS = (0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 13.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Came:
+    """What a run came to: mean completion time, joules of the days simulated, how the budget was kept."""
+
+    jct_s: float
+    used_j: float
+    verdict: Verdict
+
+
+def long_run(log: str, days: int, seed: int) -> LongRun:
+    year = resample(read_trace(TRACES / log), days, gpus=GPUS, load=LOAD, seed=seed)
+    workload = build_workload(year.trace, f"{GPUS // 8}x8:A100", most_gpus=8, seed=seed)
+    # times are counted from the first job; days begin at midnight
+    shift = year.trace.jobs[0].submit_s
+    jobs = [replace(job, submit_s=job.submit_s + shift) for job in workload.jobs]
+    epoch_s = datetime(2026, 1, 1, tzinfo=ZoneInfo(ZONE)).timestamp()
+    return LongRun(replace(workload, jobs=jobs), days, epoch_s, 0.1, seed)
+
+
+def come(run: LongRun, budget: Budget, price: float | None, free: bool = False) -> Came:
+    """Under a governor (price None), or at a constant price."""
+    simulation = run.simulation(run.governor(budget) if price is None else Constant(run, budget, price, free=free))
+    simulation.run()
+    until_s = run.days * DAY_S
+    time_s, meter_j = zip(*((tick.now_s, tick.meter_j) for tick in simulation.ticks), strict=True)
+    jct_s = simulation.result().jobs.jct_s
+    windows = kept(simulation.ticks, budget, run.epoch_s, until_s)
+    return Came(float(jct_s.mean()), float(np.interp(until_s, time_s, meter_j)), verdict(windows, simulation.ticks))
+
+
+def main() -> None:
+    options = argparse.ArgumentParser()
+    options.add_argument("--days", type=int, default=365)
+    options.add_argument("--share", type=float, default=0.8)
+    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--log", default="itp/cluster08.csv")
+    asked = options.parse_args()
+    if not TRACES.is_dir():
+        sys.exit(f"{TRACES}: no such folder")
+    run = long_run(asked.log, asked.days, asked.seed)
+    scale = run.prices[2]
+    with ProcessPoolExecutor(2, mp_context=get_context("fork")) as pool:
+        parts = [range(first, min(first + 20, asked.days)) for first in range(0, asked.days, 20)]
+        run = replace(run, responses=[day for part in pool.map(run.replay, parts) for day in part])
+        print(f"{len(run.workload.jobs):,} jobs of {asked.days} days of {asked.log}, seed {asked.seed}; {GPUS} A100s")
+        endless = Budget(1e15, "month", ZONE)
+        free = dict(zip(CONSTANTS, pool.map(come, *_each(run, endless, scale, True)), strict=True))
+        a_day = asked.share * free[0.0].used_j / asked.days
+        print(f"{free[0.0].used_j / asked.days / 3.6e6:.1f} kWh a day without a budget; with: {asked.share:.0%} of it")
+        print(f"{'':26}  mean JCT  spent  overspent  running  unspent*  limit  cut")
+        for budget in (Budget(a_day, "day", ZONE), Budget(a_day * 365 / 12, "month", ZONE)):
+            governed, *constants = pool.map(come, *_each(run, budget, scale, False, governed=True))
+            _row(f"{budget.period}: governor", governed)
+            best = min(zip(constants, CONSTANTS, strict=True), key=lambda pair: pair[0].jct_s)
+            _row(f"  best constant, {best[1]:g}", best[0])
+            print(f"    governor's JCT over it: {governed.jct_s / best[0].jct_s - 1:+.1%}")
+            yearly = _yearly(free, governed.used_j)
+            print(f"    over the constant free of windows at equal energy ({yearly / 3600:.2f} h):", end=" ")
+            print(f"{governed.jct_s / yearly - 1:+.1%}", flush=True)
+    print("* mean over windows that ended while energy was withheld and jobs waited (the most; how many)")
+
+
+def _each(
+    run: LongRun, budget: Budget, scale: float, free: bool, governed: bool = False
+) -> tuple[list[LongRun], list[Budget], list[float | None], list[bool]]:
+    prices: list[float | None] = [scale * share for share in CONSTANTS]
+    prices = [None, *prices] if governed else prices
+    return [run] * len(prices), [budget] * len(prices), prices, [free] * len(prices)
+
+
+def _yearly(free: dict[float, Came], used_j: float) -> float:
+    """Mean JCT of constants at this energy, seconds: a straight line between the two next to it."""
+    by_energy = sorted((came.used_j, came.jct_s) for came in free.values())
+    energies, jcts = zip(*by_energy, strict=True)
+    return float(np.interp(used_j, energies, jcts))
+
+
+def _row(name: str, came: Came) -> None:
+    v = came.verdict
+    over = f"{v.worst_over:.2%} ({v.over})"
+    unspent = f"{v.unspent_waiting:.2%} ({v.most_unspent_waiting:.1%}; {v.waiting}/{v.windows})"
+    print(f"{name:26}  {came.jct_s / 3600:6.2f} h  {v.spent:5.1%}  {over}  {v.running}  {unspent}  ", end="")
+    print(f"{v.limited:.1%}  {v.cut:.1%}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
