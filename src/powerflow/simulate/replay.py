@@ -159,9 +159,9 @@ def _draw_facts(ask: Draws, log: Log, believed: Believed) -> dict[str, str]:
     sampled = (
         "the whole log in each"
         if whole
-        else f"in each {jobs[0] - carried[0]:,} consecutive jobs ({min(days):.2g} to {max(days):.2g} days), one stretch "
-        f"from each of {len(jobs)} equal parts of the log, and the {min(carried):,} to {max(carried):,} jobs that then "
-        "ran or waited"
+        else f"in each {jobs[0] - carried[0]:,} consecutive jobs ({min(days):.2g} to {max(days):.2g} days), one "
+        f"stretch from each of {len(jobs)} equal parts of the log, and the {min(carried):,} to {max(carried):,} jobs "
+        "that then ran or waited"
     )
     workload = ask.workload(0)
     return {
@@ -172,7 +172,8 @@ def _draw_facts(ask: Draws, log: Log, believed: Believed) -> dict[str, str]:
         "Elasticity": "every job may run on 1 GPU up to what its model scales to, unless said otherwise",
         "Intervals": (
             "95 %: Student's t on jackknife pseudo-values of the draws; they hold the sampling of the log, models, "
-            "costs and noise, and not the error of the reproduction, nor what the simulator leaves out (docs/simulator.md)"
+            "costs and noise, and neither the error of the reproduction nor what the simulator leaves out "
+            "(docs/simulator.md)"
         ),
         "Site's energy": "modelled too: nobody logged it; idle draw counted over the whole log",
     }

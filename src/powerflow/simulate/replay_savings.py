@@ -1,9 +1,9 @@
 """From draws to what would have been saved over the whole log, with intervals.
 
 Every number is a ratio of sums over the draws: energy saved over energy used, completion time saved over completion
-time taken. Its 95 % interval is Student's t on jackknife pseudo-values, one per draw. Draws differ in the stretch of the
-log, the models, their true costs, and the noise of what is told; so the interval holds all of these. It does not hold
-what is the same in all draws: the catalogue itself, and what else `docs/simulator.md` leaves out.
+time taken. Its 95 % interval is Student's t on jackknife pseudo-values, one per draw. Draws differ in the stretch of
+the log, the models, their true costs, and the noise of what is told; so the interval holds all of these. It does not
+hold what is the same in all draws: the catalogue itself, and what else `docs/simulator.md` leaves out.
 """
 
 from __future__ import annotations

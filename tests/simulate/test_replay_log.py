@@ -1,0 +1,186 @@
+"""Does the queue do what its disciplines say, and does a log find the one that made it?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from powerflow.errors import InputError
+from powerflow.simulate.replay_log import WEEK_S, Match, log_of, reproductions, utilisation
+from powerflow.simulate.replay_queue import DISCIPLINES, start_times
+from powerflow.trace.read import read_trace
+from powerflow.trace.record import Trace
+from tests.simulate.small import small_trace
+
+TRACES = Path(__file__).resolve().parents[3] / "shared" / "data" / "traces"
+
+
+def starts(jobs: Sequence[tuple[float, float, int]], capacity: int, discipline: str) -> list[float]:
+    submit_s, run_s, gpus = (np.array(column, float) for column in zip(*jobs, strict=True))
+    return list(start_times(submit_s, run_s, gpus.astype(np.int64), capacity, discipline))
+
+
+# submitted at, runs for, GPUs; on five GPUs
+WORKED = [(0, 10, 2), (1, 5, 4), (2, 20, 2), (3, 7, 2), (4, 100, 1)]
+
+
+@pytest.mark.parametrize(
+    ("discipline", "expected"),
+    [
+        # the second job does not fit beside the first: it starts at 10, and all that came later when it ends
+        ("fifo", [0, 10, 15, 15, 15]),
+        # it is promised 10 s, with one GPU to spare: the third would put that off, the fourth ends at just that moment
+        # (3 + 7), the last takes the spare one
+        ("easy", [0, 10, 15, 3, 4]),
+        # the third takes what is free at 2, the last the fifth GPU; at 10 two GPUs are free, for the fourth; the second
+        # must wait for the third and fourth
+        ("first-fit", [0, 22, 2, 10, 4]),
+    ],
+)
+def test_worked_by_hand(discipline: str, expected: list[float]) -> None:
+    assert starts(WORKED, 5, discipline) == expected
+
+
+def slowly(jobs: list[tuple[float, float, int]], capacity: int, discipline: str) -> list[float]:
+    """The same disciplines, as plainly as they can be said."""
+    start: dict[int, float] = {}
+    moments = sorted({submit for submit, _, _ in jobs})
+    while moments:
+        now = moments.pop(0)
+        queue = [i for i, (submit, _, _) in enumerate(jobs) if submit <= now and i not in start]
+        blocked: int | None = None
+        promised = float("inf")
+        for i in queue:
+            running = [k for k in start if start[k] + jobs[k][1] > now]
+            free = capacity - sum(jobs[k][2] for k in running)
+            fits = jobs[i][2] <= free
+            if blocked is not None and discipline == "fifo":
+                break
+            if fits and blocked is not None and discipline == "easy":
+                start[i] = now
+                fits = promise(jobs, start, capacity, blocked, now) <= promised
+                del start[i]
+            if fits:
+                start[i] = now
+                moments = sorted({*moments, now + jobs[i][1]})
+            elif blocked is None:
+                blocked = i
+                promised = promise(jobs, start, capacity, i, now)
+    return [start[i] for i in range(len(jobs))]
+
+
+def promise(
+    jobs: list[tuple[float, float, int]], start: dict[int, float], capacity: int, waits: int, now: float
+) -> float:
+    """When so many GPUs are free if nobody else starts."""
+    ends = sorted({now} | {start[k] + jobs[k][1] for k in start if start[k] + jobs[k][1] > now})
+    return next(
+        end
+        for end in ends
+        if capacity - sum(jobs[k][2] for k in start if start[k] + jobs[k][1] > end) >= jobs[waits][2]
+    )
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 20), st.integers(1, 15), st.integers(1, 6)), min_size=1, max_size=25),
+    st.sampled_from(DISCIPLINES),
+)
+@settings(max_examples=150, deadline=None)
+def test_as_the_plain_version_does(jobs: list[tuple[int, int, int]], discipline: str) -> None:
+    ordered = sorted([(float(submit), float(run), gpus) for submit, run, gpus in jobs], key=lambda job: job[0])
+    assert starts(ordered, 6, discipline) == slowly(ordered, 6, discipline)
+
+
+@pytest.mark.parametrize("discipline", DISCIPLINES)
+def test_never_more_gpus_than_there_are(discipline: str) -> None:
+    rng = np.random.default_rng(5)
+    submit_s, run_s = np.sort(rng.uniform(0, 1e5, 2_000)), rng.lognormal(7, 1.5, 2_000)
+    gpus = 2 ** rng.integers(0, 5, 2_000)
+    start_s = start_times(submit_s, run_s, gpus, 32, discipline)
+    assert (start_s >= submit_s).all()
+    moments = np.concatenate([start_s + run_s, start_s])  # of one moment, ends first
+    change = np.concatenate([-gpus, gpus])
+    held = np.cumsum(change[np.lexsort((change, moments))])
+    assert held.max() == 32
+    if discipline == "fifo":
+        assert (np.diff(start_s) >= 0).all()
+
+
+def logged(discipline: str, capacity: int = 16, jobs: int = 400) -> Trace:
+    """A log of a site that runs the discipline."""
+    trace = small_trace(jobs)
+    log = log_of(trace, capacity)
+    start_s = start_times(log.submit_s, log.run_s, log.gpus, capacity, discipline)
+    waits = (start_s - log.submit_s).tolist()
+    return replace(trace, jobs=tuple(replace(job, wait_s=w) for job, w in zip(trace.jobs, waits, strict=True)))
+
+
+@pytest.mark.parametrize("discipline", DISCIPLINES)
+def test_a_log_finds_the_discipline_that_made_it(discipline: str) -> None:
+    found = reproductions(log_of(logged(discipline), 16), 16)
+    assert found[0].discipline == discipline
+    assert found[0].whole.error < 1e-9
+    assert len(found) == len(DISCIPLINES)
+    assert all(one.whole.error <= other.whole.error for one, other in pairwise(found))
+
+
+def test_a_smaller_cluster_does_not_reproduce_it() -> None:
+    assert reproductions(log_of(logged("easy"), 12), 12)[0].whole.error > 0.1
+
+
+def test_errors_are_relative() -> None:
+    match = Match(0.0, 10, wait_logged_s=1000.0, wait_s=1250.0, utilisation_logged=0.8, utilisation=0.72)
+    assert match.wait_error == pytest.approx(0.25)
+    assert match.utilisation_error == pytest.approx(0.1)
+    assert match.error == match.wait_error
+    short = Match(0.0, 10, wait_logged_s=5.0, wait_s=2.0, utilisation_logged=0.8, utilisation=0.8)
+    assert short.error == pytest.approx(0.05)  # of a minute, not of five seconds
+
+
+def test_utilisation_counts_what_lies_in_the_span() -> None:
+    # four GPUs, from 10 s to 20 s: two of them for 5 s, one for 10 s
+    start_s, run_s, gpus = np.array([0.0, 5.0, 30.0]), np.array([15.0, 40.0, 1.0]), np.array([2, 1, 4])
+    assert utilisation(start_s, run_s, gpus, 4, 10.0, 20.0) == pytest.approx((2 * 5 + 10) / 40)
+
+
+def test_weeks_add_up() -> None:
+    trace = logged("fifo")
+    jobs = tuple(replace(job, submit_s=job.submit_s * 100) for job in trace.jobs)
+    log = log_of(replace(trace, jobs=jobs), 16)
+    (best, *_) = reproductions(log, 16)
+    assert len(best.weeks) == int(np.ceil(log.span_s / WEEK_S)) > 1
+    assert sum(week.jobs for week in best.weeks) == best.whole.jobs == len(jobs)
+    waited_s = sum(week.jobs * week.wait_s for week in best.weeks if week.jobs)
+    assert waited_s / len(jobs) == pytest.approx(best.whole.wait_s)
+
+
+def test_without_starts_there_is_nothing_to_compare() -> None:
+    assert reproductions(log_of(small_trace(), 16), 16) == []
+
+
+def test_refuses_what_no_such_cluster_ran() -> None:
+    with pytest.raises(InputError, match="hold more than the cluster's 2 GPUs"):
+        log_of(small_trace(), 2)
+    one = small_trace(1)
+    with pytest.raises(InputError, match="all jobs came at one moment"):
+        log_of(one, 16)
+    endless = replace(one.jobs[0], duration_s=float("nan"))
+    with pytest.raises(InputError, match="has no duration"):
+        log_of(replace(one, jobs=(endless,)), 16)
+
+
+@pytest.mark.real_data
+def test_the_published_philly_waits_are_a_fifo_simulation() -> None:
+    """Every start of that table is FIFO's on 2,490 GPUs, to the second: these waits were computed, not logged."""
+    path = TRACES / "philly_waits.csv.gz"
+    if not path.exists():
+        pytest.skip("no real traces beside the checkout")
+    log = log_of(read_trace(path), 2490)
+    assert np.array_equal(start_times(log.submit_s, log.run_s, log.gpus, 2490, "fifo"), log.start_s)
