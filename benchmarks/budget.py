@@ -3,11 +3,11 @@
     python -m benchmarks.budget [--days 365] [--share 0.8] [--seed 0] [--log itp/cluster08.csv]
 
 Days of a real log (``../shared/data/traces``) are drawn with replacement onto 32 simulated A100s; each fortnight has a
-load of its own within ± 50 %; the scheduler's models are wrong by up to 10 %, half of it for all classes alike. The budget
-is a share of what the cluster would use without one. Some minutes on two cores. Simulated, not measured.
+load of its own within ± 50 %; the scheduler's models are wrong by up to 10 %, half of it for all classes alike. The
+budget is a share of what the cluster would use without one. Some minutes on two cores. Simulated, not measured.
 
-Two rows to compare with, both a constant λ_E chosen in hindsight: the best that keeps the same windows by the same
-limit in watts; and, free of windows, the one that uses no more energy in the whole year.
+Two things to compare with, both a constant λ_E chosen in hindsight: the best that keeps the same windows by the same
+limit in watts; and, free of windows, the one that uses as much energy in the whole year.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import numpy as np
 from powerflow.energy.budget import Budget
 from powerflow.simulate.budget_year import DAY_S, resample
 from powerflow.simulate.build import build_workload
+from powerflow.simulate.frontier import natural_price
 from powerflow.simulate.governed_verdict import Verdict, kept, verdict
 from powerflow.simulate.governed_year import Constant, LongRun
 from powerflow.trace.read import read_trace
@@ -34,8 +35,9 @@ TRACES = Path(__file__).resolve().parents[2] / "shared" / "data" / "traces"
 ZONE = "Europe/Berlin"
 GPUS = 32
 LOAD = 0.7
-#: Constants to choose from, in natural prices.
-CONSTANTS = (0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 13.0)
+#: Constants to choose from, in natural prices: under the budget, and free.
+CONSTANTS = (2.0, 4.0, 6.0, 9.0)
+FREE = (0.0, 1.0, 2.0, 4.0, 8.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,41 +80,39 @@ def main() -> None:
     if not TRACES.is_dir():
         sys.exit(f"{TRACES}: no such folder")
     run = long_run(asked.log, asked.days, asked.seed)
-    scale = run.prices[2]
+    scale = natural_price(run.workload)
     with ProcessPoolExecutor(2, mp_context=get_context("fork")) as pool:
         parts = [range(first, min(first + 20, asked.days)) for first in range(0, asked.days, 20)]
         run = replace(run, responses=[day for part in pool.map(run.replay, parts) for day in part])
         print(f"{len(run.workload.jobs):,} jobs of {asked.days} days of {asked.log}, seed {asked.seed}; {GPUS} A100s")
         endless = Budget(1e15, "month", ZONE)
-        free = dict(zip(CONSTANTS, pool.map(come, *_each(run, endless, scale, True)), strict=True))
-        a_day = asked.share * free[0.0].used_j / asked.days
-        print(f"{free[0.0].used_j / asked.days / 3.6e6:.1f} kWh a day without a budget; with: {asked.share:.0%} of it")
-        print(f"{'':26}  mean JCT  spent  overspent  running  unspent*  limit  cut")
-        for budget in (Budget(a_day, "day", ZONE), Budget(a_day * 365 / 12, "month", ZONE)):
-            governed, *constants = pool.map(come, *_each(run, budget, scale, False, governed=True))
+        free = [pool.submit(come, run, endless, scale * price, free=True) for price in FREE]
+        a_day = asked.share * free[0].result().used_j / asked.days
+        print(f"budget {a_day / 3.6e6:.1f} kWh a day: {asked.share:.0%} of what is used without one", flush=True)
+        budgets = Budget(a_day, "day", ZONE), Budget(a_day * 365 / 12, "month", ZONE)
+        governors = [pool.submit(come, run, budget, None) for budget in budgets]
+        constants = [[pool.submit(come, run, budget, scale * price) for price in CONSTANTS] for budget in budgets]
+        yearly = {came.result().used_j: came.result().jct_s for came in free}
+        print(f"{'':26}  mean JCT  spent  most over (how many)  running  unspent*  limit  cut")
+        for budget, governor, fixed in zip(budgets, governors, constants, strict=True):
+            governed = governor.result()
             _row(f"{budget.period}: governor", governed)
-            best = min(zip(constants, CONSTANTS, strict=True), key=lambda pair: pair[0].jct_s)
-            _row(f"  best constant, {best[1]:g}", best[0])
-            print(f"    governor's JCT over it: {governed.jct_s / best[0].jct_s - 1:+.1%}")
-            yearly = _yearly(free, governed.used_j)
-            print(f"    over the constant free of windows at equal energy ({yearly / 3600:.2f} h):", end=" ")
-            print(f"{governed.jct_s / yearly - 1:+.1%}", flush=True)
-    print("* mean over windows that ended while energy was withheld and jobs waited (the most; how many)")
+            for price, came in zip(CONSTANTS, fixed, strict=True):
+                _row(f"  constant {price:g}", came.result())
+            best_s = min(came.result().jct_s for came in fixed)
+            print(f"  mean JCT over the best constant's: {governed.jct_s / best_s - 1:+.1%}")
+            used_s = _yearly(yearly, governed.used_j)
+            print(
+                f"  over that of a constant free of windows, at equal energy: {governed.jct_s / used_s - 1:+.1%}",
+                flush=True,
+            )
+    print("* mean over windows that ended while energy was withheld and jobs waited (the most; how many of all)")
 
 
-def _each(
-    run: LongRun, budget: Budget, scale: float, free: bool, governed: bool = False
-) -> tuple[list[LongRun], list[Budget], list[float | None], list[bool]]:
-    prices: list[float | None] = [scale * share for share in CONSTANTS]
-    prices = [None, *prices] if governed else prices
-    return [run] * len(prices), [budget] * len(prices), prices, [free] * len(prices)
-
-
-def _yearly(free: dict[float, Came], used_j: float) -> float:
-    """Mean JCT of constants at this energy, seconds: a straight line between the two next to it."""
-    by_energy = sorted((came.used_j, came.jct_s) for came in free.values())
-    energies, jcts = zip(*by_energy, strict=True)
-    return float(np.interp(used_j, energies, jcts))
+def _yearly(jct_s: dict[float, float], used_j: float) -> float:
+    """Mean JCT at this energy, seconds: a straight line between the runs next to it (joules → JCT)."""
+    energies, times = zip(*sorted(jct_s.items()), strict=True)
+    return float(np.interp(used_j, energies, times))
 
 
 def _row(name: str, came: Came) -> None:

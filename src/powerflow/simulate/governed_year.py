@@ -20,7 +20,7 @@ from powerflow.simulate.governed import GovernedSimulation, believed_world, repl
 from powerflow.simulate.workload import Workload
 
 #: Prices at which days are replayed, in natural prices.
-PRICES = (0.0, 0.25, 1.0, 4.0, 16.0, 64.0)
+PRICES = (0.0, 0.5, 2.0, 8.0, 32.0)
 
 #: Days that are known when it begins.
 KNOWN_DAYS = 14

@@ -1,0 +1,189 @@
+"""Budgets in the loop: a month of random days, small enough for a test, and the parts by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cache
+
+import numpy as np
+import pytest
+
+from powerflow.energy.budget import Budget, window_at
+from powerflow.energy.governor import Governor
+from powerflow.errors import InputError
+from powerflow.policy.registry import load
+from powerflow.simulate.budget_year import DAY_S, LEVEL_DAYS, LONGEST_S, resample
+from powerflow.simulate.build import build_workload
+from powerflow.simulate.governed import Rationed, Tick, added_w
+from powerflow.simulate.governed_verdict import Kept, kept, verdict
+from powerflow.simulate.governed_year import Biased, Constant, LongRun
+from powerflow.trace.record import Trace, TraceJob
+from tests.policy.views import assert_valid
+from tests.simulate.workloads import from_trace
+
+DAYS = 16
+ZONE = "Europe/Berlin"
+#: 20 March 2026, midnight in Berlin: the 29th has 23 hours.
+EPOCH_S = 1773961200.0
+
+
+def days_at_random(days: int = 12) -> Trace:
+    """A log with more jobs by day than by night, and some days with few."""
+    rng = np.random.default_rng(5)
+    jobs = []
+    for day in range(days):
+        for _ in range(int(rng.integers(10, 50))):
+            submit_s = (day + rng.beta(3, 2)) * DAY_S
+            jobs.append((float(submit_s), float(rng.lognormal(8.6, 1.0)), int(2 ** rng.integers(0, 4))))
+    return Trace("random days", "made in a test", [TraceJob(f"j{i}", *job) for i, job in enumerate(sorted(jobs))])
+
+
+@cache
+def long_run() -> LongRun:
+    year = resample(days_at_random(), DAYS, gpus=8, load=0.8, seed=3)
+    workload = build_workload(year.trace, "1x8:A100", seed=3)
+    run = LongRun(workload, DAYS, EPOCH_S, 0.1, seed=3)
+    return dataclasses.replace(run, responses=run.replay(range(DAYS)))
+
+
+def budget(share: float, period: str = "day") -> Budget:
+    """A share of full draw: eight A100s at 400 W."""
+    days = 1 if period == "day" else 31
+    return Budget(share * 8 * 400.0 * DAY_S * days, period, ZONE)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("share", [0.4, 0.6])
+def test_a_budget_is_kept_and_not_wasted(share: float) -> None:
+    run = long_run()
+    simulation = run.simulation(run.governor(budget(share)))
+    simulation.run()
+    came = verdict(kept(simulation.ticks, budget(share), EPOCH_S, DAYS * DAY_S), simulation.ticks)
+    assert came.windows == DAYS  # one of 23 hours
+    assert came.worst_over <= 0.01
+    assert came.running == 0
+    assert came.unspent_waiting <= 0.03
+    assert not np.isnan(simulation.finish_s).any()
+    # what it says of itself is what the meter says
+    result = simulation.result()
+    assert result.metered_j == pytest.approx(result.jobs.energy_j.sum() + result.idle_j, rel=1e-9)
+    for warned in simulation.warned:
+        assert warned.standing.share == pytest.approx(warned.at, abs=0.1)
+    names = [(warned.standing.window.name, warned.at) for warned in simulation.warned]
+    assert len(names) == len(set(names)) > DAYS
+
+
+def test_a_governor_does_better_than_the_best_constant_under_the_same_budget() -> None:
+    run, limit = long_run(), budget(0.45)
+
+    def mean_jct_s(keeper: Governor) -> float:
+        simulation = run.simulation(keeper)
+        simulation.run()
+        return float(simulation.result().jobs.jct_s.mean())
+
+    constants = [mean_jct_s(Constant(run, limit, price)) for price in (run.prices[1], run.prices[2], run.prices[3])]
+    assert mean_jct_s(run.governor(limit)) <= 1.05 * min(constants)
+
+
+def test_a_free_constant_is_a_plain_simulation_at_that_price() -> None:
+    from powerflow.simulate.run import simulate
+
+    run = long_run()
+    price = run.prices[2]
+    governed = run.simulation(Constant(run, budget(0.1), price, free=True))
+    governed.scheduler.energy_price = price  # the first reading comes at 0 s, with the first job
+    governed.run()
+    plain = simulate(run.workload, load("prices"), energy_price=price, belief=run.belief())
+    assert governed.result().jobs.jct_s.mean() == pytest.approx(plain.jobs.jct_s.mean(), rel=0.01)
+
+
+def test_the_same_seed_gives_the_same_year() -> None:
+    one, two = (resample(days_at_random(), 40, gpus=8, load=0.7, seed=9) for _ in range(2))
+    assert one.trace.jobs == two.trace.jobs
+    assert one.trace.jobs != resample(days_at_random(), 40, gpus=8, load=0.7, seed=8).trace.jobs
+
+
+def test_resampled_days_are_days_of_the_log() -> None:
+    log = days_at_random()
+    year = resample(log, 60, gpus=8, load=0.7, swing=0.5, seed=1)
+    times = {round(job.submit_s % DAY_S, 6) for job in log.jobs}
+    assert {round(job.submit_s % DAY_S, 6) for job in year.trace.jobs} <= times
+    assert max(job.duration_s for job in year.trace.jobs) <= LONGEST_S
+    submit_s = [job.submit_s for job in year.trace.jobs]
+    assert submit_s == sorted(submit_s)
+    assert 0.5 <= min(year.levels) < max(year.levels) <= 1.5
+    assert len(set(year.levels)) == -(-60 // LEVEL_DAYS)
+    assert len({job.id for job in year.trace.jobs}) == len(year.trace.jobs)
+    even = resample(log, 400, gpus=8, load=0.7, swing=0.0, seed=1).trace.jobs
+    asked = sum(job.gpus * job.duration_s for job in even) / (8 * 400 * DAY_S)
+    assert asked == pytest.approx(0.7, rel=0.1)
+
+
+def test_a_log_of_few_days_is_refused() -> None:
+    with pytest.raises(InputError, match="spans 4 whole days"):
+        resample(days_at_random(5), 10, gpus=8, load=0.7)
+
+
+def test_a_biased_belief_is_wrong_by_no_more_than_it_says() -> None:
+    workload = from_trace(4, jobs=30)
+    ratios = []
+    for learned in Biased(workload, 0.1, seed=2).start():
+        truth = workload.truth[learned.cost_class, learned.gpu_type]
+        runs = np.isfinite(truth.step_time_s)
+        ratios.append((learned.table.step_time_s[runs] / truth.step_time_s[runs]).mean())
+        ratios.append((learned.table.power_w / truth.power_w).mean())
+    assert all(0.9 <= ratio <= 1.1 for ratio in ratios)
+    assert np.std(ratios) > 0.01
+
+
+@pytest.mark.parametrize("share", [0.05, 0.2, 0.5, 0.9])
+def test_a_ration_holds_and_hardly_more_is_held_back_than_must_be(share: float) -> None:
+    workload = from_trace(7, jobs=20, cluster="1x8:A100", span_s=0.0)
+    seen = []
+
+    class Look:
+        name = "look"
+        needs_sizes = True
+        period_s: float | None = None
+
+        def decide(self, view):  # type: ignore[no-untyped-def]
+            inner = load("prices")
+            free = inner.decide(view)
+            limit_w = share * added_w(view, free)
+            ration = Rationed(inner, 64 / 340)
+            ration.limit_w = limit_w
+            answer = ration.decide(view)
+            assert_valid(view, answer)
+            assert added_w(view, answer) <= limit_w
+            assert ration.binding
+            seen.append(added_w(view, answer) / limit_w)
+            assert Rationed(inner, 64 / 340).decide(view).gpus.tolist() == free.gpus.tolist()
+            return free
+
+    from powerflow.simulate.run import Simulation
+
+    Simulation(workload, Look()).run(events=6)
+    assert seen
+    if share >= 0.5:
+        assert np.mean(seen) > 0.6
+
+
+def test_windows_and_verdict_by_hand() -> None:
+    day = Budget(100.0, "day", ZONE)
+    start_s = window_at(day, EPOCH_S).start_s
+    assert start_s == EPOCH_S
+    # 90 on the first day, 110 on the second, 101 on the third, 40 on the fourth; read every 12 h
+    joules = [0, 45, 90, 145, 200, 250, 301, 321, 341]
+    ticks = [
+        Tick(i * DAY_S / 2, float(j), 0.1 if i < 6 else 0.0, limited=i == 3, cut=False, waiting=i % 2)
+        for i, j in enumerate(joules)
+    ]
+    found = kept(ticks, day, EPOCH_S, 4 * DAY_S)
+    assert [window.name for window in found] == ["2026-03-20", "2026-03-21", "2026-03-22", "2026-03-23"]
+    assert [window.spent for window in found] == pytest.approx([0.9, 1.1, 1.01, 0.4])
+    assert [window.withheld for window in found] == [True, True, True, False]
+    came = verdict(found, ticks)
+    assert (came.over, came.running, came.waiting) == (2, 1, 3)
+    assert came.worst_over == pytest.approx(0.1)
+    assert came.unspent_waiting == pytest.approx(0.1 / 3)
+    assert came.limited == pytest.approx(1 / 9)
+    assert verdict([Kept("x", 0.5, withheld=False)], ticks).unspent_waiting == 0.0
