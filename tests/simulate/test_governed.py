@@ -15,6 +15,7 @@ from powerflow.policy.registry import load
 from powerflow.simulate.budget_year import DAY_S, LEVEL_DAYS, LONGEST_S, resample
 from powerflow.simulate.build import build_workload
 from powerflow.simulate.governed import Rationed, Tick, added_w
+from powerflow.simulate.governed_replay import replay_day
 from powerflow.simulate.governed_verdict import Kept, kept, verdict
 from powerflow.simulate.governed_year import Biased, Constant, LongRun
 from powerflow.trace.record import Trace, TraceJob
@@ -94,6 +95,21 @@ def test_a_free_constant_is_a_plain_simulation_at_that_price() -> None:
     governed.run()
     plain = simulate(run.workload, load("prices"), energy_price=price, belief=run.belief())
     assert governed.result().jobs.jct_s.mean() == pytest.approx(plain.jobs.jct_s.mean(), rel=0.01)
+
+
+def test_a_replay_tells_whose_energy_it_was() -> None:
+    run = long_run()
+    jobs = [dataclasses.replace(job, project="ab"[i % 2]) for i, job in enumerate(run.workload.jobs)]
+    workload = dataclasses.replace(run.workload, jobs=jobs)
+    found = replay_day(workload, 2, run.prices, projects=["a", "b", "c"])
+    assert set(found) == {"", "a", "b"}
+    plain = replay_day(run.workload, 2, run.prices)[""]
+    assert found[""] == plain
+    for i in range(len(run.prices)):
+        both = found["a"].joules[i] + found["b"].joules[i]
+        assert both > plain.joules[i] > 0.5 * both  # the jobs' accounts also have the idle draw of their GPUs
+    assert plain.joules[0] > 1.3 * plain.joules[-1]
+    assert replay_day(workload, DAYS + 5, run.prices) == {}
 
 
 def test_the_same_seed_gives_the_same_year() -> None:

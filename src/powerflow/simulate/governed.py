@@ -10,13 +10,12 @@ import numpy as np
 
 from powerflow.energy.budget import Warned
 from powerflow.energy.owed import owed
-from powerflow.energy.response import Response, response
+from powerflow.energy.response import Response
 from powerflow.policy.protocol import Allocation, Policy, View
-from powerflow.policy.registry import load
 from powerflow.scheduler.events import EnergyPriceSet
 from powerflow.scheduler.ledger import advance
 from powerflow.simulate.belief import Belief
-from powerflow.simulate.run import Simulation, World, simulate
+from powerflow.simulate.run import Simulation, World
 from powerflow.simulate.workload import Workload
 
 DAY_S = 86_400.0
@@ -212,38 +211,3 @@ class GovernedSimulation(Simulation):
                 view.idle_w,
             )
         return [float(joules) for joules in total]
-
-
-def believed_world(workload: Workload, belief: Belief) -> Workload:
-    """The workload as it would be if the belief were true: what a controller can replay."""
-    tables = {(learned.cost_class, learned.gpu_type): learned.table for learned in belief.start()}
-    sizes = [belief.iterations(number) for number in range(len(workload.jobs))]
-    jobs = [
-        replace(job, iterations=size) if size is not None else job
-        for job, size in zip(workload.jobs, sizes, strict=True)
-    ]
-    return replace(workload, jobs=jobs, truth=tables)
-
-
-def replay_day(
-    believed: Workload, day: int, prices: tuple[float, ...], policy: str = "prices", days: int = 1
-) -> Response | None:
-    """What the arrivals of a day, counted from 0, cost at each price, above idle; None if nothing arrived.
-
-    With more ``days``, it is the mean over so many days that end with this one.
-    """
-    from_s, to_s = (day + 1 - days) * DAY_S, (day + 1) * DAY_S
-    jobs = [replace(job, submit_s=job.submit_s - from_s) for job in believed.jobs if from_s <= job.submit_s < to_s]
-    if not jobs:
-        return None
-    part = replace(believed, jobs=jobs)
-    points = []
-    for price in prices:
-        result = simulate(part, load(policy), energy_price=price)
-        made = min(days, day + 1)
-        above_j = (result.metered_j - result.tail_w * result.end_s) / made
-        share = result.jobs.energy_j / result.jobs.energy_j.sum()
-        # a job that is there has, on average over its stay, half of its energy still to use
-        under_way_j = above_j * float(share @ result.jobs.jct_s) / 2.0 / DAY_S
-        points.append((price, above_j, float(result.timeline.power_w.max()) - result.tail_w, under_way_j))
-    return response(points)

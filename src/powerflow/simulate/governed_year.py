@@ -16,7 +16,8 @@ from powerflow.policy.registry import load
 from powerflow.scheduler.events import CostLearned
 from powerflow.simulate.belief import Oracle
 from powerflow.simulate.frontier import natural_price
-from powerflow.simulate.governed import GovernedSimulation, believed_world, replay_day
+from powerflow.simulate.governed import GovernedSimulation
+from powerflow.simulate.governed_replay import believed_world, replay_day
 from powerflow.simulate.workload import Workload
 
 #: Prices at which days are replayed, in natural prices.
@@ -92,7 +93,7 @@ class LongRun:
     def replay(self, days: range) -> list[Response | None]:
         """Some days in the believed world."""
         believed = believed_world(self.workload, self.belief())
-        return [replay_day(believed, day, self.prices) for day in days]
+        return [replay_day(believed, day, self.prices).get("") for day in days]
 
     def day(self, number: int) -> Response:
         """What is learnt when a day is over; a day without arrivals costs nothing."""
