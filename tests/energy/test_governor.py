@@ -132,6 +132,16 @@ def test_the_meter_is_split_where_a_window_begins() -> None:
     assert governor.standing(DAY_S + 200.0).spent_j == pytest.approx(2 * KWH)
 
 
+def test_a_budget_set_at_noon_counts_from_midnight_where_the_meter_is_known() -> None:
+    governor = governed(60.0)
+    governor.begin(DAY_S / 2, 1000 * KWH)
+    governor.observe(DAY_S / 2, 1040 * KWH)
+    assert governor.standing(DAY_S / 2).spent_j == 40 * KWH
+    unknowing = governed(60.0)
+    unknowing.observe(DAY_S / 2, 1040 * KWH)
+    assert unknowing.standing(DAY_S / 2).spent_j == 0.0
+
+
 def test_it_goes_on_from_its_state_as_if_nothing_had_been() -> None:
     one, two = governed(60.0), governed(60.0)
     drive(one, 5, truth=1.2)

@@ -86,6 +86,14 @@ class Governor:
 
     # -- what it is told ----------------------------------------------------------------------------------------
 
+    def begin(self, now_s: float, meter_then_j: float) -> None:
+        """Say what the meter read when the present window began: before the first `observe`, or for another budget.
+
+        Without it, a governor that begins within a window counts from its first reading.
+        """
+        self._seen.window = window_at(self.budget, now_s).name
+        self._seen.window_meter, self._seen.warned = meter_then_j, []
+
     def observe(
         self, now_s: float, meter_j: float, owed_j: Sequence[float] | None = None, limited: bool = False
     ) -> list[Warned]:
