@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from powerflow.cluster.occupancy import Placement
 from powerflow.cost.table import CostTable, FloatArray, IntArray
 from powerflow.job import Job
+from powerflow.scheduler.cap import PowerCap
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +113,35 @@ class EnergyPriceSet:
     seconds_per_joule: float
 
 
+@dataclass(frozen=True, slots=True)
+class PowerCapSet:
+    """A power cap is in force or announced; it takes the place of one of the same scope and start."""
+
+    cap: PowerCap
+
+
+@dataclass(frozen=True, slots=True)
+class PowerCapLifted:
+    """The caps of a scope are at an end: those in force end now (on their ramp), those to come are forgotten."""
+
+    scope: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PowerMetered:
+    """What the meters say: watts of the cluster now, and of its jobs.
+
+    ``slots[i]`` (see `Scheduler.slot`) draws ``job_w[i]`` on all its GPUs together. ``steady[i]``: it runs at the count
+    and clock of the latest plan; false while it pauses, starts, or a clock is on its way. Jobs that are not listed
+    are taken to draw what idle GPUs do.
+    """
+
+    watts: float
+    slots: IntArray
+    job_w: FloatArray
+    steady: npt.NDArray[np.bool_]
+
+
 Event = (
     Submitted
     | Completed
@@ -122,4 +155,7 @@ Event = (
     | NodeDrained
     | NodeRecovered
     | EnergyPriceSet
+    | PowerCapSet
+    | PowerCapLifted
+    | PowerMetered
 )

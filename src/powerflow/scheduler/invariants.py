@@ -94,6 +94,7 @@ def _check_plan(scheduler: Scheduler, plan: Plan) -> None:
         held, up = pool.occupancy.held, pool.occupancy.up
         assert held <= up, f"{held} GPUs of {pool.gpu_type} are handed out, {up} are up"
         assert not pool.evicted, f"slots {pool.evicted} were to leave their nodes and did not"
+    _check_power(scheduler, plan)
     named = Counter(change.job_id for change in plan.changes)
     assert all(times == 1 for times in named.values()), "a plan changes one job twice"
     gives = [change.gpus - change.reason.gpus_before for change in plan.changes]
@@ -108,6 +109,31 @@ def _check_plan(scheduler: Scheduler, plan: Plan) -> None:
         _check_reason(scheduler, job_id, reason, is_changed=job_id in named)
 
 
+def _check_power(scheduler: Scheduler, plan: Plan) -> None:
+    """No scope is believed to draw more than its caps allow, unless nothing is left to lessen and the plan says so.
+
+    Added up GPU by GPU; what the meters have taught is taken from the scheduler, as is the draw of idle nodes.
+    """
+    for scope in scheduler.caps.scopes():
+        limit_w = scheduler.caps.limit_w(scope, plan.now_s, plan.now_s)
+        watts, floor = scheduler.caps.idle_w(scope), 0.0
+        for pool in scheduler.pools.values():
+            table = scheduler.caps.watts(pool)
+            for slot in pool.active:
+                row, shares = scheduler.ledger.rows[slot], pool.occupancy.placement(slot)
+                inside = sum(len(s.gpus) for s in shares if scope.nodes is None or s.node in scope.nodes)
+                if inside:
+                    gang_w = table[row["cost"], list(pool.axes.gpu_counts).index(row["gpus"]), row["clock"]]
+                    above_w = max(0.0, gang_w - row["gpus"] * pool.gpu_idle_w) / row["gpus"] * inside
+                    watts, floor = watts + above_w, floor + above_w
+        if scope.nodes is None:
+            assert abs(plan.power_w - watts) <= 1e-6 * max(1.0, watts), f"plan says {plan.power_w} W, it is {watts} W"
+        if watts > limit_w + 0.01:
+            said = any(f"power cap on {scope.name}:" in notice for notice in plan.notices)
+            assert floor <= 0.01, f"{scope.name} draws {watts} W of {limit_w} W, and {floor} W of it are jobs"
+            assert said, f"{scope.name} draws {watts} W of {limit_w} W, and the plan does not say so"
+
+
 def _check_change(scheduler: Scheduler, change: Change) -> None:
     """A change says what the ledger and the GPUs say."""
     ledger, pool, name = scheduler.ledger, scheduler.pools[change.pool], change.job_id
@@ -117,7 +143,9 @@ def _check_change(scheduler: Scheduler, change: Change) -> None:
     assert change.moved or change.gpus == change.reason.gpus_before > 0, f"{name} changes its count without a stop"
     if change.gpus == change.reason.gpus_before:
         said = change.reason.why
-        assert said is (Why.MOVED if change.moved else Why.RECLOCKED), f"{name} is said to be {said.value!r}"
+        assert said in ((Why.MOVED,) if change.moved else (Why.RECLOCKED, Why.CAP_RECLOCKED)), (
+            f"{name} is said to be {said.value!r}"
+        )
     if change.gpus == 0:
         assert change.clock_mhz == 0, f"{name} has a clock and no GPU"
         return
@@ -143,6 +171,11 @@ def _check_reason(scheduler: Scheduler, job_id: str, reason: Reason, *, is_chang
         Why.PREEMPTED: is_changed and before > 0 == after,
         Why.RECLOCKED: is_changed and before == after > 0 and not same_clock,
         Why.MOVED: is_changed and before == after > 0,
+        Why.CAP_RECLOCKED: is_changed and before == after > 0 and reason.clock_mhz < reason.clock_before_mhz,
+        Why.CAP_SHRUNK: is_changed and before > after > 0,
+        Why.CAP_PAUSED: is_changed and before > 0 == after,
+        Why.CAP_KEPT: not is_changed and before == after > 0 and same_clock,
+        Why.WAITS_CAP: not is_changed and before == after == 0,
         Why.KEPT: not is_changed and before == after > 0 and same_clock,
         Why.KEPT_COST: not is_changed and before == after > 0 and same_clock,
         Why.WAITS_GPUS: not is_changed and before == after == 0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -22,6 +23,11 @@ class Why(StrEnum):
     KEPT_COST = "kept because rescaling costs more than it gains"
     WAITS_GPUS = "waits for GPUs"
     WAITS_BUDGET = "waits for budget"
+    CAP_RECLOCKED = "slowed for the power cap"
+    CAP_SHRUNK = "shrunk for the power cap"
+    CAP_PAUSED = "paused for the power cap"
+    CAP_KEPT = "kept below what it would get, for the power cap"
+    WAITS_CAP = "waits for the power cap"
     NEVER_FITS = "no GPU count is known on which it could run here"
 
 
@@ -58,6 +64,10 @@ class Reason(NamedTuple):
                 return f"{self.why}{f' for {self.beneficiary}' if self.beneficiary else ''}"
             case Why.RECLOCKED:
                 return f"{self.why} from {self.clock_before_mhz:.0f} to {self.clock_mhz:.0f} MHz"
+            case Why.CAP_RECLOCKED:
+                return f"{self.why}, from {self.clock_before_mhz:.0f} to {self.clock_mhz:.0f} MHz"
+            case Why.CAP_SHRUNK:
+                return f"{self.why}, from {self.gpus_before} to {_gpus(self.gpus)}"
             case Why.WAITS_GPUS:
                 return f"{self.why}: {self.short_of} more would do" if self.short_of else str(self.why)
             case _:
@@ -109,6 +119,11 @@ class Plan:
         gpu_price: Spot price of a GPU by pool.
         ignored: Events that could not be used (unknown or finished jobs, repeats), in words.
         asleep, woken: Nodes to switch off, and nodes to switch on for this plan.
+        power_w: While a power cap is known: watts that the cluster is believed to draw when the plan is carried out, as
+            corrected by what was metered; nan without a cap.
+        cap_w: The least that caps on the whole cluster allow until the next decision; ``inf`` if they allow all.
+        watt_price: Spot price of a watt, seconds per joule as λ_E: the dearest over all scopes; 0 if no cap binds.
+        notices: What an administrator should know, in words: caps that cannot be met.
     """
 
     now_s: float
@@ -119,6 +134,10 @@ class Plan:
     ignored: Sequence[str] = ()
     asleep: Sequence[str] = ()
     woken: Sequence[str] = ()
+    power_w: float = math.nan
+    cap_w: float = math.inf
+    watt_price: float = 0.0
+    notices: Sequence[str] = ()
     explain: Callable[[], Mapping[str, Reason]] = field(default=dict, repr=False)
 
     def reasons(self) -> Mapping[str, Reason]:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from powerflow.cluster.consolidate import Spread, consolidate
 from powerflow.cluster.emptying import empty_nodes
-from powerflow.cluster.occupancy import Occupancy, Placement
+from powerflow.cluster.occupancy import NodeShare, Occupancy, Placement
 from powerflow.cluster.packing import DRAINED, FAILED
 from powerflow.cluster.spec import Node
 from powerflow.cost.table import Axes, IntArray
 from powerflow.policy.protocol import Allocation, Policy, View
 from powerflow.scheduler.book import CostBook
+from powerflow.scheduler.cap import Scope
 from powerflow.scheduler.check import check_answer
 from powerflow.scheduler.differences import MOVED, compare, list_changed
 from powerflow.scheduler.history import History
@@ -33,8 +36,10 @@ class Decision:
 
     Attributes:
         view: What the policy saw.
-        answer: What it said.
+        answer: What it said, or what a power cap left of that.
+        wish: What it said.
         slots: ``[J]`` slots of the view's jobs.
+        how: ``[J]`` whether each job stays the `SAME`, is `RECLOCKED` or `MOVED`.
         changed: Of each job whose allocation changes: slot, GPUs before and after, clocks before and after, and whether
             it is `RECLOCKED` or `MOVED`.
         woken: Nodes switched on.
@@ -43,10 +48,12 @@ class Decision:
 
     view: View
     answer: Allocation
+    wish: Allocation
     slots: IntArray
-    changed: list[list[int]]
-    woken: list[str]
-    asleep: list[str]
+    how: IntArray = field(default_factory=lambda: np.empty(0, np.int64))
+    changed: list[list[int]] = field(default_factory=list)
+    woken: list[str] = field(default_factory=list)
+    asleep: list[str] = field(default_factory=list)
 
 
 class Pool:
@@ -166,31 +173,114 @@ class Pool:
         Raises:
             PolicyError: If the answer cannot be carried out.
         """
+        decision = self.ask(policy, ledger, now_s, energy_price, sizes_known)
+        self.place(decision, ledger, now_s)
+        self.conclude(decision, now_s)
+        return decision
+
+    def ask(
+        self,
+        policy: Policy,
+        ledger: Ledger,
+        now_s: float,
+        energy_price: float,
+        sizes_known: bool,
+        without_gpus: int = 0,
+        most: Mapping[int, int] | None = None,
+    ) -> Decision:
+        """What the policy says; nothing has changed yet.
+
+        Args:
+            policy, ledger, now_s, energy_price, sizes_known: See `view`.
+            without_gpus: So many GPUs of those that are up are not to be had.
+            most: By slot, jobs that may not have more GPUs than this for now.
+
+        Raises:
+            PolicyError: If the answer cannot be carried out.
+        """
         slots = np.array(self._active, np.int64)
         view = self.view(ledger, slots, now_s, energy_price, sizes_known)
+        if without_gpus:
+            view = dataclasses.replace(view, capacity=max(0, view.capacity - without_gpus))
+        if most:
+            rows = view.jobs.copy()
+            for j, slot in enumerate(self._active):
+                if slot in most:
+                    rows["gpus_max"][j] = max(min(rows["gpus_max"][j], most[slot]), rows["gpus_min"][j])
+            rows.flags.writeable = False
+            view = dataclasses.replace(view, jobs=rows)
         answer = policy.decide(view)
         check_answer(policy.name, view, answer)
+        return Decision(view, answer, answer, slots)
+
+    def place(self, decision: Decision, ledger: Ledger, now_s: float) -> None:
+        """Give every job its GPUs, on nodes."""
+        view, answer, slots = decision.view, decision.answer, decision.slots
         had, had_clock = view.jobs["gpus"], view.jobs["clock"]
         evicted = np.isin(slots, list(self.evicted)) if self.evicted else np.zeros(len(slots), np.bool_)
-        how = np.zeros(len(slots), np.int64)
+        decision.how = how = np.zeros(len(slots), np.int64)
         compare(had, had_clock, answer.gpus, answer.clock, evicted, how)
         ledger.give(slots, answer.gpus, answer.clock, now_s)
         moves = (how == MOVED).nonzero()[0]
         moving = slots[moves]
-        woken: list[str] = []
         if len(moving):
             freed = int(had[moves][~evicted[moves]].sum()) if self.sleepers else 0
-            woken = self._place(ledger, moving, answer.gpus[moves], freed, now_s)
+            decision.woken = self._place(ledger, moving, answer.gpus[moves], freed, now_s)
         tidied = self._consolidate(ledger, moving, now_s) if self._spread else []
-        if self.sleepers and energy_price > 0.0 and self.occupancy.spare_nodes():
-            tidied += self._empty(ledger, [*moving.tolist(), *tidied], energy_price, now_s)
+        if self.sleepers and view.energy_price > 0.0 and self.occupancy.spare_nodes():
+            tidied += self._empty(ledger, [*moving.tolist(), *tidied], view.energy_price, now_s)
         if tidied:
             position = {slot: j for j, slot in enumerate(self._active)}
             how[[position[slot] for slot in tidied]] = MOVED
-        rows = np.empty((len(slots), 6), np.int64)
-        count = list_changed(slots, had, answer.gpus, had_clock, answer.clock, how, rows)
-        asleep = self.sleepers.sleep(self.occupancy, now_s) if self.sleepers else []
-        return Decision(view, answer, slots, rows[:count].tolist(), woken, asleep)
+
+    def lessen(self, decision: Decision, ledger: Ledger, less: Allocation, leave: Scope, now_s: float) -> None:
+        """Give placed jobs less, where they stand: other clocks, fewer of their GPUs, or none.
+
+        Args:
+            decision: As placed; its answer is replaced.
+            less: What each job is to have: no more GPUs than it has.
+            leave: The nodes that jobs with fewer GPUs leave first.
+            ledger, now_s: See `place`.
+        """
+        view, slots = decision.view, decision.slots
+        for j in (less.gpus < decision.answer.gpus).nonzero()[0].tolist():
+            self._give_up(int(slots[j]), int(less.gpus[j]), leave)
+        kept = less.gpus == decision.answer.gpus
+        how = np.zeros(len(slots), np.int64)
+        nobody = np.zeros(len(slots), np.bool_)
+        compare(view.jobs["gpus"], view.jobs["clock"], less.gpus, less.clock, nobody, how)
+        moved_anyway = kept & (decision.how == MOVED)  # also those that were moved without another count
+        decision.how = np.where(moved_anyway | ((decision.how == MOVED) & (less.gpus > 0)), MOVED, how)
+        ledger.give(slots, less.gpus, less.clock, now_s)
+        fewer = slots[(less.gpus < decision.answer.gpus) & (less.gpus > 0)]
+        if len(fewer):
+            self._note_spread(ledger, fewer, self.occupancy.packed_many(fewer))
+        decision.answer = less
+
+    def _give_up(self, slot: int, gpus: int, leave: Scope) -> None:
+        """Let a job keep so many of the GPUs that it holds, on as few nodes as that takes."""
+        shares = sorted(
+            self.occupancy.placement(slot),
+            key=lambda share: (leave.nodes is None or share.node in leave.nodes, -len(share.gpus)),
+        )
+        self.vacate(slot)
+        kept = []
+        for share in shares:
+            if gpus:
+                kept.append(NodeShare(share.node, share.gpus[:gpus]))
+                gpus -= len(kept[-1].gpus)
+        if kept:
+            self.occupancy.put(slot, tuple(kept))
+
+    def conclude(self, decision: Decision, now_s: float) -> None:
+        """List what has changed, and put to sleep what stands empty."""
+        view, answer, how = decision.view, decision.answer, decision.how
+        rows = np.empty((len(how), 6), np.int64)
+        count = list_changed(
+            decision.slots, view.jobs["gpus"], answer.gpus, view.jobs["clock"], answer.clock, how, rows
+        )
+        decision.changed = rows[:count].tolist()
+        decision.asleep += self.sleepers.sleep(self.occupancy, now_s) if self.sleepers else []
 
     def is_packed(self, slot: int) -> bool:
         """Whether a job stands on as few nodes as its count needs."""

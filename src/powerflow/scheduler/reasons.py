@@ -47,27 +47,41 @@ def beneficiaries(freed: Sequence[int]) -> list[int]:
 def changes_of(pool: Pool, decision: Decision, ledger: Ledger) -> list[Change]:
     """The changes of the decision just made, each with its reason; notes in the ledger who has been started."""
     price, now_s = decision.answer.gpu_price, decision.view.now_s
+    less = _lessened(decision)
     takers = beneficiaries([had - has for _, had, has, *_ in decision.changed])
     changes = []
     for (slot, had, has, had_clock, clock, how), taker in zip(decision.changed, takers, strict=True):
+        capped = slot in less
         if has == 0:
-            why = Why.PREEMPTED
+            why = Why.CAP_PAUSED if capped else Why.PREEMPTED
         elif had == 0:
             why = Why.RESUMED if ledger.started[slot] else Why.STARTED
             ledger.started[slot] = True
         elif has != had:
-            why = Why.GROWN if has > had else Why.SHRUNK
+            why = Why.GROWN if has > had else Why.CAP_SHRUNK if capped and less[slot] >= had else Why.SHRUNK
+        elif how == MOVED:
+            why = Why.MOVED
         else:
-            why = Why.MOVED if how == MOVED else Why.RECLOCKED
+            why = Why.CAP_RECLOCKED if capped and clock < had_clock else Why.RECLOCKED
         had_mhz = pool.clocks_mhz[had_clock] if had else 0.0
         has_mhz = pool.clocks_mhz[clock] if has else 0.0
-        name = ledger.job(decision.changed[taker][0]).id if taker >= 0 else ""
+        gave = taker >= 0 and why not in (Why.CAP_SHRUNK, Why.CAP_PAUSED)  # to the cap, not to a job
+        name = ledger.job(decision.changed[taker][0]).id if gave else ""
         reason = Reason(why, had, has, had_mhz, has_mhz, name, price)
         packed, wait_s = pool.is_packed(slot), pool.wait_s(slot, now_s)
         changes.append(
             Change(ledger.job(slot).id, slot, pool.gpu_type, has, clock, has_mhz, packed, how == MOVED, wait_s, reason)
         )
     return changes
+
+
+def _lessened(decision: Decision) -> Mapping[int, int]:
+    """By slot, the jobs to which a power cap left less than the policy said, and how many GPUs it said."""
+    wish, answer = decision.wish, decision.answer
+    if wish is answer:
+        return {}
+    less = (answer.gpus < wish.gpus) | ((answer.clock < wish.clock) & (answer.gpus > 0))
+    return dict(zip(decision.slots[less].tolist(), wish.gpus[less].tolist(), strict=True))
 
 
 def all_reasons(
@@ -78,11 +92,12 @@ def all_reasons(
     What keeps an unchanged job as it is shows in what the same policy would say of a world in which that one
     thing were otherwise: rescaling free, or energy free.
     """
-    view, answer = decision.view, decision.answer
+    view, answer, wish = decision.view, decision.answer, decision.wish
     rows = view.jobs
+    less = _lessened(decision)
     if_free_rescale = _answer(policy, _with_free_rescale(view))
     if_free_energy = (
-        _answer(policy, dataclasses.replace(view, energy_price=0.0)) if view.energy_price > 0 else answer.gpus
+        _answer(policy, dataclasses.replace(view, energy_price=0.0)) if view.energy_price > 0 else wish.gpus
     )
     free = view.capacity - int(answer.gpus.sum())
     smallest = _smallest_counts(view)
@@ -94,7 +109,9 @@ def all_reasons(
         gpus = int(answer.gpus[j])
         clock = float(view.clocks_mhz[answer.clock[j]]) if gpus else 0.0
         short_of = 0
-        if gpus:
+        if int(decision.slots[j]) in less:
+            why = Why.CAP_KEPT if gpus else Why.WAITS_CAP
+        elif gpus:
             why = Why.KEPT if if_free_rescale[j] == gpus else Why.KEPT_COST
         elif smallest[j] == 0:
             why = Why.NEVER_FITS

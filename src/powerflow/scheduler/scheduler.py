@@ -16,6 +16,8 @@ from powerflow.cluster.spec import ClusterSpec
 from powerflow.cost.table import Axes
 from powerflow.job import Job
 from powerflow.policy.protocol import Policy
+from powerflow.scheduler.cap_book import CapBook
+from powerflow.scheduler.cap_enforce import Capped, Enforcer
 from powerflow.scheduler.events import (
     Adopted,
     Cancelled,
@@ -27,6 +29,9 @@ from powerflow.scheduler.events import (
     NodeDrained,
     NodeFailed,
     NodeRecovered,
+    PowerCapLifted,
+    PowerCapSet,
+    PowerMetered,
     Progress,
     SizeLearned,
     Submitted,
@@ -35,6 +40,9 @@ from powerflow.scheduler.ledger import Ledger, advance
 from powerflow.scheduler.plan import Change, Plan, Reason
 from powerflow.scheduler.pool import Decision, Pool
 from powerflow.scheduler.reasons import all_reasons, changes_of
+
+#: What can make a cluster draw more than was believed, without a decision.
+_SUDDEN = (Adopted, CostLearned, NodeRecovered)
 
 
 class Scheduler:
@@ -76,6 +84,9 @@ class Scheduler:
         self._dirty = False
         self._steps = 0
         self._decided_s = -math.inf
+        self.caps = CapBook(self.pools, self.ledger)
+        self._enforcer = Enforcer(self.caps, self.ledger)
+        self._cap_due_s = math.inf  # -inf: at once
 
     # -- what a body asks ---------------------------------------------------------------------------------------
 
@@ -100,6 +111,8 @@ class Scheduler:
         """
         self._steps += 1
         ignored = [why for event in events if (why := self._note(event, now_s))]
+        if self.caps and self._cap_due_s > now_s and any(isinstance(event, _SUDDEN) for event in events):
+            self._cap_due_s = -math.inf if self.caps.breached(now_s) else self._cap_due_s
         due_s = self._due_s()
         if now_s < due_s:
             return Plan(now_s, False, (), due_s, ignored=ignored)
@@ -135,6 +148,12 @@ class Scheduler:
             case EnergyPriceSet():
                 self.energy_price = event.seconds_per_joule
                 self._dirty = True
+                return ""
+            case PowerCapSet() | PowerCapLifted():
+                return self._cap(event, now_s)
+            case PowerMetered():
+                if self.caps.metered(event, self._pool_of, now_s, self._decided_s):
+                    self._cap_due_s = -math.inf
                 return ""
             case NodeFailed():
                 return self._lose(event.node, now_s)
@@ -222,6 +241,13 @@ class Scheduler:
         self._dirty = True
         return ""
 
+    def _cap(self, event: PowerCapSet | PowerCapLifted, now_s: float) -> str:
+        why = self.caps.set(event.cap) if isinstance(event, PowerCapSet) else self.caps.lift(event.scope, now_s)
+        if not why:
+            self._enforcer.forget()
+            self._cap_due_s = -math.inf
+        return why
+
     def _recover(self, node: str) -> str:
         pool = self._node_pool.get(node)
         if pool is None:
@@ -307,6 +333,10 @@ class Scheduler:
 
     def _due_s(self) -> float:
         """When the next decision is due; ``inf`` if nothing calls for one."""
+        return min(self._plain_due_s(), self._cap_due_s)
+
+    def _plain_due_s(self) -> float:
+        """The same, but for power caps: these do not wait for the interval."""
         if self._dirty:
             return self._decided_s + self.interval_s
         due_s = min((pool.sleepers.due_s() for pool in self.pools.values() if pool.sleepers), default=math.inf)
@@ -317,15 +347,11 @@ class Scheduler:
     def _decide(self, now_s: float, ignored: Sequence[str]) -> Plan:
         changes: list[Change] = []
         prices: dict[str, float] = {}
-        decisions: list[tuple[Pool, Decision]] = []
         self._reroute()
-        for name, pool in self.pools.items():
-            if not pool.active and not pool.sleepers:
-                continue
-            decision = pool.decide(self.policies[name], self.ledger, now_s, self.energy_price, self.sizes_known)
+        decisions, capped = self._decisions(now_s)
+        for pool, decision in decisions:
             changes += changes_of(pool, decision, self.ledger)
-            prices[name] = decision.answer.gpu_price
-            decisions.append((pool, decision))
+            prices[pool.gpu_type] = decision.answer.gpu_price
         # give up before taking, so that a body can carry the changes out one by one
         changes.sort(key=lambda change: change.gpus - change.reason.gpus_before)
 
@@ -345,4 +371,38 @@ class Scheduler:
 
         woken = [node for _, decision in decisions for node in decision.woken]
         asleep = [node for _, decision in decisions for node in decision.asleep]
-        return Plan(now_s, True, changes, self._due_s(), prices, ignored, asleep, woken, explain)
+        return Plan(
+            now_s,
+            True,
+            changes,
+            self._due_s(),
+            prices,
+            ignored,
+            asleep,
+            woken,
+            capped.power_w,
+            capped.cap_w,
+            capped.watt_price,
+            capped.notices,
+            explain,
+        )
+
+    def _decisions(self, now_s: float) -> tuple[list[tuple[Pool, Decision]], Capped]:
+        """What each pool's policy says, placed; below the power caps, if there are any."""
+        pools = [pool for pool in self.pools.values() if pool.active or pool.sleepers]
+        self.caps.forget(now_s)
+        if not self.caps:
+            self._cap_due_s = math.inf
+            return [(pool, self._plain_decision(pool, now_s)) for pool in pools], Capped()
+
+        def ask(pool: Pool, without_gpus: int) -> Decision:
+            policy, most = self.policies[pool.gpu_type], self._enforcer.most(pool, now_s)
+            return pool.ask(policy, self.ledger, now_s, self.energy_price, self.sizes_known, without_gpus, most)
+
+        result = self._enforcer.decide(pools, ask, now_s)
+        self._cap_due_s = self.caps.next_s(now_s)
+        return result
+
+    def _plain_decision(self, pool: Pool, now_s: float) -> Decision:
+        policy = self.policies[pool.gpu_type]
+        return pool.decide(policy, self.ledger, now_s, self.energy_price, self.sizes_known)

@@ -50,6 +50,12 @@ class Nodes:
         whole = (node for node in self._nodes if node.name not in self._broken)
         return sum(node.sleep_w if node.can_sleep else self._awake_w[node.name] for node in whole)
 
+    def watts(self, name: str) -> float:
+        """What a node draws now when nobody uses it."""
+        if name in self._broken:
+            return 0.0
+        return self._by_name[name].sleep_w if name in self._asleep else self._awake_w[name]
+
     # -- failures -----------------------------------------------------------------------------------------------
 
     def due_s(self) -> float:

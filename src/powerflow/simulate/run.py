@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import pickle
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
@@ -23,10 +24,22 @@ from powerflow.errors import InputError
 from powerflow.job import Job
 from powerflow.kernel import kernel
 from powerflow.policy.protocol import Policy
-from powerflow.scheduler.events import Completed, Event, Failed, NodeFailed, NodeRecovered, Progress, Submitted
+from powerflow.scheduler.cap import PowerCap
+from powerflow.scheduler.events import (
+    Completed,
+    Event,
+    Failed,
+    NodeFailed,
+    NodeRecovered,
+    PowerCapSet,
+    PowerMetered,
+    Progress,
+    Submitted,
+)
 from powerflow.scheduler.plan import Change, Plan
 from powerflow.scheduler.scheduler import Scheduler
 from powerflow.simulate.belief import Belief, Oracle
+from powerflow.simulate.compliance import CapLog
 from powerflow.simulate.nodes import Nodes
 from powerflow.simulate.recorder import Meter, Recorder
 from powerflow.simulate.result import JobResults, SimulationResult
@@ -35,6 +48,7 @@ from powerflow.simulate.workload import Workload, alone_times, check_workload
 
 BoolArray = npt.NDArray[np.bool_]
 
+METER_S = 1.0  # while there are power caps, the scheduler is told so long after a change what the meters say
 STALL_LIMIT = 10_000  # decisions in a row in which no job ends and, all in all, no work is saved
 
 
@@ -110,6 +124,7 @@ class Simulation:
         belief: What the scheduler is told of costs and sizes.
         world: Pauses, failures, ….
         seed: Seed of node failures.
+        caps: Power caps, each with the moment at which the scheduler hears of it; `cap_log` says how they were kept.
 
     Raises:
         InputError: If a job can never run on this cluster, or cannot be at all; if the energy price is negative.
@@ -124,6 +139,7 @@ class Simulation:
         belief: Belief | None = None,
         world: World | None = None,
         seed: int = 0,
+        caps: Sequence[tuple[float, PowerCap]] = (),
     ) -> None:
         self.workload = workload
         self.policy_name = policy.name
@@ -187,6 +203,9 @@ class Simulation:
         self._running = np.zeros(64, np.bool_)
         self._done, self._resume_s, self._rate = np.zeros(64), np.zeros(64), np.zeros(64)
         self._pending: list[Event] = list(self.belief.start())
+        self.cap_log = CapLog(caps)
+        self._metered_w = -1.0
+        self._meter_s = math.inf
 
     # -- running ------------------------------------------------------------------------------------------------
 
@@ -247,6 +266,8 @@ class Simulation:
     def _moment(self) -> None:
         """Go to the next moment at which something happens, and let it happen."""
         now_s = min(self._arrival_s, self._run_due_s(), self._nodes.due_s(), self._wake_s)
+        if self.cap_log:
+            now_s = min(now_s, self.cap_log.told_s(), self._meter_s)
         if now_s == math.inf:
             raise self._stall()
         self.meter.advance(now_s)
@@ -265,13 +286,19 @@ class Simulation:
             (self._break if breaks else self._mend)(node, events)
         while self._arrival_s <= now_s:
             self._arrive(events)
+        if self.cap_log:
+            events.extend(PowerCapSet(cap) for cap in self.cap_log.told(now_s))
+            if now_s >= self._meter_s:
+                events.append(self._metered())
         if events or now_s >= self._wake_s:
-            if self.runs and now_s >= self._decided_s + self.world.interval_s:
+            if self.runs and (self.cap_log or now_s >= self._decided_s + self.world.interval_s):
                 events.insert(0, self._progress())  # only a step that may decide needs to know
             plan = self.scheduler.step(now_s, events)
             self._wake_s = plan.wake_s
             if plan.decided:
                 self._carry_out(plan)
+        if self.cap_log:
+            self._log_caps()
         self.recorder.state(
             now_s, self.meter.watts, self._busy, len(self.runs), self.waiting, self.gpu_clock_mhz, self.gpu_price
         )
@@ -336,6 +363,39 @@ class Simulation:
         slots, done = np.empty(len(self._running), np.int64), np.empty(len(self._running))
         count = progress(self._running, self._done, self._resume_s, self._rate, self.now_s, slots, done)
         return Progress(slots[:count], done[:count])
+
+    # -- power caps ---------------------------------------------------------------------------------------------
+
+    def _metered(self) -> PowerMetered:
+        """What the meters say."""
+        self._meter_s = math.inf
+        slots = sorted(self.runs)
+        runs = [self.runs[slot] for slot in slots]
+        return PowerMetered(
+            self.meter.watts,
+            np.array(slots, np.int64),
+            np.array([run.paused_w if run.paused else run.power_w for run in runs], np.float64),
+            np.array([not run.paused for run in runs], np.bool_),
+        )
+
+    def _log_caps(self) -> None:
+        """Note how power stands to the caps, and have it metered if it has changed while one is known."""
+        caps = self.scheduler.caps
+        if not caps:
+            return
+        for scope in caps.scopes():
+            if scope.nodes is None:
+                watts = self.meter.watts
+            else:
+                watts = sum(self._nodes.watts(name) for name in scope.nodes)
+                for run in self.runs.values():
+                    placement = self.scheduler.pools[run.change.pool].occupancy.placement(run.change.slot)
+                    inside = sum(len(share.gpus) for share in placement if share.node in scope.nodes)
+                    above_w = (run.paused_w if run.paused else run.power_w) - run.idle_w
+                    watts += above_w * inside / run.change.gpus
+            self.cap_log.note(scope.name, self.now_s, watts, caps.limit_w(scope, self.now_s, self.now_s))
+        if self.meter.watts != self._metered_w and self._meter_s == math.inf:
+            self._metered_w, self._meter_s = self.meter.watts, self.now_s + METER_S
 
     # -- plans --------------------------------------------------------------------------------------------------
 
