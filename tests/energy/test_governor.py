@@ -125,6 +125,14 @@ def test_the_limit_ends_with_the_budget() -> None:
     assert governor.limit_w(0.9 * DAY_S) == 100.0
 
 
+def test_a_new_window_is_unspent_before_its_first_reading() -> None:
+    governor = governed(60.0)
+    governor.observe(DAY_S - 600.0, 59 * KWH)
+    governor.begin(DAY_S - 600.0, 0.0)
+    assert governor.limit_w(DAY_S - 600.0) < governor.limit_w(DAY_S)
+    assert governor.standing(DAY_S).spent_j == 0.0
+
+
 def test_the_meter_is_split_where_a_window_begins() -> None:
     governor = governed(60.0)
     governor.observe(DAY_S - 600.0, 0.0)

@@ -22,7 +22,7 @@ DAY_S = 86_400.0
 #: Shortest time over which a difference between plan and meter is made good: what is left of the window, or this.
 HORIZON_S = 3600.0
 
-#: Share of a budget that is not planned with: decisions are a minute apart, and jobs are not switched off in between.
+#: Share of a budget that is not planned with: readings and decisions are minutes apart.
 RESERVE = 0.004
 
 #: Weight of the last day in the mean over days.
@@ -172,12 +172,13 @@ class Governor:
         """
         window = window_at(self.budget, now_s)
         left_s = max(window.end_s - now_s, 60.0)
-        free_j = self.budget.amount_j * (1 - RESERVE) - self._spent_j() - self.idle_w * left_s
+        free_j = self.budget.amount_j * (1 - RESERVE) - self._spent_j(window) - self.idle_w * left_s
         return self.idle_w + max(0.0, free_j) / min(left_s, STRETCH_S)
 
     def standing(self, now_s: float) -> Standing:
         """How the budget stands, and what is expected at the end of its window at the present price."""
-        window, spent_j = window_at(self.budget, now_s), self._spent_j()
+        window = window_at(self.budget, now_s)
+        spent_j = self._spent_j(window)
         left_s = window.end_s - now_s
         expected_j = spent_j + self.idle_w * left_s + self._at(self._need(left_s), self.price)
         # what would exceed the budget waits; idle GPUs draw in any case
@@ -216,7 +217,7 @@ class Governor:
     def _set_price(self, window: Window, now_s: float) -> float:
         left_s = window.end_s - now_s
         beyond_s = max(0.0, HORIZON_S - left_s)
-        free_j = self.budget.amount_j * (1 - RESERVE) - self._spent_j() - self.idle_w * left_s
+        free_j = self.budget.amount_j * (1 - RESERVE) - self._spent_j(window) - self.idle_w * left_s
         free_j += beyond_s * (self.budget.amount_j * (1 - RESERVE) / window.length_s - self.idle_w)
         need = self._need(left_s + beyond_s)
         return price_for(self.prices, need, free_j) if need else 0.0
@@ -235,8 +236,9 @@ class Governor:
     def _at(self, values: Sequence[float], price: float) -> float:
         return between(self.prices, values, price) if values else 0.0
 
-    def _spent_j(self) -> float:
-        return self._seen.meter - self._seen.window_meter
+    def _spent_j(self, window: Window) -> float:
+        """What was used in a window by the last reading; nothing yet if that was in another."""
+        return self._seen.meter - self._seen.window_meter if window.name == self._seen.window else 0.0
 
     def _meter_at(self, moment_s: float, now_s: float, meter_j: float) -> float:
         """The meter at a moment since the last reading, between the two; at the first reading, that."""
