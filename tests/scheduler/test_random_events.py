@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -12,6 +14,7 @@ from powerflow.cluster.spec import NodeGroup, build_cluster
 from powerflow.cost.table import CostTable
 from powerflow.job import Job
 from powerflow.policy.registry import BUILT_IN, load
+from powerflow.scheduler.cap import CLUSTER, PowerCap, Scope
 from powerflow.scheduler.events import (
     Adopted,
     Cancelled,
@@ -23,6 +26,9 @@ from powerflow.scheduler.events import (
     NodeDrained,
     NodeFailed,
     NodeRecovered,
+    PowerCapLifted,
+    PowerCapSet,
+    PowerMetered,
     Progress,
     SizeLearned,
     Submitted,
@@ -37,6 +43,14 @@ NAMES = st.sampled_from([f"job-{i}" for i in range(12)])
 CLASSES = st.sampled_from(["a", "b", "c", "nobody described"])
 COUNTS = {"A100": (1, 2, 3, 4, 8), "T4": (1, 2, 4)}
 NODES = st.sampled_from(["a100-0", "a100-1", "t4-0", "t4-1", "no such node"])
+SCOPES = st.sampled_from(
+    [
+        CLUSTER,
+        Scope("nodes:a100-0", frozenset({"a100-0"})),
+        Scope("row:a100", frozenset({"a100-0", "a100-1"})),
+        Scope("row:ends", frozenset({"a100-1", "t4-0"})),
+    ]
+)
 ALWAYS_ON = NodeGroup("A100", 2, 4)
 SLEEPY = NodeGroup("A100", 2, 4, idle_w=300.0, can_sleep=True, sleep_w=20.0, wake_s=90.0)
 OTHER = NodeGroup("T4", 2, 2)
@@ -169,6 +183,38 @@ class AnythingHappens(RuleBasedStateMachine):
     def price(self, price: float) -> None:
         """Energy gets dearer or cheaper."""
         self.events.append(EnergyPriceSet(price))
+
+    @rule(
+        watts=st.sampled_from([1.0, 700.0, 1000.0, 1500.0, 2500.0]),
+        scope=SCOPES,
+        after_s=st.sampled_from([-100.0, 0.0, 90.0]),
+        for_s=st.sampled_from([50.0, 5000.0, math.inf]),
+        deadline_s=st.sampled_from([None, None, 20.0]),
+        ramp_w_per_s=st.sampled_from([math.inf, 1.0, 50.0]),
+    )
+    def cap(
+        self, watts: float, scope: Scope, after_s: float, for_s: float, deadline_s: float | None, ramp_w_per_s: float
+    ) -> None:
+        """Caps that can be met and others, on parts that lie in each other, also on a node that is not there."""
+        start_s = self.now_s + after_s
+        deadline_s = None if deadline_s is None else start_s + deadline_s
+        self.events.append(PowerCapSet(PowerCap(watts, scope, start_s, start_s + for_s, deadline_s, ramp_w_per_s)))
+
+    @rule(scope=SCOPES)
+    def lift(self, scope: Scope) -> None:
+        """Caps end early, also where there are none."""
+        self.events.append(PowerCapLifted(scope.name))
+
+    @rule(
+        watts=st.floats(0.0, 5000.0),
+        readings=st.lists(st.tuples(st.integers(0, 63), st.floats(0.0, 2000.0), st.booleans()), max_size=4),
+    )
+    def meter(self, watts: float, readings: list[tuple[int, float, bool]]) -> None:
+        """Meters that say anything, also of jobs that ended or wait."""
+        slots = [slot for slot, *_ in readings]
+        job_w = np.array([w for _, w, _ in readings], float)
+        steady = np.array([is_steady for *_, is_steady in readings], bool)
+        self.events.append(PowerMetered(watts, np.array(slots, np.int64), job_w, steady))
 
 
 AnythingHappens.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
