@@ -67,9 +67,7 @@ def main() -> None:
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu_s = used.ru_utime + used.ru_stime
     load = os.getloadavg()[0]
-    print(
-        f"wall {wall_s:.1f} s (load average {load:.1f}), CPU {cpu_s:.1f} s; target {TARGET_S:g} s wall on two idle cores"
-    )
+    print(f"wall {wall_s:.1f} s (load average {load:.1f}), CPU {cpu_s:.1f} s; target {TARGET_S:g} s wall")
     print(f"peak memory of one process {used.ru_maxrss / 2**20:.2f} GiB")
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from powerflow.errors import InputError
 from powerflow.policy.fifo import Fifo
+from powerflow.policy.prices import Prices
 from powerflow.simulate.bench import Believed
 from powerflow.simulate.build import build_workload
 from powerflow.simulate.comparison import Estimate
@@ -82,6 +83,14 @@ def test_rigid_jobs_run_on_what_they_asked_for_only() -> None:
     assert all(job.gpus_min == job.gpus_max <= job.gpus for job in fixed.jobs)
     assert any(job.gpus_max > job.gpus for job in workload.jobs)
     simulate(fixed, Fifo())  # each can still run
+
+
+def test_rigid_jobs_of_odd_sizes_are_run_too() -> None:
+    trace = small_trace()
+    jobs = tuple(replace(job, gpus=gpus) for job, gpus in zip(trace.jobs, [3, 6, 12, 1] * 10, strict=True))
+    fixed = rigid(build_workload(replace(trace, jobs=jobs), "2x8:A100", seed=0))
+    assert {(job.gpus, job.gpus_max) for job in fixed.jobs} == {(3, 2), (6, 4), (12, 8), (1, 1)}
+    assert np.isfinite(simulate(fixed, Prices()).jobs.finish_s).all()
 
 
 def test_a_ratio_worked_by_hand() -> None:

@@ -71,7 +71,7 @@ def replay(
         raise InputError(
             f"no saving is claimed: {result.refusal}",
             where=str(log),
-            fix="is it the right cluster? --unvalidated estimates all the same",
+            fix=("is it the right cluster? " if result.reproductions else "") + "--unvalidated estimates all the same",
             exit_code=REFUSED,
         )
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from powerflow.cluster.spec import ClusterSpec
 from powerflow.cost.catalogue import gpu_type
@@ -25,6 +26,8 @@ from powerflow.simulate.replay_queue import start_times
 from powerflow.simulate.replay_windows import Window
 from powerflow.simulate.run import simulate
 from powerflow.simulate.workload import Workload, alone_times
+
+BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,11 +160,15 @@ def site(workload: Workload, discipline: str) -> Outcome:
 
 
 def rigid(workload: Workload) -> Workload:
-    """The same jobs, but each may run only on the GPUs it asked for."""
+    """The same jobs, but each may run only on the GPUs it asked for.
+
+    `prices` hands out powers of two: who asked for another count gets the next fewer, or more where it cannot run on so
+    few.
+    """
     counts = next(iter(workload.axes.values())).gpu_counts
     jobs = [
         dataclasses.replace(job, gpus_min=int(counts[row]), gpus_max=int(counts[row]))
-        for job, row in zip(workload.jobs, _rows(workload), strict=True)
+        for job, row in zip(workload.jobs, _rows(workload, counts & (counts - 1) == 0), strict=True)
     ]
     return dataclasses.replace(workload, jobs=tuple(jobs))
 
@@ -171,15 +178,22 @@ def idle_w(spec: ClusterSpec) -> float:
     return sum(node.idle_w + node.gpus * gpu_type(node.gpu_type).idle_w for node in spec.nodes)
 
 
-def _rows(workload: Workload) -> IntArray:
-    """Where each job's request stands in the tables, ``[J]``: the next fewer where it cannot run on as many."""
+def _rows(workload: Workload, offered: BoolArray | None = None) -> IntArray:
+    """Where each job's request stands in the tables, ``[J]``.
+
+    Where it cannot run on as many, or so many are not ``offered`` (``[N]``): the next fewer, or else the next more.
+    """
     ((_, axes),) = workload.axes.items()
-    runs = {name: np.isfinite(table.step_time_s[:, -1]) for (name, _), table in workload.truth.items()}
+    able = np.ones(len(axes.gpu_counts), bool) if offered is None else offered
+    runs = {
+        name: np.flatnonzero(np.isfinite(table.step_time_s[:, -1]) & able)
+        for (name, _), table in workload.truth.items()
+    }
     rows = []
     for job in workload.jobs:
-        possible = np.flatnonzero(runs[job.cost_class])
-        below = possible[axes.gpu_counts[possible] <= job.gpus]
-        rows.append(int(below[-1] if len(below) else possible[0]))
+        possible = runs[job.cost_class]
+        below = np.searchsorted(axes.gpu_counts[possible], job.gpus, side="right")
+        rows.append(int(possible[max(0, below - 1)]))
     return np.array(rows, np.int64)
 
 
