@@ -19,6 +19,7 @@ from powerflow.policy.prices import Prices
 from powerflow.scheduler.events import CostLearned
 from powerflow.scheduler.protect import Protected
 from powerflow.simulate.belief import Oracle, Sizes
+from powerflow.simulate.result import SimulationResult
 from powerflow.simulate.run import World, simulate
 from powerflow.simulate.workload import Workload
 
@@ -144,3 +145,38 @@ def keep(case: Case, seed: int, *, protected: bool = True, energy_price: float =
         declared,
         jobs.energy_j[rows],
     )
+
+
+def adversary(every_s: float, burst: int, short_s: float, long_jobs: int, *, hours: float = 24.0) -> Workload:
+    """Elastic jobs that run all day, and bursts of short ones timed to make them change back and forth.
+
+    Args:
+        every_s: Seconds between bursts.
+        burst: Jobs in one.
+        short_s: What one of them takes on one GPU.
+        long_jobs: How many run all day; together they fill the eight GPUs nine tenths of the time.
+        hours: How long it goes on.
+    """
+    step_s = np.outer(COUNTS**-0.9, 0.3 + 0.7 * CLOCKS_MHZ[-1] / CLOCKS_MHZ)
+    watts = np.outer(COUNTS, 60 + 240 * (CLOCKS_MHZ / CLOCKS_MHZ[-1]) ** 2.5)
+    ones = np.ones(len(COUNTS), np.int64)
+    bursts = int(hours * 3600 / every_s)
+    long_s = 0.9 * 8 * hours * 3600 / long_jobs
+    submitted = [(0.0, long_s, f"long-{number}") for number in range(long_jobs)]
+    submitted += [
+        (60.0 + number * every_s, short_s, f"short-{number}-{k}") for number in range(bursts) for k in range(burst)
+    ]
+    jobs = tuple(Job(name, at_s, "any", work, 1, 1, 8) for at_s, work, name in submitted)
+    axes = {"A100": Axes("A100", 8, COUNTS, CLOCKS_MHZ)}
+    truth = {("any", "A100"): CostTable(step_s, step_s, watts, ones, ones)}
+    return Workload("adversary", jobs, parse_cluster("1x8:A100"), axes, truth, {})
+
+
+def share_lost(result: SimulationResult, pause_s: float) -> float:
+    """Share of all GPU-seconds that went by in pauses: the first ``pause_s`` of every stretch on other GPUs."""
+    rows = result.segments
+    order = np.lexsort((rows.start_s, rows.job))
+    job, gpus, start_s, end_s = rows.job[order], rows.gpus[order], rows.start_s[order], rows.end_s[order]
+    changed = (job[1:] == job[:-1]) & ((gpus[1:] != gpus[:-1]) | (start_s[1:] > end_s[:-1]))
+    lost_gpu_s = np.minimum(pause_s, end_s - start_s)[1:] * gpus[1:]
+    return float(lost_gpu_s[changed].sum() / ((end_s - start_s) * gpus).sum())
