@@ -185,14 +185,14 @@ def _rows(workload: Workload, offered: BoolArray | None = None) -> IntArray:
     """
     ((_, axes),) = workload.axes.items()
     able = np.ones(len(axes.gpu_counts), bool) if offered is None else offered
-    runs = {
+    runs: dict[str, IntArray] = {
         name: np.flatnonzero(np.isfinite(table.step_time_s[:, -1]) & able)
         for (name, _), table in workload.truth.items()
     }
     rows = []
     for job in workload.jobs:
         possible = runs[job.cost_class]
-        below = np.searchsorted(axes.gpu_counts[possible], job.gpus, side="right")
+        below = int(np.searchsorted(axes.gpu_counts[possible], job.gpus, side="right"))
         rows.append(int(possible[max(0, below - 1)]))
     return np.array(rows, np.int64)
 
