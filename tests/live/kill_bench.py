@@ -7,6 +7,7 @@ engine's agent, SQLite, processes, SIGKILL.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -328,7 +329,7 @@ class Bench:
                 low, high = spans.get(epoch, (float("inf"), 0.0))
                 spans[epoch] = min(low, started[name]), max(high, ended.get(name, (float("inf"), ""))[0])
             order = [spans[epoch] for epoch in sorted(spans)]
-            for (_, before_end), (after_start, _) in zip(order, order[1:], strict=False):
+            for (_, before_end), (after_start, _) in itertools.pairwise(order):
                 assert before_end <= after_start, f"two gangs of job {job_id} at a time: {spans}"
             whole = {name.split(".")[1] for name in names if ended.get(name, (0.0, ""))[1] == "done"}
             assert len(whole) <= 1, f"job {job_id} was run {len(whole)} times"

@@ -34,7 +34,7 @@ def in_place() -> str:
     from powerflow.elastic.mailbox import JOB_DIR, Mailbox, Phase, RankReport
 
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-    from fake_rank import FakeRank
+    from fake_rank import FakeRank  # type: ignore[import-not-found]
 
     def alive(report: RankReport) -> bool:
         try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -173,10 +174,9 @@ class LiveDesk:
         """See `Desk`."""
         controller, power = self._controller, self._controller.power
         active = self._store.active()
-        records = [self._record(job) for job in active]
         order = {JobState.RUNNING: 0, JobState.QUEUED: 1, JobState.HELD: 2}
-        records.sort(key=lambda record: (order[record.state], int(record.id)))
-        counts = {state: sum(record.state is state for record in records) for state in order}
+        active.sort(key=lambda job: order[job.state])  # stable: oldest first within a state
+        counts = Counter(job.state for job in active)
         metered_j, jobs_j, idle_j = power.totals_j()
         price = self._scheduler.energy_price
         return Top(
@@ -184,7 +184,7 @@ class LiveDesk:
             gpus=power.gpu_count,
             gpus_busy=len(controller.gangs.holding()),
             power_w=power.power_w(),
-            jobs_power_w=sum(record.power_w or 0.0 for record in records),
+            jobs_power_w=sum(entry.power_w for entry in controller.snapshot.values() if entry.placement),
             energy_j=metered_j,
             jobs_energy_j=jobs_j,
             idle_energy_j=idle_j,
@@ -195,7 +195,7 @@ class LiveDesk:
             energy_price=price,
             budget=f"λ_E = {price:.3g} s/J" if price else "no energy budget: time alone counts",
             emulated=power.emulated,
-            jobs=records[:TOP_JOBS],
+            jobs=[self._record(job) for job in active[:TOP_JOBS]],
             notices=sorted({*controller.notices.copy().values(), *power.notices()}),
         )
 

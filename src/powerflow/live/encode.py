@@ -53,7 +53,7 @@ def job_of(row: RowMapping) -> StoredJob:
     values["id"] = str(row["id"])
     values["spec"] = _spec(row["spec"])
     values["state"] = JobState(row["state"])
-    values["last_lines"] = tuple(json.loads(row["last_lines"]))
+    values["last_lines"] = () if row["last_lines"] == "[]" else tuple(json.loads(row["last_lines"]))
     return StoredJob(**values)
 
 

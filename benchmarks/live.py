@@ -1,0 +1,176 @@
+"""What being there costs: an idle controller, and one with 1,000 queued and 200 running jobs.
+
+    python -m benchmarks.live
+
+Ranks are virtual (`powerflow.engine.memory`), GPUs emulated; store, loop, service and HTTP are the real ones.
+"""
+
+from __future__ import annotations
+
+import getpass
+import io
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+IDLE_S = 30.0
+QUEUED, RUNNING = 1000, 200
+REQUESTS = 200
+
+
+def main() -> None:
+    """Measure, and print."""
+    with tempfile.TemporaryDirectory() as directory:
+        idle(Path(directory))
+    with tempfile.TemporaryDirectory() as directory:
+        loaded(Path(directory))
+
+
+def idle(directory: Path) -> None:
+    """A controller of eight emulated GPUs and no job: its share of a core, and its memory."""
+    from powerflow.engine.local import LocalEngine
+
+    state = directory / "state"
+    command = [sys.executable, "-m", "powerflow", "serve", "--state-dir", str(state), "--emulate", "2x4:A100"]
+    serve = subprocess.Popen([*command, "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    try:
+        assert serve.stdout is not None
+        serve.stdout.readline()
+        time.sleep(5.0)
+        process = psutil.Process(serve.pid)
+        before, began_s = process.cpu_times(), time.monotonic()
+        time.sleep(IDLE_S)
+        after, seconds = process.cpu_times(), time.monotonic() - began_s
+        share = (after.user + after.system - before.user - before.system) / seconds
+        memory = process.memory_full_info()
+        print(f"idle: {share:.2%} of a core, RSS {memory.rss / 2**20:.0f} MiB, PSS {memory.pss / 2**20:.0f} MiB")
+    finally:
+        serve.terminate()
+        serve.communicate()
+        LocalEngine(state / "engine").shutdown(kill=True)
+
+
+def loaded(directory: Path) -> None:
+    """1,200 jobs on 256 GPUs: the loop's turns, its decisions, and the API meanwhile."""
+    import structlog
+
+    from powerflow.cluster.spec import parse_cluster
+    from powerflow.cost.catalogue import axes_for, gpu_type
+    from powerflow.device.emulated import create
+    from powerflow.device.lease import Clocks
+    from powerflow.engine.memory import MemoryEngine, Part, Stage
+    from powerflow.live.claim import own_name
+    from powerflow.live.controller import Controller
+    from powerflow.live.desk import LiveDesk
+    from powerflow.live.gangs import Gangs
+    from powerflow.live.learning import Learning
+    from powerflow.live.power import Power
+    from powerflow.live.store import Store
+    from powerflow.policy import registry
+    from powerflow.scheduler.scheduler import Scheduler
+    from powerflow.service.app import build_app
+    from powerflow.service.server import Server
+
+    spec = parse_cluster("32x8:A100")
+    gpus = create(directory / "device" / "emulated", spec.nodes)
+    axes = {name: axes_for(name, 8, [1, 2, 4, 8, 16, 32]) for name in spec.pools()}
+    engine = MemoryEngine(Stage({node.name: node.gpus for node in spec.nodes}, play=lambda spec: Part()))
+    store = Store(f"sqlite:///{directory / 'store.db'}")
+    refused: list[str] = []
+    clocks = Clocks(directory / "device", gpus, refused.append)
+    log = structlog.wrap_logger(structlog.PrintLogger(io.StringIO()))
+    controller = Controller(
+        Scheduler(spec, axes, {"A100": gpu_type("A100").idle_w}, registry.load("prices"), interval_s=2.0),
+        store,
+        engine,
+        Gangs(engine, directory, lambda *_: {}),
+        Power(gpus, clocks, store, refused),
+        Learning(axes),
+        owner=own_name(),
+        log=log,
+    )
+    turns_s: list[float] = []
+    cycles_s: list[float] = []
+    controller.start()
+    user = getpass.getuser()
+    (directory / "jobs.txt").touch()
+    desk = LiveDesk(controller)
+    app = build_app(desk, _tokens(directory, user), version="0", log=log, hosts=frozenset({"127.0.0.1"}))
+    stop = threading.Event()
+
+    def turn() -> None:
+        while not stop.is_set():
+            began_s = time.perf_counter()
+            decided_s = controller.scheduler._decided_s
+            wait_s = controller.turn()
+            turns_s.append(time.perf_counter() - began_s)
+            if controller.scheduler._decided_s != decided_s:
+                cycles_s.append(turns_s[-1])
+            stop.wait(wait_s)
+
+    with Server(app) as server, httpx.Client(base_url=f"{server.url}/api/v1", verify=False) as http:
+        http.headers["Authorization"] = f"Bearer {(directory / 'token').read_text()}"
+        for number in range(RUNNING):
+            _submit(http, number, "1")
+        controller.turn()
+        for number in range(QUEUED):
+            _submit(http, number, "8")  # what is left, 56 GPUs, is filled by the first of them
+        loop = threading.Thread(target=turn)
+        loop.start()
+        try:
+            time.sleep(8.0)
+            top = http.get("/top").json()
+            print(f"loaded: {top['running']} running, {top['queued']} queued, {top['gpus_busy']} GPUs busy")
+            turns_s.clear()
+            cycles_s.clear()
+            _ask("GET /jobs", lambda: http.get("/jobs"))
+            _ask("GET /top", lambda: http.get("/top"))
+            _ask("POST /jobs", lambda: _submit(http, 0, "8"))
+        finally:
+            stop.set()
+            loop.join()
+    print(f"turns: median {_share(turns_s, 0.5):.0f} ms, p99 {_share(turns_s, 0.99):.0f} ms ({len(turns_s)})")
+    print(f"cycles with a decision: median {_share(cycles_s, 0.5):.0f} ms, max {_share(cycles_s, 1.0):.0f} ms")
+    clocks.release_all()
+    store.close()
+
+
+def _tokens(directory: Path, user: str) -> Any:
+    from powerflow.live.records import Role
+    from powerflow.service.tokens import Tokens, create_token
+
+    (directory / "token").write_text(create_token(directory / "tokens.json", user, Role.OPERATOR))
+    return Tokens.load(directory / "tokens.json")
+
+
+def _submit(http: httpx.Client, number: int, gpus: str) -> httpx.Response:
+    spec = {"run": "sleep 1000", "name": f"job-{number}", "gpus": gpus, "work": {"iterations": 1e6}}
+    return http.post("/jobs", json=spec)
+
+
+def _ask(what: str, ask: Callable[[], httpx.Response]) -> None:
+    times = []
+    for _ in range(REQUESTS):
+        began_s = time.perf_counter()
+        answer = ask()
+        times.append(time.perf_counter() - began_s)
+        answer.raise_for_status()
+    print(f"{what}: median {_share(times, 0.5):.0f} ms, p99 {_share(times, 0.99):.0f} ms")
+
+
+def _share(times: list[float], share: float) -> float:
+    """A quantile, in milliseconds."""
+    ordered = sorted(times)
+    return 1e3 * ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else float("nan")
+
+
+if __name__ == "__main__":
+    main()

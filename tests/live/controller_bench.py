@@ -1,0 +1,180 @@
+"""A whole controller in which time passes only when a test says so: a fake engine and ranks, a real store, real clocks
+of emulated GPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from powerflow.cluster.spec import parse_cluster
+from powerflow.cost.catalogue import gpu_type
+from powerflow.device.emulated import EmulatedGpu, create
+from powerflow.device.protocol import Reading
+from powerflow.engine.protocol import EngineNode, RankName, RankSpec, RankStatus
+from powerflow.live.build import _axes
+from powerflow.live.controller import Controller, Settings
+from powerflow.live.desk import LiveDesk
+from powerflow.live.gangs import Gangs
+from powerflow.live.learning import Learning
+from powerflow.live.power import Power
+from powerflow.live.records import Caller, JobState, Role
+from powerflow.live.rows import StoredJob
+from powerflow.live.spec import JobSpec
+from powerflow.live.store import Store
+from powerflow.policy import registry
+from powerflow.scheduler.scheduler import Scheduler
+from tests.live.fake_engine import FakeEngine
+from tests.live.gang_bench import LIMITS, PYTHON, environment
+
+ADA = Caller("ada", Role.USER)
+ROOT = Caller("root", Role.OPERATOR)
+
+
+class Clocks:
+    """`powerflow.device.lease.Clocks` without its files and its watchdog."""
+
+    def __init__(self, gpus: list[EmulatedGpu]) -> None:
+        self.gpus = {gpu.uuid: gpu for gpu in gpus}
+        self.set_mhz: dict[str, float] = {}
+
+    def set(self, uuid: str, clock_mhz: float) -> Reading:
+        self.gpus[uuid].lock_clock(clock_mhz)
+        self.set_mhz[uuid] = clock_mhz
+        return self.gpus[uuid].read()
+
+    def release(self, uuid: str) -> None:
+        self.gpus[uuid].unlock_clock()
+        self.set_mhz.pop(uuid, None)
+
+    def renew(self) -> frozenset[str]:
+        return frozenset(self.set_mhz)
+
+    borrowed = renew
+
+    def release_all(self) -> None:
+        for uuid in list(self.set_mhz):
+            self.release(uuid)
+
+
+class NodesEngine(FakeEngine):
+    """Its nodes can go; before every launch ``watch`` is told."""
+
+    def __init__(self, nodes: dict[str, int]) -> None:
+        super().__init__(nodes)
+        self.down: set[str] = set()
+        self.watch: Callable[[RankSpec], None] = lambda spec: None
+
+    def nodes(self) -> list[EngineNode]:
+        return [EngineNode(name, gpus, name not in self.down) for name, gpus in self.gpus.items()]
+
+    def launch(self, spec: RankSpec) -> RankStatus:
+        self.watch(spec)
+        return super().launch(spec)
+
+    def lose(self, node: str) -> None:
+        self.down.add(node)
+        for name in self.running():
+            if self.statuses[name].node == node:
+                self.end(name, None)
+
+
+class Bench:
+    """A cluster, and a controller that comes and goes."""
+
+    def __init__(self, directory: Path, cluster: str = "2x4:A100", **settings: Any) -> None:
+        self.directory = directory
+        self.spec = parse_cluster(cluster)
+        self.engine = NodesEngine({node.name: node.gpus for node in self.spec.nodes})
+        self.steps_total = 40
+        self.engine.play = lambda spec: self.engine.fake_rank(spec, self.steps_total)
+        self.offset_s = 0.0  # of the wall clock against the engine's
+        self.settings = Settings(save_s=1.0, **settings)
+        self.owners = 0
+        self.store: Store
+        self.start()
+
+    def start(self) -> None:
+        """Another controller, in a process of its own as far as anybody can tell."""
+        self.owners += 1
+        self.store = Store(f"sqlite:///{self.directory / 'store.db'}", wait_s=0.1)
+        self.gpus = create(self.directory / "emulated", self.spec.nodes)
+        self.axes = {name: _axes(name, nodes) for name, nodes in self.spec.pools().items()}
+        self.clocks = Clocks(self.gpus)
+        self.gangs = Gangs(
+            self.engine, self.directory, environment, limits=LIMITS, interpreter=PYTHON, clock=lambda: self.engine.now_s
+        )
+        idle_w = {name: gpu_type(name).idle_w for name in self.axes}
+        self.controller = Controller(
+            Scheduler(self.spec, self.axes, idle_w, registry.load("prices"), interval_s=1.0),
+            self.store,
+            self.engine,
+            self.gangs,
+            Power(self.gpus, self.clocks, self.store, []),  # type: ignore[arg-type]
+            Learning(self.axes),
+            owner=f"test:{self.owners}",
+            log=structlog.wrap_logger(None, processors=[_swallow]),
+            settings=self.settings,
+            clock=lambda: 1e9 + self.engine.now_s + self.offset_s,
+        )
+        self.desk = LiveDesk(self.controller)
+        self.controller.start()
+
+    def die(self) -> None:
+        """As by SIGKILL: nothing is saved; only the lease is over."""
+        self.store.close()
+        self.gangs.close()
+        store = Store(f"sqlite:///{self.directory / 'store.db'}")
+        store.unclaim(f"test:{self.owners}")
+        store.close()
+
+    def restart(self) -> None:
+        """Killed, and another takes over."""
+        self.die()
+        self.start()
+
+    def close(self) -> None:
+        self.gangs.close()
+        self.store.close()
+
+    def submit(self, **keys: Any) -> str:
+        spec = {"run": "python train.py", "rescale": "in-place", "checkpoint": {"grace": 4}, **keys}
+        return self.desk.submit(JobSpec.model_validate(spec), ADA)[0].id
+
+    def job(self, job_id: str) -> StoredJob:
+        return self.store.job(job_id)
+
+    def turn(self, turns: int = 1) -> None:
+        for _ in range(turns):
+            self.engine.tick()
+            self.controller.turn()
+
+    def until(self, done: Callable[[], bool], turns: int = 600) -> None:
+        for _ in range(turns):
+            if done():
+                return
+            self.turn()
+        jobs = [(job.id, job.state.value, job.reason) for job in self.store.active()]
+        raise AssertionError(f"nothing came of it; {jobs}, {self.controller.notices}, {self.gangs.troubles()}")
+
+    def until_state(self, job_id: str, state: JobState) -> None:
+        self.until(lambda: self.job(job_id).state is state)
+
+    def until_trains(self, job_id: str) -> None:
+        self.until(lambda: job_id in self.controller.entries and self.controller.entries[job_id].steps > 0)
+
+    def ends(self, job_id: str) -> list[str]:
+        """Ends that were told of a job."""
+        ends = {state.value for state in JobState if state.ended}
+        return [event.kind for event in self.store.events(job_id=job_id, limit=1000).items if event.kind in ends]
+
+
+def _swallow(logger: Any, method: str, event: Mapping[str, Any]) -> Any:
+    raise structlog.DropEvent
+
+
+def names(engine: FakeEngine, job_id: str) -> list[RankName]:
+    """All launches of a job so far."""
+    return [name for name in engine.launches if name.gang == job_id]

@@ -1,0 +1,492 @@
+"""A job's life under the controller, whatever its owner, its ranks, its nodes and the store do meanwhile."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from powerflow.engine.protocol import RankSpec
+from powerflow.live import controller as module
+from powerflow.live.controller import LostClaim
+from powerflow.live.database import StoreError
+from powerflow.live.exploring import clocks_to_try
+from powerflow.live.records import JobState, Refused
+from powerflow.live.store import Store
+from tests.live.controller_bench import ADA, ROOT, Bench, names
+from tests.live.fake_engine import Script
+from tests.live.fake_rank import Habits
+
+STEPS = r"step (?P<step>\d+)"
+Q, R, H = JobState.QUEUED, JobState.RUNNING, JobState.HELD
+MODES: dict[str, dict[str, Any]] = {
+    "in-place": {"gpus": "1..4", "batch": {"global": 64}},
+    "restart": {"gpus": "1..4", "progress": STEPS, "batch": {"global": 64}},
+    "none": {"gpus": 2},
+}
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(tmp_path)
+    yield bench
+    bench.close()
+
+
+def script(bench: Bench, lasts: int = 30, code: int = 0) -> None:
+    bench.engine.play = lambda spec: Script(lasts, code, line="step {turn}\n")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_job_s_whole_life(bench: Bench, mode: str) -> None:
+    if mode != "in-place":
+        script(bench)
+    job = bench.submit(rescale=mode, **MODES[mode])
+    assert bench.job(job).state is Q
+    bench.until_state(job, JobState.COMPLETED)
+    record = bench.desk.job(job).record
+    assert record.exit == "completed"
+    assert record.steps == {"in-place": 40, "restart": 30, "none": 0}[mode]
+    assert record.started_s is not None
+    assert bench.ends(job) == ["completed"]
+    bench.turn(5)
+    assert not bench.gangs.holding()
+    assert not bench.clocks.set_mhz, "clocks are as they were"
+    assert bench.controller.entries == {}
+
+
+@pytest.mark.parametrize("state", [Q, R, H])
+@pytest.mark.parametrize("heard", [False, True])
+def test_a_job_is_cancelled_wherever_it_is(bench: Bench, state: JobState, heard: bool) -> None:
+    bench.steps_total = 10_000
+    job = bench.submit(gpus=1)
+    if heard or state is R:
+        bench.turn()
+    if state is R:
+        bench.until_trains(job)
+    if state is H:
+        bench.desk.hold(job, ADA)
+        bench.turn(heard)
+    assert bench.desk.cancel(job, ADA).state is JobState.CANCELLED
+    bench.until(lambda: not bench.engine.running())
+    bench.turn(5)
+    assert bench.ends(job) == ["cancelled"]
+    assert not bench.gangs.holding()
+    assert bench.controller.entries == {}
+    with pytest.raises(Refused):
+        bench.desk.release(job, ADA)
+
+
+def test_a_held_job_gives_back_what_it_has_and_goes_on_where_it_was(bench: Bench) -> None:
+    bench.steps_total = 60
+    job = bench.submit(gpus=2)
+    bench.until_trains(job)
+    bench.desk.hold(job, ADA)
+    bench.until(lambda: not bench.engine.running())
+    bench.turn(20)
+    steps = bench.controller.entries[job].steps
+    assert (bench.job(job).state, bool(bench.engine.running())) == (H, False)
+    assert steps > 0
+    bench.restart()
+    bench.turn(5)
+    assert not bench.engine.running(), "it is held, also by the next controller"
+    bench.desk.release(job, ADA)
+    bench.until_state(job, JobState.COMPLETED)
+    assert bench.job(job).steps == 60
+    assert bench.job(job).attempts == 0
+
+
+def test_who_is_held_at_the_very_moment_of_a_decision_gets_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = bench.submit(gpus=1)
+    decide = bench.controller._decide
+
+    def decide_and_hold(now_s: float) -> bool:
+        decided = decide(now_s)
+        if bench.job(job).state is Q:
+            bench.desk.hold(job, ADA)
+        return decided
+
+    monkeypatch.setattr(bench.controller, "_decide", decide_and_hold)
+    bench.turn(10)
+    assert bench.job(job).state is H
+    assert not names(bench.engine, job)
+
+
+def test_a_job_that_fails_at_once_for_ever_is_tried_a_few_times_with_pauses(bench: Bench) -> None:
+    launched_s: list[float] = []
+    bench.engine.watch = lambda spec: launched_s.append(bench.engine.now_s)
+    script(bench, lasts=1, code=3)
+    job = bench.submit(rescale="none", gpus=1, retries=3)
+    bench.until_state(job, JobState.FAILED)
+    assert len(launched_s) == 1 + 3
+    pauses = [after - before for before, after in itertools.pairwise(launched_s)]
+    assert pauses[0] >= 1.0
+    assert pauses[1] >= 2.0
+    assert pauses[2] >= 4.0
+    detail = bench.desk.job(job)
+    assert "exited with code 3" in detail.record.exit
+    assert detail.last_lines == ("step 1",)
+    assert detail.record.attempts == 3
+    assert bench.ends(job) == ["failed"]
+    bench.turn(20)
+    assert len(launched_s) == 4
+
+
+def test_attempts_outlive_the_controller(bench: Bench) -> None:
+    script(bench, lasts=1, code=1)
+    job = bench.submit(rescale="none", gpus=1, retries=2)
+    for _ in range(40):
+        bench.turn(3)
+        bench.restart()
+        if bench.job(job).state.ended:
+            break
+    assert bench.job(job).state is JobState.FAILED
+    assert bench.ends(job) == ["failed"]
+    assert len(names(bench.engine, job)) == 3
+
+
+def test_a_program_that_is_not_there_fails_and_says_so(bench: Bench) -> None:
+    from powerflow.engine.protocol import EngineError
+
+    def refuse(spec: RankSpec) -> None:
+        raise EngineError("no such command")
+
+    bench.engine.watch = refuse
+    job = bench.submit(rescale="none", gpus=1, retries=0)
+    bench.until_state(job, JobState.FAILED)
+    assert "no such command" in bench.job(job).exit
+
+
+# --- the store fails ---
+
+
+@pytest.mark.parametrize("first", range(0, 24, 3))
+def test_nothing_is_done_that_was_not_stored_and_all_goes_on_afterwards(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, first: int
+) -> None:
+    """The store refuses writes from the n-th on, for a while, in the middle of whatever was going on."""
+    writes = itertools.count()
+    broken = range(first, first + 15)
+    real = Store._write
+
+    def write(self: Store) -> Any:
+        if next(writes) in broken:
+            raise StoreError("disk is full", retry=True)
+        return real(self)
+
+    def watch(spec: RankSpec) -> None:
+        intent = next(i for i in bench.store.intents() if i.job_id == spec.name.gang)
+        assert intent.epoch == spec.name.epoch, "launched before it was written down"
+        assert spec.node in dict(intent.placement)
+
+    bench.engine.watch = watch
+    jobs = [bench.submit(gpus="1..2", batch={"global": 64}) for _ in range(3)]
+    monkeypatch.setattr(Store, "_write", write)
+    bench.until(lambda: next(writes) > broken.stop and not bench.store.active())
+    assert [bench.job(job).state for job in jobs] == [JobState.COMPLETED] * 3
+    assert [bench.ends(job) for job in jobs] == [["completed"]] * 3
+    assert "disk is full" not in bench.controller.notices.values()
+
+
+def test_a_controller_whose_lease_is_over_keeps_its_hands_off(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.steps_total = 10_000
+    bench.submit(gpus=1)
+    bench.until(lambda: bool(bench.engine.running()))
+    monkeypatch.setattr(Store, "renew", lambda *_: (_ for _ in ()).throw(StoreError("is locked", retry=True)))
+    bench.turn(80)
+    waiting = bench.submit(gpus=1)
+    bench.turn(5)
+    assert not names(bench.engine, waiting)
+    assert not bench.desk.healthy()["ok"]
+    assert bench.engine.running(), "ranks run on"
+    monkeypatch.undo()
+    bench.until(lambda: bool(names(bench.engine, waiting)))
+    assert bench.desk.healthy()["ok"]
+
+
+def test_of_two_controllers_one_works(bench: Bench, tmp_path: Path) -> None:
+    first, first_store, first_gangs = bench.controller, bench.store, bench.gangs
+    with pytest.raises(Refused, match="another controller"):
+        bench.start()
+    bench.gangs.close()
+    bench.store.close()
+    bench.engine.now_s += 31.0  # the first slept past its lease
+    bench.start()
+    with pytest.raises(LostClaim):
+        first.turn()
+    first_gangs.close()
+    first_store.close()
+    bench.turn()
+
+
+# --- nodes ---
+
+
+def test_a_job_on_a_node_that_goes_runs_on_elsewhere_and_nobody_counts_it_as_a_failure(bench: Bench) -> None:
+    bench.steps_total = 60
+    job = bench.submit(gpus=2, retries=0)
+    bench.until_trains(job)
+    (node,) = {bench.engine.statuses[name].node for name in bench.engine.running()}
+    bench.engine.lose(node)
+    bench.until_trains(job)
+    bench.until(lambda: len(bench.engine.running(job)) == 2)
+    assert {bench.engine.statuses[name].node for name in bench.engine.running()} == set(bench.engine.gpus) - {node}
+    assert bench.job(job).attempts == 0
+    assert bench.desk.nodes()[list(bench.engine.gpus).index(node)].state == "failed"
+    bench.until_state(job, JobState.COMPLETED)
+
+
+def test_a_drained_node_stays_so_when_it_fails_and_comes_back(bench: Bench) -> None:
+    bench.steps_total = 10_000
+    first, second = bench.engine.gpus
+    bench.desk.drain(first, ROOT, "a fan")
+    bench.turn()
+    bench.engine.lose(first)
+    bench.turn(3)
+    bench.engine.down.clear()
+    bench.turn(3)
+    jobs = [bench.submit(gpus=1) for _ in range(6)]
+    bench.turn(30)
+    assert {bench.engine.statuses[name].node for name in bench.engine.running()} == {second}
+    bench.restart()
+    bench.turn(10)
+    assert {bench.engine.statuses[name].node for name in bench.engine.running()} == {second}
+    bench.desk.resume(first, ROOT)
+    bench.until(lambda: len(bench.engine.running()) == len(jobs))
+
+
+def test_what_runs_on_a_drained_node_moves(bench: Bench) -> None:
+    bench.steps_total = 10_000
+    job = bench.submit(gpus=2)
+    bench.until_trains(job)
+    (node,) = {bench.engine.statuses[name].node for name in bench.engine.running()}
+    bench.desk.drain(node, ROOT, "")
+
+    def has_moved() -> bool:
+        nodes = [bench.engine.statuses[name].node for name in bench.engine.running()]
+        return len(nodes) == 2 and node not in nodes
+
+    bench.until(has_moved)
+    assert bench.job(job).attempts == 0
+
+
+def test_gpus_that_are_no_longer_there_are_given_back(bench: Bench, tmp_path: Path) -> None:
+    from powerflow.cluster.spec import parse_cluster
+
+    bench.steps_total = 10_000
+    jobs = [bench.submit(gpus=4), bench.submit(gpus=4)]
+    bench.until(lambda: len(bench.engine.running()) == 8)
+    bench.die()
+    bench.spec = parse_cluster("1x4:A100")
+    del bench.engine.gpus[list(bench.engine.gpus)[1]]
+    bench.start()
+    bench.until(lambda: sorted(bench.job(job).state for job in jobs) == [Q, R])
+    bench.until(lambda: len(bench.engine.running()) == 4)
+    assert {bench.engine.statuses[name].node for name in bench.engine.running()} == set(bench.engine.gpus)
+
+
+# --- over restarts ---
+
+
+def test_a_restart_changes_nothing_for_who_runs(bench: Bench) -> None:
+    bench.steps_total = 10_000
+    jobs = [bench.submit(gpus=2) for _ in range(3)]
+    for job in jobs:
+        bench.until_trains(job)
+    bench.turn(30)
+    before = set(bench.engine.running())
+    for _ in range(5):
+        bench.restart()
+        bench.turn(3)
+    assert set(bench.engine.running()) == before
+    assert not bench.engine.signals
+
+
+def test_a_clock_that_is_set_back_between_two_controllers_stops_nothing(bench: Bench) -> None:
+    bench.steps_total = 100
+    job = bench.submit(gpus=1)
+    bench.until_trains(job)
+    bench.die()
+    bench.offset_s -= 3600.0
+    bench.start()
+    late = bench.submit(gpus=1)
+    bench.until_state(late, JobState.COMPLETED)
+    bench.until_state(job, JobState.COMPLETED)
+    bench.die()
+    bench.offset_s += 86_400.0
+    bench.start()
+    bench.until_state(bench.submit(gpus=1), JobState.COMPLETED)
+
+
+def test_what_was_learned_is_there_after_a_restart(bench: Bench) -> None:
+    done = bench.submit(name="a", gpus="1..2", batch={"global": 64})
+    bench.until_state(done, JobState.COMPLETED)
+    bench.steps_total = 10_000
+    job = bench.submit(name="b", gpus=1, run="python other.py")
+    bench.until_trains(job)
+    bench.turn(60)
+    learning = bench.controller.learning
+    before = {name: learning.table(name, "A100") for name in learning._classes}
+    kind, spec = bench.controller.entries[job].kind, bench.job(done).spec
+    assert learning._measured[kind.name, "A100"]
+    bench.turn(3)
+    bench.controller._save(bench.controller.clock(), everything=True)
+    lengths = {name: learning.believed_steps(spec, name) for name in before}
+    bench.restart()
+    learning = bench.controller.learning
+    for name, table in before.items():
+        after = learning.table(name, "A100")
+        assert after.step_time_s == pytest.approx(table.step_time_s, rel=0.02)
+        assert after.power_w == pytest.approx(table.power_w, rel=0.02)
+        assert learning.believed_steps(spec, name) == pytest.approx(lengths[name], rel=0.02)
+
+
+def test_the_brain_knows_what_old_classes_cost_after_a_restart(bench: Bench) -> None:
+    bench.until_state(bench.submit(gpus=1), JobState.COMPLETED)
+    bench.restart()
+    bench.until_state(bench.submit(gpus=1), JobState.COMPLETED)
+
+
+def test_every_joule_is_a_job_s_or_idle_over_kills(bench: Bench) -> None:
+    bench.steps_total = 20
+    meter = bench.store.get("meter")
+    assert meter is None
+    bench.turn(3)
+    state = bench.store.get("meter")
+    start_j = sum(account["energy_j"] for account in state["accounts"].values())
+    start_all_j = bench.store.energy_totals()[0]
+    jobs = [bench.submit(gpus="1..4", batch={"global": 64}) for _ in range(3)]
+    for _ in range(40):
+        if not bench.store.active():
+            break
+        for gpu in bench.gpus:  # nobody paces these ranks: they draw what the test says
+            gpu.draw(200.0, pid=1, birth=1, arrears_j=3.0)
+        bench.turn(7)
+        bench.restart()
+    bench.turn(3)
+    state = bench.store.get("meter")
+    counted_j = sum(account["energy_j"] for account in state["accounts"].values()) - start_j
+    metered_j, jobs_j, idle_j = bench.store.energy_totals()
+    assert not bench.store.active()
+    assert counted_j > 100.0
+    assert metered_j - start_all_j == pytest.approx(counted_j, rel=0.005)
+    assert jobs_j + idle_j == pytest.approx(metered_j)
+    assert sum(bench.job(job).energy_j for job in jobs) == pytest.approx(jobs_j)
+    assert jobs_j > 0
+
+
+def test_ranks_of_jobs_that_the_store_does_not_know_are_ended_and_nobody_is_charged(bench: Bench) -> None:
+    bench.steps_total = 10_000
+    bench.submit(gpus=2)
+    bench.until(lambda: len(bench.engine.running()) == 2)
+    bench.close()
+    for path in bench.directory.glob("store.db*"):
+        path.unlink()
+    bench.start()
+    bench.until(lambda: not bench.engine.running())
+    bench.turn(10)
+    assert bench.store.energy_totals()[1] == 0.0
+
+
+# --- what is kept ---
+
+
+def test_logs_of_those_who_ended_longest_ago_are_forgotten(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LOGS_KEPT", 2)
+    script(bench, lasts=2)
+    jobs = []
+    for _ in range(4):
+        jobs.append(bench.submit(rescale="none", gpus=1))
+        bench.until_state(jobs[-1], JobState.COMPLETED)
+    bench.turn(3)
+    assert {name.gang for name in bench.engine.statuses} == set(jobs[2:])
+    assert bench.desk.log(jobs[0]).text == ""
+    assert bench.desk.log(jobs[3]).text.startswith("step 1")
+    bench.restart()
+    assert bench.desk.log(jobs[3]).text.startswith("step 1")
+
+
+# --- clocks that are tried ---
+
+
+def test_nobody_tries_clocks_who_says_nothing_of_its_steps(bench: Bench) -> None:
+    bench.engine.play = lambda spec: Script(10_000)
+    job = bench.submit(rescale="none", gpus=1)
+    bench.turn(50)
+    entry = bench.controller.entries[job]
+    assert entry.explore_mhz
+    assert set(bench.clocks.set_mhz.values()) == {entry.clock_mhz}
+
+
+@pytest.mark.parametrize(
+    ("keys", "most"),
+    [({"priority": "protected"}, 0.0), ({"priority": "protected", "energy": {"max_slowdown": "60%"}}, 0.6),
+     ({"energy": {"max_slowdown": "10%"}}, 0.1), ({}, None)],
+)  # fmt: skip
+def test_no_clock_is_tried_that_could_slow_a_job_beyond_its_bound(bench: Bench, keys: Any, most: float | None) -> None:
+    bench.steps_total = 10_000
+    top = float(bench.axes["A100"].clocks_mhz[-1])
+    job = bench.submit(gpus=1, **keys)
+    bench.until_trains(job)
+    entry = bench.controller.entries[job]
+    tried: set[float] = set()
+    planned = set(clocks_to_try(entry, bench.controller.learning, bench.axes["A100"]))
+    for _ in range(200):
+        bench.turn()
+        if entry.explore_mhz and entry.window is not None:
+            tried |= set(bench.clocks.set_mhz.values())
+    assert not entry.explore_mhz
+    for clock in planned:
+        assert most is None or top / clock <= 1.0 + most + 1e-9
+    if most is None:
+        assert len(tried) >= 3
+    learned = bench.controller.learning._measured[entry.kind.name, "A100"]
+    assert {clock for gpus, clock in learned if gpus == 1} >= planned
+
+
+def test_what_one_has_tried_others_of_its_class_need_not(bench: Bench) -> None:
+    bench.steps_total = 10_000
+    jobs = [bench.submit(name=f"run-{n}", gpus=1) for n in range(4)]
+    for job in jobs:
+        bench.until_trains(job)
+    bench.until(lambda: not any(entry.explore_mhz for entry in bench.controller.entries.values()))
+    seen = bench.store.observations()
+    assert len({row.observation.clock_mhz for row in seen}) >= 1
+
+
+def test_a_rank_that_crashes_is_replaced(bench: Bench) -> None:
+    bench.steps_total = 60
+    habits = iter([Habits(crashes_at=20)])
+    bench.engine.play = lambda spec: bench.engine.fake_rank(spec, bench.steps_total, next(habits, None))
+    job = bench.submit(gpus=2)
+    bench.until_state(job, JobState.COMPLETED)
+    kinds = [event.kind for event in bench.store.events(job_id=job, limit=1000).items]
+    assert "rank lost" in kinds
+    assert bench.job(job).attempts == 0
+
+
+def test_draining_lets_all_save_and_leave_without_spinning(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.steps_total = 10_000
+    job = bench.submit(gpus=2)
+    bench.until_trains(job)
+    waits: list[float] = []
+
+    def wait(seconds: float) -> bool:
+        waits.append(seconds)
+        bench.engine.tick()
+        return True
+
+    monkeypatch.setattr(bench.controller._bell, "wait", wait)
+    assert bench.controller.drain(60.0)
+    assert not bench.engine.running()
+    assert bench.job(job).state is Q
+    assert min(waits) > 0.0
+    bench.controller.finish()
+    bench.close()
+    bench.start()
+    bench.until(lambda: bool(bench.engine.running(job)))
