@@ -54,7 +54,7 @@ def test_says_how_well_it_is_reproduced_and_what_would_be_saved(log: str, capsys
     assert "kg of CO2" in out
     assert "in money" in out
     assert "UNVALIDATED" not in out
-    for modelled in ("What PowerFlow would have saved (modelled", "Costs: modelled", "All of it modelled"):
+    for modelled in ("completion time (modelled; 95 % intervals)", "Costs: modelled", "All of it modelled"):
         assert modelled in out
 
 

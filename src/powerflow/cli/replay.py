@@ -122,7 +122,7 @@ def _show(result: Replay, rates: Rates, report: Path | None, json: bool) -> None
     for grid in grids(result, rates):
         table = Table(box=box.SIMPLE_HEAD, title=grid.title, title_justify="left", pad_edge=False)
         for i, head in enumerate(grid.heads):
-            table.add_column(head, justify="right" if i else "left", no_wrap=True)
+            table.add_column(head, justify="right" if i else "left", overflow="fold")
         for line in grid.lines:
             table.add_row(*line)
         out.print(table)

@@ -75,8 +75,8 @@ def grids(replay: Replay, rates: Rates) -> list[Grid]:
         label = f"{UNVALIDATED}: what" if replay.refusal else "What"
         tables.append(
             Grid(
-                f"{label} PowerFlow would have saved (modelled; 95 % intervals)",
-                ("way to run it", "λ, s/J", "energy, kWh", "energy", *money, *co2, "completion time", "h per job"),
+                f"{label} PowerFlow would have saved of energy and of completion time (modelled; 95 % intervals)",
+                ("way to run it", "λ, s/J", "energy, kWh", "energy, %", *money, *co2, "time, %", "time, h a job"),
                 [_saving(one, rates) for one in replay.savings.ways],
             )
         )
@@ -100,17 +100,18 @@ def _saving(one: Saving, rates: Rates) -> tuple[str, ...]:
         one.name,
         f"{one.energy_price:.3g}",
         between(times(one.energy_j, 1 / 3.6e6), rounded),
-        between(one.energy_share, units.percent),
+        between(times(one.energy_share, 100), rounded),
         *([] if money is None else [between(money, rounded)]),
         *([] if co2_kg is None else [between(co2_kg, rounded)]),
-        between(one.completion_share, units.percent),
+        between(times(one.completion_share, 100), rounded),
         between(times(one.completion_s, 1 / 3600), rounded),
     )
 
 
 def rounded(value: float) -> str:
     """Three digits: none of these numbers is known better."""
-    return units.prose(float(f"{value:.3g}"))
+    text = units.prose(float(f"{value:.3g}"))
+    return "0" if text == "-0" else text  # what rounding leaves of nothing
 
 
 def between(estimate: Estimate, word: Callable[[float], str]) -> str:

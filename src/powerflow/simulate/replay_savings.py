@@ -24,7 +24,7 @@ WAYS = (
     ("fast", Way(0.0)),
     ("balanced", Way(0.25)),
     ("sparing", Way(1.0)),
-    ("balanced, no job changes its GPUs", Way(0.25, rigid=True)),
+    ("balanced, GPUs as asked", Way(0.25, rigid=True)),
 )
 #: A price is not recommended for the last tenth of what could be saved.
 ENOUGH = 0.9
