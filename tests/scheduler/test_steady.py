@@ -50,22 +50,23 @@ def test_a_job_that_has_just_paused_runs_first() -> None:
 
 def test_nothing_running_changes_when_the_allowance_is_spent_but_free_gpus_still_start_jobs() -> None:
     policy = Steady(Prices())
-    policy.decide(view_of({"gpus": 1}, {"gpus": 0}, now_s=1000.0))
+    policy.decide(view_of({"gpus": 1}))
     policy.allowance_gpu_s = 0.0
-    answer = policy.decide(view_of({"gpus": 1}, {"gpus": 0, "attained_gpu_s": 0.0}, now_s=1000.0))
+    answer = policy.decide(view_of({"gpus": 1}, {"gpus": 0, "attained_gpu_s": 0.0}))
     assert answer.gpus[0] == 1
     assert answer.gpus[1] > 0
 
 
 def test_the_allowance_by_hand() -> None:
     policy = Steady(Prices(), share=0.01)
-    policy.decide(view_of({"gpus": 8}))
-    full = 0.01 * 8 * 28800.0
-    assert policy.allowance_gpu_s == pytest.approx(full)
-    policy.decide(view_of({"gpus": 1}))
-    assert policy.allowance_gpu_s == pytest.approx(full - 30.0 * 8)
-    policy.decide(view_of({"gpus": 8}, now_s=2000.0))
-    assert policy.allowance_gpu_s == pytest.approx(full - 30.0 * 8 + 0.01 * 8 * 1000.0)
+    left = 0.01 * 8 * 28800.0
+    # (moment, GPUs held, what that costs): a job stops, returns on more, and changes as it runs
+    for now_s, gpus, spent in ((0, 2, 0), (100, 0, 60), (200, 8, 180), (300, 8, 0), (400, 4, 120)):
+        policy.decide(view_of({"gpus": gpus}, now_s=float(now_s)))
+        left = min(left + (0.01 * gpus * 100 if now_s else 0), 0.01 * 8 * 28800.0) - spent
+        assert policy.allowance_gpu_s == pytest.approx(left)
+        policy.decide(view_of({"gpus": 1}, now_s=float(now_s)))  # once more in the same moment: not counted
+        assert policy.allowance_gpu_s == pytest.approx(left)
 
 
 def test_limits_must_make_sense() -> None:

@@ -25,7 +25,7 @@ import numpy.typing as npt
 from powerflow.cost.table import FloatArray, IntArray
 from powerflow.errors import InputError
 from powerflow.policy.levels import held_gpus
-from powerflow.policy.protocol import Allocation, Policy, View
+from powerflow.policy.protocol import JOB, Allocation, JobRows, Policy, View
 from powerflow.scheduler.part import decide_rest
 
 BoolArray = npt.NDArray[np.bool_]
@@ -64,11 +64,12 @@ class Steady:
         self.period_s: float | None = min(REVIEW_S, inner.period_s or math.inf)
         self.allowance_gpu_s = math.nan
         self._seen_s = math.nan
+        self._seen: JobRows = np.zeros(0, JOB)
         self._paid: dict[int, float] = {}  # by row id: GPU-seconds paid when the job was stopped, for when it resumes
 
     def decide(self, view: View) -> Allocation:
         """The inner policy's answer, less the changes that do not pay."""
-        self._earn(view)
+        self._account(view)
         wish = self.inner.decide(view)
         held = held_gpus(view)
         running = held > 0
@@ -78,35 +79,50 @@ class Steady:
         fixed.gpus[:] = np.where(changes, wish.gpus, held)
         fixed.clock[:] = np.where(changes | (wish.gpus == held), wish.clock, _clocks(view, held, wish))
         if (changes == (wish.gpus != held)).all():
-            answer = wish
-        else:  # what is left is for jobs that wait: to start costs no pause
-            answer = decide_rest(self.inner, view, fixed, running | changes)
-        self._spend(view, answer)
-        return answer
+            return wish
+        # what is left is for jobs that wait: to start costs no pause
+        return decide_rest(self.inner, view, fixed, running | changes)
 
     # -- the allowance ------------------------------------------------------------------------------------------
 
-    def _earn(self, view: View) -> None:
-        """The allowance grows with the GPU-time that jobs have had since the last decision."""
+    def _account(self, view: View) -> None:
+        """Settle what has happened since the last decision: GPU-time had, and GPU counts changed.
+
+        What has changed counts, not what was answered: others may have had the last word. Within one moment only the
+        first view is looked at; others, of some of the jobs, may follow.
+        """
         most_gpu_s = self.share * view.capacity * DEPTH_S
         if math.isnan(self._seen_s):
             self.allowance_gpu_s = most_gpu_s
-        else:
+        elif view.now_s > self._seen_s:
             had_gpu_s = float(view.jobs["gpus"].sum()) * (view.now_s - self._seen_s)
-            self.allowance_gpu_s = min(self.allowance_gpu_s + self.share * had_gpu_s, most_gpu_s)
-        self._seen_s = view.now_s
+            earned = min(self.allowance_gpu_s + self.share * had_gpu_s, most_gpu_s)
+            self.allowance_gpu_s = earned - self._spent_gpu_s(view.jobs)
+        else:
+            return
+        self._seen_s, self._seen = view.now_s, view.jobs
 
-    def _spend(self, view: View, answer: Allocation) -> None:
-        """Pay for what changes: a job that stops pays for its return, one that returns what it has not paid yet."""
-        jobs = view.jobs
-        paid = self._paid
-        self._paid = {row: paid[row] for row in jobs["id"].tolist() if row in paid}
-        for j in np.flatnonzero((answer.gpus != jobs["gpus"]) & (jobs["attained_gpu_s"] > 0)).tolist():
-            row, pause_s = int(jobs["id"][j]), float(jobs["pause_s"][j])
-            before, now = int(jobs["gpus"][j]), int(answer.gpus[j])
-            if now == 0:
-                self._paid[row] = pause_s * before
-            self.allowance_gpu_s -= max(0.0, pause_s * (now or before) - (self._paid.pop(row, 0.0) if now else 0.0))
+    def _spent_gpu_s(self, jobs: JobRows) -> float:
+        """What the pauses since the last decision cost.
+
+        A job that has been stopped pays for its return, one that has returned what it had not paid yet.
+        """
+        spent = 0.0
+        paid, self._paid = self._paid, {}
+        known, now, then = np.intersect1d(jobs["id"], self._seen["id"], assume_unique=True, return_indices=True)
+        had, has = self._seen["gpus"][then], jobs["gpus"][now]
+        started = (had > 0) | (self._seen["attained_gpu_s"][then] > 0)
+        pause_s = jobs["pause_s"][now]
+        if paid:
+            self._paid = {row: paid[row] for row in known[has == 0].tolist() if row in paid}
+        for j in np.flatnonzero(started & (has != had)).tolist():
+            row = int(known[j])
+            if has[j] == 0:
+                self._paid[row] = float(pause_s[j] * had[j])
+                spent += self._paid[row]
+            else:
+                spent += max(0.0, float(pause_s[j] * has[j]) - paid.get(row, 0.0))
+        return spent
 
     # -- what pays ----------------------------------------------------------------------------------------------
 
