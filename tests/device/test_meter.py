@@ -196,6 +196,25 @@ def test_counter_and_integral_are_compared_and_a_difference_is_told_once() -> No
     assert len(meter.check()) == 1, "it agreed in between"
 
 
+def test_a_job_that_comes_and_goes_between_readings_is_no_difference() -> None:
+    """It came just before a reading and went just after one: the trapezoid says 261 J more than the counter."""
+    card = Card()
+    card.power_w = 60.0
+    meter = Meter([card])
+    meter.sample()
+    run = [(60.0, 0.95), (350.0, 0.05), None, (350.0, 1.0), None, (350.0, 0.05), (60.0, 0.95), None]
+    for part in [*run, *[(60.0, 1.0), None] * 28]:
+        if part is None:
+            meter.sample()
+        else:
+            card.draw(*part)
+    assert meter.check() == []
+    card.power_w = 250.0
+    meter.sample()
+    run_steadily(meter, card, 40, 1.08)
+    assert len(meter.check()) == 1, "once the power is steady, it is told"
+
+
 def test_a_time_without_readings_is_not_compared() -> None:
     card = Card()
     meter = Meter([card])

@@ -41,6 +41,7 @@ class Account:
         total_j: Joules since the meter began.
         owed_mj: Whole millijoules by job (None: idle) that `Meter.settle` has not handed out yet, as pairs.
         counter_j, integral_j, checked_s: Of the window in which both are compared.
+        variance_j2: Of that integral, J²: when the power changed between two readings is not known.
         differs: Whether they differed when they were last compared.
     """
 
@@ -53,6 +54,7 @@ class Account:
     counter_j: float = 0.0
     integral_j: float = 0.0
     checked_s: float = 0.0
+    variance_j2: float = 0.0
     differs: bool = False
 
 
@@ -112,6 +114,8 @@ def advance(account: Account, reading: Reading, same_boot: bool = True) -> Accou
         counter_j=account.counter_j + (counter_j or 0.0) * both,
         integral_j=account.integral_j + integral_j * both,
         checked_s=account.checked_s + (seconds if both else 0.0),
+        # a jump at any moment between them alike: the trapezoid is off by a uniform ±|jump|·seconds/2
+        variance_j2=account.variance_j2 + (((reading.power_w - account.power_w) * seconds) ** 2 / 12 if both else 0.0),
     )
 
 
@@ -212,7 +216,8 @@ class Meter:
         return Settled(since_s, now_s, jobs_mj, idle_mj, sum(jobs_mj.values()) + idle_mj, lost)
 
     def check(self) -> list[Check]:
-        """GPUs whose counter and integral have begun to differ by more than `CHECK_SHARE`; each is told once.
+        """GPUs whose counter and integral have begun to differ by more than `CHECK_SHARE`, beyond what the integral may
+        be off itself (three standard deviations); each is told once.
 
         One that agrees again, and then does not, is told again. Windows begin anew once they are long enough.
         """
@@ -221,11 +226,14 @@ class Meter:
             more_j = max(account.counter_j, account.integral_j)
             if account.checked_s < CHECK_S or more_j < CHECK_J:
                 continue
-            share = abs(account.counter_j - account.integral_j) / more_j
-            differs = share > CHECK_SHARE
+            apart_j = abs(account.counter_j - account.integral_j)
+            share = apart_j / more_j
+            differs = apart_j > CHECK_SHARE * more_j + 3 * math.sqrt(account.variance_j2)
             if differs and not account.differs:
                 found.append(Check(uuid, account.checked_s, account.counter_j, account.integral_j, share))
-            self._accounts[uuid] = replace(account, counter_j=0.0, integral_j=0.0, checked_s=0.0, differs=differs)
+            self._accounts[uuid] = replace(
+                account, counter_j=0.0, integral_j=0.0, checked_s=0.0, variance_j2=0.0, differs=differs
+            )
         return found
 
     def state(self) -> dict[str, Any]:
