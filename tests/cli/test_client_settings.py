@@ -93,3 +93,24 @@ def test_a_damaged_server_file_is_said_so(places: Path, text: str) -> None:
     write(places / "state/powerflow/server.json", text)
     with pytest.raises(InputError, match=r"server\.json: is not what a controller writes"):
         settings.load()
+
+
+@pytest.mark.parametrize("url", ["ftp://x", "http://[::1", "http://", "http://x:99999", "x:7733"])
+def test_what_is_no_url_is_said_so(url: str) -> None:
+    with pytest.raises(InputError, match="no URL of a controller"):
+        settings.load(url=url)
+
+
+@pytest.mark.parametrize("content", [b"two words", b"pf_a\npf_b\n", "pf_ü".encode(), b"\xff\xfe\x00"])
+def test_a_file_that_holds_no_token_is_said_so_and_not_shown(places: Path, content: bytes) -> None:
+    file = places / "token"
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=r"token: (holds no token|is not text in UTF-8)") as told:
+        settings.load(token_file=str(file))
+    assert "pf_" not in str(told.value)
+
+
+def test_a_settings_file_that_is_no_text_is_said_so(places: Path) -> None:
+    write(places / "config/powerflow/config.yaml", "").write_bytes(b"url: \xbd\n")
+    with pytest.raises(InputError, match=r"config\.yaml: is not text in UTF-8"):
+        settings.load()

@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from powerflow.errors import InputError
 
@@ -54,7 +55,7 @@ def load(*, url: str | None = None, token_file: str | None = None, state_dir: st
     if chosen is None:
         layers.append(_server(state / SERVER_FILE))
         chosen = layers[-1].get("url")
-    if chosen is not None and not chosen.startswith(("http://", "https://")):
+    if chosen is not None and not _is_url(chosen):
         raise InputError(f"{chosen!r} is no URL of a controller", where="url", fix="such as http://127.0.0.1:7733")
     return Settings(chosen.rstrip("/") if chosen else None, _token(layers), state)
 
@@ -67,10 +68,33 @@ def _token(layers: list[Mapping[str, str]]) -> str | None:
     """The token of the first layer that has one, itself or in a file."""
     for layer in layers:
         if "token" in layer:
-            return layer["token"]
+            return _printable(layer["token"], "token")
         if "token_file" in layer:
-            return Path(layer["token_file"]).expanduser().read_text(encoding="utf-8").strip()
+            path = Path(layer["token_file"]).expanduser()
+            return _printable(_text(path).strip(), os.fspath(path))
     return None
+
+
+def _printable(token: str, where: str) -> str:
+    """The token, if it can be sent; what it is instead is not shown."""
+    if not (token.isascii() and token.isprintable() and " " not in token):
+        raise InputError("holds no token", where=where, fix="powerflow token create makes one")
+    return token
+
+
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets that do not close, a port that is none
+        return False
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise InputError("is not text in UTF-8", where=os.fspath(path)) from None
 
 
 def _default_state() -> Path:
@@ -95,7 +119,7 @@ def _server(path: Path) -> Mapping[str, str]:
 def _file(path: Path) -> Mapping[str, str]:
     """Keys and values of a YAML file; nothing if it is not there."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = _text(path)
     except (FileNotFoundError, NotADirectoryError):
         return {}
     import yaml
