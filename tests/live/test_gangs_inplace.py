@@ -386,3 +386,12 @@ def test_local_batch_and_checkpoint_are_passed_on(bench: Bench) -> None:
     target = Mailbox(bench.directory / "jobs" / "j").target()
     assert target is not None
     assert (target.local_batch_max, target.checkpoint_s, target.nodes) == (16, 600.0, 2)
+
+
+def test_who_sets_no_local_limit_has_none(bench: Bench) -> None:
+    """The script knows its batch; what the scheduler takes it for must not cut its passes small."""
+    bench.gangs.apply([order(1, "a0", spec=spec_of(gpus="1..4"))])
+    bench.turn()
+    target = Mailbox(bench.directory / "jobs" / "j").target()
+    assert target is not None
+    assert target.local_batch_max == 0

@@ -84,7 +84,7 @@ class Entry:
 
     def order(self, runs_as: str) -> Order:
         """What was decided, to be carried out."""
-        return Order(self.id, self.epoch, self.spec, self.placement, runs_as, local_batch_max=self.kind.local_max)
+        return Order(self.id, self.epoch, self.spec, self.placement, runs_as)
 
     def job(self, iterations: float) -> Job:
         """The job as the brain sees it."""

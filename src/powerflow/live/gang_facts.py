@@ -27,7 +27,6 @@ class Order:
         placement: By node, the numbers of its GPUs; empty: give everything back.
         user: Login name to run as; "" means the engine's own.
         memory_bytes, cpus: Most that one rank may use; 0: no limit.
-        local_batch_max: Most samples of one pass on one GPU (in-place jobs).
     """
 
     job_id: str
@@ -37,7 +36,6 @@ class Order:
     user: str = ""
     memory_bytes: int = 0
     cpus: float = 0.0
-    local_batch_max: int = 1 << 20
 
     @property
     def grace_s(self) -> float:

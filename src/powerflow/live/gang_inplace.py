@@ -83,7 +83,7 @@ class InPlace(Gang):
             members = tuple(Member(name, book.ranks[name].node) for name in book.members)
             nodes = len({member.node for member in members})
             spec = self.order.spec
-            most = spec.batch.local_max if spec.batch and spec.batch.local_max else self.order.local_batch_max
+            most = (spec.batch.local_max if spec.batch else None) or 0
             target = Target(book.generation, members, most, max(nodes, 1), spec.checkpoint.every)
             try:
                 self.news.post(target, self.order.user)
