@@ -57,7 +57,8 @@ class CapBook:
         self._gpus = {name: np.array([node.gpus for node in pool.occupancy.nodes]) for name, pool in pools.items()}
         self._rest_w = 0.0  # metered beside all jobs, beyond what idle GPUs and nodes are believed to draw
         self._trim_w = 0.0  # what has to be kept free because the meter says more than all that is known
-        self._drawn: deque[tuple[float, float]] = deque()  # when, watts of the cluster: the last `CALM_S`
+        self._is_metered = False
+        self._drawn: deque[tuple[float, float]] = deque()  # when, watts of the cluster: the peaks of the last `CALM_S`
 
     def __bool__(self) -> bool:
         return bool(self._held)
@@ -118,19 +119,22 @@ class CapBook:
 
     def lead_s(self) -> float:
         """So long before a cap is due, jobs begin to stop that must: the longest pause of a running one."""
-        slots = [slot for pool in self._pools.values() for slot in pool.active]
-        rows = self._ledger.rows[slots]
-        return min(float(rows["pause_s"][rows["gpus"] > 0].max(initial=0.0)), MOST_LEAD_S)
+        gpus, pause_s = self._ledger.rows["gpus"], self._ledger.rows["pause_s"]
+        longest_s = 0.0
+        for pool in self._pools.values():
+            slots = np.array(pool.active, np.int64)
+            longest_s = max(longest_s, float(pause_s[slots[gpus[slots] > 0]].max(initial=0.0)))
+        return min(longest_s, MOST_LEAD_S)
 
     def begin(self, now_s: float) -> None:
         """Note what is drawn before a decision: the baseline of caps that begin to hold with it."""
-        drawn_w = self.drawn_w(CLUSTER)
-        self._note(now_s, drawn_w)
+        if not self._is_metered:
+            self._note(now_s, self._expected_w(CLUSTER))
         for held in self._held.values():
             cap = held.cap
             if math.isnan(held.baseline_w):
                 whole = cap.scope.nodes is None
-                before_w = max(w for _, w in self._drawn) if whole else self.drawn_w(cap.scope)
+                before_w = max(w for _, w in self._drawn) if whole else self._expected_w(cap.scope)
                 if now_s >= cap.due_s or cap.least_w(now_s, now_s + STEP_S, math.nan) < before_w:
                     held.baseline_w = before_w
 
@@ -145,7 +149,8 @@ class CapBook:
 
     def watts(self, pool: Pool) -> FloatArray:
         """``[K, N, F]`` watts of all n GPUs to reckon with in a pool."""
-        return self._meters[pool.gpu_type].corrected(pool.book.arrays()[1])
+        watts, margin = self._meters[pool.gpu_type].expected(pool.book.arrays()[1])
+        return watts * margin
 
     def inside(self, pool: Pool, scope: Scope) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
         """``[N]`` which nodes of a pool are in a scope."""
@@ -194,19 +199,26 @@ class CapBook:
         return held.astype(np.int64) - np.array([within[slot] for slot in slots.tolist()], np.int64)
 
     def drawn_w(self, scope: Scope) -> float:
-        """Watts that a scope is believed to draw as the ledger stands, corrected by what was metered."""
-        total = self.idle_w(scope)
+        """Watts that a scope is believed to draw as the ledger stands, with what is allowed for error."""
+        return self._drawn_w(scope, {name: self.watts(pool) for name, pool in self._pools.items()})
+
+    def _expected_w(self, scope: Scope) -> float:
+        """The same without allowing for error."""
+        pools = self._pools.items()
+        return self._drawn_w(scope, {name: self._meters[name].expected(p.book.arrays()[1])[0] for name, p in pools})
+
+    def _drawn_w(self, scope: Scope, tables: Mapping[str, FloatArray]) -> float:
+        total, rows = self.idle_w(scope), self._ledger.rows
         for pool in self._pools.values():
             slots = np.array(pool.active, np.int64)
-            rows = self._ledger.rows[slots]
-            runs = rows["gpus"] > 0
-            if not runs.any():
-                continue
-            slots, rows = slots[runs], rows[runs]
-            gpus = rows["gpus"].astype(np.int64)
-            watts = self.watts(pool)[rows["cost"], pool.count_index[gpus], rows["clock"]]
-            share = 1.0 - self.outside(pool, slots, scope) / gpus
-            total += float((np.maximum(0.0, watts - gpus * pool.gpu_idle_w) * share).sum())
+            slots = slots[rows["gpus"][slots] > 0]
+            if len(slots):
+                gpus = rows["gpus"][slots].astype(np.int64)
+                watts = tables[pool.gpu_type][rows["cost"][slots], pool.count_index[gpus], rows["clock"][slots]]
+                above_w = np.maximum(0.0, watts - gpus * pool.gpu_idle_w)
+                if scope.nodes is not None:
+                    above_w *= 1.0 - self.outside(pool, slots, scope) / gpus
+                total += float(above_w.sum())
         return total
 
     def _reach_w(self, scope: Scope) -> float:
@@ -238,6 +250,7 @@ class CapBook:
                 self._meters[name].read(shape, which["cost"], level, which["clock"], job_w[read])
         rest_w = event.watts - float(job_w.sum()) - idle_w
         self._rest_w += (RISE_REST if rest_w > self._rest_w else FALL_REST) * (rest_w - self._rest_w)
+        self._is_metered = True
         self._note(now_s, event.watts)
         self._trim_w *= 1.0 - TRIM_FALL
         over_w = event.watts - self.limit_w(CLUSTER, now_s, now_s)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from powerflow.cluster.packing import UP
+from powerflow.cost.table import IntArray
 from powerflow.policy.protocol import Allocation
 from powerflow.scheduler.cap import CLUSTER, STEP_S, Scope
 from powerflow.scheduler.cap_book import CapBook
@@ -105,14 +106,18 @@ class Enforcer:
     def _needed(pool: Pool, decision: Decision) -> int:
         """GPUs that a decision needs beyond those that are free or given back."""
         had = decision.view.jobs["gpus"]
-        leaving = sum(int(had[j]) for j, slot in enumerate(decision.slots.tolist()) if slot in pool.evicted)
+        leaving = int(had[np.isin(decision.slots, list(pool.evicted))].sum()) if pool.evicted else 0
         return int(decision.wish.gpus.sum()) - (int(had.sum()) - leaving) - pool.occupancy.free
 
     def _fit_asked(self, asked: Asked, waking: Sequence[int], now_s: float) -> Fit:
         """Fit answers to the caps on whole pools; ahead of time if jobs have to stop for it."""
         gpus = [decision.wish.gpus for _, decision in asked]
         now = self._fit_whole(asked, waking, now_s, now_s + STEP_S)
-        ahead = self._fit_whole(asked, waking, now_s, now_s + STEP_S + self._book.lead_s())
+        ahead_s = now_s + STEP_S + self._book.lead_s()
+        whole = self._whole()
+        if all(self._book.limit_w(s, now_s, ahead_s) == self._book.limit_w(s, now_s, now_s + STEP_S) for s in whole):
+            return now
+        ahead = self._fit_whole(asked, waking, now_s, ahead_s)
         stops = any((less < had).any() for less, had in zip(ahead.gpus, gpus, strict=True))
         return ahead if stops else now
 
@@ -129,14 +134,18 @@ class Enforcer:
             for i in within:
                 pool, decision = asked[i]
                 outside = np.zeros(len(decision.slots), np.int64)
-                watts = self._book.watts(pool)
-                menus.append(menu_of(decision.view, decision.wish, gpus[i], clock[i], watts, pool.gpu_idle_w, outside))
+                menus.append(self._menu(pool, decision, Allocation(gpus[i], clock[i]), outside))
             idle_w = self._book.idle_w(scope) + sum(self._book.wake_w(asked[i][0], waking[i]) for i in within)
             result = fit(menus, max(0.0, limit_w - idle_w))
             for i, had, at in zip(within, result.gpus, result.clock, strict=True):
                 gpus[i], clock[i] = had, at
             price, met, drawn_w = max(price, result.watt_price), met and result.met, result.drawn_w
         return Fit(gpus, clock, drawn_w, price, met)
+
+    def _menu(self, pool: Pool, decision: Decision, now: Allocation, outside: IntArray) -> Menu:
+        guarded = np.isin(decision.slots, list(pool.guarded))
+        watts = self._book.watts(pool)
+        return menu_of(decision.view, decision.wish, now, watts, pool.gpu_idle_w, outside, guarded)
 
     def _whole(self) -> list[Scope]:
         """Scopes that hold all or nothing of every pool."""
@@ -170,13 +179,10 @@ class Enforcer:
     def _lessen(self, asked: Asked, scope: Scope, limit_w: float, now_s: float, capped: Capped) -> bool:
         """Bring one scope below its limit; whether anything could be lessened."""
         self._unwake(asked, scope, limit_w)
-        menus: list[Menu] = []
-        for pool, decision in asked:
-            outside = self._book.outside(pool, decision.slots, scope)
-            answer, watts = decision.answer, self._book.watts(pool)
-            menus.append(
-                menu_of(decision.view, decision.wish, answer.gpus, answer.clock, watts, pool.gpu_idle_w, outside)
-            )
+        menus = [
+            self._menu(pool, decision, decision.answer, self._book.outside(pool, decision.slots, scope))
+            for pool, decision in asked
+        ]
         result = fit(menus, max(0.0, limit_w - self._book.idle_w(scope)))
         capped.watt_price = max(capped.watt_price, result.watt_price)
         lessened = False

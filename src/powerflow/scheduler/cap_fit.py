@@ -67,9 +67,15 @@ class Fit:
 
 
 def menu_of(
-    view: View, wish: Allocation, gpus: IntArray, clock: IntArray, watts: FloatArray, idle_w: float, outside: IntArray
+    view: View,
+    wish: Allocation,
+    now: Allocation,
+    watts: FloatArray,
+    idle_w: float,
+    outside: IntArray,
+    guarded: BoolArray,
 ) -> Menu:
-    """The menu of jobs that are to have so many GPUs at these clocks.
+    """The menu of jobs that are to have what ``now`` says, where the policy wished for what ``wish`` says.
 
     Where the policy has no notion of worth, a job that runs as the policy wished is worth its weight per second:
     slowing a job by a tenth costs as much whether it is long or short.
@@ -81,7 +87,7 @@ def menu_of(
         step_s = np.ones(count)
         step_s[runs] = view.step_time_s[view.jobs["cost"][runs], view.count_index[wish.gpus[runs]], wish.clock[runs]]
         worth = view.jobs["weight"] * step_s
-    return Menu(view, gpus, clock, worth, watts, idle_w, outside, np.zeros(count, np.bool_))
+    return Menu(view, now.gpus, now.clock, worth, watts, idle_w, outside, guarded)
 
 
 def drawn_w(menu: Menu) -> float:

@@ -34,15 +34,20 @@ class Meters:
         step = np.where(mean_w > known, RISE, FALL)
         flat[which] = np.where(np.isnan(known), mean_w, known + step * (mean_w - known))
 
-    def corrected(self, power_w: FloatArray) -> FloatArray:
-        """Watts to reckon with, ``[K, N, F]``: metered where there was a reading, else believed and corrected."""
+    def expected(self, power_w: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Watts as metered where there was a reading, else as believed and corrected; and what to allow for error.
+
+        Returns:
+            ``[K, N, F]`` watts, and the factor ≥ 1 that makes them watts to reckon with.
+        """
         self._grow(power_w.shape)
         seen = ~np.isnan(self._watts)
         with np.errstate(invalid="ignore", divide="ignore"):
             ratio = np.where(seen & (power_w > 0), self._watts / power_w, 0.0)
         readings = (ratio > 0).sum(axis=(1, 2))
-        off = np.where(readings > 0, UNTRIED * ratio.sum(axis=(1, 2)) / np.maximum(readings, 1), UNSEEN)
-        return np.where(seen, self._watts, power_w * off[:, None, None])
+        off = np.where(readings > 0, ratio.sum(axis=(1, 2)) / np.maximum(readings, 1), 1.0)
+        margin = np.where(readings > 0, UNTRIED, UNSEEN)
+        return np.where(seen, self._watts, power_w * off[:, None, None]), np.where(seen, 1.0, margin[:, None, None])
 
     def _grow(self, shape: tuple[int, ...]) -> None:
         if self._watts.shape == shape:

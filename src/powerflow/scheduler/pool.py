@@ -68,6 +68,7 @@ class Pool:
         book: Cost tables.
         occupancy: Who owns which GPU.
         evicted: Slots that must leave their GPUs at the next decision (their node drains).
+        guarded: Slots of jobs that a power cap touches last.
     """
 
     def __init__(self, nodes: tuple[Node, ...], axes: Axes, gpu_idle_w: float) -> None:
@@ -81,6 +82,7 @@ class Pool:
         self.sleepers = Sleepers(self.occupancy.nodes, gpu_idle_w)
         self.history = History()
         self.evicted: set[int] = set()
+        self.guarded: set[int] = set()
         self.count_index = np.full(int(axes.gpu_counts[-1]) + 1, -1, np.int64)
         self.count_index[axes.gpu_counts] = np.arange(len(axes.gpu_counts))
         self._active: list[int] = []
@@ -101,6 +103,7 @@ class Pool:
     def remove(self, slot: int) -> None:
         """Let a job go; its GPUs are free at once."""
         self._active.remove(slot)
+        self.guarded.discard(slot)
         self.vacate(slot)
 
     def adopt(self, ledger: Ledger, slot: int, placement: Placement, clock_mhz: float, now_s: float) -> None:

@@ -287,9 +287,10 @@ class Simulation:
         while self._arrival_s <= now_s:
             self._arrive(events)
         if self.cap_log:
-            events.extend(PowerCapSet(cap) for cap in self.cap_log.told(now_s))
-            if now_s >= self._meter_s:
+            told = self.cap_log.told(now_s)
+            if told or now_s >= self._meter_s:
                 events.append(self._metered())
+            events.extend(PowerCapSet(cap) for cap in told)
         if events or now_s >= self._wake_s:
             if self.runs and (self.cap_log or now_s >= self._decided_s + self.world.interval_s):
                 events.insert(0, self._progress())  # only a step that may decide needs to know
