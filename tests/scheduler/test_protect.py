@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from benchmarks.protect import keep, random_case
+from benchmarks.protect import Wrong, drift, keep, random_case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,7 +13,11 @@ from powerflow.policy.levels import requested_gpus
 from powerflow.policy.prices import Prices
 from powerflow.policy.protocol import Allocation, View
 from powerflow.policy.registry import load
+from powerflow.policy.share import FairShare
+from powerflow.scheduler.ageing import Ageing
 from powerflow.scheduler.protect import Protected, ahead_s
+from powerflow.scheduler.steady import Steady
+from powerflow.simulate.run import simulate
 from tests.policy.views import assert_valid, make_view, views
 
 #: Class 0: 8 GPU-seconds an iteration on any count, a quarter longer at half clock.
@@ -141,3 +145,24 @@ def test_promises_are_kept_whatever_the_models_say() -> None:
         free = keep(case, seed, protected=False)
         broken += int((free.slowdown > free.most_slowdown + 1e-9).sum())
     assert broken > 60
+
+
+def test_promises_do_not_drift_over_hundreds_of_plans_on_changing_beliefs() -> None:
+    for seed in range(2):
+        found = drift(seed)
+        assert found.plans > 100
+        assert found.loosened == 0.0
+        assert found.off < 1e-9
+        assert found.over <= 1e-9
+
+
+def test_promises_are_kept_with_all_rules_together() -> None:
+    for seed in range(15):
+        case = random_case(seed)
+        projects = {number: f"project-{number % 3}" for number in range(len(case.workload.jobs))}
+        stack = Protected(Ageing(Steady(FairShare(Prices(), projects)), patience_s=1800.0), case.slowdown)
+        jobs = simulate(case.workload, stack, energy_price=1e-2, belief=Wrong(case.workload, seed)).jobs
+        for row, declared in case.slowdown.items():
+            delay_s = jobs.start_s[row] - jobs.submit_s[row]
+            assert delay_s <= 60.0
+            assert jobs.jct_s[row] <= max((1 + declared) * jobs.alone_s[row], delay_s + jobs.alone_s[row]) * (1 + 1e-9)
