@@ -206,7 +206,7 @@ class LiveDesk:
     def healthy(self) -> Mapping[str, Any]:
         """See `Desk`."""
         since_s = self._controller.clock() - self._controller.turned_s
-        return {"ok": since_s < self._controller.settings.lease_s, "since_turn_s": since_s}
+        return {"ok": since_s < self._controller.settings.lease_s / 3, "since_turn_s": since_s}
 
     # -- inside ---------------------------------------------------------------------------------------------------
 
