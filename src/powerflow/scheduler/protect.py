@@ -104,21 +104,26 @@ class Protected:
 
     def decide(self, view: View) -> Allocation:
         """Protected jobs first, the rest as the inner policy says."""
-        ids: list[int] = view.jobs["id"].tolist()
-        protected = np.array([row in self.slowdown for row in ids], np.bool_)
-        self.paces = {row: self.paces.get(row) or Pace() for row in ids if row in self.slowdown}
+        rows = self._rows(view)
         wish = self.inner.decide(view)
-        if not protected.any():
+        if not len(rows):
             return wish
+        jobs = view.jobs[rows]
+        numbers: list[int] = jobs["id"].tolist()
+        self.paces = {number: self.paces.get(number) or Pace() for number in numbers}
         need = requested_gpus(view)
         order = by_arrival(view)
-        kept = first_that_fit(need, order[protected[order]], view.capacity)
+        kept = first_that_fit(need, order[np.isin(order, rows)], view.capacity)
+        done = jobs["done"].tolist()
+        for number, row, did in zip(numbers, rows.tolist(), done, strict=True):
+            if kept[row]:
+                self.paces[number].see(view.now_s, did)
         gpus, clock = self._configurations(view, wish, kept, need)
-        for row in np.flatnonzero(protected).tolist():
-            job = view.jobs[row]
-            now = job["gpus"], job["clock"], gpus[row], clock[row]
-            as_submitted = now == (need[row], view.clock_max) * 2
-            self.paces[ids[row]].goes_on(as_submitted, view.now_s, float(job["done"]))
+        top = view.clock_max
+        as_asked = (jobs["gpus"] == need[rows]) & (gpus[rows] == need[rows])
+        as_submitted = as_asked & (jobs["clock"] == top) & (clock[rows] == top)
+        for number, same, did in zip(numbers, as_submitted.tolist(), done, strict=True):
+            self.paces[number].goes_on(same, view.now_s, did)
         answer = replace(wish, gpus=gpus, clock=clock)
         if (gpus[kept] == wish.gpus[kept]).all():
             return answer
@@ -126,28 +131,31 @@ class Protected:
 
     def ahead_s(self, view: View) -> dict[int, float]:
         """By row id, seconds by which each protected job is ahead of its promised line (`ahead_s`)."""
-        ahead = {}
-        for job in view.jobs:
-            row = int(job["id"])
-            if row in self.slowdown:
-                step_s = self.paces[row].step_s if row in self.paces else math.inf
-                elapsed_s = view.now_s - float(job["arrival_s"])
-                ahead[row] = ahead_s(self.slowdown[row], step_s, float(job["done"]), elapsed_s)
-        return ahead
+        jobs = view.jobs[self._rows(view)]
+        columns = jobs["id"].tolist(), jobs["done"].tolist(), jobs["arrival_s"].tolist()
+        return {
+            number: ahead_s(self.slowdown[number], self.paces.get(number, Pace()).step_s, done, view.now_s - arrival_s)
+            for number, done, arrival_s in zip(*columns, strict=True)
+        }
+
+    def _rows(self, view: View) -> IntArray:
+        """Rows of the protected jobs."""
+        ids = view.jobs["id"].tolist()
+        return np.array([row for row, number in enumerate(ids) if number in self.slowdown], np.int64)
 
     def _configurations(
         self, view: View, wish: Allocation, kept: npt.NDArray[np.bool_], need: IntArray
     ) -> tuple[IntArray, IntArray]:
         """GPUs and clocks, ``[J]`` each: those of the protected jobs that fit as they may be, the others' as wished."""
         gpus, clock = wish.gpus.copy(), wish.clock.copy()
-        ids = view.jobs["id"]
-        for row in np.flatnonzero(kept).tolist():
-            self.paces[int(ids[row])].see(view.now_s, float(view.jobs["done"][row]))
+        rows = np.flatnonzero(kept)
+        numbers: list[int] = view.jobs["id"][rows].tolist()
         ahead = self.ahead_s(view)
-        for row in np.flatnonzero(kept).tolist():
-            number = int(ids[row])
-            pace = (1.0 + self.slowdown[number]) * self.paces[number].step_s
-            gpus[row], clock[row] = self._configuration(view, row, wish, int(need[row]), ahead[number], pace)
+        gpus[rows], clock[rows] = need[rows], view.clock_max
+        for row, number in zip(rows.tolist(), numbers, strict=True):
+            if ahead[number] >= self.check_s:  # or else there is nothing to choose
+                pace_s = (1.0 + self.slowdown[number]) * self.paces[number].step_s
+                gpus[row], clock[row] = self._configuration(view, row, wish, int(need[row]), ahead[number], pace_s)
         if gpus[kept].sum() > view.capacity:  # not all can have more than they asked for
             more = kept & (gpus > need)
             gpus[more], clock[more] = need[more], view.clock_max
