@@ -33,7 +33,7 @@ def render_comparison(comparison: Comparison) -> str:
     figures: dict[str, plots.Figure] = {"frontier": plots.frontier(comparison)} if _any_point(comparison) else {}
     figures |= _simulation_figures(shown, plots.strokes(comparison, shown))
     policies = list(dict.fromkeys(words.base_name(row.policy) for row in comparison.rows))
-    return _render(
+    return page(
         "comparison.html.j2",
         figures,
         title=comparison.title,
@@ -56,7 +56,7 @@ def render_simulation(result: SimulationResult, facts: Mapping[str, str]) -> str
         facts: How it was computed, label → plain words.
     """
     shown = {words.label(result.policy): result}
-    return _render(
+    return page(
         "simulation.html.j2",
         _simulation_figures(shown, plots.strokes(None, shown)),
         title=f"{words.label(result.policy)}: {len(result.jobs.ids)} jobs",
@@ -128,7 +128,7 @@ def _any_point(comparison: Comparison) -> bool:
     return bool(comparison.bound) or any(points for line in comparison.frontiers for points in line.hull.values())
 
 
-def _render(template: str, figures: Mapping[str, plots.Figure], **context: Any) -> str:
+def page(template: str, figures: Mapping[str, plots.Figure], **context: Any) -> str:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,

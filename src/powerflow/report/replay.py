@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from powerflow.report import units
 from powerflow.report.headline import KeyFigure
-from powerflow.report.html import _render
+from powerflow.report.html import page
 from powerflow.report.words import cleaned, without_folders
 from powerflow.simulate.comparison import Estimate
 from powerflow.simulate.replay import Replay
@@ -153,7 +153,7 @@ def advice(replay: Replay, rates: Rates) -> str:
 
 def render_replay(replay: Replay, rates: Rates) -> str:
     """A replay as one self-contained HTML page; same input, same bytes."""
-    return _render(
+    return page(
         "replay.html.j2",
         {},
         title=replay.title,
