@@ -129,6 +129,7 @@ def _any_point(comparison: Comparison) -> bool:
 
 
 def page(template: str, figures: Mapping[str, plots.Figure], **context: Any) -> str:
+    """A page from a template of this folder: its figures, style and script are in it, and ``context`` fills it."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
