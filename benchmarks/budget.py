@@ -36,7 +36,7 @@ ZONE = "Europe/Berlin"
 GPUS = 32
 LOAD = 0.7
 #: Constants to choose from, in natural prices: under the budget, and free.
-CONSTANTS = (2.0, 4.0, 6.0, 9.0)
+CONSTANTS = (4.0, 6.0, 9.0, 14.0, 20.0, 30.0)
 FREE = (0.0, 1.0, 2.0, 4.0, 8.0)
 
 
