@@ -99,7 +99,7 @@ def capped(state: bytes, start_s: float, case: Case) -> tuple[Compliance, float,
     """Cap a cluster as it stands at ``start_s - notice_s``; the record, and the highest power of the hour before."""
     simulation = Simulation.resume(state)
     line = simulation.recorder.timeline()
-    before_w = float(line.power_w[line.time_s >= simulation.now_s - 3600.0].max())
+    before_w = float(line.power_w[line.time_s >= min(simulation.now_s - 3600.0, line.time_s[-1])].max())
     cap = PowerCap(
         (1 - CUT) * simulation.meter.watts,
         start_s=start_s,
@@ -147,7 +147,7 @@ def main() -> None:
         share = over_s / np.array([r.end_s - r.due_s for r, *_ in records])
         worst = np.array([r.worst_over_w / r.target_w for r, *_ in records])
         used = np.array([r.mean_w / r.target_w for r, *_ in records])
-        rebound = np.array([r.after_w / w for r, w, _ in records])
+        rebound = np.array([r.after_w / w for r, w, _ in records if not math.isnan(r.after_w)])  # or all jobs are done
         print(f"  {name}: {len(records)} starts")
         print(f"    under target after       p50 {np.median(under_s):.1f} s   p99 {np.percentile(under_s, 99):.1f} s")
         print(

@@ -97,8 +97,9 @@ def drawn_w(menu: Menu) -> float:
 
 def fit(menus: Sequence[Menu], limit_w: float) -> Fit:
     """What jobs may have so that together they add at most ``limit_w`` ≥ 0 watts to what is drawn when all is idle."""
+    limit_w += SLACK_W
     rooms = [_Room(menu) for menu in menus]
-    if sum(float(room.drawn.sum()) for room in rooms) <= limit_w + SLACK_W:
+    if sum(float(room.drawn.sum()) for room in rooms) <= limit_w:
         return _answer(rooms, 0.0, limit_w)
     price = 0.0
     for guarded in (False, True):
@@ -106,7 +107,7 @@ def fit(menus: Sequence[Menu], limit_w: float) -> Fit:
             price = _shrink(rooms, limit_w, guarded)
         if _least_w(rooms, guarded) > limit_w:
             price = _pause(rooms, limit_w, guarded)
-        if _least_w(rooms, guarded) <= limit_w + SLACK_W:
+        if _least_w(rooms, guarded) <= limit_w:
             return _answer(rooms, max(price, _slow(rooms, limit_w, guarded)), limit_w)
     return _answer(rooms, price, limit_w)
 
@@ -175,8 +176,6 @@ def _shrink(rooms: Sequence[_Room], limit_w: float, guarded: bool) -> float:
             room.menu.outside,
             room.menu.worth,
             jobs["gpus_min"],
-            jobs["gpus"],
-            jobs["pause_s"],
             view.gpu_counts,
             view.step_time_s,
             room.menu.watts,

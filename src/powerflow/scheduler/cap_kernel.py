@@ -97,18 +97,19 @@ def slower(
         i = level[j]
         if i < 0:
             continue
+        # watts as believed need not fall with the clock: any lower clock may be the next
         k, n, at = cost[j], gpu_counts[level[j]], clock[j]
         at_w = draw(watts[k, i, at], n, idle_w, outside[j])
         dearest = -np.inf
         while at_w > 0.0:
             best, best_slope, best_w = -1, np.inf, 0.0
             at_u = worth[j] / step_time_s[k, i, at] - energy_price * at_w
-            for f in range(at - 1, -1, -1):
+            for f in range(clock[j] - 1, -1, -1):
                 w = draw(watts[k, i, f], n, idle_w, outside[j])
                 if w >= at_w or step_time_s[k, i, f] == np.inf:
                     continue
                 lost = (at_u - worth[j] / step_time_s[k, i, f] + energy_price * w) / (at_w - w)
-                if lost <= best_slope:
+                if lost < best_slope:  # of corners on one line the nearest: finer steps
                     best, best_slope, best_w = f, lost, w
             if best < 0:
                 break
@@ -127,8 +128,6 @@ def fewer(
     outside: IntArray,
     worth: FloatArray,
     gpus_min: IntArray,
-    gpus_now: IntArray,
-    pause_s: FloatArray,
     gpu_counts: IntArray,
     step_time_s: FloatArray,
     watts: FloatArray,
@@ -146,7 +145,7 @@ def fewer(
 
     Args:
         floor: ``[J]`` the least that each job adds on the GPUs it has.
-        gpus_min, gpus_now, pause_s: ``[J]`` columns of `JOB`: leaving ``gpus_now`` costs a pause.
+        gpus_min: ``[J]`` fewest GPUs of each job.
     """
     ways = 0
     for j in range(len(cost)):
@@ -154,7 +153,6 @@ def fewer(
         if i < 0:
             continue
         k, at, at_w = cost[j], level[j], floor[j]
-        per_s = 1.0 / max(600.0, 10.0 * pause_s[j])
         at_u = dearest = -np.inf
         while at_w > 0.0:
             best, best_slope, best_w, best_u = -1, np.inf, 0.0, 0.0
@@ -172,15 +170,13 @@ def fewer(
                 if low_f < 0:
                     continue
                 u = worth[j] / step_time_s[k, m, low_f] - energy_price * low_w
-                if n != gpus_now[j]:
-                    u /= 1.0 + pause_s[j] * per_s
                 if m == at:  # where it starts from
                     at_u = u
                     continue
                 if low_w >= at_w:
                     continue
                 lost = (at_u - u) / (at_w - low_w)
-                if lost <= best_slope:
+                if lost < best_slope:  # of corners on one line the nearest: finer steps
                     best, best_slope, best_w, best_u = m, lost, low_w, u
             if best < 0:
                 break
