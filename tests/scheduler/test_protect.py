@@ -98,6 +98,19 @@ def test_it_may_have_more_gpus_than_it_asked_for_while_it_can_afford_the_way_bac
     assert given_to(policy, view_of(stands, now_s=480.0)) == [(4, 1)]  # it did nothing at all: back
 
 
+def test_its_pace_is_only_measured_while_it_really_runs_as_submitted() -> None:
+    policy = Protected(Wish(job0=(4, 1)), {0: 0.1})
+    held = {"gpus": 4, "clock": 1}
+    given_to(policy, view_of(held | {"done": 30.0}, now_s=60.0))
+    # somebody else, a power cap, lowers the clock that was given
+    given_to(policy, view_of({"gpus": 4, "clock": 0, "done": 40.0}, now_s=120.0))
+    assert policy.paces[0].step_s == np.inf
+    given_to(policy, view_of(held | {"done": 70.0}, now_s=180.0))
+    given_to(policy, view_of(held | {"done": 70.0}, now_s=240.0))  # it stood still: that is not its pace
+    given_to(policy, view_of(held | {"done": 100.0}, now_s=300.0))
+    assert policy.paces[0].step_s == pytest.approx(2.0)
+
+
 def test_first_come_first_served_where_protected_jobs_ask_for_more_than_there_is() -> None:
     policy = Protected(Wish(job2=(2, 0)), {0: 0.0, 1: 0.0, 2: 0.0})
     jobs = ({"arrival_s": 1.0}, {"arrival_s": 2.0, "requested": 8}, {"arrival_s": 3.0, "requested": 2})

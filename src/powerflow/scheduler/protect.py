@@ -47,18 +47,20 @@ class Pace:
     since_s: float = math.nan
     since_done: float = math.nan
 
-    def see(self, now_s: float, done: float) -> None:
-        """Take note of progress; only in a stretch as submitted does it say something."""
-        ran_s, did = now_s - self.since_s, done - self.since_done
-        if ran_s >= LEAST_S and did > 0:
-            self.step_s = min(self.step_s, ran_s / did)
+    def see(self, now_s: float, done: float, as_submitted: bool) -> None:
+        """Take note of progress.
 
-    def goes_on(self, as_submitted: bool, now_s: float, done: float) -> None:
-        """Until the next decision the job runs as submitted, and did so just now; or else the stretch is over."""
+        Args:
+            now_s: The moment of a decision.
+            done: Iterations.
+            as_submitted: Whether the job has run as submitted since the decision before.
+        """
         if not as_submitted or done <= 0:  # before its first step it may still be starting
             self.since_s = self.since_done = math.nan
-        elif not done >= self.since_done:  # a new stretch, or back at a checkpoint
+        elif not done > self.since_done:  # a new stretch; or it stood still, or fell back to a checkpoint
             self.since_s, self.since_done = now_s, done
+        elif now_s - self.since_s >= LEAST_S:
+            self.step_s = min(self.step_s, (now_s - self.since_s) / (done - self.since_done))
 
 
 def ahead_s(slowdown: float, step_s: float, done: float, elapsed_s: float) -> float:
@@ -114,16 +116,10 @@ class Protected:
         need = requested_gpus(view)
         order = by_arrival(view)
         kept = first_that_fit(need, order[np.isin(order, rows)], view.capacity)
-        done = jobs["done"].tolist()
-        for number, row, did in zip(numbers, rows.tolist(), done, strict=True):
-            if kept[row]:
-                self.paces[number].see(view.now_s, did)
+        as_submitted = (jobs["gpus"] == need[rows]) & (jobs["clock"] == view.clock_max)
+        for number, done, same in zip(numbers, jobs["done"].tolist(), as_submitted.tolist(), strict=True):
+            self.paces[number].see(view.now_s, done, same)
         gpus, clock = self._configurations(view, wish, kept, need)
-        top = view.clock_max
-        as_asked = (jobs["gpus"] == need[rows]) & (gpus[rows] == need[rows])
-        as_submitted = as_asked & (jobs["clock"] == top) & (clock[rows] == top)
-        for number, same, did in zip(numbers, as_submitted.tolist(), done, strict=True):
-            self.paces[number].goes_on(same, view.now_s, did)
         answer = replace(wish, gpus=gpus, clock=clock)
         if (gpus[kept] == wish.gpus[kept]).all():
             return answer
