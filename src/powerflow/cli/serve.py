@@ -96,6 +96,7 @@ def run_controller(
 ) -> None:
     """Start the controller, serve the API, and turn until a signal says to end."""
     from powerflow import __version__
+    from powerflow.engine.protocol import EngineError
     from powerflow.service.app import build_app
     from powerflow.service.door import hosts_of
     from powerflow.service.server import Server
@@ -120,8 +121,8 @@ def run_controller(
         loop = threading.Thread(target=turn, name="powerflow-loop")
         loop.start()
         announce(state, server.url)
-        emulated = " (emulated GPUs)" if live.emulation else ""
-        print(f"powerflow serves {live.spec.gpus} GPUs{emulated} at {server.url}; state in {state}", flush=True)
+        gpus = f"{live.spec.gpus} {'emulated ' if live.emulation else ''}GPU{'s' if live.spec.gpus > 1 else ''}"
+        print(f"powerflow serves {gpus} at {server.url}; state in {state}", flush=True)
         wait()
         stop.set()
         controller.ring()
@@ -130,9 +131,13 @@ def run_controller(
         (state / "server.json").unlink()
     if failures:
         raise failures[0]
-    if drain and not controller.drain(300.0):
-        print("powerflow: some jobs did not leave in 5 minutes; they run on", file=sys.stderr)
+    if drain:
+        print("powerflow: jobs save their state and leave, in at most 5 minutes", file=sys.stderr)
+        if not controller.drain(300.0):
+            print("powerflow: some jobs did not leave in 5 minutes; they run on", file=sys.stderr)
     controller.finish()
+    with suppress(EngineError):  # it stays where ranks run; else the next start has one of its own version
+        live.engine.shutdown()
 
 
 @contextmanager

@@ -1,0 +1,41 @@
+"""``powerflow serve`` as a process: what it says, and what it leaves behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+
+def test_a_controller_that_ends_without_jobs_leaves_no_process(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    command = [sys.executable, "-m", "powerflow", "serve", "--state-dir", str(state), "--emulate", "1x1:A100"]
+    with subprocess.Popen(
+        [*command, "--port", "0", "--on-exit", "drain"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline().startswith("powerflow serves 1 emulated GPU at http://127.0.0.1:")
+            assert len(processes_of(state)) > 1, "the controller and its engine's agent"
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(120.0) == 0
+            assert not (state / "server.json").exists()
+            assert processes_of(state / "engine") == []
+        finally:
+            for pid in processes_of(state):
+                os.kill(pid, signal.SIGKILL)
+
+
+def processes_of(directory: Path) -> list[int]:
+    """Processes that were told of a directory."""
+    return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if str(directory) in line_of(pid)]
+
+
+def line_of(pid: int) -> str:
+    """A process's command line; nothing where it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+    except OSError:
+        return ""
