@@ -8,7 +8,6 @@ the next one goes on (`start`).
 
 from __future__ import annotations
 
-import copy
 import math
 import threading
 import time
@@ -25,27 +24,18 @@ from powerflow.engine.protocol import Engine, EngineError
 from powerflow.live.claim import take
 from powerflow.live.database import StoreError
 from powerflow.live.emulation import Emulation
-from powerflow.live.entry import Entry, entry_of
+from powerflow.live.entry import Entry
 from powerflow.live.exploring import EXPLORE_S, clocks_to_try
-from powerflow.live.gang_facts import (
-    Completed,
-    Fact,
-    Failed,
-    Hung,
-    Progressed,
-    RankLost,
-    Rescaled,
-    Started,
-    Vacated,
-    backoff_s,
-)
+from powerflow.live.facts import Facts
+from powerflow.live.gang_facts import backoff_s
 from powerflow.live.gangs import Gangs
 from powerflow.live.learning import Learning, class_of, restore
 from powerflow.live.power import Place, Power
 from powerflow.live.records import JobState, NotFound, Refused
-from powerflow.live.rows import Intent, JobUpdate, Seen, StoredJob
+from powerflow.live.roster import Roster, update_of
+from powerflow.live.rows import Intent, StoredJob
 from powerflow.live.store import Store
-from powerflow.live.timing import STEPS, timed
+from powerflow.live.timing import STEPS
 from powerflow.scheduler import events as brain
 from powerflow.scheduler.plan import Plan, Why
 from powerflow.scheduler.scheduler import Scheduler
@@ -136,22 +126,28 @@ class Controller:
         self.power, self.learning, self.settings, self.owner = power, learning, settings, owner
         self.runs_as, self.emulation = runs_as, emulation
         self.clock = clock or WallClock()
-        self.entries: dict[str, Entry] = {}
+        self._roster = Roster(store, power, learning, settings.pause_s)
+        self.entries = self._roster.entries
         self.snapshot: Mapping[str, Entry] = {}  # copies, for readers in other threads; replaced as a whole
         self.notices: dict[str, str] = {}
         self.turned_s = 0.0
         self.cycle_s = 0.0  # the last decision and all it caused
         self._log = log
         self._inbox: deque[News] = deque()
-        self._facts: deque[Fact] = deque()
-        self._events: list[brain.Event] = []
-        self._unstored: dict[str, bool] = {}  # jobs whose decision is not written down yet; True: GPUs change
-        self._seen: list[Seen] = []
-        self._dirty: set[str] = set()  # entries that differ from the store
         self._gpus_of = {n.name: n.gpus for pool in scheduler.pools.values() for n in pool.occupancy.nodes}
         self._nodes_up = dict.fromkeys(self._gpus_of, True)
         self._strangers: set[str] = set()  # gangs of no job that the store knows
-        self._ended: deque[str] = deque()  # jobs whose logs are kept, oldest first
+        self._facts = Facts(
+            self._roster,
+            store,
+            learning,
+            power,
+            scheduler,
+            explore_steps=settings.explore_steps,
+            nodes_up=self._nodes_up,
+            settle=self._settle,
+            withdrawn=lambda job_id, now_s: self._hear(News("ended", job_id), now_s),
+        )
         self._draining = False
         self._wake_s = -math.inf
         self._saved_s = self._renewed_s = -math.inf
@@ -179,23 +175,25 @@ class Controller:
             raise Refused("another controller runs on this store", fix="stop it first, or wait until its lease ends")
         self._renewed_s = now_s
         self._remember()
-        self._events += [brain.NodeDrained(n.name) for n in self.store.node_states().values() if n.state == "drained"]
+        self._roster.events += [
+            brain.NodeDrained(n.name) for n in self.store.node_states().values() if n.state == "drained"
+        ]
         intents = {intent.job_id: intent for intent in self.store.intents()}
         orders = []
         for job in self.store.active():
-            entry = self._enter(job)
+            entry = self._roster.enter(job)
             if job.id in intents:
                 self._take_over(entry, job, intents[job.id], now_s)
                 orders.append(entry.order(self.runs_as(entry.user)))
             if job.state is JobState.HELD:
                 entry.held = True
             elif entry.eligible_s <= now_s:
-                self._introduce(entry)
+                self._roster.introduce(entry)
                 if entry.placement:
                     shares = tuple(NodeShare(node, gpus) for node, gpus in entry.placement)
-                    self._events.append(brain.Adopted(entry.id, entry.gpu_type, shares, entry.clock_mhz))
-        self.store.intend([self.entries[job_id].intent() for job_id in self._unstored], now_s)
-        self._unstored.clear()
+                    self._roster.events.append(brain.Adopted(entry.id, entry.gpu_type, shares, entry.clock_mhz))
+        self.store.intend([self.entries[job_id].intent() for job_id in self._roster.unstored], now_s)
+        self._roster.unstored.clear()
         self.gangs.adopt(orders)
         self._strangers = {job_id for job_id in set(self.gangs.holding().values()) if not self._is_known(job_id)}
         self.power.start(now_s)
@@ -205,9 +203,9 @@ class Controller:
         """What was learned from jobs that have ended, and which of them still have logs."""
         ended = [state for state in JobState if state.ended]
         latest = self.store.jobs(ended, limit=LOGS_KEPT).items[::-1]
-        self._ended.extend(job.id for job in latest)
+        self._roster.ended.extend(job.id for job in latest)
         completed = [job for job in latest if job.state is JobState.COMPLETED]
-        self._events += restore(
+        self._roster.events += restore(
             self.learning,
             ((seen.cost_class, seen.observation) for seen in self.store.observations()),
             ((class_of(job.spec, job.user), job.steps) for job in completed),
@@ -219,10 +217,10 @@ class Controller:
         if job.state is JobState.RUNNING:
             entry.placement, entry.clock_mhz = intent.placement, intent.clock_mhz
         if any(not set(gpus) <= set(range(self._gpus_of.get(node, 0))) for node, gpus in entry.placement):
-            self._give_back(entry, "its GPUs are no longer part of the cluster")
+            self._roster.give_back(entry, "its GPUs are no longer part of the cluster")
         elif not entry.placement and intent.placement:
             entry.epoch += 1  # it was held, or ended and came back: what was decided is void
-            self._unstored[entry.id] = True
+            self._roster.unstored[entry.id] = True
         if job.attempts and not entry.placement:
             wait_s = backoff_s(job.attempts)
             entry.eligible_s = min(job.state_since_s, now_s) + wait_s
@@ -252,9 +250,9 @@ class Controller:
         """Let every job save its state and leave, for at most so long; True if nothing runs any more."""
         self._draining = True
         for entry in self.entries.values():
-            self._give_back(entry, "the controller drains")
+            self._roster.give_back(entry, "the controller drains")
         until_s = self.clock() + most_s
-        while self.gangs.holding() or self._unstored:
+        while self.gangs.holding() or self._roster.unstored:
             if self.clock() >= until_s:
                 return False
             self._bell.clear()
@@ -288,10 +286,10 @@ class Controller:
             return self.settings.busy_s  # the store may be another's by now: hands off until it is known
         self._guarded(self._take_news, now_s)
         self._guarded(self._poll, now_s)
-        self._guarded(self._take_facts, now_s)
-        self._retry(now_s)
+        self._guarded(self._facts.take_all, now_s)
+        self._roster.retry(now_s)
         self._guarded(self._measure, now_s)
-        decided = (self._events or now_s >= self._wake_s) and self._decide(now_s)
+        decided = (self._roster.events or now_s >= self._wake_s) and self._decide(now_s)
         self._guarded(self._act, now_s)
         self._guarded(self._tune, now_s)
         self._guarded(self._save, now_s)
@@ -336,88 +334,51 @@ class Controller:
                 if news.name not in self.entries:
                     job = self.store.job(news.name)
                     if not job.state.ended:
-                        self._introduce(self._enter(job))
+                        self._roster.introduce(self._roster.enter(job))
             case "ended":
                 entry = self.entries.get(news.name)
                 if entry is not None:
-                    self._write_down(entry)
-                    self._forget_in_brain(entry)
+                    self._roster.write_down(entry)
+                    self._roster.forget_in_brain(entry)
                     self.gangs.kill(entry.id)
-                    self._drop(entry)
+                    self._roster.drop(entry)
             case "held":
                 entry = self.entries.get(news.name)
                 if entry is not None and not entry.held:
                     entry.held = True
-                    self._forget_in_brain(entry)
-                    self._give_back(entry, "held")
+                    self._roster.forget_in_brain(entry)
+                    self._roster.give_back(entry, "held")
             case "released":
                 entry = self.entries.get(news.name)
                 if entry is not None and entry.held:
                     entry.held = False
-                    self._introduce(entry)
+                    self._roster.introduce(entry)
             case "drained":
-                self._events.append(brain.NodeDrained(news.name))
+                self._roster.events.append(brain.NodeDrained(news.name))
             case "resumed":
                 if self._nodes_up.get(news.name, True):  # else when it answers again
-                    self._events.append(brain.NodeRecovered(news.name))
-
-    def _enter(self, job: StoredJob) -> Entry:
-        entry = entry_of(job, class_of(job.spec, job.user))
-        self.entries[job.id] = entry
-        if job.cost_class != entry.kind.name:
-            self._dirty.add(job.id)
-        return entry
-
-    def _introduce(self, entry: Entry) -> None:
-        """Tell the brain of a job, with what is known of its class and of the work that it has done."""
-        self._events += self.learning.expect(entry.kind)
-        believed = entry.steps_total or self.learning.believed_steps(entry.spec, entry.kind.name)
-        pause_s = self.settings.pause_s[entry.spec.rescale]
-        self._events.append(brain.Submitted(entry.job(believed), believed, pause_s))
-        if entry.steps > 0:
-            self._events.append(brain.Failed(entry.id, retry=True, done=entry.steps))
-        entry.known = True
-
-    def _forget_in_brain(self, entry: Entry) -> None:
-        if entry.known:
-            self._events.append(brain.Cancelled(entry.id))
-        entry.known = False
-
-    def _give_back(self, entry: Entry, reason: str) -> None:
-        """A job is to hold nothing, whatever the brain had decided for it."""
-        if entry.placement:
-            entry.placement, entry.clock_mhz = (), 0.0
-            entry.epoch += 1
-            self._unstored[entry.id] = True
-        entry.training, entry.window, entry.explore_mhz, entry.reason = False, None, (), reason
-        self._dirty.add(entry.id)
-
-    def _drop(self, entry: Entry) -> None:
-        """A job has ended: only its log is kept, for a while."""
-        del self.entries[entry.id]
-        self._unstored.pop(entry.id, None)
-        self._ended.append(entry.id)
+                    self._roster.events.append(brain.NodeRecovered(news.name))
 
     def _tidy(self, now_s: float) -> None:
         """Forget the logs of those who ended longest ago."""
-        while len(self._ended) > LOGS_KEPT:
-            self.gangs.forget(self._ended[0])
-            self._ended.popleft()
+        while len(self._roster.ended) > LOGS_KEPT:
+            self.gangs.forget(self._roster.ended[0])
+            self._roster.ended.popleft()
 
-    # -- facts from the ranks -------------------------------------------------------------------------------------
+    # -- ranks and nodes ------------------------------------------------------------------------------------------
 
     def _poll(self, now_s: float) -> None:
-        self._facts.extend(self.gangs.poll())
+        self._facts.add(self.gangs.poll())
         self._tell_troubles()
         up = dict.fromkeys(self._nodes_up, False) | {node.name: node.up for node in self.engine.nodes()}
         for name in [name for name, is_up in up.items() if self._nodes_up.get(name, True) != is_up]:
             if not up[name]:
-                self._events.append(brain.NodeFailed(name))
+                self._roster.events.append(brain.NodeFailed(name))
             else:
                 stored = self.store.node_states().get(name)
-                self._events.append(brain.NodeRecovered(name))
+                self._roster.events.append(brain.NodeRecovered(name))
                 if stored is not None and stored.state == "drained":
-                    self._events.append(brain.NodeDrained(name))
+                    self._roster.events.append(brain.NodeDrained(name))
             self._nodes_up[name] = up[name]
 
     def _tell_troubles(self) -> None:
@@ -432,116 +393,6 @@ class Controller:
             else:
                 self.notices.pop(key, None)
 
-    def _take_facts(self, now_s: float) -> None:
-        while self._facts:
-            fact = self._facts[0]
-            entry = self.entries.get(fact.job_id)
-            if entry is not None:
-                try:
-                    self._take(fact, entry, now_s)
-                except Refused:  # cancelled this very moment: the store's word stands
-                    self._hear(News("ended", entry.id), now_s)
-            self._facts.popleft()
-
-    def _take(self, fact: Fact, entry: Entry, now_s: float) -> None:
-        match fact:
-            case Progressed():
-                self._progressed(fact, entry, now_s)
-            case Started():
-                if entry.started_s is None:
-                    entry.started_s = now_s
-                entry.training = True
-                self._dirty.add(entry.id)
-            case Rescaled():
-                if fact.gpus != fact.gpus_before:
-                    entry.rescales += 1
-                text = f"from {fact.gpus_before} to {fact.gpus} GPUs in {fact.pause_s:.2f} s"
-                self.store.append("rescaled", text, now_s, entry.id, pause_s=fact.pause_s, gpus=fact.gpus)
-            case RankLost() | Hung():
-                text = fact.reason if isinstance(fact, RankLost) else f"rank {fact.rank} did nothing and was ended"
-                self.store.append("rank lost", text, now_s, entry.id, rank=fact.rank)
-            case Vacated():
-                if fact.steps_safe is not None and not entry.placement and fact.steps_safe < entry.steps:
-                    entry.steps = float(fact.steps_safe)
-                    if entry.known:
-                        self._events.append(brain.Failed(entry.id, retry=True, done=entry.steps))
-            case Completed():
-                self._completed(fact, entry, now_s)
-            case Failed():
-                self._failed(fact, entry, now_s)
-
-    def _progressed(self, fact: Progressed, entry: Entry, now_s: float) -> None:
-        entry.steps = float(fact.step)
-        if fact.steps_total and fact.steps_total != entry.steps_total:
-            entry.steps_total = float(fact.steps_total)
-            if entry.known:
-                self._events.append(brain.SizeLearned(entry.id, entry.steps_total))
-        self._dirty.add(entry.id)
-        if not entry.gpu_type or not entry.placement:
-            return
-        axes, table = self.scheduler.pools[entry.gpu_type].axes, self.learning.table(entry.kind.name, entry.gpu_type)
-        steps = self.settings.explore_steps if entry.explore_mhz else STEPS
-        clock_mhz = entry.clock_now_mhz if self.power.settable else None  # a clock nobody could set was not set
-        seen = timed(entry, fact, table, axes, clock_mhz, steps)
-        if seen is None:
-            return
-        self._seen.append(Seen(entry.kind.name, seen, entry.id, now_s, float(steps)))
-        self._events += self.learning.observe(entry.kind.name, [seen])
-        for other in self.entries.values():  # what one has tried, others need not
-            if other.explore_mhz and other.kind.name == entry.kind.name and other.gpus == entry.gpus:
-                self._try_next(other, now_s, seen.clock_mhz)
-
-    def _try_next(self, entry: Entry, now_s: float, done_mhz: float | None) -> None:
-        """A clock need not be tried any more."""
-        if entry.explore_mhz[0] == done_mhz:
-            entry.explore_since_s = now_s
-        entry.explore_mhz = tuple(clock for clock in entry.explore_mhz if clock != done_mhz)
-
-    def _completed(self, fact: Completed, entry: Entry, now_s: float) -> None:
-        steps = float(fact.steps) if fact.steps is not None else entry.steps
-        entry.steps = steps
-        self._settle(now_s)
-        self._write_down(entry)
-        self.store.move(entry.id, JobState.COMPLETED, now_s, exit="completed", reason="completed")
-        self.store.retire(entry.id)
-        self.learning.completed(entry.kind.name, steps)
-        if entry.known:
-            self._events.append(brain.Completed(entry.id, steps))
-        self._drop(entry)
-
-    def _failed(self, fact: Failed, entry: Entry, now_s: float) -> None:
-        """A run broke off: try again later, a bounded number of times, or give up with its last lines."""
-        if fact.epoch < entry.epoch and not entry.placement:
-            return  # it was told to leave meanwhile
-        self._settle(now_s)
-        node_lost = any(not self._nodes_up.get(node, True) for node, _ in entry.placement)
-        if entry.attempts >= entry.spec.retries and not node_lost:
-            self._write_down(entry)
-            self.store.move(
-                entry.id, JobState.FAILED, now_s, exit=fact.text, reason=fact.text, last_lines=fact.last_lines
-            )
-            self.store.retire(entry.id)
-            if entry.known:
-                self._events.append(brain.Failed(entry.id, retry=False))
-            self._drop(entry)
-            return
-        attempts = entry.attempts + (not node_lost)  # that a node went is no fault of the job's
-        wait_s = 0.0 if node_lost else backoff_s(attempts)
-        self.store.append("failed attempt", fact.text, now_s, entry.id, attempt=attempts, wait_s=wait_s)
-        entry.attempts = attempts
-        entry.eligible_s = now_s + wait_s
-        if fact.steps_safe is not None:
-            entry.steps = float(fact.steps_safe)
-        self._forget_in_brain(entry)
-        again = "goes on elsewhere" if node_lost else f"tries again, {attempts} of {entry.spec.retries}"
-        self._give_back(entry, f"failed ({fact.text}); {again}")
-
-    def _retry(self, now_s: float) -> None:
-        """Jobs that have waited long enough after a failure come back."""
-        for entry in self.entries.values():
-            if not entry.known and not entry.held and entry.eligible_s <= now_s:
-                self._introduce(entry)
-
     # -- decisions ------------------------------------------------------------------------------------------------
 
     def _decide(self, now_s: float) -> bool:
@@ -554,7 +405,7 @@ class Controller:
                 slots.append(self.scheduler.slot(entry.id))
                 done.append(entry.steps)
         progress = brain.Progress(np.array(slots, np.int64), np.array(done))
-        events, self._events = self._events, []
+        events, self._roster.events = self._roster.events, []
         plan = self.scheduler.step(now_s, [progress, *events])
         self._wake_s = plan.wake_s
         for ignored in plan.ignored:
@@ -572,7 +423,7 @@ class Controller:
                 continue
             if entry.why != reason.why or reason.why not in (Why.KEPT, Why.KEPT_COST):
                 entry.reason, entry.why, entry.decided_s = reason.sentence(), reason.why.value, now_s
-                self._dirty.add(job_id)
+                self._roster.dirty.add(job_id)
             entry.gpu_price = price
         for change in plan.changes:
             entry = self.entries.get(change.job_id)
@@ -586,16 +437,18 @@ class Controller:
                 entry.epoch += 1
                 entry.training, entry.window = False, None
                 entry.explore_mhz = self._clocks_to_try(entry) if change.gpus else ()
-            self._unstored[entry.id] = self._unstored.get(entry.id, False) or change.moved or change.gpus == 0
+            self._roster.unstored[entry.id] = (
+                self._roster.unstored.get(entry.id, False) or change.moved or change.gpus == 0
+            )
         self._reconcile()
 
     def _reconcile(self) -> None:
         """Jobs that could not be adopted where they ran give those GPUs back."""
         for entry in self.entries.values():
-            if entry.known and entry.placement and entry.id not in self._unstored:
+            if entry.known and entry.placement and entry.id not in self._roster.unstored:
                 slot = self.scheduler.slot(entry.id)
                 if not self.scheduler.ledger.rows["gpus"][slot]:
-                    self._give_back(entry, entry.reason)
+                    self._roster.give_back(entry, entry.reason)
 
     def _clocks_to_try(self, entry: Entry) -> tuple[float, ...]:
         if not self.settings.explore_steps or not self.power.settable:
@@ -606,16 +459,16 @@ class Controller:
 
     def _act(self, now_s: float) -> None:
         """Write down what was decided, then do it."""
-        if not self._unstored:
+        if not self._roster.unstored:
             return
-        entries = [self.entries[job_id] for job_id in self._unstored]
+        entries = [self.entries[job_id] for job_id in self._roster.unstored]
         # who was cancelled or held this very moment is left out; that news is in the inbox
         out = self.store.intend([entry.intent() for entry in entries], now_s)
-        self.store.update([_update(entry) for entry in entries])
-        moved = [entry for entry in entries if self._unstored[entry.id] and entry.id not in out]
+        self.store.update([update_of(entry) for entry in entries])
+        moved = [entry for entry in entries if self._roster.unstored[entry.id] and entry.id not in out]
         self.gangs.apply([entry.order(self.runs_as(entry.user)) for entry in moved])
-        self._unstored.clear()
-        self._facts.extend(self.gangs.poll())
+        self._roster.unstored.clear()
+        self._facts.add(self.gangs.poll())
 
     def _tune(self, now_s: float) -> None:
         """Every GPU at the clock of the job that is on it; those that nobody is on as they were before."""
@@ -641,7 +494,7 @@ class Controller:
             if entry.window is None:
                 entry.explore_since_s = now_s
             elif entry.explore_mhz and now_s - entry.explore_since_s > EXPLORE_S:
-                self._try_next(entry, now_s, entry.explore_mhz[0])
+                self._facts.try_next(entry, now_s, entry.explore_mhz[0])
 
     def _holding(self) -> Mapping[Place, str]:
         """Who is on which GPU, as far as the store knows them."""
@@ -657,45 +510,20 @@ class Controller:
                 entry.energy_j += energy_j
                 entry.gpu_s += gpu_s
 
-    def _write_down(self, entry: Entry) -> None:
-        """All that is known of a job, what it was charged included."""
-        self.store.update([_update(entry)])
-        self.power.save(self.store)
-        self._dirty.discard(entry.id)
-
     def _save(self, now_s: float, *, everything: bool = False) -> None:
         """Write what has changed of running jobs, what was measured and who owes which joules."""
         if not everything and now_s - self._saved_s < self.settings.save_s:
             return
-        rows = [_update(self.entries[job_id]) for job_id in sorted(self._dirty & self.entries.keys())]
-        self.store.update(rows)
-        self._dirty.clear()
-        self.store.observe(self._seen)
-        self._seen.clear()
-        self.power.save(self.store)
+        self._roster.save()
         self._saved_s = now_s
 
     def _publish(self, now_s: float) -> None:
-        self.snapshot = {job_id: copy.copy(entry) for job_id, entry in self.entries.items()}
+        self.snapshot = self._roster.copies()
         self.turned_s = now_s
 
     def _rest_s(self, now_s: float) -> float:
         """Seconds until something is due, unless the bell rings."""
         busy = self.settings.busy_s if any(entry.placement for entry in self.entries.values()) else self.settings.idle_s
-        if self._unstored or self._facts or self._inbox:
+        if self._roster.unstored or self._facts or self._inbox:
             return self.settings.busy_s  # something could not be stored: try again soon
         return busy if self._draining else max(0.0, min(busy, self._wake_s - now_s))
-
-
-def _update(entry: Entry) -> JobUpdate:
-    return JobUpdate(
-        entry.id,
-        steps=entry.steps,
-        steps_total=entry.steps_total,
-        step_time_s=None if math.isnan(entry.step_time_s) else entry.step_time_s,
-        rescales=entry.rescales,
-        attempts=entry.attempts,
-        reason=entry.reason,
-        started_s=entry.started_s,
-        cost_class=entry.kind.name,
-    )

@@ -1,0 +1,179 @@
+"""What the ranks did, and what becomes of their jobs: progress, measurements, completion, failure."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+
+from powerflow.live.entry import Entry
+from powerflow.live.gang_facts import (
+    Completed,
+    Fact,
+    Failed,
+    Hung,
+    Progressed,
+    RankLost,
+    Rescaled,
+    Started,
+    Vacated,
+    backoff_s,
+)
+from powerflow.live.learning import Learning
+from powerflow.live.power import Power
+from powerflow.live.records import JobState, Refused
+from powerflow.live.roster import Roster
+from powerflow.live.rows import Seen
+from powerflow.live.store import Store
+from powerflow.live.timing import STEPS, timed
+from powerflow.scheduler import events as brain
+from powerflow.scheduler.scheduler import Scheduler
+
+
+class Facts:
+    """Takes facts one by one into store, roster and brain; one that cannot be stored waits, and those after it.
+
+    Args:
+        roster: The active jobs.
+        store: Where ends are written first.
+        learning: What is measured goes there.
+        power: Whether clocks can be set.
+        scheduler: Has the axes of each GPU type.
+        explore_steps: Steps at each clock that is tried.
+        nodes_up: Which nodes answer, as the controller sees it.
+        settle: Charges who holds GPUs up to now.
+        withdrawn: Is told of a job that the store says has ended already.
+    """
+
+    def __init__(
+        self,
+        roster: Roster,
+        store: Store,
+        learning: Learning,
+        power: Power,
+        scheduler: Scheduler,
+        *,
+        explore_steps: int,
+        nodes_up: Mapping[str, bool],
+        settle: Callable[[float], None],
+        withdrawn: Callable[[str, float], None],
+    ) -> None:
+        self._roster, self._store, self._learning = roster, store, learning
+        self._power, self._scheduler, self._explore_steps = power, scheduler, explore_steps
+        self._nodes_up, self._settle, self._withdrawn = nodes_up, settle, withdrawn
+        self._waiting: deque[Fact] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def add(self, facts: Iterable[Fact]) -> None:
+        """More facts, to be taken in this order."""
+        self._waiting.extend(facts)
+
+    def take_all(self, now_s: float) -> None:
+        """Take all that wait.
+
+        Raises:
+            StoreError: The store cannot be written; the fact at hand is taken again the next time.
+        """
+        while self._waiting:
+            fact = self._waiting[0]
+            entry = self._roster.entries.get(fact.job_id)
+            if entry is not None:
+                try:
+                    self._take(fact, entry, now_s)
+                except Refused:  # cancelled this very moment: the store's word stands
+                    self._withdrawn(entry.id, now_s)
+            self._waiting.popleft()
+
+    def _take(self, fact: Fact, entry: Entry, now_s: float) -> None:
+        match fact:
+            case Progressed():
+                self._progressed(fact, entry, now_s)
+            case Started():
+                if entry.started_s is None:
+                    entry.started_s = now_s
+                entry.training = True
+                self._roster.dirty.add(entry.id)
+            case Rescaled():
+                if fact.gpus != fact.gpus_before:
+                    entry.rescales += 1
+                text = f"from {fact.gpus_before} to {fact.gpus} GPUs in {fact.pause_s:.2f} s"
+                self._store.append("rescaled", text, now_s, entry.id, pause_s=fact.pause_s, gpus=fact.gpus)
+            case RankLost() | Hung():
+                text = fact.reason if isinstance(fact, RankLost) else f"rank {fact.rank} did nothing and was ended"
+                self._store.append("rank lost", text, now_s, entry.id, rank=fact.rank)
+            case Vacated():
+                if fact.steps_safe is not None and not entry.placement and fact.steps_safe < entry.steps:
+                    entry.steps = float(fact.steps_safe)
+                    if entry.known:
+                        self._roster.events.append(brain.Failed(entry.id, retry=True, done=entry.steps))
+            case Completed():
+                self._completed(fact, entry, now_s)
+            case Failed():
+                self._failed(fact, entry, now_s)
+
+    def _progressed(self, fact: Progressed, entry: Entry, now_s: float) -> None:
+        entry.steps = float(fact.step)
+        if fact.steps_total and fact.steps_total != entry.steps_total:
+            entry.steps_total = float(fact.steps_total)
+            if entry.known:
+                self._roster.events.append(brain.SizeLearned(entry.id, entry.steps_total))
+        self._roster.dirty.add(entry.id)
+        if not entry.gpu_type or not entry.placement:
+            return
+        axes, table = self._scheduler.pools[entry.gpu_type].axes, self._learning.table(entry.kind.name, entry.gpu_type)
+        steps = self._explore_steps if entry.explore_mhz else STEPS
+        clock_mhz = entry.clock_now_mhz if self._power.settable else None  # a clock nobody could set was not set
+        seen = timed(entry, fact, table, axes, clock_mhz, steps)
+        if seen is None:
+            return
+        self._roster.seen.append(Seen(entry.kind.name, seen, entry.id, now_s, float(steps)))
+        self._roster.events += self._learning.observe(entry.kind.name, [seen])
+        for other in self._roster.entries.values():  # what one has tried, others need not
+            if other.explore_mhz and other.kind.name == entry.kind.name and other.gpus == entry.gpus:
+                self.try_next(other, now_s, seen.clock_mhz)
+
+    def try_next(self, entry: Entry, now_s: float, done_mhz: float | None) -> None:
+        """A clock need not be tried any more."""
+        if entry.explore_mhz[0] == done_mhz:
+            entry.explore_since_s = now_s
+        entry.explore_mhz = tuple(clock for clock in entry.explore_mhz if clock != done_mhz)
+
+    def _completed(self, fact: Completed, entry: Entry, now_s: float) -> None:
+        steps = float(fact.steps) if fact.steps is not None else entry.steps
+        entry.steps = steps
+        self._settle(now_s)
+        self._roster.write_down(entry)
+        self._store.move(entry.id, JobState.COMPLETED, now_s, exit="completed", reason="completed")
+        self._store.retire(entry.id)
+        self._learning.completed(entry.kind.name, steps)
+        if entry.known:
+            self._roster.events.append(brain.Completed(entry.id, steps))
+        self._roster.drop(entry)
+
+    def _failed(self, fact: Failed, entry: Entry, now_s: float) -> None:
+        """A run broke off: try again later, a bounded number of times, or give up with its last lines."""
+        if fact.epoch < entry.epoch and not entry.placement:
+            return  # it was told to leave meanwhile
+        self._settle(now_s)
+        node_lost = any(not self._nodes_up.get(node, True) for node, _ in entry.placement)
+        if entry.attempts >= entry.spec.retries and not node_lost:
+            self._roster.write_down(entry)
+            self._store.move(
+                entry.id, JobState.FAILED, now_s, exit=fact.text, reason=fact.text, last_lines=fact.last_lines
+            )
+            self._store.retire(entry.id)
+            if entry.known:
+                self._roster.events.append(brain.Failed(entry.id, retry=False))
+            self._roster.drop(entry)
+            return
+        attempts = entry.attempts + (not node_lost)  # that a node went is no fault of the job's
+        wait_s = 0.0 if node_lost else backoff_s(attempts)
+        self._store.append("failed attempt", fact.text, now_s, entry.id, attempt=attempts, wait_s=wait_s)
+        entry.attempts = attempts
+        entry.eligible_s = now_s + wait_s
+        if fact.steps_safe is not None:
+            entry.steps = float(fact.steps_safe)
+        self._roster.forget_in_brain(entry)
+        again = "goes on elsewhere" if node_lost else f"tries again, {attempts} of {entry.spec.retries}"
+        self._roster.give_back(entry, f"failed ({fact.text}); {again}")
