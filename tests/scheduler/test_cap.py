@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from powerflow.cluster.spec import NodeGroup, build_cluster
 from powerflow.errors import InputError
+from powerflow.policy.protocol import Allocation, View
 from powerflow.policy.registry import load
 from powerflow.scheduler.cap import CALM_S, CLUSTER, STEP_S, PowerCap, Scope, parse_scope
 from powerflow.scheduler.cap_meter import UNSEEN
@@ -33,9 +34,19 @@ from tests.scheduler.situations import IDLE_W, LINEAR, Brain, Told, axes, submit
 FULL_W, HALF_W = UNSEEN * 250.0, UNSEEN * 100.0
 
 
+class Modest(Told):
+    """Gives what it was told, or the most that a job can use."""
+
+    def decide(self, view: View) -> Allocation:
+        """As told."""
+        allocation = super().decide(view)
+        np.minimum(allocation.gpus, view.jobs["gpus_max"], out=allocation.gpus)
+        return allocation
+
+
 def two_jobs(*events: Event, **more: object) -> Brain:
     """Jobs of weights 2 and 1, each on one of two nodes of four GPUs at full clock."""
-    brain = Brain(Told({0: (4, 1), 1: (4, 1)}))
+    brain = Brain(Modest({0: (4, 1), 1: (4, 1)}))
     brain.at(0.0, submitted("a", weight=2.0, **more), submitted("b", weight=1.0, **more), *events)  # type: ignore[arg-type]
     return brain
 

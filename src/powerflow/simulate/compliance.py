@@ -111,7 +111,7 @@ def comply(cap: PowerCap, time_s: FloatArray, watts: FloatArray) -> Compliance:
     over = held_w > cap.watts * (1 + 1e-9)
     under = np.flatnonzero(~over & (spans_s > 0))
     before = _between(time_s, watts, due_s - WITHIN_S, due_s)[1]
-    after = _between(time_s, watts, cap.end_s, cap.end_s + WITHIN_S)[1]
+    after = _between(time_s, watts, cap.end_s, cap.end_s + WITHIN_S)[1] if math.isfinite(cap.end_s) else np.empty(0)
     return Compliance(
         scope=cap.scope.name,
         target_w=cap.watts,
