@@ -114,6 +114,13 @@ def test_what_is_no_json_is_a_bad_request(api: Api) -> None:
     problem(answer, 400, "bad-request")
 
 
+def test_who_does_not_say_that_it_is_json_is_told_to(api: Api) -> None:
+    """``curl -d`` says that it sends a form."""
+    headers = {**bearer("user"), "Content-Type": "application/x-www-form-urlencoded"}
+    body = problem(api.http.post(JOBS, content=b'{"run": "true"}', headers=headers), 422, "invalid")
+    assert (body["where"], body["fix"]) == ("body", "send Content-Type: application/json")
+
+
 # --- reading ------------------------------------------------------------------------------------------------------
 
 

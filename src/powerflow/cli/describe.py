@@ -98,8 +98,9 @@ def _facts(job: JobRecord) -> list[tuple[str, Any]]:
 
 def _asked(detail: JobDetail) -> list[tuple[str, str]]:
     spec = detail.spec
+    gpus = "GPUs" if spec.gpus.most > 1 else "GPU"
     asked = [
-        ("asked for", f"{spec.gpus} GPUs · {spec.priority} priority · rescale {spec.rescale}"),
+        ("asked for", f"{spec.gpus} {gpus} · {spec.priority} priority · rescale {spec.rescale}"),
         ("command", spec.run),
     ]
     if spec.directory:

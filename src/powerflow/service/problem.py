@@ -12,6 +12,8 @@ from powerflow.live.records import Forbidden, NotFound, Refused, Unavailable
 
 MEDIA_TYPE = "application/problem+json"
 BUG = "this is a bug in PowerFlow; the controller's log says where"
+#: What is to be done about a body that was sent as something else.
+JSON = "send Content-Type: application/json"
 
 #: Kind of problem and its title, by status.
 KINDS = {
@@ -79,6 +81,8 @@ def of_invalid(errors: Any, instance: str) -> Problem:
     first = faults[0]
     if first["type"] == "json_invalid":
         return problem(400, f"the body is not JSON ({first.get('ctx', {}).get('error', 'invalid')})", instance)
+    if first["loc"] == ("body",) and isinstance(first.get("input"), bytes):  # not even looked at: not sent as JSON
+        return problem(422, "the body was not sent as JSON", instance, where="body", fix=JSON)
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
     said = first.get("ctx", {})  # our own rules say what, fix and field apart (`powerflow.live.spec.broken`)
     where = ".".join(str(part) for part in (*first["loc"], said.get("field")) if part)
