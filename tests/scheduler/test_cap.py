@@ -17,6 +17,7 @@ from powerflow.policy.registry import load
 from powerflow.scheduler.cap import CALM_S, CLUSTER, STEP_S, PowerCap, Scope, parse_scope
 from powerflow.scheduler.cap_meter import UNSEEN
 from powerflow.scheduler.events import (
+    Completed,
     CostLearned,
     Event,
     NodeFailed,
@@ -246,6 +247,15 @@ def test_after_the_end_nothing_draws_more_than_before() -> None:
     assert plan.decided
     assert (has(brain, "a"), has(brain, "b")) == ((4, 1), (4, 1))
     assert brain.at(300.0 + CALM_S, submitted("c")).cap_w == math.inf
+
+
+def test_what_was_drawn_long_before_is_no_measure() -> None:
+    brain = two_jobs()
+    brain.at(1.0, reading(brain, a=1000.0, b=1000.0))
+    later_s = 2 * CALM_S
+    brain.at(later_s, Completed("b"), PowerCapSet(PowerCap(700.0, start_s=later_s, end_s=later_s + 100.0)))
+    after_s = later_s + 200.0
+    assert brain.scheduler.caps.limit_w(CLUSTER, after_s, after_s) == pytest.approx(1000.0 + 4 * IDLE_W)
 
 
 def test_caps_on_unknown_nodes_are_ignored() -> None:

@@ -57,7 +57,7 @@ class CapBook:
         self._gpus = {name: np.array([node.gpus for node in pool.occupancy.nodes]) for name, pool in pools.items()}
         self._rest_w = 0.0  # metered beside all jobs, beyond what idle GPUs and nodes are believed to draw
         self._trim_w = 0.0  # what has to be kept free because the meter says more than all that is known
-        self._is_metered = False
+        self._metered_s = -math.inf  # when a meter was last read
         self._drawn: deque[tuple[float, float]] = deque()  # when, watts of the cluster: the peaks of the last `CALM_S`
 
     def __bool__(self) -> bool:
@@ -128,7 +128,7 @@ class CapBook:
 
     def begin(self, now_s: float) -> None:
         """Note what is drawn before a decision: the baseline of caps that begin to hold with it."""
-        if not self._is_metered:
+        if now_s - self._metered_s > CALM_S:  # nobody meters, or not any more
             self._note(now_s, self._expected_w(CLUSTER))
         for held in self._held.values():
             cap = held.cap
@@ -250,7 +250,7 @@ class CapBook:
                 self._meters[name].read(shape, which["cost"], level, which["clock"], job_w[read])
         rest_w = event.watts - float(job_w.sum()) - idle_w
         self._rest_w += (RISE_REST if rest_w > self._rest_w else FALL_REST) * (rest_w - self._rest_w)
-        self._is_metered = True
+        self._metered_s = now_s
         self._note(now_s, event.watts)
         self._trim_w *= 1.0 - TRIM_FALL
         over_w = event.watts - self.limit_w(CLUSTER, now_s, now_s)

@@ -5,7 +5,8 @@ seconds per joule, as λ_E. If even the lowest clocks draw too much, jobs get fe
 first, and then, least weight first, none. Guarded jobs come last in all three.
 
 Slowing everybody along his own hull, the cheapest watt first, is what a price on watts would do if each job chose its
-clock by itself (design §7): no search for the price is needed, it is where the sorted steps end.
+clock by itself (design §7): no search for the price is needed, it is where the sorted steps end. Asking the policy
+again with a dearer joule until its answer fits was tried: slower, and jobs end later (`docs/caps.md`).
 """
 
 from __future__ import annotations
