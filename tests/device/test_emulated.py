@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import math
 import os
 import signal
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from powerflow.cluster.spec import Node
+from powerflow.device import cell
 from powerflow.device.cell import Cell, State, create_cell
 from powerflow.device.emulated import EmulatedGpu, create, open_gpus, own_identity, settled
 from powerflow.device.protocol import DeviceError, DeviceLost, NotPermitted
@@ -216,3 +218,30 @@ def test_the_watchdog_can_open_one_without_numpy(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, str(gpu.path)], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_a_file_that_somebody_cut_short_or_scribbled_over_is_a_lost_gpu(tmp_path: Path) -> None:
+    gpu = emulated_gpus(tmp_path)[0]
+    whole = gpu.path.read_bytes()
+    os.truncate(gpu.path, 0)  # everybody may write it; a map of it would kill us here
+    with pytest.raises(DeviceLost, match="damaged"):
+        gpu.read()
+    with pytest.raises(DeviceLost, match="damaged"):
+        gpu.state()
+    with pytest.raises(DeviceLost, match="not an emulated GPU"):
+        EmulatedGpu(gpu.path)
+    gpu.path.write_bytes(whole[:2048] + b"\xff" * 2048)
+    with pytest.raises(DeviceLost, match="damaged"):
+        gpu.read()
+    gpu.path.write_bytes(whole)
+    assert gpu.read().locked_mhz is None
+
+
+def test_a_lock_that_is_never_let_go_stops_nobody_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = emulated_gpus(tmp_path)[0]
+    monkeypatch.setattr(cell, "LOCK_S", 0.05)
+    with gpu.path.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(DeviceLost, match="is locked"):
+            gpu.read()
+    assert gpu.read().locked_mhz is None

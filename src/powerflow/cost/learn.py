@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from powerflow.cost.fit import fit
 from powerflow.cost.model import JobModel
@@ -100,6 +100,18 @@ class Learner:
             means = [seen.mean() for seen in known.seen.values()]
             known.model = fit(means, prior=known.prior, start=known.model, folds=0).model
         return news
+
+    def rebatch(self, cost_class: str, gpu_type: str, global_batch: int, local_batch_max: int) -> None:
+        """The batch of a class turned out to be another than was expected.
+
+        Raises:
+            KeyError: If the class was never expected on this GPU type.
+        """
+        known = self._classes[cost_class, gpu_type]
+        known.global_batch = global_batch
+        known.prior = replace(known.prior, local_batch_max=local_batch_max)
+        if known.model is not None:
+            known.model = replace(known.model, local_batch_max=local_batch_max)
 
     def model(self, cost_class: str, gpu_type: str) -> JobModel:
         """The formulas believed now: fitted, or the prior where nothing was seen.

@@ -7,11 +7,13 @@ higher number. So a reader needs no lock, and a writer that dies leaves what was
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
-import mmap
 import os
 import struct
+import time
+import weakref
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,6 +23,10 @@ MAGIC = b"PFGPU001"
 DESCRIPTION_AT, DESCRIPTION_MOST = 8, 2040
 SLOTS_AT = (2048, 3072)
 FILE_BYTES = 4096
+#: No reader meets two slots in mid-write so often in a row.
+MOST_LOOKS = 1000
+#: A writer that waits longer for another gives up.
+LOCK_S = 2.0
 
 _BODY = struct.Struct("<QddddddqqdB")  # number of the write, then `State`
 _CHECK = struct.Struct("<I")
@@ -83,22 +89,19 @@ class Cell:
     """An open file of this kind.
 
     Raises:
-        OSError: If it cannot be opened for writing.
+        OSError: If it cannot be opened for writing; from the methods, if it was damaged since.
         ValueError: If it is no such file.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        file = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            if os.fstat(file).st_size != FILE_BYTES:
-                raise ValueError(f"{self.path} is not an emulated GPU")
-            self._memory = mmap.mmap(file, FILE_BYTES)
-        finally:
-            os.close(file)
-        if self._memory[: len(MAGIC)] != MAGIC:
+        # not mapped: whoever may write the file may also cut it short, and touching a map of nothing kills
+        self._file = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self._file)
+        content = os.pread(self._file, FILE_BYTES, 0)
+        if len(content) != FILE_BYTES or not content.startswith(MAGIC):
             raise ValueError(f"{self.path} is not an emulated GPU of this version")
-        text = self._memory[DESCRIPTION_AT : DESCRIPTION_AT + DESCRIPTION_MOST].rstrip(b"\0")
+        text = content[DESCRIPTION_AT : DESCRIPTION_AT + DESCRIPTION_MOST].rstrip(b"\0")
         self.description: dict[str, Any] = json.loads(text)
 
     def read(self) -> State:
@@ -110,22 +113,39 @@ class Cell:
         # a file opened anew has a lock of its own: it keeps threads and forked children apart as well
         file = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            _lock(file, self.path)
             number, state = self._newest()
             after = how(state)
             slot, at = _packed(number + 1, after), SLOTS_AT[number % 2]
-            self._memory[at : at + len(slot)] = slot
+            os.pwrite(file, slot, at)
         finally:
             os.close(file)
         return after
 
     def _newest(self) -> tuple[int, State]:
         """Number and content of the newest slot that is whole; write k stands in slot (k − 1) mod 2."""
-        while True:
-            found = [whole for at in SLOTS_AT if (whole := _unpacked(self._memory[at : at + _SLOT_BYTES]))]
+        for _ in range(MOST_LOOKS):
+            content = os.pread(self._file, FILE_BYTES - SLOTS_AT[0], SLOTS_AT[0])
+            slots = (content[at - SLOTS_AT[0] : at - SLOTS_AT[0] + _SLOT_BYTES] for at in SLOTS_AT)
+            found = [whole for slot in slots if len(slot) == _SLOT_BYTES and (whole := _unpacked(slot))]
             if found:
                 return max(found)
             # both were being written while we copied them: look again
+        raise OSError(errno.EIO, "is damaged", str(self.path))
+
+
+def _lock(file: int, path: Path) -> None:
+    """Wait for the other writers, each of whom is done in microseconds, but not for one who never lets go."""
+    end_s = time.monotonic() + LOCK_S
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= end_s:
+                raise OSError(errno.EAGAIN, "is locked", str(path)) from None
+            time.sleep(0.0002)
+        else:
+            return
 
 
 def _packed(number: int, state: State) -> bytes:

@@ -101,6 +101,8 @@ class EmulatedGpu:
             self._cell = Cell(self.path)
         except FileNotFoundError as error:
             raise DeviceLost(f"there is no emulated GPU {self.path}") from error
+        except ValueError as error:
+            raise DeviceLost(f"{error}; remove it, and it is made anew") from error
         known: dict[str, Any] = self._cell.description
         self.uuid: str = known["uuid"]
         self.node: str = known["node"]
@@ -141,8 +143,15 @@ class EmulatedGpu:
         self._set_clock(0.0)
 
     def state(self) -> State:
-        """The record as it stands, without bringing it up to date: costs a few microseconds."""
-        return self._cell.read()
+        """The record as it stands, without bringing it up to date: costs a few microseconds.
+
+        Raises:
+            DeviceLost: If the file was damaged.
+        """
+        try:
+            return self._cell.read()
+        except OSError as error:
+            raise DeviceLost(f"emulated GPU {self.path}: {error.strerror}") from error
 
     def draw(self, watts: float, *, pid: int, birth: int, arrears_j: float = 0.0) -> None:
         """From now on a process draws so many watts here, until it says otherwise or ends.
@@ -192,6 +201,8 @@ class EmulatedGpu:
             return self._cell.change(changed)
         except FileNotFoundError as error:
             raise DeviceLost(f"emulated GPU {self.path} is gone") from error
+        except OSError as error:  # damaged, or somebody holds its lock: everybody may write it
+            raise DeviceLost(f"emulated GPU {self.path}: {error.strerror}") from error
 
 
 def own_identity() -> tuple[int, int]:

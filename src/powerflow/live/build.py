@@ -17,7 +17,7 @@ from powerflow.cluster.spec import ClusterSpec, Node, parse_cluster
 from powerflow.cost.catalogue import axes_for, gpu_type
 from powerflow.cost.table import Axes
 from powerflow.device.lease import Clocks
-from powerflow.device.protocol import Gpu
+from powerflow.device.protocol import DeviceError, Gpu
 from powerflow.engine.local import LocalEngine
 from powerflow.engine.protocol import EngineError, RankName
 from powerflow.errors import InputError
@@ -178,7 +178,10 @@ def _gpus(settings: ClusterSettings) -> tuple[Sequence[Gpu], Emulation | None]:
 
     directory = settings.state / "device"
     spec = parse_cluster(settings.emulate)
-    gpus = create(directory / "emulated", spec.nodes)
+    try:
+        gpus = create(directory / "emulated", spec.nodes)
+    except DeviceError as error:
+        raise InputError(str(error), exit_code=1) from error
     return gpus, Emulation(directory, gpus, seed=settings.seed, time_scale=settings.time_scale)
 
 

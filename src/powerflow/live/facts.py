@@ -119,6 +119,8 @@ class Facts:
             if entry.known:
                 self._roster.events.append(brain.SizeLearned(entry.id, entry.steps_total))
         self._roster.dirty.add(entry.id)
+        if entry.spec.batch is None and fact.global_batch:
+            self._roster.events += self._learning.batch_is(entry.kind.name, fact.global_batch)
         if not entry.gpu_type or not entry.placement:
             return
         axes, table = self._scheduler.pools[entry.gpu_type].axes, self._learning.table(entry.kind.name, entry.gpu_type)

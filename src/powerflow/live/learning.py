@@ -116,6 +116,19 @@ class Learning:
         news |= {learned.gpu_type: learned for learned in self.observe(kind.name, self._unexpected.pop(kind.name, []))}
         return list(news.values())
 
+    def batch_is(self, cost_class: str, global_batch: int) -> Sequence[CostLearned]:
+        """What the ranks of a class that stated no batch say it is: what is believed differently now.
+
+        Until then so many samples stand for it as the class can have GPUs, which makes more GPUs look useless.
+        """
+        kind = self._classes[cost_class]
+        if kind.global_batch == global_batch:
+            return ()
+        self._classes[cost_class] = replace(kind, global_batch=global_batch, local_max=global_batch)
+        for gpu_type in self._axes:
+            self._learner.rebatch(cost_class, gpu_type, global_batch, global_batch)
+        return [self._table(cost_class, gpu_type) for gpu_type in self._axes]
+
     def observe(self, cost_class: str, observations: Sequence[Observation]) -> Sequence[CostLearned]:
         """Measurements of a class: what is believed differently now."""
         if cost_class not in self._classes:  # of a class that no job has shown yet since the controller started
