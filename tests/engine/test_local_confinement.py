@@ -38,7 +38,7 @@ def log_of(place: LocalPlace, spec: RankSpec) -> str:
 def open_to_all(directory: Path) -> None:
     """Let other users through to a directory of this test's own."""
     for above in [directory, *directory.parents]:
-        if above.name.startswith(("pytest-", "test_")):
+        if above.name.startswith(("pytest-", "popen-", "test_")):
             above.chmod(0o755)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from powerflow.cluster.occupancy import NodeShare
 from powerflow.engine.protocol import RankSpec
 from powerflow.live import controller as module
 from powerflow.live.controller import LostClaim
@@ -492,3 +493,15 @@ def test_draining_lets_all_save_and_leave_without_spinning(bench: Bench, monkeyp
     bench.close()
     bench.start()
     bench.until(lambda: bool(bench.engine.running(job)))
+
+
+def test_one_process_waits_until_a_node_has_all_its_gpus(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    script(bench)
+    pool = bench.controller.scheduler.pools["A100"]
+    nodes = [node.name for node in pool.occupancy.nodes]
+    real, spread = pool.occupancy.placement, [(NodeShare(nodes[0], (0,)), NodeShare(nodes[1], (0,)))]
+    monkeypatch.setattr(pool.occupancy, "placement", lambda owner: spread.pop() if spread else real(owner))
+    job = bench.submit(rescale="none", gpus=2)
+    bench.until_state(job, JobState.COMPLETED)
+    assert not spread
+    assert bench.job(job).attempts == 0

@@ -26,7 +26,7 @@ from powerflow.live.database import StoreError
 from powerflow.live.emulation import Emulation
 from powerflow.live.entry import Entry
 from powerflow.live.exploring import EXPLORE_S, clocks_to_try
-from powerflow.live.facts import Facts
+from powerflow.live.facts import BATCHES, Facts
 from powerflow.live.gang_facts import backoff_s
 from powerflow.live.gangs import Gangs
 from powerflow.live.learning import Learning, class_of, restore
@@ -201,6 +201,7 @@ class Controller:
 
     def _remember(self) -> None:
         """What was learned from jobs that have ended, and which of them still have logs."""
+        self.learning.batches.update(self.store.get(BATCHES, {}))
         ended = [state for state in JobState if state.ended]
         latest = self.store.jobs(ended, limit=LOGS_KEPT).items[::-1]
         self._roster.ended.extend(job.id for job in latest)
@@ -421,7 +422,7 @@ class Controller:
             entry = self.entries.get(job_id)
             if entry is None:
                 continue
-            if entry.why != reason.why or reason.why not in (Why.KEPT, Why.KEPT_COST):
+            if entry.why != reason.why or reason.why not in (Why.KEPT, Why.KEPT_COST, Why.CAP_KEPT):
                 entry.reason, entry.why, entry.decided_s = reason.sentence(), reason.why.value, now_s
                 self._roster.dirty.add(job_id)
             entry.gpu_price = price
@@ -437,10 +438,18 @@ class Controller:
                 entry.epoch += 1
                 entry.training, entry.window = False, None
                 entry.explore_mhz = self._clocks_to_try(entry) if change.gpus else ()
+                if entry.spec.rescale == "none" and len(entry.placement) > 1:
+                    self._refuse(entry)
+                    continue
             self._roster.unstored[entry.id] = (
                 self._roster.unstored.get(entry.id, False) or change.moved or change.gpus == 0
             )
         self._reconcile()
+
+    def _refuse(self, entry: Entry) -> None:
+        """One process cannot use GPUs of several nodes: its job waits until a node has enough."""
+        self._roster.give_back(entry, f"waits for {entry.gpus} GPUs on one node")
+        self._roster.events.append(brain.Failed(entry.id, retry=True, done=entry.steps))
 
     def _reconcile(self) -> None:
         """Jobs that could not be adopted where they ran give those GPUs back."""

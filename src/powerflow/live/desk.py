@@ -193,7 +193,7 @@ class LiveDesk:
             held=counts[JobState.HELD],
             policy=self._scheduler.policy_name,
             energy_price=price,
-            budget=f"λ_E = {price:.3g} s/J" if price else "no energy budget: time alone counts",
+            budget="none: a fixed price of energy" if price else "none: time alone counts",
             emulated=power.emulated,
             jobs=[self._record(job) for job in active[:TOP_JOBS]],
             notices=sorted({*controller.notices.copy().values(), *power.notices()}),

@@ -28,6 +28,9 @@ from powerflow.live.timing import STEPS, timed
 from powerflow.scheduler import events as brain
 from powerflow.scheduler.scheduler import Scheduler
 
+#: The store's setting in which the batches stand that ranks told of.
+BATCHES = "batches"
+
 
 class Facts:
     """Takes facts one by one into store, roster and brain; one that cannot be stored waits, and those after it.
@@ -120,6 +123,9 @@ class Facts:
                 self._roster.events.append(brain.SizeLearned(entry.id, entry.steps_total))
         self._roster.dirty.add(entry.id)
         if entry.spec.batch is None and fact.global_batch:
+            told = {entry.kind.name: fact.global_batch}
+            if not told.items() <= self._learning.batches.items():
+                self._store.put(BATCHES, self._learning.batches | told)
             self._roster.events += self._learning.batch_is(entry.kind.name, fact.global_batch)
         if not entry.gpu_type or not entry.placement:
             return

@@ -103,11 +103,14 @@ class Learning:
         self._unexpected: dict[str, list[Observation]] = defaultdict(list)
         self._steps: dict[str, list[float]] = defaultdict(list)
         self._lengths_s: list[float] = []
+        self.batches: dict[str, int] = {}  # of classes that stated none: what their ranks said
 
     def expect(self, kind: JobClass) -> Sequence[CostLearned]:
         """A job of this class has come: what is believed of it, where that is new."""
         if kind.name in self._classes:
             return ()
+        if kind.name in self.batches:
+            kind = replace(kind, global_batch=self.batches[kind.name], local_max=self.batches[kind.name])
         self._classes[kind.name] = kind
         news = {}
         for gpu_type in self._axes:
@@ -124,6 +127,7 @@ class Learning:
         kind = self._classes[cost_class]
         if kind.global_batch == global_batch:
             return ()
+        self.batches[cost_class] = global_batch
         self._classes[cost_class] = replace(kind, global_batch=global_batch, local_max=global_batch)
         for gpu_type in self._axes:
             self._learner.rebatch(cost_class, gpu_type, global_batch, global_batch)
