@@ -172,7 +172,13 @@ def busy(shell: Shell) -> Shell:
     for name in ("resnet50", "bert", "held", "broken"):
         shell("submit", "--run", "python t.py", "--name", name, "--project", "vision")
     now = shell.desk.now_s
-    fields: dict[str, Any] = {"steps": 250.0, "steps_total": 1000.0, "progress": 0.25, "step_time_s": 0.112, "eta_s": now + 7200}
+    fields: dict[str, Any] = {
+        "steps": 250.0,
+        "steps_total": 1000.0,
+        "progress": 0.25,
+        "step_time_s": 0.112,
+        "eta_s": now + 7200,
+    }
     shell.desk.run("1", gpus=2, energy_j=180_000.0, model_error=0.031, **fields)
     shell.desk.hold("3", shell_caller())
     shell.desk.write("4", "one\nboom\n")
