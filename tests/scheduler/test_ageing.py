@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 from benchmarks.protect import flood, waits
 from hypothesis import given, settings
@@ -19,7 +21,7 @@ PATIENCE_S, TURN_S = 3600.0, 600.0
 STEP_S = [[8.0, 4.0, 2.0, 1.0]]
 
 
-def view_of(*jobs: dict[str, float], now_s: float) -> View:
+def view_of(*jobs: Mapping[str, float], now_s: float) -> View:
     """Heavy jobs that fill eight GPUs, unless they say otherwise."""
     return make_view([{"weight": 100.0, **job} for job in jobs], step_time_s=STEP_S, capacity=8, now_s=now_s)
 

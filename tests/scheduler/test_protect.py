@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pytest
 from benchmarks.protect import Wrong, drift, keep, random_case
@@ -47,7 +49,7 @@ class Wish:
         return answer
 
 
-def view_of(*jobs: dict[str, float], now_s: float = 0.0, capacity: int = 8) -> View:
+def view_of(*jobs: Mapping[str, float], now_s: float = 0.0, capacity: int = 8) -> View:
     """Jobs of class 0 that ask for four GPUs."""
     rows = [{"requested": 4, "pause_s": 30.0, **job} for job in jobs]
     return make_view(rows, step_time_s=STEP_S, clocks_mhz=CLOCKS_MHZ, capacity=capacity, now_s=now_s)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pytest
 from benchmarks.protect import adversary, share_lost
@@ -21,7 +23,7 @@ from tests.simulate.small import small_workload
 STEP_S = np.array([[8.0, 4.0, 2.0, 1.0], [8.0, 7.6, 7.6, 7.6]])
 
 
-def view_of(*jobs: dict[str, float], now_s: float = 1000.0) -> View:
+def view_of(*jobs: Mapping[str, float], now_s: float = 1000.0) -> View:
     """Jobs with much to do, on eight GPUs, that paused for 30 s when their GPUs changed."""
     rows = [{"remaining": 1e4, "pause_s": 30.0, "gpus_max": 8, "attained_gpu_s": 8e3, **job} for job in jobs]
     return make_view(rows, step_time_s=STEP_S, capacity=8, now_s=now_s)
