@@ -9,6 +9,7 @@ import codecs
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from powerflow.engine.protocol import EngineError
@@ -281,51 +282,41 @@ class LiveDesk:
         return NodeRecord(name, gpu_type, state, gpus, emulated)
 
     def _record(self, job: StoredJob) -> JobRecord:
+        """A job as the store has it, and what the loop knows better while it is active."""
+        stored = _stored(job, self._controller.power.emulated)
         entry = self._controller.snapshot.get(job.id)
-        if entry is None or job.state.ended:
-            return _at_rest(job, self._controller.power.emulated)
-        return self._live(job, entry)
+        return stored if entry is None or job.state.ended else self._live(stored, entry)
 
-    def _live(self, job: StoredJob, entry: Entry) -> JobRecord:
+    def _live(self, stored: JobRecord, entry: Entry) -> JobRecord:
         total = entry.steps_total
         step_time_s = _known(entry.step_time_s)
         eta_s = None
         if total and step_time_s and entry.placement:
             eta_s = self._controller.turned_s + max(0.0, total - entry.steps) * step_time_s
-        return JobRecord(
-            id=job.id,
-            name=job.spec.name or f"job-{job.id}",
-            user=job.user,
-            project=job.spec.project,
-            state=job.state,
-            priority=job.spec.priority,
-            rescale=job.spec.rescale,
-            submitted_s=job.submitted_s,
-            started_s=entry.started_s or job.started_s,
-            gpus_asked=str(job.spec.gpus),
+        return replace(
+            stored,
+            started_s=entry.started_s or stored.started_s,
             gpus=entry.gpus,
             gpu_type=entry.gpu_type or None,
             clock_mhz=entry.clock_now_mhz if entry.placement else None,
-            clock_read_mhz=self._controller.power.clock_of(job.id) if entry.placement else None,
+            clock_read_mhz=self._controller.power.clock_of(stored.id) if entry.placement else None,
             nodes=tuple(node for node, _ in entry.placement),
             power_w=entry.power_w if entry.placement else None,
             energy_j=entry.energy_j,
-            reason=entry.reason or job.reason,
+            reason=entry.reason or stored.reason,
             steps=entry.steps,
             steps_total=total,
-            progress=min(1.0, entry.steps / total) if total else None,
+            progress=_progress(entry.steps, total),
             step_time_s=step_time_s,
             eta_s=eta_s,
             rescales=entry.rescales,
             attempts=entry.attempts,
             model_error=_known(entry.model_error),
-            emulated=self._controller.power.emulated,
         )
 
 
-def _at_rest(job: StoredJob, emulated: bool) -> JobRecord:
-    """A job that has ended, or that the loop has not seen yet."""
-    total = job.steps_total
+def _stored(job: StoredJob, emulated: bool) -> JobRecord:
+    """A job as the store has it."""
     return JobRecord(
         id=job.id,
         name=job.spec.name or f"job-{job.id}",
@@ -341,14 +332,18 @@ def _at_rest(job: StoredJob, emulated: bool) -> JobRecord:
         energy_j=job.energy_j,
         reason=job.reason,
         steps=job.steps,
-        steps_total=total,
-        progress=min(1.0, job.steps / total) if total else None,
+        steps_total=job.steps_total,
+        progress=_progress(job.steps, job.steps_total),
         step_time_s=job.step_time_s,
         rescales=job.rescales,
         attempts=job.attempts,
         exit=job.exit,
         emulated=emulated,
     )
+
+
+def _progress(steps: float, total: float | None) -> float | None:
+    return min(1.0, steps / total) if total else None
 
 
 def _known(value: float) -> float | None:
