@@ -60,12 +60,15 @@ class Case:
     """A tiny cluster's hour: jobs, and which of them are protected.
 
     Attributes:
-        workload: Ten jobs on eight GPUs.
-        slowdown: Declared slowdown by number of the protected job; together they never ask for more than 8 GPUs.
+        workload: Ten jobs on eight GPUs; the protected ones never ask for more than all of these together.
     """
 
     workload: Workload
-    slowdown: dict[int, float]
+
+    @property
+    def slowdown(self) -> dict[int, float]:
+        """Declared slowdown by number of the protected job."""
+        return {number: job.max_slowdown for number, job in enumerate(self.workload.jobs) if job.protected}
 
 
 def random_case(seed: int, jobs: int = 10) -> Case:
@@ -73,19 +76,21 @@ def random_case(seed: int, jobs: int = 10) -> Case:
     rng = np.random.default_rng([seed, 0x9207])
     tables = [random_table(rng) for _ in range(4)]
     submit_s = np.sort(rng.uniform(0, 1800, jobs))
-    free, slowdown, made = 8, {}, []
+    free, made = 8, []
     for number in range(jobs):
         kind, gpus = int(rng.integers(4)), int(rng.choice([1, 2, 4]))
         alone_s = float(rng.uniform(60, 3600))
-        if gpus <= free and rng.random() < 0.4:
+        protected, slowdown = gpus <= free and rng.random() < 0.4, 0.0
+        if protected:
             free -= gpus
-            slowdown[number] = float(rng.choice([0.0, 0.05, 0.1, 0.3]))
+            slowdown = float(rng.choice([0.0, 0.05, 0.1, 0.3]))
         work = alone_s / tables[kind].step_time_s[int(np.log2(gpus)), -1]
         weight = float(rng.choice([0.5, 1.0, 4.0]))
-        made.append(Job(f"job-{number}", float(submit_s[number]), f"c{kind}", work, gpus, 1, 8, weight))
+        job = Job(f"job-{number}", float(submit_s[number]), f"c{kind}", work, gpus, 1, 8, weight)
+        made.append(dataclasses.replace(job, protected=protected, max_slowdown=slowdown))
     axes = {"A100": Axes("A100", 8, COUNTS, CLOCKS_MHZ)}
     truth = {(f"c{kind}", "A100"): table for kind, table in enumerate(tables)}
-    return Case(Workload(f"case {seed}", tuple(made), parse_cluster("1x8:A100"), axes, truth, {}), slowdown)
+    return Case(Workload(f"case {seed}", tuple(made), parse_cluster("1x8:A100"), axes, truth, {}))
 
 
 class Wrong(Oracle):
@@ -161,7 +166,7 @@ class Kept:
 def keep(case: Case, seed: int, *, protected: bool = True, energy_price: float = DEAR_J) -> Kept:
     """Simulate a case with wrong beliefs, under `prices` or, every other seed, under what slows all jobs most."""
     inner = slow() if seed % 2 else Prices()
-    policy = Protected(inner, case.slowdown) if protected else inner
+    policy = Protected(inner) if protected else inner
     belief = Wrong(case.workload, seed)
     jobs = simulate(case.workload, policy, energy_price=energy_price, belief=belief, world=World()).jobs
     rows = np.array(sorted(case.slowdown), np.int64)
@@ -264,7 +269,7 @@ class Drift:
 def drift(seed: int) -> Drift:
     """Protected jobs for 100 plans and more, while what is believed of costs keeps changing."""
     case = long_case(seed)
-    policy = Protected(slow(), case.slowdown)
+    policy = Protected(slow())
     belief = Restless(case.workload, seed)
     simulation = Simulation(case.workload, policy, energy_price=DEAR_J, belief=belief)
     seen: dict[int, list[float]] = {}
@@ -292,12 +297,12 @@ def long_case(seed: int) -> Case:
     """Like `random_case`, with two protected jobs of some hours."""
     case = random_case(seed)
     rng = np.random.default_rng([seed, 0x10])
-    jobs = list(case.workload.jobs)
-    for number in (0, 1):
+    jobs = [dataclasses.replace(job, protected=False, max_slowdown=0.0) for job in case.workload.jobs]
+    for number, slowdown in ((0, 0.1), (1, 0.2)):
         step_s = case.workload.truth[jobs[number].cost_class, "A100"].step_time_s[2, -1]
         work = float(rng.uniform(2, 4)) * 3600.0 / step_s
-        jobs[number] = dataclasses.replace(jobs[number], gpus=4, iterations=work)
-    return Case(dataclasses.replace(case.workload, jobs=tuple(jobs)), {0: 0.1, 1: 0.2})
+        jobs[number] = dataclasses.replace(jobs[number], gpus=4, iterations=work, protected=True, max_slowdown=slowdown)
+    return Case(dataclasses.replace(case.workload, jobs=tuple(jobs)))
 
 
 def three_projects(seed: int) -> Workload:
@@ -313,11 +318,6 @@ def three_projects(seed: int) -> Workload:
     axes = {"A100": Axes("A100", 8, COUNTS, CLOCKS_MHZ)}
     truth = {(f"c{kind}", "A100"): table for kind, table in enumerate(tables)}
     return Workload(f"three projects {seed}", tuple(jobs), parse_cluster("3x8:A100"), axes, truth, {})
-
-
-def projects_of(workload: Workload) -> dict[int, str]:
-    """Project of each job by its row's id: its number, in a simulation."""
-    return {number: job.project for number, job in enumerate(workload.jobs)}
 
 
 def promises(seeds: int) -> None:
@@ -397,7 +397,7 @@ def shares(seeds: int) -> None:
         found, jct_s = [], []
         for seed in range(seeds):
             workload = three_projects(seed)
-            policy = FairShare(Prices(), projects_of(workload)) if name == "fair" else Prices()
+            policy = FairShare(Prices()) if name == "fair" else Prices()
             result = simulate(workload, policy)
             found.append(fairness(workload, result, lambda part: simulate(part, Prices())))
             jct_s.append(result.jobs.jct_s.mean())

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+
+from powerflow.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +23,11 @@ class Job:
         weight: Priority as a weight in the mean; 1 is normal, larger matters more.
         project: Whose job it is, for accounting and fairness.
         gpu_type: The only GPU type it may run on, or None for any.
+        protected: What is promised to it holds in every plan: it starts at once, and see ``max_slowdown``.
+        max_slowdown: Protected: its JCT may be so much longer than alone as submitted, as a share: 0.1 is 10 %.
+
+    Raises:
+        InputError: A slowdown is negative or not a number.
     """
 
     id: str
@@ -32,3 +40,13 @@ class Job:
     weight: float = 1.0
     project: str = ""
     gpu_type: str | None = None
+    protected: bool = False
+    max_slowdown: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_slowdown < math.inf:
+            raise InputError(
+                f"slowdown {self.max_slowdown!r} is not a share",
+                where=f"job {self.id}",
+                fix="give 0 or more: 0.1 is 10 %",
+            )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -55,11 +57,13 @@ def test_factors_fall_with_usage_and_are_bounded(usage: list[float]) -> None:
 
 def test_jobs_are_weighed_by_what_their_projects_have_had() -> None:
     inner = Weights()
-    policy = FairShare(inner, {0: "a", 1: "b"}, half_life_s=1000.0)
+    policy = FairShare(inner, half_life_s=1000.0)
 
     def at(now_s: float, *jobs: dict[str, float], capacity: int = 1) -> None:
         view = make_view(jobs, step_time_s=[[8.0, 4.0, 2.0, 1.0]], capacity=capacity, now_s=now_s)
-        policy.decide(view)
+        rows = view.jobs.copy()
+        rows["project"] = [{0: 1, 1: 2}.get(row, 0) for row in rows["id"].tolist()]
+        policy.decide(dataclasses.replace(view, jobs=rows, projects=("", "a", "b")))
 
     at(0.0, {"id": 0, "weight": 3.0}, {"id": 1}, {"id": 2})
     assert inner.seen == [3.0, 1.0, 1.0]
@@ -74,6 +78,6 @@ def test_jobs_are_weighed_by_what_their_projects_have_had() -> None:
 
 def test_shares_must_be_positive() -> None:
     with pytest.raises(InputError, match="share"):
-        FairShare(Prices(), {}, {"a": 0.0})
+        FairShare(Prices(), {"a": 0.0})
     with pytest.raises(InputError, match="half-life"):
-        FairShare(Prices(), {}, half_life_s=0.0)
+        FairShare(Prices(), half_life_s=0.0)

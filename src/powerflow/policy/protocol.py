@@ -7,6 +7,7 @@ I/O, reads no clock and keeps no global state, so that the simulator and the liv
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -32,6 +33,9 @@ JOB = np.dtype(
         ("gpus_max", np.int32),  # most it can use
         ("gpus", np.int32),  # GPUs it holds now; 0 while it waits
         ("clock", np.int32),  # index into View.clocks_mhz while it runs
+        ("project", np.int32),  # index into View.projects: whose it is
+        ("protected", np.bool_),  # what is promised to it no policy may break
+        ("slowdown", np.float64),  # protected: its JCT may be so much longer than alone as submitted, as a share
     ]
 )
 
@@ -57,6 +61,7 @@ class View:
         sizes_known: False when ``jobs["remaining"]`` holds no information (nan).
         seen_gpu_s: ``[H]`` sizes of jobs that have completed, ascending: GPU-seconds on the fewest GPUs they run on
             at the maximum clock. What is known of sizes when they are not. A new array whenever it has changed.
+        projects: Names of projects; the first, "", stands for none.
     """
 
     now_s: float
@@ -72,6 +77,7 @@ class View:
     energy_price: float = 0.0
     sizes_known: bool = True
     seen_gpu_s: FloatArray = field(default_factory=lambda: np.empty(0))
+    projects: Sequence[str] = ("",)
 
     @property
     def clock_max(self) -> int:

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from powerflow.cost.table import FloatArray
+from powerflow.cost.table import FloatArray, IntArray
 from powerflow.errors import InputError
 from powerflow.policy.protocol import Allocation, Policy, View
 
@@ -45,8 +45,7 @@ class FairShare:
 
     Args:
         inner: The policy.
-        project: Name of its project by the id of a job's row; jobs that are not named keep their weight.
-        shares: Share by right of each project; 1 where none is given.
+        shares: Share by right of each project; 1 where none is given. Jobs of no project keep their weight.
         half_life_s: Seconds in which usage counts half.
 
     Attributes:
@@ -59,7 +58,6 @@ class FairShare:
     def __init__(
         self,
         inner: Policy,
-        project: Mapping[int, str],
         shares: Mapping[str, float] | None = None,
         *,
         half_life_s: float = 7 * 86400.0,
@@ -70,26 +68,23 @@ class FairShare:
             if not 0 < share < math.inf:
                 raise InputError(f"share {share!r} of project {name!r} is not positive", fix="give a number > 0")
         self.inner = inner
-        self.project = dict(project)
         self.half_life_s = half_life_s
         self.name = f"{inner.name}+fair"
         self.needs_sizes = inner.needs_sizes
         self.period_s = inner.period_s
-        self.shares = {
-            name: (shares or {}).get(name, 1.0) for name in sorted({*self.project.values(), *(shares or {})})
-        }
+        self.shares = dict(sorted((shares or {}).items()))
         self.usage_gpu_s = dict.fromkeys(self.shares, 0.0)
         self._seen_s = math.nan
-        self._given: dict[int, int] = {}  # GPUs by row id, as answered last
+        self._given: dict[int, tuple[str, int]] = {}  # by row id: project, and GPUs as answered last
 
     def decide(self, view: View) -> Allocation:
         """The inner policy's answer to a view with other weights."""
         self._account(view)
         jobs = view.jobs.copy()
-        jobs["weight"] *= self._factors(jobs["id"].tolist())
+        jobs["weight"] *= self._factors(view)
         jobs.flags.writeable = False
         answer = self.inner.decide(replace(view, jobs=jobs))
-        self._given.update(zip(jobs["id"].tolist(), answer.gpus.tolist(), strict=True))
+        self._given |= _held(view, answer.gpus)
         return answer
 
     def factors(self) -> dict[str, float]:
@@ -97,9 +92,11 @@ class FairShare:
         usage, shares = np.array([*self.usage_gpu_s.values()]), np.array([*self.shares.values()])
         return dict(zip(self.shares, factors(usage, shares).tolist(), strict=True))
 
-    def _factors(self, ids: list[int]) -> FloatArray:
+    def _factors(self, view: View) -> FloatArray:
+        """Of each job, ``[J]``."""
         of = self.factors()
-        return np.array([of.get(self.project.get(row, ""), 1.0) for row in ids])
+        found: FloatArray = np.array([of.get(name, 1.0) for name in view.projects])[view.jobs["project"]]
+        return found
 
     def _account(self, view: View) -> None:
         """Charge projects for the GPUs that their jobs have held since the last decision.
@@ -107,15 +104,25 @@ class FairShare:
         Of jobs that ended meanwhile nobody says how many they were or for how long: they count with what was answered,
         to the end. Within one moment only the first view is looked at; others, of some of the jobs, may follow.
         """
+        for code in np.unique(view.jobs["project"]).tolist():
+            if code and view.projects[code] not in self.shares:
+                self.shares[view.projects[code]] = 1.0
+                self.usage_gpu_s[view.projects[code]] = 0.0
         if view.now_s > self._seen_s:
             since_s = view.now_s - self._seen_s
             for name in self.usage_gpu_s:
                 self.usage_gpu_s[name] = decayed(self.usage_gpu_s[name], since_s, self.half_life_s)
-            held = self._given | dict(zip(view.jobs["id"].tolist(), view.jobs["gpus"].tolist(), strict=True))
-            for row, gpus in held.items():
-                if gpus and row in self.project:
-                    self.usage_gpu_s[self.project[row]] += gpus * since_s
+            for project, gpus in (self._given | _held(view, view.jobs["gpus"])).values():
+                if gpus and project:
+                    self.usage_gpu_s[project] += gpus * since_s
             self._given = {}
         elif not math.isnan(self._seen_s):
             return
         self._seen_s = view.now_s
+
+
+def _held(view: View, gpus: IntArray) -> dict[int, tuple[str, int]]:
+    """By row id: the project of a job, and its GPUs out of ``gpus``, ``[J]``."""
+    jobs = view.jobs
+    columns = jobs["id"].tolist(), jobs["project"].tolist(), gpus.tolist()
+    return {row: (view.projects[code], count) for row, code, count in zip(*columns, strict=True)}

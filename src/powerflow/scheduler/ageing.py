@@ -23,6 +23,7 @@ from powerflow.policy.levels import feasible, held_gpus, least_levels, step_time
 from powerflow.policy.protocol import Allocation, Policy, View
 from powerflow.scheduler.part import decide_rest
 
+PATIENCE_S = 12 * 3600.0
 PERIOD_S = 300.0  # decisions come at least this often, so that turns end
 
 
@@ -40,7 +41,7 @@ class Ageing:
     """
 
     def __init__(
-        self, inner: Policy, *, patience_s: float = 43200.0, turn_s: float = 600.0, share: float = 0.25
+        self, inner: Policy, *, patience_s: float = PATIENCE_S, turn_s: float = 600.0, share: float = 0.25
     ) -> None:
         for what, seconds in (("patience", patience_s), ("turn", turn_s)):
             if not 0 < seconds < math.inf:

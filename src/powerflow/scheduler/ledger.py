@@ -73,6 +73,7 @@ class Ledger:
         believed: Iterations each job is believed to have in all, by slot; nan: unknown.
         jobs: The submitted job by slot, None where the slot is free.
         slot_of: Slot by job id.
+        projects: Names of the projects that jobs were submitted for, by their code in ``rows``; the first is "".
     """
 
     def __init__(self) -> None:
@@ -81,6 +82,8 @@ class Ledger:
         self.jobs: list[Job | None] = [None] * 64
         self.started: list[bool] = [False] * 64
         self.slot_of: dict[str, int] = {}
+        self.projects: list[str] = [""]
+        self._codes = {"": 0}
         self._free = list(range(64))
         self._submitted = 0
 
@@ -108,6 +111,9 @@ class Ledger:
             job.gpus_max,
             0,
             0,
+            self._project(job.project),
+            job.protected,
+            job.max_slowdown,
         )
         self._submitted += 1
         return slot
@@ -151,6 +157,13 @@ class Ledger:
         """Record new allocations, ``[K]`` each, and settle the GPU-seconds of the old ones."""
         rows = self.rows
         settle(rows["gpus"], rows["clock"], rows["attained_gpu_s"], rows["since_s"], slots, gpus, clock, now_s)
+
+    def _project(self, name: str) -> int:
+        """The code of a project; a new one for one that nobody has named yet."""
+        code = self._codes.setdefault(name, len(self.projects))
+        if code == len(self.projects):
+            self.projects.append(name)
+        return code
 
     def _grow(self) -> None:
         old = len(self.rows)

@@ -68,7 +68,7 @@ class Pool:
         book: Cost tables.
         occupancy: Who owns which GPU.
         evicted: Slots that must leave their GPUs at the next decision (their node drains).
-        guarded: Slots of jobs that a power cap touches last.
+        guarded: Slots of protected jobs: a power cap touches them last, and to tidy up they are never moved.
     """
 
     def __init__(self, nodes: tuple[Node, ...], axes: Axes, gpu_idle_w: float) -> None:
@@ -96,9 +96,11 @@ class Pool:
         """Slots of the pool's jobs in order of submission."""
         return self._active
 
-    def add(self, slot: int) -> None:
+    def add(self, slot: int, guarded: bool) -> None:
         """Take a job in."""
         self._active.append(slot)
+        if guarded:
+            self.guarded.add(slot)
 
     def remove(self, slot: int) -> None:
         """Let a job go; its GPUs are free at once."""
@@ -168,6 +170,7 @@ class Pool:
             energy_price=energy_price,
             sizes_known=sizes_known,
             seen_gpu_s=self.history.sizes_gpu_s,
+            projects=ledger.projects,
         )
 
     def decide(self, policy: Policy, ledger: Ledger, now_s: float, energy_price: float, sizes_known: bool) -> Decision:
@@ -323,11 +326,12 @@ class Pool:
 
     def _consolidate(self, ledger: Ledger, moving: IntArray, now_s: float) -> list[int]:
         """Bring spread jobs together where that pays; returns all that move for it, besides those that move anyway."""
-        due = [slot for slot in self._spread if self._retry_s.get(slot, 0.0) <= now_s]
+        due = [slot for slot in self._spread if self._retry_s.get(slot, 0.0) <= now_s and slot not in self.guarded]
         if not due:
             return []
         pause_gpu_s = ledger.rows["gpus"] * ledger.rows["pause_s"]
         pause_gpu_s[moving] = 0.0
+        pause_gpu_s[list(self.guarded - set(moving.tolist()))] = np.inf
         spread = []
         for slot in due:
             gpus, speedup, step_s = self._spread[slot]
@@ -347,6 +351,7 @@ class Pool:
         # a pause is time lost, and the joules that its GPUs draw meanwhile
         pause = (rows["weight"] + energy_price * self.gpu_idle_w * rows["gpus"]) * rows["pause_s"]
         pause[moving] = 0.0
+        pause[list(self.guarded.difference(moving))] = np.inf
         return empty_nodes(self.occupancy, gain, pause)
 
     def demand(self, ledger: Ledger) -> int:

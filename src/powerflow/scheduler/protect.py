@@ -18,14 +18,12 @@ runs so (until then, it does); a later measurement may tighten it, none may loos
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from powerflow.cost.table import IntArray
-from powerflow.errors import InputError
 from powerflow.policy.levels import by_arrival, requested_gpus
 from powerflow.policy.protocol import Allocation, Policy, View
 from powerflow.scheduler.part import decide_rest, first_that_fit
@@ -85,19 +83,11 @@ class Protected:
 
     Args:
         inner: The policy that decides everything else.
-        slowdown: s by the id of a protected job's row, 0 or more.
         check_s: Decisions come at least this often, late ones included: what a slowed job may lose until the next.
-
-    Raises:
-        InputError: A slowdown is negative or not a number.
     """
 
-    def __init__(self, inner: Policy, slowdown: Mapping[int, float], *, check_s: float = 60.0) -> None:
-        for row, share in slowdown.items():
-            if not 0 <= share < math.inf:
-                raise InputError(f"slowdown {share!r} of job {row} is not a share", fix="give 0 or more: 0.1 is 10 %")
+    def __init__(self, inner: Policy, *, check_s: float = 60.0) -> None:
         self.inner = inner
-        self.slowdown = dict(slowdown)
         self.check_s = check_s
         self.name = f"{inner.name}+protected"
         self.needs_sizes = inner.needs_sizes
@@ -106,7 +96,7 @@ class Protected:
 
     def decide(self, view: View) -> Allocation:
         """Protected jobs first, the rest as the inner policy says."""
-        rows = self._rows(view)
+        rows = np.flatnonzero(view.jobs["protected"])
         wish = self.inner.decide(view)
         if not len(rows):
             return wish
@@ -127,17 +117,12 @@ class Protected:
 
     def ahead_s(self, view: View) -> dict[int, float]:
         """By row id, seconds by which each protected job is ahead of its promised line (`ahead_s`)."""
-        jobs = view.jobs[self._rows(view)]
-        columns = jobs["id"].tolist(), jobs["done"].tolist(), jobs["arrival_s"].tolist()
+        jobs = view.jobs[view.jobs["protected"]]
+        columns = (jobs[name].tolist() for name in ("id", "slowdown", "done", "arrival_s"))
         return {
-            number: ahead_s(self.slowdown[number], self.paces.get(number, Pace()).step_s, done, view.now_s - arrival_s)
-            for number, done, arrival_s in zip(*columns, strict=True)
+            number: ahead_s(slowdown, self.paces.get(number, Pace()).step_s, done, view.now_s - arrival_s)
+            for number, slowdown, done, arrival_s in zip(*columns, strict=True)
         }
-
-    def _rows(self, view: View) -> IntArray:
-        """Rows of the protected jobs."""
-        ids = view.jobs["id"].tolist()
-        return np.array([row for row, number in enumerate(ids) if number in self.slowdown], np.int64)
 
     def _configurations(
         self, view: View, wish: Allocation, kept: npt.NDArray[np.bool_], need: IntArray
@@ -150,7 +135,7 @@ class Protected:
         gpus[rows], clock[rows] = need[rows], view.clock_max
         for row, number in zip(rows.tolist(), numbers, strict=True):
             if ahead[number] >= self.check_s:  # or else there is nothing to choose
-                pace_s = (1.0 + self.slowdown[number]) * self.paces[number].step_s
+                pace_s = (1.0 + float(view.jobs["slowdown"][row])) * self.paces[number].step_s
                 gpus[row], clock[row] = self._configuration(view, row, wish, int(need[row]), ahead[number], pace_s)
         if gpus[kept].sum() > view.capacity:  # not all can have more than they asked for
             more = kept & (gpus > need)

@@ -172,7 +172,7 @@ class Scheduler:
         pool = self.pools[job.gpu_type] if job.gpu_type is not None else next(iter(self.pools.values()))
         row = pool.book.row(job.cost_class)
         slot = self.ledger.add(job, event.believed_iterations, event.pause_s, row, now_s)
-        pool.add(slot)
+        pool.add(slot, job.protected)
         self._pool_of[slot] = pool
         self.submitted += 1
         self._dirty = True
@@ -324,7 +324,7 @@ class Scheduler:
     def _move_to(self, slot: int, pool: Pool) -> None:
         """Another pool is to care for a job that holds nothing in the one it is in."""
         self._pool_of[slot].remove(slot)
-        pool.add(slot)
+        pool.add(slot, self.ledger.job(slot).protected)
         pool.active.sort(key=self.ledger.rows["id"].__getitem__)  # views list jobs in order of submission
         self._pool_of[slot] = pool
         self.ledger.rows["cost"][slot] = pool.book.row(self.ledger.job(slot).cost_class)

@@ -1,0 +1,42 @@
+"""What an administrator is promised, around any policy: one object that the simulator and the live controller share.
+
+From the outside in, since who comes later may not break what who came before promises: protected jobs get theirs first,
+then jobs whose turn it is after a long wait, then what pauses allow to change; within that the policy decides, with
+weights by what projects have had.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from powerflow.policy.protocol import Policy
+from powerflow.policy.share import FairShare
+from powerflow.scheduler.ageing import PATIENCE_S, Ageing
+from powerflow.scheduler.protect import Protected
+from powerflow.scheduler.steady import Steady
+
+
+def with_rules(
+    policy: Policy,
+    *,
+    check_s: float = 60.0,
+    patience_s: float = PATIENCE_S,
+    least_run_s: float = 60.0,
+    shares: Mapping[str, float] | None = None,
+) -> Policy:
+    """A policy under all rules.
+
+    Args:
+        policy: Who decides within them.
+        check_s: Of `Protected`: how late a decision may come.
+        patience_s: Of `Ageing`.
+        least_run_s: Of `Steady`.
+        shares: Of `FairShare`.
+
+    Raises:
+        InputError: As of these.
+    """
+    fair = FairShare(policy, shares)
+    ruled = Protected(Ageing(Steady(fair, least_run_s=least_run_s), patience_s=patience_s), check_s=check_s)
+    ruled.name = policy.name  # the rules hold under every policy: it is the policy that people choose
+    return ruled
