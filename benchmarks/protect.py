@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -80,7 +81,7 @@ def random_case(seed: int, jobs: int = 10) -> Case:
     for number in range(jobs):
         kind, gpus = int(rng.integers(4)), int(rng.choice([1, 2, 4]))
         alone_s = float(rng.uniform(60, 3600))
-        protected, slowdown = gpus <= free and rng.random() < 0.4, 0.0
+        protected, slowdown = gpus <= free and rng.random() < 0.4, math.inf
         if protected:
             free -= gpus
             slowdown = float(rng.choice([0.0, 0.05, 0.1, 0.3]))
@@ -297,7 +298,7 @@ def long_case(seed: int) -> Case:
     """Like `random_case`, with two protected jobs of some hours."""
     case = random_case(seed)
     rng = np.random.default_rng([seed, 0x10])
-    jobs = [dataclasses.replace(job, protected=False, max_slowdown=0.0) for job in case.workload.jobs]
+    jobs = [dataclasses.replace(job, protected=False, max_slowdown=math.inf) for job in case.workload.jobs]
     for number, slowdown in ((0, 0.1), (1, 0.2)):
         step_s = case.workload.truth[jobs[number].cost_class, "A100"].step_time_s[2, -1]
         work = float(rng.uniform(2, 4)) * 3600.0 / step_s

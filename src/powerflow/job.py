@@ -24,7 +24,8 @@ class Job:
         project: Whose job it is, for accounting and fairness.
         gpu_type: The only GPU type it may run on, or None for any.
         protected: What is promised to it holds in every plan: it starts at once, and see ``max_slowdown``.
-        max_slowdown: Protected: its JCT may be so much longer than alone as submitted, as a share: 0.1 is 10 %.
+        max_slowdown: By how much it may be slowed, as a share: 0.1 is 10 %. Of a protected job, how much longer its JCT
+            may be than alone as submitted; of any other, how much longer a step may take than at the maximum clock.
 
     Raises:
         InputError: A slowdown is negative or not a number.
@@ -41,10 +42,10 @@ class Job:
     project: str = ""
     gpu_type: str | None = None
     protected: bool = False
-    max_slowdown: float = 0.0
+    max_slowdown: float = math.inf
 
     def __post_init__(self) -> None:
-        if not 0 <= self.max_slowdown < math.inf:
+        if not self.max_slowdown >= 0:
             raise InputError(
                 f"slowdown {self.max_slowdown!r} is not a share",
                 where=f"job {self.id}",

@@ -15,12 +15,14 @@ from powerflow.cluster.spec import ClusterSpec
 from powerflow.cost.observation import Observation
 from powerflow.cost.table import Axes, CostTable
 from powerflow.job import Job
-from powerflow.live.entry import asked
+from powerflow.live.entry import brain_job
 from powerflow.live.learning import Learning, class_of
 from powerflow.live.rows import StoredJob
+from powerflow.policy.protocol import Policy
 from powerflow.policy.registry import load
 from powerflow.scheduler.events import CostLearned
 from powerflow.scheduler.plan import Change
+from powerflow.scheduler.rules import with_rules
 from powerflow.simulate.belief import Oracle
 from powerflow.simulate.result import SimulationResult
 from powerflow.simulate.run import World, simulate
@@ -140,32 +142,20 @@ class AsLive(Oracle):
 def workload(recorded: Recorded) -> Workload:
     """The live run as a workload; times count from the first submission."""
     first_s = min(job.submitted_s for job in recorded.jobs)
-    jobs = []
-    for stored in recorded.jobs:
-        kind = class_of(stored.spec, stored.user)
-        gpus = stored.spec.gpus
-        jobs.append(
-            Job(
-                id=stored.id,
-                submit_s=stored.submitted_s - first_s,
-                cost_class=kind.name,
-                iterations=stored.steps,
-                gpus=asked(gpus.least, gpus.most),
-                gpus_min=gpus.least,
-                gpus_max=gpus.most,
-                project=stored.spec.project,
-            )
-        )
+    jobs = [
+        brain_job(job.id, job.spec, class_of(job.spec, job.user), job.submitted_s - first_s, job.steps)
+        for job in recorded.jobs
+    ]
     facts = {"Costs": "recorded while the jobs ran (measured points, a fit elsewhere)"}
     return Workload("the same jobs, simulated", jobs, recorded.cluster, recorded.axes, recorded.tables, facts)
 
 
-def rehearse(recorded: Recorded, policy: str, energy_price: float, *, learn: bool) -> SimulationResult:
+def rehearse(recorded: Recorded, policy: Policy, energy_price: float, *, learn: bool) -> SimulationResult:
     """Simulate the recorded jobs under a policy that learns as the live one did, or knows everything."""
     jobs = workload(recorded)
     world = World(pause_s=recorded.pause_s, interval_s=recorded.interval_s, start_s=recorded.start_s)
     belief = AsLive(recorded.jobs, jobs, recorded.explore_steps) if learn else Oracle(jobs)
-    return simulate(jobs, load(policy), energy_price=energy_price, belief=belief, world=world)
+    return simulate(jobs, policy, energy_price=energy_price, belief=belief, world=world)
 
 
 def side_by_side(recorded: Recorded, live: Live, idle_w: float) -> list[Outcome]:
@@ -174,8 +164,9 @@ def side_by_side(recorded: Recorded, live: Live, idle_w: float) -> list[Outcome]
     Energy counts from the first submission to the end of the longest of the three: a cluster that is done earlier idles
     until then, at ``idle_w``.
     """
-    same = rehearse(recorded, recorded.policy, recorded.energy_price, learn=True)
-    fifo = rehearse(recorded, "fifo", 0.0, learn=False)
+    ruled = with_rules(load(recorded.policy), check_s=recorded.interval_s, least_run_s=recorded.interval_s)
+    same = rehearse(recorded, ruled, recorded.energy_price, learn=True)
+    fifo = rehearse(recorded, load("fifo"), 0.0, learn=False)
     horizon_s = max(live.span_s, same.end_s, fifo.end_s)
     ended = [job.ended_s or job.submitted_s for job in recorded.jobs]
     jct_s = sum(end - job.submitted_s for end, job in zip(ended, recorded.jobs, strict=True)) / len(ended)

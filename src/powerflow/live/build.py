@@ -32,6 +32,7 @@ from powerflow.live.power import Power
 from powerflow.live.spec import JobSpec
 from powerflow.live.store import Store
 from powerflow.policy import registry
+from powerflow.scheduler.rules import with_rules
 from powerflow.scheduler.scheduler import Scheduler
 
 #: Name of the store's setting in which it is said which state directory it belongs to.
@@ -93,7 +94,8 @@ def build(settings: ClusterSettings, log: Any) -> LiveCluster:
     Raises:
         InputError: Nothing to run on, a state directory that cannot be used, or a wrong setting.
     """
-    policy = registry.load(settings.policy)
+    interval_s = settings.interval_s
+    policy = with_rules(registry.load(settings.policy), check_s=interval_s, least_run_s=interval_s)
     state = settings.state
     try:
         state.mkdir(parents=True, exist_ok=True, mode=0o711)  # job directories below are their users' to enter
@@ -109,9 +111,7 @@ def build(settings: ClusterSettings, log: Any) -> LiveCluster:
         _pair(state, store)
         engine = LocalEngine(state / "engine", nodes={node.name: node.gpus for node in spec.nodes}, preload=preloaded())
         undo.callback(engine.close)
-        scheduler = Scheduler(
-            spec, axes, idle_w, policy, energy_price=settings.energy_price, interval_s=settings.interval_s
-        )
+        scheduler = Scheduler(spec, axes, idle_w, policy, energy_price=settings.energy_price, interval_s=interval_s)
         as_user = os.geteuid() == 0 and "user" in engine.limits()
         gangs = Gangs(engine, state, _environment(gpus, emulation, store, as_user))
         refused: list[str] = []

@@ -88,19 +88,26 @@ class Entry:
 
     def job(self, iterations: float) -> Job:
         """The job as the brain sees it."""
-        gpus = self.spec.gpus
-        return Job(
-            id=self.id,
-            submit_s=self.submitted_s,
-            cost_class=self.kind.name,
-            iterations=iterations,
-            gpus=asked(gpus.least, gpus.most),
-            gpus_min=gpus.least,
-            gpus_max=gpus.most,
-            weight=WEIGHTS[self.spec.priority],
-            project=self.spec.project,
-            gpu_type=gpus.gpu_type,
-        )
+        return brain_job(self.id, self.spec, self.kind, self.submitted_s, iterations)
+
+
+def brain_job(job_id: str, spec: JobSpec, kind: JobClass, submit_s: float, iterations: float) -> Job:
+    """A job as the brain, live or simulated, sees it."""
+    gpus, most = spec.gpus, spec.most_slowdown
+    return Job(
+        id=job_id,
+        submit_s=submit_s,
+        cost_class=kind.name,
+        iterations=iterations,
+        gpus=asked(gpus.least, gpus.most),
+        gpus_min=gpus.least,
+        gpus_max=gpus.most,
+        weight=WEIGHTS[spec.priority],
+        project=spec.project,
+        gpu_type=gpus.gpu_type,
+        protected=spec.priority == "protected",
+        max_slowdown=math.inf if most is None else most,
+    )
 
 
 def asked(least: int, most: int) -> int:

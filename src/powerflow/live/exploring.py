@@ -5,7 +5,6 @@ from __future__ import annotations
 from powerflow.cost.table import Axes
 from powerflow.live.entry import Entry
 from powerflow.live.learning import Learning
-from powerflow.live.spec import JobSpec
 
 #: Longest that one clock is tried: steps may be long, or be told of rarely.
 EXPLORE_S = 300.0
@@ -18,15 +17,8 @@ def clocks_to_try(entry: Entry, learning: Learning, axes: Axes) -> tuple[float, 
     That holds whatever the job is, so no belief, which may be wrong, is trusted with a bound.
     """
     clocks = learning.unmeasured_clocks(entry.kind.name, entry.gpu_type, entry.gpus)
-    most = most_slowdown(entry.spec)
+    most = entry.spec.most_slowdown
     if most is None:
         return tuple(clocks)
     top = float(axes.clocks_mhz[-1])
     return tuple(clock for clock in clocks if top <= (1.0 + most) * clock * (1.0 + 1e-9))
-
-
-def most_slowdown(spec: JobSpec) -> float | None:
-    """The share by which a job may be slowed: as it says; nothing where it is protected; else None, any."""
-    if spec.energy.max_slowdown is not None:
-        return spec.energy.max_slowdown
-    return 0.0 if spec.priority == "protected" else None

@@ -218,6 +218,13 @@ class JobSpec(_Part):
     )
     retries: int = Field(default=2, ge=0, le=100)
 
+    @property
+    def most_slowdown(self) -> float | None:
+        """The share by which it may be slowed: as it says; not at all where it is protected; else None, by any."""
+        if self.energy.max_slowdown is not None:
+            return self.energy.max_slowdown
+        return 0.0 if self.priority == "protected" else None
+
     @model_validator(mode="after")
     def _agrees(self) -> Self:
         if self.rescale == "none" and self.gpus.least != self.gpus.most:

@@ -35,7 +35,7 @@ JOB = np.dtype(
         ("clock", np.int32),  # index into View.clocks_mhz while it runs
         ("project", np.int32),  # index into View.projects: whose it is
         ("protected", np.bool_),  # what is promised to it no policy may break
-        ("slowdown", np.float64),  # protected: its JCT may be so much longer than alone as submitted, as a share
+        ("slowdown", np.float64),  # it may be slowed by such a share (`Job.max_slowdown`); inf: by any
     ]
 )
 

@@ -2,7 +2,7 @@
 
 From the outside in, since who comes later may not break what who came before promises: protected jobs get theirs first,
 then jobs whose turn it is after a long wait, then what pauses allow to change; within that the policy decides, with
-weights by what projects have had.
+weights by what projects have had, and clocks no lower than owners allow.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from powerflow.policy.protocol import Policy
 from powerflow.policy.share import FairShare
 from powerflow.scheduler.ageing import PATIENCE_S, Ageing
+from powerflow.scheduler.bounded import Bounded
 from powerflow.scheduler.protect import Protected
 from powerflow.scheduler.steady import Steady
 
@@ -37,6 +38,7 @@ def with_rules(
         InputError: As of these.
     """
     fair = FairShare(policy, shares)
-    ruled = Protected(Ageing(Steady(fair, least_run_s=least_run_s), patience_s=patience_s), check_s=check_s)
+    steady = Steady(Bounded(fair), least_run_s=least_run_s)
+    ruled = Protected(Ageing(steady, patience_s=patience_s), check_s=check_s)
     ruled.name = policy.name  # the rules hold under every policy: it is the policy that people choose
     return ruled
