@@ -67,6 +67,7 @@ def loaded(directory: Path) -> None:
     from powerflow.device.emulated import create
     from powerflow.device.lease import Clocks
     from powerflow.engine.memory import MemoryEngine, Part, Stage
+    from powerflow.live.caps import Caps
     from powerflow.live.claim import own_name
     from powerflow.live.controller import Controller
     from powerflow.live.desk import LiveDesk
@@ -87,13 +88,15 @@ def loaded(directory: Path) -> None:
     refused: list[str] = []
     clocks = Clocks(directory / "device", gpus, refused.append)
     log = structlog.wrap_logger(structlog.PrintLogger(io.StringIO()))
+    power = Power(gpus, clocks, store, refused)
     controller = Controller(
         Scheduler(spec, axes, {"A100": gpu_type("A100").idle_w}, registry.load("prices"), interval_s=2.0),
         store,
         engine,
         Gangs(engine, directory, lambda *_: {}),
-        Power(gpus, clocks, store, refused),
+        power,
         Learning(axes),
+        caps=Caps(store, spec, power, directory / "caps"),
         owner=own_name(),
         log=log,
     )

@@ -479,3 +479,49 @@ def test_completion_is_silent_where_nobody_answers(start: Callable[..., subproce
 @pytest.mark.parametrize("name", ["bash", "zsh", "fish"])
 def test_completion_scripts(shell: Shell, name: str) -> None:
     assert f"complete_{name}" in shell("completion", name)
+
+
+# --- power caps and the audit -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def operator(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> Shell:
+    monkeypatch.setenv("POWERFLOW_TOKEN", "pf_operator")
+    return shell
+
+
+def test_a_cap_is_set_shown_recorded_lifted_and_audited(operator: Shell) -> None:
+    assert operator("cap", "show") == "no power caps\n"
+    said = operator("cap", "set", "60kW", "--from", "+1h", "--for", "3h", "--ramp", "6kW/min")
+    assert said.startswith("cap 1: cluster may draw 60 kW from ")
+    cap = operator.json("cap", "show")["caps"][0]
+    assert cap["end_s"] - cap["start_s"] == pytest.approx(3 * 3600.0)
+    assert (cap["watts"], cap["ramp_w_per_s"], cap["by"]) == (60_000.0, 100.0, "ops")
+    assert "60 kW" in operator("cap", "show")
+    assert operator("cap", "record", "1").startswith("time_s,watts,allowed_w\n")
+    assert json.loads(operator("cap", "record", "1", "--as", "json"))["cap"]["number"] == 1
+    assert operator("cap", "lift") == "no power cap on cluster any more\n"
+    assert "cap set" in operator("audit")
+    assert operator.json("audit")["audit"][0]["user"] == "ops"
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "said"),
+    [
+        (("cap", "set", "sixty"), 2, "POWER: 'sixty' is no amount of power"),
+        (("cap", "set", "60kW", "--from", "teatime"), 2, "--from: 'teatime' is no time"),
+        (("cap", "set", "60kW", "--for", "long"), 2, "--for: 'long' is no length of time"),
+        (("cap", "set", "60kW", "--for", "3h", "--until", "17:00"), 2, "give one of the two"),
+        (("cap", "set", "60kW", "--ramp", "1"), 2, "--ramp: '1' is no ramp"),
+        (("cap", "lift", "rack:r9"), 3, "there is no power cap on rack:r9"),
+        (("cap", "record", "7"), 3, "there is no power cap 7"),
+        (("cap", "record", "7", "--as", "json"), 3, "there is no power cap 7"),
+    ],
+)
+def test_what_cannot_be_capped_is_said_in_a_line(operator: Shell, argv: Sequence[str], code: int, said: str) -> None:
+    assert said in operator(*argv, code=code)
+
+
+def test_a_user_may_neither_cap_nor_audit(shell: Shell) -> None:
+    assert "operator" in shell("cap", "set", "60kW", code=4)
+    assert "operator" in shell("audit", code=4)

@@ -15,6 +15,7 @@ from powerflow.device.emulated import EmulatedGpu, create
 from powerflow.device.protocol import Reading
 from powerflow.engine.protocol import EngineNode, RankName, RankSpec, RankStatus
 from powerflow.live.build import _axes
+from powerflow.live.caps import Caps
 from powerflow.live.controller import Controller, Settings
 from powerflow.live.desk import LiveDesk
 from powerflow.live.gangs import Gangs
@@ -107,13 +108,15 @@ class Bench:
             self.engine, self.directory, environment, limits=LIMITS, interpreter=PYTHON, clock=lambda: self.engine.now_s
         )
         idle_w = {name: gpu_type(name).idle_w for name in self.axes}
+        power = Power(self.gpus, self.clocks, self.store, [])  # type: ignore[arg-type]
         self.controller = Controller(
             Scheduler(self.spec, self.axes, idle_w, registry.load("prices"), interval_s=1.0),
             self.store,
             self.engine,
             self.gangs,
-            Power(self.gpus, self.clocks, self.store, []),  # type: ignore[arg-type]
+            power,
             Learning(self.axes),
+            caps=Caps(self.store, self.spec, power, self.directory / "caps"),
             owner=f"test:{self.owners}",
             log=structlog.wrap_logger(None, processors=[_swallow]),
             settings=self.settings,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from powerflow.cost.observation import Observation
 from powerflow.errors import InputError
 from powerflow.live.accounts import hourly
-from powerflow.live.records import JobState, NotFound, Refused
+from powerflow.live.records import AuditRecord, JobState, NotFound, Refused
 from powerflow.live.spec import JobSpec
 from powerflow.live.spec_file import spec_from
 from powerflow.live.store import Charge, Intent, JobUpdate, NodeState, Seen, Store, StoreError
@@ -525,3 +525,17 @@ def test_two_submissions_with_one_key_at_once_make_one_job(url: str) -> None:
     assert sorted(made) == [("1", False)] * 3 + [("1", True)]
     for store in stores:
         store.close()
+
+
+def test_the_audit_can_only_be_added_to(store: Store) -> None:
+    what = AuditRecord(0, 5.0, "ops", "127.0.0.1", "cap set", "cluster", {"watts": 60.0, "text": "\0 half \ud800"})
+    store.govern("caps", [1], what)
+    store.note([what, what])
+    assert store.get("caps") == [1]
+    first = store.audit(limit=1)
+    assert (first.items[0].number, first.items[0].fields, first.next) == (1, what.fields, "1")
+    assert [entry.number for entry in store.audit(after=1).items] == [2, 3]
+    for change in ("UPDATE audit SET action = 'nothing'", "DELETE FROM audit"):
+        with pytest.raises(StoreError, match="can only be added to"), store._database.write() as connection:
+            connection.exec_driver_sql(change)
+    assert len(store.audit().items) == 3

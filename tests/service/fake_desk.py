@@ -10,7 +10,10 @@ from typing import Any
 from powerflow.errors import InputError
 from powerflow.live.records import (
     Account,
+    AuditRecord,
     Caller,
+    CapOrder,
+    CapRecord,
     EventRecord,
     Explanation,
     Forbidden,
@@ -47,6 +50,8 @@ class FakeDesk:
         self._keys: dict[tuple[str, str], str] = {}
         self._logs: dict[str, bytes] = {}
         self._events: list[EventRecord] = []
+        self._caps: list[CapRecord] = []
+        self._audit: list[AuditRecord] = []
         self._nodes = dict.fromkeys(("n1", "n2"), "up")
 
     # --- what a test does to it -----------------------------------------------------------------------------------
@@ -239,6 +244,50 @@ class FakeDesk:
                 jobs=[*running, *queued],
                 notices=["no right to set clocks on n2"],
             )
+
+    def caps(self) -> Sequence[CapRecord]:
+        with self._open():
+            return self._caps[::-1]
+
+    def cap_csv(self, number: int) -> str:
+        with self._open():
+            if not any(cap.number == number for cap in self._caps):
+                raise NotFound(f"there is no power cap {number}")
+            return f"time_s,watts,allowed_w\n{self.now_s:.3f},400.0,300.0\n"
+
+    def set_cap(self, order: CapOrder, caller: Caller) -> CapRecord:
+        with self._open():
+            if caller.role is not Role.OPERATOR:
+                raise Forbidden("only operators may")
+            if (order.watts is None) == (order.share is None):
+                raise InputError("a cap needs either watts or a share", where="watts")
+            start_s = self.now_s if order.start_s is None else order.start_s
+            watts = order.watts or (order.share or 0.0) * 400.0
+            number, times = len(self._caps) + 1, (start_s, order.end_s, order.deadline_s, order.ramp_w_per_s)
+            cap = CapRecord(number, order.scope, watts, "in force", *times, caller.user, self.now_s, 400.0)
+            self._caps.append(cap)
+            fields = {"watts": watts}
+            self._audit.append(
+                AuditRecord(
+                    len(self._audit) + 1, self.now_s, caller.user, caller.address, "cap set", order.scope, fields
+                )
+            )
+            return cap
+
+    def lift_cap(self, scope: str, caller: Caller) -> Sequence[CapRecord]:
+        with self._open():
+            if caller.role is not Role.OPERATOR:
+                raise Forbidden("only operators may")
+            mine = [cap for cap in self._caps if cap.scope == scope and cap.state != "over"]
+            if not mine:
+                raise NotFound(f"there is no power cap on {scope}")
+            over = [replace(cap, state="over", end_s=self.now_s) for cap in mine]
+            self._caps = [next((o for o in over if o.number == cap.number), cap) for cap in self._caps]
+            return over
+
+    def audit(self, *, after: int = 0, limit: int = 100) -> Page[AuditRecord]:
+        with self._open():
+            return Page([entry for entry in self._audit if entry.number > after][:limit])
 
     def accounts(self, *, since_s: float, until_s: float, by: str) -> Sequence[Account]:
         with self._open():

@@ -11,9 +11,9 @@ import pytest
 
 from powerflow.policy.registry import load
 from powerflow.scheduler.cap import CALM_S, PowerCap, parse_scope
+from powerflow.scheduler.compliance import CapLog, comply
 from powerflow.scheduler.events import CostLearned
 from powerflow.simulate.belief import Oracle
-from powerflow.simulate.compliance import CapLog, comply
 from powerflow.simulate.run import Simulation, World
 from powerflow.simulate.workload import Workload
 from tests.simulate.small import small_workload

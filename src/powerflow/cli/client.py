@@ -6,6 +6,7 @@ import ipaddress
 import secrets
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,6 +15,9 @@ from urllib.parse import urlsplit
 from powerflow.errors import InputError
 from powerflow.live.records import (
     Account,
+    AuditRecord,
+    CapOrder,
+    CapRecord,
     EventRecord,
     Explanation,
     JobDetail,
@@ -122,6 +126,32 @@ class Controller:
     def resume(self, node: str) -> NodeRecord:
         """Take a node into use again."""
         return self._ask(NodeRecord, "POST", f"/nodes/{_segment(node)}/resume")
+
+    def caps(self) -> Sequence[CapRecord]:
+        """Power caps."""
+        return self._get(Page[CapRecord], "/caps").items
+
+    def set_cap(self, order: CapOrder) -> CapRecord:
+        """Set a power cap."""
+        return self._ask(CapRecord, "POST", "/caps", body=asdict(order))
+
+    def lift_cap(self, scope: str) -> Sequence[CapRecord]:
+        """End the caps of a scope."""
+        return self._ask(Page[CapRecord], "POST", "/caps/lift", body={"scope": scope}).items
+
+    def cap_csv(self, number: int) -> str:
+        """What was drawn and allowed under a cap."""
+        return str(self._get(dict[str, Any], f"/caps/{number}/record")["csv"])
+
+    def audit(self, after: int = 0) -> Sequence[AuditRecord]:
+        """Who set what after an entry, oldest first; all of it."""
+        found: list[AuditRecord] = []
+        while True:
+            page = self._get(Page[AuditRecord], "/audit", after=after, limit=_PAGE).items
+            found += page
+            if len(page) < _PAGE:
+                return found
+            after = page[-1].number
 
     def accounts(self, *, since_s: float, until_s: float, by: str) -> Sequence[Account]:
         """Who was charged what."""

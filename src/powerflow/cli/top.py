@@ -28,18 +28,19 @@ def draw(found: Top, width: int) -> RenderableType:
     from rich.text import Text
 
     from powerflow.cli.job_table import bar, job_table, joules, noted, watts
-    from powerflow.report.units import significant
+    from powerflow.report.units import power, significant
 
     busy = found.gpus_busy / found.gpus if found.gpus else 0.0
     idle_w = found.power_w - found.jobs_power_w
     of_jobs = found.jobs_energy_j / found.energy_j if found.energy_j else 0.0
     price = f" · λ_E {significant(found.energy_price, 2)} s/J" if found.energy_price else ""
+    cap = "" if found.cap_w is None else f" · cap {power(found.cap_w)}"
     lines = [
         Text.assemble(("GPUs    ", "bold"), bar(busy, 16), f"   {found.gpus_busy} of {found.gpus} busy"),
         Text.assemble(
             ("power   ", "bold"),
             watts(found.power_w, found.emulated),
-            f" · jobs {watts(found.jobs_power_w, found.emulated)}, idle {watts(idle_w, found.emulated)}",
+            f" · jobs {watts(found.jobs_power_w, found.emulated)}, idle {watts(idle_w, found.emulated)}{cap}",
         ),
         Text.assemble(
             ("energy  ", "bold"),

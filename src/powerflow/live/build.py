@@ -21,6 +21,7 @@ from powerflow.device.protocol import DeviceError, Gpu
 from powerflow.engine.local import LocalEngine
 from powerflow.engine.protocol import EngineError, RankName
 from powerflow.errors import InputError
+from powerflow.live.caps import Caps
 from powerflow.live.claim import own_name
 from powerflow.live.controller import Controller, Settings
 from powerflow.live.database import StoreError
@@ -123,6 +124,7 @@ def build(settings: ClusterSettings, log: Any) -> LiveCluster:
             gangs,
             power,
             Learning(axes),
+            caps=Caps(store, spec, power, state / "caps"),
             owner=own_name(),
             settings=settings.controller,
             runs_as=(lambda user: user) if as_user else (lambda user: ""),

@@ -21,6 +21,7 @@ import numpy as np
 from powerflow.cluster.occupancy import NodeShare
 from powerflow.device.protocol import DeviceError
 from powerflow.engine.protocol import Engine, EngineError
+from powerflow.live.caps import Caps
 from powerflow.live.claim import take
 from powerflow.live.database import StoreError
 from powerflow.live.emulation import Emulation
@@ -31,7 +32,7 @@ from powerflow.live.gang_facts import backoff_s
 from powerflow.live.gangs import Gangs
 from powerflow.live.learning import Learning, class_of, restore
 from powerflow.live.power import Place, Power
-from powerflow.live.records import JobState, NotFound, Refused
+from powerflow.live.records import AuditRecord, JobState, NotFound, Refused
 from powerflow.live.roster import Roster, update_of
 from powerflow.live.rows import Intent, StoredJob
 from powerflow.live.store import Store
@@ -40,6 +41,8 @@ from powerflow.scheduler import events as brain
 from powerflow.scheduler.plan import Plan, Why
 from powerflow.scheduler.scheduler import Scheduler
 
+#: A GPU runs at the clock it was given if it says one that is no farther off, as a share.
+CLOCK_NEAR = 0.05
 #: Logs of so many ended jobs are kept.
 LOGS_KEPT = 500
 #: What could not be done for single jobs, as far as it is shown.
@@ -99,6 +102,7 @@ class Controller:
         power: Meters and clocks.
         learning: What is believed of jobs, fresh.
         settings: See there.
+        caps: Power caps.
         owner: Names this controller in the store's claim.
         runs_as: The login name to run a user's jobs as; "" for the engine's own.
         emulation: Slows scripts on emulated GPUs; None where GPUs are real.
@@ -115,6 +119,7 @@ class Controller:
         power: Power,
         learning: Learning,
         *,
+        caps: Caps,
         owner: str,
         log: Any,
         settings: Settings = Settings(),
@@ -124,7 +129,8 @@ class Controller:
     ) -> None:
         self.scheduler, self.store, self.engine, self.gangs = scheduler, store, engine, gangs
         self.power, self.learning, self.settings, self.owner = power, learning, settings, owner
-        self.runs_as, self.emulation = runs_as, emulation
+        self.caps, self.runs_as, self.emulation = caps, runs_as, emulation
+        self.cap_w, self.watt_price = math.inf, 0.0  # of the last plan
         self.clock = clock or WallClock()
         self._roster = Roster(store, power, learning, settings.pause_s)
         self.entries = self._roster.entries
@@ -178,6 +184,7 @@ class Controller:
         self._roster.events += [
             brain.NodeDrained(n.name) for n in self.store.node_states().values() if n.state == "drained"
         ]
+        self._roster.events += self.caps.news(now_s)
         intents = {intent.job_id: intent for intent in self.store.intents()}
         orders = []
         for job in self.store.active():
@@ -354,6 +361,8 @@ class Controller:
                 if entry is not None and entry.held:
                     entry.held = False
                     self._roster.introduce(entry)
+            case "caps":
+                self._roster.events += [self._metered(), *self.caps.news(now_s)]
             case "drained":
                 self._roster.events.append(brain.NodeDrained(news.name))
             case "resumed":
@@ -413,6 +422,7 @@ class Controller:
             self._log.info("the brain passes over", what=ignored)
         if plan.decided:
             self._note(plan, now_s)
+            self._note_caps(plan)
         return plan.decided
 
     def _note(self, plan: Plan, now_s: float) -> None:
@@ -445,6 +455,15 @@ class Controller:
                 self._roster.unstored.get(entry.id, False) or change.moved or change.gpus == 0
             )
         self._reconcile()
+
+    def _note_caps(self, plan: Plan) -> None:
+        """What a plan says of power caps; under one, no job tries clocks that the plan did not reckon with."""
+        self.cap_w, self.watt_price = plan.cap_w, plan.watt_price
+        self.notices = {key: said for key, said in self.notices.items() if not key.startswith("cap ")}
+        self.notices |= {f"cap {number}": said for number, said in enumerate(plan.notices)}
+        if self.scheduler.caps:
+            for entry in self.entries.values():
+                entry.explore_mhz = ()
 
     def _refuse(self, entry: Entry) -> None:
         """One process cannot use GPUs of several nodes: its job waits until a node has enough."""
@@ -487,14 +506,25 @@ class Controller:
             if entry is not None and entry.placement and entry.clock_now_mhz > 0:
                 wanted[place] = entry.clock_now_mhz
         self.power.tune(now_s, wanted)
+        self._audit_clocks()
         if self.emulation is not None:
             self.emulation.follow(self.engine.ranks(), self.entries)
+
+    def _audit_clocks(self) -> None:
+        """Which GPU was set to which clock is in the audit, once for all that changed in this turn."""
+        changes = self.power.clock_changes
+        if changes:
+            self.store.note([_clock_entry(*change) for change in changes])
+            changes.clear()
 
     def _measure(self, now_s: float) -> None:
         """Read the GPUs and charge who holds them."""
         if not self.power.due(now_s, self._holding()):
             return
         self._settle(now_s)
+        if self.caps.watching(now_s):
+            self.caps.note(now_s)
+            self._roster.events.append(self._metered())
         for entry in self.entries.values():
             entry.power_w = self.power.watts_of(entry.id)
             if entry.window is not None and entry.training and entry.power_w > 0:
@@ -504,6 +534,23 @@ class Controller:
                 entry.explore_since_s = now_s
             elif entry.explore_mhz and now_s - entry.explore_since_s > EXPLORE_S:
                 self._facts.try_next(entry, now_s, entry.explore_mhz[0])
+
+    def _metered(self) -> brain.PowerMetered:
+        """What the meters say, for the brain to hold power caps against."""
+        known = [e for e in self.entries.values() if e.placement and e.id in self.scheduler.ledger.slot_of]
+        read = [entry for entry in known if self.power.watts_of(entry.id) > 0]
+        return brain.PowerMetered(
+            self.power.power_w(),
+            np.array([self.scheduler.slot(entry.id) for entry in read], np.int64),
+            np.array([self.power.watts_of(entry.id) for entry in read]),
+            np.array([self._is_steady(entry) for entry in read], np.bool_),
+        )
+
+    def _is_steady(self, entry: Entry) -> bool:
+        """Whether a job runs at the count and the clock of the latest plan, as far as its GPUs say."""
+        read_mhz = self.power.clock_of(entry.id)
+        near = read_mhz is None or abs(read_mhz - entry.clock_mhz) <= CLOCK_NEAR * entry.clock_mhz
+        return entry.training and not entry.explore_mhz and entry.id not in self._roster.unstored and near
 
     def _holding(self) -> Mapping[Place, str]:
         """Who is on which GPU, as far as the store knows them."""
@@ -536,3 +583,9 @@ class Controller:
         if self._roster.unstored or self._facts or self._inbox:
             return self.settings.busy_s  # something could not be stored: try again soon
         return busy if self._draining else max(0.0, min(busy, self._wake_s - now_s))
+
+
+def _clock_entry(now_s: float, place: Place, mhz: float | None) -> AuditRecord:
+    """The audit's entry of a clock that was set, or given back as it was before (None)."""
+    action, fields = ("clock back", {}) if mhz is None else ("clock set", {"clock_mhz": mhz})
+    return AuditRecord(0, now_s, "powerflow", "", action, f"{place[0]}/{place[1]}", fields)

@@ -18,7 +18,10 @@ from powerflow.live.entry import Entry
 from powerflow.live.explain import option, options
 from powerflow.live.records import (
     Account,
+    AuditRecord,
     Caller,
+    CapOrder,
+    CapRecord,
     EventRecord,
     Explanation,
     Forbidden,
@@ -194,11 +197,39 @@ class LiveDesk:
             held=counts[JobState.HELD],
             policy=self._scheduler.policy_name,
             energy_price=price,
+            cap_w=_known(controller.cap_w),
+            watt_price=controller.watt_price,
             budget="none: a fixed price of energy" if price else "none: time alone counts",
             emulated=power.emulated,
             jobs=[self._record(job) for job in active[:TOP_JOBS]],
             notices=sorted({*controller.notices.copy().values(), *power.notices()}),
         )
+
+    def caps(self) -> Sequence[CapRecord]:
+        """See `Desk`."""
+        return self._controller.caps.records(self._controller.clock())
+
+    def cap_csv(self, number: int) -> str:
+        """See `Desk`."""
+        return self._controller.caps.csv(number)
+
+    def set_cap(self, order: CapOrder, caller: Caller) -> CapRecord:
+        """See `Desk`."""
+        _operator(caller, "set power caps")
+        record = self._controller.caps.set(order, caller, self._controller.clock())
+        self._controller.tell("caps", record.scope)
+        return record
+
+    def lift_cap(self, scope: str, caller: Caller) -> Sequence[CapRecord]:
+        """See `Desk`."""
+        _operator(caller, "lift power caps")
+        records = self._controller.caps.lift(scope, caller, self._controller.clock())
+        self._controller.tell("caps", scope)
+        return records
+
+    def audit(self, *, after: int = 0, limit: int = 100) -> Page[AuditRecord]:
+        """See `Desk`."""
+        return self._store.audit(after, limit)
 
     def accounts(self, *, since_s: float, until_s: float, by: str) -> Sequence[Account]:
         """See `Desk`."""
@@ -253,9 +284,8 @@ class LiveDesk:
     def _set_node(self, node: str, caller: Caller, state: str, reason: str, news: str) -> NodeRecord:
         if node not in self._controller.power.node_names():
             raise NotFound(f"there is no node {node}")
-        if caller.role is not Role.OPERATOR:
-            raise Forbidden("only an operator may change nodes")
-        self._store.set_node(node, state, reason, self._controller.clock(), caller.user)
+        _operator(caller, "change nodes")
+        self._store.set_node(node, state, reason, self._controller.clock(), caller.user, caller.address)
         self._controller.tell(news, node)
         return self._node(node)
 
@@ -340,6 +370,11 @@ def _stored(job: StoredJob, emulated: bool) -> JobRecord:
         exit=job.exit,
         emulated=emulated,
     )
+
+
+def _operator(caller: Caller, what: str) -> None:
+    if caller.role is not Role.OPERATOR:
+        raise Forbidden(f"only an operator may {what}")
 
 
 def _progress(steps: float, total: float | None) -> float | None:

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import RowMapping
 
 from powerflow.cost.observation import Observation
-from powerflow.live.records import EventRecord, JobState, NotFound
+from powerflow.live.records import AuditRecord, EventRecord, JobState, NotFound
 from powerflow.live.rows import Charge, Intent, JobUpdate, Seen, StoredJob
 from powerflow.live.spec import JobSpec
 
@@ -187,3 +187,14 @@ def event_row(kind: str, text: str, now_s: float, job_id: str | None, fields: Ma
     """The row of an event."""
     job = None if job_id is None else number(job_id)
     return {"time_s": now_s, "kind": kind, "job_id": job, "text": plain(text), "fields": to_json(dict(fields))}
+
+
+def audit_of(row: RowMapping) -> AuditRecord:
+    """A row of ``audit``."""
+    return AuditRecord(**{**row, "fields": json.loads(row["fields"])})
+
+
+def audit_row(what: AuditRecord) -> dict[str, Any]:
+    """The row of an entry of the audit, without its number."""
+    text = {name: plain(getattr(what, name)) for name in ("user", "address", "action", "target")}
+    return {"time_s": what.time_s, **text, "fields": to_json(dict(what.fields))}

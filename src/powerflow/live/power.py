@@ -50,6 +50,7 @@ class Power:
         self._watts: dict[str, float] = {}
         self._clock_mhz: dict[str, float] = {}
         self._set_mhz: dict[Place, float] = {}
+        self.clock_changes: list[tuple[float, Place, float | None]] = []  # when, which GPU, MHz or None: given back
         self._charges: dict[str | None, Charge] = {}  # not saved yet, by who pays
         self._totals_j = (0.0, 0.0, 0.0)  # metered, jobs, idle
         self.emulated = any(gpu.emulated for gpu in gpus)
@@ -129,6 +130,8 @@ class Power:
                 self._clocks.release(self._gpus[place].uuid)
             except DeviceError as error:  # it stays borrowed, and is given back when the lease ends
                 self._fails(place, error)
+            else:
+                self.clock_changes.append((now_s, place, None))
             del self._set_mhz[place]
         for place, mhz in wanted.items():
             if self._set_mhz.get(place) == mhz or place not in self._gpus:
@@ -137,6 +140,8 @@ class Power:
                 self._readings[place] = self._clocks.set(self._gpus[place].uuid, mhz)
             except DeviceError as error:
                 self._fails(place, error)
+            else:
+                self.clock_changes.append((now_s, place, mhz))
             self._set_mhz[place] = mhz
         if now_s - self._renewed_s >= RENEW_S:
             borrowed = self._clocks.renew()
@@ -165,7 +170,11 @@ class Power:
 
     def power_w(self) -> float:
         """Watts of all GPUs at the last reading."""
-        return sum(r.power_w for r in self._readings.copy().values() if math.isfinite(r.power_w))
+        return sum(self.gpu_watts().values())
+
+    def gpu_watts(self) -> Mapping[Place, float]:
+        """Watts of each GPU at the last reading, where one was had."""
+        return {place: r.power_w for place, r in self._readings.copy().items() if math.isfinite(r.power_w)}
 
     def idle_w(self) -> list[float]:
         """Watts of each GPU when nobody uses it, by the catalogue."""

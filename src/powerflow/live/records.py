@@ -190,6 +190,81 @@ class EventRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class AuditRecord:
+    """Who set what, when, from where. ``number`` rises; ``fields`` are plain JSON: what it was set to."""
+
+    number: int
+    time_s: float
+    user: str
+    address: str
+    action: str
+    target: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class CapRecord:
+    """One power cap, and how it was kept so far (None: nothing can be said yet).
+
+    Attributes:
+        scope: ``cluster``, ``rack:…``, ``row:…`` or ``nodes:…``.
+        watts: What the scope may draw.
+        state: announced, in force or over.
+        start_s, end_s, deadline_s, ramp_w_per_s: As it was set; no end: until it is lifted.
+        by, set_s: Who set it, and when.
+        power_w: What the scope draws now.
+        under_after_s: Seconds from when it was due until power was at or below it.
+        over_s, judged_s: Seconds above it, of so many since it was due.
+        worst_over_w: Most watts above it.
+        mean_w: Mean power in that time.
+        before_w, after_w: Highest power in the hour before and after.
+        emulated: True when the GPUs are emulated, and their watts with them.
+    """
+
+    number: int
+    scope: str
+    watts: float
+    state: str
+    start_s: float
+    end_s: float | None
+    deadline_s: float | None
+    ramp_w_per_s: float | None
+    by: str
+    set_s: float
+    power_w: float
+    under_after_s: float | None = None
+    over_s: float | None = None
+    judged_s: float | None = None
+    worst_over_w: float | None = None
+    mean_w: float | None = None
+    before_w: float | None = None
+    after_w: float | None = None
+    emulated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CapOrder:
+    """A cap as an operator asks for it. Times are Unix seconds; None: now, until it is lifted, at once.
+
+    Attributes:
+        watts: What the scope may draw.
+        share: Or this share of what it draws now.
+        scope: ``cluster``, ``rack:NAME``, ``row:RACK,RACK`` or ``nodes:NODE,NODE``.
+        start_s, end_s: From when to when.
+        deadline_s: By when it must be met, if later than the start.
+        ramp_w_per_s: How fast power may be made to change.
+    """
+
+    watts: float | None = None
+    share: float | None = None
+    scope: str = "cluster"
+    start_s: float | None = None
+    end_s: float | None = None
+    deadline_s: float | None = None
+    ramp_w_per_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class GpuRecord:
     """One GPU now: who holds it (job id or None), and what it says of itself."""
 
@@ -225,6 +300,8 @@ class Top:
         policy: Who decides.
         energy_price: λ_E, seconds per joule.
         budget: What limits energy now, in plain words.
+        cap_w: What a power cap allows the whole cluster now; None where none does.
+        watt_price: What one more watt would be worth under the caps, seconds per joule as λ_E; 0 where none binds.
         jobs: Running ones, then queued ones.
         notices: What an operator should know (no right to set clocks, a meter that disagrees), one line each.
     """
@@ -246,6 +323,8 @@ class Top:
     emulated: bool
     jobs: Sequence[JobRecord]
     notices: Sequence[str] = ()
+    cap_w: float | None = None
+    watt_price: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,6 +428,26 @@ class Desk(Protocol):
 
     def top(self) -> Top:
         """The cluster now."""
+        ...
+
+    def caps(self) -> Sequence[CapRecord]:
+        """The power caps there are, newest first, with how they were kept."""
+        ...
+
+    def cap_csv(self, number: int) -> str:
+        """What was drawn and allowed under a cap, as CSV."""
+        ...
+
+    def set_cap(self, order: CapOrder, caller: Caller) -> CapRecord:
+        """Set a power cap; it takes the place of one of the same scope and start."""
+        ...
+
+    def lift_cap(self, scope: str, caller: Caller) -> Sequence[CapRecord]:
+        """End the caps of a scope now; those to come are forgotten."""
+        ...
+
+    def audit(self, *, after: int = 0, limit: int = 100) -> Page[AuditRecord]:
+        """Who set what, oldest first, from number ``after`` (exclusive) on."""
         ...
 
     def accounts(self, *, since_s: float, until_s: float, by: str) -> Sequence[Account]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from sqlalchemy import CheckConstraint, Column, Double, ForeignKey, Index, Integer, MetaData, Table, Text
 
 #: Revision of the tables below; the newest of ``migrations/versions``.
-VERSION = "0001"
+VERSION = "0002"
 #: Where a database says which revision it has.
 VERSION_TABLE = "powerflow_version"
 
@@ -117,6 +117,20 @@ events = Table(
     Column("text", Text, nullable=False),
     Column("fields", Text, nullable=False),
     Index("events_by_job", "job_id", "number"),
+    sqlite_autoincrement=True,
+)
+
+#: Who set what, when, from where. Migration 0002 makes the database refuse to change or delete a row.
+audit = Table(
+    "audit",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("time_s", Double, nullable=False),
+    Column("user", Text, nullable=False),
+    Column("address", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("target", Text, nullable=False),
+    Column("fields", Text, nullable=False),
     sqlite_autoincrement=True,
 )
 

@@ -18,9 +18,9 @@ from powerflow.errors import InputError
 from powerflow.live import accounts as ledger
 from powerflow.live import encode
 from powerflow.live.database import Database, StoreError
-from powerflow.live.records import Account, EventRecord, JobState, NotFound, Page, Refused
+from powerflow.live.records import Account, AuditRecord, EventRecord, JobState, NotFound, Page, Refused
 from powerflow.live.rows import Charge, Intent, JobUpdate, NodeState, Seen, StoredJob
-from powerflow.live.schema import charges, claims, events, gangs, jobs, keys, nodes, observations, settings
+from powerflow.live.schema import audit, charges, claims, events, gangs, jobs, keys, nodes, observations, settings
 from powerflow.live.spec import JobSpec
 
 __all__ = ["Charge", "Intent", "JobUpdate", "NodeState", "Seen", "Store", "StoreError", "StoredJob"]
@@ -331,13 +331,15 @@ class Store:
 
     # --- nodes, events, settings ---
 
-    def set_node(self, name: str, state: str, reason: str, now_s: float, by: str) -> None:
-        """Note what became of a node, and say so among the events (kind ``node``)."""
+    def set_node(self, name: str, state: str, reason: str, now_s: float, by: str, address: str = "") -> None:
+        """Note what became of a node, and say so among the events (kind ``node``) and in the audit."""
         row = {"name": name, "state": state, "reason": encode.plain(reason), "since_s": now_s, "by": by}
+        what = AuditRecord(0, now_s, by, address, f"node {state}", name, {"reason": reason})
         with self._write() as connection:
             connection.execute(self._upsert(nodes, ("name",), ("state", "reason", "since_s", "by")), row)
             text = f"{name} is {state}" + (f": {reason}" if reason else "")
             _append(connection, "node", text, now_s, None, {"node": name, "state": state, "by": by})
+            connection.execute(insert(audit), [encode.audit_row(what)])
 
     def node_states(self) -> dict[str, NodeState]:
         """What was noted last of each node, by name."""
@@ -370,6 +372,28 @@ class Store:
         """Keep a setting: anything that JSON can say."""
         with self._write() as connection:
             self._put(connection, key, value)
+
+    # --- who set what ---
+
+    def govern(self, key: str, value: Any, what: AuditRecord) -> None:
+        """Keep a setting that somebody made, and who it was: both or neither."""
+        with self._write() as connection:
+            self._put(connection, key, value)
+            connection.execute(insert(audit), [encode.audit_row(what)])
+
+    def note(self, rows: Sequence[AuditRecord]) -> None:
+        """Add to the audit; numbers are given here."""
+        if rows:
+            with self._write() as connection:
+                connection.execute(insert(audit), [encode.audit_row(row) for row in rows])
+
+    def audit(self, after: int = 0, limit: int = 100) -> Page[AuditRecord]:
+        """Who set what after entry number ``after``, oldest first."""
+        query = select(audit).where(audit.c.number > after).order_by(audit.c.number).limit(_limit(limit) + 1)
+        with self._database.read() as connection:
+            rows = connection.execute(query).mappings().all()
+        page = [encode.audit_of(row) for row in rows[:limit]]
+        return Page(page, str(page[-1].number) if len(rows) > limit else None)
 
     # --- how ---
 

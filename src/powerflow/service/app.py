@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Header, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
@@ -23,6 +23,8 @@ from starlette.exceptions import HTTPException
 from powerflow.errors import InputError
 from powerflow.live.records import (
     Caller,
+    CapOrder,
+    CapRecord,
     Desk,
     Explanation,
     Forbidden,
@@ -221,6 +223,36 @@ def _cluster(desk: Desk) -> APIRouter:
             if page.items or gone:
                 return shapes.EventPage(items=list(page.items), after=page.items[-1].number if page.items else after)
             await asyncio.sleep(_LOOK_S)
+
+    @router.get("/caps", **_says(shapes.CapList, 200))
+    def caps() -> shapes.CapList:
+        """Power caps, newest first, and how each was kept."""
+        return shapes.CapList(items=list(desk.caps()))
+
+    @router.post("/caps", status_code=201, **_says(CapRecord, 201, 400, 403, 409, 413, 422, 503))
+    def set_cap(order: shapes.CapBody, caller: Annotated[Caller, _at_least(Role.OPERATOR)]) -> CapRecord:
+        """Set a power cap: ``watts``, or a ``share`` of what the scope draws now."""
+        return desk.set_cap(CapOrder(**order.model_dump()), caller)
+
+    @router.post("/caps/lift", **_says(shapes.CapList, 200, 400, 403, 404, 409, 413, 422, 503))
+    def lift_cap(body: shapes.Lift, caller: Annotated[Caller, _at_least(Role.OPERATOR)]) -> shapes.CapList:
+        """End the caps of a scope now; those to come are forgotten."""
+        return shapes.CapList(items=list(desk.lift_cap(body.scope, caller)))
+
+    @router.get("/caps/{number}/record", **_says(shapes.CapCsv, 200, 404, 422))
+    def cap_record(number: Annotated[int, Path(ge=1, le=2**31)]) -> shapes.CapCsv:
+        """What was drawn and allowed under a cap, as CSV: a line for each change."""
+        return shapes.CapCsv(number=number, csv=desk.cap_csv(number))
+
+    @router.get("/audit", **_says(shapes.AuditPage, 200, 403, 422))
+    def audit(
+        caller: Annotated[Caller, _at_least(Role.OPERATOR)],
+        after: Annotated[int, Query(ge=0, le=2**62, description="Number of the last entry that is known.")] = 0,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    ) -> shapes.AuditPage:
+        """Who set what, when, from where, oldest first. Nothing is ever taken out of it."""
+        page = desk.audit(after=after, limit=limit)
+        return shapes.AuditPage(items=list(page.items), after=page.items[-1].number if page.items else after)
 
     @router.get("/accounts", **_says(shapes.AccountList, 200, 422))
     def accounts(

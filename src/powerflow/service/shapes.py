@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from powerflow.live.records import (
     Account,
+    AuditRecord,
+    CapRecord,
     EventRecord,
     Explanation,
     GpuRecord,
@@ -51,6 +53,48 @@ class NodeList(BaseModel):
     """All nodes."""
 
     items: list[NodeRecord]
+
+
+class CapList(BaseModel):
+    """Power caps."""
+
+    items: list[CapRecord]
+
+
+class CapBody(BaseModel):
+    """A power cap as an operator asks for it: `powerflow.live.records.CapOrder`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    watts: float | None = Field(default=None, gt=0, le=1e12, allow_inf_nan=False)
+    share: float | None = Field(default=None, gt=0, le=100, allow_inf_nan=False)
+    scope: str = Field(default="cluster", max_length=4096)
+    start_s: float | None = Field(default=None, ge=0, le=1e11, allow_inf_nan=False)
+    end_s: float | None = Field(default=None, ge=0, le=1e11, allow_inf_nan=False)
+    deadline_s: float | None = Field(default=None, ge=0, le=1e11, allow_inf_nan=False)
+    ramp_w_per_s: float | None = Field(default=None, gt=0, le=1e12, allow_inf_nan=False)
+
+
+class Lift(BaseModel):
+    """Whose caps are to end."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    scope: str = Field(default="cluster", max_length=4096, examples=["rack:rack-0"])
+
+
+class CapCsv(BaseModel):
+    """The compliance record of a cap: lines of ``time_s,watts,allowed_w``."""
+
+    number: int
+    csv: str
+
+
+class AuditPage(BaseModel):
+    """Some entries of the audit, oldest first. ``after`` is the number to go on from, now or later."""
+
+    items: list[AuditRecord]
+    after: int
 
 
 class AccountList(BaseModel):
@@ -110,6 +154,26 @@ JOB = JobRecord(
 SPEC = JobSpec.model_validate(
     {"name": "resnet50-a", "run": "python train.py", "gpus": "1..8", "rescale": "in-place", "project": "vision"}
 )
+CAP = CapRecord(
+    number=3,
+    scope="cluster",
+    watts=60_000.0,
+    state="in force",
+    start_s=1_790_000_000.0,
+    end_s=1_790_010_800.0,
+    deadline_s=None,
+    ramp_w_per_s=None,
+    by="root",
+    set_s=1_789_990_000.0,
+    power_w=58_900.0,
+    under_after_s=0.0,
+    over_s=1.0,
+    judged_s=3600.0,
+    worst_over_w=120.0,
+    mean_w=58_700.0,
+    before_w=79_800.0,
+)
+AUDIT = AuditRecord(9, 1_789_990_000.0, "root", "127.0.0.1", "cap set", "cluster", {"watts": 60_000.0})
 EXAMPLES: tuple[tuple[Any, Any], ...] = (
     (JobRecord, JOB),
     (JobPage, JobPage(items=[JOB], next="12")),
@@ -156,6 +220,10 @@ EXAMPLES: tuple[tuple[Any, Any], ...] = (
         AccountList(since_s=0.0, until_s=1_790_000_500.0, by="user", items=[Account("ada", 1, 937.0, 180_900.0, None)]),
     ),
     (NodeList, NodeList(items=[NodeRecord("n1", "A100", "up", [], True)])),
+    (CapRecord, CAP),
+    (CapList, CapList(items=[CAP])),
+    (CapCsv, CapCsv(number=3, csv="time_s,watts,allowed_w\n1790000000.000,58900.0,60000.0\n")),
+    (AuditPage, AuditPage(items=[AUDIT], after=9)),
     (Health, Health(ok=True, version="0.1.0")),
 )
 

@@ -1,0 +1,38 @@
+"""``powerflow audit``: who set what, when, from where."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from powerflow.cli.asking import asks
+from powerflow.cli.client import Controller
+from powerflow.cli.options import Json
+
+if TYPE_CHECKING:
+    from powerflow.live.records import AuditRecord
+
+
+@asks
+def audit(
+    controller: Controller,
+    after: Annotated[int, typer.Option(help="Only those after the entry with this number.", min=0)] = 0,
+    json: Json = False,
+) -> None:
+    """List who set what, when, from where, oldest first. Nothing is ever taken out of it."""
+    from powerflow.cli.output import print_json
+
+    found = controller.audit(after)
+    if json:
+        print_json("audit", {"audit": found, "after": found[-1].number if found else after})
+        return
+    for entry in found:
+        print(_line(entry))
+
+
+def _line(entry: AuditRecord) -> str:
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry.time_s))
+    fields = " ".join(f"{key}={value}" for key, value in entry.fields.items() if value not in (None, ""))
+    return f"{when}  {entry.user:<10}  {entry.address:<15}  {entry.action:<12}  {entry.target}  {fields}".rstrip()

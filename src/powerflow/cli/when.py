@@ -1,0 +1,43 @@
+"""Moments to come, and how long, as people type them; in the machine's time zone."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, time, timedelta
+
+from powerflow.errors import InputError
+
+_LASTS = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d)", re.ASCII)
+_UNIT_S = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def lasting(text: str, where: str) -> float:
+    """``3h``, ``90m`` or ``45s`` as seconds.
+
+    Raises:
+        InputError: It is none of them, or 0.
+    """
+    found = _LASTS.fullmatch(text.strip())
+    if found is None or float(found[1]) <= 0:
+        raise InputError(f"{text!r} is no length of time", where=where, fix="such as 3h, 90m or 45s")
+    return float(found[1]) * _UNIT_S[found[2]]
+
+
+def coming(text: str, where: str, now_s: float) -> float:
+    """A moment to come as Unix seconds: ``17:00`` (the next one), ``2026-11-01 17:00``, or ``+15m`` from now.
+
+    Raises:
+        InputError: It is none of them.
+    """
+    text = text.strip()
+    if text.startswith("+"):
+        return now_s + lasting(text[1:], where)
+    try:
+        if "-" not in text:
+            now = datetime.fromtimestamp(now_s)
+            # by day and time of day, not by seconds: days on which clocks change are shorter or longer
+            today = datetime.combine(now.date(), time.fromisoformat(text))
+            return (today if today > now else today + timedelta(days=1)).timestamp()
+        return datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError, OSError):
+        raise InputError(f"{text!r} is no time", where=where, fix="such as 17:00, '2026-11-01 17:00' or +15m") from None

@@ -1,0 +1,60 @@
+"""Moments to come and lengths of time, as people type them."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from powerflow.cli.when import coming, lasting
+from powerflow.errors import InputError
+
+BERLIN = ZoneInfo("Europe/Berlin")
+
+
+@pytest.fixture(autouse=True)
+def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+    assert os.environ.get("TZ") != "Europe/Berlin"
+
+
+def at(*when: int) -> float:
+    return datetime(*when, tzinfo=BERLIN).timestamp()  # type: ignore[arg-type, misc]
+
+
+def test_the_next_time_of_day() -> None:
+    now_s = at(2026, 11, 25, 16, 30)
+    assert coming("17:00", "--from", now_s) == at(2026, 11, 25, 17)
+    assert coming("16:30", "--from", now_s) == at(2026, 11, 26, 16, 30)
+    assert coming("+15m", "--from", now_s) == now_s + 900.0
+    assert coming("2026-12-01 06:00", "--from", now_s) == at(2026, 12, 1, 6)
+
+
+def test_a_day_on_which_clocks_change_is_no_24_hours() -> None:
+    evening_s = at(2026, 10, 24, 18)
+    assert coming("17:00", "--from", evening_s) - evening_s == 24 * 3600.0  # 23 h by the clock, and the hour twice
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("3h", 10_800.0), ("90 m", 5400.0), ("1.5min", 90.0), ("1d", 86_400.0)])
+def test_lengths(text: str, seconds: float) -> None:
+    assert lasting(text, "--for") == seconds
+
+
+@pytest.mark.parametrize("text", ["", "3", "0h", "-1h", "h", "1w"])
+def test_what_is_no_length(text: str) -> None:
+    with pytest.raises(InputError, match="--for"):
+        lasting(text, "--for")
+
+
+@pytest.mark.parametrize("text", ["", "25:00", "soon", "2026-13-01", "+x", "1-1"])
+def test_what_is_no_moment(text: str) -> None:
+    with pytest.raises(InputError, match="--from"):
+        coming(text, "--from", 0.0)
