@@ -105,26 +105,37 @@ class Supervisor:
     def wait_ready(self, names: Sequence[str]) -> None:
         self.wait(lambda: self.ready(names), f"{names} ready")
 
-    def wait_generation(self, *, drive: bool = False) -> None:
-        """Until all members belong to the newest generation; ``drive`` allows steps one by one till then."""
+    def drive(self, condition: Callable[[], bool], what: str) -> None:
+        """Allow steps one by one until a condition holds: it need not hurry to come about before the run's end."""
 
         def there() -> bool:
-            reports = self.mailbox.reports(list(self.processes))
-            members = [r for r in reports if r.name in self.members]
-            if len(members) == len(self.members) and all(r.generation == self.generation for r in members):
+            if condition():
                 return True
             # Only when all stand at the last allowed step, so that no more is allowed than needed.
-            if drive and max((r.step for r in reports), default=0) >= self.allowed - 1:
+            if max((r.step for r in self.mailbox.reports(list(self.processes))), default=0) >= self.allowed - 1:
                 self.allow(self.allowed + 1)
             return False
 
-        self.wait(there, f"generation {self.generation}")
+        self.wait(there, what)
+
+    def wait_killed(self, name: str) -> None:
+        """Until a rank with a fault has come to it: the run cannot end before."""
+        self.drive(lambda: not self.alive(name), f"the kill of {name}")
+
+    def in_generation(self) -> bool:
+        """Whether all members belong to the newest generation."""
+        reports = self.mailbox.reports(self.members)
+        return len(reports) == len(self.members) and all(r.generation == self.generation for r in reports)
+
+    def wait_generation(self) -> None:
+        """Until all members belong to the newest generation."""
+        self.wait(self.in_generation, f"generation {self.generation}")
 
     def rescale(self, members: Sequence[str]) -> None:
         """Post a target and drive the gang into it."""
         self.post(members)
         self.wait_ready(members)
-        self.wait_generation(drive=True)
+        self.drive(self.in_generation, f"generation {self.generation}")
 
     def start(self, count: int, faults: Mapping[int, str] = MappingProxyType({})) -> list[str]:
         """Launch a first gang and see it train; ``faults`` by rank."""

@@ -33,14 +33,14 @@ def test_killed_in_training(tmp_path: Path, fault: str, victim: int) -> None:
         check(job, repeats=1)
 
 
-@pytest.mark.parametrize("fault", ["meet:5", "form:5", "share:5", "send:5"])
+@pytest.mark.parametrize("fault", ["meet:1", "form:1", "share:1", "send:1"])
 def test_survivor_killed_in_regroup(tmp_path: Path, fault: str) -> None:
     """The first rank leads, hosts the rendezvous and gives the state away: the worst to lose."""
     with Supervisor(tmp_path) as job:
         names = job.start(2, {0: fault})
         job.allow(6)
         job.post([*names, *job.launch(1)])
-        job.wait_ready(job.members)
+        job.wait_killed(names[0])
         job.run_out()
         codes = job.codes()
         assert codes.pop(names[0]) == -9
@@ -55,7 +55,7 @@ def test_newcomer_killed(tmp_path: Path, fault: str) -> None:
         job.allow(6)
         new = job.launch(1, fault)
         job.post([*names, *new])
-        job.wait(lambda: not job.alive(new[0]) or job.ready(new), "newcomer built or dead")
+        job.wait_killed(new[0])
         job.run_out()
         codes = job.codes()
         assert codes.pop(new[0]) == -9
@@ -101,8 +101,12 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
 def test_newcomer_that_comes_too_late(tmp_path: Path) -> None:
     """The gang ends before it can take the newcomer along: the newcomer ends as well, and in order."""
     with Supervisor(tmp_path) as job:
-        names = job.start(1)
-        job.post([*names, *job.launch(1)])
+        (first,) = job.start(1)
+        late = "job.1.1"
+        job.post([first, late])
+        job.allow(10**9)
+        job.wait(lambda: not job.alive(first), "the end")
+        assert job.launch(1) == [late]
         job.run_out()
         assert set(job.codes().values()) == {0}
         check(job)

@@ -14,7 +14,7 @@ import runpy
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from torch.utils.data import Dataset
 
 from powerflow import elastic
 from powerflow.elastic import gang, group
-from powerflow.elastic.mailbox import JOB_DIR, RANK_NAME
+from powerflow.elastic.mailbox import JOB_DIR, RANK_NAME, Phase
 
 SAMPLES, GLOBAL_BATCH = 103, 8
 STEPS_PER_EPOCH = 13
@@ -77,14 +77,21 @@ def die() -> None:
 
 
 def put_in(fault: str, run: Any, model: nn.Module) -> None:
-    """Have this process die at a place, ``PLACE:STEP``; see each place for what it means."""
-    place, _, at = fault.partition(":")
-    step = int(at)
+    """Have this process die at a place, ``PLACE:AT``; see each place for what it means.
 
-    def due() -> bool:
-        return bool(run.position.step >= step)
+    In training AT is a step. Where a gang regroups it is the generation that the rank comes from, 0 for a newcomer:
+    before which step that happens depends on who was built when, that it happens does not.
+    """
+    place, _, number = fault.partition(":")
+    at = int(number)
 
-    def before(module: Any, name: str) -> None:
+    def training() -> bool:
+        return bool(run.position.step >= at)
+
+    def regrouping() -> bool:
+        return bool(run.generation == at and run._reporter._facts["phase"] is Phase.REGROUPING)
+
+    def before(due: Callable[[], bool], module: Any, name: str) -> None:
         behind = getattr(module, name)
 
         def dying(*args: Any, **kwargs: Any) -> Any:
@@ -95,25 +102,26 @@ def put_in(fault: str, run: Any, model: nn.Module) -> None:
         setattr(module, name, dying)
 
     if place == "forward":
-        model.register_forward_pre_hook(lambda *_: die() if due() and torch.is_grad_enabled() else None)
+        model.register_forward_pre_hook(lambda *_: die() if training() and torch.is_grad_enabled() else None)
     elif place == "all-reduce":  # one bucket of gradients is ready, others are not
-        next(iter(model.parameters())).register_hook(lambda _: die() if due() else None)  # type: ignore[no-untyped-call]
+        hook = next(iter(model.parameters())).register_hook
+        hook(lambda _: die() if training() else None)  # type: ignore[no-untyped-call]
     elif place == "after-all-reduce":  # this rank has the gradients; perhaps others have not
-        before(gang.Gang, "between_steps")
+        before(training, gang.Gang, "between_steps")
     elif place == "meet":
-        before(group, "meet")
+        before(regrouping, group, "meet")
     elif place == "form":  # all members have arrived
-        before(group, "form")
+        before(regrouping, group, "form")
     elif place == "share":  # the group stands, the state is about to be given
-        before(gang.Gang, "_share")
+        before(regrouping, gang.Gang, "_share")
     elif place == "send":  # only the source comes here
-        before(gang, "send")
+        before(regrouping, gang, "send")
     elif place == "receive":
-        before(gang, "receive")
+        before(regrouping, gang, "receive")
     elif place == "checkpoint":  # the file is written, but not in place
-        before(os, "fsync")
+        before(training, os, "fsync")
     elif place == "finish":
-        before(gang.Gang, "finish")
+        before(training, gang.Gang, "finish")
     else:
         raise ValueError(place)
 

@@ -79,6 +79,9 @@ def form(store: Store, rank: int, ranks: int, *, cuda: bool) -> None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     if cuda:  # a failed all-reduce must be known before the optimiser steps
         os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")
+    # torch names a group by how many there were before, and forgets them only when one is destroyed. Who failed to form
+    # one would look for the others under another name than those who succeeded, and both would wait in vain.
+    dist.distributed_c10d._world.group_count = 0
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if cuda else "gloo",
         store=store,
