@@ -539,3 +539,16 @@ def test_the_audit_can_only_be_added_to(store: Store) -> None:
         with pytest.raises(StoreError, match="can only be added to"), store._database.write() as connection:
             connection.exec_driver_sql(change)
     assert len(store.audit().items) == 3
+
+
+def test_the_front_is_by_state_then_age_and_counts_all(store: Store) -> None:
+    ids = [store.submit(SPEC, "ada", float(at))[0].id for at in range(6)]
+    for job_id in ids[3:5]:
+        store.intend([Intent(job_id, 1, "A100", (("n1", (int(job_id),)),), 1410.0)], 10.0)
+    store.move(ids[0], JobState.HELD, 10.0)
+    store.move(ids[5], JobState.CANCELLED, 10.0)
+    order = (JobState.RUNNING, JobState.QUEUED, JobState.HELD)
+    first, counts = store.front(order, 3)
+    assert [job.id for job in first] == [ids[3], ids[4], ids[1]]
+    assert counts == {JobState.RUNNING: 2, JobState.QUEUED: 2, JobState.HELD: 1}
+    assert [job.id for job in store.front(order, 99)[0]] == [ids[i] for i in (3, 4, 1, 2, 0)]

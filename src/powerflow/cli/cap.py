@@ -171,7 +171,7 @@ def _draw(caps: Sequence[CapRecord], width: int) -> RenderableType:
             power(cap.watts),
             watts(cap.power_w, cap.emulated),
             _clock(cap.start_s),
-            "lifted" if cap.end_s is None else _clock(cap.end_s),
+            "it is lifted" if cap.end_s is None else _clock(cap.end_s),
             seconds(cap.under_after_s),
             over,
             cap.by,

@@ -21,7 +21,7 @@ from powerflow.live.power import Power
 from powerflow.live.records import AuditRecord, Caller, CapOrder, CapRecord, NotFound, Refused
 from powerflow.live.store import Store
 from powerflow.scheduler import events as brain
-from powerflow.scheduler.cap import PowerCap, parse_scope
+from powerflow.scheduler.cap import CALM_S, PowerCap, parse_scope
 from powerflow.scheduler.compliance import WITHIN_S, Compliance, comply
 
 #: The store's setting in which caps stand.
@@ -47,6 +47,7 @@ class StoredCap:
     ramp_w_per_s: float | None
     set_s: float
     by: str
+    lifted: bool = False  # who lifted it wants no hour of calm after it either
 
     def cap(self, cluster: ClusterSpec) -> PowerCap:
         """As the brain takes it."""
@@ -128,10 +129,14 @@ class Caps:
 
     def _lift(self, name: str, caller: Caller, now_s: float) -> Sequence[CapRecord]:
         stored = self._stored()
-        mine = [cap for cap in stored if cap.scope == name and not _over(cap, now_s, 0.0)]
+        mine = [cap for cap in stored if cap.scope == name and not _over(cap, now_s, CALM_S)]
         if not mine:
             raise NotFound(f"there is no power cap on {name}")
-        ended = {cap.number: replace(cap, end_s=now_s) for cap in mine if cap.start_s < now_s}
+        ended = {
+            cap.number: replace(cap, end_s=now_s if cap.end_s is None else min(now_s, cap.end_s), lifted=True)
+            for cap in mine
+            if cap.start_s < now_s
+        }
         kept = [ended.get(cap.number, cap) for cap in stored if cap not in mine or cap.number in ended]
         audit = self._audit("cap lifted", mine[-1], caller, now_s)
         self._store.govern(CAPS, [asdict(cap) for cap in kept], audit)
@@ -166,11 +171,11 @@ class Caps:
         lifted = {
             cap.scope
             for cap in self._known
-            if not _over(cap, now_s, 0.0) and (cap.number not in after or after[cap.number].end_s != cap.end_s)
+            if not _over(cap, now_s, CALM_S) and (cap.number not in after or after[cap.number].lifted != cap.lifted)
         }
         told += [brain.PowerCapLifted(scope) for scope in sorted(lifted)]
         known = {cap.number for cap in self._known if cap.scope not in lifted}
-        due = [cap for cap in stored if cap.number not in known and not _over(cap, now_s, 0.0)]
+        due = [cap for cap in stored if cap.number not in known and not cap.lifted and not _over(cap, now_s, 0.0)]
         told += [brain.PowerCapSet(cap.cap(self._cluster)) for cap in due]
         self._known = tuple(stored)
         return told
@@ -245,7 +250,7 @@ class Caps:
 
     @staticmethod
     def _audit(action: str, cap: StoredCap, caller: Caller, now_s: float) -> AuditRecord:
-        fields = {key: value for key, value in asdict(cap).items() if key not in ("set_s", "by")}
+        fields = {key: value for key, value in asdict(cap).items() if key not in ("set_s", "by", "lifted")}
         return AuditRecord(0, now_s, caller.user, caller.address, action, cap.scope, fields)
 
 

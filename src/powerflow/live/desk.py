@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import codecs
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -177,10 +176,7 @@ class LiveDesk:
     def top(self) -> Top:
         """See `Desk`."""
         controller, power = self._controller, self._controller.power
-        active = self._store.active()
-        order = {JobState.RUNNING: 0, JobState.QUEUED: 1, JobState.HELD: 2}
-        active.sort(key=lambda job: order[job.state])  # stable: oldest first within a state
-        counts = Counter(job.state for job in active)
+        first, counts = self._store.front((JobState.RUNNING, JobState.QUEUED, JobState.HELD), TOP_JOBS)
         metered_j, jobs_j, idle_j = power.totals_j()
         price = self._scheduler.energy_price
         return Top(
@@ -201,7 +197,7 @@ class LiveDesk:
             watt_price=controller.watt_price,
             budget="none: a fixed price of energy" if price else "none: time alone counts",
             emulated=power.emulated,
-            jobs=[self._record(job) for job in active[:TOP_JOBS]],
+            jobs=[self._record(job) for job in first],
             notices=sorted({*controller.notices.copy().values(), *power.notices()}),
         )
 

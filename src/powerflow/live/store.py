@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Table, bindparam, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Table, bindparam, case, delete, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from powerflow.errors import InputError
@@ -149,6 +149,18 @@ class Store:
         query = select(jobs).where(jobs.c.state.in_(_ACTIVE)).order_by(jobs.c.id)
         with self._database.read() as connection:
             return [encode.job_of(row) for row in connection.execute(query).mappings()]
+
+    def front(self, states: Sequence[JobState], limit: int) -> tuple[list[StoredJob], Mapping[JobState, int]]:
+        """The first jobs, by state in this order and oldest first within one, and how many each state has."""
+        rank = case({state.value: at for at, state in enumerate(states)}, value=jobs.c.state)
+        mine = jobs.c.state.in_([state.value for state in states])
+        with self._database.read() as connection:
+            rows = connection.execute(
+                select(jobs).where(mine).order_by(rank, jobs.c.id).limit(_limit(limit))
+            ).mappings()
+            first = [encode.job_of(row) for row in rows]
+            counted = connection.execute(select(jobs.c.state, func.count()).where(mine).group_by(jobs.c.state))
+            return first, dict.fromkeys(states, 0) | {JobState(state): count for state, count in counted}
 
     def move(
         self,

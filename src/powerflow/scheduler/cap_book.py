@@ -80,16 +80,20 @@ class CapBook:
         return ""
 
     def lift(self, scope: str, now_s: float) -> str:
-        """End the caps of a scope; the answer says why that is not possible, "" if it is."""
+        """End the caps of a scope; the answer says why that is not possible, "" if it is.
+
+        Whoever lifts a cap wants it gone: power comes back on its ramp, and is not held at what it was before.
+        """
         keys = [key for key in self._held if key[0] == scope]
         if not keys:
             return f"there is no power cap on {scope}"
         for key in keys:
             held = self._held[key]
-            if now_s <= held.cap.start_s or now_s < held.cap.due_s:
+            if now_s <= held.cap.start_s or now_s < held.cap.due_s or math.isinf(held.cap.ramp_w_per_s):
                 del self._held[key]
-            elif now_s < held.cap.end_s:
-                held.cap = dataclasses.replace(held.cap, end_s=now_s)
+            else:
+                held.cap = dataclasses.replace(held.cap, end_s=min(now_s, held.cap.end_s))
+                held.baseline_w = math.nan
         return ""
 
     def forget(self, now_s: float) -> None:

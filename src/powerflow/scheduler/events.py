@@ -122,7 +122,9 @@ class PowerCapSet:
 
 @dataclass(frozen=True, slots=True)
 class PowerCapLifted:
-    """The caps of a scope are at an end: those in force end now (on their ramp), those to come are forgotten."""
+    """The caps of a scope are at an end: those in force, or over within the hour, let go now (on their ramp); those to
+    come are forgotten.
+    """
 
     scope: str
 
