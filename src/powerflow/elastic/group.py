@@ -1,7 +1,7 @@
 """The process group of one generation: how its members find each other, and how they let go.
 
-No wait here depends on a peer being alive for longer than `PATIENCE_S`, except the one for members to arrive, in which
-every member keeps asking whether it should give up.
+No wait here depends on a peer being alive for longer than `PATIENCE_S`, except two: the one for members to arrive, in
+which every member keeps asking whether it should give up, and gloo's for their connections (`CONNECT_S`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from powerflow.elastic.mailbox import Mailbox, Target
 
 #: Longest wait for a peer that may have died, once all had arrived.
 PATIENCE_S = 10.0
+#: Given to gloo for its connections: it waits five times as long for a peer that is there but does not connect, as one
+#: that lost another peer and let go will not.
+CONNECT_S = 4.0
 #: Longest wait inside a collective of the training itself. Long: a slow rank is not a lost one, and a killed one is
 #: seen at once by its closed connection.
 COLLECTIVE_S = 1800.0
@@ -87,8 +90,9 @@ def form(store: Store, rank: int, ranks: int, *, cuda: bool) -> None:
         store=store,
         rank=rank,
         world_size=ranks,
-        timeout=timedelta(seconds=PATIENCE_S),
+        timeout=timedelta(seconds=CONNECT_S),
     )
+    dist.distributed_c10d._set_pg_timeout(timedelta(seconds=PATIENCE_S))
 
 
 def settle() -> None:
