@@ -523,7 +523,6 @@ class Controller:
             return
         self._settle(now_s)
         if self.caps.watching(now_s):
-            self.caps.note(now_s)
             self._roster.events.append(self._metered())
         for entry in self.entries.values():
             entry.power_w = self.power.watts_of(entry.id)
@@ -534,6 +533,7 @@ class Controller:
                 entry.explore_since_s = now_s
             elif entry.explore_mhz and now_s - entry.explore_since_s > EXPLORE_S:
                 self._facts.try_next(entry, now_s, entry.explore_mhz[0])
+        self.caps.note(now_s)  # last: a full disk must not keep the rest from being known
 
     def _metered(self) -> brain.PowerMetered:
         """What the meters say, for the brain to hold power caps against."""
