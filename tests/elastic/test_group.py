@@ -11,7 +11,7 @@ from powerflow.elastic import group
 
 def test_a_failed_attempt_does_not_change_where_the_next_one_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A newcomer that was still forming when a peer died meets those that had formed already: under the same name."""
-    monkeypatch.setattr(group, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(group, "CONNECT_S", 0.1)
     with pytest.raises(RuntimeError) as lost:
         group.form(HashStore(), 0, 2, cuda=False)
     assert group.lost_peer(lost.value)
