@@ -202,12 +202,13 @@ def test_a_file_that_is_no_database(tmp_path: Path, content: bytes) -> None:
 
 def test_a_damaged_file(sqlite_url: str, tmp_path: Path) -> None:
     store = Store(sqlite_url)
-    for _ in range(50):
+    for _ in range(200):
         store.submit(JobSpec(run="x" * 3000), "ada", 1.0)
     store.close()
     path = tmp_path / "state.db"
     content = bytearray(path.read_bytes())
-    content[4096 * 3 :] = random.Random(1).randbytes(len(content) - 4096 * 3)
+    whole = 4096 * 40  # the definitions of the tables: it can still be opened
+    content[whole:] = random.Random(1).randbytes(len(content) - whole)
     path.write_bytes(content)
     store = Store(sqlite_url)
     fails(store.active, "damaged", retry=False)
