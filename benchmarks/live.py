@@ -76,6 +76,7 @@ def loaded(directory: Path) -> None:
     from powerflow.live.power import Power
     from powerflow.live.store import Store
     from powerflow.policy import registry
+    from powerflow.scheduler.rules import with_rules
     from powerflow.scheduler.scheduler import Scheduler
     from powerflow.service.app import build_app
     from powerflow.service.server import Server
@@ -89,8 +90,9 @@ def loaded(directory: Path) -> None:
     clocks = Clocks(directory / "device", gpus, refused.append)
     log = structlog.wrap_logger(structlog.PrintLogger(io.StringIO()))
     power = Power(gpus, clocks, store, refused)
+    policy = with_rules(registry.load("prices"), check_s=2.0, least_run_s=2.0)  # as `powerflow serve` does
     controller = Controller(
-        Scheduler(spec, axes, {"A100": gpu_type("A100").idle_w}, registry.load("prices"), interval_s=2.0),
+        Scheduler(spec, axes, {"A100": gpu_type("A100").idle_w}, policy, interval_s=2.0),
         store,
         engine,
         Gangs(engine, directory, lambda *_: {}),
