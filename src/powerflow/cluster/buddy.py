@@ -9,7 +9,8 @@ the largest pieces that are; the number of free GPUs alone decides whether it fi
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from powerflow.kernel import array_kernel, inlined
 
 #: Block sizes 1, 2, 4, …, 64.
 _ORDERS = 7
@@ -19,7 +20,7 @@ _ZERO = np.uint64(0)
 _ONE = np.uint64(1)
 
 
-@njit(cache=True, inline="always")
+@inlined
 def popcount(mask: np.uint64) -> np.int64:
     """Number of set bits: sums over 2, 4 and 8 bits, then over the bytes by one multiplication."""
     x = np.uint64(mask)
@@ -29,14 +30,14 @@ def popcount(mask: np.uint64) -> np.int64:
     return np.int64((x * np.uint64(0x0101010101010101)) >> np.uint64(56))
 
 
-@njit(cache=True, inline="always")
+@inlined
 def lowest_bit(mask: np.uint64) -> np.int64:
     """Position of the lowest set bit of a mask that is not 0."""
     lowest = mask & (~mask + np.uint64(1))
     return popcount(lowest - np.uint64(1))
 
 
-@njit(cache=True)
+@array_kernel
 def choose_gpus(free: np.uint64, gpus: int) -> np.uint64:
     """Choose GPUs of one node.
 
@@ -64,7 +65,7 @@ def choose_gpus(free: np.uint64, gpus: int) -> np.uint64:
     return chosen
 
 
-@njit(cache=True)
+@array_kernel
 def _smallest_block(free: np.uint64, order: int) -> np.uint64:
     """First ``2**order`` GPUs of the lowest of the smallest free blocks that hold as many; 0 if none does."""
     blocks = free  # where free blocks of 2**i GPUs start

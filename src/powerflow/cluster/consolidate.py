@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from powerflow.cluster.homes import home, rooms
 from powerflow.cluster.occupancy import Occupancy
 from powerflow.cluster.packing import NOBODY, Pool
+from powerflow.kernel import array_kernel
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -78,7 +78,7 @@ def consolidate(occupancy: Occupancy, jobs: Sequence[Spread], pause_gpu_s: Float
     return list(moved)
 
 
-@njit(cache=True)
+@array_kernel
 def who_leaves(pool: Pool, owner: int, gpus: int, pause_gpu_s: FloatArray, affordable: float, leavers: IntArray) -> int:
     """Which smaller jobs must leave a node so that it has room for a job and they have room elsewhere.
 
@@ -122,7 +122,7 @@ def who_leaves(pool: Pool, owner: int, gpus: int, pause_gpu_s: FloatArray, affor
     return -1
 
 
-@njit(cache=True)
+@array_kernel
 def _leave_node(pool: Pool, node: int, gpus: int, short: int, room: IntArray, leavers: IntArray) -> int:
     """Smaller jobs that stand on ``node`` alone, hold ``short`` GPUs together and each fit one other node; or -1."""
     count = 0

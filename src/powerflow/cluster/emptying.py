@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from powerflow.cluster.homes import home, rooms
 from powerflow.cluster.occupancy import Occupancy
 from powerflow.cluster.packing import NOBODY, UP, Pool
+from powerflow.kernel import array_kernel
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -47,7 +47,7 @@ def empty_nodes(occupancy: Occupancy, gain: FloatArray, pause: FloatArray) -> li
     return list(moved)
 
 
-@njit(cache=True)
+@array_kernel
 def who_can_leave(pool: Pool, gain: FloatArray, pause: FloatArray, leavers: IntArray) -> int:
     """Who must leave the node that is most worth emptying.
 
@@ -81,7 +81,7 @@ def who_can_leave(pool: Pool, gain: FloatArray, pause: FloatArray, leavers: IntA
     return 0
 
 
-@njit(cache=True)
+@array_kernel
 def _pauses(pool: Pool, node: int, pause: FloatArray) -> float:
     """What it costs to move everybody on a node; ``inf`` if somebody stands on other nodes as well."""
     cost = 0.0
@@ -94,7 +94,7 @@ def _pauses(pool: Pool, node: int, pause: FloatArray) -> float:
     return cost
 
 
-@njit(cache=True)
+@array_kernel
 def _all_leave(pool: Pool, node: int, room: IntArray, leavers: IntArray) -> int:
     """Everybody on a node, the largest first, if each fits another node in use; else 0. ``room`` is left as it was."""
     count = 0

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from powerflow.cluster.packing import UP, Pool
+from powerflow.kernel import array_kernel
 
 IntArray = npt.NDArray[np.int64]
 
 
-@njit(cache=True)
+@array_kernel
 def rooms(pool: Pool) -> IntArray:
     """``[N]`` free GPUs of each node; -1 where nobody may go."""
     room = np.empty(len(pool.size), np.int64)
@@ -24,7 +24,7 @@ def rooms(pool: Pool) -> IntArray:
     return room
 
 
-@njit(cache=True)
+@array_kernel
 def home(pool: Pool, room: IntArray, gpus: int, may_open: bool) -> int:
     """Node in use with the least room that is enough for ``gpus`` GPUs; else the smallest empty one; else -1.
 

@@ -56,7 +56,7 @@ class Pool(NamedTuple):
 
 
 def empty_pool(sizes: Sequence[int], racks: Sequence[int], owners: int) -> Pool:
-    """A pool that nobody uses, all nodes up.
+    """A pool that nobody uses, all nodes up. Without kernels, which a controller of no jobs never loads.
 
     Args:
         sizes: ``[N]`` GPUs of each node, 1 to 64.
@@ -69,7 +69,13 @@ def empty_pool(sizes: Sequence[int], racks: Sequence[int], owners: int) -> Pool:
     rack_count = int(rack_of[-1]) + 1
     rows = 2 * most + 1
     ones = np.array([(1 << int(n)) - 1 for n in size], np.uint64)
-    pool = Pool(
+    row_of = most + size  # see `_list`
+    number = np.arange(nodes)
+    listed = np.zeros((rows, -(-nodes // 64)), np.uint64)
+    np.bitwise_or.at(listed, (row_of, number >> 6), np.uint64(1) << (number & 63).astype(np.uint64))
+    rack_len = np.zeros((rows, rack_count), np.int32)
+    np.add.at(rack_len, (row_of, rack_of), 1)
+    return Pool(
         size=size,
         first_gpu=(np.cumsum(size) - size).astype(np.int32),
         node_of=np.repeat(np.arange(nodes, dtype=np.int32), size),
@@ -78,10 +84,10 @@ def empty_pool(sizes: Sequence[int], racks: Sequence[int], owners: int) -> Pool:
         status=np.full(nodes, UP, np.int8),
         free_mask=ones,
         room=size.copy(),
-        row_of=np.zeros(nodes, np.int32),
-        rows=np.zeros((rows, -(-nodes // 64)), np.uint64),
-        row_len=np.zeros(rows, np.int32),
-        rack_len=np.zeros((rows, rack_count), np.int32),
+        row_of=row_of.astype(np.int32),
+        rows=listed,
+        row_len=np.bincount(row_of, minlength=rows).astype(np.int32),
+        rack_len=rack_len,
         owner_of=np.full(gpus, NOBODY, np.int32),
         next_of=np.full(gpus, NOBODY, np.int32),
         head=np.full(owners, NOBODY, np.int32),
@@ -89,8 +95,6 @@ def empty_pool(sizes: Sequence[int], racks: Sequence[int], owners: int) -> Pool:
         spread=np.zeros(owners, np.int32),
         totals=np.array([gpus, gpus, 0, 0, 0], np.int64),
     )
-    list_all(pool)
-    return pool
 
 
 @kernel
@@ -114,13 +118,6 @@ def refusal(held: I32, owners: I64, gpus: I64, free: int) -> int:
     for k in range(marked):
         held[owners[k]] = 0
     return fault
-
-
-@kernel
-def list_all(pool: Pool) -> None:
-    """Put every node into its row."""
-    for node in range(len(pool.size)):
-        _list(pool, node)
 
 
 @kernel

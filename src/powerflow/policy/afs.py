@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from powerflow.cost.table import FloatArray, IntArray
+from powerflow.kernel import array_kernel
 from powerflow.policy.levels import feasible, step_times
 from powerflow.policy.protocol import Allocation, View
 
@@ -41,7 +41,7 @@ class Afs:
         return allocation
 
 
-@njit(cache=True)
+@array_kernel
 def _next_level(rate: FloatArray, counts: IntArray, level: int, free: int) -> int:
     """The level that the next step leads to: from nothing the smallest that runs, else the best per GPU; -1 if none."""
     target, steepest = -1, 0.0
@@ -57,7 +57,7 @@ def _next_level(rate: FloatArray, counts: IntArray, level: int, free: int) -> in
     return target
 
 
-@njit(cache=True)
+@array_kernel
 def _tournaments(rate: FloatArray, remaining: FloatArray, counts: IntArray, capacity: int) -> IntArray:
     """Levels ``[J]`` from iterations per second ``[J, N+1]`` and iterations to do ``[J]``.
 
@@ -104,7 +104,7 @@ def _tournaments(rate: FloatArray, remaining: FloatArray, counts: IntArray, capa
     return level
 
 
-@njit(cache=True)
+@array_kernel
 def _match(
     one: int, other: int, level: IntArray, left_s: FloatArray, short_gain: FloatArray, long_gain: FloatArray
 ) -> int:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import heapq
 
 import numpy as np
-from numba import njit
 
 from powerflow.cost.table import FloatArray, IntArray
 from powerflow.errors import InputError
+from powerflow.kernel import array_kernel
 from powerflow.policy.levels import BoolArray, by_arrival, by_key, feasible, least_levels, step_times, take_what_fits
 from powerflow.policy.protocol import Allocation, View
 
@@ -67,7 +67,7 @@ class Greedy:
         return allocation
 
 
-@njit(cache=True)
+@array_kernel
 def _best_move(
     log_time: FloatArray,
     log_energy: FloatArray,
@@ -103,7 +103,7 @@ def _best_move(
     return rank, best_level, best_clock
 
 
-@njit(cache=True)
+@array_kernel
 def _climb(
     log_time: FloatArray,
     log_energy: FloatArray,

@@ -11,12 +11,12 @@ from __future__ import annotations
 import heapq
 
 import numpy as np
-from numba import njit
 
 from powerflow.cost.table import FloatArray, IntArray
+from powerflow.kernel import array_kernel
 
 
-@njit(cache=True)
+@array_kernel
 def best_step(cost: FloatArray, counts: IntArray, level: int, free: int) -> tuple[float, int]:
     """Greatest saving per GPU among the larger levels within ``free`` GPUs, and that level; (0, -1) if none saves."""
     steepest, target = 0.0, -1
@@ -30,7 +30,7 @@ def best_step(cost: FloatArray, counts: IntArray, level: int, free: int) -> tupl
     return steepest, target
 
 
-@njit(cache=True)
+@array_kernel
 def spend(cost: FloatArray, counts: IntArray, start: IntArray, free: int) -> IntArray:
     """Take the steepest steps until no GPU is left or no step saves anything.
 

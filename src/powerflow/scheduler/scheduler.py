@@ -131,7 +131,8 @@ class Scheduler:
                 return self._complete(event)
             case Progress():
                 # a report that comes late must not take work back
-                advance(self.ledger.rows["done"], event.slots, event.done)
+                if len(event.slots):  # a controller of no jobs never loads kernels
+                    advance(self.ledger.rows["done"], event.slots, event.done)
                 return ""
             case SizeLearned():
                 return self._resize(event)

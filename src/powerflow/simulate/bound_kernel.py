@@ -7,12 +7,12 @@ at that worth, H(C, v) its integral over time up to C.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from powerflow.cost.table import FloatArray, IntArray
+from powerflow.kernel import array_kernel, inlined
 
 
-@njit(cache=True)
+@array_kernel
 def gain_tables(
     worth: FloatArray,
     envelope: FloatArray,
@@ -46,7 +46,7 @@ def gain_tables(
                 choice[k, i] = r if better else choice[k, i]
 
 
-@njit(cache=True)
+@array_kernel
 def spent(
     held_s: FloatArray,
     choice: IntArray,
@@ -69,7 +69,7 @@ def spent(
     return energy_j
 
 
-@njit(cache=True)
+@array_kernel
 def cheapest(
     worth: FloatArray,
     grid_s: FloatArray,
@@ -195,7 +195,7 @@ def cheapest(
     return cost
 
 
-@njit(cache=True, inline="always")
+@inlined
 def _since(total_gain: FloatArray, gain: FloatArray, k: int, k0: int, into: float, i: int) -> float:
     """H from ``into`` seconds after the start of interval ``k0`` to the start of interval ``k``."""
     return total_gain[k, i] - total_gain[k0, i] - into * gain[k0, i]  # type: ignore[no-any-return]
