@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import getpass
 import io
+import json
 import subprocess
 import sys
 import tempfile
@@ -35,7 +36,7 @@ def main() -> None:
 
 
 def idle(directory: Path) -> None:
-    """A controller of eight emulated GPUs and no job: its share of a core, and its memory."""
+    """A controller of eight emulated GPUs and no job: its share of a core, and its memory; then once jobs have run."""
     from powerflow.engine.local import LocalEngine
 
     state = directory / "state"
@@ -50,12 +51,27 @@ def idle(directory: Path) -> None:
         time.sleep(IDLE_S)
         after, seconds = process.cpu_times(), time.monotonic() - began_s
         share = (after.user + after.system - before.user - before.system) / seconds
-        memory = process.memory_full_info()
-        print(f"idle: {share:.2%} of a core, RSS {memory.rss / 2**20:.0f} MiB, PSS {memory.pss / 2**20:.0f} MiB")
+        print(f"idle: {share:.2%} of a core, {_memory(process)}")
+        url = json.loads((state / "server.json").read_text())["url"]
+        with httpx.Client(base_url=f"{url}/api/v1") as http:
+            http.headers["Authorization"] = f"Bearer {(state / 'token').read_text().strip()}"
+            for number in range(8):
+                spec = {"run": "sleep 2", "name": f"job-{number}", "gpus": "1", "rescale": "none"}
+                http.post("/jobs", json=spec).raise_for_status()
+            while (top := http.get("/top").json())["running"] + top["queued"]:
+                time.sleep(1.0)
+        time.sleep(5.0)
+        print(f"idle again after 8 jobs: {_memory(process)}")
     finally:
         serve.terminate()
         serve.communicate()
         LocalEngine(state / "engine").shutdown(kill=True)
+
+
+def _memory(process: psutil.Process) -> str:
+    """Resident memory, and how much of it are unchanged pages of files, which the kernel can take back at any time."""
+    clean = sum(part.private_clean + part.shared_clean for part in process.memory_maps())
+    return f"RSS {process.memory_info().rss / 2**20:.0f} MiB, {clean / 2**20:.0f} of them clean pages of files"
 
 
 def loaded(directory: Path) -> None:

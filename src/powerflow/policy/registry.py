@@ -20,7 +20,7 @@ from powerflow.policy.protocol import Policy
 
 GROUP = "powerflow.policies"
 
-#: Modules are imported only when a policy is asked for: numba takes its time.
+#: Modules are imported only when a policy is asked for.
 BUILT_IN = {
     "prices": "powerflow.policy.prices:Prices",
     "greedy": "powerflow.policy.greedy:Greedy",
