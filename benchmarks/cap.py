@@ -24,10 +24,11 @@ import numpy as np
 
 from powerflow.policy.registry import load
 from powerflow.scheduler.cap import PowerCap
-from powerflow.scheduler.compliance import CapLog, Compliance
+from powerflow.scheduler.compliance import Compliance
 from powerflow.scheduler.events import CostLearned
 from powerflow.simulate.belief import Oracle
 from powerflow.simulate.build import build_workload
+from powerflow.simulate.cap_log import CapLog
 from powerflow.simulate.run import Simulation
 from powerflow.simulate.workload import Workload
 from powerflow.trace.read import read_trace

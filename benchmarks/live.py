@@ -83,6 +83,7 @@ def loaded(directory: Path) -> None:
     from powerflow.device.emulated import create
     from powerflow.device.lease import Clocks
     from powerflow.engine.memory import MemoryEngine, Part, Stage
+    from powerflow.live.cap_record import CapRecords
     from powerflow.live.caps import Caps
     from powerflow.live.claim import own_name
     from powerflow.live.controller import Controller
@@ -106,7 +107,7 @@ def loaded(directory: Path) -> None:
     clocks = Clocks(directory / "device", gpus, refused.append)
     log = structlog.wrap_logger(structlog.PrintLogger(io.StringIO()))
     power = Power(gpus, clocks, store, refused)
-    policy = with_rules(registry.load("prices"), check_s=2.0, least_run_s=2.0)  # as `powerflow serve` does
+    policy = with_rules(registry.load("prices"), interval_s=2.0)  # as `powerflow serve` does
     controller = Controller(
         Scheduler(spec, axes, {"A100": gpu_type("A100").idle_w}, policy, interval_s=2.0),
         store,
@@ -114,7 +115,7 @@ def loaded(directory: Path) -> None:
         Gangs(engine, directory, lambda *_: {}),
         power,
         Learning(axes),
-        caps=Caps(store, spec, power, directory / "caps"),
+        caps=Caps(store, spec, power, CapRecords(directory / "caps")),
         owner=own_name(),
         log=log,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from datetime import datetime
@@ -10,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from powerflow.cli.when import coming, lasting
+from powerflow.cli.when import coming, lasting, past, stamp
 from powerflow.errors import InputError
 
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -23,23 +22,22 @@ def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     monkeypatch.undo()
     time.tzset()
-    assert os.environ.get("TZ") != "Europe/Berlin"
 
 
-def at(*when: int) -> float:
-    return datetime(*when, tzinfo=BERLIN).timestamp()  # type: ignore[arg-type, misc]
+def at(text: str) -> float:
+    return datetime.fromisoformat(text).replace(tzinfo=BERLIN).timestamp()
 
 
 def test_the_next_time_of_day() -> None:
-    now_s = at(2026, 11, 25, 16, 30)
-    assert coming("17:00", "--from", now_s) == at(2026, 11, 25, 17)
-    assert coming("16:30", "--from", now_s) == at(2026, 11, 26, 16, 30)
+    now_s = at("2026-11-25 16:30")
+    assert coming("17:00", "--from", now_s) == at("2026-11-25 17:00")
+    assert coming("16:30", "--from", now_s) == at("2026-11-26 16:30")
     assert coming("+15m", "--from", now_s) == now_s + 900.0
-    assert coming("2026-12-01 06:00", "--from", now_s) == at(2026, 12, 1, 6)
+    assert coming("2026-12-01 06:00", "--from", now_s) == at("2026-12-01 06:00")
 
 
 def test_a_day_on_which_clocks_change_is_no_24_hours() -> None:
-    evening_s = at(2026, 10, 24, 18)
+    evening_s = at("2026-10-24 18:00")
     assert coming("17:00", "--from", evening_s) - evening_s == 24 * 3600.0  # 23 h by the clock, and the hour twice
 
 
@@ -58,3 +56,13 @@ def test_what_is_no_length(text: str) -> None:
 def test_what_is_no_moment(text: str) -> None:
     with pytest.raises(InputError, match="--from"):
         coming(text, "--from", 0.0)
+
+
+def test_the_past_and_how_it_is_written() -> None:
+    now_s = at("2026-11-25 16:30")
+    assert past("24h", "--since", now_s) == now_s - 86_400.0
+    assert past("2026-11-01", "--since", now_s) == at("2026-11-01 00:00")
+    assert past("99999d", "--since", now_s) == 0.0
+    assert stamp(now_s) == "2026-11-25 16:30:00"
+    with pytest.raises(InputError, match="--since"):
+        past("lately", "--since", now_s)

@@ -15,6 +15,7 @@ from powerflow.device.emulated import EmulatedGpu, create
 from powerflow.device.protocol import Reading
 from powerflow.engine.protocol import EngineNode, RankName, RankSpec, RankStatus
 from powerflow.live.build import _axes
+from powerflow.live.cap_record import CapRecords
 from powerflow.live.caps import Caps
 from powerflow.live.controller import Controller, Settings
 from powerflow.live.desk import LiveDesk
@@ -116,7 +117,7 @@ class Bench:
             self.gangs,
             power,
             Learning(self.axes),
-            caps=Caps(self.store, self.spec, power, self.directory / "caps"),
+            caps=Caps(self.store, self.spec, power, CapRecords(self.directory / "caps")),
             owner=f"test:{self.owners}",
             log=structlog.wrap_logger(None, processors=[_swallow]),
             settings=self.settings,

@@ -129,6 +129,33 @@ def test_after_its_end_a_cap_holds_for_an_hour_at_what_was_drawn_before_unless_i
     assert drawn_w(bench) > 2.0 * idle_w
 
 
+def test_the_record_says_what_was_allowed_also_in_the_hour_after(bench: Bench) -> None:
+    before_w = busy(bench)
+    now_s = bench.controller.clock()
+    cap = bench.desk.set_cap(CapOrder(watts=0.7 * before_w, end_s=now_s + 20.0), ROOT)
+    go(bench, 100)
+    rows = [
+        (float(row["time_s"]), row["allowed_w"]) for row in csv.DictReader(bench.desk.cap_csv(cap.number).splitlines())
+    ]
+    assert {said for at_s, said in rows if at_s < now_s + 20.0} == {f"{0.7 * before_w:.1f}"}
+    assert {said for at_s, said in rows if at_s > now_s + 20.0} == {f"{before_w:.1f}"}
+
+
+def test_a_cap_set_in_place_of_one_that_was_lifted_is_another_one(bench: Bench) -> None:
+    limit_w = 0.7 * busy(bench)
+    now_s = bench.controller.clock()
+    first = bench.desk.set_cap(CapOrder(watts=1e6, start_s=now_s + 10.0), ROOT)
+    go(bench, 5)
+    assert len(bench.desk.cap_csv(first.number).splitlines()) > 1
+    bench.desk.lift_cap("cluster", ROOT)  # and before the loop hears of it:
+    second = bench.desk.set_cap(CapOrder(watts=limit_w), ROOT)
+    assert second.number != first.number
+    assert len(bench.desk.cap_csv(second.number).splitlines()) == 1
+    go(bench, 20)
+    assert drawn_w(bench) <= limit_w
+    assert [cap.number for cap in bench.desk.caps()] == [second.number]
+
+
 @pytest.mark.parametrize(
     ("order", "error"),
     [

@@ -529,7 +529,7 @@ def test_two_submissions_with_one_key_at_once_make_one_job(url: str) -> None:
 
 def test_the_audit_can_only_be_added_to(store: Store) -> None:
     what = AuditRecord(0, 5.0, "ops", "127.0.0.1", "cap set", "cluster", {"watts": 60.0, "text": "\0 half \ud800"})
-    store.govern("caps", [1], what)
+    store.govern("caps", [1], [what])
     store.note([what, what])
     assert store.get("caps") == [1]
     first = store.audit(limit=1)

@@ -11,9 +11,10 @@ import pytest
 
 from powerflow.policy.registry import load
 from powerflow.scheduler.cap import CALM_S, PowerCap, parse_scope
-from powerflow.scheduler.compliance import CapLog, comply
+from powerflow.scheduler.compliance import comply
 from powerflow.scheduler.events import CostLearned
 from powerflow.simulate.belief import Oracle
+from powerflow.simulate.cap_log import CapLog
 from powerflow.simulate.run import Simulation, World
 from powerflow.simulate.workload import Workload
 from tests.simulate.small import small_workload

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,14 +13,12 @@ import typer
 from powerflow.cli.asking import Watch, asks
 from powerflow.cli.client import Controller
 from powerflow.cli.options import Json
+from powerflow.cli.when import past
 from powerflow.errors import InputError
 from powerflow.live.records import Account
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-
-_AGO = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
-_UNIT_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 class By(StrEnum):
@@ -58,31 +54,14 @@ def acct(
 
     def read() -> Statement:
         now_s = time.time()
-        since_s = moment(since, "--since", now_s)
-        until_s = now_s if until is None else moment(until, "--until", now_s)
+        since_s = past(since, "--since", now_s)
+        until_s = now_s if until is None else past(until, "--until", now_s)
         if since_s > until_s:
             raise InputError("the window ends before it begins", where="--until", fix="give a later time")
         accounts = controller.accounts(since_s=since_s, until_s=until_s, by=by)
         return Statement(since_s, until_s, by, controller.top().emulated, accounts)
 
     show("accounts", read, _draw, lambda found: found, json=json, every_s=watch)
-
-
-def moment(text: str, where: str, now_s: float) -> float:
-    """``2026-11-01``, ``2026-11-01 17:00`` (the machine's time zone) or ``24h`` (ago) as Unix seconds.
-
-    Raises:
-        InputError: It is none of them.
-    """
-    ago = _AGO.fullmatch(text.strip())
-    if ago:
-        return max(now_s - float(ago[1]) * _UNIT_S[ago[2]], 0.0)
-    try:
-        return max(datetime.fromisoformat(text.strip()).timestamp(), 0.0)
-    except (ValueError, OverflowError, OSError):
-        raise InputError(
-            f"{text!r} is no time", where=where, fix="such as 2026-11-01, 2026-11-01 17:00 or 24h"
-        ) from None
 
 
 def _draw(found: Statement, width: int) -> RenderableType:

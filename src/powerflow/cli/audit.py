@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,6 +9,7 @@ import typer
 from powerflow.cli.asking import asks
 from powerflow.cli.client import Controller
 from powerflow.cli.options import Json
+from powerflow.cli.when import stamp
 
 if TYPE_CHECKING:
     from powerflow.live.records import AuditRecord
@@ -33,6 +33,6 @@ def audit(
 
 
 def _line(entry: AuditRecord) -> str:
-    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry.time_s))
     fields = " ".join(f"{key}={value}" for key, value in entry.fields.items() if value not in (None, ""))
-    return f"{when}  {entry.user:<10}  {entry.address:<15}  {entry.action:<12}  {entry.target}  {fields}".rstrip()
+    who = f"{entry.user:<10}  {entry.address:<15}"
+    return f"{stamp(entry.time_s)}  {who}  {entry.action:<12}  {entry.target}  {fields}".rstrip()

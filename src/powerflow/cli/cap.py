@@ -13,6 +13,7 @@ import typer
 from powerflow.cli.asking import Watch, asks
 from powerflow.cli.client import Controller
 from powerflow.cli.options import Json
+from powerflow.cli.when import coming, lasting, stamp
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -57,7 +58,6 @@ def set_cap(
 ) -> None:
     """Set a power cap: no plan exceeds it, whatever jobs are worth."""
     from powerflow.cli.output import print_json
-    from powerflow.cli.when import coming, lasting
     from powerflow.energy.watts import parse_power, parse_ramp
     from powerflow.errors import InputError
     from powerflow.live.records import CapOrder
@@ -139,14 +139,10 @@ app.command("record")(record)
 def _said(cap: CapRecord) -> str:
     from powerflow.report.units import power
 
-    until = "until it is lifted" if cap.end_s is None else f"until {_clock(cap.end_s)}"
+    until = "until it is lifted" if cap.end_s is None else f"until {stamp(cap.end_s)}"
     return (
-        f"{cap.scope} may draw {power(cap.watts)} from {_clock(cap.start_s)} {until}; it draws {power(cap.power_w)} now"
+        f"{cap.scope} may draw {power(cap.watts)} from {stamp(cap.start_s)} {until}; it draws {power(cap.power_w)} now"
     )
-
-
-def _clock(moment_s: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment_s))
 
 
 def _draw(caps: Sequence[CapRecord], width: int) -> RenderableType:
@@ -170,8 +166,8 @@ def _draw(caps: Sequence[CapRecord], width: int) -> RenderableType:
             cap.state,
             power(cap.watts),
             watts(cap.power_w, cap.emulated),
-            _clock(cap.start_s),
-            "it is lifted" if cap.end_s is None else _clock(cap.end_s),
+            stamp(cap.start_s),
+            "it is lifted" if cap.end_s is None else stamp(cap.end_s),
             seconds(cap.under_after_s),
             over,
             cap.by,

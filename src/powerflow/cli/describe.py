@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from powerflow.cli.asking import Job, Watch, asks
 from powerflow.cli.client import Controller
 from powerflow.cli.options import Json
+from powerflow.cli.when import stamp
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -67,13 +68,13 @@ def _facts(job: JobRecord) -> list[tuple[str, Any]]:
         ("owner", f"{job.user} · project {job.project}" if job.project else job.user),
         ("state", state(str(job.state))),
         ("why", job.exit or job.reason or NOTHING),
-        ("submitted", _moment(job.submitted_s)),
+        ("submitted", stamp(job.submitted_s)),
     ]
     if job.started_s is not None:
         waited = duration(job.started_s - job.submitted_s)
-        facts.append(("started", f"{_moment(job.started_s)}, after {waited}"))
+        facts.append(("started", f"{stamp(job.started_s)}, after {waited}"))
     if job.ended_s is not None:
-        facts.append(("ended", f"{_moment(job.ended_s)}, {duration(job.ended_s - job.submitted_s)} after submission"))
+        facts.append(("ended", f"{stamp(job.ended_s)}, {duration(job.ended_s - job.submitted_s)} after submission"))
     if job.gpus:
         clock = "" if job.clock_mhz is None else f" at {job.clock_mhz:.0f} MHz"
         read = job.clock_read_mhz
@@ -87,7 +88,7 @@ def _facts(job: JobRecord) -> list[tuple[str, Any]]:
     facts.append(("progress", bar(job.progress, 20)))
     facts.append(("step time", seconds(job.step_time_s)))
     if job.eta_s is not None and job.ended_s is None:
-        facts.append(("ends", f"{_moment(job.eta_s)}, in {duration(max(job.eta_s - now_s, 0.0))}"))
+        facts.append(("ends", f"{stamp(job.eta_s)}, in {duration(max(job.eta_s - now_s, 0.0))}"))
     if job.model_error is not None:
         facts.append(("model error", f"{percent(job.model_error)} of its step time"))
     facts.append(("rescales", f"{job.rescales}" + (f" · failed {job.attempts} times" if job.attempts else "")))
@@ -121,7 +122,3 @@ def _ranks(detail: JobDetail) -> RenderableType:
     for rank in detail.ranks:
         table.add_row(*(NOTHING if rank.get(head) is None else str(rank[head]) for head in heads))
     return table
-
-
-def _moment(unix_s: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(unix_s))

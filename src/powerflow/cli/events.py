@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json as json_text
 import sys
-import time
 from typing import Annotated
 
 import typer
@@ -13,6 +12,7 @@ import typer
 from powerflow.cli.asking import asks, job_numbers
 from powerflow.cli.client import Controller
 from powerflow.cli.options import Json
+from powerflow.cli.when import stamp
 from powerflow.live.records import EventRecord
 
 #: How long one request waits for something to happen.
@@ -48,5 +48,4 @@ def events(
 
 
 def _line(event: EventRecord) -> str:
-    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.time_s))
-    return f"{when}  {f'job {event.job_id}' if event.job_id else '':<9}  {event.kind:<10}  {event.text}"
+    return f"{stamp(event.time_s)}  {f'job {event.job_id}' if event.job_id else '':<9}  {event.kind:<10}  {event.text}"

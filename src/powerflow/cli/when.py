@@ -1,9 +1,11 @@
-"""Moments to come, and how long, as people type them; in the machine's time zone."""
+"""Moments and lengths of time as people type and read them, in the machine's time zone."""
 
 from __future__ import annotations
 
 import re
-from datetime import datetime, time, timedelta
+import time
+from datetime import datetime, timedelta
+from datetime import time as TimeOfDay
 
 from powerflow.errors import InputError
 
@@ -36,8 +38,29 @@ def coming(text: str, where: str, now_s: float) -> float:
         if "-" not in text:
             now = datetime.fromtimestamp(now_s)
             # by day and time of day, not by seconds: days on which clocks change are shorter or longer
-            today = datetime.combine(now.date(), time.fromisoformat(text))
+            today = datetime.combine(now.date(), TimeOfDay.fromisoformat(text))
             return (today if today > now else today + timedelta(days=1)).timestamp()
         return datetime.fromisoformat(text).timestamp()
     except (ValueError, OverflowError, OSError):
         raise InputError(f"{text!r} is no time", where=where, fix="such as 17:00, '2026-11-01 17:00' or +15m") from None
+
+
+def past(text: str, where: str, now_s: float) -> float:
+    """``2026-11-01``, ``2026-11-01 17:00`` or ``24h`` (ago) as Unix seconds.
+
+    Raises:
+        InputError: It is none of them.
+    """
+    if (ago := _LASTS.fullmatch(text.strip())) is not None:
+        return max(now_s - float(ago[1]) * _UNIT_S[ago[2]], 0.0)
+    try:
+        return max(datetime.fromisoformat(text.strip()).timestamp(), 0.0)
+    except (ValueError, OverflowError, OSError):
+        raise InputError(
+            f"{text!r} is no time", where=where, fix="such as 2026-11-01, 2026-11-01 17:00 or 24h"
+        ) from None
+
+
+def stamp(unix_s: float) -> str:
+    """A moment, to the second."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(unix_s))

@@ -164,7 +164,7 @@ def side_by_side(recorded: Recorded, live: Live, idle_w: float) -> list[Outcome]
     Energy counts from the first submission to the end of the longest of the three: a cluster that is done earlier idles
     until then, at ``idle_w``.
     """
-    ruled = with_rules(load(recorded.policy), check_s=recorded.interval_s, least_run_s=recorded.interval_s)
+    ruled = with_rules(load(recorded.policy), interval_s=recorded.interval_s)
     same = rehearse(recorded, ruled, recorded.energy_price, learn=True)
     fifo = rehearse(recorded, load("fifo"), 0.0, learn=False)
     horizon_s = max(live.span_s, same.end_s, fifo.end_s)

@@ -21,6 +21,7 @@ from powerflow.device.protocol import DeviceError, Gpu
 from powerflow.engine.local import LocalEngine
 from powerflow.engine.protocol import EngineError, RankName
 from powerflow.errors import InputError
+from powerflow.live.cap_record import CapRecords
 from powerflow.live.caps import Caps
 from powerflow.live.claim import own_name
 from powerflow.live.controller import Controller, Settings
@@ -96,7 +97,7 @@ def build(settings: ClusterSettings, log: Any) -> LiveCluster:
         InputError: Nothing to run on, a state directory that cannot be used, or a wrong setting.
     """
     interval_s = settings.interval_s
-    policy = with_rules(registry.load(settings.policy), check_s=interval_s, least_run_s=interval_s)
+    policy = with_rules(registry.load(settings.policy), interval_s=interval_s)
     state = settings.state
     try:
         state.mkdir(parents=True, exist_ok=True, mode=0o711)  # job directories below are their users' to enter
@@ -124,7 +125,7 @@ def build(settings: ClusterSettings, log: Any) -> LiveCluster:
             gangs,
             power,
             Learning(axes),
-            caps=Caps(store, spec, power, state / "caps"),
+            caps=Caps(store, spec, power, CapRecords(state / "caps")),
             owner=own_name(),
             settings=settings.controller,
             runs_as=(lambda user: user) if as_user else (lambda user: ""),

@@ -1,37 +1,30 @@
 """The power caps of a live cluster: kept in the store, told to the brain, and held against the meters.
 
-What was drawn under a cap is written down as it is metered, one line for each change, in a CSV file of the state
-directory: the compliance record, which outlives the controller and is judged by the same code as a simulated one.
+What was drawn under a cap is written down as it is metered (`powerflow.live.cap_record`), and judged by the same code
+as a simulated one (`powerflow.scheduler.compliance`).
 """
 
 from __future__ import annotations
 
-import csv
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-
-import numpy as np
 
 from powerflow.cluster.spec import ClusterSpec
 from powerflow.errors import InputError
+from powerflow.live.cap_record import CapRecords
 from powerflow.live.power import Power
 from powerflow.live.records import AuditRecord, Caller, CapOrder, CapRecord, NotFound, Refused
 from powerflow.live.store import Store
 from powerflow.scheduler import events as brain
-from powerflow.scheduler.cap import CALM_S, PowerCap, parse_scope
-from powerflow.scheduler.compliance import WITHIN_S, Compliance, comply
+from powerflow.scheduler.cap import CALM_S, PowerCap, Scope, parse_scope
+from powerflow.scheduler.compliance import WITHIN_S, comply
 
 #: The store's setting in which caps stand.
 CAPS = "caps"
 #: Caps that are over are shown for so long, and their records kept.
 KEPT_S = 30 * 86_400.0
-#: Power that changed by less is not written down again.
-NOTED = 0.001
-#: A reading this old is written down anew: a record that ends says until when it was read.
-NOTED_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +42,11 @@ class StoredCap:
     by: str
     lifted: bool = False  # who lifted it wants no hour of calm after it either
 
+    @property
+    def place(self) -> tuple[str, float]:
+        """There is one cap of a scope and start: a new one takes the place of the old."""
+        return self.scope, self.start_s
+
     def cap(self, cluster: ClusterSpec) -> PowerCap:
         """As the brain takes it."""
         return PowerCap(
@@ -62,19 +60,18 @@ class StoredCap:
 
 
 class Caps:
-    """All caps of one cluster. `set`, `lift` and `records` are for any thread, the rest for the controller's loop.
+    """All caps of one cluster. `set`, `lift`, `show` and `csv` are for any thread, the rest for the controller's loop.
 
     Args:
         store: Where they stand.
         cluster: What scopes are parts of.
         power: What is drawn.
-        records: Directory of the compliance records.
+        records: What was drawn under each.
     """
 
-    def __init__(self, store: Store, cluster: ClusterSpec, power: Power, records: Path) -> None:
-        self._store, self._cluster, self._power, self._dir = store, cluster, power, records
-        self._known: tuple[StoredCap, ...] = ()
-        self._noted: dict[int, tuple[float, float]] = {}  # by number: when, watts
+    def __init__(self, store: Store, cluster: ClusterSpec, power: Power, records: CapRecords) -> None:
+        self._store, self._cluster, self._power, self._records = store, cluster, power, records
+        self._told: dict[int, StoredCap] = {}  # what the brain knows, by number
         self._lock = threading.Lock()  # who changes caps reads them first
 
     # -- from outside ---------------------------------------------------------------------------------------------
@@ -87,64 +84,55 @@ class Caps:
             Refused: It is over before it begins.
         """
         scope = parse_scope(order.scope, self._cluster, "scope").name
-        start_s = now_s if order.start_s is None else order.start_s
         if order.end_s is not None and order.end_s <= now_s:
             raise Refused("the cap is over before it is set", fix="give an end that is to come")
-        if (order.watts is None) == (order.share is None):
-            raise InputError("a cap needs either watts or a share", where="watts", fix="give one of the two")
-        watts = order.watts
-        if watts is None:
-            drawn_w = self._watts(scope)
-            if not drawn_w > 0:
-                raise Refused("what is drawn now is not known yet", fix="give watts, or wait for a reading")
-            watts = (order.share or 0.0) * drawn_w
         with self._lock:
-            return self._set(order, scope, start_s, watts, caller, now_s)
-
-    def _set(
-        self, order: CapOrder, scope: str, start_s: float, watts: float, caller: Caller, now_s: float
-    ) -> CapRecord:
-        stored = self._stored()
-        number = 1 + max((cap.number for cap in stored), default=0)
-        new = StoredCap(
-            number, scope, watts, start_s, order.end_s, order.deadline_s, order.ramp_w_per_s, now_s, caller.user
-        )
-        new.cap(self._cluster)  # or it is no cap, and says why
-        kept = [cap for cap in stored if (cap.scope, cap.start_s) != (scope, start_s) and not _over(cap, now_s, KEPT_S)]
-        for cap in stored:
-            if _over(cap, now_s, KEPT_S):
-                self._path(cap.number).unlink(missing_ok=True)
-        self._store.govern(CAPS, [asdict(cap) for cap in (*kept, new)], self._audit("cap set", new, caller, now_s))
-        return self._record(new, now_s)
+            last, stored = self._stored()
+            new = StoredCap(
+                number=last + 1,
+                scope=scope,
+                watts=self._limit_w(order, scope),
+                start_s=now_s if order.start_s is None else order.start_s,
+                end_s=order.end_s,
+                deadline_s=order.deadline_s,
+                ramp_w_per_s=order.ramp_w_per_s,
+                set_s=now_s,
+                by=caller.user,
+            )
+            new.cap(self._cluster)  # or it is no cap, and says why
+            out = [cap for cap in stored if cap.place == new.place or _over(cap, now_s, KEPT_S)]
+            kept = [cap for cap in stored if cap not in out]
+            self._keep(new.number, [*kept, new], _audit("cap set", new, caller, now_s))
+            for cap in out:
+                self._records.forget(cap.number)
+        return self._show(new, now_s)
 
     def lift(self, scope: str, caller: Caller, now_s: float) -> Sequence[CapRecord]:
-        """End the caps of a scope now; those to come are forgotten.
+        """Let go of a scope: caps that hold, or ended within the hour, are over for good; those to come are forgotten.
 
         Raises:
             NotFound: It has none.
         """
         name = parse_scope(scope, self._cluster, "scope").name
         with self._lock:
-            return self._lift(name, caller, now_s)
+            last, stored = self._stored()
+            mine = [cap for cap in stored if cap.scope == name and not cap.lifted and not _over(cap, now_s, CALM_S)]
+            if not mine:
+                raise NotFound(f"there is no power cap on {name}")
+            lifted = [
+                replace(cap, end_s=now_s if cap.end_s is None else min(now_s, cap.end_s), lifted=True)
+                for cap in mine
+                if cap.start_s < now_s
+            ]
+            kept = sorted([*(cap for cap in stored if cap not in mine), *lifted], key=lambda cap: cap.number)
+            self._keep(last, kept, *(_audit("cap lifted", cap, caller, now_s) for cap in mine))
+            for number in {cap.number for cap in mine} - {cap.number for cap in lifted}:
+                self._records.forget(number)
+        return [self._show(cap, now_s) for cap in lifted]
 
-    def _lift(self, name: str, caller: Caller, now_s: float) -> Sequence[CapRecord]:
-        stored = self._stored()
-        mine = [cap for cap in stored if cap.scope == name and not _over(cap, now_s, CALM_S)]
-        if not mine:
-            raise NotFound(f"there is no power cap on {name}")
-        ended = {
-            cap.number: replace(cap, end_s=now_s if cap.end_s is None else min(now_s, cap.end_s), lifted=True)
-            for cap in mine
-            if cap.start_s < now_s
-        }
-        kept = [ended.get(cap.number, cap) for cap in stored if cap not in mine or cap.number in ended]
-        audit = self._audit("cap lifted", mine[-1], caller, now_s)
-        self._store.govern(CAPS, [asdict(cap) for cap in kept], audit)
-        return [self._record(cap, now_s) for cap in kept if cap.number in ended]
-
-    def records(self, now_s: float) -> Sequence[CapRecord]:
-        """All caps that are kept, those that end last first."""
-        return [self._record(cap, now_s) for cap in reversed(self._stored())]
+    def show(self, now_s: float) -> Sequence[CapRecord]:
+        """All caps that are kept, newest first."""
+        return [self._show(cap, now_s) for cap in reversed(self._stored()[1])]
 
     def csv(self, number: int) -> str:
         """``time_s,watts,allowed_w`` of a cap, a line for each change.
@@ -152,109 +140,96 @@ class Caps:
         Raises:
             NotFound: There is no such cap.
         """
-        if all(cap.number != number for cap in self._stored()):
+        if all(cap.number != number for cap in self._stored()[1]):
             raise NotFound(f"there is no power cap {number}")
-        path = self._path(number)
-        return path.read_text("ascii") if path.exists() else _HEADER
+        return self._records.text(number)
 
     # -- the loop -------------------------------------------------------------------------------------------------
 
-    def watching(self, now_s: float) -> bool:
-        """Whether the meters matter: a cap holds, is to come, or has ended within the hour."""
-        return any(not _over(cap, now_s, WITHIN_S) for cap in self._known)
-
     def news(self, now_s: float) -> Sequence[brain.Event]:
         """What the brain is to be told since the last call: at the start, all caps that are not over."""
-        stored = self._stored()
-        told: list[brain.Event] = []
-        after = {cap.number: cap for cap in stored}
-        lifted = {
-            cap.scope
-            for cap in self._known
-            if not _over(cap, now_s, CALM_S) and (cap.number not in after or after[cap.number].lifted != cap.lifted)
-        }
-        told += [brain.PowerCapLifted(scope) for scope in sorted(lifted)]
-        known = {cap.number for cap in self._known if cap.scope not in lifted}
-        due = [cap for cap in stored if cap.number not in known and not cap.lifted and not _over(cap, now_s, 0.0)]
-        told += [brain.PowerCapSet(cap.cap(self._cluster)) for cap in due]
-        self._known = tuple(stored)
-        return told
+        stored = {cap.number: cap for cap in self._stored()[1]}
+        places = {cap.place for cap in stored.values() if not cap.lifted}
+        held = [cap for cap in self._told.values() if not cap.lifted and not _over(cap, now_s, CALM_S)]
+        gone = {cap.scope for cap in held if cap.place not in places}
+        due = [cap for cap in stored.values() if not cap.lifted and not _over(cap, now_s, 0.0)]
+        due = [cap for cap in due if cap.number not in self._told or cap.scope in gone]
+        self._told = stored
+        lifted = [brain.PowerCapLifted(scope) for scope in sorted(gone)]
+        return [*lifted, *(brain.PowerCapSet(cap.cap(self._cluster)) for cap in due)]
 
-    def note(self, now_s: float) -> None:
-        """Write down what is drawn under each cap, where that has changed."""
-        for cap in self._known:
-            if now_s < cap.start_s - WITHIN_S or _over(cap, now_s, WITHIN_S):
-                continue
-            watts = self._watts(cap.scope)
-            at_s, before_w = self._noted.get(cap.number, (-math.inf, math.nan))
-            if abs(watts - before_w) <= NOTED * before_w and now_s - at_s < NOTED_S:
-                continue
-            allowed_w = cap.cap(self._cluster).allowed_w(now_s, math.nan)
-            path = self._path(cap.number)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            new = not path.exists()
-            with path.open("a", encoding="ascii") as file:
-                file.write(_HEADER if new else "")
-                file.write(f"{now_s:.3f},{watts:.1f},{'' if math.isinf(allowed_w) else f'{allowed_w:.1f}'}\n")
-            self._noted[cap.number] = now_s, watts
+    def note(self, now_s: float, allowed_w: Callable[[Scope], float]) -> None:
+        """Write down what is drawn under each cap, from an hour before it to an hour after, and what is allowed.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        for cap in self._told.values():
+            if now_s >= cap.start_s - WITHIN_S and not _over(cap, now_s, WITHIN_S):
+                scope = parse_scope(cap.scope, self._cluster)
+                self._records.note(cap.number, now_s, self._drawn_w(scope), allowed_w(scope))
 
     # -- inside ---------------------------------------------------------------------------------------------------
 
-    def _stored(self) -> list[StoredCap]:
-        return [StoredCap(**cap) for cap in self._store.get(CAPS, [])]
+    def _stored(self) -> tuple[int, list[StoredCap]]:
+        """The last number that was given, which none gets again; and the caps, oldest first."""
+        kept = self._store.get(CAPS, {"last": 0, "caps": []})
+        return kept["last"], [StoredCap(**cap) for cap in kept["caps"]]
 
-    def _watts(self, scope: str) -> float:
+    def _keep(self, last: int, caps: Sequence[StoredCap], *whats: AuditRecord) -> None:
+        self._store.govern(CAPS, {"last": last, "caps": [asdict(cap) for cap in caps]}, whats)
+
+    def _limit_w(self, order: CapOrder, scope: str) -> float:
+        """What a cap allows, in watts."""
+        if order.watts is not None and order.share is None:
+            return order.watts
+        if order.share is None or order.watts is not None:
+            raise InputError("a cap needs either watts or a share", where="watts", fix="give one of the two")
+        drawn_w = self._drawn_w(parse_scope(scope, self._cluster))
+        if not drawn_w > 0:
+            raise Refused("what is drawn now is not known yet", fix="give watts, or wait for a reading")
+        return order.share * drawn_w
+
+    def _drawn_w(self, scope: Scope) -> float:
         """Watts of a scope's GPUs now."""
-        nodes = parse_scope(scope, self._cluster, "scope").nodes
+        nodes = scope.nodes
         return sum(watts for (node, _), watts in self._power.gpu_watts().items() if nodes is None or node in nodes)
 
-    def _path(self, number: int) -> Path:
-        return self._dir / f"cap-{number}.csv"
-
-    def _record(self, cap: StoredCap, now_s: float) -> CapRecord:
-        due_s = cap.start_s if cap.deadline_s is None else cap.deadline_s
-        state = "over" if _over(cap, now_s, 0.0) else "announced" if now_s < due_s else "in force"
-        kept = self._compliance(cap, now_s)
-        return CapRecord(
-            cap.number,
-            cap.scope,
-            cap.watts,
-            state,
-            cap.start_s,
-            cap.end_s,
-            cap.deadline_s,
-            cap.ramp_w_per_s,
-            cap.by,
-            cap.set_s,
-            self._watts(cap.scope),
-            _finite(kept.under_after_s) if kept else None,
-            kept.over_s if kept else None,
-            kept.end_s - kept.due_s if kept else None,
-            kept.worst_over_w if kept else None,
-            _finite(kept.mean_w) if kept else None,
-            _finite(kept.before_w) if kept else None,
-            _finite(kept.after_w) if kept else None,
-            self._power.emulated,
+    def _show(self, stored: StoredCap, now_s: float) -> CapRecord:
+        cap = stored.cap(self._cluster)
+        record = CapRecord(
+            number=stored.number,
+            scope=stored.scope,
+            watts=stored.watts,
+            state="over" if _over(stored, now_s, 0.0) else "announced" if now_s < cap.due_s else "in force",
+            start_s=stored.start_s,
+            end_s=stored.end_s,
+            deadline_s=stored.deadline_s,
+            ramp_w_per_s=stored.ramp_w_per_s,
+            by=stored.by,
+            set_s=stored.set_s,
+            power_w=self._drawn_w(cap.scope),
+            emulated=self._power.emulated,
+        )
+        time_s, watts = self._records.course(stored.number, now_s)
+        if not len(time_s) or max(cap.due_s, time_s[0]) >= min(now_s, cap.end_s):
+            return record  # there is nothing to judge yet
+        kept = comply(cap, time_s, watts)
+        return replace(
+            record,
+            under_after_s=_finite(kept.under_after_s),
+            over_s=kept.over_s,
+            judged_s=kept.end_s - kept.due_s,
+            worst_over_w=kept.worst_over_w,
+            mean_w=_finite(kept.mean_w),
+            before_w=_finite(kept.before_w),
+            after_w=_finite(kept.after_w),
         )
 
-    def _compliance(self, cap: StoredCap, now_s: float) -> Compliance | None:
-        """How a cap was kept so far; None before it is due."""
-        rows = [row for row in csv.reader(self.csv(cap.number).splitlines()[1:]) if len(row) == 3]
-        time_s, watts = (np.array([float(row[i]) for row in rows]) for i in (0, 1))
-        end_s = now_s if cap.end_s is None else min(now_s, cap.end_s)
-        if not rows or max(cap.deadline_s or cap.start_s, time_s[0]) >= end_s:
-            return None
-        if time_s[-1] < now_s <= time_s[-1] + 2 * NOTED_S:  # what was read last still holds
-            time_s, watts = np.append(time_s, now_s), np.append(watts, watts[-1])
-        return comply(cap.cap(self._cluster), time_s, watts)
 
-    @staticmethod
-    def _audit(action: str, cap: StoredCap, caller: Caller, now_s: float) -> AuditRecord:
-        fields = {key: value for key, value in asdict(cap).items() if key not in ("set_s", "by", "lifted")}
-        return AuditRecord(0, now_s, caller.user, caller.address, action, cap.scope, fields)
-
-
-_HEADER = "time_s,watts,allowed_w\n"
+def _audit(action: str, cap: StoredCap, caller: Caller, now_s: float) -> AuditRecord:
+    fields = {key: value for key, value in asdict(cap).items() if key not in ("set_s", "by", "lifted")}
+    return AuditRecord(0, now_s, caller.user, caller.address, action, cap.scope, fields)
 
 
 def _over(cap: StoredCap, now_s: float, since_s: float) -> bool:

@@ -31,8 +31,9 @@ from powerflow.live.facts import BATCHES, Facts
 from powerflow.live.gang_facts import backoff_s
 from powerflow.live.gangs import Gangs
 from powerflow.live.learning import Learning, class_of, restore
+from powerflow.live.metered import metered
 from powerflow.live.power import Place, Power
-from powerflow.live.records import AuditRecord, JobState, NotFound, Refused
+from powerflow.live.records import JobState, NotFound, Refused
 from powerflow.live.roster import Roster, update_of
 from powerflow.live.rows import Intent, StoredJob
 from powerflow.live.store import Store
@@ -41,8 +42,6 @@ from powerflow.scheduler import events as brain
 from powerflow.scheduler.plan import Plan, Why
 from powerflow.scheduler.scheduler import Scheduler
 
-#: A GPU runs at the clock it was given if it says one that is no farther off, as a share.
-CLOCK_NEAR = 0.05
 #: Logs of so many ended jobs are kept.
 LOGS_KEPT = 500
 #: What could not be done for single jobs, as far as it is shown.
@@ -506,23 +505,16 @@ class Controller:
             if entry is not None and entry.placement and entry.clock_now_mhz > 0:
                 wanted[place] = entry.clock_now_mhz
         self.power.tune(now_s, wanted)
-        self._audit_clocks()
         if self.emulation is not None:
             self.emulation.follow(self.engine.ranks(), self.entries)
-
-    def _audit_clocks(self) -> None:
-        """Which GPU was set to which clock is in the audit, once for all that changed in this turn."""
-        changes = self.power.clock_changes
-        if changes:
-            self.store.note([_clock_entry(*change) for change in changes])
-            changes.clear()
+        self.power.audit()  # last: clocks are set whether or not that can be written down now
 
     def _measure(self, now_s: float) -> None:
         """Read the GPUs and charge who holds them."""
         if not self.power.due(now_s, self._holding()):
             return
         self._settle(now_s)
-        if self.caps.watching(now_s):
+        if self.scheduler.caps:
             self._roster.events.append(self._metered())
         for entry in self.entries.values():
             entry.power_w = self.power.watts_of(entry.id)
@@ -533,24 +525,12 @@ class Controller:
                 entry.explore_since_s = now_s
             elif entry.explore_mhz and now_s - entry.explore_since_s > EXPLORE_S:
                 self._facts.try_next(entry, now_s, entry.explore_mhz[0])
-        self.caps.note(now_s)  # last: a full disk must not keep the rest from being known
+        # last: a full disk must not keep the rest from being known
+        limit_w = self.scheduler.caps.limit_w
+        self.caps.note(now_s, lambda scope: limit_w(scope, now_s, now_s))
 
     def _metered(self) -> brain.PowerMetered:
-        """What the meters say, for the brain to hold power caps against."""
-        known = [e for e in self.entries.values() if e.placement and e.id in self.scheduler.ledger.slot_of]
-        read = [entry for entry in known if self.power.watts_of(entry.id) > 0]
-        return brain.PowerMetered(
-            self.power.power_w(),
-            np.array([self.scheduler.slot(entry.id) for entry in read], np.int64),
-            np.array([self.power.watts_of(entry.id) for entry in read]),
-            np.array([self._is_steady(entry) for entry in read], np.bool_),
-        )
-
-    def _is_steady(self, entry: Entry) -> bool:
-        """Whether a job runs at the count and the clock of the latest plan, as far as its GPUs say."""
-        read_mhz = self.power.clock_of(entry.id)
-        near = read_mhz is None or abs(read_mhz - entry.clock_mhz) <= CLOCK_NEAR * entry.clock_mhz
-        return entry.training and not entry.explore_mhz and entry.id not in self._roster.unstored and near
+        return metered(self.entries.values(), self._roster.unstored, self.scheduler, self.power)
 
     def _holding(self) -> Mapping[Place, str]:
         """Who is on which GPU, as far as the store knows them."""
@@ -583,9 +563,3 @@ class Controller:
         if self._roster.unstored or self._facts or self._inbox:
             return self.settings.busy_s  # something could not be stored: try again soon
         return busy if self._draining else max(0.0, min(busy, self._wake_s - now_s))
-
-
-def _clock_entry(now_s: float, place: Place, mhz: float | None) -> AuditRecord:
-    """The audit's entry of a clock that was set, or given back as it was before (None)."""
-    action, fields = ("clock back", {}) if mhz is None else ("clock set", {"clock_mhz": mhz})
-    return AuditRecord(0, now_s, "powerflow", "", action, f"{place[0]}/{place[1]}", fields)

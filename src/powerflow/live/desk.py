@@ -203,7 +203,7 @@ class LiveDesk:
 
     def caps(self) -> Sequence[CapRecord]:
         """See `Desk`."""
-        return self._controller.caps.records(self._controller.clock())
+        return self._controller.caps.show(self._controller.clock())
 
     def cap_csv(self, number: int) -> str:
         """See `Desk`."""

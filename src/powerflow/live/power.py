@@ -10,6 +10,7 @@ from powerflow.cost.catalogue import gpu_type
 from powerflow.device.lease import Clocks
 from powerflow.device.meter import Meter
 from powerflow.device.protocol import DeviceError, Gpu, Reading
+from powerflow.live.records import AuditRecord
 from powerflow.live.rows import Charge
 from powerflow.live.store import Store
 
@@ -50,7 +51,7 @@ class Power:
         self._watts: dict[str, float] = {}
         self._clock_mhz: dict[str, float] = {}
         self._set_mhz: dict[Place, float] = {}
-        self.clock_changes: list[tuple[float, Place, float | None]] = []  # when, which GPU, MHz or None: given back
+        self._changes: list[AuditRecord] = []  # of clocks, not written down yet
         self._charges: dict[str | None, Charge] = {}  # not saved yet, by who pays
         self._totals_j = (0.0, 0.0, 0.0)  # metered, jobs, idle
         self.emulated = any(gpu.emulated for gpu in gpus)
@@ -131,7 +132,7 @@ class Power:
             except DeviceError as error:  # it stays borrowed, and is given back when the lease ends
                 self._fails(place, error)
             else:
-                self.clock_changes.append((now_s, place, None))
+                self._changes.append(_change("clock back", place, now_s))
             del self._set_mhz[place]
         for place, mhz in wanted.items():
             if self._set_mhz.get(place) == mhz or place not in self._gpus:
@@ -141,13 +142,23 @@ class Power:
             except DeviceError as error:
                 self._fails(place, error)
             else:
-                self.clock_changes.append((now_s, place, mhz))
+                self._changes.append(_change("clock set", place, now_s, clock_mhz=mhz))
             self._set_mhz[place] = mhz
         if now_s - self._renewed_s >= RENEW_S:
             borrowed = self._clocks.renew()
             # what the watchdog gave back while we were asleep for longer than the lease is to be set anew
             self._set_mhz = {p: mhz for p, mhz in self._set_mhz.items() if self._gpus[p].uuid in borrowed}
             self._renewed_s = now_s
+
+    def audit(self) -> None:
+        """Write down which GPU was set to which clock, or given back as it was, since the last time.
+
+        Raises:
+            StoreError: It cannot be; it will be the next time.
+        """
+        if self._changes:
+            self._store.note(self._changes)
+            self._changes.clear()
 
     def finish(self, *, give_back: bool) -> None:
         """The controller ends; ``give_back``: nothing runs on, so clocks go back now and not when their lease ends."""
@@ -213,3 +224,8 @@ class Power:
 
     def _fails(self, place: Place, error: DeviceError) -> None:
         self._found[f"GPU {place[1]} of {place[0]}: {error}"] = None
+
+
+def _change(action: str, place: Place, now_s: float, **fields: float) -> AuditRecord:
+    """The audit's entry of a clock that the controller set, or gave back."""
+    return AuditRecord(0, now_s, "powerflow", "", action, f"{place[0]}/{place[1]}", fields)

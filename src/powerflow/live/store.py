@@ -387,17 +387,16 @@ class Store:
 
     # --- who set what ---
 
-    def govern(self, key: str, value: Any, what: AuditRecord) -> None:
+    def govern(self, key: str, value: Any, whats: Sequence[AuditRecord]) -> None:
         """Keep a setting that somebody made, and who it was: both or neither."""
         with self._write() as connection:
             self._put(connection, key, value)
-            connection.execute(insert(audit), [encode.audit_row(what)])
+            connection.execute(insert(audit), [encode.audit_row(what) for what in whats])
 
     def note(self, rows: Sequence[AuditRecord]) -> None:
         """Add to the audit; numbers are given here."""
-        if rows:
-            with self._write() as connection:
-                connection.execute(insert(audit), [encode.audit_row(row) for row in rows])
+        with self._write() as connection:
+            connection.execute(insert(audit), [encode.audit_row(row) for row in rows])
 
     def audit(self, after: int = 0, limit: int = 100) -> Page[AuditRecord]:
         """Who set what after entry number ``after``, oldest first."""

@@ -1,11 +1,9 @@
-"""How well a power cap was kept: what was allowed and what was drawn, second by second if need be."""
+"""How well a power cap was kept, judged by what was drawn: the same for a simulated cap and a live one."""
 
 from __future__ import annotations
 
 import json
 import math
-from array import array
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -14,11 +12,12 @@ from powerflow.cost.table import FloatArray
 from powerflow.scheduler.cap import PowerCap
 
 WITHIN_S = 3600.0  # power before and after a cap is compared over so long
+HEADER = "time_s,watts,allowed_w\n"
 
 
 @dataclass(frozen=True, slots=True)
 class Compliance:
-    """One cap, kept or not. Simulated power, from the truth about jobs; the scheduler went by what it believed.
+    """One cap, kept or not.
 
     Attributes:
         scope: What was capped.
@@ -50,51 +49,9 @@ class Compliance:
         return json.dumps({"version": 1, **finite})
 
 
-class CapLog:
-    """Power caps to come, and the record of how they were kept.
-
-    Args:
-        caps: Each with the moment at which the scheduler hears of it.
-    """
-
-    def __init__(self, caps: Sequence[tuple[float, PowerCap]]) -> None:
-        self._to_tell = sorted(caps, key=lambda entry: entry[0])
-        self._caps = [cap for _, cap in self._to_tell]
-        self._rows: dict[str, array[float]] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._caps)
-
-    def told_s(self) -> float:
-        """When the scheduler hears of the next cap."""
-        return self._to_tell[0][0] if self._to_tell else math.inf
-
-    def told(self, now_s: float) -> list[PowerCap]:
-        """The caps that the scheduler hears of now."""
-        heard = [cap for told_s, cap in self._to_tell if told_s <= now_s]
-        self._to_tell = self._to_tell[len(heard) :]
-        return heard
-
-    def note(self, scope: str, now_s: float, watts: float, allowed_w: float) -> None:
-        """A scope draws so much from now on."""
-        self._rows.setdefault(scope, array("d")).extend((now_s, watts, allowed_w))
-
-    def rows(self, scope: str) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """When (s), watts from then on, and watts allowed then, for one scope; one row for each moment."""
-        rows = np.array(self._rows.get(scope, array("d"))).reshape(-1, 3)
-        last = np.append(rows[1:, 0] != rows[:-1, 0], True) if len(rows) else np.empty(0, bool)
-        time_s, watts, allowed_w = rows[last].T.copy()
-        return time_s, watts, allowed_w
-
-    def compliance(self) -> list[Compliance]:
-        """How each cap was kept."""
-        return [comply(cap, *self.rows(cap.scope.name)[:2]) for cap in self._caps]
-
-    def to_csv(self, scope: str) -> str:
-        """``time_s,watts,allowed_w`` for one scope, a line for each change; no number where all is allowed."""
-        rows = zip(*self.rows(scope), strict=True)
-        lines = (f"{t:.3f},{w:.1f},{'' if math.isinf(a) else f'{a:.1f}'}" for t, w, a in rows)
-        return "\n".join(["time_s,watts,allowed_w", *lines, ""])
+def line(time_s: float, watts: float, allowed_w: float) -> str:
+    """A line of a record: power from a moment on, and what was allowed then; no number where all was."""
+    return f"{time_s:.3f},{watts:.1f},{'' if math.isinf(allowed_w) else f'{allowed_w:.1f}'}\n"
 
 
 def comply(cap: PowerCap, time_s: FloatArray, watts: FloatArray) -> Compliance:

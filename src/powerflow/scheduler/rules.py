@@ -20,25 +20,24 @@ from powerflow.scheduler.steady import Steady
 def with_rules(
     policy: Policy,
     *,
-    check_s: float = 60.0,
+    interval_s: float = 60.0,
     patience_s: float = PATIENCE_S,
-    least_run_s: float = 60.0,
     shares: Mapping[str, float] | None = None,
 ) -> Policy:
     """A policy under all rules.
 
     Args:
         policy: Who decides within them.
-        check_s: Of `Protected`: how late a decision may come.
+        interval_s: Decisions are so far apart: what a slowed protected job may lose until the next (`Protected`), and
+            how long a job runs at least (`Steady`).
         patience_s: Of `Ageing`.
-        least_run_s: Of `Steady`.
         shares: Of `FairShare`.
 
     Raises:
         InputError: As of these.
     """
     fair = FairShare(policy, shares)
-    steady = Steady(Bounded(fair), least_run_s=least_run_s)
-    ruled = Protected(Ageing(steady, patience_s=patience_s), check_s=check_s)
+    steady = Steady(Bounded(fair), least_run_s=interval_s)
+    ruled = Protected(Ageing(steady, patience_s=patience_s), check_s=interval_s)
     ruled.name = policy.name  # the rules hold under every policy: it is the policy that people choose
     return ruled

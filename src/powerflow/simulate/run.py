@@ -25,7 +25,6 @@ from powerflow.job import Job
 from powerflow.kernel import kernel
 from powerflow.policy.protocol import Policy
 from powerflow.scheduler.cap import PowerCap
-from powerflow.scheduler.compliance import CapLog
 from powerflow.scheduler.events import (
     Completed,
     Event,
@@ -40,6 +39,7 @@ from powerflow.scheduler.events import (
 from powerflow.scheduler.plan import Change, Plan
 from powerflow.scheduler.scheduler import Scheduler
 from powerflow.simulate.belief import Belief, Oracle
+from powerflow.simulate.cap_log import CapLog
 from powerflow.simulate.nodes import Nodes
 from powerflow.simulate.recorder import Meter, Recorder
 from powerflow.simulate.result import JobResults, SimulationResult
