@@ -27,6 +27,7 @@ from powerflow.live.rows import StoredJob
 from powerflow.live.spec import JobSpec
 from powerflow.live.store import Store
 from powerflow.policy import registry
+from powerflow.scheduler.rules import with_rules
 from powerflow.scheduler.scheduler import Scheduler
 from tests.live.fake_engine import FakeEngine
 from tests.live.gang_bench import LIMITS, PYTHON, environment
@@ -110,8 +111,11 @@ class Bench:
         )
         idle_w = {name: gpu_type(name).idle_w for name in self.axes}
         power = Power(self.gpus, self.clocks, self.store, [])  # type: ignore[arg-type]
+        policy = with_rules(registry.load("prices"), interval_s=1.0)
         self.controller = Controller(
-            Scheduler(self.spec, self.axes, idle_w, registry.load("prices"), interval_s=1.0),
+            Scheduler(
+                self.spec, self.axes, idle_w, with_rules(registry.load("prices"), interval_s=1.0), interval_s=1.0
+            ),
             self.store,
             self.engine,
             self.gangs,
