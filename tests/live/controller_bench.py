@@ -113,9 +113,7 @@ class Bench:
         power = Power(self.gpus, self.clocks, self.store, [])  # type: ignore[arg-type]
         policy = with_rules(registry.load("prices"), interval_s=1.0)
         self.controller = Controller(
-            Scheduler(
-                self.spec, self.axes, idle_w, with_rules(registry.load("prices"), interval_s=1.0), interval_s=1.0
-            ),
+            Scheduler(self.spec, self.axes, idle_w, policy, interval_s=1.0),
             self.store,
             self.engine,
             self.gangs,
