@@ -83,6 +83,23 @@ def test_a_cap_outlives_the_controller(bench: Bench) -> None:
     assert bench.desk.caps()[0].state == "in force"
 
 
+def test_the_record_goes_on_after_a_restart_and_tells_of_every_change_of_what_is_allowed(bench: Bench) -> None:
+    limit_w = 0.7 * busy(bench)
+    cap = bench.desk.set_cap(CapOrder(watts=limit_w), ROOT)
+    go(bench, 20)
+    bench.die()
+    bench.start()
+    bench.turn(10)
+
+    def allowed() -> list[str]:
+        return [row["allowed_w"] for row in csv.DictReader(bench.desk.cap_csv(cap.number).splitlines())]
+
+    assert set(allowed()) == {f"{limit_w:.1f}"}
+    bench.desk.lift_cap("cluster", ROOT)
+    bench.turn(2)  # what is drawn does not change
+    assert allowed()[-1] == ""
+
+
 def test_what_was_drawn_is_written_down_and_judged(bench: Bench) -> None:
     before_w = busy(bench)
     cap = bench.desk.set_cap(CapOrder(share=2.0), ROOT)

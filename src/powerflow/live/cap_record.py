@@ -29,7 +29,7 @@ class CapRecords:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._noted: dict[int, tuple[float, float]] = {}  # when, watts
+        self._noted: dict[int, tuple[float, float, float]] = {}  # as written last
 
     def note(self, number: int, now_s: float, watts: float, allowed_w: float) -> None:
         """Write down what is drawn and allowed (``inf``: anything), if that is news.
@@ -37,15 +37,16 @@ class CapRecords:
         Raises:
             OSError: It cannot be written.
         """
-        at_s, before_w = self._noted.get(number, (-math.inf, math.nan))
-        if abs(watts - before_w) <= NOTED * before_w and now_s - at_s < NOTED_S:
+        at_s, before_w, allowed_before_w = self._noted.get(number, (-math.inf, math.nan, math.nan))
+        same = abs(watts - before_w) <= NOTED * before_w and allowed_w == allowed_before_w
+        if same and now_s - at_s < NOTED_S:
             return
         path = self._path(number)
         path.parent.mkdir(parents=True, exist_ok=True)
         start = "" if path.exists() else HEADER
         with path.open("a", encoding="ascii") as file:
             file.write(start + line(now_s, watts, allowed_w))
-        self._noted[number] = now_s, watts
+        self._noted[number] = now_s, watts, allowed_w
 
     def text(self, number: int) -> str:
         """A cap's record as it stands; the header alone where nothing was written."""

@@ -297,6 +297,7 @@ class Controller:
         self._roster.retry(now_s)
         self._guarded(self._measure, now_s)
         decided = (self._roster.events or now_s >= self._wake_s) and self._decide(now_s)
+        self._guarded(self._record, now_s)
         self._guarded(self._act, now_s)
         self._guarded(self._tune, now_s)
         self._guarded(self._save, now_s)
@@ -525,7 +526,9 @@ class Controller:
                 entry.explore_since_s = now_s
             elif entry.explore_mhz and now_s - entry.explore_since_s > EXPLORE_S:
                 self._facts.try_next(entry, now_s, entry.explore_mhz[0])
-        # last: a full disk must not keep the rest from being known
+
+    def _record(self, now_s: float) -> None:
+        """Write down what is drawn under power caps, and what the brain allows."""
         limit_w = self.scheduler.caps.limit_w
         self.caps.note(now_s, lambda scope: limit_w(scope, now_s, now_s))
 
