@@ -258,8 +258,10 @@ def test_shutdown_spares_who_runs_unless_told(place: LocalPlace) -> None:
     with pytest.raises(EngineError, match="1 ranks run"):
         engine.shutdown()
     assert alive(status.pid)
+    agent = place.agent()
     engine.shutdown(kill=True)
     assert not alive(status.pid)
+    assert not alive(agent), "who asked for the end may look for processes at once"
     wait_for(lambda: place.keepers() == [])
     with pytest.raises(EngineError, match="closed"):
         engine.ranks()

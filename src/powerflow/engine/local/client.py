@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -131,8 +132,10 @@ class LocalEngine:
         Raises:
             EngineError: If ranks run and are not to be killed.
         """
-        self._ask({"do": "shutdown", "kill": kill})
+        agent = self._ask({"do": "shutdown", "kill": kill})["agent"]
         self.close()
+        with contextlib.suppress(ProcessLookupError):  # it unloads what it preloaded after it has answered
+            _await_end(os.pidfd_open(agent))
 
     def __enter__(self) -> LocalEngine:
         return self
@@ -209,6 +212,15 @@ class LocalEngine:
     def _refuse_if_closed(self) -> None:
         if self._closed:
             raise EngineError("this engine object was closed")
+
+
+def _await_end(pidfd: int) -> None:
+    try:
+        end = select.poll()
+        end.register(pidfd, select.POLLIN)
+        end.poll(_PATIENCE_S * 1000)
+    finally:
+        os.close(pidfd)
 
 
 class _Connection:

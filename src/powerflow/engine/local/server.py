@@ -352,7 +352,7 @@ class Server:
         assert self._ending is not None
         self._ending.socket.setblocking(True)
         with contextlib.suppress(OSError):
-            self._ending.socket.sendall(b"{}\n")
+            self._ending.socket.sendall(json.dumps({"agent": os.getpid()}).encode() + b"\n")
 
 
 def _refusal(error: Exception) -> dict[str, Any]:
