@@ -41,7 +41,7 @@ def values(
         view.power_w,
         view.idle_w,
         view.capacity,
-        view.energy_price,
+        view.energy_prices,
         1.0,
         view.sizes_known,
         value,

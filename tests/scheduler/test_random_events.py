@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from powerflow.cluster.occupancy import NodeShare
 from powerflow.cluster.spec import NodeGroup, build_cluster
 from powerflow.cost.table import CostTable
+from powerflow.energy.terms import EnergyTerms
 from powerflow.job import Job
 from powerflow.policy.registry import BUILT_IN, load
 from powerflow.scheduler.cap import CLUSTER, PowerCap, Scope
@@ -20,7 +21,6 @@ from powerflow.scheduler.events import (
     Cancelled,
     Completed,
     CostLearned,
-    EnergyPriceSet,
     Event,
     Failed,
     NodeDrained,
@@ -182,7 +182,7 @@ class AnythingHappens(RuleBasedStateMachine):
     @rule(price=st.sampled_from([0.0, 1e-5, 1e-3, 1.0]))
     def price(self, price: float) -> None:
         """Energy gets dearer or cheaper."""
-        self.events.append(EnergyPriceSet(price))
+        self.events.append(EnergyTerms(price))
 
     @rule(
         watts=st.sampled_from([1.0, 700.0, 1000.0, 1500.0, 2500.0]),

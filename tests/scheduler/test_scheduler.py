@@ -9,6 +9,7 @@ import pytest
 
 from powerflow.cluster.occupancy import NodeShare
 from powerflow.cluster.spec import NodeGroup, build_cluster
+from powerflow.energy.terms import EnergyTerms
 from powerflow.policy.protocol import Allocation, View
 from powerflow.scheduler.check import PolicyError
 from powerflow.scheduler.events import (
@@ -16,7 +17,6 @@ from powerflow.scheduler.events import (
     Cancelled,
     Completed,
     CostLearned,
-    EnergyPriceSet,
     Failed,
     NodeDrained,
     NodeFailed,
@@ -92,10 +92,10 @@ def test_attained_service_is_settled_whenever_the_count_changes() -> None:
     brain.at(0, submitted("a"))
     assert _as_seen(brain, 50.0, "attained_gpu_s") == 100.0
     brain.tell({0: (4, FULL)})
-    brain.at(100, EnergyPriceSet(0.1))
+    brain.at(100, EnergyTerms(0.1))
     assert _as_seen(brain, 150.0, "attained_gpu_s") == 2 * 100 + 4 * 50
     brain.tell({})
-    brain.at(200, EnergyPriceSet(0.2))
+    brain.at(200, EnergyTerms(0.2))
     assert _as_seen(brain, 1000.0, "attained_gpu_s") == 2 * 100 + 4 * 100
 
 
@@ -152,7 +152,7 @@ def test_gpus_are_given_up_before_they_are_taken() -> None:
     brain = Brain(Told({0: (4, FULL), 1: (4, FULL)}))
     brain.at(0, *(submitted(name) for name in "abcd"))
     brain.tell({0: (1, FULL), 2: (4, FULL), 3: (2, FULL)})
-    plan = brain.at(60, EnergyPriceSet(1.0))
+    plan = brain.at(60, EnergyTerms(1.0))
     assert [(c.job_id, c.gpus) for c in plan.changes] == [("b", 0), ("a", 1), ("d", 2), ("c", 4)]
     free = 8 - 4 - 4
     for change in plan.changes:

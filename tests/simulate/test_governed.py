@@ -10,11 +10,13 @@ import pytest
 
 from powerflow.energy.budget import Budget, window_at
 from powerflow.energy.governor import Governor
+from powerflow.energy.terms import EnergyTerms
 from powerflow.errors import InputError
 from powerflow.policy.registry import load
+from powerflow.scheduler.rationed import Rationed, added_w
 from powerflow.simulate.budget_year import DAY_S, LEVEL_DAYS, LONGEST_S, resample
 from powerflow.simulate.build import build_workload
-from powerflow.simulate.governed import Rationed, Tick, added_w
+from powerflow.simulate.governed import Tick
 from powerflow.simulate.governed_replay import replay_day
 from powerflow.simulate.governed_verdict import Kept, kept, verdict
 from powerflow.simulate.governed_year import Biased, Constant, LongRun
@@ -91,7 +93,7 @@ def test_a_free_constant_is_a_plain_simulation_at_that_price() -> None:
     run = long_run()
     price = run.prices[2]
     governed = run.simulation(Constant(run, budget(0.1), price, free=True))
-    governed.scheduler.energy_price = price  # the first reading comes at 0 s, with the first job
+    governed.scheduler.energy = EnergyTerms(price)  # the first reading comes at 0 s, with the first job
     governed.run()
     plain = simulate(run.workload, load("prices"), energy_price=price, belief=run.belief())
     assert governed.result().jobs.jct_s.mean() == pytest.approx(plain.jobs.jct_s.mean(), rel=0.01)
@@ -165,14 +167,13 @@ def test_a_ration_holds_and_hardly_more_is_held_back_than_must_be(share: float) 
             inner = load("prices")
             free = inner.decide(view)
             limit_w = share * added_w(view, free)
-            ration = Rationed(inner, 64 / 340)
-            ration.limit_w = limit_w
-            answer = ration.decide(view)
+            ration = Rationed(inner)
+            answer = ration.decide(dataclasses.replace(view, limit_w={"": limit_w}))
             assert_valid(view, answer)
             assert added_w(view, answer) <= limit_w
-            assert ration.binding
+            assert ration.binding == {""}
             seen.append(added_w(view, answer) / limit_w)
-            assert Rationed(inner, 64 / 340).decide(view).gpus.tolist() == free.gpus.tolist()
+            assert Rationed(inner).decide(view).gpus.tolist() == free.gpus.tolist()
             return free
 
     from powerflow.simulate.run import Simulation

@@ -57,7 +57,7 @@ class Prices:
             view.power_w,
             view.idle_w,
             view.capacity,
-            view.energy_price,
+            view.energy_prices,
             self.crowding,
             view.sizes_known,
             answer.gpus,

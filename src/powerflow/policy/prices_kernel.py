@@ -68,7 +68,7 @@ def value_counts(
     power_w: FloatArray,
     idle_w: float,
     capacity: int,
-    energy_price: float,
+    energy_price: FloatArray,
     crowding: float,
     sizes_known: bool,
     value: FloatArray,
@@ -83,7 +83,8 @@ def value_counts(
     Args:
         rank: ``[J]`` i_j.
         remaining, weight, pause_s, gpus, gpus_min, gpus_max, cost: ``[J]`` columns of `JOB`.
-        gpu_counts, step_time_s, power_w, idle_w, capacity, energy_price, sizes_known: See `View`.
+        gpu_counts, step_time_s, power_w, idle_w, capacity, sizes_known: See `View`.
+        energy_price: ``[J]`` λ_E of each job.
         crowding: c_μ.
         value: ``[J, N]`` out: V_j(n); ``-inf`` where a count is not to be had.
         clock: ``[J, N]`` out: the clock that attains it.
@@ -103,7 +104,7 @@ def value_counts(
             for f in range(clocks):
                 step = step_s[i, f]
                 if step < np.inf:
-                    best = min(best, step * (weight[j] + energy_price * (watts[i, f] - n * idle_w) + price * n))
+                    best = min(best, step * (weight[j] + energy_price[j] * (watts[i, f] - n * idle_w) + price * n))
         worth[j] = best if best < np.inf else 0.0
 
         # A pause is paid once per stretch: the longer the stretch, the less it weighs. H grows with the pause.
@@ -118,7 +119,7 @@ def value_counts(
                 if step == np.inf:
                     continue
                 speed = 1.0 / step
-                gain = worth[j] * speed - energy_price * (watts[i, f] - n * idle_w)
+                gain = worth[j] * speed - energy_price[j] * (watts[i, f] - n * idle_w)
                 if n != gpus[j]:
                     gain /= 1.0 + pause_s[j] * max(per_s, speed * per_iteration)
                 if gain > value[j, i]:
@@ -253,7 +254,7 @@ def allocate(
     power_w: FloatArray,
     idle_w: float,
     capacity: int,
-    energy_price: float,
+    energy_price: FloatArray,
     crowding: float,
     sizes_known: bool,
     gpus: IntArray,

@@ -7,7 +7,7 @@ I/O, reads no clock and keeps no global state, so that the simulator and the liv
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -57,7 +57,10 @@ class View:
         power_w: ``[K, N, F]`` believed watts of all n GPUs together, idle draw included.
         idle_w: Watts that one GPU draws all the same when nobody uses it: only what lies above is a job's doing.
         jobs: ``[J]`` structured rows of dtype `JOB`. Read only.
-        energy_price: λ_E, seconds of mean completion time that one joule is worth.
+        energy_price: λ_E, seconds of mean completion time that one joule is worth, for everybody.
+        project_price: ``[P]`` what is added to it for jobs of each of ``projects``; None: nothing.
+        limit_w: By project, "" being all jobs: watts that they may add to idle draw (a project's: with the idle draw of
+            the GPUs that they hold). What is not named has no limit.
         sizes_known: False when ``jobs["remaining"]`` holds no information (nan).
         seen_gpu_s: ``[H]`` sizes of jobs that have completed, ascending: GPU-seconds on the fewest GPUs they run on
             at the maximum clock. What is known of sizes when they are not. A new array whenever it has changed.
@@ -75,6 +78,8 @@ class View:
     idle_w: float
     jobs: JobRows
     energy_price: float = 0.0
+    project_price: FloatArray | None = None
+    limit_w: Mapping[str, float] = field(default_factory=dict)
     sizes_known: bool = True
     seen_gpu_s: FloatArray = field(default_factory=lambda: np.empty(0))
     projects: Sequence[str] = ("",)
@@ -83,6 +88,15 @@ class View:
     def clock_max(self) -> int:
         """Index of the maximum clock."""
         return len(self.clocks_mhz) - 1
+
+    @property
+    def energy_prices(self) -> FloatArray:
+        """λ_E of each job, ``[J]``: everybody's, and what its project's budget adds."""
+        prices = np.empty(len(self.jobs))
+        prices.fill(self.energy_price)
+        if self.project_price is not None:
+            prices += self.project_price[self.jobs["project"]]
+        return prices
 
     def nothing(self) -> Allocation:
         """An allocation that gives no job anything, at the maximum clock: a place to start from."""

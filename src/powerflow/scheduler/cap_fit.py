@@ -181,7 +181,7 @@ def _shrink(rooms: Sequence[_Room], limit_w: float, guarded: bool) -> float:
             view.step_time_s,
             room.menu.watts,
             room.menu.idle_w,
-            view.energy_price,
+            view.energy_prices,
             room.floor,
             *out,
         )
@@ -218,7 +218,7 @@ def _pause(rooms: Sequence[_Room], limit_w: float, guarded: bool) -> float:
         jobs, view = room.menu.view.jobs, room.menu.view
         who = np.flatnonzero((room.menu.guarded == guarded) & (room.level >= 0) & (room.floor > 0.0))
         step_s = view.step_time_s[jobs["cost"][who], room.level[who], room.floor_clock[who]]
-        slope = room.menu.worth[who] / step_s / room.floor[who] - view.energy_price
+        slope = room.menu.worth[who] / step_s / room.floor[who] - view.energy_prices[who]
         found.append([who, np.full(len(who), -1), room.floor[who], slope])
         weights.append(jobs["weight"][who])
         holding.append(jobs["gpus"][who] > 0)
@@ -251,7 +251,7 @@ def _slow(rooms: Sequence[_Room], limit_w: float, guarded: bool) -> float:
             view.step_time_s,
             room.menu.watts,
             room.menu.idle_w,
-            view.energy_price,
+            view.energy_prices,
             *out,
         )
         found.append([column[:ways] for column in out])

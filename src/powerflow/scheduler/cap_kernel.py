@@ -74,7 +74,7 @@ def slower(
     step_time_s: FloatArray,
     watts: FloatArray,
     idle_w: float,
-    energy_price: float,
+    energy_price: FloatArray,
     job: IntArray,
     target: IntArray,
     saved: FloatArray,
@@ -85,7 +85,7 @@ def slower(
     Args:
         worth: ``[J]`` of one iteration.
         step_time_s: ``[K, N, F]``.
-        energy_price: λ_E, s/J.
+        energy_price: ``[J]`` λ_E of each job, s/J.
         job, target: Out, ``[≥ J·F]``: which job, to which clock.
         saved, slope: Out: watts saved over the corner before, and worth lost per watt.
 
@@ -103,12 +103,12 @@ def slower(
         dearest = -np.inf
         while at_w > 0.0:
             best, best_slope, best_w = -1, np.inf, 0.0
-            at_u = worth[j] / step_time_s[k, i, at] - energy_price * at_w
+            at_u = worth[j] / step_time_s[k, i, at] - energy_price[j] * at_w
             for f in range(clock[j] - 1, -1, -1):
                 w = draw(watts[k, i, f], n, idle_w, outside[j])
                 if w >= at_w or step_time_s[k, i, f] == np.inf:
                     continue
-                lost = (at_u - worth[j] / step_time_s[k, i, f] + energy_price * w) / (at_w - w)
+                lost = (at_u - worth[j] / step_time_s[k, i, f] + energy_price[j] * w) / (at_w - w)
                 if lost < best_slope:  # of corners on one line the nearest: finer steps
                     best, best_slope, best_w = f, lost, w
             if best < 0:
@@ -132,7 +132,7 @@ def fewer(
     step_time_s: FloatArray,
     watts: FloatArray,
     idle_w: float,
-    energy_price: float,
+    energy_price: FloatArray,
     floor: FloatArray,
     job: IntArray,
     target: IntArray,
@@ -169,7 +169,7 @@ def fewer(
                             low_w, low_f = w, f
                 if low_f < 0:
                     continue
-                u = worth[j] / step_time_s[k, m, low_f] - energy_price * low_w
+                u = worth[j] / step_time_s[k, m, low_f] - energy_price[j] * low_w
                 if m == at:  # where it starts from
                     at_u = u
                     continue

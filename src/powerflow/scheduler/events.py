@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from powerflow.cluster.occupancy import Placement
 from powerflow.cost.table import CostTable, FloatArray, IntArray
+from powerflow.energy.terms import EnergyTerms
 from powerflow.job import Job
 from powerflow.scheduler.cap import PowerCap
 
@@ -107,13 +108,6 @@ class NodeRecovered:
 
 
 @dataclass(frozen=True, slots=True)
-class EnergyPriceSet:
-    """λ_E, in seconds per joule, changed."""
-
-    seconds_per_joule: float
-
-
-@dataclass(frozen=True, slots=True)
 class PowerCapSet:
     """A power cap is in force or announced; it takes the place of one of the same scope and start."""
 
@@ -156,7 +150,7 @@ Event = (
     | NodeFailed
     | NodeDrained
     | NodeRecovered
-    | EnergyPriceSet
+    | EnergyTerms
     | PowerCapSet
     | PowerCapLifted
     | PowerMetered

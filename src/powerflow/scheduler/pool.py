@@ -15,6 +15,7 @@ from powerflow.cluster.occupancy import NodeShare, Occupancy, Placement
 from powerflow.cluster.packing import DRAINED, FAILED
 from powerflow.cluster.spec import Node
 from powerflow.cost.table import Axes, IntArray
+from powerflow.energy.terms import EnergyTerms
 from powerflow.policy.protocol import Allocation, Policy, View
 from powerflow.scheduler.book import CostBook
 from powerflow.scheduler.cap import Scope
@@ -153,9 +154,11 @@ class Pool:
         draining = [each.name for each, status in statuses if status == DRAINED]
         self.evicted = {slot for name in draining for slot in self.occupancy.owners_on(name).tolist()}
 
-    def view(self, ledger: Ledger, slots: IntArray, now_s: float, energy_price: float, sizes_known: bool) -> View:
+    def view(self, ledger: Ledger, slots: IntArray, now_s: float, energy: EnergyTerms, sizes_known: bool) -> View:
         """What a policy is shown of this pool."""
         step_time_s, power_w = self.book.arrays()
+        added = [energy.by_project.get(name, 0.0) for name in ledger.projects] if energy.by_project else None
+        project_price = None if added is None else np.array(added)
         return View(
             now_s=now_s,
             capacity=self.occupancy.up,
@@ -167,19 +170,21 @@ class Pool:
             power_w=power_w,
             idle_w=self.baseline_w,
             jobs=ledger.view_rows(slots, now_s),
-            energy_price=energy_price,
+            energy_price=energy.price,
+            project_price=project_price,
+            limit_w=energy.limit_w,
             sizes_known=sizes_known,
             seen_gpu_s=self.history.sizes_gpu_s,
             projects=ledger.projects,
         )
 
-    def decide(self, policy: Policy, ledger: Ledger, now_s: float, energy_price: float, sizes_known: bool) -> Decision:
+    def decide(self, policy: Policy, ledger: Ledger, now_s: float, energy: EnergyTerms, sizes_known: bool) -> Decision:
         """Ask the policy, check its answer, and place what changes.
 
         Raises:
             PolicyError: If the answer cannot be carried out.
         """
-        decision = self.ask(policy, ledger, now_s, energy_price, sizes_known)
+        decision = self.ask(policy, ledger, now_s, energy, sizes_known)
         self.place(decision, ledger, now_s)
         self.conclude(decision, now_s)
         return decision
@@ -189,7 +194,7 @@ class Pool:
         policy: Policy,
         ledger: Ledger,
         now_s: float,
-        energy_price: float,
+        energy: EnergyTerms,
         sizes_known: bool,
         without_gpus: int = 0,
         most: Mapping[int, int] | None = None,
@@ -197,7 +202,7 @@ class Pool:
         """What the policy says; nothing has changed yet.
 
         Args:
-            policy, ledger, now_s, energy_price, sizes_known: See `view`.
+            policy, ledger, now_s, energy, sizes_known: See `view`.
             without_gpus: So many GPUs of those that are up are not to be had.
             most: By slot, jobs that may not have more GPUs than this for now.
 
@@ -205,7 +210,7 @@ class Pool:
             PolicyError: If the answer cannot be carried out.
         """
         slots = np.array(self._active, np.int64)
-        view = self.view(ledger, slots, now_s, energy_price, sizes_known)
+        view = self.view(ledger, slots, now_s, energy, sizes_known)
         if without_gpus:
             view = dataclasses.replace(view, capacity=max(0, view.capacity - without_gpus))
         if most:
@@ -353,6 +358,12 @@ class Pool:
         pause[moving] = 0.0
         pause[list(self.guarded.difference(moving))] = np.inf
         return empty_nodes(self.occupancy, gain, pause)
+
+    def most_w(self) -> float:
+        """Watts above idle that its GPUs can draw, as believed: at full clock, each with the class that draws most."""
+        _, power_w = self.book.arrays()
+        each_w = power_w[:, :, -1] / self.axes.gpu_counts - self.baseline_w
+        return self.occupancy.up * float(each_w[np.isfinite(each_w)].max(initial=0.0))
 
     def demand(self, ledger: Ledger) -> int:
         """GPUs that the pool's jobs hold, or asked for if that is more."""

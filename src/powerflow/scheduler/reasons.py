@@ -96,9 +96,8 @@ def all_reasons(
     rows = view.jobs
     less = _lessened(decision)
     if_free_rescale = _answer(policy, _with_free_rescale(view))
-    if_free_energy = (
-        _answer(policy, dataclasses.replace(view, energy_price=0.0)) if view.energy_price > 0 else wish.gpus
-    )
+    priced = view.energy_price > 0 or view.project_price is not None or view.limit_w
+    if_free_energy = _answer(policy, _with_free_energy(view)) if priced else wish.gpus
     free = view.capacity - int(answer.gpus.sum())
     smallest = _smallest_counts(view)
     reasons: dict[str, Reason] = {}
@@ -134,6 +133,10 @@ def _with_free_rescale(view: View) -> View:
     rows["pause_s"] = 0.0
     rows.flags.writeable = False
     return dataclasses.replace(view, jobs=rows)
+
+
+def _with_free_energy(view: View) -> View:
+    return dataclasses.replace(view, energy_price=0.0, project_price=None, limit_w={})
 
 
 def _smallest_counts(view: View) -> IntArray:

@@ -1,8 +1,8 @@
 """What an administrator is promised, around any policy: one object that the simulator and the live controller share.
 
-From the outside in, since who comes later may not break what who came before promises: protected jobs get theirs first,
-then jobs whose turn it is after a long wait, then what pauses allow to change; within that the policy decides, with
-weights by what projects have had, and clocks no lower than owners allow.
+From the outside in, since who comes later may not break what who came before promises: no more watts than budgets pay
+for; within that protected jobs get theirs first, then jobs whose turn it is after a long wait, then what pauses allow
+to change; there the policy decides, with weights by what projects have had, and clocks no lower than owners allow.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from powerflow.policy.share import FairShare
 from powerflow.scheduler.ageing import PATIENCE_S, Ageing
 from powerflow.scheduler.bounded import Bounded
 from powerflow.scheduler.protect import Protected
+from powerflow.scheduler.rationed import Rationed
 from powerflow.scheduler.steady import Steady
 
 
@@ -38,6 +39,6 @@ def with_rules(
     """
     fair = FairShare(policy, shares)
     steady = Steady(Bounded(fair), least_run_s=interval_s)
-    ruled = Protected(Ageing(steady, patience_s=patience_s), check_s=interval_s)
+    ruled = Rationed(Protected(Ageing(steady, patience_s=patience_s), check_s=interval_s))
     ruled.name = policy.name  # the rules hold under every policy: it is the policy that people choose
     return ruled

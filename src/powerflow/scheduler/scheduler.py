@@ -14,8 +14,9 @@ import numpy as np
 
 from powerflow.cluster.spec import ClusterSpec
 from powerflow.cost.table import Axes
+from powerflow.energy.terms import EnergyTerms
 from powerflow.job import Job
-from powerflow.policy.protocol import Policy
+from powerflow.policy.protocol import Allocation, Policy
 from powerflow.scheduler.cap_book import CapBook
 from powerflow.scheduler.cap_enforce import Capped, Enforcer
 from powerflow.scheduler.events import (
@@ -23,7 +24,6 @@ from powerflow.scheduler.events import (
     Cancelled,
     Completed,
     CostLearned,
-    EnergyPriceSet,
     Event,
     Failed,
     NodeDrained,
@@ -39,7 +39,11 @@ from powerflow.scheduler.events import (
 from powerflow.scheduler.ledger import Ledger, advance
 from powerflow.scheduler.plan import Change, Plan, Reason
 from powerflow.scheduler.pool import Decision, Pool
+from powerflow.scheduler.rationed import Rationed, added_w
 from powerflow.scheduler.reasons import all_reasons, changes_of
+
+#: Share by which a price of energy has to move for jobs to be looked at again.
+PRICE_STEP = 0.02
 
 #: What can make a cluster draw more than was believed, without a decision.
 _SUDDEN = (Adopted, CostLearned, NodeRecovered)
@@ -70,7 +74,7 @@ class Scheduler:
         interval_s: float = 60.0,
     ) -> None:
         self.policy_name = policy.name
-        self.energy_price = energy_price
+        self.energy = self._decided_on = EnergyTerms(energy_price)
         self.sizes_known = sizes_known
         self.interval_s = interval_s
         self.ledger = Ledger()
@@ -90,6 +94,11 @@ class Scheduler:
 
     # -- what a body asks ---------------------------------------------------------------------------------------
 
+    @property
+    def energy_price(self) -> float:
+        """λ_E for everybody, seconds per joule."""
+        return self.energy.price
+
     def slot(self, job_id: str) -> int:
         """The handle of an active job, valid until it ends; `Progress` speaks of jobs by it.
 
@@ -97,6 +106,11 @@ class Scheduler:
             KeyError: If no active job has this name.
         """
         return self.ledger.slot_of[job_id]
+
+    @property
+    def limited(self) -> frozenset[str]:
+        """Scopes of budgets whose limit in watts made the last decision another than prices alone would have."""
+        return frozenset().union(*(policy.binding for policy in self.policies.values() if isinstance(policy, Rationed)))
 
     def slots_on(self, node: str) -> list[int]:
         """Slots of the jobs that hold GPUs on a node."""
@@ -117,7 +131,7 @@ class Scheduler:
         if now_s < due_s:
             return Plan(now_s, False, (), due_s, ignored=ignored)
         self._dirty = False
-        self._decided_s = now_s
+        self._decided_s, self._decided_on = now_s, self.energy
         return self._decide(now_s, ignored)
 
     # -- events -------------------------------------------------------------------------------------------------
@@ -146,9 +160,9 @@ class Scheduler:
                 return self._end(event.job_id, "failed")
             case CostLearned():
                 return self._learn(event)
-            case EnergyPriceSet():
-                self.energy_price = event.seconds_per_joule
-                self._dirty = True
+            case EnergyTerms():
+                self.energy = event
+                self._dirty = self._dirty or self._terms_matter(now_s)
                 return ""
             case PowerCapSet() | PowerCapLifted():
                 return self._cap(event, now_s)
@@ -398,7 +412,8 @@ class Scheduler:
 
         def ask(pool: Pool, without_gpus: int) -> Decision:
             policy, most = self.policies[pool.gpu_type], self._enforcer.most(pool, now_s)
-            return pool.ask(policy, self.ledger, now_s, self.energy_price, self.sizes_known, without_gpus, most)
+            terms = self._terms(pool)
+            return pool.ask(policy, self.ledger, now_s, terms, self.sizes_known, without_gpus, most)
 
         result = self._enforcer.decide(pools, ask, now_s)
         self._cap_due_s = self.caps.next_s(now_s)
@@ -406,4 +421,28 @@ class Scheduler:
 
     def _plain_decision(self, pool: Pool, now_s: float) -> Decision:
         policy = self.policies[pool.gpu_type]
-        return pool.decide(policy, self.ledger, now_s, self.energy_price, self.sizes_known)
+        return pool.decide(policy, self.ledger, now_s, self._terms(pool), self.sizes_known)
+
+    def _terms_matter(self, now_s: float) -> bool:
+        """Whether new terms for energy call for a decision: a price has moved, or a limit binds or is exceeded."""
+        before, now = self._decided_on, self.energy
+        names = before.by_project.keys() | now.by_project.keys()
+        pairs = [(before.price, now.price)]
+        pairs += [(before.by_project.get(name, 0.0), now.by_project.get(name, 0.0)) for name in names]
+        if any(abs(new - old) > PRICE_STEP * old for old, new in pairs) or self.limited:
+            return True
+        return any(self._exceeded(pool, now_s) for pool in self.pools.values()) if now.limit_w else False
+
+    def _exceeded(self, pool: Pool, now_s: float) -> bool:
+        """Whether what a pool's jobs have is believed to draw more than the terms allow."""
+        terms = self._terms(pool)
+        view = pool.view(self.ledger, np.array(pool.active, np.int64), now_s, terms, self.sizes_known)
+        has = Allocation(view.jobs["gpus"].astype(np.int64), view.jobs["clock"].astype(np.int64))
+        return any(added_w(view, has, scope) > limit_w for scope, limit_w in terms.limit_w.items())
+
+    def _terms(self, pool: Pool) -> EnergyTerms:
+        """The terms for energy in a pool: of a limit, as much as its GPUs can draw of what all can."""
+        if not self.energy.limit_w or len(self.pools) == 1:
+            return self.energy
+        most_w = {name: each.most_w() for name, each in self.pools.items()}
+        return self.energy.share(most_w[pool.gpu_type] / max(sum(most_w.values()), 1e-9))

@@ -187,7 +187,7 @@ def _rates(view: View, gpus: IntArray, worth: FloatArray) -> FloatArray:
     has = (gpus > 0)[:, None]
     step_s = np.where(has, view.step_time_s[cost, level], np.inf)
     above_w = np.where(has, view.power_w[cost, level] - view.idle_w * gpus[:, None], 0.0)
-    rates: FloatArray = worth[:, None] / step_s - view.energy_price * above_w
+    rates: FloatArray = worth[:, None] / step_s - view.energy_prices[:, None] * above_w
     return rates
 
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-
 from powerflow.energy.budget import Warned
-from powerflow.energy.owed import owed
 from powerflow.energy.response import Response
-from powerflow.policy.protocol import Allocation, Policy, View
-from powerflow.scheduler.events import EnergyPriceSet
+from powerflow.energy.terms import EnergyTerms
+from powerflow.policy.protocol import Policy
 from powerflow.scheduler.ledger import advance
+from powerflow.scheduler.owing import owed_j
+from powerflow.scheduler.rationed import Rationed
 from powerflow.simulate.belief import Belief
 from powerflow.simulate.run import Simulation, World
 from powerflow.simulate.workload import Workload
@@ -43,64 +42,6 @@ class Keeper(Protocol):
     def limit_w(self, now_s: float) -> float:
         """As of `Governor.limit_w`."""
         ...
-
-
-class Rationed:
-    """A policy under a limit in watts: joules get dearer until it holds, then GPUs fewer.
-
-    Args:
-        inner: Who decides.
-        dearest: The price at which the dearest joule stands.
-    """
-
-    def __init__(self, inner: Policy, dearest: float) -> None:
-        self.inner = inner
-        self.dearest = dearest
-        self.name = inner.name
-        self.needs_sizes = inner.needs_sizes
-        self.period_s = inner.period_s
-        self.limit_w = np.inf  # above idle
-        self.binding = False  # whether the last answer is another for it
-        self.cutting = False  # and has fewer GPUs at work than the policy would have at the dearest price
-
-    def decide(self, view: View) -> Allocation:
-        """The inner policy's answer at the lowest price, or else on the most GPUs, at which the limit holds."""
-        answer = self.inner.decide(view)
-        self.binding = added_w(view, answer) > self.limit_w
-        self.cutting = False
-        return self._ration(view) if self.binding else answer
-
-    def _ration(self, view: View) -> Allocation:
-        dear = replace(view, energy_price=max(self.dearest, view.energy_price))
-        answer = self.inner.decide(dear)
-        if added_w(view, answer) <= self.limit_w:
-            low, high = max(view.energy_price, self.dearest * 1e-4), dear.energy_price
-            for _ in range(5):
-                middle = float(np.sqrt(low * high))
-                tried = self.inner.decide(replace(view, energy_price=middle))
-                if added_w(view, tried) <= self.limit_w:
-                    answer, high = tried, middle
-                else:
-                    low = middle
-            return answer
-        self.cutting = True
-        answer, fits, too_many = view.nothing(), 0, view.capacity
-        while too_many - fits > 1:
-            middle_gpus = (fits + too_many) // 2
-            tried = self.inner.decide(replace(dear, capacity=middle_gpus))
-            if added_w(view, tried) <= self.limit_w:
-                answer, fits = tried, middle_gpus
-            else:
-                too_many = middle_gpus
-        return answer
-
-
-def added_w(view: View, answer: Allocation) -> float:
-    """Watts above idle that an allocation is believed to draw."""
-    runs = answer.gpus > 0
-    gpus = answer.gpus[runs]
-    power_w = view.power_w[view.jobs["cost"][runs], view.count_index[gpus], answer.clock[runs]]
-    return float(np.sum(power_w - view.idle_w * gpus))
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +88,7 @@ class GovernedSimulation(Simulation):
         belief: Belief | None = None,
         world: World | None = None,
     ) -> None:
-        super().__init__(workload, Rationed(policy, prices[-1]), belief=belief, world=world)
+        super().__init__(workload, Rationed(policy), belief=belief, world=world)
         self.keeper = keeper
         self.prices = prices
         self.epoch_s = epoch_s
@@ -170,44 +111,19 @@ class GovernedSimulation(Simulation):
         self.now_s = now_s
         if now_s % DAY_S == 0 and now_s > 0:
             self.keeper.learn(self.day(round(now_s / DAY_S) - 1))
-        limited = any(policy.binding for policy in self._rations())
-        cut = any(policy.cutting for policy in self._rations())
+        rations = [policy for policy in self.scheduler.policies.values() if isinstance(policy, Rationed)]
+        limited = bool(self.scheduler.limited)
+        cut = any(policy.cutting for policy in rations)
         self.warned += self.keeper.observe(self.epoch_s + now_s, self.meter.joules, self._owed(), limited)
         price = self.keeper.price
         idle_w = self._nodes.tail_watts()
         limit_w = self.keeper.limit_w(self.epoch_s + now_s) - idle_w
-        for policy in self._rations():
-            policy.limit_w = limit_w
-        too_much = self.meter.watts - idle_w > limit_w
-        if abs(price - self.scheduler.energy_price) > 0.02 * self.scheduler.energy_price or limited or too_much:
-            self._pending.append(EnergyPriceSet(price))
-            self._wake_s = now_s
+        self._pending.append(EnergyTerms(price, limit_w={"": limit_w}))
+        self._wake_s = now_s
         self.ticks.append(Tick(now_s, self.meter.joules, price, limited, cut, self.waiting))
         self._tick_s += TICK_S
 
-    def _rations(self) -> list[Rationed]:
-        return [policy for policy in self.scheduler.policies.values() if isinstance(policy, Rationed)]
-
     def _owed(self) -> list[float]:
-        total = np.zeros(len(self.prices))
         now = self._progress()
         advance(self.scheduler.ledger.rows["done"], now.slots, now.done)
-        for pool in self.scheduler.pools.values():
-            slots = np.array(pool.active, np.int64)
-            if not len(slots):
-                continue
-            view = pool.view(self.scheduler.ledger, slots, self.now_s, 0.0, True)
-            jobs = view.jobs
-            total += owed(
-                self.prices,
-                jobs["remaining"],
-                jobs["weight"],
-                jobs["gpus_min"],
-                jobs["gpus_max"],
-                jobs["cost"],
-                view.gpu_counts,
-                view.step_time_s,
-                view.power_w,
-                view.idle_w,
-            )
-        return [float(joules) for joules in total]
+        return owed_j(self.scheduler, self.prices, [""], self.now_s)[""]

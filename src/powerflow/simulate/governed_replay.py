@@ -62,11 +62,12 @@ def replay_day(
 
 
 def _cluster(run: SimulationResult) -> tuple[float, float, float]:
-    above_j = run.metered_j - run.tail_w * run.end_s
+    # a model that is wrong may believe a GPU at a low clock to draw less than an idle one
+    above_j = max(0.0, run.metered_j - run.tail_w * run.end_s)
     share = run.jobs.energy_j / run.jobs.energy_j.sum()
     # a job that is there has, on average over its stay, half of its energy still to use
     under_way_j = above_j * float(share @ run.jobs.jct_s) / 2.0 / DAY_S
-    return above_j, float(run.timeline.power_w.max()) - run.tail_w, under_way_j
+    return above_j, max(0.0, float(run.timeline.power_w.max()) - run.tail_w), under_way_j
 
 
 def _project(run: SimulationResult, its: BoolArray) -> tuple[float, float, float]:
