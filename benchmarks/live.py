@@ -83,6 +83,7 @@ def loaded(directory: Path) -> None:
     from powerflow.device.emulated import create
     from powerflow.device.lease import Clocks
     from powerflow.engine.memory import MemoryEngine, Part, Stage
+    from powerflow.live.budgets import LiveBudgets
     from powerflow.live.cap_record import CapRecords
     from powerflow.live.caps import Caps
     from powerflow.live.claim import own_name
@@ -91,6 +92,7 @@ def loaded(directory: Path) -> None:
     from powerflow.live.gangs import Gangs
     from powerflow.live.learning import Learning
     from powerflow.live.power import Power
+    from powerflow.live.signals import Signals
     from powerflow.live.store import Store
     from powerflow.policy import registry
     from powerflow.scheduler.rules import with_rules
@@ -108,14 +110,16 @@ def loaded(directory: Path) -> None:
     log = structlog.wrap_logger(structlog.PrintLogger(io.StringIO()))
     power = Power(gpus, clocks, store, refused)
     policy = with_rules(registry.load("prices"), interval_s=2.0)  # as `powerflow serve` does
+    learning, signals = Learning(axes), Signals(store)
     controller = Controller(
         Scheduler(spec, axes, {"A100": gpu_type("A100").idle_w}, policy, interval_s=2.0),
         store,
         engine,
         Gangs(engine, directory, lambda *_: {}),
         power,
-        Learning(axes),
+        learning,
         caps=Caps(store, spec, power, CapRecords(directory / "caps")),
+        budgets=LiveBudgets(store, spec, lambda: power.totals_j()[0], signals, learning, axes),
         owner=own_name(),
         log=log,
     )
@@ -124,7 +128,7 @@ def loaded(directory: Path) -> None:
     controller.start()
     user = getpass.getuser()
     (directory / "jobs.txt").touch()
-    desk = LiveDesk(controller)
+    desk = LiveDesk(controller, signals)
     app = build_app(desk, _tokens(directory, user), version="0", log=log, hosts=frozenset({"127.0.0.1"}))
     stop = threading.Event()
 

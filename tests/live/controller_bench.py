@@ -14,6 +14,7 @@ from powerflow.cost.catalogue import gpu_type
 from powerflow.device.emulated import EmulatedGpu, create
 from powerflow.device.protocol import Reading
 from powerflow.engine.protocol import EngineNode, RankName, RankSpec, RankStatus
+from powerflow.live.budgets import LiveBudgets
 from powerflow.live.build import _axes
 from powerflow.live.cap_record import CapRecords
 from powerflow.live.caps import Caps
@@ -23,7 +24,9 @@ from powerflow.live.gangs import Gangs
 from powerflow.live.learning import Learning
 from powerflow.live.power import Power
 from powerflow.live.records import Caller, JobState, Role
+from powerflow.live.replaying import Replay
 from powerflow.live.rows import StoredJob
+from powerflow.live.signals import Signals
 from powerflow.live.spec import JobSpec
 from powerflow.live.store import Store
 from powerflow.policy import registry
@@ -95,6 +98,7 @@ class Bench:
         self.engine.play = lambda spec: self.engine.fake_rank(spec, self.steps_total)
         self.offset_s = 0.0  # of the wall clock against the engine's
         self.settings = Settings(save_s=1.0, **settings)
+        self.replay: Replay | None = None  # of past days, for budgets
         self.owners = 0
         self.store: Store
         self.start()
@@ -112,20 +116,32 @@ class Bench:
         idle_w = {name: gpu_type(name).idle_w for name in self.axes}
         power = Power(self.gpus, self.clocks, self.store, [])  # type: ignore[arg-type]
         policy = with_rules(registry.load("prices"), interval_s=1.0)
+        learning = Learning(self.axes)
+        self.signals = Signals(self.store)
+        budgets = LiveBudgets(
+            self.store,
+            self.spec,
+            lambda: power.totals_j()[0],
+            self.signals,
+            learning,
+            self.axes,
+            replay=self.replay,
+        )
         self.controller = Controller(
             Scheduler(self.spec, self.axes, idle_w, policy, interval_s=1.0),
             self.store,
             self.engine,
             self.gangs,
             power,
-            Learning(self.axes),
+            learning,
             caps=Caps(self.store, self.spec, power, CapRecords(self.directory / "caps")),
+            budgets=budgets,
             owner=f"test:{self.owners}",
             log=structlog.wrap_logger(None, processors=[_swallow]),
             settings=self.settings,
             clock=lambda: 1e9 + self.engine.now_s + self.offset_s,
         )
-        self.desk = LiveDesk(self.controller)
+        self.desk = LiveDesk(self.controller, self.signals)
         self.controller.start()
 
     def die(self) -> None:

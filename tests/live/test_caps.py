@@ -11,7 +11,8 @@ import pytest
 
 from powerflow.device.emulated import own_identity
 from powerflow.errors import InputError
-from powerflow.live.records import CapOrder, Forbidden, NotFound, Refused
+from powerflow.live.governance import CapOrder
+from powerflow.live.records import Forbidden, NotFound, Refused
 from tests.live.controller_bench import ADA, ROOT, Bench
 
 JOB = {"rescale": "in-place", "gpus": "1..4", "batch": {"global": 64}}

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from powerflow.cost.observation import Observation
 from powerflow.errors import InputError
 from powerflow.live.accounts import hourly
-from powerflow.live.records import AuditRecord, JobState, NotFound, Refused
+from powerflow.live.governance import AuditRecord
+from powerflow.live.records import JobState, NotFound, Refused
 from powerflow.live.spec import JobSpec
 from powerflow.live.spec_file import spec_from
 from powerflow.live.store import Charge, Intent, JobUpdate, NodeState, Seen, Store, StoreError

@@ -7,13 +7,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from powerflow.energy.budget import Budget, window_at
+from powerflow.energy.signal import Kind, read_signal
 from powerflow.errors import InputError
-from powerflow.live.records import (
-    Account,
+from powerflow.live.governance import (
     AuditRecord,
-    Caller,
+    BudgetOrder,
+    BudgetRecord,
     CapOrder,
     CapRecord,
+    Outlook,
+    SignalOrder,
+    SignalRecord,
+)
+from powerflow.live.records import (
+    Account,
+    Accounts,
+    Caller,
     EventRecord,
     Explanation,
     Forbidden,
@@ -52,6 +62,8 @@ class FakeDesk:
         self._events: list[EventRecord] = []
         self._caps: list[CapRecord] = []
         self._audit: list[AuditRecord] = []
+        self._budgets: dict[str, BudgetRecord] = {}
+        self._signals: dict[Kind, SignalRecord] = {}
         self._nodes = dict.fromkeys(("n1", "n2"), "up")
 
     # --- what a test does to it -----------------------------------------------------------------------------------
@@ -285,17 +297,83 @@ class FakeDesk:
             self._caps = [next((o for o in over if o.number == cap.number), cap) for cap in self._caps]
             return over
 
+    def budgets(self) -> Sequence[BudgetRecord]:
+        with self._open():
+            return [*self._budgets.values()]
+
+    def set_budget(self, order: BudgetOrder, caller: Caller) -> BudgetRecord:
+        with self._open():
+            if caller.role is not Role.OPERATOR:
+                raise Forbidden("only operators may")
+            budget = Budget(order.amount_j, order.period, order.zone, order.project)
+            window = window_at(budget, self.now_s)
+            self._budgets[order.project] = BudgetRecord(
+                order.project,
+                order.amount_j,
+                order.period,
+                order.zone,
+                window.name,
+                window.start_s,
+                window.end_s,
+                spent_j=0.25 * order.amount_j,
+                share=0.25,
+                forecast_j=0.9 * order.amount_j,
+                price=0.002,
+                limit_w=1234.0,
+                limited=False,
+                knows_days=True,
+                bias=1.0,
+                outlook=[Outlook(0.0, 1.2 * order.amount_j, False), Outlook(0.002, 0.9 * order.amount_j, True)],
+                by=caller.user,
+                set_s=self.now_s,
+                emulated=True,
+            )
+            return self._budgets[order.project]
+
+    def drop_budget(self, project: str, caller: Caller) -> BudgetRecord:
+        with self._open():
+            if caller.role is not Role.OPERATOR:
+                raise Forbidden("only operators may")
+            if project not in self._budgets:
+                raise NotFound("there is no such energy budget")
+            return self._budgets.pop(project)
+
+    def signals(self) -> Sequence[SignalRecord]:
+        with self._open():
+            return [*self._signals.values()]
+
+    def set_signal(self, order: SignalOrder, caller: Caller) -> SignalRecord:
+        with self._open():
+            if caller.role is not Role.OPERATOR:
+                raise Forbidden("only operators may")
+            if order.csv is not None and order.url is None and order.constant is None:
+                read_signal(order.csv, order.kind, source=order.source, fallback=0.0)
+            elif (order.url is None) == (order.constant is None) or order.csv is not None:
+                raise InputError("a signal is a CSV, a URL or a constant", where=order.kind)
+            value, source = order.constant or 0.3, order.url or order.source
+            record = SignalRecord(order.kind, source, value, "", 0.3, order.weight, 0.3, None, caller.user, self.now_s)
+            self._signals[order.kind] = record
+            return record
+
+    def drop_signal(self, kind: Kind, caller: Caller) -> SignalRecord:
+        with self._open():
+            if caller.role is not Role.OPERATOR:
+                raise Forbidden("only operators may")
+            if kind not in self._signals:
+                raise NotFound(f"there is no {kind} signal")
+            return self._signals.pop(kind)
+
     def audit(self, *, after: int = 0, limit: int = 100) -> Page[AuditRecord]:
         with self._open():
             return Page([entry for entry in self._audit if entry.number > after][:limit])
 
-    def accounts(self, *, since_s: float, until_s: float, by: str) -> Sequence[Account]:
+    def accounts(self, *, since_s: float, until_s: float, by: str) -> Accounts:
         with self._open():
             names = sorted({job.id if by == "job" else getattr(job, by) or "–" for job in self._jobs.values()})
             found = [self._account(name, by) for name in names]
             idle = Account("idle", 0, 0.0, 3.6e6, None)
             total = Account("total", sum(a.jobs for a in found), 0.0, sum(a.energy_j for a in found) + 3.6e6, None)
-            return [*found, idle, total]
+            return Accounts([*found, idle, total])
 
     def healthy(self) -> Mapping[str, Any]:
         with self._lock:

@@ -30,11 +30,13 @@ APP = service(_desk())
 APP.state.stopping = True  # as while it shuts down: who waits for events is answered at once
 schema = from_asgi(OPENAPI, APP)
 #: What a schema cannot say: a window ends after it begins; progress is a regular expression with a group; a
-#: cap has either watts or a share.
+#: cap has either watts or a share; a zone is one of those there are; a signal is one of three things.
 BEYOND = {
     "GET /api/v1/accounts": [positive_data_acceptance],
     "POST /api/v1/jobs": [positive_data_acceptance],
     "POST /api/v1/caps": [positive_data_acceptance],
+    "POST /api/v1/budgets": [positive_data_acceptance],
+    "POST /api/v1/signals": [positive_data_acceptance],
 }
 BOUNDED = settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 

@@ -38,6 +38,7 @@ class Statement:
     by: str
     emulated: bool
     accounts: Sequence[Account]
+    notes: Sequence[str] = ()
 
 
 @asks
@@ -58,8 +59,8 @@ def acct(
         until_s = now_s if until is None else past(until, "--until", now_s)
         if since_s > until_s:
             raise InputError("the window ends before it begins", where="--until", fix="give a later time")
-        accounts = controller.accounts(since_s=since_s, until_s=until_s, by=by)
-        return Statement(since_s, until_s, by, controller.top().emulated, accounts)
+        found = controller.accounts(since_s=since_s, until_s=until_s, by=by)
+        return Statement(since_s, until_s, by, controller.top().emulated, found.items, found.notes)
 
     show("accounts", read, _draw, lambda found: found, json=json, every_s=watch)
 
@@ -77,7 +78,9 @@ def _draw(found: Statement, width: int) -> RenderableType:
     begin, end = (time.strftime("%Y-%m-%d %H:%M", time.localtime(s)) for s in (found.since_s, found.until_s))
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column(found.by, no_wrap=True, overflow="ellipsis")
-    for head in ("jobs", "GPU-hours", "energy", "share", "mean JCT"):
+    priced = any(account.cost is not None for account in found.accounts)
+    carbon = any(account.co2_g is not None for account in found.accounts)
+    for head in ("jobs", "GPU-hours", "energy", "share", "mean JCT", *(["cost"] * priced), *(["CO2"] * carbon)):
         table.add_column(head, justify="right", no_wrap=True)
     for account in found.accounts:
         of_nobody = account.name in ("idle", "total")
@@ -88,6 +91,9 @@ def _draw(found: Statement, width: int) -> RenderableType:
             joules(account.energy_j, found.emulated),
             percent(account.energy_j / total_j) if total_j else NOTHING,
             seconds(account.mean_jct_s),
+            *([f"{account.cost or 0.0:,.2f}"] * priced),
+            *([f"{(account.co2_g or 0.0) / 1e3:,.3g} kg"] * carbon),
             style={"idle": "dim", "total": "bold"}[account.name] if of_nobody else "",
         )
-    return Group(Text(f"{begin} to {end}", style="bold"), Text(), noted(table, found.emulated))
+    notes = [Text(note, style="dim") for note in found.notes]
+    return Group(Text(f"{begin} to {end}", style="bold"), Text(), noted(table, found.emulated), *notes)

@@ -12,7 +12,7 @@ from powerflow.cli.options import Json
 from powerflow.cli.when import stamp
 
 if TYPE_CHECKING:
-    from powerflow.live.records import AuditRecord
+    from powerflow.live.governance import AuditRecord
 
 
 @asks

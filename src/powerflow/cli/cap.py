@@ -18,7 +18,7 @@ from powerflow.cli.when import coming, lasting, stamp
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from powerflow.live.records import CapRecord
+    from powerflow.live.governance import CapRecord
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -60,7 +60,7 @@ def set_cap(
     from powerflow.cli.output import print_json
     from powerflow.energy.watts import parse_power, parse_ramp
     from powerflow.errors import InputError
-    from powerflow.live.records import CapOrder
+    from powerflow.live.governance import CapOrder
 
     if lasts is not None and until is not None:
         raise InputError("both --for and --until say when it ends", where="--until", fix="give one of the two")

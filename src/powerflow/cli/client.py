@@ -13,11 +13,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from powerflow.errors import InputError
-from powerflow.live.records import (
-    Account,
+from powerflow.live.governance import (
     AuditRecord,
+    BudgetOrder,
+    BudgetRecord,
     CapOrder,
     CapRecord,
+    SignalOrder,
+    SignalRecord,
+)
+from powerflow.live.records import (
+    Accounts,
     EventRecord,
     Explanation,
     JobDetail,
@@ -127,6 +133,30 @@ class Controller:
         """Take a node into use again."""
         return self._ask(NodeRecord, "POST", f"/nodes/{_segment(node)}/resume")
 
+    def budgets(self) -> Sequence[BudgetRecord]:
+        """Energy budgets."""
+        return self._get(Page[BudgetRecord], "/budgets").items
+
+    def set_budget(self, order: BudgetOrder) -> BudgetRecord:
+        """Set an energy budget."""
+        return self._ask(BudgetRecord, "POST", "/budgets", body=asdict(order))
+
+    def drop_budget(self, project: str) -> BudgetRecord:
+        """Forget an energy budget."""
+        return self._ask(BudgetRecord, "POST", "/budgets/drop", body={"project": project})
+
+    def signals(self) -> Sequence[SignalRecord]:
+        """What a joule costs and emits."""
+        return self._get(Page[SignalRecord], "/signals").items
+
+    def set_signal(self, order: SignalOrder) -> SignalRecord:
+        """Set a signal."""
+        return self._ask(SignalRecord, "POST", "/signals", body=asdict(order))
+
+    def drop_signal(self, kind: str) -> SignalRecord:
+        """Forget a signal."""
+        return self._ask(SignalRecord, "POST", "/signals/drop", body={"kind": kind})
+
     def caps(self) -> Sequence[CapRecord]:
         """Power caps."""
         return self._get(Page[CapRecord], "/caps").items
@@ -153,9 +183,9 @@ class Controller:
                 return found
             after = page[-1].number
 
-    def accounts(self, *, since_s: float, until_s: float, by: str) -> Sequence[Account]:
+    def accounts(self, *, since_s: float, until_s: float, by: str) -> Accounts:
         """Who was charged what."""
-        return self._get(Page[Account], "/accounts", since_s=since_s, until_s=until_s, by=by).items
+        return self._get(Accounts, "/accounts", since_s=since_s, until_s=until_s, by=by)
 
     # --- how it is asked ------------------------------------------------------------------------------------------
 

@@ -62,6 +62,8 @@ COMMANDS = (
     Command("acct", "acct", "Show who was charged how much energy."),
     Command("events", "events", "List what happened."),
     Command("node", "app", "List nodes; take them out of use and into it again."),
+    Command("budget", "app", "Say how much energy the cluster, or a project, may use."),
+    Command("signal", "app", "Say what a kWh costs and emits over time."),
     Command("cap", "app", "Say how many watts the cluster, or a part of it, may draw."),
     Command("audit", "audit", "List who set what, when, from where."),
     Command("completion", "completion", "Make the shell complete commands and job numbers."),

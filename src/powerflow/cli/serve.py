@@ -68,6 +68,7 @@ def serve(
     from powerflow.live.build import ClusterSettings, build
     from powerflow.live.controller import Settings
     from powerflow.service.logs import json_lines
+    from powerflow.simulate.governed_replay import replay_days
 
     directory = state_dir or load().state_dir
     os.umask(0o022)  # what the controller writes for ranks, their users must be able to read
@@ -81,6 +82,7 @@ def serve(
             interval_s=interval,
             seed=seed,
             time_scale=time_scale,
+            replay=replay_days,
             controller=Settings(explore_steps=explore_steps),
         ),
         log=json_lines(sys.stderr),

@@ -185,6 +185,23 @@ class Governor:
         most_j = max(self.budget.amount_j, spent_j + self.idle_w * left_s)
         return Standing(window, self.budget.amount_j, spent_j, min(expected_j, most_j))
 
+    def outlook(self, now_s: float) -> list[float]:
+        """By price, joules expected to be used by the end of the present window; empty before a day has been learnt."""
+        window = window_at(self.budget, now_s)
+        left_s = window.end_s - now_s
+        fixed_j = self._spent_j(window) + self.idle_w * left_s
+        return [fixed_j + need for need in self._need(left_s)]
+
+    @property
+    def knows_days(self) -> bool:
+        """Whether it has learnt what days cost: before that it sets no price, and only the limit keeps the budget."""
+        return bool(self._seen.curve)
+
+    def empty_day(self) -> Response | None:
+        """A day without arrivals, to `learn`; None before there was one with any."""
+        nothing = (0.0,) * len(self.prices)
+        return Response(self.prices, nothing, tuple(self._seen.full_w), nothing) if self.knows_days else None
+
     @property
     def bias(self) -> float:
         """The meter over the forecast, above idle, over the days learnt."""

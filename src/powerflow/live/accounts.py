@@ -8,13 +8,15 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Connection, case, func, select
 
+from powerflow.energy.signal import J_PER_KWH, UNITS, Signal
 from powerflow.errors import InputError
 from powerflow.live.encode import number
-from powerflow.live.records import Account, JobState
+from powerflow.live.records import Account, Accounts, JobState
 from powerflow.live.rows import Charge
 from powerflow.live.schema import charges, jobs
 
@@ -92,6 +94,49 @@ def accounts(connection: Connection, since_s: float, until_s: float, by: str) ->
         math.fsum(row[4] for row in rows if row[5]) / ended if ended else None,
     )
     return [*named, idle, total]
+
+
+def by_hour(connection: Connection, since_s: float, until_s: float, by: str) -> list[tuple[str, int, float]]:
+    """Joules of each account and hour, of a window as of `accounts`; the idle ones are those of ``idle``."""
+    name = jobs.c.id if by == "job" else jobs.c[by]
+    inside = (charges.c.hour >= int(since_s // _HOUR_S)) & (charges.c.hour * _HOUR_S < until_s)
+    joules = func.sum(charges.c.energy_j)
+    query = select(name, charges.c.hour, joules).join_from(charges, jobs, charges.c.job_id == jobs.c.id)
+    rows = connection.execute(query.where(inside).group_by(name, charges.c.hour)).all()
+    idle = select(charges.c.hour, charges.c.energy_j).where(inside, charges.c.job_id == _NOBODY)
+    return [
+        *((str(who), int(hour), float(energy_j)) for who, hour, energy_j in rows),
+        *(("idle", int(hour), float(energy_j)) for hour, energy_j in connection.execute(idle).all()),
+    ]
+
+
+def priced(items: Sequence[Account], hours: Sequence[tuple[str, int, float]], signals: Sequence[Signal]) -> Accounts:
+    """Accounts with what their joules cost and emitted, hour by hour, and what that rests on.
+
+    Args:
+        items: As of `accounts`: the last is the total, the one before it what was idle.
+        hours: As of `by_hour`.
+        signals: At most one of each kind.
+    """
+    notes = []
+    for signal in signals:
+        rate = {hour: signal.mean(hour * _HOUR_S, (hour + 1) * _HOUR_S) for hour in {hour for _, hour, _ in hours}}
+        known = {hour: not signal.at((hour + 0.5) * _HOUR_S).fell_back for hour in rate}
+        amount: dict[str, float] = defaultdict(float)
+        for name, hour, energy_j in hours:
+            amount[name] += energy_j * rate[hour] / J_PER_KWH
+        total_j = math.fsum(energy_j for *_, energy_j in hours)
+        fallback_j = math.fsum(energy_j for _, hour, energy_j in hours if not known[hour])
+        amounts = [*(amount[item.name] for item in items[:-1]), math.fsum(amount.values())]
+        share = fallback_j / total_j if total_j else 0.0
+        if signal.kind == "tariff":
+            what, items = "cost", [replace(item, cost=value) for item, value in zip(items, amounts, strict=True)]
+        else:
+            what, items = "CO2", [replace(item, co2_g=value) for item, value in zip(items, amounts, strict=True)]
+        fallback = f"{signal.fallback:g} {UNITS[signal.kind]}"
+        rest = f"; {share:.1%} of the joules with its fallback, {fallback}" if share else ""
+        notes.append(f"{what} by {signal.source}{rest}")
+    return Accounts(items, notes)
 
 
 def totals(connection: Connection) -> tuple[float, float, float]:

@@ -21,6 +21,7 @@ from powerflow.device.protocol import DeviceError, Gpu
 from powerflow.engine.local import LocalEngine
 from powerflow.engine.protocol import EngineError, RankName
 from powerflow.errors import InputError
+from powerflow.live.budgets import LiveBudgets
 from powerflow.live.cap_record import CapRecords
 from powerflow.live.caps import Caps
 from powerflow.live.claim import own_name
@@ -31,6 +32,8 @@ from powerflow.live.emulation import Emulation
 from powerflow.live.gangs import Gangs
 from powerflow.live.learning import Learning
 from powerflow.live.power import Power
+from powerflow.live.replaying import Replay
+from powerflow.live.signals import Signals
 from powerflow.live.spec import JobSpec
 from powerflow.live.store import Store
 from powerflow.policy import registry
@@ -55,6 +58,7 @@ class ClusterSettings:
         energy_price: λ_E, seconds per joule.
         interval_s: Decisions are at least this far apart.
         seed, time_scale: Of the emulation.
+        replay: Replays past days for energy budgets (`powerflow.live.replaying`); None: none are.
         controller: How the loop goes about it.
     """
 
@@ -66,6 +70,7 @@ class ClusterSettings:
     interval_s: float = 60.0
     seed: int = 0
     time_scale: float = 1.0
+    replay: Replay | None = None
     controller: Settings = field(default_factory=Settings)
 
 
@@ -118,14 +123,28 @@ def build(settings: ClusterSettings, log: Any) -> LiveCluster:
         gangs = Gangs(engine, state, _environment(gpus, emulation, store, as_user))
         refused: list[str] = []
         power = Power(gpus, Clocks(state / "device", gpus, refused.append), store, refused)
+        learning = Learning(axes)
+        signals = Signals(store)
+        budgets = LiveBudgets(
+            store,
+            spec,
+            lambda: power.totals_j()[0],
+            signals,
+            learning,
+            axes,
+            replay=settings.replay,
+            price=settings.energy_price,
+            emulated=emulation is not None,
+        )
         controller = Controller(
             scheduler,
             store,
             engine,
             gangs,
             power,
-            Learning(axes),
+            learning,
             caps=Caps(store, spec, power, CapRecords(state / "caps")),
+            budgets=budgets,
             owner=own_name(),
             settings=settings.controller,
             runs_as=(lambda user: user) if as_user else (lambda user: ""),
@@ -133,7 +152,7 @@ def build(settings: ClusterSettings, log: Any) -> LiveCluster:
             log=log,
         )
         undo.pop_all()
-    desk = LiveDesk(controller, may_run=_may_run(as_user))
+    desk = LiveDesk(controller, signals, may_run=_may_run(as_user))
     return LiveCluster(controller, desk, engine, emulation, store, spec, axes, log)
 
 

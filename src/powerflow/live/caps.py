@@ -14,8 +14,9 @@ from dataclasses import asdict, dataclass, replace
 from powerflow.cluster.spec import ClusterSpec
 from powerflow.errors import InputError
 from powerflow.live.cap_record import CapRecords
+from powerflow.live.governance import AuditRecord, CapOrder, CapRecord
 from powerflow.live.power import Power
-from powerflow.live.records import AuditRecord, Caller, CapOrder, CapRecord, NotFound, Refused
+from powerflow.live.records import Caller, NotFound, Refused
 from powerflow.live.store import Store
 from powerflow.scheduler import events as brain
 from powerflow.scheduler.cap import CALM_S, PowerCap, Scope, parse_scope

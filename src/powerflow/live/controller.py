@@ -21,6 +21,7 @@ import numpy as np
 from powerflow.cluster.occupancy import NodeShare
 from powerflow.device.protocol import DeviceError
 from powerflow.engine.protocol import Engine, EngineError
+from powerflow.live.budgets import LiveBudgets
 from powerflow.live.caps import Caps
 from powerflow.live.claim import take
 from powerflow.live.database import StoreError
@@ -39,6 +40,7 @@ from powerflow.live.rows import Intent, StoredJob
 from powerflow.live.store import Store
 from powerflow.live.timing import STEPS
 from powerflow.scheduler import events as brain
+from powerflow.scheduler.ledger import advance
 from powerflow.scheduler.plan import Plan, Why
 from powerflow.scheduler.scheduler import Scheduler
 
@@ -102,6 +104,7 @@ class Controller:
         learning: What is believed of jobs, fresh.
         settings: See there.
         caps: Power caps.
+        budgets: Energy budgets.
         owner: Names this controller in the store's claim.
         runs_as: The login name to run a user's jobs as; "" for the engine's own.
         emulation: Slows scripts on emulated GPUs; None where GPUs are real.
@@ -119,6 +122,7 @@ class Controller:
         learning: Learning,
         *,
         caps: Caps,
+        budgets: LiveBudgets,
         owner: str,
         log: Any,
         settings: Settings = Settings(),
@@ -128,7 +132,7 @@ class Controller:
     ) -> None:
         self.scheduler, self.store, self.engine, self.gangs = scheduler, store, engine, gangs
         self.power, self.learning, self.settings, self.owner = power, learning, settings, owner
-        self.caps, self.runs_as, self.emulation = caps, runs_as, emulation
+        self.caps, self.budgets, self.runs_as, self.emulation = caps, budgets, runs_as, emulation
         self.cap_w, self.watt_price = math.inf, 0.0  # of the last plan
         self.clock = clock or WallClock()
         self._roster = Roster(store, power, learning, settings.pause_s)
@@ -184,6 +188,7 @@ class Controller:
             brain.NodeDrained(n.name) for n in self.store.node_states().values() if n.state == "drained"
         ]
         self._roster.events += self.caps.news(now_s)
+        self.budgets.start(now_s)
         intents = {intent.job_id: intent for intent in self.store.intents()}
         orders = []
         for job in self.store.active():
@@ -271,6 +276,7 @@ class Controller:
         try:
             self._save(self.clock(), everything=True)
         finally:
+            self.budgets.close()
             self.power.finish(give_back=not self.gangs.holding())
         self.store.unclaim(self.owner)
 
@@ -296,6 +302,7 @@ class Controller:
         self._guarded(self._facts.take_all, now_s)
         self._roster.retry(now_s)
         self._guarded(self._measure, now_s)
+        self._guarded(self._budget, now_s)
         decided = (self._roster.events or now_s >= self._wake_s) and self._decide(now_s)
         self._guarded(self._record, now_s)
         self._guarded(self._act, now_s)
@@ -409,14 +416,8 @@ class Controller:
         """Ask the brain; True if it decided. What it decided waits to be stored."""
         if self._draining:
             return False
-        slots, done = [], []
-        for entry in self.entries.values():
-            if entry.known and entry.placement and entry.id in self.scheduler.ledger.slot_of:
-                slots.append(self.scheduler.slot(entry.id))
-                done.append(entry.steps)
-        progress = brain.Progress(np.array(slots, np.int64), np.array(done))
         events, self._roster.events = self._roster.events, []
-        plan = self.scheduler.step(now_s, [progress, *events])
+        plan = self.scheduler.step(now_s, [self._progress(), *events])
         self._wake_s = plan.wake_s
         for ignored in plan.ignored:
             self._log.info("the brain passes over", what=ignored)
@@ -424,6 +425,27 @@ class Controller:
             self._note(plan, now_s)
             self._note_caps(plan)
         return plan.decided
+
+    def _progress(self) -> brain.Progress:
+        slots, done = [], []
+        for entry in self.entries.values():
+            if entry.known and entry.placement and entry.id in self.scheduler.ledger.slot_of:
+                slots.append(self.scheduler.slot(entry.id))
+                done.append(entry.steps)
+        return brain.Progress(np.array(slots, np.int64), np.array(done))
+
+    def _budget(self, now_s: float) -> None:
+        """Read the meters of budgets, and tell the brain on which terms jobs get energy."""
+        if not self.budgets.due(now_s):
+            return
+        now = self._progress()
+        if len(now.slots):
+            advance(self.scheduler.ledger.rows["done"], now.slots, now.done)
+        news, warnings = self.budgets.step(now_s, self.scheduler)
+        self._roster.events += news
+        for warning in warnings:
+            self._log.warning("energy budget", what=warning)
+            self.store.append("budget", warning, now_s)
 
     def _note(self, plan: Plan, now_s: float) -> None:
         """Take a plan down in the entries: what each job is to hold, and why."""
@@ -548,6 +570,7 @@ class Controller:
             if entry is not None:
                 entry.energy_j += energy_j
                 entry.gpu_s += gpu_s
+                self.budgets.charge(entry.spec.project, energy_j)
 
     def _save(self, now_s: float, *, everything: bool = False) -> None:
         """Write what has changed of running jobs, what was measured and who owes which joules."""

@@ -11,16 +11,24 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from powerflow.energy.signal import Kind
 from powerflow.engine.protocol import EngineError
+from powerflow.live.accounts import priced
 from powerflow.live.controller import Controller
 from powerflow.live.entry import Entry
 from powerflow.live.explain import option, options
-from powerflow.live.records import (
-    Account,
+from powerflow.live.governance import (
     AuditRecord,
-    Caller,
+    BudgetOrder,
+    BudgetRecord,
     CapOrder,
     CapRecord,
+    SignalOrder,
+    SignalRecord,
+)
+from powerflow.live.records import (
+    Accounts,
+    Caller,
     EventRecord,
     Explanation,
     Forbidden,
@@ -38,6 +46,7 @@ from powerflow.live.records import (
     Unavailable,
 )
 from powerflow.live.rows import StoredJob
+from powerflow.live.signals import Signals
 from powerflow.live.spec import JobSpec
 
 #: Jobs that `LiveDesk.top` lists.
@@ -49,11 +58,15 @@ class LiveDesk:
 
     Args:
         controller: Whose.
+        signals: What a joule costs and emits.
         may_run: Says in words why jobs of a user cannot be run here; "" if they can.
     """
 
-    def __init__(self, controller: Controller, may_run: Callable[[str], str] = lambda user: "") -> None:
+    def __init__(
+        self, controller: Controller, signals: Signals, may_run: Callable[[str], str] = lambda user: ""
+    ) -> None:
         self._controller = controller
+        self._signals = signals
         self._store = controller.store
         self._scheduler = controller.scheduler
         self._may_run = may_run
@@ -178,9 +191,10 @@ class LiveDesk:
         controller, power = self._controller, self._controller.power
         first, counts = self._store.front((JobState.RUNNING, JobState.QUEUED, JobState.HELD), TOP_JOBS)
         metered_j, jobs_j, idle_j = power.totals_j()
+        now_s = controller.clock()
         price = self._scheduler.energy_price
         return Top(
-            time_s=controller.clock(),
+            time_s=now_s,
             gpus=power.gpu_count,
             gpus_busy=len(controller.gangs.holding()),
             power_w=power.power_w(),
@@ -195,10 +209,10 @@ class LiveDesk:
             energy_price=price,
             cap_w=_known(controller.cap_w),
             watt_price=controller.watt_price,
-            budget="none: a fixed price of energy" if price else "none: time alone counts",
+            budget=controller.budgets.words(now_s),
             emulated=power.emulated,
             jobs=[self._record(job) for job in first],
-            notices=sorted({*controller.notices.copy().values(), *power.notices()}),
+            notices=sorted({*controller.notices.copy().values(), *power.notices(), *controller.budgets.notices(now_s)}),
         )
 
     def caps(self) -> Sequence[CapRecord]:
@@ -223,13 +237,48 @@ class LiveDesk:
         self._controller.tell("caps", scope)
         return records
 
+    def budgets(self) -> Sequence[BudgetRecord]:
+        """See `Desk`."""
+        return self._controller.budgets.show(self._controller.clock())
+
+    def set_budget(self, order: BudgetOrder, caller: Caller) -> BudgetRecord:
+        """See `Desk`."""
+        _operator(caller, "set energy budgets")
+        record = self._controller.budgets.set(order, caller, self._controller.clock())
+        self._controller.ring()
+        return record
+
+    def drop_budget(self, project: str, caller: Caller) -> BudgetRecord:
+        """See `Desk`."""
+        _operator(caller, "drop energy budgets")
+        record = self._controller.budgets.drop(project, caller, self._controller.clock())
+        self._controller.ring()
+        return record
+
+    def signals(self) -> Sequence[SignalRecord]:
+        """See `Desk`."""
+        return self._signals.show(self._controller.clock())
+
+    def set_signal(self, order: SignalOrder, caller: Caller) -> SignalRecord:
+        """See `Desk`."""
+        _operator(caller, "set signals")
+        return self._signals.set(order, caller, self._controller.clock())
+
+    def drop_signal(self, kind: Kind, caller: Caller) -> SignalRecord:
+        """See `Desk`."""
+        _operator(caller, "drop signals")
+        return self._signals.drop(kind, caller, self._controller.clock())
+
     def audit(self, *, after: int = 0, limit: int = 100) -> Page[AuditRecord]:
         """See `Desk`."""
         return self._store.audit(after, limit)
 
-    def accounts(self, *, since_s: float, until_s: float, by: str) -> Sequence[Account]:
+    def accounts(self, *, since_s: float, until_s: float, by: str) -> Accounts:
         """See `Desk`."""
-        return self._store.accounts(since_s, until_s, by)
+        items, signals = self._store.accounts(since_s, until_s, by), self._signals.signals()
+        if not signals:
+            return Accounts(items)
+        return priced(items, self._store.hourly(since_s, until_s, by), signals)
 
     def healthy(self) -> Mapping[str, Any]:
         """See `Desk`."""

@@ -11,7 +11,8 @@ from typing import Any
 from sqlalchemy import RowMapping
 
 from powerflow.cost.observation import Observation
-from powerflow.live.records import AuditRecord, EventRecord, JobState, NotFound
+from powerflow.live.governance import AuditRecord
+from powerflow.live.records import EventRecord, JobState, NotFound
 from powerflow.live.rows import Charge, Intent, JobUpdate, Seen, StoredJob
 from powerflow.live.spec import JobSpec
 

@@ -10,7 +10,7 @@ from powerflow.cost.catalogue import gpu_type
 from powerflow.device.lease import Clocks
 from powerflow.device.meter import Meter
 from powerflow.device.protocol import DeviceError, Gpu, Reading
-from powerflow.live.records import AuditRecord
+from powerflow.live.governance import AuditRecord
 from powerflow.live.rows import Charge
 from powerflow.live.store import Store
 

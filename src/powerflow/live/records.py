@@ -10,7 +10,17 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Generic, Protocol, TypeVar
 
+from powerflow.energy.signal import Kind
 from powerflow.errors import InputError
+from powerflow.live.governance import (
+    AuditRecord,
+    BudgetOrder,
+    BudgetRecord,
+    CapOrder,
+    CapRecord,
+    SignalOrder,
+    SignalRecord,
+)
 from powerflow.live.spec import JobSpec
 
 
@@ -190,81 +200,6 @@ class EventRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class AuditRecord:
-    """Who set what, when, from where. ``number`` rises; ``fields`` are plain JSON: what it was set to."""
-
-    number: int
-    time_s: float
-    user: str
-    address: str
-    action: str
-    target: str
-    fields: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class CapRecord:
-    """One power cap, and how it was kept so far (None: nothing can be said yet).
-
-    Attributes:
-        scope: ``cluster``, ``rack:…``, ``row:…`` or ``nodes:…``.
-        watts: What the scope may draw.
-        state: announced, in force or over.
-        start_s, end_s, deadline_s, ramp_w_per_s: As it was set; no end: until it is lifted.
-        by, set_s: Who set it, and when.
-        power_w: What the scope draws now.
-        under_after_s: Seconds from when it was due until power was at or below it.
-        over_s, judged_s: Seconds above it, of so many since it was due.
-        worst_over_w: Most watts above it.
-        mean_w: Mean power in that time.
-        before_w, after_w: Highest power in the hour before and after.
-        emulated: True when the GPUs are emulated, and their watts with them.
-    """
-
-    number: int
-    scope: str
-    watts: float
-    state: str
-    start_s: float
-    end_s: float | None
-    deadline_s: float | None
-    ramp_w_per_s: float | None
-    by: str
-    set_s: float
-    power_w: float
-    under_after_s: float | None = None
-    over_s: float | None = None
-    judged_s: float | None = None
-    worst_over_w: float | None = None
-    mean_w: float | None = None
-    before_w: float | None = None
-    after_w: float | None = None
-    emulated: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class CapOrder:
-    """A cap as an operator asks for it. Times are Unix seconds; None: now, until it is lifted, at once.
-
-    Attributes:
-        watts: What the scope may draw.
-        share: Or this share of what it draws now.
-        scope: ``cluster``, ``rack:NAME``, ``row:RACK,RACK`` or ``nodes:NODE,NODE``.
-        start_s, end_s: From when to when.
-        deadline_s: By when it must be met, if later than the start.
-        ramp_w_per_s: How fast power may be made to change.
-    """
-
-    watts: float | None = None
-    share: float | None = None
-    scope: str = "cluster"
-    start_s: float | None = None
-    end_s: float | None = None
-    deadline_s: float | None = None
-    ramp_w_per_s: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class GpuRecord:
     """One GPU now: who holds it (job id or None), and what it says of itself."""
 
@@ -329,13 +264,26 @@ class Top:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What a user, a project or a job was charged in a window; ``idle`` and ``total`` are accounts too."""
+    """What a user, a project or a job was charged in a window; ``idle`` and ``total`` are accounts too.
+
+    ``cost`` is in the tariff's money and ``co2_g`` in grams, hour by hour; None where there is no such signal.
+    """
 
     name: str
     jobs: int
     gpu_s: float
     energy_j: float
     mean_jct_s: float | None
+    cost: float | None = None
+    co2_g: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Accounts:
+    """Accounts of a window, and what their cost and CO2 rest on, one line for each signal."""
+
+    items: Sequence[Account]
+    notes: Sequence[str] = ()
 
 
 Item = TypeVar("Item")
@@ -446,11 +394,35 @@ class Desk(Protocol):
         """End the caps of a scope now; those to come are forgotten."""
         ...
 
+    def budgets(self) -> Sequence[BudgetRecord]:
+        """Energy budgets: the cluster's, then those of projects."""
+        ...
+
+    def set_budget(self, order: BudgetOrder, caller: Caller) -> BudgetRecord:
+        """Set a budget; one of the same scope is replaced. Operators only."""
+        ...
+
+    def drop_budget(self, project: str, caller: Caller) -> BudgetRecord:
+        """Forget a budget; "" is the cluster's. Operators only."""
+        ...
+
+    def signals(self) -> Sequence[SignalRecord]:
+        """What a joule costs and emits."""
+        ...
+
+    def set_signal(self, order: SignalOrder, caller: Caller) -> SignalRecord:
+        """Set a signal; one of the same kind is replaced. Operators only."""
+        ...
+
+    def drop_signal(self, kind: Kind, caller: Caller) -> SignalRecord:
+        """Forget a signal. Operators only."""
+        ...
+
     def audit(self, *, after: int = 0, limit: int = 100) -> Page[AuditRecord]:
         """Who set what, oldest first, from number ``after`` (exclusive) on."""
         ...
 
-    def accounts(self, *, since_s: float, until_s: float, by: str) -> Sequence[Account]:
+    def accounts(self, *, since_s: float, until_s: float, by: str) -> Accounts:
         """Who was charged what; ``by`` is ``user``, ``project`` or ``job``."""
         ...
 

@@ -18,7 +18,8 @@ from powerflow.errors import InputError
 from powerflow.live import accounts as ledger
 from powerflow.live import encode
 from powerflow.live.database import Database, StoreError
-from powerflow.live.records import Account, AuditRecord, EventRecord, JobState, NotFound, Page, Refused
+from powerflow.live.governance import AuditRecord
+from powerflow.live.records import Account, EventRecord, JobState, NotFound, Page, Refused
 from powerflow.live.rows import Charge, Intent, JobUpdate, NodeState, Seen, StoredJob
 from powerflow.live.schema import audit, charges, claims, events, gangs, jobs, keys, nodes, observations, settings
 from powerflow.live.spec import JobSpec
@@ -143,6 +144,18 @@ class Store:
             rows = connection.execute(query).mappings().all()
         page = [encode.job_of(row) for row in rows[:limit]]
         return Page(page, page[-1].id if len(rows) > limit else None)
+
+    def submitted(self, since_s: float) -> list[StoredJob]:
+        """All jobs submitted since a moment, oldest first."""
+        query = select(jobs).where(jobs.c.submitted_s >= since_s).order_by(jobs.c.submitted_s, jobs.c.id)
+        with self._database.read() as connection:
+            return [encode.job_of(row) for row in connection.execute(query).mappings()]
+
+    def first_submission_s(self) -> float | None:
+        """When the first job was submitted; None before one was."""
+        with self._database.read() as connection:
+            first: float | None = connection.scalar(select(func.min(jobs.c.submitted_s)))
+            return first
 
     def active(self) -> list[StoredJob]:
         """All jobs that have not ended, oldest first."""
@@ -335,6 +348,11 @@ class Store:
         """Who was charged what in a window, by ``user``, ``project`` or ``job``; see `powerflow.live.accounts`."""
         with self._database.read() as connection:
             return ledger.accounts(connection, since_s, until_s, by)
+
+    def hourly(self, since_s: float, until_s: float, by: str) -> list[tuple[str, int, float]]:
+        """Who was charged how many joules in which hour, in such a window: (name, hour since 1970, joules)."""
+        with self._database.read() as connection:
+            return ledger.by_hour(connection, since_s, until_s, by)
 
     def energy_totals(self) -> tuple[float, float, float]:
         """Joules since the store was made: metered, of jobs, of idle GPUs; the last two make the first."""

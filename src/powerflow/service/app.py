@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, FastAPI, Header, Path, Query, Request, Response
+from fastapi import APIRouter, FastAPI, Header, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
@@ -23,11 +23,8 @@ from starlette.exceptions import HTTPException
 from powerflow.errors import InputError
 from powerflow.live.records import (
     Caller,
-    CapOrder,
-    CapRecord,
     Desk,
     Explanation,
-    Forbidden,
     JobDetail,
     JobRecord,
     JobState,
@@ -39,9 +36,11 @@ from powerflow.live.records import (
 from powerflow.live.spec import JobSpec
 from powerflow.service import shapes
 from powerflow.service.door import Door
+from powerflow.service.governing import governing
 from powerflow.service.metrics import exposition
 from powerflow.service.openapi import document
-from powerflow.service.problem import MEDIA_TYPE, Problem, of_error, of_invalid, problem, responses
+from powerflow.service.operations import at_least, says
+from powerflow.service.problem import MEDIA_TYPE, Problem, of_error, of_invalid, problem
 from powerflow.service.shapes import CURSOR, KEY, NAME, JobId, NodeName
 from powerflow.service.tokens import Tokens
 
@@ -52,7 +51,6 @@ METRICS = "/metrics"
 
 #: How often a request that waits for events looks for them.
 _LOOK_S = 0.25
-_ROLES = list(Role)
 _HIDDEN = "(hidden)"
 
 
@@ -87,6 +85,7 @@ def build_app(
     app.state.stopping = False
     app.include_router(_jobs(desk), prefix=PREFIX, tags=["jobs"])
     app.include_router(_cluster(desk), prefix=PREFIX, tags=["cluster"])
+    app.include_router(governing(desk), prefix=PREFIX, tags=["governance"])
     app.include_router(_health(desk, version), prefix=PREFIX, tags=["health"])
     app.add_route(METRICS, _metrics(desk, version))
     # what nobody foresaw is answered too, and then raised on to the door, which logs it
@@ -104,10 +103,10 @@ def build_app(
 def _jobs(desk: Desk) -> APIRouter:
     router = APIRouter()
 
-    @router.post("/jobs", status_code=201, **_says(JobRecord, 201, 400, 403, 409, 413, 422, 503, again=True))
+    @router.post("/jobs", status_code=201, **says(JobRecord, 201, 400, 403, 409, 413, 422, 503, again=True))
     def submit(
         spec: JobSpec,
-        caller: Annotated[Caller, _at_least(Role.USER)],
+        caller: Annotated[Caller, at_least(Role.USER)],
         response: Response,
         key: Annotated[
             str | None,
@@ -120,7 +119,7 @@ def _jobs(desk: Desk) -> APIRouter:
         response.headers["Location"] = f"{PREFIX}/jobs/{record.id}"
         return record
 
-    @router.get("/jobs", **_says(shapes.JobPage, 200, 422))
+    @router.get("/jobs", **says(shapes.JobPage, 200, 422))
     def jobs(
         request: Request,
         response: Response,
@@ -137,8 +136,8 @@ def _jobs(desk: Desk) -> APIRouter:
             response.headers["Link"] = f'<{following.path}?{following.query}>; rel="next"'
         return shapes.JobPage(items=list(page.items), next=page.next)
 
-    @router.get("/jobs/{job_id}", **_says(JobDetail, 200, 404, 422))
-    def job(job_id: JobId, caller: Annotated[Caller, _at_least(Role.VIEWER)]) -> JobDetail:
+    @router.get("/jobs/{job_id}", **says(JobDetail, 200, 404, 422))
+    def job(job_id: JobId, caller: Annotated[Caller, at_least(Role.VIEWER)]) -> JobDetail:
         """One job. Values of its environment are shown to its owner and to operators only."""
         detail = desk.job(job_id)
         if caller.role is Role.OPERATOR or caller.user == detail.record.user:
@@ -146,27 +145,27 @@ def _jobs(desk: Desk) -> APIRouter:
         hidden = dict.fromkeys(detail.spec.env, _HIDDEN)
         return replace(detail, spec=detail.spec.model_copy(update={"env": hidden}))
 
-    @router.post("/jobs/{job_id}/cancel", **_says(JobRecord, 200, 403, 404, 409, 422, 503))
-    def cancel(job_id: JobId, caller: Annotated[Caller, _at_least(Role.USER)]) -> JobRecord:
+    @router.post("/jobs/{job_id}/cancel", **says(JobRecord, 200, 403, 404, 409, 422, 503))
+    def cancel(job_id: JobId, caller: Annotated[Caller, at_least(Role.USER)]) -> JobRecord:
         """Withdraw a job; what runs is ended. Cancelling a cancelled job changes nothing."""
         return desk.cancel(job_id, caller)
 
-    @router.post("/jobs/{job_id}/hold", **_says(JobRecord, 200, 403, 404, 409, 422, 503))
-    def hold(job_id: JobId, caller: Annotated[Caller, _at_least(Role.USER)]) -> JobRecord:
+    @router.post("/jobs/{job_id}/hold", **says(JobRecord, 200, 403, 404, 409, 422, 503))
+    def hold(job_id: JobId, caller: Annotated[Caller, at_least(Role.USER)]) -> JobRecord:
         """Keep a job from running; one that runs gives its GPUs back first."""
         return desk.hold(job_id, caller)
 
-    @router.post("/jobs/{job_id}/release", **_says(JobRecord, 200, 403, 404, 409, 422, 503))
-    def release(job_id: JobId, caller: Annotated[Caller, _at_least(Role.USER)]) -> JobRecord:
+    @router.post("/jobs/{job_id}/release", **says(JobRecord, 200, 403, 404, 409, 422, 503))
+    def release(job_id: JobId, caller: Annotated[Caller, at_least(Role.USER)]) -> JobRecord:
         """Let a held job run again."""
         return desk.release(job_id, caller)
 
-    @router.get("/jobs/{job_id}/explain", **_says(Explanation, 200, 404, 422))
+    @router.get("/jobs/{job_id}/explain", **says(Explanation, 200, 404, 422))
     def explain(job_id: JobId) -> Explanation:
         """Why a job has what it has, and what else it could have."""
         return desk.explain(job_id)
 
-    @router.get("/jobs/{job_id}/log", **_says(LogChunk, 200, 404, 422))
+    @router.get("/jobs/{job_id}/log", **says(LogChunk, 200, 404, 422))
     def log(
         job_id: JobId,
         rank: Annotated[str | None, Query(pattern=NAME, description="Which; the first by default.")] = None,
@@ -185,29 +184,29 @@ def _jobs(desk: Desk) -> APIRouter:
 def _cluster(desk: Desk) -> APIRouter:
     router = APIRouter()
 
-    @router.get("/top", **_says(Top, 200))
+    @router.get("/top", **says(Top, 200))
     def top() -> Top:
         """The cluster at this moment."""
         return desk.top()
 
-    @router.get("/nodes", **_says(shapes.NodeList, 200))
+    @router.get("/nodes", **says(shapes.NodeList, 200))
     def nodes() -> shapes.NodeList:
         """Nodes and their GPUs."""
         return shapes.NodeList(items=list(desk.nodes()))
 
-    @router.post("/nodes/{name}/drain", **_says(NodeRecord, 200, 400, 403, 404, 409, 413, 422, 503))
+    @router.post("/nodes/{name}/drain", **says(NodeRecord, 200, 400, 403, 404, 409, 413, 422, 503))
     def drain(
-        name: NodeName, caller: Annotated[Caller, _at_least(Role.OPERATOR)], body: shapes.Drain | None = None
+        name: NodeName, caller: Annotated[Caller, at_least(Role.OPERATOR)], body: shapes.Drain | None = None
     ) -> NodeRecord:
         """Let a node take nobody new; what runs there is moved."""
         return desk.drain(name, caller, body.reason if body else "")
 
-    @router.post("/nodes/{name}/resume", **_says(NodeRecord, 200, 403, 404, 409, 422, 503))
-    def resume(name: NodeName, caller: Annotated[Caller, _at_least(Role.OPERATOR)]) -> NodeRecord:
+    @router.post("/nodes/{name}/resume", **says(NodeRecord, 200, 403, 404, 409, 422, 503))
+    def resume(name: NodeName, caller: Annotated[Caller, at_least(Role.OPERATOR)]) -> NodeRecord:
         """Let a drained or failed node be used again."""
         return desk.resume(name, caller)
 
-    @router.get("/events", **_says(shapes.EventPage, 200, 404, 422))
+    @router.get("/events", **says(shapes.EventPage, 200, 404, 422))
     async def events(
         request: Request,
         after: Annotated[int, Query(ge=0, le=2**62, description="Number of the last event that is known.")] = 0,
@@ -224,37 +223,7 @@ def _cluster(desk: Desk) -> APIRouter:
                 return shapes.EventPage(items=list(page.items), after=page.items[-1].number if page.items else after)
             await asyncio.sleep(_LOOK_S)
 
-    @router.get("/caps", **_says(shapes.CapList, 200))
-    def caps() -> shapes.CapList:
-        """Power caps, newest first, and how each was kept."""
-        return shapes.CapList(items=list(desk.caps()))
-
-    @router.post("/caps", status_code=201, **_says(CapRecord, 201, 400, 403, 409, 413, 422, 503))
-    def set_cap(order: shapes.CapBody, caller: Annotated[Caller, _at_least(Role.OPERATOR)]) -> CapRecord:
-        """Set a power cap: ``watts``, or a ``share`` of what the scope draws now."""
-        return desk.set_cap(CapOrder(**order.model_dump()), caller)
-
-    @router.post("/caps/lift", **_says(shapes.CapList, 200, 400, 403, 404, 409, 413, 422, 503))
-    def lift_cap(body: shapes.Lift, caller: Annotated[Caller, _at_least(Role.OPERATOR)]) -> shapes.CapList:
-        """End the caps of a scope now; those to come are forgotten."""
-        return shapes.CapList(items=list(desk.lift_cap(body.scope, caller)))
-
-    @router.get("/caps/{number}/record", **_says(shapes.CapCsv, 200, 404, 422))
-    def cap_record(number: Annotated[int, Path(ge=1, le=2**31)]) -> shapes.CapCsv:
-        """What was drawn and allowed under a cap, as CSV: a line for each change."""
-        return shapes.CapCsv(number=number, csv=desk.cap_csv(number))
-
-    @router.get("/audit", **_says(shapes.AuditPage, 200, 403, 422))
-    def audit(
-        caller: Annotated[Caller, _at_least(Role.OPERATOR)],
-        after: Annotated[int, Query(ge=0, le=2**62, description="Number of the last entry that is known.")] = 0,
-        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    ) -> shapes.AuditPage:
-        """Who set what, when, from where, oldest first. Nothing is ever taken out of it."""
-        page = desk.audit(after=after, limit=limit)
-        return shapes.AuditPage(items=list(page.items), after=page.items[-1].number if page.items else after)
-
-    @router.get("/accounts", **_says(shapes.AccountList, 200, 422))
+    @router.get("/accounts", **says(shapes.AccountList, 200, 422))
     def accounts(
         since_s: Annotated[float, Query(ge=0, le=1e11, description="Unix seconds.")] = 0.0,
         until_s: Annotated[float | None, Query(ge=0, le=1e11, description="Unix seconds; now by default.")] = None,
@@ -264,8 +233,10 @@ def _cluster(desk: Desk) -> APIRouter:
         until = time.time() if until_s is None else until_s
         if since_s > until:
             raise InputError("the window ends before it begins", where="query.since_s", fix="since_s ≤ until_s")
-        items = list(desk.accounts(since_s=since_s, until_s=until, by=by))
-        return shapes.AccountList(since_s=since_s, until_s=until, by=by, items=items)
+        found = desk.accounts(since_s=since_s, until_s=until, by=by)
+        return shapes.AccountList(
+            since_s=since_s, until_s=until, by=by, items=list(found.items), notes=list(found.notes)
+        )
 
     return router
 
@@ -273,7 +244,7 @@ def _cluster(desk: Desk) -> APIRouter:
 def _health(desk: Desk, version: str) -> APIRouter:
     router = APIRouter()
 
-    @router.get("/health", **_says(shapes.Health, 200, 503, token=False))
+    @router.get("/health", **says(shapes.Health, 200, 503, token=False))
     def health() -> Any:
         """Whether the controller works: 200, or 503. Needs no token."""
         found = desk.healthy()
@@ -292,26 +263,6 @@ def _metrics(desk: Desk, version: str) -> Callable[[Request], Any]:
 
 
 # --- what they share ----------------------------------------------------------------------------------------------
-
-
-def _at_least(least: Role) -> Any:
-    async def caller(request: Request) -> Caller:
-        who: Caller = request.state.caller
-        if _ROLES.index(who.role) < _ROLES.index(least):
-            raise Forbidden(f"{who.user} asks with the role {who.role}", fix=f"this takes the role {least}")
-        return who
-
-    return Depends(caller)
-
-
-def _says(shape: Any, status: int, *errors: int, again: bool = False, token: bool = True) -> dict[str, Any]:
-    """How an operation's answers are described: the shape with an example, and every error it may end in."""
-    said = {"content": {"application/json": {"example": shapes.example(shape)}}}
-    every = (*errors, *((401,) if token else ()), 421, 500)
-    described: dict[int | str, Any] = {status: {**said, "description": "Done."}, **responses(*sorted(set(every)))}
-    if again:
-        described[200] = {**said, "model": shape, "description": "Was done before: the same key, the same job."}
-    return {"responses": described}
 
 
 def _operation(route: APIRoute) -> str:

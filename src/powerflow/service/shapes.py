@@ -8,10 +8,11 @@ from typing import Annotated, Any
 from fastapi import Path
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from powerflow.energy.budget import Period
+from powerflow.energy.signal import MAX_AGE_S, Kind
+from powerflow.live.governance import AuditRecord, BudgetRecord, CapRecord, Outlook, SignalRecord
 from powerflow.live.records import (
     Account,
-    AuditRecord,
-    CapRecord,
     EventRecord,
     Explanation,
     GpuRecord,
@@ -55,6 +56,60 @@ class NodeList(BaseModel):
     items: list[NodeRecord]
 
 
+class BudgetList(BaseModel):
+    """Energy budgets."""
+
+    items: list[BudgetRecord]
+
+
+class BudgetBody(BaseModel):
+    """A budget as an operator asks for it: `powerflow.live.governance.BudgetOrder`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    amount_j: float = Field(gt=0, le=1e18, allow_inf_nan=False)
+    period: Period
+    zone: str = Field(default="UTC", max_length=64, examples=["Europe/Berlin"])
+    project: str = Field(default="", pattern=f"^$|{NAME}")
+
+
+class WhoseBudget(BaseModel):
+    """Whose budget is meant; "" is the cluster's."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    project: str = Field(default="", pattern=f"^$|{NAME}")
+
+
+class SignalList(BaseModel):
+    """Signals."""
+
+    items: list[SignalRecord]
+
+
+class SignalBody(BaseModel):
+    """A signal as an operator asks for it: `powerflow.live.governance.SignalOrder`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: Kind
+    csv: str | None = Field(default=None, max_length=1_000_000)
+    url: str | None = Field(default=None, max_length=2048, pattern=r"^https?://")
+    constant: float | None = Field(default=None, ge=-1e9, le=1e9, allow_inf_nan=False)
+    source: str = Field(default="", max_length=512)
+    fallback: float | None = Field(default=None, ge=-1e9, le=1e9, allow_inf_nan=False)
+    max_age_s: float = Field(default=MAX_AGE_S, gt=0, le=1e9, allow_inf_nan=False)
+    weight: float = Field(default=1.0, ge=0, le=1000, allow_inf_nan=False)
+
+
+class WhichSignal(BaseModel):
+    """Which signal is meant."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: Kind
+
+
 class CapList(BaseModel):
     """Power caps."""
 
@@ -62,7 +117,7 @@ class CapList(BaseModel):
 
 
 class CapBody(BaseModel):
-    """A power cap as an operator asks for it: `powerflow.live.records.CapOrder`."""
+    """A power cap as an operator asks for it: `powerflow.live.governance.CapOrder`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -98,12 +153,16 @@ class AuditPage(BaseModel):
 
 
 class AccountList(BaseModel):
-    """Accounts of a window; ``idle`` is what no job was charged, ``total`` is everything."""
+    """Accounts of a window; ``idle`` is what no job was charged, ``total`` is everything.
+
+    ``notes`` say which signals ``cost`` and ``co2_g`` come from, and how much of them is a fallback.
+    """
 
     since_s: float
     until_s: float
     by: str
     items: list[Account]
+    notes: list[str] = []
 
 
 class Drain(BaseModel):
@@ -173,6 +232,38 @@ CAP = CapRecord(
     mean_w=58_700.0,
     before_w=79_800.0,
 )
+BUDGET = BudgetRecord(
+    project="",
+    amount_j=1.44e9,
+    period="day",
+    zone="Europe/Berlin",
+    window="2026-09-21",
+    start_s=1_789_941_600.0,
+    end_s=1_790_028_000.0,
+    spent_j=0.8e9,
+    share=0.5556,
+    forecast_j=1.43e9,
+    price=0.0021,
+    limit_w=21_000.0,
+    limited=False,
+    knows_days=True,
+    bias=1.03,
+    outlook=[Outlook(0.0, 1.8e9, False), Outlook(0.0059, 1.3e9, True)],
+    by="root",
+    set_s=1_789_000_000.0,
+)
+SIGNAL = SignalRecord(
+    kind="tariff",
+    source="day-ahead.csv",
+    value=0.31,
+    fell_back="",
+    mean=0.28,
+    weight=1.0,
+    fallback=0.3,
+    until_s=1_790_035_200.0,
+    by="root",
+    set_s=1_789_990_000.0,
+)
 AUDIT = AuditRecord(9, 1_789_990_000.0, "root", "127.0.0.1", "cap set", "cluster", {"watts": 60_000.0})
 EXAMPLES: tuple[tuple[Any, Any], ...] = (
     (JobRecord, JOB),
@@ -220,6 +311,10 @@ EXAMPLES: tuple[tuple[Any, Any], ...] = (
         AccountList(since_s=0.0, until_s=1_790_000_500.0, by="user", items=[Account("ada", 1, 937.0, 180_900.0, None)]),
     ),
     (NodeList, NodeList(items=[NodeRecord("n1", "A100", "up", [], True)])),
+    (BudgetRecord, BUDGET),
+    (BudgetList, BudgetList(items=[BUDGET])),
+    (SignalRecord, SIGNAL),
+    (SignalList, SignalList(items=[SIGNAL])),
     (CapRecord, CAP),
     (CapList, CapList(items=[CAP])),
     (CapCsv, CapCsv(number=3, csv="time_s,watts,allowed_w\n1790000000.000,58900.0,60000.0\n")),

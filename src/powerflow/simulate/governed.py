@@ -1,14 +1,13 @@
-"""A simulation whose price of energy a governor sets: the code that the live controller uses, in virtual time."""
+"""A simulation under energy budgets: the code that the live controller uses, in virtual time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 from powerflow.energy.budget import Warned
+from powerflow.energy.budgets import Budgets
 from powerflow.energy.response import Response
-from powerflow.energy.terms import EnergyTerms
 from powerflow.policy.protocol import Policy
 from powerflow.scheduler.ledger import advance
 from powerflow.scheduler.owing import owed_j
@@ -21,27 +20,6 @@ DAY_S = 86_400.0
 
 #: The meter is read, and the price set, this often.
 TICK_S = 1800.0
-
-
-class Keeper(Protocol):
-    """What sets the price: a `powerflow.energy.governor.Governor`, or a constant to compare it with."""
-
-    @property
-    def price(self) -> float:
-        """λ_E, seconds per joule."""
-        ...
-
-    def observe(self, now_s: float, meter_j: float, owed_j: list[float], limited: bool) -> list[Warned]:
-        """As of `Governor.observe`."""
-        ...
-
-    def learn(self, day: Response) -> None:
-        """As of `Governor.learn`."""
-        ...
-
-    def limit_w(self, now_s: float) -> float:
-        """As of `Governor.limit_w`."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,30 +44,30 @@ class Tick:
 
 
 class GovernedSimulation(Simulation):
-    """A simulation that reads its meter every half hour and does as a governor says.
+    """A simulation that reads its meter every half hour and sets the terms that its budgets' keepers say.
 
     Args:
         workload, policy, belief, world: As of `Simulation`.
-        keeper: Sets price and limit.
-        prices: Its prices, for what is owed.
+        budgets: Of the cluster, of projects.
+        prices: Those of the keepers, for what is owed.
         epoch_s: Unix seconds of the simulation's 0.
-        day: What the arrivals of a day, counted from 0, would cost by the belief; asked when it is over.
+        day: By scope, what the arrivals of a day, counted from 0, would cost by the belief; asked when it is over.
     """
 
     def __init__(
         self,
         workload: Workload,
         policy: Policy,
-        keeper: Keeper,
+        budgets: Budgets,
         *,
         prices: tuple[float, ...],
         epoch_s: float,
-        day: Callable[[int], Response],
+        day: Callable[[int], Mapping[str, Response]],
         belief: Belief | None = None,
         world: World | None = None,
     ) -> None:
         super().__init__(workload, Rationed(policy), belief=belief, world=world)
-        self.keeper = keeper
+        self.budgets = budgets
         self.prices = prices
         self.epoch_s = epoch_s
         self.day = day
@@ -110,20 +88,32 @@ class GovernedSimulation(Simulation):
         self.idle_j += self._idle_watts * (now_s - self.now_s)
         self.now_s = now_s
         if now_s % DAY_S == 0 and now_s > 0:
-            self.keeper.learn(self.day(round(now_s / DAY_S) - 1))
-        rations = [policy for policy in self.scheduler.policies.values() if isinstance(policy, Rationed)]
-        limited = bool(self.scheduler.limited)
-        cut = any(policy.cutting for policy in rations)
-        self.warned += self.keeper.observe(self.epoch_s + now_s, self.meter.joules, self._owed(), limited)
-        price = self.keeper.price
-        idle_w = self._nodes.tail_watts()
-        limit_w = self.keeper.limit_w(self.epoch_s + now_s) - idle_w
-        self._pending.append(EnergyTerms(price, limit_w={"": limit_w}))
+            self.budgets.learn(self.day(round(now_s / DAY_S) - 1))
+        limited = self.scheduler.limited
+        policies = self.scheduler.policies.values()
+        cut = any(policy.cutting for policy in policies if isinstance(policy, Rationed))
+        scopes = self.budgets.keepers.keys()
+        self.warned += self.budgets.observe(self.epoch_s + now_s, self._meters(), self._owed(scopes), limited)
+        terms = self.budgets.terms(self.epoch_s + now_s, self._nodes.tail_watts())
+        self._pending.append(terms)
         self._wake_s = now_s
-        self.ticks.append(Tick(now_s, self.meter.joules, price, limited, cut, self.waiting))
+        self.ticks.append(Tick(now_s, self.meter.joules, terms.price, bool(limited), cut, self.waiting))
         self._tick_s += TICK_S
 
-    def _owed(self) -> list[float]:
+    def _owed(self, scopes: Iterable[str]) -> dict[str, list[float]]:
         now = self._progress()
         advance(self.scheduler.ledger.rows["done"], now.slots, now.done)
-        return owed_j(self.scheduler, self.prices, [""], self.now_s)[""]
+        return owed_j(self.scheduler, self.prices, scopes, self.now_s)
+
+    def _meters(self) -> dict[str, float]:
+        """By scope, joules so far: a project's are those of its jobs, running ones included."""
+        meters = {"": self.meter.joules}
+        if self.budgets.keepers.keys() - {""}:
+            energy_j = [*self.energy_j]
+            for run in self.runs.values():
+                paused_s = min(self.now_s, run.resume_s) - run.since_s
+                energy_j[run.job] += run.paused_w * paused_s + run.power_w * max(0.0, self.now_s - run.resume_s)
+            for job, joules in zip(self.jobs, energy_j, strict=True):
+                if job.project:
+                    meters[job.project] = meters.get(job.project, 0.0) + joules
+        return meters

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
+from powerflow.cluster.spec import ClusterSpec
+from powerflow.cost.table import Axes, CostTable
 from powerflow.energy.response import Response, response
+from powerflow.job import Job
 from powerflow.policy.registry import load
 from powerflow.simulate.belief import Belief
 from powerflow.simulate.budget_year import DAY_S
@@ -58,6 +61,33 @@ def replay_day(
         its = of == project
         if its.any():
             found[project] = response([(price, *_project(run, its)) for price, run in runs])
+    return found
+
+
+def replay_days(
+    cluster: ClusterSpec,
+    axes: Mapping[str, Axes],
+    costs: Mapping[tuple[str, str], CostTable],
+    days: Sequence[Sequence[Job]],
+    prices: Sequence[float],
+    projects: Sequence[str],
+) -> list[dict[str, Response]]:
+    """What days of a live cluster would cost at each price, as its controller believes costs to be.
+
+    Args:
+        cluster, axes: Where.
+        costs: Believed costs by (cost class, GPU type).
+        days: Jobs of each day, with times of submission from its beginning, in order.
+        prices: λ_E, seconds per joule, ascending, the first 0.
+        projects: See `replay_day`.
+
+    Returns:
+        For each day, as of `replay_day`.
+    """
+    found = []
+    for jobs in days:
+        workload = Workload("a day of this cluster", jobs, cluster, axes, costs, {})
+        found.append(replay_day(workload, 0, prices, projects=projects))
     return found
 
 

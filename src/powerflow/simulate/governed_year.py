@@ -10,6 +10,7 @@ import numpy as np
 
 from powerflow.cost.catalogue import gpu_type
 from powerflow.energy.budget import Budget
+from powerflow.energy.budgets import Budgets
 from powerflow.energy.governor import Governor
 from powerflow.energy.response import Response, response
 from powerflow.policy.registry import load
@@ -107,14 +108,14 @@ class LongRun:
         return governor
 
     def simulation(self, keeper: Governor) -> GovernedSimulation:
-        """A simulation, not yet run."""
+        """A simulation of the cluster under one budget, not yet run."""
         return GovernedSimulation(
             self.workload,
             load("prices"),
-            keeper,
+            Budgets({"": keeper}),
             prices=self.prices,
             epoch_s=self.epoch_s,
-            day=self.day,
+            day=lambda number: {"": self.day(number)},
             belief=self.belief(),
         )
 

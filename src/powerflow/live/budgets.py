@@ -1,0 +1,338 @@
+"""The energy budgets of a live cluster: kept in the store, told what was used, and turned into the brain's terms.
+
+The keepers are the simulator's (`powerflow.energy.budgets`). This module gives them a meter, what jobs still need, and
+once a day a replay of what came in the last one; and keeps what they know across restarts.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from powerflow.cluster.spec import ClusterSpec
+from powerflow.cost.catalogue import gpu_type
+from powerflow.cost.table import Axes
+from powerflow.energy.budget import Budget, Period, window_at
+from powerflow.energy.budgets import Budgets
+from powerflow.energy.governor import DAY_S, Governor
+from powerflow.energy.response import Response
+from powerflow.errors import InputError
+from powerflow.live.governance import AuditRecord, BudgetOrder, BudgetRecord, Outlook
+from powerflow.live.learning import Learning
+from powerflow.live.past import past_days
+from powerflow.live.records import Caller, NotFound
+from powerflow.live.replaying import Order, Replay, Replaying
+from powerflow.live.signals import Signals
+from powerflow.live.store import Store
+from powerflow.scheduler import events as brain
+from powerflow.scheduler.owing import owed_j
+from powerflow.scheduler.scheduler import Scheduler
+
+#: The store's settings in which budgets stand, and what their keepers remember.
+BUDGETS, KEEPERS = "budgets", "budget keepers"
+#: Meters are read, and the terms set, this often.
+TICK_S = 60.0
+#: Prices at which days are replayed, in natural prices: 1 ÷ (watts above idle of a GPU at its limit).
+PRICES = (0.0, 0.5, 2.0, 8.0, 32.0)
+#: Days that are replayed for a budget that has just been set.
+KNOWN_DAYS = 14
+#: After a replay that failed, the next is tried so much later.
+RETRY_S = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBudget:
+    """A budget as it stands in the store."""
+
+    project: str
+    amount_j: float
+    period: Period
+    zone: str
+    by: str
+    set_s: float
+
+    def budget(self) -> Budget:
+        """As its keeper takes it."""
+        return Budget(self.amount_j, self.period, self.zone, self.project)
+
+
+class LiveBudgets:
+    """All budgets of one cluster. `set`, `drop` and `show` are for any thread, the rest for the controller's loop.
+
+    Args:
+        store: Where they stand.
+        cluster: Its nodes.
+        meter_j: Joules of the whole cluster so far, by its meter.
+        signals: What makes a joule dear.
+        learning: What jobs are believed to cost.
+        axes: Per GPU type, the counts and clocks to choose from.
+        replay: Replays days; None: nobody can, and prices stay 0.
+        price: λ_E where the cluster has no budget.
+        emulated: Whether its GPUs are.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        cluster: ClusterSpec,
+        meter_j: Callable[[], float],
+        signals: Signals,
+        learning: Learning,
+        axes: Mapping[str, Axes],
+        *,
+        replay: Replay | None = None,
+        price: float = 0.0,
+        emulated: bool = False,
+    ) -> None:
+        cards = [gpu_type(node.gpu_type) for node in cluster.nodes for _ in range(node.gpus)]
+        self.idle_w = sum(card.idle_w for card in cards)
+        natural = sum(1.0 / (card.limit_w - card.idle_w) for card in cards) / len(cards)
+        self.prices = tuple(share * natural for share in PRICES)
+        self._store, self._cluster, self._meter_j, self._signals = store, cluster, meter_j, signals
+        self._learning, self._axes = learning, axes
+        self._replay, self._price, self._emulated = replay, price, emulated
+        self._lock = threading.RLock()  # what is shown is changed by the loop
+        self._stored: dict[str, StoredBudget] = {}
+        self._governors: dict[str, Governor] = {}
+        self._project_j: dict[str, float] = {}
+        self._learnt_s: float | None = None
+        self._limited: frozenset[str] = frozenset()
+        self._due_s = -math.inf
+        self._retry_s = -math.inf
+        self._replaying: Replaying | None = None
+        self._pupils: set[str] = set()  # who learns from it
+        self._shares: Sequence[float] = ()
+        self._terms: brain.Event | None = None  # that the brain was told last
+        self._trouble = ""
+
+    # -- from outside ---------------------------------------------------------------------------------------------
+
+    def set(self, order: BudgetOrder, caller: Caller, now_s: float) -> BudgetRecord:
+        """Keep a budget, with who set it; one of the same scope is replaced, and what its keeper has learnt stays.
+
+        Raises:
+            InputError: It is none.
+        """
+        new = StoredBudget(order.project, order.amount_j, order.period, order.zone, caller.user, now_s)
+        budget = new.budget()
+        fields = {"amount_j": new.amount_j, "period": new.period, "zone": new.zone}
+        used_j = self._used_j(new.project, window_at(budget, now_s).start_s, now_s)
+        with self._lock:
+            before = self._governors.get(new.project)
+            governor = Governor(budget, self.prices, idle_w=0.0 if new.project else self.idle_w)
+            if before is not None:
+                governor.restore(before.state())
+            governor.begin(now_s, self._meter(new.project) - used_j)
+            self._keep(self._stored | {new.project: new}, _audit("budget set", new.project, fields, caller, now_s))
+            self._governors[new.project] = governor
+            governor.observe(now_s, self._meter(new.project))
+            self._due_s = -math.inf
+            return self._show(new, now_s)
+
+    def drop(self, project: str, caller: Caller, now_s: float) -> BudgetRecord:
+        """Forget a budget.
+
+        Raises:
+            NotFound: There is none.
+        """
+        with self._lock:
+            if project not in self._stored:
+                whose = f"project {project} has" if project else "the cluster has"
+                raise NotFound(f"{whose} no energy budget")
+            gone = self._show(self._stored[project], now_s)
+            left = {scope: stored for scope, stored in self._stored.items() if scope != project}
+            self._keep(left, _audit("budget dropped", project, {}, caller, now_s))
+            del self._governors[project]
+            self._due_s = -math.inf
+        return gone
+
+    def show(self, now_s: float) -> Sequence[BudgetRecord]:
+        """All budgets: the cluster's, then those of projects by name."""
+        with self._lock:
+            return [self._show(self._stored[project], now_s) for project in sorted(self._stored)]
+
+    def words(self, now_s: float) -> str:
+        """What limits energy now, in plain words."""
+        shown = self.show(now_s)
+        if not shown:
+            return "none: a fixed price of energy" if self._price else "none: time alone counts"
+        return "; ".join(
+            f"{budget.project or 'cluster'} {budget.window}: {budget.share:.0%} of {_kwh(budget.amount_j)} used,"
+            f" {_kwh(budget.forecast_j)} expected"
+            for budget in shown
+        )
+
+    def notices(self, now_s: float) -> Sequence[str]:
+        """What an operator should know."""
+        with self._lock:
+            young = [project for project, governor in self._governors.items() if not governor.knows_days]
+        wait = [
+            f"budget of {f'project {project}' if project else 'the cluster'}: no day has been replayed yet:"
+            " it sets no price, only its limit in watts holds"
+            for project in young
+        ]
+        return [*wait, *([self._trouble] if self._trouble else []), *self._signals.notices(now_s)]
+
+    # -- the loop -------------------------------------------------------------------------------------------------
+
+    def start(self, now_s: float) -> None:
+        """Go on where the last controller was."""
+        accounts = self._store.accounts(0.0, now_s, "project")[:-2]  # the last two are idle and total
+        kept = self._store.get(KEEPERS, {})
+        with self._lock:
+            self._project_j = {account.name: account.energy_j for account in accounts}
+            self._stored = {item["project"]: StoredBudget(**item) for item in self._store.get(BUDGETS, [])}
+            for project, stored in self._stored.items():
+                governor = Governor(stored.budget(), self.prices, idle_w=0.0 if project else self.idle_w)
+                try:
+                    governor.restore(kept["states"][project])
+                except (KeyError, TypeError, InputError):  # of another version, or of other GPUs: it learns anew
+                    used_j = self._used_j(project, window_at(governor.budget, now_s).start_s, now_s)
+                    governor.begin(now_s, self._meter(project) - used_j)
+                else:
+                    self._learnt_s = kept["learnt_s"]
+                self._governors[project] = governor
+
+    def charge(self, project: str, energy_j: float) -> None:
+        """Joules that a project's job has used."""
+        if project:
+            self._project_j[project] = self._project_j.get(project, 0.0) + energy_j
+
+    def due(self, now_s: float) -> bool:
+        """Whether `step` has something to do."""
+        return now_s >= self._due_s or (self._replaying is not None and self._replaying.done())
+
+    def step(self, now_s: float, scheduler: Scheduler) -> tuple[Sequence[brain.Event], Sequence[str]]:
+        """Read meters, learn, and set the terms.
+
+        Args:
+            now_s: The present.
+            scheduler: Told of all progress up to now.
+
+        Returns:
+            What the brain is to be told, and warnings that are due.
+        """
+        self._signals.refresh(now_s)
+        with self._lock:
+            self._limited = scheduler.limited
+            budgets = Budgets(self._governors, self._signals.weighted(), self._price)
+            owed = owed_j(scheduler, self.prices, self._governors, now_s)
+            self._learn(now_s)
+            warned = budgets.observe(now_s, self._meters(), owed, self._limited)
+            news = [*self._begin_replay(now_s), budgets.terms(now_s, self.idle_w)]
+            if self._governors:
+                states = {project: governor.state() for project, governor in self._governors.items()}
+                self._store.put(KEEPERS, {"learnt_s": self._learnt_s, "states": states})
+            self._due_s = now_s + TICK_S
+        if news[-1] == self._terms:
+            del news[-1]
+        else:
+            self._terms = news[-1]
+        return news, [str(warning) for warning in warned]
+
+    def close(self) -> None:
+        """End a replay that is under way."""
+        if self._replaying is not None:
+            self._replaying.close()
+            self._replaying = None
+
+    # -- inside ---------------------------------------------------------------------------------------------------
+
+    def _learn(self, now_s: float) -> None:
+        """Take what a replay has found."""
+        if self._replaying is None or not self._replaying.done():
+            return
+        running, self._replaying = self._replaying, None
+        try:
+            days = running.result()
+        except InputError as error:
+            self._trouble, self._retry_s = str(error), now_s + RETRY_S
+            return
+        self._trouble, self._learnt_s = "", now_s
+        for scope in self._pupils & self._governors.keys():
+            for day, share in zip(days, self._shares, strict=True):
+                response = day.get(scope) or self._governors[scope].empty_day()
+                if response is not None:
+                    self._governors[scope].learn(_whole(response, share))
+
+    def _begin_replay(self, now_s: float) -> Sequence[brain.Event]:
+        """Replay the last day for all keepers, or the last days for those that know none yet."""
+        if self._replay is None or self._replaying is not None or now_s < self._retry_s:
+            return ()
+        young = {scope for scope, governor in self._governors.items() if not governor.knows_days}
+        daily = self._governors and (self._learnt_s is None or now_s >= self._learnt_s + DAY_S)
+        if not young and not daily:
+            return ()
+        past = past_days(self._store, self._learning, self._axes, now_s, KNOWN_DAYS if young else 1)
+        if not any(past.days):
+            self._retry_s = now_s + RETRY_S / 6
+            return past.news
+        self._pupils, self._shares = young or set(self._governors), past.shares
+        projects = [scope for scope in self._pupils if scope]
+        order = Order(self._cluster, self._axes, past.costs, past.days, self.prices, projects)
+        self._replaying = Replaying(self._replay, order)
+        return past.news
+
+    def _meters(self) -> dict[str, float]:
+        """By scope, joules so far."""
+        return {scope: self._meter(scope) for scope in self._stored}
+
+    def _meter(self, scope: str) -> float:
+        return self._project_j.get(scope, 0.0) if scope else self._meter_j()
+
+    def _used_j(self, project: str, since_s: float, now_s: float) -> float:
+        """Joules charged since a moment, to the hour."""
+        accounts = self._store.accounts(since_s, now_s, "project")
+        name = project or "total"
+        found = accounts[:-2] if project else accounts[-1:]
+        return next((account.energy_j for account in found if account.name == name), 0.0)
+
+    def _keep(self, stored: dict[str, StoredBudget], what: AuditRecord) -> None:
+        self._store.govern(BUDGETS, [asdict(budget) for budget in stored.values()], [what])
+        self._stored = stored
+
+    def _show(self, stored: StoredBudget, now_s: float) -> BudgetRecord:
+        governor = self._governors[stored.project]
+        standing = governor.standing(now_s)
+        outlook = [
+            Outlook(price, joules, joules <= stored.amount_j)
+            for price, joules in zip(self.prices, governor.outlook(now_s), strict=False)
+        ]
+        return BudgetRecord(
+            project=stored.project,
+            amount_j=stored.amount_j,
+            period=stored.period,
+            zone=stored.zone,
+            window=standing.window.name,
+            start_s=standing.window.start_s,
+            end_s=standing.window.end_s,
+            spent_j=standing.spent_j,
+            share=standing.share,
+            forecast_j=standing.forecast_j,
+            price=governor.price,
+            limit_w=governor.limit_w(now_s),
+            limited=stored.project in self._limited,
+            knows_days=governor.knows_days,
+            bias=governor.bias,
+            outlook=outlook,
+            by=stored.by,
+            set_s=stored.set_s,
+            emulated=self._emulated,
+        )
+
+
+def _kwh(joules: float) -> str:
+    return f"{joules / 3.6e6:.4g} kWh"
+
+
+def _whole(day: Response, share: float) -> Response:
+    """A whole day, of which only a share was there to be replayed."""
+    joules, under_way_j = (tuple(j / share for j in joules) for joules in (day.joules, day.under_way_j))
+    return replace(day, joules=joules, under_way_j=under_way_j)
+
+
+def _audit(action: str, project: str, fields: Mapping[str, Any], caller: Caller, now_s: float) -> AuditRecord:
+    return AuditRecord(0, now_s, caller.user, caller.address, action, project or "cluster", fields)
