@@ -525,3 +525,67 @@ def test_what_cannot_be_capped_is_said_in_a_line(operator: Shell, argv: Sequence
 def test_a_user_may_neither_cap_nor_audit(shell: Shell) -> None:
     assert "operator" in shell("cap", "set", "60kW", code=4)
     assert "operator" in shell("audit", code=4)
+
+
+# --- energy budgets and signals -----------------------------------------------------------------------------------
+
+
+def test_a_budget_is_set_shown_forecast_and_dropped(operator: Shell) -> None:
+    assert operator("budget", "show") == "no energy budgets\n"
+    assert operator("budget", "forecast") == "no energy budgets\n"
+    said = operator("budget", "set", "400kWh", "--per", "month", "--zone", "Europe/Berlin")
+    assert said.startswith("the cluster may use 400 kWh per month (Europe/Berlin): 25.0% of 2026-09 used, 360 kWh exp")
+    assert operator("budget", "set", "40kWh", "--project", "vision").startswith("project vision may use 40 kWh per day")
+    cluster, vision = operator.json("budget", "show")["budgets"]
+    assert (cluster["amount_j"], cluster["period"], vision["project"]) == (1.44e9, "month", "vision")
+    shown = operator("budget", "show")
+    assert "project vision" in shown
+    assert "400 kWh" in shown
+    assert "2 s/kJ" in shown
+    assert "too much" in operator("budget", "forecast")
+    assert operator("budget", "drop", "--project", "vision") == "project vision has no energy budget any more\n"
+    assert len(operator.json("budget", "show")["budgets"]) == 1
+
+
+def test_a_signal_is_set_from_a_file_an_address_or_a_number(operator: Shell, tmp_path: Path) -> None:
+    assert operator("signal", "show") == "no signals\n"
+    file = tmp_path / "day-ahead.csv"
+    file.write_text("time,value\n2026-11-23T17:00+01:00,0.31\n")
+    assert f"from {file}" in operator("signal", "set", "tariff", str(file), "--fallback", "0.3", "--max-age", "3h")
+    assert operator("signal", "set", "carbon", "380").startswith("carbon: 380 gCO2/kWh now")
+    assert [signal["kind"] for signal in operator.json("signal", "show")["signals"]] == ["tariff", "carbon"]
+    assert "https://example.org/co2.csv" in operator("signal", "set", "carbon", "https://example.org/co2.csv")
+    assert "always" in operator("signal", "show")
+    assert operator("signal", "drop", "tariff") == "no tariff signal any more\n"
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "said"),
+    [
+        (("budget", "set", "much"), 2, "AMOUNT: 'much' is no amount of energy"),
+        (("budget", "set", "80%"), 2, "give an amount such as 400kWh"),
+        (("budget", "set", "4kWh", "--zone", "Mars/Olympus"), 2, "no time zone"),
+        (("budget", "drop"), 3, "there is no such energy budget"),
+        (("signal", "set", "tariff", "nowhere.csv"), 2, "nowhere.csv: cannot be read"),
+        (("signal", "set", "tariff", "1", "--max-age", "old"), 2, "--max-age: 'old' is no length of time"),
+        (("signal", "drop", "carbon"), 3, "there is no carbon signal"),
+    ],
+)
+def test_what_is_no_budget_or_signal_is_said_in_a_line(
+    operator: Shell, argv: Sequence[str], code: int, said: str
+) -> None:
+    assert said in operator(*argv, code=code)
+
+
+def test_a_user_may_set_neither(shell: Shell) -> None:
+    assert "operator" in shell("budget", "set", "400kWh", code=4)
+    assert "operator" in shell("signal", "set", "carbon", "380", code=4)
+
+
+def test_this_machines_zone(monkeypatch: pytest.MonkeyPatch) -> None:
+    from powerflow.cli.budget import own_zone
+
+    monkeypatch.setenv("TZ", ":Asia/Tokyo")
+    assert own_zone() == "Asia/Tokyo"
+    monkeypatch.delenv("TZ")
+    assert own_zone()

@@ -90,7 +90,10 @@ class NodesEngine(FakeEngine):
 class Bench:
     """A cluster, and a controller that comes and goes."""
 
-    def __init__(self, directory: Path, cluster: str = "2x4:A100", **settings: Any) -> None:
+    def __init__(
+        self, directory: Path, cluster: str = "2x4:A100", *, energy_price: float = 0.0, **settings: Any
+    ) -> None:
+        self.energy_price = energy_price
         self.directory = directory
         self.spec = parse_cluster(cluster)
         self.engine = NodesEngine({node.name: node.gpus for node in self.spec.nodes})
@@ -126,6 +129,7 @@ class Bench:
             learning,
             self.axes,
             replay=self.replay,
+            price=self.energy_price,
         )
         self.controller = Controller(
             Scheduler(self.spec, self.axes, idle_w, policy, interval_s=1.0),

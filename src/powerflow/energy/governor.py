@@ -31,6 +31,9 @@ NEWEST = 0.15
 #: No more power than would use up what is left of a budget in so long, or in what is left of the window.
 STRETCH_S = 2 * 3600.0
 
+#: Over less time than this, the meter is not compared with the forecast.
+COMPARED_S = 6 * 3600.0
+
 #: The meter over the forecast is believed to lie in here.
 LEAST_BIAS, MOST_BIAS = 0.5, 2.0
 
@@ -147,7 +150,8 @@ class Governor:
             arrived = day.at(price) * lasted_s / DAY_S
             forecast = arrived + self._at(seen.day_owed, price) - self._at(seen.owed, price)
             metered = seen.meter - seen.day_meter - self.idle_w * lasted_s
-            if not seen.day_limited:  # else it was not the price that decided what was used
+            # what was used under a limit was not decided by the price, and of a short while chance decides
+            if not seen.day_limited and lasted_s >= COMPARED_S:
                 seen.metered = (1 - NEWEST) * seen.metered + NEWEST * metered
                 seen.forecast = (1 - NEWEST) * seen.forecast + NEWEST * forecast
             seen.day_s, seen.day_meter, seen.day_price_s = seen.day_s + lasted_s, seen.meter, 0.0

@@ -92,6 +92,14 @@ class Signal:
         value, _ = self._values(edges[:-1])
         return float(np.sum(np.diff(edges) * value) / (to_s - from_s))
 
+    def known_mean(self, from_s: float, to_s: float) -> float:
+        """The mean of what it says over a stretch, without the fallback; nan where it says nothing."""
+        steps, _ = self._steps
+        edges = np.concatenate([[from_s], steps[(steps > from_s) & (steps < to_s)], [to_s]])
+        value, known = self._values(edges[:-1])
+        known_s = np.diff(edges) * known
+        return float(np.sum(known_s * value) / known_s.sum()) if known_s.any() else math.nan
+
     def total(self, time_s: FloatArray, power_w: FloatArray) -> Total:
         """What a course of power came to.
 
@@ -211,7 +219,8 @@ def factor(signals: Sequence[tuple[Signal, float]], now_s: float) -> tuple[float
 
     ``m = Σ weight·s(t)/mean(s) ÷ Σ weight``, within 1/4 and 4, with the mean over the last week. So a joule is dear
     when it is dear for this site, λ_E keeps its mean, and the budget, from which λ_E comes, needs to know nothing of
-    signals. A mean that is not above 0 (a week of negative prices) says nothing: such a signal counts as 1.
+    signals. The mean is of what was said; one that is not above 0 (a week of negative prices) says nothing: such a
+    signal counts as 1.
 
     Args:
         signals: Each with its weight > 0; none gives 1.
@@ -223,7 +232,7 @@ def factor(signals: Sequence[tuple[Signal, float]], now_s: float) -> tuple[float
         reading = signal.at(now_s)
         if reading.fell_back:
             notes.append(reading.fell_back)
-        mean = signal.mean(now_s - COMPARED_S, now_s)
+        mean = signal.known_mean(now_s - COMPARED_S, now_s)
         total += weight
         # without a value there is nothing to say about this moment, and with no mean nothing to compare with
         share += weight * (reading.value / mean if mean > 0 and not reading.fell_back else 1.0)

@@ -15,7 +15,7 @@ from typing import Any
 from powerflow.cluster.spec import ClusterSpec
 from powerflow.cost.catalogue import gpu_type
 from powerflow.cost.table import Axes
-from powerflow.energy.budget import Budget, Period, window_at
+from powerflow.energy.budget import Budget, Period, Warned, window_at
 from powerflow.energy.budgets import Budgets
 from powerflow.energy.governor import DAY_S, Governor
 from powerflow.energy.response import Response
@@ -99,9 +99,11 @@ class LiveBudgets:
         self._governors: dict[str, Governor] = {}
         self._project_j: dict[str, float] = {}
         self._learnt_s: float | None = None
-        self._limited: frozenset[str] = frozenset()
+        self._limited: frozenset[str] = frozenset()  # scopes, by the last decision
+        self._limited_since: frozenset[str] = frozenset()  # and by any since the meters were read
         self._due_s = -math.inf
         self._retry_s = -math.inf
+        self._warned: list[Warned] = []  # not said yet
         self._replaying: Replaying | None = None
         self._pupils: set[str] = set()  # who learns from it
         self._shares: Sequence[float] = ()
@@ -128,7 +130,7 @@ class LiveBudgets:
             governor.begin(now_s, self._meter(new.project) - used_j)
             self._keep(self._stored | {new.project: new}, _audit("budget set", new.project, fields, caller, now_s))
             self._governors[new.project] = governor
-            governor.observe(now_s, self._meter(new.project))
+            self._warned += governor.observe(now_s, self._meter(new.project))
             self._due_s = -math.inf
             return self._show(new, now_s)
 
@@ -178,8 +180,8 @@ class LiveBudgets:
 
     # -- the loop -------------------------------------------------------------------------------------------------
 
-    def start(self, now_s: float) -> None:
-        """Go on where the last controller was."""
+    def start(self, now_s: float) -> brain.Event:
+        """Go on where the last controller was, and on the same terms: the first plan must not exceed them."""
         accounts = self._store.accounts(0.0, now_s, "project")[:-2]  # the last two are idle and total
         kept = self._store.get(KEEPERS, {})
         with self._lock:
@@ -195,11 +197,18 @@ class LiveBudgets:
                 else:
                     self._learnt_s = kept["learnt_s"]
                 self._governors[project] = governor
+            self._terms = Budgets(self._governors, self._signals.weighted(), self._price).terms(now_s, self.idle_w)
+            return self._terms
 
     def charge(self, project: str, energy_j: float) -> None:
         """Joules that a project's job has used."""
         if project:
             self._project_j[project] = self._project_j.get(project, 0.0) + energy_j
+
+    def decided(self, limited: frozenset[str]) -> None:
+        """The brain has decided; these scopes' limits hold jobs back."""
+        self._limited = limited
+        self._limited_since |= limited
 
     def due(self, now_s: float) -> bool:
         """Whether `step` has something to do."""
@@ -217,11 +226,12 @@ class LiveBudgets:
         """
         self._signals.refresh(now_s)
         with self._lock:
-            self._limited = scheduler.limited
             budgets = Budgets(self._governors, self._signals.weighted(), self._price)
             owed = owed_j(scheduler, self.prices, self._governors, now_s)
             self._learn(now_s)
-            warned = budgets.observe(now_s, self._meters(), owed, self._limited)
+            warned, self._warned = self._warned, []
+            warned += budgets.observe(now_s, self._meters(), owed, self._limited_since)
+            self._limited_since = self._limited
             news = [*self._begin_replay(now_s), budgets.terms(now_s, self.idle_w)]
             if self._governors:
                 states = {project: governor.state() for project, governor in self._governors.items()}

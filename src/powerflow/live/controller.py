@@ -188,7 +188,7 @@ class Controller:
             brain.NodeDrained(n.name) for n in self.store.node_states().values() if n.state == "drained"
         ]
         self._roster.events += self.caps.news(now_s)
-        self.budgets.start(now_s)
+        self._roster.events.append(self.budgets.start(now_s))
         intents = {intent.job_id: intent for intent in self.store.intents()}
         orders = []
         for job in self.store.active():
@@ -302,8 +302,8 @@ class Controller:
         self._guarded(self._facts.take_all, now_s)
         self._roster.retry(now_s)
         self._guarded(self._measure, now_s)
-        self._guarded(self._budget, now_s)
         decided = (self._roster.events or now_s >= self._wake_s) and self._decide(now_s)
+        self._guarded(self._budget, now_s)  # when the brain has heard of every job that needs energy
         self._guarded(self._record, now_s)
         self._guarded(self._act, now_s)
         self._guarded(self._tune, now_s)
@@ -424,6 +424,7 @@ class Controller:
         if plan.decided:
             self._note(plan, now_s)
             self._note_caps(plan)
+            self.budgets.decided(self.scheduler.limited)
         return plan.decided
 
     def _progress(self) -> brain.Progress:

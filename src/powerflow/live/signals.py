@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
@@ -72,6 +73,7 @@ class Signals:
         self._asked_s: dict[str, float] = {}  # by URL
         self._failed: dict[Kind, str] = {}
         self._known: dict[Kind, _Known] | None = None
+        self._fetched: deque[tuple[StoredSignal, Signal]] = deque()  # to be taken by the loop
 
     # -- from outside ---------------------------------------------------------------------------------------------
 
@@ -127,27 +129,41 @@ class Signals:
     # -- the loop -------------------------------------------------------------------------------------------------
 
     def refresh(self, now_s: float) -> None:
-        """Ask the URLs that are due, in threads of their own: an address that does not answer holds nobody up."""
+        """Take what was fetched, and ask the URLs that are due.
+
+        That is done by threads: an address that does not answer holds nobody up.
+
+        Raises:
+            StoreError: What was fetched cannot be kept now; it is, the next time.
+        """
+        while self._fetched:
+            self._take(*self._fetched[0], now_s)
+            self._fetched.popleft()
         for stored, _ in self._all().values():
             if stored.url and now_s - self._asked_s.get(stored.url, -math.inf) >= POLL_S:
                 self._asked_s[stored.url] = now_s
-                threading.Thread(target=self._fetch, args=(stored, now_s), name="powerflow-signal", daemon=True).start()
+                threading.Thread(target=self._fetch, args=(stored,), name="powerflow-signal", daemon=True).start()
 
-    def _fetch(self, asked: StoredSignal, now_s: float) -> None:
+    def _fetch(self, asked: StoredSignal) -> None:
         try:
             new = poll(asked.url, asked.kind, fallback=asked.fallback, max_age_s=asked.max_age_s or MAX_AGE_S)
-            with self._lock:
-                stored = self._read_all().get(asked.kind)
-                if stored is None or stored.set_s != asked.set_s:
-                    return  # another has taken its place meanwhile
-                all_of_it = joined(stored.signal(), new)
-                recent = all_of_it.time_s >= now_s - KEPT_S
-                time_s, value = all_of_it.time_s[recent].tolist(), all_of_it.value[recent].tolist()
-                self._keep(self._read_all() | {stored.kind: replace(stored, time_s=time_s, value=value)})
         except InputError as error:
             self._failed[asked.kind] = f"{asked.kind} signal: {error}"
         else:
             self._failed.pop(asked.kind, None)
+            self._fetched.append((asked, new))
+
+    def _take(self, asked: StoredSignal, new: Signal, now_s: float) -> None:
+        """What was fetched joins what is known, unless another signal has taken its place meanwhile."""
+        with self._lock:
+            known = self._read_all()
+            stored = known.get(asked.kind)
+            if stored is None or (stored.url, stored.set_s) != (asked.url, asked.set_s):
+                return
+            whole = joined(stored.signal(), new)
+            recent = whole.time_s >= now_s - KEPT_S
+            time_s, value = whole.time_s[recent].tolist(), whole.value[recent].tolist()
+            self._keep(known | {stored.kind: replace(stored, time_s=time_s, value=value)})
 
     # -- inside ---------------------------------------------------------------------------------------------------
 
@@ -194,9 +210,7 @@ def _read(order: SignalOrder) -> Signal:
     """
     given = [order.csv is not None, order.url is not None, order.constant is not None]
     if sum(given) != 1:
-        raise InputError(
-            "a signal is a CSV, a URL or a constant", where=order.kind, fix="give exactly one of the three"
-        )
+        raise InputError("a signal is a CSV, a URL or a constant", where=order.kind, fix="give just one of the three")
     fallback = 0.0 if order.fallback is None else order.fallback
     if order.constant is not None:
         return constant(order.kind, order.constant)

@@ -409,12 +409,12 @@ class Store:
         """Keep a setting that somebody made, and who it was: both or neither."""
         with self._write() as connection:
             self._put(connection, key, value)
-            connection.execute(insert(audit), [encode.audit_row(what) for what in whats])
+            _note(connection, whats)
 
     def note(self, rows: Sequence[AuditRecord]) -> None:
         """Add to the audit; numbers are given here."""
         with self._write() as connection:
-            connection.execute(insert(audit), [encode.audit_row(row) for row in rows])
+            _note(connection, rows)
 
     def audit(self, after: int = 0, limit: int = 100) -> Page[AuditRecord]:
         """Who set what after entry number ``after``, oldest first."""
@@ -508,6 +508,11 @@ def _fence(intent: Intent, stored: Intent | None) -> None:
 def _observations(connection: Connection) -> list[Seen]:
     rows = connection.execute(select(observations).order_by(observations.c.id)).mappings()
     return [encode.seen_of(row) for row in rows]
+
+
+def _note(connection: Connection, rows: Sequence[AuditRecord]) -> None:
+    if rows:
+        connection.execute(insert(audit), [encode.audit_row(row) for row in rows])
 
 
 def _append(
