@@ -36,6 +36,7 @@ JOB = np.dtype(
         ("project", np.int32),  # index into View.projects: whose it is
         ("protected", np.bool_),  # what is promised to it no policy may break
         ("slowdown", np.float64),  # it may be slowed by such a share (`Job.max_slowdown`); inf: by any
+        ("untouched", np.bool_),  # it runs as its owner asked: nobody acts on its project's jobs
     ]
 )
 

@@ -136,7 +136,8 @@ class Enforcer:
                 outside = np.zeros(len(decision.slots), np.int64)
                 menus.append(self._menu(pool, decision, Allocation(gpus[i], clock[i]), outside))
             idle_w = self._book.idle_w(scope) + sum(self._book.wake_w(asked[i][0], waking[i]) for i in within)
-            result = fit(menus, max(0.0, limit_w - idle_w))
+            kept_w = sum(self._untouched_w(asked[i][0], asked[i][1], Allocation(gpus[i], clock[i])) for i in within)
+            result = fit(menus, max(0.0, limit_w - idle_w - kept_w))
             for i, had, at in zip(within, result.gpus, result.clock, strict=True):
                 gpus[i], clock[i] = had, at
             price, met, drawn_w = max(price, result.watt_price), met and result.met, result.drawn_w
@@ -144,8 +145,17 @@ class Enforcer:
 
     def _menu(self, pool: Pool, decision: Decision, now: Allocation, outside: IntArray) -> Menu:
         guarded = np.isin(decision.slots, list(pool.guarded))
+        outside = np.where(decision.view.jobs["untouched"], now.gpus, outside)  # as if they were not there
         watts = self._book.watts(pool)
         return menu_of(decision.view, decision.wish, now, watts, pool.gpu_idle_w, outside, guarded)
+
+    def _untouched_w(self, pool: Pool, decision: Decision, now: Allocation, outside: IntArray | None = None) -> float:
+        """Watts that jobs which nobody may act on add to a scope: these are not to be had."""
+        who = np.flatnonzero(decision.view.jobs["untouched"] & (now.gpus > 0))
+        gpus = now.gpus[who]
+        cells = decision.view.jobs["cost"][who], decision.view.count_index[gpus], now.clock[who]
+        inside = 1.0 if outside is None else (gpus - outside[who]) / gpus
+        return float(np.sum(inside * np.maximum(0.0, self._book.watts(pool)[cells] - gpus * pool.gpu_idle_w)))
 
     def _whole(self) -> list[Scope]:
         """Scopes that hold all or nothing of every pool."""
@@ -179,11 +189,12 @@ class Enforcer:
     def _lessen(self, asked: Asked, scope: Scope, limit_w: float, now_s: float, capped: Capped) -> bool:
         """Bring one scope below its limit; whether anything could be lessened."""
         self._unwake(asked, scope, limit_w)
-        menus = [
-            self._menu(pool, decision, decision.answer, self._book.outside(pool, decision.slots, scope))
-            for pool, decision in asked
-        ]
-        result = fit(menus, max(0.0, limit_w - self._book.idle_w(scope)))
+        menus, kept_w = [], 0.0
+        for pool, decision in asked:
+            outside = self._book.outside(pool, decision.slots, scope)
+            menus.append(self._menu(pool, decision, decision.answer, outside))
+            kept_w += self._untouched_w(pool, decision, decision.answer, outside)
+        result = fit(menus, max(0.0, limit_w - self._book.idle_w(scope) - kept_w))
         capped.watt_price = max(capped.watt_price, result.watt_price)
         lessened = False
         for (pool, decision), gpus, clock in zip(asked, result.gpus, result.clock, strict=True):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -138,6 +139,23 @@ class PowerMetered:
     steady: npt.NDArray[np.bool_]
 
 
+@dataclass(frozen=True, slots=True)
+class Acting:
+    """Whose jobs are acted on, from now on.
+
+    Attributes:
+        on_others: Projects that are not named.
+        on: By project; "" is jobs of none.
+    """
+
+    on_others: bool = True
+    on: Mapping[str, bool] = field(default_factory=dict)
+
+    def acts(self, project: str) -> bool:
+        """Whether a project's jobs are acted on."""
+        return self.on.get(project, self.on_others)
+
+
 Event = (
     Submitted
     | Completed
@@ -151,6 +169,7 @@ Event = (
     | NodeDrained
     | NodeRecovered
     | EnergyTerms
+    | Acting
     | PowerCapSet
     | PowerCapLifted
     | PowerMetered

@@ -87,7 +87,15 @@ class Ledger:
         self._free = list(range(64))
         self._submitted = 0
 
-    def add(self, job: Job, believed_iterations: float | None, pause_s: float, cost_row: int, now_s: float) -> int:
+    def add(
+        self,
+        job: Job,
+        believed_iterations: float | None,
+        pause_s: float,
+        cost_row: int,
+        now_s: float,
+        untouched: bool = False,
+    ) -> int:
         """Give a job a slot."""
         if not self._free:
             self._grow()
@@ -114,6 +122,7 @@ class Ledger:
             self._project(job.project),
             job.protected,
             job.max_slowdown,
+            untouched,
         )
         self._submitted += 1
         return slot

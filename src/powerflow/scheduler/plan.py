@@ -20,6 +20,7 @@ class Why(StrEnum):
     RECLOCKED = "reclocked"
     MOVED = "moved"
     KEPT = "kept"
+    AS_ASKED = "runs as its owner asked: PowerFlow does not act on its project"
     KEPT_COST = "kept because rescaling costs more than it gains"
     WAITS_GPUS = "waits for GPUs"
     WAITS_BUDGET = "waits for budget"

@@ -70,6 +70,7 @@ class Pool:
         occupancy: Who owns which GPU.
         evicted: Slots that must leave their GPUs at the next decision (their node drains).
         guarded: Slots of protected jobs: a power cap touches them last, and to tidy up they are never moved.
+        untouched: Slots of jobs that nobody acts on: neither does a power cap, and they are never moved either.
     """
 
     def __init__(self, nodes: tuple[Node, ...], axes: Axes, gpu_idle_w: float) -> None:
@@ -84,6 +85,7 @@ class Pool:
         self.history = History()
         self.evicted: set[int] = set()
         self.guarded: set[int] = set()
+        self.untouched: set[int] = set()
         self.count_index = np.full(int(axes.gpu_counts[-1]) + 1, -1, np.int64)
         self.count_index[axes.gpu_counts] = np.arange(len(axes.gpu_counts))
         self._active: list[int] = []
@@ -97,16 +99,25 @@ class Pool:
         """Slots of the pool's jobs in order of submission."""
         return self._active
 
-    def add(self, slot: int, guarded: bool) -> None:
+    def add(self, slot: int, guarded: bool, untouched: bool = False) -> None:
         """Take a job in."""
+        self.touch(slot, not untouched)
         self._active.append(slot)
         if guarded:
             self.guarded.add(slot)
+
+    def touch(self, slot: int, may: bool) -> None:
+        """Whether a job may be acted on."""
+        if may:
+            self.untouched.discard(slot)
+        else:
+            self.untouched.add(slot)
 
     def remove(self, slot: int) -> None:
         """Let a job go; its GPUs are free at once."""
         self._active.remove(slot)
         self.guarded.discard(slot)
+        self.untouched.discard(slot)
         self.vacate(slot)
 
     def adopt(self, ledger: Ledger, slot: int, placement: Placement, clock_mhz: float, now_s: float) -> None:
@@ -331,12 +342,13 @@ class Pool:
 
     def _consolidate(self, ledger: Ledger, moving: IntArray, now_s: float) -> list[int]:
         """Bring spread jobs together where that pays; returns all that move for it, besides those that move anyway."""
-        due = [slot for slot in self._spread if self._retry_s.get(slot, 0.0) <= now_s and slot not in self.guarded]
+        fixed = self.guarded | self.untouched
+        due = [slot for slot in self._spread if self._retry_s.get(slot, 0.0) <= now_s and slot not in fixed]
         if not due:
             return []
         pause_gpu_s = ledger.rows["gpus"] * ledger.rows["pause_s"]
         pause_gpu_s[moving] = 0.0
-        pause_gpu_s[list(self.guarded - set(moving.tolist()))] = np.inf
+        pause_gpu_s[list(fixed - set(moving.tolist()))] = np.inf
         spread = []
         for slot in due:
             gpus, speedup, step_s = self._spread[slot]
@@ -356,7 +368,7 @@ class Pool:
         # a pause is time lost, and the joules that its GPUs draw meanwhile
         pause = (rows["weight"] + energy_price * self.gpu_idle_w * rows["gpus"]) * rows["pause_s"]
         pause[moving] = 0.0
-        pause[list(self.guarded.difference(moving))] = np.inf
+        pause[list((self.guarded | self.untouched).difference(moving))] = np.inf
         return empty_nodes(self.occupancy, gain, pause)
 
     def most_w(self) -> float:

@@ -108,7 +108,9 @@ def all_reasons(
         gpus = int(answer.gpus[j])
         clock = float(view.clocks_mhz[answer.clock[j]]) if gpus else 0.0
         short_of = 0
-        if int(decision.slots[j]) in less:
+        if rows["untouched"][j] and gpus:
+            why = Why.AS_ASKED
+        elif int(decision.slots[j]) in less:
             why = Why.CAP_KEPT if gpus else Why.WAITS_CAP
         elif gpus:
             why = Why.KEPT if if_free_rescale[j] == gpus else Why.KEPT_COST

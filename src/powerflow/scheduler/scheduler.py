@@ -20,6 +20,7 @@ from powerflow.policy.protocol import Allocation, Policy
 from powerflow.scheduler.cap_book import CapBook
 from powerflow.scheduler.cap_enforce import Capped, Enforcer
 from powerflow.scheduler.events import (
+    Acting,
     Adopted,
     Cancelled,
     Completed,
@@ -36,6 +37,7 @@ from powerflow.scheduler.events import (
     SizeLearned,
     Submitted,
 )
+from powerflow.scheduler.layers import layer
 from powerflow.scheduler.ledger import Ledger, advance
 from powerflow.scheduler.plan import Change, Plan, Reason
 from powerflow.scheduler.pool import Decision, Pool
@@ -78,6 +80,7 @@ class Scheduler:
         self.sizes_known = sizes_known
         self.interval_s = interval_s
         self.ledger = Ledger()
+        self.acting = Acting()
         self.pools = {name: Pool(tuple(nodes), axes[name], idle_w[name]) for name, nodes in cluster.pools().items()}
         self.period_s = policy.period_s
         self.policies = {name: copy.deepcopy(policy) for name in self.pools}
@@ -110,7 +113,8 @@ class Scheduler:
     @property
     def limited(self) -> frozenset[str]:
         """Scopes of budgets whose limit in watts made the last decision another than prices alone would have."""
-        return frozenset().union(*(policy.binding for policy in self.policies.values() if isinstance(policy, Rationed)))
+        rations = [layer(policy, Rationed) for policy in self.policies.values()]
+        return frozenset().union(*(ration.binding for ration in rations if ration is not None))
 
     def slots_on(self, node: str) -> list[int]:
         """Slots of the jobs that hold GPUs on a node."""
@@ -164,6 +168,9 @@ class Scheduler:
                 self.energy = event
                 self._dirty = self._dirty or self._terms_matter(now_s)
                 return ""
+            case Acting():
+                self._act_on(event)
+                return ""
             case PowerCapSet() | PowerCapLifted():
                 return self._cap(event, now_s)
             case PowerMetered():
@@ -186,8 +193,9 @@ class Scheduler:
         # any pool it may use will do: it chooses at the next decision, knowing all others
         pool = self.pools[job.gpu_type] if job.gpu_type is not None else next(iter(self.pools.values()))
         row = pool.book.row(job.cost_class)
-        slot = self.ledger.add(job, event.believed_iterations, event.pause_s, row, now_s)
-        pool.add(slot, job.protected)
+        untouched = not self.acting.acts(job.project)
+        slot = self.ledger.add(job, event.believed_iterations, event.pause_s, row, now_s, untouched)
+        pool.add(slot, job.protected, untouched)
         self._pool_of[slot] = pool
         self.submitted += 1
         self._dirty = True
@@ -255,6 +263,14 @@ class Scheduler:
         pool.book.learn(event.cost_class, event.table)
         self._dirty = True
         return ""
+
+    def _act_on(self, acting: Acting) -> None:
+        self.acting = acting
+        for slot, pool in self._pool_of.items():
+            untouched = not acting.acts(self.ledger.job(slot).project)
+            self.ledger.rows["untouched"][slot] = untouched
+            pool.touch(slot, not untouched)
+        self._dirty = True
 
     def _cap(self, event: PowerCapSet | PowerCapLifted, now_s: float) -> str:
         why = self.caps.set(event.cap) if isinstance(event, PowerCapSet) else self.caps.lift(event.scope, now_s)
@@ -339,7 +355,8 @@ class Scheduler:
     def _move_to(self, slot: int, pool: Pool) -> None:
         """Another pool is to care for a job that holds nothing in the one it is in."""
         self._pool_of[slot].remove(slot)
-        pool.add(slot, self.ledger.job(slot).protected)
+        job = self.ledger.job(slot)
+        pool.add(slot, job.protected, not self.acting.acts(job.project))
         pool.active.sort(key=self.ledger.rows["id"].__getitem__)  # views list jobs in order of submission
         self._pool_of[slot] = pool
         self.ledger.rows["cost"][slot] = pool.book.row(self.ledger.job(slot).cost_class)

@@ -9,6 +9,7 @@ from powerflow.energy.budget import Warned
 from powerflow.energy.budgets import Budgets
 from powerflow.energy.response import Response
 from powerflow.policy.protocol import Policy
+from powerflow.scheduler.layers import layer
 from powerflow.scheduler.ledger import advance
 from powerflow.scheduler.owing import owed_j
 from powerflow.scheduler.rationed import Rationed
@@ -90,8 +91,8 @@ class GovernedSimulation(Simulation):
         if now_s % DAY_S == 0 and now_s > 0:
             self.budgets.learn(self.day(round(now_s / DAY_S) - 1))
         limited = self.scheduler.limited
-        policies = self.scheduler.policies.values()
-        cut = any(policy.cutting for policy in policies if isinstance(policy, Rationed))
+        rations = [layer(policy, Rationed) for policy in self.scheduler.policies.values()]
+        cut = any(ration.cutting for ration in rations if ration is not None)
         scopes = self.budgets.keepers.keys()
         self.warned += self.budgets.observe(self.epoch_s + now_s, self._meters(), self._owed(scopes), limited)
         terms = self.budgets.terms(self.epoch_s + now_s, self._nodes.tail_watts())
