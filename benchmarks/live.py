@@ -93,6 +93,7 @@ def loaded(directory: Path) -> None:
     from powerflow.live.learning import Learning
     from powerflow.live.power import Power
     from powerflow.live.signals import Signals
+    from powerflow.live.stages import Stages
     from powerflow.live.store import Store
     from powerflow.policy import registry
     from powerflow.scheduler.rules import with_rules
@@ -119,6 +120,7 @@ def loaded(directory: Path) -> None:
         power,
         learning,
         caps=Caps(store, spec, power, CapRecords(directory / "caps")),
+        stages=Stages(store),
         budgets=LiveBudgets(store, spec, lambda: power.totals_j()[0], signals, learning, axes),
         owner=own_name(),
         log=log,

@@ -590,3 +590,29 @@ def test_this_machines_zone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert own_zone() == "Asia/Tokyo"
     monkeypatch.delenv("TZ")
     assert own_zone()
+
+
+# --- stages, and a job's story ------------------------------------------------------------------------------------
+
+
+def test_stages_are_set_and_shown(operator: Shell) -> None:
+    assert "enforce" in operator("mode")
+    assert "observe" in operator("mode", "observe")
+    shown = operator("mode", "canary", "--projects", "vision,speech")
+    assert [line.split()[0] for line in shown.splitlines()[2:5]] == ["all", "vision", "speech"]
+    modes = operator.json("mode")["modes"]
+    assert [(at["project"], at["stage"]) for at in modes] == [
+        ("", "observe"),
+        ("vision", "canary"),
+        ("speech", "canary"),
+    ]
+    assert len(operator.json("mode", "enforce")["modes"]) == 1
+
+
+def test_what_is_no_stage_is_said_in_a_line(operator: Shell, shell: Shell) -> None:
+    assert "observe" in operator("mode", "everything", code=2)
+    assert "pattern" in operator("mode", "shadow", "--projects", "a b", code=2)
+
+
+def test_a_user_may_not_change_the_stage(shell: Shell) -> None:
+    assert "operator" in shell("mode", "observe", code=4)

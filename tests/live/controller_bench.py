@@ -28,6 +28,7 @@ from powerflow.live.replaying import Replay
 from powerflow.live.rows import StoredJob
 from powerflow.live.signals import Signals
 from powerflow.live.spec import JobSpec
+from powerflow.live.stages import Stages
 from powerflow.live.store import Store
 from powerflow.policy import registry
 from powerflow.scheduler.rules import with_rules
@@ -140,6 +141,7 @@ class Bench:
             learning,
             caps=Caps(self.store, self.spec, power, CapRecords(self.directory / "caps")),
             budgets=budgets,
+            stages=Stages(self.store),
             owner=f"test:{self.owners}",
             log=structlog.wrap_logger(None, processors=[_swallow]),
             settings=self.settings,

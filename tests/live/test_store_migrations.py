@@ -42,7 +42,7 @@ def test_migrations_end_at_the_schema(bare_url: str) -> None:
         assert compare_metadata(context, schema.metadata) == []
         if database.is_sqlite:  # what the comparison does not see
             made = str(connection.exec_driver_sql("SELECT group_concat(sql) FROM sqlite_master").scalar())
-            assert made.count("AUTOINCREMENT") == 4
+            assert made.count("AUTOINCREMENT") == 5
             assert "id = 1" in made
     assert database.version() == schema.VERSION
     database.close()

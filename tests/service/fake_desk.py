@@ -16,14 +16,18 @@ from powerflow.live.governance import (
     BudgetRecord,
     CapOrder,
     CapRecord,
+    ModeOrder,
+    ModeRecord,
     Outlook,
     SignalOrder,
     SignalRecord,
+    Stage,
 )
 from powerflow.live.records import (
     Account,
     Accounts,
     Caller,
+    DecisionRecord,
     EventRecord,
     Explanation,
     Forbidden,
@@ -62,6 +66,7 @@ class FakeDesk:
         self._events: list[EventRecord] = []
         self._caps: list[CapRecord] = []
         self._audit: list[AuditRecord] = []
+        self._modes = {"": (Stage.ENFORCE, "")}
         self._budgets: dict[str, BudgetRecord] = {}
         self._signals: dict[Kind, SignalRecord] = {}
         self._nodes = dict.fromkeys(("n1", "n2"), "up")
@@ -296,6 +301,27 @@ class FakeDesk:
             over = [replace(cap, state="over", end_s=self.now_s) for cap in mine]
             self._caps = [next((o for o in over if o.number == cap.number), cap) for cap in self._caps]
             return over
+
+    def modes(self) -> Sequence[ModeRecord]:
+        with self._open():
+            return [ModeRecord(project, stage, by, self.now_s) for project, (stage, by) in self._modes.items()]
+
+    def set_mode(self, order: ModeOrder, caller: Caller) -> Sequence[ModeRecord]:
+        with self._open():
+            if caller.role is not Role.OPERATOR:
+                raise Forbidden("only operators may")
+            named = dict.fromkeys(order.projects or [""], (order.stage, caller.user))
+            self._modes = self._modes | named if order.projects else named
+        return self.modes()
+
+    def decisions(self, job_id: str, *, after: int = 0, limit: int = 100) -> Page[DecisionRecord]:
+        with self._open():
+            self._known(job_id)
+            row = DecisionRecord(1, self.now_s, job_id, False, "started", "started on 2 GPUs", 2, CLOCK_MHZ)
+            told = replace(
+                row, number=2, would=True, why="would", reason="would run on 1 GPU", jct_s=90.0, energy_j=9e4
+            )
+            return Page([each for each in (row, told) if each.number > after][:limit])
 
     def budgets(self) -> Sequence[BudgetRecord]:
         with self._open():

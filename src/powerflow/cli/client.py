@@ -19,11 +19,14 @@ from powerflow.live.governance import (
     BudgetRecord,
     CapOrder,
     CapRecord,
+    ModeOrder,
+    ModeRecord,
     SignalOrder,
     SignalRecord,
 )
 from powerflow.live.records import (
     Accounts,
+    DecisionRecord,
     EventRecord,
     Explanation,
     JobDetail,
@@ -132,6 +135,24 @@ class Controller:
     def resume(self, node: str) -> NodeRecord:
         """Take a node into use again."""
         return self._ask(NodeRecord, "POST", f"/nodes/{_segment(node)}/resume")
+
+    def modes(self) -> Sequence[ModeRecord]:
+        """How far PowerFlow is let in."""
+        return self._get(Page[ModeRecord], "/modes").items
+
+    def set_mode(self, order: ModeOrder) -> Sequence[ModeRecord]:
+        """Set a stage."""
+        return self._ask(Page[ModeRecord], "POST", "/modes", body=asdict(order)).items
+
+    def decisions(self, job_id: str) -> Sequence[DecisionRecord]:
+        """What was decided for a job, oldest first; all of it."""
+        found: list[DecisionRecord] = []
+        while True:
+            after = found[-1].number if found else 0
+            page = self._get(Page[DecisionRecord], f"/jobs/{number(job_id)}/decisions", after=after, limit=_PAGE).items
+            found += page
+            if len(page) < _PAGE:
+                return found
 
     def budgets(self) -> Sequence[BudgetRecord]:
         """Energy budgets."""

@@ -62,6 +62,7 @@ COMMANDS = (
     Command("acct", "acct", "Show who was charged how much energy."),
     Command("events", "events", "List what happened."),
     Command("node", "app", "List nodes; take them out of use and into it again."),
+    Command("mode", "mode", "Say how far PowerFlow is let in, from observing to acting."),
     Command("budget", "app", "Say how much energy the cluster, or a project, may use."),
     Command("signal", "app", "Say what a kWh costs and emits over time."),
     Command("cap", "app", "Say how many watts the cluster, or a part of it, may draw."),

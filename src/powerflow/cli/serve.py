@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from powerflow.cli.mode import To
+
 if TYPE_CHECKING:
     from powerflow.live.build import LiveCluster
     from powerflow.service.tokens import Tokens
@@ -50,6 +52,9 @@ def serve(
     on_exit: Annotated[
         OnExit, typer.Option(help="On SIGTERM or Ctrl-C: leave jobs running for the next controller, or drain them.")
     ] = OnExit.LEAVE,
+    mode: Annotated[
+        To, typer.Option(help="How far PowerFlow is let in, until powerflow mode says otherwise.")
+    ] = To.ENFORCE,
     explore_steps: Annotated[
         int, typer.Option(help="Steps to try each clock when a job is new on a GPU count; 0: never.", min=0)
     ] = 20,
@@ -67,6 +72,7 @@ def serve(
     from powerflow.cli.settings import load
     from powerflow.live.build import ClusterSettings, build
     from powerflow.live.controller import Settings
+    from powerflow.live.governance import Stage
     from powerflow.service.logs import json_lines
     from powerflow.simulate.governed_replay import replay_days
 
@@ -83,6 +89,7 @@ def serve(
             seed=seed,
             time_scale=time_scale,
             replay=replay_days,
+            stage=Stage(mode.value),
             controller=Settings(explore_steps=explore_steps),
         ),
         log=json_lines(sys.stderr),

@@ -30,11 +30,13 @@ from powerflow.live.database import StoreError
 from powerflow.live.desk import LiveDesk
 from powerflow.live.emulation import Emulation
 from powerflow.live.gangs import Gangs
+from powerflow.live.governance import Stage
 from powerflow.live.learning import Learning
 from powerflow.live.power import Power
 from powerflow.live.replaying import Replay
 from powerflow.live.signals import Signals
 from powerflow.live.spec import JobSpec
+from powerflow.live.stages import Stages
 from powerflow.live.store import Store
 from powerflow.policy import registry
 from powerflow.scheduler.rules import with_rules
@@ -59,6 +61,7 @@ class ClusterSettings:
         interval_s: Decisions are at least this far apart.
         seed, time_scale: Of the emulation.
         replay: Replays past days for energy budgets (`powerflow.live.replaying`); None: none are.
+        stage: How far PowerFlow is let in until somebody says otherwise (`powerflow mode`).
         controller: How the loop goes about it.
     """
 
@@ -71,6 +74,7 @@ class ClusterSettings:
     seed: int = 0
     time_scale: float = 1.0
     replay: Replay | None = None
+    stage: Stage = Stage.ENFORCE
     controller: Settings = field(default_factory=Settings)
 
 
@@ -145,6 +149,7 @@ def build(settings: ClusterSettings, log: Any) -> LiveCluster:
             learning,
             caps=Caps(store, spec, power, CapRecords(state / "caps")),
             budgets=budgets,
+            stages=Stages(store, settings.stage),
             owner=own_name(),
             settings=settings.controller,
             runs_as=(lambda user: user) if as_user else (lambda user: ""),

@@ -23,6 +23,7 @@ from powerflow.device.protocol import DeviceError
 from powerflow.engine.protocol import Engine, EngineError
 from powerflow.live.budgets import LiveBudgets
 from powerflow.live.caps import Caps
+from powerflow.live.chronicle import Chronicle
 from powerflow.live.claim import take
 from powerflow.live.database import StoreError
 from powerflow.live.emulation import Emulation
@@ -31,12 +32,14 @@ from powerflow.live.exploring import EXPLORE_S, clocks_to_try
 from powerflow.live.facts import BATCHES, Facts
 from powerflow.live.gang_facts import backoff_s
 from powerflow.live.gangs import Gangs
+from powerflow.live.governance import Stage
 from powerflow.live.learning import Learning, class_of, restore
 from powerflow.live.metered import metered
 from powerflow.live.power import Place, Power
 from powerflow.live.records import JobState, NotFound, Refused
 from powerflow.live.roster import Roster, update_of
 from powerflow.live.rows import Intent, StoredJob
+from powerflow.live.stages import Stages
 from powerflow.live.store import Store
 from powerflow.live.timing import STEPS
 from powerflow.scheduler import events as brain
@@ -105,6 +108,7 @@ class Controller:
         settings: See there.
         caps: Power caps.
         budgets: Energy budgets.
+        stages: How far PowerFlow is let in, by project.
         owner: Names this controller in the store's claim.
         runs_as: The login name to run a user's jobs as; "" for the engine's own.
         emulation: Slows scripts on emulated GPUs; None where GPUs are real.
@@ -123,6 +127,7 @@ class Controller:
         *,
         caps: Caps,
         budgets: LiveBudgets,
+        stages: Stages,
         owner: str,
         log: Any,
         settings: Settings = Settings(),
@@ -132,7 +137,9 @@ class Controller:
     ) -> None:
         self.scheduler, self.store, self.engine, self.gangs = scheduler, store, engine, gangs
         self.power, self.learning, self.settings, self.owner = power, learning, settings, owner
-        self.caps, self.budgets, self.runs_as, self.emulation = caps, budgets, runs_as, emulation
+        self.caps, self.budgets, self.stages = caps, budgets, stages
+        self.runs_as, self.emulation = runs_as, emulation
+        self.chronicle = Chronicle(store, learning, scheduler)
         self.cap_w, self.watt_price = math.inf, 0.0  # of the last plan
         self.clock = clock or WallClock()
         self._roster = Roster(store, power, learning, settings.pause_s)
@@ -156,7 +163,9 @@ class Controller:
             nodes_up=self._nodes_up,
             settle=self._settle,
             withdrawn=lambda job_id, now_s: self._hear(News("ended", job_id), now_s),
+            completed=self._completed,
         )
+        self._outcomes: deque[tuple[str, Mapping[str, float]]] = deque()  # of completed jobs, for canaries
         self._draining = False
         self._wake_s = -math.inf
         self._saved_s = self._renewed_s = -math.inf
@@ -187,8 +196,8 @@ class Controller:
         self._roster.events += [
             brain.NodeDrained(n.name) for n in self.store.node_states().values() if n.state == "drained"
         ]
-        self._roster.events += self.caps.news(now_s)
-        self._roster.events.append(self.budgets.start(now_s))
+        self.chronicle.start()
+        self._roster.events += [self.stages.acting(), *self.caps.news(now_s), self.budgets.start(now_s)]
         intents = {intent.job_id: intent for intent in self.store.intents()}
         orders = []
         for job in self.store.active():
@@ -304,6 +313,7 @@ class Controller:
         self._guarded(self._measure, now_s)
         decided = (self._roster.events or now_s >= self._wake_s) and self._decide(now_s)
         self._guarded(self._budget, now_s)  # when the brain has heard of every job that needs energy
+        self._guarded(self._watch_canaries, now_s)
         self._guarded(self._record, now_s)
         self._guarded(self._act, now_s)
         self._guarded(self._tune, now_s)
@@ -356,6 +366,7 @@ class Controller:
                     self._roster.write_down(entry)
                     self._roster.forget_in_brain(entry)
                     self.gangs.kill(entry.id)
+                    self.chronicle.forget(entry.id)
                     self._roster.drop(entry)
             case "held":
                 entry = self.entries.get(news.name)
@@ -370,6 +381,8 @@ class Controller:
                     self._roster.introduce(entry)
             case "caps":
                 self._roster.events += [self._metered(), *self.caps.news(now_s)]
+            case "mode":
+                self._roster.events.append(self.stages.acting())
             case "drained":
                 self._roster.events.append(brain.NodeDrained(news.name))
             case "resumed":
@@ -424,6 +437,7 @@ class Controller:
         if plan.decided:
             self._note(plan, now_s)
             self._note_caps(plan)
+            self._chronicle(plan, now_s)
             self.budgets.decided(self.scheduler.limited)
         return plan.decided
 
@@ -484,9 +498,37 @@ class Controller:
         self.cap_w, self.watt_price = plan.cap_w, plan.watt_price
         self.notices = {key: said for key, said in self.notices.items() if not key.startswith("cap ")}
         self.notices |= {f"cap {number}": said for number, said in enumerate(plan.notices)}
-        if self.scheduler.caps:
-            for entry in self.entries.values():
+        for entry in self.entries.values():
+            if self.scheduler.caps or not self.stages.acts(entry.spec.project):
                 entry.explore_mhz = ()
+
+    def _chronicle(self, plan: Plan, now_s: float) -> None:
+        """Keep the log of decisions, and of what would have been decided in shadow."""
+        for entry in self.entries.values():
+            if entry.why:
+                self.chronicle.decided(entry, now_s)
+        if self.stages.has(Stage.SHADOW):
+            for job_id, wish in plan.wishes().items():
+                if job_id in self.entries and self.stages.stage_of(self.entries[job_id].spec.project) is Stage.SHADOW:
+                    self.chronicle.wished(self.entries[job_id], wish, now_s)
+
+    def _completed(self, entry: Entry, now_s: float) -> None:
+        self._outcomes.append((entry.spec.project, self.chronicle.ended(entry, now_s)))
+
+    def _watch_canaries(self, now_s: float) -> None:
+        """Take canaries back that slow a protected job, or whose jobs do worse than was predicted."""
+        while self._outcomes:
+            project, errors = self._outcomes[0]
+            self._goes_back(self.stages.ended(project, errors, self.chronicle.calibrations, now_s), now_s)
+            self._outcomes.popleft()
+        if self.stages.has(Stage.CANARY):
+            self._goes_back(self.stages.slowed(self.scheduler.held_back(now_s), now_s), now_s)
+
+    def _goes_back(self, said: str, now_s: float) -> None:
+        if said:
+            self._roster.events.append(self.stages.acting())
+            self._log.warning("canary goes back", what=said)
+            self.store.append("canary", said, now_s)
 
     def _refuse(self, entry: Entry) -> None:
         """One process cannot use GPUs of several nodes: its job waits until a node has enough."""
@@ -522,11 +564,13 @@ class Controller:
         self._facts.add(self.gangs.poll())
 
     def _tune(self, now_s: float) -> None:
-        """Every GPU at the clock of the job that is on it; those that nobody is on as they were before."""
+        """Every GPU at the clock of the job that is on it; those as they were before that nobody is on, or acts on."""
         wanted = {}
         for place, job_id in self.gangs.holding().items():
             entry = self.entries.get(job_id)
-            if entry is not None and entry.placement and entry.clock_now_mhz > 0:
+            if entry is None or not self.stages.acts(entry.spec.project):
+                continue
+            if entry.placement and entry.clock_now_mhz > 0:
                 wanted[place] = entry.clock_now_mhz
         self.power.tune(now_s, wanted)
         if self.emulation is not None:
@@ -578,6 +622,7 @@ class Controller:
         if not everything and now_s - self._saved_s < self.settings.save_s:
             return
         self._roster.save()
+        self.chronicle.save()
         self._saved_s = now_s
 
     def _publish(self, now_s: float) -> None:

@@ -23,12 +23,15 @@ from powerflow.live.governance import (
     BudgetRecord,
     CapOrder,
     CapRecord,
+    ModeOrder,
+    ModeRecord,
     SignalOrder,
     SignalRecord,
 )
 from powerflow.live.records import (
     Accounts,
     Caller,
+    DecisionRecord,
     EventRecord,
     Explanation,
     Forbidden,
@@ -226,6 +229,10 @@ class LiveDesk:
     def set_cap(self, order: CapOrder, caller: Caller) -> CapRecord:
         """See `Desk`."""
         _operator(caller, "set power caps")
+        if not self._controller.stages.anybody():
+            raise Refused(
+                "nobody's jobs are acted on: a power cap could not be kept", fix="powerflow mode enforce comes first"
+            )
         record = self._controller.caps.set(order, caller, self._controller.clock())
         self._controller.tell("caps", record.scope)
         return record
@@ -236,6 +243,22 @@ class LiveDesk:
         records = self._controller.caps.lift(scope, caller, self._controller.clock())
         self._controller.tell("caps", scope)
         return records
+
+    def modes(self) -> Sequence[ModeRecord]:
+        """See `Desk`."""
+        return self._controller.stages.show()
+
+    def set_mode(self, order: ModeOrder, caller: Caller) -> Sequence[ModeRecord]:
+        """See `Desk`."""
+        _operator(caller, "say how far PowerFlow is let in")
+        records = self._controller.stages.set(order, caller, self._controller.clock())
+        self._controller.tell("mode", "")
+        return records
+
+    def decisions(self, job_id: str, *, after: int = 0, limit: int = 100) -> Page[DecisionRecord]:
+        """See `Desk`."""
+        self._store.job(job_id)
+        return self._store.decisions(job_id, after, limit)
 
     def budgets(self) -> Sequence[BudgetRecord]:
         """See `Desk`."""

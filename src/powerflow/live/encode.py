@@ -12,7 +12,7 @@ from sqlalchemy import RowMapping
 
 from powerflow.cost.observation import Observation
 from powerflow.live.governance import AuditRecord
-from powerflow.live.records import EventRecord, JobState, NotFound
+from powerflow.live.records import DecisionRecord, EventRecord, JobState, NotFound
 from powerflow.live.rows import Charge, Intent, JobUpdate, Seen, StoredJob
 from powerflow.live.spec import JobSpec
 
@@ -188,6 +188,18 @@ def event_row(kind: str, text: str, now_s: float, job_id: str | None, fields: Ma
     """The row of an event."""
     job = None if job_id is None else number(job_id)
     return {"time_s": now_s, "kind": kind, "job_id": job, "text": plain(text), "fields": to_json(dict(fields))}
+
+
+def decision_of(row: RowMapping) -> DecisionRecord:
+    """A row of ``decisions``."""
+    return DecisionRecord(**{**row, "job_id": str(row["job_id"])})
+
+
+def decision_row(what: DecisionRecord) -> dict[str, Any]:
+    """The row of a decision, without its number."""
+    row = {**dataclasses.asdict(what), "job_id": number(what.job_id), "reason": plain(what.reason)}
+    del row["number"]
+    return row
 
 
 def audit_of(row: RowMapping) -> AuditRecord:

@@ -59,10 +59,12 @@ class Facts:
         nodes_up: Mapping[str, bool],
         settle: Callable[[float], None],
         withdrawn: Callable[[str, float], None],
+        completed: Callable[[Entry, float], None],
     ) -> None:
         self._roster, self._store, self._learning = roster, store, learning
         self._power, self._scheduler, self._explore_steps = power, scheduler, explore_steps
         self._nodes_up, self._settle, self._withdrawn = nodes_up, settle, withdrawn
+        self._ended = completed
         self._waiting: deque[Fact] = deque()
 
     def __bool__(self) -> bool:
@@ -155,6 +157,7 @@ class Facts:
         self._store.move(entry.id, JobState.COMPLETED, now_s, exit="completed", reason="completed")
         self._store.retire(entry.id)
         self._learning.completed(entry.kind.name, steps)
+        self._ended(entry, now_s)
         if entry.known:
             self._roster.events.append(brain.Completed(entry.id, steps))
         self._roster.drop(entry)

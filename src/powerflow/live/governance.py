@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 from powerflow.energy.budget import Period
@@ -193,3 +194,56 @@ class SignalRecord:
     until_s: float | None
     by: str
     set_s: float
+
+
+class Stage(StrEnum):
+    """How far PowerFlow is let in."""
+
+    OBSERVE = "observe"
+    REPLAY = "replay"
+    SHADOW = "shadow"
+    CANARY = "canary"
+    ENFORCE = "enforce"
+
+    @property
+    def acts(self) -> bool:
+        """Whether jobs are acted on; else they run as their owners asked."""
+        return self in (Stage.CANARY, Stage.ENFORCE)
+
+
+@dataclass(frozen=True, slots=True)
+class ModeOrder:
+    """A stage as an operator sets it: of these projects, or (none named) of everybody."""
+
+    stage: Stage
+    projects: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ModeRecord:
+    """The stage of a project, and what came of jobs that have completed since it was set. Shares are of 1.
+
+    Attributes:
+        project: Whose; "": of all that have none of their own.
+        stage, by, set_s: Which, who set it and when; ``powerflow`` where a canary went back by itself.
+        why: And why it did.
+        ended: Jobs completed since then.
+        judged: Those for which an interval was given when they started.
+        within_time, within_energy: Share of these whose JCT and energy lay within their 80 % intervals.
+        compared: Jobs for which it is known what PowerFlow would have done when they started.
+        energy_change, jct_change: What their energy and mean JCT would have been, against as they ran, both as
+            predicted: -0.2 is 20 % less.
+    """
+
+    project: str
+    stage: Stage
+    by: str
+    set_s: float
+    why: str = ""
+    ended: int = 0
+    judged: int = 0
+    within_time: float | None = None
+    within_energy: float | None = None
+    compared: int = 0
+    energy_change: float | None = None
+    jct_change: float | None = None

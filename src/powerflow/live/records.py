@@ -18,6 +18,8 @@ from powerflow.live.governance import (
     BudgetRecord,
     CapOrder,
     CapRecord,
+    ModeOrder,
+    ModeRecord,
     SignalOrder,
     SignalRecord,
 )
@@ -185,6 +187,35 @@ class Explanation:
     energy_price: float
     now: Option | None
     options: Sequence[Option]
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionRecord:
+    """What was decided for a job, and what was expected of it then. ``number`` rises.
+
+    Attributes:
+        would: It is what would have been decided: nobody acts on the job's project, so that it runs as asked.
+        why, reason: The kind of reason, and the reason in words.
+        gpus, clock_mhz: What it has from then on; 0 while it waits.
+        jct_s, energy_j: From submission to end, and joules in all, if it goes on like that: as predicted.
+        jct_low_s, jct_high_s, energy_low_j, energy_high_j: Between these with a probability of 80 %, as far as earlier
+            predictions tell (`powerflow.scheduler.calibration`).
+    """
+
+    number: int
+    time_s: float
+    job_id: str
+    would: bool
+    why: str
+    reason: str
+    gpus: int
+    clock_mhz: float
+    jct_s: float | None = None
+    jct_low_s: float | None = None
+    jct_high_s: float | None = None
+    energy_j: float | None = None
+    energy_low_j: float | None = None
+    energy_high_j: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -392,6 +423,18 @@ class Desk(Protocol):
 
     def lift_cap(self, scope: str, caller: Caller) -> Sequence[CapRecord]:
         """End the caps of a scope now; those to come are forgotten."""
+        ...
+
+    def modes(self) -> Sequence[ModeRecord]:
+        """How far PowerFlow is let in: by everybody, then by projects that have a stage of their own."""
+        ...
+
+    def set_mode(self, order: ModeOrder, caller: Caller) -> Sequence[ModeRecord]:
+        """Set a stage; the answer is all of them. Operators only."""
+        ...
+
+    def decisions(self, job_id: str, *, after: int = 0, limit: int = 100) -> Page[DecisionRecord]:
+        """What was decided for a job, oldest first, after decision number ``after``."""
         ...
 
     def budgets(self) -> Sequence[BudgetRecord]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from powerflow.cost.observation import Observation
-from powerflow.live.records import JobState
+from powerflow.live.records import DecisionRecord, JobState
 from powerflow.live.spec import JobSpec
 
 #: GPUs by node: ((node, (GPU numbers…)), …); empty where a job holds none.
@@ -106,6 +106,24 @@ class Charge:
     job_id: str | None
     energy_j: float
     gpu_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a job, and what was expected.
+
+    Attributes:
+        jct_s, energy_j: From submission to end, and joules.
+        predicted: The first decision that gave it GPUs, with what was expected then; None: nothing was.
+        would: The first decision that would have, where nobody acts on it.
+    """
+
+    job_id: str
+    project: str
+    jct_s: float
+    energy_j: float
+    predicted: DecisionRecord | None
+    would: DecisionRecord | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,10 @@ Structured values (a spec, a placement, fields of an event) are JSON in plain AS
 
 from __future__ import annotations
 
-from sqlalchemy import CheckConstraint, Column, Double, ForeignKey, Index, Integer, MetaData, Table, Text
+from sqlalchemy import Boolean, CheckConstraint, Column, Double, ForeignKey, Index, Integer, MetaData, Table, Text
 
 #: Revision of the tables below; the newest of ``migrations/versions``.
-VERSION = "0002"
+VERSION = "0003"
 #: Where a database says which revision it has.
 VERSION_TABLE = "powerflow_version"
 
@@ -131,6 +131,28 @@ audit = Table(
     Column("action", Text, nullable=False),
     Column("target", Text, nullable=False),
     Column("fields", Text, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+#: What was decided for each job, what would have been where nobody acts, and what was expected of it.
+decisions = Table(
+    "decisions",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("time_s", Double, nullable=False),
+    Column("job_id", Integer, ForeignKey("jobs.id"), nullable=False),
+    Column("would", Boolean, nullable=False),
+    Column("why", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("gpus", Integer, nullable=False),
+    Column("clock_mhz", Double, nullable=False),
+    Column("jct_s", Double),
+    Column("jct_low_s", Double),
+    Column("jct_high_s", Double),
+    Column("energy_j", Double),
+    Column("energy_low_j", Double),
+    Column("energy_high_j", Double),
+    Index("decisions_by_job", "job_id", "number"),
     sqlite_autoincrement=True,
 )
 

@@ -19,9 +19,21 @@ from powerflow.live import accounts as ledger
 from powerflow.live import encode
 from powerflow.live.database import Database, StoreError
 from powerflow.live.governance import AuditRecord
-from powerflow.live.records import Account, EventRecord, JobState, NotFound, Page, Refused
-from powerflow.live.rows import Charge, Intent, JobUpdate, NodeState, Seen, StoredJob
-from powerflow.live.schema import audit, charges, claims, events, gangs, jobs, keys, nodes, observations, settings
+from powerflow.live.records import Account, DecisionRecord, EventRecord, JobState, NotFound, Page, Refused
+from powerflow.live.rows import Charge, Intent, JobUpdate, NodeState, Outcome, Seen, StoredJob
+from powerflow.live.schema import (
+    audit,
+    charges,
+    claims,
+    decisions,
+    events,
+    gangs,
+    jobs,
+    keys,
+    nodes,
+    observations,
+    settings,
+)
 from powerflow.live.spec import JobSpec
 
 __all__ = ["Charge", "Intent", "JobUpdate", "NodeState", "Seen", "Store", "StoreError", "StoredJob"]
@@ -405,6 +417,31 @@ class Store:
 
     # --- who set what ---
 
+    def decide(self, rows: Sequence[DecisionRecord]) -> None:
+        """Add to the log of decisions; numbers are given here."""
+        if not rows:
+            return
+        with self._write() as connection:
+            connection.execute(insert(decisions), [encode.decision_row(row) for row in rows])
+
+    def decisions(self, job_id: str, after: int = 0, limit: int = 100) -> Page[DecisionRecord]:
+        """What was decided for a job after decision number ``after``, oldest first."""
+        mine = (decisions.c.job_id == encode.number(job_id)) & (decisions.c.number > after)
+        query = select(decisions).where(mine).order_by(decisions.c.number).limit(_limit(limit) + 1)
+        with self._database.read() as connection:
+            rows = [encode.decision_of(row) for row in connection.execute(query).mappings()]
+        return Page(rows[:limit], str(rows[limit - 1].number) if len(rows) > limit else None)
+
+    def outcomes(self, since_s: float, projects: Sequence[str] | None = None) -> list[Outcome]:
+        """Jobs completed since then whose time and energy were predicted while nobody acted on them, oldest first.
+
+        Args:
+            since_s: Unix seconds.
+            projects: Only of these; None: of all.
+        """
+        with self._database.read() as connection:
+            return _outcomes(connection, since_s, projects)
+
     def govern(self, key: str, value: Any, whats: Sequence[AuditRecord]) -> None:
         """Keep a setting that somebody made, and who it was: both or neither."""
         with self._write() as connection:
@@ -508,6 +545,29 @@ def _fence(intent: Intent, stored: Intent | None) -> None:
 def _observations(connection: Connection) -> list[Seen]:
     rows = connection.execute(select(observations).order_by(observations.c.id)).mappings()
     return [encode.seen_of(row) for row in rows]
+
+
+def _outcomes(connection: Connection, since_s: float, projects: Sequence[str] | None) -> list[Outcome]:
+    ended = (jobs.c.state == JobState.COMPLETED.value) & (jobs.c.ended_s >= since_s)
+    if projects is not None:
+        ended &= jobs.c.project.in_(projects)
+    foretold = decisions.c.jct_s.is_not(None) & (decisions.c.gpus > 0)
+    first = select(func.min(decisions.c.number)).join(jobs, jobs.c.id == decisions.c.job_id).where(ended, foretold)
+    numbers = connection.scalars(first.group_by(decisions.c.job_id, decisions.c.would)).all()
+    rows = connection.execute(select(decisions).where(decisions.c.number.in_(numbers))).mappings()
+    said = {(row["job_id"], bool(row["would"])): encode.decision_of(row) for row in rows}
+    found = connection.execute(select(jobs).where(ended).order_by(jobs.c.ended_s)).mappings()
+    return [
+        Outcome(
+            str(row["id"]),
+            row["project"],
+            row["ended_s"] - row["submitted_s"],
+            row["energy_j"],
+            said.get((row["id"], False)),
+            said.get((row["id"], True)),
+        )
+        for row in found
+    ]
 
 
 def _note(connection: Connection, rows: Sequence[AuditRecord]) -> None:

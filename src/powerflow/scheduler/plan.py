@@ -108,6 +108,14 @@ class Change(NamedTuple):
     reason: Reason
 
 
+class Wish(NamedTuple):
+    """What a job that nobody acts on would have: its pool's GPU type, GPUs (0: it would wait), and the clock, MHz."""
+
+    pool: str
+    gpus: int
+    clock_mhz: float
+
+
 @dataclass(slots=True, eq=False)
 class Plan:
     """The answer to one step.
@@ -140,6 +148,7 @@ class Plan:
     watt_price: float = 0.0
     notices: Sequence[str] = ()
     explain: Callable[[], Mapping[str, Reason]] = field(default=dict, repr=False)
+    wish: Callable[[], Mapping[str, Wish]] = field(default=dict, repr=False)
 
     def reasons(self) -> Mapping[str, Reason]:
         """A reason for every job that was active when the plan was made.
@@ -150,3 +159,11 @@ class Plan:
             RuntimeError: If the scheduler has taken another step since.
         """
         return self.explain()
+
+    def wishes(self) -> Mapping[str, Wish]:
+        """What each job would have that nobody acts on, if somebody did.
+
+        Raises:
+            RuntimeError: As of `reasons`.
+        """
+        return self.wish()

@@ -28,6 +28,7 @@ from powerflow.policy.levels import by_arrival, requested_gpus
 from powerflow.policy.protocol import Allocation, Policy, View
 from powerflow.scheduler.part import decide_rest, first_that_fit
 
+DELAY_S, DELAY_SHARE = 60.0, 0.01  # a protected job may start so late
 LEAST_S = 30.0  # running as submitted for less says little about the pace: steps are counted whole
 
 
@@ -123,6 +124,26 @@ class Protected:
             number: ahead_s(slowdown, self.paces.get(number, Pace()).step_s, done, view.now_s - arrival_s)
             for number, slowdown, done, arrival_s in zip(*columns, strict=True)
         }
+
+    def held_back_s(self, view: View) -> dict[int, float]:
+        """By row of the view, protected jobs that do not run as submitted, and how far behind their line they are.
+
+        Seconds beyond the start delay that is allowed: ``max(60 s, 1 %)`` of the time since submission. One that has
+        not run yet, so that nobody knows its pace, is behind by all its time.
+        """
+        jobs = view.jobs
+        as_submitted = (jobs["gpus"] == requested_gpus(view)) & (jobs["clock"] == view.clock_max)
+        ahead = self.ahead_s(view)
+        found = {}
+        for row in np.flatnonzero(jobs["protected"] & ~as_submitted).tolist():
+            elapsed_s = view.now_s - float(jobs["arrival_s"][row])
+            behind_s = -ahead[int(jobs["id"][row])]
+            if not math.isfinite(behind_s):
+                behind_s = elapsed_s if jobs["done"][row] == 0 else 0.0
+            late_s = behind_s - max(DELAY_S, DELAY_SHARE * elapsed_s)
+            if late_s > 0:
+                found[row] = late_s
+        return found
 
     def _configurations(
         self, view: View, wish: Allocation, kept: npt.NDArray[np.bool_], need: IntArray

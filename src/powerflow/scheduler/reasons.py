@@ -11,9 +11,11 @@ import numpy as np
 from powerflow.cost.table import IntArray
 from powerflow.policy.protocol import Policy, View
 from powerflow.scheduler.differences import MOVED
+from powerflow.scheduler.layers import layer
 from powerflow.scheduler.ledger import Ledger
-from powerflow.scheduler.plan import Change, Reason, Why
+from powerflow.scheduler.plan import Change, Reason, Why, Wish
 from powerflow.scheduler.pool import Decision, Pool
+from powerflow.scheduler.staged import Staged
 
 
 def beneficiaries(freed: Sequence[int]) -> list[int]:
@@ -123,6 +125,20 @@ def all_reasons(
             short_of = max(int(smallest[j]) - free, 0)
         reasons[job_id] = Reason(why, int(rows["gpus"][j]), gpus, clock, clock, "", answer.gpu_price, short_of)
     return reasons
+
+
+def wishes(policy: Policy, pool: Pool, decision: Decision) -> Mapping[int, Wish]:
+    """By slot, what each job would have that nobody acts on, if somebody did (`powerflow.scheduler.staged.Staged`)."""
+    staged, untouched = layer(policy, Staged), decision.view.jobs["untouched"]
+    if staged is None or not untouched.any():
+        return {}
+    wish = staged.wish(decision.view)
+    found = {}
+    for j in np.flatnonzero(untouched).tolist():
+        gpus = int(wish.gpus[j])
+        clock_mhz = pool.clocks_mhz[int(wish.clock[j])] if gpus else 0.0
+        found[int(decision.slots[j])] = Wish(pool.gpu_type, gpus, clock_mhz)
+    return found
 
 
 def _answer(policy: Policy, view: View) -> IntArray:

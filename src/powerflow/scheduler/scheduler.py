@@ -39,10 +39,11 @@ from powerflow.scheduler.events import (
 )
 from powerflow.scheduler.layers import layer
 from powerflow.scheduler.ledger import Ledger, advance
-from powerflow.scheduler.plan import Change, Plan, Reason
+from powerflow.scheduler.plan import Change, Plan, Reason, Wish
 from powerflow.scheduler.pool import Decision, Pool
+from powerflow.scheduler.protect import Protected
 from powerflow.scheduler.rationed import Rationed, added_w
-from powerflow.scheduler.reasons import all_reasons, changes_of
+from powerflow.scheduler.reasons import all_reasons, changes_of, wishes
 
 #: Share by which a price of energy has to move for jobs to be looked at again.
 PRICE_STEP = 0.02
@@ -115,6 +116,19 @@ class Scheduler:
         """Scopes of budgets whose limit in watts made the last decision another than prices alone would have."""
         rations = [layer(policy, Rationed) for policy in self.policies.values()]
         return frozenset().union(*(ration.binding for ration in rations if ration is not None))
+
+    def held_back(self, now_s: float) -> dict[str, float]:
+        """Protected jobs that do not run as submitted and are behind their promise: seconds behind, by job."""
+        found = {}
+        for name, pool in self.pools.items():
+            protected = layer(self.policies[name], Protected)
+            slots = np.array(sorted(pool.guarded - pool.untouched), np.int64)
+            if protected is None or not len(slots):
+                continue
+            view = pool.view(self.ledger, slots, now_s, self._terms(pool), self.sizes_known)
+            for row, behind_s in protected.held_back_s(view).items():
+                found[self.ledger.job(int(slots[row])).id] = behind_s
+        return found
 
     def slots_on(self, node: str) -> list[int]:
         """Slots of the jobs that hold GPUs on a node."""
@@ -389,17 +403,26 @@ class Scheduler:
 
         step = self._steps
 
-        def explain() -> Mapping[str, Reason]:
+        def still() -> None:
             if self._steps != step:
-                raise RuntimeError(
-                    "the scheduler has gone on since this plan: ask a plan for reasons before the next step"
-                )
+                raise RuntimeError("the scheduler has gone on since this plan: ask a plan before the next step")
+
+        def explain() -> Mapping[str, Reason]:
+            still()
             known = {change.job_id: change.reason for change in changes}
             reasons: dict[str, Reason] = {}
             for pool, decision in decisions:
                 names = [self.ledger.job(int(slot)).id for slot in decision.slots]
                 reasons |= all_reasons(self.policies[pool.gpu_type], decision, self.ledger, known, names)
             return reasons
+
+        def wish() -> Mapping[str, Wish]:
+            still()
+            return {
+                self.ledger.job(slot).id: wished
+                for pool, decision in decisions
+                for slot, wished in wishes(self.policies[pool.gpu_type], pool, decision).items()
+            }
 
         woken = [node for _, decision in decisions for node in decision.woken]
         asleep = [node for _, decision in decisions for node in decision.asleep]
@@ -417,6 +440,7 @@ class Scheduler:
             capped.watt_price,
             capped.notices,
             explain,
+            wish,
         )
 
     def _decisions(self, now_s: float) -> tuple[list[tuple[Pool, Decision]], Capped]:

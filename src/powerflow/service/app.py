@@ -165,6 +165,16 @@ def _jobs(desk: Desk) -> APIRouter:
         """Why a job has what it has, and what else it could have."""
         return desk.explain(job_id)
 
+    @router.get("/jobs/{job_id}/decisions", **says(shapes.DecisionPage, 200, 404, 422))
+    def decisions(
+        job_id: JobId,
+        after: Annotated[int, Query(ge=0, le=2**62, description="Number of the last decision that is known.")] = 0,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    ) -> shapes.DecisionPage:
+        """What was decided for a job and what was expected of it then, oldest first: its story."""
+        page = desk.decisions(job_id, after=after, limit=limit)
+        return shapes.DecisionPage(items=list(page.items), after=page.items[-1].number if page.items else after)
+
     @router.get("/jobs/{job_id}/log", **says(LogChunk, 200, 404, 422))
     def log(
         job_id: JobId,

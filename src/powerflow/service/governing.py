@@ -6,7 +6,15 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
 
-from powerflow.live.governance import BudgetOrder, BudgetRecord, CapOrder, CapRecord, SignalOrder, SignalRecord
+from powerflow.live.governance import (
+    BudgetOrder,
+    BudgetRecord,
+    CapOrder,
+    CapRecord,
+    ModeOrder,
+    SignalOrder,
+    SignalRecord,
+)
 from powerflow.live.records import Caller, Desk, Role
 from powerflow.service import shapes
 from powerflow.service.operations import at_least, says
@@ -15,6 +23,16 @@ from powerflow.service.operations import at_least, says
 def governing(desk: Desk) -> APIRouter:
     """The operations."""
     router = APIRouter()
+
+    @router.get("/modes", **says(shapes.ModeList, 200))
+    def modes() -> shapes.ModeList:
+        """How far PowerFlow is let in, and what came of jobs since: of everybody, then of projects with their own."""
+        return shapes.ModeList(items=list(desk.modes()))
+
+    @router.post("/modes", **says(shapes.ModeList, 200, 400, 403, 409, 413, 422, 503))
+    def set_mode(order: shapes.ModeBody, caller: Annotated[Caller, at_least(Role.OPERATOR)]) -> shapes.ModeList:
+        """Set the stage of some projects; with none named, of everybody."""
+        return shapes.ModeList(items=list(desk.set_mode(ModeOrder(order.stage, order.projects), caller)))
 
     @router.get("/budgets", **says(shapes.BudgetList, 200))
     def budgets() -> shapes.BudgetList:

@@ -10,9 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from powerflow.energy.budget import Period
 from powerflow.energy.signal import MAX_AGE_S, Kind
-from powerflow.live.governance import AuditRecord, BudgetRecord, CapRecord, Outlook, SignalRecord
+from powerflow.live.governance import AuditRecord, BudgetRecord, CapRecord, ModeRecord, Outlook, SignalRecord, Stage
 from powerflow.live.records import (
     Account,
+    DecisionRecord,
     EventRecord,
     Explanation,
     GpuRecord,
@@ -54,6 +55,28 @@ class NodeList(BaseModel):
     """All nodes."""
 
     items: list[NodeRecord]
+
+
+class ModeList(BaseModel):
+    """Stages."""
+
+    items: list[ModeRecord]
+
+
+class ModeBody(BaseModel):
+    """A stage as an operator sets it: `powerflow.live.governance.ModeOrder`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    stage: Stage
+    projects: list[Annotated[str, Field(pattern=NAME)]] = Field(default=[], max_length=1000)
+
+
+class DecisionPage(BaseModel):
+    """Some decisions on a job, oldest first. ``after`` is the number to go on from, now or later."""
+
+    items: list[DecisionRecord]
+    after: int
 
 
 class BudgetList(BaseModel):
@@ -264,6 +287,35 @@ SIGNAL = SignalRecord(
     by="root",
     set_s=1_789_990_000.0,
 )
+MODE = ModeRecord(
+    project="vision",
+    stage=Stage.SHADOW,
+    by="root",
+    set_s=1_789_990_000.0,
+    ended=120,
+    judged=110,
+    within_time=0.81,
+    within_energy=0.79,
+    compared=118,
+    energy_change=-0.17,
+    jct_change=-0.22,
+)
+DECISION = DecisionRecord(
+    number=41,
+    time_s=1_790_000_460.0,
+    job_id="12",
+    would=False,
+    why="started",
+    reason="started on 2 GPUs at 1110 MHz",
+    gpus=2,
+    clock_mhz=1110.0,
+    jct_s=5400.0,
+    jct_low_s=5000.0,
+    jct_high_s=6100.0,
+    energy_j=1.9e6,
+    energy_low_j=1.7e6,
+    energy_high_j=2.2e6,
+)
 AUDIT = AuditRecord(9, 1_789_990_000.0, "root", "127.0.0.1", "cap set", "cluster", {"watts": 60_000.0})
 EXAMPLES: tuple[tuple[Any, Any], ...] = (
     (JobRecord, JOB),
@@ -311,6 +363,8 @@ EXAMPLES: tuple[tuple[Any, Any], ...] = (
         AccountList(since_s=0.0, until_s=1_790_000_500.0, by="user", items=[Account("ada", 1, 937.0, 180_900.0, None)]),
     ),
     (NodeList, NodeList(items=[NodeRecord("n1", "A100", "up", [], True)])),
+    (ModeList, ModeList(items=[MODE])),
+    (DecisionPage, DecisionPage(items=[DECISION], after=41)),
     (BudgetRecord, BUDGET),
     (BudgetList, BudgetList(items=[BUDGET])),
     (SignalRecord, SIGNAL),

@@ -1,0 +1,99 @@
+"""``powerflow mode``: how far PowerFlow is let in, and what came of it so far."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from powerflow.cli.asking import Watch, asks
+from powerflow.cli.client import Controller
+from powerflow.cli.options import Json
+from powerflow.cli.when import stamp
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from powerflow.live.governance import ModeRecord
+
+
+class To(StrEnum):
+    """The stages, from the least to the most."""
+
+    OBSERVE = "observe"
+    REPLAY = "replay"
+    SHADOW = "shadow"
+    CANARY = "canary"
+    ENFORCE = "enforce"
+
+
+@asks
+def mode(
+    controller: Controller,
+    stage: Annotated[
+        To | None,
+        typer.Argument(
+            metavar="[STAGE]",
+            help="observe: meter and learn; replay: say what would have been saved; shadow: say for each job what would"
+            " be done; canary: do it, and go back if it does harm; enforce: do it. None: show what is set.",
+        ),
+    ] = None,
+    projects: Annotated[
+        str, typer.Option(metavar="P,P", help="Of these projects alone; by default of everybody, without exception.")
+    ] = "",
+    json: Json = False,
+    watch: Watch = None,
+) -> None:
+    """Say how far PowerFlow is let in: one step forward or back at a time, each reversible."""
+    from powerflow.cli.watch import show
+    from powerflow.live.governance import ModeOrder, Stage
+
+    if stage is not None:
+        names = [name.strip() for name in projects.split(",") if name.strip()]
+        controller.set_mode(ModeOrder(Stage(stage.value), names))
+    show("modes", controller.modes, _draw, lambda found: {"modes": found}, json=json, every_s=watch)
+
+
+def _draw(modes: Sequence[ModeRecord], width: int) -> RenderableType:
+    from rich import box
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    left = ("projects", "stage", "since", "by")
+    heads = (*left, "jobs ended", "JCT as said", "energy as said", "energy would be", "JCT would be")
+    for head in heads:
+        table.add_column(head, justify="left" if head in left else "right", no_wrap=True)
+    for at in modes:
+        table.add_row(
+            at.project or ("all" if len(modes) == 1 else "all others"),
+            at.stage,
+            stamp(at.set_s) if at.set_s else "the first start",
+            at.by,
+            str(at.ended),
+            _share(at.within_time, at.judged),
+            _share(at.within_energy, at.judged),
+            _change(at.energy_change),
+            _change(at.jct_change),
+        )
+    notes = [Text(f"{at.project or 'all'}: back to {at.stage}: {at.why}", style="yellow") for at in modes if at.why]
+    if any(at.judged for at in modes):
+        notes.append(Text("as said: within the interval that was given at the start, meant for 80 %", style="dim"))
+    if any(at.compared for at in modes):
+        notes.append(Text("would be: had PowerFlow acted, against as asked, both as predicted", style="dim"))
+    return Group(table, *notes)
+
+
+def _share(share: float | None, of: int) -> str:
+    from powerflow.report.units import NOTHING
+
+    return NOTHING if share is None else f"{share:.0%} of {of}"
+
+
+def _change(change: float | None) -> str:
+    from powerflow.report.units import NOTHING
+
+    return NOTHING if change is None else f"{change:+.1%}"

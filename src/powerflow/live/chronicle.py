@@ -1,0 +1,201 @@
+"""The log of decisions: what each job was given or would have been, what was expected of it, and how right that was.
+
+What a job is expected to take is what the model says of its configuration, from now to its end. How far that can be
+trusted is learnt from jobs that have ended (`powerflow.scheduler.calibration`): of each, what the model had said of
+every stretch in one configuration, summed, is held against what it took.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from powerflow.live.entry import Entry
+from powerflow.live.explain import option
+from powerflow.live.learning import Learning
+from powerflow.live.records import DecisionRecord, Option
+from powerflow.live.store import Store
+from powerflow.scheduler.calibration import Calibration
+from powerflow.scheduler.plan import Why, Wish
+from powerflow.scheduler.scheduler import Scheduler
+
+#: The store's setting in which outcomes stand.
+OUTCOMES = "outcomes"
+#: Reasons that say that nothing has changed.
+QUIET = frozenset({Why.KEPT.value, Why.KEPT_COST.value, Why.CAP_KEPT.value, Why.AS_ASKED.value})
+
+
+@dataclass(slots=True)
+class _Story:
+    """What has been written of a job, and of the stretch that it is in: where it began, and what was said of a step."""
+
+    told: tuple[object, ...] = ()
+    wished: tuple[object, ...] = ()
+    since_s: float = math.nan
+    steps: float = 0.0
+    energy_j: float = 0.0
+    step_s: float = math.nan
+    step_j: float = math.nan
+    said_s: float = 0.0  # of all stretches before
+    said_j: float = 0.0
+    took_s: float = 0.0
+    took_j: float = 0.0
+
+
+class Chronicle:
+    """The log of one cluster. For the controller's loop; `calibrations` may be read from any thread.
+
+    Args:
+        store: Where it stands.
+        learning: What is believed of jobs.
+        scheduler: Whose decisions these are.
+    """
+
+    def __init__(self, store: Store, learning: Learning, scheduler: Scheduler) -> None:
+        self._store, self._learning, self._scheduler = store, learning, scheduler
+        self._stories: dict[str, _Story] = {}
+        self._rows: list[DecisionRecord] = []
+        self._unsaved = False
+        self.calibrations: Mapping[str, Calibration] = {"time": Calibration(), "energy": Calibration()}
+
+    def start(self) -> None:
+        """Go on with the outcomes that the last controller knew."""
+        kept = self._store.get(OUTCOMES, {})
+        self.calibrations = {what: Calibration(kept.get(what, ())) for what in ("time", "energy")}
+
+    def decided(self, entry: Entry, now_s: float) -> None:
+        """Something was decided for a job: its entry says what. Written down where it differs from the last time."""
+        story = self._stories.setdefault(entry.id, _Story())
+        clock_mhz = entry.clock_mhz if entry.placement else 0.0
+        has = (entry.gpus, clock_mhz, entry.gpu_type)
+        if not story.told or story.told[:3] != has:
+            self._turn(story, entry, now_s)
+        elif entry.why in QUIET or story.told[3] == entry.why:
+            return
+        story.told = (*has, entry.why)
+        expected = self._expected(entry, entry.gpu_type, entry.gpus, clock_mhz)
+        self._write(entry, now_s, False, entry.why, entry.reason, entry.gpus, clock_mhz, expected)
+
+    def wished(self, entry: Entry, wish: Wish, now_s: float) -> None:
+        """What would have been decided for a job. Written down where it differs from the last time."""
+        story = self._stories.setdefault(entry.id, _Story())
+        if story.wished == wish:
+            return
+        story.wished = wish
+        expected = self._expected(entry, wish.pool, wish.gpus, wish.clock_mhz)
+        gpus = f"{wish.gpus} GPU{'' if wish.gpus == 1 else 's'}"
+        said = f"would run on {gpus} at {wish.clock_mhz:.0f} MHz" if wish.gpus else "would wait"
+        self._write(entry, now_s, True, "would", said, wish.gpus, wish.clock_mhz, expected)
+
+    def ended(self, entry: Entry, now_s: float) -> Mapping[str, float]:
+        """A job has completed: how far off predictions were, as log(actual / predicted), for time and energy."""
+        story = self._stories.pop(entry.id, None)
+        if story is None:
+            return {}
+        self._close(story, entry, now_s)
+        errors = {}
+        for what, said, took in (("time", story.said_s, story.took_s), ("energy", story.said_j, story.took_j)):
+            if 0 < said < math.inf and 0 < took < math.inf:
+                errors[what] = math.log(took / said)
+                self.calibrations[what].add(said, took)
+                self._unsaved = True
+        return errors
+
+    def forget(self, job_id: str) -> None:
+        """A job has ended otherwise."""
+        self._stories.pop(job_id, None)
+
+    def save(self) -> None:
+        """Write down what is not yet.
+
+        Raises:
+            StoreError: It cannot be; it will be the next time.
+        """
+        if self._rows:
+            self._store.decide(self._rows)
+            self._rows = []
+        if self._unsaved:
+            self._store.put(OUTCOMES, {what: [*known.residuals] for what, known in self.calibrations.items()})
+            self._unsaved = False
+
+    def expected(self, entry: Entry, gpu_type: str, gpus: int, clock_mhz: float, now_s: float) -> DecisionRecord:
+        """What is expected of a job in some configuration, from now on."""
+        option = self._expected(entry, gpu_type, gpus, clock_mhz)
+        return self._record(entry, now_s, False, "", "", gpus, clock_mhz, option)
+
+    # -- inside ---------------------------------------------------------------------------------------------------
+
+    def _turn(self, story: _Story, entry: Entry, now_s: float) -> None:
+        """One stretch ends, and another begins."""
+        self._close(story, entry, now_s)
+        expected = self._expected(entry, entry.gpu_type, entry.gpus, entry.clock_mhz)
+        story.since_s, story.steps, story.energy_j = now_s, entry.steps, entry.energy_j
+        story.step_s = expected.step_time_s if expected else math.nan
+        story.step_j = expected.energy_per_step_j if expected else math.nan
+
+    @staticmethod
+    def _close(story: _Story, entry: Entry, now_s: float) -> None:
+        steps = entry.steps - story.steps
+        if math.isnan(story.step_s):  # it waited
+            return
+        story.said_s += steps * story.step_s
+        story.said_j += steps * story.step_j
+        story.took_s += now_s - story.since_s
+        story.took_j += entry.energy_j - story.energy_j
+        story.step_s = math.nan
+
+    def _expected(self, entry: Entry, gpu_type: str, gpus: int, clock_mhz: float) -> Option | None:
+        if not gpus or gpu_type not in self._scheduler.pools:
+            return None
+        table = self._learning.table(entry.kind.name, gpu_type)
+        return option(table, self._scheduler.pools[gpu_type].axes, gpus, clock_mhz)
+
+    def _write(
+        self,
+        entry: Entry,
+        now_s: float,
+        would: bool,
+        why: str,
+        reason: str,
+        gpus: int,
+        clock_mhz: float,
+        expected: Option | None,
+    ) -> None:
+        self._rows.append(self._record(entry, now_s, would, why, reason, gpus, clock_mhz, expected))
+
+    def _record(
+        self,
+        entry: Entry,
+        now_s: float,
+        would: bool,
+        why: str,
+        reason: str,
+        gpus: int,
+        clock_mhz: float,
+        expected: Option | None,
+    ) -> DecisionRecord:
+        if expected is None:
+            return DecisionRecord(0, now_s, entry.id, would, why, reason, gpus, clock_mhz)
+        total = entry.steps_total or self._learning.believed_steps(entry.spec, entry.kind.name)
+        left = max(0.0, total - entry.steps)
+        run_s, run_j = left * expected.step_time_s, left * expected.energy_per_step_j
+        past_s = now_s - entry.submitted_s
+        time = self.calibrations["time"].interval(run_s) if run_s > 0 else None
+        energy = self.calibrations["energy"].interval(run_j) if run_j > 0 else None
+        return DecisionRecord(
+            0,
+            now_s,
+            entry.id,
+            would,
+            why,
+            reason,
+            gpus,
+            clock_mhz,
+            jct_s=past_s + run_s,
+            jct_low_s=past_s + time[0] if time else None,
+            jct_high_s=past_s + time[1] if time else None,
+            energy_j=entry.energy_j + run_j,
+            energy_low_j=entry.energy_j + energy[0] if energy else None,
+            energy_high_j=entry.energy_j + energy[1] if energy else None,
+        )

@@ -1,0 +1,70 @@
+"""When a canary is to be taken back: it slows a protected job, or jobs do worse than was predicted, twice running.
+
+Every so many ended jobs are a sample. One job may be unlucky; that the mean of a sample is worse than nearly all such
+means would be, if the canary's jobs were like those before, is a miss. Two misses running are no accident.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+#: Jobs of a sample.
+SAMPLE = 5
+#: A miss is beyond this many standard errors: 1 % of samples are, by chance.
+BEYOND = 2.326
+#: Before so many outcomes are known, errors of predictions are taken to have this standard deviation (of the log).
+LEAST_KNOWN, UNKNOWN_SD = 20, 0.25
+#: However alike outcomes have been, the next may differ by so much.
+LEAST_SD = 0.05
+
+
+@dataclass(slots=True)
+class Watch:
+    """What has been seen of one canary.
+
+    Attributes:
+        samples: For time and energy, log(actual / predicted) of ended jobs that make no whole sample yet.
+        misses: Of the last samples, running.
+        ended: Jobs that have ended under it.
+    """
+
+    samples: dict[str, list[float]] = field(default_factory=lambda: {"time": [], "energy": []})
+    misses: dict[str, int] = field(default_factory=lambda: {"time": 0, "energy": 0})
+    ended: int = 0
+
+    def see(self, what: str, residual: float, before: Sequence[float]) -> str:
+        """A job has ended.
+
+        Args:
+            what: ``time`` or ``energy``.
+            residual: log(actual / predicted).
+            before: Those of jobs that ended before the canary began.
+
+        Returns:
+            Why the canary is to be taken back; "": it is not.
+        """
+        self.samples[what].append(residual)
+        if len(self.samples[what]) < SAMPLE:
+            return ""
+        mean = sum(self.samples[what]) / SAMPLE
+        self.samples[what].clear()
+        usual, spread = _usual(before)
+        if mean <= usual + BEYOND * spread / math.sqrt(SAMPLE):
+            self.misses[what] = 0
+            return ""
+        self.misses[what] += 1
+        if self.misses[what] < 2:
+            return ""
+        off, usually = f"{math.expm1(mean):+.0%}", f"{math.expm1(usual):+.0%}"
+        return f"{what} of jobs missed its prediction twice running: {off}, where {usually} is usual"
+
+
+def _usual(residuals: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard deviation of errors as they usually are."""
+    n = len(residuals)
+    if n < LEAST_KNOWN:
+        return 0.0, UNKNOWN_SD
+    mean = sum(residuals) / n
+    return mean, max(LEAST_SD, math.sqrt(sum((r - mean) ** 2 for r in residuals) / (n - 1)))

@@ -1,0 +1,189 @@
+"""Taking PowerFlow into use: nobody acts, somebody watches, a few are acted on, all are; and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from powerflow.live.governance import CapOrder, ModeOrder, Stage
+from powerflow.live.records import Forbidden, JobState, Refused
+from tests.live.controller_bench import ADA, ROOT, Bench
+from tests.live.fake_rank import FakeRank
+from tests.live.test_budgets import run_for
+from tests.live.test_caps import JOB
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(tmp_path, explore_steps=0)
+    yield bench
+    bench.close()
+
+
+def mode(bench: Bench, stage: str, *projects: str) -> None:
+    bench.desk.set_mode(ModeOrder(Stage(stage), projects), ROOT)
+
+
+def test_one_command_forward_and_back_audited(bench: Bench) -> None:
+    (all_,) = bench.desk.modes()
+    assert (all_.project, all_.stage, all_.by) == ("", Stage.ENFORCE, "")
+    mode(bench, "observe")
+    mode(bench, "canary", "vision", "speech")
+    everybody, speech, vision = bench.desk.modes()
+    assert (everybody.stage, speech.stage, vision.stage) == (Stage.OBSERVE, Stage.CANARY, Stage.CANARY)
+    assert vision.by == "root"
+    bench.restart()
+    assert bench.controller.stages.stage_of("vision") is Stage.CANARY
+    mode(bench, "enforce")
+    assert [record.stage for record in bench.desk.modes()] == [Stage.ENFORCE], "of everybody, without exception"
+    actions = [(e.action, e.target, e.fields["stage"]) for e in bench.desk.audit().items if e.action == "mode set"]
+    assert actions == [
+        ("mode set", "all projects", "observe"),
+        ("mode set", "vision", "canary"),
+        ("mode set", "speech", "canary"),
+        ("mode set", "all projects", "enforce"),
+    ]
+    with pytest.raises(Forbidden):
+        bench.desk.set_mode(ModeOrder(Stage.OBSERVE), ADA)
+
+
+@pytest.mark.parametrize("stage", ["observe", "replay", "shadow"])
+def test_where_nobody_acts_jobs_run_as_asked_and_nothing_is_touched(bench: Bench, stage: str) -> None:
+    mode(bench, stage)
+    bench.steps_total = 60
+    jobs = [bench.submit(**JOB) for _ in range(6)]  # each asks for 1 to 4: 2 as asked; eight GPUs
+    for _ in range(400):
+        bench.turn()
+        assert bench.clocks.set_mhz == {}
+    held = {job: {entry.gpus} for job, entry in bench.controller.entries.items()}
+    assert not held, "all have ended"
+    for job in jobs:
+        record = bench.job(job)
+        assert record.state is JobState.COMPLETED
+        assert record.rescales == 0
+        rows = [row for row in bench.desk.decisions(job).items if not row.would]
+        assert [row.gpus for row in rows if row.gpus] == [2], "once, and never changed"
+    assert {name.epoch for name in bench.engine.launches} == {1}
+    assert len(bench.engine.launches) == 12
+    assert bench.engine.signals == []
+    starts = [bench.job(job).started_s for job in jobs]
+    assert starts == sorted(starts), "first come, first served"  # type: ignore[type-var]
+
+
+def test_shadow_says_what_would_be_done_and_how_right_it_was(bench: Bench) -> None:
+    mode(bench, "shadow")
+    bench.steps_total = 60
+    for _ in range(16):
+        bench.submit(**JOB)
+    for _ in range(1200):
+        bench.turn()
+    (record,) = bench.desk.modes()
+    assert record.ended == 16
+    assert record.compared == 16
+    assert record.judged > 0
+    assert record.within_time is not None
+    assert record.energy_change is not None
+    rows = bench.desk.decisions("16").items
+    wish = next(row for row in rows if row.would and row.gpus)
+    assert wish.reason.startswith("would run on ")
+    assert wish.jct_s is not None
+    assert wish.energy_j is not None
+    told = next(row for row in rows if not row.would and row.gpus)
+    assert told.jct_low_s is not None
+    assert told.jct_high_s is not None
+    assert told.jct_low_s <= told.jct_high_s
+    bench.restart()
+    assert len(bench.controller.chronicle.calibrations["time"].residuals) == 16
+
+
+def test_a_canary_is_acted_on_and_its_neighbours_are_not(bench: Bench) -> None:
+    bench.steps_total = 1_000_000
+    mode(bench, "observe")
+    mode(bench, "canary", "vision")
+    watched, canary = bench.submit(**JOB), bench.submit(**JOB, project="vision")
+    run_for(bench, 10.0)
+    entries = bench.controller.entries
+    assert entries[watched].gpus == 2
+    assert entries[watched].why == "runs as its owner asked: PowerFlow does not act on its project"
+    assert entries[canary].gpus == 4, "as many as it can use"
+    places = {(node, number) for node, numbers in entries[canary].placement for number in numbers}
+    assert {place for place, _ in bench.controller.power._set_mhz.items()} == places, "no other clock was set"
+    mode(bench, "observe")
+    run_for(bench, 3.0)
+    assert bench.controller.power._set_mhz == {}, "clocks go back at once"
+    assert entries[canary].gpus == 4, "and nobody is touched"
+
+
+def test_back_from_enforce_nothing_more_is_touched(bench: Bench) -> None:
+    bench.steps_total = 1_000_000
+    jobs = [bench.submit(**JOB) for _ in range(2)]
+    run_for(bench, 10.0)
+    before = {job: bench.controller.entries[job].placement for job in jobs}
+    assert bench.clocks.set_mhz
+    mode(bench, "observe")
+    run_for(bench, 2.0)
+    launches = len(bench.engine.launches)
+    for _ in range(2):
+        bench.submit(**JOB)
+    run_for(bench, 60.0)
+    assert {job: bench.controller.entries[job].placement for job in jobs} == before
+    assert len(bench.engine.launches) == launches, "all GPUs are taken: who is new waits"
+    assert bench.clocks.set_mhz == {}
+
+
+def test_a_canary_that_slows_a_protected_job_goes_back(bench: Bench) -> None:
+    bench.steps_total = 1_000_000
+    mode(bench, "canary")
+    job = bench.submit(**JOB, priority="protected")
+    bench.until_trains(job)
+    bench.controller.scheduler.held_back = lambda now_s: {job: 75.0}  # type: ignore[method-assign]
+    bench.turn(2)
+    (record,) = bench.desk.modes()
+    assert (record.stage, record.by) == (Stage.SHADOW, "powerflow")
+    assert record.why == f"protected job {job} is 75 s behind what it was promised"
+    assert not bench.controller.scheduler.acting.acts("")
+    said = [event.text for event in bench.store.events(limit=1000).items if event.kind == "canary"]
+    assert said == [f"canary of all projects goes back to shadow: {record.why}"]
+    assert [entry.user for entry in bench.desk.audit().items if entry.action == "mode set"] == ["root", "powerflow"]
+
+
+def test_a_canary_whose_jobs_miss_their_predictions_twice_goes_back(bench: Bench) -> None:
+    """Its ranks take four times as long as before, from one day to the next."""
+    mode(bench, "shadow", "vision")
+    bench.steps_total = 40
+    for _ in range(30):
+        bench.submit(**JOB, project="vision")
+    bench.turn(1600)
+    assert not bench.controller.entries
+    mode(bench, "canary", "vision")
+    bench.engine.play = lambda spec: Slow(bench.engine.fake_rank(spec, bench.steps_total), 4)
+    for _ in range(30):
+        bench.submit(**JOB, project="vision")
+    for _ in range(3000):
+        bench.turn()
+        if bench.controller.stages.stage_of("vision") is Stage.SHADOW:
+            break
+    record = bench.desk.modes()[1]
+    assert (record.stage, record.by) == (Stage.SHADOW, "powerflow")
+    assert "of jobs missed its prediction twice running" in record.why
+
+
+class Slow:
+    """A rank that takes so many times as long for everything."""
+
+    def __init__(self, rank: FakeRank, times: int) -> None:
+        self.rank, self.times, self.turns = rank, times, 0
+
+    def advance(self) -> int | None:
+        self.turns += 1
+        return None if self.turns % self.times else self.rank.advance()
+
+
+def test_a_cap_needs_somebody_to_act_on(bench: Bench) -> None:
+    mode(bench, "shadow")
+    with pytest.raises(Refused, match="nobody's jobs are acted on"):
+        bench.desk.set_cap(CapOrder(watts=500.0), ROOT)
+    mode(bench, "enforce")
+    bench.desk.set_cap(CapOrder(watts=500.0), ROOT)
