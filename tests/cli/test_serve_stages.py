@@ -1,0 +1,76 @@
+"""``powerflow serve`` on NVIDIA GPUs (the fake ones): where nobody acts, no GPU is written to and no job is touched."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.device.fake_nvml import Machine, build
+
+pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
+
+JOB = "name: wait\nrun: sleep 2\ngpus: 1\nrescale: none\n"
+
+
+def powerflow(state: Path, *argv: str) -> str:
+    command = [sys.executable, "-m", "powerflow", *argv, "--state-dir", str(state)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60.0)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(("mode", "acts"), [("observe", False), ("shadow", False), ("enforce", True)])
+def test_where_nobody_acts_no_gpu_is_written_to_and_no_job_is_touched(tmp_path: Path, mode: str, acts: bool) -> None:
+    library, state = tmp_path / "nvml", tmp_path / "state"
+    library.mkdir()
+    machine = Machine(build(library), tmp_path)
+    spec = tmp_path / "job.yaml"
+    spec.write_text(JOB)
+    argv = [sys.executable, "-m", "powerflow", "serve", "--state-dir", str(state), "--port", "0", "--mode", mode]
+    with subprocess.Popen(
+        [*argv, "--interval", "0.5", "--lambda", "0.05", "--on-exit", "drain"],
+        env={**machine.env, "POWERFLOW_STATE": str(state)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline().startswith("powerflow serves 2 GPUs at http://127.0.0.1:")
+            for _ in range(2):
+                powerflow(state, "submit", str(spec))
+            jobs = finished(state, 2)
+            decided = json.loads(powerflow(state, "events", "--json"))["events"]
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(60.0)
+    sets = [machine.gpu[index].sets for index in range(2)]
+    machine.close()
+    assert [job["state"] for job in jobs] == ["completed"] * 2
+    assert all(job["energy_j"] > 0 for job in jobs), "it was metered all the same"
+    ranks = sorted(path.name for path in (state / "engine" / "ranks").iterdir())
+    assert len(ranks) == 2, ranks
+    assert not [event for event in decided if event["kind"] == "rescaled"]
+    if acts:
+        assert sum(sets) > 0, "or this test could not fail"
+    else:
+        assert sets == [0, 0]
+
+
+def finished(state: Path, count: int) -> list[dict[str, Any]]:
+    """The jobs, when so many have ended."""
+    until = time.monotonic() + 60.0
+    while time.monotonic() < until:
+        jobs: list[dict[str, Any]] = json.loads(powerflow(state, "queue", "--all", "--json"))["jobs"]
+        if sum(job["state"] == "completed" for job in jobs) == count:
+            return jobs
+        time.sleep(0.5)
+    raise AssertionError(f"jobs do not end: {jobs}; {os.listdir(state)}")
