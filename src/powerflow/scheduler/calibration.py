@@ -44,7 +44,7 @@ class Calibration:
             level: Between 0 and 1; half of the rest lies below, half above.
         """
         n, tail = len(self._residuals), (1.0 - level) / 2.0
-        below = math.floor((n + 1) * tail)  # of n + 1 equally likely places, so many are left out at each end
+        below = math.floor((n + 1) * tail + 1e-9)  # of n + 1 equally likely places, so many are left out at each end
         if below < 1:
             return None
         ordered = sorted(self._residuals)
