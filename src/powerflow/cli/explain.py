@@ -1,26 +1,43 @@
-"""``powerflow explain``: why a job has what it has."""
+"""``powerflow explain``: why a job has what it has, what would change it, and how it came to this."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from powerflow.cli.asking import Job, Watch, asks
 from powerflow.cli.client import Controller
 from powerflow.cli.options import Json
+from powerflow.cli.when import stamp
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from powerflow.live.records import Explanation, Option
+    from powerflow.live.records import DecisionRecord, Explanation, Option
 
 
 @asks
-def explain(controller: Controller, job: Job, json: Json = False, watch: Watch = None) -> None:
-    """Say why a job has what it has, what else it could have, and what that would cost."""
+def explain(
+    controller: Controller,
+    job: Job,
+    history: Annotated[bool, typer.Option("--history", help="Tell the job's story from the log of decisions.")] = False,
+    json: Json = False,
+    watch: Watch = None,
+) -> None:
+    """Say why a job has what it has, which limit binds, what else it could have, and what that would cost."""
     from powerflow.cli.watch import show
 
-    show("explanation", lambda: controller.explain(job), _draw, lambda found: found, json=json, every_s=watch)
+    if history:
+        show("history", lambda: controller.decisions(job), _tell, _history, json=json, every_s=watch)
+    else:
+        show("explanation", lambda: controller.explain(job), _draw, lambda found: found, json=json, every_s=watch)
+
+
+def _history(decisions: Sequence[DecisionRecord]) -> dict[str, Sequence[DecisionRecord]]:
+    return {"decisions": decisions}
 
 
 def _draw(found: Explanation, width: int) -> RenderableType:
@@ -29,28 +46,104 @@ def _draw(found: Explanation, width: int) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
-    from powerflow.report.units import significant
-
     said = Text.assemble((f"job {found.job_id}: ", "bold"), found.sentence or found.why)
     if found.decided_s is not None:
         said.append(time.strftime(" · decided %H:%M:%S", time.localtime(found.decided_s)), style="dim")
-    worth = []
-    if found.gpu_price:
-        worth.append(f"a GPU is worth {significant(found.gpu_price)} now")
-    if found.energy_price:
-        worth.append(f"a joule {significant(found.energy_price)} s")
-    words = Group(said, *([Text(", ".join(worth), style="dim")] if worth else []))
+    parts: list[RenderableType] = [said, *(Text(line) for line in _outlook(found)), *_prices(found)]
+    if found.otherwise:
+        has = (found.now.gpus, found.now.clock_mhz) if found.now else (0, 0.0)
+        if found.binds:
+            parts.append(Text.assemble("what binds: ", (found.binds, "bold")))
+        parts += [Text(f"  {at.words}: {_would(at.gpus, at.clock_mhz, has)}") for at in found.otherwise]
+    elif found.now is not None:
+        parts.append(Text("nothing binds: it has what is best for all at these prices", style="dim"))
     if found.now is None and not found.options:
-        return words
+        return Group(*parts)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    for head in ("", "GPUs", "MHz", "step", "power", "energy a step", "time", "energy"):
+    for head in ("", "GPUs", "MHz", "step", "power", "energy a step", "time", "energy", "cost a step"):
         table.add_column(head, justify="right", no_wrap=True)
     if found.now is not None:
         table.add_row("now", *_cells(found.now, found.now), style="bold cyan")
     for option in found.options:
         table.add_row("", *_cells(option, found.now))
     note = "as the model believes" + ("; time and energy of a step against what it has" if found.now else "")
-    return Group(words, Text(), table, Text(note, style="dim italic"))
+    note += "; cost: weighted seconds, at the prices of a GPU and a joule now"
+    return Group(*parts, Text(), table, Text(note, style="dim italic"))
+
+
+def _outlook(found: Explanation) -> list[str]:
+    """When it is expected to start and end."""
+    from powerflow.report.units import energy
+
+    lines = []
+    if found.start_s is not None:
+        lines.append(f"expected to start at {stamp(found.start_s)}, if nobody else comes")
+    if found.end_s is not None:
+        between = ""
+        if found.end_low_s is not None and found.end_high_s is not None:
+            between = f" (80 %: {stamp(found.end_low_s)} to {stamp(found.end_high_s)})"
+        lines.append(f"expected to end at {stamp(found.end_s)}{between}")
+    if found.energy_j is not None:
+        between = ""
+        if found.energy_low_j is not None and found.energy_high_j is not None:
+            between = f" (80 %: {energy(found.energy_low_j)} to {energy(found.energy_high_j)})"
+        lines.append(f"and to have used {energy(found.energy_j)} then{between}")
+    return lines
+
+
+def _prices(found: Explanation) -> list[RenderableType]:
+    from rich.text import Text
+
+    from powerflow.report.units import significant
+
+    worth = []
+    if found.gpu_price:
+        worth.append(f"a GPU is worth {significant(found.gpu_price)} now")
+    if found.energy_price:
+        worth.append(f"a joule {significant(found.energy_price)} s")
+    return [Text(", ".join(worth), style="dim")] if worth else []
+
+
+def _would(gpus: int, clock_mhz: float, has: tuple[int, float]) -> str:
+    """What it would have, in words."""
+    if not gpus:
+        return "it would wait"
+    what = f"{gpus} GPU{'' if gpus == 1 else 's'} at {clock_mhz:.0f} MHz"
+    return "it would run faster as it is" if (gpus, clock_mhz) == has else what
+
+
+def _tell(decisions: Sequence[DecisionRecord], width: int) -> RenderableType:
+    """A job's story."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from powerflow.report.units import NOTHING, duration, energy
+
+    if not decisions:
+        return Text("nothing was decided for it yet")
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for head in ("when", "what", "GPUs", "MHz", "JCT expected", "80 %", "energy expected", "80 %"):
+        table.add_column(head, justify="left" if head in ("when", "what") else "right", no_wrap=head != "what")
+    for at in decisions:
+        table.add_row(
+            stamp(at.time_s),
+            at.reason,
+            str(at.gpus) if at.gpus else NOTHING,
+            f"{at.clock_mhz:.0f}" if at.gpus else NOTHING,
+            NOTHING if at.jct_s is None else duration(at.jct_s),
+            _between(duration, at.jct_low_s, at.jct_high_s),
+            NOTHING if at.energy_j is None else energy(at.energy_j),
+            _between(energy, at.energy_low_j, at.energy_high_j),
+            style="dim" if at.would else "",
+        )
+    return table
+
+
+def _between(said: Callable[[float], str], low: float | None, high: float | None) -> str:
+    from powerflow.report.units import NOTHING
+
+    return NOTHING if low is None or high is None else f"{said(low)} to {said(high)}"
 
 
 def _cells(option: Option, now: Option | None) -> list[str]:
@@ -70,4 +163,5 @@ def _cells(option: Option, now: Option | None) -> list[str]:
         f"{significant(option.energy_per_step_j)} J",
         time_change,
         energy_change,
+        f"{significant(option.cost_s)} s",
     ]

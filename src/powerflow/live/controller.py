@@ -43,6 +43,7 @@ from powerflow.live.stages import Stages
 from powerflow.live.store import Store
 from powerflow.live.timing import STEPS
 from powerflow.scheduler import events as brain
+from powerflow.scheduler.insight import Insight, insight
 from powerflow.scheduler.ledger import advance
 from powerflow.scheduler.plan import Plan, Why
 from powerflow.scheduler.scheduler import Scheduler
@@ -78,6 +79,15 @@ class News(NamedTuple):
 
     kind: str
     name: str
+
+
+@dataclass(slots=True)
+class Question:
+    """What somebody wants to know of a job, and waits for."""
+
+    job_id: str
+    answer: Insight | None = None
+    answered: threading.Event = field(default_factory=threading.Event)
 
 
 class LostClaim(RuntimeError):
@@ -166,6 +176,8 @@ class Controller:
             completed=self._completed,
         )
         self._outcomes: deque[tuple[str, Mapping[str, float]]] = deque()  # of completed jobs, for canaries
+        self._questions: deque[Question] = deque()
+        self._turns = False
         self._draining = False
         self._wake_s = -math.inf
         self._saved_s = self._renewed_s = -math.inf
@@ -177,6 +189,19 @@ class Controller:
         """News for the loop, from any thread; the store knows already."""
         self._inbox.append(News(kind, name))
         self._bell.set()
+
+    def inquire(self, job_id: str, wait_s: float = 2.0) -> Insight | None:
+        """What the brain can say of a job: the loop is asked, since nobody else may look into it. Any thread.
+
+        None: it does not know the job, or the loop has no time.
+        """
+        question = Question(job_id)
+        self._questions.append(question)
+        if not self._turns:  # nobody turns the loop but who asks
+            self._answer(self.clock())
+        self.ring()
+        question.answered.wait(wait_s)
+        return question.answer
 
     def ring(self) -> None:
         """Turn now."""
@@ -261,10 +286,12 @@ class Controller:
         """
         watcher = threading.Thread(target=self._watch, args=(stop,), name="powerflow-watch", daemon=True)
         watcher.start()
+        self._turns = True
         while not stop.is_set():
             self._bell.clear()
             wait_s = self.turn()
             self._bell.wait(wait_s)
+        self._turns = False
         watcher.join(5.0)
 
     def drain(self, most_s: float) -> bool:
@@ -320,6 +347,7 @@ class Controller:
         self._guarded(self._save, now_s)
         self._guarded(self._tidy, now_s)
         self._publish(now_s)
+        self._answer(now_s)
         if decided:
             self.cycle_s = time.perf_counter() - began_s
         return self._rest_s(now_s)
@@ -423,6 +451,16 @@ class Controller:
             else:
                 self.notices.pop(key, None)
 
+    # -- questions ------------------------------------------------------------------------------------------------
+
+    def _answer(self, now_s: float) -> None:
+        while self._questions:
+            question = self._questions.popleft()
+            if question.job_id in self.scheduler.ledger.slot_of:
+                self._advance()
+                question.answer = insight(self.scheduler, question.job_id, now_s)
+            question.answered.set()
+
     # -- decisions ------------------------------------------------------------------------------------------------
 
     def _decide(self, now_s: float) -> bool:
@@ -449,13 +487,17 @@ class Controller:
                 done.append(entry.steps)
         return brain.Progress(np.array(slots, np.int64), np.array(done))
 
+    def _advance(self) -> None:
+        """The brain is to know of all progress up to now."""
+        now = self._progress()
+        if len(now.slots):
+            advance(self.scheduler.ledger.rows["done"], now.slots, now.done)
+
     def _budget(self, now_s: float) -> None:
         """Read the meters of budgets, and tell the brain on which terms jobs get energy."""
         if not self.budgets.due(now_s):
             return
-        now = self._progress()
-        if len(now.slots):
-            advance(self.scheduler.ledger.rows["done"], now.slots, now.done)
+        self._advance()
         news, warnings = self.budgets.step(now_s, self.scheduler)
         self._roster.events += news
         for warning in warnings:

@@ -16,7 +16,7 @@ from powerflow.engine.protocol import EngineError
 from powerflow.live.accounts import priced
 from powerflow.live.controller import Controller
 from powerflow.live.entry import Entry
-from powerflow.live.explain import option, options
+from powerflow.live.explain import Prices, option, options
 from powerflow.live.governance import (
     AuditRecord,
     BudgetOrder,
@@ -42,6 +42,7 @@ from powerflow.live.records import (
     LogChunk,
     NodeRecord,
     NotFound,
+    Option,
     Page,
     Refused,
     Role,
@@ -134,19 +135,15 @@ class LiveDesk:
             return Explanation(job_id, sentence, job.state.value, None, 0.0, price, None, ())
         pool = self._scheduler.pools[entry.gpu_type or next(iter(self._scheduler.pools))]
         table = self._controller.learning.table(entry.kind.name, pool.gpu_type)
-        gpus = entry.spec.gpus
-        now = option(table, pool.axes, entry.gpus, entry.clock_now_mhz) if entry.placement else None
-        best = options(
-            table,
-            pool.axes,
-            least=gpus.least,
-            most=gpus.most,
-            idle_w=pool.gpu_idle_w,
-            weight=entry.job(1.0).weight,
-            energy_price=price,
-            gpu_price=entry.gpu_price,
-        )
-        return Explanation(job_id, entry.reason, entry.why, entry.decided_s, entry.gpu_price, price, now, best)
+        price += self._scheduler.energy.by_project.get(entry.spec.project, 0.0)
+        prices = Prices(entry.job(1.0).weight, price, entry.gpu_price, pool.gpu_idle_w)
+        now = option(table, pool.axes, entry.gpus, entry.clock_now_mhz, prices) if entry.placement else None
+        best = options(table, pool.axes, prices, least=entry.spec.gpus.least, most=entry.spec.gpus.most)
+        said = Explanation(job_id, entry.reason, entry.why, entry.decided_s, entry.gpu_price, price, now, best)
+        insight = self._controller.inquire(job_id)
+        if insight is not None:
+            said = replace(said, binds=insight.binds, otherwise=insight.otherwise, start_s=insight.start_s)
+        return self._foretold(said, entry, pool.gpu_type, best)
 
     def log(self, job_id: str, *, rank: str | None = None, offset: int = 0, limit: int = 65536) -> LogChunk:
         """See `Desk`."""
@@ -309,6 +306,29 @@ class LiveDesk:
         return {"ok": since_s < self._controller.settings.lease_s / 3, "since_turn_s": since_s}
 
     # -- inside ---------------------------------------------------------------------------------------------------
+
+    def _foretold(self, said: Explanation, entry: Entry, gpu_type: str, best: Sequence[Option]) -> Explanation:
+        """An explanation with when the job is expected to end, and what it will have used."""
+        if entry.placement:
+            gpus, clock_mhz, from_s = entry.gpus, entry.clock_now_mhz, self._controller.clock()
+        elif said.start_s is not None and best:
+            gpus, clock_mhz, from_s = best[0].gpus, best[0].clock_mhz, said.start_s
+        else:
+            return said
+        expected = self._controller.chronicle.expected(entry, gpu_type, gpus, clock_mhz, from_s)
+
+        def at(jct_s: float | None) -> float | None:
+            return None if jct_s is None else entry.submitted_s + jct_s
+
+        return replace(
+            said,
+            end_s=at(expected.jct_s),
+            end_low_s=at(expected.jct_low_s),
+            end_high_s=at(expected.jct_high_s),
+            energy_j=expected.energy_j,
+            energy_low_j=expected.energy_low_j,
+            energy_high_j=expected.energy_high_j,
+        )
 
     def _check(self, spec: JobSpec, caller: Caller) -> None:
         """Refuse what can never run here."""

@@ -24,6 +24,7 @@ from powerflow.live.governance import (
     SignalRecord,
 )
 from powerflow.live.spec import JobSpec
+from powerflow.scheduler.plan import Otherwise
 
 
 class Role(StrEnum):
@@ -156,13 +157,17 @@ class JobDetail:
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """A configuration a job could have, and what it would cost by what is believed now."""
+    """A configuration a job could have, and what it would cost by what is believed now.
+
+    ``cost_s`` is what one step costs at the prices of a GPU and a joule: weighted seconds (design §5, step 2).
+    """
 
     gpus: int
     clock_mhz: float
     step_time_s: float
     power_w: float
     energy_per_step_j: float
+    cost_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +182,13 @@ class Explanation:
         energy_price: λ_E, seconds per joule.
         now: What it has; None while it waits.
         options: Best other configurations, best first.
+        binds: The limit without which it would have more: GPUs, budget, cap, priority, protection, topology, minimum
+            run time, rescale cost, slowdown; "": none, or not known.
+        otherwise: Everything that would change what it has.
+        start_s: When it is expected to get GPUs, if nobody else comes; None where it runs, or that is not to be seen.
+        end_s, end_low_s, end_high_s: When it is expected to end if it goes on like this, and between when with a
+            probability of 80 %, as far as earlier predictions tell.
+        energy_j, energy_low_j, energy_high_j: What it is expected to have used then.
     """
 
     job_id: str
@@ -187,6 +199,15 @@ class Explanation:
     energy_price: float
     now: Option | None
     options: Sequence[Option]
+    binds: str = ""
+    otherwise: Sequence[Otherwise] = ()
+    start_s: float | None = None
+    end_s: float | None = None
+    end_low_s: float | None = None
+    end_high_s: float | None = None
+    energy_j: float | None = None
+    energy_low_j: float | None = None
+    energy_high_j: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

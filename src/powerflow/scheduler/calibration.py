@@ -9,7 +9,6 @@ al., JASA 2018, theorem 2.2).
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Iterable, Sequence
 
 #: So many outcomes are remembered: models get better, and what was learnt long ago says little of them.
@@ -21,20 +20,18 @@ class Calibration:
 
     Args:
         residuals: log(actual / predicted) seen before, oldest first.
+
+    Attributes:
+        residuals: The same with what was added.
     """
 
     def __init__(self, residuals: Iterable[float] = ()) -> None:
-        self._residuals: deque[float] = deque(residuals, KEPT)
-
-    @property
-    def residuals(self) -> Sequence[float]:
-        """log(actual / predicted), oldest first."""
-        return tuple(self._residuals)
+        self.residuals: Sequence[float] = tuple(residuals)[-KEPT:]  # replaced as a whole: other threads may read it
 
     def add(self, predicted: float, actual: float) -> None:
         """A prediction has an outcome. Both positive and finite, or it says nothing."""
         if 0 < predicted < math.inf and 0 < actual < math.inf:
-            self._residuals.append(math.log(actual / predicted))
+            self.residuals = (*self.residuals, math.log(actual / predicted))[-KEPT:]
 
     def interval(self, predicted: float, level: float = 0.8) -> tuple[float, float] | None:
         """Where the outcome will lie with a probability of ``level``; None before there are enough outcomes to say.
@@ -43,9 +40,9 @@ class Calibration:
             predicted: > 0.
             level: Between 0 and 1; half of the rest lies below, half above.
         """
-        n, tail = len(self._residuals), (1.0 - level) / 2.0
+        n, tail = len(self.residuals), (1.0 - level) / 2.0
         below = math.floor((n + 1) * tail + 1e-9)  # of n + 1 equally likely places, so many are left out at each end
         if below < 1:
             return None
-        ordered = sorted(self._residuals)
+        ordered = sorted(self.residuals)
         return predicted * math.exp(ordered[below - 1]), predicted * math.exp(ordered[n - below])

@@ -167,3 +167,20 @@ class Plan:
             RuntimeError: As of `reasons`.
         """
         return self.wish()
+
+
+@dataclass(frozen=True, slots=True)
+class Otherwise:
+    """What a job would have if one thing were otherwise.
+
+    Attributes:
+        limit: What is tried: GPUs, budget, cap, priority, protection, topology, minimum run time, rescale cost or
+            slowdown.
+        words: In words: "if …".
+        gpus, clock_mhz: What it would have then.
+    """
+
+    limit: str
+    words: str
+    gpus: int
+    clock_mhz: float

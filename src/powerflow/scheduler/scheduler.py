@@ -16,7 +16,7 @@ from powerflow.cluster.spec import ClusterSpec
 from powerflow.cost.table import Axes
 from powerflow.energy.terms import EnergyTerms
 from powerflow.job import Job
-from powerflow.policy.protocol import Allocation, Policy
+from powerflow.policy.protocol import Allocation, Policy, View
 from powerflow.scheduler.cap_book import CapBook
 from powerflow.scheduler.cap_enforce import Capped, Enforcer
 from powerflow.scheduler.events import (
@@ -474,12 +474,16 @@ class Scheduler:
             return True
         return any(self._exceeded(pool, now_s) for pool in self.pools.values()) if now.limit_w else False
 
+    def view(self, pool: Pool, now_s: float) -> View:
+        """What a pool's policy is shown at this moment."""
+        slots = np.array(pool.active, np.int64)
+        return pool.view(self.ledger, slots, now_s, self._terms(pool), self.sizes_known)
+
     def _exceeded(self, pool: Pool, now_s: float) -> bool:
         """Whether what a pool's jobs have is believed to draw more than the terms allow."""
-        terms = self._terms(pool)
-        view = pool.view(self.ledger, np.array(pool.active, np.int64), now_s, terms, self.sizes_known)
+        view = self.view(pool, now_s)
         has = Allocation(view.jobs["gpus"].astype(np.int64), view.jobs["clock"].astype(np.int64))
-        return any(added_w(view, has, scope) > limit_w for scope, limit_w in terms.limit_w.items())
+        return any(added_w(view, has, scope) > limit_w for scope, limit_w in view.limit_w.items())
 
     def _terms(self, pool: Pool) -> EnergyTerms:
         """The terms for energy in a pool: of a limit, as much as its GPUs can draw of what all can."""
