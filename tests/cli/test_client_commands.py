@@ -616,3 +616,15 @@ def test_what_is_no_stage_is_said_in_a_line(operator: Shell, shell: Shell) -> No
 
 def test_a_user_may_not_change_the_stage(shell: Shell) -> None:
     assert "operator" in shell("mode", "observe", code=4)
+
+
+def test_history_tells_a_jobs_story(shell: Shell, tmp_path: Path) -> None:
+    spec = tmp_path / "job.yaml"
+    spec.write_text("run: python train.py\n")
+    shell("submit", str(spec))
+    told = shell("explain", "1", "--history")
+    assert "started on 2 GPUs" in told
+    assert "would run on 1 GPU" in told
+    assert "1.5 min" in told
+    assert [row["would"] for row in shell.json("explain", "1", "--history")["decisions"]] == [False, True]
+    assert "there is no job 9" in shell("explain", "9", "--history", code=3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -505,3 +506,45 @@ def test_one_process_waits_until_a_node_has_all_its_gpus(bench: Bench, monkeypat
     bench.until_state(job, JobState.COMPLETED)
     assert not spread
     assert bench.job(job).attempts == 0
+
+
+# -- explanations ----------------------------------------------------------------------------------------------------
+
+
+def test_explain_says_what_binds_what_would_change_it_and_when_it_ends(bench: Bench) -> None:
+    bench.steps_total = 1_000_000
+    first = [bench.submit(gpus="4", batch={"global": 64}, work={"iterations": 5000}) for _ in range(2)]
+    for job in first:
+        bench.until_trains(job)
+    waits = bench.submit(gpus="2", batch={"global": 64})
+    bench.turn(5)
+    said = bench.desk.explain(waits)
+    assert said.binds in ("GPUs", "priority")
+    assert any(at.limit == "GPUs" and at.gpus == 2 for at in said.otherwise)
+    assert said.start_s is not None
+    assert said.end_s is not None
+    assert said.start_s < said.end_s
+    runs = bench.desk.explain(first[0])
+    assert runs.start_s is None
+    assert runs.end_s is not None
+    assert runs.end_s > bench.controller.clock()
+    assert runs.energy_j is not None
+    assert runs.options[0].cost_s > 0
+    assert bench.desk.decisions(waits).items[0].reason.startswith("waits for GPUs")
+
+
+def test_explain_waits_for_the_loop_but_not_for_ever(bench: Bench) -> None:
+    job = bench.submit(gpus="1", batch={"global": 64})
+    bench.until_trains(job)
+    stop = threading.Event()
+    loop = threading.Thread(target=bench.controller.run, args=(stop,))
+    loop.start()
+    try:
+        assert bench.controller.inquire(job, 20.0) is not None
+        assert bench.controller.inquire("99", 20.0) is None
+    finally:
+        stop.set()
+        bench.controller.ring()
+        loop.join()
+    bench.controller._turns = True  # as if it turned, and hung
+    assert bench.controller.inquire(job, 0.05) is None
