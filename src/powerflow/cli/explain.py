@@ -46,6 +46,8 @@ def _draw(found: Explanation, width: int) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
+    from powerflow.scheduler.plan import Why
+
     said = Text.assemble((f"job {found.job_id}: ", "bold"), found.sentence or found.why)
     if found.decided_s is not None:
         said.append(time.strftime(" · decided %H:%M:%S", time.localtime(found.decided_s)), style="dim")
@@ -55,7 +57,7 @@ def _draw(found: Explanation, width: int) -> RenderableType:
         if found.binds:
             parts.append(Text.assemble("what binds: ", (found.binds, "bold")))
         parts += [Text(f"  {at.words}: {_would(at.gpus, at.clock_mhz, has)}") for at in found.otherwise]
-    elif found.now is not None:
+    elif found.now is not None and found.why != Why.AS_ASKED:
         parts.append(Text("nothing binds: it has what is best for all at these prices", style="dim"))
     if found.now is None and not found.options:
         return Group(*parts)

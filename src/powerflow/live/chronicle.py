@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from powerflow.live.entry import Entry
 from powerflow.live.explain import option
@@ -68,21 +68,22 @@ class Chronicle:
         """Something was decided for a job: its entry says what. Written down where it differs from the last time."""
         story = self._stories.setdefault(entry.id, _Story())
         clock_mhz = entry.clock_mhz if entry.placement else 0.0
-        has = (entry.gpus, clock_mhz, entry.gpu_type)
+        has, sized = (entry.gpus, clock_mhz, entry.gpu_type), self._sized(entry)
         if not story.told or story.told[:3] != has:
             self._turn(story, entry, now_s)
-        elif entry.why in QUIET or story.told[3] == entry.why:
+        elif story.told[3] == sized and (entry.why in QUIET or story.told[4] == entry.why):
             return
-        story.told = (*has, entry.why)
+        story.told = (*has, sized, entry.why)
         expected = self._expected(entry, entry.gpu_type, entry.gpus, clock_mhz)
         self._write(entry, now_s, False, entry.why, entry.reason, entry.gpus, clock_mhz, expected)
 
     def wished(self, entry: Entry, wish: Wish, now_s: float) -> None:
         """What would have been decided for a job. Written down where it differs from the last time."""
         story = self._stories.setdefault(entry.id, _Story())
-        if story.wished == wish:
+        wanted = (*wish, self._sized(entry))
+        if story.wished == wanted:
             return
-        story.wished = wish
+        story.wished = wanted
         expected = self._expected(entry, wish.pool, wish.gpus, wish.clock_mhz)
         gpus = f"{wish.gpus} GPU{'' if wish.gpus == 1 else 's'}"
         said = f"would run on {gpus} at {wish.clock_mhz:.0f} MHz" if wish.gpus else "would wait"
@@ -122,6 +123,10 @@ class Chronicle:
     def expected(self, entry: Entry, gpu_type: str, gpus: int, clock_mhz: float, now_s: float) -> DecisionRecord:
         """What is expected of a job in some configuration, from now on."""
         option = self._expected(entry, gpu_type, gpus, clock_mhz)
+        if option is not None and entry.placement and gpus == entry.gpus and entry.step_time_s > 0:
+            option = replace(  # what is measured of this very job is nearer than what is believed of its class
+                option, step_time_s=entry.step_time_s, energy_per_step_j=option.power_w * entry.step_time_s
+            )
         return self._record(entry, now_s, False, "", "", gpus, clock_mhz, option)
 
     # -- inside ---------------------------------------------------------------------------------------------------
@@ -144,6 +149,10 @@ class Chronicle:
         story.took_s += now_s - story.since_s
         story.took_j += entry.energy_j - story.energy_j
         story.step_s = math.nan
+
+    def _sized(self, entry: Entry) -> bool:
+        """Whether it is known how many steps a job has: else nothing can be said of its end."""
+        return bool(entry.steps_total) or self._learning.knows_length(entry.spec, entry.kind.name)
 
     def _expected(self, entry: Entry, gpu_type: str, gpus: int, clock_mhz: float) -> Option | None:
         if not gpus or gpu_type not in self._scheduler.pools:
@@ -175,7 +184,7 @@ class Chronicle:
         clock_mhz: float,
         expected: Option | None,
     ) -> DecisionRecord:
-        if expected is None:
+        if expected is None or not self._sized(entry):
             return DecisionRecord(0, now_s, entry.id, would, why, reason, gpus, clock_mhz)
         total = entry.steps_total or self._learning.believed_steps(entry.spec, entry.kind.name)
         left = max(0.0, total - entry.steps)

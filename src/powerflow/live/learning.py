@@ -175,6 +175,10 @@ class Learning:
             self._lengths_s.append(steps * self._step_s(cost_class))
             del self._lengths_s[:-LENGTHS_KEPT]
 
+    def knows_length(self, spec: JobSpec, cost_class: str) -> bool:
+        """Whether anything is known of how many steps a job will have: it says so, or others of its class ended."""
+        return spec.work is not None or bool(self._steps[cost_class])
+
     def believed_steps(self, spec: JobSpec, cost_class: str) -> float:
         """How many steps a job will have: as it says, as others of its class had, or as long as jobs here run."""
         if spec.work is not None:

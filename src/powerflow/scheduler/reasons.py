@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from powerflow.cost.table import IntArray
+from powerflow.policy.levels import requested_gpus
 from powerflow.policy.protocol import Policy, View
 from powerflow.scheduler.differences import MOVED
 from powerflow.scheduler.layers import layer
@@ -101,7 +102,7 @@ def all_reasons(
     priced = view.energy_price > 0 or view.project_price is not None or view.limit_w
     if_free_energy = _answer(policy, _with_free_energy(view)) if priced else wish.gpus
     free = view.capacity - int(answer.gpus.sum())
-    smallest = _smallest_counts(view)
+    smallest = np.where(rows["untouched"], requested_gpus(view), _smallest_counts(view))
     reasons: dict[str, Reason] = {}
     for j, job_id in enumerate(ids):
         if job_id in changed:
