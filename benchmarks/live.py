@@ -92,6 +92,7 @@ def loaded(directory: Path) -> None:
     from powerflow.live.gangs import Gangs
     from powerflow.live.learning import Learning
     from powerflow.live.power import Power
+    from powerflow.live.savings import Savings
     from powerflow.live.signals import Signals
     from powerflow.live.stages import Stages
     from powerflow.live.store import Store
@@ -111,7 +112,7 @@ def loaded(directory: Path) -> None:
     log = structlog.wrap_logger(structlog.PrintLogger(io.StringIO()))
     power = Power(gpus, clocks, store, refused)
     policy = with_rules(registry.load("prices"), interval_s=2.0)  # as `powerflow serve` does
-    learning, signals = Learning(axes), Signals(store)
+    learning, signals, stages = Learning(axes), Signals(store), Stages(store)
     controller = Controller(
         Scheduler(spec, axes, {"A100": gpu_type("A100").idle_w}, policy, interval_s=2.0),
         store,
@@ -120,7 +121,8 @@ def loaded(directory: Path) -> None:
         power,
         learning,
         caps=Caps(store, spec, power, CapRecords(directory / "caps")),
-        stages=Stages(store),
+        stages=stages,
+        savings=Savings(store, spec, axes, learning, stages, None, lambda: 0.0),
         budgets=LiveBudgets(store, spec, lambda: power.totals_j()[0], signals, learning, axes),
         owner=own_name(),
         log=log,

@@ -24,8 +24,9 @@ from powerflow.live.gangs import Gangs
 from powerflow.live.learning import Learning
 from powerflow.live.power import Power
 from powerflow.live.records import Caller, JobState, Role
-from powerflow.live.replaying import Replay
+from powerflow.live.replaying import Compare, Respond
 from powerflow.live.rows import StoredJob
+from powerflow.live.savings import Savings
 from powerflow.live.signals import Signals
 from powerflow.live.spec import JobSpec
 from powerflow.live.stages import Stages
@@ -102,7 +103,8 @@ class Bench:
         self.engine.play = lambda spec: self.engine.fake_rank(spec, self.steps_total)
         self.offset_s = 0.0  # of the wall clock against the engine's
         self.settings = Settings(save_s=1.0, **settings)
-        self.replay: Replay | None = None  # of past days, for budgets
+        self.respond: Respond | None = None  # replays past days, for budgets
+        self.compare: Compare | None = None  # and for what would be saved
         self.owners = 0
         self.store: Store
         self.start()
@@ -129,9 +131,10 @@ class Bench:
             self.signals,
             learning,
             self.axes,
-            replay=self.replay,
+            respond=self.respond,
             price=self.energy_price,
         )
+        stages = Stages(self.store)
         self.controller = Controller(
             Scheduler(self.spec, self.axes, idle_w, policy, interval_s=1.0),
             self.store,
@@ -141,7 +144,8 @@ class Bench:
             learning,
             caps=Caps(self.store, self.spec, power, CapRecords(self.directory / "caps")),
             budgets=budgets,
-            stages=Stages(self.store),
+            stages=stages,
+            savings=Savings(self.store, self.spec, self.axes, learning, stages, self.compare, lambda: 0.0),
             owner=f"test:{self.owners}",
             log=structlog.wrap_logger(None, processors=[_swallow]),
             settings=self.settings,

@@ -150,7 +150,7 @@ def test_a_projects_budget_touches_its_jobs_alone(bench: Bench) -> None:
 
 def test_days_are_replayed_learnt_and_known_after_a_restart(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
-    bench.replay = replay
+    bench.respond = replay
     bench.restart()
     for hours in (24.5, 10.0):  # one whole day, and too little of another
         past_job(bench, hours)
@@ -180,7 +180,7 @@ def test_days_are_replayed_learnt_and_known_after_a_restart(tmp_path: Path) -> N
 
 def test_a_replay_that_fails_is_said_and_tried_again_later(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
-    bench.replay = fails
+    bench.respond = fails
     bench.restart()
     past_job(bench, 30.0)
     day(bench, 20.0)

@@ -11,7 +11,7 @@ from powerflow.live.governance import CapOrder, ModeOrder, Stage
 from powerflow.live.records import Forbidden, JobState, Refused
 from tests.live.controller_bench import ADA, ROOT, Bench
 from tests.live.fake_rank import FakeRank
-from tests.live.test_budgets import run_for
+from tests.live.test_budgets import past_job, run_for
 from tests.live.test_caps import JOB
 
 
@@ -187,3 +187,48 @@ def test_a_cap_needs_somebody_to_act_on(bench: Bench) -> None:
         bench.desk.set_cap(CapOrder(watts=500.0), ROOT)
     mode(bench, "enforce")
     bench.desk.set_cap(CapOrder(watts=500.0), ROOT)
+
+
+def saved(*_: object) -> tuple[float, float, float, float]:
+    return 100.0, 2e6, 80.0, 1.5e6
+
+
+def test_last_days_are_replayed_while_nobody_acts(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.compare = saved
+    bench.restart()
+    for hours in (24.5, 10.0):
+        past_job(bench, hours)
+    bench.turn(3)
+    assert bench.desk.savings() is None
+    assert bench.controller.savings._replaying is None, "who is acted on needs no such word"
+    mode(bench, "replay")
+    bench.turn(1)
+    replaying = bench.controller.savings._replaying
+    assert replaying is not None
+    assert replaying._answer.poll(60.0)
+    bench.turn(1)
+    found = bench.desk.savings()
+    assert found is not None
+    assert (found.days, found.jobs) == (1, 1)
+    assert (found.asked_jct_s, found.asked_j, found.acted_jct_s, found.acted_j) == (100.0, 2e6, 80.0, 1.5e6)
+    bench.restart()
+    bench.turn(3)
+    assert bench.desk.savings() == found
+    assert bench.controller.savings._replaying is None, "the next is due in a day"
+    bench.close()
+
+
+def test_the_simulator_compares_a_live_clusters_days(bench: Bench) -> None:
+    from powerflow.live.past import past_days
+    from powerflow.simulate.governed_replay import compare_days
+
+    for hours in (1.0, 1.1, 30.0):
+        past_job(bench, hours)
+    controller = bench.controller
+    axes = {name: pool.axes for name, pool in controller.scheduler.pools.items()}
+    past = past_days(bench.store, controller.learning, axes, controller.clock(), 7)
+    asked_s, asked_j, acted_s, acted_j = compare_days(bench.spec, axes, past.costs, past.days, 0.05)
+    assert 0 < acted_j < asked_j, "at such a price of a joule"
+    assert asked_s > 0
+    assert acted_s > 0

@@ -19,6 +19,7 @@ from powerflow.live.governance import (
     ModeOrder,
     ModeRecord,
     Outlook,
+    SavingsRecord,
     SignalOrder,
     SignalRecord,
     Stage,
@@ -305,6 +306,9 @@ class FakeDesk:
     def modes(self) -> Sequence[ModeRecord]:
         with self._open():
             return [ModeRecord(project, stage, by, self.now_s) for project, (stage, by) in self._modes.items()]
+
+    def savings(self) -> SavingsRecord | None:
+        return SavingsRecord(self.now_s, 3, 120, 5000.0, 9e8, 4000.0, 7.2e8)
 
     def set_mode(self, order: ModeOrder, caller: Caller) -> Sequence[ModeRecord]:
         with self._open():

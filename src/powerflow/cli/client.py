@@ -20,7 +20,7 @@ from powerflow.live.governance import (
     CapOrder,
     CapRecord,
     ModeOrder,
-    ModeRecord,
+    Modes,
     SignalOrder,
     SignalRecord,
 )
@@ -136,13 +136,13 @@ class Controller:
         """Take a node into use again."""
         return self._ask(NodeRecord, "POST", f"/nodes/{_segment(node)}/resume")
 
-    def modes(self) -> Sequence[ModeRecord]:
+    def modes(self) -> Modes:
         """How far PowerFlow is let in."""
-        return self._get(Page[ModeRecord], "/modes").items
+        return self._get(Modes, "/modes")
 
-    def set_mode(self, order: ModeOrder) -> Sequence[ModeRecord]:
+    def set_mode(self, order: ModeOrder) -> Modes:
         """Set a stage."""
-        return self._ask(Page[ModeRecord], "POST", "/modes", body=asdict(order)).items
+        return self._ask(Modes, "POST", "/modes", body=asdict(order))
 
     def decisions(self, job_id: str) -> Sequence[DecisionRecord]:
         """What was decided for a job, oldest first; all of it."""

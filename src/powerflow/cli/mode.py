@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +15,7 @@ from powerflow.cli.when import stamp
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from powerflow.live.governance import ModeRecord
+    from powerflow.live.governance import Modes, SavingsRecord
 
 
 class To(StrEnum):
@@ -53,15 +52,20 @@ def mode(
     if stage is not None:
         names = [name.strip() for name in projects.split(",") if name.strip()]
         controller.set_mode(ModeOrder(Stage(stage.value), names))
-    show("modes", controller.modes, _draw, lambda found: {"modes": found}, json=json, every_s=watch)
+    show("modes", controller.modes, _draw, _plain, json=json, every_s=watch)
 
 
-def _draw(modes: Sequence[ModeRecord], width: int) -> RenderableType:
+def _plain(found: Modes) -> dict[str, object]:
+    return {"modes": found.items, "replayed": found.replayed}
+
+
+def _draw(found: Modes, width: int) -> RenderableType:
     from rich import box
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
+    modes = found.items
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     left = ("projects", "stage", "since", "by")
     heads = (*left, "jobs ended", "JCT as said", "energy as said", "energy would be", "JCT would be")
@@ -84,7 +88,16 @@ def _draw(modes: Sequence[ModeRecord], width: int) -> RenderableType:
         notes.append(Text("as said: within the interval that was given at the start, meant for 80 %", style="dim"))
     if any(at.compared for at in modes):
         notes.append(Text("would be: had PowerFlow acted, against as asked, both as predicted", style="dim"))
+    if found.replayed is not None:
+        notes.append(Text(_replayed(found.replayed)))
     return Group(table, *notes)
+
+
+def _replayed(found: SavingsRecord) -> str:
+    days = "day" if found.days == 1 else f"{found.days} days"
+    energy, jct = found.acted_j / found.asked_j - 1.0, found.acted_jct_s / found.asked_jct_s - 1.0
+    what = f"{energy:+.1%} energy, {jct:+.1%} mean JCT against as asked"
+    return f"the last {days} replayed ({found.jobs} jobs, simulated with costs as believed): {what}"
 
 
 def _share(share: float | None, of: int) -> str:

@@ -73,8 +73,9 @@ def serve(
     from powerflow.live.build import ClusterSettings, build
     from powerflow.live.controller import Settings
     from powerflow.live.governance import Stage
+    from powerflow.live.replaying import Replays
     from powerflow.service.logs import json_lines
-    from powerflow.simulate.governed_replay import replay_days
+    from powerflow.simulate.governed_replay import compare_days, replay_days
 
     directory = state_dir or load().state_dir
     os.umask(0o022)  # what the controller writes for ranks, their users must be able to read
@@ -88,7 +89,7 @@ def serve(
             interval_s=interval,
             seed=seed,
             time_scale=time_scale,
-            replay=replay_days,
+            replays=Replays(replay_days, compare_days),
             stage=Stage(mode.value),
             controller=Settings(explore_steps=explore_steps),
         ),

@@ -24,7 +24,7 @@ from powerflow.live.governance import AuditRecord, BudgetOrder, BudgetRecord, Ou
 from powerflow.live.learning import Learning
 from powerflow.live.past import past_days
 from powerflow.live.records import Caller, NotFound
-from powerflow.live.replaying import Order, Replay, Replaying
+from powerflow.live.replaying import Replaying, Respond
 from powerflow.live.signals import Signals
 from powerflow.live.store import Store
 from powerflow.scheduler import events as brain
@@ -69,7 +69,7 @@ class LiveBudgets:
         signals: What makes a joule dear.
         learning: What jobs are believed to cost.
         axes: Per GPU type, the counts and clocks to choose from.
-        replay: Replays days; None: nobody can, and prices stay 0.
+        respond: Replays days; None: nobody can, and prices stay 0.
         price: λ_E where the cluster has no budget.
         emulated: Whether its GPUs are.
     """
@@ -83,7 +83,7 @@ class LiveBudgets:
         learning: Learning,
         axes: Mapping[str, Axes],
         *,
-        replay: Replay | None = None,
+        respond: Respond | None = None,
         price: float = 0.0,
         emulated: bool = False,
     ) -> None:
@@ -93,7 +93,7 @@ class LiveBudgets:
         self.prices = tuple(share * natural for share in PRICES)
         self._store, self._cluster, self._meter_j, self._signals = store, cluster, meter_j, signals
         self._learning, self._axes = learning, axes
-        self._replay, self._price, self._emulated = replay, price, emulated
+        self._respond, self._price, self._emulated = respond, price, emulated
         self._lock = threading.RLock()  # what is shown is changed by the loop
         self._stored: dict[str, StoredBudget] = {}
         self._governors: dict[str, Governor] = {}
@@ -104,7 +104,7 @@ class LiveBudgets:
         self._due_s = -math.inf
         self._retry_s = -math.inf
         self._warned: list[Warned] = []  # not said yet
-        self._replaying: Replaying | None = None
+        self._replaying: Replaying[Sequence[Mapping[str, Response]]] | None = None
         self._pupils: set[str] = set()  # who learns from it
         self._shares: Sequence[float] = ()
         self._terms: brain.Event | None = None  # that the brain was told last
@@ -270,7 +270,7 @@ class LiveBudgets:
 
     def _begin_replay(self, now_s: float) -> Sequence[brain.Event]:
         """Replay the last day for all keepers, or the last days for those that know none yet."""
-        if self._replay is None or self._replaying is not None or now_s < self._retry_s:
+        if self._respond is None or self._replaying is not None or now_s < self._retry_s:
             return ()
         young = {scope for scope, governor in self._governors.items() if not governor.knows_days}
         daily = self._governors and (self._learnt_s is None or now_s >= self._learnt_s + DAY_S)
@@ -282,8 +282,9 @@ class LiveBudgets:
             return past.news
         self._pupils, self._shares = young or set(self._governors), past.shares
         projects = [scope for scope in self._pupils if scope]
-        order = Order(self._cluster, self._axes, past.costs, past.days, self.prices, projects)
-        self._replaying = Replaying(self._replay, order)
+        self._replaying = Replaying(
+            self._respond, self._cluster, self._axes, past.costs, past.days, self.prices, projects
+        )
         return past.news
 
     def _meters(self) -> dict[str, float]:

@@ -33,7 +33,8 @@ from powerflow.live.gangs import Gangs
 from powerflow.live.governance import Stage
 from powerflow.live.learning import Learning
 from powerflow.live.power import Power
-from powerflow.live.replaying import Replay
+from powerflow.live.replaying import Replays
+from powerflow.live.savings import Savings
 from powerflow.live.signals import Signals
 from powerflow.live.spec import JobSpec
 from powerflow.live.stages import Stages
@@ -60,7 +61,7 @@ class ClusterSettings:
         energy_price: λ_E, seconds per joule.
         interval_s: Decisions are at least this far apart.
         seed, time_scale: Of the emulation.
-        replay: Replays past days for energy budgets (`powerflow.live.replaying`); None: none are.
+        replays: What can be replayed of past days (`powerflow.live.replaying`).
         stage: How far PowerFlow is let in until somebody says otherwise (`powerflow mode`).
         controller: How the loop goes about it.
     """
@@ -73,7 +74,7 @@ class ClusterSettings:
     interval_s: float = 60.0
     seed: int = 0
     time_scale: float = 1.0
-    replay: Replay | None = None
+    replays: Replays = field(default_factory=Replays)
     stage: Stage = Stage.ENFORCE
     controller: Settings = field(default_factory=Settings)
 
@@ -136,10 +137,13 @@ def build(settings: ClusterSettings, log: Any) -> LiveCluster:
             signals,
             learning,
             axes,
-            replay=settings.replay,
+            respond=settings.replays.respond,
             price=settings.energy_price,
             emulated=emulation is not None,
         )
+        stages = Stages(store, settings.stage)
+        compare = settings.replays.compare
+        savings = Savings(store, spec, axes, learning, stages, compare, lambda: scheduler.energy_price)
         controller = Controller(
             scheduler,
             store,
@@ -149,7 +153,8 @@ def build(settings: ClusterSettings, log: Any) -> LiveCluster:
             learning,
             caps=Caps(store, spec, power, CapRecords(state / "caps")),
             budgets=budgets,
-            stages=Stages(store, settings.stage),
+            stages=stages,
+            savings=savings,
             owner=own_name(),
             settings=settings.controller,
             runs_as=(lambda user: user) if as_user else (lambda user: ""),

@@ -39,6 +39,7 @@ from powerflow.live.power import Place, Power
 from powerflow.live.records import JobState, NotFound, Refused
 from powerflow.live.roster import Roster, update_of
 from powerflow.live.rows import Intent, StoredJob
+from powerflow.live.savings import Savings
 from powerflow.live.stages import Stages
 from powerflow.live.store import Store
 from powerflow.live.timing import STEPS
@@ -119,6 +120,7 @@ class Controller:
         caps: Power caps.
         budgets: Energy budgets.
         stages: How far PowerFlow is let in, by project.
+        savings: What it would have saved.
         owner: Names this controller in the store's claim.
         runs_as: The login name to run a user's jobs as; "" for the engine's own.
         emulation: Slows scripts on emulated GPUs; None where GPUs are real.
@@ -138,6 +140,7 @@ class Controller:
         caps: Caps,
         budgets: LiveBudgets,
         stages: Stages,
+        savings: Savings,
         owner: str,
         log: Any,
         settings: Settings = Settings(),
@@ -147,7 +150,7 @@ class Controller:
     ) -> None:
         self.scheduler, self.store, self.engine, self.gangs = scheduler, store, engine, gangs
         self.power, self.learning, self.settings, self.owner = power, learning, settings, owner
-        self.caps, self.budgets, self.stages = caps, budgets, stages
+        self.caps, self.budgets, self.stages, self.savings = caps, budgets, stages, savings
         self.runs_as, self.emulation = runs_as, emulation
         self.chronicle = Chronicle(store, learning, scheduler)
         self.cap_w, self.watt_price = math.inf, 0.0  # of the last plan
@@ -222,6 +225,7 @@ class Controller:
             brain.NodeDrained(n.name) for n in self.store.node_states().values() if n.state == "drained"
         ]
         self.chronicle.start()
+        self.savings.start()
         self._roster.events += [self.stages.acting(), *self.caps.news(now_s), self.budgets.start(now_s)]
         intents = {intent.job_id: intent for intent in self.store.intents()}
         orders = []
@@ -313,6 +317,7 @@ class Controller:
             self._save(self.clock(), everything=True)
         finally:
             self.budgets.close()
+            self.savings.close()
             self.power.finish(give_back=not self.gangs.holding())
         self.store.unclaim(self.owner)
 
@@ -341,6 +346,7 @@ class Controller:
         decided = (self._roster.events or now_s >= self._wake_s) and self._decide(now_s)
         self._guarded(self._budget, now_s)  # when the brain has heard of every job that needs energy
         self._guarded(self._watch_canaries, now_s)
+        self._guarded(self._replay, now_s)
         self._guarded(self._record, now_s)
         self._guarded(self._act, now_s)
         self._guarded(self._tune, now_s)
@@ -503,6 +509,10 @@ class Controller:
         for warning in warnings:
             self._log.warning("energy budget", what=warning)
             self.store.append("budget", warning, now_s)
+
+    def _replay(self, now_s: float) -> None:
+        """Work out what would have been saved, where nobody acts yet."""
+        self._roster.events += self.savings.step(now_s)
 
     def _note(self, plan: Plan, now_s: float) -> None:
         """Take a plan down in the entries: what each job is to hold, and why."""

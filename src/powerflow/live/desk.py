@@ -25,6 +25,7 @@ from powerflow.live.governance import (
     CapRecord,
     ModeOrder,
     ModeRecord,
+    SavingsRecord,
     SignalOrder,
     SignalRecord,
 )
@@ -212,7 +213,7 @@ class LiveDesk:
             budget=controller.budgets.words(now_s),
             emulated=power.emulated,
             jobs=[self._record(job) for job in first],
-            notices=sorted({*controller.notices.copy().values(), *power.notices(), *controller.budgets.notices(now_s)}),
+            notices=sorted(self._notices(now_s)),
         )
 
     def caps(self) -> Sequence[CapRecord]:
@@ -241,9 +242,20 @@ class LiveDesk:
         self._controller.tell("caps", scope)
         return records
 
+    def _notices(self, now_s: float) -> set[str]:
+        """What an operator should know, one line each."""
+        controller = self._controller
+        trouble = [controller.savings.trouble] if controller.savings.trouble else []
+        of_loop = controller.notices.copy().values()
+        return {*of_loop, *controller.power.notices(), *controller.budgets.notices(now_s), *trouble}
+
     def modes(self) -> Sequence[ModeRecord]:
         """See `Desk`."""
         return self._controller.stages.show()
+
+    def savings(self) -> SavingsRecord | None:
+        """See `Desk`."""
+        return self._controller.savings.show()
 
     def set_mode(self, order: ModeOrder, caller: Caller) -> Sequence[ModeRecord]:
         """See `Desk`."""

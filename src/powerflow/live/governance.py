@@ -247,3 +247,31 @@ class ModeRecord:
     compared: int = 0
     energy_change: float | None = None
     jct_change: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SavingsRecord:
+    """The last days of this cluster, replayed in the simulator as asked and with PowerFlow acting: a model's word.
+
+    Attributes:
+        time_s: When that was.
+        days, jobs: How many.
+        asked_jct_s, asked_j: Mean completion time, and joules of all jobs, first come, first served, as asked.
+        acted_jct_s, acted_j: The same with PowerFlow acting.
+    """
+
+    time_s: float
+    days: int
+    jobs: int
+    asked_jct_s: float
+    asked_j: float
+    acted_jct_s: float
+    acted_j: float
+
+
+@dataclass(frozen=True, slots=True)
+class Modes:
+    """All stages, and what the last replay of this cluster's own days found."""
+
+    items: Sequence[ModeRecord]
+    replayed: SavingsRecord | None = None

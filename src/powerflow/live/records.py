@@ -20,6 +20,7 @@ from powerflow.live.governance import (
     CapRecord,
     ModeOrder,
     ModeRecord,
+    SavingsRecord,
     SignalOrder,
     SignalRecord,
 )
@@ -448,6 +449,10 @@ class Desk(Protocol):
 
     def modes(self) -> Sequence[ModeRecord]:
         """How far PowerFlow is let in: by everybody, then by projects that have a stage of their own."""
+        ...
+
+    def savings(self) -> SavingsRecord | None:
+        """What the last replay of this cluster's own days found; None before there was one."""
         ...
 
     def set_mode(self, order: ModeOrder, caller: Caller) -> Sequence[ModeRecord]:

@@ -1,7 +1,7 @@
 """Replays past days in a process of its own: seconds of work that must not hold up the controller's loop.
 
-The function that replays comes from outside (`powerflow.cli.serve` hands in the simulator's): this body knows nothing
-of the other one.
+The functions that replay come from outside (`powerflow.cli.serve` hands in the simulator's): this body knows nothing of
+the other one.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from typing import Any, Generic, TypeVar
 
 from powerflow.cluster.spec import ClusterSpec
 from powerflow.cost.table import Axes, CostTable
@@ -19,40 +20,42 @@ from powerflow.energy.response import Response
 from powerflow.errors import InputError
 from powerflow.job import Job
 
+Costs = Mapping[tuple[str, str], CostTable]
+Days = Sequence[Sequence[Job]]
+
 #: Cluster, axes, believed costs, jobs of each day, prices, projects → for each day, by scope, what it would cost.
-Replay = Callable[
-    [
-        ClusterSpec,
-        Mapping[str, Axes],
-        Mapping[tuple[str, str], CostTable],
-        Sequence[Sequence[Job]],
-        Sequence[float],
-        Sequence[str],
-    ],
-    Sequence[Mapping[str, Response]],
+Respond = Callable[
+    [ClusterSpec, Mapping[str, Axes], Costs, Days, Sequence[float], Sequence[str]], Sequence[Mapping[str, Response]]
 ]
+#: Cluster, axes, believed costs, jobs of each day, price of a joule → mean JCT (s) and joules of all jobs, as their
+#: owners asked and with the policy: (asked_s, asked_j, acted_s, acted_j).
+Compare = Callable[[ClusterSpec, Mapping[str, Axes], Costs, Days, float], tuple[float, float, float, float]]
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """What is to be replayed: the arguments of a `Replay`."""
+class Replays:
+    """What can be replayed; None: nobody can."""
 
-    cluster: ClusterSpec
-    axes: Mapping[str, Axes]
-    costs: Mapping[tuple[str, str], CostTable]
-    days: Sequence[Sequence[Job]]
-    prices: Sequence[float]
-    projects: Sequence[str]
+    respond: Respond | None = None
+    compare: Compare | None = None
 
 
-class Replaying:
-    """A replay under way."""
+Found = TypeVar("Found")
 
-    def __init__(self, replay: Replay, order: Order) -> None:
+
+class Replaying(Generic[Found]):
+    """A replay under way.
+
+    Args:
+        replay: What is to be worked out; a function that a new process can import.
+        arguments: Its arguments.
+    """
+
+    def __init__(self, replay: Callable[..., Found], *arguments: Any) -> None:
         context = get_context("spawn")  # the controller has threads: a fork would copy their locks
         self._answer, theirs = context.Pipe(duplex=False)
         # a daemon: it ends with the controller
-        self._process: BaseProcess = context.Process(target=_work, args=(theirs, replay, order), daemon=True)
+        self._process: BaseProcess = context.Process(target=_work, args=(theirs, replay, arguments), daemon=True)
         self._process.start()
         theirs.close()
 
@@ -60,21 +63,21 @@ class Replaying:
         """Whether `result` has one."""
         return self._answer.poll()
 
-    def result(self) -> Sequence[Mapping[str, Response]]:
+    def result(self) -> Found:
         """What came of it.
 
         Raises:
             InputError: It could not be done.
         """
         try:
-            answer = self._answer.recv()
+            failed, found = self._answer.recv()
         except EOFError:
-            answer = "the process that replays was killed"
+            failed, found = "the process that replays was killed", None
         self.close()
-        if isinstance(answer, str):
-            raise InputError(f"past days could not be replayed: {answer}", where="budget")
-        days: Sequence[Mapping[str, Response]] = answer
-        return days
+        if failed:
+            raise InputError(f"past days could not be replayed: {failed}", where="replay")
+        result: Found = found
+        return result
 
     def close(self) -> None:
         """Forget it, done or not."""
@@ -83,11 +86,9 @@ class Replaying:
         self._answer.close()
 
 
-def _work(answer: Connection, replay: Replay, order: Order) -> None:
+def _work(answer: Connection, replay: Callable[..., Any], arguments: Sequence[Any]) -> None:
     os.nice(10)  # jobs come first
     try:
-        found = replay(order.cluster, order.axes, order.costs, order.days, order.prices, order.projects)
+        answer.send(("", replay(*arguments)))
     except Exception as error:  # whatever it is, the controller is told
-        answer.send(f"{type(error).__name__}: {error}" if not isinstance(error, InputError) else str(error))
-    else:
-        answer.send(list(found))
+        answer.send((str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}", None))

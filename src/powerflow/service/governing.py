@@ -27,12 +27,13 @@ def governing(desk: Desk) -> APIRouter:
     @router.get("/modes", **says(shapes.ModeList, 200))
     def modes() -> shapes.ModeList:
         """How far PowerFlow is let in, and what came of jobs since: of everybody, then of projects with their own."""
-        return shapes.ModeList(items=list(desk.modes()))
+        return shapes.ModeList(items=list(desk.modes()), replayed=desk.savings())
 
     @router.post("/modes", **says(shapes.ModeList, 200, 400, 403, 409, 413, 422, 503))
     def set_mode(order: shapes.ModeBody, caller: Annotated[Caller, at_least(Role.OPERATOR)]) -> shapes.ModeList:
         """Set the stage of some projects; with none named, of everybody."""
-        return shapes.ModeList(items=list(desk.set_mode(ModeOrder(order.stage, order.projects), caller)))
+        items = list(desk.set_mode(ModeOrder(order.stage, order.projects), caller))
+        return shapes.ModeList(items=items, replayed=desk.savings())
 
     @router.get("/budgets", **says(shapes.BudgetList, 200))
     def budgets() -> shapes.BudgetList:

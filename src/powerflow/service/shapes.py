@@ -10,7 +10,16 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from powerflow.energy.budget import Period
 from powerflow.energy.signal import MAX_AGE_S, Kind
-from powerflow.live.governance import AuditRecord, BudgetRecord, CapRecord, ModeRecord, Outlook, SignalRecord, Stage
+from powerflow.live.governance import (
+    AuditRecord,
+    BudgetRecord,
+    CapRecord,
+    ModeRecord,
+    Outlook,
+    SavingsRecord,
+    SignalRecord,
+    Stage,
+)
 from powerflow.live.records import (
     Account,
     DecisionRecord,
@@ -58,9 +67,10 @@ class NodeList(BaseModel):
 
 
 class ModeList(BaseModel):
-    """Stages."""
+    """Stages, and what the last replay of this cluster's own days found."""
 
     items: list[ModeRecord]
+    replayed: SavingsRecord | None = None
 
 
 class ModeBody(BaseModel):
