@@ -86,10 +86,12 @@ def loaded(directory: Path) -> None:
     from powerflow.live.budgets import LiveBudgets
     from powerflow.live.cap_record import CapRecords
     from powerflow.live.caps import Caps
+    from powerflow.live.chronicle import Chronicle
     from powerflow.live.claim import own_name
     from powerflow.live.controller import Controller
     from powerflow.live.desk import LiveDesk
     from powerflow.live.gangs import Gangs
+    from powerflow.live.governing import Rules
     from powerflow.live.learning import Learning
     from powerflow.live.power import Power
     from powerflow.live.savings import Savings
@@ -113,17 +115,22 @@ def loaded(directory: Path) -> None:
     power = Power(gpus, clocks, store, refused)
     policy = with_rules(registry.load("prices"), interval_s=2.0)  # as `powerflow serve` does
     learning, signals, stages = Learning(axes), Signals(store), Stages(store)
+    scheduler = Scheduler(spec, axes, {"A100": gpu_type("A100").idle_w}, policy, interval_s=2.0)
+    rules = Rules(
+        Caps(store, spec, power, CapRecords(directory / "caps")),
+        LiveBudgets(store, spec, lambda: power.totals_j()[0], signals, learning, axes),
+        stages,
+        Savings(store, spec, axes, learning, stages, None, lambda: 0.0),
+        Chronicle(store, learning, scheduler),
+    )
     controller = Controller(
-        Scheduler(spec, axes, {"A100": gpu_type("A100").idle_w}, policy, interval_s=2.0),
+        scheduler,
         store,
         engine,
         Gangs(engine, directory, lambda *_: {}),
         power,
         learning,
-        caps=Caps(store, spec, power, CapRecords(directory / "caps")),
-        stages=stages,
-        savings=Savings(store, spec, axes, learning, stages, None, lambda: 0.0),
-        budgets=LiveBudgets(store, spec, lambda: power.totals_j()[0], signals, learning, axes),
+        rules=rules,
         owner=own_name(),
         log=log,
     )

@@ -18,9 +18,11 @@ from powerflow.live.budgets import LiveBudgets
 from powerflow.live.build import _axes
 from powerflow.live.cap_record import CapRecords
 from powerflow.live.caps import Caps
+from powerflow.live.chronicle import Chronicle
 from powerflow.live.controller import Controller, Settings
 from powerflow.live.desk import LiveDesk
 from powerflow.live.gangs import Gangs
+from powerflow.live.governing import Rules
 from powerflow.live.learning import Learning
 from powerflow.live.power import Power
 from powerflow.live.records import Caller, JobState, Role
@@ -135,17 +137,22 @@ class Bench:
             price=self.energy_price,
         )
         stages = Stages(self.store)
+        scheduler = Scheduler(self.spec, self.axes, idle_w, policy, interval_s=1.0)
+        rules = Rules(
+            Caps(self.store, self.spec, power, CapRecords(self.directory / "caps")),
+            budgets,
+            stages,
+            Savings(self.store, self.spec, self.axes, learning, stages, self.compare, lambda: 0.0),
+            Chronicle(self.store, learning, scheduler),
+        )
         self.controller = Controller(
-            Scheduler(self.spec, self.axes, idle_w, policy, interval_s=1.0),
+            scheduler,
             self.store,
             self.engine,
             self.gangs,
             power,
             learning,
-            caps=Caps(self.store, self.spec, power, CapRecords(self.directory / "caps")),
-            budgets=budgets,
-            stages=stages,
-            savings=Savings(self.store, self.spec, self.axes, learning, stages, self.compare, lambda: 0.0),
+            rules=rules,
             owner=f"test:{self.owners}",
             log=structlog.wrap_logger(None, processors=[_swallow]),
             settings=self.settings,

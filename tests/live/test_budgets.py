@@ -106,7 +106,7 @@ def test_what_was_used_before_it_was_set_counts(bench: Bench) -> None:
 def test_the_limit_holds_when_there_is_little_left(bench: Bench) -> None:
     """The budget pays for what idles and a little more: joules get dearer; all is as before once it is raised."""
     before_w = busy(bench)
-    idle_w = bench.controller.budgets.idle_w
+    idle_w = bench.controller.rules.budgets.idle_w
     left_h = 24.0 - (bench.controller.clock() % 86_400) / 3600.0
     kwh = idle_w * left_h / 1e3 + 2.0 * 0.35 * (before_w - idle_w) / 1e3  # 35 % of what jobs add, over the next 2 h
     day(bench, kwh)
@@ -155,7 +155,7 @@ def test_days_are_replayed_learnt_and_known_after_a_restart(tmp_path: Path) -> N
     for hours in (24.5, 10.0):  # one whole day, and too little of another
         past_job(bench, hours)
     day(bench, 18.0)
-    budgets = bench.controller.budgets
+    budgets = bench.controller.rules.budgets
     assert any("no day has been replayed yet" in notice for notice in bench.desk.top().notices)
     run_for(bench, 2.0)
     assert budgets._replaying is not None
@@ -174,7 +174,7 @@ def test_days_are_replayed_learnt_and_known_after_a_restart(tmp_path: Path) -> N
     assert bench.desk.budgets()[0].price == price
     assert bench.desk.budgets()[0].knows_days
     run_for(bench, 2.0)
-    assert bench.controller.budgets._replaying is None, "the next is due in a day"
+    assert bench.controller.rules.budgets._replaying is None, "the next is due in a day"
     bench.close()
 
 
@@ -188,7 +188,7 @@ def test_a_replay_that_fails_is_said_and_tried_again_later(tmp_path: Path) -> No
     wait_for_replay(bench)
     run_for(bench, 2.0)
     assert any("the days are of another calendar" in notice for notice in bench.desk.top().notices)
-    assert bench.controller.budgets._replaying is None
+    assert bench.controller.rules.budgets._replaying is None
     assert bench.desk.budgets()[0].price == 0.0
     bench.close()
 
@@ -207,7 +207,7 @@ def test_the_simulator_replays_a_live_clusters_days(bench: Bench) -> None:
     assert [len(jobs) for jobs in past.days] == [1, 2], "what never ran says nothing"
     assert past.shares == [pytest.approx(0.25, abs=0.01), 1.0]
     assert all(0 <= job.submit_s < 86_400.0 for jobs in past.days for job in jobs)
-    found = replay_days(bench.spec, axes, past.costs, past.days, controller.budgets.prices, ["vision"])
+    found = replay_days(bench.spec, axes, past.costs, past.days, controller.rules.budgets.prices, ["vision"])
     assert all(set(each) == {""} for each in found)
     assert all(each[""].joules[0] >= each[""].joules[-1] > 0 for each in found)
     assert bench.store.job(cancelled).state is JobState.CANCELLED
@@ -215,6 +215,6 @@ def test_the_simulator_replays_a_live_clusters_days(bench: Bench) -> None:
 
 def wait_for_replay(bench: Bench) -> None:
     """Until the replay's process has answered."""
-    replaying = bench.controller.budgets._replaying
+    replaying = bench.controller.rules.budgets._replaying
     assert replaying is not None
     assert replaying._answer.poll(60.0)

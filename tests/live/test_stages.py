@@ -35,7 +35,7 @@ def test_one_command_forward_and_back_audited(bench: Bench) -> None:
     assert (everybody.stage, speech.stage, vision.stage) == (Stage.OBSERVE, Stage.CANARY, Stage.CANARY)
     assert vision.by == "root"
     bench.restart()
-    assert bench.controller.stages.stage_of("vision") is Stage.CANARY
+    assert bench.controller.rules.stages.stage_of("vision") is Stage.CANARY
     mode(bench, "enforce")
     assert [record.stage for record in bench.desk.modes()] == [Stage.ENFORCE], "of everybody, without exception"
     actions = [(e.action, e.target, e.fields["stage"]) for e in bench.desk.audit().items if e.action == "mode set"]
@@ -95,7 +95,7 @@ def test_shadow_says_what_would_be_done_and_how_right_it_was(bench: Bench) -> No
     assert told.jct_high_s is not None
     assert told.jct_low_s <= told.jct_high_s
     bench.restart()
-    assert len(bench.controller.chronicle.calibrations["time"].residuals) == 16
+    assert len(bench.controller.rules.chronicle.calibrations["time"].residuals) == 16
 
 
 def test_a_canary_is_acted_on_and_its_neighbours_are_not(bench: Bench) -> None:
@@ -163,7 +163,7 @@ def test_a_canary_whose_jobs_miss_their_predictions_twice_goes_back(bench: Bench
         bench.submit(**JOB, project="vision")
     for _ in range(3000):
         bench.turn()
-        if bench.controller.stages.stage_of("vision") is Stage.SHADOW:
+        if bench.controller.rules.stages.stage_of("vision") is Stage.SHADOW:
             break
     record = bench.desk.modes()[1]
     assert (record.stage, record.by) == (Stage.SHADOW, "powerflow")
@@ -201,10 +201,10 @@ def test_last_days_are_replayed_while_nobody_acts(tmp_path: Path) -> None:
         past_job(bench, hours)
     bench.turn(3)
     assert bench.desk.savings() is None
-    assert bench.controller.savings._replaying is None, "who is acted on needs no such word"
+    assert not replays(bench), "who is acted on needs no such word"
     mode(bench, "replay")
     bench.turn(1)
-    replaying = bench.controller.savings._replaying
+    replaying = bench.controller.rules.savings._replaying
     assert replaying is not None
     assert replaying._answer.poll(60.0)
     bench.turn(1)
@@ -215,8 +215,12 @@ def test_last_days_are_replayed_while_nobody_acts(tmp_path: Path) -> None:
     bench.restart()
     bench.turn(3)
     assert bench.desk.savings() == found
-    assert bench.controller.savings._replaying is None, "the next is due in a day"
+    assert not replays(bench), "the next is due in a day"
     bench.close()
+
+
+def replays(bench: Bench) -> bool:
+    return bench.controller.rules.savings._replaying is not None
 
 
 def test_the_simulator_compares_a_live_clusters_days(bench: Bench) -> None:

@@ -24,6 +24,7 @@ from powerflow.errors import InputError
 from powerflow.live.budgets import LiveBudgets
 from powerflow.live.cap_record import CapRecords
 from powerflow.live.caps import Caps
+from powerflow.live.chronicle import Chronicle
 from powerflow.live.claim import own_name
 from powerflow.live.controller import Controller, Settings
 from powerflow.live.database import StoreError
@@ -31,6 +32,7 @@ from powerflow.live.desk import LiveDesk
 from powerflow.live.emulation import Emulation
 from powerflow.live.gangs import Gangs
 from powerflow.live.governance import Stage
+from powerflow.live.governing import Rules
 from powerflow.live.learning import Learning
 from powerflow.live.power import Power
 from powerflow.live.replaying import Replays
@@ -144,6 +146,8 @@ def build(settings: ClusterSettings, log: Any) -> LiveCluster:
         stages = Stages(store, settings.stage)
         compare = settings.replays.compare
         savings = Savings(store, spec, axes, learning, stages, compare, lambda: scheduler.energy_price)
+        caps = Caps(store, spec, power, CapRecords(state / "caps"))
+        rules = Rules(caps, budgets, stages, savings, Chronicle(store, learning, scheduler))
         controller = Controller(
             scheduler,
             store,
@@ -151,10 +155,7 @@ def build(settings: ClusterSettings, log: Any) -> LiveCluster:
             gangs,
             power,
             learning,
-            caps=Caps(store, spec, power, CapRecords(state / "caps")),
-            budgets=budgets,
-            stages=stages,
-            savings=savings,
+            rules=rules,
             owner=own_name(),
             settings=settings.controller,
             runs_as=(lambda user: user) if as_user else (lambda user: ""),

@@ -21,9 +21,6 @@ import numpy as np
 from powerflow.cluster.occupancy import NodeShare
 from powerflow.device.protocol import DeviceError
 from powerflow.engine.protocol import Engine, EngineError
-from powerflow.live.budgets import LiveBudgets
-from powerflow.live.caps import Caps
-from powerflow.live.chronicle import Chronicle
 from powerflow.live.claim import take
 from powerflow.live.database import StoreError
 from powerflow.live.emulation import Emulation
@@ -32,19 +29,18 @@ from powerflow.live.exploring import EXPLORE_S, clocks_to_try
 from powerflow.live.facts import BATCHES, Facts
 from powerflow.live.gang_facts import backoff_s
 from powerflow.live.gangs import Gangs
-from powerflow.live.governance import Stage
+from powerflow.live.governing import Governance, Rules
 from powerflow.live.learning import Learning, class_of, restore
 from powerflow.live.metered import metered
 from powerflow.live.power import Place, Power
+from powerflow.live.questions import Questions
 from powerflow.live.records import JobState, NotFound, Refused
 from powerflow.live.roster import Roster, update_of
 from powerflow.live.rows import Intent, StoredJob
-from powerflow.live.savings import Savings
-from powerflow.live.stages import Stages
 from powerflow.live.store import Store
 from powerflow.live.timing import STEPS
 from powerflow.scheduler import events as brain
-from powerflow.scheduler.insight import Insight, insight
+from powerflow.scheduler.insight import Insight
 from powerflow.scheduler.ledger import advance
 from powerflow.scheduler.plan import Plan, Why
 from powerflow.scheduler.scheduler import Scheduler
@@ -82,15 +78,6 @@ class News(NamedTuple):
     name: str
 
 
-@dataclass(slots=True)
-class Question:
-    """What somebody wants to know of a job, and waits for."""
-
-    job_id: str
-    answer: Insight | None = None
-    answered: threading.Event = field(default_factory=threading.Event)
-
-
 class LostClaim(RuntimeError):
     """Another controller has the store now."""
 
@@ -117,10 +104,7 @@ class Controller:
         power: Meters and clocks.
         learning: What is believed of jobs, fresh.
         settings: See there.
-        caps: Power caps.
-        budgets: Energy budgets.
-        stages: How far PowerFlow is let in, by project.
-        savings: What it would have saved.
+        rules: What operators have set.
         owner: Names this controller in the store's claim.
         runs_as: The login name to run a user's jobs as; "" for the engine's own.
         emulation: Slows scripts on emulated GPUs; None where GPUs are real.
@@ -137,10 +121,7 @@ class Controller:
         power: Power,
         learning: Learning,
         *,
-        caps: Caps,
-        budgets: LiveBudgets,
-        stages: Stages,
-        savings: Savings,
+        rules: Rules,
         owner: str,
         log: Any,
         settings: Settings = Settings(),
@@ -150,10 +131,7 @@ class Controller:
     ) -> None:
         self.scheduler, self.store, self.engine, self.gangs = scheduler, store, engine, gangs
         self.power, self.learning, self.settings, self.owner = power, learning, settings, owner
-        self.caps, self.budgets, self.stages, self.savings = caps, budgets, stages, savings
-        self.runs_as, self.emulation = runs_as, emulation
-        self.chronicle = Chronicle(store, learning, scheduler)
-        self.cap_w, self.watt_price = math.inf, 0.0  # of the last plan
+        self.rules, self.runs_as, self.emulation = rules, runs_as, emulation
         self.clock = clock or WallClock()
         self._roster = Roster(store, power, learning, settings.pause_s)
         self.entries = self._roster.entries
@@ -166,6 +144,8 @@ class Controller:
         self._gpus_of = {n.name: n.gpus for pool in scheduler.pools.values() for n in pool.occupancy.nodes}
         self._nodes_up = dict.fromkeys(self._gpus_of, True)
         self._strangers: set[str] = set()  # gangs of no job that the store knows
+        self.governance = Governance(rules, self._roster, scheduler, store, self._advance, log)
+        self._questions = Questions(scheduler, self._advance)
         self._facts = Facts(
             self._roster,
             store,
@@ -176,10 +156,8 @@ class Controller:
             nodes_up=self._nodes_up,
             settle=self._settle,
             withdrawn=lambda job_id, now_s: self._hear(News("ended", job_id), now_s),
-            completed=self._completed,
+            completed=self.governance.completed,
         )
-        self._outcomes: deque[tuple[str, Mapping[str, float]]] = deque()  # of completed jobs, for canaries
-        self._questions: deque[Question] = deque()
         self._turns = False
         self._draining = False
         self._wake_s = -math.inf
@@ -198,10 +176,9 @@ class Controller:
 
         None: it does not know the job, or the loop has no time.
         """
-        question = Question(job_id)
-        self._questions.append(question)
+        question = self._questions.ask(job_id)
         if not self._turns:  # nobody turns the loop but who asks
-            self._answer(self.clock())
+            self._questions.answer(self.clock())
         self.ring()
         question.answered.wait(wait_s)
         return question.answer
@@ -224,9 +201,7 @@ class Controller:
         self._roster.events += [
             brain.NodeDrained(n.name) for n in self.store.node_states().values() if n.state == "drained"
         ]
-        self.chronicle.start()
-        self.savings.start()
-        self._roster.events += [self.stages.acting(), *self.caps.news(now_s), self.budgets.start(now_s)]
+        self.governance.start(now_s)
         intents = {intent.job_id: intent for intent in self.store.intents()}
         orders = []
         for job in self.store.active():
@@ -316,8 +291,7 @@ class Controller:
         try:
             self._save(self.clock(), everything=True)
         finally:
-            self.budgets.close()
-            self.savings.close()
+            self.governance.close()
             self.power.finish(give_back=not self.gangs.holding())
         self.store.unclaim(self.owner)
 
@@ -344,16 +318,14 @@ class Controller:
         self._roster.retry(now_s)
         self._guarded(self._measure, now_s)
         decided = (self._roster.events or now_s >= self._wake_s) and self._decide(now_s)
-        self._guarded(self._budget, now_s)  # when the brain has heard of every job that needs energy
-        self._guarded(self._watch_canaries, now_s)
-        self._guarded(self._replay, now_s)
-        self._guarded(self._record, now_s)
+        for governs in self.governance.steps:  # when the brain has heard of every job
+            self._guarded(governs, now_s)
         self._guarded(self._act, now_s)
         self._guarded(self._tune, now_s)
         self._guarded(self._save, now_s)
         self._guarded(self._tidy, now_s)
         self._publish(now_s)
-        self._answer(now_s)
+        self._questions.answer(now_s)
         if decided:
             self.cycle_s = time.perf_counter() - began_s
         return self._rest_s(now_s)
@@ -400,7 +372,7 @@ class Controller:
                     self._roster.write_down(entry)
                     self._roster.forget_in_brain(entry)
                     self.gangs.kill(entry.id)
-                    self.chronicle.forget(entry.id)
+                    self.rules.chronicle.forget(entry.id)
                     self._roster.drop(entry)
             case "held":
                 entry = self.entries.get(news.name)
@@ -414,9 +386,9 @@ class Controller:
                     entry.held = False
                     self._roster.introduce(entry)
             case "caps":
-                self._roster.events += [self._metered(), *self.caps.news(now_s)]
+                self._roster.events += [self._metered(), *self.rules.caps.news(now_s)]
             case "mode":
-                self._roster.events.append(self.stages.acting())
+                self._roster.events.append(self.rules.stages.acting())
             case "drained":
                 self._roster.events.append(brain.NodeDrained(news.name))
             case "resumed":
@@ -457,16 +429,6 @@ class Controller:
             else:
                 self.notices.pop(key, None)
 
-    # -- questions ------------------------------------------------------------------------------------------------
-
-    def _answer(self, now_s: float) -> None:
-        while self._questions:
-            question = self._questions.popleft()
-            if question.job_id in self.scheduler.ledger.slot_of:
-                self._advance()
-                question.answer = insight(self.scheduler, question.job_id, now_s)
-            question.answered.set()
-
     # -- decisions ------------------------------------------------------------------------------------------------
 
     def _decide(self, now_s: float) -> bool:
@@ -480,9 +442,7 @@ class Controller:
             self._log.info("the brain passes over", what=ignored)
         if plan.decided:
             self._note(plan, now_s)
-            self._note_caps(plan)
-            self._chronicle(plan, now_s)
-            self.budgets.decided(self.scheduler.limited)
+            self.governance.decided(plan, now_s)
         return plan.decided
 
     def _progress(self) -> brain.Progress:
@@ -498,21 +458,6 @@ class Controller:
         now = self._progress()
         if len(now.slots):
             advance(self.scheduler.ledger.rows["done"], now.slots, now.done)
-
-    def _budget(self, now_s: float) -> None:
-        """Read the meters of budgets, and tell the brain on which terms jobs get energy."""
-        if not self.budgets.due(now_s):
-            return
-        self._advance()
-        news, warnings = self.budgets.step(now_s, self.scheduler)
-        self._roster.events += news
-        for warning in warnings:
-            self._log.warning("energy budget", what=warning)
-            self.store.append("budget", warning, now_s)
-
-    def _replay(self, now_s: float) -> None:
-        """Work out what would have been saved, where nobody acts yet."""
-        self._roster.events += self.savings.step(now_s)
 
     def _note(self, plan: Plan, now_s: float) -> None:
         """Take a plan down in the entries: what each job is to hold, and why."""
@@ -544,43 +489,6 @@ class Controller:
                 self._roster.unstored.get(entry.id, False) or change.moved or change.gpus == 0
             )
         self._reconcile()
-
-    def _note_caps(self, plan: Plan) -> None:
-        """What a plan says of power caps; under one, no job tries clocks that the plan did not reckon with."""
-        self.cap_w, self.watt_price = plan.cap_w, plan.watt_price
-        self.notices = {key: said for key, said in self.notices.items() if not key.startswith("cap ")}
-        self.notices |= {f"cap {number}": said for number, said in enumerate(plan.notices)}
-        for entry in self.entries.values():
-            if self.scheduler.caps or not self.stages.acts(entry.spec.project):
-                entry.explore_mhz = ()
-
-    def _chronicle(self, plan: Plan, now_s: float) -> None:
-        """Keep the log of decisions, and of what would have been decided in shadow."""
-        for entry in self.entries.values():
-            if entry.why:
-                self.chronicle.decided(entry, now_s)
-        if self.stages.has(Stage.SHADOW):
-            for job_id, wish in plan.wishes().items():
-                if job_id in self.entries and self.stages.stage_of(self.entries[job_id].spec.project) is Stage.SHADOW:
-                    self.chronicle.wished(self.entries[job_id], wish, now_s)
-
-    def _completed(self, entry: Entry, now_s: float) -> None:
-        self._outcomes.append((entry.spec.project, self.chronicle.ended(entry, now_s)))
-
-    def _watch_canaries(self, now_s: float) -> None:
-        """Take canaries back that slow a protected job, or whose jobs do worse than was predicted."""
-        while self._outcomes:
-            project, errors = self._outcomes[0]
-            self._goes_back(self.stages.ended(project, errors, self.chronicle.calibrations, now_s), now_s)
-            self._outcomes.popleft()
-        if self.stages.has(Stage.CANARY):
-            self._goes_back(self.stages.slowed(self.scheduler.held_back(now_s), now_s), now_s)
-
-    def _goes_back(self, said: str, now_s: float) -> None:
-        if said:
-            self._roster.events.append(self.stages.acting())
-            self._log.warning("canary goes back", what=said)
-            self.store.append("canary", said, now_s)
 
     def _refuse(self, entry: Entry) -> None:
         """One process cannot use GPUs of several nodes: its job waits until a node has enough."""
@@ -620,7 +528,7 @@ class Controller:
         wanted = {}
         for place, job_id in self.gangs.holding().items():
             entry = self.entries.get(job_id)
-            if entry is None or not self.stages.acts(entry.spec.project):
+            if entry is None or not self.governance.acts(entry):
                 continue
             if entry.placement and entry.clock_now_mhz > 0:
                 wanted[place] = entry.clock_now_mhz
@@ -646,11 +554,6 @@ class Controller:
             elif entry.explore_mhz and now_s - entry.explore_since_s > EXPLORE_S:
                 self._facts.try_next(entry, now_s, entry.explore_mhz[0])
 
-    def _record(self, now_s: float) -> None:
-        """Write down what is drawn under power caps, and what the brain allows."""
-        limit_w = self.scheduler.caps.limit_w
-        self.caps.note(now_s, lambda scope: limit_w(scope, now_s, now_s))
-
     def _metered(self) -> brain.PowerMetered:
         return metered(self.entries.values(), self._roster.unstored, self.scheduler, self.power)
 
@@ -667,14 +570,14 @@ class Controller:
             if entry is not None:
                 entry.energy_j += energy_j
                 entry.gpu_s += gpu_s
-                self.budgets.charge(entry.spec.project, energy_j)
+                self.governance.charged(entry, energy_j)
 
     def _save(self, now_s: float, *, everything: bool = False) -> None:
         """Write what has changed of running jobs, what was measured and who owes which joules."""
         if not everything and now_s - self._saved_s < self.settings.save_s:
             return
         self._roster.save()
-        self.chronicle.save()
+        self.rules.chronicle.save()
         self._saved_s = now_s
 
     def _publish(self, now_s: float) -> None:

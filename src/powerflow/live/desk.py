@@ -208,9 +208,9 @@ class LiveDesk:
             held=counts[JobState.HELD],
             policy=self._scheduler.policy_name,
             energy_price=price,
-            cap_w=_known(controller.cap_w),
-            watt_price=controller.watt_price,
-            budget=controller.budgets.words(now_s),
+            cap_w=_known(controller.governance.cap_w),
+            watt_price=controller.governance.watt_price,
+            budget=controller.rules.budgets.words(now_s),
             emulated=power.emulated,
             jobs=[self._record(job) for job in first],
             notices=sorted(self._notices(now_s)),
@@ -218,49 +218,49 @@ class LiveDesk:
 
     def caps(self) -> Sequence[CapRecord]:
         """See `Desk`."""
-        return self._controller.caps.show(self._controller.clock())
+        return self._controller.rules.caps.show(self._controller.clock())
 
     def cap_csv(self, number: int) -> str:
         """See `Desk`."""
-        return self._controller.caps.csv(number)
+        return self._controller.rules.caps.csv(number)
 
     def set_cap(self, order: CapOrder, caller: Caller) -> CapRecord:
         """See `Desk`."""
         _operator(caller, "set power caps")
-        if not self._controller.stages.anybody():
+        if not self._controller.rules.stages.anybody():
             raise Refused(
                 "nobody's jobs are acted on: a power cap could not be kept", fix="powerflow mode enforce comes first"
             )
-        record = self._controller.caps.set(order, caller, self._controller.clock())
+        record = self._controller.rules.caps.set(order, caller, self._controller.clock())
         self._controller.tell("caps", record.scope)
         return record
 
     def lift_cap(self, scope: str, caller: Caller) -> Sequence[CapRecord]:
         """See `Desk`."""
         _operator(caller, "lift power caps")
-        records = self._controller.caps.lift(scope, caller, self._controller.clock())
+        records = self._controller.rules.caps.lift(scope, caller, self._controller.clock())
         self._controller.tell("caps", scope)
         return records
 
     def _notices(self, now_s: float) -> set[str]:
         """What an operator should know, one line each."""
         controller = self._controller
-        trouble = [controller.savings.trouble] if controller.savings.trouble else []
-        of_loop = controller.notices.copy().values()
-        return {*of_loop, *controller.power.notices(), *controller.budgets.notices(now_s), *trouble}
+        trouble = [controller.rules.savings.trouble] if controller.rules.savings.trouble else []
+        of_loop = [*controller.notices.copy().values(), *controller.governance.notices]
+        return {*of_loop, *controller.power.notices(), *controller.rules.budgets.notices(now_s), *trouble}
 
     def modes(self) -> Sequence[ModeRecord]:
         """See `Desk`."""
-        return self._controller.stages.show()
+        return self._controller.rules.stages.show()
 
     def savings(self) -> SavingsRecord | None:
         """See `Desk`."""
-        return self._controller.savings.show()
+        return self._controller.rules.savings.show()
 
     def set_mode(self, order: ModeOrder, caller: Caller) -> Sequence[ModeRecord]:
         """See `Desk`."""
         _operator(caller, "say how far PowerFlow is let in")
-        records = self._controller.stages.set(order, caller, self._controller.clock())
+        records = self._controller.rules.stages.set(order, caller, self._controller.clock())
         self._controller.tell("mode", "")
         return records
 
@@ -271,19 +271,19 @@ class LiveDesk:
 
     def budgets(self) -> Sequence[BudgetRecord]:
         """See `Desk`."""
-        return self._controller.budgets.show(self._controller.clock())
+        return self._controller.rules.budgets.show(self._controller.clock())
 
     def set_budget(self, order: BudgetOrder, caller: Caller) -> BudgetRecord:
         """See `Desk`."""
         _operator(caller, "set energy budgets")
-        record = self._controller.budgets.set(order, caller, self._controller.clock())
+        record = self._controller.rules.budgets.set(order, caller, self._controller.clock())
         self._controller.ring()
         return record
 
     def drop_budget(self, project: str, caller: Caller) -> BudgetRecord:
         """See `Desk`."""
         _operator(caller, "drop energy budgets")
-        record = self._controller.budgets.drop(project, caller, self._controller.clock())
+        record = self._controller.rules.budgets.drop(project, caller, self._controller.clock())
         self._controller.ring()
         return record
 
@@ -327,7 +327,7 @@ class LiveDesk:
             gpus, clock_mhz, from_s = best[0].gpus, best[0].clock_mhz, said.start_s
         else:
             return said
-        expected = self._controller.chronicle.expected(entry, gpu_type, gpus, clock_mhz, from_s)
+        expected = self._controller.rules.chronicle.expected(entry, gpu_type, gpus, clock_mhz, from_s)
 
         def at(jct_s: float | None) -> float | None:
             return None if jct_s is None else entry.submitted_s + jct_s
