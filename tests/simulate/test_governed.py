@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
 
 from powerflow.energy.budget import Budget, window_at
+from powerflow.energy.budgets import Budgets
 from powerflow.energy.governor import Governor
 from powerflow.energy.terms import EnergyTerms
 from powerflow.errors import InputError
@@ -16,7 +18,7 @@ from powerflow.policy.registry import load
 from powerflow.scheduler.rationed import Rationed, added_w
 from powerflow.simulate.budget_year import DAY_S, LEVEL_DAYS, LONGEST_S, resample
 from powerflow.simulate.build import build_workload
-from powerflow.simulate.governed import Tick
+from powerflow.simulate.governed import GovernedSimulation, Tick
 from powerflow.simulate.governed_replay import replay_day
 from powerflow.simulate.governed_verdict import Kept, kept, verdict
 from powerflow.simulate.governed_year import Biased, Constant, LongRun
@@ -85,6 +87,60 @@ def test_a_governor_does_better_than_the_best_constant_under_the_same_budget() -
 
     constants = [mean_jct_s(Constant(run, limit, price)) for price in (run.prices[1], run.prices[2], run.prices[3])]
     assert mean_jct_s(run.governor(limit)) <= 1.05 * min(constants)
+
+
+class Metered(GovernedSimulation):
+    """Notes what each project's meter said, and the terms, at every reading."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.meters: list[tuple[float, dict[str, float]]] = []
+        self.dearest = 0.0
+
+    def _tick(self) -> None:
+        super()._tick()
+        self.meters.append((self.now_s, self._meters()))
+        self.dearest = max(self.dearest, self.scheduler.energy.by_project.get("a", 0.0))
+
+
+def test_a_projects_budget_is_kept_and_others_pay_less_for_it_than_it_does() -> None:
+    """Its jobs run slower, so they hold their GPUs longer: on a cluster this full others feel that, too."""
+    run = long_run()
+    jobs = [dataclasses.replace(job, project="ab"[i % 2]) for i, job in enumerate(run.workload.jobs)]
+    workload = dataclasses.replace(run.workload, jobs=jobs)
+    days = [replay_day(workload, number, run.prices, projects=["a"]) for number in range(DAYS)]
+
+    def came(budgets: Budgets) -> Metered:
+        simulation = Metered(
+            workload,
+            load("prices"),
+            budgets,
+            prices=run.prices,
+            epoch_s=EPOCH_S,
+            day=lambda number: days[number] if number < DAYS else {},
+            belief=run.belief(),
+        )
+        simulation.run()
+        return simulation
+
+    def by_day(simulation: Metered, project: str) -> np.ndarray:
+        """Joules of each whole day; days begin at local midnight, and one has 23 hours."""
+        time_s = [now_s for now_s, _ in simulation.meters]
+        joules = [meters.get(project, 0.0) for _, meters in simulation.meters]
+        edges = [window_at(budget(1.0), EPOCH_S + (day + 0.5) * DAY_S).start_s - EPOCH_S for day in range(DAYS + 1)]
+        return np.diff(np.interp(edges, time_s, joules))
+
+    free = came(Budgets({"a": Governor(Budget(1e15, "day", ZONE, "a"), run.prices)}))
+    amount_j = 0.7 * float(np.mean(by_day(free, "a")[2:]))
+    governor = Governor(Budget(amount_j, "day", ZONE, "a"), run.prices)
+    governor.learn(days[0]["a"])
+    kept_to = came(Budgets({"a": governor}))
+    assert by_day(free, "a").max() > 1.3 * amount_j
+    assert by_day(kept_to, "a").max() <= 1.01 * amount_j
+    assert kept_to.dearest > 0
+    jct_s = {name: [s.result().jobs.jct_s[i % 2 :: 2].mean() for s in (free, kept_to)] for i, name in enumerate("ab")}
+    slower = {name: after / before for name, (before, after) in jct_s.items()}
+    assert slower["a"] > 1.2 * slower["b"] > 1.0
 
 
 def test_a_free_constant_is_a_plain_simulation_at_that_price() -> None:

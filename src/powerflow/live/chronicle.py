@@ -22,6 +22,8 @@ from powerflow.scheduler.scheduler import Scheduler
 
 #: The store's setting in which outcomes stand.
 OUTCOMES = "outcomes"
+#: Stories of jobs are kept for so long after their end.
+KEPT_S = 90 * 86_400.0
 #: Reasons that say that nothing has changed.
 QUIET = frozenset({Why.KEPT.value, Why.KEPT_COST.value, Why.CAP_KEPT.value, Why.AS_ASKED.value})
 
@@ -59,8 +61,9 @@ class Chronicle:
         self._unsaved = False
         self.calibrations: Mapping[str, Calibration] = {"time": Calibration(), "energy": Calibration()}
 
-    def start(self) -> None:
-        """Go on with the outcomes that the last controller knew."""
+    def start(self, now_s: float) -> None:
+        """Go on with the outcomes that the last controller knew; stories that ended long ago are dropped."""
+        self._store.forget_decisions(now_s - KEPT_S)
         kept = self._store.get(OUTCOMES, {})
         self.calibrations = {what: Calibration(kept.get(what, ())) for what in ("time", "energy")}
 

@@ -251,7 +251,7 @@ class LiveDesk:
 
     def modes(self) -> Sequence[ModeRecord]:
         """See `Desk`."""
-        return self._controller.rules.stages.show()
+        return self._controller.rules.stages.show(self._controller.clock())
 
     def savings(self) -> SavingsRecord | None:
         """See `Desk`."""

@@ -221,7 +221,7 @@ class ModeOrder:
 
 @dataclass(frozen=True, slots=True)
 class ModeRecord:
-    """The stage of a project, and what came of jobs that have completed since it was set. Shares are of 1.
+    """The stage of a project, and what came of jobs that have completed since it was set, at most 30 days ago.
 
     Attributes:
         project: Whose; "": of all that have none of their own.

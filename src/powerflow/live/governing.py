@@ -62,7 +62,7 @@ class Governance:
     def start(self, now_s: float) -> None:
         """Go on where the last controller was: the first plan must keep to what is set."""
         rules = self._rules
-        rules.chronicle.start()
+        rules.chronicle.start(now_s)
         rules.savings.start()
         self._roster.events += [rules.stages.acting(), *rules.caps.news(now_s), rules.budgets.start(now_s)]
 

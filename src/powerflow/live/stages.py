@@ -22,6 +22,8 @@ from powerflow.scheduler.events import Acting
 
 #: The store's setting in which stages stand.
 STAGES = "stages"
+#: Of jobs that have ended, those of so long ago say nothing any more.
+LOOKED_AT_S = 30 * 86_400.0
 #: Key of all projects that are not named.
 OTHERS = "*"
 
@@ -59,13 +61,13 @@ class Stages:
             known = {} if not order.projects else dict(self._all())
             known |= dict.fromkeys(order.projects or [OTHERS], new)
             self._keep(known, order.projects or [OTHERS], new, caller.address)
-        return self.show()
+        return self.show(now_s)
 
-    def show(self) -> Sequence[ModeRecord]:
+    def show(self, now_s: float) -> Sequence[ModeRecord]:
         """All stages: of everybody first, then of projects that have one of their own."""
         known = self._all()
         names = [OTHERS, *sorted(known.keys() - {OTHERS})]
-        return [self._show(name, known[name], [*known]) for name in names]
+        return [self._show(name, known[name], [*known], now_s) for name in names]
 
     def stage_of(self, project: str) -> Stage:
         """The stage of a project."""
@@ -147,8 +149,9 @@ class Stages:
         for name in names:
             self._watches.pop(name, None)
 
-    def _show(self, name: str, stored: StoredStage, named: Sequence[str]) -> ModeRecord:
-        outcomes = self._store.outcomes(stored.set_s, None if name == OTHERS else [name])
+    def _show(self, name: str, stored: StoredStage, named: Sequence[str], now_s: float) -> ModeRecord:
+        since_s = max(stored.set_s, now_s - LOOKED_AT_S)
+        outcomes = self._store.outcomes(since_s, None if name == OTHERS else [name])
         if name == OTHERS:
             outcomes = [outcome for outcome in outcomes if outcome.project not in named]
         return ModeRecord(

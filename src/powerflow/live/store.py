@@ -432,6 +432,12 @@ class Store:
             rows = [encode.decision_of(row) for row in connection.execute(query).mappings()]
         return Page(rows[:limit], str(rows[limit - 1].number) if len(rows) > limit else None)
 
+    def forget_decisions(self, ended_before_s: float) -> int:
+        """Drop the stories of jobs that ended before then; how many decisions went."""
+        old = select(jobs.c.id).where(jobs.c.ended_s < ended_before_s)
+        with self._write() as connection:
+            return int(connection.execute(delete(decisions).where(decisions.c.job_id.in_(old))).rowcount)
+
     def outcomes(self, since_s: float, projects: Sequence[str] | None = None) -> list[Outcome]:
         """Jobs completed since then whose time and energy were predicted while nobody acted on them, oldest first.
 
