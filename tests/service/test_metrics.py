@@ -6,6 +6,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from powerflow.live.governance import BudgetOrder, SignalOrder
 from powerflow.live.records import Caller, Role
 from powerflow.live.spec import JobSpec
 from powerflow.service.server import Server
@@ -22,6 +23,8 @@ def desk() -> FakeDesk:
         spec = JobSpec(run="true", project="vision").model_copy(update={"name": name})
         desk.submit(spec, Caller("ada", Role.USER))
     desk.run("1", gpus=2, step_time_s=0.112, progress=0.25, energy_j=5000.0)
+    desk.set_budget(BudgetOrder(3.6e9, "day", "UTC", "vision"), Caller("ops", Role.OPERATOR))
+    desk.set_signal(SignalOrder("carbon", constant=360.0), Caller("ops", Role.OPERATOR))
     return desk
 
 
@@ -65,6 +68,13 @@ def test_counts(samples: Samples) -> None:
     assert [one(samples, "powerflow_gpus", state=state) for state in ("busy", "free")] == [2, 6]
     assert one(samples, "powerflow_healthy") == 1
     assert one(samples, "powerflow_build_info", version="1.2.3") == 1
+
+
+def test_budgets_and_signals(samples: Samples) -> None:
+    assert one(samples, "powerflow_budget_joules", project="vision", emulated="true") == 3.6e9
+    assert one(samples, "powerflow_budget_spent_joules", project="vision") == 0.9e9
+    assert one(samples, "powerflow_budget_limit_binds", project="vision") == 0
+    assert one(samples, "powerflow_signal_per_joule", kind="carbon", fallback="false") == pytest.approx(1e-4)
 
 
 def test_what_is_not_known_is_not_there(samples: Samples) -> None:

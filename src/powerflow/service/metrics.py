@@ -14,6 +14,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from powerflow.energy.signal import J_PER_KWH
+from powerflow.live.governance import BudgetRecord, SignalRecord
 from powerflow.live.records import Desk, JobRecord, JobState, NodeRecord, Top
 
 _HERTZ_PER_MHZ = 1e6
@@ -40,6 +42,8 @@ class _Cluster(Collector):
         yield InfoMetricFamily("powerflow_build", "Version of PowerFlow.", {"version": self._version})
         yield from _controller(self._desk.healthy())
         yield from _cluster(top)
+        yield from _budgets(self._desk.budgets())
+        yield from _signals(self._desk.signals())
         yield from _nodes(self._desk.nodes())
         yield from _jobs([job for job in top.jobs if job.state is JobState.RUNNING])
 
@@ -75,6 +79,31 @@ def _cluster(top: Top) -> Iterator[Metric]:
     yield jobs
     yield _plain("powerflow_energy_price_seconds_per_joule", "Price of energy that decisions use.", top.energy_price)
     yield _plain("powerflow_notices", "Things an operator should know; powerflow top says which.", len(top.notices))
+
+
+def _budgets(budgets: Sequence[BudgetRecord]) -> Iterator[Metric]:
+    labels = ("project", "emulated")
+    amount = GaugeMetricFamily("powerflow_budget_joules", "What may be used in this day or month.", labels=labels)
+    spent = GaugeMetricFamily("powerflow_budget_spent_joules", "What has been used in it.", labels=labels)
+    expected = GaugeMetricFamily("powerflow_budget_expected_joules", "What is expected at its end.", labels=labels)
+    binds = GaugeMetricFamily("powerflow_budget_limit_binds", "1 while its limit holds jobs back.", labels=labels)
+    for budget in budgets:
+        whose = (budget.project, _word(budget.emulated))
+        amount.add_metric(whose, budget.amount_j)
+        spent.add_metric(whose, budget.spent_j)
+        expected.add_metric(whose, budget.forecast_j)
+        binds.add_metric(whose, float(budget.limited))
+    yield from (amount, spent, expected, binds)
+
+
+def _signals(signals: Sequence[SignalRecord]) -> Iterator[Metric]:
+    """Per joule, as all here is in base units: money, or grams of CO2."""
+    value = GaugeMetricFamily(
+        "powerflow_signal_per_joule", "Money or g CO2 per joule now.", labels=("kind", "fallback")
+    )
+    for signal in signals:
+        value.add_metric((signal.kind, "true" if signal.fell_back else "false"), signal.value / J_PER_KWH)
+    yield value
 
 
 def _nodes(nodes: Sequence[NodeRecord]) -> Iterator[Metric]:
