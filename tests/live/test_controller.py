@@ -548,3 +548,15 @@ def test_explain_waits_for_the_loop_but_not_for_ever(bench: Bench) -> None:
         loop.join()
     bench.controller._turns = True  # as if it turned, and hung
     assert bench.controller.inquire(job, 0.05) is None
+
+
+def test_a_question_that_fails_ends_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    job = bench.submit(gpus="1", batch={"global": 64})
+    bench.until_trains(job)
+    monkeypatch.setattr("powerflow.live.questions.insight", fails)
+    assert bench.desk.explain(job).binds == ""
+    bench.turn(2)
+    assert bench.desk.explain(job).options, "the rest is said all the same"

@@ -236,3 +236,15 @@ def test_the_simulator_compares_a_live_clusters_days(bench: Bench) -> None:
     assert 0 < acted_j < asked_j, "at such a price of a joule"
     assert asked_s > 0
     assert acted_s > 0
+
+
+def test_a_policy_that_fails_in_shadow_does_no_harm(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    mode(bench, "shadow")
+    bench.steps_total = 60
+    monkeypatch.setattr("powerflow.scheduler.staged.Staged.wish", fails)
+    job = bench.submit(**JOB)
+    bench.until_state(job, JobState.COMPLETED)
+    assert not [row for row in bench.desk.decisions(job).items if row.would]

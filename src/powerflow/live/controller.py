@@ -145,7 +145,7 @@ class Controller:
         self._nodes_up = dict.fromkeys(self._gpus_of, True)
         self._strangers: set[str] = set()  # gangs of no job that the store knows
         self.governance = Governance(rules, self._roster, scheduler, store, self._advance, log)
-        self._questions = Questions(scheduler, self._advance)
+        self._questions = Questions(scheduler, self._advance, log)
         self._facts = Facts(
             self._roster,
             store,
@@ -587,6 +587,8 @@ class Controller:
     def _rest_s(self, now_s: float) -> float:
         """Seconds until something is due, unless the bell rings."""
         busy = self.settings.busy_s if any(entry.placement for entry in self.entries.values()) else self.settings.idle_s
+        if self._questions:
+            return 0.0
         if self._roster.unstored or self._facts or self._inbox:
             return self.settings.busy_s  # something could not be stored: try again soon
         return busy if self._draining else max(0.0, min(busy, self._wake_s - now_s))

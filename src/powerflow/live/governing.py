@@ -17,7 +17,7 @@ from powerflow.live.roster import Roster
 from powerflow.live.savings import Savings
 from powerflow.live.stages import Stages
 from powerflow.live.store import Store
-from powerflow.scheduler.plan import Plan
+from powerflow.scheduler.plan import Plan, Wish
 from powerflow.scheduler.scheduler import Scheduler
 
 
@@ -94,9 +94,17 @@ class Governance:
             if entry.why:
                 chronicle.decided(entry, now_s)
         if stages.has(Stage.SHADOW):
-            for job_id, wish in plan.wishes().items():
+            for job_id, wish in self._wishes(plan).items():
                 if job_id in entries and stages.stage_of(entries[job_id].spec.project) is Stage.SHADOW:
                     chronicle.wished(entries[job_id], wish, now_s)
+
+    def _wishes(self, plan: Plan) -> Mapping[str, Wish]:
+        """What would have been decided. A policy that fails in shadow does no harm: it is said, and nothing wished."""
+        try:
+            return plan.wishes()
+        except Exception as error:
+            self._log.error("the policy fails in shadow", error=f"{type(error).__name__}: {error}")
+            return {}
 
     # -- steps of a turn ------------------------------------------------------------------------------------------
 

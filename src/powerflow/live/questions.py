@@ -6,6 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from powerflow.scheduler.insight import Insight, insight
 from powerflow.scheduler.scheduler import Scheduler
@@ -26,10 +27,11 @@ class Questions:
     Args:
         scheduler: The brain; the loop's alone.
         advance: Tells it of all progress up to now.
+        log: A structlog logger.
     """
 
-    def __init__(self, scheduler: Scheduler, advance: Callable[[], None]) -> None:
-        self._scheduler, self._advance = scheduler, advance
+    def __init__(self, scheduler: Scheduler, advance: Callable[[], None], log: Any) -> None:
+        self._scheduler, self._advance, self._log = scheduler, advance, log
         self._asked: deque[Question] = deque()
 
     def ask(self, job_id: str) -> Question:
@@ -38,11 +40,23 @@ class Questions:
         self._asked.append(question)
         return question
 
+    def __bool__(self) -> bool:
+        return bool(self._asked)
+
     def answer(self, now_s: float) -> None:
-        """Answer all that were left; of a job that it does not know the brain has nothing to say. The loop."""
-        while self._asked:
-            question = self._asked.popleft()
+        """Answer one that was left: with many jobs that takes a while, and the loop has other things to do. The loop.
+
+        Of a job that it does not know the brain has nothing to say, and neither where looking fails: that is a bug,
+        which is logged, but nobody's question may end the controller.
+        """
+        if not self._asked:
+            return
+        question = self._asked.popleft()
+        try:
             if question.job_id in self._scheduler.ledger.slot_of:
                 self._advance()
                 question.answer = insight(self._scheduler, question.job_id, now_s)
+        except Exception as error:
+            self._log.error("cannot look into a job", job=question.job_id, error=f"{type(error).__name__}: {error}")
+        finally:
             question.answered.set()
