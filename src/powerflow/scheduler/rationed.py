@@ -9,10 +9,10 @@ too much, the cluster has fewer GPUs, and a project fewer jobs.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from powerflow.cost.table import IntArray
 from powerflow.policy.protocol import Allocation, Policy, View
@@ -21,8 +21,8 @@ from powerflow.policy.protocol import Allocation, Policy, View
 DEAREST = 32.0
 #: Bisections of the price, on a scale of four decades.
 STEPS = 5
-
-Ask = Callable[[View], Allocation]
+#: What one limit takes away may go to another scope, and exceed its limit: they are all looked at so often.
+ROUNDS = 3
 
 
 class Rationed:
@@ -49,41 +49,106 @@ class Rationed:
         self.binding, self.cutting = set(), set()
         if not view.limit_w:
             return self.inner.decide(view)
-        return self._within(view, sorted(view.limit_w))
+        world = _World(view, np.ones(len(view.jobs), np.bool_))
+        answer = self._ask(world)
+        for _ in range(ROUNDS):
+            for scope in sorted(view.limit_w, reverse=True):  # the cluster's last: what projects leave unused is there
+                if not _fits(view, answer, scope):
+                    world = self._within(world, scope)
+                    answer = self._ask(world)
+            if all(_fits(view, answer, scope) for scope in view.limit_w):
+                return answer
+        for scope in view.limit_w:  # never seen: limits that cannot be met together without stopping a scope
+            if not _fits(view, answer, scope):
+                gone = members(view, scope) if scope else np.ones(len(view.jobs), np.bool_)
+                answer = replace(answer, gpus=np.where(gone, 0, answer.gpus))
+        return answer
 
-    def _within(self, view: View, scopes: Sequence[str]) -> Allocation:
-        """The answer within the limits of some scopes: of the first, given that those of the others hold."""
-        if not scopes:
-            return self.inner.decide(view)
-        scope, rest = scopes[0], scopes[1:]
-
-        def ask(other: View) -> Allocation:
-            return self._within(other, rest)
-
-        answer = ask(view)
-        if _fits(view, answer, scope):
-            return answer
+    def _within(self, world: _World, scope: str) -> _World:
+        """The nearest world in which a scope's limit holds."""
         self.binding.add(scope)
-        dear = _priced(view, scope, max(_price(view, scope), dearest(view)))
-        answer = ask(dear)
-        if _fits(view, answer, scope):
-            return self._cheapest(ask, view, dear, scope, answer)
+        dear = world.at(scope, max(_price(world.view, scope), dearest(world.view)))
+        if self._holds(dear, scope):
+            return self._cheapest(world, dear, scope)
         self.cutting.add(scope)
-        return _with_fewer_jobs(ask, dear, scope) if scope else _with_fewer_gpus(ask, dear)
+        return self._with_fewer_jobs(dear, scope) if scope else self._with_fewer_gpus(dear)
 
-    @staticmethod
-    def _cheapest(ask: Ask, view: View, dear: View, scope: str, answer: Allocation) -> Allocation:
-        """The answer at the lowest price, as far as looked for, that fits."""
-        high = _price(dear, scope)
-        low = max(_price(view, scope), high * 1e-4)
+    def _cheapest(self, world: _World, dear: _World, scope: str) -> _World:
+        """At the lowest price, as far as looked for, at which it holds."""
+        high = _price(dear.view, scope)
+        low = max(_price(world.view, scope), high * 1e-4)
         for _ in range(STEPS):
             middle = math.sqrt(low * high)
-            tried = ask(_priced(view, scope, middle))
-            if _fits(view, tried, scope):
-                answer, high = tried, middle
+            if self._holds(world.at(scope, middle), scope):
+                dear, high = world.at(scope, middle), middle
             else:
                 low = middle
+        return dear
+
+    def _with_fewer_gpus(self, world: _World) -> _World:
+        """On the most GPUs with which the cluster's limit holds."""
+        fits, too_many = 0, world.view.capacity
+        while too_many - fits > 1:
+            middle = (fits + too_many) // 2
+            if self._holds(world.on(middle), ""):
+                fits = middle
+            else:
+                too_many = middle
+        return world.on(fits)
+
+    def _with_fewer_jobs(self, world: _World, scope: str) -> _World:
+        """With the most jobs of a project with which its limit holds: the heaviest, running ones first."""
+        mine = np.flatnonzero(members(world.view, scope) & world.there)
+        its = world.view.jobs[mine]
+        order = mine[np.lexsort((its["id"], its["gpus"] == 0, -its["weight"], ~its["protected"]))]
+        fits, too_many = 0, len(order)
+        while too_many - fits > 1:
+            middle = (fits + too_many) // 2
+            if self._holds(world.without(order[middle:]), scope):
+                fits = middle
+            else:
+                too_many = middle
+        return world.without(order[fits:])
+
+    def _holds(self, world: _World, scope: str) -> bool:
+        return _fits(world.view, self._ask(world), scope)
+
+    def _ask(self, world: _World) -> Allocation:
+        """The inner policy's answer for the jobs that are there; the others get nothing."""
+        view, there = world.view, world.there
+        if there.all():
+            return self.inner.decide(view)
+        jobs = view.jobs[there]
+        jobs.flags.writeable = False
+        part = self.inner.decide(replace(view, jobs=jobs))
+        answer = view.nothing()
+        answer.gpus[there], answer.clock[there], answer.gpu_price = part.gpus, part.clock, part.gpu_price
+        if part.worth is not None:
+            answer.worth = np.zeros(len(there))
+            answer.worth[there] = part.worth
         return answer
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _World:
+    """What the inner policy is shown: a view with dearer joules or fewer GPUs; and ``there``, ``[J]``, jobs in it."""
+
+    view: View
+    there: npt.NDArray[np.bool_]
+
+    def at(self, scope: str, price: float) -> _World:
+        """The same with another λ_E for a scope's jobs."""
+        return replace(self, view=_priced(self.view, scope, price))
+
+    def on(self, gpus: int) -> _World:
+        """The same on so many GPUs."""
+        return replace(self, view=replace(self.view, capacity=gpus))
+
+    def without(self, jobs: IntArray) -> _World:
+        """The same without some jobs."""
+        there = self.there.copy()
+        there[jobs] = False
+        return replace(self, there=there)
 
 
 def added_w(view: View, answer: Allocation, scope: str = "") -> float:
@@ -99,7 +164,7 @@ def added_w(view: View, answer: Allocation, scope: str = "") -> float:
     return float(np.sum(power_w - (0.0 if scope else view.idle_w) * gpus))
 
 
-def members(view: View, project: str) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+def members(view: View, project: str) -> npt.NDArray[np.bool_]:
     """Which jobs are a project's, ``[J]``."""
     code = view.projects.index(project) if project in view.projects else -1
     return np.asarray(view.jobs["project"] == code, np.bool_)
@@ -135,48 +200,3 @@ def _priced(view: View, scope: str, price: float) -> View:
     added = np.zeros(len(view.projects)) if view.project_price is None else view.project_price.copy()
     added[view.projects.index(scope)] = price - view.energy_price
     return replace(view, project_price=added)
-
-
-def _with_fewer_gpus(ask: Ask, view: View) -> Allocation:
-    """The answer on the most GPUs with which the cluster's limit holds."""
-    answer, fits, too_many = view.nothing(), 0, view.capacity
-    while too_many - fits > 1:
-        middle = (fits + too_many) // 2
-        tried = ask(replace(view, capacity=middle))
-        if _fits(view, tried, ""):
-            answer, fits = tried, middle
-        else:
-            too_many = middle
-    return answer
-
-
-def _with_fewer_jobs(ask: Ask, view: View, scope: str) -> Allocation:
-    """The answer with the most jobs of a project with which its limit holds: the heaviest, running ones first."""
-    mine = np.flatnonzero(members(view, scope))
-    its = view.jobs[mine]
-    order = mine[np.lexsort((its["id"], its["gpus"] == 0, -its["weight"], ~its["protected"]))]
-    fits, too_many = 0, len(order)
-    answer = _without(ask, view, order)
-    while too_many - fits > 1:
-        middle = (fits + too_many) // 2
-        tried = _without(ask, view, order[middle:])
-        if _fits(view, tried, scope):
-            answer, fits = tried, middle
-        else:
-            too_many = middle
-    return answer
-
-
-def _without(ask: Ask, view: View, out: IntArray) -> Allocation:
-    """The answer for all but some jobs, which get nothing."""
-    there = np.ones(len(view.jobs), np.bool_)
-    there[out] = False
-    jobs = view.jobs[there]
-    jobs.flags.writeable = False
-    part = ask(replace(view, jobs=jobs))
-    answer = view.nothing()
-    answer.gpus[there], answer.clock[there], answer.gpu_price = part.gpus, part.clock, part.gpu_price
-    if part.worth is not None:
-        answer.worth = np.zeros(len(there))
-        answer.worth[there] = part.worth
-    return answer
