@@ -17,15 +17,13 @@ from powerflow.live.learning import Learning
 from powerflow.live.records import DecisionRecord, Option
 from powerflow.live.store import Store
 from powerflow.scheduler.calibration import Calibration
-from powerflow.scheduler.plan import Why, Wish
+from powerflow.scheduler.plan import QUIET, Wish
 from powerflow.scheduler.scheduler import Scheduler
 
 #: The store's setting in which outcomes stand.
 OUTCOMES = "outcomes"
 #: Stories of jobs are kept for so long after their end.
 KEPT_S = 90 * 86_400.0
-#: Reasons that say that nothing has changed.
-QUIET = frozenset({Why.KEPT.value, Why.KEPT_COST.value, Why.CAP_KEPT.value, Why.AS_ASKED.value})
 
 
 @dataclass(slots=True)

@@ -42,7 +42,7 @@ from powerflow.live.timing import STEPS
 from powerflow.scheduler import events as brain
 from powerflow.scheduler.insight import Insight
 from powerflow.scheduler.ledger import advance
-from powerflow.scheduler.plan import Plan, Why
+from powerflow.scheduler.plan import QUIET, Plan
 from powerflow.scheduler.scheduler import Scheduler
 
 #: Logs of so many ended jobs are kept.
@@ -466,7 +466,7 @@ class Controller:
             entry = self.entries.get(job_id)
             if entry is None:
                 continue
-            if entry.why != reason.why or reason.why not in (Why.KEPT, Why.KEPT_COST, Why.CAP_KEPT):
+            if entry.why != reason.why or reason.why not in QUIET:
                 entry.reason, entry.why, entry.decided_s = reason.sentence(), reason.why.value, now_s
                 self._roster.dirty.add(job_id)
             entry.gpu_price = price

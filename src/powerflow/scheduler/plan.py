@@ -24,12 +24,20 @@ class Why(StrEnum):
     KEPT_COST = "kept because rescaling costs more than it gains"
     WAITS_GPUS = "waits for GPUs"
     WAITS_BUDGET = "waits for budget"
+    BUDGET_RECLOCKED = "slowed for the energy budget"
+    BUDGET_SHRUNK = "shrunk for the energy budget"
+    BUDGET_PAUSED = "paused for the energy budget"
+    BUDGET_KEPT = "kept below what it would get, for the energy budget"
     CAP_RECLOCKED = "slowed for the power cap"
     CAP_SHRUNK = "shrunk for the power cap"
     CAP_PAUSED = "paused for the power cap"
     CAP_KEPT = "kept below what it would get, for the power cap"
     WAITS_CAP = "waits for the power cap"
     NEVER_FITS = "no GPU count is known on which it could run here"
+
+
+#: Reasons that say that nothing has changed.
+QUIET = frozenset({Why.KEPT, Why.KEPT_COST, Why.CAP_KEPT, Why.BUDGET_KEPT, Why.AS_ASKED})
 
 
 class Reason(NamedTuple):
@@ -65,9 +73,9 @@ class Reason(NamedTuple):
                 return f"{self.why}{f' for {self.beneficiary}' if self.beneficiary else ''}"
             case Why.RECLOCKED:
                 return f"{self.why} from {self.clock_before_mhz:.0f} to {self.clock_mhz:.0f} MHz"
-            case Why.CAP_RECLOCKED:
+            case Why.CAP_RECLOCKED | Why.BUDGET_RECLOCKED:
                 return f"{self.why}, from {self.clock_before_mhz:.0f} to {self.clock_mhz:.0f} MHz"
-            case Why.CAP_SHRUNK:
+            case Why.CAP_SHRUNK | Why.BUDGET_SHRUNK:
                 return f"{self.why}, from {self.gpus_before} to {_gpus(self.gpus)}"
             case Why.WAITS_GPUS:
                 return f"{self.why}: {self.short_of} more would do" if self.short_of else str(self.why)

@@ -34,6 +34,7 @@ class Rationed:
     Attributes:
         binding: Scopes for whose limit the last answer is another.
         cutting: Those of them that have fewer GPUs at work than the policy would give them at the dearest price.
+        less: Numbers (`JOB` ``id``) of the jobs that the last answer gives fewer GPUs, or a lower clock, for it.
     """
 
     def __init__(self, inner: Policy) -> None:
@@ -43,14 +44,21 @@ class Rationed:
         self.period_s = inner.period_s
         self.binding: set[str] = set()
         self.cutting: set[str] = set()
+        self.less: frozenset[int] = frozenset()
 
     def decide(self, view: View) -> Allocation:
         """The inner policy's answer at the lowest prices, or else with the most GPUs or jobs, within all limits."""
-        self.binding, self.cutting = set(), set()
-        if not view.limit_w:
-            return self.inner.decide(view)
+        self.binding, self.cutting, self.less = set(), set(), frozenset()
+        wish = self.inner.decide(view)
+        if all(_fits(view, wish, scope) for scope in view.limit_w):
+            return wish
+        answer = self._ration(view, wish)
+        lower = (answer.gpus == wish.gpus) & (answer.clock < wish.clock) & (answer.gpus > 0)
+        self.less = frozenset(view.jobs["id"][(answer.gpus < wish.gpus) | lower].tolist())
+        return answer
+
+    def _ration(self, view: View, answer: Allocation) -> Allocation:
         world = _World(view, np.ones(len(view.jobs), np.bool_))
-        answer = self._ask(world)
         for _ in range(ROUNDS):
             for scope in sorted(view.limit_w, reverse=True):  # the cluster's last: what projects leave unused is there
                 if not _fits(view, answer, scope):

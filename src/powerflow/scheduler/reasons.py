@@ -16,6 +16,7 @@ from powerflow.scheduler.layers import layer
 from powerflow.scheduler.ledger import Ledger
 from powerflow.scheduler.plan import Change, Reason, Why, Wish
 from powerflow.scheduler.pool import Decision, Pool
+from powerflow.scheduler.rationed import Rationed
 from powerflow.scheduler.staged import Staged
 
 
@@ -47,28 +48,31 @@ def beneficiaries(freed: Sequence[int]) -> list[int]:
     return result
 
 
-def changes_of(pool: Pool, decision: Decision, ledger: Ledger) -> list[Change]:
+def changes_of(policy: Policy, pool: Pool, decision: Decision, ledger: Ledger) -> list[Change]:
     """The changes of the decision just made, each with its reason; notes in the ledger who has been started."""
     price, now_s = decision.answer.gpu_price, decision.view.now_s
-    less = _lessened(decision)
+    less, rationed = _lessened(decision), _rationed(policy, decision)
     takers = beneficiaries([had - has for _, had, has, *_ in decision.changed])
     changes = []
     for (slot, had, has, had_clock, clock, how), taker in zip(decision.changed, takers, strict=True):
-        capped = slot in less
+        capped, saved = slot in less, slot in rationed
         if has == 0:
-            why = Why.CAP_PAUSED if capped else Why.PREEMPTED
+            why = Why.CAP_PAUSED if capped else Why.BUDGET_PAUSED if saved else Why.PREEMPTED
         elif had == 0:
             why = Why.RESUMED if ledger.started[slot] else Why.STARTED
             ledger.started[slot] = True
         elif has != had:
-            why = Why.GROWN if has > had else Why.CAP_SHRUNK if capped and less[slot] >= had else Why.SHRUNK
+            shrunk = Why.CAP_SHRUNK if capped and less[slot] >= had else Why.BUDGET_SHRUNK if saved else Why.SHRUNK
+            why = Why.GROWN if has > had else shrunk
         elif how == MOVED:
             why = Why.MOVED
         else:
-            why = Why.CAP_RECLOCKED if capped and clock < had_clock else Why.RECLOCKED
+            slowed = Why.CAP_RECLOCKED if capped else Why.BUDGET_RECLOCKED if saved else Why.RECLOCKED
+            why = slowed if clock < had_clock else Why.RECLOCKED
         had_mhz = pool.clocks_mhz[had_clock] if had else 0.0
         has_mhz = pool.clocks_mhz[clock] if has else 0.0
-        gave = taker >= 0 and why not in (Why.CAP_SHRUNK, Why.CAP_PAUSED)  # to the cap, not to a job
+        # not where it gave to a limit
+        gave = taker >= 0 and why in (Why.SHRUNK, Why.PREEMPTED)
         name = ledger.job(decision.changed[taker][0]).id if gave else ""
         reason = Reason(why, had, has, had_mhz, has_mhz, name, price)
         packed, wait_s = pool.is_packed(slot), pool.wait_s(slot, now_s)
@@ -87,6 +91,14 @@ def _lessened(decision: Decision) -> Mapping[int, int]:
     return dict(zip(decision.slots[less].tolist(), wish.gpus[less].tolist(), strict=True))
 
 
+def _rationed(policy: Policy, decision: Decision) -> set[int]:
+    """Slots of the jobs that have less because a budget's limit holds."""
+    ration = layer(policy, Rationed)
+    if ration is None or not ration.less:
+        return set()
+    return set(decision.slots[np.isin(decision.view.jobs["id"], list(ration.less))].tolist())
+
+
 def all_reasons(
     policy: Policy, decision: Decision, ledger: Ledger, changed: Mapping[str, Reason], ids: list[str]
 ) -> Mapping[str, Reason]:
@@ -97,7 +109,7 @@ def all_reasons(
     """
     view, answer, wish = decision.view, decision.answer, decision.wish
     rows = view.jobs
-    less = _lessened(decision)
+    less, rationed = _lessened(decision), _rationed(policy, decision)
     if_free_rescale = _answer(policy, _with_free_rescale(view))
     priced = view.energy_price > 0 or view.project_price is not None or view.limit_w
     if_free_energy = _answer(policy, _with_free_energy(view)) if priced else wish.gpus
@@ -115,6 +127,8 @@ def all_reasons(
             why = Why.AS_ASKED
         elif int(decision.slots[j]) in less:
             why = Why.CAP_KEPT if gpus else Why.WAITS_CAP
+        elif gpus and int(decision.slots[j]) in rationed:
+            why = Why.BUDGET_KEPT
         elif gpus:
             why = Why.KEPT if if_free_rescale[j] == gpus else Why.KEPT_COST
         elif smallest[j] == 0:

@@ -396,7 +396,7 @@ class Scheduler:
         self._reroute()
         decisions, capped = self._decisions(now_s)
         for pool, decision in decisions:
-            changes += changes_of(pool, decision, self.ledger)
+            changes += changes_of(self.policies[pool.gpu_type], pool, decision, self.ledger)
             prices[pool.gpu_type] = decision.answer.gpu_price
         # give up before taking, so that a body can carry the changes out one by one
         changes.sort(key=lambda change: change.gpus - change.reason.gpus_before)
