@@ -114,14 +114,17 @@ def loaded(directory: Path) -> None:
     log = structlog.wrap_logger(structlog.PrintLogger(io.StringIO()))
     power = Power(gpus, clocks, store, refused)
     policy = with_rules(registry.load("prices"), interval_s=2.0)  # as `powerflow serve` does
-    learning, signals, stages = Learning(axes), Signals(store), Stages(store)
+    learning, signals = Learning(axes), Signals(store)
     scheduler = Scheduler(spec, axes, {"A100": gpu_type("A100").idle_w}, policy, interval_s=2.0)
+    chronicle = Chronicle(store, learning, scheduler)
+    stages = Stages(store, lambda: chronicle.calibrations)
     rules = Rules(
         Caps(store, spec, power, CapRecords(directory / "caps")),
+        signals,
         LiveBudgets(store, spec, lambda: power.totals_j()[0], signals, learning, axes),
         stages,
         Savings(store, spec, axes, learning, stages, None, lambda: 0.0),
-        Chronicle(store, learning, scheduler),
+        chronicle,
     )
     controller = Controller(
         scheduler,
@@ -139,7 +142,7 @@ def loaded(directory: Path) -> None:
     controller.start()
     user = getpass.getuser()
     (directory / "jobs.txt").touch()
-    desk = LiveDesk(controller, signals)
+    desk = LiveDesk(controller)
     app = build_app(desk, _tokens(directory, user), version="0", log=log, hosts=frozenset({"127.0.0.1"}))
     stop = threading.Event()
 

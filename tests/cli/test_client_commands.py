@@ -612,6 +612,8 @@ def test_stages_are_set_and_shown(operator: Shell) -> None:
 def test_what_is_no_stage_is_said_in_a_line(operator: Shell, shell: Shell) -> None:
     assert "observe" in operator("mode", "everything", code=2)
     assert "pattern" in operator("mode", "shadow", "--projects", "a b", code=2)
+    assert "no project is named" in operator("mode", "enforce", "--projects", "", code=2)
+    assert "no stage is given" in operator("mode", "--projects", "vision", code=2)
 
 
 def test_a_user_may_not_change_the_stage(shell: Shell) -> None:

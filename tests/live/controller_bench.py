@@ -22,6 +22,7 @@ from powerflow.live.chronicle import Chronicle
 from powerflow.live.controller import Controller, Settings
 from powerflow.live.desk import LiveDesk
 from powerflow.live.gangs import Gangs
+from powerflow.live.governance import Stage
 from powerflow.live.governing import Rules
 from powerflow.live.learning import Learning
 from powerflow.live.power import Power
@@ -105,6 +106,7 @@ class Bench:
         self.engine.play = lambda spec: self.engine.fake_rank(spec, self.steps_total)
         self.offset_s = 0.0  # of the wall clock against the engine's
         self.settings = Settings(save_s=1.0, **settings)
+        self.first = Stage.ENFORCE  # of everybody
         self.respond: Respond | None = None  # replays past days, for budgets
         self.compare: Compare | None = None  # and for what would be saved
         self.owners = 0
@@ -125,25 +127,27 @@ class Bench:
         power = Power(self.gpus, self.clocks, self.store, [])  # type: ignore[arg-type]
         policy = with_rules(registry.load("prices"), interval_s=1.0)
         learning = Learning(self.axes)
-        self.signals = Signals(self.store)
+        signals = Signals(self.store)
         budgets = LiveBudgets(
             self.store,
             self.spec,
             lambda: power.totals_j()[0],
-            self.signals,
+            signals,
             learning,
             self.axes,
             respond=self.respond,
             price=self.energy_price,
         )
-        stages = Stages(self.store)
         scheduler = Scheduler(self.spec, self.axes, idle_w, policy, interval_s=1.0)
+        chronicle = Chronicle(self.store, learning, scheduler)
+        stages = Stages(self.store, lambda: chronicle.calibrations, self.first)
         rules = Rules(
             Caps(self.store, self.spec, power, CapRecords(self.directory / "caps")),
+            signals,
             budgets,
             stages,
             Savings(self.store, self.spec, self.axes, learning, stages, self.compare, lambda: 0.0),
-            Chronicle(self.store, learning, scheduler),
+            chronicle,
         )
         self.controller = Controller(
             scheduler,
@@ -158,7 +162,7 @@ class Bench:
             settings=self.settings,
             clock=lambda: 1e9 + self.engine.now_s + self.offset_s,
         )
-        self.desk = LiveDesk(self.controller, self.signals)
+        self.desk = LiveDesk(self.controller)
         self.controller.start()
 
     def die(self) -> None:

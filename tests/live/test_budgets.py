@@ -11,6 +11,7 @@ import pytest
 from powerflow.energy.response import Response
 from powerflow.errors import InputError
 from powerflow.live.budgets import TICK_S
+from powerflow.live.database import StoreError
 from powerflow.live.governance import BudgetOrder
 from powerflow.live.records import Forbidden, JobState, NotFound
 from powerflow.live.rows import Charge
@@ -39,7 +40,8 @@ def replay(
     joules = tuple(10 * KWH * (1.0 - 0.5 * i / (len(prices) - 1)) for i in range(len(prices)))
     full_w = tuple(4000.0 for _ in prices)
     one = Response(tuple(prices), joules, full_w, tuple(0.0 for _ in prices))
-    return [dict.fromkeys(["", *projects], one) for _ in days]
+    seen = {job.project for jobs in days for job in jobs}
+    return [dict.fromkeys(["", *(seen & set(projects))], one) for _ in days]
 
 
 def fails(*_: Any) -> list[Mapping[str, Response]]:
@@ -218,3 +220,122 @@ def wait_for_replay(bench: Bench) -> None:
     replaying = bench.controller.rules.budgets._replaying
     assert replaying is not None
     assert replaying._answer.poll(60.0)
+
+
+def finish_replay(bench: Bench) -> None:
+    wait_for_replay(bench)
+    run_for(bench, 2.0)
+
+
+def test_a_project_without_jobs_is_asked_once_and_others_learn_on(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.respond = replay
+    bench.restart()
+    for hours in (24.5, 10.0):
+        past_job(bench, hours)
+    day(bench, 18.0)
+    day(bench, 5.0, "ghost")
+    run_for(bench, 2.0)
+    finish_replay(bench)
+    budgets = bench.controller.rules.budgets
+    run_for(bench, 2 * TICK_S)
+    assert not replays(bench)
+    assert budgets._learnt_s is not None
+    bench.engine.now_s += 86_400.0
+    bench.controller._renewed_s = bench.controller.clock()
+    past_job(bench, 1.0)
+    run_for(bench, TICK_S)
+    assert replays(bench)
+    assert budgets._pupils == {"", "ghost"}, "the daily replay is for all"
+    bench.close()
+
+
+def replays(bench: Bench) -> bool:
+    return bench.controller.rules.budgets._replaying is not None
+
+
+def test_a_restart_without_what_keepers_knew_counts_no_joule_twice(bench: Bench) -> None:
+    now_s = bench.controller.clock()
+    bench.store.charge([Charge(now_s - 200_000.0, now_s - 190_000.0, "", None, 1000 * KWH, 0.0)])
+    bench.restart()
+    day(bench, 10.0)
+    bench.store.put("budget keepers", {})
+    bench.restart()
+    run_for(bench, 2.0)
+    assert bench.desk.budgets()[0].spent_j < 0.01 * KWH
+    assert not [event for event in bench.store.events(limit=1000).items if event.kind == "budget"]
+
+
+def test_a_warning_that_cannot_be_stored_now_is_said_later(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.steps_total = 1_000_000
+    job_id = bench.submit(**JOB)
+    run_for(bench, 30.0)
+    append = bench.store.append
+
+    def fails(*_: Any, **__: Any) -> int:
+        raise StoreError("locked", retry=True)
+
+    monkeypatch.setattr(bench.store, "append", fails)
+    day(bench, 0.5 * bench.controller.entries[job_id].energy_j / KWH)
+    run_for(bench, 5.0)
+    monkeypatch.setattr(bench.store, "append", append)
+    run_for(bench, 5.0)
+    assert len([event for event in bench.store.events(limit=1000).items if event.kind == "budget"]) == 3
+
+
+def test_what_keepers_of_other_gpus_knew_is_not_believed(bench: Bench) -> None:
+    day(bench, 10.0)
+    run_for(bench, 2.0)
+    kept = bench.store.get("budget keepers")
+    kept["states"][""]["prices"] = [0.0, 1.0, 2.0, 3.0, 4.0]
+    kept["states"][""]["price"] = 3.0
+    bench.store.put("budget keepers", kept)
+    bench.restart()
+    assert bench.desk.budgets()[0].price == 0.0
+
+
+def test_no_limit_binds_where_nobody_is_acted_on(bench: Bench) -> None:
+    from powerflow.live.governance import ModeOrder, Stage
+
+    busy(bench)
+    day(bench, 0.5)
+    run_for(bench, 20.0)
+    assert bench.desk.budgets()[0].limited
+    bench.desk.set_mode(ModeOrder(Stage.OBSERVE), ROOT)
+    run_for(bench, 5.0)
+    assert not bench.desk.budgets()[0].limited
+
+
+def test_what_is_learnt_for_a_replay_reaches_the_brain_whatever_fails(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> None:
+        raise OSError("no more processes")
+
+    bench.respond = replay
+    past_job(bench, 30.0)
+    bench.turn(200)
+    bench.restart()
+    monkeypatch.setattr("powerflow.live.budgets.Replaying", fails)
+    day(bench, 10.0)
+    run_for(bench, 3.0)
+    job = bench.submit(**JOB)
+    bench.until_trains(job)
+
+
+def test_a_day_without_jobs_is_learnt_too(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.respond = replay
+    bench.restart()
+    for hours in (24.5, 10.0):
+        past_job(bench, hours)
+    day(bench, 18.0)
+    run_for(bench, 2.0)
+    finish_replay(bench)
+    before_j = bench.controller.rules.budgets._governors[""].state()["curve"][0]
+    bench.engine.now_s += 2 * 86_400.0
+    bench.controller._renewed_s = bench.controller.clock()
+    run_for(bench, TICK_S)
+    assert not replays(bench), "there is nothing to replay"
+    assert bench.controller.rules.budgets._governors[""].state()["curve"][0] == pytest.approx(0.85 * before_j)
+    bench.close()

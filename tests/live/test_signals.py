@@ -85,6 +85,7 @@ def test_a_signal_is_set_shown_dropped_audited_and_known_after_a_restart(bench: 
         (SignalOrder("carbon", csv="time,value\n1,-2\n", source="x.csv"), "x.csv:2"),
         (SignalOrder("carbon", constant=-1.0), "carbon"),
         (SignalOrder("tariff", url="http://127.0.0.1:9/none"), "cannot be read"),
+        (SignalOrder("tariff", url="http://a..b/x"), "cannot be read"),
     ],
 )
 def test_what_is_no_signal_is_refused_and_changes_nothing(bench: Bench, order: SignalOrder, said: str) -> None:
@@ -130,6 +131,8 @@ def test_it_is_fetched_joined_and_says_when_it_cannot_be(bench: Bench, site: HTT
     assert record.value == 0.7, "the last value holds until it is too old"
     assert "answers 503" in record.fell_back
     assert any("answers 503" in notice for notice in bench.desk.top().notices)
+    bench.desk.drop_signal("tariff", ROOT)
+    assert not any("503" in notice for notice in bench.desk.top().notices)
 
 
 def wait_for_fetch() -> None:
@@ -161,6 +164,10 @@ def test_accounts_reckon_with_each_hours_values(bench: Bench) -> None:
     assert [account.cost for account in found.items] == pytest.approx([0.7, 2.0, 2.7])
     assert [account.co2_g for account in found.items] == pytest.approx([1000.0, 1600.0, 2600.0])
     assert found.notes == ["cost by p.csv", "CO2 by c.csv; 28.6% of the joules with its fallback, 300 gCO2/kWh"]
+    named_idle = bench.submit(**JOB, project="idle")
+    bench.store.charge([Charge(hour - 3600, hour, "", named_idle, 1 * KWH, 10.0)])
+    costs = [a.cost for a in bench.desk.accounts(since_s=hour - 7200, until_s=hour, by="project").items]
+    assert costs == pytest.approx([0.7, 0.5, 2.0, 3.2]), "a project of that name pays for its own"
     by_job = bench.desk.accounts(since_s=hour - 7200, until_s=hour, by="job").items
     assert by_job[0].cost == pytest.approx(0.7)
 

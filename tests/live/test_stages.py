@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from powerflow.errors import InputError
+from powerflow.live.database import StoreError
 from powerflow.live.governance import CapOrder, ModeOrder, Stage
 from powerflow.live.records import Forbidden, JobState, Refused
 from tests.live.controller_bench import ADA, ROOT, Bench
@@ -23,7 +25,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 
 
 def mode(bench: Bench, stage: str, *projects: str) -> None:
-    bench.desk.set_mode(ModeOrder(Stage(stage), projects), ROOT)
+    bench.desk.set_mode(ModeOrder(Stage(stage), projects or None), ROOT)
 
 
 def test_one_command_forward_and_back_audited(bench: Bench) -> None:
@@ -248,3 +250,109 @@ def test_a_policy_that_fails_in_shadow_does_no_harm(bench: Bench, monkeypatch: p
     job = bench.submit(**JOB)
     bench.until_state(job, JobState.COMPLETED)
     assert not [row for row in bench.desk.decisions(job).items if row.would]
+
+
+def test_a_stage_of_one_project_says_nothing_of_the_others(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    mode(bench, "canary", "vision")
+    bench.first = Stage.OBSERVE
+    bench.restart()
+    assert bench.controller.rules.stages.stage_of("nlp") is Stage.OBSERVE, "as the controller was started"
+    mode(bench, "enforce")
+    bench.restart()
+    assert bench.controller.rules.stages.stage_of("nlp") is Stage.ENFORCE, "as somebody said"
+    bench.close()
+
+
+def test_no_project_is_not_everybody(bench: Bench) -> None:
+    with pytest.raises(InputError, match="no project is named"):
+        bench.desk.set_mode(ModeOrder(Stage.OBSERVE, ()), ROOT)
+    assert bench.controller.rules.stages.anybody()
+
+
+def test_the_brain_is_told_though_the_answer_cannot_be_made(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise StoreError("locked", retry=True)
+
+    monkeypatch.setattr(bench.store, "outcomes", fails)
+    with pytest.raises(StoreError):
+        mode(bench, "observe")
+    bench.turn(1)
+    assert not bench.controller.scheduler.acting.acts("")
+
+
+def test_a_canary_that_cannot_go_back_now_does_so_the_next_time(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    mode(bench, "canary")
+    stages, govern = bench.controller.rules.stages, bench.store.govern
+
+    def fails(*_: object) -> None:
+        raise StoreError("locked", retry=True)
+
+    bad = {"time": 1.0}
+    for _ in range(9):
+        assert stages.ended("", bad, 1.0) == ""
+    monkeypatch.setattr(bench.store, "govern", fails)
+    with pytest.raises(StoreError):
+        stages.ended("", bad, 1.0)
+    monkeypatch.setattr(bench.store, "govern", govern)
+    assert stages.ended("", {}, 2.0).startswith("canary of all projects goes back to shadow: time of jobs missed")
+
+
+def test_what_a_canary_is_judged_by_is_fixed_when_it_begins(bench: Bench) -> None:
+    for _ in range(30):
+        bench.controller.rules.chronicle.calibrations["time"].add(1.0, 1.5)
+    mode(bench, "canary", "vision")
+    for _ in range(400):
+        bench.controller.rules.chronicle.calibrations["time"].add(1.0, 9.0)
+    bench.restart()
+    stages = bench.controller.rules.stages
+    assert [stages.ended("vision", {"time": 0.405}, 1.0) for _ in range(30)] == [""] * 30
+
+
+def test_a_protected_job_that_waits_for_watched_ones_is_no_canarys_fault(bench: Bench) -> None:
+    bench.steps_total = 1_000_000
+    mode(bench, "observe")
+    mode(bench, "canary", "vision")
+    for _ in range(2):
+        bench.submit(**{**JOB, "gpus": "4"})
+    run_for(bench, 5.0)
+    bench.submit(**JOB, project="vision", priority="protected")
+    run_for(bench, 200.0)
+    assert bench.controller.rules.stages.stage_of("vision") is Stage.CANARY
+
+
+def test_a_protected_job_that_was_held_by_its_owner_is_no_canarys_fault(bench: Bench) -> None:
+    bench.steps_total = 1_000_000
+    mode(bench, "canary")
+    job = bench.submit(**JOB, priority="protected")
+    bench.desk.hold(job, ADA)
+    run_for(bench, 300.0)
+    bench.desk.release(job, ADA)
+    bench.until_trains(job)
+    assert bench.controller.rules.stages.stage_of("") is Stage.CANARY
+
+
+def test_a_watched_job_runs_on_where_it_is_believed_that_it_cannot(bench: Bench) -> None:
+    """Its class has learnt of a batch too small for its GPUs: from another job, or from itself."""
+    bench.steps_total = 1_000_000
+    mode(bench, "observe")
+    job = bench.submit(rescale="in-place", gpus="4", batch={"global": 64})
+    bench.until_trains(job)
+    entry = bench.controller.entries[job]
+    bench.controller._roster.events += bench.controller.learning.batch_is(entry.kind.name, 2)
+    run_for(bench, 20.0)
+    assert entry.gpus == 4
+
+
+def test_nothing_is_measured_at_a_clock_that_nobody_set(bench: Bench) -> None:
+    bench.steps_total = 1_000_000
+    job = bench.submit(**JOB, work={"iterations": 1_000_000})
+    run_for(bench, 20.0)
+    mode(bench, "observe")
+    bench.turn(1)
+    before = len(bench.store.observations()) + len(bench.controller._roster.seen)
+    run_for(bench, 60.0)
+    bench.controller.finish()
+    seen = bench.store.observations()[before:]
+    assert bench.controller.entries[job].gpus
+    assert all(each.observation.clock_mhz is None for each in seen)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
 from powerflow.scheduler.calibration import KEPT, Calibration
-from powerflow.scheduler.canary import SAMPLE, Watch
+from powerflow.scheduler.canary import SAMPLE, Usual, Watch, usually
 
 
 def test_by_hand() -> None:
@@ -52,33 +53,42 @@ def test_80_percent_of_what_comes_is_held(noise: str, seed: int) -> None:
     assert 0.75 <= np.mean(held) <= 0.85
 
 
+def goes_back(watch: Watch, what: str, errors: Sequence[float], usual: Usual | None) -> int | None:
+    """After how many jobs it is to be taken back; None: never."""
+    for count, error in enumerate(errors, 1):
+        watch.see(what, error, usual)
+        if watch.verdict:
+            return count
+    return None
+
+
 def test_a_canary_like_those_before_stays() -> None:
     rng = np.random.default_rng(0)
-    before = rng.normal(0.1, 0.2, 300).tolist()
-    back = 0
-    for _ in range(200):
-        watch = Watch()
-        back += any(watch.see("time", error, before) for error in rng.normal(0.1, 0.2, 100).tolist())
-    assert back <= 2, "each sample misses by chance once in a hundred; twice running once in ten thousand"
+    usual = usually(rng.normal(0.1, 0.2, 300).tolist())
+    back = [goes_back(Watch(), "time", rng.normal(0.1, 0.2, 100).tolist(), usual) for _ in range(200)]
+    # each sample misses by chance once in a hundred; twice running once in ten thousand
+    assert sum(count is not None for count in back) <= 2
+
+
+def test_a_canary_stays_however_long_it_runs() -> None:
+    rng = np.random.default_rng(1)
+    usual = usually(rng.normal(0.4, 0.05, 300).tolist())
+    assert goes_back(Watch(), "time", rng.normal(0.4, 0.05, 2 * KEPT).tolist(), usual) is None
 
 
 def test_a_canary_that_is_worse_goes_back_after_two_samples() -> None:
-    before = [0.01 * i for i in range(-20, 21)]
+    usual = usually([0.01 * i for i in range(-20, 21)])
     watch = Watch()
-    said = [watch.see("energy", 0.5, before) for _ in range(2 * SAMPLE)]
-    assert said[:-1] == [""] * (2 * SAMPLE - 1)
-    assert said[-1] == "energy of jobs missed its prediction twice running: +65%, where +0% is usual"
-    assert watch.see("time", 0.0, before) == ""
+    assert goes_back(watch, "energy", [0.5] * 20, usual) == 2 * SAMPLE
+    assert watch.verdict == "energy of jobs missed its prediction twice running: +65%, where +0% is usual"
 
 
 def test_one_bad_sample_is_forgiven() -> None:
-    before = [0.01 * i for i in range(-20, 21)]
-    watch = Watch()
-    for error in (0.5, 0.0, 0.5, 0.0):
-        assert [watch.see("time", error, before) for _ in range(SAMPLE)] == [""] * SAMPLE
+    usual = usually([0.01 * i for i in range(-20, 21)])
+    errors = [error for error in (0.5, 0.0, 0.5, 0.0) for _ in range(SAMPLE)]
+    assert goes_back(Watch(), "time", errors, usual) is None
 
 
 def test_without_outcomes_before_only_gross_errors_count() -> None:
-    watch = Watch()
-    assert not any(watch.see("time", 0.2, []) for _ in range(4 * SAMPLE))
-    assert any(watch.see("time", 0.5, []) for _ in range(2 * SAMPLE))
+    assert goes_back(Watch(), "time", [0.2] * 20, None) is None
+    assert goes_back(Watch(), "time", [0.5] * 20, usually([0.1] * 5)) == 2 * SAMPLE

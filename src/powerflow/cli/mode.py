@@ -40,18 +40,24 @@ def mode(
         ),
     ] = None,
     projects: Annotated[
-        str, typer.Option(metavar="P,P", help="Of these projects alone; by default of everybody, without exception.")
-    ] = "",
+        str | None,
+        typer.Option(metavar="P,P", help="Of these projects alone; by default of everybody, without exception."),
+    ] = None,
     json: Json = False,
     watch: Watch = None,
 ) -> None:
     """Say how far PowerFlow is let in: one step forward or back at a time, each reversible."""
     from powerflow.cli.watch import show
+    from powerflow.errors import InputError
     from powerflow.live.governance import ModeOrder, Stage
 
     if stage is not None:
-        names = [name.strip() for name in projects.split(",") if name.strip()]
+        names = None if projects is None else [name.strip() for name in projects.split(",") if name.strip()]
+        if names is not None and not names:  # an empty variable in a script must not mean everybody
+            raise InputError("no project is named", where="--projects", fix="name some, or leave it out for everybody")
         controller.set_mode(ModeOrder(Stage(stage.value), names))
+    elif projects is not None:
+        raise InputError("no stage is given", where="STAGE", fix="observe, replay, shadow, canary or enforce")
     show("modes", controller.modes, _draw, _plain, json=json, every_s=watch)
 
 

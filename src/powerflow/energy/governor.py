@@ -42,6 +42,7 @@ LEAST_BIAS, MOST_BIAS = 0.5, 2.0
 class _Seen:
     """All that a governor remembers. Energies in joules, those of lists by price."""
 
+    prices: list[float] = field(default_factory=list)
     window: str = ""
     window_meter: float = 0.0  # the meter when the window began
     now_s: float | None = None
@@ -85,7 +86,7 @@ class Governor:
         self.budget = budget
         self.prices = tuple(prices)
         self.idle_w = idle_w
-        self._seen = _Seen()
+        self._seen = _Seen(list(prices))
 
     # -- what it is told ----------------------------------------------------------------------------------------
 
@@ -229,7 +230,7 @@ class Governor:
         if set(state) != {f.name for f in fields(_Seen)}:
             raise InputError("is not the state of a governor", where="budget", exit_code=1)
         seen = _Seen(**state)
-        if any(values and len(values) != len(self.prices) for values in (seen.curve, seen.owed, seen.day_owed)):
+        if tuple(seen.prices) != self.prices:
             raise InputError("is the state of a governor with other prices", where="budget", exit_code=1)
         self._seen = seen
 

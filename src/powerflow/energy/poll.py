@@ -37,7 +37,7 @@ def poll(url: str, kind: Kind, *, fallback: float, max_age_s: float = MAX_AGE_S,
                     raise InputError(f"sends more than {MOST_BYTES} bytes", where=url, fix=fix, exit_code=5)
                 if time.monotonic() > deadline:  # httpx's own limit is for each read: a trickle would never end
                     raise InputError(f"was not done in {timeout_s:g} s", where=url, fix=fix, exit_code=5)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
         raise InputError(
             f"cannot be read ({str(error) or type(error).__name__})", where=url, fix=fix, exit_code=5
         ) from None

@@ -20,6 +20,9 @@ from powerflow.live.records import Account, Accounts, JobState
 from powerflow.live.rows import Charge
 from powerflow.live.schema import charges, jobs
 
+#: Whose (None: nobody's), which hour since 1970, joules.
+Hour = tuple[str | None, int, float]
+
 _NOBODY = 0
 _HOUR_S = 3600.0
 
@@ -96,8 +99,8 @@ def accounts(connection: Connection, since_s: float, until_s: float, by: str) ->
     return [*named, idle, total]
 
 
-def by_hour(connection: Connection, since_s: float, until_s: float, by: str) -> list[tuple[str, int, float]]:
-    """Joules of each account and hour, of a window as of `accounts`; the idle ones are those of ``idle``."""
+def by_hour(connection: Connection, since_s: float, until_s: float, by: str) -> list[Hour]:
+    """Joules of each account and hour, of a window as of `accounts`; None: those of nobody."""
     name = jobs.c.id if by == "job" else jobs.c[by]
     inside = (charges.c.hour >= int(since_s // _HOUR_S)) & (charges.c.hour * _HOUR_S < until_s)
     joules = func.sum(charges.c.energy_j)
@@ -106,11 +109,13 @@ def by_hour(connection: Connection, since_s: float, until_s: float, by: str) -> 
     idle = select(charges.c.hour, charges.c.energy_j).where(inside, charges.c.job_id == _NOBODY)
     return [
         *((str(who), int(hour), float(energy_j)) for who, hour, energy_j in rows),
-        *(("idle", int(hour), float(energy_j)) for hour, energy_j in connection.execute(idle).all()),
+        *((None, int(hour), float(energy_j)) for hour, energy_j in connection.execute(idle).all()),
     ]
 
 
-def priced(items: Sequence[Account], hours: Sequence[tuple[str, int, float]], signals: Sequence[Signal]) -> Accounts:
+def priced(
+    items: Sequence[Account], hours: Sequence[tuple[str | None, int, float]], signals: Sequence[Signal]
+) -> Accounts:
     """Accounts with what their joules cost and emitted, hour by hour, and what that rests on.
 
     Args:
@@ -122,12 +127,12 @@ def priced(items: Sequence[Account], hours: Sequence[tuple[str, int, float]], si
     for signal in signals:
         rate = {hour: signal.mean(hour * _HOUR_S, (hour + 1) * _HOUR_S) for hour in {hour for _, hour, _ in hours}}
         known = {hour: not signal.at((hour + 0.5) * _HOUR_S).fell_back for hour in rate}
-        amount: dict[str, float] = defaultdict(float)
+        amount: dict[str | None, float] = defaultdict(float)
         for name, hour, energy_j in hours:
             amount[name] += energy_j * rate[hour] / J_PER_KWH
         total_j = math.fsum(energy_j for *_, energy_j in hours)
         fallback_j = math.fsum(energy_j for _, hour, energy_j in hours if not known[hour])
-        amounts = [*(amount[item.name] for item in items[:-1]), math.fsum(amount.values())]
+        amounts = [*(amount[item.name] for item in items[:-2]), amount[None], math.fsum(amount.values())]
         share = fallback_j / total_j if total_j else 0.0
         if signal.kind == "tariff":
             what, items = "cost", [replace(item, cost=value) for item, value in zip(items, amounts, strict=True)]

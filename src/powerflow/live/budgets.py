@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -101,11 +102,13 @@ class LiveBudgets:
         self._learnt_s: float | None = None
         self._limited: frozenset[str] = frozenset()  # scopes, by the last decision
         self._limited_since: frozenset[str] = frozenset()  # and by any since the meters were read
+        self.unsaved = False  # whether keepers know more than the store
         self._due_s = -math.inf
         self._retry_s = -math.inf
-        self._warned: list[Warned] = []  # not said yet
+        self.warned: deque[Warned] = deque()  # not said yet
         self._replaying: Replaying[Sequence[Mapping[str, Response]]] | None = None
         self._pupils: set[str] = set()  # who learns from it
+        self._jobless: set[str] = set()  # who was asked, and has had no jobs yet: they wait for the daily replay
         self._shares: Sequence[float] = ()
         self._terms: brain.Event | None = None  # that the brain was told last
         self._trouble = ""
@@ -130,7 +133,8 @@ class LiveBudgets:
             governor.begin(now_s, self._meter(new.project) - used_j)
             self._keep(self._stored | {new.project: new}, _audit("budget set", new.project, fields, caller, now_s))
             self._governors[new.project] = governor
-            self._warned += governor.observe(now_s, self._meter(new.project))
+            self._jobless.discard(new.project)
+            self.warned += governor.observe(now_s, self._meter(new.project))
             self._due_s = -math.inf
             return self._show(new, now_s)
 
@@ -190,6 +194,8 @@ class LiveBudgets:
             for project, stored in self._stored.items():
                 governor = Governor(stored.budget(), self.prices, idle_w=0.0 if project else self.idle_w)
                 try:
+                    if kept["idle_w"] != self.idle_w:
+                        raise InputError("is of other GPUs", where=KEEPERS)
                     governor.restore(kept["states"][project])
                 except (KeyError, TypeError, InputError):  # of another version, or of other GPUs: it learns anew
                     used_j = self._used_j(project, window_at(governor.budget, now_s).start_s, now_s)
@@ -214,34 +220,43 @@ class LiveBudgets:
         """Whether `step` has something to do."""
         return now_s >= self._due_s or (self._replaying is not None and self._replaying.done())
 
-    def step(self, now_s: float, scheduler: Scheduler) -> tuple[Sequence[brain.Event], Sequence[str]]:
-        """Read meters, learn, and set the terms.
+    def step(self, now_s: float, scheduler: Scheduler, events: list[brain.Event]) -> None:
+        """Read meters, learn, and set the terms. `warned` gets warnings that are due.
 
         Args:
             now_s: The present.
             scheduler: Told of all progress up to now.
+            events: Gets what the brain is to be told.
 
-        Returns:
-            What the brain is to be told, and warnings that are due.
+        Raises:
+            StoreError: The jobs of past days cannot be read.
+            OSError: No replay can be begun.
         """
-        self._signals.refresh(now_s)
         with self._lock:
             budgets = Budgets(self._governors, self._signals.weighted(), self._price)
             owed = owed_j(scheduler, self.prices, self._governors, now_s)
             self._learn(now_s)
-            warned, self._warned = self._warned, []
-            warned += budgets.observe(now_s, self._meters(), owed, self._limited_since)
+            self.warned += budgets.observe(now_s, self._meters(), owed, self._limited_since)
             self._limited_since = self._limited
-            news = [*self._begin_replay(now_s), budgets.terms(now_s, self.idle_w)]
+            self._due_s, self.unsaved = now_s + TICK_S, True
+            terms = budgets.terms(now_s, self.idle_w)
+            if terms != self._terms:
+                events.append(terms)
+                self._terms = terms
+            self._begin_replay(now_s, events)
+
+    def save(self) -> None:
+        """Write down what keepers remember; when all warnings are said, since it holds which were.
+
+        Raises:
+            StoreError: It cannot be; it will be the next time.
+        """
+        with self._lock:
             if self._governors:
                 states = {project: governor.state() for project, governor in self._governors.items()}
-                self._store.put(KEEPERS, {"learnt_s": self._learnt_s, "states": states})
-            self._due_s = now_s + TICK_S
-        if news[-1] == self._terms:
-            del news[-1]
-        else:
-            self._terms = news[-1]
-        return news, [str(warning) for warning in warned]
+                kept = {"idle_w": self.idle_w, "learnt_s": self._learnt_s, "states": states}
+                self._store.put(KEEPERS, kept)
+            self.unsaved = False
 
     def close(self) -> None:
         """End a replay that is under way."""
@@ -261,31 +276,50 @@ class LiveBudgets:
         except InputError as error:
             self._trouble, self._retry_s = str(error), now_s + RETRY_S
             return
-        self._trouble, self._learnt_s = "", now_s
+        self._trouble = ""
         for scope in self._pupils & self._governors.keys():
             for day, share in zip(days, self._shares, strict=True):
                 response = day.get(scope) or self._governors[scope].empty_day()
                 if response is not None:
                     self._governors[scope].learn(_whole(response, share))
+        self._learned(now_s)
 
-    def _begin_replay(self, now_s: float) -> Sequence[brain.Event]:
-        """Replay the last day for all keepers, or the last days for those that know none yet."""
-        if self._respond is None or self._replaying is not None or now_s < self._retry_s:
-            return ()
-        young = {scope for scope, governor in self._governors.items() if not governor.knows_days}
-        daily = self._governors and (self._learnt_s is None or now_s >= self._learnt_s + DAY_S)
+    def _learned(self, now_s: float) -> None:
+        """All pupils have heard of the last days; a project without jobs has nothing to know yet, and is not asked."""
+        self._jobless |= {scope for scope in self._pupils if scope not in self._knowing()}
+        if self._pupils >= self._governors.keys():
+            self._learnt_s = now_s
+
+    def _knowing(self) -> Set[str]:
+        return {scope for scope, governor in self._governors.items() if governor.knows_days}
+
+    def _begin_replay(self, now_s: float, events: list[brain.Event]) -> None:
+        """Replay the last day for all keepers; or the last days for those that know none and have not been asked."""
+        if self._respond is None or self._replaying is not None or now_s < self._retry_s or not self._governors:
+            return
+        daily = self._learnt_s is not None and now_s >= self._learnt_s + DAY_S
+        young = self._governors.keys() - self._knowing() - self._jobless
         if not young and not daily:
-            return ()
-        past = past_days(self._store, self._learning, self._axes, now_s, KNOWN_DAYS if young else 1)
-        if not any(past.days):
+            return
+        self._pupils = set(self._governors) if daily else young
+        past = past_days(self._store, self._learning, self._axes, now_s, 1 if daily else KNOWN_DAYS)
+        events += past.news  # first: nobody else will be told of these classes again
+        if not past.days:
             self._retry_s = now_s + RETRY_S / 6
-            return past.news
-        self._pupils, self._shares = young or set(self._governors), past.shares
-        projects = [scope for scope in self._pupils if scope]
+            return
+        if not any(past.days):  # a day, or some, of which nothing needs to be replayed
+            for scope in self._pupils:
+                nothing = self._governors[scope].empty_day()
+                if nothing is not None:
+                    self._governors[scope].learn(nothing)
+            self._learned(now_s)
+            return
+        self._shares, projects = past.shares, [scope for scope in self._pupils if scope]
+        self._retry_s = now_s + RETRY_S / 6  # should it not begin
         self._replaying = Replaying(
             self._respond, self._cluster, self._axes, past.costs, past.days, self.prices, projects
         )
-        return past.news
+        self._retry_s = -math.inf
 
     def _meters(self) -> dict[str, float]:
         """By scope, joules so far."""

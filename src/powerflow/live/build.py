@@ -143,11 +143,12 @@ def build(settings: ClusterSettings, log: Any) -> LiveCluster:
             price=settings.energy_price,
             emulated=emulation is not None,
         )
-        stages = Stages(store, settings.stage)
+        chronicle = Chronicle(store, learning, scheduler)
+        stages = Stages(store, lambda: chronicle.calibrations, settings.stage)
         compare = settings.replays.compare
         savings = Savings(store, spec, axes, learning, stages, compare, lambda: scheduler.energy_price)
         caps = Caps(store, spec, power, CapRecords(state / "caps"))
-        rules = Rules(caps, budgets, stages, savings, Chronicle(store, learning, scheduler))
+        rules = Rules(caps, signals, budgets, stages, savings, chronicle)
         controller = Controller(
             scheduler,
             store,
@@ -163,7 +164,7 @@ def build(settings: ClusterSettings, log: Any) -> LiveCluster:
             log=log,
         )
         undo.pop_all()
-    desk = LiveDesk(controller, signals, may_run=_may_run(as_user))
+    desk = LiveDesk(controller, may_run=_may_run(as_user))
     return LiveCluster(controller, desk, engine, emulation, store, spec, axes, log)
 
 

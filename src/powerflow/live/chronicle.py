@@ -22,6 +22,8 @@ from powerflow.scheduler.scheduler import Scheduler
 
 #: The store's setting in which outcomes stand.
 OUTCOMES = "outcomes"
+#: Wishes for one job are written down at least so far apart: they may flap.
+BETWEEN_S = 30.0
 #: Stories of jobs are kept for so long after their end.
 KEPT_S = 90 * 86_400.0
 
@@ -32,6 +34,7 @@ class _Story:
 
     told: tuple[object, ...] = ()
     wished: tuple[object, ...] = ()
+    wished_s: float = -math.inf
     since_s: float = math.nan
     steps: float = 0.0
     energy_j: float = 0.0
@@ -82,9 +85,9 @@ class Chronicle:
         """What would have been decided for a job. Written down where it differs from the last time."""
         story = self._stories.setdefault(entry.id, _Story())
         wanted = (*wish, self._sized(entry))
-        if story.wished == wanted:
+        if story.wished == wanted or now_s < story.wished_s + BETWEEN_S:
             return
-        story.wished = wanted
+        story.wished, story.wished_s = wanted, now_s
         expected = self._expected(entry, wish.pool, wish.gpus, wish.clock_mhz)
         gpus = f"{wish.gpus} GPU{'' if wish.gpus == 1 else 's'}"
         said = f"would run on {gpus} at {wish.clock_mhz:.0f} MHz" if wish.gpus else "would wait"

@@ -157,6 +157,8 @@ class Controller:
             settle=self._settle,
             withdrawn=lambda job_id, now_s: self._hear(News("ended", job_id), now_s),
             completed=self.governance.completed,
+            failed=rules.chronicle.forget,
+            acts=self.governance.acts,
         )
         self._turns = False
         self._draining = False
@@ -201,6 +203,7 @@ class Controller:
         self._roster.events += [
             brain.NodeDrained(n.name) for n in self.store.node_states().values() if n.state == "drained"
         ]
+        self.power.start(now_s)  # first: budgets go on from its meter
         self.governance.start(now_s)
         intents = {intent.job_id: intent for intent in self.store.intents()}
         orders = []
@@ -220,7 +223,6 @@ class Controller:
         self._roster.unstored.clear()
         self.gangs.adopt(orders)
         self._strangers = {job_id for job_id in set(self.gangs.holding().values()) if not self._is_known(job_id)}
-        self.power.start(now_s)
         self._log.info("started", jobs=len(self.entries), running=sum(bool(e.placement) for e in self.entries.values()))
 
     def _remember(self) -> None:
@@ -389,6 +391,9 @@ class Controller:
                 self._roster.events += [self._metered(), *self.rules.caps.news(now_s)]
             case "mode":
                 self._roster.events.append(self.rules.stages.acting())
+                for entry in self.entries.values():
+                    if not self.governance.acts(entry):  # what was timed at a clock that is set is over
+                        entry.explore_mhz, entry.window = (), None
             case "drained":
                 self._roster.events.append(brain.NodeDrained(news.name))
             case "resumed":

@@ -51,7 +51,6 @@ from powerflow.live.records import (
     Unavailable,
 )
 from powerflow.live.rows import StoredJob
-from powerflow.live.signals import Signals
 from powerflow.live.spec import JobSpec
 
 #: Jobs that `LiveDesk.top` lists.
@@ -63,15 +62,12 @@ class LiveDesk:
 
     Args:
         controller: Whose.
-        signals: What a joule costs and emits.
         may_run: Says in words why jobs of a user cannot be run here; "" if they can.
     """
 
-    def __init__(
-        self, controller: Controller, signals: Signals, may_run: Callable[[str], str] = lambda user: ""
-    ) -> None:
+    def __init__(self, controller: Controller, may_run: Callable[[str], str] = lambda user: "") -> None:
         self._controller = controller
-        self._signals = signals
+        self._signals = controller.rules.signals
         self._store = controller.store
         self._scheduler = controller.scheduler
         self._may_run = may_run
@@ -260,9 +256,9 @@ class LiveDesk:
     def set_mode(self, order: ModeOrder, caller: Caller) -> Sequence[ModeRecord]:
         """See `Desk`."""
         _operator(caller, "say how far PowerFlow is let in")
-        records = self._controller.rules.stages.set(order, caller, self._controller.clock())
-        self._controller.tell("mode", "")
-        return records
+        self._controller.rules.stages.set(order, caller, self._controller.clock())
+        self._controller.tell("mode", "")  # before anything else can go wrong
+        return self.modes()
 
     def decisions(self, job_id: str, *, after: int = 0, limit: int = 100) -> Page[DecisionRecord]:
         """See `Desk`."""

@@ -60,11 +60,13 @@ class Facts:
         settle: Callable[[float], None],
         withdrawn: Callable[[str, float], None],
         completed: Callable[[Entry, float], None],
+        failed: Callable[[str], None],
+        acts: Callable[[Entry], bool],
     ) -> None:
         self._roster, self._store, self._learning = roster, store, learning
         self._power, self._scheduler, self._explore_steps = power, scheduler, explore_steps
         self._nodes_up, self._settle, self._withdrawn = nodes_up, settle, withdrawn
-        self._ended = completed
+        self._ended, self._gave_up, self._acts = completed, failed, acts
         self._waiting: deque[Fact] = deque()
 
     def __bool__(self) -> bool:
@@ -133,7 +135,8 @@ class Facts:
             return
         axes, table = self._scheduler.pools[entry.gpu_type].axes, self._learning.table(entry.kind.name, entry.gpu_type)
         steps = self._explore_steps if entry.explore_mhz else STEPS
-        clock_mhz = entry.clock_now_mhz if self._power.settable else None  # a clock nobody could set was not set
+        # a clock that nobody could set, or was to set, was not set
+        clock_mhz = entry.clock_now_mhz if self._power.settable and self._acts(entry) else None
         seen = timed(entry, fact, table, axes, clock_mhz, steps)
         if seen is None:
             return
@@ -174,6 +177,7 @@ class Facts:
                 entry.id, JobState.FAILED, now_s, exit=fact.text, reason=fact.text, last_lines=fact.last_lines
             )
             self._store.retire(entry.id)
+            self._gave_up(entry.id)
             if entry.known:
                 self._roster.events.append(brain.Failed(entry.id, retry=False))
             self._roster.drop(entry)

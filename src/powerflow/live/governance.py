@@ -213,10 +213,10 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ModeOrder:
-    """A stage as an operator sets it: of these projects, or (none named) of everybody."""
+    """A stage as an operator sets it: of these projects, or (None) of everybody without exception."""
 
     stage: Stage
-    projects: Sequence[str] = ()
+    projects: Sequence[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from powerflow.live.entry import Entry
 from powerflow.live.governance import Stage
 from powerflow.live.roster import Roster
 from powerflow.live.savings import Savings
+from powerflow.live.signals import Signals
 from powerflow.live.stages import Stages
 from powerflow.live.store import Store
 from powerflow.scheduler.plan import Plan, Wish
@@ -26,6 +27,7 @@ class Rules:
     """What operators have set on a live cluster, and what follows from it."""
 
     caps: Caps
+    signals: Signals
     budgets: LiveBudgets
     stages: Stages
     savings: Savings
@@ -57,7 +59,7 @@ class Governance:
         self.cap_w, self.watt_price = math.inf, 0.0
         self.notices: tuple[str, ...] = ()
         #: What may fail for now, and is tried again in the next turn.
-        self.steps = (self._budget, self._watch_canaries, self._replay, self._record)
+        self.steps = (self._signals, self._budget, self._warn, self._watch_canaries, self._replay, self._record)
 
     def start(self, now_s: float) -> None:
         """Go on where the last controller was: the first plan must keep to what is set."""
@@ -108,27 +110,42 @@ class Governance:
 
     # -- steps of a turn ------------------------------------------------------------------------------------------
 
+    def _signals(self, now_s: float) -> None:
+        """Keep what was fetched of signals, and fetch what is due."""
+        self._rules.signals.refresh(now_s)
+
     def _budget(self, now_s: float) -> None:
         """Read the meters of budgets, and tell the brain on which terms jobs get energy."""
         budgets = self._rules.budgets
         if not budgets.due(now_s):
             return
         self._advance()
-        news, warnings = budgets.step(now_s, self._scheduler)
-        self._roster.events += news
-        for warning in warnings:
-            self._log.warning("energy budget", what=warning)
-            self._store.append("budget", warning, now_s)
+        budgets.step(now_s, self._scheduler, self._roster.events)
+
+    def _warn(self, now_s: float) -> None:
+        """Say what budgets warn of, each once, and then keep that it was said."""
+        budgets = self._rules.budgets
+        while budgets.warned:
+            self._store.append("budget", str(budgets.warned[0]), now_s)
+            self._log.warning("energy budget", what=str(budgets.warned.popleft()))
+        if budgets.unsaved:
+            budgets.save()
 
     def _watch_canaries(self, now_s: float) -> None:
         """Take canaries back that slow a protected job, or whose jobs do worse than was predicted."""
         stages = self._rules.stages
         while self._outcomes:
             project, errors = self._outcomes[0]
-            self._goes_back(stages.ended(project, errors, self._rules.chronicle.calibrations, now_s), now_s)
+            self._goes_back(stages.ended(project, errors, now_s), now_s)
             self._outcomes.popleft()
         if stages.has(Stage.CANARY):
-            self._goes_back(stages.slowed(self._scheduler.held_back(now_s), now_s), now_s)
+            entries = self._roster.entries
+            late_s = {
+                job_id: late_s
+                for job_id, late_s in self._scheduler.held_back(now_s).items()
+                if job_id in entries and stages.stage_of(entries[job_id].spec.project) is Stage.CANARY
+            }
+            self._goes_back(stages.slowed(late_s, now_s), now_s)
 
     def _goes_back(self, said: str, now_s: float) -> None:
         if said:
@@ -138,7 +155,7 @@ class Governance:
 
     def _replay(self, now_s: float) -> None:
         """Work out what would have been saved, where nobody acts yet."""
-        self._roster.events += self._rules.savings.step(now_s)
+        self._rules.savings.step(now_s, self._roster.events)
 
     def _record(self, now_s: float) -> None:
         """Write down what is drawn under power caps, and what the brain allows."""

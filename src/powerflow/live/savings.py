@@ -7,7 +7,7 @@ they are believed. It is a model's word, and said to be.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
 from powerflow.cluster.spec import ClusterSpec
@@ -19,7 +19,7 @@ from powerflow.live.past import DAY_S, past_days
 from powerflow.live.replaying import Compare, Replaying
 from powerflow.live.stages import Stages
 from powerflow.live.store import Store
-from powerflow.scheduler.events import CostLearned
+from powerflow.scheduler.events import Event
 
 #: The store's setting in which the last result stands.
 SAVINGS = "savings"
@@ -68,26 +68,27 @@ class Savings:
         last = self.show()
         self._due_s = -math.inf if last is None else last.time_s + DAY_S
 
-    def step(self, now_s: float) -> Sequence[CostLearned]:
-        """Take what a replay has found, or begin one that is due; what the brain is to be told for it.
+    def step(self, now_s: float, events: list[Event]) -> None:
+        """Take what a replay has found, or begin one that is due; ``events`` gets what the brain is to be told for it.
 
         Raises:
-            StoreError: What was found cannot be kept.
+            StoreError: What was found cannot be kept, or the jobs of past days not be read.
+            OSError: No replay can be begun.
         """
         if self._replaying is not None:
             if self._replaying.done():
                 self._take(self._replaying, now_s)
-            return ()
+            return
         wanted = self._stages.has(Stage.REPLAY) or self._stages.has(Stage.SHADOW)
         if self._compare is None or not wanted or now_s < self._due_s:
-            return ()
+            return
         past = past_days(self._store, self._learning, self._axes, now_s, DAYS)
+        events += past.news  # first: nobody else will be told of these classes again
         days = [jobs for jobs in past.days if jobs]
         self._due_s = now_s + RETRY_S
         if days:
             self._about = len(days), sum(map(len, days))
             self._replaying = Replaying(self._compare, self._cluster, self._axes, past.costs, days, self._price())
-        return past.news
 
     def close(self) -> None:
         """End a replay that is under way."""

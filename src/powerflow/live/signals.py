@@ -73,7 +73,7 @@ class Signals:
         self._asked_s: dict[str, float] = {}  # by URL
         self._failed: dict[Kind, str] = {}
         self._known: dict[Kind, _Known] | None = None
-        self._fetched: deque[tuple[StoredSignal, Signal]] = deque()  # to be taken by the loop
+        self._fetched: deque[tuple[StoredSignal, Signal | str]] = deque()  # to be taken by the loop
 
     # -- from outside ---------------------------------------------------------------------------------------------
 
@@ -107,6 +107,7 @@ class Signals:
             gone = known.pop(kind)
             what = {"source": gone.source}
             self._keep(known, AuditRecord(0, now_s, caller.user, caller.address, "signal dropped", kind, what))
+            self._failed.pop(kind, None)
         return self._show(gone, now_s)
 
     def show(self, now_s: float) -> Sequence[SignalRecord]:
@@ -148,18 +149,21 @@ class Signals:
         try:
             new = poll(asked.url, asked.kind, fallback=asked.fallback, max_age_s=asked.max_age_s or MAX_AGE_S)
         except InputError as error:
-            self._failed[asked.kind] = f"{asked.kind} signal: {error}"
+            self._fetched.append((asked, f"{asked.kind} signal: {error}"))
         else:
-            self._failed.pop(asked.kind, None)
             self._fetched.append((asked, new))
 
-    def _take(self, asked: StoredSignal, new: Signal, now_s: float) -> None:
-        """What was fetched joins what is known, unless another signal has taken its place meanwhile."""
+    def _take(self, asked: StoredSignal, new: Signal | str, now_s: float) -> None:
+        """What was fetched (or why nothing was) joins what is known, unless another has taken its place meanwhile."""
         with self._lock:
             known = self._read_all()
             stored = known.get(asked.kind)
             if stored is None or (stored.url, stored.set_s) != (asked.url, asked.set_s):
                 return
+            if isinstance(new, str):
+                self._failed[asked.kind] = new
+                return
+            self._failed.pop(asked.kind, None)
             whole = joined(stored.signal(), new)
             recent = whole.time_s >= now_s - KEPT_S
             time_s, value = whole.time_s[recent].tolist(), whole.value[recent].tolist()

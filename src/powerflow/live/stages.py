@@ -8,16 +8,17 @@ back to shadow by itself (`powerflow.scheduler.canary`).
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from powerflow.errors import InputError
 from powerflow.live.governance import AuditRecord, ModeOrder, ModeRecord, Stage
 from powerflow.live.records import Caller
 from powerflow.live.rows import Outcome
 from powerflow.live.store import Store
 from powerflow.scheduler.calibration import Calibration
-from powerflow.scheduler.canary import Watch
+from powerflow.scheduler.canary import Usual, Watch, usually
 from powerflow.scheduler.events import Acting
 
 #: The store's setting in which stages stand.
@@ -36,6 +37,7 @@ class StoredStage:
     by: str
     set_s: float
     why: str = ""
+    usual: Mapping[str, Usual] = field(default_factory=dict)  # of a canary: how predictions were off when it began
 
 
 class Stages:
@@ -43,25 +45,34 @@ class Stages:
 
     Args:
         store: Where they stand.
+        outcomes: How predictions have come out so far, for ``time`` and ``energy``.
         first: Of everybody, until somebody sets another.
     """
 
-    def __init__(self, store: Store, first: Stage = Stage.ENFORCE) -> None:
-        self._store, self._first = store, first
+    def __init__(
+        self, store: Store, outcomes: Callable[[], Mapping[str, Calibration]], first: Stage = Stage.ENFORCE
+    ) -> None:
+        self._store, self._outcomes, self._first = store, outcomes, first
         self._lock = threading.Lock()
         self._known: Mapping[str, StoredStage] | None = None
         self._watches: dict[str, Watch] = {}
 
     # -- from outside ---------------------------------------------------------------------------------------------
 
-    def set(self, order: ModeOrder, caller: Caller, now_s: float) -> Sequence[ModeRecord]:
-        """Set the stage of some projects, or of everybody; with who set it."""
-        new = StoredStage(order.stage, caller.user, now_s)
+    def set(self, order: ModeOrder, caller: Caller, now_s: float) -> None:
+        """Set the stage of some projects, or of everybody without exception; with who set it.
+
+        Raises:
+            InputError: Projects are named, but none.
+        """
+        if order.projects is not None and not order.projects:
+            raise InputError("no project is named", where="projects", fix="name some, or leave it out for everybody")
+        usual = {what: usually(known.residuals) for what, known in self._outcomes().items()}
+        new = StoredStage(order.stage, caller.user, now_s, usual=usual if order.stage is Stage.CANARY else {})
+        names = [OTHERS] if order.projects is None else order.projects
         with self._lock:
-            known = {} if not order.projects else dict(self._all())
-            known |= dict.fromkeys(order.projects or [OTHERS], new)
-            self._keep(known, order.projects or [OTHERS], new, caller.address)
-        return self.show(now_s)
+            known = {} if order.projects is None else self._stored()
+            self._keep(known | dict.fromkeys(names, new), names, new, caller.address)
 
     def show(self, now_s: float) -> Sequence[ModeRecord]:
         """All stages: of everybody first, then of projects that have one of their own."""
@@ -93,25 +104,26 @@ class Stages:
         """Whether any project is in a stage."""
         return any(stored.stage is stage for stored in self._all().values())
 
-    def ended(self, project: str, errors: Mapping[str, float], known: Mapping[str, Calibration], now_s: float) -> str:
+    def ended(self, project: str, errors: Mapping[str, float], now_s: float) -> str:
         """A job has completed; what is said where its canary goes back for it, "" where not.
 
         Args:
             project: Whose job.
             errors: How far off predictions were, as log(actual / predicted), for ``time`` and ``energy``.
-            known: Outcomes of all jobs.
             now_s: The present.
+
+        Raises:
+            StoreError: It cannot go back now: ask again.
         """
         if self.stage_of(project) is not Stage.CANARY:
             return ""
-        name = project if project in self._all() else OTHERS
+        known = self._all()
+        name = project if project in known else OTHERS
         watch = self._watches.setdefault(name, Watch())
-        watch.ended += 1
         for what, error in errors.items():
-            before = known[what].residuals[: -watch.ended]  # what came before the canary
-            if why := watch.see(what, error, before):
-                return self._revert([name], why, now_s)
-        return ""
+            if not watch.verdict:
+                watch.see(what, error, known[name].usual.get(what))
+        return self._revert([name], watch.verdict, now_s) if watch.verdict else ""
 
     def slowed(self, held_back_s: Mapping[str, float], now_s: float) -> str:
         """Protected jobs are behind their promise, and held back; what is said where canaries go back for it."""
@@ -126,26 +138,37 @@ class Stages:
     def _revert(self, names: Sequence[str], why: str, now_s: float) -> str:
         new = StoredStage(Stage.SHADOW, "powerflow", now_s, why)
         with self._lock:
-            known = dict(self._all()) | dict.fromkeys(names, new)
-            self._keep(known, names, new, "")
-        for name in names:
-            self._watches.pop(name, None)
+            self._keep(self._stored() | dict.fromkeys(names, new), names, new, "")
         return f"canary of {', '.join(map(_named, names))} goes back to shadow: {why}"
 
     def _all(self) -> Mapping[str, StoredStage]:
+        """Every stage; `OTHERS` has one in any case."""
         known = self._known
         if known is None:
-            kept = self._store.get(STAGES, {})
-            known = {name: StoredStage(**{**item, "stage": Stage(item["stage"])}) for name, item in kept.items()}
-            known = self._known = {OTHERS: StoredStage(self._first, "", 0.0)} | known
+            known = self._known = self._completed(self._stored())
         return known
+
+    def _completed(self, stored: Mapping[str, StoredStage]) -> Mapping[str, StoredStage]:
+        return {OTHERS: StoredStage(self._first, "", 0.0)} | dict(stored)
+
+    def _stored(self) -> dict[str, StoredStage]:
+        kept = self._store.get(STAGES, {})
+        return {
+            name: StoredStage(
+                Stage(item["stage"]),
+                item["by"],
+                item["set_s"],
+                item["why"],
+                {what: Usual(*pair) for what, pair in item["usual"].items()},
+            )
+            for name, item in kept.items()
+        }
 
     def _keep(self, known: Mapping[str, StoredStage], names: Sequence[str], new: StoredStage, address: str) -> None:
         fields: dict[str, Any] = {"stage": new.stage.value} | ({"why": new.why} if new.why else {})
         whats = [AuditRecord(0, new.set_s, new.by, address, "mode set", _named(name), fields) for name in names]
-        known = {OTHERS: StoredStage(self._first, "", 0.0)} | dict(known)
         self._store.govern(STAGES, {name: asdict(stored) for name, stored in known.items()}, whats)
-        self._known = known
+        self._known = self._completed(known)
         for name in names:
             self._watches.pop(name, None)
 

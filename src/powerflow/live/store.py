@@ -361,8 +361,8 @@ class Store:
         with self._database.read() as connection:
             return ledger.accounts(connection, since_s, until_s, by)
 
-    def hourly(self, since_s: float, until_s: float, by: str) -> list[tuple[str, int, float]]:
-        """Who was charged how many joules in which hour, in such a window: (name, hour since 1970, joules)."""
+    def hourly(self, since_s: float, until_s: float, by: str) -> list[ledger.Hour]:
+        """Who (None: nobody) was charged how many joules in which hour since 1970, in such a window."""
         with self._database.read() as connection:
             return ledger.by_hour(connection, since_s, until_s, by)
 
@@ -558,9 +558,10 @@ def _outcomes(connection: Connection, since_s: float, projects: Sequence[str] | 
     if projects is not None:
         ended &= jobs.c.project.in_(projects)
     foretold = decisions.c.jct_s.is_not(None) & (decisions.c.gpus > 0)
-    first = select(func.min(decisions.c.number)).join(jobs, jobs.c.id == decisions.c.job_id).where(ended, foretold)
-    numbers = connection.scalars(first.group_by(decisions.c.job_id, decisions.c.would)).all()
-    rows = connection.execute(select(decisions).where(decisions.c.number.in_(numbers))).mappings()
+    first = select(func.min(decisions.c.number).label("number")).join(jobs, jobs.c.id == decisions.c.job_id)
+    numbers = first.where(ended, foretold).group_by(decisions.c.job_id, decisions.c.would).subquery()
+    query = select(decisions).join(numbers, decisions.c.number == numbers.c.number)
+    rows = connection.execute(query).mappings()
     said = {(row["job_id"], bool(row["would"])): encode.decision_of(row) for row in rows}
     found = connection.execute(select(jobs).where(ended).order_by(jobs.c.ended_s)).mappings()
     return [

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 #: Jobs of a sample.
 SAMPLE = 5
@@ -20,6 +21,22 @@ LEAST_KNOWN, UNKNOWN_SD = 20, 0.25
 LEAST_SD = 0.05
 
 
+class Usual(NamedTuple):
+    """How predictions are off when nothing is wrong: mean and standard deviation of log(actual / predicted)."""
+
+    mean: float
+    sd: float
+
+
+def usually(residuals: Sequence[float]) -> Usual:
+    """What is usual by the outcomes so far."""
+    n = len(residuals)
+    if n < LEAST_KNOWN:
+        return Usual(0.0, UNKNOWN_SD)
+    mean = sum(residuals) / n
+    return Usual(mean, max(LEAST_SD, math.sqrt(sum((r - mean) ** 2 for r in residuals) / (n - 1))))
+
+
 @dataclass(slots=True)
 class Watch:
     """What has been seen of one canary.
@@ -27,44 +44,31 @@ class Watch:
     Attributes:
         samples: For time and energy, log(actual / predicted) of ended jobs that make no whole sample yet.
         misses: Of the last samples, running.
-        ended: Jobs that have ended under it.
+        verdict: Why it is to be taken back; "": it is not.
     """
 
     samples: dict[str, list[float]] = field(default_factory=lambda: {"time": [], "energy": []})
     misses: dict[str, int] = field(default_factory=lambda: {"time": 0, "energy": 0})
-    ended: int = 0
+    verdict: str = ""
 
-    def see(self, what: str, residual: float, before: Sequence[float]) -> str:
+    def see(self, what: str, residual: float, usual: Usual | None) -> None:
         """A job has ended.
 
         Args:
             what: ``time`` or ``energy``.
             residual: log(actual / predicted).
-            before: Those of jobs that ended before the canary began.
-
-        Returns:
-            Why the canary is to be taken back; "": it is not.
+            usual: As it was when the canary began; None: not known.
         """
         self.samples[what].append(residual)
         if len(self.samples[what]) < SAMPLE:
-            return ""
+            return
         mean = sum(self.samples[what]) / SAMPLE
         self.samples[what].clear()
-        usual, spread = _usual(before)
-        if mean <= usual + BEYOND * spread / math.sqrt(SAMPLE):
+        usual = usual or usually(())
+        if mean <= usual.mean + BEYOND * usual.sd / math.sqrt(SAMPLE):
             self.misses[what] = 0
-            return ""
+            return
         self.misses[what] += 1
-        if self.misses[what] < 2:
-            return ""
-        off, usually = f"{math.expm1(mean):+.0%}", f"{math.expm1(usual):+.0%}"
-        return f"{what} of jobs missed its prediction twice running: {off}, where {usually} is usual"
-
-
-def _usual(residuals: Sequence[float]) -> tuple[float, float]:
-    """Mean and standard deviation of errors as they usually are."""
-    n = len(residuals)
-    if n < LEAST_KNOWN:
-        return 0.0, UNKNOWN_SD
-    mean = sum(residuals) / n
-    return mean, max(LEAST_SD, math.sqrt(sum((r - mean) ** 2 for r in residuals) / (n - 1)))
+        if self.misses[what] >= 2:
+            off, usually_off = f"{math.expm1(mean):+.0%}", f"{math.expm1(usual.mean):+.0%}"
+            self.verdict = f"{what} of jobs missed its prediction twice running: {off}, where {usually_off} is usual"

@@ -155,7 +155,8 @@ class Enforcer:
         gpus = now.gpus[who]
         cells = decision.view.jobs["cost"][who], decision.view.count_index[gpus], now.clock[who]
         inside = 1.0 if outside is None else (gpus - outside[who]) / gpus
-        return float(np.sum(inside * np.maximum(0.0, self._book.watts(pool)[cells] - gpus * pool.gpu_idle_w)))
+        watts = np.nan_to_num(self._book.watts(pool)[cells])  # it may run where it is believed that it cannot
+        return float(np.sum(inside * np.maximum(0.0, watts - gpus * pool.gpu_idle_w)))
 
     def _whole(self) -> list[Scope]:
         """Scopes that hold all or nothing of every pool."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from powerflow.cost.table import FloatArray, IntArray
 from powerflow.kernel import kernel
@@ -37,6 +38,7 @@ def check_answer(policy: str, view: View, answer: Allocation) -> None:
         view.count_index,
         view.step_time_s,
         view.capacity,
+        jobs["untouched"] & (gpus == jobs["gpus"]),
     )
     match fault:
         case 0:
@@ -63,8 +65,12 @@ def _fault(
     count_index: IntArray,
     step_time_s: FloatArray,
     capacity: int,
+    left_alone: npt.NDArray[np.bool_],
 ) -> tuple[int, int]:
-    """The first rule that an answer breaks, and the job that breaks it; 0 if none."""
+    """The first rule that an answer breaks, and the job that breaks it; 0 if none.
+
+    Jobs that are left alone, on the GPUs they have, can run there whatever is believed.
+    """
     total = 0
     for j in range(len(gpus)):
         n = gpus[j]
@@ -74,7 +80,8 @@ def _fault(
             return UNKNOWN_COUNT, j
         if clock[j] < 0 or clock[j] >= step_time_s.shape[2]:
             return UNKNOWN_CLOCK, j
-        if n < gpus_min[j] or n > gpus_max[j] or not np.isfinite(step_time_s[cost[j], count_index[n], clock[j]]):
+        runs = gpus_min[j] <= n <= gpus_max[j] and np.isfinite(step_time_s[cost[j], count_index[n], clock[j]])
+        if not runs and not left_alone[j]:
             return CANNOT_RUN, j
         total += n
     return (TOO_MANY if total > capacity else 0), 0

@@ -128,8 +128,9 @@ class Protected:
     def held_back_s(self, view: View) -> dict[int, float]:
         """By row of the view, protected jobs that do not run as submitted, and how far behind their line they are.
 
-        Seconds beyond the start delay that is allowed: ``max(60 s, 1 %)`` of the time since submission. One that has
-        not run yet, so that nobody knows its pace, is behind by all its time.
+        Seconds beyond the start delay that is allowed: ``max(60 s, 1 %)`` of the time since submission; and no more
+        than have passed since the job was last given, or denied, its GPUs: what was before (its owner held it, a node
+        failed) nobody here has done to it. One that has not run yet, so that nobody knows its pace, is behind by that.
         """
         jobs = view.jobs
         as_submitted = (jobs["gpus"] == requested_gpus(view)) & (jobs["clock"] == view.clock_max)
@@ -137,9 +138,11 @@ class Protected:
         found = {}
         for row in np.flatnonzero(jobs["protected"] & ~as_submitted).tolist():
             elapsed_s = view.now_s - float(jobs["arrival_s"][row])
+            here_s = view.now_s - float(jobs["since_s"][row])
             behind_s = -ahead[int(jobs["id"][row])]
             if not math.isfinite(behind_s):
-                behind_s = elapsed_s if jobs["done"][row] == 0 else 0.0
+                behind_s = here_s if jobs["done"][row] == 0 else 0.0
+            behind_s = min(behind_s, here_s)
             late_s = behind_s - max(DELAY_S, DELAY_SHARE * elapsed_s)
             if late_s > 0:
                 found[row] = late_s

@@ -16,6 +16,7 @@ from powerflow.cluster.spec import ClusterSpec
 from powerflow.cost.table import Axes
 from powerflow.energy.terms import EnergyTerms
 from powerflow.job import Job
+from powerflow.policy.levels import requested_gpus
 from powerflow.policy.protocol import Allocation, Policy, View
 from powerflow.scheduler.cap_book import CapBook
 from powerflow.scheduler.cap_enforce import Capped, Enforcer
@@ -82,6 +83,8 @@ class Scheduler:
         self.interval_s = interval_s
         self.ledger = Ledger()
         self.acting = Acting()
+        #: Scopes of budgets whose limit in watts made the last decision another than prices alone would have.
+        self.limited: frozenset[str] = frozenset()
         self.pools = {name: Pool(tuple(nodes), axes[name], idle_w[name]) for name, nodes in cluster.pools().items()}
         self.period_s = policy.period_s
         self.policies = {name: copy.deepcopy(policy) for name in self.pools}
@@ -111,14 +114,11 @@ class Scheduler:
         """
         return self.ledger.slot_of[job_id]
 
-    @property
-    def limited(self) -> frozenset[str]:
-        """Scopes of budgets whose limit in watts made the last decision another than prices alone would have."""
-        rations = [layer(policy, Rationed) for policy in self.policies.values()]
-        return frozenset().union(*(ration.binding for ration in rations if ration is not None))
-
     def held_back(self, now_s: float) -> dict[str, float]:
-        """Protected jobs that do not run as submitted and are behind their promise: seconds behind, by job."""
+        """Protected jobs that do not run as submitted and are behind their promise: seconds behind, by job.
+
+        Not those that wait because jobs hold the GPUs that nobody acts on, or other protected ones.
+        """
         found = {}
         for name, pool in self.pools.items():
             protected = layer(self.policies[name], Protected)
@@ -126,8 +126,11 @@ class Scheduler:
             if protected is None or not len(slots):
                 continue
             view = pool.view(self.ledger, slots, now_s, self._terms(pool), self.sizes_known)
+            need, has = requested_gpus(view), view.jobs["gpus"]
+            taken = int(self.ledger.rows["gpus"][list(pool.guarded | pool.untouched)].sum())
             for row, behind_s in protected.held_back_s(view).items():
-                found[self.ledger.job(int(slots[row])).id] = behind_s
+                if need[row] <= view.capacity - taken + int(has[row]):
+                    found[self.ledger.job(int(slots[row])).id] = behind_s
         return found
 
     def slots_on(self, node: str) -> list[int]:
@@ -395,6 +398,7 @@ class Scheduler:
         prices: dict[str, float] = {}
         self._reroute()
         decisions, capped = self._decisions(now_s)
+        self.limited = self._limited(decisions)
         for pool, decision in decisions:
             changes += changes_of(self.policies[pool.gpu_type], pool, decision, self.ledger)
             prices[pool.gpu_type] = decision.answer.gpu_price
@@ -463,6 +467,11 @@ class Scheduler:
     def _plain_decision(self, pool: Pool, now_s: float) -> Decision:
         policy = self.policies[pool.gpu_type]
         return pool.decide(policy, self.ledger, now_s, self._terms(pool), self.sizes_known)
+
+    def _limited(self, decisions: Sequence[tuple[Pool, Decision]]) -> frozenset[str]:
+        asked = [pool.gpu_type for pool, decision in decisions if not decision.view.jobs["untouched"].all()]
+        rations = [layer(self.policies[name], Rationed) for name in asked]
+        return frozenset().union(*(ration.binding for ration in rations if ration is not None))
 
     def _terms_matter(self, now_s: float) -> bool:
         """Whether new terms for energy call for a decision: a price has moved, or a limit binds or is exceeded."""

@@ -64,6 +64,10 @@ class Staged:
 def _as_asked(view: View, need: IntArray) -> IntArray:
     """GPUs of the jobs that are only watched, ``[J]``: what they hold, or what they asked for when it is their turn."""
     watched, held = view.jobs["untouched"], held_gpus(view)
+    has = view.jobs["gpus"].astype(np.int64)
+    if has.sum() <= view.capacity:  # else nodes have failed
+        known = view.count_index[np.minimum(has, len(view.count_index) - 1)] >= 0
+        held = np.where(watched & known, has, held)  # also where it is believed that they cannot run so: they do
     counted = np.where(watched, held, np.minimum(held, need))
     order = by_arrival(view)
     queue = order[(counted[order] == 0) & (need[order] > 0) & (need[order] <= view.capacity)]

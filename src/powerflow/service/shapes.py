@@ -79,7 +79,7 @@ class ModeBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     stage: Stage
-    projects: list[Annotated[str, Field(pattern=NAME)]] = Field(default=[], max_length=1000)
+    projects: list[Annotated[str, Field(pattern=NAME)]] | None = Field(default=None, min_length=1, max_length=1000)
 
 
 class DecisionPage(BaseModel):
