@@ -94,3 +94,72 @@ sys.stdout.write(packed.hex())
     occupancy = pickle.loads(bytes.fromhex(run(program)))
     occupancy.allocate(0, 3)
     assert pickle.loads(pickle.dumps(occupancy)).placement(0) == occupancy.placement(0)
+
+
+LITTLE = """
+import sys
+import numpy as np
+from powerflow.kernel import _Later, be_patient
+be_patient(float(sys.argv[1]))
+from powerflow.cluster.spec import parse_cluster
+from powerflow.cost.catalogue import axes_for, family_model, gpu_type
+from powerflow.cost.tabulate import tabulate
+from powerflow.energy.terms import EnergyTerms
+from powerflow.job import Job
+from powerflow.policy.registry import load
+from powerflow.scheduler import events as e
+from powerflow.scheduler.rules import with_rules
+from powerflow.scheduler.scheduler import Scheduler
+rng = np.random.default_rng(int(sys.argv[2]))
+axes = axes_for("A100", 4, [1, 2, 4, 8])
+policy = with_rules(load("prices"), interval_s=1.0)
+brain = Scheduler(parse_cluster("4x4:A100"), {"A100": axes}, {"A100": gpu_type("A100").idle_w}, policy, interval_s=0.0)
+table = tabulate(family_model("imagenet", "A100"), axes, 256)
+brain.step(0.0, [e.CostLearned("c", "A100", table)])
+for turn in range(12):
+    now_s, least = 60.0 * turn, int(2 ** rng.integers(0, 3))
+    job = Job(f"j{turn}", now_s, "c", 1e4 * rng.uniform(0.5, 2), least, least, 8, protected=turn % 5 == 0)
+    told = [e.Submitted(job, job.iterations, 30.0), EnergyTerms(1e-3 * turn, limit_w={"": 4000.0 - 300.0 * turn})]
+    if turn % 4 == 3:
+        told.append(e.Completed(f"j{turn - 3}"))
+    if turn == 6:
+        told.append(e.NodeFailed(brain.pools["A100"].occupancy.nodes[0].name))
+    plan = brain.step(now_s, told)
+    print([(c.job_id, c.gpus, c.clock_mhz, c.moved) for c in plan.changes], plan.gpu_price, len(plan.reasons()))
+print("numba" in sys.modules, file=sys.stderr)
+"""
+
+
+def test_little_is_decided_in_plain_python_and_bit_by_bit_the_same() -> None:
+    for seed in range(3):
+        commands = [[sys.executable, "-c", LITTLE, patience, str(seed)] for patience in ("0", "1e9")]
+        done = [subprocess.run(command, capture_output=True, text=True, check=True) for command in commands]
+        assert done[0].stdout == done[1].stdout
+        assert [each.stderr for each in done] == ["True\n", "False\n"]
+
+
+PATIENT = """
+import sys
+import numpy as np
+from powerflow.kernel import FEW, _Later, be_patient
+from powerflow.scheduler import ledger
+be_patient(float(sys.argv[1]))
+def told(rows):
+    done = np.zeros(rows)
+    ledger.advance(done, np.arange(rows), np.ones(rows))
+    return done.sum() == rows
+print(told(FEW), "numba" in sys.modules, _Later.spent_s > 0)
+print(told(FEW if sys.argv[2] == "few" else FEW + 1), "numba" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize(
+    ("patience", "rows", "said"),
+    [
+        ("10", "few", ["True False True", "True False"]),
+        ("10", "many", ["True False True", "True True"]),
+        ("1e-12", "few", ["True False True", "True True"]),
+    ],
+)
+def test_patience_ends_with_many_rows_or_much_time(patience: str, rows: str, said: list[str]) -> None:
+    assert run(PATIENT, patience, rows).splitlines() == said

@@ -1,7 +1,8 @@
 """Compiled functions that are called so often that the call itself counts.
 
 numba is loaded at the first call: it takes more memory than all else in a controller, and one that has nothing to
-decide needs none of it.
+decide needs none of it. One that has little to decide needs none either: after `be_patient` kernels are the Python that
+they are written in, until that has taken long, or until there is much to go through.
 """
 
 from __future__ import annotations
@@ -9,8 +10,14 @@ from __future__ import annotations
 import functools
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
+
+import numpy as np
+
+#: Arrays of so many rows Python goes through in no time.
+FEW = 64
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
@@ -34,6 +41,14 @@ def inlined(function: Function) -> Function:
     return cast(Function, _Later(function, inline="always"))
 
 
+def be_patient(seconds: float) -> None:
+    """Let kernels be plain Python until they have taken so long altogether, or are given many rows.
+
+    They say the same, bit by bit; the whole test-suite of the decision core passes with either.
+    """
+    _Later.patience_s = seconds
+
+
 class _Later:
     """A kernel until the first call of any: then each module gets what numba made of those that it knows.
 
@@ -42,6 +57,10 @@ class _Later:
 
     #: One for all: no other thread may see some kernels made and others not.
     _lock = threading.RLock()
+    #: So long kernels may be plain Python, and so long they have been.
+    patience_s = 0.0
+    spent_s = 0.0
+    _depth = 0
 
     def __init__(self, function: Callable[..., object], **options: Any) -> None:
         functools.update_wrapper(self, function)
@@ -51,9 +70,34 @@ class _Later:
     def __call__(self, *arguments: object) -> object:
         with self._lock:
             if "made" not in self.__dict__:
+                if _Later._depth or self._is_little(arguments):
+                    return self._plainly(arguments)
                 _replace_all()
             made = self.made
         return made(*arguments)
+
+    @staticmethod
+    def _is_little(arguments: Sequence[object]) -> bool:
+        """Whether there is patience left, and no more to go through than Python does in no time.
+
+        What a kernel goes through, mostly jobs, comes first; tables may be longer.
+        """
+        if _Later.spent_s >= _Later.patience_s:
+            return False
+        rows = (len(each) for each in arguments if isinstance(each, np.ndarray) and each.ndim)
+        return next(rows, 0) <= FEW
+
+    def _plainly(self, arguments: Sequence[object]) -> object:
+        """As Python, with the kernels that it calls; integers wrap and nothing is said of divisions by zero."""
+        begun_s = time.perf_counter()
+        _Later._depth += 1
+        try:
+            with np.errstate(all="ignore"):
+                return self._function(*arguments)
+        finally:
+            _Later._depth -= 1
+            if not _Later._depth:
+                _Later.spent_s += time.perf_counter() - begun_s
 
     @functools.cached_property
     def made(self) -> Callable[..., object]:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 #: Where the API listens if nobody says otherwise.
 HOST, PORT = "127.0.0.1", 7733
+#: Seconds of decisions in plain Python before a compiler is loaded for them: it takes 120 MiB.
+PLAIN_S = 10.0
 
 
 class OnExit(StrEnum):
@@ -70,6 +72,7 @@ def serve(
     them over. Nothing listens beyond this machine unless --host says so.
     """
     from powerflow.cli.settings import load
+    from powerflow.kernel import be_patient
     from powerflow.live.build import ClusterSettings, build
     from powerflow.live.controller import Settings
     from powerflow.live.governance import Stage
@@ -77,6 +80,7 @@ def serve(
     from powerflow.service.logs import json_lines
     from powerflow.simulate.governed_replay import compare_days, replay_days
 
+    be_patient(PLAIN_S)
     directory = state_dir or load().state_dir
     os.umask(0o022)  # what the controller writes for ranks, their users must be able to read
     live = build(

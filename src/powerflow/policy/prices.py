@@ -42,7 +42,7 @@ class Prices:
             return answer
         count, size = len(jobs), self.sizes(view)
         answer.worth = np.empty(count)
-        answer.gpu_price = allocate(
+        price = allocate(
             size,
             size.argsort(kind="stable"),
             jobs["remaining"],
@@ -68,6 +68,7 @@ class Prices:
             np.empty((2, count)),
             np.empty((3, count), np.int64),
         )
+        answer.gpu_price = float(price)
         return answer
 
     def sizes(self, view: View) -> FloatArray:
