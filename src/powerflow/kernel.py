@@ -16,6 +16,7 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
+HOUR_S = 3600.0
 #: Arrays of so many rows Python goes through in no time.
 FEW = 64
 
@@ -42,7 +43,7 @@ def inlined(function: Function) -> Function:
 
 
 def be_patient(seconds: float) -> None:
-    """Let kernels be plain Python until they have taken so long altogether, or are given many rows.
+    """Let kernels be plain Python until they have taken so long within an hour, or are given many rows.
 
     They say the same, bit by bit; the whole test-suite of the decision core passes with either.
     """
@@ -57,9 +58,10 @@ class _Later:
 
     #: One for all: no other thread may see some kernels made and others not.
     _lock = threading.RLock()
-    #: So long kernels may be plain Python, and so long they have been.
+    #: So long in an hour kernels may be plain Python, so long they have been, and since when that is counted.
     patience_s = 0.0
     spent_s = 0.0
+    since_s = 0.0
     _depth = 0
 
     def __init__(self, function: Callable[..., object], **options: Any) -> None:
@@ -82,6 +84,8 @@ class _Later:
 
         What a kernel goes through, mostly jobs, comes first; tables may be longer.
         """
+        if time.perf_counter() - _Later.since_s > HOUR_S:
+            _Later.spent_s, _Later.since_s = 0.0, time.perf_counter()
         if _Later.spent_s >= _Later.patience_s:
             return False
         rows = (len(each) for each in arguments if isinstance(each, np.ndarray) and each.ndim)

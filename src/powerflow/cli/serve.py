@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 #: Where the API listens if nobody says otherwise.
 HOST, PORT = "127.0.0.1", 7733
-#: Seconds of decisions in plain Python before a compiler is loaded for them: it takes 120 MiB.
+#: Seconds of decisions in plain Python, in an hour, before a compiler is loaded for them: it takes 120 MiB.
 PLAIN_S = 10.0
 
 
