@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,17 @@ def test_a_controller_that_ends_without_jobs_leaves_no_process(tmp_path: Path) -
         finally:
             for pid in processes_of(state):
                 os.kill(pid, signal.SIGKILL)
+
+
+def test_a_start_that_is_refused_leaves_no_process(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        command = [sys.executable, "-m", "powerflow", "serve", "--state-dir", str(state), "--emulate", "1x1:A100"]
+        done = subprocess.run([*command, "--port", port], capture_output=True, text=True, check=False, timeout=120.0)
+    assert done.returncode != 0
+    assert len(done.stderr.splitlines()) == 1 or "Traceback" not in done.stderr
+    assert processes_of(state / "engine") == []
 
 
 def processes_of(directory: Path) -> list[int]:

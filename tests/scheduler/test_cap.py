@@ -192,7 +192,9 @@ def test_what_idles_above_the_cap_goes_as_low_as_it_can_and_says_so() -> None:
     brain = two_jobs()
     plan = brain.at(1.0, PowerCapSet(PowerCap(399.0)))
     assert (has(brain, "a"), has(brain, "b")) == ((0, 0), (0, 0))
-    assert list(plan.notices) == ["power cap on cluster: 399 W are allowed, 400 W are drawn with all jobs paused"]
+    assert list(plan.notices) == [
+        "power cap on cluster: 399 W are allowed, 400 W are believed to be drawn: all jobs are paused"
+    ]
 
 
 def test_an_empty_cluster_has_nothing_to_pause() -> None:

@@ -96,7 +96,10 @@ def test_a_power_cap_binds() -> None:
     brain.step(100.0, PowerCapSet(PowerCap(600.0, scope, 100.0)))
     brain.step(160.0)
     found = brain.look("a")
-    assert found.binds == "cap"
+    assert (found.binds, found.start_s) == ("cap", None)
+    assert [each.limit for each in found.otherwise] == ["cap"], "what the policy says of other worlds knows of no cap"
+    brain.step(220.0, Acting(False))
+    assert not [each for each in brain.look("a").otherwise if each.limit == "cap"], "a cap spares who is watched"
 
 
 def test_protection_binds_who_has_to_make_room_for_it() -> None:

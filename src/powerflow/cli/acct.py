@@ -74,7 +74,7 @@ def _draw(found: Statement, width: int) -> RenderableType:
     from powerflow.cli.job_table import joules, noted, seconds
     from powerflow.report.units import NOTHING, percent, significant
 
-    total_j = next((account.energy_j for account in found.accounts if account.name == "total"), 0.0)
+    total_j = found.accounts[-1].energy_j if found.accounts else 0.0
     begin, end = (time.strftime("%Y-%m-%d %H:%M", time.localtime(s)) for s in (found.since_s, found.until_s))
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column(found.by, no_wrap=True, overflow="ellipsis")
@@ -82,18 +82,19 @@ def _draw(found: Statement, width: int) -> RenderableType:
     carbon = any(account.co2_g is not None for account in found.accounts)
     for head in ("jobs", "GPU-hours", "energy", "share", "mean JCT", *(["cost"] * priced), *(["CO2"] * carbon)):
         table.add_column(head, justify="right", no_wrap=True)
-    for account in found.accounts:
-        of_nobody = account.name in ("idle", "total")
+    last = len(found.accounts) - 1  # the total; before it what was idle: by place, since a project may have these names
+    for at, account in enumerate(found.accounts):
+        style = "bold" if at == last else "dim" if at == last - 1 else ""
         table.add_row(
             account.name,
-            NOTHING if account.name == "idle" else f"{account.jobs:,}",
+            NOTHING if at == last - 1 else f"{account.jobs:,}",
             significant(account.gpu_s / 3600.0) if account.gpu_s else NOTHING,
             joules(account.energy_j, found.emulated),
             percent(account.energy_j / total_j) if total_j else NOTHING,
             seconds(account.mean_jct_s),
             *([f"{account.cost or 0.0:,.2f}"] * priced),
             *([f"{(account.co2_g or 0.0) / 1e3:,.3g} kg"] * carbon),
-            style={"idle": "dim", "total": "bold"}[account.name] if of_nobody else "",
+            style=style,
         )
     notes = [Text(note, style="dim") for note in found.notes]
     return Group(Text(f"{begin} to {end}", style="bold"), Text(), noted(table, found.emulated), *notes)

@@ -20,9 +20,12 @@ if TYPE_CHECKING:
 
     from powerflow.live.governance import BudgetRecord
 
+#: Budgets that can be meant: 1 Wh to 1000 GWh.
+LEAST_J, MOST_J = 3.6e3, 3.6e15
+
 app = typer.Typer(rich_markup_mode=None)
 
-Project = Annotated[str, typer.Option("--project", help="Whose budget; by default the cluster's.")]
+Project = Annotated[str | None, typer.Option("--project", help="Whose budget; by default the cluster's.")]
 
 
 class Per(StrEnum):
@@ -40,7 +43,7 @@ def set_budget(
     zone: Annotated[
         str | None, typer.Option(help="Whose midnight: a zone such as Europe/Berlin; this machine's by default.")
     ] = None,
-    project: Project = "",
+    project: Project = None,
     json: Json = False,
 ) -> None:
     """Set an energy budget: the price of a joule is set so that it is kept; one of the same scope is replaced."""
@@ -52,7 +55,9 @@ def set_budget(
     energy = parse_amount(amount, "AMOUNT")
     if energy.relative:
         raise InputError(f"{amount} of what is not known here", where="AMOUNT", fix="give an amount such as 400kWh")
-    budget = controller.set_budget(BudgetOrder(energy.value, per.value, zone or own_zone(), project))
+    if not LEAST_J <= energy.value <= MOST_J:
+        raise InputError(f"{amount} is no budget", where="AMOUNT", fix="give an amount from 1 Wh to 1000 GWh")
+    budget = controller.set_budget(BudgetOrder(energy.value, per.value, zone or own_zone(), _scope(project)))
     if json:
         print_json("budget", {"budget": budget})
     else:
@@ -78,11 +83,11 @@ def forecast(controller: Controller, json: Json = False, watch: Watch = None) ->
 
 
 @asks
-def drop(controller: Controller, project: Project = "", json: Json = False) -> None:
+def drop(controller: Controller, project: Project = None, json: Json = False) -> None:
     """Forget a budget."""
     from powerflow.cli.output import print_json
 
-    gone = controller.drop_budget(project)
+    gone = controller.drop_budget(_scope(project))
     if json:
         print_json("budget", {"budget": gone})
     else:
@@ -101,6 +106,15 @@ def own_zone() -> str:
         return name
     _, found, name = os.path.realpath(Path("/etc/localtime")).partition("/zoneinfo/")
     return name if found else "UTC"
+
+
+def _scope(project: str | None) -> str:
+    """Whose budget is meant; an empty variable in a script must not mean the cluster's."""
+    from powerflow.errors import InputError
+
+    if project == "":
+        raise InputError("no project is named", where="--project", fix="name one, or leave it out for the cluster")
+    return project or ""
 
 
 def _whose(budget: BudgetRecord) -> str:

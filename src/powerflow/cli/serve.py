@@ -21,6 +21,8 @@ from powerflow.cli.mode import To
 
 if TYPE_CHECKING:
     from powerflow.live.build import LiveCluster
+    from powerflow.live.governance import Stage
+    from powerflow.live.stages import Stages
     from powerflow.service.tokens import Tokens
 
 #: Where the API listens if nobody says otherwise.
@@ -72,6 +74,7 @@ def serve(
     them over. Nothing listens beyond this machine unless --host says so.
     """
     from powerflow.cli.settings import load
+    from powerflow.engine.protocol import EngineError
     from powerflow.kernel import be_patient
     from powerflow.live.build import ClusterSettings, build
     from powerflow.live.controller import Settings
@@ -100,13 +103,32 @@ def serve(
         log=json_lines(sys.stderr),
     )
     try:
-        run_controller(live, directory.absolute(), host, port, drain=on_exit is OnExit.DRAIN, open_metrics=open_metrics)
+        run_controller(
+            live,
+            directory.absolute(),
+            host,
+            port,
+            Stage(mode.value),
+            drain=on_exit is OnExit.DRAIN,
+            open_metrics=open_metrics,
+        )
+    except BaseException:
+        with suppress(EngineError):  # it stays where ranks run; a start that fails leaves nothing else behind
+            live.engine.shutdown()
+        raise
     finally:
         live.close()
 
 
 def run_controller(
-    live: LiveCluster, state: Path, host: str, port: int, *, drain: bool = False, open_metrics: bool = False
+    live: LiveCluster,
+    state: Path,
+    host: str,
+    port: int,
+    first: Stage,
+    *,
+    drain: bool = False,
+    open_metrics: bool = False,
 ) -> None:
     """Start the controller, serve the API, and turn until a signal says to end."""
     from powerflow import __version__
@@ -137,6 +159,8 @@ def run_controller(
         announce(state, server.url)
         gpus = f"{live.spec.gpus} {'emulated ' if live.emulation else ''}GPU{'s' if live.spec.gpus > 1 else ''}"
         print(f"powerflow serves {gpus} at {server.url}; state in {state}", flush=True)
+        if said := stage_said(live.controller.rules.stages, first):
+            print(f"powerflow: {said}", file=sys.stderr, flush=True)
         wait()
         stop.set()
         controller.ring()
@@ -152,6 +176,14 @@ def run_controller(
     controller.finish()
     with suppress(EngineError):  # it stays where ranks run; else the next start has one of its own version
         live.engine.shutdown()
+
+
+def stage_said(stages: Stages, first: Stage) -> str:
+    """What is to be said where ``--mode`` is not what holds: somebody has set another stage before; else ""."""
+    now = stages.stored_for_all()
+    if now is None or now.stage is first:
+        return ""
+    return f"the stage is {now.stage} (set by {now.by}), not {first}: powerflow mode {first} sets it"
 
 
 @contextmanager

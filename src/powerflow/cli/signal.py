@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from powerflow.live.governance import SignalRecord
+
+#: A body of the API has at most 1 MiB; this leaves room for how text is written there.
+MOST_BYTES = 900_000
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -53,6 +57,8 @@ def set_signal(
     from powerflow.cli.output import print_json
     from powerflow.live.governance import SignalOrder
 
+    if fallback is not None:
+        _finite(fallback, "--fallback")
     url, number = source if source.startswith(("http://", "https://")) else None, _number(source)
     text = _text(source) if url is None and number is None else None
     order = SignalOrder(kind.value, text, url, number, source, fallback, lasting(max_age, "--max-age"), weight)
@@ -94,16 +100,34 @@ app.command("drop")(drop)
 
 
 def _number(text: str) -> float | None:
+    """The number that a source is; None: it is a file.
+
+    Raises:
+        InputError: It is none that can be reckoned with.
+    """
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
         return None
+    return _finite(value, "SOURCE")
+
+
+def _finite(value: float, where: str) -> float:
+    from powerflow.errors import InputError
+
+    if not math.isfinite(value):
+        raise InputError(f"{value:g} is no value", where=where, fix="give a number")
+    return value
 
 
 def _text(path: str) -> str:
     from powerflow.errors import InputError
 
+    if Path(path).exists() and not Path(path).is_file():
+        raise InputError("is no file", where=path, fix="give a CSV file, an address that begins with http, or a number")
     try:
+        if Path(path).stat().st_size > MOST_BYTES:
+            raise InputError(f"has more than {MOST_BYTES} bytes", where=path, fix="leave out what is long past")
         return Path(path).read_text("utf-8")
     except OSError as error:
         fix = "give a CSV file, an address that begins with http, or a number"

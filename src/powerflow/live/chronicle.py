@@ -127,7 +127,8 @@ class Chronicle:
     def expected(self, entry: Entry, gpu_type: str, gpus: int, clock_mhz: float, now_s: float) -> DecisionRecord:
         """What is expected of a job in some configuration, from now on."""
         option = self._expected(entry, gpu_type, gpus, clock_mhz)
-        if option is not None and entry.placement and gpus == entry.gpus and entry.step_time_s > 0:
+        steady = entry.placement and gpus == entry.gpus and not entry.explore_mhz
+        if option is not None and steady and entry.step_time_s > 0:
             option = replace(  # what is measured of this very job is nearer than what is believed of its class
                 option, step_time_s=entry.step_time_s, energy_per_step_j=option.power_w * entry.step_time_s
             )

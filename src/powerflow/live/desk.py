@@ -134,9 +134,12 @@ class LiveDesk:
         table = self._controller.learning.table(entry.kind.name, pool.gpu_type)
         price += self._scheduler.energy.by_project.get(entry.spec.project, 0.0)
         prices = Prices(entry.job(1.0).weight, price, entry.gpu_price, pool.gpu_idle_w)
-        now = option(table, pool.axes, entry.gpus, entry.clock_now_mhz, prices) if entry.placement else None
+        now = option(table, pool.axes, entry.gpus, entry.clock_mhz, prices) if entry.placement else None
         best = options(table, pool.axes, prices, least=entry.spec.gpus.least, most=entry.spec.gpus.most)
-        said = Explanation(job_id, entry.reason, entry.why, entry.decided_s, entry.gpu_price, price, now, best)
+        sentence = entry.reason
+        if entry.explore_mhz:
+            sentence += f" (tries clocks: {', '.join(f'{mhz:.0f}' for mhz in entry.explore_mhz)} MHz)"
+        said = Explanation(job_id, sentence, entry.why, entry.decided_s, entry.gpu_price, price, now, best)
         insight = self._controller.inquire(job_id)
         if insight is not None:
             said = replace(said, binds=insight.binds, otherwise=insight.otherwise, start_s=insight.start_s)
@@ -318,7 +321,7 @@ class LiveDesk:
     def _foretold(self, said: Explanation, entry: Entry, gpu_type: str, best: Sequence[Option]) -> Explanation:
         """An explanation with when the job is expected to end, and what it will have used."""
         if entry.placement:
-            gpus, clock_mhz, from_s = entry.gpus, entry.clock_now_mhz, self._controller.clock()
+            gpus, clock_mhz, from_s = entry.gpus, entry.clock_mhz, self._controller.clock()
         elif said.start_s is not None and best:
             gpus, clock_mhz, from_s = best[0].gpus, best[0].clock_mhz, said.start_s
         else:

@@ -85,6 +85,10 @@ class Stages:
         known = self._all()
         return known.get(project, known[OTHERS]).stage
 
+    def stored_for_all(self) -> StoredStage | None:
+        """What somebody has set for all projects that have no stage of their own; None: nobody has."""
+        return self._stored().get(OTHERS)
+
     def acts(self, project: str) -> bool:
         """Whether its jobs are acted on."""
         return self.stage_of(project).acts

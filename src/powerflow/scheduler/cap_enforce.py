@@ -182,9 +182,11 @@ class Enforcer:
         for scope in scopes:
             limit_w, drawn_w = self._book.limit_w(scope, now_s, now_s + STEP_S), self._book.drawn_w(scope)
             if drawn_w > limit_w + 1e-3:
+                watched = any((d.view.jobs["untouched"] & (d.answer.gpus > 0)).any() for _, d in asked)
+                why = "jobs run that nobody acts on" if watched else "all jobs are paused"
                 capped.notices.append(
                     f"power cap on {scope.name}: {limit_w:.0f} W are allowed, "
-                    f"{drawn_w:.0f} W are drawn with all jobs paused"
+                    f"{drawn_w:.0f} W are believed to be drawn: {why}"
                 )
 
     def _lessen(self, asked: Asked, scope: Scope, limit_w: float, now_s: float, capped: Capped) -> bool:

@@ -63,20 +63,21 @@ def insight(scheduler: Scheduler, job_id: str, now_s: float) -> Insight:
     base = (0, 0) if view.jobs["untouched"][row] else _has(policy, view, row)
     found: list[Otherwise] = []
     binds = ""
-    if scheduler.caps:
+    if scheduler.caps and not view.jobs["untouched"][row]:
         found += _told(pool, "cap", "if there were no power cap", base, has)
         binds = _binding(found, has, pool)
-    if not view.jobs["untouched"][row]:
+    # the policy knows nothing of caps: where one binds, what it says of other worlds would not come true
+    if not binds and not view.jobs["untouched"][row]:
         for limit, words, world in _worlds(view, row):
             found += _told(pool, limit, words, _has(policy, world, row), base)
-    elif not has[0]:
+    elif not binds and not has[0]:
         found += _told(pool, "GPUs", *_with_room(policy, view, row), base)
     binds = binds or _binding(found, base, pool)
     if has[0] and not pool.is_packed(slot):
         nodes = len({share.node for share in pool.occupancy.placement(slot)})
         found.append(Otherwise("topology", f"if its GPUs were not on {nodes} nodes", has[0], pool.clocks_mhz[has[1]]))
         binds = binds or "topology"
-    start_s = None if has[0] else _start_s(policy, view, row)
+    start_s = None if has[0] or binds == "cap" else _start_s(policy, view, row)
     return Insight(binds, found, start_s)
 
 
