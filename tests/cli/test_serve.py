@@ -40,6 +40,25 @@ def test_a_start_that_is_refused_leaves_no_process(tmp_path: Path) -> None:
     assert processes_of(state / "engine") == []
 
 
+def test_a_second_controller_is_refused_and_leaves_the_firsts_engine_alone(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    command = [sys.executable, "-m", "powerflow", "serve", "--state-dir", str(state), "--emulate", "1x1:A100"]
+    command += ["--port", "0", "--on-exit", "drain"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as first:
+        assert first.stdout is not None
+        try:
+            assert first.stdout.readline().startswith("powerflow serves")
+            agent = processes_of(state / "engine")
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120.0)
+            assert "another controller runs on this store" in done.stderr
+            assert processes_of(state / "engine") == agent
+        finally:
+            first.send_signal(signal.SIGTERM)
+            first.wait(120.0)
+            for pid in processes_of(state):
+                os.kill(pid, signal.SIGKILL)
+
+
 def processes_of(directory: Path) -> list[int]:
     """Processes that were told of a directory."""
     return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if str(directory) in line_of(pid)]

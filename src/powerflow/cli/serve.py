@@ -113,8 +113,9 @@ def serve(
             open_metrics=open_metrics,
         )
     except BaseException:
-        with suppress(EngineError):  # it stays where ranks run; a start that fails leaves nothing else behind
-            live.engine.shutdown()
+        if live.engine.started:  # else it is another controller's, which may be at work
+            with suppress(EngineError):  # it stays where ranks run
+                live.engine.shutdown()
         raise
     finally:
         live.close()

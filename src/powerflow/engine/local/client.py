@@ -33,6 +33,9 @@ class LocalEngine:
         directory: Where the engine keeps everything; it belongs to one user.
         nodes: GPUs by node name. None: as they were.
         preload: Modules that ranks with ``python=True`` find imported, once the agent starts anew. Empty: as before.
+
+    Attributes:
+        started: Whether it was this object that started the agent; else it found one at work.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class LocalEngine:
         self._idle: list[_Connection] = []
         self._busy: set[_Connection] = set()
         self._closed = False
+        self.started = False
         self._seen = threading.local()  # the state of things that each thread has seen
         self._cache: tuple[str, tuple[RankStatus, ...]] = ("", ())
         self._ask({"do": "hello", "nodes": self._wanted})
@@ -207,6 +211,7 @@ class LocalEngine:
             done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
             if done.returncode != 0:
                 raise EngineError(f"cannot start the agent of {self._home}: {done.stderr.strip()[-2000:]}")
+            self.started = True
             return _Connection(self._home)
 
     def _refuse_if_closed(self) -> None:
