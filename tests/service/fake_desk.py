@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from powerflow.energy.budget import Budget, window_at
-from powerflow.energy.signal import Kind, read_signal
+from powerflow.energy.kinds import Kind
+from powerflow.energy.signal import read_signal
 from powerflow.errors import InputError
 from powerflow.live.governance import (
     AuditRecord,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +13,7 @@ from powerflow.cli.asking import Watch, asks
 from powerflow.cli.client import Controller
 from powerflow.cli.options import Json
 from powerflow.cli.when import stamp
+from powerflow.energy.budget import Period
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -28,18 +28,11 @@ app = typer.Typer(rich_markup_mode=None)
 Project = Annotated[str | None, typer.Option("--project", help="Whose budget; by default the cluster's.")]
 
 
-class Per(StrEnum):
-    """How often a budget begins anew."""
-
-    DAY = "day"
-    MONTH = "month"
-
-
 @asks
 def set_budget(
     controller: Controller,
     amount: Annotated[str, typer.Argument(metavar="AMOUNT", help="How much energy, such as 400kWh.")],
-    per: Annotated[Per, typer.Option(help="From local midnight to local midnight, or a whole month.")] = Per.DAY,
+    per: Annotated[Period, typer.Option(help="From local midnight to local midnight, or a whole month.")] = "day",
     zone: Annotated[
         str | None, typer.Option(help="Whose midnight: a zone such as Europe/Berlin; this machine's by default.")
     ] = None,
@@ -57,7 +50,7 @@ def set_budget(
         raise InputError(f"{amount} of what is not known here", where="AMOUNT", fix="give an amount such as 400kWh")
     if not LEAST_J <= energy.value <= MOST_J:
         raise InputError(f"{amount} is no budget", where="AMOUNT", fix="give an amount from 1 Wh to 1000 GWh")
-    budget = controller.set_budget(BudgetOrder(energy.value, per.value, zone or own_zone(), _scope(project)))
+    budget = controller.set_budget(BudgetOrder(energy.value, per, zone or own_zone(), _scope(project)))
     if json:
         print_json("budget", {"budget": budget})
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,6 +10,7 @@ from powerflow.cli.asking import Watch, asks
 from powerflow.cli.client import Controller
 from powerflow.cli.options import Json
 from powerflow.cli.when import stamp
+from powerflow.live.governance import Stage
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -18,21 +18,11 @@ if TYPE_CHECKING:
     from powerflow.live.governance import Modes, SavingsRecord
 
 
-class To(StrEnum):
-    """The stages, from the least to the most."""
-
-    OBSERVE = "observe"
-    REPLAY = "replay"
-    SHADOW = "shadow"
-    CANARY = "canary"
-    ENFORCE = "enforce"
-
-
 @asks
 def mode(
     controller: Controller,
     stage: Annotated[
-        To | None,
+        Stage | None,
         typer.Argument(
             metavar="[STAGE]",
             help="observe: meter and learn; replay: say what would have been saved; shadow: say for each job what would"
@@ -49,13 +39,13 @@ def mode(
     """Say how far PowerFlow is let in: one step forward or back at a time, each reversible."""
     from powerflow.cli.watch import show
     from powerflow.errors import InputError
-    from powerflow.live.governance import ModeOrder, Stage
+    from powerflow.live.governance import ModeOrder
 
     if stage is not None:
         names = None if projects is None else [name.strip() for name in projects.split(",") if name.strip()]
         if names is not None and not names:  # an empty variable in a script must not mean everybody
             raise InputError("no project is named", where="--projects", fix="name some, or leave it out for everybody")
-        controller.set_mode(ModeOrder(Stage(stage.value), names))
+        controller.set_mode(ModeOrder(stage, names))
     elif projects is not None:
         raise InputError("no stage is given", where="STAGE", fix="observe, replay, shadow, canary or enforce")
     show("modes", controller.modes, _draw, _plain, json=json, every_s=watch)

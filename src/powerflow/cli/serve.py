@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from powerflow.cli.mode import To
+from powerflow.live.governance import Stage
 
 if TYPE_CHECKING:
     from powerflow.live.build import LiveCluster
-    from powerflow.live.governance import Stage
     from powerflow.live.stages import Stages
     from powerflow.service.tokens import Tokens
 
@@ -57,8 +56,8 @@ def serve(
         OnExit, typer.Option(help="On SIGTERM or Ctrl-C: leave jobs running for the next controller, or drain them.")
     ] = OnExit.LEAVE,
     mode: Annotated[
-        To, typer.Option(help="How far PowerFlow is let in, until powerflow mode says otherwise.")
-    ] = To.ENFORCE,
+        Stage, typer.Option(help="How far PowerFlow is let in, until powerflow mode says otherwise.")
+    ] = Stage.ENFORCE,
     explore_steps: Annotated[
         int, typer.Option(help="Steps to try each clock when a job is new on a GPU count; 0: never.", min=0)
     ] = 20,
@@ -78,7 +77,6 @@ def serve(
     from powerflow.kernel import be_patient
     from powerflow.live.build import ClusterSettings, build
     from powerflow.live.controller import Settings
-    from powerflow.live.governance import Stage
     from powerflow.live.replaying import Replays
     from powerflow.service.logs import json_lines
     from powerflow.simulate.governed_replay import compare_days, replay_days
@@ -97,7 +95,7 @@ def serve(
             seed=seed,
             time_scale=time_scale,
             replays=Replays(replay_days, compare_days),
-            stage=Stage(mode.value),
+            stage=mode,
             controller=Settings(explore_steps=explore_steps),
         ),
         log=json_lines(sys.stderr),
@@ -108,7 +106,7 @@ def serve(
             directory.absolute(),
             host,
             port,
-            Stage(mode.value),
+            mode,
             drain=on_exit is OnExit.DRAIN,
             open_metrics=open_metrics,
         )

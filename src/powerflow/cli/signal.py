@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +13,7 @@ from powerflow.cli.asking import Watch, asks
 from powerflow.cli.client import Controller
 from powerflow.cli.options import Json
 from powerflow.cli.when import lasting, stamp
+from powerflow.energy.kinds import UNITS, Kind
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -26,20 +26,13 @@ MOST_BYTES = 900_000
 app = typer.Typer(rich_markup_mode=None)
 
 
-class Which(StrEnum):
-    """What a signal says of a kWh."""
-
-    TARIFF = "tariff"
-    CARBON = "carbon"
-
-
-Kind = Annotated[Which, typer.Argument(metavar="KIND", help="tariff: money per kWh; carbon: g CO2 per kWh.")]
+Which = Annotated[Kind, typer.Argument(metavar="KIND", help="tariff: money per kWh; carbon: g CO2 per kWh.")]
 
 
 @asks
 def set_signal(
     controller: Controller,
-    kind: Kind,
+    kind: Which,
     source: Annotated[
         str,
         typer.Argument(metavar="SOURCE", help="A CSV file, an http address of one, or a number that always holds."),
@@ -61,7 +54,7 @@ def set_signal(
         _finite(fallback, "--fallback")
     url, number = source if source.startswith(("http://", "https://")) else None, _number(source)
     text = _text(source) if url is None and number is None else None
-    order = SignalOrder(kind.value, text, url, number, source, fallback, lasting(max_age, "--max-age"), weight)
+    order = SignalOrder(kind, text, url, number, source, fallback, lasting(max_age, "--max-age"), weight)
     signal = controller.set_signal(order)
     if json:
         print_json("signal", {"signal": signal})
@@ -83,11 +76,11 @@ def show_signals(controller: Controller, json: Json = False, watch: Watch = None
 
 
 @asks
-def drop(controller: Controller, kind: Kind, json: Json = False) -> None:
+def drop(controller: Controller, kind: Which, json: Json = False) -> None:
     """Forget a signal."""
     from powerflow.cli.output import print_json
 
-    gone = controller.drop_signal(kind.value)
+    gone = controller.drop_signal(kind)
     if json:
         print_json("signal", {"signal": gone})
     else:
@@ -137,8 +130,6 @@ def _text(path: str) -> str:
 
 
 def _value(signal: SignalRecord) -> str:
-    from powerflow.energy.signal import UNITS
-
     return f"{signal.value:.4g} {UNITS[signal.kind]}"
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 
-from powerflow.energy.signal import MAX_AGE_S, Kind, Signal, read_signal
+from powerflow.energy.kinds import Kind
+from powerflow.energy.signal import MAX_AGE_S, Signal, read_signal
 from powerflow.errors import InputError
 
 #: A year of quarter hours is some two megabytes; more is no signal.

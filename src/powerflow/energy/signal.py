@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from powerflow.cost.table import FloatArray
+from powerflow.energy.kinds import UNITS, Kind
 from powerflow.errors import InputError
 
 J_PER_KWH = 3.6e6
@@ -30,10 +30,6 @@ COMPARED_S = 7 * 86_400.0
 
 #: Values of a series hold no longer than this, where nothing else is said: hourly ones may come an hour late.
 MAX_AGE_S = 2 * 3600.0
-
-Kind = Literal["tariff", "carbon"]
-
-UNITS: dict[Kind, str] = {"tariff": "money/kWh", "carbon": "gCO2/kWh"}
 
 
 @dataclass(frozen=True, eq=False)

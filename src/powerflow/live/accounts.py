@@ -13,7 +13,8 @@ from typing import Any
 
 from sqlalchemy import Connection, case, func, select
 
-from powerflow.energy.signal import J_PER_KWH, UNITS, Signal
+from powerflow.energy.kinds import UNITS
+from powerflow.energy.signal import J_PER_KWH, Signal
 from powerflow.errors import InputError
 from powerflow.live.encode import number
 from powerflow.live.records import Account, Accounts, JobState

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from powerflow.energy.signal import Kind
+from powerflow.energy.kinds import Kind
 from powerflow.engine.protocol import EngineError
 from powerflow.live.accounts import priced
 from powerflow.live.controller import Controller

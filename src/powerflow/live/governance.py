@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Any
 
 from powerflow.energy.budget import Period
-from powerflow.energy.signal import Kind
+from powerflow.energy.kinds import Kind
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Generic, Protocol, TypeVar
 
-from powerflow.energy.signal import Kind
+from powerflow.energy.kinds import Kind
 from powerflow.errors import InputError
 from powerflow.live.governance import (
     AuditRecord,

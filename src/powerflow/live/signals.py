@@ -15,8 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from powerflow.energy.kinds import Kind
 from powerflow.energy.poll import poll
-from powerflow.energy.signal import COMPARED_S, MAX_AGE_S, Kind, Signal, constant, joined, read_signal
+from powerflow.energy.signal import COMPARED_S, MAX_AGE_S, Signal, constant, joined, read_signal
 from powerflow.errors import InputError
 from powerflow.live.governance import AuditRecord, SignalOrder, SignalRecord
 from powerflow.live.records import Caller, NotFound

@@ -9,7 +9,8 @@ from fastapi import Path
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from powerflow.energy.budget import Period
-from powerflow.energy.signal import MAX_AGE_S, Kind
+from powerflow.energy.kinds import Kind
+from powerflow.energy.signal import MAX_AGE_S
 from powerflow.live.governance import (
     AuditRecord,
     BudgetRecord,
