@@ -66,22 +66,18 @@ def acct(
 
 
 def _draw(found: Statement, width: int) -> RenderableType:
-    from rich import box
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
-    from powerflow.cli.job_table import joules, noted, seconds
+    from powerflow.cli.job_table import joules, noted, plain, seconds
     from powerflow.report.units import NOTHING, percent, significant
 
     total_j = found.accounts[-1].energy_j if found.accounts else 0.0
     begin, end = (time.strftime("%Y-%m-%d %H:%M", time.localtime(s)) for s in (found.since_s, found.until_s))
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column(found.by, no_wrap=True, overflow="ellipsis")
     priced = any(account.cost is not None for account in found.accounts)
     carbon = any(account.co2_g is not None for account in found.accounts)
-    for head in ("jobs", "GPU-hours", "energy", "share", "mean JCT", *(["cost"] * priced), *(["CO2"] * carbon)):
-        table.add_column(head, justify="right", no_wrap=True)
+    heads = ("jobs", "GPU-hours", "energy", "share", "mean JCT", *(["cost"] * priced), *(["CO2"] * carbon))
+    table = plain(found.by, *heads, left=(found.by,))
     last = len(found.accounts) - 1  # the total; before it what was idle: by place, since a project may have these names
     for at, account in enumerate(found.accounts):
         style = "bold" if at == last else "dim" if at == last - 1 else ""

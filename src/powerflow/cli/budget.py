@@ -13,6 +13,7 @@ from powerflow.cli.asking import Watch, asks
 from powerflow.cli.client import Controller
 from powerflow.cli.options import Json
 from powerflow.cli.when import stamp
+from powerflow.energy.amount import kwh
 from powerflow.energy.budget import Period
 
 if TYPE_CHECKING:
@@ -54,9 +55,7 @@ def set_budget(
     if json:
         print_json("budget", {"budget": budget})
     else:
-        print(
-            f"{_whose(budget)} may use {_kwh(budget.amount_j)} per {budget.period} ({budget.zone}): {_stands(budget)}"
-        )
+        print(f"{_whose(budget)} may use {kwh(budget.amount_j)} per {budget.period} ({budget.zone}): {_stands(budget)}")
 
 
 @asks
@@ -114,12 +113,8 @@ def _whose(budget: BudgetRecord) -> str:
     return f"project {budget.project}" if budget.project else "the cluster"
 
 
-def _kwh(joules: float) -> str:
-    return f"{joules / 3.6e6:,.4g} kWh"
-
-
 def _stands(budget: BudgetRecord) -> str:
-    return f"{budget.share:.1%} of {budget.window} used, {_kwh(budget.forecast_j)} expected by {stamp(budget.end_s)}"
+    return f"{budget.share:.1%} of {budget.window} used, {kwh(budget.forecast_j)} expected by {stamp(budget.end_s)}"
 
 
 def _price(seconds_per_joule: float) -> str:
@@ -127,28 +122,24 @@ def _price(seconds_per_joule: float) -> str:
 
 
 def _draw(budgets: Sequence[BudgetRecord], width: int) -> RenderableType:
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
-    from powerflow.cli.job_table import joules, noted
+    from powerflow.cli.job_table import joules, noted, plain
     from powerflow.report.units import power
 
     if not budgets:
         return Text("no energy budgets")
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    words = ("budget of", "per", "window", "by")
-    for head in ("budget of", "per", "window", "amount", "used", "share", "expected", "price", "limit", "by"):
-        table.add_column(head, justify="left" if head in words else "right", no_wrap=True)
+    heads = ("budget of", "per", "window", "amount", "used", "share", "expected", "price", "limit", "by")
+    table = plain(*heads, left=("budget of", "per", "window", "by"))
     for budget in budgets:
         table.add_row(
             _whose(budget),
             budget.period,
             budget.window,
-            _kwh(budget.amount_j),
+            kwh(budget.amount_j),
             joules(budget.spent_j, budget.emulated),
             f"{budget.share:.1%}",
-            _kwh(budget.forecast_j),
+            kwh(budget.forecast_j),
             _price(budget.price) if budget.knows_days else "no day known",
             f"{power(budget.limit_w)}{' binds' if budget.limited else ''}",
             budget.by,
@@ -157,10 +148,10 @@ def _draw(budgets: Sequence[BudgetRecord], width: int) -> RenderableType:
 
 
 def _draw_forecast(budgets: Sequence[BudgetRecord], width: int) -> RenderableType:
-    from rich import box
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
+
+    from powerflow.cli.job_table import plain
 
     if not budgets:
         return Text("no energy budgets")
@@ -170,12 +161,10 @@ def _draw_forecast(budgets: Sequence[BudgetRecord], width: int) -> RenderableTyp
         if not budget.outlook:
             parts.append(Text("no day has been replayed yet: what jobs to come will need is not known"))
             continue
-        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-        for head in ("if a joule cost", "used at the end", "of the budget", ""):
-            table.add_column(head, justify="right" if head else "left", no_wrap=True)
+        table = plain("if a joule cost", "used at the end", "of the budget", "", left=("",))
         for at in budget.outlook:
             share = at.expected_j / budget.amount_j
-            table.add_row(_price(at.price), _kwh(at.expected_j), f"{share:.1%}", "" if at.fits else "too much")
+            table.add_row(_price(at.price), kwh(at.expected_j), f"{share:.1%}", "" if at.fits else "too much")
         parts += [
             table,
             Text(f"now {_price(budget.price)}; meter over forecast {budget.bias:.2f}; above idle, more work may wait"),

@@ -146,18 +146,16 @@ def _said(cap: CapRecord) -> str:
 
 
 def _draw(caps: Sequence[CapRecord], width: int) -> RenderableType:
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
-    from powerflow.cli.job_table import noted, seconds, watts
+    from powerflow.cli.job_table import noted, plain, seconds, watts
     from powerflow.report.units import NOTHING, power
 
     if not caps:
         return Text("no power caps")
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    for head in ("cap", "scope", "state", "allowed", "drawn", "from", "until", "met after", "over", "by"):
-        table.add_column(head, justify="right" if head in ("cap", "allowed", "drawn", "met after", "over") else "left")
+    left = ("scope", "state", "from", "until", "by")
+    heads = ("cap", "scope", "state", "allowed", "drawn", "from", "until", "met after", "over", "by")
+    table = plain(*heads, left=left, wraps=heads)
     for cap in caps:
         over = NOTHING if cap.over_s is None or not cap.judged_s else f"{cap.over_s / cap.judged_s:.2%} of the time"
         table.add_row(

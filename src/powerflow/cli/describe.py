@@ -112,13 +112,11 @@ def _asked(detail: JobDetail) -> list[tuple[str, str]]:
 
 
 def _ranks(detail: JobDetail) -> RenderableType:
-    from rich import box
-    from rich.table import Table
-
+    from powerflow.cli.job_table import plain
     from powerflow.report.units import NOTHING
 
     heads = list(dict.fromkeys(key for rank in detail.ranks for key in rank))
-    table = Table(*heads, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    table = plain(*heads, left=heads, wraps=heads)
     for rank in detail.ranks:
         table.add_row(*(NOTHING if rank.get(head) is None else str(rank[head]) for head in heads))
     return table

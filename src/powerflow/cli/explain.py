@@ -41,11 +41,10 @@ def _history(decisions: Sequence[DecisionRecord]) -> dict[str, Sequence[Decision
 
 
 def _draw(found: Explanation, width: int) -> RenderableType:
-    from rich import box
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
+    from powerflow.cli.job_table import plain
     from powerflow.scheduler.plan import Why
 
     said = Text.assemble((f"job {found.job_id}: ", "bold"), found.sentence or found.why)
@@ -61,9 +60,7 @@ def _draw(found: Explanation, width: int) -> RenderableType:
         parts.append(Text("nothing binds: it has what is best for all at these prices", style="dim"))
     if found.now is None and not found.options:
         return Group(*parts)
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    for head in ("", "GPUs", "MHz", "step", "power", "energy a step", "time", "energy", "cost a step"):
-        table.add_column(head, justify="right", no_wrap=True)
+    table = plain("", "GPUs", "MHz", "step", "power", "energy a step", "time", "energy", "cost a step")
     if found.now is not None:
         table.add_row("now", *_cells(found.now, found.now), style="bold cyan")
     for option in found.options:
@@ -108,25 +105,26 @@ def _prices(found: Explanation) -> list[RenderableType]:
 
 def _would(gpus: int, clock_mhz: float, has: tuple[int, float]) -> str:
     """What it would have, in words."""
+    from powerflow.scheduler.plan import gpus_said
+
     if not gpus:
         return "it would wait"
-    what = f"{gpus} GPU{'' if gpus == 1 else 's'} at {clock_mhz:.0f} MHz"
-    return "it would run faster as it is" if (gpus, clock_mhz) == has else what
+    if (gpus, clock_mhz) == has:
+        return "it would run faster as it is"
+    return f"{gpus_said(gpus)} at {clock_mhz:.0f} MHz"
 
 
 def _tell(decisions: Sequence[DecisionRecord], width: int) -> RenderableType:
     """A job's story."""
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
+    from powerflow.cli.job_table import plain
     from powerflow.report.units import NOTHING, duration, energy
 
     if not decisions:
         return Text("nothing was decided for it yet")
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    for head in ("when", "what", "GPUs", "MHz", "JCT expected", "80 %", "energy expected", "80 %"):
-        table.add_column(head, justify="left" if head in ("when", "what") else "right", no_wrap=head != "what")
+    heads = ("when", "what", "GPUs", "MHz", "JCT expected", "80 %", "energy expected", "80 %")
+    table = plain(*heads, left=("when", "what"), wraps=("what",))
     for at in decisions:
         table.add_row(
             stamp(at.time_s),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -34,6 +34,14 @@ STYLES = {
     "asleep": "dim",
 }
 _BLOCKS = " ▏▎▍▌▋▊▉█"
+
+
+def plain(*heads: str, left: Collection[str] = (), wraps: Collection[str] = ()) -> Table:
+    """An empty table as commands draw it; ``left`` columns are no numbers, and those of ``wraps`` may take lines."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for head in heads:
+        table.add_column(head, justify="left" if head in left else "right", no_wrap=head not in wraps)
+    return table
 
 
 @dataclass(frozen=True, slots=True)

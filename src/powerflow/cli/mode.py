@@ -56,17 +56,14 @@ def _plain(found: Modes) -> dict[str, object]:
 
 
 def _draw(found: Modes, width: int) -> RenderableType:
-    from rich import box
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
-    modes = found.items
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    left = ("projects", "stage", "since", "by")
-    heads = (*left, "jobs ended", "JCT as said", "energy as said", "energy would be", "JCT would be")
-    for head in heads:
-        table.add_column(head, justify="left" if head in left else "right", no_wrap=True)
+    from powerflow.cli.job_table import plain
+
+    modes, left = found.items, ("projects", "stage", "since", "by")
+    rest = ("jobs ended", "JCT as said", "energy as said", "energy would be", "JCT would be")
+    table = plain(*left, *rest, left=left)
     for at in modes:
         table.add_row(
             at.project or ("all" if len(modes) == 1 else "all others"),

@@ -61,25 +61,11 @@ def _say(node: NodeRecord, json: bool) -> None:
 
 
 def _draw(nodes: Sequence[NodeRecord], width: int) -> RenderableType:
-    from rich import box
-    from rich.table import Table
-
-    from powerflow.cli.job_table import bar, noted, state, watts
+    from powerflow.cli.job_table import bar, noted, plain, state, watts
     from powerflow.report.units import NOTHING
 
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    for head, right in (
-        ("node", False),
-        ("state", False),
-        ("GPU", True),
-        ("type", False),
-        ("job", True),
-        ("power", True),
-        ("MHz", True),
-        ("locked", True),
-        ("used", False),
-    ):
-        table.add_column(head, justify="right" if right else "left", no_wrap=True)
+    heads = ("node", "state", "GPU", "type", "job", "power", "MHz", "locked", "used")
+    table = plain(*heads, left=("node", "state", "type", "used"))
     for node in nodes:
         for i, gpu in enumerate(node.gpus):
             table.add_row(

@@ -134,15 +134,14 @@ def _value(signal: SignalRecord) -> str:
 
 
 def _draw(signals: Sequence[SignalRecord], width: int) -> RenderableType:
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
+
+    from powerflow.cli.job_table import plain
 
     if not signals:
         return Text("no signals")
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    for head in ("signal", "now", "mean of a week", "weight", "known until", "source", "note"):
-        table.add_column(head, justify="right" if head in ("mean of a week", "weight") else "left")
+    heads = ("signal", "now", "mean of a week", "weight", "known until", "source", "note")
+    table = plain(*heads, left=("signal", "now", "known until", "source", "note"), wraps=heads)
     for signal in signals:
         table.add_row(
             signal.kind,

@@ -45,3 +45,8 @@ def parse_amount(text: str, where: str = "--energy") -> Amount:
     if unit == "%":
         return Amount(number / 100.0, relative=True)
     return Amount(number * _JOULES[unit], relative=False)
+
+
+def kwh(joules: float) -> str:
+    """Joules as budgets are spoken of: ``144.2 kWh``, four digits."""
+    return f"{joules / 3.6e6:.4g} kWh"

@@ -13,6 +13,7 @@ from datetime import date, datetime, time, timedelta
 from typing import Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from powerflow.energy.amount import kwh
 from powerflow.errors import InputError
 
 #: Shares of a budget at which its keeper is warned, each once in a window.
@@ -136,8 +137,8 @@ class Warned:
         left_h = (self.standing.window.end_s - self.now_s) / 3600.0
         return (
             f"budget of {whose} for {self.standing.window.name}: {self.standing.share:.1%} used"
-            f" ({_kwh(self.standing.spent_j)} of {_kwh(self.standing.amount_j)}) with {left_h:.1f} h to go;"
-            f" {_kwh(self.standing.forecast_j)} expected at the end"
+            f" ({kwh(self.standing.spent_j)} of {kwh(self.standing.amount_j)}) with {left_h:.1f} h to go;"
+            f" {kwh(self.standing.forecast_j)} expected at the end"
         )
 
 
@@ -146,10 +147,6 @@ def warnings_due(budget: Budget, now_s: float, standing: Standing, given: Set[fl
     # a sum of many readings may fall a rounding error short of the share it has reached
     reached = [at for at in WARN_AT if standing.share >= at * (1.0 - 1e-12) and at not in given]
     return [Warned(at, now_s, standing, budget.scope) for at in reached]
-
-
-def _kwh(joules: float) -> str:
-    return f"{joules / 3.6e6:.4g} kWh"
 
 
 def _zone(name: str) -> ZoneInfo:

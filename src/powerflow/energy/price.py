@@ -7,12 +7,25 @@ keeps what it has seen, trusts no slope, and says how close it came.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from powerflow.cost.catalogue import GpuType
+
+#: Prices at which days are replayed for a budget, in natural prices.
+REPLAYED = (0.0, 0.5, 2.0, 8.0, 32.0)
 
 #: How far from the natural scale the search goes before it says that less energy cannot be had.
 HIGHEST = 1e3
 LOWEST = 1e-6
+
+
+def natural_price_of(cards: Sequence[GpuType]) -> float:
+    """A price of energy that matters, seconds per joule: one GPU at its limit, above idle, costs as much as its time.
+
+    In the cost T + λ_E·D·T of a job on one GPU (design §5) the two terms are equal at λ_E = 1/D; here the mean of that.
+    """
+    return sum(1.0 / (card.limit_w - card.idle_w) for card in cards) / len(cards)
 
 
 @dataclass(frozen=True, slots=True)

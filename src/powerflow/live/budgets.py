@@ -11,17 +11,18 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 from powerflow.cluster.spec import ClusterSpec
 from powerflow.cost.catalogue import gpu_type
 from powerflow.cost.table import Axes
+from powerflow.energy.amount import kwh
 from powerflow.energy.budget import Budget, Period, Warned, window_at
 from powerflow.energy.budgets import Budgets
 from powerflow.energy.governor import DAY_S, Governor
+from powerflow.energy.price import REPLAYED, natural_price_of
 from powerflow.energy.response import Response
 from powerflow.errors import InputError
-from powerflow.live.governance import AuditRecord, BudgetOrder, BudgetRecord, Outlook
+from powerflow.live.governance import AuditRecord, BudgetOrder, BudgetRecord, Outlook, audited
 from powerflow.live.learning import Learning
 from powerflow.live.past import past_days
 from powerflow.live.records import Caller, NotFound
@@ -36,8 +37,6 @@ from powerflow.scheduler.scheduler import Scheduler
 BUDGETS, KEEPERS = "budgets", "budget keepers"
 #: Meters are read, and the terms set, this often.
 TICK_S = 60.0
-#: Prices at which days are replayed, in natural prices: 1 ÷ (watts above idle of a GPU at its limit).
-PRICES = (0.0, 0.5, 2.0, 8.0, 32.0)
 #: Days that are replayed for a budget that has just been set.
 KNOWN_DAYS = 14
 #: After a replay that failed, the next is tried so much later.
@@ -90,8 +89,7 @@ class LiveBudgets:
     ) -> None:
         cards = [gpu_type(node.gpu_type) for node in cluster.nodes for _ in range(node.gpus)]
         self.idle_w = sum(card.idle_w for card in cards)
-        natural = sum(1.0 / (card.limit_w - card.idle_w) for card in cards) / len(cards)
-        self.prices = tuple(share * natural for share in PRICES)
+        self.prices = tuple(share * natural_price_of(cards) for share in REPLAYED)
         self._store, self._cluster, self._meter_j, self._signals = store, cluster, meter_j, signals
         self._learning, self._axes = learning, axes
         self._respond, self._price, self._emulated = respond, price, emulated
@@ -131,7 +129,10 @@ class LiveBudgets:
             if before is not None:
                 governor.restore(before.state())
             governor.begin(now_s, self._meter(new.project) - used_j)
-            self._keep(self._stored | {new.project: new}, _audit("budget set", new.project, fields, caller, now_s))
+            self._keep(
+                self._stored | {new.project: new},
+                audited(caller, now_s, "budget set", new.project or "cluster", fields),
+            )
             self._governors[new.project] = governor
             self._jobless.discard(new.project)
             self.warned += governor.observe(now_s, self._meter(new.project))
@@ -150,7 +151,7 @@ class LiveBudgets:
                 raise NotFound(f"{whose} no energy budget")
             gone = self._show(self._stored[project], now_s)
             left = {scope: stored for scope, stored in self._stored.items() if scope != project}
-            self._keep(left, _audit("budget dropped", project, {}, caller, now_s))
+            self._keep(left, audited(caller, now_s, "budget dropped", project or "cluster"))
             del self._governors[project]
             self._due_s = -math.inf
         return gone
@@ -166,8 +167,8 @@ class LiveBudgets:
         if not shown:
             return "none: a fixed price of energy" if self._price else "none: time alone counts"
         return "; ".join(
-            f"{budget.project or 'cluster'} {budget.window}: {budget.share:.0%} of {_kwh(budget.amount_j)} used,"
-            f" {_kwh(budget.forecast_j)} expected"
+            f"{budget.project or 'cluster'} {budget.window}: {budget.share:.0%} of {kwh(budget.amount_j)} used,"
+            f" {kwh(budget.forecast_j)} expected"
             for budget in shown
         )
 
@@ -369,15 +370,7 @@ class LiveBudgets:
         )
 
 
-def _kwh(joules: float) -> str:
-    return f"{joules / 3.6e6:.4g} kWh"
-
-
 def _whole(day: Response, share: float) -> Response:
     """A whole day, of which only a share was there to be replayed."""
     joules, under_way_j = (tuple(j / share for j in joules) for joules in (day.joules, day.under_way_j))
     return replace(day, joules=joules, under_way_j=under_way_j)
-
-
-def _audit(action: str, project: str, fields: Mapping[str, Any], caller: Caller, now_s: float) -> AuditRecord:
-    return AuditRecord(0, now_s, caller.user, caller.address, action, project or "cluster", fields)

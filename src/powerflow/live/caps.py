@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from powerflow.cluster.spec import ClusterSpec
 from powerflow.errors import InputError
 from powerflow.live.cap_record import CapRecords
-from powerflow.live.governance import AuditRecord, CapOrder, CapRecord
+from powerflow.live.governance import AuditRecord, CapOrder, CapRecord, audited
 from powerflow.live.power import Power
 from powerflow.live.records import Caller, NotFound, Refused
 from powerflow.live.store import Store
@@ -230,7 +230,7 @@ class Caps:
 
 def _audit(action: str, cap: StoredCap, caller: Caller, now_s: float) -> AuditRecord:
     fields = {key: value for key, value in asdict(cap).items() if key not in ("set_s", "by", "lifted")}
-    return AuditRecord(0, now_s, caller.user, caller.address, action, cap.scope, fields)
+    return audited(caller, now_s, action, cap.scope, fields)
 
 
 def _over(cap: StoredCap, now_s: float, since_s: float) -> bool:

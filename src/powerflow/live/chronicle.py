@@ -17,7 +17,7 @@ from powerflow.live.learning import Learning
 from powerflow.live.records import DecisionRecord, Option
 from powerflow.live.store import Store
 from powerflow.scheduler.calibration import Calibration
-from powerflow.scheduler.plan import QUIET, Wish
+from powerflow.scheduler.plan import QUIET, Wish, gpus_said
 from powerflow.scheduler.scheduler import Scheduler
 
 #: The store's setting in which outcomes stand.
@@ -89,8 +89,7 @@ class Chronicle:
             return
         story.wished, story.wished_s = wanted, now_s
         expected = self._expected(entry, wish.pool, wish.gpus, wish.clock_mhz)
-        gpus = f"{wish.gpus} GPU{'' if wish.gpus == 1 else 's'}"
-        said = f"would run on {gpus} at {wish.clock_mhz:.0f} MHz" if wish.gpus else "would wait"
+        said = f"would run on {gpus_said(wish.gpus)} at {wish.clock_mhz:.0f} MHz" if wish.gpus else "would wait"
         self._write(entry, now_s, True, "would", said, wish.gpus, wish.clock_mhz, expected)
 
     def ended(self, entry: Entry, now_s: float) -> Mapping[str, float]:

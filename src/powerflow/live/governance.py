@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from powerflow.energy.budget import Period
 from powerflow.energy.kinds import Kind
+
+if TYPE_CHECKING:
+    from powerflow.live.records import Caller
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,13 @@ class AuditRecord:
     action: str
     target: str
     fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+def audited(
+    caller: Caller, now_s: float, action: str, target: str, fields: Mapping[str, Any] | None = None
+) -> AuditRecord:
+    """The audit's entry of what a caller does; its number is given when it is kept."""
+    return AuditRecord(0, now_s, caller.user, caller.address, action, target, fields or {})
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from powerflow.cost.table import Axes, CostTable
+from powerflow.energy.governor import DAY_S
 from powerflow.job import Job
 from powerflow.live.entry import brain_job
 from powerflow.live.learning import Learning, class_of
@@ -16,7 +17,6 @@ from powerflow.live.rows import StoredJob
 from powerflow.live.store import Store
 from powerflow.scheduler.events import CostLearned
 
-DAY_S = 86_400.0
 #: Of a day, so much must have been seen for it to say something.
 LEAST_SHARE = 1.0 / 24.0
 

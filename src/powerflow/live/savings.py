@@ -12,10 +12,11 @@ from dataclasses import asdict
 
 from powerflow.cluster.spec import ClusterSpec
 from powerflow.cost.table import Axes
+from powerflow.energy.governor import DAY_S
 from powerflow.errors import InputError
 from powerflow.live.governance import SavingsRecord, Stage
 from powerflow.live.learning import Learning
-from powerflow.live.past import DAY_S, past_days
+from powerflow.live.past import past_days
 from powerflow.live.replaying import Compare, Replaying
 from powerflow.live.stages import Stages
 from powerflow.live.store import Store

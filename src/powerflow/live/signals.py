@@ -19,7 +19,7 @@ from powerflow.energy.kinds import Kind
 from powerflow.energy.poll import poll
 from powerflow.energy.signal import COMPARED_S, MAX_AGE_S, Signal, constant, joined, read_signal
 from powerflow.errors import InputError
-from powerflow.live.governance import AuditRecord, SignalOrder, SignalRecord
+from powerflow.live.governance import AuditRecord, SignalOrder, SignalRecord, audited
 from powerflow.live.records import Caller, NotFound
 from powerflow.live.store import Store
 
@@ -90,7 +90,7 @@ class Signals:
         with self._lock:
             self._keep(
                 self._read_all() | {new.kind: new},
-                AuditRecord(0, now_s, caller.user, caller.address, "signal set", new.kind, what),
+                audited(caller, now_s, "signal set", new.kind, what),
             )
             self._failed.pop(new.kind, None)
         return self._show(new, now_s)
@@ -107,7 +107,7 @@ class Signals:
                 raise NotFound(f"there is no {kind} signal")
             gone = known.pop(kind)
             what = {"source": gone.source}
-            self._keep(known, AuditRecord(0, now_s, caller.user, caller.address, "signal dropped", kind, what))
+            self._keep(known, audited(caller, now_s, "signal dropped", kind, what))
             self._failed.pop(kind, None)
         return self._show(gone, now_s)
 

@@ -65,10 +65,10 @@ class Reason(NamedTuple):
         """The reason in plain words."""
         match self.why:
             case Why.STARTED | Why.RESUMED:
-                return f"{self.why} on {_gpus(self.gpus)} at {self.clock_mhz:.0f} MHz"
+                return f"{self.why} on {gpus_said(self.gpus)} at {self.clock_mhz:.0f} MHz"
             case Why.GROWN | Why.SHRUNK:
                 tail = f" for {self.beneficiary}" if self.beneficiary else ""
-                return f"{self.why} from {self.gpus_before} to {_gpus(self.gpus)}{tail}"
+                return f"{self.why} from {self.gpus_before} to {gpus_said(self.gpus)}{tail}"
             case Why.PREEMPTED:
                 return f"{self.why}{f' for {self.beneficiary}' if self.beneficiary else ''}"
             case Why.RECLOCKED:
@@ -76,14 +76,15 @@ class Reason(NamedTuple):
             case Why.CAP_RECLOCKED | Why.BUDGET_RECLOCKED:
                 return f"{self.why}, from {self.clock_before_mhz:.0f} to {self.clock_mhz:.0f} MHz"
             case Why.CAP_SHRUNK | Why.BUDGET_SHRUNK:
-                return f"{self.why}, from {self.gpus_before} to {_gpus(self.gpus)}"
+                return f"{self.why}, from {self.gpus_before} to {gpus_said(self.gpus)}"
             case Why.WAITS_GPUS:
                 return f"{self.why}: {self.short_of} more would do" if self.short_of else str(self.why)
             case _:
                 return str(self.why)
 
 
-def _gpus(count: int) -> str:
+def gpus_said(count: int) -> str:
+    """``1 GPU``, ``2 GPUs``."""
     return "1 GPU" if count == 1 else f"{count} GPUs"
 
 

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 
 from powerflow.cost.catalogue import gpu_type
+from powerflow.energy.price import natural_price_of
 from powerflow.simulate.comparison import FrontierPoint, Metrics
 from powerflow.simulate.workload import Workload
 
@@ -91,12 +92,8 @@ def family(policy: str) -> str:
 
 
 def natural_price(workload: Workload) -> float:
-    """A price of energy that matters, seconds per joule: one GPU at its limit, above idle, costs as much as its time.
-
-    In the cost T + λ_E·D·T of a job on one GPU (design §5) the two terms are equal at λ_E = 1/D.
-    """
-    cards = [gpu_type(name) for name in workload.axes]
-    return sum(1.0 / (card.limit_w - card.idle_w) for card in cards) / len(cards)
+    """A price of energy that matters on a cluster, seconds per joule: `natural_price_of` its GPU types."""
+    return natural_price_of([gpu_type(name) for name in workload.axes])
 
 
 def _knob(policy: str, workload: Workload) -> _Knob:

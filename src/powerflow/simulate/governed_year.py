@@ -12,6 +12,7 @@ from powerflow.cost.catalogue import gpu_type
 from powerflow.energy.budget import Budget
 from powerflow.energy.budgets import Budgets
 from powerflow.energy.governor import Governor
+from powerflow.energy.price import REPLAYED
 from powerflow.energy.response import Response, response
 from powerflow.policy.registry import load
 from powerflow.scheduler.events import CostLearned
@@ -20,9 +21,6 @@ from powerflow.simulate.frontier import natural_price
 from powerflow.simulate.governed import GovernedSimulation
 from powerflow.simulate.governed_replay import believed_world, replay_day
 from powerflow.simulate.workload import Workload
-
-#: Prices at which days are replayed, in natural prices.
-PRICES = (0.0, 0.5, 2.0, 8.0, 32.0)
 
 #: Days that are known when it begins.
 KNOWN_DAYS = 14
@@ -80,7 +78,7 @@ class LongRun:
     def prices(self) -> tuple[float, ...]:
         """Those of the replays, seconds per joule."""
         scale = natural_price(self.workload)
-        return tuple(share * scale for share in PRICES)
+        return tuple(share * scale for share in REPLAYED)
 
     @property
     def idle_w(self) -> float:
@@ -99,7 +97,7 @@ class LongRun:
     def day(self, number: int) -> Response:
         """What is learnt when a day is over; a day without arrivals costs nothing."""
         found = self.responses[number] if number < self.days else None
-        return found or replace(self._typical(), joules=(0.0,) * len(PRICES), under_way_j=(0.0,) * len(PRICES))
+        return found or replace(self._typical(), joules=(0.0,) * len(REPLAYED), under_way_j=(0.0,) * len(REPLAYED))
 
     def governor(self, budget: Budget) -> Governor:
         """One for the whole cluster that knows days like the first ones."""
