@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from powerflow.live.entry import Entry
 from powerflow.live.explain import option
 from powerflow.live.learning import Learning
-from powerflow.live.records import DecisionRecord, Option
+from powerflow.live.records import DecisionRecord, Forecast, Option
 from powerflow.live.store import Store
 from powerflow.scheduler.calibration import Calibration
 from powerflow.scheduler.plan import QUIET, Wish, gpus_said
@@ -38,8 +38,7 @@ class _Story:
     since_s: float = math.nan
     steps: float = 0.0
     energy_j: float = 0.0
-    step_s: float = math.nan
-    step_j: float = math.nan
+    step: Option | None = None  # None: it waits
     said_s: float = 0.0  # of all stretches before
     said_j: float = 0.0
     took_s: float = 0.0
@@ -73,13 +72,15 @@ class Chronicle:
         story = self._stories.setdefault(entry.id, _Story())
         clock_mhz = entry.clock_mhz if entry.placement else 0.0
         has, sized = (entry.gpus, clock_mhz, entry.gpu_type), self._sized(entry)
-        if not story.told or story.told[:3] != has:
-            self._turn(story, entry, now_s)
-        elif story.told[3] == sized and (entry.why in QUIET or story.told[4] == entry.why):
+        same = story.told[:3] == has
+        if same and story.told[3] == sized and (entry.why in QUIET or story.told[4] == entry.why):
             return
+        step = self._step(entry, entry.gpu_type, entry.gpus, clock_mhz)
+        if not same:
+            self._close(story, entry, now_s)
+            story.since_s, story.steps, story.energy_j, story.step = now_s, entry.steps, entry.energy_j, step
         story.told = (*has, sized, entry.why)
-        expected = self._expected(entry, entry.gpu_type, entry.gpus, clock_mhz)
-        self._write(entry, now_s, False, entry.why, entry.reason, entry.gpus, clock_mhz, expected)
+        self._write(entry, now_s, False, entry.why, entry.reason, entry.gpus, clock_mhz, step)
 
     def wished(self, entry: Entry, wish: Wish, now_s: float) -> None:
         """What would have been decided for a job. Written down where it differs from the last time."""
@@ -88,9 +89,9 @@ class Chronicle:
         if story.wished == wanted or now_s < story.wished_s + BETWEEN_S:
             return
         story.wished, story.wished_s = wanted, now_s
-        expected = self._expected(entry, wish.pool, wish.gpus, wish.clock_mhz)
         said = f"would run on {gpus_said(wish.gpus)} at {wish.clock_mhz:.0f} MHz" if wish.gpus else "would wait"
-        self._write(entry, now_s, True, "would", said, wish.gpus, wish.clock_mhz, expected)
+        step = self._step(entry, wish.pool, wish.gpus, wish.clock_mhz)
+        self._write(entry, now_s, True, "would", said, wish.gpus, wish.clock_mhz, step)
 
     def ended(self, entry: Entry, now_s: float) -> Mapping[str, float]:
         """A job has completed: how far off predictions were, as log(actual / predicted), for time and energy."""
@@ -123,42 +124,35 @@ class Chronicle:
             self._store.put(OUTCOMES, {what: [*known.residuals] for what, known in self.calibrations.items()})
             self._unsaved = False
 
-    def expected(self, entry: Entry, gpu_type: str, gpus: int, clock_mhz: float, now_s: float) -> DecisionRecord:
+    def forecast(self, entry: Entry, gpu_type: str, gpus: int, clock_mhz: float, now_s: float) -> Forecast:
         """What is expected of a job in some configuration, from now on."""
-        option = self._expected(entry, gpu_type, gpus, clock_mhz)
+        step = self._step(entry, gpu_type, gpus, clock_mhz)
         steady = entry.placement and gpus == entry.gpus and not entry.explore_mhz
-        if option is not None and steady and entry.step_time_s > 0:
-            option = replace(  # what is measured of this very job is nearer than what is believed of its class
-                option, step_time_s=entry.step_time_s, energy_per_step_j=option.power_w * entry.step_time_s
-            )
-        return self._record(entry, now_s, False, "", "", gpus, clock_mhz, option)
+        if step is not None and steady and entry.step_time_s > 0:
+            # what is measured of this very job is nearer than what is believed of its class
+            step = replace(step, step_time_s=entry.step_time_s, energy_per_step_j=step.power_w * entry.step_time_s)
+        return self._forecast(entry, now_s, step)
 
     # -- inside ---------------------------------------------------------------------------------------------------
 
-    def _turn(self, story: _Story, entry: Entry, now_s: float) -> None:
-        """One stretch ends, and another begins."""
-        self._close(story, entry, now_s)
-        expected = self._expected(entry, entry.gpu_type, entry.gpus, entry.clock_mhz)
-        story.since_s, story.steps, story.energy_j = now_s, entry.steps, entry.energy_j
-        story.step_s = expected.step_time_s if expected else math.nan
-        story.step_j = expected.energy_per_step_j if expected else math.nan
-
     @staticmethod
     def _close(story: _Story, entry: Entry, now_s: float) -> None:
-        steps = entry.steps - story.steps
-        if math.isnan(story.step_s):  # it waited
+        """A stretch has ended: what had been said of it, and what it took."""
+        if story.step is None:  # it waited
             return
-        story.said_s += steps * story.step_s
-        story.said_j += steps * story.step_j
+        steps = entry.steps - story.steps
+        story.said_s += steps * story.step.step_time_s
+        story.said_j += steps * story.step.energy_per_step_j
         story.took_s += now_s - story.since_s
         story.took_j += entry.energy_j - story.energy_j
-        story.step_s = math.nan
+        story.step = None
 
     def _sized(self, entry: Entry) -> bool:
         """Whether it is known how many steps a job has: else nothing can be said of its end."""
         return bool(entry.steps_total) or self._learning.knows_length(entry.spec, entry.kind.name)
 
-    def _expected(self, entry: Entry, gpu_type: str, gpus: int, clock_mhz: float) -> Option | None:
+    def _step(self, entry: Entry, gpu_type: str, gpus: int, clock_mhz: float) -> Option | None:
+        """What the model says of a step in some configuration; None where a job waits, or cannot run so."""
         if not gpus or gpu_type not in self._scheduler.pools:
             return None
         table = self._learning.table(entry.kind.name, gpu_type)
@@ -173,42 +167,31 @@ class Chronicle:
         reason: str,
         gpus: int,
         clock_mhz: float,
-        expected: Option | None,
+        step: Option | None,
     ) -> None:
-        self._rows.append(self._record(entry, now_s, would, why, reason, gpus, clock_mhz, expected))
+        expected = asdict(self._forecast(entry, now_s, step))
+        self._rows.append(DecisionRecord(0, now_s, entry.id, would, why, reason, gpus, clock_mhz, **expected))
 
-    def _record(
-        self,
-        entry: Entry,
-        now_s: float,
-        would: bool,
-        why: str,
-        reason: str,
-        gpus: int,
-        clock_mhz: float,
-        expected: Option | None,
-    ) -> DecisionRecord:
-        if expected is None or not self._sized(entry):
-            return DecisionRecord(0, now_s, entry.id, would, why, reason, gpus, clock_mhz)
+    def _forecast(self, entry: Entry, now_s: float, step: Option | None) -> Forecast:
+        """From now to the end, at so much a step."""
+        if step is None or not self._sized(entry):
+            return Forecast()
         total = entry.steps_total or self._learning.believed_steps(entry.spec, entry.kind.name)
         left = max(0.0, total - entry.steps)
-        run_s, run_j = left * expected.step_time_s, left * expected.energy_per_step_j
         past_s = now_s - entry.submitted_s
-        time = self.calibrations["time"].interval(run_s) if run_s > 0 else None
-        energy = self.calibrations["energy"].interval(run_j) if run_j > 0 else None
-        return DecisionRecord(
-            0,
-            now_s,
-            entry.id,
-            would,
-            why,
-            reason,
-            gpus,
-            clock_mhz,
+        run_s, run_j = left * step.step_time_s, left * step.energy_per_step_j
+        low_s, high_s = self._interval("time", run_s, past_s)
+        low_j, high_j = self._interval("energy", run_j, entry.energy_j)
+        return Forecast(
             jct_s=past_s + run_s,
-            jct_low_s=past_s + time[0] if time else None,
-            jct_high_s=past_s + time[1] if time else None,
+            jct_low_s=low_s,
+            jct_high_s=high_s,
             energy_j=entry.energy_j + run_j,
-            energy_low_j=entry.energy_j + energy[0] if energy else None,
-            energy_high_j=entry.energy_j + energy[1] if energy else None,
+            energy_low_j=low_j,
+            energy_high_j=high_j,
         )
+
+    def _interval(self, what: str, left: float, past: float) -> tuple[float, float] | tuple[None, None]:
+        """Where a sum will lie, of what is past and of what is left as predicted."""
+        found = self.calibrations[what].interval(left) if left > 0 else None
+        return (past + found[0], past + found[1]) if found else (None, None)

@@ -326,7 +326,7 @@ class LiveDesk:
             gpus, clock_mhz, from_s = best[0].gpus, best[0].clock_mhz, said.start_s
         else:
             return said
-        expected = self._controller.rules.chronicle.expected(entry, gpu_type, gpus, clock_mhz, from_s)
+        expected = self._controller.rules.chronicle.forecast(entry, gpu_type, gpus, clock_mhz, from_s)
 
         def at(jct_s: float | None) -> float | None:
             return None if jct_s is None else entry.submitted_s + jct_s

@@ -211,17 +211,32 @@ class Explanation:
     energy_high_j: float | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """What is expected of a job if it goes on as it is; None: nothing can be said.
+
+    Attributes:
+        jct_s, energy_j: From submission to end, and joules in all.
+        jct_low_s, jct_high_s, energy_low_j, energy_high_j: Between these with a probability of 80 %, as far as earlier
+            predictions tell (`powerflow.scheduler.calibration`).
+    """
+
+    jct_s: float | None = None
+    jct_low_s: float | None = None
+    jct_high_s: float | None = None
+    energy_j: float | None = None
+    energy_low_j: float | None = None
+    energy_high_j: float | None = None
+
+
 @dataclass(frozen=True, slots=True)
-class DecisionRecord:
+class DecisionRecord(Forecast):
     """What was decided for a job, and what was expected of it then. ``number`` rises.
 
     Attributes:
         would: It is what would have been decided: nobody acts on the job's project, so that it runs as asked.
         why, reason: The kind of reason, and the reason in words.
         gpus, clock_mhz: What it has from then on; 0 while it waits.
-        jct_s, energy_j: From submission to end, and joules in all, if it goes on like that: as predicted.
-        jct_low_s, jct_high_s, energy_low_j, energy_high_j: Between these with a probability of 80 %, as far as earlier
-            predictions tell (`powerflow.scheduler.calibration`).
     """
 
     number: int
@@ -232,12 +247,6 @@ class DecisionRecord:
     reason: str
     gpus: int
     clock_mhz: float
-    jct_s: float | None = None
-    jct_low_s: float | None = None
-    jct_high_s: float | None = None
-    energy_j: float | None = None
-    energy_low_j: float | None = None
-    energy_high_j: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
