@@ -58,7 +58,7 @@ TOP_JOBS = 200
 
 
 class LiveDesk:
-    """The `powerflow.live.records.Desk` of a controller.
+    """The `powerflow.live.front.Desk` of a controller.
 
     Args:
         controller: Whose.

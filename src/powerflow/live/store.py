@@ -16,6 +16,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from powerflow.errors import InputError
 from powerflow.live import accounts as ledger
+from powerflow.live import decisions as log
 from powerflow.live import encode
 from powerflow.live.database import Database, StoreError
 from powerflow.live.governance import AuditRecord
@@ -25,7 +26,6 @@ from powerflow.live.schema import (
     audit,
     charges,
     claims,
-    decisions,
     events,
     gangs,
     jobs,
@@ -419,34 +419,23 @@ class Store:
 
     def decide(self, rows: Sequence[DecisionRecord]) -> None:
         """Add to the log of decisions; numbers are given here."""
-        if not rows:
-            return
         with self._write() as connection:
-            connection.execute(insert(decisions), [encode.decision_row(row) for row in rows])
+            log.add(connection, rows)
 
     def decisions(self, job_id: str, after: int = 0, limit: int = 100) -> Page[DecisionRecord]:
         """What was decided for a job after decision number ``after``, oldest first."""
-        mine = (decisions.c.job_id == encode.number(job_id)) & (decisions.c.number > after)
-        query = select(decisions).where(mine).order_by(decisions.c.number).limit(_limit(limit) + 1)
         with self._database.read() as connection:
-            rows = [encode.decision_of(row) for row in connection.execute(query).mappings()]
-        return Page(rows[:limit], str(rows[limit - 1].number) if len(rows) > limit else None)
+            return log.of_job(connection, job_id, after, _limit(limit))
 
     def forget_decisions(self, ended_before_s: float) -> int:
         """Drop the stories of jobs that ended before then; how many decisions went."""
-        old = select(jobs.c.id).where(jobs.c.ended_s < ended_before_s)
         with self._write() as connection:
-            return int(connection.execute(delete(decisions).where(decisions.c.job_id.in_(old))).rowcount)
+            return log.forget(connection, ended_before_s)
 
     def outcomes(self, since_s: float, projects: Sequence[str] | None = None) -> list[Outcome]:
-        """Jobs completed since then whose time and energy were predicted while nobody acted on them, oldest first.
-
-        Args:
-            since_s: Unix seconds.
-            projects: Only of these; None: of all.
-        """
+        """Completed jobs beside what had been expected of them; see `powerflow.live.decisions.outcomes`."""
         with self._database.read() as connection:
-            return _outcomes(connection, since_s, projects)
+            return log.outcomes(connection, since_s, projects)
 
     def govern(self, key: str, value: Any, whats: Sequence[AuditRecord]) -> None:
         """Keep a setting that somebody made, and who it was: both or neither."""
@@ -551,30 +540,6 @@ def _fence(intent: Intent, stored: Intent | None) -> None:
 def _observations(connection: Connection) -> list[Seen]:
     rows = connection.execute(select(observations).order_by(observations.c.id)).mappings()
     return [encode.seen_of(row) for row in rows]
-
-
-def _outcomes(connection: Connection, since_s: float, projects: Sequence[str] | None) -> list[Outcome]:
-    ended = (jobs.c.state == JobState.COMPLETED.value) & (jobs.c.ended_s >= since_s)
-    if projects is not None:
-        ended &= jobs.c.project.in_(projects)
-    foretold = decisions.c.jct_s.is_not(None) & (decisions.c.gpus > 0)
-    first = select(func.min(decisions.c.number).label("number")).join(jobs, jobs.c.id == decisions.c.job_id)
-    numbers = first.where(ended, foretold).group_by(decisions.c.job_id, decisions.c.would).subquery()
-    query = select(decisions).join(numbers, decisions.c.number == numbers.c.number)
-    rows = connection.execute(query).mappings()
-    said = {(row["job_id"], bool(row["would"])): encode.decision_of(row) for row in rows}
-    found = connection.execute(select(jobs).where(ended).order_by(jobs.c.ended_s)).mappings()
-    return [
-        Outcome(
-            str(row["id"]),
-            row["project"],
-            row["ended_s"] - row["submitted_s"],
-            row["energy_j"],
-            said.get((row["id"], False)),
-            said.get((row["id"], True)),
-        )
-        for row in found
-    ]
 
 
 def _note(connection: Connection, rows: Sequence[AuditRecord]) -> None:

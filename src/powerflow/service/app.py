@@ -1,4 +1,4 @@
-"""The REST API: what `powerflow.live.records.Desk` answers, over HTTP.
+"""The REST API: what `powerflow.live.front.Desk` answers, over HTTP.
 
 Every operation is a line or two: it hands what was asked to the desk and its answer back. What is common to all (host,
 token, size, log) is in `door`, what goes wrong in `problem`.
@@ -21,18 +21,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from powerflow.errors import InputError
-from powerflow.live.records import (
-    Caller,
-    Desk,
-    Explanation,
-    JobDetail,
-    JobRecord,
-    JobState,
-    LogChunk,
-    NodeRecord,
-    Role,
-    Top,
-)
+from powerflow.live.front import Desk
+from powerflow.live.records import Caller, Explanation, JobDetail, JobRecord, JobState, LogChunk, NodeRecord, Role, Top
 from powerflow.live.spec import JobSpec
 from powerflow.service import shapes
 from powerflow.service.door import Door

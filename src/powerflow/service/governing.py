@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
 
+from powerflow.live.front import Desk
 from powerflow.live.governance import (
     BudgetOrder,
     BudgetRecord,
@@ -15,7 +16,7 @@ from powerflow.live.governance import (
     SignalOrder,
     SignalRecord,
 )
-from powerflow.live.records import Caller, Desk, Role
+from powerflow.live.records import Caller, Role
 from powerflow.service import shapes
 from powerflow.service.operations import at_least, says
 

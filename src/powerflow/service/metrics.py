@@ -15,8 +15,9 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from powerflow.energy.signal import J_PER_KWH
+from powerflow.live.front import Desk
 from powerflow.live.governance import BudgetRecord, SignalRecord
-from powerflow.live.records import Desk, JobRecord, JobState, NodeRecord, Top
+from powerflow.live.records import JobRecord, JobState, NodeRecord, Top
 
 _HERTZ_PER_MHZ = 1e6
 _JOB = ("job", "name", "user", "project", "emulated")
