@@ -9,8 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from powerflow.energy.budget import Budget
+from powerflow.energy.budgets import Budgets
+from powerflow.energy.governor import Governor
+from powerflow.energy.signal import constant
 from powerflow.errors import InputError
-from powerflow.live.governance import BudgetOrder, SignalOrder
+from powerflow.live.governance import SignalOrder
 from powerflow.live.records import Forbidden, NotFound
 from powerflow.live.rows import Charge
 from powerflow.live.signals import POLL_S
@@ -32,28 +36,33 @@ def csv(*steps: tuple[float, float]) -> str:
     return "time,value\n" + "".join(f"{time_s:.0f},{value}\n" for time_s, value in steps)
 
 
+class Site(HTTPServer):
+    """A web server of one page; none: it answers 503."""
+
+    page = ""
+
+
+class Pages(BaseHTTPRequestHandler):
+    """Its answers."""
+
+    def do_GET(self) -> None:
+        page = self.server.page if isinstance(self.server, Site) else ""
+        self.send_response(200 if page else 503)
+        self.end_headers()
+        self.wfile.write(page.encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
 @pytest.fixture
-def site() -> Iterator[HTTPServer]:
-    """A web server of one page, ``server.page``; none: it answers 503."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            page = self.server.page  # type: ignore[attr-defined]
-            self.send_response(200 if page else 503)
-            self.end_headers()
-            self.wfile.write(page.encode())
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    server.page = ""  # type: ignore[attr-defined]
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+def site() -> Iterator[Site]:
+    with Site(("127.0.0.1", 0), Pages) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
 
 
 def test_a_signal_is_set_shown_dropped_audited_and_known_after_a_restart(bench: Bench) -> None:
@@ -112,19 +121,19 @@ def test_it_moves_the_price_of_a_joule(tmp_path: Path) -> None:
     bench.close()
 
 
-def test_it_is_fetched_joined_and_says_when_it_cannot_be(bench: Bench, site: HTTPServer) -> None:
+def test_it_is_fetched_joined_and_says_when_it_cannot_be(bench: Bench, site: Site) -> None:
     now_s = bench.controller.clock()
-    site.page = csv((now_s - 600, 0.5))  # type: ignore[attr-defined]
+    site.page = csv((now_s - 600, 0.5))
     url = f"http://127.0.0.1:{site.server_port}/day-ahead.csv"
     bench.desk.set_signal(SignalOrder("tariff", url=url, fallback=9.0), ROOT)
     assert bench.desk.signals()[0].value == 0.5
-    site.page = csv((now_s + 100, 0.7))  # type: ignore[attr-defined]
+    site.page = csv((now_s + 100, 0.7))
     run_for(bench, POLL_S + 70.0)
     wait_for_fetch()
     run_for(bench, 70.0)
     assert bench.desk.signals()[0].value == 0.7
     assert len(bench.store.get("signals")["tariff"]["time_s"]) == 2, "what was known stays known"
-    site.page = ""  # type: ignore[attr-defined]
+    site.page = ""
     run_for(bench, POLL_S + 70.0)
     wait_for_fetch()
     record = bench.desk.signals()[0]
@@ -173,17 +182,13 @@ def test_accounts_reckon_with_each_hours_values(bench: Bench) -> None:
 
 
 def test_with_a_budget_it_moves_the_projects_prices_too(bench: Bench) -> None:
-    from powerflow.energy.budgets import Budgets
-    from powerflow.energy.signal import constant
-
-    class Keeper:
+    class Keeper(Governor):
         price = 0.2
 
         def limit_w(self, now_s: float) -> float:
             return 500.0
 
-    keepers = {"": Keeper(), "vision": Keeper()}
-    terms = Budgets(keepers, [(constant("tariff", 0.3), 1.0)]).terms(1e9, 100.0)  # type: ignore[arg-type]
+    keepers = {scope: Keeper(Budget(1.0, "day", "UTC", scope), (0.0, 1.0)) for scope in ("", "vision")}
+    terms = Budgets(keepers, [(constant("tariff", 0.3), 1.0)]).terms(1e9, 100.0)
     assert (terms.price, terms.by_project) == (0.2, {"vision": 0.2})
     assert terms.limit_w == {"": 400.0, "vision": 500.0}
-    assert BudgetOrder(1.0, "day").project == ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -40,7 +42,7 @@ class Brain:
         self.now_s = now_s
         self.scheduler.step(now_s, events)
 
-    def submit(self, name: str, gpus: int = 1, least: int | None = None, hours: float = 1.0, **fields: object) -> None:
+    def submit(self, name: str, gpus: int = 1, least: int | None = None, hours: float = 1.0, **fields: Any) -> None:
         job = Job(
             name,
             self.now_s,
@@ -49,7 +51,7 @@ class Brain:
             gpus,
             gpus if least is None else least,
             gpus,
-            **fields,  # type: ignore[arg-type]
+            **fields,
         )
         self.step(self.now_s, Submitted(job, job.iterations, 30.0))
 

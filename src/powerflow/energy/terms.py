@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+#: Share by which a price of energy has to move for jobs to be looked at again.
+PRICE_STEP = 0.02
+
 
 @dataclass(frozen=True, slots=True)
 class EnergyTerms:
@@ -20,6 +23,13 @@ class EnergyTerms:
     price: float = 0.0
     by_project: Mapping[str, float] = field(default_factory=dict)
     limit_w: Mapping[str, float] = field(default_factory=dict)
+
+    def moved(self, before: EnergyTerms) -> bool:
+        """Whether a price is another than it was, so that jobs have to be looked at again."""
+        names = before.by_project.keys() | self.by_project.keys()
+        pairs = [(before.price, self.price)]
+        pairs += [(before.by_project.get(name, 0.0), self.by_project.get(name, 0.0)) for name in names]
+        return any(abs(now - old) > PRICE_STEP * old for old, now in pairs)
 
     def share(self, part: float) -> EnergyTerms:
         """The terms of a part of the cluster: the same prices, so much of each limit."""

@@ -18,6 +18,7 @@ from powerflow.live.savings import Savings
 from powerflow.live.signals import Signals
 from powerflow.live.stages import Stages
 from powerflow.live.store import Store
+from powerflow.scheduler.canary import held_back
 from powerflow.scheduler.plan import Plan, Wish
 from powerflow.scheduler.scheduler import Scheduler
 
@@ -142,7 +143,7 @@ class Governance:
             entries = self._roster.entries
             late_s = {
                 job_id: late_s
-                for job_id, late_s in self._scheduler.held_back(now_s).items()
+                for job_id, late_s in held_back(self._scheduler, now_s).items()
                 if job_id in entries and stages.stage_of(entries[job_id].spec.project) is Stage.CANARY
             }
             self._goes_back(stages.slowed(late_s, now_s), now_s)

@@ -11,6 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from powerflow.policy.levels import requested_gpus
+from powerflow.scheduler.layers import layer
+from powerflow.scheduler.protect import Protected
+from powerflow.scheduler.scheduler import Scheduler
+
 #: Jobs of a sample.
 SAMPLE = 5
 #: A miss is beyond this many standard errors: 1 % of samples are, by chance.
@@ -72,3 +77,22 @@ class Watch:
         if self.misses[what] >= 2:
             off, usually_off = f"{math.expm1(mean):+.0%}", f"{math.expm1(usual.mean):+.0%}"
             self.verdict = f"{what} of jobs missed its prediction twice running: {off}, where {usually_off} is usual"
+
+
+def held_back(scheduler: Scheduler, now_s: float) -> dict[str, float]:
+    """Protected jobs that do not run as submitted and are behind their promise: seconds behind, by job.
+
+    Not those that wait because jobs hold the GPUs that nobody acts on, or other protected ones.
+    """
+    found = {}
+    for name, pool in scheduler.pools.items():
+        protected = layer(scheduler.policies[name], Protected)
+        if protected is None or not pool.guarded - pool.untouched:
+            continue
+        view = scheduler.view(pool, now_s)
+        jobs, need = view.jobs, requested_gpus(view)
+        taken = int(jobs["gpus"][jobs["protected"] | jobs["untouched"]].sum())
+        for row, behind_s in protected.held_back_s(view).items():
+            if not jobs["untouched"][row] and need[row] <= view.capacity - taken + int(jobs["gpus"][row]):
+                found[scheduler.ledger.job(pool.active[row]).id] = behind_s
+    return found

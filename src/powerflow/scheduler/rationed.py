@@ -172,6 +172,12 @@ def added_w(view: View, answer: Allocation, scope: str = "") -> float:
     return float(np.sum(power_w - (0.0 if scope else view.idle_w) * gpus))
 
 
+def exceeded(view: View) -> bool:
+    """Whether what jobs have is believed to add more watts than some limit allows."""
+    has = Allocation(view.jobs["gpus"].astype(np.int64), view.jobs["clock"].astype(np.int64))
+    return not all(_fits(view, has, scope) for scope in view.limit_w)
+
+
 def members(view: View, project: str) -> npt.NDArray[np.bool_]:
     """Which jobs are a project's, ``[J]``."""
     code = view.projects.index(project) if project in view.projects else -1

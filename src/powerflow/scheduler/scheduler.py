@@ -16,8 +16,7 @@ from powerflow.cluster.spec import ClusterSpec
 from powerflow.cost.table import Axes
 from powerflow.energy.terms import EnergyTerms
 from powerflow.job import Job
-from powerflow.policy.levels import requested_gpus
-from powerflow.policy.protocol import Allocation, Policy, View
+from powerflow.policy.protocol import Policy, View
 from powerflow.scheduler.cap_book import CapBook
 from powerflow.scheduler.cap_enforce import Capped, Enforcer
 from powerflow.scheduler.events import (
@@ -42,12 +41,8 @@ from powerflow.scheduler.layers import layer
 from powerflow.scheduler.ledger import Ledger, advance
 from powerflow.scheduler.plan import Change, Plan, Reason, Wish
 from powerflow.scheduler.pool import Decision, Pool
-from powerflow.scheduler.protect import Protected
-from powerflow.scheduler.rationed import Rationed, added_w
+from powerflow.scheduler.rationed import Rationed, exceeded
 from powerflow.scheduler.reasons import all_reasons, changes_of, wishes
-
-#: Share by which a price of energy has to move for jobs to be looked at again.
-PRICE_STEP = 0.02
 
 #: What can make a cluster draw more than was believed, without a decision.
 _SUDDEN = (Adopted, CostLearned, NodeRecovered)
@@ -114,24 +109,10 @@ class Scheduler:
         """
         return self.ledger.slot_of[job_id]
 
-    def held_back(self, now_s: float) -> dict[str, float]:
-        """Protected jobs that do not run as submitted and are behind their promise: seconds behind, by job.
-
-        Not those that wait because jobs hold the GPUs that nobody acts on, or other protected ones.
-        """
-        found = {}
-        for name, pool in self.pools.items():
-            protected = layer(self.policies[name], Protected)
-            slots = np.array(sorted(pool.guarded - pool.untouched), np.int64)
-            if protected is None or not len(slots):
-                continue
-            view = pool.view(self.ledger, slots, now_s, self._terms(pool), self.sizes_known)
-            need, has = requested_gpus(view), view.jobs["gpus"]
-            taken = int(self.ledger.rows["gpus"][list(pool.guarded | pool.untouched)].sum())
-            for row, behind_s in protected.held_back_s(view).items():
-                if need[row] <= view.capacity - taken + int(has[row]):
-                    found[self.ledger.job(int(slots[row])).id] = behind_s
-        return found
+    def view(self, pool: Pool, now_s: float) -> View:
+        """What a pool's policy is shown at this moment."""
+        slots = np.array(pool.active, np.int64)
+        return pool.view(self.ledger, slots, now_s, self._terms(pool), self.sizes_known)
 
     def slots_on(self, node: str) -> list[int]:
         """Slots of the jobs that hold GPUs on a node."""
@@ -475,24 +456,9 @@ class Scheduler:
 
     def _terms_matter(self, now_s: float) -> bool:
         """Whether new terms for energy call for a decision: a price has moved, or a limit binds or is exceeded."""
-        before, now = self._decided_on, self.energy
-        names = before.by_project.keys() | now.by_project.keys()
-        pairs = [(before.price, now.price)]
-        pairs += [(before.by_project.get(name, 0.0), now.by_project.get(name, 0.0)) for name in names]
-        if any(abs(new - old) > PRICE_STEP * old for old, new in pairs) or self.limited:
+        if self.energy.moved(self._decided_on) or self.limited:
             return True
-        return any(self._exceeded(pool, now_s) for pool in self.pools.values()) if now.limit_w else False
-
-    def view(self, pool: Pool, now_s: float) -> View:
-        """What a pool's policy is shown at this moment."""
-        slots = np.array(pool.active, np.int64)
-        return pool.view(self.ledger, slots, now_s, self._terms(pool), self.sizes_known)
-
-    def _exceeded(self, pool: Pool, now_s: float) -> bool:
-        """Whether what a pool's jobs have is believed to draw more than the terms allow."""
-        view = self.view(pool, now_s)
-        has = Allocation(view.jobs["gpus"].astype(np.int64), view.jobs["clock"].astype(np.int64))
-        return any(added_w(view, has, scope) > limit_w for scope, limit_w in view.limit_w.items())
+        return bool(self.energy.limit_w) and any(exceeded(self.view(pool, now_s)) for pool in self.pools.values())
 
     def _terms(self, pool: Pool) -> EnergyTerms:
         """The terms for energy in a pool: of a limit, as much as its GPUs can draw of what all can."""
