@@ -18,6 +18,7 @@ import pytest
 
 from powerflow.live import schema
 from powerflow.live.store import Store
+from tests.live.controller_bench import Bench
 
 _numbers = itertools.count(1)
 
@@ -167,3 +168,10 @@ def store(url: str) -> Iterator[Store]:
     opened = Store(url)
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(tmp_path)
+    yield bench
+    bench.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,6 @@ from tests.live.controller_bench import ADA, ROOT, Bench
 from tests.live.test_caps import JOB, busy, drawn_w, go
 
 KWH = 3.6e6
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    bench = Bench(tmp_path)
-    yield bench
-    bench.close()
 
 
 def day(bench: Bench, kwh: float, project: str = "") -> None:
@@ -63,6 +56,16 @@ def past_job(bench: Bench, hours: float) -> None:
 
         since_s = bench.controller.clock() - 3600.0 * hours
         connection.execute(jobs.update().where(jobs.c.id == int(job_id)).values(submitted_s=since_s))
+
+
+def with_days(directory: Path) -> Bench:
+    """A cluster whose days can be replayed: one whole day with a job, and too little of another."""
+    bench = Bench(directory)
+    bench.respond = replay
+    bench.restart()
+    for hours in (24.5, 10.0):
+        past_job(bench, hours)
+    return bench
 
 
 def test_a_budget_is_set_shown_dropped_and_audited(bench: Bench) -> None:
@@ -151,11 +154,7 @@ def test_a_projects_budget_touches_its_jobs_alone(bench: Bench) -> None:
 
 
 def test_days_are_replayed_learnt_and_known_after_a_restart(tmp_path: Path) -> None:
-    bench = Bench(tmp_path)
-    bench.respond = replay
-    bench.restart()
-    for hours in (24.5, 10.0):  # one whole day, and too little of another
-        past_job(bench, hours)
+    bench = with_days(tmp_path)
     day(bench, 18.0)
     budgets = bench.controller.rules.budgets
     assert any("no day has been replayed yet" in notice for notice in bench.desk.top().notices)
@@ -228,11 +227,7 @@ def finish_replay(bench: Bench) -> None:
 
 
 def test_a_project_without_jobs_is_asked_once_and_others_learn_on(tmp_path: Path) -> None:
-    bench = Bench(tmp_path)
-    bench.respond = replay
-    bench.restart()
-    for hours in (24.5, 10.0):
-        past_job(bench, hours)
+    bench = with_days(tmp_path)
     day(bench, 18.0)
     day(bench, 5.0, "ghost")
     run_for(bench, 2.0)
@@ -324,11 +319,7 @@ def test_what_is_learnt_for_a_replay_reaches_the_brain_whatever_fails(
 
 
 def test_a_day_without_jobs_is_learnt_too(tmp_path: Path) -> None:
-    bench = Bench(tmp_path)
-    bench.respond = replay
-    bench.restart()
-    for hours in (24.5, 10.0):
-        past_job(bench, hours)
+    bench = with_days(tmp_path)
     day(bench, 18.0)
     run_for(bench, 2.0)
     finish_replay(bench)

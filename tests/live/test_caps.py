@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -16,13 +14,6 @@ from powerflow.live.records import Forbidden, NotFound, Refused
 from tests.live.controller_bench import ADA, ROOT, Bench
 
 JOB = {"rescale": "in-place", "gpus": "1..4", "batch": {"global": 64}}
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    bench = Bench(tmp_path)
-    yield bench
-    bench.close()
 
 
 def go(bench: Bench, turns: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +28,6 @@ MODES: dict[str, dict[str, Any]] = {
     "restart": {"gpus": "1..4", "progress": STEPS, "batch": {"global": 64}},
     "none": {"gpus": 2},
 }
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    bench = Bench(tmp_path)
-    yield bench
-    bench.close()
 
 
 def script(bench: Bench, lasts: int = 30, code: int = 0) -> None:

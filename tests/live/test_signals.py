@@ -25,13 +25,6 @@ from tests.live.test_caps import JOB
 KWH = 3.6e6
 
 
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    bench = Bench(tmp_path)
-    yield bench
-    bench.close()
-
-
 def csv(*steps: tuple[float, float]) -> str:
     return "time,value\n" + "".join(f"{time_s:.0f},{value}\n" for time_s, value in steps)
 
