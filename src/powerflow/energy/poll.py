@@ -25,7 +25,7 @@ def poll(url: str, kind: Kind, *, fallback: float, max_age_s: float = MAX_AGE_S,
     """
     import httpx
 
-    fix = "the last values hold until they are too old, then the fallback"
+    fix = "give an address that answers with a CSV"
     deadline = time.monotonic() + timeout_s
     content = bytearray()
     try:

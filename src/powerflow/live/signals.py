@@ -150,7 +150,8 @@ class Signals:
         try:
             new = poll(asked.url, asked.kind, fallback=asked.fallback, max_age_s=asked.max_age_s or MAX_AGE_S)
         except InputError as error:
-            self._fetched.append((asked, f"{asked.kind} signal: {error}"))
+            said = f"{asked.kind} signal of {error.where}: {error.what}"
+            self._fetched.append((asked, f"{said}; the last values hold until they are too old, then the fallback"))
         else:
             self._fetched.append((asked, new))
 
