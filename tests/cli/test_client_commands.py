@@ -224,7 +224,12 @@ def test_explain(busy: Shell) -> None:
 
 def test_top(busy: Shell) -> None:
     said = busy("top")
-    for part in ("2 of 8 busy", "702 Wᵉ", "1 running, 1 queued, 1 held", "! no right to set clocks on n2"):
+    for part in (
+        "2 of 8 busy",
+        "702 Wᵉ",
+        "1 running, 1 queued, 1 held · next decision in 34 s",
+        "! no right to set clocks on n2",
+    ):
         assert part in said
     assert busy.json("top")["emulated"] is True
 

@@ -525,6 +525,20 @@ def test_explain_says_what_binds_what_would_change_it_and_when_it_ends(bench: Be
     assert bench.desk.decisions(waits).items[0].reason.startswith("waits for GPUs")
 
 
+def test_top_says_when_what_fell_free_will_be_used(bench: Bench) -> None:
+    bench.turn(3)
+    assert bench.desk.top().next_decision_s is None, "there is nothing to decide"
+    for _ in range(9):
+        bench.submit(gpus="1", rescale="none", run="sleep 1")
+    bench.turn()
+    top = bench.desk.top()
+    assert (top.running, top.queued) == (8, 1)
+    decided_s = bench.controller.clock()
+    bench.desk.cancel("1", ADA)
+    bench.controller.turn()
+    assert bench.desk.top().next_decision_s == pytest.approx(decided_s + 1.0), "the bench's interval"
+
+
 def test_explain_waits_for_the_loop_but_not_for_ever(bench: Bench) -> None:
     job = bench.submit(gpus="1", batch={"global": 64})
     bench.until_trains(job)

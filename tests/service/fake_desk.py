@@ -262,6 +262,7 @@ class FakeDesk:
                 emulated=True,
                 jobs=[*running, *queued],
                 notices=["no right to set clocks on n2"],
+                next_decision_s=self.now_s + 34.0,
             )
 
     def caps(self) -> Sequence[CapRecord]:

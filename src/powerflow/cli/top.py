@@ -35,6 +35,8 @@ def draw(found: Top, width: int) -> RenderableType:
     of_jobs = found.jobs_energy_j / found.energy_j if found.energy_j else 0.0
     price = f" · λ_E {significant(found.energy_price, 2)} s/J" if found.energy_price else ""
     cap = "" if found.cap_w is None else f" · cap {power(found.cap_w)}"
+    until_s = None if found.next_decision_s is None else max(0.0, found.next_decision_s - found.time_s)
+    soon = f" · next decision in {until_s:.0f} s" if found.queued and until_s is not None else ""
     lines = [
         Text.assemble(("GPUs    ", "bold"), bar(busy, 16), f"   {found.gpus_busy} of {found.gpus} busy"),
         Text.assemble(
@@ -48,7 +50,7 @@ def draw(found: Top, width: int) -> RenderableType:
             f" · jobs {joules(found.jobs_energy_j, found.emulated)} ({of_jobs:.0%}),",
             f" idle {joules(found.idle_energy_j, found.emulated)}",
         ),
-        Text.assemble(("jobs    ", "bold"), f"{found.running} running, {found.queued} queued, {found.held} held"),
+        Text.assemble(("jobs    ", "bold"), f"{found.running} running, {found.queued} queued, {found.held} held{soon}"),
         Text.assemble(("policy  ", "bold"), f"{found.policy}{price} · budget: {found.budget}"),
         *(Text(f"! {notice}", style="yellow") for notice in found.notices),
     ]

@@ -308,6 +308,11 @@ class Controller:
 
     # -- one turn -------------------------------------------------------------------------------------------------
 
+    @property
+    def next_decision_s(self) -> float:
+        """When the next decision is due, by this controller's clock; ``inf`` if nothing calls for one."""
+        return math.inf if self._draining else max(self._wake_s, self.turned_s)
+
     def turn(self) -> float:
         """Take what happened, decide, store, act; the answer is how many seconds may pass until the next turn."""
         now_s, began_s = self.clock(), time.perf_counter()

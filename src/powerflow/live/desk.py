@@ -213,6 +213,7 @@ class LiveDesk:
             emulated=power.emulated,
             jobs=[self._record(job) for job in first],
             notices=sorted(self._notices(now_s)),
+            next_decision_s=_known(controller.next_decision_s),
         )
 
     def caps(self) -> Sequence[CapRecord]:

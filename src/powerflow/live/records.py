@@ -288,6 +288,8 @@ class Top:
         watt_price: What one more watt would be worth under the caps, seconds per joule as λ_E; 0 where none binds.
         jobs: Running ones, then queued ones.
         notices: What an operator should know (no right to set clocks, a meter that disagrees), one line each.
+        next_decision_s: When the next decision is due, seconds since the epoch; until then what falls free stays so.
+            None where nothing calls for one.
     """
 
     time_s: float
@@ -309,6 +311,7 @@ class Top:
     notices: Sequence[str] = ()
     cap_w: float | None = None
     watt_price: float = 0.0
+    next_decision_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

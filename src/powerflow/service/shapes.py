@@ -367,6 +367,7 @@ EXAMPLES: tuple[tuple[Any, Any], ...] = (
             budget="none",
             emulated=True,
             jobs=[JOB],
+            next_decision_s=1_790_000_520.0,
         ),
     ),
     (
