@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,12 +21,12 @@ class Shell:
     url: str
     capsys: pytest.CaptureFixture[str]
 
-    def __call__(self, *argv: str, code: int = 0) -> str:
+    def __call__(self, *argv: str, code: int = 0, notes: Sequence[str] = ()) -> str:
         got = main(argv)
         out, err = self.capsys.readouterr()
         assert got == code, err or out
         if code == 0:
-            assert err == ""
+            assert err.splitlines() == [f"powerflow: note: {note}" for note in notes]
         else:
             assert all(line.startswith("powerflow: ") for line in err.splitlines())
             assert "bug in PowerFlow" not in err

@@ -15,6 +15,7 @@ from tests.cli.shell import Shell
 
 def test_a_cap_is_set_shown_recorded_lifted_and_audited(operator: Shell) -> None:
     assert operator("cap", "show") == "no power caps\n"
+    assert operator("audit") == "nobody has set anything yet\n"
     said = operator("cap", "set", "60kW", "--from", "+1h", "--for", "3h", "--ramp", "6kW/min")
     assert said.startswith("cap 1: cluster may draw 60 kW from ")
     cap = operator.json("cap", "show")["caps"][0]
@@ -59,7 +60,9 @@ def test_a_budget_is_set_shown_forecast_and_dropped(operator: Shell) -> None:
     said = operator("budget", "set", "400kWh", "--per", "month", "--zone", "Europe/Berlin")
     assert said.startswith("the cluster may use 400 kWh per month (Europe/Berlin): 25.0% of 20")
     assert " used, 360 kWh expected by " in said
-    assert operator("budget", "set", "40kWh", "--project", "vision").startswith("project vision may use 40 kWh per day")
+    notes = ["no job of project vision has been submitted yet"]
+    said = operator("budget", "set", "40kWh", "--project", "vision", notes=notes)
+    assert said.startswith("project vision may use 40 kWh per day")
     cluster, vision = operator.json("budget", "show")["budgets"]
     assert (cluster["amount_j"], cluster["period"], vision["project"]) == (1.44e9, "month", "vision")
     shown = operator("budget", "show")
@@ -129,7 +132,8 @@ def test_this_machines_zone(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_stages_are_set_and_shown(operator: Shell) -> None:
     assert "enforce" in operator("mode")
     assert "observe" in operator("mode", "observe")
-    shown = operator("mode", "canary", "--projects", "vision,speech")
+    notes = [f"no job of project {name} has been submitted yet" for name in ("vision", "speech")]
+    shown = operator("mode", "canary", "--projects", "vision,speech", notes=notes)
     assert [line.split()[0] for line in shown.splitlines()[2:5]] == ["all", "vision", "speech"]
     modes = operator.json("mode")["modes"]
     assert [(at["project"], at["stage"]) for at in modes] == [
@@ -138,6 +142,14 @@ def test_stages_are_set_and_shown(operator: Shell) -> None:
         ("speech", "canary"),
     ]
     assert len(operator.json("mode", "enforce")["modes"]) == 1
+
+
+def test_of_a_project_that_has_jobs_nothing_is_noted(operator: Shell, tmp_path: Path) -> None:
+    spec = tmp_path / "job.yaml"
+    spec.write_text("run: python train.py\nproject: vision\n")
+    operator("submit", str(spec))
+    operator("mode", "canary", "--projects", "vision")
+    operator("budget", "set", "40kWh", "--project", "vision")
 
 
 def test_what_is_no_stage_is_said_in_a_line(operator: Shell, shell: Shell) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Annotated, Any
 
@@ -43,6 +44,13 @@ def asks(command: Callable[..., None]) -> Callable[..., None]:
     asking.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
     asking.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own, *added)}
     return asking
+
+
+def note_unheard(controller: Controller, projects: Iterable[str]) -> None:
+    """Say of which projects nobody has submitted a job yet: what is set for them may be right, or misspelt."""
+    for project in projects:
+        if project and not controller.jobs(project=project, limit=1):
+            print(f"powerflow: note: no job of project {project} has been submitted yet", file=sys.stderr)
 
 
 def job_numbers(incomplete: str) -> list[tuple[str, str]]:

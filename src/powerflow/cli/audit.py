@@ -28,6 +28,8 @@ def audit(
     if json:
         print_json("audit", {"audit": found, "after": found[-1].number if found else after})
         return
+    if not found:
+        print(f"nobody has set anything{' since then' if after else ' yet'}")
     for entry in found:
         print(_line(entry))
 

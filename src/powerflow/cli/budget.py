@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from powerflow.cli.asking import Watch, asks
+from powerflow.cli.asking import Watch, asks, note_unheard
 from powerflow.cli.client import Controller
 from powerflow.cli.options import Json
 from powerflow.cli.when import stamp
@@ -52,6 +52,7 @@ def set_budget(
     if not LEAST_J <= energy.value <= MOST_J:
         raise InputError(f"{amount} is no budget", where="AMOUNT", fix="give an amount from 1 Wh to 1000 GWh")
     budget = controller.set_budget(BudgetOrder(energy.value, per, zone or own_zone(), _scope(project)))
+    note_unheard(controller, [budget.project])
     if json:
         print_json("budget", {"budget": budget})
     else:

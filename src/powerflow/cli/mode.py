@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from powerflow.cli.asking import Watch, asks
+from powerflow.cli.asking import Watch, asks, note_unheard
 from powerflow.cli.client import Controller
 from powerflow.cli.options import Json
 from powerflow.cli.when import stamp
@@ -46,6 +46,7 @@ def mode(
         if names is not None and not names:  # an empty variable in a script must not mean everybody
             raise InputError("no project is named", where="--projects", fix="name some, or leave it out for everybody")
         controller.set_mode(ModeOrder(stage, names))
+        note_unheard(controller, names or ())
     elif projects is not None:
         raise InputError("no stage is given", where="STAGE", fix="observe, replay, shadow, canary or enforce")
     show("modes", controller.modes, _draw, _plain, json=json, every_s=watch)

@@ -235,7 +235,8 @@ class ModeRecord:
 
     Attributes:
         project: Whose; "": of all that have none of their own.
-        stage, by, set_s: Which, who set it and when; ``powerflow`` where a canary went back by itself.
+        stage, by: Which, and who set it; ``powerflow`` where a canary went back by itself.
+        set_s: When; None where nobody has set any since the first start.
         why: And why it did.
         ended: Jobs completed since then.
         judged: Those for which an interval was given when they started.
@@ -248,7 +249,7 @@ class ModeRecord:
     project: str
     stage: Stage
     by: str
-    set_s: float
+    set_s: float | None
     why: str = ""
     ended: int = 0
     judged: int = 0

@@ -185,7 +185,7 @@ class Stages:
             project="" if name == OTHERS else name,
             stage=stored.stage,
             by=stored.by,
-            set_s=stored.set_s,
+            set_s=stored.set_s or None,
             why=stored.why,
             **_came(outcomes),
         )
