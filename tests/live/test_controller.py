@@ -525,6 +525,15 @@ def test_explain_says_what_binds_what_would_change_it_and_when_it_ends(bench: Be
     assert bench.desk.decisions(waits).items[0].reason.startswith("waits for GPUs")
 
 
+def test_a_batch_that_is_not_the_stated_one_is_told_once(bench: Bench) -> None:
+    wrong, right = bench.submit(batch={"global": 512}), bench.submit(batch={"global": 64})
+    for job in (wrong, right):
+        bench.until_state(job, JobState.COMPLETED)
+    told = [event for event in bench.store.events(limit=1000).items if event.kind == "batch misstated"]
+    assert [event.job_id for event in told] == [wrong]
+    assert told[0].text.startswith("a step takes 64 samples, batch.global says 512")
+
+
 def test_top_says_when_what_fell_free_will_be_used(bench: Bench) -> None:
     bench.turn(3)
     assert bench.desk.top().next_decision_s is None, "there is nothing to decide"

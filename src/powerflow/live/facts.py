@@ -68,6 +68,7 @@ class Facts:
         self._nodes_up, self._settle, self._withdrawn = nodes_up, settle, withdrawn
         self._ended, self._gave_up, self._acts = completed, failed, acts
         self._waiting: deque[Fact] = deque()
+        self._misstated: set[str] = set()  # jobs that have been told so
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
@@ -126,7 +127,12 @@ class Facts:
             if entry.known:
                 self._roster.events.append(brain.SizeLearned(entry.id, entry.steps_total))
         self._roster.dirty.add(entry.id)
-        if entry.spec.batch is None and fact.global_batch:
+        stated = entry.spec.batch.global_batch if entry.spec.batch else None
+        if stated and fact.global_batch not in (0, stated) and entry.id not in self._misstated:
+            self._misstated.add(entry.id)
+            text = f"a step takes {fact.global_batch} samples, batch.global says {stated}: costs are believed wrongly"
+            self._store.append("batch misstated", text, now_s, entry.id, global_batch=fact.global_batch)
+        if stated is None and fact.global_batch:
             told = {entry.kind.name: fact.global_batch}
             if not told.items() <= self._learning.batches.items():
                 self._store.put(BATCHES, self._learning.batches | told)
