@@ -21,10 +21,29 @@ def test_a_token_is_made_and_listed_without_itself(tmp_path: Path, capsys: pytes
     code, token, err = run(capsys, "token", "create", "ada", "--role", "operator", *state)
     assert (code, err) == (0, "")
     assert token.startswith("pf_")
-    assert run(capsys, "token", "list", *state)[1].split() == ["ada", "operator"]
+    name, *rest = run(capsys, "token", "list", *state)[1].split()
+    assert rest == ["ada", "operator"]
     document = json.loads(run(capsys, "token", "list", "--json", *state)[1])
-    assert document["tokens"] == [{"user": "ada", "role": "operator"}]
+    assert document["tokens"] == [{"id": name, "user": "ada", "role": "operator"}]
     assert token.strip() not in (tmp_path / "tokens.json").read_text("utf-8")
+
+
+def test_tokens_of_a_user_or_one_of_them_are_revoked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = ("--state-dir", str(tmp_path))
+    for user in ("ada", "ada", "bob"):
+        run(capsys, "token", "create", user, *state)
+
+    def left() -> list[list[str]]:
+        return [line.split()[:2] for line in run(capsys, "token", "list", *state)[1].splitlines()]
+
+    first, second, bobs = left()
+    assert run(capsys, "token", "revoke", first[0], *state)[1].split()[:2] == first
+    assert left() == [second, bobs]
+    assert run(capsys, "token", "revoke", "ada", *state)[0] == 0
+    assert left() == [bobs]
+    code, _, err = run(capsys, "token", "revoke", "ada", *state)
+    assert (code, left()) == (3, [bobs])
+    assert "there is no token of ada" in err
 
 
 @pytest.mark.parametrize(
@@ -33,6 +52,7 @@ def test_a_token_is_made_and_listed_without_itself(tmp_path: Path, capsys: pytes
         (("create", "ada", "--role", "god"), 2, "role 'god' is unknown; viewer, user or operator"),
         (("create", "a b"), 2, "no name of a user"),
         (("list",), 3, "tokens.json"),
+        (("revoke", "ada"), 3, "tokens.json"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(

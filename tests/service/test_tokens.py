@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from powerflow.errors import InputError
 from powerflow.live.records import Caller, Role
-from powerflow.service.tokens import Entry, Tokens, create_token, hash_of
+from powerflow.service.tokens import Entry, Tokens, create_token, hash_of, revoke_tokens
 
 
 def test_a_token_is_its_user_and_role(tmp_path: Path) -> None:
@@ -24,6 +24,16 @@ def test_a_token_is_its_user_and_role(tmp_path: Path) -> None:
         assert tokens.caller(token, "127.0.0.1") == Caller(f"u-{role}", role, "127.0.0.1")
         assert tokens.caller(token[:-1]) is None
     assert len(set(made.values())) == 3
+
+
+def test_a_revoked_token_is_nobody_s_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "tokens.json"
+    ada, bob = create_token(file, "ada", Role.USER), create_token(file, "bob", Role.USER)
+    tokens = Tokens.load(file)
+    assert [entry.user for entry in revoke_tokens(file, "ada")] == ["ada"]
+    assert tokens.caller(ada) is None
+    assert tokens.caller(bob) == Caller("bob", Role.USER, "")
+    assert file.stat().st_mode & 0o777 == 0o600
 
 
 def test_the_file_is_its_owner_s_and_holds_no_token(tmp_path: Path) -> None:
@@ -121,4 +131,4 @@ def test_a_running_service_knows_a_new_token_and_forgets_one_that_was_taken_out(
     assert tokens.caller(first) is None
     path.write_text("half edit", "utf-8")
     assert tokens.caller(second) is not None
-    assert tokens.holders() == [("bob", Role.VIEWER)]
+    assert [(entry.user, entry.role) for entry in tokens.holders()] == [("bob", Role.VIEWER)]

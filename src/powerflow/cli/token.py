@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,7 @@ from powerflow.cli.options import Json
 
 if TYPE_CHECKING:
     from powerflow.live.records import Role
+    from powerflow.service.tokens import Entry
 
 StateDir = Annotated[Path | None, typer.Option("--state-dir", help="Folder of the controller on this machine.")]
 
@@ -37,16 +39,32 @@ def create(
 
 @app.command("list")
 def listed(state_dir: StateDir = None, json: Json = False) -> None:
-    """List whose tokens there are, and what each may do."""
-    from powerflow.cli.output import print_json
+    """List whose tokens there are, what each may do, and the ids by which they are revoked."""
     from powerflow.service.tokens import Tokens
 
-    holders = Tokens.load(_file(state_dir)).holders()
+    _print(Tokens.load(_file(state_dir)).holders(), json)
+
+
+@app.command("revoke")
+def revoke(
+    whose: Annotated[str, typer.Argument(metavar="USER|ID", help="All tokens of a user, or the one with this id.")],
+    state_dir: StateDir = None,
+    json: Json = False,
+) -> None:
+    """Make tokens worthless, and list them. A running controller knows it at once; jobs run on."""
+    from powerflow.service.tokens import revoke_tokens
+
+    _print(revoke_tokens(_file(state_dir), whose), json)
+
+
+def _print(tokens: Sequence[Entry], json: bool) -> None:
+    from powerflow.cli.output import print_json
+
     if json:
-        print_json("tokens", {"tokens": [{"user": user, "role": role.value} for user, role in holders]})
+        print_json("tokens", {"tokens": [{"id": at.id, "user": at.user, "role": at.role.value} for at in tokens]})
         return
-    for user, role in holders:
-        print(f"{user:<24} {role.value}")
+    for at in tokens:
+        print(f"{at.id}  {at.user:<24} {at.role.value}")
 
 
 def _file(state_dir: Path | None) -> Path:

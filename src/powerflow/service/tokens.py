@@ -39,6 +39,11 @@ class Entry:
     role: Role
     sha256: str
 
+    @property
+    def id(self) -> str:
+        """What tells it from the others of its user; it gives away nothing of the token."""
+        return self.sha256[:12]
+
 
 class Tokens:
     """The tokens of one controller, as their file has them: one that is added or taken out counts from then on."""
@@ -57,9 +62,9 @@ class Tokens:
         """
         return Tokens(_read(Path(path)), Path(path))
 
-    def holders(self) -> list[tuple[str, Role]]:
-        """Whose tokens there are, and what each may do."""
-        return [(entry.user, entry.role) for entry in self._entries]
+    def holders(self) -> Sequence[Entry]:
+        """Whose tokens there are, what each may do, and by which id each is revoked."""
+        return self._entries
 
     def caller(self, token: str, address: str = "") -> Caller | None:
         """Whose token this is; None if nobody's. The time it takes says nothing of how close a guess was."""
@@ -106,6 +111,28 @@ def create_token(path: str | os.PathLike[str], user: str, role: Role) -> str:
         known = _read(target) if target.exists() else []
         _write(target, [*known, Entry(user, role, hash_of(token))])
     return token
+
+
+def revoke_tokens(path: str | os.PathLike[str], whose: str) -> Sequence[Entry]:
+    """Take tokens out of the file: all of a user, or the one with this id. A running controller knows it at once.
+
+    Returns:
+        Those taken out.
+
+    Raises:
+        InputError: There is none such, or the file cannot be used.
+    """
+    target = Path(path)
+    if not target.exists():
+        _read(target)  # says so; and a folder that is not there gets no lock
+    with _locked(target):
+        known = _read(target)
+        gone = [entry for entry in known if entry.user == whose] or [entry for entry in known if entry.id == whose]
+        if not gone:
+            what = f"there is no token of {whose}, and none with this id"
+            raise InputError(what, fix="powerflow token list shows them", exit_code=3)
+        _write(target, [entry for entry in known if entry not in gone])
+    return gone
 
 
 def hash_of(token: str) -> str:
