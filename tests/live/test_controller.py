@@ -301,6 +301,20 @@ def test_a_restart_changes_nothing_for_who_runs(bench: Bench) -> None:
     assert not bench.engine.signals
 
 
+def test_who_ran_before_a_restart_resumes_and_does_not_start(bench: Bench) -> None:
+    bench.steps_total = 10_000
+    job = bench.submit(gpus=1)
+    bench.until_trains(job)
+    bench.turn(30)
+    bench.desk.hold(job, ADA)
+    bench.until(lambda: not bench.engine.running())
+    bench.restart()
+    bench.desk.release(job, ADA)
+    bench.until(lambda: bool(bench.engine.running()))
+    bench.turn(3)
+    assert any(row.reason.startswith("resumed on 1 GPU") for row in bench.desk.decisions(job).items)
+
+
 def test_a_clock_that_is_set_back_between_two_controllers_stops_nothing(bench: Bench) -> None:
     bench.steps_total = 100
     job = bench.submit(gpus=1)

@@ -223,6 +223,7 @@ class Scheduler:
             return f"job {job_id} is not active"
         self._stop(slot, now_s)
         self.ledger.rows["done"][slot] = done  # work since the last checkpoint is lost
+        self.ledger.started[slot] = True  # it may have been under another controller
         self._dirty = True
         return ""
 
