@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from powerflow.scheduler.events import Cancelled, CostLearned, Failed, NodeDrained, NodeFailed
+from powerflow.policy.registry import load
+from powerflow.scheduler.events import Acting, Cancelled, CostLearned, Failed, NodeDrained, NodeFailed
 from powerflow.scheduler.plan import Reason, Why
 from powerflow.scheduler.reasons import beneficiaries
+from powerflow.scheduler.staged import Staged
 from tests.scheduler.situations import Brain, Told, submitted, table
 
 FULL, HALF = 1, 0  # clocks
@@ -99,6 +101,15 @@ def test_reclocked_when_a_queue_forms_and_when_it_clears() -> None:
     assert not plan.changes[0].moved
     plan = brain.at(120, *(Cancelled(f"queue-{i}") for i in range(40)))
     assert plan.reasons()["a"].sentence() == "reclocked from 1400 to 700 MHz"
+
+
+def test_a_clock_is_given_back_when_nobody_acts_on_the_job_any_more() -> None:
+    brain = Brain(Staged(load("prices")), "1x1:A100", energy_price=0.1)
+    brain.at(0, submitted("a", 100.0))
+    plan = brain.at(60, Acting(False))
+    assert [(c.gpus, c.clock_mhz, c.moved) for c in plan.changes] == [(1, 1400.0, False)]
+    assert plan.reasons()["a"].why is Why.GIVEN_BACK
+    assert brain.at(120, submitted("b")).reasons()["a"].why is Why.AS_ASKED
 
 
 def test_moved_off_a_drained_node_at_the_next_decision() -> None:

@@ -143,9 +143,8 @@ def _check_change(scheduler: Scheduler, change: Change) -> None:
     assert change.moved or change.gpus == change.reason.gpus_before > 0, f"{name} changes its count without a stop"
     if change.gpus == change.reason.gpus_before:
         said = change.reason.why
-        assert said in ((Why.MOVED,) if change.moved else (Why.RECLOCKED, Why.CAP_RECLOCKED)), (
-            f"{name} is said to be {said.value!r}"
-        )
+        other_clock = (Why.RECLOCKED, Why.CAP_RECLOCKED, Why.BUDGET_RECLOCKED, Why.GIVEN_BACK)
+        assert said in ((Why.MOVED,) if change.moved else other_clock), f"{name} is said to be {said.value!r}"
     if change.gpus == 0:
         assert change.clock_mhz == 0, f"{name} has a clock and no GPU"
         return
@@ -176,6 +175,12 @@ def _check_reason(scheduler: Scheduler, job_id: str, reason: Reason, *, is_chang
         Why.CAP_PAUSED: is_changed and before > 0 == after,
         Why.CAP_KEPT: not is_changed and before == after > 0 and same_clock,
         Why.WAITS_CAP: not is_changed and before == after == 0,
+        Why.BUDGET_RECLOCKED: is_changed and before == after > 0 and reason.clock_mhz < reason.clock_before_mhz,
+        Why.BUDGET_SHRUNK: is_changed and before > after > 0,
+        Why.BUDGET_PAUSED: is_changed and before > 0 == after,
+        Why.BUDGET_KEPT: not is_changed and before == after > 0 and same_clock,
+        Why.AS_ASKED: not is_changed and before == after > 0 and same_clock,
+        Why.GIVEN_BACK: is_changed and before == after > 0 and not same_clock,
         Why.KEPT: not is_changed and before == after > 0 and same_clock,
         Why.KEPT_COST: not is_changed and before == after > 0 and same_clock,
         Why.WAITS_GPUS: not is_changed and before == after == 0,

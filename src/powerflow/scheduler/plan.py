@@ -21,6 +21,7 @@ class Why(StrEnum):
     MOVED = "moved"
     KEPT = "kept"
     AS_ASKED = "runs as its owner asked: PowerFlow does not act on its project"
+    GIVEN_BACK = "its clock is given back: PowerFlow does not act on its project any more"
     KEPT_COST = "kept because rescaling costs more than it gains"
     WAITS_GPUS = "waits for GPUs"
     WAITS_BUDGET = "waits for budget"

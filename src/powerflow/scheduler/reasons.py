@@ -66,6 +66,8 @@ def changes_of(policy: Policy, pool: Pool, decision: Decision, ledger: Ledger) -
             why = Why.GROWN if has > had else shrunk
         elif how == MOVED:
             why = Why.MOVED
+        elif ledger.rows["untouched"][slot]:
+            why = Why.GIVEN_BACK
         else:
             slowed = Why.CAP_RECLOCKED if capped else Why.BUDGET_RECLOCKED if saved else Why.RECLOCKED
             why = slowed if clock < had_clock else Why.RECLOCKED
