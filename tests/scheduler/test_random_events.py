@@ -17,6 +17,7 @@ from powerflow.job import Job
 from powerflow.policy.registry import BUILT_IN, load
 from powerflow.scheduler.cap import CLUSTER, PowerCap, Scope
 from powerflow.scheduler.events import (
+    Acting,
     Adopted,
     Cancelled,
     Completed,
@@ -34,6 +35,7 @@ from powerflow.scheduler.events import (
     Submitted,
 )
 from powerflow.scheduler.invariants import check
+from powerflow.scheduler.rules import with_rules
 from powerflow.scheduler.scheduler import Scheduler
 from tests.scheduler.situations import IDLE_W, axes
 
@@ -41,6 +43,7 @@ POLICIES = sorted(BUILT_IN)
 OVERLAYS = ("", "", "", "+clock:0.7", "+zeus:0.5")
 NAMES = st.sampled_from([f"job-{i}" for i in range(12)])
 CLASSES = st.sampled_from(["a", "b", "c", "nobody described"])
+PROJECTS = st.sampled_from(["", "vision", "speech"])
 COUNTS = {"A100": (1, 2, 3, 4, 8), "T4": (1, 2, 4)}
 NODES = st.sampled_from(["a100-0", "a100-1", "t4-0", "t4-1", "no such node"])
 SCOPES = st.sampled_from(
@@ -82,10 +85,21 @@ class AnythingHappens(RuleBasedStateMachine):
         groups=st.sampled_from([(ALWAYS_ON,), (SLEEPY,), (ALWAYS_ON, OTHER), (SLEEPY, OTHER)]),
         price=st.sampled_from([0.0, 1e-4, 1e-2]),
         sizes_known=st.booleans(),
+        ruled=st.booleans(),
     )
-    def begin(self, policy: str, overlay: str, groups: tuple[NodeGroup, ...], price: float, sizes_known: bool) -> None:
-        """A policy on an empty cluster."""
+    def begin(
+        self,
+        policy: str,
+        overlay: str,
+        groups: tuple[NodeGroup, ...],
+        price: float,
+        sizes_known: bool,
+        ruled: bool,
+    ) -> None:
+        """A policy on an empty cluster, by itself or under all that administrators are promised."""
         chosen = load(policy + overlay)
+        if ruled:
+            chosen = with_rules(chosen)
         spec = build_cluster(groups, source="test")
         pools = {name: axes(name, COUNTS[name], nodes[0].gpus) for name, nodes in spec.pools().items()}
         self.scheduler = Scheduler(
@@ -118,6 +132,8 @@ class AnythingHappens(RuleBasedStateMachine):
         pause_s=st.sampled_from([0.0, 30.0, 3000.0]),
         gpu_type=st.sampled_from([None, None, None, "A100", "T4", "H100"]),
         size_known=st.sampled_from([True, True, False]),
+        project=PROJECTS,
+        promise=st.sampled_from([(False, math.inf), (False, math.inf), (False, 0.2), (True, 0.1), (True, math.inf)]),
     )
     def submit(
         self,
@@ -131,9 +147,12 @@ class AnythingHappens(RuleBasedStateMachine):
         pause_s: float,
         gpu_type: str | None,
         size_known: bool,
+        project: str,
+        promise: tuple[bool, float],
     ) -> None:
         """Also twice under one name, for more GPUs than there are, for a type nobody has, without a size."""
-        job = Job(name, self.now_s, cost_class, size, gpus, least, max(least, most), weight, "", gpu_type)
+        most = max(least, most)
+        job = Job(name, self.now_s, cost_class, size, gpus, least, most, weight, project, gpu_type, *promise)
         self.events.append(Submitted(job, size if size_known else None, pause_s))
 
     @rule(name=NAMES, kind=st.sampled_from([Completed, Cancelled]))
@@ -179,10 +198,19 @@ class AnythingHappens(RuleBasedStateMachine):
         """Nodes fail, drain and come back; also twice, also those that are not ours."""
         self.events.append(kind(node))
 
-    @rule(price=st.sampled_from([0.0, 1e-5, 1e-3, 1.0]))
-    def price(self, price: float) -> None:
-        """Energy gets dearer or cheaper."""
-        self.events.append(EnergyTerms(price))
+    @rule(
+        price=st.sampled_from([0.0, 1e-5, 1e-3, 1.0]),
+        by_project=st.dictionaries(PROJECTS, st.sampled_from([0.0, 1e-3, 1.0]), max_size=2),
+        limit_w=st.dictionaries(PROJECTS, st.sampled_from([0.0, 200.0, 1000.0, 5000.0]), max_size=2),
+    )
+    def terms(self, price: float, by_project: dict[str, float], limit_w: dict[str, float]) -> None:
+        """Energy gets dearer or cheaper, and budgets allow so many watts, of projects that have jobs or none."""
+        self.events.append(EnergyTerms(price, by_project, limit_w))
+
+    @rule(on_others=st.booleans(), on=st.dictionaries(PROJECTS, st.booleans(), max_size=2))
+    def act(self, on_others: bool, on: dict[str, bool]) -> None:
+        """PowerFlow is let in, or asked to keep out."""
+        self.events.append(Acting(on_others, on))
 
     @rule(
         watts=st.sampled_from([1.0, 700.0, 1000.0, 1500.0, 2500.0]),
