@@ -90,7 +90,7 @@ def test_a_signal_is_set_from_a_file_an_address_or_a_number(operator: Shell, tmp
     ("argv", "code", "said"),
     [
         (("budget", "set", "much"), 2, "AMOUNT: 'much' is no amount of energy"),
-        (("budget", "set", "80%"), 2, "give an amount such as 400kWh"),
+        (("budget", "set", "80%"), 2, "write an amount such as 300kWh"),
         (("budget", "set", "4kWh", "--zone", "Mars/Olympus"), 2, "no time zone"),
         (("budget", "drop"), 3, "there is no such energy budget"),
         (("signal", "set", "tariff", "nowhere.csv"), 2, "nowhere.csv: cannot be read"),
@@ -153,8 +153,8 @@ def test_of_a_project_that_has_jobs_nothing_is_noted(operator: Shell, tmp_path: 
 
 
 def test_what_is_no_stage_is_said_in_a_line(operator: Shell, shell: Shell) -> None:
-    assert "observe" in operator("mode", "everything", code=2)
-    assert "pattern" in operator("mode", "shadow", "--projects", "a b", code=2)
+    assert "'[STAGE]': 'everything' is not one of 'observe', " in operator("mode", "everything", code=2)
+    assert "'a b' is no name; letters, digits and ._@-" in operator("mode", "shadow", "--projects", "a b", code=2)
     assert "no project is named" in operator("mode", "enforce", "--projects", "", code=2)
     assert "no stage is given" in operator("mode", "--projects", "vision", code=2)
 

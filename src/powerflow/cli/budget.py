@@ -42,16 +42,14 @@ def set_budget(
 ) -> None:
     """Set an energy budget: the price of a joule is set so that it is kept; one of the same scope is replaced."""
     from powerflow.cli.output import print_json
-    from powerflow.energy.amount import parse_amount
+    from powerflow.energy.amount import parse_joules
     from powerflow.errors import InputError
     from powerflow.live.governance import BudgetOrder
 
-    energy = parse_amount(amount, "AMOUNT")
-    if energy.relative:
-        raise InputError(f"{amount} of what is not known here", where="AMOUNT", fix="give an amount such as 400kWh")
-    if not LEAST_J <= energy.value <= MOST_J:
+    joules = parse_joules(amount, "AMOUNT")
+    if not LEAST_J <= joules <= MOST_J:
         raise InputError(f"{amount} is no budget", where="AMOUNT", fix="give an amount from 1 Wh to 1000 GWh")
-    budget = controller.set_budget(BudgetOrder(energy.value, per, zone or own_zone(), _scope(project)))
+    budget = controller.set_budget(BudgetOrder(joules, per, zone or own_zone(), _scope(project)))
     note_unheard(controller, [budget.project])
     if json:
         print_json("budget", {"budget": budget})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from powerflow.errors import InputError
@@ -26,15 +27,31 @@ class Amount:
 
 
 def parse_amount(text: str, where: str = "--energy") -> Amount:
-    """Read ``80%``, ``300kWh``, ``1.2 MWh`` or ``5e8J``; units in any case (``MJ`` is megajoules).
+    """Read ``80%``, or joules as `parse_joules` does.
 
     Raises:
         InputError: It is no amount, or not more than 0.
     """
-    fix = "write a share such as 80%, or an amount such as 300kWh"
+    number, unit = _parse(text, where, ("%", *_JOULES), "write a share such as 80%, or an amount such as 300kWh")
+    if unit == "%":
+        return Amount(number / 100.0, relative=True)
+    return Amount(number * _JOULES[unit], relative=False)
+
+
+def parse_joules(text: str, where: str) -> float:
+    """Read ``300kWh``, ``1.2 MWh`` or ``5e8J``; units in any case (``MJ`` is megajoules).
+
+    Raises:
+        InputError: It is no amount of energy, or not more than 0.
+    """
+    number, unit = _parse(text, where, tuple(_JOULES), "write an amount such as 300kWh")
+    return number * _JOULES[unit]
+
+
+def _parse(text: str, where: str, units: Sequence[str], fix: str) -> tuple[float, str]:
     match = _AMOUNT.fullmatch(text)
     unit = match[2].lower() if match else ""
-    if match is None or (unit != "%" and unit not in _JOULES):
+    if match is None or unit not in units:
         raise InputError(f"{text!r} is no amount of energy", where=where, fix=fix)
     try:
         number = float(match[1])
@@ -42,9 +59,7 @@ def parse_amount(text: str, where: str = "--energy") -> Amount:
         raise InputError(f"{text!r} is no amount of energy", where=where, fix=fix) from None
     if not (number > 0 and math.isfinite(number)):
         raise InputError(f"{text!r} is not more than nothing", where=where, fix=fix)
-    if unit == "%":
-        return Amount(number / 100.0, relative=True)
-    return Amount(number * _JOULES[unit], relative=False)
+    return number, unit
 
 
 def kwh(joules: float) -> str:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from powerflow.errors import InputError
 from powerflow.live.records import Forbidden, NotFound, Refused, Unavailable
+from powerflow.service.shapes import NAME
 
 MEDIA_TYPE = "application/problem+json"
 BUG = "this is a bug in PowerFlow; the controller's log says where"
@@ -83,8 +84,13 @@ def of_invalid(errors: Any, instance: str) -> Problem:
         return problem(400, f"the body is not JSON ({first.get('ctx', {}).get('error', 'invalid')})", instance)
     if first["loc"] == ("body",) and isinstance(first.get("input"), bytes):  # not even looked at: not sent as JSON
         return problem(422, "the body was not sent as JSON", instance, where="body", fix=JSON)
-    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
     said = first.get("ctx", {})  # our own rules say what, fix and field apart (`powerflow.live.spec.broken`)
+    if NAME in said.get("pattern", ""):
+        said = {
+            "what": f"{first['input']!r} is no name",
+            "fix": "letters, digits and ._@-, with a letter, digit or _ first",
+        }
+    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
     where = ".".join(str(part) for part in (*first["loc"], said.get("field")) if part)
     return problem(
         422, f"{said.get('what') or first['msg']}{more}", instance, where=where, fix=str(said.get("fix", ""))
