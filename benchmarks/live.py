@@ -36,12 +36,19 @@ def main() -> None:
 
 
 def idle(directory: Path) -> None:
-    """A controller of eight emulated GPUs and no job: its share of a core, and its memory; then once jobs have run."""
+    """A controller of eight emulated GPUs and no job: its share of a core, and its memory.
+
+    Then its memory again when jobs have run: a few, a few that train, whose costs are learnt, and a hundred at once,
+    which is when decisions are compiled.
+    """
+    from powerflow.demo.jobs import arrivals
     from powerflow.engine.local import LocalEngine
 
     state = directory / "state"
     command = [sys.executable, "-m", "powerflow", "serve", "--state-dir", str(state), "--emulate", "2x4:A100"]
-    serve = subprocess.Popen([*command, "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    serve = subprocess.Popen(
+        [*command, "--port", "0", "--interval", "1"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
     try:
         assert serve.stdout is not None
         serve.stdout.readline()
@@ -55,13 +62,17 @@ def idle(directory: Path) -> None:
         url = json.loads((state / "server.json").read_text())["url"]
         with httpx.Client(base_url=f"{url}/api/v1") as http:
             http.headers["Authorization"] = f"Bearer {(state / 'token').read_text().strip()}"
-            for number in range(8):
-                spec = {"run": "sleep 2", "name": f"job-{number}", "gpus": "1", "rescale": "none"}
-                http.post("/jobs", json=spec).raise_for_status()
-            while (top := http.get("/top").json())["running"] + top["queued"]:
-                time.sleep(1.0)
-        time.sleep(5.0)
-        print(f"idle again after 8 jobs: {_memory(process)}")
+            sleeps = [{"run": "sleep 1", "gpus": "1", "rescale": "none"}] * 100
+            trains = [
+                each.spec.model_dump(mode="json", by_alias=True, exclude_defaults=True) for each in arrivals()[:3]
+            ]
+            for what, specs in (("8 jobs", sleeps[:8]), ("3 that train", trains), ("100 at once", sleeps)):
+                for spec in specs:
+                    http.post("/jobs", json=spec).raise_for_status()
+                while (top := http.get("/top").json())["running"] + top["queued"]:
+                    time.sleep(1.0)
+                time.sleep(5.0)
+                print(f"idle again after {what}: {_memory(process)}")
     finally:
         serve.terminate()
         serve.communicate()
