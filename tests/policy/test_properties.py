@@ -47,6 +47,28 @@ def test_overlays_change_clocks_only(spec: str, view: View, fraction: float, eta
         assert answer.gpus.tolist() == inner.gpus.tolist()
 
 
+@pytest.mark.parametrize("count", [3, 5, 6, 7])
+@pytest.mark.parametrize("spec", EVERY)
+def test_whoever_can_run_on_one_odd_count_alone_gets_it_where_nobody_else_is(spec: str, count: int) -> None:
+    counts = np.arange(1, 9)
+    job = {"requested": count, "gpus_min": count, "gpus_max": count}
+    view = make_view([job], step_time_s=[1.0 / counts], capacity=8, gpu_counts=counts.tolist())
+    assert load(spec).decide(view).gpus.tolist() == [count]
+
+
+def test_prices_offers_powers_of_two_where_there_are_any() -> None:
+    counts = np.arange(1, 9)
+    ranges = [(1, 3), (3, 7), (5, 7), (3, 8)]
+    jobs = [{"requested": most, "gpus_min": least, "gpus_max": most} for least, most in ranges]
+    got = [
+        load("prices")
+        .decide(make_view([job], step_time_s=[1.0 / counts], capacity=7, gpu_counts=counts.tolist()))
+        .gpus.tolist()[0]
+        for job in jobs
+    ]
+    assert got == [2, 4, 7, 4]
+
+
 @settings(max_examples=60, deadline=None)
 @given(view=views())
 @pytest.mark.parametrize("spec", [spec for spec in RIGID if spec not in NON_PREEMPTIVE])

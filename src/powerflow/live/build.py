@@ -235,10 +235,10 @@ def _cluster(gpus: Sequence[Gpu], source: str) -> ClusterSpec:
 
 
 def _axes(name: str, nodes: Sequence[Node]) -> Axes:
-    """Counts a job may get: powers of two, whole nodes, and every count up to a node, since somebody may ask for it."""
+    """Counts a job may get: powers of two, whole nodes, and every count up to 16 or a node: somebody may ask for it."""
     total, per_node = sum(node.gpus for node in nodes), max(node.gpus for node in nodes)
     counts = {1 << i for i in range(total.bit_length()) if 1 << i <= total}
-    counts |= set(range(1, per_node + 1)) | set(range(per_node, total + 1, per_node))
+    counts |= set(range(1, min(total, max(per_node, 16)) + 1)) | set(range(per_node, total + 1, per_node))
     return axes_for(name, per_node, sorted(counts))
 
 

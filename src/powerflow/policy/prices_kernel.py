@@ -54,6 +54,22 @@ def gpu_seconds(
 
 
 @kernel
+def _is_offered(n: int, least: int, most: int) -> bool:
+    """Whether a job that can use so many GPUs may have n of them.
+
+    Powers of two, so that buddy allocation wastes nothing; any count to who could use no power of two.
+    """
+    if n < least or n > most:
+        return False
+    if not n & (n - 1):
+        return True
+    power = 1
+    while 2 * power <= most:
+        power *= 2
+    return power < least
+
+
+@kernel
 def value_counts(
     rank: FloatArray,
     remaining: FloatArray,
@@ -77,7 +93,6 @@ def value_counts(
 ) -> None:
     """Steps 2 to 4 of design §5: what each job makes of each count, and at which clock.
 
-    Only powers of two are offered, so that buddy allocation wastes nothing.
     The columns of the jobs come one by one: numba takes long to recognise a structured array, at every call.
 
     Args:
@@ -99,7 +114,7 @@ def value_counts(
         best = np.inf
         for i in range(len(gpu_counts)):
             n = gpu_counts[i]
-            if n < gpus_min[j] or n > gpus_max[j] or n > capacity or n & (n - 1):
+            if not _is_offered(n, gpus_min[j], min(gpus_max[j], capacity)):
                 continue
             for f in range(clocks):
                 step = step_s[i, f]
@@ -112,7 +127,7 @@ def value_counts(
         per_iteration = 1.0 / remaining[j] if sizes_known and remaining[j] > 0.0 else 0.0
         for i in range(len(gpu_counts)):
             n = gpu_counts[i]
-            if n < gpus_min[j] or n > gpus_max[j] or n > capacity or n & (n - 1):
+            if not _is_offered(n, gpus_min[j], min(gpus_max[j], capacity)):
                 continue
             for f in range(clocks):
                 step = step_s[i, f]
