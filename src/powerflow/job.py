@@ -26,6 +26,7 @@ class Job:
         protected: What is promised to it holds in every plan: it starts at once, and see ``max_slowdown``.
         max_slowdown: By how much it may be slowed, as a share: 0.1 is 10 %. Of a protected job, how much longer its JCT
             may be than alone as submitted; of any other, how much longer a step may take than at the maximum clock.
+        keeps: Once it runs it keeps its GPUs to its end: it cannot go on where it stopped.
 
     Raises:
         InputError: A slowdown is negative or not a number.
@@ -43,6 +44,7 @@ class Job:
     gpu_type: str | None = None
     protected: bool = False
     max_slowdown: float = math.inf
+    keeps: bool = False
 
     def __post_init__(self) -> None:
         if not self.max_slowdown >= 0:

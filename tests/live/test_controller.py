@@ -15,6 +15,7 @@ from powerflow.live import controller as module
 from powerflow.live.controller import LostClaim
 from powerflow.live.database import StoreError
 from powerflow.live.exploring import clocks_to_try
+from powerflow.live.gang_facts import Rescaled
 from powerflow.live.records import JobState, Refused
 from powerflow.live.store import Store
 from tests.live.controller_bench import ADA, ROOT, Bench, names
@@ -72,6 +73,72 @@ def test_a_job_is_cancelled_wherever_it_is(bench: Bench, state: JobState, heard:
     assert bench.controller.entries == {}
     with pytest.raises(Refused):
         bench.desk.release(job, ADA)
+
+
+def test_nobody_is_put_where_a_cancelled_job_still_runs(bench: Bench) -> None:
+    bench.engine.play = lambda spec: (
+        Script(10_000) if spec.name.gang == "1" else bench.engine.fake_rank(spec, bench.steps_total)
+    )
+    old = bench.submit(rescale="restart", gpus=4, checkpoint={"grace": 60})
+    bench.until(lambda: len(bench.engine.running()) == 4)
+    bench.engine.stubborn.update(bench.engine.running())
+    (node,) = {bench.engine.statuses[name].node for name in bench.engine.running()}
+    bench.desk.cancel(old, ADA)
+    bench.turn()
+    assert bench.engine.running(), "it is given time to leave"
+    new = bench.submit(gpus=4)
+    bench.until_state(new, JobState.COMPLETED)
+    assert bench.engine.running(old), "all the while it was still there"
+    assert {bench.engine.specs[name].node for name in names(bench.engine, new)} != {node}
+    bench.until(lambda: not bench.engine.running(old))
+    bench.turn(2)
+    bench.steps_total = 1000
+    for _ in range(2):
+        bench.until_trains(bench.submit(gpus=4))
+    assert len(bench.engine.running()) == 8, "then its GPUs are used again"
+
+
+def test_a_job_that_is_released_while_it_still_leaves_runs_again(bench: Bench) -> None:
+    bench.steps_total = 10_000
+    job = bench.submit(gpus=2)
+    bench.until_trains(job)
+    bench.desk.hold(job, ADA)
+    bench.turn()
+    bench.desk.release(job, ADA)
+    before = bench.controller.entries[job].steps
+    bench.until(lambda: bench.controller.entries[job].steps > before + 5)
+    assert len(bench.controller.scheduler.ledger.slot_of) == 1
+
+
+def test_a_job_that_cannot_go_on_where_it_stopped_is_never_stopped_for_another(bench: Bench) -> None:
+    bench.engine.play = lambda spec: Script(10_000)
+    first = [bench.submit(run="sleep 1000", rescale="none", gpus=2) for _ in range(4)]
+    bench.until(lambda: len(bench.engine.running()) == 4)
+    more = [bench.submit(gpus="1..8", batch={"global": 64}, priority=each) for each in ("protected", "high", "normal")]
+    bench.turn(100)
+    assert {name.gang for name in bench.engine.running()} == set(first)
+    assert all(len(names(bench.engine, job)) == 1 for job in first), "none was started twice"
+    assert bench.desk.job(more[0]).record.reason.startswith("waits for GPUs")
+
+
+def test_what_a_rescale_costs_is_learned_and_outlives_the_controller(bench: Bench) -> None:
+    def believed_s() -> float:
+        brain = bench.controller.scheduler
+        return float(brain.ledger.rows["pause_s"][brain.slot(job)])
+
+    bench.steps_total = 100_000
+    job = bench.submit(gpus="1..4", batch={"global": 64})
+    bench.until_trains(job)
+    assert believed_s() == 1.0, "what is taken before one was measured"
+    bench.controller._facts.add([Rescaled(job, 0.2, 4, 2), Rescaled(job, 9.0, 2, 2)])
+    bench.turn(2)
+    assert believed_s() == pytest.approx(0.2), "a gang of which one rank was replaced was not rescaled"
+    bench.controller._facts.add([Rescaled(job, 1.2, 2, 4)])
+    bench.turn(2)
+    assert believed_s() == pytest.approx(0.7 * 0.2 + 0.3 * 1.2)
+    bench.restart()
+    bench.turn(2)
+    assert believed_s() == pytest.approx(0.5)
 
 
 def test_a_held_job_gives_back_what_it_has_and_goes_on_where_it_was(bench: Bench) -> None:

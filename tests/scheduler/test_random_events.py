@@ -24,9 +24,11 @@ from powerflow.scheduler.events import (
     CostLearned,
     Event,
     Failed,
+    Leaving,
     NodeDrained,
     NodeFailed,
     NodeRecovered,
+    PauseMeasured,
     PowerCapLifted,
     PowerCapSet,
     PowerMetered,
@@ -133,6 +135,7 @@ class AnythingHappens(RuleBasedStateMachine):
         gpu_type=st.sampled_from([None, None, None, "A100", "T4", "H100"]),
         size_known=st.sampled_from([True, True, False]),
         project=PROJECTS,
+        keeps=st.sampled_from([False, False, True]),
         promise=st.sampled_from([(False, math.inf), (False, math.inf), (False, 0.2), (True, 0.1), (True, math.inf)]),
     )
     def submit(
@@ -148,17 +151,28 @@ class AnythingHappens(RuleBasedStateMachine):
         gpu_type: str | None,
         size_known: bool,
         project: str,
+        keeps: bool,
         promise: tuple[bool, float],
     ) -> None:
         """Also twice under one name, for more GPUs than there are, for a type nobody has, without a size."""
         most = max(least, most)
-        job = Job(name, self.now_s, cost_class, size, gpus, least, most, weight, project, gpu_type, *promise)
+        job = Job(name, self.now_s, cost_class, size, gpus, least, most, weight, project, gpu_type, *promise, keeps)
         self.events.append(Submitted(job, size if size_known else None, pause_s))
 
     @rule(name=NAMES, kind=st.sampled_from([Completed, Cancelled]))
     def end(self, name: str, kind: type[Completed] | type[Cancelled]) -> None:
         """Also of jobs that wait, have ended, or never were."""
         self.events.append(kind(name))
+
+    @rule(name=NAMES)
+    def leave(self, name: str) -> None:
+        """Also who waits, or has left before."""
+        self.events.append(Leaving(name))
+
+    @rule(name=NAMES, pause_s=st.sampled_from([0.0, 0.05, 600.0]))
+    def pause(self, name: str, pause_s: float) -> None:
+        """Rescales turn out to cost more or less."""
+        self.events.append(PauseMeasured(name, pause_s))
 
     @rule(name=NAMES, retry=st.booleans(), done=ITERATIONS)
     def fail(self, name: str, retry: bool, done: float) -> None:

@@ -26,7 +26,7 @@ from powerflow.live.database import StoreError
 from powerflow.live.emulation import Emulation
 from powerflow.live.entry import Entry
 from powerflow.live.exploring import EXPLORE_S, clocks_to_try
-from powerflow.live.facts import BATCHES, Facts
+from powerflow.live.facts import BATCHES, PAUSES, Facts
 from powerflow.live.gang_facts import backoff_s
 from powerflow.live.gangs import Gangs
 from powerflow.live.governing import Governance, Rules
@@ -228,6 +228,7 @@ class Controller:
     def _remember(self) -> None:
         """What was learned from jobs that have ended, and which of them still have logs."""
         self.learning.batches.update(self.store.get(BATCHES, {}))
+        self.learning.pauses_s.update(self.store.get(PAUSES, {}))
         ended = [state for state in JobState if state.ended]
         latest = self.store.jobs(ended, limit=LOGS_KEPT).items[::-1]
         self._roster.ended.extend(job.id for job in latest)
@@ -322,6 +323,7 @@ class Controller:
         self._guarded(self._take_news, now_s)
         self._guarded(self._poll, now_s)
         self._guarded(self._facts.take_all, now_s)
+        self._roster.let_go(frozenset(self.gangs.holding().values()))
         self._roster.retry(now_s)
         self._guarded(self._measure, now_s)
         decided = (self._roster.events or now_s >= self._wake_s) and self._decide(now_s)
@@ -474,7 +476,7 @@ class Controller:
         price = max(plan.gpu_price.values(), default=0.0)
         for job_id, reason in plan.reasons().items():
             entry = self.entries.get(job_id)
-            if entry is None:
+            if entry is None or not entry.known:  # it is leaving
                 continue
             if entry.why != reason.why or reason.why not in QUIET:
                 entry.reason, entry.why, entry.decided_s = reason.sentence(), reason.why.value, now_s
@@ -482,7 +484,7 @@ class Controller:
             entry.gpu_price = price
         for change in plan.changes:
             entry = self.entries.get(change.job_id)
-            if entry is None:
+            if entry is None or not entry.known:
                 continue
             entry.clock_mhz = change.clock_mhz
             if change.moved or change.gpus == 0:

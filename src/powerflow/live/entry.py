@@ -107,6 +107,7 @@ def brain_job(job_id: str, spec: JobSpec, kind: JobClass, submit_s: float, itera
         gpu_type=gpus.gpu_type,
         protected=spec.priority == "protected",
         max_slowdown=math.inf if most is None else most,
+        keeps=spec.rescale == "none",
     )
 
 

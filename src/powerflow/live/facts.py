@@ -30,6 +30,8 @@ from powerflow.scheduler.scheduler import Scheduler
 
 #: The store's setting in which the batches stand that ranks told of.
 BATCHES = "batches"
+#: And that in which stands how long classes have stood still to be rescaled.
+PAUSES = "pauses"
 
 
 class Facts:
@@ -105,6 +107,7 @@ class Facts:
             case Rescaled():
                 if fact.gpus != fact.gpus_before:
                     entry.rescales += 1
+                    self._paused(entry, fact.pause_s)
                 text = f"from {fact.gpus_before} to {fact.gpus} GPUs in {fact.pause_s:.2f} s"
                 self._store.append("rescaled", text, now_s, entry.id, pause_s=fact.pause_s, gpus=fact.gpus)
             case RankLost() | Hung():
@@ -119,6 +122,13 @@ class Facts:
                 self._completed(fact, entry, now_s)
             case Failed():
                 self._failed(fact, entry, now_s)
+
+    def _paused(self, entry: Entry, pause_s: float) -> None:
+        expected_s = self._learning.paused(entry.kind.name, pause_s)
+        self._store.put(PAUSES, self._learning.pauses_s)
+        for other in self._roster.entries.values():
+            if other.known and other.kind.name == entry.kind.name:
+                self._roster.events.append(brain.PauseMeasured(other.id, expected_s))
 
     def _progressed(self, fact: Progressed, entry: Entry, now_s: float) -> None:
         entry.steps = float(fact.step)

@@ -98,8 +98,9 @@ class Governance:
                 chronicle.decided(entry, now_s)
         if stages.has(Stage.SHADOW):
             for job_id, wish in self._wishes(plan).items():
-                if job_id in entries and stages.stage_of(entries[job_id].spec.project) is Stage.SHADOW:
-                    chronicle.wished(entries[job_id], wish, now_s)
+                watched = entries.get(job_id)
+                if watched and watched.known and stages.stage_of(watched.spec.project) is Stage.SHADOW:
+                    chronicle.wished(watched, wish, now_s)
 
     def _wishes(self, plan: Plan) -> Mapping[str, Wish]:
         """What would have been decided. A policy that fails in shadow does no harm: it is said, and nothing wished."""

@@ -34,6 +34,8 @@ ANY_FAMILY = "imagenet"
 ANY_LENGTH_S = 3600.0
 #: Lengths of completed jobs that are remembered for each class.
 LENGTHS_KEPT = 50
+#: What the newest pause counts among those of its class.
+NEWEST = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,7 @@ class Learning:
         self._steps: dict[str, list[float]] = defaultdict(list)
         self._lengths_s: list[float] = []
         self.batches: dict[str, int] = {}  # of classes that stated none: what their ranks said
+        self.pauses_s: dict[str, float] = {}  # of classes that have been rescaled: how long they stood still for it
 
     def expect(self, kind: JobClass) -> Sequence[CostLearned]:
         """A job of this class has come: what is believed of it, where that is new."""
@@ -118,6 +121,12 @@ class Learning:
             news[gpu_type] = self._table(kind.name, gpu_type)
         news |= {learned.gpu_type: learned for learned in self.observe(kind.name, self._unexpected.pop(kind.name, []))}
         return list(news.values())
+
+    def paused(self, cost_class: str, pause_s: float) -> float:
+        """A job of a class stood still so long for another GPU count: what is expected of the next one, seconds."""
+        before_s = self.pauses_s.get(cost_class, pause_s)
+        self.pauses_s[cost_class] = before_s + NEWEST * (pause_s - before_s)
+        return self.pauses_s[cost_class]
 
     def batch_is(self, cost_class: str, global_batch: int) -> Sequence[CostLearned]:
         """What the ranks of a class that stated no batch say it is: what is believed differently now.

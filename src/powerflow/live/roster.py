@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from powerflow.live.entry import Entry, entry_of
 from powerflow.live.learning import Learning, class_of
@@ -40,6 +40,7 @@ class Roster:
         self.dirty: set[str] = set()
         self.seen: list[Seen] = []
         self.ended: deque[str] = deque()
+        self._leaving: set[str] = set()
         self._store, self._power, self._learning, self._pause_s = store, power, learning, pause_s
 
     def enter(self, job: StoredJob) -> Entry:
@@ -52,19 +53,35 @@ class Roster:
 
     def introduce(self, entry: Entry) -> None:
         """Tell the brain of a job, with what is known of its class and of the work that it has done."""
+        if entry.id in self._leaving:  # what still runs of it is on its way out
+            self._gone(entry.id)
         self.events += self._learning.expect(entry.kind)
         believed = entry.steps_total or self._learning.believed_steps(entry.spec, entry.kind.name)
-        pause_s = self._pause_s[entry.spec.rescale]
+        pause_s = self._learning.pauses_s.get(entry.kind.name, self._pause_s[entry.spec.rescale])
         self.events.append(brain.Submitted(entry.job(believed), believed, pause_s))
         if entry.steps > 0:
             self.events.append(brain.Failed(entry.id, retry=True, done=entry.steps))
         entry.known = True
 
     def forget_in_brain(self, entry: Entry) -> None:
-        """The brain is to plan without this job from now on."""
+        """The brain is to plan without this job from now on, and without its GPUs while it still holds them."""
         if entry.known:
-            self.events.append(brain.Cancelled(entry.id))
+            self.events.append(brain.Leaving(entry.id))
+            self._leaving.add(entry.id)
         entry.known = False
+
+    def let_go(self, holding: Collection[str]) -> None:
+        """The brain may use the GPUs of those who were to leave and hold none any more.
+
+        Args:
+            holding: Jobs of which something runs.
+        """
+        for job_id in sorted(self._leaving.difference(holding)):
+            self._gone(job_id)
+
+    def _gone(self, job_id: str) -> None:
+        self._leaving.discard(job_id)
+        self.events.append(brain.Cancelled(job_id))
 
     def give_back(self, entry: Entry, reason: str) -> None:
         """A job is to hold nothing, whatever the brain had decided for it."""

@@ -37,6 +37,7 @@ JOB = np.dtype(
         ("protected", np.bool_),  # what is promised to it no policy may break
         ("slowdown", np.float64),  # it may be slowed by such a share (`Job.max_slowdown`); inf: by any
         ("untouched", np.bool_),  # it runs as its owner asked: nobody acts on its project's jobs
+        ("keeps", np.bool_),  # once it runs it keeps its GPUs: it cannot go on where it stopped
     ]
 )
 

@@ -38,7 +38,7 @@ def check_answer(policy: str, view: View, answer: Allocation) -> None:
         view.count_index,
         view.step_time_s,
         view.capacity,
-        jobs["untouched"] & (gpus == jobs["gpus"]),
+        (jobs["untouched"] | jobs["keeps"]) & (gpus == jobs["gpus"]),
     )
     match fault:
         case 0:

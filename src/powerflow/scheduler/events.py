@@ -140,6 +140,21 @@ class PowerMetered:
 
 
 @dataclass(frozen=True, slots=True)
+class Leaving:
+    """A job is to end, but its processes still hold its GPUs: nobody gets them before it is `Cancelled`."""
+
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class PauseMeasured:
+    """A job is now expected to stand still for so many seconds when its GPU count changes."""
+
+    job_id: str
+    pause_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Acting:
     """Whose jobs are acted on, from now on.
 
@@ -170,6 +185,8 @@ Event = (
     | NodeRecovered
     | EnergyTerms
     | Acting
+    | Leaving
+    | PauseMeasured
     | PowerCapSet
     | PowerCapLifted
     | PowerMetered

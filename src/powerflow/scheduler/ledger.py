@@ -123,6 +123,7 @@ class Ledger:
             job.protected,
             job.max_slowdown,
             untouched,
+            job.keeps,
         )
         self._submitted += 1
         return slot

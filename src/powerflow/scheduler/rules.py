@@ -1,9 +1,9 @@
 """What an administrator is promised, around any policy: one object that the simulator and the live controller share.
 
 From the outside in, since who comes later may not break what who came before promises: jobs that may not be acted on
-run as asked; the others use no more watts than budgets pay for; of these, protected jobs get theirs first, then jobs
-whose turn it is after a long wait, then what pauses allow to change; there the policy decides, with weights by what
-projects have had, and clocks no lower than owners allow.
+run as asked; of the others, those that would have to begin anew keep their GPUs; all use no more watts than budgets
+pay for; protected jobs get theirs first, then jobs whose turn it is after a long wait, then what pauses allow to
+change; there the policy decides, with weights by what projects have had, and clocks no lower than owners allow.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from powerflow.policy.protocol import Policy
 from powerflow.policy.share import FairShare
 from powerflow.scheduler.ageing import PATIENCE_S, Ageing
 from powerflow.scheduler.bounded import Bounded
+from powerflow.scheduler.kept import Kept
 from powerflow.scheduler.protect import Protected
 from powerflow.scheduler.rationed import Rationed
 from powerflow.scheduler.staged import Staged
@@ -41,6 +42,6 @@ def with_rules(
     """
     fair = FairShare(policy, shares)
     steady = Steady(Bounded(fair), least_run_s=interval_s)
-    ruled = Staged(Rationed(Protected(Ageing(steady, patience_s=patience_s), check_s=interval_s)))
+    ruled = Staged(Kept(Rationed(Protected(Ageing(steady, patience_s=patience_s), check_s=interval_s))))
     ruled.name = policy.name  # the rules hold under every policy: it is the policy that people choose
     return ruled

@@ -27,9 +27,11 @@ from powerflow.scheduler.events import (
     CostLearned,
     Event,
     Failed,
+    Leaving,
     NodeDrained,
     NodeFailed,
     NodeRecovered,
+    PauseMeasured,
     PowerCapLifted,
     PowerCapSet,
     PowerMetered,
@@ -87,6 +89,7 @@ class Scheduler:
         self.submitted = 0
         self._pool_of: dict[int, Pool] = {}
         self._node_pool = {node.name: pool for pool in self.pools.values() for node in pool.occupancy.nodes}
+        self._leaving: set[int] = set()
         self._dirty = False
         self._steps = 0
         self._decided_s = -math.inf
@@ -169,6 +172,10 @@ class Scheduler:
             case Acting():
                 self._act_on(event)
                 return ""
+            case Leaving():
+                return self._leave(event.job_id)
+            case PauseMeasured():
+                return self._pause(event)
             case PowerCapSet() | PowerCapLifted():
                 return self._cap(event, now_s)
             case PowerMetered():
@@ -193,7 +200,9 @@ class Scheduler:
         row = pool.book.row(job.cost_class)
         untouched = not self.acting.acts(job.project)
         slot = self.ledger.add(job, event.believed_iterations, event.pause_s, row, now_s, untouched)
-        pool.add(slot, job.protected, untouched)
+        pool.add(slot, job.protected or job.keeps, untouched)
+        if not self._pool_of:  # there is nobody whom a decision could upset, however short ago the last one was
+            self._decided_s = -math.inf
         self._pool_of[slot] = pool
         self.submitted += 1
         self._dirty = True
@@ -212,9 +221,26 @@ class Scheduler:
         if slot is None:
             return f"job {job_id} is not active"
         self._pool_of.pop(slot).remove(slot)
+        self._leaving.discard(slot)
         self.ledger.remove(slot)
         self.ended[how] += 1
         self._dirty = True
+        return ""
+
+    def _leave(self, job_id: str) -> str:
+        slot = self.ledger.slot_of.get(job_id)
+        if slot is None or not self.ledger.rows["gpus"][slot]:
+            return self._end(job_id, "cancelled")
+        self._leaving.add(slot)
+        self.ledger.rows["untouched"][slot] = True
+        self._pool_of[slot].touch(slot, False)
+        return ""
+
+    def _pause(self, event: PauseMeasured) -> str:
+        slot = self.ledger.slot_of.get(event.job_id)
+        if slot is None:
+            return f"job {event.job_id} is not active"
+        self.ledger.rows["pause_s"][slot] = event.pause_s
         return ""
 
     def _requeue(self, job_id: str, done: float, now_s: float) -> str:
@@ -266,7 +292,7 @@ class Scheduler:
     def _act_on(self, acting: Acting) -> None:
         self.acting = acting
         for slot, pool in self._pool_of.items():
-            untouched = not acting.acts(self.ledger.job(slot).project)
+            untouched = slot in self._leaving or not acting.acts(self.ledger.job(slot).project)
             self.ledger.rows["untouched"][slot] = untouched
             pool.touch(slot, not untouched)
         self._dirty = True
