@@ -104,6 +104,14 @@ def test_a_counter_that_is_reset_is_bridged_by_the_integral() -> None:
     assert advance(after, Reading(5.0, 250.0, 370.0, 1410.0, None, NAN)).total_j == 1250.0
 
 
+@pytest.mark.parametrize(("power_w", "time_s"), [(NAN, 4.0), (250.0, 0.0), (0.0, 4.0)])
+def test_a_counter_that_goes_back_where_nothing_can_be_integrated_charges_nobody(power_w: float, time_s: float) -> None:
+    # it counts since the driver was loaded: all of that is nobody's doing of these seconds
+    before = Account(0.0, power_w, 3e9, owner="job")
+    after = advance(before, Reading(time_s, power_w, 3e9 - 0.1, 1410.0, None, NAN))
+    assert after.total_j == 0.0
+
+
 @pytest.mark.parametrize("error", [DeviceLost, DeviceError])
 def test_a_lost_gpu_is_named_and_what_it_drew_comes_when_it_answers(error: type[DeviceError]) -> None:
     a, b = Card("A"), Card("B")

@@ -95,7 +95,7 @@ def advance(account: Account, reading: Reading, same_boot: bool = True) -> Accou
     seconds = reading.time_s - account.time_s if same_boot else math.nan
     whole = 0.0 <= seconds <= GAP_S
     integral_j = _integral_j(account.power_w, reading.power_w, seconds)
-    counter_j = _counted_j(account.energy_j, reading.energy_j, integral_j if same_boot else 0.0)
+    counter_j = _counted_j(account.energy_j, reading.energy_j, integral_j, same_boot)
     drawn_j = counter_j if counter_j is not None else integral_j
     total_j = account.total_j + drawn_j
     drawn_mj = _whole_mj(total_j) - _whole_mj(account.total_j)
@@ -127,21 +127,24 @@ def _integral_j(before_w: float, after_w: float, seconds: float) -> float:
     return sum(known) / len(known) * seconds
 
 
-def _counted_j(before_j: float, after_j: float, integral_j: float) -> float | None:
+def _counted_j(before_j: float, after_j: float, integral_j: float, same_boot: bool) -> float | None:
     """What a counter has counted between two readings; None where it cannot say.
 
     A counter that went back has wrapped if that makes about as much as was drawn by the integral. Otherwise it was
-    reset, at an unknown moment: it has lost what came before, and only the integral knows.
+    reset, at an unknown moment: it has lost what came before, and only the integral knows. With the machine it has
+    begun at 0.
     """
     if math.isnan(before_j) or math.isnan(after_j):
         return None
     if after_j >= before_j:
         return after_j - before_j
+    if not same_boot:
+        return after_j
     for modulus_j in WRAPS_J:
         wrapped_j = after_j + modulus_j - before_j
         if wrapped_j >= 0 and abs(wrapped_j - integral_j) <= 0.5 * integral_j + 1.0:
             return wrapped_j
-    return after_j if integral_j == 0.0 else None
+    return None
 
 
 def _whole_mj(joules: float) -> int:
