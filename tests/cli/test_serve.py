@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -27,6 +28,42 @@ def test_a_controller_that_ends_without_jobs_leaves_no_process(tmp_path: Path) -
         finally:
             for pid in processes_of(state):
                 os.kill(pid, signal.SIGKILL)
+
+
+def test_the_log_tells_in_json_lines_what_happened_to_jobs(tmp_path: Path) -> None:
+    state, spec = tmp_path / "state", tmp_path / "job.yaml"
+    spec.write_text("run: exit 3\nretries: 0\n")
+    powerflow = [sys.executable, "-m", "powerflow"]
+    serve = [
+        *powerflow,
+        "serve",
+        "--state-dir",
+        str(state),
+        "--emulate",
+        "1x1:A100",
+        "--port",
+        "0",
+        "--on-exit",
+        "drain",
+    ]
+    with (tmp_path / "log").open("w") as log, subprocess.Popen(serve, stdout=subprocess.PIPE, stderr=log) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline().startswith(b"powerflow serves")
+            submit = [*powerflow, "submit", str(spec), "--wait", "--state-dir", str(state)]
+            subprocess.run(submit, capture_output=True, check=False, timeout=120.0)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(120.0)
+            for pid in processes_of(state):
+                os.kill(pid, signal.SIGKILL)
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    told = [line["event"] for line in lines if line["event"] != "request"]
+    for what in ("started", "submitted", "decided", "running", "failed", "draining", "stopped"):
+        assert told.count(what) == 1, (what, told)
+    failed = next(line for line in lines if line["event"] == "failed")
+    assert failed["job"] == "1"
+    assert "3" in failed["what"]
 
 
 def test_a_start_that_is_refused_leaves_no_process(tmp_path: Path) -> None:

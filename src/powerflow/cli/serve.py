@@ -169,9 +169,9 @@ def run_controller(
     if failures:
         raise failures[0]
     if drain:
-        print("powerflow: jobs save their state and leave, in at most 5 minutes", file=sys.stderr)
+        live.log.info("draining", what="jobs save their state and leave, in at most 5 minutes")
         if not controller.drain(300.0):
-            print("powerflow: some jobs did not leave in 5 minutes; they run on", file=sys.stderr)
+            live.log.warning("drained in part", what="some jobs did not leave in 5 minutes; they run on")
     controller.finish()
     with suppress(EngineError):  # it stays where ranks run; else the next start has one of its own version
         live.engine.shutdown()

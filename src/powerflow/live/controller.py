@@ -25,6 +25,7 @@ from powerflow.live.claim import take
 from powerflow.live.database import StoreError
 from powerflow.live.emulation import Emulation
 from powerflow.live.entry import Entry
+from powerflow.live.event_log import EventLog
 from powerflow.live.exploring import EXPLORE_S, clocks_to_try
 from powerflow.live.facts import BATCHES, PAUSES, Facts
 from powerflow.live.gang_facts import backoff_s
@@ -160,6 +161,7 @@ class Controller:
             failed=rules.chronicle.forget,
             acts=self.governance.acts,
         )
+        self._events = EventLog(store, log)
         self._turns = False
         self._draining = False
         self._wake_s = -math.inf
@@ -223,6 +225,7 @@ class Controller:
         self._roster.unstored.clear()
         self.gangs.adopt(orders)
         self._strangers = {job_id for job_id in set(self.gangs.holding().values()) if not self._is_known(job_id)}
+        self._events.start()
         self._log.info("started", jobs=len(self.entries), running=sum(bool(e.placement) for e in self.entries.values()))
 
     def _remember(self) -> None:
@@ -297,6 +300,7 @@ class Controller:
             self.governance.close()
             self.power.finish(give_back=not self.gangs.holding())
         self.store.unclaim(self.owner)
+        self._log.info("stopped", jobs=len(self.entries), running=sum(bool(e.placement) for e in self.entries.values()))
 
     def _watch(self, stop: threading.Event) -> None:
         """Ring when a rank's state changes, so that a dead one is seen at once."""
@@ -486,6 +490,8 @@ class Controller:
             entry = self.entries.get(change.job_id)
             if entry is None or not entry.known:
                 continue
+            why, gpus, clock_mhz = change.reason.sentence(), change.gpus, change.clock_mhz
+            self._log.info("decided", job=entry.id, what=why, gpus=gpus, clock_mhz=clock_mhz)
             entry.clock_mhz = change.clock_mhz
             if change.moved or change.gpus == 0:
                 placement = self.scheduler.pools[change.pool].occupancy.placement(change.slot)
@@ -590,6 +596,7 @@ class Controller:
             return
         self._roster.save()
         self.rules.chronicle.save()
+        self._events.follow()
         self._saved_s = now_s
 
     def _publish(self, now_s: float) -> None:

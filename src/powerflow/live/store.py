@@ -404,6 +404,11 @@ class Store:
         page = [encode.event_of(row) for row in rows[:limit]]
         return Page(page, str(page[-1].number) if len(rows) > limit else None)
 
+    def last_event(self) -> int:
+        """Number of the newest event; 0 where there is none."""
+        with self._database.read() as connection:
+            return int(connection.scalar(select(func.max(events.c.number))) or 0)
+
     def get(self, key: str, default: Any = None) -> Any:
         """A setting; ``default`` where it was never put."""
         with self._database.read() as connection:
