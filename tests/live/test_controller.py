@@ -626,7 +626,14 @@ def test_top_says_when_what_fell_free_will_be_used(bench: Bench) -> None:
     decided_s = bench.controller.clock()
     bench.desk.cancel("1", ADA)
     bench.controller.turn()
-    assert bench.desk.top().next_decision_s == pytest.approx(decided_s + 1.0), "the bench's interval"
+    due_s = bench.desk.top().next_decision_s
+    assert due_s is not None
+    assert due_s == pytest.approx(decided_s + 1.0), "the bench's interval"
+    late = bench.submit(gpus="1", rescale="none", run="sleep 1")
+    bench.controller.turn()
+    assert bench.desk.job(late).record.reason == "waits for the next decision"
+    start_s = bench.desk.explain(late).start_s
+    assert start_s is None or start_s >= due_s
 
 
 def test_explain_waits_for_the_loop_but_not_for_ever(bench: Bench) -> None:

@@ -142,7 +142,10 @@ class LiveDesk:
         said = Explanation(job_id, sentence, entry.why, entry.decided_s, entry.gpu_price, price, now, best)
         insight = self._controller.inquire(job_id)
         if insight is not None:
-            said = replace(said, binds=insight.binds, otherwise=insight.otherwise, start_s=insight.start_s)
+            start_s, due_s = insight.start_s, self._controller.next_decision_s
+            if start_s is not None and math.isfinite(due_s):  # nobody starts between two decisions
+                start_s = max(start_s, due_s)
+            said = replace(said, binds=insight.binds, otherwise=insight.otherwise, start_s=start_s)
         return self._foretold(said, entry, pool.gpu_type, best)
 
     def log(self, job_id: str, *, rank: str | None = None, offset: int = 0, limit: int = 65536) -> LogChunk:

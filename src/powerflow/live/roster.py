@@ -62,6 +62,8 @@ class Roster:
         if entry.steps > 0:
             self.events.append(brain.Failed(entry.id, retry=True, done=entry.steps))
         entry.known = True
+        if not entry.reason:
+            entry.reason = "waits for the next decision"
 
     def forget_in_brain(self, entry: Entry) -> None:
         """The brain is to plan without this job from now on, and without its GPUs while it still holds them."""
