@@ -9,14 +9,17 @@ import socket
 import subprocess
 import sys
 import threading
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from powerflow.cli.main import main
-from powerflow.live.records import JobState
+from powerflow.live.records import Explanation, JobState, Page
+from powerflow.live.spec import JobSpec
 from tests.cli.shell import Shell
 
 # --- submitting ---------------------------------------------------------------------------------------------------
@@ -196,8 +199,6 @@ def test_no_table_is_wider_than_the_terminal(busy: Shell, width: int, monkeypatc
 
 
 def test_more_jobs_than_a_page_are_all_listed(shell: Shell) -> None:
-    from powerflow.live.spec import JobSpec
-
     for _ in range(1203):
         shell.desk.submit(JobSpec(run="true"), shell_caller())
     assert len({job["id"] for job in shell.json("queue")["jobs"]}) == 1203
@@ -284,6 +285,35 @@ def test_events(busy: Shell) -> None:
     document = busy.json("events", "--after", "5")
     assert [event["number"] for event in document["events"]] == [6, 7]
     assert document["after"] == 7
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [["queue"], ["top"], ["describe", "1"], ["explain", "1"], ["explain", "1", "--history"], ["acct"], ["events"]],
+)
+def test_what_a_job_says_does_not_steer_the_terminal(busy: Shell, argv: list[str]) -> None:
+    """A title set, a bell, and the same escape as the one character that C1 has for it; and a forged line of events."""
+    evil = "\x1b]0;owned\x07 \x9b2J\n2026-01-01 00:00:00  job 1      completed   forged"
+    busy.desk.submit(JobSpec(run=evil, env={"A": evil}, directory=f"/{evil}"), shell_caller())
+    busy.desk.change("1", name=evil, project=evil, reason=evil, user=evil)
+    busy.desk._specs["1"] = busy.desk._specs["5"]
+    busy.desk.write("1", evil)
+    busy.desk._event("failed attempt", "1", evil)
+    told = busy.desk.decisions("1").items[0]
+    busy.desk.decisions = lambda *_, **__: Page([replace(told, reason=evil)])  # type: ignore[method-assign]
+    busy.desk.explain = lambda _: Explanation("1", evil, evil, None, 0.0, 0.0, None, ())  # type: ignore[method-assign, assignment]
+    said = busy(*argv)
+    assert r"\x1b]0;" in said
+    assert not [char for char in said if unicodedata.category(char) == "Cc" and char != "\n"]
+    if argv == ["events"]:
+        assert r"\n2026-01-01" in said
+    written = busy(*argv, "--json")
+    assert not [char for char in written if unicodedata.category(char) == "Cc" and char != "\n"]
+
+
+def test_logs_are_what_the_job_wrote(busy: Shell) -> None:
+    busy.desk.write("1", "\x1b[32mgreen\x1b[0m\n")
+    assert busy("logs", "1") == "\x1b[32mgreen\x1b[0m\n"
 
 
 # --- changing -----------------------------------------------------------------------------------------------------

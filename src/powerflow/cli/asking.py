@@ -13,6 +13,7 @@ import typer
 
 from powerflow.cli import settings
 from powerflow.cli.client import Controller
+from powerflow.cli.harmless import line
 from powerflow.errors import InputError
 
 _OPTIONS = {
@@ -64,7 +65,7 @@ def job_numbers(incomplete: str) -> list[tuple[str, str]]:
         with build_opener(ProxyHandler({})).open(request, timeout=0.5) as answer:
             jobs = json.load(answer)["items"]
         return [
-            (job["id"], f"{job['name'] or 'job'} of {job['user']}, {job['state']}")
+            (job["id"], line(f"{job['name'] or 'job'} of {job['user']}, {job['state']}"))
             for job in jobs
             if job["id"].startswith(incomplete)
         ]

@@ -8,6 +8,7 @@ import typer
 
 from powerflow.cli.asking import asks
 from powerflow.cli.client import Controller
+from powerflow.cli.harmless import line
 from powerflow.cli.options import Json
 from powerflow.cli.when import stamp
 
@@ -37,4 +38,4 @@ def audit(
 def _line(entry: AuditRecord) -> str:
     fields = " ".join(f"{key}={value}" for key, value in entry.fields.items() if value not in (None, ""))
     who = f"{entry.user:<10}  {entry.address:<15}"
-    return f"{stamp(entry.time_s)}  {who}  {entry.action:<12}  {entry.target}  {fields}".rstrip()
+    return f"{stamp(entry.time_s)}  {who}  {entry.action:<12}  {line(entry.target)}  {line(fields)}".rstrip()

@@ -11,6 +11,7 @@ import typer
 
 from powerflow.cli.asking import asks, job_numbers
 from powerflow.cli.client import Controller
+from powerflow.cli.harmless import line
 from powerflow.cli.options import Json
 from powerflow.cli.when import stamp
 from powerflow.live.records import EventRecord
@@ -48,4 +49,5 @@ def events(
 
 
 def _line(event: EventRecord) -> str:
-    return f"{stamp(event.time_s)}  {f'job {event.job_id}' if event.job_id else '':<9}  {event.kind:<10}  {event.text}"
+    of = f"job {event.job_id}" if event.job_id else ""
+    return f"{stamp(event.time_s)}  {of:<9}  {event.kind:<10}  {line(event.text)}"

@@ -6,6 +6,7 @@ import sys
 
 from powerflow.cli.asking import Jobs, asks
 from powerflow.cli.client import Controller, number
+from powerflow.cli.harmless import line
 from powerflow.cli.options import Json
 from powerflow.errors import InputError
 from powerflow.live.records import JobRecord
@@ -49,6 +50,6 @@ def _change(controller: Controller, jobs: list[str], action: str, json: bool) ->
     if json:
         print_json("jobs", {"jobs": done})
     for other in failed[:-1]:
-        print(f"powerflow: {other}", file=sys.stderr)
+        print(f"powerflow: {line(str(other))}", file=sys.stderr)
     if failed:
         raise failed[-1]

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from powerflow import __version__
+from powerflow.cli.harmless import visible
 from powerflow.errors import InputError
 
 if TYPE_CHECKING:
@@ -180,7 +181,7 @@ def _version(asked: bool) -> None:
 
 def _complain(line: str, code: int) -> int:
     """Say one line on stderr (whatever newlines it came with) and hand the exit code back."""
-    print(f"powerflow: {' '.join(line.split())}", file=sys.stderr)
+    print(f"powerflow: {visible(' '.join(line.split()))}", file=sys.stderr)
     return code
 
 

@@ -39,6 +39,9 @@ __all__ = [
 #: Version of the shape of every ``--json`` output; grows when a field changes its meaning or goes away.
 JSON_VERSION = 1
 
+#: JSON lets these stand as they are; some terminals obey them as they obey an escape.
+_C1 = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
+
 #: Columns to fill where there is no terminal to ask (a pipe, a file): tables must not be cut there.
 PIPE_WIDTH = 160
 
@@ -56,7 +59,7 @@ def to_json(kind: str, payload: Mapping[str, Any] | object) -> str:
     if not isinstance(body, dict):
         raise TypeError(f"a JSON payload is a mapping or a dataclass, not {type(payload).__name__}")
     document = {"version": JSON_VERSION, "kind": kind, **body}
-    return json.dumps(document, ensure_ascii=False, allow_nan=False, indent=2)
+    return json.dumps(document, ensure_ascii=False, allow_nan=False, indent=2).translate(_C1)
 
 
 def print_json(kind: str, payload: Mapping[str, Any] | object) -> None:

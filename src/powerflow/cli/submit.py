@@ -11,6 +11,7 @@ import typer
 
 from powerflow.cli.asking import asks
 from powerflow.cli.client import Controller
+from powerflow.cli.harmless import line
 from powerflow.cli.options import Json
 from powerflow.errors import InputError
 from powerflow.live.records import JobState
@@ -57,7 +58,7 @@ def submit(
     if json:
         print_json("job", {"job": record})
     else:
-        print(f"job {record.id} {record.exit or record.state}")
+        print(f"job {record.id} {line(record.exit or record.state)}")
     if record.state is not JobState.COMPLETED:
         raise typer.Exit(1)
 

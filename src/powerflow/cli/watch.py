@@ -32,20 +32,24 @@ def show(
     Args:
         kind: What the JSON document calls itself.
         read: Asks the controller.
-        draw: Makes a picture for so many columns.
+        draw: Makes a picture for so many columns, of what was read, made `harmless`.
         document: Makes the payload of the JSON document.
         json: Print JSON.
         every_s: Seconds from picture to picture; None: one picture.
     """
+    from powerflow.cli.harmless import harmless
     from powerflow.cli.output import console, print_json
 
     out = console()
+
+    def picture() -> RenderableType:
+        return draw(harmless(read()), out.width)
 
     def once() -> None:
         if json:
             print_json(kind, document(read()))
         else:
-            out.print(draw(read(), out.width))
+            out.print(picture())
         sys.stdout.flush()
 
     if every_s is None:
@@ -55,7 +59,7 @@ def show(
             once()
             time.sleep(every_s)
     else:
-        _live(lambda: draw(read(), out.width), every_s)
+        _live(picture, every_s)
 
 
 def _live(picture: Callable[[], RenderableType], every_s: float) -> None:

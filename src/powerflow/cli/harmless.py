@@ -1,0 +1,43 @@
+"""Text that others wrote, as it may be shown: a job's command, log or name must not steer a reader's terminal."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any, TypeVar
+
+Shown = TypeVar("Shown")
+
+#: C0, delete and C1: some terminals obey the last as they obey an escape. Lines and tabs only lay text out.
+_VISIBLE = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
+
+
+def visible(text: str) -> str:
+    r"""``text`` with control characters written out, such as ``\x1b``; lines and tabs stay."""
+    return text.translate(_VISIBLE)
+
+
+def line(text: str) -> str:
+    """``text`` as one line, that cannot pass for two."""
+    return visible(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def harmless(value: Shown) -> Shown:
+    """A record, or several, with all text in it `visible`."""
+    return _harmless(value)  # type: ignore[no-any-return]
+
+
+def _harmless(value: Any) -> Any:
+    if isinstance(value, str):
+        return value if isinstance(value, Enum) else visible(value)
+    if isinstance(value, Mapping):
+        return {_harmless(key): _harmless(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_harmless, value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {field.name: _harmless(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return dataclasses.replace(value, **fields)
+    if hasattr(value, "model_copy"):  # pydantic's models, without importing pydantic
+        return value.model_copy(update={name: _harmless(item) for name, item in value})
+    return value
