@@ -256,7 +256,7 @@ def test_node(busy: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_logs(busy: Shell) -> None:
     assert busy("logs", "4") == "one\nboom\n"
-    assert "no rank 9.9.9" in busy("logs", "4", "--rank", "9.9.9", code=3)
+    assert "no rank 9.9.9; it has 4.1.0" in busy("logs", "4", "--rank", "9.9.9", code=3)
 
 
 def test_logs_follow_to_the_end(busy: Shell) -> None:

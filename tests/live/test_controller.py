@@ -16,7 +16,7 @@ from powerflow.live.controller import LostClaim
 from powerflow.live.database import StoreError
 from powerflow.live.exploring import clocks_to_try
 from powerflow.live.gang_facts import Rescaled
-from powerflow.live.records import JobState, Refused
+from powerflow.live.records import JobState, NotFound, Refused
 from powerflow.live.store import Store
 from tests.live.controller_bench import ADA, ROOT, Bench, names
 from tests.live.fake_engine import Script
@@ -484,6 +484,39 @@ def test_logs_of_those_who_ended_longest_ago_are_forgotten(bench: Bench, monkeyp
     assert bench.desk.log(jobs[3]).text.startswith("step 1")
     bench.restart()
     assert bench.desk.log(jobs[3]).text.startswith("step 1")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_rank_whose_log_there_is_is_named_and_its_log_can_be_read(bench: Bench, mode: str) -> None:
+    """The first launch of a rank dies in its third turn; another takes its place, or the whole gang begins anew."""
+    plays = iter([Script(3, 1, line="boom\n")])
+    if mode == "in-place":
+        crash = iter([Habits(crashes_at=20)])
+        bench.engine.play = lambda spec: bench.engine.fake_rank(spec, 10_000, next(crash, None))
+    else:
+        bench.engine.play = lambda spec: next(plays, None) or Script(10_000, line="step {turn}\n")
+    job = bench.submit(rescale=mode, **MODES[mode], retries=3)
+    bench.until(lambda: any(rank["state"] == "ended" for rank in bench.desk.job(job).ranks))
+    before = len(bench.engine.launches)
+    bench.until(lambda: len(bench.engine.launches) > before)
+    bench.turn(3)
+    ranks = bench.desk.job(job).ranks
+    states = [rank["state"] for rank in ranks]
+    assert set(states) == {"running", "ended"}
+    assert states == sorted(states, reverse=True), "those that run come first"
+    first, dead = ranks[0], next(rank for rank in ranks if rank["code"] == 1)
+    assert (dead["pid"], "step" in first) == (None, mode == "in-place")
+    for rank in ranks:
+        assert bench.desk.log(job, rank=rank["name"]).rank == rank["name"]
+    if mode != "in-place":
+        assert bench.desk.log(job, rank=dead["name"]).text == "boom\n" * 3
+    with pytest.raises(NotFound, match=r"no rank 9\.9\.9") as refused:
+        bench.desk.log(job, rank="9.9.9")
+    assert first["name"] in refused.value.fix
+    bench.desk.cancel(job, ADA)
+    bench.until(lambda: not bench.engine.running())
+    bench.turn(5)
+    assert {rank["state"] for rank in bench.desk.job(job).ranks} == {"ended"}
 
 
 # --- clocks that are tried ---

@@ -43,7 +43,7 @@ def start(bench: Bench, *slots: str, job_id: str = "j") -> list[RankName]:
 
 
 def step(bench: Bench, job_id: str = "j") -> int:
-    return max(report.step for report in bench.gangs.reports(job_id))
+    return max(int(rank["step"]) for rank in bench.gangs.standing(job_id) if "step" in rank)
 
 
 def test_starts_one_rank_per_gpu_and_tells_progress(bench: Bench) -> None:
@@ -347,7 +347,7 @@ def test_nonsense_in_the_mailbox_is_not_heard(bench: Bench) -> None:
         for content in ("", "[1]", '{"target": 3}', '{"name": "j.1.0", "pid": 1, "generation": "x", "phase": "done"}'):
             (mailbox.directory / name).write_text(content, "utf-8")
             bench.gangs.poll()
-            assert bench.gangs.reports("j") is not None
+            assert bench.gangs.standing("j")
     assert not bench.told(Failed)
 
 

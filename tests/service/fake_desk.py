@@ -171,7 +171,7 @@ class FakeDesk:
         with self._open():
             record = self._known(job_id)
             held = {node: list(range(record.gpus)) for node in record.nodes}
-            rank = {"name": f"{job_id}.1.0", "node": "n1", "phase": "training", "step": record.steps, "pid": 4242}
+            rank = {"name": f"{job_id}.1.0", "state": "running", "node": "n1", "pid": 4242, "code": None}
             lines = self._logs.get(job_id, b"").decode().splitlines()[-5:] if record.state is JobState.FAILED else []
             return JobDetail(record, self._specs[job_id], held, [rank] if record.nodes else [], lines)
 
@@ -213,7 +213,7 @@ class FakeDesk:
             record = self._known(job_id)
             first = f"{job_id}.1.0"
             if rank not in (None, first, "0"):
-                raise NotFound(f"job {job_id} has no rank {rank}")
+                raise NotFound(f"job {job_id} has no rank {rank}", fix=f"it has {first}")
             content = self._logs.get(job_id, b"")
             begin = max(len(content) + offset, 0) if offset < 0 else min(offset, len(content))
             part = content[begin : begin + limit]

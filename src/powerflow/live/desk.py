@@ -55,6 +55,8 @@ from powerflow.live.spec import JobSpec
 
 #: Jobs that `LiveDesk.top` lists.
 TOP_JOBS = 200
+#: Ranks that are named to who asks for one that there is not.
+_NAMED = 8
 
 
 class LiveDesk:
@@ -99,12 +101,8 @@ class LiveDesk:
         """See `Desk`."""
         job = self._store.job(job_id)
         entry = self._controller.snapshot.get(job_id)
-        reports = self._controller.gangs.reports(job_id)
-        ranks = [
-            {"name": r.name, "pid": r.pid, "phase": r.phase.value, "step": r.step, "generation": r.generation}
-            for r in reports
-        ]
         held = {node: list(gpus) for node, gpus in entry.placement} if entry else {}
+        ranks = self._controller.gangs.standing(job_id)
         return JobDetail(self._record(job), job.spec, held, ranks, job.last_lines)
 
     def cancel(self, job_id: str, caller: Caller) -> JobRecord:
@@ -154,7 +152,7 @@ class LiveDesk:
         gangs = self._controller.gangs
         names = gangs.ranks(job_id)
         if rank is not None and rank not in names:
-            raise NotFound(f"job {job_id} has no rank {rank}")
+            raise NotFound(f"job {job_id} has no rank {rank}", fix=f"it has {_some(names)}" if names else "")
         if not names:
             return LogChunk(rank or "", "", max(offset, 0), job.state.ended)
         chosen = rank or names[0]
@@ -486,6 +484,11 @@ def _progress(steps: float, total: float | None) -> float | None:
 
 def _known(value: float) -> float | None:
     return value if math.isfinite(value) else None
+
+
+def _some(names: Sequence[str]) -> str:
+    """So many names as a line can hold."""
+    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
 
 
 def _words(counts: Sequence[int]) -> str:

@@ -55,9 +55,10 @@ class Yard:
         Raises:
             EngineError: If it does not answer.
         """
-        self.statuses = {}
+        statuses: dict[str, dict[str, RankStatus]] = {}
         for status in self.engine.ranks():
-            self.statuses.setdefault(status.name.gang, {})[str(status.name)] = status
+            statuses.setdefault(status.name.gang, {})[str(status.name)] = status
+        self.statuses = statuses  # at once: other threads read it
 
     def running(self, name: RankName) -> bool:
         """Whether this rank is alive, as far as is known."""

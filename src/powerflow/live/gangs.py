@@ -15,9 +15,10 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from powerflow.elastic.mailbox import RankReport
-from powerflow.engine.protocol import Engine, EngineError, RankName, RankState
+from powerflow.engine.protocol import Engine, EngineError, RankName, RankState, RankStatus
 from powerflow.errors import InputError
 from powerflow.live.gang import Gang
 from powerflow.live.gang_book import Book
@@ -141,14 +142,12 @@ class Gangs:
             return self._yard.clock() + self._yard.limits.steady_poll_s
         return min((gang.due_s for gang in self._gangs.values() if not gang.quiet), default=math.inf)
 
-    def reports(self, job_id: str) -> list[RankReport]:
-        """Where the ranks of a job stand, as they say; [] for scripts that say nothing."""
-        gang = self._gangs.get(job_id)
-        if gang is None:
-            return []
-        members = list(gang.book.members)
-        names = [*members, *(name for name in list(gang.book.ranks) if name not in members)]
-        return list(News(self._yard.mailbox(job_id)).read(names).values())
+    def standing(self, job_id: str) -> list[dict[str, Any]]:
+        """How each of a job's `ranks` is, as the engine says, and where it stands, as it says itself if it does."""
+        names = self.ranks(job_id)
+        known = self._yard.statuses.get(job_id, {})
+        said = News(self._yard.mailbox(job_id)).read([name for name in names if name in known])
+        return [_standing(name, known.get(name), said.get(name)) for name in names]
 
     def ranks(self, job_id: str) -> list[str]:
         """Names of a job's ranks whose logs are kept: those that run first, then the latest ended ones."""
@@ -212,3 +211,14 @@ class Gangs:
             if gang.alive(name)
             for slot in gang.slots([name])
         }
+
+
+def _standing(name: str, known: RankStatus | None, said: RankReport | None) -> dict[str, Any]:
+    if known is None:  # named before it is launched, or ended before the engine's memory begins
+        return {"name": name, "state": "not known", "node": None, "pid": None, "code": None}
+    runs = known.state is RankState.RUNNING
+    state = {RankState.RUNNING: "running", RankState.EXITED: "ended", RankState.LOST: "lost"}[known.state]
+    found = {"name": name, "state": state, "node": known.node, "pid": known.pid if runs else None, "code": known.code}
+    if said is not None and runs:
+        found |= {"phase": said.phase.value, "step": said.step, "generation": said.generation}
+    return found

@@ -51,8 +51,8 @@ class JobState(StrEnum):
 class NotFound(InputError):
     """There is no such job, node or rank."""
 
-    def __init__(self, what: str) -> None:
-        super().__init__(what, exit_code=3)
+    def __init__(self, what: str, *, fix: str = "") -> None:
+        super().__init__(what, fix=fix, exit_code=3)
 
 
 class Refused(InputError):
@@ -132,7 +132,8 @@ class JobDetail:
         record: As in lists.
         spec: As it was submitted.
         gpus_held: By node, the numbers of the GPUs it holds.
-        ranks: Its ranks now: name, node, phase, step, pid.
+        ranks: Those whose logs are kept, running ones first: name, state, node, pid, code; phase, step and generation
+            of those that run and say so.
         last_lines: End of its log, where it failed.
     """
 

@@ -244,6 +244,7 @@ JOB = JobRecord(
     model_error=0.03,
     emulated=True,
 )
+RANK = {"name": "12.2.0", "state": "running", "node": "n1", "pid": 4242, "code": None, "phase": "syncing", "step": 4012}
 SPEC = JobSpec.model_validate(
     {"name": "resnet50-a", "run": "python train.py", "gpus": "1..8", "rescale": "in-place", "project": "vision"}
 )
@@ -331,7 +332,7 @@ AUDIT = AuditRecord(9, 1_789_990_000.0, "root", "127.0.0.1", "cap set", "cluster
 EXAMPLES: tuple[tuple[Any, Any], ...] = (
     (JobRecord, JOB),
     (JobPage, JobPage(items=[JOB], next="12")),
-    (JobDetail, JobDetail(JOB, SPEC, {"n1": [0, 1]}, [{"name": "12.2.0", "node": "n1", "phase": "training"}])),
+    (JobDetail, JobDetail(JOB, SPEC, {"n1": [0, 1]}, [RANK])),
     (
         Explanation,
         Explanation(
