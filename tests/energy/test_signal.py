@@ -108,6 +108,7 @@ def test_csv_in_both_ways_of_writing_time() -> None:
         ("time,value\n9,1\n\n5,2\n", "s.csv:4: has a time before that"),
         ("time,value\n0,dear\n", "s.csv:2: 'dear' is no value"),
         ("time,value\n0,inf\n", "s.csv:2: 'inf' is no value"),
+        ("time,value\n0,1e308\n", "s.csv:2: '1e308' is no value"),
         ('time,value\n0,"1\n', "s.csv:2: is no line of CSV"),
     ],
 )

@@ -302,6 +302,26 @@ def test_operators_change_everything(api: Api) -> None:
     problem(api.post("/api/v1/nodes/-x/drain", {}, "operator"), 422, "invalid")
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        ("budgets", {"amount_j": 5e-324, "period": "day"}, "amount_j"),  # its share would be infinite
+        ("budgets", {"amount_j": 3599.0, "period": "day"}, "amount_j"),
+        ("budgets", {"amount_j": 3.7e15, "period": "day"}, "amount_j"),
+        ("caps", {"watts": 5e-324}, "watts"),
+        ("caps", {"watts": 1e11}, "watts"),
+        ("caps", {"share": 1e-9}, "share"),
+        ("caps", {"watts": 60e3, "ramp_w_per_s": 5e-324}, "ramp_w_per_s"),
+        ("signals", {"kind": "tariff", "constant": 1e10}, "constant"),
+        ("signals", {"kind": "tariff", "constant": 1.0, "max_age_s": 5e-324}, "max_age_s"),
+    ],
+)
+def test_amounts_that_nobody_can_mean_are_refused(api: Api, path: str, body: Any, field: str) -> None:
+    said = problem(api.post(f"/api/v1/{path}", body, "operator"), 422, "invalid")
+    assert said["where"] == f"body.{field}"
+    assert "than or equal to" in said["detail"]
+
+
 @pytest.mark.parametrize("token", ["", "Bearer", "Bearer pf_nobody", "Basic pf_user", "pf_user", "Bearer é"])
 def test_without_a_token_there_is_nothing(api: Api, token: str) -> None:
     for path in (*READS, "/metrics", "/nowhere"):

@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
     from powerflow.live.governance import BudgetRecord
 
-#: Budgets that can be meant: 1 Wh to 1000 GWh.
-LEAST_J, MOST_J = 3.6e3, 3.6e15
-
 app = typer.Typer(rich_markup_mode=None)
 
 Project = Annotated[str | None, typer.Option("--project", help="Whose budget; by default the cluster's.")]
@@ -43,6 +40,7 @@ def set_budget(
     """Set an energy budget: the price of a joule is set so that it is kept; one of the same scope is replaced."""
     from powerflow.cli.output import print_json
     from powerflow.energy.amount import parse_joules
+    from powerflow.energy.budget import LEAST_J, MOST_J
     from powerflow.errors import InputError
     from powerflow.live.governance import BudgetOrder
 

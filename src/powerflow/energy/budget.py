@@ -19,6 +19,9 @@ from powerflow.errors import InputError
 #: Shares of a budget at which its keeper is warned, each once in a window.
 WARN_AT = (0.85, 0.90, 0.95)
 
+#: Budgets of a live cluster that can be meant: 1 Wh to 1000 GWh.
+LEAST_J, MOST_J = 3.6e3, 3.6e15
+
 Period = Literal["day", "month"]
 
 

@@ -22,6 +22,9 @@ from powerflow.errors import InputError
 
 J_PER_KWH = 3.6e6
 
+#: No value is further from 0: sums and means of such values are numbers still.
+MOST_VALUE = 1e9
+
 #: How far a signal may move λ_E, either way.
 LEAST_FACTOR, MOST_FACTOR = 0.25, 4.0
 
@@ -266,6 +269,7 @@ def _value(text: str, kind: Kind, where: str) -> float:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not math.isfinite(value) or (kind == "carbon" and value < 0):
-        raise InputError(f"{text[:40]!r} is no value", where=where, fix=f"give a number of {UNITS[kind]}")
+    if not abs(value) <= MOST_VALUE or (kind == "carbon" and value < 0):
+        fix = f"give a number of {UNITS[kind]}, at most {MOST_VALUE:,.0f}"
+        raise InputError(f"{text[:40]!r} is no value", where=where, fix=fix)
     return value

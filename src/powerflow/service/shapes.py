@@ -8,9 +8,9 @@ from typing import Annotated, Any
 from fastapi import Path
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from powerflow.energy.budget import Period
+from powerflow.energy.budget import LEAST_J, MOST_J, Period
 from powerflow.energy.kinds import Kind
-from powerflow.energy.signal import MAX_AGE_S
+from powerflow.energy.signal import MAX_AGE_S, MOST_VALUE
 from powerflow.live.governance import (
     AuditRecord,
     BudgetRecord,
@@ -101,7 +101,7 @@ class BudgetBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    amount_j: float = Field(gt=0, le=1e18, allow_inf_nan=False)
+    amount_j: float = Field(ge=LEAST_J, le=MOST_J, allow_inf_nan=False)
     period: Period
     zone: str = Field(default="UTC", max_length=64, examples=["Europe/Berlin"])
     project: str = Field(default="", pattern=f"^$|{NAME}")
@@ -129,10 +129,10 @@ class SignalBody(BaseModel):
     kind: Kind
     csv: str | None = Field(default=None, max_length=1_000_000)
     url: str | None = Field(default=None, max_length=2048, pattern=r"^https?://")
-    constant: float | None = Field(default=None, ge=-1e9, le=1e9, allow_inf_nan=False)
+    constant: float | None = Field(default=None, ge=-MOST_VALUE, le=MOST_VALUE, allow_inf_nan=False)
     source: str = Field(default="", max_length=512)
-    fallback: float | None = Field(default=None, ge=-1e9, le=1e9, allow_inf_nan=False)
-    max_age_s: float = Field(default=MAX_AGE_S, gt=0, le=1e9, allow_inf_nan=False)
+    fallback: float | None = Field(default=None, ge=-MOST_VALUE, le=MOST_VALUE, allow_inf_nan=False)
+    max_age_s: float = Field(default=MAX_AGE_S, ge=1, le=1e9, allow_inf_nan=False)
     weight: float = Field(default=1.0, ge=0, le=1000, allow_inf_nan=False)
 
 
@@ -155,13 +155,13 @@ class CapBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    watts: float | None = Field(default=None, gt=0, le=1e12, allow_inf_nan=False)
-    share: float | None = Field(default=None, gt=0, le=100, allow_inf_nan=False)
+    watts: float | None = Field(default=None, ge=1, le=1e10, allow_inf_nan=False)
+    share: float | None = Field(default=None, ge=0.001, le=100, allow_inf_nan=False)
     scope: str = Field(default="cluster", max_length=4096)
     start_s: float | None = Field(default=None, ge=0, le=1e11, allow_inf_nan=False)
     end_s: float | None = Field(default=None, ge=0, le=1e11, allow_inf_nan=False)
     deadline_s: float | None = Field(default=None, ge=0, le=1e11, allow_inf_nan=False)
-    ramp_w_per_s: float | None = Field(default=None, gt=0, le=1e12, allow_inf_nan=False)
+    ramp_w_per_s: float | None = Field(default=None, ge=0.001, le=1e10, allow_inf_nan=False)
 
 
 class Lift(BaseModel):
