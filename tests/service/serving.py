@@ -8,11 +8,11 @@ from typing import TextIO
 
 from fastapi import FastAPI
 
+from powerflow.live.front import Desk
 from powerflow.live.records import Role
 from powerflow.service.app import build_app
 from powerflow.service.logs import json_lines
 from powerflow.service.tokens import Entry, Tokens, hash_of
-from tests.service.fake_desk import FakeDesk
 
 #: User, role and token of every caller of the tests.
 TOKENS = {
@@ -24,7 +24,7 @@ TOKENS = {
 
 
 def service(
-    desk: FakeDesk, *, hosts: Collection[str] | None = None, open_metrics: bool = False, log: TextIO | None = None
+    desk: Desk, *, hosts: Collection[str] | None = None, open_metrics: bool = False, log: TextIO | None = None
 ) -> FastAPI:
     tokens = Tokens([Entry(user, role, hash_of(f"pf_{name}")) for name, (user, role) in TOKENS.items()])
     lines = json_lines(log or io.StringIO())

@@ -153,7 +153,7 @@ def test_jobs_are_filtered(api: Api) -> None:
 
 
 @pytest.mark.parametrize(
-    "query", [{"limit": 0}, {"limit": 1001}, {"state": "nix"}, {"after": "../etc"}, {"user": "a b"}]
+    "query", [{"limit": 0}, {"limit": 1001}, {"state": "nix"}, {"after": "../etc"}, {"after": "0"}, {"user": "a b"}]
 )
 def test_bad_filters_are_refused(api: Api, query: dict[str, Any]) -> None:
     assert "query" in problem(api.get(JOBS, **query), 422, "invalid")["where"]

@@ -43,7 +43,7 @@ NodeName = Annotated[
     str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$", description="Name of a node.", examples=["n1"])
 ]
 NAME = r"^[A-Za-z0-9_][A-Za-z0-9._@-]{0,127}$"
-CURSOR = r"^[0-9]{1,18}$"
+CURSOR = r"^[1-9][0-9]{0,8}$"
 KEY = r"^[!-~]{1,255}$"
 
 

@@ -1,0 +1,92 @@
+"""The real service keeps what its OpenAPI document promises: a real desk, loop and store over a fake engine.
+
+What `test_contract` asks of a fake desk is asked here of everything up to the processes: the loop takes a turn after
+each request, so that what was asked for is done, and the next answer tells of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from schemathesis import Case
+from schemathesis.openapi import from_asgi
+from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
+
+from powerflow.engine.protocol import RankSpec
+from powerflow.errors import InputError
+from powerflow.live.governance import BudgetOrder, CapOrder, SignalOrder
+from powerflow.live.records import JobState
+from powerflow.service.app import OPENAPI
+from tests.live.controller_bench import ADA, ROOT, Bench
+from tests.live.fake_engine import Player, Script
+from tests.service.serving import bearer, service
+from tests.service.test_contract import BEYOND, BOUNDED, CONFIG
+
+BENCH: list[Bench] = []
+
+
+class RealDesk:
+    """The desk of the bench, which is made when the tests run and not when they are collected."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(BENCH[0].desk, name)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("powerflow.live.signals.poll", _nobody_there)
+        BENCH.append(_busy(Bench(tmp_path_factory.mktemp("contract"), energy_price=0.001)))
+        yield
+        BENCH.pop().close()
+
+
+def _nobody_there(url: str, *_: Any, **__: Any) -> Any:
+    raise InputError("does not answer", where=url)
+
+
+def _busy(bench: Bench) -> Bench:
+    """Jobs of all kinds, 12 and those before it among them, which the document names: in every state, with rules."""
+    fake_rank, failing = bench.engine.play, iter([Script(2, 1, line="boom\n")])
+
+    def play(spec: RankSpec) -> Player:
+        if bench.job(spec.name.gang).spec.rescale == "in-place":
+            return fake_rank(spec)
+        return next(failing, None) or Script(20, line="step {turn}\n")
+
+    bench.engine.play = play
+    failed = bench.submit(rescale="none", retries=0)
+    bench.until_state(failed, JobState.FAILED)
+    for rescale in ("in-place", "none", "restart", "in-place"):
+        bench.submit(rescale=rescale, project="vision")
+    bench.turn(40)
+    bench.steps_total = 10_000
+    held = bench.submit()
+    bench.desk.hold(held, ADA)
+    for number in range(7):
+        bench.submit(gpus=1 + number % 2, project="vision" if number % 2 else "")
+    bench.desk.set_budget(BudgetOrder(1e9, "day", "UTC", ""), ROOT)
+    bench.desk.set_cap(CapOrder(watts=60e3), ROOT)
+    bench.desk.set_signal(SignalOrder("tariff", constant=0.3), ROOT)
+    bench.turn(20)
+    return bench
+
+
+APP = service(RealDesk())
+APP.state.stopping = True  # as while it shuts down: who waits for events is answered at once
+schema = from_asgi(OPENAPI, APP, config=CONFIG)
+
+
+@schema.parametrize()
+@settings(BOUNDED, max_examples=3)
+def test_every_answer_of_the_real_desk_is_as_documented(case: Case[Any]) -> None:
+    beyond: list[Any] = [*BEYOND.get(case.operation.label, [])]
+    if case.method == "GET":  # a parameter that nobody knows is not looked at, which no schema can say
+        beyond.append(negative_data_rejection)
+    if case.operation.label == "POST /api/v1/caps/lift":  # a scope is one of those there are
+        beyond.append(positive_data_acceptance)
+    case.call_and_validate(headers=bearer("operator"), excluded_checks=beyond)
+    BENCH[0].turn()
