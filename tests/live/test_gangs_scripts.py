@@ -172,6 +172,16 @@ def test_forgets_only_what_is_over(bench: Bench) -> None:
         bench.gangs.log("j")
 
 
+def test_a_pattern_that_was_given_up_is_told_until_the_job_is_over(bench: Bench) -> None:
+    bench.engine.play = lambda spec: Script(20, line="a" * 60 + "!\n")
+    bench.gangs.apply([order(1, "a0", spec=spec_of(rescale="restart", progress=r"(?P<step>(a+)+)$"))])
+    bench.until(lambda: bool(bench.gangs.troubles()))
+    assert "takes too long" in bench.gangs.troubles()["j"]
+    bench.hear(Completed)
+    bench.turn()
+    assert bench.gangs.troubles() == {}
+
+
 def test_only_the_latest_logs_are_kept(bench: Bench) -> None:
     bench.gangs = bench.controller()
     for epoch in range(1, 41):

@@ -128,8 +128,11 @@ class Gangs:
         return facts
 
     def troubles(self) -> dict[str, str]:
-        """What could not be done in the last `poll`, by job id; "" stands for the engine as a whole."""
-        found = {job_id: gang.trouble for job_id, gang in self._gangs.items() if gang.trouble}
+        """What could not be done in the last `poll`, by job id; "" stands for the engine as a whole.
+
+        What was in the way of a job that is over is nobody's trouble any more.
+        """
+        found = {job_id: gang.trouble for job_id, gang in self._gangs.items() if gang.trouble and not gang.quiet}
         return {"": self._engine_trouble, **found} if self._engine_trouble else found
 
     def holding(self) -> dict[Slot, str]:
