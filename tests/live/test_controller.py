@@ -192,7 +192,7 @@ def test_a_job_that_fails_at_once_for_ever_is_tried_a_few_times_with_pauses(benc
     detail = bench.desk.job(job)
     assert "exited with code 3" in detail.record.exit
     assert detail.last_lines == ("step 1",)
-    assert detail.record.attempts == 3
+    assert detail.record.attempts == 1 + 3
     assert bench.ends(job) == ["failed"]
     bench.turn(20)
     assert len(launched_s) == 4

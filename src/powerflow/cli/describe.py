@@ -91,10 +91,14 @@ def _facts(job: JobRecord) -> list[tuple[str, Any]]:
         facts.append(("ends", f"{stamp(job.eta_s)}, in {duration(max(job.eta_s - now_s, 0.0))}"))
     if job.model_error is not None:
         facts.append(("model error", f"{percent(job.model_error)} of its step time"))
-    facts.append(("rescales", f"{job.rescales}" + (f" · failed {job.attempts} times" if job.attempts else "")))
+    facts.append(("rescales", f"{job.rescales}" + _failures(job.attempts)))
     if job.energy_j and job.steps:
         facts.append(("per step", f"{significant(job.energy_j / job.steps)} J{'ᵉ' if job.emulated else ''}"))
     return facts
+
+
+def _failures(count: int) -> str:
+    return f" · failed {'once' if count == 1 else f'{count} times'}" if count else ""
 
 
 def _asked(detail: JobDetail) -> list[tuple[str, str]]:

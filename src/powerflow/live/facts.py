@@ -188,6 +188,7 @@ class Facts:
         self._settle(now_s)
         node_lost = any(not self._nodes_up.get(node, True) for node, _ in entry.placement)
         if entry.attempts >= entry.spec.retries and not node_lost:
+            entry.attempts = entry.spec.retries + 1  # no addition: where the store fails it is done again
             self._roster.write_down(entry)
             self._store.move(
                 entry.id, JobState.FAILED, now_s, exit=fact.text, reason=fact.text, last_lines=fact.last_lines

@@ -88,7 +88,7 @@ class JobRecord:
         step_time_s: Seconds per iteration, lately.
         eta_s: When it is expected to end.
         exit: How it ended, in plain words ("" while it has not).
-        attempts: How often it was started after it had failed.
+        attempts: How often it has failed, the last time included.
         model_error: |predicted ÷ measured − 1| of its step time where it runs now.
         emulated: True when its GPUs are emulated, and its joules with them.
     """
