@@ -110,7 +110,7 @@ def test_a_lost_node_is_a_failure(bench: Bench) -> None:
     bench.engine.end(names[1], None)
     failed = bench.hear(Failed)
     assert failed.code is None
-    assert "lost with its node" in failed.text
+    assert "nobody knows how it ended" in failed.text
 
 
 def test_adoption_reads_the_log_on_and_leaves_ranks_alone(bench: Bench) -> None:

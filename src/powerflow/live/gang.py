@@ -331,7 +331,7 @@ class Gang(ABC):
 def how_it_ended(code: int | None) -> str:
     """The end of a process in plain words."""
     if code is None:
-        return "was lost with its node"
+        return "was lost: nobody knows how it ended (its node has gone, or the process that watched it)"
     if code >= 0:
         return f"exited with code {code}"
     try:
