@@ -108,6 +108,15 @@ def test_one_sided_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         elastic.init()
 
 
+def test_a_folder_for_checkpoints_that_cannot_be(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "ck").write_text("a file")
+    environment = {"JOB_DIR": tmp_path / "j", "RANK": "j.1.0", "CHECKPOINT_FILE": tmp_path / "ck" / "checkpoint-j.pt"}
+    for name, value in environment.items():
+        monkeypatch.setenv(f"POWERFLOW_{name}", str(value))
+    with pytest.raises(InputError, match=r"checkpoint\.dir .*/ck: cannot be made \(File exists\)"):
+        elastic.init()
+
+
 def test_order_of_calls(run: Run) -> None:
     with pytest.raises(InputError, match="wrap has not been called"):
         next(run.epochs(1))

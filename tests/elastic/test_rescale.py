@@ -7,7 +7,7 @@ import random
 import signal
 from pathlib import Path
 
-from powerflow.elastic.mailbox import Phase
+from powerflow.elastic.mailbox import CHECKPOINT_FILE, JOB_DIR, RANK_NAME, Phase
 from tests.elastic.proofs import check
 from tests.elastic.supervisor import Supervisor
 
@@ -72,6 +72,24 @@ def test_everybody_is_replaced(tmp_path: Path) -> None:
         job.allow(9)
         job.rescale(job.launch(3))
         job.rescale(job.launch(1))
+        job.run_out()
+        check(job)
+
+
+def test_the_checkpoint_lies_where_the_job_says(tmp_path: Path) -> None:
+    kept = tmp_path / "home" / "ck" / "checkpoint-job.pt"
+
+    def environment(name: str) -> dict[str, str]:
+        return {JOB_DIR: str(tmp_path), RANK_NAME: name, CHECKPOINT_FILE: str(kept)}
+
+    with Supervisor(tmp_path) as job:
+        first = job.launch(1, environment=environment("job.1.0"))
+        job.post(first)
+        job.wait_generation()
+        job.allow(5)
+        job.rescale(job.launch(1, environment=environment("job.1.1")))
+        assert kept.exists()
+        assert not job.mailbox.checkpoint.exists()
         job.run_out()
         check(job)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-from powerflow.elastic.mailbox import JOB_DIR, Mailbox, RankReport
+from powerflow.elastic.mailbox import CHECKPOINT_FILE, JOB_DIR, Mailbox, RankReport
 from powerflow.engine.protocol import EngineError, EngineNode, Fenced, RankName, RankSpec, RankState, RankStatus
 from powerflow.live.gang_facts import Slot
 from tests.live.fake_rank import FakeRank, Habits
@@ -138,7 +138,8 @@ class FakeEngine:
         def alive(report: RankReport) -> bool:
             return self.statuses[RankName.parse(report.name)].state is RankState.RUNNING
 
-        mailbox = Mailbox(Path(spec.env[JOB_DIR]))
+        mailbox = Mailbox(Path(spec.env[JOB_DIR]), spec.env.get(CHECKPOINT_FILE))
+        mailbox.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         return FakeRank(mailbox, str(spec.name), steps_total, alive, lambda: self.now_s, habits)
 
 

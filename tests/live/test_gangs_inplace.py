@@ -117,6 +117,39 @@ def test_preempted_job_tells_what_is_safe_and_comes_back(bench: Bench) -> None:
     assert step(bench) >= (vacated.steps_safe or 0)
 
 
+def test_jobs_may_keep_their_checkpoints_in_one_folder_and_read_only_their_own(bench: Bench, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    spec = spec_of(directory=str(home), checkpoint={"dir": "ck", "grace": 4})
+    for job_id, slot in (("x", "a0"), ("y", "a1")):
+        bench.gangs.apply([order(1, slot, job_id=job_id, spec=spec)])
+        bench.hear(Progressed, job_id)
+    bench.until(lambda: step(bench, "x") > step(bench, "y") + 2)  # x began earlier
+    safe = {}
+    for job_id in "xy":
+        bench.gangs.apply([order(2, job_id=job_id, spec=spec)])
+        safe[job_id] = bench.hear(Vacated, job_id).steps_safe
+    kept = {path.name.split("-")[1]: json.loads(path.read_text("utf-8")) for path in (home / "ck").iterdir()}
+    assert kept == safe
+    assert not Mailbox(bench.directory / "jobs" / "x").checkpoint.exists()
+    bench.restart()
+    bench.gangs.apply([order(3, "a0", job_id="y", spec=spec)])
+    bench.hear(Started, "y")
+    assert step(bench, "y") < kept["x"]
+    assert step(bench, "y") >= kept["y"]
+
+
+def test_another_clusters_job_of_the_same_number_has_another_checkpoint(bench: Bench, tmp_path: Path) -> None:
+    spec = spec_of(checkpoint={"dir": str(tmp_path / "ck")})
+    for directory in ("one", "other"):
+        bench.gangs.close()
+        bench = Bench(tmp_path / directory)
+        bench.gangs.apply([order(1, "a0", spec=spec)])
+        bench.hear(Progressed)
+        bench.gangs.apply([order(2, spec=spec)])
+        bench.hear(Vacated)
+    assert len(list((tmp_path / "ck").iterdir())) == 2
+
+
 def test_a_rank_that_does_not_leave_is_made_to(bench: Bench) -> None:
     bench.habits = lambda spec: Habits(lingers=None)
     names = start(bench, "a0", "a1")

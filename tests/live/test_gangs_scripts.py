@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,6 +48,23 @@ def test_gives_what_torchrun_gives(bench: Bench) -> None:
     assert {entry["MASTER_ADDR"] for entry in env} == {"127.0.0.1"}
     assert [entry["POWERFLOW_GPUS"] for entry in env] == ["1", "3", "0"]
     assert [entry["SEES"] for entry in env] == ["1,3", "1,3", "0"]  # LOCAL_RANK counts among these
+
+
+@pytest.mark.parametrize(
+    ("keys", "folder"),
+    [
+        ({}, "{state}/jobs/j"),
+        ({"directory": "/home/ada"}, "{state}/jobs/j"),
+        ({"directory": "/home/ada", "checkpoint": {"dir": "ck"}}, "/home/ada/ck"),
+        ({"checkpoint": {"dir": "ck"}}, "{state}/jobs/j/ck"),
+        ({"directory": "/home/ada", "checkpoint": {"dir": "/data/ck"}}, "/data/ck"),
+    ],
+)
+def test_learns_where_to_keep_its_state(bench: Bench, keys: dict[str, Any], folder: str) -> None:
+    bench.gangs.apply([order(1, "a0", spec=spec_of(rescale="restart", **keys))])
+    bench.hear(Started)
+    (name,) = bench.engine.running()
+    assert bench.engine.specs[name].env["POWERFLOW_CHECKPOINT_DIR"] == folder.format(state=bench.directory)
 
 
 def test_reads_steps_from_the_log_of_the_first_rank(bench: Bench) -> None:

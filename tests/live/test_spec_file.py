@@ -148,6 +148,11 @@ def test_a_directory_is_taken_from_the_files_folder(tmp_path: Path, monkeypatch:
     ):
         path.write_text(f"run: x\ndirectory: {written}\n")
         assert read_spec(path).directory == meant
+    path.write_text("run: x\ncheckpoint: {dir: ~/ck}\n")
+    assert read_spec(path).checkpoint.dir == "/home/ada/ck"
+    path.write_text("run: x\ncheckpoint: {dir: ~no-such-user/ck}\n")
+    with pytest.raises(InputError, match=r"checkpoint.dir is '~no-such-user/ck'; give a path from the root"):
+        read_spec(path)
     path.write_text("run: x\ndirectory: ~no-such-user/x\n")
     with pytest.raises(InputError, match=r"directory is '~no-such-user/x'; give a path from the root"):
         read_spec(path)

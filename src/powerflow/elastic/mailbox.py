@@ -7,7 +7,7 @@ their controller simply see no news. One writer a file::
     switch.json         leader → ranks        which generation the gang goes over to, and at which step
     ranks/NAME.json     each rank → all       where it stands
     rendezvous-G.json   member 0 of generation G → its members    where to meet
-    checkpoint.pt       rank 0                state, when all ranks must go or every so often
+    checkpoint.pt       rank 0                state, when all ranks must go or every so often (or elsewhere)
 
 All ranks of a gang see the same directory: one machine, or a file system that is shared.
 
@@ -35,6 +35,10 @@ from typing import Any
 #: What the ranks find in their environment.
 JOB_DIR = "POWERFLOW_JOB_DIR"
 RANK_NAME = "POWERFLOW_RANK"
+#: Folder in which the job is to keep its state.
+CHECKPOINT_DIR = "POWERFLOW_CHECKPOINT_DIR"
+#: The file in it that is the gang's; not set where that is the one in the job's directory.
+CHECKPOINT_FILE = "POWERFLOW_CHECKPOINT_FILE"
 CHECKPOINT = "checkpoint.pt"
 #: No message is larger.
 MOST_BYTES = 1 << 20
@@ -131,19 +135,20 @@ class RankReport:
 
 
 class Mailbox:
-    """One job's directory. Reading what is not there (yet) gives None."""
+    """One job's directory. Reading what is not there (yet) gives None.
 
-    def __init__(self, directory: str | os.PathLike[str]) -> None:
+    Attributes:
+        directory: That.
+        checkpoint: File in which the gang's state is saved. Ranks alone use it: it lies where the job's user says.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], checkpoint: str | os.PathLike[str] | None = None) -> None:
         self.directory = Path(directory)
+        self.checkpoint = self.directory / CHECKPOINT if checkpoint is None else Path(checkpoint)
 
     def create(self) -> None:
         """Make the directory."""
         (self.directory / "ranks").mkdir(parents=True, exist_ok=True)
-
-    @property
-    def checkpoint(self) -> Path:
-        """Where the gang's state is saved."""
-        return self.directory / CHECKPOINT
 
     def post_target(self, target: Target) -> None:
         """Tell the ranks what the gang shall be."""

@@ -12,6 +12,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,7 +25,7 @@ from powerflow.elastic.fixed import Fixed
 from powerflow.elastic.gang import Gang
 from powerflow.elastic.gate import gate_all
 from powerflow.elastic.loader import Feed
-from powerflow.elastic.mailbox import JOB_DIR, RANK_NAME, Mailbox, Phase
+from powerflow.elastic.mailbox import CHECKPOINT_FILE, JOB_DIR, RANK_NAME, Mailbox, Phase
 from powerflow.elastic.order import Order, Pass, Position
 from powerflow.elastic.reporter import Reporter
 from powerflow.elastic.state import Stateful, Training
@@ -41,9 +42,10 @@ class Run:
         directory, name = os.environ.get(JOB_DIR), os.environ.get(RANK_NAME)
         if (directory is None) != (name is None):
             raise InputError(f"only one of {JOB_DIR} and {RANK_NAME} is set", fix="set both, or none for a plain run")
-        self._mailbox = None if directory is None else Mailbox(directory)
+        self._mailbox = None if directory is None else Mailbox(directory, os.environ.get(CHECKPOINT_FILE))
         if self._mailbox is not None:
             self._mailbox.create()
+            _make_folder(self._mailbox.checkpoint.parent)
         self._name = name or ""
         self._reporter = Reporter(self._mailbox, self._name)
         self._pacer = _pacer()
@@ -294,6 +296,16 @@ class Wrapped(nn.Module):
         """Forget gradients, unless a step is still gathering them."""
         if self._run._may_clear():
             super().zero_grad(set_to_none)
+
+
+def _make_folder(path: Path) -> None:
+    """See now, not when all must leave, that a checkpoint can be kept there."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot be made ({error.strerror})", where=f"checkpoint.dir {path}") from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise InputError("you may not write there", where=f"checkpoint.dir {path}")
 
 
 def _pacer() -> Pacer | None:

@@ -7,6 +7,7 @@ completed by the next, even by another controller's.
 
 from __future__ import annotations
 
+import secrets
 import signal
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -67,6 +68,7 @@ class Gang(ABC):
         if order.epoch <= self.book.epoch:
             return
         self.order = order
+        self.book.mark = self.book.mark or secrets.token_hex(4)
         self.book.epoch = order.epoch
         self.book.number = 0
         self.book.killed = False

@@ -45,6 +45,8 @@ class Book:
         trained_gpus: GPUs of the last generation that was seen to train; 0 before the first of this life.
         steps_safe: Steps that the checkpoint holds.
         port: Where the ranks of a script meet.
+        mark: In the name of its checkpoint. Other jobs may keep theirs in the same folder, and other clusters have
+            jobs of the same number.
         done: A rank has trained all there is, after so many ``steps``.
         killed: The job shall end at once.
         failure: Set once the job has failed.
@@ -60,6 +62,7 @@ class Book:
     trained_gpus: int = 0
     steps_safe: int = 0
     port: int = 0
+    mark: str = ""
     done: bool = False
     steps: int = 0
     killed: bool = False

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from powerflow.elastic.mailbox import Member, Phase, RankReport, Target
+from powerflow.elastic.mailbox import CHECKPOINT_FILE, Member, Phase, RankReport, Target
 from powerflow.engine.protocol import EngineError
 from powerflow.live.gang import Gang, Push, how_it_ended
 from powerflow.live.gang_book import Book, Failure
@@ -92,8 +92,15 @@ class InPlace(Gang):
                 return
             self._posted = book.generation
         for name in book.members:
-            if not self.launch(name, book.ranks[name].gpus, {}):
+            if not self.launch(name, book.ranks[name].gpus, self._checkpoint()):
                 break
+
+    def _checkpoint(self) -> dict[str, str]:
+        """Tells ranks of the file that they share, if their user says where it is to lie."""
+        if self.order.spec.checkpoint.dir is None:
+            return {}
+        name = f"checkpoint-{self.job_id}-{self.book.mark}.pt"
+        return {CHECKPOINT_FILE: str(self.yard.checkpoint_dir(self.order) / name)}
 
     def decide(self, now: float) -> None:
         """See who ended and how, mend, and go for the order."""

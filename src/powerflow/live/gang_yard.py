@@ -8,7 +8,7 @@ import pwd
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from powerflow.elastic.mailbox import JOB_DIR, RANK_NAME, Mailbox
+from powerflow.elastic.mailbox import CHECKPOINT_DIR, JOB_DIR, RANK_NAME, Mailbox
 from powerflow.engine.protocol import Engine, EngineError, RankName, RankSpec, RankState, RankStatus
 from powerflow.live.gang_command import command
 from powerflow.live.gang_facts import Limits, Order, Slot
@@ -73,6 +73,17 @@ class Yard:
         """A job's mailbox."""
         return Mailbox(self.directory / "jobs" / job_id)
 
+    def working_directory(self, order: Order) -> Path:
+        """Where a job's ranks start."""
+        return Path(order.spec.directory or self.mailbox(order.job_id).directory.absolute())
+
+    def checkpoint_dir(self, order: Order) -> Path:
+        """Where a job keeps its state: a path of its user's, so nobody but its ranks, which are theirs, uses it."""
+        named = order.spec.checkpoint.dir
+        if named is None:
+            return self.mailbox(order.job_id).directory.absolute()
+        return self.working_directory(order) / named
+
     def launch(
         self,
         order: Order,
@@ -96,6 +107,7 @@ class Yard:
             **self._environment(order.job_id, order.spec, node, seen, name),
             JOB_DIR: str(mailbox.directory.absolute()),
             RANK_NAME: str(name),
+            CHECKPOINT_DIR: str(self.checkpoint_dir(order)),
             GPUS: ",".join(map(str, own)),
             **extra,
         }
@@ -105,7 +117,7 @@ class Yard:
                 node=node,
                 command=argv,
                 env=env,
-                directory=order.spec.directory or str(mailbox.directory.absolute()),
+                directory=str(self.working_directory(order)),
                 user=order.user,
                 memory_bytes=order.memory_bytes,
                 cpus=order.cpus,

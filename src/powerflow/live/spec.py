@@ -46,6 +46,8 @@ _UNIT_S = {None: 1.0, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0,
 NAME = r"^([A-Za-z0-9][A-Za-z0-9._-]*)?$"
 #: No operating system takes a NUL in an argument, a path or a variable.
 NO_NUL = r"^[^\x00]*$"
+#: A path from the root, or from where the job runs; whose home ``~`` is only the reader of a file can tell.
+NO_HOME = r"^[^~\x00][^\x00]*$"
 #: Name of an environment variable; those of PowerFlow itself cannot be set.
 VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
 _RESERVED = "POWERFLOW_"
@@ -186,7 +188,7 @@ class Checkpoint(_Part):
     ``grace`` is how long it may take between SIGTERM and SIGKILL; ``every`` 0 saves only when all ranks must leave.
     """
 
-    dir: Path | None = None
+    dir: Annotated[Path, Field(pattern=NO_HOME)] | None = None
     grace: Seconds = 30.0
     every: Seconds = 0.0
 

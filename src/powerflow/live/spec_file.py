@@ -18,7 +18,7 @@ from pydantic_core import ErrorDetails
 
 from powerflow.cluster.spec import printable
 from powerflow.errors import InputError
-from powerflow.live.spec import NAME, NO_NUL, VARIABLE, Batch, Checkpoint, Energy, Gpus, JobSpec, Work
+from powerflow.live.spec import NAME, NO_HOME, NO_NUL, VARIABLE, Batch, Checkpoint, Energy, Gpus, JobSpec, Work
 
 #: A larger file is something else given by mistake, such as a log.
 MOST_BYTES = 1 << 20
@@ -36,6 +36,7 @@ _PARTS: dict[str, type[BaseModel]] = {
 _FIXES = {
     NAME: "letters, digits, '.', '_' and '-', a letter or digit first",
     NO_NUL: "it cannot hold a NUL",
+    NO_HOME: "give a path from the root, or one from where the job runs",
     VARIABLE: "letters, digits and '_', no digit first",
     r"^/[^\x00]*$": "give a path from the root, /…",
 }
@@ -53,7 +54,8 @@ Lines = dict[tuple[str, ...], int]
 
 
 def read_spec(path: str | Path, over: Mapping[str, Any] | None = None) -> JobSpec:
-    """A job from a YAML file. A relative ``directory`` is taken from the file's folder, ``~`` is the home of who reads.
+    """A job from a YAML file. A relative ``directory`` is taken from the file's folder, ``~`` in it and in
+    ``checkpoint.dir`` is the home of who reads.
 
     Args:
         path: The file.
@@ -98,6 +100,10 @@ def spec_of_text(
     directory = values.get("directory")
     if isinstance(directory, str) and directory and "\0" not in directory:
         values["directory"] = _absolute(directory, folder or Path.cwd())
+    checkpoint = values.get("checkpoint")
+    kept = checkpoint.get("dir") if isinstance(checkpoint, dict) else None
+    if isinstance(kept, str) and kept.startswith("~") and "\0" not in kept:
+        values["checkpoint"]["dir"] = _absolute(kept, Path())
     return spec_from({**values, **(over or {})}, where, lines)
 
 

@@ -15,8 +15,9 @@ from powerflow.live.spec import NO_NUL, JobSpec
 def job_schema() -> dict[str, Any]:
     """The schema of what a person may write; shipped with the package as ``job.schema.json``."""
     schema = JobSpec.model_json_schema()
-    # a file may name a directory from where it stands; what is submitted then has it from the root
-    schema["properties"]["directory"]["anyOf"][0]["pattern"] = NO_NUL
+    # a file may name a directory from where it stands, or from a home; what is submitted then has it from the root
+    for properties, key in ((schema["properties"], "directory"), (schema["$defs"]["Checkpoint"]["properties"], "dir")):
+        properties[key]["anyOf"][0]["pattern"] = NO_NUL
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "PowerFlow job"}
     return head | {key: value for key, value in schema.items() if key not in head}
 
