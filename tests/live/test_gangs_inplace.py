@@ -421,6 +421,14 @@ def test_local_batch_and_checkpoint_are_passed_on(bench: Bench) -> None:
     assert (target.local_batch_max, target.checkpoint_s, target.nodes) == (16, 600.0, 2)
 
 
+def test_limits_are_those_of_every_rank(bench: Bench) -> None:
+    bench.gangs.apply([order(1, "a0", "b0", spec=spec_of(limits={"memory": "1GiB", "cpus": 2}))])
+    bench.gangs.apply([order(1, "a1", job_id="k")])
+    bench.until(lambda: len(bench.engine.specs) == 3)
+    limits = {str(spec.name): (spec.memory_bytes, spec.cpus) for spec in bench.engine.specs.values()}
+    assert limits == {"j.1.0": (1 << 30, 2.0), "j.1.1": (1 << 30, 2.0), "k.1.0": (0, 0.0)}
+
+
 def test_who_sets_no_local_limit_has_none(bench: Bench) -> None:
     """The script knows its batch; what the scheduler takes it for must not cut its passes small."""
     bench.gangs.apply([order(1, "a0", spec=spec_of(gpus="1..4"))])

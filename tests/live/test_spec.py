@@ -133,6 +133,25 @@ def test_ten_where_percent_was_meant_is_not_taken_for_a_thousand_percent() -> No
     assert "10 is ten times as slow or slower; write 10% or 0.1" in refused("max_slowdown", energy={"max_slowdown": 10})
 
 
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [("512MiB", 512 << 20), ("16GB", 16 * 10**9), (" 1.5 GiB ", 3 << 29), ("1TiB", 1 << 40), (64 << 20, 64 << 20)],
+)
+def test_limits(written: object, meant: int) -> None:
+    limits = job(limits={"memory": written, "cpus": 0.5}).limits
+    assert (limits.memory, limits.cpus) == (meant, 0.5)
+
+
+@pytest.mark.parametrize("written", ["16", "16G", 16, 0, -1, "1KB", "many", "", True, 2.5, "9999TiB", 10**400])
+def test_no_sizes(written: object) -> None:
+    refused("limits.memory", limits={"memory": written})
+
+
+@pytest.mark.parametrize("written", [0, -1, "4", True, float("inf"), float("nan"), 10**400])
+def test_no_cpus(written: object) -> None:
+    refused("limits.cpus", limits={"cpus": written})
+
+
 @pytest.mark.parametrize(("written", "meant"), [(20000, 2e4), ("2e4", 2e4), (0.5, 0.5)])
 def test_work(written: object, meant: float) -> None:
     found = job(work={"iterations": written}).work
@@ -212,6 +231,9 @@ SPECS = st.fixed_dictionaries(
             st.from_regex(r"\A[A-Z_][A-Z0-9_]{0,9}\Z"), st.sampled_from(["", "1", "a b", "λ"]), max_size=3
         ),
         "work": st.fixed_dictionaries({"iterations": st.one_of(st.integers(1, 10**9), st.just("2e4"))}),
+        "limits": st.fixed_dictionaries(
+            {}, optional={"memory": st.sampled_from(["1.5GiB", "16 GB", 1 << 30]), "cpus": st.sampled_from([4, 0.5])}
+        ),
         "directory": st.sampled_from(["/home/ada", "/", "/a/../b"]),
         "retries": st.integers(0, 100),
     },
@@ -254,6 +276,9 @@ def test_the_shipped_schema_is_that_of_the_model() -> None:
         {"run": "x", "name": "../x"},
         {"run": "a\0b"},
         {"run": "x", "nmae": "y"},
+        {"run": "x", "limits": {"memory": "16"}},
+        {"run": "x", "limits": {"memory": 16}},
+        {"run": "x", "limits": {"cpus": 0}},
         {"run": "x", "batch": {"local_max": 4}},
     ],
 )

@@ -13,12 +13,18 @@ from pydantic import BaseModel
 
 from powerflow.errors import InputError
 from powerflow.live.progress_log import LINE_CHARS
-from powerflow.live.spec import Batch, Checkpoint, Energy, JobSpec, Work
+from powerflow.live.spec import Batch, Checkpoint, Energy, JobSpec, ProcessLimits, Work
 from powerflow.live.spec_file import spec_of_text
 from powerflow.live.spec_schema import job_schema
 
 PAGE = (Path(__file__).parents[2] / "docs/job.md").read_text(encoding="utf-8")
-PARTS: dict[str, type[BaseModel]] = {"batch": Batch, "energy": Energy, "checkpoint": Checkpoint, "work": Work}
+PARTS: dict[str, type[BaseModel]] = {
+    "batch": Batch,
+    "energy": Energy,
+    "checkpoint": Checkpoint,
+    "work": Work,
+    "limits": ProcessLimits,
+}
 ROWS = dict(re.findall(r"^\| `([a-z_.]+)` \| (.+?) \|", PAGE, re.MULTILINE))
 
 

@@ -26,7 +26,6 @@ class Order:
         spec: What to run.
         placement: By node, the numbers of its GPUs; empty: give everything back.
         user: Login name to run as; "" means the engine's own.
-        memory_bytes, cpus: Most that one rank may use; 0: no limit.
     """
 
     job_id: str
@@ -34,8 +33,6 @@ class Order:
     spec: JobSpec
     placement: tuple[tuple[str, tuple[int, ...]], ...]
     user: str = ""
-    memory_bytes: int = 0
-    cpus: float = 0.0
 
     @property
     def grace_s(self) -> float:

@@ -119,8 +119,8 @@ class Yard:
                 env=env,
                 directory=str(self.working_directory(order)),
                 user=order.user,
-                memory_bytes=order.memory_bytes,
-                cpus=order.cpus,
+                memory_bytes=order.spec.limits.memory or 0,
+                cpus=order.spec.limits.cpus or 0.0,
                 python=python,
             )
         )

@@ -14,6 +14,7 @@ r"""What a person writes to submit a job: ``job.yaml``, a REST body, the flags o
     model: resnet50                 # the family whose costs to start from, if there is a like one
     work: {iterations: 20000}       # how much it is, if known
     progress: 'step (?P<step>\d+)'  # how to read the step from the log of a script that imports nothing
+    limits: {memory: 16GiB, cpus: 4}  # of each process
     directory: /home/ada/run7
     env: {DATA: /data}
     retries: 2
@@ -38,6 +39,20 @@ _GPUS = r"(([A-Za-z][A-Za-z0-9._-]{0,63}):)?([1-9][0-9]{0,5})(\.\.([1-9][0-9]{0,
 _DURATION = r"([0-9]{1,12}(\.[0-9]{1,9})?)\s*(ms|s|m|min|h|d)?"
 _SHARE = r"([0-9]{1,3}(\.[0-9]{1,9})?)\s*%"
 _NUMBER = r"[0-9]{1,15}(\.[0-9]{1,9})?([eE][+]?[0-9]{1,2})?"
+_SIZE = r"([0-9]{1,12}(\.[0-9]{1,9})?)\s*([KMGT]i?B)"
+_UNIT_BYTES = {
+    "KB": 1e3,
+    "MB": 1e6,
+    "GB": 1e9,
+    "TB": 1e12,
+    "KiB": 2.0**10,
+    "MiB": 2.0**20,
+    "GiB": 2.0**30,
+    "TiB": 2.0**40,
+}
+#: Less was meant as GiB.
+_LEAST_BYTES = 1_000_000
+_MOST_BYTES = 1 << 50
 #: A share of ten or more was meant as percent.
 _MOST_SHARE = 10
 _UNIT_S = {None: 1.0, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
@@ -114,6 +129,17 @@ def _share(value: Any) -> Any:
     return value
 
 
+def _bytes(value: Any) -> Any:
+    if isinstance(value, str):
+        found = re.fullmatch(_SIZE, value.strip(), re.ASCII)
+        if found is None:
+            raise broken(f"cannot read {_short(value)} as a size", "write 512MiB or 16GB")
+        value = round(float(found[1]) * _UNIT_BYTES[found[3]])
+    if isinstance(value, int) and not isinstance(value, bool) and value < _LEAST_BYTES:
+        raise broken(f"{_short(value)} bytes are too few for a process", "write 512MiB or 16GB")
+    return value
+
+
 def _number(value: Any) -> Any:
     """YAML takes 2e4 for text."""
     return float(value) if isinstance(value, str) and re.fullmatch(_NUMBER, value.strip(), re.ASCII) else value
@@ -150,6 +176,12 @@ Seconds = Annotated[
     BeforeValidator(_seconds),
     Field(ge=0, le=1e9, allow_inf_nan=False),
     _forms(_DURATION, ["30s", "10m", 30], _AMOUNT),
+]
+Size = Annotated[
+    int,
+    BeforeValidator(_bytes),
+    Field(le=_MOST_BYTES),
+    _forms(_SIZE, ["512MiB", "16GB"], {"type": "integer", "minimum": _LEAST_BYTES, "maximum": _MOST_BYTES}),
 ]
 Share = Annotated[
     float,
@@ -199,6 +231,13 @@ class Work(_Part):
     iterations: Number
 
 
+class ProcessLimits(_Part):
+    """Most that one of the job's processes, with all it starts, may use; what is not given is not limited."""
+
+    memory: Size | None = None
+    cpus: float | None = Field(default=None, gt=0, le=1e6, allow_inf_nan=False)
+
+
 class JobSpec(_Part):
     """A job as its owner submits it; see the module for an example."""
 
@@ -214,6 +253,7 @@ class JobSpec(_Part):
     model: str | None = Field(default=None, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/+-]*$")
     work: Work | None = None
     progress: str | None = Field(default=None, min_length=1, max_length=1024, pattern=NO_NUL)
+    limits: ProcessLimits = ProcessLimits()
     directory: Annotated[Path, Field(pattern=r"^/[^\x00]*$")] | None = None
     env: dict[Variable, Value] = Field(
         default_factory=dict, max_length=512, json_schema_extra={"additionalProperties": False}

@@ -18,7 +18,19 @@ from pydantic_core import ErrorDetails
 
 from powerflow.cluster.spec import printable
 from powerflow.errors import InputError
-from powerflow.live.spec import NAME, NO_HOME, NO_NUL, VARIABLE, Batch, Checkpoint, Energy, Gpus, JobSpec, Work
+from powerflow.live.spec import (
+    NAME,
+    NO_HOME,
+    NO_NUL,
+    VARIABLE,
+    Batch,
+    Checkpoint,
+    Energy,
+    Gpus,
+    JobSpec,
+    ProcessLimits,
+    Work,
+)
 
 #: A larger file is something else given by mistake, such as a log.
 MOST_BYTES = 1 << 20
@@ -32,6 +44,7 @@ _PARTS: dict[str, type[BaseModel]] = {
     "energy": Energy,
     "checkpoint": Checkpoint,
     "work": Work,
+    "limits": ProcessLimits,
 }
 _FIXES = {
     NAME: "letters, digits, '.', '_' and '-', a letter or digit first",
