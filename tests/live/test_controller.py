@@ -198,6 +198,17 @@ def test_a_job_that_fails_at_once_for_ever_is_tried_a_few_times_with_pauses(benc
     assert len(launched_s) == 4
 
 
+@pytest.mark.parametrize(("gpus", "end"), [(1, JobState.COMPLETED), (2, JobState.FAILED)])
+def test_a_script_that_never_joins_ends_once_and_is_told_why(bench: Bench, gpus: int, end: JobState) -> None:
+    script(bench)
+    job = bench.submit(gpus=gpus, batch={"global": 64}, retries=3)
+    bench.until_state(job, end)
+    assert len(names(bench.engine, job)) == gpus
+    (told,) = [event for event in bench.store.events(job_id=job).items if event.kind == end.value]
+    for text in (bench.job(job).exit, told.text):
+        assert "its script never joined: see docs/elastic.md" in str(text)
+
+
 def test_attempts_outlive_the_controller(bench: Bench) -> None:
     script(bench, lasts=1, code=1)
     job = bench.submit(rescale="none", gpus=1, retries=2)

@@ -25,6 +25,7 @@ from powerflow.live.gang_facts import (
     backoff_s,
 )
 from powerflow.live.gang_yard import prepare
+from tests.live.fake_engine import Script
 from tests.live.fake_rank import Habits
 from tests.live.gang_bench import PYTHON, Bench, order, spec_of
 
@@ -181,6 +182,64 @@ def test_a_newcomer_that_is_not_needed_any_more_is_ended(bench: Bench) -> None:
     bench.gangs.apply([order(2, "a0", "a1")])
     assert bench.hear(Completed).steps == 8
     assert not bench.engine.running()
+
+
+def test_a_script_that_never_joins_runs_once(bench: Bench) -> None:
+    """It may still be importing, so it is asked for more GPUs' sake again and again; but nobody runs it again."""
+    bench.engine.play = lambda spec: Script(20)
+    bench.gangs.apply([order(1, "a0")])
+    bench.turn()
+    bench.gangs.apply([order(2, "a0", "a1")])
+    for _ in range(5):
+        bench.turn()
+    bench.restart(order(3, "b0"))
+    ended = bench.hear(Completed)
+    assert bench.engine.launches == [RankName("j", 1, 0)]
+    assert ended.steps is None
+    assert ended.note == "its script never joined: see docs/elastic.md, or submit it with rescale: restart or none"
+    bench.restart(order(3, "b0"))
+    assert bench.turn() == [ended]
+
+
+def test_a_script_that_never_joins_and_ran_on_several_gpus_has_failed(bench: Bench) -> None:
+    bench.engine.play = lambda spec: Script(20 + 5 * spec.name.number)
+    bench.gangs.apply([order(1, "a0", "a1")])
+    failed = bench.hear(Failed)
+    assert "its script never joined" in failed.text
+    assert failed.final  # again it would do the same
+    assert len(bench.engine.launches) == 2
+    assert not bench.told(Completed)
+
+
+def test_a_script_that_never_joins_can_be_made_to_leave(bench: Bench) -> None:
+    bench.engine.play = lambda spec: Script(1000)
+    bench.gangs.apply([order(1, "a0", "a1")])
+    bench.turn()
+    bench.gangs.apply([order(2, "a1")])
+    bench.until(lambda: bench.engine.placed("j") == {("a", 1)})
+    bench.gangs.apply([order(3)])
+    bench.hear(Vacated)
+    assert len(bench.engine.launches) == 2
+
+
+def test_a_script_that_never_says_a_word_is_told_why_it_was_ended(bench: Bench) -> None:
+    bench.engine.play = lambda spec: Script(1000)
+    bench.gangs.apply([order(1, "a0")])
+    assert "said nothing for 30 s; its script never joined" in bench.hear(Failed).text
+
+
+def test_who_starts_slowly_grows_once_it_speaks(bench: Bench) -> None:
+    bench.engine.play = lambda spec: Script(1000)
+    bench.gangs.apply([order(1, "a0")])
+    bench.turn()
+    bench.gangs.apply([order(2, "a0", "a1")])
+    for _ in range(5):
+        bench.turn()
+    name = RankName("j", 1, 0)
+    bench.engine.play = lambda spec: bench.engine.fake_rank(spec, bench.steps_total)
+    bench.engine.players[name] = bench.engine.play(bench.engine.specs[name])
+    bench.hear(Started)
+    assert bench.engine.placed("j") == {("a", 0), ("a", 1)}
 
 
 def test_a_lost_rank_is_replaced_and_at_most_a_step_repeated(bench: Bench) -> None:

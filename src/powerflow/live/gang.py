@@ -327,7 +327,9 @@ class Gang(ABC):
             self.clear()
         if not self.told():
             lines = self.last_lines(failure.rank) if failure.rank else ()
-            self.facts.append(Failed(self.job_id, self.book.epoch, failure.code, failure.text, lines, steps))
+            self.facts.append(
+                Failed(self.job_id, self.book.epoch, failure.code, failure.text, lines, steps, failure.final)
+            )
 
 
 def how_it_ended(code: int | None) -> str:

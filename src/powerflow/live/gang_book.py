@@ -23,11 +23,12 @@ class Entry:
 
 @dataclass(slots=True)
 class Failure:
-    """Why a job has failed: first exit code, one line, and whose log tells more ("" for nobody's)."""
+    """Why a job has failed: first exit code, one line, whose log tells more ("" for nobody's), if it would again."""
 
     code: int | None
     text: str
     rank: str = ""
+    final: bool = False
 
 
 @dataclass(slots=True)
@@ -42,6 +43,7 @@ class Book:
         ranks: All ranks that may be alive, or whose end has not been dealt with.
         leaving: Those of them that were told to leave; however they end is fine.
         ended: Ranks dealt with, oldest first; their logs are kept.
+        joined: A rank has been part of a generation: the script uses the library.
         trained_gpus: GPUs of the last generation that was seen to train; 0 before the first of this life.
         steps_safe: Steps that the checkpoint holds.
         port: Where the ranks of a script meet.
@@ -59,6 +61,7 @@ class Book:
     ranks: dict[str, Entry] = field(default_factory=dict)
     leaving: list[str] = field(default_factory=list)
     ended: list[str] = field(default_factory=list)
+    joined: bool = False
     trained_gpus: int = 0
     steps_safe: int = 0
     port: int = 0
@@ -87,6 +90,7 @@ class Book:
             for name, entry in found["ranks"].items()
         }
         found["failure"] = None if found["failure"] is None else Failure(**found["failure"])
+        found.setdefault("joined", True)  # a book of before that was looked at
         return Book(**found)
 
     def drop(self, name: str) -> None:

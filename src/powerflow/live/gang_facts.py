@@ -160,15 +160,18 @@ class Hung:
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """All work is done, and no process is left. ``steps``: None where unknown."""
+    """All work is done, and no process is left. ``steps``: None where unknown; ``note``: what its owner should know."""
 
     job_id: str
     steps: int | None
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
     """The job ended badly, and no process is left; whether to try again is the controller's business.
+
+    Where it is ``final`` it is not: it would end in the same way.
 
     Attributes:
         code: Exit code of the rank that failed first; None where there is none to tell.
@@ -183,6 +186,7 @@ class Failed:
     text: str
     last_lines: tuple[str, ...]
     steps_safe: int | None
+    final: bool = False
 
 
 Fact = Started | Vacated | Progressed | Rescaled | RankLost | Hung | Completed | Failed

@@ -27,6 +27,7 @@ from powerflow.live.gang_yard import Yard
 _TRAINING = (Phase.COMPUTING, Phase.SYNCING, Phase.SAVING, Phase.DONE)
 #: A rank leaves at the end of a step: the one in flight, or the next, or (for who is told late) the one after.
 _STEPS_TO_LEAVE = 3
+_NEVER_JOINED = "its script never joined: see docs/elastic.md, or submit it with rescale: restart or none"
 
 
 @dataclass(slots=True)
@@ -62,6 +63,7 @@ class InPlace(Gang):
         self._told_generation = book.generation if book.trained_gpus else -1
         self._told_step = (-1, -1)
         self._step_s = 0.0
+        self._silent: set[str] = set()  # ranks that were ended because they never said a word
 
     def forgive(self) -> None:
         """Forget losses, and try again at once."""
@@ -131,6 +133,9 @@ class InPlace(Gang):
         safe = max((report.saved_step for report in reports.values()), default=0)
         if safe > book.steps_safe:
             book.steps_safe = safe
+            self.changed()
+        if not book.joined and any(report.generation for report in reports.values()):
+            book.joined = True
             self.changed()
         members = [reports[name] for name in book.members if name in reports]
         if not members:
@@ -206,7 +211,8 @@ class InPlace(Gang):
             if book.ranks:
                 self.clear()
             if not self.told():
-                self.facts.append(Completed(self.job_id, book.steps))
+                end = (book.steps,) if book.joined else (None, _NEVER_JOINED)
+                self.facts.append(Completed(self.job_id, *end))
         return False
 
     def _drop_leavers(self, gone: list[str]) -> None:
@@ -230,6 +236,12 @@ class InPlace(Gang):
         book = self.book
         if not lost:
             self._lost_since = None
+            return
+        ran = [name for name, entry in book.ranks.items() if entry.launched]
+        alone = next((name for name in lost if self.code(name) == 0), None)
+        if alone is not None and not book.joined and len(ran) > 1:
+            reason = f"{len(ran)} ranks ran it, each the whole of it, and {alone} has come to its end: {_NEVER_JOINED}"
+            self.fail(Failure(0, reason, alone, final=True))
             return
         self.soon()
         if self._lost_since is None:
@@ -295,6 +307,8 @@ class InPlace(Gang):
 
     def _reason(self, name: str, reports: dict[str, RankReport]) -> str:
         note = reports[name].note if name in reports else ""
+        if name in self._silent:
+            note = f"it said nothing for {self.yard.limits.start_s:.0f} s; {_NEVER_JOINED}"
         return f"{how_it_ended(self.code(name))}{': ' + note if note else ''}"
 
     def _kill_hung(self, reports: dict[str, RankReport], now: float) -> None:
@@ -306,6 +320,7 @@ class InPlace(Gang):
         for name in self._watch.hung(taking_part, now):
             if not self.pressed(name):
                 self.facts.append(Hung(self.job_id, name))
+                self._silent |= set() if self.book.joined or reports else {name}
             self.press(name, Push.KILLED, self.yard.limits.kill_s)
 
     # What the order asks for.
@@ -322,12 +337,21 @@ class InPlace(Gang):
             if not self.running():
                 self.vacate()
             return
+        if wanted and self._unheard(reports):
+            if not stay:
+                self.soon()
+                return
+            missing = []
         if leave and (not stay or not missing or not self._ready_to_grow(missing, now)):
             self._regroup(stay, leave, [])
         elif missing and self._ready_to_grow(missing, now) and (stay or not self.running()):
             self._regroup(stay, leave, missing)
         elif missing or book.leaving:
             self.soon()
+
+    def _unheard(self, reports: dict[str, RankReport]) -> bool:
+        """Whether no rank has said a word: a script that knows nothing of us would run once more with each newcomer."""
+        return not (self.book.joined or reports) and any(entry.launched for entry in self.book.ranks.values())
 
     def _may_launch(self, name: str) -> bool:
         """Whether a rank that was named but not launched is of this epoch: an older one is fenced."""
@@ -356,6 +380,11 @@ class InPlace(Gang):
     def _hold_leavers(self, reports: dict[str, RankReport], now: float) -> None:
         """Their grace begins when the gang goes over; until then they train, and newcomers may still be building."""
         leaving = self.book.leaving
-        if leaving and self.book.members and self.news.generation() < self.book.generation:
+        if (
+            leaving
+            and self.book.members
+            and not self._unheard(reports)
+            and self.news.generation() < self.book.generation
+        ):
             for name in leaving:
                 self.hold(name, self.leave_s(), self.yard.limits.start_s)
