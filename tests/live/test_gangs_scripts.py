@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,55 @@ def test_one_failure_ends_all_and_is_told_with_its_last_lines(bench: Bench) -> N
     assert "j.1.1 exited with code 3" in failed.text
     assert not bench.engine.running()
     assert bench.gangs.last_lines("j", 2, "j.1.1") == ["no such file"] * 2
+
+
+class Diary(Script):
+    """Tells a step in these turns only."""
+
+    def __init__(self, turns: Container[int], total: int = 1000) -> None:
+        super().__init__(2000, line="step {turn}/" + f"{total}\n")
+        self.tells, self.text = turns, self.line
+
+    def advance(self) -> int | None:
+        self.line = self.text if self.turns + 1 in self.tells else ""
+        return super().advance()
+
+
+def test_a_script_whose_steps_stand_still_is_ended(bench: Bench) -> None:
+    bench.engine.play = lambda spec: Diary(range(20))
+    start(bench, "a0", "a1")
+    failed = bench.hear(Failed)
+    assert re.fullmatch(r"j\.1\.0 did nothing for 3\d s", failed.text)  # 30 s is the least
+    assert not bench.engine.running()
+    bench.gangs.apply([order(2, "a0", "a1", spec=RESTART)])  # and now not one step
+    bench.engine.play = lambda spec: Diary(())
+    assert "j.2.0 did nothing for 3" in bench.hear(Failed).text
+
+
+def test_a_script_that_hung_before_a_restart_is_ended_after_it(bench: Bench) -> None:
+    bench.engine.play = lambda spec: Diary(range(20))
+    start(bench, "a0")
+    bench.until(lambda: bench.told(Progressed)[-1:] != [] and bench.told(Progressed)[-1].step == 19)
+    bench.restart(order(1, "a0", spec=RESTART))
+    assert "did nothing for" in bench.hear(Failed).text
+
+
+@pytest.mark.parametrize(
+    ("player", "keys"),
+    [
+        (Diary({40, 80, 160, 270}), {}),  # two turns a second: gaps of 20, 20, 40 and 55 s, then for 3 × 55 s
+        (Diary(range(20), total=19), {}),  # the last step is done, and the rest takes as long as it takes
+        (Diary(range(20)), {"work": {"iterations": 19}, "progress": r"step (?P<step>\d+)"}),
+        (Diary(range(20)), {"progress": None}),
+        (Diary(()), {}),  # nothing is known of how long a step takes
+    ],
+)
+def test_who_may_only_seem_to_hang_is_left_alone(bench: Bench, player: Diary, keys: dict[str, Any]) -> None:
+    bench.engine.play = lambda spec: player
+    bench.gangs.apply([order(1, "a0", spec=spec_of(**{"rescale": "none", "progress": RESTART.progress, **keys}))])
+    for _ in range(600):
+        bench.turn()
+    assert bench.engine.running()
 
 
 def test_a_lost_node_is_a_failure(bench: Bench) -> None:

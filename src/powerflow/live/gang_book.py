@@ -49,6 +49,7 @@ class Book:
         port: Where the ranks of a script meet.
         mark: In the name of its checkpoint. Other jobs may keep theirs in the same folder, and other clusters have
             jobs of the same number.
+        gap_s: Longest time that a script's log took from its launch to the first step, or from a step to the next.
         done: A rank has trained all there is, after so many ``steps``.
         killed: The job shall end at once.
         failure: Set once the job has failed.
@@ -66,6 +67,7 @@ class Book:
     steps_safe: int = 0
     port: int = 0
     mark: str = ""
+    gap_s: float = 0.0
     done: bool = False
     steps: int = 0
     killed: bool = False

@@ -54,7 +54,8 @@ class Limits:
         hang_s: A rank that computes for longer than this and than ``hang_steps`` steps while all others wait for it
             hangs.
         hang_steps: See there.
-        start_s: A rank that has not trained a step after so long (importing, building, compiling) hangs.
+        start_s: A rank that has not trained a step after so long (importing, building, compiling) hangs. So does a
+            script whose log has told no new step for so long, and for ``hang_steps`` times as long as it ever took.
         kill_s: Seconds from SIGTERM to SIGKILL for a rank that has already had its grace.
         settle_s: Seconds that peers of a lost rank have to end too, before the gang is mended around the hole.
         rejoin_s: A group that could not be formed, though all its ranks live, is formed anew after so long.

@@ -2,11 +2,13 @@
 
 ``restart`` runs an unmodified script the way torchrun does, one process per GPU with the environment torchrun gives;
 ``none`` runs any command once, with all its GPUs. Both are stopped by SIGTERM, their grace, SIGKILL, and go on from a
-checkpoint of their own, if they keep one. One rank that fails ends the others: none can do without it.
+checkpoint of their own, if they keep one. One rank that fails ends the others: none can do without it. Of what they do
+only the log of the first tells, if the job says how to read it: where that tells no more steps, they hang.
 """
 
 from __future__ import annotations
 
+import math
 import socket
 from collections.abc import Iterator
 from itertools import count
@@ -31,6 +33,9 @@ class Scripts(Gang):
         self._told_step = (-1, -1)
         self._log: tuple[str, LogProgress] | None = None  # whose log is followed
         self._first: tuple[int, float] | None = None  # first step seen of this launch, and when
+        self._formed = -1  # launch that this object began
+        self._still_s = 0.0  # since when its log has told no new step
+        self._still_since_step = False  # whether that is since a step, or the launch: else, since we began to look
 
     def forgive(self) -> None:
         """Nothing to forgive: the first loss is the end."""
@@ -63,6 +68,8 @@ class Scripts(Gang):
             if not self.running() and not self.told():
                 self.facts.append(Completed(self.job_id, book.steps if book.steps >= 0 else None))
             return
+        if not stopped and self._end_if_hung(now):
+            return
         if stopped and not self.running():
             self.clear()
         self._go_for_the_order()
@@ -94,6 +101,7 @@ class Scripts(Gang):
         """Name the ranks of a new launch."""
         book = self.book
         book.generation += 1
+        self._formed = book.generation
         if self.order.spec.rescale == "none":
             if len(self.order.placement) > 1:
                 self.fail(Failure(None, "cannot be started: a job with rescale: none needs all its GPUs on one node"))
@@ -138,6 +146,7 @@ class Scripts(Gang):
         if self._log is None or self._log[0] != first:
             self._log = first, LogProgress(pattern, self.yard.matcher)
             self._first = None
+            self._still_s, self._still_since_step = now, self._formed == book.generation
         log = self._log[1]
         for _ in range(_PIECES):
             try:
@@ -159,6 +168,10 @@ class Scripts(Gang):
         if self._first is None or step < self._first[0]:
             self._first = step, now
         self._told_step = (book.generation, step)
+        if self._still_since_step and now - self._still_s > book.gap_s:
+            book.gap_s = now - self._still_s
+            self.changed()
+        self._still_s, self._still_since_step = now, True
         self.facts.append(
             Progressed(
                 job_id=self.job_id,
@@ -175,6 +188,23 @@ class Scripts(Gang):
                 timed_s=now - self._first[1],
             )
         )
+
+    def _end_if_hung(self, now: float) -> bool:
+        """Whether its log has told no new step for too long, which ends it.
+
+        How often it tells one must be known: some tell every epoch only. After the last step it may do what it likes.
+        """
+        book, limits, work = self.book, self.yard.limits, self.order.spec.work
+        if not book.gap_s or self._log is None or self._log[0] not in book.members or self._log[1].given_up:
+            return False
+        first, steps = self._log[0], self._log[1].steps
+        if steps is not None and steps.step >= (steps.total or (work.iterations if work else math.inf)):
+            return False
+        still_s = now - self._still_s
+        if still_s <= max(limits.start_s, limits.hang_steps * book.gap_s):
+            return False
+        self.fail(Failure(None, f"{first} did nothing for {still_s:.0f} s", first))
+        return True
 
 
 def _free_port() -> int:
