@@ -209,6 +209,19 @@ def test_a_script_that_never_joins_ends_once_and_is_told_why(bench: Bench, gpus:
         assert "its script never joined: see docs/elastic.md" in str(text)
 
 
+def test_a_change_by_restart_is_told_and_counted(bench: Bench) -> None:
+    script(bench, lasts=100_000)
+    job = bench.submit(rescale="restart", **MODES["restart"])
+    bench.until_trains(job)
+    entry = bench.controller.entries[job]
+    had = entry.gpus
+    bench.desk.drain(entry.placement[0][0], ROOT, "")
+    bench.until(lambda: any(event.kind == "rescaled" for event in bench.store.events(job_id=job).items))
+    (told,) = [event for event in bench.store.events(job_id=job).items if event.kind == "rescaled"]
+    assert told.text.startswith(f"from {had} to {entry.gpus} GPUs in ")
+    assert bench.desk.job(job).record.rescales == (had != entry.gpus)
+
+
 def test_attempts_outlive_the_controller(bench: Bench) -> None:
     script(bench, lasts=1, code=1)
     job = bench.submit(rescale="none", gpus=1, retries=2)

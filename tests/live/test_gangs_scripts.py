@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from powerflow.engine.protocol import RankName, RankSpec
-from powerflow.live.gang_facts import Completed, Failed, Progressed, Started, Vacated
+from powerflow.live.gang_facts import Completed, Failed, Progressed, Rescaled, Started, Vacated
 from tests.live.fake_engine import Player, Script
 from tests.live.gang_bench import PYTHON, Bench, order, spec_of
 
@@ -89,6 +89,50 @@ def test_another_number_of_gpus_is_a_restart(bench: Bench) -> None:
     assert not bench.told(Failed)
     told = bench.hear(Progressed)
     assert told.generation == 2
+
+
+def test_a_change_is_told_with_its_pause_once_it_trains_again(bench: Bench) -> None:
+    start(bench, "a0", "a1")
+    bench.hear(Progressed)
+    bench.engine.play = lambda spec: Diary(range(10, 1000))  # a turn is half a second
+    bench.gangs.apply([order(2, "a1", "a2", "a3", spec=RESTART)])
+    rescaled = bench.hear(Rescaled)
+    assert (rescaled.gpus_before, rescaled.gpus) == (2, 3)
+    assert rescaled.pause_s == pytest.approx(0.5 + 10 * 0.5)  # a turn to leave, ten to the first step
+    assert bench.told(Progressed)[-1].generation == 2
+    bench.gangs.apply([order(3, "b1", "b2", "b3", spec=RESTART)])
+    bench.turn()
+    bench.restart(order(3, "b1", "b2", "b3", spec=RESTART))
+    moved = bench.hear(Rescaled)
+    assert (moved.gpus_before, moved.gpus) == (3, 3)
+    for _ in range(20):
+        bench.turn()
+    assert len(bench.told(Rescaled)) == 2
+
+
+def test_a_change_of_who_tells_no_steps_is_told_at_the_launch(bench: Bench) -> None:
+    spec = spec_of(rescale="restart")
+    bench.gangs.apply([order(1, "a0", spec=spec)])
+    bench.hear(Started)
+    bench.gangs.apply([order(2, "a0", "a1", spec=spec)])
+    rescaled = bench.hear(Rescaled)
+    assert (rescaled.gpus_before, rescaled.gpus, rescaled.pause_s) == (1, 2, 1.0)  # a turn to leave, one to be seen
+
+
+def test_who_was_preempted_has_failed_or_had_not_trained_is_not_rescaled(bench: Bench) -> None:
+    start(bench, "a0")
+    bench.hear(Progressed)
+    bench.gangs.apply([order(2, "a1", spec=RESTART), order(3, spec=RESTART)])
+    bench.hear(Vacated)
+    bench.engine.play = lambda spec: Script(10, 3)
+    bench.gangs.apply([order(4, "a0", "a1", spec=RESTART)])
+    bench.turn()
+    bench.gangs.apply([order(5, "a0", spec=RESTART)])  # before its first step
+    bench.hear(Failed)
+    bench.engine.play = lambda spec: Diary(range(1000))
+    bench.gangs.apply([order(6, "a0", "a1", spec=RESTART)])
+    bench.hear(Progressed)
+    assert not bench.told(Rescaled)
 
 
 def test_a_new_epoch_on_the_same_gpus_changes_nothing(bench: Bench) -> None:

@@ -49,6 +49,8 @@ class Book:
         port: Where the ranks of a script meet.
         mark: In the name of its checkpoint. Other jobs may keep theirs in the same folder, and other clusters have
             jobs of the same number.
+        left_gpus: GPUs that a script had to give up for others, on which it has not trained yet; 0: none.
+        left_s: When it was told so, on the clock of this machine since it was started.
         gap_s: Longest time that a script's log took from its launch to the first step, or from a step to the next.
         done: A rank has trained all there is, after so many ``steps``.
         killed: The job shall end at once.
@@ -67,6 +69,8 @@ class Book:
     steps_safe: int = 0
     port: int = 0
     mark: str = ""
+    left_gpus: int = 0
+    left_s: float = 0.0
     gap_s: float = 0.0
     done: bool = False
     steps: int = 0

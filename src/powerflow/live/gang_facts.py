@@ -129,7 +129,9 @@ class Progressed:
 class Rescaled:
     """A gang that trained on ``gpus_before`` trains on ``gpus`` now; its ranks stood still for ``pause_s``.
 
-    Told of in-place jobs: where ranks lived on. ``gpus_before`` equals ``gpus`` where a lost rank was replaced.
+    ``gpus_before`` equals ``gpus`` where a lost rank was replaced, or a script was started again on other GPUs. The
+    pause of a script is that from SIGTERM to the first step, or to the new launch where nothing tells of steps. Of
+    in-place jobs this is told only if ranks lived on.
     """
 
     job_id: str

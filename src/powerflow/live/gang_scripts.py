@@ -16,7 +16,7 @@ from itertools import count
 from powerflow.engine.protocol import EngineError, RankName
 from powerflow.live.gang import Gang, how_it_ended
 from powerflow.live.gang_book import Book, Failure
-from powerflow.live.gang_facts import Completed, Order, Progressed, Started
+from powerflow.live.gang_facts import Completed, Order, Progressed, Rescaled, Started
 from powerflow.live.gang_yard import Yard
 from powerflow.live.progress_log import LogProgress
 
@@ -39,6 +39,11 @@ class Scripts(Gang):
 
     def forgive(self) -> None:
         """Nothing to forgive: the first loss is the end."""
+
+    def fail(self, failure: Failure) -> None:
+        """The job has failed; when it goes on, that is another beginning."""
+        self.book.left_gpus = 0
+        super().fail(failure)
 
     def safe_steps(self) -> int | None:
         """Only the script knows."""
@@ -72,15 +77,16 @@ class Scripts(Gang):
             return
         if stopped and not self.running():
             self.clear()
-        self._go_for_the_order()
+        self._go_for_the_order(now)
 
-    def _go_for_the_order(self) -> None:
+    def _go_for_the_order(self, now: float) -> None:
         book = self.book
         wanted = list(self.order.slots())
         if not book.ranks:
             if self.running():
                 self.soon()
             elif not wanted:
+                book.left_gpus = 0
                 self.vacate()
             elif self.free(wanted):
                 self._form()
@@ -89,6 +95,8 @@ class Scripts(Gang):
             return
         stale = any(not entry.launched and self._epoch(name) < book.epoch for name, entry in book.ranks.items())
         if not book.leaving and (stale or set(self.slots(book.members)) != set(wanted)):
+            if self._trains() and not book.left_gpus:
+                book.left_gpus, book.left_s = len(self.slots(book.members)), now
             for name in [name for name, entry in book.ranks.items() if not entry.launched]:
                 book.drop(name)
             book.leaving = list(book.ranks)
@@ -96,6 +104,23 @@ class Scripts(Gang):
         elif not book.leaving and self._told_epoch != book.epoch and all(map(self.alive, book.members)):
             self._told_epoch = book.epoch
             self.facts.append(Started(self.job_id, book.epoch))
+            if self._trains():
+                self._tell_rescaled(now)
+
+    def _trains(self) -> bool:
+        """Whether its log has told a step since the last launch; where it tells none, whether all are launched."""
+        if self.order.spec.progress is None or (self._log is not None and self._log[1].given_up):
+            return all(self.book.ranks[name].launched for name in self.book.members)
+        return self._told_step[0] == self.book.generation
+
+    def _tell_rescaled(self, now: float) -> None:
+        """It trains; if that is after a change, say so."""
+        book = self.book
+        if book.left_gpus:
+            pause_s = max(0.0, now - book.left_s)
+            self.facts.append(Rescaled(self.job_id, pause_s, book.left_gpus, len(self.slots(book.members))))
+            book.left_gpus = 0
+            self.changed()
 
     def _form(self) -> None:
         """Name the ranks of a new launch."""
@@ -172,6 +197,8 @@ class Scripts(Gang):
             book.gap_s = now - self._still_s
             self.changed()
         self._still_s, self._still_since_step = now, True
+        if not book.leaving:
+            self._tell_rescaled(now)
         self.facts.append(
             Progressed(
                 job_id=self.job_id,
