@@ -189,6 +189,26 @@ class Facts:
         self._settle(now_s)
         node_lost = any(not self._nodes_up.get(node, True) for node, _ in entry.placement)
         spent = entry.attempts >= entry.spec.retries and not node_lost
+        if spent:
+            entry.attempts = entry.spec.retries + 1  # no addition: where the store fails it is done again
         if fact.final or spent:
-            if spent:
-                entry.attempts = entry.spec.retries + 1  # no addition: where the store fails it is done again
+            self._roster.write_down(entry)
+            self._store.move(
+                entry.id, JobState.FAILED, now_s, exit=fact.text, reason=fact.text, last_lines=fact.last_lines
+            )
+            self._store.retire(entry.id)
+            self._gave_up(entry.id)
+            if entry.known:
+                self._roster.events.append(brain.Failed(entry.id, retry=False))
+            self._roster.drop(entry)
+            return
+        attempts = entry.attempts + (not node_lost)  # that a node went is no fault of the job's
+        wait_s = 0.0 if node_lost else backoff_s(attempts)
+        self._store.append("failed attempt", fact.text, now_s, entry.id, attempt=attempts, wait_s=wait_s)
+        entry.attempts = attempts
+        entry.eligible_s = now_s + wait_s
+        if fact.steps_safe is not None:
+            entry.steps = float(fact.steps_safe)
+        self._roster.forget_in_brain(entry)
+        again = "goes on elsewhere" if node_lost else f"tries again, {attempts} of {entry.spec.retries}"
+        self._roster.give_back(entry, f"failed ({fact.text}); {again}")
