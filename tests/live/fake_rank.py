@@ -26,6 +26,8 @@ class Habits:
         builds: Turns until it is ready.
         lingers: Turns that it stays after it was told to leave; None: for ever.
         crashes_at, hangs_at: Steps before whose all-reduce it exits with code 1, or stops.
+        stops_at: Step at which its script leaves the loop, and ends with code 0 without another word.
+        evaluates: Turns that its script goes on after all is trained.
         quarrels: Times that it cannot form a group, though nobody is lost.
         crashes_building: Exits with code 1 instead of being ready.
     """
@@ -34,6 +36,8 @@ class Habits:
     lingers: int | None = 0
     crashes_at: int | None = None
     hangs_at: int | None = None
+    stops_at: int | None = None
+    evaluates: int = 0
     quarrels: int = 0
     crashes_building: bool = False
 
@@ -114,7 +118,8 @@ class FakeRank:
             case Phase.RELEASED:
                 return self._leave()
             case Phase.DONE:
-                return 0
+                self.habits.evaluates -= 1
+                return 0 if self.habits.evaluates < 0 else None
         return None
 
     def _wait(self) -> int | None:
@@ -175,6 +180,8 @@ class FakeRank:
     def _compute(self) -> int | None:
         if self.step == self.habits.crashes_at:
             return 1
+        if self.step == self.habits.stops_at:
+            return 0
         if self.step == self.habits.hangs_at:
             return None
         assert self.target is not None

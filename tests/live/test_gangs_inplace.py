@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from powerflow.elastic.mailbox import Mailbox
+from powerflow.elastic.mailbox import Mailbox, Phase
 from powerflow.engine.protocol import EngineError, RankName
 from powerflow.live.gang_facts import (
     Completed,
@@ -240,6 +240,53 @@ def test_who_starts_slowly_grows_once_it_speaks(bench: Bench) -> None:
     bench.engine.players[name] = bench.engine.play(bench.engine.specs[name])
     bench.hear(Started)
     assert bench.engine.placed("j") == {("a", 0), ("a", 1)}
+
+
+@pytest.mark.parametrize("builds", [1, 10_000])
+def test_a_script_that_stops_early_has_completed_whoever_still_comes(bench: Bench, builds: int) -> None:
+    """Its newcomer waits for a gang that never forms, or has not even built."""
+    bench.habits = lambda spec: Habits(builds=builds) if spec.name.epoch == 2 else Habits(stops_at=9)
+    start(bench, "a0", "a1")
+    bench.until(lambda: step(bench) == 8)
+    bench.gangs.apply([order(2, "a0", "a1", "a2")])
+    assert bench.hear(Completed).steps in (9, 10)
+    assert not bench.engine.running()
+    assert not bench.told(Failed)
+
+
+def test_one_that_stops_early_is_enough(bench: Bench) -> None:
+    bench.habits = lambda spec: Habits(stops_at=9 if spec.name.number else None)
+    names = start(bench, "a0", "a1")
+    assert bench.hear(Completed).steps == 9
+    assert (names[0], signal.SIGTERM) in bench.engine.signals  # after its grace: it waits for a gang of nobody
+    assert bench.engine.launches == names
+
+
+def test_newcomers_to_a_gang_that_has_trained_all_are_ended_while_its_script_goes_on(bench: Bench) -> None:
+    bench.steps_total = 8
+    bench.habits = lambda spec: Habits(builds=10_000) if spec.name.epoch == 2 else Habits(evaluates=100)
+    names = start(bench, "a0", "a1")
+    bench.gangs.apply([order(2, "a0", "a1", "a2")])
+    bench.until(lambda: step(bench) == 8)
+    for _ in range(5):
+        bench.turn()
+    assert bench.engine.running() == names
+    for _ in range(20):
+        bench.turn()
+    assert len(bench.engine.launches) == 3  # and nobody is launched in its place
+    assert bench.hear(Completed).steps == 8
+    assert not bench.told(RankLost)
+
+
+def test_who_was_told_to_leave_by_somebody_else_has_not_completed(bench: Bench) -> None:
+    """As when the machine goes down: SIGTERM to all, and each rank saves and ends with code 0."""
+    names = start(bench, "a0", "a1")
+    bench.hear(Progressed)
+    for name in names:
+        bench.engine.players[name].report(Phase.RELEASED)  # type: ignore[attr-defined]
+        bench.engine.end(name, 0)
+    assert "somebody else told it to leave" in bench.hear(Failed).text
+    assert not bench.told(Completed)
 
 
 def test_a_lost_rank_is_replaced_and_at_most_a_step_repeated(bench: Bench) -> None:

@@ -19,8 +19,8 @@ from powerflow.elastic.mailbox import CHECKPOINT_FILE, Member, Phase, RankReport
 from powerflow.engine.protocol import EngineError
 from powerflow.live.gang import Gang, Push, how_it_ended
 from powerflow.live.gang_book import Book, Failure
-from powerflow.live.gang_facts import Completed, Hung, Order, Progressed, RankLost, Rescaled, Slot, Started, backoff_s
-from powerflow.live.gang_news import News
+from powerflow.live.gang_facts import Completed, Hung, Order, RankLost, Rescaled, Slot, Started, backoff_s
+from powerflow.live.gang_news import News, progressed
 from powerflow.live.gang_watch import Watch
 from powerflow.live.gang_yard import Yard
 
@@ -120,6 +120,7 @@ class InPlace(Gang):
             self.soon()
             return
         self._kill_hung(reports, now)
+        self._end_who_comes_too_late(reports)
         if self._lost_since is not None:
             return
         self._go_for_the_order(reports, now)
@@ -166,22 +167,8 @@ class InPlace(Gang):
             self._step_s = leader.timed_s / leader.timed_steps
         if step > 0 and (leader.generation, leader.step) != self._told_step:
             self._told_step = (leader.generation, leader.step)
-            self.facts.append(
-                Progressed(
-                    job_id=self.job_id,
-                    step=leader.step,
-                    steps_total=leader.steps_total,
-                    samples=leader.samples,
-                    generation=leader.generation,
-                    gpus=gpus if whole else book.trained_gpus or gpus,
-                    nodes=len({book.ranks[name].node for name in book.members}),
-                    local_batch=leader.local_batch,
-                    accumulation=leader.accumulation,
-                    global_batch=leader.global_batch,
-                    timed_steps=leader.timed_steps,
-                    timed_s=leader.timed_s,
-                )
-            )
+            nodes = len({book.ranks[name].node for name in book.members})
+            self.facts.append(progressed(self.job_id, leader, gpus if whole else book.trained_gpus or gpus, nodes))
 
     # How ranks end.
 
@@ -189,15 +176,19 @@ class InPlace(Gang):
         """Whether the job goes on; if it has trained all there is, see its ranks off."""
         book = self.book
         for name in gone:
-            if name in reports and reports[name].phase is Phase.DONE:
-                if self.code(name) != 0:
-                    reason = f"{name} {how_it_ended(self.code(name))} after all was trained"
-                    self.fail(Failure(self.code(name), reason, name))
-                    return False
-                if not book.done:
-                    book.done = True
-                    book.steps = reports[name].step
-                    self.changed()
+            report = reports.get(name)
+            if report is None:
+                continue
+            if report.phase is Phase.DONE and self.code(name) != 0:
+                reason = f"{name} {how_it_ended(self.code(name))} after all was trained"
+                self.fail(Failure(self.code(name), reason, name))
+                return False
+            # its script may have left its loop, and said no more: the others do the same, or wait for it in vain
+            stopped = name not in book.leaving and report.generation > 0 and not self._badly(name, reports)
+            if (report.phase is Phase.DONE or stopped) and not book.done:
+                book.done = True
+                book.steps = report.step
+                self.changed()
         if not book.done:
             return True
         running = self.running()
@@ -238,7 +229,7 @@ class InPlace(Gang):
             self._lost_since = None
             return
         ran = [name for name, entry in book.ranks.items() if entry.launched]
-        alone = next((name for name in lost if self.code(name) == 0), None)
+        alone = next((name for name in lost if not self._badly(name, reports)), None)
         if alone is not None and not book.joined and len(ran) > 1:
             reason = f"{len(ran)} ranks ran it, each the whole of it, and {alone} has come to its end: {_NEVER_JOINED}"
             self.fail(Failure(0, reason, alone, final=True))
@@ -253,7 +244,7 @@ class InPlace(Gang):
         if living and now < self._lost_since + self.yard.limits.settle_s and not (trained and (noticed or unnoticed)):
             return  # its peers may be about to end as well, and then there is nothing to mend
         self._lost_since = None
-        first = next((name for name in lost if self.code(name) != 0), None)
+        first = next((name for name in lost if self._badly(name, reports)), None)
         if not living and first is None:  # all ended by themselves, and say that all is well
             book.done = True
             book.steps = max((report.step for report in reports.values()), default=0)
@@ -305,8 +296,14 @@ class InPlace(Gang):
         self._losses.mended = self.book.generation
         self.changed()
 
+    def _badly(self, name: str, reports: dict[str, RankReport]) -> bool:
+        """Whether a rank that was not told to leave ended badly; who gets SIGTERM from elsewhere leaves in order."""
+        return self.code(name) != 0 or (name in reports and reports[name].phase is Phase.RELEASED)
+
     def _reason(self, name: str, reports: dict[str, RankReport]) -> str:
         note = reports[name].note if name in reports else ""
+        if self.code(name) == 0 and self._badly(name, reports):
+            note = "somebody else told it to leave"
         if name in self._silent:
             note = f"it said nothing for {self.yard.limits.start_s:.0f} s; {_NEVER_JOINED}"
         return f"{how_it_ended(self.code(name))}{': ' + note if note else ''}"
@@ -323,6 +320,24 @@ class InPlace(Gang):
                 self._silent |= set() if self.book.joined or reports else {name}
             self.press(name, Push.KILLED, self.yard.limits.kill_s)
 
+    def _all_trained(self, reports: dict[str, RankReport]) -> bool:
+        """Whether those who train have come to the end, and only do what their script does after its loop."""
+        phases = [report.phase for name, report in reports.items() if report.generation and self.alive(name)]
+        return Phase.DONE in phases and all(phase in (Phase.DONE, Phase.RELEASED) for phase in phases)
+
+    def _end_who_comes_too_late(self, reports: dict[str, RankReport]) -> None:
+        """Newcomers to a gang that has trained all there is would wait for it for ever."""
+        if not self._all_trained(reports):
+            return
+        late = [name for name in self.book.ranks if name not in reports or not reports[name].generation]
+        if any(name not in self.book.leaving for name in late):
+            for name in [name for name in late if not self.book.ranks[name].launched]:
+                self.book.drop(name)
+            self.book.tell_to_leave([name for name in late if name in self.book.ranks])
+            self.changed()
+        for name in filter(self.alive, late):
+            self.press(name, Push.TERMINATED, self.yard.limits.kill_s)
+
     # What the order asks for.
 
     def _go_for_the_order(self, reports: dict[str, RankReport], now: float) -> None:
@@ -337,10 +352,10 @@ class InPlace(Gang):
             if not self.running():
                 self.vacate()
             return
-        if wanted and self._unheard(reports):
-            if not stay:
-                self.soon()
-                return
+        if wanted and self._unheard(reports) and not stay:
+            self.soon()
+            return
+        if self._unheard(reports) or self._all_trained(reports):
             missing = []
         if leave and (not stay or not missing or not self._ready_to_grow(missing, now)):
             self._regroup(stay, leave, [])

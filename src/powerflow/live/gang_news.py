@@ -7,6 +7,7 @@ import math
 import os
 
 from powerflow.elastic.mailbox import Mailbox, RankReport, Target
+from powerflow.live.gang_facts import Progressed
 from powerflow.live.gang_yard import open_folder, prepare
 
 _COUNTS = ("generation", "step", "epoch", "timed_steps", "samples", "local_batch", "accumulation", "global_batch")
@@ -60,6 +61,24 @@ class News:
             if reports and _makes_sense(reports[0], name):
                 found[name] = reports[0]
         return found
+
+
+def progressed(job_id: str, leader: RankReport, gpus: int, nodes: int) -> Progressed:
+    """How far a gang is, as the rank says that is furthest."""
+    return Progressed(
+        job_id=job_id,
+        step=leader.step,
+        steps_total=leader.steps_total,
+        samples=leader.samples,
+        generation=leader.generation,
+        gpus=gpus,
+        nodes=nodes,
+        local_batch=leader.local_batch,
+        accumulation=leader.accumulation,
+        global_batch=leader.global_batch,
+        timed_steps=leader.timed_steps,
+        timed_s=leader.timed_s,
+    )
 
 
 def _makes_sense(report: RankReport, name: str) -> bool:
