@@ -303,7 +303,7 @@ def _make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"cannot be made ({error.strerror})", where=f"checkpoint.dir {path}") from error
+        raise InputError(f"cannot be made ({error.strerror})", where=f"checkpoint.dir {path}") from None
     if not os.access(path, os.W_OK | os.X_OK):
         raise InputError("you may not write there", where=f"checkpoint.dir {path}")
 
