@@ -278,6 +278,21 @@ def test_newcomers_to_a_gang_that_has_trained_all_are_ended_while_its_script_goe
     assert not bench.told(RankLost)
 
 
+def test_a_newcomer_that_sees_for_itself_that_it_comes_too_late_is_no_loss(bench: Bench) -> None:
+    bench.steps_total = 8
+    bench.habits = lambda spec: Habits(builds=10_000) if spec.name.epoch == 2 else Habits(evaluates=20)
+    start(bench, "a0")
+    bench.gangs.apply([order(2, "a0", "a1")])
+    bench.until(lambda: step(bench) == 7)
+    while step(bench) < 8:
+        bench.engine.tick()
+    bench.engine.players[RankName("j", 2, 0)].report(Phase.RELEASED)  # type: ignore[attr-defined]
+    bench.engine.end(RankName("j", 2, 0), 0)
+    assert bench.hear(Completed).steps == 8
+    assert not bench.told(RankLost)
+    assert len(bench.engine.launches) == 2
+
+
 def test_who_was_told_to_leave_by_somebody_else_has_not_completed(bench: Bench) -> None:
     """As when the machine goes down: SIGTERM to all, and each rank saves and ends with code 0."""
     names = start(bench, "a0", "a1")

@@ -113,6 +113,7 @@ class InPlace(Gang):
         if not self._see_the_end(gone, reports, now):
             return
         if not book.done:
+            self._end_who_comes_too_late(reports)
             self._drop_leavers(gone)
             self._mend([name for name in gone if name in book.ranks and name not in book.leaving], reports, now)
             self._rejoin(reports, now)
@@ -120,7 +121,6 @@ class InPlace(Gang):
             self.soon()
             return
         self._kill_hung(reports, now)
-        self._end_who_comes_too_late(reports)
         if self._lost_since is not None:
             return
         self._go_for_the_order(reports, now)
@@ -326,7 +326,7 @@ class InPlace(Gang):
         return Phase.DONE in phases and all(phase in (Phase.DONE, Phase.RELEASED) for phase in phases)
 
     def _end_who_comes_too_late(self, reports: dict[str, RankReport]) -> None:
-        """Newcomers to a gang that has trained all there is would wait for it for ever."""
+        """Newcomers to a gang that has trained all there is: they would wait for ever, or have seen it and gone."""
         if not self._all_trained(reports):
             return
         late = [name for name in self.book.ranks if name not in reports or not reports[name].generation]
