@@ -262,6 +262,20 @@ def test_one_that_stops_early_is_enough(bench: Bench) -> None:
     assert bench.engine.launches == names
 
 
+@pytest.mark.parametrize(("turns", "ends_itself"), [(50, True), (500, False)])
+def test_who_left_the_loop_early_too_may_save_for_long_but_not_for_ever(
+    bench: Bench, turns: int, ends_itself: bool
+) -> None:
+    """50 turns are 25 s, more than its grace of 4 s; a rank hangs after 30 s."""
+    names = start(bench, "a0", "a1")
+    bench.until(lambda: step(bench) == 5)
+    for name in names:
+        bench.engine.players[name].report(Phase.COMPUTING)  # type: ignore[attr-defined]
+    bench.engine.players[names[0]], bench.engine.players[names[1]] = Script(turns), Script(1)
+    assert bench.hear(Completed).steps in (5, 6)
+    assert bench.engine.statuses[names[0]].code == (0 if ends_itself else -signal.SIGKILL)
+
+
 def test_newcomers_to_a_gang_that_has_trained_all_are_ended_while_its_script_goes_on(bench: Bench) -> None:
     bench.steps_total = 8
     bench.habits = lambda spec: Habits(builds=10_000) if spec.name.epoch == 2 else Habits(evaluates=100)

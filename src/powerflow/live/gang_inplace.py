@@ -196,8 +196,9 @@ class InPlace(Gang):
             report = reports.get(name)
             if report is None or report.generation == 0:  # a newcomer that will never be needed
                 self.press(name, Push.TERMINATED, self.yard.limits.kill_s)
-            elif report.phase is not Phase.DONE:  # should say so any moment
+            elif report.phase not in (Phase.DONE, Phase.COMPUTING):  # waits for those who have gone
                 self.press(name, Push.TOLD, self.order.grace_s)
+        self._kill_hung(reports, now)  # who left the loop early may save for long, but not for ever
         if not running:
             if book.ranks:
                 self.clear()
