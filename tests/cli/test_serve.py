@@ -77,6 +77,16 @@ def test_a_start_that_is_refused_leaves_no_process(tmp_path: Path) -> None:
     assert processes_of(state / "engine") == []
 
 
+def test_what_is_no_cluster_is_said_in_a_line_with_what_would_be(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "powerflow", "serve", "--state-dir", str(tmp_path), "--emulate", "bogus"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120.0)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "powerflow: --emulate: cannot read 'bogus' as a cluster; "
+        "write COUNTxGPUS:TYPE, as 16x8:A100, or name a YAML file\n"
+    )
+
+
 def test_a_second_controller_is_refused_and_leaves_the_firsts_engine_alone(tmp_path: Path) -> None:
     state = tmp_path / "state"
     command = [sys.executable, "-m", "powerflow", "serve", "--state-dir", str(state), "--emulate", "1x1:A100"]

@@ -96,7 +96,8 @@ def test_a_file_says_more(tmp_path: Path) -> None:
         ("16*8:A100", "COUNTxGPUS:TYPE"),
         ("16x8:{}", "name of a GPU type"),
         ("no/such/file.yaml", "No such file"),
-        ("a\0b", "no path"),
+        ("./a\0b", "no path"),
+        ("bogus", "COUNTxGPUS:TYPE, as 16x8:A100, or name a YAML file"),
     ],
 )
 def test_what_no_cluster_can_be(text: str, said: str) -> None:

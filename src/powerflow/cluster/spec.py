@@ -124,23 +124,23 @@ class ClusterSpec:
         return {gpu_type: tuple(nodes) for gpu_type, nodes in pools.items()}
 
 
-def parse_cluster(text_or_path: str | Path) -> ClusterSpec:
-    """Read a cluster from ``"16x8:A100+4x4:T4"`` or from a YAML file.
+def parse_cluster(text_or_path: str | Path, where: str = "--cluster") -> ClusterSpec:
+    """Read a cluster from ``"16x8:A100+4x4:T4"`` or from a YAML file; ``where`` it was given, for errors.
 
     Raises:
         InputError: one line saying what is wrong, and where; nothing else is raised for bad input.
     """
     text = str(text_or_path)
     if not text.strip():
-        raise InputError("cluster is empty", where="--cluster", fix="give 16x8:A100 or a YAML file")
+        raise InputError("cluster is empty", where=where, fix="give 16x8:A100 or a YAML file")
     terms = [_TERM.fullmatch(term) for term in text.split("+")]
     if all(terms):
         groups = [NodeGroup(term[3], int(term[1]), int(term[2])) for term in terms if term]
         return build_cluster(groups, source=text)
-    if _LOOKS_LIKE_TEXT.match(text) and not os.path.exists(text):
-        raise InputError(
-            f"cannot read {text!r} as a cluster", where="--cluster", fix="write COUNTxGPUS:TYPE, as 16x8:A100"
-        )
+    bare_word = "/" not in text and "." not in text
+    if (bare_word or _LOOKS_LIKE_TEXT.match(text)) and not os.path.exists(text):
+        fix = "write COUNTxGPUS:TYPE, as 16x8:A100, or name a YAML file"
+        raise InputError(f"cannot read {text!r} as a cluster", where=where, fix=fix)
 
     from powerflow.cluster.spec_file import read_groups  # YAML only where there is a file
 

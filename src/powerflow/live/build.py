@@ -211,7 +211,7 @@ def _gpus(settings: ClusterSettings) -> tuple[Sequence[Gpu], Emulation | None]:
     from powerflow.device.emulated import create
 
     directory = settings.state / "device"
-    spec = parse_cluster(settings.emulate)
+    spec = parse_cluster(settings.emulate, "--emulate")
     try:
         gpus = create(directory / "emulated", spec.nodes)
     except DeviceError as error:
