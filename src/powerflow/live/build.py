@@ -7,6 +7,7 @@ import os
 import platform
 import pwd
 import secrets
+import stat
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -242,20 +243,38 @@ def _axes(name: str, nodes: Sequence[Node]) -> Axes:
     return axes_for(name, per_node, sorted(counts))
 
 
-def _may_run(as_user: bool) -> Callable[[str], str]:
-    """Jobs run as who submitted them, never as somebody with more rights."""
-    own = pwd.getpwuid(os.geteuid()).pw_name
+def _may_run(as_user: bool) -> Callable[[str, str | None], str]:
+    """Jobs run as who submitted them, never as somebody with more rights, and in a directory that is here."""
+    own = pwd.getpwuid(os.geteuid())
 
-    def why_not(user: str) -> str:
-        if not as_user:
-            return "" if user == own else f"this controller runs as {own} and cannot run jobs of {user}"
+    def why_not(user: str, directory: str | None) -> str:
+        if not as_user and user != own.pw_name:
+            return f"this controller runs as {own.pw_name} and cannot run jobs of {user}"
         try:
-            pwd.getpwnam(user)
+            uid = pwd.getpwnam(user).pw_uid if as_user else own.pw_uid
         except KeyError:
             return f"there is no login {user} on this machine"
+        if directory is not None and _is_missing(directory, uid):
+            return f"there is no directory {directory} on the controller's machine"
         return ""
 
     return why_not
+
+
+def _is_missing(directory: str, uid: int) -> bool:
+    """Whether a directory is not there, as far as its user may know: what others hide, root tells nobody."""
+    path = Path("/")
+    try:
+        for part in Path(directory).parts[1:]:
+            found = path.stat()
+            if not found.st_mode & stat.S_IXOTH and found.st_uid != uid:
+                return False
+            path /= part
+        return not path.is_dir()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
 
 
 def _environment(

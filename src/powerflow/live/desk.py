@@ -59,15 +59,20 @@ TOP_JOBS = 200
 _NAMED = 8
 
 
+def _anybody(user: str, directory: str | None) -> str:
+    return ""
+
+
 class LiveDesk:
     """The `powerflow.live.front.Desk` of a controller.
 
     Args:
         controller: Whose.
-        may_run: Says in words why jobs of a user cannot be run here; "" if they can.
+        may_run: Says in words why jobs of a user cannot be run here, in a directory (None: one of their own); "" if
+            they can.
     """
 
-    def __init__(self, controller: Controller, may_run: Callable[[str], str] = lambda user: "") -> None:
+    def __init__(self, controller: Controller, may_run: Callable[[str, str | None], str] = _anybody) -> None:
         self._controller = controller
         self._signals = controller.rules.signals
         self._store = controller.store
@@ -345,7 +350,7 @@ class LiveDesk:
 
     def _check(self, spec: JobSpec, caller: Caller) -> None:
         """Refuse what can never run here."""
-        if why := self._may_run(caller.user):
+        if why := self._may_run(caller.user, spec.directory):
             raise Refused(why)
         wanted = spec.gpus
         pools = self._scheduler.pools
