@@ -238,7 +238,10 @@ def test_top(busy: Shell) -> None:
 def test_acct(busy: Shell) -> None:
     names = [account["name"] for account in busy.json("acct", "--by", "project", "--since", "24h")["accounts"]]
     assert names == ["vision", "idle", "total"]
-    assert "kWhᵉ" in busy("acct")
+    busy.desk.change("1", energy_j=1800.0)
+    said = busy("acct", "--by", "job")
+    assert "0.0005 kWhᵉ" in said, "in one unit with the kWh of the others"
+    assert " Jᵉ" not in said
     assert "'soon' is no time" in busy("acct", "--since", "soon", code=2)
     assert "ends before it begins" in busy("acct", "--since", "1h", "--until", "2h", code=2)
 

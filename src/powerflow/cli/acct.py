@@ -69,7 +69,7 @@ def _draw(found: Statement, width: int) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
-    from powerflow.cli.job_table import joules, noted, plain, seconds
+    from powerflow.cli.job_table import noted, plain, seconds, side_by_side
     from powerflow.report.units import NOTHING, percent, significant
 
     total_j = found.accounts[-1].energy_j if found.accounts else 0.0
@@ -78,6 +78,7 @@ def _draw(found: Statement, width: int) -> RenderableType:
     carbon = any(account.co2_g is not None for account in found.accounts)
     heads = ("jobs", "GPU-hours", "energy", "share", "mean JCT", *(["cost"] * priced), *(["CO2"] * carbon))
     table = plain(found.by, *heads, left=(found.by,))
+    used = side_by_side([account.energy_j for account in found.accounts], found.emulated)
     last = len(found.accounts) - 1  # the total; before it what was idle: by place, since a project may have these names
     for at, account in enumerate(found.accounts):
         style = "bold" if at == last else "dim" if at == last - 1 else ""
@@ -85,7 +86,7 @@ def _draw(found: Statement, width: int) -> RenderableType:
             account.name,
             NOTHING if at == last - 1 else f"{account.jobs:,}",
             significant(account.gpu_s / 3600.0) if account.gpu_s else NOTHING,
-            joules(account.energy_j, found.emulated),
+            used[at],
             percent(account.energy_j / total_j) if total_j else NOTHING,
             seconds(account.mean_jct_s),
             *([f"{account.cost or 0.0:,.2f}"] * priced),

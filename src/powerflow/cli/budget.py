@@ -121,7 +121,7 @@ def _price(seconds_per_joule: float) -> str:
 def _draw(budgets: Sequence[BudgetRecord], width: int) -> RenderableType:
     from rich.text import Text
 
-    from powerflow.cli.job_table import joules, noted, plain
+    from powerflow.cli.job_table import mark, noted, plain
     from powerflow.report.units import power
 
     if not budgets:
@@ -134,7 +134,7 @@ def _draw(budgets: Sequence[BudgetRecord], width: int) -> RenderableType:
             budget.period,
             budget.window,
             kwh(budget.amount_j),
-            joules(budget.spent_j, budget.emulated),
+            kwh(budget.spent_j) + mark(budget.emulated),
             f"{budget.share:.1%}",
             kwh(budget.forecast_j),
             _price(budget.price) if budget.knows_days else "no day known",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -72,7 +73,7 @@ def _draw(found: Explanation, width: int) -> RenderableType:
 
 def _outlook(found: Explanation) -> list[str]:
     """When it is expected to start and end."""
-    from powerflow.report.units import energy
+    from powerflow.report.units import energies
 
     lines = []
     if found.start_s is not None:
@@ -83,10 +84,10 @@ def _outlook(found: Explanation) -> list[str]:
             between = f" (80 %: {stamp(found.end_low_s)} to {stamp(found.end_high_s)})"
         lines.append(f"expected to end at {stamp(found.end_s)}{between}")
     if found.energy_j is not None:
-        between = ""
-        if found.energy_low_j is not None and found.energy_high_j is not None:
-            between = f" (80 %: {energy(found.energy_low_j)} to {energy(found.energy_high_j)})"
-        lines.append(f"and to have used {energy(found.energy_j)} then{between}")
+        low_j, high_j = found.energy_low_j, found.energy_high_j
+        known = low_j is not None and high_j is not None
+        used, *ends = energies(found.energy_j, *(end_j for end_j in (low_j, high_j) if end_j is not None))
+        lines.append(f"and to have used {used} then" + (f" (80 %: {' to '.join(ends)})" if known else ""))
     return lines
 
 
@@ -119,31 +120,30 @@ def _tell(decisions: Sequence[DecisionRecord], width: int) -> RenderableType:
     from rich.text import Text
 
     from powerflow.cli.job_table import plain
-    from powerflow.report.units import NOTHING, duration, energy
+    from powerflow.report.units import NOTHING, duration, energies
 
     if not decisions:
         return Text("nothing was decided for it yet")
+    spans_j = [[at.energy_j, at.energy_low_j, at.energy_high_j] for at in decisions]
+    said = iter(energies(*(math.nan if value is None else value for span in spans_j for value in span)))
     heads = ("when", "what", "GPUs", "MHz", "JCT expected", "80 %", "energy expected", "80 %")
     table = plain(*heads, left=("when", "what"), wraps=("what",))
     for at in decisions:
+        used, low, high = next(said), next(said), next(said)
         table.add_row(
             stamp(at.time_s),
             at.reason,
             str(at.gpus) if at.gpus else NOTHING,
             f"{at.clock_mhz:.0f}" if at.gpus else NOTHING,
             NOTHING if at.jct_s is None else duration(at.jct_s),
-            _between(duration, at.jct_low_s, at.jct_high_s),
-            NOTHING if at.energy_j is None else energy(at.energy_j),
-            _between(energy, at.energy_low_j, at.energy_high_j),
+            NOTHING
+            if at.jct_low_s is None or at.jct_high_s is None
+            else f"{duration(at.jct_low_s)} to {duration(at.jct_high_s)}",
+            used,
+            NOTHING if at.energy_low_j is None or at.energy_high_j is None else f"{low} to {high}",
             style="dim" if at.would else "",
         )
     return table
-
-
-def _between(said: Callable[[float], str], low: float | None, high: float | None) -> str:
-    from powerflow.report.units import NOTHING
-
-    return NOTHING if low is None or high is None else f"{said(low)} to {said(high)}"
 
 
 def _cells(option: Option, now: Option | None) -> list[str]:

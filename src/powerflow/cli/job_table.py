@@ -13,7 +13,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from powerflow.report.units import NOTHING, duration, energy, power
+from powerflow.report.units import NOTHING, duration, energies, energy, power
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -109,6 +109,11 @@ def watts(value: float | None, emulated: bool) -> str:
 def joules(value: float, emulated: bool) -> str:
     """Energy, marked where it is emulated."""
     return energy(value) + mark(emulated)
+
+
+def side_by_side(values: Sequence[float], emulated: bool) -> list[str]:
+    """Energies to be compared, all in one unit."""
+    return [text + mark(emulated) for text in energies(*values)]
 
 
 def mark(emulated: bool) -> str:

@@ -27,12 +27,14 @@ def draw(found: Top, width: int) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
-    from powerflow.cli.job_table import bar, job_table, joules, noted, watts
+    from powerflow.cli.job_table import bar, job_table, noted, side_by_side, watts
     from powerflow.report.units import power, significant
 
     busy = found.gpus_busy / found.gpus if found.gpus else 0.0
     idle_w = found.power_w - found.jobs_power_w
     of_jobs = found.jobs_energy_j / found.energy_j if found.energy_j else 0.0
+    used = found.energy_j, found.jobs_energy_j, found.idle_energy_j
+    all_j, jobs_j, idle_j = side_by_side(used, found.emulated)
     price = f" · λ_E {significant(found.energy_price, 2)} s/J" if found.energy_price else ""
     cap = "" if found.cap_w is None else f" · cap {power(found.cap_w)}"
     until_s = None if found.next_decision_s is None else max(0.0, found.next_decision_s - found.time_s)
@@ -46,9 +48,7 @@ def draw(found: Top, width: int) -> RenderableType:
         ),
         Text.assemble(
             ("energy  ", "bold"),
-            joules(found.energy_j, found.emulated),
-            f" · jobs {joules(found.jobs_energy_j, found.emulated)} ({of_jobs:.0%}),",
-            f" idle {joules(found.idle_energy_j, found.emulated)}",
+            f"{all_j} · jobs {jobs_j} ({of_jobs:.0%}), idle {idle_j}",
         ),
         Text.assemble(("jobs    ", "bold"), f"{found.running} running, {found.queued} queued, {found.held} held{soon}"),
         Text.assemble(("policy  ", "bold"), f"{found.policy}{price} · budget: {found.budget}"),

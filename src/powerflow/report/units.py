@@ -47,14 +47,19 @@ def kwh(joules: float) -> float:
     return joules / 3.6e6
 
 
+_ENERGIES = ((36_000.0, "J", 1.0), (3.6e10, "kWh", 3.6e6), (3.6e13, "MWh", 3.6e9), (math.inf, "GWh", 3.6e12))
+
+
 def energy(joules: float) -> str:
     """Joules as ``412 J``, ``0.85 kWh``, ``1 240 kWh``, ``3.1 GWh``: whichever reads best."""
-    if not math.isfinite(joules):
-        return NOTHING
-    for limit, unit, size in ((36_000.0, "J", 1.0), (3.6e10, "kWh", 3.6e6), (3.6e13, "MWh", 3.6e9)):
-        if abs(joules) < limit:
-            return f"{prose(joules / size)} {unit}"
-    return f"{prose(joules / 3.6e12)} GWh"
+    return energies(joules)[0]
+
+
+def energies(*joules: float) -> list[str]:
+    """Several energies to be read side by side, all in the unit that suits the largest."""
+    largest = max((abs(value) for value in joules if math.isfinite(value)), default=0.0)
+    unit, size = next((unit, size) for limit, unit, size in _ENERGIES if largest < limit)
+    return [f"{prose(value / size)} {unit}" if math.isfinite(value) else NOTHING for value in joules]
 
 
 def power(watts: float) -> str:
