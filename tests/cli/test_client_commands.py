@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
 import socket
@@ -260,6 +261,18 @@ def test_node(busy: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_logs(busy: Shell) -> None:
     assert busy("logs", "4") == "one\nboom\n"
     assert "no rank 9.9.9; it has 4.1.0" in busy("logs", "4", "--rank", "9.9.9", code=3)
+
+
+def test_logs_as_json_are_one_piece_a_line(busy: Shell) -> None:
+    pieces = [json.loads(line) for line in busy("logs", "4", "--json").splitlines()]
+    told = {"version": 1, "kind": "log", "rank": "4.1.0", "text": "one\nboom\n", "offset": 9, "ended": True}
+    assert pieces == [told]
+
+
+@pytest.mark.parametrize("command", ["queue", "describe", "explain", "logs", "top", "acct", "events", "audit", "mode"])
+def test_every_reading_command_takes_json(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    assert "--json" in capsys.readouterr().out
 
 
 def test_logs_follow_to_the_end(busy: Shell) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json as json_text
 import sys
 from typing import Annotated
 
@@ -29,7 +27,7 @@ def events(
     json: Json = False,
 ) -> None:
     """List what happened, oldest first. With --follow, --json prints one event a line."""
-    from powerflow.cli.output import JSON_VERSION, print_json
+    from powerflow.cli.output import json_line, print_json
 
     every: list[EventRecord] = []
     while True:
@@ -38,7 +36,7 @@ def events(
             if not json:
                 print(_line(event))
             elif follow:
-                print(json_text.dumps({"version": JSON_VERSION, "kind": "event", **dataclasses.asdict(event)}))
+                print(json_line("event", event))
         sys.stdout.flush()
         every += found if json and not follow else ()
         after = found[-1].number if found else after

@@ -10,6 +10,7 @@ import typer
 
 from powerflow.cli.asking import Job, asks
 from powerflow.cli.client import Controller
+from powerflow.cli.options import Json
 
 #: How often a log that is followed is looked at.
 _LOOK_S = 0.5
@@ -23,12 +24,18 @@ def logs(
     rank: Annotated[
         str | None, typer.Option(help="Which rank's, as describe names them; the first by default.")
     ] = None,
+    json: Json = False,
 ) -> None:
-    """Print what a job wrote to stdout and stderr."""
+    """Print what a job wrote to stdout and stderr. --json prints one piece of it a line, each with its offset."""
+    from powerflow.cli.output import json_line
+
     offset = 0
     while True:
         chunk = controller.log(job, rank, offset)
-        sys.stdout.write(chunk.text)
+        if not json:
+            sys.stdout.write(chunk.text)
+        elif chunk.text or chunk.ended:
+            print(json_line("log", chunk))
         sys.stdout.flush()
         moved = chunk.offset > offset
         offset = chunk.offset

@@ -28,6 +28,7 @@ __all__ = [
     "console",
     "duration",
     "energy",
+    "json_line",
     "kwh",
     "percent",
     "power",
@@ -55,11 +56,19 @@ def to_json(kind: str, payload: Mapping[str, Any] | object) -> str:
     ``payload`` is a mapping or a dataclass instance; inside it numpy arrays and scalars, dataclasses, enums, paths
     and sets are welcome. What is missing is null: nan and infinities become null too, since JSON has no word for them.
     """
+    return json.dumps(_document(kind, payload), ensure_ascii=False, allow_nan=False, indent=2).translate(_C1)
+
+
+def json_line(kind: str, payload: Mapping[str, Any] | object) -> str:
+    """The same in one line, for commands that go on: a reader takes line by line."""
+    return json.dumps(_document(kind, payload), allow_nan=False)
+
+
+def _document(kind: str, payload: Mapping[str, Any] | object) -> dict[str, Any]:
     body = _plain(payload)
     if not isinstance(body, dict):
         raise TypeError(f"a JSON payload is a mapping or a dataclass, not {type(payload).__name__}")
-    document = {"version": JSON_VERSION, "kind": kind, **body}
-    return json.dumps(document, ensure_ascii=False, allow_nan=False, indent=2).translate(_C1)
+    return {"version": JSON_VERSION, "kind": kind, **body}
 
 
 def print_json(kind: str, payload: Mapping[str, Any] | object) -> None:
