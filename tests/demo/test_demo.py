@@ -16,12 +16,20 @@ import pytest
 
 pytest.importorskip("torch", reason="the demo trains with PyTorch")
 
-from powerflow.cli.demo import cluster, run_jobs
+from powerflow.cli.demo import _verdict, cluster, run_jobs
 from powerflow.demo.jobs import TRAIN, Arrival, arrivals
 from powerflow.live.records import JobState, Top
 from powerflow.live.spec import JobSpec
 
 ENOUGH_S = 120.0
+
+
+@pytest.mark.parametrize(
+    ("off_jct", "off_j", "said"),
+    [(-0.041, 0.02, ": within the 10%"), (-0.041, 0.12, ": not within the 10%"), (-0.11, 0.0, ": not within the 10%")],
+)
+def test_the_demo_says_whether_simulation_and_life_agree(off_jct: float, off_j: float, said: str) -> None:
+    assert said in _verdict(off_jct, off_j)
 
 
 def small(name: str, kind: str, gpus: str, after_s: float) -> Arrival:
