@@ -294,16 +294,19 @@ class Bench:
         assert set(self.outcome.acknowledged.values()) <= jobs.keys(), "an acknowledged job is lost"
         assert len(set(self.outcome.acknowledged.values())) == len(self.outcome.acknowledged), "a key made two jobs"
         for job in jobs.values():
-            assert job.state.ended, job
+            assert job.state.ended, f"a job was left behind: {job}"
             assert told[job.id] == [job.state], f"job {job.id} ended {told[job.id]}"
             if job.id not in self.outcome.cancelled and job.state is not JobState.CANCELLED:
-                assert job.state is JobState.COMPLETED, job
+                assert job.state is JobState.COMPLETED, f"a job did not complete: {job}"
             assert job.attempts == 0, f"nothing failed, and yet: {job}"
-        assert all(jobs[job_id].state is JobState.CANCELLED for job_id in self.outcome.cancelled)
+        back = [job_id for job_id in self.outcome.cancelled if jobs[job_id].state is not JobState.CANCELLED]
+        assert not back, f"cancelled, and run all the same: {back}"
         self._check_lives(jobs)
-        assert abs(jobs_j + idle_j - metered_j) <= 1e-6 * metered_j
+        apart_j = abs(jobs_j + idle_j - metered_j)
+        assert apart_j <= 1e-6 * metered_j, f"joules do not add up: {jobs_j:.0f} + {idle_j:.0f}, not {metered_j:.0f}"
         assert abs(self.outcome.metered_j / self.outcome.counted_j - 1.0) < 0.005, "joules are lost"
-        assert abs(sum(job.energy_j for job in jobs.values()) / jobs_j - 1.0) < 1e-6
+        charged_j = sum(job.energy_j for job in jobs.values())
+        assert abs(charged_j / jobs_j - 1.0) < 1e-6, f"jobs were charged {charged_j:.0f} J of {jobs_j:.0f} J"
 
     def _check_lives(self, jobs: dict[str, Any]) -> None:
         """No rank started twice, no two of a job on one launch's place at a time, and only one run to the end."""
@@ -314,7 +317,7 @@ class Bench:
                 assert line[1] not in started, f"rank {line[1]} was started twice"
                 started[line[1]] = float(line[-1])
             else:
-                assert line[1] not in ended
+                assert line[1] not in ended, f"rank {line[1]} ended twice"
                 ended[line[1]] = float(line[-1]), line[3]
         by_job: dict[str, list[str]] = defaultdict(list)
         for name in started:
@@ -322,7 +325,8 @@ class Bench:
         for job_id, names in by_job.items():
             assert job_id in jobs, f"ranks of a job nobody knows: {names}"
             if jobs[job_id].spec.rescale == "in-place":
-                continue  # ranks of several epochs train side by side: it is the generations that must not overlap
+                self._check_in_place(job_id, {name: started[name] for name in names}, ended)
+                continue
             spans: dict[int, tuple[float, float]] = {}
             for name in names:
                 epoch = int(name.split(".")[1])
@@ -333,6 +337,16 @@ class Bench:
                 assert before_end <= after_start, f"two gangs of job {job_id} at a time: {spans}"
             whole = {name.split(".")[1] for name in names if ended.get(name, (0.0, ""))[1] == "done"}
             assert len(whole) <= 1, f"job {job_id} was run {len(whole)} times"
+
+    def _check_in_place(self, job_id: str, started: dict[str, float], ended: dict[str, tuple[float, str]]) -> None:
+        """Ranks of several epochs train side by side: it is one generation that ends, and nobody begins after it."""
+        generations = {
+            line[4] for line in self.lines() if line[0] == "end" and line[1] in started and line[3] == "done"
+        }
+        assert len(generations) <= 1, f"job {job_id} was run to its end by generations {sorted(generations)}"
+        done = {name: ended[name][0] for name in started if ended.get(name, (0.0, ""))[1] == "done"}
+        late = [name for name in done if started[name] > min(done.values())]
+        assert not late, f"job {job_id} was run to its end again by {late}"
 
 
 def _is_alive(pid: int) -> bool:

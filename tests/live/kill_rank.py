@@ -3,7 +3,8 @@
     python kill_rank.py LEDGER SECONDS              lasts so long, anywhere
     python kill_rank.py LEDGER SECONDS --in-place   a fake in-place rank of about so long
 
-Lines: ``start NAME PID NODE:GPUS``, then ``end NAME PID HOW``: done, told (by its mailbox) or term (by SIGTERM).
+Lines: ``start NAME PID GPUS``, then ``end NAME PID HOW``: done, told (by its mailbox) or term (by SIGTERM); of in-place
+ranks that are done or told, the generation that they ended in comes after that. Last in each line is when it was.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def in_place() -> str:
     rank = FakeRank(mailbox, NAME, max(1, int(SECONDS / STEP_S)), alive, pid=os.getpid(), step_s=STEP_S)
     while rank.advance() is None:
         time.sleep(STEP_S / 3)
-    return "done" if rank.phase is Phase.DONE else "told"
+    return f"{'done' if rank.phase is Phase.DONE else 'told'} {rank.generation}"
 
 
 signal.signal(signal.SIGTERM, terminated)
