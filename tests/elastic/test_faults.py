@@ -33,6 +33,21 @@ def test_killed_in_training(tmp_path: Path, fault: str, victim: int) -> None:
         check(job, repeats=1)
 
 
+def test_killed_where_loaders_have_forked(tmp_path: Path) -> None:
+    """The workers of four loaders hold copies of every connection: the others see that a rank is gone all the same."""
+    with Supervisor(tmp_path, workers=1) as job:
+        names = job.start(4)
+        job.allow(5)
+        job.wait(lambda: min(r.step for r in job.mailbox.reports(names)) >= 5, "some steps")
+        job.processes[names[0]].kill()
+        job.processes[names[0]].join()
+        job.run_out()
+        codes = job.codes()
+        assert codes.pop(names[0]) == -9
+        assert set(codes.values()) == {0}, job.story()
+        check(job, repeats=1)
+
+
 @pytest.mark.parametrize("fault", ["meet:1", "form:1", "share:1", "send:1"])
 def test_survivor_killed_in_regroup(tmp_path: Path, fault: str) -> None:
     """The first rank leads, hosts the rendezvous and gives the state away: the worst to lose."""

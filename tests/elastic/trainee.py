@@ -160,11 +160,12 @@ def main(
     if fault:
         put_in(fault, run, model)
     data = Numbers()
+    # forked ones are the rule on Linux, and hold a copy of all that the rank has open
+    forked = {"num_workers": workers, "persistent_workers": True, "multiprocessing_context": "fork"}
+    loading: dict[str, Any] = forked if workers else {}
     seen_generation = -1
     for epoch in run.epochs(epochs):
-        for x, y, index in run.batches(
-            data, global_batch=GLOBAL_BATCH, seed=3, num_workers=workers, persistent_workers=workers > 0
-        ):
+        for x, y, index in run.batches(data, global_batch=GLOBAL_BATCH, seed=3, **loading):
             at, now = run.position, run._pass
             assert run._gang is not None
             assert now is not None

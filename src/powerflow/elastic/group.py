@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore, Store, TCPStore
 from torch.nn.parallel import DistributedDataParallel
 
+from powerflow.elastic import sockets
 from powerflow.elastic.mailbox import Mailbox, Target
 
 #: Longest wait for a peer that may have died, once all had arrived.
@@ -85,13 +86,14 @@ def form(store: Store, rank: int, ranks: int, *, cuda: bool) -> None:
     # torch names a group by how many there were before, and forgets them only when one is destroyed. Who failed to form
     # one would look for the others under another name than those who succeeded, and both would wait in vain.
     dist.distributed_c10d._world.group_count = 0
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if cuda else "gloo",
-        store=store,
-        rank=rank,
-        world_size=ranks,
-        timeout=timedelta(seconds=CONNECT_S),
-    )
+    with sockets.noted():
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if cuda else "gloo",
+            store=store,
+            rank=rank,
+            world_size=ranks,
+            timeout=timedelta(seconds=CONNECT_S),
+        )
     dist.distributed_c10d._set_pg_timeout(timedelta(seconds=PATIENCE_S))
 
 
@@ -108,7 +110,8 @@ def warm_up() -> None:
 
 
 def close() -> None:
-    """Let go of the default group. Peers that wait for us see it, once nothing refers to the group any more."""
+    """Let go of the default group. Peers that wait for us see it."""
+    sockets.cut()
     if dist.is_initialized():
         dist.destroy_process_group()
 
