@@ -7,36 +7,56 @@ that would change what is trained pass only when the gate is open, and are nothi
 from __future__ import annotations
 
 import functools
+import types
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 
 def gate(thing: Any, method: str, is_open: Callable[[], bool]) -> None:
-    """Have calls of one object's method do nothing (and return None) while the gate is shut."""
+    """Have calls of one object's method do nothing (and return None) while the gate is shut.
+
+    A copy of the object, pickled or deep, is one without gates.
+    """
     behind = getattr(thing, method)
 
     @functools.wraps(behind)
-    def gated(*args: Any, **kwargs: Any) -> Any:
+    def gated(_self: Any, *args: Any, **kwargs: Any) -> Any:
         return behind(*args, **kwargs) if is_open() else None
 
-    if method in vars(thing):
-        setattr(thing, method, gated)
-    else:  # not on the object itself: LR schedulers keep all of their own attributes in their state
-        kind = type(thing)
-        thing.__class__ = type(kind.__name__, (kind,), {method: staticmethod(gated), "__module__": kind.__module__})
+    if method in getattr(thing, "__dict__", ()):
+        setattr(thing, method, types.MethodType(gated, thing))  # bound: LR schedulers look for the function in it
+        return
+    # Not on the object itself: LR schedulers keep all of their own attributes in their state.
+    kind: Any = type(thing)
+
+    def reduce(self: Any, protocol: Any) -> Any:
+        parts: tuple[Any, ...] = kind.__reduce_ex__(self, protocol)
+        make, arguments, *rest = parts
+        if getattr(make, "__name__", "") == "__newobj__":  # pickle would insist on the class that it finds
+            make = kind.__new__
+        return make, tuple(kind if argument is type(self) else argument for argument in arguments), *rest
+
+    body = {method: gated, "__reduce_ex__": reduce, "__slots__": ()}
+    body |= {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
+    thing.__class__ = type(kind)(kind.__name__, (kind,), body)
 
 
-def gate_all(thing: Any, may_update: Callable[[], bool], may_clear: Callable[[], bool]) -> None:
-    """Gate what changes the model, its optimiser, LR scheduler or gradient scaler; other things are left alone."""
-    if isinstance(thing, Optimizer):
-        gate(thing, "step", may_update)
-        gate(thing, "zero_grad", may_clear)
-    elif isinstance(thing, LRScheduler):
-        gate(thing, "step", may_update)
-    elif isinstance(thing, torch.amp.GradScaler):
+def gate_all(
+    thing: Any, may_update: Callable[[], bool], may_clear: Callable[[], bool], may_follow: Callable[[], bool]
+) -> None:
+    """Gate what an optimiser, LR scheduler, gradient scaler or average has, by the names of its methods.
+
+    By name, because scripts bring their own: an optimiser that wraps another one knows nothing of torch's classes.
+    """
+    if isinstance(thing, torch.amp.GradScaler):
         for method in ("unscale_", "step", "update"):
             gate(thing, method, may_update)
+        return
+    if callable(getattr(thing, "step", None)):
+        gate(thing, "step", may_update)
+    if callable(getattr(thing, "zero_grad", None)):
+        gate(thing, "zero_grad", may_clear)
+    if callable(getattr(thing, "update_parameters", None)):
+        gate(thing, "update_parameters", may_follow)

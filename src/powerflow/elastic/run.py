@@ -23,7 +23,7 @@ from torch.utils.data import Dataset
 from powerflow.elastic import group
 from powerflow.elastic.fixed import Fixed
 from powerflow.elastic.gang import Gang
-from powerflow.elastic.gate import gate_all
+from powerflow.elastic.gate import gate, gate_all
 from powerflow.elastic.loader import Feed
 from powerflow.elastic.mailbox import CHECKPOINT_FILE, JOB_DIR, RANK_NAME, Mailbox, Phase
 from powerflow.elastic.order import Order, Pass, Position
@@ -104,8 +104,9 @@ class Run:
         if self._training is not None:
             raise InputError("wrap was called twice", fix="put modules that are trained together into one module")
         self._training = Training(model, others, ddp_options)
+        gate(model, "zero_grad", self._may_clear)
         for other in others:
-            gate_all(other, self._may_update, self._may_clear)
+            gate_all(other, self._may_update, self._may_clear, lambda: self.updates)
         if self._mailbox is None:
             self._gang = Fixed(self._training)
         else:
