@@ -54,7 +54,8 @@ class Run:
         self._feed: Feed | None = None
         self._pass: Pass | None = None  # that the script is in
         self._went_back = False  # whether it has called `backward` in this pass
-        self._holds_gradients = False  # of passes that no update has used yet
+        self._holds_gradients = False  # of passes of this step, that no update has used yet
+        self._left_gradients = False  # of a step before, neither used by an update nor cleared
         self._epoch: int | None = None  # that the script is in; it may lag behind the position
         self._epochs = 0
         self._timed_steps, self._timed_s, self._timed_generation = 0, 0.0, 0
@@ -174,12 +175,18 @@ class Run:
                 batch = next(loaded)
                 try:
                     yield batch
-                finally:  # a script that breaks out of its loop has trained this batch
-                    self._pass = None
-                    if one.last and gang.whole:
+                except GeneratorExit:  # the script breaks out of its loop
+                    if one.last and self._went_back and gang.whole:
                         self._end_step(order, passes, began_s)
+                    else:  # it has trained this step in part, or not at all
+                        self._drop_gradients()
+                    raise
+                finally:
+                    self._pass = None
                 if not gang.whole:
                     break
+            else:
+                self._end_step(order, passes, began_s)
 
     def backward(self, loss: Tensor) -> None:
         """In place of ``loss.backward()``; ``loss`` is the mean over the local batch (scaled by a scaler, if any).
@@ -192,6 +199,8 @@ class Run:
         self._went_back = True
         if not gang.whole:
             return  # a peer was lost in forward: this step will be done again
+        if self._left_gradients:
+            self._refuse_left_gradients()
         self._holds_gradients = True
         together = self._pass.last and gang.ranks > 1
         if together:
@@ -231,11 +240,15 @@ class Run:
         if self._pass is not None and not self._went_back:
             raise InputError("optimizer.step() came without run.backward(loss)", fix="in place of loss.backward()")
         if self.updates:
-            self._holds_gradients = False
+            self._holds_gradients = self._left_gradients = False
         return self.updates
 
     def _may_clear(self) -> bool:
-        return not self._holds_gradients
+        # In the last pass all is gathered, and a script may throw it away: to skip an update that is not finite, say.
+        if self._holds_gradients and not (self._went_back and self.updates):
+            return False
+        self._holds_gradients = self._left_gradients = False
+        return True
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
@@ -246,6 +259,8 @@ class Run:
 
     def _end_step(self, order: Order, passes: tuple[Pass, ...], began_s: float) -> None:
         training, gang = self._parts()
+        self._left_gradients = self._holds_gradients and training.optimizes()
+        self._holds_gradients = False
         at = training.position
         local_batch = max(one.end - one.begin for one in passes)
         if self._pacer is not None:
@@ -270,11 +285,22 @@ class Run:
     def _drop_gradients(self) -> None:
         """Forget what a failed step has left, and views of buckets of a group that is no more."""
         training, _ = self._parts()
-        self._holds_gradients = False
+        self._holds_gradients = self._left_gradients = False
         training.model.zero_grad(set_to_none=True)
         for thing in training.things:
             if isinstance(thing, Optimizer):
                 thing.zero_grad(set_to_none=True)
+
+    def _refuse_left_gradients(self) -> None:
+        """Gradients kept from step to step are on no newcomer, and when they are used the script alone knows."""
+        training, _ = self._parts()
+        self._left_gradients = False
+        if any(p.grad is not None and bool(p.grad.any()) for p in training.model.parameters()):
+            raise InputError(
+                "gradients of the step before were neither used by optimizer.step() nor cleared",
+                where="run.backward",
+                fix="to accumulate, give a larger global_batch; to skip an update, call optimizer.zero_grad()",
+            )
 
     def _idle(self) -> None:
         if self._pacer is not None:

@@ -60,6 +60,10 @@ class Training:
         """Whether the model is on a CUDA device."""
         return any(parameter.is_cuda for parameter in self.model.parameters())
 
+    def optimizes(self) -> bool:
+        """Whether an optimiser was registered, of whatever class."""
+        return any(hasattr(thing, "step") and hasattr(thing, "zero_grad") for thing in self.things)
+
     def in_parallel(self) -> DistributedDataParallel:
         """The model as DDP of the default group; its ranks have equal parameters already."""
         return DistributedDataParallel(self.model, init_sync=False, **self.options)

@@ -1,0 +1,127 @@
+"""What scripts do in their loops beside training plainly: it is done right, or refused in one line."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from powerflow import elastic
+from powerflow.elastic.fixed import Fixed
+from powerflow.elastic.run import Run
+from powerflow.errors import InputError
+
+DATA = TensorDataset(torch.arange(1.0, 17.0).reshape(16, 1))
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Run:
+    for name in ("POWERFLOW_JOB_DIR", "POWERFLOW_RANK", "POWERFLOW_EMULATED", "RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    return elastic.init()
+
+
+def wrap(run: Run, *, most: int = 0) -> tuple[nn.Linear, torch.optim.Optimizer]:
+    """One weight, whose gradient is the mean of the batch; ``most`` samples a pass."""
+    model = nn.Linear(1, 1, bias=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    run.wrap(model, optimizer)
+    assert isinstance(run._gang, Fixed)
+    run._gang.local_batch_max = most
+    return model, optimizer
+
+
+@pytest.mark.parametrize("most", [0, 2])
+def test_an_update_that_is_not_finite_is_skipped_and_training_goes_on(run: Run, most: int) -> None:
+    model, optimizer = wrap(run, most=most)
+    updates = 0
+    for _ in run.epochs(1):
+        for (x,) in run.batches(DATA, global_batch=4, shuffle=False):
+            loss = model(x).mean() * (math.nan if run.position.step == 1 else 1.0)
+            before = model.weight.item()
+            run.backward(loss)
+            norm = nn.utils.clip_grad_norm_(model.parameters(), 100.0)
+            if not torch.isfinite(norm):
+                optimizer.zero_grad()
+                continue
+            optimizer.step()
+            optimizer.zero_grad()
+            updates += model.weight.item() != before
+    assert updates == 3  # of four steps
+    assert math.isfinite(model.weight.item())
+
+
+def test_skipping_clears_at_the_next_step_too(run: Run) -> None:
+    """``zero_grad`` at the head of the loop, and no update in the second step."""
+    model, optimizer = wrap(run)
+    gradients = []
+    for _ in run.epochs(1):
+        for (x,) in run.batches(DATA, global_batch=4, shuffle=False):
+            optimizer.zero_grad()
+            run.backward(model(x).mean())
+            assert model.weight.grad is not None
+            gradients.append(model.weight.grad.item())
+            if run.position.step != 1:
+                optimizer.step()
+    assert gradients == [2.5, 6.5, 10.5, 14.5]  # means of 1…4, 5…8, …
+
+
+def test_a_step_left_in_its_middle_leaves_no_gradients(run: Run) -> None:
+    """Passes of two samples; the loop is left in the first pass of the second step."""
+    model, optimizer = wrap(run, most=2)
+    gradients = []
+    for epoch in run.epochs(2):
+        for k, (x,) in enumerate(run.batches(DATA, global_batch=4, shuffle=False)):
+            optimizer.zero_grad()
+            run.backward(model(x).mean())
+            if run.updates:
+                assert model.weight.grad is not None
+                gradients.append(model.weight.grad.item())
+            optimizer.step()
+            if k == 2:
+                break
+        assert run.position.step == epoch + 1
+    assert gradients == [2.5, 2.5]
+
+
+@pytest.mark.parametrize("most", [0, 2])
+def test_a_step_left_before_backward_is_not_counted(run: Run, most: int) -> None:
+    model, optimizer = wrap(run, most=most)
+    for _ in run.epochs(2):
+        for (x,) in run.batches(DATA, global_batch=4):
+            if run.position.within == 2 and (run.updates or not most):
+                break
+            run.backward(model(x).mean())
+            optimizer.step()
+            optimizer.zero_grad()
+    assert run.position == (4, 2, 0, 16)
+
+
+@pytest.mark.parametrize("most", [0, 2])
+def test_accumulation_by_hand_is_refused(run: Run, most: int) -> None:
+    """Here it would do, but a rank that came in the middle would have none of the gradients, and count from 0."""
+    model, optimizer = wrap(run, most=most)
+
+    def train() -> None:
+        for _ in run.epochs(1):
+            for k, (x,) in enumerate(run.batches(DATA, global_batch=4)):
+                run.backward(model(x).mean() / 8)
+                if (k + 1) % 8 == 0:
+                    optimizer.step()
+                    optimizer.zero_grad()
+
+    with pytest.raises(InputError, match="larger global_batch"):
+        train()
+
+
+def test_gradients_that_the_script_clears_by_hand_are_not_held_against_it(run: Run) -> None:
+    model, optimizer = wrap(run)
+    for _ in run.epochs(1):
+        for (x,) in run.batches(DATA, global_batch=4):
+            run.backward(model(x).mean())
+            if run.position.step != 1:
+                optimizer.step()
+            model.weight.grad = None
