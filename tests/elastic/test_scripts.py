@@ -125,3 +125,36 @@ def test_gradients_that_the_script_clears_by_hand_are_not_held_against_it(run: R
             if run.position.step != 1:
                 optimizer.step()
             model.weight.grad = None
+
+
+def test_a_loop_that_was_left_but_kept_ends_with_its_epoch(run: Run) -> None:
+    """As a progress bar keeps it: ``bar = tqdm(run.batches(…))``."""
+    model, optimizer = wrap(run)
+    seen = []
+    for _ in run.epochs(3):
+        bar = run.batches(DATA, global_batch=4, shuffle=False)
+        for k, (x,) in enumerate(bar):
+            seen.append(int(x[0]))
+            run.backward(model(x).mean())
+            optimizer.step()
+            optimizer.zero_grad()
+            if k == 1:
+                break
+    assert seen == [1, 5] * 3
+    assert run.position == (6, 3, 0, 24)
+
+
+def test_batches_are_for_training_alone(run: Run) -> None:
+    other = TensorDataset(torch.ones(40, 1))
+    wrap(run)
+    for _ in run.epochs(2):
+        for k, _ in enumerate(run.batches(DATA, global_batch=4)):
+            if k == 1:
+                break
+        with pytest.raises(InputError, match=r"second time in epoch \d.* DataLoader of your own"):
+            run.batches(DATA, global_batch=4, shuffle=False)
+        with pytest.raises(InputError, match="second time"):
+            run.batches(other, global_batch=4)
+        assert len(list(run.batches(DATA, global_batch=4))) == 3  # what is left of the epoch
+        with pytest.raises(InputError, match="second time"):
+            run.batches(DATA, global_batch=4)

@@ -11,7 +11,8 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+import weakref
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +59,9 @@ class Run:
         self._left_gradients = False  # of a step before, neither used by an update nor cleared
         self._epoch: int | None = None  # that the script is in; it may lag behind the position
         self._epochs = 0
+        self._taken: tuple[int, int, Order] | None = None  # epoch, data set and order that `batches` was last called with
+        # Not more than weakly: a script that breaks out of its loop lets go of it, and then it ends at once.
+        self._open_batches: weakref.ref[Generator[Any]] | None = None
         self._timed_steps, self._timed_s, self._timed_generation = 0, 0.0, 0
 
     @property
@@ -128,6 +132,7 @@ class Run:
         while training.position.epoch < count:
             epoch = self._epoch = training.position.epoch
             yield epoch
+            self._leave_batches()
             if training.position.epoch == epoch:  # else the others are further, and we follow them
                 training.position = training.position._replace(epoch=epoch + 1, within=0)
         self._epoch = training.position.epoch
@@ -150,7 +155,7 @@ class Run:
         Raises:
             InputError: If called outside of `epochs`, or with something that is decided here.
         """
-        training, gang = self._parts()
+        training, _ = self._parts()
         epoch = self._epoch
         if epoch is None:
             raise InputError("batches was called outside of epochs", fix="for epoch in run.epochs(10): …")
@@ -159,7 +164,23 @@ class Run:
         if self._feed is None or not self._feed.serves(dataset, loader_options):
             self._feed = Feed(dataset, loader_options)
         order = Order(len(dataset), global_batch, shuffle, seed)  # type: ignore[arg-type]  # Feed has looked
+        self._leave_batches()
+        if self._taken is not None and self._taken[0] == epoch:
+            again = self._taken == (epoch, id(dataset), order)
+            if not again or (training.position.epoch == epoch and training.position.within >= order.steps):
+                raise InputError(
+                    f"batches was called a second time in epoch {epoch}",
+                    where="run.batches",
+                    fix="it is for training alone; to evaluate, use a DataLoader of your own",
+                )
+        self._taken = (epoch, id(dataset), order)
         self._reporter.note(epoch=epoch, global_batch=global_batch, steps_total=self._epochs * order.steps)
+        batches = self._batches(self._feed, order, epoch)
+        self._open_batches = weakref.ref(batches)
+        return batches
+
+    def _batches(self, feed: Feed, order: Order, epoch: int) -> Generator[Any]:
+        training, gang = self._parts()
         loaded: Iterator[Any] | None = None
         while training.position.epoch == epoch and training.position.within < order.steps:
             if gang.between_steps():
@@ -167,9 +188,9 @@ class Run:
                 self._drop_gradients()
                 continue
             if loaded is None:
-                loaded = self._feed.start(order, training.position, gang.rank, gang.ranks, gang.local_batch_max)
+                loaded = feed.start(order, training.position, gang.rank, gang.ranks, gang.local_batch_max)
             began_s = time.monotonic()
-            passes = self._feed.share.passes(training.position.within)
+            passes = feed.share.passes(training.position.within)
             for one in passes:
                 self._pass, self._went_back = one, False
                 batch = next(loaded)
@@ -256,6 +277,12 @@ class Run:
         if self._training is None or self._gang is None:
             raise InputError("run.wrap has not been called", fix="model = run.wrap(model, optimizer, …)")
         return self._training, self._gang
+
+    def _leave_batches(self) -> None:
+        """End a loop over batches that the script has left, but keeps (in a progress bar, say)."""
+        batches = None if self._open_batches is None else self._open_batches()
+        if batches is not None:
+            batches.close()
 
     def _end_step(self, order: Order, passes: tuple[Pass, ...], began_s: float) -> None:
         training, gang = self._parts()
