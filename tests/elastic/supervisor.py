@@ -12,18 +12,27 @@ from types import MappingProxyType
 from typing import Any
 
 from powerflow.elastic.mailbox import Mailbox, Member, Phase, RankReport, Target
-from tests.elastic import trainee
+from tests.elastic import small, trainee
 
 DEADLINE_S = 30.0
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["torch", "torch._dynamo", "torch.distributed", "tests.elastic.trainee"])
+CONTEXT.set_forkserver_preload(
+    ["torch", "torch._dynamo", "torch.distributed", "tests.elastic.trainee", "tests.elastic.small"]
+)
 
 
 class Supervisor:
     """One job and its processes."""
 
     def __init__(
-        self, directory: Path, *, epochs: int = 4, workers: int = 0, local_batch_max: int = 0, checkpoint_s: float = 0.0
+        self,
+        directory: Path,
+        *,
+        epochs: int = 4,
+        workers: int = 0,
+        local_batch_max: int = 0,
+        checkpoint_s: float = 0.0,
+        script: str = "",
     ) -> None:
         self.directory = directory
         self.mailbox = Mailbox(directory)
@@ -31,6 +40,7 @@ class Supervisor:
         (directory / "log").mkdir()
         self.epochs = epochs
         self.workers = workers
+        self.script = script  # of `small`; without one they are trainees
         self.steps = epochs * trainee.STEPS_PER_EPOCH
         self.local_batch_max = local_batch_max
         self.checkpoint_s = checkpoint_s
@@ -61,9 +71,12 @@ class Supervisor:
         """Start ranks."""
         names = [f"job.1.{len(self.processes) + i}" for i in range(count)]
         for name in names:
-            process = CONTEXT.Process(
-                target=trainee.main, args=(str(self.directory), name, self.epochs, fault, environment, self.workers)
-            )
+            if self.script:
+                process = CONTEXT.Process(target=small.main, args=(self.script, str(self.directory), name))
+            else:
+                process = CONTEXT.Process(
+                    target=trainee.main, args=(str(self.directory), name, self.epochs, fault, environment, self.workers)
+                )
             process.start()
             self.processes[name] = process
         return names

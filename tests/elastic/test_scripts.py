@@ -158,3 +158,11 @@ def test_batches_are_for_training_alone(run: Run) -> None:
         assert len(list(run.batches(DATA, global_batch=4))) == 3  # what is left of the epoch
         with pytest.raises(InputError, match="second time"):
             run.batches(DATA, global_batch=4)
+
+
+def test_two_loops_over_epochs_are_refused(run: Run) -> None:
+    """A newcomer could not tell which of them it is in."""
+    wrap(run)
+    assert list(run.epochs(1)) == [0]
+    with pytest.raises(InputError, match=r"epochs was called twice.*one loop"):
+        run.epochs(2)

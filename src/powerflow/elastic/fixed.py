@@ -40,6 +40,9 @@ class Fixed:
         """Nobody will form a new group."""
         raise RuntimeError(f"a peer was lost, and without PowerFlow there is no other: {note}")
 
+    def stop(self) -> None:
+        """Nobody waits for us."""
+
     def finish(self) -> None:
         """Wait for the slowest."""
         if self.ranks > 1:

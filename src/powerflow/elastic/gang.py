@@ -8,10 +8,12 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any, NoReturn
 
 import torch
@@ -85,6 +87,7 @@ class Gang:
         self._next: Switch | None = None
         self._wanted: Target | None = None
         self._done = False
+        self._left = self._stopped = False
         self._told_to_leave = False
         self._news_of_switch = News(mailbox.directory / "switch.json")
         self._news_of_target = News(mailbox.directory / "target.json")
@@ -92,6 +95,8 @@ class Gang:
         self._saved_s = time.monotonic()
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._on_sigterm)
+        self._show_error = sys.excepthook
+        sys.excepthook = self._on_error
 
     @property
     def local_batch_max(self) -> int:
@@ -105,6 +110,12 @@ class Gang:
 
     def _on_sigterm(self, _number: int, _frame: Any) -> None:
         self._told_to_leave = True
+
+    def _on_error(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        """An error that ends the script also leaves its loops, as ``break`` would: it was no end."""
+        if self._stopped:
+            self.reporter.tell(Phase.COMPUTING, steps_total=None)
+        self._show_error(kind, error, trace)
 
     # -- between two steps -------------------------------------------------------------------------------------------
 
@@ -212,9 +223,9 @@ class Gang:
             self._listed, self._tried = True, target.generation - 1
         return self._listed and target.generation > self._tried
 
-    def _comes_too_late(self) -> bool:
+    def _comes_too_late(self, going_to: Target | None = None) -> bool:
         """Whether we are new, and those that we were to join have come to the end without us."""
-        return not self.training.joined and self._all_done(self._wanted)
+        return not self.training.joined and self._all_done(self._wanted if going_to is None else going_to)
 
     def _all_wait(self, names: Sequence[str]) -> bool:
         reports = self.mailbox.reports(names)
@@ -315,7 +326,7 @@ class Gang:
         return receive(source, keep=rank in behind)
 
     def _should_give_up(self, target: Target, rank: int, began_s: float) -> bool:
-        if self._told_to_leave or (self._done and self._all_done(self.target)) or self._comes_too_late():
+        if self._told_to_leave or (self._done and self._all_done(self.target)) or self._comes_too_late(target):
             return True
         switch = self.mailbox.switch()
         if switch is not None and switch.target.generation > target.generation:
@@ -332,6 +343,14 @@ class Gang:
         self._store = None
 
     # -- the end -----------------------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """The script has left its epochs: what is trained is all there is to be."""
+        if self._left:
+            return
+        self._done = self._stopped = True
+        step = self.training.position.step
+        self.reporter.tell(Phase.DONE, step=step, samples=self.training.position.samples, steps_total=step)
 
     def finish(self) -> None:
         """All epochs are trained here: wait until they are everywhere; stand by where a peer was lost meanwhile."""
@@ -365,6 +384,7 @@ class Gang:
             self.training.save(self.mailbox.checkpoint)
             self.reporter.note(saved_step=self.training.position.step)
         self._let_go()
+        self._left = True
         self.reporter.tell(Phase.RELEASED)
         self.reporter.close()
         raise SystemExit(0)

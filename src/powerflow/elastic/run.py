@@ -8,8 +8,10 @@ survivors agree on: the same step again, or the next one, or the next epoch.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
+import sys
 import time
 import weakref
 from collections.abc import Generator, Iterator
@@ -59,8 +61,9 @@ class Run:
         self._left_gradients = False  # of a step before, neither used by an update nor cleared
         self._epoch: int | None = None  # that the script is in; it may lag behind the position
         self._epochs = 0
-        self._taken: tuple[int, int, Order] | None = None  # epoch, data set and order that `batches` was last called with
-        # Not more than weakly: a script that breaks out of its loop lets go of it, and then it ends at once.
+        self._taken: tuple[int, int, Order] | None = None  # epoch, data set, order of the last call of `batches`
+        # No more than weakly: a script that breaks out of its loop lets go of it, and then it ends at once.
+        self._open_epochs: weakref.ref[Generator[int]] | None = None
         self._open_batches: weakref.ref[Generator[Any]] | None = None
         self._timed_steps, self._timed_s, self._timed_generation = 0, 0.0, 0
 
@@ -116,14 +119,29 @@ class Run:
             self._gang = Fixed(self._training)
         else:
             self._gang = Gang(self._mailbox, self._name, self._training, self._reporter, self._idle)
+            atexit.register(self._leave_epochs)
         return Wrapped(model, self)
 
     def epochs(self, count: int) -> Iterator[int]:
         """The epochs that are left to train, of 0 to ``count`` − 1; a newcomer's first is where the run is.
 
+        A script that breaks out of them has trained all it wants to.
+
         Raises:
-            InputError: If `wrap` was not called before.
+            InputError: If `wrap` was not called before, or this was.
         """
+        self._parts()
+        if self._open_epochs is not None:
+            raise InputError(
+                "epochs was called twice",
+                where="run.epochs",
+                fix="go through all epochs in one loop, and tell phases apart by the number of the epoch",
+            )
+        epochs = self._count_epochs(count)
+        self._open_epochs = weakref.ref(epochs)
+        return epochs
+
+    def _count_epochs(self, count: int) -> Generator[int]:
         training, gang = self._parts()
         self._epochs = count
         gang.join()
@@ -131,7 +149,13 @@ class Run:
             self._pacer.begin()
         while training.position.epoch < count:
             epoch = self._epoch = training.position.epoch
-            yield epoch
+            try:
+                yield epoch
+            except GeneratorExit:
+                self._leave_batches()
+                self._idle()
+                gang.stop()
+                raise
             self._leave_batches()
             if training.position.epoch == epoch:  # else the others are further, and we follow them
                 training.position = training.position._replace(epoch=epoch + 1, within=0)
@@ -280,9 +304,13 @@ class Run:
 
     def _leave_batches(self) -> None:
         """End a loop over batches that the script has left, but keeps (in a progress bar, say)."""
-        batches = None if self._open_batches is None else self._open_batches()
-        if batches is not None:
-            batches.close()
+        if self._open_batches is not None:
+            _close(self._open_batches)
+
+    def _leave_epochs(self) -> None:
+        """The same of epochs, when the script has come to its end; not if an error ended it."""
+        if self._open_epochs is not None and not hasattr(sys, "last_value"):
+            _close(self._open_epochs)
 
     def _end_step(self, order: Order, passes: tuple[Pass, ...], began_s: float) -> None:
         training, gang = self._parts()
@@ -360,6 +388,11 @@ def _make_folder(path: Path) -> None:
         raise InputError(f"cannot be made ({error.strerror})", where=f"checkpoint.dir {path}") from None
     if not os.access(path, os.W_OK | os.X_OK):
         raise InputError("you may not write there", where=f"checkpoint.dir {path}")
+
+
+def _close(loop: weakref.ref[Generator[Any]]) -> None:
+    if (alive := loop()) is not None:
+        alive.close()
 
 
 def _pacer() -> Pacer | None:

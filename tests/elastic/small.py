@@ -1,0 +1,108 @@
+"""Small scripts of test gangs, each with a habit of its own. `trainee` trains plainly."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from powerflow import elastic
+from powerflow.elastic.mailbox import JOB_DIR, RANK_NAME
+from powerflow.elastic.run import Run
+from tests.elastic.trainee import GLOBAL_BATCH, Numbers
+
+
+class Rank:
+    """What every script here begins with."""
+
+    def __init__(self, directory: str, name: str) -> None:
+        os.environ.update({JOB_DIR: directory, RANK_NAME: name})
+        self.directory = Path(directory)
+        self.name = name
+        self.data = Numbers()
+        self.stream = os.open(self.directory / "log" / name, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+        torch.manual_seed(7)
+        self.model: nn.Module = nn.Sequential(nn.Linear(6, 12), nn.Tanh(), nn.Linear(12, 1)).double()
+        self.run: Run = elastic.init()
+
+    def log(self, kind: str, **entry: Any) -> None:
+        """For the test to read."""
+        os.write(self.stream, (json.dumps({"kind": kind, **entry}) + "\n").encode())
+
+    def backward(self, model: nn.Module, x: Tensor, y: Tensor) -> None:
+        """Once the supervisor allows this step."""
+        while int((self.directory / "allowed").read_text() or 0) <= self.run.position.step:
+            time.sleep(0.002)
+        self.run.backward(((model(x) - y) ** 2).mean())
+
+
+def main(script: str, directory: str, name: str) -> None:
+    """Run a script, and end as an interpreter ends."""
+    torch.set_num_threads(1)
+    errors = os.open(Path(directory) / "log" / f"{name}.err", os.O_CREAT | os.O_WRONLY)
+    os.dup2(errors, 2)
+    atexit._clear()  # of the server that this process was forked from
+    code: Any = 0
+    try:
+        globals()[script](Rank(directory, name))
+    except SystemExit as ended:
+        code = ended.code
+    except BaseException as error:
+        sys.last_value = error
+        sys.excepthook(type(error), error, error.__traceback__)
+        code = 1
+    atexit._run_exitfuncs()
+    sys.exit(code)
+
+
+def stops_early(rank: Rank) -> None:
+    """Is content after two epochs of ten."""
+    optimizer = torch.optim.Adam(rank.model.parameters())
+    model = rank.run.wrap(rank.model, optimizer)
+    for epoch in rank.run.epochs(10):
+        for x, y, _ in rank.run.batches(rank.data, global_batch=GLOBAL_BATCH):
+            rank.backward(model, x, y)
+            optimizer.step()
+            optimizer.zero_grad()
+        if epoch == 1:
+            break
+    report = json.loads((rank.directory / "ranks" / f"{rank.name}.json").read_text())
+    rank.log("end", phase=report["phase"])
+
+
+def stops_early_behind_a_bar(rank: Rank) -> None:
+    """The same, and keeps both loops, as a progress bar does."""
+    optimizer = torch.optim.Adam(rank.model.parameters())
+    model = rank.run.wrap(rank.model, optimizer)
+    outer = rank.run.epochs(10)
+    for epoch in outer:
+        inner = rank.run.batches(rank.data, global_batch=GLOBAL_BATCH)
+        for x, y, _ in inner:
+            rank.backward(model, x, y)
+            optimizer.step()
+            optimizer.zero_grad()
+            if epoch == 1 and rank.run.position.within == 12:
+                break
+        if epoch == 1:
+            break
+    sys.kept = outer, inner  # type: ignore[attr-defined]
+
+
+def fails(rank: Rank) -> None:
+    """Comes to an error in its second epoch."""
+    optimizer = torch.optim.Adam(rank.model.parameters())
+    model = rank.run.wrap(rank.model, optimizer)
+    for epoch in rank.run.epochs(10):
+        for x, y, _ in rank.run.batches(rank.data, global_batch=GLOBAL_BATCH):
+            rank.backward(model, x, y)
+            optimizer.step()
+            optimizer.zero_grad()
+        if epoch == 1:
+            raise ValueError("a mistake")
