@@ -50,6 +50,25 @@ def test_all_leave_and_others_go_on(tmp_path: Path) -> None:
         assert 18 <= saved < job.steps
 
 
+def test_a_full_disk_is_waited_for(tmp_path: Path) -> None:
+    """All leave, and nothing but the checkpoint will have their state."""
+    with Supervisor(tmp_path) as job:
+        names = job.start(2, {0: "full"})
+        job.allow(10)
+        job.post([])
+        job.drive(lambda: not job.alive(names[1]), "the second left")
+        job.wait(lambda: "No space left" in job.mailbox.reports(names)[0].note, "a note")
+        assert job.mailbox.reports(names)[0].phase is Phase.SAVING
+        assert job.alive(names[0])
+        assert not (tmp_path / "checkpoint.pt").exists()
+        (tmp_path / "room").touch()
+        job.wait(lambda: not job.alive(names[0]), "the first left")
+        assert set(job.codes().values()) == {0}
+        job.start(1)
+        job.run_out()
+        check(job)
+
+
 def test_terminated_gang_keeps_its_state(tmp_path: Path) -> None:
     with Supervisor(tmp_path) as job:
         first = job.start(3)

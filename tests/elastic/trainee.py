@@ -7,6 +7,7 @@ library in this process: the library itself has no hooks for tests.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -83,7 +84,7 @@ def put_in(fault: str, run: Any, model: nn.Module) -> None:
     before which step that happens depends on who was built when, that it happens does not.
     """
     place, _, number = fault.partition(":")
-    at = int(number)
+    at = int(number or 0)
 
     def training() -> bool:
         return bool(run.position.step >= at)
@@ -120,6 +121,15 @@ def put_in(fault: str, run: Any, model: nn.Module) -> None:
         before(regrouping, gang, "receive")
     elif place == "checkpoint":  # the file is written, but not in place
         before(training, os, "fsync")
+    elif place == "full":  # nothing dies: there is no room for a checkpoint until the test says so
+        fsync = os.fsync
+
+        def full(fd: Any) -> None:
+            if not Path(run._mailbox.directory, "room").exists():
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            fsync(fd)
+
+        os.fsync = full
     elif place == "finish":
         before(training, gang.Gang, "finish")
     else:

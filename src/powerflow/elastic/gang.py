@@ -32,6 +32,8 @@ WAITING = (Phase.READY, Phase.BROKEN, Phase.DONE)
 SILENT_S = 10.0
 #: How long a regroup is given before something newer may stop it.
 REGROUP_S = 1.0
+#: Between two attempts to save a state that would be lost: controllers give 30 s, and disks are freed by people.
+SAVE_AGAIN_S = 0.5
 #: Shortest time between two looks at what does not come with a change of a file.
 LOOK_S = 0.02
 
@@ -380,11 +382,22 @@ class Gang:
         survivors = [] if target is None else self.mailbox.reports([member.name for member in target.members])
         kept = any(report.generation for report in survivors)
         if self.training.joined and not kept and (self.rank == 0 or not self.whole):
-            self.reporter.tell(Phase.SAVING)
-            self.training.save(self.mailbox.checkpoint)
-            self.reporter.note(saved_step=self.training.position.step)
+            self._save_before_leaving()
         self._let_go()
         self._left = True
         self.reporter.tell(Phase.RELEASED)
         self.reporter.close()
         raise SystemExit(0)
+
+    def _save_before_leaving(self) -> None:
+        """Keep the state, which nobody else has: where that fails, try until it succeeds or our grace is over."""
+        self.reporter.tell(Phase.SAVING)
+        while True:
+            try:
+                self.training.save(self.mailbox.checkpoint)
+            except OSError as error:
+                self.reporter.tell(note=f"no checkpoint, trying again: {error}")
+                time.sleep(SAVE_AGAIN_S)
+            else:
+                self.reporter.note(saved_step=self.training.position.step, note="")
+                return
