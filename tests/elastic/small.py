@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from powerflow import elastic
 from powerflow.elastic.mailbox import JOB_DIR, RANK_NAME
 from powerflow.elastic.run import Run
-from tests.elastic.trainee import GLOBAL_BATCH, Numbers
+from tests.elastic.trainee import GLOBAL_BATCH, Numbers, digest
 
 
 class Rank:
@@ -106,3 +106,46 @@ def fails(rank: Rank) -> None:
             optimizer.zero_grad()
         if epoch == 1:
             raise ValueError("a mistake")
+
+
+def grows(rank: Rank) -> None:
+    """Gives its optimiser more parameters in its second epoch."""
+    optimizer = torch.optim.SGD(rank.model[2].parameters(), lr=0.02, momentum=0.9)  # type: ignore[index]
+    model = rank.run.wrap(rank.model, optimizer)
+    for epoch in rank.run.epochs(3):
+        if epoch == 1:
+            optimizer.add_param_group({"params": list(rank.model[0].parameters())})  # type: ignore[index]
+        for x, y, _ in rank.run.batches(rank.data, global_batch=GLOBAL_BATCH):
+            rank.backward(model, x, y)
+            optimizer.step()
+            rank.model.zero_grad()
+
+
+def thaws(rank: Rank) -> None:
+    """Trains the last layer alone in its first epoch, and then both."""
+    first: nn.Module = rank.model[0]  # type: ignore[index,assignment]
+    first.requires_grad_(False)
+    optimizer = torch.optim.Adam(rank.model.parameters(), lr=0.02)
+    model = rank.run.wrap(rank.model, optimizer)
+    for epoch in rank.run.epochs(4):
+        if epoch == 1:
+            first.requires_grad_(True)
+        for x, y, _ in rank.run.batches(rank.data, global_batch=GLOBAL_BATCH):
+            rank.backward(model, x, y)
+            optimizer.step()
+            optimizer.zero_grad()
+            now = rank.run.position.step
+            rank.log("state", generation=rank.run.generation, step=now, hash=digest(rank.model.state_dict()))
+
+
+def normalises(rank: Rank) -> None:
+    """Has a layer that cannot be trained on one sample, and steps that leave a rank with one; the last has 7."""
+    rank.model = nn.Sequential(nn.Linear(6, 12), nn.BatchNorm1d(12), nn.Linear(12, 1)).double()
+    optimizer = torch.optim.SGD(rank.model.parameters(), lr=0.02)
+    model = rank.run.wrap(rank.model, optimizer)
+    for _ in rank.run.epochs(2):
+        for x, y, _ in rank.run.batches(rank.data, global_batch=GLOBAL_BATCH):
+            rank.log("pass", samples=len(x))
+            rank.backward(model, x, y)
+            optimizer.step()
+            optimizer.zero_grad()

@@ -22,10 +22,21 @@ def test_by_hand() -> None:
     assert split(1, 1, 2, 0) == (Pass(0, 1, 2.0, True),)
 
 
+def test_no_pass_of_one_sample_by_hand() -> None:
+    # 6 samples on 4 ranks would be 1, 2, 1 and 2: three ranks take two each, one takes the first two for nothing.
+    assert [split(6, rank, 4, 0, 2) for rank in range(4)] == [
+        (Pass(0, 2, 0.0, True),),
+        (Pass(0, 2, 4 / 3, True),),
+        (Pass(2, 4, 4 / 3, True),),
+        (Pass(4, 6, 4 / 3, True),),
+    ]
+    assert split(1, 1, 2, 0, 2) == (Pass(0, 1, 2.0, True),)  # a step that has but one
+
+
 @settings(max_examples=200, deadline=None)
-@given(size=st.integers(1, 300), ranks=st.integers(1, 20), most=st.integers(0, 40))
-def test_split_is_a_partition(size: int, ranks: int, most: int) -> None:
-    shares = [split(size, rank, ranks, most) for rank in range(ranks)]
+@given(size=st.integers(1, 300), ranks=st.integers(1, 20), most=st.integers(0, 40), least=st.integers(1, 2))
+def test_split_is_a_partition(size: int, ranks: int, most: int, least: int) -> None:
+    shares = [split(size, rank, ranks, most, least) for rank in range(ranks)]
     assert len({len(share) for share in shares}) == 1  # all meet in the same pass
     for share in shares:
         assert [one.last for one in share] == [False] * (len(share) - 1) + [True]
@@ -35,6 +46,8 @@ def test_split_is_a_partition(size: int, ranks: int, most: int) -> None:
     assert used == list(range(size))
     sizes = [one.end - one.begin for share in shares for one in share if one.weight]
     assert max(sizes) - min(sizes) <= 2
+    if least == 2 and most != 1 and (most != 2 or size % 2 == 0):
+        assert all(one.end - one.begin >= min(2, size) for share in shares for one in share)
     # The mean over ranks of the weighted means is the mean over the batch.
     values = np.random.default_rng(size).normal(size=size)
     total = sum(one.weight * values[one.begin : one.end].mean() for share in shares for one in share) / ranks
@@ -49,6 +62,11 @@ def test_steps_cover_an_epoch(samples: int, batch: int, seed: int, shuffle: bool
     assert all(order.size(step) == batch for step in range(order.steps - 1))
     assert sorted(order.epoch(3).tolist()) == list(range(samples))
     assert (order.epoch(3) == Order(samples, batch, shuffle, seed).epoch(3)).all()
+
+
+def test_a_smaller_last_step_can_be_left_out() -> None:
+    order = Order(10, 4, False, 0, drop_last=True)
+    assert [order.size(step) for step in range(order.steps)] == [4, 4]
 
 
 def test_epochs_differ_only_where_shuffled() -> None:

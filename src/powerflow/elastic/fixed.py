@@ -31,6 +31,7 @@ class Fixed:
             if not dist.is_initialized():
                 dist.init_process_group("cpu:gloo,cuda:nccl" if self.training.on_cuda() else "gloo")
             self.parallel = DistributedDataParallel(self.training.model, **self.training.options)
+            self.training.in_parallel_trained = self.training.trained()
 
     def between_steps(self) -> bool:
         """Nothing is ever due."""

@@ -259,8 +259,9 @@ class Gang:
             self._regroup(target, names.index(self.name))
         except group.GaveUp:
             self.lose("members did not come together")
-        except RuntimeError as error:
-            if not group.lost_peer(error):
+        except Exception as error:
+            if not isinstance(error, RuntimeError) or not group.lost_peer(error):
+                self._let_go()  # gloo's threads would abort a process that ends with its group
                 raise
             self.lose(str(error))
         return self.whole

@@ -12,20 +12,21 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from powerflow.elastic.order import Order, Pass, Position, split
 from powerflow.errors import InputError
 
-_OURS = ("batch_size", "batch_sampler", "sampler", "shuffle", "drop_last")
+_OURS = ("batch_size", "batch_sampler", "sampler", "shuffle")
 
 
 class Share(Sampler[list[int]]):
     """Samples of one rank, a list per pass, from a position to the end of its epoch."""
 
-    def __init__(self) -> None:
+    def __init__(self, least: int) -> None:
+        self.least = least
         self.order = Order(0, 1, False, 0)
         self.position = Position()
         self.rank, self.ranks, self.most = 0, 1, 0
 
     def passes(self, step: int) -> tuple[Pass, ...]:
         """Passes of one step of the epoch."""
-        return split(self.order.size(step), self.rank, self.ranks, self.most)
+        return split(self.order.size(step), self.rank, self.ranks, self.most, self.least)
 
     def __iter__(self) -> Iterator[list[int]]:
         epoch = self.order.epoch(self.position.epoch)
@@ -38,7 +39,7 @@ class Share(Sampler[list[int]]):
 class Feed:
     """A DataLoader that can be set to any position and share; its workers may persist from one to the next."""
 
-    def __init__(self, dataset: Dataset[Any], options: dict[str, Any]) -> None:
+    def __init__(self, dataset: Dataset[Any], options: dict[str, Any], least: int) -> None:
         if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
             raise InputError(
                 "an elastic run needs a data set with a length and items by index",
@@ -51,7 +52,7 @@ class Feed:
             )
         self.dataset = dataset
         self.options = options
-        self.share = Share()
+        self.share = Share(least)
         self._generator = torch.Generator()
         # Its own generator: how often loading is started anew must not change the script's random numbers.
         self._loader = DataLoader(dataset, batch_sampler=self.share, **{"generator": self._generator, **options})

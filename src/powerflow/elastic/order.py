@@ -27,16 +27,22 @@ class Position(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """The order in which a data set of so many samples is gone through, B = ``global_batch`` samples a step."""
+    """The order in which a data set of so many samples is gone through, B = ``global_batch`` samples a step.
+
+    ``drop_last`` leaves out the last step of an epoch where it would be smaller.
+    """
 
     samples: int
     global_batch: int
     shuffle: bool
     seed: int
+    drop_last: bool = False
 
     @property
     def steps(self) -> int:
         """Steps of one epoch."""
+        if self.drop_last:
+            return self.samples // self.global_batch
         return -(-self.samples // self.global_batch)
 
     def epoch(self, epoch: int) -> NDArray[np.int64]:
@@ -64,25 +70,33 @@ class Pass(NamedTuple):
 
 
 @lru_cache(maxsize=8)
-def split(size: int, rank: int, ranks: int, most: int) -> tuple[Pass, ...]:
+def split(size: int, rank: int, ranks: int, most: int, least: int = 1) -> tuple[Pass, ...]:
     """The passes of one rank over its share of a batch.
 
     All ranks make the same number of passes, because they meet in the last one. A pass for which nothing is left
-    takes the batch's first sample with weight 0.
+    takes the batch's first samples with weight 0.
 
     Args:
         size: Samples of the batch, ≥ 1.
         rank: Whose share.
         ranks: How many share it.
         most: Most samples of one pass; 0: no limit.
+        least: Fewest samples of one pass, 1 or 2, as far as ``size`` and ``most`` allow.
     """
-    first, after = size * rank // ranks, size * (rank + 1) // ranks
     largest = -(-size // ranks)
     count = -(-largest // most) if most else 1
-    cuts = [first + (after - first) * i // count for i in range(count + 1)]
+    filler = min(size, least, most or least)
+    if least > 1 and size < least * ranks * count:  # some would be too small: fewer passes, and for some ranks none
+        full = max(1, size // least, -(-size // most) if most else 1)
+        mine = range(full * rank // ranks, full * (rank + 1) // ranks)
+        cuts = [(size * i // full, size * (i + 1) // full) for i in mine]
+        cuts += [(0, 0)] * (count - len(cuts))
+    else:
+        first, after = size * rank // ranks, size * (rank + 1) // ranks
+        cuts = list(pairwise(first + (after - first) * i // count for i in range(count + 1)))
     return tuple(
         Pass(begin, end, ranks * (end - begin) / size, i == count - 1)
         if end > begin
-        else Pass(0, 1, 0.0, i == count - 1)
-        for i, (begin, end) in enumerate(pairwise(cuts))
+        else Pass(0, filler, 0.0, i == count - 1)
+        for i, (begin, end) in enumerate(cuts)
     )

@@ -165,7 +165,14 @@ class Run:
         gang.finish()
 
     def batches(
-        self, dataset: Dataset[Any], *, global_batch: int, shuffle: bool = True, seed: int = 0, **loader_options: Any
+        self,
+        dataset: Dataset[Any],
+        *,
+        global_batch: int,
+        shuffle: bool = True,
+        seed: int = 0,
+        drop_last: bool = False,
+        **loader_options: Any,
     ) -> Iterator[Any]:
         """This rank's part of what is left of the epoch, one pass at a time.
 
@@ -174,6 +181,7 @@ class Run:
             global_batch: Samples per step over all ranks; it stays when their number changes.
             shuffle: Whether every epoch goes through the samples in an order of its own.
             seed: Fixes these orders.
+            drop_last: Whether to leave out the last step of an epoch where it would be smaller.
             loader_options: For `torch.utils.data.DataLoader`: workers, collation, pinned memory, …
 
         Raises:
@@ -186,8 +194,14 @@ class Run:
         if global_batch < 1:
             raise InputError(f"global_batch is {global_batch}", where="run.batches", fix="give 1 or more")
         if self._feed is None or not self._feed.serves(dataset, loader_options):
-            self._feed = Feed(dataset, loader_options)
-        order = Order(len(dataset), global_batch, shuffle, seed)  # type: ignore[arg-type]  # Feed has looked
+            self._feed = Feed(dataset, loader_options, training.fewest_samples())
+        order = Order(len(dataset), global_batch, shuffle, seed, drop_last)  # type: ignore[arg-type]  # Feed has looked
+        if not order.steps:
+            raise InputError(
+                f"{order.samples} samples make no step of {global_batch}",
+                where="run.batches",
+                fix="give a smaller global_batch, or drop_last=False",
+            )
         self._leave_batches()
         if self._taken is not None and self._taken[0] == epoch:
             again = self._taken == (epoch, id(dataset), order)
@@ -205,6 +219,8 @@ class Run:
 
     def _batches(self, feed: Feed, order: Order, epoch: int) -> Generator[Any]:
         training, gang = self._parts()
+        if gang.parallel is not None and training.trained() != training.in_parallel_trained:
+            gang.parallel = training.in_parallel()  # DDP exchanges what was to be trained when it was made
         loaded: Iterator[Any] | None = None
         while training.position.epoch == epoch and training.position.within < order.steps:
             if gang.between_steps():

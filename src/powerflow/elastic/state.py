@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from powerflow.elastic.order import Position
+from powerflow.errors import InputError
 
 #: Bytes sent at once: enough to use the link, little enough that nobody needs much memory for it.
 BUCKET_BYTES = 64 << 20
@@ -46,6 +47,7 @@ class Training:
         options: How DDP is to wrap it.
         things: Model, optimiser and whatever else was registered.
         position: How far.
+        in_parallel_trained: Which parameters were trained when the model was last made parallel.
         joined: Whether this state belongs to the run; a newcomer's does not until it was given one.
     """
 
@@ -55,6 +57,7 @@ class Training:
         self.things: list[Stateful] = [model, *others]
         self.position = Position()
         self.joined = False
+        self.in_parallel_trained: list[bool] = []
 
     def on_cuda(self) -> bool:
         """Whether the model is on a CUDA device."""
@@ -64,8 +67,17 @@ class Training:
         """Whether an optimiser was registered, of whatever class."""
         return any(hasattr(thing, "step") and hasattr(thing, "zero_grad") for thing in self.things)
 
+    def fewest_samples(self) -> int:
+        """That a pass can do with: batch normalisation needs two to train."""
+        return 2 if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.model.modules()) else 1
+
+    def trained(self) -> list[bool]:
+        """Which parameters are trained and not frozen."""
+        return [parameter.requires_grad for parameter in self.model.parameters()]
+
     def in_parallel(self) -> DistributedDataParallel:
         """The model as DDP of the default group; its ranks have equal parameters already."""
+        self.in_parallel_trained = self.trained()
         return DistributedDataParallel(self.model, init_sync=False, **self.options)
 
     def state(self) -> State:
@@ -73,6 +85,7 @@ class Training:
         return {
             "position": tuple(self.position),
             "things": [thing.state_dict() for thing in self.things],
+            "trained": self.trained(),
             "random": {
                 "python": random.getstate(),
                 "numpy": np.random.get_state(),  # noqa: NPY002  (the script's generator, not ours)
@@ -83,8 +96,16 @@ class Training:
 
     def become(self, state: State) -> None:
         """Take over such a state."""
+        if len(self.things) != len(state["things"]):
+            raise _not_alike(f"{len(state['things'])} things were given to run.wrap there, {len(self.things)} here")
         for thing, its in zip(self.things, state["things"], strict=True):
-            thing.load_state_dict(its)
+            try:
+                thing.load_state_dict(its)
+            except (ValueError, RuntimeError, KeyError) as error:
+                reason = " ".join(str(error).split())
+                raise _not_alike(f"state of {type(thing).__name__}: {reason[:300]}") from error
+        for parameter, trained in zip(self.model.parameters(), state["trained"], strict=True):
+            parameter.requires_grad_(trained)
         rng = state["random"]
         random.setstate(rng["python"])
         np.random.set_state(rng["numpy"])  # noqa: NPY002
@@ -117,6 +138,14 @@ class Training:
                 os.fsync(directory)
             finally:
                 os.close(directory)
+
+
+def _not_alike(what: str) -> InputError:
+    return InputError(
+        f"what the others train is not what this rank has built: {what}",
+        fix="build all that run.wrap is given in the same way in every rank, and change none of it afterwards",
+        exit_code=1,
+    )
 
 
 def load(path: Path) -> State | None:
