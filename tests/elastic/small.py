@@ -5,11 +5,13 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import random
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -123,7 +125,7 @@ def grows(rank: Rank) -> None:
 
 def thaws(rank: Rank) -> None:
     """Trains the last layer alone in its first epoch, and then both."""
-    first: nn.Module = rank.model[0]  # type: ignore[index,assignment]
+    first: nn.Module = rank.model[0]  # type: ignore[index]
     first.requires_grad_(False)
     optimizer = torch.optim.Adam(rank.model.parameters(), lr=0.02)
     model = rank.run.wrap(rank.model, optimizer)
@@ -148,4 +150,27 @@ def normalises(rank: Rank) -> None:
             rank.log("pass", samples=len(x))
             rank.backward(model, x, y)
             optimizer.step()
+            optimizer.zero_grad()
+
+
+def scales(rank: Rank) -> None:
+    """Has a gradient scaler, and draws a random number of each kind in every step; newcomers begin with others."""
+    seed = int(rank.name.rpartition(".")[2])
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    optimizer = torch.optim.SGD(rank.model.parameters(), lr=0.02)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0 / (1 + seed), growth_interval=7)
+    model = rank.run.wrap(rank.model, optimizer, scaler)
+    for _ in rank.run.epochs(4):
+        for x, y, _ in rank.run.batches(rank.data, global_batch=GLOBAL_BATCH):
+            state = scaler.state_dict()
+            drawn = [torch.rand(1).item(), random.random(), float(np.random.random())]  # noqa: NPY002
+            scale = [state["scale"], state["_growth_tracker"]]
+            rank.log("drawn", ranks=rank.run.ranks, step=rank.run.position.step, drawn=drawn, scale=scale)
+            while int((rank.directory / "allowed").read_text() or 0) <= rank.run.position.step:
+                time.sleep(0.002)
+            rank.run.backward(scaler.scale(((model(x) - y) ** 2).mean()))
+            scaler.step(optimizer)
+            scaler.update()
             optimizer.zero_grad()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from powerflow.elastic.mailbox import Phase
 from tests.elastic.proofs import check
 from tests.elastic.supervisor import Supervisor
 
@@ -92,6 +93,22 @@ def test_killed_while_saving(tmp_path: Path) -> None:
         job.start(2)
         job.run_out()
         check(job, repeats=20)
+
+
+@pytest.mark.parametrize("at", [0, 6])
+def test_killed_while_saving_beside_survivors(tmp_path: Path, at: int) -> None:
+    """They go on from what they have, and not from the checkpoint: no more than the step in flight is done again."""
+    with Supervisor(tmp_path, checkpoint_s=0.001) as job:
+        names = job.start(3, {0: f"checkpoint:{at}"})
+        job.allow(20)
+        job.wait(lambda: not job.alive(names[0]), "death while saving")
+        assert job.processes[names[0]].exitcode == -9
+        assert job.mailbox.reports(names)[0].phase is Phase.SAVING
+        job.run_out()
+        codes = job.codes()
+        assert codes.pop(names[0]) == -9
+        assert set(codes.values()) == {0}, job.story()
+        check(job, repeats=1)
 
 
 def test_killed_at_any_moment(tmp_path: Path) -> None:

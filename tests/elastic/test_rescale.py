@@ -7,6 +7,9 @@ import random
 import signal
 from pathlib import Path
 
+import numpy as np
+import torch
+
 from powerflow.elastic.mailbox import CHECKPOINT_FILE, JOB_DIR, RANK_NAME, Phase
 from tests.elastic.proofs import check
 from tests.elastic.supervisor import Supervisor
@@ -32,6 +35,29 @@ def test_thirty_random_rescales(tmp_path: Path) -> None:
         assert all(report.steps_total == job.steps for report in reports)
         gone = [n for n in job.processes if n not in members]
         assert {report.phase for report in job.mailbox.reports(gone)} == {Phase.RELEASED}
+
+
+def test_scaler_and_random_numbers_are_handed_over(tmp_path: Path) -> None:
+    """2 → 4 → 2, where the two that stay in the end are newcomers: all go on as the first rank alone would."""
+    with Supervisor(tmp_path, script="scales") as job:
+        names = job.start(2)
+        job.allow(10)
+        new = job.launch(2)
+        job.rescale([*names, *new])
+        job.allow(job.allowed + 5)
+        job.rescale(new)
+        job.run_out()
+        assert set(job.codes().values()) == {0}, job.story()
+        entries = job.entries("drawn")
+        assert {entry["ranks"] for entry in entries} == {2, 4}
+        torch.manual_seed(0)
+        script, numpy = random.Random(0), np.random.RandomState(0)
+        for step in range(job.steps):
+            drawn = [torch.rand(1).item(), script.random(), numpy.random_sample()]
+            scale = [1024.0 * 2 ** (step // 7), step % 7]  # every 7 updates it doubles
+            here = [entry for entry in entries if entry["step"] == step]
+            assert len(here) == here[0]["ranks"]
+            assert all((entry["drawn"], entry["scale"]) == (drawn, scale) for entry in here), step
 
 
 def test_all_leave_and_others_go_on(tmp_path: Path) -> None:

@@ -105,7 +105,8 @@ def settle() -> None:
 def warm_up() -> None:
     """Have torch load what a first group needs (seconds), while nobody waits for it."""
     form(HashStore(), 0, 1, cuda=False)
-    DistributedDataParallel(torch.nn.Linear(1, 1), init_sync=False)
+    with torch.random.fork_rng(devices=[]):  # the script's random numbers are not ours to draw
+        DistributedDataParallel(torch.nn.Linear(1, 1), init_sync=False)
     close()
 
 
