@@ -6,13 +6,11 @@ See `powerflow.elastic.mailbox` for what ranks and controller say to each other.
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -22,7 +20,7 @@ from torch._C._distributed_c10d import Store
 from torch.nn.parallel import DistributedDataParallel
 
 from powerflow.elastic import group
-from powerflow.elastic.mailbox import Mailbox, Phase, Switch, Target
+from powerflow.elastic.mailbox import Mailbox, News, Phase, Switch, Target
 from powerflow.elastic.reporter import Reporter
 from powerflow.elastic.state import State, Training, load, receive, send
 
@@ -36,26 +34,6 @@ REGROUP_S = 1.0
 SAVE_AGAIN_S = 0.5
 #: Shortest time between two looks at what does not come with a change of a file.
 LOOK_S = 0.02
-
-
-class News:
-    """Tells with one `os.stat` whether a file was replaced since it was last asked."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.seen: tuple[int, int] | None = None
-
-    def come(self) -> bool:
-        """Whether there is another file than before."""
-        try:
-            status = os.stat(self.path)
-        except FileNotFoundError:
-            return False
-        found = (status.st_mtime_ns, status.st_ino)
-        if found == self.seen:
-            return False
-        self.seen = found
-        return True
 
 
 class Gang:

@@ -195,6 +195,26 @@ class Mailbox:
         return self.reports([name for name, when in written.items() if latest - when <= silent_s])
 
 
+class News:
+    """Tells with one `os.stat` whether a file was replaced since it was last asked."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.seen: tuple[int, int] | None = None
+
+    def come(self) -> bool:
+        """Whether there is another file than before."""
+        try:
+            status = os.stat(self.path)
+        except FileNotFoundError:
+            return False
+        found = (status.st_mtime_ns, status.st_ino)
+        if found == self.seen:
+            return False
+        self.seen = found
+        return True
+
+
 def _target(found: dict[str, Any]) -> Target:
     return Target(**{**found, "members": tuple(Member(**member) for member in found["members"])})
 
