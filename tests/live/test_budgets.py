@@ -243,8 +243,7 @@ def test_a_project_without_jobs_is_asked_once_and_others_learn_on(tmp_path: Path
     bench.engine.now_s += 86_400.0
     bench.controller._renewed_s = bench.controller.clock()
     past_job(bench, 1.0)
-    run_for(bench, TICK_S)
-    assert replays(bench)
+    bench.until(lambda: replays(bench))  # not later: on a busy machine it may have answered by then
     assert budgets._pupils == {"", "ghost"}, "the daily replay is for all"
     bench.close()
 
