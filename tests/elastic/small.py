@@ -64,15 +64,20 @@ def main(script: str, directory: str, name: str) -> None:
     sys.exit(code)
 
 
+def _train(rank: Rank, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """One epoch, in the plainest way."""
+    for x, y, _ in rank.run.batches(rank.data, global_batch=GLOBAL_BATCH):
+        rank.backward(model, x, y)
+        optimizer.step()
+        optimizer.zero_grad()
+
+
 def stops_early(rank: Rank) -> None:
     """Is content after two epochs of ten."""
     optimizer = torch.optim.Adam(rank.model.parameters())
     model = rank.run.wrap(rank.model, optimizer)
     for epoch in rank.run.epochs(10):
-        for x, y, _ in rank.run.batches(rank.data, global_batch=GLOBAL_BATCH):
-            rank.backward(model, x, y)
-            optimizer.step()
-            optimizer.zero_grad()
+        _train(rank, model, optimizer)
         if epoch == 1:
             break
     report = json.loads((rank.directory / "ranks" / f"{rank.name}.json").read_text())
@@ -102,10 +107,7 @@ def fails(rank: Rank) -> None:
     optimizer = torch.optim.Adam(rank.model.parameters())
     model = rank.run.wrap(rank.model, optimizer)
     for epoch in rank.run.epochs(10):
-        for x, y, _ in rank.run.batches(rank.data, global_batch=GLOBAL_BATCH):
-            rank.backward(model, x, y)
-            optimizer.step()
-            optimizer.zero_grad()
+        _train(rank, model, optimizer)
         if epoch == 1:
             raise ValueError("a mistake")
 

@@ -38,12 +38,8 @@ class Kept:
         fixed = np.zeros(len(jobs), np.bool_)
         while (lost := keeps & ~fixed & (answer.gpus != held)).any():
             fixed |= lost
-            limited = bool(view.limit_w)
-            answer = replace(
-                view.nothing(),
-                gpus=np.where(fixed, held, 0),
-                clock=np.where(fixed & (not limited), jobs["clock"], 0).astype(np.int64),
-            )
+            clock = np.zeros_like(held) if view.limit_w else jobs["clock"].astype(np.int64)
+            answer = replace(view.nothing(), gpus=np.where(fixed, held, 0), clock=clock)
             limit_w = {scope: max(0.0, watts - added_w(view, answer, scope)) for scope, watts in view.limit_w.items()}
             answer = decide_rest(self.inner, replace(view, limit_w=limit_w), answer, fixed)
         return answer

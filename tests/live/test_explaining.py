@@ -1,0 +1,91 @@
+"""What people are told of a job and of the cluster by `explain`, `top` and events."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from powerflow.live.records import JobState
+from tests.live.controller_bench import ADA, Bench
+
+
+def test_explain_says_what_binds_what_would_change_it_and_when_it_ends(bench: Bench) -> None:
+    bench.steps_total = 1_000_000
+    first = [bench.submit(gpus="4", batch={"global": 64}, work={"iterations": 5000}) for _ in range(2)]
+    for job in first:
+        bench.until_trains(job)
+    waits = bench.submit(gpus="2", batch={"global": 64}, work={"iterations": 5000})
+    bench.turn(5)
+    said = bench.desk.explain(waits)
+    assert said.binds in ("GPUs", "priority")
+    assert any(at.limit == "GPUs" and at.gpus == 2 for at in said.otherwise)
+    assert said.start_s is not None
+    assert said.end_s is not None
+    assert said.start_s < said.end_s
+    runs = bench.desk.explain(first[0])
+    assert runs.start_s is None
+    assert runs.end_s is not None
+    assert runs.end_s > bench.controller.clock()
+    assert runs.energy_j is not None
+    assert runs.options[0].cost_s > 0
+    assert bench.desk.decisions(waits).items[0].reason.startswith("waits for GPUs")
+
+
+def test_a_batch_that_is_not_the_stated_one_is_told_once(bench: Bench) -> None:
+    wrong, right = bench.submit(batch={"global": 512}), bench.submit(batch={"global": 64})
+    for job in (wrong, right):
+        bench.until_state(job, JobState.COMPLETED)
+    told = [event for event in bench.store.events(limit=1000).items if event.kind == "batch misstated"]
+    assert [event.job_id for event in told] == [wrong]
+    assert told[0].text.startswith("a step takes 64 samples, batch.global says 512")
+
+
+def test_top_says_when_what_fell_free_will_be_used(bench: Bench) -> None:
+    bench.turn(3)
+    assert bench.desk.top().next_decision_s is None, "there is nothing to decide"
+    for _ in range(9):
+        bench.submit(gpus="1", rescale="none", run="sleep 1")
+    bench.turn()
+    top = bench.desk.top()
+    assert (top.running, top.queued) == (8, 1)
+    decided_s = bench.controller.clock()
+    bench.desk.cancel("1", ADA)
+    bench.controller.turn()
+    due_s = bench.desk.top().next_decision_s
+    assert due_s is not None
+    assert due_s == pytest.approx(decided_s + 1.0), "the bench's interval"
+    late = bench.submit(gpus="1", rescale="none", run="sleep 1")
+    bench.controller.turn()
+    assert bench.desk.job(late).record.reason == "waits for the next decision"
+    start_s = bench.desk.explain(late).start_s
+    assert start_s is None or start_s >= due_s
+
+
+def test_explain_waits_for_the_loop_but_not_for_ever(bench: Bench) -> None:
+    job = bench.submit(gpus="1", batch={"global": 64})
+    bench.until_trains(job)
+    stop = threading.Event()
+    loop = threading.Thread(target=bench.controller.run, args=(stop,))
+    loop.start()
+    try:
+        assert bench.controller.inquire(job, 20.0) is not None
+        assert bench.controller.inquire("99", 20.0) is None
+    finally:
+        stop.set()
+        bench.controller.ring()
+        loop.join()
+    bench.controller._turns = True  # as if it turned, and hung
+    assert bench.controller.inquire(job, 0.05) is None
+
+
+def test_a_question_that_fails_ends_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    job = bench.submit(gpus="1", batch={"global": 64})
+    bench.until_trains(job)
+    monkeypatch.setattr("powerflow.live.questions.insight", fails)
+    assert bench.desk.explain(job).binds == ""
+    bench.turn(2)
+    assert bench.desk.explain(job).options, "the rest is said all the same"

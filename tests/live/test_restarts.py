@@ -1,0 +1,122 @@
+"""One controller ends, at any moment, and the next one goes on."""
+
+from __future__ import annotations
+
+import pytest
+
+from powerflow.live.records import JobState
+from tests.live.controller_bench import ADA, Bench
+
+
+def test_a_restart_changes_nothing_for_who_runs(bench: Bench) -> None:
+    bench.steps_total = 10_000
+    jobs = [bench.submit(gpus=2) for _ in range(3)]
+    for job in jobs:
+        bench.until_trains(job)
+    bench.turn(30)
+    before = set(bench.engine.running())
+    for _ in range(5):
+        bench.restart()
+        bench.turn(3)
+    assert set(bench.engine.running()) == before
+    assert not bench.engine.signals
+
+
+def test_who_ran_before_a_restart_resumes_and_does_not_start(bench: Bench) -> None:
+    bench.steps_total = 10_000
+    job = bench.submit(gpus=1)
+    bench.until_trains(job)
+    bench.turn(30)
+    bench.desk.hold(job, ADA)
+    bench.until(lambda: not bench.engine.running())
+    bench.restart()
+    bench.desk.release(job, ADA)
+    bench.until(lambda: bool(bench.engine.running()))
+    bench.turn(3)
+    assert any(row.reason.startswith("resumed on 1 GPU") for row in bench.desk.decisions(job).items)
+
+
+def test_a_clock_that_is_set_back_between_two_controllers_stops_nothing(bench: Bench) -> None:
+    bench.steps_total = 100
+    job = bench.submit(gpus=1)
+    bench.until_trains(job)
+    bench.die()
+    bench.offset_s -= 3600.0
+    bench.start()
+    late = bench.submit(gpus=1)
+    bench.until_state(late, JobState.COMPLETED)
+    bench.until_state(job, JobState.COMPLETED)
+    bench.die()
+    bench.offset_s += 86_400.0
+    bench.start()
+    bench.until_state(bench.submit(gpus=1), JobState.COMPLETED)
+
+
+def test_what_was_learned_is_there_after_a_restart(bench: Bench) -> None:
+    done = bench.submit(name="a", gpus="1..2", batch={"global": 64})
+    bench.until_state(done, JobState.COMPLETED)
+    bench.steps_total = 10_000
+    job = bench.submit(name="b", gpus=1, run="python other.py")
+    bench.until_trains(job)
+    bench.turn(60)
+    learning = bench.controller.learning
+    before = {name: learning.table(name, "A100") for name in learning._classes}
+    kind, spec = bench.controller.entries[job].kind, bench.job(done).spec
+    assert learning._measured[kind.name, "A100"]
+    bench.turn(3)
+    bench.controller._save(bench.controller.clock(), everything=True)
+    lengths = {name: learning.believed_steps(spec, name) for name in before}
+    bench.restart()
+    learning = bench.controller.learning
+    for name, table in before.items():
+        after = learning.table(name, "A100")
+        assert after.step_time_s == pytest.approx(table.step_time_s, rel=0.02)
+        assert after.power_w == pytest.approx(table.power_w, rel=0.02)
+        assert learning.believed_steps(spec, name) == pytest.approx(lengths[name], rel=0.02)
+
+
+def test_the_brain_knows_what_old_classes_cost_after_a_restart(bench: Bench) -> None:
+    bench.until_state(bench.submit(gpus=1), JobState.COMPLETED)
+    bench.restart()
+    bench.until_state(bench.submit(gpus=1), JobState.COMPLETED)
+
+
+def test_every_joule_is_a_job_s_or_idle_over_kills(bench: Bench) -> None:
+    bench.steps_total = 20
+    meter = bench.store.get("meter")
+    assert meter is None
+    bench.turn(3)
+    state = bench.store.get("meter")
+    start_j = sum(account["energy_j"] for account in state["accounts"].values())
+    start_all_j = bench.store.energy_totals()[0]
+    jobs = [bench.submit(gpus="1..4", batch={"global": 64}) for _ in range(3)]
+    for _ in range(40):
+        if not bench.store.active():
+            break
+        for gpu in bench.gpus:  # nobody paces these ranks: they draw what the test says
+            gpu.draw(200.0, pid=1, birth=1, arrears_j=3.0)
+        bench.turn(7)
+        bench.restart()
+    bench.turn(3)
+    state = bench.store.get("meter")
+    counted_j = sum(account["energy_j"] for account in state["accounts"].values()) - start_j
+    metered_j, jobs_j, idle_j = bench.store.energy_totals()
+    assert not bench.store.active()
+    assert counted_j > 100.0
+    assert metered_j - start_all_j == pytest.approx(counted_j, rel=0.005)
+    assert jobs_j + idle_j == pytest.approx(metered_j)
+    assert sum(bench.job(job).energy_j for job in jobs) == pytest.approx(jobs_j)
+    assert jobs_j > 0
+
+
+def test_ranks_of_jobs_that_the_store_does_not_know_are_ended_and_nobody_is_charged(bench: Bench) -> None:
+    bench.steps_total = 10_000
+    bench.submit(gpus=2)
+    bench.until(lambda: len(bench.engine.running()) == 2)
+    bench.close()
+    for path in bench.directory.glob("store.db*"):
+        path.unlink()
+    bench.start()
+    bench.until(lambda: not bench.engine.running())
+    bench.turn(10)
+    assert bench.store.energy_totals()[1] == 0.0
