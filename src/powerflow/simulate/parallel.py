@@ -44,11 +44,8 @@ def workers(answer: Callable[[Any], Any], processes: int) -> Iterator[AskAll]:
 
     def ask_all(questions: Sequence[Any], answered: Callable[[int], None]) -> list[Any]:
         # processes begin here, and are born deaf to Ctrl-C, which reaches everyone at a terminal: the parent ends them
-        deaf = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
+        with _interrupt_later():
             futures = [pool.submit(_answer, question) for question in questions]
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, deaf)
         number = {future: i for i, future in enumerate(futures)}
         left: set[Future[Any]] = set(futures)
         try:
@@ -72,6 +69,27 @@ def workers(answer: Callable[[Any], Any], processes: int) -> Iterator[AskAll]:
         pool.shutdown(wait=True, cancel_futures=True)
         raise
     pool.shutdown()
+
+
+@contextmanager
+def _interrupt_later() -> Iterator[None]:
+    """Delay Ctrl-C until the block ends, so that no process is left half-started; processes that begin in it ignore it.
+
+    The signal mask alone does not do: the kernel then gives the signal to another thread (that of a progress bar, say),
+    and Python still raises KeyboardInterrupt in the main one.
+    """
+    in_main_thread = threading.current_thread() is threading.main_thread()  # elsewhere nothing is ever interrupted
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number)) if in_main_thread else None
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if in_main_thread:
+            signal.signal(signal.SIGINT, before)
+    if came:
+        signal.raise_signal(signal.SIGINT)
 
 
 def usable_cores() -> int:
