@@ -4,15 +4,18 @@
  * sees which clocks were locked. Joules are integrated here, watts times real time. Layout: fake_nvml.py. */
 #include <fcntl.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
 enum { SUCCESS = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7,
-       DRIVER_NOT_LOADED = 9 };
-enum { MOST_GPUS = 8, CLOCKS = 81 };
+       DRIVER_NOT_LOADED = 9, TIMEOUT = 10 };
+enum { MOST_GPUS = 8, CLOCKS = 81, MOST_PROCESSES = 4 };
+enum { HANG_READING = 1, HANG_SETTING = 2, HANG_OPENING = 4 };
 
 typedef struct {
     char uuid[96];
@@ -33,13 +36,37 @@ typedef struct {
     int32_t power_error;
 } Gpu;
 
+/* More about each GPU, after all of them in the file, where the file is long enough; else 0 throughout. */
+typedef struct {
+    uint32_t pids[MOST_PROCESSES]; /* processes that compute on it; 0: none */
+    uint32_t hangs;          /* HANG_READING, HANG_SETTING, HANG_OPENING: such calls do not return while it is set */
+    uint32_t set_late_ms;    /* a clock that is asked for is taken so much later */
+    uint32_t power_limit_mw; /* 0: 400 W, which is the default and the most */
+    uint32_t pci_bus;        /* 0: by index */
+    uint64_t throttled_by;   /* reasons, as nvml.h numbers them */
+    uint64_t ecc_errors;     /* uncorrected, since the driver was loaded */
+    uint64_t xid;            /* the last one */
+    uint32_t xids;           /* how many there were */
+    uint32_t late_mhz;       /* asked for, not taken yet */
+    double late_s;           /* when it is taken */
+} More;
+
 typedef struct {
     uint32_t count;
     int32_t init_error;
     Gpu gpu[MOST_GPUS];
+    More more[MOST_GPUS];
 } State;
 
 static State *state;
+static More nothing_more[MOST_GPUS];
+static More *all_more = nothing_more;
+
+static More *more(const Gpu *g) { return &all_more[g - state->gpu]; }
+
+static void hang(const Gpu *g, unsigned call) {
+    while (more(g)->hangs & call) usleep(20000);
+}
 
 static double now_s(void) {
     struct timespec t;
@@ -53,10 +80,13 @@ int nvmlInitWithFlags(unsigned flags) {
         const char *path = getenv("FAKE_NVML_STATE");
         int file = path ? open(path, O_RDWR) : -1;
         if (file < 0) return DRIVER_NOT_LOADED;
+        struct stat about;
         void *memory = mmap(0, sizeof(State), PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+        int known = fstat(file, &about);
         close(file);
-        if (memory == MAP_FAILED) return DRIVER_NOT_LOADED;
+        if (memory == MAP_FAILED || known != 0) return DRIVER_NOT_LOADED;
         state = memory;
+        if ((size_t)about.st_size >= sizeof(State)) all_more = state->more;
     }
     return state->init_error;
 }
@@ -68,6 +98,7 @@ const char *nvmlErrorString(int code) {
     case 3: return "Not Supported";
     case 4: return "Insufficient Permissions";
     case 9: return "Driver Not Loaded";
+    case 10: return "Timeout";
     case 15: return "GPU is lost";
     default: return "an error of the fake NVML";
     }
@@ -82,6 +113,7 @@ int nvmlDeviceGetHandleByIndex_v2(unsigned index, Gpu **gpu) {
     if (!state) return UNINITIALIZED;
     if (index >= state->count) return INVALID_ARGUMENT;
     *gpu = &state->gpu[index];
+    hang(*gpu, HANG_OPENING);
     return (*gpu)->every_error;
 }
 int nvmlDeviceGetHandleByUUID(const char *uuid, Gpu **gpu) {
@@ -102,6 +134,7 @@ int nvmlDeviceGetName(Gpu *g, char *to, unsigned size) { return text(g, g->name,
 
 int nvmlDeviceGetTotalEnergyConsumption(Gpu *g, unsigned long long *mj) {
     double now = now_s();
+    hang(g, HANG_READING);
     g->energy_mj += g->power_w * (now - g->energy_at_s) * 1e3;
     g->energy_at_s = now;
     while (g->counter_mod_mj > 0 && g->energy_mj >= g->counter_mod_mj) g->energy_mj -= g->counter_mod_mj;
@@ -113,6 +146,7 @@ int nvmlDeviceGetPowerUsage(Gpu *g, unsigned *mw) {
     return g->every_error ? g->every_error : g->power_error;
 }
 int nvmlDeviceGetClockInfo(Gpu *g, unsigned type, unsigned *mhz) {
+    if (more(g)->late_s > 0 && now_s() >= more(g)->late_s) g->locked_mhz = more(g)->late_mhz, more(g)->late_s = 0;
     double clock = g->locked_mhz ? g->locked_mhz : g->clock_mhz;
     if (type > 3) return INVALID_ARGUMENT;
     if (g->clock_cap_mhz > 0 && clock > g->clock_cap_mhz) clock = g->clock_cap_mhz;
@@ -141,13 +175,20 @@ int nvmlDeviceSetGpuLockedClocks(Gpu *g, unsigned least, unsigned most) {
     if (g->every_error) return g->every_error;
     if (g->set_error) return g->set_error;
     if (least > most || most < 210 || least > 1410) return INVALID_ARGUMENT;
-    g->locked_mhz = most;
+    hang(g, HANG_SETTING);
     g->sets++;
+    if (more(g)->set_late_ms) {
+        more(g)->late_mhz = most, more(g)->late_s = now_s() + 1e-3 * more(g)->set_late_ms;
+        return SUCCESS;
+    }
+    g->locked_mhz = most;
     return SUCCESS;
 }
 int nvmlDeviceResetGpuLockedClocks(Gpu *g) {
     if (g->every_error) return g->every_error;
     if (g->set_error) return g->set_error;
+    hang(g, HANG_SETTING);
+    more(g)->late_s = 0;
     g->locked_mhz = 0;
     g->sets++;
     return SUCCESS;
@@ -155,4 +196,81 @@ int nvmlDeviceResetGpuLockedClocks(Gpu *g) {
 int nvmlDeviceGetMigMode(Gpu *g, unsigned *current, unsigned *pending) {
     *current = *pending = g->mig;
     return g->every_error ? g->every_error : g->mig == 2 ? NOT_SUPPORTED : SUCCESS;
+}
+
+/* -- whether it is well, and who else is there -- */
+
+int nvmlDeviceGetTotalEccErrors(Gpu *g, unsigned type, unsigned since, unsigned long long *errors) {
+    (void)since;
+    *errors = type == 1 ? more(g)->ecc_errors : 0;
+    return g->every_error;
+}
+int nvmlDeviceGetCurrentClocksEventReasons(Gpu *g, unsigned long long *reasons) {
+    *reasons = more(g)->throttled_by;
+    return g->every_error;
+}
+int nvmlDeviceGetCurrentClocksThrottleReasons(Gpu *g, unsigned long long *reasons) {
+    return nvmlDeviceGetCurrentClocksEventReasons(g, reasons);
+}
+int nvmlDeviceGetEnforcedPowerLimit(Gpu *g, unsigned *mw) {
+    *mw = more(g)->power_limit_mw ? more(g)->power_limit_mw : 400000;
+    return g->every_error;
+}
+int nvmlDeviceGetPowerManagementLimit(Gpu *g, unsigned *mw) { return nvmlDeviceGetEnforcedPowerLimit(g, mw); }
+int nvmlDeviceGetPowerManagementDefaultLimit(Gpu *g, unsigned *mw) { return *mw = 400000, g->every_error; }
+int nvmlDeviceGetPowerManagementLimitConstraints(Gpu *g, unsigned *least, unsigned *most) {
+    return *least = 100000, *most = 400000, g->every_error;
+}
+
+typedef struct {
+    unsigned pid;
+    unsigned long long memory;
+    unsigned gpu_instance, compute_instance;
+} Process;
+int nvmlDeviceGetComputeRunningProcesses_v3(Gpu *g, unsigned *count, Process *found) {
+    unsigned there = 0, room = *count;
+    if (g->every_error) return g->every_error;
+    for (unsigned i = 0; i < MOST_PROCESSES; i++) there += more(g)->pids[i] != 0;
+    *count = there;
+    if (there > room) return INSUFFICIENT_SIZE;
+    for (unsigned i = 0, k = 0; i < MOST_PROCESSES; i++)
+        if (more(g)->pids[i]) found[k++] = (Process){more(g)->pids[i], 1 << 20, ~0u, ~0u};
+    return SUCCESS;
+}
+
+typedef struct {
+    char bus_id_legacy[16];
+    unsigned domain, bus, device, pci_device, pci_subsystem;
+    char bus_id[32];
+} Pci;
+int nvmlDeviceGetPciInfo_v3(Gpu *g, Pci *pci) {
+    memset(pci, 0, sizeof(*pci));
+    pci->bus = more(g)->pci_bus ? more(g)->pci_bus : 16 * (unsigned)(g - state->gpu + 1);
+    snprintf(pci->bus_id, sizeof(pci->bus_id), "00000000:%02X:00.0", pci->bus);
+    return g->every_error;
+}
+
+/* Events of one GPU per set; only Xids. */
+typedef struct {
+    Gpu *gpu;
+    uint32_t told;
+} Events;
+typedef struct {
+    Gpu *gpu;
+    unsigned long long type, data;
+    unsigned gpu_instance, compute_instance;
+} Event;
+int nvmlEventSetCreate(Events **set) { return (*set = calloc(1, sizeof(Events))) ? SUCCESS : 999; }
+int nvmlEventSetFree(Events *set) { return free(set), SUCCESS; }
+int nvmlDeviceRegisterEvents(Gpu *g, unsigned long long types, Events *set) {
+    (void)types;
+    set->gpu = g, set->told = more(g)->xids;
+    return g->every_error;
+}
+int nvmlEventSetWait_v2(Events *set, Event *event, unsigned timeout_ms) {
+    (void)timeout_ms;
+    if (!set->gpu || set->told >= more(set->gpu)->xids) return TIMEOUT;
+    set->told++;
+    *event = (Event){set->gpu, 8, more(set->gpu)->xid, ~0u, ~0u};
+    return SUCCESS;
 }

@@ -39,10 +39,37 @@ class FakeGpu(ctypes.Structure):
     ]
 
 
+class FakeMore(ctypes.Structure):
+    """As in fake_nvml.c: ``More``."""
+
+    _fields_ = [
+        ("pids", ctypes.c_uint32 * 4),
+        ("hangs", ctypes.c_uint32),
+        ("set_late_ms", ctypes.c_uint32),
+        ("power_limit_mw", ctypes.c_uint32),
+        ("pci_bus", ctypes.c_uint32),
+        ("throttled_by", ctypes.c_uint64),
+        ("ecc_errors", ctypes.c_uint64),
+        ("xid", ctypes.c_uint64),
+        ("xids", ctypes.c_uint32),
+        ("late_mhz", ctypes.c_uint32),
+        ("late_s", ctypes.c_double),
+    ]
+
+
+#: What does not return, in ``FakeMore.hangs``.
+HANG_READING, HANG_SETTING, HANG_OPENING = 1, 2, 4
+
+
 class FakeMachine(ctypes.Structure):
     """As in fake_nvml.c."""
 
-    _fields_ = [("count", ctypes.c_uint32), ("init_error", ctypes.c_int32), ("gpu", FakeGpu * 8)]
+    _fields_ = [
+        ("count", ctypes.c_uint32),
+        ("init_error", ctypes.c_int32),
+        ("gpu", FakeGpu * 8),
+        ("more", FakeMore * 8),
+    ]
 
 
 def build(directory: Path) -> Path:
@@ -83,6 +110,7 @@ class Machine:
             self._memory = mmap.mmap(file.fileno(), 0)
         self.all = FakeMachine.from_buffer(self._memory)
         self.gpu = self.all.gpu
+        self.more = self.all.more
         self._servant: subprocess.Popen[str] | None = None
         self.reset()
 
