@@ -273,6 +273,54 @@ def test_the_invariants_are_really_checked() -> None:
             pool.check()
 
 
+# ---- GPUs out of service ----
+
+
+def test_a_gpu_out_of_service_goes_to_nobody_and_comes_back_where_it_was() -> None:
+    pool = occupancy("1x4:A")
+    assert pool.fail_gpu("a-0", 1).tolist() == []
+    assert (pool.up, pool.free, pool.out_of_service()) == (3, 3, [("a-0", 1)])
+    pool.allocate(0, 2)
+    assert pool.placement(0) == (NodeShare("a-0", (2, 3)),)  # the aligned pair that is left
+    pool.allocate(1, 1)
+    assert pool.placement(1) == (NodeShare("a-0", (0,)),)
+    with pytest.raises(ValueError, match="1 GPUs asked for, 0 are free"):
+        pool.allocate(2, 1)
+    with pytest.raises(ValueError, match="cannot be put"):
+        pool.put(2, (NodeShare("a-0", (1,)),))
+    pool.check()
+    pool.recover_gpu("a-0", 1)
+    pool.recover_gpu("a-0", 1)
+    assert (pool.up, pool.free, pool.out_of_service()) == (4, 1, [])
+    pool.check()
+
+
+def test_a_gpu_that_leaves_service_stays_its_owners_until_he_lets_go() -> None:
+    pool = occupancy("2x2:A")
+    pool.allocate(7, 2)
+    assert pool.fail_gpu("a-0", 0).tolist() == [7]
+    assert pool.fail_gpu("a-0", 0).tolist() == [7]
+    assert (pool.up, pool.held) == (4, 2)
+    pool.check()
+    pool.release(7)
+    assert (pool.up, pool.free, pool.nodes_in_use()) == (3, 3, 0)
+    pool.check()
+    pool.fail_gpu("a-0", 1)  # nothing of the node is left
+    assert (pool.up, pool.free, pool.whole_free_nodes()) == (2, 2, 1)
+    pool.allocate(8, 2)
+    assert node_numbers(pool, 8) == [1]
+    pool.check()
+
+
+@pytest.mark.parametrize(("node", "gpu"), [("a-0", 2), ("a-0", -1), ("nowhere", 0)])
+def test_a_gpu_that_is_not_there_cannot_leave_service(node: str, gpu: int) -> None:
+    pool = occupancy("1x2:A")
+    with pytest.raises(ValueError, match="there is no GPU"):
+        pool.fail_gpu(node, gpu)
+    with pytest.raises(ValueError, match="there is no GPU"):
+        pool.recover_gpu(node, gpu)
+
+
 # ---- properties ----
 
 shapes = st.lists(st.tuples(st.integers(1, 5), st.sampled_from([1, 2, 4, 6, 8, 16, 64])), min_size=1, max_size=3)
@@ -340,6 +388,12 @@ def test_whatever_fits_in_number_fits_and_no_gpu_twice(
             pool.drain(node.name)
         elif status == "sleep":
             pool.sleep(node.name)
+    for node in pool.nodes:
+        for gpu in data.draw(st.lists(st.integers(0, node.gpus - 1), max_size=3)):
+            pool.fail_gpu(node.name, gpu)
+            if data.draw(st.booleans()):
+                pool.recover_gpu(node.name, gpu)
+    out = set(pool.out_of_service())
     usable = {node.name for node, status in zip(pool.nodes, pool.status(), strict=True) if status == 0}
     second = draw_jobs(data, pool.free, powers)
     owners = range(len(first), len(first) + len(second))
@@ -350,6 +404,7 @@ def test_whatever_fits_in_number_fits_and_no_gpu_twice(
     for owner, gpus in zip(owners, second, strict=True):
         assert sum(len(share.gpus) for share in pool.placement(owner)) == gpus
         assert {share.node for share in pool.placement(owner)} <= usable
+        assert not out & {(share.node, gpu) for share in pool.placement(owner) for gpu in share.gpus}
 
 
 @settings(max_examples=80, deadline=None)

@@ -24,6 +24,8 @@ from powerflow.scheduler.events import (
     CostLearned,
     Event,
     Failed,
+    GpuFailed,
+    GpuRecovered,
     Leaving,
     NodeDrained,
     NodeFailed,
@@ -211,6 +213,11 @@ class AnythingHappens(RuleBasedStateMachine):
     def node(self, node: str, kind: type[NodeFailed] | type[NodeDrained] | type[NodeRecovered]) -> None:
         """Nodes fail, drain and come back; also twice, also those that are not ours."""
         self.events.append(kind(node))
+
+    @rule(node=NODES, gpu=st.integers(-1, 4), kind=st.sampled_from([GpuFailed, GpuFailed, GpuRecovered]))
+    def gpu(self, node: str, gpu: int, kind: type[GpuFailed] | type[GpuRecovered]) -> None:
+        """Single GPUs leave service and come back; also twice, also those that are not there."""
+        self.events.append(kind(node, gpu))
 
     @rule(
         price=st.sampled_from([0.0, 1e-5, 1e-3, 1.0]),

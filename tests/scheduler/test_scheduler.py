@@ -18,6 +18,8 @@ from powerflow.scheduler.events import (
     Completed,
     CostLearned,
     Failed,
+    GpuFailed,
+    GpuRecovered,
     NodeDrained,
     NodeFailed,
     NodeRecovered,
@@ -285,3 +287,25 @@ def test_a_size_that_becomes_known_is_believed() -> None:
     brain.at(0, submitted("a", 1000.0))
     brain.at(60, SizeLearned("a", 5000.0), brain.done(a=100.0))
     assert brain.scheduler.ledger.remaining(brain.scheduler.slot("a")) == 4900.0
+
+
+def test_a_gpu_that_leaves_service_sends_its_job_back_and_is_given_to_nobody() -> None:
+    brain = Brain("fifo", "1x4:A100")
+    brain.at(0, submitted("a", gpus=2), submitted("b", gpus=2))
+    occupancy, a, b = brain.scheduler.pools["A100"].occupancy, brain.scheduler.slot("a"), brain.scheduler.slot("b")
+    (lost,) = occupancy.placement(a)
+    plan = brain.at(60, GpuFailed("a100-0", lost.gpus[0]))
+    assert [(change.job_id, change.gpus) for change in plan.changes] == []  # three are left: b's two, and one
+    assert (occupancy.gpus_of(a), occupancy.gpus_of(b), occupancy.up) == (0, 2, 3)
+    plan = brain.at(120, submitted("c", gpus=1), GpuFailed("a100-0", lost.gpus[0]), GpuFailed("a100-0", 4))
+    assert plan.ignored == ["there is no GPU 4 in a node a100-0"]
+    plan = brain.at(180, GpuRecovered("a100-0", lost.gpus[0]), GpuFailed("nowhere", 0))
+    assert plan.ignored == ["node nowhere is unknown"]
+    assert occupancy.placement(a) == (lost,)
+
+
+def test_a_job_is_not_adopted_on_a_gpu_that_is_out_of_service() -> None:
+    brain = Brain("fifo", "1x2:A100")
+    found = Adopted("a", "A100", (NodeShare("a100-0", (0, 1)),), 1400.0)
+    plan = brain.at(0, GpuFailed("a100-0", 1), submitted("a", gpus=2), found)
+    assert "cannot be adopted" in plan.ignored[0]

@@ -130,7 +130,7 @@ def _leave_node(pool: Pool, node: int, gpus: int, short: int, room: IntArray, le
     homes = np.empty(64, np.int64)
     kept = room[node]
     room[node] = -1  # the job's own from now on
-    first, last = pool.first_gpu[node], pool.first_gpu[node] + pool.size[node]
+    first, last = pool.first_gpu[node], pool.first_gpu[node] + pool.built[node]
     for held in range(min(gpus - 1, short), 0, -1):
         for gpu in range(first, last):
             other = pool.owner_of[gpu]

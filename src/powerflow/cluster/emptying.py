@@ -85,7 +85,7 @@ def who_can_leave(pool: Pool, gain: FloatArray, pause: FloatArray, leavers: IntA
 def _pauses(pool: Pool, node: int, pause: FloatArray) -> float:
     """What it costs to move everybody on a node; ``inf`` if somebody stands on other nodes as well."""
     cost = 0.0
-    for gpu in range(pool.first_gpu[node], pool.first_gpu[node] + pool.size[node]):
+    for gpu in range(pool.first_gpu[node], pool.first_gpu[node] + pool.built[node]):
         owner = pool.owner_of[gpu]
         if owner != NOBODY:
             if pool.spread[owner] > 1:
@@ -103,7 +103,7 @@ def _all_leave(pool: Pool, node: int, room: IntArray, leavers: IntArray) -> int:
     room[node] = -1
     fit = True
     for held in range(pool.size[node], 0, -1):
-        for gpu in range(pool.first_gpu[node], pool.first_gpu[node] + pool.size[node]):
+        for gpu in range(pool.first_gpu[node], pool.first_gpu[node] + pool.built[node]):
             owner = pool.owner_of[gpu]
             # an owner is met where the node's part of its list begins
             if not fit or owner == NOBODY or pool.held[owner] != held or pool.head[owner] != gpu:

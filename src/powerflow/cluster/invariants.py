@@ -1,4 +1,4 @@
-"""What must always hold of a pool, each recomputed from who owns each GPU and each node's status alone."""
+"""What must always hold of a pool, recomputed from who owns each GPU, which are in service, and each node's status."""
 
 from __future__ import annotations
 
@@ -13,10 +13,15 @@ def check_pool(pool: Pool) -> None:
     owners = pool.owner_of[taken]
     nodes, most = len(pool.size), (len(pool.row_len) - 1) // 2
 
-    room = pool.size - np.bincount(pool.node_of[taken], minlength=nodes)
+    number = np.arange(len(pool.owner_of)) - pool.first_gpu[pool.node_of]
+    out = (pool.out_mask[pool.node_of] >> number.astype(np.uint64) & np.uint64(1)).astype(np.bool_)
+    size = np.bincount(pool.node_of[taken | ~out], minlength=nodes)
+    _same(pool.size, size, "size")
+    assert (pool.built == np.bincount(pool.node_of, minlength=nodes)).all(), "a node was built of another count"
+    room = size - np.bincount(pool.node_of[taken], minlength=nodes)
     _same(pool.room, room, "room")
     bits = np.zeros(nodes, np.uint64)
-    free = np.flatnonzero(~taken)
+    free = np.flatnonzero(~taken & ~out)
     within = (free - pool.first_gpu[pool.node_of[free]]).astype(np.uint64)
     np.bitwise_or.at(bits, pool.node_of[free], np.uint64(1) << within)
     _same(pool.free_mask, bits, "free_mask")
@@ -26,7 +31,7 @@ def check_pool(pool: Pool) -> None:
     _same(pool.spread, np.bincount(pairs[0], minlength=len(pool.spread)), "spread")
     _check_chains(pool)
 
-    rows = np.where(pool.status == UP, room + np.where(room == pool.size, most, 0), 0)
+    rows = np.where(pool.status == UP, room + np.where((room == pool.size) & (room > 0), most, 0), 0)
     _same(pool.row_of, rows, "row_of")
     listed = np.flatnonzero(rows > 0)
     words = np.zeros_like(pool.rows)

@@ -38,7 +38,8 @@ class Occupancy:
 
     A node is *up*, *asleep* (empty and switched off), *drained* (takes nobody new; who is there may stay) or *failed*.
     One that is drained in its sleep sleeps on once it has recovered: nobody has switched it on.
-    GPUs on a failed or drained node stay their owners' until released; then nobody gets them before `recover`.
+    GPUs on a failed or drained node stay their owners' until released; then nobody gets them before `recover`. A single
+    GPU can be *out of service* as well (`fail_gpu`), on a node of any status.
 
     Args:
         nodes: Nodes of one GPU type, at least one; kept rack by rack, racks in order of first appearance.
@@ -67,9 +68,10 @@ class Occupancy:
 
     @property
     def up(self) -> int:
-        """GPUs on nodes neither failed nor drained, awake or asleep: what a plan may count on.
+        """GPUs in service on nodes neither failed nor drained, awake or asleep: what a plan may count on.
 
-        GPUs that owners still hold on drained nodes are not in it: they go when they are released.
+        GPUs that owners still hold on drained nodes are not in it: they go when they are released. So do GPUs that are
+        held while they leave service, which are in it until then.
         """
         return int(self._pool.totals[packing.UP_GPUS])
 
@@ -267,6 +269,41 @@ class Occupancy:
             self._set_status(node, ASLEEP if node in self._drained_asleep else UP)
             self._drained_asleep.discard(node)
 
+    # ---- single GPUs, by node and number there; saying a thing twice changes nothing ----
+
+    def fail_gpu(self, node: str, gpu: int) -> IntArray:
+        """A GPU is out of service: nobody gets it before `recover_gpu`. Returns its owner, if it has one.
+
+        The owner keeps all it holds, until the scheduler releases it.
+
+        Raises:
+            ValueError: There is no such GPU.
+        """
+        number, at = self._numbers_of(node, gpu)
+        packing.take_out(self._pool, number, gpu)
+        owner = self._pool.owner_of[at]
+        return np.array([owner] if owner != packing.NOBODY else [], np.int64)
+
+    def recover_gpu(self, node: str, gpu: int) -> None:
+        """A GPU is in service again.
+
+        Raises:
+            ValueError: There is no such GPU.
+        """
+        packing.put_in(self._pool, self._numbers_of(node, gpu)[0], gpu)
+
+    def out_of_service(self) -> list[tuple[str, int]]:
+        """GPUs that are out of service, by node and number there."""
+        masks = zip(self.nodes, self._pool.out_mask.tolist(), strict=True)
+        return [(node.name, gpu) for node, mask in masks for gpu in range(node.gpus) if mask >> gpu & 1]
+
+    def _numbers_of(self, node: str, gpu: int) -> tuple[int, int]:
+        """Numbers of a GPU's node in the pool, and of the GPU itself."""
+        number = self._number.get(node)
+        if number is None or not 0 <= gpu < self.nodes[number].gpus:
+            raise ValueError(f"there is no GPU {gpu} in a node {node}")
+        return number, int(self._pool.first_gpu[number]) + gpu
+
     def sleep(self, node: str) -> None:
         """Put an empty node to sleep.
 
@@ -291,7 +328,7 @@ class Occupancy:
         """Owners that hold GPUs on a node, ascending."""
         number = self._number[node]
         first = int(self._pool.first_gpu[number])
-        owners = np.unique(self._pool.owner_of[first : first + int(self._pool.size[number])])
+        owners = np.unique(self._pool.owner_of[first : first + int(self._pool.built[number])])
         on_it: IntArray = owners[owners != packing.NOBODY].astype(np.int64)
         return on_it
 

@@ -35,13 +35,15 @@ Fields = tuple[Any, ...]
 class Pool(NamedTuple):
     """Everything there is to know of a pool's occupancy. N nodes, G GPUs, K racks, O owners, L rows of nodes."""
 
-    size: I32  # [N] GPUs of each node
+    size: I32  # [N] GPUs of each node: those in service, and those out of it that somebody still holds
+    built: I32  # [N] GPUs of each node, whatever their state
+    out_mask: U64  # [N] GPUs out of service
     first_gpu: I32  # [N] number of its first GPU
     node_of: I32  # [G] node of each GPU
     rack_of: I32  # [N] rack of each node; never falls from node to node
     rack_first: I32  # [K + 1] first node of each rack
     status: npt.NDArray[np.int8]  # [N] UP, ASLEEP, DRAINED or FAILED
-    free_mask: U64  # [N] GPUs nobody holds, whatever the node's status
+    free_mask: U64  # [N] GPUs in service that nobody holds, whatever the node's status
     room: I32  # [N] how many these are
     row_of: I32  # [N] row that lists the node; 0 if it can take nothing
     rows: U64  # [L, ceil(N/64)] bit set of the nodes in each row
@@ -77,6 +79,8 @@ def empty_pool(sizes: Sequence[int], racks: Sequence[int], owners: int) -> Pool:
     np.add.at(rack_len, (row_of, rack_of), 1)
     return Pool(
         size=size,
+        built=size.copy(),
+        out_mask=np.zeros(nodes, np.uint64),
         first_gpu=(np.cumsum(size) - size).astype(np.int32),
         node_of=np.repeat(np.arange(nodes, dtype=np.int32), size),
         rack_of=rack_of,
@@ -126,7 +130,7 @@ def _list(pool: Pool, node: int) -> None:
     new = 0
     if pool.status[node] == UP:
         new = pool.room[node]
-        if new == pool.size[node]:
+        if new > 0 and new == pool.size[node]:
             new += (len(pool.row_len) - 1) // 2
     old = pool.row_of[node]
     if new == old:
@@ -163,6 +167,50 @@ def _count(pool: Pool, node: int, sign: int) -> None:
         pool.totals[UP_GPUS] += sign * pool.size[node]
     if status == ASLEEP:
         pool.totals[ASLEEP_GPUS] += sign * pool.size[node]
+
+
+@kernel
+def _resize(pool: Pool, node: int, by: int) -> None:
+    """Change how many GPUs a node has, and the sums that say how many are up and asleep."""
+    status = pool.status[node]
+    pool.size[node] += by
+    if status in (UP, ASLEEP):
+        pool.totals[UP_GPUS] += by
+    if status == ASLEEP:
+        pool.totals[ASLEEP_GPUS] += by
+
+
+@kernel
+def take_out(pool: Pool, node: int, gpu: int) -> None:
+    """Take a GPU out of service, by its number in the node; one that is held leaves when its owner lets go."""
+    bit = np.uint64(1) << np.uint64(gpu)
+    if pool.out_mask[node] & bit:
+        return
+    pool.out_mask[node] |= bit
+    if pool.free_mask[node] & bit:
+        _change_room(pool, node, bit, -1)
+
+
+@kernel
+def put_in(pool: Pool, node: int, gpu: int) -> None:
+    """Return a GPU to service, by its number in the node."""
+    bit = np.uint64(1) << np.uint64(gpu)
+    if not pool.out_mask[node] & bit:
+        return
+    pool.out_mask[node] &= ~bit
+    if pool.owner_of[pool.first_gpu[node] + gpu] == NOBODY:
+        _change_room(pool, node, bit, 1)
+
+
+@kernel
+def _change_room(pool: Pool, node: int, bit: np.uint64, by: int) -> None:
+    """A GPU that nobody holds joins its node's free ones (``by`` 1), or leaves them (-1)."""
+    pool.free_mask[node] ^= bit
+    pool.room[node] += by
+    _resize(pool, node, by)
+    if pool.status[node] == UP:
+        pool.totals[FREE_GPUS] += by
+    _list(pool, node)
 
 
 @kernel
@@ -344,8 +392,12 @@ def remove(pool: Pool, owner: int) -> None:
         node = pool.node_of[gpu]
         before = pool.room[node]
         while gpu != NOBODY and pool.node_of[gpu] == node:
-            pool.free_mask[node] |= np.uint64(1) << np.uint64(gpu - pool.first_gpu[node])
-            pool.room[node] += 1
+            bit = np.uint64(1) << np.uint64(gpu - pool.first_gpu[node])
+            if pool.out_mask[node] & bit:
+                _resize(pool, node, -1)
+            else:
+                pool.free_mask[node] |= bit
+                pool.room[node] += 1
             pool.owner_of[gpu] = NOBODY
             following = pool.next_of[gpu]
             pool.next_of[gpu] = NOBODY

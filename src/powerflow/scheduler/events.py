@@ -109,6 +109,22 @@ class NodeRecovered:
 
 
 @dataclass(frozen=True, slots=True)
+class GpuFailed:
+    """One GPU of a node is out of service; who holds it holds nothing any more, and goes back to the queue."""
+
+    node: str
+    gpu: int
+
+
+@dataclass(frozen=True, slots=True)
+class GpuRecovered:
+    """A GPU that was out of service can be used again."""
+
+    node: str
+    gpu: int
+
+
+@dataclass(frozen=True, slots=True)
 class PowerCapSet:
     """A power cap is in force or announced; it takes the place of one of the same scope and start."""
 
@@ -183,6 +199,8 @@ Event = (
     | NodeFailed
     | NodeDrained
     | NodeRecovered
+    | GpuFailed
+    | GpuRecovered
     | EnergyTerms
     | Acting
     | Leaving

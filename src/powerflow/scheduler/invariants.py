@@ -72,6 +72,9 @@ def _check_holdings(scheduler: Scheduler, pool: Pool) -> None:
         assert rows["done"][slot] >= 0, f"{name} has done {rows['done'][slot]} iterations"
         assert rows["attained_gpu_s"][slot] >= 0, f"{name} has had {rows['attained_gpu_s'][slot]} GPU-seconds"
     assert occupancy.held == total, f"{occupancy.held} GPUs of {pool.gpu_type} are held, jobs have {total}"
+    out = set(occupancy.out_of_service())
+    held_gpus = {(s.node, gpu) for slot in pool.active for s in occupancy.placement(slot) for gpu in s.gpus}
+    assert not out & held_gpus, f"{sorted(out & held_gpus)} are out of service and jobs hold them"
     for node, status in _statuses(pool):
         owners = set(occupancy.owners_on(node.name).tolist())
         assert status != FAILED or not owners, f"{node.name} has failed and jobs are still on it"

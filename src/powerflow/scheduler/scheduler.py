@@ -27,6 +27,8 @@ from powerflow.scheduler.events import (
     CostLearned,
     Event,
     Failed,
+    GpuFailed,
+    GpuRecovered,
     Leaving,
     NodeDrained,
     NodeFailed,
@@ -47,7 +49,7 @@ from powerflow.scheduler.rationed import Rationed, exceeded
 from powerflow.scheduler.reasons import all_reasons, changes_of, wishes
 
 #: What can make a cluster draw more than was believed, without a decision.
-_SUDDEN = (Adopted, CostLearned, NodeRecovered)
+_SUDDEN = (Adopted, CostLearned, NodeRecovered, GpuRecovered)
 
 
 class Scheduler:
@@ -188,6 +190,8 @@ class Scheduler:
                 return self._drain(event.node)
             case NodeRecovered():
                 return self._recover(event.node)
+            case GpuFailed() | GpuRecovered():
+                return self._turn_gpu(event, now_s)
 
     def _submit(self, event: Submitted, now_s: float) -> str:
         job = event.job
@@ -318,6 +322,21 @@ class Scheduler:
             return f"node {node} is unknown"
         for slot in pool.occupancy.fail(node):
             self._stop(slot, now_s)  # a gang runs whole or not at all
+        self._dirty = True
+        return ""
+
+    def _turn_gpu(self, event: GpuFailed | GpuRecovered, now_s: float) -> str:
+        pool = self._node_pool.get(event.node)
+        try:
+            if pool is None:
+                return f"node {event.node} is unknown"
+            if isinstance(event, GpuRecovered):
+                pool.occupancy.recover_gpu(event.node, event.gpu)
+            else:
+                for slot in pool.occupancy.fail_gpu(event.node, event.gpu):
+                    self._stop(int(slot), now_s)
+        except ValueError as error:
+            return str(error)
         self._dirty = True
         return ""
 

@@ -57,7 +57,6 @@ class Sleepers:
 
     def __init__(self, nodes: tuple[Node, ...], gpu_idle_w: float) -> None:
         self._nodes = nodes
-        self._size = np.array([node.gpus for node in nodes])
         self._can = np.array([node.can_sleep for node in nodes])
         self._any = bool(self._can.any())
         self._wake_s = np.array([node.wake_s for node in nodes])
@@ -102,7 +101,7 @@ class Sleepers:
         """Put to sleep what has stood empty for long enough; which ones. To be called at every decision."""
         status = occupancy.status()
         asleep = status == ASLEEP
-        empty = (status == UP) & (occupancy.room() == self._size) & self._can
+        empty = (status == UP) & (occupancy.room() == occupancy.pool.size) & self._can
         slept = ~np.isnan(self._asleep_since_s)
         for i in np.flatnonzero(~np.isnan(self._empty_since_s) & ~np.where(slept, asleep, empty)).tolist():
             if status[i] == UP and not slept[i]:
