@@ -508,15 +508,30 @@ def test_a_full_disk_stops_nothing_that_runs(bench: Bench, monkeypatch: pytest.M
     assert bench.engine.placed("j") == {("a", 0), ("a", 1)}
 
 
-def test_nonsense_in_the_mailbox_is_not_heard(bench: Bench) -> None:
+def test_nonsense_about_the_gang_is_not_heard(bench: Bench) -> None:
     start(bench, "a0", "a1")
+    for player in bench.engine.players.values():
+        player.advance = lambda: None  # type: ignore[method-assign]
     mailbox = Mailbox(bench.directory / "jobs" / "j")
-    for name in ("switch.json", "target.json", "ranks/j.1.0.json", "ranks/j.1.1.json"):
-        for content in ("", "[1]", '{"target": 3}', '{"name": "j.1.0", "pid": 1, "generation": "x", "phase": "done"}'):
+    for name in ("switch.json", "target.json"):
+        for content in ("", "[1]", '{"target": 3}', '{"target":' + "[" * 200_000, '{"target": {"generation": 1e999}}'):
             (mailbox.directory / name).write_text(content, "utf-8")
-            bench.gangs.poll()
+            bench.turn()
             assert bench.gangs.standing("j")
     assert not bench.told(Failed)
+
+
+@pytest.mark.parametrize("content", ["[1]", '{"name": "j.1.0", "pid": 1, "generation": "x", "phase": "done"}'])
+def test_nonsense_of_a_rank_about_itself_fails_its_job(bench: Bench, content: str) -> None:
+    """It can only be on purpose, or of a program that is not ours: another try would end in the same way."""
+    names = start(bench, "a0", "a1")
+    (Mailbox(bench.directory / "jobs" / "j").directory / "ranks" / f"{names[1]}.json").write_text(content, "utf-8")
+    for player in bench.engine.players.values():
+        player.advance = lambda: None  # type: ignore[method-assign]
+    failed = bench.hear(Failed)
+    assert failed.final
+    assert f"{names[1]} is not believed: its report" in failed.text
+    assert not bench.engine.running()
 
 
 def test_links_in_the_mailbox_lead_nowhere(bench: Bench, tmp_path: Path) -> None:

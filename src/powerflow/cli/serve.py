@@ -61,6 +61,9 @@ def serve(
     explore_steps: Annotated[
         int, typer.Option(help="Steps to try each clock when a job is new on a GPU count; 0: never.", min=0)
     ] = 20,
+    max_grace: Annotated[
+        float, typer.Option(help="Most seconds a job may ask for to save and leave (checkpoint.grace).", min=0.0)
+    ] = 600.0,
     open_metrics: Annotated[bool, typer.Option(help="Serve /metrics without a token.")] = False,
     seed: Annotated[int, typer.Option(help="Of the emulated GPUs' hidden truth.", min=0)] = 0,
     time_scale: Annotated[
@@ -96,6 +99,7 @@ def serve(
             time_scale=time_scale,
             replays=Replays(replay_days, compare_days),
             stage=mode,
+            max_grace_s=max_grace,
             controller=Settings(explore_steps=explore_steps),
         ),
         log=json_lines(sys.stderr),

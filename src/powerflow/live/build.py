@@ -31,6 +31,7 @@ from powerflow.live.controller import Controller, Settings
 from powerflow.live.database import StoreError
 from powerflow.live.desk import LiveDesk
 from powerflow.live.emulation import Emulation
+from powerflow.live.gang_facts import Limits
 from powerflow.live.gangs import Gangs
 from powerflow.live.governance import Stage
 from powerflow.live.governing import Rules
@@ -66,6 +67,7 @@ class ClusterSettings:
         seed, time_scale: Of the emulation.
         replays: What can be replayed of past days (`powerflow.live.replaying`).
         stage: How far PowerFlow is let in until somebody says otherwise (`powerflow mode`).
+        max_grace_s: Most seconds that a job gets between SIGTERM and SIGKILL.
         controller: How the loop goes about it.
     """
 
@@ -79,6 +81,7 @@ class ClusterSettings:
     time_scale: float = 1.0
     replays: Replays = field(default_factory=Replays)
     stage: Stage = Stage.ENFORCE
+    max_grace_s: float = 600.0
     controller: Settings = field(default_factory=Settings)
 
 
@@ -128,7 +131,13 @@ def build(settings: ClusterSettings, log: Any) -> LiveCluster:
         undo.callback(engine.close)
         scheduler = Scheduler(spec, axes, idle_w, policy, energy_price=settings.energy_price, interval_s=interval_s)
         as_user = os.geteuid() == 0 and "user" in engine.limits()
-        gangs = Gangs(engine, state, _environment(gpus, emulation, store, as_user))
+        gangs = Gangs(
+            engine,
+            state,
+            _environment(gpus, emulation, store, as_user),
+            limits=Limits(grace_s=settings.max_grace_s),
+            on_defect=lambda job_id, error: log.error("a defect ended a job", job=job_id, exc_info=error),
+        )
         refused: list[str] = []
         power = Power(gpus, Clocks(state / "device", gpus, refused.append), store, refused)
         learning = Learning(axes)

@@ -21,6 +21,7 @@ import numpy as np
 from powerflow.cluster.occupancy import NodeShare
 from powerflow.device.protocol import DeviceError
 from powerflow.engine.protocol import Engine, EngineError
+from powerflow.live.bounds import MOST_BATCH, MOST_S, within
 from powerflow.live.claim import take
 from powerflow.live.database import StoreError
 from powerflow.live.emulation import Emulation
@@ -48,6 +49,8 @@ from powerflow.scheduler.scheduler import Scheduler
 
 #: Logs of so many ended jobs are kept.
 LOGS_KEPT = 500
+#: So many news of the API are taken in one turn.
+NEWS_AT_ONCE = 500
 #: What could not be done for single jobs, as far as it is shown.
 TROUBLES_SHOWN = 10
 
@@ -160,6 +163,7 @@ class Controller:
             completed=self.governance.completed,
             failed=rules.chronicle.forget,
             acts=self.governance.acts,
+            on_defect=self._note_defect,
         )
         self._events = EventLog(store, log)
         self._turns = False
@@ -230,8 +234,9 @@ class Controller:
 
     def _remember(self) -> None:
         """What was learned from jobs that have ended, and which of them still have logs."""
-        self.learning.batches.update(self.store.get(BATCHES, {}))
-        self.learning.pauses_s.update(self.store.get(PAUSES, {}))
+        batches = within(self.store.get(BATCHES), MOST_BATCH)
+        self.learning.batches.update({name: int(batch) for name, batch in batches.items() if batch >= 1})
+        self.learning.pauses_s.update(within(self.store.get(PAUSES), MOST_S))
         ended = [state for state in JobState if state.ended]
         latest = self.store.jobs(ended, limit=LOGS_KEPT).items[::-1]
         self._roster.ended.extend(job.id for job in latest)
@@ -358,6 +363,9 @@ class Controller:
             if self.notices.pop(what, None):
                 self._log.info("works again", what=what)
 
+    def _note_defect(self, job_id: str, error: Exception) -> None:
+        self._log.error("a defect ended a job", job=job_id, exc_info=error)
+
     def _renew(self, now_s: float) -> None:
         if now_s - self._renewed_s < self.settings.lease_s / 3:
             return
@@ -368,7 +376,7 @@ class Controller:
     # -- news from the front door ---------------------------------------------------------------------------------
 
     def _take_news(self, now_s: float) -> None:
-        while self._inbox:
+        for _ in range(min(len(self._inbox), NEWS_AT_ONCE)):  # the rest in the next turn, which comes at once
             self._hear(self._inbox[0], now_s)
             self._inbox.popleft()
 

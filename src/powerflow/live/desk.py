@@ -352,6 +352,11 @@ class LiveDesk:
         """Refuse what can never run here."""
         if why := self._may_run(caller.user, spec.directory):
             raise Refused(why)
+        if spec.checkpoint.grace > (most_s := self._controller.gangs.most_grace_s):
+            raise Refused(
+                f"checkpoint.grace is {spec.checkpoint.grace:g} s, the most here is {most_s:g} s",
+                fix=f"ask for at most {most_s:g}s; an administrator sets it by serve --max-grace",
+            )
         wanted = spec.gpus
         pools = self._scheduler.pools
         if wanted.gpu_type is not None and wanted.gpu_type not in pools:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from powerflow.job import Job
+from powerflow.live.bounds import steps_or
 from powerflow.live.gang_facts import Order
 from powerflow.live.learning import JobClass, Window
 from powerflow.live.rows import Intent, Placement, StoredJob
@@ -128,8 +129,8 @@ def entry_of(job: StoredJob, kind: JobClass) -> Entry:
         job.user,
         kind,
         job.submitted_s,
-        steps=job.steps,
-        steps_total=job.steps_total,
+        steps=steps_or(job.steps, 0.0) or 0.0,
+        steps_total=steps_or(job.steps_total, None),
         step_time_s=math.nan if job.step_time_s is None else job.step_time_s,
         energy_j=job.energy_j,
         gpu_s=job.gpu_s,

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 
+from powerflow.device.protocol import DeviceError
+from powerflow.engine.protocol import EngineError
+from powerflow.live.database import StoreError
 from powerflow.live.entry import Entry
 from powerflow.live.gang_facts import (
     Completed,
@@ -18,6 +22,7 @@ from powerflow.live.gang_facts import (
     Vacated,
     backoff_s,
 )
+from powerflow.live.gangs import DEFECT_CHARS
 from powerflow.live.learning import Learning
 from powerflow.live.power import Power
 from powerflow.live.records import JobState, Refused
@@ -32,6 +37,8 @@ from powerflow.scheduler.scheduler import Scheduler
 BATCHES = "batches"
 #: And that in which stands how long classes have stood still to be rescaled.
 PAUSES = "pauses"
+#: So many facts are taken in one turn: the loop must not stand still for what one job does.
+FACTS_AT_ONCE = 2000
 
 
 class Facts:
@@ -47,6 +54,7 @@ class Facts:
         nodes_up: Which nodes answer, as the controller sees it.
         settle: Charges who holds GPUs up to now.
         withdrawn: Is told of a job that the store says has ended already.
+        on_defect: Is given the job, and what was raised, where a fact of it brought out a defect of ours.
     """
 
     def __init__(
@@ -64,7 +72,9 @@ class Facts:
         completed: Callable[[Entry, float], None],
         failed: Callable[[str], None],
         acts: Callable[[Entry], bool],
+        on_defect: Callable[[str, Exception], None],
     ) -> None:
+        self._on_defect = on_defect
         self._roster, self._store, self._learning = roster, store, learning
         self._power, self._scheduler, self._explore_steps = power, scheduler, explore_steps
         self._nodes_up, self._settle, self._withdrawn = nodes_up, settle, withdrawn
@@ -80,12 +90,14 @@ class Facts:
         self._waiting.extend(facts)
 
     def take_all(self, now_s: float) -> None:
-        """Take all that wait.
+        """Take what waits, at most `FACTS_AT_ONCE`: the rest is taken by the next turn.
+
+        A defect that one fact brings out fails that job ("internal: …") and no other.
 
         Raises:
             StoreError: The store cannot be written; the fact at hand is taken again the next time.
         """
-        while self._waiting:
+        for _ in range(min(len(self._waiting), FACTS_AT_ONCE)):
             fact = self._waiting[0]
             entry = self._roster.entries.get(fact.job_id)
             if entry is not None:
@@ -93,7 +105,19 @@ class Facts:
                     self._take(fact, entry, now_s)
                 except Refused:  # cancelled this very moment: the store's word stands
                     self._withdrawn(entry.id, now_s)
+                except (StoreError, EngineError, DeviceError, OSError):
+                    raise  # what is in the way is not the job's
+                except Exception as error:  # a defect, brought out by what one job did: only that job ends
+                    self._on_defect(entry.id, error)
+                    self._break_off(entry, error, now_s)
             self._waiting.popleft()
+
+    def _break_off(self, entry: Entry, error: Exception, now_s: float) -> None:
+        text = f"internal: {type(error).__name__}: {error}"[:DEFECT_CHARS]
+        with contextlib.suppress(Refused):  # it has ended meanwhile
+            self._store.move(entry.id, JobState.FAILED, now_s, exit=text, reason=text)
+        self._gave_up(entry.id)
+        self._withdrawn(entry.id, now_s)
 
     def _take(self, fact: Fact, entry: Entry, now_s: float) -> None:
         match fact:

@@ -7,6 +7,7 @@ completed by the next, even by another controller's.
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import signal
 from abc import ABC, abstractmethod
@@ -121,9 +122,14 @@ class Gang(ABC):
     def safe_steps(self) -> int | None:
         """Steps that survive the end of all ranks."""
 
+    @property
+    def grace_s(self) -> float:
+        """Seconds that its ranks have to save and leave: as its owner asks, as far as the administrator grants it."""
+        return min(self.order.grace_s, self.yard.limits.grace_s)
+
     def leave_s(self) -> float:
         """Seconds that a rank may take to leave after it was told."""
-        return self.order.grace_s
+        return self.grace_s
 
     @property
     def quiet(self) -> bool:
@@ -218,6 +224,24 @@ class Gang(ABC):
         self.book.failure = failure
         self.changed()
 
+    def collapse(self, why: str) -> None:
+        """A turn broke off by a defect: the job has failed. Where that cannot be carried out in order, kill its ranks.
+
+        What cannot be done now is done by the next turn.
+        """
+        self.trouble = why
+        if self.book.failure is None:
+            self.fail(Failure(None, why, final=True))
+            return
+        self.soon()
+        running = self.running()
+        for name in running:
+            with contextlib.suppress(EngineError, OSError):
+                self.yard.engine.signal(RankName.parse(name), signal.SIGKILL)
+        if not running and not self.told():
+            self.book.ranks.clear()
+            self.facts.append(Failed(self.job_id, self.book.epoch, None, why, (), None, final=True))
+
     def last_lines(self, name: str, count: int = 20) -> tuple[str, ...]:
         """End of a rank's log."""
         try:
@@ -299,7 +323,7 @@ class Gang(ABC):
             if name in self.book.leaving and self.told_by_mail:
                 self.press(name, Push.TOLD, self.leave_s())
             elif name in self.book.leaving or name not in self.book.ranks:
-                self.press(name, Push.TERMINATED, self.order.grace_s)
+                self.press(name, Push.TERMINATED, self.grace_s)
         for name, pressure in list(self._pressures.items()):
             if name not in running:
                 del self._pressures[name]
@@ -316,7 +340,7 @@ class Gang(ABC):
         failure = self.book.failure
         running = self.running()
         for name in running:
-            self.press(name, Push.TERMINATED, self.order.grace_s if failure is None else self.yard.limits.kill_s)
+            self.press(name, Push.TERMINATED, self.grace_s if failure is None else self.yard.limits.kill_s)
         if running:
             return
         if failure is None:

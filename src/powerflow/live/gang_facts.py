@@ -56,6 +56,7 @@ class Limits:
         hang_steps: See there.
         start_s: A rank that has not trained a step after so long (importing, building, compiling) hangs. So does a
             script whose log has told no new step for so long, and for ``hang_steps`` times as long as it ever took.
+        grace_s: Most seconds that a job may ask for to save and leave; see `Order.grace_s`.
         kill_s: Seconds from SIGTERM to SIGKILL for a rank that has already had its grace.
         settle_s: Seconds that peers of a lost rank have to end too, before the gang is mended around the hole.
         rejoin_s: A group that could not be formed, though all its ranks live, is formed anew after so long.
@@ -67,6 +68,7 @@ class Limits:
     hang_s: float = 60.0
     hang_steps: float = 20.0
     start_s: float = 600.0
+    grace_s: float = 600.0
     kill_s: float = 5.0
     settle_s: float = 2.0
     rejoin_s: float = 10.0

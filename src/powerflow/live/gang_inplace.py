@@ -75,8 +75,8 @@ class InPlace(Gang):
         return self.book.steps_safe
 
     def leave_s(self) -> float:
-        """Its grace, or as long as it takes to get to the end of a step."""
-        return max(self.order.grace_s, _STEPS_TO_LEAVE * self._step_s)
+        """Its grace, or as long as it takes to get to the end of a step, as far as it may be either."""
+        return max(self.grace_s, min(_STEPS_TO_LEAVE * self._step_s, self.yard.limits.grace_s))
 
     def carry_out(self, now: float) -> None:
         """Post the target, then launch whom it names."""
@@ -108,6 +108,10 @@ class InPlace(Gang):
         """See who ended and how, mend, and go for the order."""
         book = self.book
         reports = self.news.read(list(book.ranks))
+        if self.news.nonsense:
+            name, why = next(iter(self.news.nonsense.items()))
+            self.fail(Failure(None, f"{name} is not believed: its report {why}", name, final=True))
+            return
         self._learn(reports)
         gone = [name for name in book.ranks if self.gone(name)]
         if not self._see_the_end(gone, reports, now):
@@ -197,7 +201,7 @@ class InPlace(Gang):
             if report is None or report.generation == 0:  # a newcomer that will never be needed
                 self.press(name, Push.TERMINATED, self.yard.limits.kill_s)
             elif report.phase not in (Phase.DONE, Phase.COMPUTING):  # waits for those who have gone
-                self.press(name, Push.TOLD, self.order.grace_s)
+                self.press(name, Push.TOLD, self.grace_s)
         self._kill_hung(reports, now)  # who left the loop early may save for long, but not for ever
         if not running:
             if book.ranks:

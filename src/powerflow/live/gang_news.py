@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
+from itertools import islice
 
 from powerflow.elastic.mailbox import Mailbox, RankReport, Target
+from powerflow.live.bounds import MOST_BATCH
 from powerflow.live.gang_facts import Progressed
 from powerflow.live.gang_yard import open_folder, prepare
+from powerflow.live.rank_reports import Nonsense, read_report
 
-_COUNTS = ("generation", "step", "epoch", "timed_steps", "samples", "local_batch", "accumulation", "global_batch")
+#: Files of one job's ranks that are looked through; more are not from its ranks.
+MOST_FILES = 20_000
 
 
 class News:
-    """Both sides of one job's mailbox."""
+    """Both sides of one job's mailbox.
+
+    Attributes:
+        nonsense: Ranks whose last report was none, and why.
+    """
 
     def __init__(self, mailbox: Mailbox) -> None:
         self._mailbox = mailbox
+        self.nonsense: dict[str, str] = {}
 
     def post(self, target: Target, user: str) -> None:
         """Tell the ranks what the gang shall be.
@@ -33,7 +41,7 @@ class News:
         """Generation that the gang has gone over to, or is about to; 0 before the first."""
         try:
             switch = self._mailbox.switch()
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return 0
         if switch is None or not _is_count(switch.target.generation):
             return 0
@@ -44,23 +52,19 @@ class News:
         with contextlib.suppress(OSError):
             folder = open_folder(self._mailbox.directory / "ranks")
             try:
-                for name in os.listdir(folder):
-                    if name.endswith(".json") and not name.startswith("."):
-                        os.unlink(name, dir_fd=folder)
+                with os.scandir(folder) as entries:  # no list of them all: a job may have made a million
+                    for entry in islice(entries, MOST_FILES):
+                        if entry.name.endswith(".json") and not entry.name.startswith("."):
+                            with contextlib.suppress(OSError):  # a folder of that name
+                                os.unlink(entry.name, dir_fd=folder)
             finally:
                 os.close(folder)
 
     def read(self, names: list[str]) -> dict[str, RankReport]:
-        """What these ranks say of themselves, by name; what makes no sense was not said."""
-        found = {}
-        for name in names:
-            try:
-                reports = self._mailbox.reports([name])
-            except (OSError, ValueError, TypeError, KeyError, AttributeError):
-                continue
-            if reports and _makes_sense(reports[0], name):
-                found[name] = reports[0]
-        return found
+        """What these ranks say of themselves, by name; `nonsense` has who wrote something else, and why it is none."""
+        found = {name: read_report(self._mailbox.directory / "ranks", name) for name in names}
+        self.nonsense = {name: said.why for name, said in found.items() if isinstance(said, Nonsense)}
+        return {name: said for name, said in found.items() if isinstance(said, RankReport)}
 
 
 def progressed(job_id: str, leader: RankReport, gpus: int, nodes: int) -> Progressed:
@@ -81,17 +85,5 @@ def progressed(job_id: str, leader: RankReport, gpus: int, nodes: int) -> Progre
     )
 
 
-def _makes_sense(report: RankReport, name: str) -> bool:
-    counts = [getattr(report, field) for field in (*_COUNTS, "saved_step")]
-    seconds = (report.phase_s, report.timed_s, report.pause_s)
-    return (
-        report.name == name
-        and all(map(_is_count, counts))
-        and (report.steps_total is None or _is_count(report.steps_total))
-        and all(isinstance(value, int | float) and math.isfinite(value) and value >= 0 for value in seconds)
-        and isinstance(report.note, str)
-    )
-
-
 def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62
+    return type(value) is int and 0 <= value <= MOST_BATCH

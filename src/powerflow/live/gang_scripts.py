@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from itertools import count
 
 from powerflow.engine.protocol import EngineError, RankName
+from powerflow.live.bounds import MOST_COUNT
 from powerflow.live.gang import Gang, how_it_ended
 from powerflow.live.gang_book import Book, Failure
 from powerflow.live.gang_facts import Completed, Order, Progressed, Rescaled, Started
@@ -190,6 +191,8 @@ class Scripts(Gang):
         if log.steps is None or (book.generation, log.steps.step) == self._told_step:
             return
         step, total = log.steps
+        if max(step, total or 0) > MOST_COUNT:  # not a count of steps
+            return
         if self._first is None or step < self._first[0]:
             self._first = step, now
         self._told_step = (book.generation, step)

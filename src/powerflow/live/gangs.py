@@ -33,6 +33,8 @@ __all__ = ["Environment", "Gangs"]
 
 _JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _LIMITS = Limits()
+#: Characters that are kept of what a defect says.
+DEFECT_CHARS = 500
 
 
 class Gangs:
@@ -47,6 +49,7 @@ class Gangs:
         limits: How long to wait for what.
         interpreter: What a bare ``python`` in a job's command means; scripts for it may run in the preloaded one.
         clock: Seconds on a clock that never goes back.
+        on_defect: Is given the job, and what was raised, where one job's turn broke off by a defect of ours.
     """
 
     def __init__(
@@ -58,10 +61,17 @@ class Gangs:
         limits: Limits = _LIMITS,
         interpreter: str = sys.executable,
         clock: Callable[[], float] = time.monotonic,
+        on_defect: Callable[[str, Exception], None] = lambda job_id, error: None,
     ) -> None:
+        self._on_defect = on_defect
         self._yard = Yard(engine, Path(directory), environment, limits, interpreter, clock)
         self._gangs: dict[str, Gang] = {}
         self._engine_trouble = ""
+
+    @property
+    def most_grace_s(self) -> float:
+        """Most seconds that a job gets to save and leave, whatever it asks for."""
+        return self._yard.limits.grace_s
 
     def adopt(self, orders: Sequence[Order]) -> None:
         """After a restart: the last orders of all jobs that have not ended. Ranks that run well are left untouched.
@@ -120,6 +130,9 @@ class Gangs:
             except (EngineError, OSError) as error:
                 gang.trouble = str(error)
                 gang.soon()
+            except Exception as error:  # a defect, brought out by what one job wrote, says or is: only that job ends
+                self._on_defect(gang.job_id, error)
+                gang.collapse(f"internal: {type(error).__name__}: {error}"[:DEFECT_CHARS])
         # taken when all have had their turn: what is told once must not be lost with a turn that breaks off
         for gang in self._gangs.values():
             facts += gang.facts

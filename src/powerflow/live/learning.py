@@ -25,6 +25,7 @@ from powerflow.cost.model import JobModel
 from powerflow.cost.observation import Observation
 from powerflow.cost.table import Axes, CostTable
 from powerflow.errors import InputError
+from powerflow.live.bounds import is_plausible
 from powerflow.live.spec import JobSpec
 from powerflow.scheduler.events import CostLearned
 
@@ -249,6 +250,8 @@ def restore(
     """
     by_class: dict[str, list[Observation]] = defaultdict(list)
     for cost_class, observation in seen:
+        if not is_plausible(observation):  # of a version that believed jobs anything
+            continue
         by_class[cost_class].append(observation)
     for cost_class, observations in by_class.items():
         learning.observe(cost_class, observations)

@@ -8,6 +8,7 @@ import numpy as np
 
 from powerflow.cost.observation import Observation
 from powerflow.cost.table import Axes, CostTable
+from powerflow.live.bounds import LEAST_STEP_S, MOST_S
 from powerflow.live.entry import Entry
 from powerflow.live.gang_facts import Progressed
 from powerflow.live.learning import Window
@@ -40,6 +41,9 @@ def timed(
         return None
     count, seconds = fact.timed_steps - window.steps, fact.timed_s - window.seconds
     if count < 1 or seconds <= 0.0:
+        return None
+    if not LEAST_STEP_S <= seconds / count <= MOST_S:  # a log that counts something else than steps
+        entry.window = None
         return None
     entry.step_time_s = seconds / count
     if count < steps << min(window.repeats, DOUBLINGS) or seconds < SECONDS:
