@@ -160,7 +160,8 @@ def test_whatever_is_written_comes_out_as_data_or_a_reason(
 
 def test_measurements_that_were_never_made_are_not_believed() -> None:
     def seen(**keys: Any) -> bool:
-        return is_plausible(Observation(**({"model": "m", "gpu_type": "A100", "gpus": 1, "local_batch": 8} | keys)))
+        fields: dict[str, Any] = {"model": "m", "gpu_type": "A100", "gpus": 1, "local_batch": 8, **keys}
+        return is_plausible(Observation(**fields))
 
     assert seen(step_time_s=0.1, power_w=300.0)
     for step_time_s in (0.0, 1e-9, 1e10, math.inf, math.nan):
