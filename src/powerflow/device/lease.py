@@ -78,13 +78,19 @@ class Clocks:
         with _changing(self._directory):
             reading = gpu.read()
             held = read_json(_note(self._directory, uuid))
-            as_left = held is not None and self._left.get(uuid) == (clock_mhz, reading.locked_mhz)
-            if uuid in self._refused or reading.locked_mhz == clock_mhz or as_left:
+            # NVML cannot say what a GPU is locked to: without a note, another process may have given the clock back
+            known = reading.locked_mhz is not None and (held is not None or not isinstance(gpu, NvmlGpu))
+            as_left = self._left.get(uuid) == (clock_mhz, reading.locked_mhz)
+            if uuid in self._refused or (known and (reading.locked_mhz == clock_mhz or as_left)):
                 return reading
             self._borrow(gpu, clock_mhz, held, reading)
             after = gpu.read()
             self._left[uuid] = clock_mhz, after.locked_mhz
         return after
+
+    def refuses(self, uuid: str) -> bool:
+        """Whether the clock of a GPU has turned out to be out of our hands."""
+        return uuid in self._refused
 
     def renew(self) -> frozenset[str]:
         """The lease lasts anew from now, and the watchdog runs; nothing happens while nothing is borrowed.
@@ -123,7 +129,10 @@ class Clocks:
         """Lock the clock; before the first time, note on disk how it was, and see that somebody watches."""
         note = _note(self._directory, gpu.uuid)
         if held is None:
-            prior = {"uuid": gpu.uuid, **_address(gpu), "prior_mhz": before.locked_mhz}
+            address = _address(gpu)
+            # NVML cannot say what a GPU was locked to: what our own object remembers may be over
+            prior_mhz = None if address["kind"] == "nvml" else before.locked_mhz
+            prior = {"uuid": gpu.uuid, **address, "prior_mhz": prior_mhz}
             replace_json(note, prior, durable=True)
             self._renew([prior])
         elif lease_left_s(self._directory) < self._lease_s / 2:

@@ -16,8 +16,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
+from powerflow.device.plausible import MOST_W, Jump, impossible, limit_of, sane
 from powerflow.device.processes import boot_id
-from powerflow.device.protocol import DeviceError, Gpu, Reading
+from powerflow.device.protocol import DeviceError, Gpu, Reading, ReadsAhead
 
 VERSION = 1
 
@@ -87,15 +88,17 @@ class Check(NamedTuple):
     share: float
 
 
-def advance(account: Account, reading: Reading, same_boot: bool = True) -> Account:
+def advance(account: Account, reading: Reading, same_boot: bool = True, *, counts: bool = True) -> Account:
     """The account after another reading: what was drawn since the last one is owed by its owner then.
 
     ``same_boot`` is False for the first reading after the machine was started anew: clocks began at 0, no job lives.
+    ``counts`` is False where the counter has jumped by what cannot be: the integral counts, the counter goes on from
+    there.
     """
     seconds = reading.time_s - account.time_s if same_boot else math.nan
     whole = 0.0 <= seconds <= GAP_S
     integral_j = _integral_j(account.power_w, reading.power_w, seconds)
-    counter_j = _counted_j(account.energy_j, reading.energy_j, integral_j, same_boot)
+    counter_j = _counted_j(account.energy_j, reading.energy_j, integral_j, same_boot) if counts else None
     drawn_j = counter_j if counter_j is not None else integral_j
     total_j = account.total_j + drawn_j
     drawn_mj = _whole_mj(total_j) - _whole_mj(account.total_j)
@@ -163,10 +166,13 @@ class Meter:
 
     Attributes:
         readings: What the GPUs said when they were last read, by UUID; without those that did not answer.
+        errors: Why the others did not, by UUID.
     """
 
     def __init__(self, gpus: Sequence[Gpu], state: Mapping[str, Any] | None = None) -> None:
         self.readings: dict[str, Reading] = {}
+        self.errors: dict[str, DeviceError] = {}
+        self._jumps: list[Jump] = []
         self._gpus = gpus
         self._accounts: dict[str, Account] = {}
         self._settled_s: float | None = None
@@ -178,12 +184,17 @@ class Meter:
         self._unread = set(self._accounts)
 
     def sample(self) -> None:
-        """Read all GPUs, and integrate."""
+        """Read all GPUs, and integrate. Those that take time are read at once: one that is stuck delays no other."""
         readings: dict[str, Reading] = {}
+        errors: dict[str, DeviceError] = {}
+        for gpu in self._gpus:
+            if isinstance(gpu, ReadsAhead):
+                gpu.begin_reading()
         for gpu in self._gpus:
             try:
-                reading = gpu.read()
-            except DeviceError:
+                reading = sane(gpu.read())
+            except DeviceError as error:
+                errors[gpu.uuid] = error
                 continue
             readings[gpu.uuid] = reading
             account = self._accounts.get(gpu.uuid)
@@ -192,8 +203,18 @@ class Meter:
                 continue
             same_boot = self._same_boot or gpu.uuid not in self._unread
             self._unread.discard(gpu.uuid)
-            self._accounts[gpu.uuid] = advance(account, reading, same_boot)
-        self.readings = readings
+            jump = None
+            if not gpu.emulated:
+                integral_j = _integral_j(account.power_w, reading.power_w, reading.time_s - account.time_s)
+                counted_j = _counted_j(account.energy_j, reading.energy_j, integral_j, same_boot)
+                since_s = account.time_s if same_boot else 0.0
+                before = self.readings.get(gpu.uuid)
+                limit_w = max(limit_of(reading), limit_of(before) if before else MOST_W)
+                jump = impossible(gpu.uuid, account.energy_j, reading, since_s, counted_j, limit_w)
+            if jump is not None:
+                self._jumps.append(jump)
+            self._accounts[gpu.uuid] = advance(account, reading, same_boot, counts=jump is None)
+        self.readings, self.errors = readings, errors
 
     def settle(self, now_s: float, owners: Mapping[str, str | None]) -> Settled:
         """Hand out all joules since the last settling; from now on each GPU works for who is named here.
@@ -217,6 +238,11 @@ class Meter:
         since_s, self._settled_s = self._settled_s if self._settled_s is not None else now_s, now_s
         lost = tuple(gpu.uuid for gpu in self._gpus if gpu.uuid not in self.readings)
         return Settled(since_s, now_s, jobs_mj, idle_mj, sum(jobs_mj.values()) + idle_mj, lost)
+
+    def jumps(self) -> list[Jump]:
+        """Jumps of counters that were not believed, each once."""
+        found, self._jumps = self._jumps, []
+        return found
 
     def check(self) -> list[Check]:
         """GPUs whose counter and integral have begun to differ by more than `CHECK_SHARE`, beyond what the integral may

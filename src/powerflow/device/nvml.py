@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from powerflow.device.deadline import CHANGE_S, OPEN_S, READ_S, Call, NotAnswering, thread_of
 from powerflow.device.protocol import DeviceError, DeviceLost, NotPermitted, Reading, Unsupported
 
 #: What NVML's error codes mean to us (names as in nvml.h); any other code is a plain `DeviceError`.
@@ -37,6 +38,28 @@ ERRORS: dict[str, type[DeviceError]] = {
     "NVML_ERROR_UNINITIALIZED": DeviceLost,
 }
 
+#: What NVML's reasons for a lower clock mean (bits as in nvml.h, `nvmlClocksEventReasons`): the power limit, heat, no
+#: work; a clock that was set is no reason of these.
+REASONS = {
+    0x1: "idle",
+    0x4: "power",
+    0x8: "other",
+    0x10: "other",
+    0x20: "heat",
+    0x40: "heat",
+    0x80: "power",
+    0x100: "other",
+}
+#: So many errors that a driver reported are remembered.
+MOST_XIDS = 64
+#: A clock is taken to be as asked for if it is no farther off: hardware takes steps of 7.5 or 15 MHz.
+NEAR_MHZ, NEAR_SHARE = 30.0, 0.03
+
+
+def is_above(clock_mhz: float, asked_mhz: float) -> bool:
+    """Whether a GPU runs at a higher clock than it was asked to; False where it does not tell."""
+    return clock_mhz > asked_mhz + max(NEAR_MHZ, NEAR_SHARE * asked_mhz)
+
 
 def discover(node: str, say: Callable[[str], None] | None = None) -> list[NvmlGpu]:
     """The NVIDIA GPUs of this machine that can be used; none where there is no driver.
@@ -48,8 +71,7 @@ def discover(node: str, say: Callable[[str], None] | None = None) -> list[NvmlGp
     tell = say or (lambda reason: None)
     try:
         binding = _binding()
-        with _translated(binding, "NVML"):
-            count = binding.nvmlDeviceGetCount()
+        count = _driver_says(binding, binding.nvmlDeviceGetCount)
     except DeviceError as error:
         tell(str(error))
         return []
@@ -70,10 +92,12 @@ def find(uuid: str, node: str) -> NvmlGpu:
         DeviceLost: If it is not there.
     """
     binding = _binding()
-    with _translated(binding, uuid):
-        handle = binding.nvmlDeviceGetHandleByUUID(uuid)
-        index = binding.nvmlDeviceGetIndex(handle)
-    return _usable(binding, node, index)
+
+    def index_of() -> int:
+        with _translated(binding, uuid):
+            return int(binding.nvmlDeviceGetIndex(binding.nvmlDeviceGetHandleByUUID(uuid)))
+
+    return _usable(binding, node, thread_of(uuid, uuid).call(index_of, CHANGE_S))
 
 
 def catalogue_name(vendor_name: str) -> str:
@@ -91,7 +115,7 @@ def catalogue_name(vendor_name: str) -> str:
 
 
 class NvmlGpu:
-    """One NVIDIA GPU, a `Gpu`. Its errors are those of `ERRORS`.
+    """One NVIDIA GPU, a `Gpu`. Its errors are those of `ERRORS`; its calls are made in a thread of its own.
 
     Raises:
         DeviceLost: If there is none of this number.
@@ -105,29 +129,119 @@ class NvmlGpu:
         self.node = node
         self.index = index
         self._asked_mhz: float | None = None
-        with self._calls():
-            self._handle = binding.nvmlDeviceGetHandleByIndex(index)
-            self.uuid: str = binding.nvmlDeviceGetUUID(self._handle)
-            self.vendor_name: str = binding.nvmlDeviceGetName(self._handle)
+        self._reading: Call | None = None
+        self._events: Any = None  # None: not asked for yet; False: it reports none
+        self._xids: tuple[int, ...] = ()
+        self._was_lost = False
+        self.uuid: str
+        self.vendor_name: str
+        thread_of(f"{node}/{index}", str(self)).call(self._open, OPEN_S)
         self.gpu_type = catalogue_name(self.vendor_name)
+        self._own = thread_of(self.uuid, str(self))
+
+    def _open(self) -> None:
+        with self._calls():
+            self._handle = self._nvml.nvmlDeviceGetHandleByIndex(self.index)
+            self.uuid = self._nvml.nvmlDeviceGetUUID(self._handle)
+            self.vendor_name = self._nvml.nvmlDeviceGetName(self._handle)
+
+    def begin_reading(self) -> None:
+        """See `ReadsAhead`."""
+        with contextlib.suppress(NotAnswering):
+            self._reading = self._own.begin(self._read, READ_S)
 
     def read(self) -> Reading:
-        """See `Gpu.read`; what this GPU does not tell is nan."""
+        """See `Gpu.read`; what this GPU does not tell is nan.
+
+        Raises:
+            NotAnswering: The driver has not answered in time; it may do so later.
+        """
+        call, self._reading = self._reading, None
+        reading: Reading = self._own.end(call or self._own.begin(self._read, READ_S), READ_S)
+        return reading
+
+    def _read(self) -> Reading:
+        nvml = self._nvml
+        if self._was_lost:  # a GPU that comes back has another handle
+            with self._calls():
+                self._handle = nvml.nvmlDeviceGetHandleByUUID(self.uuid)
+        try:
+            reading = self._read_all()
+        except DeviceLost:
+            self._was_lost = True
+            raise
+        self._was_lost = False
+        return reading
+
+    def _read_all(self) -> Reading:
         nvml, handle = self._nvml, self._handle
         energy_mj = self._tells(nvml.nvmlDeviceGetTotalEnergyConsumption, handle)
         time_s = time.monotonic()  # next to the counter: joules over seconds are watts only if they are of one moment
         power_mw = self._tells(nvml.nvmlDeviceGetPowerUsage, handle)
+        clock_mhz = self._tells(nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_SM)
+        asked_mhz = self._asked_mhz
+        uncorrected = nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, nvml.NVML_VOLATILE_ECC
         return Reading(
             time_s=time_s,
             power_w=power_mw / 1e3,
             energy_j=energy_mj / 1e3,
-            clock_mhz=self._tells(nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_SM),
-            locked_mhz=self._asked_mhz,
+            clock_mhz=clock_mhz,
+            locked_mhz=None if asked_mhz is None or is_above(clock_mhz, asked_mhz) else asked_mhz,
             utilisation=self._tells(lambda: nvml.nvmlDeviceGetUtilizationRates(handle).gpu) / 100.0,
+            held_back=self._held_back(),
+            power_limit_w=self._may_tell(nvml.nvmlDeviceGetEnforcedPowerLimit, handle) / 1e3,
+            ecc_errors=self._may_tell(nvml.nvmlDeviceGetTotalEccErrors, handle, *uncorrected),
+            xids=self._reported(),
+            pids=self._pids(),
         )
+
+    def _held_back(self) -> frozenset[str]:
+        """Why it runs below its clock (`REASONS`); older drivers know the question by another name."""
+        for name in ("nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons"):
+            bits = self._may_tell(getattr(self._nvml, name, self._unknown), self._handle)
+            if not math.isnan(bits):
+                return frozenset(word for bit, word in REASONS.items() if int(bits) & bit)
+        return frozenset()
+
+    def _unknown(self, *_: object) -> float:
+        return math.nan
+
+    def _reported(self) -> tuple[int, ...]:
+        """Xids since it was opened; the driver keeps those that nobody has asked for yet."""
+        nvml = self._nvml
+        if self._events is None:
+            try:
+                with self._calls():
+                    self._events = nvml.nvmlEventSetCreate()
+                    nvml.nvmlDeviceRegisterEvents(self._handle, nvml.nvmlEventTypeXidCriticalError, self._events)
+            except DeviceLost:
+                self._events = None
+                raise
+            except DeviceError:
+                self._events = False
+        for _ in range(MOST_XIDS if self._events else 0):
+            try:
+                found = nvml.nvmlEventSetWait_v2(self._events, 0)
+            except nvml.NVMLError:  # none (a timeout), or the GPU is lost: the other questions say so
+                break
+            self._xids = (*self._xids, int(found.eventData))[-MOST_XIDS:]
+        return self._xids
+
+    def _pids(self) -> tuple[int, ...] | None:
+        try:
+            with self._calls():
+                found = self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle)
+        except DeviceLost:
+            raise
+        except DeviceError:
+            return None
+        return tuple(sorted({int(process.pid) for process in found}))
 
     def clocks_mhz(self) -> Sequence[float]:
         """See `Gpu.clocks_mhz`: those at the highest memory clock, which training uses."""
+        return self._own.call(self._clocks_mhz, CHANGE_S)
+
+    def _clocks_mhz(self) -> Sequence[float]:
         with self._calls():
             memory = self._nvml.nvmlDeviceGetSupportedMemoryClocks(self._handle)
             clocks = self._nvml.nvmlDeviceGetSupportedGraphicsClocks(self._handle, max(memory)) if memory else []
@@ -139,18 +253,26 @@ class NvmlGpu:
         """See `Gpu.lock_clock`."""
         if not math.isfinite(clock_mhz) or clock_mhz <= 0:
             raise DeviceError(f"{clock_mhz} MHz is no clock")
-        with self._calls():
-            self._nvml.nvmlDeviceSetGpuLockedClocks(self._handle, round(clock_mhz), round(clock_mhz))
-        self._asked_mhz = float(round(clock_mhz))
+        mhz = round(clock_mhz)
+        self._change(lambda: self._nvml.nvmlDeviceSetGpuLockedClocks(self._handle, mhz, mhz), float(mhz))
 
     def unlock_clock(self) -> None:
         """See `Gpu.unlock_clock`."""
-        with self._calls():
-            self._nvml.nvmlDeviceResetGpuLockedClocks(self._handle)
-        self._asked_mhz = None
+        self._change(lambda: self._nvml.nvmlDeviceResetGpuLockedClocks(self._handle), None)
+
+    def _change(self, ask: Callable[[], None], asked_mhz: float | None) -> None:
+        def change() -> None:
+            with self._calls():
+                ask()
+            self._asked_mhz = asked_mhz
+
+        self._own.call(change, CHANGE_S)
 
     def split_by_mig(self) -> bool:
         """Whether it is split into instances (MIG): then watts, joules and clocks are of all of them together."""
+        return self._own.call(self._split_by_mig, CHANGE_S)
+
+    def _split_by_mig(self) -> bool:
         try:
             with self._calls():
                 current, _ = self._nvml.nvmlDeviceGetMigMode(self._handle)
@@ -170,6 +292,15 @@ class NvmlGpu:
             with self._calls():
                 return float(ask(*arguments))
         except (Unsupported, NotPermitted):
+            return math.nan
+
+    def _may_tell(self, ask: Callable[..., float], *arguments: object) -> float:
+        """The same for what it works without: nan as well where the question fails."""
+        try:
+            return self._tells(ask, *arguments)
+        except DeviceLost:
+            raise
+        except DeviceError:
             return math.nan
 
 
@@ -193,9 +324,18 @@ def _binding() -> Any:
         import pynvml  # type: ignore[import-untyped]
     except ImportError as error:
         raise Unsupported("nvidia-ml-py is not installed: pip install 'powerflow-scheduler[nvidia]'") from error
-    with _translated(pynvml, "NVML"):
-        pynvml.nvmlInit()
+    _driver_says(pynvml, pynvml.nvmlInit)
     return pynvml
+
+
+def _driver_says(binding: Any, ask: Callable[[], Any]) -> Any:
+    """The answer to a question about the driver as a whole."""
+
+    def answer() -> Any:
+        with _translated(binding, "NVML"):
+            return ask()
+
+    return thread_of("NVML", "NVML").call(answer, OPEN_S)
 
 
 @contextlib.contextmanager

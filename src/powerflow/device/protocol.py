@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 class DeviceError(RuntimeError):
@@ -32,8 +33,14 @@ class Reading:
         power_w: Watts now; nan where it cannot tell.
         energy_j: Joules since some fixed moment, as its own counter says; nan where it has none.
         clock_mhz: GPU clock now.
-        locked_mhz: Clock that it is locked to; None if it is free.
+        locked_mhz: Clock that it is locked to; None if it is free. Where the GPU cannot tell, the clock that was asked
+            for last, unless it runs above it.
         utilisation: Share of time in which something ran, 0 to 1; nan where it cannot tell.
+        held_back: Why it runs below the clock it was given: any of ``power``, ``heat``, ``idle``, ``other``.
+        power_limit_w: Watts that it keeps itself below; nan where it cannot tell.
+        ecc_errors: Memory errors that could not be corrected, since the driver was loaded; nan where it cannot tell.
+        xids: Errors that the driver has reported of it since it was opened, as NVIDIA numbers them.
+        pids: Processes that compute on it; None where it cannot tell.
     """
 
     time_s: float
@@ -42,6 +49,20 @@ class Reading:
     clock_mhz: float
     locked_mhz: float | None
     utilisation: float
+    held_back: frozenset[str] = frozenset()
+    power_limit_w: float = math.nan
+    ecc_errors: float = math.nan
+    xids: tuple[int, ...] = ()
+    pids: tuple[int, ...] | None = None
+
+
+@runtime_checkable
+class ReadsAhead(Protocol):
+    """A GPU whose reading takes time: several can be read at once."""
+
+    def begin_reading(self) -> None:
+        """Start to read; the next `Gpu.read` gives this answer. Raises nothing."""
+        ...
 
 
 class Gpu(Protocol):
