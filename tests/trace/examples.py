@@ -27,6 +27,11 @@ HELIOS = """job_id,user,vc,gpu_num,cpu_num,node_num,state,submit_time,start_time
 1425512,uVMrF,vchbv,4,16,1,TIMEOUT,2020-06-09 18:41:27,2020-06-09 18:42:27,2020-06-09 18:46:36,249,60
 1425513,uzqls,vcpDC,0,1,1,CANCELLED,2020-06-09 18:41:28,2020-06-09 18:41:28,2020-06-17 14:15:21,675233,0
 """
+ACME = """job_id,user,node_num,gpu_num,cpu_num,type,state,submit_time,start_time,end_time,duration,queue,gpu_time
+578,u07c,1,8,128,Other,COMPLETED,2023-03-01 00:00:05+08:00,2023-03-01 00:00:16+08:00,2023-03-01 02:00:16+08:00,7200,11,57600
+579,u07c,1,0,4,Eval,FAILED,2023-03-01 00:00:05+08:00,2023-03-01 00:00:16+08:00,2023-03-01 00:01:16+08:00,60,11.0,0
+580,u11d,4,32,128,Pretrain,NODE_FAIL,2023-03-01 00:10:05+08:00,2023-03-01 00:10:16+08:00,2023-03-02 00:10:16+08:00,86400,11.0,2764800
+"""  # noqa: E501
 ITP = """job_id,submission_time,duration,num_gpu
 b,2000581,1532,1
 a,1932025,2429,64
@@ -87,6 +92,7 @@ ALL = {
     "philly-waits": PHILLY_WAITS,
     "philly-json": PHILLY_JSON,
     "helios": HELIOS,
+    "acme": ACME,
     "itp": ITP,
     "itp-models": ITP_MODELS,
     "pollux": POLLUX,

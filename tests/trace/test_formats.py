@@ -86,6 +86,20 @@ def test_helios(tmp_path: Path) -> None:
     assert reasons(trace) == {4: "no GPU: a CPU job"}
 
 
+def test_acme_has_users_and_no_virtual_clusters(tmp_path: Path) -> None:
+    trace = read(tmp_path, examples.ACME)
+    assert trace.format == "acme"
+    assert trace.jobs == (
+        TraceJob("578", 1677600005.0, 7200.0, 8, wait_s=11.0, project="u07c", outcome=Outcome.COMPLETED),
+        TraceJob("580", 1677600605.0, 86_400.0, 32, wait_s=11.0, project="u11d", outcome=Outcome.FAILED),
+    )
+    assert reasons(trace) == {3: "no GPU: a CPU job"}
+    assert any(note.startswith("project is the user") for note in trace.notes)
+    as_helios = read(tmp_path, examples.ACME, "helios")
+    assert not any("project is the virtual cluster" in note for note in as_helios.notes)
+    assert any("project is the virtual cluster" in note for note in read(tmp_path, examples.HELIOS).notes)
+
+
 def test_itp(tmp_path: Path) -> None:
     trace = read(tmp_path, examples.ITP)
     assert trace.jobs == (TraceJob("a", 1932025.0, 2429.0, 64), TraceJob("b", 2000581.0, 1532.0, 1))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 app = typer.Typer(rich_markup_mode=None)
 
 File = Annotated[
-    Path, typer.Argument(help="A log of jobs: Philly, Helios, ITP, Pollux, sacct, SWF or our CSV; may be gzipped.")
+    Path, typer.Argument(help="A log of jobs: sacct, SWF, Philly, Helios, Acme, ITP, Pollux or our CSV; may be packed.")
 ]
 FormatName = Annotated[str | None, typer.Option("--format", help="Its format; found out from the file by default.")]
 Zone = Annotated[str | None, typer.Option("--tz", help="Time zone of dates without offset: IANA name, UTC or +08:00.")]
@@ -134,6 +134,8 @@ def _show(trace: Trace) -> None:
     table.add_row("jobs", f"{found.jobs:,}")
     table.add_row("submitted over", duration(found.span_s))
     table.add_row("GPU-hours", _or_unknown(found.gpu_hours, ",.0f"))
+    if found.earlier_gpu_hours:
+        table.add_row("  of these, runs before a requeue", f"{found.earlier_gpu_hours:,.1f}")
     table.add_row("GPUs wanted on average", _or_unknown(found.demand_gpus, ",.1f"))
     table.add_row("duration", _quantiles(found.duration_s))
     if found.wait_s is not None:

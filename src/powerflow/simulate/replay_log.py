@@ -33,7 +33,7 @@ class Log:
 
     Attributes:
         submit_s: Submissions.
-        run_s: Seconds each ran.
+        run_s: Seconds each ran, runs before a requeue included.
         gpus: GPUs it asked for, and held.
         start_s: When it started; nan where the log does not say.
     """
@@ -75,7 +75,7 @@ def log_of(trace: Trace, capacity: int) -> Log:
     submit_s -= submit_s[0]
     if submit_s[-1] <= 0:
         raise InputError("all jobs came at one moment", where=trace.source, fix="replay needs days of submissions")
-    return Log(submit_s, np.array([job.duration_s for job in trace.jobs]), gpus, submit_s + wait_s)
+    return Log(submit_s, np.array([job.held_s for job in trace.jobs]), gpus, submit_s + wait_s)
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,4 +68,4 @@ def _window(trace: Trace, log: Log, start_s: FloatArray, first: int, after: int)
 
 def _as_of(job: TraceJob, submit_s: float, run_s: float) -> TraceJob:
     """The job as it takes part: its work is the time it takes, whatever iterations the log tells."""
-    return replace(job, submit_s=submit_s, duration_s=run_s, iterations=None)
+    return replace(job, submit_s=submit_s, duration_s=run_s, iterations=None, earlier_gpu_s=0.0)

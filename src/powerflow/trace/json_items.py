@@ -31,12 +31,27 @@ def array_items(stream: TextIO) -> Iterator[tuple[int, Any]]:
 
 
 def member_items(stream: TextIO, member: str) -> Iterator[tuple[int, Any]]:
-    """Items of the array that is the member ``member`` of a document that is an object, as (line, value).
+    """Items of an array that is the document, or the member ``member`` of it, as (line, value).
+
+    Several documents one after another (a command's output appended to a file, day by day) give the items of all.
 
     Raises:
-        InputError: the document is not JSON, not an object, or has no such member.
+        InputError: a document is not JSON, neither array nor object, or has no such member.
     """
     window = _Window(stream)
+    if window.next_char() == "[":
+        while True:
+            window.expect("[")
+            yield from window.items()
+            if not window.next_char():
+                return
+    while True:
+        yield from _member_items(window, member)
+        if not window.next_char():
+            return
+
+
+def _member_items(window: _Window, member: str) -> Iterator[tuple[int, Any]]:
     window.expect("{")
     found = False
     while window.next_char() != "}":
@@ -50,6 +65,7 @@ def member_items(stream: TextIO, member: str) -> Iterator[tuple[int, Any]]:
             window.value()
         if window.next_char() != "}":
             window.expect(",")
+    window.expect("}")
     if not found:
         raise InputError(f'has no "{member}"')
 

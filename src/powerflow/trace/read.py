@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import gzip
-import io
-import zlib
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO, TextIO, cast
 
 from powerflow.errors import InputError
 from powerflow.trace.clock import Clock
 from powerflow.trace.fields import clip
 from powerflow.trace.formats import FORMATS, Format
+from powerflow.trace.formats.unread import kind_not_read
+from powerflow.trace.opening import BROKEN_FILE, opened
 from powerflow.trace.record import Skipped, Trace, TraceJob
 
 _HEAD_CHARS = 65_536
-_GZIP_MAGIC = b"\x1f\x8b"
 
 
 def read_trace(
@@ -28,7 +24,7 @@ def read_trace(
     tz: str | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Trace:
-    """Read a log of jobs, in any format of ``powerflow.trace.formats``, gzipped or not.
+    """Read a log of jobs, in any format of ``powerflow.trace.formats``, packed or not (``powerflow.trace.opening``).
 
     Nothing but the jobs is held in memory, whatever the log's length.
 
@@ -46,21 +42,22 @@ def read_trace(
     """
     where = str(path)
     try:
-        with _opened(Path(path)) as (head_stream, _):
+        with opened(Path(path)) as (head_stream, _):
             head = head_stream.read(_HEAD_CHARS)
         chosen = _format(head, format)
         clock = Clock(tz or chosen.time_zone or "UTC", assumed=tz is None)
-        with _opened(Path(path)) as (stream, raw):
+        with opened(Path(path)) as (stream, raw):
             report = (lambda: progress(raw.tell())) if progress else None
             jobs, skipped, said = _collect(chosen.entries(stream, clock), report)
     except InputError as error:
         raise InputError(error.what, where=error.where or where, fix=error.fix, exit_code=error.exit_code) from None
-    except (OSError, EOFError, zlib.error) as error:
+    except BROKEN_FILE as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise InputError(f"cannot be read ({reason})", where=where, exit_code=1) from None
     if not jobs:
         why = f" ({len(skipped)} lines skipped, the first, line {skipped[0].line}: {skipped[0].why})" if skipped else ""
-        raise InputError(f"holds no job{why}", where=where)
+        raise InputError(f"holds no job{why}", where=where, fix="; ".join(said))
+    skipped.sort(key=lambda line: line.line)
     jobs.sort(key=lambda job: job.submit_s)  # stable: equal times keep their order in the file
     return Trace(where, chosen.name, tuple(jobs), tuple(skipped), (*chosen.notes, *said, *clock.notes()))
 
@@ -78,6 +75,8 @@ def _format(head: str, name: str | None) -> Format:
     for known in FORMATS:
         if known.recognises(head):
             return known
+    if (kind := kind_not_read(head)) is not None:
+        raise InputError(f"is {kind.what}", fix=kind.fix)
     first = next(line for line in head.splitlines() if line.strip())
     raise InputError(
         f"is no log we know (it begins {clip(first.strip())})", fix=f"name it with --format, one of {_names()}"
@@ -122,21 +121,3 @@ def _fresh(name: str, taken: dict[str, int]) -> str:
         number += 1
     taken[name] = number
     return f"{name}#{number}"
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[tuple[TextIO, BinaryIO]]:
-    """The file as text, unzipped if it is gzip, and the raw file below it (whose position is the progress made)."""
-    if not path.exists():
-        raise InputError("there is no such file", exit_code=3)
-    if path.is_dir():
-        raise InputError("is a directory", fix="give a file")
-    if not path.is_file():
-        raise InputError("is not a regular file", fix="write it to a file first")
-    with path.open("rb") as raw:
-        magic = raw.read(2)
-        raw.seek(0)
-        binary = cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if magic == _GZIP_MAGIC else raw
-        # user and job names are not always UTF-8; a byte that is not shows as \xNN and costs nothing else
-        with io.TextIOWrapper(binary, encoding="utf-8-sig", errors="backslashreplace", newline="") as text:
-            yield text, raw

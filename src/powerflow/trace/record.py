@@ -32,6 +32,7 @@ class TraceJob:
         project: User, account or virtual cluster.
         name: The job's own name, where the log has one: runs of one name are alike.
         outcome: How it ended.
+        earlier_gpu_s: GPU-seconds that earlier runs of it held before it was requeued, where the log tells runs apart.
     """
 
     id: str
@@ -45,6 +46,12 @@ class TraceJob:
     project: str = ""
     name: str = ""
     outcome: Outcome = Outcome.UNKNOWN
+    earlier_gpu_s: float = 0.0
+
+    @property
+    def held_s(self) -> float:
+        """Seconds that it held its GPUs, all its runs together: what it took from the cluster."""
+        return self.duration_s + self.earlier_gpu_s / self.gpus
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,8 @@ class Statistics:
     Attributes:
         jobs: Jobs in it.
         span_s: Seconds from the first submission to the last.
-        gpu_hours: GPUs × duration summed over the jobs whose duration is known.
+        gpu_hours: GPUs × duration summed over the jobs whose duration is known, and what their earlier runs held.
+        earlier_gpu_hours: Of these, what runs held that ended in a requeue.
         durations_known: Jobs whose duration is known.
         duration_s: Quantile → seconds.
         duration_mean_s: Mean seconds.
@@ -43,6 +44,7 @@ class Statistics:
     jobs: int
     span_s: float
     gpu_hours: float | None
+    earlier_gpu_hours: float
     durations_known: int
     duration_s: Mapping[float, float] | None
     duration_mean_s: float | None
@@ -67,7 +69,8 @@ def describe(trace: Trace) -> Statistics:
     gpus = np.array([job.gpus for job in trace.jobs])
     waits_s = [job.wait_s for job in trace.jobs if job.wait_s is not None]
     known = ~np.isnan(duration_s)
-    gpu_s = np.where(known, gpus * duration_s, 0.0)
+    earlier_gpu_s = np.array([job.earlier_gpu_s for job in trace.jobs])
+    gpu_s = np.where(known, gpus * duration_s, 0.0) + earlier_gpu_s
     total_gpu_s = math.fsum(gpu_s) if known.any() else None
     span_s = float(submit_s[-1] - submit_s[0])
     gaps_s = np.diff(submit_s)
@@ -77,6 +80,7 @@ def describe(trace: Trace) -> Statistics:
         jobs=len(trace.jobs),
         span_s=span_s,
         gpu_hours=None if total_gpu_s is None else total_gpu_s / 3600,
+        earlier_gpu_hours=math.fsum(earlier_gpu_s) / 3600,
         durations_known=int(known.sum()),
         duration_s=_quantiles(duration_s[known]),
         duration_mean_s=float(duration_s[known].mean()) if known.any() else None,

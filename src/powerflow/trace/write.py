@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TextIO
 
-from powerflow.trace.formats.generic import COLUMNS
+from powerflow.trace.formats.generic import COLUMNS, EARLIER
 from powerflow.trace.record import Trace, TraceJob
 
 
@@ -16,11 +16,12 @@ def write_trace(trace: Trace, stream: TextIO) -> None:
         trace: What to write. Its skipped lines and notes are not part of the file.
         stream: An open text file (``newline=""``).
     """
-    stream.write(",".join(COLUMNS) + "\n")
-    stream.writelines(",".join(map(_quoted, _row(job))) + "\n" for job in trace.jobs)
+    requeued = any(job.earlier_gpu_s for job in trace.jobs)
+    stream.write(",".join((*COLUMNS, *(EARLIER,) * requeued)) + "\n")
+    stream.writelines(",".join(map(_quoted, _row(job, requeued=requeued))) + "\n" for job in trace.jobs)
 
 
-def _row(job: TraceJob) -> tuple[str, ...]:
+def _row(job: TraceJob, *, requeued: bool) -> tuple[str, ...]:
     return (
         job.id,
         _number(job.submit_s),
@@ -33,6 +34,7 @@ def _row(job: TraceJob) -> tuple[str, ...]:
         job.project,
         job.name,
         str(job.outcome),
+        *(_number(job.earlier_gpu_s),) * requeued,
     )
 
 

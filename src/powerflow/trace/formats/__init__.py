@@ -1,5 +1,6 @@
 """One small module per kind of log, and the list of all."""
 
+from powerflow.trace.formats.acme import ACME
 from powerflow.trace.formats.format import Format as Format
 from powerflow.trace.formats.generic import GENERIC
 from powerflow.trace.formats.helios import HELIOS
@@ -18,6 +19,7 @@ FORMATS: tuple[Format, ...] = (
     PHILLY_WAITS,
     PHILLY_JSON,
     HELIOS,
+    ACME,
     ITP,
     ITP_MODELS,
     POLLUX,

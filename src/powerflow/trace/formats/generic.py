@@ -6,7 +6,7 @@ Columns, in any order, others ignored:
 - ``duration_s`` (seconds it ran on those GPUs; may be empty where ``iterations`` and ``model`` say the work);
 - ``gpus`` (whole number ≥ 1);
 - and, if known: ``id``, ``wait_s``, ``model``, ``global_batch``, ``iterations``, ``project``, ``name``,
-  ``state`` (completed, failed, cancelled or unknown).
+  ``state`` (completed, failed, cancelled or unknown), ``earlier_gpu_s`` (GPU-seconds held before a requeue).
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ COLUMNS = (
     "name",
     "state",
 )
+EARLIER = "earlier_gpu_s"  # written only where a job has some
 
 
 def _job(row: Mapping[str, str], line: int, clock: Clock) -> TraceJob:
@@ -59,6 +60,7 @@ def _job(row: Mapping[str, str], line: int, clock: Clock) -> TraceJob:
         project=row.get("project", ""),
         name=row.get("name", ""),
         outcome=Outcome(state),
+        earlier_gpu_s=seconds(row[EARLIER], EARLIER) if text(row, EARLIER) else 0.0,
     )
 
 

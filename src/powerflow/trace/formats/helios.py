@@ -38,7 +38,14 @@ def _job(row: Mapping[str, str], line: int, clock: Clock) -> TraceJob:
 
 
 def _entries(stream: TextIO, clock: Clock) -> Iterator[Entry]:
-    return csv_entries(stream, clock, "a Helios log", lambda header: _NEEDED - set(header), _job)
+    columns: set[str] = set()
+
+    def lacks(header: tuple[str, ...]) -> set[str]:
+        columns.update(header)
+        return set(_NEEDED - columns)
+
+    yield from csv_entries(stream, clock, "a Helios log", lacks, _job)
+    yield "project is the virtual cluster" if "vc" in columns else "project is the user (there is no column vc)"
 
 
 HELIOS = Format(
@@ -47,5 +54,4 @@ HELIOS = Format(
     lambda head: set(header_of(head)) >= _TELLING,
     _entries,
     time_zone="Asia/Shanghai",  # SenseTime's clusters; the publishers name no zone
-    notes=("project is the virtual cluster",),
 )

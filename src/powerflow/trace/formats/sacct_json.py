@@ -1,4 +1,8 @@
-"""Slurm accounting as JSON: ``sacct --json``. Its times are UTC; its steps are inside their jobs."""
+"""Slurm's JSON: ``sacct --json``, and what ``squeue --json`` and ``scontrol show jobs --json`` know of ended jobs.
+
+Its times are UTC; its steps are inside their jobs. The members differ by version (data_parser): numbers may be bare or
+``{"set": true, "infinite": false, "number": 8}``, a state a word, a list of words, or under "current".
+"""
 
 from __future__ import annotations
 
@@ -9,54 +13,106 @@ from typing import Any, TextIO
 from powerflow.trace.clock import Clock
 from powerflow.trace.fields import Unusable, checked_s
 from powerflow.trace.formats.format import Entry, Format
-from powerflow.trace.formats.slurm import Run, jobs_of, tres_gpus
+from powerflow.trace.formats.slurm import Run, jobs_of
+from powerflow.trace.formats.slurm_gpus import Gpus, gres_gpus, held_gpus, parse_tres, submitted_gpus, tres_gpus
 from powerflow.trace.json_items import member_items
 from powerflow.trace.record import Skipped
 
+_FORGETS = (
+    "this is squeue or scontrol --json: the controller forgets a job minutes after it ends (MinJobAge), so jobs are "
+    "missing; sacct --json has them all"
+)
+
 
 def _entries(stream: TextIO, clock: Clock) -> Iterator[Entry]:
-    return jobs_of(_runs(stream))
+    queue: list[int] = []
+    yield from jobs_of(_runs(stream, queue))
+    if queue:
+        yield _FORGETS
 
 
-def _runs(stream: TextIO) -> Iterator[Run | Skipped]:
+def _runs(stream: TextIO, queue: list[int]) -> Iterator[Run | Skipped]:
+    """Runs; the line of the first that squeue or scontrol wrote goes into ``queue``."""
     for line, item in member_items(stream, "jobs"):
         try:
-            yield _run(item, line)
+            if not isinstance(item, dict):
+                raise Unusable("a job is not a JSON object")
+            if "time" not in item and "submit_time" in item:
+                queue += [line] * (not queue)
+                yield _queued_run(item, line)
+            else:
+                yield _run(item, line)
         except Unusable as reason:
             yield Skipped(line, str(reason))
 
 
-def _run(item: object, line: int) -> Run:
-    if not isinstance(item, dict):
-        raise Unusable("a job is not a JSON object")
+def _run(item: Mapping[str, Any], line: int) -> Run:
     time = _object(item, "time")
     submit_s, start_s, end_s = (_time_s(time, name) for name in ("submission", "start", "end"))
     if submit_s is None:
         raise Unusable("submission is unknown")
     elapsed = _number(time.get("elapsed"))
-    tres = _object(item, "tres")
-    gpus = tres_gpus(_counts(tres.get("allocated"))) or tres_gpus(_counts(tres.get("requested")))
+    tres, who = _object(item, "tres"), _object(item, "association")
+    submitted, asked = submitted_gpus(_string(item.get("submit_line")))
     return Run(
         line=line,
-        id=_id(item),
+        id=_id(item, _object(item, "array").get("job_id"), _object(item, "array").get("task_id")),
         submit_s=submit_s,
         start_s=start_s,
         end_s=end_s,
         elapsed_s=None if elapsed is None else checked_s(elapsed, "elapsed"),
         state=_state(item.get("state")),
-        gpus=gpus,
-        user=_string(item.get("user")) or _string(_object(item, "association").get("user")),
-        account=_string(item.get("account")) or _string(_object(item, "association").get("account")),
+        gpus=held_gpus([_counted(tres.get("allocated"))], [_counted(tres.get("requested"))], submitted),
+        user=_string(item.get("user")) or _string(who.get("user")),
+        account=_string(item.get("account")) or _string(who.get("account")),
         name=_string(item.get("name")),
+        cluster=_string(item.get("cluster")) or _string(who.get("cluster")),
+        asked=asked,
     )
 
 
-def _id(item: Mapping[str, Any]) -> str:
-    """The job's number, or array_index where it is an element of an array, as ``sacct`` writes it."""
-    array = _object(item, "array")
-    of, index = _number(array.get("job_id")), _number(array.get("task_id"))
+def _queued_run(item: Mapping[str, Any], line: int) -> Run:
+    """A job as the controller knows it: an end is only the end once the job is over, until then it is the limit's."""
+    submit_s, start_s, end_s = (_time_s(item, name) for name in ("submit_time", "start_time", "end_time"))
+    if submit_s is None:
+        raise Unusable("submission is unknown")
+    nodes = _number(item.get("node_count"))
+    suspended_s, before_s = _time_s(item, "suspend_time"), _number(item.get("pre_sus_time"))
+    elapsed_s = None
+    if suspended_s is not None and before_s is not None and end_s is not None:  # as squeue counts the time used
+        elapsed_s = checked_s(before_s + end_s - suspended_s, "time used")
+    per_job, per_node = _string(item.get("tres_per_job")), _string(item.get("tres_per_node"))
+    requested = [
+        tres_gpus(parse_tres(_string(item.get("tres_req_str")))),
+        gres_gpus(f"PER_JOB:{per_job}", nodes) if per_job else Gpus(),
+        gres_gpus(per_node, nodes) if per_node else Gpus(),
+    ]
+    return Run(
+        line=line,
+        id=_id(item, item.get("array_job_id"), item.get("array_task_id")),
+        submit_s=submit_s,
+        start_s=start_s,
+        end_s=end_s,
+        elapsed_s=elapsed_s,
+        state=_state(item.get("job_state")),
+        gpus=held_gpus([tres_gpus(parse_tres(_string(item.get("tres_alloc_str"))))], requested, Gpus()),
+        user=_string(item.get("user_name")),
+        account=_string(item.get("account")),
+        name=_string(item.get("name")),
+        cluster=_string(item.get("cluster")),
+    )
+
+
+def _id(item: Mapping[str, Any], array: object, task: object) -> str:
+    """The job's number as ``sacct`` writes it: ``123_4`` for an element of an array, ``123+1`` for a part of a job."""
+    of, index = _number(array), _number(task)
     if of and index is not None:
         return f"{of:.0f}_{index:.0f}"
+    parts = _object(item, "het")
+    whole = _number(parts.get("job_id", item.get("het_job_id")))
+    offset = _number(parts.get("job_offset", item.get("het_job_offset")))
+    if whole and offset is not None:
+        return f"{whole:.0f}+{offset:.0f}"
     own = _number(item.get("job_id"))
     if own is None:
         raise Unusable("job_id is not a number")
@@ -69,18 +125,18 @@ def _state(value: object) -> str:
         value = value.get("current")
     if isinstance(value, list):
         value = value[0] if value else ""
-    return _string(value)
+    return _string(value).split(" ")[0].upper()
 
 
-def _counts(items: object) -> dict[str, float]:
-    """``[{"type": "gres", "name": "gpu:a100", "count": 8}]`` by name, as in ``gres/gpu:a100=8``."""
+def _counted(items: object) -> Gpus:
+    """GPUs of ``[{"type": "gres", "name": "gpu:a100", "count": 8}]``, as in ``gres/gpu:a100=8``."""
     found: dict[str, float] = {}
     for item in items if isinstance(items, list) else []:
         if isinstance(item, dict) and item.get("type") == "gres":
             name, count = _string(item.get("name")), _number(item.get("count"))
-            if (name == "gpu" or name.startswith("gpu:")) and count is not None:
+            if name.partition(":")[0] in {"gpu", "shard", "mps"} and count is not None and count >= 0:
                 found[f"gres/{name}"] = count
-    return found
+    return tres_gpus(found)
 
 
 def _time_s(time: Mapping[str, Any], name: str) -> float | None:
@@ -109,10 +165,21 @@ def _string(value: object) -> str:
     return value.strip() if isinstance(value, str) else ""
 
 
+def _recognises(head: str) -> bool:
+    body = head.lstrip()
+    if body.startswith("["):  # jq .jobs
+        return '"job_id"' in head and ('"tres"' in head or '"tres_alloc_str"' in head)
+    return body.startswith("{") and ('"jobs"' in head or '"slurm"' in head or '"meta"' in head)
+
+
 SACCT_JSON = Format(
     "sacct-json",
     "sacct --json output",
-    lambda head: head.lstrip().startswith("{") and ('"jobs"' in head or '"slurm"' in head or '"meta"' in head),
+    _recognises,
     _entries,
-    notes=("project is the account", "a requeued job counts once: its last run, from its first submission"),
+    notes=(
+        "project is the account",
+        "a requeued job counts once: its last run, from its first submission",
+        "each element of an array and each part of a heterogeneous job is a job",
+    ),
 )

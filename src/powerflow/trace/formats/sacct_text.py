@@ -1,8 +1,9 @@
-"""Slurm accounting as text: ``sacct --parsable2`` (or ``-p``), columns in any order, header required.
+"""Slurm accounting as text: ``sacct --parsable2`` (or ``-p``, ``--delimiter``), columns in any order, header required.
 
 A good log:
 
-    sacct -a -X -P -S 2024-01-01 -o JobID,JobName,User,Account,Submit,Start,End,ElapsedRaw,State,AllocTRES,ReqTRES
+    sacct -a -X -D -P -S 2024-01-01 -o \
+        JobID,Cluster,JobName,User,Account,Submit,Start,End,ElapsedRaw,State,NNodes,AllocTRES,ReqTRES
 """
 
 from __future__ import annotations
@@ -14,10 +15,20 @@ from powerflow.errors import InputError
 from powerflow.trace.clock import Clock
 from powerflow.trace.fields import Unusable, number, seconds, text
 from powerflow.trace.formats.format import Entry, Format
-from powerflow.trace.formats.slurm import Run, jobs_of, parse_elapsed_s, parse_gres, parse_tres, tres_gpus
+from powerflow.trace.formats.sacct_table import columns_of, fields_of, header_within
+from powerflow.trace.formats.slurm import Run, jobs_of, parse_elapsed_s
+from powerflow.trace.formats.slurm_gpus import (
+    Gpus,
+    gres_gpus,
+    held_gpus,
+    node_count,
+    parse_tres,
+    submitted_gpus,
+    tres_gpus,
+)
 from powerflow.trace.record import Skipped
 
-_NOTHING = {"", "Unknown", "None", "N/A", "(null)", "INVALID"}
+_NOTHING = {"", "Unknown", "None", "NONE", "N/A", "n/a", "nan", "(null)", "INVALID"}
 _GPU_COLUMNS = ("AllocTRES", "ReqTRES", "AllocGRES", "ReqGRES")
 
 
@@ -26,20 +37,24 @@ def _entries(stream: TextIO, clock: Clock) -> Iterator[Entry]:
 
 
 def _runs(stream: TextIO, clock: Clock) -> Iterator[Run | Skipped]:
-    columns: list[str] | None = None
+    columns: list[str] = []
+    delimiter = "|"
     for line_number, line in enumerate(stream, start=1):
         body = line.rstrip("\r\n")
         if not body.strip():
             continue
-        fields = body.split("|")
-        if columns is None:
-            columns = [name.strip() for name in fields]
+        if (not columns or "jobid" in body.lower()) and (
+            header := columns_of(body)
+        ):  # logs pasted together repeat their header, and may change their columns
+            columns, delimiter = header
             _check(columns)
             continue
-        if fields == columns:
-            continue  # logs pasted together repeat their header
+        if not columns:
+            yield Skipped(line_number, "text before the header")
+            continue
+        fields = fields_of(body, delimiter)
         if len(fields) != len(columns):
-            yield Skipped(line_number, f"{len(fields)} fields where the header names {len(columns)}")
+            yield Skipped(line_number, _misfit(len(fields), len(columns), delimiter))
             continue
         row = dict(zip(columns, fields, strict=True))
         name = text(row, "JobID") or text(row, "JobIDRaw")
@@ -50,6 +65,15 @@ def _runs(stream: TextIO, clock: Clock) -> Iterator[Run | Skipped]:
             yield _run(row, name, line_number, clock)
         except Unusable as reason:
             yield Skipped(line_number, str(reason))
+    if not columns:
+        raise InputError("not sacct output: no header", fix="give sacct -P without --noheader")
+
+
+def _misfit(fields: int, columns: int, delimiter: str) -> str:
+    why = f"{fields} fields where the header names {columns}"
+    if fields > columns and delimiter != "|":
+        return f"{why} (the delimiter {delimiter!r} stands inside a field: give sacct -P, which puts bars)"
+    return why
 
 
 def _check(columns: list[str]) -> None:
@@ -86,6 +110,8 @@ def _run(row: Mapping[str, str], name: str, line: int, clock: Clock) -> Run:
         elapsed_s=elapsed_s,
         state=state,
         gpus=_gpus(row),
+        asked=submitted_gpus(row.get("SubmitLine", ""))[1],
+        cluster=text(row, "Cluster"),
         user=text(row, "User"),
         account=text(row, "Account"),
         name=text(row, "JobName"),
@@ -101,21 +127,33 @@ def _time_s(row: Mapping[str, str], column: str, clock: Clock, *, not_before_s: 
     return clock.epoch_s(value, column, not_before_s=not_before_s)
 
 
-def _gpus(row: Mapping[str, str]) -> float:
+def _gpus(row: Mapping[str, str]) -> Gpus:
     """GPUs allocated; else asked for."""
-    nodes = number(row["NNodes"], "NNodes") if text(row, "NNodes") not in _NOTHING else 1.0
-    for column in _GPU_COLUMNS:
-        value = text(row, column)
-        found = tres_gpus(parse_tres(value)) if column.endswith("TRES") else parse_gres(value, max(nodes, 1.0))
-        if found > 0:
-            return found
-    return 0.0
+    said = {column: _of_column(row, column) for column in _GPU_COLUMNS}
+    allocated, requested = (said["AllocTRES"], said["AllocGRES"]), (said["ReqTRES"], said["ReqGRES"])
+    return held_gpus(allocated, requested, submitted_gpus(row.get("SubmitLine", ""))[0])
+
+
+def _of_column(row: Mapping[str, str], column: str) -> Gpus:
+    value = text(row, column)
+    if value in _NOTHING:
+        return Gpus()
+    return tres_gpus(parse_tres(value)) if column.endswith("TRES") else gres_gpus(value, _nodes(row))
+
+
+def _nodes(row: Mapping[str, str]) -> float | None:
+    """Nodes of the job, from whichever column says it; None if none does."""
+    for column in ("NNodes", "AllocNodes", "ReqNodes"):
+        if text(row, column) not in _NOTHING and (nodes := number(row[column], column)) >= 1:
+            return nodes
+    for column in ("AllocTRES", "ReqTRES"):
+        if nodes := parse_tres(row.get(column, "")).get("node", 0.0):
+            return nodes
+    return node_count(row.get("NodeList", ""))
 
 
 def _recognises(head: str) -> bool:
-    first = next((line for line in head.splitlines() if line.strip()), "")
-    columns = {name.strip() for name in first.split("|")}
-    return bool(columns & {"JobID", "JobIDRaw"}) and bool(columns & {"State", "Submit", "Elapsed", "ElapsedRaw"})
+    return header_within(head) is not None
 
 
 SACCT = Format(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from powerflow.trace.fields import Unusable, checked_s, clip, gpu_count, ran_s
 from powerflow.trace.formats.format import Entry
+from powerflow.trace.formats.slurm_gpus import Gpus, slice_share
 from powerflow.trace.record import Outcome, Skipped, TraceJob
 
 # Slurm's job states (sacct(1), JOB STATE CODES). A job that met its time limit is failed, as Helios has it.
@@ -27,8 +29,15 @@ _OUTCOMES = {
 _NOT_ENDED = {"RUNNING", "PENDING", "SUSPENDED", "RESIZING", "CONFIGURING", "COMPLETING", "STAGE_OUT", "STOPPED"}
 
 _DURATION = re.compile(r"(?:(\d{1,9})-)?(?:(\d{1,9}):)?(\d{1,9}):(\d{1,2}(?:\.\d+)?)")
-_COUNT = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)([KMGTP]?)")
-_SUFFIX = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4, "P": 1024**5}
+
+# After these states Slurm puts a job into the queue again, under its own number and with a new submission time.
+_RUNS_AGAIN = {"REQUEUED", "PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "SPECIAL_EXIT", "RESIZING"}
+_REQUEUE_HELD_S = 30 * 86_400.0  # a job that was put back may be held as long as this
+_ENDED_HELD_S = (
+    3600.0  # the controller forgets an ended job after MinJobAge (300 s by default); then its number is free
+)
+_SAME_MOMENT_S = 60.0  # records round, and the next run may be written before the last is closed
+NO_GPU_ACCOUNTING = "AccountingStorageTRES=gres/gpu in slurm.conf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +46,7 @@ class Run:
 
     Attributes:
         line: Where it stands.
-        id: The job's name, with its array index.
+        id: The job's number, with its array index.
         submit_s: Submission, UTC epoch.
         start_s: Start, UTC epoch.
         end_s: End, UTC epoch.
@@ -47,6 +56,8 @@ class Run:
         user: User.
         account: Account.
         name: Job name.
+        cluster: Cluster, whose job numbers are its own.
+        asked: The option of the submit line that asked for GPUs, where there is one.
     """
 
     line: int
@@ -56,103 +67,223 @@ class Run:
     end_s: float | None
     elapsed_s: float | None
     state: str
-    gpus: float
+    gpus: Gpus
     user: str
     account: str
     name: str
+    cluster: str = ""
+    asked: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """A run, and how long it held how many whole GPUs; 0 s if it gives no job."""
+
+    run: Run
+    ran_s: float = 0.0
+    gpus: int = 0
 
 
 def jobs_of(runs: Iterable[Run | Skipped]) -> Iterator[Entry]:
-    """One job for each job name: its last run, submitted and first started when its first run was.
+    """One job for each cluster, number and first submission: its last run, and the GPU time of the earlier ones.
 
-    Slurm writes a record for each run of a requeued job (``sacct --duplicates``), and logs are often pasted together,
-    so a name may come again. Memory is that of the jobs.
+    Slurm writes a record for each run of a requeued job (``sacct --duplicates``), clusters number their jobs each for
+    itself, numbers come again when a database is set up anew, and logs are often pasted together. Memory is that of
+    the runs that held GPUs.
     """
-    jobs: dict[str, tuple[int, TraceJob]] = {}
-    first_submit_s: dict[str, float] = {}
-    first_start_s: dict[str, float] = {}
+    numbers: dict[tuple[str, str], list[_Record]] = {}
+    left_out = _LeftOut()
     for run in runs:
         if isinstance(run, Skipped):
             yield run
             continue
-        first_submit_s[run.id] = min(run.submit_s, first_submit_s.get(run.id, run.submit_s))
-        if run.start_s is not None:
-            first_start_s[run.id] = min(run.start_s, first_start_s.get(run.id, run.start_s))
+        record = _Record(run)
         try:
-            job = _job(run)
+            record = _usable(run)
         except Unusable as reason:
+            left_out.count(run)
             yield Skipped(run.line, str(reason))
-            continue
-        if run.id in jobs:
-            yield Skipped(jobs[run.id][0], f"an earlier run of a job that comes again (line {run.line})")
-        jobs[run.id] = (run.line, job)
-    for name, (_, job) in jobs.items():
-        submit_s, start_s = first_submit_s[name], first_start_s.get(name)
-        wait_s = start_s - submit_s if start_s is not None and start_s >= submit_s else None
-        yield replace(job, submit_s=submit_s, wait_s=wait_s)
+        if record.gpus or run.gpus.whole or run.state in _RUNS_AGAIN:
+            numbers.setdefault((run.cluster, run.id), []).append(record)
+    clusters = sorted({cluster for cluster, _ in numbers if cluster})
+    said: Counter[str] = Counter()
+    for (cluster, _), records in numbers.items():
+        for job in _told_apart(records, said):
+            yield from _job(job, cluster if len(clusters) > 1 else "", said)
+    if len(clusters) > 1:
+        yield f"{len(clusters)} clusters, whose job numbers are their own: {', '.join(map(clip, clusters[:8]))}"
+    yield from _counted(said)
+    yield from left_out.notes(any_job=bool(numbers))
 
 
-def _job(run: Run) -> TraceJob:
-    if run.state in _NOT_ENDED:
+class _LeftOut:
+    """What was left out that concerns GPUs, added up for the notes."""
+
+    def __init__(self) -> None:
+        self._asked = self._cpu_jobs = 0
+        self._slice_jobs = self._sharing_jobs = 0
+        self._slice_gpu_s = 0.0
+
+    def count(self, run: Run) -> None:
+        """Add a run that gives no job."""
+        if _not_ended(run):
+            return
+        self._cpu_jobs += not run.gpus
+        self._asked += bool(run.asked) and not run.gpus
+        self._sharing_jobs += bool(run.gpus.shares)
+        if run.gpus.slices:
+            self._slice_jobs += 1
+            shares = [count * (slice_share(profile) or 0.0) for profile, count in run.gpus.slices.items()]
+            self._slice_gpu_s += sum(shares) * (run.elapsed_s or 0.0)
+
+    def notes(self, *, any_job: bool) -> Iterator[str]:
+        """What was left out, in plain words."""
+        if self._asked or (self._cpu_jobs and not any_job and not self._slice_jobs and not self._sharing_jobs):
+            yield (
+                f"{self._asked or self._cpu_jobs} jobs have no GPU in their records"
+                f"{', though they asked for some' * bool(self._asked)}: if they held GPUs, this site does not account "
+                f"for them; {NO_GPU_ACCOUNTING} mends that for jobs to come"
+            )
+        if self._slice_jobs:
+            hours = self._slice_gpu_s / 3600
+            yield (
+                f"{self._slice_jobs} jobs on MIG slices are left out: {hours:,.1f} GPU-hours, each slice as its share "
+                "of a GPU's compute slices"
+            )
+        if self._sharing_jobs:
+            yield f"{self._sharing_jobs} jobs that share a GPU (shard, mps) are left out: their share is not logged"
+
+
+def _usable(run: Run) -> _Record:
+    if _not_ended(run):
         raise Unusable(f"not ended ({run.state})")
-    if run.state == "REQUEUED":
-        raise Unusable("requeued; its last run counts")
-    if run.elapsed_s is None and run.start_s is not None and run.end_s is not None:
-        if run.end_s < run.start_s:
-            raise Unusable(f"ends {run.start_s - run.end_s:g} s before it starts")
-        elapsed_s = run.end_s - run.start_s
-    elif run.elapsed_s is not None:
-        elapsed_s = run.elapsed_s
-    else:
+    if not run.gpus and run.asked:
+        raise Unusable(f"asked for GPUs and none is recorded: the site lacks {NO_GPU_ACCOUNTING} ({run.asked})")
+    if run.gpus.slices:
+        held = [f"{count:g} × {profile}" for profile, count in run.gpus.slices.items()]
+        held += [f"{run.gpus.whole:g} whole"] * bool(run.gpus.whole)
+        raise Unusable(f"holds MIG slices, not whole GPUs ({', '.join(held)})")
+    if run.gpus.shares and not run.gpus.whole:
+        raise Unusable(f"shares a GPU by {'shard' if 'shard' in run.gpus.shares else 'mps'} ({run.gpus.shares})")
+    return _Record(run, ran_s(_elapsed_s(run), "elapsed time"), gpu_count(run.gpus.whole))
+
+
+def outcome_of(state: str) -> Outcome:
+    """How a job in this state of Slurm's ended."""
+    return _OUTCOMES.get(state, Outcome.UNKNOWN)
+
+
+def _not_ended(run: Run) -> bool:
+    return run.state in _NOT_ENDED and not (run.state == "RESIZING" and run.end_s is not None)
+
+
+def _elapsed_s(run: Run) -> float:
+    if run.elapsed_s is not None:
+        return run.elapsed_s
+    if run.start_s is None or run.end_s is None:
         raise Unusable("no elapsed time, and its start or end is unknown")
-    return TraceJob(
-        id=run.id,
-        submit_s=run.submit_s,
-        duration_s=ran_s(elapsed_s, "elapsed time"),
-        gpus=gpu_count(run.gpus),
-        project=run.account or run.user,
-        name=run.name,
-        outcome=_OUTCOMES.get(run.state, Outcome.UNKNOWN),
+    if run.end_s < run.start_s:
+        raise Unusable(f"ends {run.start_s - run.end_s:g} s before it starts")
+    return run.end_s - run.start_s
+
+
+def _told_apart(records: Sequence[_Record], said: Counter[str]) -> Iterator[list[_Record]]:
+    """The records of one number as jobs, each with its runs in order of time."""
+    job: list[_Record] = []
+    for record in sorted(records, key=lambda one: (one.run.submit_s, one.run.start_s or one.run.submit_s)):
+        if job and not _same_job(job[-1].run, record.run, said):
+            yield job
+            job = []
+        job.append(record)
+    yield job
+
+
+def _same_job(before: Run, run: Run, said: Counter[str]) -> bool:
+    """True if a record is a later run (or another copy) of the job before it under this number.
+
+    A job keeps its user. After a state that puts it back into the queue it comes again; after any other end only
+    within the time that the controller remembers it. Two runs at one time are two jobs (of clusters not named).
+    """
+    if before.user and run.user and before.user != run.user:
+        return False
+    if _is_copy(before, run):
+        return True
+    ended_s = _ended_s(before)
+    if run.start_s is not None and ended_s is not None and run.start_s < ended_s - _SAME_MOMENT_S:
+        said["overlap"] += 1
+        return False
+    if run.submit_s == before.submit_s:
+        return True
+    since_s = run.submit_s - max(before.submit_s, ended_s or 0.0)
+    if before.state in _RUNS_AGAIN:
+        return since_s <= _REQUEUE_HELD_S
+    renamed = any(a and b and a != b for a, b in ((before.name, run.name), (before.account, run.account)))
+    return not renamed and since_s <= _ENDED_HELD_S
+
+
+def _is_copy(before: Run, run: Run) -> bool:
+    return (run.submit_s, run.start_s) == (before.submit_s, before.start_s)
+
+
+def _ended_s(run: Run) -> float | None:
+    """When it ended, by its elapsed time where that is known (a cut or faulty record's end is not)."""
+    if run.start_s is not None and run.elapsed_s is not None:
+        return run.start_s + run.elapsed_s
+    return run.end_s
+
+
+def _job(records: Sequence[_Record], cluster: str, said: Counter[str]) -> Iterator[Entry]:
+    """The job that these records are, and a word on each run that is not its last."""
+    ran = [record for record in records if record.ran_s > 0]
+    if not ran:
+        return
+    earlier_gpu_s, earlier = 0.0, 0
+    for position, record in enumerate(ran[:-1]):
+        later = ran[position + 1 :]
+        if record.run.state == "REQUEUED":
+            yield Skipped(record.run.line, "requeued; its last run counts")
+        else:
+            again = next((one.run.line for one in later if one.run.state != "REQUEUED"), later[-1].run.line)
+            yield Skipped(record.run.line, f"an earlier run of a job that comes again (line {again})")
+        if not _is_copy(record.run, later[0].run):  # else the log holds one run twice
+            earlier += 1
+            earlier_gpu_s += record.ran_s * record.gpus
+    first, last = records[0].run, ran[-1].run
+    starts_s = [record.run.start_s for record in records if record.run.start_s is not None]
+    wait_s = min(starts_s) - first.submit_s if starts_s and min(starts_s) >= first.submit_s else None
+    said["requeued"] += earlier > 0
+    said["earlier GPU-seconds"] += round(earlier_gpu_s)
+    said["no last run"] += last.state == "REQUEUED"
+    said["one node"] += last.gpus.one_node_assumed
+    yield TraceJob(
+        id=f"{cluster}/{last.id}" if cluster else last.id,
+        submit_s=first.submit_s,
+        duration_s=ran[-1].ran_s,
+        gpus=ran[-1].gpus,
+        wait_s=wait_s,
+        project=last.account or last.user,
+        name=last.name,
+        outcome=outcome_of(last.state),
+        earlier_gpu_s=earlier_gpu_s,
     )
 
 
-def tres_gpus(tres: Mapping[str, float]) -> float:
-    """GPUs of trackable resources: ``gres/gpu``, which counts all, or else the sum of ``gres/gpu:type``."""
-    if "gres/gpu" in tres:
-        return tres["gres/gpu"]
-    return sum(count for name, count in tres.items() if name.startswith("gres/gpu:"))
-
-
-def parse_tres(value: str) -> dict[str, float]:
-    """``billing=8,cpu=64,gres/gpu:a100=8,mem=4G`` by name; counts may have the suffixes K, M, G, T, P (powers of 1024).
-
-    Raises:
-        Unusable: a GPU count is no number.
-    """
-    found: dict[str, float] = {}
-    for part in value.split(","):
-        name, _, count = part.strip().partition("=")
-        if name.startswith("gres/gpu") and not name.startswith("gres/gpumem") and not name.startswith("gres/gpuutil"):
-            found[name] = parse_count(count)
-    return found
-
-
-def parse_gres(value: str, nodes: float) -> float:
-    """GPUs of the older ``AllocGRES`` and ``ReqGRES`` (``gpu:2``, ``gres:gpu:a100:8(IDX:0-7)``), counted per node."""
-    total = 0.0
-    for part in re.sub(r"\([^)]*\)", "", value).split(","):
-        words = part.strip().removeprefix("gres:").removeprefix("gres/").split(":")
-        if words[0] == "gpu":
-            total += parse_count(words[-1]) if len(words) > 1 else 1.0
-    return total * nodes
-
-
-def parse_count(value: str) -> float:
-    """A count that may end in K, M, G, T or P."""
-    found = _COUNT.fullmatch(value.strip())
-    if found is None:
-        raise Unusable(f"GPU count is not a number ({clip(value)})")
-    return float(found.group(1)) * _SUFFIX[found.group(2)]
+def _counted(said: Counter[str]) -> Iterator[str]:
+    """What telling jobs apart found, in plain words."""
+    if said["requeued"]:
+        yield (
+            f"{said['requeued']} jobs were requeued: their earlier runs held {said['earlier GPU-seconds'] / 3600:,.1f} "
+            "GPU-hours, which count in the GPU-hours and not in the duration"
+        )
+    if said["no last run"]:
+        yield f"{said['no last run']} jobs were requeued and their next run is not in the log: the last in it counts"
+    if said["overlap"]:
+        yield (
+            f"{said['overlap']} records ran at the same time as another of their number, and count as other jobs; "
+            "if these are several clusters, add Cluster to sacct -o"
+        )
+    if said["one node"]:
+        yield f"{said['one node']} jobs have GPUs per node and no NNodes: read as one node; add NNodes to sacct -o"
 
 
 def parse_elapsed_s(value: str) -> float:

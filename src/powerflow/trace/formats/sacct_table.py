@@ -1,0 +1,66 @@
+"""How ``sacct`` lays out its text: one line a record, fields between delimiters, a header that names them.
+
+``-P`` and ``-p`` put bars between fields (and ``-p`` one at the end); ``--delimiter`` puts anything else there, and
+tables that went through a spreadsheet or pandas have commas, semicolons or tabs, fields in quotes, an index column.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+
+# fmt: off
+_NAMES = (
+    "Account", "AdminComment", "AllocCPUS", "AllocGRES", "AllocNodes", "AllocTRES", "AssocID", "Cluster",
+    "Comment", "Constraints", "CPUTime", "CPUTimeRAW", "DBIndex", "DerivedExitCode", "Elapsed", "ElapsedRaw",
+    "Eligible", "End", "ExitCode", "Flags", "GID", "Group", "JobID", "JobIDRaw", "JobName", "NCPUS", "NNodes",
+    "NodeList", "NTasks", "Partition", "Planned", "Priority", "QOS", "Reason", "ReqCPUS", "ReqGRES", "ReqNodes",
+    "ReqTRES", "Reserved", "Start", "State", "Submit", "SubmitLine", "Suspended", "TimelimitRaw", "Timelimit",
+    "UID", "User", "WCKey", "WorkDir",
+)
+# fmt: on
+_CANONICAL = {name.lower(): name for name in _NAMES}
+_HEADER_WITHIN = 20  # lines that a shell, a module or a warning may have written before the header
+_QUOTING = ",;\t"  # delimiters of programs that put quotes around fields; sacct itself never does
+_NAME = re.compile(r"[A-Za-z]+")
+
+
+def columns_of(line: str) -> tuple[list[str], str] | None:
+    """Column names and delimiter of a header line; None if it is none.
+
+    A header names the job and a state, a submission or a time, and the same delimiter stands between all its names.
+    """
+    found = list(_NAME.finditer(line))
+    known = [match for match in found if match.group().lower() in _CANONICAL]
+    if len(known) < 2 or len(known) < len(found) / 2:
+        return None
+    between = [line[a.end() : b.start()].replace('"', "") for a, b in pairwise(found)]
+    delimiter = max(set(between), key=between.count)
+    if not delimiter.strip() and delimiter != "\t":
+        return None  # blanks: fixed width
+    names = [name.strip().strip('"') for name in line.split(delimiter)]
+    names = [_CANONICAL.get(name.lower(), name) for name in names]
+    have = set(names)
+    if not have & {"JobID", "JobIDRaw"} or not have & {"State", "Submit", "Elapsed", "ElapsedRaw"}:
+        return None
+    return names, delimiter
+
+
+def fields_of(line: str, delimiter: str) -> Sequence[str]:
+    """Fields of a line; quotes hold a field together where the delimiter is one of tables that quote."""
+    if delimiter in _QUOTING and '"' in line:
+        try:
+            return next(csv.reader([line], delimiter=delimiter), [])
+        except csv.Error:
+            return [line]
+    return line.split(delimiter)
+
+
+def header_within(head: str) -> tuple[int, list[str], str] | None:
+    """Where the header stands among the first lines of a file (from 0), its columns and delimiter; None if nowhere."""
+    for position, line in enumerate(head.splitlines()[:_HEADER_WITHIN]):
+        if found := columns_of(line.rstrip("\r\n")):
+            return position, *found
+    return None

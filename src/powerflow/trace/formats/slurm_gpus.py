@@ -1,0 +1,203 @@
+"""GPUs of a Slurm record: whole ones, MIG slices of one, and shares of one by shard or mps.
+
+Slurm counts all of them as generic resources. A MIG slice is ``gres/gpu:a100_1g.5gb=1`` (or ``gres/gpu:1g.5gb=1``) and
+is also counted in ``gres/gpu``; a share of a GPU is ``gres/shard=4`` or ``gres/mps=25`` (gres.conf(5)).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from powerflow.trace.fields import Unusable, clip
+
+_COUNT = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)([KMGTP]?)")
+_SUFFIX = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4, "P": 1024**5}
+
+# NVIDIA's MIG profiles: compute slices, then memory ("1g.5gb", "3g.20gb", "1c.3g.20gb", "1g.10gb+me")
+_MIG = re.compile(r"(?<![0-9])(?:(\d)c[._-])?(\d)g[._-]?(\d{1,3})gb(?![0-9a-z])", re.IGNORECASE)
+_MIG_WORD = re.compile(r"(?:^|[._:-])mig(?:$|[._:-])", re.IGNORECASE)
+_SLICES = 7  # compute slices of an A100, H100, H200 or B200
+_FOUR_SLICES = {(1, 6), (2, 12), (4, 24), (1, 24), (2, 48), (4, 96)}  # profiles of an A30, and of an RTX PRO 6000
+
+_SHARES = ("shard", "mps")
+_TRES = {"gres/gpu", "gres/shard", "gres/mps", "node"}
+_GPU = ("gpu", "7696487")  # Slurm's plugin number of "gpu"; old databases hold it instead of the name
+_SCOPE = re.compile(r"PER_(NODE|JOB|SOCKET|TASK):")
+
+_OPTION = re.compile(r"(?:--(gres|gpus|gpus-per-node|gpus-per-task|gpus-per-socket)(?:=|\s+)|(?<=\s)-G\s*=?)(\S+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Gpus:
+    """What a record says of GPUs.
+
+    Attributes:
+        whole: Whole GPUs.
+        slices: MIG profile → instances held.
+        shares: How it shares GPUs with others, ``gres/shard=4`` or ``gres/mps=25``; empty if it does not.
+        one_node_assumed: Whether a count per node was taken as that of one node, for the record does not say how many.
+    """
+
+    whole: float = 0.0
+    slices: Mapping[str, float] = field(default_factory=dict)
+    shares: str = ""
+    one_node_assumed: bool = False
+
+    def __bool__(self) -> bool:
+        """True if the record holds anything of a GPU."""
+        return bool(self.whole or self.slices or self.shares)
+
+
+def held_gpus(allocated: Iterable[Gpus], requested: Iterable[Gpus], submitted: Gpus) -> Gpus:
+    """The GPUs that a record holds, from all that its columns say.
+
+    Allocated counts win over requested ones. That they are slices, or shares, may stand in any column: where the site
+    accounts for ``gres/gpu`` alone, only the request or the submit line names the profile.
+    """
+    asked = [*requested]
+    granted = next((gpus for gpus in (*allocated, *asked) if gpus), Gpus())
+    asked.append(submitted)
+    if granted.slices:
+        return granted
+    if sliced := next((gpus for gpus in asked if gpus.slices), None):
+        whole = max(0.0, granted.whole - sum(sliced.slices.values())) if sliced.whole else 0.0
+        return Gpus(whole, sliced.slices)
+    shared = granted.shares or next((gpus.shares for gpus in asked if gpus.shares), "")
+    if shared and not any(gpus.whole for gpus in asked):
+        return Gpus(shares=shared)
+    return Gpus(granted.whole, shares="" if granted.whole else shared, one_node_assumed=granted.one_node_assumed)
+
+
+def tres_gpus(tres: Mapping[str, float]) -> Gpus:
+    """GPUs of trackable resources: ``gres/gpu``, which counts all, or else the sum of ``gres/gpu:type``."""
+    slices = {mig_profile(name): count for name, count in tres.items() if mig_profile(name) and count > 0}
+    typed = sum(count for name, count in tres.items() if name.startswith("gres/gpu:") and not mig_profile(name))
+    total = tres.get("gres/gpu")
+    whole = typed if total is None else max(0.0, total - sum(slices.values()))
+    shares = ",".join(
+        f"gres/{kind}={count:g}"
+        for kind in _SHARES
+        if (count := tres.get(f"gres/{kind}", sum(n for name, n in tres.items() if name.startswith(f"gres/{kind}:"))))
+    )
+    return Gpus(whole, slices, shares)
+
+
+def parse_tres(value: str) -> dict[str, float]:
+    """Read ``billing=8,cpu=64,gres/gpu:a100=8,node=1`` by name; only GPUs, shares of them and nodes are kept.
+
+    Counts may have the suffixes K, M, G, T, P (powers of 1024).
+
+    Raises:
+        Unusable: a GPU count is no number.
+    """
+    found: dict[str, float] = {}
+    for part in value.strip("\"' ").split(","):
+        name, _, count = part.strip().partition("=")
+        kind = name.partition(":")[0]
+        if kind in _TRES:
+            found[name] = parse_count(count)
+    return found
+
+
+def gres_gpus(value: str, nodes: float | None) -> Gpus:
+    """GPUs of the older ``AllocGRES`` and ``ReqGRES``, counted per node: ``gpu:2``, ``gres:gpu:a100:8(IDX:0-7)``.
+
+    Slurm 19.05 to 20.02 put ``PER_NODE:`` or ``PER_JOB:`` before them; where both stand, the job's count says all.
+
+    Args:
+        value: The column.
+        nodes: Nodes of the job; None if the record does not say.
+
+    Raises:
+        Unusable: a count is no number, or counts per task or socket, of which the record does not say how many.
+    """
+    whole: dict[str, float] = {}
+    slices: dict[str, float] = {}
+    shares: list[str] = []
+    scope = "NODE"
+    for part in re.split(r"[,;]", re.sub(r"\([^)]*\)", "", value)):
+        body = part.strip()
+        while found := _SCOPE.match(body):
+            scope, body = found.group(1), body[found.end() :]
+        words = body.removeprefix("gres:").removeprefix("gres/").replace("=", ":").split(":")
+        if words[0] in _SHARES:
+            shares.append(f"gres/{words[0]}={words[-1]}" if parse_count(words[-1]) else "")
+        elif words[0] in _GPU:
+            counted = len(words) > 1 and _COUNT.fullmatch(words[-1]) is not None
+            if len(words) > 2 and not counted:
+                raise Unusable(f"GPU count is not a number ({clip(words[-1])})")
+            count = parse_count(words[-1]) if counted else 1.0
+            if profile := mig_profile(body):
+                slices[profile] = slices.get(profile, 0.0) + count * (1.0 if scope == "JOB" else nodes or 1.0)
+            else:
+                whole[scope] = whole.get(scope, 0.0) + count
+    if "JOB" in whole:
+        return Gpus(whole["JOB"], slices, ",".join(filter(None, shares)))
+    if "NODE" not in whole and sum(whole.values()) > 0:
+        raise Unusable(f"GPUs are logged per {min(whole).lower()}, and not how many of these there are")
+    per_node = whole.get("NODE", 0.0)
+    return Gpus(per_node * (nodes or 1.0), slices, ",".join(filter(None, shares)), per_node > 0 and nodes is None)
+
+
+def submitted_gpus(line: str) -> tuple[Gpus, str]:
+    """GPUs that a submit line asks for (``sbatch --gres=gpu:1g.5gb:1 …``), and the option that does; "" if none.
+
+    Counts of it are not to be used: options may also stand in the script.
+    """
+    for found in _OPTION.finditer(line):
+        option, value = found.group(1), found.group(2).strip("\"'")
+        try:
+            gpus = gres_gpus(value if option == "gres" else f"gpu:{value}", 1.0)
+        except Unusable:
+            continue
+        if gpus:
+            return gpus, clip(found.group(0).strip()).strip("'")
+    return Gpus(), ""
+
+
+def mig_profile(name: str) -> str:
+    """The MIG profile in the name of a GPU type, ``1g.5gb`` of ``a100_1g.5gb``; "mig" if it says only that; else ""."""
+    if found := _MIG.search(name):
+        return found.group(0).lower()
+    return "mig" if _MIG_WORD.search(name) else ""
+
+
+def slice_share(profile: str) -> float | None:
+    """Share of a GPU that an instance of a MIG profile is, by compute slices; None if the profile does not say.
+
+    An A100, H100, H200 or B200 has seven slices; the profiles of an A30 and of an RTX PRO 6000 are quarters (NVIDIA
+    MIG user guide, "Supported MIG profiles").
+    """
+    found = _MIG.fullmatch(profile)
+    if found is None:
+        return None
+    of_instance, compute, memory = found.groups()
+    slices = 4 if (int(compute), int(memory)) in _FOUR_SLICES else _SLICES
+    return int(of_instance or compute) / slices
+
+
+def parse_count(value: str) -> float:
+    """A count that may end in K, M, G, T or P."""
+    found = _COUNT.fullmatch(value.strip())
+    if found is None:
+        raise Unusable(f"GPU count is not a number ({clip(value)})")
+    return float(found.group(1)) * _SUFFIX[found.group(2)]
+
+
+def node_count(names: str) -> float | None:
+    """Nodes of a node list, ``gpu[01-03,07],login1`` → 5; None where it names none or cannot be counted."""
+    total = 0.0
+    for name in re.findall(r"(?:[^,\[\]]|\[[^\]]*\])+", names.strip()):
+        here = 1.0
+        for ranges in re.findall(r"\[([^\]]*)\]", name):
+            inside = 0
+            for part in ranges.split(","):
+                first, _, last = part.partition("-")
+                if not (first.isascii() and first.isdigit() and len(part) < 20 and (not last or last.isdigit())):
+                    return None
+                inside += int(last or first) - int(first) + 1
+            here *= inside
+        total += here
+    return total if total > 0 and "None" not in names else None

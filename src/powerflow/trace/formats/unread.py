@@ -1,0 +1,144 @@
+"""Logs that we know by their looks and do not read: what each is, and what to give instead."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from powerflow.trace.formats.sacct_table import header_within
+
+_SACCT = (
+    "sacct -a -X -D -P -S 2024-01-01 -o JobID,Cluster,JobName,User,Account,Submit,Start,End,ElapsedRaw,State,NNodes,"
+    "AllocTRES,ReqTRES"
+)
+_OWN_CSV = "make it a CSV with the columns id,submit_s,duration_s,gpus (docs/traces.md)"
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadKind:
+    """A kind of log that is not read.
+
+    Attributes:
+        what: What it is.
+        fix: What to give instead.
+    """
+
+    what: str
+    fix: str
+
+
+def kind_not_read(head: str) -> UnreadKind | None:
+    """What a file is that no reader takes, from its beginning; None if we do not know it either."""
+    lines = [line.rstrip("\r\n") for line in head.splitlines() if line.strip()]
+    if not lines:
+        return None
+    return next((kind for looks_like, kind in _KINDS if looks_like(lines)), None)
+
+
+def _every(pattern: str, share: float = 0.8) -> Callable[[list[str]], bool]:
+    """True if most of a file's first lines are of this form."""
+    form = re.compile(pattern)
+
+    def looks_like(lines: list[str]) -> bool:
+        some = lines[:20]
+        return sum(form.match(line) is not None for line in some) >= share * len(some)
+
+    return looks_like
+
+
+def _first(pattern: str) -> Callable[[list[str]], bool]:
+    form = re.compile(pattern)
+    return lambda lines: any(form.match(line) for line in lines[:5])
+
+
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d|Unknown|None")
+_STATE = re.compile(
+    r"(COMPLETED|FAILED|TIMEOUT|CANCELLED( by \d+)?|NODE_FAIL|OUT_OF_MEMORY|PREEMPTED|REQUEUED|RUNNING|PENDING)\+?"
+)
+_JOB_NUMBER = re.compile(r"\d+([_+](\d+|\[.*\]))?(\.\w+)?")
+
+
+def _headerless_sacct(lines: list[str]) -> bool:
+    """Fields between one delimiter, with a job number, a state and a time or a count of resources among them."""
+    for delimiter in ("|", ";", "\t", ","):
+        rows = [line.split(delimiter) for line in lines[:20]]
+        if len(rows[0]) < 3:
+            continue
+        hits = sum(
+            any(_JOB_NUMBER.fullmatch(field) for field in row)
+            and any(_STATE.fullmatch(field) for field in row)
+            and any(
+                _TIME.fullmatch(field) or "gres/gpu" in field or field.startswith(("cpu=", "billing=")) for field in row
+            )
+            for row in rows
+        )
+        if hits >= 0.8 * len(rows):
+            return header_within("\n".join(lines[:20])) is None
+    return False
+
+
+def _fixed_width_sacct(lines: list[str]) -> bool:
+    return any(re.match(r"\s*JobID(Raw)?\s+\S", line) for line in lines[:20]) or _every(
+        r"\s*\d+([_+.]\w+)?\s.*\s(COMPLETED|FAILED|TIMEOUT|CANCELLED\+?|RUNNING|PENDING)\s"
+    )(lines)
+
+
+def _json_lines(lines: list[str]) -> bool:
+    try:
+        return len(lines) > 1 and all(isinstance(json.loads(line), dict) for line in lines[:2])
+    except (ValueError, RecursionError):
+        return False
+
+
+_KINDS: tuple[tuple[Callable[[list[str]], bool], UnreadKind], ...] = (
+    (
+        _headerless_sacct,
+        UnreadKind("sacct output without its header", f"leave --noheader (-n) away: {_SACCT}"),
+    ),
+    (
+        _first(r"(JobId|JobID)=\d+ "),
+        UnreadKind(
+            "scontrol show job output, which knows only jobs of the last minutes", f"give the accounting: {_SACCT}"
+        ),
+    ),
+    (
+        _first(r"\s*JOBID\s+(PARTITION|NAME|USER|ST)\b|JOBID\|"),
+        UnreadKind("squeue output, which knows only jobs that have not ended", f"give the accounting: {_SACCT}"),
+    ),
+    (
+        _fixed_width_sacct,
+        UnreadKind("sacct output in columns of fixed width, which cuts what is longer", f"add -P: {_SACCT}"),
+    ),
+    (
+        _every(r"\d\d/\d\d/\d{4} \d\d:\d\d:\d\d;[A-Za-z];[^;]*;"),
+        UnreadKind(
+            "a PBS or Torque accounting log", f"{_OWN_CSV}: its E records have ctime, start, end, Resource_List"
+        ),
+    ),
+    (
+        _every(r'"(JOB_FINISH|JOB_NEW|JOB_START|JOB_STATUS|EVENT_ADRSV_FINISH)" "[\d.]+" \d+ '),
+        UnreadKind("an LSF lsb.acct or lsb.events log", f"{_OWN_CSV}; bhist or bacct -l show the fields"),
+    ),
+    (
+        _every(r"#|[^:\s]+:[^:]*:[^:]*:[^:]*:[^:]*:\d+:[^:]*:-?\d+:\d+:\d+:\d+:"),
+        UnreadKind("a Grid Engine accounting file", f"{_OWN_CSV}; qacct -j shows the fields"),
+    ),
+    (
+        _first(r"(MyType|ClusterId|GlobalJobId|\*\*\* Offset) = ?"),
+        UnreadKind("an HTCondor history", f"{_OWN_CSV}: its QDate, RemoteWallClockTime, RequestGPUs"),
+    ),
+    (
+        _first(r'\{?\s*"(apiVersion|kind)"\s*:|apiVersion: |\s+"apiVersion"\s*:'),
+        UnreadKind(
+            "a Kubernetes object list", f"{_OWN_CSV}: from creationTimestamp, containerStatuses, nvidia.com/gpu"
+        ),
+    ),
+    (
+        _json_lines,
+        UnreadKind(
+            "JSON lines, one object a line", "give the whole document that sacct --json prints, or a CSV of ours"
+        ),
+    ),
+)
