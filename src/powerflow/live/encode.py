@@ -61,7 +61,7 @@ def job_of(row: RowMapping) -> StoredJob:
 @lru_cache(maxsize=4096)
 def _spec(text: str) -> JobSpec:
     """A spec as it stands in the store; reading one takes longer than all the rest of a row, and nobody changes one."""
-    return JobSpec.model_validate_json(text)
+    return JobSpec.model_validate_json(text, context={"stored": True})
 
 
 def new_job(spec: JobSpec, user: str, now_s: float) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from powerflow.live.gang_facts import (
     Fact,
     Failed,
     Hung,
+    Noted,
     Progressed,
     RankLost,
     Rescaled,
@@ -137,6 +138,8 @@ class Facts:
             case RankLost() | Hung():
                 text = fact.reason if isinstance(fact, RankLost) else f"rank {fact.rank} did nothing and was ended"
                 self._store.append("rank lost", text, now_s, entry.id, rank=fact.rank)
+            case Noted():
+                self._store.append(fact.kind, fact.text, now_s, entry.id)
             case Vacated():
                 if fact.steps_safe is not None and not entry.placement and fact.steps_safe < entry.steps:
                     entry.steps = float(fact.steps_safe)

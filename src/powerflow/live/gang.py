@@ -192,8 +192,11 @@ class Gang(ABC):
         self.book.ranks[name] = Entry(node, gpus)
         return name
 
-    def launch(self, name: str, seen: tuple[int, ...], extra: dict[str, str]) -> bool:
-        """Start a rank that the book names, if that was not done; False if it must wait or cannot be."""
+    def launch(self, name: str, seen: tuple[int, ...], extra: dict[str, str], argv: tuple[str, ...] = ()) -> bool:
+        """Start a rank that the book names, if that was not done; False if it must wait or cannot be.
+
+        ``argv`` is what to run in place of the job's own line.
+        """
         entry = self.book.ranks[name]
         now = self.yard.clock()
         if entry.launched:
@@ -203,7 +206,7 @@ class Gang(ABC):
             self.due_s = min(self.due_s, self._launch_s)
             return False
         try:
-            self.yard.launch(self.order, RankName.parse(name), entry.node, entry.gpus, seen, extra)
+            self.yard.launch(self.order, RankName.parse(name), entry.node, entry.gpus, seen, extra, argv)
         except Fenced:
             raise  # another controller has gone further: ours must not go on
         except (EngineError, OSError) as error:

@@ -36,13 +36,19 @@ def command(run: str, interpreter: str, *, own_path: bool = False) -> Command:
         interpreter: What a bare ``python`` means.
         own_path: The job brings its own PATH: there a bare ``python`` is looked up like any other program.
     """
-    words = [] if _SHELL_SIGNS.intersection(run) else _split(run)
-    if not words or "=" in words[0] or words[0] in _SHELL_WORDS:
+    if is_shell(run):
         return Command(("/bin/sh", "-c", run), False)
+    words = _split(run)
     if words[0] in ("python", "python3") and not own_path:
         words[0] = interpreter
     script = words[0] == interpreter and len(words) > 1 and not words[1].startswith("-")
     return Command(tuple(words), script)
+
+
+def is_shell(run: str) -> bool:
+    """Whether a line has shell syntax, so that only a shell can run it."""
+    words = [] if _SHELL_SIGNS.intersection(run) else _split(run)
+    return not words or "=" in words[0] or words[0] in _SHELL_WORDS
 
 
 def _split(run: str) -> list[str]:

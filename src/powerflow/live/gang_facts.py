@@ -60,6 +60,7 @@ class Limits:
         kill_s: Seconds from SIGTERM to SIGKILL for a rank that has already had its grace.
         settle_s: Seconds that peers of a lost rank have to end too, before the gang is mended around the hole.
         rejoin_s: A group that could not be formed, though all its ranks live, is formed anew after so long.
+        meet_s: Ranks of a script that have not met after so long each run the whole of it.
         losses: Ranks that may be lost without a step trained in between; one more and the job has failed.
         transit_poll_s, steady_poll_s: How often to look while a gang changes, and while all is quiet.
         ended_kept: Ended ranks of one job whose logs are kept.
@@ -72,6 +73,7 @@ class Limits:
     kill_s: float = 5.0
     settle_s: float = 2.0
     rejoin_s: float = 10.0
+    meet_s: float = 120.0
     losses: int = 3
     transit_poll_s: float = 0.1
     steady_poll_s: float = 0.5
@@ -194,7 +196,16 @@ class Failed:
     final: bool = False
 
 
-Fact = Started | Vacated | Progressed | Rescaled | RankLost | Hung | Completed | Failed
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """Something that the owner of a job should know. ``kind``: of the event that tells it."""
+
+    job_id: str
+    kind: str
+    text: str
+
+
+Fact = Started | Vacated | Progressed | Rescaled | RankLost | Hung | Completed | Failed | Noted
 
 
 def backoff_s(attempt: int, first_s: float = 1.0, most_s: float = 300.0) -> float:

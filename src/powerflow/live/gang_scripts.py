@@ -1,6 +1,6 @@
 """A gang whose ranks cannot change: it is stopped, and launched anew with what it has got.
 
-``restart`` runs an unmodified script the way torchrun does, one process per GPU with the environment torchrun gives;
+``restart`` runs an unmodified script the way torchrun does (`powerflow.live.gang_layout`), or a launcher on each node;
 ``none`` runs any command once, with all its GPUs. Both are stopped by SIGTERM, their grace, SIGKILL, and go on from a
 checkpoint of their own, if they keep one. One rank that fails ends the others: none can do without it. Of what they do
 only the log of the first tells, if the job says how to read it: where that tells no more steps, they hang.
@@ -10,19 +10,21 @@ from __future__ import annotations
 
 import math
 import socket
-from collections.abc import Iterator
-from itertools import count
 
-from powerflow.engine.protocol import EngineError, RankName
+from powerflow.engine.protocol import EngineError, RankName, RankState
+from powerflow.errors import InputError
 from powerflow.live.bounds import MOST_COUNT
 from powerflow.live.gang import Gang, how_it_ended
 from powerflow.live.gang_book import Book, Failure
-from powerflow.live.gang_facts import Completed, Order, Progressed, Rescaled, Started
+from powerflow.live.gang_facts import Completed, Noted, Order, Progressed, Rescaled, Started
+from powerflow.live.gang_layout import lay_out, notes, processes
 from powerflow.live.gang_yard import Yard
 from powerflow.live.progress_log import LogProgress
+from powerflow.live.rendezvous import Meeting, RankProcess, Seen
 
 #: Most bytes of a log that are read in one go, and how often in one turn.
 _PIECE, _PIECES = 1 << 16, 8
+_NEVER_MET = "call torch.distributed.init_process_group in it, or submit it with rescale: none"
 
 
 class Scripts(Gang):
@@ -35,6 +37,7 @@ class Scripts(Gang):
         self._log: tuple[str, LogProgress] | None = None  # whose log is followed
         self._first: tuple[int, float] | None = None  # first step seen of this launch, and when
         self._formed = -1  # launch that this object began
+        self._meeting: Meeting | None = None  # of the ranks of this launch
         self._still_s = 0.0  # since when its log has told no new step
         self._still_since_step = False  # whether that is since a step, or the launch: else, since we began to look
 
@@ -52,8 +55,14 @@ class Scripts(Gang):
 
     def carry_out(self, now: float) -> None:
         """Launch the members."""
-        for name, seen, extra in self._layout():
-            if not self.launch(name, seen, extra):
+        entries = [(name, self.book.ranks[name].node, self.book.ranks[name].gpus) for name in self.book.members]
+        try:
+            plans = lay_out(self.order.spec, entries, self.book.port, self.yard.interpreter)
+        except InputError as error:
+            self.fail(Failure(None, f"cannot be started: {error}", final=True))
+            return
+        for plan in plans:
+            if not self.launch(plan.name, plan.seen, plan.environment, plan.command):
                 break
 
     def decide(self, now: float) -> None:
@@ -65,6 +74,8 @@ class Scripts(Gang):
         stopped = bool(book.leaving)
         if failed is not None and not stopped:
             self.fail(Failure(self.code(failed), f"{failed} {how_it_ended(self.code(failed))}", failed))
+            return
+        if not stopped and self._end_if_apart(gone, now):
             return
         if book.members and len(gone) == len(book.members) and not stopped:
             book.done = True
@@ -128,37 +139,48 @@ class Scripts(Gang):
         book = self.book
         book.generation += 1
         self._formed = book.generation
-        if self.order.spec.rescale == "none":
-            if len(self.order.placement) > 1:
-                self.fail(Failure(None, "cannot be started: a job with rescale: none needs all its GPUs on one node"))
-                return
-            book.members = [self.enlist(node, gpus) for node, gpus in self.order.placement]
-        else:
-            book.members = [self.enlist(node, (gpu,)) for node, gpu in self.order.slots()]
-            book.port = _free_port()
+        try:
+            found = processes(self.order.spec, self.order.placement)
+            told = notes(self.order.spec, len(list(self.order.slots())))
+        except InputError as error:
+            self.fail(Failure(None, f"cannot be started: {error}", final=True))
+            return
+        if self.order.spec.rescale == "none" and len(found) > 1:
+            self.fail(Failure(None, "cannot be started: a job with rescale: none needs all its GPUs on one node"))
+            return
+        self.facts += [Noted(self.job_id, kind, text) for kind, text in told]
+        book.members = [self.enlist(node, gpus) for node, gpus in found]
+        book.port = _free_port()
+        self._meeting = None
         self.changed()
 
-    def _layout(self) -> Iterator[tuple[str, tuple[int, ...], dict[str, str]]]:
-        """Every member with the GPUs it may see, and what torchrun would have put into its environment."""
-        book = self.book
-        by_node: dict[str, list[str]] = {}
-        for name in book.members:
-            by_node.setdefault(book.ranks[name].node, []).append(name)
-        rank = count()
-        for group, names in enumerate(by_node.values()):
-            seen = tuple(gpu for name in names for gpu in book.ranks[name].gpus)
-            for local, name in enumerate(names):
-                extra = {
-                    "RANK": next(rank),
-                    "LOCAL_RANK": local,
-                    "WORLD_SIZE": len(book.members),
-                    "LOCAL_WORLD_SIZE": len(names),
-                    "GROUP_RANK": group,
-                    "GROUP_WORLD_SIZE": len(by_node),
-                    "MASTER_PORT": book.port,
-                }
-                alone = self.order.spec.rescale == "none"
-                yield name, seen, {} if alone else {key: str(value) for key, value in extra.items()}
+    def _end_if_apart(self, gone: list[str], now: float) -> bool:
+        """Whether its ranks do not belong together, each running the whole script, which ends it."""
+        book, spec = self.book, self.order.spec
+        ranks = len(self.slots(book.members))
+        if spec.rescale == "none" or ranks < 2 or not all(book.ranks[name].launched for name in book.members):
+            return False
+        meeting = self._meeting
+        if meeting is None:
+            whole = self._formed == book.generation
+            launched = len(book.members) < ranks
+            meeting = self._meeting = Meeting(self.yard.look_at_ranks, book.port, launched, now, whole)
+        alone = next((name for name in gone if self.code(name) == 0), None)
+        late = now - meeting.since_s > self.yard.limits.meet_s
+        steps = self._told_step[0] == book.generation
+        running = [s for s in map(self.status, book.members) if s is not None and s.state is RankState.RUNNING]
+        processes = [RankProcess(status.pid, status.started_s) for status in running]
+        seen = meeting.watch(processes, now, at_once=late or steps)
+        if seen is Seen.MET:
+            return False
+        if not meeting.launched:
+            self.soon()
+        if seen is Seen.UNKNOWN or not (late or steps or (alone and meeting.whole and not meeting.launched)):
+            return False
+        when = f"and {alone} has come to its end" if alone else f"and have not met after {now - meeting.since_s:.0f} s"
+        reason = f"{ranks} ranks ran it, each the whole of it, {when}: {_NEVER_MET}"
+        self.fail(Failure(0 if alone else None, reason, alone or book.members[0], final=True))
+        return True
 
     def _epoch(self, name: str) -> int:
         return RankName.parse(name).epoch

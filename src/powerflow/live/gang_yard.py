@@ -10,9 +10,10 @@ from pathlib import Path
 
 from powerflow.elastic.mailbox import CHECKPOINT_DIR, JOB_DIR, RANK_NAME, Mailbox
 from powerflow.engine.protocol import Engine, EngineError, RankName, RankSpec, RankState, RankStatus
-from powerflow.live.gang_command import command
+from powerflow.live.gang_command import Command, command
 from powerflow.live.gang_facts import Limits, Order, Slot
 from powerflow.live.progress_log import Matcher
+from powerflow.live.rendezvous import Look
 from powerflow.live.spec import JobSpec
 
 #: (job id, spec, node, GPUs the process may see, its name) → its whole environment, the spec's own ``env`` included.
@@ -38,16 +39,18 @@ class Yard:
         limits: Limits,
         interpreter: str,
         clock: Callable[[], float],
+        look_at_ranks: Look,
     ) -> None:
         self.engine = engine
         self.directory = directory
         self.limits = limits
         self.clock = clock
+        self.look_at_ranks = look_at_ranks
         self.matcher = Matcher()
         self.statuses: dict[str, dict[str, RankStatus]] = {}
         self.owners: dict[Slot, str] = {}
         self._environment = environment
-        self._interpreter = interpreter
+        self.interpreter = interpreter
 
     def look(self) -> None:
         """Ask the engine how all ranks are.
@@ -92,8 +95,9 @@ class Yard:
         own: tuple[int, ...],
         seen: tuple[int, ...],
         extra: Mapping[str, str],
+        argv: tuple[str, ...] = (),
     ) -> None:
-        """Start a rank on its ``own`` GPUs; ``seen`` are those it may see.
+        """Start a rank on its ``own`` GPUs; ``seen`` are those it may see, ``argv`` replaces the job's ``run`` line.
 
         Raises:
             EngineError: If the engine cannot.
@@ -101,7 +105,8 @@ class Yard:
         """
         mailbox = self.mailbox(order.job_id)
         prepare(mailbox, order.user)
-        argv, python = command(order.spec.run, self._interpreter, own_path="PATH" in order.spec.env)
+        own_path = "PATH" in order.spec.env
+        line = Command(argv, False) if argv else command(order.spec.run, self.interpreter, own_path=own_path)
         env = {
             "MASTER_ADDR": "127.0.0.1",
             **self._environment(order.job_id, order.spec, node, seen, name),
@@ -115,13 +120,13 @@ class Yard:
             RankSpec(
                 name=name,
                 node=node,
-                command=argv,
+                command=line.argv,
                 env=env,
                 directory=str(self.working_directory(order)),
                 user=order.user,
                 memory_bytes=order.spec.limits.memory or 0,
                 cpus=order.spec.limits.cpus or 0.0,
-                python=python,
+                python=line.python,
             )
         )
         self.statuses.setdefault(name.gang, {})[str(name)] = status

@@ -27,6 +27,7 @@ from powerflow.live.gang_inplace import InPlace
 from powerflow.live.gang_news import News
 from powerflow.live.gang_scripts import Scripts
 from powerflow.live.gang_yard import Environment, Yard
+from powerflow.live.rendezvous import Look, look
 from powerflow.live.spec import JobSpec
 
 __all__ = ["Environment", "Gangs"]
@@ -50,6 +51,7 @@ class Gangs:
         interpreter: What a bare ``python`` in a job's command means; scripts for it may run in the preloaded one.
         clock: Seconds on a clock that never goes back.
         on_defect: Is given the job, and what was raised, where one job's turn broke off by a defect of ours.
+        look_at_ranks: Looks into the processes of scripts, to see whether they have met.
     """
 
     def __init__(
@@ -62,9 +64,10 @@ class Gangs:
         interpreter: str = sys.executable,
         clock: Callable[[], float] = time.monotonic,
         on_defect: Callable[[str, Exception], None] = lambda job_id, error: None,
+        look_at_ranks: Look = look,
     ) -> None:
         self._on_defect = on_defect
-        self._yard = Yard(engine, Path(directory), environment, limits, interpreter, clock)
+        self._yard = Yard(engine, Path(directory), environment, limits, interpreter, clock, look_at_ranks)
         self._gangs: dict[str, Gang] = {}
         self._engine_trouble = ""
 

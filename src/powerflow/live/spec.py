@@ -25,8 +25,11 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
+
+from powerflow.errors import InputError
+from powerflow.live.launchers import check_launcher
 
 Priority = Literal["protected", "high", "normal", "low"]
 Rescale = Literal["in-place", "restart", "none"]
@@ -268,13 +271,18 @@ class JobSpec(_Part):
         return 0.0 if self.priority == "protected" else None
 
     @model_validator(mode="after")
-    def _agrees(self) -> Self:
+    def _agrees(self, info: ValidationInfo) -> Self:
         if self.rescale == "none" and self.gpus.least != self.gpus.most:
             fix = "write one number, or rescale: in-place or restart"
             raise broken(f"{self.gpus} GPUs, but rescale is none", fix, "gpus")
         if self.batch is not None and self.gpus.most > self.batch.global_batch:
             what = f"{self.gpus.most} GPUs for a global batch of {self.batch.global_batch}"
             raise broken(what, "a GPU needs at least one sample per step", "gpus")
+        if not (info.context or {}).get("stored"):  # what was submitted before a rule was made ends when it is run
+            try:
+                check_launcher(self.run, self.rescale, self.gpus.least, self.gpus.most)
+            except InputError as error:
+                raise broken(error.what, error.fix, "run") from None
         if self.progress is not None:
             _check_progress(self.progress)
         for name in self.env:

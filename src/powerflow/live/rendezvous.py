@@ -1,0 +1,188 @@
+"""Finds out whether the ranks of a script have met, so that a script that never does is not run once by each of them.
+
+Ranks of one job talk to each other: by a store that listens on the port that they were told (``MASTER_PORT``), and then
+by connections among their processes (gloo, NCCL). Both can be seen from outside in ``/proc``, whatever the script is
+written in. What cannot be seen (another user's processes, another machine) is not known, and nobody is judged by it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import NamedTuple
+
+#: Seconds between two looks into the processes; a look at the port alone costs less, and is taken each time.
+LOOK_S = 5.0
+#: A process that began so many seconds from when its rank was started is another one with the same number.
+SAME_S = 60.0
+
+
+class Seen(Enum):
+    """What was seen of the meeting of ranks."""
+
+    MET = "met"
+    APART = "apart"
+    UNKNOWN = "unknown"
+
+
+class RankProcess(NamedTuple):
+    """The first process of a rank: its number, and when it was started (Unix seconds)."""
+
+    pid: int
+    started_s: float
+
+
+#: (first processes of the ranks, whether each of them is a launcher of several) → seen
+Look = Callable[[Sequence[RankProcess], bool], Seen]
+
+
+@dataclass(slots=True)
+class Meeting:
+    """The meeting of one launch of a script.
+
+    Attributes:
+        look: Looks into the processes.
+        port: Where they are to meet.
+        launched: Whether they are launchers, which meet for their ranks; those of one launcher are to meet, too.
+        since_s: When the launch was first watched.
+        whole: Whether it was watched from its beginning.
+        seen: What was seen so far.
+    """
+
+    look: Look
+    port: int
+    launched: bool
+    since_s: float
+    whole: bool
+    seen: Seen = Seen.UNKNOWN
+    _looked_s: float = -1e9
+
+    def watch(self, ranks: Sequence[RankProcess], now_s: float, *, at_once: bool = False) -> Seen:
+        """Look, unless all is known or was just looked at.
+
+        Args:
+            ranks: First processes of the ranks that run.
+            now_s: Now, on the clock of ``since_s``.
+            at_once: Look into the processes now.
+        """
+        if self.seen is Seen.MET:
+            return self.seen
+        if not self.launched and port_is_known(self.port):
+            self.seen = Seen.MET
+        elif ranks and (at_once or now_s - self._looked_s >= LOOK_S):
+            self._looked_s = now_s
+            self.seen = self.look(ranks, self.launched)
+        return self.seen
+
+
+def look(ranks: Sequence[RankProcess], launched: bool) -> Seen:
+    """Look for a connection between processes of different ranks.
+
+    Of launchers, each of which has several ranks among its children, two children of one launcher count as well;
+    those among the launchers themselves do not.
+
+    Args:
+        ranks: First processes.
+        launched: Whether they are launchers.
+    """
+    owner: dict[int, int] = {}  # socket → process
+    group: dict[int, int] = {}  # process → rank
+    children = _children()
+    for number, rank in enumerate(ranks):
+        if not _is_same(rank):
+            return Seen.UNKNOWN
+        for pid in _tree(rank.pid, children):
+            try:
+                sockets = _sockets(pid)
+            except FileNotFoundError:
+                continue  # it has just ended
+            except OSError:
+                return Seen.UNKNOWN
+            group[pid] = number
+            owner.update(dict.fromkeys(sockets, pid))
+    firsts = {rank.pid for rank in ranks}
+    ends = {(local, remote): owner[inode] for local, remote, inode in _connections() if inode in owner}
+    for (local, remote), pid in ends.items():
+        other = ends.get((remote, local))
+        if other is None or other == pid:
+            continue
+        if launched and not (pid in firsts and other in firsts):
+            return Seen.MET
+        if not launched and group[pid] != group[other]:
+            return Seen.MET
+    return Seen.APART
+
+
+def port_is_known(port: int) -> bool:
+    """Whether some socket of this machine has, or had a minute ago, this port at either end."""
+    ending = f":{port:04X}"
+    return any(local.endswith(ending) or remote.endswith(ending) for local, remote, _ in _connections())
+
+
+def _connections() -> Iterable[tuple[str, str, int]]:
+    """Both ends, in the kernel's own hexadecimal form, and the inode (0: closed, but remembered) of TCP sockets."""
+    for name in ("tcp", "tcp6"):
+        try:
+            lines = Path("/proc/net", name).read_text("ascii").splitlines()[1:]
+        except OSError:
+            continue
+        for line in lines:
+            fields = line.split()
+            yield _mapped(fields[1]), _mapped(fields[2]), int(fields[9])
+
+
+def _mapped(end: str) -> str:
+    """Write an IPv4 address that stands in an IPv6 socket as IPv4: the other end may be one."""
+    return end[24:] if end.startswith("0000000000000000FFFF0000") else end
+
+
+def _children() -> dict[int, list[int]]:
+    found: dict[int, list[int]] = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdecimal():
+            try:
+                stat = Path("/proc", entry, "stat").read_text("utf-8", "replace")
+            except OSError:
+                continue
+            found.setdefault(int(stat.rpartition(")")[2].split()[1]), []).append(int(entry))
+    return found
+
+
+def _tree(pid: int, children: dict[int, list[int]]) -> list[int]:
+    found = [pid]
+    for each in found:
+        found += children.get(each, [])
+    return found
+
+
+def _sockets(pid: int) -> set[int]:
+    """Inodes of a process's sockets.
+
+    Raises:
+        OSError: It is gone, or we may not look.
+    """
+    found = set()
+    for entry in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            target = os.readlink(f"/proc/{pid}/fd/{entry}")
+        except FileNotFoundError:
+            continue
+        if target.startswith("socket:["):
+            found.add(int(target[8:-1]))
+    return found
+
+
+def _is_same(rank: RankProcess) -> bool:
+    """Whether the process with this number is still the one that was started."""
+    try:
+        stat = Path("/proc", str(rank.pid), "stat").read_text("utf-8", "replace")
+    except OSError:
+        return False
+    ticks = int(stat.rpartition(")")[2].split()[19])
+    up_s = time.clock_gettime(time.CLOCK_BOOTTIME)
+    began_s = time.time() - up_s + ticks / os.sysconf("SC_CLK_TCK")
+    return abs(began_s - rank.started_s) < SAME_S
