@@ -41,6 +41,40 @@ def test_iterations_and_models_of_the_log_win() -> None:
     assert (job.cost_class, job.iterations) == ("imagenet/256", 1234.0)
 
 
+def test_a_job_that_logs_iterations_and_duration_lasts_as_logged() -> None:
+    # two jobs of one class whose step times differ by four: the class has their geometric mean, each its own time
+    jobs = (
+        logged("a", 0.0, 100.0, 1, model="bert", global_batch=256, iterations=1000.0),
+        logged("b", 1.0, 400.0, 1, model="bert", global_batch=256, iterations=1000.0),
+        logged("c", 2.0, math.nan, 1, model="bert", global_batch=256, iterations=500.0),
+    )
+    workload = build(*jobs)
+    assert workload.truth["bert/256", "A100"].step_time_s[0, -1] == pytest.approx(0.2)  # √(0.1 · 0.4)
+    assert alone_times(workload).tolist() == pytest.approx([100.0, 400.0, 500 * 0.2])
+    assert [job.iterations for job in workload.jobs] == pytest.approx([500.0, 2000.0, 500.0])
+    assert "2 jobs log iterations and duration" in workload.facts["Step times"]
+    assert simulate(build(jobs[1]), load("fifo")).jobs.jct_s == pytest.approx([400.0])
+    assert "Step times" not in build(logged(model="bert"), jobs[2]).facts
+
+
+def test_measured_step_times_scale_every_count_and_type_and_no_watts() -> None:
+    plain = build(logged(model="bert", global_batch=256), cluster="1x4:A100+1x4:T4")
+    job = logged(model="bert", global_batch=256, iterations=10.0)  # 10 s a step
+    scaled = build(job, cluster="1x4:A100+1x4:T4")
+    factor = 10.0 / plain.truth["bert/256", "A100"].step_time_s[0, -1]
+    for gpu_type in ("A100", "T4"):
+        before, after = plain.truth["bert/256", gpu_type], scaled.truth["bert/256", gpu_type]
+        assert after.step_time_s == pytest.approx(before.step_time_s * factor)
+        assert after.spread_step_time_s == pytest.approx(before.spread_step_time_s * factor)
+        assert np.array_equal(after.power_w, before.power_w)
+
+
+def test_runs_before_a_requeue_are_part_of_the_work() -> None:
+    workload = build(logged(duration_s=100.0, gpus=2, earlier_gpu_s=600.0))
+    assert alone_times(workload).tolist() == pytest.approx([100.0 + 300.0])
+    assert workload.facts["Requeued"] == "1 jobs; 0.2 GPU-hours of runs before are part of their work"
+
+
 def test_time_begins_with_the_first_job() -> None:
     workload = build(logged(submit_s=1e9), logged("b", 1e9 + 60))
     assert [job.submit_s for job in workload.jobs] == [0.0, 60.0]
@@ -129,7 +163,6 @@ def test_being_spread_is_never_faster() -> None:
         ([logged(), logged("b", 9.0)], {"load": -1.0}, "load is -1.0"),
         ([logged(), logged("b", 9.0)], {"load": math.nan}, "load is nan"),
         ([logged()], {"load": 1.0}, "all jobs come at once"),
-        ([logged(model="no such model")], {}, "unknown model family 'no such model'"),
         ([logged(model="bert", global_batch=-4)], {}, "global batch is -4"),
         ([logged(duration_s=math.nan)], {}, "job a has neither a duration nor iterations"),
         ([logged(gpus=0)], {}, "GPU counts must be 1 or more"),

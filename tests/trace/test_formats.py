@@ -3,8 +3,11 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from powerflow.cost.catalogue import axes_for, family_model
+from powerflow.cost.tabulate import tabulate
 from powerflow.errors import InputError
 from powerflow.trace.formats.pollux import PUBLISHED, iterations_of
 from powerflow.trace.read import read_trace
@@ -112,21 +115,43 @@ def test_pollux_work_is_published_iterations(tmp_path: Path) -> None:
     assert (first.model, first.gpus, first.global_batch, first.iterations) == ("cifar10", 6, 2048, 3178.0)
     assert (second.submit_s, second.iterations) == (401.0, 480.0)
     assert math.isnan(first.duration_s)
-    trace = read(tmp_path, examples.POLLUX + "x,1,gpt9,1,1\ny,2,yolov3,1,32\nz,3,ncf,1,\n")
+    trace = read(tmp_path, examples.POLLUX + "x,1,gpt9,1,1\nz,3,ncf,1,\n")
     assert reasons(trace) == {
         4: "the work of application 'gpt9' at batch 1 is not published",
-        5: "the work of application 'yolov3' at batch 32 is not published",
-        6: "batch_size is empty",
+        5: "batch_size is empty",
     }
 
 
 def test_pollux_iterations_by_hand_and_against_what_was_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     # cifar10: C = (5722 − 3178) / (1/1024 − 1/2048) = 5 210 112; S = 5722 − C/1024 = 634; N(4096) = S + C/4096 = 1906
     assert iterations_of("cifar10", 4096) == pytest.approx(1906.0)
-    for application, batch in (("deepspeech2", 640), ("bert", 384)):
+    # yolov3: C = (14577 − 8075) / (1/64 − 1/128) = 832 256; S = 14577 − C/64 = 1573; N(512) = S + C/512 = 3198.5
+    assert iterations_of("yolov3", 512) == pytest.approx(3198.5)
+    # imagenet: C = (576525 − 150231) / (1/200 − 1/800) = 113 678 400; S = 8133; N(12800) = S + C/12800 = 17 014.1
+    assert iterations_of("imagenet", 12_800) == pytest.approx(17_014.125)
+    for application, batch in (("deepspeech2", 640), ("bert", 384), ("yolov3", 128)):
         truth = dict(PUBLISHED[application])[batch]
         monkeypatch.setitem(PUBLISHED, application, tuple(p for p in PUBLISHED[application] if p[0] != batch))
         assert iterations_of(application, batch) == pytest.approx(truth, rel=0.06)
+
+
+@pytest.mark.parametrize(
+    ("application", "batches"),
+    [("imagenet", (200, 800, 12_800)), ("cifar10", (2048, 4096)), ("yolov3", (8, 16, 32, 64, 128, 256, 512))],
+)
+def test_global_batches_of_the_profiles_are_read_and_have_costs(
+    application: str, batches: tuple[int, ...], tmp_path: Path
+) -> None:
+    rows = "".join(f"{application}-{batch},{batch},{application},1,{batch}\n" for batch in batches)
+    trace = read(tmp_path, examples.POLLUX.splitlines(keepends=True)[0] + rows)
+    assert [job.global_batch for job in trace.jobs] == list(batches)
+    fewer = [job.iterations or 0.0 for job in trace.jobs]
+    assert fewer == sorted(fewer, reverse=True)  # a larger batch takes fewer iterations
+    axes = axes_for("T4", 4, [1, 2, 4, 8])
+    for batch in batches:
+        table = tabulate(family_model(application, "T4"), axes, batch)
+        assert np.isfinite(table.step_time_s).all()
+        assert np.isfinite(table.power_w).all()
 
 
 def test_tiresias(tmp_path: Path) -> None:

@@ -64,6 +64,7 @@ class Family:
     Attributes:
         name: Its key: the application name of the Pollux profiles, or the network's.
         aliases: Other names that traces use.
+        kin: Words in names of other models that are placed with it (`powerflow.cost.names`).
         global_batches: Usual samples per iteration; the first is the default.
         gpus_max: Most GPUs that its profile covers.
         like: The family its step time is derived from; empty where it was measured itself.
@@ -72,6 +73,7 @@ class Family:
 
     name: str
     aliases: tuple[str, ...]
+    kin: tuple[str, ...]
     global_batches: tuple[int, ...]
     gpus_max: int
     like: str
@@ -206,6 +208,7 @@ def _families() -> dict[str, Family]:
         name: Family(
             name=name,
             aliases=tuple(entry["aliases"]),
+            kin=tuple(entry.get("kin", ())),
             global_batches=tuple(entry["global_batches"]),
             gpus_max=entry["gpus_max"],
             like=entry.get("like", ""),

@@ -1,7 +1,8 @@
 """From a trace to a workload: which model each job trains, how much work that is, and what it truly costs.
 
 Traces tell when jobs came, how long they ran and on how many GPUs; few tell what they trained. Where a trace names
-no model, one is drawn, by seed, from the catalogue's families; the workload's facts say so.
+no model, one is drawn, by seed, from the catalogue's families; one that the catalogue has not is placed with the
+family it is most like (`powerflow.simulate.placing`). The workload's facts say so.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from powerflow.cluster.spec import ClusterSpec, parse_cluster
-from powerflow.cost.catalogue import axes_for, families, family, family_model, gpu_type
+from powerflow.cost.catalogue import axes_for, family, family_model, gpu_type
 from powerflow.cost.table import Axes, CostTable
 from powerflow.cost.tabulate import tabulate
 from powerflow.cost.vary import FACTORS, VARIATION, varied
 from powerflow.errors import InputError
 from powerflow.job import Job
+from powerflow.simulate.measured_steps import calibration, scaled, step_on
+from powerflow.simulate.placing import Kind, place
 from powerflow.simulate.workload import Workload
 from powerflow.trace.record import Trace, TraceJob
 
@@ -59,10 +62,13 @@ def build_workload(
     largest = max(sum(node.gpus for node in nodes) for nodes in pools.values())
     asked = _requests(trace, largest, most_gpus)
     rng = np.random.default_rng([seed, 0x7A5E])
-    kinds, drawn = _assign(trace.jobs, asked, rng)
+    reference = next(iter(pools))
+    placing = place(trace.jobs, asked, reference, rng, seed)
+    kinds = placing.kinds
     axes = _axes(spec, asked)
     truth = _truth(sorted(set(kinds)), axes, variation, seed)
-    reference = next(iter(pools))
+    measured = calibration(trace.jobs, asked, [*map(_class_name, kinds)], truth, axes[reference])
+    truth = scaled(truth, measured.factors)
     iterations = [
         _iterations(job, gpus, truth[_class_name(kind), reference], axes[reference], trace.source)
         for job, gpus, kind in zip(trace.jobs, asked, kinds, strict=True)
@@ -91,9 +97,14 @@ def build_workload(
         "Cluster": f"{cluster} ({spec.gpus:,} GPUs)",
         "Offered load": f"{offered / scale:.2f}"
         + ("" if load is None else f" (submissions scaled by {scale:.3g}, from {offered:.2f} in the trace)"),
-        "Models": _models_fact(drawn, len(jobs), seed),
+        "Models": placing.fact(seed),
         "Costs": f"modelled: catalogue models on {', '.join(axes)}, each class varied by {variation:.0%} (seed {seed})",
     }
+    if measured.factors:
+        facts["Step times"] = measured.fact()
+    if requeued := sum(job.earlier_gpu_s > 0 for job in trace.jobs):
+        hours = math.fsum(job.earlier_gpu_s for job in trace.jobs) / 3600
+        facts["Requeued"] = f"{requeued:,} jobs; {hours:,.1f} GPU-hours of runs before are part of their work"
     cut = sum(gpus < job.gpus for job, gpus in zip(trace.jobs, asked, strict=True))
     if cut:
         facts["Requests"] = f"{cut} jobs asked for more than {most_gpus} GPUs; cut to that"
@@ -104,9 +115,6 @@ def _named_as_in_catalogue(spec: ClusterSpec) -> ClusterSpec:
     """The same cluster with every GPU type under its catalogue name (``a100`` is A100)."""
     nodes = tuple(dataclasses.replace(node, gpu_type=gpu_type(node.gpu_type).name) for node in spec.nodes)
     return dataclasses.replace(spec, nodes=nodes)
-
-
-Kind = tuple[str, int]  # family, global batch
 
 
 def _class_name(kind: Kind) -> str:
@@ -129,33 +137,6 @@ def _requests(trace: Trace, largest: int, most_gpus: int | None) -> list[int]:
             fix=f"give a larger cluster, or cut requests with --most-gpus {largest}",
         )
     return [min(job.gpus, limit) for job in trace.jobs]
-
-
-def _assign(jobs: Sequence[TraceJob], asked: Sequence[int], rng: np.random.Generator) -> tuple[list[Kind], int]:
-    """Family and global batch of each job, and how many had to be drawn.
-
-    Drawn jobs get any family evenly, among those that scale to the GPUs asked for, and one of its usual batches
-    of at least 16 samples per GPU asked for (its largest, if none is so large).
-    """
-    every = [family(name) for name in sorted(families())]
-    able = {gpus: [f for f in every if f.gpus_max >= gpus] or every for gpus in set(asked)}
-    named = {job.model: family(job.model) for job in jobs if job.model is not None}
-    kinds: list[Kind] = []
-    drawn = 0
-    for job, gpus in zip(jobs, asked, strict=True):
-        if job.model is None:
-            drawn += 1
-            choices = able[gpus]
-            model = choices[rng.integers(len(choices))]
-        else:
-            model = named[job.model]
-        kinds.append((model.name, job.global_batch or _batch_for(model.global_batches, gpus, rng)))
-    return kinds, drawn
-
-
-def _batch_for(batches: Sequence[int], gpus: int, rng: np.random.Generator) -> int:
-    fitting = [batch for batch in batches if batch >= 16 * gpus]
-    return fitting[rng.integers(len(fitting))] if fitting else max(batches)
 
 
 def _axes(spec: ClusterSpec, asked: Sequence[int]) -> dict[str, Axes]:
@@ -190,19 +171,18 @@ def _truth(
 
 
 def _iterations(job: TraceJob, gpus: int, table: CostTable, axes: Axes, source: str) -> float:
-    """Work: as logged, or what the job did in its logged time on its GPUs at the maximum clock."""
-    if job.iterations is not None:
-        return job.iterations
-    step_s = _step_s(table, axes, gpus)
+    """Work: what the job did in its logged time on its GPUs at the maximum clock; as logged where no time is.
+
+    A logged time wins over logged iterations: these have scaled the class's step time, and the job must last as
+    logged. The two are the same number where the class has one step time.
+    """
     if not math.isfinite(job.duration_s):
-        raise InputError(f"job {job.id} has neither a duration nor iterations", where=source)
-    return max(job.duration_s, 1.0) / step_s
-
-
-def _step_s(table: CostTable, axes: Axes, gpus: int) -> float:
-    column = int(np.searchsorted(axes.gpu_counts, gpus, side="right")) - 1
-    finite = table.step_time_s[: column + 1, -1]
-    return float(finite[np.isfinite(finite)][-1])
+        if job.iterations is None:
+            raise InputError(f"job {job.id} has neither a duration nor iterations", where=source)
+        return job.iterations
+    work = max(job.held_s, 1.0) / step_on(table, axes, gpus)
+    logged = job.iterations if job.iterations is not None else math.nan
+    return logged if math.isclose(work, logged, rel_tol=1e-9) else work
 
 
 def _offered(
@@ -217,7 +197,7 @@ def _offered(
 ) -> float:
     """GPU-seconds asked for ÷ (GPUs × span of submissions); ``inf`` if all come at once."""
     demand = sum(
-        n * work * _step_s(truth[_class_name(kind), reference], axes[reference], n)
+        n * work * step_on(truth[_class_name(kind), reference], axes[reference], n)
         for n, work, kind in zip(asked, iterations, kinds, strict=True)
     )
     span_s = submit_s[-1] - submit_s[0]
@@ -236,10 +216,3 @@ def _time_scale(offered: float, load: float | None, source: str) -> float:
 
 def _power_of_two_below(n: int) -> int:
     return 1 << (n.bit_length() - 1)
-
-
-def _models_fact(drawn: int, jobs: int, seed: int) -> str:
-    if drawn == 0:
-        return "as named by the trace"
-    who = "the trace names none" if drawn == jobs else f"the trace names none for {drawn:,} jobs"
-    return f"{who}: drawn evenly from the catalogue's families (seed {seed})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -47,6 +48,13 @@ class TraceJob:
     name: str = ""
     outcome: Outcome = Outcome.UNKNOWN
     earlier_gpu_s: float = 0.0
+
+    @property
+    def measured_step_s(self) -> float | None:
+        """Seconds per iteration as logged: duration over iterations; None where the log lacks one of them."""
+        if self.iterations is None or not math.isfinite(self.duration_s):
+            return None
+        return self.duration_s / self.iterations
 
     @property
     def held_s(self) -> float:

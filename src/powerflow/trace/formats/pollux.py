@@ -8,8 +8,9 @@ in ``simulator/applications.py``). Those are the figures below. Between and beyo
     N(B) = S_min · (1 + B_noise / B) = S_min + C / B
 
 (McCandlish et al. 2018, arXiv 1812.06162), drawn through the two published batches nearest to B. Against published
-batches that were left out it is within 5 % (deepspeech2 640: 1375 for 1423; bert 384: 504 for 480). ImageNet is drawn
-from batches 200 and 800 to as far as 6400, so its iterations are the least certain.
+batches that were left out it is within 5 % (deepspeech2 640: 1375 for 1423; bert 384: 504 for 480; yolov3 128: 8151 for
+8075). ImageNet is drawn from batches 200 and 800 to as far as 12,800, yolov3 from 64 and 128 to 512, so these are the
+least certain.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ PUBLISHED: Mapping[str, tuple[tuple[int, int], ...]] = {
     "deepspeech2": ((160, 4041), (320, 2264), (640, 1423)),  # 80 epochs of CMU-ARCTIC
     "imagenet": ((200, 576525), (800, 150231)),  # 90 epochs
     "ncf": ((8192, 6122), (16384, 3069)),  # 10 epochs of MovieLens
-    "yolov3": ((64, 14577),),  # 50 epochs of PASCAL-VOC
+    "yolov3": ((8, 103444), (16, 52905), (32, 27430), (64, 14577), (128, 8075)),  # 50 epochs of PASCAL-VOC
 }
 
 

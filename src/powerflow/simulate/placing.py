@@ -1,0 +1,141 @@
+"""Which model family and global batch each job of a trace trains, by what the trace knows of it.
+
+A name of the catalogue is taken at its word. A name that the catalogue has not is placed with the family it is most
+like: by its name, else by its measured step time, else by its global batch; all jobs of one name go to one family.
+Where nothing tells, and where the trace names no model, a family is drawn by seed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from powerflow.cost.catalogue import Family, families, family, family_model
+from powerflow.cost.model import step_time
+from powerflow.cost.names import family_alike
+from powerflow.cost.tabulate import split_batch
+from powerflow.errors import InputError
+from powerflow.trace.fields import clip
+from powerflow.trace.record import TraceJob
+
+#: Family and global batch.
+Kind = tuple[str, int]
+
+_MOST_JOBS = 200  # of one name are looked at to place it
+_MOST_SAID = 6  # names told one by one
+
+
+@dataclass(frozen=True, slots=True)
+class Placing:
+    """What each job trains.
+
+    Attributes:
+        kinds: By job.
+        drawn: Jobs whose model the trace does not name.
+        unknown: Jobs of each name that the catalogue has not, as (name, family, by what it was placed).
+    """
+
+    kinds: Sequence[Kind]
+    drawn: int
+    unknown: Mapping[tuple[str, str, str], int]
+
+    def fact(self, seed: int) -> str:
+        """How models were assigned, in plain words."""
+        jobs = len(self.kinds)
+        said = []
+        if self.drawn:
+            who = "the trace names none" if self.drawn == jobs else f"the trace names none for {self.drawn:,} jobs"
+            said.append(f"{who}: drawn evenly from the catalogue's families (seed {seed})")
+        elif not self.unknown:
+            return "as named by the trace"
+        if self.unknown:
+            told = [
+                f"{count:,} of {clip(name)} as {kin} (by {how})"
+                for (name, kin, how), count in list(self.unknown.items())[:_MOST_SAID]
+            ]
+            told += [f"and {len(self.unknown) - _MOST_SAID} more names"] * (len(self.unknown) > _MOST_SAID)
+            said.append(f"{sum(self.unknown.values()):,} jobs have models not in the catalogue: {', '.join(told)}")
+        return "; ".join(said)
+
+
+def place(
+    jobs: Sequence[TraceJob], asked: Sequence[int], gpu_type: str, rng: np.random.Generator, seed: int
+) -> Placing:
+    """Assign a family and a global batch to each job.
+
+    Jobs without a model get any family evenly, among those that scale to the GPUs asked for; jobs without a batch one
+    of the family's usual batches of at least 16 samples per GPU asked for (its largest, if none is so large).
+
+    Args:
+        jobs: As logged.
+        asked: GPUs of each.
+        gpu_type: On which its step times are taken to be measured.
+        rng: Draws models and batches that the trace does not name.
+        seed: Draws the family of a name of which nothing else is known.
+    """
+    every = [family(name) for name in sorted(families())]
+    able = {gpus: [f for f in every if f.gpus_max >= gpus] or every for gpus in set(asked)}
+    named: dict[str, Family] = {}
+    how: dict[str, str] = {}
+    for name in dict.fromkeys(job.model for job in jobs if job.model is not None):
+        try:
+            named[name] = family(name)
+        except InputError:
+            own = [(job, gpus) for job, gpus in zip(jobs, asked, strict=True) if job.model == name][:_MOST_JOBS]
+            named[name], how[name] = _most_alike(name, own, every, gpu_type, seed)
+    kinds: list[Kind] = []
+    unknown: Counter[tuple[str, str, str]] = Counter()
+    for job, gpus in zip(jobs, asked, strict=True):
+        if job.model is None:
+            choices = able[gpus]
+            model = choices[rng.integers(len(choices))]
+        else:
+            model = named[job.model]
+            if job.model in how:
+                unknown[job.model, model.name, how[job.model]] += 1
+        kinds.append((model.name, job.global_batch or _batch_for(model.global_batches, gpus, rng)))
+    return Placing(kinds, sum(job.model is None for job in jobs), dict(unknown.most_common()))
+
+
+def _batch_for(batches: Sequence[int], gpus: int, rng: np.random.Generator) -> int:
+    fitting = [batch for batch in batches if batch >= 16 * gpus]
+    return fitting[rng.integers(len(fitting))] if fitting else max(batches)
+
+
+def _most_alike(
+    name: str, jobs: Sequence[tuple[TraceJob, int]], every: Sequence[Family], gpu_type: str, seed: int
+) -> tuple[Family, str]:
+    """The family that a name unknown to the catalogue is placed with, and by what."""
+    if (kin := family_alike(name)) is not None:
+        return family(kin), "name"
+    most = max(gpus for _, gpus in jobs)
+    able = [kin for kin in every if kin.gpus_max >= most] or list(every)
+    if timed := [(job, gpus) for job, gpus in jobs if job.measured_step_s is not None]:
+        return min(able, key=lambda kin: _time_distance(kin, timed, gpu_type)), "step time"
+    rng = np.random.default_rng([seed, *name.encode()])
+    if batches := [job.global_batch for job, _ in jobs if job.global_batch is not None and job.global_batch > 0]:
+        far = [_batch_distance(kin, batches) for kin in able]
+        nearest = [kin for kin, distance in zip(able, far, strict=True) if distance <= min(far) + 1e-9]
+        return nearest[rng.integers(len(nearest))], "batch"
+    return able[rng.integers(len(able))], f"draw, seed {seed}"
+
+
+def _time_distance(kin: Family, jobs: Sequence[tuple[TraceJob, int]], gpu_type: str) -> float:
+    """How far a family's step times are from the measured ones: the median |log ratio|, at each job's nearest batch."""
+    model = family_model(kin.name, gpu_type)
+    off = []
+    for job, gpus in jobs:
+        batches = np.array([job.global_batch] if job.global_batch else kin.global_batches)
+        passes, local = split_batch(batches, np.array(gpus), model.local_batch_max)
+        step_s = step_time(model.throughput, gpus, local, passes, model.throughput.clock_max_mhz, gpus > 8)
+        off.append(float(np.min(np.abs(np.log(step_s / (job.measured_step_s or math.nan))))))
+    return float(np.median(off))
+
+
+def _batch_distance(kin: Family, batches: Sequence[int]) -> float:
+    usual = np.log(np.array(kin.global_batches, float))
+    return float(np.median([np.min(np.abs(usual - math.log(batch))) for batch in batches]))
