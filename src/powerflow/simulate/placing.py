@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from powerflow.cost.catalogue import Family, families, family, family_model
-from powerflow.cost.model import step_time
+from powerflow.cost.model import JobModel, step_time
 from powerflow.cost.names import family_alike
 from powerflow.cost.tabulate import split_batch
 from powerflow.errors import InputError
@@ -26,6 +26,7 @@ from powerflow.trace.record import TraceJob
 Kind = tuple[str, int]
 
 _MOST_JOBS = 200  # of one name are looked at to place it
+_NODE_GPUS = 8  # of a usual node; a measured step time says nothing finer
 _MOST_SAID = 6  # names told one by one
 
 
@@ -129,11 +130,18 @@ def _time_distance(kin: Family, jobs: Sequence[tuple[TraceJob, int]], gpu_type: 
     model = family_model(kin.name, gpu_type)
     off = []
     for job, gpus in jobs:
-        batches = np.array([job.global_batch] if job.global_batch else kin.global_batches)
-        passes, local = split_batch(batches, np.array(gpus), model.local_batch_max)
-        step_s = step_time(model.throughput, gpus, local, passes, model.throughput.clock_max_mhz, gpus > 8)
-        off.append(float(np.min(np.abs(np.log(step_s / (job.measured_step_s or math.nan))))))
+        ratios = [
+            _step_s(model, batch, gpus) / (job.measured_step_s or math.nan)
+            for batch in ((job.global_batch,) if job.global_batch else kin.global_batches)
+        ]
+        off.append(min(abs(math.log(ratio)) for ratio in ratios))
     return float(np.median(off))
+
+
+def _step_s(model: JobModel, global_batch: int, gpus: int) -> float:
+    passes, local = split_batch(global_batch, np.array([gpus]), model.local_batch_max)
+    clock_mhz = model.throughput.clock_max_mhz
+    return float(step_time(model.throughput, gpus, local, passes, clock_mhz, gpus > _NODE_GPUS)[0])
 
 
 def _batch_distance(kin: Family, batches: Sequence[int]) -> float:
