@@ -41,7 +41,7 @@ typedef struct {
     uint32_t pids[MOST_PROCESSES]; /* processes that compute on it; 0: none */
     uint32_t hangs;          /* HANG_READING, HANG_SETTING, HANG_OPENING: such calls do not return while it is set */
     uint32_t set_late_ms;    /* a clock that is asked for is taken so much later */
-    uint32_t power_limit_mw; /* 0: 400 W, which is the default and the most */
+    uint32_t power_limit_mw; /* 0: its default */
     uint32_t pci_bus;        /* 0: by index */
     uint64_t throttled_by;   /* reasons, as nvml.h numbers them */
     uint64_t ecc_errors;     /* uncorrected, since the driver was loaded */
@@ -49,6 +49,10 @@ typedef struct {
     uint32_t xids;           /* how many there were */
     uint32_t late_mhz;       /* asked for, not taken yet */
     double late_s;           /* when it is taken */
+    uint32_t default_limit_mw; /* 0: 400 W, which is the most then */
+    uint32_t memory_mib;     /* 0: it does not tell */
+    uint32_t clock_max_mhz;  /* 0: 1410; clocks are listed down from there */
+    uint32_t compute_mode;   /* 2: prohibited */
 } More;
 
 typedef struct {
@@ -63,6 +67,9 @@ static More nothing_more[MOST_GPUS];
 static More *all_more = nothing_more;
 
 static More *more(const Gpu *g) { return &all_more[g - state->gpu]; }
+
+static unsigned most_mhz(const Gpu *g) { return more(g)->clock_max_mhz ? more(g)->clock_max_mhz : 1410; }
+static unsigned default_mw(const Gpu *g) { return more(g)->default_limit_mw ? more(g)->default_limit_mw : 400000; }
 
 static void hang(const Gpu *g, unsigned call) {
     while (more(g)->hangs & call) usleep(20000);
@@ -168,13 +175,13 @@ int nvmlDeviceGetSupportedGraphicsClocks(Gpu *g, unsigned memory, unsigned *coun
     if (g->every_error) return g->every_error;
     if (memory != 1593) return NOT_FOUND;
     if (*count < CLOCKS) return *count = CLOCKS, INSUFFICIENT_SIZE;
-    for (unsigned i = 0; i < CLOCKS; i++) mhz[i] = 1410 - 15 * i;
+    for (unsigned i = 0; i < CLOCKS; i++) mhz[i] = most_mhz(g) - 15 * i;
     return SUCCESS;
 }
 int nvmlDeviceSetGpuLockedClocks(Gpu *g, unsigned least, unsigned most) {
     if (g->every_error) return g->every_error;
     if (g->set_error) return g->set_error;
-    if (least > most || most < 210 || least > 1410) return INVALID_ARGUMENT;
+    if (least > most || most < 210 || least > most_mhz(g)) return INVALID_ARGUMENT;
     hang(g, HANG_SETTING);
     g->sets++;
     if (more(g)->set_late_ms) {
@@ -213,13 +220,13 @@ int nvmlDeviceGetCurrentClocksThrottleReasons(Gpu *g, unsigned long long *reason
     return nvmlDeviceGetCurrentClocksEventReasons(g, reasons);
 }
 int nvmlDeviceGetEnforcedPowerLimit(Gpu *g, unsigned *mw) {
-    *mw = more(g)->power_limit_mw ? more(g)->power_limit_mw : 400000;
+    *mw = more(g)->power_limit_mw ? more(g)->power_limit_mw : default_mw(g);
     return g->every_error;
 }
 int nvmlDeviceGetPowerManagementLimit(Gpu *g, unsigned *mw) { return nvmlDeviceGetEnforcedPowerLimit(g, mw); }
-int nvmlDeviceGetPowerManagementDefaultLimit(Gpu *g, unsigned *mw) { return *mw = 400000, g->every_error; }
+int nvmlDeviceGetPowerManagementDefaultLimit(Gpu *g, unsigned *mw) { return *mw = default_mw(g), g->every_error; }
 int nvmlDeviceGetPowerManagementLimitConstraints(Gpu *g, unsigned *least, unsigned *most) {
-    return *least = 100000, *most = 400000, g->every_error;
+    return *least = default_mw(g) / 4, *most = default_mw(g), g->every_error;
 }
 
 typedef struct {
@@ -274,3 +281,16 @@ int nvmlEventSetWait_v2(Events *set, Event *event, unsigned timeout_ms) {
     *event = (Event){set->gpu, 8, more(set->gpu)->xid, ~0u, ~0u};
     return SUCCESS;
 }
+
+/* -- what it is -- */
+
+int nvmlDeviceGetMaxClockInfo(Gpu *g, unsigned type, unsigned *mhz) {
+    return type > 3 ? INVALID_ARGUMENT : (*mhz = most_mhz(g), g->every_error);
+}
+int nvmlDeviceGetMemoryInfo(Gpu *g, unsigned long long total_free_used[3]) {
+    if (!more(g)->memory_mib) return NOT_SUPPORTED;
+    total_free_used[0] = total_free_used[1] = (unsigned long long)more(g)->memory_mib << 20;
+    total_free_used[2] = 0;
+    return g->every_error;
+}
+int nvmlDeviceGetComputeMode(Gpu *g, unsigned *mode) { return *mode = more(g)->compute_mode, g->every_error; }

@@ -54,6 +54,10 @@ class FakeMore(ctypes.Structure):
         ("xids", ctypes.c_uint32),
         ("late_mhz", ctypes.c_uint32),
         ("late_s", ctypes.c_double),
+        ("default_limit_mw", ctypes.c_uint32),
+        ("memory_mib", ctypes.c_uint32),
+        ("clock_max_mhz", ctypes.c_uint32),
+        ("compute_mode", ctypes.c_uint32),
     ]
 
 

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from powerflow.device.nvml import ERRORS, catalogue_name
+from powerflow.device.identity import catalogue_name
+from powerflow.device.nvml import ERRORS
 from powerflow.device.protocol import DeviceError
 from tests.device.fake_nvml import Machine, build
 
@@ -164,7 +165,7 @@ def test_no_clock_is_refused_before_the_vendor_sees_it(machine: Machine, clock: 
 
 def test_a_driver_that_does_not_start_means_no_gpus_and_says_so(machine: Machine) -> None:
     machine.all.init_error = 9
-    assert machine.run("print(gpus, said)") == "[] ['NVML: Driver Not Loaded']"
+    assert machine.run("print(gpus, said)").startswith("[] ['NVML: Driver Not Loaded (nvmlInit")
 
 
 def test_no_library_means_no_gpus_and_says_so() -> None:
@@ -194,7 +195,18 @@ def test_no_binding_means_no_gpus_and_says_what_to_install() -> None:
     ("vendor", "ours"),
     [
         ("NVIDIA A100-SXM4-80GB", "A100"),
-        ("NVIDIA A100-PCIE-40GB", "A100"),
+        ("NVIDIA A100-SXM4-40GB", "NVIDIA A100-SXM4-40GB"),
+        ("NVIDIA A100-PCIE-40GB", "NVIDIA A100-PCIE-40GB"),
+        ("NVIDIA A100 80GB PCIe", "NVIDIA A100 80GB PCIe"),
+        ("GRID A100-40C", "GRID A100-40C"),
+        ("GRID T4-16Q", "GRID T4-16Q"),
+        ("NVIDIA H100 PCIe", "NVIDIA H100 PCIe"),
+        ("NVIDIA H100 NVL", "NVIDIA H100 NVL"),
+        ("NVIDIA GH200 480GB", "NVIDIA GH200 480GB"),
+        ("Tesla V100-PCIE-32GB", "Tesla V100-PCIE-32GB"),
+        ("Tesla V100-SXM2-32GB", "Tesla V100-SXM2-32GB"),
+        ("NVIDIA GeForce RTX 3080 Ti Laptop GPU", "NVIDIA GeForce RTX 3080 Ti Laptop GPU"),
+        ("Quadro RTX 6000 with Max-Q Design", "Quadro RTX 6000 with Max-Q Design"),
         ("Tesla V100-SXM2-16GB", "V100"),
         ("NVIDIA H100 80GB HBM3", "H100"),
         ("Tesla T4", "T4"),
@@ -208,3 +220,44 @@ def test_no_binding_means_no_gpus_and_says_what_to_install() -> None:
 )
 def test_names_of_the_catalogue(vendor: str, ours: str) -> None:
     assert catalogue_name(vendor) == ours
+
+
+def test_an_unknown_card_has_the_limits_that_its_driver_tells(machine: Machine) -> None:
+    machine.gpu[0].name = b"NVIDIA H200"
+    more = machine.more[0]
+    more.default_limit_mw, more.memory_mib, more.clock_max_mhz = 700_000, 143_771, 1980
+    out = machine.run(
+        "from powerflow.cost.catalogue import gpu_type\n"
+        "c = gpu_type(gpus[0].gpu_type)\n"
+        "print(json.dumps([c.name, c.clock_min_mhz, c.clock_max_mhz, c.clock_step_mhz, c.limit_w, c.memory_gib]))\n"
+        "print(c.sources['speed'], c.sources['limits'])"
+    )
+    first, second = out.splitlines()
+    assert json.loads(first) == ["NVIDIA H200", 780.0, 1980.0, 15.0, 700.0, pytest.approx(143_771 / 1024)]
+    assert "a guess: as H100" in second
+    assert "the driver" in second
+
+
+def test_a_card_of_the_catalogues_name_but_other_limits_keeps_its_own(machine: Machine) -> None:
+    machine.more[0].default_limit_mw = 300_000  # an A100 that comes with less than the catalogue's 400 W
+    machine.more[1].memory_mib = 40_960
+    out = machine.run("print([g.gpu_type for g in gpus])")
+    assert out == "['NVIDIA A100-SXM4-80GB', 'NVIDIA A100-SXM4-80GB']"
+
+
+def test_a_lowered_limit_does_not_make_another_type_of_it(machine: Machine) -> None:
+    machine.more[0].power_limit_mw = 250_000
+    assert machine.run("print(gpus[0].gpu_type)") == "A100"
+
+
+def test_a_gpu_that_no_program_may_use_is_left_out_with_a_reason(machine: Machine) -> None:
+    machine.more[0].compute_mode = 2
+    out = machine.run("print([g.index for g in gpus]); print(said[0])")
+    assert out.splitlines()[0] == "[1]"
+    assert "GPU 0 of n0 (NVIDIA A100-SXM4-80GB)" in out
+    assert "prohibited" in out
+
+
+def test_the_drivers_own_words_and_its_function_are_shown(machine: Machine) -> None:
+    machine.gpu[0].every_error = 4
+    assert "Insufficient Permissions (nvmlDeviceGetHandleByIndex)" in machine.run("print(said[0])")

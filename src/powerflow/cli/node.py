@@ -61,6 +61,9 @@ def _say(node: NodeRecord, json: bool) -> None:
 
 
 def _draw(nodes: Sequence[NodeRecord], width: int) -> RenderableType:
+    from rich.console import Group
+    from rich.text import Text
+
     from powerflow.cli.job_table import bar, noted, plain, state, watts
     from powerflow.report.units import NOTHING
 
@@ -71,7 +74,7 @@ def _draw(nodes: Sequence[NodeRecord], width: int) -> RenderableType:
             table.add_row(
                 node.name if i == 0 else "",
                 state(node.state) if i == 0 else "",
-                str(gpu.index),
+                f"{gpu.index}" + ("" if gpu.driver_index in (None, gpu.index) else f" (nvidia-smi {gpu.driver_index})"),
                 node.gpu_type,
                 gpu.job_id or NOTHING,
                 watts(gpu.power_w, node.emulated),
@@ -79,4 +82,6 @@ def _draw(nodes: Sequence[NodeRecord], width: int) -> RenderableType:
                 NOTHING if gpu.locked_mhz is None else f"{gpu.locked_mhz:.0f}",
                 bar(gpu.utilisation),
             )
-    return noted(table, any(node.emulated for node in nodes))
+    shown = noted(table, any(node.emulated for node in nodes))
+    left_out = [Text(f"! left out: {words}", style="yellow") for node in nodes for words in node.left_out]
+    return Group(shown, *left_out) if left_out else shown

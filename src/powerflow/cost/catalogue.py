@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from powerflow.cost.model import JobModel, PowerModel, ThroughputModel
+from powerflow.cost.type_names import plain
 from powerflow.cost.table import Axes
 from powerflow.errors import InputError
 
@@ -80,18 +81,43 @@ class Family:
     source: str
 
 
+#: GPU types that this process has met beside the catalogue's, by name (`declare`).
+_declared: dict[str, GpuType] = {}
+
+
 def gpu_types() -> tuple[str, ...]:
-    """Names of all GPU types."""
-    return tuple(_gpu_types())
+    """Names of all GPU types: the catalogue's, and those that were declared."""
+    return tuple(_gpu_types() | _declared)
+
+
+def catalogue_types() -> tuple[GpuType, ...]:
+    """All GPU types of the catalogue."""
+    return tuple(_gpu_types().values())
+
+
+def declare(*cards: GpuType) -> None:
+    """Make GPU types known that the catalogue has not: a driver, a table of points or a file of costs tells of them.
+
+    Known in this process only; one that is spawned must be handed `declared`. A type of the catalogue stays as it is,
+    one that was declared before is replaced.
+    """
+    for card in cards:
+        if plain(card.name) not in {plain(name) for name in _gpu_types()}:
+            _declared[card.name] = card
+
+
+def declared() -> tuple[GpuType, ...]:
+    """GPU types that this process knows beside the catalogue's."""
+    return tuple(_declared.values())
 
 
 def gpu_type(name: str) -> GpuType:
-    """The GPU type of a name, whatever its case, blanks and dashes.
+    """The GPU type of a name, whatever its case, blanks, dashes and brand.
 
     Raises:
         InputError: If there is none; says which there are, the closest first.
     """
-    found = {_plain(known): kind for known, kind in _gpu_types().items()}.get(_plain(name))
+    found = {plain(known): kind for known, kind in (_gpu_types() | _declared).items()}.get(plain(name))
     if found is None:
         raise _unknown("GPU type", name, gpu_types())
     return found

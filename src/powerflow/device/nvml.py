@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import contextlib
 import math
-import re
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from powerflow.device.deadline import CHANGE_S, OPEN_S, READ_S, Call, NotAnswering, thread_of
 from powerflow.device.protocol import DeviceError, DeviceLost, NotPermitted, Reading, Unsupported
+
+if TYPE_CHECKING:  # the watchdog reads this module, and must stay small
+    from powerflow.cost.guess import Limits
 
 #: What NVML's error codes mean to us (names as in nvml.h); any other code is a plain `DeviceError`.
 ERRORS: dict[str, type[DeviceError]] = {
@@ -66,7 +69,7 @@ def discover(node: str, say: Callable[[str], None] | None = None) -> list[NvmlGp
 
     Args:
         node: Name of this machine.
-        say: Is told why a GPU is left out, or why there is none.
+        say: Is told why a GPU is left out, or why there is none: in the driver's own words, and which function said so.
     """
     tell = say or (lambda reason: None)
     try:
@@ -100,20 +103,6 @@ def find(uuid: str, node: str) -> NvmlGpu:
     return _usable(binding, node, thread_of(uuid, uuid).call(index_of, CHANGE_S))
 
 
-def catalogue_name(vendor_name: str) -> str:
-    """The catalogue's name of a GPU: "NVIDIA A100-SXM4-80GB" is A100; its own name where the catalogue has none."""
-    from powerflow.cost.catalogue import gpu_types
-
-    # the words of the name, and all runs of them: "TITAN Xp" and "RTX 3080 Ti" are several
-    words = [word.lower() for word in re.findall(r"[A-Za-z0-9]+", vendor_name)]
-    runs = {"".join(words[i:j]) for i in range(len(words)) for j in range(i + 1, len(words) + 1)}
-    known = {"".join(re.findall(r"[A-Za-z0-9]+", name)).lower(): name for name in gpu_types()}
-    found = sorted(set(known) & runs, key=len)
-    # a sibling that only adds to the name (RTX 6000 Ada) is another card
-    other = {"ada", "max", "pro", "super"} & set(words)
-    return known[found[-1]] if found and not other else vendor_name
-
-
 class NvmlGpu:
     """One NVIDIA GPU, a `Gpu`. Its errors are those of `ERRORS`; its calls are made in a thread of its own.
 
@@ -127,7 +116,7 @@ class NvmlGpu:
     def __init__(self, binding: Any, node: str, index: int) -> None:
         self._nvml = binding
         self.node = node
-        self.index = index
+        self.index = self.driver_index = index
         self._asked_mhz: float | None = None
         self._reading: Call | None = None
         self._events: Any = None  # None: not asked for yet; False: it reports none
@@ -136,14 +125,17 @@ class NvmlGpu:
         self.uuid: str
         self.vendor_name: str
         thread_of(f"{node}/{index}", str(self)).call(self._open, OPEN_S)
-        self.gpu_type = catalogue_name(self.vendor_name)
+        from powerflow.device.identity import type_of
+
+        self.gpu_type = type_of(self.vendor_name, self._limits).name
         self._own = thread_of(self.uuid, str(self))
 
     def _open(self) -> None:
         with self._calls():
-            self._handle = self._nvml.nvmlDeviceGetHandleByIndex(self.index)
+            self._handle = self._nvml.nvmlDeviceGetHandleByIndex(self.driver_index)
             self.uuid = self._nvml.nvmlDeviceGetUUID(self._handle)
             self.vendor_name = self._nvml.nvmlDeviceGetName(self._handle)
+        self._limits = self._read_limits()
 
     def begin_reading(self) -> None:
         """See `ReadsAhead`."""
@@ -249,6 +241,16 @@ class NvmlGpu:
             raise Unsupported(f"{self} lists no clocks to lock")
         return sorted(float(clock) for clock in set(clocks))
 
+    def _read_limits(self) -> Limits:
+        """What its driver tells of its limits: clocks, power limit as it comes, memory."""
+        from powerflow.device.identity import limits_of
+
+        try:
+            clocks = self._clocks_mhz()
+        except (Unsupported, NotPermitted):
+            clocks = []
+        return limits_of(self._nvml, self._handle, self._may_tell, clocks)
+
     def lock_clock(self, clock_mhz: float) -> None:
         """See `Gpu.lock_clock`."""
         if not math.isfinite(clock_mhz) or clock_mhz <= 0:
@@ -280,8 +282,13 @@ class NvmlGpu:
             return False
         return bool(current == self._nvml.NVML_DEVICE_MIG_ENABLE)
 
+    def takes_programs(self) -> bool:
+        """Whether its compute mode lets programs use it; ``nvidia-smi -c PROHIBITED`` does not."""
+        mode = self._own.call(lambda: self._may_tell(self._nvml.nvmlDeviceGetComputeMode, self._handle), CHANGE_S)
+        return bool(mode != self._nvml.NVML_COMPUTEMODE_PROHIBITED)
+
     def __str__(self) -> str:
-        return f"GPU {self.index} of {self.node}"
+        return f"GPU {self.driver_index} of {self.node}"
 
     def _calls(self) -> contextlib.AbstractContextManager[None]:
         return _translated(self._nvml, str(self))
@@ -310,6 +317,11 @@ def _usable(binding: Any, node: str, index: int) -> NvmlGpu:
         raise Unsupported(
             f"{gpu} ({gpu.vendor_name}) is split by MIG: its instances share one clock and one energy counter, "
             "so neither can be given to one job; switch MIG off to use it"
+        )
+    if not gpu.takes_programs():
+        raise NotPermitted(
+            f"{gpu} ({gpu.vendor_name}) lets no program use it: its compute mode is prohibited; "
+            f"nvidia-smi -i {index} -c DEFAULT lets them"
         )
     return gpu
 
@@ -345,4 +357,10 @@ def _translated(binding: Any, who: str) -> Iterator[None]:
         yield
     except binding.NVMLError as error:
         kind = {getattr(binding, name): kind for name, kind in ERRORS.items()}.get(error.value, DeviceError)
-        raise kind(f"{who}: {error}") from error
+        raise kind(f"{who}: {error}{_function(error)}") from error
+
+
+def _function(error: Exception) -> str:
+    """The driver's function that failed, in brackets, as far as the error's own traceback tells."""
+    called = [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return next((f" ({name})" for name in reversed(called) if name.startswith("nvml")), "")

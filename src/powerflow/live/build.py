@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from powerflow.cluster.spec import ClusterSpec, Node, parse_cluster
-from powerflow.cost.catalogue import axes_for, gpu_type
+from powerflow.cost.catalogue import axes_for, declared, gpu_type
+from powerflow.cost.guess import in_words
 from powerflow.cost.table import Axes
 from powerflow.device.lease import Clocks
 from powerflow.device.protocol import DeviceError, Gpu
@@ -35,6 +36,7 @@ from powerflow.live.gang_facts import Limits
 from powerflow.live.gangs import Gangs
 from powerflow.live.governance import Stage
 from powerflow.live.governing import Rules
+from powerflow.live.hosts import nodes_of, numbered
 from powerflow.live.learning import Learning
 from powerflow.live.power import Power
 from powerflow.live.replaying import Replays
@@ -119,8 +121,14 @@ def build(settings: ClusterSettings, log: Any) -> LiveCluster:
         state.mkdir(parents=True, exist_ok=True, mode=0o711)  # job directories below are their users' to enter
     except OSError as error:
         raise InputError(f"cannot be made ({error.strerror})", where=str(state), exit_code=1) from error
-    gpus, emulation = _gpus(settings)
-    spec = _cluster(gpus, settings.emulate or platform.node())
+    left_out: list[str] = []
+    gpus, emulation = _gpus(settings, left_out)
+    for words in left_out:
+        log.warning("GPU left out", what=words)
+    spec = ClusterSpec(settings.emulate or platform.node(), nodes_of(gpus))
+    for card in declared():
+        if card.name in spec.pools():
+            log.warning("GPU type not in the catalogue", what=in_words(card))
     axes = {name: _axes(name, nodes) for name, nodes in spec.pools().items()}
     idle_w = {name: gpu_type(name).idle_w for name in axes}
     store = Store(settings.store or f"sqlite:///{state / 'powerflow.db'}")
@@ -173,8 +181,9 @@ def build(settings: ClusterSettings, log: Any) -> LiveCluster:
             emulation=emulation,
             log=log,
         )
+        controller.notices |= {f"left out: {words}": f"left out: {words}" for words in left_out}
         undo.pop_all()
-    desk = LiveDesk(controller, may_run=_may_run(as_user))
+    desk = LiveDesk(controller, _may_run(as_user), left_out)
     return LiveCluster(controller, desk, engine, emulation, store, spec, axes, log)
 
 
@@ -208,16 +217,20 @@ def preloaded() -> Sequence[str]:
     return ("torch", "torch._dynamo", "torch.utils.data", "torch.nn.parallel", "powerflow.elastic.run")
 
 
-def _gpus(settings: ClusterSettings) -> tuple[Sequence[Gpu], Emulation | None]:
+def _gpus(settings: ClusterSettings, left_out: list[str]) -> tuple[Sequence[Gpu], Emulation | None]:
+    """The GPUs; ``left_out`` is told which of this machine cannot be used, and why."""
     if settings.emulate is None:
         from powerflow.device.nvml import discover
 
-        found = discover(platform.node())
+        host = platform.node()
+        found = discover(host, left_out.append)
         if not found:
             raise InputError(
-                "no NVIDIA GPU was found on this machine", fix="give --emulate 2x4:A100 for emulated ones", exit_code=1
+                f"no NVIDIA GPU of this machine can be used ({'; '.join(left_out) or 'the driver knows of none'})",
+                fix="give --emulate 2x4:A100 for emulated ones",
+                exit_code=1,
             )
-        return found, None
+        return numbered(found, host, settings.state), None
     from powerflow.device.emulated import create
 
     directory = settings.state / "device"
@@ -227,21 +240,6 @@ def _gpus(settings: ClusterSettings) -> tuple[Sequence[Gpu], Emulation | None]:
     except DeviceError as error:
         raise InputError(str(error), exit_code=1) from error
     return gpus, Emulation(directory, gpus, seed=settings.seed, time_scale=settings.time_scale)
-
-
-def _cluster(gpus: Sequence[Gpu], source: str) -> ClusterSpec:
-    """The nodes that these GPUs are in, in order of first appearance."""
-    by_node: dict[str, list[Gpu]] = {}
-    for gpu in gpus:
-        by_node.setdefault(gpu.node, []).append(gpu)
-    nodes: list[Node] = []
-    for name, of_node in by_node.items():
-        kinds = {gpu.gpu_type for gpu in of_node}
-        if len(kinds) > 1:
-            raise InputError(f"has GPUs of several types ({', '.join(sorted(kinds))})", where=f"node {name}")
-        card = gpu_type(of_node[0].gpu_type)
-        nodes.append(Node(len(nodes), name, card.name, len(of_node), "rack-0"))
-    return ClusterSpec(source, tuple(nodes))
 
 
 def _axes(name: str, nodes: Sequence[Node]) -> Axes:

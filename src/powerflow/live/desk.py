@@ -52,6 +52,7 @@ from powerflow.live.records import (
 )
 from powerflow.live.rows import StoredJob
 from powerflow.live.spec import JobSpec
+from powerflow.live.wanted import check_gpus
 
 #: Jobs that `LiveDesk.top` lists.
 TOP_JOBS = 200
@@ -70,10 +71,17 @@ class LiveDesk:
         controller: Whose.
         may_run: Says in words why jobs of a user cannot be run here, in a directory (None: one of their own); "" if
             they can.
+        left_out: GPUs of this machine that cannot be used, and why.
     """
 
-    def __init__(self, controller: Controller, may_run: Callable[[str, str | None], str] = _anybody) -> None:
+    def __init__(
+        self,
+        controller: Controller,
+        may_run: Callable[[str, str | None], str] = _anybody,
+        left_out: Sequence[str] = (),
+    ) -> None:
         self._controller = controller
+        self._left_out = tuple(left_out)
         self._signals = controller.rules.signals
         self._store = controller.store
         self._scheduler = controller.scheduler
@@ -357,26 +365,7 @@ class LiveDesk:
                 f"checkpoint.grace is {spec.checkpoint.grace:g} s, the most here is {most_s:g} s",
                 fix=f"ask for at most {most_s:g}s; an administrator sets it by serve --max-grace",
             )
-        wanted = spec.gpus
-        pools = self._scheduler.pools
-        if wanted.gpu_type is not None and wanted.gpu_type not in pools:
-            raise Refused(f"there is no {wanted.gpu_type} here", fix=f"there are {', '.join(pools)}")
-        of_type = [pools[wanted.gpu_type]] if wanted.gpu_type else list(pools.values())
-        largest = max(sum(node.gpus for node in pool.occupancy.nodes) for pool in of_type)
-        if wanted.least > largest:
-            raise Refused(f"asks for {wanted.least} GPUs, there are {largest}", fix=f"ask for at most {largest}")
-        usable = [n for pool in of_type for n in pool.axes.gpu_counts.tolist() if wanted.least <= n <= wanted.most]
-        if not usable:
-            counts = sorted({n for pool in of_type for n in pool.axes.gpu_counts.tolist()})
-            raise Refused(
-                f"no usable number of GPUs from {wanted.least} to {wanted.most}", fix=f"usable are {_words(counts)}"
-            )
-        if spec.rescale == "none":
-            node = max(node.gpus for pool in of_type for node in pool.occupancy.nodes)
-            if wanted.most > node:
-                raise Refused(
-                    f"one process cannot use {wanted.most} GPUs: a node has {node}", fix="use rescale: restart"
-                )
+        check_gpus(spec, self._scheduler.pools, self._controller.power.types)
 
     def _own(self, job_id: str, caller: Caller) -> StoredJob:
         job = self._store.job(job_id)
@@ -416,11 +405,13 @@ class LiveDesk:
                     clock_mhz=_known(reading.clock_mhz) if reading else None,
                     locked_mhz=reading.locked_mhz if reading else None,
                     utilisation=_known(reading.utilisation) if reading else None,
+                    driver_index=getattr(gpu, "driver_index", None),
                 )
             )
         state = "failed" if not up else stored.state if stored else "up"
         gpu_type, emulated = controller.power.node_kind(name)
-        return NodeRecord(name, gpu_type, state, gpus, emulated)
+        first = name == controller.power.node_names()[0]
+        return NodeRecord(name, gpu_type, state, gpus, emulated, self._left_out if first else ())
 
     def _record(self, job: StoredJob) -> JobRecord:
         """A job as the store has it, and what the loop knows better while it is active."""
@@ -499,7 +490,3 @@ def _known(value: float) -> float | None:
 def _some(names: Sequence[str]) -> str:
     """So many names as a line can hold."""
     return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
-
-
-def _words(counts: Sequence[int]) -> str:
-    return ", ".join(map(str, counts))

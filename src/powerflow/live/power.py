@@ -11,6 +11,7 @@ from powerflow.device.lease import Clocks
 from powerflow.device.meter import Meter
 from powerflow.device.protocol import DeviceError, Gpu, Reading
 from powerflow.live.governance import AuditRecord
+from powerflow.live.hosts import names_by_type
 from powerflow.live.rows import Charge
 from powerflow.live.store import Store
 
@@ -55,6 +56,7 @@ class Power:
         self._charges: dict[str | None, Charge] = {}  # not saved yet, by who pays
         self._totals_j = (0.0, 0.0, 0.0)  # metered, jobs, idle
         self.emulated = any(gpu.emulated for gpu in gpus)
+        self.types = names_by_type(gpus)
         self.gpu_count = len(gpus)
 
     # -- joules ---------------------------------------------------------------------------------------------------

@@ -260,17 +260,24 @@ class GpuRecord:
     clock_mhz: float | None
     locked_mhz: float | None
     utilisation: float | None
+    driver_index: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class NodeRecord:
-    """One node. ``state``: up, drained, failed or asleep."""
+    """One node.
+
+    Attributes:
+        state: up, drained, failed or asleep.
+        left_out: GPUs of its machine that cannot be used, and why, one line each; of the machine's first node.
+    """
 
     name: str
     gpu_type: str
     state: str
     gpus: Sequence[GpuRecord]
     emulated: bool
+    left_out: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, Generic, TypeVar
 
 from powerflow.cluster.spec import ClusterSpec
+from powerflow.cost.catalogue import GpuType, declare, declared
 from powerflow.cost.table import Axes, CostTable
 from powerflow.energy.response import Response
 from powerflow.errors import InputError
@@ -55,7 +56,8 @@ class Replaying(Generic[Found]):
         context = get_context("spawn")  # the controller has threads: a fork would copy their locks
         self._answer, theirs = context.Pipe(duplex=False)
         # a daemon: it ends with the controller
-        self._process: BaseProcess = context.Process(target=_work, args=(theirs, replay, arguments), daemon=True)
+        of_us = theirs, replay, arguments, declared()
+        self._process: BaseProcess = context.Process(target=_work, args=of_us, daemon=True)
         self._process.start()
         theirs.close()
 
@@ -86,8 +88,9 @@ class Replaying(Generic[Found]):
         self._answer.close()
 
 
-def _work(answer: Connection, replay: Callable[..., Any], arguments: Sequence[Any]) -> None:
+def _work(answer: Connection, replay: Callable[..., Any], arguments: Sequence[Any], cards: Sequence[GpuType]) -> None:
     os.nice(10)  # jobs come first
+    declare(*cards)
     try:
         answer.send(("", replay(*arguments)))
     except Exception as error:  # whatever it is, the controller is told

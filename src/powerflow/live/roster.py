@@ -6,12 +6,16 @@ import copy
 import math
 from collections import deque
 from collections.abc import Collection, Mapping
+from contextlib import suppress
+from dataclasses import replace
 
 from powerflow.live.entry import Entry, entry_of
 from powerflow.live.learning import Learning, class_of
 from powerflow.live.power import Power
+from powerflow.live.records import Refused
 from powerflow.live.rows import JobUpdate, Seen, StoredJob
 from powerflow.live.store import Store
+from powerflow.live.wanted import type_wanted
 from powerflow.scheduler import events as brain
 
 
@@ -58,7 +62,10 @@ class Roster:
         self.events += self._learning.expect(entry.kind)
         believed = entry.steps_total or self._learning.believed_steps(entry.spec, entry.kind.name)
         pause_s = self._learning.pauses_s.get(entry.kind.name, self._pause_s[entry.spec.rescale])
-        self.events.append(brain.Submitted(entry.job(believed), believed, pause_s))
+        job = entry.job(believed)
+        with suppress(Refused):  # what was asked for is not here any more: the brain says so
+            job = replace(job, gpu_type=type_wanted(job.gpu_type, self._power.types))
+        self.events.append(brain.Submitted(job, believed, pause_s))
         if entry.steps > 0:
             self.events.append(brain.Failed(entry.id, retry=True, done=entry.steps))
         entry.known = True

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from multiprocessing.connection import wait as wait_for
 from typing import Any
 
+from powerflow.cost.catalogue import GpuType, declare, declared
 from powerflow.errors import InputError
 
 #: ``ask_all(questions, answered)``: one answer per question, same order; ``answered(i)`` is told of each as it comes.
@@ -39,7 +40,7 @@ def workers(answer: Callable[[Any], Any], processes: int) -> Iterator[AskAll]:
         return
     before = multiprocessing.active_children()
     pool = ProcessPoolExecutor(
-        processes, mp_context=multiprocessing.get_context("spawn"), initializer=_begin, initargs=(answer,)
+        processes, mp_context=multiprocessing.get_context("spawn"), initializer=_begin, initargs=(answer, declared())
     )
 
     def ask_all(questions: Sequence[Any], answered: Callable[[int], None]) -> list[Any]:
@@ -105,10 +106,11 @@ def _told(answer: Any, answered: Callable[[int], None], i: int) -> Any:
 _do: Callable[[Any], Any]  # of a worker process: set once, as it begins
 
 
-def _begin(answer: Callable[[Any], Any]) -> None:
+def _begin(answer: Callable[[Any], Any], cards: Sequence[GpuType]) -> None:
     """A worker process begins: it will not outlive its parent."""
     global _do  # noqa: PLW0603 - a process of its own, which has nowhere else to keep it
     _do = answer
+    declare(*cards)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -1,0 +1,100 @@
+"""A real controller over the fake NVML: cards of several types, cards that cannot be used, and what is said of them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.device.fake_nvml import Machine, build
+
+pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
+
+POWERFLOW = [sys.executable, "-m", "powerflow"]
+
+
+class Serving:
+    """``powerflow serve`` on a fake machine, and its commands."""
+
+    def __init__(self, machine: Machine, state: Path) -> None:
+        self.env = machine.env | {"POWERFLOW_STATE": str(state), "NO_COLOR": "1", "COLUMNS": "300"}
+        self.log = state.parent / "serve.log"
+        with self.log.open("w") as log:
+            command = [*POWERFLOW, "serve", "--port", "0", "--interval", "1", "--explore-steps", "0"]
+            self.process = subprocess.Popen(command, env=self.env, stdout=log, stderr=subprocess.STDOUT)
+        while self.process.poll() is None and not (state / "server.json").exists():
+            time.sleep(0.05)
+
+    def ask(self, *words: str) -> str:
+        done = subprocess.run([*POWERFLOW, *words], env=self.env, capture_output=True, text=True, check=False)
+        return done.stdout + done.stderr
+
+    def end(self) -> None:
+        self.process.terminate()
+        self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("nvml"))
+
+
+@pytest.fixture
+def machine(library: Path, tmp_path: Path) -> Iterator[Machine]:
+    machine = Machine(library, tmp_path)
+    yield machine
+    machine.close()
+
+
+def named(machine: Machine, *names: str) -> None:
+    machine.all.count = len(names)
+    for index, name in enumerate(names):
+        gpu = machine.gpu[index]
+        gpu.uuid, gpu.name = f"GPU-{index:08d}-fake".encode(), name.encode()
+        gpu.power_w, gpu.clock_mhz = 60.0, 1410.0
+
+
+def test_types_are_nodes_of_their_own_and_what_cannot_be_used_is_named(machine: Machine, tmp_path: Path) -> None:
+    named(machine, "NVIDIA A100-SXM4-80GB", "NVIDIA L4", "NVIDIA A100-SXM4-80GB", "NVIDIA H200", "NVIDIA A40")
+    machine.more[1].default_limit_mw = 72_000
+    machine.gpu[2].mig = 1
+    machine.gpu[4].every_error = 15
+    serving = Serving(machine, tmp_path / "state")
+    try:
+        nodes = json.loads(serving.ask("node", "list", "--json"))["nodes"]
+        kinds = {node["name"].split("-", 1)[1]: (node["gpu_type"], len(node["gpus"])) for node in nodes}
+        assert kinds == {"A100": ("A100", 1), "H200": ("NVIDIA H200", 1), "L4": ("NVIDIA L4", 1)}
+        shown, top, log = serving.ask("node", "list"), serving.ask("top"), serving.log.read_text()
+        for words in (shown, top, log):
+            assert "GPU 2 of" in words
+            assert "split by MIG" in words
+            assert "GPU is lost (nvmlDeviceGetHandleByIndex)" in words
+        assert "NVIDIA L4 is not in the catalogue: 210 to 1410 MHz, 72 W" in log
+        asked = 'test -n "$CUDA_VISIBLE_DEVICES" && echo on $CUDA_VISIBLE_DEVICES && sleep 1'
+        assert "there is no B200 here" in serving.ask("submit", "--run", "true", "--gpus", "B200:1")
+        assert "asks for 2 GPUs, there are 1" in serving.ask("submit", "--run", "true", "--gpus", "2")
+        serving.ask("submit", "--run", asked, "--gpus", "L4:1")
+        ends_s = time.monotonic() + 60
+        while "on GPU" not in (said := serving.ask("logs", "1")) and time.monotonic() < ends_s:
+            time.sleep(1.0)
+        assert said.strip() == "on GPU-00000001-fake"
+    finally:
+        serving.end()
+
+
+def test_no_usable_gpu_is_one_line_with_every_reason(machine: Machine, tmp_path: Path) -> None:
+    named(machine, "NVIDIA A100-SXM4-80GB", "NVIDIA A100-SXM4-80GB")
+    machine.gpu[0].mig, machine.more[1].compute_mode = 1, 2
+    serving = Serving(machine, tmp_path / "state")
+    assert serving.process.wait() == 1
+    said = serving.log.read_text()
+    assert "no NVIDIA GPU of this machine can be used (GPU 0 of" in said
+    assert "split by MIG" in said
+    assert "prohibited" in said
+    assert "Traceback" not in said
+    assert len(said.strip().splitlines()) == 1
