@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from powerflow.cost.model import JobModel, PowerModel, ThroughputModel
-from powerflow.cost.type_names import plain
 from powerflow.cost.table import Axes
+from powerflow.cost.type_names import plain
 from powerflow.errors import InputError
 
 #: The GPU type on which the families' step times were measured (Pollux, OSDI'21, AWS g4dn.12xlarge).
