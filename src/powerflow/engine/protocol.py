@@ -80,6 +80,7 @@ class RankStatus:
         pid: Its process on that node; 0 where that means nothing.
         code: Exit code; −N when ended by signal N (as `subprocess` says it); None while it runs or is lost.
         started_s, ended_s: Unix seconds; ``ended_s`` is nan while it runs.
+        rebooted: It did not end by itself: its machine went down, and was booted since.
     """
 
     name: RankName
@@ -89,6 +90,7 @@ class RankStatus:
     code: int | None
     started_s: float
     ended_s: float
+    rebooted: bool = False
 
 
 @dataclass(frozen=True, slots=True)

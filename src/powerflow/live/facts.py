@@ -215,7 +215,8 @@ class Facts:
             return  # it was told to leave meanwhile
         self._settle(now_s)
         node_lost = any(not self._nodes_up.get(node, True) for node, _ in entry.placement)
-        spent = entry.attempts >= entry.spec.retries and not node_lost
+        excused = node_lost or fact.excused
+        spent = entry.attempts >= entry.spec.retries and not excused
         if spent:
             entry.attempts = entry.spec.retries + 1  # no addition: where the store fails it is done again
         if fact.final or spent:
@@ -229,13 +230,18 @@ class Facts:
                 self._roster.events.append(brain.Failed(entry.id, retry=False))
             self._roster.drop(entry)
             return
-        attempts = entry.attempts + (not node_lost)  # that a node went is no fault of the job's
-        wait_s = 0.0 if node_lost else backoff_s(attempts)
-        self._store.append("failed attempt", fact.text, now_s, entry.id, attempt=attempts, wait_s=wait_s)
+        attempts = entry.attempts + (not excused)  # that a node went is no fault of the job's
+        wait_s = 0.0 if excused else backoff_s(attempts)
+        kind = "requeued" if excused else "failed attempt"
+        self._store.append(kind, fact.text, now_s, entry.id, attempt=attempts, wait_s=wait_s)
         entry.attempts = attempts
         entry.eligible_s = now_s + wait_s
         if fact.steps_safe is not None:
             entry.steps = float(fact.steps_safe)
         self._roster.forget_in_brain(entry)
-        again = "goes on elsewhere" if node_lost else f"tries again, {attempts} of {entry.spec.retries}"
-        self._roster.give_back(entry, f"failed ({fact.text}); {again}")
+        if fact.excused:
+            said = f"{fact.text}: starts again, which costs no attempt"
+        else:
+            again = "goes on elsewhere" if node_lost else f"tries again, {attempts} of {entry.spec.retries}"
+            said = f"failed ({fact.text}); {again}"
+        self._roster.give_back(entry, said)

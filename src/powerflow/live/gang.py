@@ -173,6 +173,11 @@ class Gang(ABC):
         status = self.status(name)
         return None if status is None else status.code
 
+    def rebooted(self, name: str) -> bool:
+        """Whether a rank was ended because its machine went down."""
+        status = self.status(name)
+        return status is not None and status.rebooted
+
     def running(self) -> list[str]:
         """All that is alive of this job, strays included."""
         return [name for name in self.yard.statuses.get(self.job_id, {}) if self.alive(name)]
@@ -223,7 +228,9 @@ class Gang(ABC):
         return True
 
     def fail(self, failure: Failure) -> None:
-        """The job has failed; what still runs is ended."""
+        """The job has failed; what still runs is ended. Where its machine was booted, that is the reason."""
+        if not failure.final and any(map(self.rebooted, self.book.ranks)):
+            failure = Failure(None, "its machine was booted", failure.rank, excused=True)
         self.book.failure = failure
         self.changed()
 
@@ -354,9 +361,8 @@ class Gang(ABC):
             self.clear()
         if not self.told():
             lines = self.last_lines(failure.rank) if failure.rank else ()
-            self.facts.append(
-                Failed(self.job_id, self.book.epoch, failure.code, failure.text, lines, steps, failure.final)
-            )
+            how = failure.final, failure.excused
+            self.facts.append(Failed(self.job_id, self.book.epoch, failure.code, failure.text, lines, steps, *how))
 
 
 def how_it_ended(code: int | None) -> str:

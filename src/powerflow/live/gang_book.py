@@ -23,12 +23,21 @@ class Entry:
 
 @dataclass(slots=True)
 class Failure:
-    """Why a job has failed: first exit code, one line, whose log tells more ("" for nobody's), if it would again."""
+    """Why a job has failed.
+
+    Attributes:
+        code: First exit code.
+        text: One line.
+        rank: Whose log tells more; "" for nobody's.
+        final: It would end in the same way again.
+        excused: It is no fault of the job's, and costs it no attempt: its machine was booted.
+    """
 
     code: int | None
     text: str
     rank: str = ""
     final: bool = False
+    excused: bool = False
 
 
 @dataclass(slots=True)

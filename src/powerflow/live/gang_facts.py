@@ -185,6 +185,7 @@ class Failed:
         text: What went wrong, in one line.
         last_lines: End of the log of that rank.
         steps_safe: Steps that its checkpoint holds; None where only the script knows.
+        excused: It is no fault of the job's, and costs it no attempt.
     """
 
     job_id: str
@@ -194,6 +195,7 @@ class Failed:
     last_lines: tuple[str, ...]
     steps_safe: int | None
     final: bool = False
+    excused: bool = False
 
 
 @dataclass(frozen=True, slots=True)

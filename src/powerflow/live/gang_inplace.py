@@ -303,7 +303,8 @@ class InPlace(Gang):
 
     def _badly(self, name: str, reports: dict[str, RankReport]) -> bool:
         """Whether a rank that was not told to leave ended badly; who gets SIGTERM from elsewhere leaves in order."""
-        return self.code(name) != 0 or (name in reports and reports[name].phase is Phase.RELEASED)
+        released = name in reports and reports[name].phase is Phase.RELEASED
+        return self.code(name) != 0 or released or self.rebooted(name)
 
     def _reason(self, name: str, reports: dict[str, RankReport]) -> str:
         note = reports[name].note if name in reports else ""

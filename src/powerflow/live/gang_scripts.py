@@ -70,7 +70,7 @@ class Scripts(Gang):
         book = self.book
         gone = [name for name in book.members if self.gone(name)]
         self._read_log(now, last=bool(book.members) and len(gone) == len(book.members))
-        failed = next((name for name in gone if self.code(name) != 0), None)
+        failed = next((name for name in gone if self.code(name) != 0 or self.rebooted(name)), None)
         stopped = bool(book.leaving)
         if failed is not None and not stopped:
             self.fail(Failure(self.code(failed), f"{failed} {how_it_ended(self.code(failed))}", failed))

@@ -71,9 +71,18 @@ class Cgroups:
 
 
 def kill(groups: Sequence[str]) -> bool:
-    """SIGKILL whatever is in these groups; whether there was anything."""
+    """SIGKILL whatever is in these groups; whether there was anything.
+
+    Version 2 can end all of a group at once (Linux 5.14), so that nobody forks faster than they are ended.
+    """
     found = False
     for group in groups:
+        with contextlib.suppress(OSError):
+            switch = os.open(os.path.join(group, "cgroup.kill"), os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(switch, b"1")
+            finally:
+                os.close(switch)
         with contextlib.suppress(OSError):
             for pid in Path(group, "cgroup.procs").read_text().split():
                 found = send(int(pid), signal.SIGKILL) or found

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from powerflow.engine.local import records
+from powerflow.engine.local.environment import agent_environment
 from powerflow.engine.local.logs import read_log
 from powerflow.engine.local.shim import write_environment
 from powerflow.engine.protocol import EngineError, EngineNode, Fenced, RankName, RankSpec, RankStatus
@@ -208,7 +209,14 @@ class LocalEngine:
                 command += ["--node", f"{name}:{gpus}"]
             for module in self._preload:
                 command += ["--preload", module]
-            done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+            done = subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                check=False,
+                env=agent_environment(),
+            )
             if done.returncode != 0:
                 raise EngineError(f"cannot start the agent of {self._home}: {done.stderr.strip()[-2000:]}")
             self.started = True

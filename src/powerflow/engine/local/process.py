@@ -10,6 +10,7 @@ import ctypes
 import os
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -94,10 +95,19 @@ def children(pid: int) -> list[int]:
 
 
 def descendants(pid: int) -> Iterator[int]:
-    """Pids of all that stems from a process, parents before children; it itself is not among them."""
-    for child in children(pid):
-        yield child
-        yield from descendants(child)
+    """Pids of all that stems from a process, parents before children; it itself is not among them.
+
+    By a list, not by recursion: a job can fork a chain that is deeper than any stack. Each pid comes once, so the walk
+    ends even if numbers are used again while it goes on.
+    """
+    seen = {pid}
+    left = deque(seen)
+    while left:
+        for child in children(left.popleft()):
+            if child not in seen:
+                seen.add(child)
+                left.append(child)
+                yield child
 
 
 def session(leader: int) -> Iterator[int]:

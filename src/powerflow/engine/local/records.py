@@ -9,7 +9,7 @@
         spec.json                    what was asked for (its environment left out: it may hold secrets)
         lock                         held by the rank's shim for as long as the shim lives
         process.json                 shim and rank: pid and start time, control groups; written before the rank runs
-        status.json                  how it ended; written once everything it started is gone
+        status.json                  how it ended, and whether its machine went down; once all it started is gone
         log-OFFSET                   what it wrote, from this offset on
 
 Each file is replaced as a whole and has one writer: the shim, but for ``spec.json``, fences and the status of ranks
@@ -107,14 +107,15 @@ def spec_from_row(row: Mapping[str, Any]) -> RankSpec:
 def status_row(status: RankStatus) -> list[Any]:
     """A status as JSON can hold it; short, for there are many."""
     ended_s = status.ended_s if status.ended_s == status.ended_s else None
-    return [str(status.name), status.node, status.state, status.pid, status.code, status.started_s, ended_s]
+    row = [str(status.name), status.node, status.state, status.pid, status.code, status.started_s, ended_s]
+    return [*row, True] if status.rebooted else row
 
 
 def status_from_row(row: list[Any]) -> RankStatus:
     """Undoes `status_row`."""
-    name, node, state, pid, code, started_s, ended_s = row
+    name, node, state, pid, code, started_s, ended_s, *rebooted = row
     ended = math.nan if ended_s is None else ended_s
-    return RankStatus(RankName.parse(name), node, RankState(state), pid, code, started_s, ended)
+    return RankStatus(RankName.parse(name), node, RankState(state), pid, code, started_s, ended, bool(rebooted))
 
 
 def replace(path: Path, content: Mapping[str, Any], *, sync: bool = False) -> None:
@@ -132,7 +133,7 @@ def read(path: Path) -> dict[str, Any] | None:
     """What `replace` wrote; None where there is nothing."""
     try:
         found = json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):  # a power cut may leave anything
         return None
     return found if isinstance(found, dict) else None
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from powerflow.engine.local import process, records
-from powerflow.engine.local.cgroups import Cgroups, leave
+from powerflow.engine.local.cgroups import Cgroups, kill, leave
 from powerflow.engine.local.interpreter import HEEDED
 from powerflow.engine.local.logs import LogWriter
 from powerflow.engine.protocol import RankSpec
@@ -58,6 +58,14 @@ class Launch:
     open_files: tuple[int, int]
 
 
+#: Has something in it once this shim was told to end, which only a machine that goes down does; it stays for its rank.
+_told: list[int] = []
+
+
+def _note_told(number: int, _: object) -> None:
+    _told.append(number)
+
+
 def run(launch: Launch) -> None:
     """Be the shim of a rank; call it in a new fork. It returns only in the rank, if that is a script to be run."""
     try:
@@ -73,8 +81,9 @@ def _start(launch: Launch) -> tuple[int, int, list[str]] | None:
     _close_all_but({*launch.keep, launch.reply, launch.environment})
     os.setsid()
     process.show_as("powerflow-shim")
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _note_told)
     process.adopt_orphans()
     lock = records.lock(launch.directory / "lock")
     if lock is None or (launch.directory / "process.json").exists():
@@ -120,10 +129,11 @@ def _keep(launch: Launch, rank: int, output: int, groups: Sequence[str]) -> NoRe
     """See a rank to its end, and to the end of all that it started."""
     log = LogWriter(launch.directory)
     code = _watch(rank, output, log)
+    kill(groups)
     process.end_children()
     _drain(output, log)
     leave(groups)
-    _leave_word(launch, {"state": "exited", "code": code, "ended_s": time.time()})
+    _leave_word(launch, {"state": "exited", "code": code, "ended_s": time.time(), "told": bool(_told)})
     os._exit(0)
 
 

@@ -57,7 +57,9 @@ class Table:
         (self.home / "ranks").mkdir(exist_ok=True)
         (self.home / "fences").mkdir(exist_ok=True)
         for directory in sorted((self.home / "ranks").iterdir()):
-            self.refresh(directory.name)
+            with contextlib.suppress(ValueError):  # a folder that is none of ours
+                RankName.parse(directory.name)
+                self.refresh(directory.name)
 
     def refresh(self, name: str) -> Entry | None:
         """Take a rank in as its records have it; None, and no records any more, if it never ran."""
@@ -65,7 +67,7 @@ class Table:
         deadline_s = time.monotonic() + _SHIM_STARTS_S
         while True:
             alive = not self._lock_is_free(directory)
-            if (entry := self._recall(name, alive)) or not alive or time.monotonic() > deadline_s:
+            if (entry := self._recall_or_none(name, alive)) or not alive or time.monotonic() > deadline_s:
                 break
             time.sleep(0.002)  # a shim that has its lock and no process yet: a moment
         if entry:
@@ -146,6 +148,13 @@ class Table:
         os.close(descriptor)
         return True
 
+    def _recall_or_none(self, name: str, alive: bool) -> Entry | None:
+        """The same as `_recall`; None, too, where a power cut left records that say nothing."""
+        try:
+            return self._recall(name, alive)
+        except (KeyError, TypeError, ValueError, IndexError):
+            return None
+
     def _recall(self, name: str, alive: bool) -> Entry | None:
         directory = self.directory(name)
         who, end = records.read(directory / "process.json"), records.read(directory / "status.json")
@@ -161,7 +170,16 @@ class Table:
             return None if pidfd is None else Entry(status, shim, pidfd)
         if end is None:
             end = self._lost(name, who)
-        return Entry(replace(status, state=RankState(end["state"]), code=end["code"], ended_s=end["ended_s"]), shim)
+        return Entry(
+            replace(
+                status,
+                state=RankState(end["state"]),
+                code=end["code"],
+                ended_s=end["ended_s"],
+                rebooted=who["boot"] != process.boot_id() and _with_its_machine(end),
+            ),
+            shim,
+        )
 
     def _lost(self, name: str, who: dict[str, Any]) -> dict[str, Any]:
         """End what a killed shim left behind, and write down that nobody knows how its rank ended."""
@@ -187,3 +205,8 @@ class Table:
         with contextlib.suppress(FileNotFoundError):
             os.replace(self.directory(name), gone)
         shutil.rmtree(gone, ignore_errors=True)
+
+
+def _with_its_machine(end: dict[str, Any]) -> bool:
+    """Whether a rank of an earlier boot was ended by that boot's end, and not by itself before."""
+    return end["code"] is None or end["code"] < 0 or bool(end.get("told"))
