@@ -64,6 +64,9 @@ def serve(
     max_grace: Annotated[
         float, typer.Option(help="Most seconds a job may ask for to save and leave (checkpoint.grace).", min=0.0)
     ] = 600.0,
+    restored: Annotated[
+        bool, typer.Option(help="State or store was restored, moved or lost, and nothing of it runs elsewhere.")
+    ] = False,
     open_metrics: Annotated[bool, typer.Option(help="Serve /metrics without a token.")] = False,
     seed: Annotated[int, typer.Option(help="Of the emulated GPUs' hidden truth.", min=0)] = 0,
     time_scale: Annotated[
@@ -100,6 +103,7 @@ def serve(
             replays=Replays(replay_days, compare_days),
             stage=mode,
             max_grace_s=max_grace,
+            restored=restored,
             controller=Settings(explore_steps=explore_steps),
         ),
         log=json_lines(sys.stderr),

@@ -6,7 +6,6 @@ import contextlib
 import os
 import platform
 import pwd
-import secrets
 import stat
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -38,6 +37,7 @@ from powerflow.live.governance import Stage
 from powerflow.live.governing import Rules
 from powerflow.live.hosts import nodes_of, numbered
 from powerflow.live.learning import Learning
+from powerflow.live.pairing import pair
 from powerflow.live.power import Power
 from powerflow.live.replaying import Replays
 from powerflow.live.savings import Savings
@@ -49,8 +49,6 @@ from powerflow.policy import registry
 from powerflow.scheduler.rules import with_rules
 from powerflow.scheduler.scheduler import Scheduler
 
-#: Name of the store's setting in which it is said which state directory it belongs to.
-STORE_ID = "store id"
 #: What a rank's process finds besides what its job says; nothing of the controller's own environment leaks.
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -69,6 +67,7 @@ class ClusterSettings:
         seed, time_scale: Of the emulation.
         replays: What can be replayed of past days (`powerflow.live.replaying`).
         stage: How far PowerFlow is let in until somebody says otherwise (`powerflow mode`).
+        restored: Take for this cluster's what looks like another's; see `powerflow.live.pairing`.
         max_grace_s: Most seconds that a job gets between SIGTERM and SIGKILL.
         controller: How the loop goes about it.
     """
@@ -83,6 +82,7 @@ class ClusterSettings:
     time_scale: float = 1.0
     replays: Replays = field(default_factory=Replays)
     stage: Stage = Stage.ENFORCE
+    restored: bool = False
     max_grace_s: float = 600.0
     controller: Settings = field(default_factory=Settings)
 
@@ -134,8 +134,13 @@ def build(settings: ClusterSettings, log: Any) -> LiveCluster:
     store = Store(settings.store or f"sqlite:///{state / 'powerflow.db'}")
     with contextlib.ExitStack() as undo:
         undo.callback(store.close)
-        _pair(state, store)
-        engine = LocalEngine(state / "engine", nodes={node.name: node.gpus for node in spec.nodes}, preload=preloaded())
+        paired = pair(state, store, restored=settings.restored)
+        engine = LocalEngine(
+            state / "engine",
+            nodes={node.name: node.gpus for node in spec.nodes},
+            preload=preloaded(),
+            owner=paired.store,
+        )
         undo.callback(engine.close)
         scheduler = Scheduler(spec, axes, idle_w, policy, energy_price=settings.energy_price, interval_s=interval_s)
         as_user = os.geteuid() == 0 and "user" in engine.limits()
@@ -182,30 +187,10 @@ def build(settings: ClusterSettings, log: Any) -> LiveCluster:
             log=log,
         )
         controller.notices |= {f"left out: {words}": f"left out: {words}" for words in left_out}
+        controller.notices |= {f"pairing {number}": notice for number, notice in enumerate(paired.notices)}
         undo.pop_all()
     desk = LiveDesk(controller, _may_run(as_user), left_out)
     return LiveCluster(controller, desk, engine, emulation, store, spec, axes, log)
-
-
-def _pair(state: Path, store: Store) -> None:
-    """A state directory and a store belong together: both name jobs by number, and not the same ones as others do.
-
-    Raises:
-        InputError: They do not.
-    """
-    path = state / "store.id"
-    kept, known = path.read_text("ascii").strip() if path.exists() else None, store.get(STORE_ID)
-    if kept is None and (known is None or not (state / "gangs").exists()):
-        name = known or secrets.token_hex(8)
-        store.put(STORE_ID, name)
-        path.write_text(name + "\n", "ascii")
-    elif kept != known:
-        raise InputError(
-            "holds what belongs to another store",
-            where=str(state),
-            fix="give the store it was used with, or another state directory",
-            exit_code=1,
-        )
 
 
 def preloaded() -> Sequence[str]:

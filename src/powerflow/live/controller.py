@@ -217,6 +217,9 @@ class Controller:
             entry = self._roster.enter(job)
             if job.id in intents:
                 self._take_over(entry, job, intents[job.id], now_s)
+            if (later := self.gangs.epoch_of(job.id)) > entry.epoch:
+                self._overtake(entry, later)
+            if job.id in intents or job.id in self._roster.unstored:
                 orders.append(entry.order(self.runs_as(entry.user)))
             if job.state is JobState.HELD:
                 entry.held = True
@@ -260,6 +263,12 @@ class Controller:
         if job.attempts and not entry.placement:
             wait_s = backoff_s(job.attempts)
             entry.eligible_s = min(job.state_since_s, now_s) + wait_s
+
+    def _overtake(self, entry: Entry, epoch: int) -> None:
+        """What runs of a job was decided later than the store knows, which is older: that ends, and it starts again."""
+        entry.epoch, entry.placement, entry.clock_mhz = epoch + 1, (), 0.0
+        entry.reason = "starts again: what ran of it is not what the store knows"
+        self._roster.unstored[entry.id] = True
 
     def _is_known(self, job_id: str) -> bool:
         try:
@@ -541,6 +550,8 @@ class Controller:
         if not self._roster.unstored:
             return
         entries = [self.entries[job_id] for job_id in self._roster.unstored]
+        if any(entry.placement for entry in entries):
+            self.store.beat()
         # who was cancelled or held this very moment is left out; that news is in the inbox
         out = self.store.intend([entry.intent() for entry in entries], now_s)
         self.store.update([update_of(entry) for entry in entries])

@@ -21,7 +21,7 @@ from powerflow.elastic.mailbox import RankReport
 from powerflow.engine.protocol import Engine, EngineError, RankName, RankState, RankStatus
 from powerflow.errors import InputError
 from powerflow.live.gang import Gang
-from powerflow.live.gang_book import Book
+from powerflow.live.gang_book import Book, Failure
 from powerflow.live.gang_facts import Fact, Limits, Order, Slot
 from powerflow.live.gang_inplace import InPlace
 from powerflow.live.gang_news import News
@@ -70,11 +70,20 @@ class Gangs:
         self._yard = Yard(engine, Path(directory), environment, limits, interpreter, clock, look_at_ranks)
         self._gangs: dict[str, Gang] = {}
         self._engine_trouble = ""
+        self._torn: dict[str, str] = {}  # jobs whose book says nothing, and why
 
     @property
     def most_grace_s(self) -> float:
         """Most seconds that a job gets to save and leave, whatever it asks for."""
         return self._yard.limits.grace_s
+
+    def epoch_of(self, job_id: str) -> int:
+        """Epoch of the last order that a job's book has taken; -1 where it has none.
+
+        Raises:
+            OSError: If the book cannot be read.
+        """
+        return self._book(job_id).epoch
 
     def adopt(self, orders: Sequence[Order]) -> None:
         """After a restart: the last orders of all jobs that have not ended. Ranks that run well are left untouched.
@@ -101,7 +110,10 @@ class Gangs:
             OSError: If a book cannot be read.
         """
         for order in orders:
-            self._gang(order).take(order)
+            gang = self._gang(order)
+            gang.take(order)
+            if why := self._torn.pop(order.job_id, ""):  # what ran of it, and where, nobody knows: it cannot go on
+                gang.fail(Failure(None, why, final=True))
 
     def kill(self, job_id: str) -> None:
         """End a job now: SIGTERM, its grace, SIGKILL; `Vacated` is told when nothing of it runs.
@@ -220,7 +232,12 @@ class Gangs:
     def _book(self, job_id: str) -> Book:
         if not _JOB_ID.fullmatch(job_id):
             raise InputError(f"{job_id!r} cannot be a job's id", fix="use letters, digits, - and _")
-        return Book.load(self._yard.book_path(job_id))
+        path = self._yard.book_path(job_id)
+        try:
+            return Book.load(path)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            self._torn[job_id] = f"its book {path} cannot be read ({type(error).__name__}: {error})"[:DEFECT_CHARS]
+            return Book()
 
     def _see_owners(self) -> None:
         self._yard.owners = {

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Table, bindparam, case, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Table, bindparam, case, delete, func, insert, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from powerflow.errors import InputError
@@ -20,6 +20,7 @@ from powerflow.live import decisions as log
 from powerflow.live import encode
 from powerflow.live.database import Database, StoreError
 from powerflow.live.governance import AuditRecord
+from powerflow.live.marks import Marks
 from powerflow.live.records import Account, DecisionRecord, EventRecord, JobState, NotFound, Page, Refused
 from powerflow.live.rows import Charge, Intent, JobUpdate, NodeState, Outcome, Seen, StoredJob
 from powerflow.live.schema import (
@@ -44,6 +45,9 @@ _MOVES = {
     JobState.RUNNING: {JobState.QUEUED, JobState.HELD},
     JobState.HELD: {JobState.QUEUED},
 }
+_GIVEN_SQLITE = "SELECT seq FROM sqlite_sequence WHERE name = 'jobs'"
+_GIVEN_POSTGRESQL = "SELECT last_value FROM jobs_id_seq WHERE is_called"
+_RAISE = "UPDATE sqlite_sequence SET seq = max(seq, :number) WHERE name = 'jobs'"
 _ACTIVE = [state.value for state in JobState if not state.ended]
 
 
@@ -62,6 +66,7 @@ class Store:
     def __init__(self, url: str, *, wait_s: float = 5.0) -> None:
         self._database = Database(url, wait_s=wait_s)
         self._owner: str | None = None
+        self._marks: Marks | None = None
 
     def close(self) -> None:
         """Let go of the database."""
@@ -120,6 +125,8 @@ class Store:
                         raise Refused(f"key {key!r} was used for another job ({job.id})", fix="use a new key")
                     return job, False
             number = connection.scalar(insert(jobs).values(encode.new_job(spec, user, now_s)).returning(jobs.c.id))
+            if self._marks is not None:  # before anybody learns of it: a lost number is no harm, one given twice is
+                self._marks.set(number=number or 0)
             if key is not None:
                 connection.execute(insert(keys).values(user=user, key=key, job_id=number))
             _append(connection, "submitted", f"submitted by {user}", now_s, str(number), {"user": user})
@@ -245,6 +252,40 @@ class Store:
         with self._write() as connection:
             _states(connection, (row.job_id for row in rows))
             connection.execute(statement, [encode.changes(row) for row in rows])
+
+    # --- numbers are given once, whatever becomes of the database ---
+
+    def follow(self, marks: Marks) -> None:
+        """From now on note outside the database, too, which numbers were given and that something was launched."""
+        self._marks = marks
+
+    def beat(self) -> None:
+        """Note that something is about to be launched: first here, then outside."""
+        if self._marks is None:
+            return
+        beat = self._marks.beat + 1
+        self.put("beat", beat)
+        self._marks.set(beat=beat)
+
+    def last_number(self) -> int:
+        """Highest number that a job was given, or could have been (`raise_number`); 0 where none was."""
+        with self._database.read() as connection:
+            given = connection.scalar(text(_GIVEN_SQLITE if self._database.is_sqlite else _GIVEN_POSTGRESQL))
+            return max(int(given or 0), int(connection.scalar(select(func.max(jobs.c.id))) or 0))
+
+    def last_time_s(self) -> float | None:
+        """When the newest event happened; None where there is none."""
+        with self._database.read() as connection:
+            newest: float | None = connection.scalar(select(func.max(events.c.time_s)))
+            return newest
+
+    def raise_number(self, number: int) -> None:
+        """Have the next job's number be above this one."""
+        with self._write() as connection:
+            if not self._database.is_sqlite:
+                connection.execute(text("SELECT setval('jobs_id_seq', :number) WHERE :number > 0"), {"number": number})
+            elif not connection.execute(text(_RAISE), {"number": number}).rowcount:
+                connection.execute(text("INSERT INTO sqlite_sequence VALUES ('jobs', :number)"), {"number": number})
 
     # --- gangs: intent before action ---
 

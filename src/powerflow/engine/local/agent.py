@@ -75,6 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--preload", action="append", default=[], metavar="MODULE", help="import this for ranks; none: as before"
     )
+    parser.add_argument("--owner", default="", metavar="NAME", help="whose ranks these are; so their shims are known")
     given = parser.parse_args(arguments)
     if not Path(f"/proc/self/task/{os.getpid()}/children").exists():
         sys.exit("this kernel does not list a process's children (CONFIG_PROC_CHILDREN): ranks could not be ended")
@@ -84,8 +85,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     home.mkdir(parents=True, exist_ok=True)
     home.chmod(0o700)
     os.chdir(home)
-    told = {"nodes": dict(given.node)} if given.node else {}
-    settings = records.remember(told | ({"preload": given.preload} if given.preload else {}))
+    told: dict[str, object] = {"nodes": dict(given.node)} if given.node else {}
+    told |= {"preload": given.preload} if given.preload else {}
+    settings = records.remember(told | ({"owner": given.owner} if given.owner else {}))
     notices = interpreter.preload(settings.get("preload", ()))
     keep = process.descriptors()  # those of preloaded modules, which ranks have too
     lock = _only_agent()

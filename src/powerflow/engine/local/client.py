@@ -34,17 +34,26 @@ class LocalEngine:
         directory: Where the engine keeps everything; it belongs to one user.
         nodes: GPUs by node name. None: as they were.
         preload: Modules that ranks with ``python=True`` find imported, once the agent starts anew. Empty: as before.
+        owner: Names whose ranks these are, for ever; "" asks for nobody's in particular.
+
+    Raises:
+        EngineError: The directory is another owner's, or its agent cannot be started.
 
     Attributes:
         started: Whether it was this object that started the agent; else it found one at work.
     """
 
     def __init__(
-        self, directory: str | os.PathLike[str], nodes: Mapping[str, int] | None = None, preload: Sequence[str] = ()
+        self,
+        directory: str | os.PathLike[str],
+        nodes: Mapping[str, int] | None = None,
+        preload: Sequence[str] = (),
+        owner: str = "",
     ) -> None:
         self._home = Path(directory).absolute()
         self._wanted = None if nodes is None else dict(nodes)
         self._preload = tuple(preload)
+        self._owner = owner
         self._guard = threading.Lock()
         self._idle: list[_Connection] = []
         self._busy: set[_Connection] = set()
@@ -52,7 +61,10 @@ class LocalEngine:
         self.started = False
         self._seen = threading.local()  # the state of things that each thread has seen
         self._cache: tuple[str, tuple[RankStatus, ...]] = ("", ())
-        self._ask({"do": "hello", "nodes": self._wanted})
+        found = (records.read(self._home / records.SETTINGS) or {}).get("owner") or owner
+        if owner and found != owner:
+            raise EngineError(f"{self._home} holds the ranks of another store")
+        self._ask({"do": "hello", "nodes": self._wanted, "owner": owner})
 
     def nodes(self) -> Sequence[EngineNode]:
         """Nodes there are."""
@@ -207,6 +219,8 @@ class LocalEngine:
             command = [sys.executable, "-m", "powerflow.engine.local.agent", str(self._home)]
             for name, gpus in (self._wanted or {}).items():
                 command += ["--node", f"{name}:{gpus}"]
+            if self._owner:
+                command += ["--owner", self._owner]
             for module in self._preload:
                 command += ["--preload", module]
             done = subprocess.run(

@@ -3,7 +3,7 @@
 ::
 
     agent.sock  agent.lock  start.lock  agent.log
-    agent.json                       nodes and modules to preload, as they were last given
+    agent.json                       nodes and modules to preload as they were last given, and whose ranks these are
     fences/GANG                      lowest epoch that may still be launched
     ranks/GANG.EPOCH.NUMBER/
         spec.json                    what was asked for (its environment left out: it may hold secrets)

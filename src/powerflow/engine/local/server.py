@@ -201,6 +201,8 @@ class Server:
         if request.get("nodes") is not None:
             self._nodes = {str(name): int(gpus) for name, gpus in request["nodes"].items()}
             records.remember({"nodes": self._nodes})
+        if request.get("owner"):  # of an agent that is older than owners are
+            records.remember({"owner": str(request["owner"])})
         users = {"user"} if os.geteuid() == 0 else set()
         return {
             "nodes": self._nodes,

@@ -1,0 +1,84 @@
+"""Find ranks that were started from another folder for the same owner: a copy's original, or a folder that is gone.
+
+An agent carries the name of its owner among its arguments; its shims are forks of it and show the same ones. Each
+stands in its engine's folder, so which folder that is can be told even after that folder was deleted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from powerflow.engine.local import process
+
+_END_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Stray:
+    """A shim whose rank runs: its process, the rank's name as far as it can be told, and the folder it stands in."""
+
+    pid: int
+    ticks: int
+    rank: str
+    home: str
+
+
+def find_strays(home: Path, owner: str) -> list[Stray]:
+    """Find what runs for an owner, started by an agent of this user, but not from this folder.
+
+    Args:
+        home: The owner's engine folder; it need not be there.
+        owner: Name that the agents were given.
+    """
+    here = _place(str(home))
+    found = []
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        with contextlib.suppress(OSError):  # it has ended, or is another user's
+            about = f"/proc/{entry}"
+            if Path(about, "comm").read_bytes() != b"powerflow-shim\n" or os.stat(about).st_uid != os.geteuid():
+                continue
+            arguments = Path(about, "cmdline").read_bytes().split(b"\0")
+            place, ticks = _place(f"{about}/cwd"), process.start_ticks(int(entry))
+            elsewhere = place is None or place != here
+            if owner.encode() in arguments and elsewhere and ticks is not None:
+                found.append(Stray(int(entry), ticks, _rank(about), os.readlink(f"{about}/cwd")))
+    return found
+
+
+def end_strays(strays: Sequence[Stray]) -> list[Stray]:
+    """Kill ranks and all they started; their shims see to the rest. Returns those that still run after 20 s."""
+    deadline_s = time.monotonic() + _END_S
+    left = list(strays)
+    while left and time.monotonic() < deadline_s:
+        for stray in left:
+            for pid in [*process.descendants(stray.pid)]:
+                process.send(pid, signal.SIGKILL)
+        time.sleep(0.05)
+        left = [stray for stray in left if process.start_ticks(stray.pid) == stray.ticks]
+    return left
+
+
+def _place(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _rank(about: str) -> str:
+    """Name of a shim's rank, by the lock that it holds."""
+    for descriptor in os.listdir(f"{about}/fd"):
+        with contextlib.suppress(OSError):
+            parts = os.readlink(f"{about}/fd/{descriptor}").split("/")
+            if "ranks" in parts[:-2] and parts[-1].split()[0] == "lock":
+                return parts[-2]
+    return "a rank"

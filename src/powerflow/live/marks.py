@@ -1,0 +1,54 @@
+"""The highest number of a job, and how often something was launched: what a restored database no longer knows.
+
+One line of one file, written in place before the deed is acknowledged. It is not flushed to the disk: with the power go
+the jobs that the database had flushed later than this line, and then the database knows more, which is no harm.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from pathlib import Path
+
+_BYTES = 64
+
+
+class Marks:
+    """The file, made if need be.
+
+    Attributes:
+        number: Highest number that a job was given.
+        beat: Times that something was launched.
+        inode: Tells this file from a copy of it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        self._guard = threading.Lock()
+        self.inode = os.fstat(self._file).st_ino
+        self.number, self.beat = _read(os.pread(self._file, _BYTES, 0))
+
+    def set(self, *, number: int = 0, beat: int = 0) -> None:
+        """Raise what is given; nothing goes back.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        with self._guard:
+            number, beat = max(number, self.number), max(beat, self.beat)
+            line = json.dumps({"number": number, "beat": beat}).ljust(_BYTES - 1) + "\n"
+            os.pwrite(self._file, line.encode("ascii"), 0)
+            self.number, self.beat = number, beat
+
+    def close(self) -> None:
+        """Let go of the file."""
+        os.close(self._file)
+
+
+def _read(line: bytes) -> tuple[int, int]:
+    try:
+        found = json.loads(line)
+        return int(found["number"]), int(found["beat"])
+    except (ValueError, KeyError, TypeError):  # new, or damaged: what else is known decides
+        return 0, 0
