@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from powerflow.live.stages import Stages
     from powerflow.service.tokens import Tokens
 
+#: Holds the database's URL: an argument can be read by every login of the machine, and a URL may hold a password.
+STORE_URL = "POWERFLOW_STORE_URL"
 #: Where the API listens if nobody says otherwise.
 HOST, PORT = "127.0.0.1", 7733
 #: Seconds of decisions in plain Python, in an hour, before a compiler is loaded for them: it takes 120 MiB.
@@ -51,7 +53,9 @@ def serve(
     interval: Annotated[float, typer.Option(help="Seconds between decisions, at least.", min=0.0)] = 60.0,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = HOST,
     port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)] = PORT,
-    store: Annotated[str, typer.Option(help="Database URL; by default SQLite in the state directory.")] = "",
+    store: Annotated[
+        str, typer.Option(envvar=STORE_URL, help="Database URL; by default SQLite in the state directory.")
+    ] = "",
     on_exit: Annotated[
         OnExit, typer.Option(help="On SIGTERM or Ctrl-C: leave jobs running for the next controller, or drain them.")
     ] = OnExit.LEAVE,
@@ -88,6 +92,9 @@ def serve(
     from powerflow.simulate.governed_replay import compare_days, replay_days
 
     be_patient(PLAIN_S)
+    if store and any(store in word for word in sys.argv) and ":" in store.partition("://")[2].rpartition("@")[0]:
+        what = "the store's password stands among the arguments, which every login of this machine can read"
+        print(f"powerflow: {what}: set {STORE_URL} instead", file=sys.stderr, flush=True)
     directory = state_dir or load().state_dir
     os.umask(0o022)  # what the controller writes for ranks, their users must be able to read
     live = build(

@@ -25,6 +25,7 @@ from powerflow.live.bounds import MOST_BATCH, MOST_S, within
 from powerflow.live.claim import take
 from powerflow.live.database import StoreError
 from powerflow.live.emulation import Emulation
+from powerflow.live.encode import UNREADABLE
 from powerflow.live.entry import Entry
 from powerflow.live.event_log import EventLog
 from powerflow.live.exploring import EXPLORE_S, clocks_to_try
@@ -163,7 +164,7 @@ class Controller:
             completed=self.governance.completed,
             failed=rules.chronicle.forget,
             acts=self.governance.acts,
-            on_defect=self._note_defect,
+            on_defect=lambda job_id, error: log.error("a defect ended a job", job=job_id, exc_info=error),
         )
         self._events = EventLog(store, log)
         self._turns = False
@@ -214,11 +215,14 @@ class Controller:
         intents = {intent.job_id: intent for intent in self.store.intents()}
         orders = []
         for job in self.store.active():
+            if job.spec is UNREADABLE:  # a later version's, or damaged: nobody knows what it was to be
+                self.store.move(job.id, JobState.FAILED, now_s, exit="its record cannot be read by this version")
+                continue
             entry = self._roster.enter(job)
             if job.id in intents:
                 self._take_over(entry, job, intents[job.id], now_s)
             if (later := self.gangs.epoch_of(job.id)) > entry.epoch:
-                self._overtake(entry, later)
+                self._roster.overtake(entry, later)
             if job.id in intents or job.id in self._roster.unstored:
                 orders.append(entry.order(self.runs_as(entry.user)))
             if job.state is JobState.HELD:
@@ -263,12 +267,6 @@ class Controller:
         if job.attempts and not entry.placement:
             wait_s = backoff_s(job.attempts)
             entry.eligible_s = min(job.state_since_s, now_s) + wait_s
-
-    def _overtake(self, entry: Entry, epoch: int) -> None:
-        """What runs of a job was decided later than the store knows, which is older: that ends, and it starts again."""
-        entry.epoch, entry.placement, entry.clock_mhz = epoch + 1, (), 0.0
-        entry.reason = "starts again: what ran of it is not what the store knows"
-        self._roster.unstored[entry.id] = True
 
     def _is_known(self, job_id: str) -> bool:
         try:
@@ -371,9 +369,6 @@ class Controller:
         else:
             if self.notices.pop(what, None):
                 self._log.info("works again", what=what)
-
-    def _note_defect(self, job_id: str, error: Exception) -> None:
-        self._log.error("a defect ended a job", job=job_id, exc_info=error)
 
     def _renew(self, now_s: float) -> None:
         if now_s - self._renewed_s < self.settings.lease_s / 3:

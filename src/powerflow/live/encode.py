@@ -18,6 +18,8 @@ from powerflow.live.spec import JobSpec
 
 _JOB = tuple(field.name for field in dataclasses.fields(StoredJob))
 _OBSERVATION = tuple(field.name for field in dataclasses.fields(Observation))
+#: Stands for a spec that cannot be read.
+UNREADABLE = JobSpec(run="false  # the record of this job cannot be read")
 #: What a `JobUpdate` may change.
 CHANGES = tuple(field.name for field in dataclasses.fields(JobUpdate) if field.name != "job_id")
 
@@ -60,8 +62,14 @@ def job_of(row: RowMapping) -> StoredJob:
 
 @lru_cache(maxsize=4096)
 def _spec(text: str) -> JobSpec:
-    """A spec as it stands in the store; reading one takes longer than all the rest of a row, and nobody changes one."""
-    return JobSpec.model_validate_json(text, context={"stored": True})
+    """A spec as it stands in the store; reading one takes longer than all the rest of a row, and nobody changes one.
+
+    One that this version cannot read is `UNREADABLE`: its job must not keep others from being shown, or run.
+    """
+    try:
+        return JobSpec.model_validate_json(text, context={"stored": True})
+    except ValueError:
+        return UNREADABLE
 
 
 def new_job(spec: JobSpec, user: str, now_s: float) -> dict[str, Any]:

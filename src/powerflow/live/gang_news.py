@@ -9,7 +9,7 @@ from itertools import islice
 from powerflow.elastic.mailbox import Mailbox, RankReport, Target
 from powerflow.live.bounds import MOST_BATCH
 from powerflow.live.gang_facts import Progressed
-from powerflow.live.gang_yard import open_folder, prepare
+from powerflow.live.gang_yard import open_folder, prepare, spoiling
 from powerflow.live.rank_reports import Nonsense, read_report
 
 #: Files of one job's ranks that are looked through; more are not from its ranks.
@@ -32,10 +32,11 @@ class News:
 
         Raises:
             OSError: If that cannot be written.
-            EngineError: If there is no such user.
+            EngineError: If there is no such user, or the mailbox is none any more.
         """
-        prepare(self._mailbox, user)
-        self._mailbox.post_target(target)
+        with spoiling():
+            prepare(self._mailbox, user)
+            self._mailbox.post_target(target)
 
     def generation(self) -> int:
         """Generation that the gang has gone over to, or is about to; 0 before the first."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import pwd
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from powerflow.elastic.mailbox import CHECKPOINT_DIR, JOB_DIR, RANK_NAME, Mailbox
@@ -157,6 +158,21 @@ def prepare(mailbox: Mailbox, user: str) -> None:
                 os.fchown(folder, account.pw_uid, account.pw_gid)
             finally:
                 os.close(folder)
+
+
+@contextlib.contextmanager
+def spoiling() -> Iterator[None]:
+    """What is done with a job's mailbox.
+
+    Raises:
+        EngineError: Its user has put a folder in place of a file, or something else in place of a folder.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.EEXIST, errno.ENOTEMPTY):
+            raise EngineError(f"its mailbox was changed by somebody ({error.strerror}: {error.filename})") from error
+        raise
 
 
 def open_folder(path: Path) -> int:

@@ -119,7 +119,7 @@ def _refuse_foreign(state: Path, store: Store, kept: dict[str, Any], known: dict
     if known.get("state") not in (None, kept.get("state")):
         what = f"is not the state directory of this store: that is {known.get('path')}"
         raise InputError(what, where=str(state), fix=f"give that one (--state-dir); {fix}", exit_code=1)
-    if known["store"] and not kept and (store.last_number() or (state / "gangs").exists()):
+    if known["store"] and not kept and store.last_number():
         what = "is a new state directory for a store that has jobs already"
         raise InputError(what, where=str(state), fix=f"give the one it was used with; {fix}", exit_code=1)
     if kept.get("machine") and machine and kept["machine"] != machine:

@@ -101,6 +101,12 @@ class Roster:
         entry.training, entry.window, entry.explore_mhz, entry.reason = False, None, (), reason
         self.dirty.add(entry.id)
 
+    def overtake(self, entry: Entry, epoch: int) -> None:
+        """What runs of a job was decided later than the store knows, which is older: that ends, and it starts again."""
+        entry.epoch, entry.placement, entry.clock_mhz = epoch + 1, (), 0.0
+        entry.reason = "starts again: what ran of it is not what the store knows"
+        self.unstored[entry.id] = True
+
     def decided(self, entry: Entry, *, gpus_change: bool) -> None:
         """Something was decided for a job, and waits to be written down and done."""
         self.unstored[entry.id] = self.unstored.get(entry.id, False) or gpus_change
