@@ -15,7 +15,8 @@ import pytest
 from powerflow.errors import InputError
 from powerflow.live.records import JobState
 from powerflow.service.app import build_app
-from powerflow.service.door import BODY_LIMIT, LOOPBACK, hosts_of
+from powerflow.service.body import BODY_LIMIT
+from powerflow.service.door import LOOPBACK, hosts_of
 from powerflow.service.logs import json_lines
 from powerflow.service.server import Server
 from powerflow.service.tokens import Tokens

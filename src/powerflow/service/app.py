@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -30,13 +30,16 @@ from powerflow.service.governing import governing
 from powerflow.service.metrics import exposition
 from powerflow.service.openapi import document
 from powerflow.service.operations import at_least, says
+from powerflow.service.peers import Network
 from powerflow.service.problem import MEDIA_TYPE, Problem, of_error, of_invalid, problem
+from powerflow.service.refused import RefusedTokens
 from powerflow.service.shapes import CURSOR, KEY, NAME, JobId, NodeName
 from powerflow.service.tokens import Tokens
 
 PREFIX = "/api/v1"
 OPENAPI = f"{PREFIX}/openapi.json"
 HEALTH = f"{PREFIX}/health"
+EVENTS = f"{PREFIX}/events"
 METRICS = "/metrics"
 
 #: How often a request that waits for events looks for them.
@@ -52,6 +55,8 @@ def build_app(
     log: Any,
     hosts: Collection[str] | None = None,
     open_metrics: bool = False,
+    proxies: Sequence[Network] = (),
+    refused: RefusedTokens | None = None,
 ) -> FastAPI:
     """The service.
 
@@ -62,6 +67,8 @@ def build_app(
         log: A structlog logger for requests and for what fails (`logs.json_lines`).
         hosts: Host names to answer to (`door.hosts_of`); None: any.
         open_metrics: Whether ``/metrics`` needs no token.
+        proxies: Proxies whose ``X-Forwarded-For`` is believed.
+        refused: Counts failed authentications for the audit (`powerflow.service.doorkeeper`).
     """
     app = FastAPI(
         title="PowerFlow",
@@ -83,7 +90,17 @@ def build_app(
         app.add_exception_handler(kind, _answer)
     app.openapi = lambda: document(app, PREFIX, open_paths=(HEALTH,))  # type: ignore[method-assign]
     open_paths = {OPENAPI, HEALTH, *((METRICS,) if open_metrics else ())}
-    app.add_middleware(Door, tokens=tokens, hosts=hosts, open_paths=open_paths, log=log)
+    app.add_middleware(
+        Door,
+        tokens=tokens,
+        hosts=hosts,
+        open_paths=open_paths,
+        quick_paths={OPENAPI, HEALTH},
+        watch_paths={EVENTS},
+        proxies=proxies,
+        refused=refused or RefusedTokens(),
+        log=log,
+    )
     return app
 
 
@@ -245,7 +262,7 @@ def _health(desk: Desk, version: str) -> APIRouter:
     router = APIRouter()
 
     @router.get("/health", **says(shapes.Health, 200, 503, token=False))
-    def health() -> Any:
+    async def health() -> Any:  # in no thread: it answers also while all of them wait for something that hangs
         """Whether the controller works: 200, or 503. Needs no token."""
         found = desk.healthy()
         body = shapes.Health(version=version, **found)

@@ -32,7 +32,7 @@ def at_least(least: Role) -> Any:
 def says(shape: Any, status: int, *errors: int, again: bool = False, token: bool = True) -> dict[str, Any]:
     """How an operation's answers are described: the shape with an example, and every error it may end in."""
     said = {"content": {"application/json": {"example": shapes.example(shape)}}}
-    every = (*errors, *((401,) if token else ()), 421, 500)
+    every = (*errors, *((401, 429) if token else ()), 421, 500)
     described: dict[int | str, Any] = {status: {**said, "description": "Done."}, **responses(*sorted(set(every)))}
     if again:
         described[200] = {**said, "model": shape, "description": "Was done before: the same key, the same job."}

@@ -28,6 +28,7 @@ KINDS = {
     415: ("unsupported-media-type", "The body is not JSON"),
     421: ("unknown-host", "This host name is not served here"),
     422: ("invalid", "A value cannot be used"),
+    429: ("too-many", "This user asks too much at once"),
     500: ("internal", "The service failed"),
     503: ("unavailable", "It cannot be done now"),
 }

@@ -10,9 +10,22 @@ import uvicorn
 from fastapi import FastAPI
 
 from powerflow.errors import InputError
+from powerflow.service.connections import ConnectionLimits, bounded
 
 #: A request that is not done so long after `Server.stop` is cut off.
-GRACE_S = 5
+GRACE_S = 3
+#: Connections that the kernel holds until they are taken, and how many of them are taken at one go: the event loop
+#: takes all of a go before it looks at any of them, and each is an open file.
+_BACKLOG, _GO = 1024, 32
+
+
+class _Listening(uvicorn.Server):
+    """uvicorn, with a queue of connections that is longer than what it takes at one go."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for one in sockets or ():
+            one.listen(_BACKLOG)
 
 
 class Server:
@@ -22,19 +35,25 @@ class Server:
         app: What `powerflow.service.app.build_app` made.
         host: Address to bind to.
         port: Port; 0 takes one that is free.
+        limits: What connections may take; None: as the process's limit of open files allows.
     """
 
-    def __init__(self, app: FastAPI, host: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(
+        self, app: FastAPI, host: str = "127.0.0.1", port: int = 0, limits: ConnectionLimits | None = None
+    ) -> None:
         self._app = app
         self._host = host
         self._port = port
         self._socket: socket.socket | None = None
         self._thread: threading.Thread | None = None
-        self._server = uvicorn.Server(
+        self._server = _Listening(
             uvicorn.Config(
                 app,
-                http="h11",
+                http=bounded(limits or ConnectionLimits.of_process()),
+                loop="asyncio",
                 ws="none",
+                backlog=_GO,
+                proxy_headers=False,  # `peers` believes named proxies only
                 lifespan="off",
                 access_log=False,
                 log_config=None,
@@ -66,7 +85,7 @@ class Server:
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             self._socket.bind((self._host, self._port))
-            self._socket.listen(128)
+            self._socket.listen(_BACKLOG)
         except OSError as error:
             self._socket.close()
             self._socket = None
@@ -78,12 +97,16 @@ class Server:
         )
         self._thread.start()
 
-    def stop(self) -> None:
-        """Let what is being answered be answered, and end. Twice is once."""
+    def hang_up(self) -> None:
+        """Begin to end: answer what is being asked, and take no new questions. Returns at once."""
         self._app.state.stopping = True
         self._server.should_exit = True
+
+    def stop(self) -> None:
+        """Let what is being answered be answered, and end, in `GRACE_S` and a second. Twice is once."""
+        self.hang_up()
         if self._thread is not None:
-            self._thread.join(GRACE_S + 5)
+            self._thread.join(GRACE_S + 1)
             self._thread = None
         if self._socket is not None:
             self._socket.close()

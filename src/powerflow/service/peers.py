@@ -1,0 +1,74 @@
+"""From where a request comes: the address of the connection, or what a proxy that an administrator named says of it."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Sequence
+
+from powerflow.errors import InputError
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+#: A longer header names more proxies than anybody has.
+_MOST_HOPS = 32
+
+
+def trusted_proxies(texts: Iterable[str]) -> tuple[Network, ...]:
+    """The networks of proxies that are believed, from addresses and CIDR blocks.
+
+    Raises:
+        InputError: One of them is neither.
+    """
+    found = []
+    for text in texts:
+        try:
+            found.append(ipaddress.ip_network(text.strip(), strict=False))
+        except ValueError:
+            fix = "such as 10.0.0.7 or 10.0.0.0/24"
+            raise InputError(f"{text!r} is no address", where="--trusted-proxy", fix=fix) from None
+    return tuple(found)
+
+
+def origin(peer: str, forwarded: Sequence[str], trusted: Sequence[Network]) -> str:
+    """Where a request comes from, as the log and the audit say it.
+
+    Anybody can write an ``X-Forwarded-For`` header. Each proxy appends the address that it was asked from, so the
+    header is read from its end, for as long as what says so is a trusted proxy itself.
+
+    Args:
+        peer: Address of the connection.
+        forwarded: Values of the header, in the order in which they were sent.
+        trusted: Proxies that are believed; see `trusted_proxies`.
+
+    Returns:
+        The peer's address; or ``CLIENT through PEER`` where the peer is a trusted proxy that named a client.
+    """
+    if not forwarded or not _among(peer, trusted):
+        return peer
+    client = ""
+    for hop in reversed(",".join(forwarded).split(",")[-_MOST_HOPS:]):
+        address = _address(hop)
+        if address is None:
+            break
+        client = str(address)
+        if not _among(client, trusted):
+            break
+    return f"{client} through {peer}" if client else peer
+
+
+def _among(text: str, networks: Sequence[Network]) -> bool:
+    address = _address(text)
+    return address is not None and any(address in network for network in networks)
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """An address, with or without a port; None if it is none."""
+    text = text.strip()
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        found = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    return getattr(found, "ipv4_mapped", None) or found
