@@ -1,0 +1,124 @@
+"""Ends the process in bounded time, whatever hangs: a store, a driver, an agent, a request.
+
+Threads cannot be ended from outside, so an orderly end waits for all of them. When that takes too long the process is
+ended by force, with a line that says where each thread was. Nothing is lost by it: ranks are other processes, the store
+is transactional, and clocks are given back by the device watchdog or taken over by the next controller.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TextIO
+
+#: Seconds from a signal until the process is gone, at most; and until it is ended by force.
+LIMIT_S = 10.0
+FORCE_S = 8.0
+#: Exit code of an end by force.
+FORCED = 1
+
+
+class Ending:
+    """Watches over the end of this process. Nothing happens until `begin`.
+
+    Args:
+        force_s: Seconds until the process is ended by force.
+        exit: Ends the process at once.
+        stream: Where it is said.
+    """
+
+    def __init__(
+        self,
+        force_s: float = FORCE_S,
+        exit: Callable[[int], object] = os._exit,
+        stream: TextIO | None = None,
+    ) -> None:
+        self._force_s = force_s
+        self._exit = exit
+        self._stream = stream or sys.stderr
+        self._what = ""
+        self._until_s = 0.0
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._over = False
+
+    def begin(self, what: str, more_s: float = 0.0) -> None:
+        """The process is to end now; or, called again, goes over to the next part of its end, with time of its own.
+
+        Args:
+            what: What is being waited for.
+            more_s: How much longer than usual this part may take.
+        """
+        with self._changed:
+            self._what = what
+            self._until_s = time.monotonic() + self._force_s + more_s
+            self._changed.notify_all()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._watch, name="powerflow-ending", daemon=True)
+                self._thread.start()
+        if self._exit is os._exit:  # should even this thread not get to run: a library that hangs and lets nobody in
+            faulthandler.dump_traceback_later(self._force_s + more_s + LIMIT_S - FORCE_S, exit=True)
+
+    def now(self, what: str) -> None:
+        """Name what is being waited for; the time goes on."""
+        with self._changed:
+            self._what = what
+
+    def done(self) -> None:
+        """It has ended in order, or goes on."""
+        with self._changed:
+            self._over = True
+            self._changed.notify_all()
+        if self._exit is os._exit:
+            faulthandler.cancel_dump_traceback_later()
+
+    def _watch(self) -> None:
+        with self._changed:
+            while not self._over and (left_s := self._until_s - time.monotonic()) > 0:
+                self._changed.wait(left_s)
+            if self._over:
+                return
+            what = self._what
+        try:
+            print(f"powerflow: still waiting for {what} ({whereabouts()}); ended by force", file=self._stream)
+            print("powerflow: jobs run on, for the next controller to take over", file=self._stream, flush=True)
+        finally:
+            self._exit(FORCED)
+
+
+@contextmanager
+def ending(watch: Ending | None = None) -> Iterator[Ending]:
+    """An `Ending` for a block: it is over when the block is left."""
+    watch = watch or Ending()
+    try:
+        yield watch
+    finally:
+        watch.done()
+
+
+def whereabouts() -> str:
+    """Where the threads of this process are, in its own code: ``loop in engine.local.client.ask``, and so on."""
+    names = {thread.ident: thread.name.removeprefix("powerflow-") for thread in threading.enumerate()}
+    me = threading.get_ident()
+    found = {}
+    for ident, frame in sys._current_frames().items():
+        place = _own_code(frame)
+        if ident != me and place:
+            found[f"{names.get(ident, 'a thread').partition(' ')[0]} in {place}"] = None
+    return ", ".join(found) or "in no code of its own"
+
+
+def _own_code(frame: FrameType | None) -> str:
+    """The innermost function of this package on a stack; "" if there is none."""
+    while frame is not None:
+        module = frame.f_globals.get("__name__", "")
+        if module.startswith("powerflow."):
+            return f"{module.removeprefix('powerflow.')}.{frame.f_code.co_name}"
+        frame = frame.f_back
+    return ""
