@@ -11,8 +11,7 @@ import pytest
 from powerflow.cluster.occupancy import NodeShare
 from powerflow.engine.protocol import RankSpec
 from powerflow.live import controller as module
-from powerflow.live.controller import LostClaim
-from powerflow.live.database import StoreError
+from powerflow.live.database import LostClaim, StoreError
 from powerflow.live.exploring import clocks_to_try
 from powerflow.live.gang_facts import Rescaled
 from powerflow.live.records import JobState, NotFound, Refused

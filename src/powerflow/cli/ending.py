@@ -106,7 +106,7 @@ def whereabouts() -> str:
     """Where the threads of this process are, in its own code: ``loop in engine.local.client.ask``, and so on."""
     names = {thread.ident: thread.name.removeprefix("powerflow-") for thread in threading.enumerate()}
     me = threading.get_ident()
-    found = {}
+    found: dict[str, None] = {}
     for ident, frame in sys._current_frames().items():
         place = _own_code(frame)
         if ident != me and place:

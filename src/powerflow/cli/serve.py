@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
@@ -20,14 +20,18 @@ import typer
 from powerflow.live.governance import Stage
 
 if TYPE_CHECKING:
+    from powerflow.cli.ending import Ending
     from powerflow.live.build import LiveCluster
     from powerflow.live.stages import Stages
+    from powerflow.service.peers import Network
     from powerflow.service.tokens import Tokens
 
 #: Holds the database's URL: an argument can be read by every login of the machine, and a URL may hold a password.
 STORE_URL = "POWERFLOW_STORE_URL"
 #: Where the API listens if nobody says otherwise.
 HOST, PORT = "127.0.0.1", 7733
+#: How long jobs may take to save their state and leave, where they are to.
+DRAIN_S = 300.0
 #: Seconds of decisions in plain Python, in an hour, before a compiler is loaded for them: it takes 120 MiB.
 PLAIN_S = 10.0
 
@@ -72,6 +76,12 @@ def serve(
         bool, typer.Option(help="State or store was restored, moved or lost, and nothing of it runs elsewhere.")
     ] = False,
     open_metrics: Annotated[bool, typer.Option(help="Serve /metrics without a token.")] = False,
+    trusted_proxy: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ADDRESS|CIDR", help="A proxy whose X-Forwarded-For is believed; may be repeated. None by default."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the emulated GPUs' hidden truth.", min=0)] = 0,
     time_scale: Annotated[
         float, typer.Option(help="Emulated steps last so many times as long as modelled.", min=1e-6)
@@ -82,15 +92,19 @@ def serve(
     Ranks run in processes of their own: they live on when the controller ends or is killed, and the next one takes
     them over. Nothing listens beyond this machine unless --host says so.
     """
+    from powerflow.cli.ending import ending
     from powerflow.cli.settings import load
     from powerflow.engine.protocol import EngineError
     from powerflow.kernel import be_patient
     from powerflow.live.build import ClusterSettings, build
     from powerflow.live.controller import Settings
+    from powerflow.live.database import LostClaim
     from powerflow.live.replaying import Replays
     from powerflow.service.logs import json_lines
+    from powerflow.service.peers import trusted_proxies
     from powerflow.simulate.governed_replay import compare_days, replay_days
 
+    proxies = trusted_proxies(trusted_proxy or ())
     be_patient(PLAIN_S)
     if store and any(store in word for word in sys.argv) and ":" in store.partition("://")[2].rpartition("@")[0]:
         what = "the store's password stands among the arguments, which every login of this machine can read"
@@ -115,23 +129,27 @@ def serve(
         ),
         log=json_lines(sys.stderr),
     )
-    try:
-        run_controller(
-            live,
-            directory.absolute(),
-            host,
-            port,
-            mode,
-            drain=on_exit is OnExit.DRAIN,
-            open_metrics=open_metrics,
-        )
-    except BaseException:
-        if live.engine.started:  # else it is another controller's, which may be at work
-            with suppress(EngineError):  # it stays where ranks run
-                live.engine.shutdown()
-        raise
-    finally:
-        live.close()
+    with ending() as watch:
+        try:
+            run_controller(
+                live,
+                directory.absolute(),
+                host,
+                port,
+                mode,
+                watch,
+                drain=on_exit is OnExit.DRAIN,
+                open_metrics=open_metrics,
+                proxies=proxies,
+            )
+        except BaseException as error:
+            # else it is another controller's, which may be at work
+            if live.engine.started and not isinstance(error, LostClaim):
+                with suppress(EngineError):  # it stays where ranks run
+                    live.engine.shutdown()
+            raise
+        finally:
+            live.close()
 
 
 def run_controller(
@@ -140,11 +158,17 @@ def run_controller(
     host: str,
     port: int,
     first: Stage,
+    watch: Ending,
     *,
     drain: bool = False,
     open_metrics: bool = False,
+    proxies: Sequence[Network] = (),
 ) -> None:
-    """Start the controller, serve the API, and turn until a signal says to end."""
+    """Start the controller, serve the API, and turn until a signal says to end; ``watch`` sees to it that it does.
+
+    Raises:
+        LostClaim: Another controller has taken over; everything was left to it.
+    """
     from powerflow import __version__
     from powerflow.engine.protocol import EngineError
     from powerflow.service.app import build_app
@@ -155,7 +179,13 @@ def run_controller(
     controller.start()
     tokens = own_tokens(state)
     app = build_app(
-        live.desk, tokens, version=__version__, log=live.log, hosts=hosts_of(host), open_metrics=open_metrics
+        live.desk,
+        tokens,
+        version=__version__,
+        log=live.log,
+        hosts=hosts_of(host),
+        open_metrics=open_metrics,
+        proxies=proxies,
     )
     failures: list[BaseException] = []
     stop = threading.Event()
@@ -170,24 +200,30 @@ def run_controller(
 
         loop = threading.Thread(target=turn, name="powerflow-loop")
         loop.start()
-        announce(state, server.url)
+        announced = announce(state, server.url, controller.owner)
         gpus = f"{live.spec.gpus} {'emulated ' if live.emulation else ''}GPU{'s' if live.spec.gpus > 1 else ''}"
         print(f"powerflow serves {gpus} at {server.url}; state in {state}", flush=True)
         if said := stage_said(live.controller.rules.stages, first):
             print(f"powerflow: {said}", file=sys.stderr, flush=True)
         wait()
+        watch.begin("the controller's loop")
+        server.hang_up()
         stop.set()
         controller.ring()
         loop.join()
-    with suppress(FileNotFoundError):
-        (state / "server.json").unlink()
+        watch.now("requests to the API")
+    withdraw(state, announced)
     if failures:
         raise failures[0]
     if drain:
+        watch.begin("jobs that leave", more_s=DRAIN_S)
         live.log.info("draining", what="jobs save their state and leave, in at most 5 minutes")
-        if not controller.drain(300.0):
+        if not controller.drain(DRAIN_S):
             live.log.warning("drained in part", what="some jobs did not leave in 5 minutes; they run on")
+        watch.begin("the store and the GPUs")
+    watch.now("the store and the GPUs")
     controller.finish()
+    watch.now("the engine's agent")
     with suppress(EngineError):  # it stays where ranks run; else the next start has one of its own version
         live.engine.shutdown()
 
@@ -231,8 +267,18 @@ def own_tokens(state: Path) -> Tokens:
     return Tokens.load(path)
 
 
-def announce(state: Path, url: str) -> None:
-    """Leave word of where the API is, for the commands of this user."""
+def announce(state: Path, url: str, owner: str) -> bytes:
+    """Leave word of where the API is, for the commands of this user; returns what was written."""
     from powerflow.elastic.mailbox import replace_json
 
-    replace_json(state / "server.json", {"url": url, "token_file": str(state / "token")})
+    path = state / "server.json"
+    replace_json(path, {"url": url, "token_file": str(state / "token"), "controller": owner})
+    return path.read_bytes()
+
+
+def withdraw(state: Path, announced: bytes) -> None:
+    """Take back what `announce` wrote, unless another controller has announced itself since."""
+    path = state / "server.json"
+    with suppress(OSError):
+        if path.read_bytes() == announced:
+            path.unlink()

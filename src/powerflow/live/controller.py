@@ -23,7 +23,7 @@ from powerflow.device.protocol import DeviceError
 from powerflow.engine.protocol import Engine, EngineError
 from powerflow.live.bounds import MOST_BATCH, MOST_S, within
 from powerflow.live.claim import take
-from powerflow.live.database import StoreError
+from powerflow.live.database import LostClaim, StoreError
 from powerflow.live.emulation import Emulation
 from powerflow.live.encode import UNREADABLE
 from powerflow.live.entry import Entry
@@ -81,10 +81,6 @@ class News(NamedTuple):
 
     kind: str
     name: str
-
-
-class LostClaim(RuntimeError):
-    """Another controller has the store now."""
 
 
 class WallClock:
@@ -305,7 +301,14 @@ class Controller:
         return True
 
     def finish(self) -> None:
-        """Save what is known and give the store back; ranks run on."""
+        """Save what is known and give the store back; ranks run on.
+
+        Raises:
+            LostClaim: Another controller has the store: nothing was saved, and its clocks are left as they are.
+        """
+        if not self._is_ours():
+            self.governance.close()
+            raise LostClaim
         try:
             self._save(self.clock(), everything=True)
         finally:
@@ -313,6 +316,16 @@ class Controller:
             self.power.finish(give_back=not self.gangs.holding())
         self.store.unclaim(self.owner)
         self._log.info("stopped", jobs=len(self.entries), running=sum(bool(e.placement) for e in self.entries.values()))
+
+    def _is_ours(self) -> bool:
+        """Whether the store is still this controller's; while nobody can tell, as long as its lease lasts."""
+        try:
+            return self.store.claimed_by() == self.owner
+        except StoreError:
+            return self._holds_lease()
+
+    def _holds_lease(self) -> bool:
+        return self.clock() - self._renewed_s < self.settings.lease_s
 
     def _watch(self, stop: threading.Event) -> None:
         """Ring when a rank's state changes, so that a dead one is seen at once."""
@@ -326,6 +339,11 @@ class Controller:
     # -- one turn -------------------------------------------------------------------------------------------------
 
     @property
+    def nodes_up(self) -> Mapping[str, bool]:
+        """Which nodes answer, as the loop saw them last."""
+        return self._nodes_up
+
+    @property
     def next_decision_s(self) -> float:
         """When the next decision is due, by this controller's clock; ``inf`` if nothing calls for one."""
         return math.inf if self._draining else max(self._wake_s, self.turned_s)
@@ -334,7 +352,7 @@ class Controller:
         """Take what happened, decide, store, act; the answer is how many seconds may pass until the next turn."""
         now_s, began_s = self.clock(), time.perf_counter()
         self._guarded(self._renew, now_s)
-        if now_s - self._renewed_s >= self.settings.lease_s:
+        if not self._holds_lease():
             return self.settings.busy_s  # the store may be another's by now: hands off until it is known
         self._guarded(self._take_news, now_s)
         self._guarded(self._poll, now_s)
@@ -358,6 +376,8 @@ class Controller:
     def _guarded(self, step: Callable[[float], None], now_s: float) -> None:
         """Take a step of the turn; what fails for now is said once, and tried again in the next turn."""
         what = step.__name__
+        if what != "_renew" and not self._holds_lease():
+            return  # this process was stopped in the middle of a turn: the next one asks whose the store is
         try:
             step(now_s)
         except (StoreError, EngineError, DeviceError, OSError) as error:
@@ -374,7 +394,7 @@ class Controller:
         if now_s - self._renewed_s < self.settings.lease_s / 3:
             return
         if not self.store.renew(self.owner, self.settings.lease_s, now_s):
-            raise LostClaim("another controller has taken over this store")
+            raise LostClaim
         self._renewed_s = now_s
 
     # -- news from the front door ---------------------------------------------------------------------------------

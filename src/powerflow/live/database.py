@@ -46,6 +46,14 @@ class StoreError(Unavailable):
         self.retry = retry
 
 
+class LostClaim(StoreError):
+    """Another controller has taken the store over; this one must leave everything to it."""
+
+    def __init__(self) -> None:
+        super().__init__("another controller has taken over; this one ends and leaves jobs, GPUs and clocks to it")
+        self.exit_code = 4
+
+
 class Database:
     """Connections to one database whose tables are as this PowerFlow wants them.
 

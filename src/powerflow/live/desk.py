@@ -393,7 +393,7 @@ class LiveDesk:
         controller = self._controller
         holding = controller.gangs.holding()
         stored = self._store.node_states().get(name)
-        up = next((node.up for node in controller.engine.nodes() if node.name == name), False)
+        up = controller.nodes_up.get(name, False)  # the agent itself may not answer for long
         gpus = []
         for gpu, reading in controller.power.readings(name):
             gpus.append(

@@ -18,7 +18,7 @@ from powerflow.errors import InputError
 from powerflow.live import accounts as ledger
 from powerflow.live import decisions as log
 from powerflow.live import encode
-from powerflow.live.database import Database, StoreError
+from powerflow.live.database import Database, LostClaim, StoreError
 from powerflow.live.governance import AuditRecord
 from powerflow.live.marks import Marks
 from powerflow.live.records import Account, DecisionRecord, EventRecord, JobState, NotFound, Page, Refused
@@ -511,7 +511,7 @@ class Store:
     def _write(self) -> Iterator[Connection]:
         with self._database.write() as connection:
             if self._owner is not None and connection.scalar(select(claims.c.owner)) != self._owner:
-                raise StoreError("another controller has taken over", where=self._database.where)
+                raise LostClaim
             yield connection
 
     def _upsert(

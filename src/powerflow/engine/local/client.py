@@ -23,6 +23,11 @@ from powerflow.engine.local.shim import write_environment
 from powerflow.engine.protocol import EngineError, EngineNode, Fenced, RankName, RankSpec, RankStatus
 
 _PATIENCE_S = 30.0  # how long an agent that dies again and again is asked again
+_ANSWER_S = 5.0  # how long a living agent may take over an answer
+_SILENT_S = 1.0  # and how long once it has not answered, until it does
+
+#: What an agent that is there and does nothing looks like: no answer, or so many who ask that nobody can join them.
+_SILENCE = (TimeoutError, BlockingIOError)
 
 
 class LocalEngine:
@@ -59,6 +64,7 @@ class LocalEngine:
         self._busy: set[_Connection] = set()
         self._closed = False
         self.started = False
+        self._silent = False  # the agent did not answer in time (it is stopped, or the machine swaps)
         self._seen = threading.local()  # the state of things that each thread has seen
         self._cache: tuple[str, tuple[RankStatus, ...]] = ("", ())
         found = (records.read(self._home / records.SETTINGS) or {}).get("owner") or owner
@@ -111,7 +117,10 @@ class LocalEngine:
         before = getattr(self._seen, "version", "")
         try:
             with self._connection() as connection:
-                answer = connection.ask({"do": "wait", "seen": before, "timeout_s": max(0.0, timeout_s)})
+                request = {"do": "wait", "seen": before, "timeout_s": max(0.0, timeout_s)}
+                answer = connection.ask(request, _ANSWER_S + max(0.0, timeout_s))
+        except _SILENCE as error:
+            raise self._unanswered() from error
         except OSError:  # the agent was killed: who knows what changed
             self._refuse_if_closed()
             self._seen.version = ""
@@ -166,8 +175,11 @@ class LocalEngine:
         while True:
             try:
                 with self._connection() as connection:
-                    answer = connection.ask(request, *files)
+                    answer = connection.ask(request, _SILENT_S if self._silent else _ANSWER_S, *files)
+                self._silent = False
                 break
+            except _SILENCE as error:
+                raise self._unanswered() from error
             except OSError as error:
                 self._refuse_if_closed()
                 if time.monotonic() > deadline_s:
@@ -236,6 +248,11 @@ class LocalEngine:
             self.started = True
             return _Connection(self._home)
 
+    def _unanswered(self) -> EngineError:
+        self._refuse_if_closed()
+        self._silent = True
+        return EngineError(f"the agent of {self._home} is there but does not answer", retry=True)
+
     def _refuse_if_closed(self) -> None:
         if self._closed:
             raise EngineError("this engine object was closed")
@@ -256,6 +273,7 @@ class _Connection:
     def __init__(self, home: Path) -> None:
         directory = os.open(home, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(_ANSWER_S)
         try:  # by way of the descriptor: the kernel takes no path of more than about 107 bytes
             self._socket.connect(f"/proc/self/fd/{directory}/{records.SOCKET}")
         except BaseException:
@@ -265,12 +283,14 @@ class _Connection:
             os.close(directory)
         self._lines = self._socket.makefile("rb")
 
-    def ask(self, request: Mapping[str, Any], *files: int) -> dict[str, Any]:
+    def ask(self, request: Mapping[str, Any], within_s: float, *files: int) -> dict[str, Any]:
         """One question, with open files to go along, and its answer.
 
         Raises:
+            TimeoutError: If there is no answer within so many seconds; the connection cannot be used any more.
             OSError: If the agent is gone.
         """
+        self._socket.settimeout(within_s)
         question = json.dumps(request).encode() + b"\n"
         sent = socket.send_fds(self._socket, [question], files) if files else 0
         self._socket.sendall(question[sent:])
