@@ -118,7 +118,7 @@ class LocalEngine:
         try:
             with self._connection() as connection:
                 request = {"do": "wait", "seen": before, "timeout_s": max(0.0, timeout_s)}
-                answer = connection.ask(request, _ANSWER_S + max(0.0, timeout_s))
+                answer = connection.ask(request, within_s=_ANSWER_S + max(0.0, timeout_s))
         except _SILENCE as error:
             raise self._unanswered() from error
         except OSError:  # the agent was killed: who knows what changed
@@ -175,7 +175,7 @@ class LocalEngine:
         while True:
             try:
                 with self._connection() as connection:
-                    answer = connection.ask(request, _SILENT_S if self._silent else _ANSWER_S, *files)
+                    answer = connection.ask(request, *files, within_s=_SILENT_S if self._silent else _ANSWER_S)
                 self._silent = False
                 break
             except _SILENCE as error:
@@ -283,7 +283,7 @@ class _Connection:
             os.close(directory)
         self._lines = self._socket.makefile("rb")
 
-    def ask(self, request: Mapping[str, Any], within_s: float, *files: int) -> dict[str, Any]:
+    def ask(self, request: Mapping[str, Any], *files: int, within_s: float = _ANSWER_S) -> dict[str, Any]:
         """One question, with open files to go along, and its answer.
 
         Raises:
