@@ -139,7 +139,7 @@ def test_nothing_of_the_callers_environment_is_in_a_rank(
     [
         ("exec sleep 600", False, None, True),  # the power went
         ("exec sleep 600", True, -15, True),  # the system ended all
-        ("trap 'exit 0' TERM; while :; do sleep 0.05; done", True, 0, True),  # it saved and left
+        ("trap 'exit 0' TERM; echo set; while :; do sleep 0.05; done", True, 0, True),  # it saved and left
         ("exit 0", False, 0, False),  # it had come to its end before
         ("exit 3", False, 3, False),  # so had this one
     ],
@@ -153,6 +153,7 @@ def test_who_was_ended_by_its_machine_is_told_apart(
     record = place.home / "ranks" / str(spec.name) / "process.json"
     who = json.loads(record.read_text())
     if told:
+        wait_for(lambda: "trap" not in command or whole_log(engine, spec.name))
         for pid in (who["shim"][0], status.pid):
             os.kill(pid, signal.SIGTERM)
         ended(engine, spec.name)
