@@ -245,3 +245,29 @@ def test_a_lock_that_is_never_let_go_stops_nobody_for_ever(tmp_path: Path, monke
         with pytest.raises(DeviceLost, match="is locked"):
             gpu.read()
     assert gpu.read().locked_mhz is None
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"energy_j": math.nan},
+        {"energy_j": math.inf},
+        {"energy_j": -1.0},
+        {"load_w": 1e300},
+        {"load_w": -5.0},
+        {"at_s": math.nan},
+        {"locked_mhz": -math.inf},
+        {"number": (1 << 64) - 1},
+    ],
+)
+def test_numbers_of_no_gpu_with_a_right_checksum_are_damage(tmp_path: Path, wrong: dict[str, float]) -> None:
+    """Every login may write the file; a controller that reads it must not end of that."""
+    gpu = emulated_gpus(tmp_path)[0]
+    number = int(wrong.pop("number", 1 << 40))
+    slot = cell._packed(number, gpu.state()._replace(**wrong))  # type: ignore[arg-type]
+    with gpu.path.open("r+b") as file:
+        for at in cell.SLOTS_AT:
+            file.seek(at)
+            file.write(slot)
+    with pytest.raises(DeviceLost, match="damaged"):
+        gpu.read()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +11,7 @@ import pytest
 
 from powerflow.engine.conformance_process import alive
 from powerflow.engine.local import LocalEngine
-from powerflow.engine.local.strays import end_strays, find_strays
+from powerflow.engine.local.strays import end_stray_agents, end_strays, find_strays
 from powerflow.engine.protocol import EngineError
 from tests.engine.test_local_faults import shell, wait_for
 
@@ -59,7 +57,7 @@ def test_strays_of_a_folder_that_is_gone_are_ended_with_all_they_started(home: P
     assert not alive(status.pid)
     assert not alive(far)
     assert find_strays(home, OWNER) == []
-    os.kill(agent, signal.SIGKILL)  # it serves a folder that nobody can reach
+    end_stray_agents(home, OWNER)  # it serves a folder that nobody can reach
     deadline_s = time.monotonic() + 30.0
     while alive(agent):
         assert time.monotonic() < deadline_s

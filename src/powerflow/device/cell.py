@@ -28,6 +28,9 @@ MOST_LOOKS = 1000
 #: A writer that waits longer for another gives up.
 LOCK_S = 2.0
 
+#: Most writes, most of any number (joules, seconds, MHz), and most watts of one GPU.
+_MOST_WRITES, _MOST, _MOST_W = 1 << 62, 1e15, 1e5
+
 _BODY = struct.Struct("<QddddddqqdB")  # number of the write, then `State`
 _CHECK = struct.Struct("<I")
 _SLOT_BYTES = _BODY.size + _CHECK.size
@@ -158,4 +161,11 @@ def _unpacked(slot: bytes) -> tuple[int, State] | None:
     if _CHECK.unpack_from(slot, _BODY.size)[0] != zlib.crc32(body):
         return None
     number, *values, permitted = _BODY.unpack(body)
-    return (number, State._make((*values, bool(permitted)))) if number else None
+    state = State._make((*values, bool(permitted)))
+    return (number, state) if 0 < number <= _MOST_WRITES and _can_be(state) else None
+
+
+def _can_be(state: State) -> bool:
+    """Whether these are numbers of a GPU: whoever may write the file can write not-a-number with a right checksum."""
+    numbers = (value for value in state if isinstance(value, float))
+    return all(0.0 <= value <= _MOST for value in numbers) and state.load_w <= _MOST_W

@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from powerflow.device.files import read_json, replace_json
-from powerflow.engine.local.strays import end_strays, find_strays
+from powerflow.engine.local.strays import end_stray_agents, end_strays, find_strays
 from powerflow.errors import InputError
 from powerflow.live.marks import Marks
 from powerflow.live.store import Store
@@ -144,6 +144,7 @@ def _deal_with_strays(state: Path, name: str, restored: bool) -> None:
             fix="use that directory; or start once with --restored, which ends them",
             exit_code=1,
         )
+    end_stray_agents(state / "engine", name)
     if left := end_strays(strays):
         raise InputError(f"process {left[0].pid} of an earlier rank cannot be ended", where=str(state), exit_code=1)
 

@@ -36,20 +36,34 @@ def find_strays(home: Path, owner: str) -> list[Stray]:
         home: The owner's engine folder; it need not be there.
         owner: Name that the agents were given.
     """
+    return [
+        Stray(pid, ticks, _rank(pid), os.readlink(f"/proc/{pid}/cwd"))
+        for pid, ticks in _elsewhere("powerflow-shim", home, owner)
+    ]
+
+
+def end_stray_agents(home: Path, owner: str) -> None:
+    """Kill agents of an owner that stand in another folder; one that is needed is started again by whoever needs it."""
+    for pid, _ in _elsewhere("powerflow-agent", home, owner):
+        process.send(pid, signal.SIGKILL)
+
+
+def _elsewhere(comm: str, home: Path, owner: str) -> list[tuple[int, int]]:
+    """Processes of this kind, owner and user that do not stand in this folder: pid and start time."""
     here = _place(str(home))
     found = []
-    for entry in os.listdir("/proc"):
-        if not entry.isdigit():
-            continue
+    for entry in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError):  # it has ended, or is another user's
             about = f"/proc/{entry}"
-            if Path(about, "comm").read_bytes() != b"powerflow-shim\n" or os.stat(about).st_uid != os.geteuid():
+            if (
+                Path(about, "comm").read_text("utf-8", "replace").strip() != comm
+                or os.stat(about).st_uid != os.geteuid()
+            ):
                 continue
             arguments = Path(about, "cmdline").read_bytes().split(b"\0")
             place, ticks = _place(f"{about}/cwd"), process.start_ticks(int(entry))
-            elsewhere = place is None or place != here
-            if owner.encode() in arguments and elsewhere and ticks is not None:
-                found.append(Stray(int(entry), ticks, _rank(about), os.readlink(f"{about}/cwd")))
+            if owner.encode() in arguments and (place is None or place != here) and ticks is not None:
+                found.append((int(entry), ticks))
     return found
 
 
@@ -74,11 +88,11 @@ def _place(path: str) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _rank(about: str) -> str:
+def _rank(pid: int) -> str:
     """Name of a shim's rank, by the lock that it holds."""
-    for descriptor in os.listdir(f"{about}/fd"):
+    for descriptor in os.listdir(f"/proc/{pid}/fd"):
         with contextlib.suppress(OSError):
-            parts = os.readlink(f"{about}/fd/{descriptor}").split("/")
+            parts = os.readlink(f"/proc/{pid}/fd/{descriptor}").split("/")
             if "ranks" in parts[:-2] and parts[-1].split()[0] == "lock":
                 return parts[-2]
     return "a rank"
