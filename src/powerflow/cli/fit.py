@@ -46,9 +46,11 @@ def fit(
         model_file.write_text(models_json(fits), encoding="utf-8")
         plot_file.write_text(render_fits(fits), encoding="utf-8")
     if json:
-        print_json("fit", {"models": [_row(fitted) for fitted in fits], "output": output, "plot": page})
+        print_json("fit", {"models": [*map(_row, fits)], "notes": _said(fits), "output": output, "plot": page})
     else:
         _print_table(fits)
+        for words in _said(fits):
+            console().print(f"! {words}", soft_wrap=True)
         console().print(f"models in {output}, fit against points in {page}", soft_wrap=True)
 
 
@@ -61,6 +63,16 @@ def _prior(model: str, gpu_type: str) -> JobModel | None:
         return family_model(model, gpu_type)
     except InputError:
         return None
+
+
+def _said(fits: list[Fit]) -> list[str]:
+    """What is to be known of the points: GPU types that the catalogue has not, and the notes of each model."""
+    from powerflow.cost.catalogue import declared
+    from powerflow.cost.guess import in_words
+
+    types = {fitted.model.gpu_type for fitted in fits}
+    of_models = [f"{f.model.name} on {f.model.gpu_type}: {words}" for f in fits for words in f.notes]
+    return [*(in_words(card) for card in declared() if card.name in types), *of_models]
 
 
 def _row(fitted: Fit) -> dict[str, object]:
@@ -76,6 +88,8 @@ def _row(fitted: Fit) -> dict[str, object]:
         "time_sd": fitted.time_sd,
         "power_sd": fitted.power_sd,
         "frozen": fitted.frozen,
+        "limit_w": fitted.model.limit_w,
+        "notes": fitted.notes,
     }
 
 

@@ -106,6 +106,11 @@ def declare(*cards: GpuType) -> None:
             _declared[card.name] = card
 
 
+def is_known(name: str) -> bool:
+    """Whether `gpu_type` finds a type of this name."""
+    return plain(name) in {plain(known) for known in gpu_types()}
+
+
 def declared() -> tuple[GpuType, ...]:
     """GPU types that this process knows beside the catalogue's."""
     return tuple(_declared.values())

@@ -16,7 +16,8 @@ import numpy as np
 from powerflow.cost.catalogue import GpuType, gpu_type
 from powerflow.cost.fit_power import fit_power
 from powerflow.cost.fit_time import PARAMETERS, fit_throughput
-from powerflow.cost.model import JobModel, gpu_power, step_time
+from powerflow.cost.limit import NEAR, at_limit, held_clock, limit_shown, limited_costs
+from powerflow.cost.model import JobModel, PowerModel, ThroughputModel
 from powerflow.cost.observation import Observation
 from powerflow.cost.points import Points, points_of
 from powerflow.cost.table import FloatArray
@@ -49,6 +50,7 @@ class Fit:
         held_out_power: The same for power.
         frozen: Parameters that the points could not tell, left at the prior.
         observations: The points.
+        notes: What a person should know of the points, one line each.
     """
 
     model: JobModel
@@ -60,6 +62,7 @@ class Fit:
     held_out_power: Errors | None
     frozen: tuple[str, ...]
     observations: tuple[Observation, ...]
+    notes: tuple[str, ...] = ()
 
 
 def fit(
@@ -98,6 +101,7 @@ def fit(
         held_out_power=None if held_power is None or not len(held_power) else _errors(held_power),
         frozen=frozen,
         observations=tuple(observations),
+        notes=_notes(points, card, model),
     )
 
 
@@ -116,27 +120,70 @@ def _the_one(observations: Sequence[Observation]) -> Observation:
 def _fit_model(
     points: Points, kind: Observation, card: GpuType, prior: JobModel | None, start: JobModel | None
 ) -> tuple[JobModel, tuple[str, ...]]:
-    warm = None if start is None else start.throughput
-    known = None if prior is None else prior.throughput
-    throughput, frozen_time = fit_throughput(points, card.clock_max_mhz, known, warm)
-    power, frozen_power = fit_power(points, throughput, card, None if prior is None else prior.power)
+    limit_w = _limit_of(points, card)
+    held = at_limit(points, limit_w)
+    free = points.take(~held)
+    clocked = len(free.gpus) > 1 and free.clock_mhz.max() > 1.02 * free.clock_mhz.min()
+    throughput, power, frozen = _parts(free if held.any() and clocked else points, card, prior, start, bool(held.any()))
+    if held.any():  # a card at its limit runs below the clock it was asked for: at which, the first fit tells
+        limits = np.where(np.isnan(points.limit_w), np.nan if limit_w is None else limit_w, points.limit_w)
+        ran_mhz = np.where(held, held_clock(throughput, power, limits, *points.where), points.clock_mhz)
+        throughput, power, frozen = _parts(replace(points, clock_mhz=ran_mhz), card, prior, start, True)
     fits = int(points.local_batch.max())
-    model = JobModel(
+    return JobModel(
         name=kind.model,
         gpu_type=card.name,
         throughput=throughput,
         power=power,
         local_batch_max=fits if prior is None else max(fits, prior.local_batch_max),
         origin="measured",
-    )
-    return model, frozen_time + frozen_power
+        limit_w=limit_w,
+    ), frozen
+
+
+def _parts(
+    points: Points, card: GpuType, prior: JobModel | None, start: JobModel | None, limited: bool
+) -> tuple[ThroughputModel, PowerModel, tuple[str, ...]]:
+    """Times first, then watts given the times; and what stayed at the prior."""
+    known, warm = None if prior is None else prior.throughput, None if start is None else start.throughput
+    throughput, frozen_time = fit_throughput(points, card.clock_max_mhz, known, warm)
+    power, frozen_power = fit_power(points, throughput, card, None if prior is None else prior.power, limited=limited)
+    return throughput, power, frozen_time + frozen_power
+
+
+def _limit_of(points: Points, card: GpuType) -> float | None:
+    """The limit of points that name none: as they show it, else the type's; None where that cannot be it."""
+    shown = limit_shown(points)
+    if shown is not None:
+        return shown
+    each_w = (points.power_w / points.gpus)[np.isfinite(points.power_w)]
+    above = len(each_w) and each_w.max() > (1.0 + NEAR) * card.limit_w
+    # of a type that only its points tell of, the highest watts are no limit until they stand still
+    return None if above or card.limit_w in each_w else card.limit_w
+
+
+def _notes(points: Points, card: GpuType, model: JobModel) -> tuple[str, ...]:
+    each_w = (points.power_w / points.gpus)[np.isfinite(points.power_w)]
+    notes = []
+    if model.limit_w is None and card.limit_w in each_w:
+        notes.append(f"the power limit of {card.name} is not known: none is modelled; give it as power_limit_w")
+    elif model.limit_w is None:
+        what = f"points draw up to {each_w.max():.0f} W a GPU, above the {card.limit_w:.0f} W of {card.name}"
+        notes.append(f"{what}: no power limit is modelled")
+    elif model.limit_w != card.limit_w:
+        notes.append(f"watts stop at {model.limit_w:.0f} W a GPU: taken for the power limit that held")
+    if len(each_w) and each_w.min() < card.idle_w:
+        what = f"points draw down to {each_w.min():.0f} W a GPU, below the {card.idle_w:.0f} W of an idle {card.name}"
+        notes.append(f"{what}: {model.power.idle_w:.0f} W is taken for its idle draw")
+    return tuple(notes)
 
 
 def _log_residuals(model: JobModel, points: Points) -> tuple[FloatArray, FloatArray]:
     """log(measured ÷ predicted): of the step times, and of the powers that were measured."""
-    time = np.log(points.time_s / step_time(model.throughput, *points.where))
+    times_s, each_w = limited_costs(model, *points.where, points.limit_w)
+    time = np.log(points.time_s / times_s)
     known = np.isfinite(points.power_w)
-    watts = points.gpus * gpu_power(model.throughput, model.power, *points.where)
+    watts = points.gpus * each_w
     return time, np.log(points.power_w[known] / watts[known])
 
 

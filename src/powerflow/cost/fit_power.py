@@ -9,6 +9,8 @@ so for each exponent r the best z ≥ 0 is found exactly, and only r is searched
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from powerflow.cost.catalogue import GpuType
@@ -29,15 +31,22 @@ _LINEAR, _CUBIC, _SYNC, _EXPONENT, _LOAD = 0.15, 0.55, 0.3, 0.8, 0.75
 
 
 def fit_power(
-    points: Points, throughput: ThroughputModel, card: GpuType, prior: PowerModel | None
+    points: Points,
+    throughput: ThroughputModel,
+    card: GpuType,
+    prior: PowerModel | None,
+    *,
+    limited: bool = False,
 ) -> tuple[PowerModel, tuple[str, ...]]:
     """Fit watts.
 
     Args:
         points: Measured points; those without power are passed over.
         throughput: The times model, for the shares of busy, computing and synchronising time.
-        card: The GPU type: its idle draw is taken as known, its limit bounds what a busy GPU draws.
+        card: The GPU type: its idle draw is taken as known unless a point draws less, its limit bounds what a busy
+            GPU draws.
         prior: What to believe where the points are silent, or None for a broad guess.
+        limited: A power limit holds some points back, so that P_act, at the maximum clock, may be above any limit.
 
     Returns:
         The model, and the names of the parameters that stayed at the prior because no point can tell them.
@@ -46,6 +55,9 @@ def fit_power(
     points = points.take(np.isfinite(points.power_w))
     if not len(points.gpus):
         return base, ("active_w", "busy_exponent", "h_linear", "h_cubic", "sync_share")
+    lowest_w = float((points.power_w / points.gpus).min())
+    if lowest_w < base.idle_w:
+        base = replace(base, idle_w=lowest_w)
     computing = points.accumulation * compute_time(throughput, points.gpus, points.local_batch, points.clock_mhz)
     share = computing / step_time(throughput, *points.where)
     busy = busy_share(throughput, points.local_batch)
@@ -59,6 +71,7 @@ def fit_power(
     }
     columns = np.stack([share, share * x, share * x**3, 1.0 - share], axis=1)
     per_gpu = points.power_w / points.gpus
+    most_w = max(card.limit_w, float(per_gpu.max()))
     loose = np.array([told["h_cubic"]] * 3 + [told["sync_share"]])
     spreads = np.where(loose, _SHAPE_SPREAD, _FROZEN)
 
@@ -79,7 +92,7 @@ def fit_power(
     shape = z / amplitude
     model = PowerModel(
         idle_w=base.idle_w,
-        active_w=min(base.idle_w + amplitude, max(card.limit_w, float(per_gpu.max()))),
+        active_w=base.idle_w + amplitude if limited else min(base.idle_w + amplitude, most_w),
         busy_exponent=exponent,
         h_linear=float(shape[1]),
         h_cubic=float(shape[2]),

@@ -87,6 +87,7 @@ class JobModel:
         power: Watts.
         local_batch_max: Largest number of samples of one pass that fits the GPU's memory.
         origin: Where it comes from: "measured", "modelled" (carried over from other hardware), or "prior".
+        limit_w: Power limit of one GPU, at which the card lowers its own clock (`cost.limit`); None: none is modelled.
     """
 
     name: str
@@ -95,6 +96,7 @@ class JobModel:
     power: PowerModel
     local_batch_max: int
     origin: str = "measured"
+    limit_w: float | None = None
 
 
 def phi(model: ThroughputModel, clock_mhz: Values) -> FloatArray:

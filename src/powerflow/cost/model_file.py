@@ -3,13 +3,15 @@
 ::
 
     {"version": 1, "kind": "models", "models": [
-        {"model": {"name", "gpu_type", "throughput": {…}, "power": {…}, "local_batch_max", "origin"},
+        {"model": {"name", "gpu_type", "throughput": {…}, "power": {…}, "local_batch_max", "origin", "limit_w"},
+         "gpu": {…} or null                          the GPU type, where it is none of the catalogue's
          "time_sd", "power_sd",                      log standard deviations of residuals
          "time", "power", "held_out_time", "held_out_power":  {"mean", "median", "points"} or null
-         "frozen": [parameters left at the prior],
+         "frozen": [parameters left at the prior], "notes": [lines],
          "observations": [rows of the table of observations]}]}
 
-The names below ``model`` are those of `JobModel`, `ThroughputModel` and `PowerModel`.
+The names below ``model`` are those of `JobModel`, `ThroughputModel` and `PowerModel`, those below ``gpu`` of `GpuType`.
+``limit_w``, ``gpu`` and ``notes`` may be missing: files that were written before there were such have none.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from powerflow.cost.catalogue import gpu_type
+from powerflow.cost.catalogue import GpuType, catalogue_types, declare, gpu_type
 from powerflow.cost.fit import Errors, Fit
 from powerflow.cost.model import JobModel, PowerModel, ThroughputModel
 from powerflow.cost.observation import Observation, text_of
@@ -64,12 +66,16 @@ def _plain(fitted: Fit) -> dict[str, Any]:
     for name in ("time", "power", "held_out_time", "held_out_power"):
         errors = getattr(fitted, name)
         plain[name] = None if errors is None else errors._asdict()
+    card = gpu_type(fitted.model.gpu_type)
+    plain["gpu"] = None if card in catalogue_types() else asdict(card)
     return plain
 
 
 def _fit(entry: Any, where: str) -> Fit:
     try:
         model = entry["model"]
+        if entry.get("gpu") is not None:
+            declare(_card(entry["gpu"], where))
         card = gpu_type(model["gpu_type"])
         throughput = _numbers(ThroughputModel, model["throughput"], where)
         power = _numbers(PowerModel, model["power"], where)
@@ -81,6 +87,7 @@ def _fit(entry: Any, where: str) -> Fit:
                 power=power,
                 local_batch_max=int(model["local_batch_max"]),
                 origin=str(model["origin"]),
+                limit_w=_limit(model.get("limit_w"), where),
             ),
             time_sd=float(entry["time_sd"]),
             power_sd=float(entry["power_sd"]),
@@ -90,6 +97,7 @@ def _fit(entry: Any, where: str) -> Fit:
             held_out_power=_errors(entry["held_out_power"]),
             frozen=tuple(entry["frozen"]),
             observations=tuple(Observation(**seen) for seen in entry["observations"]),
+            notes=tuple(entry.get("notes", ())),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"is damaged ({error})", where=where) from error
@@ -107,6 +115,26 @@ def _numbers(kind: type[_Parameters], values: Mapping[str, Any], where: str) -> 
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
             raise InputError(f"{name} is {value!r}", where=where, fix="give a finite number, 0 or above")
     return kind(**values)
+
+
+def _card(entry: Mapping[str, Any], where: str) -> GpuType:
+    """A GPU type of the file's own: every number finite and above 0."""
+    numbers = {field.name for field in fields(GpuType)} - {"name", "sources"}
+    for name in sorted(numbers):
+        _check_number(f"gpu.{name}", entry[name], where)
+    sources = {str(key): str(text) for key, text in dict(entry.get("sources", {})).items()}
+    return GpuType(name=str(entry["name"]), sources=sources, **{name: float(entry[name]) for name in numbers})
+
+
+def _limit(value: Any, where: str) -> float | None:
+    if value is not None:
+        _check_number("limit_w", value, where)
+    return None if value is None else float(value)
+
+
+def _check_number(name: str, value: Any, where: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise InputError(f"{name} is {value!r}", where=where, fix="give a finite number above 0")
 
 
 def _errors(entry: Mapping[str, Any] | None) -> Errors | None:

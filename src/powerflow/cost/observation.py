@@ -6,7 +6,7 @@ The format is CSV with a header line, one measured configuration a row, in any o
 column          unit      meaning
 ==============  ========  ==================================================================
 model           -         whose step it is: any name; rows of one name are fitted together
-gpu_type        -         a GPU type of the catalogue
+gpu_type        -         a GPU type of the catalogue, or any other: then its limits are what the points show
 gpus            -         GPUs it ran on
 step_time_s     s         seconds per iteration
 local_batch     samples   samples per GPU in one pass
@@ -14,6 +14,7 @@ nodes           -         nodes those GPUs stood on (optional: 1)
 accumulation    passes    passes per iteration (optional: 1)
 clock_mhz       MHz       GPU clock (optional: empty means the type's maximum)
 power_w         W         watts of all its GPUs together (optional: empty means not measured)
+power_limit_w   W         power limit of one GPU at the time (optional: empty means the type's)
 ==============  ========  ==================================================================
 """
 
@@ -27,12 +28,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from powerflow.cost.catalogue import gpu_type
+from powerflow.cost.catalogue import declare, gpu_type, is_known
+from powerflow.cost.guess import Limits, guessed_type
 from powerflow.errors import InputError
 
 REQUIRED = ("model", "gpu_type", "gpus", "step_time_s", "local_batch")
-OPTIONAL = ("nodes", "accumulation", "clock_mhz", "power_w")
-COLUMNS = ("model", "gpu_type", "gpus", "nodes", "local_batch", "accumulation", "clock_mhz", "step_time_s", "power_w")
+OPTIONAL = ("nodes", "accumulation", "clock_mhz", "power_w", "power_limit_w")
+COLUMNS = (
+    *("model", "gpu_type", "gpus", "nodes", "local_batch", "accumulation", "clock_mhz", "step_time_s", "power_w"),
+    "power_limit_w",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +54,7 @@ class Observation:
         accumulation: Passes per iteration.
         clock_mhz: GPU clock in MHz; None means the type's maximum.
         power_w: Watts of all its GPUs together, idle draw included; None where not measured.
+        power_limit_w: Power limit that one GPU had; None means the type's.
     """
 
     model: str
@@ -60,6 +66,7 @@ class Observation:
     accumulation: int = 1
     clock_mhz: float | None = None
     power_w: float | None = None
+    power_limit_w: float | None = None
 
 
 def read_observations(path: str | Path) -> list[Observation]:
@@ -113,18 +120,45 @@ def _observations(rows: Any, path: str) -> list[Observation]:
     if not any(header):
         raise InputError("holds no observations", where=path, fix=f"first line: {','.join(COLUMNS)}")
     _check_header(header, path)
-    seen = []
+    found: list[tuple[dict[str, str], str]] = []
     for cells in rows:
         where = f"{path}:{rows.line_num}"
         if not any(cell.strip() for cell in cells):
             continue
         if len(cells) != len(header):
             raise InputError(f"{len(cells)} values under {len(header)} columns", where=where)
-        row = dict(zip(header, (cell.strip() for cell in cells), strict=True))
-        seen.append(_observation(row, where))
-    if not seen:
+        found.append((dict(zip(header, (cell.strip() for cell in cells), strict=True)), where))
+    if not found:
         raise InputError("holds a header but no observation", where=path)
-    return seen
+    _declare_types(found)
+    return [_observation(row, where) for row, where in found]
+
+
+def _declare_types(rows: Sequence[tuple[dict[str, str], str]]) -> None:
+    """Make known the GPU types that the catalogue has not, with the limits that their points show."""
+    clocks_mhz: dict[str, set[float]] = {}
+    limits_w: dict[str, float] = {}
+    for row, where in rows:
+        kind = row["gpu_type"]
+        if not kind or is_known(kind):
+            continue
+        clocks = clocks_mhz.setdefault(kind, set())
+        if row.get("clock_mhz"):
+            clocks.add(_positive(row["clock_mhz"], "clock_mhz", where))
+        if row.get("power_limit_w"):
+            drawn_w = _positive(row["power_limit_w"], "power_limit_w", where)
+        elif row.get("power_w"):
+            drawn_w = _positive(row["power_w"], "power_w", where) / _count(row["gpus"], "gpus", where)
+        else:
+            continue
+        limits_w[kind] = max(limits_w.get(kind, 0.0), drawn_w)
+    for kind, clocks in clocks_mhz.items():
+        limits = Limits(
+            clock_min_mhz=min(clocks, default=math.nan),
+            clock_max_mhz=max(clocks, default=math.nan),
+            limit_w=limits_w.get(kind, math.nan),
+        )
+        declare(guessed_type(kind, limits, "the highest among its points"))
 
 
 def _check_header(header: Sequence[str], path: str) -> None:
@@ -165,6 +199,7 @@ def _observation(row: dict[str, str], where: str) -> Observation:
         accumulation=_count(row.get("accumulation") or "1", "accumulation", where),
         clock_mhz=clock,
         power_w=_positive(row["power_w"], "power_w", where) if row.get("power_w") else None,
+        power_limit_w=_positive(row["power_limit_w"], "power_limit_w", where) if row.get("power_limit_w") else None,
     )
 
 

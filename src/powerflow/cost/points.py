@@ -24,6 +24,7 @@ class Points:
         crosses: True where more than one node took part.
         time_s: Seconds per iteration.
         power_w: Watts of all GPUs together; nan where not measured.
+        limit_w: Power limit of one GPU at the time; nan where the type's holds.
     """
 
     gpus: IntArray
@@ -33,6 +34,7 @@ class Points:
     crosses: npt.NDArray[np.bool_]
     time_s: FloatArray
     power_w: FloatArray
+    limit_w: FloatArray
 
     @property
     def where(self) -> tuple[IntArray, IntArray, IntArray, FloatArray, npt.NDArray[np.bool_]]:
@@ -45,7 +47,7 @@ class Points:
 
     def configuration(self) -> IntArray:
         """A number for each point; points of the same configuration share it."""
-        rows = np.stack([np.asarray(column, float) for column in self.where], axis=1)
+        rows = np.stack([np.asarray(c, float) for c in (*self.where, np.nan_to_num(self.limit_w))], axis=1)
         return np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1)
 
 
@@ -59,4 +61,5 @@ def points_of(observations: Sequence[Observation], clock_max_mhz: float) -> Poin
         crosses=np.array([o.nodes > 1 for o in observations], bool),
         time_s=np.array([o.step_time_s for o in observations], float),
         power_w=np.array([np.nan if o.power_w is None else o.power_w for o in observations], float),
+        limit_w=np.array([np.nan if o.power_limit_w is None else o.power_limit_w for o in observations], float),
     )

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from powerflow.cost.model import JobModel, gpu_power, step_time
+from powerflow.cost.limit import limited_costs
+from powerflow.cost.model import JobModel
 from powerflow.cost.observation import Observation
 from powerflow.cost.table import Axes, CostTable, FloatArray, IntArray
 from powerflow.errors import InputError
@@ -45,13 +46,12 @@ def tabulate(model: JobModel, axes: Axes, global_batch: int, measured: Sequence[
     crosses = counts > axes.gpus_per_node
     runs = n <= global_batch
 
-    packed = (n, b, s, clocks, crosses[:, None])
-    spread = (n, b, s, clocks, n > 1)
-    spread_s = np.where(runs, step_time(model.throughput, *spread), np.inf)
+    times_s, each_w = limited_costs(model, n, b, s, clocks, crosses[:, None])
+    spread_s = np.where(runs, limited_costs(model, n, b, s, clocks, n > 1)[0], np.inf)
     # Slopes seen on two to four GPUs of a node, drawn out to eight, may promise less than the network would: that
     # is the extrapolation's fault, since GPUs of one node can do whatever GPUs of several can.
-    packed_s = np.minimum(np.where(runs, step_time(model.throughput, *packed), np.inf), spread_s)
-    power_w = n * gpu_power(model.throughput, model.power, *packed)
+    packed_s = np.minimum(np.where(runs, times_s, np.inf), spread_s)
+    power_w = n * each_w
 
     for cells in _measured_cells(measured, axes, local_batch, accumulation):
         row = cells.row

@@ -72,6 +72,7 @@ def model_from(plain: Any, where: str) -> JobModel:
             power=_numbers(PowerModel, plain["power"]),
             local_batch_max=int(plain["local_batch_max"]),
             origin=str(plain["origin"]),
+            limit_w=plain.get("limit_w"),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"holds no model ({error})", where=where) from error

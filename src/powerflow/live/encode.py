@@ -17,7 +17,8 @@ from powerflow.live.rows import Charge, Intent, JobUpdate, Seen, StoredJob
 from powerflow.live.spec import JobSpec
 
 _JOB = tuple(field.name for field in dataclasses.fields(StoredJob))
-_OBSERVATION = tuple(field.name for field in dataclasses.fields(Observation))
+#: Only what was measured at the type's own power limit is learnt from, so the limit is not stored.
+_OBSERVATION = tuple(field.name for field in dataclasses.fields(Observation) if field.name != "power_limit_w")
 #: Stands for a spec that cannot be read.
 UNREADABLE = JobSpec(run="false  # the record of this job cannot be read")
 #: What a `JobUpdate` may change.

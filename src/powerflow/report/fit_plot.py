@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from powerflow.cost.fit import Fit
-from powerflow.cost.model import gpu_power, step_time
+from powerflow.cost.limit import limited_costs
 from powerflow.cost.points import points_of
 from powerflow.cost.table import FloatArray
 
@@ -37,11 +37,11 @@ def render_fits(fits: Sequence[Fit]) -> str:
     for row, fitted in enumerate(fits, 1):
         points = points_of(fitted.observations, fitted.model.throughput.clock_max_mhz)
         labels = [_label(*configuration) for configuration in zip(*points.where, strict=True)]
-        predicted = step_time(fitted.model.throughput, *points.where)
+        predicted, each_w = limited_costs(fitted.model, *points.where, points.limit_w)
         _parity(figure, row, 1, points.time_s, predicted, fitted.time_sd, labels, "s")
         if fitted.power is not None:
             known = np.isfinite(points.power_w)
-            watts = points.gpus * gpu_power(fitted.model.throughput, fitted.model.power, *points.where)
+            watts = points.gpus * each_w
             some = [label for label, keep in zip(labels, known, strict=True) if keep]
             _parity(figure, row, 2, points.power_w[known], watts[known], fitted.power_sd, some, "W")
     figure.update_layout(
