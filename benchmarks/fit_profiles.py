@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 
 import numpy as np
@@ -18,7 +18,8 @@ from rich.table import Table
 from benchmarks import profiles
 from powerflow.cost.catalogue import family_model
 from powerflow.cost.fit import Fit, fit
-from powerflow.cost.model import JobModel, gpu_power, step_time
+from powerflow.cost.limit import limited_costs
+from powerflow.cost.model import JobModel
 from powerflow.cost.observation import Observation
 from powerflow.cost.points import points_of
 from powerflow.cost.table import FloatArray
@@ -125,6 +126,22 @@ def zeus_batches(gpu: str) -> list[Result]:
     return results
 
 
+def zeus_limits(gpu: str) -> list[Result]:
+    """A fifth of all batch sizes and power limits of a job left out at a time; with the limits told, and without."""
+    errors: dict[str, list[FloatArray]] = {}
+    for points in profiles.zeus_limits(gpu).values():
+        part = np.random.default_rng(0).permutation(len(points)) % FOLDS
+        for told in (True, False):
+            seen = points if told else [replace(o, power_limit_w=None) for o in points]
+            for fold in range(FOLDS):
+                model = fit([o for o, p in zip(seen, part, strict=True) if p != fold], folds=0).model
+                unseen = [o for o, p in zip(seen, part, strict=True) if p == fold]
+                for what, of in (("time", time_errors), ("power", power_errors)):
+                    label = f"{gpu} {what}, {'with' if told else 'without'} the limits"
+                    errors.setdefault(label, []).append(of(model, unseen))
+    return [Result(what, np.concatenate(parts), None, "mean") for what, parts in errors.items()]
+
+
 def fit_speed() -> list[tuple[str, float]]:
     """Milliseconds of one fit of 50 points: cold, and started from the last fit as the online learner does."""
     seen = profiles.pollux("cifar10")[::25][:50]
@@ -139,13 +156,13 @@ def fit_speed() -> list[tuple[str, float]]:
 def time_errors(model: JobModel, unseen: Sequence[Observation]) -> FloatArray:
     """|predicted ÷ measured − 1| of step times."""
     points = points_of(unseen, model.throughput.clock_max_mhz)
-    return np.abs(step_time(model.throughput, *points.where) / points.time_s - 1)
+    return np.abs(limited_costs(model, *points.where, points.limit_w)[0] / points.time_s - 1)
 
 
 def power_errors(model: JobModel, unseen: Sequence[Observation]) -> FloatArray:
     """|predicted ÷ measured − 1| of watts."""
     points = points_of(unseen, model.throughput.clock_max_mhz)
-    return np.abs(points.gpus * gpu_power(model.throughput, model.power, *points.where) / points.power_w - 1)
+    return np.abs(points.gpus * limited_costs(model, *points.where, points.limit_w)[1] / points.power_w - 1)
 
 
 def _best_ms(work: Callable[[], Fit], repeats: int = 5) -> float:
@@ -167,6 +184,7 @@ def main() -> int:
         "ElasticFlow tables on T4 from Pollux' points, each cell's own configuration left out": t4_tables(),
         "V100 clocks: three fitted, thirteen predicted, 33 workloads": v100_clocks(),
         "Zeus, full power limit, each batch size left out": [*zeus_batches("V100"), *zeus_batches("RTX6000")],
+        "Zeus, all power limits, a fifth of the points left out": [*zeus_limits("V100"), *zeus_limits("RTX6000")],
     }
     for title, results in groups.items():
         table = Table(title=title, title_justify="left")

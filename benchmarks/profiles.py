@@ -82,6 +82,19 @@ def zeus(gpu: str) -> dict[tuple[str, str, str], list[Observation]]:
     return {job: sorted(points, key=lambda o: o.local_batch) for job, points in jobs.items()}
 
 
+def zeus_limits(gpu: str) -> dict[tuple[str, str, str], list[Observation]]:
+    """Batch sizes of each (data set, network, optimizer) at every power limit; the clock was not logged."""
+    jobs: dict[tuple[str, str, str], list[Observation]] = {}
+    for row in _rows(PROFILES / "zeus" / f"summary_power_{gpu.lower()}.csv"):
+        batch = int(row["batch_size"])
+        seconds = float(row["time_per_epoch"]) * batch / ZEUS_EPOCH_SAMPLES
+        watts, limit_w = float(row["average_power"]), float(row["power_limit"])
+        name = gpu_type(gpu).name
+        seen = Observation(row["network"], name, 1, batch, seconds, power_w=watts, power_limit_w=limit_w)
+        jobs.setdefault((row["dataset"], row["network"], row["optimizer"]), []).append(seen)
+    return jobs
+
+
 def zeus_full_limit_w(gpu: str) -> float:
     """The highest power limit of Zeus' profile of a GPU type, in watts."""
     return max(float(row["power_limit"]) for row in _rows(PROFILES / "zeus" / f"summary_power_{gpu.lower()}.csv"))

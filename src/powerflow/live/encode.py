@@ -147,7 +147,7 @@ def seen_row(seen: Seen) -> dict[str, Any]:
         "job_id": number(seen.job_id),
         "time_s": seen.time_s,
         "steps": seen.steps,
-        **dataclasses.asdict(seen.observation),
+        **{name: getattr(seen.observation, name) for name in _OBSERVATION},
     }
 
 
