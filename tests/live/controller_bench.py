@@ -56,6 +56,11 @@ class Clocks:
         self.set_mhz[uuid] = clock_mhz
         return self.gpus[uuid].read()
 
+    set_again = set
+
+    def refuses(self, uuid: str) -> bool:
+        return False
+
     def release(self, uuid: str) -> None:
         self.gpus[uuid].unlock_clock()
         self.set_mhz.pop(uuid, None)

@@ -88,6 +88,18 @@ class Clocks:
             self._left[uuid] = clock_mhz, after.locked_mhz
         return after
 
+    def set_again(self, uuid: str, clock_mhz: float) -> Reading:
+        """Lock a GPU to a clock, also if it seems to be locked to it; otherwise as `set`."""
+        gpu = self._gpus[uuid]
+        with _changing(self._directory):
+            reading = gpu.read()
+            if uuid in self._refused:
+                return reading
+            self._borrow(gpu, clock_mhz, read_json(_note(self._directory, uuid)), reading)
+            after = gpu.read()
+            self._left[uuid] = clock_mhz, after.locked_mhz
+        return after
+
     def refuses(self, uuid: str) -> bool:
         """Whether the clock of a GPU has turned out to be out of our hands."""
         return uuid in self._refused

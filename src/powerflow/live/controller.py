@@ -33,6 +33,7 @@ from powerflow.live.facts import BATCHES, PAUSES, Facts
 from powerflow.live.gang_facts import backoff_s
 from powerflow.live.gangs import Gangs
 from powerflow.live.governing import Governance, Rules
+from powerflow.live.gpu_service import GpuService
 from powerflow.live.learning import Learning, class_of, restore
 from powerflow.live.metered import metered
 from powerflow.live.power import Place, Power
@@ -42,6 +43,7 @@ from powerflow.live.roster import Roster, update_of
 from powerflow.live.rows import Intent, StoredJob
 from powerflow.live.store import Store
 from powerflow.live.timing import STEPS
+from powerflow.live.troubles import tell_troubles
 from powerflow.scheduler import events as brain
 from powerflow.scheduler.insight import Insight
 from powerflow.scheduler.ledger import advance
@@ -52,8 +54,6 @@ from powerflow.scheduler.scheduler import Scheduler
 LOGS_KEPT = 500
 #: So many news of the API are taken in one turn.
 NEWS_AT_ONCE = 500
-#: What could not be done for single jobs, as far as it is shown.
-TROUBLES_SHOWN = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +147,7 @@ class Controller:
         self._strangers: set[str] = set()  # gangs of no job that the store knows
         self.governance = Governance(rules, self._roster, scheduler, store, self._advance, log)
         self._questions = Questions(scheduler, self._advance, log)
+        self._gpu_service = GpuService(power, engine, store, self._roster, self._holding, log)
         self._facts = Facts(
             self._roster,
             store,
@@ -155,6 +156,7 @@ class Controller:
             scheduler,
             explore_steps=settings.explore_steps,
             nodes_up=self._nodes_up,
+            gpu_failed=self._gpu_service.failed_on,
             settle=self._settle,
             withdrawn=lambda job_id, now_s: self._hear(News("ended", job_id), now_s),
             completed=self.governance.completed,
@@ -207,6 +209,7 @@ class Controller:
             brain.NodeDrained(n.name) for n in self.store.node_states().values() if n.state == "drained"
         ]
         self.power.start(now_s)  # first: budgets go on from its meter
+        self._gpu_service.start()
         self.governance.start(now_s)
         intents = {intent.job_id: intent for intent in self.store.intents()}
         orders = []
@@ -440,6 +443,7 @@ class Controller:
             case "drained":
                 self._roster.events.append(brain.NodeDrained(news.name))
             case "resumed":
+                self._gpu_service.pardon(news.name)
                 if self._nodes_up.get(news.name, True):  # else when it answers again
                     self._roster.events.append(brain.NodeRecovered(news.name))
 
@@ -453,7 +457,7 @@ class Controller:
 
     def _poll(self, now_s: float) -> None:
         self._facts.add(self.gangs.poll())
-        self._tell_troubles()
+        tell_troubles(self.gangs.troubles(), self.notices)
         up = dict.fromkeys(self._nodes_up, False) | {node.name: node.up for node in self.engine.nodes()}
         for name in [name for name, is_up in up.items() if self._nodes_up.get(name, True) != is_up]:
             if not up[name]:
@@ -464,18 +468,6 @@ class Controller:
                 if stored is not None and stored.state == "drained":
                     self._roster.events.append(brain.NodeDrained(name))
             self._nodes_up[name] = up[name]
-
-    def _tell_troubles(self) -> None:
-        troubles = self.gangs.troubles()
-        engine = troubles.pop("", "")
-        told = [f"job {job_id}: {trouble}" for job_id, trouble in sorted(troubles.items())][:TROUBLES_SHOWN]
-        said = dict(enumerate([engine, *told] if engine else told))
-        for number in range(TROUBLES_SHOWN + 1):
-            key = f"trouble {number}"
-            if number in said:
-                self.notices[key] = said[number]
-            else:
-                self.notices.pop(key, None)
 
     # -- decisions ------------------------------------------------------------------------------------------------
 
@@ -598,6 +590,8 @@ class Controller:
             self._roster.events.append(self._metered())
         for entry in self.entries.values():
             entry.power_w = self.power.watts_of(entry.id)
+            if self.power.disturbed(entry.id):  # what is timed now is not what the job costs
+                entry.window = None
             if entry.window is not None and entry.training and entry.power_w > 0:
                 entry.window.watts += entry.power_w
                 entry.window.samples += 1
@@ -623,11 +617,13 @@ class Controller:
                 entry.energy_j += energy_j
                 entry.gpu_s += gpu_s
                 self.governance.charged(entry, energy_j)
+        self._gpu_service.look()
 
     def _save(self, now_s: float, *, everything: bool = False) -> None:
         """Write what has changed of running jobs, what was measured and who owes which joules."""
         if not everything and now_s - self._saved_s < self.settings.save_s:
             return
+        self._gpu_service.say(now_s)
         self._roster.save()
         self.rules.chronicle.save()
         self._events.follow()

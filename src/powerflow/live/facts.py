@@ -28,7 +28,7 @@ from powerflow.live.learning import Learning
 from powerflow.live.power import Power
 from powerflow.live.records import JobState, Refused
 from powerflow.live.roster import Roster
-from powerflow.live.rows import Seen
+from powerflow.live.rows import Placement, Seen
 from powerflow.live.store import Store
 from powerflow.live.timing import STEPS, timed
 from powerflow.scheduler import events as brain
@@ -53,6 +53,7 @@ class Facts:
         scheduler: Has the axes of each GPU type.
         explore_steps: Steps at each clock that is tried.
         nodes_up: Which nodes answer, as the controller sees it.
+        gpu_failed: Whether one of these GPUs is out of service.
         settle: Charges who holds GPUs up to now.
         withdrawn: Is told of a job that the store says has ended already.
         on_defect: Is given the job, and what was raised, where a fact of it brought out a defect of ours.
@@ -68,6 +69,7 @@ class Facts:
         *,
         explore_steps: int,
         nodes_up: Mapping[str, bool],
+        gpu_failed: Callable[[Placement], bool],
         settle: Callable[[float], None],
         withdrawn: Callable[[str, float], None],
         completed: Callable[[Entry, float], None],
@@ -79,6 +81,7 @@ class Facts:
         self._roster, self._store, self._learning = roster, store, learning
         self._power, self._scheduler, self._explore_steps = power, scheduler, explore_steps
         self._nodes_up, self._settle, self._withdrawn = nodes_up, settle, withdrawn
+        self._gpu_failed = gpu_failed
         self._ended, self._gave_up, self._acts = completed, failed, acts
         self._waiting: deque[Fact] = deque()
         self._misstated: set[str] = set()  # jobs that have been told so
@@ -213,9 +216,10 @@ class Facts:
         """A run broke off: try again later, a bounded number of times, or give up with its last lines."""
         if fact.epoch < entry.epoch and not entry.placement:
             return  # it was told to leave meanwhile
+        placement = entry.placement  # before a look at its GPUs takes it away from one that is lost
         self._settle(now_s)
-        node_lost = any(not self._nodes_up.get(node, True) for node, _ in entry.placement)
-        excused = node_lost or fact.excused
+        place_lost = any(not self._nodes_up.get(node, True) for node, _ in placement) or self._gpu_failed(placement)
+        excused = place_lost or fact.excused
         spent = entry.attempts >= entry.spec.retries and not excused
         if spent:
             entry.attempts = entry.spec.retries + 1  # no addition: where the store fails it is done again
@@ -230,7 +234,7 @@ class Facts:
                 self._roster.events.append(brain.Failed(entry.id, retry=False))
             self._roster.drop(entry)
             return
-        attempts = entry.attempts + (not excused)  # that a node went is no fault of the job's
+        attempts = entry.attempts + (not excused)  # that a node or GPU went is no fault of the job's
         wait_s = 0.0 if excused else backoff_s(attempts)
         kind = "requeued" if excused else "failed attempt"
         self._store.append(kind, fact.text, now_s, entry.id, attempt=attempts, wait_s=wait_s)
@@ -242,6 +246,6 @@ class Facts:
         if fact.excused:
             said = f"{fact.text}: starts again, which costs no attempt"
         else:
-            again = "goes on elsewhere" if node_lost else f"tries again, {attempts} of {entry.spec.retries}"
+            again = "goes on elsewhere" if place_lost else f"tries again, {attempts} of {entry.spec.retries}"
             said = f"failed ({fact.text}); {again}"
         self._roster.give_back(entry, said)

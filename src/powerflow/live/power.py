@@ -10,18 +10,22 @@ from powerflow.cost.catalogue import gpu_type
 from powerflow.device.lease import Clocks
 from powerflow.device.meter import Meter
 from powerflow.device.protocol import DeviceError, Gpu, Reading
-from powerflow.live.governance import AuditRecord
+from powerflow.live.clock_keeper import ClockKeeper
+from powerflow.live.gpu_health import GpuHealth
 from powerflow.live.hosts import names_by_type
+from powerflow.live.limit_watch import LimitWatch
 from powerflow.live.rows import Charge
 from powerflow.live.store import Store
 
 #: One GPU: its node, and its number there.
 Place = tuple[str, int]
 
+#: So many of the things that were found are shown.
+MOST_FOUND = 20
 #: Name of the store's setting in which the meter's accounts stand.
 METER = "meter"
-#: How often the lease of the clocks is renewed.
-RENEW_S = 5.0
+#: And that in which the power limits stand that the cards have of their own.
+LIMITS = "power limits"
 
 
 class Power:
@@ -40,19 +44,19 @@ class Power:
     ) -> None:
         self._gpus = {(gpu.node, gpu.index): gpu for gpu in gpus}
         self._place = {gpu.uuid: place for place, gpu in self._gpus.items()}
-        self._clocks = clocks
+        self.keeper = ClockKeeper(self._gpus, clocks)
+        self.health = GpuHealth(self._gpus)
+        self._limits = LimitWatch({})
         self._store = store
         self._refused = refused
         self._found: dict[str, None] = {}  # what does not work, in order of appearance
         self._meter = Meter(gpus)
         self._every_s = every_s
-        self._read_s = self._settled_s = self._renewed_s = -math.inf
+        self._read_s = self._settled_s = -math.inf
         self._owners: dict[Place, str] = {}
         self._readings: dict[Place, Reading] = {}
         self._watts: dict[str, float] = {}
         self._clock_mhz: dict[str, float] = {}
-        self._set_mhz: dict[Place, float] = {}
-        self._changes: list[AuditRecord] = []  # of clocks, not written down yet
         self._charges: dict[str | None, Charge] = {}  # not saved yet, by who pays
         self._totals_j = (0.0, 0.0, 0.0)  # metered, jobs, idle
         self.emulated = any(gpu.emulated for gpu in gpus)
@@ -67,10 +71,15 @@ class Power:
         self._meter = Meter(list(self._gpus.values()), state)
         self._totals_j = self._store.energy_totals()
         accounts = state["accounts"] if state else {}
-        owners = {self._place[uuid]: account["owner"] for uuid, account in accounts.items() if uuid in self._place}
+        owners_by_uuid = {uuid: account["owner"] for uuid, account in accounts.items() if uuid in self._place}
+        owners = {self._place[uuid]: owner for uuid, owner in owners_by_uuid.items()}
         self._owners = {place: owner for place, owner in owners.items() if owner is not None}
-        # set by the last controller, to what it does not matter: the next tuning says what they are to be
-        self._set_mhz = {self._place[uuid]: math.nan for uuid in self._clocks.borrowed() if uuid in self._place}
+        self.keeper.start()
+        self._limits = LimitWatch(self._store.get(LIMITS, {}))
+        self._meter.sample()
+        self._limits.begin(self._meter.readings, [uuid for uuid, owner in owners_by_uuid.items() if owner is not None])
+        self._store.put(LIMITS, self._limits.state())
+        self._look()
 
     def due(self, now_s: float, holding: Mapping[Place, str]) -> bool:
         """Whether the GPUs are to be read again: it is time to, or one of them has changed hands."""
@@ -79,10 +88,13 @@ class Power:
     def settle(self, now_s: float, holding: Mapping[Place, str]) -> Mapping[str, tuple[float, float]]:
         """Read all GPUs and charge what was drawn since the last time; from now on they work for who holds them.
 
+        What a GPU draws while somebody else computes on it as well is nobody's: it cannot be told apart.
+
         Returns:
             Joules and GPU-seconds by job.
         """
-        owners = {self._gpus[place].uuid: job for place, job in holding.items() if place in self._gpus}
+        shared = self.health.shared()
+        owners = {self._gpus[p].uuid: job for p, job in holding.items() if p in self._gpus and p not in shared}
         settled = self._meter.settle(now_s, owners)
         since_s = self._settled_s if math.isfinite(self._settled_s) else settled.since_s
         seconds = max(0.0, now_s - since_s)
@@ -128,29 +140,7 @@ class Power:
 
     def tune(self, now_s: float, wanted: Mapping[Place, float]) -> None:
         """Set these GPUs to these clocks (MHz), and give all others back as they were."""
-        for place in self._set_mhz.keys() - wanted.keys():
-            try:
-                self._clocks.release(self._gpus[place].uuid)
-            except DeviceError as error:  # it stays borrowed, and is given back when the lease ends
-                self._fails(place, error)
-            else:
-                self._changes.append(_change("clock back", place, now_s))
-            del self._set_mhz[place]
-        for place, mhz in wanted.items():
-            if self._set_mhz.get(place) == mhz or place not in self._gpus:
-                continue
-            try:
-                self._readings[place] = self._clocks.set(self._gpus[place].uuid, mhz)
-            except DeviceError as error:
-                self._fails(place, error)
-            else:
-                self._changes.append(_change("clock set", place, now_s, clock_mhz=mhz))
-            self._set_mhz[place] = mhz
-        if now_s - self._renewed_s >= RENEW_S:
-            borrowed = self._clocks.renew()
-            # what the watchdog gave back while we were asleep for longer than the lease is to be set anew
-            self._set_mhz = {p: mhz for p, mhz in self._set_mhz.items() if self._gpus[p].uuid in borrowed}
-            self._renewed_s = now_s
+        self._readings.update(self.keeper.tune(now_s, wanted, self._readings, self.health.out()))
 
     def audit(self) -> None:
         """Write down which GPU was set to which clock, or given back as it was, since the last time.
@@ -158,20 +148,58 @@ class Power:
         Raises:
             StoreError: It cannot be; it will be the next time.
         """
-        if self._changes:
-            self._store.note(self._changes)
-            self._changes.clear()
+        if self.keeper.changes:
+            self._store.note(self.keeper.changes)
+            self.keeper.changes.clear()
 
     def finish(self, *, give_back: bool) -> None:
         """The controller ends; ``give_back``: nothing runs on, so clocks go back now and not when their lease ends."""
         if give_back:
-            self._clocks.release_all()
+            self.keeper.finish()
+
+    # -- what is seen -------------------------------------------------------------------------------------------------
+
+    def errors(self) -> Mapping[Place, DeviceError]:
+        """Why GPUs did not answer when they were last read."""
+        return {self._place[uuid]: error for uuid, error in self._meter.errors.items()}
+
+    def last(self) -> Mapping[Place, Reading]:
+        """What each GPU said when it was last read; without those that did not answer."""
+        return self._readings
+
+    def disturbed(self, job: str) -> bool:
+        """Whether a job's GPUs do not show what it costs by itself.
+
+        Somebody else is on them, has limited their power, or they run at another clock than they were asked to.
+        """
+        strange = {*self.health.shared(), *(self._place[uuid] for uuid in self._limits.changed())}
+        mine = [place for place, owner in self._owners.items() if owner == job]
+        return any(place in strange or self.keeper.strays(place) for place in mine)
 
     # -- what is shown --------------------------------------------------------------------------------------------
 
     def notices(self) -> list[str]:
         """What does not work, once each."""
-        return list(dict.fromkeys((*self._refused, *self._found.copy())))
+        return list(
+            dict.fromkeys(
+                (*self._refused, *self._found.copy(), *self.keeper.notices(), *self._of_service(), *self._limited())
+            )
+        )
+
+    def _of_service(self) -> list[str]:
+        out = [f"GPU {number} of {node} is out of service: {why}" for (node, number), why in self.health.out().items()]
+        return out + [
+            f"GPU {number} of {node} is also used by {', '.join(who)}, not by PowerFlow: what it draws is charged to "
+            "nobody, and nothing is learned there"
+            for (node, number), who in self.health.shared().items()
+        ]
+
+    def _limited(self) -> list[str]:
+        return [
+            f"GPU {self._place[uuid][1]} of {self._place[uuid][0]}: somebody set its power limit to {now_w:.0f} W (it "
+            f"was {own_w:.0f} W): what jobs cost there meanwhile is not learned"
+            for uuid, (own_w, now_w) in self._limits.changed().items()
+        ]
 
     def watts_of(self, job: str) -> float:
         """Watts of a job's GPUs at the last reading; 0 where none was read."""
@@ -223,11 +251,9 @@ class Power:
             node, number = self._place[found.uuid]
             what = f"counter and power differ by {found.share:.0%} over {found.window_s:.0f} s"
             self._found[f"GPU {number} of {node}: {what}"] = None
-
-    def _fails(self, place: Place, error: DeviceError) -> None:
-        self._found[f"GPU {place[1]} of {place[0]}: {error}"] = None
-
-
-def _change(action: str, place: Place, now_s: float, **fields: float) -> AuditRecord:
-    """The audit's entry of a clock that the controller set, or gave back."""
-    return AuditRecord(0, now_s, "powerflow", "", action, f"{place[0]}/{place[1]}", fields)
+        for jump in self._meter.jumps():
+            node, number = self._place[jump.uuid]
+            self._found[f"GPU {number} of {node}: {jump.sentence()}"] = None
+            while len(self._found) > MOST_FOUND:
+                del self._found[next(iter(self._found))]
+        self._limits.look(self._meter.readings)

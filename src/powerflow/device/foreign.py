@@ -1,0 +1,83 @@
+"""Whose a process on a GPU is: ours, that is a descendant of a rank or of what started it, or somebody else's."""
+
+from __future__ import annotations
+
+import pwd
+import re
+from collections.abc import Collection, Iterable
+from pathlib import Path
+
+#: Services of the driver, that compute on behalf of others: whoever they work for is listed besides them.
+SERVICES = ("nvidia-cuda-mps", "nvidia-persiste", "nv-hostengine")
+#: A chain of parents longer than this is not followed.
+MOST_PARENTS = 4096
+
+#: How control groups of containers are called (Docker, containerd, Podman, CRI-O, Kubernetes, LXC).
+_CONTAINER = re.compile(r"docker|containerd|libpod|crio|kubepods|lxc")
+
+
+def parent_of(pid: int) -> int:
+    """A process's parent; 0 if it is gone or has none."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text("ascii", "replace")
+        return int(text[text.rindex(")") + 2 :].split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def strangers(pids: Iterable[int], ours: Collection[int], *, spare_containers: bool = False) -> tuple[str, ...]:
+    """Processes that are nobody's of ours, in words.
+
+    Args:
+        pids: Processes, as the driver numbers them. One that this system does not know by that number (the driver
+            counts the host's, and we may be in a container) is nobody's that could be told.
+        ours: Processes that are ours; so are their descendants.
+        spare_containers: Leave out what runs in a container. A job's own container is no descendant of the job: a
+            daemon has started it.
+    """
+    found = []
+    for pid in pids:
+        name = _name(pid)
+        if not name or name.startswith(SERVICES) or _descends(pid, ours) or (spare_containers and _is_contained(pid)):
+            continue
+        found.append(f"{name} (process {pid}{_of_user(pid)})")
+    return tuple(found)
+
+
+def _is_contained(pid: int) -> bool:
+    """Whether a process runs in a container that we do not run in."""
+    group = _group(pid)
+    return bool(_CONTAINER.search(group)) and group != _group("self")
+
+
+def _group(pid: int | str) -> str:
+    try:
+        return Path(f"/proc/{pid}/cgroup").read_text("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def _descends(pid: int, ours: Collection[int]) -> bool:
+    for _ in range(MOST_PARENTS):
+        if pid in ours:
+            return True
+        pid = parent_of(pid)
+        if pid <= 1:
+            return False
+    return False
+
+
+def _name(pid: int) -> str:
+    """The command's name, in printable letters; "" if there is no such process."""
+    try:
+        name = Path(f"/proc/{pid}/comm").read_text("utf-8", "replace").rstrip("\n")
+    except OSError:
+        return ""
+    return "".join(letter if letter.isprintable() else "?" for letter in name) or "?"
+
+
+def _of_user(pid: int) -> str:
+    try:
+        return f" of {pwd.getpwuid(Path(f'/proc/{pid}').stat().st_uid).pw_name}"
+    except (OSError, KeyError):
+        return ""

@@ -1,0 +1,205 @@
+"""Which GPUs are in service: a state for each, from what it says at each reading. No I/O, no clock.
+
+| what is seen | leaves service | comes back |
+|---|---|---|
+| lost (the driver says so) | at once | when it has answered for a while |
+| no answer, or an error | when it has lasted; later if a job is on it, for jobs outlive a short stall | the same |
+| an Xid of the hardware, an uncorrected ECC error | at once | when an operator resumes its node, or it was reset |
+| somebody else's process, while nobody of ours is on it | when seen twice | when it has been gone for a while |
+
+Whoever leaves service again and again stays out for longer each time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from powerflow.device.protocol import DeviceError, DeviceLost, Reading
+
+#: One GPU: its node, and its number there.
+Place = tuple[str, int]
+
+#: How long a GPU may fail to answer before it leaves service: one that is free, and one that a job is on.
+FREE_S, HELD_S = 2.5, 10.0
+#: How long somebody else must have been on a free GPU, and how long a job's own work may echo after it has left.
+FOREIGN_S, ECHO_S = 1.5, 6.0
+#: How long it must be well before it comes back the first time; each further time twice as long, up to `MOST_BACK_S`.
+BACK_S, MOST_BACK_S = 20.0, 1200.0
+#: Share of the time in which a free GPU may seem busy.
+BUSY = 0.1
+#: Xids that a program's own fault causes (NVIDIA, "XID Errors"; its device plugin for Kubernetes passes over the same),
+#: and 63, which only records that a memory row was replaced.
+OF_PROGRAMS = frozenset({13, 31, 43, 45, 63, 68, 109})
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What is seen of one GPU at one moment.
+
+    Attributes:
+        reading: What it said; None if it did not answer.
+        error: Why not.
+        held: Whether a job is on it.
+        strangers: Processes on it that are not ours, in words.
+    """
+
+    reading: Reading | None
+    error: DeviceError | None = None
+    held: bool = False
+    strangers: tuple[str, ...] = ()
+
+
+class Turn(NamedTuple):
+    """A GPU leaves service, or comes back; and why."""
+
+    place: Place
+    out: bool
+    why: str
+
+
+@dataclass(slots=True)
+class _Gpu:
+    out: bool = False
+    why: str = ""
+    fault: str = ""  # stays until somebody pardons it
+    times: int = 0  # how often it has left service
+    bad_since_s: float = math.inf
+    good_since_s: float = math.inf
+    free_since_s: float = -math.inf
+    xids: tuple[int, ...] | None = None  # those that are known
+    ecc_errors: float = math.nan
+    shared: tuple[str, ...] = ()  # strangers beside a job
+
+
+class GpuHealth:
+    """The state of each GPU of a cluster.
+
+    Args:
+        places: All GPUs.
+    """
+
+    def __init__(self, places: Iterable[Place]) -> None:
+        self._gpus = {place: _Gpu() for place in places}
+
+    def look(self, now_s: float, sights: Mapping[Place, Sight]) -> list[Turn]:
+        """Take in what is seen now; which GPUs leave service or come back.
+
+        Args:
+            now_s: The moment, seconds on any clock that only runs forward.
+            sights: By place; GPUs that are not named are as they were.
+        """
+        turns = []
+        for place, sight in sights.items():
+            gpu = self._gpus[place]
+            gpu.free_since_s = math.inf if sight.held else min(gpu.free_since_s, now_s)
+            why, patience_s = self._trouble(gpu, sight, now_s)
+            if why:
+                gpu.good_since_s = math.inf
+                gpu.bad_since_s = min(gpu.bad_since_s, now_s)
+                if gpu.out:
+                    gpu.why = why
+                elif now_s - gpu.bad_since_s >= patience_s:
+                    gpu.out, gpu.why, gpu.times = True, why, gpu.times + 1
+                    turns.append(Turn(place, True, why))
+                continue
+            gpu.bad_since_s = math.inf
+            gpu.good_since_s = min(gpu.good_since_s, now_s)
+            if gpu.out and now_s - gpu.good_since_s >= min(BACK_S * 2.0 ** max(0, gpu.times - 1), MOST_BACK_S):
+                turns.append(self._return(place, gpu))
+        return turns
+
+    def suspect(self, place: Place, why: str) -> list[Turn]:
+        """A job has just failed on a GPU that does not answer: it leaves service without further patience."""
+        gpu = self._gpus[place]
+        if gpu.out:
+            return []
+        gpu.out, gpu.why, gpu.times, gpu.good_since_s = True, why, gpu.times + 1, math.inf
+        return [Turn(place, True, why)]
+
+    def pardon(self, node: str) -> None:
+        """An operator says that a node's GPUs are well: faults are forgotten, and those that answer need not wait."""
+        for place, gpu in self._gpus.items():
+            if place[0] == node:
+                gpu.fault, gpu.times, gpu.good_since_s = "", 0, -math.inf
+
+    def why(self, place: Place) -> str:
+        """Why a GPU is out of service; "" if it is in."""
+        gpu = self._gpus.get(place)
+        return gpu.why if gpu is not None and gpu.out else ""
+
+    def out(self) -> dict[Place, str]:
+        """GPUs that are out of service, and why."""
+        return {place: gpu.why for place, gpu in self._gpus.items() if gpu.out}
+
+    def shared(self) -> dict[Place, tuple[str, ...]]:
+        """GPUs on which somebody else computes beside a job of ours, and who."""
+        return {place: gpu.shared for place, gpu in self._gpus.items() if gpu.shared}
+
+    def faults(self) -> dict[Place, tuple[str, float]]:
+        """Faults that stay until they are pardoned, each with the ECC errors that were counted then: to be kept."""
+        return {place: (gpu.fault, gpu.ecc_errors) for place, gpu in self._gpus.items() if gpu.fault}
+
+    def restore(self, faults: Mapping[Place, tuple[str, float]]) -> None:
+        """Take up the faults that an earlier controller kept."""
+        for place, (fault, ecc_errors) in faults.items():
+            if place in self._gpus:
+                self._gpus[place].fault, self._gpus[place].ecc_errors = fault, ecc_errors
+
+    def _trouble(self, gpu: _Gpu, sight: Sight, now_s: float) -> tuple[str, float]:
+        """What is wrong with a GPU now ("" for nothing), and how long that may last."""
+        gpu.shared = sight.strangers if sight.held else ()
+        if sight.reading is None:
+            lost = isinstance(sight.error, DeviceLost)
+            return str(sight.error or "it does not answer"), 0.0 if lost else HELD_S if sight.held else FREE_S
+        self._note_faults(gpu, sight.reading)
+        if gpu.fault:
+            return gpu.fault, 0.0
+        if sight.held:
+            return "", 0.0
+        if sight.strangers:
+            return f"in use by {', '.join(sight.strangers[:2])}, not by PowerFlow", FOREIGN_S
+        if sight.reading.utilisation >= BUSY and now_s - gpu.free_since_s >= ECHO_S:
+            return "in use by somebody, not by PowerFlow: it is busy, and no job is on it", FOREIGN_S
+        return "", 0.0
+
+    def _note_faults(self, gpu: _Gpu, reading: Reading) -> None:
+        known = len(gpu.xids) if gpu.xids is not None else 0
+        # the list forgets the oldest when it is full: then all of it is looked at again, which changes nothing
+        new = reading.xids[known:] if gpu.xids == reading.xids[:known] else reading.xids
+        gpu.xids = reading.xids
+        for xid in new:
+            if xid not in OF_PROGRAMS:
+                gpu.fault = f"its driver reported Xid {xid}"
+        if math.isnan(reading.ecc_errors):
+            return
+        if reading.ecc_errors > gpu.ecc_errors:
+            count = reading.ecc_errors - gpu.ecc_errors
+            gpu.fault = f"{count:.0f} memory errors (ECC) that could not be corrected"
+        elif reading.ecc_errors < gpu.ecc_errors:
+            gpu.fault = ""  # it was reset
+        gpu.ecc_errors = reading.ecc_errors
+
+    def _return(self, place: Place, gpu: _Gpu) -> Turn:
+        why, gpu.out, gpu.why = gpu.why, False, ""
+        gpu.good_since_s = gpu.bad_since_s = math.inf
+        return Turn(place, False, why)
+
+
+def faults_as_json(faults: Mapping[Place, tuple[str, float]], uuids: Mapping[Place, str]) -> dict[str, Any]:
+    """Faults by UUID, as the store keeps them."""
+    return {
+        uuids[place]: {"why": why, "ecc_errors": None if math.isnan(errors) else errors}
+        for place, (why, errors) in faults.items()
+    }
+
+
+def faults_from_json(kept: Mapping[str, Any], places: Mapping[str, Place]) -> dict[Place, tuple[str, float]]:
+    """The same read back; GPUs that are not here any more are left out."""
+    return {
+        places[uuid]: (str(plain["why"]), math.nan if plain["ecc_errors"] is None else float(plain["ecc_errors"]))
+        for uuid, plain in kept.items()
+        if uuid in places
+    }

@@ -1,0 +1,51 @@
+"""Power limits that somebody else has changed: seen, said, and what is timed meanwhile is not learned.
+
+PowerFlow sets no power limits. What a card's limit was when nobody of ours was on it is taken to be its own; jobs are
+learned at that. A job that searches for a better one (Zeus' ``GlobalPowerLimitOptimizer``), or an operator's
+``nvidia-smi -pl``, changes what every step costs for as long as it lasts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from powerflow.device.protocol import Reading
+
+#: A limit has changed if it is off by more than this, watts.
+NEAR_W = 2.0
+
+
+class LimitWatch:
+    """Of all GPUs, by UUID.
+
+    Args:
+        kept: What `state` of an earlier one gave.
+    """
+
+    def __init__(self, kept: Mapping[str, Any]) -> None:
+        self._own_w = {str(uuid): float(watts) for uuid, watts in kept.items()}
+        self._now_w: dict[str, float] = {}
+
+    def begin(self, readings: Mapping[str, Reading], held: Collection[str]) -> None:
+        """A controller starts: cards that no job is on have the limit that they are meant to have."""
+        for uuid in readings.keys() - set(held):
+            self._own_w.pop(uuid, None)
+        self.look(readings)
+
+    def look(self, readings: Mapping[str, Reading]) -> None:
+        """Take in what the cards say now."""
+        for uuid, reading in readings.items():
+            if math.isfinite(reading.power_limit_w):
+                self._own_w.setdefault(uuid, reading.power_limit_w)
+                self._now_w[uuid] = reading.power_limit_w
+
+    def changed(self) -> dict[str, tuple[float, float]]:
+        """Cards whose limit is not their own now: their own, and the one now, watts."""
+        both = {uuid: (self._own_w[uuid], watts) for uuid, watts in self._now_w.copy().items()}
+        return {uuid: (own_w, now_w) for uuid, (own_w, now_w) in both.items() if abs(own_w - now_w) > NEAR_W}
+
+    def state(self) -> dict[str, float]:
+        """Each card's own limit, as plain data."""
+        return dict(self._own_w)
