@@ -322,6 +322,11 @@ class LiveBudgets:
         )
         self._retry_s = -math.inf
 
+    def clock_set(self) -> None:
+        """The machine's clock was set: windows are looked at anew."""
+        with self._lock:
+            self._due_s = self._retry_s = -math.inf
+
     def _meters(self) -> dict[str, float]:
         """By scope, joules so far."""
         return {scope: self._meter(scope) for scope in self._stored}

@@ -44,6 +44,7 @@ from powerflow.live.rows import Intent, StoredJob
 from powerflow.live.store import Store
 from powerflow.live.timing import STEPS
 from powerflow.live.troubles import tell_troubles
+from powerflow.live.wall_clock import BrainTime, WallClock, moved
 from powerflow.scheduler import events as brain
 from powerflow.scheduler.insight import Insight
 from powerflow.scheduler.ledger import advance
@@ -83,17 +84,6 @@ class News(NamedTuple):
     name: str
 
 
-class WallClock:
-    """Unix seconds that never go back: wall time at the start, and a monotonic clock from then on."""
-
-    def __init__(self) -> None:
-        self._offset_s = time.time() - time.monotonic()
-
-    def __call__(self) -> float:
-        """Now."""
-        return self._offset_s + time.monotonic()
-
-
 class Controller:
     """The loop over the scheduler, and everything it keeps in memory.
 
@@ -110,7 +100,7 @@ class Controller:
         runs_as: The login name to run a user's jobs as; "" for the engine's own.
         emulation: Slows scripts on emulated GPUs; None where GPUs are real.
         log: A structlog logger.
-        clock: Unix seconds, never going back.
+        clock: Unix seconds.
     """
 
     def __init__(
@@ -145,8 +135,9 @@ class Controller:
         self._gpus_of = {n.name: n.gpus for pool in scheduler.pools.values() for n in pool.occupancy.nodes}
         self._nodes_up = dict.fromkeys(self._gpus_of, True)
         self._strangers: set[str] = set()  # gangs of no job that the store knows
-        self.governance = Governance(rules, self._roster, scheduler, store, self._advance, log)
-        self._questions = Questions(scheduler, self._advance, log)
+        self._brain_time = BrainTime()
+        self.governance = Governance(rules, self._roster, scheduler, store, self._advance, log, self._brain_time)
+        self._questions = Questions(scheduler, self._advance, log, self._brain_time)
         self._gpu_service = GpuService(power, engine, store, self._roster, self._holding, log)
         self._facts = Facts(
             self._roster,
@@ -353,7 +344,7 @@ class Controller:
 
     def turn(self) -> float:
         """Take what happened, decide, store, act; the answer is how many seconds may pass until the next turn."""
-        now_s, began_s = self.clock(), time.perf_counter()
+        now_s, began_s = self._now(), time.perf_counter()
         self._guarded(self._renew, now_s)
         if not self._holds_lease():
             return self.settings.busy_s  # the store may be another's by now: hands off until it is known
@@ -375,6 +366,22 @@ class Controller:
         if decided:
             self.cycle_s = time.perf_counter() - began_s
         return self._rest_s(now_s)
+
+    def _now(self) -> float:
+        """The present. Where the machine's clock was set, moments that were noted before move with it."""
+        now_s, set_s = self.clock.both() if isinstance(self.clock, WallClock) else (self.clock(), 0.0)
+        by_s = set_s - self._brain_time.set_s
+        if by_s:
+            self._log.warning("the machine's clock was set", by_s=by_s)
+            self._roster.events.append(self._brain_time.follow(set_s))
+            self._wake_s, self._saved_s, self.turned_s = (
+                moved(moment_s, by_s) for moment_s in (self._wake_s, self._saved_s, self.turned_s)
+            )
+            self._renewed_s += by_s - self.settings.lease_s / 3  # the claim speaks of the old time: renew it now
+            self.power.clock_set(by_s)
+            self._roster.clock_set(by_s)
+            self.governance.clock_set(by_s)
+        return now_s
 
     def _guarded(self, step: Callable[[float], None], now_s: float) -> None:
         """Take a step of the turn; what fails for now is said once, and tried again in the next turn."""
@@ -476,8 +483,9 @@ class Controller:
         if self._draining:
             return False
         events, self._roster.events = self._roster.events, []
-        plan = self.scheduler.step(now_s, [self._progress(), *events])
-        self._wake_s = plan.wake_s
+        told = [self._progress(), *map(self._brain_time.told, events)]
+        plan = self.scheduler.step(self._brain_time.brain(now_s), told)
+        self._wake_s = self._brain_time.wall(plan.wake_s)
         for ignored in plan.ignored:
             self._log.info("the brain passes over", what=ignored)
         if plan.decided:

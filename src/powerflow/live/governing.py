@@ -18,6 +18,7 @@ from powerflow.live.savings import Savings
 from powerflow.live.signals import Signals
 from powerflow.live.stages import Stages
 from powerflow.live.store import Store
+from powerflow.live.wall_clock import BrainTime
 from powerflow.scheduler.canary import held_back
 from powerflow.scheduler.plan import Plan, Wish
 from powerflow.scheduler.scheduler import Scheduler
@@ -45,6 +46,7 @@ class Governance:
         store: Where warnings go.
         advance: Tells the brain of all progress up to now.
         log: A structlog logger.
+        brain_time: What the brain calls now.
 
     Attributes:
         cap_w, watt_price: Of the last plan.
@@ -52,10 +54,17 @@ class Governance:
     """
 
     def __init__(
-        self, rules: Rules, roster: Roster, scheduler: Scheduler, store: Store, advance: Callable[[], None], log: Any
+        self,
+        rules: Rules,
+        roster: Roster,
+        scheduler: Scheduler,
+        store: Store,
+        advance: Callable[[], None],
+        log: Any,
+        brain_time: BrainTime,
     ) -> None:
         self._rules, self._roster, self._scheduler, self._store = rules, roster, scheduler, store
-        self._advance, self._log = advance, log
+        self._advance, self._log, self._brain_time = advance, log, brain_time
         self._outcomes: deque[tuple[str, Mapping[str, float]]] = deque()  # of completed jobs, for canaries
         self.cap_w, self.watt_price = math.inf, 0.0
         self.notices: tuple[str, ...] = ()
@@ -161,5 +170,11 @@ class Governance:
 
     def _record(self, now_s: float) -> None:
         """Write down what is drawn under power caps, and what the brain allows."""
-        limit_w = self._scheduler.caps.limit_w
-        self._rules.caps.note(now_s, lambda scope: limit_w(scope, now_s, now_s))
+        limit_w, at_s = self._scheduler.caps.limit_w, self._brain_time.brain(now_s)
+        self._rules.caps.note(now_s, lambda scope: limit_w(scope, at_s, at_s))
+
+    def clock_set(self, by_s: float) -> None:
+        """The machine's clock was set by so many seconds: what is due is looked at anew."""
+        self._rules.budgets.clock_set()
+        self._rules.savings.clock_set(by_s)
+        self._rules.signals.clock_set()

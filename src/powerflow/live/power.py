@@ -127,6 +127,11 @@ class Power:
             store.charge(list(self._charges.values()), {METER: self._meter.state()})
             self._charges.clear()
 
+    def clock_set(self, by_s: float) -> None:
+        """The machine's clock was set by so many seconds: that is no time in which GPUs were held."""
+        self._read_s += by_s
+        self._settled_s += by_s
+
     def totals_j(self) -> tuple[float, float, float]:
         """Joules metered since the store was made, those of jobs, and those of idle GPUs."""
         return self._totals_j

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from powerflow.live.wall_clock import BrainTime
 from powerflow.scheduler.insight import Insight, insight
 from powerflow.scheduler.scheduler import Scheduler
 
@@ -28,10 +30,11 @@ class Questions:
         scheduler: The brain; the loop's alone.
         advance: Tells it of all progress up to now.
         log: A structlog logger.
+        brain_time: What the brain calls now.
     """
 
-    def __init__(self, scheduler: Scheduler, advance: Callable[[], None], log: Any) -> None:
-        self._scheduler, self._advance, self._log = scheduler, advance, log
+    def __init__(self, scheduler: Scheduler, advance: Callable[[], None], log: Any, brain_time: BrainTime) -> None:
+        self._scheduler, self._advance, self._log, self._brain_time = scheduler, advance, log, brain_time
         self._asked: deque[Question] = deque()
 
     def ask(self, job_id: str) -> Question:
@@ -55,7 +58,9 @@ class Questions:
         try:
             if question.job_id in self._scheduler.ledger.slot_of:
                 self._advance()
-                question.answer = insight(self._scheduler, question.job_id, now_s)
+                said = insight(self._scheduler, question.job_id, self._brain_time.brain(now_s))
+                start_s = None if said.start_s is None else self._brain_time.wall(said.start_s)
+                question.answer = dataclasses.replace(said, start_s=start_s)
         except Exception as error:
             self._log.error("cannot look into a job", job=question.job_id, error=f"{type(error).__name__}: {error}")
         finally:

@@ -72,6 +72,12 @@ class Roster:
         if not entry.reason:
             entry.reason = "waits for the next decision"
 
+    def clock_set(self, by_s: float) -> None:
+        """The machine's clock was set by so many seconds: who waits for a while does so still."""
+        for entry in self.entries.values():
+            entry.eligible_s += by_s
+            entry.explore_since_s += by_s
+
     def forget_in_brain(self, entry: Entry) -> None:
         """The brain is to plan without this job from now on, and without its GPUs while it still holds them."""
         if entry.known:

@@ -69,6 +69,10 @@ class Savings:
         last = self.show()
         self._due_s = -math.inf if last is None else last.time_s + DAY_S
 
+    def clock_set(self, by_s: float) -> None:
+        """The machine's clock was set by so many seconds: what is due in a while is so still."""
+        self._due_s += by_s
+
     def step(self, now_s: float, events: list[Event]) -> None:
         """Take what a replay has found, or begin one that is due; ``events`` gets what the brain is to be told for it.
 

@@ -76,6 +76,10 @@ class Signals:
         self._known: dict[Kind, _Known] | None = None
         self._fetched: deque[tuple[StoredSignal, Signal | str]] = deque()  # to be taken by the loop
 
+    def clock_set(self) -> None:
+        """The machine's clock was set: signals are asked for anew."""
+        self._asked_s.clear()
+
     # -- from outside ---------------------------------------------------------------------------------------------
 
     def set(self, order: SignalOrder, caller: Caller, now_s: float) -> SignalRecord:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from powerflow.cluster.spec import ClusterSpec
 from powerflow.errors import InputError
@@ -125,6 +125,11 @@ class PowerCap:
         corners = (self.start_s, self.due_s)
         moments = [from_s, to_s, *(s for s in corners if from_s < s < to_s)]
         return min(self.allowed_w(s, baseline_w) for s in moments)
+
+    def later(self, by_s: float) -> PowerCap:
+        """The same cap, so many seconds later."""
+        deadline_s = None if self.deadline_s is None else self.deadline_s + by_s
+        return replace(self, start_s=self.start_s + by_s, end_s=self.end_s + by_s, deadline_s=deadline_s)
 
     def over_s(self, baseline_w: float) -> float:
         """When it has been forgotten."""

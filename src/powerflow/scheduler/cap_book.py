@@ -96,6 +96,12 @@ class CapBook:
                 held.baseline_w = math.nan
         return ""
 
+    def move(self, by_s: float) -> None:
+        """All caps come so much later."""
+        for held in self._held.values():
+            held.cap = held.cap.later(by_s)
+        self._held = {(held.cap.scope.name, held.cap.start_s): held for held in self._held.values()}
+
     def forget(self, now_s: float) -> None:
         """Drop what is over."""
         self._held = {k: h for k, h in self._held.items() if now_s < h.cap.over_s(h.baseline_w)}

@@ -140,6 +140,15 @@ class PowerCapLifted:
     scope: str
 
 
+@dataclass(frozen=True, slots=True)
+class ClockSet:
+    """The clock of the day was set by so many seconds. Power caps, which are said in its time, come as much sooner; the
+    time that the scheduler is told has not moved.
+    """
+
+    by_s: float
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class PowerMetered:
     """What the meters say: watts of the cluster now, and of its jobs.
@@ -205,6 +214,7 @@ Event = (
     | Acting
     | Leaving
     | PauseMeasured
+    | ClockSet
     | PowerCapSet
     | PowerCapLifted
     | PowerMetered

@@ -23,6 +23,7 @@ from powerflow.scheduler.events import (
     Acting,
     Adopted,
     Cancelled,
+    ClockSet,
     Completed,
     CostLearned,
     Event,
@@ -178,6 +179,10 @@ class Scheduler:
                 return self._leave(event.job_id)
             case PauseMeasured():
                 return self._pause(event)
+            case ClockSet():
+                self.caps.move(-event.by_s)
+                self._cap_due_s = -math.inf if self.caps else self._cap_due_s
+                return ""
             case PowerCapSet() | PowerCapLifted():
                 return self._cap(event, now_s)
             case PowerMetered():
