@@ -72,7 +72,7 @@ class ClockKeeper:
     def __init__(self, gpus: Mapping[Place, Gpu], clocks: Clocks, clock: Callable[[], float] = time.monotonic) -> None:
         self._gpus, self._clocks, self._clock = gpus, clocks, clock
         self._asked: dict[Place, _Asked] = {}
-        self._late: dict[Place, str] = {}  # not given back yet, and why
+        self._late: dict[Place, tuple[str, float]] = {}  # not given back yet: why, and when it is tried again
         self._renewed_s = -math.inf
         self.changes: list[AuditRecord] = []  # not written down yet
 
@@ -135,7 +135,7 @@ class ClockKeeper:
 
     def notices(self) -> list[str]:
         """Clocks that are not as they should be, one line each."""
-        found = [f"GPU {number} of {node}: {why}" for (node, number), why in self._late.copy().items()]
+        found = [f"GPU {number} of {node}: {why}" for (node, number), (why, _) in self._late.copy().items()]
         for (node, number), asked in self._asked.copy().items():
             if asked.vain > SAID_AFTER and asked.error:
                 found.append(f"GPU {number} of {node}: {asked.error}")
@@ -164,15 +164,15 @@ class ClockKeeper:
             return None
         state = stands(asked.mhz, asked.asked_s, reading) if reading is not None else ""
         asked.off = reading is not None and is_above(reading.clock_mhz, asked.mhz)
-        if state == "holds" and reading is not None and not asked.error:
+        if state == "holds" and reading is not None:
+            asked.error = ""
             self._note(place, asked, reading, now_s)
         if state in ("above", "below") and reading is not None:
             if asked.holds:
                 self._audit("clock lost", place, now_s, clock_mhz=asked.mhz, read_mhz=reading.clock_mhz)
             asked.holds = False
             asked.error = f"asked for {asked.mhz:.0f} MHz, it runs at {reading.clock_mhz:.0f} MHz"
-        elif not asked.error or state == "holds":
-            asked.error, asked.vain = "", 0
+        elif not asked.error:
             return None
         if moment_s < asked.next_s:
             return None
@@ -205,13 +205,13 @@ class ClockKeeper:
 
     def _give_back(self, place: Place, now_s: float, moment_s: float) -> None:
         asked = self._asked.get(place)
-        if place in self._late and moment_s < self._renewed_s + RENEW_S and asked is None:
-            return  # tried with the next renewal
+        if asked is None and moment_s < self._late[place][1]:
+            return
         self._asked.pop(place, None)
         try:
             self._clocks.release(self._gpus[place].uuid)
         except DeviceError as error:
-            self._late[place] = f"its clock cannot be given back: {error}"
+            self._late[place] = f"its clock cannot be given back: {error}", moment_s + RENEW_S
         else:
             self._late.pop(place, None)
             if asked is not None and asked.borrowed:

@@ -62,6 +62,7 @@ class Turn(NamedTuple):
 
 @dataclass(slots=True)
 class _Gpu:
+    prefix: str  # how its errors begin: who reads of it knows whose they are
     out: bool = False
     why: str = ""
     fault: str = ""  # stays until somebody pardons it
@@ -82,7 +83,7 @@ class GpuHealth:
     """
 
     def __init__(self, places: Iterable[Place]) -> None:
-        self._gpus = {place: _Gpu() for place in places}
+        self._gpus = {(node, number): _Gpu(f"GPU {number} of {node}: ") for node, number in places}
 
     def look(self, now_s: float, sights: Mapping[Place, Sight]) -> list[Turn]:
         """Take in what is seen now; which GPUs leave service or come back.
@@ -114,6 +115,7 @@ class GpuHealth:
     def suspect(self, place: Place, why: str) -> list[Turn]:
         """A job has just failed on a GPU that does not answer: it leaves service without further patience."""
         gpu = self._gpus[place]
+        why = why.removeprefix(gpu.prefix)
         if gpu.out:
             return []
         gpu.out, gpu.why, gpu.times, gpu.good_since_s = True, why, gpu.times + 1, math.inf
@@ -153,7 +155,9 @@ class GpuHealth:
         gpu.shared = sight.strangers if sight.held else ()
         if sight.reading is None:
             lost = isinstance(sight.error, DeviceLost)
-            return str(sight.error or "it does not answer"), 0.0 if lost else HELD_S if sight.held else FREE_S
+            return str(sight.error or "it does not answer").removeprefix(
+                gpu.prefix
+            ), 0.0 if lost else HELD_S if sight.held else FREE_S
         self._note_faults(gpu, sight.reading)
         if gpu.fault:
             return gpu.fault, 0.0

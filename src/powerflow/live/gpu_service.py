@@ -91,7 +91,7 @@ class GpuService:
         for node, numbers in placement:
             for place in ((node, number) for number in numbers):
                 if place in errors:
-                    self._take(self.health.suspect(place, self._words(place, str(errors[place]))))
+                    self._take(self.health.suspect(place, str(errors[place])))
                 out = out or bool(self.health.why(place))
         return out
 
@@ -115,9 +115,9 @@ class GpuService:
             self._faults = faults
 
     def _take(self, turns: Iterable[Turn]) -> None:
-        for place, out, said in turns:
+        for place, out, why in turns:
             node, number = place
-            name, why = f"GPU {number} of {node}", self._words(place, said)
+            name = f"GPU {number} of {node}"
             if out:
                 self._log.warning("GPU out of service", gpu=name, why=why)
                 self._roster.events.append(GpuFailed(node, number))
@@ -140,10 +140,6 @@ class GpuService:
         except EngineError:
             return None
         return frozenset(ranks | {pid for pid in map(parent_of, ranks) if pid > 1})
-
-    @staticmethod
-    def _words(place: Place, why: str) -> str:
-        return why.removeprefix(f"GPU {place[1]} of {place[0]}: ")
 
 
 def _is_on(placement: Placement, place: Place) -> bool:
