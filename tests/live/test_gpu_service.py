@@ -80,7 +80,7 @@ def test_what_ran_on_a_gpu_that_was_lost_meanwhile_is_not_taken_over_there(
 
 def test_a_job_that_fails_on_a_gpu_that_does_not_answer_has_not_failed(bench: Bench) -> None:
     bench.steps_total = 1_000_000
-    job = bench.submit(gpus=1, model="resnet50", retries=0, rescale="restart")
+    job = bench.submit(gpus=1, model="resnet50", retries=0)
     bench.until_trains(job)
     ((node, (number,)),) = bench.controller.entries[job].placement
     breaks(bench, number, STUCK)
