@@ -37,7 +37,7 @@ def test_only_run_is_required_and_the_rest_is_modest() -> None:
     plain = job()
     assert (plain.gpus.least, plain.gpus.most, plain.gpus.gpu_type) == (1, 1, None)
     assert (plain.priority, plain.rescale, plain.retries) == ("normal", "none", 2)
-    assert (plain.checkpoint.grace, plain.checkpoint.every, plain.energy.max_slowdown) == (30.0, 0.0, None)
+    assert (plain.checkpoint.grace, plain.checkpoint.every, plain.energy.max_slowdown) == (30.0, 600.0, None)
 
 
 @pytest.mark.parametrize(

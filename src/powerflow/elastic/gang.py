@@ -20,6 +20,7 @@ from torch._C._distributed_c10d import Store
 from torch.nn.parallel import DistributedDataParallel
 
 from powerflow.elastic import group
+from powerflow.elastic.checkpoint import CheckpointWriter
 from powerflow.elastic.mailbox import Mailbox, News, Phase, Switch, Target
 from powerflow.elastic.reporter import Reporter
 from powerflow.elastic.state import State, Training, load, receive, send
@@ -72,7 +73,8 @@ class Gang:
         self._news_of_switch = News(mailbox.directory / "switch.json")
         self._news_of_target = News(mailbox.directory / "target.json")
         self._looked_s = 0.0
-        self._saved_s = time.monotonic()
+        self._loaded_step = 0  # of the checkpoint that we began from
+        self._checkpoint = CheckpointWriter(training, mailbox.checkpoint, reporter)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._on_sigterm)
         self._show_error = sys.excepthook
@@ -137,18 +139,10 @@ class Gang:
 
     def _save_if_due(self) -> None:
         assert self.target is not None
-        if self.target.checkpoint_s and time.monotonic() - self._saved_s >= self.target.checkpoint_s:
-            self._save()
-
-    def _save(self) -> None:
-        self.reporter.tell(Phase.SAVING)
-        try:
-            self.training.save(self.mailbox.checkpoint)
-            self.reporter.note(saved_step=self.training.position.step)
-        except OSError as error:
-            self.reporter.note(note=f"no checkpoint: {error}")
-        self._saved_s = time.monotonic()
-        self.reporter.enter(Phase.COMPUTING)
+        if self._checkpoint.due(self.target.checkpoint_s):
+            self.reporter.tell(Phase.SAVING)
+            self._checkpoint.save()
+            self.reporter.enter(Phase.COMPUTING)
 
     # -- a peer was lost, or we are new ------------------------------------------------------------------------------
 
@@ -259,10 +253,12 @@ class Gang:
         self._store = store
         group.form(store, rank, len(target.members), cuda=self.training.on_cuda())
         state = self._share(rank, len(target.members))
-        group.settle()
+        group.settle(target.outside_s)
         if state is not None:
             self.training.become(state)
         self.training.joined = True
+        if rank == 0 and (self.rank != 0 or not self.generation):
+            self._checkpoint.lead(self._loaded_step)
         self.generation, self.rank, self.ranks, self.target = target.generation, rank, len(target.members), target
         self.parallel = self.training.in_parallel() if self.ranks > 1 else None
         self.whole = True
@@ -288,7 +284,8 @@ class Gang:
         if state is not None:
             self.training.become(state)
             self.training.joined = False  # a survivor knows better
-            self.reporter.note(saved_step=self.training.position.step)
+            self._loaded_step = self.training.position.step
+            self.reporter.note(saved_step=self._loaded_step)
 
     def _share(self, rank: int, ranks: int) -> State | None:
         """Have the state of the most advanced survivor given to all who need it; what we are to become, if we do."""
@@ -363,6 +360,7 @@ class Gang:
         if self.training.joined and not kept and (self.rank == 0 or not self.whole):
             self._save_before_leaving()
         self._let_go()
+        self._checkpoint.wait()
         self._left = True
         self.reporter.tell(Phase.RELEASED)
         self.reporter.close()
@@ -371,6 +369,7 @@ class Gang:
     def _save_before_leaving(self) -> None:
         """Keep the state, which nobody else has: where that fails, try until it succeeds or our grace is over."""
         self.reporter.tell(Phase.SAVING)
+        self._checkpoint.wait()
         while True:
             try:
                 self.training.save(self.mailbox.checkpoint)

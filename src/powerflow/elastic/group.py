@@ -27,7 +27,7 @@ PATIENCE_S = 10.0
 CONNECT_S = 4.0
 #: Longest wait inside a collective of the training itself. Long: a slow rank is not a lost one, and a killed one is
 #: seen at once by its closed connection.
-COLLECTIVE_S = 1800.0
+COLLECTIVE_S = 3600.0
 #: Environment: address under which other nodes reach this one; the loopback address if all is on one machine.
 ADDRESS = "POWERFLOW_ADDRESS"
 _LOOPBACK = "127.0.0.1"
@@ -97,9 +97,13 @@ def form(store: Store, rank: int, ranks: int, *, cuda: bool) -> None:
     dist.distributed_c10d._set_pg_timeout(timedelta(seconds=PATIENCE_S))
 
 
-def settle() -> None:
-    """The group has proved itself: from now on be patient with slow ranks."""
-    dist.distributed_c10d._set_pg_timeout(timedelta(seconds=COLLECTIVE_S))
+def settle(outside_s: float = 0.0) -> None:
+    """The group has proved itself: from now on be patient with slow ranks.
+
+    Args:
+        outside_s: Seconds that one of them may do something else while the others wait for it in their next step.
+    """
+    dist.distributed_c10d._set_pg_timeout(timedelta(seconds=max(COLLECTIVE_S, 2.0 * outside_s)))
 
 
 def warm_up() -> None:

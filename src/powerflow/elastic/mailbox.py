@@ -49,8 +49,10 @@ class Phase(StrEnum):
 
     STARTING = "starting"  # importing, building model and data
     READY = "ready"  # built; waits to be taken into the gang
-    COMPUTING = "computing"  # forward, backward
+    COMPUTING = "computing"  # in a step: takes a batch; forward, backward
     SYNCING = "syncing"  # waits for the others: all-reduce
+    OUTSIDE = "outside"  # out of a step: the script updates, logs, saves, or does anything else
+    EVALUATING = "evaluating"  # the script has the model compute without gradients
     REGROUPING = "regrouping"  # forms the group of a new generation
     SAVING = "saving"  # writes a checkpoint
     BROKEN = "broken"  # lost a peer; waits for a new generation
@@ -76,6 +78,7 @@ class Target:
         local_batch_max: Most samples of one pass on one GPU; 0: no limit.
         nodes: Nodes that the members stand on.
         checkpoint_s: Save a checkpoint every so many seconds; 0: only when all ranks must leave.
+        outside_s: Seconds that a rank may do something else than steps while others wait for it.
     """
 
     generation: int
@@ -83,6 +86,7 @@ class Target:
     local_batch_max: int
     nodes: int = 1
     checkpoint_s: float = 0.0
+    outside_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +116,7 @@ class RankReport:
         global_batch: Samples per step, 0 while unknown.
         pause_s: Seconds the last regroup took for this rank, from the last step's end to the next one's start.
         note: What went wrong, in one line; "" if nothing.
+        beat: Rises with every report: one that stays says that the whole process stands still.
         saved_step: Step that ``checkpoint.pt`` holds, as far as this rank knows; 0 while there is none.
     """
 
@@ -132,6 +137,7 @@ class RankReport:
     pause_s: float = 0.0
     note: str = ""
     saved_step: int = 0
+    beat: int = 0
 
 
 class Mailbox:

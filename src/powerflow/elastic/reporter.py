@@ -35,6 +35,7 @@ class Reporter:
         self._lock = threading.Lock()
         self._written: dict[str, Any] = {}
         self._written_s = 0.0
+        self._beat = 0
         self._stop = threading.Event()
         if mailbox is not None:
             self.tell()
@@ -48,6 +49,11 @@ class Reporter:
         """A phase that the next report shall say."""
         self._facts["phase"] = phase
         self._facts["phase_s"] = time.time()
+
+    def does(self, phase: Phase) -> None:
+        """Note what the script does in its loop or between two; a rank that waits, or is done, still does that."""
+        if self._facts["phase"] in (Phase.COMPUTING, Phase.OUTSIDE, Phase.EVALUATING):
+            self.enter(phase)
 
     def tell(self, phase: Phase | None = None, **facts: Any) -> None:
         """Report now, because others wait for it."""
@@ -72,5 +78,6 @@ class Reporter:
         # A disk that is full is no reason to stop training; the next report may find room.
         with self._lock, contextlib.suppress(OSError):
             facts = dict(self._facts)
-            self._mailbox.report(RankReport(**facts))
+            self._beat += 1
+            self._mailbox.report(RankReport(**facts, beat=self._beat))
             self._written, self._written_s = facts, time.monotonic()

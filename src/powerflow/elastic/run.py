@@ -145,6 +145,7 @@ class Run:
         training, gang = self._parts()
         self._epochs = count
         gang.join()
+        self._reporter.does(Phase.OUTSIDE)
         if self._pacer is not None:
             self._pacer.begin()
         while training.position.epoch < count:
@@ -227,6 +228,7 @@ class Run:
                 loaded = None
                 self._drop_gradients()
                 continue
+            self._reporter.enter(Phase.COMPUTING)
             if loaded is None:
                 loaded = feed.start(order, training.position, gang.rank, gang.ranks, gang.local_batch_max)
             began_s = time.monotonic()
@@ -237,6 +239,7 @@ class Run:
                 try:
                     yield batch
                 except GeneratorExit:  # the script breaks out of its loop
+                    self._reporter.does(Phase.OUTSIDE)
                     if one.last and self._went_back and gang.whole:
                         self._end_step(order, passes, began_s)
                     else:  # it has trained this step in part, or not at all
@@ -275,8 +278,7 @@ class Run:
                 raise
             lost = str(error)
         else:
-            if together:
-                self._reporter.enter(Phase.COMPUTING)
+            self._reporter.enter(Phase.OUTSIDE if self._pass.last else Phase.COMPUTING)
             return
         gang.lose(lost)
 
@@ -285,6 +287,8 @@ class Run:
     def forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The model's output: by way of DDP where gradients will be exchanged, else from the model alone."""
         gang = self._gang
+        training = self._pass is not None and torch.is_grad_enabled()
+        self._reporter.does(Phase.COMPUTING if training else Phase.EVALUATING)
         if self._pass is None or gang is None or gang.parallel is None or not torch.is_grad_enabled():
             return module(*args, **kwargs)
         try:

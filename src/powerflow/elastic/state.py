@@ -8,9 +8,9 @@ import io
 import os
 import pickle
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import torch
@@ -117,15 +117,28 @@ class Training:
 
     def save(self, path: Path) -> None:
         """Keep the state in a file, whole or not at all; a later state that is there already is left."""
+        self.keep(path, self.position.step, lambda file: torch.save(self.state(), file))
+
+    def keep(self, path: Path, step: int, write: Callable[[BinaryIO], object]) -> None:
+        """Keep a state in a file, whole or not at all; a later state that is there already is left.
+
+        Args:
+            path: The file.
+            step: Steps that are done in that state.
+            write: Writes it.
+
+        Raises:
+            OSError: It cannot be written; what was there stays.
+        """
         with _locked(path.with_suffix(".lock")):
             kept = load(path)
-            if kept is not None and kept["position"][0] >= self.position.step:
+            if kept is not None and kept["position"][0] >= step:
                 return
             del kept
-            temporary = path.with_name(f".{path.name}.{os.getpid()}")
+            temporary = path.with_name(f".{path.name}.new")  # whoever was killed while writing leaves no more than one
             try:
                 with open(temporary, "wb") as file:
-                    torch.save(self.state(), file)
+                    write(file)
                     file.flush()
                     os.fsync(file.fileno())
                 os.replace(temporary, path)

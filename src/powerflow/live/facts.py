@@ -139,7 +139,7 @@ class Facts:
                 text = f"from {fact.gpus_before} to {fact.gpus} GPUs in {fact.pause_s:.2f} s"
                 self._store.append("rescaled", text, now_s, entry.id, pause_s=fact.pause_s, gpus=fact.gpus)
             case RankLost() | Hung():
-                text = fact.reason if isinstance(fact, RankLost) else f"rank {fact.rank} did nothing and was ended"
+                text = fact.reason if isinstance(fact, RankLost) else f"rank {fact.rank} {fact.what} and was ended"
                 self._store.append("rank lost", text, now_s, entry.id, rank=fact.rank)
             case Noted():
                 self._store.append(fact.kind, fact.text, now_s, entry.id)

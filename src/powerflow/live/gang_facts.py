@@ -51,9 +51,10 @@ class Limits:
     """How long a gang waits, and how often it tries, before it does something about it.
 
     Attributes:
-        hang_s: A rank that computes for longer than this and than ``hang_steps`` steps while all others wait for it
-            hangs.
+        hang_s: A rank that is in one step for longer than this and than ``hang_steps`` steps while all others wait for
+            it hangs, and so do ranks that all wait in an all-reduce. One whose process stands still hangs after this.
         hang_steps: See there.
+        between_s: A rank that is outside a step for so long hangs, unless its job says otherwise.
         start_s: A rank that has not trained a step after so long (importing, building, compiling) hangs. So does a
             script whose log has told no new step for so long, and for ``hang_steps`` times as long as it ever took.
         grace_s: Most seconds that a job may ask for to save and leave; see `Order.grace_s`.
@@ -68,6 +69,7 @@ class Limits:
 
     hang_s: float = 60.0
     hang_steps: float = 20.0
+    between_s: float = 1800.0
     start_s: float = 600.0
     grace_s: float = 600.0
     kill_s: float = 5.0
@@ -159,10 +161,11 @@ class RankLost:
 
 @dataclass(frozen=True, slots=True)
 class Hung:
-    """A rank did nothing for too long and was killed; `RankLost` follows when it is gone."""
+    """A rank hangs and is killed; ``what`` it did for how long. `RankLost` follows when it is gone."""
 
     job_id: str
     rank: str
+    what: str = "did nothing"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,36 +13,19 @@ A rank that is lost is mended in the same way: a target without it, then one wit
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from powerflow.elastic.mailbox import CHECKPOINT_FILE, Member, Phase, RankReport, Target
 from powerflow.engine.protocol import EngineError
 from powerflow.live.gang import Gang, Push, how_it_ended
 from powerflow.live.gang_book import Book, Failure
 from powerflow.live.gang_facts import Completed, Hung, Order, RankLost, Rescaled, Slot, Started, backoff_s
+from powerflow.live.gang_losses import Losses
 from powerflow.live.gang_news import News, progressed
-from powerflow.live.gang_watch import Watch
+from powerflow.live.gang_watch import TRAINING, WAITING, Watch
 from powerflow.live.gang_yard import Yard
 
-_TRAINING = (Phase.COMPUTING, Phase.SYNCING, Phase.SAVING, Phase.DONE)
 #: A rank leaves at the end of a step: the one in flight, or the next, or (for who is told late) the one after.
 _STEPS_TO_LEAVE = 3
 _NEVER_JOINED = "its script never joined: see docs/elastic.md, or submit it with rescale: restart or none"
-
-
-@dataclass(slots=True)
-class Losses:
-    """Losses of ranks since a step was trained.
-
-    Attributes:
-        count: How many times.
-        step: Steps trained at the last one.
-        mended: Generation that closes the ranks after the last one; the gang grows again once it is whole.
-    """
-
-    count: int = 0
-    step: int = -1
-    mended: int = 0
 
 
 class InPlace(Gang):
@@ -86,7 +69,8 @@ class InPlace(Gang):
             nodes = len({member.node for member in members})
             spec = self.order.spec
             most = (spec.batch.local_max if spec.batch else None) or 0
-            target = Target(book.generation, members, most, max(nodes, 1), spec.checkpoint.every)
+            outside_s = spec.limits.between_steps or self.yard.limits.between_s
+            target = Target(book.generation, members, most, max(nodes, 1), spec.checkpoint.every, outside_s)
             try:
                 self.news.post(target, self.order.user)
             except EngineError as error:
@@ -149,7 +133,7 @@ class InPlace(Gang):
         if step > max(self._losses.step, 0):
             self._losses.count = 0
         whole = len(members) == len(book.members) and all(
-            report.generation == book.generation and report.phase in _TRAINING and self.alive(report.name)
+            report.generation == book.generation and report.phase in TRAINING and self.alive(report.name)
             for report in members
         )
         gpus = len(book.members)
@@ -200,7 +184,7 @@ class InPlace(Gang):
             report = reports.get(name)
             if report is None or report.generation == 0:  # a newcomer that will never be needed
                 self.press(name, Push.TERMINATED, self.yard.limits.kill_s)
-            elif report.phase not in (Phase.DONE, Phase.COMPUTING):  # waits for those who have gone
+            elif report.phase in WAITING and report.phase is not Phase.DONE:  # waits for those who have gone
                 self.press(name, Push.TOLD, self.grace_s)
         self._kill_hung(reports, now)  # who left the loop early may save for long, but not for ever
         if not running:
@@ -320,9 +304,9 @@ class InPlace(Gang):
             for name in self.book.ranks
             if self.alive(name) and (name in self.book.members or (name in reports and reports[name].generation > 0))
         }
-        for name in self._watch.hung(taking_part, now):
+        for name, what in self._watch.hung(taking_part, now, self.order.spec.limits.between_steps).items():
             if not self.pressed(name):
-                self.facts.append(Hung(self.job_id, name))
+                self.facts.append(Hung(self.job_id, name, what))
                 self._silent |= set() if self.book.joined or reports else {name}
             self.press(name, Push.KILLED, self.yard.limits.kill_s)
 

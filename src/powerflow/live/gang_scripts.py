@@ -253,7 +253,8 @@ class Scripts(Gang):
         if steps is not None and steps.step >= (steps.total or (work.iterations if work else math.inf)):
             return False
         still_s = now - self._still_s
-        if still_s <= max(limits.start_s, limits.hang_steps * book.gap_s):
+        between_s = self.order.spec.limits.between_steps or limits.start_s
+        if still_s <= max(between_s, limits.hang_steps * book.gap_s):
             return False
         self.fail(Failure(None, f"{first} did nothing for {still_s:.0f} s", first))
         return True

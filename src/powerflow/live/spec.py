@@ -14,7 +14,7 @@ r"""What a person writes to submit a job: ``job.yaml``, a REST body, the flags o
     model: resnet50                 # the family whose costs to start from, if there is a like one
     work: {iterations: 20000}       # how much it is, if known
     progress: 'step (?P<step>\d+)'  # how to read the step from the log of a script that imports nothing
-    limits: {memory: 16GiB, cpus: 4}  # of each process
+    limits: {memory: 16GiB, cpus: 4, between_steps: 1h}  # of each process
     directory: /home/ada/run7
     env: {DATA: /data}
     retries: 2
@@ -220,12 +220,13 @@ class Energy(_Part):
 class Checkpoint(_Part):
     """Where and how the job saves its state.
 
-    ``grace`` is how long it may take between SIGTERM and SIGKILL; ``every`` 0 saves only when all ranks must leave.
+    ``grace`` is how long it may take between SIGTERM and SIGKILL. An in-place job saves ``every`` so many seconds; 0:
+    only when all ranks must leave.
     """
 
     dir: Annotated[Path, Field(pattern=NO_HOME)] | None = None
     grace: Seconds = 30.0
-    every: Seconds = 0.0
+    every: Seconds = 600.0
 
 
 class Work(_Part):
@@ -235,10 +236,14 @@ class Work(_Part):
 
 
 class ProcessLimits(_Part):
-    """Most that one of the job's processes, with all it starts, may use; what is not given is not limited."""
+    """Most that one of the job's processes, with all it starts, may use; what is not given is not limited.
+
+    ``between_steps`` is how long one may do something else than steps (evaluate, save) before it is taken for hung.
+    """
 
     memory: Size | None = None
     cpus: float | None = Field(default=None, gt=0, le=1e6, allow_inf_nan=False)
+    between_steps: Annotated[Seconds, Field(ge=1)] | None = None
 
 
 class JobSpec(_Part):
