@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from powerflow.elastic.mailbox import Phase, RankReport
-from powerflow.live.gang_facts import Hung, Limits, RankLost
+from powerflow.live.gang_facts import Completed, Hung, Limits, RankLost
 from powerflow.live.gang_watch import Watch, cpu_ticks
 from powerflow.live.spec import JobSpec
 from tests.live.fake_rank import FakeRank
@@ -198,3 +198,15 @@ def test_the_limit_outside_a_step_is_the_jobs_own(started: Callable[..., Bench])
     assert hung.what.startswith("was outside a step for 2")
     assert [lost.rank for lost in bench.told(RankLost)] == ["j.1.0"]
     assert BENCH_LIMITS.between_s > 1000
+
+
+def test_what_a_completed_job_kept_in_its_own_folder_is_deleted(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.steps_total = 20
+    bench.gangs.apply([order(1, "a0")])
+    bench.until(lambda: bool(bench.engine.running()))
+    kept = tmp_path / "jobs/j/checkpoint.pt"
+    kept.write_text("10", "utf-8")
+    bench.hear(Completed)
+    assert not kept.exists()
+    assert kept.parent.exists()

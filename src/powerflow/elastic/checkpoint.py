@@ -6,7 +6,6 @@ synced, then renamed. Where there is not memory enough for a copy, the state is 
 
 from __future__ import annotations
 
-import io
 import os
 import threading
 import time
@@ -16,7 +15,7 @@ from pathlib import Path
 import torch
 
 from powerflow.elastic.reporter import Reporter
-from powerflow.elastic.state import Training
+from powerflow.elastic.state import Training, copied
 
 #: A copy may take this share of the memory that is free.
 _SHARE = 0.25
@@ -58,13 +57,11 @@ class CheckpointWriter:
         if _bytes(self._training) > _SHARE * _free_bytes():
             self._written(step, lambda: self._training.save(self._path))
             return
-        copy = io.BytesIO()
-        torch.save(self._training.state(), copy)
+        copy = copied(self._training.state())
 
         def write() -> None:
-            self._written(
-                step, lambda: self._training.keep(self._path, step, lambda file: file.write(copy.getbuffer()))
-            )
+            keep = self._training.keep
+            self._written(step, lambda: keep(self._path, step, lambda file: torch.save(copy(), file)))
 
         self._thread = threading.Thread(target=write, name="powerflow-checkpoint", daemon=True)
         self._thread.start()

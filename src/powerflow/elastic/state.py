@@ -203,6 +203,15 @@ class _Unpickler(pickle.Unpickler):
         return self.tensors[pid]
 
 
+def copied(state: State) -> Callable[[], State]:
+    """Copy a state into this process's memory, in one pass over its tensors; return what makes a state of the copy."""
+    file = io.BytesIO()
+    pickler = _Pickler(file)
+    pickler.dump(state)
+    tensors = [tensor.to("cpu", copy=True) for tensor in pickler.tensors]
+    return lambda: _Unpickler(io.BytesIO(file.getvalue()), tensors).load()
+
+
 def send(state: State, source: int) -> None:
     """Give a state to all ranks of the group; ``source`` is our own number."""
     file = io.BytesIO()

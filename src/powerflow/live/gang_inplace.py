@@ -191,6 +191,7 @@ class InPlace(Gang):
             if book.ranks:
                 self.clear()
             if not self.told():
+                self.news.drop_checkpoint()
                 end = (book.steps,) if book.joined else (None, _NEVER_JOINED)
                 self.facts.append(Completed(self.job_id, *end))
         return False

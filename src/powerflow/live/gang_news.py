@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 from itertools import islice
+from pathlib import Path
 
-from powerflow.elastic.mailbox import Mailbox, RankReport, Target
+from powerflow.elastic.mailbox import CHECKPOINT, Mailbox, RankReport, Target
 from powerflow.live.bounds import MOST_BATCH
 from powerflow.live.gang_facts import Progressed
 from powerflow.live.gang_yard import open_folder, prepare, spoiling
@@ -58,6 +59,17 @@ class News:
                         if entry.name.endswith(".json") and not entry.name.startswith("."):
                             with contextlib.suppress(OSError):  # a folder of that name
                                 os.unlink(entry.name, dir_fd=folder)
+            finally:
+                os.close(folder)
+
+    def drop_checkpoint(self) -> None:
+        """The job is over: delete the state that its ranks kept in its folder, which nobody will read again."""
+        with contextlib.suppress(OSError):
+            folder = open_folder(self._mailbox.directory)
+            try:
+                for name in (CHECKPOINT, f".{CHECKPOINT}.new", Path(CHECKPOINT).with_suffix(".lock").name):
+                    with contextlib.suppress(OSError):
+                        os.unlink(name, dir_fd=folder)
             finally:
                 os.close(folder)
 
