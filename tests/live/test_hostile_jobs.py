@@ -46,6 +46,18 @@ def test_a_boot_costs_no_attempt(bench: Bench, rescale: str, code: int | None) -
     assert said == ["its machine was booted"] * 3
 
 
+def test_an_engine_that_lost_its_records_costs_no_attempt(bench: Bench) -> None:
+    bench.steps_total = 10_000
+    job = bench.submit(retries=0)
+    bench.until_trains(job)
+    for name in bench.engine.running():
+        del bench.engine.statuses[name], bench.engine.players[name]
+    bench.restart()
+    bench.until(lambda: bool(bench.engine.running()))
+    bench.turn(3)
+    assert (bench.job(job).state, bench.job(job).attempts) == (JobState.RUNNING, 0)
+
+
 def test_the_most_grace_is_the_administrators(tmp_path: Path) -> None:
     bench = GangBench(tmp_path)
     bench.gangs._yard.limits = replace(bench.gangs._yard.limits, grace_s=6.0)

@@ -118,6 +118,19 @@ def test_numbers_go_on_where_only_launched_jobs_remember_them(place: Place, tmp_
     assert place.submit() > 9
 
 
+def test_a_write_ahead_log_that_is_lost_takes_no_number_back(place: Place) -> None:
+    place.start()
+    given_out = [place.submit() for _ in range(3)]
+    assert (place.state / "powerflow.db-wal").stat().st_size > 0
+    kept = place.database.read_bytes()  # what a kill leaves, without its log
+    place.stop()
+    for file in place.state.glob("powerflow.db*"):
+        file.unlink()
+    place.database.write_bytes(kept)
+    assert any("older than the state directory" in notice for notice in place.start().notices)
+    assert place.submit() not in given_out
+
+
 def test_a_launch_that_the_database_lost_is_noticed(place: Place, tmp_path: Path) -> None:
     place.start()
     place.back_up(tmp_path / "backup.db")

@@ -118,6 +118,21 @@ class Database:
         finally:
             self._writer.release()
 
+    def checkpoint(self) -> None:
+        """Bring what stands in SQLite's write-ahead log into the database itself: a log that is lost costs less then.
+
+        Raises:
+            StoreError: It failed.
+        """
+        if not self.is_sqlite:
+            return
+        with self._failures():
+            connection = self._engine.raw_connection()  # outside of any transaction, which SQLAlchemy would begin
+            try:
+                connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            finally:
+                connection.close()
+
     def version(self) -> str | None:
         """Revision of the tables; None where there are none.
 

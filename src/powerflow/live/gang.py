@@ -178,6 +178,12 @@ class Gang(ABC):
         status = self.status(name)
         return status is not None and status.rebooted
 
+    def _excuse(self, name: str) -> str:
+        """Why the end of a rank is no fault of the job's; "" where it is, or where it lives."""
+        if self.book.ranks[name].launched and self.status(name) is None:
+            return "its engine does not know it any more"
+        return "its machine was booted" if self.rebooted(name) else ""
+
     def running(self) -> list[str]:
         """All that is alive of this job, strays included."""
         return [name for name in self.yard.statuses.get(self.job_id, {}) if self.alive(name)]
@@ -228,9 +234,10 @@ class Gang(ABC):
         return True
 
     def fail(self, failure: Failure) -> None:
-        """The job has failed; what still runs is ended. Where its machine was booted, that is the reason."""
-        if not failure.final and any(map(self.rebooted, self.book.ranks)):
-            failure = Failure(None, "its machine was booted", failure.rank, excused=True)
+        """The job has failed; what still runs is ended. Where that is no fault of its own, the reason is another."""
+        excuse = next(filter(None, map(self._excuse, self.book.ranks)), "")
+        if excuse and not failure.final:
+            failure = Failure(None, excuse, failure.rank, excused=True)
         self.book.failure = failure
         self.changed()
 

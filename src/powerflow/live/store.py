@@ -258,6 +258,7 @@ class Store:
     def follow(self, marks: Marks) -> None:
         """From now on note outside the database, too, which numbers were given and that something was launched."""
         self._marks = marks
+        self._database.checkpoint()  # a log that is lost from now on takes no name with it
 
     def beat(self) -> None:
         """Note that something is about to be launched: first here, then outside."""
