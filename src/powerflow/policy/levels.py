@@ -39,31 +39,40 @@ def least_levels(allowed: BoolArray) -> IntArray:
     return np.where(np.any(allowed, axis=1), np.argmax(allowed, axis=1), -1).astype(np.int64)
 
 
-def requested_levels(view: View, allowed: BoolArray) -> IntArray:
+def requested_levels(view: View) -> IntArray:
     """The level that comes nearest to what each owner asked for, ``[J]``; -1 where the job can run on no count.
 
     The largest feasible count that is not above the request; where there is none (the job needs more memory
-    than it asked GPUs for), the smallest feasible one above it.
+    than it asked GPUs for), the smallest feasible one above it. Work and memory are O(J + K·N), for queues are long and
+    logs ask for hundreds of different counts.
     """
-    counts = view.gpu_counts
-    if not allowed.size:
-        return np.full(len(view.jobs), -1, np.int64)
-    not_above = allowed & (counts <= view.jobs["requested"][:, None])
-    below = len(counts) - 1 - np.argmax(not_above[:, ::-1], axis=1)
-    return np.where(np.any(not_above, axis=1), below, least_levels(allowed)).astype(np.int64)
+    jobs, levels = view.jobs, len(view.gpu_counts)
+    if not levels or not len(jobs) or not len(view.step_time_s):
+        return np.full(len(jobs), -1, np.int64)
+    runs = np.isfinite(view.step_time_s[:, :, view.clock_max])
+    # per class: the last level at or below each at which it runs (else -1), and the first at or above (else N)
+    below = np.maximum.accumulate(np.where(runs, np.arange(levels), -1), axis=1)
+    above = np.minimum.accumulate(np.where(runs, np.arange(levels), levels)[:, ::-1], axis=1)[:, ::-1]
+    cost = jobs["cost"]
+    lowest = np.searchsorted(view.gpu_counts, jobs["gpus_min"], side="left")
+    highest = np.searchsorted(view.gpu_counts, jobs["gpus_max"], side="right") - 1
+    asked = np.searchsorted(view.gpu_counts, np.minimum(jobs["requested"], jobs["gpus_max"]), side="right") - 1
+    nearest = np.where(asked >= 0, below[cost, np.maximum(asked, 0)], -1)
+    least = np.where(lowest < levels, above[cost, np.minimum(lowest, levels - 1)], levels)
+    least = np.where(least <= highest, least, -1)
+    return np.where(nearest >= lowest, nearest, least).astype(np.int64)
 
 
 def requested_gpus(view: View) -> IntArray:
     """GPUs that a rigid policy gives each job, ``[J]``: what its owner asked for, made feasible; 0 if nothing is."""
-    level = requested_levels(view, feasible(view, step_times(view)))
+    level = requested_levels(view)
     return np.where(level >= 0, view.gpu_counts[level], 0).astype(np.int64)
 
 
 def requested_run_s(view: View) -> FloatArray:
     """Seconds each job still has to run on the GPUs asked for, at the maximum clock, ``[J]``; inf if it cannot run."""
-    times = step_times(view)
-    level = requested_levels(view, feasible(view, times))
-    run_s = view.jobs["remaining"] * times[np.arange(len(times)), level]
+    level = requested_levels(view)
+    run_s = view.jobs["remaining"] * view.step_time_s[view.jobs["cost"], level, view.clock_max]
     return np.where(level >= 0, run_s, np.inf)
 
 
@@ -81,7 +90,9 @@ def held_gpus(view: View) -> IntArray:
     now = jobs["gpus"][running].astype(np.int64)
     known = now < len(view.count_index)
     level = np.where(known, view.count_index[np.where(known, now, 0)], -1)
-    allowed = feasible(view, step_times(view))[running, level] & (level >= 0)
+    runs = np.isfinite(view.step_time_s[jobs["cost"][running], level, view.clock_max])
+    within = (now >= jobs["gpus_min"][running]) & (now <= jobs["gpus_max"][running])
+    allowed = runs & within & (level >= 0)
     held[running] = np.where(allowed, now, 0)
     if held.sum() > view.capacity:
         order = by_arrival(view)
