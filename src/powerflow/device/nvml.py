@@ -123,6 +123,8 @@ class NvmlGpu:
         self._xids: tuple[int, ...] = ()
         self._was_lost = False
         self.uuid: str
+        self.machine_gpus: int  # the driver knows of so many
+        self.pci_address: tuple[int, ...]  # domain, bus, device; empty where it is not told
         self.vendor_name: str
         thread_of(f"{node}/{index}", str(self)).call(self._open, OPEN_S)
         from powerflow.device.identity import type_of
@@ -135,6 +137,13 @@ class NvmlGpu:
             self._handle = self._nvml.nvmlDeviceGetHandleByIndex(self.driver_index)
             self.uuid = self._nvml.nvmlDeviceGetUUID(self._handle)
             self.vendor_name = self._nvml.nvmlDeviceGetName(self._handle)
+            self.machine_gpus = int(self._nvml.nvmlDeviceGetCount())
+        try:
+            with self._calls():
+                pci = self._nvml.nvmlDeviceGetPciInfo(self._handle)
+            self.pci_address = int(pci.domain), int(pci.bus), int(pci.device)
+        except (Unsupported, NotPermitted):
+            self.pci_address = ()
         self._limits = self._read_limits()
 
     def begin_reading(self) -> None:

@@ -8,7 +8,7 @@ import platform
 import pwd
 import stat
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from powerflow.cluster.spec import ClusterSpec, Node, parse_cluster
 from powerflow.cost.catalogue import axes_for, declared, gpu_type
 from powerflow.cost.guess import in_words
 from powerflow.cost.table import Axes
+from powerflow.device.claims import GpuClaims
+from powerflow.device.cuda_order import cuda_numbers, visible
 from powerflow.device.lease import Clocks
 from powerflow.device.protocol import DeviceError, Gpu
 from powerflow.engine.local import LocalEngine
@@ -38,7 +40,7 @@ from powerflow.live.governing import Rules
 from powerflow.live.hosts import nodes_of, numbered
 from powerflow.live.learning import Learning
 from powerflow.live.pairing import pair
-from powerflow.live.power import Power
+from powerflow.live.power import Place, Power
 from powerflow.live.replaying import Replays
 from powerflow.live.savings import Savings
 from powerflow.live.signals import Signals
@@ -99,6 +101,7 @@ class LiveCluster:
     spec: ClusterSpec
     axes: Mapping[str, Axes]
     log: Any
+    claims: GpuClaims
 
     def close(self) -> None:
         """Let go of the store, the engine and the GPUs."""
@@ -106,6 +109,7 @@ class LiveCluster:
             self.emulation.close()
         self.engine.close()
         self.store.close()
+        self.claims.close()
 
 
 def build(settings: ClusterSettings, log: Any) -> LiveCluster:
@@ -136,6 +140,8 @@ def build(settings: ClusterSettings, log: Any) -> LiveCluster:
     store = Store(settings.store or f"sqlite:///{state / 'powerflow.db'}")
     with contextlib.ExitStack() as undo:
         undo.callback(store.close)
+        claims = _claims(gpus, emulation)
+        undo.callback(claims.close)
         paired = pair(state, store, restored=settings.restored)
         engine = LocalEngine(
             state / "engine",
@@ -146,15 +152,15 @@ def build(settings: ClusterSettings, log: Any) -> LiveCluster:
         undo.callback(engine.close)
         scheduler = Scheduler(spec, axes, idle_w, policy, energy_price=settings.energy_price, interval_s=interval_s)
         as_user = os.geteuid() == 0 and "user" in engine.limits()
+        refused: list[str] = []
+        power = Power(gpus, Clocks(state / "device", gpus, refused.append), store, refused)
         gangs = Gangs(
             engine,
             state,
-            _environment(gpus, emulation, store, as_user),
+            _environment(gpus, emulation, store, as_user, power.errors),
             limits=Limits(grace_s=settings.max_grace_s),
             on_defect=lambda job_id, error: log.error("a defect ended a job", job=job_id, exc_info=error),
         )
-        refused: list[str] = []
-        power = Power(gpus, Clocks(state / "device", gpus, refused.append), store, refused)
         learning = Learning(axes)
         signals = Signals(store)
         budgets = LiveBudgets(
@@ -192,7 +198,19 @@ def build(settings: ClusterSettings, log: Any) -> LiveCluster:
         controller.notices |= {f"pairing {number}": notice for number, notice in enumerate(paired.notices)}
         undo.pop_all()
     desk = LiveDesk(controller, _may_run(as_user), left_out)
-    return LiveCluster(controller, desk, engine, emulation, store, spec, axes, log)
+    return LiveCluster(controller, desk, engine, emulation, store, spec, axes, log, claims)
+
+
+def _claims(gpus: Sequence[Gpu], emulation: Emulation | None) -> GpuClaims:
+    """The real GPUs are ours alone, whatever state directory another controller has.
+
+    Raises:
+        InputError: Another one works with them.
+    """
+    try:
+        return GpuClaims([gpu.uuid for gpu in gpus] if emulation is None else [])
+    except DeviceError as error:
+        raise InputError(str(error), fix="stop that one first", exit_code=1) from error
 
 
 def preloaded() -> Sequence[str]:
@@ -272,9 +290,13 @@ def _is_missing(directory: str, uid: int) -> bool:
 
 
 def _environment(
-    gpus: Sequence[Gpu], emulation: Emulation | None, store: Store, as_user: bool
+    gpus: Sequence[Gpu],
+    emulation: Emulation | None,
+    store: Store,
+    as_user: bool,
+    silent: Callable[[], Collection[Place]],
 ) -> Callable[[str, JobSpec, str, tuple[int, ...], RankName], Mapping[str, str]]:
-    uuids = {(gpu.node, gpu.index): gpu.uuid for gpu in gpus}
+    uuids, cuda = {(gpu.node, gpu.index): gpu.uuid for gpu in gpus}, cuda_numbers(gpus)
 
     def environment(job_id: str, spec: JobSpec, node: str, numbers: tuple[int, ...], name: RankName) -> dict[str, str]:
         try:
@@ -287,7 +309,7 @@ def _environment(
             base |= {"HOME": login.pw_dir, "USER": login.pw_name, "LOGNAME": login.pw_name, "SHELL": login.pw_shell}
         base |= spec.env
         if emulation is None:
-            return base | {"CUDA_VISIBLE_DEVICES": ",".join(uuids[node, number] for number in numbers)}
+            return base | visible([uuids[node, number] for number in numbers], cuda, silent())
         # as many ranks as emulated GPUs share this machine's cores: one thread each
         base |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
         return {**base, **emulation.environment(user, spec, node, numbers, name)}

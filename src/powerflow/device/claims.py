@@ -1,0 +1,121 @@
+"""One controller per GPU, on the whole machine: whoever works with a GPU holds a lock that bears its UUID.
+
+The lock is a file's, and ends with the process that holds it, however that ends; a file that is left lies there and
+means nothing. It does not matter which state directory or store a controller has. Controllers of root meet in
+``/run/powerflow``, where nobody else can hold them up; those of other users in ``/tmp/powerflow-gpus``, and they see
+root's. Machines are told apart by their driver: controllers in containers that share it must share the directory too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import re
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from powerflow.device.files import read_json, replace_json
+from powerflow.device.processes import born, lives
+from powerflow.device.protocol import DeviceError
+
+OF_ROOT, OF_USERS = Path("/run/powerflow"), Path("/tmp/powerflow-gpus")
+#: A controller that is on its way out is waited for.
+WAIT_S = 5.0
+
+
+class GpuClaims:
+    """The locks of some GPUs, held until `close` or the end of the process.
+
+    Args:
+        uuids: Of which GPUs.
+        directory: Where the locks lie; None: where all controllers of this machine look.
+        wait_s: How long to wait for a controller that is ending.
+
+    Raises:
+        DeviceError: Another controller works with one of them; says which process.
+    """
+
+    def __init__(self, uuids: Iterable[str], directory: Path | None = None, wait_s: float = WAIT_S) -> None:
+        self._locks: list[int] = []
+        root = os.geteuid() == 0
+        folder = directory or _usable(OF_ROOT if root else OF_USERS, 0o755 if root else 0o1777)
+        until_s = time.monotonic() + wait_s
+        try:
+            for uuid in sorted(uuids):
+                name = _name(uuid)
+                if directory is None and not root:
+                    _ask_root(name, uuid)
+                self._locks.append(_locked(folder, name, uuid, until_s))
+        except DeviceError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let other controllers have them."""
+        while self._locks:
+            os.close(self._locks.pop())
+
+
+def _locked(folder: Path, name: str, uuid: str, until_s: float) -> int:
+    path = folder / f"{name}.lock"
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise DeviceError(f"GPU {uuid}: {path} cannot be used ({error.strerror}); is it another user's?") from error
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() >= until_s:
+                os.close(file)
+                raise _taken(uuid, read_json(folder / f"{name}.json")) from None
+            time.sleep(0.1)
+    with contextlib.suppress(OSError):
+        replace_json(folder / f"{name}.json", {"pid": os.getpid(), "born": born(os.getpid())})
+        (folder / f"{name}.json").chmod(0o644)
+    return file
+
+
+def _ask_root(name: str, uuid: str) -> None:
+    """Refuse what a controller of root works with; its lock is not ours to try."""
+    note = read_json(OF_ROOT / f"{name}.json")
+    if note is not None and lives(int(note.get("pid") or 0), int(note.get("born") or 0)):
+        raise _taken(uuid, note)
+
+
+def _taken(uuid: str, note: dict[str, object] | None) -> DeviceError:
+    who = f"process {note['pid']}" if note and note.get("pid") else "another process"
+    return DeviceError(f"another PowerFlow controller ({who}) works with GPU {uuid}")
+
+
+def _usable(folder: Path, mode: int) -> Path:
+    """The folder, made if need be; `OF_USERS` where root has no ``/run``."""
+    try:
+        folder.mkdir(exist_ok=True)
+        if folder.stat().st_uid == os.geteuid():
+            folder.chmod(mode)
+    except OSError as error:
+        if folder != OF_USERS:
+            return _usable(OF_USERS, 0o1777)
+        raise DeviceError(f"{folder} cannot be made ({error.strerror})") from error
+    return folder
+
+
+def _name(uuid: str) -> str:
+    """The lock's name: the GPU, and whose driver it is that speaks of it."""
+    driver = hashlib.sha256(_driver().encode()).hexdigest()[:8]
+    return f"{re.sub('[^A-Za-z0-9-]', '_', uuid)}-{driver}"
+
+
+def _driver() -> str:
+    """Names the driver's library that is loaded, the same one wherever it is mounted; "" for none."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/maps").read_text("utf-8", "replace").splitlines():
+            if "libnvidia-ml" in line:
+                _, _, _, device, inode, *_ = line.split()
+                return f"{device}:{inode}"
+    return ""

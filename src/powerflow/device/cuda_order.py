@@ -1,0 +1,41 @@
+"""Which number CUDA gives a GPU, so that programs that want numbers (Zeus does) get the right ones.
+
+With ``CUDA_DEVICE_ORDER=PCI_BUS_ID`` CUDA counts by PCI address, as NVML does (NVIDIA, "CUDA Environment Variables"). It
+is so only where both see the same GPUs: one that is split by MIG or does not answer may shift the numbers behind it. So
+numbers are given where all GPUs of the machine are ours and stand in this order, and UUIDs, which mean one GPU in any
+case, otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from powerflow.device.nvml import NvmlGpu
+from powerflow.device.protocol import Gpu
+
+
+def cuda_numbers(gpus: Sequence[Gpu]) -> Mapping[str, int]:
+    """The number of each GPU by its UUID; empty where numbers cannot be relied on."""
+    cards = [gpu for gpu in gpus if isinstance(gpu, NvmlGpu)]
+    by_address = sorted(cards, key=lambda card: card.pci_address)
+    numbers = {card.uuid: number for number, card in enumerate(by_address)}
+    whole = len(cards) == len(gpus) and all(card.machine_gpus == len(cards) for card in cards)
+    known = all(card.pci_address for card in cards) and len({card.pci_address for card in cards}) == len(cards)
+    as_nvml = all(numbers[card.uuid] == card.driver_index for card in cards)
+    return numbers if whole and known and as_nvml else {}
+
+
+def visible(uuids: Sequence[str], numbers: Mapping[str, int], silent: Collection[object]) -> dict[str, str]:
+    """The environment in which a program sees these GPUs and no others.
+
+    Args:
+        uuids: Of the GPUs, in the order in which it shall see them.
+        numbers: See `cuda_numbers`.
+        silent: GPUs of the machine that do not answer now: while there are any, numbers may have shifted.
+    """
+    by_number = bool(numbers) and not silent
+    return {
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        "CUDA_VISIBLE_DEVICES": ",".join(str(numbers[uuid]) if by_number else uuid for uuid in uuids),
+        "NVIDIA_VISIBLE_DEVICES": ",".join(uuids),  # for containers, which take UUIDs
+    }
