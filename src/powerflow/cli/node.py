@@ -14,7 +14,7 @@ from powerflow.cli.options import Json
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from powerflow.live.records import NodeRecord
+    from powerflow.live.records import GpuRecord, NodeRecord
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -76,12 +76,20 @@ def _draw(nodes: Sequence[NodeRecord], width: int) -> RenderableType:
                 state(node.state) if i == 0 else "",
                 f"{gpu.index}" + ("" if gpu.driver_index in (None, gpu.index) else f" (nvidia-smi {gpu.driver_index})"),
                 node.gpu_type,
-                gpu.job_id or NOTHING,
+                gpu.job_id or ("out" if gpu.out else NOTHING),
                 watts(gpu.power_w, node.emulated),
                 NOTHING if gpu.clock_mhz is None else f"{gpu.clock_mhz:.0f}",
-                NOTHING if gpu.locked_mhz is None else f"{gpu.locked_mhz:.0f}",
+                _locked(gpu),
                 bar(gpu.utilisation),
             )
     shown = noted(table, any(node.emulated for node in nodes))
-    left_out = [Text(f"! left out: {words}", style="yellow") for node in nodes for words in node.left_out]
-    return Group(shown, *left_out) if left_out else shown
+    said = [f"! GPU {gpu.index} of {node.name} is out: {gpu.out}" for node in nodes for gpu in node.gpus if gpu.out]
+    said += [f"! left out: {words}" for node in nodes for words in node.left_out]
+    return Group(shown, *(Text(words, style="yellow") for words in said)) if said else shown
+
+
+def _locked(gpu: GpuRecord) -> str:
+    """The clock that a GPU was read to be locked to, or only was asked for."""
+    if gpu.locked_mhz is not None:
+        return f"{gpu.locked_mhz:.0f}"
+    return "–" if gpu.asked_mhz is None else f"asked {gpu.asked_mhz:.0f}"

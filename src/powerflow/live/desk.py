@@ -395,17 +395,22 @@ class LiveDesk:
         stored = self._store.node_states().get(name)
         up = controller.nodes_up.get(name, False)  # the agent itself may not answer for long
         gpus = []
-        for gpu, reading in controller.power.readings(name):
+        power = controller.power
+        for gpu, reading in power.readings(name):
+            place = name, gpu.index
+            read_locked = reading is not None and (gpu.emulated or power.keeper.holds([place]))
             gpus.append(
                 GpuRecord(
                     index=gpu.index,
                     uuid=gpu.uuid,
-                    job_id=holding.get((name, gpu.index)),
+                    job_id=holding.get(place),
                     power_w=_known(reading.power_w) if reading else None,
                     clock_mhz=_known(reading.clock_mhz) if reading else None,
-                    locked_mhz=reading.locked_mhz if reading else None,
+                    locked_mhz=reading.locked_mhz if reading and read_locked else None,
                     utilisation=_known(reading.utilisation) if reading else None,
                     driver_index=getattr(gpu, "driver_index", None),
+                    asked_mhz=power.keeper.asked_mhz(place),
+                    out=power.health.why(place),
                 )
             )
         state = "failed" if not up else stored.state if stored else "up"

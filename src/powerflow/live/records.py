@@ -251,7 +251,14 @@ class EventRecord:
 
 @dataclass(frozen=True, slots=True)
 class GpuRecord:
-    """One GPU now: who holds it (job id or None), and what it says of itself."""
+    """One GPU now: who holds it (job id or None), and what it says of itself.
+
+    Attributes:
+        clock_mhz: What it runs at.
+        locked_mhz: The clock it is locked to, as far as that was read; None while it only was asked for.
+        asked_mhz: The clock that it was asked for; None where it is left alone.
+        out: Why it is out of service; "" if it is in.
+    """
 
     index: int
     uuid: str
@@ -261,6 +268,8 @@ class GpuRecord:
     locked_mhz: float | None
     utilisation: float | None
     driver_index: int | None = None
+    asked_mhz: float | None = None
+    out: str = ""
 
 
 @dataclass(frozen=True, slots=True)
