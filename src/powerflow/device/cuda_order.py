@@ -2,8 +2,8 @@
 
 With ``CUDA_DEVICE_ORDER=PCI_BUS_ID`` CUDA counts by PCI address, as NVML does (NVIDIA, "CUDA Environment Variables").
 That is so only where both see the same GPUs: one that is split by MIG or does not answer may shift the numbers behind
-it. So numbers are given where all GPUs of the machine are ours and stand in this order, and UUIDs, which mean one GPU in
-any case, otherwise.
+it. So numbers are given where all GPUs of the machine are ours and stand in this order, and UUIDs, which mean one GPU
+in any case, otherwise.
 """
 
 from __future__ import annotations
