@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import TextIO
 
 from fastapi import FastAPI
@@ -12,6 +12,7 @@ from powerflow.live.front import Desk
 from powerflow.live.records import Role
 from powerflow.service.app import build_app
 from powerflow.service.logs import json_lines
+from powerflow.service.peers import Network
 from powerflow.service.tokens import Entry, Tokens, hash_of
 
 #: User, role and token of every caller of the tests.
@@ -24,11 +25,16 @@ TOKENS = {
 
 
 def service(
-    desk: Desk, *, hosts: Collection[str] | None = None, open_metrics: bool = False, log: TextIO | None = None
+    desk: Desk,
+    *,
+    hosts: Collection[str] | None = None,
+    open_metrics: bool = False,
+    log: TextIO | None = None,
+    proxies: Sequence[Network] = (),
 ) -> FastAPI:
     tokens = Tokens([Entry(user, role, hash_of(f"pf_{name}")) for name, (user, role) in TOKENS.items()])
     lines = json_lines(log or io.StringIO())
-    return build_app(desk, tokens, version="1.2.3", log=lines, hosts=hosts, open_metrics=open_metrics)
+    return build_app(desk, tokens, version="1.2.3", log=lines, hosts=hosts, open_metrics=open_metrics, proxies=proxies)
 
 
 def bearer(name: str) -> dict[str, str]:

@@ -13,11 +13,13 @@ import httpx
 import pytest
 
 from powerflow.errors import InputError
-from powerflow.live.records import JobState
+from powerflow.live.records import Caller, JobRecord, JobState
+from powerflow.live.spec import JobSpec
 from powerflow.service.app import build_app
 from powerflow.service.body import BODY_LIMIT
-from powerflow.service.door import LOOPBACK, hosts_of
+from powerflow.service.door import INSIDE, LOOPBACK, WRITES_EACH, hosts_of
 from powerflow.service.logs import json_lines
+from powerflow.service.peers import trusted_proxies
 from powerflow.service.server import Server
 from powerflow.service.tokens import Tokens
 from tests.service.fake_desk import UNAVAILABLE, FakeDesk
@@ -447,3 +449,74 @@ def test_no_token_is_known_where_there_are_none() -> None:
 def test_a_port_that_is_taken_is_said_so() -> None:
     with Server(service(FakeDesk())) as server, pytest.raises(InputError, match="cannot listen"):
         Server(service(FakeDesk()), port=server.port).start()
+
+
+# --- who is asked, and how much -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("proxies", "said"), [((), "127.0.0.1"), (("127.0.0.0/8",), "203.0.113.66 through 127.0.0.1")])
+def test_a_forwarded_address_is_believed_from_a_named_proxy_only(proxies: tuple[str, ...], said: str) -> None:
+    seen: list[str] = []
+
+    class Desk(FakeDesk):
+        def cancel(self, job_id: str, caller: Caller) -> JobRecord:
+            seen.append(caller.address)
+            return super().cancel(job_id, caller)
+
+    with (
+        Server(service(Desk(), proxies=trusted_proxies(proxies))) as server,
+        httpx.Client(base_url=server.url, trust_env=False, timeout=30) as http,
+    ):
+        assert http.post(JOBS, json={"run": "true"}, headers=bearer("user")).status_code == 201
+        forged = {"X-Forwarded-For": "8.8.8.8, 203.0.113.66", "X-Forwarded-Proto": "https"}
+        assert http.post(f"{JOBS}/1/cancel", headers={**bearer("user"), **forged}).status_code == 200
+    assert seen == [said]
+
+
+def test_a_user_has_a_bounded_number_of_requests_here_and_others_are_answered_meanwhile() -> None:
+    """Submissions of one user hang; reads and those of others do not, and one too many is told to come again."""
+    go_on, submitting = threading.Event(), threading.Semaphore(0)
+
+    class Desk(FakeDesk):
+        def submit(self, spec: JobSpec, caller: Caller, key: str | None = None) -> tuple[JobRecord, bool]:
+            if caller.user == "ada":
+                submitting.release()
+                go_on.wait(60)
+            return super().submit(spec, caller, key)
+
+    answers: list[httpx.Response] = []
+    with Server(service(Desk())) as server:
+
+        def ask(role: str = "user") -> httpx.Response:
+            return httpx.post(
+                f"{server.url}{JOBS}", json={"run": "true"}, headers=bearer(role), trust_env=False, timeout=60
+            )
+
+        threads = [threading.Thread(target=lambda: answers.append(ask())) for _ in range(INSIDE)]
+        for thread in threads:
+            thread.start()
+        assert all(submitting.acquire(timeout=30) for _ in range(WRITES_EACH))
+        until = time.monotonic() + 30
+        while (refused := ask()).status_code != 429 and time.monotonic() < until:
+            pass
+        assert refused.headers["retry-after"] == "1"
+        problem(refused, 429, "too-many")
+        assert ask("other").status_code == 201
+        assert httpx.get(f"{server.url}{JOBS}", headers=bearer("viewer"), trust_env=False, timeout=30).is_success
+        go_on.set()
+        for thread in threads:
+            thread.join(60)
+    assert {answer.status_code for answer in answers} <= {201, 429}
+    assert sum(answer.status_code == 201 for answer in answers) >= INSIDE - 1
+
+
+@pytest.mark.parametrize("body", [b'{"run": ' + b"[" * 1000, b'{"run": "x", "env": {' + b'"A": "1", ' * 9000 + b"}}"])
+def test_a_body_that_is_too_deep_or_too_rich_is_refused_in_a_line(api: Api, body: bytes) -> None:
+    answer = api.http.post(JOBS, content=body, headers={**bearer("user"), "Content-Type": "application/json"})
+    assert len(problem(answer, 422, "invalid")["detail"]) < 100
+
+
+def test_what_is_wrong_is_said_in_bounded_words(api: Api) -> None:
+    answer = api.post(JOBS, {"run": "true", "name": "x y" * 100_000})
+    assert answer.status_code == 422
+    assert len(answer.text) < 2000

@@ -129,6 +129,37 @@ def test_a_running_service_knows_a_new_token_and_forgets_one_that_was_taken_out(
     content["tokens"] = content["tokens"][1:]
     path.write_text(json.dumps(content), "utf-8")
     assert tokens.caller(first) is None
-    path.write_text("half edit", "utf-8")
-    assert tokens.caller(second) is not None
     assert [(entry.user, entry.role) for entry in tokens.holders()] == [("bob", Role.VIEWER)]
+
+
+@pytest.mark.parametrize("content", [None, "half edit", "", '{"tokens": [{"user"', "[" * 100_000])
+def test_a_file_that_is_gone_or_broken_lets_nobody_in_until_it_can_be_used(tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "tokens.json"
+    token = create_token(path, "ada", Role.OPERATOR)
+    tokens, whole = Tokens.load(path), path.read_text("utf-8")
+    assert (tokens.caller(token) is not None, tokens.trouble) == (True, "")
+    if content is None:
+        path.unlink()
+    else:
+        path.write_text(content, "utf-8")
+    assert tokens.caller(token) is None
+    assert "nobody is let in" in tokens.trouble
+    assert "\n" not in tokens.trouble
+    if content is None:
+        new = create_token(path, "ada", Role.OPERATOR)
+        assert tokens.caller(new) is not None
+        assert tokens.caller(token) is None, "all that were made before are revoked"
+    else:
+        path.write_text(whole, "utf-8")
+        assert tokens.caller(token) is not None
+    assert tokens.trouble == ""
+
+
+def test_others_may_not_read_the_file_also_while_the_service_runs(tmp_path: Path) -> None:
+    path = tmp_path / "tokens.json"
+    token = create_token(path, "ada", Role.OPERATOR)
+    tokens = Tokens.load(path)
+    path.write_text(path.read_text() + "\n")
+    path.chmod(0o644)
+    assert tokens.caller(token) is None
+    assert "others may read it" in tokens.trouble

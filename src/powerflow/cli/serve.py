@@ -173,11 +173,14 @@ def run_controller(
     from powerflow.engine.protocol import EngineError
     from powerflow.service.app import build_app
     from powerflow.service.door import hosts_of
+    from powerflow.service.doorkeeper import Doorkeeper
+    from powerflow.service.refused import RefusedTokens
     from powerflow.service.server import Server
 
     controller = live.controller
     controller.start()
-    tokens = own_tokens(state)
+    tokens, refused = own_tokens(state), RefusedTokens()
+    doorkeeper = Doorkeeper(tokens, refused, live.store.note, controller.clock, controller.notices, live.log)
     app = build_app(
         live.desk,
         tokens,
@@ -186,6 +189,7 @@ def run_controller(
         hosts=hosts_of(host),
         open_metrics=open_metrics,
         proxies=proxies,
+        refused=refused,
     )
     failures: list[BaseException] = []
     stop = threading.Event()
@@ -200,6 +204,7 @@ def run_controller(
 
         loop = threading.Thread(target=turn, name="powerflow-loop")
         loop.start()
+        doorkeeper.start()
         announced = announce(state, server.url, controller.owner)
         gpus = f"{live.spec.gpus} {'emulated ' if live.emulation else ''}GPU{'s' if live.spec.gpus > 1 else ''}"
         print(f"powerflow serves {gpus} at {server.url}; state in {state}", flush=True)
@@ -208,6 +213,7 @@ def run_controller(
         wait()
         watch.begin("the controller's loop")
         server.hang_up()
+        doorkeeper.stop()
         stop.set()
         controller.ring()
         loop.join()

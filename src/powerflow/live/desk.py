@@ -28,6 +28,7 @@ from powerflow.live.governance import (
     SavingsRecord,
     SignalOrder,
     SignalRecord,
+    audited,
 )
 from powerflow.live.records import (
     Accounts,
@@ -92,7 +93,7 @@ class LiveDesk:
     def submit(self, spec: JobSpec, caller: Caller, key: str | None = None) -> tuple[JobRecord, bool]:
         """See `Desk`."""
         self._check(spec, caller)
-        job, created = self._store.submit(spec, caller.user, self._controller.clock(), key)
+        job, created = self._store.submit(spec, caller.user, self._controller.clock(), key, caller.address)
         if created:
             self._controller.tell("submitted", job.id)
         return self._record(job), created
@@ -374,10 +375,11 @@ class LiveDesk:
         return job
 
     def _change(self, job_id: str, caller: Caller, to: JobState, news: str, reason: str) -> JobRecord:
-        self._own(job_id, caller)
-        by = f"{reason} by {caller.user}"
+        owner = self._own(job_id, caller).user
+        by, now_s = f"{reason} by {caller.user}", self._controller.clock()
         exit = by if to.ended else ""
-        job = self._store.move(job_id, to, self._controller.clock(), reason=by, exit=exit, text=by)
+        asked = audited(caller, now_s, f"job {reason}", f"job {job_id}", {"owner": owner})
+        job = self._store.move(job_id, to, now_s, reason=by, exit=exit, text=by, asked=asked)
         self._controller.tell(news, job_id)
         return self._record(job)
 

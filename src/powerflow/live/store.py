@@ -110,8 +110,12 @@ class Store:
 
     # --- jobs ---
 
-    def submit(self, spec: JobSpec, user: str, now_s: float, key: str | None = None) -> tuple[StoredJob, bool]:
+    def submit(
+        self, spec: JobSpec, user: str, now_s: float, key: str | None = None, address: str | None = None
+    ) -> tuple[StoredJob, bool]:
         """Take a job; it is on disk when this returns. The same key of the same user again: the same job, and False.
+
+        ``address``: from where it was asked; the audit says so then.
 
         Raises:
             Refused: The key was used for another spec.
@@ -130,6 +134,9 @@ class Store:
             if key is not None:
                 connection.execute(insert(keys).values(user=user, key=key, job_id=number))
             _append(connection, "submitted", f"submitted by {user}", now_s, str(number), {"user": user})
+            if address is not None:
+                fields = {"name": spec.name, "gpus": str(spec.gpus), "project": spec.project}
+                _note(connection, [AuditRecord(0, now_s, user, address, "job submitted", f"job {number}", fields)])
             return _job(connection, str(number)), True
 
     def job(self, job_id: str) -> StoredJob:
@@ -204,8 +211,11 @@ class Store:
         reason: str | None = None,
         last_lines: Sequence[str] | None = None,
         text: str = "",
+        asked: AuditRecord | None = None,
     ) -> StoredJob:
         """Bring a job into another state, and say so among the events (``text``, of the state's kind).
+
+        ``asked``: who wants it so, for the audit.
 
         A job that is in that state already is left as it is. What runs can be queued again or held, what is held can
         only be queued, and all that has not ended can end, once.
@@ -234,6 +244,7 @@ class Store:
             connection.execute(update(jobs).where(jobs.c.id == int(job_id)).values(values))
             fields = {"from": job.state.value, "to": to.value} | ({"exit": exit} if exit else {})
             _append(connection, to.value, text or exit or f"now {to.value}", now_s, job_id, fields)
+            _note(connection, [] if asked is None else [asked])
             return _job(connection, job_id)
 
     def update(self, rows: Sequence[JobUpdate]) -> None:

@@ -13,6 +13,8 @@ from powerflow.service.shapes import NAME
 
 MEDIA_TYPE = "application/problem+json"
 BUG = "this is a bug in PowerFlow; the controller's log says where"
+#: Characters of each part of an answer: it may repeat what was sent.
+_LONGEST = 500
 #: What is to be done about a body that was sent as something else.
 JSON = "send Content-Type: application/json"
 
@@ -61,11 +63,16 @@ def problem(status: int, detail: str, instance: str, *, where: str = "", fix: st
         type=f"urn:powerflow:problem:{kind}",
         title=title,
         status=status,
-        detail=detail,
-        instance=instance,
-        where=where or None,
-        fix=fix or None,
+        detail=_cut(detail),
+        instance=_cut(instance),
+        where=_cut(where) or None,
+        fix=_cut(fix) or None,
     )
+
+
+def _cut(text: str) -> str:
+    """Text that holds what somebody sent, in bounded length."""
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
 def of_error(error: Exception, instance: str) -> Problem:

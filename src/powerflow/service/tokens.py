@@ -2,7 +2,10 @@
 
 ::
 
-    {"tokens": [{"user": "ada", "role": "user", "sha256": "9f86d0…"}]}
+    {"tokens": [{"user": "ada", "role": "user", "sha256": "9f86d0…"}],
+     "changes": [{"time_s": 1790000000.0, "by": "root", "what": "created", "id": "9f86d081884c"}]}
+
+``changes`` says who made and revoked the latest ones, for the controller's audit (`powerflow.service.doorkeeper`).
 
 A token is 256 random bits, so a plain SHA-256 of it cannot be searched; whoever reads the file cannot ask with it.
 """
@@ -13,13 +16,16 @@ import fcntl
 import hashlib
 import hmac
 import json
+import math
 import os
+import pwd
 import re
 import secrets
 import stat
+import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from powerflow.errors import InputError
@@ -29,6 +35,21 @@ from powerflow.live.records import Caller, Role
 USER_PATTERN = r"^[A-Za-z_][A-Za-z0-9._@-]{0,63}$"
 #: Every token begins so: a leaked one is easy to search for.
 PREFIX = "pf_"
+#: Changes that a file tells of.
+CHANGES_KEPT = 256
+#: A file that cannot be used is tried again after so many seconds, also where it looks the same.
+_AGAIN_S = 1.0
+_MOST_BYTES = 1 << 24
+
+
+@dataclass(frozen=True, slots=True)
+class TokenChange:
+    """Who made or revoked a token by ``powerflow token``, and when (Unix seconds)."""
+
+    time_s: float
+    by: str
+    what: str
+    id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +67,20 @@ class Entry:
 
 
 class Tokens:
-    """The tokens of one controller, as their file has them: one that is added or taken out counts from then on."""
+    """The tokens of one controller, as their file has them: one that is added or taken out counts from then on.
+
+    Where the file is gone or cannot be used there are no tokens, and everybody is refused until it can.
+
+    Attributes:
+        trouble: Why nobody is let in; "" while the file can be used.
+    """
 
     def __init__(self, entries: Sequence[Entry], path: Path | None = None) -> None:
         self._entries = tuple(entries)
         self._path = path
         self._stamp = _stamp(path)
+        self._tried_s = -math.inf
+        self.trouble = ""
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Tokens:
@@ -66,9 +95,14 @@ class Tokens:
         """Whose tokens there are, what each may do, and by which id each is revoked."""
         return self._entries
 
+    @property
+    def path(self) -> Path | None:
+        """Their file; None for tokens that are in no file."""
+        return self._path
+
     def caller(self, token: str, address: str = "") -> Caller | None:
         """Whose token this is; None if nobody's. The time it takes says nothing of how close a guess was."""
-        self._look()
+        self.look()
         found = None
         digest = hash_of(token)
         for entry in self._entries:
@@ -76,13 +110,19 @@ class Tokens:
                 found = entry
         return Caller(found.user, found.role, address) if found else None
 
-    def _look(self) -> None:
-        """Take the file as it is now. One that cannot be used (half edited, gone) leaves things as they were."""
-        stamp = _stamp(self._path)
-        if self._path is not None and stamp != self._stamp:
-            with suppress(InputError, OSError):
-                self._entries = tuple(_read(self._path))
-            self._stamp = stamp
+    def look(self) -> None:
+        """Take the file as it is now. One that cannot be used (half edited, gone) lets nobody in."""
+        if self._path is None:
+            return
+        stamp, now_s = _stamp(self._path), time.monotonic()
+        if stamp == self._stamp and (not self.trouble or now_s - self._tried_s < _AGAIN_S):
+            return
+        self._stamp, self._tried_s = stamp, now_s
+        try:
+            self._entries, self.trouble = tuple(_read(self._path)), ""
+        except (InputError, OSError) as error:
+            self._entries = ()
+            self.trouble = f"nobody is let in: {error}; powerflow token create makes a token"
 
 
 def _stamp(path: Path | None) -> tuple[int, int, int] | None:
@@ -109,7 +149,8 @@ def create_token(path: str | os.PathLike[str], user: str, role: Role) -> str:
     target = Path(path)
     with _locked(target):
         known = _read(target) if target.exists() else []
-        _write(target, [*known, Entry(user, role, hash_of(token))])
+        made = Entry(user, role, hash_of(token))
+        _write(target, [*known, made], [*changes_of(target), *_changed("created", [made])])
     return token
 
 
@@ -131,7 +172,8 @@ def revoke_tokens(path: str | os.PathLike[str], whose: str) -> Sequence[Entry]:
         if not gone:
             what = f"there is no token of {whose}, and none with this id"
             raise InputError(what, fix="powerflow token list shows them", exit_code=3)
-        _write(target, [entry for entry in known if entry not in gone])
+        left = [entry for entry in known if entry not in gone]
+        _write(target, left, [*changes_of(target), *_changed("revoked", gone)])
     return gone
 
 
@@ -164,14 +206,19 @@ def _read(path: Path) -> list[Entry]:
                 raise InputError(f"others may read it (mode {mode:04o})", where=where, fix=f"chmod 600 {where}")
             if facts.st_uid not in (os.geteuid(), 0):
                 raise InputError("belongs to another user", where=where, exit_code=1)
-            content = json.load(file)
+            content = json.loads(file.read(_MOST_BYTES))
     except FileNotFoundError:
         raise InputError("there is no such token file", where=where, exit_code=3) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"cannot be read as tokens ({error})", where=where, exit_code=1) from error
     return [_entry(item, f"{where}: token {n}") for n, item in enumerate(_items(content, where), 1)]
+
+
+def _content(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_MOST_BYTES)
 
 
 def _items(content: object, where: str) -> list[object]:
@@ -194,10 +241,40 @@ def _entry(item: object, where: str) -> Entry:
     return Entry(user, Role(role), digest)
 
 
-def _write(path: Path, entries: Sequence[Entry]) -> None:
+def changes_of(path: Path) -> list[TokenChange]:
+    """The latest changes that a file tells of; none where it cannot be read."""
+    try:
+        content = json.loads(_content(path))
+        return [
+            TokenChange(float(at["time_s"]), str(at["by"])[:128], str(at["what"])[:16], str(at["id"])[:64])
+            for at in content["changes"][-CHANGES_KEPT:]
+        ]
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return []
+
+
+def _changed(what: str, entries: Sequence[Entry]) -> list[TokenChange]:
+    now_s, by = time.time(), _who()
+    return [TokenChange(now_s, by, what, entry.id) for entry in entries]
+
+
+def _who() -> str:
+    """The login this process runs as; and who became root for it, where sudo says so."""
+    try:
+        login = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        login = str(os.getuid())
+    before = os.environ.get("SUDO_USER", "")
+    return f"{before} as {login}" if re.fullmatch(USER_PATTERN, before) and before != login else login
+
+
+def _write(path: Path, entries: Sequence[Entry], changes: Sequence[TokenChange]) -> None:
     """Replace the file whole, readable by its owner only from its first byte on."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    content = {"tokens": [{"user": e.user, "role": str(e.role), "sha256": e.sha256} for e in entries]}
+    content = {
+        "tokens": [{"user": e.user, "role": str(e.role), "sha256": e.sha256} for e in entries],
+        "changes": [asdict(change) for change in changes[-CHANGES_KEPT:]],
+    }
     try:
         with open(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="utf-8") as file:
             json.dump(content, file, indent=2)

@@ -1,0 +1,139 @@
+"""Writes down who was let in and who was not: tokens that were made and revoked, and failed authentications.
+
+``powerflow token`` changes a file, and so may an editor; neither asks the controller. So the controller compares the
+file with what it has written down last, and adds to the audit what has changed, also while it did not run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import threading
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from powerflow.errors import InputError
+from powerflow.live.governance import AuditRecord
+from powerflow.service.refused import RefusedTokens
+from powerflow.service.tokens import Tokens, changes_of
+
+#: How often it looks.
+LOOK_S = 1.0
+#: Where a change was made that came by no request.
+HERE = "this machine"
+#: Name of the notice while nobody is let in.
+NOTICE = "tokens"
+
+
+class Doorkeeper:
+    """See the module. ``step`` may be called by one thread at a time; `start` makes one that does.
+
+    Args:
+        tokens: The controller's.
+        refused: Failed authentications, as the door counts them.
+        note: Adds entries to the audit; raises `InputError` where it cannot now.
+        clock: Unix seconds.
+        notices: Where operators are told that nobody is let in.
+        log: A structlog logger.
+    """
+
+    def __init__(
+        self,
+        tokens: Tokens,
+        refused: RefusedTokens,
+        note: Callable[[Sequence[AuditRecord]], None],
+        clock: Callable[[], float],
+        notices: MutableMapping[str, str],
+        log: Any,
+    ) -> None:
+        self._tokens, self._refused, self._note = tokens, refused, note
+        self._clock, self._notices, self._log = clock, notices, log
+        self._path = tokens.path
+        self._known = _noted(self._path)
+        self._unwritten: list[AuditRecord] = []
+        self._stop = threading.Event()
+
+    def start(self) -> None:
+        """Look every second from a thread of its own."""
+        threading.Thread(target=self._run, name="powerflow-doorkeeper", daemon=True).start()
+
+    def stop(self) -> None:
+        """End the thread, soon."""
+        self._stop.set()
+
+    def step(self) -> None:
+        """Look once."""
+        now_s = self._clock()
+        self._tokens.look()
+        self._tell(self._tokens.trouble)
+        self._unwritten += [
+            AuditRecord(0, now_s, "", address, "authentication failed", "", {"times": times})
+            for address, times in self._refused.take(now_s)
+        ]
+        found = {entry.id: {"user": entry.user, "role": str(entry.role)} for entry in self._tokens.holders()}
+        changed = self._changes(found, now_s) if found != self._known else []
+        try:
+            if self._unwritten or changed:
+                self._note([*self._unwritten, *changed])
+        except InputError:  # the store is away; the loop says so
+            return
+        self._unwritten.clear()
+        if changed:
+            self._known = found
+            _write_noted(self._path, found)
+
+    def _changes(self, found: Mapping[str, Mapping[str, str]], now_s: float) -> list[AuditRecord]:
+        """What became of tokens since the audit was written last, and by whom where the file says so."""
+        said = {(change.what, change.id): change for change in changes_of(self._path)} if self._path else {}
+        how = "tokens.json was edited" if not self._tokens.trouble else self._tokens.trouble
+        entries = []
+        for what, ids in (("revoked", self._known.keys() - found), ("created", found.keys() - self._known.keys())):
+            for one in sorted(ids):
+                token = (self._known if what == "revoked" else found)[one]
+                change = said.get((what, one))
+                fields = {"role": token["role"], "id": one} | ({} if change else {"how": how})
+                when_s, by = (change.time_s, change.by) if change else (now_s, "")
+                entries.append(AuditRecord(0, when_s, by, HERE, f"token {what}", token["user"], fields))
+        return entries
+
+    def _tell(self, trouble: str) -> None:
+        if trouble and self._notices.get(NOTICE) != trouble:
+            self._log.warning("nobody is let in", why=trouble)
+        if trouble:
+            self._notices[NOTICE] = trouble
+        elif self._notices.pop(NOTICE, None):
+            self._log.info("tokens are known again")
+
+    def _run(self) -> None:
+        while not self._stop.wait(LOOK_S):
+            try:
+                self.step()
+            except Exception:
+                self._log.exception("the audit of tokens failed")
+
+
+def _file(path: Path) -> Path:
+    return path.with_name(f".{path.name}.audited")
+
+
+def _noted(path: Path | None) -> dict[str, dict[str, str]]:
+    """Tokens that the audit knows, by id; none where that is not known: then all are new."""
+    if path is None:
+        return {}
+    with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+        content = json.loads(_file(path).read_bytes())
+        return {str(at): {"user": str(one["user"]), "role": str(one["role"])} for at, one in content.items()}
+    return {}
+
+
+def _write_noted(path: Path | None, known: Mapping[str, Mapping[str, str]]) -> None:
+    if path is None:
+        return
+    temporary = _file(path).with_name(f".{path.name}.{secrets.token_hex(4)}")
+    with suppress(OSError):  # then the same is told again by the next controller
+        with open(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="utf-8") as file:
+            json.dump(known, file)
+        temporary.replace(_file(path))
