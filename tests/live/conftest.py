@@ -16,11 +16,19 @@ from pathlib import Path
 
 import pytest
 
-from powerflow.live import schema
+from powerflow.live import log_matcher, schema
 from powerflow.live.store import Store
 from tests.live.controller_bench import Bench
 
 _numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _patient_matcher() -> Iterator[None]:
+    """Steps stand in a log's answer at once, however busy this machine is: tests have a clock of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(log_matcher, "WAIT_S", 600.0)
+        yield
 
 
 @dataclass

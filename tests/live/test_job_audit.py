@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from powerflow.live.records import Caller, Forbidden, Role
-from tests.live.conftest import Bench, spec_of
+from tests.live.controller_bench import Bench
+from tests.live.gang_bench import spec_of
 
 ADA = Caller("ada", Role.USER, "192.0.2.1")
 OPS = Caller("ops", Role.OPERATOR, "192.0.2.2 through 10.0.0.7")

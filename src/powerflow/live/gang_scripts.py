@@ -19,6 +19,7 @@ from powerflow.live.gang_book import Book, Failure
 from powerflow.live.gang_facts import Completed, Noted, Order, Progressed, Rescaled, Started
 from powerflow.live.gang_layout import lay_out, notes, processes
 from powerflow.live.gang_yard import Yard
+from powerflow.live.patterns import shown
 from powerflow.live.progress_log import LogProgress
 from powerflow.live.rendezvous import Meeting, RankProcess, Seen
 
@@ -69,7 +70,9 @@ class Scripts(Gang):
         """See who ended and how, and go for the order."""
         book = self.book
         gone = [name for name in book.members if self.gone(name)]
-        self._read_log(now, last=bool(book.members) and len(gone) == len(book.members))
+        if not self._read_log(now, last=bool(book.members) and len(gone) == len(book.members)):
+            self.soon()  # how far it came is being read
+            return
         failed = next((name for name in gone if self.code(name) != 0 or self.rebooted(name)), None)
         stopped = bool(book.leaving)
         if failed is not None and not stopped:
@@ -185,31 +188,41 @@ class Scripts(Gang):
     def _epoch(self, name: str) -> int:
         return RankName.parse(name).epoch
 
-    def _read_log(self, now: float, *, last: bool) -> None:
-        """Follow the log of the first rank, if the job says how."""
+    def _read_log(self, now: float, *, last: bool) -> bool:
+        """Follow the log of the first rank, if the job says how; False while its ``last`` lines are being matched."""
         book, pattern = self.book, self.order.spec.progress
         if pattern is None or not book.members or not book.ranks[book.members[0]].launched:
-            return
+            return True
         first = book.members[0]
         if self._log is None or self._log[0] != first:
             self._log = first, LogProgress(pattern, self.yard.matcher)
             self._first = None
             self._still_s, self._still_since_step = now, self._formed == book.generation
         log = self._log[1]
+        matched = log.collect()
         for _ in range(_PIECES):
+            if not matched:
+                break
             try:
                 piece, offset = self.yard.engine.log(RankName.parse(first), log.offset, _PIECE)
             except (KeyError, EngineError):
-                return
+                return True
             if not piece:
                 break
-            log.feed(piece, offset)
+            matched = log.feed(piece, offset)
         else:
             self.soon()
-        if last:
-            log.finish()
+        if not matched or (last and not log.finish()):
+            self.soon()
+            return not last
         if log.given_up:
-            self.trouble = f"progress pattern {pattern!r} takes too long on the log of {first}; steps are not read"
+            self.trouble = f"progress pattern {shown(pattern)} {log.given_up} on the log of {first}; steps are not read"
+        self._tell_steps(log, now)
+        return True
+
+    def _tell_steps(self, log: LogProgress, now: float) -> None:
+        """Tell how far the log says that the job is, where that is new."""
+        book = self.book
         if log.steps is None or (book.generation, log.steps.step) == self._told_step:
             return
         step, total = log.steps

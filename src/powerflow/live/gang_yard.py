@@ -13,7 +13,7 @@ from powerflow.elastic.mailbox import CHECKPOINT_DIR, JOB_DIR, RANK_NAME, Mailbo
 from powerflow.engine.protocol import Engine, EngineError, RankName, RankSpec, RankState, RankStatus
 from powerflow.live.gang_command import Command, command
 from powerflow.live.gang_facts import Limits, Order, Slot
-from powerflow.live.progress_log import Matcher
+from powerflow.live.log_matcher import Matcher
 from powerflow.live.rendezvous import Look
 from powerflow.live.spec import JobSpec
 

@@ -30,6 +30,7 @@ from pydantic_core import PydanticCustomError
 
 from powerflow.errors import InputError
 from powerflow.live.launchers import check_launcher
+from powerflow.live.patterns import check_progress
 
 Priority = Literal["protected", "high", "normal", "low"]
 Rescale = Literal["in-place", "restart", "none"]
@@ -288,19 +289,12 @@ class JobSpec(_Part):
                 check_launcher(self.run, self.rescale, self.gpus.least, self.gpus.most)
             except InputError as error:
                 raise broken(error.what, error.fix, "run") from None
-        if self.progress is not None:
-            _check_progress(self.progress)
+            try:
+                if self.progress is not None:
+                    check_progress(self.progress)
+            except InputError as error:
+                raise broken(error.what, error.fix, "progress") from None
         for name in self.env:
             if name.startswith(_RESERVED):
                 raise broken(f"env sets {name}", f"{_RESERVED}… are PowerFlow's own", "env")
         return self
-
-
-def _check_progress(pattern: str) -> None:
-    """A regular expression that can be slow is not refused: a process that may die of it does the matching."""
-    try:
-        groups = re.compile(pattern).groupindex
-    except (re.error, RecursionError, OverflowError, Warning) as error:
-        raise broken(f"{_short(pattern)} is no regular expression ({error})", "see Python's re", "progress") from None
-    if "step" not in groups:
-        raise broken(f"{_short(pattern)} has no group named step", r"write (?P<step>\d+)", "progress")

@@ -1,0 +1,55 @@
+"""Regular expressions of users: RE2's, which match in time linear in what they are matched against.
+
+Python's own `re` goes back and tries again, and a pattern such as ``(a+)+$`` keeps it busy for ever. RE2 has no
+look-around and no back-references, which are what would need that.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from powerflow.errors import InputError
+
+#: Bytes that a compiled pattern may take; reading one ends where it needs more.
+_MOST_BYTES = 1 << 16
+#: Classes by Unicode property (``\pL``), each of which takes a third of a millisecond to read.
+_MOST_PROPERTIES = 16
+_FIX = "write one as RE2 reads it: no look-around, no back-references"
+
+
+def options(most_bytes: int = _MOST_BYTES) -> Any:
+    """RE2's options for a user's pattern."""
+    import re2
+
+    chosen = re2.Options()
+    chosen.max_mem = most_bytes
+    chosen.log_errors = False
+    return chosen
+
+
+def check_progress(pattern: str) -> None:
+    """See that a pattern can be used to read steps; takes some milliseconds at most, whatever it is.
+
+    Raises:
+        InputError: It is no regular expression, is too large, or has no group named ``step``.
+    """
+    import re2
+
+    if len(re.findall(r"\\[pP]", pattern)) > _MOST_PROPERTIES:
+        raise InputError(f"{shown(pattern)} has more than {_MOST_PROPERTIES} classes by property", fix=r"write \w or .")
+    try:
+        groups = re2.compile(pattern, options()).groupindex
+    except re2.error as error:
+        why = error.args[0].decode("utf-8", "replace") if isinstance(error.args[0], bytes) else str(error)
+        raise InputError(f"{shown(pattern)} is no regular expression ({shown(why, '')})", fix=_FIX) from None
+    except UnicodeError:
+        raise InputError(f"{shown(pattern)} is no text", fix=_FIX) from None
+    if "step" not in groups:
+        raise InputError(f"{shown(pattern)} has no group named step", fix=r"write (?P<step>\d+)")
+
+
+def shown(text: str, quote: str = "'") -> str:
+    """A pattern, or part of one, in a line of bounded length."""
+    text = text.encode("unicode_escape").decode() if not text.isprintable() else text
+    return f"{quote}{text if len(text) <= 60 else f'{text[:56]}…'}{quote}"
