@@ -12,6 +12,7 @@ import typer
 from powerflow.cli.options import (
     BelievedCosts,
     BelievedSizes,
+    CostFiles,
     Json,
     Load,
     MostGpus,
@@ -51,6 +52,7 @@ def compare(
     load: Load = None,
     belief: BelievedCosts = "oracle",
     sizes: BelievedSizes = "known",
+    costs: CostFiles = None,
     most_gpus: MostGpus = None,
     processes: Processes = None,
     json: Json = False,
@@ -63,6 +65,7 @@ def compare(
     The first seed is --seed; results do not depend on --processes.
     """
     from powerflow.cli.output import atomic_write
+    from powerflow.cost.costs_file import read_costs
     from powerflow.report.svg import frontier_svg
     from powerflow.simulate.bench import Believed
     from powerflow.simulate.compare import compare as compare_policies
@@ -82,7 +85,7 @@ def compare(
         page = None if report is None else stack.enter_context(atomic_write(report))
         drawing = None if picture is None else stack.enter_context(atomic_write(picture))
         logs = [read_trace(trace) for trace in traces] if traces else [demo_day()]
-        workload_of = WorkloadOf(logs, cluster or DAY_CLUSTER, load, most_gpus)
+        workload_of = WorkloadOf(logs, cluster or DAY_CLUSTER, load, most_gpus, read_costs(costs or ()))
         with reporting("comparing", quiet) as progress:
             comparison = compare_policies(
                 workload_of,

@@ -12,6 +12,7 @@ import typer
 from powerflow.errors import InputError
 
 if TYPE_CHECKING:
+    from powerflow.cost.costs_file import Costs
     from powerflow.simulate.workload import Workload
     from powerflow.trace.record import Trace
 
@@ -23,6 +24,12 @@ Load = Annotated[
 BelievedCosts = Annotated[str, typer.Option("--belief", help="What schedulers know of costs: oracle, fitted, online.")]
 BelievedSizes = Annotated[
     str, typer.Option("--sizes", help="What schedulers know of job sizes: known, unknown, mispredicted:SIGMA.")
+]
+CostFiles = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--costs", help="Measured costs, used instead of the catalogue's: what powerflow fit wrote, or a CSV of points."
+    ),
 ]
 Seed = Annotated[int, typer.Option(help="Same arguments and seed, same result.", min=0)]
 MostGpus = Annotated[int | None, typer.Option(help="Cut requests above this many GPUs to it.", min=1)]
@@ -40,13 +47,16 @@ class WorkloadOf:
     cluster: str
     load: float | None
     most_gpus: int | None
+    costs: Costs | None = None
 
     def __call__(self, seed: int) -> Workload:
         """Build it."""
         from powerflow.simulate.build import build_workload
 
         trace = self.traces[seed % len(self.traces)]
-        return build_workload(trace, self.cluster, load=self.load, seed=seed, most_gpus=self.most_gpus)
+        return build_workload(
+            trace, self.cluster, load=self.load, seed=seed, most_gpus=self.most_gpus, costs=self.costs
+        )
 
 
 def split(text: str, where: str) -> list[str]:

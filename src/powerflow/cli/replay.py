@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from powerflow.cli.options import BelievedCosts, BelievedSizes, Cluster, Json, Processes, Quiet, Report, Seed
+from powerflow.cli.options import BelievedCosts, BelievedSizes, Cluster, CostFiles, Json, Processes, Quiet, Report, Seed
 from powerflow.errors import InputError
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def replay(
     tz: Annotated[str | None, typer.Option("--tz", help="Time zone of dates without offset, as Europe/Berlin.")] = None,
     belief: BelievedCosts = "fitted",
     sizes: BelievedSizes = "unknown",
+    costs: CostFiles = None,
     seed: Seed = 0,
     processes: Processes = None,
     json: Json = False,
@@ -45,6 +46,7 @@ def replay(
     Ends with code 4, and claims nothing, where the log is not reproduced within 10 %.
     """
     from powerflow.cli.output import atomic_write
+    from powerflow.cost.costs_file import read_costs
     from powerflow.report.replay import Rates, render_replay
     from powerflow.simulate.bench import Believed
     from powerflow.simulate.replay import replay as replayed
@@ -59,6 +61,7 @@ def replay(
             cluster,
             unvalidated=unvalidated,
             believed=Believed(belief, sizes),
+            costs=read_costs(costs or ()),
             seed=seed,
             processes=processes,
             progress=say,

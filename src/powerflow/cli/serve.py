@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from powerflow.cli.options import CostFiles
 from powerflow.live.governance import Stage
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ def serve(
     restored: Annotated[
         bool, typer.Option(help="State or store was restored, moved or lost, and nothing of it runs elsewhere.")
     ] = False,
+    costs: CostFiles = None,
     open_metrics: Annotated[bool, typer.Option(help="Serve /metrics without a token.")] = False,
     trusted_proxy: Annotated[
         list[str] | None,
@@ -94,6 +96,7 @@ def serve(
     """
     from powerflow.cli.ending import ending
     from powerflow.cli.settings import load
+    from powerflow.cost.costs_file import read_costs
     from powerflow.engine.protocol import EngineError
     from powerflow.kernel import be_patient
     from powerflow.live.build import ClusterSettings, build
@@ -123,6 +126,7 @@ def serve(
             time_scale=time_scale,
             replays=Replays(replay_days, compare_days),
             stage=mode,
+            costs=read_costs(costs or ()),
             max_grace_s=max_grace,
             restored=restored,
             controller=Settings(explore_steps=explore_steps),

@@ -13,6 +13,7 @@ from powerflow.cli.options import (
     BelievedCosts,
     BelievedSizes,
     Cluster,
+    CostFiles,
     Json,
     Load,
     MostGpus,
@@ -45,6 +46,7 @@ def simulate(
     load: Load = None,
     belief: BelievedCosts = "oracle",
     sizes: BelievedSizes = "known",
+    costs: CostFiles = None,
     seed: Seed = 0,
     most_gpus: MostGpus = None,
     pause: Annotated[float, typer.Option(help="Seconds a job stands still when its GPUs change.")] = 30.0,
@@ -57,6 +59,7 @@ def simulate(
 ) -> None:
     """Replay a log of jobs under one policy, on a cluster whose costs are modelled, and say what came of it."""
     from powerflow.cli.output import atomic_write
+    from powerflow.cost.costs_file import read_costs
     from powerflow.energy.amount import parse_amount
     from powerflow.report.html import render_simulation
     from powerflow.simulate.bench import Believed, Bench
@@ -69,7 +72,7 @@ def simulate(
     believed = Believed(belief, sizes, World(pause_s=pause, node_mtbf_h=math.inf if mtbf is None else mtbf))
     with ExitStack() as stack:
         page = None if report is None else stack.enter_context(atomic_write(report))
-        bench = Bench(WorkloadOf((read_trace(trace),), cluster, load, most_gpus), believed)
+        bench = Bench(WorkloadOf((read_trace(trace),), cluster, load, most_gpus, read_costs(costs or ())), believed)
         facts = {**bench.workload(seed).facts, **believed.facts()}
         run = _runner(bench, seed, quiet)
         met = None

@@ -15,6 +15,7 @@ from typing import Any
 
 from powerflow.cluster.spec import ClusterSpec, Node, parse_cluster
 from powerflow.cost.catalogue import axes_for, declared, gpu_type
+from powerflow.cost.costs_file import Costs
 from powerflow.cost.guess import in_words
 from powerflow.cost.table import Axes
 from powerflow.device.claims import GpuClaims
@@ -71,6 +72,7 @@ class ClusterSettings:
         stage: How far PowerFlow is let in until somebody says otherwise (`powerflow mode`).
         restored: Take for this cluster's what looks like another's; see `powerflow.live.pairing`.
         max_grace_s: Most seconds that a job gets between SIGTERM and SIGKILL.
+        costs: What was measured of some models; None: all start from the catalogue.
         controller: How the loop goes about it.
     """
 
@@ -84,6 +86,7 @@ class ClusterSettings:
     time_scale: float = 1.0
     replays: Replays = field(default_factory=Replays)
     stage: Stage = Stage.ENFORCE
+    costs: Costs | None = None
     restored: bool = False
     max_grace_s: float = 600.0
     controller: Settings = field(default_factory=Settings)
@@ -161,7 +164,7 @@ def build(settings: ClusterSettings, log: Any) -> LiveCluster:
             limits=Limits(grace_s=settings.max_grace_s),
             on_defect=lambda job_id, error: log.error("a defect ended a job", job=job_id, exc_info=error),
         )
-        learning = Learning(axes)
+        learning = Learning(axes, settings.costs)
         signals = Signals(store)
         budgets = LiveBudgets(
             store,

@@ -262,7 +262,13 @@ class LiveDesk:
         controller = self._controller
         trouble = [controller.rules.savings.trouble] if controller.rules.savings.trouble else []
         of_loop = [*controller.notices.copy().values(), *controller.governance.notices]
-        return {*of_loop, *controller.power.notices(), *controller.rules.budgets.notices(now_s), *trouble}
+        return {
+            *of_loop,
+            *controller.power.notices(),
+            *controller.learning.costs_said(),
+            *controller.rules.budgets.notices(now_s),
+            *trouble,
+        }
 
     def modes(self) -> Sequence[ModeRecord]:
         """See `Desk`."""

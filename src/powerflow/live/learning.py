@@ -20,6 +20,7 @@ from statistics import median
 import numpy as np
 
 from powerflow.cost.catalogue import family_model
+from powerflow.cost.costs_file import Costs
 from powerflow.cost.learn import Learner
 from powerflow.cost.model import JobModel
 from powerflow.cost.observation import Observation
@@ -49,6 +50,7 @@ class JobClass:
         family: Family of the catalogue to start from.
         global_batch: Samples per step; the GPUs it runs on where nobody said, so that each has one.
         local_max: Most samples of one pass.
+        model: As the job names it; "" where it does not.
     """
 
     name: str
@@ -56,6 +58,7 @@ class JobClass:
     family: str
     global_batch: int
     local_max: int
+    model: str = ""
 
 
 def class_of(spec: JobSpec, user: str) -> JobClass:
@@ -71,7 +74,9 @@ def class_of(spec: JobSpec, user: str) -> JobClass:
     local_max = (spec.batch.local_max if spec.batch else None) or batch
     key = "\0".join((program, stem, spec.model or "", str(local_max), spec.rescale))
     digest = hashlib.sha256(key.encode()).hexdigest()[:12]
-    return JobClass(f"{owner}.{stem or 'job'}.{digest}/{batch}", program, _family(spec.model), batch, local_max)
+    return JobClass(
+        f"{owner}.{stem or 'job'}.{digest}/{batch}", program, _family(spec.model), batch, local_max, spec.model or ""
+    )
 
 
 def _program(run: str) -> str:
@@ -95,9 +100,11 @@ class Learning:
 
     Args:
         axes: Per GPU type, the counts and clocks to choose from.
+        costs: What was measured of some models; their classes start from it.
     """
 
-    def __init__(self, axes: Mapping[str, Axes]) -> None:
+    def __init__(self, axes: Mapping[str, Axes], costs: Costs | None = None) -> None:
+        self._costs = costs
         self._axes = axes
         self._learner = Learner(axes)
         self._classes: dict[str, JobClass] = {}
@@ -172,6 +179,20 @@ class Learning:
         seen = self._measured[cost_class, gpu_type]
         return [clock for clock in three if (gpus, clock) not in seen]
 
+    def costs_said(self) -> Sequence[str]:
+        """Where what is believed of new classes comes from, while files of costs are given: one line, with counts."""
+        if self._costs is None:
+            return ()
+        classes = list(self._classes.values())
+        without = sorted({kind.model or "no model named" for kind in classes if not self._costs_of(kind)})
+        covered = sum(self._costs_of(kind) for kind in classes)
+        said = f"costs from {self._costs.source}: {covered} of {len(classes)} classes of jobs start from it"
+        return (f"{said}; from the catalogue: {', '.join(without)}" if without else said,)
+
+    def _costs_of(self, kind: JobClass) -> bool:
+        found = self._costs.of(kind.model) if self._costs and kind.model else {}
+        return any(gpu_type in found for gpu_type in self._axes)
+
     # -- sizes ----------------------------------------------------------------------------------------------------
 
     def completed(self, cost_class: str, steps: float) -> None:
@@ -208,7 +229,11 @@ class Learning:
     def _prior(self, kind: JobClass, gpu_type: str) -> JobModel:
         alike = [other for other in self._classes.values() if other.program == kind.program and other is not kind]
         known = next((other for other in reversed(alike) if self._measured[other.name, gpu_type]), None)
-        model = self._learner.model(known.name, gpu_type) if known else family_model(kind.family, gpu_type)
+        told = self._costs.of(kind.model).get(gpu_type) if self._costs and kind.model else None
+        if known is not None:
+            model = self._learner.model(known.name, gpu_type)
+        else:
+            model = told.model if told is not None else family_model(kind.family, gpu_type)
         return replace(model, local_batch_max=kind.local_max, origin="prior")
 
     def _table(self, cost_class: str, gpu_type: str) -> CostLearned:

@@ -12,7 +12,6 @@ from typing import Protocol
 
 import numpy as np
 
-from powerflow.cost.catalogue import family_model
 from powerflow.cost.fit import fit
 from powerflow.cost.learn import Learner
 from powerflow.cost.observation import Observation
@@ -22,7 +21,7 @@ from powerflow.errors import InputError
 from powerflow.job import Job
 from powerflow.scheduler.events import CostLearned
 from powerflow.scheduler.plan import Change
-from powerflow.simulate.workload import Workload
+from powerflow.simulate.workload import Workload, prior_of
 
 NOISE = 0.03  # log-sd of one measured step time or power
 TRIAL_S = 20.0  # seconds spent at each clock when a class first runs on a count: a few tens of steps
@@ -131,7 +130,7 @@ class Fitted(Oracle):
         self._start = []
         for (name, gpu_type), truth in workload.truth.items():
             axes = workload.axes[gpu_type]
-            family, batch = name.split("/")
+            batch = name.rpartition("/")[2]
             lab = Laboratory(workload, noise, np.random.default_rng([seed, 0xF17, *name.encode()]))
             points = [
                 lab.measure(name, gpu_type, row, clock, packed=True)
@@ -139,7 +138,7 @@ class Fitted(Oracle):
                 for clock in three_clocks(len(axes.clocks_mhz))
                 if math.isfinite(truth.step_time_s[row, clock])
             ]
-            model = fit(points, prior=family_model(family, gpu_type)).model
+            model = fit(points, prior=prior_of(workload, name, gpu_type)).model
             self._start.append(CostLearned(name, gpu_type, tabulate(model, axes, int(batch), points)))
 
     def start(self) -> Sequence[CostLearned]:
@@ -158,8 +157,8 @@ class Online(Oracle):
         self._learner = Learner(workload.axes)
         self._tried: set[tuple[str, str, int, bool]] = set()
         for name, gpu_type in workload.truth:
-            family, batch = name.split("/")
-            self._learner.expect(name, gpu_type, family_model(family, gpu_type), int(batch))
+            batch = int(name.rpartition("/")[2])
+            self._learner.expect(name, gpu_type, prior_of(workload, name, gpu_type), batch)
 
     def start(self) -> Sequence[CostLearned]:
         """See `Belief`."""

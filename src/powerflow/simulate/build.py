@@ -14,12 +14,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from powerflow.cluster.spec import ClusterSpec, parse_cluster
-from powerflow.cost.catalogue import axes_for, family, family_model, gpu_type
+from powerflow.cost.catalogue import axes_for, declare, family, family_model, gpu_type
+from powerflow.cost.costs_file import Costs
 from powerflow.cost.table import Axes, CostTable
 from powerflow.cost.tabulate import tabulate
 from powerflow.cost.vary import FACTORS, VARIATION, varied
 from powerflow.errors import InputError
 from powerflow.job import Job
+from powerflow.simulate.measured_costs import measured
 from powerflow.simulate.measured_steps import calibration, scaled, step_on
 from powerflow.simulate.placing import Kind, place
 from powerflow.simulate.workload import Workload
@@ -36,6 +38,7 @@ def build_workload(
     seed: int = 0,
     most_gpus: int | None = None,
     variation: float = VARIATION,
+    costs: Costs | None = None,
 ) -> Workload:
     """The jobs of a trace on a cluster, with a truth of what they cost.
 
@@ -51,33 +54,42 @@ def build_workload(
         seed: Draws models where the trace names none, and the truth.
         most_gpus: Requests above this are cut to it (an 8-node job on a 4-node cluster); None refuses them.
         variation: See above; 0 makes truth and family model the same but for the texture.
+        costs: What was measured of the models that it names: their truth is that, with nothing varied.
 
     Raises:
         InputError: For an empty trace, an impossible load, or a job that is larger than the cluster.
     """
     if not trace.jobs:
         raise InputError("there are no jobs in it", where=trace.source)
+    declare(*(costs.cards if costs else ()))
     spec = _named_as_in_catalogue(parse_cluster(cluster))
     pools = spec.pools()
     largest = max(sum(node.gpus for node in nodes) for nodes in pools.values())
     asked = _requests(trace, largest, most_gpus)
     rng = np.random.default_rng([seed, 0x7A5E])
     reference = next(iter(pools))
-    placing = place(trace.jobs, asked, reference, rng, seed)
-    kinds = placing.kinds
+    known = measured(trace.jobs, costs, [*pools])
+    rest = [i for i, kind in enumerate(known.kinds) if kind is None]
+    rest_jobs, rest_asked = [trace.jobs[i] for i in rest], [asked[i] for i in rest]
+    placing = place(rest_jobs, rest_asked, reference, rng, seed)
+    placed = iter(placing.kinds)
+    kinds = [next(placed) if kind is None else kind for kind in known.kinds]
     axes = _axes(spec, asked)
-    truth = _truth(sorted(set(kinds)), axes, variation, seed)
-    measured = calibration(trace.jobs, asked, [*map(_class_name, kinds)], truth, axes[reference])
-    truth = scaled(truth, measured.factors)
+    truth = _truth(sorted(set(placing.kinds)), axes, variation, seed)
+    logged = calibration(rest_jobs, rest_asked, [*map(_class_name, placing.kinds)], truth, axes[reference])
+    truth = scaled(truth, logged.factors) | known.truth(axes)
+    only_on = {name: known.only_on(name, [*pools]) for name in known.fits}
+    homes = [only_on.get(name) or reference for name, _ in kinds]
     iterations = [
-        _iterations(job, gpus, truth[_class_name(kind), reference], axes[reference], trace.source)
-        for job, gpus, kind in zip(trace.jobs, asked, kinds, strict=True)
+        _iterations(job, gpus, truth[_class_name(kind), home], axes[home], trace.source)
+        for job, gpus, kind, home in zip(trace.jobs, asked, kinds, homes, strict=True)
     ]
     first_s = trace.jobs[0].submit_s
     submit_s = [job.submit_s - first_s for job in trace.jobs]
-    offered = _offered(submit_s, asked, iterations, kinds, truth, axes, reference, spec.gpus)
+    offered = _offered(submit_s, asked, iterations, kinds, truth, axes, homes, spec.gpus)
     scale = _time_scale(offered, load, trace.source)
-    most = {name: min(_power_of_two_below(largest), family(name).gpus_max) for name, _ in set(kinds)}
+    most = {name: min(_power_of_two_below(largest), family(name).gpus_max) for name, _ in set(placing.kinds)}
+    most |= {name: min(largest, known.most_gpus(name)) for name in known.fits}
     jobs = tuple(
         Job(
             id=_unique(job.id, i),
@@ -87,6 +99,7 @@ def build_workload(
             gpus=gpus,
             gpus_max=max(gpus, most[kind[0]]),
             project=job.project,
+            gpu_type=only_on.get(kind[0]),
         )
         for i, (job, submit, kind, work, gpus) in enumerate(
             zip(trace.jobs, submit_s, kinds, iterations, asked, strict=True)
@@ -98,17 +111,20 @@ def build_workload(
         "Offered load": f"{offered / scale:.2f}"
         + ("" if load is None else f" (submissions scaled by {scale:.3g}, from {offered:.2f} in the trace)"),
         "Models": placing.fact(seed),
-        "Costs": f"modelled: catalogue models on {', '.join(axes)}, each class varied by {variation:.0%} (seed {seed})",
+        "Costs": known.fact(
+            f"modelled: catalogue models on {', '.join(axes)}, each class varied by {variation:.0%} (seed {seed})"
+        ),
     }
-    if measured.factors:
-        facts["Step times"] = measured.fact()
+    if logged.factors:
+        facts["Step times"] = logged.fact()
     if requeued := sum(job.earlier_gpu_s > 0 for job in trace.jobs):
         hours = math.fsum(job.earlier_gpu_s for job in trace.jobs) / 3600
         facts["Requeued"] = f"{requeued:,} jobs; {hours:,.1f} GPU-hours of runs before are part of their work"
     cut = sum(gpus < job.gpus for job, gpus in zip(trace.jobs, asked, strict=True))
     if cut:
         facts["Requests"] = f"{cut} jobs asked for more than {most_gpus} GPUs; cut to that"
-    return Workload(f"{len(jobs):,} jobs of {trace.source} on {cluster}", jobs, spec, axes, truth, facts)
+    title = f"{len(jobs):,} jobs of {trace.source} on {cluster}"
+    return Workload(title, jobs, spec, axes, truth, facts, known.models())
 
 
 def _named_as_in_catalogue(spec: ClusterSpec) -> ClusterSpec:
@@ -192,13 +208,13 @@ def _offered(
     kinds: Sequence[Kind],
     truth: Mapping[tuple[str, str], CostTable],
     axes: Mapping[str, Axes],
-    reference: str,
+    homes: Sequence[str],
     gpus: int,
 ) -> float:
     """GPU-seconds asked for ÷ (GPUs × span of submissions); ``inf`` if all come at once."""
     demand = sum(
-        n * work * step_on(truth[_class_name(kind), reference], axes[reference], n)
-        for n, work, kind in zip(asked, iterations, kinds, strict=True)
+        n * work * step_on(truth[_class_name(kind), home], axes[home], n)
+        for n, work, kind, home in zip(asked, iterations, kinds, homes, strict=True)
     )
     span_s = submit_s[-1] - submit_s[0]
     return demand / (gpus * span_s) if span_s > 0 else math.inf

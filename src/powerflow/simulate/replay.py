@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from powerflow.cluster.spec import ClusterSpec, parse_cluster
 from powerflow.cost.catalogue import gpu_type
+from powerflow.cost.costs_file import Costs
 from powerflow.errors import InputError
 from powerflow.simulate.bench import Believed
 from powerflow.simulate.parallel import usable_cores, workers
@@ -57,6 +58,7 @@ def replay(
     *,
     unvalidated: bool = False,
     believed: Believed,
+    costs: Costs | None = None,
     seed: int = 0,
     draws: int = DRAWS,
     jobs_per_draw: int = JOBS_PER_DRAW,
@@ -70,6 +72,7 @@ def replay(
         cluster: What it ran on, as `parse_cluster` reads it; one GPU type.
         unvalidated: Estimate savings even where the log is not reproduced.
         believed: What PowerFlow is told of costs and sizes.
+        costs: What was measured of the models that the log names; None: the catalogue stands for all.
         seed: Of the stretches, models, truths and noise.
         draws: How many, at least 2.
         jobs_per_draw: Jobs submitted in each draw's stretch.
@@ -92,7 +95,7 @@ def replay(
     progress(0.1, "drawing models")
     start_s = start_times(log.submit_s, log.run_s, log.gpus, spec.gpus, discipline)
     stretches = windows(trace, log, start_s, draws=draws, most_jobs=jobs_per_draw, seed=seed)
-    ask = Draws(stretches, cluster, [way for _, way in WAYS], discipline, believed, seed)
+    ask = Draws(stretches, cluster, [way for _, way in WAYS], discipline, believed, seed, costs)
     facts |= _draw_facts(ask, log, believed)
     came = 0
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from powerflow.cluster.spec import ClusterSpec
 from powerflow.cost.catalogue import gpu_type
+from powerflow.cost.costs_file import Costs
 from powerflow.cost.table import IntArray
 from powerflow.policy.prices import Prices
 from powerflow.simulate.belief import Belief, belief_named
@@ -83,6 +84,7 @@ class Draws:
         discipline: The site's (`powerflow.simulate.replay_queue.DISCIPLINES`).
         believed: What PowerFlow is told.
         seed: Of models, truths and noise.
+        costs: What was measured of the models that the log names.
     """
 
     windows: Sequence[Window]
@@ -91,10 +93,11 @@ class Draws:
     discipline: str
     believed: Believed
     seed: int
+    costs: Costs | None = None
 
     def workload(self, draw: int) -> Workload:
         """Jobs, models and truth of a draw."""
-        return build_workload(self.windows[draw].jobs, self.cluster, seed=self.workload_seed(draw))
+        return build_workload(self.windows[draw].jobs, self.cluster, seed=self.workload_seed(draw), costs=self.costs)
 
     def workload_seed(self, draw: int) -> int:
         """No two draws of any two seeds share it."""

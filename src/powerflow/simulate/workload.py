@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 
 import numpy as np
 
 from powerflow.cluster.spec import ClusterSpec
+from powerflow.cost.catalogue import family_model
+from powerflow.cost.model import JobModel
 from powerflow.cost.table import Axes, CostTable, FloatArray
 from powerflow.errors import InputError
 from powerflow.job import Job
@@ -26,6 +28,8 @@ class Workload:
         axes: Per GPU type of the cluster, the counts and clocks that can be chosen.
         truth: Cost tables by (cost class, GPU type). The scheduler never sees these; its belief may differ.
         facts: How it was made, label → plain words (model assignment, seed, load scaling, …).
+        models: What was measured of some classes before, by (cost class, GPU type); schedulers that do not know the
+            truth start from it, and for the other classes from the catalogue.
     """
 
     title: str
@@ -34,6 +38,7 @@ class Workload:
     axes: Mapping[str, Axes]
     truth: Mapping[tuple[str, str], CostTable]
     facts: Mapping[str, str]
+    models: Mapping[tuple[str, str], JobModel] = field(default_factory=dict)
 
 
 def alone_times(workload: Workload) -> FloatArray:
@@ -53,6 +58,12 @@ def alone_times(workload: Workload) -> FloatArray:
         return min(times, default=math.nan)
 
     return np.array([job.iterations * step_s(job.cost_class, job.gpus, job.gpu_type) for job in workload.jobs])
+
+
+def prior_of(workload: Workload, cost_class: str, gpu_type: str) -> JobModel:
+    """What a scheduler that does not know the truth starts from, for a class named ``FAMILY/BATCH``."""
+    known = workload.models.get((cost_class, gpu_type))
+    return known or family_model(cost_class.rpartition("/")[0], gpu_type)
 
 
 def check_workload(workload: Workload) -> None:
