@@ -26,6 +26,7 @@ class Habits:
         builds: Turns until it is ready.
         lingers: Turns that it stays after it was told to leave; None: for ever.
         crashes_at, hangs_at: Steps before whose all-reduce it exits with code 1, or stops.
+        refuses_at: Step before which its script is refused.
         stops_at: Step at which its script leaves the loop, and ends with code 0 without another word.
         evaluates: Turns that its script goes on after all is trained.
         quarrels: Times that it cannot form a group, though nobody is lost.
@@ -36,6 +37,7 @@ class Habits:
     lingers: int | None = 0
     crashes_at: int | None = None
     hangs_at: int | None = None
+    refuses_at: int | None = None
     stops_at: int | None = None
     evaluates: int = 0
     quarrels: int = 0
@@ -71,6 +73,7 @@ class FakeRank:
         self.step = 0
         self.timed_steps = 0
         self.saved_step = 0
+        self.refusal = ""
         self.turns = 0
         self.report()
 
@@ -95,6 +98,7 @@ class FakeRank:
                 global_batch=64,
                 pause_s=0.1,
                 saved_step=self.saved_step,
+                refusal=self.refusal,
             )
         )
 
@@ -179,6 +183,10 @@ class FakeRank:
 
     def _compute(self) -> int | None:
         if self.step == self.habits.crashes_at:
+            return 1
+        if self.step == self.habits.refuses_at:
+            self.refusal = "train.py:7: use rescale: restart"
+            self.report()
             return 1
         if self.step == self.habits.stops_at:
             return 0

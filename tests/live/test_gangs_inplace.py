@@ -348,6 +348,34 @@ def test_all_ranks_dead_is_the_controllers_business(bench: Bench) -> None:
     bench.hear(Started)
 
 
+def test_a_refused_script_is_not_tried_again(bench: Bench) -> None:
+    """By one rank while the others train: they would lose it again and again."""
+    bench.habits = lambda spec: Habits(refuses_at=3 if spec.name.number == 1 else None)
+    bench.gangs.apply([order(1, "a0", "a1", "a2")])
+    failed = bench.hear(Failed)
+    assert failed.final
+    assert failed.text == "j.1.1 was refused: train.py:7: use rescale: restart"
+    assert not bench.told(RankLost)
+    assert bench.gangs.holding() == {}
+    assert len(bench.engine.launches) == 3
+
+
+@pytest.mark.parametrize(
+    ("line", "final"),
+    [
+        ("    dist.init_process_group('nccl')\nValueError: environment variable RANK expected, but not set\n", True),
+        ("ValueError: a mistake\n", False),
+    ],
+)
+def test_a_script_that_opens_a_group_of_its_own_is_told_to_be_restarted(bench: Bench, line: str, final: bool) -> None:
+    """FSDP scripts do, as soon as they start, and nobody has set an address."""
+    bench.engine.play = lambda spec: Script(3, code=1, line=line)
+    bench.gangs.apply([order(1, "a0", "a1")])
+    failed = bench.hear(Failed)
+    assert failed.final is final
+    assert ("submit it with rescale: restart" in failed.text) is final
+
+
 def test_failure_is_told_again_after_a_restart(bench: Bench) -> None:
     bench.habits = lambda spec: Habits(crashes_building=True)
     bench.gangs.apply([order(1, "a0")])

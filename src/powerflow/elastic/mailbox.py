@@ -117,6 +117,7 @@ class RankReport:
         pause_s: Seconds the last regroup took for this rank, from the last step's end to the next one's start.
         note: What went wrong, in one line; "" if nothing.
         beat: Rises with every report: one that stays says that the whole process stands still.
+        refusal: Why the script was ended, if it would be again; "" if it was not.
         saved_step: Step that ``checkpoint.pt`` holds, as far as this rank knows; 0 while there is none.
     """
 
@@ -138,6 +139,7 @@ class RankReport:
     note: str = ""
     saved_step: int = 0
     beat: int = 0
+    refusal: str = ""
 
 
 class Mailbox:

@@ -20,6 +20,7 @@ from powerflow.live.gang_book import Book, Failure
 from powerflow.live.gang_facts import Completed, Hung, Order, RankLost, Rescaled, Slot, Started, backoff_s
 from powerflow.live.gang_losses import Losses
 from powerflow.live.gang_news import News, progressed
+from powerflow.live.gang_refusals import refusal
 from powerflow.live.gang_watch import TRAINING, WAITING, Watch
 from powerflow.live.gang_yard import Yard
 
@@ -223,6 +224,9 @@ class InPlace(Gang):
         if alone is not None and not book.joined and len(ran) > 1:
             reason = f"{len(ran)} ranks ran it, each the whole of it, and {alone} has come to its end: {_NEVER_JOINED}"
             self.fail(Failure(0, reason, alone, final=True))
+            return
+        if refused := refusal(lost, reports, self.code, self.last_lines):
+            self.fail(refused)
             return
         self.soon()
         if self._lost_since is None:
