@@ -169,10 +169,136 @@ def scales(rank: Rank) -> None:
             state = scaler.state_dict()
             drawn = [torch.rand(1).item(), random.random(), float(np.random.random())]  # noqa: NPY002
             scale = [state["scale"], state["_growth_tracker"]]
-            rank.log("drawn", ranks=rank.run.ranks, step=rank.run.position.step, drawn=drawn, scale=scale)
+            run = rank.run
+            where = {"generation": run.generation, "rank": run.rank, "ranks": run.ranks, "step": run.position.step}
+            rank.log("drawn", **where, drawn=drawn, scale=scale)
             while int((rank.directory / "allowed").read_text() or 0) <= rank.run.position.step:
                 time.sleep(0.002)
             rank.run.backward(scaler.scale(((model(x) - y) ** 2).mean()))
             scaler.step(optimizer)
             scaler.update()
             optimizer.zero_grad()
+
+
+def drifts(rank: Rank) -> None:
+    """Adds a random number of its own to a weight, once in its second epoch."""
+    optimizer = torch.optim.SGD(rank.model.parameters(), lr=0.02)
+    model = rank.run.wrap(rank.model, optimizer)
+    for epoch in rank.run.epochs(3):
+        _train(rank, model, optimizer)
+        if epoch == 1:
+            with torch.no_grad():
+                rank.model[2].weight += torch.rand(1)  # type: ignore[index]
+
+
+def differs_in_what_may(rank: Rank) -> None:
+    """Has statistics, dropout, a frozen layer and one in half precision."""
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Linear(6, 12).double()
+            self.norm = nn.BatchNorm1d(12).double()
+            self.low = nn.Linear(12, 12).to(torch.bfloat16).requires_grad_(False)
+            self.last = nn.Linear(12, 1).double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            hidden: Tensor = nn.functional.dropout(self.norm(self.first(x)), 0.2)
+            out: Tensor = self.last(self.low(hidden.bfloat16()).double() + hidden)
+            return out
+
+    network = Model()
+    rank.model = network
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.02)
+    model = rank.run.wrap(network, optimizer, broadcast_buffers=False)
+    for _ in rank.run.epochs(3):
+        _train(rank, model, optimizer)
+    assert network.norm.running_mean is not None
+    rank.log("end", mean=network.norm.running_mean.tolist())
+
+
+def calls_the_model_itself(rank: Rank) -> None:
+    """Does not use what `wrap` returns; and has two losses, both forwards first."""
+    optimizer = torch.optim.SGD(rank.model.parameters(), lr=0.02)
+    rank.run.wrap(rank.model, optimizer)
+    for _ in rank.run.epochs(2):
+        for x, y, _ in rank.run.batches(rank.data, global_batch=GLOBAL_BATCH):
+            first, second = rank.model(x), rank.model(x + 1)
+            while int((rank.directory / "allowed").read_text() or 0) <= rank.run.position.step:
+                time.sleep(0.002)
+            rank.run.backward(((first - y) ** 2).mean())
+            rank.run.backward((second**2).mean())
+            optimizer.step()
+            optimizer.zero_grad()
+            if rank.run.updates:
+                now = rank.run.position.step
+                rank.log("state", generation=rank.run.generation, step=now, hash=digest(rank.model.state_dict()))
+    rank.log("end", weights=[p.tolist() for p in rank.model.parameters()])
+
+
+def weighs(rank: Rank) -> None:
+    """Has a loss that is a mean over tokens, of which a sample has up to four, some of them none."""
+    optimizer = torch.optim.SGD(rank.model.parameters(), lr=0.1)
+    model = rank.run.wrap(rank.model, optimizer)
+    for _ in rank.run.epochs(2):
+        for x, y, index in rank.run.batches(rank.data, global_batch=GLOBAL_BATCH):
+            mask = torch.arange(4)[None, :] < (index % 5)[:, None]
+            losses = ((model(x) - y * torch.arange(4)) ** 2)[mask]
+            while int((rank.directory / "allowed").read_text() or 0) <= rank.run.position.step:
+                time.sleep(0.002)
+            rank.run.backward(losses.mean(), weight=mask.sum())  # a mean over nothing is NaN
+            optimizer.step()
+            optimizer.zero_grad()
+    rank.log("end", weights=[p.tolist() for p in rank.model.parameters()])
+
+
+def logs_on_rank_0(rank: Rank) -> None:
+    """Asks for its rank before anything else, as a guard around a logger does."""
+    before = [rank.run.rank, rank.run.ranks]
+    optimizer = torch.optim.SGD(rank.model.parameters(), lr=0.02)
+    model = rank.run.wrap(rank.model, optimizer)
+    between = [rank.run.rank, rank.run.ranks]
+    for _ in rank.run.epochs(2):
+        _train(rank, model, optimizer)
+    rank.log("end", before=before, between=between, after=[rank.run.rank, rank.run.ranks])
+
+
+def adds_up_alone(rank: Rank) -> None:
+    """Calls a collective on rank 0 alone after its first epoch, as a metric does when it is computed."""
+    optimizer = torch.optim.SGD(rank.model.parameters(), lr=0.02)
+    model = rank.run.wrap(rank.model, optimizer)
+    for _ in rank.run.epochs(2):
+        _train(rank, model, optimizer)
+        if rank.run.rank == 0:
+            torch.distributed.barrier()
+
+
+def opens_a_group(rank: Rank) -> None:
+    """Opens a process group of its own, for which nobody has set an address."""
+    torch.distributed.init_process_group("gloo")
+
+
+def uses_its_gradients(rank: Rank) -> None:
+    """Updates by hand in every pass."""
+    model = rank.run.wrap(rank.model)
+    for _ in rank.run.epochs(2):
+        for x, y, _ in rank.run.batches(rank.data, global_batch=GLOBAL_BATCH):
+            rank.backward(model, x, y)
+            for parameter in rank.model.parameters():
+                parameter.data.add_(parameter.grad, alpha=-0.1)  # type: ignore[arg-type]
+                parameter.grad = None
+
+
+def measures_alone(rank: Rank) -> None:
+    """Has a metric on rank 0 that wants to hear of all ranks."""
+    import torchmetrics
+
+    metric = torchmetrics.MeanSquaredError()
+    optimizer = torch.optim.SGD(rank.model.parameters(), lr=0.02)
+    model = rank.run.wrap(rank.model, optimizer)
+    for _ in rank.run.epochs(2):
+        _train(rank, model, optimizer)
+        if rank.run.rank == 0:
+            with torch.no_grad():
+                metric.update(model(rank.data.x), rank.data.y)
+            metric.compute()

@@ -7,12 +7,11 @@ import random
 import signal
 from pathlib import Path
 
-import numpy as np
-import torch
-
+from powerflow.elastic import streams
 from powerflow.elastic.mailbox import CHECKPOINT_FILE, JOB_DIR, RANK_NAME, Phase
 from tests.elastic.proofs import check
 from tests.elastic.supervisor import Supervisor
+from tests.elastic.test_streams import begin, draw, own_numbers
 
 
 def test_thirty_random_rescales(tmp_path: Path) -> None:
@@ -37,8 +36,8 @@ def test_thirty_random_rescales(tmp_path: Path) -> None:
         assert {report.phase for report in job.mailbox.reports(gone)} == {Phase.RELEASED}
 
 
-def test_scaler_and_random_numbers_are_handed_over(tmp_path: Path) -> None:
-    """2 → 4 → 2, where the two that stay in the end are newcomers: all go on as the first rank alone would."""
+def test_scaler_is_handed_over_and_every_rank_draws_its_own_numbers(tmp_path: Path) -> None:
+    """2 → 4 → 2, where the two that stay in the end are newcomers."""
     with Supervisor(tmp_path, script="scales") as job:
         names = job.start(2)
         job.allow(10)
@@ -49,15 +48,24 @@ def test_scaler_and_random_numbers_are_handed_over(tmp_path: Path) -> None:
         job.run_out()
         assert set(job.codes().values()) == {0}, job.story()
         entries = job.entries("drawn")
-        assert {entry["ranks"] for entry in entries} == {2, 4}
-        torch.manual_seed(0)
-        script, numpy = random.Random(0), np.random.RandomState(0)
-        for step in range(job.steps):
-            drawn = [torch.rand(1).item(), script.random(), numpy.random_sample()]
-            scale = [1024.0 * 2 ** (step // 7), step % 7]  # every 7 updates it doubles
-            here = [entry for entry in entries if entry["step"] == step]
-            assert len(here) == here[0]["ranks"]
-            assert all((entry["drawn"], entry["scale"]) == (drawn, scale) for entry in here), step
+    assert {entry["ranks"] for entry in entries} == {2, 4}
+    with own_numbers():
+        begin(0)
+        run = streams.bases()
+        for generation in {entry["generation"] for entry in entries}:
+            members = [entry for entry in entries if entry["generation"] == generation]
+            formed = min(entry["step"] for entry in members)
+            for rank in range(members[0]["ranks"]):
+                begin(0)  # the first of all goes on with the script's own
+                streams.seed(run, formed, rank)
+                drawn = sorted((e["step"], e["drawn"]) for e in members if e["rank"] == rank)
+                assert drawn == [(step, draw()) for step in range(formed, formed + len(drawn))]
+    for step in range(job.steps):
+        scale = [1024.0 * 2 ** (step // 7), step % 7]  # every 7 updates it doubles
+        here = [entry for entry in entries if entry["step"] == step]
+        assert len(here) == here[0]["ranks"]
+        assert all(entry["scale"] == scale for entry in here), step
+        assert len({entry["drawn"][kind] for entry in here for kind in range(3)}) == 3 * len(here), step
 
 
 def test_all_leave_and_others_go_on(tmp_path: Path) -> None:

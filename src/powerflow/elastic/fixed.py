@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import time
+from typing import Any
 
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from powerflow.elastic import streams
+from powerflow.elastic.checksum import Comparison
 from powerflow.elastic.state import Training
 
 
@@ -23,6 +26,7 @@ class Fixed:
         self.local_batch_max = 0
         self.nodes = 1
         self.step_ended_s = time.monotonic()
+        self._comparison = Comparison(training)
 
     def join(self) -> None:
         """Form the group that the environment describes."""
@@ -32,9 +36,16 @@ class Fixed:
                 dist.init_process_group("cpu:gloo,cuda:nccl" if self.training.on_cuda() else "gloo")
             self.parallel = DistributedDataParallel(self.training.model, **self.training.options)
             self.training.in_parallel_trained = self.training.trained()
+            drawn: list[Any] = [streams.bases()]
+            dist.broadcast_object_list(drawn, src=0)
+            self.training.streams = drawn[0]
+            self._comparison.compare(self.rank, self.ranks, formed=True)
+        self.training.draw_own_numbers(self.rank)
 
     def between_steps(self) -> bool:
-        """Nothing is ever due."""
+        """Compare the ranks' parameters, if that is due."""
+        if self.ranks > 1 and self.training.position.step >= self._comparison.due:
+            self._comparison.compare(self.rank, self.ranks)
         return False
 
     def lose(self, note: str) -> None:
@@ -47,4 +58,6 @@ class Fixed:
     def finish(self) -> None:
         """Wait for the slowest."""
         if self.ranks > 1:
+            if self._comparison.has_news:
+                self._comparison.compare(self.rank, self.ranks)
             dist.barrier()

@@ -19,8 +19,9 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import Store
 from torch.nn.parallel import DistributedDataParallel
 
-from powerflow.elastic import group
+from powerflow.elastic import foreign, group
 from powerflow.elastic.checkpoint import CheckpointWriter
+from powerflow.elastic.checksum import Comparison
 from powerflow.elastic.mailbox import Mailbox, News, Phase, Switch, Target
 from powerflow.elastic.reporter import Reporter
 from powerflow.elastic.state import State, Training, load, receive, send
@@ -62,6 +63,7 @@ class Gang:
         self.parallel: DistributedDataParallel | None = None
         self.whole = False
         self.step_ended_s = time.monotonic()
+        self._comparison = Comparison(training)
         self._store: Store | None = None
         self._listed = False  # whether some target has had us among its members
         self._tried = 0  # newest generation that we went for
@@ -116,10 +118,23 @@ class Gang:
             if not self._go_over(self._next):
                 self._await_generation()
             return True
+        if self.ranks > 1 and self.training.position.step >= self._comparison.due and not self._compare():
+            self._await_generation()
+            return True
         if self.rank == 0:
             self._lead()
             self._save_if_due()
         return False
+
+    def _compare(self) -> bool:
+        """Compare the ranks' parameters; False if a peer was lost meanwhile."""
+        self.reporter.enter(Phase.SYNCING)
+        lost = group.lost_in(lambda: self._comparison.compare(self.rank, self.ranks))
+        if lost:
+            self.lose(lost)
+        else:
+            self.reporter.enter(Phase.COMPUTING)
+        return not lost
 
     def _lead(self) -> None:
         """Say when all go over, as soon as every newcomer is ready."""
@@ -154,6 +169,7 @@ class Gang:
 
     def join(self) -> None:
         """All is built: be taken into the gang."""
+        foreign.refuse_own_group()
         group.warm_up()
         self.idle()
         self.reporter.tell(Phase.READY)
@@ -259,6 +275,8 @@ class Gang:
         self.training.joined = True
         if rank == 0 and (self.rank != 0 or not self.generation):
             self._checkpoint.lead(self._loaded_step)
+        self.training.draw_own_numbers(rank)
+        self._comparison.compare(rank, len(target.members), formed=True)
         self.generation, self.rank, self.ranks, self.target = target.generation, rank, len(target.members), target
         self.parallel = self.training.in_parallel() if self.ranks > 1 else None
         self.whole = True
@@ -332,6 +350,8 @@ class Gang:
 
     def finish(self) -> None:
         """All epochs are trained here: wait until they are everywhere; stand by where a peer was lost meanwhile."""
+        if self.whole and self.ranks > 1 and self._comparison.has_news:
+            self._compare()
         self._done = True
         began_s = time.monotonic()
         self.reporter.tell(Phase.DONE)

@@ -43,9 +43,7 @@ def gate(thing: Any, method: str, is_open: Callable[[], bool]) -> None:
     thing.__class__ = type(kind)(kind.__name__, (kind,), body)
 
 
-def gate_all(
-    thing: Any, may_update: Callable[[], bool], may_clear: Callable[[], bool], may_follow: Callable[[], bool]
-) -> None:
+def gate_all(thing: Any, may_update: Callable[[], bool], may_follow: Callable[[], bool]) -> None:
     """Gate what an optimiser, LR scheduler, gradient scaler or average has, by the names of its methods.
 
     By name, because scripts bring their own: an optimiser that wraps another one knows nothing of torch's classes.
@@ -56,7 +54,5 @@ def gate_all(
         return
     if callable(getattr(thing, "step", None)):
         gate(thing, "step", may_update)
-    if callable(getattr(thing, "zero_grad", None)):
-        gate(thing, "zero_grad", may_clear)
     if callable(getattr(thing, "update_parameters", None)):
         gate(thing, "update_parameters", may_follow)

@@ -42,6 +42,17 @@ def lost_peer(error: RuntimeError) -> bool:
     return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
+def lost_in(act: Callable[[], None]) -> str:
+    """Do something together with peers; return what torch says if one was lost meanwhile, else ""."""
+    try:
+        act()
+    except RuntimeError as error:
+        if not lost_peer(error):
+            raise
+        return str(error)
+    return ""
+
+
 def meet(mailbox: Mailbox, target: Target, rank: int, give_up: Callable[[], bool]) -> Store:
     """Come together with all other members; returns when all have arrived.
 

@@ -18,8 +18,8 @@ _OURS = ("batch_size", "batch_sampler", "sampler", "shuffle")
 class Share(Sampler[list[int]]):
     """Samples of one rank, a list per pass, from a position to the end of its epoch."""
 
-    def __init__(self, least: int) -> None:
-        self.least = least
+    def __init__(self) -> None:
+        self.least = 1
         self.order = Order(0, 1, False, 0)
         self.position = Position()
         self.rank, self.ranks, self.most = 0, 1, 0
@@ -39,7 +39,7 @@ class Share(Sampler[list[int]]):
 class Feed:
     """A DataLoader that can be set to any position and share; its workers may persist from one to the next."""
 
-    def __init__(self, dataset: Dataset[Any], options: dict[str, Any], least: int) -> None:
+    def __init__(self, dataset: Dataset[Any], options: dict[str, Any]) -> None:
         if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
             raise InputError(
                 "an elastic run needs a data set with a length and items by index",
@@ -52,19 +52,20 @@ class Feed:
             )
         self.dataset = dataset
         self.options = options
-        self.share = Share(least)
+        self.share = Share()
         self._generator = torch.Generator()
         # Its own generator: how often loading is started anew must not change the script's random numbers.
-        self._loader = DataLoader(dataset, batch_sampler=self.share, **{"generator": self._generator, **options})
+        self.loader = DataLoader(dataset, batch_sampler=self.share, **{"generator": self._generator, **options})
 
     def serves(self, dataset: Dataset[Any], options: dict[str, Any]) -> bool:
         """Whether it was made for these."""
         return dataset is self.dataset and options == self.options
 
-    def start(self, order: Order, position: Position, rank: int, ranks: int, most: int) -> Iterator[Any]:
+    def start(self, order: Order, position: Position, rank: int, ranks: int, most: int, least: int) -> Iterator[Any]:
         """Batches from this position to the end of its epoch, as `Share.passes` says."""
         share = self.share
+        share.least = least
         share.order, share.position, share.rank, share.ranks, share.most = order, position, rank, ranks, most
         seed = np.random.SeedSequence((order.seed, position.step, rank)).generate_state(1, np.uint64)[0]
         self._generator.manual_seed(int(seed >> np.uint64(1)))
-        return iter(self._loader)
+        return iter(self.loader)

@@ -10,6 +10,7 @@ import contextlib
 import os
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from powerflow.elastic.mailbox import Mailbox, Phase, RankReport
@@ -37,9 +38,16 @@ class Reporter:
         self._written_s = 0.0
         self._beat = 0
         self._stop = threading.Event()
+        self.watch: Callable[[], None] = lambda: None  # called about twice a second, from the thread
         if mailbox is not None:
             self.tell()
             threading.Thread(target=self._run, name="powerflow-reporter", daemon=True).start()
+
+    @property
+    def phase(self) -> Phase:
+        """What this rank does."""
+        phase: Phase = self._facts["phase"]
+        return phase
 
     def note(self, **facts: Any) -> None:
         """Something that the next report shall say."""
@@ -69,6 +77,7 @@ class Reporter:
 
     def _run(self) -> None:
         while not self._stop.wait(EVERY_S):
+            self.watch()
             if self._facts != self._written or time.monotonic() - self._written_s > SIGN_OF_LIFE_S:
                 self._write()
 

@@ -9,59 +9,56 @@ survivors agree on: the same step again, or the next one, or the next epoch.
 from __future__ import annotations
 
 import atexit
-import contextlib
-import os
 import sys
 import time
 import weakref
 from collections.abc import Generator, Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 from torch.utils.data import Dataset
 
-from powerflow.elastic import group
+from powerflow.elastic import foreign, group, refusal
+from powerflow.elastic.accelerated import tell_accelerate
+from powerflow.elastic.batches import Batches
+from powerflow.elastic.environment import Place, find_mailbox, find_pacer, first_place, place_in
+from powerflow.elastic.exchange import Exchange
 from powerflow.elastic.fixed import Fixed
 from powerflow.elastic.gang import Gang
-from powerflow.elastic.gate import gate, gate_all
+from powerflow.elastic.gate import gate_all
 from powerflow.elastic.loader import Feed
-from powerflow.elastic.mailbox import CHECKPOINT_FILE, JOB_DIR, RANK_NAME, Mailbox, Phase
+from powerflow.elastic.mailbox import Phase
 from powerflow.elastic.order import Order, Pass, Position
+from powerflow.elastic.passes import Passes
 from powerflow.elastic.reporter import Reporter
 from powerflow.elastic.state import Stateful, Training
+from powerflow.elastic.stuck import StuckWatch
+from powerflow.elastic.token_mean import TokenMean
+from powerflow.elastic.wrapped import Wrapped
 from powerflow.errors import InputError
-
-if TYPE_CHECKING:
-    from powerflow.device.pacer import Pacer
 
 
 class Run:
     """One rank's view of an elastic run; `powerflow.elastic.init` makes it."""
 
     def __init__(self) -> None:
-        directory, name = os.environ.get(JOB_DIR), os.environ.get(RANK_NAME)
-        if (directory is None) != (name is None):
-            raise InputError(f"only one of {JOB_DIR} and {RANK_NAME} is set", fix="set both, or none for a plain run")
-        self._mailbox = None if directory is None else Mailbox(directory, os.environ.get(CHECKPOINT_FILE))
-        if self._mailbox is not None:
-            self._mailbox.create()
-            _make_folder(self._mailbox.checkpoint.parent)
-        self._name = name or ""
+        self._mailbox, self._name = find_mailbox()
         self._reporter = Reporter(self._mailbox, self._name)
-        self._pacer = _pacer()
+        refusal.install(self._reporter, self._explain, in_place=self._mailbox is not None)
+        if self._mailbox is not None:
+            foreign.refuse_own_group()
+            tell_accelerate(self._place)
+        self._pacer = find_pacer()
         self._training: Training | None = None
         self._gang: Gang | Fixed | None = None
+        self._passes: Passes | None = None
         self._feed: Feed | None = None
-        self._pass: Pass | None = None  # that the script is in
-        self._went_back = False  # whether it has called `backward` in this pass
-        self._holds_gradients = False  # of passes of this step, that no update has used yet
-        self._left_gradients = False  # of a step before, neither used by an update nor cleared
+        self._token_mean = TokenMean()
+        self._exchange = Exchange()
         self._epoch: int | None = None  # that the script is in; it may lag behind the position
-        self._epochs = 0
-        self._taken: tuple[int, int, Order] | None = None  # epoch, data set, order of the last call of `batches`
+        self._epochs = range(0)
+        self._taken: tuple[int, int, Order] | None = None  # epoch, data set, order of the last loop over batches
         # No more than weakly: a script that breaks out of its loop lets go of it, and then it ends at once.
         self._open_epochs: weakref.ref[Generator[int]] | None = None
         self._open_batches: weakref.ref[Generator[Any]] | None = None
@@ -69,13 +66,13 @@ class Run:
 
     @property
     def rank(self) -> int:
-        """Number of this rank in its gang now; 0 before the first epoch."""
-        return 0 if self._gang is None else self._gang.rank
+        """Number of this rank now; before the first epoch, the one that it is to have then."""
+        return self._place().rank
 
     @property
     def ranks(self) -> int:
-        """Ranks of the gang now."""
-        return 1 if self._gang is None else self._gang.ranks
+        """Ranks now; before the first epoch, those that are to be then."""
+        return self._place().ranks
 
     @property
     def generation(self) -> int:
@@ -90,8 +87,9 @@ class Run:
     @property
     def updates(self) -> bool:
         """Whether ``optimizer.step()`` would take effect here: only in the last pass of a step."""
-        if self._pass is not None:
-            return self._pass.last and self._gang is not None and self._gang.whole
+        one = self._pass
+        if one is not None:
+            return one.last and self._gang is not None and self._gang.whole
         return self._epoch is None or self.position.epoch == self._epoch
 
     def wrap(self, model: nn.Module, *others: Stateful, **ddp_options: Any) -> nn.Module:
@@ -107,29 +105,42 @@ class Run:
             A module to be called like the model; the model itself is its ``module``, as with DDP.
 
         Raises:
-            InputError: If called twice.
+            InputError: If called twice, or with what cannot be trained as whole copies, one per rank.
         """
         if self._training is not None:
             raise InputError("wrap was called twice", fix="put modules that are trained together into one module")
+        foreign.refuse_sharded(model, others)
+        foreign.refuse_strangers(model, others)
+        if self._mailbox is not None:
+            foreign.refuse_own_group()
+            tell_accelerate(self._place)
         self._training = Training(model, others, ddp_options)
-        gate(model, "zero_grad", self._may_clear)
+        self._passes = Passes(self._training)
         for other in others:
-            gate_all(other, self._may_update, self._may_clear, lambda: self.updates)
+            gate_all(other, self._may_update, lambda: self.updates)
         if self._mailbox is None:
             self._gang = Fixed(self._training)
         else:
-            self._gang = Gang(self._mailbox, self._name, self._training, self._reporter, self._idle)
+            gang = self._gang = Gang(self._mailbox, self._name, self._training, self._reporter, self._idle)
+            self._reporter.watch = StuckWatch(gang).look
             atexit.register(self._leave_epochs)
         return Wrapped(model, self)
 
-    def epochs(self, count: int) -> Iterator[int]:
+    def epochs(self, count: int, *, start: int = 0) -> Iterator[int]:
         """The epochs that are left to train, of 0 to ``count`` − 1; a newcomer's first is where the run is.
 
         A script that breaks out of them has trained all it wants to.
 
+        Args:
+            count: Number after the last epoch.
+            start: First epoch of a run that begins, for a script that has read its own checkpoint of the epochs before.
+                A run that PowerFlow resumes is further and goes on where it is. Steps count from 0 in either case.
+
         Raises:
-            InputError: If `wrap` was not called before, or this was.
+            InputError: If `wrap` was not called before, or this was, or ``start`` is no epoch.
         """
+        if start < 0:
+            raise InputError(f"start is {start}", where="run.epochs", fix="give 0 or more")
         self._parts()
         if self._open_epochs is not None:
             raise InputError(
@@ -137,14 +148,16 @@ class Run:
                 where="run.epochs",
                 fix="go through all epochs in one loop, and tell phases apart by the number of the epoch",
             )
-        epochs = self._count_epochs(count)
+        epochs = self._count_epochs(range(start, count))
         self._open_epochs = weakref.ref(epochs)
         return epochs
 
-    def _count_epochs(self, count: int) -> Generator[int]:
+    def _count_epochs(self, all_epochs: range) -> Generator[int]:
         training, gang = self._parts()
-        self._epochs = count
+        self._epochs, count = all_epochs, all_epochs.stop
         gang.join()
+        if training.position.step == 0:
+            training.position = training.position._replace(epoch=max(all_epochs.start, training.position.epoch))
         self._reporter.does(Phase.OUTSIDE)
         if self._pacer is not None:
             self._pacer.begin()
@@ -174,8 +187,10 @@ class Run:
         seed: int = 0,
         drop_last: bool = False,
         **loader_options: Any,
-    ) -> Iterator[Any]:
+    ) -> Batches:
         """This rank's part of what is left of the epoch, one pass at a time.
+
+        May be called before the first epoch, and its result gone through in every one.
 
         Args:
             dataset: Has a length, and items by index.
@@ -186,16 +201,12 @@ class Run:
             loader_options: For `torch.utils.data.DataLoader`: workers, collation, pinned memory, …
 
         Raises:
-            InputError: If called outside of `epochs`, or with something that is decided here.
+            InputError: If gone through outside of `epochs`, or a second time; or with something that is decided here.
         """
-        training, _ = self._parts()
-        epoch = self._epoch
-        if epoch is None:
-            raise InputError("batches was called outside of epochs", fix="for epoch in run.epochs(10): …")
         if global_batch < 1:
             raise InputError(f"global_batch is {global_batch}", where="run.batches", fix="give 1 or more")
         if self._feed is None or not self._feed.serves(dataset, loader_options):
-            self._feed = Feed(dataset, loader_options, training.fewest_samples())
+            self._feed = Feed(dataset, loader_options)
         order = Order(len(dataset), global_batch, shuffle, seed, drop_last)  # type: ignore[arg-type]  # Feed has looked
         if not order.steps:
             raise InputError(
@@ -203,124 +214,162 @@ class Run:
                 where="run.batches",
                 fix="give a smaller global_batch, or drop_last=False",
             )
-        self._leave_batches()
-        if self._taken is not None and self._taken[0] == epoch:
-            again = self._taken == (epoch, id(dataset), order)
-            if not again or (training.position.epoch == epoch and training.position.within >= order.steps):
-                raise InputError(
-                    f"batches was called a second time in epoch {epoch}",
-                    where="run.batches",
-                    fix="it is for training alone; to evaluate, use a DataLoader of your own",
-                )
-        self._taken = (epoch, id(dataset), order)
-        self._reporter.note(epoch=epoch, global_batch=global_batch, steps_total=self._epochs * order.steps)
-        batches = self._batches(self._feed, order, epoch)
-        self._open_batches = weakref.ref(batches)
+        batches = Batches(self._feed, order, self._begin_batches)
+        if self._epoch is not None:
+            self._leave_batches()
+            self._refuse_second_loop(batches)
         return batches
+
+    def _begin_batches(self, batches: Batches) -> Generator[Any]:
+        """Begin a loop over batches, in the epoch that the script is in."""
+        self._parts()
+        if self._epoch is None:
+            raise InputError("batches was called outside of epochs", fix="for epoch in run.epochs(10): …")
+        self._leave_batches()
+        self._refuse_second_loop(batches)
+        order = batches.order
+        self._taken = (self._epoch, id(batches.dataset), order)
+        steps_total = len(self._epochs) * order.steps
+        self._reporter.note(epoch=self._epoch, global_batch=order.global_batch, steps_total=steps_total)
+        loop = self._batches(batches.feed, order, self._epoch)
+        self._open_batches = weakref.ref(loop)
+        return loop
+
+    def _refuse_second_loop(self, batches: Batches) -> None:
+        """What is left of an epoch may be gone on with, but nothing else be trained in it."""
+        training, _ = self._parts()
+        epoch, order = self._epoch, batches.order
+        if self._taken is None or self._taken[0] != epoch:
+            return
+        again = self._taken == (epoch, id(batches.dataset), order)
+        if not again or (training.position.epoch == epoch and training.position.within >= order.steps):
+            raise InputError(
+                f"batches was called a second time in epoch {epoch}",
+                where="run.batches",
+                fix="it is for training alone; to evaluate, use a DataLoader of your own",
+            )
 
     def _batches(self, feed: Feed, order: Order, epoch: int) -> Generator[Any]:
         training, gang = self._parts()
+        gathering = self._passes
+        assert gathering is not None
+        gathering.begin_epoch()
         if gang.parallel is not None and training.trained() != training.in_parallel_trained:
             gang.parallel = training.in_parallel()  # DDP exchanges what was to be trained when it was made
         loaded: Iterator[Any] | None = None
         while training.position.epoch == epoch and training.position.within < order.steps:
             if gang.between_steps():
                 loaded = None
-                self._drop_gradients()
+                gathering.drop()
                 continue
             self._reporter.enter(Phase.COMPUTING)
             if loaded is None:
-                loaded = feed.start(order, training.position, gang.rank, gang.ranks, gang.local_batch_max)
+                most, least = gang.local_batch_max, training.fewest_samples()
+                loaded = feed.start(order, training.position, gang.rank, gang.ranks, most, least)
             began_s = time.monotonic()
             passes = feed.share.passes(training.position.within)
-            for one in passes:
-                self._pass, self._went_back = one, False
+            self._token_mean.begin_step()
+            for number, one in enumerate(passes):
+                gathering.begin(one, number, len(passes))
                 batch = next(loaded)
                 try:
                     yield batch
                 except GeneratorExit:  # the script breaks out of its loop
                     self._reporter.does(Phase.OUTSIDE)
-                    if one.last and self._went_back and gang.whole:
+                    if one.last and gathering.backwards and gang.whole:
                         self._end_step(order, passes, began_s)
                     else:  # it has trained this step in part, or not at all
-                        self._drop_gradients()
+                        gathering.drop()
                     raise
                 finally:
-                    self._pass = None
+                    gathering.end()
                 if not gang.whole:
                     break
             else:
                 self._end_step(order, passes, began_s)
 
-    def backward(self, loss: Tensor) -> None:
+    def backward(self, loss: Tensor, weight: float | Tensor | None = None) -> None:
         """In place of ``loss.backward()``; ``loss`` is the mean over the local batch (scaled by a scaler, if any).
 
-        After the last pass of a step every rank holds the gradient of the mean loss over the global batch.
+        After the last pass of a step every rank holds the gradient of the mean loss over the global batch. Where the
+        loss is a mean over something else than samples, say over how many: with w tokens (those that count, padding
+        left out) in a pass, and l their mean loss, all ranks end with the gradient of ``Σ w·l / Σ w``, summed over all
+        ranks and passes of the step (`powerflow.elastic.token_mean`)::
+
+            run.backward(loss, weight=(labels != -100).sum())
+
+        Args:
+            loss: One number.
+            weight: How many tokens, pixels, … it is the mean of, ≥ 0; 0 for a batch that has none. None: one per
+                sample. A tensor on a GPU is not waited for, so gradients of a mean over nothing must be finite there.
+
+        Raises:
+            InputError: If what the script does between passes would give another result than in one.
         """
-        _, gang = self._parts()
-        if self._pass is None:
+        training, gang = self._parts()
+        passes = self._passes
+        if passes is None or passes.one is None:
             raise InputError("run.backward was called outside of batches", fix="call loss.backward() there")
-        self._went_back = True
         if not gang.whole:
+            passes.backwards += 1
             return  # a peer was lost in forward: this step will be done again
-        if self._left_gradients:
-            self._refuse_left_gradients()
-        self._holds_gradients = True
-        together = self._pass.last and gang.ranks > 1
+        passes.before_backward()
+        together = passes.one.last and gang.ranks > 1
         if together:
             self._reporter.enter(Phase.SYNCING)
-        if self._pass.weight != 1.0:
-            loss = loss * self._pass.weight
-        try:
-            loss.backward()  # type: ignore[no-untyped-call]
-        except RuntimeError as error:
-            if not group.lost_peer(error):
-                raise
-            lost = str(error)
-        else:
-            self._reporter.enter(Phase.OUTSIDE if self._pass.last else Phase.COMPUTING)
+
+        def go() -> None:
+            scaled = self._token_mean.scale(loss, weight, passes, gang.ranks)
+            if scaled is None:
+                scaled = training.nothing()
+                self._exchange.disarm()
+            if together:
+                self._exchange.arm(gang, scaled)
+            scaled.backward()  # type: ignore[no-untyped-call]
+
+        if lost := group.lost_in(go):
+            passes.backwards += 1
+            gang.lose(lost)
             return
-        gang.lose(lost)
+        passes.after_backward()
+        self._reporter.enter(Phase.OUTSIDE if passes.one.last else Phase.COMPUTING)
 
     # -- what Wrapped and the gates ask ------------------------------------------------------------------------------
 
     def forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The model's output: by way of DDP where gradients will be exchanged, else from the model alone."""
-        gang = self._gang
-        training = self._pass is not None and torch.is_grad_enabled()
-        self._reporter.does(Phase.COMPUTING if training else Phase.EVALUATING)
-        if self._pass is None or gang is None or gang.parallel is None or not torch.is_grad_enabled():
-            return module(*args, **kwargs)
-        try:
-            with contextlib.nullcontext() if self._pass.last else gang.parallel.no_sync():
-                return gang.parallel(*args, **kwargs)
-        except RuntimeError as error:
-            if not group.lost_peer(error):
-                raise
-            lost = str(error)
-        gang.lose(lost)
-        return module(*args, **kwargs)  # so that the script can go on to `backward`, which will do nothing
+        """The model's output."""
+        trains = self._pass is not None and torch.is_grad_enabled()
+        self._reporter.does(Phase.COMPUTING if trains else Phase.EVALUATING)
+        return self._exchange.forward(self._gang, self._pass, module, args, kwargs)
 
     def _may_update(self) -> bool:
-        if self._pass is not None and not self._went_back:
-            raise InputError("optimizer.step() came without run.backward(loss)", fix="in place of loss.backward()")
-        if self.updates:
-            self._holds_gradients = self._left_gradients = False
+        if self._pass is not None and self._passes is not None:
+            if not self._passes.backwards:
+                raise InputError("optimizer.step() came without run.backward(loss)", fix="in place of loss.backward()")
+            self._passes.ask(granted=self.updates)
         return self.updates
 
-    def _may_clear(self) -> bool:
-        # In the last pass all is gathered, and a script may throw it away: to skip an update that is not finite, say.
-        if self._holds_gradients and not (self._went_back and self.updates):
-            return False
-        self._holds_gradients = self._left_gradients = False
-        return True
-
     # -- inside ------------------------------------------------------------------------------------------------------
+
+    @property
+    def _pass(self) -> Pass | None:
+        """The pass that the script is in."""
+        return None if self._passes is None else self._passes.one
+
+    def _place(self) -> Place:
+        """Where this rank is in its gang, or will be in its first one."""
+        gang = self._gang
+        if isinstance(gang, Gang) and gang.generation and gang.target is not None:
+            return place_in(gang.target, self._name) or Place(gang.rank, gang.ranks, gang.rank)
+        return first_place(self._mailbox, self._name)
 
     def _parts(self) -> tuple[Training, Gang | Fixed]:
         if self._training is None or self._gang is None:
             raise InputError("run.wrap has not been called", fix="model = run.wrap(model, optimizer, …)")
         return self._training, self._gang
+
+    def _explain(self, error: BaseException) -> InputError | None:
+        return None if self._passes is None else self._passes.explain(error)
 
     def _leave_batches(self) -> None:
         """End a loop over batches that the script has left, but keeps (in a progress bar, say)."""
@@ -334,8 +383,8 @@ class Run:
 
     def _end_step(self, order: Order, passes: tuple[Pass, ...], began_s: float) -> None:
         training, gang = self._parts()
-        self._left_gradients = self._holds_gradients and training.optimizes()
-        self._holds_gradients = False
+        if self._passes is not None:
+            self._passes.end_step()
         at = training.position
         local_batch = max(one.end - one.begin for one in passes)
         if self._pacer is not None:
@@ -357,68 +406,11 @@ class Run:
             accumulation=len(passes),
         )
 
-    def _drop_gradients(self) -> None:
-        """Forget what a failed step has left, and views of buckets of a group that is no more."""
-        training, _ = self._parts()
-        self._holds_gradients = self._left_gradients = False
-        training.model.zero_grad(set_to_none=True)
-        for thing in training.things:
-            if isinstance(thing, Optimizer):
-                thing.zero_grad(set_to_none=True)
-
-    def _refuse_left_gradients(self) -> None:
-        """Gradients kept from step to step are on no newcomer, and when they are used the script alone knows."""
-        training, _ = self._parts()
-        self._left_gradients = False
-        if any(p.grad is not None and bool(p.grad.any()) for p in training.model.parameters()):
-            raise InputError(
-                "gradients of the step before were neither used by optimizer.step() nor cleared",
-                where="run.backward",
-                fix="to accumulate, give a larger global_batch; to skip an update, call optimizer.zero_grad()",
-            )
-
     def _idle(self) -> None:
         if self._pacer is not None:
             self._pacer.idle()
 
 
-class Wrapped(nn.Module):
-    """Stands for the model, whatever group it is trained in."""
-
-    def __init__(self, module: nn.Module, run: Run) -> None:
-        super().__init__()
-        self.module = module
-        self._run = run
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The model's output."""
-        return self._run.forward(self.module, args, kwargs)
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget gradients, unless a step is still gathering them."""
-        if self._run._may_clear():
-            super().zero_grad(set_to_none)
-
-
-def _make_folder(path: Path) -> None:
-    """See now, not when all must leave, that a checkpoint can be kept there."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot be made ({error.strerror})", where=f"checkpoint.dir {path}") from None
-    if not os.access(path, os.W_OK | os.X_OK):
-        raise InputError("you may not write there", where=f"checkpoint.dir {path}")
-
-
 def _close(loop: weakref.ref[Generator[Any]]) -> None:
     if (alive := loop()) is not None:
         alive.close()
-
-
-def _pacer() -> Pacer | None:
-    """What slows the steps of emulated GPUs to those of the hardware."""
-    if not os.environ.get("POWERFLOW_EMULATED"):
-        return None
-    from powerflow.device.pacer import pacer_from_environment
-
-    return pacer_from_environment()

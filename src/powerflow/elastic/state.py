@@ -1,4 +1,4 @@
-"""What a rank is: model, optimiser, LR scheduler, scaler, random numbers, position; to hand over or to keep."""
+"""What a rank is: model, optimiser, LR scheduler, scaler, position, random numbers; to hand over or to keep."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ import fcntl
 import io
 import os
 import pickle
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 
+from powerflow.elastic import streams
 from powerflow.elastic.order import Position
+from powerflow.elastic.streams import Bases
 from powerflow.errors import InputError
 
 #: Bytes sent at once: enough to use the link, little enough that nobody needs much memory for it.
@@ -48,6 +49,7 @@ class Training:
         things: Model, optimiser and whatever else was registered.
         position: How far.
         in_parallel_trained: Which parameters were trained when the model was last made parallel.
+        streams: Bases of the run's random numbers, once it has begun.
         joined: Whether this state belongs to the run; a newcomer's does not until it was given one.
     """
 
@@ -58,6 +60,7 @@ class Training:
         self.position = Position()
         self.joined = False
         self.in_parallel_trained: list[bool] = []
+        self.streams: Bases | None = None
 
     def on_cuda(self) -> bool:
         """Whether the model is on a CUDA device."""
@@ -80,18 +83,37 @@ class Training:
         self.in_parallel_trained = self.trained()
         return DistributedDataParallel(self.model, init_sync=False, **self.options)
 
+    def parameters(self) -> list[nn.Parameter]:
+        """All parameters of the model."""
+        return list(self.model.parameters())
+
+    def nothing(self) -> Tensor:
+        """A loss whose gradient is 0 for every parameter that is trained."""
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        return sum(((0.0 * parameter).sum().float() for parameter in trained), torch.zeros(()))
+
+    def drop_gradients(self) -> None:
+        """Forget what a failed step has left, and views of buckets of a group that is no more."""
+        self.model.zero_grad(set_to_none=True)
+        for thing in self.things:
+            if isinstance(thing, Optimizer):
+                thing.zero_grad(set_to_none=True)
+
+    def draw_own_numbers(self, rank: int) -> None:
+        """Have this rank draw random numbers of its own from here on, as `powerflow.elastic.streams` says."""
+        if self.streams is None:
+            self.streams = streams.bases()
+        streams.seed(self.streams, self.position.step, rank)
+
     def state(self) -> State:
         """All of it; tensors are not copied."""
+        if self.streams is None:
+            self.streams = streams.bases()
         return {
             "position": tuple(self.position),
             "things": [thing.state_dict() for thing in self.things],
             "trained": self.trained(),
-            "random": {
-                "python": random.getstate(),
-                "numpy": np.random.get_state(),  # noqa: NPY002  (the script's generator, not ours)
-                "torch": torch.get_rng_state(),
-                "cuda": torch.cuda.get_rng_state() if self.on_cuda() else None,
-            },
+            "streams": self.streams,
         }
 
     def become(self, state: State) -> None:
@@ -106,12 +128,7 @@ class Training:
                 raise _not_alike(f"state of {type(thing).__name__}: {reason[:300]}") from error
         for parameter, trained in zip(self.model.parameters(), state["trained"], strict=True):
             parameter.requires_grad_(trained)
-        rng = state["random"]
-        random.setstate(rng["python"])
-        np.random.set_state(rng["numpy"])  # noqa: NPY002
-        torch.set_rng_state(rng["torch"].cpu())
-        if rng["cuda"] is not None and torch.cuda.is_available():
-            torch.cuda.set_rng_state(rng["cuda"].cpu())
+        self.streams = state.get("streams", self.streams)
         self.position = Position(*state["position"])
         self.joined = True
 

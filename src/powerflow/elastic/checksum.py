@@ -1,0 +1,149 @@
+"""Compares the parameters of all ranks, bit by bit, when a group is formed and every so many steps.
+
+Data-parallel ranks begin alike and apply the same gradients, so they stay alike to the last bit; once they differ, what
+is trained is no longer one model. That happens when a script updates by something that is not the same everywhere (a
+random number, a local gradient, a rate that counts passes), and when hardware computes wrongly.
+
+A checksum is the sum of a parameter's bits as 64-bit integers, which no order of summation changes. Buffers may differ
+(BatchNorm's statistics are each rank's own), and so may parameters that DDP was told to ignore. Ranks on another kind
+of hardware may round otherwise, and are compared among themselves.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+import time
+import zlib
+from collections.abc import Iterable
+from typing import NoReturn
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from powerflow.elastic.state import Training
+from powerflow.errors import InputError
+
+#: Part of all time that comparing may take.
+SHARE = 0.0005
+#: Steps from the forming of a group to the first comparison; fewest steps between later ones.
+SOON, FEWEST = 10, 100
+#: Seconds that the exchange between ranks takes beside the sums, at a guess.
+_EXCHANGE_S = 0.0005
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+class Comparison:
+    """When and how the ranks of a gang compare what they have.
+
+    Attributes:
+        due: Step before which they do so next; the same on all ranks.
+    """
+
+    def __init__(self, training: Training) -> None:
+        self._training = training
+        self.due = 0
+        self._cost_s = math.inf
+        self._since: tuple[int, float] | None = None  # step and time of the last comparison
+
+    @property
+    def has_news(self) -> bool:
+        """Whether steps were trained since the last comparison; the same on all ranks."""
+        return self._since is None or self._training.position.step > self._since[0]
+
+    def compare(self, rank: int, ranks: int, *, formed: bool = False) -> None:
+        """Compare the parameters of all ranks of the default group; all of them must call it at the same step.
+
+        Args:
+            rank: Number of this rank.
+            ranks: How many there are.
+            formed: Whether the group was formed just now.
+
+        Raises:
+            InputError: If they differ: the same on all ranks.
+            RuntimeError: When a peer was lost (`powerflow.elastic.group.lost_peer`).
+        """
+        step = self._training.position.step
+        began_s = time.monotonic()
+        sums = _sums(self._named().values())
+        self._cost_s = min(self._cost_s, time.monotonic() - began_s + _EXCHANGE_S)
+        table = torch.zeros(ranks, 3, dtype=torch.int64)
+        table[rank] = torch.tensor([_digest(sums), _hardware(self._training.model), self._steps_between(step, began_s)])
+        if ranks > 1:
+            dist.all_reduce(table)
+        self.due = step + (SOON if formed else int(table[:, 2].max()))
+        self._since = (step, time.monotonic())
+        first = [next(row for row in range(ranks) if table[row, 1] == table[other, 1]) for other in range(ranks)]
+        differ = [other for other in range(ranks) if table[other, 0] != table[first[other], 0]]
+        if differ:
+            self._refuse(step, sums, differ, first, rank)
+
+    def _named(self) -> dict[str, nn.Parameter]:
+        model = self._training.model
+        ignored = set(getattr(model, "_ddp_params_and_buffers_to_ignore", ()))
+        return {name: parameter for name, parameter in model.named_parameters() if name not in ignored}
+
+    def _steps_between(self, step: int, now_s: float) -> int:
+        """How many steps should pass before the next comparison, for this rank."""
+        if self._since is None or step <= self._since[0]:
+            return FEWEST
+        step_s = (now_s - self._since[1]) / (step - self._since[0])
+        return max(FEWEST, math.ceil(self._cost_s / (SHARE * max(step_s, 1e-6))))
+
+    def _refuse(self, step: int, sums: Tensor, differ: list[int], first: list[int], rank: int) -> NoReturn:
+        table = torch.zeros(len(first), len(sums), dtype=torch.int64)
+        table[rank] = sums
+        dist.all_reduce(table)
+        apart = (table != table[first]).any(dim=0).nonzero().flatten().tolist()
+        names = list(self._named())
+        raise InputError(
+            f"ranks have come apart: at step {step} parameter {names[apart[0]]}"
+            + (f" and {len(apart) - 1} more are" if len(apart) > 1 else " is")
+            + f" not the same on rank {', '.join(map(str, differ))} as on rank {first[differ[0]]}",
+            fix="update by what run.backward gathers alone; give optimiser, schedule and scaler to run.wrap; what all"
+            " ranks must draw alike, draw from a generator seeded by run.position.step",
+        )
+
+
+def _sums(parameters: Iterable[Tensor]) -> Tensor:
+    """Return one checksum per parameter, on the CPU."""
+    found: dict[torch.device, list[tuple[int, Tensor]]] = {}
+    count = 0
+    for parameter in parameters:
+        if parameter.layout == torch.strided and parameter.element_size() in _BITS:
+            found.setdefault(parameter.device, []).append((count, _sum(parameter.detach())))
+        count += 1
+    sums = torch.zeros(count, dtype=torch.int64)
+    for numbered in found.values():
+        sums[[number for number, _ in numbered]] = torch.stack([value for _, value in numbered]).cpu()
+    return sums
+
+
+def _sum(tensor: Tensor) -> Tensor:
+    if not tensor.is_contiguous():
+        strides = tensor.stride()
+        order = sorted(range(tensor.dim()), key=lambda axis: -strides[axis])
+        tensor = tensor.permute(order)  # as it lies in memory, if it is dense
+    flat = tensor.reshape(-1)
+    size = flat.element_size()
+    if flat.data_ptr() % 8 or flat.storage_offset() * size % 8:
+        flat = flat.clone()
+    whole = flat.numel() - flat.numel() % (8 // size)  # in words of 64 bits, many times faster than in smaller ones
+    return flat[:whole].view(torch.int64).sum() + flat[whole:].view(_BITS[size]).sum(dtype=torch.int64)
+
+
+def _digest(sums: Tensor) -> int:
+    """Return one number for many, which depends on their order."""
+    weights = torch.arange(1, 2 * len(sums), 2, dtype=torch.int64) * 0x9E3779B97F4A7C1
+    return int((sums * weights).sum())
+
+
+def _hardware(model: nn.Module) -> int:
+    """Return a number for the kind of hardware that this rank computes on."""
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    if device.type == "cuda":
+        kind = torch.cuda.get_device_name(device)
+    else:
+        kind = f"{device.type} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    return zlib.crc32(kind.encode())

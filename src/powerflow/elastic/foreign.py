@@ -1,0 +1,103 @@
+"""Refuses what cannot be rescaled in place: state in shards, and process groups that the script opens itself."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Any
+
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from powerflow.errors import InputError
+
+#: What to do instead, for all of these.
+RESTART = "use rescale: restart, without powerflow.elastic"
+#: Names of classes that keep a part of the state on every rank, and whose they are.
+_SHARDED = {
+    "FSDPModule": "FSDP",
+    "FullyShardedDataParallel": "FSDP",
+    "DTensor": "a DTensor (FSDP, tensor parallelism)",
+    "ShardedDataParallel": "fairscale's ShardedDataParallel",
+    "OSS": "fairscale's OSS",
+    "ZeroRedundancyOptimizer": "ZeRO",
+    "DistributedFusedAdam": "apex's DistributedFusedAdam",
+    "DistributedOptimizer": "a distributed optimiser",
+}
+
+
+def refuse_sharded(model: nn.Module, others: Iterable[Any]) -> None:
+    """Refuse a model or optimiser that does not have its whole state on every rank.
+
+    Raises:
+        InputError: FSDP, ZeRO, DeepSpeed and their like; a model that is wrapped by DDP already.
+    """
+    if isinstance(model, DistributedDataParallel):
+        raise InputError("the model is wrapped by DDP already", where="run.wrap", fix="give the model itself")
+    for thing in (*model.modules(), *model.parameters(), *others):
+        name = _sharded(type(thing))
+        if name:
+            raise InputError(
+                f"{name} keeps a part of the state on each rank, which cannot be rescaled in place",
+                where="run.wrap",
+                fix=RESTART,
+            )
+
+
+def _sharded(kind: type) -> str:
+    for base in kind.__mro__:
+        if base.__module__.partition(".")[0] == "deepspeed":
+            return "DeepSpeed"
+        if base.__name__ in _SHARDED:
+            return _SHARDED[base.__name__]
+    return ""
+
+
+def refuse_strangers(model: nn.Module, others: Iterable[Any]) -> None:
+    """Refuse an optimiser of parameters that are not the model's: their gradients would differ from rank to rank.
+
+    Raises:
+        InputError: If there are such.
+    """
+    ours = {id(parameter) for parameter in model.parameters()}
+    for thing in others:
+        if isinstance(thing, Optimizer):
+            trained = [p for entry in thing.param_groups for p in entry["params"] if p.requires_grad]
+            if strangers := sum(id(parameter) not in ours for parameter in trained):
+                raise InputError(
+                    f"{type(thing).__name__} trains {strangers} parameters that the model given to run.wrap does not"
+                    " have: ranks would not share their gradients",
+                    where="run.wrap",
+                    fix="put all modules that are trained together into one, nn.ModuleList([model, loss]) say",
+                )
+
+
+def refuse_own_group() -> None:
+    """Refuse a process group that is there before ours.
+
+    Raises:
+        InputError: If there is one.
+    """
+    if dist.is_available() and dist.is_initialized():
+        raise own_group()
+
+
+def own_group(said: str = "") -> InputError:
+    """Return the error that says so; ``said`` is torch's own."""
+    return InputError(
+        "the script opens a process group of its own, and in place it is PowerFlow that opens one",
+        fix=f"for FSDP, ZeRO or DeepSpeed {RESTART}; for plain DDP leave it out, run.rank and run.ranks are known from"
+        " the start" + (f" (torch: {said})" if said else ""),
+    )
+
+
+def meant_own_group(error: BaseException, trace: TracebackType | None) -> bool:
+    """Whether an error comes of a group that the script wants to open, or to use before there is one."""
+    frames = traceback.extract_tb(trace)
+    if any("/deepspeed/" in frame.filename for frame in frames):
+        return True
+    inside = [frame.name for frame in frames if "/torch/distributed/" in frame.filename]
+    return "init_process_group" in inside or (bool(inside) and "process group has not been init" in str(error))

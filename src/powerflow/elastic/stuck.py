@@ -1,0 +1,89 @@
+"""Notices a collective that one rank calls alone, while the others wait for it in their next step.
+
+torchmetrics does so in ``compute()``, and so does a script that calls ``dist.all_reduce`` below ``if run.rank == 0``:
+neither side can ever go on. The thread that writes the rank's report looks from time to time where the script is.
+Nothing is proved by time alone: the script must be inside of torch.distributed, and another rank must wait for it in a
+step's own exchange, or at the end of all epochs.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from types import FrameType
+
+from powerflow.elastic.gang import Gang
+from powerflow.elastic.mailbox import Phase
+from powerflow.elastic.refusal import is_script
+
+#: How long both sides must have waited.
+BOTH_S = 3.0
+#: Phases in which we are in torch.distributed by ourselves, or in nothing of it.
+_OURS = (Phase.STARTING, Phase.READY, Phase.SYNCING, Phase.REGROUPING, Phase.BROKEN, Phase.RELEASED, Phase.DONE)
+
+
+class StuckWatch:
+    """Ends this process with one line if its script is in a collective that the others do not join."""
+
+    def __init__(self, gang: Gang) -> None:
+        self._gang = gang
+        self._script = threading.get_ident()
+        self._since: tuple[object, float] | None = None
+
+    def look(self) -> None:
+        """Look once; call it every second or so, from another thread than the script's."""
+        gang = self._gang
+        frame = sys._current_frames().get(self._script)
+        call = None if gang.reporter.phase in _OURS or gang.ranks < 2 else _collective(frame)
+        if call is None:
+            self._since = None
+            return
+        where = (call, gang.generation, gang.training.position.step)
+        now = time.monotonic()
+        if self._since is None or self._since[0] != where:
+            self._since = (where, now)
+        elif now - self._since[1] > BOTH_S and (others := self._who_wait()):
+            self._end(call, others)
+
+    def _who_wait(self) -> list[int]:
+        """Ranks that wait for us in a step's exchange, or because we have not trained all epochs."""
+        gang = self._gang
+        if gang.target is None:
+            return []
+        names = [member.name for member in gang.target.members]
+        return [
+            names.index(report.name)
+            for report in gang.mailbox.reports(names)
+            if report.name != gang.name
+            and report.generation == gang.generation
+            and (report.phase is Phase.DONE or report.phase is Phase.SYNCING)
+            and report.step == gang.training.position.step
+            and time.time() - report.phase_s > BOTH_S
+        ]
+
+    def _end(self, call: str, others: list[int]) -> None:
+        gang = self._gang
+        names = ", ".join(map(str, others))
+        line = (
+            f"{call} was called on rank {gang.rank} alone and waits for rank {names}, which waits in step"
+            f" {gang.training.position.step}; call it on all ranks (with torchmetrics: update and compute on all, or"
+            " make the metric with sync_on_compute=False)"
+        )
+        gang.reporter.tell(note=line, refusal=line)
+        print(f"powerflow: {line}", file=sys.stderr, flush=True)
+        os._exit(1)
+
+
+def _collective(frame: FrameType | None) -> str | None:
+    """Return where the script has called what waits in torch.distributed; None if it is elsewhere."""
+    inside = ""
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if "/torch/distributed/" in name:
+            inside = inside if frame.f_code.co_name == "wrapper" else frame.f_code.co_name
+        elif inside and is_script(name):
+            return f"{os.path.basename(name)}:{frame.f_lineno}: {inside}"
+        frame = frame.f_back
+    return None
