@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import time
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
 from powerflow.live.wall_clock import BrainTime, WallClock, moved
 from powerflow.scheduler.cap import PowerCap
 from powerflow.scheduler.events import ClockSet, GpuFailed, PowerCapSet
+from tests.live.controller_bench import Bench
 from tests.scheduler.situations import Brain, submitted
 
 
@@ -91,3 +93,53 @@ def test_a_cap_is_in_force_by_the_time_of_day(by_s: float) -> None:
     assert caps.limit_w(scope, start_s - 1.0, start_s - 1.0) > 300.0
     assert caps.limit_w(scope, start_s + 1.0, start_s + 1.0) == 300.0
     assert caps.limit_w(scope, start_s + 3601.0, start_s + 3601.0) > 300.0
+
+
+class Settable(WallClock):
+    """The wall clock of a bench, which the test sets."""
+
+    def __init__(self, bench: Bench) -> None:
+        super().__init__()
+        self.bench = bench
+
+    def both(self) -> tuple[float, float]:
+        return 1e9 + self.bench.engine.now_s + self.set_s, self.set_s
+
+
+@pytest.mark.parametrize("by_s", [3 * 3600.0, -3 * 3600.0])
+def test_a_controller_goes_on_when_the_clock_is_set(tmp_path: Path, by_s: float) -> None:
+    bench = Bench(tmp_path, "1x4:A100")
+    try:
+        clock = Settable(bench)
+        bench.controller.clock = clock
+        bench.steps_total = 1_000_000
+        job = bench.submit(gpus=1, model="resnet50")
+        bench.until_trains(job)
+        failing = bench.submit(gpus=1, model="resnet50", retries=2)
+        bench.until_trains(failing)
+        for name in bench.engine.running():
+            if name.gang == failing:
+                bench.engine.end(name, 1)
+        bench.until(lambda: bench.controller.entries[failing].attempts == 1)
+        waits_s = bench.controller.entries[failing].eligible_s - clock()
+        used_s, at_s, epoch = (
+            bench.controller.entries[job].gpu_s,
+            bench.engine.now_s,
+            bench.controller.entries[job].epoch,
+        )
+        clock.set_s += by_s
+        bench.turn(8)
+        passed_s = bench.engine.now_s - at_s
+        entry = bench.controller.entries[job]
+        assert entry.gpu_s - used_s <= 4 * (passed_s + 2.0), "that is no time in which GPUs were held"
+        assert entry.gpu_s >= used_s
+        assert entry.epoch == epoch, "nobody is stopped for it"
+        assert bench.controller.turned_s == pytest.approx(clock(), abs=5.0)
+        left_s = bench.controller.entries[failing].eligible_s - clock()
+        assert left_s <= waits_s + 1.0, "who waits a while waits no longer for it"
+        bench.until(lambda: bench.controller.entries[failing].placement != ())
+        later = bench.submit(gpus=1, model="resnet50")
+        bench.until_trains(later)
+        assert bench.job(later).submitted_s == pytest.approx(clock(), abs=120.0)
+    finally:
+        bench.close()

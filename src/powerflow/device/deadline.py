@@ -18,8 +18,9 @@ from powerflow.device.protocol import DeviceError
 
 Answer = TypeVar("Answer")
 
-#: How long a caller waits for the driver to read a GPU, and to change or open one.
-READ_S, CHANGE_S, OPEN_S = 2.0, 5.0, 60.0
+#: How long a caller waits for the driver to read a GPU, to change one, to open one, and to start itself: without
+#: persistence mode it wakes every card for that.
+READ_S, CHANGE_S, OPEN_S, INIT_S = 2.0, 5.0, 10.0, 60.0
 
 
 class NotAnswering(DeviceError):

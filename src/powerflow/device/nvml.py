@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from powerflow.device.deadline import CHANGE_S, OPEN_S, READ_S, Call, NotAnswering, thread_of
+from powerflow.device.deadline import CHANGE_S, INIT_S, OPEN_S, READ_S, Call, NotAnswering, thread_of
 from powerflow.device.protocol import DeviceError, DeviceLost, NotPermitted, Reading, Unsupported
 
 if TYPE_CHECKING:  # the watchdog reads this module, and must stay small
@@ -356,7 +356,7 @@ def _driver_says(binding: Any, ask: Callable[[], Any]) -> Any:
         with _translated(binding, "NVML"):
             return ask()
 
-    return thread_of("NVML", "NVML").call(answer, OPEN_S)
+    return thread_of("NVML", "NVML").call(answer, INIT_S)
 
 
 @contextlib.contextmanager

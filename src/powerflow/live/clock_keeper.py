@@ -187,7 +187,7 @@ class ClockKeeper:
         try:
             reading = ask(self._gpus[place].uuid, asked.mhz)
         except DeviceError as error:
-            asked.error = f"its clock cannot be set: {error}"
+            asked.error = f"its clock cannot be set: {_words(error, place)}"
             asked.vain = max(asked.vain, SAID_AFTER + 1)
             return None
         asked.borrowed = self._gpus[place].uuid in self._clocks.borrowed()
@@ -211,7 +211,7 @@ class ClockKeeper:
         try:
             self._clocks.release(self._gpus[place].uuid)
         except DeviceError as error:
-            self._late[place] = f"its clock cannot be given back: {error}", moment_s + RENEW_S
+            self._late[place] = f"its clock cannot be given back: {_words(error, place)}", moment_s + RENEW_S
         else:
             self._late.pop(place, None)
             if asked is not None and asked.borrowed:
@@ -220,3 +220,8 @@ class ClockKeeper:
     def _audit(self, action: str, place: Place, now_s: float, **fields: float) -> None:
         known = {name: value for name, value in fields.items() if math.isfinite(value)}
         self.changes.append(AuditRecord(0, now_s, "powerflow", "", action, f"{place[0]}/{place[1]}", known))
+
+
+def _words(error: DeviceError, place: Place) -> str:
+    """What went wrong, to be read where the GPU is named already."""
+    return str(error).removeprefix(f"GPU {place[1]} of {place[0]}: ")

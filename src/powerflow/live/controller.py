@@ -138,7 +138,7 @@ class Controller:
         self._brain_time = BrainTime()
         self.governance = Governance(rules, self._roster, scheduler, store, self._advance, log, self._brain_time)
         self._questions = Questions(scheduler, self._advance, log, self._brain_time)
-        self._gpu_service = GpuService(power, engine, store, self._roster, self._holding, log)
+        self._gpu_service = GpuService(power, engine, store, self._roster, gangs.holding, log)
         self._facts = Facts(
             self._roster,
             store,

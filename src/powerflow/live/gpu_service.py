@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from powerflow.device.foreign import parent_of, strangers
@@ -48,6 +50,7 @@ class GpuService:
         self._uuids = {
             (gpu.node, gpu.index): gpu.uuid for name in power.node_names() for gpu, _ in power.readings(name)
         }
+        self._emulated = power.emulated
         self._faults: Mapping[Place, tuple[str, float]] = {}  # as they are stored
         self._unsaid: list[tuple[str, str, Place]] = []
 
@@ -79,6 +82,8 @@ class GpuService:
             found: tuple[str, ...] = ()
             if reading is not None and reading.pids and ours is not None:
                 found = strangers(reading.pids, ours, spare_containers=held)
+            if reading is not None and self._emulated:  # who is on it is known: only ranks can be
+                reading = replace(reading, utilisation=math.nan)
             sights[place] = Sight(reading, errors.get(place), held, found)
         self._take(self.health.look(self._clock(), sights))
 

@@ -20,8 +20,6 @@ from powerflow.live.store import Store
 #: One GPU: its node, and its number there.
 Place = tuple[str, int]
 
-#: So many of the things that were found are shown.
-MOST_FOUND = 20
 #: Name of the store's setting in which the meter's accounts stand.
 METER = "meter"
 #: And that in which the power limits stand that the cards have of their own.
@@ -50,6 +48,7 @@ class Power:
         self._store = store
         self._refused = refused
         self._found: dict[str, None] = {}  # what does not work, in order of appearance
+        self._jumped: dict[Place, str] = {}  # the last jump of each counter
         self._meter = Meter(gpus)
         self._every_s = every_s
         self._read_s = self._settled_s = -math.inf
@@ -187,7 +186,14 @@ class Power:
         """What does not work, once each."""
         return list(
             dict.fromkeys(
-                (*self._refused, *self._found.copy(), *self.keeper.notices(), *self._of_service(), *self._limited())
+                (
+                    *self._refused,
+                    *self._found.copy(),
+                    *self._jumped.copy().values(),
+                    *self.keeper.notices(),
+                    *self._of_service(),
+                    *self._limited(),
+                )
             )
         )
 
@@ -258,7 +264,5 @@ class Power:
             self._found[f"GPU {number} of {node}: {what}"] = None
         for jump in self._meter.jumps():
             node, number = self._place[jump.uuid]
-            self._found[f"GPU {number} of {node}: {jump.sentence()}"] = None
-            while len(self._found) > MOST_FOUND:
-                del self._found[next(iter(self._found))]
+            self._jumped[self._place[jump.uuid]] = f"GPU {number} of {node}: {jump.sentence()}"
         self._limits.look(self._meter.readings)
