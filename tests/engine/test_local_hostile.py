@@ -6,17 +6,20 @@ import inspect
 import json
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import powerflow
 from powerflow.engine.conformance import ended, status_of, whole_log
 from powerflow.engine.conformance_process import alive
 from powerflow.engine.local import process
 from powerflow.engine.local.environment import PASSED, agent_environment
 from powerflow.engine.protocol import RankName, RankSpec
 from tests.engine.conftest import LocalPlace
+from tests.engine.test_local_confinement import python_for
 from tests.engine.test_local_faults import kill_agent, shell, wait_for
 
 SECRET = "hunter2-of-the-controller"
@@ -92,6 +95,22 @@ def test_the_agents_environment_is_built_not_inherited() -> None:
     assert SECRET not in built.values()
     assert "/odd" not in built["PATH"]
     assert set(built) <= {"PATH", "LANG", "HOME", *PASSED}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_a_process_can_hide_its_memory_from_its_own_user() -> None:
+    code = """if True:
+        import os, subprocess, sys
+        from powerflow.engine.local import process
+        process.hide_memory()
+        look = "import sys; open(f'/proc/{sys.argv[1]}/environ').read()"
+        print(subprocess.run([sys.executable, "-c", look, str(os.getpid())], capture_output=True).returncode)
+        print(len(os.listdir("/proc/self/fd")) > 2, bool(process.descriptors()))
+        """
+    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(powerflow.__file__).parents[1])}
+    command = [python_for("nobody"), "-B", "-c", code]
+    done = subprocess.run(command, user="nobody", extra_groups=[], env=env, cwd="/", capture_output=True, check=False)
+    assert done.stdout.decode() == "1\nTrue True\n", done.stderr.decode()
 
 
 @pytest.mark.parametrize("python", [True, False], ids=["preloaded", "its own process"])

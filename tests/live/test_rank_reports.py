@@ -282,3 +282,44 @@ def test_what_an_earlier_version_stored_ends_no_controller(bench: Bench) -> None
     bench.restart()
     bench.until_trains(job)
     assert bench.controller.entries[job].steps < 10_001
+
+
+@pytest.mark.parametrize(
+    "extreme",
+    [
+        {"steps_total": MOST_COUNT, "timed_s": MOST_S, "pause_s": MOST_S, "global_batch": MOST_BATCH},
+        {
+            "steps_total": 1,
+            "step": MOST_COUNT,
+            "timed_steps": MOST_COUNT,
+            "timed_s": MOST_S,
+            "accumulation": MOST_BATCH,
+        },
+        {"steps_total": 0, "timed_s": 1e-5, "local_batch": MOST_BATCH, "samples": MOST_COUNT, "saved_step": MOST_COUNT},
+        {"steps_total": None, "timed_s": 1e-300, "timed_steps": 0, "accumulation": 0, "generation": MOST_BATCH},
+    ],
+)
+def test_the_most_extreme_that_is_believed_ends_no_controller(bench: Bench, extreme: dict[str, Any]) -> None:
+    bench.steps_total = 10_000
+    victim, odd = bench.submit(gpus="1..4"), bench.submit(gpus="1..4", name="odd", batch=None)
+    for job in (victim, odd):
+        bench.until_trains(job)
+    for life in range(2):
+        for name, player in bench.engine.players.items():
+            if name.gang == odd:
+                player.advance = lambda: None  # type: ignore[method-assign]
+        for turn in range(1, 8):
+            for name in bench.engine.running():
+                if name.gang == odd:
+                    told = {"name": str(name), "step": 10 + turn, "timed_steps": turn, "timed_s": float(turn)} | extreme
+                    folder = Mailbox(bench.directory / "jobs" / odd).directory / "ranks"
+                    (folder / f"{name}.json").write_text(json.dumps(GOOD | {"generation": life + 1} | told))
+            bench.turn(2)
+            if odd in bench.controller.entries:
+                bench.desk.explain(odd)
+                bench.desk.job(odd)
+            bench.desk.top()
+        bench.restart()
+    steps = bench.controller.entries[victim].steps
+    bench.until(lambda: bench.controller.entries[victim].steps > steps)
+    assert bench.job(victim).attempts == 0

@@ -97,6 +97,7 @@ def serve(
     from powerflow.cli.ending import ending
     from powerflow.cli.settings import load
     from powerflow.cost.costs_file import read_costs
+    from powerflow.engine.local.process import hide_memory
     from powerflow.engine.protocol import EngineError
     from powerflow.kernel import be_patient
     from powerflow.live.build import ClusterSettings, build
@@ -109,6 +110,7 @@ def serve(
 
     proxies = trusted_proxies(trusted_proxy or ())
     be_patient(PLAIN_S)
+    hide_memory()  # where we are not root, jobs run as our own user
     if store and any(store in word for word in sys.argv) and ":" in store.partition("://")[2].rpartition("@")[0]:
         what = "the store's password stands among the arguments, which every login of this machine can read"
         print(f"powerflow: {what}: set {STORE_URL} instead", file=sys.stderr, flush=True)

@@ -10,6 +10,8 @@ from datetime import time as TimeOfDay
 from powerflow.errors import InputError
 
 _LASTS = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d)", re.ASCII)
+#: Unix seconds of the year 9999, where calendars of computers end.
+_CALENDAR_S = 253_370_764_800.0
 _UNIT_S = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -62,5 +64,7 @@ def past(text: str, where: str, now_s: float) -> float:
 
 
 def stamp(unix_s: float) -> str:
-    """A moment, to the second."""
+    """A moment, to the second; in words where no calendar reaches: a job may say that it has 10¹⁵ steps to do."""
+    if not abs(unix_s) < _CALENDAR_S:
+        return "a time that no calendar reaches"
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(unix_s))

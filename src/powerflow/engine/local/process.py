@@ -47,6 +47,11 @@ def gain_no_privileges() -> None:
     _control(_SET_NO_NEW_PRIVS, 1)
 
 
+def hide_memory() -> None:
+    """Keep other processes of one's own user from one's memory, environment and open files; a new program undoes it."""
+    _control(_SET_DUMPABLE, 0)
+
+
 def be_dumpable() -> None:
     """Belong to one's user in /proc, which changing the user undoes."""
     _control(_SET_DUMPABLE, 1)
