@@ -98,7 +98,10 @@ def test_numbers_go_on_after_an_older_database_was_restored(place: Place, tmp_pa
     assert [place.submit(), place.submit()] == [2, 3]
     place.stop()
     place.restore(tmp_path / "backup.db")
-    assert any("older than the state directory" in notice for notice in place.start().notices)
+    notices = place.start().notices
+    assert any("older than the state directory" in notice for notice in notices)
+    assert place.store is not None
+    assert [event.text for event in place.store.events().items if event.kind == "restored"] == [*notices]
     assert place.submit() == 4
     place.stop()
     assert place.start().notices == ()

@@ -96,6 +96,8 @@ def pair(state: Path, store: Store, *, restored: bool = False, now_s: float | No
     if (number, beat) != (marks.number, marks.beat):
         marks.set(number=number, beat=beat)
     store.follow(marks)
+    for notice in notices:
+        store.append("restored", notice, now_s or time.time())
     return Pair(name, tuple(notices))
 
 
@@ -116,7 +118,7 @@ def _refuse_foreign(state: Path, store: Store, kept: dict[str, Any], known: dict
             "holds what belongs to another store" if known["store"] else "belongs to a store that is not this new one"
         )
         raise InputError(what, where=str(state), fix=f"give the store it was used with; {fix}", exit_code=1)
-    if known.get("state") not in (None, kept.get("state")):
+    if known.get("state") not in (None, kept.get("state")) and store.last_number():  # else a first start was cut short
         what = f"is not the state directory of this store: that is {known.get('path')}"
         raise InputError(what, where=str(state), fix=f"give that one (--state-dir); {fix}", exit_code=1)
     if known["store"] and not kept and store.last_number():
