@@ -327,9 +327,16 @@ def test_what_a_job_says_does_not_steer_the_terminal(busy: Shell, argv: list[str
     assert not [char for char in written if unicodedata.category(char) == "Cc" and char != "\n"]
 
 
-def test_logs_are_what_the_job_wrote(busy: Shell) -> None:
-    busy.desk.write("1", "\x1b[32mgreen\x1b[0m\n")
-    assert busy("logs", "1") == "\x1b[32mgreen\x1b[0m\n"
+def test_logs_do_not_steer_the_terminal_unless_they_are_asked_for_raw(busy: Shell) -> None:
+    evil = "\x1b[32mgreen\x1b[0m\x9b2J \u202edesrever\n10 %\r20 %\r\ndone\x07\r"
+    busy.desk.write("1", evil)
+    safe = r"\x1b[32mgreen\x1b[0m\x9b2J \u202edesrever" + "\n10 %\n20 %\n" + r"done\x07"
+    assert busy("logs", "1") == safe
+    assert busy("logs", "1", "--raw") == evil
+    assert busy.json("logs", "1")["text"] == evil
+    busy.desk.write("1", "\nnext\n")
+    busy.desk.end("1")
+    assert busy("logs", "1", "--follow") == safe + "\nnext\n"
 
 
 # --- changing -----------------------------------------------------------------------------------------------------

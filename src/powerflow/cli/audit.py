@@ -37,5 +37,5 @@ def audit(
 
 def _line(entry: AuditRecord) -> str:
     fields = " ".join(f"{key}={value}" for key, value in entry.fields.items() if value not in (None, ""))
-    who = f"{entry.user:<10}  {entry.address:<15}"
-    return f"{stamp(entry.time_s)}  {who}  {entry.action:<12}  {line(entry.target)}  {line(fields)}".rstrip()
+    who = f"{line(entry.user) or '-':<10}  {line(entry.address) or '-':<15}"
+    return f"{stamp(entry.time_s)}  {who}  {line(entry.action):<12}  {line(entry.target)}  {line(fields)}".rstrip()

@@ -48,4 +48,4 @@ def events(
 
 def _line(event: EventRecord) -> str:
     of = f"job {event.job_id}" if event.job_id else ""
-    return f"{stamp(event.time_s)}  {of:<9}  {event.kind:<10}  {line(event.text)}"
+    return f"{stamp(event.time_s)}  {line(of):<9}  {line(event.kind):<10}  {line(event.text)}"

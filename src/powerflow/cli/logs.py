@@ -10,6 +10,7 @@ import typer
 
 from powerflow.cli.asking import Job, asks
 from powerflow.cli.client import Controller
+from powerflow.cli.harmless import LogText
 from powerflow.cli.options import Json
 
 #: How often a log that is followed is looked at.
@@ -24,16 +25,22 @@ def logs(
     rank: Annotated[
         str | None, typer.Option(help="Which rank's, as describe names them; the first by default.")
     ] = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="As it is: colours, but also whatever else steers a terminal.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Print what a job wrote to stdout and stderr. --json prints one piece of it a line, each with its offset."""
+    """Print what a job wrote to stdout and stderr, with control characters written out (--raw: as they are).
+
+    --json prints one piece of it a line, each with its offset.
+    """
     from powerflow.cli.output import json_line
 
-    offset = 0
+    offset, shown = 0, LogText()
     while True:
         chunk = controller.log(job, rank, offset)
         if not json:
-            sys.stdout.write(chunk.text)
+            sys.stdout.write(chunk.text if raw else shown.piece(chunk.text, last=chunk.ended))
         elif chunk.text or chunk.ended:
             print(json_line("log", chunk))
         sys.stdout.flush()

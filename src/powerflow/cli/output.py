@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from powerflow.cli.harmless import visible
 from powerflow.errors import InputError
 from powerflow.report.units import duration, energy, kwh, percent, power
 
@@ -109,10 +110,16 @@ def console(*, stderr: bool = False) -> Console:
     that a table piped into a file is not cut. A reader that stops reading (``| head``) surfaces as `BrokenPipeError`.
     """
     from rich.console import Console
+    from rich.segment import Segment
 
     class PipeAwareConsole(Console):
         def on_broken_pipe(self) -> None:
             raise BrokenPipeError  # the front door ends quietly; rich would exit with 1 from here
+
+        def render(self, renderable: Any, options: Any = None) -> Iterator[Segment]:
+            """Whatever is shown may hold what others wrote: names in a log, reasons, paths."""
+            for part in super().render(renderable, options):
+                yield part if part.control is not None else Segment(visible(part.text), part.style)
 
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH

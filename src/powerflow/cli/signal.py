@@ -11,6 +11,7 @@ import typer
 
 from powerflow.cli.asking import Watch, asks
 from powerflow.cli.client import Controller
+from powerflow.cli.harmless import line
 from powerflow.cli.options import Json
 from powerflow.cli.when import lasting, stamp
 from powerflow.energy.kinds import UNITS, Kind
@@ -60,8 +61,8 @@ def set_signal(
         print_json("signal", {"signal": signal})
         return
     print(
-        f"{signal.kind}: {_value(signal)} now, from {signal.source}"
-        + (f" ({why})" if (why := signal.fell_back) else "")
+        f"{signal.kind}: {_value(signal)} now, from {line(signal.source)}"
+        + (f" ({line(why)})" if (why := signal.fell_back) else "")
     )
     if weight and not controller.top().energy_price:
         print("the price of a joule is 0 now: until a budget sets one, the signal is used in accounts only")
