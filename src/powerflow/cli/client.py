@@ -49,7 +49,7 @@ Shape = TypeVar("Shape")
 PATIENCE_S = 30.0
 _AGAIN_S = 0.2
 _PAGE = 1000
-_EXIT_CODES = {400: 2, 401: 4, 403: 4, 404: 3, 409: 4, 413: 2, 422: 2, 503: 5}
+_EXIT_CODES = {400: 2, 401: 4, 403: 4, 404: 3, 409: 4, 413: 2, 422: 2, 429: 5, 503: 5}
 
 
 class Controller:
@@ -233,7 +233,9 @@ class Controller:
         while True:
             try:
                 answer = self._http.request(method, path, params=given, json=body, headers=headers)
-                if answer.status_code != 503 or not repeat or time.monotonic() > until:
+                # with 429 nothing was done: that may be asked again whatever it is
+                again = answer.status_code == 429 or (answer.status_code == 503 and repeat)
+                if not again or time.monotonic() > until:
                     return _read(shape, answer, self.url)
             except httpx.ConnectError:
                 # nobody is there; unless somebody just was
