@@ -28,15 +28,15 @@ from powerflow.live.emulation import Emulation
 from powerflow.live.encode import UNREADABLE
 from powerflow.live.entry import Entry
 from powerflow.live.event_log import EventLog
-from powerflow.live.exploring import EXPLORE_S, clocks_to_try
+from powerflow.live.exploring import clocks_to_try
 from powerflow.live.facts import BATCHES, PAUSES, Facts
 from powerflow.live.gang_facts import backoff_s
 from powerflow.live.gangs import Gangs
 from powerflow.live.governing import Governance, Rules
 from powerflow.live.gpu_service import GpuService
 from powerflow.live.learning import Learning, class_of, restore
-from powerflow.live.metered import metered
-from powerflow.live.power import Place, Power
+from powerflow.live.measuring import Measuring
+from powerflow.live.power import Power
 from powerflow.live.questions import Questions
 from powerflow.live.records import JobState, NotFound, Refused
 from powerflow.live.roster import Roster, update_of
@@ -134,11 +134,11 @@ class Controller:
         self._inbox: deque[News] = deque()
         self._gpus_of = {n.name: n.gpus for pool in scheduler.pools.values() for n in pool.occupancy.nodes}
         self._nodes_up = dict.fromkeys(self._gpus_of, True)
-        self._strangers: set[str] = set()  # gangs of no job that the store knows
         self._brain_time = BrainTime()
         self.governance = Governance(rules, self._roster, scheduler, store, self._advance, log, self._brain_time)
         self._questions = Questions(scheduler, self._advance, log, self._brain_time)
         self._gpu_service = GpuService(power, engine, store, self._roster, gangs.holding, log)
+        self._measuring = Measuring(power, self._roster, scheduler, self.governance, self._gpu_service, gangs.holding)
         self._facts = Facts(
             self._roster,
             store,
@@ -148,7 +148,7 @@ class Controller:
             explore_steps=settings.explore_steps,
             nodes_up=self._nodes_up,
             gpu_failed=self._gpu_service.failed_on,
-            settle=self._settle,
+            settle=self._measuring.settle,
             withdrawn=lambda job_id, now_s: self._hear(News("ended", job_id), now_s),
             completed=self.governance.completed,
             failed=rules.chronicle.forget,
@@ -225,7 +225,9 @@ class Controller:
         self.store.intend([self.entries[job_id].intent() for job_id in self._roster.unstored], now_s)
         self._roster.unstored.clear()
         self.gangs.adopt(orders)
-        self._strangers = {job_id for job_id in set(self.gangs.holding().values()) if not self._is_known(job_id)}
+        self._measuring.strangers = {
+            job_id for job_id in set(self.gangs.holding().values()) if not self._is_known(job_id)
+        }
         self._events.start()
         self._log.info("started", jobs=len(self.entries), running=sum(bool(e.placement) for e in self.entries.values()))
 
@@ -441,7 +443,7 @@ class Controller:
                     entry.held = False
                     self._roster.introduce(entry)
             case "caps":
-                self._roster.events += [self._metered(), *self.rules.caps.news(now_s)]
+                self._roster.events += [self._measuring.metered(), *self.rules.caps.news(now_s)]
             case "mode":
                 self._roster.events.append(self.rules.stages.acting())
                 for entry in self.entries.values():
@@ -590,42 +592,7 @@ class Controller:
         self.power.audit()  # last: clocks are set whether or not that can be written down now
 
     def _measure(self, now_s: float) -> None:
-        """Read the GPUs and charge who holds them."""
-        if not self.power.due(now_s, self._holding()):
-            return
-        self._settle(now_s)
-        if self.scheduler.caps:
-            self._roster.events.append(self._metered())
-        for entry in self.entries.values():
-            entry.power_w = self.power.watts_of(entry.id)
-            if self.power.disturbed(entry.id):  # what is timed now is not what the job costs
-                entry.window = None
-            if entry.window is not None and entry.training and entry.power_w > 0:
-                entry.window.watts += entry.power_w
-                entry.window.samples += 1
-            if entry.window is None:
-                entry.explore_since_s = now_s
-            elif entry.explore_mhz and now_s - entry.explore_since_s > EXPLORE_S:
-                self._facts.try_next(entry, now_s, entry.explore_mhz[0])
-
-    def _metered(self) -> brain.PowerMetered:
-        return metered(self.entries.values(), self._roster.unstored, self.scheduler, self.power)
-
-    def _holding(self) -> Mapping[Place, str]:
-        """Who is on which GPU, as far as the store knows them."""
-        holding = self.gangs.holding()
-        if not self._strangers:
-            return holding
-        return {place: job_id for place, job_id in holding.items() if job_id not in self._strangers}
-
-    def _settle(self, now_s: float) -> None:
-        for job_id, (energy_j, gpu_s) in self.power.settle(now_s, self._holding()).items():
-            entry = self.entries.get(job_id)
-            if entry is not None:
-                entry.energy_j += energy_j
-                entry.gpu_s += gpu_s
-                self.governance.charged(entry, energy_j)
-        self._gpu_service.look()
+        self._measuring.measure(now_s, self._facts)
 
     def _save(self, now_s: float, *, everything: bool = False) -> None:
         """Write what has changed of running jobs, what was measured and who owes which joules."""
