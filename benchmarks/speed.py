@@ -1,9 +1,10 @@
 """How fast it is: simulated jobs per CPU-second, one decision at three sizes, and the start of the command.
 
-    python -m benchmarks.speed [--philly]
+    python -m benchmarks.speed [--philly] [--swf]
 
 Prints CPU seconds and, beside every target of the project's, the ratio to it (≥ 1 is met). Figures are the best of
-several runs: other work on the machine only ever adds. ``--philly`` adds the whole Philly trace (about a minute).
+several runs: other work on the machine only ever adds. ``--philly`` adds the whole Philly trace (about a minute),
+``--swf`` a log of 200,000 jobs (about a minute and a half).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import math
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -133,6 +135,32 @@ def decisions() -> None:
     row(f"growth from {small:,} to {large:,} jobs", f"×{growth:.0f}", f"×{allowed:.0f} (J·log J)", allowed / growth)
 
 
+def swf(jobs: int) -> None:
+    """CPU seconds of `powerflow simulate` on a made-up SWF log of so many jobs and some 300 different requests."""
+    print(f"powerflow simulate, {jobs:,} jobs of SWF on 512 GPUs, CPU time of a fresh process")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "log.swf"
+        write_swf(path, jobs=jobs, gpus=512, load=0.8)
+        command = [str(Path(sys.executable).with_name("powerflow")), "simulate", str(path), "--cluster", "64x8:A100"]
+        before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+        subprocess.run([*command, "--quiet"], check=True, capture_output=True)
+        cpu_s = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
+    row("reading, building, simulating", f"{cpu_s:.0f} s", "120 s", 120 / cpu_s)
+
+
+def write_swf(path: Path, *, jobs: int, gpus: int, load: float) -> None:
+    """Write a log: half the jobs on one GPU, the others lognormal up to the machine, durations lognormal, bursts."""
+    rng = np.random.default_rng(1)
+    counts = np.where(rng.random(jobs) < 0.5, 1, rng.lognormal(2.0, 1.5, jobs)).astype(int).clip(1, gpus)
+    run_s = rng.lognormal(6.5, 1.8, jobs).astype(int).clip(1)
+    submit_s = np.cumsum(rng.exponential(1.0, jobs) * np.where(rng.random(jobs) < 0.02, 20.0, 0.4))
+    submit_s *= float(counts @ run_s) / (gpus * load) / submit_s[-1]
+    with path.open("w") as log:
+        log.write(f"; Version: 2.2\n; MaxProcs: {gpus}\n")
+        for job, (submit, run, count) in enumerate(zip(submit_s.astype(int), run_s, counts, strict=True), start=1):
+            log.write(f"{job} {submit} 60 {run} {count} -1 -1 {count} -1 -1 1 {job % 300} 1 {job % 50} 1 1 -1 -1\n")
+
+
 def start() -> None:
     """Wall time of the command's help and of the import, fresh processes."""
     print("start, wall time of a fresh process")
@@ -151,10 +179,13 @@ def start() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--philly", action="store_true", help="also simulate the whole Philly trace")
+    parser.add_argument("--swf", action="store_true", help="also simulate 200,000 jobs of SWF")
     arguments = parser.parse_args()
     start()
     decisions()
     simulations(arguments.philly)
+    if arguments.swf:
+        swf(200_000)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ stand-in for any other (the notes say so). ``; UnixStartTime:`` in the header gi
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from typing import TextIO
@@ -48,7 +49,7 @@ def _entries(stream: TextIO, clock: Clock) -> Iterator[Entry]:
 def _job(fields: list[str], line: int, start_s: float) -> TraceJob:
     if len(fields) != _FIELDS:
         raise Unusable(f"not SWF: {len(fields)} fields instead of {_FIELDS}")
-    values = [number(field, f"field {position}") for position, field in enumerate(fields, start=1)]
+    values = _numbers(fields)
     status = int(values[10])
     if status in _PARTIAL:
         raise Unusable(f"part of a checkpointed job (status {status}); its summary line counts")
@@ -68,6 +69,17 @@ def _job(fields: list[str], line: int, start_s: float) -> TraceJob:
         name="" if values[13] == -1 else f"app-{values[13]:.0f}",
         outcome=_OUTCOMES.get(status, Outcome.UNKNOWN),
     )
+
+
+def _numbers(fields: list[str]) -> list[float]:
+    """The fields as numbers; nearly all lines pass the short way, the long one names what is wrong."""
+    try:
+        values = [*map(float, fields)]
+        if math.isfinite(sum(values)) and not any("_" in field for field in fields):
+            return values
+    except ValueError:
+        pass
+    return [number(field, f"field {position}") for position, field in enumerate(fields, start=1)]
 
 
 def _recognises(head: str) -> bool:
