@@ -141,3 +141,12 @@ def test_points_survive_the_way_through_a_file(tmp_path: Path) -> None:
     path.write_text(observations_csv(points))
     assert main(["fit", str(path), "-o", str(tmp_path / "model.json")]) == 0
     assert list(read_models(tmp_path / "model.json")[0].observations) == points
+
+
+def test_a_file_of_before_the_two_node_factor_is_read(tmp_path: Path) -> None:
+    fits = [fit(observed(TRUTH, [(1, 1, 8, 1530.0), (2, 1, 16, 1530.0)]))]
+    path = tmp_path / "models.json"
+    document = json.loads(models_json(fits))
+    del document["models"][0]["model"]["throughput"]["two_node_factor"]
+    path.write_text(json.dumps(document))
+    assert read_models(path) == fits

@@ -91,6 +91,16 @@ def test_power_stays_between_idle_and_active_and_falls_with_the_clock(
     assert h[-1] == pytest.approx(1.0)
 
 
+def test_two_nodes_share_one_link() -> None:
+    model = replace(BY_HAND, two_node_factor=1.5)
+    more_nodes = 0.3 + 0.05 * 2  # four GPUs: α_s, and β_s for each beyond two
+    assert m.sync_time(model, 4, 1) == pytest.approx(1.5 * more_nodes)
+    assert m.sync_time(model, 4, [2, 3]) == pytest.approx([more_nodes] * 2)
+    assert m.sync_time(model, 2, 1) == pytest.approx(0.3)  # one GPU on each: nothing to share
+    assert m.sync_time(model, 4, 0) == pytest.approx(0.1 + 0.02 * 2)
+    assert m.sync_time(BY_HAND, 4, [1, 2]) == pytest.approx([more_nodes] * 2)  # a family without it
+
+
 def test_extremes_do_not_overflow() -> None:
     sharp = replace(BY_HAND, corner=8.0, gamma=10.0, alpha_s=1e-9, cross_alpha_s=1e4)
     step = m.step_time(sharp, [1, 2, 64], [1, 10**6, 1], 1, 1530, [False, True, True])

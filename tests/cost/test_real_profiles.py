@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from benchmarks import fit_profiles, make_catalogue, profiles
 
@@ -30,6 +31,15 @@ def test_t4_tables_left_out() -> None:
     assert [r.what for r in results if r.passes] == list(FEW)
 
 
+def test_yolov3_is_as_right_on_two_nodes_as_elsewhere() -> None:
+    model = family_model("yolov3", "T4")
+    errors = {
+        gpus: fit_profiles.time_errors(model, [o for o in profiles.pollux("yolov3") if (o.gpus, o.nodes) == (gpus, 2)])
+        for gpus in (4, 5, 6, 7, 8)
+    }
+    assert {gpus: bool(np.median(off) < 0.15) for gpus, off in errors.items()} == dict.fromkeys(errors, True)
+
+
 @pytest.mark.parametrize("gpu", ["V100", "RTX6000"])
 def test_zeus_batches_left_out(gpu: str) -> None:
     time, power, *_ = fit_profiles.zeus_batches(gpu)
@@ -43,3 +53,4 @@ def test_the_catalogue_is_what_the_script_makes() -> None:
         kept = family_model(name, "T4").throughput
         assert kept.beta_s == pytest.approx(made.beta_s, rel=1e-3)
         assert kept.cross_alpha_s == pytest.approx(made.cross_alpha_s, rel=1e-3)
+        assert kept.two_node_factor == pytest.approx(made.two_node_factor, rel=1e-3)

@@ -176,6 +176,7 @@ def family_model(name: str, gpu_type_name: str) -> JobModel:
         cross_beta_s=time["cross_beta_s"] * across,
         gamma=time["gamma"],
         crowding=time["crowding"],
+        two_node_factor=time.get("two_node_factor", 1.0),
     )
     active_w = card.idle_w + own["power"]["load"] * (card.limit_w - card.idle_w)
     above_idle = _share_above_idle(own["clock"]["linear"] + own["clock"]["cubic"], card.idle_w, active_w)

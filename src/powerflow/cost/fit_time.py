@@ -111,7 +111,7 @@ def _identifiable(points: Points, has_prior: bool) -> list[_Parameter]:
     """
     batches = len(np.unique(points.local_batch))
     clocks = points.clock_mhz.max() > 1.02 * points.clock_mhz.min()
-    node, cross = (points.gpus > 1) & ~points.crosses, (points.gpus > 1) & points.crosses
+    node, cross = (points.gpus > 1) & (points.crosses == 0), (points.gpus > 1) & (points.crosses > 0)
     several = batches > 1 and bool(np.any(points.gpus > 1))
     told = {
         "alpha_s": has_prior or batches > 1,
@@ -145,7 +145,7 @@ def _guess(points: Points, clock_max_mhz: float) -> ThroughputModel:
     else:
         floor = 1e-3 * float(passes.min())
     synced = {True: 0.3 * float(np.median(passes)), False: _NO_SYNC_S}
-    node, cross = (~alone & ~points.crosses).any(), (~alone & points.crosses).any()
+    node, cross = (~alone & (points.crosses == 0)).any(), (~alone & (points.crosses > 0)).any()
     return ThroughputModel(
         alpha_s=float(floor),
         beta_s=per_sample,

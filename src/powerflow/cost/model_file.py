@@ -30,6 +30,7 @@ from powerflow.cost.observation import Observation, text_of
 from powerflow.errors import InputError
 
 VERSION = 1
+_LATER = {"two_node_factor": 1.0}  # parameters that files of earlier versions do not have
 
 _Parameters = TypeVar("_Parameters", ThroughputModel, PowerModel)
 
@@ -77,7 +78,7 @@ def _fit(entry: Any, where: str) -> Fit:
         if entry.get("gpu") is not None:
             declare(_card(entry["gpu"], where))
         card = gpu_type(model["gpu_type"])
-        throughput = _numbers(ThroughputModel, model["throughput"], where)
+        throughput = _numbers(ThroughputModel, {**_LATER, **model["throughput"]}, where)
         power = _numbers(PowerModel, model["power"], where)
         return Fit(
             model=JobModel(

@@ -21,7 +21,7 @@ class Points:
         local_batch: Samples per GPU in one pass.
         accumulation: Passes per iteration.
         clock_mhz: GPU clock in MHz.
-        crosses: True where more than one node took part.
+        crosses: Borders between the nodes that took part: nodes − 1.
         time_s: Seconds per iteration.
         power_w: Watts of all GPUs together; nan where not measured.
         limit_w: Power limit of one GPU at the time; nan where the type's holds.
@@ -31,13 +31,13 @@ class Points:
     local_batch: IntArray
     accumulation: IntArray
     clock_mhz: FloatArray
-    crosses: npt.NDArray[np.bool_]
+    crosses: IntArray
     time_s: FloatArray
     power_w: FloatArray
     limit_w: FloatArray
 
     @property
-    def where(self) -> tuple[IntArray, IntArray, IntArray, FloatArray, npt.NDArray[np.bool_]]:
+    def where(self) -> tuple[IntArray, IntArray, IntArray, FloatArray, IntArray]:
         """The configurations, in the order that the model's functions take them."""
         return self.gpus, self.local_batch, self.accumulation, self.clock_mhz, self.crosses
 
@@ -58,7 +58,7 @@ def points_of(observations: Sequence[Observation], clock_max_mhz: float) -> Poin
         local_batch=np.array([o.local_batch for o in observations], np.int64),
         accumulation=np.array([o.accumulation for o in observations], np.int64),
         clock_mhz=np.array([clock_max_mhz if o.clock_mhz is None else o.clock_mhz for o in observations], float),
-        crosses=np.array([o.nodes > 1 for o in observations], bool),
+        crosses=np.array([o.nodes - 1 for o in observations], np.int64),
         time_s=np.array([o.step_time_s for o in observations], float),
         power_w=np.array([np.nan if o.power_w is None else o.power_w for o in observations], float),
         limit_w=np.array([np.nan if o.power_limit_w is None else o.power_limit_w for o in observations], float),

@@ -43,14 +43,19 @@ def tabulate(model: JobModel, axes: Axes, global_batch: int, measured: Sequence[
     accumulation, local_batch = split_batch(global_batch, counts, model.local_batch_max)
     n, b, s = counts[:, None], local_batch[:, None], accumulation[:, None]
     clocks = axes.clocks_mhz[None, :]
-    crosses = counts > axes.gpus_per_node
+    fewest_nodes = -(-counts // axes.gpus_per_node)
+    crosses = fewest_nodes > 1
     runs = n <= global_batch
 
-    times_s, each_w = limited_costs(model, n, b, s, clocks, crosses[:, None])
-    spread_s = np.where(runs, limited_costs(model, n, b, s, clocks, n > 1)[0], np.inf)
+    times_s, each_w = limited_costs(model, n, b, s, clocks, fewest_nodes[:, None] - 1)
+    packed_s = np.where(runs, times_s, np.inf)
+    # one node more than needed, where there is a GPU for it
+    borders = np.minimum(fewest_nodes + 1, counts)[:, None] - 1
+    spread_s = np.where(runs, limited_costs(model, n, b, s, clocks, borders)[0], np.inf)
     # Slopes seen on two to four GPUs of a node, drawn out to eight, may promise less than the network would: that
     # is the extrapolation's fault, since GPUs of one node can do whatever GPUs of several can.
-    packed_s = np.minimum(np.where(runs, times_s, np.inf), spread_s)
+    packed_s = np.where(crosses[:, None], packed_s, np.minimum(packed_s, spread_s))
+    spread_s = np.maximum(packed_s, spread_s)
     power_w = n * each_w
 
     for cells in _measured_cells(measured, axes, local_batch, accumulation):

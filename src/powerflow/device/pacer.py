@@ -95,7 +95,7 @@ class Pacer:
         self._truth = truth
         self._gpus = gpus
         self._time_scale = time_scale
-        self._costs: dict[tuple[int, bool, int, int, float], tuple[float, float]] = {}
+        self._costs: dict[tuple[int, int, int, int, float], tuple[float, float]] = {}
         self._pid, self._birth = own_identity()
         self._watts: float | None = None  # what the GPUs draw for us as they know it; None while at rest
         self._late_s = 0.0  # how much the last sleep overshot; the next one is shorter by it
@@ -118,7 +118,7 @@ class Pacer:
             accumulation: Passes of the step.
             began_s: `time.monotonic` at its begin.
         """
-        where = (gpus, nodes > 1, local_batch, accumulation)
+        where = (gpus, nodes - 1, local_batch, accumulation)
         clock_mhz, since_s, before_mhz = self._clock()
         step_s, watts = self._cost(*where, clock_mhz)
         entered_s = now_s = time.monotonic()
@@ -178,7 +178,7 @@ class Pacer:
         return slowest
 
     def _cost(
-        self, gpus: int, crosses: bool, local_batch: int, accumulation: int, clock_mhz: float
+        self, gpus: int, crosses: int, local_batch: int, accumulation: int, clock_mhz: float
     ) -> tuple[float, float]:
         """Seconds of a step, and watts of one GPU."""
         key = (gpus, crosses, local_batch, accumulation, clock_mhz)

@@ -60,7 +60,7 @@ class Throttle:
         self._gpus = [gpu for gpus in groups.values() for gpu in gpus]
         self._truth = truth
         self._where = (len(self._gpus), local_batch, accumulation)
-        self._crosses = nodes > 1
+        self._crosses = nodes - 1
         self._costs: dict[float, tuple[float, float]] = {}
         self._note = Path(directory) / NOTES / f"{min(groups)}.{os.getpid()}.json"
         self._leave_note()

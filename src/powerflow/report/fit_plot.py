@@ -85,6 +85,6 @@ def _parity(
     figure.update_yaxes(type="log", title=f"predicted, {unit}", row=row, col=column)
 
 
-def _label(gpus: int, local_batch: int, accumulation: int, clock_mhz: float, crosses: bool) -> str:
-    where = "several nodes" if crosses else "one node"
+def _label(gpus: int, local_batch: int, accumulation: int, clock_mhz: float, crosses: int) -> str:
+    where = f"{crosses + 1} nodes" if crosses else "one node"
     return f"{gpus} GPUs on {where}, {accumulation} × {local_batch} samples each, {clock_mhz:g} MHz"
