@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from powerflow.live.records import Caller, Forbidden, Role
+from powerflow.live import desk
+from powerflow.live.records import Caller, Forbidden, Refused, Role
 from tests.live.controller_bench import Bench
 from tests.live.gang_bench import spec_of
 
@@ -31,3 +32,20 @@ def test_what_people_do_to_jobs_is_audited_once_each(bench: Bench) -> None:
     first, *_, last = bench.desk.audit().items
     assert first.fields == {"name": "resnet", "gpus": "2", "project": ""}
     assert last.fields == {"owner": "ada"}
+
+
+def test_one_user_cannot_fill_the_queue_and_what_was_taken_is_still_known_by_its_key(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(desk, "MOST_ACTIVE", 2)
+    for key in ("a", "b"):
+        bench.desk.submit(spec_of(), ADA, key)
+    bench.turn()
+    with pytest.raises(Refused, match="ada has 2 jobs that have not ended; cancel some"):
+        bench.desk.submit(spec_of(), ADA, "c")
+    again, new = bench.desk.submit(spec_of(), ADA, "b")
+    assert (again.id, new) == ("2", False)
+    bench.desk.submit(spec_of(), OPS)
+    bench.desk.cancel("1", ADA)
+    bench.turn()
+    assert bench.desk.submit(spec_of(), ADA, "c")[1]

@@ -55,6 +55,8 @@ from powerflow.live.rows import StoredJob
 from powerflow.live.spec import JobSpec
 from powerflow.live.wanted import check_gpus
 
+#: Jobs of one user that have not ended.
+MOST_ACTIVE = 10_000
 #: Jobs that `LiveDesk.top` lists.
 TOP_JOBS = 200
 #: Ranks that are named to who asks for one that there is not.
@@ -93,6 +95,8 @@ class LiveDesk:
     def submit(self, spec: JobSpec, caller: Caller, key: str | None = None) -> tuple[JobRecord, bool]:
         """See `Desk`."""
         self._check(spec, caller)
+        if key is None or not self._store.knows_key(caller.user, key):
+            self._check_crowd(caller.user)
         job, created = self._store.submit(spec, caller.user, self._controller.clock(), key, caller.address)
         if created:
             self._controller.tell("submitted", job.id)
@@ -373,6 +377,12 @@ class LiveDesk:
                 fix=f"ask for at most {most_s:g}s; an administrator sets it by serve --max-grace",
             )
         check_gpus(spec, self._scheduler.pools, self._controller.power.types)
+
+    def _check_crowd(self, user: str) -> None:
+        """Refuse a user who has very many jobs already: each of them takes time of every turn and every decision."""
+        active = sum(entry.user == user for entry in self._controller.snapshot.values())
+        if active >= MOST_ACTIVE:
+            raise Refused(f"{user} has {active} jobs that have not ended", fix="cancel some, or wait until some have")
 
     def _own(self, job_id: str, caller: Caller) -> StoredJob:
         job = self._store.job(job_id)

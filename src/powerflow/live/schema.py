@@ -9,7 +9,7 @@ from __future__ import annotations
 from sqlalchemy import Boolean, CheckConstraint, Column, Double, ForeignKey, Index, Integer, MetaData, Table, Text
 
 #: Revision of the tables below; the newest of ``migrations/versions``.
-VERSION = "0003"
+VERSION = "0004"
 #: Where a database says which revision it has.
 VERSION_TABLE = "powerflow_version"
 
@@ -120,7 +120,7 @@ events = Table(
     sqlite_autoincrement=True,
 )
 
-#: Who set what, when, from where. Migration 0002 makes the database refuse to change or delete a row.
+#: Who set what, when, from where. Migrations 0002 and 0004 make the database refuse to change, delete or replace a row.
 audit = Table(
     "audit",
     metadata,

@@ -139,6 +139,12 @@ class Store:
                 _note(connection, [AuditRecord(0, now_s, user, address, "job submitted", f"job {number}", fields)])
             return _job(connection, str(number)), True
 
+    def knows_key(self, user: str, key: str) -> bool:
+        """Whether a user has submitted a job under this key."""
+        with self._database.read() as connection:
+            used = select(keys.c.job_id).where(keys.c.user == user, keys.c.key == key)
+            return connection.scalar(used) is not None
+
     def job(self, job_id: str) -> StoredJob:
         """One job.
 
