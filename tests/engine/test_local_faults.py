@@ -14,7 +14,7 @@ import pytest
 
 from powerflow.engine.conformance import ended, status_of, until, whole_log
 from powerflow.engine.conformance_process import alive
-from powerflow.engine.local import LocalEngine, process
+from powerflow.engine.local import LocalEngine, client, process
 from powerflow.engine.protocol import EngineError, Fenced, RankName, RankSpec, RankState
 from tests.engine.conftest import LocalPlace
 
@@ -227,6 +227,36 @@ def test_a_second_agent_is_refused(place: LocalPlace, monkeypatch: pytest.Monkey
     with pytest.raises(SystemExit, match="another agent"):
         agent._only_agent()
     assert [*engine.ranks()] == []
+
+
+def test_an_agent_that_is_there_but_does_nothing_is_given_up_until_it_goes_on(
+    place: LocalPlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "_ANSWER_S", 0.2)
+    monkeypatch.setattr(client, "_SILENT_S", 0.05)
+    engine = place()
+    pid = place.agent()
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        for _ in range(150):  # more than can wait for it to accept them
+            with pytest.raises(EngineError, match="there but does not answer") as caught:
+                engine.signal(RankName("g", 0, 0), signal.SIGTERM)
+            assert caught.value.retry
+        with pytest.raises(EngineError, match="there but does not answer"):
+            engine.wait(0.0)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    monkeypatch.undo()
+    wait_for(lambda: answers(engine))
+    assert place.agent() == pid
+    assert engine.launch(shell(0, "exit 3")).name == RankName("g", 0, 0)
+
+
+def answers(engine: LocalEngine) -> bool:
+    try:
+        return bool(engine.nodes())
+    except EngineError:
+        return False
 
 
 def test_nonsense_does_not_end_the_agent(place: LocalPlace) -> None:

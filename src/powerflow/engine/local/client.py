@@ -158,7 +158,8 @@ class LocalEngine:
         Raises:
             EngineError: If ranks run and are not to be killed.
         """
-        agent = self._ask({"do": "shutdown", "kill": kill})["agent"]
+        # it answers when they have ended
+        agent = self._ask({"do": "shutdown", "kill": kill}, within_s=_PATIENCE_S if kill else _ANSWER_S)["agent"]
         self.close()
         with contextlib.suppress(ProcessLookupError):  # it unloads what it preloaded after it has answered
             _await_end(os.pidfd_open(agent))
@@ -169,13 +170,13 @@ class LocalEngine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _ask(self, request: dict[str, Any], *files: int) -> dict[str, Any]:
+    def _ask(self, request: dict[str, Any], *files: int, within_s: float = _ANSWER_S) -> dict[str, Any]:
         """Ask the agent; where it died over the question, ask its successor: every request may be asked again."""
         deadline_s = time.monotonic() + _PATIENCE_S
         while True:
             try:
                 with self._connection() as connection:
-                    answer = connection.ask(request, *files, within_s=_SILENT_S if self._silent else _ANSWER_S)
+                    answer = connection.ask(request, *files, within_s=_SILENT_S if self._silent else within_s)
                 self._silent = False
                 break
             except _SILENCE as error:
