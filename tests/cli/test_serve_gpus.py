@@ -1,0 +1,118 @@
+"""``powerflow serve`` on GPUs (the fake ones) that hang, that are somebody else's, that were reset by hand."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.device.fake_nvml import HANG_READING, Machine, build
+
+pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
+
+#: On a machine that is busy with other things.
+MOST_S = 120.0
+
+
+class Serve:
+    """A controller over a fake machine of three GPUs."""
+
+    def __init__(self, directory: Path) -> None:
+        library = directory / "nvml"
+        library.mkdir()
+        self.directory, self.state = directory, directory / "state"
+        self.machine = Machine(build(library), directory)
+        self.machine.all.count = 3
+        for index in range(3):
+            gpu = self.machine.gpu[index]
+            gpu.uuid, gpu.name = f"GPU-{index:08d}-fake".encode(), b"NVIDIA A100-SXM4-80GB"
+            gpu.power_w, gpu.clock_mhz = 60.0, 1410.0
+        self.process = self.start(self.state)
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line.startswith("powerflow serves 3 GPUs"), line
+
+    def start(self, state: Path) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "powerflow", "serve", "--state-dir", str(state), "--port", "0"]
+        return subprocess.Popen(
+            [*command, "--interval", "0.5", "--lambda", "0.05", "--on-exit", "drain"],
+            env={**self.machine.env, "POWERFLOW_STATE": str(state)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE if state != self.state else subprocess.DEVNULL,
+            text=True,
+        )
+
+    def ask(self, *argv: str) -> Any:
+        command = [sys.executable, "-m", "powerflow", *argv, "--json", "--state-dir", str(self.state)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=MOST_S)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def submit(self, run: str) -> None:
+        spec = self.directory / "job.yaml"
+        spec.write_text(f"run: {run}\ngpus: 1\nrescale: none\n")
+        self.ask("submit", str(spec))
+
+    def gpus(self) -> list[dict[str, Any]]:
+        (node,) = self.ask("node", "list")["nodes"]
+        found: list[dict[str, Any]] = node["gpus"]
+        return found
+
+    def until(self, holds: Callable[[], bool]) -> None:
+        until_s = time.monotonic() + MOST_S
+        while not holds():
+            assert time.monotonic() < until_s, (self.gpus(), self.ask("top"))
+            time.sleep(0.3)
+
+    def close(self) -> None:
+        for more in self.machine.more:
+            more.hangs = 0
+        self.process.send_signal(signal.SIGTERM)
+        self.process.communicate(timeout=MOST_S)
+        self.machine.close()
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Serve]:
+    made = Serve(tmp_path)
+    yield made
+    made.close()
+
+
+def test_gpus_that_hang_or_are_others_leave_service_and_the_rest_goes_on(serve: Serve) -> None:
+    serve.machine.gpu[0].utilisation, serve.machine.gpu[0].power_w = 99, 390.0
+    serve.machine.more[1].hangs = HANG_READING
+    serve.until(lambda: [bool(gpu["out"]) for gpu in serve.gpus()] == [True, True, False])
+    assert ["not by PowerFlow" in gpu["out"] for gpu in serve.gpus()] == [True, False, False]
+    assert serve.gpus()[1]["out"] == "its driver does not answer"
+    serve.submit("sleep 300")
+    serve.until(lambda: serve.gpus()[2]["job_id"] is not None)
+    notices = serve.ask("top")["notices"]
+    assert sum("is out of service" in notice for notice in notices) == 2
+    # its clock is read back; reset by hand, it is set again
+    serve.until(lambda: serve.gpus()[2]["locked_mhz"] is not None and serve.machine.gpu[2].locked_mhz > 0)
+    asked = serve.machine.gpu[2].locked_mhz
+    if asked < 1410 - 45:  # else its own clock is as near as none
+        serve.machine.gpu[2].locked_mhz = 0
+        serve.until(lambda: serve.machine.gpu[2].locked_mhz == asked)
+    began_s = time.monotonic()
+    os.kill(serve.process.pid, signal.SIGTERM)  # while a GPU hangs
+    serve.process.wait(MOST_S)
+    assert serve.process.returncode == 0
+    assert time.monotonic() - began_s < MOST_S
+
+
+def test_a_second_controller_over_the_same_gpus_is_refused_in_one_line(serve: Serve) -> None:
+    with serve.start(serve.directory / "other") as second:
+        _, said = second.communicate(timeout=MOST_S)
+    assert second.returncode == 1
+    (line,) = [line for line in said.splitlines() if not line.startswith("{")]
+    assert f"another PowerFlow controller (process {serve.process.pid}) works with GPU GPU-00000000-fake" in line
