@@ -79,6 +79,10 @@ def test_who_asks_for_more_grace_than_there_is_is_told_at_once(bench: Bench) -> 
     with pytest.raises(Refused, match=rf"checkpoint.grace is 1e\+09 s, the most here is {most_s:g} s; .*--max-grace"):
         bench.submit(checkpoint={"grace": 1e9})
     bench.submit(checkpoint={"grace": most_s})
+    bench.gangs._yard.limits = replace(bench.gangs._yard.limits, grace_s=5.0)
+    bench.submit(checkpoint={})  # it has not asked, and gets 5 s
+    with pytest.raises(Refused, match="the most here is 5 s"):
+        bench.submit(checkpoint={"grace": 31.0})
 
 
 def test_what_was_decided_after_a_backup_ends_and_starts_again(bench: Bench, tmp_path: Path) -> None:

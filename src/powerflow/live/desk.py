@@ -52,7 +52,7 @@ from powerflow.live.records import (
     Unavailable,
 )
 from powerflow.live.rows import StoredJob
-from powerflow.live.spec import JobSpec
+from powerflow.live.spec import USUAL_GRACE_S, JobSpec
 from powerflow.live.wanted import check_gpus
 
 #: Jobs of one user that have not ended.
@@ -371,7 +371,8 @@ class LiveDesk:
         """Refuse what can never run here."""
         if why := self._may_run(caller.user, spec.directory):
             raise Refused(why)
-        if spec.checkpoint.grace > (most_s := self._controller.gangs.most_grace_s):
+        most_s = self._controller.gangs.most_grace_s
+        if spec.checkpoint.grace > max(most_s, USUAL_GRACE_S):  # who asked for nothing gets what there is
             raise Refused(
                 f"checkpoint.grace is {spec.checkpoint.grace:g} s, the most here is {most_s:g} s",
                 fix=f"ask for at most {most_s:g}s; an administrator sets it by serve --max-grace",

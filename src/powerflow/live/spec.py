@@ -61,6 +61,9 @@ _MOST_BYTES = 1 << 50
 _MOST_SHARE = 10
 _UNIT_S = {None: 1.0, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
+#: Seconds between SIGTERM and SIGKILL for who says nothing.
+USUAL_GRACE_S = 30.0
+
 #: A name that is safe in a file path, a URL and a metric's label.
 NAME = r"^([A-Za-z0-9][A-Za-z0-9._-]*)?$"
 #: No operating system takes a NUL in an argument, a path or a variable.
@@ -226,7 +229,7 @@ class Checkpoint(_Part):
     """
 
     dir: Annotated[Path, Field(pattern=NO_HOME)] | None = None
-    grace: Seconds = 30.0
+    grace: Seconds = USUAL_GRACE_S
     every: Seconds = 600.0
 
 
