@@ -15,6 +15,11 @@ UNREAD = {
         "------------ ---------- ---------- ---------- -------------------- ----------\n"
         "12345             train  COMPLETED   01:00:00  2024-03-01T08:00:00 billing=8+\n"
     ),
+    "sacct output in columns of fixed width, which cuts": (
+        "     User        JobID    Elapsed      State\n--------- ------------ ---------- ----------\n"
+        "      ann 12345          01:00:00  COMPLETED\n"
+    ),
+    "sacct output without its header; leave --noheader": "12345|gpu:2|COMPLETED|01:00:00\n12346|gpu:2|FAILED|00:10:00",
     "scontrol show job output": (
         "JobId=5 JobName=train\n   UserId=ann(1001) GroupId=users(100) MCS_label=N/A\n   JobState=RUNNING Reason=None\n"
     ),
@@ -33,6 +38,14 @@ UNREAD = {
     ),
     "an HTCondor history": 'MyType = "Job"\nClusterId = 12\nQDate = 1709240000\n',
     "a Kubernetes object list": '{\n  "apiVersion": "v1",\n  "kind": "List",\n  "items": []\n}\n',
+    "an sreport summary": (
+        "-" * 80 + "\nCluster Utilization 2024-03-01T00:00:00 - 2024-03-31T23:59:59\nUsage reported in TRES Hours\n"
+    ),
+    "YAML, such as sacct --yaml": "---\njobs:\n- account: p\n  job_id: 5\n",
+    "a table of Alibaba's GPU clusters": (
+        "job_name,task_name,inst_num,status,start_time,end_time,plan_cpu,plan_mem,plan_gpu,gpu_type\n"
+        "a,tensorflow,1,Terminated,100,200,600,29,50,T4\n"
+    ),
     "JSON lines": '{"job_id": 1, "time": {"elapsed": 3}}\n{"job_id": 2, "time": {"elapsed": 3}}\n',
 }
 

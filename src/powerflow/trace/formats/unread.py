@@ -53,7 +53,7 @@ def _first(pattern: str) -> Callable[[list[str]], bool]:
     return lambda lines: any(form.match(line) for line in lines[:5])
 
 
-_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d|Unknown|None")
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d|(\d+-)?\d\d:\d\d:\d\d|Unknown|None")
 _STATE = re.compile(
     r"(COMPLETED|FAILED|TIMEOUT|CANCELLED( by \d+)?|NODE_FAIL|OUT_OF_MEMORY|PREEMPTED|REQUEUED|RUNNING|PENDING)\+?"
 )
@@ -80,8 +80,8 @@ def _headerless_sacct(lines: list[str]) -> bool:
 
 
 def _fixed_width_sacct(lines: list[str]) -> bool:
-    return any(re.match(r"\s*JobID(Raw)?\s+\S", line) for line in lines[:20]) or _every(
-        r"\s*\d+([_+.]\w+)?\s.*\s(COMPLETED|FAILED|TIMEOUT|CANCELLED\+?|RUNNING|PENDING)\s"
+    return any(re.search(r"(^|\s)JobID(Raw)?(\s|$)", line) for line in lines[:20]) or _every(
+        r"\s*\d+([_+.]\w+)?\s.*\s(COMPLETED|FAILED|TIMEOUT|CANCELLED\+?|RUNNING|PENDING)(\s|$)"
     )(lines)
 
 
@@ -133,6 +133,21 @@ _KINDS: tuple[tuple[Callable[[list[str]], bool], UnreadKind], ...] = (
         _first(r'\{?\s*"(apiVersion|kind)"\s*:|apiVersion: |\s+"apiVersion"\s*:'),
         UnreadKind(
             "a Kubernetes object list", f"{_OWN_CSV}: from creationTimestamp, containerStatuses, nvidia.com/gpu"
+        ),
+    ),
+    (
+        _first(r"(Cluster|Account|User|Job)[/\w ]* (Utilization|Sizes?|Top Usage) \d{4}-"),
+        UnreadKind("an sreport summary, which has no single jobs", f"give the accounting: {_SACCT}"),
+    ),
+    (
+        lambda lines: bool(re.match(r"---$|jobs:|meta:|- account:", lines[0])) and any(":" in x for x in lines[1:5]),
+        UnreadKind("YAML, such as sacct --yaml prints", "give sacct --json"),
+    ),
+    (
+        _first(r"(?=.*\bplan_gpu\b)|(?=.*\binst_id\b)(?=.*\bstatus\b)|(?=.*\bgpu_milli\b)"),
+        UnreadKind(
+            "a table of Alibaba's GPU clusters, whose jobs hold shares of GPUs",
+            f"{_OWN_CSV}, of jobs on whole GPUs only",
         ),
     ),
     (
