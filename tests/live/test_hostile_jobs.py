@@ -82,7 +82,7 @@ def test_who_asks_for_more_grace_than_there_is_is_told_at_once(bench: Bench) -> 
     bench.gangs._yard.limits = replace(bench.gangs._yard.limits, grace_s=5.0)
     bench.submit(checkpoint={})  # it has not asked, and gets 5 s
     with pytest.raises(Refused, match="the most here is 5 s"):
-        bench.submit(checkpoint={"grace": 31.0})
+        bench.submit(checkpoint={"grace": 20.0})
 
 
 def test_what_was_decided_after_a_backup_ends_and_starts_again(bench: Bench, tmp_path: Path) -> None:

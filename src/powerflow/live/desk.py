@@ -372,7 +372,9 @@ class LiveDesk:
         if why := self._may_run(caller.user, spec.directory):
             raise Refused(why)
         most_s = self._controller.gangs.most_grace_s
-        if spec.checkpoint.grace > max(most_s, USUAL_GRACE_S):  # who asked for nothing gets what there is
+        if (
+            spec.checkpoint.grace > most_s and spec.checkpoint.grace != USUAL_GRACE_S
+        ):  # who asked for nothing gets what there is
             raise Refused(
                 f"checkpoint.grace is {spec.checkpoint.grace:g} s, the most here is {most_s:g} s",
                 fix=f"ask for at most {most_s:g}s; an administrator sets it by serve --max-grace",
