@@ -130,6 +130,22 @@ def test_somebody_else_on_a_free_gpu_takes_it_out_and_beside_a_job_is_only_said(
     assert gpus.look(FOREIGN_S + 1 + BACK_S, {G0: Sight(well())})[0].out is False
 
 
+def test_others_that_come_and_go_do_not_keep_a_gpu_out_for_longer_each_time() -> None:
+    gpus, now_s = health(), 0.0
+    for _ in range(5):
+        while not gpus.look(now_s, {G0: Sight(well(), strangers=("x (process 1)",))}):
+            now_s += 1.0
+        began_s = now_s = now_s + 1.0
+        while not gpus.look(now_s, {G0: Sight(well())}):
+            now_s += 1.0
+        assert now_s - began_s == BACK_S
+
+
+def test_a_desktop_that_draws_now_and_then_is_nobodys_work() -> None:
+    gpus = health()
+    assert not any(gpus.look(now_s, {G0: Sight(well(used=0.2))}) for now_s in range(100))
+
+
 def test_a_busy_gpu_that_no_job_is_on_is_somebody_elses_but_not_the_echo_of_a_job() -> None:
     gpus = health()
     busy = Sight(well(used=0.99))

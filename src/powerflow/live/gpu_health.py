@@ -7,7 +7,7 @@
 | an Xid of the hardware, an uncorrected ECC error | at once | when an operator resumes its node, or it was reset |
 | somebody else's process, while nobody of ours is on it | when seen twice | when it has been gone for a while |
 
-Whoever leaves service again and again stays out for longer each time.
+Whoever leaves service by a fault again and again stays out for longer each time.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ FREE_S, HELD_S = 2.5, 10.0
 FOREIGN_S, ECHO_S = 1.5, 6.0
 #: How long it must be well before it comes back the first time; each further time twice as long, up to `MOST_BACK_S`.
 BACK_S, MOST_BACK_S = 20.0, 1200.0
-#: Share of the time in which a free GPU may seem busy.
-BUSY = 0.1
+#: Share of the time in which a free GPU may seem busy: a desktop draws on it.
+BUSY = 0.3
 #: Xids that a program's own fault causes (NVIDIA, "XID Errors"; its device plugin for Kubernetes passes over the same),
 #: and 63, which only records that a memory row was replaced.
 OF_PROGRAMS = frozenset({13, 31, 43, 45, 63, 68, 109})
@@ -103,7 +103,8 @@ class GpuHealth:
                 if gpu.out:
                     gpu.why = why
                 elif now_s - gpu.bad_since_s >= patience_s:
-                    gpu.out, gpu.why, gpu.times = True, why, gpu.times + 1
+                    gpu.out, gpu.why = True, why
+                    gpu.times += patience_s != FOREIGN_S  # that others come and go is no fault of the GPU's
                     turns.append(Turn(place, True, why))
                 continue
             gpu.bad_since_s = math.inf
