@@ -1,0 +1,78 @@
+"""Two gloo ranks on the one card, rescaled in place: how long training pauses, by the size of the state.
+
+NCCL refuses two ranks on one GPU, so both compute on the card and exchange through gloo: the pause holds what PowerFlow
+does (a gang regrouped, the state handed over), not what NVLink would.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.on_gpu.card import TINY, busy, device
+
+#: Width of a square layer of each network trained; two such layers.
+WIDTHS = (64, 128) if TINY else (1024, 4096, 8192)
+#: Numbers of ranks in turn.
+SIZES = (1, 2, 1, 2) if TINY else (1, 2, 1, 2, 1, 2)
+BATCH = 32
+
+
+def rank(directory: str, name: str, *, width: int) -> None:
+    """Train a network of that width for ever, as a gang wants it."""
+    import torch
+    from torch import nn
+    from torch.utils.data import TensorDataset
+
+    from benchmarks.rescale import StepLog
+    from powerflow import elastic
+    from powerflow.elastic import group
+    from powerflow.elastic.mailbox import JOB_DIR, RANK_NAME
+
+    os.environ.update({JOB_DIR: directory, RANK_NAME: name})
+    torch.set_num_threads(1)
+    form = group.form
+    group.form = lambda store, number, ranks, *, cuda: form(store, number, ranks, cuda=False)  # gloo, for both
+    run, where = elastic.init(), device()
+    model = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width)).to(where)
+    optimizer = torch.optim.Adam(model.parameters())
+    wrapped, log = run.wrap(model, optimizer), StepLog(Path(directory))
+    data = TensorDataset(torch.randn(1024, width), torch.randn(1024, width))
+    for _ in run.epochs(10**6):
+        for x, y in run.batches(data, global_batch=BATCH):
+            run.backward(nn.functional.mse_loss(wrapped(x.to(where)), y.to(where)))
+            optimizer.step()
+            optimizer.zero_grad()
+            log.step(run.generation)
+
+
+def measure(out: Path) -> dict[str, Any]:
+    """Pauses of each rescaling, by size of the state that a newcomer is handed."""
+    from benchmarks.rescale import gang, pauses_s, read_steps
+
+    found = {}
+    for width in WIDTHS:
+        parameters = 2 * (width * width + width)
+        with tempfile.TemporaryDirectory() as name, busy():
+            directory = Path(name)
+            with gang(directory, functools.partial(rank, width=width)) as rescale:
+                for size in SIZES:
+                    rescale(size)
+            newest, steps = 0, []
+            for when, generation in read_steps(directory):
+                if generation >= newest:
+                    newest = generation
+                    steps.append((when, generation))
+        pauses = pauses_s(steps)
+        found[f"{12 * parameters / 2**20:.1f} MiB"] = {
+            "width": width,
+            "state_bytes": 12 * parameters,  # float32 parameters, and Adam's two moments
+            "ranks": list(SIZES),
+            "pauses_s": pauses,
+            "median_s": statistics.median(pauses) if pauses else None,
+        }
+    return {"backend": "gloo", "device": str(device()), "by_state": found}
