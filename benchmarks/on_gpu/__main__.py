@@ -51,7 +51,9 @@ def main() -> int:
             (given.out / "on_gpu.json").write_text(text + "\n", encoding="utf-8")  # after each: a kill loses one
         absent = missing([*given.only])
         if absent:
-            print("missing modules: " + "; ".join(f"{section}: {', '.join(names)}" for section, names in absent.items()))
+            print(
+                "missing modules: " + "; ".join(f"{section}: {', '.join(names)}" for section, names in absent.items())
+            )
     failed = [name for name, found in sections.items() if isinstance(found, dict) and not found["ok"]]
     print(f"{given.out / 'on_gpu.json'}: {len(sections) - len(failed)} of {len(sections)} sections")
     return 1 if failed else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import threading
@@ -116,7 +117,7 @@ class Sampled:
             "counter_j": counter_j,
             "integral_j": integral_j,
             "counter_over_integral": counter_j / integral_j if integral_j else None,
-            "mean_w": counter_j / seconds if counter_j == counter_j else integral_j / seconds,
+            "mean_w": counter_j / seconds if math.isfinite(counter_j) else integral_j / seconds,
             "clock_mhz": [min(r.clock_mhz for r in self.readings), max(r.clock_mhz for r in self.readings)],
             "held_back": sorted({reason for r in self.readings for reason in r.held_back}),
             "locked_mhz": last.locked_mhz,

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parents[2]
 #: In the environment of a section: small sizes, torch on the CPU, the fake driver's file in FAKE_NVML_STATE.
 FAKE = "ON_GPU_FAKE"
+#: Deadlines are so many times as long over the fake driver.
+FAKE_TIMES = 5
 #: Lines of a failed section's output that are kept.
 _TAIL = 15
 
@@ -23,7 +25,7 @@ _READING = ("pynvml", "numpy")
 _FITTING = (*_READING, "scipy", "torch")
 _SERVING = (
     *("numba", "typer", "rich", "yaml", "pydantic", "psutil", "sqlalchemy", "alembic", "fastapi", "uvicorn", "httpx"),
-    *("prometheus_client", "structlog", "torch"),
+    *("prometheus_client", "structlog", "torch", "re2", "scipy"),
 )
 
 
@@ -44,7 +46,7 @@ SECTIONS: Mapping[str, Section] = {
 
 
 def environment(directory: Path, *, fake: bool) -> dict[str, str]:
-    """The environment of all sections: this repository's modules, and the fake driver where it stands for a real one."""
+    """The environment of all sections: this repository's modules, and the fake driver where there is no real one."""
     before = os.environ.get("PYTHONPATH")
     paths = [str(ROOT / "src"), str(ROOT), *([before] if before else [])]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
@@ -72,7 +74,8 @@ def run_section(name: str, env: Mapping[str, str], out: Path, *, most_s: float) 
     found: dict[str, Any] = {"ok": False, "seconds": 0.0, "command": command, "result": None, "failed": ""}
     if absent := missing([name]).get(name):
         return found | {"failed": f"this Python ({sys.executable}) has no {', '.join(absent)}"}
-    limit_s = min(SECTIONS[name].most_s, most_s)
+    # a fake card is tried on machines that others use; nothing is lent there by the minute
+    limit_s = min(SECTIONS[name].most_s, most_s) * (FAKE_TIMES if env.get(FAKE) else 1)
     if limit_s < 5.0:
         return found | {"failed": "no time was left for it"}
     began_s = time.monotonic()

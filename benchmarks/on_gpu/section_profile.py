@@ -5,6 +5,7 @@ The clock is left to the card, so points bear none: the type's highest, as far a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -83,8 +84,8 @@ def measure(out: Path) -> dict[str, Any]:
                     1,
                     batch,
                     step_s,
-                    power_w=watts if watts == watts else None,
-                    power_limit_w=limit_w if limit_w == limit_w and limit_w > 0 else None,
+                    power_w=watts if math.isfinite(watts) else None,
+                    power_limit_w=limit_w if limit_w > 0 else None,
                 )
             )
     path = out / POINTS
