@@ -54,6 +54,7 @@ def environment(directory: Path, *, fake: bool) -> dict[str, str]:
         from tests.device.fake_nvml import Machine, build
 
         machine = Machine(build(directory), directory)
+        machine.all.count = 1
         env |= machine.env | {"PYTHONPATH": env["PYTHONPATH"], FAKE: "1", "OMP_NUM_THREADS": "1"}
     return env
 

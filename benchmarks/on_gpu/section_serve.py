@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.on_gpu.card import TINY, busy, the_gpu
+from benchmarks.on_gpu.card import TINY, the_gpu
 from benchmarks.on_gpu.running import ROOT
 
 _COMMAND = (sys.executable, "-m", "powerflow")
@@ -60,15 +60,14 @@ def measure(out: Path) -> dict[str, Any]:
                     raise RuntimeError(f"serve did not begin: {log.read()[-800:]}")
                 time.sleep(0.1)
             up_s = time.monotonic() - began_s
-            with busy():
-                before = gpu.read()
-                run = f"{sys.executable} {job} {seconds}"
-                submitted = _ask(env, "submit", "--run", run, "--gpus", "1")
-                number = str(submitted.get("id") or submitted["job"]["id"])
-                state_of: dict[str, Any] = {}
-                while (state_of := _job(env, number))["state"] in ("queued", "running"):
-                    time.sleep(0.5)
-                after = gpu.read()
+            before = gpu.read()
+            run = f"{sys.executable} {job} {seconds}"
+            submitted = _ask(env, "submit", "--run", run, "--gpus", "1")
+            number = str(submitted.get("id") or submitted["job"]["id"])
+            state_of: dict[str, Any] = {}
+            while (state_of := _job(env, number))["state"] in ("queued", "running"):
+                time.sleep(0.5)
+            after = gpu.read()
             time.sleep(2.0)
             accounts = _ask(env, "acct", "--by", "job")
             nodes = _ask(env, "node", "list")
