@@ -110,6 +110,7 @@ def ended(directory: Path, script: str, *, most: int = 0, ranks: int = 1) -> tup
         names = job.launch(ranks)
         job.post(names)
         job.allow(10**9)
+        job.wait(lambda: job.ready(names) or not job.alive(names[0]), "built")
         job.wait(lambda: not job.alive(names[0]), "the end")
         job.processes[names[0]].join()
         assert job.processes[names[0]].exitcode == 1

@@ -26,6 +26,7 @@ class Fixed:
         self.local_batch_max = 0
         self.nodes = 1
         self.step_ended_s = time.monotonic()
+        self.exchanged = -1
         self._comparison = Comparison(training)
 
     def join(self) -> None:

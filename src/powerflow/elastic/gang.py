@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from types import TracebackType
 from typing import Any, NoReturn
 
 import torch
@@ -47,6 +45,7 @@ class Gang:
         parallel: The model as DDP of the present group; None while there is but one rank.
         whole: False from the moment a peer was lost until a new group stands.
         step_ended_s: When the last step ended, on the monotonic clock.
+        exchanged: Last step whose gradients this rank has exchanged with the others.
     """
 
     def __init__(
@@ -63,6 +62,7 @@ class Gang:
         self.parallel: DistributedDataParallel | None = None
         self.whole = False
         self.step_ended_s = time.monotonic()
+        self.exchanged = -1
         self._comparison = Comparison(training)
         self._store: Store | None = None
         self._listed = False  # whether some target has had us among its members
@@ -79,8 +79,6 @@ class Gang:
         self._checkpoint = CheckpointWriter(training, mailbox.checkpoint, reporter)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._on_sigterm)
-        self._show_error = sys.excepthook
-        sys.excepthook = self._on_error
 
     @property
     def local_batch_max(self) -> int:
@@ -95,11 +93,10 @@ class Gang:
     def _on_sigterm(self, _number: int, _frame: Any) -> None:
         self._told_to_leave = True
 
-    def _on_error(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    def fail(self) -> None:
         """An error that ends the script also leaves its loops, as ``break`` would: it was no end."""
         if self._stopped:
             self.reporter.tell(Phase.COMPUTING, steps_total=None)
-        self._show_error(kind, error, trace)
 
     # -- between two steps -------------------------------------------------------------------------------------------
 

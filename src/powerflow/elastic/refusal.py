@@ -27,13 +27,14 @@ def install(reporter: Reporter, explain: Callable[[BaseException], InputError | 
 
     Args:
         reporter: Of this rank.
-        explain: Gives the refusal that an error of the script stands for, if it stands for one.
+        explain: Told of every such error; gives the refusal that it stands for, if it stands for one.
         in_place: Whether the job's process group is ours to open, so that the script's own is refused.
     """
     behind = getattr(sys.excepthook, "powerflows_behind", sys.excepthook)
 
     def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        refused = error if isinstance(error, InputError) else explain(error)
+        explained = explain(error)
+        refused = error if isinstance(error, InputError) else explained
         if refused is None and in_place and foreign.meant_own_group(error, trace):
             refused = foreign.own_group(" ".join(str(error).split())[:160])
         if refused is None:

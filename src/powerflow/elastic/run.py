@@ -331,6 +331,8 @@ class Run:
             passes.backwards += 1
             gang.lose(lost)
             return
+        if together:
+            gang.exchanged = training.position.step
         passes.after_backward()
         self._reporter.enter(Phase.OUTSIDE if passes.one.last else Phase.COMPUTING)
 
@@ -369,6 +371,9 @@ class Run:
         return self._training, self._gang
 
     def _explain(self, error: BaseException) -> InputError | None:
+        """Take note of an error that ends the script, and return the refusal that it stands for, if any."""
+        if isinstance(self._gang, Gang):
+            self._gang.fail()
         return None if self._passes is None else self._passes.explain(error)
 
     def _leave_batches(self) -> None:

@@ -19,7 +19,7 @@ from powerflow.elastic.mailbox import Phase
 from powerflow.elastic.refusal import is_script
 
 #: How long both sides must have waited.
-BOTH_S = 3.0
+BOTH_S = 5.0
 #: Phases in which we are in torch.distributed by ourselves, or in nothing of it.
 _OURS = (Phase.STARTING, Phase.READY, Phase.SYNCING, Phase.REGROUPING, Phase.BROKEN, Phase.RELEASED, Phase.DONE)
 
@@ -50,7 +50,8 @@ class StuckWatch:
     def _who_wait(self) -> list[int]:
         """Ranks that wait for us in a step's exchange, or because we have not trained all epochs."""
         gang = self._gang
-        if gang.target is None:
+        step = gang.training.position.step
+        if gang.target is None or gang.exchanged == step:  # we have done our part of this step: they do not wait for us
             return []
         names = [member.name for member in gang.target.members]
         return [
@@ -59,7 +60,7 @@ class StuckWatch:
             if report.name != gang.name
             and report.generation == gang.generation
             and (report.phase is Phase.DONE or report.phase is Phase.SYNCING)
-            and report.step == gang.training.position.step
+            and report.step == step
             and time.time() - report.phase_s > BOTH_S
         ]
 
