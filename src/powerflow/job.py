@@ -20,6 +20,7 @@ class Job:
         gpus: GPUs its owner asked for. Rigid policies give exactly this many.
         gpus_min: Fewest GPUs it can run on.
         gpus_max: Most GPUs it can use.
+        gpus_allowed: The only counts it can run on, ascending, from ``gpus_min`` to ``gpus_max``; None: all between.
         weight: Priority as a weight in the mean; 1 is normal, larger matters more.
         project: Whose job it is, for accounting and fairness.
         gpu_type: The only GPU type it may run on, or None for any.
@@ -29,7 +30,8 @@ class Job:
         keeps: Once it runs it keeps its GPUs to its end: it cannot go on where it stopped.
 
     Raises:
-        InputError: A slowdown is negative or not a number.
+        InputError: A slowdown is negative or not a number; or the counts are none, not ascending, or not from
+            ``gpus_min`` to ``gpus_max``.
     """
 
     id: str
@@ -45,6 +47,7 @@ class Job:
     protected: bool = False
     max_slowdown: float = math.inf
     keeps: bool = False
+    gpus_allowed: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if not self.max_slowdown >= 0:
@@ -53,3 +56,16 @@ class Job:
                 where=f"job {self.id}",
                 fix="give 0 or more: 0.1 is 10 %",
             )
+        counts = self.gpus_allowed
+        if counts is not None:
+            ends = counts[:1] + counts[-1:]
+            if ends != (self.gpus_min, self.gpus_max) or list(counts) != sorted(set(counts)):
+                raise InputError(
+                    f"GPU counts {counts} do not go from {self.gpus_min} up to {self.gpus_max}", where=f"job {self.id}"
+                )
+
+    def runs_on(self, gpus: int) -> bool:
+        """Whether the job may run on so many GPUs."""
+        if self.gpus_allowed is not None:
+            return gpus in self.gpus_allowed
+        return self.gpus_min <= gpus <= self.gpus_max

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from powerflow.engine.protocol import RankName, RankSpec
-from powerflow.live.gang_facts import Completed, Failed, Progressed, Rescaled, Started, Vacated
+from powerflow.live.gang_facts import Completed, Continued, Failed, Progressed, Rescaled, Started, Vacated
 from tests.live.fake_engine import Player, Script
 from tests.live.gang_bench import PYTHON, Bench, order, spec_of
 
@@ -308,3 +308,22 @@ def test_only_the_latest_logs_are_kept(bench: Bench) -> None:
     bench.turn()
     assert len(bench.engine.statuses) <= 34
     assert bench.gangs.ranks("j")[0] == "j.40.0"
+
+
+def test_who_is_launched_again_went_on_or_began_again_as_its_first_step_shows(bench: Bench) -> None:
+    line = "step {turn}/1000\n"
+    bench.engine.play = lambda spec: Script(2000, line=line)
+    bench.gangs.apply([order(1, "a0", spec=RESTART)])
+    bench.until(lambda: bool(bench.told(Progressed)) and bench.told(Progressed)[-1].step >= 100)
+    assert not bench.told(Continued)
+    bench.engine.play = lambda spec: Script(2000, line=line, turns=89)
+    bench.gangs.apply([order(2, "a0", "a1", spec=RESTART)])
+    assert bench.hear(Continued) == Continued("j", 90, went_on=True)
+    bench.restart(order(2, "a0", "a1", spec=RESTART))
+    bench.engine.play = lambda spec: Script(2000, line=line)
+    bench.gangs.apply([order(3, "b0", spec=RESTART)])
+    assert bench.hear(Continued) == Continued("j", 1, went_on=False)
+    facts = [fact for fact in bench.facts if isinstance(fact, Continued | Progressed)]
+    assert isinstance(
+        facts[facts.index(bench.told(Continued)[-1]) + 1], Progressed
+    )  # who knows of it knows how far it was

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from powerflow.engine.protocol import RankSpec
 from powerflow.live.records import JobState
 from tests.live.controller_bench import ADA, Bench
+from tests.live.fake_engine import Player, Script
 
 
 def test_a_restart_changes_nothing_for_who_runs(bench: Bench) -> None:
@@ -120,3 +122,32 @@ def test_ranks_of_jobs_that_the_store_does_not_know_are_ended_and_nobody_is_char
     bench.until(lambda: not bench.engine.running())
     bench.turn(10)
     assert bench.store.energy_totals()[1] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("first", "said"), [(30, "resumed at step 30; "), (1, "began again at step 1, not from a che")]
+)
+def test_a_script_resumes_only_if_its_steps_go_on(bench: Bench, first: int, said: str) -> None:
+    begin = 1
+
+    def play(spec: RankSpec) -> Player:
+        return Script(10_000, line="step {turn}\n", turns=begin - 1)
+
+    bench.engine.play = play
+    job = bench.submit(gpus=1, rescale="restart", progress=r"step (?P<step>\d+)")
+    bench.until(lambda: job in bench.controller.entries and bench.controller.entries[job].steps >= 40)
+    before = bench.controller.entries[job].steps
+    bench.desk.hold(job, ADA)
+    bench.until(lambda: not bench.engine.running())
+    begin = first
+    bench.desk.release(job, ADA)
+    bench.until(lambda: bench.controller.entries[job].steps < before)
+    bench.turn(3)
+    events = [event.text for event in bench.desk.events(job_id=job).items]
+    assert any(text.startswith(said) for text in events), events
+    reasons = [row.reason for row in bench.desk.decisions(job).items]
+    assert any(reason.startswith("started again on 1 GPU") for reason in reasons)
+    assert not any(reason.startswith("resumed on") for reason in reasons)
+    row = bench.controller.scheduler.slot(job)
+    done = bench.controller.scheduler.ledger.rows["done"][row]
+    assert first <= done < before

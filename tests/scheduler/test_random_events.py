@@ -37,6 +37,7 @@ from powerflow.scheduler.events import (
     Progress,
     SizeLearned,
     Submitted,
+    WorkLost,
 )
 from powerflow.scheduler.invariants import check
 from powerflow.scheduler.rules import with_rules
@@ -139,6 +140,9 @@ class AnythingHappens(RuleBasedStateMachine):
         project=PROJECTS,
         keeps=st.sampled_from([False, False, True]),
         promise=st.sampled_from([(False, math.inf), (False, math.inf), (False, 0.2), (True, 0.1), (True, math.inf)]),
+        counts=st.sampled_from(
+            [frozenset(), frozenset(), frozenset({1, 2, 4, 8}), frozenset({2, 3}), frozenset({1, 3, 8})]
+        ),
     )
     def submit(
         self,
@@ -155,11 +159,20 @@ class AnythingHappens(RuleBasedStateMachine):
         project: str,
         keeps: bool,
         promise: tuple[bool, float],
+        counts: frozenset[int],
     ) -> None:
         """Also twice under one name, for more GPUs than there are, for a type nobody has, without a size."""
         most = max(least, most)
-        job = Job(name, self.now_s, cost_class, size, gpus, least, most, weight, project, gpu_type, *promise, keeps)
+        only = tuple(sorted(counts)) if counts else None
+        least, most = (only[0], only[-1]) if only else (least, most)
+        args = (name, self.now_s, cost_class, size, gpus, least, most, weight, project, gpu_type, *promise, keeps)
+        job = Job(*args, gpus_allowed=only)
         self.events.append(Submitted(job, size if size_known else None, pause_s))
+
+    @rule(name=NAMES, done=ITERATIONS)
+    def set_back(self, name: str, done: float) -> None:
+        """A script begins again."""
+        self.events.append(WorkLost(name, done))
 
     @rule(name=NAMES, kind=st.sampled_from([Completed, Cancelled]))
     def end(self, name: str, kind: type[Completed] | type[Cancelled]) -> None:

@@ -30,7 +30,7 @@ def submit(
     file: Annotated[Path | None, typer.Argument(metavar="[JOB.YAML]", help="The job; - reads standard input.")] = None,
     run: Annotated[str | None, typer.Option(help="Command to run.")] = None,
     name: Annotated[str | None, typer.Option(help="What to call it.")] = None,
-    gpus: Annotated[str | None, typer.Option(help="How many: 4, 1..8 or H100:1..8.")] = None,
+    gpus: Annotated[str | None, typer.Option(help="How many: 4; 1..8; 1,2,4,8; 2..16 by 2; H100:1..8.")] = None,
     project: Annotated[str | None, typer.Option(help="Project that is charged.")] = None,
     priority: Annotated[str | None, typer.Option(help="protected, high, normal or low.")] = None,
     rescale: Annotated[str | None, typer.Option(help="in-place, restart or none.")] = None,

@@ -517,14 +517,14 @@ class Controller:
             if entry is None or not entry.known:  # it is leaving
                 continue
             if entry.why != reason.why or reason.why not in QUIET:
-                entry.reason, entry.why, entry.decided_s = reason.sentence(), reason.why.value, now_s
+                entry.reason, entry.why, entry.decided_s = entry.said(reason), reason.why.value, now_s
                 self._roster.dirty.add(job_id)
             entry.gpu_price = price
         for change in plan.changes:
             entry = self.entries.get(change.job_id)
             if entry is None or not entry.known:
                 continue
-            why, gpus, clock_mhz = change.reason.sentence(), change.gpus, change.clock_mhz
+            why, gpus, clock_mhz = entry.said(change.reason), change.gpus, change.clock_mhz
             self._log.info("decided", job=entry.id, what=why, gpus=gpus, clock_mhz=clock_mhz)
             entry.clock_mhz = change.clock_mhz
             if change.moved or change.gpus == 0:

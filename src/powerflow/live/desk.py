@@ -151,7 +151,7 @@ class LiveDesk:
         price += self._scheduler.energy.by_project.get(entry.spec.project, 0.0)
         prices = Prices(entry.job(1.0).weight, price, entry.gpu_price, pool.gpu_idle_w)
         now = option(table, pool.axes, entry.gpus, entry.clock_mhz, prices) if entry.placement else None
-        best = options(table, pool.axes, prices, least=entry.spec.gpus.least, most=entry.spec.gpus.most)
+        best = options(table, pool.axes, prices, runs_on=entry.spec.gpus.runs_on)
         sentence = entry.reason
         if entry.explore_mhz:
             sentence += f" (tries clocks: {', '.join(f'{mhz:.0f}' for mhz in entry.explore_mhz)} MHz)"

@@ -11,6 +11,7 @@ from powerflow.live.gang_facts import Order
 from powerflow.live.learning import JobClass, Window
 from powerflow.live.rows import Intent, Placement, StoredJob
 from powerflow.live.spec import WEIGHTS, JobSpec
+from powerflow.scheduler.plan import Reason, Why
 
 
 @dataclass(slots=True)
@@ -79,6 +80,12 @@ class Entry:
         """
         return self.explore_mhz[0] if self.explore_mhz and self.window is not None else self.clock_mhz
 
+    def said(self, reason: Reason) -> str:
+        """Say why it was decided; that a script resumes is not said before it has told a step that shows it."""
+        if reason.why is Why.RESUMED and self.spec.rescale != "in-place":
+            return reason.sentence().replace(Why.RESUMED, "started again", 1)
+        return reason.sentence()
+
     def intent(self) -> Intent:
         """What was decided, to be written down."""
         return Intent(self.id, self.epoch, self.gpu_type, self.placement, self.clock_mhz, self.reason)
@@ -100,7 +107,7 @@ def brain_job(job_id: str, spec: JobSpec, kind: JobClass, submit_s: float, itera
         submit_s=submit_s,
         cost_class=kind.name,
         iterations=iterations,
-        gpus=asked(gpus.least, gpus.most),
+        gpus=asked(gpus.least, gpus.most, gpus.counts),
         gpus_min=gpus.least,
         gpus_max=gpus.most,
         weight=WEIGHTS[spec.priority],
@@ -109,14 +116,17 @@ def brain_job(job_id: str, spec: JobSpec, kind: JobClass, submit_s: float, itera
         protected=spec.priority == "protected",
         max_slowdown=math.inf if most is None else most,
         keeps=spec.rescale == "none",
+        gpus_allowed=gpus.counts,
     )
 
 
-def asked(least: int, most: int) -> int:
+def asked(least: int, most: int, counts: tuple[int, ...] | None = None) -> int:
     """The count that stands for "from least to most" with a policy that gives fixed counts.
 
-    The power of two nearest to their geometric mean, within the two.
+    The power of two nearest to their geometric mean, within the two; of listed ``counts`` the one nearest to that mean.
     """
+    if counts is not None:
+        return min(counts, key=lambda count: (abs(math.log2(count * count / (least * most))), -count))
     middle = 1 << round(math.log2(least * most) / 2)
     return min(max(middle, least), most)
 

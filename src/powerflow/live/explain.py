@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,8 +42,7 @@ def options(
     axes: Axes,
     prices: Prices,
     *,
-    least: int,
-    most: int,
+    runs_on: Callable[[int], bool],
     count: int = 5,
 ) -> list[Option]:
     """The best configurations by GPU count, best first.
@@ -50,7 +50,7 @@ def options(
     Best is the least cost of one iteration at these prices (`costs`). Of each count the best clock stands for it.
     """
     cost = costs(table, axes, prices)
-    cost[(axes.gpu_counts < least) | (axes.gpu_counts > most)] = np.inf
+    cost[[not runs_on(int(gpus)) for gpus in axes.gpu_counts]] = np.inf
     clock = np.argmin(cost, axis=1)
     value = cost[np.arange(len(clock)), clock]
     order = [int(row) for row in np.argsort(value, kind="stable") if np.isfinite(value[row])]

@@ -12,6 +12,7 @@ from powerflow.live.database import StoreError
 from powerflow.live.entry import Entry
 from powerflow.live.gang_facts import (
     Completed,
+    Continued,
     Fact,
     Failed,
     Hung,
@@ -138,6 +139,8 @@ class Facts:
                     self._paused(entry, fact.pause_s)
                 text = f"from {fact.gpus_before} to {fact.gpus} GPUs in {fact.pause_s:.2f} s"
                 self._store.append("rescaled", text, now_s, entry.id, pause_s=fact.pause_s, gpus=fact.gpus)
+            case Continued():
+                self._continued(fact, entry, now_s)
             case RankLost() | Hung():
                 text = fact.reason if isinstance(fact, RankLost) else f"rank {fact.rank} {fact.what} and was ended"
                 self._store.append("rank lost", text, now_s, entry.id, rank=fact.rank)
@@ -160,7 +163,21 @@ class Facts:
             if other.known and other.kind.name == entry.kind.name:
                 self._roster.events.append(brain.PauseMeasured(other.id, expected_s))
 
+    def _continued(self, fact: Continued, entry: Entry, now_s: float) -> None:
+        """Say what became of the steps that a script had done before it was launched again."""
+        lost = max(0, round(entry.steps) - fact.step)
+        if fact.went_on:
+            text = f"resumed at step {fact.step}" + (f"; {lost} steps are done again" if lost else "")
+        else:
+            text = f"began again at step {fact.step}, not from a checkpoint: {lost} steps are lost"
+            entry.reason = text
+        self._store.append(
+            "resumed" if fact.went_on else "began again", text, now_s, entry.id, step=fact.step, lost=lost
+        )
+
     def _progressed(self, fact: Progressed, entry: Entry, now_s: float) -> None:
+        if fact.step < entry.steps and entry.known:
+            self._roster.events.append(brain.WorkLost(entry.id, float(fact.step)))
         entry.steps = float(fact.step)
         if fact.steps_total and fact.steps_total != entry.steps_total:
             entry.steps_total = float(fact.steps_total)

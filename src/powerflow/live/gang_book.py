@@ -60,6 +60,7 @@ class Book:
             jobs of the same number.
         left_gpus: GPUs that a script had to give up for others, on which it has not trained yet; 0: none.
         left_s: When it was told so, on the clock of this machine since it was started.
+        first_step: First step that the log of its first launch told; -1: none was told.
         gap_s: Longest time that a script's log took from its launch to the first step, or from a step to the next.
         done: A rank has trained all there is, after so many ``steps``.
         killed: The job shall end at once.
@@ -80,6 +81,7 @@ class Book:
     mark: str = ""
     left_gpus: int = 0
     left_s: float = 0.0
+    first_step: int = -1
     gap_s: float = 0.0
     done: bool = False
     steps: int = 0

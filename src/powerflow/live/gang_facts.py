@@ -147,6 +147,15 @@ class Rescaled:
 
 
 @dataclass(frozen=True, slots=True)
+class Continued:
+    """A script that was launched again has told its first step: whether it went on, or has begun again."""
+
+    job_id: str
+    step: int
+    went_on: bool
+
+
+@dataclass(frozen=True, slots=True)
 class RankLost:
     """A rank ended though it should not; the gang mends itself.
 
@@ -210,7 +219,7 @@ class Noted:
     text: str
 
 
-Fact = Started | Vacated | Progressed | Rescaled | RankLost | Hung | Completed | Failed | Noted
+Fact = Started | Vacated | Progressed | Rescaled | Continued | RankLost | Hung | Completed | Failed | Noted
 
 
 def backoff_s(attempt: int, first_s: float = 1.0, most_s: float = 300.0) -> float:

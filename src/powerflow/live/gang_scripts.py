@@ -16,7 +16,7 @@ from powerflow.errors import InputError
 from powerflow.live.bounds import MOST_COUNT
 from powerflow.live.gang import Gang, how_it_ended
 from powerflow.live.gang_book import Book, Failure
-from powerflow.live.gang_facts import Completed, Noted, Order, Progressed, Rescaled, Started
+from powerflow.live.gang_facts import Completed, Continued, Noted, Order, Progressed, Rescaled, Started
 from powerflow.live.gang_layout import lay_out, notes, processes
 from powerflow.live.gang_yard import Yard
 from powerflow.live.patterns import shown
@@ -230,6 +230,7 @@ class Scripts(Gang):
             return
         if self._first is None or step < self._first[0]:
             self._first = step, now
+        self._tell_continued(step)
         self._told_step = (book.generation, step)
         if self._still_since_step and now - self._still_s > book.gap_s:
             book.gap_s = now - self._still_s
@@ -253,6 +254,17 @@ class Scripts(Gang):
                 timed_s=now - self._first[1],
             )
         )
+
+    def _tell_continued(self, step: int) -> None:
+        """Tell at the first step of a launch whether the script went on, or tells what it told at first."""
+        book = self.book
+        if self._told_step[0] == book.generation or self._formed != book.generation:
+            return  # it is not the first, or nobody knows whether it is
+        if book.first_step < 0:
+            book.first_step = step
+            self.changed()
+        else:
+            self.facts.append(Continued(self.job_id, step, step > book.first_step))
 
     def _end_if_hung(self, now: float) -> bool:
         """Whether its log has told no new step for too long, which ends it.

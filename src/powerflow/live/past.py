@@ -78,7 +78,7 @@ def _runs(job: Job, costs: Mapping[tuple[str, str], CostTable], axes: Mapping[st
     """Whether a job can run on some count of this cluster as it is today."""
     for name in axes if job.gpu_type is None else {job.gpu_type} & axes.keys():
         counts = axes[name].gpu_counts
-        usable = (counts >= job.gpus_min) & (counts <= job.gpus_max)
+        usable = [job.runs_on(int(count)) for count in counts]
         if np.isfinite(costs[job.cost_class, name].step_time_s[usable, -1]).any():
             return True
     return False

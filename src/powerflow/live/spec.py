@@ -4,7 +4,7 @@ r"""What a person writes to submit a job: ``job.yaml``, a REST body, the flags o
 
     name: resnet50-a
     run: python train.py            # the only key that is required
-    gpus: 1..8                      # or 4; with a type: H100:1..8
+    gpus: 1..8                      # or 4, [1, 2, 4, 8], {multiple_of: 2, max: 16}; with a type: H100:1..8
     batch: {global: 512, local_max: 128}
     priority: normal                # protected | high | normal | low
     energy: {max_slowdown: 10%}
@@ -25,10 +25,21 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    WithJsonSchema,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from powerflow.errors import InputError
+from powerflow.live.gpu_counts import MOST_COUNTS, MOST_GPUS, TEXT, TYPE, Counts, NoCounts, read_counts, said
 from powerflow.live.launchers import check_launcher
 from powerflow.live.patterns import check_progress
 
@@ -39,7 +50,6 @@ Rescale = Literal["in-place", "restart", "none"]
 WEIGHTS: dict[Priority, float] = {"protected": 4.0, "high": 2.0, "normal": 1.0, "low": 0.5}
 
 # the human forms; the same patterns stand in the JSON Schema
-_GPUS = r"(([A-Za-z][A-Za-z0-9._-]{0,63}):)?([1-9][0-9]{0,5})(\.\.([1-9][0-9]{0,5}))?"
 _DURATION = r"([0-9]{1,12}(\.[0-9]{1,9})?)\s*(ms|s|m|min|h|d)?"
 _SHARE = r"([0-9]{1,3}(\.[0-9]{1,9})?)\s*%"
 _NUMBER = r"[0-9]{1,15}(\.[0-9]{1,9})?([eE][+]?[0-9]{1,2})?"
@@ -87,33 +97,50 @@ class _Part(BaseModel):
 
 
 class Gpus(_Part):
-    """How many GPUs a job can use: ``4``, ``1..8``, ``H100:1..8``."""
+    """How many GPUs a job can use, in any form of `powerflow.live.gpu_counts`: any of a range, or the counts listed."""
 
-    least: int = Field(ge=1, le=999_999)
-    most: int = Field(ge=1, le=999_999)
-    gpu_type: str | None = Field(default=None, pattern=r"^[A-Za-z][A-Za-z0-9._-]{0,63}$")
+    least: int = Field(ge=1, le=MOST_GPUS)
+    most: int = Field(ge=1, le=MOST_GPUS)
+    gpu_type: str | None = Field(default=None, pattern=rf"^{TYPE}$")
+    counts: tuple[int, ...] | None = Field(default=None, max_length=MOST_COUNTS)
 
     def __str__(self) -> str:
-        count = str(self.least) if self.least == self.most else f"{self.least}..{self.most}"
-        return f"{self.gpu_type}:{count}" if self.gpu_type else count
+        return said(Counts(self.least, self.most, self.gpu_type, self.counts))
+
+    def runs_on(self, gpus: int) -> bool:
+        """Whether the job may run on so many GPUs."""
+        return gpus in self.counts if self.counts is not None else self.least <= gpus <= self.most
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.least > self.most:
             raise broken(f"{self} asks for at least more than at most", "write LEAST..MOST")
+        counts = self.counts
+        if counts is not None:
+            rising = list(counts) == sorted(set(counts)) and len(counts) > 1
+            if not rising or (counts[0], counts[-1]) != (self.least, self.most):
+                raise broken("counts do not rise from least to most", "write [1, 2, 4, 8]")
         return self
+
+    @model_serializer(mode="wrap")
+    def _brief(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A range is written as it was before there were lists."""
+        written: dict[str, Any] = write(self)
+        if written.get("counts") is None:
+            written.pop("counts", None)
+        return written
 
 
 def _gpus(value: Any) -> Any:
-    if isinstance(value, int) and not isinstance(value, bool):
-        value = str(value)[:99]
-    if not isinstance(value, str):
-        return value
-    found = re.fullmatch(_GPUS, value.strip(), re.ASCII)
-    if found is None:
-        raise broken(f"cannot read {_short(value)} as GPUs", "write 4, 1..8 or H100:1..8")
-    _, gpu_type, least, _, most = found.groups()
-    return {"least": int(least), "most": int(most or least), "gpu_type": gpu_type}
+    try:
+        found = read_counts(value, _short(value))
+    except NoCounts as error:
+        raise broken(error.what, error.fix) from None
+    if found is not None:
+        return found._asdict()
+    if isinstance(value, dict) and isinstance(value.get("counts"), list):  # JSON has no tuples
+        return {**value, "counts": tuple(value["counts"])}
+    return value
 
 
 def _seconds(value: Any) -> Any:
@@ -163,20 +190,29 @@ def _forms(pattern: str, examples: list[Any], *others: dict[str, Any]) -> WithJs
 
 
 _AMOUNT = {"type": "number", "minimum": 0, "maximum": 1e9}
-_GPUS_PARTS = {
-    "type": "object",
-    "properties": {
-        "least": {"type": "integer", "minimum": 1, "maximum": 999_999},
-        "most": {"type": "integer", "minimum": 1, "maximum": 999_999},
-        "gpu_type": {"anyOf": [{"type": "string", "pattern": "^[A-Za-z][A-Za-z0-9._-]{0,63}$"}, {"type": "null"}]},
-    },
-    "required": ["least", "most"],
-    "additionalProperties": False,
-}
+_COUNT = {"type": "integer", "minimum": 1, "maximum": MOST_GPUS}
+_TYPE = {"anyOf": [{"type": "string", "pattern": f"^{TYPE}$"}, {"type": "null"}]}
+_COUNTS = {"type": "array", "items": _COUNT, "minItems": 2, "maxItems": MOST_COUNTS}
+
+
+def _parts(required: list[str], **properties: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+
+
 GpuRange = Annotated[
     Gpus,
     BeforeValidator(_gpus),
-    _forms(_GPUS, [4, "1..8", "H100:1..8"], {"type": "integer", "minimum": 1, "maximum": 999_999}, _GPUS_PARTS),
+    _forms(
+        TEXT,
+        [4, "1..8", "H100:1..8", [1, 2, 4, 8], {"multiple_of": 2, "max": 16}],
+        _COUNT,
+        _COUNTS,
+        _parts(["max"], multiple_of=_COUNT, min=_COUNT, max=_COUNT, type=_TYPE),
+        _parts(["counts"], counts=_COUNTS, type=_TYPE),
+        _parts(
+            ["least", "most"], least=_COUNT, most=_COUNT, gpu_type=_TYPE, counts={"anyOf": [_COUNTS, {"type": "null"}]}
+        ),
+    ),
 ]
 Seconds = Annotated[
     float,

@@ -54,14 +54,36 @@ def gpu_seconds(
 
 
 @kernel
-def _is_offered(n: int, least: int, most: int) -> bool:
+def has_gaps(step_time_s: FloatArray, gpu_counts: IntArray, least: int, most: int) -> bool:
+    """Whether a job runs on some counts and not on some between them: its owner has listed those that it may have.
+
+    Args:
+        step_time_s: ``[N, F]`` of its class; ``inf`` where it cannot run.
+        gpu_counts: ``[N]``.
+        least, most: Fewest and most GPUs of the job.
+    """
+    runs = gap = False
+    for i in range(len(gpu_counts)):
+        if least <= gpu_counts[i] <= most:
+            if step_time_s[i, -1] < np.inf:
+                if gap:
+                    return True
+                runs = True
+            elif runs:
+                gap = True
+    return False
+
+
+@kernel
+def _is_offered(n: int, least: int, most: int, listed: bool) -> bool:
     """Whether a job that can use so many GPUs may have n of them.
 
-    Powers of two, so that buddy allocation wastes nothing; any count to who could use no power of two.
+    Powers of two, so that buddy allocation wastes nothing; any count to who could use no power of two, and to whose
+    owner has listed counts: on the others its step time is infinite.
     """
     if n < least or n > most:
         return False
-    if not n & (n - 1):
+    if listed or not n & (n - 1):
         return True
     power = 1
     while 2 * power <= most:
@@ -110,11 +132,12 @@ def value_counts(
     for j in range(len(rank)):
         step_s = step_time_s[cost[j]]
         watts = power_w[cost[j]]
+        listed = has_gaps(step_s, gpu_counts, gpus_min[j], gpus_max[j])
         price = crowding * rank[j] / capacity
         best = np.inf
         for i in range(len(gpu_counts)):
             n = gpu_counts[i]
-            if not _is_offered(n, gpus_min[j], min(gpus_max[j], capacity)):
+            if not _is_offered(n, gpus_min[j], min(gpus_max[j], capacity), listed):
                 continue
             for f in range(clocks):
                 step = step_s[i, f]
@@ -127,7 +150,7 @@ def value_counts(
         per_iteration = 1.0 / remaining[j] if sizes_known and remaining[j] > 0.0 else 0.0
         for i in range(len(gpu_counts)):
             n = gpu_counts[i]
-            if not _is_offered(n, gpus_min[j], min(gpus_max[j], capacity)):
+            if not _is_offered(n, gpus_min[j], min(gpus_max[j], capacity), listed):
                 continue
             for f in range(clocks):
                 step = step_s[i, f]

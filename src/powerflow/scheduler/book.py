@@ -16,17 +16,29 @@ class CostBook:
         self.axes = axes
         self._row: dict[Hashable, int] = {}
         self._pending: dict[int, CostTable | None] = {}
+        self._latest: dict[str, CostTable] = {}
+        self._only: dict[
+            str, dict[int, tuple[int, ...]]
+        ] = {}  # by class: rows of jobs that may run on some counts only
         shape = (0, len(axes.gpu_counts), len(axes.clocks_mhz))
         self._step_time_s: FloatArray = np.empty(shape)
         self._spread_step_time_s: FloatArray = np.empty(shape)
         self._power_w: FloatArray = np.empty(shape)
 
-    def row(self, cost_class: str) -> int:
-        """The row of a class; a class nobody has described yet gets a row on which nothing can run."""
-        row = self._row.get(cost_class)
+    def row(self, cost_class: str, only: tuple[int, ...] | None = None) -> int:
+        """The row of a class; a class nobody has described yet gets a row on which nothing can run.
+
+        Args:
+            cost_class: The class.
+            only: Counts of GPUs that a job of it may run on; the row is another one, infinite on all others. None: all.
+        """
+        key: Hashable = cost_class if only is None else (cost_class, only)
+        row = self._row.get(key)
         if row is None:
-            row = self._row[cost_class] = len(self._row)
-            self._pending[row] = None
+            row = self._row[key] = len(self._row)
+            self._pending[row] = self._latest.get(cost_class)
+            if only is not None:
+                self._only.setdefault(cost_class, {})[row] = only
         return row
 
     def learn(self, cost_class: str, table: CostTable) -> None:
@@ -41,7 +53,9 @@ class CostBook:
                 f"cost table of {cost_class!r} has shape {table.step_time_s.shape}; "
                 f"pool {self.axes.gpu_type} has {shape}"
             )
-        self._pending[self.row(cost_class)] = table
+        self._latest[cost_class] = table
+        for row in (self.row(cost_class), *self._only.get(cost_class, ())):
+            self._pending[row] = table
 
     def arrays(self) -> tuple[FloatArray, FloatArray]:
         """Step times (s) and powers (W), ``[K, N, F]`` each."""
@@ -59,6 +73,10 @@ class CostBook:
                     step_time_s[row] = table.step_time_s
                     spread_step_time_s[row] = table.spread_step_time_s
                     power_w[row] = table.power_w
+            for rows in self._only.values():
+                for row, only in rows.items():
+                    step_time_s[row, ~np.isin(self.axes.gpu_counts, only)] = np.inf
+                    spread_step_time_s[row, ~np.isin(self.axes.gpu_counts, only)] = np.inf
             self._step_time_s, self._spread_step_time_s, self._power_w = step_time_s, spread_step_time_s, power_w
             self._pending.clear()
         return self._step_time_s, self._power_w

@@ -6,6 +6,7 @@ import numpy as np
 
 from powerflow.cost.table import FloatArray, IntArray
 from powerflow.kernel import kernel
+from powerflow.policy.prices_kernel import has_gaps
 
 
 @kernel
@@ -139,7 +140,9 @@ def fewer(
     saved: FloatArray,
     slope: FloatArray,
 ) -> int:
-    """Ways to run jobs on fewer GPUs (powers of two: buddy allocation wastes nothing), each at its thriftiest clock.
+    """Ways to run jobs on fewer GPUs, each at its thriftiest clock.
+
+    Powers of two, since buddy allocation then wastes nothing; any count that a job's owner has listed.
 
     Arguments as of `slower`; ``target`` is a position in ``gpu_counts``.
 
@@ -153,12 +156,13 @@ def fewer(
         if i < 0:
             continue
         k, at, at_w = cost[j], level[j], floor[j]
+        listed = has_gaps(step_time_s[k], gpu_counts, gpus_min[j], gpu_counts[-1])
         at_u = dearest = -np.inf
         while at_w > 0.0:
             best, best_slope, best_w, best_u = -1, np.inf, 0.0, 0.0
             for m in range(at, -1, -1):
                 n = gpu_counts[m]
-                if n < gpus_min[j] or (n & (n - 1) and m != at) or (m == at and at_u > -np.inf):
+                if n < gpus_min[j] or (n & (n - 1) and m != at and not listed) or (m == at and at_u > -np.inf):
                     continue
                 # the thriftiest clock of this count
                 low_w, low_f = np.inf, -1

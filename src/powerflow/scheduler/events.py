@@ -66,6 +66,14 @@ class SizeLearned:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkLost:
+    """A job that runs is not as far as was believed: it has begun again, or from an earlier checkpoint."""
+
+    job_id: str
+    done: float
+
+
+@dataclass(frozen=True, slots=True)
 class Adopted:
     """A job that was submitted just before is found running: a controller came back to its cluster.
 
@@ -203,6 +211,7 @@ Event = (
     | Cancelled
     | Progress
     | SizeLearned
+    | WorkLost
     | Adopted
     | CostLearned
     | NodeFailed

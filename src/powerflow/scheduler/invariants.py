@@ -68,6 +68,7 @@ def _check_holdings(scheduler: Scheduler, pool: Pool) -> None:
             assert gpus in pool.axes.gpu_counts, f"{name} holds {gpus} GPUs, a count that no table knows"
             least, most = rows["gpus_min"][slot], rows["gpus_max"][slot]
             assert least <= gpus <= most, f"{name} holds {gpus} GPUs, its limits are {least} to {most}"
+            assert scheduler.ledger.job(slot).runs_on(gpus), f"{name} holds {gpus} GPUs, and may not"
             assert 0 <= rows["clock"][slot] < len(pool.axes.clocks_mhz), f"{name} runs at no clock that exists"
         assert rows["done"][slot] >= 0, f"{name} has done {rows['done'][slot]} iterations"
         assert rows["attained_gpu_s"][slot] >= 0, f"{name} has had {rows['attained_gpu_s'][slot]} GPU-seconds"

@@ -41,6 +41,7 @@ from powerflow.scheduler.events import (
     Progress,
     SizeLearned,
     Submitted,
+    WorkLost,
 )
 from powerflow.scheduler.layers import layer
 from powerflow.scheduler.ledger import Ledger, advance
@@ -158,6 +159,8 @@ class Scheduler:
                 return ""
             case SizeLearned():
                 return self._resize(event)
+            case WorkLost():
+                return self._set_back(event)
             case Adopted():
                 return self._adopt(event, now_s)
             case Cancelled():
@@ -206,7 +209,7 @@ class Scheduler:
             return f"job {job.id} needs {job.gpu_type}: this cluster has none"
         # any pool it may use will do: it chooses at the next decision, knowing all others
         pool = self.pools[job.gpu_type] if job.gpu_type is not None else next(iter(self.pools.values()))
-        row = pool.book.row(job.cost_class)
+        row = pool.book.row(job.cost_class, job.gpus_allowed)
         untouched = not self.acting.acts(job.project)
         slot = self.ledger.add(job, event.believed_iterations, event.pause_s, row, now_s, untouched)
         pool.add(slot, job.protected or job.keeps, untouched)
@@ -262,6 +265,14 @@ class Scheduler:
         self._dirty = True
         return ""
 
+    def _set_back(self, event: WorkLost) -> str:
+        slot = self.ledger.slot_of.get(event.job_id)
+        if slot is None:
+            return f"job {event.job_id} is not active"
+        self.ledger.rows["done"][slot] = event.done
+        self._dirty = True
+        return ""
+
     def _resize(self, event: SizeLearned) -> str:
         slot = self.ledger.slot_of.get(event.job_id)
         if slot is None:
@@ -279,7 +290,7 @@ class Scheduler:
         if self.ledger.rows["gpus"][slot]:
             return f"job {event.job_id} holds GPUs already"
         job, gpus = self.ledger.job(slot), sum(len(share.gpus) for share in event.placement)
-        if job.gpu_type not in (None, event.gpu_type) or not job.gpus_min <= gpus <= job.gpus_max:
+        if job.gpu_type not in (None, event.gpu_type) or not job.runs_on(gpus):
             return f"job {event.job_id} may not run on {gpus} {event.gpu_type}"
         if pool is not self._pool_of[slot]:
             self._move_to(slot, pool)
@@ -370,7 +381,7 @@ class Scheduler:
         """
 
         def expected_s(pool: Pool) -> float:
-            row = pool.book.row(job.cost_class)
+            row = pool.book.row(job.cost_class, job.gpus_allowed)
             step_time_s, _ = pool.book.arrays()
             counts = pool.axes.gpu_counts
             usable = (counts >= job.gpus_min) & (counts <= max(job.gpus, job.gpus_min))
@@ -408,7 +419,7 @@ class Scheduler:
         pool.add(slot, job.protected, not self.acting.acts(job.project))
         pool.active.sort(key=self.ledger.rows["id"].__getitem__)  # views list jobs in order of submission
         self._pool_of[slot] = pool
-        self.ledger.rows["cost"][slot] = pool.book.row(self.ledger.job(slot).cost_class)
+        self.ledger.rows["cost"][slot] = pool.book.row(job.cost_class, job.gpus_allowed)
 
     # -- decisions ----------------------------------------------------------------------------------------------
 
