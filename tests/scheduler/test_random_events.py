@@ -122,9 +122,23 @@ class AnythingHappens(RuleBasedStateMachine):
     def step(self, after_s: float) -> None:
         """Hand over what happened, or nothing; then everything must be in order."""
         self.now_s += after_s
+        before, adopted = self._held(), any(isinstance(event, Adopted) for event in self.events)
         plan = self.scheduler.step(self.now_s, self.events)
         self.events = []
         check(self.scheduler, plan)
+        if plan.early and not adopted:
+            names = {change.job_id for change in plan.changes}
+            kept = {name: has for name, has in self._held().items() if name not in names}
+            assert kept.items() <= before.items(), "between decisions a running job is changed"
+
+    def _held(self) -> dict[str, tuple[object, ...]]:
+        """By job that runs: where it stands, and its clock."""
+        rows, pools = self.scheduler.ledger.rows, self.scheduler.pools.values()
+        held = ((name, slot) for name, slot in self.scheduler.ledger.slot_of.items() if rows["gpus"][slot])
+        return {
+            name: (*(pool.occupancy.placement(slot) for pool in pools if slot in pool.active), int(rows["clock"][slot]))
+            for name, slot in held
+        }
 
     @rule(
         name=NAMES,

@@ -203,10 +203,11 @@ def test_gangs_are_whole_or_hold_nothing_when_a_node_fails() -> None:
     brain = told()
     brain.tell({0: (8, FULL)})
     brain.at(0, submitted("a"))
-    brain.tell({0: (4, FULL)})
+    brain.tell({})
     plan = brain.at(10, NodeFailed("a100-1"))
     assert not plan.decided
     assert brain.row("a")["gpus"] == 0  # at once, even though no decision is due: half a gang is none
+    brain.tell({0: (4, FULL)})
     plan = brain.at(60)
     assert plan.reasons()["a"].sentence() == "resumed on 4 GPUs at 1400 MHz"
 

@@ -36,11 +36,12 @@ FULL = 1
 def test_decisions_are_60_s_apart() -> None:
     brain = Brain("fifo")
     assert brain.at(0, submitted("a")).decided
-    early = brain.at(10, submitted("b"))
+    early = brain.at(10, submitted("b", gpus=8))
     assert (early.decided, early.changes, early.wake_s) == (False, (), 60.0)
-    assert brain.at(59.9, Completed("a")).wake_s == 60.0
-    due = brain.at(60)
+    assert brain.at(59.9, SizeLearned("b", 5.0)).wake_s == 60.0
+    due = brain.at(60, Completed("a"))
     assert due.decided
+    assert not due.early
     assert [change.job_id for change in due.changes] == ["b"]
     assert due.wake_s == math.inf  # FIFO does nothing unless something happens
     late = brain.at(1000, submitted("c"))  # nothing was decided for long: at once
@@ -76,6 +77,7 @@ def test_progress_never_takes_work_back_but_a_failure_does() -> None:
     brain.at(10, brain.done(a=500.0))
     brain.at(11, brain.done(a=200.0))
     assert brain.row("a")["done"] == 500.0
+    brain.tell({})
     brain.at(12, Failed("a", retry=True, done=120.0))  # since the checkpoint at 120 all is lost
     assert brain.row("a")["done"] == 120.0
     assert brain.row("a")["gpus"] == 0

@@ -159,7 +159,7 @@ class LiveDesk:
         insight = self._controller.inquire(job_id)
         if insight is not None:
             start_s, due_s = insight.start_s, self._controller.next_decision_s
-            if start_s is not None and math.isfinite(due_s):  # nobody starts between two decisions
+            if start_s is not None and math.isfinite(due_s):  # before it, no running job makes room
                 start_s = max(start_s, due_s)
             said = replace(said, binds=insight.binds, otherwise=insight.otherwise, start_s=start_s)
         return self._foretold(said, entry, pool.gpu_type, best)

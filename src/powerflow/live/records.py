@@ -305,7 +305,7 @@ class Top:
         watt_price: What one more watt would be worth under the caps, seconds per joule as λ_E; 0 where none binds.
         jobs: Running ones, then queued ones.
         notices: What an operator should know (no right to set clocks, a meter that disagrees), one line each.
-        next_decision_s: When the next decision is due, seconds since the epoch; until then what falls free stays so.
+        next_decision_s: When the next decision is due, seconds since the epoch; until then no running job changes.
             None where nothing calls for one.
     """
 

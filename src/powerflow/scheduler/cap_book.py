@@ -212,6 +212,11 @@ class CapBook:
         """Watts that a scope is believed to draw as the ledger stands, with what is allowed for error."""
         return self._drawn_w(scope, {name: self.watts(pool) for name, pool in self._pools.items()})
 
+    def left_w(self, from_s: float, to_s: float) -> dict[str, float]:
+        """Watts that each scope with a limit may still draw from one moment to another, by its name."""
+        limits = ((scope, self.limit_w(scope, from_s, to_s)) for scope in self.scopes())
+        return {scope.name: limit_w - self.drawn_w(scope) for scope, limit_w in limits if limit_w < math.inf}
+
     def _expected_w(self, scope: Scope) -> float:
         """The same without allowing for error."""
         pools = self._pools.items()

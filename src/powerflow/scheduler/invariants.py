@@ -13,6 +13,7 @@ from powerflow.cluster.packing import ASLEEP, FAILED, UP
 from powerflow.cluster.spec import Node
 from powerflow.scheduler.plan import Change, Plan, Reason, Why
 from powerflow.scheduler.pool import Pool
+from powerflow.scheduler.rationed import exceeded
 from powerflow.scheduler.scheduler import Scheduler
 
 
@@ -94,10 +95,13 @@ def _check_plan(scheduler: Scheduler, plan: Plan) -> None:
     nodes = {node.name: status for pool in scheduler.pools.values() for node, status in _statuses(pool)}
     assert all(nodes[name] == ASLEEP for name in plan.asleep), f"of {plan.asleep} to switch off, some are not asleep"
     assert not any(nodes[name] == ASLEEP for name in plan.woken), f"of {plan.woken} to switch on, some are asleep"
-    for pool in scheduler.pools.values():
-        held, up = pool.occupancy.held, pool.occupancy.up
-        assert held <= up, f"{held} GPUs of {pool.gpu_type} are handed out, {up} are up"
-        assert not pool.evicted, f"slots {pool.evicted} were to leave their nodes and did not"
+    if plan.early:
+        _check_early(scheduler, plan)
+    else:
+        for pool in scheduler.pools.values():
+            held, up = pool.occupancy.held, pool.occupancy.up
+            assert held <= up, f"{held} GPUs of {pool.gpu_type} are handed out, {up} are up"
+            assert not pool.evicted, f"slots {pool.evicted} were to leave their nodes and did not"
     _check_power(scheduler, plan)
     named = Counter(change.job_id for change in plan.changes)
     assert all(times == 1 for times in named.values()), "a plan changes one job twice"
@@ -106,11 +110,25 @@ def _check_plan(scheduler: Scheduler, plan: Plan) -> None:
     for change in plan.changes:
         _check_change(scheduler, change)
     reasons = plan.reasons()
-    assert reasons.keys() == scheduler.ledger.slot_of.keys(), "not every active job has its reason"
+    said = set(named) if plan.early else scheduler.ledger.slot_of.keys()
+    assert reasons.keys() == said, "not every active job has its reason"
     for change in plan.changes:
         assert reasons[change.job_id] == change.reason, f"{change.job_id} has two reasons"
     for job_id, reason in reasons.items():
         _check_reason(scheduler, job_id, reason, is_changed=job_id in named)
+
+
+def _check_early(scheduler: Scheduler, plan: Plan) -> None:
+    """Between decisions jobs only start, on nodes that are up, within the budgets' limits in watts."""
+    assert plan.changes, "a plan between decisions changes nothing"
+    for change in plan.changes:
+        assert change.reason.gpus_before == 0 < change.gpus, f"{change.job_id} is changed between decisions"
+        nodes = {share.node for share in scheduler.pools[change.pool].occupancy.placement(change.slot)}
+        up = {node.name for node, status in _statuses(scheduler.pools[change.pool]) if status == UP}
+        assert nodes <= up, f"{change.job_id} is started on {nodes - up}"
+    for name in {change.pool for change in plan.changes}:
+        view = scheduler.view(scheduler.pools[name], plan.now_s)
+        assert not exceeded(view), f"jobs are started on {name}, and a limit in watts is exceeded"
 
 
 def _check_power(scheduler: Scheduler, plan: Plan) -> None:

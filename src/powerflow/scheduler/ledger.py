@@ -6,6 +6,7 @@ import math
 from heapq import heappop, heappush
 
 import numpy as np
+import numpy.typing as npt
 
 from powerflow.cost.table import FloatArray, IntArray
 from powerflow.job import Job
@@ -72,6 +73,7 @@ class Ledger:
             `view_rows` brings them up to date.
         believed: Iterations each job is believed to have in all, by slot; nan: unknown.
         jobs: The submitted job by slot, None where the slot is free.
+        preempted: Whether a job waits because a decision took its GPUs, by slot.
         slot_of: Slot by job id.
         projects: Names of the projects that jobs were submitted for, by their code in ``rows``; the first is "".
     """
@@ -81,6 +83,7 @@ class Ledger:
         self.believed: FloatArray = np.zeros(64)
         self.jobs: list[Job | None] = [None] * 64
         self.started: list[bool] = [False] * 64
+        self.preempted: npt.NDArray[np.bool_] = np.zeros(64, np.bool_)
         self.slot_of: dict[str, int] = {}
         self.projects: list[str] = [""]
         self._codes = {"": 0}
@@ -101,7 +104,7 @@ class Ledger:
             self._grow()
         slot = heappop(self._free)  # the lowest: runs of the same events use the same slots
         self.jobs[slot] = job
-        self.started[slot] = False
+        self.started[slot] = self.preempted[slot] = False
         self.slot_of[job.id] = slot
         self.believed[slot] = np.nan if believed_iterations is None else believed_iterations
         self.rows[slot] = (
@@ -183,4 +186,5 @@ class Ledger:
         self.believed = np.concatenate([self.believed, np.zeros(old)])
         self.jobs.extend([None] * old)
         self.started.extend([False] * old)
+        self.preempted = np.concatenate([self.preempted, np.zeros(old, np.bool_)])
         self._free = list(range(old, 2 * old))

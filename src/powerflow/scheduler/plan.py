@@ -132,7 +132,9 @@ class Plan:
 
     Attributes:
         now_s: When it was made.
-        decided: False if the step only took note of events and no policy was asked.
+        decided: False if the step only took note of events: there is nothing to do.
+        early: It was made before the next decision was due, and only lets waiting jobs take free GPUs
+            (`powerflow.scheduler.early`): what was said of all others still holds.
         changes: What to do, in this order: give up, then take.
         wake_s: When the brain wants to be asked again at the latest; ``inf`` if only events matter.
         gpu_price: Spot price of a GPU by pool.
@@ -157,11 +159,12 @@ class Plan:
     cap_w: float = math.inf
     watt_price: float = 0.0
     notices: Sequence[str] = ()
+    early: bool = False
     explain: Callable[[], Mapping[str, Reason]] = field(default=dict, repr=False)
     wish: Callable[[], Mapping[str, Wish]] = field(default=dict, repr=False)
 
     def reasons(self) -> Mapping[str, Reason]:
-        """A reason for every job that was active when the plan was made.
+        """A reason for every job that was active when the plan was made; of an early plan, for each that starts.
 
         Worked out when asked for, from what the scheduler then still knows: ask before its next step.
 

@@ -20,7 +20,7 @@ from powerflow.policy.protocol import Allocation, Policy, View
 from powerflow.scheduler.book import CostBook
 from powerflow.scheduler.cap import Scope
 from powerflow.scheduler.check import check_answer
-from powerflow.scheduler.differences import MOVED, compare, list_changed
+from powerflow.scheduler.differences import MOVED, SAME, compare, list_changed
 from powerflow.scheduler.history import History
 from powerflow.scheduler.ledger import Ledger
 from powerflow.scheduler.sleep import Sleepers, baseline_watts
@@ -247,13 +247,32 @@ class Pool:
         moving = slots[moves]
         if len(moving):
             freed = int(had[moves][~evicted[moves]].sum()) if self.sleepers else 0
-            decision.woken = self._place(ledger, moving, answer.gpus[moves], freed, now_s)
+            self.evicted.clear()
+            decision.woken = self._fill(ledger, moving, answer.gpus[moves], freed, now_s)
         tidied = self._consolidate(ledger, moving, now_s) if self._spread else []
         if self.sleepers and view.energy_price > 0.0 and self.occupancy.spare_nodes():
             tidied += self._empty(ledger, [*moving.tolist(), *tidied], view.energy_price, now_s)
         if tidied:
             position = {slot: j for j, slot in enumerate(self._active)}
             how[[position[slot] for slot in tidied]] = MOVED
+
+    def start(self, decision: Decision, ledger: Ledger, now_s: float) -> None:
+        """Give free GPUs to jobs that have none; nobody else is moved, not even off a node that drains.
+
+        Left out of the answer is who could only stand spread, and would pause later to be brought together.
+        """
+        answer, had = decision.answer, decision.view.jobs["gpus"]
+        starts = np.flatnonzero(answer.gpus != had)
+        slots, gpus, since_s = decision.slots[starts], answer.gpus[starts], ledger.rows["since_s"].copy()
+        ledger.give(slots, gpus, answer.clock[starts], now_s)
+        decision.woken = self._fill(ledger, slots, gpus, 0, now_s)
+        for row, slot in zip(starts.tolist(), slots.tolist(), strict=True):
+            if slot in self._spread and not decision.woken:
+                self.vacate(slot)
+                answer.gpus[row] = ledger.rows["gpus"][slot] = 0
+                ledger.rows["since_s"][slot] = since_s[slot]
+        decision.how = np.where(answer.gpus != had, MOVED, SAME)
+        self.conclude(decision, now_s)
 
     def lessen(self, decision: Decision, ledger: Ledger, less: Allocation, leave: Scope, now_s: float) -> None:
         """Give placed jobs less, where they stand: other clocks, fewer of their GPUs, or none.
@@ -312,13 +331,12 @@ class Pool:
         """Seconds until nodes that were woken for a job are up."""
         return self.sleepers.wait_s(self.occupancy, slot, now_s) if self.sleepers else 0.0
 
-    def _place(self, ledger: Ledger, who: IntArray, gpus: IntArray, freed: int, now_s: float) -> list[str]:
+    def _fill(self, ledger: Ledger, who: IntArray, gpus: IntArray, freed: int, now_s: float) -> list[str]:
         """Take these jobs off their GPUs, of which ``freed`` can be used again, and give them as many others.
 
         Returns:
             The nodes that had to be woken.
         """
-        self.evicted.clear()
         woken = self.sleepers.wake(self.occupancy, int(gpus.sum()) - freed, now_s) if self.sleepers else []
         self._note_spread(ledger, who, self.occupancy.rearrange(who, gpus))
         return woken

@@ -50,7 +50,7 @@ class Rationed:
         """The inner policy's answer at the lowest prices, or else with the most GPUs or jobs, within all limits."""
         self.binding, self.cutting, self.less = set(), set(), frozenset()
         wish = self.inner.decide(view)
-        if all(_fits(view, wish, scope) for scope in view.limit_w):
+        if within_limits(view, wish):
             return wish
         answer = self._ration(view, wish)
         lower = (answer.gpus == wish.gpus) & (answer.clock < wish.clock) & (answer.gpus > 0)
@@ -64,7 +64,7 @@ class Rationed:
                 if not _fits(view, answer, scope):
                     world = self._within(world, scope)
                     answer = self._ask(world)
-            if all(_fits(view, answer, scope) for scope in view.limit_w):
+            if within_limits(view, answer):
                 return answer
         for scope in view.limit_w:  # never seen: limits that cannot be met together without stopping a scope
             if not _fits(view, answer, scope):
@@ -174,8 +174,12 @@ def added_w(view: View, answer: Allocation, scope: str = "") -> float:
 
 def exceeded(view: View) -> bool:
     """Whether what jobs have is believed to add more watts than some limit allows."""
-    has = Allocation(view.jobs["gpus"].astype(np.int64), view.jobs["clock"].astype(np.int64))
-    return not all(_fits(view, has, scope) for scope in view.limit_w)
+    return not within_limits(view, Allocation(view.jobs["gpus"].astype(np.int64), view.jobs["clock"].astype(np.int64)))
+
+
+def within_limits(view: View, answer: Allocation) -> bool:
+    """Whether an allocation is believed to add no more watts than each limit allows."""
+    return all(_fits(view, answer, scope) for scope in view.limit_w)
 
 
 def members(view: View, project: str) -> npt.NDArray[np.bool_]:

@@ -49,13 +49,14 @@ def beneficiaries(freed: Sequence[int]) -> list[int]:
 
 
 def changes_of(policy: Policy, pool: Pool, decision: Decision, ledger: Ledger) -> list[Change]:
-    """The changes of the decision just made, each with its reason; notes in the ledger who has been started."""
+    """The changes of the decision just made, each with its reason; notes in the ledger who was started or preempted."""
     price, now_s = decision.answer.gpu_price, decision.view.now_s
     less, rationed = _lessened(decision), _rationed(policy, decision)
     takers = beneficiaries([had - has for _, had, has, *_ in decision.changed])
     changes = []
     for (slot, had, has, had_clock, clock, how), taker in zip(decision.changed, takers, strict=True):
         capped, saved = slot in less, slot in rationed
+        ledger.preempted[slot] = has == 0
         if has == 0:
             why = Why.CAP_PAUSED if capped else Why.BUDGET_PAUSED if saved else Why.PREEMPTED
         elif had == 0:

@@ -9,16 +9,18 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from powerflow.cluster.spec import ClusterSpec
 from powerflow.cost.table import Axes
 from powerflow.energy.terms import EnergyTerms
-from powerflow.job import Job
 from powerflow.policy.protocol import Policy, View
+from powerflow.scheduler.cap import CLUSTER
 from powerflow.scheduler.cap_book import CapBook
 from powerflow.scheduler.cap_enforce import Capped, Enforcer
+from powerflow.scheduler.early import Early
 from powerflow.scheduler.events import (
     Acting,
     Adopted,
@@ -49,9 +51,12 @@ from powerflow.scheduler.plan import Change, Plan, Reason, Wish
 from powerflow.scheduler.pool import Decision, Pool
 from powerflow.scheduler.rationed import Rationed, exceeded
 from powerflow.scheduler.reasons import all_reasons, changes_of, wishes
+from powerflow.scheduler.routing import reroutes
 
 #: What can make a cluster draw more than was believed, without a decision.
 _SUDDEN = (Adopted, CostLearned, NodeRecovered, GpuRecovered)
+#: What brings a job that waits, or GPUs: it may start at once.
+_ARRIVALS = (Submitted, Failed, NodeFailed, NodeRecovered, GpuFailed, GpuRecovered)
 
 
 class Scheduler:
@@ -64,7 +69,7 @@ class Scheduler:
         policy: Who gets what. Each pool of GPUs gets its own copy.
         energy_price: λ_E, seconds per joule.
         sizes_known: Whether believed sizes mean anything.
-        interval_s: Decisions are at least this far apart (design §5).
+        interval_s: Decisions are at least this far apart; what fits beside free GPUs starts between two of them.
     """
 
     def __init__(
@@ -100,6 +105,7 @@ class Scheduler:
         self.caps = CapBook(self.pools, self.ledger)
         self._enforcer = Enforcer(self.caps, self.ledger)
         self._cap_due_s = math.inf  # -inf: at once
+        self._capped = Capped()  # of the last decision
 
     # -- what a body asks ---------------------------------------------------------------------------------------
 
@@ -133,15 +139,26 @@ class Scheduler:
             events: What happened since then, in order. Repeats and late ones are ignored, and listed as such.
         """
         self._steps += 1
+        undecided, self._dirty = self._dirty, False
         ignored = [why for event in events if (why := self._note(event, now_s))]
+        stirred, self._dirty = self._dirty, self._dirty or undecided
         if self.caps and self._cap_due_s > now_s and any(isinstance(event, _SUDDEN) for event in events):
             self._cap_due_s = -math.inf if self.caps.breached(now_s) else self._cap_due_s
         due_s = self._due_s()
-        if now_s < due_s:
+        if now_s >= due_s:
+            self._dirty = False
+            self._decided_s, self._decided_on = now_s, self.energy
+            return self._decide(now_s, ignored)
+        early = Early(self.pools, self.policies, self.ledger, self.caps)
+        if not (stirred and early.somebody_fits()):
             return Plan(now_s, False, (), due_s, ignored=ignored)
-        self._dirty = False
-        self._decided_s, self._decided_on = now_s, self.energy
-        return self._decide(now_s, ignored)
+        self._reroute()
+        started = early.start(self._ask, now_s, due_s, arrived=any(isinstance(event, _ARRIVALS) for event in events))
+        if not started:
+            return Plan(now_s, False, (), due_s, ignored=ignored)
+        if self.caps:
+            self._capped = replace(self._capped, power_w=self.caps.drawn_w(CLUSTER))
+        return self._plan(now_s, started, ignored, early=True)
 
     # -- events -------------------------------------------------------------------------------------------------
 
@@ -369,48 +386,14 @@ class Scheduler:
         pool.vacate(slot)
         nothing = np.zeros(1, np.int64)
         self.ledger.give(np.array([slot]), nothing, nothing, now_s)
+        self.ledger.preempted[slot] = False
 
     # -- which pool ---------------------------------------------------------------------------------------------
 
-    def _best_pool(self, job: Job, demand: Mapping[str, int]) -> Pool:
-        """Where a job is expected to end first: its own time there, stretched by how crowded the pool is.
-
-        Args:
-            job: Which job.
-            demand: By pool, GPUs that the other jobs there hold or wait for.
-        """
-
-        def expected_s(pool: Pool) -> float:
-            row = pool.book.row(job.cost_class, job.gpus_allowed)
-            step_time_s, _ = pool.book.arrays()
-            counts = pool.axes.gpu_counts
-            usable = (counts >= job.gpus_min) & (counts <= max(job.gpus, job.gpus_min))
-            if pool.occupancy.up == 0 or not usable.any():
-                return math.inf
-            crowd = max(1.0, (demand[pool.gpu_type] + job.gpus) / pool.occupancy.up)
-            return crowd * float(step_time_s[row, usable, -1].min())
-
-        return min(self.pools.values(), key=expected_s)
-
-    def _demand(self) -> dict[str, int]:
-        """By pool, GPUs that its jobs hold, or asked for if that is more."""
-        return {name: pool.demand(self.ledger) for name, pool in self.pools.items()}
-
     def _reroute(self) -> None:
-        """Jobs that wait and are not bound to a GPU type choose their pool again, in order of submission."""
-        if len(self.pools) == 1:
-            return
-        number = self.ledger.rows["id"]
-        demand = self._demand()
-        for slot in sorted(self._pool_of, key=number.__getitem__):
-            job, pool = self.ledger.job(slot), self._pool_of[slot]
-            if self.ledger.rows["gpus"][slot] or job.gpu_type is not None:
-                continue
-            demand[pool.gpu_type] -= job.gpus  # it does not crowd itself
-            best = self._best_pool(job, demand)
-            demand[best.gpu_type] += job.gpus
-            if best is not pool:
-                self._move_to(slot, best)
+        """Jobs that wait and are not bound to a GPU type choose their pool again."""
+        for slot, pool in reroutes(self.pools, self.ledger, self._pool_of):
+            self._move_to(slot, pool)
 
     def _move_to(self, slot: int, pool: Pool) -> None:
         """Another pool is to care for a job that holds nothing in the one it is in."""
@@ -437,11 +420,16 @@ class Scheduler:
         return max(due_s, self._decided_s + self.interval_s)
 
     def _decide(self, now_s: float, ignored: Sequence[str]) -> Plan:
+        self._reroute()
+        decisions, self._capped = self._decisions(now_s)
+        self.limited = self._limited(decisions)
+        return self._plan(now_s, decisions, ignored)
+
+    def _plan(
+        self, now_s: float, decisions: Sequence[tuple[Pool, Decision]], ignored: Sequence[str], *, early: bool = False
+    ) -> Plan:
         changes: list[Change] = []
         prices: dict[str, float] = {}
-        self._reroute()
-        decisions, capped = self._decisions(now_s)
-        self.limited = self._limited(decisions)
         for pool, decision in decisions:
             changes += changes_of(self.policies[pool.gpu_type], pool, decision, self.ledger)
             prices[pool.gpu_type] = decision.answer.gpu_price
@@ -457,6 +445,8 @@ class Scheduler:
         def explain() -> Mapping[str, Reason]:
             still()
             known = {change.job_id: change.reason for change in changes}
+            if early:
+                return known
             reasons: dict[str, Reason] = {}
             for pool, decision in decisions:
                 names = [self.ledger.job(int(slot)).id for slot in decision.slots]
@@ -473,6 +463,7 @@ class Scheduler:
 
         woken = [node for _, decision in decisions for node in decision.woken]
         asleep = [node for _, decision in decisions for node in decision.asleep]
+        capped = self._capped
         return Plan(
             now_s,
             True,
@@ -486,6 +477,7 @@ class Scheduler:
             capped.cap_w,
             capped.watt_price,
             capped.notices,
+            early,
             explain,
             wish,
         )
@@ -498,14 +490,14 @@ class Scheduler:
             self._cap_due_s = math.inf
             return [(pool, self._plain_decision(pool, now_s)) for pool in pools], Capped()
 
-        def ask(pool: Pool, without_gpus: int) -> Decision:
-            policy, most = self.policies[pool.gpu_type], self._enforcer.most(pool, now_s)
-            terms = self._terms(pool)
-            return pool.ask(policy, self.ledger, now_s, terms, self.sizes_known, without_gpus, most)
-
-        result = self._enforcer.decide(pools, ask, now_s)
+        result = self._enforcer.decide(pools, lambda pool, without: self._ask(pool, now_s, without), now_s)
         self._cap_due_s = self.caps.next_s(now_s)
         return result
+
+    def _ask(self, pool: Pool, now_s: float, without_gpus: int = 0) -> Decision:
+        policy, terms = self.policies[pool.gpu_type], self._terms(pool)
+        most = self._enforcer.most(pool, now_s) if self.caps else None
+        return pool.ask(policy, self.ledger, now_s, terms, self.sizes_known, without_gpus, most)
 
     def _plain_decision(self, pool: Pool, now_s: float) -> Decision:
         policy = self.policies[pool.gpu_type]

@@ -1,0 +1,51 @@
+"""Which pool of GPUs takes care of a job that is not bound to one type."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+from powerflow.job import Job
+from powerflow.scheduler.ledger import Ledger
+from powerflow.scheduler.pool import Pool
+
+
+def best_pool(pools: Mapping[str, Pool], job: Job, demand: Mapping[str, int]) -> Pool:
+    """Where a job is expected to end first: its own time there, stretched by how crowded the pool is.
+
+    Args:
+        pools: By GPU type.
+        job: Which job.
+        demand: By pool, GPUs that the other jobs there hold or wait for.
+    """
+
+    def expected_s(pool: Pool) -> float:
+        row = pool.book.row(job.cost_class, job.gpus_allowed)
+        step_time_s, _ = pool.book.arrays()
+        counts = pool.axes.gpu_counts
+        usable = (counts >= job.gpus_min) & (counts <= max(job.gpus, job.gpus_min))
+        if pool.occupancy.up == 0 or not usable.any():
+            return math.inf
+        crowd = max(1.0, (demand[pool.gpu_type] + job.gpus) / pool.occupancy.up)
+        return crowd * float(step_time_s[row, usable, -1].min())
+
+    return min(pools.values(), key=expected_s)
+
+
+def reroutes(pools: Mapping[str, Pool], ledger: Ledger, pool_of: Mapping[int, Pool]) -> Iterator[tuple[int, Pool]]:
+    """Yield each waiting job, by its slot, that would do better in another pool, and that pool.
+
+    In order of submission, each knowing where those before it have gone; jobs bound to a GPU type stay.
+    """
+    if len(pools) == 1:
+        return
+    demand = {name: pool.demand(ledger) for name, pool in pools.items()}
+    for slot in sorted(pool_of, key=ledger.rows["id"].__getitem__):
+        job, pool = ledger.job(slot), pool_of[slot]
+        if ledger.rows["gpus"][slot] or job.gpu_type is not None:
+            continue
+        demand[pool.gpu_type] -= job.gpus  # it does not crowd itself
+        best = best_pool(pools, job, demand)
+        demand[best.gpu_type] += job.gpus
+        if best is not pool:
+            yield slot, best

@@ -1,0 +1,178 @@
+"""Between decisions: who starts at once beside free GPUs, who waits, and that nobody who runs is touched."""
+
+from __future__ import annotations
+
+import pytest
+
+from powerflow.energy.terms import EnergyTerms
+from powerflow.policy.prices import Prices
+from powerflow.scheduler.cap import PowerCap
+from powerflow.scheduler.events import (
+    Cancelled,
+    Completed,
+    Failed,
+    NodeDrained,
+    NodeFailed,
+    NodeRecovered,
+    PowerCapSet,
+    SizeLearned,
+)
+from powerflow.scheduler.plan import Plan
+from powerflow.scheduler.protect import Protected
+from powerflow.scheduler.rationed import Rationed
+from powerflow.scheduler.rules import with_rules
+from tests.scheduler.situations import Brain, Told, submitted
+
+FULL = 1
+
+
+def started(plan: Plan) -> dict[str, int]:
+    """GPUs of the jobs that a plan between decisions starts; it says a reason for these and for nobody else."""
+    assert plan.early or not plan.changes
+    assert not plan.early or plan.reasons().keys() == {change.job_id for change in plan.changes}
+    return {change.job_id: change.gpus for change in plan.changes}
+
+
+@pytest.mark.parametrize("policy", ["prices", "fifo", "srtf", "tiresias", "gandiva", "afs", "optimus", "pollux"])
+def test_who_comes_beside_free_gpus_starts_at_once_and_nobody_else_is_touched(policy: str) -> None:
+    brain = Brain(policy)
+    brain.at(0, submitted("a", gpus=2, gpus_max=2))
+    assert started(brain.at(10, submitted("b", gpus=4, gpus_min=4, gpus_max=4))) == {"b": 4}
+    assert brain.row("a")["gpus"] == 2
+    due = brain.at(60)
+    assert due.decided
+    assert not due.early
+    assert not [change for change in due.changes if change.moved], "the decision finds nothing to move"
+
+
+def test_a_decision_is_still_due_when_it_was() -> None:
+    brain = Brain("fifo")
+    brain.at(0, submitted("a"))
+    plan = brain.at(59, submitted("b"))
+    assert (plan.decided, plan.early, plan.wake_s) == (True, True, 60.0)
+
+
+def test_nobody_overtakes_the_head_of_the_queue() -> None:
+    brain = Brain("fifo")
+    brain.at(0, submitted("a", gpus=2))
+    assert started(brain.at(10, submitted("big", gpus=8))) == {}
+    assert started(brain.at(20, submitted("small", gpus=1))) == {}
+    assert started(brain.at(30, Completed("a"))) == {"big": 8}
+
+
+def test_a_job_that_is_tried_again_starts_at_once() -> None:
+    brain = Brain("prices")
+    brain.at(0, submitted("a", gpus_max=2))
+    plan = brain.at(10, Failed("a", retry=True, done=100.0))
+    assert started(plan) == {"a": 2}
+    assert plan.reasons()["a"].sentence() == "resumed on 2 GPUs at 1400 MHz"
+
+
+def test_a_job_whose_node_failed_starts_on_another_and_one_that_waits_on_a_node_that_is_back() -> None:
+    brain = Brain("fifo")
+    brain.at(0, submitted("a", gpus=4))
+    home = brain.scheduler.pools["A100"].occupancy.placement(brain.scheduler.slot("a"))[0].node
+    assert started(brain.at(10, NodeFailed(home))) == {"a": 4}
+    assert started(brain.at(20, submitted("b", gpus=4))) == {}
+    assert started(brain.at(30, NodeRecovered(home))) == {"b": 4}
+
+
+def test_a_job_that_was_preempted_waits_for_the_decision() -> None:
+    brain = Brain(Told({0: (8, FULL)}))
+    brain.at(0, submitted("a"))
+    brain.tell({1: (4, FULL)})
+    brain.at(60, submitted("b"))
+    assert brain.row("a")["gpus"] == 0
+    brain.tell({0: (4, FULL), 1: (4, FULL), 2: (4, FULL)})
+    assert started(brain.at(70, SizeLearned("a", 50.0))) == {}, "to go on costs it a pause: that is for a decision"
+    brain.tell({0: (4, FULL), 1: (4, FULL)})
+    assert [change.job_id for change in brain.at(120).changes] == ["a"]
+
+
+def test_gpus_that_fall_free_are_kept_for_running_jobs_if_a_decision_would_let_these_grow() -> None:
+    brain = Brain(Told({0: (4, FULL), 1: (4, FULL)}))
+    brain.at(0, submitted("a"), submitted("b"), submitted("c"))
+    brain.tell({1: (4, FULL), 2: (4, FULL)})
+    assert started(brain.at(10, Completed("a"))) == {"c": 4}
+    brain = Brain(Told({0: (4, FULL), 1: (4, FULL)}))
+    brain.at(0, submitted("a"), submitted("b"), submitted("c"))
+    brain.tell({1: (8, FULL), 2: (0, FULL)})
+    assert started(brain.at(10, Completed("a"))) == {}
+    assert [change.gpus for change in brain.at(60).changes] == [8]
+
+
+def test_where_a_decision_would_give_more_than_is_free_a_job_starts_on_what_is_free() -> None:
+    brain = Brain("afs")
+    brain.at(0, submitted("a", 1e5, gpus=4, gpus_max=4))
+    view = brain.scheduler.view(brain.scheduler.pools["A100"], 10.0)
+    assert view.jobs["gpus"].tolist() == [4]
+    plan = brain.at(10, submitted("b", 10.0))
+    assert brain.row("a")["gpus"] == 4
+    assert started(plan).get("b", 0) <= 4
+
+
+@pytest.mark.parametrize("promise", [{"protected": True, "max_slowdown": 0.0}, {"keeps": True}])
+def test_who_must_not_run_on_fewer_starts_whole_or_waits(promise: dict[str, object]) -> None:
+    brain = Brain(Protected(Told({0: (4, FULL)})))
+    brain.at(0, submitted("a"))
+    policy = brain.scheduler.policies["A100"]
+    assert isinstance(policy, Protected)
+    policy.inner = Told({1: (8, FULL)})
+    assert started(brain.at(10, submitted("b", gpus=8, **promise))) == {}
+    assert [change.gpus for change in brain.at(60).changes] == [0, 8]
+
+
+def test_a_job_that_would_stand_on_more_nodes_than_it_needs_waits_for_the_decision() -> None:
+    brain = Brain(Told({0: (2, FULL), 1: (2, FULL), 2: (2, FULL), 3: (2, FULL)}))
+    brain.at(0, *(submitted(name) for name in "abcd"))
+    occupancy = brain.scheduler.pools["A100"].occupancy
+    homes = {name: occupancy.placement(brain.scheduler.slot(name))[0].node for name in "abcd"}
+    one, other = (next(n for n in "abcd" if homes[n] == node) for node in sorted(set(homes.values())))
+    brain.tell({"abcd".index(n): (2, FULL) for n in "abcd" if n not in (one, other)} | {4: (4, FULL)})
+    assert started(brain.at(10, Cancelled(one), Cancelled(other), submitted("e"))) == {}
+    assert brain.row("e")["since_s"] == 10.0
+    assert [change.job_id for change in brain.at(60).changes if change.reason.gpus_before == 0] == ["e"]
+
+
+def test_who_would_exceed_a_budgets_limit_waits() -> None:
+    # one GPU adds 250 − 50 = 200 W at full clock, as told
+    for limit_w, starts in ((500.0, {"b": 1}), (300.0, {})):
+        brain = Brain(Rationed(Told({0: (1, FULL), 1: (1, FULL)})))
+        brain.at(0, EnergyTerms(0.0, {}, {"": limit_w}), submitted("a"))
+        assert started(brain.at(10, submitted("b"))) == starts
+
+
+def test_who_would_exceed_a_power_cap_waits_and_so_does_one_that_a_cap_would_meet_before_the_decision() -> None:
+    # eight idle GPUs draw 400 W; "a" adds 200 W, "b" would add as many
+    for watts, start_s, starts in (
+        (850.0, 0.0, {"b": 1}),
+        (750.0, 0.0, {}),
+        (750.0, 45.0, {}),
+        (750.0, 400.0, {"b": 1}),
+    ):
+        brain = Brain(Told({0: (1, FULL), 1: (1, FULL)}))
+        brain.at(-1.0, PowerCapSet(PowerCap(watts, start_s=start_s)))
+        brain.at(0, submitted("a"))
+        plan = brain.at(10, submitted("b"))
+        assert started(plan) == starts
+        if plan.early:
+            assert plan.power_w == pytest.approx(brain.scheduler.caps.drawn_w(brain.scheduler.caps.scopes()[0]))
+
+
+def test_who_stays_on_a_node_that_drains_stays_until_the_decision() -> None:
+    brain = Brain("fifo")
+    brain.at(0, submitted("a", gpus=2))
+    home = brain.scheduler.pools["A100"].occupancy.placement(brain.scheduler.slot("a"))[0].node
+    assert started(brain.at(10, NodeDrained(home), submitted("b", gpus=2))) == {"b": 2}
+    occupancy = brain.scheduler.pools["A100"].occupancy
+    assert occupancy.placement(brain.scheduler.slot("a"))[0].node == home
+    assert occupancy.placement(brain.scheduler.slot("b"))[0].node != home
+    assert [change.job_id for change in brain.at(60).changes] == ["a"]
+
+
+def test_all_rules_together_let_a_newcomer_start_at_once() -> None:
+    brain = Brain(with_rules(Prices()))
+    brain.at(0, submitted("a", gpus_max=2))
+    assert started(brain.at(10, submitted("b", gpus_max=2))) == {"b": 2}
+    assert started(brain.at(20, submitted("c", gpus=4, gpus_min=4, gpus_max=4, keeps=True))) == {"c": 4}
+    assert not [change for change in brain.at(60).changes if change.moved]
