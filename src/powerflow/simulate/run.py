@@ -192,6 +192,7 @@ class Simulation:
         self._entered = 0
         self._arrival_s = self.jobs[0].submit_s if self.jobs else math.inf
         self._wake_s = math.inf
+        self._decided_s = -math.inf
         self._quiet = 0  # decisions since a job ended
         self._work_then = -1.0  # iterations done, all jobs together, when that was last looked at
         self._nodes = Nodes(cluster.nodes, self.idle_w, self.world.node_mtbf_h, self.world.node_repair_h, seed)
@@ -291,8 +292,9 @@ class Simulation:
                 events.append(self._metered())
             events.extend(PowerCapSet(cap) for cap in told)
         if events or now_s >= self._wake_s:
-            if self.runs:
-                events.insert(0, self._progress())
+            may_decide = self.waiting or now_s >= self._decided_s + self.world.interval_s
+            if self.runs and (may_decide or self.cap_log):
+                events.insert(0, self._progress())  # only a step that may decide needs to know
             plan = self.scheduler.step(now_s, events)
             self._wake_s = plan.wake_s
             if plan.decided:
@@ -401,6 +403,7 @@ class Simulation:
 
     def _carry_out(self, plan: Plan) -> None:
         self.decisions += 1
+        self._decided_s = self._decided_s if plan.early else plan.now_s
         self.gpu_price = max(plan.gpu_price.values(), default=0.0)
         for change in plan.changes:
             before = self.runs.get(change.slot)
