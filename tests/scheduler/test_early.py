@@ -15,7 +15,6 @@ from powerflow.scheduler.events import (
     NodeFailed,
     NodeRecovered,
     PowerCapSet,
-    SizeLearned,
 )
 from powerflow.scheduler.plan import Plan
 from powerflow.scheduler.protect import Protected
@@ -57,7 +56,7 @@ def test_nobody_overtakes_the_head_of_the_queue() -> None:
     brain.at(0, submitted("a", gpus=2))
     assert started(brain.at(10, submitted("big", gpus=8))) == {}
     assert started(brain.at(20, submitted("small", gpus=1))) == {}
-    assert started(brain.at(30, Completed("a"))) == {"big": 8}
+    assert started(brain.at(30, Completed("a"), submitted("last"))) == {"big": 8}
 
 
 def test_a_job_that_is_tried_again_starts_at_once() -> None:
@@ -80,25 +79,21 @@ def test_a_job_whose_node_failed_starts_on_another_and_one_that_waits_on_a_node_
 def test_a_job_that_was_preempted_waits_for_the_decision() -> None:
     brain = Brain(Told({0: (8, FULL)}))
     brain.at(0, submitted("a"))
-    brain.tell({1: (4, FULL)})
+    brain.tell({1: (2, FULL)})
     brain.at(60, submitted("b"))
     assert brain.row("a")["gpus"] == 0
-    brain.tell({0: (4, FULL), 1: (4, FULL), 2: (4, FULL)})
-    assert started(brain.at(70, SizeLearned("a", 50.0))) == {}, "to go on costs it a pause: that is for a decision"
-    brain.tell({0: (4, FULL), 1: (4, FULL)})
-    assert [change.job_id for change in brain.at(120).changes] == ["a"]
+    brain.tell({0: (2, FULL), 1: (2, FULL), 2: (4, FULL)})
+    assert started(brain.at(70, submitted("c"))) == {"c": 4}, "to go on costs it a pause: that is for a decision"
+    brain.tell({0: (2, FULL), 2: (4, FULL)})
+    assert [change.job_id for change in brain.at(120).changes] == ["b", "a"]
 
 
-def test_gpus_that_fall_free_are_kept_for_running_jobs_if_a_decision_would_let_these_grow() -> None:
-    brain = Brain(Told({0: (4, FULL), 1: (4, FULL)}))
-    brain.at(0, submitted("a"), submitted("b"), submitted("c"))
-    brain.tell({1: (4, FULL), 2: (4, FULL)})
-    assert started(brain.at(10, Completed("a"))) == {"c": 4}
-    brain = Brain(Told({0: (4, FULL), 1: (4, FULL)}))
-    brain.at(0, submitted("a"), submitted("b"), submitted("c"))
-    brain.tell({1: (8, FULL), 2: (0, FULL)})
-    assert started(brain.at(10, Completed("a"))) == {}
-    assert [change.gpus for change in brain.at(60).changes] == [8]
+def test_what_falls_free_is_shared_out_by_the_next_decision_unless_a_job_comes() -> None:
+    brain = Brain("fifo")
+    brain.at(0, submitted("a", gpus=8))
+    assert not brain.at(10, submitted("b", gpus=4)).decided
+    assert not brain.at(20, Completed("a")).decided
+    assert started(brain.at(30, submitted("c", gpus=4))) == {"b": 4, "c": 4}
 
 
 def test_where_a_decision_would_give_more_than_is_free_a_job_starts_on_what_is_free() -> None:

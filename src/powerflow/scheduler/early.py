@@ -1,4 +1,4 @@
-"""Early starts: between two decisions, waiting jobs take GPUs that are free, and no running job is touched.
+"""Early starts: when a job or a node comes between two decisions, jobs take free GPUs; no running job is touched.
 
 Decisions are an interval apart because each may change running jobs, and every change costs a pause. A first start, and
 a retry, on free GPUs costs nobody a pause, so it need not wait for the next decision:
@@ -81,17 +81,13 @@ class Early:
         room = max(self._room(pool) for pool in self._pools.values())
         return room > 0 and any(self._fits(pool, room) for pool in self._pools.values())
 
-    def start(
-        self, ask: Callable[[Pool, float], Decision], now_s: float, due_s: float, *, arrived: bool
-    ) -> list[tuple[Pool, Decision]]:
+    def start(self, ask: Callable[[Pool, float], Decision], now_s: float, due_s: float) -> list[tuple[Pool, Decision]]:
         """Let waiting jobs take GPUs that are free.
 
         Args:
             ask: Asks the policy of a pool about all its jobs.
             now_s: The present.
             due_s: When the next decision is due: no cap may be exceeded until then.
-            arrived: Whether a job or a node has come. When something else has happened (a job has ended, say), jobs
-                start only where a decision would change no running job: it may want the free GPUs for these.
 
         Returns:
             The pools in which jobs have started.
@@ -103,11 +99,8 @@ class Early:
             room = self._room(pool)
             if room <= 0 or not self._fits(pool, room):
                 continue
-            asked = ask(pool, now_s)
-            if not arrived and changes_running(asked):
-                continue
             watts = WattRoom(left_w, caps.watts(pool), pool.gpu_idle_w) if left_w else None
-            decision = choose_starts(self._policies[name], asked, self._ledger, room, watts)
+            decision = choose_starts(self._policies[name], ask(pool, now_s), self._ledger, room, watts)
             if decision is not None:
                 pool.start(decision, self._ledger, now_s)
                 if decision.changed:
@@ -122,12 +115,6 @@ class Early:
         slots = np.array(pool.active, np.int64)
         waits = slots[(self._ledger.rows["gpus"][slots] == 0) & ~self._ledger.preempted[slots]]
         return bool((self._ledger.rows["gpus_min"][waits] <= room).any())
-
-
-def changes_running(asked: Decision) -> bool:
-    """Whether what a policy says gives running jobs other GPUs than they have."""
-    had = asked.view.jobs["gpus"]
-    return bool(((had > 0) & (asked.answer.gpus != had)).any())
 
 
 def choose_starts(policy: Policy, asked: Decision, ledger: Ledger, room: int, caps: WattRoom | None) -> Decision | None:

@@ -139,9 +139,7 @@ class Scheduler:
             events: What happened since then, in order. Repeats and late ones are ignored, and listed as such.
         """
         self._steps += 1
-        undecided, self._dirty = self._dirty, False
         ignored = [why for event in events if (why := self._note(event, now_s))]
-        stirred, self._dirty = self._dirty, self._dirty or undecided
         if self.caps and self._cap_due_s > now_s and any(isinstance(event, _SUDDEN) for event in events):
             self._cap_due_s = -math.inf if self.caps.breached(now_s) else self._cap_due_s
         due_s = self._due_s()
@@ -150,10 +148,10 @@ class Scheduler:
             self._decided_s, self._decided_on = now_s, self.energy
             return self._decide(now_s, ignored)
         early = Early(self.pools, self.policies, self.ledger, self.caps)
-        if not (stirred and early.somebody_fits()):
+        if not (any(isinstance(event, _ARRIVALS) for event in events) and early.somebody_fits()):
             return Plan(now_s, False, (), due_s, ignored=ignored)
         self._reroute()
-        started = early.start(self._ask, now_s, due_s, arrived=any(isinstance(event, _ARRIVALS) for event in events))
+        started = early.start(self._ask, now_s, due_s)
         if not started:
             return Plan(now_s, False, (), due_s, ignored=ignored)
         if self.caps:
