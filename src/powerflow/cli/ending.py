@@ -19,7 +19,7 @@ from typing import TextIO
 
 #: Seconds from a signal until the process is gone, at most; and until it is ended by force.
 LIMIT_S = 10.0
-FORCE_S = 8.0
+FORCE_S = 9.0
 #: Exit code of an end by force.
 FORCED = 1
 
