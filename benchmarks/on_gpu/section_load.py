@@ -24,6 +24,8 @@ def measure(out: Path) -> dict[str, Any]:
     with busy(), Sampled(gpu) as sampled:
         times, took_s = repeated(lambda: a @ b, seconds)
     settled = meter.settle(2.0, {gpu.uuid: None})
+    drawn = sampled.result()
+    watts = drawn["mean_w"]  # the meter's stretch also holds the first product and what surrounds the work
     operations = 2.0 * size**3 * times
     joules = settled.jobs_mj.get("load", 0) / 1e3
     return {
@@ -32,6 +34,6 @@ def measure(out: Path) -> dict[str, Any]:
         "tflop_s": operations / took_s / 1e12,
         "metered_j": joules,
         "idle_j": settled.idle_mj / 1e3,
-        "gflop_per_j": operations / joules / 1e9 if joules else None,
-        "sampled": sampled.result(),
+        "gflop_per_j": operations / took_s / watts / 1e9 if watts > 0 else None,
+        "sampled": drawn,
     }
