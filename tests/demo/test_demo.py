@@ -17,7 +17,7 @@ import pytest
 pytest.importorskip("torch", reason="the demo trains with PyTorch")
 
 from powerflow.cli.demo import _verdict, cluster, run_jobs
-from powerflow.demo.jobs import TRAIN, Arrival, arrivals
+from powerflow.demo.jobs import TRAIN, Arrival, arrivals, warm_up
 from powerflow.live.records import JobState, Top
 from powerflow.live.spec import JobSpec
 
@@ -113,3 +113,10 @@ def test_the_ten_jobs_are_ten_and_come_in_order() -> None:
     assert [job.after_s for job in jobs] == sorted(job.after_s for job in jobs)
     assert len({job.spec.name for job in jobs}) == 10
     assert json.dumps([job.spec.model_dump(mode="json", by_alias=True) for job in jobs])
+
+
+def test_each_kind_of_network_is_warmed_up() -> None:
+    def kinds(specs: list[JobSpec]) -> set[str]:
+        return {str(spec.run).split("--kind ")[1].split()[0] for spec in specs}
+
+    assert kinds(warm_up()) == kinds([job.spec for job in arrivals()])

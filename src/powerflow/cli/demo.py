@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from powerflow.live.build import LiveCluster
     from powerflow.live.records import Top
     from powerflow.live.rows import StoredJob
+    from powerflow.live.spec import JobSpec
 
 CLUSTER = "2x4:A100"
 #: λ_E in units of the natural price 1 / (W of a busy GPU above idle): energy counts about half as much as time.
@@ -37,6 +38,8 @@ INTERVAL_S = 4.0
 #: Clocks are not tried out: in jobs of half a minute that would be most of what one sees.
 EXPLORE_STEPS = 0
 MOST_S = 170.0
+#: Python's and torch's files are read from a cold disk and compiled, on a machine that may be busy.
+WARM_S = 300.0
 #: What is simulated is to be so near to what ran (docs/live.md).
 NEAR = 0.10
 
@@ -59,16 +62,19 @@ def demo(
     """Run a cluster of eight emulated A100s on this machine, and ten small PyTorch jobs on it.
 
     Processes, training and rescaling are real; GPUs are emulated: steps last, and draw, what a hidden model says. At
-    the end the same jobs are simulated under FIFO at maximum clock. Ctrl-C ends everything that was started.
+    the end the same jobs are simulated as they ran, and under FIFO at maximum clock. Ctrl-C ends everything that was
+    started.
     """
     from powerflow.cli.output import console, print_json
-    from powerflow.demo.jobs import arrivals
+    from powerflow.demo.jobs import arrivals, warm_up
 
     screen = console(stderr=json)
     directory = _directory(keep)
     try:
         with cluster(directory) as live, _table(screen, quiet) as draw:
-            done = run_jobs(live, arrivals(), draw)
+            if not quiet:
+                screen.print("Warming up: a job of each kind trains two steps, so that the ten find all in place …")
+            done = run_jobs(live, arrivals(), draw, first=warm_up())
     finally:
         if keep is None:
             shutil.rmtree(directory, ignore_errors=True)
@@ -91,11 +97,13 @@ def _directory(keep: Path | None) -> Path:
 def cluster(directory: Path) -> Iterator[LiveCluster]:
     """The embedded cluster; all that it started has ended, and its clocks are given back, when this is left."""
     from powerflow.cost.catalogue import gpu_type
+    from powerflow.kernel import be_patient
     from powerflow.live.build import ClusterSettings, build
     from powerflow.live.controller import Settings
     from powerflow.service.logs import json_lines
 
     _find_torch()
+    be_patient(math.inf)  # ten jobs are few: to compile for them takes longer than all that is decided
     card = gpu_type("A100")
     with (directory / "controller.log").open("w") as log:
         live = build(
@@ -117,6 +125,7 @@ def cluster(directory: Path) -> Iterator[LiveCluster]:
             live.engine.shutdown(kill=True)
             live.controller.power.finish(give_back=True)
             live.close()
+            be_patient(0.0)
             signal.signal(signal.SIGINT, before)
 
 
@@ -127,17 +136,35 @@ def _find_torch() -> None:
         raise InputError("the demo trains with PyTorch, which is not installed", fix="pip install torch", exit_code=1)
 
 
-def run_jobs(live: LiveCluster, jobs: Sequence[Arrival], draw: Callable[[Top, int], None]) -> Done:
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """Where the demo's own jobs begin: those before, and what the meters said (joules of all GPUs, of jobs)."""
+
+    earlier: frozenset[str]
+    metered_j: float
+    jobs_j: float
+    time_s: float
+
+
+def run_jobs(
+    live: LiveCluster,
+    jobs: Sequence[Arrival],
+    draw: Callable[[Top, int], None],
+    *,
+    first: Sequence[JobSpec] = (),
+) -> Done:
     """Submit jobs when their time comes, and wait until all have ended.
 
     Args:
         live: The cluster, started.
         jobs: In order of arrival.
         draw: Is shown the cluster, and how many jobs are still to come, a few times a second.
+        first: Jobs that must have ended before the first of these comes. They do not count.
 
     Raises:
         InputError: A job failed, or they took too long.
     """
+    from powerflow.demo.jobs import Arrival
     from powerflow.live.records import Caller, Role
 
     stop = threading.Event()
@@ -153,25 +180,32 @@ def run_jobs(live: LiveCluster, jobs: Sequence[Arrival], draw: Callable[[Top, in
     loop.start()
     try:
         caller = Caller(getpass.getuser(), Role.OPERATOR)
-        began_s = time.monotonic()
-        coming = list(jobs)
-        while True:
-            while coming and time.monotonic() - began_s >= coming[0].after_s:
-                live.desk.submit(coming.pop(0).spec, caller)
-            top = live.desk.top()
-            draw(top, len(coming))
-            if failures:
-                raise failures[0]
-            if not coming and not top.jobs:
-                break
-            if time.monotonic() - began_s > MOST_S:
-                raise InputError("the jobs took longer than 3 minutes", fix="is the machine busy?", exit_code=1)
-            time.sleep(0.25)
+
+        def until_done(coming: list[Arrival], most_s: float, shown: Callable[[Top, int], None]) -> None:
+            began_s = time.monotonic()
+            while True:
+                while coming and time.monotonic() - began_s >= coming[0].after_s:
+                    live.desk.submit(coming.pop(0).spec, caller)
+                top = live.desk.top()
+                shown(top, len(coming))
+                if failures:
+                    raise failures[0]
+                if not coming and not top.jobs:
+                    return
+                if time.monotonic() - began_s > most_s:
+                    raise InputError(
+                        f"the jobs took longer than {most_s:.0f} s", fix="is the machine busy?", exit_code=1
+                    )
+                time.sleep(0.25)
+
+        until_done([Arrival(0.0, spec) for spec in first], WARM_S, lambda top, coming: None)
+        start = _start(live)
+        until_done(list(jobs), MOST_S, draw)
     finally:
         stop.set()
         live.controller.ring()
         loop.join()
-    return _done(live)
+    return _done(live, start)
 
 
 @contextmanager
@@ -201,10 +235,23 @@ def _table(screen: Console, quiet: bool) -> Iterator[Callable[[Top, int], None]]
         yield line
 
 
-def _done(live: LiveCluster) -> Done:
+def _start(live: LiveCluster) -> _Start:
+    earlier = live.store.jobs(limit=1000).items
+    failed = [job for job in earlier if job.state != "completed"]
+    if failed:
+        lines = " | ".join(failed[0].last_lines[-3:])
+        raise InputError(
+            f"warming up, {failed[0].spec.name} {failed[0].state} ({failed[0].exit}): {lines}", exit_code=1
+        )
+    metered_j, jobs_j, _ = live.controller.power.totals_j()
+    return _Start(frozenset(job.id for job in earlier), metered_j, jobs_j, live.controller.clock())
+
+
+def _done(live: LiveCluster, start: _Start) -> Done:
     from powerflow.demo.rehearsal import Live, side_by_side
 
-    jobs = sorted(live.store.jobs(limit=1000).items, key=lambda job: int(job.id))
+    found = [job for job in live.store.jobs(limit=1000).items if job.id not in start.earlier]
+    jobs = sorted(found, key=lambda job: int(job.id))
     failed = [job for job in jobs if job.state != "completed"]
     if failed:
         lines = " | ".join(failed[0].last_lines[-3:])
@@ -214,10 +261,12 @@ def _done(live: LiveCluster) -> Done:
     span_s = max(job.ended_s or 0.0 for job in jobs) - first_s
     metered_j, jobs_j, _ = live.controller.power.totals_j()
     idle_w = sum(live.controller.power.idle_w())
-    # the meter began with the cluster, a moment before the first submission: it idled until then
-    before_j = max(0.0, idle_w * (live.controller.clock() - first_s - span_s))
-    outcomes = side_by_side(recorded, Live(metered_j - before_j, jobs_j, span_s), idle_w)
-    return Done(jobs, outcomes, _pause_s(live), sum(job.rescales for job in jobs))
+    # before the first submission, and after the last job's end, the cluster idled
+    around_s = (first_s - start.time_s) + (live.controller.clock() - first_s - span_s)
+    metered_j, jobs_j = metered_j - start.metered_j - idle_w * max(0.0, around_s), jobs_j - start.jobs_j
+    outcomes = side_by_side(recorded, Live(metered_j, jobs_j, span_s), idle_w)
+    pauses_s = _pauses_s(live, jobs)
+    return Done(jobs, outcomes, median(pauses_s) if pauses_s else math.nan, sum(job.rescales for job in jobs))
 
 
 def _recorded(live: LiveCluster, jobs: list[StoredJob]) -> Recorded:
@@ -237,17 +286,19 @@ def _recorded(live: LiveCluster, jobs: list[StoredJob]) -> Recorded:
         energy_price=live.controller.scheduler.energy_price,
         interval_s=INTERVAL_S,
         policy=live.controller.scheduler.policy_name,
-        pause_s=live.controller.settings.pause_s["in-place"],
-        start_s=median(starts) if starts else 0.0,
+        pause_s=fmean(pauses_s)
+        if (pauses_s := _pauses_s(live, jobs))
+        else live.controller.settings.pause_s["in-place"],
+        start_s=fmean(starts) if starts else 0.0,
         explore_steps=EXPLORE_STEPS,
     )
 
 
-def _pause_s(live: LiveCluster) -> float:
-    """Median pause of the rescales; nan where there were none."""
+def _pauses_s(live: LiveCluster, jobs: Sequence[StoredJob]) -> list[float]:
+    """Pauses of the rescales of these jobs."""
+    ours = {job.id for job in jobs}
     events = live.store.events(limit=10_000).items
-    pauses = [float(event.fields["pause_s"]) for event in events if event.kind == "rescaled"]
-    return median(pauses) if pauses else math.nan
+    return [float(event.fields["pause_s"]) for event in events if event.kind == "rescaled" and event.job_id in ours]
 
 
 def _show(done: Done, screen: Console) -> None:
@@ -272,8 +323,8 @@ def _show(done: Done, screen: Console) -> None:
         result.add_row(outcome.name, duration(outcome.jct_s), energy(outcome.energy_j), energy(outcome.jobs_j))
     screen.print(result)
     screen.print(
-        f"PowerFlow: {_change(live.jct_s, fifo.jct_s)} average JCT and {_change(live.energy_j, fifo.energy_j)} energy"
-        " than FIFO at maximum clock (simulated)."
+        f"PowerFlow: {_change(same.jct_s, fifo.jct_s)} average JCT and {_change(same.energy_j, fifo.energy_j)} energy"
+        " than FIFO at maximum clock, both simulated with what was recorded."
     )
     screen.print(_verdict(same.jct_s / live.jct_s - 1, same.energy_j / live.energy_j - 1))
     if done.rescales:

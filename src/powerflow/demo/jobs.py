@@ -36,21 +36,28 @@ _JOBS = (
 
 def arrivals() -> list[Arrival]:
     """All of them, in order."""
-    return [
-        Arrival(
-            after_s,
-            JobSpec.model_validate(
-                {
-                    "name": name,
-                    "run": f"{shlex.quote(sys.executable)} {shlex.quote(str(TRAIN))} --kind {kind} --epochs {epochs}"
-                    f" --steps {steps} --batch {batch}",
-                    "gpus": gpus,
-                    "batch": {"global": batch},
-                    "rescale": "in-place",
-                    "model": family,
-                    "project": name.split("-", maxsplit=1)[0],
-                }
-            ),
-        )
-        for name, kind, family, batch, epochs, steps, gpus, after_s in _JOBS
-    ]
+    return [Arrival(job[-1], _spec(*job[:-1])) for job in _JOBS]
+
+
+def warm_up() -> list[JobSpec]:
+    """One job of each kind of network, two steps on two GPUs: what a machine does only once is done before the first.
+
+    Files are read from the disk and compiled to bytecode, processes are started, connected and trained with.
+    """
+    kinds = ("conv", "imagenet"), ("lstm", "imagenet"), ("attention", "imagenet"), ("mlp", "imagenet")
+    return [_spec(f"warm-up-{kind}", kind, family, 64, 1, 2, "2") for kind, family in kinds]
+
+
+def _spec(name: str, kind: str, family: str, batch: int, epochs: int, steps: int, gpus: str) -> JobSpec:
+    return JobSpec.model_validate(
+        {
+            "name": name,
+            "run": f"{shlex.quote(sys.executable)} {shlex.quote(str(TRAIN))} --kind {kind} --epochs {epochs}"
+            f" --steps {steps} --batch {batch}",
+            "gpus": gpus,
+            "batch": {"global": batch},
+            "rescale": "in-place",
+            "model": family,
+            "project": name.split("-", maxsplit=1)[0],
+        }
+    )

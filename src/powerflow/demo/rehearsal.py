@@ -64,8 +64,8 @@ class Recorded:
         cluster, axes: What they ran on.
         tables: Recorded costs by class and GPU type.
         energy_price, interval_s, policy: How it was decided.
-        pause_s: What a rescale was taken to cost.
-        start_s: Median time from a job's first GPUs to its first step.
+        pause_s: What a rescale cost: the mean over those that were; what it was taken to cost where there were none.
+        start_s: Mean time from a job's first GPUs to its first step.
         explore_steps: Steps at each clock that is tried; 0: none is.
     """
 

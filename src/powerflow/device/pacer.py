@@ -87,7 +87,8 @@ class Pacer:
 
     Attributes:
         steps: Steps paced.
-        overruns: Steps whose real computing took longer than the truth says; they were not slept for.
+        overruns: Steps whose real computing took longer than the truth says; they were not slept for, and the next
+            steps are shorter by as much, as far as these have time left.
         overrun_s: By how much, together.
     """
 
@@ -98,7 +99,7 @@ class Pacer:
         self._costs: dict[tuple[int, int, int, int, float], tuple[float, float]] = {}
         self._pid, self._birth = own_identity()
         self._watts: float | None = None  # what the GPUs draw for us as they know it; None while at rest
-        self._late_s = 0.0  # how much the last sleep overshot; the next one is shorter by it
+        self._late_s = 0.0  # how late the last step ended; the next one is shorter by it
         self.steps = 0
         self.overruns = 0
         self.overrun_s = 0.0
@@ -137,12 +138,10 @@ class Pacer:
                 step_s, watts = self._cost(*where, clock_mhz)
                 self._draw(watts, arrears_s=0.0)
         self.steps += 1
-        if now_s > entered_s:  # slept
-            self._late_s = min(now_s - end_s, step_s)
-            return
         overrun_s = now_s - end_s - self._late_s
-        self._late_s = 0.0
-        if overrun_s > 0:
+        # also what computing took too long on a busy machine: the GPU that is emulated would have been on time
+        self._late_s = min(now_s - end_s, step_s)
+        if now_s == entered_s and overrun_s > 0:
             self.overruns += 1
             self.overrun_s += overrun_s
 
