@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from powerflow.energy.terms import EnergyTerms
@@ -107,7 +109,7 @@ def test_where_a_decision_would_give_more_than_is_free_a_job_starts_on_what_is_f
 
 
 @pytest.mark.parametrize("promise", [{"protected": True, "max_slowdown": 0.0}, {"keeps": True}])
-def test_who_must_not_run_on_fewer_starts_whole_or_waits(promise: dict[str, object]) -> None:
+def test_who_must_not_run_on_fewer_starts_whole_or_waits(promise: dict[str, Any]) -> None:
     brain = Brain(Protected(Told({0: (4, FULL)})))
     brain.at(0, submitted("a"))
     policy = brain.scheduler.policies["A100"]
