@@ -148,12 +148,12 @@ def test_a_projects_budget_touches_its_jobs_alone(bench: Bench) -> None:
     mine, theirs = bench.submit(**JOB, project="vision"), bench.submit(**JOB, project="speech")
     bench.until_trains(mine)
     bench.until_trains(theirs)
-    day(bench, 0.0001, "vision")
+    day(bench, 0.0003, "vision")  # what it draws on four GPUs until it has stopped is less
     run_for(bench, TICK_S + 30.0)
     assert not bench.controller.entries[mine].placement
     assert bench.controller.entries[theirs].placement
     spent_j = bench.desk.budgets()[0].spent_j
-    assert 0 < spent_j < 0.0001 * KWH
+    assert 0 < spent_j < 0.0003 * KWH
     assert spent_j == pytest.approx(bench.controller.entries[mine].energy_j, rel=0.05), "what its jobs were charged"
 
 

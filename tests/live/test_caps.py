@@ -211,7 +211,7 @@ def test_every_clock_that_is_set_or_given_back_is_in_the_audit(bench: Bench) -> 
     go(bench, 20)
     set_mhz = dict(bench.clocks.set_mhz)
     assert set_mhz
-    entries = bench.desk.audit(limit=1000).items
+    entries = [entry for entry in bench.desk.audit(limit=1000).items if entry.action.startswith("clock")]
     last = {entry.target: entry.fields.get("clock_mhz") for entry in entries}
     assert last == {f"{g.node}/{g.index}": set_mhz[g.uuid] for g in bench.gpus if g.uuid in set_mhz}
     assert {entry.user for entry in entries} == {"powerflow"}

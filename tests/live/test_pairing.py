@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from powerflow.errors import InputError
@@ -273,9 +273,8 @@ _DEEDS = ("submit", "back up", "restore", "restore all", "lose the log", "restar
 
 
 @settings(max_examples=20, deadline=None)
-@given(
-    st.lists(st.sampled_from(["submit", "back up", "restore", "restore all", "lose the log", "restart"]), max_size=9)
-)
+@given(st.lists(st.sampled_from(_DEEDS), max_size=9))
+@example(["back up", "restore all", "submit", "restore all"])  # the backup has no event that would tell its age
 def test_no_number_is_given_twice(
     tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path, deeds: list[str]
 ) -> None:
@@ -284,6 +283,7 @@ def test_no_number_is_given_twice(
     given_out: list[int] = []
     place.start()
     for deed in [*deeds, "submit"]:
+        place.now_s += 1.0  # nobody submits more jobs than are skipped for each second
         match deed:
             case "submit":
                 given_out.append(place.submit())

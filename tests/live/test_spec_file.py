@@ -50,7 +50,7 @@ def test_the_example_of_the_module_is_a_job() -> None:
             "run: x\nbatch:\n  global: 8\n  locl_max: 4",
             "job.yaml:4: unknown key 'locl_max' in batch; do you mean 'local_max'",
         ),
-        ("run: x\ngpus: 1:8", "job.yaml:2: gpus: cannot read '1:8' as GPUs; write 4, 1..8 or H100:1..8"),
+        ("run: x\ngpus: 1:8", "job.yaml:2: gpus: cannot read '1:8' as GPUs; write 4, 1..8, [1, 2, 4, 8], {"),
         ("run: x\ngpus: 010", "job.yaml:2: gpus: cannot read '010' as GPUs"),
         ("run: x\nretries: yes", "job.yaml:2: retries is 'yes'; give a whole number"),
         ("run: x\nretries: 1_0", "job.yaml:2: retries is '1_0'; give a whole number"),

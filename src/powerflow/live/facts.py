@@ -233,7 +233,7 @@ class Facts:
         """A run broke off: try again later, a bounded number of times, or give up with its last lines."""
         if fact.epoch < entry.epoch and not entry.placement:
             return  # it was told to leave meanwhile
-        placement = entry.placement  # before a look at its GPUs takes it away from one that is lost
+        placement = fact.places or entry.placement  # before a look at its GPUs takes it away from one that is lost
         self._settle(now_s)
         place_lost = any(not self._nodes_up.get(node, True) for node, _ in placement) or self._gpu_failed(placement)
         excused = place_lost or fact.excused

@@ -238,6 +238,7 @@ class Gang(ABC):
         excuse = next(filter(None, map(self._excuse, self.book.ranks)), "")
         if excuse and not failure.final:
             failure = Failure(None, excuse, failure.rank, excused=True)
+        failure.places = tuple((entry.node, entry.gpus) for entry in self.book.ranks.values())
         self.book.failure = failure
         self.changed()
 
@@ -368,7 +369,7 @@ class Gang(ABC):
             self.clear()
         if not self.told():
             lines = self.last_lines(failure.rank) if failure.rank else ()
-            how = failure.final, failure.excused
+            how = failure.final, failure.excused, failure.places
             self.facts.append(Failed(self.job_id, self.book.epoch, failure.code, failure.text, lines, steps, *how))
 
 

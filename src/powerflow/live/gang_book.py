@@ -31,6 +31,7 @@ class Failure:
         rank: Whose log tells more; "" for nobody's.
         final: It would end in the same way again.
         excused: It is no fault of the job's, and costs it no attempt: its machine was booted.
+        places: Node and GPUs of each rank that there was then.
     """
 
     code: int | None
@@ -38,6 +39,7 @@ class Failure:
     rank: str = ""
     final: bool = False
     excused: bool = False
+    places: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
 
 @dataclass(slots=True)
@@ -106,7 +108,9 @@ class Book:
             name: Entry(entry["node"], tuple(entry["gpus"]), entry["launched"])
             for name, entry in found["ranks"].items()
         }
-        found["failure"] = None if found["failure"] is None else Failure(**found["failure"])
+        if (failure := found["failure"]) is not None:
+            places = tuple((node, tuple(gpus)) for node, gpus in failure.get("places", ()))
+            found["failure"] = Failure(**(failure | {"places": places}))
         found.setdefault("joined", True)  # a book of before that was looked at
         return Book(**found)
 

@@ -198,6 +198,7 @@ class Failed:
         last_lines: End of the log of that rank.
         steps_safe: Steps that its checkpoint holds; None where only the script knows.
         excused: It is no fault of the job's, and costs it no attempt.
+        places: Node and GPUs of each rank that failed; the job may have been given others since.
     """
 
     job_id: str
@@ -208,6 +209,7 @@ class Failed:
     steps_safe: int | None
     final: bool = False
     excused: bool = False
+    places: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,7 +73,7 @@ def pair(state: Path, store: Store, *, restored: bool = False, now_s: float | No
     """
     kept, known = _kept(state), {"store": store.get(STORE_ID), **(store.get(PAIR) or {})}
     marks = Marks(state / "marks")
-    machine = _machine()
+    machine, now_s = _machine(), now_s or time.time()
     here: dict[str, Any] = {"machine": machine, "inode": marks.inode}
     if not restored:
         _refuse_foreign(state, store, kept, known, machine)
@@ -82,11 +82,15 @@ def pair(state: Path, store: Store, *, restored: bool = False, now_s: float | No
     notices = [*_notices(kept, known, here, store, marks, restored)]
     number = max(marks.number, store.last_number())
     if notices:
-        number = _above(state, store, number, kept.get("inode") == here["inode"] and not restored, now_s or time.time())
+        same_file = kept.get("inode") == here["inode"] and not restored
+        # of a store without events it is known since when it exists
+        age_s = 0.0 if same_file else now_s - (store.last_time_s() or known.get("since_s") or now_s)
+        number = _above(state, number, age_s, same_file)
         store.raise_number(number)
     beat = max(store.get(BEAT, 0), marks.beat)
     directory = kept.get("state") if kept.get("state") and not restored else secrets.token_hex(8)
-    said = {STORE_ID: name, BEAT: beat, PAIR: {"state": directory, "path": str(state)}}
+    since_s = known.get("since_s") or now_s
+    said = {STORE_ID: name, BEAT: beat, PAIR: {"state": directory, "path": str(state), "since_s": since_s}}
     for key, value in said.items():  # only what is new: another controller may be at work, which is found out later
         if store.get(key) != value:
             store.put(key, value)
@@ -97,7 +101,7 @@ def pair(state: Path, store: Store, *, restored: bool = False, now_s: float | No
         marks.set(number=number, beat=beat)
     store.follow(marks)
     for notice in notices:
-        store.append("restored", notice, now_s or time.time())
+        store.append("restored", notice, now_s)
     return Pair(name, tuple(notices))
 
 
@@ -168,13 +172,16 @@ def _notices(
         yield "the state directory was copied, moved or restored; numbers of jobs jump ahead"
 
 
-def _above(state: Path, store: Store, known: int, same_file: bool, now_s: float) -> int:
-    """A number that no job had: above all that are remembered anywhere, and those that a lost day may have had."""
+def _above(state: Path, known: int, age_s: float, same_file: bool) -> int:
+    """Return a number that no job had: above all that are remembered anywhere.
+
+    Where the directory is a copy, it is also above the numbers that jobs may have had since the copy was made,
+    ``age_s`` seconds ago at most.
+    """
     highest = max(known, *_numbers(state))
     if same_file:
         return highest
-    age_s = max(0.0, now_s - (store.last_time_s() or now_s))
-    return highest + min(SKIPPED + int(SKIPPED_PER_S * age_s), (_MOST_NUMBER - highest) // 2)
+    return highest + min(SKIPPED + int(SKIPPED_PER_S * max(0.0, age_s)), (_MOST_NUMBER - highest) // 2)
 
 
 def _numbers(state: Path) -> Iterator[int]:
