@@ -111,7 +111,16 @@ def test_swap_death_restart_preemption_and_completion(live: Live) -> None:
 def test_an_unmodified_script_is_restarted_and_its_log_read(live: Live) -> None:
     script = live.home / "train.py"
     script.write_text(
-        "import os, pathlib, time\n"
+        "import os, pathlib, socket, time\n"
+        "place, others = ('127.0.0.1', int(os.environ['MASTER_PORT'])), int(os.environ['WORLD_SIZE']) - 1\n"
+        "if others and os.environ['RANK'] == '0':\n"
+        "    peers = [server.accept() for server in [socket.create_server(place)] for _ in range(others)]\n"
+        "while others and os.environ['RANK'] != '0':\n"
+        "    try:\n"
+        "        peers = socket.create_connection(place)\n"
+        "        break\n"
+        "    except OSError:\n"
+        "        time.sleep(0.01)\n"
         "kept = pathlib.Path('kept.' + os.environ['RANK'])\n"
         "step = int(kept.read_text()) if kept.exists() else 0\n"
         "end = step + 20\n"
