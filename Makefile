@@ -12,8 +12,9 @@ demo: $(STAMP)  ## an emulated cluster on this machine trains ten small PyTorch 
 compare: $(STAMP)  ## compare the policies on a day of jobs at equal energy
 	$(BIN)/powerflow compare --report powerflow-compare.html
 
+# many tests wait for processes that they start: as many workers as cores would leave these idle
 test: $(STAMP)  ## the whole test-suite
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 4
 
 check: $(STAMP)  ## style, types, one-way arrows
 	$(BIN)/ruff check .

@@ -18,7 +18,7 @@ import pytest
 
 from powerflow.live import log_matcher, schema
 from powerflow.live.store import Store
-from tests.live.controller_bench import Bench
+from tests.live.controller_bench import Bench, made_database
 
 _numbers = itertools.count(1)
 
@@ -150,10 +150,8 @@ def postgres_url(postgres: Postgres, postgres_made: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("store") / "made.db"
-    Store(f"sqlite:///{path}").close()
-    return path
+def sqlite_template() -> Path:
+    return made_database()
 
 
 @pytest.fixture

@@ -3,8 +3,12 @@ of emulated GPUs."""
 
 from __future__ import annotations
 
+import atexit
+import shutil
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import structlog
@@ -97,6 +101,15 @@ class NodesEngine(FakeEngine):
                 self.end(name, None)
 
 
+@cache
+def made_database() -> Path:
+    """A database whose tables are made, to be copied: to make them takes a process of its own, and a second."""
+    path = Path(mkdtemp(prefix="powerflow-tests-")) / "made.db"
+    atexit.register(shutil.rmtree, path.parent, ignore_errors=True)
+    Store(f"sqlite:///{path}").close()
+    return path
+
+
 class Bench:
     """A cluster, and a controller that comes and goes."""
 
@@ -116,6 +129,8 @@ class Bench:
         self.compare: Compare | None = None  # and for what would be saved
         self.owners = 0
         self.store: Store
+        if not (directory / "store.db").exists():
+            shutil.copyfile(made_database(), directory / "store.db")
         self.start()
 
     def start(self) -> None:
