@@ -58,6 +58,24 @@ def test_ranks_and_their_exit_codes_survive_the_agent(place: LocalPlace, tmp_pat
     assert ended(engine, runs.name).code == -signal.SIGTERM
 
 
+def test_an_agent_of_another_version_is_replaced_and_its_ranks_run_on(
+    place: LocalPlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, runs = place(), shell(0, "exec sleep 600")
+    before, agent = engine.launch(runs), place.agent()
+    assert not engine.renew_agent()
+    assert place.agent() == agent
+    with monkeypatch.context() as upgraded:
+        upgraded.setattr(client, "__version__", "99.0")
+        assert engine.renew_agent()
+    assert place.agent() != agent
+    assert not alive(agent)
+    assert [node.name for node in engine.nodes()] == ["n1", "n2"]
+    assert status_of(engine, runs.name) == before
+    assert engine.signal(runs.name, signal.SIGTERM)
+    assert ended(engine, runs.name).code == -signal.SIGTERM
+
+
 def test_who_waits_is_told_that_the_agent_died(place: LocalPlace) -> None:
     engine = place()
     engine.ranks()

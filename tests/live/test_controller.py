@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -371,6 +373,46 @@ def test_gpus_that_are_no_longer_there_are_given_back(bench: Bench, tmp_path: Pa
     bench.until(lambda: sorted(bench.job(job).state for job in jobs) == [Q, R])
     bench.until(lambda: len(bench.engine.running()) == 4)
     assert {bench.engine.statuses[name].node for name in bench.engine.running()} == set(bench.engine.gpus)
+
+
+def test_what_runs_on_cards_whose_type_has_another_name_by_now_runs_on(bench: Bench) -> None:
+    """An earlier version took PCIe cards for those of the catalogue; a later one tells them apart."""
+    from powerflow.cluster.spec import ClusterSpec
+
+    bench.steps_total = 1_000_000
+    job = bench.submit(gpus=4, model="resnet50")
+    bench.until_trains(job)
+    ranks = bench.engine.running()
+    bench.die()
+    shutil.rmtree(bench.directory / "emulated")
+    nodes = tuple(dataclasses.replace(node, gpu_type="V100") for node in bench.spec.nodes)
+    bench.spec = ClusterSpec(bench.spec.source, nodes)
+    bench.start()
+    bench.until_trains(job)
+    bench.turn(20)
+    assert bench.engine.running() == ranks, "nothing was started anew"
+    assert (bench.job(job).state, bench.job(job).attempts) == (R, 0)
+    assert bench.controller.entries[job].gpu_type == "V100"
+    assert bench.desk.explain(job).now is not None
+
+
+def test_a_job_whose_gpus_are_of_a_type_that_is_gone_waits_and_can_be_explained(bench: Bench) -> None:
+    from powerflow.cluster.spec import parse_cluster
+
+    bench.steps_total = 1_000_000
+    jobs = [bench.submit(gpus=4, model="resnet50"), bench.submit(gpus=4, model="resnet50")]
+    bench.until(lambda: len(bench.engine.running()) == 8)
+    bench.die()
+    bench.spec = parse_cluster("1x4:V100")
+    bench.engine.gpus.clear()
+    bench.engine.gpus.update({node.name: node.gpus for node in bench.spec.nodes})
+    bench.start()
+    for job in jobs:
+        assert bench.desk.explain(job).now is None
+    bench.until(lambda: sorted(bench.job(job).state for job in jobs) == [Q, R])
+    for job in jobs:
+        assert bench.desk.explain(job).sentence
+        assert bench.job(job).attempts == 0
 
 
 # --- what is kept ---

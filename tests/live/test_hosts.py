@@ -78,6 +78,28 @@ def test_a_second_type_that_comes_later_leaves_the_first_ones_node_alone(tmp_pat
     assert places(alone) == [("GPU-1", "h-L4", 0)]
 
 
+def test_cards_that_are_called_otherwise_by_now_keep_their_numbers(tmp_path: Path) -> None:
+    numbered(cards("A100", "A100", "A100"), "h", tmp_path)
+    renamed = numbered(list(reversed(cards("NVIDIA A100X", "NVIDIA A100X"))), "h", tmp_path)
+    assert places(renamed) == [("GPU-0", "h", 0), ("GPU-1", "h", 1), ("GPU-2", "h", 2)]
+    assert isinstance(renamed[2], AbsentGpu)
+    assert [(node.name, node.gpu_type, node.gpus) for node in nodes_of(renamed)] == [("h", "NVIDIA A100X", 3)]
+
+
+def test_a_single_card_that_is_called_otherwise_leaves_no_gap(tmp_path: Path) -> None:
+    numbered(cards("A100", "A100", "A100"), "h", tmp_path)
+    for _ in range(2):
+        mixed = numbered(cards("A100", "NVIDIA L4", "A100"), "h", tmp_path)
+        assert places(mixed) == [
+            ("GPU-0", "h", 0),
+            ("GPU-1 as A100", "h", 1),
+            ("GPU-2", "h", 2),
+            ("GPU-1", "h-L4", 0),
+        ]
+        assert isinstance(mixed[1], AbsentGpu)
+        assert [(node.name, node.gpus) for node in nodes_of(mixed)] == [("h", 3), ("h-L4", 1)]
+
+
 @pytest.mark.parametrize(
     ("name", "short"),
     [("NVIDIA A100-PCIE-40GB", "A100-PCIE-40GB"), ("A100", "A100"), ("Tesla T4", "T4"), ("TITAN Xp", "TITAN-Xp")],

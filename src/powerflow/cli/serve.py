@@ -185,6 +185,8 @@ def run_controller(
 
     controller = live.controller
     controller.start()
+    if live.engine.renew_agent():
+        live.log.info("agent renewed", what="the one that was found is another version's; its ranks run on")
     tokens, refused = own_tokens(state), RefusedTokens()
     doorkeeper = Doorkeeper(tokens, refused, live.store.note, controller.clock, controller.notices, live.log)
     app = build_app(
@@ -209,20 +211,22 @@ def run_controller(
             wake()
 
         loop = threading.Thread(target=turn, name="powerflow-loop")
+        announced = announce(state, server.url, controller.owner)
         loop.start()
         doorkeeper.start()
-        announced = announce(state, server.url, controller.owner)
-        gpus = f"{live.spec.gpus} {'emulated ' if live.emulation else ''}GPU{'s' if live.spec.gpus > 1 else ''}"
-        print(f"powerflow serves {gpus} at {server.url}; state in {state}", flush=True)
-        if said := stage_said(live.controller.rules.stages, first):
-            print(f"powerflow: {said}", file=sys.stderr, flush=True)
-        wait()
-        watch.begin("the controller's loop")
-        server.hang_up()
-        doorkeeper.stop()
-        stop.set()
-        controller.ring()
-        loop.join()
+        try:
+            gpus = f"{live.spec.gpus} {'emulated ' if live.emulation else ''}GPU{'s' if live.spec.gpus > 1 else ''}"
+            print(f"powerflow serves {gpus} at {server.url}; state in {state}", flush=True)
+            if said := stage_said(live.controller.rules.stages, first):
+                print(f"powerflow: {said}", file=sys.stderr, flush=True)
+            wait()
+        finally:  # also where nobody takes what is printed: the loop would go on for ever
+            watch.begin("the controller's loop")
+            server.hang_up()
+            doorkeeper.stop()
+            stop.set()
+            controller.ring()
+            loop.join()
         watch.now("requests to the API")
     withdraw(state, announced)
     if failures:

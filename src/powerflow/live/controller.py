@@ -45,6 +45,7 @@ from powerflow.live.store import Store
 from powerflow.live.timing import STEPS
 from powerflow.live.troubles import tell_troubles
 from powerflow.live.wall_clock import BrainTime, WallClock, moved
+from powerflow.live.wanted import type_held
 from powerflow.scheduler import events as brain
 from powerflow.scheduler.insight import Insight
 from powerflow.scheduler.ledger import advance
@@ -132,8 +133,7 @@ class Controller:
         self.cycle_s = 0.0  # the last decision and all it caused
         self._log = log
         self._inbox: deque[News] = deque()
-        self._gpus_of = {n.name: n.gpus for pool in scheduler.pools.values() for n in pool.occupancy.nodes}
-        self._nodes_up = dict.fromkeys(self._gpus_of, True)
+        self._nodes_up = {n.name: True for pool in scheduler.pools.values() for n in pool.occupancy.nodes}
         self._brain_time = BrainTime()
         self.governance = Governance(rules, self._roster, scheduler, store, self._advance, log, self._brain_time)
         self._questions = Questions(scheduler, self._advance, log, self._brain_time)
@@ -248,10 +248,14 @@ class Controller:
 
     def _take_over(self, entry: Entry, job: StoredJob, intent: Intent, now_s: float) -> None:
         """What the last controller decided for a job holds, as far as it was stored and the cluster still has it."""
-        entry.epoch, entry.gpu_type = intent.epoch, intent.gpu_type
+        entry.epoch = intent.epoch
         if job.state is JobState.RUNNING:
             entry.placement, entry.clock_mhz = intent.placement, intent.clock_mhz
-        if any(not set(gpus) <= set(range(self._gpus_of.get(node, 0))) for node, gpus in entry.placement):
+        if entry.placement:
+            entry.gpu_type = type_held(entry.placement, self.scheduler.pools) or ""
+        elif intent.gpu_type in self.scheduler.pools:
+            entry.gpu_type = intent.gpu_type
+        if entry.placement and not entry.gpu_type:
             self._roster.give_back(entry, "its GPUs are no longer part of the cluster")
         elif not entry.placement and intent.placement:
             entry.epoch += 1  # it was held, or ended and came back: what was decided is void

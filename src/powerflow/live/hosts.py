@@ -63,8 +63,7 @@ def numbered(gpus: Sequence[Gpu], host: str, state: Path) -> Sequence[Gpu]:
     places: dict[str, tuple[str, int, str]] = {
         uuid: (str(node), int(number), str(kind)) for uuid, (node, number, kind) in ((read_json(path)) or {}).items()
     }
-    # a card that another type's has taken the place of (a new form of its name) starts anew
-    places = {uuid: p for uuid, p in places.items() if all(g.gpu_type == p[2] for g in gpus if g.uuid == uuid)}
+    places = _retyped(places, {gpu.uuid: gpu.gpu_type for gpu in gpus})
     several = len({gpu.gpu_type for gpu in gpus} | {kind for _, _, kind in places.values()}) > 1
     for gpu in gpus:
         if gpu.uuid not in places:
@@ -78,6 +77,25 @@ def numbered(gpus: Sequence[Gpu], host: str, state: Path) -> Sequence[Gpu]:
     here, answering = {gpu.uuid for gpu in gpus}, {gpu.node for gpu in gpus}
     absent = [AbsentGpu(uuid, *place) for uuid, place in places.items() if uuid not in here and place[0] in answering]
     return sorted([*gpus, *absent], key=lambda gpu: (gpu.node, gpu.index))
+
+
+def _retyped(
+    places: Mapping[str, tuple[str, int, str]], types: Mapping[str, str]
+) -> dict[str, tuple[str, int, str]]:
+    """Places with the types that cards have now: an upgrade, or another driver, can call the same card otherwise.
+
+    Where all of a node are called otherwise they stay what they were to each other. A single one starts anew, in a node
+    of its type, and its place is taken by one that is lost, as the numbers of a node have no gap.
+    """
+    now: dict[str, set[str]] = {}
+    for uuid, (node, _, _) in places.items():
+        now.setdefault(node, set()).update([types[uuid]] if uuid in types else [])
+    found = {}
+    for uuid, (node, number, kind) in places.items():
+        name = next(iter(now[node])) if len(now[node]) == 1 else kind
+        stays = types.get(uuid, name) == name
+        found[uuid if stays else f"{uuid} as {kind}"] = node, number, name
+    return found
 
 
 def nodes_of(gpus: Sequence[Gpu]) -> tuple[Node, ...]:

@@ -592,12 +592,15 @@ def _follow(connection: Connection, intents: Sequence[Intent], states: Mapping[i
 
 
 def _fence(intent: Intent, stored: Intent | None) -> None:
-    """Raise ValueError unless an intent is newer than the stored one, or is the same but for its clock."""
+    """Raise ValueError unless an intent is newer than the stored one, or is the same but for its clock.
+
+    The same GPUs can be of a type that has another name by now.
+    """
     if stored is None or intent.epoch > stored.epoch:
         return
     if intent.epoch < stored.epoch:
         raise ValueError(f"job {intent.job_id}: epoch {intent.epoch} is over, {stored.epoch} is stored")
-    if (intent.gpu_type, intent.placement) != (stored.gpu_type, stored.placement):
+    if intent.placement != stored.placement:
         raise ValueError(f"job {intent.job_id}: other GPUs need an epoch above {stored.epoch}")
 
 

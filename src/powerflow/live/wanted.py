@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from powerflow.cost.type_names import matching
 from powerflow.live.hosts import slug
 from powerflow.live.records import Refused
+from powerflow.live.rows import Placement
 from powerflow.live.spec import JobSpec
 from powerflow.scheduler.pool import Pool
 
@@ -57,3 +58,22 @@ def check_gpus(spec: JobSpec, pools: Mapping[str, Pool], types: Mapping[str, Col
         node = max(node.gpus for pool in of_type for node in pool.occupancy.nodes)
         if wanted.most > node:
             raise Refused(f"one process cannot use {wanted.most} GPUs: a node has {node}", fix="use rescale: restart")
+
+
+def type_held(placement: Placement, pools: Mapping[str, Pool]) -> str | None:
+    """The type, as it is called now, of the GPUs that a job was given; None where they are not all here any more.
+
+    A card's type can have got another name since: PowerFlow or the driver was upgraded. What runs there runs on.
+
+    Args:
+        placement: Nodes, and numbers of GPUs there; not empty.
+        pools: By GPU type.
+    """
+    here = {node.name: (node.gpus, kind) for kind, pool in pools.items() for node in pool.occupancy.nodes}
+    kinds = set()
+    for node, numbers in placement:
+        gpus, kind = here.get(node, (0, ""))
+        if not set(numbers) <= set(range(gpus)):
+            return None
+        kinds.add(kind)
+    return kinds.pop() if len(kinds) == 1 else None

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -16,7 +17,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from powerflow.engine.local import records
+from powerflow import __version__
+from powerflow.engine.local import process, records
 from powerflow.engine.local.environment import agent_environment
 from powerflow.engine.local.logs import read_log
 from powerflow.engine.local.shim import write_environment
@@ -138,6 +140,25 @@ class LocalEngine:
     def forget(self, name: RankName) -> None:
         """Drop all that is kept of a rank that has ended."""
         self._ask({"do": "forget", "name": str(name)})
+
+    def renew_agent(self) -> bool:
+        """Replace an agent of another version of PowerFlow; its ranks run on. Returns whether there was one.
+
+        New ranks are forks of the agent: they would be started by the old version, in the environment that it has. It
+        is killed, as whatever it knows is on disk. For whoever is alone with this engine.
+
+        Raises:
+            EngineError: Its successor cannot be started.
+        """
+        agent = self._ask({"do": "hello"})
+        if agent.get("version") == __version__:
+            return False
+        with contextlib.suppress(ProcessLookupError):
+            descriptor = os.pidfd_open(agent["pid"])
+            process.send(agent["pid"], signal.SIGKILL)
+            _await_end(descriptor)
+        self._ask({"do": "hello", "nodes": self._wanted, "owner": self._owner})
+        return True
 
     def close(self) -> None:
         """Let go of the agent; it and its ranks run on."""

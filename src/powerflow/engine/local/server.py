@@ -20,6 +20,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from powerflow import __version__
 from powerflow.engine.local import process, records, shim
 from powerflow.engine.local.table import Table
 from powerflow.engine.protocol import EngineError, Fenced
@@ -209,6 +210,7 @@ class Server:
             "limits": sorted(users | self._table.cgroups.limits()),
             "notices": self._notices,
             "pid": os.getpid(),
+            "version": __version__,
         }
 
     def _launch(self, peer: Peer, request: dict[str, Any]) -> dict[str, Any] | None:

@@ -36,10 +36,11 @@ def find_strays(home: Path, owner: str) -> list[Stray]:
         home: The owner's engine folder; it need not be there.
         owner: Name that the agents were given.
     """
-    return [
-        Stray(pid, ticks, _rank(pid), os.readlink(f"/proc/{pid}/cwd"))
-        for pid, ticks in _elsewhere("powerflow-shim", home, owner)
-    ]
+    found = []
+    for pid, ticks in _elsewhere("powerflow-shim", home, owner):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            found.append(Stray(pid, ticks, _rank(pid), os.readlink(f"/proc/{pid}/cwd")))
+    return found
 
 
 def end_stray_agents(home: Path, owner: str) -> None:
