@@ -23,6 +23,21 @@ def test_what_is_posted_is_read(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ranks", "switch.json", "target.json"]
 
 
+def test_ranks_of_an_earlier_or_a_later_version_can_read_what_is_posted(tmp_path: Path) -> None:
+    mailbox = Mailbox(tmp_path)
+    mailbox.create()
+    target = Target(3, (Member("j.1.0", "n"),), 64, outside_s=900.0)
+    mailbox.post_target(target)
+    mailbox.post_switch(Switch(target, 17))
+    assert (mailbox.target(), mailbox.switch()) == (target, Switch(target, 17))
+    words = {"generation", "members", "local_batch_max", "nodes", "checkpoint_s"}  # all that 0.1.0 knows
+    posted, switched = read_json(tmp_path / "target.json"), read_json(tmp_path / "switch.json")
+    assert posted is not None and switched is not None
+    assert posted.keys() == switched["target"].keys() == words
+    replace_json(tmp_path / "target.json", posted | {"of_a_later_version": 1})
+    assert mailbox.target() == target
+
+
 def test_nothing_that_is_no_plain_file_is_opened_for_long(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")  # would block whoever opens it until somebody writes
     (tmp_path / "secret").write_text("{}")

@@ -60,6 +60,10 @@ class Phase(StrEnum):
     DONE = "done"  # all epochs trained; ends with code 0
 
 
+#: Holds how long ranks wait for one that does something else than steps.
+_PATIENCE = "patience.json"
+
+
 @dataclass(frozen=True, slots=True)
 class Member:
     """One rank of a generation: its name (`RankName` as text) and the node it is on."""
@@ -159,22 +163,34 @@ class Mailbox:
         (self.directory / "ranks").mkdir(parents=True, exist_ok=True)
 
     def post_target(self, target: Target) -> None:
-        """Tell the ranks what the gang shall be."""
-        replace_json(self.directory / "target.json", asdict(target))
+        """Tell the ranks what the gang shall be.
+
+        ``outside_s`` lies apart: ranks that were started by version 0.1.0 end at a word that they do not know.
+        """
+        if target.outside_s:
+            replace_json(self.directory / _PATIENCE, {"outside_s": target.outside_s})
+        replace_json(self.directory / "target.json", _words(target))
 
     def target(self) -> Target | None:
         """What the gang shall be."""
         found = read_json(self.directory / "target.json")
-        return None if found is None else _target(found)
+        return None if found is None else self._target(found)
 
     def post_switch(self, switch: Switch) -> None:
         """Tell the ranks when to go over."""
-        replace_json(self.directory / "switch.json", asdict(switch))
+        replace_json(self.directory / "switch.json", {"target": _words(switch.target), "step": switch.step})
 
     def switch(self) -> Switch | None:
         """When to go over."""
         found = read_json(self.directory / "switch.json")
-        return None if found is None else Switch(_target(found["target"]), found["step"])
+        return None if found is None else Switch(self._target(found["target"]), found["step"])
+
+    def _target(self, found: dict[str, Any]) -> Target:
+        """A target from what was written; what a later version says besides is passed over."""
+        members = tuple(Member(member["name"], member["node"]) for member in found["members"])
+        patience = read_json(self.directory / _PATIENCE) or {}
+        known = {key: value for key, value in (patience | found).items() if key in Target.__slots__}
+        return Target(**{**known, "members": members})
 
     def post_rendezvous(self, generation: int, place: Mapping[str, Any]) -> None:
         """Say where the members of a generation meet."""
@@ -223,8 +239,10 @@ class News:
         return True
 
 
-def _target(found: dict[str, Any]) -> Target:
-    return Target(**{**found, "members": tuple(Member(**member) for member in found["members"])})
+def _words(target: Target) -> dict[str, Any]:
+    words = asdict(target)
+    del words["outside_s"]
+    return words
 
 
 def replace_json(path: Path, content: Mapping[str, Any]) -> None:
