@@ -32,7 +32,8 @@ def test_ranks_of_an_earlier_or_a_later_version_can_read_what_is_posted(tmp_path
     assert (mailbox.target(), mailbox.switch()) == (target, Switch(target, 17))
     words = {"generation", "members", "local_batch_max", "nodes", "checkpoint_s"}  # all that 0.1.0 knows
     posted, switched = read_json(tmp_path / "target.json"), read_json(tmp_path / "switch.json")
-    assert posted is not None and switched is not None
+    assert posted is not None
+    assert switched is not None
     assert posted.keys() == switched["target"].keys() == words
     replace_json(tmp_path / "target.json", posted | {"of_a_later_version": 1})
     assert mailbox.target() == target

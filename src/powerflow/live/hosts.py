@@ -79,9 +79,7 @@ def numbered(gpus: Sequence[Gpu], host: str, state: Path) -> Sequence[Gpu]:
     return sorted([*gpus, *absent], key=lambda gpu: (gpu.node, gpu.index))
 
 
-def _retyped(
-    places: Mapping[str, tuple[str, int, str]], types: Mapping[str, str]
-) -> dict[str, tuple[str, int, str]]:
+def _retyped(places: Mapping[str, tuple[str, int, str]], types: Mapping[str, str]) -> dict[str, tuple[str, int, str]]:
     """Places with the types that cards have now: an upgrade, or another driver, can call the same card otherwise.
 
     Where all of a node are called otherwise they stay what they were to each other. A single one starts anew, in a node
