@@ -257,6 +257,8 @@ class Controller:
             entry.gpu_type = intent.gpu_type
         if entry.placement and not entry.gpu_type:
             self._roster.give_back(entry, "its GPUs are no longer part of the cluster")
+        elif entry.placement and entry.gpu_type != intent.gpu_type:
+            self.store.rename_type(entry.id, entry.gpu_type)
         elif not entry.placement and intent.placement:
             entry.epoch += 1  # it was held, or ended and came back: what was decided is void
             self._roster.unstored[entry.id] = True

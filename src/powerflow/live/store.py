@@ -352,6 +352,11 @@ class Store:
         with self._write() as connection:
             connection.execute(update(gangs).where(gangs.c.job_id == encode.number(job_id)).values(placement="[]"))
 
+    def rename_type(self, job_id: str, gpu_type: str) -> None:
+        """Note that the type of the GPUs that a job holds is called otherwise by now."""
+        with self._write() as connection:
+            connection.execute(update(gangs).where(gangs.c.job_id == encode.number(job_id)).values(gpu_type=gpu_type))
+
     def _intents(self, which: Any) -> list[Intent]:
         query = select(gangs).join(jobs).where(which).order_by(gangs.c.job_id)
         with self._database.read() as connection:
@@ -592,15 +597,12 @@ def _follow(connection: Connection, intents: Sequence[Intent], states: Mapping[i
 
 
 def _fence(intent: Intent, stored: Intent | None) -> None:
-    """Raise ValueError unless an intent is newer than the stored one, or is the same but for its clock.
-
-    The same GPUs can be of a type that has another name by now.
-    """
+    """Raise ValueError unless an intent is newer than the stored one, or is the same but for its clock."""
     if stored is None or intent.epoch > stored.epoch:
         return
     if intent.epoch < stored.epoch:
         raise ValueError(f"job {intent.job_id}: epoch {intent.epoch} is over, {stored.epoch} is stored")
-    if intent.placement != stored.placement:
+    if (intent.gpu_type, intent.placement) != (stored.gpu_type, stored.placement):
         raise ValueError(f"job {intent.job_id}: other GPUs need an epoch above {stored.epoch}")
 
 
