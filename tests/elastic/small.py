@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._C._distributed_c10d import HashStore
 
 from powerflow import elastic
 from powerflow.elastic.mailbox import JOB_DIR, RANK_NAME
@@ -276,6 +277,12 @@ def adds_up_alone(rank: Rank) -> None:
 def opens_a_group(rank: Rank) -> None:
     """Opens a process group of its own, for which nobody has set an address."""
     torch.distributed.init_process_group("gloo")
+
+
+def has_a_group(rank: Rank) -> None:
+    """Has opened a process group before it calls ``init``, in whose midst the refusal comes."""
+    torch.distributed.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
+    elastic.init()
 
 
 def uses_its_gradients(rank: Rank) -> None:

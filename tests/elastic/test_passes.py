@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils.data import TensorDataset
 
 from powerflow import elastic
@@ -158,6 +160,20 @@ def test_a_rate_that_follows_the_position() -> None:
         script.optimizer.zero_grad()
 
     check_equal(body)
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
+@pytest.mark.parametrize("backwards", [1, 2])
+def test_a_schedule_at_the_head_of_the_loop(backwards: int) -> None:
+    def body(script: Script, x: Tensor, y: Tensor) -> None:
+        script.others[0].step()
+        script.optimizer.zero_grad()
+        script.run.backward(script.loss(x, y))
+        if backwards == 2:
+            script.run.backward(script.model(x).abs().mean())
+        script.optimizer.step()
+
+    check_equal(body, lambda script: torch.optim.lr_scheduler.ExponentialLR(script.optimizer, 0.7))
 
 
 def test_batch_statistics_may_change_in_every_pass() -> None:
@@ -326,6 +342,24 @@ def test_a_tensor_of_the_scripts_own_may_change() -> None:
     check_equal(body)
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_tensors_without_a_definite_shape() -> None:
+    """As ``torch.compile`` keeps them for shapes that vary, and attention for sequences of several lengths."""
+    symbolic = FakeTensorMode(shape_env=ShapeEnv()).from_tensor(torch.ones(5, 7))
+    module = nn.Module()
+    module.weight = nn.Parameter(symbolic)
+    nested = torch.nested.nested_tensor([torch.ones(2, 3), torch.ones(4, 3)])
+    lazy = nn.LazyLinear(3)
+
+    def body(script: Script, x: Tensor, y: Tensor) -> None:
+        script.run.backward(script.loss(x, y))
+        script.optimizer.step()
+        script.optimizer.zero_grad()
+
+    check_equal(body)
+    del module, nested, lazy
+
+
 def test_gradients_from_elsewhere() -> None:
     def body(script: Script, x: Tensor, y: Tensor) -> None:
         script.run.backward(script.loss(x, y))
@@ -368,3 +402,31 @@ def test_an_update_by_hand_is_explained() -> None:
     assert "between two of a step's 2 passes" in str(explained)
     assert "if run.updates:" in str(explained)
     assert script.run._explain(TypeError("something else")) is None
+
+
+def norm_of_those_there(script: Script) -> None:
+    torch.stack([p.grad.norm() for p in script.model.parameters() if p.grad is not None])
+
+
+def largest_of_those_there(script: Script) -> None:
+    max(p.grad.abs().max() for p in script.model.parameters() if p.grad is not None)
+
+
+def scaler_that_was_not_registered(script: Script) -> None:
+    scaler = script.made.setdefault("scaler", torch.amp.GradScaler("cpu"))
+    scaler.scale(torch.ones(()))
+    scaler.step(script.optimizer)
+
+
+@pytest.mark.parametrize("use", [norm_of_those_there, largest_of_those_there, scaler_that_was_not_registered])
+def test_what_needs_some_gradient_is_explained(use: Callable[[Script], None]) -> None:
+    def body(script: Script, x: Tensor, y: Tensor) -> None:
+        script.run.backward(script.loss(x, y))
+        use(script)
+
+    script = Script(2)
+    with pytest.raises((RuntimeError, ValueError, AssertionError)) as raised:
+        script.train(body)
+    explained = script.run._explain(raised.value)
+    assert explained is not None
+    assert "between two of a step's 2 passes" in str(explained)

@@ -127,6 +127,13 @@ def test_a_group_that_nobody_has_set_an_address_for(tmp_path: Path) -> None:
     assert shown == f"powerflow: {refusal}"
 
 
+def test_a_group_that_was_opened_before_init(tmp_path: Path) -> None:
+    shown, refusal = ended(tmp_path, "has_a_group")
+    assert refusal.startswith("small.py:")
+    assert "opens a process group of its own" in refusal
+    assert shown.endswith(f"powerflow: {refusal}")
+
+
 def test_gradients_used_between_passes(tmp_path: Path) -> None:
     shown, refusal = ended(tmp_path, "uses_its_gradients", most=2)
     assert refusal.startswith("small.py:")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import io
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -166,3 +169,41 @@ def test_two_loops_over_epochs_are_refused(run: Run) -> None:
     assert list(run.epochs(1)) == [0]
     with pytest.raises(InputError, match=r"epochs was called twice.*one loop"):
         run.epochs(2)
+
+
+def test_copies_of_the_wrapped_model_are_models_of_their_own(run: Run) -> None:
+    """For an average, or to keep the best one: they train apart from the run, and are told nothing of it."""
+    model = nn.Linear(1, 1, bias=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    wrapped: Any = run.wrap(model, optimizer)
+    file = io.BytesIO()
+    torch.save(wrapped, file)
+    file.seek(0)
+    for other in (copy.deepcopy(wrapped), torch.load(file, weights_only=False)):
+        assert other.state_dict().keys() == wrapped.state_dict().keys()
+        other(torch.ones(1, 1)).sum().backward()
+        assert other.module.weight.grad.item() == 1.0
+        assert model.weight.grad is None
+    assert wrapped._run is run
+
+
+def test_a_closure_is_refused(run: Run) -> None:
+    """What it does within the update could not be undone when a rank is lost."""
+    model, optimizer = wrap(run)
+    (x,) = DATA[:4]
+
+    def closure() -> float:
+        run.backward(model(x).mean())
+        return 0.0
+
+    for _ in run.epochs(1):
+        for _ in run.batches(DATA, global_batch=4):
+            with pytest.raises(InputError, match="not in a closure"):
+                optimizer.step(closure)
+            return
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.5, 4.0, "4", None])
+def test_a_global_batch_that_is_none(run: Run, size: Any) -> None:
+    with pytest.raises(InputError, match="whole number"):
+        run.batches(DATA, global_batch=size)

@@ -50,6 +50,12 @@ def test_torchrun_is_told_how_many_and_where(run: str, rest: str) -> None:
     assert started(run) == [*TORCHRUN, *OURS.split(), *shlex.split(rest)]
 
 
+def test_options_of_python_before_the_launchers_module() -> None:
+    words = started("python -u -W ignore -X dev -m torch.distributed.run --nproc-per-node 4 t.py")
+    assert words == [PYTHON, *["-u", "-W", "ignore", "-X", "dev", "-m", "torch.distributed.run"], *OURS.split(), "t.py"]
+    assert launcher_of("python -W ignore train.py -m torch.distributed.run") is None
+
+
 def test_a_node_starts_its_own_ranks() -> None:
     words = started("torchrun --nproc-per-node 8 t.py", 4, 1, node=1)
     assert " ".join(words[3:9]) == "--nnodes 2 --nproc-per-node 1 --node-rank 1"

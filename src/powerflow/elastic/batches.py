@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 from powerflow.elastic.loader import Feed
 from powerflow.elastic.order import Order
+from powerflow.errors import InputError
+
+
+def whole(global_batch: int) -> int:
+    """Return a global batch as Python's own integer, whatever kind of integer it is.
+
+    Raises:
+        InputError: It is no whole number, or less than 1.
+    """
+    try:
+        number = operator.index(global_batch)
+    except TypeError:
+        number = 0
+    if number < 1:
+        raise InputError(f"global_batch is {global_batch!r}", where="run.batches", fix="give a whole number, 1 or more")
+    return number
 
 
 class EpochSampler:

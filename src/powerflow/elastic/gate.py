@@ -12,10 +12,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.optim.lr_scheduler import LRScheduler
+
+#: Takes a call that comes too early, to make it when it is due; False if it may be made now.
+Defer = Callable[[Callable[[], object]], bool]
 
 
-def gate(thing: Any, method: str, is_open: Callable[[], bool]) -> None:
-    """Have calls of one object's method do nothing (and return None) while the gate is shut.
+def gate(thing: Any, method: str, is_open: Callable[[], bool], defer: Defer = lambda _: False) -> None:
+    """Have calls of one object's method do nothing (and return None) while the gate is shut, or they are deferred.
 
     A copy of the object, pickled or deep, is one without gates.
     """
@@ -23,6 +27,8 @@ def gate(thing: Any, method: str, is_open: Callable[[], bool]) -> None:
 
     @functools.wraps(behind)
     def gated(_self: Any, *args: Any, **kwargs: Any) -> Any:
+        if defer(lambda: behind(*args, **kwargs)):
+            return None
         return behind(*args, **kwargs) if is_open() else None
 
     if method in getattr(thing, "__dict__", ()):
@@ -43,16 +49,29 @@ def gate(thing: Any, method: str, is_open: Callable[[], bool]) -> None:
     thing.__class__ = type(kind)(kind.__name__, (kind,), body)
 
 
-def gate_all(thing: Any, may_update: Callable[[], bool], may_follow: Callable[[], bool]) -> None:
+def gate_all(thing: Any, may_update: Callable[[], bool], may_follow: Callable[[], bool], defer: Defer) -> None:
     """Gate what an optimiser, LR scheduler, gradient scaler or average has, by the names of its methods.
 
     By name, because scripts bring their own: an optimiser that wraps another one knows nothing of torch's classes.
+
+    Args:
+        thing: What was registered.
+        may_update: Asked by what uses gradients.
+        may_follow: Asked by what does not.
+        defer: Asked by schedules: a script may call them before its backward, which may have to be done again.
     """
     if isinstance(thing, torch.amp.GradScaler):
         for method in ("unscale_", "step", "update"):
             gate(thing, method, may_update)
         return
     if callable(getattr(thing, "step", None)):
-        gate(thing, "step", may_update)
+        if _is_schedule(thing):
+            gate(thing, "step", may_follow, defer)
+        else:
+            gate(thing, "step", may_update)
     if callable(getattr(thing, "update_parameters", None)):
         gate(thing, "update_parameters", may_follow)
+
+
+def _is_schedule(thing: Any) -> bool:
+    return isinstance(thing, LRScheduler) or hasattr(thing, "get_last_lr")

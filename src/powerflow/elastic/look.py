@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from powerflow.elastic.state import Training
@@ -23,6 +22,8 @@ _SAMPLED, _VALUES = 48, 8
 #: An integer type for each size of a value: bits are compared, so that NaN equals NaN.
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _RATES = ("lr", "momentum", "betas", "weight_decay")
+#: Tensors that just hold numbers.
+_PLAIN = (Tensor, nn.Parameter)
 #: Longest state of a thing that is searched for tensors.
 _DEEP = 4
 
@@ -53,14 +54,12 @@ class Look:
             kind = type(thing)
             if issubclass(kind, nn.Module):
                 for parameter in getattr(thing, "_parameters", {}).values():
-                    if parameter is None or is_lazy(parameter) or id(parameter) in known:
-                        continue
-                    if parameter.shape in shapes and _counts(parameter):
+                    if parameter is not None and id(parameter) not in known and _is_like(parameter, shapes):
                         known.add(id(parameter))
                         self._copies.append(
                             (f"a parameter of a {kind.__name__} beside the model", weakref.ref(parameter))
                         )
-            elif issubclass(kind, Tensor) and not is_lazy(thing) and thing.shape in shapes and _counts(thing):
+            elif issubclass(kind, Tensor) and _is_like(thing, shapes):
                 loose.append(thing)
         self._loose = [weakref.ref(tensor) for tensor in loose if id(tensor) not in known]
 
@@ -178,6 +177,11 @@ def _tensors(state: object, deep: int) -> Iterable[Tensor]:
     elif deep and isinstance(state, dict | list | tuple):
         for part in state.values() if isinstance(state, dict) else state:
             yield from _tensors(part, deep - 1)
+
+
+def _is_like(tensor: Tensor, shapes: set[torch.Size]) -> bool:
+    """Whether a tensor has one of these shapes. One of another class (a compiler's, say) may have no definite shape."""
+    return type(tensor) in _PLAIN and not tensor.is_nested and tensor.shape in shapes and _counts(tensor)
 
 
 def _counts(tensor: Tensor) -> bool:

@@ -13,6 +13,7 @@ The body of the script's loop runs once per pass, and all that it does there is 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import NoReturn
 
 import torch
@@ -43,6 +44,7 @@ class Passes:
         self.one: Pass | None = None
         self.backwards = 0
         self.updated = False
+        self._deferred = list[Callable[[], object]]()  # what is to be done before the update of this step
         self._left = False  # gradients of the step before, perhaps, neither used by an update nor cleared
         self._parameters: list[nn.Parameter] = []
         self._look: Look | None = None
@@ -67,6 +69,7 @@ class Passes:
         self._asked = False
         if number == 0:
             self.updated = self._looked = False
+            self._deferred = []
             self._kept = self._seen = None
             self._hidden = False
 
@@ -80,6 +83,7 @@ class Passes:
         Raises:
             InputError: If the last pass had no backward.
         """
+        self._do_deferred()
         self._left = not self.updated and self._training.optimizes()
         if self._kept is not None:
             self._kept = None
@@ -89,6 +93,7 @@ class Passes:
         """Forget all gradients: the step is given up."""
         self._left = False
         self._kept = self._seen = None
+        self._deferred = []
         self._training.drop_gradients()
 
     def ask(self, *, granted: bool) -> None:
@@ -101,6 +106,23 @@ class Passes:
             self._refuse_strange()
         self._asked = True
         self.updated |= granted
+        if granted:
+            self._do_deferred()
+
+    def defer(self, act: Callable[[], object]) -> bool:
+        """Put off what the script does before the first backward of a pass, if it is in one.
+
+        Done once, after the last backward of the step: it must not be done again with a step that is done again.
+        """
+        early = self.one is not None and not self.backwards
+        if early and self.one is not None and self.one.last:
+            self._deferred.append(act)
+        return early
+
+    def _do_deferred(self) -> None:
+        acts, self._deferred = self._deferred, []
+        for act in acts:
+            act()
 
     def before_backward(self) -> None:
         """Compare what must not have changed, and give the parameters their gradients back.
@@ -145,11 +167,12 @@ class Passes:
 
     def explain(self, error: BaseException) -> InputError | None:
         """Return what is to be said of a script that fails because it finds no gradients between two passes."""
-        if not self._hidden or not isinstance(error, TypeError | AttributeError) or "NoneType" not in str(error):
+        if not self._hidden or not any(sign in str(error) for sign in _OF_NOTHING):
             return None
         return InputError(
             f"gradients are used between two of a step's {self.count} passes, where there are none yet ({error})",
-            fix="put what uses them under `if run.updates:`, or skip parameters whose grad is None",
+            fix="put what uses them under `if run.updates:`, or skip parameters whose grad is None; give a scaler to"
+            " run.wrap",
         )
 
     def rescale(self, factor: Tensor) -> None:
@@ -196,6 +219,15 @@ class Passes:
         raise InputError(f"{what} (a step has {self.count} passes here)", where="run.backward", fix=fix)
 
 
+#: What Python and torch say of gradients that are not there, and of a norm or a maximum over none of them.
+_OF_NOTHING = (
+    "NoneType",
+    "a non-empty TensorList",
+    "a non-empty list of Tensors",
+    "arg is an empty sequence",
+    "iterable argument is empty",
+    "No inf checks were recorded",
+)
 _LARGER = "give a larger batch.local_max, or more GPUs at least"
 _ONCE = (
     "put it under `if run.updates:`, or give what does it to run.wrap; let rates depend on run.position.step;"

@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 
 from powerflow.elastic import foreign, group, refusal
 from powerflow.elastic.accelerated import tell_accelerate
-from powerflow.elastic.batches import Batches
+from powerflow.elastic.batches import Batches, whole
 from powerflow.elastic.environment import Place, find_mailbox, find_pacer, first_place, place_in
 from powerflow.elastic.exchange import Exchange
 from powerflow.elastic.fixed import Fixed
@@ -45,10 +45,6 @@ class Run:
     def __init__(self) -> None:
         self._mailbox, self._name = find_mailbox()
         self._reporter = Reporter(self._mailbox, self._name)
-        refusal.install(self._reporter, self._explain, in_place=self._mailbox is not None)
-        if self._mailbox is not None:
-            foreign.refuse_own_group()
-            tell_accelerate(self._place)
         self._pacer = find_pacer()
         self._training: Training | None = None
         self._gang: Gang | Fixed | None = None
@@ -63,6 +59,10 @@ class Run:
         self._open_epochs: weakref.ref[Generator[int]] | None = None
         self._open_batches: weakref.ref[Generator[Any]] | None = None
         self._timed_steps, self._timed_s, self._timed_generation = 0, 0.0, 0
+        refusal.install(self._reporter, self._explain, in_place=self._mailbox is not None)
+        if self._mailbox is not None:
+            foreign.refuse_own_group()
+            tell_accelerate(self._place)
 
     @property
     def rank(self) -> int:
@@ -117,7 +117,7 @@ class Run:
         self._training = Training(model, others, ddp_options)
         self._passes = Passes(self._training)
         for other in others:
-            gate_all(other, self._may_update, lambda: self.updates)
+            gate_all(other, self._may_update, lambda: self.updates, self._passes.defer)
         if self._mailbox is None:
             self._gang = Fixed(self._training)
         else:
@@ -203,8 +203,7 @@ class Run:
         Raises:
             InputError: If gone through outside of `epochs`, or a second time; or with something that is decided here.
         """
-        if global_batch < 1:
-            raise InputError(f"global_batch is {global_batch}", where="run.batches", fix="give 1 or more")
+        global_batch = whole(global_batch)
         if self._feed is None or not self._feed.serves(dataset, loader_options):
             self._feed = Feed(dataset, loader_options)
         order = Order(len(dataset), global_batch, shuffle, seed, drop_last)  # type: ignore[arg-type]  # Feed has looked
@@ -347,7 +346,10 @@ class Run:
     def _may_update(self) -> bool:
         if self._pass is not None and self._passes is not None:
             if not self._passes.backwards:
-                raise InputError("optimizer.step() came without run.backward(loss)", fix="in place of loss.backward()")
+                raise InputError(
+                    "optimizer.step() came without run.backward(loss)",
+                    fix="call it before, in place of loss.backward(), and not in a closure",
+                )
             self._passes.ask(granted=self.updates)
         return self.updates
 

@@ -326,11 +326,11 @@ def _is_assignment(word: str) -> bool:
 
 def _module(words: list[str]) -> tuple[str, int]:
     """Return the module that ``python … -m MODULE`` runs, and where its arguments begin; "" if it runs none."""
-    for at, word in enumerate(words[1:-1], start=1):
-        if word == "-m":
+    at = 1
+    while at < len(words) - 1 and words[at].startswith("-"):
+        if words[at] == "-m":
             return words[at + 1], at + 2
-        if not word.startswith("-"):
-            break
+        at += 2 if words[at] in ("-W", "-X", "--check-hash-based-pycs") else 1
     return "", 0
 
 
