@@ -77,6 +77,18 @@ def test_a_start_that_is_refused_leaves_no_process(tmp_path: Path) -> None:
     assert processes_of(state / "engine") == []
 
 
+def test_a_controller_whose_first_line_cannot_be_written_ends_in_order(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    command = [sys.executable, "-m", "powerflow", "serve", "--state-dir", str(state), "--emulate", "1x1:A100"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*command, "--port", "0"], stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=120.0
+        )
+    assert done.returncode != 0
+    assert done.stderr.splitlines()[-1] == "powerflow: no space left on device"
+    assert processes_of(state / "engine") == []
+
+
 def test_what_is_no_cluster_is_said_in_a_line_with_what_would_be(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "powerflow", "serve", "--state-dir", str(tmp_path), "--emulate", "bogus"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120.0)
