@@ -430,3 +430,19 @@ def test_what_needs_some_gradient_is_explained(use: Callable[[Script], None]) ->
     explained = script.run._explain(raised.value)
     assert explained is not None
     assert "between two of a step's 2 passes" in str(explained)
+
+
+def test_a_peer_lost_after_an_update_in_the_middle_of_a_step() -> None:
+    """The step would be done again, and the update with it: twice."""
+    script = Script(0)
+
+    def body(script: Script, x: Tensor, y: Tensor) -> None:
+        script.run.backward(script.loss(x, y))
+        script.optimizer.step()
+        assert isinstance(script.run._gang, Fixed)
+        script.run._gang.whole = False  # as in the second backward of a GAN
+
+    with pytest.raises(InputError, match="updated in the middle of a step") as raised:
+        script.train(body)
+    assert raised.value.exit_code == 1  # so the job is tried again
+    assert script.run.position.step == 0

@@ -165,6 +165,20 @@ class Passes:
             for parameter in self._parameters:
                 parameter.grad = None
 
+    def refuse_half_done(self) -> None:
+        """End this rank if a step in which an update took effect is to be done again: the update would act twice.
+
+        Raises:
+            InputError: With exit code 1: the job is tried again, from its checkpoint.
+        """
+        if self.updated:
+            raise InputError(
+                "a peer was lost after the script had updated in the middle of a step, which cannot be undone: the run"
+                " goes on from its last checkpoint",
+                where="run.backward",
+                exit_code=1,
+            )
+
     def explain(self, error: BaseException) -> InputError | None:
         """Return what is to be said of a script that fails because it finds no gradients between two passes."""
         if not self._hidden or not any(sign in str(error) for sign in _OF_NOTHING):

@@ -283,6 +283,7 @@ class Run:
                 finally:
                     gathering.end()
                 if not gang.whole:
+                    gathering.refuse_half_done()
                     break
             else:
                 self._end_step(order, passes, began_s)
