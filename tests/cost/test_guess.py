@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from powerflow.cost.catalogue import axes_for, catalogue_types, declare, declared, family_model, gpu_type
-from powerflow.cost.guess import Limits, agree, guessed_type, in_words
+from powerflow.cost.guess import CardLimits, agree, guessed_type, in_words
 from powerflow.cost.model import gpu_power
 from powerflow.cost.type_names import matching
 from powerflow.errors import InputError
 
-A40 = Limits(clock_min_mhz=210, clock_max_mhz=1740, clock_step_mhz=15, limit_w=300, memory_gib=45)
+A40 = CardLimits(clock_min_mhz=210, clock_max_mhz=1740, clock_step_mhz=15, limit_w=300, memory_gib=45)
 
 
 def test_a_guess_keeps_what_is_known_and_says_what_is_not() -> None:
@@ -28,20 +28,20 @@ def test_a_guess_keeps_what_is_known_and_says_what_is_not() -> None:
 
 
 def test_another_form_of_a_chip_is_scaled_from_that_chip_and_not_from_the_nearest_limit() -> None:
-    card = guessed_type("NVIDIA A100-PCIE-40GB", Limits(limit_w=250, memory_gib=40, clock_max_mhz=1410))
+    card = guessed_type("NVIDIA A100-PCIE-40GB", CardLimits(limit_w=250, memory_gib=40, clock_max_mhz=1410))
     assert card.speed == pytest.approx(gpu_type("A100").speed * 250 / 400)
     assert "as A100" in card.sources["speed"]
 
 
 def test_nothing_known_is_a_guess_throughout() -> None:
-    card = guessed_type("NVIDIA Something", Limits())
+    card = guessed_type("NVIDIA Something", CardLimits())
     assert card.limit_w > card.idle_w > 0
     assert "nothing is known" in card.sources["limits"]
 
 
 @given(st.floats(20.0, 2000.0), st.floats(300.0, 4000.0))
 def test_whatever_the_limits_a_table_can_be_made(limit_w: float, top_mhz: float) -> None:
-    card = guessed_type("NVIDIA Odd 1", Limits(clock_max_mhz=top_mhz, limit_w=limit_w))
+    card = guessed_type("NVIDIA Odd 1", CardLimits(clock_max_mhz=top_mhz, limit_w=limit_w))
     declare(card)
     axes = axes_for("NVIDIA Odd 1", 4, [1, 2, 4])
     assert axes.clocks_mhz[-1] == pytest.approx(top_mhz)
@@ -53,11 +53,11 @@ def test_whatever_the_limits_a_table_can_be_made(limit_w: float, top_mhz: float)
 
 def test_limits_agree_as_far_as_they_are_known() -> None:
     a100 = gpu_type("A100")
-    assert agree(a100, Limits())
-    assert agree(a100, Limits(clock_max_mhz=1410, limit_w=400, memory_gib=79.3))
-    assert not agree(a100, Limits(limit_w=250))
-    assert not agree(a100, Limits(memory_gib=39.4))
-    assert not agree(a100, Limits(clock_max_mhz=1980))
+    assert agree(a100, CardLimits())
+    assert agree(a100, CardLimits(clock_max_mhz=1410, limit_w=400, memory_gib=79.3))
+    assert not agree(a100, CardLimits(limit_w=250))
+    assert not agree(a100, CardLimits(memory_gib=39.4))
+    assert not agree(a100, CardLimits(clock_max_mhz=1980))
 
 
 def test_a_declared_type_is_found_and_one_of_the_catalogue_stays_as_it_is() -> None:
@@ -118,4 +118,4 @@ def test_what_people_write_means_what_they_expect(wanted: str, found: list[str])
 
 
 def test_a_name_that_is_not_known_is_nan_and_not_zero() -> None:
-    assert math.isnan(Limits().limit_w)
+    assert math.isnan(CardLimits().limit_w)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from powerflow.elastic import checksum
-from powerflow.elastic.checksum import Comparison
+from powerflow.elastic.checksum import RankComparison
 from powerflow.elastic.mailbox import Phase
 from powerflow.elastic.order import Position
 from powerflow.elastic.state import Training
@@ -91,9 +91,9 @@ def test_a_digest_depends_on_the_order() -> None:
     assert checksum._digest(one) != checksum._digest(other)
 
 
-def comparison(model: nn.Module) -> tuple[Comparison, Training]:
+def comparison(model: nn.Module) -> tuple[RankComparison, Training]:
     training = Training(model, (), {})
-    return Comparison(training), training
+    return RankComparison(training), training
 
 
 def test_comparing_takes_a_bounded_share(monkeypatch: pytest.MonkeyPatch) -> None:

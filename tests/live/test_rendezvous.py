@@ -15,7 +15,7 @@ import pytest
 from powerflow.engine.protocol import RankSpec
 from powerflow.live.gang_facts import Completed, Failed, Progressed, Started
 from powerflow.live.gangs import Gangs
-from powerflow.live.rendezvous import Meeting, RankProcess, Seen, look, port_is_known
+from powerflow.live.rendezvous import Meeting, MeetingState, RankProcess, look, port_is_known
 from tests.live.fake_engine import Player, Script
 from tests.live.gang_bench import LIMITS, PYTHON, Bench, environment, order, spec_of
 
@@ -49,19 +49,19 @@ def test_processes_that_are_connected_have_met_and_others_have_not() -> None:
         running(_CHILD, _CONNECT, port) as (second, _),
         running(_ALONE) as (alone, _),
     ):
-        assert look([first, second], False) is Seen.MET  # also where it is a child that connects
-        assert look([first, alone], False) is Seen.APART
-        assert look([first, RankProcess(second.pid, second.started_s - 1000)], False) is Seen.UNKNOWN
-        assert look([first, RankProcess(2**22 + 1, time.time())], False) is Seen.UNKNOWN
+        assert look([first, second], False) is MeetingState.MET  # also where it is a child that connects
+        assert look([first, alone], False) is MeetingState.APART
+        assert look([first, RankProcess(second.pid, second.started_s - 1000)], False) is MeetingState.UNKNOWN
+        assert look([first, RankProcess(2**22 + 1, time.time())], False) is MeetingState.UNKNOWN
 
 
 def test_launchers_that_are_connected_have_met_only_if_their_children_are() -> None:
     with running(_LISTEN) as (first, port), running(_CONNECT, port) as (second, _):
-        assert look([first, second], True) is Seen.APART
+        assert look([first, second], True) is MeetingState.APART
     with ExitStack() as stack:
         first, port = stack.enter_context(running(_LISTEN))
         second, _ = stack.enter_context(running(_CHILD, _CONNECT, port))
-        assert look([first, second], True) is Seen.MET
+        assert look([first, second], True) is MeetingState.MET
 
 
 def test_a_port_is_known_while_it_is_used_and_after_a_connection() -> None:
@@ -76,24 +76,24 @@ def test_a_port_is_known_while_it_is_used_and_after_a_connection() -> None:
     assert not port_is_known(unused)
     looks: list[bool] = []
 
-    def nothing(ranks: Sequence[RankProcess], launched: bool) -> Seen:
+    def nothing(ranks: Sequence[RankProcess], launched: bool) -> MeetingState:
         looks.append(launched)
-        return Seen.APART
+        return MeetingState.APART
 
     meeting = Meeting(nothing, unused, False, 0.0, True)
-    assert meeting.watch([RankProcess(1, 0.0)], 0.0) is Seen.APART
+    assert meeting.watch([RankProcess(1, 0.0)], 0.0) is MeetingState.APART
     meeting.watch([RankProcess(1, 0.0)], 1.0)
     assert len(looks) == 1  # not again so soon
     meeting.watch([RankProcess(1, 0.0)], 2.0, at_once=True)
     assert len(looks) == 2
     meeting.port = port
-    assert meeting.watch([RankProcess(1, 0.0)], 2.5) is Seen.MET
+    assert meeting.watch([RankProcess(1, 0.0)], 2.5) is MeetingState.MET
 
 
 class Apart(Bench):
     """Its ranks are seen as ``seen`` says."""
 
-    seen = Seen.APART
+    seen = MeetingState.APART
 
     def controller(self) -> Gangs:
         return Gangs(
@@ -149,8 +149,8 @@ def test_ranks_that_never_met_fail_in_time(bench: Apart) -> None:
         assert LIMITS.meet_s < bench.engine.now_s - began_s < LIMITS.meet_s + 10
 
 
-@pytest.mark.parametrize("seen", [Seen.MET, Seen.UNKNOWN])
-def test_ranks_that_have_met_or_cannot_be_seen_are_left_alone(bench: Apart, seen: Seen) -> None:
+@pytest.mark.parametrize("seen", [MeetingState.MET, MeetingState.UNKNOWN])
+def test_ranks_that_have_met_or_cannot_be_seen_are_left_alone(bench: Apart, seen: MeetingState) -> None:
     bench.seen = seen
     bench.gangs.apply([order(1, "a0", "a1", spec=spec_of(rescale="restart", gpus=2))])
     bench.hear(Completed)

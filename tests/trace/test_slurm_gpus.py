@@ -8,7 +8,7 @@ import pytest
 from powerflow.errors import InputError
 from powerflow.trace.fields import Unusable
 from powerflow.trace.formats.slurm_gpus import (
-    Gpus,
+    SlurmGpus,
     gres_gpus,
     held_gpus,
     mig_profile,
@@ -24,52 +24,52 @@ from powerflow.trace.read import read_trace
 @pytest.mark.parametrize(
     ("tres", "gpus"),
     [
-        ("billing=8,cpu=64,gres/gpu:a100=8,gres/gpu=8,mem=4G,node=1", Gpus(8)),
-        ("gres/gpu:v100=2,gres/gpu:a100=2", Gpus(4)),
-        ("gres/gpu=4,gres/gpu:a100=2", Gpus(4)),  # only one type is tracked by itself
-        ("gres/gpu:nvidia_a100-sxm4-80gb=2,gres/gpu=2", Gpus(2)),
-        ("cpu=8,gres/gpu=1K", Gpus(1024)),
-        ("cpu=4,gres/gpumem=12G,gres/gpuutil=80,mem=1G", Gpus()),
-        ("gres/gpu:1g.5gb=7,gres/gpu=7", Gpus(0, {"1g.5gb": 7})),
-        ("gres/gpu:a100_3g.20gb=1,gres/gpu=1", Gpus(0, {"3g.20gb": 1})),
-        ("gres/gpu=2,gres/gpu:h200=1,gres/gpu:1g.33gb=1", Gpus(1, {"1g.33gb": 1})),
-        ("gres/gpu:nvidia_a100_80gb_pcie_2g.20gb=1", Gpus(0, {"2g.20gb": 1})),
-        ("gres/gpu:mig-1g.10gb=2,gres/gpu=2", Gpus(0, {"1g.10gb": 2})),
-        ("gres/shard:h100=12,gres/shard=12", Gpus(shares="gres/shard=12")),
-        ("gres/mps=25", Gpus(shares="gres/mps=25")),
-        ("gres/mps:v100=25", Gpus(shares="gres/mps=25")),
-        ("", Gpus()),
+        ("billing=8,cpu=64,gres/gpu:a100=8,gres/gpu=8,mem=4G,node=1", SlurmGpus(8)),
+        ("gres/gpu:v100=2,gres/gpu:a100=2", SlurmGpus(4)),
+        ("gres/gpu=4,gres/gpu:a100=2", SlurmGpus(4)),  # only one type is tracked by itself
+        ("gres/gpu:nvidia_a100-sxm4-80gb=2,gres/gpu=2", SlurmGpus(2)),
+        ("cpu=8,gres/gpu=1K", SlurmGpus(1024)),
+        ("cpu=4,gres/gpumem=12G,gres/gpuutil=80,mem=1G", SlurmGpus()),
+        ("gres/gpu:1g.5gb=7,gres/gpu=7", SlurmGpus(0, {"1g.5gb": 7})),
+        ("gres/gpu:a100_3g.20gb=1,gres/gpu=1", SlurmGpus(0, {"3g.20gb": 1})),
+        ("gres/gpu=2,gres/gpu:h200=1,gres/gpu:1g.33gb=1", SlurmGpus(1, {"1g.33gb": 1})),
+        ("gres/gpu:nvidia_a100_80gb_pcie_2g.20gb=1", SlurmGpus(0, {"2g.20gb": 1})),
+        ("gres/gpu:mig-1g.10gb=2,gres/gpu=2", SlurmGpus(0, {"1g.10gb": 2})),
+        ("gres/shard:h100=12,gres/shard=12", SlurmGpus(shares="gres/shard=12")),
+        ("gres/mps=25", SlurmGpus(shares="gres/mps=25")),
+        ("gres/mps:v100=25", SlurmGpus(shares="gres/mps=25")),
+        ("", SlurmGpus()),
     ],
 )
-def test_trackable_resources(tres: str, gpus: Gpus) -> None:
+def test_trackable_resources(tres: str, gpus: SlurmGpus) -> None:
     assert tres_gpus(parse_tres(tres)) == gpus
 
 
 @pytest.mark.parametrize(
     ("gres", "nodes", "gpus"),
     [
-        ("PER_NODE:gpu:4", 2, Gpus(8)),
-        ("PER_NODE:gpu:v100:4", 2, Gpus(8)),
-        ("PER_JOB:gpu:6", 3, Gpus(6)),
-        ("PER_JOB:gpu:8,PER_NODE:gpu:4", 2, Gpus(8)),  # both say the same eight
-        ("gpu:2", 1, Gpus(2)),
-        ("gpu:0", 1, Gpus()),
-        ("gpu", 3, Gpus(3)),
-        ("gpu:tesla", 1, Gpus(1)),
-        ("gpu:tesla:2(S:0-1)", 1, Gpus(2)),
-        ("gpu:a100:2(IDX:0,3)", 3, Gpus(6)),
-        ("gres:gpu:a100:8", 1, Gpus(8)),
-        ("gres/gpu=3", 1, Gpus(3)),
-        ("7696487:4", 2, Gpus(8)),  # the plugin's number, in databases of Slurm 14 to 20
-        ("gpu:a100:1,gpu:v100:1", 1, Gpus(2)),
-        ("craynetwork:1,gpu:1", 1, Gpus(1)),
-        ("gpu:1g.5gb:2", 1, Gpus(0, {"1g.5gb": 2})),
-        ("gpu:a100_1g.5gb:1(IDX:0)", 2, Gpus(0, {"1g.5gb": 2})),
-        ("shard:4", 1, Gpus(shares="gres/shard=4")),
-        ("gpu:2", None, Gpus(2, one_node_assumed=True)),
+        ("PER_NODE:gpu:4", 2, SlurmGpus(8)),
+        ("PER_NODE:gpu:v100:4", 2, SlurmGpus(8)),
+        ("PER_JOB:gpu:6", 3, SlurmGpus(6)),
+        ("PER_JOB:gpu:8,PER_NODE:gpu:4", 2, SlurmGpus(8)),  # both say the same eight
+        ("gpu:2", 1, SlurmGpus(2)),
+        ("gpu:0", 1, SlurmGpus()),
+        ("gpu", 3, SlurmGpus(3)),
+        ("gpu:tesla", 1, SlurmGpus(1)),
+        ("gpu:tesla:2(S:0-1)", 1, SlurmGpus(2)),
+        ("gpu:a100:2(IDX:0,3)", 3, SlurmGpus(6)),
+        ("gres:gpu:a100:8", 1, SlurmGpus(8)),
+        ("gres/gpu=3", 1, SlurmGpus(3)),
+        ("7696487:4", 2, SlurmGpus(8)),  # the plugin's number, in databases of Slurm 14 to 20
+        ("gpu:a100:1,gpu:v100:1", 1, SlurmGpus(2)),
+        ("craynetwork:1,gpu:1", 1, SlurmGpus(1)),
+        ("gpu:1g.5gb:2", 1, SlurmGpus(0, {"1g.5gb": 2})),
+        ("gpu:a100_1g.5gb:1(IDX:0)", 2, SlurmGpus(0, {"1g.5gb": 2})),
+        ("shard:4", 1, SlurmGpus(shares="gres/shard=4")),
+        ("gpu:2", None, SlurmGpus(2, one_node_assumed=True)),
     ],
 )
-def test_generic_resources_of_older_versions(gres: str, nodes: int | None, gpus: Gpus) -> None:
+def test_generic_resources_of_older_versions(gres: str, nodes: int | None, gpus: SlurmGpus) -> None:
     assert gres_gpus(gres, nodes) == gpus
 
 
@@ -80,14 +80,14 @@ def test_counts_that_cannot_be_known_are_refused(gres: str) -> None:
 
 
 def test_any_column_may_say_that_it_is_a_slice_or_a_share() -> None:
-    whole = Gpus(1)
+    whole = SlurmGpus(1)
     asked = submitted_gpus("sbatch -p gpu --gres=gpu:1g.5gb:1 run.sh")[0]
-    assert held_gpus([whole], [whole], asked) == Gpus(0, {"1g.5gb": 1})
-    assert held_gpus([whole], [Gpus(0, {"3g.20gb": 1})], Gpus()) == Gpus(0, {"3g.20gb": 1})
-    assert held_gpus([Gpus(2)], [Gpus(4)], Gpus()) == Gpus(2)  # what was allocated wins
-    assert held_gpus([], [Gpus(4)], Gpus()) == Gpus(4)
-    assert held_gpus([whole], [Gpus(shares="gres/shard=2")], Gpus()) == Gpus(shares="gres/shard=2")
-    assert held_gpus([Gpus(1, shares="gres/shard=8")], [whole], Gpus()) == whole  # all shards of a whole GPU
+    assert held_gpus([whole], [whole], asked) == SlurmGpus(0, {"1g.5gb": 1})
+    assert held_gpus([whole], [SlurmGpus(0, {"3g.20gb": 1})], SlurmGpus()) == SlurmGpus(0, {"3g.20gb": 1})
+    assert held_gpus([SlurmGpus(2)], [SlurmGpus(4)], SlurmGpus()) == SlurmGpus(2)  # what was allocated wins
+    assert held_gpus([], [SlurmGpus(4)], SlurmGpus()) == SlurmGpus(4)
+    assert held_gpus([whole], [SlurmGpus(shares="gres/shard=2")], SlurmGpus()) == SlurmGpus(shares="gres/shard=2")
+    assert held_gpus([SlurmGpus(1, shares="gres/shard=8")], [whole], SlurmGpus()) == whole  # all shards of a whole GPU
 
 
 @pytest.mark.parametrize(

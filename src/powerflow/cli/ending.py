@@ -1,4 +1,4 @@
-"""Ends the process in bounded time, whatever hangs: a store, a driver, an agent, a request.
+"""End the process in bounded time, whatever hangs: a store, a driver, an agent, a request.
 
 Threads cannot be ended from outside, so an orderly end waits for all of them. When that takes too long the process is
 ended by force, with a line that says where each thread was. Nothing is lost by it: ranks are other processes, the store
@@ -30,7 +30,7 @@ class Ending:
     Args:
         force_s: Seconds until the process is ended by force.
         exit: Ends the process at once.
-        stream: Where it is said.
+        stream: Where the reason for an end by force is written.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Ending:
         self._over = False
 
     def begin(self, what: str, more_s: float = 0.0) -> None:
-        """The process is to end now; or, called again, goes over to the next part of its end, with time of its own.
+        """Start the time limit for ending; called again, start a new limit for the next part of the end.
 
         Args:
             what: What is being waited for.
@@ -66,12 +66,12 @@ class Ending:
             faulthandler.dump_traceback_later(self._force_s + more_s + LIMIT_S - FORCE_S, exit=True)
 
     def now(self, what: str) -> None:
-        """Name what is being waited for; the time goes on."""
+        """Name what is being waited for, without a new time limit."""
         with self._changed:
             self._what = what
 
     def done(self) -> None:
-        """It has ended in order, or goes on."""
+        """Drop the time limit: the process has ended in order, or goes on."""
         with self._changed:
             self._over = True
             self._changed.notify_all()
@@ -94,7 +94,7 @@ class Ending:
 
 @contextmanager
 def ending(watch: Ending | None = None) -> Iterator[Ending]:
-    """An `Ending` for a block: it is over when the block is left."""
+    """Yield an `Ending` whose time limit is dropped when the block is left."""
     watch = watch or Ending()
     try:
         yield watch
@@ -103,7 +103,7 @@ def ending(watch: Ending | None = None) -> Iterator[Ending]:
 
 
 def whereabouts() -> str:
-    """Where the threads of this process are, in its own code: ``loop in engine.local.client.ask``, and so on."""
+    """Say where in PowerFlow's code the threads are: ``loop in engine.local.client.ask``, and so on."""
     names = {thread.ident: thread.name.removeprefix("powerflow-") for thread in threading.enumerate()}
     me = threading.get_ident()
     found: dict[str, None] = {}
@@ -115,7 +115,7 @@ def whereabouts() -> str:
 
 
 def _own_code(frame: FrameType | None) -> str:
-    """The innermost function of this package on a stack; "" if there is none."""
+    """Return the innermost function of this package on a stack; "" if there is none."""
     while frame is not None:
         module = frame.f_globals.get("__name__", "")
         if module.startswith("powerflow."):

@@ -66,7 +66,7 @@ def _prior(model: str, gpu_type: str) -> JobModel | None:
 
 
 def _said(fits: list[Fit]) -> list[str]:
-    """What is to be known of the points: GPU types that the catalogue has not, and the notes of each model."""
+    """Notes to print about the points: GPU types that the catalogue has not, and the notes of each model."""
     from powerflow.cost.catalogue import declared
     from powerflow.cost.guess import in_words
 

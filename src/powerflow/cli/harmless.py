@@ -11,7 +11,7 @@ Shown = TypeVar("Shown")
 
 #: C0, delete and C1: some terminals obey the last as they obey an escape. Lines and tabs only lay text out.
 _VISIBLE = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
-#: Marks that turn the direction of writing, or end a line: with them a text reads as another than it is.
+#: Marks that change the direction of text, or end a line: with them it looks like another.
 _VISIBLE |= {code: f"\\u{code:04x}" for code in (0x61C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A))}
 
 
@@ -21,13 +21,13 @@ def visible(text: str) -> str:
 
 
 class LogText:
-    """Makes a log that comes in pieces `visible`; a carriage return ends a line, as it does for who reads a log."""
+    """Makes a log that comes in pieces `visible`; a carriage return ends a line."""
 
     def __init__(self) -> None:
         self._held = ""
 
     def piece(self, text: str, *, last: bool) -> str:
-        """The next piece as it may be shown; a return at its end waits for what follows, unless it is the last."""
+        """Return the next piece as it may be shown; hold back a return at its end unless it is the last."""
         text, self._held = self._held + text, ""
         if text.endswith("\r") and not last:
             text, self._held = text[:-1], "\r"

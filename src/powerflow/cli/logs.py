@@ -26,7 +26,7 @@ def logs(
         str | None, typer.Option(help="Which rank's, as describe names them; the first by default.")
     ] = None,
     raw: Annotated[
-        bool, typer.Option("--raw", help="As it is: colours, but also whatever else steers a terminal.")
+        bool, typer.Option("--raw", help="Print it unchanged, with colours and all other control sequences.")
     ] = False,
     json: Json = False,
 ) -> None:

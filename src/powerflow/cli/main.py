@@ -50,7 +50,7 @@ COMMANDS = (
     Command("replay", "replay", "Say what PowerFlow would have saved on your own log."),
     Command("demo", "demo", "Train ten small jobs on an emulated cluster of this machine."),
     Command("serve", "serve", "Run the controller of a live cluster."),
-    Command("token", "app", "Make and list tokens: who may ask the controller."),
+    Command("token", "app", "Make, list and revoke tokens for the controller."),
     Command("submit", "submit", "Submit a job to the controller."),
     Command("queue", "queue", "List jobs and what they have."),
     Command("describe", "describe", "Show all that is known of a job."),

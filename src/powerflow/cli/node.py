@@ -1,4 +1,4 @@
-"""``powerflow node``: the nodes, and taking them out of use and into it again."""
+"""``powerflow node``: list nodes, and take them out of use and into it again."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def drain(
 
 @asks
 def resume(controller: Controller, node: Name, json: Json = False) -> None:
-    """Let a drained or failed node be used again."""
+    """Let a drained or failed node, and its GPUs with faults, be used again."""
     _say(controller.resume(node), json)
 
 
@@ -89,7 +89,7 @@ def _draw(nodes: Sequence[NodeRecord], width: int) -> RenderableType:
 
 
 def _locked(gpu: GpuRecord) -> str:
-    """The clock that a GPU was read to be locked to, or only was asked for."""
+    """Return the clock that a reading confirmed, or the one that was only asked for."""
     if gpu.locked_mhz is not None:
         return f"{gpu.locked_mhz:.0f}"
     return "–" if gpu.asked_mhz is None else f"asked {gpu.asked_mhz:.0f}"

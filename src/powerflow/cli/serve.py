@@ -38,7 +38,7 @@ PLAIN_S = 10.0
 
 
 class OnExit(StrEnum):
-    """What becomes of running jobs when the controller is told to end."""
+    """What happens to running jobs when the controller ends."""
 
     LEAVE = "leave"
     DRAIN = "drain"
@@ -46,12 +46,13 @@ class OnExit(StrEnum):
 
 def serve(
     state_dir: Annotated[
-        Path | None, typer.Option(help="Directory for all that is kept; by default that of powerflow's settings.")
+        Path | None,
+        typer.Option(help="Directory of the controller's state; by default the one in powerflow's settings."),
     ] = None,
     emulate: Annotated[
         str | None, typer.Option(help="A cluster of emulated GPUs, such as 2x4:A100; without it, this machine's own.")
     ] = None,
-    policy: Annotated[str, typer.Option(help="Who decides.")] = "prices",
+    policy: Annotated[str, typer.Option(help="Scheduling policy, as powerflow simulate takes it.")] = "prices",
     energy_price: Annotated[
         float, typer.Option("--lambda", help="Price of energy λ_E, seconds of mean completion time per joule.", min=0.0)
     ] = 0.0,
@@ -64,9 +65,7 @@ def serve(
     on_exit: Annotated[
         OnExit, typer.Option(help="On SIGTERM or Ctrl-C: leave jobs running for the next controller, or drain them.")
     ] = OnExit.LEAVE,
-    mode: Annotated[
-        Stage, typer.Option(help="How far PowerFlow is let in, until powerflow mode says otherwise.")
-    ] = Stage.ENFORCE,
+    mode: Annotated[Stage, typer.Option(help="Rollout stage, until powerflow mode sets another.")] = Stage.ENFORCE,
     explore_steps: Annotated[
         int, typer.Option(help="Steps to try each clock when a job is new on a GPU count; 0: never.", min=0)
     ] = 20,
@@ -74,19 +73,23 @@ def serve(
         float, typer.Option(help="Most seconds a job may ask for to save and leave (checkpoint.grace).", min=0.0)
     ] = 600.0,
     restored: Annotated[
-        bool, typer.Option(help="State or store was restored, moved or lost, and nothing of it runs elsewhere.")
+        bool,
+        typer.Option(help="Accept a restored, moved or new state directory or store; nothing of it may run elsewhere."),
     ] = False,
     costs: CostFiles = None,
     open_metrics: Annotated[bool, typer.Option(help="Serve /metrics without a token.")] = False,
     trusted_proxy: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="ADDRESS|CIDR", help="A proxy whose X-Forwarded-For is believed; may be repeated. None by default."
+            metavar="ADDRESS|CIDR", help="A proxy whose X-Forwarded-For is trusted; may be repeated. None by default."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the emulated GPUs' hidden truth.", min=0)] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Seed of the emulated GPUs' true costs, which the scheduler does not see.", min=0)
+    ] = 0,
     time_scale: Annotated[
-        float, typer.Option(help="Emulated steps last so many times as long as modelled.", min=1e-6)
+        float,
+        typer.Option(help="Factor on the length of emulated steps: 0.1 is ten times as fast as modelled.", min=1e-6),
     ] = 1.0,
 ) -> None:
     """Run the controller of a live cluster on this machine, until SIGTERM or Ctrl-C.
@@ -170,7 +173,7 @@ def run_controller(
     open_metrics: bool = False,
     proxies: Sequence[Network] = (),
 ) -> None:
-    """Start the controller, serve the API, and turn until a signal says to end; ``watch`` sees to it that it does.
+    """Start the controller and serve the API until a signal; ``watch`` ends the process if its end takes too long.
 
     Raises:
         LostClaim: Another controller has taken over; everything was left to it.
@@ -245,7 +248,7 @@ def run_controller(
 
 
 def stage_said(stages: Stages, first: Stage) -> str:
-    """What is to be said where ``--mode`` is not what holds: somebody has set another stage before; else ""."""
+    """Say that a stage set earlier holds instead of ``--mode``; "" if none does."""
     now = stages.stored_for_all()
     if now is None or now.stage is first:
         return ""
@@ -254,7 +257,7 @@ def stage_said(stages: Stages, first: Stage) -> str:
 
 @contextmanager
 def waking() -> Iterator[tuple[Callable[[], object], Callable[[], object]]]:
-    """A function that waits for SIGTERM, SIGINT or the other function, and that other one. For the main thread."""
+    """Yield a function that waits for SIGTERM, SIGINT or a wake-up, and one that wakes it. For the main thread."""
     listening, speaking = socket.socketpair()
     speaking.setblocking(False)
     before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -270,7 +273,7 @@ def waking() -> Iterator[tuple[Callable[[], object], Callable[[], object]]]:
 
 
 def own_tokens(state: Path) -> Tokens:
-    """The controller's tokens; the first start makes one for whoever starts it, an operator."""
+    """Load the controller's tokens; the first start makes an operator's token for the user who starts it."""
     from powerflow.live.records import Role
     from powerflow.service.tokens import Tokens, create_token
 
@@ -284,7 +287,7 @@ def own_tokens(state: Path) -> Tokens:
 
 
 def announce(state: Path, url: str, owner: str) -> bytes:
-    """Leave word of where the API is, for the commands of this user; returns what was written."""
+    """Write where the API is, for the commands of this user; return what was written."""
     from powerflow.elastic.mailbox import replace_json
 
     path = state / "server.json"
@@ -293,7 +296,7 @@ def announce(state: Path, url: str, owner: str) -> bytes:
 
 
 def withdraw(state: Path, announced: bytes) -> None:
-    """Take back what `announce` wrote, unless another controller has announced itself since."""
+    """Delete what `announce` wrote, unless another controller has announced itself since."""
     path = state / "server.json"
     with suppress(OSError):
         if path.read_bytes() == announced:

@@ -26,7 +26,7 @@ def create(
     state_dir: StateDir = None,
     json: Json = False,
 ) -> None:
-    """Make a token and print it, once: only its hash is kept. A running controller knows it at once."""
+    """Make a token and print it, once: only its hash is kept. A running controller accepts it at once."""
     from powerflow.cli.output import print_json
     from powerflow.service.tokens import create_token
 
@@ -39,7 +39,7 @@ def create(
 
 @app.command("list")
 def listed(state_dir: StateDir = None, json: Json = False) -> None:
-    """List whose tokens there are, what each may do, and the ids by which they are revoked."""
+    """List tokens: their ids, users and roles."""
     from powerflow.service.tokens import Tokens
 
     _print(Tokens.load(_file(state_dir)).holders(), json)
@@ -51,7 +51,7 @@ def revoke(
     state_dir: StateDir = None,
     json: Json = False,
 ) -> None:
-    """Make tokens worthless, and list them. A running controller knows it at once; jobs run on."""
+    """Revoke tokens, and list them. A running controller refuses them at once; jobs run on."""
     from powerflow.service.tokens import revoke_tokens
 
     _print(revoke_tokens(_file(state_dir), whose), json)

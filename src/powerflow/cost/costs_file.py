@@ -1,6 +1,6 @@
-"""Costs that somebody measured, instead of the catalogue's: what ``powerflow fit`` wrote, or tables of points.
+"""Read measured costs to use instead of the catalogue's: files that ``powerflow fit`` wrote, or tables of points.
 
-Every file is read for what it is: JSON is a file of models, anything else a table of observations, whose points are
+JSON is a file of models, anything else a table of observations, whose points are
 fitted here, model by model. Where points are, they win; between and beyond them the fit stands.
 """
 
@@ -34,7 +34,7 @@ class Costs:
     cards: tuple[GpuType, ...] = field(default=())
 
     def of(self, model: str) -> Mapping[str, Fit]:
-        """What is known of a model, by GPU type: under its own name, else under another name of its family."""
+        """Return what is known of a model, by GPU type: under its own name, else under another name of its family."""
         own = self._named(model.lower())
         if own:
             return own

@@ -18,8 +18,8 @@ ANY_STEP_MHZ = 15.0
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """What is known of a card's limits; nan where it is not.
+class CardLimits:
+    """Limits of a card; nan where one is not known.
 
     Attributes:
         clock_min_mhz, clock_max_mhz, clock_step_mhz: Clocks it can be locked to.
@@ -36,7 +36,7 @@ class Limits:
     idle_w: float = math.nan
 
 
-def agree(card: GpuType, limits: Limits) -> bool:
+def agree(card: GpuType, limits: CardLimits) -> bool:
     """Say whether measured limits are those of a type of the catalogue, as far as they are known.
 
     Clocks may be off by 2 %, watts by 5 %, memory by 10 % (what a driver counts as usable differs).
@@ -49,7 +49,7 @@ def agree(card: GpuType, limits: Limits) -> bool:
     return all(math.isnan(found) or abs(found / known - 1.0) <= within for found, known, within in pairs)
 
 
-def guessed_type(name: str, limits: Limits, told_by: str = "the driver") -> GpuType:
+def guessed_type(name: str, limits: CardLimits, told_by: str = "the driver") -> GpuType:
     """Make a type of what is known of it.
 
     Args:

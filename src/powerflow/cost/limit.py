@@ -1,4 +1,4 @@
-"""What a power limit makes of watts and times: at the limit the card lowers its own clock until it draws no more.
+"""Compute watts and step times under a power limit: at the limit the card lowers its own clock until it draws no more.
 
 So watts stop at the limit, and a step takes as long as at the clock that the card then runs at:
 

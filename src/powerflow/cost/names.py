@@ -1,4 +1,4 @@
-"""The family that a model not in the catalogue is most like, by its name."""
+"""Find the family that a model outside the catalogue most resembles, by its name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SHORTEST_STEM = 4  # letters that may stand inside a word; shorter stems must b
 
 
 def family_alike(name: str) -> str | None:
-    """The family that a model's name says it is like, ``resnet34`` → imagenet; None if it says nothing.
+    """Return the family that a model's name resembles, ``resnet34`` → imagenet; None if it resembles none.
 
     A name's words are compared with the stems of the families' names, aliases and kin (``resnet`` of ``resnet50``), the
     longest first. Of several with one stem, that with the nearest number is taken, and the kin where there is none.

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from powerflow.cost.catalogue import declare, gpu_type, is_known
-from powerflow.cost.guess import Limits, guessed_type
+from powerflow.cost.guess import CardLimits, guessed_type
 from powerflow.errors import InputError
 
 REQUIRED = ("model", "gpu_type", "gpus", "step_time_s", "local_batch")
@@ -153,7 +153,7 @@ def _declare_types(rows: Sequence[tuple[dict[str, str], str]]) -> None:
             continue
         limits_w[kind] = max(limits_w.get(kind, 0.0), drawn_w)
     for kind, clocks in clocks_mhz.items():
-        limits = Limits(
+        limits = CardLimits(
             clock_min_mhz=min(clocks, default=math.nan),
             clock_max_mhz=max(clocks, default=math.nan),
             limit_w=limits_w.get(kind, math.nan),

@@ -1,7 +1,7 @@
-"""One controller per GPU, on the whole machine: whoever works with a GPU holds a lock that bears its UUID.
+"""Keep one controller per GPU on the whole machine, by a lock named after the GPU's UUID.
 
-The lock is a file's, and ends with the process that holds it, however that ends; a file that is left lies there and
-means nothing. It does not matter which state directory or store a controller has. Controllers of root meet in
+The lock is on a file and ends with the process that holds it, however that ends; a file that is left behind means
+nothing. It does not matter which state directory or store a controller has. Controllers of root meet in
 ``/run/powerflow``, where nobody else can hold them up; those of other users in ``/tmp/powerflow-gpus``, and they see
 root's. Machines are told apart by their driver: controllers in containers that share it must share the directory too.
 """
@@ -54,7 +54,7 @@ class GpuClaims:
             raise
 
     def close(self) -> None:
-        """Let other controllers have them."""
+        """Release the locks."""
         while self._locks:
             os.close(self._locks.pop())
 
@@ -81,7 +81,7 @@ def _locked(folder: Path, name: str, uuid: str, until_s: float) -> int:
 
 
 def _ask_root(name: str, uuid: str) -> None:
-    """Refuse what a controller of root works with; its lock is not ours to try."""
+    """Refuse a GPU that a controller of root works with; another user cannot take that lock to test it."""
     note = read_json(OF_ROOT / f"{name}.json")
     if note is not None and lives(int(note.get("pid") or 0), int(note.get("born") or 0)):
         raise _taken(uuid, note)

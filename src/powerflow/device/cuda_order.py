@@ -1,4 +1,4 @@
-"""Which number CUDA gives a GPU, so that programs that want numbers (Zeus does) get the right ones.
+"""Find the numbers that CUDA gives GPUs, for programs that need numbers instead of UUIDs (Zeus does).
 
 With ``CUDA_DEVICE_ORDER=PCI_BUS_ID`` CUDA counts by PCI address, as NVML does (NVIDIA, "CUDA Environment Variables").
 That is so only where both see the same GPUs: one that is split by MIG or does not answer may shift the numbers behind
@@ -15,7 +15,7 @@ from powerflow.device.protocol import Gpu
 
 
 def cuda_numbers(gpus: Sequence[Gpu]) -> Mapping[str, int]:
-    """The number of each GPU by its UUID; empty where numbers cannot be relied on."""
+    """Return the number of each GPU by its UUID; empty where numbers cannot be relied on."""
     cards = [gpu for gpu in gpus if isinstance(gpu, NvmlGpu)]
     by_address = sorted(cards, key=lambda card: card.pci_address)
     numbers = {card.uuid: number for number, card in enumerate(by_address)}
@@ -26,7 +26,7 @@ def cuda_numbers(gpus: Sequence[Gpu]) -> Mapping[str, int]:
 
 
 def visible(uuids: Sequence[str], numbers: Mapping[str, int], silent: Collection[object]) -> dict[str, str]:
-    """The environment in which a program sees these GPUs and no others.
+    """Return the environment in which a program sees these GPUs and no others.
 
     Args:
         uuids: Of the GPUs, in the order in which it shall see them.

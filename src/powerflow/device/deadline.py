@@ -1,4 +1,4 @@
-"""Calls that may never return, each GPU's in a thread of its own: whoever waits, waits for a bounded time.
+"""Make driver calls that may never return, each GPU's in a thread of its own, and wait for them for a bounded time.
 
 A driver that is stuck holds the thread that called it, for seconds or for ever, and nothing can take it back. So one
 thread per GPU calls the driver; callers wait for its answer until a deadline. While a call is stuck, the next ones fail
@@ -28,7 +28,7 @@ class NotAnswering(DeviceError):
 
 
 class Call:
-    """One call on its way: what to do, and what came of it."""
+    """A call that was handed to a thread: the function, and its result or error once it has returned."""
 
     def __init__(self, do: Callable[[], Any]) -> None:
         self.began_s = time.monotonic()
@@ -61,7 +61,7 @@ class OwnThread:
         self._lock = threading.Lock()
 
     def begin(self, do: Callable[[], Any], within_s: float) -> Call:
-        """Start a call without waiting for its answer; what is on its way is waited for, for so long.
+        """Start a call without waiting for its answer; wait at most so long for an earlier call to end.
 
         Raises:
             NotAnswering: An earlier call has not returned.
@@ -79,7 +79,7 @@ class OwnThread:
         return call
 
     def end(self, call: Call, within_s: float) -> Any:
-        """The answer to a call, at most so long after it began.
+        """Wait for the answer to a call, at most so long after it began.
 
         Raises:
             NotAnswering: It has not returned by then.
@@ -114,6 +114,6 @@ _threads_lock = threading.Lock()
 
 
 def thread_of(key: str, who: str) -> OwnThread:
-    """The thread for calls about one device, the same one for the same key: what is stuck is known to be stuck."""
+    """Return the thread for calls about one device, the same one for the same key, so that a stuck call stays known."""
     with _threads_lock:
         return _threads.setdefault(key, OwnThread(who))

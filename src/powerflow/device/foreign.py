@@ -1,4 +1,4 @@
-"""Whose a process on a GPU is: ours, that is a descendant of a rank or of what started it, or somebody else's."""
+"""Tell a job's processes on a GPU (descendants of a rank or of its shim) from those of somebody else."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CONTAINER = re.compile(r"docker|containerd|libpod|crio|kubepods|lxc")
 
 
 def parent_of(pid: int) -> int:
-    """A process's parent; 0 if it is gone or has none."""
+    """Return a process's parent; 0 if it is gone or has none."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text("ascii", "replace")
         return int(text[text.rindex(")") + 2 :].split()[1])
@@ -26,7 +26,7 @@ def parent_of(pid: int) -> int:
 
 
 def strangers(pids: Iterable[int], ours: Collection[int], *, spare_containers: bool = False) -> tuple[str, ...]:
-    """Processes that are nobody's of ours, in words.
+    """Return the processes that belong to no job, in words.
 
     Args:
         pids: Processes, as the driver numbers them. One that this system does not know by that number (the driver
@@ -45,7 +45,7 @@ def strangers(pids: Iterable[int], ours: Collection[int], *, spare_containers: b
 
 
 def _is_contained(pid: int) -> bool:
-    """Whether a process runs in a container that we do not run in."""
+    """Return whether a process runs in a container that this process does not run in."""
     group = _group(pid)
     return bool(_CONTAINER.search(group)) and group != _group("self")
 
@@ -68,7 +68,7 @@ def _descends(pid: int, ours: Collection[int]) -> bool:
 
 
 def _name(pid: int) -> str:
-    """The command's name, in printable letters; "" if there is no such process."""
+    """Return the command's name, in printable letters; "" if there is no such process."""
     try:
         name = Path(f"/proc/{pid}/comm").read_text("utf-8", "replace").rstrip("\n")
     except OSError:

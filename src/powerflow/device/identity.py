@@ -1,4 +1,4 @@
-"""Which GPU type an NVIDIA card is: one of the catalogue's, or one of its own with the limits that its driver tells.
+"""Find the GPU type of an NVIDIA card: one of the catalogue's, or one of its own with the limits its driver reports.
 
 A card is of a type of the catalogue only if its name says so and its limits agree. Another form of the same chip (PCIe,
 NVL, laptop, Max-Q, a virtual GPU, another memory) has other limits, and keeps its own name.
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from powerflow.cost.catalogue import GpuType, catalogue_types, declare, gpu_type
-from powerflow.cost.guess import Limits, agree, guessed_type
+from powerflow.cost.guess import CardLimits, agree, guessed_type
 from powerflow.cost.type_names import rest_of
 
 #: Words that may stand beside the chip's in the name of a card of the catalogue: the board and memory it comes with.
@@ -19,7 +19,7 @@ FORMS = frozenset({"sxm", "sxm2", "sxm4", "sxm5", "hbm3", "collectors", "edition
 
 
 def catalogue_name(vendor_name: str) -> str:
-    """The catalogue's name of a GPU: "NVIDIA A100-SXM4-80GB" is A100; its own name where the catalogue has none."""
+    """Return a GPU's name in the catalogue ("NVIDIA A100-SXM4-80GB" is A100), or its own if it has none there."""
     found = []
     for card in catalogue_types():
         rest = rest_of(vendor_name, card.name)
@@ -28,8 +28,8 @@ def catalogue_name(vendor_name: str) -> str:
     return max(found, key=len, default=vendor_name)
 
 
-def type_of(vendor_name: str, limits: Limits) -> GpuType:
-    """The type of a card; one that the catalogue does not have is declared with the limits of its driver.
+def type_of(vendor_name: str, limits: CardLimits) -> GpuType:
+    """Return the type of a card; declare it with the limits its driver reports if the catalogue does not have it.
 
     Args:
         vendor_name: As the driver names it.
@@ -45,8 +45,8 @@ def type_of(vendor_name: str, limits: Limits) -> GpuType:
     return own
 
 
-def limits_of(nvml: Any, handle: Any, tells: Callable[..., float], clocks_mhz: Sequence[float]) -> Limits:
-    """What a driver tells of a card's limits; nan for what it does not.
+def limits_of(nvml: Any, handle: Any, tells: Callable[..., float], clocks_mhz: Sequence[float]) -> CardLimits:
+    """Read a card's limits from its driver; nan for those it does not report.
 
     Args:
         nvml: The vendor's binding.
@@ -58,7 +58,7 @@ def limits_of(nvml: Any, handle: Any, tells: Callable[..., float], clocks_mhz: S
     if len(clocks_mhz) > 1:  # the mean: V100 steps by 7 and 8 MHz in turn
         step_mhz = (clocks_mhz[-1] - clocks_mhz[0]) / (len(clocks_mhz) - 1)
     top_mhz = clocks_mhz[-1] if clocks_mhz else tells(nvml.nvmlDeviceGetMaxClockInfo, handle, nvml.NVML_CLOCK_SM)
-    return Limits(
+    return CardLimits(
         clock_min_mhz=clocks_mhz[0] if clocks_mhz else math.nan,
         clock_max_mhz=top_mhz or math.nan,
         clock_step_mhz=step_mhz,

@@ -20,7 +20,7 @@ from powerflow.device.deadline import CHANGE_S, INIT_S, OPEN_S, READ_S, Call, No
 from powerflow.device.protocol import DeviceError, DeviceLost, NotPermitted, Reading, Unsupported
 
 if TYPE_CHECKING:  # the watchdog reads this module, and must stay small
-    from powerflow.cost.guess import Limits
+    from powerflow.cost.guess import CardLimits
 
 #: What NVML's error codes mean to us (names as in nvml.h); any other code is a plain `DeviceError`.
 ERRORS: dict[str, type[DeviceError]] = {
@@ -250,7 +250,7 @@ class NvmlGpu:
             raise Unsupported(f"{self} lists no clocks to lock")
         return sorted(float(clock) for clock in set(clocks))
 
-    def _read_limits(self) -> Limits:
+    def _read_limits(self) -> CardLimits:
         """What its driver tells of its limits: clocks, power limit as it comes, memory."""
         from powerflow.device.identity import limits_of
 

@@ -1,8 +1,9 @@
-"""What a GPU says of its energy is believed only as far as it can be true.
+"""Reject energy and power readings of a GPU that cannot be true.
 
 A card keeps itself below its power limit, so a counter that has risen by more than the limit times the time that has
 passed is wrong, and so is a power of several times the limit. One that went back without having wrapped was reset. In
-each case the integral of the power counts for that stretch, the counter goes on from there, and it is said.
+each case the integral of the power is charged for that period, the counter goes on from its new value, and a notice
+says so.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ SLACK_J = 200.0
 
 
 class Jump(NamedTuple):
-    """A counter's step that was not believed: joules in seconds, and the most that the card can have drawn."""
+    """A rejected step of a counter: joules in seconds, and the most that the card can have drawn."""
 
     uuid: str
     counted_j: float
@@ -42,7 +43,7 @@ class Jump(NamedTuple):
 def impossible(
     uuid: str, before_j: float, reading: Reading, since_s: float, counted_j: float | None, limit_w: float
 ) -> Jump | None:
-    """The step of a counter between two readings, if it cannot be.
+    """Return the step of a counter between two readings if it is impossible, else None.
 
     Args:
         uuid: Of the GPU.
@@ -61,12 +62,12 @@ def impossible(
 
 
 def sane(reading: Reading) -> Reading:
-    """The reading without a power that cannot be: nan takes its place."""
+    """Return the reading with nan in place of an impossible power."""
     if math.isnan(reading.power_w) or 0.0 <= reading.power_w <= PEAK_MARGIN * limit_of(reading):
         return reading
     return dataclasses.replace(reading, power_w=math.nan)
 
 
 def limit_of(reading: Reading) -> float:
-    """Watts that a card keeps itself below, as it says; `MOST_W` where it does not."""
+    """Return the power limit that a card reports, watts; `MOST_W` if it reports none."""
     return reading.power_limit_w if 0.0 < reading.power_limit_w < math.inf else MOST_W

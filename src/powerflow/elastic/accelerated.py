@@ -1,4 +1,4 @@
-"""Tells Hugging Face's accelerate which rank this is, so that ``is_main_process`` is true on one rank alone.
+"""Tell Hugging Face's accelerate which rank this is, so that ``is_main_process`` is true on one rank alone.
 
 Started by PowerFlow there is no launcher of accelerate, and it takes each rank for the only process: ``PartialState``
 says number 0 of 1. Its number becomes the one in the gang, whenever it is asked for. Its number of processes stays 1:

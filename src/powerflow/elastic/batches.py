@@ -1,4 +1,4 @@
-"""What ``run.batches`` returns: used as a DataLoader is, and goes through this rank's part of an epoch."""
+"""The loader that ``run.batches`` returns: used as a DataLoader is, it yields this rank's part of an epoch."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def whole(global_batch: int) -> int:
 
 
 class EpochSampler:
-    """Stands where scripts look for a sampler: there is nothing left to set."""
+    """The sampler that scripts expect of a loader; setting its epoch changes nothing."""
 
     def __init__(self, samples: int) -> None:
         self._samples = samples

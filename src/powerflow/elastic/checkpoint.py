@@ -36,7 +36,7 @@ class CheckpointWriter:
         self._thread: threading.Thread | None = None
 
     def lead(self, saved_step: int) -> None:
-        """Begin to lead: what the leader before has saved, and when, is not known, but for a run from a checkpoint.
+        """Begin to lead. Except after a checkpoint was read, it is not known when the last leader saved.
 
         Args:
             saved_step: Step that is known to be safe.

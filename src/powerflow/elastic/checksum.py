@@ -34,7 +34,7 @@ _EXCHANGE_S = 0.0005
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-class Comparison:
+class RankComparison:
     """When and how the ranks of a gang compare what they have.
 
     Attributes:

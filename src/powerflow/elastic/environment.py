@@ -1,4 +1,4 @@
-"""What a rank finds when it starts: its mailbox, its place among the ranks, an emulated GPU."""
+"""Find what a rank needs when it starts: its mailbox, its place among the ranks, the pacer of an emulated GPU."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def find_pacer() -> Pacer | None:
 
 
 def _make_folder(path: Path) -> None:
-    """See now, not when all must leave, that a checkpoint can be kept there."""
+    """Make the checkpoint folder now, so that a wrong one is refused at the start and not when all must leave."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

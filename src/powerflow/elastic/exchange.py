@@ -46,11 +46,11 @@ class Exchange:
         return output
 
     def disarm(self) -> None:
-        """Note that the backward that comes is not of what the forward has prepared."""
+        """Note that the next backward does not belong to the forward that prepared an exchange."""
         self._armed = False
 
     def arm(self, gang: Gang | Fixed, loss: Tensor) -> None:
-        """Have the backward that comes now exchange gradients, even if no forward has prepared it.
+        """Let the next backward exchange gradients, even if no forward has prepared it.
 
         The script may have called the model by another way than the wrapped one, or this is the second backward since
         the last forward. DDP would leave out the exchange then, without a word.

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from powerflow.elastic import streams
-from powerflow.elastic.checksum import Comparison
+from powerflow.elastic.checksum import RankComparison
 from powerflow.elastic.state import Training
 
 
@@ -27,7 +27,7 @@ class Fixed:
         self.nodes = 1
         self.step_ended_s = time.monotonic()
         self.exchanged = -1
-        self._comparison = Comparison(training)
+        self._comparison = RankComparison(training)
 
     def join(self) -> None:
         """Form the group that the environment describes."""

@@ -1,4 +1,4 @@
-"""Refuses what cannot be rescaled in place: state in shards, and process groups that the script opens itself."""
+"""Refuse what cannot be rescaled in place: state in shards, and process groups that the script opens itself."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def refuse_strangers(model: nn.Module, others: Iterable[Any]) -> None:
 
 
 def refuse_own_group() -> None:
-    """Refuse a process group that is there before ours.
+    """Refuse a process group that the script opened before PowerFlow could.
 
     Raises:
         InputError: If there is one.
@@ -86,7 +86,7 @@ def refuse_own_group() -> None:
 
 
 def own_group(said: str = "") -> InputError:
-    """Return the error that says so; ``said`` is torch's own."""
+    """Return the error for a process group of the script's own; ``said`` is torch's message."""
     return InputError(
         "the script opens a process group of its own, and in place it is PowerFlow that opens one",
         fix=f"for FSDP, ZeRO or DeepSpeed {RESTART}; for plain DDP leave it out, run.rank and run.ranks are known from"
@@ -95,7 +95,7 @@ def own_group(said: str = "") -> InputError:
 
 
 def meant_own_group(error: BaseException, trace: TracebackType | None) -> bool:
-    """Whether an error comes of a group that the script wants to open, or to use before there is one."""
+    """Return whether an error was caused by the script opening its own group, or using one before it exists."""
     frames = traceback.extract_tb(trace)
     if any("/deepspeed/" in frame.filename for frame in frames):
         return True

@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from powerflow.elastic import foreign, group
 from powerflow.elastic.checkpoint import CheckpointWriter
-from powerflow.elastic.checksum import Comparison
+from powerflow.elastic.checksum import RankComparison
 from powerflow.elastic.mailbox import Mailbox, News, Phase, Switch, Target
 from powerflow.elastic.reporter import Reporter
 from powerflow.elastic.state import State, Training, load, receive, send
@@ -63,7 +63,7 @@ class Gang:
         self.whole = False
         self.step_ended_s = time.monotonic()
         self.exchanged = -1
-        self._comparison = Comparison(training)
+        self._comparison = RankComparison(training)
         self._store: Store | None = None
         self._listed = False  # whether some target has had us among its members
         self._tried = 0  # newest generation that we went for

@@ -1,4 +1,4 @@
-"""Looks at what must not change between the passes of one step: parameters, averages of them, learning rates.
+"""Detect changes between the passes of one step: of parameters, averages of them, learning rates.
 
 Cheap enough to be done in every pass: version counters, addresses, and some values of some parameters, because what is
 done to ``parameter.data`` moves no counter. Values on a GPU are compared there, and read once the GPU has come so far.
@@ -28,8 +28,8 @@ _PLAIN = (Tensor, nn.Parameter)
 _DEEP = 4
 
 
-class Look:
-    """What a run trains, as it was when `take` was called last."""
+class TrainingSnapshot:
+    """A snapshot of what a run trains, as it was at the last `take`."""
 
     def __init__(self, training: Training) -> None:
         self._training = training
@@ -64,7 +64,7 @@ class Look:
         self._loose = [weakref.ref(tensor) for tensor in loose if id(tensor) not in known]
 
     def take(self) -> None:
-        """Remember how all is now."""
+        """Take the snapshot anew."""
         self._versions = [parameter._version for parameter in self._parameters]
         places = [parameter.data_ptr() for parameter in self._parameters]
         if places != self._places:

@@ -19,7 +19,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor, nn
 
-from powerflow.elastic.look import Look
+from powerflow.elastic.look import TrainingSnapshot
 from powerflow.elastic.order import Pass
 from powerflow.elastic.state import Training
 from powerflow.errors import InputError
@@ -47,7 +47,7 @@ class Passes:
         self._deferred = list[Callable[[], object]]()  # what is to be done before the update of this step
         self._left = False  # gradients of the step before, perhaps, neither used by an update nor cleared
         self._parameters: list[nn.Parameter] = []
-        self._look: Look | None = None
+        self._look: TrainingSnapshot | None = None
         self._searched_s = -_SEARCH_S
         self._looked = False  # in this step
         self._asked = False  # for an update, in this pass
@@ -197,7 +197,7 @@ class Passes:
     def _look_first(self) -> None:
         self._looked = True
         if self._look is None:
-            self._look = Look(self._training)
+            self._look = TrainingSnapshot(self._training)
             if time.monotonic() - self._searched_s > _SEARCH_S:
                 self._look.search()
                 self._searched_s = time.monotonic()

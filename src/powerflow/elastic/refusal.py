@@ -1,4 +1,4 @@
-"""Ends a refused script with one line, and says in its report that it would be refused again.
+"""End a refused script with one line, and report that it would be refused again.
 
 A refusal is an `InputError` about what the script does. The controller ends the job at once with that reason, instead
 of trying it again as after a crash. Errors of other kinds end a script as they always do.
@@ -54,7 +54,7 @@ def is_script(path: str) -> bool:
 
 
 def one_line(error: InputError, trace: TracebackType | None) -> str:
-    """Return what is wrong, with the line of the script where it shows."""
+    """Return what is wrong, with the line of the script that caused it."""
     frames = [frame for frame in traceback.extract_tb(trace) if is_script(frame.filename)]
     place = f"{os.path.basename(frames[-1].filename)}:{frames[-1].lineno}: " if frames else ""
     return place + " ".join(str(error).split())

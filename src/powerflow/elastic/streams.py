@@ -1,4 +1,4 @@
-"""Random numbers: every rank draws its own, from a stream that is known for each rank and step.
+"""Seed random numbers: every rank draws its own, from a stream that is fixed for each rank and step.
 
 Whenever a group is formed before step s, rank r seeds the generators of torch (CPU and CUDA), numpy and Python from
 ``(base, s, r)``. The base is one number per library: torch's is the seed that the script has given (``manual_seed``),

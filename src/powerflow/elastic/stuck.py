@@ -1,8 +1,8 @@
-"""Notices a collective that one rank calls alone, while the others wait for it in their next step.
+"""Notice a collective that one rank calls alone, while the others wait for it in their next step.
 
 torchmetrics does so in ``compute()``, and so does a script that calls ``dist.all_reduce`` below ``if run.rank == 0``:
 neither side can ever go on. The thread that writes the rank's report looks from time to time where the script is.
-Nothing is proved by time alone: the script must be inside of torch.distributed, and another rank must wait for it in a
+A long wait alone is no proof: the script must be inside torch.distributed, and another rank must wait for it in a
 step's own exchange, or at the end of all epochs.
 """
 
@@ -33,7 +33,7 @@ class StuckWatch:
         self._since: tuple[object, float] | None = None
 
     def look(self) -> None:
-        """Look once; call it every second or so, from another thread than the script's."""
+        """Check once; call it every second or so, from another thread than the script's."""
         gang = self._gang
         frame = sys._current_frames().get(self._script)
         call = None if gang.reporter.phase in _OURS or gang.ranks < 2 else _collective(frame)

@@ -1,13 +1,13 @@
-"""Weighs a loss that is a mean over something else than samples: tokens that are not padding, pixels, boxes.
+"""Weigh a loss that is a mean over something other than samples: tokens that are not padding, pixels, boxes.
 
-A pass p of rank r has a mean loss l over w of these. What a step is to follow is the gradient of the mean over all of
+A pass p of rank r has a mean loss l over w of these. A step must follow the gradient of the mean over all of
 them, whatever the number of ranks R and of passes::
 
     L = Σ_r Σ_p w_rp · l_rp / W      W = Σ_r Σ_p w_rp
 
 DDP forms the mean over ranks of what each has gathered, so each pass has to count R · w_rp / W times. W is only known
-once the last pass has begun, in which the ranks add up their weights. Until then a guess G stands for it, of no account
-but for the range of 16-bit gradients, and what was gathered with it is multiplied by G / W before the last backward.
+once the last pass has begun, in which the ranks add up their weights. Until then a guess G stands for it, which matters
+only for the range of 16-bit gradients; what was accumulated with it is multiplied by G / W before the last backward.
 """
 
 from __future__ import annotations

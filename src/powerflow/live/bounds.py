@@ -1,4 +1,4 @@
-"""Bounds of what a job can truthfully say of its training; what is beyond them never happened.
+"""Check numbers that a job reports of its training against bounds; a number beyond them cannot be true.
 
 They are applied where such numbers come in (`rank_reports`, `timing`), and once more where they come back from a store
 that an earlier version filled, so that no number that ended a controller ends the next one too.

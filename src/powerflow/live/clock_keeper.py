@@ -1,9 +1,9 @@
-"""Keeps GPUs at the clocks that are wanted, and tells apart what was asked for, what holds, and what runs.
+"""Keep GPUs at the wanted clocks, and tell apart the clock asked for, whether it holds, and the clock that runs.
 
 A clock is *asked* for, and *holds* once a reading after that shows the GPU at it. A GPU that runs above it has lost it
 (somebody reset it, a watchdog gave it back, the driver did not obey) and is asked again, at once and then less and less
-often. One that runs below it may: heat, its power limit and having nothing to do keep it there; if none of these is
-named and it is busy, somebody else has locked it lower, and it is asked again as well.
+often. One that runs below it is left alone if heat, its power limit or idleness explains that; if the driver names none
+of these and the GPU is busy, somebody else has locked it lower, and it is asked again as well.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class _Asked:
 
 
 def stands(mhz: float, asked_s: float, reading: Reading) -> str:
-    """How a GPU stands to the clock that it was asked for: ``holds``, ``above``, ``below``, or "" for nothing to tell.
+    """Compare a GPU with the clock it was asked for: ``holds``, ``above``, ``below``, or "" if that cannot be told.
 
     Args:
         mhz, asked_s: The clock, and when it was asked for.
@@ -77,7 +77,7 @@ class ClockKeeper:
         self.changes: list[AuditRecord] = []  # not written down yet
 
     def start(self) -> None:
-        """Know which clocks an earlier controller has set; to what, the next tuning says."""
+        """Take over the clocks that an earlier controller has set; the next `tune` says which they should be."""
         borrowed = self._clocks.borrowed()
         self._asked = {
             place: _Asked(math.nan, -math.inf, -math.inf, borrowed=True)
@@ -120,7 +120,7 @@ class ClockKeeper:
         return said
 
     def holds(self, places: Collection[Place]) -> bool:
-        """Whether all these GPUs have been read at the clocks that they were asked for, and not off them since."""
+        """Return whether all these GPUs were read at the clocks that they were asked for, and at no other since."""
         return all(place in self._asked and self._asked[place].holds for place in places)
 
     def strays(self, place: Place) -> bool:
@@ -146,7 +146,7 @@ class ClockKeeper:
         self._clocks.release_all()
 
     def _renew(self, now_s: float, moment_s: float) -> None:
-        """The lease goes on; what the watchdog gave back meanwhile, we were away for longer, is to be set anew."""
+        """Renew the lease; note the clocks that the watchdog gave back in the meantime, which must be set anew."""
         if moment_s - self._renewed_s < RENEW_S:
             return
         borrowed = self._clocks.renew()
@@ -194,7 +194,7 @@ class ClockKeeper:
         return None if self._clocks.refuses(self._gpus[place].uuid) else reading
 
     def _note(self, place: Place, asked: _Asked, reading: Reading, now_s: float) -> None:
-        """Write down what a GPU said after it was asked: that the clock is set only if it was read."""
+        """Write down what a GPU answered: its clock counts as set only once it was read."""
         if asked.holds:
             return
         if stands(asked.mhz, asked.asked_s, reading) == "holds":

@@ -1,4 +1,4 @@
-"""Lays a script's ranks out: which processes are started, what each sees, and what its environment tells it.
+"""Lay a script's ranks out: which processes are started, what each sees, and what its environment tells it.
 
 One process per GPU with the environment that torchrun gives; of a launcher (`powerflow.live.launchers`) one process
 per node, which starts the ranks of that node itself; of ``rescale: none`` one process with all GPUs.

@@ -1,4 +1,4 @@
-"""Counts how often ranks were lost since a step was trained."""
+"""Count how often ranks were lost since a step was trained."""
 
 from __future__ import annotations
 

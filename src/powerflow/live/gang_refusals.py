@@ -1,4 +1,4 @@
-"""Whether a rank ended because its script was refused: it would be again, so its job is not tried again."""
+"""Find ranks whose script was refused. It would be refused again, so the job is not tried again."""
 
 from __future__ import annotations
 

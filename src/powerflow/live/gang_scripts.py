@@ -21,7 +21,7 @@ from powerflow.live.gang_layout import lay_out, notes, processes
 from powerflow.live.gang_yard import Yard
 from powerflow.live.patterns import shown
 from powerflow.live.progress_log import LogProgress
-from powerflow.live.rendezvous import Meeting, RankProcess, Seen
+from powerflow.live.rendezvous import Meeting, MeetingState, RankProcess
 
 #: Most bytes of a log that are read in one go, and how often in one turn.
 _PIECE, _PIECES = 1 << 16, 8
@@ -174,11 +174,11 @@ class Scripts(Gang):
         running = [s for s in map(self.status, book.members) if s is not None and s.state is RankState.RUNNING]
         processes = [RankProcess(status.pid, status.started_s) for status in running]
         seen = meeting.watch(processes, now, at_once=late or steps)
-        if seen is Seen.MET:
+        if seen is MeetingState.MET:
             return False
         if not meeting.launched:
             self.soon()
-        if seen is Seen.UNKNOWN or not (late or steps or (alone and meeting.whole and not meeting.launched)):
+        if seen is MeetingState.UNKNOWN or not (late or steps or (alone and meeting.whole and not meeting.launched)):
             return False
         when = f"and {alone} has come to its end" if alone else f"and have not met after {now - meeting.since_s:.0f} s"
         reason = f"{ranks} ranks ran it, each the whole of it, {when}: {_NEVER_MET}"

@@ -14,7 +14,7 @@ from powerflow.engine.protocol import Engine, EngineError, RankName, RankSpec, R
 from powerflow.live.gang_command import Command, command
 from powerflow.live.gang_facts import Limits, Order, Slot
 from powerflow.live.log_matcher import Matcher
-from powerflow.live.rendezvous import Look
+from powerflow.live.rendezvous import MeetingProbe
 from powerflow.live.spec import JobSpec
 
 #: (job id, spec, node, GPUs the process may see, its name) → its whole environment, the spec's own ``env`` included.
@@ -40,7 +40,7 @@ class Yard:
         limits: Limits,
         interpreter: str,
         clock: Callable[[], float],
-        look_at_ranks: Look,
+        look_at_ranks: MeetingProbe,
     ) -> None:
         self.engine = engine
         self.directory = directory

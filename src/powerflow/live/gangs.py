@@ -27,7 +27,7 @@ from powerflow.live.gang_inplace import InPlace
 from powerflow.live.gang_news import News
 from powerflow.live.gang_scripts import Scripts
 from powerflow.live.gang_yard import Environment, Yard
-from powerflow.live.rendezvous import Look, look
+from powerflow.live.rendezvous import MeetingProbe, look
 from powerflow.live.spec import JobSpec
 
 __all__ = ["Environment", "Gangs"]
@@ -64,7 +64,7 @@ class Gangs:
         interpreter: str = sys.executable,
         clock: Callable[[], float] = time.monotonic,
         on_defect: Callable[[str, Exception], None] = lambda job_id, error: None,
-        look_at_ranks: Look = look,
+        look_at_ranks: MeetingProbe = look,
     ) -> None:
         self._on_defect = on_defect
         self._yard = Yard(engine, Path(directory), environment, limits, interpreter, clock, look_at_ranks)

@@ -28,7 +28,7 @@ _LIST_KEYS = {"counts", "type"}
 
 
 class NoCounts(ValueError):
-    """What was written says no counts: what is wrong, and what would be right."""
+    """The text or value gives no counts; says what is wrong, and what would be right."""
 
     def __init__(self, what: str, fix: str = FIX) -> None:
         super().__init__(what)
@@ -45,7 +45,7 @@ class Counts(NamedTuple):
 
 
 def read_counts(value: object, shown: str) -> Counts | None:
-    """Read any of the forms; None if it is another kind of value, which is for the model to refuse.
+    """Read any of the forms; None for another kind of value, which the pydantic model then refuses.
 
     Args:
         value: As YAML or JSON has it.

@@ -1,4 +1,4 @@
-"""Which GPUs are in service: a state for each, from what it says at each reading. No I/O, no clock.
+"""Decide which GPUs are in service, from each GPU's readings. No I/O, no clock.
 
 | what is seen | leaves service | comes back |
 |---|---|---|
@@ -7,7 +7,7 @@
 | an Xid of the hardware, an uncorrected ECC error | at once | when an operator resumes its node, or it was reset |
 | somebody else's process, while nobody of ours is on it | when seen twice | when it has been gone for a while |
 
-Whoever leaves service by a fault again and again stays out for longer each time.
+A GPU that leaves service by a fault again and again stays out for longer each time.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ OF_PROGRAMS = frozenset({13, 31, 43, 45, 63, 68, 109})
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """What is seen of one GPU at one moment.
+    """One GPU as it was seen at one moment.
 
     Attributes:
         reading: What it said; None if it did not answer.
@@ -86,7 +86,7 @@ class GpuHealth:
         self._gpus = {(node, number): _Gpu(f"GPU {number} of {node}: ") for node, number in places}
 
     def look(self, now_s: float, sights: Mapping[Place, Sight]) -> list[Turn]:
-        """Take in what is seen now; which GPUs leave service or come back.
+        """Take in what is seen now; return which GPUs leave service or come back.
 
         Args:
             now_s: The moment, seconds on any clock that only runs forward.
@@ -114,7 +114,7 @@ class GpuHealth:
         return turns
 
     def suspect(self, place: Place, why: str) -> list[Turn]:
-        """A job has just failed on a GPU that does not answer: it leaves service without further patience."""
+        """Take a GPU that does not answer out of service at once, because a job has just failed on it."""
         gpu = self._gpus[place]
         why = why.removeprefix(gpu.prefix)
         if gpu.out:
@@ -123,7 +123,7 @@ class GpuHealth:
         return [Turn(place, True, why)]
 
     def pardon(self, node: str) -> None:
-        """An operator says that a node's GPUs are well: faults are forgotten, and those that answer need not wait."""
+        """Declare a node's GPUs healthy for an operator: forget faults; those that answer come back at once."""
         for place, gpu in self._gpus.items():
             if place[0] == node:
                 gpu.fault, gpu.times, gpu.good_since_s = "", 0, -math.inf
@@ -202,7 +202,7 @@ def faults_as_json(faults: Mapping[Place, tuple[str, float]], uuids: Mapping[Pla
 
 
 def faults_from_json(kept: Mapping[str, Any], places: Mapping[str, Place]) -> dict[Place, tuple[str, float]]:
-    """The same read back; GPUs that are not here any more are left out."""
+    """Read them back; GPUs that are not here any more are left out."""
     return {
         places[uuid]: (str(plain["why"]), math.nan if plain["ecc_errors"] is None else float(plain["ecc_errors"]))
         for uuid, plain in kept.items()

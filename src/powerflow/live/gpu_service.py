@@ -1,4 +1,4 @@
-"""Takes GPUs out of service and returns them: tells the brain, sends jobs elsewhere, and says why."""
+"""Take GPUs out of service and return them: tell the scheduler, send jobs elsewhere, and note the reason."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class GpuService:
         self.failed_on([(node, (number,)) for node, number in self._uuids])
 
     def look(self) -> None:
-        """Take in the last readings. What they change is said in the store at the next `say`."""
+        """Take in the last readings. What they change is written to the store at the next `say`."""
         errors, readings, holding = self._power.errors(), self._power.last(), self._holding()
         ours = self._our_processes() if any(reading.pids for reading in readings.values()) else None
         sights = {}
@@ -88,7 +88,7 @@ class GpuService:
         self._take(self.health.look(self._clock(), sights))
 
     def failed_on(self, placement: Iterable[tuple[str, tuple[int, ...]]]) -> bool:
-        """Whether one of these GPUs is out of service; one that does not answer now is, from here on.
+        """Return whether one of these GPUs is out of service; one that does not answer now is taken out.
 
         For a job that has just failed on them: it was no fault of its own.
         """
@@ -101,7 +101,7 @@ class GpuService:
         return out
 
     def pardon(self, node: str) -> None:
-        """An operator resumes a node: its GPUs come back as soon as they answer."""
+        """Let a node's GPUs come back as soon as they answer, because an operator resumed it."""
         self.health.pardon(node)
 
     def say(self, now_s: float) -> None:

@@ -21,7 +21,7 @@ NUMBERS = "gpus.json"
 
 
 class AbsentGpu:
-    """A GPU that had a number here before and cannot be used now, a `Gpu`: whatever it is asked, it is lost."""
+    """A `Gpu` that had a number here before and cannot be used now: every call says that it is lost."""
 
     emulated = False
 

@@ -1,7 +1,7 @@
-"""Power limits that somebody else has changed: seen, said, and what is timed meanwhile is not learned.
+"""Notice power limits that somebody else has changed, so that nothing is learned from these GPUs meanwhile.
 
-PowerFlow sets no power limits. What a card's limit was when nobody of ours was on it is taken to be its own; jobs are
-learned at that. A job that searches for a better one (Zeus' ``GlobalPowerLimitOptimizer``), or an operator's
+PowerFlow sets no power limits. The limit a card had when no job was on it is taken as its own; costs are
+learned at that limit. A job that searches for a better one (Zeus' ``GlobalPowerLimitOptimizer``), or an operator's
 ``nvidia-smi -pl``, changes what every step costs for as long as it lasts.
 """
 
@@ -18,7 +18,7 @@ NEAR_W = 2.0
 
 
 class LimitWatch:
-    """Of all GPUs, by UUID.
+    """Power limits of all GPUs, by UUID.
 
     Args:
         kept: What `state` of an earlier one gave.
@@ -29,7 +29,7 @@ class LimitWatch:
         self._now_w: dict[str, float] = {}
 
     def begin(self, readings: Mapping[str, Reading], held: Collection[str]) -> None:
-        """A controller starts: cards that no job is on have the limit that they are meant to have."""
+        """Take the present limits of cards without a job as their own; called when a controller starts."""
         for uuid in readings.keys() - set(held):
             self._own_w.pop(uuid, None)
         self.look(readings)

@@ -1,4 +1,4 @@
-"""Matches users' patterns in a process of its own, beside the controller's loop.
+"""Match users' patterns in a process of its own, beside the controller's loop.
 
 RE2 takes no exponential time (`powerflow.live.patterns`), but a large pattern on a long log is slow all the same. So a
 thread hands lines to a small process, one request after the other, and the kernel ends that process when a request
@@ -76,7 +76,7 @@ class Matcher:
         self._closed = threading.Event()
 
     def ask(self, pattern: str, lines: list[str]) -> Matching:
-        """Match lines; the answer is mostly there when this returns, and else later. For one thread."""
+        """Match lines; mostly the answer is there when this returns, otherwise it comes later. For one thread."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="powerflow-patterns", daemon=True)
             self._thread.start()

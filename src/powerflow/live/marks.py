@@ -1,7 +1,7 @@
-"""The highest number of a job, and how often something was launched: what a restored database no longer knows.
+"""Keep the highest job number and the number of launches, which a restored database no longer knows.
 
-One line of one file, written in place before the deed is acknowledged. It is not flushed to the disk: with the power go
-the jobs that the database had flushed later than this line, and then the database knows more, which is no harm.
+One line of one file, written in place before the deed is acknowledged. It is not flushed to the disk: after a power
+failure the database may know more than this file, which does no harm.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _BYTES = 64
 
 
 class Marks:
-    """The file, made if need be.
+    """The marks file; it is made if it is missing.
 
     Attributes:
         number: Highest number that a job was given.
@@ -30,7 +30,7 @@ class Marks:
         self.number, self.beat = _read(os.pread(self._file, _BYTES, 0))
 
     def set(self, *, number: int = 0, beat: int = 0) -> None:
-        """Raise what is given; nothing goes back.
+        """Raise the numbers that are given; none is ever lowered.
 
         Raises:
             OSError: It cannot be written.
@@ -42,7 +42,7 @@ class Marks:
             self.number, self.beat = number, beat
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         os.close(self._file)
 
 

@@ -1,4 +1,4 @@
-"""Reads the GPUs, charges who holds them, and takes down what jobs draw."""
+"""Read the GPUs, charge the jobs that hold them, and record what jobs draw."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Measuring:
             self._take_down(entry, now_s, facts)
 
     def settle(self, now_s: float) -> None:
-        """Charge who holds GPUs up to now."""
+        """Charge the jobs that hold GPUs up to now."""
         for job_id, (energy_j, gpu_s) in self._power.settle(now_s, self._holding()).items():
             entry = self._roster.entries.get(job_id)
             if entry is not None:
@@ -67,7 +67,7 @@ class Measuring:
         self._gpu_service.look()
 
     def metered(self) -> PowerMetered:
-        """The last readings, as the brain takes them."""
+        """Return the last readings, as the scheduler takes them."""
         return metered(self._roster.entries.values(), self._roster.unstored, self._scheduler, self._power)
 
     def _take_down(self, entry: Entry, now_s: float, facts: Facts) -> None:
@@ -83,7 +83,7 @@ class Measuring:
             facts.try_next(entry, now_s, entry.explore_mhz[0])
 
     def _holding(self) -> Mapping[Place, str]:
-        """Who is on which GPU, as far as the store knows them."""
+        """Return which job is on which GPU, for jobs that the store knows."""
         holding = self._of_gangs()
         if not self.strangers:
             return holding

@@ -1,7 +1,7 @@
-"""Make sure that a store, a state directory, an engine folder and this machine belong together, and are of one day.
+"""Check that store, state directory, engine folder and machine belong together, and that none is an older copy.
 
 Ranks, books and logs are named by the number of their job. So a number must never be given twice, and what one part
-remembers of a job must not be taken for what another part means by it: not after a backup was restored, a file was
+remembers of a job must not be applied to another job of the same number: not after a backup was restored, a file was
 deleted, or a directory was copied. Two things are kept in two places each, and compared at every start:
 
 - **who**: the store's name and the state directory's, in the store (setting ``pair``) and in ``<state>/pair.json``;
@@ -17,8 +17,8 @@ What follows::
     the store is older than the directory                          goes on: numbers go on above all that were given
     the directory is older than its store, or is a copy            goes on, if none of the above: numbers jump ahead
 
-``powerflow serve --restored`` says that whoever is refused is right: that nothing of this store runs elsewhere. What
-of it still runs on this machine is ended then.
+``powerflow serve --restored`` accepts what would be refused: the operator says that nothing of this store runs
+elsewhere. Ranks of it that still run on this machine are ended then.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def _refuse_foreign(state: Path, store: Store, kept: dict[str, Any], known: dict
 
 
 def _deal_with_strays(state: Path, name: str, restored: bool) -> None:
-    """Ranks of this store that its engine folder does not know: a copy's original, or a lost folder's.
+    """Refuse, or end if restored, ranks of this store that its engine folder does not know (a copied or lost folder).
 
     Raises:
         InputError: There are some, and nobody said that they may be ended.
@@ -158,7 +158,7 @@ def _deal_with_strays(state: Path, name: str, restored: bool) -> None:
 def _notices(
     kept: dict[str, Any], known: dict[str, Any], here: dict[str, Any], store: Store, marks: Marks, restored: bool
 ) -> Iterator[str]:
-    """What is not as it was left."""
+    """Return notices of what is older than the rest, or was moved."""
     if restored:
         yield "started with --restored: jobs that ran start again from their checkpoints"
     if not kept or known["store"] is None:

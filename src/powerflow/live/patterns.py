@@ -29,7 +29,7 @@ def options(most_bytes: int = _MOST_BYTES) -> Any:
 
 
 def check_progress(pattern: str) -> None:
-    """See that a pattern can be used to read steps; takes some milliseconds at most, whatever it is.
+    """Check that a pattern can be used to read steps; takes some milliseconds at most, whatever it is.
 
     Raises:
         InputError: It is no regular expression, is too large, or has no group named ``step``.

@@ -1,4 +1,4 @@
-"""Cuts the global batch of a job into equal passes of its ranks, so that a step takes as many samples on any number.
+"""Cut a job's global batch into equal passes of its ranks, so that a step takes as many samples on any number of ranks.
 
 A script with ``rescale: restart`` finds the numbers in its environment, and multiplies out to the global batch with
 them: ranks × `LOCAL_BATCH` × `ACCUMULATION` = `GLOBAL_BATCH`, exactly.

@@ -1,9 +1,9 @@
-"""Read a rank's report as what it is: a file that a stranger may have written.
+"""Read a rank's report as untrusted data: a job's user may write anything into it.
 
 The user of a job owns its mailbox, so a report can be anything: a fifo, a link, a million bytes, numbers of 400
 digits, brackets 200,000 deep. This is the one place where such a file becomes data. What leaves it is a `RankReport`
 whose every field is of its type and within the bounds of `powerflow.live.bounds`, or `Nonsense` with the reason, which
-fails that job. Nothing behind this place has to ask again.
+fails that job. No later code has to check again.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Nonsense:
 
 
 def read_report(ranks: Path, name: str) -> RankReport | Nonsense | None:
-    """Read where a rank says that it stands.
+    """Read a rank's report from its mailbox.
 
     Args:
         ranks: Folder of the reports of one job.

@@ -1,8 +1,8 @@
-"""Finds out whether the ranks of a script have met, so that a script that never does is not run once by each of them.
+"""Find out whether the ranks of a script have met, to stop a script that each rank would otherwise run as a whole.
 
 Ranks of one job talk to each other: by a store that listens on the port that they were told (``MASTER_PORT``), and then
 by connections among their processes (gloo, NCCL). Both can be seen from outside in ``/proc``, whatever the script is
-written in. What cannot be seen (another user's processes, another machine) is not known, and nobody is judged by it.
+written in. Processes that cannot be inspected (another user's, another machine's) are not judged.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ LOOK_S = 5.0
 SAME_S = 60.0
 
 
-class Seen(Enum):
-    """What was seen of the meeting of ranks."""
+class MeetingState(Enum):
+    """Whether ranks have met, as far as could be seen."""
 
     MET = "met"
     APART = "apart"
@@ -37,7 +37,7 @@ class RankProcess(NamedTuple):
 
 
 #: (first processes of the ranks, whether each of them is a launcher of several) → seen
-Look = Callable[[Sequence[RankProcess], bool], Seen]
+MeetingProbe = Callable[[Sequence[RankProcess], bool], MeetingState]
 
 
 @dataclass(slots=True)
@@ -53,33 +53,33 @@ class Meeting:
         seen: What was seen so far.
     """
 
-    look: Look
+    look: MeetingProbe
     port: int
     launched: bool
     since_s: float
     whole: bool
-    seen: Seen = Seen.UNKNOWN
+    seen: MeetingState = MeetingState.UNKNOWN
     _looked_s: float = -1e9
 
-    def watch(self, ranks: Sequence[RankProcess], now_s: float, *, at_once: bool = False) -> Seen:
-        """Look, unless all is known or was just looked at.
+    def watch(self, ranks: Sequence[RankProcess], now_s: float, *, at_once: bool = False) -> MeetingState:
+        """Look into the processes, unless they have met or were looked at a moment ago.
 
         Args:
             ranks: First processes of the ranks that run.
             now_s: Now, on the clock of ``since_s``.
             at_once: Look into the processes now.
         """
-        if self.seen is Seen.MET:
+        if self.seen is MeetingState.MET:
             return self.seen
         if not self.launched and port_is_known(self.port):
-            self.seen = Seen.MET
+            self.seen = MeetingState.MET
         elif ranks and (at_once or now_s - self._looked_s >= LOOK_S):
             self._looked_s = now_s
             self.seen = self.look(ranks, self.launched)
         return self.seen
 
 
-def look(ranks: Sequence[RankProcess], launched: bool) -> Seen:
+def look(ranks: Sequence[RankProcess], launched: bool) -> MeetingState:
     """Look for a connection between processes of different ranks.
 
     Of launchers, each of which has several ranks among its children, two children of one launcher count as well;
@@ -94,14 +94,14 @@ def look(ranks: Sequence[RankProcess], launched: bool) -> Seen:
     children = _children()
     for number, rank in enumerate(ranks):
         if not _is_same(rank):
-            return Seen.UNKNOWN
+            return MeetingState.UNKNOWN
         for pid in _tree(rank.pid, children):
             try:
                 sockets = _sockets(pid)
             except FileNotFoundError:
                 continue  # it has just ended
             except OSError:
-                return Seen.UNKNOWN
+                return MeetingState.UNKNOWN
             group[pid] = number
             owner.update(dict.fromkeys(sockets, pid))
     firsts = {rank.pid for rank in ranks}
@@ -111,10 +111,10 @@ def look(ranks: Sequence[RankProcess], launched: bool) -> Seen:
         if other is None or other == pid:
             continue
         if launched and not (pid in firsts and other in firsts):
-            return Seen.MET
+            return MeetingState.MET
         if not launched and group[pid] != group[other]:
-            return Seen.MET
-    return Seen.APART
+            return MeetingState.MET
+    return MeetingState.APART
 
 
 def port_is_known(port: int) -> bool:

@@ -1,4 +1,4 @@
-"""What could not be done for single jobs, as notices."""
+"""Show what could not be done for single jobs, as notices."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ TROUBLES_SHOWN = 10
 
 
 def tell_troubles(troubles: Mapping[str, str], notices: MutableMapping[str, str]) -> None:
-    """Show these troubles among the notices, and those from before no longer.
+    """Replace the troubles among the notices by these.
 
     Args:
         troubles: In words, by job; "" for the engine itself.

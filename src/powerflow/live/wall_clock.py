@@ -1,9 +1,9 @@
-"""The time of day, as the machine has it, and the time that only passes.
+"""Keep two times apart: the machine's time of day, which can be set, and a time that never is.
 
 The machine's clock can be set while we run: late at boot when the network answers, by an administrator, after a sleep.
 Stamps, budgets, caps and leases go by it and follow at once, forward and back. What takes a while (intervals, patience,
 GPU-seconds) must not: so when the clock has been set by so many seconds, moments that were noted before are moved by as
-much (`moved`), and the brain is told of a time that never was set (`BrainTime`).
+much (`moved`), and the scheduler gets a time that was never set (`BrainTime`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SLOWER = 0.1
 
 
 class WallClock:
-    """Unix seconds. For any thread.
+    """The wall clock in Unix seconds, corrected at once when the machine's clock is set. For any thread.
 
     Attributes:
         set_s: By how much the machine's clock has been set since this one was made.
@@ -53,7 +53,7 @@ class WallClock:
 
 
 class BrainTime:
-    """The time that the brain is told: the wall clock's at the start, and never set since.
+    """The scheduler's time: the wall clock's at the start, and never set since.
 
     Attributes:
         set_s: By how much the wall clock has been set, as far as the brain knows.
@@ -63,20 +63,20 @@ class BrainTime:
         self.set_s = 0.0
 
     def brain(self, wall_s: float) -> float:
-        """A moment of the wall clock as the brain counts it."""
+        """Convert a moment of the wall clock to the scheduler's time."""
         return wall_s - self.set_s
 
     def wall(self, brain_s: float) -> float:
-        """A moment of the brain's as the wall clock has it."""
+        """Convert a moment of the scheduler's time to the wall clock."""
         return brain_s + self.set_s
 
     def follow(self, set_s: float) -> ClockSet:
-        """The clock has been set by so much in all: what the brain is to hear of it."""
+        """Take in by how much the clock has been set in all; return the events that the scheduler needs for it."""
         by_s, self.set_s = set_s - self.set_s, set_s
         return ClockSet(by_s)
 
     def told(self, event: Event) -> Event:
-        """An event as the brain is to hear it."""
+        """Return an event with its times as the scheduler counts them."""
         if not self.set_s:
             return event
         match event:
@@ -89,5 +89,5 @@ class BrainTime:
 
 
 def moved(moment_s: float, by_s: float) -> float:
-    """A moment that was noted before the clock was set by so much; ±∞ and nan stay."""
+    """Return a moment noted before the clock was set, moved by as much; ±∞ and nan stay."""
     return moment_s + by_s if math.isfinite(moment_s) else moment_s

@@ -1,4 +1,4 @@
-"""What GPUs a job asks for, and whether they are here: people write ``A100``, cards say "NVIDIA A100-SXM4-80GB"."""
+"""Check that the GPUs a job asks for are here: people write ``A100``, cards say "NVIDIA A100-SXM4-80GB"."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from powerflow.scheduler.pool import Pool
 
 
 def type_wanted(wanted: str | None, types: Mapping[str, Collection[str]]) -> str | None:
-    """The one GPU type that a job means; None where it names none.
+    """Return the one GPU type that a job means; None where it names none.
 
     Args:
         wanted: As it stands in the job.

@@ -1,17 +1,17 @@
-"""Early starts: when a job or a node comes between two decisions, jobs take free GPUs; no running job is touched.
+"""Start waiting jobs on free GPUs when a job or a node comes between two decisions; no running job is touched.
 
 Decisions are an interval apart because each may change running jobs, and every change costs a pause. A first start, and
 a retry, on free GPUs costs nobody a pause, so it need not wait for the next decision:
 
-1. Who starts: only whom a decision at this very moment would start. The policy, with all rules around it, is asked
-   about all jobs as in a decision. So its order, budgets, protection, turns and stages hold: whom it makes wait waits.
+1. Which jobs start: only those that a decision at this very moment would start. The policy, with all rules around it,
+   is asked about all jobs as in a decision. So its order, budgets, protection, turns and stages hold.
    A preempted job waits, too: to go on costs it a pause.
 2. On how many GPUs, at which clock: what that decision would give. The next one then finds nothing to change.
 3. If these jobs want more than is free, because the decision would take GPUs from running jobs, the policy is asked
-   once more, about these jobs and the free GPUs alone; none gets more than the decision would give it, and none starts
-   whom the decision after that would change again.
-4. Running jobs keep their clocks, too, so watts are counted again: who would exceed a budget's limit or a power cap
-   waits for the decision, and so does everybody behind it.
+   once more, about these jobs and the free GPUs alone; no job gets more than the decision would give it, and no job
+   starts that the decision after that would change again.
+4. Running jobs keep their clocks, too, so watts are counted again: a job with which a budget's limit or a power cap
+   would be exceeded waits for the decision, and so do all jobs behind it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from powerflow.scheduler.rationed import added_w, within_limits
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WattRoom:
-    """What power caps leave to jobs that start.
+    """Watts that power caps leave to jobs that start.
 
     Attributes:
         left_w: By scope that has a cap, watts that it may still draw. What is used is taken off.
@@ -47,7 +47,7 @@ class WattRoom:
     gpu_idle_w: float
 
     def take(self, cost: int, level: int, clock: int, gpus: int) -> bool:
-        """Take off what a job adds; False, and nothing is taken, if a scope has less left.
+        """Take off the watts that a job adds; if a scope has less left, return False and take nothing.
 
         Where the job will stand is not known yet: all its watts count in every scope.
         """
@@ -77,7 +77,7 @@ class Early:
         self._caps = caps
 
     def somebody_fits(self) -> bool:
-        """Whether a job waits that was not preempted and could run on the GPUs that are free in some pool."""
+        """Return whether some waiting job was not preempted and could run on the free GPUs of a pool."""
         room = max(self._room(pool) for pool in self._pools.values())
         return room > 0 and any(self._fits(pool, room) for pool in self._pools.values())
 
@@ -108,7 +108,7 @@ class Early:
         return started
 
     def _room(self, pool: Pool) -> int:
-        """GPUs that are free; under a cap no node is woken for them: to be awake costs watts, too."""
+        """Return the free GPUs; under a cap no node is woken for them, because an awake node draws watts, too."""
         return pool.occupancy.free + (0 if self._caps else pool.occupancy.asleep)
 
     def _fits(self, pool: Pool, room: int) -> bool:

@@ -1,4 +1,4 @@
-"""Which pool of GPUs takes care of a job that is not bound to one type."""
+"""Choose the pool of GPUs for a job that is not bound to one type."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from powerflow.scheduler.pool import Pool
 
 
 def best_pool(pools: Mapping[str, Pool], job: Job, demand: Mapping[str, int]) -> Pool:
-    """Where a job is expected to end first: its own time there, stretched by how crowded the pool is.
+    """Return the pool where a job is expected to end first: its own time there, stretched by how crowded the pool is.
 
     Args:
         pools: By GPU type.

@@ -1,4 +1,4 @@
-"""Bounds of a request's body: its bytes, and what it may hold, before anything reads it as JSON."""
+"""Bound a request's body, in bytes and in structure, before anything reads it as JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[\[\]{},]', re.DOTALL)
 
 
 def fault_of(body: bytes) -> str:
-    """What makes a body too deep or too rich to be read as JSON; "" if nothing does.
+    """Say why a body is too deep or has too many values to be read as JSON; "" if it is not.
 
     Reading it would take long: 1 MiB can hold half a million empty lists, and each key that is not known is an error.
     It need not be JSON.

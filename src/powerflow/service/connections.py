@@ -1,4 +1,4 @@
-"""Bounds what a connection may cost: how many there are, and how long each may take over every part of a request.
+"""Bound the number of connections, and how long each may take over every part of a request.
 
 uvicorn closes a connection that is idle between two requests, and nothing else: who sends the head of a request byte by
 byte, or never reads the answer, keeps a file descriptor for ever, and some hundred of those stop the service for
@@ -26,7 +26,7 @@ _MOST = 1024
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """What connections may take.
+    """Limits of connections.
 
     Attributes:
         most: Connections at once.
@@ -56,11 +56,11 @@ def bounded(limits: ConnectionLimits) -> type[H11Protocol]:
     """A class of connections for uvicorn's ``http=`` that share these limits."""
     crowd = Crowd(limits)
 
-    class Bounded(BoundedConnection):
+    class Limited(BoundedConnection):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(crowd, *args, **kwargs)
 
-    return Bounded
+    return Limited
 
 
 class BoundedConnection(H11Protocol):
@@ -97,7 +97,7 @@ class BoundedConnection(H11Protocol):
         super().on_response_complete()
 
     def part(self) -> str:
-        """Which part of a request this connection is at: ``head``, ``body``, ``work``, ``answer`` or ``rest``."""
+        """Return the part of a request this connection is at: ``head``, ``body``, ``work``, ``answer`` or ``rest``."""
         cycle = self.cycle
         if self.transport.get_write_buffer_size() > 0:
             return "answer"
@@ -106,7 +106,7 @@ class BoundedConnection(H11Protocol):
         return "body" if cycle.more_body and not cycle.response_started else "work"
 
     def overdue(self, now_s: float, limits: ConnectionLimits) -> bool:
-        """Whether the present part has taken too long; notes when a new one began."""
+        """Return whether the present part has taken too long; note when a new part began."""
         part = self.part()
         if part != self._part:
             self._part, self.since_s = part, now_s if self._part else self.since_s
@@ -129,7 +129,7 @@ class Crowd:
         self._looking = False
 
     def enter(self, new: BoundedConnection) -> bool:
-        """Take a connection in; False where everybody who is here has a request at work."""
+        """Take a connection in, closing an idle one if all places are taken; False if none of those is idle."""
         own_full = self._from[new.address] >= self._limits.per_address
         if own_full or len(self._all) >= self._limits.most:
             crowded = new.address if own_full else self._from.most_common(1)[0][0]
@@ -149,7 +149,7 @@ class Crowd:
         return True
 
     def leave(self, gone: BoundedConnection) -> None:
-        """Forget a connection; twice is once."""
+        """Forget a connection; does nothing the second time."""
         if gone in self._all:
             del self._all[gone]
             self._from[gone.address] -= 1

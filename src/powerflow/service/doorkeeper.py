@@ -1,4 +1,4 @@
-"""Writes down who was let in and who was not: tokens that were made and revoked, and failed authentications.
+"""Write tokens that were made and revoked, and failed authentications, to the audit.
 
 ``powerflow token`` changes a file, and so may an editor; neither asks the controller. So the controller compares the
 file with what it has written down last, and adds to the audit what has changed, also while it did not run.
@@ -57,7 +57,7 @@ class Doorkeeper:
         self._stop = threading.Event()
 
     def start(self) -> None:
-        """Look every second from a thread of its own."""
+        """Start a thread that calls `step` every second."""
         threading.Thread(target=self._run, name="powerflow-doorkeeper", daemon=True).start()
 
     def stop(self) -> None:
@@ -65,7 +65,7 @@ class Doorkeeper:
         self._stop.set()
 
     def step(self) -> None:
-        """Look once."""
+        """Compare the tokens once, and write down what has changed."""
         now_s = self._clock()
         self._tokens.look()
         self._tell(self._tokens.trouble)
@@ -86,7 +86,7 @@ class Doorkeeper:
             _write_noted(self._path, found)
 
     def _changes(self, found: Mapping[str, Mapping[str, str]], now_s: float) -> list[AuditRecord]:
-        """What became of tokens since the audit was written last, and by whom where the file says so."""
+        """Return how tokens changed since the last audit entry, and who changed them if the file says so."""
         said = {(change.what, change.id): change for change in changes_of(self._path)} if self._path else {}
         how = "tokens.json was edited" if not self._tokens.trouble else self._tokens.trouble
         entries = []

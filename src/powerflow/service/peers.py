@@ -1,4 +1,4 @@
-"""From where a request comes: the address of the connection, or what a proxy that an administrator named says of it."""
+"""Find where a request comes from: the connection's address, or the one that a trusted proxy forwards."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MOST_HOPS = 32
 
 
 def trusted_proxies(texts: Iterable[str]) -> tuple[Network, ...]:
-    """The networks of proxies that are believed, from addresses and CIDR blocks.
+    """Parse the networks of trusted proxies, from addresses and CIDR blocks.
 
     Raises:
         InputError: One of them is neither.
@@ -29,7 +29,7 @@ def trusted_proxies(texts: Iterable[str]) -> tuple[Network, ...]:
 
 
 def origin(peer: str, forwarded: Sequence[str], trusted: Sequence[Network]) -> str:
-    """Where a request comes from, as the log and the audit say it.
+    """Return where a request comes from, as the log and the audit show it.
 
     Anybody can write an ``X-Forwarded-For`` header. Each proxy appends the address that it was asked from, so the
     header is read from its end, for as long as what says so is a trusted proxy itself.

@@ -1,4 +1,4 @@
-"""Counts refused tokens, so that the audit tells of every attempt and nobody can fill it."""
+"""Count refused tokens by address, so that the audit covers every attempt and cannot be flooded."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class RefusedTokens:
         self._counts[address if known else OTHERS] += 1
 
     def take(self, now_s: float) -> Sequence[tuple[str, int]]:
-        """Addresses and their attempts that may be written down now, most first; the rest is kept for later.
+        """Return addresses and attempts that may be written down now, most first; keep the rest for later.
 
         At most `BURST` entries at once and one each `EVERY_S` seconds from then on; the last one of a burst sums up all
         addresses that have none of their own.

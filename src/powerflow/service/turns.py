@@ -1,4 +1,4 @@
-"""Gives users turns: one who asks for much waits in their own queue, and the others are answered in between.
+"""Serve users in rotation: a user who sends many requests waits in a queue of their own.
 
 Requests are worked on by a bounded number of threads, and writes wait for one another in the database. Without turns a
 flood of one user's submissions would hold every thread, and nobody else could even read.

@@ -22,7 +22,7 @@ from powerflow.cost.vary import FACTORS, VARIATION, varied
 from powerflow.errors import InputError
 from powerflow.job import Job
 from powerflow.simulate.measured_costs import measured
-from powerflow.simulate.measured_steps import calibration, scaled, step_on
+from powerflow.simulate.measured_steps import scaled, step_on, step_scaling
 from powerflow.simulate.placing import Kind, place
 from powerflow.simulate.workload import Workload
 from powerflow.trace.record import Trace, TraceJob
@@ -76,7 +76,7 @@ def build_workload(
     kinds = [next(placed) if kind is None else kind for kind in known.kinds]
     axes = _axes(spec, asked)
     truth = _truth(sorted(set(placing.kinds)), axes, variation, seed)
-    logged = calibration(rest_jobs, rest_asked, [*map(_class_name, placing.kinds)], truth, axes[reference])
+    logged = step_scaling(rest_jobs, rest_asked, [*map(_class_name, placing.kinds)], truth, axes[reference])
     truth = scaled(truth, logged.factors) | known.truth(axes)
     only_on = {name: known.only_on(name, [*pools]) for name in known.fits}
     homes = [only_on.get(name) or reference for name, _ in kinds]

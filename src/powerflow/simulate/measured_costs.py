@@ -1,4 +1,4 @@
-"""Jobs of a trace whose costs were measured: which they are, what they cost, and what is said of the others."""
+"""Find the jobs of a trace whose costs were measured, and give those costs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MOST_SAID = 6
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What a file of costs says of the jobs of a trace.
+    """The jobs of a trace whose models a file of costs has.
 
     Attributes:
         kinds: By job: model and global batch; None where the catalogue's costs stand for it.
@@ -51,7 +51,7 @@ class Measured:
         }
 
     def most_gpus(self, name: str) -> int:
-        """GPUs of the largest measurement of a model."""
+        """Return the most GPUs that a model was measured on."""
         return max(seen.gpus for fitted in self.fits[name].values() for seen in fitted.observations)
 
     def only_on(self, name: str, pools: Sequence[str]) -> str | None:

@@ -1,4 +1,4 @@
-"""Step times that a log measured: where it gives iterations and duration, their quotient scales the costs."""
+"""Scale costs to the step times of a log, which are duration ÷ iterations where it gives both."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from powerflow.trace.record import TraceJob
 
 
 @dataclass(frozen=True, slots=True)
-class Calibration:
-    """By how much a log's own step times scale the costs of each class.
+class StepScaling:
+    """Factors by which a log's own step times scale the costs of each class.
 
     Attributes:
         factors: Class → measured ÷ modelled step time, geometric mean of its jobs.
@@ -26,7 +26,7 @@ class Calibration:
     jobs: int
 
     def fact(self) -> str:
-        """What was calibrated, in plain words; "" if nothing was."""
+        """Say what was scaled, in plain words; "" if nothing was."""
         if not self.factors:
             return ""
         low, high = min(self.factors.values()), max(self.factors.values())
@@ -36,13 +36,13 @@ class Calibration:
         )
 
 
-def calibration(
+def step_scaling(
     jobs: Sequence[TraceJob],
     asked: Sequence[int],
     classes: Sequence[str],
     truth: Mapping[tuple[str, str], CostTable],
     axes: Axes,
-) -> Calibration:
+) -> StepScaling:
     """Compare the step times that jobs measured with those of the truth on the reference pool, at the maximum clock.
 
     Jobs whose request was cut are left out: they were measured on more GPUs than they get.
@@ -60,13 +60,13 @@ def calibration(
             modelled_s = step_on(truth[name, axes.gpu_type], axes, gpus)
             logs.setdefault(name, []).append(math.log(job.measured_step_s / modelled_s))
     factors = {name: math.exp(math.fsum(found) / len(found)) for name, found in sorted(logs.items())}
-    return Calibration(factors, sum(map(len, logs.values())))
+    return StepScaling(factors, sum(map(len, logs.values())))
 
 
 def scaled(
     truth: Mapping[tuple[str, str], CostTable], factors: Mapping[str, float]
 ) -> dict[tuple[str, str], CostTable]:
-    """The truth with the step times of each class times its factor, on every GPU type; watts stay."""
+    """Multiply the step times of each class by its factor, on every GPU type; watts stay."""
     return {
         (name, gpu_type): dataclasses.replace(
             table,

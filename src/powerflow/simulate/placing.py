@@ -1,7 +1,7 @@
-"""Which model family and global batch each job of a trace trains, by what the trace knows of it.
+"""Assign a model family and a global batch to each job of a trace, by what the trace says of it.
 
-A name of the catalogue is taken at its word. A name that the catalogue has not is placed with the family it is most
-like: by its name, else by its measured step time, else by its global batch; all jobs of one name go to one family.
+A name of the catalogue is used as it is. A name that the catalogue does not have gets the family it most
+resembles: by its name, else by its measured step time, else by its global batch; all jobs of one name go to one family.
 Where nothing tells, and where the trace names no model, a family is drawn by seed.
 """
 
@@ -32,7 +32,7 @@ _MOST_SAID = 6  # names told one by one
 
 @dataclass(frozen=True, slots=True)
 class Placing:
-    """What each job trains.
+    """The family and global batch of each job.
 
     Attributes:
         kinds: By job.
@@ -45,7 +45,7 @@ class Placing:
     unknown: Mapping[tuple[str, str, str], int]
 
     def fact(self, seed: int) -> str:
-        """How models were assigned, in plain words."""
+        """Say how models were assigned, in plain words."""
         jobs = len(self.kinds)
         said = []
         if self.drawn:

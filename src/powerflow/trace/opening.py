@@ -1,6 +1,6 @@
-"""Open a log as text, whatever packed it and however its characters are written.
+"""Open a log as text, whatever its compression and character encoding.
 
-What the standard library unpacks is unpacked; for the rest a sentence says what it is and what to do.
+Compressions of the standard library are unpacked; other files are refused with advice on what to do.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Find ranks that were started from another folder for the same owner: a copy's original, or a folder that is gone.
 
 An agent carries the name of its owner among its arguments; its shims are forks of it and show the same ones. Each
-stands in its engine's folder, so which folder that is can be told even after that folder was deleted.
+has its engine's folder as working directory, so that folder is known even after it was deleted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _END_S = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Stray:
-    """A shim whose rank runs: its process, the rank's name as far as it can be told, and the folder it stands in."""
+    """A shim whose rank runs: its process, the rank's name if it can be found, and its working directory."""
 
     pid: int
     ticks: int
@@ -69,7 +69,7 @@ def _elsewhere(comm: str, home: Path, owner: str) -> list[tuple[int, int]]:
 
 
 def end_strays(strays: Sequence[Stray]) -> list[Stray]:
-    """Kill ranks and all they started; their shims see to the rest. Returns those that still run after 20 s."""
+    """Kill ranks and all they started; their shims end themselves. Return those that still run after 20 s."""
     deadline_s = time.monotonic() + _END_S
     left = list(strays)
     while left and time.monotonic() < deadline_s:

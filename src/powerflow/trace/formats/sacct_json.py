@@ -14,7 +14,7 @@ from powerflow.trace.clock import Clock
 from powerflow.trace.fields import Unusable, checked_s
 from powerflow.trace.formats.format import Entry, Format
 from powerflow.trace.formats.slurm import Run, jobs_of
-from powerflow.trace.formats.slurm_gpus import Gpus, gres_gpus, held_gpus, parse_tres, submitted_gpus, tres_gpus
+from powerflow.trace.formats.slurm_gpus import SlurmGpus, gres_gpus, held_gpus, parse_tres, submitted_gpus, tres_gpus
 from powerflow.trace.json_items import member_items
 from powerflow.trace.record import Skipped
 
@@ -84,8 +84,8 @@ def _queued_run(item: Mapping[str, Any], line: int) -> Run:
     per_job, per_node = _string(item.get("tres_per_job")), _string(item.get("tres_per_node"))
     requested = [
         tres_gpus(parse_tres(_string(item.get("tres_req_str")))),
-        gres_gpus(f"PER_JOB:{per_job}", nodes) if per_job else Gpus(),
-        gres_gpus(per_node, nodes) if per_node else Gpus(),
+        gres_gpus(f"PER_JOB:{per_job}", nodes) if per_job else SlurmGpus(),
+        gres_gpus(per_node, nodes) if per_node else SlurmGpus(),
     ]
     return Run(
         line=line,
@@ -95,7 +95,7 @@ def _queued_run(item: Mapping[str, Any], line: int) -> Run:
         end_s=end_s,
         elapsed_s=elapsed_s,
         state=_state(item.get("job_state")),
-        gpus=held_gpus([tres_gpus(parse_tres(_string(item.get("tres_alloc_str"))))], requested, Gpus()),
+        gpus=held_gpus([tres_gpus(parse_tres(_string(item.get("tres_alloc_str"))))], requested, SlurmGpus()),
         user=_string(item.get("user_name")),
         account=_string(item.get("account")),
         name=_string(item.get("name")),
@@ -128,7 +128,7 @@ def _state(value: object) -> str:
     return _string(value).split(" ")[0].upper()
 
 
-def _counted(items: object) -> Gpus:
+def _counted(items: object) -> SlurmGpus:
     """GPUs of ``[{"type": "gres", "name": "gpu:a100", "count": 8}]``, as in ``gres/gpu:a100=8``."""
     found: dict[str, float] = {}
     for item in items if isinstance(items, list) else []:

@@ -1,4 +1,4 @@
-"""How ``sacct`` lays out its text: one line a record, fields between delimiters, a header that names them.
+"""Read the layout of ``sacct`` text: one line a record, fields between delimiters, a header that names them.
 
 ``-P`` and ``-p`` put bars between fields (and ``-p`` one at the end); ``--delimiter`` puts anything else there, and
 tables that went through a spreadsheet or pandas have commas, semicolons or tabs, fields in quotes, an index column.
@@ -28,7 +28,7 @@ _NAME = re.compile(r"[A-Za-z]+")
 
 
 def columns_of(line: str) -> tuple[list[str], str] | None:
-    """Column names and delimiter of a header line; None if it is none.
+    """Return column names and delimiter of a header line; None if it is no header.
 
     A header names the job and a state, a submission or a time, and the same delimiter stands between all its names.
     """
@@ -49,7 +49,7 @@ def columns_of(line: str) -> tuple[list[str], str] | None:
 
 
 def fields_of(line: str, delimiter: str) -> Sequence[str]:
-    """Fields of a line; quotes hold a field together where the delimiter is one of tables that quote."""
+    """Split a line into fields; quotes hold a field together where the delimiter is one of tables that quote."""
     if delimiter in _QUOTING and '"' in line:
         try:
             return next(csv.reader([line], delimiter=delimiter), [])
@@ -59,7 +59,7 @@ def fields_of(line: str, delimiter: str) -> Sequence[str]:
 
 
 def header_within(head: str) -> tuple[int, list[str], str] | None:
-    """Where the header stands among the first lines of a file (from 0), its columns and delimiter; None if nowhere."""
+    """Find the header in a file's first lines: its line (from 0), columns and delimiter; None if there is none."""
     for position, line in enumerate(head.splitlines()[:_HEADER_WITHIN]):
         if found := columns_of(line.rstrip("\r\n")):
             return position, *found

@@ -18,7 +18,7 @@ from powerflow.trace.formats.format import Entry, Format
 from powerflow.trace.formats.sacct_table import columns_of, fields_of, header_within
 from powerflow.trace.formats.slurm import Run, jobs_of, parse_elapsed_s
 from powerflow.trace.formats.slurm_gpus import (
-    Gpus,
+    SlurmGpus,
     gres_gpus,
     held_gpus,
     node_count,
@@ -127,17 +127,17 @@ def _time_s(row: Mapping[str, str], column: str, clock: Clock, *, not_before_s: 
     return clock.epoch_s(value, column, not_before_s=not_before_s)
 
 
-def _gpus(row: Mapping[str, str]) -> Gpus:
+def _gpus(row: Mapping[str, str]) -> SlurmGpus:
     """GPUs allocated; else asked for."""
     said = {column: _of_column(row, column) for column in _GPU_COLUMNS}
     allocated, requested = (said["AllocTRES"], said["AllocGRES"]), (said["ReqTRES"], said["ReqGRES"])
     return held_gpus(allocated, requested, submitted_gpus(row.get("SubmitLine", ""))[0])
 
 
-def _of_column(row: Mapping[str, str], column: str) -> Gpus:
+def _of_column(row: Mapping[str, str], column: str) -> SlurmGpus:
     value = text(row, column)
     if value in _NOTHING:
-        return Gpus()
+        return SlurmGpus()
     return tres_gpus(parse_tres(value)) if column.endswith("TRES") else gres_gpus(value, _nodes(row))
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from powerflow.trace.fields import Unusable, checked_s, clip, gpu_count, ran_s
 from powerflow.trace.formats.format import Entry
-from powerflow.trace.formats.slurm_gpus import Gpus, slice_share
+from powerflow.trace.formats.slurm_gpus import SlurmGpus, slice_share
 from powerflow.trace.record import Outcome, Skipped, TraceJob
 
 # Slurm's job states (sacct(1), JOB STATE CODES). A job that met its time limit is failed, as Helios has it.
@@ -67,7 +67,7 @@ class Run:
     end_s: float | None
     elapsed_s: float | None
     state: str
-    gpus: Gpus
+    gpus: SlurmGpus
     user: str
     account: str
     name: str

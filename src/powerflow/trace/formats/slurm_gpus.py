@@ -1,4 +1,4 @@
-"""GPUs of a Slurm record: whole ones, MIG slices of one, and shares of one by shard or mps.
+"""Count the GPUs of a Slurm record: whole ones, MIG slices of one, and shares of one by shard or mps.
 
 Slurm counts all of them as generic resources. A MIG slice is ``gres/gpu:a100_1g.5gb=1`` (or ``gres/gpu:1g.5gb=1``) and
 is also counted in ``gres/gpu``; a share of a GPU is ``gres/shard=4`` or ``gres/mps=25`` (gres.conf(5)).
@@ -30,8 +30,8 @@ _OPTION = re.compile(r"(?:--(gres|gpus|gpus-per-node|gpus-per-task|gpus-per-sock
 
 
 @dataclass(frozen=True, slots=True)
-class Gpus:
-    """What a record says of GPUs.
+class SlurmGpus:
+    """The GPUs of a Slurm record.
 
     Attributes:
         whole: Whole GPUs.
@@ -50,27 +50,27 @@ class Gpus:
         return bool(self.whole or self.slices or self.shares)
 
 
-def held_gpus(allocated: Iterable[Gpus], requested: Iterable[Gpus], submitted: Gpus) -> Gpus:
+def held_gpus(allocated: Iterable[SlurmGpus], requested: Iterable[SlurmGpus], submitted: SlurmGpus) -> SlurmGpus:
     """The GPUs that a record holds, from all that its columns say.
 
     Allocated counts win over requested ones. That they are slices, or shares, may stand in any column: where the site
     accounts for ``gres/gpu`` alone, only the request or the submit line names the profile.
     """
     asked = [*requested]
-    granted = next((gpus for gpus in (*allocated, *asked) if gpus), Gpus())
+    granted = next((gpus for gpus in (*allocated, *asked) if gpus), SlurmGpus())
     asked.append(submitted)
     if granted.slices:
         return granted
     if sliced := next((gpus for gpus in asked if gpus.slices), None):
         whole = max(0.0, granted.whole - sum(sliced.slices.values())) if sliced.whole else 0.0
-        return Gpus(whole, sliced.slices)
+        return SlurmGpus(whole, sliced.slices)
     shared = granted.shares or next((gpus.shares for gpus in asked if gpus.shares), "")
     if shared and not any(gpus.whole for gpus in asked):
-        return Gpus(shares=shared)
-    return Gpus(granted.whole, shares="" if granted.whole else shared, one_node_assumed=granted.one_node_assumed)
+        return SlurmGpus(shares=shared)
+    return SlurmGpus(granted.whole, shares="" if granted.whole else shared, one_node_assumed=granted.one_node_assumed)
 
 
-def tres_gpus(tres: Mapping[str, float]) -> Gpus:
+def tres_gpus(tres: Mapping[str, float]) -> SlurmGpus:
     """GPUs of trackable resources: ``gres/gpu``, which counts all, or else the sum of ``gres/gpu:type``."""
     slices = {mig_profile(name): count for name, count in tres.items() if mig_profile(name) and count > 0}
     typed = sum(count for name, count in tres.items() if name.startswith("gres/gpu:") and not mig_profile(name))
@@ -81,7 +81,7 @@ def tres_gpus(tres: Mapping[str, float]) -> Gpus:
         for kind in _SHARES
         if (count := tres.get(f"gres/{kind}", sum(n for name, n in tres.items() if name.startswith(f"gres/{kind}:"))))
     )
-    return Gpus(whole, slices, shares)
+    return SlurmGpus(whole, slices, shares)
 
 
 def parse_tres(value: str) -> dict[str, float]:
@@ -101,7 +101,7 @@ def parse_tres(value: str) -> dict[str, float]:
     return found
 
 
-def gres_gpus(value: str, nodes: float | None) -> Gpus:
+def gres_gpus(value: str, nodes: float | None) -> SlurmGpus:
     """GPUs of the older ``AllocGRES`` and ``ReqGRES``, counted per node: ``gpu:2``, ``gres:gpu:a100:8(IDX:0-7)``.
 
     Slurm 19.05 to 20.02 put ``PER_NODE:`` or ``PER_JOB:`` before them; where both stand, the job's count says all.
@@ -134,14 +134,14 @@ def gres_gpus(value: str, nodes: float | None) -> Gpus:
             else:
                 whole[scope] = whole.get(scope, 0.0) + count
     if "JOB" in whole:
-        return Gpus(whole["JOB"], slices, ",".join(filter(None, shares)))
+        return SlurmGpus(whole["JOB"], slices, ",".join(filter(None, shares)))
     if "NODE" not in whole and sum(whole.values()) > 0:
         raise Unusable(f"GPUs are logged per {min(whole).lower()}, and not how many of these there are")
     per_node = whole.get("NODE", 0.0)
-    return Gpus(per_node * (nodes or 1.0), slices, ",".join(filter(None, shares)), per_node > 0 and nodes is None)
+    return SlurmGpus(per_node * (nodes or 1.0), slices, ",".join(filter(None, shares)), per_node > 0 and nodes is None)
 
 
-def submitted_gpus(line: str) -> tuple[Gpus, str]:
+def submitted_gpus(line: str) -> tuple[SlurmGpus, str]:
     """GPUs that a submit line asks for (``sbatch --gres=gpu:1g.5gb:1 …``), and the option that does; "" if none.
 
     Counts of it are not to be used: options may also stand in the script.
@@ -154,7 +154,7 @@ def submitted_gpus(line: str) -> tuple[Gpus, str]:
             continue
         if gpus:
             return gpus, clip(found.group(0).strip()).strip("'")
-    return Gpus(), ""
+    return SlurmGpus(), ""
 
 
 def mig_profile(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Logs that we know by their looks and do not read: what each is, and what to give instead."""
+"""Recognise logs that PowerFlow cannot read, and say what each is and what to give instead."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class UnreadKind:
 
 
 def kind_not_read(head: str) -> UnreadKind | None:
-    """What a file is that no reader takes, from its beginning; None if we do not know it either."""
+    """Say what a file is that no reader takes, from its beginning; None if it is not recognised."""
     lines = [line.rstrip("\r\n") for line in head.splitlines() if line.strip()]
     if not lines:
         return None
