@@ -14,7 +14,7 @@ compare: $(STAMP)  ## compare the policies on a day of jobs at equal energy
 
 # many tests wait for processes that they start: as many workers as cores would leave these idle
 test: $(STAMP)  ## the whole test-suite
-	$(BIN)/python -m pytest -n 4
+	$(BIN)/python -m pytest -n 4 --dist loadgroup
 
 check: $(STAMP)  ## style, types, one-way arrows
 	$(BIN)/ruff check .
