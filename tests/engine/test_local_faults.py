@@ -80,8 +80,16 @@ def test_who_waits_is_told_that_the_agent_died(place: LocalPlace) -> None:
     engine = place()
     engine.ranks()
     told: list[bool] = []
-    waiter = threading.Thread(target=lambda: told.append((engine.ranks(), engine.wait(PATIENCE_S))[1]))
+    asked = threading.Event()
+
+    def watch() -> None:
+        engine.ranks()
+        asked.set()  # killed before that, it is its successor that was asked, and knows of nothing new
+        told.append(engine.wait(PATIENCE_S))
+
+    waiter = threading.Thread(target=watch)
     waiter.start()
+    asked.wait()
     kill_agent(place)
     waiter.join()
     assert told == [True]
