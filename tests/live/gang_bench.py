@@ -38,7 +38,7 @@ class Bench:
         self.facts: list[Fact] = []
         self.gangs = self.controller()
 
-    def controller(self) -> Gangs:
+    def controller(self, **more: Any) -> Gangs:
         return Gangs(
             self.engine,
             self.directory,
@@ -46,6 +46,7 @@ class Bench:
             limits=LIMITS,
             interpreter=PYTHON,
             clock=lambda: self.engine.now_s,
+            **more,
         )
 
     def restart(self, *orders: Order) -> None:

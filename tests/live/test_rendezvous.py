@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from powerflow.live.gang_facts import Completed, Failed, Progressed, Started
 from powerflow.live.gangs import Gangs
 from powerflow.live.rendezvous import Meeting, MeetingState, RankProcess, look, port_is_known
 from tests.live.fake_engine import Player, Script
-from tests.live.gang_bench import LIMITS, PYTHON, Bench, environment, order, spec_of
+from tests.live.gang_bench import LIMITS, Bench, order, spec_of
 
 #: Listens, says where, and takes what comes; or connects; or does neither.
 _LISTEN = """
@@ -95,16 +96,8 @@ class Apart(Bench):
 
     seen = MeetingState.APART
 
-    def controller(self) -> Gangs:
-        return Gangs(
-            self.engine,
-            self.directory,
-            environment,
-            limits=LIMITS,
-            interpreter=PYTHON,
-            clock=lambda: self.engine.now_s,
-            look_at_ranks=lambda ranks, launched: self.seen,
-        )
+    def controller(self, **more: Any) -> Gangs:
+        return super().controller(look_at_ranks=lambda ranks, launched: self.seen, **more)
 
 
 @pytest.fixture

@@ -69,7 +69,8 @@ def discover(node: str, say: Callable[[str], None] | None = None) -> list[NvmlGp
 
     Args:
         node: Name of this machine.
-        say: Is told why a GPU is left out, or why there is none: in the driver's own words, and which function said so.
+        say: Called with the reason for each GPU that is left out, or for there being none: the driver's own words, and
+            the function of the driver that answered so.
     """
     tell = say or (lambda reason: None)
     try:
@@ -147,12 +148,12 @@ class NvmlGpu:
         self._limits = self._read_limits()
 
     def begin_reading(self) -> None:
-        """See `ReadsAhead`."""
+        """Start to read; the next `read` returns this answer. Raises nothing."""
         with contextlib.suppress(NotAnswering):
             self._reading = self._own.begin(self._read, READ_S)
 
     def read(self) -> Reading:
-        """See `Gpu.read`; what this GPU does not tell is nan.
+        """Read what this GPU says of itself now; figures that it does not report are nan.
 
         Raises:
             NotAnswering: The driver has not answered in time; it may do so later.

@@ -226,7 +226,7 @@ def preloaded() -> Sequence[str]:
 
 
 def _gpus(settings: ClusterSettings, left_out: list[str]) -> tuple[Sequence[Gpu], Emulation | None]:
-    """The GPUs; ``left_out`` is told which of this machine cannot be used, and why."""
+    """Find the GPUs; add to ``left_out`` which GPUs of this machine cannot be used, and why."""
     if settings.emulate is None:
         from powerflow.device.nvml import discover
 
