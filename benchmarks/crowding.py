@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from powerflow.arrays import FloatArray
 from powerflow.cost.catalogue import gpu_type
-from powerflow.cost.table import FloatArray
 from powerflow.policy.prices import Prices
 from powerflow.simulate.bound import bound_for
 from powerflow.simulate.build import build_workload

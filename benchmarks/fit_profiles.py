@@ -17,13 +17,13 @@ from rich.table import Table
 
 from benchmarks import profiles
 from benchmarks.make_catalogue import TWO_NODES_APART, throughput_of
+from powerflow.arrays import FloatArray
 from powerflow.cost.catalogue import family_model
 from powerflow.cost.fit import Fit, fit
 from powerflow.cost.limit import limited_costs
 from powerflow.cost.model import JobModel
 from powerflow.cost.observation import Observation
 from powerflow.cost.points import points_of
-from powerflow.cost.table import FloatArray
 from powerflow.cost.tabulate import split_batch
 
 FOLDS = 5

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from powerflow.arrays import FloatArray
 from powerflow.cluster.spec import parse_cluster
-from powerflow.cost.table import Axes, CostTable, FloatArray
+from powerflow.cost.table import Axes, CostTable
 from powerflow.job import Job
 from powerflow.policy.overlay import FixedClock
 from powerflow.policy.prices import Prices

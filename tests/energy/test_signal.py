@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from powerflow.cost.table import FloatArray
+from powerflow.arrays import FloatArray
 from powerflow.energy.kinds import Kind
 from powerflow.energy.signal import LEAST_FACTOR, MOST_FACTOR, Signal, constant, factor, joined, read_signal
 from powerflow.errors import InputError

@@ -36,6 +36,7 @@ def values(
         jobs["gpus_min"],
         jobs["gpus_max"],
         jobs["cost"],
+        jobs["listed"],
         view.gpu_counts,
         view.step_time_s,
         view.power_w,
@@ -314,6 +315,13 @@ def test_one_job_of_unknown_size_among_known_ones(sizes_known: bool) -> None:
     for capacity, expected in ((2, [1, 0, 1] if sizes_known else [1, 1, 0]), (3, [1, 1, 1])):
         view = make_view(jobs, step_time_s=SUBLINEAR, capacity=capacity, gpu_counts=COUNTS, sizes_known=sizes_known)
         assert given_gpus(Prices(), view) == expected
+
+
+def test_any_count_that_the_owner_lists_may_be_given_and_no_other_odd_one() -> None:
+    counts, times = (1, 2, 3, 4), [[8.0, np.inf, 3.0, 2.9]]
+    for listed, gpus in ((1.0, 3), (0.0, 1)):
+        view = make_view([{"listed": listed}], step_time_s=times, capacity=3, gpu_counts=counts)
+        assert given_gpus(Prices(), view) == [gpus]
 
 
 # -- what always holds ------------------------------------------------------------------------------------------------

@@ -7,8 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 
+from powerflow.arrays import FloatArray
 from powerflow.cost.catalogue import family_model
-from powerflow.cost.table import CostTable, FloatArray
+from powerflow.cost.table import CostTable
 from powerflow.cost.tabulate import tabulate
 from powerflow.errors import InputError
 from powerflow.job import Job

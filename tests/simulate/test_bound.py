@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import ArrayLike
 
+from powerflow.arrays import FloatArray
 from powerflow.cluster.spec import parse_cluster
 from powerflow.cost.catalogue import gpu_type
-from powerflow.cost.table import Axes, CostTable, FloatArray
+from powerflow.cost.table import Axes, CostTable
 from powerflow.errors import InputError
 from powerflow.job import Job
 from powerflow.policy.prices import Prices

@@ -11,15 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from powerflow.arrays import FloatArray, IntArray
 from powerflow.cluster.homes import home, rooms
 from powerflow.cluster.occupancy import Occupancy
 from powerflow.cluster.packing import NOBODY, Pool
 from powerflow.kernel import array_kernel
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 STAY_S = 3600.0  # nobody is expected to keep its GPUs for longer than this
 MARGIN = 2.0  # a move must gain more than twice what it costs

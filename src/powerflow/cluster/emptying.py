@@ -7,15 +7,12 @@ Both sides are counted in weighted seconds of completion time, joules turned int
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from powerflow.arrays import FloatArray, IntArray
 from powerflow.cluster.homes import home, rooms
 from powerflow.cluster.occupancy import Occupancy
 from powerflow.cluster.packing import NOBODY, UP, Pool
 from powerflow.kernel import array_kernel
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 NODES_TRIED = 8
 

@@ -7,12 +7,10 @@ here. What they foresee is what `Occupancy.allocate_many` then does.
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from powerflow.arrays import IntArray
 from powerflow.cluster.packing import UP, Pool
 from powerflow.kernel import array_kernel
-
-IntArray = npt.NDArray[np.int64]
 
 
 @array_kernel

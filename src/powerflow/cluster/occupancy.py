@@ -13,11 +13,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from powerflow.arrays import IntArray
 from powerflow.cluster import packing
 from powerflow.cluster.packing import ASLEEP, DRAINED, FAILED, UP
 from powerflow.cluster.spec import Node
-
-IntArray = npt.NDArray[np.int64]
 
 
 class NodeShare(NamedTuple):

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from powerflow.arrays import FloatArray
 from powerflow.cost.catalogue import GpuType, gpu_type
 from powerflow.cost.fit_power import fit_power
 from powerflow.cost.fit_time import PARAMETERS, fit_throughput
@@ -20,7 +21,6 @@ from powerflow.cost.limit import NEAR, at_limit, held_clock, limit_shown, limite
 from powerflow.cost.model import JobModel, PowerModel, ThroughputModel
 from powerflow.cost.observation import Observation
 from powerflow.cost.points import Points, points_of
-from powerflow.cost.table import FloatArray
 from powerflow.errors import InputError
 
 #: Residual spread believed before any residual is seen, as a log standard deviation, and what it weighs in points.

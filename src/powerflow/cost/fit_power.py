@@ -13,10 +13,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from powerflow.arrays import FloatArray
 from powerflow.cost.catalogue import GpuType
 from powerflow.cost.model import PowerModel, ThroughputModel, busy_share, compute_time, step_time
 from powerflow.cost.points import Points
-from powerflow.cost.table import FloatArray
 
 #: Spread that a power reading is taken to have around the model, as a share of it.
 NOISE = 0.03

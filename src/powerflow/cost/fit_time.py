@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from powerflow.arrays import FloatArray, IntArray
 from powerflow.cost.model import ThroughputModel, step_time
 from powerflow.cost.points import Points
-from powerflow.cost.table import FloatArray, IntArray
 
 #: Spread that one step time is taken to have around the model (log); larger misfits than twice this count less.
 NOISE = 0.05

@@ -15,9 +15,9 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from powerflow.arrays import FloatArray
 from powerflow.cost.model import JobModel, PowerModel, ThroughputModel, Values, gpu_power, step_time
 from powerflow.cost.points import Points
-from powerflow.cost.table import FloatArray
 
 #: Watts within this share of the limit are at it: what a driver keeps below it, and noise.
 NEAR = 0.015

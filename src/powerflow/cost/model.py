@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from powerflow.cost.table import FloatArray
+from powerflow.arrays import FloatArray
 
 #: A number or an array of them; all arguments of a function broadcast against each other.
 Values = npt.ArrayLike

@@ -8,8 +8,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 import numpy.typing as npt
 
+from powerflow.arrays import FloatArray, IntArray
 from powerflow.cost.observation import Observation
-from powerflow.cost.table import FloatArray, IntArray
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -8,11 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
+from powerflow.arrays import FloatArray, IntArray
 
 
 @dataclass(frozen=True, slots=True, eq=False)

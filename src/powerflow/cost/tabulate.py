@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from powerflow.arrays import FloatArray, IntArray
 from powerflow.cost.limit import limited_costs
 from powerflow.cost.model import JobModel
 from powerflow.cost.observation import Observation
-from powerflow.cost.table import Axes, CostTable, FloatArray, IntArray
+from powerflow.cost.table import Axes, CostTable
 from powerflow.errors import InputError
 
 

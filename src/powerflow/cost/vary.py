@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from powerflow.arrays import FloatArray
 from powerflow.cost.model import JobModel
-from powerflow.cost.table import FloatArray
 
 #: Log standard deviation of a job's own parameters around its family's, where nothing else is said.
 VARIATION = 0.2

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from powerflow.cost.table import FloatArray, IntArray
+from powerflow.arrays import FloatArray, IntArray
 
 
 def owed(

@@ -16,7 +16,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from powerflow.cost.table import FloatArray
+from powerflow.arrays import FloatArray
 from powerflow.energy.kinds import UNITS, Kind
 from powerflow.errors import InputError
 

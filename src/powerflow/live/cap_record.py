@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from powerflow.cost.table import FloatArray
+from powerflow.arrays import FloatArray
 from powerflow.scheduler.compliance import HEADER, line
 
 #: Power that changed by a smaller share is not written down again.

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from powerflow.cost.table import Axes, CostTable, FloatArray
+from powerflow.arrays import FloatArray
+from powerflow.cost.table import Axes, CostTable
 from powerflow.live.records import Option
 
 

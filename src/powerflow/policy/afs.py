@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from powerflow.cost.table import FloatArray, IntArray
+from powerflow.arrays import FloatArray, IntArray
 from powerflow.kernel import array_kernel
 from powerflow.policy.levels import feasible, step_times
 from powerflow.policy.protocol import Allocation, View

@@ -6,7 +6,7 @@ import heapq
 
 import numpy as np
 
-from powerflow.cost.table import IntArray
+from powerflow.arrays import IntArray
 from powerflow.errors import InputError
 from powerflow.policy.levels import feasible, requested_gpus, step_times, take_what_fits
 from powerflow.policy.protocol import Allocation, View

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from powerflow.cost.table import FloatArray
+from powerflow.arrays import FloatArray
 
 POINTS = 64  # work levels at which the index is worked out: quantiles of the sizes seen
 FEWEST = 20  # with fewer jobs seen, nothing is known yet

@@ -6,10 +6,10 @@ import heapq
 
 import numpy as np
 
-from powerflow.cost.table import FloatArray, IntArray
+from powerflow.arrays import BoolArray, FloatArray, IntArray
 from powerflow.errors import InputError
 from powerflow.kernel import array_kernel
-from powerflow.policy.levels import BoolArray, by_arrival, by_key, feasible, least_levels, step_times, take_what_fits
+from powerflow.policy.levels import by_arrival, by_key, feasible, least_levels, step_times, take_what_fits
 from powerflow.policy.protocol import Allocation, View
 
 #: Rank of a move that saves time and energy alike: above any ratio.

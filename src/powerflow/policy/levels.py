@@ -9,12 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-import numpy.typing as npt
 
-from powerflow.cost.table import FloatArray, IntArray
+from powerflow.arrays import BoolArray, FloatArray, IntArray
 from powerflow.policy.protocol import View
-
-BoolArray = npt.NDArray[np.bool_]
 
 
 def step_times(view: View) -> FloatArray:

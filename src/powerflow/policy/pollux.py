@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from powerflow.cost.table import FloatArray
+from powerflow.arrays import FloatArray
 from powerflow.errors import InputError
 from powerflow.policy.levels import feasible, least_levels, step_times
 from powerflow.policy.protocol import Allocation, View

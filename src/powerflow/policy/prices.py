@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from powerflow.cost.table import FloatArray
+from powerflow.arrays import FloatArray
 from powerflow.policy.gittins import effective_sizes
 from powerflow.policy.prices_kernel import allocate, gpu_seconds
 from powerflow.policy.protocol import Allocation, View
@@ -52,6 +52,7 @@ class Prices:
             jobs["gpus_min"],
             jobs["gpus_max"],
             jobs["cost"],
+            jobs["listed"],
             view.gpu_counts,
             view.step_time_s,
             view.power_w,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from powerflow.cost.table import FloatArray, IntArray
+from powerflow.arrays import BoolArray, FloatArray, IntArray
 from powerflow.kernel import kernel
 
 
@@ -54,27 +54,6 @@ def gpu_seconds(
 
 
 @kernel
-def has_gaps(step_time_s: FloatArray, gpu_counts: IntArray, least: int, most: int) -> bool:
-    """Whether a job runs on some counts and not on some between them: its owner has listed those that it may have.
-
-    Args:
-        step_time_s: ``[N, F]`` of its class; ``inf`` where it cannot run.
-        gpu_counts: ``[N]``.
-        least, most: Fewest and most GPUs of the job.
-    """
-    runs = gap = False
-    for i in range(len(gpu_counts)):
-        if least <= gpu_counts[i] <= most:
-            if step_time_s[i, -1] < np.inf:
-                if gap:
-                    return True
-                runs = True
-            elif runs:
-                gap = True
-    return False
-
-
-@kernel
 def _is_offered(n: int, least: int, most: int, listed: bool) -> bool:
     """Whether a job that can use so many GPUs may have n of them.
 
@@ -101,6 +80,7 @@ def value_counts(
     gpus_min: IntArray,
     gpus_max: IntArray,
     cost: IntArray,
+    listed: BoolArray,
     gpu_counts: IntArray,
     step_time_s: FloatArray,
     power_w: FloatArray,
@@ -119,7 +99,7 @@ def value_counts(
 
     Args:
         rank: ``[J]`` i_j.
-        remaining, weight, pause_s, gpus, gpus_min, gpus_max, cost: ``[J]`` columns of `JOB`.
+        remaining, weight, pause_s, gpus, gpus_min, gpus_max, cost, listed: ``[J]`` columns of `JOB`.
         gpu_counts, step_time_s, power_w, idle_w, capacity, sizes_known: See `View`.
         energy_price: ``[J]`` λ_E of each job.
         crowding: c_μ.
@@ -132,12 +112,11 @@ def value_counts(
     for j in range(len(rank)):
         step_s = step_time_s[cost[j]]
         watts = power_w[cost[j]]
-        listed = has_gaps(step_s, gpu_counts, gpus_min[j], gpus_max[j])
         price = crowding * rank[j] / capacity
         best = np.inf
         for i in range(len(gpu_counts)):
             n = gpu_counts[i]
-            if not _is_offered(n, gpus_min[j], min(gpus_max[j], capacity), listed):
+            if not _is_offered(n, gpus_min[j], min(gpus_max[j], capacity), listed[j]):
                 continue
             for f in range(clocks):
                 step = step_s[i, f]
@@ -150,7 +129,7 @@ def value_counts(
         per_iteration = 1.0 / remaining[j] if sizes_known and remaining[j] > 0.0 else 0.0
         for i in range(len(gpu_counts)):
             n = gpu_counts[i]
-            if not _is_offered(n, gpus_min[j], min(gpus_max[j], capacity), listed):
+            if not _is_offered(n, gpus_min[j], min(gpus_max[j], capacity), listed[j]):
                 continue
             for f in range(clocks):
                 step = step_s[i, f]
@@ -287,6 +266,7 @@ def allocate(
     gpus_min: IntArray,
     gpus_max: IntArray,
     cost: IntArray,
+    listed: BoolArray,
     gpu_counts: IntArray,
     step_time_s: FloatArray,
     power_w: FloatArray,
@@ -319,6 +299,7 @@ def allocate(
         gpus_min,
         gpus_max,
         cost,
+        listed,
         gpu_counts,
         step_time_s,
         power_w,

@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from powerflow.cost.table import FloatArray, IntArray
+from powerflow.arrays import FloatArray, IntArray
 
 #: One row per active job, in order of submission.
 JOB = np.dtype(
@@ -38,6 +38,7 @@ JOB = np.dtype(
         ("slowdown", np.float64),  # it may be slowed by such a share (`Job.max_slowdown`); inf: by any
         ("untouched", np.bool_),  # it runs as its owner asked: nobody acts on its project's jobs
         ("keeps", np.bool_),  # once it runs it keeps its GPUs: it cannot go on where it stopped
+        ("listed", np.bool_),  # its owner lists the counts it may have (`Job.gpus_allowed`): on others it cannot run
     ]
 )
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from powerflow.cost.table import FloatArray, IntArray
+from powerflow.arrays import FloatArray, IntArray
 from powerflow.errors import InputError
 from powerflow.policy.protocol import Allocation, Policy, View
 

@@ -12,7 +12,7 @@ import heapq
 
 import numpy as np
 
-from powerflow.cost.table import FloatArray, IntArray
+from powerflow.arrays import FloatArray, IntArray
 from powerflow.kernel import array_kernel
 
 

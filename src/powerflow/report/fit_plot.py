@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from powerflow.arrays import FloatArray
 from powerflow.cost.fit import Fit
 from powerflow.cost.limit import limited_costs
 from powerflow.cost.points import points_of
-from powerflow.cost.table import FloatArray
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

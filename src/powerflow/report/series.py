@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from powerflow.cost.table import FloatArray, IntArray
+from powerflow.arrays import FloatArray, IntArray
 from powerflow.simulate.result import JobResults, Segments
 
 #: Points of one line over time: more than a screen has columns, few enough to keep the page small.

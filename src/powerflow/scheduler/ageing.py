@@ -17,7 +17,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from powerflow.cost.table import IntArray
+from powerflow.arrays import IntArray
 from powerflow.errors import InputError
 from powerflow.policy.levels import feasible, held_gpus, least_levels, step_times
 from powerflow.policy.protocol import Allocation, Policy, View

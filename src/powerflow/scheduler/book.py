@@ -6,7 +6,8 @@ from collections.abc import Hashable
 
 import numpy as np
 
-from powerflow.cost.table import Axes, CostTable, FloatArray
+from powerflow.arrays import FloatArray
+from powerflow.cost.table import Axes, CostTable
 
 
 class CostBook:

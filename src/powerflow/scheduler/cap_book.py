@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from powerflow.arrays import FloatArray, IntArray
 from powerflow.cluster.packing import ASLEEP, FAILED
-from powerflow.cost.table import FloatArray, IntArray
 from powerflow.scheduler.cap import CALM_S, CLUSTER, STEP_S, PowerCap, Scope, least_allowed_w
 from powerflow.scheduler.cap_meter import Meters
 from powerflow.scheduler.events import PowerMetered

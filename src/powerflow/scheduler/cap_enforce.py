@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from powerflow.arrays import IntArray
 from powerflow.cluster.packing import UP
-from powerflow.cost.table import IntArray
 from powerflow.policy.protocol import Allocation
 from powerflow.scheduler.cap import CLUSTER, STEP_S, Scope
 from powerflow.scheduler.cap_book import CapBook

@@ -17,11 +17,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from powerflow.cost.table import FloatArray, IntArray
+from powerflow.arrays import BoolArray, FloatArray, IntArray
 from powerflow.policy.protocol import Allocation, View
 from powerflow.scheduler.cap_kernel import current, fewer, slower, take
 
-BoolArray = npt.NDArray[np.bool_]
 SLACK_W = 1e-6  # rounding: a plan may be so much nearer to the cap than the sum of its parts
 
 
@@ -177,6 +176,7 @@ def _shrink(rooms: Sequence[_Room], limit_w: float, guarded: bool) -> float:
             room.menu.outside,
             room.menu.worth,
             jobs["gpus_min"],
+            jobs["listed"],
             view.gpu_counts,
             view.step_time_s,
             room.menu.watts,

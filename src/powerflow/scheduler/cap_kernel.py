@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from powerflow.cost.table import FloatArray, IntArray
+from powerflow.arrays import BoolArray, FloatArray, IntArray
 from powerflow.kernel import kernel
-from powerflow.policy.prices_kernel import has_gaps
 
 
 @kernel
@@ -129,6 +128,7 @@ def fewer(
     outside: IntArray,
     worth: FloatArray,
     gpus_min: IntArray,
+    listed: BoolArray,
     gpu_counts: IntArray,
     step_time_s: FloatArray,
     watts: FloatArray,
@@ -149,6 +149,7 @@ def fewer(
     Args:
         floor: ``[J]`` the least that each job adds on the GPUs it has.
         gpus_min: ``[J]`` fewest GPUs of each job.
+        listed: ``[J]`` whether its owner lists the counts it may have.
     """
     ways = 0
     for j in range(len(cost)):
@@ -156,13 +157,12 @@ def fewer(
         if i < 0:
             continue
         k, at, at_w = cost[j], level[j], floor[j]
-        listed = has_gaps(step_time_s[k], gpu_counts, gpus_min[j], gpu_counts[-1])
         at_u = dearest = -np.inf
         while at_w > 0.0:
             best, best_slope, best_w, best_u = -1, np.inf, 0.0, 0.0
             for m in range(at, -1, -1):
                 n = gpu_counts[m]
-                if n < gpus_min[j] or (n & (n - 1) and m != at and not listed) or (m == at and at_u > -np.inf):
+                if n < gpus_min[j] or (n & (n - 1) and m != at and not listed[j]) or (m == at and at_u > -np.inf):
                     continue
                 # the thriftiest clock of this count
                 low_w, low_f = np.inf, -1

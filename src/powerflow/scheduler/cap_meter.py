@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from powerflow.cost.table import FloatArray, IntArray
+from powerflow.arrays import FloatArray, IntArray
 
 UNSEEN = 1.10  # watts of a class that was never metered are taken to be so many times what is believed
 UNTRIED = 1.05  # of one that was, but not on this count at this clock: so many times what its other readings suggest

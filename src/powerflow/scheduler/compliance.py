@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from powerflow.cost.table import FloatArray
+from powerflow.arrays import FloatArray
 from powerflow.scheduler.cap import PowerCap
 
 WITHIN_S = 3600.0  # power before and after a cap is compared over so long

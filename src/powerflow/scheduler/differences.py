@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
-
-from powerflow.cost.table import IntArray
+from powerflow.arrays import BoolArray, IntArray
 from powerflow.kernel import kernel
-
-BoolArray = npt.NDArray[np.bool_]
 
 SAME, RECLOCKED, MOVED = 0, 1, 2
 

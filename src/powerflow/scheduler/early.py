@@ -22,13 +22,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from powerflow.cost.table import FloatArray, IntArray
+from powerflow.arrays import BoolArray, FloatArray, IntArray
 from powerflow.policy.protocol import Allocation, Policy, View
 from powerflow.scheduler.cap import STEP_S
 from powerflow.scheduler.cap_book import CapBook
 from powerflow.scheduler.check import PolicyError, check_answer
 from powerflow.scheduler.ledger import Ledger
-from powerflow.scheduler.pool import BoolArray, Decision, Pool
+from powerflow.scheduler.pool import Decision, Pool
 from powerflow.scheduler.rationed import added_w, within_limits
 
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from powerflow.arrays import FloatArray, IntArray
 from powerflow.cluster.occupancy import Placement
-from powerflow.cost.table import CostTable, FloatArray, IntArray
+from powerflow.cost.table import CostTable
 from powerflow.energy.terms import EnergyTerms
 from powerflow.job import Job
 from powerflow.scheduler.cap import PowerCap

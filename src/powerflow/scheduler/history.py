@@ -6,7 +6,7 @@ from collections import deque
 
 import numpy as np
 
-from powerflow.cost.table import FloatArray
+from powerflow.arrays import FloatArray
 
 KEPT = 2000  # jobs remembered, the latest
 NEWS = 0.05  # share of new ones after which the picture is drawn again

@@ -8,7 +8,7 @@ from heapq import heappop, heappush
 import numpy as np
 import numpy.typing as npt
 
-from powerflow.cost.table import FloatArray, IntArray
+from powerflow.arrays import FloatArray, IntArray
 from powerflow.job import Job
 from powerflow.kernel import kernel
 from powerflow.policy.protocol import JOB, JobRows
@@ -127,6 +127,7 @@ class Ledger:
             job.max_slowdown,
             untouched,
             job.keeps,
+            job.gpus_allowed is not None,
         )
         self._submitted += 1
         return slot

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from powerflow.cost.table import IntArray
+from powerflow.arrays import IntArray
 from powerflow.policy.protocol import Allocation, Policy, View
 
 

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
+from powerflow.arrays import BoolArray, IntArray
 from powerflow.cluster.consolidate import Spread, consolidate
 from powerflow.cluster.emptying import empty_nodes
 from powerflow.cluster.occupancy import NodeShare, Occupancy, Placement
 from powerflow.cluster.packing import DRAINED, FAILED
 from powerflow.cluster.spec import Node
-from powerflow.cost.table import Axes, IntArray
+from powerflow.cost.table import Axes
 from powerflow.energy.terms import EnergyTerms
 from powerflow.policy.protocol import Allocation, Policy, View
 from powerflow.scheduler.book import CostBook
@@ -24,8 +24,6 @@ from powerflow.scheduler.differences import MOVED, SAME, compare, list_changed
 from powerflow.scheduler.history import History
 from powerflow.scheduler.ledger import Ledger
 from powerflow.scheduler.sleep import Sleepers, baseline_watts
-
-BoolArray = npt.NDArray[np.bool_]
 
 RETRY_S = 300.0  # where no node could be had for a spread job, none is looked for again for so long
 LEAST_SPEEDUP = 0.02  # a job that would gain less of its time on one node is left where it is

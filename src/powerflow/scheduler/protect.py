@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from powerflow.cost.table import IntArray
+from powerflow.arrays import IntArray
 from powerflow.policy.levels import by_arrival, requested_gpus
 from powerflow.policy.protocol import Allocation, Policy, View
 from powerflow.scheduler.part import decide_rest, first_that_fit

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from powerflow.cost.table import IntArray
+from powerflow.arrays import IntArray
 from powerflow.policy.protocol import Allocation, Policy, View
 
 #: The dearest joule, in natural prices: 1 ÷ (watts above idle of the GPU that draws most).

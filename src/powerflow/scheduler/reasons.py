@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from powerflow.cost.table import IntArray
+from powerflow.arrays import IntArray
 from powerflow.policy.levels import requested_gpus
 from powerflow.policy.protocol import Policy, View
 from powerflow.scheduler.differences import MOVED

@@ -13,13 +13,11 @@ import math
 from collections import deque
 
 import numpy as np
-import numpy.typing as npt
 
+from powerflow.arrays import FloatArray
 from powerflow.cluster.occupancy import Occupancy
 from powerflow.cluster.packing import ASLEEP, UP
 from powerflow.cluster.spec import Node
-
-FloatArray = npt.NDArray[np.float64]
 
 STRETCHES = 32  # so many are remembered
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from powerflow.cost.table import IntArray
+from powerflow.arrays import IntArray
 from powerflow.policy.levels import by_arrival, held_gpus, requested_gpus, take_until_blocked
 from powerflow.policy.protocol import Allocation, Policy, View
 from powerflow.scheduler.part import decide_rest

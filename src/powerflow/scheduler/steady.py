@@ -20,15 +20,12 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import numpy.typing as npt
 
-from powerflow.cost.table import FloatArray, IntArray
+from powerflow.arrays import BoolArray, FloatArray, IntArray
 from powerflow.errors import InputError
 from powerflow.policy.levels import held_gpus
 from powerflow.policy.protocol import JOB, Allocation, JobRows, Policy, View
 from powerflow.scheduler.part import decide_rest
-
-BoolArray = npt.NDArray[np.bool_]
 
 HORIZON_S, HORIZON_PAUSES = 600.0, 10.0
 RUN_PAUSES = 2.0  # minimum run time in pauses: one of them is the pause itself

@@ -12,10 +12,10 @@ from typing import Protocol
 
 import numpy as np
 
+from powerflow.arrays import FloatArray
 from powerflow.cost.fit import fit
 from powerflow.cost.learn import Learner
 from powerflow.cost.observation import Observation
-from powerflow.cost.table import FloatArray
 from powerflow.cost.tabulate import tabulate
 from powerflow.errors import InputError
 from powerflow.job import Job

@@ -14,8 +14,8 @@ from itertools import pairwise
 
 import numpy as np
 
+from powerflow.arrays import FloatArray
 from powerflow.cost.catalogue import gpu_type
-from powerflow.cost.table import FloatArray
 from powerflow.errors import InputError
 from powerflow.simulate.bound_dual import ANY_POOL, DualValue, Group, JobArrays, PoolCost, dual, group_jobs
 from powerflow.simulate.workload import Workload

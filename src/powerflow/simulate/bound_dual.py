@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from powerflow.cost.table import FloatArray, IntArray
+from powerflow.arrays import FloatArray, IntArray
 from powerflow.errors import InputError
 from powerflow.simulate.bound_kernel import cheapest, gain_tables, spent
 

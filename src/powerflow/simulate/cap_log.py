@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from powerflow.cost.table import FloatArray
+from powerflow.arrays import FloatArray
 from powerflow.scheduler.cap import PowerCap
 from powerflow.scheduler.compliance import HEADER, Compliance, comply, line
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from powerflow.arrays import FloatArray
 from powerflow.cluster.spec import NodeGroup, build_cluster
-from powerflow.cost.table import FloatArray
 from powerflow.errors import InputError
 from powerflow.simulate.result import SimulationResult
 from powerflow.simulate.workload import Workload

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
+from powerflow.arrays import BoolArray
 from powerflow.cluster.spec import ClusterSpec
 from powerflow.cost.table import Axes, CostTable
 from powerflow.energy.response import Response, response
@@ -20,8 +20,6 @@ from powerflow.simulate.budget_year import DAY_S
 from powerflow.simulate.result import SimulationResult
 from powerflow.simulate.run import simulate
 from powerflow.simulate.workload import Workload
-
-BoolArray = npt.NDArray[np.bool_]
 
 
 def believed_world(workload: Workload, belief: Belief) -> Workload:

@@ -6,7 +6,7 @@ from array import array
 
 import numpy as np
 
-from powerflow.cost.table import FloatArray
+from powerflow.arrays import FloatArray
 from powerflow.simulate.result import Segments, Timeline
 
 

@@ -12,12 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from powerflow.arrays import BoolArray, IntArray
 from powerflow.cluster.spec import ClusterSpec
 from powerflow.cost.catalogue import gpu_type
 from powerflow.cost.costs_file import Costs
-from powerflow.cost.table import IntArray
 from powerflow.policy.prices import Prices
 from powerflow.simulate.belief import Belief, belief_named
 from powerflow.simulate.bench import Believed
@@ -27,8 +26,6 @@ from powerflow.simulate.replay_queue import start_times
 from powerflow.simulate.replay_windows import Window
 from powerflow.simulate.run import simulate
 from powerflow.simulate.workload import Workload, alone_times
-
-BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)

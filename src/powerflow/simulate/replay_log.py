@@ -15,7 +15,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from powerflow.cost.table import FloatArray, IntArray
+from powerflow.arrays import FloatArray, IntArray
 from powerflow.errors import InputError
 from powerflow.simulate.replay_queue import DISCIPLINES, start_times
 from powerflow.trace.record import Trace

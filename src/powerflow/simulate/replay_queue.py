@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from powerflow.cost.table import FloatArray, IntArray
+from powerflow.arrays import FloatArray, IntArray
 from powerflow.kernel import kernel
 
 DISCIPLINES = ("fifo", "easy", "first-fit")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from powerflow.cost.table import FloatArray
+from powerflow.arrays import FloatArray
 from powerflow.simulate.comparison import Estimate
 from powerflow.simulate.replay_draws import DrawOutcome, Way
 

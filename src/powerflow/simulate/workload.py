@@ -9,10 +9,11 @@ from functools import cache
 
 import numpy as np
 
+from powerflow.arrays import FloatArray
 from powerflow.cluster.spec import ClusterSpec
 from powerflow.cost.catalogue import family_model
 from powerflow.cost.model import JobModel
-from powerflow.cost.table import Axes, CostTable, FloatArray
+from powerflow.cost.table import Axes, CostTable
 from powerflow.errors import InputError
 from powerflow.job import Job
 
