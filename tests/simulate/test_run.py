@@ -107,6 +107,14 @@ def test_growing_costs_a_pause_and_idle_power() -> None:
     assert result.idle_j == 7 * IDLE_W * 400
 
 
+def test_a_job_that_grows_trains_on_while_its_new_ranks_start() -> None:
+    # It starts for 24 s, and does 47 iterations in 376 s on one GPU. Its new ranks start for 24 s, in which it does
+    # 3 more; 30 s of pause; 50 s of work on eight.
+    script = Script(lambda now_s: {0: (1, FULL) if now_s < 400 else (8, FULL)}, period_s=100.0)
+    jobs = simulate(by_hand([job("a", 100.0)]), script, world=World(pause_s=30.0, start_s=24.0)).jobs
+    assert jobs.finish_s.tolist() == pytest.approx([400.0 + 24.0 + 30.0 + 50.0])
+
+
 def test_a_clock_changes_without_a_pause() -> None:
     # Half the work at full clock in 400 s, the other half at half clock, a quarter slower: 500 s.
     script = Script(lambda now_s: {0: (1, FULL if now_s < 400 else HALF)}, period_s=100.0)

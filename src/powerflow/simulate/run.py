@@ -15,11 +15,10 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 
 import numpy as np
-import numpy.typing as npt
 
+from powerflow.arrays import BoolArray, FloatArray, IntArray
 from powerflow.cluster.spec import Node
 from powerflow.cost.catalogue import gpu_type as catalogue_gpu
-from powerflow.cost.table import FloatArray, IntArray
 from powerflow.errors import InputError
 from powerflow.job import Job
 from powerflow.kernel import kernel
@@ -46,8 +45,6 @@ from powerflow.simulate.result import JobResults, SimulationResult
 from powerflow.simulate.truth import truth_of
 from powerflow.simulate.workload import Workload, alone_times, check_workload
 
-BoolArray = npt.NDArray[np.bool_]
-
 METER_S = 1.0  # while there are power caps, the scheduler is told so long after a change what the meters say
 STALL_LIMIT = 10_000  # decisions in a row in which no job ends and, all in all, no work is saved
 
@@ -62,8 +59,8 @@ class World:
         node_mtbf_h: Mean hours between failures of one node; ``inf``: none fail.
         node_repair_h: Hours until a failed node is back.
         interval_s: Decisions are at least this far apart.
-        start_s: Seconds until a job that held nothing makes its first step on the GPUs it gets: its processes start,
-            import, build their model, while the GPUs idle.
+        start_s: Seconds from when a rank is started to its first step: it imports, builds the model, and its GPU idles.
+            A job that held nothing waits for that; one that grows trains on meanwhile as before.
     """
 
     pause_s: float = 30.0
@@ -424,8 +421,7 @@ class Simulation:
                 else:
                     self.rescales[job] += 1
                     resume_s += self.world.pause_s
-                if before is None:
-                    resume_s += self.world.start_s
+                resume_s += self._start_s(job, before, change)
                 explores_s = self.belief.exploration_s(self.jobs[job], change)
                 resume_s += explores_s
                 exploring = explores_s > 0
@@ -444,6 +440,19 @@ class Simulation:
             if work <= self._work_then:
                 raise self._stall()
             self._work_then = work
+
+    def _start_s(self, job: int, before: _Run | None, change: Change) -> float:
+        """Seconds that new ranks cost a job: all that they take to start, less what it trains meanwhile on what it had.
+
+        What is trained meanwhile is counted as if the job stood still for a shorter time, and then went on at its new
+        pace: the same work is done at the end.
+        """
+        if before is None:
+            return self.world.start_s
+        if change.gpus <= before.change.gpus or before.paused:
+            return 0.0
+        rate, _ = self.truth[self.jobs[job].cost_class, change.pool].runs(change.gpus, change.clock, change.packed)
+        return self.world.start_s * max(0.0, 1.0 - before.rate / rate)
 
     def _enter(
         self, job: int, change: Change, resume_s: float, exploring: bool, checkpoint: tuple[float, float] | None
