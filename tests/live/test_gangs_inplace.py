@@ -100,7 +100,9 @@ def test_no_gpu_in_common_goes_through_the_checkpoint(bench: Bench) -> None:
     assert bench.engine.placed("j") == {("b", 0), ("b", 1), ("b", 2)}
     assert step(bench) >= saved
     assert not bench.told(Vacated)
-    assert not bench.told(Rescaled)  # a new life
+    (rescaled,) = bench.told(Rescaled)
+    assert (rescaled.gpus_before, rescaled.gpus) == (2, 3)
+    assert rescaled.pause_s >= 0
 
 
 def test_preempted_job_tells_what_is_safe_and_comes_back(bench: Bench) -> None:

@@ -238,6 +238,7 @@ class Gang(ABC):
         excuse = next(filter(None, map(self._excuse, self.book.ranks)), "")
         if excuse and not failure.final:
             failure = Failure(None, excuse, failure.rank, excused=True)
+        self.book.left_gpus = 0  # when it goes on, that is another beginning
         failure.places = tuple((entry.node, entry.gpus) for entry in self.book.ranks.values())
         self.book.failure = failure
         self.changed()
@@ -304,6 +305,7 @@ class Gang(ABC):
     def vacate(self) -> None:
         """Nothing runs, as it was asked."""
         steps = self.safe_steps()
+        self.book.left_gpus = 0
         if self.book.ranks:
             self.clear()
         if not self.told():

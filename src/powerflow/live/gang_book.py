@@ -60,7 +60,7 @@ class Book:
         port: Where the ranks of a script meet.
         mark: In the name of its checkpoint. Other jobs may keep theirs in the same folder, and other clusters have
             jobs of the same number.
-        left_gpus: GPUs that a script had to give up for others, on which it has not trained yet; 0: none.
+        left_gpus: GPUs that all ranks had to leave for others, on which none has trained yet; 0: none.
         left_s: When it was told so, on the clock of this machine since it was started.
         first_step: First step that the log of its first launch told; -1: none was told.
         gap_s: Longest time that a script's log took from its launch to the first step, or from a step to the next.

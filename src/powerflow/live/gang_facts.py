@@ -136,8 +136,8 @@ class Rescaled:
     """A gang that trained on ``gpus_before`` trains on ``gpus`` now; its ranks stood still for ``pause_s``.
 
     ``gpus_before`` equals ``gpus`` where a lost rank was replaced, or a script was started again on other GPUs. The
-    pause of a script is that from SIGTERM to the first step, or to the new launch where nothing tells of steps. Of
-    in-place jobs this is told only if ranks lived on.
+    pause of a script is that from SIGTERM to the first step, or to the new launch where nothing tells of steps; that of
+    an in-place job none of whose ranks lives on, from when they are told to leave.
     """
 
     job_id: str

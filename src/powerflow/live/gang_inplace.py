@@ -143,6 +143,11 @@ class InPlace(Gang):
             if book.trained_gpus:
                 pause_s = max(report.pause_s for report in members)
                 self.facts.append(Rescaled(self.job_id, pause_s, book.trained_gpus, gpus))
+            elif book.left_gpus:
+                trained_s = max(report.timed_s for report in members)
+                pause_s = max(0.0, self.yard.clock() - book.left_s - trained_s)
+                self.facts.append(Rescaled(self.job_id, pause_s, book.left_gpus, gpus))
+            book.left_gpus = 0
             if book.trained_gpus != gpus:
                 book.trained_gpus = gpus
                 self.changed()
@@ -379,6 +384,8 @@ class InPlace(Gang):
         book = self.book
         if missing and not stay:
             self.news.sweep()
+        if leave and not stay and book.trained_gpus:
+            book.left_gpus, book.left_s = book.trained_gpus, self.yard.clock()
         for name in leave:
             if not book.ranks[name].launched:
                 book.drop(name)

@@ -45,11 +45,6 @@ class Scripts(Gang):
     def forgive(self) -> None:
         """Nothing to forgive: the first loss is the end."""
 
-    def fail(self, failure: Failure) -> None:
-        """The job has failed; when it goes on, that is another beginning."""
-        self.book.left_gpus = 0
-        super().fail(failure)
-
     def safe_steps(self) -> int | None:
         """Only the script knows."""
         return None
@@ -101,7 +96,6 @@ class Scripts(Gang):
             if self.running():
                 self.soon()
             elif not wanted:
-                book.left_gpus = 0
                 self.vacate()
             elif self.free(wanted):
                 self._form()
