@@ -24,11 +24,11 @@ from zoneinfo import ZoneInfo
 import numpy as np
 
 from powerflow.energy.budget import Budget
-from powerflow.simulate.budget_year import DAY_S, resample
-from powerflow.simulate.build import build_workload
+from powerflow.simulate.budgets.long_run import Constant, LongRun
+from powerflow.simulate.budgets.verdict import Verdict, kept, verdict
+from powerflow.simulate.budgets.year import DAY_S, resample
 from powerflow.simulate.frontier import natural_price
-from powerflow.simulate.governed_verdict import Verdict, kept, verdict
-from powerflow.simulate.governed_year import Constant, LongRun
+from powerflow.simulate.workload.build import build_workload
 from powerflow.trace.read import read_trace
 
 TRACES = Path(__file__).resolve().parents[2] / "shared" / "data" / "traces"

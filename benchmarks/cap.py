@@ -24,13 +24,13 @@ import numpy as np
 
 from powerflow.policy.registry import load
 from powerflow.scheduler.cap import PowerCap
-from powerflow.scheduler.compliance import Compliance
+from powerflow.scheduler.caps.compliance import Compliance
 from powerflow.scheduler.events import CostLearned
 from powerflow.simulate.belief import Oracle
-from powerflow.simulate.build import build_workload
 from powerflow.simulate.cap_log import CapLog
 from powerflow.simulate.run import Simulation
-from powerflow.simulate.workload import Workload
+from powerflow.simulate.workload.build import build_workload
+from powerflow.simulate.workload.workload import Workload
 from powerflow.trace.read import read_trace
 from powerflow.trace.record import Trace
 from powerflow.trace.synthetic import generate

@@ -18,11 +18,11 @@ import numpy as np
 from powerflow.arrays import FloatArray
 from powerflow.cost.catalogue import gpu_type
 from powerflow.policy.prices import Prices
-from powerflow.simulate.bound import bound_for
-from powerflow.simulate.build import build_workload
+from powerflow.simulate.bound.bound import bound_for
 from powerflow.simulate.frontier import natural_price
 from powerflow.simulate.run import simulate
-from powerflow.simulate.workload import Workload
+from powerflow.simulate.workload.build import build_workload
+from powerflow.simulate.workload.workload import Workload
 from powerflow.trace.read import read_trace
 
 TRACES = Path(__file__).resolve().parents[2] / "shared" / "data" / "traces"

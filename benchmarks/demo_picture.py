@@ -15,10 +15,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from powerflow.api.records import Top
+from powerflow.cli.cluster.top import draw
 from powerflow.cli.demo import cluster, run_jobs
-from powerflow.cli.top import draw
 from powerflow.demo.jobs import arrivals
-from powerflow.live.records import Top
 
 AFTER_S = 50.0
 WIDTH = 128

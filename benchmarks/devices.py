@@ -20,10 +20,10 @@ import psutil
 from powerflow.cluster.spec import parse_cluster
 from powerflow.cost.catalogue import family_model
 from powerflow.cost.model import phi, step_time
-from powerflow.device.emulated import EmulatedGpu, create
+from powerflow.device.emulated.gpu import EmulatedGpu, create
+from powerflow.device.emulated.pacer import Pacer
+from powerflow.device.emulated.throttle import Throttle
 from powerflow.device.lease import Clocks
-from powerflow.device.pacer import Pacer
-from powerflow.device.throttle import Throttle
 
 TRUTH = family_model("resnet50", "A100")
 STEP_S = 0.05

@@ -2,7 +2,7 @@
 
     python -m benchmarks.live
 
-Ranks are virtual (`powerflow.engine.memory`), GPUs emulated; store, loop, service and HTTP are the real ones.
+Ranks are virtual (`powerflow.testing.memory_engine`), GPUs emulated; store, loop, service and HTTP are the real ones.
 """
 
 from __future__ import annotations
@@ -91,29 +91,29 @@ def loaded(directory: Path) -> None:
 
     from powerflow.cluster.spec import parse_cluster
     from powerflow.cost.catalogue import axes_for, gpu_type
-    from powerflow.device.emulated import create
+    from powerflow.device.emulated.gpu import create
     from powerflow.device.lease import Clocks
-    from powerflow.engine.memory import MemoryEngine, Part, Stage
-    from powerflow.live.budgets import LiveBudgets
-    from powerflow.live.cap_record import CapRecords
-    from powerflow.live.caps import Caps
-    from powerflow.live.chronicle import Chronicle
-    from powerflow.live.claim import own_name
+    from powerflow.gangs.manager import Gangs
+    from powerflow.live.cluster_service import LiveDesk
     from powerflow.live.controller import Controller
-    from powerflow.live.desk import LiveDesk
-    from powerflow.live.gangs import Gangs
-    from powerflow.live.governing import Rules
-    from powerflow.live.learning import Learning
-    from powerflow.live.power import Power
-    from powerflow.live.savings import Savings
-    from powerflow.live.signals import Signals
-    from powerflow.live.stages import Stages
-    from powerflow.live.store import Store
+    from powerflow.live.governance.budgets import LiveBudgets
+    from powerflow.live.governance.cap_record import CapRecords
+    from powerflow.live.governance.caps import Caps
+    from powerflow.live.governance.savings import Savings
+    from powerflow.live.governance.signals import Signals
+    from powerflow.live.governance.stages import Stages
+    from powerflow.live.governance.step import Rules
+    from powerflow.live.gpus.gpus import Power
+    from powerflow.live.jobs.cost_learning import Learning
+    from powerflow.live.jobs.decision_log import Chronicle
     from powerflow.policy import registry
-    from powerflow.scheduler.rules import with_rules
+    from powerflow.scheduler.rules.compose import with_rules
     from powerflow.scheduler.scheduler import Scheduler
     from powerflow.service.app import build_app
     from powerflow.service.server import Server
+    from powerflow.store.leader_lease import own_name
+    from powerflow.store.store import Store
+    from powerflow.testing.memory_engine import MemoryEngine, Part, Stage
 
     spec = parse_cluster("32x8:A100")
     gpus = create(directory / "device" / "emulated", spec.nodes)
@@ -195,7 +195,7 @@ def loaded(directory: Path) -> None:
 
 
 def _tokens(directory: Path, user: str) -> Any:
-    from powerflow.live.records import Role
+    from powerflow.api.records import Role
     from powerflow.service.tokens import Tokens, create_token
 
     (directory / "token").write_text(create_token(directory / "tokens.json", user, Role.OPERATOR))

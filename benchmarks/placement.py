@@ -36,8 +36,8 @@ from powerflow.cluster.occupancy import NodeShare, Occupancy, Placement
 from powerflow.cluster.packing import UP
 from powerflow.cluster.spec import parse_cluster
 from powerflow.policy.registry import load as load_policy
-from powerflow.simulate.build import build_workload
 from powerflow.simulate.run import simulate
+from powerflow.simulate.workload.build import build_workload
 from powerflow.trace.read import read_trace
 
 TRACES = Path(__file__).resolve().parents[2] / "shared" / "data" / "traces"

@@ -23,17 +23,17 @@ from powerflow.job import Job
 from powerflow.policy.overlay import FixedClock
 from powerflow.policy.prices import Prices
 from powerflow.policy.protocol import Policy
-from powerflow.policy.share import FairShare
-from powerflow.scheduler.ageing import Ageing
 from powerflow.scheduler.events import CostLearned
 from powerflow.scheduler.plan import Change
-from powerflow.scheduler.protect import Protected
-from powerflow.scheduler.steady import Steady
+from powerflow.scheduler.rules.ageing import Ageing
+from powerflow.scheduler.rules.fair_share import FairShare
+from powerflow.scheduler.rules.hysteresis import Steady
+from powerflow.scheduler.rules.protection import Protected
 from powerflow.simulate.belief import Oracle, Sizes
 from powerflow.simulate.fairness import fairness
 from powerflow.simulate.result import SimulationResult
 from powerflow.simulate.run import Simulation, World, simulate
-from powerflow.simulate.workload import Workload
+from powerflow.simulate.workload.workload import Workload
 
 MODEL_ERROR = 0.2  # every believed step time and power is off by up to so much, and so is every size
 COUNTS = np.array([1, 2, 4, 8])

@@ -21,8 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
-from powerflow.simulate.replay_log import log_of
-from powerflow.simulate.replay_queue import start_times
+from powerflow.simulate.replay.log import log_of
+from powerflow.simulate.replay.queue import start_times
 from powerflow.trace.synthetic import generate
 
 CLUSTER, GPUS, DAYS, LOAD = "128x8:A100", 1024, 90.0, 0.5

@@ -26,12 +26,12 @@ import powerflow
 from benchmarks.results_page import render
 from powerflow.cli.compare import document
 from powerflow.cli.output import atomic_write, to_json
-from powerflow.simulate.bench import Believed
-from powerflow.simulate.build import build_workload
 from powerflow.simulate.compare import compare, policies_for
+from powerflow.simulate.experiment import Believed
 from powerflow.simulate.frontier import Sweep
 from powerflow.simulate.parallel import usable_cores, workers
-from powerflow.simulate.workload import Workload
+from powerflow.simulate.workload.build import build_workload
+from powerflow.simulate.workload.workload import Workload
 from powerflow.trace.read import read_trace
 from powerflow.trace.record import Trace
 

@@ -19,9 +19,9 @@ import numpy as np
 from powerflow.policy.registry import load
 from powerflow.scheduler.calibration import Calibration
 from powerflow.simulate.belief import belief_named
-from powerflow.simulate.budget_year import resample
-from powerflow.simulate.build import build_workload
+from powerflow.simulate.budgets.year import resample
 from powerflow.simulate.run import simulate
+from powerflow.simulate.workload.build import build_workload
 from powerflow.trace.read import read_trace
 
 TRACES = Path(__file__).resolve().parents[2] / "shared" / "data" / "traces"

@@ -28,9 +28,9 @@ from powerflow.job import Job
 from powerflow.policy.registry import load
 from powerflow.scheduler.events import Completed, CostLearned, Event, Progress, Submitted
 from powerflow.scheduler.scheduler import Scheduler
-from powerflow.simulate.build import build_workload
 from powerflow.simulate.run import Simulation
-from powerflow.simulate.workload import Workload
+from powerflow.simulate.workload.build import build_workload
+from powerflow.simulate.workload.workload import Workload
 from powerflow.trace.read import read_trace
 
 TRACES = Path(__file__).resolve().parents[2] / "shared" / "data" / "traces"

@@ -108,7 +108,7 @@ from powerflow.energy.terms import EnergyTerms
 from powerflow.job import Job
 from powerflow.policy.registry import load
 from powerflow.scheduler import events as e
-from powerflow.scheduler.rules import with_rules
+from powerflow.scheduler.rules.compose import with_rules
 from powerflow.scheduler.scheduler import Scheduler
 rng = np.random.default_rng(int(sys.argv[2]))
 axes = axes_for("A100", 4, [1, 2, 4, 8])

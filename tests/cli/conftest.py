@@ -10,7 +10,7 @@ import pytest
 
 from powerflow.service.server import Server
 from tests.cli.shell import Shell
-from tests.service.fake_desk import FakeDesk
+from tests.service.fake_cluster import FakeCluster
 from tests.service.serving import service
 
 
@@ -28,7 +28,7 @@ def quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def shell(quiet: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Shell]:
-    desk = FakeDesk(now_s=time.time())
+    desk = FakeCluster(now_s=time.time())
     with Server(service(desk)) as server:
         monkeypatch.setenv("POWERFLOW_URL", server.url)
         monkeypatch.setenv("POWERFLOW_TOKEN", "pf_user")

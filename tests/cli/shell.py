@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from powerflow.cli.main import main
-from tests.service.fake_desk import FakeDesk
+from tests.service.fake_cluster import FakeCluster
 
 
 @dataclass
 class Shell:
     """Runs command lines as a person would."""
 
-    desk: FakeDesk
+    desk: FakeCluster
     url: str
     capsys: pytest.CaptureFixture[str]
 

@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
+from powerflow.api.job_spec import JobSpec
+from powerflow.api.records import Explanation, JobState, Page
 from powerflow.cli.main import main
-from powerflow.live.records import Explanation, JobState, Page
-from powerflow.live.spec import JobSpec
 from tests.cli.shell import Shell
 
 # --- submitting ---------------------------------------------------------------------------------------------------
@@ -139,7 +139,7 @@ def busy(shell: Shell) -> Shell:
 
 
 def shell_caller() -> Any:
-    from powerflow.live.records import Caller, Role
+    from powerflow.api.records import Caller, Role
 
     return Caller("ada", Role.USER)
 
@@ -403,10 +403,10 @@ def test_a_wrong_token_is_4(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_store_that_is_locked_for_long_is_5(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.service.fake_desk import UNAVAILABLE
+    from tests.service.fake_cluster import UNAVAILABLE
 
     shell.desk.broken = UNAVAILABLE
-    monkeypatch.setattr("powerflow.cli.client.PATIENCE_S", 0.3)
+    monkeypatch.setattr("powerflow.cli.cluster.client.PATIENCE_S", 0.3)
     assert "the store is locked" in shell("queue", code=5)
 
 

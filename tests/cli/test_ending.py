@@ -98,7 +98,7 @@ def test_sigterm_is_obeyed_while_the_store_hangs_and_says_so(state: Path, tmp_pa
     """A database on a file system that does not answer: whoever reads or writes it waits for ever."""
     hanging = (
         "import sys, time, threading\n"
-        "from powerflow.live.database import Database\n"
+        "from powerflow.store.database import Database\n"
         "from contextlib import contextmanager\n"
         "real = Database.write\n"
         "@contextmanager\n"

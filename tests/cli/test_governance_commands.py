@@ -118,7 +118,7 @@ def test_a_user_may_set_neither(shell: Shell) -> None:
 
 
 def test_this_machines_zone(monkeypatch: pytest.MonkeyPatch) -> None:
-    from powerflow.cli.budget import own_zone
+    from powerflow.cli.cluster.budget import own_zone
 
     monkeypatch.setenv("TZ", ":Asia/Tokyo")
     assert own_zone() == "Asia/Tokyo"

@@ -16,10 +16,10 @@ import pytest
 
 pytest.importorskip("torch", reason="the demo trains with PyTorch")
 
+from powerflow.api.job_spec import JobSpec
+from powerflow.api.records import JobState, Top
 from powerflow.cli.demo import _verdict, cluster, run_jobs
 from powerflow.demo.jobs import TRAIN, Arrival, arrivals, warm_up
-from powerflow.live.records import JobState, Top
-from powerflow.live.spec import JobSpec
 
 ENOUGH_S = 120.0
 

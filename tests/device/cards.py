@@ -11,8 +11,8 @@ from pathlib import Path
 from powerflow.cluster.spec import parse_cluster
 from powerflow.cost.catalogue import family_model
 from powerflow.cost.model import JobModel
-from powerflow.device.emulated import EmulatedGpu, create
-from powerflow.device.processes import born
+from powerflow.device.emulated.gpu import EmulatedGpu, create
+from powerflow.osutil.processes import born
 
 #: Longer than any machine needs; nothing waits for it unless something is broken.
 DEADLINE_S = 60.0

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from powerflow.cluster.spec import Node
-from powerflow.device import cell
-from powerflow.device.cell import Cell, State, create_cell
-from powerflow.device.emulated import EmulatedGpu, create, open_gpus, own_identity, settled
+from powerflow.device.emulated import shared_record
+from powerflow.device.emulated.gpu import EmulatedGpu, create, open_gpus, own_identity, settled
+from powerflow.device.emulated.shared_record import Cell, State, create_cell
 from powerflow.device.protocol import DeviceError, DeviceLost, NotPermitted
 from powerflow.errors import InputError
 from tests.device.cards import emulated_gpus, wait_for
@@ -96,7 +96,7 @@ def test_the_load_is_drawn_while_its_process_lives(tmp_path: Path) -> None:
 def test_a_dead_loader_draws_no_more_even_as_a_zombie(tmp_path: Path, number: int) -> None:
     gpu = emulated_gpus(tmp_path)[0]
     code = (
-        "import sys, time\nfrom powerflow.device.emulated import EmulatedGpu, own_identity\n"
+        "import sys, time\nfrom powerflow.device.emulated.gpu import EmulatedGpu, own_identity\n"
         "pid, birth = own_identity()\nEmulatedGpu(sys.argv[1]).draw(300.0, pid=pid, birth=birth)\n"
         "print('loaded', flush=True)\ntime.sleep(600)\n"
     )
@@ -173,7 +173,7 @@ def test_a_writer_that_dies_in_mid_write_leaves_what_was_before(
 
 _HAMMER = """
 import sys
-from powerflow.device.cell import Cell
+from powerflow.device.emulated.shared_record import Cell
 cell = Cell(sys.argv[1])
 print("ready", flush=True)
 sys.stdin.readline()
@@ -213,7 +213,7 @@ def test_no_read_is_torn_and_no_write_lost_among_processes(tmp_path: Path) -> No
 def test_the_watchdog_can_open_one_without_numpy(tmp_path: Path) -> None:
     gpu = emulated_gpus(tmp_path)[0]
     code = (
-        "import sys; from powerflow.device.emulated import EmulatedGpu\n"
+        "import sys; from powerflow.device.emulated.gpu import EmulatedGpu\n"
         "EmulatedGpu(sys.argv[1]).read(); print('numpy' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(gpu.path)], capture_output=True, text=True, check=True)
@@ -239,7 +239,7 @@ def test_a_file_that_somebody_cut_short_or_scribbled_over_is_a_lost_gpu(tmp_path
 
 def test_a_lock_that_is_never_let_go_stops_nobody_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = emulated_gpus(tmp_path)[0]
-    monkeypatch.setattr(cell, "LOCK_S", 0.05)
+    monkeypatch.setattr(shared_record, "LOCK_S", 0.05)
     with gpu.path.open("rb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(DeviceLost, match="is locked"):
@@ -264,9 +264,9 @@ def test_numbers_of_no_gpu_with_a_right_checksum_are_damage(tmp_path: Path, wron
     """Every login may write the file; a controller that reads it must not end of that."""
     gpu = emulated_gpus(tmp_path)[0]
     number = int(wrong.pop("number", 1 << 40))
-    slot = cell._packed(number, gpu.state()._replace(**wrong))  # type: ignore[arg-type]
+    slot = shared_record._packed(number, gpu.state()._replace(**wrong))  # type: ignore[arg-type]
     with gpu.path.open("r+b") as file:
-        for at in cell.SLOTS_AT:
+        for at in shared_record.SLOTS_AT:
             file.seek(at)
             file.write(slot)
     with pytest.raises(DeviceLost, match="damaged"):

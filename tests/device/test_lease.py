@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from powerflow.device import watchdog
-from powerflow.device.emulated import EmulatedGpu
+from powerflow.device.emulated.gpu import EmulatedGpu
 from powerflow.device.lease import Clocks, ensure_watchdog, lease_left_s, restore_if_ended, restore_leftovers
 from powerflow.device.protocol import DeviceError, DeviceLost, NotPermitted, Reading, Unsupported
 from tests.device.cards import emulated_gpus, end_watchdog, the_watchdog, wait_for, watchdog_pid
@@ -215,7 +215,7 @@ def test_a_clock_given_back_meanwhile_is_borrowed_anew(directory: Path) -> None:
 
 _CONTROLLER = """
 import sys, time
-from powerflow.device.emulated import EmulatedGpu
+from powerflow.device.emulated.gpu import EmulatedGpu
 from powerflow.device.lease import Clocks
 gpus = [EmulatedGpu(path) for path in sys.argv[3:]]
 clocks = Clocks(sys.argv[1], gpus, print, lease_s=float(sys.argv[2]))
@@ -286,7 +286,7 @@ def test_both_killed_the_next_start_gives_back(tmp_path: Path, directory: Path) 
 
 _BUSY = """
 import itertools, sys
-from powerflow.device.emulated import EmulatedGpu
+from powerflow.device.emulated.gpu import EmulatedGpu
 from powerflow.device.lease import Clocks
 gpu = EmulatedGpu(sys.argv[2])
 clocks = Clocks(sys.argv[1], [gpu], print)

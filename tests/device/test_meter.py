@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from powerflow.device.emulated import own_identity
+from powerflow.device.emulated.gpu import own_identity
 from powerflow.device.meter import Account, Meter, advance
 from powerflow.device.protocol import DeviceError, DeviceLost, Reading
 from tests.device.cards import emulated_gpus
@@ -285,7 +285,7 @@ def test_emulated_gpus_under_steady_load_within_half_a_percent_of_the_integral(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now_s = [time.monotonic()]
-    monkeypatch.setattr("powerflow.device.emulated.time", SimpleNamespace(monotonic=lambda: now_s[0]))
+    monkeypatch.setattr("powerflow.device.emulated.gpu.time", SimpleNamespace(monotonic=lambda: now_s[0]))
     gpus = emulated_gpus(tmp_path)
     pid, birth = own_identity()
     meter = Meter(gpus)

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from powerflow.cost.model import gpu_power, step_time
-from powerflow.device import pacer as pacer_module
-from powerflow.device.emulated import EmulatedGpu
-from powerflow.device.pacer import Pacer, emulate_rank, pacer_from_environment
+from powerflow.device.emulated.gpu import EmulatedGpu
+from powerflow.device.emulated.gpu import pacer as pacer_module
+from powerflow.device.emulated.pacer import Pacer, emulate_rank, pacer_from_environment
 from powerflow.errors import InputError
 from tests.device.cards import a_job, emulated_gpus
 
@@ -50,7 +50,7 @@ class FakeTime:
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
     clock = FakeTime()
     monkeypatch.setattr(pacer_module, "time", clock)
-    monkeypatch.setattr("powerflow.device.emulated.time", clock)
+    monkeypatch.setattr("powerflow.device.emulated.gpu.time", clock)
     return clock
 
 
@@ -152,7 +152,7 @@ def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
 
 _RANK = """
 import os, sys, time
-from powerflow.device.pacer import pacer_from_environment
+from powerflow.device.emulated.pacer import pacer_from_environment
 pacer = pacer_from_environment()
 pacer.begin()
 print("began", flush=True)

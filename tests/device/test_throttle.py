@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from powerflow.cost.model import gpu_power, phi
-from powerflow.device.throttle import NOTES, Throttle, continue_leftovers
-from powerflow.device.truth import write_truth
+from powerflow.device.emulated.throttle import NOTES, Throttle, continue_leftovers
+from powerflow.device.emulated.true_cost import write_truth
 from tests.device.cards import a_job, emulated_gpus, end_watchdog, the_watchdog, wait_for
 
 TRUTH = a_job()
@@ -115,9 +115,9 @@ def test_it_ends_with_its_group(tmp_path: Path, devices: Path, script: subproces
 
 _THROTTLER = """
 import sys, time
-from powerflow.device.emulated import EmulatedGpu
-from powerflow.device.throttle import Throttle
-from powerflow.device.truth import read_truth
+from powerflow.device.emulated.gpu import EmulatedGpu
+from powerflow.device.emulated.throttle import Throttle
+from powerflow.device.emulated.true_cost import read_truth
 from pathlib import Path
 gpus, truth = [EmulatedGpu(sys.argv[3])], read_truth(Path(sys.argv[4]))
 Throttle(sys.argv[1], {int(sys.argv[2]): gpus}, truth, local_batch=64)

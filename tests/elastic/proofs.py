@@ -8,7 +8,7 @@ from collections import defaultdict
 import numpy as np
 import torch
 
-from powerflow.elastic.order import Order
+from powerflow.elastic.training.sampling import Order
 from tests.elastic import trainee
 from tests.elastic.supervisor import Supervisor
 

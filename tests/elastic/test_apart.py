@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from powerflow.elastic import checksum
 from powerflow.elastic.checksum import RankComparison
 from powerflow.elastic.mailbox import Phase
-from powerflow.elastic.order import Position
 from powerflow.elastic.state import Training
+from powerflow.elastic.training.sampling import Position
 from tests.elastic.proofs import check_equal
 from tests.elastic.supervisor import Supervisor
 from tests.elastic.trainee import STEPS_PER_EPOCH

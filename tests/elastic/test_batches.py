@@ -13,10 +13,11 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from powerflow import elastic
-from powerflow.elastic import accelerated, environment
+from powerflow.elastic import environment
 from powerflow.elastic.environment import Place
 from powerflow.elastic.mailbox import JOB_DIR, RANK_NAME, Mailbox, Member, Target
 from powerflow.elastic.run import Run
+from powerflow.elastic.training import accelerated
 from powerflow.errors import InputError
 from tests.elastic.supervisor import Supervisor
 

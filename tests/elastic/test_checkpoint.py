@@ -12,9 +12,9 @@ from torch import nn
 
 from powerflow.elastic import checkpoint
 from powerflow.elastic.checkpoint import CheckpointWriter
-from powerflow.elastic.order import Position
 from powerflow.elastic.reporter import Reporter
 from powerflow.elastic.state import Training, load
+from powerflow.elastic.training.sampling import Position
 
 
 @pytest.fixture

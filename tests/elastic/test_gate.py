@@ -14,9 +14,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import TensorDataset
 
 from powerflow import elastic
-from powerflow.elastic.fixed import Fixed
-from powerflow.elastic.gate import gate
 from powerflow.elastic.run import Run
+from powerflow.elastic.static_gang import Fixed
+from powerflow.elastic.training.gate import gate
 
 DATA = TensorDataset(torch.arange(32.0, dtype=torch.float64).reshape(16, 2) / 32)
 

@@ -14,8 +14,8 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils.data import TensorDataset
 
 from powerflow import elastic
-from powerflow.elastic.fixed import Fixed
 from powerflow.elastic.run import Run
+from powerflow.elastic.static_gang import Fixed
 from powerflow.errors import InputError
 
 GENERATOR = torch.Generator().manual_seed(3)

@@ -7,8 +7,8 @@ import random
 import signal
 from pathlib import Path
 
-from powerflow.elastic import streams
 from powerflow.elastic.mailbox import CHECKPOINT_FILE, JOB_DIR, RANK_NAME, Phase
+from powerflow.elastic.training import streams
 from tests.elastic.proofs import check
 from tests.elastic.supervisor import Supervisor
 from tests.elastic.test_streams import begin, draw, own_numbers

@@ -13,8 +13,8 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from powerflow import elastic
-from powerflow.elastic.fixed import Fixed
 from powerflow.elastic.run import Run
+from powerflow.elastic.static_gang import Fixed
 from powerflow.errors import InputError
 
 DATA = TensorDataset(torch.arange(1.0, 17.0).reshape(16, 1))

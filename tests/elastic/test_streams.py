@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from powerflow.elastic import streams
+from powerflow.elastic.training import streams
 
 
 @contextlib.contextmanager

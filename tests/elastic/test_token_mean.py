@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from powerflow import elastic
-from powerflow.elastic.fixed import Fixed
 from powerflow.elastic.run import Run
+from powerflow.elastic.static_gang import Fixed
 from powerflow.errors import InputError
 from tests.elastic import trainee
 from tests.elastic.proofs import ORDER

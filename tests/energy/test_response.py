@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from powerflow.energy.owed import owed
+from powerflow.energy.remaining_energy import owed
 from powerflow.energy.response import between, falling, price_for, response
 from powerflow.errors import InputError
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from powerflow.engine.conformance_process import alive
 from powerflow.engine.local import LocalEngine
+from powerflow.testing.engine_conformance_process import alive
 
 
 class LocalPlace:

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 import powerflow
-from powerflow.engine.conformance import ended, whole_log
 from powerflow.engine.local.cgroups import open_cgroups
 from powerflow.engine.protocol import EngineError, RankName, RankSpec
+from powerflow.testing.engine_conformance import ended, whole_log
 from tests.engine.conftest import LocalPlace
 
 ROOT = os.geteuid() == 0

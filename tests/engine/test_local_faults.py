@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from powerflow.engine.conformance import ended, status_of, until, whole_log
-from powerflow.engine.conformance_process import alive
 from powerflow.engine.local import LocalEngine, client, process
 from powerflow.engine.protocol import EngineError, Fenced, RankName, RankSpec, RankState
+from powerflow.testing.engine_conformance import ended, status_of, until, whole_log
+from powerflow.testing.engine_conformance_process import alive
 from tests.engine.conftest import LocalPlace
 
 PATIENCE_S = 60.0

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 import powerflow
-from powerflow.engine.conformance import ended, status_of, whole_log
-from powerflow.engine.conformance_process import alive
 from powerflow.engine.local import process
 from powerflow.engine.local.environment import PASSED, agent_environment
 from powerflow.engine.protocol import RankName, RankSpec
+from powerflow.testing.engine_conformance import ended, status_of, whole_log
+from powerflow.testing.engine_conformance_process import alive
 from tests.engine.conftest import LocalPlace
 from tests.engine.test_local_confinement import python_for
 from tests.engine.test_local_faults import kill_agent, shell, wait_for

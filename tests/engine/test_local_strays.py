@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from powerflow.engine.conformance_process import alive
 from powerflow.engine.local import LocalEngine
 from powerflow.engine.local.strays import end_stray_agents, end_strays, find_strays
 from powerflow.engine.protocol import EngineError
+from powerflow.testing.engine_conformance_process import alive
 from tests.engine.test_local_faults import shell, wait_for
 
 OWNER = "store-of-these-tests"

@@ -4,9 +4,9 @@ import signal
 
 import pytest
 
-from powerflow.engine.conformance import EngineConformance, Place, ended, status_of
-from powerflow.engine.memory import MemoryEngine, Part, Stage
 from powerflow.engine.protocol import RankName, RankSpec, RankState
+from powerflow.testing.engine_conformance import EngineConformance, Place, ended, status_of
+from powerflow.testing.memory_engine import MemoryEngine, Part, Stage
 
 
 class TestMemoryEngine(EngineConformance):

@@ -13,36 +13,36 @@ from typing import Any
 
 import structlog
 
+from powerflow.api.governance import Stage
+from powerflow.api.job_spec import JobSpec
+from powerflow.api.records import Caller, JobState, Role
 from powerflow.cluster.spec import parse_cluster
 from powerflow.cost.catalogue import gpu_type
-from powerflow.device.emulated import EmulatedGpu, create
+from powerflow.device.emulated.gpu import EmulatedGpu, create
 from powerflow.device.protocol import Reading
 from powerflow.engine.protocol import EngineNode, RankName, RankSpec, RankStatus
-from powerflow.live.budgets import LiveBudgets
+from powerflow.gangs.manager import Gangs
 from powerflow.live.build import _axes
-from powerflow.live.cap_record import CapRecords
-from powerflow.live.caps import Caps
-from powerflow.live.chronicle import Chronicle
+from powerflow.live.cluster_service import LiveDesk
 from powerflow.live.controller import Controller, Settings
-from powerflow.live.desk import LiveDesk
-from powerflow.live.gangs import Gangs
-from powerflow.live.governance import Stage
-from powerflow.live.governing import Rules
-from powerflow.live.learning import Learning
-from powerflow.live.power import Power
-from powerflow.live.records import Caller, JobState, Role
-from powerflow.live.replaying import Compare, Respond
-from powerflow.live.rows import StoredJob
-from powerflow.live.savings import Savings
-from powerflow.live.signals import Signals
-from powerflow.live.spec import JobSpec
-from powerflow.live.stages import Stages
-from powerflow.live.store import Store
+from powerflow.live.governance.budgets import LiveBudgets
+from powerflow.live.governance.cap_record import CapRecords
+from powerflow.live.governance.caps import Caps
+from powerflow.live.governance.replay_process import Compare, Respond
+from powerflow.live.governance.savings import Savings
+from powerflow.live.governance.signals import Signals
+from powerflow.live.governance.stages import Stages
+from powerflow.live.governance.step import Rules
+from powerflow.live.gpus.gpus import Power
+from powerflow.live.jobs.cost_learning import Learning
+from powerflow.live.jobs.decision_log import Chronicle
 from powerflow.policy import registry
-from powerflow.scheduler.rules import with_rules
+from powerflow.scheduler.rules.compose import with_rules
 from powerflow.scheduler.scheduler import Scheduler
-from tests.live.fake_engine import FakeEngine
-from tests.live.gang_bench import LIMITS, PYTHON, environment
+from powerflow.store.models import StoredJob
+from powerflow.store.store import Store
+from tests.gangs.bench import LIMITS, PYTHON, environment
+from tests.gangs.fake_engine import FakeEngine
 
 ADA = Caller("ada", Role.USER)
 ROOT = Caller("root", Role.OPERATOR)

@@ -25,10 +25,10 @@ from typing import Any
 import httpx
 import psutil
 
+from powerflow.api.records import JobState
 from powerflow.engine.local import LocalEngine
-from powerflow.live.power import METER
-from powerflow.live.records import JobState
-from powerflow.live.store import Store
+from powerflow.live.gpus.gpus import METER
+from powerflow.store.store import Store
 
 RANK = Path(__file__).with_name("kill_rank.py")
 CLUSTER = "2x4:A100"

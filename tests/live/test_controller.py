@@ -10,17 +10,17 @@ from typing import Any
 
 import pytest
 
+from powerflow.api.records import JobState, NotFound, Refused
 from powerflow.cluster.occupancy import NodeShare
 from powerflow.engine.protocol import RankSpec
+from powerflow.gangs.types import Rescaled
 from powerflow.live import controller as module
-from powerflow.live.database import LostClaim, StoreError
-from powerflow.live.exploring import clocks_to_try
-from powerflow.live.gang_facts import Rescaled
-from powerflow.live.records import JobState, NotFound, Refused
-from powerflow.live.store import Store
+from powerflow.live.jobs.clock_exploration import clocks_to_try
+from powerflow.store.database import LostClaim, StoreError
+from powerflow.store.store import Store
+from tests.gangs.fake_engine import Script
+from tests.gangs.fake_rank import Habits
 from tests.live.controller_bench import ADA, ROOT, Bench, names
-from tests.live.fake_engine import Script
-from tests.live.fake_rank import Habits
 
 STEPS = r"step (?P<step>\d+)"
 Q, R, H = JobState.QUEUED, JobState.RUNNING, JobState.HELD

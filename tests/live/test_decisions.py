@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from powerflow.live.records import DecisionRecord, JobState
-from powerflow.live.spec import JobSpec
-from powerflow.live.store import Store
-from tests.live.test_store import submit
+from powerflow.api.job_spec import JobSpec
+from powerflow.api.records import DecisionRecord, JobState
+from powerflow.store.store import Store
+from tests.store.test_store import submit
 
 
 def told(job_id: str, time_s: float, would: bool = False, **fields: Any) -> DecisionRecord:

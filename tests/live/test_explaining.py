@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from powerflow.live.records import JobState
+from powerflow.api.records import JobState
 from tests.live.controller_bench import ADA, Bench
 
 
@@ -85,7 +85,7 @@ def test_a_question_that_fails_ends_nothing(bench: Bench, monkeypatch: pytest.Mo
 
     job = bench.submit(gpus="1", batch={"global": 64})
     bench.until_trains(job)
-    monkeypatch.setattr("powerflow.live.questions.insight", fails)
+    monkeypatch.setattr("powerflow.live.explain_requests.insight", fails)
     assert bench.desk.explain(job).binds == ""
     bench.turn(2)
     assert bench.desk.explain(job).options, "the rest is said all the same"

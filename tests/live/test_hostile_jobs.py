@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from powerflow.api.records import JobState, Refused
 from powerflow.engine.protocol import RankName
-from powerflow.live.gang_facts import Failed, Limits, Started
-from powerflow.live.records import JobState, Refused
+from powerflow.gangs.types import Failed, Limits, Started
+from tests.gangs.bench import Bench as GangBench
+from tests.gangs.bench import order, spec_of
+from tests.gangs.fake_engine import Script
 from tests.live.controller_bench import Bench
-from tests.live.fake_engine import Script
-from tests.live.gang_bench import Bench as GangBench
-from tests.live.gang_bench import order, spec_of
 
 
 def boot(bench: Bench | GangBench, name: RankName, code: int | None) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from powerflow.live import desk
-from powerflow.live.records import Caller, Forbidden, Refused, Role
+from powerflow.api.records import Caller, Forbidden, Refused, Role
+from powerflow.live import cluster_service
+from tests.gangs.bench import spec_of
 from tests.live.controller_bench import Bench
-from tests.live.gang_bench import spec_of
 
 ADA = Caller("ada", Role.USER, "192.0.2.1")
 OPS = Caller("ops", Role.OPERATOR, "192.0.2.2 through 10.0.0.7")
@@ -37,7 +37,7 @@ def test_what_people_do_to_jobs_is_audited_once_each(bench: Bench) -> None:
 def test_one_user_cannot_fill_the_queue_and_what_was_taken_is_still_known_by_its_key(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(desk, "MOST_ACTIVE", 2)
+    monkeypatch.setattr(cluster_service, "MOST_ACTIVE", 2)
     for key in ("a", "b"):
         bench.desk.submit(spec_of(), ADA, key)
     bench.turn()

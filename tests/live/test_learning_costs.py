@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from powerflow.api.job_spec import JobSpec
 from powerflow.cost.catalogue import axes_for, family_model
 from powerflow.cost.costs_file import read_costs
 from powerflow.cost.tabulate import tabulate
-from powerflow.live.learning import Learning, class_of
-from powerflow.live.spec import JobSpec
+from powerflow.live.jobs.cost_learning import Learning, class_of
 
 POINTS = "model,gpu_type,gpus,local_batch,clock_mhz,step_time_s,power_w\n" + "".join(
     f"lm,A100,{n},{32 // n},{f},{0.9 / n * (0.3 + 0.7 * 1410 / f)},{n * (70 + 250 * (f / 1410) ** 3)}\n"

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from powerflow.api.job_spec import JobSpec
+from powerflow.api.records import Caller, Refused, Role
 from powerflow.live.build import _may_run
-from powerflow.live.desk import LiveDesk
-from powerflow.live.records import Caller, Refused, Role
-from powerflow.live.spec import JobSpec
+from powerflow.live.cluster_service import LiveDesk
 from tests.live.controller_bench import Bench
 
 ME = getpass.getuser()

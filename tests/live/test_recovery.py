@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from powerflow.live.claim import is_dead, own_name, take
-from powerflow.live.store import Store
+from powerflow.store.leader_lease import is_dead, own_name, take
+from powerflow.store.store import Store
 from tests.live.kill_bench import Bench, summary
 
 KILLS = 4

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from powerflow.api.records import JobState
 from powerflow.engine.protocol import RankSpec
-from powerflow.live.records import JobState
+from tests.gangs.fake_engine import Player, Script
 from tests.live.controller_bench import ADA, Bench
-from tests.live.fake_engine import Player, Script
 
 
 def test_a_restart_changes_nothing_for_who_runs(bench: Bench) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from powerflow.errors import InputError
 from powerflow.policy.prices import Prices
 from powerflow.policy.protocol import Allocation, View
-from powerflow.policy.share import LEAST_FACTOR, FairShare, decayed, factors
+from powerflow.scheduler.rules.fair_share import LEAST_FACTOR, FairShare, decayed, factors
 from tests.policy.views import make_view
 
 

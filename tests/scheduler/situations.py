@@ -12,9 +12,9 @@ from powerflow.job import Job
 from powerflow.policy.protocol import Allocation, Policy, View
 from powerflow.policy.registry import load
 from powerflow.scheduler.events import CostLearned, Event, Progress, Submitted
-from powerflow.scheduler.invariants import check
 from powerflow.scheduler.plan import Plan
 from powerflow.scheduler.scheduler import Scheduler
+from powerflow.testing.invariants import check
 
 IDLE_W = 50.0
 CLOCKS_MHZ = (700.0, 1400.0)

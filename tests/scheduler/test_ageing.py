@@ -13,7 +13,7 @@ from powerflow.errors import InputError
 from powerflow.policy.prices import Prices
 from powerflow.policy.protocol import View
 from powerflow.policy.registry import load
-from powerflow.scheduler.ageing import PERIOD_S, Ageing
+from powerflow.scheduler.rules.ageing import PERIOD_S, Ageing
 from powerflow.simulate.run import simulate
 from tests.policy.views import assert_valid, make_view, views
 

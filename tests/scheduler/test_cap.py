@@ -15,7 +15,7 @@ from powerflow.errors import InputError
 from powerflow.policy.protocol import Allocation, View
 from powerflow.policy.registry import load
 from powerflow.scheduler.cap import CALM_S, CLUSTER, STEP_S, PowerCap, Scope, parse_scope
-from powerflow.scheduler.cap_meter import UNSEEN
+from powerflow.scheduler.caps.meter import UNSEEN
 from powerflow.scheduler.events import (
     Completed,
     CostLearned,
@@ -26,9 +26,9 @@ from powerflow.scheduler.events import (
     PowerCapSet,
     PowerMetered,
 )
-from powerflow.scheduler.invariants import check
 from powerflow.scheduler.plan import Plan, Why
 from powerflow.scheduler.scheduler import Scheduler
+from powerflow.testing.invariants import check
 from tests.scheduler.situations import IDLE_W, LINEAR, Brain, Told, axes, submitted, table
 
 # nobody has metered anything: a GPU is reckoned with at 275 W at full clock and 110 W at half, 50 W when idle

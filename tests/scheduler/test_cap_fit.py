@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from powerflow.policy.protocol import Allocation
-from powerflow.scheduler.cap_fit import Fit, Menu, drawn_w, fit, menu_of
+from powerflow.scheduler.caps.fit import Fit, Menu, drawn_w, fit, menu_of
 from tests.policy.views import make_view
 
 IDLE_W = 50.0

@@ -19,9 +19,9 @@ from powerflow.scheduler.events import (
     PowerCapSet,
 )
 from powerflow.scheduler.plan import Plan
-from powerflow.scheduler.protect import Protected
-from powerflow.scheduler.rationed import Rationed
-from powerflow.scheduler.rules import with_rules
+from powerflow.scheduler.rules.compose import with_rules
+from powerflow.scheduler.rules.power_limit import Rationed
+from powerflow.scheduler.rules.protection import Protected
 from tests.scheduler.situations import Brain, Told, submitted
 
 FULL = 1

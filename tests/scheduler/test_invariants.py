@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from powerflow.scheduler.invariants import check
 from powerflow.scheduler.plan import Plan, Reason, Why
 from powerflow.scheduler.scheduler import Scheduler
+from powerflow.testing.invariants import check
 from tests.scheduler.situations import Brain, Told, submitted
 
 Break = Callable[[Scheduler, Plan], object]

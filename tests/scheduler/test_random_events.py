@@ -39,9 +39,9 @@ from powerflow.scheduler.events import (
     Submitted,
     WorkLost,
 )
-from powerflow.scheduler.invariants import check
-from powerflow.scheduler.rules import with_rules
+from powerflow.scheduler.rules.compose import with_rules
 from powerflow.scheduler.scheduler import Scheduler
+from powerflow.testing.invariants import check
 from tests.scheduler.situations import IDLE_W, axes
 
 POLICIES = sorted(BUILT_IN)

@@ -8,7 +8,7 @@ from powerflow.policy.registry import load
 from powerflow.scheduler.events import Acting, Cancelled, CostLearned, Failed, NodeDrained, NodeFailed
 from powerflow.scheduler.plan import Reason, Why
 from powerflow.scheduler.reasons import beneficiaries
-from powerflow.scheduler.staged import Staged
+from powerflow.scheduler.rules.rollout import Staged
 from tests.scheduler.situations import Brain, Told, submitted, table
 
 FULL, HALF = 1, 0  # clocks

@@ -26,8 +26,8 @@ from powerflow.scheduler.events import (
     Progress,
     SizeLearned,
 )
-from powerflow.scheduler.invariants import check
 from powerflow.scheduler.scheduler import Scheduler
+from powerflow.testing.invariants import check
 from tests.scheduler.situations import IDLE_W, LINEAR, Brain, Told, axes, submitted, table
 
 FULL = 1

@@ -10,10 +10,10 @@ from powerflow.cluster.occupancy import Occupancy
 from powerflow.cluster.spec import Node, NodeGroup, build_cluster
 from powerflow.policy.protocol import Policy
 from powerflow.scheduler.events import Completed, CostLearned, Event, NodeDrained, NodeFailed, NodeRecovered
-from powerflow.scheduler.invariants import check
 from powerflow.scheduler.plan import Plan, Why
 from powerflow.scheduler.scheduler import Scheduler
 from powerflow.scheduler.sleep import Sleepers, baseline_watts, patience_s
+from powerflow.testing.invariants import check
 from tests.scheduler.situations import IDLE_W, LINEAR, Told, axes, first_counts, submitted
 
 FULL = 1

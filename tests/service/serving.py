@@ -1,4 +1,4 @@
-"""A service over a `FakeDesk`, with one token for each role."""
+"""A service over a `FakeCluster`, with one token for each role."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TextIO
 
 from fastapi import FastAPI
 
-from powerflow.live.front import Desk
-from powerflow.live.records import Role
+from powerflow.api.cluster_api import Desk
+from powerflow.api.records import Role
 from powerflow.service.app import build_app
 from powerflow.service.logs import json_lines
 from powerflow.service.peers import Network

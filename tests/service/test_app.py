@@ -12,17 +12,17 @@ from typing import Any
 import httpx
 import pytest
 
+from powerflow.api.job_spec import JobSpec
+from powerflow.api.records import Caller, JobRecord, JobState
 from powerflow.errors import InputError
-from powerflow.live.records import Caller, JobRecord, JobState
-from powerflow.live.spec import JobSpec
 from powerflow.service.app import build_app
 from powerflow.service.body import BODY_LIMIT
-from powerflow.service.door import INSIDE, LOOPBACK, WRITES_EACH, hosts_of
 from powerflow.service.logs import json_lines
+from powerflow.service.middleware import INSIDE, LOOPBACK, WRITES_EACH, hosts_of
 from powerflow.service.peers import trusted_proxies
 from powerflow.service.server import Server
 from powerflow.service.tokens import Tokens
-from tests.service.fake_desk import UNAVAILABLE, FakeDesk
+from tests.service.fake_cluster import UNAVAILABLE, FakeCluster
 from tests.service.serving import bearer, service
 
 JOBS = "/api/v1/jobs"
@@ -31,7 +31,7 @@ JOBS = "/api/v1/jobs"
 class Api:
     """A real server over a fake desk, and a caller of it."""
 
-    def __init__(self, desk: FakeDesk, log: io.StringIO, http: httpx.Client) -> None:
+    def __init__(self, desk: FakeCluster, log: io.StringIO, http: httpx.Client) -> None:
         self.desk = desk
         self.log = log
         self.http = http
@@ -61,7 +61,7 @@ class Api:
 
 @pytest.fixture
 def api() -> Iterator[Api]:
-    desk, log = FakeDesk(), io.StringIO()
+    desk, log = FakeCluster(), io.StringIO()
     app = service(desk, hosts=LOOPBACK, log=log)
     with Server(app) as server, httpx.Client(base_url=server.url, trust_env=False, timeout=30) as http:
         yield Api(desk, log, http)
@@ -224,7 +224,7 @@ def test_who_waits_for_an_event_gets_it(api: Api) -> None:
 
 
 def test_stopping_does_not_wait_for_those_who_wait() -> None:
-    desk = FakeDesk()
+    desk = FakeCluster()
     app = service(desk)
     asked = threading.Event()
     original = desk.events
@@ -441,14 +441,14 @@ def test_requests_are_logged_without_tokens_and_queries(api: Api) -> None:
 
 
 def test_no_token_is_known_where_there_are_none() -> None:
-    app = build_app(FakeDesk(), Tokens([]), version="1", log=json_lines(io.StringIO()))
+    app = build_app(FakeCluster(), Tokens([]), version="1", log=json_lines(io.StringIO()))
     with Server(app) as server:
         assert httpx.get(f"{server.url}{JOBS}", headers=bearer("user"), trust_env=False).status_code == 401
 
 
 def test_a_port_that_is_taken_is_said_so() -> None:
-    with Server(service(FakeDesk())) as server, pytest.raises(InputError, match="cannot listen"):
-        Server(service(FakeDesk()), port=server.port).start()
+    with Server(service(FakeCluster())) as server, pytest.raises(InputError, match="cannot listen"):
+        Server(service(FakeCluster()), port=server.port).start()
 
 
 # --- who is asked, and how much -------------------------------------------------------------------------------------
@@ -458,7 +458,7 @@ def test_a_port_that_is_taken_is_said_so() -> None:
 def test_a_forwarded_address_is_believed_from_a_named_proxy_only(proxies: tuple[str, ...], said: str) -> None:
     seen: list[str] = []
 
-    class Desk(FakeDesk):
+    class Desk(FakeCluster):
         def cancel(self, job_id: str, caller: Caller) -> JobRecord:
             seen.append(caller.address)
             return super().cancel(job_id, caller)
@@ -477,7 +477,7 @@ def test_a_user_has_a_bounded_number_of_requests_here_and_others_are_answered_me
     """Submissions of one user hang; reads and those of others do not, and one too many is told to come again."""
     go_on, submitting = threading.Event(), threading.Semaphore(0)
 
-    class Desk(FakeDesk):
+    class Desk(FakeCluster):
         def submit(self, spec: JobSpec, caller: Caller, key: str | None = None) -> tuple[JobRecord, bool]:
             if caller.user == "ada":
                 submitting.release()

@@ -13,10 +13,10 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from powerflow.live.records import EventRecord, Page
+from powerflow.api.records import EventRecord, Page
 from powerflow.service.connections import ConnectionLimits
 from powerflow.service.server import Server
-from tests.service.fake_desk import FakeDesk
+from tests.service.fake_cluster import FakeCluster
 from tests.service.serving import bearer, service
 
 PATIENT = ConnectionLimits(most=12, per_address=12, head_s=60, body_s=60, answer_s=60, linger_s=60)
@@ -30,8 +30,8 @@ def stack() -> Iterator[ExitStack]:
         yield stack
 
 
-def serve(stack: ExitStack, desk: FakeDesk | None = None, **limits: Any) -> str:
-    return stack.enter_context(Server(service(desk or FakeDesk()), limits=replace(PATIENT, **limits))).url
+def serve(stack: ExitStack, desk: FakeCluster | None = None, **limits: Any) -> str:
+    return stack.enter_context(Server(service(desk or FakeCluster()), limits=replace(PATIENT, **limits))).url
 
 
 def connect(stack: ExitStack, url: str, sent: bytes = b"") -> socket.socket:
@@ -117,7 +117,7 @@ def test_half_open_connections_displace_one_another_and_nobody_else(stack: ExitS
 def test_an_address_has_its_share_and_a_request_at_work_keeps_its_place(stack: ExitStack) -> None:
     entered = threading.Event()
 
-    class Desk(FakeDesk):
+    class Desk(FakeCluster):
         def events(self, **asked: Any) -> Page[EventRecord]:
             entered.set()
             return super().events(**asked)

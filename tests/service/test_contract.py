@@ -10,16 +10,16 @@ from schemathesis.config import SchemathesisConfig
 from schemathesis.openapi import from_asgi
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from powerflow.live.records import Caller, Role
-from powerflow.live.spec import JobSpec
+from powerflow.api.job_spec import JobSpec
+from powerflow.api.records import Caller, Role
 from powerflow.service.app import OPENAPI
-from tests.service.fake_desk import FakeDesk
+from tests.service.fake_cluster import FakeCluster
 from tests.service.serving import bearer, service
 
 
-def _desk() -> FakeDesk:
+def _desk() -> FakeCluster:
     """Three jobs of three users, one of which has ended: names that the document gives as examples exist."""
-    desk = FakeDesk()
+    desk = FakeCluster()
     for user in ("ada", "bob", "ops") * 4:
         desk.submit(JobSpec(run="python train.py"), Caller(user, Role.USER))
     desk.run("12", gpus=2)

@@ -15,13 +15,13 @@ from schemathesis import Case
 from schemathesis.openapi import from_asgi
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
+from powerflow.api.governance import BudgetOrder, CapOrder, SignalOrder
+from powerflow.api.records import JobState
 from powerflow.engine.protocol import RankSpec
 from powerflow.errors import InputError
-from powerflow.live.governance import BudgetOrder, CapOrder, SignalOrder
-from powerflow.live.records import JobState
 from powerflow.service.app import OPENAPI
+from tests.gangs.fake_engine import Player, Script
 from tests.live.controller_bench import ADA, ROOT, Bench
-from tests.live.fake_engine import Player, Script
 from tests.service.serving import bearer, service
 from tests.service.test_contract import BEYOND, BOUNDED, CONFIG
 
@@ -38,7 +38,7 @@ class RealDesk:
 @pytest.fixture(scope="module", autouse=True)
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("powerflow.live.signals.poll", _nobody_there)
+        patch.setattr("powerflow.live.governance.signals.poll", _nobody_there)
         BENCH.append(_busy(Bench(tmp_path_factory.mktemp("contract"), energy_price=0.001)))
         yield
         BENCH.pop().close()

@@ -8,8 +8,8 @@ import pwd
 from collections.abc import Sequence
 from pathlib import Path
 
-from powerflow.live.governance import AuditRecord
-from powerflow.live.records import Role, Unavailable
+from powerflow.api.governance import AuditRecord
+from powerflow.api.records import Role, Unavailable
 from powerflow.service.doorkeeper import HERE, Doorkeeper
 from powerflow.service.logs import json_lines
 from powerflow.service.refused import RefusedTokens

@@ -6,19 +6,19 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from powerflow.live.governance import BudgetOrder, SignalOrder
-from powerflow.live.records import Caller, Role
-from powerflow.live.spec import JobSpec
+from powerflow.api.governance import BudgetOrder, SignalOrder
+from powerflow.api.job_spec import JobSpec
+from powerflow.api.records import Caller, Role
 from powerflow.service.server import Server
-from tests.service.fake_desk import FakeDesk
+from tests.service.fake_cluster import FakeCluster
 from tests.service.serving import bearer, service
 
 Samples = dict[str, dict[frozenset[tuple[str, str]], float]]
 
 
 @pytest.fixture
-def desk() -> FakeDesk:
-    desk = FakeDesk()
+def desk() -> FakeCluster:
+    desk = FakeCluster()
     for name in ('a"b\\c', "b"):
         spec = JobSpec(run="true", project="vision").model_copy(update={"name": name})
         desk.submit(spec, Caller("ada", Role.USER))
@@ -29,7 +29,7 @@ def desk() -> FakeDesk:
 
 
 @pytest.fixture
-def samples(desk: FakeDesk) -> Samples:
+def samples(desk: FakeCluster) -> Samples:
     with Server(service(desk)) as server:
         answer = httpx.get(f"{server.url}/metrics", headers=bearer("viewer"), trust_env=False)
     assert answer.status_code == 200
@@ -47,7 +47,7 @@ def one(samples: Samples, metric: str, /, **labels: str) -> float:
     return matches[0]
 
 
-def test_joules_of_jobs_and_idle_are_what_was_metered(samples: Samples, desk: FakeDesk) -> None:
+def test_joules_of_jobs_and_idle_are_what_was_metered(samples: Samples, desk: FakeCluster) -> None:
     metered = sum(samples["powerflow_energy_joules_total"].values())
     assert metered == desk.top().energy_j
     assert one(samples, "powerflow_energy_joules_total", account="jobs", emulated="true") == 5000.0
@@ -86,7 +86,7 @@ def test_names_are_escaped(samples: Samples) -> None:
     assert one(samples, "powerflow_job_gpus", name='a"b\\c', user="ada", project="vision") == 2
 
 
-def test_open_metrics_need_no_token(desk: FakeDesk) -> None:
+def test_open_metrics_need_no_token(desk: FakeCluster) -> None:
     with Server(service(desk, open_metrics=True)) as server:
         assert httpx.get(f"{server.url}/metrics", trust_env=False).status_code == 200
         accept = {"Accept": "application/openmetrics-text; version=1.0.0"}

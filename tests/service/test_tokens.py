@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from powerflow.api.records import Caller, Role
 from powerflow.errors import InputError
-from powerflow.live.records import Caller, Role
 from powerflow.service.tokens import Entry, Tokens, create_token, hash_of, revoke_tokens
 
 

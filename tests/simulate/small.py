@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from powerflow.simulate.build import build_workload
-from powerflow.simulate.workload import Workload
+from powerflow.simulate.workload.build import build_workload
+from powerflow.simulate.workload.workload import Workload
 from powerflow.trace.record import Trace, TraceJob
 
 

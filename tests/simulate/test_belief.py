@@ -17,7 +17,7 @@ from powerflow.policy.registry import load
 from powerflow.scheduler.plan import Change, Reason, Why
 from powerflow.simulate.belief import TRIAL_S, Fitted, Online, Oracle, Sizes, belief_named, three_clocks
 from powerflow.simulate.run import Simulation, World, simulate
-from powerflow.simulate.workload import Workload
+from powerflow.simulate.workload.workload import Workload
 from tests.simulate.workloads import from_trace
 
 

@@ -20,10 +20,10 @@ from powerflow.cost.table import Axes, CostTable
 from powerflow.errors import InputError
 from powerflow.job import Job
 from powerflow.policy.prices import Prices
-from powerflow.simulate.bound import Bound, bound, bound_for, joined
-from powerflow.simulate.bound_dual import ANY_POOL, DualValue, JobArrays, PoolCost, dual, group_jobs
+from powerflow.simulate.bound.bound import Bound, bound, bound_for, joined
+from powerflow.simulate.bound.dual import ANY_POOL, DualValue, JobArrays, PoolCost, dual, group_jobs
 from powerflow.simulate.run import World, simulate
-from powerflow.simulate.workload import Workload
+from powerflow.simulate.workload.workload import Workload
 
 IDLE_W = 50.0
 

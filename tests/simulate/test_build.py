@@ -10,9 +10,9 @@ import pytest
 
 from powerflow.errors import InputError
 from powerflow.policy.registry import load
-from powerflow.simulate.build import build_workload
 from powerflow.simulate.run import simulate
-from powerflow.simulate.workload import Workload, alone_times
+from powerflow.simulate.workload.build import build_workload
+from powerflow.simulate.workload.workload import Workload, alone_times
 from powerflow.trace.record import Trace, TraceJob
 
 

@@ -11,12 +11,12 @@ import pytest
 
 from powerflow.policy.registry import load
 from powerflow.scheduler.cap import CALM_S, PowerCap, parse_scope
-from powerflow.scheduler.compliance import comply
+from powerflow.scheduler.caps.compliance import comply
 from powerflow.scheduler.events import CostLearned
 from powerflow.simulate.belief import Oracle
 from powerflow.simulate.cap_log import CapLog
 from powerflow.simulate.run import Simulation, World
-from powerflow.simulate.workload import Workload
+from powerflow.simulate.workload.workload import Workload
 from tests.simulate.small import small_workload
 
 FROM_S, TO_S = 3600.0, 3 * 3600.0

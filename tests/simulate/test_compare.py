@@ -7,10 +7,10 @@ from dataclasses import fields, replace
 import pytest
 
 from powerflow.errors import InputError
-from powerflow.simulate.bench import Believed
-from powerflow.simulate.bound import bound_for
+from powerflow.simulate.bound.bound import bound_for
 from powerflow.simulate.compare import compare, policies_for
 from powerflow.simulate.comparison import Comparison, Metrics
+from powerflow.simulate.experiment import Believed
 from powerflow.simulate.frontier import Sweep, natural_price
 from powerflow.simulate.run import World
 from tests.simulate.small import small_workload

@@ -15,13 +15,13 @@ from powerflow.energy.governor import Governor
 from powerflow.energy.terms import EnergyTerms
 from powerflow.errors import InputError
 from powerflow.policy.registry import load
-from powerflow.scheduler.rationed import Rationed, added_w
-from powerflow.simulate.budget_year import DAY_S, LEVEL_DAYS, LONGEST_S, resample
-from powerflow.simulate.build import build_workload
-from powerflow.simulate.governed import GovernedSimulation, Tick
-from powerflow.simulate.governed_replay import replay_day
-from powerflow.simulate.governed_verdict import Kept, kept, verdict
-from powerflow.simulate.governed_year import Biased, Constant, LongRun
+from powerflow.scheduler.rules.power_limit import Rationed, added_w
+from powerflow.simulate.budgets.day_replay import replay_day
+from powerflow.simulate.budgets.long_run import Biased, Constant, LongRun
+from powerflow.simulate.budgets.simulation import GovernedSimulation, Tick
+from powerflow.simulate.budgets.verdict import Kept, kept, verdict
+from powerflow.simulate.budgets.year import DAY_S, LEVEL_DAYS, LONGEST_S, resample
+from powerflow.simulate.workload.build import build_workload
 from powerflow.trace.record import Trace, TraceJob
 from tests.policy.views import assert_valid
 from tests.simulate.workloads import from_trace

@@ -17,8 +17,8 @@ from powerflow.cost.model_file import models_json
 from powerflow.cost.observation import read_observations
 from powerflow.errors import InputError
 from powerflow.simulate.belief import Fitted, Online
-from powerflow.simulate.build import build_workload
-from powerflow.simulate.workload import alone_times
+from powerflow.simulate.workload.build import build_workload
+from powerflow.simulate.workload.workload import alone_times
 from powerflow.trace.record import Trace, TraceJob
 
 HEAD = "model,gpu_type,gpus,local_batch,clock_mhz,step_time_s,power_w\n"

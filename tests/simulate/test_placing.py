@@ -7,8 +7,8 @@ import pytest
 from powerflow.cost.catalogue import axes_for, families, family_model
 from powerflow.cost.names import family_alike
 from powerflow.cost.tabulate import tabulate
-from powerflow.simulate.build import build_workload
-from powerflow.simulate.workload import Workload, alone_times
+from powerflow.simulate.workload.build import build_workload
+from powerflow.simulate.workload.workload import Workload, alone_times
 from powerflow.trace.record import Trace, TraceJob
 
 

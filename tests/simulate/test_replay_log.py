@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from powerflow.errors import InputError
-from powerflow.simulate.replay_log import WEEK_S, Match, log_of, reproductions, utilisation
-from powerflow.simulate.replay_queue import DISCIPLINES, start_times
+from powerflow.simulate.replay.log import WEEK_S, Match, log_of, reproductions, utilisation
+from powerflow.simulate.replay.queue import DISCIPLINES, start_times
 from powerflow.trace.read import read_trace
 from powerflow.trace.record import Trace
 from tests.simulate.small import small_trace

@@ -12,16 +12,16 @@ import pytest
 from powerflow.errors import InputError
 from powerflow.policy.fifo import Fifo
 from powerflow.policy.prices import Prices
-from powerflow.simulate.bench import Believed
-from powerflow.simulate.build import build_workload
 from powerflow.simulate.comparison import Estimate
-from powerflow.simulate.replay import Replay, replay
-from powerflow.simulate.replay_draws import DrawOutcome, idle_w, rigid, site
-from powerflow.simulate.replay_log import log_of
-from powerflow.simulate.replay_queue import start_times
-from powerflow.simulate.replay_savings import WAYS, Saving, ratio, recommended, savings
-from powerflow.simulate.replay_windows import windows
+from powerflow.simulate.experiment import Believed
+from powerflow.simulate.replay.draws import DrawOutcome, idle_w, rigid, site
+from powerflow.simulate.replay.log import log_of
+from powerflow.simulate.replay.queue import start_times
+from powerflow.simulate.replay.replay import Replay, replay
+from powerflow.simulate.replay.savings import WAYS, Saving, ratio, recommended, savings
+from powerflow.simulate.replay.windows import windows
 from powerflow.simulate.run import World, simulate
+from powerflow.simulate.workload.build import build_workload
 from powerflow.trace.record import Trace, TraceJob
 from tests.simulate.small import small_trace, small_workload
 from tests.simulate.test_replay_log import logged

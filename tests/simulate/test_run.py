@@ -15,7 +15,7 @@ from powerflow.job import Job
 from powerflow.policy.protocol import Allocation, View
 from powerflow.policy.registry import BUILT_IN, load
 from powerflow.simulate.run import World, simulate
-from powerflow.simulate.workload import alone_times
+from powerflow.simulate.workload.workload import alone_times
 from tests.simulate.small import small_workload
 from tests.simulate.workloads import CLOCKS_MHZ, FULL_W, HALF_W, IDLE_W, Script, by_hand, job
 

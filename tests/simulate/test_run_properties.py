@@ -16,7 +16,7 @@ from powerflow.policy.registry import BUILT_IN, load
 from powerflow.simulate.belief import belief_named
 from powerflow.simulate.result import SimulationResult
 from powerflow.simulate.run import Simulation, World, simulate
-from powerflow.simulate.workload import Workload
+from powerflow.simulate.workload.workload import Workload
 from tests.simulate.workloads import Script, by_hand, bytes_of, from_trace, job, workloads
 
 WORLDS = st.builds(

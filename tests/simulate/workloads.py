@@ -13,9 +13,9 @@ from powerflow.cost.catalogue import gpu_type
 from powerflow.cost.table import Axes, CostTable
 from powerflow.job import Job
 from powerflow.policy.protocol import Allocation, View
-from powerflow.simulate.build import build_workload
 from powerflow.simulate.result import SimulationResult
-from powerflow.simulate.workload import Workload
+from powerflow.simulate.workload.build import build_workload
+from powerflow.simulate.workload.workload import Workload
 from powerflow.trace.record import Trace, TraceJob
 
 #: Watts of an idle A100, and of a busy one at half and at full clock.

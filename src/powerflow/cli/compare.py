@@ -67,9 +67,9 @@ def compare(
     from powerflow.cli.output import atomic_write
     from powerflow.cost.costs_file import read_costs
     from powerflow.report.svg import frontier_svg
-    from powerflow.simulate.bench import Believed
     from powerflow.simulate.compare import compare as compare_policies
     from powerflow.simulate.compare import policies_for
+    from powerflow.simulate.experiment import Believed
     from powerflow.trace.demo import demo_day
     from powerflow.trace.read import read_trace
 

@@ -24,12 +24,12 @@ from powerflow.errors import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from powerflow.api.job_spec import JobSpec
+    from powerflow.api.records import Top
     from powerflow.demo.jobs import Arrival
     from powerflow.demo.rehearsal import Outcome, Recorded
     from powerflow.live.build import LiveCluster
-    from powerflow.live.records import Top
-    from powerflow.live.rows import StoredJob
-    from powerflow.live.spec import JobSpec
+    from powerflow.store.models import StoredJob
 
 CLUSTER = "2x4:A100"
 #: λ_E in units of the natural price 1 / (W of a busy GPU above idle): energy counts about half as much as time.
@@ -164,8 +164,8 @@ def run_jobs(
     Raises:
         InputError: A job failed, or they took too long.
     """
+    from powerflow.api.records import Caller, Role
     from powerflow.demo.jobs import Arrival
-    from powerflow.live.records import Caller, Role
 
     stop = threading.Event()
     failures: list[BaseException] = []
@@ -213,7 +213,7 @@ def _table(screen: Console, quiet: bool) -> Iterator[Callable[[Top, int], None]]
     """A function that draws the cluster: live on a terminal, a line every ten seconds elsewhere."""
     from rich.live import Live
 
-    from powerflow.cli.top import draw
+    from powerflow.cli.cluster.top import draw
     from powerflow.report.units import energy, power
 
     if quiet:
@@ -271,7 +271,7 @@ def _done(live: LiveCluster, start: _Start) -> Done:
 
 def _recorded(live: LiveCluster, jobs: list[StoredJob]) -> Recorded:
     from powerflow.demo.rehearsal import Recorded
-    from powerflow.live.learning import class_of
+    from powerflow.live.jobs.cost_learning import class_of
 
     events = live.store.events(limit=10_000).items
     classes = {class_of(job.spec, job.user).name for job in jobs}

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from powerflow import __version__
-from powerflow.cli.harmless import visible
+from powerflow.cli.sanitize import visible
 from powerflow.errors import InputError
 
 if TYPE_CHECKING:
@@ -51,23 +51,23 @@ COMMANDS = (
     Command("demo", "demo", "Train ten small jobs on an emulated cluster of this machine."),
     Command("serve", "serve", "Run the controller of a live cluster."),
     Command("token", "app", "Make, list and revoke tokens for the controller."),
-    Command("submit", "submit", "Submit a job to the controller."),
-    Command("queue", "queue", "List jobs and what they have."),
-    Command("describe", "describe", "Show all that is known of a job."),
-    Command("explain", "explain", "Say why a job has what it has."),
-    Command("logs", "logs", "Print what a job wrote."),
-    Command("cancel", "cancel", "Withdraw jobs.", home="jobs"),
-    Command("hold", "hold", "Keep jobs from running.", home="jobs"),
-    Command("release", "release", "Let held jobs run again.", home="jobs"),
-    Command("top", "top", "Show the cluster at this moment."),
-    Command("acct", "acct", "Show who was charged how much energy."),
-    Command("events", "events", "List what happened."),
-    Command("node", "app", "List nodes; take them out of use and into it again."),
-    Command("mode", "mode", "Say how far PowerFlow is let in, from observing to acting."),
-    Command("budget", "app", "Say how much energy the cluster, or a project, may use."),
-    Command("signal", "app", "Say what a kWh costs and emits over time."),
-    Command("cap", "app", "Say how many watts the cluster, or a part of it, may draw."),
-    Command("audit", "audit", "List who set what, when, from where."),
+    Command("submit", "submit", "Submit a job to the controller.", home="cluster.submit"),
+    Command("queue", "queue", "List jobs and what they have.", home="cluster.queue"),
+    Command("describe", "describe", "Show all that is known of a job.", home="cluster.describe"),
+    Command("explain", "explain", "Say why a job has what it has.", home="cluster.explain"),
+    Command("logs", "logs", "Print what a job wrote.", home="cluster.logs"),
+    Command("cancel", "cancel", "Withdraw jobs.", home="cluster.jobs"),
+    Command("hold", "hold", "Keep jobs from running.", home="cluster.jobs"),
+    Command("release", "release", "Let held jobs run again.", home="cluster.jobs"),
+    Command("top", "top", "Show the cluster at this moment.", home="cluster.top"),
+    Command("acct", "acct", "Show who was charged how much energy.", home="cluster.acct"),
+    Command("events", "events", "List what happened.", home="cluster.events"),
+    Command("node", "app", "List nodes; take them out of use and into it again.", home="cluster.node"),
+    Command("mode", "mode", "Say how far PowerFlow is let in, from observing to acting.", home="cluster.mode"),
+    Command("budget", "app", "Say how much energy the cluster, or a project, may use.", home="cluster.budget"),
+    Command("signal", "app", "Say what a kWh costs and emits over time.", home="cluster.signal"),
+    Command("cap", "app", "Say how many watts the cluster, or a part of it, may draw.", home="cluster.cap"),
+    Command("audit", "audit", "List who set what, when, from where.", home="cluster.audit"),
     Command("completion", "completion", "Make the shell complete commands and job numbers."),
 )
 

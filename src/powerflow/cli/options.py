@@ -13,7 +13,7 @@ from powerflow.errors import InputError
 
 if TYPE_CHECKING:
     from powerflow.cost.costs_file import Costs
-    from powerflow.simulate.workload import Workload
+    from powerflow.simulate.workload.workload import Workload
     from powerflow.trace.record import Trace
 
 Cluster = Annotated[str, typer.Option(help="The cluster: COUNTxGPUS:TYPE such as 16x8:A100, or a YAML file.")]
@@ -51,7 +51,7 @@ class WorkloadOf:
 
     def __call__(self, seed: int) -> Workload:
         """Build it."""
-        from powerflow.simulate.build import build_workload
+        from powerflow.simulate.workload.build import build_workload
 
         trace = self.traces[seed % len(self.traces)]
         return build_workload(

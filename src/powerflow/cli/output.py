@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from powerflow.cli.harmless import visible
+from powerflow.cli.sanitize import visible
 from powerflow.errors import InputError
 from powerflow.report.units import duration, energy, kwh, percent, power
 

@@ -15,7 +15,7 @@ from powerflow.errors import InputError
 
 if TYPE_CHECKING:
     from powerflow.report.replay import Rates
-    from powerflow.simulate.replay import Replay
+    from powerflow.simulate.replay.replay import Replay
     from powerflow.trace.record import Trace
 
 #: Exit code where savings are not claimed.
@@ -48,8 +48,8 @@ def replay(
     from powerflow.cli.output import atomic_write
     from powerflow.cost.costs_file import read_costs
     from powerflow.report.replay import Rates, render_replay
-    from powerflow.simulate.bench import Believed
-    from powerflow.simulate.replay import replay as replayed
+    from powerflow.simulate.experiment import Believed
+    from powerflow.simulate.replay.replay import replay as replayed
 
     rates = Rates(_rate(tariff, "--tariff"), _rate(carbon, "--carbon"))
     with ExitStack() as stack:

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from powerflow.api.governance import Stage
 from powerflow.cli.options import CostFiles
-from powerflow.live.governance import Stage
 
 if TYPE_CHECKING:
     from powerflow.cli.ending import Ending
     from powerflow.live.build import LiveCluster
-    from powerflow.live.stages import Stages
+    from powerflow.live.governance.stages import Stages
     from powerflow.service.peers import Network
     from powerflow.service.tokens import Tokens
 
@@ -105,11 +105,11 @@ def serve(
     from powerflow.kernel import be_patient
     from powerflow.live.build import ClusterSettings, build
     from powerflow.live.controller import Settings
-    from powerflow.live.database import LostClaim
-    from powerflow.live.replaying import Replays
+    from powerflow.live.governance.replay_process import Replays
     from powerflow.service.logs import json_lines
     from powerflow.service.peers import trusted_proxies
-    from powerflow.simulate.governed_replay import compare_days, replay_days
+    from powerflow.simulate.budgets.day_replay import compare_days, replay_days
+    from powerflow.store.database import LostClaim
 
     proxies = trusted_proxies(trusted_proxy or ())
     be_patient(PLAIN_S)
@@ -181,8 +181,8 @@ def run_controller(
     from powerflow import __version__
     from powerflow.engine.protocol import EngineError
     from powerflow.service.app import build_app
-    from powerflow.service.door import hosts_of
     from powerflow.service.doorkeeper import Doorkeeper
+    from powerflow.service.middleware import hosts_of
     from powerflow.service.refused import RefusedTokens
     from powerflow.service.server import Server
 
@@ -274,7 +274,7 @@ def waking() -> Iterator[tuple[Callable[[], object], Callable[[], object]]]:
 
 def own_tokens(state: Path) -> Tokens:
     """Load the controller's tokens; the first start makes an operator's token for the user who starts it."""
-    from powerflow.live.records import Role
+    from powerflow.api.records import Role
     from powerflow.service.tokens import Tokens, create_token
 
     path = state / "tokens.json"

@@ -27,8 +27,8 @@ from powerflow.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from powerflow.simulate.bench import Bench
-    from powerflow.simulate.meet import Met
+    from powerflow.simulate.energy_target import Met
+    from powerflow.simulate.experiment import Bench
     from powerflow.simulate.result import SimulationResult
 
 
@@ -62,8 +62,8 @@ def simulate(
     from powerflow.cost.costs_file import read_costs
     from powerflow.energy.amount import parse_amount
     from powerflow.report.html import render_simulation
-    from powerflow.simulate.bench import Believed, Bench
-    from powerflow.simulate.meet import meet
+    from powerflow.simulate.energy_target import meet
+    from powerflow.simulate.experiment import Believed, Bench
     from powerflow.simulate.run import World
     from powerflow.trace.read import read_trace
 

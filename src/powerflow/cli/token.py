@@ -11,7 +11,7 @@ import typer
 from powerflow.cli.options import Json
 
 if TYPE_CHECKING:
-    from powerflow.live.records import Role
+    from powerflow.api.records import Role
     from powerflow.service.tokens import Entry
 
 StateDir = Annotated[Path | None, typer.Option("--state-dir", help="Folder of the controller on this machine.")]
@@ -74,8 +74,8 @@ def _file(state_dir: Path | None) -> Path:
 
 
 def _role(text: str) -> Role:
+    from powerflow.api.records import Role
     from powerflow.errors import InputError
-    from powerflow.live.records import Role
 
     try:
         return Role(text)

@@ -37,8 +37,8 @@ def show(
         json: Print JSON.
         every_s: Seconds from picture to picture; None: one picture.
     """
-    from powerflow.cli.harmless import harmless
     from powerflow.cli.output import console, print_json
+    from powerflow.cli.sanitize import harmless
 
     out = console()
 

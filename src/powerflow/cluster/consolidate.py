@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from powerflow.arrays import FloatArray, IntArray
-from powerflow.cluster.homes import home, rooms
 from powerflow.cluster.occupancy import Occupancy
 from powerflow.cluster.packing import NOBODY, Pool
+from powerflow.cluster.relocation import home, rooms
 from powerflow.kernel import array_kernel
 
 STAY_S = 3600.0  # nobody is expected to keep its GPUs for longer than this

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from powerflow.live.spec import JobSpec
+from powerflow.api.job_spec import JobSpec
 
 TRAIN = Path(__file__).with_name("train.py")
 

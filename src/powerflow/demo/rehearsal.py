@@ -15,18 +15,18 @@ from powerflow.cluster.spec import ClusterSpec
 from powerflow.cost.observation import Observation
 from powerflow.cost.table import Axes, CostTable
 from powerflow.job import Job
-from powerflow.live.entry import brain_job
-from powerflow.live.learning import Learning, class_of
-from powerflow.live.rows import StoredJob
+from powerflow.live.jobs.active_job import brain_job
+from powerflow.live.jobs.cost_learning import Learning, class_of
 from powerflow.policy.protocol import Policy
 from powerflow.policy.registry import load
 from powerflow.scheduler.events import CostLearned
 from powerflow.scheduler.plan import Change
-from powerflow.scheduler.rules import with_rules
+from powerflow.scheduler.rules.compose import with_rules
 from powerflow.simulate.belief import Oracle
 from powerflow.simulate.result import SimulationResult
 from powerflow.simulate.run import World, simulate
-from powerflow.simulate.workload import Workload
+from powerflow.simulate.workload.workload import Workload
+from powerflow.store.models import StoredJob
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,9 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from powerflow.device.files import read_json, replace_json
-from powerflow.device.processes import born, lives
 from powerflow.device.protocol import DeviceError
+from powerflow.osutil.files import read_json, replace_json
+from powerflow.osutil.processes import born, lives
 
 OF_ROOT, OF_USERS = Path("/run/powerflow"), Path("/tmp/powerflow-gpus")
 #: A controller that is on its way out is waited for.

@@ -26,11 +26,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from powerflow.device.emulated import EmulatedGpu
-from powerflow.device.files import locked, read_json, replace_json
+from powerflow.device.emulated.gpu import EmulatedGpu
 from powerflow.device.nvml import NvmlGpu, find
-from powerflow.device.processes import boot_id, boottime_s
 from powerflow.device.protocol import DeviceError, DeviceLost, Gpu, NotPermitted, Reading, Unsupported
+from powerflow.osutil.files import locked, read_json, replace_json
+from powerflow.osutil.processes import boot_id, boottime_s
 
 #: How long clocks stay as they were set when nobody renews the lease.
 LEASE_S = 30.0

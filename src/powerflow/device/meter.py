@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 from powerflow.device.plausible import MOST_W, Jump, impossible, limit_of, sane
-from powerflow.device.processes import boot_id
 from powerflow.device.protocol import DeviceError, Gpu, Reading, ReadsAhead
+from powerflow.osutil.processes import boot_id
 
 VERSION = 1
 

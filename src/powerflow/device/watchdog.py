@@ -13,10 +13,10 @@ import sys
 import time
 from pathlib import Path
 
-from powerflow.device.files import locked
+from powerflow.device.emulated.throttle import continue_leftovers
 from powerflow.device.lease import borrowed, lease_left_s, restore_if_ended
-from powerflow.device.processes import boottime_s
-from powerflow.device.throttle import continue_leftovers
+from powerflow.osutil.files import locked
+from powerflow.osutil.processes import boottime_s
 
 #: How often it looks.
 POLL_S = 1.0

@@ -11,7 +11,7 @@ from powerflow.elastic.mailbox import CHECKPOINT_FILE, JOB_DIR, RANK_NAME, Mailb
 from powerflow.errors import InputError
 
 if TYPE_CHECKING:
-    from powerflow.device.pacer import Pacer
+    from powerflow.device.emulated.pacer import Pacer
 
 #: Longest wait for a target that names this rank. A controller posts it before it launches the rank.
 NAMED_S = 60.0
@@ -80,7 +80,7 @@ def find_pacer() -> Pacer | None:
     """Return what slows the steps of an emulated GPU to those of the hardware; None on a real one."""
     if not os.environ.get("POWERFLOW_EMULATED"):
         return None
-    from powerflow.device.pacer import pacer_from_environment
+    from powerflow.device.emulated.pacer import pacer_from_environment
 
     return pacer_from_environment()
 

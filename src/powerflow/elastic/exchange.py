@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from powerflow.elastic import group
-from powerflow.elastic.fixed import Fixed
 from powerflow.elastic.gang import Gang
-from powerflow.elastic.order import Pass
+from powerflow.elastic.static_gang import Fixed
+from powerflow.elastic.training.sampling import Pass
 
 
 class Exchange:

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore, Store, TCPStore
 from torch.nn.parallel import DistributedDataParallel
 
-from powerflow.elastic import sockets
+from powerflow.elastic import peer_sockets
 from powerflow.elastic.mailbox import Mailbox, Target
 
 #: Longest wait for a peer that may have died, once all had arrived.
@@ -97,7 +97,7 @@ def form(store: Store, rank: int, ranks: int, *, cuda: bool) -> None:
     # torch names a group by how many there were before, and forgets them only when one is destroyed. Who failed to form
     # one would look for the others under another name than those who succeeded, and both would wait in vain.
     dist.distributed_c10d._world.group_count = 0
-    with sockets.noted():
+    with peer_sockets.noted():
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if cuda else "gloo",
             store=store,
@@ -127,7 +127,7 @@ def warm_up() -> None:
 
 def close() -> None:
     """Let go of the default group. Peers that wait for us see it."""
-    sockets.cut()
+    peer_sockets.cut()
     if dist.is_initialized():
         dist.destroy_process_group()
 

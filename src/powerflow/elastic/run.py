@@ -20,22 +20,22 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from powerflow.elastic import foreign, group, refusal
-from powerflow.elastic.accelerated import tell_accelerate
-from powerflow.elastic.batches import Batches, whole
 from powerflow.elastic.environment import Place, find_mailbox, find_pacer, first_place, place_in
 from powerflow.elastic.exchange import Exchange
-from powerflow.elastic.fixed import Fixed
 from powerflow.elastic.gang import Gang
-from powerflow.elastic.gate import gate_all
-from powerflow.elastic.loader import Feed
 from powerflow.elastic.mailbox import Phase
-from powerflow.elastic.order import Order, Pass, Position
-from powerflow.elastic.passes import Passes
 from powerflow.elastic.reporter import Reporter
 from powerflow.elastic.state import Stateful, Training
+from powerflow.elastic.static_gang import Fixed
 from powerflow.elastic.stuck import StuckWatch
-from powerflow.elastic.token_mean import TokenMean
-from powerflow.elastic.wrapped import Wrapped
+from powerflow.elastic.training.accelerated import tell_accelerate
+from powerflow.elastic.training.batches import Batches, whole
+from powerflow.elastic.training.gate import gate_all
+from powerflow.elastic.training.loader import Feed
+from powerflow.elastic.training.passes import Passes
+from powerflow.elastic.training.sampling import Order, Pass, Position
+from powerflow.elastic.training.token_mean import TokenMean
+from powerflow.elastic.training.wrapped import Wrapped
 from powerflow.errors import InputError
 
 
@@ -294,7 +294,7 @@ class Run:
         After the last pass of a step every rank holds the gradient of the mean loss over the global batch. Where the
         loss is a mean over something else than samples, say over how many: with w tokens (those that count, padding
         left out) in a pass, and l their mean loss, all ranks end with the gradient of ``Σ w·l / Σ w``, summed over all
-        ranks and passes of the step (`powerflow.elastic.token_mean`)::
+        ranks and passes of the step (`powerflow.elastic.training.token_mean`)::
 
             run.backward(loss, weight=(labels != -100).sum())
 

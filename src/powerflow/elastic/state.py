@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from powerflow.elastic import streams
-from powerflow.elastic.order import Position
-from powerflow.elastic.streams import Bases
+from powerflow.elastic.training import streams
+from powerflow.elastic.training.sampling import Position
+from powerflow.elastic.training.streams import Bases
 from powerflow.errors import InputError
 
 #: Bytes sent at once: enough to use the link, little enough that nobody needs much memory for it.
@@ -100,7 +100,7 @@ class Training:
                 thing.zero_grad(set_to_none=True)
 
     def draw_own_numbers(self, rank: int) -> None:
-        """Have this rank draw random numbers of its own from here on, as `powerflow.elastic.streams` says."""
+        """Have this rank draw random numbers of its own from here on, as `powerflow.elastic.training.streams` says."""
         if self.streams is None:
             self.streams = streams.bases()
         streams.seed(self.streams, self.position.step, rank)

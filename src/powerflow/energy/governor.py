@@ -106,8 +106,8 @@ class Governor:
         Args:
             now_s: The present, Unix seconds; not earlier than the time before.
             meter_j: Joules on a meter that only grows: the cluster's, or that of the project's jobs.
-            owed_j: By price, energy above idle that the jobs now there still need (`powerflow.energy.owed`); None:
-                nobody knows.
+            owed_j: By price, energy above idle that the jobs now there still need
+                (`powerflow.energy.remaining_energy`); None: nobody knows.
             limited: Whether `limit_w` has held back jobs since the time before.
 
         Returns:

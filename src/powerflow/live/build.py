@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from powerflow.api.governance import Stage
+from powerflow.api.job_spec import JobSpec
 from powerflow.cluster.spec import ClusterSpec, Node, parse_cluster
 from powerflow.cost.catalogue import axes_for, declared, gpu_type
 from powerflow.cost.costs_file import Costs
@@ -25,32 +27,30 @@ from powerflow.device.protocol import DeviceError, Gpu
 from powerflow.engine.local import LocalEngine
 from powerflow.engine.protocol import EngineError, RankName
 from powerflow.errors import InputError
-from powerflow.live.budgets import LiveBudgets
-from powerflow.live.cap_record import CapRecords
-from powerflow.live.caps import Caps
-from powerflow.live.chronicle import Chronicle
-from powerflow.live.claim import own_name
+from powerflow.gangs.manager import Gangs
+from powerflow.gangs.types import Limits
+from powerflow.live.cluster_service import LiveDesk
 from powerflow.live.controller import Controller, Settings
-from powerflow.live.database import StoreError
-from powerflow.live.desk import LiveDesk
 from powerflow.live.emulation import Emulation
-from powerflow.live.gang_facts import Limits
-from powerflow.live.gangs import Gangs
-from powerflow.live.governance import Stage
-from powerflow.live.governing import Rules
-from powerflow.live.hosts import nodes_of, numbered
-from powerflow.live.learning import Learning
-from powerflow.live.pairing import pair
-from powerflow.live.power import Place, Power
-from powerflow.live.replaying import Replays
-from powerflow.live.savings import Savings
-from powerflow.live.signals import Signals
-from powerflow.live.spec import JobSpec
-from powerflow.live.stages import Stages
-from powerflow.live.store import Store
+from powerflow.live.governance.budgets import LiveBudgets
+from powerflow.live.governance.cap_record import CapRecords
+from powerflow.live.governance.caps import Caps
+from powerflow.live.governance.replay_process import Replays
+from powerflow.live.governance.savings import Savings
+from powerflow.live.governance.signals import Signals
+from powerflow.live.governance.stages import Stages
+from powerflow.live.governance.step import Rules
+from powerflow.live.gpus.gpus import Place, Power
+from powerflow.live.gpus.hosts import nodes_of, numbered
+from powerflow.live.jobs.cost_learning import Learning
+from powerflow.live.jobs.decision_log import Chronicle
 from powerflow.policy import registry
-from powerflow.scheduler.rules import with_rules
+from powerflow.scheduler.rules.compose import with_rules
 from powerflow.scheduler.scheduler import Scheduler
+from powerflow.store.database import StoreError
+from powerflow.store.leader_lease import own_name
+from powerflow.store.pairing import pair
+from powerflow.store.store import Store
 
 #: What a rank's process finds besides what its job says; nothing of the controller's own environment leaks.
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -68,9 +68,9 @@ class ClusterSettings:
         energy_price: λ_E, seconds per joule.
         interval_s: Decisions are at least this far apart.
         seed, time_scale: Of the emulation.
-        replays: What can be replayed of past days (`powerflow.live.replaying`).
+        replays: What can be replayed of past days (`powerflow.live.governance.replay_process`).
         stage: How far PowerFlow is let in until somebody says otherwise (`powerflow mode`).
-        restored: Take for this cluster's what looks like another's; see `powerflow.live.pairing`.
+        restored: Take for this cluster's what looks like another's; see `powerflow.store.pairing`.
         max_grace_s: Most seconds that a job gets between SIGTERM and SIGKILL.
         costs: What was measured of some models; None: all start from the catalogue.
         controller: How the loop goes about it.
@@ -239,7 +239,7 @@ def _gpus(settings: ClusterSettings, left_out: list[str]) -> tuple[Sequence[Gpu]
                 exit_code=1,
             )
         return numbered(found, host, settings.state), None
-    from powerflow.device.emulated import create
+    from powerflow.device.emulated.gpu import create
 
     directory = settings.state / "device"
     spec = parse_cluster(settings.emulate, "--emulate")

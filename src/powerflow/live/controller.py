@@ -18,39 +18,39 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from powerflow.api.records import JobState, NotFound, Refused
 from powerflow.cluster.occupancy import NodeShare
 from powerflow.device.protocol import DeviceError
 from powerflow.engine.protocol import Engine, EngineError
-from powerflow.live.bounds import MOST_BATCH, MOST_S, within
-from powerflow.live.claim import take
-from powerflow.live.database import LostClaim, StoreError
+from powerflow.gangs.manager import Gangs
+from powerflow.gangs.report_bounds import MOST_BATCH, MOST_S, within
+from powerflow.gangs.types import backoff_s
 from powerflow.live.emulation import Emulation
-from powerflow.live.encode import UNREADABLE
-from powerflow.live.entry import Entry
-from powerflow.live.event_log import EventLog
-from powerflow.live.exploring import clocks_to_try
-from powerflow.live.facts import BATCHES, PAUSES, Facts
-from powerflow.live.gang_facts import backoff_s
-from powerflow.live.gangs import Gangs
-from powerflow.live.governing import Governance, Rules
-from powerflow.live.gpu_service import GpuService
-from powerflow.live.learning import Learning, class_of, restore
-from powerflow.live.measuring import Measuring
-from powerflow.live.power import Power
-from powerflow.live.questions import Questions
-from powerflow.live.records import JobState, NotFound, Refused
-from powerflow.live.roster import Roster, update_of
-from powerflow.live.rows import Intent, StoredJob
-from powerflow.live.store import Store
-from powerflow.live.timing import STEPS
+from powerflow.live.event_logger import EventLog
+from powerflow.live.explain_requests import Questions
+from powerflow.live.governance.step import Governance, Rules
+from powerflow.live.gpus.gpus import Power
+from powerflow.live.gpus.measuring import Measuring
+from powerflow.live.gpus.service import GpuService
+from powerflow.live.gpus.wanted import type_held
+from powerflow.live.jobs.active_job import Entry
+from powerflow.live.jobs.clock_exploration import clocks_to_try
+from powerflow.live.jobs.cost_learning import Learning, class_of, restore
+from powerflow.live.jobs.gang_events import BATCHES, PAUSES, Facts
+from powerflow.live.jobs.job_table import Roster, update_of
+from powerflow.live.jobs.step_timing import STEPS
 from powerflow.live.troubles import tell_troubles
 from powerflow.live.wall_clock import BrainTime, WallClock, moved
-from powerflow.live.wanted import type_held
 from powerflow.scheduler import events as brain
-from powerflow.scheduler.insight import Insight
 from powerflow.scheduler.ledger import advance
 from powerflow.scheduler.plan import QUIET, Plan
 from powerflow.scheduler.scheduler import Scheduler
+from powerflow.scheduler.what_if import Insight
+from powerflow.store.database import LostClaim, StoreError
+from powerflow.store.leader_lease import take
+from powerflow.store.mappers import UNREADABLE
+from powerflow.store.models import Intent, StoredJob
+from powerflow.store.store import Store
 
 #: Logs of so many ended jobs are kept.
 LOGS_KEPT = 500

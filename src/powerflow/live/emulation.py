@@ -11,16 +11,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from powerflow.api.job_spec import JobSpec
 from powerflow.cost.catalogue import family_model
 from powerflow.cost.model import JobModel
-from powerflow.device.emulated import EmulatedGpu
-from powerflow.device.pacer import emulate_rank
-from powerflow.device.throttle import Throttle
-from powerflow.device.truth import truth_of
+from powerflow.device.emulated.gpu import EmulatedGpu
+from powerflow.device.emulated.pacer import emulate_rank
+from powerflow.device.emulated.throttle import Throttle
+from powerflow.device.emulated.true_cost import truth_of
 from powerflow.engine.protocol import RankName, RankState, RankStatus
-from powerflow.live.entry import Entry
-from powerflow.live.learning import JobClass, class_of
-from powerflow.live.spec import JobSpec
+from powerflow.live.jobs.active_job import Entry
+from powerflow.live.jobs.cost_learning import JobClass, class_of
 
 
 def ground_truth(kind: JobClass, gpu_type: str, seed: int) -> JobModel:

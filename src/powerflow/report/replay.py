@@ -10,9 +10,9 @@ from powerflow.report.headline import KeyFigure
 from powerflow.report.html import page
 from powerflow.report.words import cleaned, without_folders
 from powerflow.simulate.comparison import Estimate
-from powerflow.simulate.replay import Replay
-from powerflow.simulate.replay_log import Match
-from powerflow.simulate.replay_savings import Saving, times
+from powerflow.simulate.replay.log import Match
+from powerflow.simulate.replay.replay import Replay
+from powerflow.simulate.replay.savings import Saving, times
 
 UNVALIDATED = "UNVALIDATED"
 

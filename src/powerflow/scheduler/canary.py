@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from powerflow.policy.levels import requested_gpus
-from powerflow.scheduler.layers import layer
-from powerflow.scheduler.protect import Protected
+from powerflow.scheduler.rules.protection import Protected
+from powerflow.scheduler.rules.wrapper import layer
 from powerflow.scheduler.scheduler import Scheduler
 
 #: Jobs of a sample.

@@ -25,11 +25,11 @@ import numpy as np
 from powerflow.arrays import BoolArray, FloatArray, IntArray
 from powerflow.policy.protocol import Allocation, Policy, View
 from powerflow.scheduler.cap import STEP_S
-from powerflow.scheduler.cap_book import CapBook
+from powerflow.scheduler.caps.book import CapBook
 from powerflow.scheduler.check import PolicyError, check_answer
 from powerflow.scheduler.ledger import Ledger
 from powerflow.scheduler.pool import Decision, Pool
-from powerflow.scheduler.rationed import added_w, within_limits
+from powerflow.scheduler.rules.power_limit import added_w, within_limits
 
 
 @dataclass(frozen=True, slots=True, eq=False)

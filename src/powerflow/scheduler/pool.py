@@ -10,16 +10,16 @@ import numpy as np
 
 from powerflow.arrays import BoolArray, IntArray
 from powerflow.cluster.consolidate import Spread, consolidate
-from powerflow.cluster.emptying import empty_nodes
+from powerflow.cluster.evacuation import empty_nodes
 from powerflow.cluster.occupancy import NodeShare, Occupancy, Placement
 from powerflow.cluster.packing import DRAINED, FAILED
 from powerflow.cluster.spec import Node
 from powerflow.cost.table import Axes
 from powerflow.energy.terms import EnergyTerms
 from powerflow.policy.protocol import Allocation, Policy, View
-from powerflow.scheduler.book import CostBook
 from powerflow.scheduler.cap import Scope
 from powerflow.scheduler.check import check_answer
+from powerflow.scheduler.cost_tables import CostBook
 from powerflow.scheduler.differences import MOVED, SAME, compare, list_changed
 from powerflow.scheduler.history import History
 from powerflow.scheduler.ledger import Ledger

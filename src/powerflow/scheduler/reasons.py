@@ -12,12 +12,12 @@ from powerflow.arrays import IntArray
 from powerflow.policy.levels import requested_gpus
 from powerflow.policy.protocol import Policy, View
 from powerflow.scheduler.differences import MOVED
-from powerflow.scheduler.layers import layer
 from powerflow.scheduler.ledger import Ledger
 from powerflow.scheduler.plan import Change, Reason, Why, Wish
 from powerflow.scheduler.pool import Decision, Pool
-from powerflow.scheduler.rationed import Rationed
-from powerflow.scheduler.staged import Staged
+from powerflow.scheduler.rules.power_limit import Rationed
+from powerflow.scheduler.rules.rollout import Staged
+from powerflow.scheduler.rules.wrapper import layer
 
 
 def beneficiaries(freed: Sequence[int]) -> list[int]:
@@ -146,7 +146,7 @@ def all_reasons(
 
 
 def wishes(policy: Policy, pool: Pool, decision: Decision) -> Mapping[int, Wish]:
-    """By slot, what each job would have that nobody acts on, if somebody did (`powerflow.scheduler.staged.Staged`)."""
+    """By slot, what each job would have that nobody acts on, if somebody did."""
     staged, untouched = layer(policy, Staged), decision.view.jobs["untouched"]
     if staged is None or not untouched.any():
         return {}

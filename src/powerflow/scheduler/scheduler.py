@@ -18,8 +18,8 @@ from powerflow.cost.table import Axes
 from powerflow.energy.terms import EnergyTerms
 from powerflow.policy.protocol import Policy, View
 from powerflow.scheduler.cap import CLUSTER
-from powerflow.scheduler.cap_book import CapBook
-from powerflow.scheduler.cap_enforce import Capped, Enforcer
+from powerflow.scheduler.caps.book import CapBook
+from powerflow.scheduler.caps.enforce import Capped, Enforcer
 from powerflow.scheduler.early import Early
 from powerflow.scheduler.events import (
     Acting,
@@ -45,13 +45,13 @@ from powerflow.scheduler.events import (
     Submitted,
     WorkLost,
 )
-from powerflow.scheduler.layers import layer
 from powerflow.scheduler.ledger import Ledger, advance
 from powerflow.scheduler.plan import Change, Plan, Reason, Wish
 from powerflow.scheduler.pool import Decision, Pool
-from powerflow.scheduler.rationed import Rationed, exceeded
 from powerflow.scheduler.reasons import all_reasons, changes_of, wishes
 from powerflow.scheduler.routing import reroutes
+from powerflow.scheduler.rules.power_limit import Rationed, exceeded
+from powerflow.scheduler.rules.wrapper import layer
 
 #: What can make a cluster draw more than was believed, without a decision.
 _SUDDEN = (Adopted, CostLearned, NodeRecovered, GpuRecovered)

@@ -1,4 +1,4 @@
-"""The REST API: what `powerflow.live.front.Desk` answers, over HTTP.
+"""The REST API: what `powerflow.api.cluster_api.Desk` answers, over HTTP.
 
 Every operation is a line or two: it hands what was asked to the desk and its answer back. What is common to all (host,
 token, size, log) is in `door`, what goes wrong in `problem`.
@@ -20,20 +20,20 @@ from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
+from powerflow.api.cluster_api import Desk
+from powerflow.api.job_spec import JobSpec
+from powerflow.api.records import Caller, Explanation, JobDetail, JobRecord, JobState, LogChunk, NodeRecord, Role, Top
 from powerflow.errors import InputError
-from powerflow.live.front import Desk
-from powerflow.live.records import Caller, Explanation, JobDetail, JobRecord, JobState, LogChunk, NodeRecord, Role, Top
-from powerflow.live.spec import JobSpec
-from powerflow.service import shapes
-from powerflow.service.door import Door
+from powerflow.service import schemas
 from powerflow.service.governing import governing
 from powerflow.service.metrics import exposition
+from powerflow.service.middleware import Door
 from powerflow.service.openapi import document
 from powerflow.service.operations import at_least, says
 from powerflow.service.peers import Network
 from powerflow.service.problem import MEDIA_TYPE, Problem, of_error, of_invalid, problem
 from powerflow.service.refused import RefusedTokens
-from powerflow.service.shapes import CURSOR, KEY, NAME, JobId, NodeName
+from powerflow.service.schemas import CURSOR, KEY, NAME, JobId, NodeName
 from powerflow.service.tokens import Tokens
 
 PREFIX = "/api/v1"
@@ -126,7 +126,7 @@ def _jobs(desk: Desk) -> APIRouter:
         response.headers["Location"] = f"{PREFIX}/jobs/{record.id}"
         return record
 
-    @router.get("/jobs", **says(shapes.JobPage, 200, 422))
+    @router.get("/jobs", **says(schemas.JobPage, 200, 422))
     def jobs(
         request: Request,
         response: Response,
@@ -135,13 +135,13 @@ def _jobs(desk: Desk) -> APIRouter:
         project: Annotated[str | None, Query(pattern=NAME)] = None,
         after: Annotated[str | None, Query(pattern=CURSOR, description="`next` of the page before.")] = None,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    ) -> shapes.JobPage:
+    ) -> schemas.JobPage:
         """List jobs, newest first."""
         page = desk.jobs(states=state or (), user=user, project=project, after=after, limit=limit)
         if page.next is not None:
             following = request.url.include_query_params(after=page.next)
             response.headers["Link"] = f'<{following.path}?{following.query}>; rel="next"'
-        return shapes.JobPage(items=list(page.items), next=page.next)
+        return schemas.JobPage(items=list(page.items), next=page.next)
 
     @router.get("/jobs/{job_id}", **says(JobDetail, 200, 404, 422))
     def job(job_id: JobId, caller: Annotated[Caller, at_least(Role.VIEWER)]) -> JobDetail:
@@ -172,15 +172,15 @@ def _jobs(desk: Desk) -> APIRouter:
         """Why a job has what it has, and what else it could have."""
         return desk.explain(job_id)
 
-    @router.get("/jobs/{job_id}/decisions", **says(shapes.DecisionPage, 200, 404, 422))
+    @router.get("/jobs/{job_id}/decisions", **says(schemas.DecisionPage, 200, 404, 422))
     def decisions(
         job_id: JobId,
         after: Annotated[int, Query(ge=0, le=2**62, description="Number of the last decision that is known.")] = 0,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    ) -> shapes.DecisionPage:
+    ) -> schemas.DecisionPage:
         """What was decided for a job and what was expected of it then, oldest first: its story."""
         page = desk.decisions(job_id, after=after, limit=limit)
-        return shapes.DecisionPage(items=list(page.items), after=page.items[-1].number if page.items else after)
+        return schemas.DecisionPage(items=list(page.items), after=page.items[-1].number if page.items else after)
 
     @router.get("/jobs/{job_id}/log", **says(LogChunk, 200, 404, 422))
     def log(
@@ -206,14 +206,14 @@ def _cluster(desk: Desk) -> APIRouter:
         """The cluster at this moment."""
         return desk.top()
 
-    @router.get("/nodes", **says(shapes.NodeList, 200))
-    def nodes() -> shapes.NodeList:
+    @router.get("/nodes", **says(schemas.NodeList, 200))
+    def nodes() -> schemas.NodeList:
         """Nodes and their GPUs."""
-        return shapes.NodeList(items=list(desk.nodes()))
+        return schemas.NodeList(items=list(desk.nodes()))
 
     @router.post("/nodes/{name}/drain", **says(NodeRecord, 200, 400, 403, 404, 409, 413, 422, 503))
     def drain(
-        name: NodeName, caller: Annotated[Caller, at_least(Role.OPERATOR)], body: shapes.Drain | None = None
+        name: NodeName, caller: Annotated[Caller, at_least(Role.OPERATOR)], body: schemas.Drain | None = None
     ) -> NodeRecord:
         """Let a node take nobody new; what runs there is moved."""
         return desk.drain(name, caller, body.reason if body else "")
@@ -223,35 +223,35 @@ def _cluster(desk: Desk) -> APIRouter:
         """Let a drained or failed node be used again."""
         return desk.resume(name, caller)
 
-    @router.get("/events", **says(shapes.EventPage, 200, 404, 422))
+    @router.get("/events", **says(schemas.EventPage, 200, 404, 422))
     async def events(
         request: Request,
         after: Annotated[int, Query(ge=0, le=2**62, description="Number of the last event that is known.")] = 0,
         job: Annotated[str | None, Query(pattern=r"^[0-9]{1,18}$", description="Only of this job.")] = None,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
         wait_s: Annotated[float, Query(ge=0, le=30, description="Wait so long for one if there is none yet.")] = 0.0,
-    ) -> shapes.EventPage:
+    ) -> schemas.EventPage:
         """What happened, oldest first. Ask again with the answer's `after` for what follows."""
         until = time.monotonic() + wait_s
         while True:
             page = await run_in_threadpool(desk.events, after=after, job_id=job, limit=limit)
             gone = time.monotonic() >= until or request.app.state.stopping or await request.is_disconnected()
             if page.items or gone:
-                return shapes.EventPage(items=list(page.items), after=page.items[-1].number if page.items else after)
+                return schemas.EventPage(items=list(page.items), after=page.items[-1].number if page.items else after)
             await asyncio.sleep(_LOOK_S)
 
-    @router.get("/accounts", **says(shapes.AccountList, 200, 422))
+    @router.get("/accounts", **says(schemas.AccountList, 200, 422))
     def accounts(
         since_s: Annotated[float, Query(ge=0, le=1e11, description="Unix seconds.")] = 0.0,
         until_s: Annotated[float | None, Query(ge=0, le=1e11, description="Unix seconds; now by default.")] = None,
         by: Annotated[str, Query(pattern="^(user|project|job)$")] = "user",
-    ) -> shapes.AccountList:
+    ) -> schemas.AccountList:
         """Who was charged how much in a window of time."""
         until = time.time() if until_s is None else until_s
         if since_s > until:
             raise InputError("the window ends before it begins", where="query.since_s", fix="since_s ≤ until_s")
         found = desk.accounts(since_s=since_s, until_s=until, by=by)
-        return shapes.AccountList(
+        return schemas.AccountList(
             since_s=since_s, until_s=until, by=by, items=list(found.items), notes=list(found.notes)
         )
 
@@ -261,11 +261,11 @@ def _cluster(desk: Desk) -> APIRouter:
 def _health(desk: Desk, version: str) -> APIRouter:
     router = APIRouter()
 
-    @router.get("/health", **says(shapes.Health, 200, 503, token=False))
+    @router.get("/health", **says(schemas.Health, 200, 503, token=False))
     async def health() -> Any:  # in no thread: it answers also while all of them wait for something that hangs
         """Whether the controller works: 200, or 503. Needs no token."""
         found = desk.healthy()
-        body = shapes.Health(version=version, **found)
+        body = schemas.Health(version=version, **found)
         return JSONResponse(body.model_dump(mode="json"), 200 if body.ok else 503)
 
     return router

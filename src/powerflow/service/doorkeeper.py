@@ -15,8 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from powerflow.api.governance import AuditRecord
 from powerflow.errors import InputError
-from powerflow.live.governance import AuditRecord
 from powerflow.service.refused import RefusedTokens
 from powerflow.service.tokens import Tokens, changes_of
 

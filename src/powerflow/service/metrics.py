@@ -14,10 +14,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from powerflow.api.cluster_api import Desk
+from powerflow.api.governance import BudgetRecord, SignalRecord
+from powerflow.api.records import JobRecord, JobState, NodeRecord, Top
 from powerflow.energy.signal import J_PER_KWH
-from powerflow.live.front import Desk
-from powerflow.live.governance import BudgetRecord, SignalRecord
-from powerflow.live.records import JobRecord, JobState, NodeRecord, Top
 
 _HERTZ_PER_MHZ = 1e6
 _JOB = ("job", "name", "user", "project", "emulated")

@@ -6,8 +6,8 @@ from typing import Any
 
 from fastapi import Depends, Request
 
-from powerflow.live.records import Caller, Forbidden, Role
-from powerflow.service import shapes
+from powerflow.api.records import Caller, Forbidden, Role
+from powerflow.service import schemas
 from powerflow.service.problem import responses
 
 _ROLES = list(Role)
@@ -31,7 +31,7 @@ def at_least(least: Role) -> Any:
 
 def says(shape: Any, status: int, *errors: int, again: bool = False, token: bool = True) -> dict[str, Any]:
     """How an operation's answers are described: the shape with an example, and every error it may end in."""
-    said = {"content": {"application/json": {"example": shapes.example(shape)}}}
+    said = {"content": {"application/json": {"example": schemas.example(shape)}}}
     every = (*errors, *((401, 429) if token else ()), 421, 500)
     described: dict[int | str, Any] = {status: {**said, "description": "Done."}, **responses(*sorted(set(every)))}
     if again:

@@ -7,9 +7,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from powerflow.api.records import Forbidden, NotFound, Refused, Unavailable
 from powerflow.errors import InputError
-from powerflow.live.records import Forbidden, NotFound, Refused, Unavailable
-from powerflow.service.shapes import NAME
+from powerflow.service.schemas import NAME
 
 MEDIA_TYPE = "application/problem+json"
 BUG = "this is a bug in PowerFlow; the controller's log says where"
@@ -92,7 +92,7 @@ def of_invalid(errors: Any, instance: str) -> Problem:
         return problem(400, f"the body is not JSON ({first.get('ctx', {}).get('error', 'invalid')})", instance)
     if first["loc"] == ("body",) and isinstance(first.get("input"), bytes):  # not even looked at: not sent as JSON
         return problem(422, "the body was not sent as JSON", instance, where="body", fix=JSON)
-    said = first.get("ctx", {})  # our own rules say what, fix and field apart (`powerflow.live.spec.broken`)
+    said = first.get("ctx", {})  # our own rules say what, fix and field apart (`powerflow.api.job_spec.broken`)
     if NAME in said.get("pattern", ""):
         said = {
             "what": f"{first['input']!r} is no name",

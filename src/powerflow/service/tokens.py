@@ -28,8 +28,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from powerflow.api.records import Caller, Role
 from powerflow.errors import InputError
-from powerflow.live.records import Caller, Role
 
 #: What a user may be called.
 USER_PATTERN = r"^[A-Za-z_][A-Za-z0-9._@-]{0,63}$"

@@ -21,7 +21,7 @@ from powerflow.errors import InputError
 from powerflow.job import Job
 from powerflow.scheduler.events import CostLearned
 from powerflow.scheduler.plan import Change
-from powerflow.simulate.workload import Workload, prior_of
+from powerflow.simulate.workload.workload import Workload, prior_of
 
 NOISE = 0.03  # log-sd of one measured step time or power
 TRIAL_S = 20.0  # seconds spent at each clock when a class first runs on a count: a few tens of steps

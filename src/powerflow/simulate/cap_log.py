@@ -10,7 +10,7 @@ import numpy as np
 
 from powerflow.arrays import FloatArray
 from powerflow.scheduler.cap import PowerCap
-from powerflow.scheduler.compliance import HEADER, Compliance, comply, line
+from powerflow.scheduler.caps.compliance import HEADER, Compliance, comply, line
 
 
 class CapLog:

@@ -8,9 +8,9 @@ from dataclasses import fields
 
 from powerflow.errors import InputError
 from powerflow.policy import registry
-from powerflow.simulate.bench import Believed, Bench, BoundOf, Run, RunOf
-from powerflow.simulate.bound import Bound, joined
+from powerflow.simulate.bound.bound import Bound, joined
 from powerflow.simulate.comparison import Comparison, EqualEnergyRow, Estimate, Frontier, FrontierPoint, Metrics
+from powerflow.simulate.experiment import Believed, Bench, BoundOf, Run, RunOf
 from powerflow.simulate.frontier import (
     Setting,
     Sweep,
@@ -23,7 +23,7 @@ from powerflow.simulate.frontier import (
 from powerflow.simulate.metrics import estimate
 from powerflow.simulate.parallel import AskAll, usable_cores, workers
 from powerflow.simulate.result import SimulationResult
-from powerflow.simulate.workload import Workload
+from powerflow.simulate.workload.workload import Workload
 
 #: The policy whose metered energy at maximum clock is 100 %.
 REFERENCE = "fifo"

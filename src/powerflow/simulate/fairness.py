@@ -13,7 +13,7 @@ from powerflow.arrays import FloatArray
 from powerflow.cluster.spec import NodeGroup, build_cluster
 from powerflow.errors import InputError
 from powerflow.simulate.result import SimulationResult
-from powerflow.simulate.workload import Workload
+from powerflow.simulate.workload.workload import Workload
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from itertools import pairwise
 from powerflow.cost.catalogue import gpu_type
 from powerflow.energy.price import natural_price_of
 from powerflow.simulate.comparison import FrontierPoint, Metrics
-from powerflow.simulate.workload import Workload
+from powerflow.simulate.workload.workload import Workload
 
 #: The dearest energy that `prices` is run with, and for which the bound is searched, in units of `natural_price`.
 DEAREST = 16.0

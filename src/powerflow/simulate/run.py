@@ -43,7 +43,7 @@ from powerflow.simulate.nodes import Nodes
 from powerflow.simulate.recorder import Meter, Recorder
 from powerflow.simulate.result import JobResults, SimulationResult
 from powerflow.simulate.truth import truth_of
-from powerflow.simulate.workload import Workload, alone_times, check_workload
+from powerflow.simulate.workload.workload import Workload, alone_times, check_workload
 
 METER_S = 1.0  # while there are power caps, the scheduler is told so long after a change what the meters say
 STALL_LIMIT = 10_000  # decisions in a row in which no job ends and, all in all, no work is saved

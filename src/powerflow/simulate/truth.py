@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from powerflow.simulate.workload import Workload
+from powerflow.simulate.workload.workload import Workload
 
 
 class PoolTruth(NamedTuple):

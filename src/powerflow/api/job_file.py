@@ -1,0 +1,277 @@
+"""Reads ``job.yaml``, and names the line and the field of whatever is wrong with it.
+
+YAML is read as its newer version has it, so that nothing changes its meaning on the way: ``yes`` and ``on`` are words,
+``1:30`` and ``010`` are no numbers, a date is text. Anchors and tags are refused.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from powerflow.api.job_spec import (
+    NAME,
+    NO_HOME,
+    NO_NUL,
+    VARIABLE,
+    Batch,
+    Checkpoint,
+    Energy,
+    Gpus,
+    JobSpec,
+    ProcessLimits,
+    Work,
+)
+from powerflow.cluster.spec import printable
+from powerflow.errors import InputError
+
+#: A larger file is something else given by mistake, such as a log.
+MOST_BYTES = 1 << 20
+#: Levels of nesting; a job has two.
+_DEEPEST = 8
+
+_PARTS: dict[str, type[BaseModel]] = {
+    "": JobSpec,
+    "gpus": Gpus,
+    "batch": Batch,
+    "energy": Energy,
+    "checkpoint": Checkpoint,
+    "work": Work,
+    "limits": ProcessLimits,
+}
+_FIXES = {
+    NAME: "letters, digits, '.', '_' and '-', a letter or digit first",
+    NO_NUL: "it cannot hold a NUL",
+    NO_HOME: "give a path from the root, or one from where the job runs",
+    VARIABLE: "letters, digits and '_', no digit first",
+    r"^/[^\x00]*$": "give a path from the root, /…",
+}
+_TYPES = {
+    "string_type": "give text (a number as text: in quotes)",
+    "int_type": "give a whole number",
+    "int_from_float": "give a whole number",
+    "float_type": "give a number",
+    "dict_type": "give 'key: value' lines",
+    "model_type": "give 'key: value' lines",
+    "finite_number": "give a finite number",
+}
+
+Lines = dict[tuple[str, ...], int]
+
+
+def read_spec(path: str | Path, over: Mapping[str, Any] | None = None) -> JobSpec:
+    """A job from a YAML file. A relative ``directory`` is taken from the file's folder, ``~`` in it and in
+    ``checkpoint.dir`` is the home of who reads.
+
+    Args:
+        path: The file.
+        over: Keys that win over those of the file, such as flags of a command line.
+
+    Raises:
+        InputError: The file cannot be read, is not YAML, or says something that means nothing; with ``file:line``.
+    """
+    path = Path(path)
+    where = printable(str(path))
+    try:
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+    except FileNotFoundError:
+        raise InputError("no such file", where=where, exit_code=3) from None
+    except OSError as error:
+        raise InputError(f"cannot read: {error.strerror}", where=where, exit_code=1) from None
+    except ValueError:  # a NUL in the path
+        raise InputError("no path to a file", where=where) from None
+    return spec_of_text(content, where, folder=path.absolute().parent, over=over)
+
+
+def spec_of_text(
+    text: str | bytes,
+    where: str = "standard input",
+    *,
+    folder: Path | None = None,
+    over: Mapping[str, Any] | None = None,
+) -> JobSpec:
+    """A job from YAML; a relative ``directory`` is taken from ``folder`` (None: from the current one).
+
+    Raises:
+        InputError: As `read_spec`.
+    """
+    root = _compose(_decode(text, where), where)
+    lines: Lines = {}
+    values = _plain(root, (), lines, set(), where)
+    if not isinstance(values, dict):
+        raise InputError(
+            "expected 'key: value' lines", where=f"{where}:{lines[()]}", fix="such as 'run: python train.py'"
+        )
+    directory = values.get("directory")
+    if isinstance(directory, str) and directory and "\0" not in directory:
+        values["directory"] = _absolute(directory, folder or Path.cwd())
+    checkpoint = values.get("checkpoint")
+    kept = checkpoint.get("dir") if isinstance(checkpoint, dict) else None
+    if isinstance(kept, str) and kept.startswith("~") and "\0" not in kept:
+        values["checkpoint"]["dir"] = _absolute(kept, Path())
+    return spec_from({**values, **(over or {})}, where, lines)
+
+
+def spec_from(mapping: Mapping[str, Any], where: str = "", lines: Lines | None = None) -> JobSpec:
+    """A job from plain values, as YAML or JSON has them.
+
+    Args:
+        mapping: Keys as in job.yaml.
+        where: What it came from, for people.
+        lines: On which line each key stands, by its path; None where there are no lines.
+
+    Raises:
+        InputError: The first thing that is wrong.
+    """
+    try:
+        return JobSpec.model_validate(dict(mapping))
+    except ValidationError as error:
+        errors = [(_path(details), details) for details in error.errors(include_url=False)]
+    known = lines or {}
+    path, details = min(errors, key=lambda found: _line(found[0], known))
+    place = f"{where}:{_line(path, known)}" if lines else where
+    what, fix = _message(path, details)
+    raise InputError(what, where=place, fix=fix) from None
+
+
+def _decode(text: str | bytes, where: str) -> str:
+    if len(text) > MOST_BYTES:
+        raise InputError("larger than 1 MiB: not a job", where=where)
+    if isinstance(text, bytes):
+        try:
+            text = text.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            text = "\0"
+    if "\0" in text:
+        raise InputError("binary file, not a job", where=where)
+    return text
+
+
+def _compose(text: str, where: str) -> yaml.Node:
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise InputError(f"not YAML: {error.problem}", where=where + line) from None
+    except yaml.reader.ReaderError as error:
+        raise InputError(f"not YAML: {error.reason}", where=where) from None
+    except (yaml.YAMLError, RecursionError, ValueError):
+        raise InputError("not YAML", where=where) from None
+    if root is None or (root.tag == "tag:yaml.org,2002:null" and not root.value):
+        raise InputError("file is empty", where=where, fix="only 'run' is required: run: python train.py")
+    return root
+
+
+def _plain(node: yaml.Node, path: tuple[str, ...], lines: Lines, seen: set[int], where: str) -> Any:
+    """Plain values of a syntax tree; notes the line of each in ``lines``."""
+    line = node.start_mark.line + 1
+    lines.setdefault(path, line)
+    place = f"{where}:{line}"
+    if id(node) in seen:
+        raise InputError("anchors ('&', '*') are not used here", where=place, fix="repeat the value")
+    seen.add(id(node))
+    if len(path) > _DEEPEST:
+        raise InputError("nested too deeply for a job", where=place)
+    if isinstance(node, yaml.ScalarNode):
+        return _value(node, place)
+    if isinstance(node, yaml.SequenceNode):
+        return [_plain(item, (*path, str(index)), lines, seen, where) for index, item in enumerate(node.value)]
+    values: dict[str, Any] = {}
+    for key, value in node.value:
+        at = f"{where}:{key.start_mark.line + 1}"
+        if not isinstance(key, yaml.ScalarNode):
+            raise InputError("a key is not a plain word", where=at)
+        if key.value in values:
+            raise InputError(f"key {_short(key.value)} stands twice", where=at)
+        lines[*path, key.value] = key.start_mark.line + 1
+        values[key.value] = _plain(value, (*path, key.value), lines, seen, where)
+    return values
+
+
+def _value(node: yaml.ScalarNode, place: str) -> Any:
+    kind = node.tag.removeprefix("tag:yaml.org,2002:")
+    text = node.value
+    if kind == "null":
+        return None
+    if kind == "bool" and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if kind == "int" and re.fullmatch(r"-?(0|[1-9][0-9]{0,30})", text):
+        return int(text)
+    if kind == "float" and re.fullmatch(r"-?(0|[1-9][0-9]*)\.[0-9]+([eE][+-]?[0-9]+)?", text):
+        return float(text)
+    if kind in ("str", "bool", "int", "float", "timestamp", "merge", "value"):
+        return text
+    raise InputError(f"tag {_short(node.tag)} is not used here", where=place, fix="leave it out")
+
+
+def _absolute(directory: str, folder: Path) -> str:
+    try:
+        path = Path(directory).expanduser()
+    except RuntimeError:  # no such user
+        return directory
+    return str(folder / path)
+
+
+def _path(details: ErrorDetails) -> tuple[str, ...]:
+    """Where an error stands, as in `Lines`: without pydantic's own marks, and the field that a rule names."""
+    field = details.get("ctx", {}).get("field")
+    if field:
+        return (str(field),)
+    return tuple(str(part) for part in details["loc"] if part != "[key]")
+
+
+def _line(path: tuple[str, ...], lines: Lines) -> int:
+    while path and path not in lines:
+        path = path[:-1]
+    return lines.get(path, 1)
+
+
+def _message(path: tuple[str, ...], details: ErrorDetails) -> tuple[str, str]:
+    """What is wrong, and what would be right."""
+    name = ".".join(printable(part)[:80] for part in path)
+    kind, context, value = details["type"], details.get("ctx", {}), details["input"]
+    if kind == "extra_forbidden":
+        inside = f" in {path[0]}" if len(path) > 1 else ""
+        return f"unknown key {_short(path[-1])}{inside}", _nearest(path)
+    if kind == "missing":
+        return f"no {name!r}", "only 'run' is required: run: python train.py" if name == "run" else "give it"
+    if kind == "rule":
+        return f"{name}: {context['what']}", str(context["fix"])
+    if value is None:
+        return f"{name} is empty", "leave the key out or give a value"
+    what = f"{name} is {_short(value)}"
+    if kind == "literal_error":
+        return what, f"give {context['expected']}".replace("'", "")
+    if kind == "string_pattern_mismatch":
+        return what, _FIXES.get(str(context["pattern"]), f"it must match {context['pattern']}")
+    if kind in _TYPES:
+        return what, _TYPES[kind]
+    return what, _lower(details["msg"])
+
+
+def _lower(message: str) -> str:
+    """Pydantic's own words ("Input should be greater than 0") in ours ("it should be greater than 0")."""
+    words = message.replace("Input", "it", 1)
+    return words[:1].lower() + words[1:]
+
+
+def _nearest(path: tuple[str, ...]) -> str:
+    part = _PARTS.get(path[0] if len(path) > 1 else "", JobSpec)
+    known = [field.alias or name for name, field in part.model_fields.items()]
+    written = path[-1].lower()[:80]
+    close = [name for name in known if written and name.startswith(written)]
+    close += difflib.get_close_matches(written, known, n=1)
+    return f"do you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:56]}…{text[-1]}"

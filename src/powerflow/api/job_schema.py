@@ -1,0 +1,31 @@
+"""JSON Schema of ``job.yaml``, for editors and other validators: ``python -m powerflow.api.job_schema`` prints it.
+
+It says what each field may hold. Rules over several fields (no range of GPUs without a way to rescale) are checked only
+by PowerFlow itself.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from powerflow.api.job_spec import NO_NUL, JobSpec
+
+
+def job_schema() -> dict[str, Any]:
+    """The schema of what a person may write; shipped with the package as ``job.schema.json``."""
+    schema = JobSpec.model_json_schema()
+    # a file may name a directory from where it stands, or from a home; what is submitted then has it from the root
+    for properties, key in ((schema["properties"], "directory"), (schema["$defs"]["Checkpoint"]["properties"], "dir")):
+        properties[key]["anyOf"][0]["pattern"] = NO_NUL
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "PowerFlow job"}
+    return head | {key: value for key, value in schema.items() if key not in head}
+
+
+def schema_text() -> str:
+    """The same as text."""
+    return json.dumps(job_schema(), indent=2, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    print(schema_text(), end="")

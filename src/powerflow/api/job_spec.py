@@ -1,0 +1,339 @@
+r"""What a person writes to submit a job: ``job.yaml``, a REST body, the flags of ``powerflow submit``. One definition.
+
+::
+
+    name: resnet50-a
+    run: python train.py            # the only key that is required
+    gpus: 1..8                      # or 4, [1, 2, 4, 8], {multiple_of: 2, max: 16}; with a type: H100:1..8
+    batch: {global: 512, local_max: 128}
+    priority: normal                # protected | high | normal | low
+    energy: {max_slowdown: 10%}
+    rescale: in-place               # in-place | restart | none
+    checkpoint: {dir: ck, grace: 30s, every: 10m}
+    project: vision
+    model: resnet50                 # the family whose costs to start from, if there is a like one
+    work: {iterations: 20000}       # how much it is, if known
+    progress: 'step (?P<step>\d+)'  # how to read the step from the log of a script that imports nothing
+    limits: {memory: 16GiB, cpus: 4, between_steps: 1h}  # of each process
+    directory: /home/ada/run7
+    env: {DATA: /data}
+    retries: 2
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    WithJsonSchema,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from powerflow.api.gpu_counts import MOST_COUNTS, MOST_GPUS, TEXT, TYPE, Counts, NoCounts, read_counts, said
+from powerflow.api.launchers import check_launcher
+from powerflow.api.patterns import check_progress
+from powerflow.errors import InputError
+
+Priority = Literal["protected", "high", "normal", "low"]
+Rescale = Literal["in-place", "restart", "none"]
+
+#: Weight of a job in the mean JCT, by priority.
+WEIGHTS: dict[Priority, float] = {"protected": 4.0, "high": 2.0, "normal": 1.0, "low": 0.5}
+
+# the human forms; the same patterns stand in the JSON Schema
+_DURATION = r"([0-9]{1,12}(\.[0-9]{1,9})?)\s*(ms|s|m|min|h|d)?"
+_SHARE = r"([0-9]{1,3}(\.[0-9]{1,9})?)\s*%"
+_NUMBER = r"[0-9]{1,15}(\.[0-9]{1,9})?([eE][+]?[0-9]{1,2})?"
+_SIZE = r"([0-9]{1,12}(\.[0-9]{1,9})?)\s*([KMGT]i?B)"
+_UNIT_BYTES = {
+    "KB": 1e3,
+    "MB": 1e6,
+    "GB": 1e9,
+    "TB": 1e12,
+    "KiB": 2.0**10,
+    "MiB": 2.0**20,
+    "GiB": 2.0**30,
+    "TiB": 2.0**40,
+}
+#: Less was meant as GiB.
+_LEAST_BYTES = 1_000_000
+_MOST_BYTES = 1 << 50
+#: A share of ten or more was meant as percent.
+_MOST_SHARE = 10
+_UNIT_S = {None: 1.0, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+
+#: Seconds between SIGTERM and SIGKILL for who says nothing.
+USUAL_GRACE_S = 30.0
+
+#: A name that is safe in a file path, a URL and a metric's label.
+NAME = r"^([A-Za-z0-9][A-Za-z0-9._-]*)?$"
+#: No operating system takes a NUL in an argument, a path or a variable.
+NO_NUL = r"^[^\x00]*$"
+#: A path from the root, or from where the job runs; whose home ``~`` is only the reader of a file can tell.
+NO_HOME = r"^[^~\x00][^\x00]*$"
+#: Name of an environment variable; those of PowerFlow itself cannot be set.
+VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
+_RESERVED = "POWERFLOW_"
+
+
+def broken(what: str, fix: str, field: str = "") -> PydanticCustomError:
+    """An error for people: what is wrong, what would be right, and (for rules over several fields) where to look."""
+    return PydanticCustomError("rule", "{what}; {fix}", {"what": what, "fix": fix, "field": field})
+
+
+class _Part(BaseModel):
+    """Strict: YAML's ``yes`` is no number 1, and a number no text."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, str_strip_whitespace=True)
+
+
+class Gpus(_Part):
+    """How many GPUs a job can use, in any form of `powerflow.api.gpu_counts`: any of a range, or the counts listed."""
+
+    least: int = Field(ge=1, le=MOST_GPUS)
+    most: int = Field(ge=1, le=MOST_GPUS)
+    gpu_type: str | None = Field(default=None, pattern=rf"^{TYPE}$")
+    counts: tuple[int, ...] | None = Field(default=None, max_length=MOST_COUNTS)
+
+    def __str__(self) -> str:
+        return said(Counts(self.least, self.most, self.gpu_type, self.counts))
+
+    def runs_on(self, gpus: int) -> bool:
+        """Whether the job may run on so many GPUs."""
+        return gpus in self.counts if self.counts is not None else self.least <= gpus <= self.most
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.least > self.most:
+            raise broken(f"{self} asks for at least more than at most", "write LEAST..MOST")
+        counts = self.counts
+        if counts is not None:
+            rising = list(counts) == sorted(set(counts)) and len(counts) > 1
+            if not rising or (counts[0], counts[-1]) != (self.least, self.most):
+                raise broken("counts do not rise from least to most", "write [1, 2, 4, 8]")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _brief(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A range is written as it was before there were lists."""
+        written: dict[str, Any] = write(self)
+        if written.get("counts") is None:
+            written.pop("counts", None)
+        return written
+
+
+def _gpus(value: Any) -> Any:
+    try:
+        found = read_counts(value, _short(value))
+    except NoCounts as error:
+        raise broken(error.what, error.fix) from None
+    if found is not None:
+        return found._asdict()
+    if isinstance(value, dict) and isinstance(value.get("counts"), list):  # JSON has no tuples
+        return {**value, "counts": tuple(value["counts"])}
+    return value
+
+
+def _seconds(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    found = re.fullmatch(_DURATION, value.strip(), re.ASCII)
+    if found is None:
+        raise broken(f"cannot read {_short(value)} as a duration", "write 30s, 10m or 2h")
+    return float(found[1]) * _UNIT_S[found[3]]
+
+
+def _share(value: Any) -> Any:
+    if isinstance(value, str):
+        found = re.fullmatch(_SHARE, value.strip(), re.ASCII)
+        if found is None:
+            raise broken(f"cannot read {_short(value)} as a share", "write 10%")
+        value = float(found[1]) / 100.0
+    if isinstance(value, int | float) and value >= _MOST_SHARE:
+        raise broken(f"{_short(value)} is ten times as slow or slower", "write 10% or 0.1")
+    return value
+
+
+def _bytes(value: Any) -> Any:
+    if isinstance(value, str):
+        found = re.fullmatch(_SIZE, value.strip(), re.ASCII)
+        if found is None:
+            raise broken(f"cannot read {_short(value)} as a size", "write 512MiB or 16GB")
+        value = round(float(found[1]) * _UNIT_BYTES[found[3]])
+    if isinstance(value, int) and not isinstance(value, bool) and value < _LEAST_BYTES:
+        raise broken(f"{_short(value)} bytes are too few for a process", "write 512MiB or 16GB")
+    return value
+
+
+def _number(value: Any) -> Any:
+    """YAML takes 2e4 for text."""
+    return float(value) if isinstance(value, str) and re.fullmatch(_NUMBER, value.strip(), re.ASCII) else value
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:56]}…{text[-1]}"
+
+
+def _forms(pattern: str, examples: list[Any], *others: dict[str, Any]) -> WithJsonSchema:
+    text = {"type": "string", "pattern": rf"^\s*{pattern}\s*$"}
+    return WithJsonSchema({"anyOf": [*others, text], "examples": examples}, mode="validation")
+
+
+_AMOUNT = {"type": "number", "minimum": 0, "maximum": 1e9}
+_COUNT = {"type": "integer", "minimum": 1, "maximum": MOST_GPUS}
+_TYPE = {"anyOf": [{"type": "string", "pattern": f"^{TYPE}$"}, {"type": "null"}]}
+_COUNTS = {"type": "array", "items": _COUNT, "minItems": 2, "maxItems": MOST_COUNTS}
+
+
+def _parts(required: list[str], **properties: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+
+
+GpuRange = Annotated[
+    Gpus,
+    BeforeValidator(_gpus),
+    _forms(
+        TEXT,
+        [4, "1..8", "H100:1..8", [1, 2, 4, 8], {"multiple_of": 2, "max": 16}],
+        _COUNT,
+        _COUNTS,
+        _parts(["max"], multiple_of=_COUNT, min=_COUNT, max=_COUNT, type=_TYPE),
+        _parts(["counts"], counts=_COUNTS, type=_TYPE),
+        _parts(
+            ["least", "most"], least=_COUNT, most=_COUNT, gpu_type=_TYPE, counts={"anyOf": [_COUNTS, {"type": "null"}]}
+        ),
+    ),
+]
+Seconds = Annotated[
+    float,
+    BeforeValidator(_seconds),
+    Field(ge=0, le=1e9, allow_inf_nan=False),
+    _forms(_DURATION, ["30s", "10m", 30], _AMOUNT),
+]
+Size = Annotated[
+    int,
+    BeforeValidator(_bytes),
+    Field(le=_MOST_BYTES),
+    _forms(_SIZE, ["512MiB", "16GB"], {"type": "integer", "minimum": _LEAST_BYTES, "maximum": _MOST_BYTES}),
+]
+Share = Annotated[
+    float,
+    BeforeValidator(_share),
+    Field(ge=0, allow_inf_nan=False),
+    _forms(_SHARE, ["10%", 0.1], {"type": "number", "minimum": 0, "exclusiveMaximum": _MOST_SHARE}),
+]
+Number = Annotated[
+    float,
+    BeforeValidator(_number),
+    Field(gt=0, le=1e15, allow_inf_nan=False),
+    _forms(_NUMBER, [20000], {"type": "number", "exclusiveMinimum": 0, "maximum": 1e15}),
+]
+Name = Annotated[str, Field(max_length=128, pattern=NAME)]
+Path = Annotated[str, Field(min_length=1, max_length=4096, pattern=NO_NUL)]
+Variable = Annotated[str, Field(max_length=256, pattern=VARIABLE)]
+Value = Annotated[str, Field(max_length=32_768, pattern=NO_NUL)]
+
+
+class Batch(_Part):
+    """Samples per step over all GPUs, and the most that one pass on one GPU can hold."""
+
+    global_batch: int = Field(alias="global", ge=1, le=10**9)
+    local_max: int | None = Field(default=None, ge=1, le=10**9)
+
+
+class Energy(_Part):
+    """What may be done to the job to save energy: at most so much slower than as it was submitted."""
+
+    max_slowdown: Share | None = None
+
+
+class Checkpoint(_Part):
+    """Where and how the job saves its state.
+
+    ``grace`` is how long it may take between SIGTERM and SIGKILL. An in-place job saves ``every`` so many seconds; 0:
+    only when all ranks must leave.
+    """
+
+    dir: Annotated[Path, Field(pattern=NO_HOME)] | None = None
+    grace: Seconds = USUAL_GRACE_S
+    every: Seconds = 600.0
+
+
+class Work(_Part):
+    """How much there is to do, if it is known before the job runs."""
+
+    iterations: Number
+
+
+class ProcessLimits(_Part):
+    """Most that one of the job's processes, with all it starts, may use; what is not given is not limited.
+
+    ``between_steps`` is how long one may do something else than steps (evaluate, save) before it is taken for hung.
+    """
+
+    memory: Size | None = None
+    cpus: float | None = Field(default=None, gt=0, le=1e6, allow_inf_nan=False)
+    between_steps: Annotated[Seconds, Field(ge=1)] | None = None
+
+
+class JobSpec(_Part):
+    """A job as its owner submits it; see the module for an example."""
+
+    run: str = Field(min_length=1, max_length=65536, pattern=NO_NUL)
+    name: Name = ""
+    gpus: GpuRange = Gpus(least=1, most=1)
+    batch: Batch | None = None
+    priority: Priority = "normal"
+    energy: Energy = Energy()
+    rescale: Rescale = "none"
+    checkpoint: Checkpoint = Checkpoint()
+    project: Name = ""
+    model: str | None = Field(default=None, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/+-]*$")
+    work: Work | None = None
+    progress: str | None = Field(default=None, min_length=1, max_length=1024, pattern=NO_NUL)
+    limits: ProcessLimits = ProcessLimits()
+    directory: Annotated[Path, Field(pattern=r"^/[^\x00]*$")] | None = None
+    env: dict[Variable, Value] = Field(
+        default_factory=dict, max_length=512, json_schema_extra={"additionalProperties": False}
+    )
+    retries: int = Field(default=2, ge=0, le=100)
+
+    @property
+    def most_slowdown(self) -> float | None:
+        """The share by which it may be slowed: as it says; not at all where it is protected; else None, by any."""
+        if self.energy.max_slowdown is not None:
+            return self.energy.max_slowdown
+        return 0.0 if self.priority == "protected" else None
+
+    @model_validator(mode="after")
+    def _agrees(self, info: ValidationInfo) -> Self:
+        if self.rescale == "none" and self.gpus.least != self.gpus.most:
+            fix = "write one number, or rescale: in-place or restart"
+            raise broken(f"{self.gpus} GPUs, but rescale is none", fix, "gpus")
+        if self.batch is not None and self.gpus.most > self.batch.global_batch:
+            what = f"{self.gpus.most} GPUs for a global batch of {self.batch.global_batch}"
+            raise broken(what, "a GPU needs at least one sample per step", "gpus")
+        if not (info.context or {}).get("stored"):  # what was submitted before a rule was made ends when it is run
+            try:
+                check_launcher(self.run, self.rescale, self.gpus.least, self.gpus.most)
+            except InputError as error:
+                raise broken(error.what, error.fix, "run") from None
+            try:
+                if self.progress is not None:
+                    check_progress(self.progress)
+            except InputError as error:
+                raise broken(error.what, error.fix, "progress") from None
+        for name in self.env:
+            if name.startswith(_RESERVED):
+                raise broken(f"env sets {name}", f"{_RESERVED}… are PowerFlow's own", "env")
+        return self

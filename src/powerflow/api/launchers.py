@@ -1,0 +1,345 @@
+"""Reads launchers in a job's ``run`` line: torchrun and accelerate, which start the ranks of a node themselves.
+
+A job with ``rescale: restart`` is started as one process per GPU. A launcher in its ``run`` line would then be started
+once per GPU, and each would run the whole job. So the line is read: of a launcher one process per node is started, and
+the options that say how many processes there are and where they meet are replaced by those of the job's GPUs. What
+cannot be read for certain is refused, and the refusal says what to write instead.
+
+Options after `torch.distributed.run.get_args_parser` (torch 2.13) and `accelerate.commands.launch` (accelerate 1.15).
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import PurePath
+
+from powerflow.api.command import is_shell
+from powerflow.errors import InputError
+
+
+class LauncherKind(StrEnum):
+    """Launchers that can be told how many processes to start."""
+
+    TORCHRUN = "torchrun"
+    ACCELERATE = "accelerate launch"
+
+
+@dataclass(frozen=True, slots=True)
+class Launcher:
+    """A ``run`` line that starts a launcher. All words are as they stand in the line, with their quotes.
+
+    Attributes:
+        kind: Which.
+        before: What stands before the launcher in the line: ``cd /data &&``, ``OMP_NUM_THREADS=4``.
+        program: Words that start it.
+        options: Its options, without those that PowerFlow sets.
+        script: The first word after the options: a script, or the name of a module.
+        after: The rest of the line from the script on.
+        processes: How many processes the line asks for in all; None where it leaves that open.
+    """
+
+    kind: LauncherKind
+    before: str
+    program: tuple[str, ...]
+    options: tuple[str, ...]
+    script: str
+    after: str
+    processes: int | None
+
+    def command(
+        self, *, node: int, gpus: Sequence[int], port: int, interpreter: str, own_path: bool = False
+    ) -> tuple[str, ...]:
+        """Return the argument vector for one node.
+
+        Args:
+            node: Number of the node among those of the job; its node 0 is where the ranks meet.
+            gpus: Number of GPUs of the job on each of its nodes.
+            port: Where they meet on node 0.
+            interpreter: What a bare ``python``, and the launcher of its installation, mean.
+            own_path: The job brings its own PATH, so programs are looked up there.
+
+        Raises:
+            InputError: The launcher cannot start this many processes on these nodes.
+        """
+        counts = _torchrun_counts if self.kind is LauncherKind.TORCHRUN else _accelerate_counts
+        words = [*counts(node, gpus, port), *_fitting(self.kind, self.options, gpus), self.after]
+        line = " ".join([self.before, *self.program, *words]).strip()
+        if is_shell(line):
+            return ("/bin/sh", "-c", line)
+        if own_path or self.before:
+            return tuple(shlex.split(line))
+        return (*_of_interpreter(self.program, interpreter), *shlex.split(" ".join(words)))
+
+
+def _torchrun_counts(node: int, gpus: Sequence[int], port: int) -> list[str]:
+    where = ["--nnodes", str(len(gpus)), "--nproc-per-node", str(gpus[node]), "--node-rank", str(node)]
+    return [*where, "--master-addr", _ADDRESS, "--master-port", str(port)]
+
+
+def _accelerate_counts(node: int, gpus: Sequence[int], port: int) -> list[str]:
+    where = ["--num_processes", str(sum(gpus)), "--num_machines", str(len(gpus)), "--machine_rank", str(node)]
+    return [*where, "--main_process_ip", _ADDRESS, "--main_process_port", str(port), "--gpu_ids", "all"]
+
+
+def _fitting(kind: LauncherKind, options: Sequence[str], gpus: Sequence[int]) -> list[str]:
+    """Return the options as they hold for these GPUs.
+
+    Raises:
+        InputError: The launcher cannot start this many processes on these nodes.
+    """
+    if kind is LauncherKind.TORCHRUN:
+        return list(options)
+    if len(set(gpus)) > 1:
+        raise InputError(
+            f"accelerate needs as many GPUs on each of its nodes, and these have {', '.join(map(str, gpus))}",
+            fix="write torchrun instead of accelerate launch, or counts that fill whole nodes",
+        )
+    if len(gpus) > 1 and "--use_deepspeed" in options:
+        raise InputError("accelerate --use_deepspeed needs all its GPUs on one node", fix="write torchrun instead")
+    if sum(gpus) == 1:
+        return [word for word in options if word != "--multi_gpu"]  # accelerate refuses it for one process
+    return list(options)
+
+
+#: All nodes of a cluster are on this machine.
+_ADDRESS = "127.0.0.1"
+#: Programs that start all ranks of a job and cannot be told by PowerFlow how many; what to write instead.
+_OTHERS = {
+    "deepspeed": "write torchrun in its place: deepspeed.init_distributed() reads what torchrun sets",
+    "mpirun": "write torchrun or plain python in its place, or rescale: none with one number of GPUs",
+    "mpiexec": "write torchrun or plain python in its place, or rescale: none with one number of GPUs",
+    "horovodrun": "write rescale: none with one number of GPUs, or move the script to torch.distributed",
+    "srun": "leave it out: PowerFlow starts one process per GPU itself",
+    "composer": "write torchrun in its place",
+    "colossalai": "write torchrun in its place",
+}
+_TORCH_MODULES = ("torch.distributed.run", "torch.distributed.launch", "torch.distributed.torchrun")
+_TORCH_FLAGS = {"--standalone", "-m", "--module", "--no_python", "--run_path", "--virtual_local_rank"}
+_TORCH_VALUED = {
+    *("--nnodes", "--nproc_per_node", "--rdzv_backend", "--rdzv_endpoint", "--rdzv_id", "--rdzv_conf"),
+    *("--max_restarts", "--monitor_interval", "--start_method", "--event_log_handler", "--role", "--log_dir", "-r"),
+    *("--redirects", "-t", "--tee", "--local_ranks_filter", "--duplicate_stdout_filters"),
+    *("--duplicate_stderr_filters", "--node_rank", "--master_addr", "--master_port", "--local_addr", "--logs_specs"),
+    *("--numa_binding", "--signals_to_handle", "--shutdown_timeout"),
+}
+_TORCH_OURS = {
+    *("--standalone", "--nnodes", "--nproc_per_node", "--rdzv_backend", "--rdzv_endpoint", "--rdzv_id", "--rdzv_conf"),
+    *("--node_rank", "--master_addr", "--master_port", "--local_addr"),
+}
+_ACCELERATE_FLAGS = {
+    *("--quiet", "-q", "--cpu", "--multi_gpu", "--tpu", "--enable_cpu_affinity", "--dynamo_use_fullgraph"),
+    *("--dynamo_use_dynamic", "--dynamo_use_regional_compilation", "--use_deepspeed", "--use_fsdp"),
+    *("--use_parallelism_config", "--use_megatron_lm", "--same_network", "-m", "--module", "--no_python"),
+    *("--downcast_bf16", "--fp8_use_autocast_during_eval", "--debug"),
+}
+_ACCELERATE_VALUED = {
+    *("--config_file", "--mixed_precision", "--num_processes", "--num_machines", "--num_cpu_threads_per_process"),
+    *("--dynamo_backend", "--dynamo_mode", "--gpu_ids", "--machine_rank", "--main_process_ip", "--main_process_port"),
+    *("-t", "--tee", "--log_dir", "--role", "--rdzv_backend", "--rdzv_conf", "--max_restarts", "--monitor_interval"),
+    *("--main_training_function", "--zero_stage", "--offload_optimizer_device", "--offload_param_device"),
+    *("--offload_optimizer_nvme_path", "--offload_param_nvme_path", "--gradient_accumulation_steps"),
+    *("--gradient_clipping", "--zero3_init_flag", "--zero3_save_16bit_model", "--deepspeed_config_file"),
+    *("--deepspeed_moe_layer_cls_names",),
+}
+#: Groups of options, all of which have a value unless they are among the flags.
+_ACCELERATE_GROUPS = ("--fsdp_", "--megatron_lm_", "--fp8_", "--parallelism_config_")
+_ACCELERATE_OURS = {
+    *("--num_processes", "--num_machines", "--gpu_ids", "--machine_rank", "--main_process_ip", "--main_process_port"),
+    *("--same_network", "--rdzv_backend", "--rdzv_conf"),
+}
+_ACCELERATE_WAYS = {"--multi_gpu", "--use_deepspeed", "--use_fsdp", "--use_megatron_lm", "--config_file"}
+#: A piece of a shell line: a sign that ends a command, or a word with its quotes.
+_PIECE = re.compile(
+    r"""(?P<sign>&&|\|\||[|&;()\n`])|(?P<word>(?:[^\s"'\\|&;()`]|\\.|"(?:[^"\\]|\\.)*"|'[^']*')+)""", re.DOTALL
+)
+#: Words after which a command still begins.
+_STARTERS = {"exec", "time", "nohup", "env", "command", "then", "do", "else", "if", "while", "!", "{", "sudo"}
+#: Commands that run another one, which stands somewhere among their arguments.
+_WRAPPERS = {
+    *("nice", "ionice", "timeout", "numactl", "taskset", "stdbuf", "chrt", "setsid", "xargs", "conda", "mamba"),
+    *("micromamba", "uv", "uvx", "poetry", "pipenv", "pixi", "apptainer", "singularity", "docker", "podman", "nsys"),
+}
+_SHELLS = {"sh", "bash", "dash", "zsh"}
+_INSIDE = re.compile(r"(^|[\s;&|/(])(torchrun|accelerate\s+launch|torch\.distributed\.(run|launch))\s")
+
+
+def launcher_of(run: str) -> Launcher | None:
+    """Return the launcher that a ``run`` line starts; None if it starts none that is known.
+
+    Raises:
+        InputError: It starts one that PowerFlow cannot tell how many processes to start, or with options that cannot
+            be read, or more than one.
+    """
+    pieces = [(found["word"] or "", found.start(), found.end()) for found in _PIECE.finditer(run)]
+    launchers = []
+    begins = True  # whether a command may begin with the next word
+    wrapped = False  # whether a command stands among the arguments of another
+    for at, (word, _, _) in enumerate(pieces):
+        if begins and word:
+            found = _launcher_at(run, pieces[at:])
+            launchers += [found] if found else []
+        wrapped = bool(word) and (wrapped or (begins and PurePath(word).name in _WRAPPERS))
+        begins = not word or wrapped or (begins and (word in _STARTERS or _is_assignment(word)))
+    if len(launchers) > 1:
+        raise InputError(f"run starts {len(launchers)} launchers", fix="write one launcher; prepare data in the script")
+    return launchers[0] if launchers else None
+
+
+def _launcher_at(run: str, pieces: list[tuple[str, int, int]]) -> Launcher | None:
+    """Read the launcher that begins with these words; None if it is another command."""
+    words = [word for word, _, _ in pieces]
+    words = words[: words.index("")] if "" in words else words
+    name = PurePath(words[0]).name
+    if name in _OTHERS:
+        raise InputError(f"PowerFlow cannot tell {name} how many processes to start", fix=_OTHERS[name])
+    if name in _SHELLS and any(_INSIDE.search(f"{word} "[1:]) for word in words[1:] if word[0] in "\"'"):
+        raise InputError(f"run starts a launcher inside {name} -c", fix="write its line itself as run")
+    module, begin = _module(words) if re.fullmatch(r"python[0-9.]*", name) else ("", 1)
+    if module.startswith("deepspeed"):
+        raise InputError("PowerFlow cannot tell deepspeed how many processes to start", fix=_OTHERS["deepspeed"])
+    if name == "torchrun" or module in _TORCH_MODULES:
+        kind = LauncherKind.TORCHRUN
+        options, script = _options(words, begin, kind, _TORCH_FLAGS, _TORCH_VALUED, ())
+        kept, processes = _torchrun(options, module)
+    elif words[:2] == ["accelerate", "launch"] or name == "accelerate-launch" or module == "accelerate.commands.launch":
+        kind, begin = LauncherKind.ACCELERATE, begin + (name == "accelerate")
+        options, script = _options(words, begin, kind, _ACCELERATE_FLAGS, _ACCELERATE_VALUED, _ACCELERATE_GROUPS)
+        kept, processes = _accelerate(options)
+    else:
+        return None
+    if module == "torch.distributed.launch":  # which is `run` with an argument for the script, unless --use_env
+        words[begin - 1] = "torch.distributed.run"
+    before, after = run[: pieces[0][1]].strip(), run[pieces[script][1] :].strip()
+    return Launcher(kind, before, tuple(words[:begin]), kept, words[script], after, processes)
+
+
+def check_launcher(run: str, rescale: str, least: int, most: int) -> Launcher | None:
+    """Check that the launcher of a ``run`` line can do what the job asks, and return it.
+
+    Args:
+        run: The line.
+        rescale: The job's; with ``none`` a launcher is a command like any other.
+        least, most: GPUs of the job.
+
+    Raises:
+        InputError: As `launcher_of`; or the line asks for another number of processes than the job has GPUs.
+    """
+    if rescale == "none":
+        return None
+    launcher = launcher_of(run)
+    if launcher is None:
+        return None
+    if rescale == "in-place":
+        raise InputError(
+            f"{launcher.kind} starts processes of its own, and in-place jobs are started by PowerFlow",
+            fix=f"write run: python {launcher.script} …, or rescale: restart",
+        )
+    if launcher.processes is not None and least == most != launcher.processes:
+        raise InputError(
+            f"run asks {launcher.kind} for {launcher.processes} processes, and the job has {most} GPUs",
+            fix="leave the number out: PowerFlow sets it to the job's GPUs",
+        )
+    return launcher
+
+
+_Options = list[tuple[str, str]]
+
+
+def _torchrun(options: _Options, module: str) -> tuple[tuple[str, ...], int | None]:
+    """Return the options to keep, and the number of processes asked for."""
+    values = dict(options)
+    if module == "torch.distributed.launch" and "--use_env" not in values:
+        raise InputError(
+            "torch.distributed.launch passes --local-rank to scripts in ways that changed with torch's versions",
+            fix="write torchrun, which replaced it; the script reads LOCAL_RANK from the environment",
+        )
+    kept = _written([(name, value) for name, value in options if name not in _TORCH_OURS], _TORCH_FLAGS)
+    per_node, nodes = values.get("--nproc_per_node", ""), values.get("--nnodes", "1")
+    return kept, int(per_node) * int(nodes) if per_node.isdecimal() and nodes.isdecimal() else None
+
+
+def _accelerate(options: _Options) -> tuple[tuple[str, ...], int | None]:
+    """Return the options to keep, and the number of processes asked for."""
+    values = dict(options)
+    for name in ("--cpu", "--tpu"):
+        if name in values:
+            raise InputError(f"accelerate launch {name} starts one process", fix="write torchrun instead")
+    if not _ACCELERATE_WAYS & values.keys():
+        raise InputError(
+            "accelerate launch does not say how to distribute, and may start one process",
+            fix="add --multi_gpu (or --use_fsdp, --use_deepspeed, --config_file FILE)",
+        )
+    kept = _written([(name, value) for name, value in options if name not in _ACCELERATE_OURS], _ACCELERATE_FLAGS)
+    asked = values.get("--num_processes", "")
+    return kept, int(asked) if asked.isdecimal() else None
+
+
+def _options(
+    words: list[str], begin: int, kind: LauncherKind, flags: set[str], valued: set[str], groups: tuple[str, ...]
+) -> tuple[_Options, int]:
+    """Read a launcher's options (name with underscores, value), and say at which word its script stands."""
+    options: _Options = []
+    at = begin
+    while at < len(words) and words[at].startswith("-"):
+        name, equals, value = words[at].partition("=")
+        name = f"--{name[2:].replace('-', '_')}" if name.startswith("--") else name
+        if name in flags or name == "--use_env":
+            options.append((name, ""))
+        elif equals:
+            options.append((name, value))
+        elif name in valued or name.startswith(groups):
+            at += 1
+            options.append((name, words[at] if at < len(words) else ""))
+        else:
+            raise InputError(
+                f"PowerFlow does not know the option {words[at]} of {kind}, nor whether a value follows it",
+                fix=f"write {words[at]}=VALUE if one does, and leave it out if not",
+            )
+        at += 1
+    if at >= len(words):
+        raise InputError(f"run names no script for {kind}", fix=f"such as {kind} train.py")
+    return options, at
+
+
+def _written(options: _Options, flags: set[str]) -> tuple[str, ...]:
+    """Write options as words again."""
+    words: list[str] = []
+    for name, value in options:
+        if name == "--use_env":  # torchrun always does
+            continue
+        if name in flags:
+            words.append(name)
+        elif name.startswith("--"):
+            words.append(f"{name}={value}")
+        else:
+            words += [name, value]
+    return tuple(words)
+
+
+def _is_assignment(word: str) -> bool:
+    return re.match(r"[A-Za-z_][A-Za-z0-9_]*=", word) is not None
+
+
+def _module(words: list[str]) -> tuple[str, int]:
+    """Return the module that ``python … -m MODULE`` runs, and where its arguments begin; "" if it runs none."""
+    at = 1
+    while at < len(words) - 1 and words[at].startswith("-"):
+        if words[at] == "-m":
+            return words[at + 1], at + 2
+        at += 2 if words[at] in ("-W", "-X", "--check-hash-based-pycs") else 1
+    return "", 0
+
+
+def _of_interpreter(program: Sequence[str], interpreter: str) -> list[str]:
+    """Start the launcher of PowerFlow's interpreter where a bare name is given, as for a bare ``python``."""
+    if program[0] == "torchrun":
+        return [interpreter, "-m", "torch.distributed.run"]
+    if program[0] in ("accelerate", "accelerate-launch"):
+        return [interpreter, "-m", "accelerate.commands.launch"]
+    if program[0] in ("python", "python3"):
+        return [interpreter, *program[1:]]
+    return list(program)

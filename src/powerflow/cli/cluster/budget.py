@@ -1,0 +1,169 @@
+"""``powerflow budget``: how much energy the cluster, or a project, may use in a day or a month."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from powerflow.cli.cluster.client import Controller
+from powerflow.cli.cluster.controller_command import Watch, asks, note_unheard
+from powerflow.cli.options import Json
+from powerflow.cli.when import stamp
+from powerflow.energy.amount import kwh
+from powerflow.energy.budget import Period
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from powerflow.api.governance import BudgetRecord
+
+app = typer.Typer(rich_markup_mode=None)
+
+Project = Annotated[str | None, typer.Option("--project", help="Whose budget; by default the cluster's.")]
+
+
+@asks
+def set_budget(
+    controller: Controller,
+    amount: Annotated[str, typer.Argument(metavar="AMOUNT", help="How much energy, such as 400kWh.")],
+    per: Annotated[Period, typer.Option(help="From local midnight to local midnight, or a whole month.")] = "day",
+    zone: Annotated[
+        str | None, typer.Option(help="Whose midnight: a zone such as Europe/Berlin; this machine's by default.")
+    ] = None,
+    project: Project = None,
+    json: Json = False,
+) -> None:
+    """Set an energy budget: the price of a joule is set so that it is kept; one of the same scope is replaced."""
+    from powerflow.api.governance import BudgetOrder
+    from powerflow.cli.output import print_json
+    from powerflow.energy.amount import parse_joules
+    from powerflow.energy.budget import LEAST_J, MOST_J
+    from powerflow.errors import InputError
+
+    joules = parse_joules(amount, "AMOUNT")
+    if not LEAST_J <= joules <= MOST_J:
+        raise InputError(f"{amount} is no budget", where="AMOUNT", fix="give an amount from 1 Wh to 1000 GWh")
+    budget = controller.set_budget(BudgetOrder(joules, per, zone or own_zone(), _scope(project)))
+    note_unheard(controller, [budget.project])
+    if json:
+        print_json("budget", {"budget": budget})
+    else:
+        print(f"{_whose(budget)} may use {kwh(budget.amount_j)} per {budget.period} ({budget.zone}): {_stands(budget)}")
+
+
+@asks
+def show_budgets(controller: Controller, json: Json = False, watch: Watch = None) -> None:
+    """Show the budgets there are, and how each stands."""
+    from powerflow.cli.watch import show
+
+    show("budgets", controller.budgets, _draw, lambda found: {"budgets": found}, json=json, every_s=watch)
+
+
+@asks
+def forecast(controller: Controller, json: Json = False, watch: Watch = None) -> None:
+    """Show what is expected to be used by the end of each window, at the present price of energy and at others."""
+    from powerflow.cli.watch import show
+
+    show("budgets", controller.budgets, _draw_forecast, lambda found: {"budgets": found}, json=json, every_s=watch)
+
+
+@asks
+def drop(controller: Controller, project: Project = None, json: Json = False) -> None:
+    """Forget a budget."""
+    from powerflow.cli.output import print_json
+
+    gone = controller.drop_budget(_scope(project))
+    if json:
+        print_json("budget", {"budget": gone})
+    else:
+        print(f"{_whose(gone)} has no energy budget any more")
+
+
+app.command("set")(set_budget)
+app.command("show")(show_budgets)
+app.command("forecast")(forecast)
+app.command("drop")(drop)
+
+
+def own_zone() -> str:
+    """IANA name of this machine's zone, as far as it says; else UTC."""
+    if name := os.environ.get("TZ", "").lstrip(":"):
+        return name
+    _, found, name = os.path.realpath(Path("/etc/localtime")).partition("/zoneinfo/")
+    return name if found else "UTC"
+
+
+def _scope(project: str | None) -> str:
+    """Whose budget is meant; an empty variable in a script must not mean the cluster's."""
+    from powerflow.errors import InputError
+
+    if project == "":
+        raise InputError("no project is named", where="--project", fix="name one, or leave it out for the cluster")
+    return project or ""
+
+
+def _whose(budget: BudgetRecord) -> str:
+    return f"project {budget.project}" if budget.project else "the cluster"
+
+
+def _stands(budget: BudgetRecord) -> str:
+    return f"{budget.share:.1%} of {budget.window} used, {kwh(budget.forecast_j)} expected by {stamp(budget.end_s)}"
+
+
+def _price(seconds_per_joule: float) -> str:
+    return f"{seconds_per_joule * 1e3:.3g} s/kJ"
+
+
+def _draw(budgets: Sequence[BudgetRecord], width: int) -> RenderableType:
+    from rich.text import Text
+
+    from powerflow.cli.cluster.job_table import mark, noted, plain
+    from powerflow.report.units import power
+
+    if not budgets:
+        return Text("no energy budgets")
+    heads = ("budget of", "per", "window", "amount", "used", "share", "expected", "price", "limit", "by")
+    table = plain(*heads, left=("budget of", "per", "window", "by"))
+    for budget in budgets:
+        table.add_row(
+            _whose(budget),
+            budget.period,
+            budget.window,
+            kwh(budget.amount_j),
+            kwh(budget.spent_j) + mark(budget.emulated),
+            f"{budget.share:.1%}",
+            kwh(budget.forecast_j),
+            _price(budget.price) if budget.knows_days else "no day known",
+            f"{power(budget.limit_w)}{' binds' if budget.limited else ''}",
+            budget.by,
+        )
+    return noted(table, any(budget.emulated for budget in budgets))
+
+
+def _draw_forecast(budgets: Sequence[BudgetRecord], width: int) -> RenderableType:
+    from rich.console import Group
+    from rich.text import Text
+
+    from powerflow.cli.cluster.job_table import plain
+
+    if not budgets:
+        return Text("no energy budgets")
+    parts: list[RenderableType] = []
+    for budget in budgets:
+        parts.append(Text(f"{_whose(budget)}, {budget.window}: {_stands(budget)}", style="bold"))
+        if not budget.outlook:
+            parts.append(Text("no day has been replayed yet: what jobs to come will need is not known"))
+            continue
+        table = plain("if a joule cost", "used at the end", "of the budget", "", left=("",))
+        for at in budget.outlook:
+            share = at.expected_j / budget.amount_j
+            table.add_row(_price(at.price), kwh(at.expected_j), f"{share:.1%}", "" if at.fits else "too much")
+        parts += [
+            table,
+            Text(f"now {_price(budget.price)}; meter over forecast {budget.bias:.2f}; above idle, more work may wait"),
+        ]
+    return Group(*parts)

@@ -1,0 +1,173 @@
+"""``powerflow cap``: how many watts the cluster, or a part of it, may draw."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from powerflow.cli.cluster.client import Controller
+from powerflow.cli.cluster.controller_command import Watch, asks
+from powerflow.cli.options import Json
+from powerflow.cli.when import coming, lasting, stamp
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from powerflow.api.governance import CapRecord
+
+app = typer.Typer(rich_markup_mode=None)
+
+Scope = Annotated[
+    str, typer.Option(help="What is capped: cluster, rack:NAME, row:RACK,RACK (a set of racks) or nodes:NODE,NODE.")
+]
+
+
+class As(StrEnum):
+    """How a compliance record is written."""
+
+    CSV = "csv"
+    JSON = "json"
+
+
+@asks
+def set_cap(
+    controller: Controller,
+    power: Annotated[
+        str, typer.Argument(metavar="POWER", help="Watts such as 60kW, or a share of what is drawn: 75%.")
+    ],
+    scope: Scope = "cluster",
+    start: Annotated[
+        str | None, typer.Option("--from", help="From when: 17:00, '2026-11-01 17:00' or +15m; now by default.")
+    ] = None,
+    lasts: Annotated[
+        str | None, typer.Option("--for", help="For how long: 3h, 90m; by default until it is lifted.")
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="Or until when.")] = None,
+    by: Annotated[
+        str | None, typer.Option(help="By when it must be met, if later than its start: power goes down until then.")
+    ] = None,
+    ramp: Annotated[
+        str | None, typer.Option(help="How fast power may change: 500W/s, 6kW/min; at once by default.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Set a power cap: no plan exceeds it, whatever jobs are worth."""
+    from powerflow.api.governance import CapOrder
+    from powerflow.cli.output import print_json
+    from powerflow.energy.watts import parse_power, parse_ramp
+    from powerflow.errors import InputError
+
+    if lasts is not None and until is not None:
+        raise InputError("both --for and --until say when it ends", where="--until", fix="give one of the two")
+    now_s = time.time()
+    amount = parse_power(power, "POWER")
+    start_s = None if start is None else coming(start, "--from", now_s)
+    end_s = None if until is None else coming(until, "--until", now_s)
+    if lasts is not None:
+        end_s = (start_s or now_s) + lasting(lasts, "--for")
+    cap = controller.set_cap(
+        CapOrder(
+            watts=None if amount.relative else amount.value,
+            share=amount.value if amount.relative else None,
+            scope=scope,
+            start_s=start_s,
+            end_s=end_s,
+            deadline_s=None if by is None else coming(by, "--by", now_s),
+            ramp_w_per_s=None if ramp is None else parse_ramp(ramp, "--ramp"),
+        )
+    )
+    if json:
+        print_json("cap", {"cap": cap})
+    else:
+        print(f"cap {cap.number}: {_said(cap)}")
+
+
+@asks
+def show_caps(controller: Controller, json: Json = False, watch: Watch = None) -> None:
+    """Show the caps there are, and how each was kept."""
+    from powerflow.cli.watch import show
+
+    show("caps", controller.caps, _draw, lambda caps: {"caps": caps}, json=json, every_s=watch)
+
+
+@asks
+def lift(
+    controller: Controller,
+    scope: Annotated[str, typer.Argument(metavar="[SCOPE]", help="Whose caps; the cluster's by default.")] = "cluster",
+    json: Json = False,
+) -> None:
+    """End the caps of a scope now; those to come are forgotten."""
+    from powerflow.cli.output import print_json
+
+    ended = controller.lift_cap(scope)
+    if json:
+        print_json("caps", {"caps": ended})
+    else:
+        print(f"no power cap on {scope} any more")
+
+
+@asks
+def record(
+    controller: Controller,
+    number: Annotated[int, typer.Argument(metavar="CAP", help="Number of a cap.", min=1)],
+    form: Annotated[As, typer.Option("--as", help="csv: what was drawn and allowed; json: how it was kept.")] = As.CSV,
+) -> None:
+    """Print the compliance record of a cap."""
+    from powerflow.cli.output import print_json
+    from powerflow.errors import InputError
+
+    if form is As.CSV:
+        sys.stdout.write(controller.cap_csv(number))
+        return
+    found = next((cap for cap in controller.caps() if cap.number == number), None)
+    if found is None:
+        raise InputError(f"there is no power cap {number}", fix="powerflow cap show lists them", exit_code=3)
+    print_json("cap", {"cap": found})
+
+
+app.command("set")(set_cap)
+app.command("show")(show_caps)
+app.command("lift")(lift)
+app.command("record")(record)
+
+
+def _said(cap: CapRecord) -> str:
+    from powerflow.report.units import power
+
+    until = "until it is lifted" if cap.end_s is None else f"until {stamp(cap.end_s)}"
+    return (
+        f"{cap.scope} may draw {power(cap.watts)} from {stamp(cap.start_s)} {until}; it draws {power(cap.power_w)} now"
+    )
+
+
+def _draw(caps: Sequence[CapRecord], width: int) -> RenderableType:
+    from rich.text import Text
+
+    from powerflow.cli.cluster.job_table import noted, plain, seconds, watts
+    from powerflow.report.units import NOTHING, power
+
+    if not caps:
+        return Text("no power caps")
+    left = ("scope", "state", "from", "until", "by")
+    heads = ("cap", "scope", "state", "allowed", "drawn", "from", "until", "met after", "over", "by")
+    table = plain(*heads, left=left, wraps=heads)
+    for cap in caps:
+        over = NOTHING if cap.over_s is None or not cap.judged_s else f"{cap.over_s / cap.judged_s:.2%} of the time"
+        table.add_row(
+            str(cap.number),
+            cap.scope,
+            cap.state,
+            power(cap.watts),
+            watts(cap.power_w, cap.emulated),
+            stamp(cap.start_s),
+            "it is lifted" if cap.end_s is None else stamp(cap.end_s),
+            seconds(cap.under_after_s),
+            over,
+            cap.by,
+        )
+    return noted(table, any(cap.emulated for cap in caps))

@@ -1,0 +1,81 @@
+"""What commands that ask a controller share: how they find it, and how job numbers complete."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from collections.abc import Callable, Iterable
+from functools import wraps
+from typing import Annotated, Any
+
+import typer
+
+from powerflow.cli import settings
+from powerflow.cli.cluster.client import Controller
+from powerflow.cli.sanitize import line
+from powerflow.errors import InputError
+
+_OPTIONS = {
+    "url": Annotated[str | None, typer.Option("--url", help="Where the controller is.")],
+    "token_file": Annotated[str | None, typer.Option("--token-file", help="File that holds your token.")],
+    "state_dir": Annotated[str | None, typer.Option("--state-dir", help="Folder of the controller on this machine.")],
+}
+
+
+def asks(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose first argument is a `Controller`; ``--url``, ``--token-file``, ``--state-dir`` say which."""
+
+    @wraps(command)
+    def asking(
+        *, url: str | None = None, token_file: str | None = None, state_dir: str | None = None, **given: Any
+    ) -> None:
+        found = settings.load(url=url, token_file=token_file, state_dir=state_dir)
+        if found.url is None:
+            what = f"no controller has left its address in {found.state_dir}"
+            raise InputError(what, fix="start one with powerflow serve, or give --url", exit_code=5)
+        with Controller(found.url, found.token) as controller:
+            command(controller, **given)
+
+    own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+    added = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option)
+        for name, option in _OPTIONS.items()
+    ]
+    asking.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
+    asking.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own, *added)}
+    return asking
+
+
+def note_unheard(controller: Controller, projects: Iterable[str]) -> None:
+    """Say of which projects nobody has submitted a job yet: what is set for them may be right, or misspelt."""
+    for project in projects:
+        if project and not controller.jobs(project=project, limit=1):
+            print(f"powerflow: note: no job of project {project} has been submitted yet", file=sys.stderr)
+
+
+def job_numbers(incomplete: str) -> list[tuple[str, str]]:
+    """Numbers of jobs that have not ended, for the shell's completion: quick, and silent where nobody answers."""
+    from urllib.request import ProxyHandler, Request, build_opener
+
+    try:
+        found = settings.load()
+        query = "state=running&state=queued&state=held&limit=200"
+        request = Request(f"{found.url}/api/v1/jobs?{query}", headers={"Authorization": f"Bearer {found.token}"})
+        with build_opener(ProxyHandler({})).open(request, timeout=0.5) as answer:
+            jobs = json.load(answer)["items"]
+        return [
+            (job["id"], line(f"{job['name'] or 'job'} of {job['user']}, {job['state']}"))
+            for job in jobs
+            if job["id"].startswith(incomplete)
+        ]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+Job = Annotated[str, typer.Argument(metavar="JOB", help="Number of a job.", autocompletion=job_numbers)]
+Jobs = Annotated[list[str], typer.Argument(metavar="JOB…", help="Numbers of jobs.", autocompletion=job_numbers)]
+Watch = Annotated[
+    float | None,
+    typer.Option("--watch", metavar="[SECONDS]", min=0.1, help="Show it again and again; every 2 s unless you say."),
+]

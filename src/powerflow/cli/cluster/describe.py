@@ -1,0 +1,126 @@
+"""``powerflow describe``: all that is known of one job."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from powerflow.cli.cluster.client import Controller
+from powerflow.cli.cluster.controller_command import Job, Watch, asks
+from powerflow.cli.options import Json
+from powerflow.cli.when import stamp
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from powerflow.api.records import JobDetail, JobRecord
+
+
+@asks
+def describe(controller: Controller, job: Job, json: Json = False, watch: Watch = None) -> None:
+    """Show all that is known of a job: what it has, how it goes, what it was submitted as."""
+    from powerflow.cli.watch import show
+
+    show("job", lambda: controller.job(job), _draw, document, json=json, every_s=watch)
+
+
+def document(detail: JobDetail) -> dict[str, Any]:
+    """A job as a JSON payload."""
+    return {
+        "job": detail.record,
+        "spec": detail.spec.model_dump(mode="json", by_alias=True),
+        "gpus_held": detail.gpus_held,
+        "ranks": detail.ranks,
+        "last_lines": detail.last_lines,
+    }
+
+
+def _draw(detail: JobDetail, width: int) -> RenderableType:
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    from powerflow.cli.cluster.job_table import EMULATED
+
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in (*_facts(detail.record), *_asked(detail)):
+        table.add_row(name, value)
+    parts: list[RenderableType] = [table]
+    if detail.ranks:
+        parts += [Text("\nranks", style="bold"), _ranks(detail)]
+    if detail.last_lines:
+        parts += [Text("\nlast lines of its log", style="bold"), *(Text(line) for line in detail.last_lines)]
+    if detail.record.emulated:
+        parts.append(Text(f"\n{EMULATED}", style="italic dim"))
+    return Group(*parts)
+
+
+def _facts(job: JobRecord) -> list[tuple[str, Any]]:
+    """What the job has and does, line by line."""
+    from powerflow.cli.cluster.job_table import bar, joules, seconds, state, watts
+    from powerflow.report.units import NOTHING, duration, percent, significant
+
+    now_s = time.time()
+    facts: list[tuple[str, Any]] = [
+        ("job", f"{job.id}  {job.name}".rstrip()),
+        ("owner", f"{job.user} · project {job.project}" if job.project else job.user),
+        ("state", state(str(job.state))),
+        ("why", job.exit or job.reason or NOTHING),
+        ("submitted", stamp(job.submitted_s)),
+    ]
+    if job.started_s is not None:
+        waited = duration(job.started_s - job.submitted_s)
+        facts.append(("started", f"{stamp(job.started_s)}, after {waited}"))
+    if job.ended_s is not None:
+        facts.append(("ended", f"{stamp(job.ended_s)}, {duration(job.ended_s - job.submitted_s)} after submission"))
+    if job.gpus:
+        clock = "" if job.clock_mhz is None else f" at {job.clock_mhz:.0f} MHz"
+        read = job.clock_read_mhz
+        if job.clock_mhz is not None and read is not None and abs(read - job.clock_mhz) > 1:
+            clock += f" (they say {read:.0f})"
+        facts.append(("has", f"{job.gpus} × {job.gpu_type or 'GPU'}{clock} on {', '.join(job.nodes)}"))
+        facts.append(("power", watts(job.power_w, job.emulated)))
+    facts.append(("energy", joules(job.energy_j, job.emulated)))
+    total = "" if job.steps_total is None else f" of {job.steps_total:,.0f}"
+    facts.append(("steps", f"{job.steps:,.0f}{total}"))
+    facts.append(("progress", bar(job.progress, 20)))
+    facts.append(("step time", seconds(job.step_time_s)))
+    if job.eta_s is not None and job.ended_s is None:
+        facts.append(("ends", f"{stamp(job.eta_s)}, in {duration(max(job.eta_s - now_s, 0.0))}"))
+    if job.model_error is not None:
+        facts.append(("model error", f"{percent(job.model_error)} of its step time"))
+    facts.append(("rescales", f"{job.rescales}" + _failures(job.attempts)))
+    if job.energy_j and job.steps:
+        facts.append(("per step", f"{significant(job.energy_j / job.steps)} J{'ᵉ' if job.emulated else ''}"))
+    return facts
+
+
+def _failures(count: int) -> str:
+    return f" · failed {'once' if count == 1 else f'{count} times'}" if count else ""
+
+
+def _asked(detail: JobDetail) -> list[tuple[str, str]]:
+    spec = detail.spec
+    gpus = "GPUs" if spec.gpus.most > 1 else "GPU"
+    asked = [
+        ("asked for", f"{spec.gpus} {gpus} · {spec.priority} priority · rescale {spec.rescale}"),
+        ("command", spec.run),
+    ]
+    if spec.directory:
+        asked.append(("directory", spec.directory))
+    if spec.env:
+        asked.append(("environment", " ".join(f"{key}={value}" for key, value in spec.env.items())))
+    return asked
+
+
+def _ranks(detail: JobDetail) -> RenderableType:
+    from powerflow.cli.cluster.job_table import plain
+    from powerflow.report.units import NOTHING
+
+    heads = list(dict.fromkeys(key for rank in detail.ranks for key in rank))
+    table = plain(*heads, left=heads, wraps=heads)
+    for rank in detail.ranks:
+        table.add_row(*(NOTHING if rank.get(head) is None else str(rank[head]) for head in heads))
+    return table

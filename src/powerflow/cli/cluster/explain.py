@@ -1,0 +1,167 @@
+"""``powerflow explain``: why a job has what it has, what would change it, and how it came to this."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from powerflow.cli.cluster.client import Controller
+from powerflow.cli.cluster.controller_command import Job, Watch, asks
+from powerflow.cli.options import Json
+from powerflow.cli.when import stamp
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from powerflow.api.records import DecisionRecord, Explanation, Option
+
+
+@asks
+def explain(
+    controller: Controller,
+    job: Job,
+    history: Annotated[bool, typer.Option("--history", help="Tell the job's story from the log of decisions.")] = False,
+    json: Json = False,
+    watch: Watch = None,
+) -> None:
+    """Say why a job has what it has, which limit binds, what else it could have, and what that would cost."""
+    from powerflow.cli.watch import show
+
+    if history:
+        show("history", lambda: controller.decisions(job), _tell, _history, json=json, every_s=watch)
+    else:
+        show("explanation", lambda: controller.explain(job), _draw, lambda found: found, json=json, every_s=watch)
+
+
+def _history(decisions: Sequence[DecisionRecord]) -> dict[str, Sequence[DecisionRecord]]:
+    return {"decisions": decisions}
+
+
+def _draw(found: Explanation, width: int) -> RenderableType:
+    from rich.console import Group
+    from rich.text import Text
+
+    from powerflow.cli.cluster.job_table import plain
+    from powerflow.scheduler.plan import Why
+
+    said = Text.assemble((f"job {found.job_id}: ", "bold"), found.sentence or found.why)
+    if found.decided_s is not None:
+        said.append(time.strftime(" · decided %H:%M:%S", time.localtime(found.decided_s)), style="dim")
+    parts: list[RenderableType] = [said, *(Text(line) for line in _outlook(found)), *_prices(found)]
+    if found.otherwise:
+        has = (found.now.gpus, found.now.clock_mhz) if found.now else (0, 0.0)
+        if found.binds:
+            parts.append(Text.assemble("what binds: ", (found.binds, "bold")))
+        parts += [Text(f"  {at.words}: {_would(at.gpus, at.clock_mhz, has)}") for at in found.otherwise]
+    elif found.now is not None and found.why != Why.AS_ASKED:
+        parts.append(Text("nothing binds: it has what is best for all at these prices", style="dim"))
+    if found.now is None and not found.options:
+        return Group(*parts)
+    table = plain("", "GPUs", "MHz", "step", "power", "energy a step", "time", "energy", "cost a step")
+    if found.now is not None:
+        table.add_row("now", *_cells(found.now, found.now), style="bold cyan")
+    for option in found.options:
+        table.add_row("", *_cells(option, found.now))
+    note = "as the model believes" + ("; time and energy of a step against what it has" if found.now else "")
+    note += "; cost: weighted seconds, at the prices of a GPU and a joule now"
+    return Group(*parts, Text(), table, Text(note, style="dim italic"))
+
+
+def _outlook(found: Explanation) -> list[str]:
+    """When it is expected to start and end."""
+    from powerflow.report.units import energies
+
+    lines = []
+    if found.start_s is not None:
+        lines.append(f"expected to start at {stamp(found.start_s)}, if nobody else comes")
+    if found.end_s is not None:
+        between = ""
+        if found.end_low_s is not None and found.end_high_s is not None:
+            between = f" (80 %: {stamp(found.end_low_s)} to {stamp(found.end_high_s)})"
+        lines.append(f"expected to end at {stamp(found.end_s)}{between}")
+    if found.energy_j is not None:
+        low_j, high_j = found.energy_low_j, found.energy_high_j
+        known = low_j is not None and high_j is not None
+        used, *ends = energies(found.energy_j, *(end_j for end_j in (low_j, high_j) if end_j is not None))
+        lines.append(f"and to have used {used} then" + (f" (80 %: {' to '.join(ends)})" if known else ""))
+    return lines
+
+
+def _prices(found: Explanation) -> list[RenderableType]:
+    from rich.text import Text
+
+    from powerflow.report.units import significant
+
+    worth = []
+    if found.gpu_price:
+        worth.append(f"a GPU is worth {significant(found.gpu_price)} now")
+    if found.energy_price:
+        worth.append(f"a joule {significant(found.energy_price)} s")
+    return [Text(", ".join(worth), style="dim")] if worth else []
+
+
+def _would(gpus: int, clock_mhz: float, has: tuple[int, float]) -> str:
+    """What it would have, in words."""
+    from powerflow.scheduler.plan import gpus_said
+
+    if not gpus:
+        return "it would wait"
+    if (gpus, clock_mhz) == has:
+        return "it would run faster as it is"
+    return f"{gpus_said(gpus)} at {clock_mhz:.0f} MHz"
+
+
+def _tell(decisions: Sequence[DecisionRecord], width: int) -> RenderableType:
+    """A job's story."""
+    from rich.text import Text
+
+    from powerflow.cli.cluster.job_table import plain
+    from powerflow.report.units import NOTHING, duration, energies
+
+    if not decisions:
+        return Text("nothing was decided for it yet")
+    spans_j = [[at.energy_j, at.energy_low_j, at.energy_high_j] for at in decisions]
+    said = iter(energies(*(math.nan if value is None else value for span in spans_j for value in span)))
+    heads = ("when", "what", "GPUs", "MHz", "JCT expected", "80 %", "energy expected", "80 %")
+    table = plain(*heads, left=("when", "what"), wraps=("what",))
+    for at in decisions:
+        used, low, high = next(said), next(said), next(said)
+        table.add_row(
+            stamp(at.time_s),
+            at.reason,
+            str(at.gpus) if at.gpus else NOTHING,
+            f"{at.clock_mhz:.0f}" if at.gpus else NOTHING,
+            NOTHING if at.jct_s is None else duration(at.jct_s),
+            NOTHING
+            if at.jct_low_s is None or at.jct_high_s is None
+            else f"{duration(at.jct_low_s)} to {duration(at.jct_high_s)}",
+            used,
+            NOTHING if at.energy_low_j is None or at.energy_high_j is None else f"{low} to {high}",
+            style="dim" if at.would else "",
+        )
+    return table
+
+
+def _cells(option: Option, now: Option | None) -> list[str]:
+    from powerflow.report.units import NOTHING, duration, power, significant
+
+    def against(value: float, base: float) -> str:
+        change = value / base - 1.0
+        return f"{change:+.0%}" if abs(change) >= 0.005 else "="
+
+    time_change = against(option.step_time_s, now.step_time_s) if now else NOTHING
+    energy_change = against(option.energy_per_step_j, now.energy_per_step_j) if now else NOTHING
+    return [
+        str(option.gpus),
+        f"{option.clock_mhz:.0f}",
+        duration(option.step_time_s),
+        power(option.power_w),
+        f"{significant(option.energy_per_step_j)} J",
+        time_change,
+        energy_change,
+        f"{significant(option.cost_s)} s",
+    ]

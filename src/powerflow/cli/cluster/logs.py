@@ -1,0 +1,52 @@
+"""``powerflow logs``: what a job wrote."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Annotated
+
+import typer
+
+from powerflow.cli.cluster.client import Controller
+from powerflow.cli.cluster.controller_command import Job, asks
+from powerflow.cli.options import Json
+from powerflow.cli.sanitize import LogText
+
+#: How often a log that is followed is looked at.
+_LOOK_S = 0.5
+
+
+@asks
+def logs(
+    controller: Controller,
+    job: Job,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
+    rank: Annotated[
+        str | None, typer.Option(help="Which rank's, as describe names them; the first by default.")
+    ] = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Print it unchanged, with colours and all other control sequences.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Print what a job wrote to stdout and stderr, with control characters written out (--raw: as they are).
+
+    --json prints one piece of it a line, each with its offset.
+    """
+    from powerflow.cli.output import json_line
+
+    offset, shown = 0, LogText()
+    while True:
+        chunk = controller.log(job, rank, offset)
+        if not json:
+            sys.stdout.write(chunk.text if raw else shown.piece(chunk.text, last=chunk.ended))
+        elif chunk.text or chunk.ended:
+            print(json_line("log", chunk))
+        sys.stdout.flush()
+        moved = chunk.offset > offset
+        offset = chunk.offset
+        if chunk.ended or not (moved or follow):
+            return
+        if not moved:
+            time.sleep(_LOOK_S)

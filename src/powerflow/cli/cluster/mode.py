@@ -1,0 +1,106 @@
+"""``powerflow mode``: how far PowerFlow is let in, and what came of it so far."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from powerflow.api.governance import Stage
+from powerflow.cli.cluster.client import Controller
+from powerflow.cli.cluster.controller_command import Watch, asks, note_unheard
+from powerflow.cli.options import Json
+from powerflow.cli.when import stamp
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from powerflow.api.governance import Modes, SavingsRecord
+
+
+@asks
+def mode(
+    controller: Controller,
+    stage: Annotated[
+        Stage | None,
+        typer.Argument(
+            metavar="[STAGE]",
+            help="observe: meter and learn; replay: say what would have been saved; shadow: say for each job what would"
+            " be done; canary: do it, and go back if it does harm; enforce: do it. None: show what is set.",
+        ),
+    ] = None,
+    projects: Annotated[
+        str | None,
+        typer.Option(metavar="P,P", help="Of these projects alone; by default of everybody, without exception."),
+    ] = None,
+    json: Json = False,
+    watch: Watch = None,
+) -> None:
+    """Say how far PowerFlow is let in: one step forward or back at a time, each reversible."""
+    from powerflow.api.governance import ModeOrder
+    from powerflow.cli.watch import show
+    from powerflow.errors import InputError
+
+    if stage is not None:
+        names = None if projects is None else [name.strip() for name in projects.split(",") if name.strip()]
+        if names is not None and not names:  # an empty variable in a script must not mean everybody
+            raise InputError("no project is named", where="--projects", fix="name some, or leave it out for everybody")
+        controller.set_mode(ModeOrder(stage, names))
+        note_unheard(controller, names or ())
+    elif projects is not None:
+        raise InputError("no stage is given", where="STAGE", fix="observe, replay, shadow, canary or enforce")
+    show("modes", controller.modes, _draw, _plain, json=json, every_s=watch)
+
+
+def _plain(found: Modes) -> dict[str, object]:
+    return {"modes": found.items, "replayed": found.replayed}
+
+
+def _draw(found: Modes, width: int) -> RenderableType:
+    from rich.console import Group
+    from rich.text import Text
+
+    from powerflow.cli.cluster.job_table import plain
+
+    modes, left = found.items, ("projects", "stage", "since", "by")
+    rest = ("jobs ended", "JCT as said", "energy as said", "energy would be", "JCT would be")
+    table = plain(*left, *rest, left=left)
+    for at in modes:
+        table.add_row(
+            at.project or ("all" if len(modes) == 1 else "all others"),
+            at.stage,
+            stamp(at.set_s) if at.set_s else "the first start",
+            at.by,
+            str(at.ended),
+            _share(at.within_time, at.judged),
+            _share(at.within_energy, at.judged),
+            _change(at.energy_change),
+            _change(at.jct_change),
+        )
+    notes = [Text(f"{at.project or 'all'}: back to {at.stage}: {at.why}", style="yellow") for at in modes if at.why]
+    if any(at.judged for at in modes):
+        notes.append(Text("as said: within the interval that was given at the start, meant for 80 %", style="dim"))
+    if any(at.compared for at in modes):
+        notes.append(Text("would be: had PowerFlow acted, against as asked, both as predicted", style="dim"))
+    if found.replayed is not None:
+        notes.append(Text(_replayed(found.replayed)))
+    return Group(table, *notes)
+
+
+def _replayed(found: SavingsRecord) -> str:
+    days = "day" if found.days == 1 else f"{found.days} days"
+    energy, jct = found.acted_j / found.asked_j - 1.0, found.acted_jct_s / found.asked_jct_s - 1.0
+    what = f"{energy:+.1%} energy, {jct:+.1%} mean JCT against as asked"
+    return f"the last {days} replayed ({found.jobs} jobs, simulated with costs as believed): {what}"
+
+
+def _share(share: float | None, of: int) -> str:
+    from powerflow.report.units import NOTHING
+
+    return NOTHING if share is None else f"{share:.0%} of {of}"
+
+
+def _change(change: float | None) -> str:
+    from powerflow.report.units import NOTHING
+
+    return NOTHING if change is None else f"{change:+.1%}"

@@ -1,0 +1,95 @@
+"""``powerflow node``: list nodes, and take them out of use and into it again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from powerflow.cli.cluster.client import Controller
+from powerflow.cli.cluster.controller_command import Watch, asks
+from powerflow.cli.options import Json
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from powerflow.api.records import GpuRecord, NodeRecord
+
+app = typer.Typer(rich_markup_mode=None)
+
+Name = Annotated[str, typer.Argument(metavar="NODE", help="Name of a node.")]
+
+
+@asks
+def list_nodes(controller: Controller, json: Json = False, watch: Watch = None) -> None:
+    """List nodes and their GPUs."""
+    from powerflow.cli.watch import show
+
+    show("nodes", controller.nodes, _draw, lambda nodes: {"nodes": nodes}, json=json, every_s=watch)
+
+
+@asks
+def drain(
+    controller: Controller,
+    node: Name,
+    reason: Annotated[str, typer.Option(help="Why, for those who ask later.")] = "",
+    json: Json = False,
+) -> None:
+    """Let a node take no new jobs; what runs there is moved."""
+    _say(controller.drain(node, reason), json)
+
+
+@asks
+def resume(controller: Controller, node: Name, json: Json = False) -> None:
+    """Let a drained or failed node, and its GPUs with faults, be used again."""
+    _say(controller.resume(node), json)
+
+
+app.command("list")(list_nodes)
+app.command("drain")(drain)
+app.command("resume")(resume)
+
+
+def _say(node: NodeRecord, json: bool) -> None:
+    from powerflow.cli.output import print_json
+
+    if json:
+        print_json("node", node)
+    else:
+        print(f"{node.name} is {node.state}")
+
+
+def _draw(nodes: Sequence[NodeRecord], width: int) -> RenderableType:
+    from rich.console import Group
+    from rich.text import Text
+
+    from powerflow.cli.cluster.job_table import bar, noted, plain, state, watts
+    from powerflow.report.units import NOTHING
+
+    heads = ("node", "state", "GPU", "type", "job", "power", "MHz", "locked", "used")
+    table = plain(*heads, left=("node", "state", "type", "used"))
+    for node in nodes:
+        for i, gpu in enumerate(node.gpus):
+            table.add_row(
+                node.name if i == 0 else "",
+                state(node.state) if i == 0 else "",
+                f"{gpu.index}" + ("" if gpu.driver_index in (None, gpu.index) else f" (nvidia-smi {gpu.driver_index})"),
+                node.gpu_type,
+                gpu.job_id or ("out" if gpu.out else NOTHING),
+                watts(gpu.power_w, node.emulated),
+                NOTHING if gpu.clock_mhz is None else f"{gpu.clock_mhz:.0f}",
+                _locked(gpu),
+                bar(gpu.utilisation),
+            )
+    shown = noted(table, any(node.emulated for node in nodes))
+    said = [f"! GPU {gpu.index} of {node.name} is out: {gpu.out}" for node in nodes for gpu in node.gpus if gpu.out]
+    said += [f"! left out: {words}" for node in nodes for words in node.left_out]
+    return Group(shown, *(Text(words, style="yellow") for words in said)) if said else shown
+
+
+def _locked(gpu: GpuRecord) -> str:
+    """Return the clock that a reading confirmed, or the one that was only asked for."""
+    if gpu.locked_mhz is not None:
+        return f"{gpu.locked_mhz:.0f}"
+    return "–" if gpu.asked_mhz is None else f"asked {gpu.asked_mhz:.0f}"

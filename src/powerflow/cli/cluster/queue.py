@@ -1,0 +1,50 @@
+"""``powerflow queue``: jobs and what they have."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from powerflow.api.records import JobState
+from powerflow.cli.cluster.client import Controller
+from powerflow.cli.cluster.controller_command import Watch, asks
+from powerflow.cli.options import Json
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from powerflow.api.records import JobRecord
+
+_ORDER = list(JobState)
+_ACTIVE = [state for state in JobState if not state.ended]
+
+
+@asks
+def queue(
+    controller: Controller,
+    state: Annotated[list[JobState] | None, typer.Option("--state", help="Only these; may be repeated.")] = None,
+    all: Annotated[bool, typer.Option("--all", "-a", help="Those that have ended too.")] = False,
+    user: Annotated[str | None, typer.Option(help="Only this user's.")] = None,
+    project: Annotated[str | None, typer.Option(help="Only this project's.")] = None,
+    limit: Annotated[int | None, typer.Option(help="So many at most, newest first.", min=1)] = None,
+    json: Json = False,
+    watch: Watch = None,
+) -> None:
+    """List jobs: what each has, how far it is, when it ends, and why it has what it has."""
+    from powerflow.cli.watch import show
+
+    states = state or ([] if all else _ACTIVE)
+
+    def read() -> list[JobRecord]:
+        found = controller.jobs(states=states, limit=limit, user=user, project=project)
+        return sorted(found, key=lambda job: (job.state is not JobState.RUNNING, _ORDER.index(job.state)))
+
+    show("jobs", read, _draw, lambda jobs: {"jobs": jobs}, json=json, every_s=watch)
+
+
+def _draw(jobs: list[JobRecord], width: int) -> RenderableType:
+    from powerflow.cli.cluster.job_table import job_table
+
+    return job_table(jobs, width, time.time()) if jobs else "no jobs"

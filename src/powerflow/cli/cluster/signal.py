@@ -1,0 +1,156 @@
+"""``powerflow signal``: what a joule costs, and what it emits, over time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from powerflow.cli.cluster.client import Controller
+from powerflow.cli.cluster.controller_command import Watch, asks
+from powerflow.cli.options import Json
+from powerflow.cli.sanitize import line
+from powerflow.cli.when import lasting, stamp
+from powerflow.energy.kinds import UNITS, Kind
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from powerflow.api.governance import SignalRecord
+
+#: A body of the API has at most 1 MiB; this leaves room for how text is written there.
+MOST_BYTES = 900_000
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+Which = Annotated[Kind, typer.Argument(metavar="KIND", help="tariff: money per kWh; carbon: g CO2 per kWh.")]
+
+
+@asks
+def set_signal(
+    controller: Controller,
+    kind: Which,
+    source: Annotated[
+        str,
+        typer.Argument(metavar="SOURCE", help="A CSV file, an http address of one, or a number that always holds."),
+    ],
+    fallback: Annotated[
+        float | None, typer.Option(help="What holds where the series says nothing; its mean by default.")
+    ] = None,
+    max_age: Annotated[str, typer.Option(help="Values hold no longer than this.")] = "2h",
+    weight: Annotated[
+        float, typer.Option(min=0.0, max=1000.0, help="How much it moves the price of a joule; 0: for accounts alone.")
+    ] = 1.0,
+    json: Json = False,
+) -> None:
+    """Say what a kWh costs or emits. It moves the price of a joule over the day, and is what accounts reckon with."""
+    from powerflow.api.governance import SignalOrder
+    from powerflow.cli.output import print_json
+
+    if fallback is not None:
+        _finite(fallback, "--fallback")
+    url, number = source if source.startswith(("http://", "https://")) else None, _number(source)
+    text = _text(source) if url is None and number is None else None
+    order = SignalOrder(kind, text, url, number, source, fallback, lasting(max_age, "--max-age"), weight)
+    signal = controller.set_signal(order)
+    if json:
+        print_json("signal", {"signal": signal})
+        return
+    print(
+        f"{signal.kind}: {_value(signal)} now, from {line(signal.source)}"
+        + (f" ({line(why)})" if (why := signal.fell_back) else "")
+    )
+    if weight and not controller.top().energy_price:
+        print("the price of a joule is 0 now: until a budget sets one, the signal is used in accounts only")
+
+
+@asks
+def show_signals(controller: Controller, json: Json = False, watch: Watch = None) -> None:
+    """Show the signals there are, and what each says now."""
+    from powerflow.cli.watch import show
+
+    show("signals", controller.signals, _draw, lambda found: {"signals": found}, json=json, every_s=watch)
+
+
+@asks
+def drop(controller: Controller, kind: Which, json: Json = False) -> None:
+    """Forget a signal."""
+    from powerflow.cli.output import print_json
+
+    gone = controller.drop_signal(kind)
+    if json:
+        print_json("signal", {"signal": gone})
+    else:
+        print(f"no {gone.kind} signal any more")
+
+
+app.command("set")(set_signal)
+app.command("show")(show_signals)
+app.command("drop")(drop)
+
+
+def _number(text: str) -> float | None:
+    """The number that a source is; None: it is a file.
+
+    Raises:
+        InputError: It is none that can be reckoned with.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return _finite(value, "SOURCE")
+
+
+def _finite(value: float, where: str) -> float:
+    from powerflow.errors import InputError
+
+    if not math.isfinite(value):
+        raise InputError(f"{value:g} is no value", where=where, fix="give a number")
+    return value
+
+
+def _text(path: str) -> str:
+    from powerflow.errors import InputError
+
+    if Path(path).exists() and not Path(path).is_file():
+        raise InputError("is no file", where=path, fix="give a CSV file, an address that begins with http, or a number")
+    try:
+        if Path(path).stat().st_size > MOST_BYTES:
+            raise InputError(f"has more than {MOST_BYTES} bytes", where=path, fix="leave out what is long past")
+        return Path(path).read_text("utf-8")
+    except OSError as error:
+        fix = "give a CSV file, an address that begins with http, or a number"
+        raise InputError(f"cannot be read ({error.strerror})", where=path, fix=fix) from error
+    except UnicodeDecodeError as error:
+        raise InputError("is not text in UTF-8", where=path) from error
+
+
+def _value(signal: SignalRecord) -> str:
+    return f"{signal.value:.4g} {UNITS[signal.kind]}"
+
+
+def _draw(signals: Sequence[SignalRecord], width: int) -> RenderableType:
+    from rich.text import Text
+
+    from powerflow.cli.cluster.job_table import plain
+
+    if not signals:
+        return Text("no signals")
+    heads = ("signal", "now", "mean of a week", "weight", "known until", "source", "note")
+    table = plain(*heads, left=("signal", "now", "known until", "source", "note"), wraps=heads)
+    for signal in signals:
+        table.add_row(
+            signal.kind,
+            _value(signal),
+            f"{signal.mean:.4g}",
+            f"{signal.weight:g}",
+            "always" if signal.until_s is None else stamp(signal.until_s),
+            signal.source,
+            signal.fell_back,
+        )
+    return table

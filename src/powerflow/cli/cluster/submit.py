@@ -1,0 +1,99 @@
+"""``powerflow submit``: hand in a job, from a file, from flags, or from a file with flags over it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from powerflow.api.records import JobState
+from powerflow.cli.cluster.client import Controller
+from powerflow.cli.cluster.controller_command import asks
+from powerflow.cli.options import Json
+from powerflow.cli.sanitize import line
+from powerflow.errors import InputError
+
+if TYPE_CHECKING:
+    from powerflow.api.job_spec import JobSpec
+    from powerflow.api.records import JobRecord
+
+#: How long one request waits for something to happen to the job.
+_WAIT_S = 20.0
+
+
+@asks
+def submit(
+    controller: Controller,
+    file: Annotated[Path | None, typer.Argument(metavar="[JOB.YAML]", help="The job; - reads standard input.")] = None,
+    run: Annotated[str | None, typer.Option(help="Command to run.")] = None,
+    name: Annotated[str | None, typer.Option(help="What to call it.")] = None,
+    gpus: Annotated[str | None, typer.Option(help="How many: 4; 1..8; 1,2,4,8; 2..16 by 2; H100:1..8.")] = None,
+    project: Annotated[str | None, typer.Option(help="Project that is charged.")] = None,
+    priority: Annotated[str | None, typer.Option(help="protected, high, normal or low.")] = None,
+    rescale: Annotated[str | None, typer.Option(help="in-place, restart or none.")] = None,
+    directory: Annotated[
+        str | None, typer.Option(help="Where to run it; here by default, or where the file says.")
+    ] = None,
+    env: Annotated[list[str] | None, typer.Option("--env", metavar="NAME=VALUE", help="May be repeated.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for its end; exit 1 unless it completes.")] = False,
+    json: Json = False,
+) -> None:
+    """Submit a job. Flags win over the file. Safe to repeat: a lost connection never makes two jobs of one."""
+    from powerflow.cli.output import print_json
+
+    flags = {"run": run, "name": name, "gpus": gpus, "project": project, "priority": priority, "rescale": rescale}
+    record = controller.submit(_spec(file, {key: value for key, value in flags.items() if value}, directory, env or []))
+    if not wait:
+        if json:
+            print_json("job", {"job": record})
+        else:
+            print(f"job {record.id} is {record.state}")
+        return
+    if not json:
+        print(f"job {record.id} is {record.state}", flush=True)
+    record = _await(controller, record)
+    if json:
+        print_json("job", {"job": record})
+    else:
+        print(f"job {record.id} {line(record.exit or record.state)}")
+    if record.state is not JobState.COMPLETED:
+        raise typer.Exit(1)
+
+
+def _spec(file: Path | None, flags: dict[str, Any], directory: str | None, env: list[str]) -> JobSpec:
+    """The job that file and flags describe together."""
+    from powerflow.api.job_file import read_spec, spec_from, spec_of_text
+
+    if file is None:
+        if "run" not in flags:
+            raise InputError("nothing to run", fix="give a job.yaml, or --run COMMAND")
+        values: dict[str, Any] = {"directory": os.getcwd()}
+    else:
+        read = spec_of_text(sys.stdin.buffer.read()) if str(file) == "-" else read_spec(file)
+        values = read.model_dump(by_alias=True, exclude_unset=True)
+        values.setdefault("directory", os.getcwd())
+    if directory is not None:
+        values["directory"] = os.path.abspath(Path(directory).expanduser())
+    if env:
+        values["env"] = {**values.get("env", {}), **dict(_variable(text) for text in env)}
+    return spec_from({**values, **flags}, "submit" if file is None else os.fspath(file))
+
+
+def _variable(text: str) -> tuple[str, str]:
+    name, given, value = text.partition("=")
+    if not (name and given):
+        raise InputError(f"{text!r} is no NAME=VALUE", where="--env")
+    return name, value
+
+
+def _await(controller: Controller, record: JobRecord) -> JobRecord:
+    """The record of a job that has ended."""
+    after = 0
+    while not record.state.ended:
+        found = controller.events(after=after, job_id=record.id, wait_s=_WAIT_S)
+        after = found[-1].number if found else after
+        record = controller.job(record.id).record
+    return record

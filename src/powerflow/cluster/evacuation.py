@@ -1,0 +1,117 @@
+"""Empty a node whose jobs fit on other nodes in use, so that it can sleep, if that is worth their pauses.
+
+Both sides are counted in weighted seconds of completion time, joules turned into seconds by the energy price λ_E
+(design §6): what a sleep of the node is expected to save, what the pauses of all who leave it cost.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from powerflow.arrays import FloatArray, IntArray
+from powerflow.cluster.occupancy import Occupancy
+from powerflow.cluster.packing import NOBODY, UP, Pool
+from powerflow.cluster.relocation import home, rooms
+from powerflow.kernel import array_kernel
+
+NODES_TRIED = 8
+
+
+def empty_nodes(occupancy: Occupancy, gain: FloatArray, pause: FloatArray) -> list[int]:
+    """Empty nodes as long as one is worth it, the one with the most to win first; the occupancy is changed.
+
+    Nobody is torn apart and no other node is opened for it: all who leave stood on that node alone, and each goes to
+    one other node in use.
+
+    Args:
+        occupancy: Who holds which GPUs.
+        gain: ``[N]`` weighted seconds that a sleep of each node brings; 0 or less where it brings none.
+        pause: By owner, weighted seconds that moving it costs; 0 for one that moves anyway.
+
+    Returns:
+        Owners that now stand on another node, each once.
+    """
+    moved: dict[int, None] = {}
+    pause = pause.copy()
+    leavers = np.empty(64, np.int64)
+    while (count := who_can_leave(occupancy.pool, gain, pause, leavers)) > 0:
+        others = leavers[:count].tolist()
+        counts = [occupancy.gpus_of(owner) for owner in others]
+        occupancy.release_many(others)
+        occupancy.allocate_many(others, counts)
+        pause[others] = 0.0
+        moved |= dict.fromkeys(others)
+    return list(moved)
+
+
+@array_kernel
+def who_can_leave(pool: Pool, gain: FloatArray, pause: FloatArray, leavers: IntArray) -> int:
+    """Who must leave the node that is most worth emptying.
+
+    Args:
+        pool: The pool's arrays.
+        gain: ``[N]`` what a sleep of each node brings.
+        pause: By owner, what moving it costs.
+        leavers: ``[64]`` out.
+
+    Returns:
+        How many leave; 0 if no node is worth emptying.
+    """
+    room = rooms(pool)
+    free = 0  # on nodes in use
+    for node in range(len(room)):
+        if 0 < room[node] < pool.size[node]:
+            free += room[node]
+    worth = np.empty(len(room))
+    for node in range(len(room)):
+        used = pool.size[node] - pool.room[node]
+        may = pool.status[node] == UP and gain[node] > 0.0 and 0 < used <= free - room[node]
+        worth[node] = gain[node] - _pauses(pool, node, pause) if may else -np.inf
+    for _ in range(NODES_TRIED):
+        node = int(np.argmax(worth))
+        if worth[node] <= 0.0:
+            return 0
+        count = _all_leave(pool, node, room, leavers)
+        if count > 0:
+            return count
+        worth[node] = -np.inf
+    return 0
+
+
+@array_kernel
+def _pauses(pool: Pool, node: int, pause: FloatArray) -> float:
+    """What it costs to move everybody on a node; ``inf`` if somebody stands on other nodes as well."""
+    cost = 0.0
+    for gpu in range(pool.first_gpu[node], pool.first_gpu[node] + pool.built[node]):
+        owner = pool.owner_of[gpu]
+        if owner != NOBODY:
+            if pool.spread[owner] > 1:
+                return np.inf
+            cost += pause[owner] / pool.held[owner]
+    return cost
+
+
+@array_kernel
+def _all_leave(pool: Pool, node: int, room: IntArray, leavers: IntArray) -> int:
+    """Everybody on a node, the largest first, if each fits another node in use; else 0. ``room`` is left as it was."""
+    count = 0
+    homes = np.empty(64, np.int64)
+    kept = room[node]
+    room[node] = -1
+    fit = True
+    for held in range(pool.size[node], 0, -1):
+        for gpu in range(pool.first_gpu[node], pool.first_gpu[node] + pool.built[node]):
+            owner = pool.owner_of[gpu]
+            # an owner is met where the node's part of its list begins
+            if not fit or owner == NOBODY or pool.held[owner] != held or pool.head[owner] != gpu:
+                continue
+            there = home(pool, room, held, False)
+            fit = there >= 0
+            if fit:
+                leavers[count], homes[count] = owner, there
+                count += 1
+                room[there] -= held
+    for k in range(count):
+        room[homes[k]] += pool.held[leavers[k]]
+    room[node] = kept
+    return count if fit else 0

@@ -1,0 +1,1 @@
+"""Emulated GPUs: no such hardware exists; processes share them through files."""

@@ -1,0 +1,211 @@
+"""Emulated GPUs: no such hardware exists; a file each, which all processes of the machine see.
+
+What is real about one: who loads it, since when, and the clock that somebody locked it to. What is **modelled**: its
+watts, which the loading process says (`pacer`, `throttle`, from a ground truth), and so its joules: watts times real
+time. An energy figure of such a GPU is never a measurement, and every one of them is labelled *emulated*.
+
+The files are ``<directory>/<node>/<index>``; see `cell` for what is in them.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import time
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from powerflow.device.emulated.shared_record import Cell, State, create_cell
+from powerflow.device.protocol import DeviceError, DeviceLost, NotPermitted, Reading
+from powerflow.osutil.processes import born, lives
+
+if TYPE_CHECKING:  # the catalogue brings numpy along, and the watchdog must stay small
+    from powerflow.cluster.spec import Node
+
+_NODE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+
+
+def create(directory: str | os.PathLike[str], nodes: Iterable[Node]) -> list[EmulatedGpu]:
+    """Make the GPUs of these nodes; those that are there already stay as they are, joules and all.
+
+    Raises:
+        InputError: For a GPU type that the catalogue does not know, a node name that is no file name, or where
+            another type stands there already.
+    """
+    from powerflow.cost.catalogue import gpu_type
+    from powerflow.errors import InputError
+
+    gpus = []
+    for node in nodes:
+        if not _NODE_NAME.fullmatch(node.name):
+            raise InputError(f"{node.name!r} cannot name an emulated node", fix="use letters, digits, '.', '_' and '-'")
+        card = gpu_type(node.gpu_type)
+        folder = Path(directory) / node.name
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o755)  # ranks run as their jobs' owners
+        folder.parent.chmod(0o755)
+        for index in range(node.gpus):
+            description = {
+                "uuid": f"EMULATED-{uuid.uuid4()}",
+                "node": node.name,
+                "index": index,
+                "gpu_type": card.name,
+                "idle_w": card.idle_w,
+                "clock_min_mhz": card.clock_min_mhz,
+                "clock_max_mhz": card.clock_max_mhz,
+                "clock_step_mhz": card.clock_step_mhz,
+            }
+            create_cell(folder / str(index), description, State(at_s=time.monotonic()))
+            gpu = EmulatedGpu(folder / str(index))
+            if gpu.gpu_type != card.name:
+                raise InputError(f"is a {gpu.gpu_type} already, not a {card.name}", where=str(gpu.path))
+            gpus.append(gpu)
+    return gpus
+
+
+def open_gpus(directory: str | os.PathLike[str]) -> list[EmulatedGpu]:
+    """All that were made there, by node and index."""
+    found = [EmulatedGpu(path) for path in Path(directory).glob("*/*") if path.name.isdecimal()]
+    return sorted(found, key=lambda gpu: (gpu.node, gpu.index))
+
+
+def settled(state: State, idle_w: float, now_s: float, loader_lives: bool) -> State:
+    """The same GPU brought up to date: watts × seconds since then, added up.
+
+    The load of a loader that died counts until it was last seen to live, and is over.
+    """
+    until_s = now_s if loader_lives else min(max(state.seen_s, state.at_s), now_s)
+    loaded_s = max(0.0, until_s - state.at_s) if state.load_pid else 0.0
+    idle_s = max(0.0, now_s - state.at_s) - loaded_s
+    after = state._replace(at_s=now_s, energy_j=state.energy_j + state.load_w * loaded_s + idle_w * idle_s)
+    if state.load_pid and not loader_lives:
+        return after._replace(load_w=0.0, load_pid=0, load_born=0)
+    return after._replace(seen_s=now_s) if state.load_pid else after
+
+
+class EmulatedGpu:
+    """One emulated GPU, a `Gpu`; any number of processes may have it open.
+
+    Raises:
+        DeviceLost: If the file is not there (any more).
+    """
+
+    emulated = True
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        try:
+            self._cell = Cell(self.path)
+        except FileNotFoundError as error:
+            raise DeviceLost(f"there is no emulated GPU {self.path}") from error
+        except ValueError as error:
+            raise DeviceLost(f"{error}; remove it, and it is made anew") from error
+        known: dict[str, Any] = self._cell.description
+        self.uuid: str = known["uuid"]
+        self.node: str = known["node"]
+        self.index: int = known["index"]
+        self.gpu_type: str = known["gpu_type"]
+        self.idle_w: float = known["idle_w"]
+        self.clock_max_mhz: float = known["clock_max_mhz"]
+        self._clock_min_mhz: float = known["clock_min_mhz"]
+        self._clock_step_mhz: float = known["clock_step_mhz"]
+
+    def read(self) -> Reading:
+        """See `Gpu.read`. Free, it runs at its maximum clock under load and at its minimum when idle."""
+        state = self._change(lambda state, now_s: state)
+        loaded = state.load_pid != 0
+        free_mhz = self.clock_max_mhz if loaded else self._clock_min_mhz
+        return Reading(
+            time_s=state.at_s,
+            power_w=state.load_w if loaded else self.idle_w,
+            energy_j=state.energy_j,
+            clock_mhz=state.locked_mhz or free_mhz,
+            locked_mhz=state.locked_mhz or None,
+            utilisation=float(loaded and state.load_w > self.idle_w),
+        )
+
+    def clocks_mhz(self) -> Sequence[float]:
+        """See `Gpu.clocks_mhz`."""
+        steps = int((self.clock_max_mhz - self._clock_min_mhz) / self._clock_step_mhz + 1e-9)
+        return [self.clock_max_mhz - k * self._clock_step_mhz for k in range(steps, -1, -1)]
+
+    def lock_clock(self, clock_mhz: float) -> None:
+        """See `Gpu.lock_clock`. It takes the nearest clock that it has, as hardware does."""
+        if not math.isfinite(clock_mhz) or clock_mhz <= 0:
+            raise DeviceError(f"{clock_mhz} MHz is no clock")
+        self._set_clock(min(self.clocks_mhz(), key=lambda known: abs(known - clock_mhz)))
+
+    def unlock_clock(self) -> None:
+        """See `Gpu.unlock_clock`."""
+        self._set_clock(0.0)
+
+    def state(self) -> State:
+        """The record as it stands, without bringing it up to date: costs a few microseconds.
+
+        Raises:
+            DeviceLost: If the file was damaged.
+        """
+        try:
+            return self._cell.read()
+        except OSError as error:
+            raise DeviceLost(f"emulated GPU {self.path}: {error.strerror}") from error
+
+    def draw(self, watts: float, *, pid: int, birth: int, arrears_j: float = 0.0) -> None:
+        """From now on a process draws so many watts here, until it says otherwise or ends.
+
+        ``arrears_j`` is added at once: joules of a time already past whose watts are known only now; not below 0.
+        """
+
+        def loaded(state: State, now_s: float) -> State:
+            more_j = state.energy_j + max(0.0, arrears_j)
+            return state._replace(energy_j=more_j, load_w=watts, load_pid=pid, load_born=birth, seen_s=now_s)
+
+        self._change(loaded, alive=(pid, birth))
+
+    def rest(self, *, pid: int, birth: int) -> None:
+        """That process draws nothing here any more; the load of another is left alone."""
+
+        def rested(state: State, now_s: float) -> State:
+            mine = (state.load_pid, state.load_born) == (pid, birth)
+            return state._replace(load_w=0.0, load_pid=0, load_born=0) if mine else state
+
+        self._change(rested, alive=(pid, birth))
+
+    def permit_clocks(self, permitted: bool) -> None:
+        """Whether `lock_clock` and `unlock_clock` shall work; for trying out what happens where they do not."""
+        self._change(lambda state, now_s: state._replace(permitted=permitted))
+
+    def _set_clock(self, locked_mhz: float) -> None:
+        def set_to(state: State, now_s: float) -> State:
+            if not state.permitted:
+                raise NotPermitted(f"clocks of emulated GPU {self.node}/{self.index} may not be set")
+            if state.locked_mhz == locked_mhz:
+                return state
+            return state._replace(locked_mhz=locked_mhz, clock_since_s=now_s, before_mhz=state.locked_mhz)
+
+        self._change(set_to)
+
+    def _change(self, how: Callable[[State, float], State], alive: tuple[int, int] = (0, 0)) -> State:
+        """Bring the record up to date and change it; ``alive`` is a process that need not be looked up."""
+
+        def changed(state: State) -> State:
+            loader = (state.load_pid, state.load_born)
+            # the clock is read under the lock: time never runs backwards from one change to the next
+            now_s = time.monotonic()
+            return how(settled(state, self.idle_w, now_s, loader == alive or lives(*loader)), now_s)
+
+        try:
+            return self._cell.change(changed)
+        except FileNotFoundError as error:
+            raise DeviceLost(f"emulated GPU {self.path} is gone") from error
+        except OSError as error:  # damaged, or somebody holds its lock: everybody may write it
+            raise DeviceLost(f"emulated GPU {self.path}: {error.strerror}") from error
+
+
+def own_identity() -> tuple[int, int]:
+    """Number and birth of this process, as `EmulatedGpu.draw` wants them."""
+    pid = os.getpid()
+    return pid, born(pid) or 0

@@ -1,0 +1,188 @@
+"""Slows a real training step down to what it would take on the emulated GPU, and says what it would draw.
+
+A rank computes for real, on whatever it has. At the end of a step its pacer sleeps until the step has lasted T(n, b, s,
+f, placement) of the ground truth, at the clock that the GPU is locked to *while it sleeps*: a step under way when the
+clock changes goes on at the new pace. So time is real and its length modelled; power is modelled altogether.
+
+The controller writes each rank a file that says which GPUs it has and what the truth is, and names it in the rank's
+environment (`emulate_rank`); the training library finds it there (`pacer_from_environment`).
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from powerflow.cost.model import JobModel, gpu_power, step_time
+from powerflow.device.emulated.gpu import EmulatedGpu, own_identity
+from powerflow.device.emulated.true_cost import model_from, model_json
+from powerflow.device.protocol import DeviceLost
+from powerflow.errors import InputError
+from powerflow.osutil.files import read_json, replace_json
+
+#: Names the file of `emulate_rank` in a rank's environment.
+ENVIRONMENT = "POWERFLOW_EMULATED"
+
+VERSION = 1
+KIND = "emulated rank"
+
+#: Longest sleep after which the clock is looked at again; what that makes a step late, the next one makes good.
+SLICE_S = 0.01
+
+
+def emulate_rank(
+    path: str | os.PathLike[str], truth: JobModel, gpus: Sequence[EmulatedGpu], *, time_scale: float = 1.0
+) -> dict[str, str]:
+    """Write the file that makes a rank run as on these GPUs; returns what to add to its environment.
+
+    Args:
+        path: Where; the rank must be able to read it.
+        truth: What its steps really cost.
+        gpus: The GPUs of this rank, one or more.
+        time_scale: Steps last so many times as long as the truth says (0.1: a tenth), and so cost so many times
+            the joules; watts stay.
+
+    Raises:
+        InputError: For no GPU, or a scale that is not above 0.
+    """
+    if not gpus or not 0 < time_scale < float("inf"):
+        raise InputError("an emulated rank needs a GPU and a time scale above 0", where=str(path))
+    content = {
+        "version": VERSION,
+        "kind": KIND,
+        "model": model_json(truth),
+        "gpus": [str(gpu.path.resolve()) for gpu in gpus],
+        "time_scale": time_scale,
+    }
+    replace_json(Path(path), content)
+    Path(path).chmod(0o644)
+    return {ENVIRONMENT: str(Path(path).resolve())}
+
+
+def pacer_from_environment(environment: Mapping[str, str] | None = None) -> Pacer | None:
+    """The pacer of this rank, or None where its GPUs are not emulated.
+
+    Call it in the process that trains: the load it reports is that of the calling process.
+
+    Raises:
+        InputError: If the file that the environment names is no such file.
+        DeviceLost: If a GPU that it names is not there.
+    """
+    path = (os.environ if environment is None else environment).get(ENVIRONMENT)
+    if not path:
+        return None
+    found = read_json(Path(path))
+    if found is None or found.get("kind") != KIND or found.get("version") != VERSION:
+        raise InputError(f"is not a file of an {KIND} of version {VERSION}", where=f"{ENVIRONMENT}={path}")
+    gpus = [EmulatedGpu(name) for name in found["gpus"]]
+    return Pacer(model_from(found["model"], path), gpus, time_scale=float(found["time_scale"]))
+
+
+class Pacer:
+    """Keeps the pace of one rank on its emulated GPUs. For one thread.
+
+    Attributes:
+        steps: Steps paced.
+        overruns: Steps whose real computing took longer than the truth says; they were not slept for, and the next
+            steps are shorter by as much, as far as these have time left.
+        overrun_s: By how much, together.
+    """
+
+    def __init__(self, truth: JobModel, gpus: Sequence[EmulatedGpu], *, time_scale: float = 1.0) -> None:
+        self._truth = truth
+        self._gpus = gpus
+        self._time_scale = time_scale
+        self._costs: dict[tuple[int, int, int, int, float], tuple[float, float]] = {}
+        self._pid, self._birth = own_identity()
+        self._watts: float | None = None  # what the GPUs draw for us as they know it; None while at rest
+        self._late_s = 0.0  # how late the last step ended; the next one is shorter by it
+        self.steps = 0
+        self.overruns = 0
+        self.overrun_s = 0.0
+        atexit.register(self._leave)
+
+    def begin(self) -> None:
+        """Training begins: the GPUs are this process's from now on. What they draw, the first step says."""
+        for gpu in self._gpus:
+            gpu.draw(gpu.idle_w, pid=self._pid, birth=self._birth)
+
+    def pace(self, *, gpus: int, nodes: int, local_batch: int, accumulation: int, began_s: float) -> None:
+        """Return when the step that began then has lasted as long as the truth says.
+
+        Args:
+            gpus, nodes: GPUs of the whole job, and nodes they stand on.
+            local_batch: Samples of one pass on one GPU.
+            accumulation: Passes of the step.
+            began_s: `time.monotonic` at its begin.
+        """
+        where = (gpus, nodes - 1, local_batch, accumulation)
+        clock_mhz, since_s, before_mhz = self._clock()
+        step_s, watts = self._cost(*where, clock_mhz)
+        entered_s = now_s = time.monotonic()
+        done, at_s = 0.0, began_s - self._late_s  # share of the step that is done, and when that was
+        if began_s < since_s <= now_s:  # the clock changed while we computed
+            done, at_s = (since_s - at_s) / self._cost(*where, before_mhz)[0], since_s
+        self._draw(watts, arrears_s=now_s - began_s)
+        while (end_s := at_s + (1.0 - done) * step_s) > now_s:
+            time.sleep(min(end_s - now_s, SLICE_S))
+            now_s = time.monotonic()
+            seen_mhz, since_s, _ = self._clock()
+            if seen_mhz != clock_mhz:
+                changed_s = min(max(since_s, at_s), now_s)
+                done, at_s = done + (changed_s - at_s) / step_s, changed_s
+                clock_mhz = seen_mhz
+                step_s, watts = self._cost(*where, clock_mhz)
+                self._draw(watts, arrears_s=0.0)
+        self.steps += 1
+        overrun_s = now_s - end_s - self._late_s
+        # also what computing took too long on a busy machine: the GPU that is emulated would have been on time
+        self._late_s = min(now_s - end_s, step_s)
+        if now_s == entered_s and overrun_s > 0:
+            self.overruns += 1
+            self.overrun_s += overrun_s
+
+    def idle(self) -> None:
+        """Nothing runs: the GPUs draw their idle power, until `begin` or the next step."""
+        if os.getpid() != self._pid:  # a fork of the rank ends; the rank itself trains on
+            return
+        for gpu in self._gpus:
+            gpu.rest(pid=self._pid, birth=self._birth)
+        self._watts = None
+        self._late_s = 0.0
+
+    def _leave(self) -> None:
+        with contextlib.suppress(DeviceLost):  # the cluster may have been taken down before us
+            self.idle()
+
+    def _draw(self, watts: float, *, arrears_s: float) -> None:
+        """Say what the GPUs draw, and that we live. A first step was drawn as idle until now: that is made good."""
+        first = self._watts is None
+        for gpu in self._gpus:
+            arrears_j = (watts - gpu.idle_w) * arrears_s if first else 0.0
+            gpu.draw(watts, pid=self._pid, birth=self._birth, arrears_j=arrears_j)
+        self._watts = watts
+
+    def _clock(self) -> tuple[float, float, float]:
+        """Clock of the slowest of the GPUs, since when, and what it was before."""
+        slowest = (float("inf"), 0.0, 0.0)
+        for gpu in self._gpus:
+            state = gpu.state()
+            free_mhz = gpu.clock_max_mhz
+            clock = (state.locked_mhz or free_mhz, state.clock_since_s, state.before_mhz or free_mhz)
+            slowest = min(slowest, clock)
+        return slowest
+
+    def _cost(
+        self, gpus: int, crosses: int, local_batch: int, accumulation: int, clock_mhz: float
+    ) -> tuple[float, float]:
+        """Seconds of a step, and watts of one GPU."""
+        key = (gpus, crosses, local_batch, accumulation, clock_mhz)
+        if key not in self._costs:
+            where = (gpus, local_batch, accumulation, clock_mhz, crosses)
+            step_s = float(step_time(self._truth.throughput, *where)) * self._time_scale
+            self._costs[key] = step_s, float(gpu_power(self._truth.throughput, self._truth.power, *where))
+        return self._costs[key]

@@ -1,0 +1,158 @@
+"""Slows scripts that import nothing of ours: their processes stand still for a part of every 50 ms.
+
+Such a script cannot say when a step ends, so the length of its steps stays its own; only the *ratio* is emulated: at
+clock f it gets the share φ(f_max)/φ(f) of the time (`cost.model.phi`), and the GPU draws what the truth says.
+
+A stopped process is a trap: whoever stopped it must be there to let it go on. So before the first stop a note is left
+in a directory; it names throttle and groups, and `continue_leftovers` (the watchdog does it every second, and so should
+whoever starts) lets go on what a dead throttle left behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from powerflow.osutil.files import read_json, replace_json
+from powerflow.osutil.processes import born, lives
+
+if TYPE_CHECKING:  # the watchdog reads this module, and must stay small
+    from powerflow.cost.model import JobModel
+    from powerflow.device.emulated.gpu import EmulatedGpu
+
+#: Where the notes lie, below the device directory.
+NOTES = "throttled"
+
+#: One turn of running and being stopped.
+PERIOD_S = 0.05
+
+
+class Throttle:
+    """Slows the processes of one job, from a thread of its own, until they have ended or `close` is called.
+
+    All of them stand still at the same time: ranks that wait for each other lose no more than their share.
+
+    Args:
+        directory: The device directory.
+        groups: The job's process groups, and the GPUs that each loads; a group's leader counts as the process that
+            does. The slowest GPU sets the pace of all.
+        truth: What the job really costs.
+        nodes, local_batch, accumulation: Of the whole job, as in `cost.model.gpu_power`; its GPUs are those above.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        groups: Mapping[int, Sequence[EmulatedGpu]],
+        truth: JobModel,
+        *,
+        nodes: int = 1,
+        local_batch: int,
+        accumulation: int = 1,
+    ) -> None:
+        self._groups = {(group, born(group) or 0): gpus for group, gpus in groups.items()}
+        self._gpus = [gpu for gpus in groups.values() for gpu in gpus]
+        self._truth = truth
+        self._where = (len(self._gpus), local_batch, accumulation)
+        self._crosses = nodes - 1
+        self._costs: dict[float, tuple[float, float]] = {}
+        self._note = Path(directory) / NOTES / f"{min(groups)}.{os.getpid()}.json"
+        self._leave_note()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"throttle {min(groups)}", daemon=True)
+        self._thread.start()
+
+    @property
+    def running(self) -> bool:
+        """Whether it still slows the group."""
+        return self._thread.is_alive()
+
+    def close(self) -> None:
+        """Let the group run freely again, with its GPUs at rest."""
+        self._ended.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        stop_owed_s = 0.0
+        try:
+            while not self._ended.is_set() and any(lives(*group) for group in self._groups):
+                share, watts = self._cost(min(gpu.state().locked_mhz or gpu.clock_max_mhz for gpu in self._gpus))
+                for (group, birth), gpus in self._groups.items():
+                    for gpu in gpus:
+                        gpu.draw(watts, pid=group, birth=birth)
+                ran_s = self._pass(PERIOD_S * share)
+                # what a busy machine adds to either part is made up for in the next ones
+                stop_owed_s = min(stop_owed_s + ran_s * (1.0 - share) / share, 2 * PERIOD_S)
+                if stop_owed_s > PERIOD_S / 50:
+                    try:
+                        self._signal(signal.SIGSTOP)
+                        stop_owed_s -= self._pass(stop_owed_s)
+                    finally:
+                        self._signal(signal.SIGCONT)
+        finally:
+            self._signal(signal.SIGCONT)
+            for (group, birth), gpus in self._groups.items():
+                for gpu in gpus:
+                    gpu.rest(pid=group, birth=birth)
+            self._note.unlink(missing_ok=True)
+
+    def _leave_note(self) -> None:
+        """Before the first stop: whom to let go on if we die, and somebody who looks."""
+        from powerflow.device.lease import ensure_watchdog
+
+        me = os.getpid()
+        self._note.parent.mkdir(parents=True, exist_ok=True)
+        replace_json(self._note, {"groups": list(self._groups), "by": me, "by_born": born(me)})
+        ensure_watchdog(self._note.parent.parent)
+
+    def _pass(self, seconds: float) -> float:
+        """Wait so long, or until `close`; returns how long it really was."""
+        began_s = time.monotonic()
+        self._ended.wait(seconds)
+        return time.monotonic() - began_s
+
+    def _signal(self, number: signal.Signals) -> None:
+        for group, birth in self._groups:
+            _signal_group(group, birth, number)
+
+    def _cost(self, clock_mhz: float) -> tuple[float, float]:
+        """Share of the time in which the group runs, and watts of one GPU."""
+        if clock_mhz not in self._costs:
+            from powerflow.cost.model import gpu_power, phi
+
+            throughput, power = self._truth.throughput, self._truth.power
+            watts = gpu_power(throughput, power, *self._where, clock_mhz, self._crosses)
+            fastest, now = (float(phi(throughput, clock)) for clock in (throughput.clock_max_mhz, clock_mhz))
+            self._costs[clock_mhz] = min(1.0, fastest / now), float(watts)
+        return self._costs[clock_mhz]
+
+
+def continue_leftovers(directory: str | os.PathLike[str]) -> int:
+    """Let go on every group whose throttle died; returns how many throttles still live."""
+    living = 0
+    for note in (Path(directory) / NOTES).glob("*.json"):
+        found = read_json(note)
+        if found is not None and lives(found["by"], found["by_born"]):
+            living += 1
+            continue
+        for group, birth in found["groups"] if found is not None else ():
+            _signal_group(group, birth, signal.SIGCONT)
+        note.unlink(missing_ok=True)
+    return living
+
+
+def _signal_group(group: int, birth: int, number: signal.Signals) -> None:
+    """Send a signal to a process group, if it is still there; if its leader has ended, SIGCONT only.
+
+    While any member lives, its leader's number is not given to another process; so going on is safe to say to
+    whatever has the number as a group, and being stopped is not.
+    """
+    if number == signal.SIGCONT or lives(group, birth):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(group, number)

@@ -1,0 +1,85 @@
+"""What an emulated job really costs: a model near the one that is believed, but not the same.
+
+The scheduler starts from a family's model; the emulated GPU follows this one, whose parameters are off by a lognormal
+factor each. So there is something to learn, as on hardware. Whoever schedules must not read it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from powerflow.cost.model import JobModel, PowerModel, ThroughputModel
+from powerflow.cost.vary import FACTORS, VARIATION, varied
+from powerflow.errors import InputError
+from powerflow.osutil.files import read_json, replace_json
+
+VERSION = 1
+KIND = "emulated truth"
+
+_Part = TypeVar("_Part", ThroughputModel, PowerModel)
+
+
+def truth_of(model: JobModel, seed: int, *, variation: float = VARIATION) -> JobModel:
+    """The hidden truth of a job that is believed to cost what ``model`` says; the same for the same name and seed.
+
+    Every parameter is multiplied by a lognormal factor of log-sd ``variation`` (0: the model itself).
+    """
+    rng = np.random.default_rng([seed, *model.name.encode()])
+    return varied(model, np.exp(variation * rng.standard_normal(FACTORS)))
+
+
+def write_truth(path: Path, truth: JobModel) -> None:
+    """Write it as JSON: ``{"version": 1, "kind": "emulated truth", "model": {…}}``, names as in `JobModel`."""
+    replace_json(path, {"version": VERSION, "kind": KIND, "model": model_json(truth)})
+
+
+def read_truth(path: Path) -> JobModel:
+    """Read such a file.
+
+    Raises:
+        InputError: If it is not there, or is no such file.
+    """
+    found = read_json(path)
+    if found is None or found.get("kind") != KIND or found.get("version") != VERSION:
+        raise InputError(f"is not a file of {KIND} of version {VERSION}", where=str(path))
+    return model_from(found.get("model"), str(path))
+
+
+def model_json(model: JobModel) -> dict[str, Any]:
+    """A model as plain data that `model_from` reads back unchanged."""
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(model), allow_nan=False))
+    return plain
+
+
+def model_from(plain: Any, where: str) -> JobModel:
+    """A model from plain data.
+
+    Raises:
+        InputError: If something is missing, unknown, or no finite number ≥ 0.
+    """
+    try:
+        return JobModel(
+            name=str(plain["name"]),
+            gpu_type=str(plain["gpu_type"]),
+            throughput=_numbers(ThroughputModel, plain["throughput"]),
+            power=_numbers(PowerModel, plain["power"]),
+            local_batch_max=int(plain["local_batch_max"]),
+            origin=str(plain["origin"]),
+            limit_w=plain.get("limit_w"),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"holds no model ({error})", where=where) from error
+
+
+def _numbers(kind: type[_Part], values: Mapping[str, Any]) -> _Part:
+    for name in {field.name for field in fields(kind)} | set(values):
+        if not (math.isfinite(values[name]) and values[name] >= 0):
+            raise ValueError(f"{name} is {values[name]!r}")
+    return kind(**values)

@@ -1,0 +1,64 @@
+"""The same script without PowerFlow: one rank, or the ranks that torchrun started; nothing changes while it runs."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from powerflow.elastic.checksum import RankComparison
+from powerflow.elastic.state import Training
+from powerflow.elastic.training import streams
+
+
+class Fixed:
+    """Stands where a `powerflow.elastic.gang.Gang` would, and never changes."""
+
+    def __init__(self, training: Training) -> None:
+        self.training = training
+        self.generation = 1
+        self.rank, self.ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+        self.parallel: DistributedDataParallel | None = None
+        self.whole = True
+        self.local_batch_max = 0
+        self.nodes = 1
+        self.step_ended_s = time.monotonic()
+        self.exchanged = -1
+        self._comparison = RankComparison(training)
+
+    def join(self) -> None:
+        """Form the group that the environment describes."""
+        self.training.joined = True
+        if self.ranks > 1:
+            if not dist.is_initialized():
+                dist.init_process_group("cpu:gloo,cuda:nccl" if self.training.on_cuda() else "gloo")
+            self.parallel = DistributedDataParallel(self.training.model, **self.training.options)
+            self.training.in_parallel_trained = self.training.trained()
+            drawn: list[Any] = [streams.bases()]
+            dist.broadcast_object_list(drawn, src=0)
+            self.training.streams = drawn[0]
+            self._comparison.compare(self.rank, self.ranks, formed=True)
+        self.training.draw_own_numbers(self.rank)
+
+    def between_steps(self) -> bool:
+        """Compare the ranks' parameters, if that is due."""
+        if self.ranks > 1 and self.training.position.step >= self._comparison.due:
+            self._comparison.compare(self.rank, self.ranks)
+        return False
+
+    def lose(self, note: str) -> None:
+        """Nobody will form a new group."""
+        raise RuntimeError(f"a peer was lost, and without PowerFlow there is no other: {note}")
+
+    def stop(self) -> None:
+        """Nobody waits for us."""
+
+    def finish(self) -> None:
+        """Wait for the slowest."""
+        if self.ranks > 1:
+            if self._comparison.has_news:
+                self._comparison.compare(self.rank, self.ranks)
+            dist.barrier()

@@ -1,0 +1,1 @@
+"""The parts of a training script that elastic training takes the place of."""

@@ -1,0 +1,71 @@
+"""Loads what one rank trains on: torch's own DataLoader, told by `order.split` which samples make which batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from powerflow.elastic.training.sampling import Order, Pass, Position, split
+from powerflow.errors import InputError
+
+_OURS = ("batch_size", "batch_sampler", "sampler", "shuffle")
+
+
+class Share(Sampler[list[int]]):
+    """Samples of one rank, a list per pass, from a position to the end of its epoch."""
+
+    def __init__(self) -> None:
+        self.least = 1
+        self.order = Order(0, 1, False, 0)
+        self.position = Position()
+        self.rank, self.ranks, self.most = 0, 1, 0
+
+    def passes(self, step: int) -> tuple[Pass, ...]:
+        """Passes of one step of the epoch."""
+        return split(self.order.size(step), self.rank, self.ranks, self.most, self.least)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        epoch = self.order.epoch(self.position.epoch)
+        for step in range(self.position.within, self.order.steps):
+            batch = epoch[step * self.order.global_batch :]
+            for begin, end, _, _ in self.passes(step):
+                yield batch[begin:end].tolist()
+
+
+class Feed:
+    """A DataLoader that can be set to any position and share; its workers may persist from one to the next."""
+
+    def __init__(self, dataset: Dataset[Any], options: dict[str, Any]) -> None:
+        if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+            raise InputError(
+                "an elastic run needs a data set with a length and items by index",
+                where=type(dataset).__name__,
+                fix="an iterable one cannot be shared out anew when ranks come and go",
+            )
+        if taken := sorted(set(options) & set(_OURS)):
+            raise InputError(
+                f"batches decides {', '.join(taken)} itself", where="run.batches", fix="give global_batch and shuffle"
+            )
+        self.dataset = dataset
+        self.options = options
+        self.share = Share()
+        self._generator = torch.Generator()
+        # Its own generator: how often loading is started anew must not change the script's random numbers.
+        self.loader = DataLoader(dataset, batch_sampler=self.share, **{"generator": self._generator, **options})
+
+    def serves(self, dataset: Dataset[Any], options: dict[str, Any]) -> bool:
+        """Whether it was made for these."""
+        return dataset is self.dataset and options == self.options
+
+    def start(self, order: Order, position: Position, rank: int, ranks: int, most: int, least: int) -> Iterator[Any]:
+        """Batches from this position to the end of its epoch, as `Share.passes` says."""
+        share = self.share
+        share.least = least
+        share.order, share.position, share.rank, share.ranks, share.most = order, position, rank, ranks, most
+        seed = np.random.SeedSequence((order.seed, position.step, rank)).generate_state(1, np.uint64)[0]
+        self._generator.manual_seed(int(seed >> np.uint64(1)))
+        return iter(self.loader)

@@ -1,0 +1,249 @@
+"""Has a step of several passes end as a step of one: gradients are gathered out of the script's sight.
+
+The body of the script's loop runs once per pass, and all that it does there is meant to happen once per step. So:
+
+- After the backward of a pass that is not the last, the gradients so far are taken from the parameters and kept here,
+  and the next backward puts them back. In between the script sees none: to clip, to clear or to use them does
+  nothing, whatever it is called. In the last pass it sees the sum of all passes.
+- What changes nevertheless between two passes (`powerflow.elastic.training.look`) is refused in one line.
+- A pass may have several backwards, one after the other; an update or a clear between two of them is refused, because
+  the second one's gradient would be that of other parameters than in one pass.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from powerflow.elastic.state import Training
+from powerflow.elastic.training.look import TrainingSnapshot
+from powerflow.elastic.training.sampling import Pass
+from powerflow.errors import InputError
+
+#: Shortest time between two searches for copies of the parameters.
+_SEARCH_S = 600.0
+
+
+class Passes:
+    """The passes of the step that the script is in.
+
+    Attributes:
+        count: How many the step has.
+        one: The one that the script is in; None outside of them.
+        backwards: Calls of ``run.backward`` in it so far.
+        updated: Whether an update took effect in this step.
+    """
+
+    def __init__(self, training: Training) -> None:
+        self._training = training
+        self.count = 0
+        self.one: Pass | None = None
+        self.backwards = 0
+        self.updated = False
+        self._deferred = list[Callable[[], object]]()  # what is to be done before the update of this step
+        self._left = False  # gradients of the step before, perhaps, neither used by an update nor cleared
+        self._parameters: list[nn.Parameter] = []
+        self._look: TrainingSnapshot | None = None
+        self._searched_s = -_SEARCH_S
+        self._looked = False  # in this step
+        self._asked = False  # for an update, in this pass
+        self._usual = 1  # backwards of a pass, the most so far
+        self._kept: list[Tensor | None] | None = None
+        self._hidden = False  # gradients, from the script; still so when an error has ended its loop
+        self._seen: list[tuple[int, int]] | None = None  # gradients that the script is not to touch now
+
+    def begin_epoch(self) -> None:
+        """Take in what is trained: the script may have changed that."""
+        self._parameters = self._training.parameters()
+        self._look = None
+
+    def begin(self, one: Pass, number: int, count: int) -> None:
+        """Begin a pass, the ``number``-th (from 0) of ``count``."""
+        self.one = one
+        self.count = count
+        self.backwards = 0
+        self._asked = False
+        if number == 0:
+            self.updated = self._looked = False
+            self._deferred = []
+            self._kept = self._seen = None
+            self._hidden = False
+
+    def end(self) -> None:
+        """Leave the pass."""
+        self.one = None
+
+    def end_step(self) -> None:
+        """See that all gradients of the step have reached its end, and note whether an update has used them.
+
+        Raises:
+            InputError: If the last pass had no backward.
+        """
+        self._do_deferred()
+        self._left = not self.updated and self._training.optimizes()
+        if self._kept is not None:
+            self._kept = None
+            self._refuse("the last pass of a step had no backward", "call it in every pass, or in none of a step")
+
+    def drop(self) -> None:
+        """Forget all gradients: the step is given up."""
+        self._left = False
+        self._kept = self._seen = None
+        self._deferred = []
+        self._training.drop_gradients()
+
+    def ask(self, *, granted: bool) -> None:
+        """Note that the script asks for an update, and whether it gets it.
+
+        Raises:
+            InputError: If it would use gradients that are not ours to keep between passes.
+        """
+        if self._kept is not None and not self._asked and any(p.grad is not None for p in self._parameters):
+            self._refuse_strange()
+        self._asked = True
+        self.updated |= granted
+        if granted:
+            self._do_deferred()
+
+    def defer(self, act: Callable[[], object]) -> bool:
+        """Put off what the script does before the first backward of a pass, if it is in one.
+
+        Done once, after the last backward of the step: it must not be done again with a step that is done again.
+        """
+        early = self.one is not None and not self.backwards
+        if early and self.one is not None and self.one.last:
+            self._deferred.append(act)
+        return early
+
+    def _do_deferred(self) -> None:
+        acts, self._deferred = self._deferred, []
+        for act in acts:
+            act()
+
+    def before_backward(self) -> None:
+        """Compare what must not have changed, and give the parameters their gradients back.
+
+        Raises:
+            InputError: If something has changed.
+        """
+        if self._left:
+            self._refuse_left()
+        if self.count < 2:
+            return
+        if self.backwards and self._asked:
+            self._refuse(
+                "the script updates in the middle of a pass, and goes on with another backward that should see it",
+                f"train alternately (a GAN, say) only where one pass is a step: {_LARGER}",
+            )
+        if not self._looked:
+            self._look_first()
+        elif self._look is not None and (what := self._look.changed()):
+            self._refuse(f"{what} changed between two passes", "let it act once a step: " + _ONCE)
+        if self._kept is not None:
+            self._put_back()
+        elif self._seen is not None and self._seen != self._see():
+            self._refuse(
+                "gradients were changed between two backwards of a pass, or a pass had fewer of them than before",
+                f"let it act once a step: {_ONCE}",
+            )
+
+    def after_backward(self) -> None:
+        """Take the gradients from the script's sight, if more passes are to come."""
+        self.backwards += 1
+        if self.count < 2 or self.one is None:
+            return
+        more = self.backwards < self._usual  # backwards in this pass, as in others
+        self._usual = max(self._usual, self.backwards)
+        self._seen = self._see() if more else None
+        if not more and not self.one.last:
+            self._hidden = True
+            self._kept = [parameter.grad for parameter in self._parameters]
+            for parameter in self._parameters:
+                parameter.grad = None
+
+    def refuse_half_done(self) -> None:
+        """End this rank if a step in which an update took effect is to be done again: the update would act twice.
+
+        Raises:
+            InputError: With exit code 1: the job is tried again, from its checkpoint.
+        """
+        if self.updated:
+            raise InputError(
+                "a peer was lost after the script had updated in the middle of a step, which cannot be undone: the run"
+                " goes on from its last checkpoint",
+                where="run.backward",
+                exit_code=1,
+            )
+
+    def explain(self, error: BaseException) -> InputError | None:
+        """Return what is to be said of a script that fails because it finds no gradients between two passes."""
+        if not self._hidden or not any(sign in str(error) for sign in _OF_NOTHING):
+            return None
+        return InputError(
+            f"gradients are used between two of a step's {self.count} passes, where there are none yet ({error})",
+            fix="put what uses them under `if run.updates:`, or skip parameters whose grad is None; give a scaler to"
+            " run.wrap",
+        )
+
+    def rescale(self, factor: Tensor) -> None:
+        """Multiply what earlier passes have gathered; call between `before_backward` and the last backward."""
+        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        torch._foreach_mul_(gradients, [factor.to(gradient) for gradient in gradients])
+
+    def _look_first(self) -> None:
+        self._looked = True
+        if self._look is None:
+            self._look = TrainingSnapshot(self._training)
+            if time.monotonic() - self._searched_s > _SEARCH_S:
+                self._look.search()
+                self._searched_s = time.monotonic()
+        self._look.take()
+
+    def _put_back(self) -> None:
+        assert self._kept is not None
+        for parameter, gradient in zip(self._parameters, self._kept, strict=True):
+            if parameter.grad is not None and bool(parameter.grad.any()):
+                self._refuse_strange()
+            parameter.grad = gradient
+        self._kept = None
+        self._hidden = False
+
+    def _refuse_strange(self) -> NoReturn:
+        self._refuse("gradients came from elsewhere than run.backward", "use it in place of loss.backward()")
+
+    def _refuse_left(self) -> None:
+        """Gradients kept from step to step are on no newcomer, and when they are used the script alone knows."""
+        self._left = False
+        if any(p.grad is not None and bool(p.grad.any()) for p in self._parameters):
+            raise InputError(
+                "gradients of the step before were neither used by optimizer.step() nor cleared",
+                where="run.backward",
+                fix="to accumulate, give a larger global_batch; to skip an update, call optimizer.zero_grad()",
+            )
+
+    def _see(self) -> list[tuple[int, int]]:
+        gradients = [parameter.grad for parameter in self._parameters]
+        return [(0, 0) if gradient is None else (id(gradient), gradient._version) for gradient in gradients]
+
+    def _refuse(self, what: str, fix: str) -> NoReturn:
+        raise InputError(f"{what} (a step has {self.count} passes here)", where="run.backward", fix=fix)
+
+
+#: What Python and torch say of gradients that are not there, and of a norm or a maximum over none of them.
+_OF_NOTHING = (
+    "NoneType",
+    "a non-empty TensorList",
+    "a non-empty list of Tensors",
+    "arg is an empty sequence",
+    "iterable argument is empty",
+    "No inf checks were recorded",
+)
+_LARGER = "give a larger batch.local_max, or more GPUs at least"
+_ONCE = (
+    "put it under `if run.updates:`, or give what does it to run.wrap; let rates depend on run.position.step;"
+    f" or {_LARGER}"
+)

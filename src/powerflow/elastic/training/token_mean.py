@@ -1,0 +1,99 @@
+"""Weigh a loss that is a mean over something other than samples: tokens that are not padding, pixels, boxes.
+
+A pass p of rank r has a mean loss l over w of these. A step must follow the gradient of the mean over all of
+them, whatever the number of ranks R and of passes::
+
+    L = Σ_r Σ_p w_rp · l_rp / W      W = Σ_r Σ_p w_rp
+
+DDP forms the mean over ranks of what each has gathered, so each pass has to count R · w_rp / W times. W is only known
+once the last pass has begun, in which the ranks add up their weights. Until then a guess G stands for it, which matters
+only for the range of 16-bit gradients; what was accumulated with it is multiplied by G / W before the last backward.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from powerflow.elastic.training.passes import Passes
+from powerflow.errors import InputError
+
+
+class TokenMean:
+    """Weights of one step's passes on this rank."""
+
+    def __init__(self) -> None:
+        self._weighted: bool | None = None
+        self._sum: Tensor | None = None
+        self._guess: Tensor | None = None
+
+    def begin_step(self) -> None:
+        """Forget the step before."""
+        self._weighted = self._sum = self._guess = None
+
+    def scale(self, loss: Tensor, weight: float | Tensor | None, passes: Passes, ranks: int) -> Tensor | None:
+        """Return the loss as its backward is to see it; None if it is a mean over nothing, which may be NaN.
+
+        In the last pass this is where ranks add up their weights.
+
+        Args:
+            loss: Mean over ``weight`` of something; no more than one number.
+            weight: How many; None: over the samples of the pass.
+            passes: Of this step.
+            ranks: Of the gang.
+
+        Raises:
+            InputError: If a weight is no number ≥ 0, or some backwards of the step have one and others not.
+            RuntimeError: When a peer was lost (`powerflow.elastic.group.lost_peer`).
+        """
+        one = passes.one
+        assert one is not None
+        weighted = weight is not None
+        mixed = self._weighted not in (None, weighted)
+        self._weighted = weighted
+        if passes.count > 1 and (mixed or (weighted and passes.backwards)):
+            raise InputError(
+                "in a step of several passes a weight needs one backward per pass, each with its weight",
+                where="run.backward",
+                fix="add the losses up, and give a weight in every pass",
+            )
+        if weight is None:
+            return loss if one.weight == 1.0 else loss * one.weight
+        own = _number(weight)
+        if not one.weight:
+            own = own * 0.0  # samples of others, to keep in step
+        self._sum = own if self._sum is None or passes.count == 1 else self._sum + own
+        if not one.last:
+            if self._guess is None:
+                self._guess = torch.clamp(own * passes.count, min=1.0) * ranks
+            return _times(loss, own, ranks / self._guess)
+        whole = self._sum.clone()
+        if ranks > 1:
+            dist.all_reduce(whole)
+        if self._guess is not None:
+            passes.rescale(torch.where(whole > 0, self._guess / whole, 0.0))
+        return _times(loss, own, torch.where(whole > 0, ranks / whole, 0.0))
+
+
+def _times(loss: Tensor, weight: Tensor, factor: Tensor) -> Tensor | None:
+    if weight.device.type == "cpu":
+        return loss * (weight * factor).to(loss) if weight > 0 else None
+    counted = torch.where(weight.to(loss.device) > 0, loss, torch.zeros_like(loss))
+    return counted * (weight * factor).to(loss)
+
+
+def _number(weight: float | Tensor) -> Tensor:
+    if isinstance(weight, Tensor):
+        if weight.numel() != 1:
+            raise InputError(f"a weight has {weight.numel()} elements", where="run.backward", fix="give their sum")
+        if weight.device.type != "cpu":  # not looked at: that would wait for the device
+            return weight.detach().reshape(()).to(torch.float32 if weight.device.type == "mps" else torch.float64)
+        weight = float(weight)
+    if not math.isfinite(weight) or weight < 0:
+        raise InputError(
+            f"a weight is {weight}", where="run.backward", fix="give how many tokens the mean is over, ≥ 0"
+        )
+    return torch.tensor(float(weight), dtype=torch.float64)

@@ -1,0 +1,1 @@
+"""Run the ranks of jobs: launch, rescale, watch and end them."""

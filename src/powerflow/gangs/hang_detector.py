@@ -1,0 +1,159 @@
+"""Which ranks hang: they do one thing for too long while all others wait for them.
+
+What a rank does it says itself, in its report. Three things are told apart:
+
+- It is **in a step**, or forms a group: it takes as long as steps take (`Limits.hang_s`, `Limits.hang_steps`).
+- It is **outside a step**: it evaluates, saves, logs. Nobody can know how long that takes, so it has a limit of its own
+  (``limits.between_steps`` of the job). Each pass of an evaluation begins that time anew.
+- It **waits** for the others. Where all do, inside the same all-reduce, none of them will ever go on.
+
+A process that stands still as a whole (SIGSTOP) says nothing any more, and uses no CPU time; that is seen whatever it
+said last. CPU time is used for nothing else: a rank that waits in an all-reduce of NCCL is busy all the time.
+
+Time is this process's own, from when a rank was first seen at what it does, so a wall clock that jumps kills nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from powerflow.elastic.mailbox import Phase, RankReport
+from powerflow.gangs.types import Limits
+
+#: Phases in which a rank waits for others, or for us.
+WAITING = (Phase.READY, Phase.SYNCING, Phase.BROKEN, Phase.RELEASED, Phase.DONE)
+#: Phases in which it trains, or does what belongs to it.
+TRAINING = (Phase.COMPUTING, Phase.SYNCING, Phase.OUTSIDE, Phase.EVALUATING, Phase.SAVING, Phase.DONE)
+#: Phases in which nobody knows how long it takes.
+_OUTSIDE = (Phase.OUTSIDE, Phase.EVALUATING, Phase.SAVING)
+_DOES = {
+    Phase.COMPUTING: "was in one step",
+    Phase.SYNCING: "waited in one all-reduce, as all others did,",
+    Phase.OUTSIDE: "was outside a step",
+    Phase.EVALUATING: "was in one pass of an evaluation",
+    Phase.SAVING: "saved a checkpoint",
+    Phase.REGROUPING: "formed a group",
+    Phase.STARTING: "was starting",
+}
+
+Reports = Mapping[str, RankReport | None]
+
+
+def cpu_ticks(pid: int) -> int | None:
+    """Return the CPU time that all threads of a process have used, in clock ticks; None if there is no such process."""
+    try:
+        fields = Path("/proc", str(pid), "stat").read_text("utf-8", "replace").rpartition(")")[2].split()
+        return int(fields[11]) + int(fields[12])
+    except (OSError, IndexError, ValueError):
+        return None
+
+
+class _Doing(NamedTuple):
+    """What a rank was last seen to do, and since when; its last beat and CPU time, and since when they are so."""
+
+    what: tuple[object, ...]
+    since_s: float
+    beat: int
+    cpu: int | None
+    beat_s: float
+
+
+@dataclass(slots=True)
+class Watch:
+    """Remembers since when each rank does what it does.
+
+    Attributes:
+        limits: How long is too long.
+        cpu_ticks: CPU time that a process has used, in clock ticks; None where that cannot be known.
+    """
+
+    limits: Limits
+    cpu_ticks: Callable[[int], int | None] = cpu_ticks
+    _doing: dict[str, _Doing] = field(default_factory=dict)
+
+    def hung(self, members: Reports, now_s: float, between_s: float | None = None) -> dict[str, str]:
+        """Return those of a gang's living members that hang, each with what it did.
+
+        Args:
+            members: What they say, in order; None: has not said anything yet.
+            now_s: Now.
+            between_s: Limit outside a step; None: that of ``limits``.
+        """
+        between_s = self.limits.between_s if between_s is None else between_s
+        self._doing = {name: self._see(name, report, now_s) for name, report in members.items()}
+        stopped = self._stopped(members, now_s)
+        if stopped:
+            silent_s = {name: now_s - self._doing[name].beat_s for name in stopped}
+            return {name: f"said nothing and used no CPU for {silent_s[name]:.0f} s" for name in stopped}
+        busy = [name for name, report in members.items() if report is None or report.phase not in WAITING]
+        if not busy:
+            return self._deadlocked(members, now_s)
+        alone = len(busy) == len(members)  # nobody waits: perhaps a long evaluation between two steps
+        late = {}
+        for name in busy:
+            patience_s = max(_patience_s(members[name], self.limits, between_s), self.limits.start_s if alone else 0)
+            spent_s = now_s - self._doing[name].since_s
+            if spent_s > patience_s:
+                late[name] = _said(members[name], spent_s)
+        return late if len(late) == len(busy) else {}
+
+    def _see(self, name: str, report: RankReport | None, now_s: float) -> _Doing:
+        what = () if report is None else (report.generation, report.phase, report.phase_s, report.step)
+        beat = 0 if report is None else report.beat
+        before = self._doing.get(name)
+        since_s = before.since_s if before is not None and before.what == what else now_s
+        if before is not None and before.beat == beat:
+            return _Doing(what, since_s, beat, before.cpu, before.beat_s)
+        cpu = self.cpu_ticks(report.pid) if report is not None and beat else None
+        return _Doing(what, since_s, beat, cpu, now_s)
+
+    def _stopped(self, members: Reports, now_s: float) -> list[str]:
+        """Those whose process stands still, while others of the gang say what they do: so the disk is not full."""
+        silent = []
+        for name, report in members.items():
+            seen = self._doing[name]
+            if report is None or seen.cpu is None or now_s - seen.beat_s <= self.limits.hang_s:
+                continue
+            cpu = self.cpu_ticks(report.pid)
+            if cpu == seen.cpu:
+                silent.append(name)
+            elif cpu is not None:  # it holds Python's lock and computes: the time begins anew
+                self._doing[name] = seen._replace(cpu=cpu, beat_s=now_s)
+        speaks = any(seen.beat and now_s - seen.beat_s <= self.limits.hang_s / 2 for seen in self._doing.values())
+        return silent if speaks else []
+
+    def _deadlocked(self, members: Reports, now_s: float) -> dict[str, str]:
+        """One of those who wait for each other in an all-reduce and will for ever; the others notice that it is gone.
+
+        Where one has lost a peer, those who still wait have not noticed: all of them.
+        """
+        syncing = {n: r for n, r in members.items() if r is not None and r.phase is Phase.SYNCING}
+        spent_s = {name: now_s - self._doing[name].since_s for name in syncing}
+        if not syncing or any(spent_s[n] <= _patience_s(r, self.limits, 0.0) for n, r in syncing.items()):
+            return {}
+        if any(report is not None and report.phase is Phase.BROKEN for report in members.values()):
+            return {name: f"did not notice for {spent_s[name]:.0f} s that a peer was lost" for name in syncing}
+        behind = min(reversed(list(syncing)), key=lambda name: syncing[name].step)
+        return {behind: _said(syncing[behind], spent_s[behind])}
+
+
+def _patience_s(report: RankReport | None, limits: Limits, between_s: float) -> float:
+    if report is not None and report.phase in _OUTSIDE:
+        return max(between_s, limits.start_s) if report.phase is Phase.SAVING else between_s
+    if report is None or report.phase is Phase.STARTING:
+        return limits.start_s
+    if report.phase is Phase.REGROUPING:
+        return limits.hang_s
+    if report.timed_steps == 0:  # its first step may compile
+        return limits.start_s
+    return max(limits.hang_s, limits.hang_steps * report.timed_s / report.timed_steps)
+
+
+def _said(report: RankReport | None, spent_s: float) -> str:
+    if report is None:
+        return f"said nothing for {spent_s:.0f} s"
+    limit = ", more than limits.between_steps" if report.phase in _OUTSIDE else ""
+    return f"{_DOES.get(report.phase, 'did nothing')} for {spent_s:.0f} s{limit}"

@@ -1,0 +1,125 @@
+"""Lay a script's ranks out: which processes are started, what each sees, and what its environment tells it.
+
+One process per GPU with the environment that torchrun gives; of a launcher (`powerflow.api.launchers`) one process
+per node, which starts the ranks of that node itself; of ``rescale: none`` one process with all GPUs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import count
+
+from powerflow.api.job_spec import JobSpec
+from powerflow.api.launchers import Launcher, launcher_of
+from powerflow.gangs.rank_batch import batch_environment, rank_batch
+from powerflow.gangs.types import Slot
+
+
+@dataclass(frozen=True, slots=True)
+class StartPlan:
+    """How one process is started.
+
+    Attributes:
+        name: Of the process.
+        seen: GPUs of its node that it may see.
+        environment: What is added to its environment.
+        command: Argument vector in place of the job's ``run`` line; empty: that line.
+    """
+
+    name: str
+    seen: tuple[int, ...]
+    environment: dict[str, str]
+    command: tuple[str, ...] = ()
+
+
+def launcher_in(spec: JobSpec) -> Launcher | None:
+    """Return the launcher that starts the job's ranks; None if PowerFlow starts them itself.
+
+    Raises:
+        InputError: Its ``run`` line starts one that cannot be told how many processes to start.
+    """
+    return launcher_of(spec.run) if spec.rescale == "restart" else None
+
+
+def notes(spec: JobSpec, ranks: int) -> list[tuple[str, str]]:
+    """Return what the owner should know of a launch on so many ranks: kinds of events, and their text.
+
+    Raises:
+        InputError: As `launcher_in`.
+    """
+    found = []
+    launcher, batch = launcher_in(spec), spec.batch
+    if launcher is not None:
+        found.append(
+            ("launcher", f"{launcher.kind} is started once per node, and told to start {ranks} processes in all")
+        )
+    if spec.rescale == "restart" and batch and rank_batch(batch.global_batch, ranks, batch.local_max) is None:
+        text = f"batch.global {batch.global_batch} cannot be cut evenly over {ranks} ranks: no local batch is given"
+        found.append(("batch not even", text))
+    return found
+
+
+def processes(spec: JobSpec, placement: Sequence[tuple[str, tuple[int, ...]]]) -> list[tuple[str, tuple[int, ...]]]:
+    """Return node and GPUs of each process that is started for a placement, in order of rank.
+
+    Raises:
+        InputError: As `launcher_in`; or a job with ``rescale: none`` is placed on several nodes.
+    """
+    if spec.rescale == "restart" and launcher_in(spec) is None:
+        return [(node, (gpu,)) for node, gpus in placement for gpu in gpus]
+    return list(placement)
+
+
+def lay_out(
+    spec: JobSpec, members: Sequence[tuple[str, str, tuple[int, ...]]], port: int, interpreter: str
+) -> list[StartPlan]:
+    """Return how each process is started.
+
+    Args:
+        spec: Of the job.
+        members: Name, node and GPUs of each process, in order.
+        port: Where the ranks meet, on the first node.
+        interpreter: What a bare ``python`` means.
+
+    Raises:
+        InputError: The job's launcher cannot start this many ranks on these nodes.
+    """
+    if not members:
+        return []
+    if spec.rescale == "none":
+        return [StartPlan(name, gpus, {}) for name, _, gpus in members]
+    slots: list[Slot] = [(node, gpu) for _, node, gpus in members for gpu in gpus]
+    batch = spec.batch
+    shared = batch_environment(batch.global_batch, len(slots), batch.local_max) if batch else {}
+    shared["MASTER_PORT"] = str(port)
+    launcher = launcher_in(spec)
+    by_node: dict[str, list[tuple[str, tuple[int, ...]]]] = {}
+    for name, node, gpus in members:
+        by_node.setdefault(node, []).append((name, gpus))
+    if launcher is not None:
+        counts = [sum(len(gpus) for _, gpus in own) for own in by_node.values()]
+        own_path = "PATH" in spec.env
+        return [
+            StartPlan(
+                name,
+                gpus,
+                shared,
+                launcher.command(node=number, gpus=counts, port=port, interpreter=interpreter, own_path=own_path),
+            )
+            for number, ((name, gpus),) in enumerate(by_node.values())
+        ]
+    plans, rank = [], count()
+    for group, own in enumerate(by_node.values()):
+        seen = tuple(gpu for _, gpus in own for gpu in gpus)
+        for local, (name, _) in enumerate(own):
+            told = {
+                "RANK": next(rank),
+                "LOCAL_RANK": local,
+                "WORLD_SIZE": len(slots),
+                "LOCAL_WORLD_SIZE": len(own),
+                "GROUP_RANK": group,
+                "GROUP_WORLD_SIZE": len(by_node),
+            }
+            plans.append(StartPlan(name, seen, {**shared, **{key: str(value) for key, value in told.items()}}))
+    return plans

@@ -1,0 +1,260 @@
+"""Gangs: what the controller wants of jobs becomes launches and mailbox targets; what is seen of them becomes facts.
+
+Nothing here waits, and nothing decides who gets which GPU. `Gangs.poll` compares what every job shall have with what
+its processes are, and takes the next step; calling it again takes the one after. What must outlive the controller
+(which rank is on which GPU, who was told to leave) is written to the job's book before it is acted on, so a new
+object over the same directory goes on where the old one was killed.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from powerflow.api.job_spec import JobSpec
+from powerflow.elastic.mailbox import RankReport
+from powerflow.engine.protocol import Engine, EngineError, RankName, RankState, RankStatus
+from powerflow.errors import InputError
+from powerflow.gangs.base import Gang
+from powerflow.gangs.context import Environment, Yard
+from powerflow.gangs.inplace import InPlace
+from powerflow.gangs.rendezvous import MeetingProbe, look
+from powerflow.gangs.report_reader import News
+from powerflow.gangs.restart import Scripts
+from powerflow.gangs.state_file import Book, Failure
+from powerflow.gangs.types import Fact, Limits, Order, Slot
+
+__all__ = ["Environment", "Gangs"]
+
+_JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_LIMITS = Limits()
+#: Characters that are kept of what a defect says.
+DEFECT_CHARS = 500
+
+
+class Gangs:
+    """All gangs of one cluster.
+
+    Args:
+        engine: Runs the ranks.
+        directory: Holds ``jobs/<job id>/`` (mailboxes, which the jobs' users may write) and ``gangs/<job id>.json``
+            (books, which only we may).
+        environment: See `Environment`; what gangs add (job directory, rank name, RANK, MASTER_PORT …) wins over it,
+            save for MASTER_ADDR.
+        limits: How long to wait for what.
+        interpreter: What a bare ``python`` in a job's command means; scripts for it may run in the preloaded one.
+        clock: Seconds on a clock that never goes back.
+        on_defect: Is given the job, and what was raised, where one job's turn broke off by a defect of ours.
+        look_at_ranks: Looks into the processes of scripts, to see whether they have met.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        directory: str | os.PathLike[str],
+        environment: Environment,
+        *,
+        limits: Limits = _LIMITS,
+        interpreter: str = sys.executable,
+        clock: Callable[[], float] = time.monotonic,
+        on_defect: Callable[[str, Exception], None] = lambda job_id, error: None,
+        look_at_ranks: MeetingProbe = look,
+    ) -> None:
+        self._on_defect = on_defect
+        self._yard = Yard(engine, Path(directory), environment, limits, interpreter, clock, look_at_ranks)
+        self._gangs: dict[str, Gang] = {}
+        self._engine_trouble = ""
+        self._torn: dict[str, str] = {}  # jobs whose book says nothing, and why
+
+    @property
+    def most_grace_s(self) -> float:
+        """Most seconds that a job gets to save and leave, whatever it asks for."""
+        return self._yard.limits.grace_s
+
+    def epoch_of(self, job_id: str) -> int:
+        """Epoch of the last order that a job's book has taken; -1 where it has none.
+
+        Raises:
+            OSError: If the book cannot be read.
+        """
+        return self._book(job_id).epoch
+
+    def adopt(self, orders: Sequence[Order]) -> None:
+        """After a restart: the last orders of all jobs that have not ended. Ranks that run well are left untouched.
+
+        Ranks of any other job are ended.
+
+        Raises:
+            EngineError: If the engine does not answer.
+            OSError: If a book cannot be read.
+        """
+        self._yard.look()
+        self.apply(orders)
+        for job_id, ranks in self._yard.statuses.items():
+            if job_id not in self._gangs and any(status.state is RankState.RUNNING for status in ranks.values()):
+                epoch = max(status.name.epoch for status in ranks.values())
+                self._gang(Order(job_id, epoch, JobSpec(run="true"), ())).kill()
+        self._see_owners()
+
+    def apply(self, orders: Sequence[Order]) -> None:
+        """Take new orders; those older than what is known are ignored. They are carried out by `poll`.
+
+        Raises:
+            InputError: If a job id could not be a file's name.
+            OSError: If a book cannot be read.
+        """
+        for order in orders:
+            gang = self._gang(order)
+            gang.take(order)
+            if why := self._torn.pop(order.job_id, ""):  # what ran of it, and where, nobody knows: it cannot go on
+                gang.fail(Failure(None, why, final=True))
+
+    def kill(self, job_id: str) -> None:
+        """End a job now: SIGTERM, its grace, SIGKILL; `Vacated` is told when nothing of it runs.
+
+        A job without an order is none of ours, and nothing happens.
+        """
+        if job_id in self._gangs:
+            self._gangs[job_id].kill()
+
+    def poll(self) -> list[Fact]:
+        """Take the next step with every gang; what happened since the last call, in order.
+
+        What could not be done is told by `troubles`, and tried again by the next call.
+        """
+        try:
+            self._yard.look()
+            self._engine_trouble = ""
+        except EngineError as error:
+            self._engine_trouble = f"the engine does not answer: {error}"
+            return []
+        self._see_owners()
+        facts: list[Fact] = []
+        # those who have GPUs to give back first, so that others may get them in the same turn
+        for gang in sorted(self._gangs.values(), key=lambda gang: not gang.book.ranks):
+            if not gang.due:
+                continue
+            try:
+                gang.turn()
+            except (EngineError, OSError) as error:
+                gang.trouble = str(error)
+                gang.soon()
+            except Exception as error:  # a defect, brought out by what one job wrote, says or is: only that job ends
+                self._on_defect(gang.job_id, error)
+                gang.collapse(f"internal: {type(error).__name__}: {error}"[:DEFECT_CHARS])
+        # taken when all have had their turn: what is told once must not be lost with a turn that breaks off
+        for gang in self._gangs.values():
+            facts += gang.facts
+            gang.facts = []
+        self._see_owners()
+        return facts
+
+    def troubles(self) -> dict[str, str]:
+        """What could not be done in the last `poll`, by job id; "" stands for the engine as a whole.
+
+        What was in the way of a job that is over is nobody's trouble any more.
+        """
+        found = {job_id: gang.trouble for job_id, gang in self._gangs.items() if gang.trouble and not gang.quiet}
+        return {"": self._engine_trouble, **found} if self._engine_trouble else found
+
+    def holding(self) -> dict[Slot, str]:
+        """GPUs on which a process of some job is alive, as the last `poll` saw it, and whose."""
+        return dict(self._yard.owners)
+
+    def next_due_s(self) -> float:
+        """When, on this object's clock, `poll` wants to be called again at the latest; inf: when there is news."""
+        if self._engine_trouble:
+            return self._yard.clock() + self._yard.limits.steady_poll_s
+        return min((gang.due_s for gang in self._gangs.values() if not gang.quiet), default=math.inf)
+
+    def standing(self, job_id: str) -> list[dict[str, Any]]:
+        """How each of a job's `ranks` is, as the engine says, and where it stands, as it says itself if it does."""
+        names = self.ranks(job_id)
+        known = self._yard.statuses.get(job_id, {})
+        said = News(self._yard.mailbox(job_id)).read([name for name in names if name in known])
+        return [_standing(name, known.get(name), said.get(name)) for name in names]
+
+    def ranks(self, job_id: str) -> list[str]:
+        """Names of a job's ranks whose logs are kept: those that run first, then the latest ended ones."""
+        gang = self._gangs.get(job_id)
+        book = gang.book if gang is not None else self._book(job_id)
+        members = list(book.members)  # the loop may change the book while another thread asks
+        others = [name for name in list(book.ranks) if name not in members]
+        return [*members, *others, *reversed(list(book.ended))]
+
+    def log(self, job_id: str, rank: str | None = None, offset: int = 0, limit: int = 65536) -> tuple[bytes, int]:
+        """What a rank wrote (None: the first of `ranks`), as `Engine.log` gives it.
+
+        Raises:
+            KeyError: If the job has no such rank.
+        """
+        ranks = self.ranks(job_id)
+        name = rank if rank is not None else ranks[0] if ranks else None
+        if name is None or name not in ranks:
+            raise KeyError(rank)
+        return self._yard.engine.log(RankName.parse(name), offset, limit)
+
+    def last_lines(self, job_id: str, count: int = 20, rank: str | None = None) -> list[str]:
+        """Last lines that a rank wrote; [] where there is nothing."""
+        try:
+            piece, _ = self.log(job_id, rank, -8192, 8192)
+        except KeyError:
+            return []
+        return piece.decode("utf-8", "replace").splitlines()[-count:]
+
+    def forget(self, job_id: str) -> None:
+        """Drop logs and book of a job of which nothing runs and nothing is wanted; any other is left as it is."""
+        gang = self._gangs.get(job_id)
+        if gang is not None and not gang.quiet:
+            return
+        for name in self.ranks(job_id):
+            self._yard.engine.forget(RankName.parse(name))
+        self._gangs.pop(job_id, None)
+        self._yard.book_path(job_id).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Let go; ranks run on."""
+        self._yard.matcher.close()
+
+    def _gang(self, order: Order) -> Gang:
+        gang = self._gangs.get(order.job_id)
+        if gang is None:
+            kind = InPlace if order.spec.rescale == "in-place" else Scripts
+            gang = self._gangs[order.job_id] = kind(self._yard, order, self._book(order.job_id))
+        return gang
+
+    def _book(self, job_id: str) -> Book:
+        if not _JOB_ID.fullmatch(job_id):
+            raise InputError(f"{job_id!r} cannot be a job's id", fix="use letters, digits, - and _")
+        path = self._yard.book_path(job_id)
+        try:
+            return Book.load(path)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            self._torn[job_id] = f"its book {path} cannot be read ({type(error).__name__}: {error})"[:DEFECT_CHARS]
+            return Book()
+
+    def _see_owners(self) -> None:
+        self._yard.owners = {
+            slot: job_id
+            for job_id, gang in self._gangs.items()
+            for name in gang.book.ranks
+            if gang.alive(name)
+            for slot in gang.slots([name])
+        }
+
+
+def _standing(name: str, known: RankStatus | None, said: RankReport | None) -> dict[str, Any]:
+    if known is None:  # named before it is launched, or ended before the engine's memory begins
+        return {"name": name, "state": "not known", "node": None, "pid": None, "code": None}
+    runs = known.state is RankState.RUNNING
+    state = {RankState.RUNNING: "running", RankState.EXITED: "ended", RankState.LOST: "lost"}[known.state]
+    found = {"name": name, "state": state, "node": known.node, "pid": known.pid if runs else None, "code": known.code}
+    if said is not None and runs:
+        found |= {"phase": said.phase.value, "step": said.step, "generation": said.generation}
+    return found

@@ -1,0 +1,177 @@
+"""Read a rank's report as untrusted data: a job's user may write anything into it.
+
+The user of a job owns its mailbox, so a report can be anything: a fifo, a link, a million bytes, numbers of 400
+digits, brackets 200,000 deep. This is the one place where such a file becomes data. What leaves it is a `RankReport`
+whose every field is of its type and within its bounds (`powerflow.gangs.report_bounds`), or `Nonsense` with the reason,
+which fails that job. No later code has to check again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from powerflow.elastic.mailbox import Phase, RankReport
+from powerflow.gangs.context import open_folder
+from powerflow.gangs.report_bounds import LEAST_STEP_S, MOST_BATCH, MOST_COUNT, MOST_S, MOST_UNIX_S
+
+#: Largest report, bytes; a real one has 500.
+MOST_BYTES = 1 << 16
+#: Characters of a note that are kept.
+NOTE_CHARS = 500
+#: Characters of a wrong value that are shown.
+_SHOWN = 40
+
+_BATCHES = frozenset({"generation", "local_batch", "accumulation", "global_batch"})
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Nonsense:
+    """Why a file is no report, in a line that goes on "its report …"."""
+
+    why: str
+
+
+def read_report(ranks: Path, name: str) -> RankReport | Nonsense | None:
+    """Read a rank's report from its mailbox.
+
+    Args:
+        ranks: Folder of the reports of one job.
+        name: Name of the rank.
+
+    Returns:
+        None where it has said nothing (there is no file, or an empty one after a power cut), or where the file system
+        does not let us know just now.
+    """
+    try:
+        text = _read(ranks, f"{name}.json")
+        return None if text is None else _report(text, name)
+    except _NoReport as error:
+        return Nonsense(str(error))
+
+
+class _NoReport(Exception):
+    pass
+
+
+def _read(ranks: Path, file_name: str) -> bytes | None:
+    """Content of a plain file in a folder that is no link; None where there is none."""
+    try:
+        folder = open_folder(ranks)
+        try:
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            file = os.open(file_name, flags, dir_fd=folder)
+        finally:
+            os.close(folder)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO, errno.ENOTDIR, errno.EACCES):
+            raise _NoReport(f"cannot be read ({error.strerror})") from None
+        return None  # the disk, or the network: it may answer the next time
+    try:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            raise _NoReport("is no plain file")
+        text = os.read(file, MOST_BYTES + 1)
+    except OSError:
+        return None
+    finally:
+        os.close(file)
+    if len(text) > MOST_BYTES:
+        raise _NoReport(f"is larger than {MOST_BYTES} bytes")
+    return text if text.strip(b"\0") else None
+
+
+def _report(text: bytes, name: str) -> RankReport:
+    try:
+        content = json.loads(text, parse_constant=_no_constant)
+    except RecursionError:
+        raise _NoReport("is nested too deep") from None
+    except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are, too; and numbers of 5,000 digits
+        raise _NoReport(f"is no JSON ({_short(error)})") from None
+    if not isinstance(content, dict):
+        raise _NoReport("is no JSON object")
+    # what a later version says besides is passed over
+    said = {key: content[key] for key in _READERS if key in content}
+    if missing := _REQUIRED - said.keys():
+        raise _NoReport(f"does not say {', '.join(sorted(missing))}")
+    report = RankReport(**{key: _READERS[key](key, value) for key, value in said.items()})
+    if report.name != name:
+        raise _NoReport(f"bears the name {_short(report.name)}")
+    if report.timed_steps * LEAST_STEP_S > report.timed_s:
+        raise _NoReport(f"says {report.timed_steps} steps took {report.timed_s:g} s")
+    return report
+
+
+def _no_constant(word: str) -> NoReturn:
+    raise _NoReport(f"holds {word}, which is no number")
+
+
+def _short(value: object) -> str:
+    """A value as a line of plain text can hold it, whatever it is."""
+    if isinstance(value, int) and not -(10**30) < value < 10**30:
+        return "a number of more than 30 digits"
+    text = _printable(value if isinstance(value, str) else str(value), _SHOWN + 1)
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+
+
+def _printable(text: str, most: int) -> str:
+    """At most so many characters, without those that a line, a terminal or a database does not take."""
+    return "".join(char if char.isprintable() else "\ufffd" for char in text[:most])
+
+
+def _count(key: str, value: object) -> int:
+    most = MOST_BATCH if key in _BATCHES else MOST_COUNT
+    if type(value) is not int or not 0 <= value <= most:
+        raise _NoReport(f"says {key} is {_short(value)}, not a whole number from 0 to {most}")
+    return value
+
+
+def _count_or_none(key: str, value: object) -> int | None:
+    return None if value is None else _count(key, value)
+
+
+def _seconds(key: str, value: object) -> float:
+    most = MOST_UNIX_S if key == "phase_s" else MOST_S
+    if type(value) not in (int, float) or not 0 <= value <= most:  # type: ignore[operator]
+        raise _NoReport(f"says {key} is {_short(value)}, not seconds from 0 to {most:g}")
+    return float(value)  # type: ignore[arg-type]
+
+
+def _text(key: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise _NoReport(f"says {key} is {_short(value)}, not text")
+    return _printable(value, NOTE_CHARS)
+
+
+def _flag(key: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise _NoReport(f"says {key} is {_short(value)}, not true or false")
+    return value
+
+
+def _phase(key: str, value: Any) -> Phase:
+    try:
+        return Phase(value)
+    except (ValueError, TypeError):
+        raise _NoReport(f"says {key} is {_short(value)}") from None
+
+
+#: How each kind of field is read; a kind that is not here is a defect, found when this module is imported.
+_KINDS: dict[str, Callable[[str, Any], Any]] = {
+    "int": _count,
+    "int | None": _count_or_none,
+    "float": _seconds,
+    "str": _text,
+    "bool": _flag,
+    "Phase": _phase,
+}
+_FIELDS = dataclasses.fields(RankReport)
+_READERS = {field.name: _KINDS[str(field.type)] for field in _FIELDS}
+_REQUIRED = {field.name for field in _FIELDS if field.default is dataclasses.MISSING}

@@ -1,0 +1,40 @@
+"""Find ranks whose script was refused. It would be refused again, so the job is not tried again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from powerflow.elastic.mailbox import RankReport
+from powerflow.gangs.state_file import Failure
+
+#: What torch's traceback shows where a script opens a process group for which nobody has set an address.
+_OWN_GROUP = ("init_process_group(", "_env_rendezvous_handler", "/deepspeed/")
+_RESTART = (
+    "its script opens a torch.distributed process group of its own, for FSDP, ZeRO or DeepSpeed say, and does not use"
+    " powerflow.elastic: submit it with rescale: restart"
+)
+
+
+def refusal(
+    lost: Iterable[str],
+    reports: Mapping[str, RankReport],
+    code: Callable[[str], int | None],
+    last_lines: Callable[[str], Iterable[str]],
+) -> Failure | None:
+    """Return the failure of a job, one of whose ranks was refused; None if none was.
+
+    Args:
+        lost: Ranks that ended though they should not.
+        reports: What ranks say of themselves.
+        code: Gives a rank's exit code.
+        last_lines: Gives the end of a rank's log.
+    """
+    for name in lost:
+        report = reports.get(name)
+        if not code(name):
+            continue
+        if report is not None and report.refusal:
+            return Failure(code(name), f"{name} was refused: {report.refusal}", name, final=True)
+        if report is None and any(sign in line for line in last_lines(name) for sign in _OWN_GROUP):
+            return Failure(code(name), f"{name} exited with code {code(name)}: {_RESTART}", name, final=True)
+    return None

@@ -1,0 +1,102 @@
+"""What a job's mailbox says, read with suspicion: its user may write there whatever they like."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from itertools import islice
+from pathlib import Path
+
+from powerflow.elastic.mailbox import CHECKPOINT, Mailbox, RankReport, Target
+from powerflow.gangs.context import open_folder, prepare, spoiling
+from powerflow.gangs.rank_reports import Nonsense, read_report
+from powerflow.gangs.report_bounds import MOST_BATCH
+from powerflow.gangs.types import Progressed
+
+#: Files of one job's ranks that are looked through; more are not from its ranks.
+MOST_FILES = 20_000
+
+
+class News:
+    """Both sides of one job's mailbox.
+
+    Attributes:
+        nonsense: Ranks whose last report was none, and why.
+    """
+
+    def __init__(self, mailbox: Mailbox) -> None:
+        self._mailbox = mailbox
+        self.nonsense: dict[str, str] = {}
+
+    def post(self, target: Target, user: str) -> None:
+        """Tell the ranks what the gang shall be.
+
+        Raises:
+            OSError: If that cannot be written.
+            EngineError: If there is no such user, or the mailbox is none any more.
+        """
+        with spoiling():
+            prepare(self._mailbox, user)
+            self._mailbox.post_target(target)
+
+    def generation(self) -> int:
+        """Generation that the gang has gone over to, or is about to; 0 before the first."""
+        try:
+            switch = self._mailbox.switch()
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            return 0
+        if switch is None or not _is_count(switch.target.generation):
+            return 0
+        return switch.target.generation
+
+    def sweep(self) -> None:
+        """Before a new life: drop what ranks said in the last one, lest the new ones take them for alive."""
+        with contextlib.suppress(OSError):
+            folder = open_folder(self._mailbox.directory / "ranks")
+            try:
+                with os.scandir(folder) as entries:  # no list of them all: a job may have made a million
+                    for entry in islice(entries, MOST_FILES):
+                        if entry.name.endswith(".json") and not entry.name.startswith("."):
+                            with contextlib.suppress(OSError):  # a folder of that name
+                                os.unlink(entry.name, dir_fd=folder)
+            finally:
+                os.close(folder)
+
+    def drop_checkpoint(self) -> None:
+        """The job is over: delete the state that its ranks kept in its folder, which nobody will read again."""
+        with contextlib.suppress(OSError):
+            folder = open_folder(self._mailbox.directory)
+            try:
+                for name in (CHECKPOINT, f".{CHECKPOINT}.new", Path(CHECKPOINT).with_suffix(".lock").name):
+                    with contextlib.suppress(OSError):
+                        os.unlink(name, dir_fd=folder)
+            finally:
+                os.close(folder)
+
+    def read(self, names: list[str]) -> dict[str, RankReport]:
+        """What these ranks say of themselves, by name; `nonsense` has who wrote something else, and why it is none."""
+        found = {name: read_report(self._mailbox.directory / "ranks", name) for name in names}
+        self.nonsense = {name: said.why for name, said in found.items() if isinstance(said, Nonsense)}
+        return {name: said for name, said in found.items() if isinstance(said, RankReport)}
+
+
+def progressed(job_id: str, leader: RankReport, gpus: int, nodes: int) -> Progressed:
+    """How far a gang is, as the rank says that is furthest."""
+    return Progressed(
+        job_id=job_id,
+        step=leader.step,
+        steps_total=leader.steps_total,
+        samples=leader.samples,
+        generation=leader.generation,
+        gpus=gpus,
+        nodes=nodes,
+        local_batch=leader.local_batch,
+        accumulation=leader.accumulation,
+        global_batch=leader.global_batch,
+        timed_steps=leader.timed_steps,
+        timed_s=leader.timed_s,
+    )
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value <= MOST_BATCH

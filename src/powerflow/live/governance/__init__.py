@@ -1,0 +1,1 @@
+"""Keep what operators set: budgets, power caps, signals and rollout stages."""

@@ -1,0 +1,381 @@
+"""The energy budgets of a live cluster: kept in the store, told what was used, and turned into the brain's terms.
+
+The keepers are the simulator's (`powerflow.energy.budgets`). This module gives them a meter, what jobs still need, and
+once a day a replay of what came in the last one; and keeps what they know across restarts.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import asdict, dataclass, replace
+
+from powerflow.api.governance import AuditRecord, BudgetOrder, BudgetRecord, Outlook, audited
+from powerflow.api.records import Caller, NotFound
+from powerflow.cluster.spec import ClusterSpec
+from powerflow.cost.catalogue import gpu_type
+from powerflow.cost.table import Axes
+from powerflow.energy.amount import kwh
+from powerflow.energy.budget import Budget, Period, Warned, window_at
+from powerflow.energy.budgets import Budgets
+from powerflow.energy.governor import DAY_S, Governor
+from powerflow.energy.price import REPLAYED, natural_price_of
+from powerflow.energy.response import Response
+from powerflow.errors import InputError
+from powerflow.live.governance.past_days import past_days
+from powerflow.live.governance.replay_process import Replaying, Respond
+from powerflow.live.governance.signals import Signals
+from powerflow.live.jobs.cost_learning import Learning
+from powerflow.scheduler import events as brain
+from powerflow.scheduler.remaining_energy import owed_j
+from powerflow.scheduler.scheduler import Scheduler
+from powerflow.store.store import Store
+
+#: The store's settings in which budgets stand, and what their keepers remember.
+BUDGETS, KEEPERS = "budgets", "budget keepers"
+#: Meters are read, and the terms set, this often.
+TICK_S = 60.0
+#: Days that are replayed for a budget that has just been set.
+KNOWN_DAYS = 14
+#: After a replay that failed, the next is tried so much later.
+RETRY_S = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBudget:
+    """A budget as it stands in the store."""
+
+    project: str
+    amount_j: float
+    period: Period
+    zone: str
+    by: str
+    set_s: float
+
+    def budget(self) -> Budget:
+        """As its keeper takes it."""
+        return Budget(self.amount_j, self.period, self.zone, self.project)
+
+
+class LiveBudgets:
+    """All budgets of one cluster. `set`, `drop` and `show` are for any thread, the rest for the controller's loop.
+
+    Args:
+        store: Where they stand.
+        cluster: Its nodes.
+        meter_j: Joules of the whole cluster so far, by its meter.
+        signals: What makes a joule dear.
+        learning: What jobs are believed to cost.
+        axes: Per GPU type, the counts and clocks to choose from.
+        respond: Replays days; None: nobody can, and prices stay 0.
+        price: λ_E where the cluster has no budget.
+        emulated: Whether its GPUs are.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        cluster: ClusterSpec,
+        meter_j: Callable[[], float],
+        signals: Signals,
+        learning: Learning,
+        axes: Mapping[str, Axes],
+        *,
+        respond: Respond | None = None,
+        price: float = 0.0,
+        emulated: bool = False,
+    ) -> None:
+        cards = [gpu_type(node.gpu_type) for node in cluster.nodes for _ in range(node.gpus)]
+        self.idle_w = sum(card.idle_w for card in cards)
+        self.prices = tuple(share * natural_price_of(cards) for share in REPLAYED)
+        self._store, self._cluster, self._meter_j, self._signals = store, cluster, meter_j, signals
+        self._learning, self._axes = learning, axes
+        self._respond, self._price, self._emulated = respond, price, emulated
+        self._lock = threading.RLock()  # what is shown is changed by the loop
+        self._stored: dict[str, StoredBudget] = {}
+        self._governors: dict[str, Governor] = {}
+        self._project_j: dict[str, float] = {}
+        self._learnt_s: float | None = None
+        self._limited: frozenset[str] = frozenset()  # scopes, by the last decision
+        self._limited_since: frozenset[str] = frozenset()  # and by any since the meters were read
+        self.unsaved = False  # whether keepers know more than the store
+        self._due_s = -math.inf
+        self._retry_s = -math.inf
+        self.warned: deque[Warned] = deque()  # not said yet
+        self._replaying: Replaying[Sequence[Mapping[str, Response]]] | None = None
+        self._pupils: set[str] = set()  # who learns from it
+        self._jobless: set[str] = set()  # who was asked, and has had no jobs yet: they wait for the daily replay
+        self._shares: Sequence[float] = ()
+        self._terms: brain.Event | None = None  # that the brain was told last
+        self._trouble = ""
+
+    # -- from outside ---------------------------------------------------------------------------------------------
+
+    def set(self, order: BudgetOrder, caller: Caller, now_s: float) -> BudgetRecord:
+        """Keep a budget, with who set it; one of the same scope is replaced, and what its keeper has learnt stays.
+
+        Raises:
+            InputError: It is none.
+        """
+        new = StoredBudget(order.project, order.amount_j, order.period, order.zone, caller.user, now_s)
+        budget = new.budget()
+        fields = {"amount_j": new.amount_j, "period": new.period, "zone": new.zone}
+        used_j = self._used_j(new.project, window_at(budget, now_s).start_s, now_s)
+        with self._lock:
+            before = self._governors.get(new.project)
+            governor = Governor(budget, self.prices, idle_w=0.0 if new.project else self.idle_w)
+            if before is not None:
+                governor.restore(before.state())
+            governor.begin(now_s, self._meter(new.project) - used_j)
+            self._keep(
+                self._stored | {new.project: new},
+                audited(caller, now_s, "budget set", new.project or "cluster", fields),
+            )
+            self._governors[new.project] = governor
+            self._jobless.discard(new.project)
+            self.warned += governor.observe(now_s, self._meter(new.project))
+            self._due_s = -math.inf
+            return self._show(new, now_s)
+
+    def drop(self, project: str, caller: Caller, now_s: float) -> BudgetRecord:
+        """Forget a budget.
+
+        Raises:
+            NotFound: There is none.
+        """
+        with self._lock:
+            if project not in self._stored:
+                whose = f"project {project} has" if project else "the cluster has"
+                raise NotFound(f"{whose} no energy budget")
+            gone = self._show(self._stored[project], now_s)
+            left = {scope: stored for scope, stored in self._stored.items() if scope != project}
+            self._keep(left, audited(caller, now_s, "budget dropped", project or "cluster"))
+            del self._governors[project]
+            self._due_s = -math.inf
+        return gone
+
+    def show(self, now_s: float) -> Sequence[BudgetRecord]:
+        """All budgets: the cluster's, then those of projects by name."""
+        with self._lock:
+            return [self._show(self._stored[project], now_s) for project in sorted(self._stored)]
+
+    def words(self, now_s: float) -> str:
+        """What limits energy now, in plain words."""
+        shown = self.show(now_s)
+        if not shown:
+            return "none: a fixed price of energy" if self._price else "none: time alone counts"
+        return "; ".join(
+            f"{budget.project or 'cluster'} {budget.window}: {budget.share:.0%} of {kwh(budget.amount_j)} used,"
+            f" {kwh(budget.forecast_j)} expected"
+            for budget in shown
+        )
+
+    def notices(self, now_s: float) -> Sequence[str]:
+        """What an operator should know."""
+        with self._lock:
+            young = [project for project, governor in self._governors.items() if not governor.knows_days]
+        wait = [
+            f"budget of {f'project {project}' if project else 'the cluster'}: no day has been replayed yet:"
+            " it sets no price, only its limit in watts holds"
+            for project in young
+        ]
+        return [*wait, *([self._trouble] if self._trouble else []), *self._signals.notices(now_s)]
+
+    # -- the loop -------------------------------------------------------------------------------------------------
+
+    def start(self, now_s: float) -> brain.Event:
+        """Go on where the last controller was, and on the same terms: the first plan must not exceed them."""
+        accounts = self._store.accounts(0.0, now_s, "project")[:-2]  # the last two are idle and total
+        kept = self._store.get(KEEPERS, {})
+        with self._lock:
+            self._project_j = {account.name: account.energy_j for account in accounts}
+            self._stored = {item["project"]: StoredBudget(**item) for item in self._store.get(BUDGETS, [])}
+            for project, stored in self._stored.items():
+                governor = Governor(stored.budget(), self.prices, idle_w=0.0 if project else self.idle_w)
+                try:
+                    if kept["idle_w"] != self.idle_w:
+                        raise InputError("is of other GPUs", where=KEEPERS)
+                    governor.restore(kept["states"][project])
+                except (KeyError, TypeError, InputError):  # of another version, or of other GPUs: it learns anew
+                    used_j = self._used_j(project, window_at(governor.budget, now_s).start_s, now_s)
+                    governor.begin(now_s, self._meter(project) - used_j)
+                else:
+                    self._learnt_s = kept["learnt_s"]
+                self._governors[project] = governor
+            self._terms = Budgets(self._governors, self._signals.weighted(), self._price).terms(now_s, self.idle_w)
+            return self._terms
+
+    def charge(self, project: str, energy_j: float) -> None:
+        """Joules that a project's job has used."""
+        if project:
+            self._project_j[project] = self._project_j.get(project, 0.0) + energy_j
+
+    def decided(self, limited: frozenset[str]) -> None:
+        """The brain has decided; these scopes' limits hold jobs back."""
+        self._limited = limited
+        self._limited_since |= limited
+
+    def due(self, now_s: float) -> bool:
+        """Whether `step` has something to do."""
+        return now_s >= self._due_s or (self._replaying is not None and self._replaying.done())
+
+    def step(self, now_s: float, scheduler: Scheduler, events: list[brain.Event]) -> None:
+        """Read meters, learn, and set the terms. `warned` gets warnings that are due.
+
+        Args:
+            now_s: The present.
+            scheduler: Told of all progress up to now.
+            events: Gets what the brain is to be told.
+
+        Raises:
+            StoreError: The jobs of past days cannot be read.
+            OSError: No replay can be begun.
+        """
+        with self._lock:
+            budgets = Budgets(self._governors, self._signals.weighted(), self._price)
+            owed = owed_j(scheduler, self.prices, self._governors, now_s)
+            self._learn(now_s)
+            self.warned += budgets.observe(now_s, self._meters(), owed, self._limited_since)
+            self._limited_since = self._limited
+            self._due_s, self.unsaved = now_s + TICK_S, True
+            terms = budgets.terms(now_s, self.idle_w)
+            if terms != self._terms:
+                events.append(terms)
+                self._terms = terms
+            self._begin_replay(now_s, events)
+
+    def save(self) -> None:
+        """Write down what keepers remember; when all warnings are said, since it holds which were.
+
+        Raises:
+            StoreError: It cannot be; it will be the next time.
+        """
+        with self._lock:
+            if self._governors:
+                states = {project: governor.state() for project, governor in self._governors.items()}
+                kept = {"idle_w": self.idle_w, "learnt_s": self._learnt_s, "states": states}
+                self._store.put(KEEPERS, kept)
+            self.unsaved = False
+
+    def close(self) -> None:
+        """End a replay that is under way."""
+        if self._replaying is not None:
+            self._replaying.close()
+            self._replaying = None
+
+    # -- inside ---------------------------------------------------------------------------------------------------
+
+    def _learn(self, now_s: float) -> None:
+        """Take what a replay has found."""
+        if self._replaying is None or not self._replaying.done():
+            return
+        running, self._replaying = self._replaying, None
+        try:
+            days = running.result()
+        except InputError as error:
+            self._trouble, self._retry_s = str(error), now_s + RETRY_S
+            return
+        self._trouble = ""
+        for scope in self._pupils & self._governors.keys():
+            for day, share in zip(days, self._shares, strict=True):
+                response = day.get(scope) or self._governors[scope].empty_day()
+                if response is not None:
+                    self._governors[scope].learn(_whole(response, share))
+        self._learned(now_s)
+
+    def _learned(self, now_s: float) -> None:
+        """All pupils have heard of the last days; a project without jobs has nothing to know yet, and is not asked."""
+        self._jobless |= {scope for scope in self._pupils if scope not in self._knowing()}
+        if self._pupils >= self._governors.keys():
+            self._learnt_s = now_s
+
+    def _knowing(self) -> Set[str]:
+        return {scope for scope, governor in self._governors.items() if governor.knows_days}
+
+    def _begin_replay(self, now_s: float, events: list[brain.Event]) -> None:
+        """Replay the last day for all keepers; or the last days for those that know none and have not been asked."""
+        if self._respond is None or self._replaying is not None or now_s < self._retry_s or not self._governors:
+            return
+        daily = self._learnt_s is not None and now_s >= self._learnt_s + DAY_S
+        young = self._governors.keys() - self._knowing() - self._jobless
+        if not young and not daily:
+            return
+        self._pupils = set(self._governors) if daily else young
+        past = past_days(self._store, self._learning, self._axes, now_s, 1 if daily else KNOWN_DAYS)
+        events += past.news  # first: nobody else will be told of these classes again
+        if not past.days:
+            self._retry_s = now_s + RETRY_S / 6
+            return
+        if not any(past.days):  # a day, or some, of which nothing needs to be replayed
+            for scope in self._pupils:
+                nothing = self._governors[scope].empty_day()
+                if nothing is not None:
+                    self._governors[scope].learn(nothing)
+            self._learned(now_s)
+            return
+        self._shares, projects = past.shares, [scope for scope in self._pupils if scope]
+        self._retry_s = now_s + RETRY_S / 6  # should it not begin
+        self._replaying = Replaying(
+            self._respond, self._cluster, self._axes, past.costs, past.days, self.prices, projects
+        )
+        self._retry_s = -math.inf
+
+    def clock_set(self) -> None:
+        """The machine's clock was set: windows are looked at anew."""
+        with self._lock:
+            self._due_s = self._retry_s = -math.inf
+
+    def _meters(self) -> dict[str, float]:
+        """By scope, joules so far."""
+        return {scope: self._meter(scope) for scope in self._stored}
+
+    def _meter(self, scope: str) -> float:
+        return self._project_j.get(scope, 0.0) if scope else self._meter_j()
+
+    def _used_j(self, project: str, since_s: float, now_s: float) -> float:
+        """Joules charged since a moment, to the hour."""
+        accounts = self._store.accounts(since_s, now_s, "project")
+        name = project or "total"
+        found = accounts[:-2] if project else accounts[-1:]
+        return next((account.energy_j for account in found if account.name == name), 0.0)
+
+    def _keep(self, stored: dict[str, StoredBudget], what: AuditRecord) -> None:
+        self._store.govern(BUDGETS, [asdict(budget) for budget in stored.values()], [what])
+        self._stored = stored
+
+    def _show(self, stored: StoredBudget, now_s: float) -> BudgetRecord:
+        governor = self._governors[stored.project]
+        standing = governor.standing(now_s)
+        outlook = [
+            Outlook(price, joules, joules <= stored.amount_j)
+            for price, joules in zip(self.prices, governor.outlook(now_s), strict=False)
+        ]
+        return BudgetRecord(
+            project=stored.project,
+            amount_j=stored.amount_j,
+            period=stored.period,
+            zone=stored.zone,
+            window=standing.window.name,
+            start_s=standing.window.start_s,
+            end_s=standing.window.end_s,
+            spent_j=standing.spent_j,
+            share=standing.share,
+            forecast_j=standing.forecast_j,
+            price=governor.price,
+            limit_w=governor.limit_w(now_s),
+            limited=stored.project in self._limited,
+            knows_days=governor.knows_days,
+            bias=governor.bias,
+            outlook=outlook,
+            by=stored.by,
+            set_s=stored.set_s,
+            emulated=self._emulated,
+        )
+
+
+def _whole(day: Response, share: float) -> Response:
+    """A whole day, of which only a share was there to be replayed."""
+    joules, under_way_j = (tuple(j / share for j in joules) for joules in (day.joules, day.under_way_j))
+    return replace(day, joules=joules, under_way_j=under_way_j)

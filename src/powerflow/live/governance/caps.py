@@ -1,0 +1,242 @@
+"""The power caps of a live cluster: kept in the store, told to the brain, and held against the meters.
+
+What was drawn under a cap is written down as it is metered (`powerflow.live.governance.cap_record`), and judged by the
+same code as a simulated one (`powerflow.scheduler.caps.compliance`).
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+
+from powerflow.api.governance import AuditRecord, CapOrder, CapRecord, audited
+from powerflow.api.records import Caller, NotFound, Refused
+from powerflow.cluster.spec import ClusterSpec
+from powerflow.errors import InputError
+from powerflow.live.governance.cap_record import CapRecords
+from powerflow.live.gpus.gpus import Power
+from powerflow.scheduler import events as brain
+from powerflow.scheduler.cap import CALM_S, PowerCap, Scope, parse_scope
+from powerflow.scheduler.caps.compliance import WITHIN_S, comply
+from powerflow.store.store import Store
+
+#: The store's setting in which caps stand.
+CAPS = "caps"
+#: Caps that are over are shown for so long, and their records kept.
+KEPT_S = 30 * 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCap:
+    """A cap as it stands in the store: plain numbers, None where `PowerCap` has an infinite one."""
+
+    number: int
+    scope: str
+    watts: float
+    start_s: float
+    end_s: float | None
+    deadline_s: float | None
+    ramp_w_per_s: float | None
+    set_s: float
+    by: str
+    lifted: bool = False  # who lifted it wants no hour of calm after it either
+
+    @property
+    def place(self) -> tuple[str, float]:
+        """There is one cap of a scope and start: a new one takes the place of the old."""
+        return self.scope, self.start_s
+
+    def cap(self, cluster: ClusterSpec) -> PowerCap:
+        """As the brain takes it."""
+        return PowerCap(
+            self.watts,
+            parse_scope(self.scope, cluster, "scope"),
+            self.start_s,
+            math.inf if self.end_s is None else self.end_s,
+            self.deadline_s,
+            math.inf if self.ramp_w_per_s is None else self.ramp_w_per_s,
+        )
+
+
+class Caps:
+    """All caps of one cluster. `set`, `lift`, `show` and `csv` are for any thread, the rest for the controller's loop.
+
+    Args:
+        store: Where they stand.
+        cluster: What scopes are parts of.
+        power: What is drawn.
+        records: What was drawn under each.
+    """
+
+    def __init__(self, store: Store, cluster: ClusterSpec, power: Power, records: CapRecords) -> None:
+        self._store, self._cluster, self._power, self._records = store, cluster, power, records
+        self._told: dict[int, StoredCap] = {}  # what the brain knows, by number
+        self._lock = threading.Lock()  # who changes caps reads them first
+
+    # -- from outside ---------------------------------------------------------------------------------------------
+
+    def set(self, order: CapOrder, caller: Caller, now_s: float) -> CapRecord:
+        """Keep a cap, with who set it. One of the same scope and start is replaced.
+
+        Raises:
+            InputError: Something in it cannot be.
+            Refused: It is over before it begins.
+        """
+        scope = parse_scope(order.scope, self._cluster, "scope").name
+        if order.end_s is not None and order.end_s <= now_s:
+            raise Refused("the cap is over before it is set", fix="give an end that is to come")
+        with self._lock:
+            last, stored = self._stored()
+            new = StoredCap(
+                number=last + 1,
+                scope=scope,
+                watts=self._limit_w(order, scope),
+                start_s=now_s if order.start_s is None else order.start_s,
+                end_s=order.end_s,
+                deadline_s=order.deadline_s,
+                ramp_w_per_s=order.ramp_w_per_s,
+                set_s=now_s,
+                by=caller.user,
+            )
+            new.cap(self._cluster)  # or it is no cap, and says why
+            out = [cap for cap in stored if cap.place == new.place or _over(cap, now_s, KEPT_S)]
+            kept = [cap for cap in stored if cap not in out]
+            self._keep(new.number, [*kept, new], _audit("cap set", new, caller, now_s))
+            for cap in out:
+                self._records.forget(cap.number)
+        return self._show(new, now_s)
+
+    def lift(self, scope: str, caller: Caller, now_s: float) -> Sequence[CapRecord]:
+        """Let go of a scope: caps that hold, or ended within the hour, are over for good; those to come are forgotten.
+
+        Raises:
+            NotFound: It has none.
+        """
+        name = parse_scope(scope, self._cluster, "scope").name
+        with self._lock:
+            last, stored = self._stored()
+            mine = [cap for cap in stored if cap.scope == name and not cap.lifted and not _over(cap, now_s, CALM_S)]
+            if not mine:
+                raise NotFound(f"there is no power cap on {name}")
+            lifted = [
+                replace(cap, end_s=now_s if cap.end_s is None else min(now_s, cap.end_s), lifted=True)
+                for cap in mine
+                if cap.start_s < now_s
+            ]
+            kept = sorted([*(cap for cap in stored if cap not in mine), *lifted], key=lambda cap: cap.number)
+            self._keep(last, kept, *(_audit("cap lifted", cap, caller, now_s) for cap in mine))
+            for number in {cap.number for cap in mine} - {cap.number for cap in lifted}:
+                self._records.forget(number)
+        return [self._show(cap, now_s) for cap in lifted]
+
+    def show(self, now_s: float) -> Sequence[CapRecord]:
+        """All caps that are kept, newest first."""
+        return [self._show(cap, now_s) for cap in reversed(self._stored()[1])]
+
+    def csv(self, number: int) -> str:
+        """``time_s,watts,allowed_w`` of a cap, a line for each change.
+
+        Raises:
+            NotFound: There is no such cap.
+        """
+        if all(cap.number != number for cap in self._stored()[1]):
+            raise NotFound(f"there is no power cap {number}")
+        return self._records.text(number)
+
+    # -- the loop -------------------------------------------------------------------------------------------------
+
+    def news(self, now_s: float) -> Sequence[brain.Event]:
+        """What the brain is to be told since the last call: at the start, all caps that are not over."""
+        stored = {cap.number: cap for cap in self._stored()[1]}
+        places = {cap.place for cap in stored.values() if not cap.lifted}
+        held = [cap for cap in self._told.values() if not cap.lifted and not _over(cap, now_s, CALM_S)]
+        gone = {cap.scope for cap in held if cap.place not in places}
+        due = [cap for cap in stored.values() if not cap.lifted and not _over(cap, now_s, 0.0)]
+        due = [cap for cap in due if cap.number not in self._told or cap.scope in gone]
+        self._told = stored
+        lifted = [brain.PowerCapLifted(scope) for scope in sorted(gone)]
+        return [*lifted, *(brain.PowerCapSet(cap.cap(self._cluster)) for cap in due)]
+
+    def note(self, now_s: float, allowed_w: Callable[[Scope], float]) -> None:
+        """Write down what is drawn under each cap, from an hour before it to an hour after, and what is allowed.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        for cap in self._told.values():
+            if now_s >= cap.start_s - WITHIN_S and not _over(cap, now_s, WITHIN_S):
+                scope = parse_scope(cap.scope, self._cluster)
+                self._records.note(cap.number, now_s, self._drawn_w(scope), allowed_w(scope))
+
+    # -- inside ---------------------------------------------------------------------------------------------------
+
+    def _stored(self) -> tuple[int, list[StoredCap]]:
+        """The last number that was given, which none gets again; and the caps, oldest first."""
+        kept = self._store.get(CAPS, {"last": 0, "caps": []})
+        return kept["last"], [StoredCap(**cap) for cap in kept["caps"]]
+
+    def _keep(self, last: int, caps: Sequence[StoredCap], *whats: AuditRecord) -> None:
+        self._store.govern(CAPS, {"last": last, "caps": [asdict(cap) for cap in caps]}, whats)
+
+    def _limit_w(self, order: CapOrder, scope: str) -> float:
+        """What a cap allows, in watts."""
+        if order.watts is not None and order.share is None:
+            return order.watts
+        if order.share is None or order.watts is not None:
+            raise InputError("a cap needs either watts or a share", where="watts", fix="give one of the two")
+        drawn_w = self._drawn_w(parse_scope(scope, self._cluster))
+        if not drawn_w > 0:
+            raise Refused("what is drawn now is not known yet", fix="give watts, or wait for a reading")
+        return order.share * drawn_w
+
+    def _drawn_w(self, scope: Scope) -> float:
+        """Watts of a scope's GPUs now."""
+        nodes = scope.nodes
+        return sum(watts for (node, _), watts in self._power.gpu_watts().items() if nodes is None or node in nodes)
+
+    def _show(self, stored: StoredCap, now_s: float) -> CapRecord:
+        cap = stored.cap(self._cluster)
+        record = CapRecord(
+            number=stored.number,
+            scope=stored.scope,
+            watts=stored.watts,
+            state="over" if _over(stored, now_s, 0.0) else "announced" if now_s < cap.due_s else "in force",
+            start_s=stored.start_s,
+            end_s=stored.end_s,
+            deadline_s=stored.deadline_s,
+            ramp_w_per_s=stored.ramp_w_per_s,
+            by=stored.by,
+            set_s=stored.set_s,
+            power_w=self._drawn_w(cap.scope),
+            emulated=self._power.emulated,
+        )
+        time_s, watts = self._records.course(stored.number, now_s)
+        if not len(time_s) or max(cap.due_s, time_s[0]) >= min(now_s, cap.end_s):
+            return record  # there is nothing to judge yet
+        kept = comply(cap, time_s, watts)
+        return replace(
+            record,
+            under_after_s=_finite(kept.under_after_s),
+            over_s=kept.over_s,
+            judged_s=kept.end_s - kept.due_s,
+            worst_over_w=kept.worst_over_w,
+            mean_w=_finite(kept.mean_w),
+            before_w=_finite(kept.before_w),
+            after_w=_finite(kept.after_w),
+        )
+
+
+def _audit(action: str, cap: StoredCap, caller: Caller, now_s: float) -> AuditRecord:
+    fields = {key: value for key, value in asdict(cap).items() if key not in ("set_s", "by", "lifted")}
+    return audited(caller, now_s, action, cap.scope, fields)
+
+
+def _over(cap: StoredCap, now_s: float, since_s: float) -> bool:
+    """Whether a cap ended so long ago."""
+    return cap.end_s is not None and now_s >= cap.end_s + since_s
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

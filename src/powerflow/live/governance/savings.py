@@ -1,0 +1,113 @@
+"""What PowerFlow would have saved on the last days of this very cluster, worked out daily while it is only watching.
+
+The days are replayed in the simulator twice, as their owners asked and with the policy under all rules, with costs as
+they are believed. It is a model's word, and said to be.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+
+from powerflow.api.governance import SavingsRecord, Stage
+from powerflow.cluster.spec import ClusterSpec
+from powerflow.cost.table import Axes
+from powerflow.energy.governor import DAY_S
+from powerflow.errors import InputError
+from powerflow.live.governance.past_days import past_days
+from powerflow.live.governance.replay_process import Compare, Replaying
+from powerflow.live.governance.stages import Stages
+from powerflow.live.jobs.cost_learning import Learning
+from powerflow.scheduler.events import Event
+from powerflow.store.store import Store
+
+#: The store's setting in which the last result stands.
+SAVINGS = "savings"
+#: So many days are replayed, as far as there are any.
+DAYS = 7
+#: After a replay that failed, or for want of jobs, the next is tried so much later.
+RETRY_S = 600.0
+
+
+class Savings:
+    """For the controller's loop; `show` and `trouble` may be read from any thread.
+
+    Args:
+        store: Has the jobs.
+        cluster, axes: Where they ran.
+        learning: What they are believed to cost.
+        stages: Nobody asks for it where everybody is acted on.
+        compare: Replays; None: nobody can.
+        price: λ_E now, seconds per joule.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        cluster: ClusterSpec,
+        axes: Mapping[str, Axes],
+        learning: Learning,
+        stages: Stages,
+        compare: Compare | None,
+        price: Callable[[], float],
+    ) -> None:
+        self._store, self._cluster, self._axes, self._learning = store, cluster, axes, learning
+        self._stages, self._compare, self._price = stages, compare, price
+        self._due_s = -math.inf
+        self._about = (0, 0)  # days and jobs of the replay under way
+        self._replaying: Replaying[tuple[float, float, float, float]] | None = None
+        self.trouble = ""
+
+    def show(self) -> SavingsRecord | None:
+        """The last result; None before there was one."""
+        kept = self._store.get(SAVINGS)
+        return None if kept is None else SavingsRecord(**kept)
+
+    def start(self) -> None:
+        """Go on where the last controller was."""
+        last = self.show()
+        self._due_s = -math.inf if last is None else last.time_s + DAY_S
+
+    def clock_set(self, by_s: float) -> None:
+        """The machine's clock was set by so many seconds: what is due in a while is so still."""
+        self._due_s += by_s
+
+    def step(self, now_s: float, events: list[Event]) -> None:
+        """Take what a replay has found, or begin one that is due; ``events`` gets what the brain is to be told for it.
+
+        Raises:
+            StoreError: What was found cannot be kept, or the jobs of past days not be read.
+            OSError: No replay can be begun.
+        """
+        if self._replaying is not None:
+            if self._replaying.done():
+                self._take(self._replaying, now_s)
+            return
+        wanted = self._stages.has(Stage.REPLAY) or self._stages.has(Stage.SHADOW)
+        if self._compare is None or not wanted or now_s < self._due_s:
+            return
+        past = past_days(self._store, self._learning, self._axes, now_s, DAYS)
+        events += past.news  # first: nobody else will be told of these classes again
+        days = [jobs for jobs in past.days if jobs]
+        self._due_s = now_s + RETRY_S
+        if days:
+            self._about = len(days), sum(map(len, days))
+            self._replaying = Replaying(self._compare, self._cluster, self._axes, past.costs, days, self._price())
+
+    def close(self) -> None:
+        """End a replay that is under way."""
+        if self._replaying is not None:
+            self._replaying.close()
+            self._replaying = None
+
+    def _take(self, replaying: Replaying[tuple[float, float, float, float]], now_s: float) -> None:
+        self._replaying = None
+        try:
+            asked_s, asked_j, acted_s, acted_j = replaying.result()
+        except InputError as error:
+            self.trouble = str(error)
+            return
+        days, jobs = self._about
+        self._store.put(SAVINGS, asdict(SavingsRecord(now_s, days, jobs, asked_s, asked_j, acted_s, acted_j)))
+        self.trouble, self._due_s = "", now_s + DAY_S

@@ -1,0 +1,250 @@
+"""The signals of a live cluster: what a joule costs and emits over time. Kept in the store, fetched from their URLs.
+
+What is fetched joins what is known; what cannot be fetched leaves it as it is, until it is too old and the fallback
+holds (`powerflow.energy.signal`). All of that is said wherever a signal is used.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from powerflow.api.governance import AuditRecord, SignalOrder, SignalRecord, audited
+from powerflow.api.records import Caller, NotFound
+from powerflow.energy.kinds import Kind
+from powerflow.energy.poll import poll
+from powerflow.energy.signal import COMPARED_S, MAX_AGE_S, Signal, constant, joined, read_signal
+from powerflow.errors import InputError
+from powerflow.store.store import Store
+
+#: The store's setting in which signals stand.
+SIGNALS = "signals"
+#: A URL is asked this often.
+POLL_S = 300.0
+#: Values of a fetched series are kept for so long: what was charged then can still be priced.
+KEPT_S = 400 * 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSignal:
+    """A signal as it stands in the store: plain numbers."""
+
+    kind: Kind
+    source: str
+    time_s: Sequence[float]
+    value: Sequence[float]
+    fallback: float
+    max_age_s: float | None
+    weight: float
+    url: str
+    by: str
+    set_s: float
+
+    def signal(self) -> Signal:
+        """As it is reckoned with."""
+        if self.max_age_s is None:
+            return constant(self.kind, self.fallback)
+        times, values = np.array(self.time_s), np.array(self.value)
+        return Signal(self.kind, self.source, times, values, self.fallback, self.max_age_s)
+
+
+class _Known(NamedTuple):
+    """A signal as it is stored, and as it is reckoned with."""
+
+    stored: StoredSignal
+    signal: Signal
+
+
+class Signals:
+    """All signals of one cluster. `set`, `drop` and `show` are for any thread, the rest for the controller's loop.
+
+    Args:
+        store: Where they stand.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._lock = threading.Lock()  # who changes signals reads them first
+        self._asked_s: dict[str, float] = {}  # by URL
+        self._failed: dict[Kind, str] = {}
+        self._known: dict[Kind, _Known] | None = None
+        self._fetched: deque[tuple[StoredSignal, Signal | str]] = deque()  # to be taken by the loop
+
+    def clock_set(self) -> None:
+        """The machine's clock was set: signals are asked for anew."""
+        self._asked_s.clear()
+
+    # -- from outside ---------------------------------------------------------------------------------------------
+
+    def set(self, order: SignalOrder, caller: Caller, now_s: float) -> SignalRecord:
+        """Keep a signal, with who set it; one of the same kind is replaced.
+
+        Raises:
+            InputError: It is none, or cannot be fetched.
+        """
+        signal = _read(order)
+        new = _stored(order, signal, caller, now_s)
+        what = {"source": new.source, "weight": new.weight, "fallback": new.fallback}
+        with self._lock:
+            self._keep(
+                self._read_all() | {new.kind: new},
+                audited(caller, now_s, "signal set", new.kind, what),
+            )
+            self._failed.pop(new.kind, None)
+        return self._show(new, now_s)
+
+    def drop(self, kind: Kind, caller: Caller, now_s: float) -> SignalRecord:
+        """Forget a signal.
+
+        Raises:
+            NotFound: There is none.
+        """
+        with self._lock:
+            known = self._read_all()
+            if kind not in known:
+                raise NotFound(f"there is no {kind} signal")
+            gone = known.pop(kind)
+            what = {"source": gone.source}
+            self._keep(known, audited(caller, now_s, "signal dropped", kind, what))
+            self._failed.pop(kind, None)
+        return self._show(gone, now_s)
+
+    def show(self, now_s: float) -> Sequence[SignalRecord]:
+        """All signals there are."""
+        return [self._show(stored, now_s) for stored, _ in self._all().values()]
+
+    def signals(self) -> Sequence[Signal]:
+        """All of them, for accounts."""
+        return [signal for _, signal in self._all().values()]
+
+    def weighted(self) -> Sequence[tuple[Signal, float]]:
+        """Those that move the price of a joule, with their weights."""
+        return [(signal, stored.weight) for stored, signal in self._all().values() if stored.weight > 0]
+
+    def notices(self, now_s: float) -> Sequence[str]:
+        """What an operator should know: a signal cannot be fetched, or has fallen back."""
+        fell_back = [signal.at(now_s).fell_back for _, signal in self._all().values()]
+        return [why for why in (*self._failed.copy().values(), *fell_back) if why]
+
+    # -- the loop -------------------------------------------------------------------------------------------------
+
+    def refresh(self, now_s: float) -> None:
+        """Take what was fetched, and ask the URLs that are due.
+
+        That is done by threads: an address that does not answer holds nobody up.
+
+        Raises:
+            StoreError: What was fetched cannot be kept now; it is, the next time.
+        """
+        while self._fetched:
+            self._take(*self._fetched[0], now_s)
+            self._fetched.popleft()
+        for stored, _ in self._all().values():
+            if stored.url and now_s - self._asked_s.get(stored.url, -math.inf) >= POLL_S:
+                self._asked_s[stored.url] = now_s
+                threading.Thread(target=self._fetch, args=(stored,), name="powerflow-signal", daemon=True).start()
+
+    def _fetch(self, asked: StoredSignal) -> None:
+        try:
+            new = poll(asked.url, asked.kind, fallback=asked.fallback, max_age_s=asked.max_age_s or MAX_AGE_S)
+        except InputError as error:
+            said = f"{asked.kind} signal of {error.where}: {error.what}"
+            self._fetched.append((asked, f"{said}; the last values hold until they are too old, then the fallback"))
+        else:
+            self._fetched.append((asked, new))
+
+    def _take(self, asked: StoredSignal, new: Signal | str, now_s: float) -> None:
+        """What was fetched (or why nothing was) joins what is known, unless another has taken its place meanwhile."""
+        with self._lock:
+            known = self._read_all()
+            stored = known.get(asked.kind)
+            if stored is None or (stored.url, stored.set_s) != (asked.url, asked.set_s):
+                return
+            if isinstance(new, str):
+                self._failed[asked.kind] = new
+                return
+            self._failed.pop(asked.kind, None)
+            whole = joined(stored.signal(), new)
+            recent = whole.time_s >= now_s - KEPT_S
+            time_s, value = whole.time_s[recent].tolist(), whole.value[recent].tolist()
+            self._keep(known | {stored.kind: replace(stored, time_s=time_s, value=value)})
+
+    # -- inside ---------------------------------------------------------------------------------------------------
+
+    def _all(self) -> dict[Kind, _Known]:
+        known = self._known
+        if known is None:
+            with self._lock:
+                known = self._known = _known(self._read_all())
+        return known
+
+    def _read_all(self) -> dict[Kind, StoredSignal]:
+        return {kind: StoredSignal(**kept) for kind, kept in self._store.get(SIGNALS, {}).items()}
+
+    def _keep(self, signals: dict[Kind, StoredSignal], *whats: AuditRecord) -> None:
+        self._store.govern(SIGNALS, {kind: asdict(signal) for kind, signal in signals.items()}, whats)
+        self._known = _known(signals)
+
+    def _show(self, stored: StoredSignal, now_s: float) -> SignalRecord:
+        signal = stored.signal()
+        reading = signal.at(now_s)
+        return SignalRecord(
+            kind=stored.kind,
+            source=stored.source,
+            value=reading.value,
+            fell_back=reading.fell_back or self._failed.get(stored.kind, ""),
+            mean=signal.mean(now_s - COMPARED_S, now_s),
+            weight=stored.weight,
+            fallback=stored.fallback,
+            until_s=stored.time_s[-1] + stored.max_age_s if stored.max_age_s and stored.time_s else None,
+            by=stored.by,
+            set_s=stored.set_s,
+        )
+
+
+def _known(signals: Mapping[Kind, StoredSignal]) -> dict[Kind, _Known]:
+    return {kind: _Known(stored, stored.signal()) for kind, stored in signals.items()}
+
+
+def _read(order: SignalOrder) -> Signal:
+    """The signal that an operator means.
+
+    Raises:
+        InputError: It is none, or cannot be fetched.
+    """
+    given = [order.csv is not None, order.url is not None, order.constant is not None]
+    if sum(given) != 1:
+        raise InputError("a signal is a CSV, a URL or a constant", where=order.kind, fix="give just one of the three")
+    fallback = 0.0 if order.fallback is None else order.fallback
+    if order.constant is not None:
+        return constant(order.kind, order.constant)
+    if order.url is not None:
+        signal = poll(order.url, order.kind, fallback=fallback, max_age_s=order.max_age_s)
+    else:
+        source = order.source or "a CSV"
+        signal = read_signal(order.csv or "", order.kind, source=source, fallback=fallback, max_age_s=order.max_age_s)
+    if order.fallback is not None:
+        return signal
+    return replace(signal, fallback=round(float(signal.value.mean()), 6))
+
+
+def _stored(order: SignalOrder, signal: Signal, caller: Caller, now_s: float) -> StoredSignal:
+    lasting = order.constant is not None
+    return StoredSignal(
+        kind=order.kind,
+        source=signal.source,
+        time_s=[] if lasting else signal.time_s.tolist(),
+        value=[] if lasting else signal.value.tolist(),
+        fallback=signal.fallback,
+        max_age_s=None if lasting else signal.max_age_s,
+        weight=order.weight,
+        url=order.url or "",
+        by=caller.user,
+        set_s=now_s,
+    )

@@ -1,0 +1,220 @@
+"""How far PowerFlow is let in, by project: observe, replay, shadow, canary, enforce.
+
+In the first three nobody acts: jobs run as their owners asked, first come, first served, and no clock is touched. A
+canary is acted on under watch: where it slows a protected job, or does worse than was predicted twice running, it goes
+back to shadow by itself (`powerflow.scheduler.canary`).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from powerflow.api.governance import AuditRecord, ModeOrder, ModeRecord, Stage
+from powerflow.api.records import Caller
+from powerflow.errors import InputError
+from powerflow.scheduler.calibration import Calibration
+from powerflow.scheduler.canary import Usual, Watch, usually
+from powerflow.scheduler.events import Acting
+from powerflow.store.models import Outcome
+from powerflow.store.store import Store
+
+#: The store's setting in which stages stand.
+STAGES = "stages"
+#: Of jobs that have ended, those of so long ago say nothing any more.
+LOOKED_AT_S = 30 * 86_400.0
+#: Key of all projects that are not named.
+OTHERS = "*"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredStage:
+    """The stage of a project (or of all others), as it stands in the store."""
+
+    stage: Stage
+    by: str
+    set_s: float
+    why: str = ""
+    usual: Mapping[str, Usual] = field(default_factory=dict)  # of a canary: how predictions were off when it began
+
+
+class Stages:
+    """All stages of one cluster. `set` and `show` are for any thread, the rest for the controller's loop.
+
+    Args:
+        store: Where they stand.
+        outcomes: How predictions have come out so far, for ``time`` and ``energy``.
+        first: Of everybody, until somebody sets another.
+    """
+
+    def __init__(
+        self, store: Store, outcomes: Callable[[], Mapping[str, Calibration]], first: Stage = Stage.ENFORCE
+    ) -> None:
+        self._store, self._outcomes, self._first = store, outcomes, first
+        self._lock = threading.Lock()
+        self._known: Mapping[str, StoredStage] | None = None
+        self._watches: dict[str, Watch] = {}
+
+    # -- from outside ---------------------------------------------------------------------------------------------
+
+    def set(self, order: ModeOrder, caller: Caller, now_s: float) -> None:
+        """Set the stage of some projects, or of everybody without exception; with who set it.
+
+        Raises:
+            InputError: Projects are named, but none.
+        """
+        if order.projects is not None and not order.projects:
+            raise InputError("no project is named", where="projects", fix="name some, or leave it out for everybody")
+        usual = {what: usually(known.residuals) for what, known in self._outcomes().items()}
+        new = StoredStage(order.stage, caller.user, now_s, usual=usual if order.stage is Stage.CANARY else {})
+        names = [OTHERS] if order.projects is None else order.projects
+        with self._lock:
+            known = {} if order.projects is None else self._stored()
+            self._keep(known | dict.fromkeys(names, new), names, new, caller.address)
+
+    def show(self, now_s: float) -> Sequence[ModeRecord]:
+        """All stages: of everybody first, then of projects that have one of their own."""
+        known = self._all()
+        names = [OTHERS, *sorted(known.keys() - {OTHERS})]
+        return [self._show(name, known[name], [*known], now_s) for name in names]
+
+    def stage_of(self, project: str) -> Stage:
+        """The stage of a project."""
+        known = self._all()
+        return known.get(project, known[OTHERS]).stage
+
+    def stored_for_all(self) -> StoredStage | None:
+        """What somebody has set for all projects that have no stage of their own; None: nobody has."""
+        return self._stored().get(OTHERS)
+
+    def acts(self, project: str) -> bool:
+        """Whether its jobs are acted on."""
+        return self.stage_of(project).acts
+
+    def anybody(self) -> bool:
+        """Whether anybody's jobs are acted on."""
+        return any(stored.stage.acts for stored in self._all().values())
+
+    # -- the loop -------------------------------------------------------------------------------------------------
+
+    def acting(self) -> Acting:
+        """What the brain is to be told."""
+        known = self._all()
+        return Acting(known[OTHERS].stage.acts, {name: s.stage.acts for name, s in known.items() if name != OTHERS})
+
+    def has(self, stage: Stage) -> bool:
+        """Whether any project is in a stage."""
+        return any(stored.stage is stage for stored in self._all().values())
+
+    def ended(self, project: str, errors: Mapping[str, float], now_s: float) -> str:
+        """A job has completed; what is said where its canary goes back for it, "" where not.
+
+        Args:
+            project: Whose job.
+            errors: How far off predictions were, as log(actual / predicted), for ``time`` and ``energy``.
+            now_s: The present.
+
+        Raises:
+            StoreError: It cannot go back now: ask again.
+        """
+        if self.stage_of(project) is not Stage.CANARY:
+            return ""
+        known = self._all()
+        name = project if project in known else OTHERS
+        watch = self._watches.setdefault(name, Watch())
+        for what, error in errors.items():
+            if not watch.verdict:
+                watch.see(what, error, known[name].usual.get(what))
+        return self._revert([name], watch.verdict, now_s) if watch.verdict else ""
+
+    def slowed(self, held_back_s: Mapping[str, float], now_s: float) -> str:
+        """Protected jobs are behind their promise, and held back; what is said where canaries go back for it."""
+        canaries = [name for name, stored in self._all().items() if stored.stage is Stage.CANARY]
+        if not canaries or not held_back_s:
+            return ""
+        job_id, late_s = max(held_back_s.items(), key=lambda item: item[1])
+        return self._revert(canaries, f"protected job {job_id} is {late_s:.0f} s behind what it was promised", now_s)
+
+    # -- inside ---------------------------------------------------------------------------------------------------
+
+    def _revert(self, names: Sequence[str], why: str, now_s: float) -> str:
+        new = StoredStage(Stage.SHADOW, "powerflow", now_s, why)
+        with self._lock:
+            self._keep(self._stored() | dict.fromkeys(names, new), names, new, "")
+        return f"canary of {', '.join(map(_named, names))} goes back to shadow: {why}"
+
+    def _all(self) -> Mapping[str, StoredStage]:
+        """Every stage; `OTHERS` has one in any case."""
+        known = self._known
+        if known is None:
+            known = self._known = self._completed(self._stored())
+        return known
+
+    def _completed(self, stored: Mapping[str, StoredStage]) -> Mapping[str, StoredStage]:
+        return {OTHERS: StoredStage(self._first, "", 0.0)} | dict(stored)
+
+    def _stored(self) -> dict[str, StoredStage]:
+        kept = self._store.get(STAGES, {})
+        return {
+            name: StoredStage(
+                Stage(item["stage"]),
+                item["by"],
+                item["set_s"],
+                item["why"],
+                {what: Usual(*pair) for what, pair in item["usual"].items()},
+            )
+            for name, item in kept.items()
+        }
+
+    def _keep(self, known: Mapping[str, StoredStage], names: Sequence[str], new: StoredStage, address: str) -> None:
+        fields: dict[str, Any] = {"stage": new.stage.value} | ({"why": new.why} if new.why else {})
+        whats = [AuditRecord(0, new.set_s, new.by, address, "mode set", _named(name), fields) for name in names]
+        self._store.govern(STAGES, {name: asdict(stored) for name, stored in known.items()}, whats)
+        self._known = self._completed(known)
+        for name in names:
+            self._watches.pop(name, None)
+
+    def _show(self, name: str, stored: StoredStage, named: Sequence[str], now_s: float) -> ModeRecord:
+        since_s = max(stored.set_s, now_s - LOOKED_AT_S)
+        outcomes = self._store.outcomes(since_s, None if name == OTHERS else [name])
+        if name == OTHERS:
+            outcomes = [outcome for outcome in outcomes if outcome.project not in named]
+        return ModeRecord(
+            project="" if name == OTHERS else name,
+            stage=stored.stage,
+            by=stored.by,
+            set_s=stored.set_s or None,
+            why=stored.why,
+            **_came(outcomes),
+        )
+
+
+def _came(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """What came of jobs, beside what was predicted, and what would have come of them."""
+    told = [(o, o.predicted) for o in outcomes if o.predicted is not None]
+    judged = [
+        (
+            p.jct_low_s <= o.jct_s <= (p.jct_high_s or 0.0),
+            p.energy_low_j <= o.energy_j <= (p.energy_high_j or 0.0),
+        )
+        for o, p in told
+        if p.jct_low_s is not None and p.energy_low_j is not None
+    ]
+    both = [(o.predicted, o.would) for o in outcomes if o.predicted is not None and o.would is not None]
+    as_is_j = sum(p.energy_j or 0.0 for p, _ in both)
+    as_is_s = sum(p.jct_s or 0.0 for p, _ in both)
+    return {
+        "ended": len(outcomes),
+        "judged": len(judged),
+        "within_time": sum(time for time, _ in judged) / len(judged) if judged else None,
+        "within_energy": sum(energy for _, energy in judged) / len(judged) if judged else None,
+        "compared": len(both),
+        "energy_change": sum(w.energy_j or 0.0 for _, w in both) / as_is_j - 1.0 if as_is_j else None,
+        "jct_change": sum(w.jct_s or 0.0 for _, w in both) / as_is_s - 1.0 if as_is_s else None,
+    }
+
+
+def _named(name: str) -> str:
+    return "all projects" if name == OTHERS else name

@@ -1,0 +1,227 @@
+"""Keep GPUs at the wanted clocks, and tell apart the clock asked for, whether it holds, and the clock that runs.
+
+A clock is *asked* for, and *holds* once a reading after that shows the GPU at it. A GPU that runs above it has lost it
+(somebody reset it, a watchdog gave it back, the driver did not obey) and is asked again, at once and then less and less
+often. One that runs below it is left alone if heat, its power limit or idleness explains that; if the driver names none
+of these and the GPU is busy, somebody else has locked it lower, and it is asked again as well.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+
+from powerflow.api.governance import AuditRecord
+from powerflow.device.lease import Clocks
+from powerflow.device.nvml import NEAR_MHZ, NEAR_SHARE, is_above
+from powerflow.device.protocol import DeviceError, Gpu, Reading
+
+#: One GPU: its node, and its number there.
+Place = tuple[str, int]
+
+#: How often the lease of the clocks is renewed.
+RENEW_S = 5.0
+#: How long a driver may take to obey.
+SETTLE_S = 3.0
+#: A GPU that is busy for a larger share of the time than this has no other reason to run below its clock.
+BUSY = 0.5
+#: After so many times of asking in vain it is said; and the longest time between two times of asking.
+SAID_AFTER, MOST_WAIT_S = 2, 60.0
+
+
+@dataclass(slots=True)
+class _Asked:
+    mhz: float
+    asked_s: float  # on this machine's monotonic clock, as readings are
+    next_s: float  # not asked again before
+    holds: bool = False
+    borrowed: bool = False
+    off: bool = False  # it ran above it at the last reading, whether or not it has had the time to obey
+    vain: int = 0  # times of asking since it last held
+    error: str = ""
+
+
+def stands(mhz: float, asked_s: float, reading: Reading) -> str:
+    """Compare a GPU with the clock it was asked for: ``holds``, ``above``, ``below``, or "" if that cannot be told.
+
+    Args:
+        mhz, asked_s: The clock, and when it was asked for.
+        reading: A reading; one from before that tells nothing.
+    """
+    if reading.time_s < asked_s or math.isnan(reading.clock_mhz):
+        return ""
+    if is_above(reading.clock_mhz, mhz):
+        return "above" if reading.time_s - asked_s >= SETTLE_S else ""
+    if reading.clock_mhz >= mhz - max(NEAR_MHZ, NEAR_SHARE * mhz):
+        return "holds"
+    settled = reading.time_s - asked_s >= SETTLE_S
+    return "below" if settled and not reading.held_back and reading.utilisation > BUSY else ""
+
+
+class ClockKeeper:
+    """For the controller's loop.
+
+    Args:
+        gpus: By place.
+        clocks: Sets them, and gives them back as they were.
+        clock: Seconds, as readings count them.
+    """
+
+    def __init__(self, gpus: Mapping[Place, Gpu], clocks: Clocks, clock: Callable[[], float] = time.monotonic) -> None:
+        self._gpus, self._clocks, self._clock = gpus, clocks, clock
+        self._asked: dict[Place, _Asked] = {}
+        self._late: dict[Place, tuple[str, float]] = {}  # not given back yet: why, and when it is tried again
+        self._renewed_s = -math.inf
+        self.changes: list[AuditRecord] = []  # not written down yet
+
+    def start(self) -> None:
+        """Take over the clocks that an earlier controller has set; the next `tune` says which they should be."""
+        borrowed = self._clocks.borrowed()
+        self._asked = {
+            place: _Asked(math.nan, -math.inf, -math.inf, borrowed=True)
+            for place, gpu in self._gpus.items()
+            if gpu.uuid in borrowed
+        }
+
+    def tune(
+        self, now_s: float, wanted: Mapping[Place, float], readings: Mapping[Place, Reading], out: Collection[Place]
+    ) -> dict[Place, Reading]:
+        """Bring these GPUs to these clocks (MHz), and give all others back as they were.
+
+        Args:
+            now_s: Unix seconds, for the audit.
+            wanted: By place.
+            readings: The last ones.
+            out: GPUs that are out of service: nothing is asked of them.
+
+        Returns:
+            What GPUs said after they were asked.
+        """
+        moment_s = self._clock()
+        self._renew(now_s, moment_s)
+        for place in [*(self._asked.keys() - wanted.keys()), *(self._late.keys() - wanted.keys())]:
+            self._give_back(place, now_s, moment_s)
+        said = {}
+        for place, mhz in wanted.items():
+            if place not in self._gpus or place in out:
+                continue
+            asked = self._asked.get(place)
+            if asked is None or asked.mhz != mhz:
+                asked = self._asked[place] = _Asked(mhz, moment_s, moment_s)
+                reading = self._ask(place, asked, self._clocks.set, moment_s)
+            else:
+                reading = self._check(place, asked, readings.get(place), now_s, moment_s)
+            if reading is None:
+                continue
+            said[place] = reading
+            self._note(place, asked, reading, now_s)
+        return said
+
+    def holds(self, places: Collection[Place]) -> bool:
+        """Return whether all these GPUs were read at the clocks that they were asked for, and at no other since."""
+        return all(place in self._asked and self._asked[place].holds for place in places)
+
+    def strays(self, place: Place) -> bool:
+        """Whether a GPU was last read at another clock than it was asked for, without a reason of its own."""
+        asked = self._asked.get(place)
+        return asked is not None and (asked.off or bool(asked.error))
+
+    def asked_mhz(self, place: Place) -> float | None:
+        """The clock that a GPU was asked for; None if it is left alone."""
+        asked = self._asked.get(place)
+        return asked.mhz if asked is not None and math.isfinite(asked.mhz) else None
+
+    def notices(self) -> list[str]:
+        """Clocks that are not as they should be, one line each."""
+        found = [f"GPU {number} of {node}: {why}" for (node, number), (why, _) in self._late.copy().items()]
+        for (node, number), asked in self._asked.copy().items():
+            if asked.vain > SAID_AFTER and asked.error:
+                found.append(f"GPU {number} of {node}: {asked.error}")
+        return found
+
+    def finish(self) -> None:
+        """Give all clocks back."""
+        self._clocks.release_all()
+
+    def _renew(self, now_s: float, moment_s: float) -> None:
+        """Renew the lease; note the clocks that the watchdog gave back in the meantime, which must be set anew."""
+        if moment_s - self._renewed_s < RENEW_S:
+            return
+        borrowed = self._clocks.renew()
+        for place, asked in list(self._asked.items()):
+            if asked.borrowed and self._gpus[place].uuid not in borrowed:
+                del self._asked[place]
+                self._audit("clock back, its lease had ended", place, now_s)
+        self._renewed_s = moment_s
+
+    def _check(
+        self, place: Place, asked: _Asked, reading: Reading | None, now_s: float, moment_s: float
+    ) -> Reading | None:
+        """Ask again where a reading shows that the clock does not hold, or asking has failed."""
+        if self._clocks.refuses(self._gpus[place].uuid):
+            return None
+        state = stands(asked.mhz, asked.asked_s, reading) if reading is not None else ""
+        asked.off = reading is not None and is_above(reading.clock_mhz, asked.mhz)
+        if state == "holds" and reading is not None:
+            asked.error = ""
+            self._note(place, asked, reading, now_s)
+        if state in ("above", "below") and reading is not None:
+            if asked.holds:
+                self._audit("clock lost", place, now_s, clock_mhz=asked.mhz, read_mhz=reading.clock_mhz)
+            asked.holds = False
+            asked.error = f"asked for {asked.mhz:.0f} MHz, it runs at {reading.clock_mhz:.0f} MHz"
+        elif not asked.error:
+            return None
+        if moment_s < asked.next_s:
+            return None
+        asked.asked_s = moment_s
+        return self._ask(place, asked, self._clocks.set_again, moment_s)
+
+    def _ask(
+        self, place: Place, asked: _Asked, ask: Callable[[str, float], Reading], moment_s: float
+    ) -> Reading | None:
+        asked.next_s = moment_s + min(SETTLE_S * 2.0**asked.vain, MOST_WAIT_S)
+        asked.vain += 1
+        try:
+            reading = ask(self._gpus[place].uuid, asked.mhz)
+        except DeviceError as error:
+            asked.error = f"its clock cannot be set: {_words(error, place)}"
+            asked.vain = max(asked.vain, SAID_AFTER + 1)
+            return None
+        asked.borrowed = self._gpus[place].uuid in self._clocks.borrowed()
+        return None if self._clocks.refuses(self._gpus[place].uuid) else reading
+
+    def _note(self, place: Place, asked: _Asked, reading: Reading, now_s: float) -> None:
+        """Write down what a GPU answered: its clock counts as set only once it was read."""
+        if asked.holds:
+            return
+        if stands(asked.mhz, asked.asked_s, reading) == "holds":
+            asked.holds, asked.vain, asked.error = True, 0, ""
+            self._audit("clock set", place, now_s, clock_mhz=asked.mhz)
+        elif asked.vain == 1:
+            self._audit("clock asked", place, now_s, clock_mhz=asked.mhz, read_mhz=reading.clock_mhz)
+
+    def _give_back(self, place: Place, now_s: float, moment_s: float) -> None:
+        asked = self._asked.get(place)
+        if asked is None and moment_s < self._late[place][1]:
+            return
+        self._asked.pop(place, None)
+        try:
+            self._clocks.release(self._gpus[place].uuid)
+        except DeviceError as error:
+            self._late[place] = f"its clock cannot be given back: {_words(error, place)}", moment_s + RENEW_S
+        else:
+            self._late.pop(place, None)
+            if asked is not None and asked.borrowed:
+                self._audit("clock back", place, now_s)
+
+    def _audit(self, action: str, place: Place, now_s: float, **fields: float) -> None:
+        known = {name: value for name, value in fields.items() if math.isfinite(value)}
+        self.changes.append(AuditRecord(0, now_s, "powerflow", "", action, f"{place[0]}/{place[1]}", known))
+
+
+def _words(error: DeviceError, place: Place) -> str:
+    """What went wrong, to be read where the GPU is named already."""
+    return str(error).removeprefix(f"GPU {place[1]} of {place[0]}: ")

@@ -1,0 +1,79 @@
+"""Check that the GPUs a job asks for are here: people write ``A100``, cards say "NVIDIA A100-SXM4-80GB"."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from powerflow.api.job_spec import JobSpec
+from powerflow.api.records import Refused
+from powerflow.cost.type_names import matching
+from powerflow.live.gpus.hosts import slug
+from powerflow.scheduler.pool import Pool
+from powerflow.store.models import Placement
+
+
+def type_wanted(wanted: str | None, types: Mapping[str, Collection[str]]) -> str | None:
+    """Return the one GPU type that a job means; None where it names none.
+
+    Args:
+        wanted: As it stands in the job.
+        types: Per GPU type here, the names that its cards give themselves (`names_by_type`).
+
+    Raises:
+        Refused: There is none of that name, or there are several and the job does not say which.
+    """
+    if wanted is None:
+        return None
+    found = matching(wanted, types)
+    if not found:
+        raise Refused(f"there is no {wanted} here", fix=f"there are {', '.join(types)}")
+    if len(found) > 1:
+        full = sorted({slug(name) for kind in found for name in types[kind]})
+        raise Refused(f"{wanted} may mean {' or '.join(full)} here", fix="write one of these names")
+    return found[0]
+
+
+def check_gpus(spec: JobSpec, pools: Mapping[str, Pool], types: Mapping[str, Collection[str]]) -> None:
+    """Refuse a job that asks for GPUs that can never be given to it here.
+
+    Args:
+        spec: The job.
+        pools: By GPU type.
+        types: See `type_wanted`.
+
+    Raises:
+        Refused: There is no such type, there are too few GPUs, or no count of them can be used.
+    """
+    wanted = spec.gpus
+    kind = type_wanted(wanted.gpu_type, types)
+    of_type = list(pools.values()) if kind is None else [pools[kind]]
+    largest = max(sum(node.gpus for node in pool.occupancy.nodes) for pool in of_type)
+    if wanted.least > largest:
+        raise Refused(f"asks for {wanted.least} GPUs, there are {largest}", fix=f"ask for at most {largest}")
+    counts = sorted({n for pool in of_type for n in pool.axes.gpu_counts.tolist()})
+    if not any(wanted.least <= n <= wanted.most for n in counts):
+        words = ", ".join(map(str, counts))
+        raise Refused(f"no usable number of GPUs from {wanted.least} to {wanted.most}", fix=f"usable are {words}")
+    if spec.rescale == "none":
+        node = max(node.gpus for pool in of_type for node in pool.occupancy.nodes)
+        if wanted.most > node:
+            raise Refused(f"one process cannot use {wanted.most} GPUs: a node has {node}", fix="use rescale: restart")
+
+
+def type_held(placement: Placement, pools: Mapping[str, Pool]) -> str | None:
+    """The type, as it is called now, of the GPUs that a job was given; None where they are not all here any more.
+
+    A card's type can have got another name since: PowerFlow or the driver was upgraded. What runs there runs on.
+
+    Args:
+        placement: Nodes, and numbers of GPUs there; not empty.
+        pools: By GPU type.
+    """
+    here = {node.name: (node.gpus, kind) for kind, pool in pools.items() for node in pool.occupancy.nodes}
+    kinds = set()
+    for node, numbers in placement:
+        gpus, kind = here.get(node, (0, ""))
+        if not set(numbers) <= set(range(gpus)):
+            return None
+        kinds.add(kind)
+    return kinds.pop() if len(kinds) == 1 else None

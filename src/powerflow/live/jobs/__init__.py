@@ -1,0 +1,1 @@
+"""What the controller knows of each active job."""

@@ -1,0 +1,287 @@
+"""What the live cluster believes of its jobs: which of them are alike, what they cost, how long they are.
+
+A new job starts from what is known of its **class** (same project, name, program and batch); a new class from the
+fitted model of the same program in the same project, else from the catalogue's family that the job names, else from a
+family that stands for any (its scale is corrected by the first measurement). Everything measured goes through the same
+`Learner` that the simulator's online belief uses.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import shlex
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+
+import numpy as np
+
+from powerflow.api.job_spec import JobSpec
+from powerflow.cost.catalogue import family_model
+from powerflow.cost.costs_file import Costs
+from powerflow.cost.learn import Learner
+from powerflow.cost.model import JobModel
+from powerflow.cost.observation import Observation
+from powerflow.cost.table import Axes, CostTable
+from powerflow.errors import InputError
+from powerflow.gangs.report_bounds import is_plausible
+from powerflow.scheduler.events import CostLearned
+
+#: Stands for a model nobody named: a middling network. Only its shape matters once one step has been timed.
+ANY_FAMILY = "imagenet"
+#: Length of a job of which nothing is known, on one GPU at full clock.
+ANY_LENGTH_S = 3600.0
+#: Lengths of completed jobs that are remembered for each class.
+LENGTHS_KEPT = 50
+#: What the newest pause counts among those of its class.
+NEWEST = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class JobClass:
+    """Jobs that are taken to cost the same per step.
+
+    Attributes:
+        name: Names the class; the same for the same jobs on any day.
+        program: What is run, in which project: classes of one program resemble each other.
+        family: Family of the catalogue to start from.
+        global_batch: Samples per step; the GPUs it runs on where nobody said, so that each has one.
+        local_max: Most samples of one pass.
+        model: As the job names it; "" where it does not.
+    """
+
+    name: str
+    program: str
+    family: str
+    global_batch: int
+    local_max: int
+    model: str = ""
+
+
+def class_of(spec: JobSpec, user: str) -> JobClass:
+    """The class of a job.
+
+    The name without a number at its end tells jobs of a series from others; options of the program do not (a sweep
+    over learning rates is one class), its file does.
+    """
+    owner = spec.project or user
+    program = f"{owner}/{_program(spec.run)}"
+    stem = re.sub(r"[-_.]?\d+$", "", spec.name)
+    batch = spec.batch.global_batch if spec.batch else spec.gpus.most
+    local_max = (spec.batch.local_max if spec.batch else None) or batch
+    key = "\0".join((program, stem, spec.model or "", str(local_max), spec.rescale))
+    digest = hashlib.sha256(key.encode()).hexdigest()[:12]
+    return JobClass(
+        f"{owner}.{stem or 'job'}.{digest}/{batch}", program, _family(spec.model), batch, local_max, spec.model or ""
+    )
+
+
+def _program(run: str) -> str:
+    try:
+        words = shlex.split(run)
+    except ValueError:
+        return run.strip()
+    scripts = [word for word in words if word.endswith((".py", ".sh"))]
+    return scripts[0] if scripts else words[0] if words else run
+
+
+def _family(model: str | None) -> str:
+    try:
+        return family_model(model or ANY_FAMILY, "T4").name
+    except InputError:  # a name of the user's own is welcome; it only tells us nothing
+        return ANY_FAMILY
+
+
+class Learning:
+    """Beliefs about all classes on all GPU types of one cluster.
+
+    Args:
+        axes: Per GPU type, the counts and clocks to choose from.
+        costs: What was measured of some models; their classes start from it.
+    """
+
+    def __init__(self, axes: Mapping[str, Axes], costs: Costs | None = None) -> None:
+        self._costs = costs
+        self._axes = axes
+        self._learner = Learner(axes)
+        self._classes: dict[str, JobClass] = {}
+        self._tables: dict[tuple[str, str], CostTable] = {}
+        self._measured: dict[tuple[str, str], set[tuple[int, float]]] = defaultdict(set)
+        self._unexpected: dict[str, list[Observation]] = defaultdict(list)
+        self._steps: dict[str, list[float]] = defaultdict(list)
+        self._lengths_s: list[float] = []
+        self.batches: dict[str, int] = {}  # of classes that stated none: what their ranks said
+        self.pauses_s: dict[str, float] = {}  # of classes that have been rescaled: how long they stood still for it
+
+    def expect(self, kind: JobClass) -> Sequence[CostLearned]:
+        """A job of this class has come: what is believed of it, where that is new."""
+        if kind.name in self._classes:
+            return ()
+        if kind.name in self.batches:
+            kind = replace(kind, global_batch=self.batches[kind.name], local_max=self.batches[kind.name])
+        self._classes[kind.name] = kind
+        news = {}
+        for gpu_type in self._axes:
+            self._learner.expect(kind.name, gpu_type, self._prior(kind, gpu_type), kind.global_batch)
+            news[gpu_type] = self._table(kind.name, gpu_type)
+        news |= {learned.gpu_type: learned for learned in self.observe(kind.name, self._unexpected.pop(kind.name, []))}
+        return list(news.values())
+
+    def paused(self, cost_class: str, pause_s: float) -> float:
+        """A job of a class stood still so long for another GPU count: what is expected of the next one, seconds."""
+        before_s = self.pauses_s.get(cost_class, pause_s)
+        self.pauses_s[cost_class] = before_s + NEWEST * (pause_s - before_s)
+        return self.pauses_s[cost_class]
+
+    def batch_is(self, cost_class: str, global_batch: int) -> Sequence[CostLearned]:
+        """What the ranks of a class that stated no batch say it is: what is believed differently now.
+
+        Until then so many samples stand for it as the class can have GPUs, which makes more GPUs look useless.
+        """
+        kind = self._classes[cost_class]
+        if kind.global_batch == global_batch:
+            return ()
+        self.batches[cost_class] = global_batch
+        self._classes[cost_class] = replace(kind, global_batch=global_batch, local_max=global_batch)
+        for gpu_type in self._axes:
+            self._learner.rebatch(cost_class, gpu_type, global_batch, global_batch)
+        return [self._table(cost_class, gpu_type) for gpu_type in self._axes]
+
+    def observe(self, cost_class: str, observations: Sequence[Observation]) -> Sequence[CostLearned]:
+        """Measurements of a class: what is believed differently now."""
+        if cost_class not in self._classes:  # of a class that no job has shown yet since the controller started
+            self._unexpected[cost_class].extend(observations)
+            return ()
+        news = []
+        for gpu_type in sorted({seen.gpu_type for seen in observations} & set(self._axes)):
+            of_type = [seen for seen in observations if seen.gpu_type == gpu_type]
+            top = float(self._axes[gpu_type].clocks_mhz[-1])
+            self._measured[cost_class, gpu_type] |= {(o.gpus, o.clock_mhz or top) for o in of_type}
+            if self._learner.observe(cost_class, gpu_type, of_type):
+                news.append(self._table(cost_class, gpu_type))
+        return news
+
+    def table(self, cost_class: str, gpu_type: str) -> CostTable:
+        """What is believed now.
+
+        Raises:
+            KeyError: If the class was never expected.
+        """
+        return self._tables[cost_class, gpu_type]
+
+    def unmeasured_clocks(self, cost_class: str, gpu_type: str, gpus: int) -> list[float]:
+        """Of the lowest, a middle and the highest clock: those at which so many GPUs were never measured."""
+        clocks = self._axes[gpu_type].clocks_mhz
+        three = dict.fromkeys(float(clocks[i]) for i in (0, len(clocks) // 2, len(clocks) - 1))
+        seen = self._measured[cost_class, gpu_type]
+        return [clock for clock in three if (gpus, clock) not in seen]
+
+    def costs_said(self) -> Sequence[str]:
+        """Where what is believed of new classes comes from, while files of costs are given: one line, with counts."""
+        if self._costs is None:
+            return ()
+        classes = list(self._classes.values())
+        without = sorted({kind.model or "no model named" for kind in classes if not self._costs_of(kind)})
+        covered = sum(self._costs_of(kind) for kind in classes)
+        said = f"costs from {self._costs.source}: {covered} of {len(classes)} classes of jobs start from it"
+        return (f"{said}; from the catalogue: {', '.join(without)}" if without else said,)
+
+    def _costs_of(self, kind: JobClass) -> bool:
+        found = self._costs.of(kind.model) if self._costs and kind.model else {}
+        return any(gpu_type in found for gpu_type in self._axes)
+
+    # -- sizes ----------------------------------------------------------------------------------------------------
+
+    def completed(self, cost_class: str, steps: float) -> None:
+        """A job of the class is done: so many steps it had."""
+        if steps <= 0:
+            return
+        kept = self._steps[cost_class]
+        kept.append(steps)
+        del kept[:-LENGTHS_KEPT]
+        if cost_class in self._classes:
+            self._lengths_s.append(steps * self._step_s(cost_class))
+            del self._lengths_s[:-LENGTHS_KEPT]
+
+    def knows_length(self, spec: JobSpec, cost_class: str) -> bool:
+        """Whether anything is known of how many steps a job will have: it says so, or others of its class ended."""
+        return spec.work is not None or bool(self._steps[cost_class])
+
+    def believed_steps(self, spec: JobSpec, cost_class: str) -> float:
+        """How many steps a job will have: as it says, as others of its class had, or as long as jobs here run."""
+        if spec.work is not None:
+            return spec.work.iterations
+        if self._steps[cost_class]:
+            return median(self._steps[cost_class])
+        length_s = median(self._lengths_s) if self._lengths_s else ANY_LENGTH_S
+        return max(1.0, length_s / self._step_s(cost_class))
+
+    def _step_s(self, cost_class: str) -> float:
+        """Seconds per step on the fewest GPUs it can run on, at full clock, on the first GPU type."""
+        step_s = self._tables[cost_class, next(iter(self._axes))].step_time_s[:, -1]
+        return float(step_s[np.isfinite(step_s)][0]) if np.isfinite(step_s).any() else 1.0
+
+    # -- inside ---------------------------------------------------------------------------------------------------
+
+    def _prior(self, kind: JobClass, gpu_type: str) -> JobModel:
+        alike = [other for other in self._classes.values() if other.program == kind.program and other is not kind]
+        known = next((other for other in reversed(alike) if self._measured[other.name, gpu_type]), None)
+        told = self._costs.of(kind.model).get(gpu_type) if self._costs and kind.model else None
+        if known is not None:
+            model = self._learner.model(known.name, gpu_type)
+        else:
+            model = told.model if told is not None else family_model(kind.family, gpu_type)
+        return replace(model, local_batch_max=kind.local_max, origin="prior")
+
+    def _table(self, cost_class: str, gpu_type: str) -> CostLearned:
+        table = self._learner.table(cost_class, gpu_type)
+        self._tables[cost_class, gpu_type] = table
+        return CostLearned(cost_class, gpu_type, table)
+
+
+@dataclass(slots=True)
+class Window:
+    """A stretch of steps in one configuration, timed from its first complete step on.
+
+    Attributes:
+        key: What must stay the same: generation, GPUs, nodes, clock, local batch, accumulation.
+        steps, seconds: Counters of the ranks when it began.
+        watts, samples: Sum of power readings of the job's GPUs since then, and how many.
+        repeats: Stretches of the same that were measured before.
+    """
+
+    key: tuple[object, ...]
+    steps: int
+    seconds: float
+    watts: float = 0.0
+    samples: int = 0
+    repeats: int = 0
+
+    def power_w(self) -> float | None:
+        """Mean watts; None where nothing was read."""
+        return self.watts / self.samples if self.samples and math.isfinite(self.watts) else None
+
+
+def restore(
+    learning: Learning, seen: Iterable[tuple[str, Observation]], completed: Iterable[tuple[JobClass, float]]
+) -> Sequence[CostLearned]:
+    """Everything that was learned before the controller stopped: what was measured, one fit a class, and lengths.
+
+    Classes of jobs that have completed are expected, so that new ones of the same program find them; the answer is what
+    is believed of them.
+    """
+    by_class: dict[str, list[Observation]] = defaultdict(list)
+    for cost_class, observation in seen:
+        if not is_plausible(observation):  # of a version that believed jobs anything
+            continue
+        by_class[cost_class].append(observation)
+    for cost_class, observations in by_class.items():
+        learning.observe(cost_class, observations)
+    lengths = list(completed)
+    news = [learned for kind, _ in lengths[-LENGTHS_KEPT:] for learned in learning.expect(kind)]
+    for kind, steps in lengths:
+        learning.completed(kind.name, steps)
+    return news

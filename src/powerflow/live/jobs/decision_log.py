@@ -1,0 +1,197 @@
+"""The log of decisions: what each job was given or would have been, what was expected of it, and how right that was.
+
+What a job is expected to take is what the model says of its configuration, from now to its end. How far that can be
+trusted is learnt from jobs that have ended (`powerflow.scheduler.calibration`): of each, what the model had said of
+every stretch in one configuration, summed, is held against what it took.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+
+from powerflow.api.records import DecisionRecord, Forecast, Option
+from powerflow.live.jobs.active_job import Entry
+from powerflow.live.jobs.cost_learning import Learning
+from powerflow.live.jobs.options import option
+from powerflow.scheduler.calibration import Calibration
+from powerflow.scheduler.plan import QUIET, Wish, gpus_said
+from powerflow.scheduler.scheduler import Scheduler
+from powerflow.store.store import Store
+
+#: The store's setting in which outcomes stand.
+OUTCOMES = "outcomes"
+#: Wishes for one job are written down at least so far apart: they may flap.
+BETWEEN_S = 30.0
+#: Stories of jobs are kept for so long after their end.
+KEPT_S = 90 * 86_400.0
+
+
+@dataclass(slots=True)
+class _Story:
+    """What has been written of a job, and of the stretch that it is in: where it began, and what was said of a step."""
+
+    told: tuple[object, ...] = ()
+    wished: tuple[object, ...] = ()
+    wished_s: float = -math.inf
+    since_s: float = math.nan
+    steps: float = 0.0
+    energy_j: float = 0.0
+    step: Option | None = None  # None: it waits
+    said_s: float = 0.0  # of all stretches before
+    said_j: float = 0.0
+    took_s: float = 0.0
+    took_j: float = 0.0
+
+
+class Chronicle:
+    """The log of one cluster. For the controller's loop; `calibrations` may be read from any thread.
+
+    Args:
+        store: Where it stands.
+        learning: What is believed of jobs.
+        scheduler: Whose decisions these are.
+    """
+
+    def __init__(self, store: Store, learning: Learning, scheduler: Scheduler) -> None:
+        self._store, self._learning, self._scheduler = store, learning, scheduler
+        self._stories: dict[str, _Story] = {}
+        self._rows: list[DecisionRecord] = []
+        self._unsaved = False
+        self.calibrations: Mapping[str, Calibration] = {"time": Calibration(), "energy": Calibration()}
+
+    def start(self, now_s: float) -> None:
+        """Go on with the outcomes that the last controller knew; stories that ended long ago are dropped."""
+        self._store.forget_decisions(now_s - KEPT_S)
+        kept = self._store.get(OUTCOMES, {})
+        self.calibrations = {what: Calibration(kept.get(what, ())) for what in ("time", "energy")}
+
+    def decided(self, entry: Entry, now_s: float) -> None:
+        """Something was decided for a job: its entry says what. Written down where it differs from the last time."""
+        story = self._stories.setdefault(entry.id, _Story())
+        clock_mhz = entry.clock_mhz if entry.placement else 0.0
+        has, sized = (entry.gpus, clock_mhz, entry.gpu_type), self._sized(entry)
+        same = story.told[:3] == has
+        if same and story.told[3] == sized and (entry.why in QUIET or story.told[4] == entry.why):
+            return
+        step = self._step(entry, entry.gpu_type, entry.gpus, clock_mhz)
+        if not same:
+            self._close(story, entry, now_s)
+            story.since_s, story.steps, story.energy_j, story.step = now_s, entry.steps, entry.energy_j, step
+        story.told = (*has, sized, entry.why)
+        self._write(entry, now_s, False, entry.why, entry.reason, entry.gpus, clock_mhz, step)
+
+    def wished(self, entry: Entry, wish: Wish, now_s: float) -> None:
+        """What would have been decided for a job. Written down where it differs from the last time."""
+        story = self._stories.setdefault(entry.id, _Story())
+        wanted = (*wish, self._sized(entry))
+        if story.wished == wanted or now_s < story.wished_s + BETWEEN_S:
+            return
+        story.wished, story.wished_s = wanted, now_s
+        said = f"would run on {gpus_said(wish.gpus)} at {wish.clock_mhz:.0f} MHz" if wish.gpus else "would wait"
+        step = self._step(entry, wish.pool, wish.gpus, wish.clock_mhz)
+        self._write(entry, now_s, True, "would", said, wish.gpus, wish.clock_mhz, step)
+
+    def ended(self, entry: Entry, now_s: float) -> Mapping[str, float]:
+        """A job has completed: how far off predictions were, as log(actual / predicted), for time and energy."""
+        story = self._stories.pop(entry.id, None)
+        if story is None:
+            return {}
+        self._close(story, entry, now_s)
+        errors = {}
+        for what, said, took in (("time", story.said_s, story.took_s), ("energy", story.said_j, story.took_j)):
+            if 0 < said < math.inf and 0 < took < math.inf:
+                errors[what] = math.log(took / said)
+                self.calibrations[what].add(said, took)
+                self._unsaved = True
+        return errors
+
+    def forget(self, job_id: str) -> None:
+        """A job has ended otherwise."""
+        self._stories.pop(job_id, None)
+
+    def save(self) -> None:
+        """Write down what is not yet.
+
+        Raises:
+            StoreError: It cannot be; it will be the next time.
+        """
+        if self._rows:
+            self._store.decide(self._rows)
+            self._rows = []
+        if self._unsaved:
+            self._store.put(OUTCOMES, {what: [*known.residuals] for what, known in self.calibrations.items()})
+            self._unsaved = False
+
+    def forecast(self, entry: Entry, gpu_type: str, gpus: int, clock_mhz: float, now_s: float) -> Forecast:
+        """What is expected of a job in some configuration, from now on."""
+        step = self._step(entry, gpu_type, gpus, clock_mhz)
+        steady = entry.placement and gpus == entry.gpus and not entry.explore_mhz
+        if step is not None and steady and entry.step_time_s > 0:
+            # what is measured of this very job is nearer than what is believed of its class
+            step = replace(step, step_time_s=entry.step_time_s, energy_per_step_j=step.power_w * entry.step_time_s)
+        return self._forecast(entry, now_s, step)
+
+    # -- inside ---------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _close(story: _Story, entry: Entry, now_s: float) -> None:
+        """A stretch has ended: what had been said of it, and what it took."""
+        if story.step is None:  # it waited
+            return
+        steps = entry.steps - story.steps
+        story.said_s += steps * story.step.step_time_s
+        story.said_j += steps * story.step.energy_per_step_j
+        story.took_s += now_s - story.since_s
+        story.took_j += entry.energy_j - story.energy_j
+        story.step = None
+
+    def _sized(self, entry: Entry) -> bool:
+        """Whether it is known how many steps a job has: else nothing can be said of its end."""
+        return bool(entry.steps_total) or self._learning.knows_length(entry.spec, entry.kind.name)
+
+    def _step(self, entry: Entry, gpu_type: str, gpus: int, clock_mhz: float) -> Option | None:
+        """What the model says of a step in some configuration; None where a job waits, or cannot run so."""
+        if not gpus or gpu_type not in self._scheduler.pools:
+            return None
+        table = self._learning.table(entry.kind.name, gpu_type)
+        return option(table, self._scheduler.pools[gpu_type].axes, gpus, clock_mhz)
+
+    def _write(
+        self,
+        entry: Entry,
+        now_s: float,
+        would: bool,
+        why: str,
+        reason: str,
+        gpus: int,
+        clock_mhz: float,
+        step: Option | None,
+    ) -> None:
+        expected = asdict(self._forecast(entry, now_s, step))
+        self._rows.append(DecisionRecord(0, now_s, entry.id, would, why, reason, gpus, clock_mhz, **expected))
+
+    def _forecast(self, entry: Entry, now_s: float, step: Option | None) -> Forecast:
+        """From now to the end, at so much a step."""
+        if step is None or not self._sized(entry):
+            return Forecast()
+        total = entry.steps_total or self._learning.believed_steps(entry.spec, entry.kind.name)
+        left = max(0.0, total - entry.steps)
+        past_s = now_s - entry.submitted_s
+        run_s, run_j = left * step.step_time_s, left * step.energy_per_step_j
+        low_s, high_s = self._interval("time", run_s, past_s)
+        low_j, high_j = self._interval("energy", run_j, entry.energy_j)
+        return Forecast(
+            jct_s=past_s + run_s,
+            jct_low_s=low_s,
+            jct_high_s=high_s,
+            energy_j=entry.energy_j + run_j,
+            energy_low_j=low_j,
+            energy_high_j=high_j,
+        )
+
+    def _interval(self, what: str, left: float, past: float) -> tuple[float, float] | tuple[None, None]:
+        """Where a sum will lie, of what is past and of what is left as predicted."""
+        found = self.calibrations[what].interval(left) if left > 0 else None
+        return (past + found[0], past + found[1]) if found else (None, None)

@@ -1,0 +1,67 @@
+"""Why a job has what it has, and what else it could have: from beliefs and prices, without asking the policy again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from powerflow.api.records import Option
+from powerflow.arrays import FloatArray
+from powerflow.cost.table import Axes, CostTable
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """What configurations are weighed with: a job's weight, λ_E (s/J), what a GPU is worth, and its idle watts."""
+
+    weight: float = 1.0
+    energy_price: float = 0.0
+    gpu_price: float = 0.0
+    idle_w: float = 0.0
+
+
+def option(table: CostTable, axes: Axes, gpus: int, clock_mhz: float, prices: Prices = Prices()) -> Option | None:
+    """What one configuration costs by what is believed; None where the job cannot run so."""
+    row = int(np.searchsorted(axes.gpu_counts, gpus))
+    if row >= len(axes.gpu_counts) or axes.gpu_counts[row] != gpus:
+        return None
+    return _option(table, axes, row, int(np.abs(axes.clocks_mhz - clock_mhz).argmin()), costs(table, axes, prices))
+
+
+def costs(table: CostTable, axes: Axes, prices: Prices) -> FloatArray:
+    """What one iteration costs, ``[N, F]`` weighted seconds: T·(w + λ_E·(P − n·P_idle) + λ_G·n) (design §5, step 2)."""
+    n = axes.gpu_counts[:, None]
+    above_w = table.power_w - n * prices.idle_w
+    found: FloatArray = table.step_time_s * (prices.weight + prices.energy_price * above_w + prices.gpu_price * n)
+    return found
+
+
+def options(
+    table: CostTable,
+    axes: Axes,
+    prices: Prices,
+    *,
+    runs_on: Callable[[int], bool],
+    count: int = 5,
+) -> list[Option]:
+    """The best configurations by GPU count, best first.
+
+    Best is the least cost of one iteration at these prices (`costs`). Of each count the best clock stands for it.
+    """
+    cost = costs(table, axes, prices)
+    cost[[not runs_on(int(gpus)) for gpus in axes.gpu_counts]] = np.inf
+    clock = np.argmin(cost, axis=1)
+    value = cost[np.arange(len(clock)), clock]
+    order = [int(row) for row in np.argsort(value, kind="stable") if np.isfinite(value[row])]
+    found = (_option(table, axes, row, int(clock[row]), cost) for row in order[:count])
+    return [best for best in found if best is not None]
+
+
+def _option(table: CostTable, axes: Axes, row: int, clock: int, cost: FloatArray) -> Option | None:
+    time_s, power_w = float(table.step_time_s[row, clock]), float(table.power_w[row, clock])
+    if not np.isfinite(time_s):
+        return None
+    gpus, clock_mhz = int(axes.gpu_counts[row]), float(axes.clocks_mhz[clock])
+    return Option(gpus, clock_mhz, time_s, power_w, power_w * time_s, float(cost[row, clock]))

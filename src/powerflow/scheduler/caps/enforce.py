@@ -1,0 +1,228 @@
+"""How a decision is made under power caps: the policy is asked, its answer fitted, placed, and fitted again.
+
+Caps on whole pools (as a rule: the cluster) are met before anything is placed, so that nobody moves for nothing. Caps
+on racks and rows are met where jobs then stand. Both only ever lower what the policy asked for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from powerflow.arrays import IntArray
+from powerflow.cluster.packing import UP
+from powerflow.policy.protocol import Allocation
+from powerflow.scheduler.cap import CLUSTER, STEP_S, Scope
+from powerflow.scheduler.caps.book import CapBook
+from powerflow.scheduler.caps.fit import Fit, Menu, fit, menu_of
+from powerflow.scheduler.ledger import Ledger
+from powerflow.scheduler.pool import Decision, Pool
+
+HOLD_BACK_S = 900.0  # a job that a rack's cap made smaller is not made larger for so long: that would only move it
+Asked = list[tuple[Pool, Decision]]
+
+
+@dataclass(slots=True)
+class Capped:
+    """What caps did to a decision: see `Plan`."""
+
+    power_w: float = math.nan
+    cap_w: float = math.inf
+    watt_price: float = 0.0
+    notices: list[str] = field(default_factory=list)
+
+
+class Enforcer:
+    """Makes decisions that no cap forbids.
+
+    Args:
+        book: The caps, and the watts to reckon with.
+        ledger: The scheduler's.
+    """
+
+    def __init__(self, book: CapBook, ledger: Ledger) -> None:
+        self._book = book
+        self._ledger = ledger
+        self._held_back: dict[str, dict[int, tuple[str, int, float]]] = {}  # by pool, slot: job, GPUs, until when
+
+    def forget(self) -> None:
+        """Other caps: whoever was kept small may grow."""
+        self._held_back.clear()
+
+    def most(self, pool: Pool, now_s: float) -> dict[int, int]:
+        """By slot, jobs that may not grow for now, and what they have."""
+        held_back = self._held_back.get(pool.gpu_type, {})
+        slot_of = self._ledger.slot_of
+        return {
+            slot: gpus
+            for slot, (name, gpus, until_s) in held_back.items()
+            if until_s > now_s and slot_of.get(name) == slot and self._ledger.rows["gpus"][slot] <= gpus
+        }
+
+    def decide(self, pools: Sequence[Pool], ask: Callable[[Pool, int], Decision], now_s: float) -> tuple[Asked, Capped]:
+        """Ask, fit, place, fit.
+
+        Args:
+            pools: Those with jobs, or with nodes that sleep.
+            ask: Asks the policy of a pool, with so many of its GPUs left out.
+            now_s: The present.
+        """
+        self._book.begin(now_s)
+        capped = Capped(cap_w=self._book.limit_w(CLUSTER, now_s, now_s + STEP_S))
+        asked = self._ask(pools, ask, now_s, capped)
+        for pool, decision in asked:
+            pool.place(decision, self._ledger, now_s)
+        self._fit_placed(asked, now_s, capped)
+        for pool, decision in asked:
+            pool.conclude(decision, now_s)
+        capped.power_w = self._book.drawn_w(CLUSTER)
+        return asked, capped
+
+    # -- before placement -----------------------------------------------------------------------------------------
+
+    def _ask(self, pools: Sequence[Pool], ask: Callable[[Pool, int], Decision], now_s: float, capped: Capped) -> Asked:
+        """What policies say, below the caps on whole pools; nodes are woken only as far as no job is stopped for it."""
+        asleep = [pool.occupancy.asleep for pool in pools]
+        shift = 0
+        while True:
+            left_out = [gpus - (gpus >> shift) for gpus in asleep]
+            asked = [(pool, ask(pool, without)) for pool, without in zip(pools, left_out, strict=True)]
+            waking = [self._needed(pool, decision) for pool, decision in asked]
+            result = self._fit_asked(asked, waking, now_s)
+            stopped = any((gpus < d.wish.gpus).any() for (_, d), gpus in zip(asked, result.gpus, strict=True))
+            if not (stopped and any(gpus >> shift for gpus in asleep) and any(w > 0 for w in waking)):
+                break
+            shift += 1
+        for (_, decision), gpus, clock in zip(asked, result.gpus, result.clock, strict=True):
+            wish = decision.wish
+            decision.answer = Allocation(gpus, clock, wish.gpu_price, wish.worth)
+        capped.watt_price = result.watt_price
+        return asked
+
+    @staticmethod
+    def _needed(pool: Pool, decision: Decision) -> int:
+        """GPUs that a decision needs beyond those that are free or given back."""
+        had = decision.view.jobs["gpus"]
+        leaving = int(had[np.isin(decision.slots, list(pool.evicted))].sum()) if pool.evicted else 0
+        return int(decision.wish.gpus.sum()) - (int(had.sum()) - leaving) - pool.occupancy.free
+
+    def _fit_asked(self, asked: Asked, waking: Sequence[int], now_s: float) -> Fit:
+        """Fit answers to the caps on whole pools; ahead of time if jobs have to stop for it."""
+        gpus = [decision.wish.gpus for _, decision in asked]
+        now = self._fit_whole(asked, waking, now_s, now_s + STEP_S)
+        ahead_s = now_s + STEP_S + self._book.lead_s()
+        whole = self._whole()
+        if all(self._book.limit_w(s, now_s, ahead_s) == self._book.limit_w(s, now_s, now_s + STEP_S) for s in whole):
+            return now
+        ahead = self._fit_whole(asked, waking, now_s, ahead_s)
+        stops = any((less < had).any() for less, had in zip(ahead.gpus, gpus, strict=True))
+        return ahead if stops else now
+
+    def _fit_whole(self, asked: Asked, waking: Sequence[int], from_s: float, to_s: float) -> Fit:
+        gpus, clock = [d.wish.gpus for _, d in asked], [d.wish.clock for _, d in asked]
+        price, met = 0.0, True
+        drawn_w = 0.0
+        for scope in self._whole():
+            limit_w = self._book.limit_w(scope, from_s, to_s)
+            within = [i for i, (pool, _) in enumerate(asked) if self._book.inside(pool, scope).all()]
+            if limit_w == math.inf:
+                continue
+            menus = []
+            for i in within:
+                pool, decision = asked[i]
+                outside = np.zeros(len(decision.slots), np.int64)
+                menus.append(self._menu(pool, decision, Allocation(gpus[i], clock[i]), outside))
+            idle_w = self._book.idle_w(scope) + sum(self._book.wake_w(asked[i][0], waking[i]) for i in within)
+            kept_w = sum(self._untouched_w(asked[i][0], asked[i][1], Allocation(gpus[i], clock[i])) for i in within)
+            result = fit(menus, max(0.0, limit_w - idle_w - kept_w))
+            for i, had, at in zip(within, result.gpus, result.clock, strict=True):
+                gpus[i], clock[i] = had, at
+            price, met, drawn_w = max(price, result.watt_price), met and result.met, result.drawn_w
+        return Fit(gpus, clock, drawn_w, price, met)
+
+    def _menu(self, pool: Pool, decision: Decision, now: Allocation, outside: IntArray) -> Menu:
+        guarded = np.isin(decision.slots, list(pool.guarded))
+        outside = np.where(decision.view.jobs["untouched"], now.gpus, outside)  # as if they were not there
+        watts = self._book.watts(pool)
+        return menu_of(decision.view, decision.wish, now, watts, pool.gpu_idle_w, outside, guarded)
+
+    def _untouched_w(self, pool: Pool, decision: Decision, now: Allocation, outside: IntArray | None = None) -> float:
+        """Watts that jobs which nobody may act on add to a scope: these are not to be had."""
+        who = np.flatnonzero(decision.view.jobs["untouched"] & (now.gpus > 0))
+        gpus = now.gpus[who]
+        cells = decision.view.jobs["cost"][who], decision.view.count_index[gpus], now.clock[who]
+        inside = 1.0 if outside is None else (gpus - outside[who]) / gpus
+        watts = np.nan_to_num(self._book.watts(pool)[cells])  # it may run where it is believed that it cannot
+        return float(np.sum(inside * np.maximum(0.0, watts - gpus * pool.gpu_idle_w)))
+
+    def _whole(self) -> list[Scope]:
+        """Scopes that hold all or nothing of every pool."""
+        return [scope for scope in self._book.scopes() if self._book.is_whole(scope)]
+
+    # -- after placement ------------------------------------------------------------------------------------------
+
+    def _fit_placed(self, asked: Asked, now_s: float, capped: Capped) -> None:
+        """Lessen what stands in scopes that draw too much, until none does or nothing is left to lessen."""
+        scopes = self._book.scopes()
+        to_s = {s.name: now_s + STEP_S + (0.0 if self._book.is_whole(s) else self._book.lead_s()) for s in scopes}
+        stuck: set[str] = set()
+        again = True
+        while again:
+            again = False
+            for scope in scopes:
+                limit_w = self._book.limit_w(scope, now_s, to_s[scope.name])
+                if scope.name in stuck or limit_w == math.inf or self._book.drawn_w(scope) <= limit_w + 1e-3:
+                    continue
+                if not self._lessen(asked, scope, limit_w, now_s, capped):
+                    stuck.add(scope.name)
+                again = True
+        for scope in scopes:
+            limit_w, drawn_w = self._book.limit_w(scope, now_s, now_s + STEP_S), self._book.drawn_w(scope)
+            if drawn_w > limit_w + 1e-3:
+                watched = any((d.view.jobs["untouched"] & (d.answer.gpus > 0)).any() for _, d in asked)
+                why = "jobs run that nobody acts on" if watched else "all jobs are paused"
+                capped.notices.append(
+                    f"power cap on {scope.name}: {limit_w:.0f} W are allowed, "
+                    f"{drawn_w:.0f} W are believed to be drawn: {why}"
+                )
+
+    def _lessen(self, asked: Asked, scope: Scope, limit_w: float, now_s: float, capped: Capped) -> bool:
+        """Bring one scope below its limit; whether anything could be lessened."""
+        self._unwake(asked, scope, limit_w)
+        menus, kept_w = [], 0.0
+        for pool, decision in asked:
+            outside = self._book.outside(pool, decision.slots, scope)
+            menus.append(self._menu(pool, decision, decision.answer, outside))
+            kept_w += self._untouched_w(pool, decision, decision.answer, outside)
+        result = fit(menus, max(0.0, limit_w - self._book.idle_w(scope) - kept_w))
+        capped.watt_price = max(capped.watt_price, result.watt_price)
+        lessened = False
+        for (pool, decision), gpus, clock in zip(asked, result.gpus, result.clock, strict=True):
+            answer = decision.answer
+            lessened |= bool((gpus != answer.gpus).any() or (clock != answer.clock).any())
+            held_back = self._held_back.setdefault(pool.gpu_type, {})
+            for j in np.flatnonzero((gpus < answer.gpus) & (gpus > 0)).tolist():
+                slot = int(decision.slots[j])
+                held_back[slot] = self._ledger.job(slot).id, int(gpus[j]), now_s + HOLD_BACK_S
+            pool.lessen(decision, self._ledger, Allocation(gpus, clock, answer.gpu_price, answer.worth), scope, now_s)
+        return lessened
+
+    def _unwake(self, asked: Asked, scope: Scope, limit_w: float) -> None:
+        """Let nodes of the scope that were to be woken sleep on, if even idle it would draw too much."""
+        for pool, decision in asked:
+            nodes = [name for name in decision.woken if scope.nodes is None or name in scope.nodes]
+            if not nodes or self._book.idle_w(scope) <= limit_w:
+                continue
+            owners = {slot for name in nodes for slot in pool.occupancy.owners_on(name).tolist()}
+            gone = np.isin(decision.slots, list(owners))
+            answer = decision.answer
+            less = Allocation(np.where(gone, 0, answer.gpus), answer.clock, answer.gpu_price, answer.worth)
+            from_s = decision.view.now_s
+            pool.lessen(decision, self._ledger, less, scope, from_s)
+            for name in nodes:
+                if pool.occupancy.status_of(name) == UP and not len(pool.occupancy.owners_on(name)):
+                    pool.occupancy.sleep(name)
+                    decision.woken.remove(name)

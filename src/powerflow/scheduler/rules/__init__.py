@@ -1,0 +1,1 @@
+"""Rules around any policy: each keeps one promise to an administrator."""

@@ -1,0 +1,47 @@
+"""What an administrator is promised, around any policy: one object that the simulator and the live controller share.
+
+From the outside in, since who comes later may not break what who came before promises: jobs that may not be acted on
+run as asked; of the others, those that would have to begin anew keep their GPUs; all use no more watts than budgets
+pay for; protected jobs get theirs first, then jobs whose turn it is after a long wait, then what pauses allow to
+change; there the policy decides, with weights by what projects have had, and clocks no lower than owners allow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from powerflow.policy.protocol import Policy
+from powerflow.scheduler.rules.ageing import PATIENCE_S, Ageing
+from powerflow.scheduler.rules.fair_share import FairShare
+from powerflow.scheduler.rules.hysteresis import Steady
+from powerflow.scheduler.rules.max_slowdown import Bounded
+from powerflow.scheduler.rules.no_preempt import Kept
+from powerflow.scheduler.rules.power_limit import Rationed
+from powerflow.scheduler.rules.protection import Protected
+from powerflow.scheduler.rules.rollout import Staged
+
+
+def with_rules(
+    policy: Policy,
+    *,
+    interval_s: float = 60.0,
+    patience_s: float = PATIENCE_S,
+    shares: Mapping[str, float] | None = None,
+) -> Policy:
+    """A policy under all rules.
+
+    Args:
+        policy: Who decides within them.
+        interval_s: Decisions are so far apart: what a slowed protected job may lose until the next (`Protected`), and
+            how long a job runs at least (`Steady`).
+        patience_s: Of `Ageing`.
+        shares: Of `FairShare`.
+
+    Raises:
+        InputError: As of these.
+    """
+    fair = FairShare(policy, shares)
+    steady = Steady(Bounded(fair), least_run_s=interval_s)
+    ruled = Staged(Kept(Rationed(Protected(Ageing(steady, patience_s=patience_s), check_s=interval_s))))
+    ruled.name = policy.name  # the rules hold under every policy: it is the policy that people choose
+    return ruled

@@ -1,0 +1,218 @@
+"""What every request passes before it reaches an operation: host, token, body, turn; and the log of what came of it."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping, Sequence
+from typing import Any
+
+from powerflow.api.records import Caller
+from powerflow.service.body import BODY_LIMIT, fault_of
+from powerflow.service.peers import Network, origin
+from powerflow.service.problem import BUG, MEDIA_TYPE, problem
+from powerflow.service.refused import RefusedTokens
+from powerflow.service.tokens import Tokens
+from powerflow.service.turns import Turns
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+#: Host names under which a service on loopback is asked.
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
+#: Requests that are worked on at once, of all and of one user; each holds a thread, of which there are 40.
+READS, READS_EACH = 24, 8
+WRITES, WRITES_EACH = 8, 4
+#: Bodies of one user that are read at once.
+BODIES_EACH = 16
+#: Requests of one user that are here at once, in all, and those of them that wait for events.
+INSIDE, WATCHING = 64, 16
+
+
+def hosts_of(bound_to: str) -> frozenset[str] | None:
+    """Host names to answer to when bound to an address; None: any.
+
+    On loopback a page of a stranger could give its own name our address (DNS rebinding) and ask with the browser's
+    rights; under its own name it gets nothing.
+    """
+    return LOOPBACK if bound_to in ("localhost", "127.0.0.1", "::1") else None
+
+
+class Door:
+    """ASGI middleware. A path that is not ``open`` needs a token; the caller is then in the request's state.
+
+    Args:
+        app: What is behind it.
+        tokens: Who may ask.
+        hosts: Host names to answer to; None: any.
+        open_paths: Paths that need no token; they take no body.
+        quick_paths: Paths that are answered without a thread: no request waits for a turn there.
+        watch_paths: Paths where a request may wait for something to happen.
+        proxies: Proxies whose ``X-Forwarded-For`` is believed (`powerflow.service.peers`).
+        refused: Counts failed authentications.
+        log: A structlog logger.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        *,
+        tokens: Tokens,
+        hosts: Collection[str] | None,
+        open_paths: Collection[str],
+        quick_paths: Collection[str],
+        watch_paths: Collection[str],
+        proxies: Sequence[Network],
+        refused: RefusedTokens,
+        log: Any,
+    ) -> None:
+        self._app = app
+        self._tokens = tokens
+        self._hosts = hosts
+        self._open = frozenset(open_paths)
+        self._quick = frozenset(quick_paths)
+        self._watched = frozenset(watch_paths)
+        self._proxies = proxies
+        self._refused = refused
+        self._log = log
+        self._bodies = Turns(INSIDE * READS, BODIES_EACH)
+        self._reads = Turns(READS, READS_EACH)
+        self._writes = Turns(WRITES, WRITES_EACH)
+        self._inside: Counter[str] = Counter()  # requests, by user; those that watch apart
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.perf_counter()
+        status: int | None = None
+        caller: Caller | None = None
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        forwarded = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"]
+        address = origin((scope.get("client") or ("",))[0], forwarded, self._proxies)
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            caller = self._caller(headers.get(b"authorization", ""), address)
+            if not self._known_host(headers.get(b"host", "")):
+                await _refuse(scope, sending, 421, "this service answers to localhost only")
+            elif caller is None and scope["path"] not in self._open:
+                self._refused.add(address)
+                await _refuse(scope, sending, 401, "no token that is known here", (b"www-authenticate", b"Bearer"))
+            else:
+                await self._admit(scope, receive, sending, caller, headers)
+        except Exception:
+            # what happened is for the log only
+            self._log.exception("request failed", method=scope["method"], path=scope["path"])
+            if status is None:
+                await _refuse(scope, sending, 500, BUG)
+        finally:
+            self._log.info(
+                "request",
+                method=scope["method"],
+                path=scope["path"],
+                status=status,
+                user=caller.user if caller else None,
+                address=address,
+                duration_s=round(time.perf_counter() - began, 6),
+            )
+
+    async def _admit(
+        self, scope: Scope, receive: Receive, send: Send, caller: Caller | None, headers: Mapping[bytes, str]
+    ) -> None:
+        """Let a request in, unless too many of its user's are here already."""
+        user, watches = caller.user if caller else "", scope["path"] in self._watched
+        if scope["path"] in self._quick:
+            await self._hand_on(scope, receive, send, caller, b"")
+            return
+        kind, most = (f"watching {user}", WATCHING) if watches else (user, INSIDE)
+        if self._inside[kind] >= most:
+            what = f"{user or 'nobody'} has {most} requests here already"
+            await _refuse(scope, send, 429, what, (b"retry-after", b"1"))
+            return
+        self._inside[kind] += 1
+        try:
+            body: bytes | None = b""
+            if caller is not None and (b"content-length" in headers or b"transfer-encoding" in headers):
+                async with self._bodies.turn(user):
+                    body = await _body(headers.get(b"content-length", ""), receive)
+            if body is None:
+                await _refuse(scope, send, 413, f"a body has at most {BODY_LIMIT} bytes")
+            elif fault := fault_of(body):
+                await _refuse(scope, send, 422, fault)
+            elif watches:
+                await self._hand_on(scope, receive, send, caller, body)
+            else:
+                async with (self._reads if scope["method"] in ("GET", "HEAD") else self._writes).turn(user):
+                    await self._hand_on(scope, receive, send, caller, body)
+        except ConnectionResetError:
+            pass  # nobody is there to be answered
+        finally:
+            self._inside[kind] -= 1
+            if not self._inside[kind]:
+                del self._inside[kind]
+
+    async def _hand_on(self, scope: Scope, receive: Receive, send: Send, caller: Caller | None, body: bytes) -> None:
+        scope.setdefault("state", {})["caller"] = caller
+        await self._app(scope, _replay(body, receive), send)
+
+    def _known_host(self, host: str) -> bool:
+        if self._hosts is None:
+            return True
+        name, _, port = host.rpartition(":")
+        return (name if name and port.isdigit() else host).lower() in self._hosts
+
+    def _caller(self, authorization: str, address: str) -> Caller | None:
+        scheme, _, token = authorization.partition(" ")
+        return self._tokens.caller(token.strip(), address) if scheme.lower() == "bearer" and token else None
+
+
+async def _body(length: str, receive: Receive) -> bytes | None:
+    """The whole body; None if it is too large.
+
+    Raises:
+        ConnectionResetError: Whoever asked has gone before its end: half a request is none.
+    """
+    if length.isdigit() and int(length) > BODY_LIMIT:
+        return None
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise ConnectionResetError
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > BODY_LIMIT:
+            return None
+        if not message.get("more_body"):
+            return b"".join(parts)
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    given = False
+
+    async def again() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return again
+
+
+async def _refuse(scope: Scope, send: Send, status: int, detail: str, *headers: tuple[bytes, bytes]) -> None:
+    body = problem(status, detail, scope["path"]).model_dump_json(exclude_none=True).encode()
+    head = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", str(len(body)).encode()), *headers]
+    await send({"type": "http.response.start", "status": status, "headers": head})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,292 @@
+"""A lower bound on the mean completion time that any schedule can reach at a given energy.
+
+Jobs are let loose from each other: instead of sharing the cluster, each pays a price for GPUs that varies over time
+and a price for energy, and does what is cheapest for itself. Whatever the prices, the sum of these costs, less what
+the whole cluster would have earned, is below the cost of every real schedule (weak duality; ``docs/bound.md`` has the
+proof). Good prices make the bound tight, and are found by ascent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from powerflow.arrays import FloatArray
+from powerflow.cost.catalogue import gpu_type
+from powerflow.errors import InputError
+from powerflow.simulate.bound.dual import ANY_POOL, DualValue, Group, JobArrays, PoolCost, dual, group_jobs
+from powerflow.simulate.workload.workload import Workload
+
+#: Price intervals of each round of the search: each round cuts finer where prices change.
+ROUNDS = (256, 1024)
+#: Evaluations of the dual function in each round.
+EVALUATIONS = 40
+#: Worths of an iteration tried per job while searching, and for the final value.
+NODES = 64
+FINAL_NODES = 256
+#: Points added between two neighbouring prices of energy, without a search.
+BETWEEN = 3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DualPoint:
+    """The bound at one price of energy.
+
+    Attributes:
+        energy_price: λ_E, weighted seconds per joule.
+        cost_s: For every schedule, Σ weight·flow + λ_E·(joules above idle) ≥ ``cost_s``.
+        energy_j: Joules above idle that the relaxed jobs use at these prices: near this energy the point matters most.
+        grid_s: ``[T + 1]`` ends of the price intervals.
+        gpu_price: ``[P, T]`` λ_G of each pool, weighted seconds per GPU-second; 0 after the grid.
+    """
+
+    energy_price: float
+    cost_s: float
+    energy_j: float
+    grid_s: FloatArray
+    gpu_price: FloatArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bound:
+    """A lower bound on the weighted mean completion time as a function of energy.
+
+    Attributes:
+        points: One per price of energy, ascending.
+        weight: Sum of the jobs' weights.
+    """
+
+    points: Sequence[DualPoint]
+    weight: float
+
+    def mean_jct_at(self, energy_above_idle_j: float) -> float:
+        """Seconds below which no schedule's mean completion time lies that uses at most so many joules above idle.
+
+        Joules above idle are Σ over jobs of the joules of its GPUs while it holds them, less idle watts × GPU-seconds
+        held. Where GPUs always draw their idle watts, that is metered energy − idle watts × GPUs × horizon.
+        """
+        best = max(point.cost_s - point.energy_price * energy_above_idle_j for point in self.points)
+        return best / self.weight
+
+
+def bound(jobs: JobArrays, pools: Sequence[PoolCost], energy_prices: Sequence[float]) -> Bound:
+    """Find good prices and the bound they prove.
+
+    Args:
+        jobs: The jobs; weights of 1 bound the plain mean.
+        pools: Where they can run. A job is on one pool at a time.
+        energy_prices: λ_E ≥ 0 to search at, weighted seconds per joule; a factor of 2 apart is close enough.
+
+    Raises:
+        InputError: for a negative price, arrays that are not as described, or a job that cannot run at all.
+    """
+    prices = sorted(set(energy_prices))
+    if not prices or not np.isfinite(prices).all() or prices[0] < 0:
+        raise InputError("energy prices must be finite and ≥ 0, at least one", where="bound")
+    groups = group_jobs(jobs, pools)
+    searched = [_search(groups, pools, price) for price in prices]
+    return Bound(_with_between(groups, pools, searched), float(jobs.weight.sum()))
+
+
+def bound_for(workload: Workload, energy_prices: Sequence[float], *, weighted: bool = False) -> Bound:
+    """The bound for a workload: its truth, its cluster, and the catalogue's idle watts.
+
+    Args:
+        workload: What happens.
+        energy_prices: λ_E ≥ 0 to search at, seconds per joule.
+        weighted: Bound the mean weighted by priority instead of the plain one.
+
+    Raises:
+        InputError: as `bound`.
+    """
+    jobs, pools = arrays_of(workload, weighted=weighted)
+    return bound(jobs, pools, energy_prices)
+
+
+def joined(workload: Workload, parts: Sequence[Bound], *, weighted: bool = False) -> Bound:
+    """One bound from several on the same workload that were searched apart (in parallel), as if searched at once.
+
+    Raises:
+        InputError: as `bound`.
+    """
+    jobs, pools = arrays_of(workload, weighted=weighted)
+    points = {point.energy_price: point for part in parts for point in part.points}
+    ordered = [points[price] for price in sorted(points)]
+    return Bound(_with_between(group_jobs(jobs, pools), pools, ordered), float(jobs.weight.sum()))
+
+
+def arrays_of(workload: Workload, *, weighted: bool = False) -> tuple[JobArrays, list[PoolCost]]:
+    """A workload as plain arrays; every weight is 1 unless ``weighted``."""
+    nodes_of = workload.cluster.pools()
+    names = list(nodes_of)
+    classes = sorted({cost_class for cost_class, _ in workload.truth})
+    pools = []
+    for name in names:
+        axes = workload.axes[name]
+        shape = (len(classes), len(axes.gpu_counts), len(axes.clocks_mhz))
+        step_time_s, power_w = np.full(shape, np.inf), np.zeros(shape)
+        for k, cost_class in enumerate(classes):
+            table = workload.truth.get((cost_class, name))
+            if table is not None:
+                step_time_s[k] = np.minimum(table.step_time_s, table.spread_step_time_s)
+                power_w[k] = table.power_w
+        gpus = sum(node.gpus for node in nodes_of[name])
+        pools.append(PoolCost(axes.gpu_counts, step_time_s, power_w, gpu_type(name).idle_w, gpus))
+
+    listed = workload.jobs
+    row = {cost_class: k for k, cost_class in enumerate(classes)}
+    jobs = JobArrays(
+        release_s=np.array([job.submit_s for job in listed], dtype=float),
+        work=np.array([job.iterations for job in listed], dtype=float),
+        weight=np.array([job.weight if weighted else 1.0 for job in listed], dtype=float),
+        cost_class=np.array([row[job.cost_class] for job in listed], dtype=np.int64),
+        gpus_min=np.array([job.gpus_min for job in listed], dtype=np.int64),
+        gpus_max=np.array([job.gpus_max for job in listed], dtype=np.int64),
+        pool=np.array([ANY_POOL if job.gpu_type is None else names.index(job.gpu_type) for job in listed], np.int64),
+    )
+    return jobs, pools
+
+
+def _search(groups: Sequence[Group], pools: Sequence[PoolCost], energy_price: float) -> DualPoint:
+    """Raise the dual function over λ_G: coarse intervals first, then finer ones where the price changes."""
+    grid_s = _first_grid(groups, pools, energy_price, ROUNDS[0])
+    gpu_price = _flat_price(groups, pools, grid_s, energy_price)
+    for i, intervals in enumerate(ROUNDS):
+        if i:
+            grid_s, gpu_price = _refine(grid_s, gpu_price, intervals)
+        gpu_price = _ascend(groups, _supply(pools, grid_s), grid_s, gpu_price, energy_price)
+    found = dual(groups, _supply(pools, grid_s), grid_s, gpu_price, energy_price, FINAL_NODES)
+    return DualPoint(energy_price, found.value_s, found.energy_j, grid_s, gpu_price)
+
+
+def _with_between(groups: Sequence[Group], pools: Sequence[PoolCost], points: Sequence[DualPoint]) -> list[DualPoint]:
+    """The points, by price of energy, and `BETWEEN` more between each two of them."""
+    filled = list(points)
+    for low, high in pairwise(points):
+        filled += [_mixed(groups, pools, low, high, i / (BETWEEN + 1)) for i in range(1, BETWEEN + 1)]
+    return sorted(filled, key=lambda point: point.energy_price)
+
+
+def _mixed(
+    groups: Sequence[Group], pools: Sequence[PoolCost], low: DualPoint, high: DualPoint, share: float
+) -> DualPoint:
+    """The bound at prices between those of two points: one evaluation, above the chord because the dual is concave."""
+    grid_s = np.union1d(low.grid_s, high.grid_s)
+    gpu_price = np.zeros((len(pools), len(grid_s) - 1))
+    for point, part in ((low, 1.0 - share), (high, share)):
+        at = np.searchsorted(point.grid_s, grid_s[:-1], side="right") - 1
+        lasts = at < len(point.grid_s) - 1  # prices are 0 after a point's own grid
+        gpu_price[:, lasts] += part * point.gpu_price[:, at[lasts]]
+    energy_price = (1.0 - share) * low.energy_price + share * high.energy_price
+    found = dual(groups, _supply(pools, grid_s), grid_s, gpu_price, energy_price, NODES)
+    return DualPoint(energy_price, found.value_s, found.energy_j, grid_s, gpu_price)
+
+
+def _supply(pools: Sequence[PoolCost], grid_s: FloatArray) -> FloatArray:
+    return np.stack([pool.supply_gpu_s(grid_s) for pool in pools])
+
+
+def _first_grid(groups: Sequence[Group], pools: Sequence[PoolCost], energy_price: float, intervals: int) -> FloatArray:
+    """Intervals over the time in which GPUs can be short, half of them by releases, half even.
+
+    It ends when a queue that gives each job what is best for it on free GPUs would surely be done. A wrong guess
+    costs tightness only: prices are 0 after the grid, and every price is valid.
+    """
+    release, length, demand = [], [], []
+    for group in groups:
+        cost = group.cost_on_free_gpus(energy_price)
+        row, clock = np.unravel_index(int(cost.argmin()), cost.shape)
+        seconds = group.work / group.speed[row, clock]
+        release.append(group.release_s)
+        length.append(seconds)
+        demand.append(seconds * group.row_gpus[row])
+    released, lasting, wanted = (np.concatenate(parts) for parts in (release, length, demand))
+    order = np.argsort(released, kind="stable")
+    released, lasting, wanted = released[order], lasting[order], wanted[order]
+    gpus = sum(pool.gpus for pool in pools)
+    # time to work off what came from job i on, if GPUs were never idle after it: the largest counts (Lindley)
+    to_come = np.cumsum(wanted[::-1])[::-1] / max(gpus, 1)
+    end = max(float((released + to_come).max()), float((released + lasting).max())) + float(lasting.max())
+    quantiles = np.linspace(0.0, 1.0, intervals // 2 + 1)
+    grid_s = np.concatenate([np.quantile(released, quantiles), released[0] + (end - released[0]) * quantiles])
+    least = (end - released[0]) * 1e-6
+    grid_s = np.unique(grid_s)
+    kept: FloatArray = grid_s[np.concatenate([[True], np.diff(grid_s) > least])]
+    kept[-1] = end
+    return kept
+
+
+def _flat_price(
+    groups: Sequence[Group], pools: Sequence[PoolCost], grid_s: FloatArray, energy_price: float
+) -> FloatArray:
+    """The best among a few constant prices: where the ascent starts."""
+    supply = _supply(pools, grid_s)
+    weight = float(np.mean([group.weight for group in groups]))
+
+    def value(level: float) -> float:
+        return dual(groups, supply, grid_s, np.full_like(supply, level), energy_price, NODES).value_s
+
+    best = max((weight * scale for scale in (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)), key=value)
+    return np.full_like(supply, best)
+
+
+def _ascend(
+    groups: Sequence[Group],
+    supply_gpu_s: FloatArray,
+    grid_s: FloatArray,
+    gpu_price: FloatArray,
+    energy_price: float,
+) -> FloatArray:
+    """Better prices on the same grid: bounded quasi-Newton steps (L-BFGS-B), the best of what was seen.
+
+    The dual function is concave, and with many jobs nearly smooth, so that this climbs much faster than plain
+    supergradient steps (``docs/bound.md`` §5).
+    """
+    from scipy.optimize import minimize
+
+    # the curvature grows with the GPU-seconds of an interval; prices near 1 make the first step a sensible one
+    scale = np.sqrt(np.maximum(supply_gpu_s / supply_gpu_s.max(), 1e-9)).ravel() / (gpu_price.mean() or 1.0)
+    start = dual(groups, supply_gpu_s, grid_s, gpu_price, energy_price, NODES).value_s
+    unit = max(abs(start), 1e-300)
+    best = (start, gpu_price)
+
+    def loss(scaled: FloatArray) -> tuple[float, FloatArray]:
+        nonlocal best
+        price = (scaled / scale).reshape(gpu_price.shape)
+        found: DualValue = dual(groups, supply_gpu_s, grid_s, price, energy_price, NODES)
+        if found.value_s > best[0]:
+            best = (found.value_s, price)
+        return -found.value_s / unit, -found.excess_gpu_s.ravel() / scale / unit
+
+    minimize(
+        loss,
+        gpu_price.ravel() * scale,
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[(0.0, None)] * gpu_price.size,
+        options={"maxfun": EVALUATIONS, "maxiter": EVALUATIONS, "maxcor": 20, "gtol": 0.0, "ftol": 1e-12},
+    )
+    return best[1]
+
+
+def _refine(grid_s: FloatArray, gpu_price: FloatArray, intervals: int) -> tuple[FloatArray, FloatArray]:
+    """Cut each interval into parts, more where it is long and the price changes; prices in between by line.
+
+    A constant price loses about Δ²·length/price against a sloping one, m parts lose 1/m² of it, and a given
+    number of parts loses least when m grows with the cube root.
+    """
+    change = np.abs(np.gradient(gpu_price, axis=1)).sum(axis=0)
+    level = gpu_price.sum(axis=0)
+    loss = change**2 * np.diff(grid_s) / (level + 1e-3 * level.max() + 1e-300)
+    share = np.cbrt(loss)
+    share = share / share.sum() if share.sum() > 0 else np.full(len(share), 1.0 / len(share))
+    parts = 1 + np.floor(share * (intervals - len(share))).astype(np.int64)
+    finer = np.concatenate(
+        [np.linspace(grid_s[k], grid_s[k + 1], parts[k], endpoint=False) for k in range(len(parts))] + [grid_s[-1:]]
+    )
+    middle, finer_middle = (grid_s[1:] + grid_s[:-1]) / 2, (finer[1:] + finer[:-1]) / 2
+    price = np.stack([np.interp(finer_middle, middle, series) for series in gpu_price])
+    return finer, price

@@ -1,0 +1,242 @@
+"""The dual function of the bound: what all jobs must cost at given prices of GPUs and energy (``docs/bound.md``)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from powerflow.arrays import FloatArray, IntArray
+from powerflow.errors import InputError
+from powerflow.simulate.bound.kernel import cheapest, gain_tables, spent
+
+#: A pool index that means "any pool".
+ANY_POOL = -1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class JobArrays:
+    """Jobs as plain arrays, each ``[J]``.
+
+    Attributes:
+        release_s: When each may start.
+        work: Iterations, > 0.
+        weight: Weight in the mean completion time, > 0.
+        cost_class: Its row in the tables of every pool.
+        gpus_min, gpus_max: Fewest and most GPUs it can run on.
+        pool: The only pool it may run on, or `ANY_POOL`.
+    """
+
+    release_s: FloatArray
+    work: FloatArray
+    weight: FloatArray
+    cost_class: IntArray
+    gpus_min: IntArray
+    gpus_max: IntArray
+    pool: IntArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PoolCost:
+    """A pool of equal GPUs and what each class of jobs costs on it.
+
+    Attributes:
+        gpu_counts: ``[N]`` GPU counts that a job can hold.
+        step_time_s: ``[K, N, F]`` seconds per iteration; ``inf`` where a class cannot run.
+        power_w: ``[K, N, F]`` watts of all n GPUs together, idle draw included.
+        idle_w: Watts of one GPU that nobody uses.
+        gpus: GPUs that are up at first.
+        changes: (moment in s, GPUs up from then on), by moment.
+    """
+
+    gpu_counts: IntArray
+    step_time_s: FloatArray
+    power_w: FloatArray
+    idle_w: float
+    gpus: int
+    changes: Sequence[tuple[float, int]] = field(default=())
+
+    @property
+    def most_gpus(self) -> int:
+        """Most GPUs that are ever up."""
+        return max([self.gpus, *(gpus for _, gpus in self.changes)])
+
+    def supply_gpu_s(self, grid_s: FloatArray) -> FloatArray:
+        """GPU-seconds on offer in each interval of a grid, ``[T]``: the integral of G."""
+        since = np.array([-np.inf, *(moment for moment, _ in self.changes)])
+        gpus = np.array([self.gpus, *(count for _, count in self.changes)], dtype=float)
+        until = np.append(since[1:], np.inf)
+        begin, end = grid_s[:-1, None], grid_s[1:, None]
+        overlap = np.clip(np.minimum(end, until) - np.maximum(begin, since), 0.0, None)
+        supply: FloatArray = overlap @ gpus
+        return supply
+
+
+class Group(NamedTuple):
+    """Jobs of one class, weight and choice of configurations; R rows are (pool, GPU count), F clocks."""
+
+    speed: FloatArray  # [R, F] iterations per second; 0 where it cannot run
+    added_w: FloatArray  # [R, F] watts above idle
+    row_pool: IntArray  # [R]
+    row_gpus: IntArray  # [R]
+    weight: float
+    release_s: FloatArray  # [J]
+    work: FloatArray  # [J]
+
+    def cost_on_free_gpus(self, energy_price: float) -> FloatArray:
+        """Weighted seconds that an iteration costs in each configuration where GPUs are free: (w + λ_E·D)/S, [R, F]."""
+        with np.errstate(divide="ignore"):
+            cost: FloatArray = (self.weight + energy_price * self.added_w) / self.speed
+        return cost
+
+
+class DualValue(NamedTuple):
+    """The dual function at one choice of prices, and its supergradient."""
+
+    value_s: float  # weighted seconds: the bound on Σ w·flow + λ_E·joules above idle
+    excess_gpu_s: FloatArray  # [P, T] GPU-seconds that the relaxed jobs use beyond the supply: ∂/∂λ_G
+    energy_j: float  # joules above idle that the relaxed jobs use: ∂/∂λ_E
+
+
+def group_jobs(jobs: JobArrays, pools: Sequence[PoolCost]) -> list[Group]:
+    """Put together the jobs that have the same configurations at the same cost and weight.
+
+    Raises:
+        InputError: if an array is not as its class says, or a job has no configuration.
+    """
+    _check(jobs, pools)
+    limits = np.stack([jobs.cost_class, jobs.gpus_min, jobs.gpus_max, jobs.pool], axis=1)
+    kinds, first, kind = np.unique(limits, axis=0, return_index=True, return_inverse=True)
+    rows_of = [_rows(pools, *(int(x) for x in row)) for row in kinds]
+    for rows, job in zip(rows_of, first, strict=True):
+        if not len(rows):
+            raise InputError(
+                f"job {job} cannot run on {jobs.gpus_min[job]} to {jobs.gpus_max[job]} GPUs of any pool it may use",
+                where="bound",
+                fix="widen its limits or enlarge the cluster",
+            )
+
+    # different limits may leave the same choice, so group by the choice itself
+    alike: dict[tuple[int, bytes, float], list[int]] = {}
+    for job, (k, weight) in enumerate(zip(kind.ravel(), jobs.weight, strict=True)):
+        alike.setdefault((int(jobs.cost_class[job]), rows_of[k].tobytes(), float(weight)), []).append(job)
+    groups = []
+    for (cost_class, choice, weight), members in alike.items():
+        row_pool, row_level, row_gpus = np.frombuffer(choice, np.int64).reshape(-1, 3).T.copy()
+        speed, added_w = _configurations(pools, cost_class, row_pool, row_level, row_gpus)
+        groups.append(Group(speed, added_w, row_pool, row_gpus, weight, jobs.release_s[members], jobs.work[members]))
+    return groups
+
+
+def dual(
+    groups: Sequence[Group],
+    supply_gpu_s: FloatArray,
+    grid_s: FloatArray,
+    gpu_price: FloatArray,
+    energy_price: float,
+    nodes: int,
+) -> DualValue:
+    """The dual function at some prices: a lower bound for every schedule, whatever the prices.
+
+    Args:
+        groups: All jobs.
+        supply_gpu_s: ``[P, T]`` GPU-seconds on offer.
+        grid_s: ``[T + 1]`` ends of the price intervals, from the first release to beyond the last.
+        gpu_price: ``[P, T]`` λ_G ≥ 0, weighted seconds per GPU-second; 0 after the grid.
+        energy_price: λ_E ≥ 0, weighted seconds per joule.
+        nodes: How many worths of an iteration are tried, ≥ 2; more is tighter, never less valid.
+    """
+    value = -float(np.sum(gpu_price * supply_gpu_s))
+    used = np.zeros_like(gpu_price)
+    energy_j = 0.0
+    dearest = gpu_price.max(axis=1)
+    for group in groups:
+        worth = _worths(group, energy_price, dearest, nodes)
+        gains = worth * group.speed[:, :, None] - energy_price * group.added_w[:, :, None]
+        clock = gains.argmax(axis=1)
+        envelope = np.take_along_axis(gains, clock[:, None, :], axis=1)[:, 0]
+        added_w = np.take_along_axis(group.added_w, clock, axis=1)
+
+        shape = (len(grid_s) - 1, nodes)
+        gain, choice, held_s = np.empty(shape), np.empty(shape, np.int64), np.zeros(shape)
+        gain_tables(worth, envelope, group.row_pool, group.row_gpus, gpu_price, gain, choice)
+        first = np.searchsorted(grid_s, group.release_s, side="right") - 1
+        value += cheapest(worth, grid_s, gain, group.weight, group.release_s, first, group.work, held_s)
+        energy_j += spent(held_s, choice, group.row_pool, group.row_gpus, added_w, used)
+    return DualValue(value, used - supply_gpu_s, energy_j)
+
+
+def _worths(group: Group, energy_price: float, dearest: FloatArray, nodes: int) -> FloatArray:
+    """Worths of an iteration to try: from what it costs on free GPUs to what it costs on the dearest ones.
+
+    No other worth can matter (``docs/bound.md`` §4). They are even in v^¼: where GPUs are dear, what counts are steps
+    that are small against what waiting costs, not against the worth itself, so that a log scale is too coarse there.
+    The first must not exceed the cost on free GPUs, or waiting for ever would look profitable: it is taken a hair
+    smaller than rounding could make it.
+    """
+    cost = group.cost_on_free_gpus(energy_price)
+    lowest = cost.min() * (1.0 - 1e-12)
+    with np.errstate(divide="ignore"):
+        rent = (dearest[group.row_pool] * group.row_gpus)[:, None] / group.speed
+    highest = max((cost + rent).min(), lowest * 1.001)
+    worths: FloatArray = np.linspace(lowest**0.25, highest**0.25, nodes) ** 4
+    worths[0] = lowest
+    return worths
+
+
+def _rows(pools: Sequence[PoolCost], cost_class: int, gpus_min: int, gpus_max: int, only: int) -> IntArray:
+    """The (pool, position of the count, count) that such a job can use, ``[R, 3]``."""
+    rows = [
+        (p, i, int(n))
+        for p, pool in enumerate(pools)
+        for i, n in enumerate(pool.gpu_counts)
+        if only in (ANY_POOL, p)
+        and gpus_min <= n <= min(gpus_max, pool.most_gpus)
+        and np.isfinite(pool.step_time_s[cost_class, i]).any()
+    ]
+    return np.array(rows, dtype=np.int64).reshape(-1, 3)
+
+
+def _configurations(
+    pools: Sequence[PoolCost], cost_class: int, row_pool: IntArray, row_level: IntArray, row_gpus: IntArray
+) -> tuple[FloatArray, FloatArray]:
+    """Speeds and watts above idle, ``[R, F]``; clocks that a pool lacks have speed 0, which nothing gains from."""
+    clocks = max(pool.step_time_s.shape[2] for pool in pools)
+    speed, added_w = np.zeros((len(row_pool), clocks)), np.zeros((len(row_pool), clocks))
+    for r, (p, i, n) in enumerate(zip(row_pool, row_level, row_gpus, strict=True)):
+        step_s = pools[p].step_time_s[cost_class, i]
+        runs = np.flatnonzero(np.isfinite(step_s))
+        speed[r, runs] = 1.0 / step_s[runs]
+        added_w[r, runs] = pools[p].power_w[cost_class, i, runs] - n * pools[p].idle_w
+    if (added_w < -1e-9 * row_gpus[:, None]).any():
+        raise InputError(
+            f"class {cost_class} draws less than idle GPUs do",
+            where="bound",
+            fix="lower idle_w or mend the power table",
+        )
+    return speed, np.maximum(added_w, 0.0)
+
+
+def _check(jobs: JobArrays, pools: Sequence[PoolCost]) -> None:
+    """Raise `InputError` unless the arrays are what their classes say."""
+    if not len(jobs.work):
+        raise InputError("there are no jobs", where="bound")
+    for name, values, good in (
+        ("release_s", jobs.release_s, np.isfinite(jobs.release_s)),
+        ("work", jobs.work, np.isfinite(jobs.work) & (jobs.work > 0)),
+        ("weight", jobs.weight, np.isfinite(jobs.weight) & (jobs.weight > 0)),
+    ):
+        if not good.all():
+            j = int(np.argmin(good))
+            raise InputError(f"{name} of job {j} is {values[j]:g}", where="bound", fix="give a finite number > 0")
+    for p, pool in enumerate(pools):
+        if pool.gpus < 0 or any(gpus < 0 for _, gpus in pool.changes):
+            raise InputError(f"pool {p} has less than no GPUs", where="bound")
+        moments = [moment for moment, _ in pool.changes]
+        if moments != sorted(moments):
+            raise InputError(f"changes of pool {p} are not in order of time", where="bound")
+        step_s = pool.step_time_s
+        if not (step_s > 0).all() or not np.isfinite(pool.power_w[np.isfinite(step_s)]).all():
+            raise InputError(f"tables of pool {p} hold a step time ≤ 0 or a power that is no number", where="bound")

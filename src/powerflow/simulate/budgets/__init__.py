@@ -1,0 +1,1 @@
+"""Long simulations under energy budgets, by the code that keeps them live."""

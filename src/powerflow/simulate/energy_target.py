@@ -1,0 +1,78 @@
+"""Run a policy at the price of energy at which it meets an amount of energy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from powerflow.energy.amount import Amount
+from powerflow.energy.price import PriceFound, find_price
+from powerflow.errors import InputError
+from powerflow.simulate.compare import REFERENCE
+from powerflow.simulate.frontier import natural_price
+from powerflow.simulate.result import SimulationResult
+from powerflow.simulate.workload.workload import Workload
+
+#: Runs a policy (a spec) at a price of energy.
+Run = Callable[[str, float], SimulationResult]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Met:
+    """A run that meets an amount of energy.
+
+    Attributes:
+        result: The run.
+        found: The price, and how it was found; energies in joules, or in shares of the reference.
+        horizon_s: Over which idle draw is metered.
+        reference_j: What FIFO at maximum clock uses; None where joules were asked for.
+    """
+
+    result: SimulationResult
+    found: PriceFound
+    horizon_s: float
+    reference_j: float | None
+
+
+def meet(run: Run, policy: str, amount: Amount, workload: Workload) -> Met:
+    """Find the price at which the policy uses at most an amount of energy, and run it at that price.
+
+    Joules are metered until the policy's last job has ended. A share is of FIFO at maximum clock, both metered as in
+    `powerflow.simulate.compare.compare`.
+
+    Raises:
+        InputError: It does not get down to that energy (says how far), or takes no notice of a price.
+    """
+    reference = run(REFERENCE, 0.0) if amount.relative else None
+    results: dict[float, SimulationResult] = {}
+
+    def energy_at(price: float) -> float:
+        results.clear()  # the last one is enough: whole results are large
+        results[price] = result = run(policy, price)
+        return result.energy_over(reference.end_s) / reference.metered_j if reference else result.metered_j
+
+    found = find_price(energy_at, amount.value, scale=natural_price(workload))
+    if not found.met:
+        raise _unmet(policy, found, amount)
+    result = results.get(found.energy_price) or run(policy, found.energy_price)
+    if reference is None:
+        return Met(result, found, result.end_s, None)
+    return Met(result, found, reference.end_s, reference.metered_j)
+
+
+def _unmet(policy: str, found: PriceFound, amount: Amount) -> InputError:
+    if len({energy for _, energy in found.tried}) == 1:
+        return InputError(
+            f"policy {policy} takes no notice of a price of energy",
+            where="--energy",
+            fix="use prices, or give the policy a clock: +clock:0.7 or +zeus:0.5",
+        )
+    if amount.relative:
+        lowest, asked = f"{found.energy:.1%} of what FIFO uses", f"{amount.value:.1%}"
+    else:
+        lowest, asked = f"{found.energy / 3.6e6:.4g} kWh", f"{amount.value / 3.6e6:.4g} kWh"
+    return InputError(
+        f"{policy} does not get down to {asked}",
+        where="--energy",
+        fix=f"the lowest it reached is {lowest}, at λ={found.energy_price:.3g}",
+    )

@@ -1,0 +1,182 @@
+"""What if PowerFlow had run this log? First the log as it was, as well as it can be reproduced; then what would differ.
+
+Two steps, and the second only on the ground of the first: `powerflow.simulate.replay.log` says how well the site's own
+policy is reproduced, `powerflow.simulate.replay.draws` what PowerFlow would have made of the same jobs. What the
+log does not say (what the jobs trained, what that costs) is drawn several times; intervals are over these draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from powerflow.cluster.spec import ClusterSpec, parse_cluster
+from powerflow.cost.catalogue import gpu_type
+from powerflow.cost.costs_file import Costs
+from powerflow.errors import InputError
+from powerflow.simulate.experiment import Believed
+from powerflow.simulate.parallel import usable_cores, workers
+from powerflow.simulate.replay.draws import DrawOutcome, Draws, idle_w
+from powerflow.simulate.replay.log import MOST_ERROR, Log, Reproduction, log_of, reproductions
+from powerflow.simulate.replay.queue import start_times
+from powerflow.simulate.replay.savings import WAYS, Savings, savings
+from powerflow.simulate.replay.windows import windows
+from powerflow.trace.record import Trace
+
+DRAWS = 8
+#: Jobs submitted in the stretch of a draw: what keeps a log of 100,000 jobs within a minute on two cores.
+JOBS_PER_DRAW = 1_000
+#: What is taken for the site's policy where the log does not tell when jobs started.
+ASSUMED = "easy"
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """A log replayed.
+
+    Attributes:
+        title: Which log, on what.
+        reproductions: Every discipline against the log, the best first; empty where the log knows no starts.
+        discipline: Which one stands for the site.
+        refusal: Why savings are not claimed; None where they are.
+        savings: What PowerFlow would have saved; None where that was not estimated. With a ``refusal`` it is
+            unvalidated.
+        facts: How it was computed, label → plain words; says what is modelled.
+    """
+
+    title: str
+    reproductions: Sequence[Reproduction]
+    discipline: str
+    refusal: str | None
+    savings: Savings | None
+    facts: Mapping[str, str]
+
+
+def replay(
+    trace: Trace,
+    cluster: str,
+    *,
+    unvalidated: bool = False,
+    believed: Believed,
+    costs: Costs | None = None,
+    seed: int = 0,
+    draws: int = DRAWS,
+    jobs_per_draw: int = JOBS_PER_DRAW,
+    processes: int | None = None,
+    progress: Callable[[float, str], None] = lambda share, note: None,
+) -> Replay:
+    """Reproduce a log, and estimate what PowerFlow would have saved if that went well enough.
+
+    Args:
+        trace: The log.
+        cluster: What it ran on, as `parse_cluster` reads it; one GPU type.
+        unvalidated: Estimate savings even where the log is not reproduced.
+        believed: What PowerFlow is told of costs and sizes.
+        costs: What was measured of the models that the log names; None: the catalogue stands for all.
+        seed: Of the stretches, models, truths and noise.
+        draws: How many, at least 2.
+        jobs_per_draw: Jobs submitted in each draw's stretch.
+        processes: Over how many processes draws are spread; None: one per core. The result does not depend on it.
+        progress: Told the share of the whole that is done, and what is being done.
+
+    Raises:
+        InputError: The log or the cluster cannot be used.
+    """
+    spec = _of_one_type(cluster)
+    log = log_of(trace, spec.gpus)
+    progress(0.05, "reproducing the log")
+    found = reproductions(log, spec.gpus)
+    refusal = _refusal(found)
+    discipline = found[0].discipline if found else ASSUMED
+    title = f"{len(trace.jobs):,} jobs of {trace.source} on {cluster}"
+    facts = _facts(trace, log, spec, discipline, found)
+    if refusal is not None and not unvalidated:
+        return Replay(title, found, discipline, refusal, None, facts)
+    progress(0.1, "drawing models")
+    start_s = start_times(log.submit_s, log.run_s, log.gpus, spec.gpus, discipline)
+    stretches = windows(trace, log, start_s, draws=draws, most_jobs=jobs_per_draw, seed=seed)
+    ask = Draws(stretches, cluster, [way for _, way in WAYS], discipline, believed, seed, costs)
+    facts |= _draw_facts(ask, log, believed)
+    came = 0
+
+    def told(_: int) -> None:
+        nonlocal came
+        came += 1
+        progress(0.1 + 0.9 * came / draws, f"{came} of {draws} draws")
+
+    with workers(ask, min(processes or usable_cores(), draws)) as ask_all:
+        outcomes: list[DrawOutcome] = ask_all(range(draws), told)
+    saved = savings(
+        outcomes,
+        log_gpu_s=log.gpu_s,
+        idle_j=idle_w(spec) * log.span_s,
+        site_completion_s=float((start_s + log.run_s - log.submit_s).mean()),
+    )
+    return Replay(title, found, discipline, refusal, saved, facts)
+
+
+def _of_one_type(cluster: str) -> ClusterSpec:
+    spec = parse_cluster(cluster)
+    types = {gpu_type(node.gpu_type).name for node in spec.nodes}
+    if len(types) > 1:
+        raise InputError(
+            f"the cluster has GPUs of {len(types)} types and the log does not say which job had which",
+            where="--cluster",
+            fix="replay one partition at a time",
+        )
+    return spec
+
+
+def _refusal(found: Sequence[Reproduction]) -> str | None:
+    if not found:
+        return "the log does not say when jobs started, so that no policy can be held against it"
+    best = found[0]
+    if best.whole.error <= MOST_ERROR:
+        return None
+    return (
+        f"no policy reproduces the log within {MOST_ERROR:.0%}: the best, {best.discipline}, is off by "
+        f"{best.whole.wait_error:.1%} of the mean wait and {best.whole.utilisation_error:.1%} of the utilisation"
+    )
+
+
+def _facts(trace: Trace, log: Log, spec: ClusterSpec, discipline: str, found: Sequence[Reproduction]) -> dict[str, str]:
+    known = sum(job.wait_s is not None for job in trace.jobs)
+    site = f"{discipline}, which reproduces the log best of {len(found)}" if found else f"{discipline}, assumed"
+    return {
+        "Log": (
+            f"{len(trace.jobs):,} jobs ({trace.format}) submitted over {log.span_s / 86_400:.1f} days; "
+            f"{len(trace.skipped):,} lines gave no job"
+            + (f"; of {len(trace.jobs) - known:,} jobs the wait is not known" if known < len(trace.jobs) else "")
+        ),
+        "Cluster": f"{spec.source} ({spec.gpus:,} GPUs), as one pool that was up all the time",
+        "The site's policy": f"{site}; jobs as logged, at the maximum clock, known to the queue beforehand",
+        **({"Reading": "; ".join(trace.notes)} if trace.notes else {}),
+    }
+
+
+def _draw_facts(ask: Draws, log: Log, believed: Believed) -> dict[str, str]:
+    jobs = [len(window.jobs.jobs) for window in ask.windows]
+    carried = [window.carried for window in ask.windows]
+    days = [(window.end_s - window.begin_s) / 86_400 for window in ask.windows]
+    whole = jobs[0] == len(log.submit_s)
+    sampled = (
+        "the whole log in each"
+        if whole
+        else f"in each {jobs[0] - carried[0]:,} consecutive jobs ({min(days):.2g} to {max(days):.2g} days), one "
+        f"stretch from each of {len(jobs)} equal parts of the log, and the {min(carried):,} to {max(carried):,} jobs "
+        "that then ran or waited"
+    )
+    workload = ask.workload(0)
+    return {
+        "Draws": f"{len(jobs)} (seed {ask.seed}): {sampled}; models, their true costs and noise drawn anew in each",
+        "Models": workload.facts["Models"].split(" (seed")[0],
+        "Costs": workload.facts["Costs"].split(" (seed")[0],
+        **{("PowerFlow believes" if k == "Schedulers believe" else k): v for k, v in believed.facts().items()},
+        "Elasticity": "every job may run on 1 GPU up to what its model scales to, unless said otherwise",
+        "Intervals": (
+            "95 %: Student's t on jackknife pseudo-values of the draws; they hold the sampling of the log, models, "
+            "costs and noise, and neither the error of the reproduction nor what the simulator leaves out "
+            "(docs/simulator.md)"
+        ),
+        "Site's energy": "modelled too: nobody logged it; idle draw counted over the whole log",
+    }

@@ -1,0 +1,1 @@
+"""Make the jobs of a simulation from a trace."""

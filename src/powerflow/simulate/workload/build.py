@@ -1,0 +1,234 @@
+"""From a trace to a workload: which model each job trains, how much work that is, and what it truly costs.
+
+Traces tell when jobs came, how long they ran and on how many GPUs; few tell what they trained. Where a trace names
+no model, one is drawn, by seed, from the catalogue's families; one that the catalogue has not is placed with the
+family it is most like (`powerflow.simulate.workload.placing`). The workload's facts say so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from powerflow.cluster.spec import ClusterSpec, parse_cluster
+from powerflow.cost.catalogue import axes_for, declare, family, family_model, gpu_type
+from powerflow.cost.costs_file import Costs
+from powerflow.cost.table import Axes, CostTable
+from powerflow.cost.tabulate import tabulate
+from powerflow.cost.vary import FACTORS, VARIATION, varied
+from powerflow.errors import InputError
+from powerflow.job import Job
+from powerflow.simulate.workload.measured_costs import measured
+from powerflow.simulate.workload.measured_steps import scaled, step_on, step_scaling
+from powerflow.simulate.workload.placing import Kind, place
+from powerflow.simulate.workload.workload import Workload
+from powerflow.trace.record import Trace, TraceJob
+
+TEXTURE = 0.03  # log-sd of what no formula explains, per GPU count
+
+
+def build_workload(
+    trace: Trace,
+    cluster: str,
+    *,
+    load: float | None = None,
+    seed: int = 0,
+    most_gpus: int | None = None,
+    variation: float = VARIATION,
+    costs: Costs | None = None,
+) -> Workload:
+    """The jobs of a trace on a cluster, with a truth of what they cost.
+
+    Every class (family and global batch) gets a truth of its own: the family's model with each parameter times a
+    lognormal factor of log-sd ``variation``, and a texture of 3 % per GPU count that no formula explains; so neither
+    a prior nor a fit can know it exactly.
+
+    Args:
+        trace: What was logged.
+        cluster: ``"16x8:A100"`` or a file (`parse_cluster`).
+        load: Offered load to scale submissions to: GPU-seconds asked for ÷ (GPUs × span of submissions);
+            None leaves the times as they are.
+        seed: Draws models where the trace names none, and the truth.
+        most_gpus: Requests above this are cut to it (an 8-node job on a 4-node cluster); None refuses them.
+        variation: See above; 0 makes truth and family model the same but for the texture.
+        costs: What was measured of the models that it names: their truth is that, with nothing varied.
+
+    Raises:
+        InputError: For an empty trace, an impossible load, or a job that is larger than the cluster.
+    """
+    if not trace.jobs:
+        raise InputError("there are no jobs in it", where=trace.source)
+    declare(*(costs.cards if costs else ()))
+    spec = _named_as_in_catalogue(parse_cluster(cluster))
+    pools = spec.pools()
+    largest = max(sum(node.gpus for node in nodes) for nodes in pools.values())
+    asked = _requests(trace, largest, most_gpus)
+    rng = np.random.default_rng([seed, 0x7A5E])
+    reference = next(iter(pools))
+    known = measured(trace.jobs, costs, [*pools])
+    rest = [i for i, kind in enumerate(known.kinds) if kind is None]
+    rest_jobs, rest_asked = [trace.jobs[i] for i in rest], [asked[i] for i in rest]
+    placing = place(rest_jobs, rest_asked, reference, rng, seed)
+    placed = iter(placing.kinds)
+    kinds = [next(placed) if kind is None else kind for kind in known.kinds]
+    axes = _axes(spec, asked)
+    truth = _truth(sorted(set(placing.kinds)), axes, variation, seed)
+    logged = step_scaling(rest_jobs, rest_asked, [*map(_class_name, placing.kinds)], truth, axes[reference])
+    truth = scaled(truth, logged.factors) | known.truth(axes)
+    only_on = {name: known.only_on(name, [*pools]) for name in known.fits}
+    homes = [only_on.get(name) or reference for name, _ in kinds]
+    iterations = [
+        _iterations(job, gpus, truth[_class_name(kind), home], axes[home], trace.source)
+        for job, gpus, kind, home in zip(trace.jobs, asked, kinds, homes, strict=True)
+    ]
+    first_s = trace.jobs[0].submit_s
+    submit_s = [job.submit_s - first_s for job in trace.jobs]
+    offered = _offered(submit_s, asked, iterations, kinds, truth, axes, homes, spec.gpus)
+    scale = _time_scale(offered, load, trace.source)
+    most = {name: min(_power_of_two_below(largest), family(name).gpus_max) for name, _ in set(placing.kinds)}
+    most |= {name: min(largest, known.most_gpus(name)) for name in known.fits}
+    jobs = tuple(
+        Job(
+            id=_unique(job.id, i),
+            submit_s=submit * scale,
+            cost_class=_class_name(kind),
+            iterations=work,
+            gpus=gpus,
+            gpus_max=max(gpus, most[kind[0]]),
+            project=job.project,
+            gpu_type=only_on.get(kind[0]),
+        )
+        for i, (job, submit, kind, work, gpus) in enumerate(
+            zip(trace.jobs, submit_s, kinds, iterations, asked, strict=True)
+        )
+    )
+    facts = {
+        "Jobs": f"{len(jobs):,} from {trace.source} ({trace.format})",
+        "Cluster": f"{cluster} ({spec.gpus:,} GPUs)",
+        "Offered load": f"{offered / scale:.2f}"
+        + ("" if load is None else f" (submissions scaled by {scale:.3g}, from {offered:.2f} in the trace)"),
+        "Models": placing.fact(seed),
+        "Costs": known.fact(
+            f"modelled: catalogue models on {', '.join(axes)}, each class varied by {variation:.0%} (seed {seed})"
+        ),
+    }
+    if logged.factors:
+        facts["Step times"] = logged.fact()
+    if requeued := sum(job.earlier_gpu_s > 0 for job in trace.jobs):
+        hours = math.fsum(job.earlier_gpu_s for job in trace.jobs) / 3600
+        facts["Requeued"] = f"{requeued:,} jobs; {hours:,.1f} GPU-hours of runs before are part of their work"
+    cut = sum(gpus < job.gpus for job, gpus in zip(trace.jobs, asked, strict=True))
+    if cut:
+        facts["Requests"] = f"{cut} jobs asked for more than {most_gpus} GPUs; cut to that"
+    title = f"{len(jobs):,} jobs of {trace.source} on {cluster}"
+    return Workload(title, jobs, spec, axes, truth, facts, known.models())
+
+
+def _named_as_in_catalogue(spec: ClusterSpec) -> ClusterSpec:
+    """The same cluster with every GPU type under its catalogue name (``a100`` is A100)."""
+    nodes = tuple(dataclasses.replace(node, gpu_type=gpu_type(node.gpu_type).name) for node in spec.nodes)
+    return dataclasses.replace(spec, nodes=nodes)
+
+
+def _class_name(kind: Kind) -> str:
+    return f"{kind[0]}/{kind[1]}"
+
+
+def _unique(name: str, position: int) -> str:
+    """Names of a log may repeat (a requeued job); a workload's may not."""
+    return f"{position}:{name}"
+
+
+def _requests(trace: Trace, largest: int, most_gpus: int | None) -> list[int]:
+    limit = largest if most_gpus is None else min(most_gpus, largest)
+    too_large = [job for job in trace.jobs if job.gpus > limit]
+    if too_large and most_gpus is None:
+        worst = max(too_large, key=lambda job: job.gpus)
+        raise InputError(
+            f"{len(too_large)} jobs ask for more than the cluster's {largest} GPUs (job {worst.id}: {worst.gpus})",
+            where=trace.source,
+            fix=f"give a larger cluster, or cut requests with --most-gpus {largest}",
+        )
+    return [min(job.gpus, limit) for job in trace.jobs]
+
+
+def _axes(spec: ClusterSpec, asked: Sequence[int]) -> dict[str, Axes]:
+    """Per pool: the powers of two that fit, and whatever was asked for."""
+    axes = {}
+    for name, nodes in spec.pools().items():
+        gpus = sum(node.gpus for node in nodes)
+        counts = {1 << k for k in range(gpus.bit_length()) if 1 << k <= gpus} | {n for n in asked if n <= gpus}
+        axes[name] = axes_for(name, max(node.gpus for node in nodes), sorted(counts))
+    return axes
+
+
+def _truth(
+    kinds: Sequence[Kind], axes: Mapping[str, Axes], variation: float, seed: int
+) -> dict[tuple[str, str], CostTable]:
+    truth = {}
+    for name, batch in kinds:
+        # a class's own character is the same whichever other classes there are
+        rng = np.random.default_rng([seed, *f"{name}/{batch}".encode()])
+        factors = np.exp(variation * rng.standard_normal(FACTORS))
+        most = max(len(pool.gpu_counts) for pool in axes.values())
+        texture = np.exp(TEXTURE * rng.standard_normal(max(64, most)))
+        for pool_name, pool in axes.items():
+            table = tabulate(varied(family_model(name, pool_name), factors), pool, batch)
+            rough = texture[: len(pool.gpu_counts), None]
+            truth[f"{name}/{batch}", pool_name] = dataclasses.replace(
+                table,
+                step_time_s=table.step_time_s * rough,
+                spread_step_time_s=np.maximum(table.spread_step_time_s, table.step_time_s) * rough,
+            )
+    return truth
+
+
+def _iterations(job: TraceJob, gpus: int, table: CostTable, axes: Axes, source: str) -> float:
+    """Work: what the job did in its logged time on its GPUs at the maximum clock; as logged where no time is.
+
+    A logged time wins over logged iterations: these have scaled the class's step time, and the job must last as
+    logged. The two are the same number where the class has one step time.
+    """
+    if not math.isfinite(job.duration_s):
+        if job.iterations is None:
+            raise InputError(f"job {job.id} has neither a duration nor iterations", where=source)
+        return job.iterations
+    work = max(job.held_s, 1.0) / step_on(table, axes, gpus)
+    logged = job.iterations if job.iterations is not None else math.nan
+    return logged if math.isclose(work, logged, rel_tol=1e-9) else work
+
+
+def _offered(
+    submit_s: Sequence[float],
+    asked: Sequence[int],
+    iterations: Sequence[float],
+    kinds: Sequence[Kind],
+    truth: Mapping[tuple[str, str], CostTable],
+    axes: Mapping[str, Axes],
+    homes: Sequence[str],
+    gpus: int,
+) -> float:
+    """GPU-seconds asked for ÷ (GPUs × span of submissions); ``inf`` if all come at once."""
+    demand = sum(
+        n * work * step_on(truth[_class_name(kind), home], axes[home], n)
+        for n, work, kind, home in zip(asked, iterations, kinds, homes, strict=True)
+    )
+    span_s = submit_s[-1] - submit_s[0]
+    return demand / (gpus * span_s) if span_s > 0 else math.inf
+
+
+def _time_scale(offered: float, load: float | None, source: str) -> float:
+    if load is None:
+        return 1.0
+    if not (load > 0 and math.isfinite(load)):
+        raise InputError(f"load is {load}", where="--load", fix="give a number > 0, such as 0.8")
+    if not math.isfinite(offered):
+        raise InputError("all jobs come at once, so their load cannot be scaled", where=source, fix="leave --load away")
+    return offered / load
+
+
+def _power_of_two_below(n: int) -> int:
+    return 1 << (n.bit_length() - 1)

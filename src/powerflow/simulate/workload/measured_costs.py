@@ -1,0 +1,105 @@
+"""Find the jobs of a trace whose costs were measured, and give those costs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from powerflow.cost.costs_file import Costs, usual_batch
+from powerflow.cost.fit import Fit
+from powerflow.cost.model import JobModel
+from powerflow.cost.table import Axes, CostTable
+from powerflow.cost.tabulate import tabulate
+from powerflow.simulate.workload.placing import Kind
+from powerflow.trace.fields import clip
+from powerflow.trace.record import TraceJob
+
+_MOST_SAID = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The jobs of a trace whose models a file of costs has.
+
+    Attributes:
+        kinds: By job: model and global batch; None where the catalogue's costs stand for it.
+        fits: By the model of a kind, then by GPU type of the cluster.
+        source: The files; "" where none is given.
+        without: Jobs that the files do not cover, by the model that they name ("" for none).
+    """
+
+    kinds: Sequence[Kind | None]
+    fits: Mapping[str, Mapping[str, Fit]]
+    source: str
+    without: Mapping[str, int]
+
+    def truth(self, axes: Mapping[str, Axes]) -> dict[tuple[str, str], CostTable]:
+        """Cost tables by class and GPU type: the measured points, and the fit between them."""
+        return {
+            (f"{name}/{batch}", kind): tabulate(fitted.model, axes[kind], batch, fitted.observations)
+            for name, batch in sorted({kind for kind in self.kinds if kind is not None})
+            for kind, fitted in self.fits[name].items()
+        }
+
+    def models(self) -> dict[tuple[str, str], JobModel]:
+        """The fits' models by class and GPU type: what schedulers that do not know the truth start from."""
+        return {
+            (f"{name}/{batch}", kind): fitted.model
+            for name, batch in sorted({kind for kind in self.kinds if kind is not None})
+            for kind, fitted in self.fits[name].items()
+        }
+
+    def most_gpus(self, name: str) -> int:
+        """Return the most GPUs that a model was measured on."""
+        return max(seen.gpus for fitted in self.fits[name].values() for seen in fitted.observations)
+
+    def only_on(self, name: str, pools: Sequence[str]) -> str | None:
+        """The GPU type to run a model on where it was not measured on every one of the cluster; else None."""
+        fits = self.fits[name]
+        return None if all(pool in fits for pool in pools) else next(pool for pool in pools if pool in fits)
+
+    def fact(self, otherwise: str) -> str:
+        """Where costs come from, in plain words, with counts; ``otherwise`` says how the others are modelled."""
+        if not self.source:
+            return otherwise
+        covered = sum(kind is not None for kind in self.kinds)
+        said = f"measured, from {self.source}: {covered:,} of {len(self.kinds):,} jobs"
+        if not self.without:
+            return said
+        named = [
+            f"{count:,} {f'of {clip(name)}' if name else 'that name no model'}"
+            for name, count in Counter(self.without).most_common(_MOST_SAID)
+        ]
+        more = [f"and {len(self.without) - _MOST_SAID} more models"] * (len(self.without) > _MOST_SAID)
+        return f"{said}; not in it: {', '.join([*named, *more])}, which are {otherwise}"
+
+
+def measured(jobs: Sequence[TraceJob], costs: Costs | None, pools: Sequence[str]) -> Measured:
+    """Find the jobs whose model was measured on a GPU type of the cluster.
+
+    A job that logs no global batch gets the one that most points of its model have.
+
+    Args:
+        jobs: As logged.
+        costs: What was measured; None: nothing.
+        pools: GPU types of the cluster.
+    """
+    if costs is None:
+        return Measured([None] * len(jobs), {}, "", {})
+    fits: dict[str, dict[str, Fit]] = {}
+    names: dict[str, str] = {}  # model of the trace → model of a kind
+    for model in dict.fromkeys(job.model for job in jobs if job.model is not None):
+        found = {kind: fitted for kind, fitted in costs.of(model).items() if kind in pools}
+        if found:  # apart from a drawn job of the catalogue's family of that name
+            names[model] = f"{next(iter(found.values())).model.name} (measured)"
+            fits[names[model]] = found
+    batches = {name: usual_batch(found.values()) for name, found in fits.items()}
+    kinds: list[Kind | None] = []
+    without: Counter[str] = Counter()
+    for job in jobs:
+        name = names.get(job.model or "")
+        if name is None:
+            without[job.model or ""] += 1
+        kinds.append(None if name is None else (name, job.global_batch or batches[name]))
+    return Measured(kinds, fits, costs.source, without)

@@ -1,0 +1,153 @@
+"""Who used how many joules and GPU-seconds: charges in hours, and sums of them.
+
+Charges are kept per hour and job, so that a year of a thousand GPUs stays small. Job 0 is nobody: GPUs that were idle.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import Connection, case, func, select
+
+from powerflow.api.records import Account, Accounts, JobState
+from powerflow.energy.kinds import UNITS
+from powerflow.energy.signal import J_PER_KWH, Signal
+from powerflow.errors import InputError
+from powerflow.store.mappers import number
+from powerflow.store.models import Charge
+from powerflow.store.schema import charges, jobs
+
+#: Whose (None: nobody's), which hour since 1970, joules.
+Hour = tuple[str | None, int, float]
+
+_NOBODY = 0
+_HOUR_S = 3600.0
+
+
+def hourly(rows: Sequence[Charge]) -> list[dict[str, Any]]:
+    """What some charges add to each hour and payer; one over several hours is split by time.
+
+    One that ends before it begins (the clock was set back meanwhile) belongs to the hour that it ends in.
+
+    Raises:
+        ValueError: A charge is no finite number.
+    """
+    sums: dict[tuple[int, int], list[float]] = defaultdict(lambda: [0.0, 0.0])
+    for row in rows:
+        if not all(map(math.isfinite, (row.start_s, row.end_s, row.energy_j, row.gpu_s))):
+            raise ValueError(f"cannot charge {row}")
+        payer = _NOBODY if row.job_id is None else number(row.job_id)
+        for hour, share in _shares(min(row.start_s, row.end_s), row.end_s):
+            sums[payer, hour][0] += row.energy_j * share
+            sums[payer, hour][1] += row.gpu_s * share
+    return [
+        {"job_id": payer, "hour": hour, "energy_j": joules, "gpu_s": gpu_s}
+        for (payer, hour), (joules, gpu_s) in sums.items()
+    ]
+
+
+def _shares(start_s: float, end_s: float) -> Iterator[tuple[int, float]]:
+    """Hours that a stretch of time touches, with the share of it in each; the shares sum to 1."""
+    first, last = int(start_s // _HOUR_S), int(end_s // _HOUR_S)
+    if first == last:
+        yield first, 1.0
+        return
+    for hour in range(first, last + 1):
+        inside_s = min(end_s, (hour + 1) * _HOUR_S) - max(start_s, hour * _HOUR_S)
+        if inside_s > 0:
+            yield hour, inside_s / (end_s - start_s)
+
+
+def accounts(connection: Connection, since_s: float, until_s: float, by: str) -> list[Account]:
+    """Who was charged what in a window (widened to whole hours): most joules first, then ``idle`` and ``total``.
+
+    ``by`` is ``user``, ``project`` (none: "") or ``job``. ``jobs`` counts those charged in the window, and
+    ``mean_jct_s`` is over those of them that have completed.
+
+    Raises:
+        InputError: ``by`` is none of the three.
+    """
+    if by not in ("user", "project", "job"):
+        raise InputError(f"cannot account by {by!r}", fix="give user, project or job")
+    name = jobs.c.id if by == "job" else jobs.c[by]
+    joules, gpu_s = func.sum(charges.c.energy_j), func.sum(charges.c.gpu_s)
+    inside = (charges.c.hour >= int(since_s // _HOUR_S)) & (charges.c.hour * _HOUR_S < until_s)
+    spent = select(charges.c.job_id, joules.label("energy_j"), gpu_s.label("gpu_s")).where(inside)
+    spent_by = spent.group_by(charges.c.job_id).subquery()
+    jct_s = case((jobs.c.state == JobState.COMPLETED.value, jobs.c.ended_s - jobs.c.submitted_s))
+    sums = (func.count(), func.sum(spent_by.c.gpu_s), func.sum(spent_by.c.energy_j), func.sum(jct_s), func.count(jct_s))
+    query = select(name, *sums).join_from(spent_by, jobs, spent_by.c.job_id == jobs.c.id).group_by(name).order_by(name)
+    rows = connection.execute(query).all()
+    idle_row = connection.execute(select(gpu_s, joules).where(inside, charges.c.job_id == _NOBODY)).one()
+    named = [
+        Account(str(name), count, used_s, used_j, jct_sum_s / ended if ended else None)
+        for name, count, used_s, used_j, jct_sum_s, ended in rows
+    ]
+    named.sort(key=lambda account: -account.energy_j)
+    idle = Account("idle", 0, idle_row[0] or 0.0, idle_row[1] or 0.0, None)
+    ended = sum(row[5] for row in rows)
+    total = Account(
+        "total",
+        sum(account.jobs for account in named),
+        math.fsum(account.gpu_s for account in (*named, idle)),
+        math.fsum(account.energy_j for account in (*named, idle)),
+        math.fsum(row[4] for row in rows if row[5]) / ended if ended else None,
+    )
+    return [*named, idle, total]
+
+
+def by_hour(connection: Connection, since_s: float, until_s: float, by: str) -> list[Hour]:
+    """Joules of each account and hour, of a window as of `accounts`; None: those of nobody."""
+    name = jobs.c.id if by == "job" else jobs.c[by]
+    inside = (charges.c.hour >= int(since_s // _HOUR_S)) & (charges.c.hour * _HOUR_S < until_s)
+    joules = func.sum(charges.c.energy_j)
+    query = select(name, charges.c.hour, joules).join_from(charges, jobs, charges.c.job_id == jobs.c.id)
+    rows = connection.execute(query.where(inside).group_by(name, charges.c.hour)).all()
+    idle = select(charges.c.hour, charges.c.energy_j).where(inside, charges.c.job_id == _NOBODY)
+    return [
+        *((str(who), int(hour), float(energy_j)) for who, hour, energy_j in rows),
+        *((None, int(hour), float(energy_j)) for hour, energy_j in connection.execute(idle).all()),
+    ]
+
+
+def priced(
+    items: Sequence[Account], hours: Sequence[tuple[str | None, int, float]], signals: Sequence[Signal]
+) -> Accounts:
+    """Accounts with what their joules cost and emitted, hour by hour, and what that rests on.
+
+    Args:
+        items: As of `accounts`: the last is the total, the one before it what was idle.
+        hours: As of `by_hour`.
+        signals: At most one of each kind.
+    """
+    notes = []
+    for signal in signals:
+        rate = {hour: signal.mean(hour * _HOUR_S, (hour + 1) * _HOUR_S) for hour in {hour for _, hour, _ in hours}}
+        known = {hour: not signal.at((hour + 0.5) * _HOUR_S).fell_back for hour in rate}
+        amount: dict[str | None, float] = defaultdict(float)
+        for name, hour, energy_j in hours:
+            amount[name] += energy_j * rate[hour] / J_PER_KWH
+        total_j = math.fsum(energy_j for *_, energy_j in hours)
+        fallback_j = math.fsum(energy_j for _, hour, energy_j in hours if not known[hour])
+        amounts = [*(amount[item.name] for item in items[:-2]), amount[None], math.fsum(amount.values())]
+        share = fallback_j / total_j if total_j else 0.0
+        if signal.kind == "tariff":
+            what, items = "cost", [replace(item, cost=value) for item, value in zip(items, amounts, strict=True)]
+        else:
+            what, items = "CO2", [replace(item, co2_g=value) for item, value in zip(items, amounts, strict=True)]
+        fallback = f"{signal.fallback:g} {UNITS[signal.kind]}"
+        rest = f"; {share:.1%} of the joules with its fallback, {fallback}" if share else ""
+        notes.append(f"{what} by {signal.source}{rest}")
+    return Accounts(items, notes)
+
+
+def totals(connection: Connection) -> tuple[float, float, float]:
+    """Joules since the beginning: metered, of jobs, of idle GPUs; the last two make the first."""
+    of_jobs = case((charges.c.job_id != _NOBODY, charges.c.energy_j), else_=0.0)
+    of_idle = case((charges.c.job_id == _NOBODY, charges.c.energy_j), else_=0.0)
+    jobs_j, idle_j = connection.execute(select(func.sum(of_jobs), func.sum(of_idle))).one()
+    return (jobs_j or 0.0) + (idle_j or 0.0), jobs_j or 0.0, idle_j or 0.0

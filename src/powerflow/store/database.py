@@ -1,0 +1,320 @@
+"""One database, SQLite or PostgreSQL: opening it, transactions on it, and its failures as one clear line.
+
+Writers go one at a time on either: SQLite's ``BEGIN IMMEDIATE``, on PostgreSQL an advisory lock that the transaction
+holds. So a transaction may read, decide and write, and numbers become visible in the order they are given.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, Text, create_engine, event, inspect, make_url, select, table, text
+from sqlalchemy import column as sql_column
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from powerflow.api.records import Unavailable
+from powerflow.cluster.spec import printable
+from powerflow.errors import InputError
+from powerflow.store import schema
+
+#: Which of PostgreSQL's advisory locks is ours ("powerflo" as a number).
+_ADVISORY_LOCK = int.from_bytes(b"powerflo", "big")
+#: Exit status of `powerflow.store.migrate` for what may work later.
+TRY_AGAIN = 75
+
+
+class StoreError(Unavailable):
+    """The store cannot be used now. Nothing of what was asked has been written.
+
+    ``retry`` says whether it may work later without anybody changing PowerFlow's configuration: a lock that is held, a
+    full disk, a server that is away.
+    """
+
+    def __init__(self, what: str, *, where: str = "", fix: str = "", retry: bool = False) -> None:
+        InputError.__init__(self, what, where=where, fix=fix, exit_code=1)
+        self.retry = retry
+
+
+class LostClaim(StoreError):
+    """Another controller has taken the store over; this one must leave everything to it."""
+
+    def __init__(self) -> None:
+        super().__init__("another controller has taken over; this one ends and leaves jobs, GPUs and clocks to it")
+        self.exit_code = 4
+
+
+class Database:
+    """Connections to one database whose tables are as this PowerFlow wants them.
+
+    Args:
+        url: ``sqlite:///path`` or ``postgresql://user:password@host/name``.
+        wait_s: How long to wait for a lock or a server.
+        migrate: Bring older tables up to date, in a process of its own so that what it loads does not stay here.
+
+    Raises:
+        StoreError: It cannot be opened, or is newer than this PowerFlow.
+        InputError: The URL names no database that this can use.
+    """
+
+    def __init__(self, url: str, *, wait_s: float = 5.0, migrate: bool = True) -> None:
+        self.url = _url(url)
+        self.where = printable(self._text(hide_password=True))
+        self._wait_s = wait_s
+        self._writer = threading.Lock()
+        self._engine = self._sqlite() if self.is_sqlite else self._postgresql()
+        try:
+            if migrate and self.version() != schema.VERSION:
+                self._migrate()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether this is SQLite."""
+        return self.url.get_backend_name() == "sqlite"
+
+    def close(self) -> None:
+        """Let go of all connections."""
+        self._engine.dispose()
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A transaction that sees one state of the database.
+
+        Raises:
+            StoreError: It failed.
+        """
+        with self._failures(), self._engine.connect() as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction that no other writer runs beside; durable when the block is left, undone where it raises.
+
+        Raises:
+            StoreError: It failed, and nothing was written.
+        """
+        if not self._writer.acquire(timeout=self._wait_s):
+            raise self._locked()
+        try:
+            with self._failures(), self._engine.connect() as connection:
+                connection = connection.execution_options(powerflow_writes=True)  # noqa: PLW2901
+                with connection.begin():
+                    if not self.is_sqlite:
+                        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _ADVISORY_LOCK})
+                    yield connection
+        finally:
+            self._writer.release()
+
+    def checkpoint(self) -> None:
+        """Bring what stands in SQLite's write-ahead log into the database itself: a log that is lost costs less then.
+
+        Raises:
+            StoreError: It failed.
+        """
+        if not self.is_sqlite:
+            return
+        with self._failures():
+            connection = self._engine.raw_connection()  # outside of any transaction, which SQLAlchemy would begin
+            try:
+                connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            finally:
+                connection.close()
+
+    def version(self) -> str | None:
+        """Revision of the tables; None where there are none.
+
+        Raises:
+            StoreError: The database is something else, or newer than this PowerFlow.
+        """
+        with self.read() as connection:
+            tables = set(inspect(connection).get_table_names())
+            if schema.VERSION_TABLE not in tables:
+                if tables & set(schema.metadata.tables):
+                    raise StoreError("is a database of something else", where=self.where, fix="name one of its own")
+                return None
+            query = select(sql_column("version_num", Text)).select_from(table(schema.VERSION_TABLE))
+            version = connection.scalar(query)
+        if version is not None and version > schema.VERSION:
+            raise StoreError(
+                f"database is newer than this PowerFlow (revision {version}, this knows {schema.VERSION})",
+                where=self.where,
+                fix="upgrade PowerFlow",
+            )
+        return version
+
+    def _text(self, *, hide_password: bool) -> str:
+        if self.is_sqlite:
+            return f"sqlite:///{self.url.database}"
+        return self.url.render_as_string(hide_password=hide_password)
+
+    def _migrate(self) -> None:
+        done = subprocess.run(  # -P: nothing in the current directory may pose as a module
+            [sys.executable, "-P", "-m", "powerflow.store.migrate"],
+            input=self._text(hide_password=False),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            lines = done.stderr.strip().splitlines() or [f"migration ended with {done.returncode}"]
+            raise StoreError(lines[-1], retry=done.returncode == TRY_AGAIN)
+
+    def _sqlite(self) -> Engine:
+        path = self.url.database or ""
+        try:
+            _make_file(Path(path))
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            what = "disk is full" if full else f"cannot be opened ({error.strerror})"
+            raise StoreError(what, where=self.where, retry=full) from None
+        engine = create_engine(self.url, pool_size=4, max_overflow=12, connect_args={"timeout": self._wait_s})
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+
+    def _postgresql(self) -> Engine:
+        wait_ms = int(self._wait_s * 1e3)
+        settings = {
+            "connect_timeout": max(2, int(self._wait_s)),  # seconds; libpq takes no less than 2
+            "options": f"-c lock_timeout={wait_ms} -c idle_in_transaction_session_timeout=60s",
+            "application_name": "powerflow",
+        }
+        try:
+            url = self.url.set(drivername="postgresql+psycopg")
+            return create_engine(url, pool_size=4, max_overflow=12, pool_pre_ping=True, connect_args=settings)
+        except ModuleNotFoundError:
+            fix = "pip install 'powerflow-scheduler[postgres]'"
+            raise StoreError("PostgreSQL needs the package psycopg", where=self.where, fix=fix) from None
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        try:
+            yield
+        except PoolTimeout:
+            raise self._locked() from None
+        except DBAPIError as error:
+            what, retry = _sqlite_failure(error.orig) if self.is_sqlite else _postgresql_failure(error.orig)
+            raise StoreError(what, where=self.where, retry=retry) from error
+        except SQLAlchemyError as error:  # what follows the loss of a connection
+            raise StoreError(f"failed ({_first_line(error)})", where=self.where, retry=True) from error
+
+    def _locked(self) -> StoreError:
+        return StoreError(f"is locked by another writer for more than {self._wait_s:g} s", where=self.where, retry=True)
+
+
+def _url(url: str) -> URL:
+    fix = "write sqlite:///path or postgresql://user@host/name"
+    if url.startswith("sqlite://"):
+        path = url.removeprefix("sqlite:///")  # as it stands: a path may hold any character that a URL gives a meaning
+        if path in (url, "", ":memory:") or "\0" in path:
+            raise InputError("the store is no file that could outlive a process", where=printable(url), fix=fix)
+        return URL.create("sqlite", database=path)
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        raise InputError("is no URL of a database", where="store", fix=fix) from None
+    if parsed.drivername not in ("postgresql", "postgresql+psycopg"):
+        raise InputError(f"cannot keep its state in {printable(parsed.drivername)}", where="store", fix=fix)
+    return parsed
+
+
+def _make_file(path: Path) -> None:
+    """Make an empty database that only its owner can read (specs may hold secrets), unless there is one.
+
+    It gets its name when it is closed already: closing a file drops all locks that this process has on it, also those
+    of another connection that had opened it meanwhile.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not path.exists():
+        descriptor, made = tempfile.mkstemp(dir=path.parent)  # mode 0600
+        os.close(descriptor)
+        try:
+            with suppress(FileExistsError):
+                os.link(made, path)
+        finally:
+            os.unlink(made)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not os.access(path, os.R_OK | os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _: Any) -> None:
+    connection.isolation_level = None  # transactions begin where `_begin_sqlite` says, not where the driver guesses
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")  # NORMAL would lose acknowledged submissions with the power
+    connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA cache_size = -1024")  # KiB
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writes = connection.get_execution_options().get("powerflow_writes")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _sqlite_failure(error: BaseException | None) -> tuple[str, bool]:
+    """What has happened, in plain words, and whether it may pass."""
+    name = getattr(error, "sqlite_errorname", "") or ""
+    known = {
+        "SQLITE_BUSY": ("is locked by another process", True),
+        "SQLITE_LOCKED": ("is locked by another process", True),
+        "SQLITE_FULL": ("disk is full", True),
+        "SQLITE_IOERR": ("cannot be read or written (disk full or failing)", True),
+        "SQLITE_NOMEM": ("not enough memory", True),
+        "SQLITE_CORRUPT": ("is damaged", False),
+        "SQLITE_NOTADB": ("is not a database", False),
+        "SQLITE_CANTOPEN": ("cannot be opened", False),
+        "SQLITE_READONLY": ("may not be written", False),
+        "SQLITE_PERM": ("may not be used", False),
+        "SQLITE_AUTH": ("may not be used", False),
+    }
+    for code, (what, retry) in known.items():
+        if name.startswith(code):
+            return f"{what} ({error})", retry
+    return f"failed ({_first_line(error)})", False
+
+
+def _postgresql_failure(error: BaseException | None) -> tuple[str, bool]:
+    """The same for PostgreSQL, by its SQLSTATE; it has none where no connection was made, and then only words tell."""
+    state = getattr(error, "sqlstate", None) or _refusal(str(error))
+    known = {
+        "08": ("cannot be reached", True),
+        "57": ("server went away", True),
+        "53": ("server is short of disk, memory or connections", True),
+        "55P03": ("is locked by another writer", True),
+        "40": ("was busy with another writer", True),
+        "25": ("takes no writes now", True),
+        "58": ("server cannot read or write its files", True),
+        "28": ("does not let us in", False),
+        "3D": ("does not exist", False),
+        "42501": ("does not let us", False),
+        "XX": ("is damaged", False),
+    }
+    for code, (what, retry) in known.items():
+        if state.startswith(code):
+            return f"{what} ({_first_line(error)})", retry
+    return f"failed ({_first_line(error)})", False
+
+
+def _refusal(message: str) -> str:
+    """SQLSTATE of a connection that was not made."""
+    if "authentication failed" in message or "pg_hba.conf" in message or "no password" in message:
+        return "28000"
+    return "3D000" if 'database "' in message and "does not exist" in message else "08001"
+
+
+def _first_line(error: BaseException | None) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,72 @@
+"""The truth of an emulated job: near what is believed, not the same, and the same again for the same seed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from powerflow.cost.catalogue import families, family_model
+from powerflow.cost.model import gpu_power, step_time
+from powerflow.device.emulated.true_cost import model_from, model_json, read_truth, truth_of, write_truth
+from powerflow.errors import InputError
+from tests.device.cards import a_job
+
+
+def test_it_is_near_the_model_but_not_the_model() -> None:
+    believed = a_job()
+    ratios = []
+    for seed in range(40):
+        truth = truth_of(believed, seed)
+        assert truth != believed
+        assert truth == truth_of(believed, seed)
+        steps = [float(step_time(model.throughput, 4, 64, 1, 1410.0, False)) for model in (truth, believed)]
+        ratios.append(np.log(steps[0] / steps[1]))
+    assert 0.08 < np.std(ratios) < 0.35  # the parameters' log-sd is 0.2; a step adds several of them up
+    assert abs(np.mean(ratios)) < 0.15
+
+
+def test_no_variation_is_the_model_itself() -> None:
+    assert truth_of(a_job(), 3, variation=0.0) == a_job()
+
+
+@pytest.mark.parametrize("name", families())
+def test_every_family_has_a_truth_that_can_be(name: str) -> None:
+    truth = truth_of(family_model(name, "A100"), 7)
+    where = (np.array([1, 2, 8]), 32, 1, np.array([[705.0], [1410.0]]), False)
+    watts = gpu_power(truth.throughput, truth.power, *where)
+    assert np.all(step_time(truth.throughput, *where) > 0)
+    assert np.all((watts >= truth.power.idle_w) & (watts < 1.2 * 400))
+
+
+def test_it_is_read_back_unchanged(tmp_path: Path) -> None:
+    truth = truth_of(a_job(), 5)
+    write_truth(tmp_path / "truth.json", truth)
+    assert read_truth(tmp_path / "truth.json") == truth
+    assert model_from(model_json(truth), "here") == truth
+
+
+@pytest.mark.parametrize("damage", ["", "[]", "{}", '{"kind": "emulated truth", "version": 2}', '{"kind": "models"}'])
+def test_what_is_no_truth_is_refused(tmp_path: Path, damage: str) -> None:
+    (tmp_path / "truth.json").write_text(damage)
+    with pytest.raises(InputError, match="truth"):
+        read_truth(tmp_path / "truth.json")
+
+
+@pytest.mark.parametrize("value", [-1.0, float("nan"), "x", None])
+def test_a_parameter_that_cannot_be_is_refused(value: object) -> None:
+    plain = json.loads(json.dumps(model_json(a_job())))
+    plain["throughput"]["alpha_s"] = value
+    with pytest.raises(InputError, match="holds no model"):
+        model_from(plain, "here")
+
+
+def test_an_unknown_or_missing_parameter_is_refused() -> None:
+    for change in ({"unknown": 1.0}, {}):
+        plain = model_json(dataclasses.replace(a_job()))
+        plain["power"] = {"idle_w": 60.0, **change}
+        with pytest.raises(InputError):
+            model_from(plain, "here")

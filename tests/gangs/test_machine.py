@@ -1,0 +1,143 @@
+"""Whatever is ordered, whoever dies and whenever the controller is killed: gangs end up where they were ordered to.
+
+`FakeEngine.launch` itself asserts that no GPU is given to a rank while another rank is on it, and that epochs never go
+back.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import zlib
+from pathlib import Path
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from powerflow.api.job_spec import JobSpec
+from powerflow.engine.protocol import RankSpec
+from powerflow.gangs.types import Completed, Failed, Order, Slot, Vacated
+from tests.gangs.bench import Bench, spec_of
+from tests.gangs.fake_engine import Player, Script
+from tests.gangs.fake_rank import Habits
+
+SLOTS: list[Slot] = [(node, gpu) for node in "ab" for gpu in range(3)]
+SPECS: dict[str, JobSpec] = {
+    "p": spec_of(),
+    "q": spec_of(),
+    "r": spec_of(rescale="restart", progress=r"step (?P<step>\d+)"),
+}
+SUBSETS = st.sets(st.sampled_from(SLOTS), max_size=len(SLOTS))
+
+
+class Cluster(RuleBasedStateMachine):
+    """A controller that gives no GPU to two jobs, tries again what failed, and forgets what has ended."""
+
+    @initialize(steps_total=st.sampled_from([30, 100_000]), seed=st.integers(0, 5))
+    def begin(self, steps_total: int, seed: int) -> None:
+        self.place = tempfile.TemporaryDirectory()
+        self.bench = Bench(Path(self.place.name))
+        self.steps_total = steps_total
+        self.seed = seed
+        self.bench.engine.play = self.play
+        self.orders: dict[str, Order] = {}
+        self.over: dict[str, type] = {}
+        self.frail = True
+
+    def play(self, spec: RankSpec) -> Player:
+        dice = zlib.crc32(f"{self.seed} {spec.name}".encode()) if self.frail else 1
+        if dice % 5 == 0:
+            self.bench.engine.stubborn.add(spec.name)
+        if spec.name.gang == "r":
+            return Script(self.steps_total, line="step {turn}\n")
+        habits = Habits(
+            builds=dice % 7,
+            lingers=None if dice % 11 == 0 else dice % 3,
+            crashes_building=dice % 13 == 0,
+            hangs_at=5 if dice % 17 == 0 else None,
+        )
+        return self.bench.engine.fake_rank(spec, self.steps_total, habits)
+
+    def order(self, job: str, slots: set[Slot]) -> None:
+        nodes = sorted({node for node, _ in slots})
+        placement = tuple((node, tuple(sorted(gpu for at, gpu in slots if at == node))) for node in nodes)
+        epoch = self.orders[job].epoch + 1 if job in self.orders else 1
+        self.orders[job] = Order(job, epoch, SPECS[job], placement)
+
+    def wanted(self, job: str) -> set[Slot]:
+        return set(self.orders[job].slots()) if job in self.orders and job not in self.over else set()
+
+    def turn(self) -> None:
+        for fact in self.bench.turn():
+            if isinstance(fact, Completed):
+                assert fact.job_id not in self.over
+                self.over[fact.job_id] = Completed
+            elif isinstance(fact, Failed) and fact.epoch == self.orders[fact.job_id].epoch:
+                assert not self.bench.engine.running(fact.job_id)
+                self.order(fact.job_id, self.wanted(fact.job_id))
+                self.bench.gangs.apply([self.orders[fact.job_id]])
+            elif isinstance(fact, Vacated):
+                assert not self.bench.engine.running(fact.job_id)
+
+    @rule(first=SUBSETS, second=SUBSETS, which=st.permutations(sorted(SPECS)))
+    def rearrange(self, first: set[Slot], second: set[Slot], which: list[str]) -> None:
+        one, two, three = which
+        shares = {one: first, two: second - first, three: set(SLOTS) - first - second}
+        fresh = [
+            job
+            for job in shares
+            if job not in self.over and (job not in self.orders or shares[job] != self.wanted(job))
+        ]
+        for job in fresh:
+            self.order(job, shares[job])
+        self.bench.gangs.apply([self.orders[job] for job in fresh])
+
+    @rule(turns=st.integers(1, 12))
+    def wait(self, turns: int) -> None:
+        for _ in range(turns):
+            self.turn()
+
+    @rule(pick=st.integers(0, 100), code=st.sampled_from([-9, 1, 0, None]))
+    def die(self, pick: int, code: int | None) -> None:
+        running = [name for name in self.bench.engine.running() if name.gang not in self.over]
+        if running:
+            name = running[pick % len(running)]
+            # a script's rank that ends well is waited for by nobody: its peers are the script's business
+            self.bench.engine.end(name, 1 if code == 0 and name.gang == "r" else code)
+
+    @precondition(lambda self: self.orders)
+    @rule()
+    def kill_controller(self) -> None:
+        launches = list(self.bench.engine.launches)
+        self.bench.restart(*(order for job, order in self.orders.items() if job not in self.over))
+        assert self.bench.engine.launches == launches
+
+    @invariant()
+    def no_gpu_is_shared(self) -> None:
+        if not hasattr(self, "bench"):
+            return
+        taken = [slot for job in SPECS for slot in self.bench.engine.placed(job)]
+        assert len(taken) == len(set(taken))
+
+    def teardown(self) -> None:
+        if not hasattr(self, "bench"):
+            return
+        self.frail = False
+        for _ in range(1500):
+            self.turn()
+            if (
+                all(self.bench.engine.placed(job) == self.wanted(job) for job in SPECS)
+                and self.bench.gangs.troubles() == {}
+            ):
+                break
+        else:
+            state = {job: (self.bench.engine.placed(job), self.wanted(job), self.over.get(job)) for job in SPECS}
+            raise AssertionError(f"not as ordered: {state}; {self.bench.facts[-5:]}")
+        self.bench.gangs.close()
+        self.place.cleanup()
+
+
+TestCluster = Cluster.TestCase
+TestCluster.settings = settings(
+    max_examples=60, stateful_step_count=14, deadline=None, suppress_health_check=list(HealthCheck)
+)

@@ -1,0 +1,125 @@
+"""GPUs of one machine as nodes: one per type, numbers that stay."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from powerflow.api.records import Refused
+from powerflow.device.protocol import DeviceLost, Gpu
+from powerflow.live.gpus.hosts import AbsentGpu, names_by_type, nodes_of, numbered, slug
+from powerflow.live.gpus.wanted import type_wanted
+from powerflow.testing.recorded_gpus import ReplayGpu
+
+
+@dataclass
+class _Card(ReplayGpu):
+    """A GPU that is only there."""
+
+    uuid: str
+    gpu_type: str
+    index: int
+    node: str = "host"
+    emulated: bool = False
+
+
+def cards(*types: str, first: int = 0) -> list[Gpu]:
+    return [_Card(f"GPU-{first + i}", kind, first + i) for i, kind in enumerate(types)]
+
+
+def places(gpus: object) -> list[tuple[str, str, int]]:
+    return [(gpu.uuid, gpu.node, gpu.index) for gpu in gpus]  # type: ignore[attr-defined]
+
+
+def test_one_type_is_one_node_of_the_machines_name(tmp_path: Path) -> None:
+    gpus = numbered(cards("A100", "A100"), "gpu07", tmp_path)
+    assert places(gpus) == [("GPU-0", "gpu07", 0), ("GPU-1", "gpu07", 1)]
+    assert [(node.name, node.gpu_type, node.gpus) for node in nodes_of(gpus)] == [("gpu07", "A100", 2)]
+
+
+def test_two_types_are_two_nodes_each_numbered_from_zero(tmp_path: Path) -> None:
+    gpus = numbered(cards("A100", "NVIDIA L4", "A100", "NVIDIA L4"), "gpu07", tmp_path)
+    assert places(gpus) == [
+        ("GPU-0", "gpu07-A100", 0),
+        ("GPU-2", "gpu07-A100", 1),
+        ("GPU-1", "gpu07-L4", 0),
+        ("GPU-3", "gpu07-L4", 1),
+    ]
+    assert [(node.index, node.name, node.gpu_type, node.gpus) for node in nodes_of(gpus)] == [
+        (0, "gpu07-A100", "A100", 2),
+        (1, "gpu07-L4", "NVIDIA L4", 2),
+    ]
+
+
+def test_a_gap_in_the_drivers_numbers_is_none_in_ours(tmp_path: Path) -> None:
+    three = cards("A100", "A100", "A100")
+    assert places(numbered([three[0], three[2]], "h", tmp_path)) == [("GPU-0", "h", 0), ("GPU-2", "h", 1)]
+
+
+def test_numbers_stay_when_a_gpu_goes_and_it_is_lost_until_it_comes_back(tmp_path: Path) -> None:
+    numbered(cards("A100", "A100", "A100"), "h", tmp_path)
+    left = numbered(cards("A100", "A100", first=1), "h", tmp_path)
+    assert places(left) == [("GPU-0", "h", 0), ("GPU-1", "h", 1), ("GPU-2", "h", 2)]
+    assert isinstance(left[0], AbsentGpu)
+    for ask in (left[0].read, left[0].clocks_mhz, left[0].unlock_clock, lambda: left[0].lock_clock(1005.0)):
+        with pytest.raises(DeviceLost, match="GPU-0"):
+            ask()
+    back = numbered(cards("A100", "A100", "A100"), "h", tmp_path)
+    assert not any(isinstance(gpu, AbsentGpu) for gpu in back)
+
+
+def test_a_second_type_that_comes_later_leaves_the_first_ones_node_alone(tmp_path: Path) -> None:
+    numbered(cards("A100"), "h", tmp_path)
+    both = numbered(cards("A100", "NVIDIA L4"), "h", tmp_path)
+    assert places(both) == [("GPU-0", "h", 0), ("GPU-1", "h-L4", 0)]
+    alone = numbered(cards("NVIDIA L4", first=1), "h", tmp_path)  # nothing answers in the other node: it is not there
+    assert places(alone) == [("GPU-1", "h-L4", 0)]
+
+
+def test_cards_that_are_called_otherwise_by_now_keep_their_numbers(tmp_path: Path) -> None:
+    numbered(cards("A100", "A100", "A100"), "h", tmp_path)
+    renamed = numbered(list(reversed(cards("NVIDIA A100X", "NVIDIA A100X"))), "h", tmp_path)
+    assert places(renamed) == [("GPU-0", "h", 0), ("GPU-1", "h", 1), ("GPU-2", "h", 2)]
+    assert isinstance(renamed[2], AbsentGpu)
+    assert [(node.name, node.gpu_type, node.gpus) for node in nodes_of(renamed)] == [("h", "NVIDIA A100X", 3)]
+
+
+def test_a_single_card_that_is_called_otherwise_leaves_no_gap(tmp_path: Path) -> None:
+    numbered(cards("A100", "A100", "A100"), "h", tmp_path)
+    for _ in range(2):
+        mixed = numbered(cards("A100", "NVIDIA L4", "A100"), "h", tmp_path)
+        assert places(mixed) == [
+            ("GPU-0", "h", 0),
+            ("GPU-1 as A100", "h", 1),
+            ("GPU-2", "h", 2),
+            ("GPU-1", "h-L4", 0),
+        ]
+        assert isinstance(mixed[1], AbsentGpu)
+        assert [(node.name, node.gpus) for node in nodes_of(mixed)] == [("h", 3), ("h-L4", 1)]
+
+
+@pytest.mark.parametrize(
+    ("name", "short"),
+    [("NVIDIA A100-PCIE-40GB", "A100-PCIE-40GB"), ("A100", "A100"), ("Tesla T4", "T4"), ("TITAN Xp", "TITAN-Xp")],
+)
+def test_names_that_may_stand_in_a_job(name: str, short: str) -> None:
+    assert slug(name) == short
+
+
+def test_a_job_says_which_of_two_it_means() -> None:
+    types = {"A100": ["NVIDIA A100-SXM4-80GB"], "NVIDIA A100-PCIE-40GB": ["NVIDIA A100-PCIE-40GB"]}
+    with pytest.raises(Refused) as refused:
+        type_wanted("A100", types)
+    assert str(refused.value) == "A100 may mean A100-PCIE-40GB or A100-SXM4-80GB here; write one of these names"
+    assert type_wanted("A100-SXM4-80GB", types) == "A100"
+    assert type_wanted("A100-PCIE-40GB", types) == "NVIDIA A100-PCIE-40GB"
+    assert type_wanted(None, types) is None
+    with pytest.raises(Refused, match="no H100 here"):
+        type_wanted("H100", types)
+
+
+def test_a_card_is_asked_for_by_its_own_name(tmp_path: Path) -> None:
+    gpus = cards("NVIDIA H200")
+    assert type_wanted("H200", names_by_type(gpus)) == "NVIDIA H200"

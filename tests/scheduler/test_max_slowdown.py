@@ -1,0 +1,42 @@
+"""Jobs that may be slowed by a share get no lower clock than that allows."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from powerflow.policy.overlay import FixedClock
+from powerflow.policy.prices import Prices
+from powerflow.policy.protocol import View
+from powerflow.scheduler.rules.max_slowdown import Bounded
+from tests.policy.views import assert_valid, make_view, views
+
+CLOCKS_MHZ = (700.0, 1000.0, 1400.0)
+
+
+def test_the_lowest_clock_that_is_fast_enough_by_hand() -> None:
+    step_s = np.array([[8.0, 4.0, 2.0, 1.0]])[:, :, None] * np.array([1.5, 1.1, 1.0])
+    slowed = [{"slowdown": share, "gpus_max": 1} for share in (0.05, 0.1, 0.6, np.inf)]
+    view = make_view(slowed, step_time_s=step_s, clocks_mhz=CLOCKS_MHZ, capacity=4)
+    slow = FixedClock(Prices(), CLOCKS_MHZ[0])
+    assert slow.decide(view).clock.tolist() == [0, 0, 0, 0]
+    assert Bounded(slow).decide(view).clock.tolist() == [2, 1, 0, 0]
+
+
+@settings(max_examples=60, deadline=None)
+@given(views(), st.sampled_from([0.0, 0.1, 1.0]))
+def test_counts_stay_and_steps_are_slowed_no_more_than_allowed(view: View, share: float) -> None:
+    jobs = view.jobs.copy()
+    jobs["slowdown"] = share
+    view = dataclasses.replace(view, jobs=jobs)
+    plain, bounded = Prices().decide(view), Bounded(Prices()).decide(view)
+    assert_valid(view, bounded)
+    assert (bounded.gpus == plain.gpus).all()
+    assert (bounded.clock >= plain.clock).all()
+    runs = bounded.gpus > 0
+    step_s = view.step_time_s[jobs["cost"][runs], view.count_index[bounded.gpus[runs]]]
+    chosen = step_s[np.arange(len(step_s)), bounded.clock[runs]]
+    assert (chosen <= (1.0 + share) * step_s[:, -1] * (1 + 1e-6)).all()

@@ -1,0 +1,151 @@
+"""Which limit binds, what would change it, and when a job that waits is expected to start."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from powerflow.cluster.spec import parse_cluster
+from powerflow.cost.catalogue import axes_for, family_model, gpu_type
+from powerflow.cost.tabulate import tabulate
+from powerflow.energy.terms import EnergyTerms
+from powerflow.job import Job
+from powerflow.policy.registry import load
+from powerflow.scheduler.cap import PowerCap, parse_scope
+from powerflow.scheduler.events import Acting, CostLearned, Event, PowerCapSet, Progress, Submitted
+from powerflow.scheduler.rules.compose import with_rules
+from powerflow.scheduler.scheduler import Scheduler
+from powerflow.scheduler.what_if import Insight, insight
+
+
+class Brain:
+    """One node of four A100s; jobs of one class, an hour long on one GPU."""
+
+    def __init__(self, interval_s: float = 0.0) -> None:
+        cluster = parse_cluster("1x4:A100")
+        axes = axes_for("A100", 4, [1, 2, 4])
+        self.table = tabulate(family_model("imagenet", "A100"), axes, 256)
+        self.cluster = cluster
+        self.scheduler = Scheduler(
+            cluster,
+            {"A100": axes},
+            {"A100": gpu_type("A100").idle_w},
+            with_rules(load("prices"), interval_s=60.0),
+            interval_s=interval_s,
+        )
+        self.hour = 3600.0 / float(self.table.step_time_s[0, -1])
+        self.step(0.0, CostLearned("imagenet", "A100", self.table))
+
+    def step(self, now_s: float, *events: Event) -> None:
+        self.now_s = now_s
+        self.scheduler.step(now_s, events)
+
+    def submit(self, name: str, gpus: int = 1, least: int | None = None, hours: float = 1.0, **fields: Any) -> None:
+        job = Job(
+            name,
+            self.now_s,
+            "imagenet",
+            hours * self.hour,
+            gpus,
+            gpus if least is None else least,
+            gpus,
+            **fields,
+        )
+        self.step(self.now_s, Submitted(job, job.iterations, 30.0))
+
+    def look(self, name: str) -> Insight:
+        return insight(self.scheduler, name, self.now_s)
+
+
+def test_nothing_binds_a_job_alone() -> None:
+    brain = Brain()
+    brain.submit("a", 4)
+    found = brain.look("a")
+    assert found.binds == ""
+    assert found.start_s is None
+
+
+def test_gpus_bind_a_job_that_waits_and_it_starts_when_they_come_free() -> None:
+    brain = Brain()
+    for name in "abcd":
+        brain.submit(name)
+    brain.step(600.0)
+    brain.submit("e")
+    found = brain.look("e")
+    assert found.binds == "GPUs"
+    assert [each.words for each in found.otherwise if each.limit == "GPUs"] == ["if 1 GPU more was free"]
+    assert found.start_s == pytest.approx(600.0 + 3600.0, rel=0.01), "nobody has told of progress"
+    slots = np.array([brain.scheduler.slot(name) for name in "abcd"])
+    brain.step(1200.0, Progress(slots, np.full(4, 0.5 * brain.hour)))
+    assert brain.look("e").start_s == pytest.approx(1200.0 + 1800.0, rel=0.01)
+
+
+def test_the_budget_binds() -> None:
+    brain = Brain()
+    brain.submit("a", 4)
+    brain.step(100.0, EnergyTerms(0.0, limit_w={"": 0.0}))
+    found = brain.look("a")
+    assert found.binds == "budget"
+    assert next(each for each in found.otherwise if each.limit == "budget").gpus == 4
+
+
+def test_a_power_cap_binds() -> None:
+    brain = Brain()
+    brain.submit("a", 4)
+    scope = parse_scope("cluster", brain.cluster, "scope")
+    brain.step(100.0, PowerCapSet(PowerCap(600.0, scope, 100.0)))
+    brain.step(160.0)
+    found = brain.look("a")
+    assert (found.binds, found.start_s) == ("cap", None)
+    assert [each.limit for each in found.otherwise] == ["cap"], "what the policy says of other worlds knows of no cap"
+    brain.step(220.0, Acting(False))
+    assert not [each for each in brain.look("a").otherwise if each.limit == "cap"], "a cap spares who is watched"
+
+
+def test_protection_binds_who_has_to_make_room_for_it() -> None:
+    brain = Brain(interval_s=60.0)
+    brain.submit("a", 4)
+    brain.step(100.0)
+    brain.submit("p", 1, protected=True, max_slowdown=0.0)
+    assert brain.look("a").binds == "protection"
+
+
+def test_minimum_run_time_and_rescale_cost_are_told_apart() -> None:
+    brain = Brain()
+    brain.submit("a", 4, least=1)
+    brain.submit("b", 4, least=1, hours=0.2)
+    brain.step(10.0)
+    limits = {each.limit for name in "ab" for each in brain.look(name).otherwise}
+    assert limits & {"minimum run time", "rescale cost", "GPUs", "priority"}
+
+
+def test_a_watched_job_is_told_how_many_gpus_it_lacks() -> None:
+    brain = Brain()
+    brain.step(0.0, Acting(False))
+    brain.submit("a", 2)
+    brain.submit("b", 4)
+    found = brain.look("b")
+    assert (found.binds, found.otherwise[0].words, found.otherwise[0].gpus) == ("GPUs", "if 2 GPUs more were free", 4)
+    assert found.start_s is not None
+
+
+def test_looking_leaves_no_trace() -> None:
+    plans = []
+    for looks in (0, 3):
+        brain = Brain()
+        for name in "abcdef":
+            brain.submit(name, 2, least=1)
+        for _ in range(looks):
+            for name in "abcdef":
+                brain.look(name)
+        brain.step(500.0, EnergyTerms(0.01))
+        rows = brain.scheduler.ledger.rows[:6]
+        plans.append((rows["gpus"].tolist(), rows["clock"].tolist()))
+    assert plans[0] == plans[1]
+
+
+def test_nobody_knows_it() -> None:
+    with pytest.raises(KeyError):
+        Brain().look("x")

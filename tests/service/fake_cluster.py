@@ -1,0 +1,474 @@
+"""A desk without a cluster: jobs in memory, with the rules of the real one. Tests move its jobs by hand."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from powerflow.api.governance import (
+    AuditRecord,
+    BudgetOrder,
+    BudgetRecord,
+    CapOrder,
+    CapRecord,
+    ModeOrder,
+    ModeRecord,
+    Outlook,
+    SavingsRecord,
+    SignalOrder,
+    SignalRecord,
+    Stage,
+)
+from powerflow.api.job_spec import JobSpec
+from powerflow.api.records import (
+    Account,
+    Accounts,
+    Caller,
+    DecisionRecord,
+    EventRecord,
+    Explanation,
+    Forbidden,
+    GpuRecord,
+    JobDetail,
+    JobRecord,
+    JobState,
+    LogChunk,
+    NodeRecord,
+    NotFound,
+    Option,
+    Page,
+    Refused,
+    Role,
+    Top,
+    Unavailable,
+)
+from powerflow.energy.budget import Budget, window_at
+from powerflow.energy.kinds import Kind
+from powerflow.energy.signal import read_signal
+from powerflow.errors import InputError
+
+CLOCK_MHZ = 1110.0
+GPU_W = 201.0
+IDLE_W = 50.0
+
+
+class FakeCluster:
+    """Two nodes of four emulated A100s, and whatever jobs were submitted."""
+
+    def __init__(self, now_s: float = 1_790_000_000.0) -> None:
+        self.now_s = now_s
+        self.broken: Exception | None = None
+        self._lock = threading.RLock()
+        self._jobs: dict[str, JobRecord] = {}
+        self._specs: dict[str, JobSpec] = {}
+        self._keys: dict[tuple[str, str], str] = {}
+        self._logs: dict[str, bytes] = {}
+        self._events: list[EventRecord] = []
+        self._caps: list[CapRecord] = []
+        self._audit: list[AuditRecord] = []
+        self._modes = {"": (Stage.ENFORCE, "")}
+        self._budgets: dict[str, BudgetRecord] = {}
+        self._signals: dict[Kind, SignalRecord] = {}
+        self._nodes = dict.fromkeys(("n1", "n2"), "up")
+
+    # --- what a test does to it -----------------------------------------------------------------------------------
+
+    def change(self, job_id: str, **fields: Any) -> JobRecord:
+        """Set fields of a job's record."""
+        with self._lock:
+            self._jobs[job_id] = replace(self._jobs[job_id], **fields)
+            return self._jobs[job_id]
+
+    def run(self, job_id: str, gpus: int = 1, node: str = "n1", **fields: Any) -> JobRecord:
+        """Let a job run."""
+        with self._lock:
+            self._event("started", job_id, f"job {job_id} started on {gpus} GPUs")
+            return self.change(
+                job_id,
+                **{
+                    "state": JobState.RUNNING,
+                    "started_s": self.now_s,
+                    "gpus": gpus,
+                    "gpu_type": "A100",
+                    "clock_mhz": CLOCK_MHZ,
+                    "clock_read_mhz": CLOCK_MHZ,
+                    "nodes": (node,),
+                    "power_w": GPU_W * gpus,
+                    "reason": f"started on {gpus} GPUs at {CLOCK_MHZ:.0f} MHz",
+                    "emulated": True,
+                    **fields,
+                },
+            )
+
+    def end(self, job_id: str, state: JobState = JobState.COMPLETED, exit: str = "completed") -> JobRecord:
+        """Let a job end."""
+        with self._lock:
+            self._event(str(state), job_id, f"job {job_id} {exit}")
+            return self._ended(job_id, state, exit)
+
+    def write(self, job_id: str, text: str) -> None:
+        """Add to a job's log."""
+        with self._lock:
+            self._logs[job_id] = self._logs.get(job_id, b"") + text.encode()
+
+    # --- Desk -----------------------------------------------------------------------------------------------------
+
+    def submit(self, spec: JobSpec, caller: Caller, key: str | None = None) -> tuple[JobRecord, bool]:
+        with self._open():
+            known = self._keys.get((caller.user, key)) if key else None
+            if known is not None:
+                if self._specs[known] != spec:
+                    raise Refused("this key was used for another job", fix="use a new key")
+                return self._jobs[known], False
+            if spec.gpus.least > 8:
+                raise Refused(f"no 8 GPUs can be {spec.gpus.least}", fix="ask for fewer")
+            record = JobRecord(
+                id=str(len(self._jobs) + 1),
+                name=spec.name,
+                user=caller.user,
+                project=spec.project,
+                state=JobState.QUEUED,
+                priority=spec.priority,
+                rescale=spec.rescale,
+                submitted_s=self.now_s,
+                gpus_asked=str(spec.gpus),
+                steps_total=spec.work.iterations if spec.work else None,
+                reason="waits for GPUs",
+                emulated=True,
+            )
+            self._jobs[record.id] = record
+            self._specs[record.id] = spec
+            if key:
+                self._keys[caller.user, key] = record.id
+            self._event("submitted", record.id, f"{caller.user} submitted job {record.id}")
+            return record, True
+
+    def jobs(
+        self,
+        *,
+        states: Sequence[JobState] = (),
+        user: str | None = None,
+        project: str | None = None,
+        after: str | None = None,
+        limit: int = 100,
+    ) -> Page[JobRecord]:
+        with self._open():
+            if after is not None and not after.isdecimal():
+                raise InputError(f"{after!r} is no page", where="after", fix="give a page's next")
+            found = [
+                job
+                for job in reversed(self._jobs.values())
+                if (not states or job.state in states)
+                and (user is None or job.user == user)
+                and (project is None or job.project == project)
+                and (after is None or int(job.id) < int(after))
+            ]
+            return Page(found[:limit], found[limit - 1].id if len(found) > limit else None)
+
+    def job(self, job_id: str) -> JobDetail:
+        with self._open():
+            record = self._known(job_id)
+            held = {node: list(range(record.gpus)) for node in record.nodes}
+            rank = {"name": f"{job_id}.1.0", "state": "running", "node": "n1", "pid": 4242, "code": None}
+            lines = self._logs.get(job_id, b"").decode().splitlines()[-5:] if record.state is JobState.FAILED else []
+            return JobDetail(record, self._specs[job_id], held, [rank] if record.nodes else [], lines)
+
+    def cancel(self, job_id: str, caller: Caller) -> JobRecord:
+        with self._open():
+            record = self._own(job_id, caller)
+            if record.state is JobState.CANCELLED:
+                return record
+            if record.state.ended:
+                raise Refused(f"job {job_id} has {record.state}")
+            self._event("cancelled", job_id, f"{caller.user} cancelled job {job_id}")
+            return self._ended(job_id, JobState.CANCELLED, f"cancelled by {caller.user}")
+
+    def hold(self, job_id: str, caller: Caller) -> JobRecord:
+        with self._open():
+            if self._own(job_id, caller).state.ended:
+                raise Refused(f"job {job_id} has ended")
+            self._event("held", job_id, f"{caller.user} holds job {job_id}")
+            return self.change(
+                job_id, state=JobState.HELD, gpus=0, nodes=(), power_w=None, clock_mhz=None, reason="is held"
+            )
+
+    def release(self, job_id: str, caller: Caller) -> JobRecord:
+        with self._open():
+            if self._own(job_id, caller).state is not JobState.HELD:
+                raise Refused(f"job {job_id} is not held")
+            self._event("released", job_id, f"{caller.user} released job {job_id}")
+            return self.change(job_id, state=JobState.QUEUED, reason="waits for GPUs")
+
+    def explain(self, job_id: str) -> Explanation:
+        with self._open():
+            record = self._known(job_id)
+            now = Option(record.gpus, CLOCK_MHZ, 0.112, GPU_W * record.gpus, 45.0) if record.gpus else None
+            others = [Option(n, CLOCK_MHZ, 0.2 / n, GPU_W * n, 40.0 + n) for n in (1, 2, 4)]
+            return Explanation(job_id, record.reason, "started", self.now_s, 0.41, 0.002, now, others)
+
+    def log(self, job_id: str, *, rank: str | None = None, offset: int = 0, limit: int = 65536) -> LogChunk:
+        with self._open():
+            record = self._known(job_id)
+            first = f"{job_id}.1.0"
+            if rank not in (None, first, "0"):
+                raise NotFound(f"job {job_id} has no rank {rank}", fix=f"it has {first}")
+            content = self._logs.get(job_id, b"")
+            begin = max(len(content) + offset, 0) if offset < 0 else min(offset, len(content))
+            part = content[begin : begin + limit]
+            end = begin + len(part)
+            return LogChunk(first, part.decode(errors="replace"), end, record.state.ended and end == len(content))
+
+    def events(self, *, after: int = 0, job_id: str | None = None, limit: int = 100) -> Page[EventRecord]:
+        with self._open():
+            if job_id is not None:
+                self._known(job_id)
+            found = [event for event in self._events[after:] if job_id in (None, event.job_id)]
+            return Page(found[:limit], str(found[limit - 1].number) if len(found) > limit else None)
+
+    def nodes(self) -> Sequence[NodeRecord]:
+        with self._open():
+            return [self._node(name) for name in self._nodes]
+
+    def drain(self, node: str, caller: Caller, reason: str) -> NodeRecord:
+        return self._turn(node, caller, "drained", reason)
+
+    def resume(self, node: str, caller: Caller) -> NodeRecord:
+        return self._turn(node, caller, "up", "")
+
+    def top(self) -> Top:
+        with self._open():
+            count = {state: [job for job in self._jobs.values() if job.state is state] for state in JobState}
+            running, queued = count[JobState.RUNNING], count[JobState.QUEUED]
+            busy = sum(job.gpus for job in running)
+            jobs_w = sum(job.power_w or 0.0 for job in running)
+            jobs_j = sum(job.energy_j for job in self._jobs.values())
+            return Top(
+                time_s=self.now_s,
+                gpus=8,
+                gpus_busy=busy,
+                power_w=jobs_w + (8 - busy) * IDLE_W,
+                jobs_power_w=jobs_w,
+                energy_j=jobs_j + 3.6e6,
+                jobs_energy_j=jobs_j,
+                idle_energy_j=3.6e6,
+                queued=len(queued),
+                running=len(running),
+                held=len(count[JobState.HELD]),
+                policy="prices",
+                energy_price=0.002,
+                budget="none",
+                emulated=True,
+                jobs=[*running, *queued],
+                notices=["no right to set clocks on n2"],
+                next_decision_s=self.now_s + 34.0,
+            )
+
+    def caps(self) -> Sequence[CapRecord]:
+        with self._open():
+            return self._caps[::-1]
+
+    def cap_csv(self, number: int) -> str:
+        with self._open():
+            if not any(cap.number == number for cap in self._caps):
+                raise NotFound(f"there is no power cap {number}")
+            return f"time_s,watts,allowed_w\n{self.now_s:.3f},400.0,300.0\n"
+
+    def set_cap(self, order: CapOrder, caller: Caller) -> CapRecord:
+        with self._open():
+            if caller.role is not Role.OPERATOR:
+                raise Forbidden("only operators may")
+            if (order.watts is None) == (order.share is None):
+                raise InputError("a cap needs either watts or a share", where="watts")
+            start_s = self.now_s if order.start_s is None else order.start_s
+            watts = order.watts or (order.share or 0.0) * 400.0
+            number, times = len(self._caps) + 1, (start_s, order.end_s, order.deadline_s, order.ramp_w_per_s)
+            cap = CapRecord(number, order.scope, watts, "in force", *times, caller.user, self.now_s, 400.0)
+            self._caps.append(cap)
+            fields = {"watts": watts}
+            self._audit.append(
+                AuditRecord(
+                    len(self._audit) + 1, self.now_s, caller.user, caller.address, "cap set", order.scope, fields
+                )
+            )
+            return cap
+
+    def lift_cap(self, scope: str, caller: Caller) -> Sequence[CapRecord]:
+        with self._open():
+            if caller.role is not Role.OPERATOR:
+                raise Forbidden("only operators may")
+            mine = [cap for cap in self._caps if cap.scope == scope and cap.state != "over"]
+            if not mine:
+                raise NotFound(f"there is no power cap on {scope}")
+            over = [replace(cap, state="over", end_s=self.now_s) for cap in mine]
+            self._caps = [next((o for o in over if o.number == cap.number), cap) for cap in self._caps]
+            return over
+
+    def modes(self) -> Sequence[ModeRecord]:
+        with self._open():
+            return [ModeRecord(project, stage, by, self.now_s) for project, (stage, by) in self._modes.items()]
+
+    def savings(self) -> SavingsRecord | None:
+        return SavingsRecord(self.now_s, 3, 120, 5000.0, 9e8, 4000.0, 7.2e8)
+
+    def set_mode(self, order: ModeOrder, caller: Caller) -> Sequence[ModeRecord]:
+        with self._open():
+            if caller.role is not Role.OPERATOR:
+                raise Forbidden("only operators may")
+            named = dict.fromkeys(order.projects or [""], (order.stage, caller.user))
+            self._modes = self._modes | named if order.projects else named
+        return self.modes()
+
+    def decisions(self, job_id: str, *, after: int = 0, limit: int = 100) -> Page[DecisionRecord]:
+        with self._open():
+            self._known(job_id)
+            row = DecisionRecord(1, self.now_s, job_id, False, "started", "started on 2 GPUs", 2, CLOCK_MHZ)
+            told = replace(
+                row, number=2, would=True, why="would", reason="would run on 1 GPU", jct_s=90.0, energy_j=9e4
+            )
+            return Page([each for each in (row, told) if each.number > after][:limit])
+
+    def budgets(self) -> Sequence[BudgetRecord]:
+        with self._open():
+            return [*self._budgets.values()]
+
+    def set_budget(self, order: BudgetOrder, caller: Caller) -> BudgetRecord:
+        with self._open():
+            if caller.role is not Role.OPERATOR:
+                raise Forbidden("only operators may")
+            budget = Budget(order.amount_j, order.period, order.zone, order.project)
+            window = window_at(budget, self.now_s)
+            self._budgets[order.project] = BudgetRecord(
+                order.project,
+                order.amount_j,
+                order.period,
+                order.zone,
+                window.name,
+                window.start_s,
+                window.end_s,
+                spent_j=0.25 * order.amount_j,
+                share=0.25,
+                forecast_j=0.9 * order.amount_j,
+                price=0.002,
+                limit_w=1234.0,
+                limited=False,
+                knows_days=True,
+                bias=1.0,
+                outlook=[Outlook(0.0, 1.2 * order.amount_j, False), Outlook(0.002, 0.9 * order.amount_j, True)],
+                by=caller.user,
+                set_s=self.now_s,
+                emulated=True,
+            )
+            return self._budgets[order.project]
+
+    def drop_budget(self, project: str, caller: Caller) -> BudgetRecord:
+        with self._open():
+            if caller.role is not Role.OPERATOR:
+                raise Forbidden("only operators may")
+            if project not in self._budgets:
+                raise NotFound("there is no such energy budget")
+            return self._budgets.pop(project)
+
+    def signals(self) -> Sequence[SignalRecord]:
+        with self._open():
+            return [*self._signals.values()]
+
+    def set_signal(self, order: SignalOrder, caller: Caller) -> SignalRecord:
+        with self._open():
+            if caller.role is not Role.OPERATOR:
+                raise Forbidden("only operators may")
+            if order.csv is not None and order.url is None and order.constant is None:
+                read_signal(order.csv, order.kind, source=order.source, fallback=0.0)
+            elif (order.url is None) == (order.constant is None) or order.csv is not None:
+                raise InputError("a signal is a CSV, a URL or a constant", where=order.kind)
+            value, source = order.constant or 0.3, order.url or order.source
+            record = SignalRecord(order.kind, source, value, "", 0.3, order.weight, 0.3, None, caller.user, self.now_s)
+            self._signals[order.kind] = record
+            return record
+
+    def drop_signal(self, kind: Kind, caller: Caller) -> SignalRecord:
+        with self._open():
+            if caller.role is not Role.OPERATOR:
+                raise Forbidden("only operators may")
+            if kind not in self._signals:
+                raise NotFound(f"there is no {kind} signal")
+            return self._signals.pop(kind)
+
+    def audit(self, *, after: int = 0, limit: int = 100) -> Page[AuditRecord]:
+        with self._open():
+            return Page([entry for entry in self._audit if entry.number > after][:limit])
+
+    def accounts(self, *, since_s: float, until_s: float, by: str) -> Accounts:
+        with self._open():
+            names = sorted({job.id if by == "job" else getattr(job, by) or "–" for job in self._jobs.values()})
+            found = [self._account(name, by) for name in names]
+            idle = Account("idle", 0, 0.0, 3.6e6, None)
+            total = Account("total", sum(a.jobs for a in found), 0.0, sum(a.energy_j for a in found) + 3.6e6, None)
+            return Accounts([*found, idle, total])
+
+    def healthy(self) -> Mapping[str, Any]:
+        with self._lock:
+            return {"ok": self.broken is None, "turn_age_s": 0.2, "decision_s": 0.013}
+
+    # --- its rules ------------------------------------------------------------------------------------------------
+
+    def _open(self) -> threading.RLock:
+        if self.broken is not None:
+            raise self.broken
+        return self._lock
+
+    def _known(self, job_id: str) -> JobRecord:
+        if job_id not in self._jobs:
+            raise NotFound(f"there is no job {job_id}")
+        return self._jobs[job_id]
+
+    def _own(self, job_id: str, caller: Caller) -> JobRecord:
+        record = self._known(job_id)
+        if caller.role is not Role.OPERATOR and caller.user != record.user:
+            raise Forbidden(f"job {job_id} belongs to {record.user}")
+        return record
+
+    def _ended(self, job_id: str, state: JobState, exit: str) -> JobRecord:
+        return self.change(
+            job_id, state=state, ended_s=self.now_s, gpus=0, nodes=(), power_w=None, clock_mhz=None, exit=exit
+        )
+
+    def _turn(self, node: str, caller: Caller, state: str, reason: str) -> NodeRecord:
+        with self._open():
+            if caller.role is not Role.OPERATOR:
+                raise Forbidden("only operators may")
+            if node not in self._nodes:
+                raise NotFound(f"there is no node {node}")
+            self._nodes[node] = state
+            self._event(state, None, f"{caller.user} turned {node} {state} {reason}".rstrip())
+            return self._node(node)
+
+    def _node(self, name: str) -> NodeRecord:
+        held = [job.id for job in self._jobs.values() if job.nodes == (name,) for _ in range(job.gpus)]
+        gpus = [
+            GpuRecord(
+                index=i,
+                uuid=f"GPU-{name}-{i}",
+                job_id=(held[i] if i < len(held) else None),
+                power_w=GPU_W if i < len(held) else IDLE_W,
+                clock_mhz=CLOCK_MHZ if i < len(held) else 210.0,
+                locked_mhz=CLOCK_MHZ if i < len(held) else None,
+                utilisation=0.97 if i < len(held) else 0.0,
+            )
+            for i in range(4)
+        ]
+        return NodeRecord(name, "A100", self._nodes[name], gpus, True)
+
+    def _account(self, name: str, by: str) -> Account:
+        own = [job for job in self._jobs.values() if name == (job.id if by == "job" else getattr(job, by) or "–")]
+        ended = [job.ended_s - job.submitted_s for job in own if job.ended_s is not None]
+        return Account(
+            name, len(own), 3600.0 * len(own), sum(j.energy_j for j in own), sum(ended) / len(ended) if ended else None
+        )
+
+    def _event(self, kind: str, job_id: str | None, text: str) -> None:
+        self._events.append(EventRecord(len(self._events) + 1, self.now_s, kind, job_id, text))
+
+
+UNAVAILABLE = Unavailable("the store is locked")

@@ -1,0 +1,126 @@
+"""Tables are made and brought up to date by migrations, whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from powerflow.api.job_spec import JobSpec
+from powerflow.store import schema
+from powerflow.store.database import Database, StoreError
+from powerflow.store.migrate import upgrade
+from powerflow.store.store import Store
+from tests.store.databases import Postgres
+
+MIGRATIONS = Path(schema.__file__).parent / "migrations"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def bare_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A database without tables."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/100%/state.db"
+    else:
+        postgres: Postgres = request.getfixturevalue("postgres")
+        yield postgres.bare()
+
+
+def test_migrations_end_at_the_schema(bare_url: str) -> None:
+    upgrade(bare_url)
+    database = Database(bare_url)
+    with database.read() as connection:
+        context = MigrationContext.configure(connection, opts={"version_table": schema.VERSION_TABLE})
+        assert compare_metadata(context, schema.metadata) == []
+        if database.is_sqlite:  # what the comparison does not see
+            made = str(connection.exec_driver_sql("SELECT group_concat(sql) FROM sqlite_master").scalar())
+            assert made.count("AUTOINCREMENT") == 5
+            assert "id = 1" in made
+    assert database.version() == schema.VERSION
+    database.close()
+
+
+def test_the_version_is_that_of_the_newest_migration() -> None:
+    scripts = ScriptDirectory(MIGRATIONS)
+    assert scripts.get_current_head() == schema.VERSION
+    revisions = [script.revision for script in scripts.walk_revisions()]
+    assert revisions == sorted(revisions, reverse=True), "newer is greater: that is how a newer database is known"
+
+
+def test_opening_makes_tables_once_and_loads_no_migrations(bare_url: str) -> None:
+    program = (
+        "import subprocess, sys\nfrom powerflow.store.store import Store\n"
+        f"Store({bare_url!r}).close()\n"
+        "subprocess.run = None\n"  # a second migration would have to call it
+        f"Store({bare_url!r}).close()\n"
+        "loaded = {'alembic', 'torch', 'scipy', 'numba'} & sys.modules.keys()\n"
+        "assert not loaded, loaded\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+
+
+def test_many_may_open_a_new_database_at_once(bare_url: str) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        stores = list(pool.map(lambda _: Store(bare_url, wait_s=60.0), range(2)))
+    ids = [store.submit(JobSpec(run="x"), "ada", 1.0)[0].id for store in stores]
+    assert sorted(ids) == ["1", "2"]
+    for store in stores:
+        store.close()
+
+
+def test_a_newer_database_is_refused_and_left_alone(url: str) -> None:
+    database = Database(url)
+    with database.write() as connection:
+        connection.exec_driver_sql(f"UPDATE {schema.VERSION_TABLE} SET version_num = '9999'")
+    for _ in range(2):
+        with pytest.raises(StoreError, match="database is newer than this PowerFlow") as caught:
+            Store(url)
+        assert caught.value.fix == "upgrade PowerFlow"
+        assert not caught.value.retry
+    with pytest.raises(StoreError, match="newer"):
+        upgrade(url)
+    database.close()
+
+
+def test_a_database_of_something_else_is_refused(bare_url: str) -> None:
+    database = Database(bare_url, migrate=False)
+    with database.write() as connection:
+        connection.exec_driver_sql("CREATE TABLE jobs (salary INTEGER)")
+    with pytest.raises(StoreError, match="something else"):
+        Store(bare_url)
+    database.close()
+
+
+def test_a_migration_that_fails_leaves_nothing(bare_url: str) -> None:
+    database = Database(bare_url, migrate=False)
+    with database.write() as connection:  # in the way of one of the last tables
+        connection.exec_driver_sql("CREATE VIEW observations AS SELECT 1 AS one")
+    with pytest.raises(StoreError, match="observations"):
+        Store(bare_url)
+    with database.write() as connection:
+        connection.exec_driver_sql("DROP VIEW observations")
+    assert database.version() is None
+    Store(bare_url).close()
+    database.close()
+
+
+def test_migrating_reports_in_one_line(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "powerflow.store.migrate"],
+        input=f"sqlite:///{tmp_path}",
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONWARNINGS": "error"},
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "cannot be opened" in done.stderr

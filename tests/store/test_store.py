@@ -1,0 +1,559 @@
+"""What the store promises, on SQLite and on PostgreSQL alike."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from powerflow.api.governance import AuditRecord
+from powerflow.api.job_file import spec_from
+from powerflow.api.job_spec import JobSpec
+from powerflow.api.records import JobState, NotFound, Refused
+from powerflow.cost.observation import Observation
+from powerflow.errors import InputError
+from powerflow.store.accounting import hourly
+from powerflow.store.store import Charge, Intent, JobUpdate, NodeState, Seen, Store, StoreError
+
+SPEC = spec_from(
+    {"run": "python train.py", "gpus": "1..4", "rescale": "restart", "project": "vision", "work": {"iterations": 500}}
+)
+PLAIN = JobSpec(run="sleep 1")
+SEEN = Observation("resnet50", "A100", gpus=2, local_batch=32, step_time_s=0.1, clock_mhz=1410.0, power_w=500.0)
+
+Q, R, H = JobState.QUEUED, JobState.RUNNING, JobState.HELD
+ENDS = (JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED)
+
+
+def submit(store: Store, count: int = 1, user: str = "ada") -> list[str]:
+    return [store.submit(PLAIN, user, 1.0)[0].id for _ in range(count)]
+
+
+# --- one controller ---
+
+
+def test_one_controller_at_a_time(url: str) -> None:
+    first, second = Store(url), Store(url)
+    assert first.claim("a", 10.0, now_s=0.0)
+    assert not second.claim("b", 10.0, now_s=9.9)
+    assert first.renew("a", 10.0, now_s=9.9)
+    assert not second.claim("b", 10.0, now_s=19.8)
+    assert second.claim("b", 10.0, now_s=19.9)
+    assert not first.renew("a", 10.0, now_s=20.0)
+    first.close()
+    second.close()
+
+
+def test_a_claim_can_be_given_back_only_by_its_owner(store: Store) -> None:
+    assert store.claim("a", 10.0, now_s=0.0)
+    store.unclaim("b")
+    assert not store.claim("b", 10.0, now_s=1.0)
+    store.unclaim("a")
+    assert store.claim("b", 10.0, now_s=1.0)
+
+
+def test_a_claim_that_is_over_can_be_renewed_while_nobody_else_has_it(store: Store) -> None:
+    assert store.claim("a", 10.0, now_s=0.0)
+    assert store.renew("a", 10.0, now_s=100.0)
+
+
+def test_a_controller_that_slept_past_its_lease_cannot_write(url: str) -> None:
+    sleeper, successor = Store(url), Store(url)
+    assert sleeper.claim("a", 10.0, now_s=0.0)
+    (job,) = submit(sleeper)
+    assert successor.claim("b", 10.0, now_s=11.0)
+    for write in (
+        lambda: sleeper.submit(PLAIN, "ada", 12.0),
+        lambda: sleeper.move(job, R, 12.0),
+        lambda: sleeper.intend([Intent(job, 1, "A100", (("n0", (0,)),), 1410.0)], 12.0),
+        lambda: sleeper.update([JobUpdate(job, steps=5.0)]),
+    ):
+        with pytest.raises(StoreError, match="taken over") as caught:
+            write()
+        assert not caught.value.retry
+    assert successor.job(job).state is Q
+    assert successor.intents() == []
+    sleeper.close()
+    successor.close()
+
+
+# --- jobs ---
+
+
+def test_a_submitted_job_is_all_there(url: str) -> None:
+    store = Store(url)
+    job, created = store.submit(SPEC, "ada", 100.5)
+    assert created
+    assert (job.id, job.user, job.state, job.submitted_s, job.state_since_s) == ("1", "ada", Q, 100.5, 100.5)
+    assert (job.steps, job.steps_total, job.energy_j, job.attempts, job.last_lines) == (0.0, 500.0, 0.0, 0, ())
+    assert job.started_s is None
+    assert job.spec == SPEC
+    store.close()
+    again = Store(url)
+    assert again.job("1") == job
+    again.close()
+
+
+def test_a_key_makes_a_submission_idempotent(store: Store) -> None:
+    first, created = store.submit(SPEC, "ada", 1.0, key="k")
+    again, created_again = store.submit(SPEC, "ada", 2.0, key="k")
+    assert (created, created_again, again) == (True, False, first)
+    with pytest.raises(Refused, match="key 'k'"):
+        store.submit(PLAIN, "ada", 3.0, key="k")
+    assert store.submit(PLAIN, "bob", 3.0, key="k")[1], "keys are a user's own"
+    assert store.submit(SPEC, "ada", 3.0)[1], "without a key, every submission is a new job"
+    assert [job.id for job in store.active()] == ["1", "2", "3"]
+    assert len(store.events().items) == 3, "a repetition is no event"
+
+
+@pytest.mark.parametrize("job_id", ["7", "0", "01", "-1", "", "x", "1 ", "99999999999999999999", "٣", "1;drop"])
+def test_what_is_not_there_is_not_found(store: Store, job_id: str) -> None:
+    for ask in (
+        lambda: store.job(job_id),
+        lambda: store.move(job_id, R, 1.0),
+        lambda: store.update([JobUpdate(job_id, steps=1.0)]),
+        lambda: store.intend([Intent(job_id, 1, "A100", (), 1410.0)], 1.0),
+        lambda: store.observe([Seen("c", SEEN, job_id, 1.0, 10.0)]),
+        lambda: store.charge([Charge(0.0, 1.0, "gpu", job_id, 1.0, 1.0)]),
+    ):
+        with pytest.raises(NotFound):
+            ask()
+
+
+def test_lists_are_newest_first_in_pages_and_filtered(store: Store) -> None:
+    for number in range(1, 24):
+        spec = SPEC if number % 2 else PLAIN
+        store.submit(spec, "ada" if number % 3 else "bob", float(number))
+        if number % 5 == 0:
+            store.move(str(number), JobState.CANCELLED, 99.0)
+    every = [str(number) for number in range(23, 0, -1)]
+    for limit in (1, 5, 22, 23, 24):
+        got, after = [], None
+        while True:
+            page = store.jobs(after=after, limit=limit)
+            assert len(page.items) <= limit
+            got += [job.id for job in page.items]
+            if page.next is None:
+                break
+            after = page.next
+        assert got == every
+    assert [job.id for job in store.jobs(user="bob").items] == [i for i in every if int(i) % 3 == 0]
+    assert [job.id for job in store.jobs(project="vision").items] == [i for i in every if int(i) % 2]
+    ended = store.jobs(states=[JobState.CANCELLED, JobState.FAILED], user="ada")
+    assert [job.id for job in ended.items] == ["20", "10", "5"]
+    assert [job.id for job in store.active()] == [i for i in reversed(every) if int(i) % 5]
+
+
+@pytest.mark.parametrize(("after", "limit"), [("x", 5), ("", 5), ("-1", 5), (None, 0), (None, -3)])
+def test_a_page_that_cannot_be(store: Store, after: str | None, limit: int) -> None:
+    with pytest.raises(InputError):
+        store.jobs(after=after, limit=limit)
+
+
+def test_every_move_there_is(store: Store) -> None:
+    allowed = {(Q, R), (Q, H), (R, Q), (R, H), (H, Q)} | {(state, end) for state in (Q, R, H) for end in ENDS}
+    for start, end in itertools.product(JobState, JobState):
+        (job,) = submit(store)
+        store.move(job, start, 2.0)
+        if start is end:
+            assert store.move(job, end, 3.0).state_since_s == (1.0 if start is Q else 2.0), "no change"
+        elif (start, end) in allowed:
+            assert store.move(job, end, 3.0).state is end
+        else:
+            with pytest.raises(Refused):
+                store.move(job, end, 3.0)
+            assert store.job(job).state is start
+
+
+def test_a_life_is_noted(store: Store) -> None:
+    (job,) = submit(store)
+    store.move(job, R, 10.0, reason="four GPUs pay best", text="starts on n0")
+    store.move(job, Q, 20.0)
+    store.move(job, R, 30.0)
+    ended = store.move(job, JobState.FAILED, 40.0, exit="rank 0 exited with 1", last_lines=["Traceback", "boom"])
+    assert (ended.started_s, ended.ended_s, ended.state_since_s) == (10.0, 40.0, 40.0)
+    assert (ended.exit, ended.reason, ended.last_lines) == (
+        "rank 0 exited with 1",
+        "four GPUs pay best",
+        ("Traceback", "boom"),
+    )
+    events = store.events(job_id=job).items
+    assert [(event.kind, event.time_s) for event in events] == [
+        ("submitted", 1.0),
+        ("running", 10.0),
+        ("queued", 20.0),
+        ("running", 30.0),
+        ("failed", 40.0),
+    ]
+    assert events[1].text == "starts on n0"
+    assert events[-1].fields == {"from": "running", "to": "failed", "exit": "rank 0 exited with 1"}
+
+
+def test_an_update_changes_what_it_names_and_nothing_else(store: Store) -> None:
+    one, two = submit(store, 2)
+    store.update(
+        [JobUpdate(one, steps=5.0, steps_total=50.0, reason="waits"), JobUpdate(two, energy_j=7.0, rescales=3)]
+    )
+    store.update(
+        [JobUpdate(one, gpu_s=2.0, started_s=4.0), JobUpdate(two, attempts=1, cost_class="c", step_time_s=0.5)]
+    )
+    first, second = store.job(one), store.job(two)
+    assert (first.steps, first.steps_total, first.reason, first.gpu_s, first.started_s) == (
+        5.0,
+        50.0,
+        "waits",
+        2.0,
+        4.0,
+    )
+    assert (first.energy_j, first.rescales, first.cost_class) == (0.0, 0, "")
+    assert (second.energy_j, second.rescales, second.attempts) == (7.0, 3, 1)
+    assert (second.cost_class, second.step_time_s, second.steps, second.steps_total) == ("c", 0.5, 0.0, None)
+
+
+def test_an_update_is_all_or_nothing(store: Store) -> None:
+    (job,) = submit(store)
+    with pytest.raises(NotFound):
+        store.update([JobUpdate(job, steps=5.0), JobUpdate("9", steps=5.0)])
+    assert store.job(job).steps == 0.0
+    store.update([])
+
+
+# --- gangs ---
+
+
+def test_intents_are_fenced_by_epoch(store: Store) -> None:
+    (job,) = submit(store)
+    here, there = (("n0", (0, 1)), ("n1", (3,))), (("n1", (0,)),)
+    store.intend([Intent(job, 1, "A100", here, 1410.0, "grows")], 1.0)
+    assert store.intents() == [Intent(job, 1, "A100", here, 1410.0, "grows")]
+    store.intend([Intent(job, 1, "A100", here, 1005.0, "slower")], 2.0)
+    assert store.intents()[0].clock_mhz == 1005.0, "a new clock needs no new epoch"
+    for late in (
+        Intent(job, 0, "A100", there, 1410.0),
+        Intent(job, 1, "A100", there, 1410.0),
+        Intent(job, 1, "H100", here, 1410.0),
+    ):
+        with pytest.raises(ValueError, match="epoch"):
+            store.intend([late], 3.0)
+    store.intend([Intent(job, 5, "H100", there, 1755.0)], 4.0)
+    assert store.intents() == [Intent(job, 5, "H100", there, 1755.0)]
+
+
+def test_intents_of_one_decision_are_written_together(store: Store) -> None:
+    one, two, three = submit(store, 3)
+    store.intend([Intent(two, 3, "A100", (("n0", (1,)),), 1410.0)], 1.0)
+    with pytest.raises(ValueError, match="epoch"):
+        store.intend([Intent(one, 1, "A100", (("n0", (0,)),), 1410.0), Intent(two, 2, "A100", (), 1410.0)], 2.0)
+    assert [intent.job_id for intent in store.intents()] == [two]
+    store.move(three, JobState.CANCELLED, 3.0)
+    assert store.intend([Intent(one, 1, "A100", (), 1410.0)], 3.0) == frozenset()
+    assert [intent.job_id for intent in store.intents()] == [one, two]
+
+
+def test_the_state_follows_an_intent_at_once(store: Store) -> None:
+    runs, held, gone, queued = submit(store, 4)
+    store.move(held, JobState.HELD, 1.0)
+    store.move(gone, JobState.CANCELLED, 1.0)
+    here = (("n0", (0,)),)
+    out = store.intend([Intent(job, 1, "A100", here, 1410.0, "pays") for job in (runs, held, gone)], 2.0)
+    assert out == {held, gone}, "who was held or cancelled meanwhile gets nothing"
+    assert [intent.job_id for intent in store.intents()] == [runs]
+    job = store.job(runs)
+    assert (job.state, job.state_since_s, job.started_s, job.reason) == (R, 2.0, 2.0, "pays")
+    store.intend([Intent(runs, 2, "A100", (), 0.0, "gave way"), Intent(queued, 1, "A100", (), 0.0)], 3.0)
+    assert (store.job(runs).state, store.job(runs).started_s, store.job(queued).state) == (Q, 2.0, Q)
+    store.intend([Intent(held, 1, "A100", (), 0.0), Intent(gone, 1, "A100", (), 0.0)], 4.0)
+    assert (store.job(held).state, store.job(gone).state) == (JobState.HELD, JobState.CANCELLED)
+    told = [(event.kind, event.text) for event in store.events(job_id=runs).items]
+    assert told == [("submitted", "submitted by ada"), ("running", "pays"), ("queued", "gave way")]
+
+
+def test_what_jobs_are_charged_is_the_sum_of_their_charges(store: Store) -> None:
+    one, two = submit(store, 2)
+    store.charge([Charge(0.0, 5000.0, "", one, 5.0, 1.0), Charge(0.0, 1.0, "", two, 7.0, 2.0)])
+    store.charge([Charge(1.0, 2.0, "", one, 2.5, 0.5), Charge(1.0, 2.0, "", None, 9.0, 2.0)])
+    assert [(store.job(job).energy_j, store.job(job).gpu_s) for job in (one, two)] == [(7.5, 1.5), (7.0, 2.0)]
+
+
+def test_a_retired_job_holds_nothing_and_keeps_its_epoch(store: Store) -> None:
+    (job,) = submit(store)
+    here = (("n0", (0,)),)
+    store.intend([Intent(job, 4, "A100", here, 1410.0)], 1.0)
+    store.retire(job)
+    assert store.intents() == [Intent(job, 4, "A100", (), 1410.0)]
+    with pytest.raises(ValueError, match="epoch"):
+        store.intend([Intent(job, 4, "A100", here, 1410.0)], 2.0)
+    store.intend([Intent(job, 5, "A100", here, 1410.0)], 2.0)
+
+
+def test_what_an_ended_job_may_still_hold_is_a_leftover(store: Store) -> None:
+    (job,) = submit(store)
+    intent = Intent(job, 1, "A100", (("n0", (0,)),), 1410.0)
+    store.intend([intent], 1.0)
+    assert (store.intents(), store.leftovers()) == ([intent], [])
+    store.move(job, JobState.CANCELLED, 2.0)
+    assert (store.intents(), store.leftovers()) == ([], [intent])
+    store.retire(job)
+    assert (store.intents(), store.leftovers()) == ([], [])
+
+
+# --- learning ---
+
+
+def test_observations_come_back_as_they_were_in_order(store: Store) -> None:
+    (job,) = submit(store)
+    bare = Observation("bert", "H100", gpus=1, local_batch=8, step_time_s=0.25, nodes=1, accumulation=4)
+    seen = [Seen("b", SEEN, job, 5.0, 20.0), Seen("a", bare, job, 4.0, 10.0), Seen("b", SEEN, job, 5.0, 20.0)]
+    store.observe(seen[:2])
+    store.observe(seen[2:])
+    store.observe([])
+    assert store.observations() == seen
+
+
+def test_compacting_weights_by_steps_and_keeps_configurations_apart(store: Store) -> None:
+    one, two = submit(store, 2)
+
+    def seen(
+        step_time_s: float, steps: float, time_s: float, job: str, *, power_w: float | None, gpus: int = 2
+    ) -> Seen:
+        made = Observation("m", "A100", gpus=gpus, local_batch=32, step_time_s=step_time_s, power_w=power_w)
+        return Seen("c", made, job, time_s, steps)
+
+    rows = [
+        seen(0.1, 30.0, 1.0, one, power_w=400.0),
+        seen(0.5, 10.0, 2.0, one, power_w=200.0, gpus=4),
+        seen(0.3, 10.0, 3.0, two, power_w=None),
+        seen(0.1, 10.0, 4.0, two, power_w=600.0),
+    ]
+    store.observe(rows)
+    assert store.compact() == 2
+    other, merged = store.observations()
+    assert other == rows[1]
+    assert merged.observation.step_time_s == pytest.approx((0.1 * 30 + 0.3 * 10 + 0.1 * 10) / 50)
+    assert merged.observation.power_w == pytest.approx((400 * 30 + 600 * 10) / 40)
+    assert (merged.steps, merged.time_s, merged.job_id) == (50.0, 4.0, two)
+    assert store.compact() == 0
+
+
+# --- energy ---
+
+
+def test_charges_fall_into_hours_and_are_split_between_them(store: Store) -> None:
+    (job,) = submit(store)
+    store.charge([Charge(3_600.0 - 900.0, 2 * 3_600.0 + 900.0, "gpu0", job, 600.0, 60.0)])  # 15 + 60 + 15 minutes
+    assert [store.accounts(h * 3600.0, (h + 1) * 3600.0, "job")[0].energy_j for h in range(3)] == pytest.approx(
+        [100.0, 400.0, 100.0]
+    )
+    assert store.accounts(1800.0, 3601.0, "job")[-1].energy_j == pytest.approx(500.0), "widened to whole hours"
+    assert store.accounts(3 * 3600.0, 1e9, "job")[0].name == "idle"
+    store.charge([Charge(3_600.0, 3_600.0, "gpu0", job, 5.0, 0.0)])  # of no length, at the turn of an hour
+    assert store.energy_totals() == pytest.approx((605.0, 605.0, 0.0))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.floats(0, 1e6), st.floats(0, 2e4), st.sampled_from(["1", "2", None]), st.floats(0, 1e9)),
+        max_size=20,
+    )
+)
+def test_no_joule_is_lost_between_hours(rows: list[tuple[float, float, str | None, float]]) -> None:
+    charges = [Charge(start, start + length, "gpu0", payer, joules, length) for start, length, payer, joules in rows]
+    hours = hourly(charges)
+    assert len({(row["job_id"], row["hour"]) for row in hours}) == len(hours)
+    for payer in ("1", "2", None):
+        booked = [row for row in hours if row["job_id"] == int(payer or 0)]
+        mine = [charge for charge in charges if charge.job_id == payer]
+        for unit in ("energy_j", "gpu_s"):
+            assert sum(row[unit] for row in booked) == pytest.approx(sum(getattr(c, unit) for c in mine), rel=1e-9)
+    touched = {hour for c in charges for hour in range(int(c.start_s // 3600), int(c.end_s // 3600) + 1)}
+    assert {row["hour"] for row in hours} <= touched
+
+
+def test_accounts_by_user_project_and_job(store: Store) -> None:
+    for spec, user in ((SPEC, "ada"), (PLAIN, "ada"), (SPEC, "bob"), (PLAIN, "eve")):
+        store.submit(spec, user, 100.0)
+    store.move("1", JobState.COMPLETED, 300.0)
+    store.move("2", JobState.FAILED, 900.0)
+    store.move("3", JobState.COMPLETED, 500.0)
+    store.charge(
+        [
+            Charge(0.0, 10.0, "gpu0", "1", 100.0, 10.0),
+            Charge(0.0, 10.0, "gpu1", "1", 50.0, 10.0),
+            Charge(0.0, 10.0, "gpu2", "2", 30.0, 10.0),
+            Charge(0.0, 10.0, "gpu3", "3", 500.0, 10.0),
+            Charge(0.0, 10.0, "gpu4", None, 20.0, 0.0),
+        ]
+    )
+    by_user = [(a.name, a.jobs, a.gpu_s, a.energy_j, a.mean_jct_s) for a in store.accounts(0.0, 3600.0, "user")]
+    assert by_user == [
+        ("bob", 1, 10.0, 500.0, 400.0),
+        ("ada", 2, 30.0, 180.0, 200.0),  # the failed job has no JCT
+        ("idle", 0, 0.0, 20.0, None),
+        ("total", 3, 40.0, 700.0, 300.0),
+    ]
+    by_project = [(a.name, a.energy_j) for a in store.accounts(0.0, 3600.0, "project")]
+    assert by_project == [("vision", 650.0), ("", 30.0), ("idle", 20.0), ("total", 700.0)]
+    assert [a.name for a in store.accounts(0.0, 3600.0, "job")] == ["3", "1", "2", "idle", "total"]
+    assert store.energy_totals() == (700.0, 680.0, 20.0)
+    with pytest.raises(InputError, match="user, project or job"):
+        store.accounts(0.0, 1.0, "gpu")
+
+
+def test_a_clock_that_is_set_back_loses_no_joule(store: Store) -> None:
+    store.charge([Charge(7300.0, 3500.0, "gpu0", None, 5.0, 0.0)])
+    assert [store.accounts(h * 3600.0, (h + 1) * 3600.0, "job")[-1].energy_j for h in range(3)] == [5.0, 0.0, 0.0]
+
+
+def test_settings_are_kept_with_charges_or_not_at_all(store: Store) -> None:
+    (job,) = submit(store)
+    store.charge([Charge(0.0, 1.0, "gpu0", job, 5.0, 1.0)], {"meter": {"at": 1}})
+    with pytest.raises(NotFound):
+        store.charge(
+            [Charge(1.0, 2.0, "gpu0", job, 5.0, 1.0), Charge(1.0, 2.0, "gpu0", "9", 5.0, 1.0)], {"meter": {"at": 2}}
+        )
+    with pytest.raises(ValueError, match="JSON"):
+        store.charge([Charge(1.0, 2.0, "gpu0", job, 5.0, 1.0)], {"meter": float("nan")})
+    assert (store.get("meter"), store.energy_totals()) == ({"at": 1}, (5.0, 5.0, 0.0))
+
+
+def test_an_empty_window_costs_nothing(store: Store) -> None:
+    assert [(a.name, a.energy_j, a.mean_jct_s) for a in store.accounts(0.0, 1e9, "user")] == [
+        ("idle", 0.0, None),
+        ("total", 0.0, None),
+    ]
+    assert store.energy_totals() == (0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("energy_j", [float("nan"), float("inf")])
+def test_what_is_no_amount_is_not_charged(store: Store, energy_j: float) -> None:
+    with pytest.raises(ValueError, match="cannot charge"):
+        store.charge([Charge(0.0, 1.0, "gpu0", None, 5.0, 0.0), Charge(0.0, 1.0, "gpu0", None, energy_j, 0.0)])
+    assert store.energy_totals() == (0.0, 0.0, 0.0)
+
+
+# --- nodes, events, settings ---
+
+
+def test_nodes_are_remembered(store: Store) -> None:
+    store.set_node("n0", "drained", "new fans", 1.0, "ops")
+    store.set_node("n1", "failed", "", 2.0, "")
+    store.set_node("n0", "up", "", 3.0, "ops")
+    assert store.node_states() == {
+        "n0": NodeState("n0", "up", "", 3.0, "ops"),
+        "n1": NodeState("n1", "failed", "", 2.0, ""),
+    }
+    assert [event.text for event in store.events().items] == ["n0 is drained: new fans", "n1 is failed", "n0 is up"]
+
+
+def test_events_rise_and_are_read_in_pages(store: Store) -> None:
+    (job,) = submit(store)
+    numbers = [store.append("tick", f"tick {i}", float(i), job if i % 2 else None, i=i) for i in range(7)]
+    assert numbers == sorted(set(numbers))
+    page = store.events(after=numbers[0] - 1, limit=4)
+    assert [event.number for event in page.items] == numbers[:4]
+    assert page.next == str(numbers[3])
+    rest = store.events(after=numbers[3], limit=4)
+    assert [event.number for event in rest.items] == numbers[4:]
+    assert rest.next is None
+    assert [event.fields for event in store.events(job_id=job).items] == [{"user": "ada"}, {"i": 1}, {"i": 3}, {"i": 5}]
+    with pytest.raises(InputError):
+        store.events(limit=0)
+
+
+def test_settings(store: Store) -> None:
+    assert store.get("policy") is None
+    assert store.get("policy", "prices") == "prices"
+    for value in ("greedy", 3, 0.25, None, [1, 2], {"a": {"b": "λ"}}):
+        store.put("policy", value)
+        assert store.get("policy", "prices") == value
+    with pytest.raises(ValueError):
+        store.put("policy", float("nan"))
+
+
+@pytest.mark.parametrize(
+    "odd", ["\0", "a\0b", "\ud800", "λ_E 🔥", "'; DROP TABLE jobs; --", "", "\x1b[31m", "x" * 100_000]
+)
+def test_any_text_a_log_can_hold_is_kept_or_cleaned(store: Store, odd: str) -> None:
+    (job,) = submit(store)
+    store.update([JobUpdate(job, reason=odd)])
+    store.intend([Intent(job, 1, "A100", (("n0", (0,)),), 1410.0, odd)], 1.0)
+    store.append("odd", odd, 1.0, job, odd=odd)
+    moved = store.move(job, JobState.FAILED, 2.0, exit=odd, reason=odd, last_lines=[odd, odd], text=odd)
+    assert moved.last_lines == (odd, odd)
+    assert moved.exit == odd.replace("\0", "\ufffd").replace("\ud800", "?")
+    assert {"odd": odd} in [event.fields for event in store.events(job_id=job).items]
+
+
+def test_threads_get_numbers_of_their_own_in_order(store: Store) -> None:
+    ids: list[list[str]] = [[] for _ in range(6)]
+
+    def work(mine: list[str]) -> None:
+        for turn in range(10):
+            mine.append(store.submit(PLAIN, "ada", float(turn))[0].id)
+            assert store.job(mine[-1]).state is Q
+            store.append("tick", "", 1.0, mine[-1])
+
+    threads = [threading.Thread(target=work, args=(mine,)) for mine in ids]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120.0)
+    assert sorted(int(i) for mine in ids for i in mine) == list(range(1, 61))
+    assert all(mine == sorted(mine, key=int) for mine in ids)
+    numbers = [event.number for event in store.events(limit=1000).items]
+    assert len(numbers) == 120
+
+
+def test_two_submissions_with_one_key_at_once_make_one_job(url: str) -> None:
+    stores = [Store(url) for _ in range(4)]
+    start = threading.Barrier(4)
+    made: list[tuple[str, bool]] = []
+
+    def work(store: Store) -> None:
+        start.wait(60.0)
+        job, created = store.submit(SPEC, "ada", 1.0, key="once")
+        made.append((job.id, created))
+
+    threads = [threading.Thread(target=work, args=(store,)) for store in stores]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60.0)
+    assert sorted(made) == [("1", False)] * 3 + [("1", True)]
+    for store in stores:
+        store.close()
+
+
+def test_the_audit_can_only_be_added_to(store: Store) -> None:
+    what = AuditRecord(0, 5.0, "ops", "127.0.0.1", "cap set", "cluster", {"watts": 60.0, "text": "\0 half \ud800"})
+    store.govern("caps", [1], [what])
+    store.note([what, what])
+    assert store.get("caps") == [1]
+    first = store.audit(limit=1)
+    assert (first.items[0].number, first.items[0].fields, first.next) == (1, what.fields, "1")
+    assert [entry.number for entry in store.audit(after=1).items] == [2, 3]
+    changes = ["UPDATE audit SET action = 'nothing'", "DELETE FROM audit"]
+    if store._database.is_sqlite:
+        columns = "time_s, user, address, action, target, fields"
+        changes.append(f"INSERT OR REPLACE INTO audit (number, {columns}) SELECT number, {columns} FROM audit")
+    for change in changes:
+        with pytest.raises(StoreError, match="can only be added to"), store._database.write() as connection:
+            connection.exec_driver_sql(change)
+    assert len(store.audit().items) == 3
+
+
+def test_the_front_is_by_state_then_age_and_counts_all(store: Store) -> None:
+    ids = [store.submit(SPEC, "ada", float(at))[0].id for at in range(6)]
+    for job_id in ids[3:5]:
+        store.intend([Intent(job_id, 1, "A100", (("n1", (int(job_id),)),), 1410.0)], 10.0)
+    store.move(ids[0], JobState.HELD, 10.0)
+    store.move(ids[5], JobState.CANCELLED, 10.0)
+    order = (JobState.RUNNING, JobState.QUEUED, JobState.HELD)
+    first, counts = store.front(order, 3)
+    assert [job.id for job in first] == [ids[3], ids[4], ids[1]]
+    assert counts == {JobState.RUNNING: 2, JobState.QUEUED: 2, JobState.HELD: 1}
+    assert [job.id for job in store.front(order, 99)[0]] == [ids[i] for i in (3, 4, 1, 2, 0)]
