@@ -94,47 +94,47 @@ def loaded(directory: Path) -> None:
     from powerflow.device.emulated.gpu import create
     from powerflow.device.lease import Clocks
     from powerflow.gangs.manager import Gangs
-    from powerflow.live.cluster_service import LiveDesk
+    from powerflow.live.cluster_service import ClusterService
     from powerflow.live.controller import Controller
     from powerflow.live.governance.budgets import LiveBudgets
     from powerflow.live.governance.cap_record import CapRecords
     from powerflow.live.governance.caps import Caps
-    from powerflow.live.governance.savings import Savings
+    from powerflow.live.governance.savings import SavingsEstimate
     from powerflow.live.governance.signals import Signals
     from powerflow.live.governance.stages import Stages
-    from powerflow.live.governance.step import Rules
-    from powerflow.live.gpus.gpus import Power
-    from powerflow.live.jobs.cost_learning import Learning
-    from powerflow.live.jobs.decision_log import Chronicle
+    from powerflow.live.governance.step import GovernanceParts
+    from powerflow.live.gpus.gpus import Gpus
+    from powerflow.live.jobs.cost_learning import CostLearning
+    from powerflow.live.jobs.decision_log import DecisionLog
     from powerflow.policy import registry
     from powerflow.scheduler.rules.compose import with_rules
     from powerflow.scheduler.scheduler import Scheduler
     from powerflow.service.app import build_app
-    from powerflow.service.server import Server
+    from powerflow.service.server import ApiServer
     from powerflow.store.leader_lease import own_name
     from powerflow.store.store import Store
-    from powerflow.testing.memory_engine import MemoryEngine, Part, Stage
+    from powerflow.testing.memory_engine import MemoryCluster, MemoryEngine, Part
 
     spec = parse_cluster("32x8:A100")
     gpus = create(directory / "device" / "emulated", spec.nodes)
     axes = {name: axes_for(name, 8, [1, 2, 4, 8, 16, 32]) for name in spec.pools()}
-    engine = MemoryEngine(Stage({node.name: node.gpus for node in spec.nodes}, play=lambda spec: Part()))
+    engine = MemoryEngine(MemoryCluster({node.name: node.gpus for node in spec.nodes}, play=lambda spec: Part()))
     store = Store(f"sqlite:///{directory / 'store.db'}")
     refused: list[str] = []
     clocks = Clocks(directory / "device", gpus, refused.append)
     log = structlog.wrap_logger(structlog.PrintLogger(io.StringIO()))
-    power = Power(gpus, clocks, store, refused)
+    power = Gpus(gpus, clocks, store, refused)
     policy = with_rules(registry.load("prices"), interval_s=2.0)  # as `powerflow serve` does
-    learning, signals = Learning(axes), Signals(store)
+    learning, signals = CostLearning(axes), Signals(store)
     scheduler = Scheduler(spec, axes, {"A100": gpu_type("A100").idle_w}, policy, interval_s=2.0)
-    chronicle = Chronicle(store, learning, scheduler)
+    chronicle = DecisionLog(store, learning, scheduler)
     stages = Stages(store, lambda: chronicle.calibrations)
-    rules = Rules(
+    rules = GovernanceParts(
         Caps(store, spec, power, CapRecords(directory / "caps")),
         signals,
         LiveBudgets(store, spec, lambda: power.totals_j()[0], signals, learning, axes),
         stages,
-        Savings(store, spec, axes, learning, stages, None, lambda: 0.0),
+        SavingsEstimate(store, spec, axes, learning, stages, None, lambda: 0.0),
         chronicle,
     )
     controller = Controller(
@@ -153,7 +153,7 @@ def loaded(directory: Path) -> None:
     controller.start()
     user = getpass.getuser()
     (directory / "jobs.txt").touch()
-    desk = LiveDesk(controller)
+    desk = ClusterService(controller)
     app = build_app(desk, _tokens(directory, user), version="0", log=log, hosts=frozenset({"127.0.0.1"}))
     stop = threading.Event()
 
@@ -167,7 +167,7 @@ def loaded(directory: Path) -> None:
                 cycles_s.append(turns_s[-1])
             stop.wait(wait_s)
 
-    with Server(app) as server, httpx.Client(base_url=f"{server.url}/api/v1", verify=False) as http:
+    with ApiServer(app) as server, httpx.Client(base_url=f"{server.url}/api/v1", verify=False) as http:
         http.headers["Authorization"] = f"Bearer {(directory / 'token').read_text()}"
         for number in range(RUNNING):
             _submit(http, number, "1")

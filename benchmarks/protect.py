@@ -27,8 +27,8 @@ from powerflow.scheduler.events import CostLearned
 from powerflow.scheduler.plan import Change
 from powerflow.scheduler.rules.ageing import Ageing
 from powerflow.scheduler.rules.fair_share import FairShare
-from powerflow.scheduler.rules.hysteresis import Steady
-from powerflow.scheduler.rules.protection import Protected
+from powerflow.scheduler.rules.hysteresis import Hysteresis
+from powerflow.scheduler.rules.protection import Protection
 from powerflow.simulate.belief import Oracle, Sizes
 from powerflow.simulate.fairness import fairness
 from powerflow.simulate.result import SimulationResult
@@ -168,7 +168,7 @@ class Kept:
 def keep(case: Case, seed: int, *, protected: bool = True, energy_price: float = DEAR_J) -> Kept:
     """Simulate a case with wrong beliefs, under `prices` or, every other seed, under what slows all jobs most."""
     inner = slow() if seed % 2 else Prices()
-    policy = Protected(inner) if protected else inner
+    policy = Protection(inner) if protected else inner
     belief = Wrong(case.workload, seed)
     jobs = simulate(case.workload, policy, energy_price=energy_price, belief=belief, world=World()).jobs
     rows = np.array(sorted(case.slowdown), np.int64)
@@ -271,13 +271,13 @@ class Drift:
 def drift(seed: int) -> Drift:
     """Protected jobs for 100 plans and more, while what is believed of costs keeps changing."""
     case = long_case(seed)
-    policy = Protected(slow())
+    policy = Protection(slow())
     belief = Restless(case.workload, seed)
     simulation = Simulation(case.workload, policy, energy_price=DEAR_J, belief=belief)
     seen: dict[int, list[float]] = {}
     while not simulation.run(1):
         inside = simulation.scheduler.policies["A100"]
-        assert isinstance(inside, Protected)
+        assert isinstance(inside, Protection)
         for row, pace in inside.paces.items():
             if np.isfinite(pace.step_s):
                 seen.setdefault(row, []).append(pace.step_s)
@@ -368,7 +368,7 @@ def regrets() -> None:
         (120.0, (180.0, 1, 120.0, 1)),
     ):
         workload, world = adversary(*burst), World(pause_s=pause_s)
-        plain, steady = (simulate(workload, policy, world=world) for policy in (Prices(), Steady(Prices())))
+        plain, steady = (simulate(workload, policy, world=world) for policy in (Prices(), Hysteresis(Prices())))
         print(
             f"  pause {pause_s:3.0f} s, {burst}:"
             f" prices {share_lost(plain, pause_s):.1%}, {plain.jobs.jct_s.mean():.0f} s;"

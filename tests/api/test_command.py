@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from powerflow.api.command import Command, command
+from powerflow.api.command import RunCommand, command
 
 PYTHON = "/opt/python"
 
@@ -26,7 +26,7 @@ PYTHON = "/opt/python"
     ],
 )
 def test_plain_lines_need_no_shell(run: str, argv: tuple[str, ...], python: bool) -> None:
-    assert command(run, PYTHON) == Command(argv, python)
+    assert command(run, PYTHON) == RunCommand(argv, python)
 
 
 @pytest.mark.parametrize(
@@ -34,11 +34,11 @@ def test_plain_lines_need_no_shell(run: str, argv: tuple[str, ...], python: bool
     ["cd x && python t.py", "A=1 python t.py", "python t.py > log", "echo $HOME", "exec ./x", "echo 'open", "# x"],
 )
 def test_shell_syntax_goes_to_the_owners_shell(run: str) -> None:
-    assert command(run, PYTHON) == Command(("/bin/sh", "-c", run), False)
+    assert command(run, PYTHON) == RunCommand(("/bin/sh", "-c", run), False)
 
 
 def test_a_path_of_the_jobs_own_says_which_python() -> None:
-    assert command("python t.py", PYTHON, own_path=True) == Command(("python", "t.py"), False)
+    assert command("python t.py", PYTHON, own_path=True) == RunCommand(("python", "t.py"), False)
 
 
 @settings(max_examples=40, deadline=None)

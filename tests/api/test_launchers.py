@@ -14,7 +14,7 @@ from powerflow.api.job_spec import JobSpec
 from powerflow.api.launchers import launcher_of
 from powerflow.errors import InputError
 from powerflow.gangs.rank_batch import batch_environment, rank_batch
-from powerflow.gangs.types import Completed, Failed, Noted, Started
+from powerflow.gangs.types import GangCompleted, GangFailed, Noted, Started
 from powerflow.store.mappers import to_json
 from tests.gangs.bench import PYTHON, Bench, order, spec_of
 from tests.gangs.fake_engine import Script
@@ -150,7 +150,7 @@ def test_a_stored_job_that_would_be_refused_today_is_read_and_ends_with_the_reas
     old = JobSpec.model_validate_json(text, context={"stored": True})
     bench = Bench(tmp_path)
     bench.gangs.apply([order(1, "a0", "a1", spec=old)])
-    failed = bench.hear(Failed)
+    failed = bench.hear(GangFailed)
     assert failed.final
     assert "cannot tell mpirun" in failed.text
     assert not bench.engine.launches
@@ -173,7 +173,7 @@ def test_one_launcher_a_node_with_the_batch_in_its_environment(tmp_path: Path) -
     assert {entry.env["POWERFLOW_ACCUMULATION"] for entry in specs} == {"4"}
     assert {entry.env["POWERFLOW_GLOBAL_BATCH"] for entry in specs} == {"96"}
     assert [note.kind for note in bench.told(Noted)] == ["launcher"]
-    bench.hear(Completed)
+    bench.hear(GangCompleted)
     bench.gangs.close()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from powerflow.service.server import Server
+from powerflow.service.server import ApiServer
 from tests.cli.shell import Shell
 from tests.service.fake_cluster import FakeCluster
 from tests.service.serving import service
@@ -29,7 +29,7 @@ def quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def shell(quiet: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Shell]:
     desk = FakeCluster(now_s=time.time())
-    with Server(service(desk)) as server:
+    with ApiServer(service(desk)) as server:
         monkeypatch.setenv("POWERFLOW_URL", server.url)
         monkeypatch.setenv("POWERFLOW_TOKEN", "pf_user")
         yield Shell(desk, server.url, capsys)

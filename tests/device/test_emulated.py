@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from powerflow.cluster.spec import Node
 from powerflow.device.emulated import shared_record
 from powerflow.device.emulated.gpu import EmulatedGpu, create, open_gpus, own_identity, settled
-from powerflow.device.emulated.shared_record import Cell, State, create_cell
+from powerflow.device.emulated.shared_record import EmulatedState, SharedRecord, create_cell
 from powerflow.device.protocol import DeviceError, DeviceLost, NotPermitted
 from powerflow.errors import InputError
 from tests.device.cards import emulated_gpus, wait_for
@@ -121,11 +121,11 @@ def test_a_gpu_whose_file_is_gone_is_lost(tmp_path: Path) -> None:
 def test_a_foreign_file_is_no_gpu(tmp_path: Path) -> None:
     (tmp_path / "0").write_bytes(b"x" * 4096)
     with pytest.raises(ValueError, match="not an emulated GPU"):
-        Cell(tmp_path / "0")
+        SharedRecord(tmp_path / "0")
 
 
 def test_by_hand() -> None:
-    loaded = State(at_s=10.0, energy_j=1000.0, load_w=200.0, load_pid=7, load_born=1, seen_s=10.0)
+    loaded = EmulatedState(at_s=10.0, energy_j=1000.0, load_w=200.0, load_pid=7, load_born=1, seen_s=10.0)
     assert settled(loaded, IDLE_W, 15.0, True).energy_j == 2000
     # it died at some time after 12 s, when it was last seen: 2 s loaded, 3 s idle
     died = settled(loaded._replace(seen_s=12.0), IDLE_W, 15.0, False)
@@ -142,7 +142,7 @@ _moments = st.lists(st.floats(0, 1e5), min_size=1, max_size=8).map(sorted)
 def test_reading_more_often_changes_no_joule_and_the_counter_never_falls(
     moments: list[float], load_w: float, loaded: bool
 ) -> None:
-    start = State(load_w=load_w, load_pid=5 if loaded else 0)
+    start = EmulatedState(load_w=load_w, load_pid=5 if loaded else 0)
     state = start
     for moment in moments:
         after = settled(state, IDLE_W, moment, True)
@@ -158,8 +158,8 @@ def test_a_writer_that_dies_in_mid_write_leaves_what_was_before(
     tmp_path_factory: pytest.TempPathFactory, writes: int, cut: int, garbage: int
 ) -> None:
     path = tmp_path_factory.mktemp("cell") / "0"
-    create_cell(path, {}, State(energy_j=0.5))
-    cell = Cell(path)
+    create_cell(path, {}, EmulatedState(energy_j=0.5))
+    cell = SharedRecord(path)
     for _ in range(1, writes):
         cell.change(lambda state: state._replace(energy_j=state.energy_j + 1.0))
     before = cell.read()
@@ -185,8 +185,8 @@ for _ in range(int(sys.argv[2])):
 
 def test_no_read_is_torn_and_no_write_lost_among_processes(tmp_path: Path) -> None:
     path = tmp_path / "0"
-    create_cell(path, {}, State())
-    cell = Cell(path)
+    create_cell(path, {}, EmulatedState())
+    cell = SharedRecord(path)
     command = [sys.executable, "-c", _HAMMER, str(path), "3000"]
     writers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(3)]
     try:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from powerflow.device.emulated.gpu import own_identity
-from powerflow.device.meter import Account, Meter, advance
+from powerflow.device.meter import Meter, MeterAccount, advance
 from powerflow.device.protocol import DeviceError, DeviceLost, Reading
 from tests.device.cards import emulated_gpus
 
@@ -91,14 +91,14 @@ def test_a_gpu_that_tells_nothing_draws_nothing() -> None:
 
 @pytest.mark.parametrize("modulus_j", [2**32 / 1e6, 2**32 / 1e3, 2**64 / 1e3])
 def test_a_counter_that_wraps(modulus_j: float) -> None:
-    before = Account(0.0, 250.0, modulus_j - 400.0, owner="job")
+    before = MeterAccount(0.0, 250.0, modulus_j - 400.0, owner="job")
     after = advance(before, Reading(4.0, 250.0, 600.0, 1410.0, None, NAN))
     # 64 bits of millijoules are more than a float tells apart; nobody's counter gets there
     assert after.total_j == pytest.approx(1000.0, abs=modulus_j * 2**-52)
 
 
 def test_a_counter_that_is_reset_is_bridged_by_the_integral() -> None:
-    before = Account(0.0, 250.0, 1_000_000.0, owner="job")
+    before = MeterAccount(0.0, 250.0, 1_000_000.0, owner="job")
     after = advance(before, Reading(4.0, 250.0, 120.0, 1410.0, None, NAN))
     assert after.total_j == 1000.0
     assert advance(after, Reading(5.0, 250.0, 370.0, 1410.0, None, NAN)).total_j == 1250.0
@@ -107,7 +107,7 @@ def test_a_counter_that_is_reset_is_bridged_by_the_integral() -> None:
 @pytest.mark.parametrize(("power_w", "time_s"), [(NAN, 4.0), (250.0, 0.0), (0.0, 4.0)])
 def test_a_counter_that_goes_back_where_nothing_can_be_integrated_charges_nobody(power_w: float, time_s: float) -> None:
     # it counts since the driver was loaded: all of that is nobody's doing of these seconds
-    before = Account(0.0, power_w, 3e9, owner="job")
+    before = MeterAccount(0.0, power_w, 3e9, owner="job")
     after = advance(before, Reading(time_s, power_w, 3e9 - 0.1, 1410.0, None, NAN))
     assert after.total_j == 0.0
 

@@ -8,11 +8,11 @@ from collections import defaultdict
 import numpy as np
 import torch
 
-from powerflow.elastic.training.sampling import Order
+from powerflow.elastic.training.sampling import SampleOrder
 from tests.elastic import trainee
 from tests.elastic.supervisor import Supervisor
 
-ORDER = Order(trainee.SAMPLES, trainee.GLOBAL_BATCH, True, 3)
+ORDER = SampleOrder(trainee.SAMPLES, trainee.GLOBAL_BATCH, True, 3)
 
 reference = functools.cache(trainee.reference)
 

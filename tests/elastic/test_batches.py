@@ -14,7 +14,7 @@ from torch.utils.data import TensorDataset
 
 from powerflow import elastic
 from powerflow.elastic import environment
-from powerflow.elastic.environment import Place
+from powerflow.elastic.environment import RankPlace
 from powerflow.elastic.mailbox import JOB_DIR, RANK_NAME, Mailbox, Member, Target
 from powerflow.elastic.run import Run
 from powerflow.elastic.training import accelerated
@@ -154,7 +154,14 @@ def test_a_rank_that_nobody_names_says_so(monkeypatch: pytest.MonkeyPatch, tmp_p
 def test_places_on_nodes(tmp_path: Path) -> None:
     target = Target(1, tuple(Member(f"j.1.{n}", node) for n, node in enumerate("aabab")), 0)
     places = [environment.place_in(target, f"j.1.{n}") for n in range(6)]
-    assert places == [Place(0, 5, 0), Place(1, 5, 1), Place(2, 5, 0), Place(3, 5, 2), Place(4, 5, 1), None]
+    assert places == [
+        RankPlace(0, 5, 0),
+        RankPlace(1, 5, 1),
+        RankPlace(2, 5, 0),
+        RankPlace(3, 5, 2),
+        RankPlace(4, 5, 1),
+        None,
+    ]
 
 
 def test_torchruns_ranks_are_known_from_the_start(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,11 +186,11 @@ def test_accelerate_asks_who_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     module.PartialState = PartialState  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "accelerate.state", module)
     old = PartialState()
-    place = [Place(1, 2, 1)]
+    place = [RankPlace(1, 2, 1)]
     accelerated.tell_accelerate(lambda: place[0])
     new = PartialState()
     assert [one.is_main_process for one in (old, new)] == [False, False]
-    place[0] = Place(0, 1, 0)  # the leader left
+    place[0] = RankPlace(0, 1, 0)  # the leader left
     assert [one.is_main_process for one in (old, new)] == [True, True]
     assert (new.process_index, new.local_process_index) == (0, 0)
 
@@ -195,7 +202,7 @@ def test_the_real_accelerate(monkeypatch: pytest.MonkeyPatch) -> None:
         for name in ("process_index", "local_process_index"):
             monkeypatch.setattr(kind, name, None, raising=False)
     before = accelerate.Accelerator(cpu=True)
-    accelerated.tell_accelerate(lambda: Place(1, 2, 1))
+    accelerated.tell_accelerate(lambda: RankPlace(1, 2, 1))
     after = accelerate.Accelerator(cpu=True)
     for accelerator in (before, after):
         assert not accelerator.is_main_process

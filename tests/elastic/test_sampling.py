@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from powerflow.elastic.training.sampling import Order, Pass, split
+from powerflow.elastic.training.sampling import Pass, SampleOrder, split
 
 
 def test_by_hand() -> None:
@@ -57,19 +57,19 @@ def test_split_is_a_partition(size: int, ranks: int, most: int, least: int) -> N
 @settings(max_examples=60, deadline=None)
 @given(samples=st.integers(1, 200), batch=st.integers(1, 64), seed=st.integers(0, 9), shuffle=st.booleans())
 def test_steps_cover_an_epoch(samples: int, batch: int, seed: int, shuffle: bool) -> None:
-    order = Order(samples, batch, shuffle, seed)
+    order = SampleOrder(samples, batch, shuffle, seed)
     assert sum(order.size(step) for step in range(order.steps)) == samples
     assert all(order.size(step) == batch for step in range(order.steps - 1))
     assert sorted(order.epoch(3).tolist()) == list(range(samples))
-    assert (order.epoch(3) == Order(samples, batch, shuffle, seed).epoch(3)).all()
+    assert (order.epoch(3) == SampleOrder(samples, batch, shuffle, seed).epoch(3)).all()
 
 
 def test_a_smaller_last_step_can_be_left_out() -> None:
-    order = Order(10, 4, False, 0, drop_last=True)
+    order = SampleOrder(10, 4, False, 0, drop_last=True)
     assert [order.size(step) for step in range(order.steps)] == [4, 4]
 
 
 def test_epochs_differ_only_where_shuffled() -> None:
-    assert (Order(50, 8, True, 0).epoch(0) != Order(50, 8, True, 0).epoch(1)).any()
-    assert (Order(50, 8, True, 0).epoch(0) != Order(50, 8, True, 1).epoch(0)).any()
-    assert (Order(50, 8, False, 0).epoch(1) == np.arange(50)).all()
+    assert (SampleOrder(50, 8, True, 0).epoch(0) != SampleOrder(50, 8, True, 0).epoch(1)).any()
+    assert (SampleOrder(50, 8, True, 0).epoch(0) != SampleOrder(50, 8, True, 1).epoch(0)).any()
+    assert (SampleOrder(50, 8, False, 0).epoch(1) == np.arange(50)).all()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from powerflow.energy.budget import Budget, Standing, Window, warnings_due, window_at, windows
+from powerflow.energy.budget import Budget, BudgetWindow, Standing, warnings_due, window_at, windows
 from powerflow.errors import InputError
 
 HOUR = 3600.0
@@ -105,7 +105,7 @@ def test_warnings_come_once_each_and_say_what_matters() -> None:
 
 
 def test_a_standing_knows_what_is_left() -> None:
-    window = Window(0.0, 86400.0, "x")
+    window = BudgetWindow(0.0, 86400.0, "x")
     within, beyond = Standing(window, 100.0, 60.0, 90.0), Standing(window, 100.0, 104.0, 110.0)
     assert (within.left_j, within.share, within.overspent_j) == (40.0, 0.6, 0.0)
     assert (beyond.left_j, beyond.overspent_j) == (-4.0, 4.0)

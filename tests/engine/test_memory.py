@@ -6,13 +6,13 @@ import pytest
 
 from powerflow.engine.protocol import RankName, RankSpec, RankState
 from powerflow.testing.engine_conformance import EngineConformance, Place, ended, status_of
-from powerflow.testing.memory_engine import MemoryEngine, Part, Stage
+from powerflow.testing.memory_engine import MemoryCluster, MemoryEngine, Part
 
 
 class TestMemoryEngine(EngineConformance):
     @pytest.fixture
     def place(self) -> Place:
-        stage = Stage({"n1": 4, "n2": 4})
+        stage = MemoryCluster({"n1": 4, "n2": 4})
         return lambda: MemoryEngine(stage)
 
 
@@ -21,7 +21,7 @@ def rank(number: int, node: str = "n1") -> RankSpec:
 
 
 def test_parts_are_played() -> None:
-    stage = Stage({"n1": 4}, lambda spec: Part(says=b"hi\n", answers={signal.SIGTERM: 0, signal.SIGINT: None}))
+    stage = MemoryCluster({"n1": 4}, lambda spec: Part(says=b"hi\n", answers={signal.SIGTERM: 0, signal.SIGINT: None}))
     engine = MemoryEngine(stage)
     engine.launch(rank(0))
     stage.write(rank(0).name, b"step 1\n")
@@ -36,7 +36,7 @@ def test_parts_are_played() -> None:
 
 
 def test_a_node_is_lost_with_its_ranks() -> None:
-    stage = Stage({"n1": 4, "n2": 4}, lambda spec: Part())
+    stage = MemoryCluster({"n1": 4, "n2": 4}, lambda spec: Part())
     engine = MemoryEngine(stage)
     engine.launch(rank(0))
     engine.launch(rank(1, "n2"))

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from powerflow.api.job_spec import JobSpec
 from powerflow.engine.protocol import RankName, RankSpec
 from powerflow.gangs.manager import Gangs
-from powerflow.gangs.types import Fact, Limits, Order
+from powerflow.gangs.types import DesiredState, GangEvent, Limits
 from tests.gangs.fake_engine import FakeEngine
 from tests.gangs.fake_rank import Habits
 
@@ -35,7 +35,7 @@ class Bench:
         self.steps_total = 100_000
         self.habits: Callable[[RankSpec], Habits] = lambda spec: Habits()
         self.engine.play = lambda spec: self.engine.fake_rank(spec, self.steps_total, self.habits(spec))
-        self.facts: list[Fact] = []
+        self.facts: list[GangEvent] = []
         self.gangs = self.controller()
 
     def controller(self, **more: Any) -> Gangs:
@@ -49,13 +49,13 @@ class Bench:
             **more,
         )
 
-    def restart(self, *orders: Order) -> None:
+    def restart(self, *orders: DesiredState) -> None:
         """The controller was killed; another one takes over."""
         self.gangs.close()
         self.gangs = self.controller()
         self.gangs.adopt(orders)
 
-    def turn(self) -> list[Fact]:
+    def turn(self) -> list[GangEvent]:
         self.engine.tick()
         facts = self.gangs.poll()
         self.facts += facts
@@ -80,8 +80,8 @@ class Bench:
         return [fact for fact in self.facts if isinstance(fact, kind)]
 
 
-def order(epoch: int, *slots: str, job_id: str = "j", spec: JobSpec | None = None) -> Order:
+def order(epoch: int, *slots: str, job_id: str = "j", spec: JobSpec | None = None) -> DesiredState:
     """An order for GPUs written as ``a0``, ``b3``."""
     nodes = sorted({slot[0] for slot in slots})
     placement = tuple((node, tuple(int(slot[1:]) for slot in slots if slot[0] == node)) for node in nodes)
-    return Order(job_id, epoch, spec or spec_of(), placement)
+    return DesiredState(job_id, epoch, spec or spec_of(), placement)

@@ -14,8 +14,8 @@ import pytest
 
 from powerflow.api.job_spec import JobSpec
 from powerflow.elastic.mailbox import Phase, RankReport
-from powerflow.gangs.hang_detector import Watch, cpu_ticks
-from powerflow.gangs.types import Completed, Hung, Limits, RankLost
+from powerflow.gangs.hang_detector import HangDetector, cpu_ticks
+from powerflow.gangs.types import GangCompleted, Hung, Limits, RankLost
 from tests.gangs.bench import LIMITS as BENCH_LIMITS
 from tests.gangs.bench import Bench, order, spec_of
 from tests.gangs.fake_rank import FakeRank
@@ -31,7 +31,7 @@ def report(name: str, phase: Phase, **facts: int | float) -> RankReport:
 
 def hung_after(seconds: float, *reports: RankReport, between_s: float | None = None) -> dict[str, str]:
     """Who hangs when all have said the same for so long."""
-    watch = Watch(LIMITS, cpu_ticks=lambda pid: None)
+    watch = HangDetector(LIMITS, cpu_ticks=lambda pid: None)
     members = {report.name: report for report in reports}
     assert watch.hung(members, 1000.0, between_s) == {}
     return watch.hung(members, 1000.0 + seconds, between_s)
@@ -65,7 +65,7 @@ def test_one_in_a_step_may_wait_for_one_outside() -> None:
 
 
 def test_each_pass_of_an_evaluation_is_a_sign_of_life() -> None:
-    watch = Watch(LIMITS, cpu_ticks=lambda pid: None)
+    watch = HangDetector(LIMITS, cpu_ticks=lambda pid: None)
     for minute in range(0, 600, 20):
         ranks = {"a": report("a", Phase.EVALUATING, phase_s=60.0 * minute), "b": report("b", Phase.SYNCING)}
         assert watch.hung(ranks, 60.0 * minute) == {}
@@ -96,7 +96,7 @@ def test_all_busy_have_ten_minutes() -> None:
 def test_a_process_that_stands_still_is_found_whatever_it_said_last(phase: Phase) -> None:
     """Its beat and its CPU time stay; those of its peer, which waits and uses much CPU time or none, go on."""
     cpu = {1: 500, 2: 500}
-    watch = Watch(LIMITS, cpu_ticks=cpu.get)
+    watch = HangDetector(LIMITS, cpu_ticks=cpu.get)
     for second in range(100):
         ranks = {
             "a": report("a", phase, pid=1, beat=7),
@@ -117,7 +117,7 @@ def test_who_says_nothing_but_computes_or_cannot_be_looked_at_is_not_taken_for_s
         ticks += 1
         return ticks
 
-    def run(watch: Watch, speaks: bool) -> None:
+    def run(watch: HangDetector, speaks: bool) -> None:
         for second in range(1000):
             beat = second + 1 if speaks else 3
             ranks = {
@@ -126,9 +126,9 @@ def test_who_says_nothing_but_computes_or_cannot_be_looked_at_is_not_taken_for_s
             }
             assert watch.hung(ranks, float(second)) == {}
 
-    run(Watch(LIMITS, cpu_ticks=computes), True)
-    run(Watch(LIMITS, cpu_ticks=lambda pid: None), True)
-    run(Watch(LIMITS, cpu_ticks=lambda pid: 5), False)
+    run(HangDetector(LIMITS, cpu_ticks=computes), True)
+    run(HangDetector(LIMITS, cpu_ticks=lambda pid: None), True)
+    run(HangDetector(LIMITS, cpu_ticks=lambda pid: 5), False)
 
 
 def test_cpu_time_of_a_process_that_is_stopped_does_not_rise() -> None:
@@ -207,6 +207,6 @@ def test_what_a_completed_job_kept_in_its_own_folder_is_deleted(tmp_path: Path) 
     bench.until(lambda: bool(bench.engine.running()))
     kept = tmp_path / "jobs/j/checkpoint.pt"
     kept.write_text("10", "utf-8")
-    bench.hear(Completed)
+    bench.hear(GangCompleted)
     assert not kept.exists()
     assert kept.parent.exists()

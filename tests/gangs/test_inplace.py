@@ -15,8 +15,8 @@ from powerflow.elastic.mailbox import Mailbox, Phase
 from powerflow.engine.protocol import EngineError, RankName
 from powerflow.gangs.context import prepare
 from powerflow.gangs.types import (
-    Completed,
-    Failed,
+    GangCompleted,
+    GangFailed,
     Hung,
     Progressed,
     RankLost,
@@ -169,11 +169,11 @@ def test_a_rank_that_does_not_leave_is_made_to(bench: Bench) -> None:
 def test_completes_once(bench: Bench) -> None:
     bench.steps_total = 5
     start(bench, "a0", "a1")
-    assert bench.hear(Completed).steps == 5
+    assert bench.hear(GangCompleted).steps == 5
     for _ in range(10):
         assert bench.turn() == []
     bench.restart(order(1, "a0", "a1"))  # it may be that nobody heard it
-    assert [type(fact) for fact in bench.turn()] == [Completed]
+    assert [type(fact) for fact in bench.turn()] == [GangCompleted]
     assert len(bench.engine.launches) == 2
 
 
@@ -182,7 +182,7 @@ def test_a_newcomer_that_is_not_needed_any_more_is_ended(bench: Bench) -> None:
     bench.habits = lambda spec: Habits(builds=10_000 if spec.name.epoch == 2 else 1)
     start(bench, "a0")
     bench.gangs.apply([order(2, "a0", "a1")])
-    assert bench.hear(Completed).steps == 8
+    assert bench.hear(GangCompleted).steps == 8
     assert not bench.engine.running()
 
 
@@ -195,7 +195,7 @@ def test_a_script_that_never_joins_runs_once(bench: Bench) -> None:
     for _ in range(5):
         bench.turn()
     bench.restart(order(3, "b0"))
-    ended = bench.hear(Completed)
+    ended = bench.hear(GangCompleted)
     assert bench.engine.launches == [RankName("j", 1, 0)]
     assert ended.steps is None
     assert ended.note == "its script never joined: see docs/elastic.md, or submit it with rescale: restart or none"
@@ -206,11 +206,11 @@ def test_a_script_that_never_joins_runs_once(bench: Bench) -> None:
 def test_a_script_that_never_joins_and_ran_on_several_gpus_has_failed(bench: Bench) -> None:
     bench.engine.play = lambda spec: Script(20 + 5 * spec.name.number)
     bench.gangs.apply([order(1, "a0", "a1")])
-    failed = bench.hear(Failed)
+    failed = bench.hear(GangFailed)
     assert "its script never joined" in failed.text
     assert failed.final  # again it would do the same
     assert len(bench.engine.launches) == 2
-    assert not bench.told(Completed)
+    assert not bench.told(GangCompleted)
 
 
 def test_a_script_that_never_joins_can_be_made_to_leave(bench: Bench) -> None:
@@ -227,7 +227,7 @@ def test_a_script_that_never_joins_can_be_made_to_leave(bench: Bench) -> None:
 def test_a_script_that_never_says_a_word_is_told_why_it_was_ended(bench: Bench) -> None:
     bench.engine.play = lambda spec: Script(1000)
     bench.gangs.apply([order(1, "a0")])
-    assert "said nothing for 30 s; its script never joined" in bench.hear(Failed).text
+    assert "said nothing for 30 s; its script never joined" in bench.hear(GangFailed).text
 
 
 def test_who_starts_slowly_grows_once_it_speaks(bench: Bench) -> None:
@@ -251,15 +251,15 @@ def test_a_script_that_stops_early_has_completed_whoever_still_comes(bench: Benc
     start(bench, "a0", "a1")
     bench.until(lambda: step(bench) == 8)
     bench.gangs.apply([order(2, "a0", "a1", "a2")])
-    assert bench.hear(Completed).steps in (9, 10)
+    assert bench.hear(GangCompleted).steps in (9, 10)
     assert not bench.engine.running()
-    assert not bench.told(Failed)
+    assert not bench.told(GangFailed)
 
 
 def test_one_that_stops_early_is_enough(bench: Bench) -> None:
     bench.habits = lambda spec: Habits(stops_at=9 if spec.name.number else None)
     names = start(bench, "a0", "a1")
-    assert bench.hear(Completed).steps == 9
+    assert bench.hear(GangCompleted).steps == 9
     assert (names[0], signal.SIGTERM) in bench.engine.signals  # after its grace: it waits for a gang of nobody
     assert bench.engine.launches == names
 
@@ -274,7 +274,7 @@ def test_who_left_the_loop_early_too_may_save_for_long_but_not_for_ever(
     for name in names:
         bench.engine.players[name].report(Phase.COMPUTING)  # type: ignore[attr-defined]
     bench.engine.players[names[0]], bench.engine.players[names[1]] = Script(turns), Script(1)
-    assert bench.hear(Completed).steps in (5, 6)
+    assert bench.hear(GangCompleted).steps in (5, 6)
     assert bench.engine.statuses[names[0]].code == (0 if ends_itself else -signal.SIGKILL)
 
 
@@ -290,7 +290,7 @@ def test_newcomers_to_a_gang_that_has_trained_all_are_ended_while_its_script_goe
     for _ in range(20):
         bench.turn()
     assert len(bench.engine.launches) == 3  # and nobody is launched in its place
-    assert bench.hear(Completed).steps == 8
+    assert bench.hear(GangCompleted).steps == 8
     assert not bench.told(RankLost)
 
 
@@ -304,7 +304,7 @@ def test_a_newcomer_that_sees_for_itself_that_it_comes_too_late_is_no_loss(bench
         bench.engine.tick()
     bench.engine.players[RankName("j", 2, 0)].report(Phase.RELEASED)  # type: ignore[attr-defined]
     bench.engine.end(RankName("j", 2, 0), 0)
-    assert bench.hear(Completed).steps == 8
+    assert bench.hear(GangCompleted).steps == 8
     assert not bench.told(RankLost)
     assert len(bench.engine.launches) == 2
 
@@ -316,8 +316,8 @@ def test_who_was_told_to_leave_by_somebody_else_has_not_completed(bench: Bench) 
     for name in names:
         bench.engine.players[name].report(Phase.RELEASED)  # type: ignore[attr-defined]
         bench.engine.end(name, 0)
-    assert "somebody else told it to leave" in bench.hear(Failed).text
-    assert not bench.told(Completed)
+    assert "somebody else told it to leave" in bench.hear(GangFailed).text
+    assert not bench.told(GangCompleted)
 
 
 def test_a_lost_rank_is_replaced_and_at_most_a_step_repeated(bench: Bench) -> None:
@@ -332,13 +332,13 @@ def test_a_lost_rank_is_replaced_and_at_most_a_step_repeated(bench: Bench) -> No
     assert bench.engine.placed("j") == {("a", 0), ("a", 1), ("b", 0)}
     assert set(names[1:]) < set(bench.engine.running())  # the others lived on
     assert step(bench) >= at
-    assert not bench.told(Failed)
+    assert not bench.told(GangFailed)
 
 
 def test_all_ranks_dead_is_the_controllers_business(bench: Bench) -> None:
     bench.habits = lambda spec: Habits(crashes_at=3)
     bench.gangs.apply([order(1, "a0", "a1")])
-    failed = bench.hear(Failed)
+    failed = bench.hear(GangFailed)
     assert (failed.code, failed.epoch) == (1, 1)
     assert "exited with code 1" in failed.text
     assert bench.gangs.holding() == {}
@@ -354,7 +354,7 @@ def test_a_refused_script_is_not_tried_again(bench: Bench) -> None:
     """By one rank while the others train: they would lose it again and again."""
     bench.habits = lambda spec: Habits(refuses_at=3 if spec.name.number == 1 else None)
     bench.gangs.apply([order(1, "a0", "a1", "a2")])
-    failed = bench.hear(Failed)
+    failed = bench.hear(GangFailed)
     assert failed.final
     assert failed.text == "j.1.1 was refused: train.py:7: use rescale: restart"
     assert not bench.told(RankLost)
@@ -373,7 +373,7 @@ def test_a_script_that_opens_a_group_of_its_own_is_told_to_be_restarted(bench: B
     """FSDP scripts do, as soon as they start, and nobody has set an address."""
     bench.engine.play = lambda spec: Script(3, code=1, line=line)
     bench.gangs.apply([order(1, "a0", "a1")])
-    failed = bench.hear(Failed)
+    failed = bench.hear(GangFailed)
     assert failed.final is final
     assert ("submit it with rescale: restart" in failed.text) is final
 
@@ -381,7 +381,7 @@ def test_a_script_that_opens_a_group_of_its_own_is_told_to_be_restarted(bench: B
 def test_failure_is_told_again_after_a_restart(bench: Bench) -> None:
     bench.habits = lambda spec: Habits(crashes_building=True)
     bench.gangs.apply([order(1, "a0")])
-    failed = bench.hear(Failed)
+    failed = bench.hear(GangFailed)
     bench.restart(order(1, "a0"))
     assert bench.turn() == [failed]
     assert len(bench.engine.launches) == 1
@@ -395,7 +395,7 @@ def test_losses_without_a_step_in_between_are_bounded(bench: Bench) -> None:
         rank.habits.hangs_at = 6  # type: ignore[attr-defined]
     bench.until(lambda: step(bench) == 6)
     bench.hear(Hung, turns=200)
-    failed = bench.hear(Failed, turns=2000)
+    failed = bench.hear(GangFailed, turns=2000)
     assert failed.epoch == 1
     assert not bench.engine.running()
 
@@ -406,7 +406,7 @@ def test_a_newcomer_that_cannot_start_does_not_stop_the_others(bench: Bench) -> 
     bench.gangs.apply([order(2, "a0", "a1")])
     for _ in range(6):
         bench.hear(RankLost)
-    assert not bench.told(Failed)
+    assert not bench.told(GangFailed)
     at = step(bench)
     bench.hear(Progressed)
     assert step(bench) > at
@@ -449,7 +449,7 @@ def test_a_group_that_could_not_be_formed_is_formed_anew(bench: Bench) -> None:
 def test_a_group_that_can_never_be_formed_fails(bench: Bench) -> None:
     bench.habits = lambda spec: Habits(quarrels=100)
     bench.gangs.apply([order(1, "a0", "a1")])
-    assert "cannot form a group" in bench.hear(Failed).text
+    assert "cannot form a group" in bench.hear(GangFailed).text
     assert not bench.engine.running()
 
 
@@ -515,7 +515,7 @@ def test_launches_that_may_work_later_are_tried_again(bench: Bench) -> None:
 def test_launches_that_cannot_work_fail_the_job(bench: Bench) -> None:
     bench.engine.refusals = [EngineError("no such directory")]
     bench.gangs.apply([order(1, "a0", "a1")])
-    failed = bench.hear(Failed)
+    failed = bench.hear(GangFailed)
     assert failed.code is None
     assert "no such directory" in failed.text
     assert not bench.engine.running()
@@ -548,7 +548,7 @@ def test_nonsense_about_the_gang_is_not_heard(bench: Bench) -> None:
             (mailbox.directory / name).write_text(content, "utf-8")
             bench.turn()
             assert bench.gangs.standing("j")
-    assert not bench.told(Failed)
+    assert not bench.told(GangFailed)
 
 
 @pytest.mark.parametrize("content", ["[1]", '{"name": "j.1.0", "pid": 1, "generation": "x", "phase": "done"}'])
@@ -558,7 +558,7 @@ def test_nonsense_of_a_rank_about_itself_fails_its_job(bench: Bench, content: st
     (Mailbox(bench.directory / "jobs" / "j").directory / "ranks" / f"{names[1]}.json").write_text(content, "utf-8")
     for player in bench.engine.players.values():
         player.advance = lambda: None  # type: ignore[method-assign]
-    failed = bench.hear(Failed)
+    failed = bench.hear(GangFailed)
     assert failed.final
     assert f"{names[1]} is not believed: its report" in failed.text
     assert not bench.engine.running()

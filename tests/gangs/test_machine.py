@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from powerflow.api.job_spec import JobSpec
 from powerflow.engine.protocol import RankSpec
-from powerflow.gangs.types import Completed, Failed, Order, Slot, Vacated
+from powerflow.gangs.types import DesiredState, GangCompleted, GangFailed, Slot, Vacated
 from tests.gangs.bench import Bench, spec_of
 from tests.gangs.fake_engine import Player, Script
 from tests.gangs.fake_rank import Habits
@@ -40,7 +40,7 @@ class Cluster(RuleBasedStateMachine):
         self.steps_total = steps_total
         self.seed = seed
         self.bench.engine.play = self.play
-        self.orders: dict[str, Order] = {}
+        self.orders: dict[str, DesiredState] = {}
         self.over: dict[str, type] = {}
         self.frail = True
 
@@ -62,17 +62,17 @@ class Cluster(RuleBasedStateMachine):
         nodes = sorted({node for node, _ in slots})
         placement = tuple((node, tuple(sorted(gpu for at, gpu in slots if at == node))) for node in nodes)
         epoch = self.orders[job].epoch + 1 if job in self.orders else 1
-        self.orders[job] = Order(job, epoch, SPECS[job], placement)
+        self.orders[job] = DesiredState(job, epoch, SPECS[job], placement)
 
     def wanted(self, job: str) -> set[Slot]:
         return set(self.orders[job].slots()) if job in self.orders and job not in self.over else set()
 
     def turn(self) -> None:
         for fact in self.bench.turn():
-            if isinstance(fact, Completed):
+            if isinstance(fact, GangCompleted):
                 assert fact.job_id not in self.over
-                self.over[fact.job_id] = Completed
-            elif isinstance(fact, Failed) and fact.epoch == self.orders[fact.job_id].epoch:
+                self.over[fact.job_id] = GangCompleted
+            elif isinstance(fact, GangFailed) and fact.epoch == self.orders[fact.job_id].epoch:
                 assert not self.bench.engine.running(fact.job_id)
                 self.order(fact.job_id, self.wanted(fact.job_id))
                 self.bench.gangs.apply([self.orders[fact.job_id]])

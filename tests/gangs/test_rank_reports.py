@@ -19,8 +19,8 @@ from powerflow.cost.observation import Observation
 from powerflow.elastic.mailbox import Mailbox, Phase, RankReport
 from powerflow.gangs.rank_reports import MOST_BYTES, NOTE_CHARS, Nonsense, read_report
 from powerflow.gangs.report_bounds import MOST_BATCH, MOST_COUNT, MOST_S, is_plausible
-from powerflow.gangs.types import Failed, Progressed
-from powerflow.live.jobs.active_job import Entry
+from powerflow.gangs.types import GangFailed, Progressed
+from powerflow.live.jobs.active_job import ActiveJob
 from tests.live.controller_bench import Bench
 
 GOOD = dataclasses.asdict(RankReport("7.1.0", 1, 2, Phase.COMPUTING, 1.7e9, step=5, timed_steps=5, timed_s=2.0))
@@ -247,7 +247,7 @@ def test_a_defect_in_what_is_made_of_a_fact_fails_that_job(bench: Bench, monkeyp
     facts = bench.controller._facts
     take = facts._progressed
 
-    def taken(fact: Progressed, entry: Entry, now_s: float) -> None:
+    def taken(fact: Progressed, entry: ActiveJob, now_s: float) -> None:
         take(fact, entry, now_s // (entry.id == victim))
 
     monkeypatch.setattr(facts, "_progressed", taken)
@@ -260,7 +260,7 @@ def test_a_defect_in_what_is_made_of_a_fact_fails_that_job(bench: Bench, monkeyp
 def test_a_flood_of_facts_is_taken_in_portions(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("powerflow.live.jobs.gang_events.FACTS_AT_ONCE", 10)
     facts = bench.controller._facts
-    facts.add([Failed("none", 1, 1, "text", (), None)] * 25)
+    facts.add([GangFailed("none", 1, 1, "text", (), None)] * 25)
     for left in (15, 5, 0, 0):
         facts.take_all(0.0)
         assert len(facts._waiting) == left

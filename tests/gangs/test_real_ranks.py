@@ -16,7 +16,7 @@ from powerflow.api.job_spec import JobSpec
 from powerflow.engine.local import LocalEngine
 from powerflow.engine.protocol import RankName, RankState
 from powerflow.gangs.manager import Gangs
-from powerflow.gangs.types import Completed, Fact, Order, Progressed, RankLost, Started, Vacated
+from powerflow.gangs.types import DesiredState, GangCompleted, GangEvent, Progressed, RankLost, Started, Vacated
 from tests.gangs import fake_rank
 from tests.gangs.bench import order, spec_of
 
@@ -34,9 +34,9 @@ class Live:
         self.home = home
         self.engine = LocalEngine(home / "engine", {"a": 4, "b": 4})
         self.gangs = Gangs(self.engine, home, environment)
-        self.facts: list[Fact] = []
+        self.facts: list[GangEvent] = []
 
-    def restart(self, *orders: Order) -> None:
+    def restart(self, *orders: DesiredState) -> None:
         self.gangs.close()
         self.gangs = Gangs(self.engine, self.home, environment)
         self.gangs.adopt(orders)
@@ -101,7 +101,7 @@ def test_swap_death_restart_preemption_and_completion(live: Live) -> None:
     assert live.pids("x") == set()
 
     live.gangs.apply([order(4, "b0", job_id="x", spec=job(safe + 50))])
-    live.hear(Completed, "x")
+    live.hear(GangCompleted, "x")
     assert live.pids("y") == healthy
     live.gangs.kill("y")
     live.hear(Vacated, "y")
@@ -135,8 +135,8 @@ def test_an_unmodified_script_is_restarted_and_its_log_read(live: Live) -> None:
     live.gangs.apply([order(1, "a0", spec=spec)])
     live.hear(Progressed, "j")
     live.gangs.apply([order(2, "a0", "a1", spec=spec)])
-    live.hear(Completed, "j")
-    (steps,) = [fact.steps for fact in live.facts if isinstance(fact, Completed)]
+    live.hear(GangCompleted, "j")
+    (steps,) = [fact.steps for fact in live.facts if isinstance(fact, GangCompleted)]
     assert steps is not None
     assert steps >= 20
     assert live.gangs.ranks("j")[0] == "j.2.0"

@@ -16,7 +16,7 @@ import pytest
 from powerflow.engine.protocol import RankSpec
 from powerflow.gangs.manager import Gangs
 from powerflow.gangs.rendezvous import Meeting, MeetingState, RankProcess, look, port_is_known
-from powerflow.gangs.types import Completed, Failed, Progressed, Started
+from powerflow.gangs.types import GangCompleted, GangFailed, Progressed, Started
 from tests.gangs.bench import LIMITS, Bench, order, spec_of
 from tests.gangs.fake_engine import Player, Script
 
@@ -114,20 +114,20 @@ def bench(tmp_path: Path) -> Iterator[Apart]:
 
 def test_ranks_that_never_met_fail_with_the_first_that_ends_and_are_not_tried_again(bench: Apart) -> None:
     bench.gangs.apply([order(1, "a0", "a1", spec=spec_of(rescale="restart", gpus=2))])
-    failed = bench.hear(Failed)
+    failed = bench.hear(GangFailed)
     assert failed.final
     assert failed.code == 0
     assert failed.text.startswith("2 ranks ran it, each the whole of it, and j.1.")
     assert "init_process_group" in failed.text
     assert "rescale: none" in failed.text
     assert "\n" not in failed.text
-    assert not bench.told(Completed)
+    assert not bench.told(GangCompleted)
 
 
 def test_ranks_that_never_met_fail_at_the_first_step_in_the_log(bench: Apart) -> None:
     bench.engine.play = lambda spec: Script(1000, line="step {turn}\n")
     bench.gangs.apply([order(1, "a0", "b1", spec=spec_of(rescale="restart", gpus=2, progress=r"step (?P<step>\d+)"))])
-    assert bench.hear(Failed).final
+    assert bench.hear(GangFailed).final
     assert len(bench.told(Progressed)) == 1
 
 
@@ -136,7 +136,7 @@ def test_ranks_that_never_met_fail_in_time(bench: Apart) -> None:
     for run in ("python t.py", "torchrun t.py"):
         began_s = bench.engine.now_s
         bench.gangs.apply([order(1, "a0", "a1", job_id=run[0], spec=spec_of(run=run, rescale="restart", gpus=2))])
-        failed = bench.hear(Failed, run[0])
+        failed = bench.hear(GangFailed, run[0])
         assert failed.final
         assert "have not met after" in failed.text
         assert LIMITS.meet_s < bench.engine.now_s - began_s < LIMITS.meet_s + 10
@@ -146,7 +146,7 @@ def test_ranks_that_never_met_fail_in_time(bench: Apart) -> None:
 def test_ranks_that_have_met_or_cannot_be_seen_are_left_alone(bench: Apart, seen: MeetingState) -> None:
     bench.seen = seen
     bench.gangs.apply([order(1, "a0", "a1", spec=spec_of(rescale="restart", gpus=2))])
-    bench.hear(Completed)
+    bench.hear(GangCompleted)
 
 
 def test_one_rank_a_rigid_job_and_one_that_ended_unwatched_are_not_judged(bench: Apart) -> None:
@@ -156,7 +156,7 @@ def test_one_rank_a_rigid_job_and_one_that_ended_unwatched_are_not_judged(bench:
             order(1, "b0", "b1", job_id="y", spec=spec_of(rescale="none", gpus=2)),
         ]
     )
-    bench.until(lambda: {fact.job_id for fact in bench.told(Completed)} == {"x", "y"})
+    bench.until(lambda: {fact.job_id for fact in bench.told(GangCompleted)} == {"x", "y"})
     late = order(1, "a0", "a1", job_id="z", spec=spec_of(rescale="restart", gpus=2))
     bench.gangs.apply([late])
     bench.hear(Started, "z")
@@ -164,4 +164,4 @@ def test_one_rank_a_rigid_job_and_one_that_ended_unwatched_are_not_judged(bench:
     for _ in range(30):
         bench.engine.tick()
     bench.restart(late)
-    bench.hear(Completed, "z")
+    bench.hear(GangCompleted, "z")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from powerflow.engine.protocol import RankName, RankSpec
-from powerflow.gangs.types import Completed, Continued, Failed, Progressed, Rescaled, Started, Vacated
+from powerflow.gangs.types import Continued, GangCompleted, GangFailed, Progressed, Rescaled, Started, Vacated
 from tests.gangs.bench import PYTHON, Bench, order, spec_of
 from tests.gangs.fake_engine import Player, Script
 
@@ -87,7 +87,7 @@ def test_another_number_of_gpus_is_a_restart(bench: Bench) -> None:
     assert [number for name, number in bench.engine.signals if name == old[1]] == [signal.SIGTERM, signal.SIGKILL]
     assert bench.engine.placed("j") == {("a", 1), ("a", 2), ("a", 3)}
     assert {bench.engine.specs[name].env["WORLD_SIZE"] for name in bench.engine.running()} == {"3"}
-    assert not bench.told(Failed)
+    assert not bench.told(GangFailed)
     told = bench.hear(Progressed)
     assert told.generation == 2
 
@@ -129,7 +129,7 @@ def test_who_was_preempted_has_failed_or_had_not_trained_is_not_rescaled(bench: 
     bench.gangs.apply([order(4, "a0", "a1", spec=RESTART)])
     bench.turn()
     bench.gangs.apply([order(5, "a0", spec=RESTART)])  # before its first step
-    bench.hear(Failed)
+    bench.hear(GangFailed)
     bench.engine.play = lambda spec: Diary(range(1000))
     bench.gangs.apply([order(6, "a0", "a1", spec=RESTART)])
     bench.hear(Progressed)
@@ -149,7 +149,7 @@ def test_preempted_and_completed(bench: Bench) -> None:
     assert bench.hear(Vacated).steps_safe is None
     bench.engine.play = lambda spec: Script(7, line="step {turn}/7\r")
     bench.gangs.apply([order(3, "a0", "a1", spec=RESTART)])
-    assert bench.hear(Completed).steps == 7
+    assert bench.hear(GangCompleted).steps == 7
     assert bench.gangs.holding() == {}
     for _ in range(5):
         assert bench.turn() == []
@@ -161,7 +161,7 @@ def test_one_failure_ends_all_and_is_told_with_its_last_lines(bench: Bench) -> N
 
     bench.engine.play = play
     bench.gangs.apply([order(1, "a0", "a1", spec=RESTART)])
-    failed = bench.hear(Failed)
+    failed = bench.hear(GangFailed)
     assert (failed.code, failed.steps_safe) == (3, None)
     assert failed.last_lines[-1] == "no such file"
     assert "j.1.1 exited with code 3" in failed.text
@@ -184,12 +184,12 @@ class Diary(Script):
 def test_a_script_whose_steps_stand_still_is_ended(bench: Bench) -> None:
     bench.engine.play = lambda spec: Diary(range(20))
     start(bench, "a0", "a1")
-    failed = bench.hear(Failed)
+    failed = bench.hear(GangFailed)
     assert re.fullmatch(r"j\.1\.0 did nothing for 3\d s", failed.text)  # 30 s is the least
     assert not bench.engine.running()
     bench.gangs.apply([order(2, "a0", "a1", spec=RESTART)])  # and now not one step
     bench.engine.play = lambda spec: Diary(())
-    assert "j.2.0 did nothing for 3" in bench.hear(Failed).text
+    assert "j.2.0 did nothing for 3" in bench.hear(GangFailed).text
 
 
 def test_a_script_that_hung_before_a_restart_is_ended_after_it(bench: Bench) -> None:
@@ -197,7 +197,7 @@ def test_a_script_that_hung_before_a_restart_is_ended_after_it(bench: Bench) -> 
     start(bench, "a0")
     bench.until(lambda: bench.told(Progressed)[-1:] != [] and bench.told(Progressed)[-1].step == 19)
     bench.restart(order(1, "a0", spec=RESTART))
-    assert "did nothing for" in bench.hear(Failed).text
+    assert "did nothing for" in bench.hear(GangFailed).text
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_who_may_only_seem_to_hang_is_left_alone(bench: Bench, player: Diary, ke
 def test_a_lost_node_is_a_failure(bench: Bench) -> None:
     names = start(bench, "a0", "b0")
     bench.engine.end(names[1], None)
-    failed = bench.hear(Failed)
+    failed = bench.hear(GangFailed)
     assert failed.code is None
     assert "nobody knows how it ended" in failed.text
 
@@ -241,7 +241,7 @@ def test_adoption_goes_on_with_a_stop(bench: Bench) -> None:
     bench.turn()
     bench.restart(order(2, spec=RESTART))
     bench.hear(Vacated)
-    assert not bench.told(Failed)
+    assert not bench.told(GangFailed)
 
 
 def test_rigid_commands_run_once_with_all_gpus(bench: Bench) -> None:
@@ -258,7 +258,7 @@ def test_rigid_commands_run_once_with_all_gpus(bench: Bench) -> None:
 
 def test_rigid_commands_need_one_node(bench: Bench) -> None:
     bench.gangs.apply([order(1, "a0", "b0", spec=NONE)])
-    assert "on one node" in bench.hear(Failed).text
+    assert "on one node" in bench.hear(GangFailed).text
     assert not bench.engine.launches
 
 
@@ -295,7 +295,7 @@ def test_a_pattern_that_was_given_up_is_told_until_the_job_is_over(bench: Bench)
     bench.gangs.apply([order(1, "a0", spec=spec_of(rescale="restart", progress=SLOW))])
     bench.until(lambda: bool(bench.gangs.troubles()))
     assert "takes too long" in bench.gangs.troubles()["j"]
-    bench.hear(Completed)
+    bench.hear(GangCompleted)
     bench.turn()
     assert bench.gangs.troubles() == {}
 

@@ -23,19 +23,19 @@ from powerflow.device.protocol import Reading
 from powerflow.engine.protocol import EngineNode, RankName, RankSpec, RankStatus
 from powerflow.gangs.manager import Gangs
 from powerflow.live.build import _axes
-from powerflow.live.cluster_service import LiveDesk
-from powerflow.live.controller import Controller, Settings
+from powerflow.live.cluster_service import ClusterService
+from powerflow.live.controller import Controller, ControllerSettings
 from powerflow.live.governance.budgets import LiveBudgets
 from powerflow.live.governance.cap_record import CapRecords
 from powerflow.live.governance.caps import Caps
 from powerflow.live.governance.replay_process import Compare, Respond
-from powerflow.live.governance.savings import Savings
+from powerflow.live.governance.savings import SavingsEstimate
 from powerflow.live.governance.signals import Signals
 from powerflow.live.governance.stages import Stages
-from powerflow.live.governance.step import Rules
-from powerflow.live.gpus.gpus import Power
-from powerflow.live.jobs.cost_learning import Learning
-from powerflow.live.jobs.decision_log import Chronicle
+from powerflow.live.governance.step import GovernanceParts
+from powerflow.live.gpus.gpus import Gpus
+from powerflow.live.jobs.cost_learning import CostLearning
+from powerflow.live.jobs.decision_log import DecisionLog
 from powerflow.policy import registry
 from powerflow.scheduler.rules.compose import with_rules
 from powerflow.scheduler.scheduler import Scheduler
@@ -123,7 +123,7 @@ class Bench:
         self.steps_total = 40
         self.engine.play = lambda spec: self.engine.fake_rank(spec, self.steps_total)
         self.offset_s = 0.0  # of the wall clock against the engine's
-        self.settings = Settings(save_s=1.0, **settings)
+        self.settings = ControllerSettings(save_s=1.0, **settings)
         self.first = Stage.ENFORCE  # of everybody
         self.respond: Respond | None = None  # replays past days, for budgets
         self.compare: Compare | None = None  # and for what would be saved
@@ -144,9 +144,9 @@ class Bench:
             self.engine, self.directory, environment, limits=LIMITS, interpreter=PYTHON, clock=lambda: self.engine.now_s
         )
         idle_w = {name: gpu_type(name).idle_w for name in self.axes}
-        power = Power(self.gpus, self.clocks, self.store, [])  # type: ignore[arg-type]
+        power = Gpus(self.gpus, self.clocks, self.store, [])  # type: ignore[arg-type]
         policy = with_rules(registry.load("prices"), interval_s=1.0)
-        learning = Learning(self.axes)
+        learning = CostLearning(self.axes)
         signals = Signals(self.store)
         budgets = LiveBudgets(
             self.store,
@@ -159,14 +159,14 @@ class Bench:
             price=self.energy_price,
         )
         scheduler = Scheduler(self.spec, self.axes, idle_w, policy, interval_s=1.0)
-        chronicle = Chronicle(self.store, learning, scheduler)
+        chronicle = DecisionLog(self.store, learning, scheduler)
         stages = Stages(self.store, lambda: chronicle.calibrations, self.first)
-        rules = Rules(
+        rules = GovernanceParts(
             Caps(self.store, self.spec, power, CapRecords(self.directory / "caps")),
             signals,
             budgets,
             stages,
-            Savings(self.store, self.spec, self.axes, learning, stages, self.compare, lambda: 0.0),
+            SavingsEstimate(self.store, self.spec, self.axes, learning, stages, self.compare, lambda: 0.0),
             chronicle,
         )
         self.controller = Controller(
@@ -182,7 +182,7 @@ class Bench:
             settings=self.settings,
             clock=lambda: 1e9 + self.engine.now_s + self.offset_s,
         )
-        self.desk = LiveDesk(self.controller)
+        self.desk = ClusterService(self.controller)
         self.controller.start()
 
     def die(self) -> None:

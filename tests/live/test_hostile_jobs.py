@@ -12,7 +12,7 @@ import pytest
 
 from powerflow.api.records import JobState, Refused
 from powerflow.engine.protocol import RankName
-from powerflow.gangs.types import Failed, Limits, Started
+from powerflow.gangs.types import GangFailed, Limits, Started
 from tests.gangs.bench import Bench as GangBench
 from tests.gangs.bench import order, spec_of
 from tests.gangs.fake_engine import Script
@@ -156,6 +156,6 @@ def test_a_mailbox_that_is_none_any_more_fails_its_job(tmp_path: Path, spoil: st
         place.unlink()
         (place / "full").mkdir(parents=True)
     bench.gangs.apply([order(3, "a1")])
-    failed = bench.hear(Failed)
+    failed = bench.hear(GangFailed)
     assert "its mailbox was changed by somebody" in failed.text
     bench.gangs.close()

@@ -12,7 +12,7 @@ from powerflow.api.job_spec import JobSpec
 from powerflow.cost.catalogue import axes_for, family_model
 from powerflow.cost.costs_file import read_costs
 from powerflow.cost.tabulate import tabulate
-from powerflow.live.jobs.cost_learning import Learning, class_of
+from powerflow.live.jobs.cost_learning import CostLearning, class_of
 
 POINTS = "model,gpu_type,gpus,local_batch,clock_mhz,step_time_s,power_w\n" + "".join(
     f"lm,A100,{n},{32 // n},{f},{0.9 / n * (0.3 + 0.7 * 1410 / f)},{n * (70 + 250 * (f / 1410) ** 3)}\n"
@@ -31,7 +31,7 @@ def test_they_start_from_the_file_and_the_others_from_the_catalogue(tmp_path: Pa
     costs = read_costs([path])
     assert costs is not None
     axes = {"A100": axes_for("A100", 4, [1, 2, 4])}
-    learning = Learning(axes, costs)
+    learning = CostLearning(axes, costs)
     own, other, unnamed = (class_of(spec_of(model), "ada") for model in ("lm", "bert", None))
     assert own.model == "lm"
     (learned,) = learning.expect(own)
@@ -46,4 +46,4 @@ def test_they_start_from_the_file_and_the_others_from_the_catalogue(tmp_path: Pa
     assert said == (
         f"costs from {path}: 1 of 3 classes of jobs start from it; from the catalogue: bert, no model named"
     )
-    assert Learning(axes).costs_said() == ()
+    assert CostLearning(axes).costs_said() == ()

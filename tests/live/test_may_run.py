@@ -11,14 +11,14 @@ import pytest
 from powerflow.api.job_spec import JobSpec
 from powerflow.api.records import Caller, Refused, Role
 from powerflow.live.build import _may_run
-from powerflow.live.cluster_service import LiveDesk
+from powerflow.live.cluster_service import ClusterService
 from tests.live.controller_bench import Bench
 
 ME = getpass.getuser()
 
 
 def test_a_directory_that_is_not_there_is_refused_at_submission(bench: Bench, tmp_path: Path) -> None:
-    desk, me = LiveDesk(bench.controller, _may_run(False)), Caller(ME, Role.USER)
+    desk, me = ClusterService(bench.controller, _may_run(False)), Caller(ME, Role.USER)
     file = tmp_path / "file"
     file.touch()
     for missing in (tmp_path / "typo", file, file / "below"):

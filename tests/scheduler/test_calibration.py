@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from powerflow.scheduler.calibration import KEPT, Calibration
-from powerflow.scheduler.canary import SAMPLE, Usual, Watch, usually
+from powerflow.scheduler.canary import SAMPLE, CanaryWatch, Usual, usually
 
 
 def test_by_hand() -> None:
@@ -53,7 +53,7 @@ def test_80_percent_of_what_comes_is_held(noise: str, seed: int) -> None:
     assert 0.75 <= np.mean(held) <= 0.85
 
 
-def goes_back(watch: Watch, what: str, errors: Sequence[float], usual: Usual | None) -> int | None:
+def goes_back(watch: CanaryWatch, what: str, errors: Sequence[float], usual: Usual | None) -> int | None:
     """After how many jobs it is to be taken back; None: never."""
     for count, error in enumerate(errors, 1):
         watch.see(what, error, usual)
@@ -65,7 +65,7 @@ def goes_back(watch: Watch, what: str, errors: Sequence[float], usual: Usual | N
 def test_a_canary_like_those_before_stays() -> None:
     rng = np.random.default_rng(0)
     usual = usually(rng.normal(0.1, 0.2, 300).tolist())
-    back = [goes_back(Watch(), "time", rng.normal(0.1, 0.2, 100).tolist(), usual) for _ in range(200)]
+    back = [goes_back(CanaryWatch(), "time", rng.normal(0.1, 0.2, 100).tolist(), usual) for _ in range(200)]
     # each sample misses by chance once in a hundred; twice running once in ten thousand
     assert sum(count is not None for count in back) <= 2
 
@@ -73,12 +73,12 @@ def test_a_canary_like_those_before_stays() -> None:
 def test_a_canary_stays_however_long_it_runs() -> None:
     rng = np.random.default_rng(1)
     usual = usually(rng.normal(0.4, 0.05, 300).tolist())
-    assert goes_back(Watch(), "time", rng.normal(0.4, 0.05, 2 * KEPT).tolist(), usual) is None
+    assert goes_back(CanaryWatch(), "time", rng.normal(0.4, 0.05, 2 * KEPT).tolist(), usual) is None
 
 
 def test_a_canary_that_is_worse_goes_back_after_two_samples() -> None:
     usual = usually([0.01 * i for i in range(-20, 21)])
-    watch = Watch()
+    watch = CanaryWatch()
     assert goes_back(watch, "energy", [0.5] * 20, usual) == 2 * SAMPLE
     assert watch.verdict == "energy of jobs missed its prediction twice running: +65%, where +0% is usual"
 
@@ -86,9 +86,9 @@ def test_a_canary_that_is_worse_goes_back_after_two_samples() -> None:
 def test_one_bad_sample_is_forgiven() -> None:
     usual = usually([0.01 * i for i in range(-20, 21)])
     errors = [error for error in (0.5, 0.0, 0.5, 0.0) for _ in range(SAMPLE)]
-    assert goes_back(Watch(), "time", errors, usual) is None
+    assert goes_back(CanaryWatch(), "time", errors, usual) is None
 
 
 def test_without_outcomes_before_only_gross_errors_count() -> None:
-    assert goes_back(Watch(), "time", [0.2] * 20, None) is None
-    assert goes_back(Watch(), "time", [0.5] * 20, usually([0.1] * 5)) == 2 * SAMPLE
+    assert goes_back(CanaryWatch(), "time", [0.2] * 20, None) is None
+    assert goes_back(CanaryWatch(), "time", [0.5] * 20, usually([0.1] * 5)) == 2 * SAMPLE

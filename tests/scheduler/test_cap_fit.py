@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from powerflow.policy.protocol import Allocation
-from powerflow.scheduler.caps.fit import Fit, Menu, drawn_w, fit, menu_of
+from powerflow.scheduler.caps.fit import CapFit, Menu, drawn_w, fit, menu_of
 from tests.policy.views import make_view
 
 IDLE_W = 50.0
@@ -39,7 +39,7 @@ def menu(
     return menu_of(view, wish, wish, watts, IDLE_W, away, who)
 
 
-def gave(result: Fit, room: int = 0) -> list[tuple[int, int]]:
+def gave(result: CapFit, room: int = 0) -> list[tuple[int, int]]:
     """GPUs and clock of each job of a menu; the clock is 0 for those that get nothing."""
     pairs = zip(result.gpus[room].tolist(), result.clock[room].tolist(), strict=True)
     return [(gpus, clock if gpus else 0) for gpus, clock in pairs]

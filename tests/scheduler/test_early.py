@@ -20,8 +20,8 @@ from powerflow.scheduler.events import (
 )
 from powerflow.scheduler.plan import Plan
 from powerflow.scheduler.rules.compose import with_rules
-from powerflow.scheduler.rules.power_limit import Rationed
-from powerflow.scheduler.rules.protection import Protected
+from powerflow.scheduler.rules.power_limit import PowerLimit
+from powerflow.scheduler.rules.protection import Protection
 from tests.scheduler.situations import Brain, Told, submitted
 
 FULL = 1
@@ -110,10 +110,10 @@ def test_where_a_decision_would_give_more_than_is_free_a_job_starts_on_what_is_f
 
 @pytest.mark.parametrize("promise", [{"protected": True, "max_slowdown": 0.0}, {"keeps": True}])
 def test_who_must_not_run_on_fewer_starts_whole_or_waits(promise: dict[str, Any]) -> None:
-    brain = Brain(Protected(Told({0: (4, FULL)})))
+    brain = Brain(Protection(Told({0: (4, FULL)})))
     brain.at(0, submitted("a"))
     policy = brain.scheduler.policies["A100"]
-    assert isinstance(policy, Protected)
+    assert isinstance(policy, Protection)
     policy.inner = Told({1: (8, FULL)})
     assert started(brain.at(10, submitted("b", gpus=8, **promise))) == {}
     assert [change.gpus for change in brain.at(60).changes] == [0, 8]
@@ -134,7 +134,7 @@ def test_a_job_that_would_stand_on_more_nodes_than_it_needs_waits_for_the_decisi
 def test_who_would_exceed_a_budgets_limit_waits() -> None:
     # one GPU adds 250 − 50 = 200 W at full clock, as told
     for limit_w, starts in ((500.0, {"b": 1}), (300.0, {})):
-        brain = Brain(Rationed(Told({0: (1, FULL), 1: (1, FULL)})))
+        brain = Brain(PowerLimit(Told({0: (1, FULL), 1: (1, FULL)})))
         brain.at(0, EnergyTerms(0.0, {}, {"": limit_w}), submitted("a"))
         assert started(brain.at(10, submitted("b"))) == starts
 

@@ -14,7 +14,7 @@ from powerflow.errors import InputError
 from powerflow.policy.prices import Prices
 from powerflow.policy.protocol import View
 from powerflow.policy.registry import load
-from powerflow.scheduler.rules.hysteresis import Steady
+from powerflow.scheduler.rules.hysteresis import Hysteresis
 from powerflow.simulate.run import World, simulate
 from tests.policy.views import assert_valid, make_view, views
 from tests.simulate.small import small_workload
@@ -31,27 +31,27 @@ def view_of(*jobs: Mapping[str, float], now_s: float = 1000.0) -> View:
 
 def test_free_gpus_are_taken_if_that_pays_for_two_pauses() -> None:
     # eight times the rate for ten minutes: a pause is nothing beside it
-    assert Steady(Prices()).decide(view_of({"gpus": 1})).gpus.tolist() == [8]
+    assert Hysteresis(Prices()).decide(view_of({"gpus": 1})).gpus.tolist() == [8]
 
 
 def test_a_small_gain_is_not_worth_a_pause() -> None:
     # 1 GPU → 2 saves 5 %: of 600 s that is 30 s, less than two pauses of 20 s
     view = view_of({"gpus": 1, "cost": 1, "pause_s": 20.0, "remaining": 1e6})
     assert Prices().decide(view).gpus.tolist() == [2]
-    assert Steady(Prices()).decide(view).gpus.tolist() == [1]
+    assert Hysteresis(Prices()).decide(view).gpus.tolist() == [1]
 
 
 def test_a_job_that_has_just_paused_runs_first() -> None:
     for stood_s, gpus in ((59.0, 1), (60.0, 8)):
         view = view_of({"gpus": 1, "since_s": 1000.0 - stood_s})
-        assert Steady(Prices()).decide(view).gpus.tolist() == [gpus]
+        assert Hysteresis(Prices()).decide(view).gpus.tolist() == [gpus]
     # a pause of two minutes: no change within four
     view = view_of({"gpus": 1, "since_s": 780.0, "pause_s": 120.0})
-    assert Steady(Prices()).decide(view).gpus.tolist() == [1]
+    assert Hysteresis(Prices()).decide(view).gpus.tolist() == [1]
 
 
 def test_nothing_running_changes_when_the_allowance_is_spent_but_free_gpus_still_start_jobs() -> None:
-    policy = Steady(Prices())
+    policy = Hysteresis(Prices())
     policy.decide(view_of({"gpus": 1}))
     policy.allowance_gpu_s = 0.0
     answer = policy.decide(view_of({"gpus": 1}, {"gpus": 0, "attained_gpu_s": 0.0}))
@@ -60,7 +60,7 @@ def test_nothing_running_changes_when_the_allowance_is_spent_but_free_gpus_still
 
 
 def test_the_allowance_by_hand() -> None:
-    policy = Steady(Prices(), share=0.01)
+    policy = Hysteresis(Prices(), share=0.01)
     left = 0.01 * 8 * 28800.0
     # (moment, GPUs held, what that costs): a job stops, returns on more, and changes as it runs
     for now_s, gpus, spent in ((0, 2, 0), (100, 0, 60), (200, 8, 180), (300, 8, 0), (400, 4, 120)):
@@ -73,9 +73,9 @@ def test_the_allowance_by_hand() -> None:
 
 def test_limits_must_make_sense() -> None:
     with pytest.raises(InputError, match="minimum run time"):
-        Steady(Prices(), least_run_s=-1.0)
+        Hysteresis(Prices(), least_run_s=-1.0)
     with pytest.raises(InputError, match="share"):
-        Steady(Prices(), share=0.0)
+        Hysteresis(Prices(), share=0.0)
 
 
 @settings(max_examples=60, deadline=None)
@@ -84,7 +84,7 @@ def test_every_answer_can_be_carried_out(view: View, name: str) -> None:
     policy = load(name)
     if policy.needs_sizes and not view.sizes_known:
         return
-    steady = Steady(policy)
+    steady = Hysteresis(policy)
     for _ in range(2):
         assert_valid(view, steady.decide(view))
 
@@ -95,12 +95,12 @@ def test_bursts_timed_to_cause_flapping_cannot_cost_more_than_three_percent(
 ) -> None:
     workload, world = adversary(*burst), World(pause_s=pause_s)
     assert share_lost(simulate(workload, Prices(), world=world), pause_s) > 0.2
-    assert share_lost(simulate(workload, Steady(Prices()), world=world), pause_s) <= 0.03
+    assert share_lost(simulate(workload, Hysteresis(Prices()), world=world), pause_s) <= 0.03
 
 
 def test_ordinary_jobs_end_about_as_early() -> None:
     plain, steady = (
         np.mean([simulate(small_workload(seed), policy()).jobs.jct_s.mean() for seed in range(6)])
-        for policy in (Prices, lambda: Steady(Prices()))
+        for policy in (Prices, lambda: Hysteresis(Prices()))
     )
     assert steady <= 1.02 * plain

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from powerflow.policy.overlay import FixedClock
 from powerflow.policy.prices import Prices
 from powerflow.policy.protocol import View
-from powerflow.scheduler.rules.max_slowdown import Bounded
+from powerflow.scheduler.rules.max_slowdown import MaxSlowdown
 from tests.policy.views import assert_valid, make_view, views
 
 CLOCKS_MHZ = (700.0, 1000.0, 1400.0)
@@ -23,7 +23,7 @@ def test_the_lowest_clock_that_is_fast_enough_by_hand() -> None:
     view = make_view(slowed, step_time_s=step_s, clocks_mhz=CLOCKS_MHZ, capacity=4)
     slow = FixedClock(Prices(), CLOCKS_MHZ[0])
     assert slow.decide(view).clock.tolist() == [0, 0, 0, 0]
-    assert Bounded(slow).decide(view).clock.tolist() == [2, 1, 0, 0]
+    assert MaxSlowdown(slow).decide(view).clock.tolist() == [2, 1, 0, 0]
 
 
 @settings(max_examples=60, deadline=None)
@@ -32,7 +32,7 @@ def test_counts_stay_and_steps_are_slowed_no_more_than_allowed(view: View, share
     jobs = view.jobs.copy()
     jobs["slowdown"] = share
     view = dataclasses.replace(view, jobs=jobs)
-    plain, bounded = Prices().decide(view), Bounded(Prices()).decide(view)
+    plain, bounded = Prices().decide(view), MaxSlowdown(Prices()).decide(view)
     assert_valid(view, bounded)
     assert (bounded.gpus == plain.gpus).all()
     assert (bounded.clock >= plain.clock).all()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from powerflow.policy.protocol import Policy, View
 from powerflow.policy.registry import load
 from powerflow.scheduler.rules.compose import with_rules
-from powerflow.scheduler.rules.power_limit import Rationed, added_w, dearest
+from powerflow.scheduler.rules.power_limit import PowerLimit, added_w, dearest
 from tests.policy.views import assert_valid, make_view, views
 
 #: Two clocks: the lower takes half the watts and 1.25 times as long. Watts of n GPUs, 50 of each when idle.
@@ -31,7 +31,7 @@ def two_projects(limit_w: dict[str, float], **more: float) -> View:
 
 def test_without_limits_nothing_is_changed() -> None:
     view = two_projects({})
-    answer = Rationed(load("prices")).decide(view)
+    answer = PowerLimit(load("prices")).decide(view)
     assert answer.gpus.tolist() == [1, 1, 1, 1]
     assert answer.clock.tolist() == [1, 1, 1, 1]
     assert added_w(view, answer) == pytest.approx(4 * 200.0)
@@ -53,7 +53,7 @@ def test_without_limits_nothing_is_changed() -> None:
 )
 def test_by_hand(limit_w: dict[str, float], gpus: list[int], clock: list[int]) -> None:
     view = two_projects(limit_w)
-    ration = Rationed(load("prices"))
+    ration = PowerLimit(load("prices"))
     answer = ration.decide(view)
     assert answer.gpus.tolist() == gpus
     assert np.where(answer.gpus > 0, answer.clock, 1).tolist() == np.where(answer.gpus > 0, clock, 1).tolist()
@@ -80,7 +80,7 @@ def test_limits_hold_whatever_decides(view: View, data: st.DataObject) -> None:
     scopes = data.draw(st.sets(st.sampled_from(["", "a", "b"]), min_size=1))
     limit_w = {scope: data.draw(st.floats(0.0, 1.2)) * max(added_w(free, wish, scope), 0.0) for scope in scopes}
     limited = dataclasses.replace(free, limit_w=limit_w)
-    answer = Rationed(policy).decide(limited)
+    answer = PowerLimit(policy).decide(limited)
     assert_valid(limited, answer)
     for scope in scopes:
         assert added_w(limited, answer, scope) <= limit_w[scope] + 1e-9

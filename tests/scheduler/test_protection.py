@@ -18,7 +18,7 @@ from powerflow.policy.prices import Prices
 from powerflow.policy.protocol import Allocation, View
 from powerflow.policy.registry import load
 from powerflow.scheduler.rules.compose import with_rules
-from powerflow.scheduler.rules.protection import Protected, ahead_s
+from powerflow.scheduler.rules.protection import Protection, ahead_s
 from powerflow.simulate.run import simulate
 from tests.policy.views import assert_valid, make_view, views
 
@@ -60,7 +60,7 @@ def within(slowdown: float) -> dict[str, float]:
     return {"protected": True, "slowdown": slowdown}
 
 
-def given_to(policy: Protected, view: View) -> list[tuple[int, int]]:
+def given_to(policy: Protection, view: View) -> list[tuple[int, int]]:
     answer = policy.decide(view)
     assert_valid(view, answer)
     return list(zip(answer.gpus.tolist(), answer.clock.tolist(), strict=True))
@@ -74,13 +74,13 @@ def test_the_line_by_hand() -> None:
 
 
 def test_a_protected_job_takes_its_gpus_from_others_at_once() -> None:
-    policy = Protected(Wish(job0=(8, 0), job1=(0, 0)))
+    policy = Protection(Wish(job0=(8, 0), job1=(0, 0)))
     # the policy cannot give the other eight any more: on four it has no wish for it, so it waits
     assert given_to(policy, view_of({"gpus": 8}, within(0.1))) == [(0, 1), (4, 1)]
 
 
 def test_it_is_slowed_only_as_far_as_it_is_ahead_and_goes_back_within_one_decision() -> None:
-    policy = Protected(Wish(job0=(4, 0)))
+    policy = Protection(Wish(job0=(4, 0)))
     assert given_to(policy, view_of(within(0.3))) == [(4, 1)]  # its pace is not known
     held = within(0.3) | {"gpus": 4, "clock": 1}
     assert given_to(policy, view_of(held | {"done": 30.0}, now_s=60.0)) == [(4, 1)]
@@ -95,7 +95,7 @@ def test_it_is_slowed_only_as_far_as_it_is_ahead_and_goes_back_within_one_decisi
 
 
 def test_it_may_have_more_gpus_than_it_asked_for_while_it_can_afford_the_way_back() -> None:
-    policy = Protected(Wish(job0=(8, 1)))
+    policy = Protection(Wish(job0=(8, 1)))
     held = within(0.3) | {"gpus": 4, "clock": 1}
     for now_s, gpus in ((0.0, 4), (60.0, 4), (120.0, 4), (360.0, 4), (420.0, 8)):
         # to leave costs 30 s, to come back as much: it must be 120 s ahead, and is 0.3 s a second
@@ -106,7 +106,7 @@ def test_it_may_have_more_gpus_than_it_asked_for_while_it_can_afford_the_way_bac
 
 
 def test_its_pace_is_only_measured_while_it_really_runs_as_submitted() -> None:
-    policy = Protected(Wish(job0=(4, 1)))
+    policy = Protection(Wish(job0=(4, 1)))
     held = within(0.1) | {"gpus": 4, "clock": 1}
     given_to(policy, view_of(held | {"done": 30.0}, now_s=60.0))
     # somebody else, a power cap, lowers the clock that was given
@@ -119,7 +119,7 @@ def test_its_pace_is_only_measured_while_it_really_runs_as_submitted() -> None:
 
 
 def test_first_come_first_served_where_protected_jobs_ask_for_more_than_there_is() -> None:
-    policy = Protected(Wish(job2=(2, 0)))
+    policy = Protection(Wish(job2=(2, 0)))
     asked = ({"arrival_s": 1.0}, {"arrival_s": 2.0, "requested": 8}, {"arrival_s": 3.0, "requested": 2})
     jobs = [within(0.0) | job for job in asked]
     # the second does not fit and the third does not overtake it; the policy may give it GPUs meanwhile
@@ -134,7 +134,7 @@ def test_a_slowdown_must_be_a_share(wrong: float) -> None:
 
 def test_nothing_protected_changes_nothing() -> None:
     view = view_of({}, {"gpus": 2}, {"weight": 3.0})
-    plain, wrapped = Prices().decide(view), Protected(Prices()).decide(view)
+    plain, wrapped = Prices().decide(view), Protection(Prices()).decide(view)
     assert (plain.gpus == wrapped.gpus).all()
     assert (plain.clock == wrapped.clock).all()
 
@@ -149,7 +149,7 @@ def test_every_answer_can_be_carried_out_and_serves_protected_jobs_first(view: V
     jobs["protected"] = [bool(chosen >> at & 1) for at in range(len(jobs))]
     jobs["slowdown"] = 0.1
     view = dataclasses.replace(view, jobs=jobs)
-    wrapped = Protected(policy)
+    wrapped = Protection(policy)
     answer = wrapped.decide(view)
     assert_valid(view, answer)
     need = requested_gpus(view)

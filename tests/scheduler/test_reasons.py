@@ -8,7 +8,7 @@ from powerflow.policy.registry import load
 from powerflow.scheduler.events import Acting, Cancelled, CostLearned, Failed, NodeDrained, NodeFailed
 from powerflow.scheduler.plan import Reason, Why
 from powerflow.scheduler.reasons import beneficiaries
-from powerflow.scheduler.rules.rollout import Staged
+from powerflow.scheduler.rules.rollout import Rollout
 from tests.scheduler.situations import Brain, Told, submitted, table
 
 FULL, HALF = 1, 0  # clocks
@@ -104,7 +104,7 @@ def test_reclocked_when_a_queue_forms_and_when_it_clears() -> None:
 
 
 def test_a_clock_is_given_back_when_nobody_acts_on_the_job_any_more() -> None:
-    brain = Brain(Staged(load("prices")), "1x1:A100", energy_price=0.1)
+    brain = Brain(Rollout(load("prices")), "1x1:A100", energy_price=0.1)
     brain.at(0, submitted("a", 100.0))
     plan = brain.at(60, Acting(False))
     assert [(c.gpus, c.clock_mhz, c.moved) for c in plan.changes] == [(1, 1400.0, False)]

@@ -15,7 +15,7 @@ from powerflow.policy.protocol import Allocation, View
 from powerflow.policy.registry import load
 from powerflow.scheduler.events import Acting
 from powerflow.scheduler.rules.compose import with_rules
-from powerflow.scheduler.rules.rollout import Staged
+from powerflow.scheduler.rules.rollout import Rollout
 from powerflow.scheduler.rules.wrapper import layer
 from tests.policy.views import assert_valid, make_view, views
 
@@ -64,15 +64,15 @@ def test_by_hand() -> None:
         ],
         capacity=6,
     )
-    answer = Staged(load("prices")).decide(view)
+    answer = Rollout(load("prices")).decide(view)
     assert answer.gpus.tolist() == [2, 2, 2, 0], "who asks for two counts with two, and has the rest"
     view = dataclasses.replace(view, capacity=7)
-    assert Staged(load("prices")).decide(view).gpus.tolist() == [2, 2, 2, 1]
+    assert Rollout(load("prices")).decide(view).gpus.tolist() == [2, 2, 2, 1]
 
 
 def test_what_the_policy_leaves_free_others_may_have() -> None:
     view = seen([{"requested": 4, "gpus_max": 1}, {"untouched": True, "requested": 2, "arrival_s": 1.0}])
-    assert Staged(load("prices")).decide(view).gpus.tolist() == [1, 2]
+    assert Rollout(load("prices")).decide(view).gpus.tolist() == [1, 2]
 
 
 def test_the_limit_of_the_clusters_budget_is_for_all() -> None:
@@ -104,7 +104,7 @@ def test_a_wish_is_what_the_policy_would_do_and_leaves_no_trace() -> None:
     job = {"untouched": True, "requested": 1, "gpus_max": 1, "gpus": 1, "since_s": -1e4}
     view = seen([job, job], energy_price=0.1)
     policy = with_rules(load("prices"))
-    staged = layer(policy, Staged)
+    staged = layer(policy, Rollout)
     assert staged is not None
     wish = staged.wish(view)
     assert (wish.gpus.sum(), wish.clock.max()) == (2, 0), "at this price of energy the lower clock pays"
@@ -113,11 +113,11 @@ def test_a_wish_is_what_the_policy_would_do_and_leaves_no_trace() -> None:
 
 
 def test_layers() -> None:
-    assert layer(load("fifo"), Staged) is None
+    assert layer(load("fifo"), Rollout) is None
 
 
 @pytest.mark.parametrize("name", ["prices", "fifo"])
 def test_with_all_acted_on_nothing_is_changed(name: str) -> None:
     view = seen([{"requested": 2}, {"requested": 1}])
-    plain, staged = load(name).decide(view), Staged(load(name)).decide(view)
+    plain, staged = load(name).decide(view), Rollout(load(name)).decide(view)
     assert (plain.gpus.tolist(), plain.clock.tolist()) == (staged.gpus.tolist(), staged.clock.tolist())

@@ -32,12 +32,12 @@ from powerflow.api.records import (
     Forbidden,
     GpuRecord,
     JobDetail,
+    JobOption,
     JobRecord,
     JobState,
     LogChunk,
     NodeRecord,
     NotFound,
-    Option,
     Page,
     Refused,
     Role,
@@ -204,8 +204,8 @@ class FakeCluster:
     def explain(self, job_id: str) -> Explanation:
         with self._open():
             record = self._known(job_id)
-            now = Option(record.gpus, CLOCK_MHZ, 0.112, GPU_W * record.gpus, 45.0) if record.gpus else None
-            others = [Option(n, CLOCK_MHZ, 0.2 / n, GPU_W * n, 40.0 + n) for n in (1, 2, 4)]
+            now = JobOption(record.gpus, CLOCK_MHZ, 0.112, GPU_W * record.gpus, 45.0) if record.gpus else None
+            others = [JobOption(n, CLOCK_MHZ, 0.2 / n, GPU_W * n, 40.0 + n) for n in (1, 2, 4)]
             return Explanation(job_id, record.reason, "started", self.now_s, 0.41, 0.002, now, others)
 
     def log(self, job_id: str, *, rank: str | None = None, offset: int = 0, limit: int = 65536) -> LogChunk:

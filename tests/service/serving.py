@@ -8,12 +8,12 @@ from typing import TextIO
 
 from fastapi import FastAPI
 
-from powerflow.api.cluster_api import Desk
+from powerflow.api.cluster_api import ClusterApi
 from powerflow.api.records import Role
 from powerflow.service.app import build_app
 from powerflow.service.logs import json_lines
 from powerflow.service.peers import Network
-from powerflow.service.tokens import Entry, Tokens, hash_of
+from powerflow.service.tokens import TokenEntry, Tokens, hash_of
 
 #: User, role and token of every caller of the tests.
 TOKENS = {
@@ -25,14 +25,14 @@ TOKENS = {
 
 
 def service(
-    desk: Desk,
+    desk: ClusterApi,
     *,
     hosts: Collection[str] | None = None,
     open_metrics: bool = False,
     log: TextIO | None = None,
     proxies: Sequence[Network] = (),
 ) -> FastAPI:
-    tokens = Tokens([Entry(user, role, hash_of(f"pf_{name}")) for name, (user, role) in TOKENS.items()])
+    tokens = Tokens([TokenEntry(user, role, hash_of(f"pf_{name}")) for name, (user, role) in TOKENS.items()])
     lines = json_lines(log or io.StringIO())
     return build_app(desk, tokens, version="1.2.3", log=lines, hosts=hosts, open_metrics=open_metrics, proxies=proxies)
 

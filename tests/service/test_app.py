@@ -20,7 +20,7 @@ from powerflow.service.body import BODY_LIMIT
 from powerflow.service.logs import json_lines
 from powerflow.service.middleware import INSIDE, LOOPBACK, WRITES_EACH, hosts_of
 from powerflow.service.peers import trusted_proxies
-from powerflow.service.server import Server
+from powerflow.service.server import ApiServer
 from powerflow.service.tokens import Tokens
 from tests.service.fake_cluster import UNAVAILABLE, FakeCluster
 from tests.service.serving import bearer, service
@@ -63,7 +63,7 @@ class Api:
 def api() -> Iterator[Api]:
     desk, log = FakeCluster(), io.StringIO()
     app = service(desk, hosts=LOOPBACK, log=log)
-    with Server(app) as server, httpx.Client(base_url=server.url, trust_env=False, timeout=30) as http:
+    with ApiServer(app) as server, httpx.Client(base_url=server.url, trust_env=False, timeout=30) as http:
         yield Api(desk, log, http)
 
 
@@ -235,7 +235,7 @@ def test_stopping_does_not_wait_for_those_who_wait() -> None:
 
     desk.events = watched  # type: ignore[method-assign]
     answers: list[int] = []
-    server = Server(app)
+    server = ApiServer(app)
     server.start()
     url = f"{server.url}/api/v1/events?wait_s=30"
     waiting = threading.Thread(
@@ -442,13 +442,13 @@ def test_requests_are_logged_without_tokens_and_queries(api: Api) -> None:
 
 def test_no_token_is_known_where_there_are_none() -> None:
     app = build_app(FakeCluster(), Tokens([]), version="1", log=json_lines(io.StringIO()))
-    with Server(app) as server:
+    with ApiServer(app) as server:
         assert httpx.get(f"{server.url}{JOBS}", headers=bearer("user"), trust_env=False).status_code == 401
 
 
 def test_a_port_that_is_taken_is_said_so() -> None:
-    with Server(service(FakeCluster())) as server, pytest.raises(InputError, match="cannot listen"):
-        Server(service(FakeCluster()), port=server.port).start()
+    with ApiServer(service(FakeCluster())) as server, pytest.raises(InputError, match="cannot listen"):
+        ApiServer(service(FakeCluster()), port=server.port).start()
 
 
 # --- who is asked, and how much -------------------------------------------------------------------------------------
@@ -464,7 +464,7 @@ def test_a_forwarded_address_is_believed_from_a_named_proxy_only(proxies: tuple[
             return super().cancel(job_id, caller)
 
     with (
-        Server(service(Desk(), proxies=trusted_proxies(proxies))) as server,
+        ApiServer(service(Desk(), proxies=trusted_proxies(proxies))) as server,
         httpx.Client(base_url=server.url, trust_env=False, timeout=30) as http,
     ):
         assert http.post(JOBS, json={"run": "true"}, headers=bearer("user")).status_code == 201
@@ -485,7 +485,7 @@ def test_a_user_has_a_bounded_number_of_requests_here_and_others_are_answered_me
             return super().submit(spec, caller, key)
 
     answers: list[httpx.Response] = []
-    with Server(service(Desk())) as server:
+    with ApiServer(service(Desk())) as server:
 
         def ask(role: str = "user") -> httpx.Response:
             return httpx.post(

@@ -15,7 +15,7 @@ import pytest
 
 from powerflow.api.records import EventRecord, Page
 from powerflow.service.connections import ConnectionLimits
-from powerflow.service.server import Server
+from powerflow.service.server import ApiServer
 from tests.service.fake_cluster import FakeCluster
 from tests.service.serving import bearer, service
 
@@ -31,7 +31,7 @@ def stack() -> Iterator[ExitStack]:
 
 
 def serve(stack: ExitStack, desk: FakeCluster | None = None, **limits: Any) -> str:
-    return stack.enter_context(Server(service(desk or FakeCluster()), limits=replace(PATIENT, **limits))).url
+    return stack.enter_context(ApiServer(service(desk or FakeCluster()), limits=replace(PATIENT, **limits))).url
 
 
 def connect(stack: ExitStack, url: str, sent: bytes = b"") -> socket.socket:

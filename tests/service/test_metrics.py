@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from powerflow.api.governance import BudgetOrder, SignalOrder
 from powerflow.api.job_spec import JobSpec
 from powerflow.api.records import Caller, Role
-from powerflow.service.server import Server
+from powerflow.service.server import ApiServer
 from tests.service.fake_cluster import FakeCluster
 from tests.service.serving import bearer, service
 
@@ -30,7 +30,7 @@ def desk() -> FakeCluster:
 
 @pytest.fixture
 def samples(desk: FakeCluster) -> Samples:
-    with Server(service(desk)) as server:
+    with ApiServer(service(desk)) as server:
         answer = httpx.get(f"{server.url}/metrics", headers=bearer("viewer"), trust_env=False)
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/plain; version=")
@@ -87,7 +87,7 @@ def test_names_are_escaped(samples: Samples) -> None:
 
 
 def test_open_metrics_need_no_token(desk: FakeCluster) -> None:
-    with Server(service(desk, open_metrics=True)) as server:
+    with ApiServer(service(desk, open_metrics=True)) as server:
         assert httpx.get(f"{server.url}/metrics", trust_env=False).status_code == 200
         accept = {"Accept": "application/openmetrics-text; version=1.0.0"}
         answer = httpx.get(f"{server.url}/metrics", headers=accept, trust_env=False)

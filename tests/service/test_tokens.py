@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from powerflow.api.records import Caller, Role
 from powerflow.errors import InputError
-from powerflow.service.tokens import Entry, Tokens, create_token, hash_of, revoke_tokens
+from powerflow.service.tokens import TokenEntry, Tokens, create_token, hash_of, revoke_tokens
 
 
 def test_a_token_is_its_user_and_role(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_tokens_made_at_the_same_time_are_all_kept(tmp_path: Path) -> None:
 
 @given(st.text())
 def test_no_text_is_a_token_by_chance(text: str) -> None:
-    assert Tokens([Entry("ada", Role.USER, hash_of("pf_x"))]).caller(text) is None
+    assert Tokens([TokenEntry("ada", Role.USER, hash_of("pf_x"))]).caller(text) is None
 
 
 def test_a_running_service_knows_a_new_token_and_forgets_one_that_was_taken_out(tmp_path: Path) -> None:

@@ -15,11 +15,11 @@ from powerflow.energy.governor import Governor
 from powerflow.energy.terms import EnergyTerms
 from powerflow.errors import InputError
 from powerflow.policy.registry import load
-from powerflow.scheduler.rules.power_limit import Rationed, added_w
+from powerflow.scheduler.rules.power_limit import PowerLimit, added_w
 from powerflow.simulate.budgets.day_replay import replay_day
 from powerflow.simulate.budgets.long_run import Biased, Constant, LongRun
 from powerflow.simulate.budgets.simulation import GovernedSimulation, Tick
-from powerflow.simulate.budgets.verdict import Kept, kept, verdict
+from powerflow.simulate.budgets.verdict import BudgetVerdict, kept, verdict
 from powerflow.simulate.budgets.year import DAY_S, LEVEL_DAYS, LONGEST_S, resample
 from powerflow.simulate.workload.build import build_workload
 from powerflow.trace.record import Trace, TraceJob
@@ -223,13 +223,13 @@ def test_a_ration_holds_and_hardly_more_is_held_back_than_must_be(share: float) 
             inner = load("prices")
             free = inner.decide(view)
             limit_w = share * added_w(view, free)
-            ration = Rationed(inner)
+            ration = PowerLimit(inner)
             answer = ration.decide(dataclasses.replace(view, limit_w={"": limit_w}))
             assert_valid(view, answer)
             assert added_w(view, answer) <= limit_w
             assert ration.binding == {""}
             seen.append(added_w(view, answer) / limit_w)
-            assert Rationed(inner).decide(view).gpus.tolist() == free.gpus.tolist()
+            assert PowerLimit(inner).decide(view).gpus.tolist() == free.gpus.tolist()
             return free
 
     from powerflow.simulate.run import Simulation
@@ -259,4 +259,4 @@ def test_windows_and_verdict_by_hand() -> None:
     assert came.worst_over == pytest.approx(0.1)
     assert came.unspent_waiting == pytest.approx(0.1 / 3)
     assert came.limited == pytest.approx(1 / 9)
-    assert verdict([Kept("x", 0.5, withheld=False)], ticks).unspent_waiting == 0.0
+    assert verdict([BudgetVerdict("x", 0.5, withheld=False)], ticks).unspent_waiting == 0.0

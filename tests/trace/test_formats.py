@@ -11,7 +11,7 @@ from powerflow.cost.tabulate import tabulate
 from powerflow.errors import InputError
 from powerflow.trace.formats.pollux import PUBLISHED, iterations_of
 from powerflow.trace.read import read_trace
-from powerflow.trace.record import Outcome, Trace, TraceJob
+from powerflow.trace.record import JobOutcome, Trace, TraceJob
 from tests.trace import examples
 
 
@@ -57,7 +57,7 @@ def test_philly_waits(tmp_path: Path) -> None:
 def test_philly_json_counts_every_attempt(tmp_path: Path) -> None:
     trace = read(tmp_path, examples.PHILLY_JSON)
     (job,) = trace.jobs
-    assert (job.id, job.gpus, job.project, job.outcome) == ("application_1", 4, "ee9e8c", Outcome.COMPLETED)
+    assert (job.id, job.gpus, job.project, job.outcome) == ("application_1", 4, "ee9e8c", JobOutcome.COMPLETED)
     assert job.duration_s == 3660.0
     assert job.wait_s == 30.0
     assert reasons(trace) == {
@@ -82,9 +82,9 @@ def test_philly_json_attempt_across_the_end_of_summer_time(tmp_path: Path) -> No
 
 def test_helios(tmp_path: Path) -> None:
     trace = read(tmp_path, examples.HELIOS)
-    assert [job.outcome for job in trace.jobs] == [Outcome.COMPLETED, Outcome.FAILED]
+    assert [job.outcome for job in trace.jobs] == [JobOutcome.COMPLETED, JobOutcome.FAILED]
     assert trace.jobs[1] == TraceJob(
-        "1425512", 1591699287.0, 249.0, 4, wait_s=60.0, project="vchbv", outcome=Outcome.FAILED
+        "1425512", 1591699287.0, 249.0, 4, wait_s=60.0, project="vchbv", outcome=JobOutcome.FAILED
     )
     assert reasons(trace) == {4: "no GPU: a CPU job"}
 
@@ -93,8 +93,8 @@ def test_acme_has_users_and_no_virtual_clusters(tmp_path: Path) -> None:
     trace = read(tmp_path, examples.ACME)
     assert trace.format == "acme"
     assert trace.jobs == (
-        TraceJob("578", 1677600005.0, 7200.0, 8, wait_s=11.0, project="u07c", outcome=Outcome.COMPLETED),
-        TraceJob("580", 1677600605.0, 86_400.0, 32, wait_s=11.0, project="u11d", outcome=Outcome.FAILED),
+        TraceJob("578", 1677600005.0, 7200.0, 8, wait_s=11.0, project="u07c", outcome=JobOutcome.COMPLETED),
+        TraceJob("580", 1677600605.0, 86_400.0, 32, wait_s=11.0, project="u11d", outcome=JobOutcome.FAILED),
     )
     assert reasons(trace) == {3: "no GPU: a CPU job"}
     assert any(note.startswith("project is the user") for note in trace.notes)
@@ -161,8 +161,8 @@ def test_tiresias(tmp_path: Path) -> None:
 def test_swf(tmp_path: Path) -> None:
     trace = read(tmp_path, examples.SWF)
     assert trace.jobs == (
-        TraceJob("1", 1e9, 100.0, 8, wait_s=5.0, project="user-3", name="app-7", outcome=Outcome.COMPLETED),
-        TraceJob("2", 1e9 + 10, 50.0, 4, project="user-4", outcome=Outcome.CANCELLED),
+        TraceJob("1", 1e9, 100.0, 8, wait_s=5.0, project="user-3", name="app-7", outcome=JobOutcome.COMPLETED),
+        TraceJob("2", 1e9 + 10, 50.0, 4, project="user-4", outcome=JobOutcome.CANCELLED),
     )
     assert reasons(trace) == {
         6: "run time is unknown (-1)",
@@ -176,10 +176,12 @@ def test_sacct(tmp_path: Path) -> None:
     trace = read(tmp_path, examples.SACCT)
     assert trace.jobs == (
         TraceJob(
-            "100", 1704067200.0, 93783.0, 8, wait_s=60.0, project="vision", name="train", outcome=Outcome.COMPLETED
+            "100", 1704067200.0, 93783.0, 8, wait_s=60.0, project="vision", name="train", outcome=JobOutcome.COMPLETED
         ),
-        TraceJob("101_4", 1704070800.0, 600.0, 4, wait_s=10.0, project="nlp", name="sweep", outcome=Outcome.CANCELLED),
-        TraceJob("105", 1704078000.0, 330.0, 1, wait_s=10.0, project="nlp", name="limit", outcome=Outcome.FAILED),
+        TraceJob(
+            "101_4", 1704070800.0, 600.0, 4, wait_s=10.0, project="nlp", name="sweep", outcome=JobOutcome.CANCELLED
+        ),
+        TraceJob("105", 1704078000.0, 330.0, 1, wait_s=10.0, project="nlp", name="limit", outcome=JobOutcome.FAILED),
     )
     assert reasons(trace) == {
         3: "a step of a job, not a job",
@@ -210,7 +212,7 @@ def test_sacct_requeued_job_counts_once(tmp_path: Path) -> None:
     trace = read(tmp_path, HEAD + rows + HEAD + rows.splitlines(keepends=True)[2])
     (job,) = trace.jobs
     assert (job.submit_s, job.wait_s, job.duration_s, job.gpus) == (1704067200.0, 60.0, 7200.0, 1024)
-    assert job.outcome is Outcome.COMPLETED
+    assert job.outcome is JobOutcome.COMPLETED
     assert reasons(trace) == {
         3: "requeued; its last run counts",
         2: "an earlier run of a job that comes again (line 4)",
@@ -252,8 +254,8 @@ def test_sacct_with_final_bar_and_epoch_times(tmp_path: Path) -> None:
 def test_sacct_json(tmp_path: Path) -> None:
     trace = read(tmp_path, examples.SACCT_JSON)
     assert trace.jobs == (
-        TraceJob("7", 1.7e9, 3600.0, 4, wait_s=60.0, project="vision", name="a", outcome=Outcome.COMPLETED),
-        TraceJob("8_3", 1.7e9 + 100, 100.0, 2, wait_s=100.0, project="nlp", name="b", outcome=Outcome.CANCELLED),
+        TraceJob("7", 1.7e9, 3600.0, 4, wait_s=60.0, project="vision", name="a", outcome=JobOutcome.COMPLETED),
+        TraceJob("8_3", 1.7e9 + 100, 100.0, 2, wait_s=100.0, project="nlp", name="b", outcome=JobOutcome.CANCELLED),
     )
     assert reasons(trace) == {13: "not ended (PENDING)"}
 
@@ -280,7 +282,7 @@ def test_json_is_read_item_by_item(tmp_path: Path) -> None:
 def test_csv(tmp_path: Path) -> None:
     first, second = read(tmp_path, examples.CSV).jobs
     assert first == TraceJob(
-        "a", 0.0, 60.0, 1, model="bert", global_batch=384, iterations=100.0, outcome=Outcome.COMPLETED
+        "a", 0.0, 60.0, 1, model="bert", global_batch=384, iterations=100.0, outcome=JobOutcome.COMPLETED
     )
     assert math.isnan(second.duration_s)
     assert (second.submit_s, second.gpus, second.iterations) == (30.5, 8, 5000.0)

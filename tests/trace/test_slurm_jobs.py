@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from powerflow.trace.read import read_trace
-from powerflow.trace.record import Outcome, Trace
+from powerflow.trace.record import JobOutcome, Trace
 from powerflow.trace.statistics import describe
 from powerflow.trace.write import write_trace
 
@@ -118,7 +118,7 @@ def test_gpu_time_of_every_run_of_a_requeued_job_counts(state: str, tmp_path: Pa
 
 def test_the_only_record_of_a_requeued_job_counts(tmp_path: Path) -> None:
     (job,) = both(tmp_path, row("1", ran_s=86_307, state="REQUEUED")).jobs
-    assert (job.duration_s, job.gpus, job.outcome) == (86_307.0, 2, Outcome.UNKNOWN)
+    assert (job.duration_s, job.gpus, job.outcome) == (86_307.0, 2, JobOutcome.UNKNOWN)
 
 
 def test_a_record_pasted_twice_is_one_run(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from powerflow.trace.demo import demo_day
 from powerflow.trace.fields import LONGEST_S, MOST_GPUS
 from powerflow.trace.read import read_trace
-from powerflow.trace.record import Outcome, Trace, TraceJob
+from powerflow.trace.record import JobOutcome, Trace, TraceJob
 from powerflow.trace.write import write_trace
 
 words = st.text(alphabet=st.characters(codec="utf-8", exclude_characters="\x00"), max_size=8)
@@ -27,7 +27,7 @@ jobs = st.builds(
     iterations=st.floats(0, 1e18, exclude_min=True),
     project=words,
     name=words,
-    outcome=st.sampled_from(Outcome),
+    outcome=st.sampled_from(JobOutcome),
 )
 
 

@@ -35,7 +35,7 @@ from powerflow.api.records import (
 from powerflow.energy.kinds import Kind
 
 
-class Desk(Protocol):
+class ClusterApi(Protocol):
     """All that the front door may ask. Safe to call from any thread.
 
     Every method may raise `NotFound` for a thing that does not exist, `Forbidden` for what this caller may not do,

@@ -21,14 +21,14 @@ _SHELL_WORDS = frozenset(
 )
 
 
-class Command(NamedTuple):
+class RunCommand(NamedTuple):
     """Argument vector, and whether it is ``[python, script, …]`` for the preloaded interpreter."""
 
     argv: tuple[str, ...]
     python: bool
 
 
-def command(run: str, interpreter: str, *, own_path: bool = False) -> Command:
+def command(run: str, interpreter: str, *, own_path: bool = False) -> RunCommand:
     """The argument vector of a ``run`` line.
 
     Args:
@@ -37,12 +37,12 @@ def command(run: str, interpreter: str, *, own_path: bool = False) -> Command:
         own_path: The job brings its own PATH: there a bare ``python`` is looked up like any other program.
     """
     if is_shell(run):
-        return Command(("/bin/sh", "-c", run), False)
+        return RunCommand(("/bin/sh", "-c", run), False)
     words = _split(run)
     if words[0] in ("python", "python3") and not own_path:
         words[0] = interpreter
     script = words[0] == interpreter and len(words) > 1 and not words[1].startswith("-")
-    return Command(tuple(words), script)
+    return RunCommand(tuple(words), script)
 
 
 def is_shell(run: str) -> bool:

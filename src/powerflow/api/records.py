@@ -145,7 +145,7 @@ class JobDetail:
 
 
 @dataclass(frozen=True, slots=True)
-class Option:
+class JobOption:
     """A configuration a job could have, and what it would cost by what is believed now.
 
     ``cost_s`` is what one step costs at the prices of a GPU and a joule: weighted seconds (design §5, step 2).
@@ -186,8 +186,8 @@ class Explanation:
     decided_s: float | None
     gpu_price: float
     energy_price: float
-    now: Option | None
-    options: Sequence[Option]
+    now: JobOption | None
+    options: Sequence[JobOption]
     binds: str = ""
     otherwise: Sequence[Otherwise] = ()
     start_s: float | None = None

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from powerflow.api.job_spec import JobSpec
     from powerflow.api.records import Top
     from powerflow.demo.jobs import Arrival
-    from powerflow.demo.rehearsal import Outcome, Recorded
+    from powerflow.demo.rehearsal import Recorded, RunOutcome
     from powerflow.live.build import LiveCluster
     from powerflow.store.models import StoredJob
 
@@ -49,7 +49,7 @@ class Done:
     """What the demo came to."""
 
     jobs: list[StoredJob]
-    outcomes: list[Outcome]
+    outcomes: list[RunOutcome]
     pause_s: float
     rescales: int
 
@@ -99,7 +99,7 @@ def cluster(directory: Path) -> Iterator[LiveCluster]:
     from powerflow.cost.catalogue import gpu_type
     from powerflow.kernel import be_patient
     from powerflow.live.build import ClusterSettings, build
-    from powerflow.live.controller import Settings
+    from powerflow.live.controller import ControllerSettings
     from powerflow.service.logs import json_lines
 
     _find_torch()
@@ -112,7 +112,7 @@ def cluster(directory: Path) -> Iterator[LiveCluster]:
                 emulate=CLUSTER,
                 energy_price=PRICE / (card.limit_w - card.idle_w),
                 interval_s=INTERVAL_S,
-                controller=Settings(explore_steps=EXPLORE_STEPS, save_s=1.0),
+                controller=ControllerSettings(explore_steps=EXPLORE_STEPS, save_s=1.0),
             ),
             log=json_lines(log),
         )

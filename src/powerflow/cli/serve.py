@@ -104,7 +104,7 @@ def serve(
     from powerflow.engine.protocol import EngineError
     from powerflow.kernel import be_patient
     from powerflow.live.build import ClusterSettings, build
-    from powerflow.live.controller import Settings
+    from powerflow.live.controller import ControllerSettings
     from powerflow.live.governance.replay_process import Replays
     from powerflow.service.logs import json_lines
     from powerflow.service.peers import trusted_proxies
@@ -134,7 +134,7 @@ def serve(
             costs=read_costs(costs or ()),
             max_grace_s=max_grace,
             restored=restored,
-            controller=Settings(explore_steps=explore_steps),
+            controller=ControllerSettings(explore_steps=explore_steps),
         ),
         log=json_lines(sys.stderr),
     )
@@ -184,7 +184,7 @@ def run_controller(
     from powerflow.service.doorkeeper import Doorkeeper
     from powerflow.service.middleware import hosts_of
     from powerflow.service.refused import RefusedTokens
-    from powerflow.service.server import Server
+    from powerflow.service.server import ApiServer
 
     controller = live.controller
     controller.start()
@@ -204,7 +204,7 @@ def run_controller(
     )
     failures: list[BaseException] = []
     stop = threading.Event()
-    with Server(app, host, port) as server, waking() as (wait, wake):
+    with ApiServer(app, host, port) as server, waking() as (wait, wake):
 
         def turn() -> None:
             try:

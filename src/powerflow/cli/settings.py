@@ -27,7 +27,7 @@ SERVER_FILE = "server.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class ClientSettings:
     """Where to ask and with what. ``url`` is None where no controller is known."""
 
     url: str | None
@@ -35,7 +35,7 @@ class Settings:
     state_dir: Path
 
 
-def load(*, url: str | None = None, token_file: str | None = None, state_dir: str | None = None) -> Settings:
+def load(*, url: str | None = None, token_file: str | None = None, state_dir: str | None = None) -> ClientSettings:
     """Settings from flags (the arguments) and everything below them.
 
     The token that a local controller left is sent to that controller only, never to a ``url`` from elsewhere.
@@ -57,7 +57,7 @@ def load(*, url: str | None = None, token_file: str | None = None, state_dir: st
         chosen = layers[-1].get("url")
     if chosen is not None and not _is_url(chosen):
         raise InputError(f"{chosen!r} is no URL of a controller", where="url", fix="such as http://127.0.0.1:7733")
-    return Settings(chosen.rstrip("/") if chosen else None, _token(layers), state)
+    return ClientSettings(chosen.rstrip("/") if chosen else None, _token(layers), state)
 
 
 def _first(layers: list[Mapping[str, str]], key: str) -> str | None:

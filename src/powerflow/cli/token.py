@@ -12,7 +12,7 @@ from powerflow.cli.options import Json
 
 if TYPE_CHECKING:
     from powerflow.api.records import Role
-    from powerflow.service.tokens import Entry
+    from powerflow.service.tokens import TokenEntry
 
 StateDir = Annotated[Path | None, typer.Option("--state-dir", help="Folder of the controller on this machine.")]
 
@@ -57,7 +57,7 @@ def revoke(
     _print(revoke_tokens(_file(state_dir), whose), json)
 
 
-def _print(tokens: Sequence[Entry], json: bool) -> None:
+def _print(tokens: Sequence[TokenEntry], json: bool) -> None:
     from powerflow.cli.output import print_json
 
     if json:

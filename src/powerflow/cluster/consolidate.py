@@ -14,7 +14,7 @@ import numpy as np
 
 from powerflow.arrays import FloatArray, IntArray
 from powerflow.cluster.occupancy import Occupancy
-from powerflow.cluster.packing import NOBODY, Pool
+from powerflow.cluster.packing import NOBODY, PackedPool
 from powerflow.cluster.relocation import home, rooms
 from powerflow.kernel import array_kernel
 
@@ -76,7 +76,9 @@ def consolidate(occupancy: Occupancy, jobs: Sequence[Spread], pause_gpu_s: Float
 
 
 @array_kernel
-def who_leaves(pool: Pool, owner: int, gpus: int, pause_gpu_s: FloatArray, affordable: float, leavers: IntArray) -> int:
+def who_leaves(
+    pool: PackedPool, owner: int, gpus: int, pause_gpu_s: FloatArray, affordable: float, leavers: IntArray
+) -> int:
     """Which smaller jobs must leave a node so that it has room for a job and they have room elsewhere.
 
     Nodes are tried by how much they are short of, the least first; on a node, the largest jobs that fit into what
@@ -120,7 +122,7 @@ def who_leaves(pool: Pool, owner: int, gpus: int, pause_gpu_s: FloatArray, affor
 
 
 @array_kernel
-def _leave_node(pool: Pool, node: int, gpus: int, short: int, room: IntArray, leavers: IntArray) -> int:
+def _leave_node(pool: PackedPool, node: int, gpus: int, short: int, room: IntArray, leavers: IntArray) -> int:
     """Smaller jobs that stand on ``node`` alone, hold ``short`` GPUs together and each fit one other node; or -1."""
     count = 0
     left = short

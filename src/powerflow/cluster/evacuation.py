@@ -10,7 +10,7 @@ import numpy as np
 
 from powerflow.arrays import FloatArray, IntArray
 from powerflow.cluster.occupancy import Occupancy
-from powerflow.cluster.packing import NOBODY, UP, Pool
+from powerflow.cluster.packing import NOBODY, UP, PackedPool
 from powerflow.cluster.relocation import home, rooms
 from powerflow.kernel import array_kernel
 
@@ -45,7 +45,7 @@ def empty_nodes(occupancy: Occupancy, gain: FloatArray, pause: FloatArray) -> li
 
 
 @array_kernel
-def who_can_leave(pool: Pool, gain: FloatArray, pause: FloatArray, leavers: IntArray) -> int:
+def who_can_leave(pool: PackedPool, gain: FloatArray, pause: FloatArray, leavers: IntArray) -> int:
     """Who must leave the node that is most worth emptying.
 
     Args:
@@ -79,7 +79,7 @@ def who_can_leave(pool: Pool, gain: FloatArray, pause: FloatArray, leavers: IntA
 
 
 @array_kernel
-def _pauses(pool: Pool, node: int, pause: FloatArray) -> float:
+def _pauses(pool: PackedPool, node: int, pause: FloatArray) -> float:
     """What it costs to move everybody on a node; ``inf`` if somebody stands on other nodes as well."""
     cost = 0.0
     for gpu in range(pool.first_gpu[node], pool.first_gpu[node] + pool.built[node]):
@@ -92,7 +92,7 @@ def _pauses(pool: Pool, node: int, pause: FloatArray) -> float:
 
 
 @array_kernel
-def _all_leave(pool: Pool, node: int, room: IntArray, leavers: IntArray) -> int:
+def _all_leave(pool: PackedPool, node: int, room: IntArray, leavers: IntArray) -> int:
     """Everybody on a node, the largest first, if each fits another node in use; else 0. ``room`` is left as it was."""
     count = 0
     homes = np.empty(64, np.int64)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from powerflow.cluster.packing import ASLEEP, NOBODY, UP, Pool
+from powerflow.cluster.packing import ASLEEP, NOBODY, UP, PackedPool
 
 
-def check_pool(pool: Pool) -> None:
-    """Raise AssertionError if anything a `Pool` keeps is not what it should be. For tests: slow."""
+def check_pool(pool: PackedPool) -> None:
+    """Raise AssertionError if anything a `PackedPool` keeps is not what it should be. For tests: slow."""
     taken = pool.owner_of != NOBODY
     owners = pool.owner_of[taken]
     nodes, most = len(pool.size), (len(pool.row_len) - 1) // 2
@@ -54,7 +54,7 @@ def check_pool(pool: Pool) -> None:
     assert (room[pool.status == ASLEEP] == pool.size[pool.status == ASLEEP]).all(), "somebody holds a sleeping node"
 
 
-def _check_chains(pool: Pool) -> None:
+def _check_chains(pool: PackedPool) -> None:
     """Every owner's chain visits each of its GPUs once, node by node, and nobody else's."""
     visited = 0
     for owner in np.flatnonzero(pool.head != NOBODY):

@@ -28,11 +28,11 @@ IMPOSSIBLE, TOO_MANY, HOLDS_ALREADY = 1, 2, 3
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
-#: The fields of a `Pool`. Numba looks up the class of a named tuple at every call, which takes longer than the rest.
+#: The fields of a `PackedPool`. Numba looks up the class of a named tuple at every call, which takes longer than the rest.
 Fields = tuple[Any, ...]
 
 
-class Pool(NamedTuple):
+class PackedPool(NamedTuple):
     """Everything there is to know of a pool's occupancy. N nodes, G GPUs, K racks, O owners, L rows of nodes."""
 
     size: I32  # [N] GPUs of each node: those in service, and those out of it that somebody still holds
@@ -57,7 +57,7 @@ class Pool(NamedTuple):
     totals: I64  # sums, see FREE_GPUS …
 
 
-def empty_pool(sizes: Sequence[int], racks: Sequence[int], owners: int) -> Pool:
+def empty_pool(sizes: Sequence[int], racks: Sequence[int], owners: int) -> PackedPool:
     """A pool that nobody uses, all nodes up. Without kernels, which a controller of no jobs never loads.
 
     Args:
@@ -77,7 +77,7 @@ def empty_pool(sizes: Sequence[int], racks: Sequence[int], owners: int) -> Pool:
     np.bitwise_or.at(listed, (row_of, number >> 6), np.uint64(1) << (number & 63).astype(np.uint64))
     rack_len = np.zeros((rows, rack_count), np.int32)
     np.add.at(rack_len, (row_of, rack_of), 1)
-    return Pool(
+    return PackedPool(
         size=size,
         built=size.copy(),
         out_mask=np.zeros(nodes, np.uint64),
@@ -125,7 +125,7 @@ def refusal(held: I32, owners: I64, gpus: I64, free: int) -> int:
 
 
 @kernel
-def _list(pool: Pool, node: int) -> None:
+def _list(pool: PackedPool, node: int) -> None:
     """Move a node to the row where its status and room belong."""
     new = 0
     if pool.status[node] == UP:
@@ -149,7 +149,7 @@ def _list(pool: Pool, node: int) -> None:
 
 
 @kernel
-def set_status(pool: Pool, node: int, status: int) -> None:
+def set_status(pool: PackedPool, node: int, status: int) -> None:
     """Change a node's status and every sum that depends on it."""
     _count(pool, node, -1)
     pool.status[node] = status
@@ -158,7 +158,7 @@ def set_status(pool: Pool, node: int, status: int) -> None:
 
 
 @kernel
-def _count(pool: Pool, node: int, sign: int) -> None:
+def _count(pool: PackedPool, node: int, sign: int) -> None:
     """Add a node to the sums that its status puts it in (``sign`` 1), or take it out (-1)."""
     status = pool.status[node]
     if status == UP:
@@ -170,7 +170,7 @@ def _count(pool: Pool, node: int, sign: int) -> None:
 
 
 @kernel
-def _resize(pool: Pool, node: int, by: int) -> None:
+def _resize(pool: PackedPool, node: int, by: int) -> None:
     """Change how many GPUs a node has, and the sums that say how many are up and asleep."""
     status = pool.status[node]
     pool.size[node] += by
@@ -181,7 +181,7 @@ def _resize(pool: Pool, node: int, by: int) -> None:
 
 
 @kernel
-def take_out(pool: Pool, node: int, gpu: int) -> None:
+def take_out(pool: PackedPool, node: int, gpu: int) -> None:
     """Take a GPU out of service, by its number in the node; one that is held leaves when its owner lets go."""
     bit = np.uint64(1) << np.uint64(gpu)
     if pool.out_mask[node] & bit:
@@ -192,7 +192,7 @@ def take_out(pool: Pool, node: int, gpu: int) -> None:
 
 
 @kernel
-def put_in(pool: Pool, node: int, gpu: int) -> None:
+def put_in(pool: PackedPool, node: int, gpu: int) -> None:
     """Return a GPU to service, by its number in the node."""
     bit = np.uint64(1) << np.uint64(gpu)
     if not pool.out_mask[node] & bit:
@@ -203,7 +203,7 @@ def put_in(pool: Pool, node: int, gpu: int) -> None:
 
 
 @kernel
-def _change_room(pool: Pool, node: int, bit: np.uint64, by: int) -> None:
+def _change_room(pool: PackedPool, node: int, bit: np.uint64, by: int) -> None:
     """A GPU that nobody holds joins its node's free ones (``by`` 1), or leaves them (-1)."""
     pool.free_mask[node] ^= bit
     pool.room[node] += by
@@ -214,14 +214,14 @@ def _change_room(pool: Pool, node: int, bit: np.uint64, by: int) -> None:
 
 
 @kernel
-def place_many(pool: Pool, owners: I64, gpus: I64) -> None:
+def place_many(pool: PackedPool, owners: I64, gpus: I64) -> None:
     """Place several owners, in the order given. Their GPUs together must not exceed what is free."""
     for i in range(len(owners)):
         place(pool, owners[i], gpus[i])
 
 
 @kernel
-def place(pool: Pool, owner: int, gpus: int) -> None:
+def place(pool: PackedPool, owner: int, gpus: int) -> None:
     """Give an owner that holds nothing ``gpus`` GPUs; no more than are free.
 
     Full nodes are taken first: the most that any node offers, as often as it goes into the rest, from one rack if one
@@ -251,7 +251,7 @@ def place(pool: Pool, owner: int, gpus: int) -> None:
 
 
 @kernel
-def _best_fit(pool: Pool, owner: int, gpus: int) -> int:
+def _best_fit(pool: PackedPool, owner: int, gpus: int) -> int:
     """Node for ``gpus`` GPUs that one node can hold: in a rack the owner is in already, else anywhere.
 
     Either way the node in use with the least room that is enough, else the smallest empty one; of several empty ones
@@ -279,7 +279,7 @@ def _best_fit(pool: Pool, owner: int, gpus: int) -> int:
 
 
 @kernel
-def _tightest_rack(pool: Pool, row: int, other_row: int, need: int) -> int:
+def _tightest_rack(pool: PackedPool, row: int, other_row: int, need: int) -> int:
     """Rack with the fewest nodes in two rows that are still ``need``; if none has as many, the one with the most."""
     one, other = pool.rack_len[row], pool.rack_len[other_row]
     # One minimum over (nodes beyond need, rack) packed in a word, which compiles to vector code. As unsigned numbers,
@@ -298,7 +298,7 @@ def _tightest_rack(pool: Pool, row: int, other_row: int, need: int) -> int:
 
 
 @kernel
-def _first_in(pool: Pool, row: int, first: int, end: int) -> int:
+def _first_in(pool: PackedPool, row: int, first: int, end: int) -> int:
     """Lowest node of a row among nodes ``first`` to ``end - 1``, or -1."""
     word = first >> 6
     bits = pool.rows[row, word] & (~np.uint64(0) << np.uint64(first & 63))
@@ -312,20 +312,20 @@ def _first_in(pool: Pool, row: int, first: int, end: int) -> int:
 
 
 @kernel
-def put(pool: Pool, owner: int, nodes: I64, masks: U64) -> None:
+def put(pool: PackedPool, owner: int, nodes: I64, masks: U64) -> None:
     """Give an owner that holds nothing exactly these GPUs, all free: ``masks[i]`` of ``nodes[i]``, each node once."""
     for i in range(len(nodes)):
         _give(pool, owner, nodes[i], masks[i])
 
 
 @kernel
-def _take(pool: Pool, owner: int, node: int, gpus: int) -> None:
+def _take(pool: PackedPool, owner: int, node: int, gpus: int) -> None:
     """Give an owner some free GPUs of a node on which it holds none."""
     _give(pool, owner, node, choose_gpus(pool.free_mask[node], gpus))
 
 
 @kernel
-def _give(pool: Pool, owner: int, node: int, chosen: np.uint64) -> None:
+def _give(pool: PackedPool, owner: int, node: int, chosen: np.uint64) -> None:
     """Give an owner the chosen GPUs, all free, of a node on which it holds none."""
     if pool.room[node] == pool.size[node]:
         pool.totals[NODES_IN_USE] += 1
@@ -347,7 +347,7 @@ def _give(pool: Pool, owner: int, node: int, chosen: np.uint64) -> None:
 
 
 @kernel
-def remove_many(pool: Pool, owners: I64) -> None:
+def remove_many(pool: PackedPool, owners: I64) -> None:
     """Take everything from several owners; those that hold nothing are left as they are."""
     for i in range(len(owners)):
         remove(pool, owners[i])
@@ -356,7 +356,7 @@ def remove_many(pool: Pool, owners: I64) -> None:
 @kernel
 def release(fields: Fields, owner: int) -> None:
     """Take everything from an owner: `remove`, to be called from outside."""
-    remove(Pool(*fields), owner)
+    remove(PackedPool(*fields), owner)
 
 
 @kernel
@@ -370,7 +370,7 @@ def rearrange(fields: Fields, owners: I64, gpus: I64, order: I64, fewest: I32, p
         fewest: ``[G + 1]`` fewest nodes that can hold so many GPUs.
         packed: ``[J]`` out: whether each stands on so few.
     """
-    pool = Pool(*fields)
+    pool = PackedPool(*fields)
     remove_many(pool, owners)
     total = 0
     for k in range(len(gpus)):
@@ -385,7 +385,7 @@ def rearrange(fields: Fields, owners: I64, gpus: I64, order: I64, fewest: I32, p
 
 
 @kernel
-def remove(pool: Pool, owner: int) -> None:
+def remove(pool: PackedPool, owner: int) -> None:
     """Take everything from an owner; nothing happens to one that holds nothing."""
     gpu = pool.head[owner]
     while gpu != NOBODY:

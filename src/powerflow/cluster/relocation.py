@@ -9,12 +9,12 @@ from __future__ import annotations
 import numpy as np
 
 from powerflow.arrays import IntArray
-from powerflow.cluster.packing import UP, Pool
+from powerflow.cluster.packing import UP, PackedPool
 from powerflow.kernel import array_kernel
 
 
 @array_kernel
-def rooms(pool: Pool) -> IntArray:
+def rooms(pool: PackedPool) -> IntArray:
     """``[N]`` free GPUs of each node; -1 where nobody may go."""
     room = np.empty(len(pool.size), np.int64)
     for node in range(len(room)):
@@ -23,7 +23,7 @@ def rooms(pool: Pool) -> IntArray:
 
 
 @array_kernel
-def home(pool: Pool, room: IntArray, gpus: int, may_open: bool) -> int:
+def home(pool: PackedPool, room: IntArray, gpus: int, may_open: bool) -> int:
     """Node in use with the least room that is enough for ``gpus`` GPUs; else the smallest empty one; else -1.
 
     ``room`` is as from `rooms`, after the moves made up so far. Empty nodes count only if ``may_open``.

@@ -16,7 +16,7 @@ from powerflow.cost.observation import Observation
 from powerflow.cost.table import Axes, CostTable
 from powerflow.job import Job
 from powerflow.live.jobs.active_job import brain_job
-from powerflow.live.jobs.cost_learning import Learning, class_of
+from powerflow.live.jobs.cost_learning import CostLearning, class_of
 from powerflow.policy.protocol import Policy
 from powerflow.policy.registry import load
 from powerflow.scheduler.events import CostLearned
@@ -30,7 +30,7 @@ from powerflow.store.models import StoredJob
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RunOutcome:
     """What a run came to.
 
     Attributes:
@@ -93,7 +93,7 @@ class AsLive(Oracle):
     def __init__(self, jobs: Sequence[StoredJob], workload: Workload, explore_steps: int) -> None:
         super().__init__(workload)
         self._truth, self._axes = workload.truth, workload.axes
-        self._learning = Learning(workload.axes)
+        self._learning = CostLearning(workload.axes)
         self._steps = explore_steps
         self._start = [news for job in jobs for news in self._learning.expect(class_of(job.spec, job.user))]
 
@@ -158,7 +158,7 @@ def rehearse(recorded: Recorded, policy: Policy, energy_price: float, *, learn: 
     return simulate(jobs, policy, energy_price=energy_price, belief=belief, world=world)
 
 
-def side_by_side(recorded: Recorded, live: Live, idle_w: float) -> list[Outcome]:
+def side_by_side(recorded: Recorded, live: Live, idle_w: float) -> list[RunOutcome]:
     """The live run, the same simulated, and FIFO at maximum clock simulated.
 
     Energy counts from the first submission to the end of the longest of the three: a cluster that is done earlier idles
@@ -171,12 +171,12 @@ def side_by_side(recorded: Recorded, live: Live, idle_w: float) -> list[Outcome]
     ended = [job.ended_s or job.submitted_s for job in recorded.jobs]
     jct_s = sum(end - job.submitted_s for end, job in zip(ended, recorded.jobs, strict=True)) / len(ended)
     return [
-        Outcome("live", jct_s, live.metered_j + idle_w * (horizon_s - live.span_s), live.jobs_j),
+        RunOutcome("live", jct_s, live.metered_j + idle_w * (horizon_s - live.span_s), live.jobs_j),
         _outcome("the same, simulated", same, horizon_s),
         _outcome("FIFO at maximum clock, simulated", fifo, horizon_s),
     ]
 
 
-def _outcome(name: str, result: SimulationResult, horizon_s: float) -> Outcome:
+def _outcome(name: str, result: SimulationResult, horizon_s: float) -> RunOutcome:
     jct_s, jobs_j = float(result.jobs.jct_s.mean()), float(result.jobs.energy_j.sum())
-    return Outcome(name, jct_s, result.energy_over(horizon_s), jobs_j)
+    return RunOutcome(name, jct_s, result.energy_over(horizon_s), jobs_j)

@@ -33,7 +33,7 @@ CHECK_S, CHECK_J, CHECK_SHARE = 30.0, 500.0, 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class MeterAccount:
     """What is known of one GPU between two readings.
 
     Attributes:
@@ -88,7 +88,7 @@ class Check(NamedTuple):
     share: float
 
 
-def advance(account: Account, reading: Reading, same_boot: bool = True, *, counts: bool = True) -> Account:
+def advance(account: MeterAccount, reading: Reading, same_boot: bool = True, *, counts: bool = True) -> MeterAccount:
     """The account after another reading: what was drawn since the last one is owed by its owner then.
 
     ``same_boot`` is False for the first reading after the machine was started anew: clocks began at 0, no job lives.
@@ -174,7 +174,7 @@ class Meter:
         self.errors: dict[str, DeviceError] = {}
         self._jumps: list[Jump] = []
         self._gpus = gpus
-        self._accounts: dict[str, Account] = {}
+        self._accounts: dict[str, MeterAccount] = {}
         self._settled_s: float | None = None
         self._same_boot = True
         if state is not None and state.get("version") == VERSION:
@@ -199,7 +199,7 @@ class Meter:
             readings[gpu.uuid] = reading
             account = self._accounts.get(gpu.uuid)
             if account is None:
-                self._accounts[gpu.uuid] = Account(reading.time_s, reading.power_w, reading.energy_j)
+                self._accounts[gpu.uuid] = MeterAccount(reading.time_s, reading.power_w, reading.energy_j)
                 continue
             same_boot = self._same_boot or gpu.uuid not in self._unread
             self._unread.discard(gpu.uuid)
@@ -276,7 +276,7 @@ class Meter:
         return {"version": VERSION, "boot": boot_id(), "settled_s": self._settled_s, "accounts": accounts}
 
 
-def _account(plain: Mapping[str, Any]) -> Account:
+def _account(plain: Mapping[str, Any]) -> MeterAccount:
     """An account from plain data, where nan is null."""
     known = {name: math.nan if value is None and name != "owner" else value for name, value in plain.items()}
-    return Account(**(known | {"owed_mj": tuple((owner, drawn_mj) for owner, drawn_mj in plain["owed_mj"])}))
+    return MeterAccount(**(known | {"owed_mj": tuple((owner, drawn_mj) for owner, drawn_mj in plain["owed_mj"])}))

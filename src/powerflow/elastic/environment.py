@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 NAMED_S = 60.0
 
 
-class Place(NamedTuple):
+class RankPlace(NamedTuple):
     """Number of a rank, how many there are, and its number among those on its node."""
 
     rank: int
@@ -42,16 +42,16 @@ def find_mailbox() -> tuple[Mailbox | None, str]:
     return mailbox, name
 
 
-def place_in(target: Target, name: str) -> Place | None:
+def place_in(target: Target, name: str) -> RankPlace | None:
     """Return the place that a target gives a rank; None if it does not name it."""
     for rank, member in enumerate(target.members):
         if member.name == name:
             local = sum(other.node == member.node for other in target.members[:rank])
-            return Place(rank, len(target.members), local)
+            return RankPlace(rank, len(target.members), local)
     return None
 
 
-def first_place(mailbox: Mailbox | None, name: str) -> Place:
+def first_place(mailbox: Mailbox | None, name: str) -> RankPlace:
     """Return the place that a rank is to have in its first group.
 
     Raises:
@@ -60,7 +60,7 @@ def first_place(mailbox: Mailbox | None, name: str) -> Place:
     if mailbox is None:
         environment = os.environ.get
         rank, ranks = int(environment("RANK", "0")), int(environment("WORLD_SIZE", "1"))
-        return Place(rank, ranks, int(environment("LOCAL_RANK", str(rank))))
+        return RankPlace(rank, ranks, int(environment("LOCAL_RANK", str(rank))))
     end_s = time.monotonic() + NAMED_S
     while time.monotonic() < end_s:
         target = mailbox.target()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from powerflow.elastic import group
-from powerflow.elastic.gang import Gang
+from powerflow.elastic.gang import GangMember
 from powerflow.elastic.static_gang import Fixed
 from powerflow.elastic.training.sampling import Pass
 
@@ -22,7 +22,7 @@ class Exchange:
 
     def forward(
         self,
-        gang: Gang | Fixed | None,
+        gang: GangMember | Fixed | None,
         one: Pass | None,
         module: nn.Module,
         args: tuple[Any, ...],
@@ -49,7 +49,7 @@ class Exchange:
         """Note that the next backward does not belong to the forward that prepared an exchange."""
         self._armed = False
 
-    def arm(self, gang: Gang | Fixed, loss: Tensor) -> None:
+    def arm(self, gang: GangMember | Fixed, loss: Tensor) -> None:
         """Let the next backward exchange gradients, even if no forward has prepared it.
 
         The script may have called the model by another way than the wrapped one, or this is the second backward since

@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from powerflow.elastic import foreign, group
 from powerflow.elastic.checkpoint import CheckpointWriter
 from powerflow.elastic.checksum import RankComparison
-from powerflow.elastic.mailbox import Mailbox, News, Phase, Switch, Target
+from powerflow.elastic.mailbox import FileWatch, Mailbox, Phase, Switch, Target
 from powerflow.elastic.reporter import Reporter
 from powerflow.elastic.state import State, Training, load, receive, send
 
@@ -36,7 +36,7 @@ SAVE_AGAIN_S = 0.5
 LOOK_S = 0.02
 
 
-class Gang:
+class GangMember:
     """One rank's membership.
 
     Attributes:
@@ -72,8 +72,8 @@ class Gang:
         self._done = False
         self._left = self._stopped = False
         self._told_to_leave = False
-        self._news_of_switch = News(mailbox.directory / "switch.json")
-        self._news_of_target = News(mailbox.directory / "target.json")
+        self._news_of_switch = FileWatch(mailbox.directory / "switch.json")
+        self._news_of_target = FileWatch(mailbox.directory / "target.json")
         self._looked_s = 0.0
         self._loaded_step = 0  # of the checkpoint that we began from
         self._checkpoint = CheckpointWriter(training, mailbox.checkpoint, reporter)

@@ -219,7 +219,7 @@ class Mailbox:
         return self.reports([name for name, when in written.items() if latest - when <= silent_s])
 
 
-class News:
+class FileWatch:
     """Tells with one `os.stat` whether a file was replaced since it was last asked."""
 
     def __init__(self, path: Path) -> None:

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from powerflow.elastic import foreign, group, refusal
-from powerflow.elastic.environment import Place, find_mailbox, find_pacer, first_place, place_in
+from powerflow.elastic.environment import RankPlace, find_mailbox, find_pacer, first_place, place_in
 from powerflow.elastic.exchange import Exchange
-from powerflow.elastic.gang import Gang
+from powerflow.elastic.gang import GangMember
 from powerflow.elastic.mailbox import Phase
 from powerflow.elastic.reporter import Reporter
 from powerflow.elastic.state import Stateful, Training
@@ -33,7 +33,7 @@ from powerflow.elastic.training.batches import Batches, whole
 from powerflow.elastic.training.gate import gate_all
 from powerflow.elastic.training.loader import Feed
 from powerflow.elastic.training.passes import Passes
-from powerflow.elastic.training.sampling import Order, Pass, Position
+from powerflow.elastic.training.sampling import Pass, Position, SampleOrder
 from powerflow.elastic.training.token_mean import TokenMean
 from powerflow.elastic.training.wrapped import Wrapped
 from powerflow.errors import InputError
@@ -47,14 +47,14 @@ class Run:
         self._reporter = Reporter(self._mailbox, self._name)
         self._pacer = find_pacer()
         self._training: Training | None = None
-        self._gang: Gang | Fixed | None = None
+        self._gang: GangMember | Fixed | None = None
         self._passes: Passes | None = None
         self._feed: Feed | None = None
         self._token_mean = TokenMean()
         self._exchange = Exchange()
         self._epoch: int | None = None  # that the script is in; it may lag behind the position
         self._epochs = range(0)
-        self._taken: tuple[int, int, Order] | None = None  # epoch, data set, order of the last loop over batches
+        self._taken: tuple[int, int, SampleOrder] | None = None  # epoch, data set, order of the last loop over batches
         # No more than weakly: a script that breaks out of its loop lets go of it, and then it ends at once.
         self._open_epochs: weakref.ref[Generator[int]] | None = None
         self._open_batches: weakref.ref[Generator[Any]] | None = None
@@ -121,7 +121,7 @@ class Run:
         if self._mailbox is None:
             self._gang = Fixed(self._training)
         else:
-            gang = self._gang = Gang(self._mailbox, self._name, self._training, self._reporter, self._idle)
+            gang = self._gang = GangMember(self._mailbox, self._name, self._training, self._reporter, self._idle)
             self._reporter.watch = StuckWatch(gang).look
             atexit.register(self._leave_epochs)
         return Wrapped(model, self)
@@ -206,7 +206,7 @@ class Run:
         global_batch = whole(global_batch)
         if self._feed is None or not self._feed.serves(dataset, loader_options):
             self._feed = Feed(dataset, loader_options)
-        order = Order(len(dataset), global_batch, shuffle, seed, drop_last)  # type: ignore[arg-type]  # Feed has looked
+        order = SampleOrder(len(dataset), global_batch, shuffle, seed, drop_last)  # type: ignore[arg-type]  # Feed has looked
         if not order.steps:
             raise InputError(
                 f"{order.samples} samples make no step of {global_batch}",
@@ -248,7 +248,7 @@ class Run:
                 fix="it is for training alone; to evaluate, use a DataLoader of your own",
             )
 
-    def _batches(self, feed: Feed, order: Order, epoch: int) -> Generator[Any]:
+    def _batches(self, feed: Feed, order: SampleOrder, epoch: int) -> Generator[Any]:
         training, gang = self._parts()
         gathering = self._passes
         assert gathering is not None
@@ -361,21 +361,21 @@ class Run:
         """The pass that the script is in."""
         return None if self._passes is None else self._passes.one
 
-    def _place(self) -> Place:
+    def _place(self) -> RankPlace:
         """Where this rank is in its gang, or will be in its first one."""
         gang = self._gang
-        if isinstance(gang, Gang) and gang.generation and gang.target is not None:
-            return place_in(gang.target, self._name) or Place(gang.rank, gang.ranks, gang.rank)
+        if isinstance(gang, GangMember) and gang.generation and gang.target is not None:
+            return place_in(gang.target, self._name) or RankPlace(gang.rank, gang.ranks, gang.rank)
         return first_place(self._mailbox, self._name)
 
-    def _parts(self) -> tuple[Training, Gang | Fixed]:
+    def _parts(self) -> tuple[Training, GangMember | Fixed]:
         if self._training is None or self._gang is None:
             raise InputError("run.wrap has not been called", fix="model = run.wrap(model, optimizer, …)")
         return self._training, self._gang
 
     def _explain(self, error: BaseException) -> InputError | None:
         """Take note of an error that ends the script, and return the refusal that it stands for, if any."""
-        if isinstance(self._gang, Gang):
+        if isinstance(self._gang, GangMember):
             self._gang.fail()
         return None if self._passes is None else self._passes.explain(error)
 
@@ -389,7 +389,7 @@ class Run:
         if self._open_epochs is not None and not hasattr(sys, "last_value"):
             _close(self._open_epochs)
 
-    def _end_step(self, order: Order, passes: tuple[Pass, ...], began_s: float) -> None:
+    def _end_step(self, order: SampleOrder, passes: tuple[Pass, ...], began_s: float) -> None:
         training, gang = self._parts()
         if self._passes is not None:
             self._passes.end_step()

@@ -14,7 +14,7 @@ import threading
 import time
 from types import FrameType
 
-from powerflow.elastic.gang import Gang
+from powerflow.elastic.gang import GangMember
 from powerflow.elastic.mailbox import Phase
 from powerflow.elastic.refusal import is_script
 
@@ -27,7 +27,7 @@ _OURS = (Phase.STARTING, Phase.READY, Phase.SYNCING, Phase.REGROUPING, Phase.BRO
 class StuckWatch:
     """Ends this process with one line if its script is in a collective that the others do not join."""
 
-    def __init__(self, gang: Gang) -> None:
+    def __init__(self, gang: GangMember) -> None:
         self._gang = gang
         self._script = threading.get_ident()
         self._since: tuple[object, float] | None = None

@@ -53,7 +53,7 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class BudgetWindow:
     """One day or month: from ``start_s`` until before ``end_s``, Unix seconds; ``name`` as people write it."""
 
     start_s: float
@@ -66,7 +66,7 @@ class Window:
         return self.end_s - self.start_s
 
 
-def window_at(budget: Budget, now_s: float) -> Window:
+def window_at(budget: Budget, now_s: float) -> BudgetWindow:
     """The window that a moment (Unix seconds) falls into."""
     zone = _zone(budget.zone)
     first = datetime.fromtimestamp(now_s, zone).date()
@@ -76,10 +76,10 @@ def window_at(budget: Budget, now_s: float) -> Window:
     else:
         after = first + timedelta(days=1)
     name = first.isoformat() if budget.period == "day" else first.isoformat()[:7]
-    return Window(_midnight(first, zone), _midnight(after, zone), name)
+    return BudgetWindow(_midnight(first, zone), _midnight(after, zone), name)
 
 
-def windows(budget: Budget, from_s: float, to_s: float) -> Iterator[Window]:
+def windows(budget: Budget, from_s: float, to_s: float) -> Iterator[BudgetWindow]:
     """All windows that have a moment in [from_s, to_s), in order."""
     while from_s < to_s:
         window = window_at(budget, from_s)
@@ -98,7 +98,7 @@ class Standing:
         forecast_j: What will have been used at its end, as expected now.
     """
 
-    window: Window
+    window: BudgetWindow
     amount_j: float
     spent_j: float
     forecast_j: float

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from powerflow.energy.budget import Budget, Standing, Warned, Window, warnings_due, window_at
+from powerflow.energy.budget import Budget, BudgetWindow, Standing, Warned, warnings_due, window_at
 from powerflow.energy.response import Response, between, check_prices, falling, price_for
 from powerflow.errors import InputError
 
@@ -236,7 +236,7 @@ class Governor:
 
     # -- how ----------------------------------------------------------------------------------------------------
 
-    def _set_price(self, window: Window, now_s: float) -> float:
+    def _set_price(self, window: BudgetWindow, now_s: float) -> float:
         left_s = window.end_s - now_s
         beyond_s = max(0.0, HORIZON_S - left_s)
         free_j = self.budget.amount_j * (1 - RESERVE) - self._spent_j(window) - self.idle_w * left_s
@@ -258,7 +258,7 @@ class Governor:
     def _at(self, values: Sequence[float], price: float) -> float:
         return between(self.prices, values, price) if values else 0.0
 
-    def _spent_j(self, window: Window) -> float:
+    def _spent_j(self, window: BudgetWindow) -> float:
         """What was used in a window by the last reading; nothing yet if that was in another."""
         return self._seen.meter - self._seen.window_meter if window.name == self._seen.window else 0.0
 

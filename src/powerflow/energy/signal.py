@@ -76,13 +76,13 @@ class Signal:
         order = np.argsort(time_s, kind="stable")
         return np.append(-np.inf, time_s[order]), np.append(np.nan, value[order])
 
-    def at(self, now_s: float) -> Reading:
+    def at(self, now_s: float) -> SignalValue:
         """The value at a moment."""
         time_s, value = self._steps
         known = float(value[np.searchsorted(time_s, now_s, side="right") - 1])
         if not math.isnan(known):
-            return Reading(known, "")
-        return Reading(self.fallback, self._why(now_s))
+            return SignalValue(known, "")
+        return SignalValue(self.fallback, self._why(now_s))
 
     def mean(self, from_s: float, to_s: float) -> float:
         """Its mean over a stretch, the fallback included; ``from_s < to_s``."""
@@ -136,7 +136,7 @@ class Signal:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class SignalValue:
     """A value, and why it is the fallback ("" where it is not)."""
 
     value: float

@@ -16,7 +16,7 @@ _SECONDS = {"s": 1.0, "min": 60.0}
 
 
 @dataclass(frozen=True, slots=True)
-class Power:
+class PowerAmount:
     """An amount of power: watts, or a share of what some reference draws.
 
     Attributes:
@@ -32,7 +32,7 @@ class Power:
         return self.value * reference_w if self.relative else self.value
 
 
-def parse_power(text: str, where: str = "--power") -> Power:
+def parse_power(text: str, where: str = "--power") -> PowerAmount:
     """Read ``60kW``, ``500 W``, ``1.2MW`` (megawatts) or ``75%``; units in any case.
 
     Raises:
@@ -45,7 +45,9 @@ def parse_power(text: str, where: str = "--power") -> Power:
             f"{text!r} is no amount of power", where=where, fix="write watts such as 60kW, or a share: 75%"
         )
     value = _positive(match[1], text, where)
-    return Power(value / 100.0, relative=True) if unit == "%" else Power(value * _WATTS[unit], relative=False)
+    return (
+        PowerAmount(value / 100.0, relative=True) if unit == "%" else PowerAmount(value * _WATTS[unit], relative=False)
+    )
 
 
 def parse_ramp(text: str, where: str = "--ramp") -> float:

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from powerflow.engine.protocol import EngineError, Fenced, RankName, RankState, RankStatus
-from powerflow.gangs.context import Yard
-from powerflow.gangs.state_file import Book, Entry, Failure
-from powerflow.gangs.types import Fact, Failed, Order, Slot, Vacated, backoff_s
+from powerflow.gangs.context import GangContext
+from powerflow.gangs.state_file import GangFailure, GangRecord, RankEntry
+from powerflow.gangs.types import DesiredState, GangEvent, GangFailed, Slot, Vacated, backoff_s
 
 
-class Push(IntEnum):
+class StopSignal(IntEnum):
     """How hard a rank has been asked to leave."""
 
     TOLD = 0
@@ -29,10 +29,10 @@ class Push(IntEnum):
 
 
 @dataclass(slots=True)
-class Pressure:
+class StopAttempt:
     """What was done to make a rank leave, and when the next thing is due."""
 
-    push: Push
+    push: StopSignal
     since_s: float
     due_s: float
 
@@ -43,15 +43,15 @@ class Gang(ABC):
     #: Whether ranks learn from their mailbox that they shall leave, before they get a signal.
     told_by_mail = False
 
-    def __init__(self, yard: Yard, order: Order, book: Book) -> None:
+    def __init__(self, yard: GangContext, order: DesiredState, book: GangRecord) -> None:
         self.yard = yard
         self.order = order
         self.book = book
-        self.facts: list[Fact] = []
+        self.facts: list[GangEvent] = []
         self.due_s = 0.0  # when the next turn is wanted
         self.trouble = ""  # what could not be done in the last turn
         self._seen: dict[str, RankState] = {}  # ranks in the last turn
-        self._pressures: dict[str, Pressure] = {}
+        self._pressures: dict[str, StopAttempt] = {}
         self._saved = True
         self._fenced = -1
         self._ended = False  # the end of this order was told
@@ -64,7 +64,7 @@ class Gang(ABC):
         """Whose gang it is."""
         return self.order.job_id
 
-    def take(self, order: Order) -> None:
+    def take(self, order: DesiredState) -> None:
         """A newer order; an older one, or the same again, changes nothing."""
         if order.epoch <= self.book.epoch:
             return
@@ -200,7 +200,7 @@ class Gang(ABC):
         """Name a new rank; it is launched once the book is saved."""
         name = str(RankName(self.job_id, self.book.epoch, self.book.number))
         self.book.number += 1
-        self.book.ranks[name] = Entry(node, gpus)
+        self.book.ranks[name] = RankEntry(node, gpus)
         return name
 
     def launch(self, name: str, seen: tuple[int, ...], extra: dict[str, str], argv: tuple[str, ...] = ()) -> bool:
@@ -222,7 +222,7 @@ class Gang(ABC):
             raise  # another controller has gone further: ours must not go on
         except (EngineError, OSError) as error:
             if isinstance(error, EngineError) and not error.retry and not self.book.trained_gpus:
-                self.fail(Failure(None, f"cannot be started: {error}"))
+                self.fail(GangFailure(None, f"cannot be started: {error}"))
                 return False
             self._launch_failures += 1
             self._launch_s = now + backoff_s(self._launch_failures)
@@ -233,11 +233,11 @@ class Gang(ABC):
         self.changed()
         return True
 
-    def fail(self, failure: Failure) -> None:
+    def fail(self, failure: GangFailure) -> None:
         """The job has failed; what still runs is ended. Where that is no fault of its own, the reason is another."""
         excuse = next(filter(None, map(self._excuse, self.book.ranks)), "")
         if excuse and not failure.final:
-            failure = Failure(None, excuse, failure.rank, excused=True)
+            failure = GangFailure(None, excuse, failure.rank, excused=True)
         self.book.left_gpus = 0  # when it goes on, that is another beginning
         failure.places = tuple((entry.node, entry.gpus) for entry in self.book.ranks.values())
         self.book.failure = failure
@@ -250,7 +250,7 @@ class Gang(ABC):
         """
         self.trouble = why
         if self.book.failure is None:
-            self.fail(Failure(None, why, final=True))
+            self.fail(GangFailure(None, why, final=True))
             return
         self.soon()
         running = self.running()
@@ -259,7 +259,7 @@ class Gang(ABC):
                 self.yard.engine.signal(RankName.parse(name), signal.SIGKILL)
         if not running and not self.told():
             self.book.ranks.clear()
-            self.facts.append(Failed(self.job_id, self.book.epoch, None, why, (), None, final=True))
+            self.facts.append(GangFailed(self.job_id, self.book.epoch, None, why, (), None, final=True))
 
     def last_lines(self, name: str, count: int = 20) -> tuple[str, ...]:
         """End of a rank's log."""
@@ -269,7 +269,7 @@ class Gang(ABC):
             return ()
         return tuple(piece.decode("utf-8", "replace").splitlines()[-count:])
 
-    def press(self, name: str, push: Push, within_s: float) -> None:
+    def press(self, name: str, push: StopSignal, within_s: float) -> None:
         """Ask a rank to leave, at least so hard; if it has not within that time, harder."""
         pressure = self._pressures.get(name)
         now = self.yard.clock()
@@ -277,7 +277,7 @@ class Gang(ABC):
             number = (None, signal.SIGTERM, signal.SIGKILL)[push]
             if number is not None:
                 self.yard.engine.signal(RankName.parse(name), number)
-            self._pressures[name] = Pressure(push, now, now + within_s)
+            self._pressures[name] = StopAttempt(push, now, now + within_s)
         self.soon()
 
     def pressed(self, name: str) -> bool:
@@ -287,7 +287,7 @@ class Gang(ABC):
     def hold(self, name: str, within_s: float, most_s: float) -> None:
         """The time of a rank that was only told begins now, if it does not hold its GPU for ever that way."""
         pressure = self._pressures.get(name)
-        if pressure is not None and pressure.push is Push.TOLD:
+        if pressure is not None and pressure.push is StopSignal.TOLD:
             pressure.due_s = min(self.yard.clock(), pressure.since_s + most_s) + within_s
 
     def clear(self) -> None:
@@ -341,17 +341,17 @@ class Gang(ABC):
         running = set(self.running())
         for name in running:
             if name in self.book.leaving and self.told_by_mail:
-                self.press(name, Push.TOLD, self.leave_s())
+                self.press(name, StopSignal.TOLD, self.leave_s())
             elif name in self.book.leaving or name not in self.book.ranks:
-                self.press(name, Push.TERMINATED, self.grace_s)
+                self.press(name, StopSignal.TERMINATED, self.grace_s)
         for name, pressure in list(self._pressures.items()):
             if name not in running:
                 del self._pressures[name]
-            elif now >= pressure.due_s and pressure.push is Push.KILLED:
+            elif now >= pressure.due_s and pressure.push is StopSignal.KILLED:
                 del self._pressures[name]
-                self.press(name, Push.KILLED, self.yard.limits.kill_s)
+                self.press(name, StopSignal.KILLED, self.yard.limits.kill_s)
             elif now >= pressure.due_s:
-                self.press(name, Push(pressure.push + 1), self.yard.limits.kill_s)
+                self.press(name, StopSignal(pressure.push + 1), self.yard.limits.kill_s)
             else:
                 self.soon()
 
@@ -360,7 +360,7 @@ class Gang(ABC):
         failure = self.book.failure
         running = self.running()
         for name in running:
-            self.press(name, Push.TERMINATED, self.grace_s if failure is None else self.yard.limits.kill_s)
+            self.press(name, StopSignal.TERMINATED, self.grace_s if failure is None else self.yard.limits.kill_s)
         if running:
             return
         if failure is None:
@@ -372,7 +372,7 @@ class Gang(ABC):
         if not self.told():
             lines = self.last_lines(failure.rank) if failure.rank else ()
             how = failure.final, failure.excused, failure.places
-            self.facts.append(Failed(self.job_id, self.book.epoch, failure.code, failure.text, lines, steps, *how))
+            self.facts.append(GangFailed(self.job_id, self.book.epoch, failure.code, failure.text, lines, steps, *how))
 
 
 def how_it_ended(code: int | None) -> str:

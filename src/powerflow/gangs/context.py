@@ -9,13 +9,13 @@ import pwd
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from powerflow.api.command import Command, command
+from powerflow.api.command import RunCommand, command
 from powerflow.api.job_spec import JobSpec
 from powerflow.elastic.mailbox import CHECKPOINT_DIR, JOB_DIR, RANK_NAME, Mailbox
 from powerflow.engine.protocol import Engine, EngineError, RankName, RankSpec, RankState, RankStatus
 from powerflow.gangs.log_matcher import Matcher
 from powerflow.gangs.rendezvous import MeetingProbe
-from powerflow.gangs.types import Limits, Order, Slot
+from powerflow.gangs.types import DesiredState, Limits, Slot
 
 #: (job id, spec, node, GPUs the process may see, its name) → its whole environment, the spec's own ``env`` included.
 Environment = Callable[[str, JobSpec, str, tuple[int, ...], RankName], Mapping[str, str]]
@@ -24,7 +24,7 @@ Environment = Callable[[str, JobSpec, str, tuple[int, ...], RankName], Mapping[s
 GPUS = "POWERFLOW_GPUS"
 
 
-class Yard:
+class GangContext:
     """Shared by all gangs of a cluster; see `powerflow.gangs.manager.Gangs` for the arguments.
 
     Attributes:
@@ -77,11 +77,11 @@ class Yard:
         """A job's mailbox."""
         return Mailbox(self.directory / "jobs" / job_id)
 
-    def working_directory(self, order: Order) -> Path:
+    def working_directory(self, order: DesiredState) -> Path:
         """Where a job's ranks start."""
         return Path(order.spec.directory or self.mailbox(order.job_id).directory.absolute())
 
-    def checkpoint_dir(self, order: Order) -> Path:
+    def checkpoint_dir(self, order: DesiredState) -> Path:
         """Where a job keeps its state: a path of its user's, so nobody but its ranks, which are theirs, uses it."""
         named = order.spec.checkpoint.dir
         if named is None:
@@ -90,7 +90,7 @@ class Yard:
 
     def launch(
         self,
-        order: Order,
+        order: DesiredState,
         name: RankName,
         node: str,
         own: tuple[int, ...],
@@ -107,7 +107,7 @@ class Yard:
         mailbox = self.mailbox(order.job_id)
         prepare(mailbox, order.user)
         own_path = "PATH" in order.spec.env
-        line = Command(argv, False) if argv else command(order.spec.run, self.interpreter, own_path=own_path)
+        line = RunCommand(argv, False) if argv else command(order.spec.run, self.interpreter, own_path=own_path)
         env = {
             "MASTER_ADDR": "127.0.0.1",
             **self._environment(order.job_id, order.spec, node, seen, name),

@@ -62,7 +62,7 @@ class _Doing(NamedTuple):
 
 
 @dataclass(slots=True)
-class Watch:
+class HangDetector:
     """Remembers since when each rank does what it does.
 
     Attributes:

@@ -15,14 +15,14 @@ from __future__ import annotations
 
 from powerflow.elastic.mailbox import CHECKPOINT_FILE, Member, Phase, RankReport, Target
 from powerflow.engine.protocol import EngineError
-from powerflow.gangs.base import Gang, Push, how_it_ended
-from powerflow.gangs.context import Yard
-from powerflow.gangs.hang_detector import TRAINING, WAITING, Watch
+from powerflow.gangs.base import Gang, StopSignal, how_it_ended
+from powerflow.gangs.context import GangContext
+from powerflow.gangs.hang_detector import TRAINING, WAITING, HangDetector
 from powerflow.gangs.losses import Losses
 from powerflow.gangs.refusals import refusal
-from powerflow.gangs.report_reader import News, progressed
-from powerflow.gangs.state_file import Book, Failure
-from powerflow.gangs.types import Completed, Hung, Order, RankLost, Rescaled, Slot, Started, backoff_s
+from powerflow.gangs.report_reader import ReportReader, progressed
+from powerflow.gangs.state_file import GangFailure, GangRecord
+from powerflow.gangs.types import DesiredState, GangCompleted, Hung, RankLost, Rescaled, Slot, Started, backoff_s
 
 #: A rank leaves at the end of a step: the one in flight, or the next, or (for who is told late) the one after.
 _STEPS_TO_LEAVE = 3
@@ -34,10 +34,10 @@ class InPlace(Gang):
 
     told_by_mail = True
 
-    def __init__(self, yard: Yard, order: Order, book: Book) -> None:
+    def __init__(self, yard: GangContext, order: DesiredState, book: GangRecord) -> None:
         super().__init__(yard, order, book)
-        self.news = News(yard.mailbox(order.job_id))
-        self._watch = Watch(yard.limits)
+        self.news = ReportReader(yard.mailbox(order.job_id))
+        self._watch = HangDetector(yard.limits)
         self._losses = Losses()
         self._posted = -1  # generation that is in the mailbox
         self._lost_since: float | None = None
@@ -75,7 +75,7 @@ class InPlace(Gang):
             try:
                 self.news.post(target, self.order.user)
             except EngineError as error:
-                self.fail(Failure(None, f"cannot be started: {error}"))
+                self.fail(GangFailure(None, f"cannot be started: {error}"))
                 return
             self._posted = book.generation
         for name in book.members:
@@ -95,7 +95,7 @@ class InPlace(Gang):
         reports = self.news.read(list(book.ranks))
         if self.news.nonsense:
             name, why = next(iter(self.news.nonsense.items()))
-            self.fail(Failure(None, f"{name} is not believed: its report {why}", name, final=True))
+            self.fail(GangFailure(None, f"{name} is not believed: its report {why}", name, final=True))
             return
         self._learn(reports)
         gone = [name for name in book.ranks if self.gone(name)]
@@ -175,7 +175,7 @@ class InPlace(Gang):
                 continue
             if report.phase is Phase.DONE and self.code(name) != 0:
                 reason = f"{name} {how_it_ended(self.code(name))} after all was trained"
-                self.fail(Failure(self.code(name), reason, name))
+                self.fail(GangFailure(self.code(name), reason, name))
                 return False
             # its script may have left its loop, and said no more: the others do the same, or wait for it in vain
             stopped = name not in book.leaving and report.generation > 0 and not self._badly(name, reports)
@@ -189,9 +189,9 @@ class InPlace(Gang):
         for name in running:
             report = reports.get(name)
             if report is None or report.generation == 0:  # a newcomer that will never be needed
-                self.press(name, Push.TERMINATED, self.yard.limits.kill_s)
+                self.press(name, StopSignal.TERMINATED, self.yard.limits.kill_s)
             elif report.phase in WAITING and report.phase is not Phase.DONE:  # waits for those who have gone
-                self.press(name, Push.TOLD, self.grace_s)
+                self.press(name, StopSignal.TOLD, self.grace_s)
         self._kill_hung(reports, now)  # who left the loop early may save for long, but not for ever
         if not running:
             if book.ranks:
@@ -199,7 +199,7 @@ class InPlace(Gang):
             if not self.told():
                 self.news.drop_checkpoint()
                 end = (book.steps,) if book.joined else (None, _NEVER_JOINED)
-                self.facts.append(Completed(self.job_id, *end))
+                self.facts.append(GangCompleted(self.job_id, *end))
         return False
 
     def _drop_leavers(self, gone: list[str]) -> None:
@@ -228,7 +228,7 @@ class InPlace(Gang):
         alone = next((name for name in lost if not self._badly(name, reports)), None)
         if alone is not None and not book.joined and len(ran) > 1:
             reason = f"{len(ran)} ranks ran it, each the whole of it, and {alone} has come to its end: {_NEVER_JOINED}"
-            self.fail(Failure(0, reason, alone, final=True))
+            self.fail(GangFailure(0, reason, alone, final=True))
             return
         if refused := refusal(lost, reports, self.code, self.last_lines):
             self.fail(refused)
@@ -253,7 +253,7 @@ class InPlace(Gang):
         self._count_loss(reports)
         if not living or (book.trained_gpus and not trained) or self._losses.count > self.yard.limits.losses:
             again = f" ({self._losses.count} times without a step in between)" if self._losses.count > 1 else ""
-            self.fail(Failure(self.code(first), f"{first} {self._reason(first, reports)}{again}", first))
+            self.fail(GangFailure(self.code(first), f"{first} {self._reason(first, reports)}{again}", first))
             return
         for name in lost:
             self.facts.append(RankLost(self.job_id, name, self.code(name), self._reason(name, reports)))
@@ -279,7 +279,7 @@ class InPlace(Gang):
         if self._losses.count > self.yard.limits.losses:
             notes = [report.note for report in members if report is not None and report.note]
             reason = f"its ranks cannot form a group: {(notes or ['they do not say why'])[0]}"
-            self.fail(Failure(None, reason, book.members[0]))
+            self.fail(GangFailure(None, reason, book.members[0]))
             return
         self._form_anew()
 
@@ -318,7 +318,7 @@ class InPlace(Gang):
             if not self.pressed(name):
                 self.facts.append(Hung(self.job_id, name, what))
                 self._silent |= set() if self.book.joined or reports else {name}
-            self.press(name, Push.KILLED, self.yard.limits.kill_s)
+            self.press(name, StopSignal.KILLED, self.yard.limits.kill_s)
 
     def _all_trained(self, reports: dict[str, RankReport]) -> bool:
         """Whether those who train have come to the end, and only do what their script does after its loop."""
@@ -336,7 +336,7 @@ class InPlace(Gang):
             self.book.tell_to_leave([name for name in late if name in self.book.ranks])
             self.changed()
         for name in filter(self.alive, late):
-            self.press(name, Push.TERMINATED, self.yard.limits.kill_s)
+            self.press(name, StopSignal.TERMINATED, self.yard.limits.kill_s)
 
     # What the order asks for.
 

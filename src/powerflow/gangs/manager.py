@@ -22,13 +22,13 @@ from powerflow.elastic.mailbox import RankReport
 from powerflow.engine.protocol import Engine, EngineError, RankName, RankState, RankStatus
 from powerflow.errors import InputError
 from powerflow.gangs.base import Gang
-from powerflow.gangs.context import Environment, Yard
+from powerflow.gangs.context import Environment, GangContext
 from powerflow.gangs.inplace import InPlace
 from powerflow.gangs.rendezvous import MeetingProbe, look
-from powerflow.gangs.report_reader import News
+from powerflow.gangs.report_reader import ReportReader
 from powerflow.gangs.restart import Scripts
-from powerflow.gangs.state_file import Book, Failure
-from powerflow.gangs.types import Fact, Limits, Order, Slot
+from powerflow.gangs.state_file import GangFailure, GangRecord
+from powerflow.gangs.types import DesiredState, GangEvent, Limits, Slot
 
 __all__ = ["Environment", "Gangs"]
 
@@ -67,7 +67,7 @@ class Gangs:
         look_at_ranks: MeetingProbe = look,
     ) -> None:
         self._on_defect = on_defect
-        self._yard = Yard(engine, Path(directory), environment, limits, interpreter, clock, look_at_ranks)
+        self._yard = GangContext(engine, Path(directory), environment, limits, interpreter, clock, look_at_ranks)
         self._gangs: dict[str, Gang] = {}
         self._engine_trouble = ""
         self._torn: dict[str, str] = {}  # jobs whose book says nothing, and why
@@ -85,7 +85,7 @@ class Gangs:
         """
         return self._book(job_id).epoch
 
-    def adopt(self, orders: Sequence[Order]) -> None:
+    def adopt(self, orders: Sequence[DesiredState]) -> None:
         """After a restart: the last orders of all jobs that have not ended. Ranks that run well are left untouched.
 
         Ranks of any other job are ended.
@@ -99,10 +99,10 @@ class Gangs:
         for job_id, ranks in self._yard.statuses.items():
             if job_id not in self._gangs and any(status.state is RankState.RUNNING for status in ranks.values()):
                 epoch = max(status.name.epoch for status in ranks.values())
-                self._gang(Order(job_id, epoch, JobSpec(run="true"), ())).kill()
+                self._gang(DesiredState(job_id, epoch, JobSpec(run="true"), ())).kill()
         self._see_owners()
 
-    def apply(self, orders: Sequence[Order]) -> None:
+    def apply(self, orders: Sequence[DesiredState]) -> None:
         """Take new orders; those older than what is known are ignored. They are carried out by `poll`.
 
         Raises:
@@ -113,7 +113,7 @@ class Gangs:
             gang = self._gang(order)
             gang.take(order)
             if why := self._torn.pop(order.job_id, ""):  # what ran of it, and where, nobody knows: it cannot go on
-                gang.fail(Failure(None, why, final=True))
+                gang.fail(GangFailure(None, why, final=True))
 
     def kill(self, job_id: str) -> None:
         """End a job now: SIGTERM, its grace, SIGKILL; `Vacated` is told when nothing of it runs.
@@ -123,7 +123,7 @@ class Gangs:
         if job_id in self._gangs:
             self._gangs[job_id].kill()
 
-    def poll(self) -> list[Fact]:
+    def poll(self) -> list[GangEvent]:
         """Take the next step with every gang; what happened since the last call, in order.
 
         What could not be done is told by `troubles`, and tried again by the next call.
@@ -135,7 +135,7 @@ class Gangs:
             self._engine_trouble = f"the engine does not answer: {error}"
             return []
         self._see_owners()
-        facts: list[Fact] = []
+        facts: list[GangEvent] = []
         # those who have GPUs to give back first, so that others may get them in the same turn
         for gang in sorted(self._gangs.values(), key=lambda gang: not gang.book.ranks):
             if not gang.due:
@@ -177,7 +177,7 @@ class Gangs:
         """How each of a job's `ranks` is, as the engine says, and where it stands, as it says itself if it does."""
         names = self.ranks(job_id)
         known = self._yard.statuses.get(job_id, {})
-        said = News(self._yard.mailbox(job_id)).read([name for name in names if name in known])
+        said = ReportReader(self._yard.mailbox(job_id)).read([name for name in names if name in known])
         return [_standing(name, known.get(name), said.get(name)) for name in names]
 
     def ranks(self, job_id: str) -> list[str]:
@@ -222,22 +222,22 @@ class Gangs:
         """Let go; ranks run on."""
         self._yard.matcher.close()
 
-    def _gang(self, order: Order) -> Gang:
+    def _gang(self, order: DesiredState) -> Gang:
         gang = self._gangs.get(order.job_id)
         if gang is None:
             kind = InPlace if order.spec.rescale == "in-place" else Scripts
             gang = self._gangs[order.job_id] = kind(self._yard, order, self._book(order.job_id))
         return gang
 
-    def _book(self, job_id: str) -> Book:
+    def _book(self, job_id: str) -> GangRecord:
         if not _JOB_ID.fullmatch(job_id):
             raise InputError(f"{job_id!r} cannot be a job's id", fix="use letters, digits, - and _")
         path = self._yard.book_path(job_id)
         try:
-            return Book.load(path)
+            return GangRecord.load(path)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             self._torn[job_id] = f"its book {path} cannot be read ({type(error).__name__}: {error})"[:DEFECT_CHARS]
-            return Book()
+            return GangRecord()
 
     def _see_owners(self) -> None:
         self._yard.owners = {

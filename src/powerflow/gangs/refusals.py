@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from powerflow.elastic.mailbox import RankReport
-from powerflow.gangs.state_file import Failure
+from powerflow.gangs.state_file import GangFailure
 
 #: What torch's traceback shows where a script opens a process group for which nobody has set an address.
 _OWN_GROUP = ("init_process_group(", "_env_rendezvous_handler", "/deepspeed/")
@@ -20,7 +20,7 @@ def refusal(
     reports: Mapping[str, RankReport],
     code: Callable[[str], int | None],
     last_lines: Callable[[str], Iterable[str]],
-) -> Failure | None:
+) -> GangFailure | None:
     """Return the failure of a job, one of whose ranks was refused; None if none was.
 
     Args:
@@ -34,7 +34,7 @@ def refusal(
         if not code(name):
             continue
         if report is not None and report.refusal:
-            return Failure(code(name), f"{name} was refused: {report.refusal}", name, final=True)
+            return GangFailure(code(name), f"{name} was refused: {report.refusal}", name, final=True)
         if report is None and any(sign in line for line in last_lines(name) for sign in _OWN_GROUP):
-            return Failure(code(name), f"{name} exited with code {code(name)}: {_RESTART}", name, final=True)
+            return GangFailure(code(name), f"{name} exited with code {code(name)}: {_RESTART}", name, final=True)
     return None

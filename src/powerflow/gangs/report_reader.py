@@ -17,7 +17,7 @@ from powerflow.gangs.types import Progressed
 MOST_FILES = 20_000
 
 
-class News:
+class ReportReader:
     """Both sides of one job's mailbox.
 
     Attributes:

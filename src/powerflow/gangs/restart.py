@@ -15,13 +15,13 @@ from powerflow.api.patterns import shown
 from powerflow.engine.protocol import EngineError, RankName, RankState
 from powerflow.errors import InputError
 from powerflow.gangs.base import Gang, how_it_ended
-from powerflow.gangs.context import Yard
+from powerflow.gangs.context import GangContext
 from powerflow.gangs.layout import lay_out, notes, processes
 from powerflow.gangs.log_progress import LogProgress
 from powerflow.gangs.rendezvous import Meeting, MeetingState, RankProcess
 from powerflow.gangs.report_bounds import MOST_COUNT
-from powerflow.gangs.state_file import Book, Failure
-from powerflow.gangs.types import Completed, Continued, Noted, Order, Progressed, Rescaled, Started
+from powerflow.gangs.state_file import GangFailure, GangRecord
+from powerflow.gangs.types import Continued, DesiredState, GangCompleted, Noted, Progressed, Rescaled, Started
 
 #: Most bytes of a log that are read in one go, and how often in one turn.
 _PIECE, _PIECES = 1 << 16, 8
@@ -31,7 +31,7 @@ _NEVER_MET = "call torch.distributed.init_process_group in it, or submit it with
 class Scripts(Gang):
     """See the module."""
 
-    def __init__(self, yard: Yard, order: Order, book: Book) -> None:
+    def __init__(self, yard: GangContext, order: DesiredState, book: GangRecord) -> None:
         super().__init__(yard, order, book)
         self._told_epoch = -1
         self._told_step = (-1, -1)
@@ -55,7 +55,7 @@ class Scripts(Gang):
         try:
             plans = lay_out(self.order.spec, entries, self.book.port, self.yard.interpreter)
         except InputError as error:
-            self.fail(Failure(None, f"cannot be started: {error}", final=True))
+            self.fail(GangFailure(None, f"cannot be started: {error}", final=True))
             return
         for plan in plans:
             if not self.launch(plan.name, plan.seen, plan.environment, plan.command):
@@ -71,7 +71,7 @@ class Scripts(Gang):
         failed = next((name for name in gone if self.code(name) != 0 or self.rebooted(name)), None)
         stopped = bool(book.leaving)
         if failed is not None and not stopped:
-            self.fail(Failure(self.code(failed), f"{failed} {how_it_ended(self.code(failed))}", failed))
+            self.fail(GangFailure(self.code(failed), f"{failed} {how_it_ended(self.code(failed))}", failed))
             return
         if not stopped and self._end_if_apart(gone, now):
             return
@@ -81,7 +81,7 @@ class Scripts(Gang):
             self.clear()
         if book.done:
             if not self.running() and not self.told():
-                self.facts.append(Completed(self.job_id, book.steps if book.steps >= 0 else None))
+                self.facts.append(GangCompleted(self.job_id, book.steps if book.steps >= 0 else None))
             return
         if not stopped and self._end_if_hung(now):
             return
@@ -140,10 +140,10 @@ class Scripts(Gang):
             found = processes(self.order.spec, self.order.placement)
             told = notes(self.order.spec, len(list(self.order.slots())))
         except InputError as error:
-            self.fail(Failure(None, f"cannot be started: {error}", final=True))
+            self.fail(GangFailure(None, f"cannot be started: {error}", final=True))
             return
         if self.order.spec.rescale == "none" and len(found) > 1:
-            self.fail(Failure(None, "cannot be started: a job with rescale: none needs all its GPUs on one node"))
+            self.fail(GangFailure(None, "cannot be started: a job with rescale: none needs all its GPUs on one node"))
             return
         self.facts += [Noted(self.job_id, kind, text) for kind, text in told]
         book.members = [self.enlist(node, gpus) for node, gpus in found]
@@ -176,7 +176,7 @@ class Scripts(Gang):
             return False
         when = f"and {alone} has come to its end" if alone else f"and have not met after {now - meeting.since_s:.0f} s"
         reason = f"{ranks} ranks ran it, each the whole of it, {when}: {_NEVER_MET}"
-        self.fail(Failure(0 if alone else None, reason, alone or book.members[0], final=True))
+        self.fail(GangFailure(0 if alone else None, reason, alone or book.members[0], final=True))
         return True
 
     def _epoch(self, name: str) -> int:
@@ -275,7 +275,7 @@ class Scripts(Gang):
         between_s = self.order.spec.limits.between_steps or limits.start_s
         if still_s <= max(between_s, limits.hang_steps * book.gap_s):
             return False
-        self.fail(Failure(None, f"{first} did nothing for {still_s:.0f} s", first))
+        self.fail(GangFailure(None, f"{first} did nothing for {still_s:.0f} s", first))
         return True
 
 

@@ -13,7 +13,7 @@ from powerflow.elastic.mailbox import read_json, replace_json
 
 
 @dataclass(slots=True)
-class Entry:
+class RankEntry:
     """One rank: where it is, and whether the engine has taken its launch (if not, launching again does no harm)."""
 
     node: str
@@ -22,7 +22,7 @@ class Entry:
 
 
 @dataclass(slots=True)
-class Failure:
+class GangFailure:
     """Why a job has failed.
 
     Attributes:
@@ -43,7 +43,7 @@ class Failure:
 
 
 @dataclass(slots=True)
-class Book:
+class GangRecord:
     """One gang.
 
     Attributes:
@@ -73,7 +73,7 @@ class Book:
     number: int = 0
     generation: int = 0
     members: list[str] = field(default_factory=list)
-    ranks: dict[str, Entry] = field(default_factory=dict)
+    ranks: dict[str, RankEntry] = field(default_factory=dict)
     leaving: list[str] = field(default_factory=list)
     ended: list[str] = field(default_factory=list)
     joined: bool = False
@@ -88,7 +88,7 @@ class Book:
     done: bool = False
     steps: int = 0
     killed: bool = False
-    failure: Failure | None = None
+    failure: GangFailure | None = None
 
     def save(self, path: Path) -> None:
         """Write it.
@@ -99,20 +99,20 @@ class Book:
         replace_json(path, asdict(self))
 
     @staticmethod
-    def load(path: Path) -> Book:
+    def load(path: Path) -> GangRecord:
         """Read one; an empty one where there is none."""
         found = read_json(path)
         if found is None:
-            return Book()
+            return GangRecord()
         found["ranks"] = {
-            name: Entry(entry["node"], tuple(entry["gpus"]), entry["launched"])
+            name: RankEntry(entry["node"], tuple(entry["gpus"]), entry["launched"])
             for name, entry in found["ranks"].items()
         }
         if (failure := found["failure"]) is not None:
             places = tuple((node, tuple(gpus)) for node, gpus in failure.get("places", ()))
-            found["failure"] = Failure(**(failure | {"places": places}))
+            found["failure"] = GangFailure(**(failure | {"places": places}))
         found.setdefault("joined", True)  # a book of before that was looked at
-        return Book(**found)
+        return GangRecord(**found)
 
     def drop(self, name: str) -> None:
         """A rank is gone, and its end has been dealt with."""

@@ -1,6 +1,6 @@
-"""What is asked of a gang (`Order`), and what is told of it (facts): plain data between the controller and `Gangs`.
+"""What is asked of a gang (`DesiredState`), and what is told of it (facts): plain data between the controller and `Gangs`.
 
-Within one `Gangs` object every fact of an end (`Completed`, `Failed`, `Vacated`) is told once for an order. After a
+Within one `Gangs` object every fact of an end (`GangCompleted`, `GangFailed`, `Vacated`) is told once for an order. After a
 restart of the controller what still holds is told again, because the last telling may have been lost: take facts so
 that hearing one twice does no harm.
 """
@@ -17,7 +17,7 @@ Slot = tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class DesiredState:
     """What one job shall have from now on.
 
     Attributes:
@@ -57,7 +57,7 @@ class Limits:
         between_s: A rank that is outside a step for so long hangs, unless its job says otherwise.
         start_s: A rank that has not trained a step after so long (importing, building, compiling) hangs. So does a
             script whose log has told no new step for so long, and for ``hang_steps`` times as long as it ever took.
-        grace_s: Most seconds that a job may ask for to save and leave; see `Order.grace_s`.
+        grace_s: Most seconds that a job may ask for to save and leave; see `DesiredState.grace_s`.
         kill_s: Seconds from SIGTERM to SIGKILL for a rank that has already had its grace.
         settle_s: Seconds that peers of a lost rank have to end too, before the gang is mended around the hole.
         rejoin_s: A group that could not be formed, though all its ranks live, is formed anew after so long.
@@ -178,7 +178,7 @@ class Hung:
 
 
 @dataclass(frozen=True, slots=True)
-class Completed:
+class GangCompleted:
     """All work is done, and no process is left. ``steps``: None where unknown; ``note``: what its owner should know."""
 
     job_id: str
@@ -187,7 +187,7 @@ class Completed:
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
+class GangFailed:
     """The job ended badly, and no process is left; whether to try again is the controller's business.
 
     Where it is ``final`` it is not: it would end in the same way.
@@ -221,7 +221,7 @@ class Noted:
     text: str
 
 
-Fact = Started | Vacated | Progressed | Rescaled | Continued | RankLost | Hung | Completed | Failed | Noted
+GangEvent = Started | Vacated | Progressed | Rescaled | Continued | RankLost | Hung | GangCompleted | GangFailed | Noted
 
 
 def backoff_s(attempt: int, first_s: float = 1.0, most_s: float = 300.0) -> float:

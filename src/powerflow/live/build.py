@@ -29,21 +29,21 @@ from powerflow.engine.protocol import EngineError, RankName
 from powerflow.errors import InputError
 from powerflow.gangs.manager import Gangs
 from powerflow.gangs.types import Limits
-from powerflow.live.cluster_service import LiveDesk
-from powerflow.live.controller import Controller, Settings
+from powerflow.live.cluster_service import ClusterService
+from powerflow.live.controller import Controller, ControllerSettings
 from powerflow.live.emulation import Emulation
 from powerflow.live.governance.budgets import LiveBudgets
 from powerflow.live.governance.cap_record import CapRecords
 from powerflow.live.governance.caps import Caps
 from powerflow.live.governance.replay_process import Replays
-from powerflow.live.governance.savings import Savings
+from powerflow.live.governance.savings import SavingsEstimate
 from powerflow.live.governance.signals import Signals
 from powerflow.live.governance.stages import Stages
-from powerflow.live.governance.step import Rules
-from powerflow.live.gpus.gpus import Place, Power
+from powerflow.live.governance.step import GovernanceParts
+from powerflow.live.gpus.gpus import Gpus, Place
 from powerflow.live.gpus.hosts import nodes_of, numbered
-from powerflow.live.jobs.cost_learning import Learning
-from powerflow.live.jobs.decision_log import Chronicle
+from powerflow.live.jobs.cost_learning import CostLearning
+from powerflow.live.jobs.decision_log import DecisionLog
 from powerflow.policy import registry
 from powerflow.scheduler.rules.compose import with_rules
 from powerflow.scheduler.scheduler import Scheduler
@@ -89,7 +89,7 @@ class ClusterSettings:
     costs: Costs | None = None
     restored: bool = False
     max_grace_s: float = 600.0
-    controller: Settings = field(default_factory=Settings)
+    controller: ControllerSettings = field(default_factory=ControllerSettings)
 
 
 @dataclass(slots=True)
@@ -97,7 +97,7 @@ class LiveCluster:
     """A live cluster whose controller has not turned yet; `close` lets go of it, and ranks run on."""
 
     controller: Controller
-    desk: LiveDesk
+    desk: ClusterService
     engine: LocalEngine
     emulation: Emulation | None
     store: Store
@@ -156,7 +156,7 @@ def build(settings: ClusterSettings, log: Any) -> LiveCluster:
         scheduler = Scheduler(spec, axes, idle_w, policy, energy_price=settings.energy_price, interval_s=interval_s)
         as_user = os.geteuid() == 0 and "user" in engine.limits()
         refused: list[str] = []
-        power = Power(gpus, Clocks(state / "device", gpus, refused.append), store, refused)
+        power = Gpus(gpus, Clocks(state / "device", gpus, refused.append), store, refused)
         gangs = Gangs(
             engine,
             state,
@@ -164,7 +164,7 @@ def build(settings: ClusterSettings, log: Any) -> LiveCluster:
             limits=Limits(grace_s=settings.max_grace_s),
             on_defect=lambda job_id, error: log.error("a defect ended a job", job=job_id, exc_info=error),
         )
-        learning = Learning(axes, settings.costs)
+        learning = CostLearning(axes, settings.costs)
         signals = Signals(store)
         budgets = LiveBudgets(
             store,
@@ -177,12 +177,12 @@ def build(settings: ClusterSettings, log: Any) -> LiveCluster:
             price=settings.energy_price,
             emulated=emulation is not None,
         )
-        chronicle = Chronicle(store, learning, scheduler)
+        chronicle = DecisionLog(store, learning, scheduler)
         stages = Stages(store, lambda: chronicle.calibrations, settings.stage)
         compare = settings.replays.compare
-        savings = Savings(store, spec, axes, learning, stages, compare, lambda: scheduler.energy_price)
+        savings = SavingsEstimate(store, spec, axes, learning, stages, compare, lambda: scheduler.energy_price)
         caps = Caps(store, spec, power, CapRecords(state / "caps"))
-        rules = Rules(caps, signals, budgets, stages, savings, chronicle)
+        rules = GovernanceParts(caps, signals, budgets, stages, savings, chronicle)
         controller = Controller(
             scheduler,
             store,
@@ -200,7 +200,7 @@ def build(settings: ClusterSettings, log: Any) -> LiveCluster:
         controller.notices |= {f"left out: {words}": f"left out: {words}" for words in left_out}
         controller.notices |= {f"pairing {number}": notice for number, notice in enumerate(paired.notices)}
         undo.pop_all()
-    desk = LiveDesk(controller, _may_run(as_user), left_out)
+    desk = ClusterService(controller, _may_run(as_user), left_out)
     return LiveCluster(controller, desk, engine, emulation, store, spec, axes, log, claims)
 
 

@@ -34,12 +34,12 @@ from powerflow.api.records import (
     Forbidden,
     GpuRecord,
     JobDetail,
+    JobOption,
     JobRecord,
     JobState,
     LogChunk,
     NodeRecord,
     NotFound,
-    Option,
     Page,
     Refused,
     Role,
@@ -50,14 +50,14 @@ from powerflow.energy.kinds import Kind
 from powerflow.engine.protocol import EngineError
 from powerflow.live.controller import Controller
 from powerflow.live.gpus.wanted import check_gpus
-from powerflow.live.jobs.active_job import Entry
-from powerflow.live.jobs.options import Prices, option, options
+from powerflow.live.jobs.active_job import ActiveJob
+from powerflow.live.jobs.options import JobPrices, option, options
 from powerflow.store.accounting import priced
 from powerflow.store.models import StoredJob
 
 #: Jobs of one user that have not ended.
 MOST_ACTIVE = 10_000
-#: Jobs that `LiveDesk.top` lists.
+#: Jobs that `ClusterService.top` lists.
 TOP_JOBS = 200
 #: Ranks that are named to who asks for one that there is not.
 _NAMED = 8
@@ -67,7 +67,7 @@ def _anybody(user: str, directory: str | None) -> str:
     return ""
 
 
-class LiveDesk:
+class ClusterService:
     """The `powerflow.api.cluster_api.Desk` of a controller.
 
     Args:
@@ -149,7 +149,7 @@ class LiveDesk:
         pool = self._scheduler.pools[entry.gpu_type or next(iter(self._scheduler.pools))]
         table = self._controller.learning.table(entry.kind.name, pool.gpu_type)
         price += self._scheduler.energy.by_project.get(entry.spec.project, 0.0)
-        prices = Prices(entry.job(1.0).weight, price, entry.gpu_price, pool.gpu_idle_w)
+        prices = JobPrices(entry.job(1.0).weight, price, entry.gpu_price, pool.gpu_idle_w)
         now = option(table, pool.axes, entry.gpus, entry.clock_mhz, prices) if entry.placement else None
         best = options(table, pool.axes, prices, runs_on=entry.spec.gpus.runs_on)
         sentence = entry.reason
@@ -344,7 +344,7 @@ class LiveDesk:
 
     # -- inside ---------------------------------------------------------------------------------------------------
 
-    def _foretold(self, said: Explanation, entry: Entry, gpu_type: str, best: Sequence[Option]) -> Explanation:
+    def _foretold(self, said: Explanation, entry: ActiveJob, gpu_type: str, best: Sequence[JobOption]) -> Explanation:
         """An explanation with when the job is expected to end, and what it will have used."""
         if entry.placement:
             gpus, clock_mhz, from_s = entry.gpus, entry.clock_mhz, self._controller.clock()
@@ -445,7 +445,7 @@ class LiveDesk:
         entry = self._controller.snapshot.get(job.id)
         return stored if entry is None or job.state.ended else self._live(stored, entry)
 
-    def _live(self, stored: JobRecord, entry: Entry) -> JobRecord:
+    def _live(self, stored: JobRecord, entry: ActiveJob) -> JobRecord:
         total = entry.steps_total
         step_time_s = _known(entry.step_time_s)
         eta_s = None

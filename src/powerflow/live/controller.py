@@ -26,22 +26,22 @@ from powerflow.gangs.manager import Gangs
 from powerflow.gangs.report_bounds import MOST_BATCH, MOST_S, within
 from powerflow.gangs.types import backoff_s
 from powerflow.live.emulation import Emulation
-from powerflow.live.event_logger import EventLog
-from powerflow.live.explain_requests import Questions
-from powerflow.live.governance.step import Governance, Rules
-from powerflow.live.gpus.gpus import Power
-from powerflow.live.gpus.measuring import Measuring
+from powerflow.live.event_logger import EventLogger
+from powerflow.live.explain_requests import ExplainRequests
+from powerflow.live.governance.step import GovernanceParts, GovernanceStep
+from powerflow.live.gpus.gpus import Gpus
+from powerflow.live.gpus.measuring import Measurement
 from powerflow.live.gpus.service import GpuService
 from powerflow.live.gpus.wanted import type_held
-from powerflow.live.jobs.active_job import Entry
+from powerflow.live.jobs.active_job import ActiveJob
 from powerflow.live.jobs.clock_exploration import clocks_to_try
-from powerflow.live.jobs.cost_learning import Learning, class_of, restore
-from powerflow.live.jobs.gang_events import BATCHES, PAUSES, Facts
-from powerflow.live.jobs.job_table import Roster, update_of
+from powerflow.live.jobs.cost_learning import CostLearning, class_of, restore
+from powerflow.live.jobs.gang_events import BATCHES, PAUSES, GangEvents
+from powerflow.live.jobs.job_table import JobTable, update_of
 from powerflow.live.jobs.step_timing import STEPS
 from powerflow.live.troubles import tell_troubles
 from powerflow.live.wall_clock import BrainTime, WallClock, moved
-from powerflow.scheduler import events as brain
+from powerflow.scheduler import events as scheduler_events
 from powerflow.scheduler.ledger import advance
 from powerflow.scheduler.plan import QUIET, Plan
 from powerflow.scheduler.scheduler import Scheduler
@@ -59,7 +59,7 @@ NEWS_AT_ONCE = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class ControllerSettings:
     """How the controller goes about it.
 
     Attributes:
@@ -110,13 +110,13 @@ class Controller:
         store: Store,
         engine: Engine,
         gangs: Gangs,
-        power: Power,
-        learning: Learning,
+        power: Gpus,
+        learning: CostLearning,
         *,
-        rules: Rules,
+        rules: GovernanceParts,
         owner: str,
         log: Any,
-        settings: Settings = Settings(),
+        settings: ControllerSettings = ControllerSettings(),
         runs_as: Callable[[str], str] = lambda user: "",
         emulation: Emulation | None = None,
         clock: Callable[[], float] | None = None,
@@ -125,9 +125,9 @@ class Controller:
         self.power, self.learning, self.settings, self.owner = power, learning, settings, owner
         self.rules, self.runs_as, self.emulation = rules, runs_as, emulation
         self.clock = clock or WallClock()
-        self._roster = Roster(store, power, learning, settings.pause_s)
+        self._roster = JobTable(store, power, learning, settings.pause_s)
         self.entries = self._roster.entries
-        self.snapshot: Mapping[str, Entry] = {}  # copies, for readers in other threads; replaced as a whole
+        self.snapshot: Mapping[str, ActiveJob] = {}  # copies, for readers in other threads; replaced as a whole
         self.notices: dict[str, str] = {}
         self.turned_s = 0.0
         self.cycle_s = 0.0  # the last decision and all it caused
@@ -135,11 +135,11 @@ class Controller:
         self._inbox: deque[News] = deque()
         self._nodes_up = {n.name: True for pool in scheduler.pools.values() for n in pool.occupancy.nodes}
         self._brain_time = BrainTime()
-        self.governance = Governance(rules, self._roster, scheduler, store, self._advance, log, self._brain_time)
-        self._questions = Questions(scheduler, self._advance, log, self._brain_time)
+        self.governance = GovernanceStep(rules, self._roster, scheduler, store, self._advance, log, self._brain_time)
+        self._questions = ExplainRequests(scheduler, self._advance, log, self._brain_time)
         self._gpu_service = GpuService(power, engine, store, self._roster, gangs.holding, log)
-        self._measuring = Measuring(power, self._roster, scheduler, self.governance, self._gpu_service, gangs.holding)
-        self._facts = Facts(
+        self._measuring = Measurement(power, self._roster, scheduler, self.governance, self._gpu_service, gangs.holding)
+        self._facts = GangEvents(
             self._roster,
             store,
             learning,
@@ -155,7 +155,7 @@ class Controller:
             acts=self.governance.acts,
             on_defect=lambda job_id, error: log.error("a defect ended a job", job=job_id, exc_info=error),
         )
-        self._events = EventLog(store, log)
+        self._events = EventLogger(store, log)
         self._turns = False
         self._draining = False
         self._wake_s = -math.inf
@@ -197,7 +197,7 @@ class Controller:
         self._renewed_s = now_s
         self._remember()
         self._roster.events += [
-            brain.NodeDrained(n.name) for n in self.store.node_states().values() if n.state == "drained"
+            scheduler_events.NodeDrained(n.name) for n in self.store.node_states().values() if n.state == "drained"
         ]
         self.power.start(now_s)  # first: budgets go on from its meter
         self._gpu_service.start()
@@ -221,7 +221,7 @@ class Controller:
                 self._roster.introduce(entry)
                 if entry.placement:
                     shares = tuple(NodeShare(node, gpus) for node, gpus in entry.placement)
-                    self._roster.events.append(brain.Adopted(entry.id, entry.gpu_type, shares, entry.clock_mhz))
+                    self._roster.events.append(scheduler_events.Adopted(entry.id, entry.gpu_type, shares, entry.clock_mhz))
         self.store.intend([self.entries[job_id].intent() for job_id in self._roster.unstored], now_s)
         self._roster.unstored.clear()
         self.gangs.adopt(orders)
@@ -246,7 +246,7 @@ class Controller:
             ((class_of(job.spec, job.user), job.steps) for job in completed),
         )
 
-    def _take_over(self, entry: Entry, job: StoredJob, intent: Intent, now_s: float) -> None:
+    def _take_over(self, entry: ActiveJob, job: StoredJob, intent: Intent, now_s: float) -> None:
         """What the last controller decided for a job holds, as far as it was stored and the cluster still has it."""
         entry.epoch = intent.epoch
         if job.state is JobState.RUNNING:
@@ -456,11 +456,11 @@ class Controller:
                     if not self.governance.acts(entry):  # what was timed at a clock that is set is over
                         entry.explore_mhz, entry.window = (), None
             case "drained":
-                self._roster.events.append(brain.NodeDrained(news.name))
+                self._roster.events.append(scheduler_events.NodeDrained(news.name))
             case "resumed":
                 self._gpu_service.pardon(news.name)
                 if self._nodes_up.get(news.name, True):  # else when it answers again
-                    self._roster.events.append(brain.NodeRecovered(news.name))
+                    self._roster.events.append(scheduler_events.NodeRecovered(news.name))
 
     def _tidy(self, now_s: float) -> None:
         """Forget the logs of those who ended longest ago."""
@@ -476,12 +476,12 @@ class Controller:
         up = dict.fromkeys(self._nodes_up, False) | {node.name: node.up for node in self.engine.nodes()}
         for name in [name for name, is_up in up.items() if self._nodes_up.get(name, True) != is_up]:
             if not up[name]:
-                self._roster.events.append(brain.NodeFailed(name))
+                self._roster.events.append(scheduler_events.NodeFailed(name))
             else:
                 stored = self.store.node_states().get(name)
-                self._roster.events.append(brain.NodeRecovered(name))
+                self._roster.events.append(scheduler_events.NodeRecovered(name))
                 if stored is not None and stored.state == "drained":
-                    self._roster.events.append(brain.NodeDrained(name))
+                    self._roster.events.append(scheduler_events.NodeDrained(name))
             self._nodes_up[name] = up[name]
 
     # -- decisions ------------------------------------------------------------------------------------------------
@@ -501,13 +501,13 @@ class Controller:
             self.governance.decided(plan, now_s)
         return plan.decided
 
-    def _progress(self) -> brain.Progress:
+    def _progress(self) -> scheduler_events.Progress:
         slots, done = [], []
         for entry in self.entries.values():
             if entry.known and entry.placement and entry.id in self.scheduler.ledger.slot_of:
                 slots.append(self.scheduler.slot(entry.id))
                 done.append(entry.steps)
-        return brain.Progress(np.array(slots, np.int64), np.array(done))
+        return scheduler_events.Progress(np.array(slots, np.int64), np.array(done))
 
     def _advance(self) -> None:
         """The brain is to know of all progress up to now."""
@@ -548,10 +548,10 @@ class Controller:
             )
         self._reconcile()
 
-    def _refuse(self, entry: Entry) -> None:
+    def _refuse(self, entry: ActiveJob) -> None:
         """One process cannot use GPUs of several nodes: its job waits until a node has enough."""
         self._roster.give_back(entry, f"waits for {entry.gpus} GPUs on one node")
-        self._roster.events.append(brain.Failed(entry.id, retry=True, done=entry.steps))
+        self._roster.events.append(scheduler_events.Failed(entry.id, retry=True, done=entry.steps))
 
     def _reconcile(self) -> None:
         """Jobs that could not be adopted where they ran give those GPUs back."""
@@ -561,7 +561,7 @@ class Controller:
                 if not self.scheduler.ledger.rows["gpus"][slot]:
                     self._roster.give_back(entry, entry.reason)
 
-    def _clocks_to_try(self, entry: Entry) -> tuple[float, ...]:
+    def _clocks_to_try(self, entry: ActiveJob) -> tuple[float, ...]:
         if not self.settings.explore_steps or not self.power.settable:
             return ()
         return clocks_to_try(entry, self.learning, self.scheduler.pools[entry.gpu_type].axes)

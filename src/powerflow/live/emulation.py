@@ -19,7 +19,7 @@ from powerflow.device.emulated.pacer import emulate_rank
 from powerflow.device.emulated.throttle import Throttle
 from powerflow.device.emulated.true_cost import truth_of
 from powerflow.engine.protocol import RankName, RankState, RankStatus
-from powerflow.live.jobs.active_job import Entry
+from powerflow.live.jobs.active_job import ActiveJob
 from powerflow.live.jobs.cost_learning import JobClass, class_of
 
 
@@ -57,7 +57,7 @@ class Emulation:
         path = self._directory / "ranks" / f"{name}.json"
         return emulate_rank(path, truth, gpus, time_scale=self._time_scale)
 
-    def follow(self, ranks: Sequence[RankStatus], entries: Mapping[str, Entry]) -> None:
+    def follow(self, ranks: Sequence[RankStatus], entries: Mapping[str, ActiveJob]) -> None:
         """Slow the jobs whose scripts import nothing of ours, and let go of those that have ended or changed."""
         running: dict[str, list[RankStatus]] = {}
         for rank in ranks:
@@ -77,7 +77,7 @@ class Emulation:
             throttle.close()
         self._throttles.clear()
 
-    def _throttle(self, ranks: Sequence[RankStatus], entry: Entry) -> Throttle | None:
+    def _throttle(self, ranks: Sequence[RankStatus], entry: ActiveJob) -> Throttle | None:
         """Slows these ranks; None while they are not yet those that the entry asks for."""
         places = [(node, number) for node, numbers in entry.placement for number in numbers]
         whole = entry.spec.rescale == "none"  # one process has all GPUs; else one each, in the order of the placement

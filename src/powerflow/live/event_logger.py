@@ -10,7 +10,7 @@ from powerflow.store.store import Store
 AT_ONCE = 500
 
 
-class EventLog:
+class EventLogger:
     """Follows the events of a store, whoever wrote them. For the controller's loop.
 
     Args:

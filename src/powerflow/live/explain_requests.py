@@ -15,7 +15,7 @@ from powerflow.scheduler.what_if import Insight, insight
 
 
 @dataclass(slots=True)
-class Question:
+class ExplainRequest:
     """What somebody wants to know of a job, and waits for."""
 
     job_id: str
@@ -23,7 +23,7 @@ class Question:
     answered: threading.Event = field(default_factory=threading.Event)
 
 
-class Questions:
+class ExplainRequests:
     """What is asked of one brain.
 
     Args:
@@ -35,11 +35,11 @@ class Questions:
 
     def __init__(self, scheduler: Scheduler, advance: Callable[[], None], log: Any, brain_time: BrainTime) -> None:
         self._scheduler, self._advance, self._log, self._brain_time = scheduler, advance, log, brain_time
-        self._asked: deque[Question] = deque()
+        self._asked: deque[ExplainRequest] = deque()
 
-    def ask(self, job_id: str) -> Question:
+    def ask(self, job_id: str) -> ExplainRequest:
         """Leave a question. Any thread."""
-        question = Question(job_id)
+        question = ExplainRequest(job_id)
         self._asked.append(question)
         return question
 

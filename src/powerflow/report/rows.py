@@ -23,7 +23,7 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class TableCell:
     """One number: its mean, and the interval where there is one. ``bar`` is its length against the longest, 0 to 1."""
 
     text: str
@@ -37,7 +37,7 @@ class Line:
 
     policy: str
     ours: bool
-    cells: list[Cell]
+    cells: list[TableCell]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Level:
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class LevelTable:
     """Heads with units, and the levels under them."""
 
     columns: list[tuple[str, str]]
@@ -85,7 +85,7 @@ def ordered(comparison: Comparison, level: float) -> list[EqualEnergyRow]:
     return sorted(here, key=lambda row: jct if (jct := words.mean(row, "jct_mean_s")) is not None else math.inf)
 
 
-def equal_energy(comparison: Comparison) -> Table:
+def equal_energy(comparison: Comparison) -> LevelTable:
     """The table of numbers at equal energy."""
     columns = columns_of(comparison)
     subject = words.subject_of(comparison)
@@ -98,26 +98,26 @@ def equal_energy(comparison: Comparison) -> Table:
                 continue
             cells = [cell(row.metrics.get(column.field), column.size) for column in columns]
             jct = words.mean(row, "jct_mean_s")
-            cells[0] = Cell(cells[0].text, cells[0].interval, jct / longest if jct and longest else None)
+            cells[0] = TableCell(cells[0].text, cells[0].interval, jct / longest if jct and longest else None)
             cells += [cell(row.vs_prices), cell(row.vs_bound)]
             lines.append(Line(words.label(row.policy), row.policy == subject, cells))
         unable = [words.label(row.policy) for row in comparison.rows if row.level == level and row.metrics is None]
         budget = [row.budget_j for row in comparison.rows if row.level == level] or [level * comparison.reference_j]
         levels.append(Level(units.percent(level), units.energy(budget[0]), lines, unable))
     heads = [(column.head, column.unit) for column in columns] + [("vs prices", "×"), ("vs bound", "×")]
-    return Table(heads, levels)
+    return LevelTable(heads, levels)
 
 
-def cell(estimate: Estimate | None, size: float = 1.0) -> Cell:
+def cell(estimate: Estimate | None, size: float = 1.0) -> TableCell:
     """An estimate as text, in units of ``size``; a dash where there is none."""
     if estimate is None or not math.isfinite(estimate.mean):
-        return Cell(units.NOTHING)
+        return TableCell(units.NOTHING)
     text = units.significant(estimate.mean / size)
     half = (estimate.high - estimate.low) / 2 / size
-    return Cell(text, f"±\u202f{units.significant(half, 2)}" if math.isfinite(half) and half > 0 else "")
+    return TableCell(text, f"±\u202f{units.significant(half, 2)}" if math.isfinite(half) and half > 0 else "")
 
 
-def by_class(result: SimulationResult, most: int = 30) -> Table:
+def by_class(result: SimulationResult, most: int = 30) -> LevelTable:
     """One simulation's jobs by cost class, those that used most energy first; the rest in one line."""
     jobs = result.jobs
     names, member = np.unique(np.array(jobs.cost_class, dtype=object).astype(str), return_inverse=True)
@@ -131,16 +131,23 @@ def by_class(result: SimulationResult, most: int = 30) -> Table:
         jct_s = jobs.jct_s[here]
         ended = jct_s[np.isfinite(jct_s)]
         cells = [
-            Cell(f"{len(here)}"),
-            Cell(units.duration(float(ended.mean())) if len(ended) else units.NOTHING),
-            Cell(units.duration(float(np.median(ended))) if len(ended) else units.NOTHING),
-            Cell(units.significant(float(jobs.gpu_s[here].sum()) / 3600.0)),
-            Cell(units.significant(float(jobs.rescales[here].mean()))),
-            Cell(units.significant(units.kwh(float(jobs.energy_j[here].sum())))),
+            TableCell(f"{len(here)}"),
+            TableCell(units.duration(float(ended.mean())) if len(ended) else units.NOTHING),
+            TableCell(units.duration(float(np.median(ended))) if len(ended) else units.NOTHING),
+            TableCell(units.significant(float(jobs.gpu_s[here].sum()) / 3600.0)),
+            TableCell(units.significant(float(jobs.rescales[here].mean()))),
+            TableCell(units.significant(units.kwh(float(jobs.energy_j[here].sum())))),
         ]
         lines.append(Line(name, False, cells))
     if lines:
-        idle = [Cell(""), Cell(""), Cell(""), Cell(""), Cell(""), Cell(units.significant(units.kwh(result.idle_j)))]
+        idle = [
+            TableCell(""),
+            TableCell(""),
+            TableCell(""),
+            TableCell(""),
+            TableCell(""),
+            TableCell(units.significant(units.kwh(result.idle_j))),
+        ]
         lines.append(Line("idle: belongs to no job", False, idle))
     heads = [
         ("jobs", ""),
@@ -150,4 +157,4 @@ def by_class(result: SimulationResult, most: int = 30) -> Table:
         ("rescales", "per job"),
         ("energy", "kWh"),
     ]
-    return Table(heads, [Level("", "", lines, [])])
+    return LevelTable(heads, [Level("", "", lines, [])])

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from powerflow.policy.levels import requested_gpus
-from powerflow.scheduler.rules.protection import Protected
+from powerflow.scheduler.rules.protection import Protection
 from powerflow.scheduler.rules.wrapper import layer
 from powerflow.scheduler.scheduler import Scheduler
 
@@ -43,7 +43,7 @@ def usually(residuals: Sequence[float]) -> Usual:
 
 
 @dataclass(slots=True)
-class Watch:
+class CanaryWatch:
     """What has been seen of one canary.
 
     Attributes:
@@ -86,7 +86,7 @@ def held_back(scheduler: Scheduler, now_s: float) -> dict[str, float]:
     """
     found = {}
     for name, pool in scheduler.pools.items():
-        protected = layer(scheduler.policies[name], Protected)
+        protected = layer(scheduler.policies[name], Protection)
         if protected is None or not pool.guarded - pool.untouched:
             continue
         view = scheduler.view(pool, now_s)

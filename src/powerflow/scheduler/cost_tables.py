@@ -10,7 +10,7 @@ from powerflow.arrays import FloatArray
 from powerflow.cost.table import Axes, CostTable
 
 
-class CostBook:
+class CostTables:
     """Cost tables by class, as ``[K, N, F]`` arrays that are replaced, never changed, when a belief changes."""
 
     def __init__(self, axes: Axes) -> None:

@@ -19,7 +19,7 @@ from powerflow.energy.terms import EnergyTerms
 from powerflow.policy.protocol import Allocation, Policy, View
 from powerflow.scheduler.cap import Scope
 from powerflow.scheduler.check import check_answer
-from powerflow.scheduler.cost_tables import CostBook
+from powerflow.scheduler.cost_tables import CostTables
 from powerflow.scheduler.differences import MOVED, SAME, compare, list_changed
 from powerflow.scheduler.history import History
 from powerflow.scheduler.ledger import Ledger
@@ -75,7 +75,7 @@ class Pool:
         self.gpu_type = axes.gpu_type
         self.axes = axes
         self.clocks_mhz: list[float] = axes.clocks_mhz.tolist()
-        self.book = CostBook(axes)
+        self.book = CostTables(axes)
         self.occupancy = Occupancy(nodes)
         self.gpu_idle_w = gpu_idle_w
         self.baseline_w = baseline_watts(nodes, gpu_idle_w)

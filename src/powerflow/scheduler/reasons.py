@@ -15,8 +15,8 @@ from powerflow.scheduler.differences import MOVED
 from powerflow.scheduler.ledger import Ledger
 from powerflow.scheduler.plan import Change, Reason, Why, Wish
 from powerflow.scheduler.pool import Decision, Pool
-from powerflow.scheduler.rules.power_limit import Rationed
-from powerflow.scheduler.rules.rollout import Staged
+from powerflow.scheduler.rules.power_limit import PowerLimit
+from powerflow.scheduler.rules.rollout import Rollout
 from powerflow.scheduler.rules.wrapper import layer
 
 
@@ -96,7 +96,7 @@ def _lessened(decision: Decision) -> Mapping[int, int]:
 
 def _rationed(policy: Policy, decision: Decision) -> set[int]:
     """Slots of the jobs that have less because a budget's limit holds."""
-    ration = layer(policy, Rationed)
+    ration = layer(policy, PowerLimit)
     if ration is None or not ration.less:
         return set()
     return set(decision.slots[np.isin(decision.view.jobs["id"], list(ration.less))].tolist())
@@ -147,7 +147,7 @@ def all_reasons(
 
 def wishes(policy: Policy, pool: Pool, decision: Decision) -> Mapping[int, Wish]:
     """By slot, what each job would have that nobody acts on, if somebody did."""
-    staged, untouched = layer(policy, Staged), decision.view.jobs["untouched"]
+    staged, untouched = layer(policy, Rollout), decision.view.jobs["untouched"]
     if staged is None or not untouched.any():
         return {}
     wish = staged.wish(decision.view)

@@ -50,7 +50,7 @@ from powerflow.scheduler.plan import Change, Plan, Reason, Wish
 from powerflow.scheduler.pool import Decision, Pool
 from powerflow.scheduler.reasons import all_reasons, changes_of, wishes
 from powerflow.scheduler.routing import reroutes
-from powerflow.scheduler.rules.power_limit import Rationed, exceeded
+from powerflow.scheduler.rules.power_limit import PowerLimit, exceeded
 from powerflow.scheduler.rules.wrapper import layer
 
 #: What can make a cluster draw more than was believed, without a decision.
@@ -503,7 +503,7 @@ class Scheduler:
 
     def _limited(self, decisions: Sequence[tuple[Pool, Decision]]) -> frozenset[str]:
         asked = [pool.gpu_type for pool, decision in decisions if not decision.view.jobs["untouched"].all()]
-        rations = [layer(self.policies[name], Rationed) for name in asked]
+        rations = [layer(self.policies[name], PowerLimit) for name in asked]
         return frozenset().union(*(ration.binding for ration in rations if ration is not None))
 
     def _terms_matter(self, now_s: float) -> bool:

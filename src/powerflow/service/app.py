@@ -20,7 +20,7 @@ from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
-from powerflow.api.cluster_api import Desk
+from powerflow.api.cluster_api import ClusterApi
 from powerflow.api.job_spec import JobSpec
 from powerflow.api.records import Caller, Explanation, JobDetail, JobRecord, JobState, LogChunk, NodeRecord, Role, Top
 from powerflow.errors import InputError
@@ -48,7 +48,7 @@ _HIDDEN = "(hidden)"
 
 
 def build_app(
-    desk: Desk,
+    desk: ClusterApi,
     tokens: Tokens,
     *,
     version: str,
@@ -107,7 +107,7 @@ def build_app(
 # --- jobs ---------------------------------------------------------------------------------------------------------
 
 
-def _jobs(desk: Desk) -> APIRouter:
+def _jobs(desk: ClusterApi) -> APIRouter:
     router = APIRouter()
 
     @router.post("/jobs", status_code=201, **says(JobRecord, 201, 400, 403, 409, 413, 422, 503, again=True))
@@ -198,7 +198,7 @@ def _jobs(desk: Desk) -> APIRouter:
 # --- the cluster --------------------------------------------------------------------------------------------------
 
 
-def _cluster(desk: Desk) -> APIRouter:
+def _cluster(desk: ClusterApi) -> APIRouter:
     router = APIRouter()
 
     @router.get("/top", **says(Top, 200))
@@ -258,7 +258,7 @@ def _cluster(desk: Desk) -> APIRouter:
     return router
 
 
-def _health(desk: Desk, version: str) -> APIRouter:
+def _health(desk: ClusterApi, version: str) -> APIRouter:
     router = APIRouter()
 
     @router.get("/health", **says(schemas.Health, 200, 503, token=False))
@@ -271,7 +271,7 @@ def _health(desk: Desk, version: str) -> APIRouter:
     return router
 
 
-def _metrics(desk: Desk, version: str) -> Callable[[Request], Any]:
+def _metrics(desk: ClusterApi, version: str) -> Callable[[Request], Any]:
     async def metrics(request: Request) -> Response:
         text, media_type = await run_in_threadpool(exposition, desk, version, request.headers.get("accept", ""))
         return Response(text, headers={"Content-Type": media_type})

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
 
-from powerflow.api.cluster_api import Desk
+from powerflow.api.cluster_api import ClusterApi
 from powerflow.api.governance import (
     BudgetOrder,
     BudgetRecord,
@@ -21,7 +21,7 @@ from powerflow.service import schemas
 from powerflow.service.operations import at_least, says
 
 
-def governing(desk: Desk) -> APIRouter:
+def governing(desk: ClusterApi) -> APIRouter:
     """The operations."""
     router = APIRouter()
 

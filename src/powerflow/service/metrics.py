@@ -14,7 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from powerflow.api.cluster_api import Desk
+from powerflow.api.cluster_api import ClusterApi
 from powerflow.api.governance import BudgetRecord, SignalRecord
 from powerflow.api.records import JobRecord, JobState, NodeRecord, Top
 from powerflow.energy.signal import J_PER_KWH
@@ -24,7 +24,7 @@ _JOB = ("job", "name", "user", "project", "emulated")
 _GPU = ("node", "gpu", "gpu_type", "emulated")
 
 
-def exposition(desk: Desk, version: str, accept: str) -> tuple[bytes, str]:
+def exposition(desk: ClusterApi, version: str, accept: str) -> tuple[bytes, str]:
     """All metrics, and their media type as a scraper that accepts ``accept`` wants it."""
     registry = CollectorRegistry(auto_describe=False)
     ProcessCollector(registry=registry)
@@ -34,7 +34,7 @@ def exposition(desk: Desk, version: str, accept: str) -> tuple[bytes, str]:
 
 
 class _Cluster(Collector):
-    def __init__(self, desk: Desk, version: str) -> None:
+    def __init__(self, desk: ClusterApi, version: str) -> None:
         self._desk = desk
         self._version = version
 

@@ -26,11 +26,11 @@ from powerflow.api.records import (
     Explanation,
     GpuRecord,
     JobDetail,
+    JobOption,
     JobRecord,
     JobState,
     LogChunk,
     NodeRecord,
-    Option,
     Top,
 )
 from powerflow.energy.budget import LEAST_J, MOST_J, Period
@@ -342,8 +342,8 @@ EXAMPLES: tuple[tuple[Any, Any], ...] = (
             decided_s=1_790_000_460.0,
             gpu_price=0.41,
             energy_price=0.002,
-            now=Option(2, 1110.0, 0.112, 402.0, 45.0),
-            options=[Option(1, 1110.0, 0.198, 205.0, 40.6)],
+            now=JobOption(2, 1110.0, 0.112, 402.0, 45.0),
+            options=[JobOption(1, 1110.0, 0.198, 205.0, 40.6)],
         ),
     ),
     (LogChunk, LogChunk("12.2.0", "step 4012 loss 1.93\n", 20, False)),

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from powerflow.errors import InputError
 from powerflow.service.connections import ConnectionLimits, bounded
 
-#: A request that is not done so long after `Server.stop` is cut off.
+#: A request that is not done so long after `ApiServer.stop` is cut off.
 GRACE_S = 3
 #: Connections that the kernel holds until they are taken, and how many of them are taken at one go: the event loop
 #: takes all of a go before it looks at any of them, and each is an open file.
@@ -28,7 +28,7 @@ class _Listening(uvicorn.Server):
             one.listen(_BACKLOG)
 
 
-class Server:
+class ApiServer:
     """An HTTP server around a service. It listens when `start` returns; a context manager that starts and stops it.
 
     Args:
@@ -112,7 +112,7 @@ class Server:
             self._socket.close()
             self._socket = None
 
-    def __enter__(self) -> Server:
+    def __enter__(self) -> ApiServer:
         self.start()
         return self
 

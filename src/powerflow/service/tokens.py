@@ -53,7 +53,7 @@ class TokenChange:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class TokenEntry:
     """One token: whose it is, what its bearer may do, and the hash it is known by."""
 
     user: str
@@ -75,7 +75,7 @@ class Tokens:
         trouble: Why nobody is let in; "" while the file can be used.
     """
 
-    def __init__(self, entries: Sequence[Entry], path: Path | None = None) -> None:
+    def __init__(self, entries: Sequence[TokenEntry], path: Path | None = None) -> None:
         self._entries = tuple(entries)
         self._path = path
         self._stamp = _stamp(path)
@@ -91,7 +91,7 @@ class Tokens:
         """
         return Tokens(_read(Path(path)), Path(path))
 
-    def holders(self) -> Sequence[Entry]:
+    def holders(self) -> Sequence[TokenEntry]:
         """Whose tokens there are, what each may do, and by which id each is revoked."""
         return self._entries
 
@@ -149,12 +149,12 @@ def create_token(path: str | os.PathLike[str], user: str, role: Role) -> str:
     target = Path(path)
     with _locked(target):
         known = _read(target) if target.exists() else []
-        made = Entry(user, role, hash_of(token))
+        made = TokenEntry(user, role, hash_of(token))
         _write(target, [*known, made], [*changes_of(target), *_changed("created", [made])])
     return token
 
 
-def revoke_tokens(path: str | os.PathLike[str], whose: str) -> Sequence[Entry]:
+def revoke_tokens(path: str | os.PathLike[str], whose: str) -> Sequence[TokenEntry]:
     """Take tokens out of the file: all of a user, or the one with this id. A running controller knows it at once.
 
     Returns:
@@ -196,7 +196,7 @@ class _locked:
         os.close(self._file)
 
 
-def _read(path: Path) -> list[Entry]:
+def _read(path: Path) -> list[TokenEntry]:
     where = os.fspath(path)
     try:
         with path.open("rb") as file:
@@ -228,7 +228,7 @@ def _items(content: object, where: str) -> list[object]:
     return items
 
 
-def _entry(item: object, where: str) -> Entry:
+def _entry(item: object, where: str) -> TokenEntry:
     if not isinstance(item, dict) or set(item) != {"user", "role", "sha256"}:
         raise InputError("is not user, role and sha256", where=where)
     user, role, digest = item["user"], item["role"], item["sha256"]
@@ -238,7 +238,7 @@ def _entry(item: object, where: str) -> Entry:
         raise InputError(f"{role!r} is no role", where=where, fix=f"one of {', '.join(Role)}")
     if not isinstance(digest, str) or not re.fullmatch(r"[0-9a-f]{64}", digest):
         raise InputError("sha256 is not 64 hexadecimal digits", where=where)
-    return Entry(user, Role(role), digest)
+    return TokenEntry(user, Role(role), digest)
 
 
 def changes_of(path: Path) -> list[TokenChange]:
@@ -253,7 +253,7 @@ def changes_of(path: Path) -> list[TokenChange]:
         return []
 
 
-def _changed(what: str, entries: Sequence[Entry]) -> list[TokenChange]:
+def _changed(what: str, entries: Sequence[TokenEntry]) -> list[TokenChange]:
     now_s, by = time.time(), _who()
     return [TokenChange(now_s, by, what, entry.id) for entry in entries]
 
@@ -268,7 +268,7 @@ def _who() -> str:
     return f"{before} as {login}" if re.fullmatch(USER_PATTERN, before) and before != login else login
 
 
-def _write(path: Path, entries: Sequence[Entry], changes: Sequence[TokenChange]) -> None:
+def _write(path: Path, entries: Sequence[TokenEntry], changes: Sequence[TokenChange]) -> None:
     """Replace the file whole, readable by its owner only from its first byte on."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     content = {

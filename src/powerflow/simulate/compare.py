@@ -10,7 +10,7 @@ from powerflow.errors import InputError
 from powerflow.policy import registry
 from powerflow.simulate.bound.bound import Bound, joined
 from powerflow.simulate.comparison import Comparison, EqualEnergyRow, Estimate, Frontier, FrontierPoint, Metrics
-from powerflow.simulate.experiment import Believed, Bench, BoundOf, Run, RunOf
+from powerflow.simulate.experiment import Believed, Bench, BoundOf, ExperimentRun, RunOf
 from powerflow.simulate.frontier import (
     Setting,
     Sweep,
@@ -115,7 +115,7 @@ class _Study:
         self.levels = levels
         self.sweep = sweep
         self.say = say
-        self.runs: dict[tuple[str, int], list[Run]] = {(p, s): [] for p in policies for s in seeds}
+        self.runs: dict[tuple[str, int], list[ExperimentRun]] = {(p, s): [] for p in policies for s in seeds}
         self.bounds: dict[int, Bound] = {}
 
     # -- running ------------------------------------------------------------------------------------------------
@@ -160,7 +160,7 @@ class _Study:
             (key, RunOf(key[1], chosen[k])) for k in range(most) for key, chosen in settings.items() if k < len(chosen)
         ]
         told = self._told(len(questions), span, lambda i: questions[i][1].setting.policy)
-        answers: list[Run] = ask_all([question for _, question in questions], told)
+        answers: list[ExperimentRun] = ask_all([question for _, question in questions], told)
         for (key, _), answer in zip(questions, answers, strict=True):
             self.runs[key].append(answer)
 
@@ -201,7 +201,7 @@ class _Study:
         """Joules of the reference over the horizon."""
         return self._reference(seed).over(self.horizon_s(seed)).energy_j
 
-    def _reference(self, seed: int) -> Run:
+    def _reference(self, seed: int) -> ExperimentRun:
         return self.runs[REFERENCE, seed][0]
 
     def points(self, policy: str) -> list[FrontierPoint]:

@@ -72,7 +72,7 @@ class BoundOf:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class ExperimentRun:
     """What is kept of a simulation.
 
     Attributes:
@@ -146,7 +146,7 @@ class Bench:
             seed=seed,
         )
 
-    def __call__(self, question: RunOf | BoundOf) -> Run | SimulationResult | Bound:
+    def __call__(self, question: RunOf | BoundOf) -> ExperimentRun | SimulationResult | Bound:
         """The answer to a question."""
         if isinstance(question, BoundOf):
             return bound_for(self.workload(question.seed), [question.energy_price])
@@ -156,4 +156,4 @@ class Bench:
         if question.whole:
             return result
         own = metrics(result, result.end_s)
-        return Run(question.setting, question.seed, own, result.end_s, result.tail_w)
+        return ExperimentRun(question.setting, question.seed, own, result.end_s, result.tail_w)

@@ -10,7 +10,7 @@ from powerflow.arrays import FloatArray
 from powerflow.simulate.result import Segments, Timeline
 
 
-class Meter:
+class PowerMeter:
     """Integrates the cluster's power over time, as a meter at its door would; knows nothing of jobs.
 
     Attributes:

@@ -40,7 +40,7 @@ from powerflow.scheduler.scheduler import Scheduler
 from powerflow.simulate.belief import Belief, Oracle
 from powerflow.simulate.cap_log import CapLog
 from powerflow.simulate.nodes import Nodes
-from powerflow.simulate.recorder import Meter, Recorder
+from powerflow.simulate.recorder import PowerMeter, Recorder
 from powerflow.simulate.result import JobResults, SimulationResult
 from powerflow.simulate.truth import truth_of
 from powerflow.simulate.workload.workload import Workload, alone_times, check_workload
@@ -181,7 +181,7 @@ class Simulation:
         self.gpu_clock_mhz = 0.0
         self.gpu_price = 0.0
         self.idle_j = 0.0
-        self.meter = Meter()
+        self.meter = PowerMeter()
         self.recorder = Recorder()
         self.decisions = 0
         self.cpu_s = 0.0

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, delete, func, insert, select
 
 from powerflow.api.records import DecisionRecord, JobState, Page
 from powerflow.store import mappers
-from powerflow.store.models import Outcome
+from powerflow.store.models import DecisionOutcome
 from powerflow.store.schema import decisions, jobs
 
 
@@ -32,8 +32,8 @@ def forget(connection: Connection, ended_before_s: float) -> int:
     return int(connection.execute(delete(decisions).where(decisions.c.job_id.in_(old))).rowcount)
 
 
-def outcomes(connection: Connection, since_s: float, projects: Sequence[str] | None) -> list[Outcome]:
-    """Jobs completed since then, oldest first, with the first words on each: see `Outcome`.
+def outcomes(connection: Connection, since_s: float, projects: Sequence[str] | None) -> list[DecisionOutcome]:
+    """Jobs completed since then, oldest first, with the first words on each: see `DecisionOutcome`.
 
     Args:
         connection: To the store's database.
@@ -51,7 +51,7 @@ def outcomes(connection: Connection, since_s: float, projects: Sequence[str] | N
     said = {(row["job_id"], bool(row["would"])): mappers.decision_of(row) for row in rows}
     found = connection.execute(select(jobs).where(ended).order_by(jobs.c.ended_s)).mappings()
     return [
-        Outcome(
+        DecisionOutcome(
             str(row["id"]),
             row["project"],
             row["ended_s"] - row["submitted_s"],

@@ -109,7 +109,7 @@ class Charge:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class DecisionOutcome:
     """What came of a job, and what was expected.
 
     Attributes:

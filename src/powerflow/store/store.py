@@ -23,7 +23,7 @@ from powerflow.store import decision_log as log
 from powerflow.store import mappers
 from powerflow.store.database import Database, LostClaim, StoreError
 from powerflow.store.high_marks import Marks
-from powerflow.store.models import Charge, Intent, JobUpdate, NodeState, Outcome, Seen, StoredJob
+from powerflow.store.models import Charge, DecisionOutcome, Intent, JobUpdate, NodeState, Seen, StoredJob
 from powerflow.store.schema import (
     audit,
     charges,
@@ -501,7 +501,7 @@ class Store:
         with self._write() as connection:
             return log.forget(connection, ended_before_s)
 
-    def outcomes(self, since_s: float, projects: Sequence[str] | None = None) -> list[Outcome]:
+    def outcomes(self, since_s: float, projects: Sequence[str] | None = None) -> list[DecisionOutcome]:
         """Completed jobs beside what had been expected of them; see `powerflow.store.decision_log.outcomes`."""
         with self._database.read() as connection:
             return log.outcomes(connection, since_s, projects)

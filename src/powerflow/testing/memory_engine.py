@@ -1,7 +1,7 @@
 r"""An engine without processes, for tests of what stands above it: thousands of ranks cost nothing.
 
 What a rank does is a part it plays: how long, what it says, how it answers signals, with which code it ends. Time is
-real. A `Stage` holds everything; engines are views of it that come and go::
+real. A `MemoryCluster` holds everything; engines are views of it that come and go::
 
     stage = Stage({"node-1": 8}, play=lambda spec: Part(lasts_s=30.0, says=b"step 1\n"))
     engine = MemoryEngine(stage)
@@ -59,7 +59,7 @@ def perform(spec: RankSpec) -> Part:
     raise EngineError(f"cannot start {spec.name}: no such command {spec.command}")
 
 
-class Stage:
+class MemoryCluster:
     """Nodes, and the ranks on them, with whatever engines look at them.
 
     Args:
@@ -163,7 +163,7 @@ class Stage:
 class MemoryEngine:
     """An `Engine` whose ranks are virtual; they use no memory, no CPU and no one's rights, so every limit holds."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: MemoryCluster) -> None:
         self._stage = stage
         self._closed = False
         self._seen = threading.local()
@@ -235,7 +235,7 @@ class MemoryEngine:
             self._closed = True
             self._stage.changed.notify_all()
 
-    def _open(self) -> Stage:
+    def _open(self) -> MemoryCluster:
         if self._closed:
             raise EngineError("this engine object was closed")
         return self._stage

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 
-class Outcome(StrEnum):
+class JobOutcome(StrEnum):
     """How a logged job ended."""
 
     COMPLETED = "completed"
@@ -46,7 +46,7 @@ class TraceJob:
     iterations: float | None = None
     project: str = ""
     name: str = ""
-    outcome: Outcome = Outcome.UNKNOWN
+    outcome: JobOutcome = JobOutcome.UNKNOWN
     earlier_gpu_s: float = 0.0
 
     @property

@@ -17,7 +17,7 @@ from powerflow.trace.arrivals import bursts, normalised, submissions
 from powerflow.trace.fields import MOST_GPUS, clip
 from powerflow.trace.profile import LARGEST_CLASS, Profile
 from powerflow.trace.profiles import PROFILES
-from powerflow.trace.record import Outcome, Trace, TraceJob
+from powerflow.trace.record import JobOutcome, Trace, TraceJob
 
 DAY_S = 86_400.0
 MOST_JOBS = 5_000_000
@@ -90,7 +90,7 @@ def generate(
     projects = rng.choice(_PROJECTS, size=count, p=normalised(1.0 / np.arange(1, _PROJECTS + 1)))
     # how Helios' GPU jobs end (Hu et al., SC'21, the artifact's cluster summary)
     outcomes = rng.choice(
-        np.array([Outcome.COMPLETED, Outcome.CANCELLED, Outcome.FAILED]), size=jobs, p=[0.624, 0.221, 0.155]
+        np.array([JobOutcome.COMPLETED, JobOutcome.CANCELLED, JobOutcome.FAILED]), size=jobs, p=[0.624, 0.221, 0.155]
     )
     order = np.argsort(submit_s, kind="stable")
     records = tuple(
@@ -103,7 +103,7 @@ def generate(
             global_batch=_batch(models[burst[k]], int(size[k])),
             project=f"project-{projects[burst[k]] + 1:02d}",
             name=f"{models[burst[k]]}-{burst[k]}",
-            outcome=Outcome(outcomes[k]),
+            outcome=JobOutcome(outcomes[k]),
         )
         for position, k in enumerate(order)
     )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from powerflow.api.records import Account
-from powerflow.cli.cluster.client import Controller
+from powerflow.cli.cluster.client import ControllerClient
 from powerflow.cli.cluster.controller_command import Watch, asks
 from powerflow.cli.options import Json
 from powerflow.cli.when import past
@@ -43,7 +43,7 @@ class Statement:
 
 @asks
 def acct(
-    controller: Controller,
+    controller: ControllerClient,
     since: Annotated[str, typer.Option(help="From when: a date, a time, or how long ago (24h, 7d).")] = "30d",
     until: Annotated[str | None, typer.Option(help="Until when; now by default.")] = None,
     by: Annotated[By, typer.Option(help="Whose accounts.")] = By.USER,

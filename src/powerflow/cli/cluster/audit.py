@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from powerflow.cli.cluster.client import Controller
+from powerflow.cli.cluster.client import ControllerClient
 from powerflow.cli.cluster.controller_command import asks
 from powerflow.cli.options import Json
 from powerflow.cli.sanitize import line
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @asks
 def audit(
-    controller: Controller,
+    controller: ControllerClient,
     after: Annotated[int, typer.Option(help="Only those after the entry with this number.", min=0)] = 0,
     json: Json = False,
 ) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from powerflow.cli.cluster.client import Controller
+from powerflow.cli.cluster.client import ControllerClient
 from powerflow.cli.cluster.controller_command import Watch, asks, note_unheard
 from powerflow.cli.options import Json
 from powerflow.cli.when import stamp
@@ -28,7 +28,7 @@ Project = Annotated[str | None, typer.Option("--project", help="Whose budget; by
 
 @asks
 def set_budget(
-    controller: Controller,
+    controller: ControllerClient,
     amount: Annotated[str, typer.Argument(metavar="AMOUNT", help="How much energy, such as 400kWh.")],
     per: Annotated[Period, typer.Option(help="From local midnight to local midnight, or a whole month.")] = "day",
     zone: Annotated[
@@ -56,7 +56,7 @@ def set_budget(
 
 
 @asks
-def show_budgets(controller: Controller, json: Json = False, watch: Watch = None) -> None:
+def show_budgets(controller: ControllerClient, json: Json = False, watch: Watch = None) -> None:
     """Show the budgets there are, and how each stands."""
     from powerflow.cli.watch import show
 
@@ -64,7 +64,7 @@ def show_budgets(controller: Controller, json: Json = False, watch: Watch = None
 
 
 @asks
-def forecast(controller: Controller, json: Json = False, watch: Watch = None) -> None:
+def forecast(controller: ControllerClient, json: Json = False, watch: Watch = None) -> None:
     """Show what is expected to be used by the end of each window, at the present price of energy and at others."""
     from powerflow.cli.watch import show
 
@@ -72,7 +72,7 @@ def forecast(controller: Controller, json: Json = False, watch: Watch = None) ->
 
 
 @asks
-def drop(controller: Controller, project: Project = None, json: Json = False) -> None:
+def drop(controller: ControllerClient, project: Project = None, json: Json = False) -> None:
     """Forget a budget."""
     from powerflow.cli.output import print_json
 

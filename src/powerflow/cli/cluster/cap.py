@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from powerflow.cli.cluster.client import Controller
+from powerflow.cli.cluster.client import ControllerClient
 from powerflow.cli.cluster.controller_command import Watch, asks
 from powerflow.cli.options import Json
 from powerflow.cli.when import coming, lasting, stamp
@@ -36,7 +36,7 @@ class As(StrEnum):
 
 @asks
 def set_cap(
-    controller: Controller,
+    controller: ControllerClient,
     power: Annotated[
         str, typer.Argument(metavar="POWER", help="Watts such as 60kW, or a share of what is drawn: 75%.")
     ],
@@ -88,7 +88,7 @@ def set_cap(
 
 
 @asks
-def show_caps(controller: Controller, json: Json = False, watch: Watch = None) -> None:
+def show_caps(controller: ControllerClient, json: Json = False, watch: Watch = None) -> None:
     """Show the caps there are, and how each was kept."""
     from powerflow.cli.watch import show
 
@@ -97,7 +97,7 @@ def show_caps(controller: Controller, json: Json = False, watch: Watch = None) -
 
 @asks
 def lift(
-    controller: Controller,
+    controller: ControllerClient,
     scope: Annotated[str, typer.Argument(metavar="[SCOPE]", help="Whose caps; the cluster's by default.")] = "cluster",
     json: Json = False,
 ) -> None:
@@ -113,7 +113,7 @@ def lift(
 
 @asks
 def record(
-    controller: Controller,
+    controller: ControllerClient,
     number: Annotated[int, typer.Argument(metavar="CAP", help="Number of a cap.", min=1)],
     form: Annotated[As, typer.Option("--as", help="csv: what was drawn and allowed; json: how it was kept.")] = As.CSV,
 ) -> None:

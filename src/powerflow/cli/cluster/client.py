@@ -52,7 +52,7 @@ _PAGE = 1000
 _EXIT_CODES = {400: 2, 401: 4, 403: 4, 404: 3, 409: 4, 413: 2, 422: 2, 429: 5, 503: 5}
 
 
-class Controller:
+class ControllerClient:
     """A controller at a URL. Every method raises `InputError` with the exit code that fits what went wrong."""
 
     def __init__(self, url: str, token: str | None) -> None:
@@ -66,7 +66,7 @@ class Controller:
             trust_env=not _on_loopback(url),  # nobody's proxy reaches this machine's loopback
         )
 
-    def __enter__(self) -> Controller:
+    def __enter__(self) -> ControllerClient:
         return self
 
     def __exit__(

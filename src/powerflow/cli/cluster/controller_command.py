@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from powerflow.cli import settings
-from powerflow.cli.cluster.client import Controller
+from powerflow.cli.cluster.client import ControllerClient
 from powerflow.cli.sanitize import line
 from powerflow.errors import InputError
 
@@ -24,7 +24,7 @@ _OPTIONS = {
 
 
 def asks(command: Callable[..., None]) -> Callable[..., None]:
-    """A command whose first argument is a `Controller`; ``--url``, ``--token-file``, ``--state-dir`` say which."""
+    """A command whose first argument is a `ControllerClient`; ``--url``, ``--token-file``, ``--state-dir`` say which."""
 
     @wraps(command)
     def asking(
@@ -34,7 +34,7 @@ def asks(command: Callable[..., None]) -> Callable[..., None]:
         if found.url is None:
             what = f"no controller has left its address in {found.state_dir}"
             raise InputError(what, fix="start one with powerflow serve, or give --url", exit_code=5)
-        with Controller(found.url, found.token) as controller:
+        with ControllerClient(found.url, found.token) as controller:
             command(controller, **given)
 
     own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
@@ -47,7 +47,7 @@ def asks(command: Callable[..., None]) -> Callable[..., None]:
     return asking
 
 
-def note_unheard(controller: Controller, projects: Iterable[str]) -> None:
+def note_unheard(controller: ControllerClient, projects: Iterable[str]) -> None:
     """Say of which projects nobody has submitted a job yet: what is set for them may be right, or misspelt."""
     for project in projects:
         if project and not controller.jobs(project=project, limit=1):

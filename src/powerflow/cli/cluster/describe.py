@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from powerflow.cli.cluster.client import Controller
+from powerflow.cli.cluster.client import ControllerClient
 from powerflow.cli.cluster.controller_command import Job, Watch, asks
 from powerflow.cli.options import Json
 from powerflow.cli.when import stamp
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @asks
-def describe(controller: Controller, job: Job, json: Json = False, watch: Watch = None) -> None:
+def describe(controller: ControllerClient, job: Job, json: Json = False, watch: Watch = None) -> None:
     """Show all that is known of a job: what it has, how it goes, what it was submitted as."""
     from powerflow.cli.watch import show
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from powerflow.api.records import EventRecord
-from powerflow.cli.cluster.client import Controller
+from powerflow.cli.cluster.client import ControllerClient
 from powerflow.cli.cluster.controller_command import asks, job_numbers
 from powerflow.cli.options import Json
 from powerflow.cli.sanitize import line
@@ -20,7 +20,7 @@ _WAIT_S = 20.0
 
 @asks
 def events(
-    controller: Controller,
+    controller: ControllerClient,
     job: Annotated[str | None, typer.Option(help="Only of this job.", autocompletion=job_numbers)] = None,
     after: Annotated[int, typer.Option(help="Only those after the event with this number.", min=0)] = 0,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as things happen.")] = False,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from powerflow.cli.cluster.client import Controller
+from powerflow.cli.cluster.client import ControllerClient
 from powerflow.cli.cluster.controller_command import Job, Watch, asks
 from powerflow.cli.options import Json
 from powerflow.cli.when import stamp
@@ -17,14 +17,16 @@ from powerflow.cli.when import stamp
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from powerflow.api.records import DecisionRecord, Explanation, Option
+    from powerflow.api.records import DecisionRecord, Explanation, JobOption
 
 
 @asks
 def explain(
-    controller: Controller,
+    controller: ControllerClient,
     job: Job,
-    history: Annotated[bool, typer.Option("--history", help="Tell the job's story from the log of decisions.")] = False,
+    history: Annotated[
+        bool, typer.Option("--history", help="Tell the job's story from the log of decisions.")
+    ] = False,
     json: Json = False,
     watch: Watch = None,
 ) -> None:
@@ -146,7 +148,7 @@ def _tell(decisions: Sequence[DecisionRecord], width: int) -> RenderableType:
     return table
 
 
-def _cells(option: Option, now: Option | None) -> list[str]:
+def _cells(option: JobOption, now: JobOption | None) -> list[str]:
     from powerflow.report.units import NOTHING, duration, power, significant
 
     def against(value: float, base: float) -> str:

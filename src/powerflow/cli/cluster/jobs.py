@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from powerflow.api.records import JobRecord
-from powerflow.cli.cluster.client import Controller, number
+from powerflow.cli.cluster.client import ControllerClient, number
 from powerflow.cli.cluster.controller_command import Jobs, asks
 from powerflow.cli.options import Json
 from powerflow.cli.sanitize import line
@@ -13,24 +13,24 @@ from powerflow.errors import InputError
 
 
 @asks
-def cancel(controller: Controller, jobs: Jobs, json: Json = False) -> None:
+def cancel(controller: ControllerClient, jobs: Jobs, json: Json = False) -> None:
     """Withdraw jobs; what runs is ended."""
     _change(controller, jobs, "cancel", json)
 
 
 @asks
-def hold(controller: Controller, jobs: Jobs, json: Json = False) -> None:
+def hold(controller: ControllerClient, jobs: Jobs, json: Json = False) -> None:
     """Keep jobs from running until they are released."""
     _change(controller, jobs, "hold", json)
 
 
 @asks
-def release(controller: Controller, jobs: Jobs, json: Json = False) -> None:
+def release(controller: ControllerClient, jobs: Jobs, json: Json = False) -> None:
     """Let held jobs run again."""
     _change(controller, jobs, "release", json)
 
 
-def _change(controller: Controller, jobs: list[str], action: str, json: bool) -> None:
+def _change(controller: ControllerClient, jobs: list[str], action: str, json: bool) -> None:
     """Change every job that can be changed; then, if one could not, end as the last of those says."""
     from powerflow.cli.output import print_json
 

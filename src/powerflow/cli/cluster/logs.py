@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from powerflow.cli.cluster.client import Controller
+from powerflow.cli.cluster.client import ControllerClient
 from powerflow.cli.cluster.controller_command import Job, asks
 from powerflow.cli.options import Json
 from powerflow.cli.sanitize import LogText
@@ -19,7 +19,7 @@ _LOOK_S = 0.5
 
 @asks
 def logs(
-    controller: Controller,
+    controller: ControllerClient,
     job: Job,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
     rank: Annotated[

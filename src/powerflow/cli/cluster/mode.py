@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from powerflow.api.governance import Stage
-from powerflow.cli.cluster.client import Controller
+from powerflow.cli.cluster.client import ControllerClient
 from powerflow.cli.cluster.controller_command import Watch, asks, note_unheard
 from powerflow.cli.options import Json
 from powerflow.cli.when import stamp
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @asks
 def mode(
-    controller: Controller,
+    controller: ControllerClient,
     stage: Annotated[
         Stage | None,
         typer.Argument(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from powerflow.cli.cluster.client import Controller
+from powerflow.cli.cluster.client import ControllerClient
 from powerflow.cli.cluster.controller_command import Watch, asks
 from powerflow.cli.options import Json
 
@@ -22,7 +22,7 @@ Name = Annotated[str, typer.Argument(metavar="NODE", help="Name of a node.")]
 
 
 @asks
-def list_nodes(controller: Controller, json: Json = False, watch: Watch = None) -> None:
+def list_nodes(controller: ControllerClient, json: Json = False, watch: Watch = None) -> None:
     """List nodes and their GPUs."""
     from powerflow.cli.watch import show
 
@@ -31,7 +31,7 @@ def list_nodes(controller: Controller, json: Json = False, watch: Watch = None) 
 
 @asks
 def drain(
-    controller: Controller,
+    controller: ControllerClient,
     node: Name,
     reason: Annotated[str, typer.Option(help="Why, for those who ask later.")] = "",
     json: Json = False,
@@ -41,7 +41,7 @@ def drain(
 
 
 @asks
-def resume(controller: Controller, node: Name, json: Json = False) -> None:
+def resume(controller: ControllerClient, node: Name, json: Json = False) -> None:
     """Let a drained or failed node, and its GPUs with faults, be used again."""
     _say(controller.resume(node), json)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from powerflow.api.records import JobState
-from powerflow.cli.cluster.client import Controller
+from powerflow.cli.cluster.client import ControllerClient
 from powerflow.cli.cluster.controller_command import Watch, asks
 from powerflow.cli.options import Json
 
@@ -23,7 +23,7 @@ _ACTIVE = [state for state in JobState if not state.ended]
 
 @asks
 def queue(
-    controller: Controller,
+    controller: ControllerClient,
     state: Annotated[list[JobState] | None, typer.Option("--state", help="Only these; may be repeated.")] = None,
     all: Annotated[bool, typer.Option("--all", "-a", help="Those that have ended too.")] = False,
     user: Annotated[str | None, typer.Option(help="Only this user's.")] = None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from powerflow.cli.cluster.client import Controller
+from powerflow.cli.cluster.client import ControllerClient
 from powerflow.cli.cluster.controller_command import Watch, asks
 from powerflow.cli.options import Json
 from powerflow.cli.sanitize import line
@@ -32,7 +32,7 @@ Which = Annotated[Kind, typer.Argument(metavar="KIND", help="tariff: money per k
 
 @asks
 def set_signal(
-    controller: Controller,
+    controller: ControllerClient,
     kind: Which,
     source: Annotated[
         str,
@@ -69,7 +69,7 @@ def set_signal(
 
 
 @asks
-def show_signals(controller: Controller, json: Json = False, watch: Watch = None) -> None:
+def show_signals(controller: ControllerClient, json: Json = False, watch: Watch = None) -> None:
     """Show the signals there are, and what each says now."""
     from powerflow.cli.watch import show
 
@@ -77,7 +77,7 @@ def show_signals(controller: Controller, json: Json = False, watch: Watch = None
 
 
 @asks
-def drop(controller: Controller, kind: Which, json: Json = False) -> None:
+def drop(controller: ControllerClient, kind: Which, json: Json = False) -> None:
     """Forget a signal."""
     from powerflow.cli.output import print_json
 

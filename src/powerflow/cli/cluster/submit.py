@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from powerflow.api.records import JobState
-from powerflow.cli.cluster.client import Controller
+from powerflow.cli.cluster.client import ControllerClient
 from powerflow.cli.cluster.controller_command import asks
 from powerflow.cli.options import Json
 from powerflow.cli.sanitize import line
@@ -26,7 +26,7 @@ _WAIT_S = 20.0
 
 @asks
 def submit(
-    controller: Controller,
+    controller: ControllerClient,
     file: Annotated[Path | None, typer.Argument(metavar="[JOB.YAML]", help="The job; - reads standard input.")] = None,
     run: Annotated[str | None, typer.Option(help="Command to run.")] = None,
     name: Annotated[str | None, typer.Option(help="What to call it.")] = None,
@@ -89,7 +89,7 @@ def _variable(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _await(controller: Controller, record: JobRecord) -> JobRecord:
+def _await(controller: ControllerClient, record: JobRecord) -> JobRecord:
     """The record of a job that has ended."""
     after = 0
     while not record.state.ended:

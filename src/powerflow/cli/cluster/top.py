@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from powerflow.cli.cluster.client import Controller
+from powerflow.cli.cluster.client import ControllerClient
 from powerflow.cli.cluster.controller_command import Watch, asks
 from powerflow.cli.options import Json
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @asks
-def top(controller: Controller, json: Json = False, watch: Watch = None) -> None:
+def top(controller: ControllerClient, json: Json = False, watch: Watch = None) -> None:
     """Show the cluster now: GPUs, power, energy, and the jobs that run and wait."""
     from powerflow.cli.watch import show
 

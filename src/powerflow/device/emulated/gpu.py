@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from powerflow.device.emulated.shared_record import Cell, State, create_cell
+from powerflow.device.emulated.shared_record import EmulatedState, SharedRecord, create_cell
 from powerflow.device.protocol import DeviceError, DeviceLost, NotPermitted, Reading
 from powerflow.osutil.processes import born, lives
 
@@ -58,7 +58,7 @@ def create(directory: str | os.PathLike[str], nodes: Iterable[Node]) -> list[Emu
                 "clock_max_mhz": card.clock_max_mhz,
                 "clock_step_mhz": card.clock_step_mhz,
             }
-            create_cell(folder / str(index), description, State(at_s=time.monotonic()))
+            create_cell(folder / str(index), description, EmulatedState(at_s=time.monotonic()))
             gpu = EmulatedGpu(folder / str(index))
             if gpu.gpu_type != card.name:
                 raise InputError(f"is a {gpu.gpu_type} already, not a {card.name}", where=str(gpu.path))
@@ -72,7 +72,7 @@ def open_gpus(directory: str | os.PathLike[str]) -> list[EmulatedGpu]:
     return sorted(found, key=lambda gpu: (gpu.node, gpu.index))
 
 
-def settled(state: State, idle_w: float, now_s: float, loader_lives: bool) -> State:
+def settled(state: EmulatedState, idle_w: float, now_s: float, loader_lives: bool) -> EmulatedState:
     """The same GPU brought up to date: watts × seconds since then, added up.
 
     The load of a loader that died counts until it was last seen to live, and is over.
@@ -98,7 +98,7 @@ class EmulatedGpu:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         try:
-            self._cell = Cell(self.path)
+            self._cell = SharedRecord(self.path)
         except FileNotFoundError as error:
             raise DeviceLost(f"there is no emulated GPU {self.path}") from error
         except ValueError as error:
@@ -142,7 +142,7 @@ class EmulatedGpu:
         """See `Gpu.unlock_clock`."""
         self._set_clock(0.0)
 
-    def state(self) -> State:
+    def state(self) -> EmulatedState:
         """The record as it stands, without bringing it up to date: costs a few microseconds.
 
         Raises:
@@ -159,7 +159,7 @@ class EmulatedGpu:
         ``arrears_j`` is added at once: joules of a time already past whose watts are known only now; not below 0.
         """
 
-        def loaded(state: State, now_s: float) -> State:
+        def loaded(state: EmulatedState, now_s: float) -> EmulatedState:
             more_j = state.energy_j + max(0.0, arrears_j)
             return state._replace(energy_j=more_j, load_w=watts, load_pid=pid, load_born=birth, seen_s=now_s)
 
@@ -168,7 +168,7 @@ class EmulatedGpu:
     def rest(self, *, pid: int, birth: int) -> None:
         """That process draws nothing here any more; the load of another is left alone."""
 
-        def rested(state: State, now_s: float) -> State:
+        def rested(state: EmulatedState, now_s: float) -> EmulatedState:
             mine = (state.load_pid, state.load_born) == (pid, birth)
             return state._replace(load_w=0.0, load_pid=0, load_born=0) if mine else state
 
@@ -179,7 +179,7 @@ class EmulatedGpu:
         self._change(lambda state, now_s: state._replace(permitted=permitted))
 
     def _set_clock(self, locked_mhz: float) -> None:
-        def set_to(state: State, now_s: float) -> State:
+        def set_to(state: EmulatedState, now_s: float) -> EmulatedState:
             if not state.permitted:
                 raise NotPermitted(f"clocks of emulated GPU {self.node}/{self.index} may not be set")
             if state.locked_mhz == locked_mhz:
@@ -188,10 +188,12 @@ class EmulatedGpu:
 
         self._change(set_to)
 
-    def _change(self, how: Callable[[State, float], State], alive: tuple[int, int] = (0, 0)) -> State:
+    def _change(
+        self, how: Callable[[EmulatedState, float], EmulatedState], alive: tuple[int, int] = (0, 0)
+    ) -> EmulatedState:
         """Bring the record up to date and change it; ``alive`` is a process that need not be looked up."""
 
-        def changed(state: State) -> State:
+        def changed(state: EmulatedState) -> EmulatedState:
             loader = (state.load_pid, state.load_born)
             # the clock is read under the lock: time never runs backwards from one change to the next
             now_s = time.monotonic()

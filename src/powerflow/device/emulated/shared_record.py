@@ -31,12 +31,12 @@ LOCK_S = 2.0
 #: Most writes, most of any number (joules, seconds, MHz), and most watts of one GPU.
 _MOST_WRITES, _MOST, _MOST_W = 1 << 62, 1e15, 1e5
 
-_BODY = struct.Struct("<QddddddqqdB")  # number of the write, then `State`
+_BODY = struct.Struct("<QddddddqqdB")  # number of the write, then `EmulatedState`
 _CHECK = struct.Struct("<I")
 _SLOT_BYTES = _BODY.size + _CHECK.size
 
 
-class State(NamedTuple):
+class EmulatedState(NamedTuple):
     """What changes about an emulated GPU. Times are monotonic seconds of this machine.
 
     Attributes:
@@ -63,7 +63,7 @@ class State(NamedTuple):
     permitted: bool = True
 
 
-def create_cell(path: Path, description: Mapping[str, Any], state: State) -> bool:
+def create_cell(path: Path, description: Mapping[str, Any], state: EmulatedState) -> bool:
     """Make the file, whole from its first moment; False if it is there already.
 
     Everybody on the machine may write it, as with a real device: a job's rank runs as its owner.
@@ -88,7 +88,7 @@ def create_cell(path: Path, description: Mapping[str, Any], state: State) -> boo
     return True
 
 
-class Cell:
+class SharedRecord:
     """An open file of this kind.
 
     Raises:
@@ -107,11 +107,11 @@ class Cell:
         text = content[DESCRIPTION_AT : DESCRIPTION_AT + DESCRIPTION_MOST].rstrip(b"\0")
         self.description: dict[str, Any] = json.loads(text)
 
-    def read(self) -> State:
+    def read(self) -> EmulatedState:
         """The record, as some writer left it."""
         return self._newest()[1]
 
-    def change(self, how: Callable[[State], State]) -> State:
+    def change(self, how: Callable[[EmulatedState], EmulatedState]) -> EmulatedState:
         """Replace the record by what ``how`` makes of it; writers wait for each other. Returns the new one."""
         # a file opened anew has a lock of its own: it keeps threads and forked children apart as well
         file = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
@@ -125,7 +125,7 @@ class Cell:
             os.close(file)
         return after
 
-    def _newest(self) -> tuple[int, State]:
+    def _newest(self) -> tuple[int, EmulatedState]:
         """Number and content of the newest slot that is whole; write k stands in slot (k − 1) mod 2."""
         for _ in range(MOST_LOOKS):
             content = os.pread(self._file, FILE_BYTES - SLOTS_AT[0], SLOTS_AT[0])
@@ -151,21 +151,21 @@ def _lock(file: int, path: Path) -> None:
             return
 
 
-def _packed(number: int, state: State) -> bytes:
+def _packed(number: int, state: EmulatedState) -> bytes:
     body = _BODY.pack(number, *state)
     return body + _CHECK.pack(zlib.crc32(body))
 
 
-def _unpacked(slot: bytes) -> tuple[int, State] | None:
+def _unpacked(slot: bytes) -> tuple[int, EmulatedState] | None:
     body = slot[: _BODY.size]
     if _CHECK.unpack_from(slot, _BODY.size)[0] != zlib.crc32(body):
         return None
     number, *values, permitted = _BODY.unpack(body)
-    state = State._make((*values, bool(permitted)))
+    state = EmulatedState._make((*values, bool(permitted)))
     return (number, state) if 0 < number <= _MOST_WRITES and _can_be(state) else None
 
 
-def _can_be(state: State) -> bool:
+def _can_be(state: EmulatedState) -> bool:
     """Whether these are numbers of a GPU: whoever may write the file can write not-a-number with a right checksum."""
     numbers = (value for value in state if isinstance(value, float))
     return all(0.0 <= value <= _MOST for value in numbers) and state.load_w <= _MOST_W

@@ -10,10 +10,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from powerflow.elastic.environment import Place
+from powerflow.elastic.environment import RankPlace
 
 
-def tell_accelerate(place: Callable[[], Place]) -> None:
+def tell_accelerate(place: Callable[[], RankPlace]) -> None:
     """Have accelerate's state, where it is loaded, ask for this rank's place instead of remembering one."""
     state = sys.modules.get("accelerate.state")
     for kind in ("PartialState", "AcceleratorState"):

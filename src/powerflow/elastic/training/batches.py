@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 from powerflow.elastic.training.loader import Feed
-from powerflow.elastic.training.sampling import Order
+from powerflow.elastic.training.sampling import SampleOrder
 from powerflow.errors import InputError
 
 
@@ -56,7 +56,7 @@ class Batches:
         sampler: Has ``set_epoch`` and a length; the former does nothing.
     """
 
-    def __init__(self, feed: Feed, order: Order, begin: Callable[[Batches], Generator[Any]]) -> None:
+    def __init__(self, feed: Feed, order: SampleOrder, begin: Callable[[Batches], Generator[Any]]) -> None:
         self.order = order
         self.feed = feed
         self.dataset = feed.dataset

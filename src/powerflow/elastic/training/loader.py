@@ -9,18 +9,18 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from powerflow.elastic.training.sampling import Order, Pass, Position, split
+from powerflow.elastic.training.sampling import Pass, Position, SampleOrder, split
 from powerflow.errors import InputError
 
 _OURS = ("batch_size", "batch_sampler", "sampler", "shuffle")
 
 
-class Share(Sampler[list[int]]):
+class RankSamples(Sampler[list[int]]):
     """Samples of one rank, a list per pass, from a position to the end of its epoch."""
 
     def __init__(self) -> None:
         self.least = 1
-        self.order = Order(0, 1, False, 0)
+        self.order = SampleOrder(0, 1, False, 0)
         self.position = Position()
         self.rank, self.ranks, self.most = 0, 1, 0
 
@@ -52,7 +52,7 @@ class Feed:
             )
         self.dataset = dataset
         self.options = options
-        self.share = Share()
+        self.share = RankSamples()
         self._generator = torch.Generator()
         # Its own generator: how often loading is started anew must not change the script's random numbers.
         self.loader = DataLoader(dataset, batch_sampler=self.share, **{"generator": self._generator, **options})
@@ -61,8 +61,10 @@ class Feed:
         """Whether it was made for these."""
         return dataset is self.dataset and options == self.options
 
-    def start(self, order: Order, position: Position, rank: int, ranks: int, most: int, least: int) -> Iterator[Any]:
-        """Batches from this position to the end of its epoch, as `Share.passes` says."""
+    def start(
+        self, order: SampleOrder, position: Position, rank: int, ranks: int, most: int, least: int
+    ) -> Iterator[Any]:
+        """Batches from this position to the end of its epoch, as `RankSamples.passes` says."""
         share = self.share
         share.least = least
         share.order, share.position, share.rank, share.ranks, share.most = order, position, rank, ranks, most

@@ -26,7 +26,7 @@ class Position(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class SampleOrder:
     """The order in which a data set of so many samples is gone through, B = ``global_batch`` samples a step.
 
     ``drop_last`` leaves out the last step of an epoch where it would be smaller.

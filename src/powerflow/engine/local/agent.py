@@ -16,8 +16,8 @@ from pathlib import Path
 
 from powerflow.engine.local import interpreter, process, records, shim
 from powerflow.engine.local.cgroups import open_cgroups
-from powerflow.engine.local.server import Server
-from powerflow.engine.local.table import Table
+from powerflow.engine.local.server import AgentServer
+from powerflow.engine.local.table import RankTable
 
 _OLD_AGENT_ENDS_S = 10.0
 
@@ -92,9 +92,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     keep = process.descriptors()  # those of preloaded modules, which ranks have too
     lock = _only_agent()
     place = os.stat(home)
-    table = Table(home, open_cgroups(f"{place.st_dev:x}-{place.st_ino:x}"))
+    table = RankTable(home, open_cgroups(f"{place.st_dev:x}-{place.st_ino:x}"))
     table.load()
-    server = Server(table, _listen(), settings.get("nodes", {}), notices, keep, umask)
+    server = AgentServer(table, _listen(), settings.get("nodes", {}), notices, keep, umask)
     _detach()
     launch = server.serve()
     if launch is None:

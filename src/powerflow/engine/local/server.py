@@ -22,7 +22,7 @@ from typing import Any
 
 from powerflow import __version__
 from powerflow.engine.local import process, records, shim
-from powerflow.engine.local.table import Table
+from powerflow.engine.local.table import RankTable
 from powerflow.engine.protocol import EngineError, Fenced
 
 _MOST_REQUEST_BYTES = 64 << 20
@@ -55,7 +55,7 @@ class _Forked(BaseException):  # no error: it carries a new shim out of the loop
         self.launch = launch
 
 
-class Server:
+class AgentServer:
     """Serves one directory.
 
     Args:
@@ -69,7 +69,7 @@ class Server:
 
     def __init__(
         self,
-        table: Table,
+        table: RankTable,
         listener: socket.socket,
         nodes: dict[str, int],
         notices: Sequence[str],

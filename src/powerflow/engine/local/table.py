@@ -24,7 +24,7 @@ _LEFTOVERS_END_S = 5.0
 
 
 @dataclass(slots=True)
-class Entry:
+class RankHandle:
     """One rank that runs or ran: its status, its shim, and a descriptor that tells when the shim ends (-1: ended)."""
 
     status: RankStatus
@@ -33,7 +33,7 @@ class Entry:
 
 
 @dataclass
-class Table:
+class RankTable:
     """Ranks by name.
 
     Attributes:
@@ -45,7 +45,7 @@ class Table:
 
     home: Path
     cgroups: cgroups.Cgroups
-    entries: dict[str, Entry] = field(default_factory=dict)
+    entries: dict[str, RankHandle] = field(default_factory=dict)
     version: int = 0
 
     def directory(self, name: str) -> Path:
@@ -61,7 +61,7 @@ class Table:
                 RankName.parse(directory.name)
                 self.refresh(directory.name)
 
-    def refresh(self, name: str) -> Entry | None:
+    def refresh(self, name: str) -> RankHandle | None:
         """Take a rank in as its records have it; None, and no records any more, if it never ran."""
         directory = self.directory(name)
         deadline_s = time.monotonic() + _SHIM_STARTS_S
@@ -148,14 +148,14 @@ class Table:
         os.close(descriptor)
         return True
 
-    def _recall_or_none(self, name: str, alive: bool) -> Entry | None:
+    def _recall_or_none(self, name: str, alive: bool) -> RankHandle | None:
         """The same as `_recall`; None, too, where a power cut left records that say nothing."""
         try:
             return self._recall(name, alive)
         except (KeyError, TypeError, ValueError, IndexError):
             return None
 
-    def _recall(self, name: str, alive: bool) -> Entry | None:
+    def _recall(self, name: str, alive: bool) -> RankHandle | None:
         directory = self.directory(name)
         who, end = records.read(directory / "process.json"), records.read(directory / "status.json")
         spec = records.read(directory / "spec.json")
@@ -167,10 +167,10 @@ class Table:
         )
         if end is None and alive:
             pidfd = process.open_process(shim, shim_ticks)
-            return None if pidfd is None else Entry(status, shim, pidfd)
+            return None if pidfd is None else RankHandle(status, shim, pidfd)
         if end is None:
             end = self._lost(name, who)
-        return Entry(
+        return RankHandle(
             replace(
                 status,
                 state=RankState(end["state"]),

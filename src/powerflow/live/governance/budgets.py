@@ -25,10 +25,10 @@ from powerflow.energy.price import REPLAYED, natural_price_of
 from powerflow.energy.response import Response
 from powerflow.errors import InputError
 from powerflow.live.governance.past_days import past_days
-from powerflow.live.governance.replay_process import Replaying, Respond
+from powerflow.live.governance.replay_process import ReplayProcess, Respond
 from powerflow.live.governance.signals import Signals
-from powerflow.live.jobs.cost_learning import Learning
-from powerflow.scheduler import events as brain
+from powerflow.live.jobs.cost_learning import CostLearning
+from powerflow.scheduler import events as scheduler_events
 from powerflow.scheduler.remaining_energy import owed_j
 from powerflow.scheduler.scheduler import Scheduler
 from powerflow.store.store import Store
@@ -80,7 +80,7 @@ class LiveBudgets:
         cluster: ClusterSpec,
         meter_j: Callable[[], float],
         signals: Signals,
-        learning: Learning,
+        learning: CostLearning,
         axes: Mapping[str, Axes],
         *,
         respond: Respond | None = None,
@@ -104,11 +104,11 @@ class LiveBudgets:
         self._due_s = -math.inf
         self._retry_s = -math.inf
         self.warned: deque[Warned] = deque()  # not said yet
-        self._replaying: Replaying[Sequence[Mapping[str, Response]]] | None = None
+        self._replaying: ReplayProcess[Sequence[Mapping[str, Response]]] | None = None
         self._pupils: set[str] = set()  # who learns from it
         self._jobless: set[str] = set()  # who was asked, and has had no jobs yet: they wait for the daily replay
         self._shares: Sequence[float] = ()
-        self._terms: brain.Event | None = None  # that the brain was told last
+        self._terms: scheduler_events.Event | None = None  # that the brain was told last
         self._trouble = ""
 
     # -- from outside ---------------------------------------------------------------------------------------------
@@ -185,7 +185,7 @@ class LiveBudgets:
 
     # -- the loop -------------------------------------------------------------------------------------------------
 
-    def start(self, now_s: float) -> brain.Event:
+    def start(self, now_s: float) -> scheduler_events.Event:
         """Go on where the last controller was, and on the same terms: the first plan must not exceed them."""
         accounts = self._store.accounts(0.0, now_s, "project")[:-2]  # the last two are idle and total
         kept = self._store.get(KEEPERS, {})
@@ -221,7 +221,7 @@ class LiveBudgets:
         """Whether `step` has something to do."""
         return now_s >= self._due_s or (self._replaying is not None and self._replaying.done())
 
-    def step(self, now_s: float, scheduler: Scheduler, events: list[brain.Event]) -> None:
+    def step(self, now_s: float, scheduler: Scheduler, events: list[scheduler_events.Event]) -> None:
         """Read meters, learn, and set the terms. `warned` gets warnings that are due.
 
         Args:
@@ -294,7 +294,7 @@ class LiveBudgets:
     def _knowing(self) -> Set[str]:
         return {scope for scope, governor in self._governors.items() if governor.knows_days}
 
-    def _begin_replay(self, now_s: float, events: list[brain.Event]) -> None:
+    def _begin_replay(self, now_s: float, events: list[scheduler_events.Event]) -> None:
         """Replay the last day for all keepers; or the last days for those that know none and have not been asked."""
         if self._respond is None or self._replaying is not None or now_s < self._retry_s or not self._governors:
             return
@@ -317,7 +317,7 @@ class LiveBudgets:
             return
         self._shares, projects = past.shares, [scope for scope in self._pupils if scope]
         self._retry_s = now_s + RETRY_S / 6  # should it not begin
-        self._replaying = Replaying(
+        self._replaying = ReplayProcess(
             self._respond, self._cluster, self._axes, past.costs, past.days, self.prices, projects
         )
         self._retry_s = -math.inf

@@ -16,8 +16,8 @@ from powerflow.api.records import Caller, NotFound, Refused
 from powerflow.cluster.spec import ClusterSpec
 from powerflow.errors import InputError
 from powerflow.live.governance.cap_record import CapRecords
-from powerflow.live.gpus.gpus import Power
-from powerflow.scheduler import events as brain
+from powerflow.live.gpus.gpus import Gpus
+from powerflow.scheduler import events as scheduler_events
 from powerflow.scheduler.cap import CALM_S, PowerCap, Scope, parse_scope
 from powerflow.scheduler.caps.compliance import WITHIN_S, comply
 from powerflow.store.store import Store
@@ -70,7 +70,7 @@ class Caps:
         records: What was drawn under each.
     """
 
-    def __init__(self, store: Store, cluster: ClusterSpec, power: Power, records: CapRecords) -> None:
+    def __init__(self, store: Store, cluster: ClusterSpec, power: Gpus, records: CapRecords) -> None:
         self._store, self._cluster, self._power, self._records = store, cluster, power, records
         self._told: dict[int, StoredCap] = {}  # what the brain knows, by number
         self._lock = threading.Lock()  # who changes caps reads them first
@@ -147,7 +147,7 @@ class Caps:
 
     # -- the loop -------------------------------------------------------------------------------------------------
 
-    def news(self, now_s: float) -> Sequence[brain.Event]:
+    def news(self, now_s: float) -> Sequence[scheduler_events.Event]:
         """What the brain is to be told since the last call: at the start, all caps that are not over."""
         stored = {cap.number: cap for cap in self._stored()[1]}
         places = {cap.place for cap in stored.values() if not cap.lifted}
@@ -156,8 +156,8 @@ class Caps:
         due = [cap for cap in stored.values() if not cap.lifted and not _over(cap, now_s, 0.0)]
         due = [cap for cap in due if cap.number not in self._told or cap.scope in gone]
         self._told = stored
-        lifted = [brain.PowerCapLifted(scope) for scope in sorted(gone)]
-        return [*lifted, *(brain.PowerCapSet(cap.cap(self._cluster)) for cap in due)]
+        lifted = [scheduler_events.PowerCapLifted(scope) for scope in sorted(gone)]
+        return [*lifted, *(scheduler_events.PowerCapSet(cap.cap(self._cluster)) for cap in due)]
 
     def note(self, now_s: float, allowed_w: Callable[[Scope], float]) -> None:
         """Write down what is drawn under each cap, from an hour before it to an hour after, and what is allowed.

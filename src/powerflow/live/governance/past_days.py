@@ -12,7 +12,7 @@ from powerflow.cost.table import Axes, CostTable
 from powerflow.energy.governor import DAY_S
 from powerflow.job import Job
 from powerflow.live.jobs.active_job import brain_job
-from powerflow.live.jobs.cost_learning import Learning, class_of
+from powerflow.live.jobs.cost_learning import CostLearning, class_of
 from powerflow.scheduler.events import CostLearned
 from powerflow.store.models import StoredJob
 from powerflow.store.store import Store
@@ -38,7 +38,7 @@ class PastDays:
     news: Sequence[CostLearned]
 
 
-def past_days(store: Store, learning: Learning, axes: Mapping[str, Axes], now_s: float, most: int) -> PastDays:
+def past_days(store: Store, learning: CostLearning, axes: Mapping[str, Axes], now_s: float, most: int) -> PastDays:
     """The last days, at most so many; none where the first job came less than an hour ago."""
     first_s = store.first_submission_s()
     stored = [] if first_s is None else store.submitted(now_s - most * DAY_S)
@@ -65,7 +65,7 @@ def past_days(store: Store, learning: Learning, axes: Mapping[str, Axes], now_s:
     return PastDays(days[::-1], shares[::-1], costs, news)
 
 
-def _steps(job: StoredJob, learning: Learning, cost_class: str) -> float:
+def _steps(job: StoredJob, learning: CostLearning, cost_class: str) -> float:
     """How many steps a job had, or is believed to have."""
     if job.state.ended and job.state is not JobState.COMPLETED:
         return job.steps

@@ -44,7 +44,7 @@ class Replays:
 Found = TypeVar("Found")
 
 
-class Replaying(Generic[Found]):
+class ReplayProcess(Generic[Found]):
     """A replay under way.
 
     Args:

@@ -16,9 +16,9 @@ from powerflow.cost.table import Axes
 from powerflow.energy.governor import DAY_S
 from powerflow.errors import InputError
 from powerflow.live.governance.past_days import past_days
-from powerflow.live.governance.replay_process import Compare, Replaying
+from powerflow.live.governance.replay_process import Compare, ReplayProcess
 from powerflow.live.governance.stages import Stages
-from powerflow.live.jobs.cost_learning import Learning
+from powerflow.live.jobs.cost_learning import CostLearning
 from powerflow.scheduler.events import Event
 from powerflow.store.store import Store
 
@@ -30,7 +30,7 @@ DAYS = 7
 RETRY_S = 600.0
 
 
-class Savings:
+class SavingsEstimate:
     """For the controller's loop; `show` and `trouble` may be read from any thread.
 
     Args:
@@ -47,7 +47,7 @@ class Savings:
         store: Store,
         cluster: ClusterSpec,
         axes: Mapping[str, Axes],
-        learning: Learning,
+        learning: CostLearning,
         stages: Stages,
         compare: Compare | None,
         price: Callable[[], float],
@@ -56,7 +56,7 @@ class Savings:
         self._stages, self._compare, self._price = stages, compare, price
         self._due_s = -math.inf
         self._about = (0, 0)  # days and jobs of the replay under way
-        self._replaying: Replaying[tuple[float, float, float, float]] | None = None
+        self._replaying: ReplayProcess[tuple[float, float, float, float]] | None = None
         self.trouble = ""
 
     def show(self) -> SavingsRecord | None:
@@ -93,7 +93,7 @@ class Savings:
         self._due_s = now_s + RETRY_S
         if days:
             self._about = len(days), sum(map(len, days))
-            self._replaying = Replaying(self._compare, self._cluster, self._axes, past.costs, days, self._price())
+            self._replaying = ReplayProcess(self._compare, self._cluster, self._axes, past.costs, days, self._price())
 
     def close(self) -> None:
         """End a replay that is under way."""
@@ -101,7 +101,7 @@ class Savings:
             self._replaying.close()
             self._replaying = None
 
-    def _take(self, replaying: Replaying[tuple[float, float, float, float]], now_s: float) -> None:
+    def _take(self, replaying: ReplayProcess[tuple[float, float, float, float]], now_s: float) -> None:
         self._replaying = None
         try:
             asked_s, asked_j, acted_s, acted_j = replaying.result()

@@ -16,9 +16,9 @@ from powerflow.api.governance import AuditRecord, ModeOrder, ModeRecord, Stage
 from powerflow.api.records import Caller
 from powerflow.errors import InputError
 from powerflow.scheduler.calibration import Calibration
-from powerflow.scheduler.canary import Usual, Watch, usually
+from powerflow.scheduler.canary import CanaryWatch, Usual, usually
 from powerflow.scheduler.events import Acting
-from powerflow.store.models import Outcome
+from powerflow.store.models import DecisionOutcome
 from powerflow.store.store import Store
 
 #: The store's setting in which stages stand.
@@ -55,7 +55,7 @@ class Stages:
         self._store, self._outcomes, self._first = store, outcomes, first
         self._lock = threading.Lock()
         self._known: Mapping[str, StoredStage] | None = None
-        self._watches: dict[str, Watch] = {}
+        self._watches: dict[str, CanaryWatch] = {}
 
     # -- from outside ---------------------------------------------------------------------------------------------
 
@@ -123,7 +123,7 @@ class Stages:
             return ""
         known = self._all()
         name = project if project in known else OTHERS
-        watch = self._watches.setdefault(name, Watch())
+        watch = self._watches.setdefault(name, CanaryWatch())
         for what, error in errors.items():
             if not watch.verdict:
                 watch.see(what, error, known[name].usual.get(what))
@@ -191,7 +191,7 @@ class Stages:
         )
 
 
-def _came(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def _came(outcomes: Sequence[DecisionOutcome]) -> dict[str, Any]:
     """What came of jobs, beside what was predicted, and what would have come of them."""
     told = [(o, o.predicted) for o in outcomes if o.predicted is not None]
     judged = [

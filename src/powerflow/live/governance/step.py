@@ -11,12 +11,12 @@ from typing import Any
 from powerflow.api.governance import Stage
 from powerflow.live.governance.budgets import LiveBudgets
 from powerflow.live.governance.caps import Caps
-from powerflow.live.governance.savings import Savings
+from powerflow.live.governance.savings import SavingsEstimate
 from powerflow.live.governance.signals import Signals
 from powerflow.live.governance.stages import Stages
-from powerflow.live.jobs.active_job import Entry
-from powerflow.live.jobs.decision_log import Chronicle
-from powerflow.live.jobs.job_table import Roster
+from powerflow.live.jobs.active_job import ActiveJob
+from powerflow.live.jobs.decision_log import DecisionLog
+from powerflow.live.jobs.job_table import JobTable
 from powerflow.live.wall_clock import BrainTime
 from powerflow.scheduler.canary import held_back
 from powerflow.scheduler.plan import Plan, Wish
@@ -25,18 +25,18 @@ from powerflow.store.store import Store
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class GovernanceParts:
     """What operators have set on a live cluster, and what follows from it."""
 
     caps: Caps
     signals: Signals
     budgets: LiveBudgets
     stages: Stages
-    savings: Savings
-    chronicle: Chronicle
+    savings: SavingsEstimate
+    chronicle: DecisionLog
 
 
-class Governance:
+class GovernanceStep:
     """The loop's hand on the rules.
 
     Args:
@@ -55,8 +55,8 @@ class Governance:
 
     def __init__(
         self,
-        rules: Rules,
-        roster: Roster,
+        rules: GovernanceParts,
+        roster: JobTable,
         scheduler: Scheduler,
         store: Store,
         advance: Callable[[], None],
@@ -83,15 +83,15 @@ class Governance:
         self._rules.budgets.close()
         self._rules.savings.close()
 
-    def acts(self, entry: Entry) -> bool:
+    def acts(self, entry: ActiveJob) -> bool:
         """Whether a job may be acted on."""
         return self._rules.stages.acts(entry.spec.project)
 
-    def charged(self, entry: Entry, energy_j: float) -> None:
+    def charged(self, entry: ActiveJob, energy_j: float) -> None:
         """A job has used so many joules."""
         self._rules.budgets.charge(entry.spec.project, energy_j)
 
-    def completed(self, entry: Entry, now_s: float) -> None:
+    def completed(self, entry: ActiveJob, now_s: float) -> None:
         """A job has done its work."""
         self._outcomes.append((entry.spec.project, self._rules.chronicle.ended(entry, now_s)))
 

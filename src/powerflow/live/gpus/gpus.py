@@ -26,7 +26,7 @@ METER = "meter"
 LIMITS = "power limits"
 
 
-class Power:
+class Gpus:
     """Meters and clocks of all GPUs. For the controller's loop; readers in other threads see the last readings.
 
     Args:

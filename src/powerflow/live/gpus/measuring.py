@@ -5,19 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping
 
-from powerflow.live.governance.step import Governance
-from powerflow.live.gpus.gpus import Place, Power
+from powerflow.live.governance.step import GovernanceStep
+from powerflow.live.gpus.gpus import Gpus, Place
 from powerflow.live.gpus.power_event import metered
 from powerflow.live.gpus.service import GpuService
-from powerflow.live.jobs.active_job import Entry
+from powerflow.live.jobs.active_job import ActiveJob
 from powerflow.live.jobs.clock_exploration import EXPLORE_S
-from powerflow.live.jobs.gang_events import Facts
-from powerflow.live.jobs.job_table import Roster
+from powerflow.live.jobs.gang_events import GangEvents
+from powerflow.live.jobs.job_table import JobTable
 from powerflow.scheduler.events import PowerMetered
 from powerflow.scheduler.scheduler import Scheduler
 
 
-class Measuring:
+class Measurement:
     """For the controller's loop.
 
     Args:
@@ -34,10 +34,10 @@ class Measuring:
 
     def __init__(
         self,
-        power: Power,
-        roster: Roster,
+        power: Gpus,
+        roster: JobTable,
         scheduler: Scheduler,
-        governance: Governance,
+        governance: GovernanceStep,
         gpu_service: GpuService,
         holding: Callable[[], Mapping[Place, str]],
     ) -> None:
@@ -45,7 +45,7 @@ class Measuring:
         self._governance, self._gpu_service, self._of_gangs = governance, gpu_service, holding
         self.strangers: Collection[str] = frozenset()
 
-    def measure(self, now_s: float, facts: Facts) -> None:
+    def measure(self, now_s: float, facts: GangEvents) -> None:
         """Read the GPUs if it is time to; ``facts`` goes on to the next clock where one was tried for long enough."""
         if not self._power.due(now_s, self._holding()):
             return
@@ -70,7 +70,7 @@ class Measuring:
         """Return the last readings, as the scheduler takes them."""
         return metered(self._roster.entries.values(), self._roster.unstored, self._scheduler, self._power)
 
-    def _take_down(self, entry: Entry, now_s: float, facts: Facts) -> None:
+    def _take_down(self, entry: ActiveJob, now_s: float, facts: GangEvents) -> None:
         disturbed = self._power.disturbed(entry.id)
         if disturbed:  # what is timed now is not what the job costs; but no clock is tried for ever
             entry.window = None

@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterable
 
 import numpy as np
 
-from powerflow.live.gpus.gpus import Power
-from powerflow.live.jobs.active_job import Entry
+from powerflow.live.gpus.gpus import Gpus
+from powerflow.live.jobs.active_job import ActiveJob
 from powerflow.scheduler.events import PowerMetered
 from powerflow.scheduler.scheduler import Scheduler
 
@@ -15,7 +15,7 @@ from powerflow.scheduler.scheduler import Scheduler
 CLOCK_NEAR = 0.05
 
 
-def metered(entries: Iterable[Entry], unstored: Collection[str], scheduler: Scheduler, power: Power) -> PowerMetered:
+def metered(entries: Iterable[ActiveJob], unstored: Collection[str], scheduler: Scheduler, power: Gpus) -> PowerMetered:
     """The last readings of all GPUs.
 
     Args:
@@ -34,7 +34,7 @@ def metered(entries: Iterable[Entry], unstored: Collection[str], scheduler: Sche
     )
 
 
-def _is_steady(entry: Entry, power: Power) -> bool:
+def _is_steady(entry: ActiveJob, power: Gpus) -> bool:
     """Whether a job runs at the count and the clock of the latest plan, as far as its GPUs say."""
     read_mhz = power.clock_of(entry.id)
     near = read_mhz is None or abs(read_mhz - entry.clock_mhz) <= CLOCK_NEAR * entry.clock_mhz

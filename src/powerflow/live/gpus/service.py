@@ -10,9 +10,9 @@ from typing import Any
 
 from powerflow.device.foreign import parent_of, strangers
 from powerflow.engine.protocol import Engine, EngineError, RankState
-from powerflow.live.gpus.gpus import Power
+from powerflow.live.gpus.gpus import Gpus
 from powerflow.live.gpus.health import GpuHealth, Place, Sight, Turn, faults_as_json, faults_from_json
-from powerflow.live.jobs.job_table import Roster
+from powerflow.live.jobs.job_table import JobTable
 from powerflow.osutil.processes import boot_id
 from powerflow.scheduler.events import GpuFailed, GpuRecovered
 from powerflow.store.models import Placement
@@ -37,10 +37,10 @@ class GpuService:
 
     def __init__(
         self,
-        power: Power,
+        power: Gpus,
         engine: Engine,
         store: Store,
-        roster: Roster,
+        roster: JobTable,
         holding: Callable[[], Mapping[Place, str]],
         log: Any,
         clock: Callable[[], float] = time.monotonic,

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 from powerflow.api.job_spec import WEIGHTS, JobSpec
 from powerflow.gangs.report_bounds import steps_or
-from powerflow.gangs.types import Order
+from powerflow.gangs.types import DesiredState
 from powerflow.job import Job
-from powerflow.live.jobs.cost_learning import JobClass, Window
+from powerflow.live.jobs.cost_learning import JobClass, StepWindow
 from powerflow.scheduler.plan import Reason, Why
 from powerflow.store.models import Intent, Placement, StoredJob
 
 
 @dataclass(slots=True)
-class Entry:
+class ActiveJob:
     """One active job.
 
     Attributes:
@@ -58,7 +58,7 @@ class Entry:
     training: bool = False
     explore_mhz: tuple[float, ...] = ()
     explore_since_s: float = math.inf
-    window: Window | None = None
+    window: StepWindow | None = None
     power_w: float = 0.0
     energy_j: float = 0.0
     gpu_s: float = 0.0
@@ -90,9 +90,9 @@ class Entry:
         """What was decided, to be written down."""
         return Intent(self.id, self.epoch, self.gpu_type, self.placement, self.clock_mhz, self.reason)
 
-    def order(self, runs_as: str) -> Order:
+    def order(self, runs_as: str) -> DesiredState:
         """What was decided, to be carried out."""
-        return Order(self.id, self.epoch, self.spec, self.placement, runs_as)
+        return DesiredState(self.id, self.epoch, self.spec, self.placement, runs_as)
 
     def job(self, iterations: float) -> Job:
         """The job as the brain sees it."""
@@ -131,9 +131,9 @@ def asked(least: int, most: int, counts: tuple[int, ...] | None = None) -> int:
     return min(max(middle, least), most)
 
 
-def entry_of(job: StoredJob, kind: JobClass) -> Entry:
+def entry_of(job: StoredJob, kind: JobClass) -> ActiveJob:
     """A job that the store knows, as it stands there."""
-    return Entry(
+    return ActiveJob(
         job.id,
         job.spec,
         job.user,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from powerflow.cost.table import Axes
-from powerflow.live.jobs.active_job import Entry
-from powerflow.live.jobs.cost_learning import Learning
+from powerflow.live.jobs.active_job import ActiveJob
+from powerflow.live.jobs.cost_learning import CostLearning
 
 #: Longest that one clock is tried: steps may be long, or be told of rarely.
 EXPLORE_S = 300.0
 
 
-def clocks_to_try(entry: Entry, learning: Learning, axes: Axes) -> tuple[float, ...]:
+def clocks_to_try(entry: ActiveJob, learning: CostLearning, axes: Axes) -> tuple[float, ...]:
     """Clocks at which the job's class was never measured on so many GPUs, as far as the job may be slowed.
 
     A step at clock f takes at most f_max / f of what it takes at full clock (design §4: φ(f) ≤ f_max/f, as κ ≤ 1).

@@ -95,7 +95,7 @@ def _family(model: str | None) -> str:
         return ANY_FAMILY
 
 
-class Learning:
+class CostLearning:
     """Beliefs about all classes on all GPU types of one cluster.
 
     Args:
@@ -243,7 +243,7 @@ class Learning:
 
 
 @dataclass(slots=True)
-class Window:
+class StepWindow:
     """A stretch of steps in one configuration, timed from its first complete step on.
 
     Attributes:
@@ -266,7 +266,7 @@ class Window:
 
 
 def restore(
-    learning: Learning, seen: Iterable[tuple[str, Observation]], completed: Iterable[tuple[JobClass, float]]
+    learning: CostLearning, seen: Iterable[tuple[str, Observation]], completed: Iterable[tuple[JobClass, float]]
 ) -> Sequence[CostLearned]:
     """Everything that was learned before the controller stopped: what was measured, one fit a class, and lengths.
 

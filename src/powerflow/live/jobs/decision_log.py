@@ -11,9 +11,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 
-from powerflow.api.records import DecisionRecord, Forecast, Option
-from powerflow.live.jobs.active_job import Entry
-from powerflow.live.jobs.cost_learning import Learning
+from powerflow.api.records import DecisionRecord, Forecast, JobOption
+from powerflow.live.jobs.active_job import ActiveJob
+from powerflow.live.jobs.cost_learning import CostLearning
 from powerflow.live.jobs.options import option
 from powerflow.scheduler.calibration import Calibration
 from powerflow.scheduler.plan import QUIET, Wish, gpus_said
@@ -38,14 +38,14 @@ class _Story:
     since_s: float = math.nan
     steps: float = 0.0
     energy_j: float = 0.0
-    step: Option | None = None  # None: it waits
+    step: JobOption | None = None  # None: it waits
     said_s: float = 0.0  # of all stretches before
     said_j: float = 0.0
     took_s: float = 0.0
     took_j: float = 0.0
 
 
-class Chronicle:
+class DecisionLog:
     """The log of one cluster. For the controller's loop; `calibrations` may be read from any thread.
 
     Args:
@@ -54,7 +54,7 @@ class Chronicle:
         scheduler: Whose decisions these are.
     """
 
-    def __init__(self, store: Store, learning: Learning, scheduler: Scheduler) -> None:
+    def __init__(self, store: Store, learning: CostLearning, scheduler: Scheduler) -> None:
         self._store, self._learning, self._scheduler = store, learning, scheduler
         self._stories: dict[str, _Story] = {}
         self._rows: list[DecisionRecord] = []
@@ -67,7 +67,7 @@ class Chronicle:
         kept = self._store.get(OUTCOMES, {})
         self.calibrations = {what: Calibration(kept.get(what, ())) for what in ("time", "energy")}
 
-    def decided(self, entry: Entry, now_s: float) -> None:
+    def decided(self, entry: ActiveJob, now_s: float) -> None:
         """Something was decided for a job: its entry says what. Written down where it differs from the last time."""
         story = self._stories.setdefault(entry.id, _Story())
         clock_mhz = entry.clock_mhz if entry.placement else 0.0
@@ -82,7 +82,7 @@ class Chronicle:
         story.told = (*has, sized, entry.why)
         self._write(entry, now_s, False, entry.why, entry.reason, entry.gpus, clock_mhz, step)
 
-    def wished(self, entry: Entry, wish: Wish, now_s: float) -> None:
+    def wished(self, entry: ActiveJob, wish: Wish, now_s: float) -> None:
         """What would have been decided for a job. Written down where it differs from the last time."""
         story = self._stories.setdefault(entry.id, _Story())
         wanted = (*wish, self._sized(entry))
@@ -93,7 +93,7 @@ class Chronicle:
         step = self._step(entry, wish.pool, wish.gpus, wish.clock_mhz)
         self._write(entry, now_s, True, "would", said, wish.gpus, wish.clock_mhz, step)
 
-    def ended(self, entry: Entry, now_s: float) -> Mapping[str, float]:
+    def ended(self, entry: ActiveJob, now_s: float) -> Mapping[str, float]:
         """A job has completed: how far off predictions were, as log(actual / predicted), for time and energy."""
         story = self._stories.pop(entry.id, None)
         if story is None:
@@ -124,7 +124,7 @@ class Chronicle:
             self._store.put(OUTCOMES, {what: [*known.residuals] for what, known in self.calibrations.items()})
             self._unsaved = False
 
-    def forecast(self, entry: Entry, gpu_type: str, gpus: int, clock_mhz: float, now_s: float) -> Forecast:
+    def forecast(self, entry: ActiveJob, gpu_type: str, gpus: int, clock_mhz: float, now_s: float) -> Forecast:
         """What is expected of a job in some configuration, from now on."""
         step = self._step(entry, gpu_type, gpus, clock_mhz)
         steady = entry.placement and gpus == entry.gpus and not entry.explore_mhz
@@ -136,7 +136,7 @@ class Chronicle:
     # -- inside ---------------------------------------------------------------------------------------------------
 
     @staticmethod
-    def _close(story: _Story, entry: Entry, now_s: float) -> None:
+    def _close(story: _Story, entry: ActiveJob, now_s: float) -> None:
         """A stretch has ended: what had been said of it, and what it took."""
         if story.step is None:  # it waited
             return
@@ -147,11 +147,11 @@ class Chronicle:
         story.took_j += entry.energy_j - story.energy_j
         story.step = None
 
-    def _sized(self, entry: Entry) -> bool:
+    def _sized(self, entry: ActiveJob) -> bool:
         """Whether it is known how many steps a job has: else nothing can be said of its end."""
         return bool(entry.steps_total) or self._learning.knows_length(entry.spec, entry.kind.name)
 
-    def _step(self, entry: Entry, gpu_type: str, gpus: int, clock_mhz: float) -> Option | None:
+    def _step(self, entry: ActiveJob, gpu_type: str, gpus: int, clock_mhz: float) -> JobOption | None:
         """What the model says of a step in some configuration; None where a job waits, or cannot run so."""
         if not gpus or gpu_type not in self._scheduler.pools:
             return None
@@ -160,19 +160,19 @@ class Chronicle:
 
     def _write(
         self,
-        entry: Entry,
+        entry: ActiveJob,
         now_s: float,
         would: bool,
         why: str,
         reason: str,
         gpus: int,
         clock_mhz: float,
-        step: Option | None,
+        step: JobOption | None,
     ) -> None:
         expected = asdict(self._forecast(entry, now_s, step))
         self._rows.append(DecisionRecord(0, now_s, entry.id, would, why, reason, gpus, clock_mhz, **expected))
 
-    def _forecast(self, entry: Entry, now_s: float, step: Option | None) -> Forecast:
+    def _forecast(self, entry: ActiveJob, now_s: float, step: JobOption | None) -> Forecast:
         """From now to the end, at so much a step."""
         if step is None or not self._sized(entry):
             return Forecast()

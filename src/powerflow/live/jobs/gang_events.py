@@ -11,10 +11,10 @@ from powerflow.device.protocol import DeviceError
 from powerflow.engine.protocol import EngineError
 from powerflow.gangs.manager import DEFECT_CHARS
 from powerflow.gangs.types import (
-    Completed,
     Continued,
-    Fact,
-    Failed,
+    GangCompleted,
+    GangEvent,
+    GangFailed,
     Hung,
     Noted,
     Progressed,
@@ -24,12 +24,12 @@ from powerflow.gangs.types import (
     Vacated,
     backoff_s,
 )
-from powerflow.live.gpus.gpus import Power
-from powerflow.live.jobs.active_job import Entry
-from powerflow.live.jobs.cost_learning import Learning
-from powerflow.live.jobs.job_table import Roster
+from powerflow.live.gpus.gpus import Gpus
+from powerflow.live.jobs.active_job import ActiveJob
+from powerflow.live.jobs.cost_learning import CostLearning
+from powerflow.live.jobs.job_table import JobTable
 from powerflow.live.jobs.step_timing import STEPS, timed
-from powerflow.scheduler import events as brain
+from powerflow.scheduler import events as scheduler_events
 from powerflow.scheduler.scheduler import Scheduler
 from powerflow.store.database import StoreError
 from powerflow.store.models import Placement, Seen
@@ -43,7 +43,7 @@ PAUSES = "pauses"
 FACTS_AT_ONCE = 2000
 
 
-class Facts:
+class GangEvents:
     """Takes facts one by one into store, roster and brain; one that cannot be stored waits, and those after it.
 
     Args:
@@ -62,10 +62,10 @@ class Facts:
 
     def __init__(
         self,
-        roster: Roster,
+        roster: JobTable,
         store: Store,
-        learning: Learning,
-        power: Power,
+        learning: CostLearning,
+        power: Gpus,
         scheduler: Scheduler,
         *,
         explore_steps: int,
@@ -73,9 +73,9 @@ class Facts:
         gpu_failed: Callable[[Placement], bool],
         settle: Callable[[float], None],
         withdrawn: Callable[[str, float], None],
-        completed: Callable[[Entry, float], None],
+        completed: Callable[[ActiveJob, float], None],
         failed: Callable[[str], None],
-        acts: Callable[[Entry], bool],
+        acts: Callable[[ActiveJob], bool],
         on_defect: Callable[[str, Exception], None],
     ) -> None:
         self._on_defect = on_defect
@@ -84,13 +84,13 @@ class Facts:
         self._nodes_up, self._settle, self._withdrawn = nodes_up, settle, withdrawn
         self._gpu_failed = gpu_failed
         self._ended, self._gave_up, self._acts = completed, failed, acts
-        self._waiting: deque[Fact] = deque()
+        self._waiting: deque[GangEvent] = deque()
         self._misstated: set[str] = set()  # jobs that have been told so
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
 
-    def add(self, facts: Iterable[Fact]) -> None:
+    def add(self, facts: Iterable[GangEvent]) -> None:
         """More facts, to be taken in this order."""
         self._waiting.extend(facts)
 
@@ -117,14 +117,14 @@ class Facts:
                     self._break_off(entry, error, now_s)
             self._waiting.popleft()
 
-    def _break_off(self, entry: Entry, error: Exception, now_s: float) -> None:
+    def _break_off(self, entry: ActiveJob, error: Exception, now_s: float) -> None:
         text = f"internal: {type(error).__name__}: {error}"[:DEFECT_CHARS]
         with contextlib.suppress(Refused):  # it has ended meanwhile
             self._store.move(entry.id, JobState.FAILED, now_s, exit=text, reason=text)
         self._gave_up(entry.id)
         self._withdrawn(entry.id, now_s)
 
-    def _take(self, fact: Fact, entry: Entry, now_s: float) -> None:
+    def _take(self, fact: GangEvent, entry: ActiveJob, now_s: float) -> None:
         match fact:
             case Progressed():
                 self._progressed(fact, entry, now_s)
@@ -150,20 +150,20 @@ class Facts:
                 if fact.steps_safe is not None and not entry.placement and fact.steps_safe < entry.steps:
                     entry.steps = float(fact.steps_safe)
                     if entry.known:
-                        self._roster.events.append(brain.Failed(entry.id, retry=True, done=entry.steps))
-            case Completed():
+                        self._roster.events.append(scheduler_events.Failed(entry.id, retry=True, done=entry.steps))
+            case GangCompleted():
                 self._completed(fact, entry, now_s)
-            case Failed():
+            case GangFailed():
                 self._failed(fact, entry, now_s)
 
-    def _paused(self, entry: Entry, pause_s: float) -> None:
+    def _paused(self, entry: ActiveJob, pause_s: float) -> None:
         expected_s = self._learning.paused(entry.kind.name, pause_s)
         self._store.put(PAUSES, self._learning.pauses_s)
         for other in self._roster.entries.values():
             if other.known and other.kind.name == entry.kind.name:
-                self._roster.events.append(brain.PauseMeasured(other.id, expected_s))
+                self._roster.events.append(scheduler_events.PauseMeasured(other.id, expected_s))
 
-    def _continued(self, fact: Continued, entry: Entry, now_s: float) -> None:
+    def _continued(self, fact: Continued, entry: ActiveJob, now_s: float) -> None:
         """Say what became of the steps that a script had done before it was launched again."""
         lost = max(0, round(entry.steps) - fact.step)
         if fact.went_on:
@@ -175,14 +175,14 @@ class Facts:
             "resumed" if fact.went_on else "began again", text, now_s, entry.id, step=fact.step, lost=lost
         )
 
-    def _progressed(self, fact: Progressed, entry: Entry, now_s: float) -> None:
+    def _progressed(self, fact: Progressed, entry: ActiveJob, now_s: float) -> None:
         if fact.step < entry.steps and entry.known:
-            self._roster.events.append(brain.WorkLost(entry.id, float(fact.step)))
+            self._roster.events.append(scheduler_events.WorkLost(entry.id, float(fact.step)))
         entry.steps = float(fact.step)
         if fact.steps_total and fact.steps_total != entry.steps_total:
             entry.steps_total = float(fact.steps_total)
             if entry.known:
-                self._roster.events.append(brain.SizeLearned(entry.id, entry.steps_total))
+                self._roster.events.append(scheduler_events.SizeLearned(entry.id, entry.steps_total))
         self._roster.dirty.add(entry.id)
         stated = entry.spec.batch.global_batch if entry.spec.batch else None
         if stated and fact.global_batch not in (0, stated) and entry.id not in self._misstated:
@@ -209,13 +209,13 @@ class Facts:
             if other.explore_mhz and other.kind.name == entry.kind.name and other.gpus == entry.gpus:
                 self.try_next(other, now_s, seen.clock_mhz)
 
-    def try_next(self, entry: Entry, now_s: float, done_mhz: float | None) -> None:
+    def try_next(self, entry: ActiveJob, now_s: float, done_mhz: float | None) -> None:
         """A clock need not be tried any more."""
         if entry.explore_mhz[0] == done_mhz:
             entry.explore_since_s = now_s
         entry.explore_mhz = tuple(clock for clock in entry.explore_mhz if clock != done_mhz)
 
-    def _completed(self, fact: Completed, entry: Entry, now_s: float) -> None:
+    def _completed(self, fact: GangCompleted, entry: ActiveJob, now_s: float) -> None:
         steps = float(fact.steps) if fact.steps is not None else entry.steps
         entry.steps = steps
         self._settle(now_s)
@@ -226,10 +226,10 @@ class Facts:
         self._learning.completed(entry.kind.name, steps)
         self._ended(entry, now_s)
         if entry.known:
-            self._roster.events.append(brain.Completed(entry.id, steps))
+            self._roster.events.append(scheduler_events.Completed(entry.id, steps))
         self._roster.drop(entry)
 
-    def _failed(self, fact: Failed, entry: Entry, now_s: float) -> None:
+    def _failed(self, fact: GangFailed, entry: ActiveJob, now_s: float) -> None:
         """A run broke off: try again later, a bounded number of times, or give up with its last lines."""
         if fact.epoch < entry.epoch and not entry.placement:
             return  # it was told to leave meanwhile
@@ -248,7 +248,7 @@ class Facts:
             self._store.retire(entry.id)
             self._gave_up(entry.id)
             if entry.known:
-                self._roster.events.append(brain.Failed(entry.id, retry=False))
+                self._roster.events.append(scheduler_events.Failed(entry.id, retry=False))
             self._roster.drop(entry)
             return
         attempts = entry.attempts + (not excused)  # that a node or GPU went is no fault of the job's

@@ -10,16 +10,16 @@ from contextlib import suppress
 from dataclasses import replace
 
 from powerflow.api.records import Refused
-from powerflow.live.gpus.gpus import Power
+from powerflow.live.gpus.gpus import Gpus
 from powerflow.live.gpus.wanted import type_wanted
-from powerflow.live.jobs.active_job import Entry, entry_of
-from powerflow.live.jobs.cost_learning import Learning, class_of
-from powerflow.scheduler import events as brain
+from powerflow.live.jobs.active_job import ActiveJob, entry_of
+from powerflow.live.jobs.cost_learning import CostLearning, class_of
+from powerflow.scheduler import events as scheduler_events
 from powerflow.store.models import JobUpdate, Seen, StoredJob
 from powerflow.store.store import Store
 
 
-class Roster:
+class JobTable:
     """All active jobs.
 
     Args:
@@ -37,9 +37,9 @@ class Roster:
         ended: Ids of ended jobs whose logs are kept, oldest first.
     """
 
-    def __init__(self, store: Store, power: Power, learning: Learning, pause_s: Mapping[str, float]) -> None:
-        self.entries: dict[str, Entry] = {}
-        self.events: list[brain.Event] = []
+    def __init__(self, store: Store, power: Gpus, learning: CostLearning, pause_s: Mapping[str, float]) -> None:
+        self.entries: dict[str, ActiveJob] = {}
+        self.events: list[scheduler_events.Event] = []
         self.unstored: dict[str, bool] = {}
         self.dirty: set[str] = set()
         self.seen: list[Seen] = []
@@ -47,7 +47,7 @@ class Roster:
         self._leaving: set[str] = set()
         self._store, self._power, self._learning, self._pause_s = store, power, learning, pause_s
 
-    def enter(self, job: StoredJob) -> Entry:
+    def enter(self, job: StoredJob) -> ActiveJob:
         """Take in a job that the store knows; the brain hears of it by `introduce`."""
         entry = entry_of(job, class_of(job.spec, job.user))
         self.entries[job.id] = entry
@@ -55,7 +55,7 @@ class Roster:
             self.dirty.add(job.id)
         return entry
 
-    def introduce(self, entry: Entry) -> None:
+    def introduce(self, entry: ActiveJob) -> None:
         """Tell the brain of a job, with what is known of its class and of the work that it has done."""
         if entry.id in self._leaving:  # what still runs of it is on its way out
             self._gone(entry.id)
@@ -65,9 +65,9 @@ class Roster:
         job = entry.job(believed)
         with suppress(Refused):  # what was asked for is not here any more: the brain says so
             job = replace(job, gpu_type=type_wanted(job.gpu_type, self._power.types))
-        self.events.append(brain.Submitted(job, believed, pause_s))
+        self.events.append(scheduler_events.Submitted(job, believed, pause_s))
         if entry.steps > 0:
-            self.events.append(brain.Failed(entry.id, retry=True, done=entry.steps))
+            self.events.append(scheduler_events.Failed(entry.id, retry=True, done=entry.steps))
         entry.known = True
         if not entry.reason:
             entry.reason = "waits for the next decision"
@@ -78,10 +78,10 @@ class Roster:
             entry.eligible_s += by_s
             entry.explore_since_s += by_s
 
-    def forget_in_brain(self, entry: Entry) -> None:
+    def forget_in_brain(self, entry: ActiveJob) -> None:
         """The brain is to plan without this job from now on, and without its GPUs while it still holds them."""
         if entry.known:
-            self.events.append(brain.Leaving(entry.id))
+            self.events.append(scheduler_events.Leaving(entry.id))
             self._leaving.add(entry.id)
         entry.known = False
 
@@ -96,9 +96,9 @@ class Roster:
 
     def _gone(self, job_id: str) -> None:
         self._leaving.discard(job_id)
-        self.events.append(brain.Cancelled(job_id))
+        self.events.append(scheduler_events.Cancelled(job_id))
 
-    def give_back(self, entry: Entry, reason: str) -> None:
+    def give_back(self, entry: ActiveJob, reason: str) -> None:
         """A job is to hold nothing, whatever the brain had decided for it."""
         if entry.placement:
             entry.placement, entry.clock_mhz = (), 0.0
@@ -107,17 +107,17 @@ class Roster:
         entry.training, entry.window, entry.explore_mhz, entry.reason = False, None, (), reason
         self.dirty.add(entry.id)
 
-    def overtake(self, entry: Entry, epoch: int) -> None:
+    def overtake(self, entry: ActiveJob, epoch: int) -> None:
         """What runs of a job was decided later than the store knows, which is older: that ends, and it starts again."""
         entry.epoch, entry.placement, entry.clock_mhz = epoch + 1, (), 0.0
         entry.reason = "starts again: what ran of it is not what the store knows"
         self.unstored[entry.id] = True
 
-    def decided(self, entry: Entry, *, gpus_change: bool) -> None:
+    def decided(self, entry: ActiveJob, *, gpus_change: bool) -> None:
         """Something was decided for a job, and waits to be written down and done."""
         self.unstored[entry.id] = self.unstored.get(entry.id, False) or gpus_change
 
-    def drop(self, entry: Entry) -> None:
+    def drop(self, entry: ActiveJob) -> None:
         """A job has ended: only its log is kept, for a while."""
         del self.entries[entry.id]
         self.unstored.pop(entry.id, None)
@@ -129,7 +129,7 @@ class Roster:
             if not entry.known and not entry.held and entry.eligible_s <= now_s:
                 self.introduce(entry)
 
-    def write_down(self, entry: Entry) -> None:
+    def write_down(self, entry: ActiveJob) -> None:
         """All that is known of a job, what it was charged included."""
         self._store.update([update_of(entry)])
         self._power.save(self._store)
@@ -143,12 +143,12 @@ class Roster:
         self.seen.clear()
         self._power.save(self._store)
 
-    def copies(self) -> Mapping[str, Entry]:
+    def copies(self) -> Mapping[str, ActiveJob]:
         """All entries as they are now, for readers in other threads."""
         return {job_id: copy.copy(entry) for job_id, entry in self.entries.items()}
 
 
-def update_of(entry: Entry) -> JobUpdate:
+def update_of(entry: ActiveJob) -> JobUpdate:
     """What the store is told of a job."""
     return JobUpdate(
         entry.id,

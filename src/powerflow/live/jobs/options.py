@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from powerflow.api.records import Option
+from powerflow.api.records import JobOption
 from powerflow.arrays import FloatArray
 from powerflow.cost.table import Axes, CostTable
 
 
 @dataclass(frozen=True, slots=True)
-class Prices:
+class JobPrices:
     """What configurations are weighed with: a job's weight, λ_E (s/J), what a GPU is worth, and its idle watts."""
 
     weight: float = 1.0
@@ -22,7 +22,9 @@ class Prices:
     idle_w: float = 0.0
 
 
-def option(table: CostTable, axes: Axes, gpus: int, clock_mhz: float, prices: Prices = Prices()) -> Option | None:
+def option(
+    table: CostTable, axes: Axes, gpus: int, clock_mhz: float, prices: JobPrices = JobPrices()
+) -> JobOption | None:
     """What one configuration costs by what is believed; None where the job cannot run so."""
     row = int(np.searchsorted(axes.gpu_counts, gpus))
     if row >= len(axes.gpu_counts) or axes.gpu_counts[row] != gpus:
@@ -30,7 +32,7 @@ def option(table: CostTable, axes: Axes, gpus: int, clock_mhz: float, prices: Pr
     return _option(table, axes, row, int(np.abs(axes.clocks_mhz - clock_mhz).argmin()), costs(table, axes, prices))
 
 
-def costs(table: CostTable, axes: Axes, prices: Prices) -> FloatArray:
+def costs(table: CostTable, axes: Axes, prices: JobPrices) -> FloatArray:
     """What one iteration costs, ``[N, F]`` weighted seconds: T·(w + λ_E·(P − n·P_idle) + λ_G·n) (design §5, step 2)."""
     n = axes.gpu_counts[:, None]
     above_w = table.power_w - n * prices.idle_w
@@ -41,11 +43,11 @@ def costs(table: CostTable, axes: Axes, prices: Prices) -> FloatArray:
 def options(
     table: CostTable,
     axes: Axes,
-    prices: Prices,
+    prices: JobPrices,
     *,
     runs_on: Callable[[int], bool],
     count: int = 5,
-) -> list[Option]:
+) -> list[JobOption]:
     """The best configurations by GPU count, best first.
 
     Best is the least cost of one iteration at these prices (`costs`). Of each count the best clock stands for it.
@@ -59,9 +61,9 @@ def options(
     return [best for best in found if best is not None]
 
 
-def _option(table: CostTable, axes: Axes, row: int, clock: int, cost: FloatArray) -> Option | None:
+def _option(table: CostTable, axes: Axes, row: int, clock: int, cost: FloatArray) -> JobOption | None:
     time_s, power_w = float(table.step_time_s[row, clock]), float(table.power_w[row, clock])
     if not np.isfinite(time_s):
         return None
     gpus, clock_mhz = int(axes.gpu_counts[row]), float(axes.clocks_mhz[clock])
-    return Option(gpus, clock_mhz, time_s, power_w, power_w * time_s, float(cost[row, clock]))
+    return JobOption(gpus, clock_mhz, time_s, power_w, power_w * time_s, float(cost[row, clock]))

@@ -10,8 +10,8 @@ from powerflow.cost.observation import Observation
 from powerflow.cost.table import Axes, CostTable
 from powerflow.gangs.report_bounds import LEAST_STEP_S, MOST_S
 from powerflow.gangs.types import Progressed
-from powerflow.live.jobs.active_job import Entry
-from powerflow.live.jobs.cost_learning import Window
+from powerflow.live.jobs.active_job import ActiveJob
+from powerflow.live.jobs.cost_learning import StepWindow
 
 #: Steps of a stretch before it counts as a measurement, and the least seconds it must have lasted.
 STEPS = 20
@@ -21,7 +21,7 @@ DOUBLINGS = 12
 
 
 def timed(
-    entry: Entry,
+    entry: ActiveJob,
     fact: Progressed,
     table: CostTable,
     axes: Axes,
@@ -37,7 +37,7 @@ def timed(
     key = (fact.generation, fact.gpus, fact.nodes, clock_mhz, fact.local_batch, fact.accumulation)
     window = entry.window
     if window is None or window.key != key:
-        entry.window = Window(key, fact.timed_steps, fact.timed_s)
+        entry.window = StepWindow(key, fact.timed_steps, fact.timed_s)
         return None
     count, seconds = fact.timed_steps - window.steps, fact.timed_s - window.seconds
     if count < 1 or seconds <= 0.0:
@@ -63,7 +63,7 @@ def timed(
         power_w=window.power_w(),
     )
     entry.model_error = _error(seen, table, axes, row)
-    entry.window = Window(key, fact.timed_steps, fact.timed_s, repeats=window.repeats + 1)
+    entry.window = StepWindow(key, fact.timed_steps, fact.timed_s, repeats=window.repeats + 1)
     return seen
 
 

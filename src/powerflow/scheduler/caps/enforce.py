@@ -17,7 +17,7 @@ from powerflow.cluster.packing import UP
 from powerflow.policy.protocol import Allocation
 from powerflow.scheduler.cap import CLUSTER, STEP_S, Scope
 from powerflow.scheduler.caps.book import CapBook
-from powerflow.scheduler.caps.fit import Fit, Menu, fit, menu_of
+from powerflow.scheduler.caps.fit import CapFit, Menu, fit, menu_of
 from powerflow.scheduler.ledger import Ledger
 from powerflow.scheduler.pool import Decision, Pool
 
@@ -109,7 +109,7 @@ class Enforcer:
         leaving = int(had[np.isin(decision.slots, list(pool.evicted))].sum()) if pool.evicted else 0
         return int(decision.wish.gpus.sum()) - (int(had.sum()) - leaving) - pool.occupancy.free
 
-    def _fit_asked(self, asked: Asked, waking: Sequence[int], now_s: float) -> Fit:
+    def _fit_asked(self, asked: Asked, waking: Sequence[int], now_s: float) -> CapFit:
         """Fit answers to the caps on whole pools; ahead of time if jobs have to stop for it."""
         gpus = [decision.wish.gpus for _, decision in asked]
         now = self._fit_whole(asked, waking, now_s, now_s + STEP_S)
@@ -121,7 +121,7 @@ class Enforcer:
         stops = any((less < had).any() for less, had in zip(ahead.gpus, gpus, strict=True))
         return ahead if stops else now
 
-    def _fit_whole(self, asked: Asked, waking: Sequence[int], from_s: float, to_s: float) -> Fit:
+    def _fit_whole(self, asked: Asked, waking: Sequence[int], from_s: float, to_s: float) -> CapFit:
         gpus, clock = [d.wish.gpus for _, d in asked], [d.wish.clock for _, d in asked]
         price, met = 0.0, True
         drawn_w = 0.0
@@ -141,7 +141,7 @@ class Enforcer:
             for i, had, at in zip(within, result.gpus, result.clock, strict=True):
                 gpus[i], clock[i] = had, at
             price, met, drawn_w = max(price, result.watt_price), met and result.met, result.drawn_w
-        return Fit(gpus, clock, drawn_w, price, met)
+        return CapFit(gpus, clock, drawn_w, price, met)
 
     def _menu(self, pool: Pool, decision: Decision, now: Allocation, outside: IntArray) -> Menu:
         guarded = np.isin(decision.slots, list(pool.guarded))

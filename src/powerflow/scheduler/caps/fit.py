@@ -30,7 +30,7 @@ class Menu:
 
     Attributes:
         view: What the policy saw.
-        gpus, clock: ``[J]`` what each job is to have; never changed, the answer is in the `Fit`.
+        gpus, clock: ``[J]`` what each job is to have; never changed, the answer is in the `CapFit`.
         worth: ``[J]`` of one iteration, in seconds of weighted completion time per iteration.
         watts: ``[K, N, F]`` believed watts of all n GPUs, corrected by what was metered.
         idle_w: Watts of one idle GPU.
@@ -49,7 +49,7 @@ class Menu:
 
 
 @dataclass(slots=True, eq=False)
-class Fit:
+class CapFit:
     """What a cap leaves.
 
     Attributes:
@@ -95,7 +95,7 @@ def drawn_w(menu: Menu) -> float:
     return float(_Room(menu).drawn.sum())
 
 
-def fit(menus: Sequence[Menu], limit_w: float) -> Fit:
+def fit(menus: Sequence[Menu], limit_w: float) -> CapFit:
     """What jobs may have so that together they add at most ``limit_w`` ≥ 0 watts to what is drawn when all is idle."""
     limit_w += SLACK_W
     rooms = [_Room(menu) for menu in menus]
@@ -291,7 +291,7 @@ def _together(found: Sequence[Sequence[npt.NDArray[np.generic]]]) -> _Ways:
     return _Ways(room, *(np.concatenate(columns) for columns in zip(*found, strict=True)))
 
 
-def _answer(rooms: Sequence[_Room], price: float, limit_w: float) -> Fit:
+def _answer(rooms: Sequence[_Room], price: float, limit_w: float) -> CapFit:
     drawn = sum(float(room.drawn.sum()) for room in rooms)
     gpus, clock = [room.gpus() for room in rooms], [room.clock for room in rooms]
-    return Fit(gpus, clock, drawn, price, drawn <= limit_w + SLACK_W)
+    return CapFit(gpus, clock, drawn, price, drawn <= limit_w + SLACK_W)

@@ -13,12 +13,12 @@ from collections.abc import Mapping
 from powerflow.policy.protocol import Policy
 from powerflow.scheduler.rules.ageing import PATIENCE_S, Ageing
 from powerflow.scheduler.rules.fair_share import FairShare
-from powerflow.scheduler.rules.hysteresis import Steady
-from powerflow.scheduler.rules.max_slowdown import Bounded
-from powerflow.scheduler.rules.no_preempt import Kept
-from powerflow.scheduler.rules.power_limit import Rationed
-from powerflow.scheduler.rules.protection import Protected
-from powerflow.scheduler.rules.rollout import Staged
+from powerflow.scheduler.rules.hysteresis import Hysteresis
+from powerflow.scheduler.rules.max_slowdown import MaxSlowdown
+from powerflow.scheduler.rules.no_preempt import NoPreempt
+from powerflow.scheduler.rules.power_limit import PowerLimit
+from powerflow.scheduler.rules.protection import Protection
+from powerflow.scheduler.rules.rollout import Rollout
 
 
 def with_rules(
@@ -32,8 +32,8 @@ def with_rules(
 
     Args:
         policy: Who decides within them.
-        interval_s: Decisions are so far apart: what a slowed protected job may lose until the next (`Protected`), and
-            how long a job runs at least (`Steady`).
+        interval_s: Decisions are so far apart: what a slowed protected job may lose until the next (`Protection`), and
+            how long a job runs at least (`Hysteresis`).
         patience_s: Of `Ageing`.
         shares: Of `FairShare`.
 
@@ -41,7 +41,7 @@ def with_rules(
         InputError: As of these.
     """
     fair = FairShare(policy, shares)
-    steady = Steady(Bounded(fair), least_run_s=interval_s)
-    ruled = Staged(Kept(Rationed(Protected(Ageing(steady, patience_s=patience_s), check_s=interval_s))))
+    steady = Hysteresis(MaxSlowdown(fair), least_run_s=interval_s)
+    ruled = Rollout(NoPreempt(PowerLimit(Protection(Ageing(steady, patience_s=patience_s), check_s=interval_s))))
     ruled.name = policy.name  # the rules hold under every policy: it is the policy that people choose
     return ruled

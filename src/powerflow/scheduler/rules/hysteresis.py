@@ -33,7 +33,7 @@ DEPTH_S = 28800.0  # the allowance that is saved up: with the default share 3 % 
 REVIEW_S = 300.0  # what was held back is looked at again
 
 
-class Steady:
+class Hysteresis:
     """Any policy, changing the GPUs of running jobs only where it pays.
 
     Args:

@@ -13,7 +13,7 @@ import numpy as np
 from powerflow.policy.protocol import Allocation, Policy, View
 
 
-class Bounded:
+class MaxSlowdown:
     """Any policy, with clocks raised to where jobs are slowed no more than they may be.
 
     Args:

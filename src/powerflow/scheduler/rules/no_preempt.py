@@ -11,7 +11,7 @@ from powerflow.scheduler.rules.partial import decide_rest
 from powerflow.scheduler.rules.power_limit import added_w
 
 
-class Kept:
+class NoPreempt:
     """A policy that takes no GPU from a running job that would have to begin anew (`Job.keeps`).
 
     It may choose their clocks. Where it would stop one, that one stays as it is, at the lowest clock if it is budgets

@@ -25,7 +25,7 @@ STEPS = 5
 ROUNDS = 3
 
 
-class Rationed:
+class PowerLimit:
     """A policy within ``View.limit_w``.
 
     Args:

@@ -74,7 +74,7 @@ def ahead_s(slowdown: float, step_s: float, done: float, elapsed_s: float) -> fl
     return (1.0 + slowdown) * done * step_s - elapsed_s if math.isfinite(step_s) else -math.inf
 
 
-class Protected:
+class Protection:
     """Any policy, with some jobs protected from it.
 
     Protected jobs get what they asked for in order of submission, before all others; the policy shares out the rest,

@@ -19,7 +19,7 @@ from powerflow.scheduler.rules.partial import decide_rest
 from powerflow.scheduler.rules.power_limit import added_w
 
 
-class Staged:
+class Rollout:
     """A policy for the jobs that are acted on; all others run as their owners asked.
 
     Args:

@@ -11,7 +11,7 @@ from powerflow.energy.response import Response
 from powerflow.policy.protocol import Policy
 from powerflow.scheduler.ledger import advance
 from powerflow.scheduler.remaining_energy import owed_j
-from powerflow.scheduler.rules.power_limit import Rationed
+from powerflow.scheduler.rules.power_limit import PowerLimit
 from powerflow.scheduler.rules.wrapper import layer
 from powerflow.simulate.belief import Belief
 from powerflow.simulate.run import Simulation, World
@@ -67,7 +67,7 @@ class GovernedSimulation(Simulation):
         belief: Belief | None = None,
         world: World | None = None,
     ) -> None:
-        super().__init__(workload, Rationed(policy), belief=belief, world=world)
+        super().__init__(workload, PowerLimit(policy), belief=belief, world=world)
         self.budgets = budgets
         self.prices = prices
         self.epoch_s = epoch_s
@@ -91,7 +91,7 @@ class GovernedSimulation(Simulation):
         if now_s % DAY_S == 0 and now_s > 0:
             self.budgets.learn(self.day(round(now_s / DAY_S) - 1))
         limited = self.scheduler.limited
-        rations = [layer(policy, Rationed) for policy in self.scheduler.policies.values()]
+        rations = [layer(policy, PowerLimit) for policy in self.scheduler.policies.values()]
         cut = any(ration.cutting for ration in rations if ration is not None)
         scopes = self.budgets.keepers.keys()
         self.warned += self.budgets.observe(self.epoch_s + now_s, self._meters(), self._owed(scopes), limited)

@@ -13,7 +13,7 @@ from powerflow.simulate.budgets.simulation import Tick
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class BudgetVerdict:
     """One window.
 
     Attributes:
@@ -56,7 +56,7 @@ class Verdict:
     cut: float
 
 
-def kept(ticks: Sequence[Tick], budget: Budget, epoch_s: float, until_s: float) -> list[Kept]:
+def kept(ticks: Sequence[Tick], budget: Budget, epoch_s: float, until_s: float) -> list[BudgetVerdict]:
     """Each window wholly between 0 and ``until_s`` of a simulation that began at ``epoch_s``, Unix seconds."""
     time_s = np.array([tick.now_s for tick in ticks])
     meter_j = np.array([tick.meter_j for tick in ticks])
@@ -68,11 +68,11 @@ def kept(ticks: Sequence[Tick], budget: Budget, epoch_s: float, until_s: float) 
         before_j, after_j = np.interp([from_s, to_s], time_s, meter_j)
         last = ticks[int(np.searchsorted(time_s, to_s)) - 1]
         withheld = last.waiting > 0 and (last.price > 0 or last.limited)
-        found.append(Kept(window.name, float(after_j - before_j) / budget.amount_j, withheld))
+        found.append(BudgetVerdict(window.name, float(after_j - before_j) / budget.amount_j, withheld))
     return found
 
 
-def verdict(found: Sequence[Kept], ticks: Sequence[Tick]) -> Verdict:
+def verdict(found: Sequence[BudgetVerdict], ticks: Sequence[Tick]) -> Verdict:
     """The whole in a few numbers; ``found`` is not empty."""
     over = [window.spent > 1.0 for window in found]
     unspent = [max(0.0, 1.0 - window.spent) for window in found if window.withheld]

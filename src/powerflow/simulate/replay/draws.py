@@ -22,7 +22,7 @@ from powerflow.simulate.belief import Belief, belief_named
 from powerflow.simulate.experiment import Believed
 from powerflow.simulate.frontier import natural_price
 from powerflow.simulate.replay.queue import start_times
-from powerflow.simulate.replay.windows import Window
+from powerflow.simulate.replay.windows import LogWindow
 from powerflow.simulate.run import simulate
 from powerflow.simulate.workload.build import build_workload
 from powerflow.simulate.workload.workload import Workload, alone_times
@@ -42,7 +42,7 @@ class Way:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ReplayOutcome:
     """What one draw came to.
 
     Attributes:
@@ -66,8 +66,8 @@ class Outcome:
 class DrawOutcome:
     """A draw under the site's discipline, and in every way to run PowerFlow."""
 
-    site: Outcome
-    ours: Sequence[Outcome]
+    site: ReplayOutcome
+    ours: Sequence[ReplayOutcome]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class Draws:
         costs: What was measured of the models that the log names.
     """
 
-    windows: Sequence[Window]
+    windows: Sequence[LogWindow]
     cluster: str
     ways: Sequence[Way]
     discipline: str
@@ -112,7 +112,7 @@ class Draws:
             outcomes.append(self._simulated(workload, way, known, seed))
         return DrawOutcome(site(workload, self.discipline), outcomes)
 
-    def _simulated(self, workload: Workload, way: Way, belief: Belief, seed: int) -> Outcome:
+    def _simulated(self, workload: Workload, way: Way, belief: Belief, seed: int) -> ReplayOutcome:
         price = way.price_share * natural_price(workload)
         result = simulate(
             rigid(workload) if way.rigid else workload,
@@ -124,7 +124,7 @@ class Draws:
         )
         until_s = workload.jobs[-1].submit_s
         energy_j = result.energy_over(until_s)
-        return Outcome(
+        return ReplayOutcome(
             energy_j,
             energy_j - idle_w(workload.cluster) * until_s,
             float(result.jobs.jct_s.sum()),
@@ -134,7 +134,7 @@ class Draws:
         )
 
 
-def site(workload: Workload, discipline: str) -> Outcome:
+def site(workload: Workload, discipline: str) -> ReplayOutcome:
     """What the site's discipline makes of a workload: jobs as logged, clocks at their maximum, no node ever asleep."""
     run_s = alone_times(workload)
     submit_s = np.array([job.submit_s for job in workload.jobs])
@@ -149,7 +149,7 @@ def site(workload: Workload, discipline: str) -> Outcome:
         [above_idle_w[job.cost_class][row] for job, row in zip(workload.jobs, _rows(workload), strict=True)]
     )
     added_j = float(added_w @ run_s)
-    return Outcome(
+    return ReplayOutcome(
         added_j + idle_w(workload.cluster) * float(submit_s[-1]),
         added_j,
         float((start_s + run_s - submit_s).sum()),

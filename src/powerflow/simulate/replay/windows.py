@@ -17,7 +17,7 @@ from powerflow.trace.record import Trace, TraceJob
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class LogWindow:
     """The jobs of one stretch.
 
     Attributes:
@@ -33,7 +33,7 @@ class Window:
     end_s: float
 
 
-def windows(trace: Trace, log: Log, start_s: FloatArray, *, draws: int, most_jobs: int, seed: int) -> list[Window]:
+def windows(trace: Trace, log: Log, start_s: FloatArray, *, draws: int, most_jobs: int, seed: int) -> list[LogWindow]:
     """One stretch for each draw: ``most_jobs`` consecutive jobs, or the whole log where it has no more.
 
     Args:
@@ -52,7 +52,7 @@ def windows(trace: Trace, log: Log, start_s: FloatArray, *, draws: int, most_job
     return [_window(trace, log, start_s, int(first), int(first) + most_jobs) for first in places]
 
 
-def _window(trace: Trace, log: Log, start_s: FloatArray, first: int, after: int) -> Window:
+def _window(trace: Trace, log: Log, start_s: FloatArray, first: int, after: int) -> LogWindow:
     begin_s, end_s = float(log.submit_s[first]), float(log.submit_s[after - 1])
     earlier = np.arange(first)
     ran = earlier[(start_s[:first] < begin_s) & (start_s[:first] + log.run_s[:first] > begin_s)]
@@ -63,7 +63,7 @@ def _window(trace: Trace, log: Log, start_s: FloatArray, first: int, after: int)
         *(_as_of(trace.jobs[i], begin_s, float(log.run_s[i])) for i in waited.tolist()),
         *(_as_of(trace.jobs[i], float(log.submit_s[i]), float(log.run_s[i])) for i in range(first, after)),
     ]
-    return Window(replace(trace, jobs=tuple(jobs)), len(ran) + len(waited), begin_s, end_s)
+    return LogWindow(replace(trace, jobs=tuple(jobs)), len(ran) + len(waited), begin_s, end_s)
 
 
 def _as_of(job: TraceJob, submit_s: float, run_s: float) -> TraceJob:

@@ -18,7 +18,7 @@ from typing import TextIO
 from powerflow.trace.clock import Clock
 from powerflow.trace.fields import Unusable, batch_size, clip, gpu_count, iteration_count, number, ran_s, seconds, text
 from powerflow.trace.formats.format import Entry, Format, csv_entries, header_of
-from powerflow.trace.record import Outcome, TraceJob
+from powerflow.trace.record import JobOutcome, TraceJob
 
 COLUMNS = (
     "id",
@@ -46,8 +46,8 @@ def _job(row: Mapping[str, str], line: int, clock: Clock) -> TraceJob:
     else:
         raise Unusable("duration_s is empty, and not both model and iterations are given")
     state = text(row, "state").lower() or "unknown"
-    if state not in set(Outcome):
-        raise Unusable(f"state is none of {', '.join(Outcome)} ({clip(state)})")
+    if state not in set(JobOutcome):
+        raise Unusable(f"state is none of {', '.join(JobOutcome)} ({clip(state)})")
     return TraceJob(
         id=row.get("id", "") or f"job-{line}",
         submit_s=_submit_s(row, clock),
@@ -59,7 +59,7 @@ def _job(row: Mapping[str, str], line: int, clock: Clock) -> TraceJob:
         iterations=iterations,
         project=row.get("project", ""),
         name=row.get("name", ""),
-        outcome=Outcome(state),
+        outcome=JobOutcome(state),
         earlier_gpu_s=seconds(row[EARLIER], EARLIER) if text(row, EARLIER) else 0.0,
     )
 

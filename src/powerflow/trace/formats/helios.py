@@ -8,15 +8,15 @@ from typing import TextIO
 from powerflow.trace.clock import Clock
 from powerflow.trace.fields import Unusable, gpu_count, number, ran_s, seconds, text
 from powerflow.trace.formats.format import Entry, Format, csv_entries, header_of
-from powerflow.trace.record import Outcome, TraceJob
+from powerflow.trace.record import JobOutcome, TraceJob
 
 # its publishers count TIMEOUT and NODE_FAIL as failed
 _OUTCOMES = {
-    "COMPLETED": Outcome.COMPLETED,
-    "CANCELLED": Outcome.CANCELLED,
-    "FAILED": Outcome.FAILED,
-    "TIMEOUT": Outcome.FAILED,
-    "NODE_FAIL": Outcome.FAILED,
+    "COMPLETED": JobOutcome.COMPLETED,
+    "CANCELLED": JobOutcome.CANCELLED,
+    "FAILED": JobOutcome.FAILED,
+    "TIMEOUT": JobOutcome.FAILED,
+    "NODE_FAIL": JobOutcome.FAILED,
 }
 _NEEDED = frozenset({"job_id", "gpu_num", "state", "submit_time", "duration"})
 _TELLING = _NEEDED | {"vc", "node_num"}  # what no other format has together
@@ -33,7 +33,7 @@ def _job(row: Mapping[str, str], line: int, clock: Clock) -> TraceJob:
         gpus=gpu_count(number(row["gpu_num"], "gpu_num")),
         wait_s=seconds(row["queue"], "queue") if text(row, "queue") else None,
         project=text(row, "vc") or text(row, "user"),
-        outcome=_OUTCOMES.get(state, Outcome.UNKNOWN),
+        outcome=_OUTCOMES.get(state, JobOutcome.UNKNOWN),
     )
 
 

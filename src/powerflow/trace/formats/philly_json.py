@@ -14,9 +14,9 @@ from powerflow.trace.fields import Unusable, gpu_count, ran_s
 from powerflow.trace.formats.format import Entry, Format
 from powerflow.trace.formats.philly import TIME_ZONE
 from powerflow.trace.json_items import array_items
-from powerflow.trace.record import Outcome, Skipped, TraceJob
+from powerflow.trace.record import JobOutcome, Skipped, TraceJob
 
-_OUTCOMES = {"Pass": Outcome.COMPLETED, "Killed": Outcome.CANCELLED, "Failed": Outcome.FAILED}
+_OUTCOMES = {"Pass": JobOutcome.COMPLETED, "Killed": JobOutcome.CANCELLED, "Failed": JobOutcome.FAILED}
 
 
 def _entries(stream: TextIO, clock: Clock) -> Iterator[Entry]:
@@ -67,7 +67,7 @@ def _job(item: object, line: int, clock: Clock) -> tuple[TraceJob, int]:
         gpus=gpus,
         wait_s=first_start_s - submit_s,
         project=_string(record, "vc"),
-        outcome=_OUTCOMES.get(_string(record, "status"), Outcome.UNKNOWN),
+        outcome=_OUTCOMES.get(_string(record, "status"), JobOutcome.UNKNOWN),
     )
     return job, usable
 

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 from powerflow.trace.clock import Clock
 from powerflow.trace.fields import Unusable, checked_s
 from powerflow.trace.formats.format import Entry, Format
-from powerflow.trace.formats.slurm import Run, jobs_of
+from powerflow.trace.formats.slurm import SlurmRun, jobs_of
 from powerflow.trace.formats.slurm_gpus import SlurmGpus, gres_gpus, held_gpus, parse_tres, submitted_gpus, tres_gpus
 from powerflow.trace.json_items import member_items
 from powerflow.trace.record import Skipped
@@ -31,7 +31,7 @@ def _entries(stream: TextIO, clock: Clock) -> Iterator[Entry]:
         yield _FORGETS
 
 
-def _runs(stream: TextIO, queue: list[int]) -> Iterator[Run | Skipped]:
+def _runs(stream: TextIO, queue: list[int]) -> Iterator[SlurmRun | Skipped]:
     """Runs; the line of the first that squeue or scontrol wrote goes into ``queue``."""
     for line, item in member_items(stream, "jobs"):
         try:
@@ -46,7 +46,7 @@ def _runs(stream: TextIO, queue: list[int]) -> Iterator[Run | Skipped]:
             yield Skipped(line, str(reason))
 
 
-def _run(item: Mapping[str, Any], line: int) -> Run:
+def _run(item: Mapping[str, Any], line: int) -> SlurmRun:
     time = _object(item, "time")
     submit_s, start_s, end_s = (_time_s(time, name) for name in ("submission", "start", "end"))
     if submit_s is None:
@@ -54,7 +54,7 @@ def _run(item: Mapping[str, Any], line: int) -> Run:
     elapsed = _number(time.get("elapsed"))
     tres, who = _object(item, "tres"), _object(item, "association")
     submitted, asked = submitted_gpus(_string(item.get("submit_line")))
-    return Run(
+    return SlurmRun(
         line=line,
         id=_id(item, _object(item, "array").get("job_id"), _object(item, "array").get("task_id")),
         submit_s=submit_s,
@@ -71,7 +71,7 @@ def _run(item: Mapping[str, Any], line: int) -> Run:
     )
 
 
-def _queued_run(item: Mapping[str, Any], line: int) -> Run:
+def _queued_run(item: Mapping[str, Any], line: int) -> SlurmRun:
     """A job as the controller knows it: an end is only the end once the job is over, until then it is the limit's."""
     submit_s, start_s, end_s = (_time_s(item, name) for name in ("submit_time", "start_time", "end_time"))
     if submit_s is None:
@@ -87,7 +87,7 @@ def _queued_run(item: Mapping[str, Any], line: int) -> Run:
         gres_gpus(f"PER_JOB:{per_job}", nodes) if per_job else SlurmGpus(),
         gres_gpus(per_node, nodes) if per_node else SlurmGpus(),
     ]
-    return Run(
+    return SlurmRun(
         line=line,
         id=_id(item, item.get("array_job_id"), item.get("array_task_id")),
         submit_s=submit_s,

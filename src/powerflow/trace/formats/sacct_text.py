@@ -16,7 +16,7 @@ from powerflow.trace.clock import Clock
 from powerflow.trace.fields import Unusable, number, seconds, text
 from powerflow.trace.formats.format import Entry, Format
 from powerflow.trace.formats.sacct_table import columns_of, fields_of, header_within
-from powerflow.trace.formats.slurm import Run, jobs_of, parse_elapsed_s
+from powerflow.trace.formats.slurm import SlurmRun, jobs_of, parse_elapsed_s
 from powerflow.trace.formats.slurm_gpus import (
     SlurmGpus,
     gres_gpus,
@@ -36,7 +36,7 @@ def _entries(stream: TextIO, clock: Clock) -> Iterator[Entry]:
     return jobs_of(_runs(stream, clock))
 
 
-def _runs(stream: TextIO, clock: Clock) -> Iterator[Run | Skipped]:
+def _runs(stream: TextIO, clock: Clock) -> Iterator[SlurmRun | Skipped]:
     columns: list[str] = []
     delimiter = "|"
     for line_number, line in enumerate(stream, start=1):
@@ -88,7 +88,7 @@ def _check(columns: list[str]) -> None:
         raise InputError(f"not sacct output: no column {', '.join(missing)}", fix="give sacct -P -o … these columns")
 
 
-def _run(row: Mapping[str, str], name: str, line: int, clock: Clock) -> Run:
+def _run(row: Mapping[str, str], name: str, line: int, clock: Clock) -> SlurmRun:
     if not name:
         raise Unusable("JobID is empty")
     state = text(row, "State").split(" ")[0].rstrip("+")
@@ -101,7 +101,7 @@ def _run(row: Mapping[str, str], name: str, line: int, clock: Clock) -> Run:
         elapsed_s = seconds(row["ElapsedRaw"], "ElapsedRaw")
     elif text(row, "Elapsed") not in _NOTHING:
         elapsed_s = parse_elapsed_s(row["Elapsed"])
-    return Run(
+    return SlurmRun(
         line=line,
         id=name,
         submit_s=submit_s,

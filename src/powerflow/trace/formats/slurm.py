@@ -10,21 +10,21 @@ from dataclasses import dataclass
 from powerflow.trace.fields import Unusable, checked_s, clip, gpu_count, ran_s
 from powerflow.trace.formats.format import Entry
 from powerflow.trace.formats.slurm_gpus import SlurmGpus, slice_share
-from powerflow.trace.record import Outcome, Skipped, TraceJob
+from powerflow.trace.record import JobOutcome, Skipped, TraceJob
 
 # Slurm's job states (sacct(1), JOB STATE CODES). A job that met its time limit is failed, as Helios has it.
 _OUTCOMES = {
-    "COMPLETED": Outcome.COMPLETED,
-    "CANCELLED": Outcome.CANCELLED,
-    "REVOKED": Outcome.CANCELLED,
-    "PREEMPTED": Outcome.CANCELLED,
-    "REQUEUED": Outcome.UNKNOWN,
-    "FAILED": Outcome.FAILED,
-    "TIMEOUT": Outcome.FAILED,
-    "NODE_FAIL": Outcome.FAILED,
-    "OUT_OF_MEMORY": Outcome.FAILED,
-    "BOOT_FAIL": Outcome.FAILED,
-    "DEADLINE": Outcome.FAILED,
+    "COMPLETED": JobOutcome.COMPLETED,
+    "CANCELLED": JobOutcome.CANCELLED,
+    "REVOKED": JobOutcome.CANCELLED,
+    "PREEMPTED": JobOutcome.CANCELLED,
+    "REQUEUED": JobOutcome.UNKNOWN,
+    "FAILED": JobOutcome.FAILED,
+    "TIMEOUT": JobOutcome.FAILED,
+    "NODE_FAIL": JobOutcome.FAILED,
+    "OUT_OF_MEMORY": JobOutcome.FAILED,
+    "BOOT_FAIL": JobOutcome.FAILED,
+    "DEADLINE": JobOutcome.FAILED,
 }
 _NOT_ENDED = {"RUNNING", "PENDING", "SUSPENDED", "RESIZING", "CONFIGURING", "COMPLETING", "STAGE_OUT", "STOPPED"}
 
@@ -41,7 +41,7 @@ NO_GPU_ACCOUNTING = "AccountingStorageTRES=gres/gpu in slurm.conf"
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class SlurmRun:
     """One record: one run of a job. None and "" stand for what it does not say.
 
     Attributes:
@@ -79,12 +79,12 @@ class Run:
 class _Record:
     """A run, and how long it held how many whole GPUs; 0 s if it gives no job."""
 
-    run: Run
+    run: SlurmRun
     ran_s: float = 0.0
     gpus: int = 0
 
 
-def jobs_of(runs: Iterable[Run | Skipped]) -> Iterator[Entry]:
+def jobs_of(runs: Iterable[SlurmRun | Skipped]) -> Iterator[Entry]:
     """One job for each cluster, number and first submission: its last run, and the GPU time of the earlier ones.
 
     Slurm writes a record for each run of a requeued job (``sacct --duplicates``), clusters number their jobs each for
@@ -124,7 +124,7 @@ class _LeftOut:
         self._slice_jobs = self._sharing_jobs = 0
         self._slice_gpu_s = 0.0
 
-    def count(self, run: Run) -> None:
+    def count(self, run: SlurmRun) -> None:
         """Add a run that gives no job."""
         if _not_ended(run):
             return
@@ -154,7 +154,7 @@ class _LeftOut:
             yield f"{self._sharing_jobs} jobs that share a GPU (shard, mps) are left out: their share is not logged"
 
 
-def _usable(run: Run) -> _Record:
+def _usable(run: SlurmRun) -> _Record:
     if _not_ended(run):
         raise Unusable(f"not ended ({run.state})")
     if not run.gpus and run.asked:
@@ -168,16 +168,16 @@ def _usable(run: Run) -> _Record:
     return _Record(run, ran_s(_elapsed_s(run), "elapsed time"), gpu_count(run.gpus.whole))
 
 
-def outcome_of(state: str) -> Outcome:
+def outcome_of(state: str) -> JobOutcome:
     """How a job in this state of Slurm's ended."""
-    return _OUTCOMES.get(state, Outcome.UNKNOWN)
+    return _OUTCOMES.get(state, JobOutcome.UNKNOWN)
 
 
-def _not_ended(run: Run) -> bool:
+def _not_ended(run: SlurmRun) -> bool:
     return run.state in _NOT_ENDED and not (run.state == "RESIZING" and run.end_s is not None)
 
 
-def _elapsed_s(run: Run) -> float:
+def _elapsed_s(run: SlurmRun) -> float:
     if run.elapsed_s is not None:
         return run.elapsed_s
     if run.start_s is None or run.end_s is None:
@@ -198,7 +198,7 @@ def _told_apart(records: Sequence[_Record], said: Counter[str]) -> Iterator[list
     yield job
 
 
-def _same_job(before: Run, run: Run, said: Counter[str]) -> bool:
+def _same_job(before: SlurmRun, run: SlurmRun, said: Counter[str]) -> bool:
     """True if a record is a later run (or another copy) of the job before it under this number.
 
     A job keeps its user. After a state that puts it back into the queue it comes again; after any other end only
@@ -221,11 +221,11 @@ def _same_job(before: Run, run: Run, said: Counter[str]) -> bool:
     return not renamed and since_s <= _ENDED_HELD_S
 
 
-def _is_copy(before: Run, run: Run) -> bool:
+def _is_copy(before: SlurmRun, run: SlurmRun) -> bool:
     return (run.submit_s, run.start_s) == (before.submit_s, before.start_s)
 
 
-def _ended_s(run: Run) -> float | None:
+def _ended_s(run: SlurmRun) -> float | None:
     """When it ended, by its elapsed time where that is known (a cut or faulty record's end is not)."""
     if run.start_s is not None and run.elapsed_s is not None:
         return run.start_s + run.elapsed_s

@@ -15,10 +15,10 @@ from powerflow.errors import InputError
 from powerflow.trace.clock import Clock
 from powerflow.trace.fields import Unusable, checked_s, clip, gpu_count, number, ran_s
 from powerflow.trace.formats.format import Entry, Format
-from powerflow.trace.record import Outcome, Skipped, TraceJob
+from powerflow.trace.record import JobOutcome, Skipped, TraceJob
 
 _FIELDS = 18
-_OUTCOMES = {0: Outcome.FAILED, 1: Outcome.COMPLETED, 5: Outcome.CANCELLED}
+_OUTCOMES = {0: JobOutcome.FAILED, 1: JobOutcome.COMPLETED, 5: JobOutcome.CANCELLED}
 _PARTIAL = {2, 3, 4}  # parts of a checkpointed job, whose whole has a line of its own
 _START = re.compile(r";\s*UnixStartTime:\s*(\d{1,12})\s*$")
 _HEADER = re.compile(r";\s*(Version|Computer|UnixStartTime|MaxJobs|MaxProcs|MaxNodes)\s*:")
@@ -67,7 +67,7 @@ def _job(fields: list[str], line: int, start_s: float) -> TraceJob:
         wait_s=None if queue_s == -1 else checked_s(queue_s, "wait time"),
         project="" if values[11] == -1 else f"user-{values[11]:.0f}",
         name="" if values[13] == -1 else f"app-{values[13]:.0f}",
-        outcome=_OUTCOMES.get(status, Outcome.UNKNOWN),
+        outcome=_OUTCOMES.get(status, JobOutcome.UNKNOWN),
     )
 
 
