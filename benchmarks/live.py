@@ -153,8 +153,8 @@ def loaded(directory: Path) -> None:
     controller.start()
     user = getpass.getuser()
     (directory / "jobs.txt").touch()
-    desk = ClusterService(controller)
-    app = build_app(desk, _tokens(directory, user), version="0", log=log, hosts=frozenset({"127.0.0.1"}))
+    service = ClusterService(controller)
+    app = build_app(service, _tokens(directory, user), version="0", log=log, hosts=frozenset({"127.0.0.1"}))
     stop = threading.Event()
 
     def turn() -> None:

@@ -29,7 +29,7 @@ live = build(ClusterSettings(Path(sys.argv[1]), emulate="1x2:A100", interval_s=0
 live.controller.start()
 for _ in range(3):
     live.controller.turn()
-live.desk.top()
+live.service.top()
 live.controller.finish()
 live.engine.shutdown(kill=True)
 live.close()
@@ -113,9 +113,9 @@ from powerflow.scheduler.scheduler import Scheduler
 rng = np.random.default_rng(int(sys.argv[2]))
 axes = axes_for("A100", 4, [1, 2, 4, 8])
 policy = with_rules(load("prices"), interval_s=1.0)
-brain = Scheduler(parse_cluster("4x4:A100"), {"A100": axes}, {"A100": gpu_type("A100").idle_w}, policy, interval_s=0.0)
+driver = Scheduler(parse_cluster("4x4:A100"), {"A100": axes}, {"A100": gpu_type("A100").idle_w}, policy, interval_s=0.0)
 table = tabulate(family_model("imagenet", "A100"), axes, 256)
-brain.step(0.0, [e.CostLearned("c", "A100", table)])
+driver.step(0.0, [e.CostLearned("c", "A100", table)])
 for turn in range(12):
     now_s, least = 60.0 * turn, int(2 ** rng.integers(0, 3))
     job = Job(f"j{turn}", now_s, "c", 1e4 * rng.uniform(0.5, 2), least, least, 8, protected=turn % 5 == 0)
@@ -123,8 +123,8 @@ for turn in range(12):
     if turn % 4 == 3:
         told.append(e.Completed(f"j{turn - 3}"))
     if turn == 6:
-        told.append(e.NodeFailed(brain.pools["A100"].occupancy.nodes[0].name))
-    plan = brain.step(now_s, told)
+        told.append(e.NodeFailed(driver.pools["A100"].occupancy.nodes[0].name))
+    plan = driver.step(now_s, told)
     print([(c.job_id, c.gpus, c.clock_mhz, c.moved) for c in plan.changes], plan.gpu_price, len(plan.reasons()))
 print("numba" in sys.modules, file=sys.stderr)
 """

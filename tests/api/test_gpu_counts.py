@@ -17,7 +17,7 @@ from powerflow.api.job_spec import JobSpec
 from powerflow.cluster.spec import parse_cluster
 from powerflow.errors import InputError
 from powerflow.job import Job
-from powerflow.live.jobs.active_job import asked, brain_job
+from powerflow.live.jobs.active_job import asked, scheduler_job
 from powerflow.live.jobs.cost_learning import class_of
 from powerflow.policy.registry import BUILT_IN, load
 from powerflow.scheduler.events import CostLearned, Submitted
@@ -103,7 +103,7 @@ def test_a_job_knows_its_counts() -> None:
     with pytest.raises(ValidationError, match="rescale is none"):
         spec([1, 2], rescale="none")
     listed = spec([1, 3, 6])
-    job = brain_job("a", listed, class_of(listed, "ada"), 0.0, 10.0)
+    job = scheduler_job("a", listed, class_of(listed, "ada"), 0.0, 10.0)
     assert (job.gpus_min, job.gpus_max, job.gpus_allowed, job.gpus) == (1, 6, (1, 3, 6), 3)
     assert [n for n in range(9) if job.runs_on(n)] == [1, 3, 6]
     assert asked(1, 8) == asked(1, 8, (1, 2, 4, 8)) == 4
@@ -156,8 +156,8 @@ def test_a_listed_job_runs_is_shown_and_is_explained_by_its_counts(tmp_path_fact
         job = bench.submit(gpus=[1, 3, 5], batch={"global": 60})
         bench.until_trains(job)
         assert bench.controller.entries[job].gpus in (1, 3, 5)
-        assert bench.desk.job(job).record.gpus_asked == "1,3,5"
-        explained = bench.desk.explain(job)
+        assert bench.service.job(job).record.gpus_asked == "1,3,5"
+        explained = bench.service.explain(job)
         assert {option.gpus for option in explained.options} <= {1, 3, 5}
     finally:
         bench.close()

@@ -28,11 +28,11 @@ def quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def shell(quiet: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Shell]:
-    desk = FakeCluster(now_s=time.time())
-    with ApiServer(service(desk)) as server:
+    cluster = FakeCluster(now_s=time.time())
+    with ApiServer(service(cluster)) as server:
         monkeypatch.setenv("POWERFLOW_URL", server.url)
         monkeypatch.setenv("POWERFLOW_TOKEN", "pf_user")
-        yield Shell(desk, server.url, capsys)
+        yield Shell(cluster, server.url, capsys)
 
 
 @pytest.fixture

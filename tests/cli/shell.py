@@ -1,4 +1,4 @@
-"""A command line against a real server over a fake desk."""
+"""A command line against a real server over a fake cluster."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.service.fake_cluster import FakeCluster
 class Shell:
     """Runs command lines as a person would."""
 
-    desk: FakeCluster
+    cluster: FakeCluster
     url: str
     capsys: pytest.CaptureFixture[str]
 

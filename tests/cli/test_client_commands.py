@@ -1,4 +1,4 @@
-"""The commands that ask a controller, through the front door, against a real server over a fake desk."""
+"""The commands that ask a controller, through the front door, against a real server over a fake cluster."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.cli.shell import Shell
 def test_submit_by_flags(shell: Shell) -> None:
     args = ("--run", "python t.py", "--gpus", "A100:1..4", "--rescale", "restart", "--env", "A=b=c", "--name", "x")
     assert shell("submit", *args) == "job 1 is queued\n"
-    spec = shell.desk.job("1").spec
+    spec = shell.cluster.job("1").spec
     assert (spec.run, str(spec.gpus), spec.env, spec.directory) == (
         "python t.py",
         "A100:1..4",
@@ -43,7 +43,7 @@ def test_submit_a_file_with_flags_over_it(shell: Shell, tmp_path: Path) -> None:
     file = tmp_path / "job.yaml"
     file.write_text("run: python t.py\nname: slow\ngpus: 2\nenv: {A: '1', B: '2'}\ndirectory: sub\n")
     shell("submit", str(file), "--name", "fast", "--env", "B=3")
-    spec = shell.desk.job("1").spec
+    spec = shell.cluster.job("1").spec
     assert (spec.name, spec.gpus.least, spec.env) == ("fast", 2, {"A": "1", "B": "3"})
     assert spec.directory == str(tmp_path / "sub")
 
@@ -51,7 +51,7 @@ def test_submit_a_file_with_flags_over_it(shell: Shell, tmp_path: Path) -> None:
 def test_submit_standard_input(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"run: 'true'\n")))
     shell("submit", "-")
-    assert shell.desk.job("1").spec.run == "true"
+    assert shell.cluster.job("1").spec.run == "true"
 
 
 @pytest.mark.parametrize(
@@ -71,14 +71,14 @@ def test_what_cannot_be_submitted_is_said_in_a_line(shell: Shell, argv: list[str
 
 @pytest.mark.parametrize(("state", "code"), [(JobState.COMPLETED, 0), (JobState.FAILED, 1), (JobState.CANCELLED, 1)])
 def test_submit_and_wait_ends_as_the_job_does(shell: Shell, state: JobState, code: int) -> None:
-    submitted = shell.desk.submit
+    submitted = shell.cluster.submit
 
     def and_end(*args: Any) -> Any:
         record, new = submitted(*args)
-        threading.Timer(0.05, lambda: shell.desk.end(record.id, state, f"it {state}")).start()
+        threading.Timer(0.05, lambda: shell.cluster.end(record.id, state, f"it {state}")).start()
         return record, new
 
-    shell.desk.submit = and_end  # type: ignore[method-assign, assignment]
+    shell.cluster.submit = and_end  # type: ignore[method-assign, assignment]
     assert main(["submit", "--run", "true", "--wait"]) == code
     assert shell.capsys.readouterr().out.splitlines() == ["job 1 is queued", f"job 1 it {state}"]
 
@@ -112,7 +112,7 @@ def test_a_submission_whose_answer_is_lost_is_one_job(shell: Shell, monkeypatch:
         thread.join(30)
     assert len(keys) == 2
     assert len(set(keys)) == 1
-    assert len(shell.desk.jobs().items) == 1
+    assert len(shell.cluster.jobs().items) == 1
 
 
 # --- reading ------------------------------------------------------------------------------------------------------
@@ -123,7 +123,7 @@ def busy(shell: Shell) -> Shell:
     """A running, a waiting, a held and a failed job."""
     for name in ("resnet50", "bert", "held", "broken"):
         shell("submit", "--run", "python t.py", "--name", name, "--project", "vision")
-    now = shell.desk.now_s
+    now = shell.cluster.now_s
     fields: dict[str, Any] = {
         "steps": 250.0,
         "steps_total": 1000.0,
@@ -131,10 +131,10 @@ def busy(shell: Shell) -> Shell:
         "step_time_s": 0.112,
         "eta_s": now + 7200,
     }
-    shell.desk.run("1", gpus=2, energy_j=180_000.0, model_error=0.031, **fields)
-    shell.desk.hold("3", shell_caller())
-    shell.desk.write("4", "one\nboom\n")
-    shell.desk.end("4", JobState.FAILED, "failed 3 times")
+    shell.cluster.run("1", gpus=2, energy_j=180_000.0, model_error=0.031, **fields)
+    shell.cluster.hold("3", shell_caller())
+    shell.cluster.write("4", "one\nboom\n")
+    shell.cluster.end("4", JobState.FAILED, "failed 3 times")
     return shell
 
 
@@ -201,7 +201,7 @@ def test_no_table_is_wider_than_the_terminal(busy: Shell, width: int, monkeypatc
 
 def test_more_jobs_than_a_page_are_all_listed(shell: Shell) -> None:
     for _ in range(1203):
-        shell.desk.submit(JobSpec(run="true"), shell_caller())
+        shell.cluster.submit(JobSpec(run="true"), shell_caller())
     assert len({job["id"] for job in shell.json("queue")["jobs"]}) == 1203
 
 
@@ -239,7 +239,7 @@ def test_top(busy: Shell) -> None:
 def test_acct(busy: Shell) -> None:
     names = [account["name"] for account in busy.json("acct", "--by", "project", "--since", "24h")["accounts"]]
     assert names == ["vision", "idle", "total"]
-    busy.desk.change("1", energy_j=1800.0)
+    busy.cluster.change("1", energy_j=1800.0)
     said = busy("acct", "--by", "job")
     assert "0.0005 kWhᵉ" in said, "in one unit with the kWh of the others"
     assert " Jᵉ" not in said
@@ -276,7 +276,7 @@ def test_every_reading_command_takes_json(command: str, capsys: pytest.CaptureFi
 
 
 def test_logs_follow_to_the_end(busy: Shell) -> None:
-    read = busy.desk.log
+    read = busy.cluster.log
     offsets: list[int] = []
 
     def grows(job_id: str, **query: Any) -> Any:
@@ -285,12 +285,12 @@ def test_logs_follow_to_the_end(busy: Shell) -> None:
         if not found.text and not found.ended:
             offsets.append(query["offset"])
             if len(offsets) < 3:
-                busy.desk.write("1", f"step {len(offsets)}\n")
+                busy.cluster.write("1", f"step {len(offsets)}\n")
             else:
-                busy.desk.end("1")
+                busy.cluster.end("1")
         return found
 
-    busy.desk.log = grows  # type: ignore[method-assign]
+    busy.cluster.log = grows  # type: ignore[method-assign]
     assert busy("logs", "1", "--follow") == "step 1\nstep 2\n"
     assert offsets == [0, 7, 14]
 
@@ -310,14 +310,14 @@ def test_events(busy: Shell) -> None:
 def test_what_a_job_says_does_not_steer_the_terminal(busy: Shell, argv: list[str]) -> None:
     """A title set, a bell, and the same escape as the one character that C1 has for it; and a forged line of events."""
     evil = "\x1b]0;owned\x07 \x9b2J\n2026-01-01 00:00:00  job 1      completed   forged"
-    busy.desk.submit(JobSpec(run=evil, env={"A": evil}, directory=f"/{evil}"), shell_caller())
-    busy.desk.change("1", name=evil, project=evil, reason=evil, user=evil)
-    busy.desk._specs["1"] = busy.desk._specs["5"]
-    busy.desk.write("1", evil)
-    busy.desk._event("failed attempt", "1", evil)
-    told = busy.desk.decisions("1").items[0]
-    busy.desk.decisions = lambda *_, **__: Page([replace(told, reason=evil)])  # type: ignore[method-assign]
-    busy.desk.explain = lambda _: Explanation("1", evil, evil, None, 0.0, 0.0, None, ())  # type: ignore[method-assign, assignment]
+    busy.cluster.submit(JobSpec(run=evil, env={"A": evil}, directory=f"/{evil}"), shell_caller())
+    busy.cluster.change("1", name=evil, project=evil, reason=evil, user=evil)
+    busy.cluster._specs["1"] = busy.cluster._specs["5"]
+    busy.cluster.write("1", evil)
+    busy.cluster._event("failed attempt", "1", evil)
+    told = busy.cluster.decisions("1").items[0]
+    busy.cluster.decisions = lambda *_, **__: Page([replace(told, reason=evil)])  # type: ignore[method-assign]
+    busy.cluster.explain = lambda _: Explanation("1", evil, evil, None, 0.0, 0.0, None, ())  # type: ignore[method-assign, assignment]
     said = busy(*argv)
     assert r"\x1b]0;" in said
     assert not [char for char in said if unicodedata.category(char) == "Cc" and char != "\n"]
@@ -329,13 +329,13 @@ def test_what_a_job_says_does_not_steer_the_terminal(busy: Shell, argv: list[str
 
 def test_logs_do_not_steer_the_terminal_unless_they_are_asked_for_raw(busy: Shell) -> None:
     evil = "\x1b[32mgreen\x1b[0m\x9b2J \u202edesrever\n10 %\r20 %\r\ndone\x07\r"
-    busy.desk.write("1", evil)
+    busy.cluster.write("1", evil)
     safe = r"\x1b[32mgreen\x1b[0m\x9b2J \u202edesrever" + "\n10 %\n20 %\n" + r"done\x07"
     assert busy("logs", "1") == safe
     assert busy("logs", "1", "--raw") == evil
     assert busy.json("logs", "1")["text"] == evil
-    busy.desk.write("1", "\nnext\n")
-    busy.desk.end("1")
+    busy.cluster.write("1", "\nnext\n")
+    busy.cluster.end("1")
     assert busy("logs", "1", "--follow") == safe + "\nnext\n"
 
 
@@ -357,7 +357,7 @@ def test_what_can_be_changed_is_and_the_rest_is_said(busy: Shell) -> None:
 
 def test_nothing_is_changed_where_a_number_is_none(busy: Shell) -> None:
     assert "'x' is no number of a job" in busy("cancel", "1", "x", code=2)
-    assert busy.desk.job("1").record.state is JobState.RUNNING
+    assert busy.cluster.job("1").record.state is JobState.RUNNING
 
 
 def test_another_s_job_is_refused(busy: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -405,7 +405,7 @@ def test_a_wrong_token_is_4(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_store_that_is_locked_for_long_is_5(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.service.fake_cluster import UNAVAILABLE
 
-    shell.desk.broken = UNAVAILABLE
+    shell.cluster.broken = UNAVAILABLE
     monkeypatch.setattr("powerflow.cli.cluster.client.PATIENCE_S", 0.3)
     assert "the store is locked" in shell("queue", code=5)
 

@@ -316,9 +316,9 @@ def test_the_most_extreme_that_is_believed_ends_no_controller(bench: Bench, extr
                     (folder / f"{name}.json").write_text(json.dumps(GOOD | {"generation": life + 1} | told))
             bench.turn(2)
             if odd in bench.controller.entries:
-                bench.desk.explain(odd)
-                bench.desk.job(odd)
-            bench.desk.top()
+                bench.service.explain(odd)
+                bench.service.job(odd)
+            bench.service.top()
         bench.restart()
     steps = bench.controller.entries[victim].steps
     bench.until(lambda: bench.controller.entries[victim].steps > steps)

@@ -182,7 +182,7 @@ class Bench:
             settings=self.settings,
             clock=lambda: 1e9 + self.engine.now_s + self.offset_s,
         )
-        self.desk = ClusterService(self.controller)
+        self.service = ClusterService(self.controller)
         self.controller.start()
 
     def die(self) -> None:
@@ -204,7 +204,7 @@ class Bench:
 
     def submit(self, **keys: Any) -> str:
         spec = {"run": "python train.py", "rescale": "in-place", "checkpoint": {"grace": 4}, **keys}
-        return self.desk.submit(JobSpec.model_validate(spec), ADA)[0].id
+        return self.service.submit(JobSpec.model_validate(spec), ADA)[0].id
 
     def job(self, job_id: str) -> StoredJob:
         return self.store.job(job_id)

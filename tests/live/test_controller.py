@@ -42,7 +42,7 @@ def test_a_job_s_whole_life(bench: Bench, mode: str) -> None:
     job = bench.submit(rescale=mode, **MODES[mode])
     assert bench.job(job).state is Q
     bench.until_state(job, JobState.COMPLETED)
-    record = bench.desk.job(job).record
+    record = bench.service.job(job).record
     assert record.exit == "completed"
     assert record.steps == {"in-place": 40, "restart": 30, "none": 0}[mode]
     assert record.started_s is not None
@@ -63,16 +63,16 @@ def test_a_job_is_cancelled_wherever_it_is(bench: Bench, state: JobState, heard:
     if state is R:
         bench.until_trains(job)
     if state is H:
-        bench.desk.hold(job, ADA)
+        bench.service.hold(job, ADA)
         bench.turn(heard)
-    assert bench.desk.cancel(job, ADA).state is JobState.CANCELLED
+    assert bench.service.cancel(job, ADA).state is JobState.CANCELLED
     bench.until(lambda: not bench.engine.running())
     bench.turn(5)
     assert bench.ends(job) == ["cancelled"]
     assert not bench.gangs.holding()
     assert bench.controller.entries == {}
     with pytest.raises(Refused):
-        bench.desk.release(job, ADA)
+        bench.service.release(job, ADA)
 
 
 def test_nobody_is_put_where_a_cancelled_job_still_runs(bench: Bench) -> None:
@@ -83,7 +83,7 @@ def test_nobody_is_put_where_a_cancelled_job_still_runs(bench: Bench) -> None:
     bench.until(lambda: len(bench.engine.running()) == 4)
     bench.engine.stubborn.update(bench.engine.running())
     (node,) = {bench.engine.statuses[name].node for name in bench.engine.running()}
-    bench.desk.cancel(old, ADA)
+    bench.service.cancel(old, ADA)
     bench.turn()
     assert bench.engine.running(), "it is given time to leave"
     new = bench.submit(gpus=4)
@@ -102,9 +102,9 @@ def test_a_job_that_is_released_while_it_still_leaves_runs_again(bench: Bench) -
     bench.steps_total = 10_000
     job = bench.submit(gpus=2)
     bench.until_trains(job)
-    bench.desk.hold(job, ADA)
+    bench.service.hold(job, ADA)
     bench.turn()
-    bench.desk.release(job, ADA)
+    bench.service.release(job, ADA)
     before = bench.controller.entries[job].steps
     bench.until(lambda: bench.controller.entries[job].steps > before + 5)
     assert len(bench.controller.scheduler.ledger.slot_of) == 1
@@ -118,13 +118,13 @@ def test_a_job_that_cannot_go_on_where_it_stopped_is_never_stopped_for_another(b
     bench.turn(100)
     assert {name.gang for name in bench.engine.running()} == set(first)
     assert all(len(names(bench.engine, job)) == 1 for job in first), "none was started twice"
-    assert bench.desk.job(more[0]).record.reason.startswith("waits for GPUs")
+    assert bench.service.job(more[0]).record.reason.startswith("waits for GPUs")
 
 
 def test_what_a_rescale_costs_is_learned_and_outlives_the_controller(bench: Bench) -> None:
     def believed_s() -> float:
-        brain = bench.controller.scheduler
-        return float(brain.ledger.rows["pause_s"][brain.slot(job)])
+        driver = bench.controller.scheduler
+        return float(driver.ledger.rows["pause_s"][driver.slot(job)])
 
     bench.steps_total = 100_000
     job = bench.submit(gpus="1..4", batch={"global": 64})
@@ -145,7 +145,7 @@ def test_a_held_job_gives_back_what_it_has_and_goes_on_where_it_was(bench: Bench
     bench.steps_total = 60
     job = bench.submit(gpus=2)
     bench.until_trains(job)
-    bench.desk.hold(job, ADA)
+    bench.service.hold(job, ADA)
     bench.until(lambda: not bench.engine.running())
     bench.turn(20)
     steps = bench.controller.entries[job].steps
@@ -154,7 +154,7 @@ def test_a_held_job_gives_back_what_it_has_and_goes_on_where_it_was(bench: Bench
     bench.restart()
     bench.turn(5)
     assert not bench.engine.running(), "it is held, also by the next controller"
-    bench.desk.release(job, ADA)
+    bench.service.release(job, ADA)
     bench.until_state(job, JobState.COMPLETED)
     assert bench.job(job).steps == 60
     assert bench.job(job).attempts == 0
@@ -169,7 +169,7 @@ def test_who_is_held_at_the_very_moment_of_a_decision_gets_nothing(
     def decide_and_hold(now_s: float) -> bool:
         decided = decide(now_s)
         if bench.job(job).state is Q:
-            bench.desk.hold(job, ADA)
+            bench.service.hold(job, ADA)
         return decided
 
     monkeypatch.setattr(bench.controller, "_decide", decide_and_hold)
@@ -189,7 +189,7 @@ def test_a_job_that_fails_at_once_for_ever_is_tried_a_few_times_with_pauses(benc
     assert pauses[0] >= 1.0
     assert pauses[1] >= 2.0
     assert pauses[2] >= 4.0
-    detail = bench.desk.job(job)
+    detail = bench.service.job(job)
     assert "exited with code 3" in detail.record.exit
     assert detail.last_lines == ("step 1",)
     assert detail.record.attempts == 1 + 3
@@ -215,11 +215,11 @@ def test_a_change_by_restart_is_told_and_counted(bench: Bench) -> None:
     bench.until_trains(job)
     entry = bench.controller.entries[job]
     had = entry.gpus
-    bench.desk.drain(entry.placement[0][0], ROOT, "")
+    bench.service.drain(entry.placement[0][0], ROOT, "")
     bench.until(lambda: any(event.kind == "rescaled" for event in bench.store.events(job_id=job).items))
     (told,) = [event for event in bench.store.events(job_id=job).items if event.kind == "rescaled"]
     assert told.text.startswith(f"from {had} to {entry.gpus} GPUs in ")
-    assert bench.desk.job(job).record.rescales == (had != entry.gpus)
+    assert bench.service.job(job).record.rescales == (had != entry.gpus)
 
 
 def test_attempts_outlive_the_controller(bench: Bench) -> None:
@@ -287,11 +287,11 @@ def test_a_controller_whose_lease_is_over_keeps_its_hands_off(bench: Bench, monk
     waiting = bench.submit(gpus=1)
     bench.turn(5)
     assert not names(bench.engine, waiting)
-    assert not bench.desk.healthy()["ok"]
+    assert not bench.service.healthy()["ok"]
     assert bench.engine.running(), "ranks run on"
     monkeypatch.undo()
     bench.until(lambda: bool(names(bench.engine, waiting)))
-    assert bench.desk.healthy()["ok"]
+    assert bench.service.healthy()["ok"]
 
 
 def test_of_two_controllers_one_works(bench: Bench, tmp_path: Path) -> None:
@@ -322,14 +322,14 @@ def test_a_job_on_a_node_that_goes_runs_on_elsewhere_and_nobody_counts_it_as_a_f
     bench.until(lambda: len(bench.engine.running(job)) == 2)
     assert {bench.engine.statuses[name].node for name in bench.engine.running()} == set(bench.engine.gpus) - {node}
     assert bench.job(job).attempts == 0
-    assert bench.desk.nodes()[list(bench.engine.gpus).index(node)].state == "failed"
+    assert bench.service.nodes()[list(bench.engine.gpus).index(node)].state == "failed"
     bench.until_state(job, JobState.COMPLETED)
 
 
 def test_a_drained_node_stays_so_when_it_fails_and_comes_back(bench: Bench) -> None:
     bench.steps_total = 10_000
     first, second = bench.engine.gpus
-    bench.desk.drain(first, ROOT, "a fan")
+    bench.service.drain(first, ROOT, "a fan")
     bench.turn()
     bench.engine.lose(first)
     bench.turn(3)
@@ -341,7 +341,7 @@ def test_a_drained_node_stays_so_when_it_fails_and_comes_back(bench: Bench) -> N
     bench.restart()
     bench.turn(10)
     assert {bench.engine.statuses[name].node for name in bench.engine.running()} == {second}
-    bench.desk.resume(first, ROOT)
+    bench.service.resume(first, ROOT)
     bench.until(lambda: len(bench.engine.running()) == len(jobs))
 
 
@@ -350,7 +350,7 @@ def test_what_runs_on_a_drained_node_moves(bench: Bench) -> None:
     job = bench.submit(gpus=2)
     bench.until_trains(job)
     (node,) = {bench.engine.statuses[name].node for name in bench.engine.running()}
-    bench.desk.drain(node, ROOT, "")
+    bench.service.drain(node, ROOT, "")
 
     def has_moved() -> bool:
         nodes = [bench.engine.statuses[name].node for name in bench.engine.running()]
@@ -393,7 +393,7 @@ def test_what_runs_on_cards_whose_type_has_another_name_by_now_runs_on(bench: Be
     assert bench.engine.running() == ranks, "nothing was started anew"
     assert (bench.job(job).state, bench.job(job).attempts) == (R, 0)
     assert bench.controller.entries[job].gpu_type == "V100"
-    assert bench.desk.explain(job).now is not None
+    assert bench.service.explain(job).now is not None
 
 
 def test_a_job_whose_gpus_are_of_a_type_that_is_gone_waits_and_can_be_explained(bench: Bench) -> None:
@@ -408,10 +408,10 @@ def test_a_job_whose_gpus_are_of_a_type_that_is_gone_waits_and_can_be_explained(
     bench.engine.gpus.update({node.name: node.gpus for node in bench.spec.nodes})
     bench.start()
     for job in jobs:
-        assert bench.desk.explain(job).now is None
+        assert bench.service.explain(job).now is None
     bench.until(lambda: sorted(bench.job(job).state for job in jobs) == [Q, R])
     for job in jobs:
-        assert bench.desk.explain(job).sentence
+        assert bench.service.explain(job).sentence
         assert bench.job(job).attempts == 0
 
 
@@ -427,10 +427,10 @@ def test_logs_of_those_who_ended_longest_ago_are_forgotten(bench: Bench, monkeyp
         bench.until_state(jobs[-1], JobState.COMPLETED)
     bench.turn(3)
     assert {name.gang for name in bench.engine.statuses} == set(jobs[2:])
-    assert bench.desk.log(jobs[0]).text == ""
-    assert bench.desk.log(jobs[3]).text.startswith("step 1")
+    assert bench.service.log(jobs[0]).text == ""
+    assert bench.service.log(jobs[3]).text.startswith("step 1")
     bench.restart()
-    assert bench.desk.log(jobs[3]).text.startswith("step 1")
+    assert bench.service.log(jobs[3]).text.startswith("step 1")
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -443,27 +443,27 @@ def test_every_rank_whose_log_there_is_is_named_and_its_log_can_be_read(bench: B
     else:
         bench.engine.play = lambda spec: next(plays, None) or Script(10_000, line="step {turn}\n")
     job = bench.submit(rescale=mode, **MODES[mode], retries=3)
-    bench.until(lambda: any(rank["state"] == "ended" for rank in bench.desk.job(job).ranks))
+    bench.until(lambda: any(rank["state"] == "ended" for rank in bench.service.job(job).ranks))
     before = len(bench.engine.launches)
     bench.until(lambda: len(bench.engine.launches) > before)
     bench.turn(3)
-    ranks = bench.desk.job(job).ranks
+    ranks = bench.service.job(job).ranks
     states = [rank["state"] for rank in ranks]
     assert set(states) == {"running", "ended"}
     assert states == sorted(states, reverse=True), "those that run come first"
     first, dead = ranks[0], next(rank for rank in ranks if rank["code"] == 1)
     assert (dead["pid"], "step" in first) == (None, mode == "in-place")
     for rank in ranks:
-        assert bench.desk.log(job, rank=rank["name"]).rank == rank["name"]
+        assert bench.service.log(job, rank=rank["name"]).rank == rank["name"]
     if mode != "in-place":
-        assert bench.desk.log(job, rank=dead["name"]).text == "boom\n" * 3
+        assert bench.service.log(job, rank=dead["name"]).text == "boom\n" * 3
     with pytest.raises(NotFound, match=r"no rank 9\.9\.9") as refused:
-        bench.desk.log(job, rank="9.9.9")
+        bench.service.log(job, rank="9.9.9")
     assert first["name"] in refused.value.fix
-    bench.desk.cancel(job, ADA)
+    bench.service.cancel(job, ADA)
     bench.until(lambda: not bench.engine.running())
     bench.turn(5)
-    assert {rank["state"] for rank in bench.desk.job(job).ranks} == {"ended"}
+    assert {rank["state"] for rank in bench.service.job(job).ranks} == {"ended"}
 
 
 # --- clocks that are tried ---

@@ -17,19 +17,19 @@ def test_explain_says_what_binds_what_would_change_it_and_when_it_ends(bench: Be
         bench.until_trains(job)
     waits = bench.submit(gpus="2", batch={"global": 64}, work={"iterations": 5000})
     bench.turn(5)
-    said = bench.desk.explain(waits)
+    said = bench.service.explain(waits)
     assert said.binds in ("GPUs", "priority")
     assert any(at.limit == "GPUs" and at.gpus == 2 for at in said.otherwise)
     assert said.start_s is not None
     assert said.end_s is not None
     assert said.start_s < said.end_s
-    runs = bench.desk.explain(first[0])
+    runs = bench.service.explain(first[0])
     assert runs.start_s is None
     assert runs.end_s is not None
     assert runs.end_s > bench.controller.clock()
     assert runs.energy_j is not None
     assert runs.options[0].cost_s > 0
-    assert bench.desk.decisions(waits).items[0].reason.startswith("waits for GPUs")
+    assert bench.service.decisions(waits).items[0].reason.startswith("waits for GPUs")
 
 
 def test_a_batch_that_is_not_the_stated_one_is_told_once(bench: Bench) -> None:
@@ -43,22 +43,22 @@ def test_a_batch_that_is_not_the_stated_one_is_told_once(bench: Bench) -> None:
 
 def test_top_says_when_what_fell_free_will_be_used(bench: Bench) -> None:
     bench.turn(3)
-    assert bench.desk.top().next_decision_s is None, "there is nothing to decide"
+    assert bench.service.top().next_decision_s is None, "there is nothing to decide"
     for _ in range(9):
         bench.submit(gpus="1", rescale="none", run="sleep 1")
     bench.turn()
-    top = bench.desk.top()
+    top = bench.service.top()
     assert (top.running, top.queued) == (8, 1)
     decided_s = bench.controller.clock()
-    bench.desk.cancel("1", ADA)
+    bench.service.cancel("1", ADA)
     bench.controller.turn()
-    due_s = bench.desk.top().next_decision_s
+    due_s = bench.service.top().next_decision_s
     assert due_s is not None
     assert due_s == pytest.approx(decided_s + 1.0), "the bench's interval"
     late = bench.submit(gpus="1", rescale="none", run="sleep 1")
     bench.controller.turn()
-    assert bench.desk.job(late).record.reason == "waits for the next decision"
-    start_s = bench.desk.explain(late).start_s
+    assert bench.service.job(late).record.reason == "waits for the next decision"
+    start_s = bench.service.explain(late).start_s
     assert start_s is None or start_s >= due_s
 
 
@@ -86,6 +86,6 @@ def test_a_question_that_fails_ends_nothing(bench: Bench, monkeypatch: pytest.Mo
     job = bench.submit(gpus="1", batch={"global": 64})
     bench.until_trains(job)
     monkeypatch.setattr("powerflow.live.explain_requests.insight", fails)
-    assert bench.desk.explain(job).binds == ""
+    assert bench.service.explain(job).binds == ""
     bench.turn(2)
-    assert bench.desk.explain(job).options, "the rest is said all the same"
+    assert bench.service.explain(job).options, "the rest is said all the same"

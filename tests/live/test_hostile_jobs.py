@@ -60,7 +60,7 @@ def test_an_engine_that_lost_its_records_costs_no_attempt(bench: Bench) -> None:
 
 def test_the_most_grace_is_the_administrators(tmp_path: Path) -> None:
     bench = GangBench(tmp_path)
-    bench.gangs._yard.limits = replace(bench.gangs._yard.limits, grace_s=6.0)
+    bench.gangs._context.limits = replace(bench.gangs._context.limits, grace_s=6.0)
     spec = spec_of(rescale="none", checkpoint={"grace": 1e9})
     bench.engine.play = lambda spec: Script(10_000)
     bench.gangs.apply([order(1, "a0", spec=spec)])
@@ -79,7 +79,7 @@ def test_who_asks_for_more_grace_than_there_is_is_told_at_once(bench: Bench) -> 
     with pytest.raises(Refused, match=rf"checkpoint.grace is 1e\+09 s, the most here is {most_s:g} s; .*--max-grace"):
         bench.submit(checkpoint={"grace": 1e9})
     bench.submit(checkpoint={"grace": most_s})
-    bench.gangs._yard.limits = replace(bench.gangs._yard.limits, grace_s=5.0)
+    bench.gangs._context.limits = replace(bench.gangs._context.limits, grace_s=5.0)
     bench.submit(checkpoint={})  # it has not asked, and gets 5 s
     with pytest.raises(Refused, match="the most here is 5 s"):
         bench.submit(checkpoint={"grace": 20.0})

@@ -14,22 +14,22 @@ OPS = Caller("ops", Role.OPERATOR, "192.0.2.2 through 10.0.0.7")
 
 
 def test_what_people_do_to_jobs_is_audited_once_each(bench: Bench) -> None:
-    job, _ = bench.desk.submit(spec_of(name="resnet", gpus=2), ADA, "key")
-    bench.desk.submit(spec_of(name="resnet", gpus=2), ADA, "key")
-    bench.desk.hold(job.id, OPS)
-    bench.desk.release(job.id, ADA)
+    job, _ = bench.service.submit(spec_of(name="resnet", gpus=2), ADA, "key")
+    bench.service.submit(spec_of(name="resnet", gpus=2), ADA, "key")
+    bench.service.hold(job.id, OPS)
+    bench.service.release(job.id, ADA)
     with pytest.raises(Forbidden):
-        bench.desk.cancel(job.id, Caller("mallory", Role.USER, "192.0.2.66"))
-    bench.desk.cancel(job.id, OPS)
-    bench.desk.cancel(job.id, OPS)
-    said = [(entry.user, entry.address, entry.action, entry.target) for entry in bench.desk.audit().items]
+        bench.service.cancel(job.id, Caller("mallory", Role.USER, "192.0.2.66"))
+    bench.service.cancel(job.id, OPS)
+    bench.service.cancel(job.id, OPS)
+    said = [(entry.user, entry.address, entry.action, entry.target) for entry in bench.service.audit().items]
     assert said == [
         ("ada", "192.0.2.1", "job submitted", f"job {job.id}"),
         ("ops", "192.0.2.2 through 10.0.0.7", "job held", f"job {job.id}"),
         ("ada", "192.0.2.1", "job released", f"job {job.id}"),
         ("ops", "192.0.2.2 through 10.0.0.7", "job cancelled", f"job {job.id}"),
     ]
-    first, *_, last = bench.desk.audit().items
+    first, *_, last = bench.service.audit().items
     assert first.fields == {"name": "resnet", "gpus": "2", "project": ""}
     assert last.fields == {"owner": "ada"}
 
@@ -39,13 +39,13 @@ def test_one_user_cannot_fill_the_queue_and_what_was_taken_is_still_known_by_its
 ) -> None:
     monkeypatch.setattr(cluster_service, "MOST_ACTIVE", 2)
     for key in ("a", "b"):
-        bench.desk.submit(spec_of(), ADA, key)
+        bench.service.submit(spec_of(), ADA, key)
     bench.turn()
     with pytest.raises(Refused, match="ada has 2 jobs that have not ended; cancel some"):
-        bench.desk.submit(spec_of(), ADA, "c")
-    again, new = bench.desk.submit(spec_of(), ADA, "b")
+        bench.service.submit(spec_of(), ADA, "c")
+    again, new = bench.service.submit(spec_of(), ADA, "b")
     assert (again.id, new) == ("2", False)
-    bench.desk.submit(spec_of(), OPS)
-    bench.desk.cancel("1", ADA)
+    bench.service.submit(spec_of(), OPS)
+    bench.service.cancel("1", ADA)
     bench.turn()
-    assert bench.desk.submit(spec_of(), ADA, "c")[1]
+    assert bench.service.submit(spec_of(), ADA, "c")[1]

@@ -18,14 +18,14 @@ ME = getpass.getuser()
 
 
 def test_a_directory_that_is_not_there_is_refused_at_submission(bench: Bench, tmp_path: Path) -> None:
-    desk, me = ClusterService(bench.controller, _may_run(False)), Caller(ME, Role.USER)
+    service, me = ClusterService(bench.controller, _may_run(False)), Caller(ME, Role.USER)
     file = tmp_path / "file"
     file.touch()
     for missing in (tmp_path / "typo", file, file / "below"):
         with pytest.raises(Refused, match="there is no directory"):
-            desk.submit(JobSpec(run="true", directory=str(missing)), me)
-    desk.submit(JobSpec(run="true", directory=str(tmp_path)), me)
-    desk.submit(JobSpec(run="true"), me)
+            service.submit(JobSpec(run="true", directory=str(missing)), me)
+    service.submit(JobSpec(run="true", directory=str(tmp_path)), me)
+    service.submit(JobSpec(run="true"), me)
 
 
 def test_who_may_not_look_learns_nothing(tmp_path: Path) -> None:

@@ -29,13 +29,13 @@ def test_who_ran_before_a_restart_resumes_and_does_not_start(bench: Bench) -> No
     job = bench.submit(gpus=1)
     bench.until_trains(job)
     bench.turn(30)
-    bench.desk.hold(job, ADA)
+    bench.service.hold(job, ADA)
     bench.until(lambda: not bench.engine.running())
     bench.restart()
-    bench.desk.release(job, ADA)
+    bench.service.release(job, ADA)
     bench.until(lambda: bool(bench.engine.running()))
     bench.turn(3)
-    assert any(row.reason.startswith("resumed on 1 GPU") for row in bench.desk.decisions(job).items)
+    assert any(row.reason.startswith("resumed on 1 GPU") for row in bench.service.decisions(job).items)
 
 
 def test_a_clock_that_is_set_back_between_two_controllers_stops_nothing(bench: Bench) -> None:
@@ -77,7 +77,7 @@ def test_what_was_learned_is_there_after_a_restart(bench: Bench) -> None:
         assert learning.believed_steps(spec, name) == pytest.approx(lengths[name], rel=0.02)
 
 
-def test_the_brain_knows_what_old_classes_cost_after_a_restart(bench: Bench) -> None:
+def test_the_scheduler_knows_what_old_classes_cost_after_a_restart(bench: Bench) -> None:
     bench.until_state(bench.submit(gpus=1), JobState.COMPLETED)
     bench.restart()
     bench.until_state(bench.submit(gpus=1), JobState.COMPLETED)
@@ -137,15 +137,15 @@ def test_a_script_resumes_only_if_its_steps_go_on(bench: Bench, first: int, said
     job = bench.submit(gpus=1, rescale="restart", progress=r"step (?P<step>\d+)")
     bench.until(lambda: job in bench.controller.entries and bench.controller.entries[job].steps >= 40)
     before = bench.controller.entries[job].steps
-    bench.desk.hold(job, ADA)
+    bench.service.hold(job, ADA)
     bench.until(lambda: not bench.engine.running())
     begin = first
-    bench.desk.release(job, ADA)
+    bench.service.release(job, ADA)
     bench.until(lambda: bench.controller.entries[job].steps < before)
     bench.turn(3)
-    events = [event.text for event in bench.desk.events(job_id=job).items]
+    events = [event.text for event in bench.service.events(job_id=job).items]
     assert any(text.startswith(said) for text in events), events
-    reasons = [row.reason for row in bench.desk.decisions(job).items]
+    reasons = [row.reason for row in bench.service.decisions(job).items]
     assert any(reason.startswith("started again on 1 GPU") for reason in reasons)
     assert not any(reason.startswith("resumed on") for reason in reasons)
     row = bench.controller.scheduler.slot(job)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from powerflow.live.wall_clock import BrainTime, WallClock, moved
+from powerflow.live.wall_clock import SchedulerTime, WallClock, moved
 from powerflow.scheduler.cap import PowerCap
 from powerflow.scheduler.events import ClockSet, GpuFailed, PowerCapSet
 from tests.live.controller_bench import Bench
-from tests.scheduler.situations import Brain, submitted
+from tests.scheduler.situations import SchedulerDriver, submitted
 
 
 class Machine:
@@ -65,11 +65,11 @@ def test_small_differences_are_caught_up_with_and_it_never_goes_back(machine: Ma
     assert clock.set_s == 0.0
 
 
-def test_the_brain_is_told_a_time_that_was_never_set() -> None:
-    times = BrainTime()
+def test_the_scheduler_is_told_a_time_that_was_never_set() -> None:
+    times = SchedulerTime()
     assert times.follow(3600.0) == ClockSet(3600.0)
     assert times.follow(3000.0) == ClockSet(-600.0)
-    assert times.brain(10_000.0) == 7000.0
+    assert times.driver(10_000.0) == 7000.0
     assert times.wall(7000.0) == 10_000.0
     assert times.wall(math.inf) == math.inf
     told = times.told(PowerCapSet(PowerCap(500.0, start_s=10_000.0, deadline_s=10_060.0)))
@@ -81,14 +81,14 @@ def test_the_brain_is_told_a_time_that_was_never_set() -> None:
 
 @pytest.mark.parametrize("by_s", [3600.0, -3600.0])
 def test_a_cap_is_in_force_by_the_time_of_day(by_s: float) -> None:
-    brain = Brain("fifo", "1x4:A100")
-    brain.at(0, submitted("a", gpus=4, gpus_max=4), PowerCapSet(PowerCap(300.0, start_s=7200.0, end_s=10_800.0)))
-    slot = brain.scheduler.slot("a")
-    assert brain.scheduler.ledger.rows["gpus"][slot] == 4
-    plan = brain.at(60, ClockSet(by_s))
+    driver = SchedulerDriver("fifo", "1x4:A100")
+    driver.at(0, submitted("a", gpus=4, gpus_max=4), PowerCapSet(PowerCap(300.0, start_s=7200.0, end_s=10_800.0)))
+    slot = driver.scheduler.slot("a")
+    assert driver.scheduler.ledger.rows["gpus"][slot] == 4
+    plan = driver.at(60, ClockSet(by_s))
     assert plan.decided
-    start_s = 7200.0 - by_s  # as the brain counts
-    caps = brain.scheduler.caps
+    start_s = 7200.0 - by_s  # as the scheduler counts
+    caps = driver.scheduler.caps
     (scope,) = caps.scopes()
     assert caps.limit_w(scope, start_s - 1.0, start_s - 1.0) > 300.0
     assert caps.limit_w(scope, start_s + 1.0, start_s + 1.0) == 300.0

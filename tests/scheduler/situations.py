@@ -87,7 +87,7 @@ class Told:
         return allocation
 
 
-class Brain:
+class SchedulerDriver:
     """A scheduler that is checked after every step, with classes ``linear`` and ``flat`` known."""
 
     def __init__(self, policy: Policy | str, cluster: str = "2x4:A100", **options: float) -> None:

@@ -29,7 +29,7 @@ from powerflow.scheduler.events import (
 from powerflow.scheduler.plan import Plan, Why
 from powerflow.scheduler.scheduler import Scheduler
 from powerflow.testing.invariants import check
-from tests.scheduler.situations import IDLE_W, LINEAR, Brain, Told, axes, submitted, table
+from tests.scheduler.situations import IDLE_W, LINEAR, SchedulerDriver, Told, axes, submitted, table
 
 # nobody has metered anything: a GPU is reckoned with at 275 W at full clock and 110 W at half, 50 W when idle
 FULL_W, HALF_W = UNSEEN * 250.0, UNSEEN * 100.0
@@ -45,23 +45,23 @@ class Modest(Told):
         return allocation
 
 
-def two_jobs(*events: Event, **more: object) -> Brain:
+def two_jobs(*events: Event, **more: object) -> SchedulerDriver:
     """Jobs of weights 2 and 1, each on one of two nodes of four GPUs at full clock."""
-    brain = Brain(Modest({0: (4, 1), 1: (4, 1)}))
-    brain.at(0.0, submitted("a", weight=2.0, **more), submitted("b", weight=1.0, **more), *events)  # type: ignore[arg-type]
-    return brain
+    driver = SchedulerDriver(Modest({0: (4, 1), 1: (4, 1)}))
+    driver.at(0.0, submitted("a", weight=2.0, **more), submitted("b", weight=1.0, **more), *events)  # type: ignore[arg-type]
+    return driver
 
 
-def has(brain: Brain, name: str) -> tuple[int, int]:
+def has(driver: SchedulerDriver, name: str) -> tuple[int, int]:
     """GPUs and clock of a job; the clock is 0 while it waits."""
-    row = brain.row(name)
+    row = driver.row(name)
     return int(row["gpus"]), int(row["clock"]) if row["gpus"] else 0
 
 
-def reading(brain: Brain, **job_w: float) -> PowerMetered:
+def reading(driver: SchedulerDriver, **job_w: float) -> PowerMetered:
     """Meters that say what these jobs draw, and that the other GPUs idle."""
-    slots = np.array([brain.scheduler.slot(name) for name in job_w], np.int64)
-    used = brain.scheduler.ledger.rows["gpus"][slots].sum()
+    slots = np.array([driver.scheduler.slot(name) for name in job_w], np.int64)
+    used = driver.scheduler.ledger.rows["gpus"][slots].sum()
     watts = sum(job_w.values()) + float(8 - used) * IDLE_W
     return PowerMetered(watts, slots, np.array(list(job_w.values())), np.ones(len(slots), bool))
 
@@ -146,10 +146,10 @@ def test_scopes_are_racks_rows_or_nodes() -> None:
 
 
 def test_a_cap_decides_at_once_and_slows_the_lightest_job() -> None:
-    brain = two_jobs()
-    plan = brain.at(1.0, PowerCapSet(PowerCap(2000.0)))
+    driver = two_jobs()
+    plan = driver.at(1.0, PowerCapSet(PowerCap(2000.0)))
     assert plan.decided
-    assert (has(brain, "a"), has(brain, "b")) == ((4, 1), (4, 0))
+    assert (has(driver, "a"), has(driver, "b")) == ((4, 1), (4, 0))
     assert plan.power_w == pytest.approx(4 * FULL_W + 4 * HALF_W)
     assert plan.cap_w == 2000.0
     assert plan.watt_price == pytest.approx(0.2 / (4 * (FULL_W - HALF_W)))
@@ -165,99 +165,99 @@ def test_without_a_cap_a_plan_says_nothing_of_watts() -> None:
 
 
 def test_then_gpus_and_at_last_the_lightest_jobs_go() -> None:
-    brain = two_jobs()
-    plan = brain.at(1.0, PowerCapSet(PowerCap(8 * HALF_W - 1.0)))
-    assert (has(brain, "a"), has(brain, "b")) == ((4, 0), (2, 0))
+    driver = two_jobs()
+    plan = driver.at(1.0, PowerCapSet(PowerCap(8 * HALF_W - 1.0)))
+    assert (has(driver, "a"), has(driver, "b")) == ((4, 0), (2, 0))
     assert {change.job_id: change.reason.why for change in plan.changes} == {
         "a": Why.CAP_RECLOCKED,
         "b": Why.CAP_SHRUNK,
     }
-    brain = two_jobs(gpus_min=4, gpus=4)
-    plan = brain.at(1.0, PowerCapSet(PowerCap(8 * HALF_W - 1.0)))
-    assert (has(brain, "a"), has(brain, "b")) == ((4, 0), (0, 0))
+    driver = two_jobs(gpus_min=4, gpus=4)
+    plan = driver.at(1.0, PowerCapSet(PowerCap(8 * HALF_W - 1.0)))
+    assert (has(driver, "a"), has(driver, "b")) == ((4, 0), (0, 0))
     assert plan.reasons()["b"].why is Why.CAP_PAUSED
-    later = brain.at(100.0, submitted("late"))
+    later = driver.at(100.0, submitted("late"))
     assert later.reasons()["b"].why is Why.WAITS_CAP
     assert later.reasons()["a"].why is Why.CAP_KEPT
 
 
 def test_a_guarded_job_is_slowed_last() -> None:
-    brain = two_jobs()
-    brain.scheduler.pools["A100"].guarded.add(brain.scheduler.slot("b"))
-    brain.at(1.0, PowerCapSet(PowerCap(2000.0)))
-    assert (has(brain, "a"), has(brain, "b")) == ((4, 0), (4, 1))
+    driver = two_jobs()
+    driver.scheduler.pools["A100"].guarded.add(driver.scheduler.slot("b"))
+    driver.at(1.0, PowerCapSet(PowerCap(2000.0)))
+    assert (has(driver, "a"), has(driver, "b")) == ((4, 0), (4, 1))
 
 
 def test_what_idles_above_the_cap_goes_as_low_as_it_can_and_says_so() -> None:
-    brain = two_jobs()
-    plan = brain.at(1.0, PowerCapSet(PowerCap(399.0)))
-    assert (has(brain, "a"), has(brain, "b")) == ((0, 0), (0, 0))
+    driver = two_jobs()
+    plan = driver.at(1.0, PowerCapSet(PowerCap(399.0)))
+    assert (has(driver, "a"), has(driver, "b")) == ((0, 0), (0, 0))
     assert list(plan.notices) == [
         "power cap on cluster: 399 W are allowed, 400 W are believed to be drawn: all jobs are paused"
     ]
 
 
 def test_an_empty_cluster_has_nothing_to_pause() -> None:
-    brain = Brain("prices")
-    plan = brain.at(0.0, PowerCapSet(PowerCap(100.0)))
+    driver = SchedulerDriver("prices")
+    plan = driver.at(0.0, PowerCapSet(PowerCap(100.0)))
     assert plan.decided
     assert plan.power_w == 400.0
     assert len(plan.notices) == 1
 
 
 def test_a_node_is_capped_alone() -> None:
-    brain = two_jobs()
-    (share,) = brain.scheduler.pools["A100"].occupancy.placement(brain.scheduler.slot("a"))
+    driver = two_jobs()
+    (share,) = driver.scheduler.pools["A100"].occupancy.placement(driver.scheduler.slot("a"))
     scope = Scope(f"nodes:{share.node}", frozenset({share.node}))
-    brain.at(1.0, PowerCapSet(PowerCap(600.0, scope)))
-    assert (has(brain, "a"), has(brain, "b")) == ((4, 0), (4, 1))
-    plan = brain.at(2.0, PowerCapSet(PowerCap(320.0, scope)))  # 2 of them at 110 W and 2 idle
-    assert (has(brain, "a"), has(brain, "b")) == ((2, 0), (4, 1))
-    assert brain.scheduler.pools["A100"].occupancy.placement(brain.scheduler.slot("a"))[0].node == share.node
+    driver.at(1.0, PowerCapSet(PowerCap(600.0, scope)))
+    assert (has(driver, "a"), has(driver, "b")) == ((4, 0), (4, 1))
+    plan = driver.at(2.0, PowerCapSet(PowerCap(320.0, scope)))  # 2 of them at 110 W and 2 idle
+    assert (has(driver, "a"), has(driver, "b")) == ((2, 0), (4, 1))
+    assert driver.scheduler.pools["A100"].occupancy.placement(driver.scheduler.slot("a"))[0].node == share.node
     assert [change.reason.why for change in plan.changes] == [Why.CAP_SHRUNK]
     # the policy still wants it on four GPUs: it is not moved to and fro
-    assert not brain.at(100.0, submitted("late")).changes
+    assert not driver.at(100.0, submitted("late")).changes
 
 
 def test_caps_within_caps_hold_together() -> None:
-    brain = two_jobs()
-    (share,) = brain.scheduler.pools["A100"].occupancy.placement(brain.scheduler.slot("a"))
+    driver = two_jobs()
+    (share,) = driver.scheduler.pools["A100"].occupancy.placement(driver.scheduler.slot("a"))
     inner = PowerCap(600.0, Scope(f"nodes:{share.node}", frozenset({share.node})))
-    brain.at(1.0, PowerCapSet(inner), PowerCapSet(PowerCap(1000.0)))
-    assert (has(brain, "a"), has(brain, "b")) == ((4, 0), (4, 0))
+    driver.at(1.0, PowerCapSet(inner), PowerCapSet(PowerCap(1000.0)))
+    assert (has(driver, "a"), has(driver, "b")) == ((4, 0), (4, 0))
 
 
 def test_a_lifted_cap_gives_back_what_it_took() -> None:
-    brain = two_jobs(PowerCapSet(PowerCap(1000.0)))
-    assert (has(brain, "a"), has(brain, "b")) == ((4, 0), (4, 0))
-    plan = brain.at(10.0, PowerCapLifted("cluster"))
+    driver = two_jobs(PowerCapSet(PowerCap(1000.0)))
+    assert (has(driver, "a"), has(driver, "b")) == ((4, 0), (4, 0))
+    plan = driver.at(10.0, PowerCapLifted("cluster"))
     assert plan.decided
-    assert brain.at(20.0, PowerCapLifted("rack:none")).ignored == ["there is no power cap on rack:none"]
+    assert driver.at(20.0, PowerCapLifted("rack:none")).ignored == ["there is no power cap on rack:none"]
 
 
 def test_after_the_end_nothing_draws_more_than_before() -> None:
-    brain = Brain(Told({0: (4, 1)}))
-    brain.at(0.0, submitted("a"))
+    driver = SchedulerDriver(Told({0: (4, 1)}))
+    driver.at(0.0, submitted("a"))
     before_w = 4 * 250.0 + 4 * 50.0
-    brain.at(100.0, PowerCapSet(PowerCap(700.0, start_s=100.0, end_s=200.0)))
-    brain.tell({0: (4, 1), 1: (4, 1)})
-    brain.at(150.0, submitted("b"))
-    plan = brain.at(200.0)
+    driver.at(100.0, PowerCapSet(PowerCap(700.0, start_s=100.0, end_s=200.0)))
+    driver.tell({0: (4, 1), 1: (4, 1)})
+    driver.at(150.0, submitted("b"))
+    plan = driver.at(200.0)
     assert plan.decided
     assert 700.0 < plan.power_w <= before_w
-    plan = brain.at(200.0 + CALM_S)
+    plan = driver.at(200.0 + CALM_S)
     assert plan.decided
-    assert (has(brain, "a"), has(brain, "b")) == ((4, 1), (4, 1))
-    assert brain.at(300.0 + CALM_S, submitted("c")).cap_w == math.inf
+    assert (has(driver, "a"), has(driver, "b")) == ((4, 1), (4, 1))
+    assert driver.at(300.0 + CALM_S, submitted("c")).cap_w == math.inf
 
 
 def test_what_was_drawn_long_before_is_no_measure() -> None:
-    brain = two_jobs()
-    brain.at(1.0, reading(brain, a=1000.0, b=1000.0))
+    driver = two_jobs()
+    driver.at(1.0, reading(driver, a=1000.0, b=1000.0))
     later_s = 2 * CALM_S
-    brain.at(later_s, Completed("b"), PowerCapSet(PowerCap(700.0, start_s=later_s, end_s=later_s + 100.0)))
+    driver.at(later_s, Completed("b"), PowerCapSet(PowerCap(700.0, start_s=later_s, end_s=later_s + 100.0)))
     after_s = later_s + 200.0
-    assert brain.scheduler.caps.limit_w(CLUSTER, after_s, after_s) == pytest.approx(1000.0 + 4 * IDLE_W)
+    assert driver.scheduler.caps.limit_w(CLUSTER, after_s, after_s) == pytest.approx(1000.0 + 4 * IDLE_W)
 
 
 def test_caps_on_unknown_nodes_are_ignored() -> None:
@@ -269,33 +269,33 @@ def test_caps_on_unknown_nodes_are_ignored() -> None:
 
 
 def test_it_wakes_for_start_and_end() -> None:
-    brain = two_jobs(pause_s=0.0)
-    plan = brain.at(70.0, PowerCapSet(PowerCap(1000.0, start_s=1000.0, end_s=2000.0)))
-    assert (has(brain, "a"), has(brain, "b")) == ((4, 1), (4, 1))
+    driver = two_jobs(pause_s=0.0)
+    plan = driver.at(70.0, PowerCapSet(PowerCap(1000.0, start_s=1000.0, end_s=2000.0)))
+    assert (has(driver, "a"), has(driver, "b")) == ((4, 1), (4, 1))
     assert plan.wake_s == 1000.0
-    plan = brain.at(1000.0)
-    assert (has(brain, "a"), has(brain, "b")) == ((4, 0), (4, 0))
+    plan = driver.at(1000.0)
+    assert (has(driver, "a"), has(driver, "b")) == ((4, 0), (4, 0))
     assert plan.wake_s == 2000.0
 
 
 def test_jobs_that_have_to_stop_begin_to_before_it_is_due() -> None:
-    brain = two_jobs(gpus_min=4, gpus=4)
-    assert brain.at(70.0, PowerCapSet(PowerCap(700.0, start_s=1000.0))).wake_s == 970.0  # a pause takes 30 s
-    brain.at(970.0)
-    assert has(brain, "b") == (0, 0)
-    brain = two_jobs(gpus_min=4, gpus=4)
-    brain.at(70.0, PowerCapSet(PowerCap(1000.0, start_s=1000.0)))
-    brain.at(970.0)
-    assert (has(brain, "a"), has(brain, "b")) == ((4, 1), (4, 1))  # clocks need no time
+    driver = two_jobs(gpus_min=4, gpus=4)
+    assert driver.at(70.0, PowerCapSet(PowerCap(700.0, start_s=1000.0))).wake_s == 970.0  # a pause takes 30 s
+    driver.at(970.0)
+    assert has(driver, "b") == (0, 0)
+    driver = two_jobs(gpus_min=4, gpus=4)
+    driver.at(70.0, PowerCapSet(PowerCap(1000.0, start_s=1000.0)))
+    driver.at(970.0)
+    assert (has(driver, "a"), has(driver, "b")) == ((4, 1), (4, 1))  # clocks need no time
 
 
 def test_on_a_ramp_it_decides_step_by_step_and_stays_below_the_line() -> None:
-    brain = two_jobs()
+    driver = two_jobs()
     cap = PowerCap(1000.0, start_s=1000.0, end_s=1200.0, ramp_w_per_s=10.0)
-    plan = brain.at(70.0, PowerCapSet(cap))
+    plan = driver.at(70.0, PowerCapSet(cap))
     decisions = 0
     while plan.wake_s < 1500.0:
-        plan = brain.at(plan.wake_s)
+        plan = driver.at(plan.wake_s)
         decisions += 1
         assert plan.power_w <= cap.least_w(plan.now_s, min(plan.wake_s, plan.now_s + STEP_S), 8 * 250.0)
     assert decisions > 30
@@ -303,50 +303,50 @@ def test_on_a_ramp_it_decides_step_by_step_and_stays_below_the_line() -> None:
 
 
 def test_the_meter_corrects_the_belief_at_once() -> None:
-    brain = two_jobs(PowerCapSet(PowerCap(1800.0)))
-    assert (has(brain, "a"), has(brain, "b")) == ((4, 1), (4, 0))
-    plan = brain.at(1.0, reading(brain, a=1300.0, b=520.0))  # more than was reckoned with, above the cap
+    driver = two_jobs(PowerCapSet(PowerCap(1800.0)))
+    assert (has(driver, "a"), has(driver, "b")) == ((4, 1), (4, 0))
+    plan = driver.at(1.0, reading(driver, a=1300.0, b=520.0))  # more than was reckoned with, above the cap
     assert plan.decided
-    assert (has(brain, "a"), has(brain, "b")) == ((4, 0), (4, 0))
+    assert (has(driver, "a"), has(driver, "b")) == ((4, 0), (4, 0))
 
 
 def test_jobs_that_draw_less_than_was_reckoned_with_may_run_faster() -> None:
-    brain = two_jobs(PowerCapSet(PowerCap(2080.0)))
-    assert has(brain, "b") == (4, 0)
-    assert not brain.at(1.0, reading(brain, a=1000.0, b=400.0)).decided  # no breach: in its time
-    brain.at(60.0, submitted("late"))
-    assert (has(brain, "a"), has(brain, "b")) == ((4, 1), (4, 1))
+    driver = two_jobs(PowerCapSet(PowerCap(2080.0)))
+    assert has(driver, "b") == (4, 0)
+    assert not driver.at(1.0, reading(driver, a=1000.0, b=400.0)).decided  # no breach: in its time
+    driver.at(60.0, submitted("late"))
+    assert (has(driver, "a"), has(driver, "b")) == ((4, 1), (4, 1))
 
 
 def test_what_nobody_can_explain_is_kept_free() -> None:
-    brain = two_jobs(PowerCapSet(PowerCap(2000.0)))
-    rest = reading(brain, a=1000.0, b=400.0)
+    driver = two_jobs(PowerCapSet(PowerCap(2000.0)))
+    rest = reading(driver, a=1000.0, b=400.0)
     more = PowerMetered(rest.watts + 700.0, rest.slots, rest.job_w, rest.steady)  # hosts, fans
-    plan = brain.at(1.0, more)
+    plan = driver.at(1.0, more)
     assert plan.decided
     assert plan.power_w <= 2000.0
-    assert has(brain, "a") == (4, 0)
+    assert has(driver, "a") == (4, 0)
 
 
 def test_a_reading_of_jobs_that_are_gone_is_no_fault() -> None:
-    brain = two_jobs(PowerCapSet(PowerCap(2000.0)))
-    brain.at(1.0, PowerMetered(1500.0, np.array([63, 5]), np.array([100.0, 1.0]), np.ones(2, bool)))
+    driver = two_jobs(PowerCapSet(PowerCap(2000.0)))
+    driver.at(1.0, PowerMetered(1500.0, np.array([63, 5]), np.array([100.0, 1.0]), np.ones(2, bool)))
 
 
 def test_a_belief_that_turns_out_dearer_is_acted_on_at_once() -> None:
-    brain = two_jobs(PowerCapSet(PowerCap(2000.0)))
-    plan = brain.at(1.0, CostLearned("linear", "A100", table([8.0, 4.0, 2.0, 1.0], (120.0, 400.0))))
+    driver = two_jobs(PowerCapSet(PowerCap(2000.0)))
+    plan = driver.at(1.0, CostLearned("linear", "A100", table([8.0, 4.0, 2.0, 1.0], (120.0, 400.0))))
     assert plan.decided
-    assert (has(brain, "a"), has(brain, "b")) == ((4, 0), (4, 0))
-    assert not brain.at(2.0, CostLearned("linear", "A100", LINEAR)).decided
+    assert (has(driver, "a"), has(driver, "b")) == ((4, 0), (4, 0))
+    assert not driver.at(2.0, CostLearned("linear", "A100", LINEAR)).decided
 
 
 def test_a_node_that_comes_back_idles_and_counts() -> None:
-    brain = Brain(Told({0: (4, 1)}))
-    brain.at(0.0, submitted("a"), NodeFailed("a100-1"), PowerCapSet(PowerCap(1200.0)))
-    assert has(brain, "a") == (4, 1)
-    assert brain.at(1.0, NodeRecovered("a100-1")).decided
-    assert has(brain, "a") == (4, 0)
+    driver = SchedulerDriver(Told({0: (4, 1)}))
+    driver.at(0.0, submitted("a"), NodeFailed("a100-1"), PowerCapSet(PowerCap(1200.0)))
+    assert has(driver, "a") == (4, 1)
+    assert driver.at(1.0, NodeRecovered("a100-1")).decided
+    assert has(driver, "a") == (4, 0)
 
 
 # ---- nodes that sleep ----
@@ -374,9 +374,9 @@ def test_no_more_nodes_are_woken_than_may_be_awake(watts: float, woken: int) -> 
 
 
 def test_two_types_of_gpus_share_a_cap() -> None:
-    brain = Brain(Told({0: (4, 1), 1: (2, 1)}), "1x4:A100+1x2:T4")
-    brain.at(0.0, submitted("a", gpu_type="A100"), submitted("t", gpu_type="T4"), PowerCapSet(PowerCap(1000.0)))
-    assert (has(brain, "a"), has(brain, "t")) == ((4, 0), (2, 1))  # either loses a fifth: four GPUs save more
-    plan = brain.at(1.0, PowerCapSet(PowerCap(900.0)))
-    assert (has(brain, "a"), has(brain, "t")) == ((4, 0), (2, 0))
+    driver = SchedulerDriver(Told({0: (4, 1), 1: (2, 1)}), "1x4:A100+1x2:T4")
+    driver.at(0.0, submitted("a", gpu_type="A100"), submitted("t", gpu_type="T4"), PowerCapSet(PowerCap(1000.0)))
+    assert (has(driver, "a"), has(driver, "t")) == ((4, 0), (2, 1))  # either loses a fifth: four GPUs save more
+    plan = driver.at(1.0, PowerCapSet(PowerCap(900.0)))
+    assert (has(driver, "a"), has(driver, "t")) == ((4, 0), (2, 0))
     assert plan.power_w == pytest.approx(6 * HALF_W)

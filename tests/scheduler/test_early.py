@@ -22,7 +22,7 @@ from powerflow.scheduler.plan import Plan
 from powerflow.scheduler.rules.compose import with_rules
 from powerflow.scheduler.rules.power_limit import PowerLimit
 from powerflow.scheduler.rules.protection import Protection
-from tests.scheduler.situations import Brain, Told, submitted
+from tests.scheduler.situations import SchedulerDriver, Told, submitted
 
 FULL = 1
 
@@ -36,107 +36,107 @@ def started(plan: Plan) -> dict[str, int]:
 
 @pytest.mark.parametrize("policy", ["prices", "fifo", "srtf", "tiresias", "gandiva", "afs", "optimus", "pollux"])
 def test_who_comes_beside_free_gpus_starts_at_once_and_nobody_else_is_touched(policy: str) -> None:
-    brain = Brain(policy)
-    brain.at(0, submitted("a", gpus=2, gpus_max=2))
-    assert started(brain.at(10, submitted("b", gpus=4, gpus_min=4, gpus_max=4))) == {"b": 4}
-    assert brain.row("a")["gpus"] == 2
-    due = brain.at(60)
+    driver = SchedulerDriver(policy)
+    driver.at(0, submitted("a", gpus=2, gpus_max=2))
+    assert started(driver.at(10, submitted("b", gpus=4, gpus_min=4, gpus_max=4))) == {"b": 4}
+    assert driver.row("a")["gpus"] == 2
+    due = driver.at(60)
     assert due.decided
     assert not due.early
     assert not [change for change in due.changes if change.moved], "the decision finds nothing to move"
 
 
 def test_a_decision_is_still_due_when_it_was() -> None:
-    brain = Brain("fifo")
-    brain.at(0, submitted("a"))
-    plan = brain.at(59, submitted("b"))
+    driver = SchedulerDriver("fifo")
+    driver.at(0, submitted("a"))
+    plan = driver.at(59, submitted("b"))
     assert (plan.decided, plan.early, plan.wake_s) == (True, True, 60.0)
 
 
 def test_nobody_overtakes_the_head_of_the_queue() -> None:
-    brain = Brain("fifo")
-    brain.at(0, submitted("a", gpus=2))
-    assert started(brain.at(10, submitted("big", gpus=8))) == {}
-    assert started(brain.at(20, submitted("small", gpus=1))) == {}
-    assert started(brain.at(30, Completed("a"), submitted("last"))) == {"big": 8}
+    driver = SchedulerDriver("fifo")
+    driver.at(0, submitted("a", gpus=2))
+    assert started(driver.at(10, submitted("big", gpus=8))) == {}
+    assert started(driver.at(20, submitted("small", gpus=1))) == {}
+    assert started(driver.at(30, Completed("a"), submitted("last"))) == {"big": 8}
 
 
 def test_a_job_that_is_tried_again_starts_at_once() -> None:
-    brain = Brain("prices")
-    brain.at(0, submitted("a", gpus_max=2))
-    plan = brain.at(10, Failed("a", retry=True, done=100.0))
+    driver = SchedulerDriver("prices")
+    driver.at(0, submitted("a", gpus_max=2))
+    plan = driver.at(10, Failed("a", retry=True, done=100.0))
     assert started(plan) == {"a": 2}
     assert plan.reasons()["a"].sentence() == "resumed on 2 GPUs at 1400 MHz"
 
 
 def test_a_job_whose_node_failed_starts_on_another_and_one_that_waits_on_a_node_that_is_back() -> None:
-    brain = Brain("fifo")
-    brain.at(0, submitted("a", gpus=4))
-    home = brain.scheduler.pools["A100"].occupancy.placement(brain.scheduler.slot("a"))[0].node
-    assert started(brain.at(10, NodeFailed(home))) == {"a": 4}
-    assert started(brain.at(20, submitted("b", gpus=4))) == {}
-    assert started(brain.at(30, NodeRecovered(home))) == {"b": 4}
+    driver = SchedulerDriver("fifo")
+    driver.at(0, submitted("a", gpus=4))
+    home = driver.scheduler.pools["A100"].occupancy.placement(driver.scheduler.slot("a"))[0].node
+    assert started(driver.at(10, NodeFailed(home))) == {"a": 4}
+    assert started(driver.at(20, submitted("b", gpus=4))) == {}
+    assert started(driver.at(30, NodeRecovered(home))) == {"b": 4}
 
 
 def test_a_job_that_was_preempted_waits_for_the_decision() -> None:
-    brain = Brain(Told({0: (8, FULL)}))
-    brain.at(0, submitted("a"))
-    brain.tell({1: (2, FULL)})
-    brain.at(60, submitted("b"))
-    assert brain.row("a")["gpus"] == 0
-    brain.tell({0: (2, FULL), 1: (2, FULL), 2: (4, FULL)})
-    assert started(brain.at(70, submitted("c"))) == {"c": 4}, "to go on costs it a pause: that is for a decision"
-    brain.tell({0: (2, FULL), 2: (4, FULL)})
-    assert [change.job_id for change in brain.at(120).changes] == ["b", "a"]
+    driver = SchedulerDriver(Told({0: (8, FULL)}))
+    driver.at(0, submitted("a"))
+    driver.tell({1: (2, FULL)})
+    driver.at(60, submitted("b"))
+    assert driver.row("a")["gpus"] == 0
+    driver.tell({0: (2, FULL), 1: (2, FULL), 2: (4, FULL)})
+    assert started(driver.at(70, submitted("c"))) == {"c": 4}, "to go on costs it a pause: that is for a decision"
+    driver.tell({0: (2, FULL), 2: (4, FULL)})
+    assert [change.job_id for change in driver.at(120).changes] == ["b", "a"]
 
 
 def test_what_falls_free_is_shared_out_by_the_next_decision_unless_a_job_comes() -> None:
-    brain = Brain("fifo")
-    brain.at(0, submitted("a", gpus=8))
-    assert not brain.at(10, submitted("b", gpus=4)).decided
-    assert not brain.at(20, Completed("a")).decided
-    assert started(brain.at(30, submitted("c", gpus=4))) == {"b": 4, "c": 4}
+    driver = SchedulerDriver("fifo")
+    driver.at(0, submitted("a", gpus=8))
+    assert not driver.at(10, submitted("b", gpus=4)).decided
+    assert not driver.at(20, Completed("a")).decided
+    assert started(driver.at(30, submitted("c", gpus=4))) == {"b": 4, "c": 4}
 
 
 def test_where_a_decision_would_give_more_than_is_free_a_job_starts_on_what_is_free() -> None:
-    brain = Brain("afs")
-    brain.at(0, submitted("a", 1e5, gpus=4, gpus_max=4))
-    view = brain.scheduler.view(brain.scheduler.pools["A100"], 10.0)
+    driver = SchedulerDriver("afs")
+    driver.at(0, submitted("a", 1e5, gpus=4, gpus_max=4))
+    view = driver.scheduler.view(driver.scheduler.pools["A100"], 10.0)
     assert view.jobs["gpus"].tolist() == [4]
-    plan = brain.at(10, submitted("b", 10.0))
-    assert brain.row("a")["gpus"] == 4
+    plan = driver.at(10, submitted("b", 10.0))
+    assert driver.row("a")["gpus"] == 4
     assert started(plan).get("b", 0) <= 4
 
 
 @pytest.mark.parametrize("promise", [{"protected": True, "max_slowdown": 0.0}, {"keeps": True}])
 def test_who_must_not_run_on_fewer_starts_whole_or_waits(promise: dict[str, Any]) -> None:
-    brain = Brain(Protection(Told({0: (4, FULL)})))
-    brain.at(0, submitted("a"))
-    policy = brain.scheduler.policies["A100"]
+    driver = SchedulerDriver(Protection(Told({0: (4, FULL)})))
+    driver.at(0, submitted("a"))
+    policy = driver.scheduler.policies["A100"]
     assert isinstance(policy, Protection)
     policy.inner = Told({1: (8, FULL)})
-    assert started(brain.at(10, submitted("b", gpus=8, **promise))) == {}
-    assert [change.gpus for change in brain.at(60).changes] == [0, 8]
+    assert started(driver.at(10, submitted("b", gpus=8, **promise))) == {}
+    assert [change.gpus for change in driver.at(60).changes] == [0, 8]
 
 
 def test_a_job_that_would_stand_on_more_nodes_than_it_needs_waits_for_the_decision() -> None:
-    brain = Brain(Told({0: (2, FULL), 1: (2, FULL), 2: (2, FULL), 3: (2, FULL)}))
-    brain.at(0, *(submitted(name) for name in "abcd"))
-    occupancy = brain.scheduler.pools["A100"].occupancy
-    homes = {name: occupancy.placement(brain.scheduler.slot(name))[0].node for name in "abcd"}
+    driver = SchedulerDriver(Told({0: (2, FULL), 1: (2, FULL), 2: (2, FULL), 3: (2, FULL)}))
+    driver.at(0, *(submitted(name) for name in "abcd"))
+    occupancy = driver.scheduler.pools["A100"].occupancy
+    homes = {name: occupancy.placement(driver.scheduler.slot(name))[0].node for name in "abcd"}
     one, other = (next(n for n in "abcd" if homes[n] == node) for node in sorted(set(homes.values())))
-    brain.tell({"abcd".index(n): (2, FULL) for n in "abcd" if n not in (one, other)} | {4: (4, FULL)})
-    assert started(brain.at(10, Cancelled(one), Cancelled(other), submitted("e"))) == {}
-    assert brain.row("e")["since_s"] == 10.0
-    assert [change.job_id for change in brain.at(60).changes if change.reason.gpus_before == 0] == ["e"]
+    driver.tell({"abcd".index(n): (2, FULL) for n in "abcd" if n not in (one, other)} | {4: (4, FULL)})
+    assert started(driver.at(10, Cancelled(one), Cancelled(other), submitted("e"))) == {}
+    assert driver.row("e")["since_s"] == 10.0
+    assert [change.job_id for change in driver.at(60).changes if change.reason.gpus_before == 0] == ["e"]
 
 
 def test_who_would_exceed_a_budgets_limit_waits() -> None:
     # one GPU adds 250 − 50 = 200 W at full clock, as told
     for limit_w, starts in ((500.0, {"b": 1}), (300.0, {})):
-        brain = Brain(PowerLimit(Told({0: (1, FULL), 1: (1, FULL)})))
-        brain.at(0, EnergyTerms(0.0, {}, {"": limit_w}), submitted("a"))
-        assert started(brain.at(10, submitted("b"))) == starts
+        driver = SchedulerDriver(PowerLimit(Told({0: (1, FULL), 1: (1, FULL)})))
+        driver.at(0, EnergyTerms(0.0, {}, {"": limit_w}), submitted("a"))
+        assert started(driver.at(10, submitted("b"))) == starts
 
 
 def test_who_would_exceed_a_power_cap_waits_and_so_does_one_that_a_cap_would_meet_before_the_decision() -> None:
@@ -147,29 +147,29 @@ def test_who_would_exceed_a_power_cap_waits_and_so_does_one_that_a_cap_would_mee
         (750.0, 45.0, {}),
         (750.0, 400.0, {"b": 1}),
     ):
-        brain = Brain(Told({0: (1, FULL), 1: (1, FULL)}))
-        brain.at(-1.0, PowerCapSet(PowerCap(watts, start_s=start_s)))
-        brain.at(0, submitted("a"))
-        plan = brain.at(10, submitted("b"))
+        driver = SchedulerDriver(Told({0: (1, FULL), 1: (1, FULL)}))
+        driver.at(-1.0, PowerCapSet(PowerCap(watts, start_s=start_s)))
+        driver.at(0, submitted("a"))
+        plan = driver.at(10, submitted("b"))
         assert started(plan) == starts
         if plan.early:
-            assert plan.power_w == pytest.approx(brain.scheduler.caps.drawn_w(brain.scheduler.caps.scopes()[0]))
+            assert plan.power_w == pytest.approx(driver.scheduler.caps.drawn_w(driver.scheduler.caps.scopes()[0]))
 
 
 def test_who_stays_on_a_node_that_drains_stays_until_the_decision() -> None:
-    brain = Brain("fifo")
-    brain.at(0, submitted("a", gpus=2))
-    home = brain.scheduler.pools["A100"].occupancy.placement(brain.scheduler.slot("a"))[0].node
-    assert started(brain.at(10, NodeDrained(home), submitted("b", gpus=2))) == {"b": 2}
-    occupancy = brain.scheduler.pools["A100"].occupancy
-    assert occupancy.placement(brain.scheduler.slot("a"))[0].node == home
-    assert occupancy.placement(brain.scheduler.slot("b"))[0].node != home
-    assert [change.job_id for change in brain.at(60).changes] == ["a"]
+    driver = SchedulerDriver("fifo")
+    driver.at(0, submitted("a", gpus=2))
+    home = driver.scheduler.pools["A100"].occupancy.placement(driver.scheduler.slot("a"))[0].node
+    assert started(driver.at(10, NodeDrained(home), submitted("b", gpus=2))) == {"b": 2}
+    occupancy = driver.scheduler.pools["A100"].occupancy
+    assert occupancy.placement(driver.scheduler.slot("a"))[0].node == home
+    assert occupancy.placement(driver.scheduler.slot("b"))[0].node != home
+    assert [change.job_id for change in driver.at(60).changes] == ["a"]
 
 
 def test_all_rules_together_let_a_newcomer_start_at_once() -> None:
-    brain = Brain(with_rules(Prices()))
-    brain.at(0, submitted("a", gpus_max=2))
-    assert started(brain.at(10, submitted("b", gpus_max=2))) == {"b": 2}
-    assert started(brain.at(20, submitted("c", gpus=4, gpus_min=4, gpus_max=4, keeps=True))) == {"c": 4}
-    assert not [change for change in brain.at(60).changes if change.moved]
+    driver = SchedulerDriver(with_rules(Prices()))
+    driver.at(0, submitted("a", gpus_max=2))
+    assert started(driver.at(10, submitted("b", gpus_max=2))) == {"b": 2}
+    assert started(driver.at(20, submitted("c", gpus=4, gpus_min=4, gpus_max=4, keeps=True))) == {"c": 4}
+    assert not [change for change in driver.at(60).changes if change.moved]

@@ -9,16 +9,16 @@ import pytest
 from powerflow.scheduler.plan import Plan, Reason, Why
 from powerflow.scheduler.scheduler import Scheduler
 from powerflow.testing.invariants import check
-from tests.scheduler.situations import Brain, Told, submitted
+from tests.scheduler.situations import SchedulerDriver, Told, submitted
 
 Break = Callable[[Scheduler, Plan], object]
 
 
 def _situation() -> tuple[Scheduler, Plan]:
     """Job a on four GPUs, job b on two, job c waits."""
-    brain = Brain(Told({0: (4, 1), 1: (2, 0)}))
-    plan = brain.at(0, submitted("a"), submitted("b"), submitted("c", gpus_min=4))
-    return brain.scheduler, plan
+    driver = SchedulerDriver(Told({0: (4, 1), 1: (2, 0)}))
+    plan = driver.at(0, submitted("a"), submitted("b"), submitted("c", gpus_min=4))
+    return driver.scheduler, plan
 
 
 def _row(column: str, slot: int, value: float) -> Break:

@@ -15,7 +15,7 @@ from powerflow.scheduler.events import Cancelled, Leaving, Submitted
 from powerflow.scheduler.plan import Why
 from powerflow.scheduler.rules.compose import with_rules
 from tests.policy.views import make_view, views
-from tests.scheduler.situations import Brain, submitted
+from tests.scheduler.situations import SchedulerDriver, submitted
 
 
 def rigid(name: str, gpus: int) -> Submitted:
@@ -54,22 +54,22 @@ def test_a_budget_that_leaves_it_nothing_slows_it() -> None:
 
 
 def test_nobody_gets_the_gpus_of_who_still_leaves() -> None:
-    brain = Brain(with_rules(load("prices")), "1x4:A100")
-    brain.at(0, rigid("a", 2))
-    plan = brain.at(60, Leaving("a"), rigid("b", 2), rigid("c", 2))
+    driver = SchedulerDriver(with_rules(load("prices")), "1x4:A100")
+    driver.at(0, rigid("a", 2))
+    plan = driver.at(60, Leaving("a"), rigid("b", 2), rigid("c", 2))
     assert {change.job_id for change in plan.changes} == {"b"}
     assert plan.reasons()["c"].why is Why.WAITS_GPUS
-    occupancy, slot = brain.scheduler.pools["A100"].occupancy, brain.scheduler.slot
+    occupancy, slot = driver.scheduler.pools["A100"].occupancy, driver.scheduler.slot
     a, b = ({gpu for share in occupancy.placement(slot(name)) for gpu in share.gpus} for name in "ab")
     assert a.isdisjoint(b)
-    plan = brain.at(120, Cancelled("a"))
+    plan = driver.at(120, Cancelled("a"))
     assert {change.job_id for change in plan.changes} == {"c"}
 
 
 def test_a_first_job_need_not_wait_for_the_interval() -> None:
-    brain = Brain(with_rules(load("prices")), "1x4:A100")
-    brain.at(0, submitted("a"))
-    brain.at(1, Cancelled("a"))
-    brain.at(60.0)
-    assert brain.at(61.0, submitted("b")).decided
-    assert not brain.at(62.0, submitted("c")).decided, "now there is somebody whom it could upset"
+    driver = SchedulerDriver(with_rules(load("prices")), "1x4:A100")
+    driver.at(0, submitted("a"))
+    driver.at(1, Cancelled("a"))
+    driver.at(60.0)
+    assert driver.at(61.0, submitted("b")).decided
+    assert not driver.at(62.0, submitted("c")).decided, "now there is somebody whom it could upset"

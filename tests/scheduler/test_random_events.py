@@ -1,4 +1,4 @@
-"""Whatever happens, in whatever order, the brain stays sound: every built-in policy, every event, many times over."""
+"""Whatever happens, in whatever order, the scheduler stays sound: every built-in policy, every event, many times over."""
 
 from __future__ import annotations
 

@@ -9,45 +9,45 @@ from powerflow.scheduler.events import Acting, Cancelled, CostLearned, Failed, N
 from powerflow.scheduler.plan import Reason, Why
 from powerflow.scheduler.reasons import beneficiaries
 from powerflow.scheduler.rules.rollout import Rollout
-from tests.scheduler.situations import Brain, Told, submitted, table
+from tests.scheduler.situations import SchedulerDriver, Told, submitted, table
 
 FULL, HALF = 1, 0  # clocks
 
 
-def told() -> Brain:
+def told() -> SchedulerDriver:
     """A cluster of 2 × 4 GPUs that does as it is told; jobs are numbered by submission."""
-    return Brain(Told())
+    return SchedulerDriver(Told())
 
 
 def test_started_then_resumed() -> None:
-    brain = told()
-    brain.tell({0: (2, FULL)})
-    reason = brain.at(0, submitted("a")).reasons()["a"]
+    driver = told()
+    driver.tell({0: (2, FULL)})
+    reason = driver.at(0, submitted("a")).reasons()["a"]
     assert (reason.why, reason.gpus_before, reason.gpus) == (Why.STARTED, 0, 2)
     assert (reason.clock_before_mhz, reason.clock_mhz) == (0.0, 1400.0)
     assert reason.sentence() == "started on 2 GPUs at 1400 MHz"
-    brain.tell({0: (1, HALF)})
-    plan = brain.at(60, Failed("a", retry=True))  # its run broke off: it starts a second time
+    driver.tell({0: (1, HALF)})
+    plan = driver.at(60, Failed("a", retry=True))  # its run broke off: it starts a second time
     assert plan.reasons()["a"].why is Why.RESUMED
     assert plan.reasons()["a"].sentence() == "resumed on 1 GPU at 700 MHz"
 
 
 def test_grown() -> None:
-    brain = told()
-    brain.tell({0: (2, FULL)})
-    brain.at(0, submitted("a"))
-    brain.tell({0: (8, FULL)})
-    plan = brain.at(60, submitted("b"))
+    driver = told()
+    driver.tell({0: (2, FULL)})
+    driver.at(0, submitted("a"))
+    driver.tell({0: (8, FULL)})
+    plan = driver.at(60, submitted("b"))
     assert plan.reasons()["a"].why is Why.GROWN
     assert plan.reasons()["a"].sentence() == "grown from 2 to 8 GPUs"
 
 
 def test_shrunk_for_the_job_that_got_the_gpus() -> None:
-    brain = told()
-    brain.tell({0: (8, FULL)})
-    brain.at(0, submitted("a"))
-    brain.tell({0: (4, FULL), 1: (4, FULL)})
-    plan = brain.at(60, submitted("b"))
+    driver = told()
+    driver.tell({0: (8, FULL)})
+    driver.at(0, submitted("a"))
+    driver.tell({0: (4, FULL), 1: (4, FULL)})
+    plan = driver.at(60, submitted("b"))
     assert plan.reasons()["a"].why is Why.SHRUNK
     assert plan.reasons()["a"].beneficiary == "b"
     assert plan.reasons()["a"].sentence() == "shrunk from 8 to 4 GPUs for b"
@@ -55,24 +55,24 @@ def test_shrunk_for_the_job_that_got_the_gpus() -> None:
 
 
 def test_shrunk_for_nobody() -> None:
-    brain = told()
-    brain.tell({0: (8, FULL)})
-    brain.at(0, submitted("a"))
-    brain.tell({0: (1, FULL)})
-    assert brain.at(60, submitted("b")).reasons()["a"].sentence() == "shrunk from 8 to 1 GPU"
+    driver = told()
+    driver.tell({0: (8, FULL)})
+    driver.at(0, submitted("a"))
+    driver.tell({0: (1, FULL)})
+    assert driver.at(60, submitted("b")).reasons()["a"].sentence() == "shrunk from 8 to 1 GPU"
 
 
 def test_preempted_for_the_job_that_got_the_gpus() -> None:
-    brain = told()
-    brain.tell({0: (8, FULL)})
-    brain.at(0, submitted("a"))
-    brain.tell({1: (8, FULL)})
-    plan = brain.at(60, submitted("b"))
+    driver = told()
+    driver.tell({0: (8, FULL)})
+    driver.at(0, submitted("a"))
+    driver.tell({1: (8, FULL)})
+    plan = driver.at(60, submitted("b"))
     assert [(c.job_id, c.gpus, c.clock_mhz) for c in plan.changes] == [("a", 0, 0.0), ("b", 8, 1400.0)]
     assert plan.reasons()["a"].why is Why.PREEMPTED
     assert plan.reasons()["a"].sentence() == "preempted for b"
-    brain.tell({})
-    plan = brain.at(120, Cancelled("b"), submitted("c"))
+    driver.tell({})
+    plan = driver.at(120, Cancelled("b"), submitted("c"))
     assert plan.reasons()["a"].sentence() == "waits for GPUs"  # eight are free: it waits because it is told to
 
 
@@ -91,38 +91,38 @@ def test_reclocked_when_a_queue_forms_and_when_it_clears() -> None:
     # When 20 longer jobs wait behind it, i = 21 for it and the GPU costs 42/s: v = min(8·63, 10·48) = 480 still at
     # half: V = 480/10 − 5 = 43 against 480/8 − 20 = 40. With 40 longer ones, i = 41: v = min(8·103, 10·88) = 824 at
     # full: V = 103 − 20 = 83 against 82.4 − 5 = 77.4.
-    brain = Brain("prices", "1x1:A100", energy_price=0.1)
-    start = brain.at(0, submitted("a", 100.0))
+    driver = SchedulerDriver("prices", "1x1:A100", energy_price=0.1)
+    start = driver.at(0, submitted("a", 100.0))
     assert [(c.gpus, c.clock_mhz) for c in start.changes] == [(1, 700.0)]
     queue = [submitted(f"queue-{i}", 1e6) for i in range(40)]
-    plan = brain.at(60, *queue)
+    plan = driver.at(60, *queue)
     assert plan.reasons()["a"].why is Why.RECLOCKED
     assert plan.reasons()["a"].sentence() == "reclocked from 700 to 1400 MHz"
     assert not plan.changes[0].moved
-    plan = brain.at(120, *(Cancelled(f"queue-{i}") for i in range(40)))
+    plan = driver.at(120, *(Cancelled(f"queue-{i}") for i in range(40)))
     assert plan.reasons()["a"].sentence() == "reclocked from 1400 to 700 MHz"
 
 
 def test_a_clock_is_given_back_when_nobody_acts_on_the_job_any_more() -> None:
-    brain = Brain(Rollout(load("prices")), "1x1:A100", energy_price=0.1)
-    brain.at(0, submitted("a", 100.0))
-    plan = brain.at(60, Acting(False))
+    driver = SchedulerDriver(Rollout(load("prices")), "1x1:A100", energy_price=0.1)
+    driver.at(0, submitted("a", 100.0))
+    plan = driver.at(60, Acting(False))
     assert [(c.gpus, c.clock_mhz, c.moved) for c in plan.changes] == [(1, 1400.0, False)]
     assert plan.reasons()["a"].why is Why.GIVEN_BACK
-    assert brain.at(120, submitted("b")).reasons()["a"].why is Why.AS_ASKED
+    assert driver.at(120, submitted("b")).reasons()["a"].why is Why.AS_ASKED
 
 
 def test_moved_off_a_drained_node_at_the_next_decision() -> None:
-    brain = told()
-    brain.tell({0: (4, FULL)})
-    brain.at(0, submitted("a"))
-    occupancy = brain.scheduler.pools["A100"].occupancy
+    driver = told()
+    driver.tell({0: (4, FULL)})
+    driver.at(0, submitted("a"))
+    occupancy = driver.scheduler.pools["A100"].occupancy
     home = occupancy.placement(0)[0].node
     other = next(node.name for node in occupancy.nodes if node.name != home)
-    plan = brain.at(30, NodeDrained(home))  # too early for a decision
+    plan = driver.at(30, NodeDrained(home))  # too early for a decision
     assert (plan.decided, plan.wake_s) == (False, 60.0)
     assert occupancy.placement(0)[0].node == home
-    plan = brain.at(60)
+    plan = driver.at(60)
     assert [(c.job_id, c.gpus, c.moved) for c in plan.changes] == [("a", 4, True)]
     assert plan.reasons()["a"].why is Why.MOVED
     assert plan.reasons()["a"].sentence() == "moved"
@@ -130,21 +130,21 @@ def test_moved_off_a_drained_node_at_the_next_decision() -> None:
 
 
 def test_moved_is_said_also_where_the_clock_changes_with_it() -> None:
-    brain = told()
-    brain.tell({0: (4, FULL)})
-    brain.at(0, submitted("a"))
-    home = brain.scheduler.pools["A100"].occupancy.placement(0)[0].node
-    brain.tell({0: (4, HALF)})
-    plan = brain.at(60, NodeDrained(home))
+    driver = told()
+    driver.tell({0: (4, FULL)})
+    driver.at(0, submitted("a"))
+    home = driver.scheduler.pools["A100"].occupancy.placement(0)[0].node
+    driver.tell({0: (4, HALF)})
+    plan = driver.at(60, NodeDrained(home))
     assert plan.changes[0].moved
     assert plan.reasons()["a"].why is Why.MOVED
 
 
 def test_kept() -> None:
-    brain = told()
-    brain.tell({0: (4, FULL)})
-    brain.at(0, submitted("a"))
-    plan = brain.at(60, submitted("b"))
+    driver = told()
+    driver.tell({0: (4, FULL)})
+    driver.at(0, submitted("a"))
+    plan = driver.at(60, submitted("b"))
     assert plan.changes == []
     assert plan.reasons()["a"] == Reason(Why.KEPT, 4, 4, 1400.0, 1400.0)
     assert plan.reasons()["a"].sentence() == "kept"
@@ -155,22 +155,22 @@ def test_kept_because_rescaling_costs_more_than_it_gains(pause_s: float, why: Wh
     # Two GPUs; b runs on one, a on the other. When b ends, a could take both: step 1.0 s → 0.9 s, 10 iterations left.
     # v = min over n of T·(1 + 2·1/2·n) = min(2.0, 2.7) = 2: V(1) = 2/1 = 2, V(2) = 2/0.9 = 2.22 if rescaling is free.
     # With a pause of 600 s: pen = 1/(1 + 600·max(1/6000, (1/0.9)/10)) = 0.0148, V(2) = 0.03: it stays.
-    brain = Brain("prices", "1x2:A100")
+    driver = SchedulerDriver("prices", "1x2:A100")
     jobs = [submitted(name, 20.0, pause_s, cost_class="flat") for name in ("a", "b")]
-    assert [c.gpus for c in brain.at(0, *jobs).changes] == [1, 1]
-    plan = brain.at(60, brain.done(a=10.0), Cancelled("b"))
+    assert [c.gpus for c in driver.at(0, *jobs).changes] == [1, 1]
+    plan = driver.at(60, driver.done(a=10.0), Cancelled("b"))
     assert plan.reasons()["a"].why is why
     if why is Why.KEPT_COST:
         assert plan.reasons()["a"].sentence() == "kept because rescaling costs more than it gains"
 
 
 def test_waits_for_gpus_and_says_how_many_more() -> None:
-    brain = Brain("fifo")
-    plan = brain.at(0, submitted("a", gpus=4), submitted("b", gpus=4, gpus_min=2), submitted("c", gpus=4, gpus_min=4))
+    driver = SchedulerDriver("fifo")
+    plan = driver.at(0, submitted("a", gpus=4), submitted("b", gpus=4, gpus_min=2), submitted("c", gpus=4, gpus_min=4))
     assert plan.reasons()["c"].why is Why.WAITS_GPUS
     assert plan.reasons()["c"].short_of == 4
     assert plan.reasons()["c"].sentence() == "waits for GPUs: 4 more would do"
-    plan = brain.at(60, Cancelled("b"), submitted("d", gpus=8, gpus_min=8), submitted("e", gpus=1))
+    plan = driver.at(60, Cancelled("b"), submitted("d", gpus=8, gpus_min=8), submitted("e", gpus=1))
     assert plan.reasons()["c"].why is Why.STARTED
     assert plan.reasons()["d"].sentence() == "waits for GPUs: 8 more would do"
     assert plan.reasons()["e"].sentence() == "waits for GPUs: 1 more would do"
@@ -183,16 +183,16 @@ def test_waits_for_budget() -> None:
             self.answer = {} if view.energy_price > 0 else {0: (1, FULL)}
             return super().decide(view)
 
-    brain = Brain(Thrifty(), energy_price=0.5)
-    plan = brain.at(0, submitted("a"))
+    driver = SchedulerDriver(Thrifty(), energy_price=0.5)
+    plan = driver.at(0, submitted("a"))
     assert plan.reasons()["a"].why is Why.WAITS_BUDGET
     assert plan.reasons()["a"].sentence() == "waits for budget"
 
 
 def test_can_never_run() -> None:
-    brain = Brain("prices")
+    driver = SchedulerDriver("prices")
     never = float("inf")
-    plan = brain.at(
+    plan = driver.at(
         0, CostLearned("huge", "A100", table([never, never, never, never])), submitted("a", cost_class="huge")
     )
     assert plan.reasons()["a"].why is Why.NEVER_FITS
@@ -200,23 +200,23 @@ def test_can_never_run() -> None:
 
 
 def test_gangs_are_whole_or_hold_nothing_when_a_node_fails() -> None:
-    brain = told()
-    brain.tell({0: (8, FULL)})
-    brain.at(0, submitted("a"))
-    brain.tell({})
-    plan = brain.at(10, NodeFailed("a100-1"))
+    driver = told()
+    driver.tell({0: (8, FULL)})
+    driver.at(0, submitted("a"))
+    driver.tell({})
+    plan = driver.at(10, NodeFailed("a100-1"))
     assert not plan.decided
-    assert brain.row("a")["gpus"] == 0  # at once, even though no decision is due: half a gang is none
-    brain.tell({0: (4, FULL)})
-    plan = brain.at(60)
+    assert driver.row("a")["gpus"] == 0  # at once, even though no decision is due: half a gang is none
+    driver.tell({0: (4, FULL)})
+    plan = driver.at(60)
     assert plan.reasons()["a"].sentence() == "resumed on 4 GPUs at 1400 MHz"
 
 
 def test_the_price_of_a_gpu_stands_in_the_reason() -> None:
     # One GPU, two equal jobs: i = 2 for both, a GPU costs 2·2/1 = 4/s, v = 8·(1 + 4) = 40, V(1) = 40/8 = 5, times
     # pen = 1/(1 + 30·max(1/600, 1/8000)) = 0.952.
-    brain = Brain("prices", "1x1:A100")
-    plan = brain.at(0, submitted("a"), submitted("b"))
+    driver = SchedulerDriver("prices", "1x1:A100")
+    plan = driver.at(0, submitted("a"), submitted("b"))
     assert plan.gpu_price["A100"] == pytest.approx(5 / 1.05)
     assert plan.reasons()["a"].gpu_price == plan.gpu_price["A100"]
     assert plan.reasons()["b"].gpu_price == plan.gpu_price["A100"]

@@ -129,11 +129,11 @@ def test_nodes_that_cannot_sleep_gain_nothing() -> None:
 
 def before_emptying(energy_price: float) -> Sleepy:
     """Jobs a and b hold two GPUs each of one node, c holds one of the other, which was woken after 9000 s of sleep."""
-    brain = Sleepy(Told({0: (2, FULL), 1: (2, FULL), 2: (1, FULL)}), energy_price)
-    brain.at(60.0, submitted("a"), submitted("b"))
-    assert brain.at(150.0).asleep == ["a100-1"]
-    assert brain.at(9150.0, submitted("c")).woken == ["a100-1"]
-    return brain
+    driver = Sleepy(Told({0: (2, FULL), 1: (2, FULL), 2: (1, FULL)}), energy_price)
+    driver.at(60.0, submitted("a"), submitted("b"))
+    assert driver.at(150.0).asleep == ["a100-1"]
+    assert driver.at(9150.0, submitted("c")).woken == ["a100-1"]
+    return driver
 
 
 # The first node was used before it slept, the other slept 9000 s: the next is expected to take (150 + 0 + 9000)/3 s. It
@@ -141,23 +141,23 @@ def before_emptying(energy_price: float) -> Sleepy:
 # from λ_E = 150/1,158,500 = 1.295e-4 seconds per joule on.
 @pytest.mark.parametrize(("energy_price", "moved"), [(0.0, []), (1.29e-4, []), (1.3e-4, ["c"]), (1.0, ["c"])])
 def test_a_node_is_emptied_where_its_sleep_is_worth_the_pauses(energy_price: float, moved: list[str]) -> None:
-    brain = before_emptying(energy_price)
-    plan = brain.at(10_000.0, Completed("b"))
+    driver = before_emptying(energy_price)
+    plan = driver.at(10_000.0, Completed("b"))
     assert [change.job_id for change in plan.changes] == moved
     assert all(change.moved and change.packed and change.wake_s == 0 for change in plan.changes)
     assert {plan.reasons()[job].why for job in moved} <= {Why.MOVED}
-    assert (brain.node_of("a") == brain.node_of("c")) == bool(moved)
-    assert list(brain.at(10_150.0).asleep) == (["a100-1"] if moved else [])
+    assert (driver.node_of("a") == driver.node_of("c")) == bool(moved)
+    assert list(driver.at(10_150.0).asleep) == (["a100-1"] if moved else [])
 
 
 def test_a_job_that_moves_anyway_does_not_pay_again() -> None:
-    brain = before_emptying(1.29e-4)
-    told = brain.scheduler.policies["A100"]
+    driver = before_emptying(1.29e-4)
+    told = driver.scheduler.policies["A100"]
     assert isinstance(told, Told)
     told.answer = {0: (2, FULL), 2: (2, FULL)}  # c grows, and is placed with a
-    plan = brain.at(10_000.0, Completed("b"))
+    plan = driver.at(10_000.0, Completed("b"))
     assert [(change.job_id, change.reason.why) for change in plan.changes] == [("c", Why.GROWN)]
-    assert brain.node_of("a") == brain.node_of("c")
+    assert driver.node_of("a") == driver.node_of("c")
 
 
 # -- what happens to nodes meanwhile ----------------------------------------------------------------------------------
@@ -165,79 +165,79 @@ def test_a_job_that_moves_anyway_does_not_pay_again() -> None:
 
 def asleep() -> Sleepy:
     """Job a fills one node, the other sleeps since 150 s."""
-    brain = Sleepy(Told({0: (4, FULL), 1: (2, FULL)}))
-    brain.at(60.0, submitted("a"))
-    assert brain.at(150.0).asleep == ["a100-1"]
-    return brain
+    driver = Sleepy(Told({0: (4, FULL), 1: (2, FULL)}))
+    driver.at(60.0, submitted("a"))
+    assert driver.at(150.0).asleep == ["a100-1"]
+    return driver
 
 
 def test_a_free_gpu_that_is_awake_is_taken_before_a_node_is_woken() -> None:
-    brain = Sleepy(Told({0: (2, FULL), 1: (2, FULL), 2: (1, FULL)}))
-    brain.at(60.0, submitted("a"))
-    assert brain.at(150.0).asleep == ["a100-1"]
-    second = brain.at(1000.0, submitted("b"))
+    driver = Sleepy(Told({0: (2, FULL), 1: (2, FULL), 2: (1, FULL)}))
+    driver.at(60.0, submitted("a"))
+    assert driver.at(150.0).asleep == ["a100-1"]
+    second = driver.at(1000.0, submitted("b"))
     assert (second.woken, [change.wake_s for change in second.changes]) == ([], [0.0])
-    third = brain.at(2000.0, submitted("c"))
+    third = driver.at(2000.0, submitted("c"))
     assert (third.woken, [change.wake_s for change in third.changes]) == (["a100-1"], [120.0])
 
 
 def test_a_node_that_fails_asleep_is_not_woken_and_comes_back_awake() -> None:
-    brain = asleep()
-    brain.at(1000.0, NodeFailed("a100-1"))
-    assert brain.occupancy.up == 4
-    plan = brain.at(2000.0, NodeRecovered("a100-1"))
+    driver = asleep()
+    driver.at(1000.0, NodeFailed("a100-1"))
+    assert driver.occupancy.up == 4
+    plan = driver.at(2000.0, NodeRecovered("a100-1"))
     assert (plan.asleep, plan.wake_s) == ([], 2150.0)  # it waits as any empty node does
-    used = brain.at(2100.0, submitted("b"))
+    used = driver.at(2100.0, submitted("b"))
     assert (used.woken, [change.wake_s for change in used.changes]) == ([], [0.0])
 
 
 def test_a_node_that_fails_asleep_and_is_back_at_once_is_awake() -> None:
-    brain = asleep()
-    plan = brain.at(1000.0, NodeFailed("a100-1"), NodeRecovered("a100-1"))
+    driver = asleep()
+    plan = driver.at(1000.0, NodeFailed("a100-1"), NodeRecovered("a100-1"))
     assert (plan.asleep, plan.wake_s) == ([], 1150.0)
-    assert brain.at(1150.0).asleep == ["a100-1"]
+    assert driver.at(1150.0).asleep == ["a100-1"]
 
 
 def test_a_node_that_fails_while_it_wakes_takes_its_job_along() -> None:
-    brain = asleep()
-    assert [change.wake_s for change in brain.at(1000.0, submitted("b")).changes] == [120.0]
-    told = brain.scheduler.policies["A100"]
+    driver = asleep()
+    assert [change.wake_s for change in driver.at(1000.0, submitted("b")).changes] == [120.0]
+    told = driver.scheduler.policies["A100"]
     assert isinstance(told, Told)
     told.answer = {0: (4, FULL)}
-    brain.at(1060.0, NodeFailed("a100-1"))
-    assert brain.row_gpus("b") == 0
+    driver.at(1060.0, NodeFailed("a100-1"))
+    assert driver.row_gpus("b") == 0
     told.answer = {0: (4, FULL), 1: (2, FULL)}
-    (change,) = brain.at(5000.0, NodeRecovered("a100-1")).changes
+    (change,) = driver.at(5000.0, NodeRecovered("a100-1")).changes
     assert (change.job_id, change.reason.why, change.wake_s) == ("b", Why.RESUMED, 0.0)
 
 
 def test_a_node_that_drains_while_it_wakes_is_left() -> None:
-    brain = asleep()
-    brain.at(1000.0, submitted("b"))
-    told = brain.scheduler.policies["A100"]
+    driver = asleep()
+    driver.at(1000.0, submitted("b"))
+    told = driver.scheduler.policies["A100"]
     assert isinstance(told, Told)
     told.answer = {0: (2, FULL), 1: (2, FULL)}
-    plan = brain.at(1060.0, NodeDrained("a100-1"))
+    plan = driver.at(1060.0, NodeDrained("a100-1"))
     assert {change.job_id: (change.gpus, change.moved, change.wake_s) for change in plan.changes} == {
         "a": (2, True, 0.0),
         "b": (2, True, 0.0),
     }
-    assert brain.node_of("b") == "a100-0"
+    assert driver.node_of("b") == "a100-0"
 
 
 def test_a_node_that_is_drained_asleep_stays_off_until_it_is_woken() -> None:
-    brain = asleep()
-    brain.at(1000.0, NodeDrained("a100-1"))
-    assert brain.occupancy.up == 4
-    plan = brain.at(2000.0, NodeRecovered("a100-1"))
-    assert (plan.asleep, plan.woken, brain.occupancy.up, brain.occupancy.free) == ([], [], 8, 0)
-    used = brain.at(3000.0, submitted("b"))
+    driver = asleep()
+    driver.at(1000.0, NodeDrained("a100-1"))
+    assert driver.occupancy.up == 4
+    plan = driver.at(2000.0, NodeRecovered("a100-1"))
+    assert (plan.asleep, plan.woken, driver.occupancy.up, driver.occupancy.free) == ([], [], 8, 0)
+    used = driver.at(3000.0, submitted("b"))
     assert (used.woken, [change.wake_s for change in used.changes]) == (["a100-1"], [120.0])
 
 
 def test_a_node_that_is_drained_asleep_and_then_fails_comes_back_awake() -> None:
-    brain = asleep()
-    brain.at(1000.0, NodeDrained("a100-1"))
-    brain.at(2000.0, NodeFailed("a100-1"))
-    assert brain.at(3000.0, NodeRecovered("a100-1")).wake_s == 3150.0
-    assert brain.at(3150.0).asleep == ["a100-1"]
+    driver = asleep()
+    driver.at(1000.0, NodeDrained("a100-1"))
+    driver.at(2000.0, NodeFailed("a100-1"))
+    assert driver.at(3000.0, NodeRecovered("a100-1")).wake_s == 3150.0
+    assert driver.at(3150.0).asleep == ["a100-1"]

@@ -20,7 +20,7 @@ from powerflow.scheduler.scheduler import Scheduler
 from powerflow.scheduler.what_if import Insight, insight
 
 
-class Brain:
+class SchedulerDriver:
     """One node of four A100s; jobs of one class, an hour long on one GPU."""
 
     def __init__(self, interval_s: float = 0.0) -> None:
@@ -60,73 +60,73 @@ class Brain:
 
 
 def test_nothing_binds_a_job_alone() -> None:
-    brain = Brain()
-    brain.submit("a", 4)
-    found = brain.look("a")
+    driver = SchedulerDriver()
+    driver.submit("a", 4)
+    found = driver.look("a")
     assert found.binds == ""
     assert found.start_s is None
 
 
 def test_gpus_bind_a_job_that_waits_and_it_starts_when_they_come_free() -> None:
-    brain = Brain()
+    driver = SchedulerDriver()
     for name in "abcd":
-        brain.submit(name)
-    brain.step(600.0)
-    brain.submit("e")
-    found = brain.look("e")
+        driver.submit(name)
+    driver.step(600.0)
+    driver.submit("e")
+    found = driver.look("e")
     assert found.binds == "GPUs"
     assert [each.words for each in found.otherwise if each.limit == "GPUs"] == ["if 1 GPU more was free"]
     assert found.start_s == pytest.approx(600.0 + 3600.0, rel=0.01), "nobody has told of progress"
-    slots = np.array([brain.scheduler.slot(name) for name in "abcd"])
-    brain.step(1200.0, Progress(slots, np.full(4, 0.5 * brain.hour)))
-    assert brain.look("e").start_s == pytest.approx(1200.0 + 1800.0, rel=0.01)
+    slots = np.array([driver.scheduler.slot(name) for name in "abcd"])
+    driver.step(1200.0, Progress(slots, np.full(4, 0.5 * driver.hour)))
+    assert driver.look("e").start_s == pytest.approx(1200.0 + 1800.0, rel=0.01)
 
 
 def test_the_budget_binds() -> None:
-    brain = Brain()
-    brain.submit("a", 4)
-    brain.step(100.0, EnergyTerms(0.0, limit_w={"": 0.0}))
-    found = brain.look("a")
+    driver = SchedulerDriver()
+    driver.submit("a", 4)
+    driver.step(100.0, EnergyTerms(0.0, limit_w={"": 0.0}))
+    found = driver.look("a")
     assert found.binds == "budget"
     assert next(each for each in found.otherwise if each.limit == "budget").gpus == 4
 
 
 def test_a_power_cap_binds() -> None:
-    brain = Brain()
-    brain.submit("a", 4)
-    scope = parse_scope("cluster", brain.cluster, "scope")
-    brain.step(100.0, PowerCapSet(PowerCap(600.0, scope, 100.0)))
-    brain.step(160.0)
-    found = brain.look("a")
+    driver = SchedulerDriver()
+    driver.submit("a", 4)
+    scope = parse_scope("cluster", driver.cluster, "scope")
+    driver.step(100.0, PowerCapSet(PowerCap(600.0, scope, 100.0)))
+    driver.step(160.0)
+    found = driver.look("a")
     assert (found.binds, found.start_s) == ("cap", None)
     assert [each.limit for each in found.otherwise] == ["cap"], "what the policy says of other worlds knows of no cap"
-    brain.step(220.0, Acting(False))
-    assert not [each for each in brain.look("a").otherwise if each.limit == "cap"], "a cap spares who is watched"
+    driver.step(220.0, Acting(False))
+    assert not [each for each in driver.look("a").otherwise if each.limit == "cap"], "a cap spares who is watched"
 
 
 def test_protection_binds_who_has_to_make_room_for_it() -> None:
-    brain = Brain(interval_s=60.0)
-    brain.submit("a", 4)
-    brain.step(100.0)
-    brain.submit("p", 1, protected=True, max_slowdown=0.0)
-    assert brain.look("a").binds == "protection"
+    driver = SchedulerDriver(interval_s=60.0)
+    driver.submit("a", 4)
+    driver.step(100.0)
+    driver.submit("p", 1, protected=True, max_slowdown=0.0)
+    assert driver.look("a").binds == "protection"
 
 
 def test_minimum_run_time_and_rescale_cost_are_told_apart() -> None:
-    brain = Brain()
-    brain.submit("a", 4, least=1)
-    brain.submit("b", 4, least=1, hours=0.2)
-    brain.step(10.0)
-    limits = {each.limit for name in "ab" for each in brain.look(name).otherwise}
+    driver = SchedulerDriver()
+    driver.submit("a", 4, least=1)
+    driver.submit("b", 4, least=1, hours=0.2)
+    driver.step(10.0)
+    limits = {each.limit for name in "ab" for each in driver.look(name).otherwise}
     assert limits & {"minimum run time", "rescale cost", "GPUs", "priority"}
 
 
 def test_a_watched_job_is_told_how_many_gpus_it_lacks() -> None:
-    brain = Brain()
-    brain.step(0.0, Acting(False))
-    brain.submit("a", 2)
-    brain.submit("b", 4)
-    found = brain.look("b")
+    driver = SchedulerDriver()
+    driver.step(0.0, Acting(False))
+    driver.submit("a", 2)
+    driver.submit("b", 4)
+    found = driver.look("b")
     assert (found.binds, found.otherwise[0].words, found.otherwise[0].gpus) == ("GPUs", "if 2 GPUs more were free", 4)
     assert found.start_s is not None
 
@@ -134,18 +134,18 @@ def test_a_watched_job_is_told_how_many_gpus_it_lacks() -> None:
 def test_looking_leaves_no_trace() -> None:
     plans = []
     for looks in (0, 3):
-        brain = Brain()
+        driver = SchedulerDriver()
         for name in "abcdef":
-            brain.submit(name, 2, least=1)
+            driver.submit(name, 2, least=1)
         for _ in range(looks):
             for name in "abcdef":
-                brain.look(name)
-        brain.step(500.0, EnergyTerms(0.01))
-        rows = brain.scheduler.ledger.rows[:6]
+                driver.look(name)
+        driver.step(500.0, EnergyTerms(0.01))
+        rows = driver.scheduler.ledger.rows[:6]
         plans.append((rows["gpus"].tolist(), rows["clock"].tolist()))
     assert plans[0] == plans[1]
 
 
 def test_nobody_knows_it() -> None:
     with pytest.raises(KeyError):
-        Brain().look("x")
+        SchedulerDriver().look("x")

@@ -1,4 +1,4 @@
-"""A desk without a cluster: jobs in memory, with the rules of the real one. Tests move its jobs by hand."""
+"""A cluster without a cluster: jobs in memory, with the rules of the real one. Tests move its jobs by hand."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class FakeCluster:
         with self._lock:
             self._logs[job_id] = self._logs.get(job_id, b"") + text.encode()
 
-    # --- Desk -----------------------------------------------------------------------------------------------------
+    # --- Cluster -----------------------------------------------------------------------------------------------------
 
     def submit(self, spec: JobSpec, caller: Caller, key: str | None = None) -> tuple[JobRecord, bool]:
         with self._open():

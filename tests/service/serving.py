@@ -25,7 +25,7 @@ TOKENS = {
 
 
 def service(
-    desk: ClusterApi,
+    cluster: ClusterApi,
     *,
     hosts: Collection[str] | None = None,
     open_metrics: bool = False,
@@ -34,7 +34,9 @@ def service(
 ) -> FastAPI:
     tokens = Tokens([TokenEntry(user, role, hash_of(f"pf_{name}")) for name, (user, role) in TOKENS.items()])
     lines = json_lines(log or io.StringIO())
-    return build_app(desk, tokens, version="1.2.3", log=lines, hosts=hosts, open_metrics=open_metrics, proxies=proxies)
+    return build_app(
+        cluster, tokens, version="1.2.3", log=lines, hosts=hosts, open_metrics=open_metrics, proxies=proxies
+    )
 
 
 def bearer(name: str) -> dict[str, str]:

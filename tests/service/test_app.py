@@ -29,10 +29,10 @@ JOBS = "/api/v1/jobs"
 
 
 class Api:
-    """A real server over a fake desk, and a caller of it."""
+    """A real server over a fake cluster, and a caller of it."""
 
-    def __init__(self, desk: FakeCluster, log: io.StringIO, http: httpx.Client) -> None:
-        self.desk = desk
+    def __init__(self, cluster: FakeCluster, log: io.StringIO, http: httpx.Client) -> None:
+        self.cluster = cluster
         self.log = log
         self.http = http
 
@@ -61,10 +61,10 @@ class Api:
 
 @pytest.fixture
 def api() -> Iterator[Api]:
-    desk, log = FakeCluster(), io.StringIO()
-    app = service(desk, hosts=LOOPBACK, log=log)
+    cluster, log = FakeCluster(), io.StringIO()
+    app = service(cluster, hosts=LOOPBACK, log=log)
     with ApiServer(app) as server, httpx.Client(base_url=server.url, trust_env=False, timeout=30) as http:
-        yield Api(desk, log, http)
+        yield Api(cluster, log, http)
 
 
 def problem(answer: httpx.Response, status: int, kind: str) -> dict[str, Any]:
@@ -143,7 +143,7 @@ def test_pages_follow_one_another_to_the_end(api: Api) -> None:
 
 def test_jobs_are_filtered(api: Api) -> None:
     mine, other = api.submit(project="vision"), api.submit("other", project="nlp")
-    api.desk.run(other)
+    api.cluster.run(other)
 
     def found(**query: Any) -> list[str]:
         return [job["id"] for job in api.get(JOBS, **query).json()["items"]]
@@ -183,11 +183,11 @@ def test_the_environment_is_for_its_owner_and_operators(api: Api) -> None:
 
 def test_a_log_is_read_piece_by_piece(api: Api) -> None:
     job = api.submit()
-    api.desk.write(job, "one\ntwo\n")
+    api.cluster.write(job, "one\ntwo\n")
     first = api.get(f"{JOBS}/{job}/log", limit=4).json()
     assert (first["text"], first["offset"], first["ended"]) == ("one\n", 4, False)
     assert api.get(f"{JOBS}/{job}/log", offset=-4).json()["text"] == "two\n"
-    api.desk.end(job)
+    api.cluster.end(job)
     assert api.get(f"{JOBS}/{job}/log", offset=4).json()["ended"] is True
     problem(api.get(f"{JOBS}/{job}/log", rank="7.7.7"), 404, "not-found")
     problem(api.get(f"{JOBS}/{job}/log", rank="../../x"), 422, "invalid")
@@ -198,7 +198,7 @@ def test_events_go_on_from_where_one_was(api: Api) -> None:
     first = api.get("/api/v1/events").json()
     assert [event["kind"] for event in first["items"]] == ["submitted"]
     assert api.get("/api/v1/events", after=first["after"]).json() == {"items": [], "after": first["after"]}
-    api.desk.end(job)
+    api.cluster.end(job)
     assert [event["kind"] for event in api.get("/api/v1/events", after=first["after"]).json()["items"]] == ["completed"]
     problem(api.get("/api/v1/events", job="99"), 404, "not-found")
 
@@ -206,34 +206,34 @@ def test_events_go_on_from_where_one_was(api: Api) -> None:
 def test_who_waits_for_an_event_gets_it(api: Api) -> None:
     job = api.submit()
     asked = threading.Event()
-    original = api.desk.events
+    original = api.cluster.events
 
     def watched(**query: Any) -> Any:
         found = original(**query)
         asked.set()  # looked, and found nothing: what comes now is what is waited for
         return found
 
-    api.desk.events = watched  # type: ignore[method-assign]
+    api.cluster.events = watched  # type: ignore[method-assign]
     answers: list[httpx.Response] = []
     waiting = threading.Thread(target=lambda: answers.append(api.get("/api/v1/events", after=1, wait_s=30)))
     waiting.start()
     assert asked.wait(30)
-    api.desk.end(job)
+    api.cluster.end(job)
     waiting.join(30)
     assert [event["kind"] for event in answers[0].json()["items"]] == ["completed"]
 
 
 def test_stopping_does_not_wait_for_those_who_wait() -> None:
-    desk = FakeCluster()
-    app = service(desk)
+    cluster = FakeCluster()
+    app = service(cluster)
     asked = threading.Event()
-    original = desk.events
+    original = cluster.events
 
     def watched(**query: Any) -> Any:
         asked.set()
         return original(**query)
 
-    desk.events = watched  # type: ignore[method-assign]
+    cluster.events = watched  # type: ignore[method-assign]
     answers: list[int] = []
     server = ApiServer(app)
     server.start()
@@ -250,7 +250,7 @@ def test_stopping_does_not_wait_for_those_who_wait() -> None:
 
 
 def test_the_cluster(api: Api) -> None:
-    api.desk.run(api.submit(), gpus=2)
+    api.cluster.run(api.submit(), gpus=2)
     top = api.get("/api/v1/top", "viewer").json()
     assert (top["gpus"], top["gpus_busy"], top["running"], top["emulated"]) == (8, 2, 1, True)
     assert top["jobs_energy_j"] + top["idle_energy_j"] == top["energy_j"]
@@ -284,15 +284,15 @@ READS += [f"/api/v1/{name}" for name in ("events", "nodes", "top", "accounts")]
 def test_viewers_change_nothing(api: Api, path: str, body: Any) -> None:
     api.submit()
     problem(api.post(path, body, "viewer"), 403, "forbidden")
-    assert api.desk.job("1").record.state is JobState.QUEUED
-    assert len(api.desk.events().items) == 1
+    assert api.cluster.job("1").record.state is JobState.QUEUED
+    assert len(api.cluster.events().items) == 1
 
 
 @pytest.mark.parametrize(("path", "body"), [*WRITES[1:], *NODE_WRITES])
 def test_users_change_only_what_is_theirs(api: Api, path: str, body: Any) -> None:
     api.submit("operator")
     problem(api.post(path, body), 403, "forbidden")
-    assert len(api.desk.events().items) == 1
+    assert len(api.cluster.events().items) == 1
 
 
 def test_operators_change_everything(api: Api) -> None:
@@ -338,7 +338,7 @@ def test_without_a_token_nothing_changes(api: Api, path: str, body: Any) -> None
     api.submit()
     problem(api.http.post(path, json=body), 401, "unauthenticated")
     problem(api.http.post(path, content=b"{"), 401, "unauthenticated")
-    assert len(api.desk.events().items) == 1
+    assert len(api.cluster.events().items) == 1
 
 
 def test_every_reader_reads(api: Api) -> None:
@@ -353,7 +353,7 @@ def test_every_reader_reads(api: Api) -> None:
 def test_health_needs_no_token_and_is_503_where_the_loop_does_not_turn(api: Api) -> None:
     answer = api.http.get("/api/v1/health")
     assert (answer.status_code, answer.json()["ok"], answer.json()["version"]) == (200, True, "1.2.3")
-    api.desk.broken = UNAVAILABLE
+    api.cluster.broken = UNAVAILABLE
     assert api.http.get("/api/v1/health").status_code == 503
 
 
@@ -377,20 +377,20 @@ def test_the_document_is_openapi_3_1_with_examples_and_every_error(api: Api) -> 
 
 def test_a_store_that_cannot_be_used_is_503_and_says_when_to_ask_again(api: Api) -> None:
     for error in (UNAVAILABLE, OSError(28, "No space left on device")):
-        api.desk.broken = error
+        api.cluster.broken = error
         answer = api.post(JOBS, {"run": "true"})
         problem(answer, 503, "unavailable")
         assert answer.headers["retry-after"] == "1"
-    api.desk.broken = None
+    api.cluster.broken = None
     assert api.get(JOBS).json()["items"] == []
 
 
 def test_a_bug_shows_nothing_of_itself_and_is_in_the_log(api: Api) -> None:
-    api.desk.broken = ZeroDivisionError("secret inside")
+    api.cluster.broken = ZeroDivisionError("secret inside")
     body = problem(api.get(JOBS), 500, "internal")
     assert "secret" not in json.dumps(body)
     assert "ZeroDivisionError: secret inside" in api.logged("request failed")["exception"]
-    api.desk.broken = None
+    api.cluster.broken = None
     assert api.get(JOBS).status_code == 200
 
 
@@ -399,7 +399,7 @@ def test_a_body_has_a_limit_said_or_not(api: Api) -> None:
     headers = {**bearer("user"), "Content-Type": "application/json"}
     problem(api.http.post(JOBS, content=big, headers=headers), 413, "too-large")
     problem(api.http.post(JOBS, content=iter([big[:9], big[9:]]), headers=headers), 413, "too-large")
-    assert api.desk.events().items == []
+    assert api.cluster.events().items == []
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "localhost.evil.example", "127.0.0.1.nip.io", ""])
@@ -458,13 +458,13 @@ def test_a_port_that_is_taken_is_said_so() -> None:
 def test_a_forwarded_address_is_believed_from_a_named_proxy_only(proxies: tuple[str, ...], said: str) -> None:
     seen: list[str] = []
 
-    class Desk(FakeCluster):
+    class Cluster(FakeCluster):
         def cancel(self, job_id: str, caller: Caller) -> JobRecord:
             seen.append(caller.address)
             return super().cancel(job_id, caller)
 
     with (
-        ApiServer(service(Desk(), proxies=trusted_proxies(proxies))) as server,
+        ApiServer(service(Cluster(), proxies=trusted_proxies(proxies))) as server,
         httpx.Client(base_url=server.url, trust_env=False, timeout=30) as http,
     ):
         assert http.post(JOBS, json={"run": "true"}, headers=bearer("user")).status_code == 201
@@ -477,7 +477,7 @@ def test_a_user_has_a_bounded_number_of_requests_here_and_others_are_answered_me
     """Submissions of one user hang; reads and those of others do not, and one too many is told to come again."""
     go_on, submitting = threading.Event(), threading.Semaphore(0)
 
-    class Desk(FakeCluster):
+    class Cluster(FakeCluster):
         def submit(self, spec: JobSpec, caller: Caller, key: str | None = None) -> tuple[JobRecord, bool]:
             if caller.user == "ada":
                 submitting.release()
@@ -485,7 +485,7 @@ def test_a_user_has_a_bounded_number_of_requests_here_and_others_are_answered_me
             return super().submit(spec, caller, key)
 
     answers: list[httpx.Response] = []
-    with ApiServer(service(Desk())) as server:
+    with ApiServer(service(Cluster())) as server:
 
         def ask(role: str = "user") -> httpx.Response:
             return httpx.post(

@@ -30,8 +30,8 @@ def stack() -> Iterator[ExitStack]:
         yield stack
 
 
-def serve(stack: ExitStack, desk: FakeCluster | None = None, **limits: Any) -> str:
-    return stack.enter_context(ApiServer(service(desk or FakeCluster()), limits=replace(PATIENT, **limits))).url
+def serve(stack: ExitStack, cluster: FakeCluster | None = None, **limits: Any) -> str:
+    return stack.enter_context(ApiServer(service(cluster or FakeCluster()), limits=replace(PATIENT, **limits))).url
 
 
 def connect(stack: ExitStack, url: str, sent: bytes = b"") -> socket.socket:
@@ -117,12 +117,12 @@ def test_half_open_connections_displace_one_another_and_nobody_else(stack: ExitS
 def test_an_address_has_its_share_and_a_request_at_work_keeps_its_place(stack: ExitStack) -> None:
     entered = threading.Event()
 
-    class Desk(FakeCluster):
+    class Cluster(FakeCluster):
         def events(self, **asked: Any) -> Page[EventRecord]:
             entered.set()
             return super().events(**asked)
 
-    url = serve(stack, Desk(), per_address=4)
+    url = serve(stack, Cluster(), per_address=4)
     watch = b"GET /api/v1/events?after=99&wait_s=2 HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer pf_user\r\n\r\n"
     at_work = connect(stack, url, watch)
     assert entered.wait(PATIENCE_S)

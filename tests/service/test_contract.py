@@ -17,20 +17,20 @@ from tests.service.fake_cluster import FakeCluster
 from tests.service.serving import bearer, service
 
 
-def _desk() -> FakeCluster:
+def _cluster() -> FakeCluster:
     """Three jobs of three users, one of which has ended: names that the document gives as examples exist."""
-    desk = FakeCluster()
+    cluster = FakeCluster()
     for user in ("ada", "bob", "ops") * 4:
-        desk.submit(JobSpec(run="python train.py"), Caller(user, Role.USER))
-    desk.run("12", gpus=2)
-    desk.end("2")
-    return desk
+        cluster.submit(JobSpec(run="python train.py"), Caller(user, Role.USER))
+    cluster.run("12", gpus=2)
+    cluster.end("2")
+    return cluster
 
 
 #: A body that is too long by its schema may be too long for any: 413.
 REFUSALS = [400, 401, 403, 404, 405, 406, 409, 413, 415, 422, 428, 429, "5xx"]
 CONFIG = SchemathesisConfig.from_dict({"checks": {"negative_data_rejection": {"expected-statuses": REFUSALS}}})
-APP = service(_desk())
+APP = service(_cluster())
 APP.state.stopping = True  # as while it shuts down: who waits for events is answered at once
 schema = from_asgi(OPENAPI, APP, config=CONFIG)
 #: What a schema cannot say: a window ends after it begins; progress is a regular expression with a group; a

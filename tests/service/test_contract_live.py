@@ -1,6 +1,6 @@
-"""The real service keeps what its OpenAPI document promises: a real desk, loop and store over a fake engine.
+"""The real service keeps what its OpenAPI document promises: a real cluster, loop and store over a fake engine.
 
-What `test_contract` asks of a fake desk is asked here of everything up to the processes: the loop takes a turn after
+What `test_contract` asks of a fake cluster is asked here of everything up to the processes: the loop takes a turn after
 each request, so that what was asked for is done, and the next answer tells of it.
 """
 
@@ -28,11 +28,11 @@ from tests.service.test_contract import BEYOND, BOUNDED, CONFIG
 BENCH: list[Bench] = []
 
 
-class RealDesk:
-    """The desk of the bench, which is made when the tests run and not when they are collected."""
+class RealCluster:
+    """The cluster of the bench, which is made when the tests run and not when they are collected."""
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(BENCH[0].desk, name)
+        return getattr(BENCH[0].cluster, name)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -65,17 +65,17 @@ def _busy(bench: Bench) -> Bench:
     bench.turn(40)
     bench.steps_total = 10_000
     held = bench.submit()
-    bench.desk.hold(held, ADA)
+    bench.service.hold(held, ADA)
     for number in range(7):
         bench.submit(gpus=1 + number % 2, project="vision" if number % 2 else "")
-    bench.desk.set_budget(BudgetOrder(1e9, "day", "UTC", ""), ROOT)
-    bench.desk.set_cap(CapOrder(watts=60e3), ROOT)
-    bench.desk.set_signal(SignalOrder("tariff", constant=0.3), ROOT)
+    bench.service.set_budget(BudgetOrder(1e9, "day", "UTC", ""), ROOT)
+    bench.service.set_cap(CapOrder(watts=60e3), ROOT)
+    bench.service.set_signal(SignalOrder("tariff", constant=0.3), ROOT)
     bench.turn(20)
     return bench
 
 
-APP = service(RealDesk())
+APP = service(RealCluster())
 APP.state.stopping = True  # as while it shuts down: who waits for events is answered at once
 schema = from_asgi(OPENAPI, APP, config=CONFIG)
 

@@ -17,20 +17,20 @@ Samples = dict[str, dict[frozenset[tuple[str, str]], float]]
 
 
 @pytest.fixture
-def desk() -> FakeCluster:
-    desk = FakeCluster()
+def cluster() -> FakeCluster:
+    cluster = FakeCluster()
     for name in ('a"b\\c', "b"):
         spec = JobSpec(run="true", project="vision").model_copy(update={"name": name})
-        desk.submit(spec, Caller("ada", Role.USER))
-    desk.run("1", gpus=2, step_time_s=0.112, progress=0.25, energy_j=5000.0)
-    desk.set_budget(BudgetOrder(3.6e9, "day", "UTC", "vision"), Caller("ops", Role.OPERATOR))
-    desk.set_signal(SignalOrder("carbon", constant=360.0), Caller("ops", Role.OPERATOR))
-    return desk
+        cluster.submit(spec, Caller("ada", Role.USER))
+    cluster.run("1", gpus=2, step_time_s=0.112, progress=0.25, energy_j=5000.0)
+    cluster.set_budget(BudgetOrder(3.6e9, "day", "UTC", "vision"), Caller("ops", Role.OPERATOR))
+    cluster.set_signal(SignalOrder("carbon", constant=360.0), Caller("ops", Role.OPERATOR))
+    return cluster
 
 
 @pytest.fixture
-def samples(desk: FakeCluster) -> Samples:
-    with ApiServer(service(desk)) as server:
+def samples(cluster: FakeCluster) -> Samples:
+    with ApiServer(service(cluster)) as server:
         answer = httpx.get(f"{server.url}/metrics", headers=bearer("viewer"), trust_env=False)
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/plain; version=")
@@ -47,12 +47,12 @@ def one(samples: Samples, metric: str, /, **labels: str) -> float:
     return matches[0]
 
 
-def test_joules_of_jobs_and_idle_are_what_was_metered(samples: Samples, desk: FakeCluster) -> None:
+def test_joules_of_jobs_and_idle_are_what_was_metered(samples: Samples, cluster: FakeCluster) -> None:
     metered = sum(samples["powerflow_energy_joules_total"].values())
-    assert metered == desk.top().energy_j
+    assert metered == cluster.top().energy_j
     assert one(samples, "powerflow_energy_joules_total", account="jobs", emulated="true") == 5000.0
-    assert sum(samples["powerflow_power_watts"].values()) == desk.top().power_w
-    assert sum(samples["powerflow_gpu_power_watts"].values()) == desk.top().power_w
+    assert sum(samples["powerflow_power_watts"].values()) == cluster.top().power_w
+    assert sum(samples["powerflow_gpu_power_watts"].values()) == cluster.top().power_w
 
 
 def test_units_are_base_units(samples: Samples) -> None:
@@ -86,8 +86,8 @@ def test_names_are_escaped(samples: Samples) -> None:
     assert one(samples, "powerflow_job_gpus", name='a"b\\c', user="ada", project="vision") == 2
 
 
-def test_open_metrics_need_no_token(desk: FakeCluster) -> None:
-    with ApiServer(service(desk, open_metrics=True)) as server:
+def test_open_metrics_need_no_token(cluster: FakeCluster) -> None:
+    with ApiServer(service(cluster, open_metrics=True)) as server:
         assert httpx.get(f"{server.url}/metrics", trust_env=False).status_code == 200
         accept = {"Accept": "application/openmetrics-text; version=1.0.0"}
         answer = httpx.get(f"{server.url}/metrics", headers=accept, trust_env=False)

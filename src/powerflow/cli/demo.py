@@ -185,8 +185,8 @@ def run_jobs(
             began_s = time.monotonic()
             while True:
                 while coming and time.monotonic() - began_s >= coming[0].after_s:
-                    live.desk.submit(coming.pop(0).spec, caller)
-                top = live.desk.top()
+                    live.service.submit(coming.pop(0).spec, caller)
+                top = live.service.top()
                 shown(top, len(coming))
                 if failures:
                     raise failures[0]

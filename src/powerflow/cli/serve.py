@@ -193,7 +193,7 @@ def run_controller(
     tokens, refused = own_tokens(state), RefusedTokens()
     doorkeeper = Doorkeeper(tokens, refused, live.store.note, controller.clock, controller.notices, live.log)
     app = build_app(
-        live.desk,
+        live.service,
         tokens,
         version=__version__,
         log=live.log,

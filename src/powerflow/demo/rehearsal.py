@@ -15,7 +15,7 @@ from powerflow.cluster.spec import ClusterSpec
 from powerflow.cost.observation import Observation
 from powerflow.cost.table import Axes, CostTable
 from powerflow.job import Job
-from powerflow.live.jobs.active_job import brain_job
+from powerflow.live.jobs.active_job import scheduler_job
 from powerflow.live.jobs.cost_learning import CostLearning, class_of
 from powerflow.policy.protocol import Policy
 from powerflow.policy.registry import load
@@ -143,7 +143,7 @@ def workload(recorded: Recorded) -> Workload:
     """The live run as a workload; times count from the first submission."""
     first_s = min(job.submitted_s for job in recorded.jobs)
     jobs = [
-        brain_job(job.id, job.spec, class_of(job.spec, job.user), job.submitted_s - first_s, job.steps)
+        scheduler_job(job.id, job.spec, class_of(job.spec, job.user), job.submitted_s - first_s, job.steps)
         for job in recorded.jobs
     ]
     facts = {"Costs": "recorded while the jobs ran (measured points, a fit elsewhere)"}

@@ -1,4 +1,4 @@
-"""Fetch a signal over HTTP. The only part of this room that does I/O: the brain is given what came of it."""
+"""Fetch a signal over HTTP. The only part of this room that does I/O: the scheduler is given what came of it."""
 
 from __future__ import annotations
 

@@ -43,8 +43,8 @@ class Gang(ABC):
     #: Whether ranks learn from their mailbox that they shall leave, before they get a signal.
     told_by_mail = False
 
-    def __init__(self, yard: GangContext, order: DesiredState, book: GangRecord) -> None:
-        self.yard = yard
+    def __init__(self, context: GangContext, order: DesiredState, book: GangRecord) -> None:
+        self.context = context
         self.order = order
         self.book = book
         self.facts: list[GangEvent] = []
@@ -93,8 +93,8 @@ class Gang(ABC):
         Raises:
             EngineError: If the engine does not answer.
         """
-        now = self.yard.clock()
-        self.due_s = now + self.yard.limits.steady_poll_s
+        now = self.context.clock()
+        self.due_s = now + self.context.limits.steady_poll_s
         self._seen = self._states()
         self.trouble = ""
         self._act(now)
@@ -125,7 +125,7 @@ class Gang(ABC):
     @property
     def grace_s(self) -> float:
         """Seconds that its ranks have to save and leave: as its owner asks, as far as the administrator grants it."""
-        return min(self.order.grace_s, self.yard.limits.grace_s)
+        return min(self.order.grace_s, self.context.limits.grace_s)
 
     def leave_s(self) -> float:
         """Seconds that a rank may take to leave after it was told."""
@@ -139,10 +139,10 @@ class Gang(ABC):
     @property
     def due(self) -> bool:
         """Whether there is something to see or to do."""
-        return not self.quiet and (self.yard.clock() >= self.due_s or self._states() != self._seen)
+        return not self.quiet and (self.context.clock() >= self.due_s or self._states() != self._seen)
 
     def _states(self) -> dict[str, RankState]:
-        return {name: status.state for name, status in self.yard.statuses.get(self.job_id, {}).items()}
+        return {name: status.state for name, status in self.context.statuses.get(self.job_id, {}).items()}
 
     # What they share.
 
@@ -153,11 +153,11 @@ class Gang(ABC):
 
     def soon(self) -> None:
         """Something is under way: look again soon."""
-        self.due_s = min(self.due_s, self.yard.clock() + self.yard.limits.transit_poll_s)
+        self.due_s = min(self.due_s, self.context.clock() + self.context.limits.transit_poll_s)
 
     def status(self, name: str) -> RankStatus | None:
         """How a rank is; None if the engine does not know it."""
-        return self.yard.statuses.get(self.job_id, {}).get(name)
+        return self.context.statuses.get(self.job_id, {}).get(name)
 
     def alive(self, name: str) -> bool:
         """Whether a rank runs."""
@@ -186,7 +186,7 @@ class Gang(ABC):
 
     def running(self) -> list[str]:
         """All that is alive of this job, strays included."""
-        return [name for name in self.yard.statuses.get(self.job_id, {}) if self.alive(name)]
+        return [name for name in self.context.statuses.get(self.job_id, {}) if self.alive(name)]
 
     def slots(self, names: list[str]) -> list[Slot]:
         """GPUs of these ranks."""
@@ -194,7 +194,7 @@ class Gang(ABC):
 
     def free(self, slots: list[Slot]) -> bool:
         """Whether nobody is on any of these GPUs."""
-        return not any(slot in self.yard.owners for slot in slots)
+        return not any(slot in self.context.owners for slot in slots)
 
     def enlist(self, node: str, gpus: tuple[int, ...]) -> str:
         """Name a new rank; it is launched once the book is saved."""
@@ -209,7 +209,7 @@ class Gang(ABC):
         ``argv`` is what to run in place of the job's own line.
         """
         entry = self.book.ranks[name]
-        now = self.yard.clock()
+        now = self.context.clock()
         if entry.launched:
             return True
         if now < self._launch_s:
@@ -217,7 +217,7 @@ class Gang(ABC):
             self.due_s = min(self.due_s, self._launch_s)
             return False
         try:
-            self.yard.launch(self.order, RankName.parse(name), entry.node, entry.gpus, seen, extra, argv)
+            self.context.launch(self.order, RankName.parse(name), entry.node, entry.gpus, seen, extra, argv)
         except Fenced:
             raise  # another controller has gone further: ours must not go on
         except (EngineError, OSError) as error:
@@ -256,7 +256,7 @@ class Gang(ABC):
         running = self.running()
         for name in running:
             with contextlib.suppress(EngineError, OSError):
-                self.yard.engine.signal(RankName.parse(name), signal.SIGKILL)
+                self.context.engine.signal(RankName.parse(name), signal.SIGKILL)
         if not running and not self.told():
             self.book.ranks.clear()
             self.facts.append(GangFailed(self.job_id, self.book.epoch, None, why, (), None, final=True))
@@ -264,7 +264,7 @@ class Gang(ABC):
     def last_lines(self, name: str, count: int = 20) -> tuple[str, ...]:
         """End of a rank's log."""
         try:
-            piece, _ = self.yard.engine.log(RankName.parse(name), -8192, 8192)
+            piece, _ = self.context.engine.log(RankName.parse(name), -8192, 8192)
         except (KeyError, ValueError, EngineError, OSError):
             return ()
         return tuple(piece.decode("utf-8", "replace").splitlines()[-count:])
@@ -272,11 +272,11 @@ class Gang(ABC):
     def press(self, name: str, push: StopSignal, within_s: float) -> None:
         """Ask a rank to leave, at least so hard; if it has not within that time, harder."""
         pressure = self._pressures.get(name)
-        now = self.yard.clock()
+        now = self.context.clock()
         if pressure is None or pressure.push < push:
             number = (None, signal.SIGTERM, signal.SIGKILL)[push]
             if number is not None:
-                self.yard.engine.signal(RankName.parse(name), number)
+                self.context.engine.signal(RankName.parse(name), number)
             self._pressures[name] = StopAttempt(push, now, now + within_s)
         self.soon()
 
@@ -288,7 +288,7 @@ class Gang(ABC):
         """The time of a rank that was only told begins now, if it does not hold its GPU for ever that way."""
         pressure = self._pressures.get(name)
         if pressure is not None and pressure.push is StopSignal.TOLD:
-            pressure.due_s = min(self.yard.clock(), pressure.since_s + most_s) + within_s
+            pressure.due_s = min(self.context.clock(), pressure.since_s + most_s) + within_s
 
     def clear(self) -> None:
         """Deal with the ends of all ranks at once: nothing of this job runs any more."""
@@ -315,7 +315,7 @@ class Gang(ABC):
         try:
             self._save()
             if self._fenced < self.book.epoch:
-                self.yard.engine.fence(self.job_id, self.book.epoch)
+                self.context.engine.fence(self.job_id, self.book.epoch)
                 self._fenced = self.book.epoch
             if not self.book.killed and self.book.failure is None:
                 self.carry_out(now)
@@ -327,14 +327,14 @@ class Gang(ABC):
     def _save(self) -> None:
         if self._saved:
             return
-        old, keep = self.book.ended, self.yard.limits.ended_kept
+        old, keep = self.book.ended, self.context.limits.ended_kept
         self.book.ended = old[-keep:]
-        path = self.yard.book_path(self.job_id)
+        path = self.context.book_path(self.job_id)
         path.parent.mkdir(parents=True, exist_ok=True)
         self.book.save(path)
         self._saved = True
         for name in old[:-keep]:
-            self.yard.engine.forget(RankName.parse(name))
+            self.context.engine.forget(RankName.parse(name))
 
     def _push_on(self, now: float) -> None:
         """Ask those who shall leave; those who were asked and stay, harder."""
@@ -349,9 +349,9 @@ class Gang(ABC):
                 del self._pressures[name]
             elif now >= pressure.due_s and pressure.push is StopSignal.KILLED:
                 del self._pressures[name]
-                self.press(name, StopSignal.KILLED, self.yard.limits.kill_s)
+                self.press(name, StopSignal.KILLED, self.context.limits.kill_s)
             elif now >= pressure.due_s:
-                self.press(name, StopSignal(pressure.push + 1), self.yard.limits.kill_s)
+                self.press(name, StopSignal(pressure.push + 1), self.context.limits.kill_s)
             else:
                 self.soon()
 
@@ -360,7 +360,7 @@ class Gang(ABC):
         failure = self.book.failure
         running = self.running()
         for name in running:
-            self.press(name, StopSignal.TERMINATED, self.grace_s if failure is None else self.yard.limits.kill_s)
+            self.press(name, StopSignal.TERMINATED, self.grace_s if failure is None else self.context.limits.kill_s)
         if running:
             return
         if failure is None:

@@ -34,10 +34,10 @@ class InPlace(Gang):
 
     told_by_mail = True
 
-    def __init__(self, yard: GangContext, order: DesiredState, book: GangRecord) -> None:
-        super().__init__(yard, order, book)
-        self.news = ReportReader(yard.mailbox(order.job_id))
-        self._watch = HangDetector(yard.limits)
+    def __init__(self, context: GangContext, order: DesiredState, book: GangRecord) -> None:
+        super().__init__(context, order, book)
+        self.news = ReportReader(context.mailbox(order.job_id))
+        self._watch = HangDetector(context.limits)
         self._losses = Losses()
         self._posted = -1  # generation that is in the mailbox
         self._lost_since: float | None = None
@@ -60,7 +60,7 @@ class InPlace(Gang):
 
     def leave_s(self) -> float:
         """Its grace, or as long as it takes to get to the end of a step, as far as it may be either."""
-        return max(self.grace_s, min(_STEPS_TO_LEAVE * self._step_s, self.yard.limits.grace_s))
+        return max(self.grace_s, min(_STEPS_TO_LEAVE * self._step_s, self.context.limits.grace_s))
 
     def carry_out(self, now: float) -> None:
         """Post the target, then launch whom it names."""
@@ -70,7 +70,7 @@ class InPlace(Gang):
             nodes = len({member.node for member in members})
             spec = self.order.spec
             most = (spec.batch.local_max if spec.batch else None) or 0
-            outside_s = spec.limits.between_steps or self.yard.limits.between_s
+            outside_s = spec.limits.between_steps or self.context.limits.between_s
             target = Target(book.generation, members, most, max(nodes, 1), spec.checkpoint.every, outside_s)
             try:
                 self.news.post(target, self.order.user)
@@ -87,7 +87,7 @@ class InPlace(Gang):
         if self.order.spec.checkpoint.dir is None:
             return {}
         name = f"checkpoint-{self.job_id}-{self.book.mark}.pt"
-        return {CHECKPOINT_FILE: str(self.yard.checkpoint_dir(self.order) / name)}
+        return {CHECKPOINT_FILE: str(self.context.checkpoint_dir(self.order) / name)}
 
     def decide(self, now: float) -> None:
         """See who ended and how, mend, and go for the order."""
@@ -145,7 +145,7 @@ class InPlace(Gang):
                 self.facts.append(Rescaled(self.job_id, pause_s, book.trained_gpus, gpus))
             elif book.left_gpus:
                 trained_s = max(report.timed_s for report in members)
-                pause_s = max(0.0, self.yard.clock() - book.left_s - trained_s)
+                pause_s = max(0.0, self.context.clock() - book.left_s - trained_s)
                 self.facts.append(Rescaled(self.job_id, pause_s, book.left_gpus, gpus))
             book.left_gpus = 0
             if book.trained_gpus != gpus:
@@ -189,7 +189,7 @@ class InPlace(Gang):
         for name in running:
             report = reports.get(name)
             if report is None or report.generation == 0:  # a newcomer that will never be needed
-                self.press(name, StopSignal.TERMINATED, self.yard.limits.kill_s)
+                self.press(name, StopSignal.TERMINATED, self.context.limits.kill_s)
             elif report.phase in WAITING and report.phase is not Phase.DONE:  # waits for those who have gone
                 self.press(name, StopSignal.TOLD, self.grace_s)
         self._kill_hung(reports, now)  # who left the loop early may save for long, but not for ever
@@ -240,7 +240,11 @@ class InPlace(Gang):
         trained = [name for name in living if name in reports and reports[name].generation > 0]
         noticed = all(reports[name].phase in (Phase.BROKEN, Phase.DONE) for name in trained)
         unnoticed = all(name not in reports or reports[name].generation == 0 for name in lost)
-        if living and now < self._lost_since + self.yard.limits.settle_s and not (trained and (noticed or unnoticed)):
+        if (
+            living
+            and now < self._lost_since + self.context.limits.settle_s
+            and not (trained and (noticed or unnoticed))
+        ):
             return  # its peers may be about to end as well, and then there is nothing to mend
         self._lost_since = None
         first = next((name for name in lost if self._badly(name, reports)), None)
@@ -251,7 +255,7 @@ class InPlace(Gang):
             return
         first = first or lost[0]
         self._count_loss(reports)
-        if not living or (book.trained_gpus and not trained) or self._losses.count > self.yard.limits.losses:
+        if not living or (book.trained_gpus and not trained) or self._losses.count > self.context.limits.losses:
             again = f" ({self._losses.count} times without a step in between)" if self._losses.count > 1 else ""
             self.fail(GangFailure(self.code(first), f"{first} {self._reason(first, reports)}{again}", first))
             return
@@ -272,11 +276,11 @@ class InPlace(Gang):
             return
         if self._apart_since is None:
             self._apart_since = now
-        if now < self._apart_since + self.yard.limits.rejoin_s:
+        if now < self._apart_since + self.context.limits.rejoin_s:
             return
         self._apart_since = None
         self._count_loss(reports)
-        if self._losses.count > self.yard.limits.losses:
+        if self._losses.count > self.context.limits.losses:
             notes = [report.note for report in members if report is not None and report.note]
             reason = f"its ranks cannot form a group: {(notes or ['they do not say why'])[0]}"
             self.fail(GangFailure(None, reason, book.members[0]))
@@ -305,7 +309,7 @@ class InPlace(Gang):
         if self.code(name) == 0 and self._badly(name, reports):
             note = "somebody else told it to leave"
         if name in self._silent:
-            note = f"it said nothing for {self.yard.limits.start_s:.0f} s; {_NEVER_JOINED}"
+            note = f"it said nothing for {self.context.limits.start_s:.0f} s; {_NEVER_JOINED}"
         return f"{how_it_ended(self.code(name))}{': ' + note if note else ''}"
 
     def _kill_hung(self, reports: dict[str, RankReport], now: float) -> None:
@@ -318,7 +322,7 @@ class InPlace(Gang):
             if not self.pressed(name):
                 self.facts.append(Hung(self.job_id, name, what))
                 self._silent |= set() if self.book.joined or reports else {name}
-            self.press(name, StopSignal.KILLED, self.yard.limits.kill_s)
+            self.press(name, StopSignal.KILLED, self.context.limits.kill_s)
 
     def _all_trained(self, reports: dict[str, RankReport]) -> bool:
         """Whether those who train have come to the end, and only do what their script does after its loop."""
@@ -336,7 +340,7 @@ class InPlace(Gang):
             self.book.tell_to_leave([name for name in late if name in self.book.ranks])
             self.changed()
         for name in filter(self.alive, late):
-            self.press(name, StopSignal.TERMINATED, self.yard.limits.kill_s)
+            self.press(name, StopSignal.TERMINATED, self.context.limits.kill_s)
 
     # What the order asks for.
 
@@ -385,7 +389,7 @@ class InPlace(Gang):
         if missing and not stay:
             self.news.sweep()
         if leave and not stay and book.trained_gpus:
-            book.left_gpus, book.left_s = book.trained_gpus, self.yard.clock()
+            book.left_gpus, book.left_s = book.trained_gpus, self.context.clock()
         for name in leave:
             if not book.ranks[name].launched:
                 book.drop(name)
@@ -404,4 +408,4 @@ class InPlace(Gang):
             and self.news.generation() < self.book.generation
         ):
             for name in leaving:
-                self.hold(name, self.leave_s(), self.yard.limits.start_s)
+                self.hold(name, self.leave_s(), self.context.limits.start_s)

@@ -67,7 +67,7 @@ class Gangs:
         look_at_ranks: MeetingProbe = look,
     ) -> None:
         self._on_defect = on_defect
-        self._yard = GangContext(engine, Path(directory), environment, limits, interpreter, clock, look_at_ranks)
+        self._context = GangContext(engine, Path(directory), environment, limits, interpreter, clock, look_at_ranks)
         self._gangs: dict[str, Gang] = {}
         self._engine_trouble = ""
         self._torn: dict[str, str] = {}  # jobs whose book says nothing, and why
@@ -75,7 +75,7 @@ class Gangs:
     @property
     def most_grace_s(self) -> float:
         """Most seconds that a job gets to save and leave, whatever it asks for."""
-        return self._yard.limits.grace_s
+        return self._context.limits.grace_s
 
     def epoch_of(self, job_id: str) -> int:
         """Epoch of the last order that a job's book has taken; -1 where it has none.
@@ -94,9 +94,9 @@ class Gangs:
             EngineError: If the engine does not answer.
             OSError: If a book cannot be read.
         """
-        self._yard.look()
+        self._context.look()
         self.apply(orders)
-        for job_id, ranks in self._yard.statuses.items():
+        for job_id, ranks in self._context.statuses.items():
             if job_id not in self._gangs and any(status.state is RankState.RUNNING for status in ranks.values()):
                 epoch = max(status.name.epoch for status in ranks.values())
                 self._gang(DesiredState(job_id, epoch, JobSpec(run="true"), ())).kill()
@@ -129,7 +129,7 @@ class Gangs:
         What could not be done is told by `troubles`, and tried again by the next call.
         """
         try:
-            self._yard.look()
+            self._context.look()
             self._engine_trouble = ""
         except EngineError as error:
             self._engine_trouble = f"the engine does not answer: {error}"
@@ -165,19 +165,19 @@ class Gangs:
 
     def holding(self) -> dict[Slot, str]:
         """GPUs on which a process of some job is alive, as the last `poll` saw it, and whose."""
-        return dict(self._yard.owners)
+        return dict(self._context.owners)
 
     def next_due_s(self) -> float:
         """When, on this object's clock, `poll` wants to be called again at the latest; inf: when there is news."""
         if self._engine_trouble:
-            return self._yard.clock() + self._yard.limits.steady_poll_s
+            return self._context.clock() + self._context.limits.steady_poll_s
         return min((gang.due_s for gang in self._gangs.values() if not gang.quiet), default=math.inf)
 
     def standing(self, job_id: str) -> list[dict[str, Any]]:
         """How each of a job's `ranks` is, as the engine says, and where it stands, as it says itself if it does."""
         names = self.ranks(job_id)
-        known = self._yard.statuses.get(job_id, {})
-        said = ReportReader(self._yard.mailbox(job_id)).read([name for name in names if name in known])
+        known = self._context.statuses.get(job_id, {})
+        said = ReportReader(self._context.mailbox(job_id)).read([name for name in names if name in known])
         return [_standing(name, known.get(name), said.get(name)) for name in names]
 
     def ranks(self, job_id: str) -> list[str]:
@@ -198,7 +198,7 @@ class Gangs:
         name = rank if rank is not None else ranks[0] if ranks else None
         if name is None or name not in ranks:
             raise KeyError(rank)
-        return self._yard.engine.log(RankName.parse(name), offset, limit)
+        return self._context.engine.log(RankName.parse(name), offset, limit)
 
     def last_lines(self, job_id: str, count: int = 20, rank: str | None = None) -> list[str]:
         """Last lines that a rank wrote; [] where there is nothing."""
@@ -214,25 +214,25 @@ class Gangs:
         if gang is not None and not gang.quiet:
             return
         for name in self.ranks(job_id):
-            self._yard.engine.forget(RankName.parse(name))
+            self._context.engine.forget(RankName.parse(name))
         self._gangs.pop(job_id, None)
-        self._yard.book_path(job_id).unlink(missing_ok=True)
+        self._context.book_path(job_id).unlink(missing_ok=True)
 
     def close(self) -> None:
         """Let go; ranks run on."""
-        self._yard.matcher.close()
+        self._context.matcher.close()
 
     def _gang(self, order: DesiredState) -> Gang:
         gang = self._gangs.get(order.job_id)
         if gang is None:
             kind = InPlace if order.spec.rescale == "in-place" else Scripts
-            gang = self._gangs[order.job_id] = kind(self._yard, order, self._book(order.job_id))
+            gang = self._gangs[order.job_id] = kind(self._context, order, self._book(order.job_id))
         return gang
 
     def _book(self, job_id: str) -> GangRecord:
         if not _JOB_ID.fullmatch(job_id):
             raise InputError(f"{job_id!r} cannot be a job's id", fix="use letters, digits, - and _")
-        path = self._yard.book_path(job_id)
+        path = self._context.book_path(job_id)
         try:
             return GangRecord.load(path)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -240,7 +240,7 @@ class Gangs:
             return GangRecord()
 
     def _see_owners(self) -> None:
-        self._yard.owners = {
+        self._context.owners = {
             slot: job_id
             for job_id, gang in self._gangs.items()
             for name in gang.book.ranks

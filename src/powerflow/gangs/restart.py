@@ -31,8 +31,8 @@ _NEVER_MET = "call torch.distributed.init_process_group in it, or submit it with
 class Scripts(Gang):
     """See the module."""
 
-    def __init__(self, yard: GangContext, order: DesiredState, book: GangRecord) -> None:
-        super().__init__(yard, order, book)
+    def __init__(self, context: GangContext, order: DesiredState, book: GangRecord) -> None:
+        super().__init__(context, order, book)
         self._told_epoch = -1
         self._told_step = (-1, -1)
         self._log: tuple[str, LogProgress] | None = None  # whose log is followed
@@ -53,7 +53,7 @@ class Scripts(Gang):
         """Launch the members."""
         entries = [(name, self.book.ranks[name].node, self.book.ranks[name].gpus) for name in self.book.members]
         try:
-            plans = lay_out(self.order.spec, entries, self.book.port, self.yard.interpreter)
+            plans = lay_out(self.order.spec, entries, self.book.port, self.context.interpreter)
         except InputError as error:
             self.fail(GangFailure(None, f"cannot be started: {error}", final=True))
             return
@@ -161,9 +161,9 @@ class Scripts(Gang):
         if meeting is None:
             whole = self._formed == book.generation
             launched = len(book.members) < ranks
-            meeting = self._meeting = Meeting(self.yard.look_at_ranks, book.port, launched, now, whole)
+            meeting = self._meeting = Meeting(self.context.look_at_ranks, book.port, launched, now, whole)
         alone = next((name for name in gone if self.code(name) == 0), None)
-        late = now - meeting.since_s > self.yard.limits.meet_s
+        late = now - meeting.since_s > self.context.limits.meet_s
         steps = self._told_step[0] == book.generation
         running = [s for s in map(self.status, book.members) if s is not None and s.state is RankState.RUNNING]
         processes = [RankProcess(status.pid, status.started_s) for status in running]
@@ -189,7 +189,7 @@ class Scripts(Gang):
             return True
         first = book.members[0]
         if self._log is None or self._log[0] != first:
-            self._log = first, LogProgress(pattern, self.yard.matcher)
+            self._log = first, LogProgress(pattern, self.context.matcher)
             self._first = None
             self._still_s, self._still_since_step = now, self._formed == book.generation
         log = self._log[1]
@@ -198,7 +198,7 @@ class Scripts(Gang):
             if not matched:
                 break
             try:
-                piece, offset = self.yard.engine.log(RankName.parse(first), log.offset, _PIECE)
+                piece, offset = self.context.engine.log(RankName.parse(first), log.offset, _PIECE)
             except (KeyError, EngineError):
                 return True
             if not piece:
@@ -265,7 +265,7 @@ class Scripts(Gang):
 
         How often it tells one must be known: some tell every epoch only. After the last step it may do what it likes.
         """
-        book, limits, work = self.book, self.yard.limits, self.order.spec.work
+        book, limits, work = self.book, self.context.limits, self.order.spec.work
         if not book.gap_s or self._log is None or self._log[0] not in book.members or self._log[1].given_up:
             return False
         first, steps = self._log[0], self._log[1].steps

@@ -97,7 +97,7 @@ class LiveCluster:
     """A live cluster whose controller has not turned yet; `close` lets go of it, and ranks run on."""
 
     controller: Controller
-    desk: ClusterService
+    service: ClusterService
     engine: LocalEngine
     emulation: Emulation | None
     store: Store
@@ -200,8 +200,8 @@ def build(settings: ClusterSettings, log: Any) -> LiveCluster:
         controller.notices |= {f"left out: {words}": f"left out: {words}" for words in left_out}
         controller.notices |= {f"pairing {number}": notice for number, notice in enumerate(paired.notices)}
         undo.pop_all()
-    desk = ClusterService(controller, _may_run(as_user), left_out)
-    return LiveCluster(controller, desk, engine, emulation, store, spec, axes, log, claims)
+    service = ClusterService(controller, _may_run(as_user), left_out)
+    return LiveCluster(controller, service, engine, emulation, store, spec, axes, log, claims)
 
 
 def _claims(gpus: Sequence[Gpu], emulation: Emulation | None) -> GpuClaims:

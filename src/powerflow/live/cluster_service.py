@@ -68,7 +68,7 @@ def _anybody(user: str, directory: str | None) -> str:
 
 
 class ClusterService:
-    """The `powerflow.api.cluster_api.Desk` of a controller.
+    """The `powerflow.api.cluster_api.ClusterApi` of a controller.
 
     Args:
         controller: Whose.
@@ -93,7 +93,7 @@ class ClusterService:
     # -- jobs -----------------------------------------------------------------------------------------------------
 
     def submit(self, spec: JobSpec, caller: Caller, key: str | None = None) -> tuple[JobRecord, bool]:
-        """See `Desk`."""
+        """See `ClusterApi`."""
         self._check(spec, caller)
         if key is None or not self._store.knows_key(caller.user, key):
             self._check_crowd(caller.user)
@@ -111,12 +111,12 @@ class ClusterService:
         after: str | None = None,
         limit: int = 100,
     ) -> Page[JobRecord]:
-        """See `Desk`."""
+        """See `ClusterApi`."""
         page = self._store.jobs(states, user, project, after, limit)
         return Page([self._record(job) for job in page.items], page.next)
 
     def job(self, job_id: str) -> JobDetail:
-        """See `Desk`."""
+        """See `ClusterApi`."""
         job = self._store.job(job_id)
         entry = self._controller.snapshot.get(job_id)
         held = {node: list(gpus) for node, gpus in entry.placement} if entry else {}
@@ -124,22 +124,22 @@ class ClusterService:
         return JobDetail(self._record(job), job.spec, held, ranks, job.last_lines)
 
     def cancel(self, job_id: str, caller: Caller) -> JobRecord:
-        """See `Desk`."""
+        """See `ClusterApi`."""
         return self._change(job_id, caller, JobState.CANCELLED, "ended", "cancelled")
 
     def hold(self, job_id: str, caller: Caller) -> JobRecord:
-        """See `Desk`."""
+        """See `ClusterApi`."""
         return self._change(job_id, caller, JobState.HELD, "held", "held")
 
     def release(self, job_id: str, caller: Caller) -> JobRecord:
-        """See `Desk`."""
+        """See `ClusterApi`."""
         job = self._own(job_id, caller)
         if job.state is not JobState.HELD:
             raise Refused(f"job {job_id} is {job.state.value}, not held")
         return self._change(job_id, caller, JobState.QUEUED, "released", "released")
 
     def explain(self, job_id: str) -> Explanation:
-        """See `Desk`."""
+        """See `ClusterApi`."""
         job = self._store.job(job_id)
         price = self._scheduler.energy_price
         entry = self._controller.snapshot.get(job_id)
@@ -165,7 +165,7 @@ class ClusterService:
         return self._foretold(said, entry, pool.gpu_type, best)
 
     def log(self, job_id: str, *, rank: str | None = None, offset: int = 0, limit: int = 65536) -> LogChunk:
-        """See `Desk`."""
+        """See `ClusterApi`."""
         job = self._store.job(job_id)
         gangs = self._controller.gangs
         names = gangs.ranks(job_id)
@@ -188,25 +188,25 @@ class ClusterService:
     # -- the cluster ----------------------------------------------------------------------------------------------
 
     def events(self, *, after: int = 0, job_id: str | None = None, limit: int = 100) -> Page[EventRecord]:
-        """See `Desk`."""
+        """See `ClusterApi`."""
         if job_id is not None:
             self._store.job(job_id)
         return self._store.events(after, job_id, limit)
 
     def nodes(self) -> Sequence[NodeRecord]:
-        """See `Desk`."""
+        """See `ClusterApi`."""
         return [self._node(name) for name in self._controller.power.node_names()]
 
     def drain(self, node: str, caller: Caller, reason: str) -> NodeRecord:
-        """See `Desk`."""
+        """See `ClusterApi`."""
         return self._set_node(node, caller, "drained", reason, "drained")
 
     def resume(self, node: str, caller: Caller) -> NodeRecord:
-        """See `Desk`."""
+        """See `ClusterApi`."""
         return self._set_node(node, caller, "up", "", "resumed")
 
     def top(self) -> Top:
-        """See `Desk`."""
+        """See `ClusterApi`."""
         controller, power = self._controller, self._controller.power
         first, counts = self._store.front((JobState.RUNNING, JobState.QUEUED, JobState.HELD), TOP_JOBS)
         metered_j, jobs_j, idle_j = power.totals_j()
@@ -236,15 +236,15 @@ class ClusterService:
         )
 
     def caps(self) -> Sequence[CapRecord]:
-        """See `Desk`."""
+        """See `ClusterApi`."""
         return self._controller.rules.caps.show(self._controller.clock())
 
     def cap_csv(self, number: int) -> str:
-        """See `Desk`."""
+        """See `ClusterApi`."""
         return self._controller.rules.caps.csv(number)
 
     def set_cap(self, order: CapOrder, caller: Caller) -> CapRecord:
-        """See `Desk`."""
+        """See `ClusterApi`."""
         _operator(caller, "set power caps")
         if not self._controller.rules.stages.anybody():
             raise Refused(
@@ -255,7 +255,7 @@ class ClusterService:
         return record
 
     def lift_cap(self, scope: str, caller: Caller) -> Sequence[CapRecord]:
-        """See `Desk`."""
+        """See `ClusterApi`."""
         _operator(caller, "lift power caps")
         records = self._controller.rules.caps.lift(scope, caller, self._controller.clock())
         self._controller.tell("caps", scope)
@@ -275,70 +275,70 @@ class ClusterService:
         }
 
     def modes(self) -> Sequence[ModeRecord]:
-        """See `Desk`."""
+        """See `ClusterApi`."""
         return self._controller.rules.stages.show(self._controller.clock())
 
     def savings(self) -> SavingsRecord | None:
-        """See `Desk`."""
+        """See `ClusterApi`."""
         return self._controller.rules.savings.show()
 
     def set_mode(self, order: ModeOrder, caller: Caller) -> Sequence[ModeRecord]:
-        """See `Desk`."""
+        """See `ClusterApi`."""
         _operator(caller, "say how far PowerFlow is let in")
         self._controller.rules.stages.set(order, caller, self._controller.clock())
         self._controller.tell("mode", "")  # before anything else can go wrong
         return self.modes()
 
     def decisions(self, job_id: str, *, after: int = 0, limit: int = 100) -> Page[DecisionRecord]:
-        """See `Desk`."""
+        """See `ClusterApi`."""
         self._store.job(job_id)
         return self._store.decisions(job_id, after, limit)
 
     def budgets(self) -> Sequence[BudgetRecord]:
-        """See `Desk`."""
+        """See `ClusterApi`."""
         return self._controller.rules.budgets.show(self._controller.clock())
 
     def set_budget(self, order: BudgetOrder, caller: Caller) -> BudgetRecord:
-        """See `Desk`."""
+        """See `ClusterApi`."""
         _operator(caller, "set energy budgets")
         record = self._controller.rules.budgets.set(order, caller, self._controller.clock())
         self._controller.ring()
         return record
 
     def drop_budget(self, project: str, caller: Caller) -> BudgetRecord:
-        """See `Desk`."""
+        """See `ClusterApi`."""
         _operator(caller, "drop energy budgets")
         record = self._controller.rules.budgets.drop(project, caller, self._controller.clock())
         self._controller.ring()
         return record
 
     def signals(self) -> Sequence[SignalRecord]:
-        """See `Desk`."""
+        """See `ClusterApi`."""
         return self._signals.show(self._controller.clock())
 
     def set_signal(self, order: SignalOrder, caller: Caller) -> SignalRecord:
-        """See `Desk`."""
+        """See `ClusterApi`."""
         _operator(caller, "set signals")
         return self._signals.set(order, caller, self._controller.clock())
 
     def drop_signal(self, kind: Kind, caller: Caller) -> SignalRecord:
-        """See `Desk`."""
+        """See `ClusterApi`."""
         _operator(caller, "drop signals")
         return self._signals.drop(kind, caller, self._controller.clock())
 
     def audit(self, *, after: int = 0, limit: int = 100) -> Page[AuditRecord]:
-        """See `Desk`."""
+        """See `ClusterApi`."""
         return self._store.audit(after, limit)
 
     def accounts(self, *, since_s: float, until_s: float, by: str) -> Accounts:
-        """See `Desk`."""
+        """See `ClusterApi`."""
         items, signals = self._store.accounts(since_s, until_s, by), self._signals.signals()
         if not signals:
             return Accounts(items)
         return priced(items, self._store.hourly(since_s, until_s, by), signals)
 
     def healthy(self) -> Mapping[str, Any]:
-        """See `Desk`."""
+        """See `ClusterApi`."""
         since_s = self._controller.clock() - self._controller.turned_s
         return {"ok": since_s < self._controller.settings.lease_s / 3, "since_turn_s": since_s}
 

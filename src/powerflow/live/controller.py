@@ -1,6 +1,6 @@
 """Body two: real time around the same scheduler object that the simulator drives.
 
-One thread turns the loop; each turn takes what happened, lets the brain decide, writes the intent to the store, and
+One thread turns the loop; each turn takes what happened, lets the scheduler decide, writes the intent to the store, and
 only then acts. Nothing is believed before it is stored: while the store cannot be written, ranks run on, facts wait in
 their queue, and no plan is carried out. A controller that is killed at any moment leaves a store and ranks from which
 the next one goes on (`start`).
@@ -40,7 +40,7 @@ from powerflow.live.jobs.gang_events import BATCHES, PAUSES, GangEvents
 from powerflow.live.jobs.job_table import JobTable, update_of
 from powerflow.live.jobs.step_timing import STEPS
 from powerflow.live.troubles import tell_troubles
-from powerflow.live.wall_clock import BrainTime, WallClock, moved
+from powerflow.live.wall_clock import SchedulerTime, WallClock, moved
 from powerflow.scheduler import events as scheduler_events
 from powerflow.scheduler.ledger import advance
 from powerflow.scheduler.plan import QUIET, Plan
@@ -89,7 +89,7 @@ class Controller:
     """The loop over the scheduler, and everything it keeps in memory.
 
     Args:
-        scheduler: The brain, fresh.
+        scheduler: The scheduler, fresh.
         store: What outlives us.
         engine: Where ranks run.
         gangs: Turns intents into ranks.
@@ -134,9 +134,11 @@ class Controller:
         self._log = log
         self._inbox: deque[News] = deque()
         self._nodes_up = {n.name: True for pool in scheduler.pools.values() for n in pool.occupancy.nodes}
-        self._brain_time = BrainTime()
-        self.governance = GovernanceStep(rules, self._roster, scheduler, store, self._advance, log, self._brain_time)
-        self._questions = ExplainRequests(scheduler, self._advance, log, self._brain_time)
+        self._scheduler_time = SchedulerTime()
+        self.governance = GovernanceStep(
+            rules, self._roster, scheduler, store, self._advance, log, self._scheduler_time
+        )
+        self._questions = ExplainRequests(scheduler, self._advance, log, self._scheduler_time)
         self._gpu_service = GpuService(power, engine, store, self._roster, gangs.holding, log)
         self._measuring = Measurement(power, self._roster, scheduler, self.governance, self._gpu_service, gangs.holding)
         self._facts = GangEvents(
@@ -170,7 +172,7 @@ class Controller:
         self._bell.set()
 
     def inquire(self, job_id: str, wait_s: float = 2.0) -> Insight | None:
-        """What the brain can say of a job: the loop is asked, since nobody else may look into it. Any thread.
+        """What the scheduler can say of a job: the loop is asked, since nobody else may look into it. Any thread.
 
         None: it does not know the job, or the loop has no time.
         """
@@ -221,7 +223,9 @@ class Controller:
                 self._roster.introduce(entry)
                 if entry.placement:
                     shares = tuple(NodeShare(node, gpus) for node, gpus in entry.placement)
-                    self._roster.events.append(scheduler_events.Adopted(entry.id, entry.gpu_type, shares, entry.clock_mhz))
+                    self._roster.events.append(
+                        scheduler_events.Adopted(entry.id, entry.gpu_type, shares, entry.clock_mhz)
+                    )
         self.store.intend([self.entries[job_id].intent() for job_id in self._roster.unstored], now_s)
         self._roster.unstored.clear()
         self.gangs.adopt(orders)
@@ -363,7 +367,7 @@ class Controller:
         self._roster.retry(now_s)
         self._guarded(self._measure, now_s)
         decided = (self._roster.events or now_s >= self._wake_s) and self._decide(now_s)
-        for governs in self.governance.steps:  # when the brain has heard of every job
+        for governs in self.governance.steps:  # when the scheduler has heard of every job
             self._guarded(governs, now_s)
         self._guarded(self._act, now_s)
         self._guarded(self._tune, now_s)
@@ -378,10 +382,10 @@ class Controller:
     def _now(self) -> float:
         """The present. Where the machine's clock was set, moments that were noted before move with it."""
         now_s, set_s = self.clock.both() if isinstance(self.clock, WallClock) else (self.clock(), 0.0)
-        by_s = set_s - self._brain_time.set_s
+        by_s = set_s - self._scheduler_time.set_s
         if by_s:
             self._log.warning("the machine's clock was set", by_s=by_s)
-            self._roster.events.append(self._brain_time.follow(set_s))
+            self._roster.events.append(self._scheduler_time.follow(set_s))
             self._wake_s, self._saved_s, self.turned_s = (
                 moved(moment_s, by_s) for moment_s in (self._wake_s, self._saved_s, self.turned_s)
             )
@@ -433,7 +437,7 @@ class Controller:
                 entry = self.entries.get(news.name)
                 if entry is not None:
                     self._roster.write_down(entry)
-                    self._roster.forget_in_brain(entry)
+                    self._roster.withdraw_from_scheduler(entry)
                     self.gangs.kill(entry.id)
                     self.rules.chronicle.forget(entry.id)
                     self._roster.drop(entry)
@@ -441,7 +445,7 @@ class Controller:
                 entry = self.entries.get(news.name)
                 if entry is not None and not entry.held:
                     entry.held = True
-                    self._roster.forget_in_brain(entry)
+                    self._roster.withdraw_from_scheduler(entry)
                     self._roster.give_back(entry, "held")
             case "released":
                 entry = self.entries.get(news.name)
@@ -487,15 +491,15 @@ class Controller:
     # -- decisions ------------------------------------------------------------------------------------------------
 
     def _decide(self, now_s: float) -> bool:
-        """Ask the brain; True if it decided. What it decided waits to be stored."""
+        """Ask the scheduler; True if it decided. What it decided waits to be stored."""
         if self._draining:
             return False
         events, self._roster.events = self._roster.events, []
-        told = [self._progress(), *map(self._brain_time.told, events)]
-        plan = self.scheduler.step(self._brain_time.brain(now_s), told)
-        self._wake_s = self._brain_time.wall(plan.wake_s)
+        told = [self._progress(), *map(self._scheduler_time.told, events)]
+        plan = self.scheduler.step(self._scheduler_time.scheduler(now_s), told)
+        self._wake_s = self._scheduler_time.wall(plan.wake_s)
         for ignored in plan.ignored:
-            self._log.info("the brain passes over", what=ignored)
+            self._log.info("the scheduler passes over", what=ignored)
         if plan.decided:
             self._note(plan, now_s)
             self.governance.decided(plan, now_s)
@@ -510,7 +514,7 @@ class Controller:
         return scheduler_events.Progress(np.array(slots, np.int64), np.array(done))
 
     def _advance(self) -> None:
-        """The brain is to know of all progress up to now."""
+        """The scheduler is to know of all progress up to now."""
         now = self._progress()
         if len(now.slots):
             advance(self.scheduler.ledger.rows["done"], now.slots, now.done)

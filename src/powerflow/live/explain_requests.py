@@ -1,4 +1,4 @@
-"""Questions about jobs that only the brain can answer: anybody asks, the loop looks."""
+"""Questions about jobs that only the scheduler can answer: anybody asks, the loop looks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from powerflow.live.wall_clock import BrainTime
+from powerflow.live.wall_clock import SchedulerTime
 from powerflow.scheduler.scheduler import Scheduler
 from powerflow.scheduler.what_if import Insight, insight
 
@@ -24,17 +24,19 @@ class ExplainRequest:
 
 
 class ExplainRequests:
-    """What is asked of one brain.
+    """What is asked of one scheduler.
 
     Args:
-        scheduler: The brain; the loop's alone.
+        scheduler: The scheduler; the loop's alone.
         advance: Tells it of all progress up to now.
         log: A structlog logger.
-        brain_time: What the brain calls now.
+        scheduler_time: What the scheduler calls now.
     """
 
-    def __init__(self, scheduler: Scheduler, advance: Callable[[], None], log: Any, brain_time: BrainTime) -> None:
-        self._scheduler, self._advance, self._log, self._brain_time = scheduler, advance, log, brain_time
+    def __init__(
+        self, scheduler: Scheduler, advance: Callable[[], None], log: Any, scheduler_time: SchedulerTime
+    ) -> None:
+        self._scheduler, self._advance, self._log, self._scheduler_time = scheduler, advance, log, scheduler_time
         self._asked: deque[ExplainRequest] = deque()
 
     def ask(self, job_id: str) -> ExplainRequest:
@@ -49,7 +51,7 @@ class ExplainRequests:
     def answer(self, now_s: float) -> None:
         """Answer one that was left: with many jobs that takes a while, and the loop has other things to do. The loop.
 
-        Of a job that it does not know the brain has nothing to say, and neither where looking fails: that is a bug,
+        Of a job that it does not know the scheduler has nothing to say, and neither where looking fails: that is a bug,
         which is logged, but nobody's question may end the controller.
         """
         if not self._asked:
@@ -58,8 +60,8 @@ class ExplainRequests:
         try:
             if question.job_id in self._scheduler.ledger.slot_of:
                 self._advance()
-                said = insight(self._scheduler, question.job_id, self._brain_time.brain(now_s))
-                start_s = None if said.start_s is None else self._brain_time.wall(said.start_s)
+                said = insight(self._scheduler, question.job_id, self._scheduler_time.scheduler(now_s))
+                start_s = None if said.start_s is None else self._scheduler_time.wall(said.start_s)
                 question.answer = dataclasses.replace(said, start_s=start_s)
         except Exception as error:
             self._log.error("cannot look into a job", job=question.job_id, error=f"{type(error).__name__}: {error}")

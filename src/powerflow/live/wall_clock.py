@@ -3,7 +3,7 @@
 The machine's clock can be set while we run: late at boot when the network answers, by an administrator, after a sleep.
 Stamps, budgets, caps and leases go by it and follow at once, forward and back. What takes a while (intervals, patience,
 GPU-seconds) must not: so when the clock has been set by so many seconds, moments that were noted before are moved by as
-much (`moved`), and the scheduler gets a time that was never set (`BrainTime`).
+much (`moved`), and the scheduler gets a time that was never set (`SchedulerTime`).
 """
 
 from __future__ import annotations
@@ -52,23 +52,23 @@ class WallClock:
             return self._offset_s + at_s, self.set_s
 
 
-class BrainTime:
+class SchedulerTime:
     """The scheduler's time: the wall clock's at the start, and never set since.
 
     Attributes:
-        set_s: By how much the wall clock has been set, as far as the brain knows.
+        set_s: By how much the wall clock has been set, as far as the scheduler knows.
     """
 
     def __init__(self) -> None:
         self.set_s = 0.0
 
-    def brain(self, wall_s: float) -> float:
+    def scheduler(self, wall_s: float) -> float:
         """Convert a moment of the wall clock to the scheduler's time."""
         return wall_s - self.set_s
 
-    def wall(self, brain_s: float) -> float:
+    def wall(self, scheduler_s: float) -> float:
         """Convert a moment of the scheduler's time to the wall clock."""
-        return brain_s + self.set_s
+        return scheduler_s + self.set_s
 
     def follow(self, set_s: float) -> ClockSet:
         """Take in by how much the clock has been set in all; return the events that the scheduler needs for it."""
@@ -83,7 +83,7 @@ class BrainTime:
             case PowerCapSet(cap=cap):
                 return PowerCapSet(cap.later(-self.set_s))
             case Submitted(job=job):
-                return dataclasses.replace(event, job=dataclasses.replace(job, submit_s=self.brain(job.submit_s)))
+                return dataclasses.replace(event, job=dataclasses.replace(job, submit_s=self.scheduler(job.submit_s)))
             case _:
                 return event
 

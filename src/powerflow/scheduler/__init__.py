@@ -1,1 +1,1 @@
-"""The brain: events in, a plan out, with a typed reason for every decision."""
+"""The scheduler: events in, a plan out, with a typed reason for every decision."""

@@ -1,4 +1,4 @@
-"""What the brain answers: the changes to make, and a typed reason for every job."""
+"""What the scheduler answers: the changes to make, and a typed reason for every job."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ class Plan:
         early: It was made before the next decision was due, and only lets waiting jobs take free GPUs
             (`powerflow.scheduler.early`): what was said of all others still holds.
         changes: What to do, in this order: give up, then take.
-        wake_s: When the brain wants to be asked again at the latest; ``inf`` if only events matter.
+        wake_s: When the scheduler wants to be asked again at the latest; ``inf`` if only events matter.
         gpu_price: Spot price of a GPU by pool.
         ignored: Events that could not be used (unknown or finished jobs, repeats), in words.
         asleep, woken: Nodes to switch off, and nodes to switch on for this plan.

@@ -1,4 +1,4 @@
-"""The brain. Events go in, a plan comes out; it has no clock, no thread and does no I/O.
+"""The scheduler. Events go in, a plan comes out; it has no clock, no thread and does no I/O.
 
 The simulator and the live controller drive the same object: they tell what happened (`events`), carry out what the
 plan says, and come back when something happens or when ``plan.wake_s`` is reached, whichever is first.

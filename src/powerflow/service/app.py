@@ -1,6 +1,6 @@
-"""The REST API: what `powerflow.api.cluster_api.Desk` answers, over HTTP.
+"""The REST API: what `powerflow.api.cluster_api.Cluster` answers, over HTTP.
 
-Every operation is a line or two: it hands what was asked to the desk and its answer back. What is common to all (host,
+Every operation is a line or two: it hands what was asked to the cluster and its answer back. What is common to all (host,
 token, size, log) is in `door`, what goes wrong in `problem`.
 """
 
@@ -48,7 +48,7 @@ _HIDDEN = "(hidden)"
 
 
 def build_app(
-    desk: ClusterApi,
+    cluster: ClusterApi,
     tokens: Tokens,
     *,
     version: str,
@@ -61,7 +61,7 @@ def build_app(
     """The service.
 
     Args:
-        desk: Who answers.
+        cluster: Who answers.
         tokens: Who may ask.
         version: Of PowerFlow.
         log: A structlog logger for requests and for what fails (`logs.json_lines`).
@@ -80,11 +80,11 @@ def build_app(
         generate_unique_id_function=_operation,
     )
     app.state.stopping = False
-    app.include_router(_jobs(desk), prefix=PREFIX, tags=["jobs"])
-    app.include_router(_cluster(desk), prefix=PREFIX, tags=["cluster"])
-    app.include_router(governing(desk), prefix=PREFIX, tags=["governance"])
-    app.include_router(_health(desk, version), prefix=PREFIX, tags=["health"])
-    app.add_route(METRICS, _metrics(desk, version))
+    app.include_router(_jobs(cluster), prefix=PREFIX, tags=["jobs"])
+    app.include_router(_cluster(cluster), prefix=PREFIX, tags=["cluster"])
+    app.include_router(governing(cluster), prefix=PREFIX, tags=["governance"])
+    app.include_router(_health(cluster, version), prefix=PREFIX, tags=["health"])
+    app.add_route(METRICS, _metrics(cluster, version))
     # what nobody foresaw is answered too, and then raised on to the door, which logs it
     for kind in (RequestValidationError, HTTPException, InputError, OSError, Exception):
         app.add_exception_handler(kind, _answer)
@@ -107,7 +107,7 @@ def build_app(
 # --- jobs ---------------------------------------------------------------------------------------------------------
 
 
-def _jobs(desk: ClusterApi) -> APIRouter:
+def _jobs(cluster: ClusterApi) -> APIRouter:
     router = APIRouter()
 
     @router.post("/jobs", status_code=201, **says(JobRecord, 201, 400, 403, 409, 413, 422, 503, again=True))
@@ -121,7 +121,7 @@ def _jobs(desk: ClusterApi) -> APIRouter:
         ] = None,
     ) -> JobRecord:
         """Submit a job. It belongs to the token's user. Safe to repeat with the same `Idempotency-Key`."""
-        record, new = desk.submit(spec, caller, key)
+        record, new = cluster.submit(spec, caller, key)
         response.status_code = 201 if new else 200
         response.headers["Location"] = f"{PREFIX}/jobs/{record.id}"
         return record
@@ -137,7 +137,7 @@ def _jobs(desk: ClusterApi) -> APIRouter:
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     ) -> schemas.JobPage:
         """List jobs, newest first."""
-        page = desk.jobs(states=state or (), user=user, project=project, after=after, limit=limit)
+        page = cluster.jobs(states=state or (), user=user, project=project, after=after, limit=limit)
         if page.next is not None:
             following = request.url.include_query_params(after=page.next)
             response.headers["Link"] = f'<{following.path}?{following.query}>; rel="next"'
@@ -146,7 +146,7 @@ def _jobs(desk: ClusterApi) -> APIRouter:
     @router.get("/jobs/{job_id}", **says(JobDetail, 200, 404, 422))
     def job(job_id: JobId, caller: Annotated[Caller, at_least(Role.VIEWER)]) -> JobDetail:
         """One job. Values of its environment are shown to its owner and to operators only."""
-        detail = desk.job(job_id)
+        detail = cluster.job(job_id)
         if caller.role is Role.OPERATOR or caller.user == detail.record.user:
             return detail
         hidden = dict.fromkeys(detail.spec.env, _HIDDEN)
@@ -155,22 +155,22 @@ def _jobs(desk: ClusterApi) -> APIRouter:
     @router.post("/jobs/{job_id}/cancel", **says(JobRecord, 200, 403, 404, 409, 422, 503))
     def cancel(job_id: JobId, caller: Annotated[Caller, at_least(Role.USER)]) -> JobRecord:
         """Withdraw a job; what runs is ended. Cancelling a cancelled job changes nothing."""
-        return desk.cancel(job_id, caller)
+        return cluster.cancel(job_id, caller)
 
     @router.post("/jobs/{job_id}/hold", **says(JobRecord, 200, 403, 404, 409, 422, 503))
     def hold(job_id: JobId, caller: Annotated[Caller, at_least(Role.USER)]) -> JobRecord:
         """Keep a job from running; one that runs gives its GPUs back first."""
-        return desk.hold(job_id, caller)
+        return cluster.hold(job_id, caller)
 
     @router.post("/jobs/{job_id}/release", **says(JobRecord, 200, 403, 404, 409, 422, 503))
     def release(job_id: JobId, caller: Annotated[Caller, at_least(Role.USER)]) -> JobRecord:
         """Let a held job run again."""
-        return desk.release(job_id, caller)
+        return cluster.release(job_id, caller)
 
     @router.get("/jobs/{job_id}/explain", **says(Explanation, 200, 404, 422))
     def explain(job_id: JobId) -> Explanation:
         """Why a job has what it has, and what else it could have."""
-        return desk.explain(job_id)
+        return cluster.explain(job_id)
 
     @router.get("/jobs/{job_id}/decisions", **says(schemas.DecisionPage, 200, 404, 422))
     def decisions(
@@ -179,7 +179,7 @@ def _jobs(desk: ClusterApi) -> APIRouter:
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     ) -> schemas.DecisionPage:
         """What was decided for a job and what was expected of it then, oldest first: its story."""
-        page = desk.decisions(job_id, after=after, limit=limit)
+        page = cluster.decisions(job_id, after=after, limit=limit)
         return schemas.DecisionPage(items=list(page.items), after=page.items[-1].number if page.items else after)
 
     @router.get("/jobs/{job_id}/log", **says(LogChunk, 200, 404, 422))
@@ -190,7 +190,7 @@ def _jobs(desk: ClusterApi) -> APIRouter:
         limit: Annotated[int, Query(ge=1, le=1 << 20, description="Bytes at most.")] = 65536,
     ) -> LogChunk:
         """Part of what a job wrote. Ask again with the answer's `offset` for what follows."""
-        return desk.log(job_id, rank=rank, offset=offset, limit=limit)
+        return cluster.log(job_id, rank=rank, offset=offset, limit=limit)
 
     return router
 
@@ -198,30 +198,30 @@ def _jobs(desk: ClusterApi) -> APIRouter:
 # --- the cluster --------------------------------------------------------------------------------------------------
 
 
-def _cluster(desk: ClusterApi) -> APIRouter:
+def _cluster(cluster: ClusterApi) -> APIRouter:
     router = APIRouter()
 
     @router.get("/top", **says(Top, 200))
     def top() -> Top:
         """The cluster at this moment."""
-        return desk.top()
+        return cluster.top()
 
     @router.get("/nodes", **says(schemas.NodeList, 200))
     def nodes() -> schemas.NodeList:
         """Nodes and their GPUs."""
-        return schemas.NodeList(items=list(desk.nodes()))
+        return schemas.NodeList(items=list(cluster.nodes()))
 
     @router.post("/nodes/{name}/drain", **says(NodeRecord, 200, 400, 403, 404, 409, 413, 422, 503))
     def drain(
         name: NodeName, caller: Annotated[Caller, at_least(Role.OPERATOR)], body: schemas.Drain | None = None
     ) -> NodeRecord:
         """Let a node take nobody new; what runs there is moved."""
-        return desk.drain(name, caller, body.reason if body else "")
+        return cluster.drain(name, caller, body.reason if body else "")
 
     @router.post("/nodes/{name}/resume", **says(NodeRecord, 200, 403, 404, 409, 422, 503))
     def resume(name: NodeName, caller: Annotated[Caller, at_least(Role.OPERATOR)]) -> NodeRecord:
         """Let a drained or failed node be used again."""
-        return desk.resume(name, caller)
+        return cluster.resume(name, caller)
 
     @router.get("/events", **says(schemas.EventPage, 200, 404, 422))
     async def events(
@@ -234,7 +234,7 @@ def _cluster(desk: ClusterApi) -> APIRouter:
         """What happened, oldest first. Ask again with the answer's `after` for what follows."""
         until = time.monotonic() + wait_s
         while True:
-            page = await run_in_threadpool(desk.events, after=after, job_id=job, limit=limit)
+            page = await run_in_threadpool(cluster.events, after=after, job_id=job, limit=limit)
             gone = time.monotonic() >= until or request.app.state.stopping or await request.is_disconnected()
             if page.items or gone:
                 return schemas.EventPage(items=list(page.items), after=page.items[-1].number if page.items else after)
@@ -250,7 +250,7 @@ def _cluster(desk: ClusterApi) -> APIRouter:
         until = time.time() if until_s is None else until_s
         if since_s > until:
             raise InputError("the window ends before it begins", where="query.since_s", fix="since_s ≤ until_s")
-        found = desk.accounts(since_s=since_s, until_s=until, by=by)
+        found = cluster.accounts(since_s=since_s, until_s=until, by=by)
         return schemas.AccountList(
             since_s=since_s, until_s=until, by=by, items=list(found.items), notes=list(found.notes)
         )
@@ -258,22 +258,22 @@ def _cluster(desk: ClusterApi) -> APIRouter:
     return router
 
 
-def _health(desk: ClusterApi, version: str) -> APIRouter:
+def _health(cluster: ClusterApi, version: str) -> APIRouter:
     router = APIRouter()
 
     @router.get("/health", **says(schemas.Health, 200, 503, token=False))
     async def health() -> Any:  # in no thread: it answers also while all of them wait for something that hangs
         """Whether the controller works: 200, or 503. Needs no token."""
-        found = desk.healthy()
+        found = cluster.healthy()
         body = schemas.Health(version=version, **found)
         return JSONResponse(body.model_dump(mode="json"), 200 if body.ok else 503)
 
     return router
 
 
-def _metrics(desk: ClusterApi, version: str) -> Callable[[Request], Any]:
+def _metrics(cluster: ClusterApi, version: str) -> Callable[[Request], Any]:
     async def metrics(request: Request) -> Response:
-        text, media_type = await run_in_threadpool(exposition, desk, version, request.headers.get("accept", ""))
+        text, media_type = await run_in_threadpool(exposition, cluster, version, request.headers.get("accept", ""))
         return Response(text, headers={"Content-Type": media_type})
 
     return metrics

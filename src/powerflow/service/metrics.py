@@ -1,4 +1,4 @@
-"""The cluster as Prometheus metrics, made anew from the desk for every scrape.
+"""The cluster as Prometheus metrics, made anew from the cluster for every scrape.
 
 Base units (joules, watts, seconds, hertz, ratios). What stands on emulated GPUs has the label ``emulated="true"``.
 Jobs that ended are no longer here: their joules are in ``powerflow_energy_joules_total``, and by job in ``acct``.
@@ -24,28 +24,28 @@ _JOB = ("job", "name", "user", "project", "emulated")
 _GPU = ("node", "gpu", "gpu_type", "emulated")
 
 
-def exposition(desk: ClusterApi, version: str, accept: str) -> tuple[bytes, str]:
+def exposition(cluster: ClusterApi, version: str, accept: str) -> tuple[bytes, str]:
     """All metrics, and their media type as a scraper that accepts ``accept`` wants it."""
     registry = CollectorRegistry(auto_describe=False)
     ProcessCollector(registry=registry)
-    registry.register(_Cluster(desk, version))
+    registry.register(_Cluster(cluster, version))
     encode, media_type = choose_encoder(accept)
     return encode(registry), media_type
 
 
 class _Cluster(Collector):
-    def __init__(self, desk: ClusterApi, version: str) -> None:
-        self._desk = desk
+    def __init__(self, cluster: ClusterApi, version: str) -> None:
+        self._cluster = cluster
         self._version = version
 
     def collect(self) -> Iterable[Metric]:
-        top = self._desk.top()
+        top = self._cluster.top()
         yield InfoMetricFamily("powerflow_build", "Version of PowerFlow.", {"version": self._version})
-        yield from _controller(self._desk.healthy())
+        yield from _controller(self._cluster.healthy())
         yield from _cluster(top)
-        yield from _budgets(self._desk.budgets())
-        yield from _signals(self._desk.signals())
-        yield from _nodes(self._desk.nodes())
+        yield from _budgets(self._cluster.budgets())
+        yield from _signals(self._cluster.signals())
+        yield from _nodes(self._cluster.nodes())
         yield from _jobs([job for job in top.jobs if job.state is JobState.RUNNING])
 
 

@@ -1,4 +1,4 @@
-"""What must always hold of the brain (design §12), recomputed from who owns each GPU and from the ledger.
+"""What must always hold of the scheduler (design §12), recomputed from who owns each GPU and from the ledger.
 
 For tests: slow. Call `check` after every step.
 """
@@ -18,7 +18,7 @@ from powerflow.scheduler.scheduler import Scheduler
 
 
 def check(scheduler: Scheduler, plan: Plan | None = None) -> None:
-    """Raise unless the brain's state, and the plan that its last step gave, are sound.
+    """Raise unless the scheduler's state, and the plan that its last step gave, are sound.
 
     Args:
         scheduler: After a step.

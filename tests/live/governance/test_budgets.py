@@ -23,7 +23,7 @@ KWH = 3.6e6
 
 def day(bench: Bench, kwh: float, project: str = "") -> None:
     """A budget for each day."""
-    bench.desk.set_budget(BudgetOrder(kwh * KWH, "day", "UTC", project), ROOT)
+    bench.service.set_budget(BudgetOrder(kwh * KWH, "day", "UTC", project), ROOT)
 
 
 def replay(
@@ -69,28 +69,28 @@ def with_days(directory: Path) -> Bench:
 
 
 def test_a_budget_is_set_shown_dropped_and_audited(bench: Bench) -> None:
-    assert bench.desk.budgets() == []
-    assert bench.desk.top().budget == "none: time alone counts"
+    assert bench.service.budgets() == []
+    assert bench.service.top().budget == "none: time alone counts"
     day(bench, 40.0, "vision")
     day(bench, 60.0)
-    cluster, vision = bench.desk.budgets()
+    cluster, vision = bench.service.budgets()
     assert (cluster.project, cluster.amount_j, cluster.by, cluster.spent_j) == ("", 60 * KWH, "root", 0.0)
     assert (vision.project, vision.amount_j) == ("vision", 40 * KWH)
     assert vision.end_s - vision.start_s == 86_400.0
-    assert "cluster 2001-09-09: 0% of 60 kWh used" in bench.desk.top().budget
-    bench.desk.drop_budget("vision", ROOT)
+    assert "cluster 2001-09-09: 0% of 60 kWh used" in bench.service.top().budget
+    bench.service.drop_budget("vision", ROOT)
     with pytest.raises(NotFound, match="project vision has no energy budget"):
-        bench.desk.drop_budget("vision", ROOT)
-    actions = [(entry.action, entry.target) for entry in bench.desk.audit().items if "budget" in entry.action]
+        bench.service.drop_budget("vision", ROOT)
+    actions = [(entry.action, entry.target) for entry in bench.service.audit().items if "budget" in entry.action]
     assert actions == [("budget set", "vision"), ("budget set", "cluster"), ("budget dropped", "vision")]
 
 
 def test_who_may_and_what_is_none(bench: Bench) -> None:
     with pytest.raises(Forbidden):
-        bench.desk.set_budget(BudgetOrder(KWH, "day"), ADA)
+        bench.service.set_budget(BudgetOrder(KWH, "day"), ADA)
     with pytest.raises(InputError, match="time zone"):
-        bench.desk.set_budget(BudgetOrder(KWH, "day", "Mars/Olympus"), ROOT)
-    assert bench.desk.budgets() == []
+        bench.service.set_budget(BudgetOrder(KWH, "day", "Mars/Olympus"), ROOT)
+    assert bench.service.budgets() == []
 
 
 def test_what_was_used_before_it_was_set_counts(bench: Bench) -> None:
@@ -99,13 +99,13 @@ def test_what_was_used_before_it_was_set_counts(bench: Bench) -> None:
     bench.store.charge([Charge(now_s - 90_000.0, now_s - 89_000.0, "", None, 5 * KWH, 0.0)])  # the day before
     bench.restart()
     day(bench, 10.0)
-    assert bench.desk.budgets()[0].spent_j == pytest.approx(2 * KWH, rel=1e-3)
+    assert bench.service.budgets()[0].spent_j == pytest.approx(2 * KWH, rel=1e-3)
     run_for(bench, TICK_S + 1)
-    spent_j = bench.desk.budgets()[0].spent_j
+    spent_j = bench.service.budgets()[0].spent_j
     assert spent_j > 2 * KWH
     bench.restart()
     run_for(bench, 2.0)
-    assert bench.desk.budgets()[0].spent_j == pytest.approx(spent_j, rel=0.01)
+    assert bench.service.budgets()[0].spent_j == pytest.approx(spent_j, rel=0.01)
 
 
 def test_the_limit_holds_when_there_is_little_left(tmp_path: Path) -> None:
@@ -117,13 +117,13 @@ def test_the_limit_holds_when_there_is_little_left(tmp_path: Path) -> None:
     kwh = idle_w * left_h / 1e3 + 2.0 * 0.35 * (before_w - idle_w) / 1e3  # 35 % of what jobs add, over the next 2 h
     day(bench, kwh)
     run_for(bench, 20.0)
-    record = bench.desk.budgets()[0]
+    record = bench.service.budgets()[0]
     assert record.limited
     assert record.limit_w < before_w
     assert drawn_w(bench) < 0.8 * before_w
     day(bench, 1000.0)
     run_for(bench, 60.0)
-    assert not bench.desk.budgets()[0].limited
+    assert not bench.service.budgets()[0].limited
     running = [entry.clock_mhz for entry in bench.controller.entries.values() if entry.placement]
     assert running == [1410.0] * 3
     assert drawn_w(bench) > 1.2 * record.limit_w
@@ -152,7 +152,7 @@ def test_a_projects_budget_touches_its_jobs_alone(bench: Bench) -> None:
     run_for(bench, TICK_S + 30.0)
     assert not bench.controller.entries[mine].placement
     assert bench.controller.entries[theirs].placement
-    spent_j = bench.desk.budgets()[0].spent_j
+    spent_j = bench.service.budgets()[0].spent_j
     assert 0 < spent_j < 0.0003 * KWH
     assert spent_j == pytest.approx(bench.controller.entries[mine].energy_j, rel=0.05), "what its jobs were charged"
 
@@ -161,23 +161,23 @@ def test_days_are_replayed_learnt_and_known_after_a_restart(tmp_path: Path) -> N
     bench = with_days(tmp_path)
     day(bench, 18.0)
     budgets = bench.controller.rules.budgets
-    assert any("no day has been replayed yet" in notice for notice in bench.desk.top().notices)
+    assert any("no day has been replayed yet" in notice for notice in bench.service.top().notices)
     run_for(bench, 2.0)
     assert budgets._replaying is not None
     wait_for_replay(bench)
     run_for(bench, 2.0)
-    record = bench.desk.budgets()[0]
+    record = bench.service.budgets()[0]
     assert record.knows_days
     assert len(record.outlook) == 5
     assert record.outlook[0].expected_j > record.outlook[-1].expected_j
     price = record.price
     assert 0 < price < budgets.prices[-1], "18 kWh less idle draw is between what a day costs at most and at least"
     assert bench.controller.scheduler.energy_price == pytest.approx(price)
-    assert bench.desk.top().energy_price == pytest.approx(price)
-    price = bench.desk.budgets()[0].price
+    assert bench.service.top().energy_price == pytest.approx(price)
+    price = bench.service.budgets()[0].price
     bench.restart()
-    assert bench.desk.budgets()[0].price == price
-    assert bench.desk.budgets()[0].knows_days
+    assert bench.service.budgets()[0].price == price
+    assert bench.service.budgets()[0].knows_days
     run_for(bench, 2.0)
     assert bench.controller.rules.budgets._replaying is None, "the next is due in a day"
     bench.close()
@@ -192,9 +192,9 @@ def test_a_replay_that_fails_is_said_and_tried_again_later(tmp_path: Path) -> No
     run_for(bench, 2.0)
     wait_for_replay(bench)
     run_for(bench, 2.0)
-    assert any("the days are of another calendar" in notice for notice in bench.desk.top().notices)
+    assert any("the days are of another calendar" in notice for notice in bench.service.top().notices)
     assert bench.controller.rules.budgets._replaying is None
-    assert bench.desk.budgets()[0].price == 0.0
+    assert bench.service.budgets()[0].price == 0.0
     bench.close()
 
 
@@ -205,7 +205,7 @@ def test_the_simulator_replays_a_live_clusters_days(bench: Bench) -> None:
     for hours in (1.0, 3.0, 30.0):
         past_job(bench, hours)
     cancelled = bench.submit(**JOB)
-    bench.desk.cancel(cancelled, ADA)
+    bench.service.cancel(cancelled, ADA)
     controller = bench.controller
     axes = {name: pool.axes for name, pool in controller.scheduler.pools.items()}
     past = past_days(bench.store, controller.learning, axes, controller.clock(), 14)
@@ -260,7 +260,7 @@ def test_a_restart_without_what_keepers_knew_counts_no_joule_twice(bench: Bench)
     bench.store.put("budget keepers", {})
     bench.restart()
     run_for(bench, 2.0)
-    assert bench.desk.budgets()[0].spent_j < 0.01 * KWH
+    assert bench.service.budgets()[0].spent_j < 0.01 * KWH
     assert not [event for event in bench.store.events(limit=1000).items if event.kind == "budget"]
 
 
@@ -289,7 +289,7 @@ def test_what_keepers_of_other_gpus_knew_is_not_believed(bench: Bench) -> None:
     kept["states"][""]["price"] = 3.0
     bench.store.put("budget keepers", kept)
     bench.restart()
-    assert bench.desk.budgets()[0].price == 0.0
+    assert bench.service.budgets()[0].price == 0.0
 
 
 def test_no_limit_binds_where_nobody_is_acted_on(bench: Bench) -> None:
@@ -298,13 +298,13 @@ def test_no_limit_binds_where_nobody_is_acted_on(bench: Bench) -> None:
     busy(bench)
     day(bench, 0.5)
     run_for(bench, 20.0)
-    assert bench.desk.budgets()[0].limited
-    bench.desk.set_mode(ModeOrder(Stage.OBSERVE), ROOT)
+    assert bench.service.budgets()[0].limited
+    bench.service.set_mode(ModeOrder(Stage.OBSERVE), ROOT)
     run_for(bench, 5.0)
-    assert not bench.desk.budgets()[0].limited
+    assert not bench.service.budgets()[0].limited
 
 
-def test_what_is_learnt_for_a_replay_reaches_the_brain_whatever_fails(
+def test_what_is_learnt_for_a_replay_reaches_the_scheduler_whatever_fails(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: Any) -> None:

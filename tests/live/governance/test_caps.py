@@ -1,4 +1,4 @@
-"""Power caps on a live cluster: set by an operator, kept by the brain, held against the meters, written down."""
+"""Power caps on a live cluster: set by an operator, kept by the scheduler, held against the meters, written down."""
 
 from __future__ import annotations
 
@@ -46,80 +46,80 @@ def busy(bench: Bench) -> float:
 
 def test_a_cap_is_obeyed_at_once_and_ends_when_it_is_lifted(bench: Bench) -> None:
     before_w = busy(bench)
-    cap = bench.desk.set_cap(CapOrder(watts=0.7 * before_w), ROOT)
+    cap = bench.service.set_cap(CapOrder(watts=0.7 * before_w), ROOT)
     assert (cap.state, cap.by) == ("in force", "root")
     go(bench, 10)
     assert drawn_w(bench) <= 0.7 * before_w
-    top = bench.desk.top()
+    top = bench.service.top()
     assert top.cap_w == pytest.approx(0.7 * before_w)
     reasons = {job.reason for job in top.jobs}
     assert any("power cap" in reason for reason in reasons), reasons
-    bench.desk.lift_cap("cluster", ROOT)
+    bench.service.lift_cap("cluster", ROOT)
     after_w = []
     for _ in range(60):
         go(bench, 1)
         after_w.append(drawn_w(bench))
-    assert bench.desk.caps()[0].state == "over"
+    assert bench.service.caps()[0].state == "over"
     assert max(after_w) > 0.7 * before_w
-    assert bench.desk.top().cap_w is None
+    assert bench.service.top().cap_w is None
 
 
 def test_a_cap_outlives_the_controller(bench: Bench) -> None:
     limit_w = 0.7 * busy(bench)
-    bench.desk.set_cap(CapOrder(watts=limit_w), ROOT)
+    bench.service.set_cap(CapOrder(watts=limit_w), ROOT)
     go(bench, 5)
     bench.die()
     bench.start()
     go(bench, 100)
     assert drawn_w(bench) <= limit_w
-    assert bench.desk.caps()[0].state == "in force"
+    assert bench.service.caps()[0].state == "in force"
 
 
 def test_the_record_goes_on_after_a_restart_and_tells_of_every_change_of_what_is_allowed(bench: Bench) -> None:
     limit_w = 0.7 * busy(bench)
-    cap = bench.desk.set_cap(CapOrder(watts=limit_w), ROOT)
+    cap = bench.service.set_cap(CapOrder(watts=limit_w), ROOT)
     go(bench, 20)
     bench.die()
     bench.start()
     bench.turn(10)
 
     def allowed() -> list[str]:
-        return [row["allowed_w"] for row in csv.DictReader(bench.desk.cap_csv(cap.number).splitlines())]
+        return [row["allowed_w"] for row in csv.DictReader(bench.service.cap_csv(cap.number).splitlines())]
 
     assert set(allowed()) == {f"{limit_w:.1f}"}
-    bench.desk.lift_cap("cluster", ROOT)
+    bench.service.lift_cap("cluster", ROOT)
     bench.turn(2)  # what is drawn does not change
     assert allowed()[-1] == ""
 
 
 def test_what_was_drawn_is_written_down_and_judged(bench: Bench) -> None:
     before_w = busy(bench)
-    cap = bench.desk.set_cap(CapOrder(share=2.0), ROOT)
+    cap = bench.service.set_cap(CapOrder(share=2.0), ROOT)
     assert cap.watts == pytest.approx(2.0 * before_w)
     go(bench, 200)
-    found = bench.desk.caps()[0]
+    found = bench.service.caps()[0]
     assert (found.over_s, found.under_after_s) == (0.0, 0.0)
-    rows = list(csv.DictReader(bench.desk.cap_csv(cap.number).splitlines()))
+    rows = list(csv.DictReader(bench.service.cap_csv(cap.number).splitlines()))
     watts = [float(row["watts"]) for row in rows]
     assert found.mean_w is not None
     assert min(watts) <= found.mean_w <= max(watts)
     assert all(float(row["watts"]) <= float(row["allowed_w"]) for row in rows)
     with pytest.raises(NotFound):
-        bench.desk.cap_csv(99)
+        bench.service.cap_csv(99)
 
 
 def test_a_cap_to_come_waits_for_its_time(bench: Bench) -> None:
     limit_w = 0.7 * busy(bench)
     now_s = bench.controller.clock()
-    bench.desk.set_cap(CapOrder(watts=limit_w, start_s=now_s + 300.0, end_s=now_s + 600.0), ROOT)
+    bench.service.set_cap(CapOrder(watts=limit_w, start_s=now_s + 300.0, end_s=now_s + 600.0), ROOT)
     go(bench, 5)
-    assert bench.desk.caps()[0].state == "announced"
+    assert bench.service.caps()[0].state == "announced"
     assert drawn_w(bench) > limit_w
     while bench.controller.clock() < now_s + 310.0:
         go(bench, 1)
     assert drawn_w(bench) <= limit_w
-    bench.desk.lift_cap("cluster", ROOT)
-    assert bench.desk.caps()[0].end_s == pytest.approx(bench.controller.clock())
+    bench.service.lift_cap("cluster", ROOT)
+    assert bench.service.caps()[0].end_s == pytest.approx(bench.controller.clock())
 
 
 def test_after_its_end_a_cap_holds_for_an_hour_at_what_was_drawn_before_unless_it_is_lifted(bench: Bench) -> None:
@@ -127,13 +127,13 @@ def test_after_its_end_a_cap_holds_for_an_hour_at_what_was_drawn_before_unless_i
     idle_w = drawn_w(bench)
     now_s = bench.controller.clock()
     cap = CapOrder(watts=1.1 * idle_w, start_s=now_s + 2.0, end_s=now_s + 10.0)
-    bench.desk.set_cap(cap, ROOT)
+    bench.service.set_cap(cap, ROOT)
     while bench.controller.clock() < now_s + 15.0:
         go(bench, 1)
     busy(bench)
-    assert bench.desk.caps()[0].state == "over"
+    assert bench.service.caps()[0].state == "over"
     assert drawn_w(bench) <= 1.1 * idle_w  # the cluster was idle before
-    bench.desk.lift_cap("cluster", ROOT)
+    bench.service.lift_cap("cluster", ROOT)
     go(bench, 100)
     assert drawn_w(bench) > 2.0 * idle_w
 
@@ -141,10 +141,11 @@ def test_after_its_end_a_cap_holds_for_an_hour_at_what_was_drawn_before_unless_i
 def test_the_record_says_what_was_allowed_also_in_the_hour_after(bench: Bench) -> None:
     before_w = busy(bench)
     now_s = bench.controller.clock()
-    cap = bench.desk.set_cap(CapOrder(watts=0.7 * before_w, end_s=now_s + 20.0), ROOT)
+    cap = bench.service.set_cap(CapOrder(watts=0.7 * before_w, end_s=now_s + 20.0), ROOT)
     go(bench, 100)
     rows = [
-        (float(row["time_s"]), row["allowed_w"]) for row in csv.DictReader(bench.desk.cap_csv(cap.number).splitlines())
+        (float(row["time_s"]), row["allowed_w"])
+        for row in csv.DictReader(bench.service.cap_csv(cap.number).splitlines())
     ]
     assert {said for at_s, said in rows if at_s < now_s + 20.0} == {f"{0.7 * before_w:.1f}"}
     assert {said for at_s, said in rows if at_s > now_s + 20.0} == {f"{before_w:.1f}"}
@@ -153,16 +154,16 @@ def test_the_record_says_what_was_allowed_also_in_the_hour_after(bench: Bench) -
 def test_a_cap_set_in_place_of_one_that_was_lifted_is_another_one(bench: Bench) -> None:
     limit_w = 0.7 * busy(bench)
     now_s = bench.controller.clock()
-    first = bench.desk.set_cap(CapOrder(watts=1e6, start_s=now_s + 10.0), ROOT)
+    first = bench.service.set_cap(CapOrder(watts=1e6, start_s=now_s + 10.0), ROOT)
     go(bench, 5)
-    assert len(bench.desk.cap_csv(first.number).splitlines()) > 1
-    bench.desk.lift_cap("cluster", ROOT)  # and before the loop hears of it:
-    second = bench.desk.set_cap(CapOrder(watts=limit_w), ROOT)
+    assert len(bench.service.cap_csv(first.number).splitlines()) > 1
+    bench.service.lift_cap("cluster", ROOT)  # and before the loop hears of it:
+    second = bench.service.set_cap(CapOrder(watts=limit_w), ROOT)
     assert second.number != first.number
-    assert len(bench.desk.cap_csv(second.number).splitlines()) == 1
+    assert len(bench.service.cap_csv(second.number).splitlines()) == 1
     go(bench, 20)
     assert drawn_w(bench) <= limit_w
-    assert [cap.number for cap in bench.desk.caps()] == [second.number]
+    assert [cap.number for cap in bench.service.caps()] == [second.number]
 
 
 @pytest.mark.parametrize(
@@ -181,29 +182,29 @@ def test_a_cap_that_cannot_be_is_refused_and_leaves_nothing(
     bench: Bench, order: CapOrder, error: type[Exception]
 ) -> None:
     with pytest.raises(error):
-        bench.desk.set_cap(order, ROOT)
-    assert bench.desk.caps() == []
-    assert bench.desk.audit().items == []
+        bench.service.set_cap(order, ROOT)
+    assert bench.service.caps() == []
+    assert bench.service.audit().items == []
 
 
 def test_only_an_operator_may_and_every_change_is_in_the_audit(bench: Bench) -> None:
     with pytest.raises(Forbidden):
-        bench.desk.set_cap(CapOrder(watts=100.0), ADA)
+        bench.service.set_cap(CapOrder(watts=100.0), ADA)
     with pytest.raises(NotFound):
-        bench.desk.lift_cap("cluster", ROOT)
-    bench.desk.set_cap(CapOrder(watts=5000.0, scope="rack:rack-0"), ROOT)
+        bench.service.lift_cap("cluster", ROOT)
+    bench.service.set_cap(CapOrder(watts=5000.0, scope="rack:rack-0"), ROOT)
     with pytest.raises(Forbidden):
-        bench.desk.lift_cap("rack:rack-0", ADA)
-    bench.desk.lift_cap("rack:rack-0", ROOT)
+        bench.service.lift_cap("rack:rack-0", ADA)
+    bench.service.lift_cap("rack:rack-0", ROOT)
     node = bench.spec.nodes[0].name
-    bench.desk.drain(node, ROOT, "loud")
-    said = [(entry.user, entry.action, entry.target) for entry in bench.desk.audit().items]
+    bench.service.drain(node, ROOT, "loud")
+    said = [(entry.user, entry.action, entry.target) for entry in bench.service.audit().items]
     assert said == [
         ("root", "cap set", "rack:rack-0"),
         ("root", "cap lifted", "rack:rack-0"),
         ("root", "node drained", node),
     ]
-    assert bench.desk.audit(after=2).items[0].fields == {"reason": "loud"}
+    assert bench.service.audit(after=2).items[0].fields == {"reason": "loud"}
 
 
 def test_every_clock_that_is_set_or_given_back_is_in_the_audit(bench: Bench) -> None:
@@ -211,11 +212,11 @@ def test_every_clock_that_is_set_or_given_back_is_in_the_audit(bench: Bench) -> 
     go(bench, 20)
     set_mhz = dict(bench.clocks.set_mhz)
     assert set_mhz
-    entries = [entry for entry in bench.desk.audit(limit=1000).items if entry.action.startswith("clock")]
+    entries = [entry for entry in bench.service.audit(limit=1000).items if entry.action.startswith("clock")]
     last = {entry.target: entry.fields.get("clock_mhz") for entry in entries}
     assert last == {f"{g.node}/{g.index}": set_mhz[g.uuid] for g in bench.gpus if g.uuid in set_mhz}
     assert {entry.user for entry in entries} == {"powerflow"}
-    bench.desk.cancel(job, ROOT)
+    bench.service.cancel(job, ROOT)
     go(bench, 20)
-    back = [entry.target for entry in bench.desk.audit(limit=1000).items if entry.action == "clock back"]
+    back = [entry.target for entry in bench.service.audit(limit=1000).items if entry.action == "clock back"]
     assert sorted(back) == sorted(last)

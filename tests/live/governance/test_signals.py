@@ -61,21 +61,21 @@ def site() -> Iterator[Site]:
 def test_a_signal_is_set_shown_dropped_audited_and_known_after_a_restart(bench: Bench) -> None:
     now_s = bench.controller.clock()
     text = csv((now_s - 7200, 0.2), (now_s - 3600, 0.4))
-    record = bench.desk.set_signal(SignalOrder("tariff", csv=text, source="prices.csv"), ROOT)
+    record = bench.service.set_signal(SignalOrder("tariff", csv=text, source="prices.csv"), ROOT)
     assert (record.value, record.fell_back, record.source) == (0.4, "", "prices.csv")
     assert record.fallback == pytest.approx(0.3), "its mean, where none is given"
-    bench.desk.set_signal(SignalOrder("carbon", constant=380.0), ROOT)
+    bench.service.set_signal(SignalOrder("carbon", constant=380.0), ROOT)
     bench.restart()
-    assert {signal.kind: signal.value for signal in bench.desk.signals()} == {"tariff": 0.4, "carbon": 380.0}
+    assert {signal.kind: signal.value for signal in bench.service.signals()} == {"tariff": 0.4, "carbon": 380.0}
     run_for(bench, 3601.0)
-    tariff = bench.desk.signals()[0]
+    tariff = bench.service.signals()[0]
     assert tariff.value == pytest.approx(0.3)
     assert "is 2.0 h old" in tariff.fell_back
-    assert any("is 2.0 h old: 0.3 money/kWh is taken" in notice for notice in bench.desk.top().notices)
-    bench.desk.drop_signal("tariff", ROOT)
+    assert any("is 2.0 h old: 0.3 money/kWh is taken" in notice for notice in bench.service.top().notices)
+    bench.service.drop_signal("tariff", ROOT)
     with pytest.raises(NotFound):
-        bench.desk.drop_signal("tariff", ROOT)
-    actions = [(entry.action, entry.target) for entry in bench.desk.audit().items if "signal" in entry.action]
+        bench.service.drop_signal("tariff", ROOT)
+    actions = [(entry.action, entry.target) for entry in bench.service.audit().items if "signal" in entry.action]
     assert actions == [("signal set", "tariff"), ("signal set", "carbon"), ("signal dropped", "tariff")]
 
 
@@ -92,23 +92,23 @@ def test_a_signal_is_set_shown_dropped_audited_and_known_after_a_restart(bench: 
 )
 def test_what_is_no_signal_is_refused_and_changes_nothing(bench: Bench, order: SignalOrder, said: str) -> None:
     with pytest.raises(InputError, match=said):
-        bench.desk.set_signal(order, ROOT)
-    assert bench.desk.signals() == []
+        bench.service.set_signal(order, ROOT)
+    assert bench.service.signals() == []
     with pytest.raises(Forbidden):
-        bench.desk.set_signal(SignalOrder("tariff", constant=0.3), ADA)
+        bench.service.set_signal(SignalOrder("tariff", constant=0.3), ADA)
 
 
 def test_it_moves_the_price_of_a_joule(tmp_path: Path) -> None:
     bench = Bench(tmp_path, energy_price=0.01)
     now_s = bench.controller.clock()
     text = csv((now_s - 86_400, 0.1), (now_s - 1, 0.3), (now_s + 300, 0.05))
-    bench.desk.set_signal(SignalOrder("tariff", csv=text, max_age_s=1e6), ROOT)
+    bench.service.set_signal(SignalOrder("tariff", csv=text, max_age_s=1e6), ROOT)
     run_for(bench, 70.0)
     dear = bench.controller.scheduler.energy_price
     assert dear == pytest.approx(0.01 * 0.3 / 0.1, rel=0.01), "three times its mean over the last week"
     run_for(bench, 300.0)
     assert bench.controller.scheduler.energy_price < 0.3 * dear
-    bench.desk.set_signal(SignalOrder("tariff", csv=text, max_age_s=1e6, weight=0.0), ROOT)
+    bench.service.set_signal(SignalOrder("tariff", csv=text, max_age_s=1e6, weight=0.0), ROOT)
     run_for(bench, 70.0)
     assert bench.controller.scheduler.energy_price == 0.01, "for accounts alone"
     bench.close()
@@ -118,23 +118,23 @@ def test_it_is_fetched_joined_and_says_when_it_cannot_be(bench: Bench, site: Sit
     now_s = bench.controller.clock()
     site.page = csv((now_s - 600, 0.5))
     url = f"http://127.0.0.1:{site.server_port}/day-ahead.csv"
-    bench.desk.set_signal(SignalOrder("tariff", url=url, fallback=9.0), ROOT)
-    assert bench.desk.signals()[0].value == 0.5
+    bench.service.set_signal(SignalOrder("tariff", url=url, fallback=9.0), ROOT)
+    assert bench.service.signals()[0].value == 0.5
     site.page = csv((now_s + 100, 0.7))
     run_for(bench, POLL_S + 70.0)
     wait_for_fetch()
     run_for(bench, 70.0)
-    assert bench.desk.signals()[0].value == 0.7
+    assert bench.service.signals()[0].value == 0.7
     assert len(bench.store.get("signals")["tariff"]["time_s"]) == 2, "what was known stays known"
     site.page = ""
     run_for(bench, POLL_S + 70.0)
     wait_for_fetch()
-    record = bench.desk.signals()[0]
+    record = bench.service.signals()[0]
     assert record.value == 0.7, "the last value holds until it is too old"
     assert "answers 503; the last values hold until they are too old" in record.fell_back
-    assert any("answers 503" in notice for notice in bench.desk.top().notices)
-    bench.desk.drop_signal("tariff", ROOT)
-    assert not any("503" in notice for notice in bench.desk.top().notices)
+    assert any("answers 503" in notice for notice in bench.service.top().notices)
+    bench.service.drop_signal("tariff", ROOT)
+    assert not any("503" in notice for notice in bench.service.top().notices)
 
 
 def wait_for_fetch() -> None:
@@ -154,13 +154,13 @@ def test_accounts_reckon_with_each_hours_values(bench: Bench) -> None:
             Charge(hour - 3600, hour, "", None, 4 * KWH, 10.0),
         ]
     )
-    before = bench.desk.accounts(since_s=hour - 7200, until_s=hour, by="project")
+    before = bench.service.accounts(since_s=hour - 7200, until_s=hour, by="project")
     assert before.items[0].cost is None
     assert before.notes == ()
     text = csv((hour - 7200, 0.1), (hour - 3600, 0.5))
-    bench.desk.set_signal(SignalOrder("tariff", csv=text, source="p.csv"), ROOT)
-    bench.desk.set_signal(SignalOrder("carbon", csv=csv((hour - 3600, 400.0)), source="c.csv", fallback=300.0), ROOT)
-    found = bench.desk.accounts(since_s=hour - 7200, until_s=hour, by="project")
+    bench.service.set_signal(SignalOrder("tariff", csv=text, source="p.csv"), ROOT)
+    bench.service.set_signal(SignalOrder("carbon", csv=csv((hour - 3600, 400.0)), source="c.csv", fallback=300.0), ROOT)
+    found = bench.service.accounts(since_s=hour - 7200, until_s=hour, by="project")
     vision, idle, total = found.items
     assert (vision.name, idle.name, total.name) == ("vision", "idle", "total")
     assert [account.cost for account in found.items] == pytest.approx([0.7, 2.0, 2.7])
@@ -168,9 +168,9 @@ def test_accounts_reckon_with_each_hours_values(bench: Bench) -> None:
     assert found.notes == ["cost by p.csv", "CO2 by c.csv; 28.6% of the joules with its fallback, 300 gCO2/kWh"]
     named_idle = bench.submit(**JOB, project="idle")
     bench.store.charge([Charge(hour - 3600, hour, "", named_idle, 1 * KWH, 10.0)])
-    costs = [a.cost for a in bench.desk.accounts(since_s=hour - 7200, until_s=hour, by="project").items]
+    costs = [a.cost for a in bench.service.accounts(since_s=hour - 7200, until_s=hour, by="project").items]
     assert costs == pytest.approx([0.7, 0.5, 2.0, 3.2]), "a project of that name pays for its own"
-    by_job = bench.desk.accounts(since_s=hour - 7200, until_s=hour, by="job").items
+    by_job = bench.service.accounts(since_s=hour - 7200, until_s=hour, by="job").items
     assert by_job[0].cost == pytest.approx(0.7)
 
 

@@ -25,22 +25,22 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 
 
 def mode(bench: Bench, stage: str, *projects: str) -> None:
-    bench.desk.set_mode(ModeOrder(Stage(stage), projects or None), ROOT)
+    bench.service.set_mode(ModeOrder(Stage(stage), projects or None), ROOT)
 
 
 def test_one_command_forward_and_back_audited(bench: Bench) -> None:
-    (all_,) = bench.desk.modes()
+    (all_,) = bench.service.modes()
     assert (all_.project, all_.stage, all_.by) == ("", Stage.ENFORCE, "")
     mode(bench, "observe")
     mode(bench, "canary", "vision", "speech")
-    everybody, speech, vision = bench.desk.modes()
+    everybody, speech, vision = bench.service.modes()
     assert (everybody.stage, speech.stage, vision.stage) == (Stage.OBSERVE, Stage.CANARY, Stage.CANARY)
     assert vision.by == "root"
     bench.restart()
     assert bench.controller.rules.stages.stage_of("vision") is Stage.CANARY
     mode(bench, "enforce")
-    assert [record.stage for record in bench.desk.modes()] == [Stage.ENFORCE], "of everybody, without exception"
-    actions = [(e.action, e.target, e.fields["stage"]) for e in bench.desk.audit().items if e.action == "mode set"]
+    assert [record.stage for record in bench.service.modes()] == [Stage.ENFORCE], "of everybody, without exception"
+    actions = [(e.action, e.target, e.fields["stage"]) for e in bench.service.audit().items if e.action == "mode set"]
     assert actions == [
         ("mode set", "all projects", "observe"),
         ("mode set", "vision", "canary"),
@@ -48,7 +48,7 @@ def test_one_command_forward_and_back_audited(bench: Bench) -> None:
         ("mode set", "all projects", "enforce"),
     ]
     with pytest.raises(Forbidden):
-        bench.desk.set_mode(ModeOrder(Stage.OBSERVE), ADA)
+        bench.service.set_mode(ModeOrder(Stage.OBSERVE), ADA)
 
 
 @pytest.mark.parametrize("stage", ["observe", "replay", "shadow"])
@@ -65,7 +65,7 @@ def test_where_nobody_acts_jobs_run_as_asked_and_nothing_is_touched(bench: Bench
         record = bench.job(job)
         assert record.state is JobState.COMPLETED
         assert record.rescales == 0
-        rows = [row for row in bench.desk.decisions(job).items if not row.would]
+        rows = [row for row in bench.service.decisions(job).items if not row.would]
         assert {row.gpus for row in rows if row.gpus} == {2}, "never changed"
     assert {name.epoch for name in bench.engine.launches} == {1}
     assert len(bench.engine.launches) == 12
@@ -81,13 +81,13 @@ def test_shadow_says_what_would_be_done_and_how_right_it_was(bench: Bench) -> No
         bench.submit(**JOB)
     for _ in range(1200):
         bench.turn()
-    (record,) = bench.desk.modes()
+    (record,) = bench.service.modes()
     assert record.ended == 16
     assert record.compared == 16
     assert record.judged > 0
     assert record.within_time is not None
     assert record.energy_change is not None
-    rows = bench.desk.decisions("16").items
+    rows = bench.service.decisions("16").items
     wish = next(row for row in rows if row.would and row.gpus)
     assert wish.reason.startswith("would run on ")
     assert wish.jct_s is not None
@@ -151,13 +151,13 @@ def test_a_canary_that_slows_a_protected_job_goes_back(bench: Bench, monkeypatch
     bench.until_trains(job)
     monkeypatch.setattr("powerflow.live.governance.step.held_back", lambda scheduler, now_s: {job: 75.0})
     bench.turn(2)
-    (record,) = bench.desk.modes()
+    (record,) = bench.service.modes()
     assert (record.stage, record.by) == (Stage.SHADOW, "powerflow")
     assert record.why == f"protected job {job} is 75 s behind what it was promised"
     assert not bench.controller.scheduler.acting.acts("")
     said = [event.text for event in bench.store.events(limit=1000).items if event.kind == "canary"]
     assert said == [f"canary of all projects goes back to shadow: {record.why}"]
-    assert [entry.user for entry in bench.desk.audit().items if entry.action == "mode set"] == ["root", "powerflow"]
+    assert [entry.user for entry in bench.service.audit().items if entry.action == "mode set"] == ["root", "powerflow"]
 
 
 def test_a_canary_whose_jobs_miss_their_predictions_twice_goes_back(bench: Bench) -> None:
@@ -176,7 +176,7 @@ def test_a_canary_whose_jobs_miss_their_predictions_twice_goes_back(bench: Bench
         bench.turn()
         if bench.controller.rules.stages.stage_of("vision") is Stage.SHADOW:
             break
-    record = bench.desk.modes()[1]
+    record = bench.service.modes()[1]
     assert (record.stage, record.by) == (Stage.SHADOW, "powerflow")
     assert "of jobs missed its prediction twice running" in record.why
 
@@ -195,9 +195,9 @@ class Slow:
 def test_a_cap_needs_somebody_to_act_on(bench: Bench) -> None:
     mode(bench, "shadow")
     with pytest.raises(Refused, match="nobody's jobs are acted on"):
-        bench.desk.set_cap(CapOrder(watts=500.0), ROOT)
+        bench.service.set_cap(CapOrder(watts=500.0), ROOT)
     mode(bench, "enforce")
-    bench.desk.set_cap(CapOrder(watts=500.0), ROOT)
+    bench.service.set_cap(CapOrder(watts=500.0), ROOT)
 
 
 def saved(*_: object) -> tuple[float, float, float, float]:
@@ -211,7 +211,7 @@ def test_last_days_are_replayed_while_nobody_acts(tmp_path: Path) -> None:
     for hours in (24.5, 10.0):
         past_job(bench, hours)
     bench.turn(3)
-    assert bench.desk.savings() is None
+    assert bench.service.savings() is None
     assert not replays(bench), "who is acted on needs no such word"
     mode(bench, "replay")
     bench.turn(1)
@@ -219,13 +219,13 @@ def test_last_days_are_replayed_while_nobody_acts(tmp_path: Path) -> None:
     assert replaying is not None
     assert replaying._answer.poll(60.0)
     bench.turn(1)
-    found = bench.desk.savings()
+    found = bench.service.savings()
     assert found is not None
     assert (found.days, found.jobs) == (1, 1)
     assert (found.asked_jct_s, found.asked_j, found.acted_jct_s, found.acted_j) == (100.0, 2e6, 80.0, 1.5e6)
     bench.restart()
     bench.turn(3)
-    assert bench.desk.savings() == found
+    assert bench.service.savings() == found
     assert not replays(bench), "the next is due in a day"
     bench.close()
 
@@ -258,7 +258,7 @@ def test_a_policy_that_fails_in_shadow_does_no_harm(bench: Bench, monkeypatch: p
     monkeypatch.setattr("powerflow.scheduler.rules.rollout.Staged.wish", fails)
     job = bench.submit(**JOB)
     bench.until_state(job, JobState.COMPLETED)
-    assert not [row for row in bench.desk.decisions(job).items if row.would]
+    assert not [row for row in bench.service.decisions(job).items if row.would]
 
 
 def test_a_stage_of_one_project_says_nothing_of_the_others(tmp_path: Path) -> None:
@@ -275,11 +275,11 @@ def test_a_stage_of_one_project_says_nothing_of_the_others(tmp_path: Path) -> No
 
 def test_no_project_is_not_everybody(bench: Bench) -> None:
     with pytest.raises(InputError, match="no project is named"):
-        bench.desk.set_mode(ModeOrder(Stage.OBSERVE, ()), ROOT)
+        bench.service.set_mode(ModeOrder(Stage.OBSERVE, ()), ROOT)
     assert bench.controller.rules.stages.anybody()
 
 
-def test_the_brain_is_told_though_the_answer_cannot_be_made(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_scheduler_is_told_though_the_answer_cannot_be_made(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object) -> None:
         raise StoreError("locked", retry=True)
 
@@ -334,9 +334,9 @@ def test_a_protected_job_that_was_held_by_its_owner_is_no_canarys_fault(bench: B
     bench.steps_total = 1_000_000
     mode(bench, "canary")
     job = bench.submit(**JOB, priority="protected")
-    bench.desk.hold(job, ADA)
+    bench.service.hold(job, ADA)
     run_for(bench, 300.0)
-    bench.desk.release(job, ADA)
+    bench.service.release(job, ADA)
     bench.until_trains(job)
     assert bench.controller.rules.stages.stage_of("") is Stage.CANARY
 

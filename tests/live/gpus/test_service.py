@@ -51,7 +51,7 @@ def test_the_job_on_a_lost_gpu_goes_on_elsewhere_and_it_is_no_failure(bench: Ben
     assert f"{name} is out of service: GPU is lost" in bench.controller.power.notices()
     bench.until(lambda: any(event.kind == "gpu out" for event in bench.store.events(limit=1000).items))
     mend()
-    bench.desk.resume(where[0], ROOT)  # no need to wait until it has been well for a while
+    bench.service.resume(where[0], ROOT)  # no need to wait until it has been well for a while
     bench.until(lambda: not bench.controller.power.health.out())
     bench.until(lambda: any(event.kind == "gpu back" for event in bench.store.events(limit=1000).items))
     assert bench.controller.scheduler.pools["A100"].occupancy.up == 4

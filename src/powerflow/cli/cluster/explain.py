@@ -24,9 +24,7 @@ if TYPE_CHECKING:
 def explain(
     controller: ControllerClient,
     job: Job,
-    history: Annotated[
-        bool, typer.Option("--history", help="Tell the job's story from the log of decisions.")
-    ] = False,
+    history: Annotated[bool, typer.Option("--history", help="Tell the job's story from the log of decisions.")] = False,
     json: Json = False,
     watch: Watch = None,
 ) -> None:

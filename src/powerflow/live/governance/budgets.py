@@ -1,4 +1,4 @@
-"""The energy budgets of a live cluster: kept in the store, told what was used, and turned into the brain's terms.
+"""The energy budgets of a live cluster: kept in the store, told what was used, and turned into the scheduler's terms.
 
 The keepers are the simulator's (`powerflow.energy.budgets`). This module gives them a meter, what jobs still need, and
 once a day a replay of what came in the last one; and keeps what they know across restarts.
@@ -108,7 +108,7 @@ class LiveBudgets:
         self._pupils: set[str] = set()  # who learns from it
         self._jobless: set[str] = set()  # who was asked, and has had no jobs yet: they wait for the daily replay
         self._shares: Sequence[float] = ()
-        self._terms: scheduler_events.Event | None = None  # that the brain was told last
+        self._terms: scheduler_events.Event | None = None  # that the scheduler was told last
         self._trouble = ""
 
     # -- from outside ---------------------------------------------------------------------------------------------
@@ -213,7 +213,7 @@ class LiveBudgets:
             self._project_j[project] = self._project_j.get(project, 0.0) + energy_j
 
     def decided(self, limited: frozenset[str]) -> None:
-        """The brain has decided; these scopes' limits hold jobs back."""
+        """The scheduler has decided; these scopes' limits hold jobs back."""
         self._limited = limited
         self._limited_since |= limited
 
@@ -227,7 +227,7 @@ class LiveBudgets:
         Args:
             now_s: The present.
             scheduler: Told of all progress up to now.
-            events: Gets what the brain is to be told.
+            events: Gets what the scheduler is to be told.
 
         Raises:
             StoreError: The jobs of past days cannot be read.

@@ -1,4 +1,4 @@
-"""The power caps of a live cluster: kept in the store, told to the brain, and held against the meters.
+"""The power caps of a live cluster: kept in the store, told to the scheduler, and held against the meters.
 
 What was drawn under a cap is written down as it is metered (`powerflow.live.governance.cap_record`), and judged by the
 same code as a simulated one (`powerflow.scheduler.caps.compliance`).
@@ -49,7 +49,7 @@ class StoredCap:
         return self.scope, self.start_s
 
     def cap(self, cluster: ClusterSpec) -> PowerCap:
-        """As the brain takes it."""
+        """As the scheduler takes it."""
         return PowerCap(
             self.watts,
             parse_scope(self.scope, cluster, "scope"),
@@ -72,7 +72,7 @@ class Caps:
 
     def __init__(self, store: Store, cluster: ClusterSpec, power: Gpus, records: CapRecords) -> None:
         self._store, self._cluster, self._power, self._records = store, cluster, power, records
-        self._told: dict[int, StoredCap] = {}  # what the brain knows, by number
+        self._told: dict[int, StoredCap] = {}  # what the scheduler knows, by number
         self._lock = threading.Lock()  # who changes caps reads them first
 
     # -- from outside ---------------------------------------------------------------------------------------------
@@ -148,7 +148,7 @@ class Caps:
     # -- the loop -------------------------------------------------------------------------------------------------
 
     def news(self, now_s: float) -> Sequence[scheduler_events.Event]:
-        """What the brain is to be told since the last call: at the start, all caps that are not over."""
+        """What the scheduler is to be told since the last call: at the start, all caps that are not over."""
         stored = {cap.number: cap for cap in self._stored()[1]}
         places = {cap.place for cap in stored.values() if not cap.lifted}
         held = [cap for cap in self._told.values() if not cap.lifted and not _over(cap, now_s, CALM_S)]

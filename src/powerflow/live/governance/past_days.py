@@ -11,7 +11,7 @@ from powerflow.api.records import JobState
 from powerflow.cost.table import Axes, CostTable
 from powerflow.energy.governor import DAY_S
 from powerflow.job import Job
-from powerflow.live.jobs.active_job import brain_job
+from powerflow.live.jobs.active_job import scheduler_job
 from powerflow.live.jobs.cost_learning import CostLearning, class_of
 from powerflow.scheduler.events import CostLearned
 from powerflow.store.models import StoredJob
@@ -29,7 +29,7 @@ class PastDays:
         days: Jobs of each, with times of submission from its beginning.
         shares: How much of each day there was a cluster for; below 1 only of the first.
         costs: By (cost class, GPU type), as believed.
-        news: What the brain is to be told of classes that no job has shown since the controller started.
+        news: What the scheduler is to be told of classes that no job has shown since the controller started.
     """
 
     days: Sequence[Sequence[Job]]
@@ -50,7 +50,7 @@ def past_days(store: Store, learning: CostLearning, axes: Mapping[str, Axes], no
         news += learning.expect(kind)
         costs |= {(kind.name, name): learning.table(kind.name, name) for name in axes}
         steps = _steps(job, learning, kind.name)
-        seen = brain_job(job.id, job.spec, kind, job.submitted_s, steps)
+        seen = scheduler_job(job.id, job.spec, kind, job.submitted_s, steps)
         if steps > 0 and _runs(seen, costs, axes):
             jobs.append(seen)
     days, shares = [], []

@@ -100,7 +100,7 @@ class Stages:
     # -- the loop -------------------------------------------------------------------------------------------------
 
     def acting(self) -> Acting:
-        """What the brain is to be told."""
+        """What the scheduler is to be told."""
         known = self._all()
         return Acting(known[OTHERS].stage.acts, {name: s.stage.acts for name, s in known.items() if name != OTHERS})
 

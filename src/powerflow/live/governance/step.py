@@ -17,7 +17,7 @@ from powerflow.live.governance.stages import Stages
 from powerflow.live.jobs.active_job import ActiveJob
 from powerflow.live.jobs.decision_log import DecisionLog
 from powerflow.live.jobs.job_table import JobTable
-from powerflow.live.wall_clock import BrainTime
+from powerflow.live.wall_clock import SchedulerTime
 from powerflow.scheduler.canary import held_back
 from powerflow.scheduler.plan import Plan, Wish
 from powerflow.scheduler.scheduler import Scheduler
@@ -41,12 +41,12 @@ class GovernanceStep:
 
     Args:
         rules: What is set.
-        roster: The active jobs; the brain hears of news by it.
-        scheduler: The brain.
+        roster: The active jobs; the scheduler hears of news by it.
+        scheduler: The scheduler.
         store: Where warnings go.
-        advance: Tells the brain of all progress up to now.
+        advance: Tells the scheduler of all progress up to now.
         log: A structlog logger.
-        brain_time: What the brain calls now.
+        scheduler_time: What the scheduler calls now.
 
     Attributes:
         cap_w, watt_price: Of the last plan.
@@ -61,10 +61,10 @@ class GovernanceStep:
         store: Store,
         advance: Callable[[], None],
         log: Any,
-        brain_time: BrainTime,
+        scheduler_time: SchedulerTime,
     ) -> None:
         self._rules, self._roster, self._scheduler, self._store = rules, roster, scheduler, store
-        self._advance, self._log, self._brain_time = advance, log, brain_time
+        self._advance, self._log, self._scheduler_time = advance, log, scheduler_time
         self._outcomes: deque[tuple[str, Mapping[str, float]]] = deque()  # of completed jobs, for canaries
         self.cap_w, self.watt_price = math.inf, 0.0
         self.notices: tuple[str, ...] = ()
@@ -96,7 +96,7 @@ class GovernanceStep:
         self._outcomes.append((entry.spec.project, self._rules.chronicle.ended(entry, now_s)))
 
     def decided(self, plan: Plan, now_s: float) -> None:
-        """The brain has decided, and the entries say what."""
+        """The scheduler has decided, and the entries say what."""
         stages, chronicle, entries = self._rules.stages, self._rules.chronicle, self._roster.entries
         self.cap_w, self.watt_price, self.notices = plan.cap_w, plan.watt_price, tuple(plan.notices)
         self._rules.budgets.decided(self._scheduler.limited)
@@ -126,7 +126,7 @@ class GovernanceStep:
         self._rules.signals.refresh(now_s)
 
     def _budget(self, now_s: float) -> None:
-        """Read the meters of budgets, and tell the brain on which terms jobs get energy."""
+        """Read the meters of budgets, and tell the scheduler on which terms jobs get energy."""
         budgets = self._rules.budgets
         if not budgets.due(now_s):
             return
@@ -169,8 +169,8 @@ class GovernanceStep:
         self._rules.savings.step(now_s, self._roster.events)
 
     def _record(self, now_s: float) -> None:
-        """Write down what is drawn under power caps, and what the brain allows."""
-        limit_w, at_s = self._scheduler.caps.limit_w, self._brain_time.brain(now_s)
+        """Write down what is drawn under power caps, and what the scheduler allows."""
+        limit_w, at_s = self._scheduler.caps.limit_w, self._scheduler_time.scheduler(now_s)
         self._rules.caps.note(now_s, lambda scope: limit_w(scope, at_s, at_s))
 
     def clock_set(self, by_s: float) -> None:

@@ -23,7 +23,7 @@ class Measurement:
     Args:
         power: The GPUs.
         roster: The active jobs.
-        scheduler: The brain; only whether it has power caps is asked.
+        scheduler: The scheduler; only whether it has power caps is asked.
         governance: Is told what was charged.
         gpu_service: Looks at the GPUs after each reading.
         holding: Which job is on which GPU.

@@ -1,4 +1,4 @@
-"""What the meters say of jobs, as the brain takes it: power caps are held against it."""
+"""What the meters say of jobs, as the scheduler takes it: power caps are held against it."""
 
 from __future__ import annotations
 

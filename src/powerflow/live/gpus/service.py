@@ -29,7 +29,7 @@ class GpuService:
         power: Has the readings, and `GpuHealth`.
         engine: Knows which processes are ours.
         store: Where it is written what happened, and the faults that stay.
-        roster: The active jobs, and what the brain is to be told.
+        roster: The active jobs, and what the scheduler is to be told.
         holding: Which job is on which GPU.
         log: A structlog logger.
         clock: Seconds that only run forward.

@@ -21,7 +21,7 @@ class ActiveJob:
     Attributes:
         kind: Its class.
         held: Its owner, or an operator, keeps it from running.
-        known: The brain knows of it.
+        known: The scheduler knows of it.
         eligible_s: Not to be run before: it has failed and waits to be tried again.
         epoch, gpu_type, placement, clock_mhz: What was last decided; no placement: it waits.
         reason, why, decided_s, gpu_price: Of that decision.
@@ -95,12 +95,12 @@ class ActiveJob:
         return DesiredState(self.id, self.epoch, self.spec, self.placement, runs_as)
 
     def job(self, iterations: float) -> Job:
-        """The job as the brain sees it."""
-        return brain_job(self.id, self.spec, self.kind, self.submitted_s, iterations)
+        """The job as the scheduler sees it."""
+        return scheduler_job(self.id, self.spec, self.kind, self.submitted_s, iterations)
 
 
-def brain_job(job_id: str, spec: JobSpec, kind: JobClass, submit_s: float, iterations: float) -> Job:
-    """A job as the brain, live or simulated, sees it."""
+def scheduler_job(job_id: str, spec: JobSpec, kind: JobClass, submit_s: float, iterations: float) -> Job:
+    """A job as the scheduler, live or simulated, sees it."""
     gpus, most = spec.gpus, spec.most_slowdown
     return Job(
         id=job_id,

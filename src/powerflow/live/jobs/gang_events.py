@@ -44,7 +44,7 @@ FACTS_AT_ONCE = 2000
 
 
 class GangEvents:
-    """Takes facts one by one into store, roster and brain; one that cannot be stored waits, and those after it.
+    """Takes facts one by one into store, roster and scheduler; one that cannot be stored waits, and those after it.
 
     Args:
         roster: The active jobs.
@@ -259,7 +259,7 @@ class GangEvents:
         entry.eligible_s = now_s + wait_s
         if fact.steps_safe is not None:
             entry.steps = float(fact.steps_safe)
-        self._roster.forget_in_brain(entry)
+        self._roster.withdraw_from_scheduler(entry)
         if fact.excused:
             said = f"{fact.text}: starts again, which costs no attempt"
         else:

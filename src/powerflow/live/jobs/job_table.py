@@ -1,4 +1,4 @@
-"""The active jobs between two turns: what is known of each, and what the brain and the store are yet to be told."""
+"""The active jobs between two turns: what is known of each, and what the scheduler and the store are yet to be told."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class JobTable:
 
     Attributes:
         entries: By id.
-        events: What the brain is to be told at the next decision.
+        events: What the scheduler is to be told at the next decision.
         unstored: Jobs whose decision is not written down yet; True: their GPUs change, not only their clock.
         dirty: Jobs of which the store does not know the latest.
         seen: Measurements that are not stored yet.
@@ -48,7 +48,7 @@ class JobTable:
         self._store, self._power, self._learning, self._pause_s = store, power, learning, pause_s
 
     def enter(self, job: StoredJob) -> ActiveJob:
-        """Take in a job that the store knows; the brain hears of it by `introduce`."""
+        """Take in a job that the store knows; the scheduler hears of it by `introduce`."""
         entry = entry_of(job, class_of(job.spec, job.user))
         self.entries[job.id] = entry
         if job.cost_class != entry.kind.name:
@@ -56,14 +56,14 @@ class JobTable:
         return entry
 
     def introduce(self, entry: ActiveJob) -> None:
-        """Tell the brain of a job, with what is known of its class and of the work that it has done."""
+        """Tell the scheduler of a job, with what is known of its class and of the work that it has done."""
         if entry.id in self._leaving:  # what still runs of it is on its way out
             self._gone(entry.id)
         self.events += self._learning.expect(entry.kind)
         believed = entry.steps_total or self._learning.believed_steps(entry.spec, entry.kind.name)
         pause_s = self._learning.pauses_s.get(entry.kind.name, self._pause_s[entry.spec.rescale])
         job = entry.job(believed)
-        with suppress(Refused):  # what was asked for is not here any more: the brain says so
+        with suppress(Refused):  # what was asked for is not here any more: the scheduler says so
             job = replace(job, gpu_type=type_wanted(job.gpu_type, self._power.types))
         self.events.append(scheduler_events.Submitted(job, believed, pause_s))
         if entry.steps > 0:
@@ -78,15 +78,15 @@ class JobTable:
             entry.eligible_s += by_s
             entry.explore_since_s += by_s
 
-    def forget_in_brain(self, entry: ActiveJob) -> None:
-        """The brain is to plan without this job from now on, and without its GPUs while it still holds them."""
+    def withdraw_from_scheduler(self, entry: ActiveJob) -> None:
+        """The scheduler is to plan without this job from now on, and without its GPUs while it still holds them."""
         if entry.known:
             self.events.append(scheduler_events.Leaving(entry.id))
             self._leaving.add(entry.id)
         entry.known = False
 
     def let_go(self, holding: Collection[str]) -> None:
-        """The brain may use the GPUs of those who were to leave and hold none any more.
+        """The scheduler may use the GPUs of those who were to leave and hold none any more.
 
         Args:
             holding: Jobs of which something runs.
@@ -99,7 +99,7 @@ class JobTable:
         self.events.append(scheduler_events.Cancelled(job_id))
 
     def give_back(self, entry: ActiveJob, reason: str) -> None:
-        """A job is to hold nothing, whatever the brain had decided for it."""
+        """A job is to hold nothing, whatever the scheduler had decided for it."""
         if entry.placement:
             entry.placement, entry.clock_mhz = (), 0.0
             entry.epoch += 1
