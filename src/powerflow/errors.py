@@ -6,7 +6,7 @@ from __future__ import annotations
 class InputError(ValueError):
     """Something a person gave us cannot be used.
 
-    The front door prints it as one line and exits with ``exit_code``; it never shows a traceback.
+    The command line prints it as one line and exits with ``exit_code``; it never shows a traceback.
 
     Args:
         what: What is wrong, as a plain clause ("duration is negative (-3)").

@@ -1,4 +1,4 @@
-"""The commands that ask a controller, through the front door, against a real server over a fake cluster."""
+"""The commands that ask a controller, through the command line, against a real server over a fake cluster."""
 
 from __future__ import annotations
 

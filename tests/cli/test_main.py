@@ -1,4 +1,4 @@
-"""The front door: every ending has its exit code and one line, and nothing heavy is imported to say hello."""
+"""The command line: every ending has its exit code and one line, and nothing heavy is imported to say hello."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Install = Callable[[object], None]
 
 @pytest.fixture
 def install(monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Puts one command, ``powerflow act``, behind the door, in a module of its own."""
+    """Puts one command, ``powerflow act``, behind the command line, in a module of its own."""
 
     def put(attribute: object) -> None:
         module = types.ModuleType("powerflow.cli.act")

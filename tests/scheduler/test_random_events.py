@@ -1,4 +1,4 @@
-"""Whatever happens, in whatever order, the scheduler stays sound: every built-in policy, every event, many times over."""
+"""In whatever order things happen, the scheduler stays sound: every built-in policy, every event, many times over."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All that the front door may ask of a live cluster."""
+"""The protocol between the REST API and a live cluster."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from powerflow.energy.kinds import Kind
 
 
 class ClusterApi(Protocol):
-    """All that the front door may ask. Safe to call from any thread.
+    """Protocol between the REST API and a live cluster. Safe to call from any thread.
 
     Every method may raise `NotFound` for a thing that does not exist, `Forbidden` for what this caller may not do,
     `Refused` for what cannot be done to the thing as it is, and `Unavailable` while the store cannot be used.

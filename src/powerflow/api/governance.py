@@ -1,6 +1,6 @@
 """What operators set, and how it stands: budgets, power caps, signals, and the audit of who set what.
 
-Plain data between the controller and its front door, with the units of `powerflow.api.records`.
+Plain data between the controller and the REST API, with the units of `powerflow.api.records`.
 """
 
 from __future__ import annotations

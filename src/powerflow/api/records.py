@@ -1,4 +1,4 @@
-"""What may be asked of the live cluster, and what is answered: plain data between the controller and its front door.
+"""Records of a live cluster: plain data between the controller and whoever asks.
 
 Units: seconds (times of day are Unix seconds, UTC), watts, joules, MHz. None means "not known" or "not yet".
 """

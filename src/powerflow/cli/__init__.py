@@ -1,1 +1,1 @@
-"""The front door."""
+"""The command line: one small module a command, imported when it is asked for."""

@@ -1,4 +1,4 @@
-"""The front door: finds the command that was asked for, runs it, and turns every ending into an exit code.
+"""Run the command line: find the command that was asked for, run it, and turn every ending into an exit code.
 
 Exit codes: 0 ok, 1 failed, 2 wrong usage, 3 not found, 4 refused, 5 unreachable, 130 interrupted.
 """

@@ -114,7 +114,7 @@ def console(*, stderr: bool = False) -> Console:
 
     class PipeAwareConsole(Console):
         def on_broken_pipe(self) -> None:
-            raise BrokenPipeError  # the front door ends quietly; rich would exit with 1 from here
+            raise BrokenPipeError  # `main` ends quietly; rich would exit with 1 from here
 
         def render(self, renderable: Any, options: Any = None) -> Iterator[Segment]:
             """Whatever is shown may hold what others wrote: names in a log, reasons, paths."""

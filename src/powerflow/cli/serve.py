@@ -181,17 +181,17 @@ def run_controller(
     from powerflow import __version__
     from powerflow.engine.protocol import EngineError
     from powerflow.service.app import build_app
-    from powerflow.service.doorkeeper import Doorkeeper
     from powerflow.service.middleware import hosts_of
     from powerflow.service.refused import RefusedTokens
     from powerflow.service.server import ApiServer
+    from powerflow.service.token_audit import TokenAudit
 
     controller = live.controller
     controller.start()
     if live.engine.renew_agent():
         live.log.info("agent renewed", what="the one that was found is another version's; its ranks run on")
     tokens, refused = own_tokens(state), RefusedTokens()
-    doorkeeper = Doorkeeper(tokens, refused, live.store.note, controller.clock, controller.notices, live.log)
+    token_audit = TokenAudit(tokens, refused, live.store.note, controller.clock, controller.notices, live.log)
     app = build_app(
         live.service,
         tokens,
@@ -216,7 +216,7 @@ def run_controller(
         loop = threading.Thread(target=turn, name="powerflow-loop")
         announced = announce(state, server.url, controller.owner)
         loop.start()
-        doorkeeper.start()
+        token_audit.start()
         try:
             gpus = f"{live.spec.gpus} {'emulated ' if live.emulation else ''}GPU{'s' if live.spec.gpus > 1 else ''}"
             print(f"powerflow serves {gpus} at {server.url}; state in {state}", flush=True)
@@ -226,7 +226,7 @@ def run_controller(
         finally:  # also where nobody takes what is printed: the loop would go on for ever
             watch.begin("the controller's loop")
             server.hang_up()
-            doorkeeper.stop()
+            token_audit.stop()
             stop.set()
             controller.ring()
             loop.join()

@@ -28,7 +28,7 @@ IMPOSSIBLE, TOO_MANY, HOLDS_ALREADY = 1, 2, 3
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
-#: The fields of a `PackedPool`. Numba looks up the class of a named tuple at every call, which takes longer than the rest.
+#: The fields of a `PackedPool`. Numba looks up a named tuple's class at every call, which takes longer than the rest.
 Fields = tuple[Any, ...]
 
 

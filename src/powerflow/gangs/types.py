@@ -1,7 +1,7 @@
-"""What is asked of a gang (`DesiredState`), and what is told of it (facts): plain data between the controller and `Gangs`.
+"""Plain data between the controller and `Gangs`: what a job shall have (`DesiredState`), and what happened to it.
 
-Within one `Gangs` object every fact of an end (`GangCompleted`, `GangFailed`, `Vacated`) is told once for an order. After a
-restart of the controller what still holds is told again, because the last telling may have been lost: take facts so
+Within one `Gangs` object each end (`GangCompleted`, `GangFailed`, `Vacated`) is told once for a desired state. After a
+restart of the controller what still holds is told again, because the last telling may have been lost: take events so
 that hearing one twice does no harm.
 """
 

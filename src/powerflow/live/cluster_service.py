@@ -1,4 +1,4 @@
-"""What the front door may ask, answered from the store and from the loop's latest snapshot.
+"""Answer what the API may ask, from the store and from the loop's latest snapshot.
 
 Asking never waits for the loop: what changes something is written to the store, and the loop is told.
 """

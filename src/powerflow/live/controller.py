@@ -79,7 +79,7 @@ class ControllerSettings:
 
 
 class News(NamedTuple):
-    """What the front door tells the loop: a job was submitted, ended, held or released, or a node's state changed."""
+    """What the API tells the loop: a job was submitted, ended, held or released, or a node's state changed."""
 
     kind: str
     name: str
@@ -419,7 +419,7 @@ class Controller:
             raise LostClaim
         self._renewed_s = now_s
 
-    # -- news from the front door ---------------------------------------------------------------------------------
+    # -- news from the API ---------------------------------------------------------------------------------
 
     def _take_news(self, now_s: float) -> None:
         for _ in range(min(len(self._inbox), NEWS_AT_ONCE)):  # the rest in the next turn, which comes at once

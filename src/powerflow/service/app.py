@@ -1,7 +1,7 @@
-"""The REST API: what `powerflow.api.cluster_api.Cluster` answers, over HTTP.
+"""The REST API: what `powerflow.api.cluster_api.ClusterApi` answers, over HTTP.
 
-Every operation is a line or two: it hands what was asked to the cluster and its answer back. What is common to all (host,
-token, size, log) is in `door`, what goes wrong in `problem`.
+Every operation is a line or two: it hands the question to the cluster and the answer back. What is common to all
+(host, token, size, log) is in `middleware`, errors are in `problem`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from powerflow.errors import InputError
 from powerflow.service import schemas
 from powerflow.service.governing import governing
 from powerflow.service.metrics import exposition
-from powerflow.service.middleware import Door
+from powerflow.service.middleware import RequestGuard
 from powerflow.service.openapi import document
 from powerflow.service.operations import at_least, says
 from powerflow.service.peers import Network
@@ -65,10 +65,10 @@ def build_app(
         tokens: Who may ask.
         version: Of PowerFlow.
         log: A structlog logger for requests and for what fails (`logs.json_lines`).
-        hosts: Host names to answer to (`door.hosts_of`); None: any.
+        hosts: Host names to answer to (`middleware.hosts_of`); None: any.
         open_metrics: Whether ``/metrics`` needs no token.
         proxies: Proxies whose ``X-Forwarded-For`` is believed.
-        refused: Counts failed authentications for the audit (`powerflow.service.doorkeeper`).
+        refused: Counts failed authentications for the audit (`powerflow.service.token_audit`).
     """
     app = FastAPI(
         title="PowerFlow",
@@ -85,13 +85,13 @@ def build_app(
     app.include_router(governing(cluster), prefix=PREFIX, tags=["governance"])
     app.include_router(_health(cluster, version), prefix=PREFIX, tags=["health"])
     app.add_route(METRICS, _metrics(cluster, version))
-    # what nobody foresaw is answered too, and then raised on to the door, which logs it
+    # what nobody foresaw is answered too, and then raised on to the middleware, which logs it
     for kind in (RequestValidationError, HTTPException, InputError, OSError, Exception):
         app.add_exception_handler(kind, _answer)
     app.openapi = lambda: document(app, PREFIX, open_paths=(HEALTH,))  # type: ignore[method-assign]
     open_paths = {OPENAPI, HEALTH, *((METRICS,) if open_metrics else ())}
     app.add_middleware(
-        Door,
+        RequestGuard,
         tokens=tokens,
         hosts=hosts,
         open_paths=open_paths,

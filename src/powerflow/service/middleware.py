@@ -41,7 +41,7 @@ def hosts_of(bound_to: str) -> frozenset[str] | None:
     return LOOPBACK if bound_to in ("localhost", "127.0.0.1", "::1") else None
 
 
-class Door:
+class RequestGuard:
     """ASGI middleware. A path that is not ``open`` needs a token; the caller is then in the request's state.
 
     Args:

@@ -5,7 +5,7 @@
     {"tokens": [{"user": "ada", "role": "user", "sha256": "9f86d0…"}],
      "changes": [{"time_s": 1790000000.0, "by": "root", "what": "created", "id": "9f86d081884c"}]}
 
-``changes`` says who made and revoked the latest ones, for the controller's audit (`powerflow.service.doorkeeper`).
+``changes`` says who made and revoked the latest ones, for the controller's audit (`powerflow.service.token_audit`).
 
 A token is 256 random bits, so a plain SHA-256 of it cannot be searched; whoever reads the file cannot ask with it.
 """

@@ -11,7 +11,7 @@ from powerflow.simulate.result import Segments, Timeline
 
 
 class PowerMeter:
-    """Integrates the cluster's power over time, as a meter at its door would; knows nothing of jobs.
+    """Integrates the cluster's power over time, as a meter at its supply would; knows nothing of jobs.
 
     Attributes:
         watts: Power now.

@@ -24,7 +24,7 @@ _OPTIONS = {
 
 
 def asks(command: Callable[..., None]) -> Callable[..., None]:
-    """A command whose first argument is a `ControllerClient`; ``--url``, ``--token-file``, ``--state-dir`` say which."""
+    """Give a command a `ControllerClient`, as ``--url``, ``--token-file`` and ``--state-dir`` say which."""
 
     @wraps(command)
     def asking(

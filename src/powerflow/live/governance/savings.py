@@ -74,7 +74,7 @@ class SavingsEstimate:
         self._due_s += by_s
 
     def step(self, now_s: float, events: list[Event]) -> None:
-        """Take what a replay has found, or begin one that is due; ``events`` gets what the scheduler is to be told for it.
+        """Take what a replay has found, or begin one that is due; ``events`` gets what to tell the scheduler.
 
         Raises:
             StoreError: What was found cannot be kept, or the jobs of past days not be read.

@@ -10,16 +10,16 @@ from pathlib import Path
 
 from powerflow.api.governance import AuditRecord
 from powerflow.api.records import Role, Unavailable
-from powerflow.service.doorkeeper import HERE, Doorkeeper
 from powerflow.service.logs import json_lines
 from powerflow.service.refused import RefusedTokens
+from powerflow.service.token_audit import HERE, TokenAudit
 from powerflow.service.tokens import Tokens, create_token, revoke_tokens
 
 ME = pwd.getpwuid(os.getuid()).pw_name
 
 
 class Audited:
-    """A doorkeeper, and what it wrote into the audit."""
+    """A token_audit, and what it wrote into the audit."""
 
     def __init__(self, path: Path) -> None:
         self.audit: list[AuditRecord] = []
@@ -28,7 +28,7 @@ class Audited:
         self.refused = RefusedTokens()
         self.tokens = Tokens.load(path)
         log = json_lines(io.StringIO())
-        self.keeper = Doorkeeper(self.tokens, self.refused, self.note, lambda: 1e9, self.notices, log)
+        self.keeper = TokenAudit(self.tokens, self.refused, self.note, lambda: 1e9, self.notices, log)
 
     def note(self, rows: Sequence[AuditRecord]) -> None:
         if self.away:

@@ -28,12 +28,12 @@ HERE = "this machine"
 NOTICE = "tokens"
 
 
-class Doorkeeper:
+class TokenAudit:
     """See the module. ``step`` may be called by one thread at a time; `start` makes one that does.
 
     Args:
         tokens: The controller's.
-        refused: Failed authentications, as the door counts them.
+        refused: Failed authentications, as the API counts them.
         note: Adds entries to the audit; raises `InputError` where it cannot now.
         clock: Unix seconds.
         notices: Where operators are told that nobody is let in.
@@ -58,7 +58,7 @@ class Doorkeeper:
 
     def start(self) -> None:
         """Start a thread that calls `step` every second."""
-        threading.Thread(target=self._run, name="powerflow-doorkeeper", daemon=True).start()
+        threading.Thread(target=self._run, name="powerflow-token_audit", daemon=True).start()
 
     def stop(self) -> None:
         """End the thread, soon."""
