@@ -29,9 +29,8 @@ from powerflow.live.emulation import Emulation
 from powerflow.live.event_logger import EventLogger
 from powerflow.live.explain_requests import ExplainRequests
 from powerflow.live.governance.step import GovernanceParts, GovernanceStep
+from powerflow.live.gpu_service import GpuService
 from powerflow.live.gpus.gpus import Gpus
-from powerflow.live.gpus.measuring import Measurement
-from powerflow.live.gpus.service import GpuService
 from powerflow.live.gpus.wanted import type_held
 from powerflow.live.jobs.active_job import ActiveJob
 from powerflow.live.jobs.clock_exploration import clocks_to_try
@@ -39,6 +38,7 @@ from powerflow.live.jobs.cost_learning import CostLearning, class_of, restore
 from powerflow.live.jobs.gang_events import BATCHES, PAUSES, GangEvents
 from powerflow.live.jobs.job_table import JobTable, update_of
 from powerflow.live.jobs.step_timing import STEPS
+from powerflow.live.measurement import Measurement
 from powerflow.live.troubles import tell_troubles
 from powerflow.live.wall_clock import SchedulerTime, WallClock, moved
 from powerflow.scheduler import events as scheduler_events

@@ -6,13 +6,13 @@ import math
 from collections.abc import Callable, Collection, Mapping
 
 from powerflow.live.governance.step import GovernanceStep
+from powerflow.live.gpu_service import GpuService
 from powerflow.live.gpus.gpus import Gpus, Place
-from powerflow.live.gpus.power_event import metered
-from powerflow.live.gpus.service import GpuService
 from powerflow.live.jobs.active_job import ActiveJob
 from powerflow.live.jobs.clock_exploration import EXPLORE_S
 from powerflow.live.jobs.gang_events import GangEvents
 from powerflow.live.jobs.job_table import JobTable
+from powerflow.live.power_event import metered
 from powerflow.scheduler.events import PowerMetered
 from powerflow.scheduler.scheduler import Scheduler
 
