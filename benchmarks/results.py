@@ -1,7 +1,7 @@
-"""The study behind docs/results.md: every policy on real traces, at several loads, at equal metered energy.
+"""Run the study behind docs/results.md and docs/results/: every policy on real traces, at equal metered energy.
 
     python -m benchmarks.results            # everything; resumes where it was stopped
-    python -m benchmarks.results --quick    # two small cases, to see that it works; writes out/results-quick.md
+    python -m benchmarks.results --quick    # two small cases, to see that it works; writes into out/
 
 Cases are spread over all cores, and each is kept in ``out/results`` under a fingerprint of the code that made it: a
 result of other code is never taken for one of this. Data are read from ``../shared/data/traces`` (``--data``).
@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 import powerflow
+from benchmarks import results_data
 from benchmarks.results_page import render
 from powerflow.cli.compare import document
 from powerflow.cli.output import atomic_write, to_json
@@ -142,7 +143,7 @@ def cases(sources: Sequence[Source], loads: Sequence[float], seeds: tuple[int, .
 
 
 def fingerprint() -> str:
-    """A name for the code that results come from: every file of the package but its front door and its pages."""
+    """A name for the code that results come from: every file of the package but the command line and the reports."""
     root = Path(powerflow.__file__).parent
     seen = hashlib.sha256()
     for path in sorted(root.rglob("*")):
@@ -172,7 +173,9 @@ def main() -> None:
     page = root / ("out/results-quick.md" if asked.quick else "docs/results.md")
     notes = Path(__file__).with_name("results_notes.md")
     command = "python -m benchmarks.results" + (" --quick" if asked.quick else "")
-    text = render(results, command, notes.read_text("utf-8") if notes.exists() and not asked.quick else "")
+    said = notes.read_text("utf-8") if notes.exists() and not asked.quick else ""
+    text, rows = render(results, command, said, page.stem)
+    results_data.write(rows, page.with_suffix(""))
     with atomic_write(page) as file:
         file.write_text(text, encoding="utf-8")
     print(f"written: {page.relative_to(root)}")

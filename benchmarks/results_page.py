@@ -1,10 +1,12 @@
-"""docs/results.md from the results of the study: what held, what did not, and the numbers."""
+"""Make docs/results.md and its data files from the results of the study."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from benchmarks.results_data import COLUMNS, PAGE_LEVEL, Row, belief_table, completion_table
 
 Result = Mapping[str, Any]
 
@@ -17,6 +19,15 @@ BELIEF_WORDS = {
     ("oracle", "unknown"): "unknown sizes",
 }
 OURS = "prices"
+#: How many cases that fail a claim are named on the page; the data files have all.
+WORST = 5
+_FILES = """\
+| file | one line for each | columns |
+|---|---|---|
+| [workloads.csv](FOLDER/workloads.csv) | workload, load | `fifo_kwh`: metered energy of FIFO at maximum clock, the 100 % of levels; `days`: span of it (means over seeds) |
+| [completion.csv](FOLDER/completion.csv) | workload, load, level, policy | `jct_h`: mean completion time in hours, mean over seeds; `over_prices`: its ratio to `prices` at the same energy; `…_low`, `…_high`: 95 % intervals (Student's t) over seeds; empty: the policy does not come down to that energy on every seed |
+| [bound.csv](FOLDER/bound.csv) | workload, load, level | `prices_over_bound`: `prices` over the proven lower bound, first seed |
+| [beliefs.csv](FOLDER/beliefs.csv) | workload, load, level | mean completion time over that of `prices` with true costs and sizes: with `fitted_costs`, with `costs_learned_online`, with `unknown_sizes` |"""  # noqa: E501
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,26 +46,31 @@ class Check:
         return self.ratio <= self.limit
 
 
-def render(results: Sequence[Result], command: str, notes: str) -> str:
-    """The whole page.
+def render(results: Sequence[Result], command: str, notes: str, folder: str) -> tuple[str, dict[str, list[Row]]]:
+    """Make the page and its data.
 
     Args:
         results: Cases as `benchmarks.results` keeps them.
         command: What was typed.
         notes: What a person says of it, markdown; may be empty.
+        folder: Where the data files are, beside the page.
+
+    Returns:
+        The page, and the rows of its data files (`benchmarks.results_data`).
     """
     mains = [result for result in results if _belief(result) == ("oracle", "known")]
     others = list(against_others(mains))
     bounds = list(against_bound(mains))
     beliefs = {belief: list(against_oracle(results, mains, belief)) for belief in BELIEF_LIMITS}
+    rows = rows_of(results)
     parts = [
         "# Results",
-        "Every policy on the same jobs at equal metered energy. All of it is **simulated**: arrivals, durations and "
-        "GPU counts are from the logs; costs are modelled (catalogue models, each class varied by seed), and so is "
-        "the cluster. Nothing here was measured on a GPU.",
+        "Look up how much sooner jobs finish under one policy than under another, at equal metered energy, on jobs of "
+        "real logs. Everything is **simulated**: arrivals, durations and GPU counts are from the logs; costs are "
+        "modelled (catalogue models, each class varied by seed), and so is the cluster. Nothing was measured on a GPU.",
         f"```\n{command}\n```",
-        "The page is written by that command; numbers depend on the code and the seeds, not on the machine. The logs "
-        "are not part of this repository.",
+        "That command writes this page and its [data files](#data-files). Numbers depend on the code and the seeds, "
+        "not on the machine. The logs are not part of this repository.",
         "## What was to hold, and whether it does",
         _verdicts(others, bounds, beliefs),
         "## What does not hold",
@@ -63,17 +79,19 @@ def render(results: Sequence[Result], command: str, notes: str) -> str:
         "## How it was computed",
         _how(mains),
         "## Mean completion time at equal energy",
-        "Hours, means over seeds; in brackets the ratio to `prices` at the same energy, with its 95 % interval "
-        "(Student's t) where it is not `prices` itself. For `prices` the interval is that of the mean, in hours. "
-        "Levels are shares of the energy of FIFO at maximum clock. A dash: the policy has no setting that comes down "
-        "to that energy on every seed. The row *bound* gives `prices` over the proven lower bound (first "
-        "seed).",
-        *(_table(result) for result in mains),
+        f"At {PAGE_LEVEL} % of the energy of FIFO at maximum clock: hours for `prices`, means over seeds, and for the "
+        "others the ratio of their mean completion time to it. A dash: the policy has no setting that comes down to "
+        "that energy on every seed. The last column is `prices` over the proven lower bound (first seed). All levels, "
+        "hours of every policy and 95 % intervals (Student's t) are in [the data files](#data-files).",
+        completion_table(rows),
         "## What `prices` loses by not knowing",
-        "Mean completion time over that of `prices` with the true costs and sizes, same jobs, same energy.",
-        _belief_table(mains, beliefs),
+        "Mean completion time over that of `prices` with the true costs and sizes, same jobs, same energy: from the "
+        "best to the worst of the levels.",
+        belief_table(rows),
+        "## Data files",
+        _FILES.replace("FOLDER", folder),
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(parts) + "\n", rows
 
 
 # --- checks -------------------------------------------------------------------------------------------------------
@@ -136,64 +154,61 @@ def _failures(others: list[Check], bounds: list[Check], beliefs: Mapping[tuple[s
     ):
         failed = sorted((check for check in checks if not check.holds), key=lambda check: -check.ratio)
         if failed:
-            said = "; ".join(f"{c.where}, {c.level:.0%}, {c.other}: {c.ratio:.3f}" for c in failed)
-            lines.append(f"- {what}: {said}")
+            said = "; ".join(f"{c.where}, {c.level:.0%}: {c.ratio:.3f}" for c in failed[:WORST])
+            more = f"; and {len(failed) - WORST} more" if len(failed) > WORST else ""
+            lines.append(f"- {what}: {said}{more}")
     return "\n".join(lines) or "Nothing: every claim holds in every case."
 
 
 # --- numbers ------------------------------------------------------------------------------------------------------
 
 
-def _table(result: Result) -> str:
-    levels = result["levels"]
-    rows = {(row["policy"], row["level"]): row for row in result["rows"]}
-    policies = list(dict.fromkeys(row["policy"] for row in result["rows"]))
-    reference_kwh = result["reference_j"] / 3.6e6
-    heads = " | ".join(f"{level:.0%}" for level in levels)
-    lines = [
-        f"### {_where(result)}",
-        "",
-        f"100 % is {reference_kwh:,.0f} kWh over {result['horizon_s'] / 86400:.1f} days (means over seeds).",
-        "",
-        f"| policy | {heads} |",
-        "|---|" + "---|" * len(levels),
-    ]
-    for policy in sorted(policies, key=lambda policy: _order(rows, policy, levels)):
-        lines.append(f"| {policy} | " + " | ".join(_cell(rows[policy, level]) for level in levels) + " |")
-    bound = [rows[OURS, level]["vs_bound"] for level in levels]
-    lines.append("| *bound* | " + " | ".join("–" if at is None else f"{at['mean']:.3f}" for at in bound) + " |")
-    return "\n".join(lines)
+def rows_of(results: Sequence[Result]) -> dict[str, list[Row]]:
+    """The lines of the data files, by file."""
+    mains = [result for result in results if _belief(result) == ("oracle", "known")]
+    found = {
+        (check.where, check.level, belief): f"{check.ratio:.3f}"
+        for belief in BELIEF_LIMITS
+        for check in against_oracle(results, mains, belief)
+    }
+    rows: dict[str, list[Row]] = {name: [] for name in COLUMNS}
+    for result in mains:
+        case = {"workload": result["case"]["source"]["name"], "load": f"{result['case']['load']:g}"}
+        kwh, days = result["reference_j"] / 3.6e6, result["horizon_s"] / 86400
+        rows["workloads"].append(case | {"fifo_kwh": f"{kwh:.0f}", "days": f"{days:.1f}"})
+        at = {(row["policy"], row["level"]): row for row in result["rows"]}
+        policies = sorted({policy for policy, _ in at}, key=lambda name: _order(at, name, result["levels"]))
+        for level in result["levels"]:
+            head = case | {"level": f"{100 * level:.0f}"}
+            rows["completion"] += [head | {"policy": policy} | _numbers(at[policy, level]) for policy in policies]
+            bound = at[OURS, level]["vs_bound"]
+            rows["bound"].append(head | {"prices_over_bound": "" if bound is None else f"{bound['mean']:.3f}"})
+            rows["beliefs"].append(
+                head
+                | {
+                    words.replace(" ", "_"): found.get((_where(result), level, belief), "")
+                    for belief, words in BELIEF_WORDS.items()
+                }
+            )
+    return rows
 
 
 def _order(rows: Mapping[tuple[str, float], Any], policy: str, levels: Sequence[float]) -> tuple[float, ...]:
     return tuple(_jct_h(rows[policy, level]) or float("inf") for level in levels)
 
 
-def _cell(row: Mapping[str, Any]) -> str:
-    hours = _jct_h(row)
-    if hours is None:
-        return "–"
-    if row["policy"] == OURS:
-        own = row["metrics"]["jct_mean_s"]
-        spread = "" if own["low"] is None else f" ({own['low'] / 3600:.2f} to {own['high'] / 3600:.2f} h)"
-        return f"**{hours:.2f}**{spread}"
-    ratio = row["vs_prices"]
-    if ratio is None:
-        return f"{hours:.2f}"
-    spread = "" if ratio["low"] is None else f", {ratio['low']:.2f} to {ratio['high']:.2f}"
-    return f"{hours:.2f} ({ratio['mean']:.2f}{spread})"
+def _numbers(row: Mapping[str, Any]) -> dict[str, str]:
+    if row["metrics"] is None:
+        return {}
+    own, ratio = row["metrics"]["jct_mean_s"], row["vs_prices"]
+    return _interval("jct{}_h", own, 3600.0) | ({} if row["policy"] == OURS else _interval("over_prices{}", ratio, 1.0))
 
 
-def _belief_table(mains: Sequence[Result], beliefs: Mapping[tuple[str, str], list[Check]]) -> str:
-    found = {(belief, check.where, check.level): check.ratio for belief, checks in beliefs.items() for check in checks}
-    lines = ["| workload | level | " + " | ".join(BELIEF_WORDS[belief] for belief in beliefs) + " |"]
-    lines.append("|---|---|" + "---|" * len(beliefs))
-    for result in mains:
-        for level in result["levels"]:
-            ratios = [found.get((belief, _where(result), level)) for belief in beliefs]
-            cells = " | ".join("–" if ratio is None else f"{ratio:.3f}" for ratio in ratios)
-            lines.append(f"| {_where(result)} | {level:.0%} | {cells} |")
-    return "\n".join(lines)
+def _interval(column: str, spread: Mapping[str, float | None] | None, unit: float) -> dict[str, str]:
+    if spread is None:
+        return {}
+    parts = {"": spread["mean"], "_low": spread["low"], "_high": spread["high"]}
+    return {column.format(part): f"{value / unit:.2f}" for part, value in parts.items() if value is not None}
 
 
 def _how(mains: Sequence[Result]) -> str:

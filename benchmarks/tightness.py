@@ -1,4 +1,4 @@
-"""How far `prices` is from the proven lower bound: the rows *bound* of docs/results.md, in a fraction of the time.
+"""Say how far `prices` is from the proven lower bound (docs/results/bound.csv), in a fraction of the study's time.
 
 ``python -m benchmarks.tightness`` takes the study's cases (sources and loads of `benchmarks.results`, first seed, true
 costs and sizes), runs `prices` alone at every energy price, and divides by the bound at each level of FIFO's energy.
