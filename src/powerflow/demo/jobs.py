@@ -42,10 +42,11 @@ def arrivals() -> list[Arrival]:
 def warm_up() -> list[JobSpec]:
     """One job of each kind of network, two steps on two GPUs: what a machine does only once is done before the first.
 
-    Files are read from the disk and compiled to bytecode, processes are started, connected and trained with.
+    Files are read from the disk and compiled to bytecode, processes are started, connected and trained with. Each is
+    its project's first, so that no project starts with a smaller share than the others.
     """
-    kinds = ("conv", "imagenet"), ("lstm", "imagenet"), ("attention", "imagenet"), ("mlp", "imagenet")
-    return [_spec(f"warm-up-{kind}", kind, family, 64, 1, 2, "2") for kind, family in kinds]
+    kinds = ("vision", "conv"), ("speech", "lstm"), ("language", "attention"), ("ranking", "mlp")
+    return [_spec(f"{project}-warm-up", kind, "imagenet", 64, 1, 2, "2") for project, kind in kinds]
 
 
 def _spec(name: str, kind: str, family: str, batch: int, epochs: int, steps: int, gpus: str) -> JobSpec:
@@ -56,6 +57,7 @@ def _spec(name: str, kind: str, family: str, batch: int, epochs: int, steps: int
             f" --steps {steps} --batch {batch}",
             "gpus": gpus,
             "batch": {"global": batch},
+            "work": {"iterations": epochs * steps},  # so that the scheduler knows what the simulation knows
             "rescale": "in-place",
             "model": family,
             "project": name.split("-", maxsplit=1)[0],
