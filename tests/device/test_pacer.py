@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from powerflow.cost.model import gpu_power, step_time
+from powerflow.device.emulated import pacer as pacer_module
 from powerflow.device.emulated.gpu import EmulatedGpu
-from powerflow.device.emulated.gpu import pacer as pacer_module
 from powerflow.device.emulated.pacer import Pacer, emulate_rank, pacer_from_environment
 from powerflow.errors import InputError
 from tests.device.cards import a_job, emulated_gpus

@@ -108,13 +108,13 @@ def put_in(fault: str, run: Any, model: nn.Module) -> None:
         hook = next(iter(model.parameters())).register_hook
         hook(lambda _: die() if training() else None)  # type: ignore[no-untyped-call]
     elif place == "after-all-reduce":  # this rank has the gradients; perhaps others have not
-        before(training, gang.Gang, "between_steps")
+        before(training, gang.GangMember, "between_steps")
     elif place == "meet":
         before(regrouping, group, "meet")
     elif place == "form":  # all members have arrived
         before(regrouping, group, "form")
     elif place == "share":  # the group stands, the state is about to be given
-        before(regrouping, gang.Gang, "_share")
+        before(regrouping, gang.GangMember, "_share")
     elif place == "send":  # only the source comes here
         before(regrouping, gang, "send")
     elif place == "receive":
@@ -131,7 +131,7 @@ def put_in(fault: str, run: Any, model: nn.Module) -> None:
 
         os.fsync = full
     elif place == "finish":
-        before(training, gang.Gang, "finish")
+        before(training, gang.GangMember, "finish")
     else:
         raise ValueError(place)
 

@@ -69,7 +69,7 @@ def test_the_scheduler_is_told_a_time_that_was_never_set() -> None:
     times = SchedulerTime()
     assert times.follow(3600.0) == ClockSet(3600.0)
     assert times.follow(3000.0) == ClockSet(-600.0)
-    assert times.driver(10_000.0) == 7000.0
+    assert times.scheduler(10_000.0) == 7000.0
     assert times.wall(7000.0) == 10_000.0
     assert times.wall(math.inf) == math.inf
     told = times.told(PowerCapSet(PowerCap(500.0, start_s=10_000.0, deadline_s=10_060.0)))

@@ -32,7 +32,7 @@ class RealCluster:
     """The cluster of the bench, which is made when the tests run and not when they are collected."""
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(BENCH[0].cluster, name)
+        return getattr(BENCH[0].service, name)
 
 
 @pytest.fixture(scope="module", autouse=True)

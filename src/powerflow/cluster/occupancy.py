@@ -107,7 +107,7 @@ class Occupancy:
         return self._pool.room.astype(np.int64)
 
     @property
-    def pool(self) -> packing.Pool:
+    def pool(self) -> packing.PackedPool:
         """The arrays behind it, for kernels of this room; read only."""
         return self._pool
 

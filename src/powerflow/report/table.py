@@ -77,5 +77,5 @@ def metrics_table(metrics: Metrics, title: str) -> Table:
     return table
 
 
-def _text(cell: rows.Cell, interval: bool) -> str:
+def _text(cell: rows.TableCell, interval: bool) -> str:
     return f"{cell.text} {cell.interval}" if interval and cell.interval else cell.text
