@@ -198,17 +198,15 @@ def _order(rows: Mapping[tuple[str, float], Any], policy: str, levels: Sequence[
 
 
 def _numbers(row: Mapping[str, Any]) -> dict[str, str]:
-    if row["metrics"] is None:
-        return {}
-    own, ratio = row["metrics"]["jct_mean_s"], row["vs_prices"]
-    return _interval("jct{}_h", own, 3600.0) | ({} if row["policy"] == OURS else _interval("over_prices{}", ratio, 1.0))
+    own = None if row["metrics"] is None else row["metrics"]["jct_mean_s"]
+    ratio = None if row["policy"] == OURS else row["vs_prices"]
+    return _interval("jct{}_h", own, 3600.0) | _interval("over_prices{}", ratio, 1.0)
 
 
 def _interval(column: str, spread: Mapping[str, float | None] | None, unit: float) -> dict[str, str]:
-    if spread is None:
-        return {}
-    parts = {"": spread["mean"], "_low": spread["low"], "_high": spread["high"]}
-    return {column.format(part): f"{value / unit:.2f}" for part, value in parts.items() if value is not None}
+    parts = {"": "mean", "_low": "low", "_high": "high"}
+    values = {column.format(part): None if spread is None else spread[key] for part, key in parts.items()}
+    return {name: "" if value is None else f"{value / unit:.2f}" for name, value in values.items()}
 
 
 def _how(mains: Sequence[Result]) -> str:
