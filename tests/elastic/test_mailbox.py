@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from powerflow.elastic.mailbox import MOST_BYTES, Mailbox, Member, Switch, Target, read_json, replace_json
+from powerflow.elastic.mailbox import Mailbox, Member, Switch, Target
+from powerflow.osutil.files import MOST_BYTES, read_untrusted_json, replace_json
 
 
 def test_what_is_posted_is_read(tmp_path: Path) -> None:
@@ -31,7 +32,7 @@ def test_ranks_of_an_earlier_or_a_later_version_can_read_what_is_posted(tmp_path
     mailbox.post_switch(Switch(target, 17))
     assert (mailbox.target(), mailbox.switch()) == (target, Switch(target, 17))
     words = {"generation", "members", "local_batch_max", "nodes", "checkpoint_s"}  # all that 0.1.0 knows
-    posted, switched = read_json(tmp_path / "target.json"), read_json(tmp_path / "switch.json")
+    posted, switched = read_untrusted_json(tmp_path / "target.json"), read_untrusted_json(tmp_path / "switch.json")
     assert posted is not None
     assert switched is not None
     assert posted.keys() == switched["target"].keys() == words
@@ -47,14 +48,14 @@ def test_nothing_that_is_no_plain_file_is_opened_for_long(tmp_path: Path) -> Non
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(tmp_path / "socket"))
         for name in ("fifo", "link", "folder", "socket", "missing"):
-            assert read_json(tmp_path / name) is None
+            assert read_untrusted_json(tmp_path / name) is None
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff", b"1", b" " * (MOST_BYTES + 1)])
 def test_what_is_no_message_is_said_to_be_none(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "message").write_bytes(content)
     with pytest.raises(ValueError):
-        read_json(tmp_path / "message")
+        read_untrusted_json(tmp_path / "message")
 
 
 def test_a_message_is_replaced_as_a_whole(tmp_path: Path) -> None:
@@ -62,5 +63,5 @@ def test_a_message_is_replaced_as_a_whole(tmp_path: Path) -> None:
     replace_json(path, {"a": 1})
     with pytest.raises(TypeError):
         replace_json(path, {"a": object()})
-    assert read_json(path) == {"a": 1}
+    assert read_untrusted_json(path) == {"a": 1}
     assert [entry.name for entry in tmp_path.iterdir()] == ["message"]

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from powerflow.engine.local import LocalEngine, client, process
+from powerflow.engine.local import LocalEngine, client
 from powerflow.engine.protocol import EngineError, Fenced, RankName, RankSpec, RankState
+from powerflow.osutil.processes import boot_id, start_ticks
 from powerflow.testing.engine_conformance import ended, status_of, until, whole_log
 from powerflow.testing.engine_conformance_process import alive
 from tests.engine.conftest import LocalPlace
@@ -216,9 +217,9 @@ def test_a_pid_that_was_used_again_is_not_taken_for_the_rank(place: LocalPlace, 
     os.kill(who["shim"][0], signal.SIGKILL)
     wait_for(lambda: not alive(who["rank"][0]))
     with subprocess.Popen(["sleep", "600"], start_new_session=True) as innocent:
-        ticks = process.start_ticks(innocent.pid)
+        ticks = start_ticks(innocent.pid)
         assert ticks is not None
-        shift, name = (1, process.boot_id()) if boot == "this" else (0, "another-boot")
+        shift, name = (1, boot_id()) if boot == "this" else (0, "another-boot")
         who |= {"shim": [innocent.pid, ticks - shift], "rank": [innocent.pid, ticks - shift], "boot": name}
         record.write_text(json.dumps(who))
         assert ended(engine, spec.name).state is RankState.LOST

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from powerflow.engine.local import records, shim
+from powerflow.engine.local import shim
 from powerflow.engine.local.cgroups import Cgroups
 from powerflow.engine.local.logs import LogWriter, read_log
 from powerflow.engine.protocol import RankName, RankSpec
+from powerflow.osutil.files import read_json, replace_json
 
 
 def test_segments_by_hand(tmp_path: Path) -> None:
@@ -69,18 +70,17 @@ def test_a_full_disk_costs_output_and_nothing_else(tmp_path: Path, monkeypatch: 
 
 def test_a_status_waits_for_room_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[float] = []
-    replace = records.replace
 
     def full_at_first(path: Path, content: dict[str, object]) -> None:
         if len(calls) < 2:
             raise OSError(errno.ENOSPC, "No space left on device")
-        replace(path, content)
+        replace_json(path, content)
 
-    monkeypatch.setattr(records, "replace", full_at_first)
+    monkeypatch.setattr(shim, "replace_json", full_at_first)
     monkeypatch.setattr(time, "sleep", calls.append)
     limits = 0o022, (1024, 1024)
     spec = RankSpec(RankName("g", 0, 0), "n", ("true",))
     launch = shim.Launch(spec, tmp_path, -1, -1, Cgroups(None, {}), frozenset(), *limits)
     shim._leave_word(launch, {"state": "exited", "code": 7})
     assert len(calls) == 2
-    assert records.read(tmp_path / "status.json") == {"state": "exited", "code": 7}
+    assert read_json(tmp_path / "status.json") == {"state": "exited", "code": 7}

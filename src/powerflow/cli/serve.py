@@ -288,7 +288,7 @@ def own_tokens(state: Path) -> Tokens:
 
 def announce(state: Path, url: str, owner: str) -> bytes:
     """Write where the API is, for the commands of this user; return what was written."""
-    from powerflow.elastic.mailbox import replace_json
+    from powerflow.osutil.files import replace_json
 
     path = state / "server.json"
     replace_json(path, {"url": url, "token_file": str(state / "token"), "controller": owner})

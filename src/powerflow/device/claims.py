@@ -9,7 +9,6 @@ root's. Machines are told apart by their driver: controllers in containers that 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import re
@@ -18,7 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from powerflow.device.protocol import DeviceError
-from powerflow.osutil.files import read_json, replace_json
+from powerflow.osutil.files import read_json, replace_json, try_lock
 from powerflow.osutil.processes import born, lives
 
 OF_ROOT, OF_USERS = Path("/run/powerflow"), Path("/tmp/powerflow-gpus")
@@ -62,18 +61,11 @@ class GpuClaims:
 def _locked(folder: Path, name: str, uuid: str, until_s: float) -> int:
     path = folder / f"{name}.lock"
     try:
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        file = try_lock(path, wait_s=until_s - time.monotonic(), pause_s=0.1)
     except OSError as error:
         raise DeviceError(f"GPU {uuid}: {path} cannot be used ({error.strerror}); is it another user's?") from error
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except BlockingIOError:
-            if time.monotonic() >= until_s:
-                os.close(file)
-                raise _taken(uuid, read_json(folder / f"{name}.json")) from None
-            time.sleep(0.1)
+    if file is None:
+        raise _taken(uuid, read_json(folder / f"{name}.json"))
     with contextlib.suppress(OSError):
         replace_json(folder / f"{name}.json", {"pid": os.getpid(), "born": born(os.getpid())})
         (folder / f"{name}.json").chmod(0o644)

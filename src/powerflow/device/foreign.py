@@ -7,6 +7,8 @@ import re
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
+from powerflow.osutil.processes import stat_fields
+
 #: Services of the driver, that compute on behalf of others: whoever they work for is listed besides them.
 SERVICES = ("nvidia-cuda-mps", "nvidia-persiste", "nv-hostengine")
 #: A chain of parents longer than this is not followed.
@@ -19,10 +21,10 @@ _CONTAINER = re.compile(r"docker|containerd|libpod|crio|kubepods|lxc")
 def parent_of(pid: int) -> int:
     """Return a process's parent; 0 if it is gone or has none."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text("ascii", "replace")
-        return int(text[text.rindex(")") + 2 :].split()[1])
-    except (OSError, ValueError, IndexError):
+        fields = stat_fields(pid)
+    except OSError:  # the system hides other users' processes
         return 0
+    return 0 if fields is None else int(fields[1])
 
 
 def strangers(pids: Iterable[int], ours: Collection[int], *, spare_containers: bool = False) -> tuple[str, ...]:

@@ -17,19 +17,18 @@ next renewal starts another; if both are, the next start of the controller gives
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import math
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from powerflow.device.emulated.gpu import EmulatedGpu
 from powerflow.device.nvml import NvmlGpu, find
 from powerflow.device.protocol import DeviceError, DeviceLost, Gpu, NotPermitted, Reading, Unsupported
-from powerflow.osutil.files import locked, read_json, replace_json
+from powerflow.osutil.files import locked, read_json, replace_json, try_lock
 from powerflow.osutil.processes import boot_id, boottime_s
 
 #: How long clocks stay as they were set when nobody renews the lease.
@@ -75,7 +74,7 @@ class Clocks:
             DeviceLost, DeviceError: If the GPU does not answer, or does not take it.
         """
         gpu = self._gpus[uuid]
-        with _changing(self._directory):
+        with locked(self._directory / "lock"):
             reading = gpu.read()
             held = read_json(_note(self._directory, uuid))
             # NVML cannot say what a GPU is locked to: without a note, another process may have given the clock back
@@ -91,7 +90,7 @@ class Clocks:
     def set_again(self, uuid: str, clock_mhz: float) -> Reading:
         """Lock a GPU to a clock, also if it seems to be locked to it; otherwise as `set`."""
         gpu = self._gpus[uuid]
-        with _changing(self._directory):
+        with locked(self._directory / "lock"):
             reading = gpu.read()
             if uuid in self._refused:
                 return reading
@@ -110,7 +109,7 @@ class Clocks:
         Returns:
             UUIDs still borrowed. One that is missing was given back meanwhile: we came after the lease had ended.
         """
-        with _changing(self._directory):
+        with locked(self._directory / "lock"):
             notes = list(_notes(self._directory).values())
             if notes:
                 self._renew(notes)
@@ -126,7 +125,7 @@ class Clocks:
         Raises:
             DeviceError: If the GPU does not take it; it stays borrowed.
         """
-        with _changing(self._directory):
+        with locked(self._directory / "lock"):
             note = _note(self._directory, uuid)
             held = read_json(note)
             if held is not None:
@@ -181,7 +180,7 @@ def restore_leftovers(directory: str | os.PathLike[str], gpus: Sequence[Gpu], ke
     directory = Path(directory)
     if not (directory / "prior").is_dir():
         return []
-    with _changing(directory):
+    with locked(directory / "lock"):
         return _restore(directory, {gpu.uuid: gpu for gpu in gpus}, keep)
 
 
@@ -189,7 +188,7 @@ def restore_if_ended(directory: Path) -> list[str]:
     """Give back all clocks if the lease has ended: what the watchdog does."""
     if lease_left_s(directory) > 0:
         return []
-    with _changing(directory):
+    with locked(directory / "lock"):
         # asked again under the lock: it may have been renewed meanwhile
         return _restore(directory, {}, ()) if lease_left_s(directory) <= 0 else []
 
@@ -209,18 +208,16 @@ def borrowed(directory: Path) -> int:
 
 def ensure_watchdog(directory: str | os.PathLike[str]) -> None:
     """Start the watchdog of a device directory, if none lives; however many ask at once, one is started."""
-    with _changing(Path(directory)):
+    with locked(Path(directory) / "lock"):
         _start_watchdog(Path(directory))
 
 
 def _start_watchdog(directory: Path) -> None:
     """To be called with the lock held: a watchdog goes only while it holds it."""
-    file = os.open(directory / "watchdog.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    file = try_lock(directory / "watchdog.lock")
+    if file is None:
+        return
     try:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return
         import subprocess  # the watchdog itself, which imports this module, does without
 
         # The lock goes over to it with the open file: there is no moment in which nobody has it. It detaches itself.
@@ -234,12 +231,6 @@ def _start_watchdog(directory: Path) -> None:
             raise DeviceError(f"the device watchdog does not start; see {directory / 'watchdog.log'}")
     finally:
         os.close(file)
-
-
-@contextlib.contextmanager
-def _changing(directory: Path) -> Iterator[None]:
-    with locked(directory / "lock"):
-        yield
 
 
 def _note(directory: Path, uuid: str) -> Path:

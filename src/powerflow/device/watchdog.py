@@ -7,7 +7,6 @@ to watch over, or nothing that it could give back, for a minute.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sys
 import time
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from powerflow.device.emulated.throttle import continue_leftovers
 from powerflow.device.lease import borrowed, lease_left_s, restore_if_ended
-from powerflow.osutil.files import locked
+from powerflow.osutil.files import locked, try_lock
 from powerflow.osutil.processes import boottime_s
 
 #: How often it looks.
@@ -62,12 +61,11 @@ def main(arguments: list[str]) -> int:
         os.set_inheritable(lock, False)
         _detach()
     else:
-        lock = os.open(directory / "watchdog.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        taken = try_lock(directory / "watchdog.lock")
+        if taken is None:
             print(f"{directory}: a watchdog is there already", file=sys.stderr)
             return 1
+        lock = taken
     os.truncate(lock, 0)
     os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)  # for people who wonder who holds it
     try:

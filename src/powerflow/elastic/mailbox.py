@@ -21,16 +21,14 @@ every member is ready or broken. Whoever is not a member of what it goes over to
 from __future__ import annotations
 
 import contextlib
-import errno
-import json
 import os
-import secrets
-import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
+
+from powerflow.osutil.files import read_untrusted_json, replace_json
 
 #: What the ranks find in their environment.
 JOB_DIR = "POWERFLOW_JOB_DIR"
@@ -40,8 +38,6 @@ CHECKPOINT_DIR = "POWERFLOW_CHECKPOINT_DIR"
 #: The file in it that is the gang's; not set where that is the one in the job's directory.
 CHECKPOINT_FILE = "POWERFLOW_CHECKPOINT_FILE"
 CHECKPOINT = "checkpoint.pt"
-#: No message is larger.
-MOST_BYTES = 1 << 20
 
 
 class Phase(StrEnum):
@@ -173,7 +169,7 @@ class Mailbox:
 
     def target(self) -> Target | None:
         """What the gang shall be."""
-        found = read_json(self.directory / "target.json")
+        found = read_untrusted_json(self.directory / "target.json")
         return None if found is None else self._target(found)
 
     def post_switch(self, switch: Switch) -> None:
@@ -182,13 +178,13 @@ class Mailbox:
 
     def switch(self) -> Switch | None:
         """When to go over."""
-        found = read_json(self.directory / "switch.json")
+        found = read_untrusted_json(self.directory / "switch.json")
         return None if found is None else Switch(self._target(found["target"]), found["step"])
 
     def _target(self, found: dict[str, Any]) -> Target:
         """A target from what was written; what a later version says besides is passed over."""
         members = tuple(Member(member["name"], member["node"]) for member in found["members"])
-        patience = read_json(self.directory / _PATIENCE) or {}
+        patience = read_untrusted_json(self.directory / _PATIENCE) or {}
         known = {key: value for key, value in (patience | found).items() if key in Target.__slots__}
         return Target(**{**known, "members": members})
 
@@ -198,7 +194,7 @@ class Mailbox:
 
     def rendezvous(self, generation: int) -> Mapping[str, Any] | None:
         """Where the members of a generation meet."""
-        return read_json(self.directory / f"rendezvous-{generation}.json")
+        return read_untrusted_json(self.directory / f"rendezvous-{generation}.json")
 
     def report(self, report: RankReport) -> None:
         """Say where a rank stands."""
@@ -206,7 +202,8 @@ class Mailbox:
 
     def reports(self, names: Sequence[str]) -> list[RankReport]:
         """Where these ranks stand, as far as they have said so."""
-        found = (read_json(self.directory / "ranks" / f"{name}.json") for name in names)
+        ranks = self.directory / "ranks"
+        found = (read_untrusted_json(ranks / f"{name}.json") for name in names)
         return [RankReport(**{**entry, "phase": Phase(entry["phase"])}) for entry in found if entry is not None]
 
     def living(self, silent_s: float) -> list[RankReport]:
@@ -243,44 +240,3 @@ def _words(target: Target) -> dict[str, Any]:
     words = asdict(target)
     del words["outside_s"]
     return words
-
-
-def replace_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a file so that a reader sees the old content or the new, never a part."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with temporary.open("x", encoding="utf-8") as file:  # a new one: never through a link that lies there
-            file.write(json.dumps(content))
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """Content of such a file; None if it is not there, or is no plain file (a job's user may put there what he likes).
-
-    Raises:
-        ValueError: It holds no JSON object, or more than `MOST_BYTES`.
-    """
-    try:
-        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENXIO):  # a link; a socket
-            return None
-        raise
-    try:
-        if not stat.S_ISREG(os.fstat(file).st_mode):
-            return None
-        text = os.read(file, MOST_BYTES + 1)
-    finally:
-        os.close(file)
-    if len(text) > MOST_BYTES:
-        raise ValueError(f"{path.name} is larger than {MOST_BYTES} bytes")
-    content = json.loads(text)
-    if not isinstance(content, dict):
-        raise ValueError(f"{path.name} holds no JSON object")
-    return content

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import io
-import os
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +18,7 @@ from powerflow.elastic.training import streams
 from powerflow.elastic.training.sampling import Position
 from powerflow.elastic.training.streams import Bases
 from powerflow.errors import InputError
+from powerflow.osutil.files import locked, replaced
 
 #: Bytes sent at once: enough to use the link, little enough that nobody needs much memory for it.
 BUCKET_BYTES = 64 << 20
@@ -147,27 +145,16 @@ class Training:
         Raises:
             OSError: It cannot be written; what was there stays.
         """
-        with _locked(path.with_suffix(".lock")):
+        with locked(path.with_suffix(".lock"), mode=0o666):
             kept = load(path)
             if kept is not None and kept["position"][0] >= step:
                 return
             del kept
-            temporary = path.with_name(f".{path.name}.new")  # whoever was killed while writing leaves no more than one
-            try:
-                with open(temporary, "wb") as file:
-                    write(file)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(temporary, path)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    temporary.unlink()
-                raise
-            directory = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
+            # always the same name: ranks that are killed while they write leave one such file, not many
+            temporary = path.with_name(f".{path.name}.new")
+            temporary.unlink(missing_ok=True)
+            with replaced(path, durable=True, temporary=temporary) as file:
+                write(file)
 
 
 def _not_alike(what: str) -> InputError:
@@ -188,13 +175,6 @@ def load(path: Path) -> State | None:
     except FileNotFoundError:
         return None
     return state
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with open(path, "wb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 class _Pickler(pickle.Pickler):

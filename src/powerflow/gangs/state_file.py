@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from powerflow.elastic.mailbox import read_json, replace_json
+from powerflow.osutil.files import read_untrusted_json, replace_json
 
 
 @dataclass(slots=True)
@@ -101,7 +101,7 @@ class GangRecord:
     @staticmethod
     def load(path: Path) -> GangRecord:
         """Read one; an empty one where there is none."""
-        found = read_json(path)
+        found = read_untrusted_json(path)
         if found is None:
             return GangRecord()
         found["ranks"] = {

@@ -1,4 +1,4 @@
-"""Which process is meant, and which boot: what a number alone cannot say, for numbers are used again."""
+"""Identify processes and boots. A pid alone does not: the kernel uses it again."""
 
 from __future__ import annotations
 
@@ -7,32 +7,45 @@ import time
 from pathlib import Path
 
 
-def born(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot; None if it has ended (a zombie has).
-
-    With its number this names a process for as long as the machine is up.
+def stat_fields(pid: int) -> list[bytes] | None:
+    """Return the fields of ``/proc/PID/stat`` (see proc(5)) from the third, the state, on; None if there is no such
+    process.
     """
     try:
-        text = Path(f"/proc/{pid}/stat").read_text("ascii", "replace")
+        text = Path(f"/proc/{pid}/stat").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    # the command's name stands in brackets and may hold anything; state is field 3, start time field 22
-    after_name = text[text.rindex(")") + 2 :].split()
-    return None if after_name[0] in "ZX" else int(after_name[19])
+    return text[text.rindex(b")") + 2 :].split()  # the second is the command's name in brackets: it may hold anything
+
+
+def start_ticks(pid: int) -> int | None:
+    """Return when a process started, in clock ticks since boot; None if there is no such process.
+
+    Pid and start time name one process until the machine is booted. A zombie, which has ended but was not waited for
+    by its parent, still has a start time.
+    """
+    fields = stat_fields(pid)
+    return None if fields is None else int(fields[19])
+
+
+def born(pid: int) -> int | None:
+    """Return when a running process started, as `start_ticks`; None for a zombie too."""
+    fields = stat_fields(pid)
+    return None if fields is None or fields[0] in b"ZX" else int(fields[19])
 
 
 def lives(pid: int, birth: int) -> bool:
-    """Whether the process that had this number and started then still runs."""
+    """Return whether the process of this pid and start time still runs."""
     return pid > 0 and born(pid) == birth
 
 
 def boottime_s() -> float:
-    """Seconds since boot, those asleep included; no one can set it back."""
+    """Return the seconds since boot, including sleep; nobody can set this clock."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def boot_id() -> str:
-    """Names this boot; "" where the system does not say."""
+    """Return the kernel's id of this boot; "" where it gives none."""
     with contextlib.suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
     return ""

@@ -6,9 +6,6 @@ file with what it has written down last, and adds to the audit what has changed,
 
 from __future__ import annotations
 
-import json
-import os
-import secrets
 import threading
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from contextlib import suppress
@@ -17,6 +14,7 @@ from typing import Any
 
 from powerflow.api.governance import AuditRecord
 from powerflow.errors import InputError
+from powerflow.osutil.files import read_json, replace_json
 from powerflow.service.refused import RefusedTokens
 from powerflow.service.tokens import Tokens, changes_of
 
@@ -124,16 +122,12 @@ def _noted(path: Path | None) -> dict[str, dict[str, str]]:
     if path is None:
         return {}
     with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
-        content = json.loads(_file(path).read_bytes())
+        content = read_json(_file(path)) or {}
         return {str(at): {"user": str(one["user"]), "role": str(one["role"])} for at, one in content.items()}
     return {}
 
 
 def _write_noted(path: Path | None, known: Mapping[str, Mapping[str, str]]) -> None:
-    if path is None:
-        return
-    temporary = _file(path).with_name(f".{path.name}.{secrets.token_hex(4)}")
-    with suppress(OSError):  # then the same is told again by the next controller
-        with open(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="utf-8") as file:
-            json.dump(known, file)
-        temporary.replace(_file(path))
+    if path is not None:
+        with suppress(OSError):  # then the same is told again by the next controller
+            replace_json(_file(path), known, mode=0o600)

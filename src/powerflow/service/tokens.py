@@ -12,7 +12,6 @@ A token is 256 random bits, so a plain SHA-256 of it cannot be searched; whoever
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import hmac
 import json
@@ -30,6 +29,7 @@ from pathlib import Path
 
 from powerflow.api.records import Caller, Role
 from powerflow.errors import InputError
+from powerflow.osutil.files import locked, replaced
 
 #: What a user may be called.
 USER_PATTERN = r"^[A-Za-z_][A-Za-z0-9._@-]{0,63}$"
@@ -147,7 +147,7 @@ def create_token(path: str | os.PathLike[str], user: str, role: Role) -> str:
         raise InputError(f"{user!r} is no name of a user", fix="letters, digits and ._@-, beginning with a letter")
     token = PREFIX + secrets.token_urlsafe(32)
     target = Path(path)
-    with _locked(target):
+    with locked(_lock(target)):
         known = _read(target) if target.exists() else []
         made = TokenEntry(user, role, hash_of(token))
         _write(target, [*known, made], [*changes_of(target), *_changed("created", [made])])
@@ -166,7 +166,7 @@ def revoke_tokens(path: str | os.PathLike[str], whose: str) -> Sequence[TokenEnt
     target = Path(path)
     if not target.exists():
         _read(target)  # says so; and a folder that is not there gets no lock
-    with _locked(target):
+    with locked(_lock(target)):
         known = _read(target)
         gone = [entry for entry in known if entry.user == whose] or [entry for entry in known if entry.id == whose]
         if not gone:
@@ -182,18 +182,9 @@ def hash_of(token: str) -> str:
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-class _locked:
-    """Two commands that add a token at the same time both get theirs in."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path.with_name(f".{path.name}.lock")
-
-    def __enter__(self) -> None:
-        self._file = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._file)
+def _lock(path: Path) -> Path:
+    """Return the lock file that commands hold while they change a token file."""
+    return path.with_name(f".{path.name}.lock")
 
 
 def _read(path: Path) -> list[TokenEntry]:
@@ -270,18 +261,9 @@ def _who() -> str:
 
 def _write(path: Path, entries: Sequence[TokenEntry], changes: Sequence[TokenChange]) -> None:
     """Replace the file whole, readable by its owner only from its first byte on."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     content = {
         "tokens": [{"user": e.user, "role": str(e.role), "sha256": e.sha256} for e in entries],
         "changes": [asdict(change) for change in changes[-CHANGES_KEPT:]],
     }
-    try:
-        with open(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=2)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
+    with replaced(path, durable=True, mode=0o600) as file:
+        file.write(f"{json.dumps(content, indent=2)}\n".encode())

@@ -95,8 +95,7 @@ def pair(state: Path, store: Store, *, restored: bool = False, now_s: float | No
         if store.get(key) != value:
             store.put(key, value)
     if kept != (now := {"store": name, "state": directory, **here}):
-        replace_json(state / "pair.json", now, durable=True)
-        (state / "pair.json").chmod(0o600)
+        replace_json(state / "pair.json", now, durable=True, mode=0o600)
     if (number, beat) != (marks.number, marks.beat):
         marks.set(number=number, beat=beat)
     store.follow(marks)

@@ -11,16 +11,13 @@ from pathlib import Path
 import pytest
 
 from powerflow.engine.protocol import Engine, EngineError, RankName, RankSpec, RankState
+from powerflow.osutil.processes import born
 from powerflow.testing.engine_conformance import EngineConformance, ended, status_of, until, whole_log
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs; one that ended and waits to be reaped does not."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return stat[stat.rindex(b")") + 2 :][:1] not in b"ZX"
+    """Return whether a process runs; one that ended and waits to be reaped does not."""
+    return born(pid) is not None
 
 
 class ProcessConformance(EngineConformance):

@@ -8,16 +8,16 @@ higher number. So a reader needs no lock, and a writer that dies leaves what was
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import struct
-import time
 import weakref
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from powerflow.osutil.files import try_lock
 
 MAGIC = b"PFGPU001"
 DESCRIPTION_AT, DESCRIPTION_MOST = 8, 2040
@@ -113,10 +113,12 @@ class SharedRecord:
 
     def change(self, how: Callable[[EmulatedState], EmulatedState]) -> EmulatedState:
         """Replace the record by what ``how`` makes of it; writers wait for each other. Returns the new one."""
-        # a file opened anew has a lock of its own: it keeps threads and forked children apart as well
-        file = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        # a file opened anew has a lock of its own: it keeps threads and forked children apart as well. Each writer is
+        # done in microseconds; one that never lets go must not stop the others for ever.
+        file = try_lock(self.path, wait_s=LOCK_S, pause_s=0.0002, create=False)
+        if file is None:
+            raise OSError(errno.EAGAIN, "is locked", str(self.path))
         try:
-            _lock(file, self.path)
             number, state = self._newest()
             after = how(state)
             slot, at = _packed(number + 1, after), SLOTS_AT[number % 2]
@@ -135,20 +137,6 @@ class SharedRecord:
                 return max(found)
             # both were being written while we copied them: look again
         raise OSError(errno.EIO, "is damaged", str(self.path))
-
-
-def _lock(file: int, path: Path) -> None:
-    """Wait for the other writers, each of whom is done in microseconds, but not for one who never lets go."""
-    end_s = time.monotonic() + LOCK_S
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= end_s:
-                raise OSError(errno.EAGAIN, "is locked", str(path)) from None
-            time.sleep(0.0002)
-        else:
-            return
 
 
 def _packed(number: int, state: EmulatedState) -> bytes:

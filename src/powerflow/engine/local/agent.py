@@ -10,7 +10,6 @@ import contextlib
 import os
 import socket
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,17 +17,16 @@ from powerflow.engine.local import interpreter, process, records, shim
 from powerflow.engine.local.cgroups import open_cgroups
 from powerflow.engine.local.server import AgentServer
 from powerflow.engine.local.table import RankTable
+from powerflow.osutil.files import try_lock
 
 _OLD_AGENT_ENDS_S = 10.0
 
 
 def _only_agent() -> int:
     """The lock that makes this the directory's only agent; an old one's forks let go of it within moments."""
-    deadline_s = time.monotonic() + _OLD_AGENT_ENDS_S
-    while (descriptor := records.lock(Path(records.AGENT_LOCK))) is None:
-        if time.monotonic() > deadline_s:
-            sys.exit("another agent serves this directory")
-        time.sleep(0.01)
+    descriptor = try_lock(Path(records.AGENT_LOCK), wait_s=_OLD_AGENT_ENDS_S)
+    if descriptor is None:
+        sys.exit("another agent serves this directory")
     return descriptor
 
 

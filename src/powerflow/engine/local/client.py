@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import select
@@ -23,6 +22,7 @@ from powerflow.engine.local.environment import agent_environment
 from powerflow.engine.local.logs import read_log
 from powerflow.engine.local.shim import write_environment
 from powerflow.engine.protocol import EngineError, EngineNode, Fenced, RankName, RankSpec, RankStatus
+from powerflow.osutil.files import locked, read_json
 
 _PATIENCE_S = 30.0  # how long an agent that dies again and again is asked again
 _ANSWER_S = 5.0  # how long a living agent may take over an answer
@@ -69,7 +69,7 @@ class LocalEngine:
         self._silent = False  # the agent did not answer in time (it is stopped, or the machine swaps)
         self._seen = threading.local()  # the state of things that each thread has seen
         self._cache: tuple[str, tuple[RankStatus, ...]] = ("", ())
-        found = (records.read(self._home / records.SETTINGS) or {}).get("owner") or owner
+        found = (read_json(self._home / records.SETTINGS) or {}).get("owner") or owner
         if owner and found != owner:
             raise EngineError(f"{self._home} holds the ranks of another store")
         self._ask({"do": "hello", "nodes": self._wanted, "owner": owner})
@@ -246,8 +246,7 @@ class LocalEngine:
     def _start_agent(self) -> _Connection:
         """Start the agent unless somebody else just did."""
         self._home.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with open(self._home / records.START_LOCK, "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(self._home / records.START_LOCK):
             with contextlib.suppress(FileNotFoundError, ConnectionError):
                 return _Connection(self._home)
             command = [sys.executable, "-m", "powerflow.engine.local.agent", str(self._home)]

@@ -14,6 +14,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from powerflow.osutil.processes import start_ticks, stat_fields
+
 _SET_PDEATHSIG, _SET_DUMPABLE, _SET_NAME, _SET_CHILD_SUBREAPER, _SET_NO_NEW_PRIVS = 1, 4, 15, 36, 38
 _prctl = ctypes.CDLL(None, use_errno=True).prctl
 
@@ -57,26 +59,6 @@ def be_dumpable() -> None:
     _control(_SET_DUMPABLE, 1)
 
 
-def boot_id() -> str:
-    """Names the time since this machine was booted."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
-def start_ticks(pid: int) -> int | None:
-    """When a process was started, in clock ticks since boot; None if there is none."""
-    found = _stat(pid)
-    return None if found is None else int(found[19])
-
-
-def _stat(pid: int) -> list[bytes] | None:
-    """Fields of /proc/PID/stat from the third (the state) on; None if there is no such process."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return stat[stat.rindex(b")") + 2 :].split()
-
-
 def open_process(pid: int, ticks: int) -> int | None:
     """A pidfd of the process of that pid and start time (readable once it ended); None if it is gone."""
     try:
@@ -118,7 +100,7 @@ def descendants(pid: int) -> Iterator[int]:
 def session(leader: int) -> Iterator[int]:
     """Pids of the processes in a session that are no zombies."""
     for entry in os.listdir("/proc"):
-        if entry.isdigit() and (found := _stat(int(entry))) and int(found[3]) == leader and found[0] not in b"ZX":
+        if entry.isdigit() and (found := stat_fields(int(entry))) and int(found[3]) == leader and found[0] not in b"ZX":
             yield int(entry)
 
 

@@ -18,8 +18,6 @@ whose shim was killed, which the agent writes.
 
 from __future__ import annotations
 
-import fcntl
-import json
 import math
 import os
 import re
@@ -28,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from powerflow.engine.protocol import EngineError, RankName, RankSpec, RankState, RankStatus
+from powerflow.osutil.files import read_json, replace_json
 
 SOCKET = "agent.sock"
 AGENT_LOCK = "agent.lock"
@@ -118,45 +117,9 @@ def status_from_row(row: list[Any]) -> RankStatus:
     return RankStatus(RankName.parse(name), node, RankState(state), pid, code, started_s, ended, bool(rebooted))
 
 
-def replace(path: Path, content: Mapping[str, Any], *, sync: bool = False) -> None:
-    """Write a file so that a reader sees the old content or the new, never a part; ``sync`` outlasts a power cut."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(beside, "w", encoding="utf-8") as file:
-        json.dump(content, file)
-        if sync:
-            file.flush()
-            os.fsync(file.fileno())
-    os.replace(beside, path)
-
-
-def read(path: Path) -> dict[str, Any] | None:
-    """What `replace` wrote; None where there is nothing."""
-    try:
-        found = json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):  # a power cut may leave anything
-        return None
-    return found if isinstance(found, dict) else None
-
-
 def remember(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Keep these settings for agents to come; all settings as they then are. The agent stands in its home."""
     path = Path(SETTINGS)
-    known = (read(path) or {}) | dict(settings)
-    replace(path, known)
+    known = (read_json(path) or {}) | dict(settings)
+    replace_json(path, known)
     return known
-
-
-def lock(path: Path) -> int | None:
-    """Take a lock file; its descriptor (closing it lets go), or None if another holds it.
-
-    A lock on a file that was deleted meanwhile locks nothing, and counts as not taken.
-    """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(descriptor), os.stat(path)):
-            return descriptor
-    except (BlockingIOError, FileNotFoundError):
-        pass
-    os.close(descriptor)
-    return None

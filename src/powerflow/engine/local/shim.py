@@ -23,11 +23,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from powerflow.engine.local import process, records
+from powerflow.engine.local import process
 from powerflow.engine.local.cgroups import Cgroups, kill, leave
 from powerflow.engine.local.interpreter import HEEDED
 from powerflow.engine.local.logs import LogWriter
 from powerflow.engine.protocol import RankSpec
+from powerflow.osutil.files import replace_json, try_lock
+from powerflow.osutil.processes import boot_id, start_ticks
 
 _GO = b"g"
 _CHUNK_BYTES = 1 << 16
@@ -85,7 +87,7 @@ def _start(launch: Launch) -> tuple[int, int, list[str]] | None:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _note_told)
     process.adopt_orphans()
-    lock = records.lock(launch.directory / "lock")
+    lock = try_lock(launch.directory / "lock")
     if lock is None or (launch.directory / "process.json").exists():
         _reply(launch, {"held": True})
         os._exit(0)
@@ -105,13 +107,13 @@ def _start(launch: Launch) -> tuple[int, int, list[str]] | None:
     try:
         groups = launch.cgroups.enter(str(spec.name), rank, memory_bytes=spec.memory_bytes, cpus=spec.cpus)
         who = {
-            "shim": [shim, process.start_ticks(shim)],
-            "rank": [rank, process.start_ticks(rank)],
-            "boot": process.boot_id(),
+            "shim": [shim, start_ticks(shim)],
+            "rank": [rank, start_ticks(rank)],
+            "boot": boot_id(),
             "groups": groups,
             "started_s": started_s,
         }
-        records.replace(launch.directory / "process.json", who)
+        replace_json(launch.directory / "process.json", who)
         os.write(go_w, _GO)
     finally:
         os.close(go_w)  # a rank that reads no word to go leaves
@@ -287,7 +289,7 @@ def _drain(output: int, log: LogWriter) -> None:
 
 def _give_up(launch: Launch, why: str, *, retry: bool) -> NoReturn:
     with contextlib.suppress(OSError):
-        records.replace(launch.directory / "status.json", {"state": "failed"})
+        replace_json(launch.directory / "status.json", {"state": "failed"})
     _reply(launch, {"error": why, "retry": retry})  # last: from now on the name may be launched anew
     os._exit(1)
 
@@ -302,7 +304,7 @@ def _leave_word(launch: Launch, status: Mapping[str, object]) -> None:
     """Write how it ended; as often as it takes, for a full disk is emptied some day."""
     while True:
         try:
-            return records.replace(launch.directory / "status.json", status)
+            return replace_json(launch.directory / "status.json", status)
         except FileNotFoundError:  # the directory was deleted: nobody is left who would read it
             return
         except OSError:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from powerflow.engine.local import process
+from powerflow.osutil.processes import start_ticks
 
 _END_S = 20.0
 
@@ -62,7 +63,7 @@ def _elsewhere(comm: str, home: Path, owner: str) -> list[tuple[int, int]]:
             ):
                 continue
             arguments = Path(about, "cmdline").read_bytes().split(b"\0")
-            place, ticks = _place(f"{about}/cwd"), process.start_ticks(int(entry))
+            place, ticks = _place(f"{about}/cwd"), start_ticks(int(entry))
             if owner.encode() in arguments and (place is None or place != here) and ticks is not None:
                 found.append((int(entry), ticks))
     return found
@@ -77,7 +78,7 @@ def end_strays(strays: Sequence[Stray]) -> list[Stray]:
             for pid in [*process.descendants(stray.pid)]:
                 process.send(pid, signal.SIGKILL)
         time.sleep(0.05)
-        left = [stray for stray in left if process.start_ticks(stray.pid) == stray.ticks]
+        left = [stray for stray in left if start_ticks(stray.pid) == stray.ticks]
     return left
 
 

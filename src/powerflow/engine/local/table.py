@@ -18,6 +18,8 @@ from typing import Any
 
 from powerflow.engine.local import cgroups, process, records
 from powerflow.engine.protocol import EngineError, Fenced, RankName, RankSpec, RankState, RankStatus
+from powerflow.osutil.files import read_json, replace_json, try_lock
+from powerflow.osutil.processes import boot_id, start_ticks
 
 _SHIM_STARTS_S = 10.0
 _LEFTOVERS_END_S = 5.0
@@ -96,7 +98,7 @@ class RankTable:
         directory = self.directory(str(spec.name))
         try:
             directory.mkdir(exist_ok=True)
-            records.replace(directory / "spec.json", records.spec_row(spec))
+            replace_json(directory / "spec.json", records.spec_row(spec))
         except OSError as error:
             self._remove(str(spec.name))
             raise EngineError(f"cannot write down {spec.name}: {error}", retry=True) from None
@@ -118,11 +120,11 @@ class RankTable:
     def fence(self, gang: str, epoch: int) -> None:
         """Refuse launches of this gang below this epoch; never goes back."""
         if epoch > self.fence_of(gang):
-            records.replace(self.home / "fences" / gang, {"epoch": epoch}, sync=True)
+            replace_json(self.home / "fences" / gang, {"epoch": epoch}, durable=True)
 
     def fence_of(self, gang: str) -> int:
         """Lowest epoch of a gang that may be launched."""
-        found = records.read(self.home / "fences" / gang)
+        found = read_json(self.home / "fences" / gang)
         return 0 if found is None else int(found["epoch"])
 
     def signal(self, name: str, number: int) -> bool:
@@ -140,7 +142,7 @@ class RankTable:
 
     def _lock_is_free(self, directory: Path) -> bool:
         try:
-            descriptor = records.lock(directory / "lock")
+            descriptor = try_lock(directory / "lock")
         except OSError:
             return True
         if descriptor is None:
@@ -157,8 +159,8 @@ class RankTable:
 
     def _recall(self, name: str, alive: bool) -> RankHandle | None:
         directory = self.directory(name)
-        who, end = records.read(directory / "process.json"), records.read(directory / "status.json")
-        spec = records.read(directory / "spec.json")
+        who, end = read_json(directory / "process.json"), read_json(directory / "status.json")
+        spec = read_json(directory / "spec.json")
         if who is None or spec is None or (end is not None and end["state"] == "failed"):
             return None
         shim, shim_ticks = who["shim"]
@@ -176,7 +178,7 @@ class RankTable:
                 state=RankState(end["state"]),
                 code=end["code"],
                 ended_s=end["ended_s"],
-                rebooted=who["boot"] != process.boot_id() and _with_its_machine(end),
+                rebooted=who["boot"] != boot_id() and _with_its_machine(end),
             ),
             shim,
         )
@@ -185,9 +187,9 @@ class RankTable:
         """End what a killed shim left behind, and write down that nobody knows how its rank ended."""
         rank, ticks = who["rank"]
         deadline_s = time.monotonic() + _LEFTOVERS_END_S
-        while who["boot"] == process.boot_id() and time.monotonic() < deadline_s:
+        while who["boot"] == boot_id() and time.monotonic() < deadline_s:
             left = cgroups.kill(who["groups"])
-            if process.start_ticks(rank) in (ticks, None):  # while a session has members its number is not used again
+            if start_ticks(rank) in (ticks, None):  # while a session has members its number is not used again
                 for pid in process.session(rank):
                     left = process.send(pid, signal.SIGKILL) or left
             if not left:
@@ -196,7 +198,7 @@ class RankTable:
         cgroups.leave(who["groups"])
         end = {"state": "lost", "code": None, "ended_s": time.time()}
         with contextlib.suppress(OSError):
-            records.replace(self.directory(name) / "status.json", end)
+            replace_json(self.directory(name) / "status.json", end)
         return end
 
     def _remove(self, name: str) -> None:
