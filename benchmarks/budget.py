@@ -26,10 +26,11 @@ import numpy as np
 from powerflow.energy.budget import Budget
 from powerflow.simulate.budgets.long_run import Constant, LongRun
 from powerflow.simulate.budgets.verdict import Verdict, kept, verdict
-from powerflow.simulate.budgets.year import DAY_S, resample
+from powerflow.simulate.budgets.year import resample
 from powerflow.simulate.frontier import natural_price
 from powerflow.simulate.workload.build import build_workload
 from powerflow.trace.read import read_trace
+from powerflow.units import DAY_S
 
 TRACES = Path(__file__).resolve().parents[2] / "shared" / "data" / "traces"
 ZONE = "Europe/Berlin"

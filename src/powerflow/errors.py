@@ -25,3 +25,9 @@ class InputError(ValueError):
     def __str__(self) -> str:
         head = f"{self.where}: {self.what}" if self.where else self.what
         return f"{head}; {self.fix}" if self.fix else head
+
+
+def shortened(value: object) -> str:
+    """Return a wrong value as an error message shows it: its ``repr``, at most 60 characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:56]}…{text[-1]}"

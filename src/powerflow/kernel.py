@@ -16,7 +16,8 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-HOUR_S = 3600.0
+from powerflow.units import HOUR_S
+
 #: Arrays of so many rows Python goes through in no time.
 FEW = 64
 

@@ -73,7 +73,7 @@ def test_its_token_goes_nowhere_else(places: Path) -> None:
         ("url: [a]\n", r"config.yaml:1: url is not a word"),
         ("url:\n", r"config.yaml:1: url is not a word"),
         ("- url\n", r"config.yaml:1: is not a list of settings"),
-        ("a: b: c\n", r"config.yaml:1: is not YAML"),
+        ("a: b: c\n", r"config.yaml:1: not YAML: mapping values are not allowed here"),
         ("url: ftp://a\n", r"url: 'ftp://a' is no URL"),
     ],
 )

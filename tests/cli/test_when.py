@@ -10,8 +10,9 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from powerflow.cli.when import coming, lasting, past, stamp
+from powerflow.cli.when import coming, past, stamp
 from powerflow.errors import InputError
+from powerflow.units import parse_length
 
 BERLIN = ZoneInfo("Europe/Berlin")
 
@@ -44,13 +45,13 @@ def test_a_day_on_which_clocks_change_is_no_24_hours() -> None:
 
 @pytest.mark.parametrize(("text", "seconds"), [("3h", 10_800.0), ("90 m", 5400.0), ("1.5min", 90.0), ("1d", 86_400.0)])
 def test_lengths(text: str, seconds: float) -> None:
-    assert lasting(text, "--for") == seconds
+    assert parse_length(text, "--for") == seconds
 
 
 @pytest.mark.parametrize("text", ["", "3", "0h", "-1h", "h", "1w"])
 def test_what_is_no_length(text: str) -> None:
     with pytest.raises(InputError, match="--for"):
-        lasting(text, "--for")
+        parse_length(text, "--for")
 
 
 @pytest.mark.parametrize("text", ["", "25:00", "soon", "2026-13-01", "+x", "1-1"])

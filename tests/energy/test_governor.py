@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from powerflow.energy.budget import Budget, Warned
-from powerflow.energy.governor import DAY_S, Governor, prices_by_project
+from powerflow.energy.governor import Governor, prices_by_project
 from powerflow.energy.response import Response
 from powerflow.errors import InputError
+from powerflow.units import DAY_S
 
 KWH = 3.6e6
 PRICES = (0.0, 1e-3, 4e-3, 16e-3)

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from powerflow.report import headline, rows, units, words
+from powerflow import units
+from powerflow.report import headline, rows, words
 from powerflow.simulate.comparison import Comparison, EqualEnergyRow
 from tests.report.factories import comparison, estimate, metrics, without
 

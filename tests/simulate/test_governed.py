@@ -20,9 +20,10 @@ from powerflow.simulate.budgets.day_replay import replay_day
 from powerflow.simulate.budgets.long_run import Biased, Constant, LongRun
 from powerflow.simulate.budgets.simulation import GovernedSimulation, Tick
 from powerflow.simulate.budgets.verdict import BudgetVerdict, kept, verdict
-from powerflow.simulate.budgets.year import DAY_S, LEVEL_DAYS, LONGEST_S, resample
+from powerflow.simulate.budgets.year import LEVEL_DAYS, LONGEST_S, resample
 from powerflow.simulate.workload.build import build_workload
 from powerflow.trace.record import Trace, TraceJob
+from powerflow.units import DAY_S
 from tests.policy.views import assert_valid
 from tests.simulate.workloads import from_trace
 

@@ -30,10 +30,9 @@ from powerflow.api.job_spec import (
     Work,
 )
 from powerflow.cluster.spec import printable
-from powerflow.errors import InputError
+from powerflow.errors import InputError, shortened
+from powerflow.yaml_lines import at, compose, decode, entries, line_of, read_text
 
-#: A larger file is something else given by mistake, such as a log.
-MOST_BYTES = 1 << 20
 #: Levels of nesting; a job has two.
 _DEEPEST = 8
 
@@ -79,16 +78,7 @@ def read_spec(path: str | Path, over: Mapping[str, Any] | None = None) -> JobSpe
     """
     path = Path(path)
     where = printable(str(path))
-    try:
-        with path.open("rb") as file:
-            content = file.read(MOST_BYTES + 1)
-    except FileNotFoundError:
-        raise InputError("no such file", where=where, exit_code=3) from None
-    except OSError as error:
-        raise InputError(f"cannot read: {error.strerror}", where=where, exit_code=1) from None
-    except ValueError:  # a NUL in the path
-        raise InputError("no path to a file", where=where) from None
-    return spec_of_text(content, where, folder=path.absolute().parent, over=over)
+    return spec_of_text(read_text(path, where, "a job"), where, folder=path.absolute().parent, over=over)
 
 
 def spec_of_text(
@@ -103,7 +93,7 @@ def spec_of_text(
     Raises:
         InputError: As `read_spec`.
     """
-    root = _compose(_decode(text, where), where)
+    root = _compose(decode(text, where, "a job"), where)
     lines: Lines = {}
     values = _plain(root, (), lines, set(), where)
     if not isinstance(values, dict):
@@ -142,29 +132,8 @@ def spec_from(mapping: Mapping[str, Any], where: str = "", lines: Lines | None =
     raise InputError(what, where=place, fix=fix) from None
 
 
-def _decode(text: str | bytes, where: str) -> str:
-    if len(text) > MOST_BYTES:
-        raise InputError("larger than 1 MiB: not a job", where=where)
-    if isinstance(text, bytes):
-        try:
-            text = text.decode("utf-8-sig")
-        except UnicodeDecodeError:
-            text = "\0"
-    if "\0" in text:
-        raise InputError("binary file, not a job", where=where)
-    return text
-
-
 def _compose(text: str, where: str) -> yaml.Node:
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.MarkedYAMLError as error:
-        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise InputError(f"not YAML: {error.problem}", where=where + line) from None
-    except yaml.reader.ReaderError as error:
-        raise InputError(f"not YAML: {error.reason}", where=where) from None
-    except (yaml.YAMLError, RecursionError, ValueError):
-        raise InputError("not YAML", where=where) from None
+    root = compose(text, where)
     if root is None or (root.tag == "tag:yaml.org,2002:null" and not root.value):
         raise InputError("file is empty", where=where, fix="only 'run' is required: run: python train.py")
     return root
@@ -172,9 +141,8 @@ def _compose(text: str, where: str) -> yaml.Node:
 
 def _plain(node: yaml.Node, path: tuple[str, ...], lines: Lines, seen: set[int], where: str) -> Any:
     """Plain values of a syntax tree; notes the line of each in ``lines``."""
-    line = node.start_mark.line + 1
-    lines.setdefault(path, line)
-    place = f"{where}:{line}"
+    lines.setdefault(path, line_of(node))
+    place = at(where, node)
     if id(node) in seen:
         raise InputError("anchors ('&', '*') are not used here", where=place, fix="repeat the value")
     seen.add(id(node))
@@ -185,13 +153,8 @@ def _plain(node: yaml.Node, path: tuple[str, ...], lines: Lines, seen: set[int],
     if isinstance(node, yaml.SequenceNode):
         return [_plain(item, (*path, str(index)), lines, seen, where) for index, item in enumerate(node.value)]
     values: dict[str, Any] = {}
-    for key, value in node.value:
-        at = f"{where}:{key.start_mark.line + 1}"
-        if not isinstance(key, yaml.ScalarNode):
-            raise InputError("a key is not a plain word", where=at)
-        if key.value in values:
-            raise InputError(f"key {_short(key.value)} stands twice", where=at)
-        lines[*path, key.value] = key.start_mark.line + 1
+    for key, value in entries(node, where):
+        lines[*path, key.value] = line_of(key)
         values[key.value] = _plain(value, (*path, key.value), lines, seen, where)
     return values
 
@@ -209,7 +172,7 @@ def _value(node: yaml.ScalarNode, place: str) -> Any:
         return float(text)
     if kind in ("str", "bool", "int", "float", "timestamp", "merge", "value"):
         return text
-    raise InputError(f"tag {_short(node.tag)} is not used here", where=place, fix="leave it out")
+    raise InputError(f"tag {shortened(node.tag)} is not used here", where=place, fix="leave it out")
 
 
 def _absolute(directory: str, folder: Path) -> str:
@@ -240,14 +203,14 @@ def _message(path: tuple[str, ...], details: ErrorDetails) -> tuple[str, str]:
     kind, context, value = details["type"], details.get("ctx", {}), details["input"]
     if kind == "extra_forbidden":
         inside = f" in {path[0]}" if len(path) > 1 else ""
-        return f"unknown key {_short(path[-1])}{inside}", _nearest(path)
+        return f"unknown key {shortened(path[-1])}{inside}", _nearest(path)
     if kind == "missing":
         return f"no {name!r}", "only 'run' is required: run: python train.py" if name == "run" else "give it"
     if kind == "rule":
         return f"{name}: {context['what']}", str(context["fix"])
     if value is None:
         return f"{name} is empty", "leave the key out or give a value"
-    what = f"{name} is {_short(value)}"
+    what = f"{name} is {shortened(value)}"
     if kind == "literal_error":
         return what, f"give {context['expected']}".replace("'", "")
     if kind == "string_pattern_mismatch":
@@ -270,8 +233,3 @@ def _nearest(path: tuple[str, ...]) -> str:
     close = [name for name in known if written and name.startswith(written)]
     close += difflib.get_close_matches(written, known, n=1)
     return f"do you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:56]}…{text[-1]}"

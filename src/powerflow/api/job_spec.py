@@ -41,7 +41,8 @@ from pydantic_core import PydanticCustomError
 from powerflow.api.gpu_counts import MOST_COUNTS, MOST_GPUS, TEXT, TYPE, Counts, NoCounts, read_counts, said
 from powerflow.api.launchers import check_launcher
 from powerflow.api.patterns import check_progress
-from powerflow.errors import InputError
+from powerflow.errors import InputError, shortened
+from powerflow.units import DURATION, SIZE, bytes_of, seconds_of
 
 Priority = Literal["protected", "high", "normal", "low"]
 Rescale = Literal["in-place", "restart", "none"]
@@ -50,26 +51,13 @@ Rescale = Literal["in-place", "restart", "none"]
 WEIGHTS: dict[Priority, float] = {"protected": 4.0, "high": 2.0, "normal": 1.0, "low": 0.5}
 
 # the human forms; the same patterns stand in the JSON Schema
-_DURATION = r"([0-9]{1,12}(\.[0-9]{1,9})?)\s*(ms|s|m|min|h|d)?"
 _SHARE = r"([0-9]{1,3}(\.[0-9]{1,9})?)\s*%"
 _NUMBER = r"[0-9]{1,15}(\.[0-9]{1,9})?([eE][+]?[0-9]{1,2})?"
-_SIZE = r"([0-9]{1,12}(\.[0-9]{1,9})?)\s*([KMGT]i?B)"
-_UNIT_BYTES = {
-    "KB": 1e3,
-    "MB": 1e6,
-    "GB": 1e9,
-    "TB": 1e12,
-    "KiB": 2.0**10,
-    "MiB": 2.0**20,
-    "GiB": 2.0**30,
-    "TiB": 2.0**40,
-}
 #: Less was meant as GiB.
 _LEAST_BYTES = 1_000_000
 _MOST_BYTES = 1 << 50
 #: A share of ten or more was meant as percent.
 _MOST_SHARE = 10
-_UNIT_S = {None: 1.0, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 #: Seconds between SIGTERM and SIGKILL for who says nothing.
 USUAL_GRACE_S = 30.0
@@ -133,7 +121,7 @@ class Gpus(_Part):
 
 def _gpus(value: Any) -> Any:
     try:
-        found = read_counts(value, _short(value))
+        found = read_counts(value, shortened(value))
     except NoCounts as error:
         raise broken(error.what, error.fix) from None
     if found is not None:
@@ -146,42 +134,37 @@ def _gpus(value: Any) -> Any:
 def _seconds(value: Any) -> Any:
     if not isinstance(value, str):
         return value
-    found = re.fullmatch(_DURATION, value.strip(), re.ASCII)
-    if found is None:
-        raise broken(f"cannot read {_short(value)} as a duration", "write 30s, 10m or 2h")
-    return float(found[1]) * _UNIT_S[found[3]]
+    found_s = seconds_of(value)
+    if found_s is None:
+        raise broken(f"cannot read {shortened(value)} as a duration", "write 30s, 10m or 2h")
+    return found_s
 
 
 def _share(value: Any) -> Any:
     if isinstance(value, str):
         found = re.fullmatch(_SHARE, value.strip(), re.ASCII)
         if found is None:
-            raise broken(f"cannot read {_short(value)} as a share", "write 10%")
+            raise broken(f"cannot read {shortened(value)} as a share", "write 10%")
         value = float(found[1]) / 100.0
     if isinstance(value, int | float) and value >= _MOST_SHARE:
-        raise broken(f"{_short(value)} is ten times as slow or slower", "write 10% or 0.1")
+        raise broken(f"{shortened(value)} is ten times as slow or slower", "write 10% or 0.1")
     return value
 
 
 def _bytes(value: Any) -> Any:
     if isinstance(value, str):
-        found = re.fullmatch(_SIZE, value.strip(), re.ASCII)
+        found = bytes_of(value)
         if found is None:
-            raise broken(f"cannot read {_short(value)} as a size", "write 512MiB or 16GB")
-        value = round(float(found[1]) * _UNIT_BYTES[found[3]])
+            raise broken(f"cannot read {shortened(value)} as a size", "write 512MiB or 16GB")
+        value = found
     if isinstance(value, int) and not isinstance(value, bool) and value < _LEAST_BYTES:
-        raise broken(f"{_short(value)} bytes are too few for a process", "write 512MiB or 16GB")
+        raise broken(f"{shortened(value)} bytes are too few for a process", "write 512MiB or 16GB")
     return value
 
 
 def _number(value: Any) -> Any:
     """YAML takes 2e4 for text."""
     return float(value) if isinstance(value, str) and re.fullmatch(_NUMBER, value.strip(), re.ASCII) else value
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:56]}…{text[-1]}"
 
 
 def _forms(pattern: str, examples: list[Any], *others: dict[str, Any]) -> WithJsonSchema:
@@ -218,13 +201,13 @@ Seconds = Annotated[
     float,
     BeforeValidator(_seconds),
     Field(ge=0, le=1e9, allow_inf_nan=False),
-    _forms(_DURATION, ["30s", "10m", 30], _AMOUNT),
+    _forms(DURATION, ["30s", "10m", 30], _AMOUNT),
 ]
 Size = Annotated[
     int,
     BeforeValidator(_bytes),
     Field(le=_MOST_BYTES),
-    _forms(_SIZE, ["512MiB", "16GB"], {"type": "integer", "minimum": _LEAST_BYTES, "maximum": _MOST_BYTES}),
+    _forms(SIZE, ["512MiB", "16GB"], {"type": "integer", "minimum": _LEAST_BYTES, "maximum": _MOST_BYTES}),
 ]
 Share = Annotated[
     float,

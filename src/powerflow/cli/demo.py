@@ -214,7 +214,7 @@ def _table(screen: Console, quiet: bool) -> Iterator[Callable[[Top, int], None]]
     from rich.live import Live
 
     from powerflow.cli.cluster.top import draw
-    from powerflow.report.units import energy, power
+    from powerflow.units import energy, power
 
     if quiet:
         yield lambda top, coming: None
@@ -304,7 +304,7 @@ def _pauses_s(live: LiveCluster, jobs: Sequence[StoredJob]) -> list[float]:
 def _show(done: Done, screen: Console) -> None:
     from rich.table import Table
 
-    from powerflow.report.units import duration, energy
+    from powerflow.units import duration, energy
 
     table = Table(title="Ten jobs, trained for real on emulated GPUs: joules are modelled", title_justify="left")
     for head in ("job", "GPUs asked", "steps", "time to completion", "energy", "per step", "rescales"):

@@ -7,7 +7,6 @@ import enum
 import json
 import math
 import os
-import secrets
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -17,26 +16,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from powerflow.cli.sanitize import visible
 from powerflow.errors import InputError
-from powerflow.report.units import duration, energy, kwh, percent, power
+from powerflow.osutil.files import replaced
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-__all__ = [
-    "JSON_VERSION",
-    "Step",
-    "atomic_write",
-    "console",
-    "duration",
-    "energy",
-    "json_line",
-    "kwh",
-    "percent",
-    "power",
-    "print_json",
-    "progress",
-    "to_json",
-]
 
 #: Version of the shape of every ``--json`` output; grows when a field changes its meaning or goes away.
 JSON_VERSION = 1
@@ -195,19 +178,16 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     if target.exists() and not target.is_file():
         yield target
         return
-    temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}{target.suffix}")
+    temporary = target.with_name(f".{target.stem}.{os.urandom(4).hex()}{target.suffix}")
     try:
-        temporary.touch(exist_ok=False)
-        if target.exists():
-            if not os.access(target, os.W_OK):
-                raise PermissionError(13, "Permission denied", os.fspath(temporary))
-            shutil.copymode(target, temporary)
-        yield temporary
-        temporary.replace(target)
+        with replaced(target, temporary=temporary):
+            if target.exists():
+                if not os.access(target, os.W_OK):
+                    raise PermissionError(13, "Permission denied", os.fspath(temporary))
+                shutil.copymode(target, temporary)
+            yield temporary
     except OSError as error:
         if error.filename in (None, os.fspath(temporary), temporary):
             why = (error.strerror or str(error)).lower()
             raise InputError(f"cannot be written ({why})", where=os.fspath(path), exit_code=1) from error
         raise
-    finally:
-        temporary.unlink(missing_ok=True)

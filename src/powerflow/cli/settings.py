@@ -124,19 +124,16 @@ def _file(path: Path) -> Mapping[str, str]:
         return {}
     import yaml
 
-    try:
-        top = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else os.fspath(path)
-        raise InputError(f"is not YAML ({getattr(error, 'problem', None) or error})", where=where) from None
+    from powerflow.yaml_lines import at, compose
+
+    top = compose(text, os.fspath(path))
     if top is None:
         return {}
     if not isinstance(top, yaml.MappingNode):
         raise InputError("is not a list of settings", where=f"{path}:1", fix="such as url: http://127.0.0.1:7733")
     found: dict[str, str] = {}
     for key, value in top.value:
-        where = f"{path}:{key.start_mark.line + 1}"
+        where = at(os.fspath(path), key)
         if key.value not in KEYS:
             raise InputError(f"{key.value!r} is no setting", where=where, fix=f"one of {', '.join(KEYS)}")
         if not isinstance(value, yaml.ScalarNode) or not value.value:

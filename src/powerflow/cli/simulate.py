@@ -60,12 +60,12 @@ def simulate(
     """Replay a log of jobs under one policy, on a cluster whose costs are modelled, and say what came of it."""
     from powerflow.cli.output import atomic_write
     from powerflow.cost.costs_file import read_costs
-    from powerflow.energy.amount import parse_amount
     from powerflow.report.html import render_simulation
     from powerflow.simulate.energy_target import meet
     from powerflow.simulate.experiment import Believed, Bench
     from powerflow.simulate.run import World
     from powerflow.trace.read import read_trace
+    from powerflow.units import parse_amount
 
     amount = None if energy is None else parse_amount(energy)
     _check_price(price, energy, policy)
@@ -136,9 +136,10 @@ def _price_fact(met: Met, asked: str) -> str:
 
 def _show(result: SimulationResult, met: Met | None, facts: dict[str, str], report: Path | None, json: bool) -> None:
     """Print what came of it."""
-    from powerflow.cli.output import console, energy, percent, print_json
+    from powerflow.cli.output import console, print_json
     from powerflow.report.table import metrics_table
     from powerflow.simulate.metrics import metrics
+    from powerflow.units import energy, percent
 
     horizon_s = result.end_s if met is None else met.horizon_s
     numbers = metrics(result, horizon_s)

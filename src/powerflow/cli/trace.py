@@ -124,8 +124,9 @@ def _document(trace: Trace) -> dict[str, object]:
 def _show(trace: Trace) -> None:
     from rich.table import Table
 
-    from powerflow.cli.output import console, duration
+    from powerflow.cli.output import console
     from powerflow.trace.statistics import describe
+    from powerflow.units import duration
 
     found = describe(trace)
     out = console()
@@ -159,7 +160,7 @@ def _show(trace: Trace) -> None:
 def _by_gpus(found: Statistics) -> Table:
     from rich.table import Table
 
-    from powerflow.cli.output import percent
+    from powerflow.units import percent
 
     table = Table("GPUs", "jobs", "GPU-hours", box=None, padding=(0, 2, 0, 0))
     for column in table.columns:
@@ -171,7 +172,7 @@ def _by_gpus(found: Statistics) -> Table:
 
 
 def _quantiles(values: Mapping[float, float] | None) -> str:
-    from powerflow.cli.output import duration
+    from powerflow.units import duration
 
     if values is None:
         return "not known (work is given in iterations)"

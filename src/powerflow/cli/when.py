@@ -1,30 +1,16 @@
-"""Moments and lengths of time as people type and read them, in the machine's time zone."""
+"""Read and write moments as people do, in the machine's time zone."""
 
 from __future__ import annotations
 
-import re
 import time
 from datetime import datetime, timedelta
 from datetime import time as TimeOfDay
 
 from powerflow.errors import InputError
+from powerflow.units import length_of, parse_length
 
-_LASTS = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d)", re.ASCII)
 #: Unix seconds of the year 9999, where calendars of computers end.
 _CALENDAR_S = 253_370_764_800.0
-_UNIT_S = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
-
-
-def lasting(text: str, where: str) -> float:
-    """``3h``, ``90m`` or ``45s`` as seconds.
-
-    Raises:
-        InputError: It is none of them, or 0.
-    """
-    found = _LASTS.fullmatch(text.strip())
-    if found is None or float(found[1]) <= 0:
-        raise InputError(f"{text!r} is no length of time", where=where, fix="such as 3h, 90m or 45s")
-    return float(found[1]) * _UNIT_S[found[2]]
 
 
 def coming(text: str, where: str, now_s: float) -> float:
@@ -35,7 +21,7 @@ def coming(text: str, where: str, now_s: float) -> float:
     """
     text = text.strip()
     if text.startswith("+"):
-        return now_s + lasting(text[1:], where)
+        return now_s + parse_length(text[1:], where)
     try:
         if "-" not in text:
             now = datetime.fromtimestamp(now_s)
@@ -53,8 +39,8 @@ def past(text: str, where: str, now_s: float) -> float:
     Raises:
         InputError: It is none of them.
     """
-    if (ago := _LASTS.fullmatch(text.strip())) is not None:
-        return max(now_s - float(ago[1]) * _UNIT_S[ago[2]], 0.0)
+    if (ago_s := length_of(text)) is not None:
+        return max(now_s - ago_s, 0.0)
     try:
         return max(datetime.fromisoformat(text.strip()).timestamp(), 0.0)
     except (ValueError, OverflowError, OSError):

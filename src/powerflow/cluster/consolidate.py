@@ -17,8 +17,9 @@ from powerflow.cluster.occupancy import Occupancy
 from powerflow.cluster.packing import NOBODY, PackedPool
 from powerflow.cluster.relocation import home, rooms
 from powerflow.kernel import array_kernel
+from powerflow.units import HOUR_S
 
-STAY_S = 3600.0  # nobody is expected to keep its GPUs for longer than this
+STAY_S = HOUR_S  # nobody is expected to keep its GPUs for longer than this
 MARGIN = 2.0  # a move must gain more than twice what it costs
 NODES_TRIED = 4
 JOBS_TRIED = 8

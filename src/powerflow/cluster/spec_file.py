@@ -5,7 +5,7 @@ Values are read from YAML's syntax tree rather than from plain dictionaries, sin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,7 @@ import yaml
 
 from powerflow.cluster.spec import NodeGroup, printable
 from powerflow.errors import InputError
-
-#: A larger file is something else given by mistake, such as a trace.
-MOST_BYTES = 1 << 20
+from powerflow.yaml_lines import at, compose, entries, line_of, read_text
 
 
 def read_groups(path: Path) -> list[tuple[NodeGroup, int]]:
@@ -26,117 +24,74 @@ def read_groups(path: Path) -> list[tuple[NodeGroup, int]]:
         InputError: the file cannot be read, is not YAML, or has a key or value that means nothing here.
     """
     where = printable(str(path))
-    try:
-        root = yaml.compose(_read(path), Loader=yaml.SafeLoader)
-    except yaml.MarkedYAMLError as error:
-        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise InputError(f"not YAML: {error.problem}", where=where + line) from None
-    except (yaml.YAMLError, RecursionError):
-        raise InputError("not YAML", where=where) from None
+    root = compose(read_text(path, where, "a cluster description"), where)
     if root is None:
         raise InputError("file is empty", where=where, fix="describe node groups under 'groups:'")
     groups: list[tuple[NodeGroup, int]] | None = None
-    for key, value in _entries(root, where):
+    for key, value in entries(root, where):
         if key.value != "groups":
-            raise InputError(f"unknown key {key.value!r}", where=_at(where, key), fix="the only key here is 'groups'")
+            raise InputError(f"unknown key {key.value!r}", where=at(where, key), fix="the only key here is 'groups'")
         if not isinstance(value, yaml.SequenceNode) or not value.value:
-            raise InputError("'groups' is no list of node groups", where=_at(where, value))
-        groups = [(_group(node, where), node.start_mark.line + 1) for node in value.value]
+            raise InputError("'groups' is no list of node groups", where=at(where, value))
+        groups = [(_group(node, where), line_of(node)) for node in value.value]
     if groups is None:
         raise InputError("no 'groups'", where=where, fix="describe node groups under 'groups:'")
     return groups
 
 
-def _read(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            content = file.read(MOST_BYTES + 1)
-    except OSError as error:
-        raise InputError(f"cannot read: {error.strerror}", where=printable(str(path)), exit_code=1) from None
-    except ValueError:  # a NUL in the path
-        raise InputError("no path to a file", where=printable(str(path))) from None
-    if len(content) > MOST_BYTES:
-        raise InputError("larger than 1 MiB: not a cluster description", where=printable(str(path)))
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError:
-        text = "\0"
-    if "\0" in text:
-        raise InputError("binary file, not a cluster description", where=printable(str(path)))
-    return text
-
-
 def _group(node: yaml.Node, where: str) -> NodeGroup:
     values: dict[str, Any] = {}
-    for key, value in _entries(node, where):
+    for key, value in entries(node, where):
         if key.value not in _READERS:
             known = ", ".join(_READERS)
-            raise InputError(f"unknown key {key.value!r}", where=_at(where, key), fix=f"known keys: {known}")
+            raise InputError(f"unknown key {key.value!r}", where=at(where, key), fix=f"known keys: {known}")
         values[key.value] = _READERS[key.value](key.value, value, where)
     for required in ("gpu_type", "count", "gpus"):
         if required not in values:
-            raise InputError(f"node group without {required!r}", where=_at(where, node))
+            raise InputError(f"node group without {required!r}", where=at(where, node))
     return NodeGroup(**values)
-
-
-def _entries(node: yaml.Node, where: str) -> Iterator[tuple[yaml.ScalarNode, yaml.Node]]:
-    """Keys and values of a mapping; a key that stands twice is an error, as later would silently win."""
-    if not isinstance(node, yaml.MappingNode):
-        raise InputError("expected 'key: value' lines", where=_at(where, node))
-    seen: set[str] = set()
-    for key, value in node.value:
-        if not isinstance(key, yaml.ScalarNode):
-            raise InputError("a key is not a plain word", where=_at(where, key))
-        if key.value in seen:
-            raise InputError(f"key {key.value!r} stands twice", where=_at(where, key))
-        seen.add(key.value)
-        yield key, value
-
-
-def _at(where: str, node: yaml.Node) -> str:
-    return f"{where}:{node.start_mark.line + 1}"
 
 
 def _scalar(key: str, node: yaml.Node, where: str) -> object:
     """What YAML itself takes a scalar for: text, number, truth value or nothing."""
     if not isinstance(node, yaml.ScalarNode):
-        raise InputError(f"{key} is not a single value", where=_at(where, node))
+        raise InputError(f"{key} is not a single value", where=at(where, node))
     try:
         return yaml.SafeLoader("").construct_object(node)
     except (yaml.YAMLError, ValueError):
-        raise InputError(f"{key} is {node.value!r}", where=_at(where, node)) from None
+        raise InputError(f"{key} is {node.value!r}", where=at(where, node)) from None
 
 
 def _text(key: str, node: yaml.Node, where: str) -> str:
     if not isinstance(node, yaml.ScalarNode) or not node.value:
-        raise InputError(f"{key} is no name", where=_at(where, node))
+        raise InputError(f"{key} is no name", where=at(where, node))
     return str(node.value)
 
 
 def _whole(key: str, node: yaml.Node, where: str) -> int:
     value = _scalar(key, node, where)
     if not isinstance(value, int) or isinstance(value, bool):
-        raise InputError(f"{key} is {value!r}", where=_at(where, node), fix="give a whole number")
+        raise InputError(f"{key} is {value!r}", where=at(where, node), fix="give a whole number")
     return value
 
 
 def _number(key: str, node: yaml.Node, where: str) -> float:
     value = _scalar(key, node, where)
     if not isinstance(value, int | float) or isinstance(value, bool):
-        raise InputError(f"{key} is {value!r}", where=_at(where, node), fix="give a number ≥ 0")
+        raise InputError(f"{key} is {value!r}", where=at(where, node), fix="give a number ≥ 0")
     return float(value)
 
 
 def _truth(key: str, node: yaml.Node, where: str) -> bool:
     value = _scalar(key, node, where)
     if not isinstance(value, bool):
-        raise InputError(f"{key} is {value!r}", where=_at(where, node), fix="give true or false")
+        raise InputError(f"{key} is {value!r}", where=at(where, node), fix="give true or false")
     return value
 
 
 def _texts(key: str, node: yaml.Node, where: str) -> tuple[str, ...]:
     if not isinstance(node, yaml.SequenceNode) or not node.value:
-        raise InputError(f"{key} is no list of names", where=_at(where, node))
+        raise InputError(f"{key} is no list of names", where=at(where, node))
     return tuple(_text(key, item, where) for item in node.value)
 
 

@@ -13,8 +13,8 @@ from datetime import date, datetime, time, timedelta
 from typing import Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from powerflow.energy.amount import kwh
 from powerflow.errors import InputError
+from powerflow.units import HOUR_S, kwh
 
 #: Shares of a budget at which its keeper is warned, each once in a window.
 WARN_AT = (0.85, 0.90, 0.95)
@@ -137,7 +137,7 @@ class Warned:
 
     def __str__(self) -> str:
         whose = f"project {self.scope}" if self.scope else "the cluster"
-        left_h = (self.standing.window.end_s - self.now_s) / 3600.0
+        left_h = (self.standing.window.end_s - self.now_s) / HOUR_S
         return (
             f"budget of {whose} for {self.standing.window.name}: {self.standing.share:.1%} used"
             f" ({kwh(self.standing.spent_j)} of {kwh(self.standing.amount_j)}) with {left_h:.1f} h to go;"

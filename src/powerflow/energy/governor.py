@@ -16,11 +16,10 @@ from typing import Any
 from powerflow.energy.budget import Budget, BudgetWindow, Standing, Warned, warnings_due, window_at
 from powerflow.energy.response import Response, between, check_prices, falling, price_for
 from powerflow.errors import InputError
-
-DAY_S = 86_400.0
+from powerflow.units import DAY_S, HOUR_S
 
 #: Shortest time over which a difference between plan and meter is made good: what is left of the window, or this.
-HORIZON_S = 3600.0
+HORIZON_S = HOUR_S
 
 #: Share of a budget that is not planned with: readings and decisions are minutes apart.
 RESERVE = 0.004
@@ -29,10 +28,10 @@ RESERVE = 0.004
 NEWEST = 0.15
 
 #: No more power than would use up what is left of a budget in so long, or in what is left of the window.
-STRETCH_S = 2 * 3600.0
+STRETCH_S = 2 * HOUR_S
 
 #: Over less time than this, the meter is not compared with the forecast.
-COMPARED_S = 6 * 3600.0
+COMPARED_S = 6 * HOUR_S
 
 #: The meter over the forecast is believed to lie in here.
 LEAST_BIAS, MOST_BIAS = 0.5, 2.0

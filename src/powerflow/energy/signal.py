@@ -19,8 +19,7 @@ import numpy.typing as npt
 from powerflow.arrays import FloatArray
 from powerflow.energy.kinds import UNITS, Kind
 from powerflow.errors import InputError
-
-J_PER_KWH = 3.6e6
+from powerflow.units import DAY_S, HOUR_S, J_PER_KWH
 
 #: No value is further from 0: sums and means of such values are numbers still.
 MOST_VALUE = 1e9
@@ -29,10 +28,10 @@ MOST_VALUE = 1e9
 LEAST_FACTOR, MOST_FACTOR = 0.25, 4.0
 
 #: A signal is compared with its mean over so long.
-COMPARED_S = 7 * 86_400.0
+COMPARED_S = 7 * DAY_S
 
 #: Values of a series hold no longer than this, where nothing else is said: hourly ones may come an hour late.
-MAX_AGE_S = 2 * 3600.0
+MAX_AGE_S = 2 * HOUR_S
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +130,7 @@ class Signal:
         before = int(np.searchsorted(self.time_s, now_s, side="right"))
         if before == 0:
             return f"{said} says nothing for this moment: {self.fallback:g} {UNITS[self.kind]} is taken"
-        age_h = (now_s - float(self.time_s[before - 1])) / 3600.0
+        age_h = (now_s - float(self.time_s[before - 1])) / HOUR_S
         return f"{said} is {age_h:.1f} h old: {self.fallback:g} {UNITS[self.kind]} is taken"
 
 

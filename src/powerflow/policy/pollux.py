@@ -9,6 +9,7 @@ from powerflow.errors import InputError
 from powerflow.policy.levels import feasible, least_levels, step_times
 from powerflow.policy.protocol import Allocation, View
 from powerflow.policy.steepest import gpus_of, spend
+from powerflow.units import HOUR_S
 
 #: Added to every speedup, so that a job with nothing (speedup 0) leaves the power mean finite.
 NO_SPEEDUP = 1e-3
@@ -17,7 +18,7 @@ NO_SPEEDUP = 1e-3
 ROUND_S = 60.0
 
 DEFAULT_DECAY = 0.5
-DEFAULT_THRESHOLD_GPU_S = 4 * 3600.0
+DEFAULT_THRESHOLD_GPU_S = 4 * HOUR_S
 
 
 class Pollux:

@@ -7,9 +7,10 @@ import numpy as np
 from powerflow.errors import InputError
 from powerflow.policy.levels import requested_gpus, take_what_fits
 from powerflow.policy.protocol import Allocation, View
+from powerflow.units import HOUR_S
 
 #: Two queues, which the paper finds enough; the limit between them, 16 GPU-hours, is that of Pollux's comparison.
-DEFAULT_QUEUES_GPU_S = (16 * 3600.0,)
+DEFAULT_QUEUES_GPU_S = (16 * HOUR_S,)
 
 
 class Tiresias:

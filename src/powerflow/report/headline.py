@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from powerflow.report import units
+from powerflow import units
 from powerflow.report.words import REFERENCE, label, mean, subject_of
 from powerflow.simulate.comparison import Comparison, EqualEnergyRow
 from powerflow.simulate.result import SimulationResult

@@ -16,7 +16,8 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from powerflow.report import glossary, headline, plots, rows, series, units, words
+from powerflow import units
+from powerflow.report import glossary, headline, plots, rows, series, words
 from powerflow.simulate.comparison import Comparison
 from powerflow.simulate.result import SimulationResult
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from powerflow.report import units
+from powerflow import units
 from powerflow.report.words import REFERENCE, mean, subject_of
 from powerflow.simulate.comparison import Comparison
 

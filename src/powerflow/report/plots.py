@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from powerflow.report import series, units
+from powerflow import units
+from powerflow.report import series
 from powerflow.report.plane import Curve, Plane, plane_of
 from powerflow.report.words import base_name, label, subject_of, time_unit
 from powerflow.simulate.comparison import Comparison
@@ -177,7 +178,7 @@ def completion_times(shown: Mapping[str, SimulationResult], strokes: Sequence[Lo
     """Share of jobs that were done within a given time, one line per simulation."""
     everything = np.concatenate([result.jobs.jct_s for result in shown.values()] or [np.empty(0)])
     finite = everything[np.isfinite(everything) & (everything > 0)]
-    unit, size = time_unit([float(np.quantile(finite, 0.9))] if len(finite) else [3600.0])
+    unit, size = time_unit([float(np.quantile(finite, 0.9))] if len(finite) else [units.HOUR_S])
     traces = []
     for i, (name, result) in enumerate(shown.items()):
         time_s, share = series.cumulative(result.jobs.jct_s)

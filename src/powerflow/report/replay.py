@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from powerflow.report import units
+from powerflow import units
 from powerflow.report.headline import KeyFigure
 from powerflow.report.html import page
 from powerflow.report.words import cleaned, without_folders
@@ -33,7 +33,7 @@ class Rates:
 
     def money(self, energy_j: Estimate) -> Estimate | None:
         """What so many joules cost."""
-        return None if self.tariff_per_kwh is None else times(energy_j, self.tariff_per_kwh / 3.6e6)
+        return None if self.tariff_per_kwh is None else times(energy_j, self.tariff_per_kwh / units.J_PER_KWH)
 
     def co2_kg(self, energy_j: Estimate) -> Estimate | None:
         """What so many joules emit, in kilograms."""
@@ -99,12 +99,12 @@ def _saving(one: Saving, rates: Rates) -> tuple[str, ...]:
     return (
         one.name,
         f"{one.energy_price:.3g}",
-        between(times(one.energy_j, 1 / 3.6e6), rounded),
+        between(times(one.energy_j, 1 / units.J_PER_KWH), rounded),
         between(times(one.energy_share, 100), rounded),
         *([] if money is None else [between(money, rounded)]),
         *([] if co2_kg is None else [between(co2_kg, rounded)]),
         between(times(one.completion_share, 100), rounded),
-        between(times(one.completion_s, 1 / 3600), rounded),
+        between(times(one.completion_s, 1 / units.HOUR_S), rounded),
     )
 
 
@@ -139,15 +139,15 @@ def advice(replay: Replay, rates: Rates) -> str:
     label = f"{UNVALIDATED}: " if replay.refusal else ""
     if chosen is None:
         return f"{label}No way to run PowerFlow surely saves energy here without making jobs slower."
-    kwh = between(times(chosen.energy_j, 1 / 3.6e6), rounded)
+    kwh = between(times(chosen.energy_j, 1 / units.J_PER_KWH), rounded)
     money, co2_kg = rates.money(chosen.energy_j), rates.co2_kg(chosen.energy_j)
     extra = "" if money is None else f", {between(money, rounded)} in money"
     extra += "" if co2_kg is None else f", {between(co2_kg, rounded)} kg of CO2"
-    hours = between(times(chosen.completion_s, 1 / 3600), rounded)
+    hours = between(times(chosen.completion_s, 1 / units.HOUR_S), rounded)
     return (
         f"{label}Recommended to begin with: {chosen.name} (--lambda {chosen.energy_price:.3g}). It would have saved "
-        f"{kwh} kWh of some {rounded(replay.savings.site_j / 3.6e6)}{extra}, and {hours} hours of mean completion "
-        f"time of {rounded(replay.savings.site_completion_s / 3600)}. All of it modelled."
+        f"{kwh} kWh of some {rounded(replay.savings.site_j / units.J_PER_KWH)}{extra}, and {hours} hours of mean "
+        f"completion time of {rounded(replay.savings.site_completion_s / units.HOUR_S)}. All of it modelled."
     )
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from powerflow.report import units, words
+from powerflow import units
+from powerflow.report import words
 from powerflow.simulate.comparison import Comparison, EqualEnergyRow, Estimate
 from powerflow.simulate.result import SimulationResult
 
@@ -75,7 +76,7 @@ def columns_of(comparison: Comparison) -> list[Column]:
         Column("makespan_s", "makespan", long_unit, long_size),
         Column("gpu_hours", "GPU-hours", ""),
         Column("rescales_per_job", "rescales", "per job"),
-        Column("energy_j", "energy", "kWh", 3.6e6),
+        Column("energy_j", "energy", "kWh", units.J_PER_KWH),
     ]
 
 
@@ -134,9 +135,9 @@ def by_class(result: SimulationResult, most: int = 30) -> LevelTable:
             TableCell(f"{len(here)}"),
             TableCell(units.duration(float(ended.mean())) if len(ended) else units.NOTHING),
             TableCell(units.duration(float(np.median(ended))) if len(ended) else units.NOTHING),
-            TableCell(units.significant(float(jobs.gpu_s[here].sum()) / 3600.0)),
+            TableCell(units.significant(float(jobs.gpu_s[here].sum()) / units.HOUR_S)),
             TableCell(units.significant(float(jobs.rescales[here].mean()))),
-            TableCell(units.significant(units.kwh(float(jobs.energy_j[here].sum())))),
+            TableCell(units.significant(float(jobs.energy_j[here].sum()) / units.J_PER_KWH)),
         ]
         lines.append(Line(name, False, cells))
     if lines:
@@ -146,7 +147,7 @@ def by_class(result: SimulationResult, most: int = 30) -> LevelTable:
             TableCell(""),
             TableCell(""),
             TableCell(""),
-            TableCell(units.significant(units.kwh(result.idle_j))),
+            TableCell(units.significant(result.idle_j / units.J_PER_KWH)),
         ]
         lines.append(Line("idle: belongs to no job", False, idle))
     heads = [

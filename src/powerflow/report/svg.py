@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from xml.sax.saxutils import escape
 
-from powerflow.report import units, words
+from powerflow import units
+from powerflow.report import words
 from powerflow.report.plane import Curve, Plane, Spot, plane_of
 from powerflow.report.plots import ladder
 from powerflow.simulate.comparison import Comparison

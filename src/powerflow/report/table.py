@@ -7,7 +7,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from powerflow.report import rows, units, words
+from powerflow import units
+from powerflow.report import rows, words
 from powerflow.report.headline import headline
 from powerflow.simulate.comparison import Comparison, Metrics
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from powerflow.simulate.comparison import Comparison, EqualEnergyRow
+from powerflow.units import DAY_S, HOUR_S
 
 #: The policy a comparison is about, where it takes part.
 OURS = "prices"
@@ -31,12 +32,12 @@ def base_name(policy: str) -> str:
 def time_unit(seconds: Sequence[float], *, long: bool = False) -> tuple[str, float]:
     """The unit in which these durations read best, and its seconds; ``long`` spans may be in days."""
     finite = [value for value in seconds if math.isfinite(value)]
-    typical = max(finite, default=3600.0)
-    if long and typical > 10 * 86400:
-        return "days", 86400.0
+    typical = max(finite, default=HOUR_S)
+    if long and typical > 10 * DAY_S:
+        return "days", DAY_S
     if typical < 120:
         return "s", 1.0
-    return ("min", 60.0) if typical < 3 * 3600 else ("hours", 3600.0)
+    return ("min", 60.0) if typical < 3 * HOUR_S else ("hours", HOUR_S)
 
 
 def subject_of(comparison: Comparison) -> str | None:

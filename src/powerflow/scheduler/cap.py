@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 
 from powerflow.cluster.spec import ClusterSpec
 from powerflow.errors import InputError
+from powerflow.units import HOUR_S
 
 STEP_S = 5.0  # on a ramp, decisions are so far apart
-CALM_S = 3600.0  # so long after a cap ends, power stays at or below what it was before
+CALM_S = HOUR_S  # so long after a cap ends, power stays at or below what it was before
 
 
 @dataclass(frozen=True, slots=True)

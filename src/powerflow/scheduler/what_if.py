@@ -18,11 +18,12 @@ from powerflow.policy.protocol import Policy, View
 from powerflow.scheduler.plan import Otherwise
 from powerflow.scheduler.pool import Pool
 from powerflow.scheduler.scheduler import Scheduler
+from powerflow.units import DAY_S
 
 #: A start is looked for over so many ends of other jobs, fewer where there are many jobs.
 MOST_ENDS, MOST_LOOKED_AT = 40, 6000
 #: As long as this, a job has run long enough.
-LONG_S = 30 * 86_400.0
+LONG_S = 30 * DAY_S
 #: Priority that is tried, times its own.
 MORE = 10.0
 

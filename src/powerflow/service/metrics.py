@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 from powerflow.api.cluster_api import ClusterApi
 from powerflow.api.governance import BudgetRecord, SignalRecord
 from powerflow.api.records import JobRecord, JobState, NodeRecord, Top
-from powerflow.energy.signal import J_PER_KWH
+from powerflow.units import J_PER_KWH
 
 _HERTZ_PER_MHZ = 1e6
 _JOB = ("job", "name", "user", "project", "emulated")

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from powerflow.energy.amount import Amount
 from powerflow.energy.price import PriceFound, find_price
 from powerflow.errors import InputError
 from powerflow.simulate.compare import REFERENCE
 from powerflow.simulate.frontier import natural_price
 from powerflow.simulate.result import SimulationResult
 from powerflow.simulate.workload.workload import Workload
+from powerflow.units import Amount, kwh
 
 #: Runs a policy (a spec) at a price of energy.
 Run = Callable[[str, float], SimulationResult]
@@ -70,7 +70,7 @@ def _unmet(policy: str, found: PriceFound, amount: Amount) -> InputError:
     if amount.relative:
         lowest, asked = f"{found.energy:.1%} of what FIFO uses", f"{amount.value:.1%}"
     else:
-        lowest, asked = f"{found.energy / 3.6e6:.4g} kWh", f"{amount.value / 3.6e6:.4g} kWh"
+        lowest, asked = kwh(found.energy), kwh(amount.value)
     return InputError(
         f"{policy} does not get down to {asked}",
         where="--energy",

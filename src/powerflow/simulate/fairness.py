@@ -14,6 +14,7 @@ from powerflow.cluster.spec import NodeGroup, build_cluster
 from powerflow.errors import InputError
 from powerflow.simulate.result import SimulationResult
 from powerflow.simulate.workload.workload import Workload
+from powerflow.units import HOUR_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +128,7 @@ def compare(of: Sequence[str], result: SimulationResult, alone: Mapping[str, Sim
         mine = who == name
         jct_s = result.jobs.jct_s[mine]
         rho = finish_time_fairness(jct_s, alone[name].jobs.jct_s)
-        gpu_hours = float(result.jobs.gpu_s[mine].sum()) / 3600.0
+        gpu_hours = float(result.jobs.gpu_s[mine].sum()) / HOUR_S
         rows.append(
             ProjectFairness(name, len(rho), gpu_hours, float(jct_s.mean()), float(rho.mean()), float(rho.max()))
         )

@@ -9,6 +9,7 @@ import numpy as np
 
 from powerflow.simulate.comparison import Estimate, Metrics
 from powerflow.simulate.result import SimulationResult
+from powerflow.units import HOUR_S
 
 
 def metrics(result: SimulationResult, horizon_s: float) -> Metrics:
@@ -28,7 +29,7 @@ def metrics(result: SimulationResult, horizon_s: float) -> Metrics:
         wait_mean_s=float((jobs.start_s - jobs.submit_s).mean()),
         slowdown_mean=float((jct_s / jobs.alone_s).mean()),
         makespan_s=float(jobs.finish_s.max() - jobs.submit_s.min()),
-        gpu_hours=float(jobs.gpu_s.sum()) / 3600.0,
+        gpu_hours=float(jobs.gpu_s.sum()) / HOUR_S,
         rescales_per_job=float(jobs.rescales.mean()),
         energy_j=result.energy_over(horizon_s),
     )

@@ -10,6 +10,7 @@ import numpy as np
 
 from powerflow.cluster.spec import Node
 from powerflow.scheduler.sleep import awake_watts
+from powerflow.units import HOUR_S
 
 BREAKS, IS_BACK = range(2)
 
@@ -66,13 +67,13 @@ class Nodes:
         """The node that is due, and whether it breaks (or is back)."""
         now_s, kind, number = heappop(self._due)
         if kind == BREAKS:
-            heappush(self._due, (now_s + 3600.0 * self._repair_h, IS_BACK, number))
+            heappush(self._due, (now_s + HOUR_S * self._repair_h, IS_BACK, number))
         else:
             self._breaks_later(number, now_s)
         return self._nodes[number], kind == BREAKS
 
     def _breaks_later(self, number: int, now_s: float) -> None:
-        heappush(self._due, (now_s + 3600.0 * self._rng.exponential(self._mtbf_h), BREAKS, number))
+        heappush(self._due, (now_s + HOUR_S * self._rng.exponential(self._mtbf_h), BREAKS, number))
 
     # -- what a change of state adds to the watts -----------------------------------------------------------------
 

@@ -15,17 +15,17 @@ from sqlalchemy import Connection, case, func, select
 
 from powerflow.api.records import Account, Accounts, JobState
 from powerflow.energy.kinds import UNITS
-from powerflow.energy.signal import J_PER_KWH, Signal
+from powerflow.energy.signal import Signal
 from powerflow.errors import InputError
 from powerflow.store.mappers import number
 from powerflow.store.models import Charge
 from powerflow.store.schema import charges, jobs
+from powerflow.units import HOUR_S, J_PER_KWH
 
 #: Whose (None: nobody's), which hour since 1970, joules.
 Hour = tuple[str | None, int, float]
 
 _NOBODY = 0
-_HOUR_S = 3600.0
 
 
 def hourly(rows: Sequence[Charge]) -> list[dict[str, Any]]:
@@ -52,12 +52,12 @@ def hourly(rows: Sequence[Charge]) -> list[dict[str, Any]]:
 
 def _shares(start_s: float, end_s: float) -> Iterator[tuple[int, float]]:
     """Hours that a stretch of time touches, with the share of it in each; the shares sum to 1."""
-    first, last = int(start_s // _HOUR_S), int(end_s // _HOUR_S)
+    first, last = int(start_s // HOUR_S), int(end_s // HOUR_S)
     if first == last:
         yield first, 1.0
         return
     for hour in range(first, last + 1):
-        inside_s = min(end_s, (hour + 1) * _HOUR_S) - max(start_s, hour * _HOUR_S)
+        inside_s = min(end_s, (hour + 1) * HOUR_S) - max(start_s, hour * HOUR_S)
         if inside_s > 0:
             yield hour, inside_s / (end_s - start_s)
 
@@ -75,7 +75,7 @@ def accounts(connection: Connection, since_s: float, until_s: float, by: str) ->
         raise InputError(f"cannot account by {by!r}", fix="give user, project or job")
     name = jobs.c.id if by == "job" else jobs.c[by]
     joules, gpu_s = func.sum(charges.c.energy_j), func.sum(charges.c.gpu_s)
-    inside = (charges.c.hour >= int(since_s // _HOUR_S)) & (charges.c.hour * _HOUR_S < until_s)
+    inside = (charges.c.hour >= int(since_s // HOUR_S)) & (charges.c.hour * HOUR_S < until_s)
     spent = select(charges.c.job_id, joules.label("energy_j"), gpu_s.label("gpu_s")).where(inside)
     spent_by = spent.group_by(charges.c.job_id).subquery()
     jct_s = case((jobs.c.state == JobState.COMPLETED.value, jobs.c.ended_s - jobs.c.submitted_s))
@@ -103,7 +103,7 @@ def accounts(connection: Connection, since_s: float, until_s: float, by: str) ->
 def by_hour(connection: Connection, since_s: float, until_s: float, by: str) -> list[Hour]:
     """Joules of each account and hour, of a window as of `accounts`; None: those of nobody."""
     name = jobs.c.id if by == "job" else jobs.c[by]
-    inside = (charges.c.hour >= int(since_s // _HOUR_S)) & (charges.c.hour * _HOUR_S < until_s)
+    inside = (charges.c.hour >= int(since_s // HOUR_S)) & (charges.c.hour * HOUR_S < until_s)
     joules = func.sum(charges.c.energy_j)
     query = select(name, charges.c.hour, joules).join_from(charges, jobs, charges.c.job_id == jobs.c.id)
     rows = connection.execute(query.where(inside).group_by(name, charges.c.hour)).all()
@@ -126,8 +126,8 @@ def priced(
     """
     notes = []
     for signal in signals:
-        rate = {hour: signal.mean(hour * _HOUR_S, (hour + 1) * _HOUR_S) for hour in {hour for _, hour, _ in hours}}
-        known = {hour: not signal.at((hour + 0.5) * _HOUR_S).fell_back for hour in rate}
+        rate = {hour: signal.mean(hour * HOUR_S, (hour + 1) * HOUR_S) for hour in {hour for _, hour, _ in hours}}
+        known = {hour: not signal.at((hour + 0.5) * HOUR_S).fell_back for hour in rate}
         amount: dict[str | None, float] = defaultdict(float)
         for name, hour, energy_j in hours:
             amount[name] += energy_j * rate[hour] / J_PER_KWH

@@ -8,8 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from powerflow.trace.profile import Arrivals
-
-HOUR_S = 3600.0
+from powerflow.units import HOUR_S
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

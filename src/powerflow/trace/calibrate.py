@@ -15,9 +15,10 @@ from itertools import groupby
 import numpy as np
 import numpy.typing as npt
 
-from powerflow.trace.arrivals import HOUR_S, bursts, submissions
+from powerflow.trace.arrivals import bursts, submissions
 from powerflow.trace.profile import Arrivals, Component, Profile, duration_class
 from powerflow.trace.record import Trace, TraceJob
+from powerflow.units import DAY_S, HOUR_S
 
 BURST_GAP_S = 60.0  # jobs of one size that follow each other faster than this were submitted together
 _COMPONENTS = 3
@@ -74,8 +75,8 @@ def fit_arrivals(jobs: Sequence[TraceJob]) -> Arrivals:
     runs = [1 + sum(1 for _ in run) for joined, run in groupby(together) if joined]
     bursts_s = submit_s[first]
 
-    turn = np.exp(2j * np.pi * (submit_s % 86400.0) / 86400.0).mean()
-    weekend = ((submit_s // 86400.0 + 3) % 7 >= 5).mean() * 7 / 2  # 1 January 1970 was a Thursday
+    turn = np.exp(2j * np.pi * (submit_s % DAY_S) / DAY_S).mean()
+    weekend = ((submit_s // DAY_S + 3) % 7 >= 5).mean() * 7 / 2  # 1 January 1970 was a Thursday
     hourly = np.bincount(((bursts_s - bursts_s[0]) // HOUR_S).astype(int)).astype(float)
     centred = hourly - hourly.mean()
     memory = float((centred[1:] * centred[:-1]).mean() / max(hourly.var() - hourly.mean(), 1e-9))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from powerflow.trace.record import Trace
+from powerflow.units import HOUR_S
 
 BIG_JOB_GPUS = 8  # a whole node of most clusters
 QUANTILES = (0.1, 0.5, 0.9, 0.99)
@@ -79,8 +80,8 @@ def describe(trace: Trace) -> Statistics:
     return Statistics(
         jobs=len(trace.jobs),
         span_s=span_s,
-        gpu_hours=None if total_gpu_s is None else total_gpu_s / 3600,
-        earlier_gpu_hours=math.fsum(earlier_gpu_s) / 3600,
+        gpu_hours=None if total_gpu_s is None else total_gpu_s / HOUR_S,
+        earlier_gpu_hours=math.fsum(earlier_gpu_s) / HOUR_S,
         durations_known=int(known.sum()),
         duration_s=_quantiles(duration_s[known]),
         duration_mean_s=float(duration_s[known].mean()) if known.any() else None,

@@ -18,8 +18,8 @@ from powerflow.trace.fields import MOST_GPUS, clip
 from powerflow.trace.profile import LARGEST_CLASS, Profile
 from powerflow.trace.profiles import PROFILES
 from powerflow.trace.record import JobOutcome, Trace, TraceJob
+from powerflow.units import DAY_S
 
-DAY_S = 86_400.0
 MOST_JOBS = 5_000_000
 LONGEST_DAYS = 3_660.0
 

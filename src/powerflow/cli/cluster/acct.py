@@ -70,7 +70,7 @@ def _draw(found: Statement, width: int) -> RenderableType:
     from rich.text import Text
 
     from powerflow.cli.cluster.job_table import noted, plain, seconds, side_by_side
-    from powerflow.report.units import NOTHING, percent, significant
+    from powerflow.units import HOUR_S, NOTHING, percent, significant
 
     total_j = found.accounts[-1].energy_j if found.accounts else 0.0
     begin, end = (time.strftime("%Y-%m-%d %H:%M", time.localtime(s)) for s in (found.since_s, found.until_s))
@@ -85,7 +85,7 @@ def _draw(found: Statement, width: int) -> RenderableType:
         table.add_row(
             account.name,
             NOTHING if at == last - 1 else f"{account.jobs:,}",
-            significant(account.gpu_s / 3600.0) if account.gpu_s else NOTHING,
+            significant(account.gpu_s / HOUR_S) if account.gpu_s else NOTHING,
             used[at],
             percent(account.energy_j / total_j) if total_j else NOTHING,
             seconds(account.mean_jct_s),

@@ -13,8 +13,8 @@ from powerflow.cli.cluster.client import ControllerClient
 from powerflow.cli.cluster.controller_command import Watch, asks, note_unheard
 from powerflow.cli.options import Json
 from powerflow.cli.when import stamp
-from powerflow.energy.amount import kwh
 from powerflow.energy.budget import Period
+from powerflow.units import kwh
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -40,9 +40,9 @@ def set_budget(
     """Set an energy budget: the price of a joule is set so that it is kept; one of the same scope is replaced."""
     from powerflow.api.governance import BudgetOrder
     from powerflow.cli.output import print_json
-    from powerflow.energy.amount import parse_joules
     from powerflow.energy.budget import LEAST_J, MOST_J
     from powerflow.errors import InputError
+    from powerflow.units import parse_joules
 
     joules = parse_joules(amount, "AMOUNT")
     if not LEAST_J <= joules <= MOST_J:
@@ -122,7 +122,7 @@ def _draw(budgets: Sequence[BudgetRecord], width: int) -> RenderableType:
     from rich.text import Text
 
     from powerflow.cli.cluster.job_table import mark, noted, plain
-    from powerflow.report.units import power
+    from powerflow.units import power
 
     if not budgets:
         return Text("no energy budgets")

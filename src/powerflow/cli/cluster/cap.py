@@ -13,7 +13,8 @@ import typer
 from powerflow.cli.cluster.client import ControllerClient
 from powerflow.cli.cluster.controller_command import Watch, asks
 from powerflow.cli.options import Json
-from powerflow.cli.when import coming, lasting, stamp
+from powerflow.cli.when import coming, stamp
+from powerflow.units import parse_length
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -59,8 +60,8 @@ def set_cap(
     """Set a power cap: no plan exceeds it, whatever jobs are worth."""
     from powerflow.api.governance import CapOrder
     from powerflow.cli.output import print_json
-    from powerflow.energy.watts import parse_power, parse_ramp
     from powerflow.errors import InputError
+    from powerflow.units import parse_power, parse_ramp
 
     if lasts is not None and until is not None:
         raise InputError("both --for and --until say when it ends", where="--until", fix="give one of the two")
@@ -69,7 +70,7 @@ def set_cap(
     start_s = None if start is None else coming(start, "--from", now_s)
     end_s = None if until is None else coming(until, "--until", now_s)
     if lasts is not None:
-        end_s = (start_s or now_s) + lasting(lasts, "--for")
+        end_s = (start_s or now_s) + parse_length(lasts, "--for")
     cap = controller.set_cap(
         CapOrder(
             watts=None if amount.relative else amount.value,
@@ -137,7 +138,7 @@ app.command("record")(record)
 
 
 def _said(cap: CapRecord) -> str:
-    from powerflow.report.units import power
+    from powerflow.units import power
 
     until = "until it is lifted" if cap.end_s is None else f"until {stamp(cap.end_s)}"
     return (
@@ -149,7 +150,7 @@ def _draw(caps: Sequence[CapRecord], width: int) -> RenderableType:
     from rich.text import Text
 
     from powerflow.cli.cluster.job_table import noted, plain, seconds, watts
-    from powerflow.report.units import NOTHING, power
+    from powerflow.units import NOTHING, power
 
     if not caps:
         return Text("no power caps")

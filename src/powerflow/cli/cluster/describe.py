@@ -60,7 +60,7 @@ def _draw(detail: JobDetail, width: int) -> RenderableType:
 def _facts(job: JobRecord) -> list[tuple[str, Any]]:
     """What the job has and does, line by line."""
     from powerflow.cli.cluster.job_table import bar, joules, seconds, state, watts
-    from powerflow.report.units import NOTHING, duration, percent, significant
+    from powerflow.units import NOTHING, duration, percent, significant
 
     now_s = time.time()
     facts: list[tuple[str, Any]] = [
@@ -117,7 +117,7 @@ def _asked(detail: JobDetail) -> list[tuple[str, str]]:
 
 def _ranks(detail: JobDetail) -> RenderableType:
     from powerflow.cli.cluster.job_table import plain
-    from powerflow.report.units import NOTHING
+    from powerflow.units import NOTHING
 
     heads = list(dict.fromkeys(key for rank in detail.ranks for key in rank))
     table = plain(*heads, left=heads, wraps=heads)

@@ -73,7 +73,7 @@ def _draw(found: Explanation, width: int) -> RenderableType:
 
 def _outlook(found: Explanation) -> list[str]:
     """When it is expected to start and end."""
-    from powerflow.report.units import energies
+    from powerflow.units import energies
 
     lines = []
     if found.start_s is not None:
@@ -94,7 +94,7 @@ def _outlook(found: Explanation) -> list[str]:
 def _prices(found: Explanation) -> list[RenderableType]:
     from rich.text import Text
 
-    from powerflow.report.units import significant
+    from powerflow.units import significant
 
     worth = []
     if found.gpu_price:
@@ -120,7 +120,7 @@ def _tell(decisions: Sequence[DecisionRecord], width: int) -> RenderableType:
     from rich.text import Text
 
     from powerflow.cli.cluster.job_table import plain
-    from powerflow.report.units import NOTHING, duration, energies
+    from powerflow.units import NOTHING, duration, energies
 
     if not decisions:
         return Text("nothing was decided for it yet")
@@ -147,7 +147,7 @@ def _tell(decisions: Sequence[DecisionRecord], width: int) -> RenderableType:
 
 
 def _cells(option: JobOption, now: JobOption | None) -> list[str]:
-    from powerflow.report.units import NOTHING, duration, power, significant
+    from powerflow.units import NOTHING, duration, power, significant
 
     def against(value: float, base: float) -> str:
         change = value / base - 1.0

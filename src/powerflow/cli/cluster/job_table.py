@@ -13,7 +13,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from powerflow.report.units import NOTHING, duration, energies, energy, power
+from powerflow.units import NOTHING, duration, energies, energy, power
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

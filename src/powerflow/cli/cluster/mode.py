@@ -95,12 +95,12 @@ def _replayed(found: SavingsRecord) -> str:
 
 
 def _share(share: float | None, of: int) -> str:
-    from powerflow.report.units import NOTHING
+    from powerflow.units import NOTHING
 
     return NOTHING if share is None else f"{share:.0%} of {of}"
 
 
 def _change(change: float | None) -> str:
-    from powerflow.report.units import NOTHING
+    from powerflow.units import NOTHING
 
     return NOTHING if change is None else f"{change:+.1%}"

@@ -65,7 +65,7 @@ def _draw(nodes: Sequence[NodeRecord], width: int) -> RenderableType:
     from rich.text import Text
 
     from powerflow.cli.cluster.job_table import bar, noted, plain, state, watts
-    from powerflow.report.units import NOTHING
+    from powerflow.units import NOTHING
 
     heads = ("node", "state", "GPU", "type", "job", "power", "MHz", "locked", "used")
     table = plain(*heads, left=("node", "state", "type", "used"))

@@ -13,8 +13,9 @@ from powerflow.cli.cluster.client import ControllerClient
 from powerflow.cli.cluster.controller_command import Watch, asks
 from powerflow.cli.options import Json
 from powerflow.cli.sanitize import line
-from powerflow.cli.when import lasting, stamp
+from powerflow.cli.when import stamp
 from powerflow.energy.kinds import UNITS, Kind
+from powerflow.units import parse_length
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -55,7 +56,7 @@ def set_signal(
         _finite(fallback, "--fallback")
     url, number = source if source.startswith(("http://", "https://")) else None, _number(source)
     text = _text(source) if url is None and number is None else None
-    order = SignalOrder(kind, text, url, number, source, fallback, lasting(max_age, "--max-age"), weight)
+    order = SignalOrder(kind, text, url, number, source, fallback, parse_length(max_age, "--max-age"), weight)
     signal = controller.set_signal(order)
     if json:
         print_json("signal", {"signal": signal})

@@ -28,7 +28,7 @@ def draw(found: Top, width: int) -> RenderableType:
     from rich.text import Text
 
     from powerflow.cli.cluster.job_table import bar, job_table, noted, side_by_side, watts
-    from powerflow.report.units import power, significant
+    from powerflow.units import power, significant
 
     busy = found.gpus_busy / found.gpus if found.gpus else 0.0
     idle_w = found.power_w - found.jobs_power_w

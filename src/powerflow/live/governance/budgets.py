@@ -17,10 +17,9 @@ from powerflow.api.records import Caller, NotFound
 from powerflow.cluster.spec import ClusterSpec
 from powerflow.cost.catalogue import gpu_type
 from powerflow.cost.table import Axes
-from powerflow.energy.amount import kwh
 from powerflow.energy.budget import Budget, Period, Warned, window_at
 from powerflow.energy.budgets import Budgets
-from powerflow.energy.governor import DAY_S, Governor
+from powerflow.energy.governor import Governor
 from powerflow.energy.price import REPLAYED, natural_price_of
 from powerflow.energy.response import Response
 from powerflow.errors import InputError
@@ -32,6 +31,7 @@ from powerflow.scheduler import events as scheduler_events
 from powerflow.scheduler.remaining_energy import owed_j
 from powerflow.scheduler.scheduler import Scheduler
 from powerflow.store.store import Store
+from powerflow.units import DAY_S, HOUR_S, kwh
 
 #: The store's settings in which budgets stand, and what their keepers remember.
 BUDGETS, KEEPERS = "budgets", "budget keepers"
@@ -40,7 +40,7 @@ TICK_S = 60.0
 #: Days that are replayed for a budget that has just been set.
 KNOWN_DAYS = 14
 #: After a replay that failed, the next is tried so much later.
-RETRY_S = 3600.0
+RETRY_S = HOUR_S
 
 
 @dataclass(frozen=True, slots=True)

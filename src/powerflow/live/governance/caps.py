@@ -21,11 +21,12 @@ from powerflow.scheduler import events as scheduler_events
 from powerflow.scheduler.cap import CALM_S, PowerCap, Scope, parse_scope
 from powerflow.scheduler.caps.compliance import WITHIN_S, comply
 from powerflow.store.store import Store
+from powerflow.units import DAY_S
 
 #: The store's setting in which caps stand.
 CAPS = "caps"
 #: Caps that are over are shown for so long, and their records kept.
-KEPT_S = 30 * 86_400.0
+KEPT_S = 30 * DAY_S
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,13 @@ import numpy as np
 
 from powerflow.api.records import JobState
 from powerflow.cost.table import Axes, CostTable
-from powerflow.energy.governor import DAY_S
 from powerflow.job import Job
 from powerflow.live.jobs.active_job import scheduler_job
 from powerflow.live.jobs.cost_learning import CostLearning, class_of
 from powerflow.scheduler.events import CostLearned
 from powerflow.store.models import StoredJob
 from powerflow.store.store import Store
+from powerflow.units import DAY_S
 
 #: Of a day, so much must have been seen for it to say something.
 LEAST_SHARE = 1.0 / 24.0

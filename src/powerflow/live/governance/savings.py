@@ -13,7 +13,6 @@ from dataclasses import asdict
 from powerflow.api.governance import SavingsRecord, Stage
 from powerflow.cluster.spec import ClusterSpec
 from powerflow.cost.table import Axes
-from powerflow.energy.governor import DAY_S
 from powerflow.errors import InputError
 from powerflow.live.governance.past_days import past_days
 from powerflow.live.governance.replay_process import Compare, ReplayProcess
@@ -21,6 +20,7 @@ from powerflow.live.governance.stages import Stages
 from powerflow.live.jobs.cost_learning import CostLearning
 from powerflow.scheduler.events import Event
 from powerflow.store.store import Store
+from powerflow.units import DAY_S
 
 #: The store's setting in which the last result stands.
 SAVINGS = "savings"

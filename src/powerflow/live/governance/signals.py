@@ -22,13 +22,14 @@ from powerflow.energy.poll import poll
 from powerflow.energy.signal import COMPARED_S, MAX_AGE_S, Signal, constant, joined, read_signal
 from powerflow.errors import InputError
 from powerflow.store.store import Store
+from powerflow.units import DAY_S
 
 #: The store's setting in which signals stand.
 SIGNALS = "signals"
 #: A URL is asked this often.
 POLL_S = 300.0
 #: Values of a fetched series are kept for so long: what was charged then can still be priced.
-KEPT_S = 400 * 86_400.0
+KEPT_S = 400 * DAY_S
 
 
 @dataclass(frozen=True, slots=True)

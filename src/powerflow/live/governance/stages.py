@@ -20,11 +20,12 @@ from powerflow.scheduler.canary import CanaryWatch, Usual, usually
 from powerflow.scheduler.events import Acting
 from powerflow.store.models import DecisionOutcome
 from powerflow.store.store import Store
+from powerflow.units import DAY_S
 
 #: The store's setting in which stages stand.
 STAGES = "stages"
 #: Of jobs that have ended, those of so long ago say nothing any more.
-LOOKED_AT_S = 30 * 86_400.0
+LOOKED_AT_S = 30 * DAY_S
 #: Key of all projects that are not named.
 OTHERS = "*"
 

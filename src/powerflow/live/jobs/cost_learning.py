@@ -29,11 +29,12 @@ from powerflow.cost.table import Axes, CostTable
 from powerflow.errors import InputError
 from powerflow.gangs.report_bounds import is_plausible
 from powerflow.scheduler.events import CostLearned
+from powerflow.units import HOUR_S
 
 #: Stands for a model nobody named: a middling network. Only its shape matters once one step has been timed.
 ANY_FAMILY = "imagenet"
 #: Length of a job of which nothing is known, on one GPU at full clock.
-ANY_LENGTH_S = 3600.0
+ANY_LENGTH_S = HOUR_S
 #: Lengths of completed jobs that are remembered for each class.
 LENGTHS_KEPT = 50
 #: What the newest pause counts among those of its class.

@@ -19,13 +19,14 @@ from powerflow.scheduler.calibration import Calibration
 from powerflow.scheduler.plan import QUIET, Wish, gpus_said
 from powerflow.scheduler.scheduler import Scheduler
 from powerflow.store.store import Store
+from powerflow.units import DAY_S
 
 #: The store's setting in which outcomes stand.
 OUTCOMES = "outcomes"
 #: Wishes for one job are written down at least so far apart: they may flap.
 BETWEEN_S = 30.0
 #: Stories of jobs are kept for so long after their end.
-KEPT_S = 90 * 86_400.0
+KEPT_S = 90 * DAY_S
 
 
 @dataclass(slots=True)

@@ -10,8 +10,9 @@ import numpy as np
 
 from powerflow.arrays import FloatArray
 from powerflow.scheduler.cap import PowerCap
+from powerflow.units import HOUR_S
 
-WITHIN_S = 3600.0  # power before and after a cap is compared over so long
+WITHIN_S = HOUR_S  # power before and after a cap is compared over so long
 HEADER = "time_s,watts,allowed_w\n"
 
 

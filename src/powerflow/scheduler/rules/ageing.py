@@ -22,8 +22,9 @@ from powerflow.errors import InputError
 from powerflow.policy.levels import feasible, held_gpus, least_levels, step_times
 from powerflow.policy.protocol import Allocation, Policy, View
 from powerflow.scheduler.rules.partial import decide_rest
+from powerflow.units import HOUR_S
 
-PATIENCE_S = 12 * 3600.0
+PATIENCE_S = 12 * HOUR_S
 PERIOD_S = 300.0  # decisions come at least this often, so that turns end
 
 

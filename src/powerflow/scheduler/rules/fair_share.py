@@ -17,6 +17,7 @@ import numpy as np
 from powerflow.arrays import FloatArray, IntArray
 from powerflow.errors import InputError
 from powerflow.policy.protocol import Allocation, Policy, View
+from powerflow.units import DAY_S
 
 LEAST_FACTOR = 0.125
 
@@ -60,7 +61,7 @@ class FairShare:
         inner: Policy,
         shares: Mapping[str, float] | None = None,
         *,
-        half_life_s: float = 7 * 86400.0,
+        half_life_s: float = 7 * DAY_S,
     ) -> None:
         if not 0 < half_life_s < math.inf:
             raise InputError(f"half-life {half_life_s!r} is not a time", fix="give seconds, more than 0")

@@ -16,10 +16,10 @@ from powerflow.job import Job
 from powerflow.policy.registry import load
 from powerflow.scheduler.rules.compose import with_rules
 from powerflow.simulate.belief import Belief
-from powerflow.simulate.budgets.year import DAY_S
 from powerflow.simulate.result import SimulationResult
 from powerflow.simulate.run import simulate
 from powerflow.simulate.workload.workload import Workload
+from powerflow.units import DAY_S
 
 
 def believed_world(workload: Workload, belief: Belief) -> Workload:

@@ -16,8 +16,7 @@ from powerflow.scheduler.rules.wrapper import layer
 from powerflow.simulate.belief import Belief
 from powerflow.simulate.run import Simulation, World
 from powerflow.simulate.workload.workload import Workload
-
-DAY_S = 86_400.0
+from powerflow.units import DAY_S
 
 #: The meter is read, and the price set, this often.
 TICK_S = 1800.0

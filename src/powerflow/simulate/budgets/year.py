@@ -13,8 +13,7 @@ import numpy as np
 
 from powerflow.errors import InputError
 from powerflow.trace.record import Trace, TraceJob
-
-DAY_S = 86_400.0
+from powerflow.units import DAY_S
 
 #: The load changes this often.
 LEVEL_DAYS = 14

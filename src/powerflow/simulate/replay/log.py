@@ -19,8 +19,9 @@ from powerflow.arrays import FloatArray, IntArray
 from powerflow.errors import InputError
 from powerflow.simulate.replay.queue import DISCIPLINES, start_times
 from powerflow.trace.record import Trace
+from powerflow.units import DAY_S
 
-WEEK_S = 7 * 86_400.0
+WEEK_S = 7 * DAY_S
 #: Errors of mean waits are relative to at least this: it takes a scheduler a minute to take notice.
 LEAST_WAIT_S = 60.0
 #: No saving is claimed when either error is larger.

@@ -22,6 +22,7 @@ from powerflow.simulate.replay.queue import start_times
 from powerflow.simulate.replay.savings import WAYS, Savings, savings
 from powerflow.simulate.replay.windows import windows
 from powerflow.trace.record import Trace
+from powerflow.units import DAY_S
 
 DRAWS = 8
 #: Jobs submitted in the stretch of a draw: what keeps a log of 100,000 jobs within a minute on two cores.
@@ -144,7 +145,7 @@ def _facts(trace: Trace, log: Log, spec: ClusterSpec, discipline: str, found: Se
     site = f"{discipline}, which reproduces the log best of {len(found)}" if found else f"{discipline}, assumed"
     return {
         "Log": (
-            f"{len(trace.jobs):,} jobs ({trace.format}) submitted over {log.span_s / 86_400:.1f} days; "
+            f"{len(trace.jobs):,} jobs ({trace.format}) submitted over {log.span_s / DAY_S:.1f} days; "
             f"{len(trace.skipped):,} lines gave no job"
             + (f"; of {len(trace.jobs) - known:,} jobs the wait is not known" if known < len(trace.jobs) else "")
         ),
@@ -157,7 +158,7 @@ def _facts(trace: Trace, log: Log, spec: ClusterSpec, discipline: str, found: Se
 def _draw_facts(ask: Draws, log: Log, believed: Believed) -> dict[str, str]:
     jobs = [len(window.jobs.jobs) for window in ask.windows]
     carried = [window.carried for window in ask.windows]
-    days = [(window.end_s - window.begin_s) / 86_400 for window in ask.windows]
+    days = [(window.end_s - window.begin_s) / DAY_S for window in ask.windows]
     whole = jobs[0] == len(log.submit_s)
     sampled = (
         "the whole log in each"

@@ -26,6 +26,7 @@ from powerflow.simulate.workload.measured_steps import scaled, step_on, step_sca
 from powerflow.simulate.workload.placing import Kind, place
 from powerflow.simulate.workload.workload import Workload
 from powerflow.trace.record import Trace, TraceJob
+from powerflow.units import HOUR_S
 
 TEXTURE = 0.03  # log-sd of what no formula explains, per GPU count
 
@@ -118,7 +119,7 @@ def build_workload(
     if logged.factors:
         facts["Step times"] = logged.fact()
     if requeued := sum(job.earlier_gpu_s > 0 for job in trace.jobs):
-        hours = math.fsum(job.earlier_gpu_s for job in trace.jobs) / 3600
+        hours = math.fsum(job.earlier_gpu_s for job in trace.jobs) / HOUR_S
         facts["Requeued"] = f"{requeued:,} jobs; {hours:,.1f} GPU-hours of runs before are part of their work"
     cut = sum(gpus < job.gpus for job, gpus in zip(trace.jobs, asked, strict=True))
     if cut:

@@ -11,6 +11,7 @@ from powerflow.trace.fields import Unusable, checked_s, clip, gpu_count, ran_s
 from powerflow.trace.formats.format import Entry
 from powerflow.trace.formats.slurm_gpus import SlurmGpus, slice_share
 from powerflow.trace.record import JobOutcome, Skipped, TraceJob
+from powerflow.units import DAY_S, HOUR_S
 
 # Slurm's job states (sacct(1), JOB STATE CODES). A job that met its time limit is failed, as Helios has it.
 _OUTCOMES = {
@@ -32,7 +33,7 @@ _DURATION = re.compile(r"(?:(\d{1,9})-)?(?:(\d{1,9}):)?(\d{1,9}):(\d{1,2}(?:\.\d
 
 # After these states Slurm puts a job into the queue again, under its own number and with a new submission time.
 _RUNS_AGAIN = {"REQUEUED", "PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "SPECIAL_EXIT", "RESIZING"}
-_REQUEUE_HELD_S = 30 * 86_400.0  # a job that was put back may be held as long as this
+_REQUEUE_HELD_S = 30 * DAY_S  # a job that was put back may be held as long as this
 _ENDED_HELD_S = (
     3600.0  # the controller forgets an ended job after MinJobAge (300 s by default); then its number is free
 )
@@ -145,7 +146,7 @@ class _LeftOut:
                 f"for them; {NO_GPU_ACCOUNTING} mends that for jobs to come"
             )
         if self._slice_jobs:
-            hours = self._slice_gpu_s / 3600
+            hours = self._slice_gpu_s / HOUR_S
             yield (
                 f"{self._slice_jobs} jobs on MIG slices are left out: {hours:,.1f} GPU-hours, each slice as its share "
                 "of a GPU's compute slices"
@@ -272,8 +273,9 @@ def _counted(said: Counter[str]) -> Iterator[str]:
     """What telling jobs apart found, in plain words."""
     if said["requeued"]:
         yield (
-            f"{said['requeued']} jobs were requeued: their earlier runs held {said['earlier GPU-seconds'] / 3600:,.1f} "
-            "GPU-hours, which count in the GPU-hours and not in the duration"
+            f"{said['requeued']} jobs were requeued: their earlier runs held "
+            f"{said['earlier GPU-seconds'] / HOUR_S:,.1f} GPU-hours, which count in the GPU-hours and not in the "
+            "duration"
         )
     if said["no last run"]:
         yield f"{said['no last run']} jobs were requeued and their next run is not in the log: the last in it counts"
@@ -297,5 +299,5 @@ def parse_elapsed_s(value: str) -> float:
         raise Unusable(f"elapsed time is not [days-]hours:minutes:seconds ({clip(value)})")
     days, hours, minutes, seconds = found.groups()
     return checked_s(
-        int(days or 0) * 86_400 + int(hours or 0) * 3600 + int(minutes) * 60 + float(seconds), "elapsed time"
+        int(days or 0) * DAY_S + int(hours or 0) * HOUR_S + int(minutes) * 60 + float(seconds), "elapsed time"
     )

@@ -1,0 +1,97 @@
+"""Read YAML written by people, and name the line of whatever is wrong with it.
+
+Callers work on YAML's syntax tree, because plain dictionaries do not know their lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+from powerflow.errors import InputError, shortened
+
+#: A larger file is something else given by mistake, such as a log.
+MOST_BYTES = 1 << 20
+
+
+def read_text(path: Path, where: str, what: str) -> str:
+    """Read a text file of at most 1 MiB.
+
+    Args:
+        path: The file.
+        where: Its name in error messages.
+        what: What it should hold, for error messages, such as "a job".
+
+    Raises:
+        InputError: It cannot be read, or is no such text; exit code 3 if it does not exist.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+    except FileNotFoundError:
+        raise InputError("no such file", where=where, exit_code=3) from None
+    except OSError as error:
+        raise InputError(f"cannot read: {error.strerror}", where=where, exit_code=1) from None
+    except ValueError:  # a NUL in the path
+        raise InputError("no path to a file", where=where) from None
+    return decode(content, where, what)
+
+
+def decode(content: str | bytes, where: str, what: str) -> str:
+    """Decode UTF-8 text; arguments and errors as for `read_text`."""
+    if len(content) > MOST_BYTES:
+        raise InputError(f"larger than 1 MiB: not {what}", where=where)
+    try:
+        text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        raise InputError(f"binary file, not {what}", where=where)
+    return text
+
+
+def compose(text: str, where: str) -> yaml.Node | None:
+    """Parse YAML into its syntax tree; None if there is only white space and comments.
+
+    Raises:
+        InputError: It is not YAML; with ``where:line``.
+    """
+    try:
+        return yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise InputError(f"not YAML: {error.problem}", where=where + line) from None
+    except yaml.reader.ReaderError as error:
+        raise InputError(f"not YAML: {error.reason}", where=where) from None
+    except (yaml.YAMLError, RecursionError, ValueError):
+        raise InputError("not YAML", where=where) from None
+
+
+def line_of(node: yaml.Node) -> int:
+    """Return the line that a node begins on, from 1."""
+    return node.start_mark.line + 1
+
+
+def at(where: str, node: yaml.Node) -> str:
+    """Return ``where:line`` of a node, for error messages."""
+    return f"{where}:{line_of(node)}"
+
+
+def entries(node: yaml.Node, where: str) -> Iterator[tuple[yaml.ScalarNode, yaml.Node]]:
+    """Yield keys and values of a mapping.
+
+    Raises:
+        InputError: It is no mapping, a key is no plain word, or a key stands twice (YAML would take the later one).
+    """
+    if not isinstance(node, yaml.MappingNode):
+        raise InputError("expected 'key: value' lines", where=at(where, node))
+    seen: set[str] = set()
+    for key, value in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            raise InputError("a key is not a plain word", where=at(where, key))
+        if key.value in seen:
+            raise InputError(f"key {shortened(key.value)} stands twice", where=at(where, key))
+        seen.add(key.value)
+        yield key, value
