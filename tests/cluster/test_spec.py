@@ -95,7 +95,7 @@ def test_a_file_says_more(tmp_path: Path) -> None:
         ("16x8:A100+4x4", "COUNTxGPUS:TYPE"),
         ("16*8:A100", "COUNTxGPUS:TYPE"),
         ("16x8:{}", "name of a GPU type"),
-        ("no/such/file.yaml", "No such file"),
+        ("no/such/file.yaml", "no such file"),
         ("./a\0b", "no path"),
         ("bogus", "COUNTxGPUS:TYPE, as 16x8:A100, or name a YAML file"),
     ],

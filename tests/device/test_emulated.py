@@ -173,8 +173,8 @@ def test_a_writer_that_dies_in_mid_write_leaves_what_was_before(
 
 _HAMMER = """
 import sys
-from powerflow.device.emulated.shared_record import Cell
-cell = Cell(sys.argv[1])
+from powerflow.device.emulated.shared_record import SharedRecord
+cell = SharedRecord(sys.argv[1])
 print("ready", flush=True)
 sys.stdin.readline()
 for _ in range(int(sys.argv[2])):
