@@ -29,7 +29,7 @@ format: $(STAMP)
 bench: $(STAMP)  ## speed, as ratios and CPU time
 	$(BIN)/python -m benchmarks.speed
 
-results: $(STAMP)  ## the table of docs/results.md (long; see the page for how long)
+results: $(STAMP)  ## docs/results.md and its data files (about an hour on two cores)
 	$(BIN)/python -m benchmarks.results
 
 # numba keeps what it compiled beside the sources, and does not see when a kernel of another file has changed
