@@ -127,15 +127,15 @@ def loaded(directory: Path) -> None:
     policy = with_rules(registry.load("prices"), interval_s=2.0)  # as `powerflow serve` does
     learning, signals = CostLearning(axes), Signals(store)
     scheduler = Scheduler(spec, axes, {"A100": gpu_type("A100").idle_w}, policy, interval_s=2.0)
-    chronicle = DecisionLog(store, learning, scheduler)
-    stages = Stages(store, lambda: chronicle.calibrations)
-    rules = GovernanceParts(
+    decision_log = DecisionLog(store, learning, scheduler)
+    stages = Stages(store, lambda: decision_log.calibrations)
+    governance = GovernanceParts(
         Caps(store, spec, power, CapRecords(directory / "caps")),
         signals,
         LiveBudgets(store, spec, lambda: power.totals_j()[0], signals, learning, axes),
         stages,
         SavingsEstimate(store, spec, axes, learning, stages, None, lambda: 0.0),
-        chronicle,
+        decision_log,
     )
     controller = Controller(
         scheduler,
@@ -144,7 +144,7 @@ def loaded(directory: Path) -> None:
         Gangs(engine, directory, lambda *_: {}),
         power,
         learning,
-        rules=rules,
+        governance=governance,
         owner=own_name(),
         log=log,
     )

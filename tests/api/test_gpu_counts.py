@@ -155,7 +155,7 @@ def test_a_listed_job_runs_is_shown_and_is_explained_by_its_counts(tmp_path_fact
         bench.steps_total = 10_000
         job = bench.submit(gpus=[1, 3, 5], batch={"global": 60})
         bench.until_trains(job)
-        assert bench.controller.entries[job].gpus in (1, 3, 5)
+        assert bench.controller.jobs[job].gpus in (1, 3, 5)
         assert bench.service.job(job).record.gpus_asked == "1,3,5"
         explained = bench.service.explain(job)
         assert {option.gpus for option in explained.options} <= {1, 3, 5}

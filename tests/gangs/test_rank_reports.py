@@ -186,7 +186,7 @@ def test_nonsense_fails_its_job_once_and_nothing_else(bench: Bench, content: str
         bench.until_trains(job)
     rank = next(str(name) for name in bench.engine.running() if name.gang == evil)
     reports = Mailbox(bench.directory / "jobs" / evil).directory / "ranks"
-    steps = bench.controller.entries[victim].steps
+    steps = bench.controller.jobs[victim].steps
     for name in (rank, "other"):
         (reports / f"{name}.json").write_text(content.replace("NAME", rank), "utf-8")
     bench.engine.players[next(name for name in bench.engine.running() if name.gang == evil)] = _Mute()
@@ -199,7 +199,7 @@ def test_nonsense_fails_its_job_once_and_nothing_else(bench: Bench, content: str
     bench.turn(10)
     assert bench.ends(evil) == ["failed"]
     assert bench.job(victim).state is JobState.RUNNING
-    bench.until(lambda: bench.controller.entries[victim].steps > steps)
+    bench.until(lambda: bench.controller.jobs[victim].steps > steps)
 
 
 def _break(*_: object) -> None:
@@ -244,13 +244,13 @@ def test_a_defect_in_what_is_made_of_a_fact_fails_that_job(bench: Bench, monkeyp
     victim, other = bench.submit(), bench.submit()
     for job in (victim, other):
         bench.until_trains(job)
-    facts = bench.controller._facts
-    take = facts._progressed
+    events = bench.controller._gang_events
+    take = events._progressed
 
     def taken(fact: Progressed, entry: ActiveJob, now_s: float) -> None:
         take(fact, entry, now_s // (entry.id == victim))
 
-    monkeypatch.setattr(facts, "_progressed", taken)
+    monkeypatch.setattr(events, "_progressed", taken)
     bench.until_state(other, JobState.FAILED)
     assert bench.job(other).exit.startswith("internal: ZeroDivisionError")
     bench.until(lambda: not [name for name in bench.engine.running() if name.gang == other])
@@ -258,20 +258,20 @@ def test_a_defect_in_what_is_made_of_a_fact_fails_that_job(bench: Bench, monkeyp
 
 
 def test_a_flood_of_facts_is_taken_in_portions(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("powerflow.live.jobs.gang_events.FACTS_AT_ONCE", 10)
-    facts = bench.controller._facts
-    facts.add([GangFailed("none", 1, 1, "text", (), None)] * 25)
+    monkeypatch.setattr("powerflow.live.gang_events.EVENTS_AT_ONCE", 10)
+    events = bench.controller._gang_events
+    events._waiting.extend([GangFailed("none", 1, 1, "text", (), None)] * 25)
     for left in (15, 5, 0, 0):
-        facts.take_all(0.0)
-        assert len(facts._waiting) == left
+        events.take_all(0.0)
+        assert len(events._waiting) == left
 
 
 def test_what_an_earlier_version_stored_ends_no_controller(bench: Bench) -> None:
     bench.steps_total = 10_000
     job = bench.submit()
     bench.until_trains(job)
-    bench.store.put("batches", {bench.controller.entries[job].kind.name: 1 << 80, "x": "y", "z": -1})
-    bench.store.put("pauses", {bench.controller.entries[job].kind.name: 1e308})
+    bench.store.put("batches", {bench.controller.jobs[job].kind.name: 1 << 80, "x": "y", "z": -1})
+    bench.store.put("pauses", {bench.controller.jobs[job].kind.name: 1e308})
     with bench.store._database.write() as connection:
         connection.exec_driver_sql("UPDATE jobs SET steps = 1e300, steps_total = 1e305")
         connection.exec_driver_sql(
@@ -281,7 +281,7 @@ def test_what_an_earlier_version_stored_ends_no_controller(bench: Bench) -> None
         )
     bench.restart()
     bench.until_trains(job)
-    assert bench.controller.entries[job].steps < 10_001
+    assert bench.controller.jobs[job].steps < 10_001
 
 
 @pytest.mark.parametrize(
@@ -315,11 +315,11 @@ def test_the_most_extreme_that_is_believed_ends_no_controller(bench: Bench, extr
                     folder = Mailbox(bench.directory / "jobs" / odd).directory / "ranks"
                     (folder / f"{name}.json").write_text(json.dumps(GOOD | {"generation": life + 1} | told))
             bench.turn(2)
-            if odd in bench.controller.entries:
+            if odd in bench.controller.jobs:
                 bench.service.explain(odd)
                 bench.service.job(odd)
             bench.service.top()
         bench.restart()
-    steps = bench.controller.entries[victim].steps
-    bench.until(lambda: bench.controller.entries[victim].steps > steps)
+    steps = bench.controller.jobs[victim].steps
+    bench.until(lambda: bench.controller.jobs[victim].steps > steps)
     assert bench.job(victim).attempts == 0

@@ -159,15 +159,15 @@ class Bench:
             price=self.energy_price,
         )
         scheduler = Scheduler(self.spec, self.axes, idle_w, policy, interval_s=1.0)
-        chronicle = DecisionLog(self.store, learning, scheduler)
-        stages = Stages(self.store, lambda: chronicle.calibrations, self.first)
-        rules = GovernanceParts(
+        decision_log = DecisionLog(self.store, learning, scheduler)
+        stages = Stages(self.store, lambda: decision_log.calibrations, self.first)
+        governance = GovernanceParts(
             Caps(self.store, self.spec, power, CapRecords(self.directory / "caps")),
             signals,
             budgets,
             stages,
             SavingsEstimate(self.store, self.spec, self.axes, learning, stages, self.compare, lambda: 0.0),
-            chronicle,
+            decision_log,
         )
         self.controller = Controller(
             scheduler,
@@ -176,7 +176,7 @@ class Bench:
             self.gangs,
             power,
             learning,
-            rules=rules,
+            governance=governance,
             owner=f"test:{self.owners}",
             log=structlog.wrap_logger(None, processors=[_swallow]),
             settings=self.settings,
@@ -226,7 +226,7 @@ class Bench:
         self.until(lambda: self.job(job_id).state is state)
 
     def until_trains(self, job_id: str) -> None:
-        self.until(lambda: job_id in self.controller.entries and self.controller.entries[job_id].steps > 0)
+        self.until(lambda: job_id in self.controller.jobs and self.controller.jobs[job_id].steps > 0)
 
     def ends(self, job_id: str) -> list[str]:
         """Ends that were told of a job."""

@@ -15,7 +15,7 @@ from powerflow.cluster.occupancy import NodeShare
 from powerflow.engine.protocol import RankSpec
 from powerflow.gangs.types import Rescaled
 from powerflow.live import controller as module
-from powerflow.live.jobs.clock_exploration import clocks_to_try
+from powerflow.live.jobs.step_timing import clocks_to_try
 from powerflow.store.database import LostClaim, StoreError
 from powerflow.store.store import Store
 from tests.gangs.fake_engine import Script
@@ -50,7 +50,7 @@ def test_a_job_s_whole_life(bench: Bench, mode: str) -> None:
     bench.turn(5)
     assert not bench.gangs.holding()
     assert not bench.clocks.set_mhz, "clocks are as they were"
-    assert bench.controller.entries == {}
+    assert bench.controller.jobs == {}
 
 
 @pytest.mark.parametrize("state", [Q, R, H])
@@ -70,7 +70,7 @@ def test_a_job_is_cancelled_wherever_it_is(bench: Bench, state: JobState, heard:
     bench.turn(5)
     assert bench.ends(job) == ["cancelled"]
     assert not bench.gangs.holding()
-    assert bench.controller.entries == {}
+    assert bench.controller.jobs == {}
     with pytest.raises(Refused):
         bench.service.release(job, ADA)
 
@@ -105,8 +105,8 @@ def test_a_job_that_is_released_while_it_still_leaves_runs_again(bench: Bench) -
     bench.service.hold(job, ADA)
     bench.turn()
     bench.service.release(job, ADA)
-    before = bench.controller.entries[job].steps
-    bench.until(lambda: bench.controller.entries[job].steps > before + 5)
+    before = bench.controller.jobs[job].steps
+    bench.until(lambda: bench.controller.jobs[job].steps > before + 5)
     assert len(bench.controller.scheduler.ledger.slot_of) == 1
 
 
@@ -130,10 +130,10 @@ def test_what_a_rescale_costs_is_learned_and_outlives_the_controller(bench: Benc
     job = bench.submit(gpus="1..4", batch={"global": 64})
     bench.until_trains(job)
     assert believed_s() == 1.0, "what is taken before one was measured"
-    bench.controller._facts.add([Rescaled(job, 0.2, 4, 2), Rescaled(job, 9.0, 2, 2)])
+    bench.controller._gang_events._waiting.extend([Rescaled(job, 0.2, 4, 2), Rescaled(job, 9.0, 2, 2)])
     bench.turn(2)
     assert believed_s() == pytest.approx(0.2), "a gang of which one rank was replaced was not rescaled"
-    bench.controller._facts.add([Rescaled(job, 1.2, 2, 4)])
+    bench.controller._gang_events._waiting.extend([Rescaled(job, 1.2, 2, 4)])
     bench.turn(2)
     assert believed_s() == pytest.approx(0.7 * 0.2 + 0.3 * 1.2)
     bench.restart()
@@ -148,7 +148,7 @@ def test_a_held_job_gives_back_what_it_has_and_goes_on_where_it_was(bench: Bench
     bench.service.hold(job, ADA)
     bench.until(lambda: not bench.engine.running())
     bench.turn(20)
-    steps = bench.controller.entries[job].steps
+    steps = bench.controller.jobs[job].steps
     assert (bench.job(job).state, bool(bench.engine.running())) == (H, False)
     assert steps > 0
     bench.restart()
@@ -166,11 +166,10 @@ def test_who_is_held_at_the_very_moment_of_a_decision_gets_nothing(
     job = bench.submit(gpus=1)
     decide = bench.controller._decide
 
-    def decide_and_hold(now_s: float) -> bool:
-        decided = decide(now_s)
+    def decide_and_hold(now_s: float) -> None:
+        decide(now_s)
         if bench.job(job).state is Q:
             bench.service.hold(job, ADA)
-        return decided
 
     monkeypatch.setattr(bench.controller, "_decide", decide_and_hold)
     bench.turn(10)
@@ -213,13 +212,13 @@ def test_a_change_by_restart_is_told_and_counted(bench: Bench) -> None:
     script(bench, lasts=100_000)
     job = bench.submit(rescale="restart", **MODES["restart"])
     bench.until_trains(job)
-    entry = bench.controller.entries[job]
-    had = entry.gpus
-    bench.service.drain(entry.placement[0][0], ROOT, "")
+    active = bench.controller.jobs[job]
+    had = active.gpus
+    bench.service.drain(active.placement[0][0], ROOT, "")
     bench.until(lambda: any(event.kind == "rescaled" for event in bench.store.events(job_id=job).items))
     (told,) = [event for event in bench.store.events(job_id=job).items if event.kind == "rescaled"]
-    assert told.text.startswith(f"from {had} to {entry.gpus} GPUs in ")
-    assert bench.service.job(job).record.rescales == (had != entry.gpus)
+    assert told.text.startswith(f"from {had} to {active.gpus} GPUs in ")
+    assert bench.service.job(job).record.rescales == (had != active.gpus)
 
 
 def test_attempts_outlive_the_controller(bench: Bench) -> None:
@@ -392,7 +391,7 @@ def test_what_runs_on_cards_whose_type_has_another_name_by_now_runs_on(bench: Be
     bench.turn(20)
     assert bench.engine.running() == ranks, "nothing was started anew"
     assert (bench.job(job).state, bench.job(job).attempts) == (R, 0)
-    assert bench.controller.entries[job].gpu_type == "V100"
+    assert bench.controller.jobs[job].gpu_type == "V100"
     assert bench.service.explain(job).now is not None
 
 
@@ -473,9 +472,9 @@ def test_nobody_tries_clocks_who_says_nothing_of_its_steps(bench: Bench) -> None
     bench.engine.play = lambda spec: Script(10_000)
     job = bench.submit(rescale="none", gpus=1)
     bench.turn(50)
-    entry = bench.controller.entries[job]
-    assert entry.explore_mhz
-    assert set(bench.clocks.set_mhz.values()) == {entry.clock_mhz}
+    active = bench.controller.jobs[job]
+    assert active.explore_mhz
+    assert set(bench.clocks.set_mhz.values()) == {active.clock_mhz}
 
 
 @pytest.mark.parametrize(
@@ -488,21 +487,21 @@ def test_no_clock_is_tried_that_could_slow_a_job_beyond_its_bound(bench: Bench, 
     top = float(bench.axes["A100"].clocks_mhz[-1])
     job = bench.submit(gpus=1, **keys)
     bench.until_trains(job)
-    entry = bench.controller.entries[job]
+    active = bench.controller.jobs[job]
     tried: set[float] = set()
-    planned = set(clocks_to_try(entry, bench.controller.learning, bench.axes["A100"]))
+    planned = set(clocks_to_try(active, bench.controller.learning, bench.axes["A100"]))
     for _ in range(200):
         bench.turn()
-        if not entry.explore_mhz:
+        if not active.explore_mhz:
             break
-        if entry.window is not None:
+        if active.window is not None:
             tried |= set(bench.clocks.set_mhz.values())
-    assert not entry.explore_mhz
+    assert not active.explore_mhz
     for clock in planned:
         assert most is None or top / clock <= 1.0 + most + 1e-9
     if most is None:
         assert len(tried) >= 3
-    learned = bench.controller.learning._measured[entry.kind.name, "A100"]
+    learned = bench.controller.learning._measured[active.kind.name, "A100"]
     assert {clock for gpus, clock in learned if gpus == 1} >= planned
 
 
@@ -511,7 +510,7 @@ def test_what_one_has_tried_others_of_its_class_need_not(bench: Bench) -> None:
     jobs = [bench.submit(name=f"run-{n}", gpus=1) for n in range(4)]
     for job in jobs:
         bench.until_trains(job)
-    bench.until(lambda: not any(entry.explore_mhz for entry in bench.controller.entries.values()))
+    bench.until(lambda: not any(active.explore_mhz for active in bench.controller.jobs.values()))
     seen = bench.store.observations()
     assert len({row.observation.clock_mhz for row in seen}) >= 1
 

@@ -75,7 +75,7 @@ def test_explain_waits_for_the_loop_but_not_for_ever(bench: Bench) -> None:
         stop.set()
         bench.controller.ring()
         loop.join()
-    bench.controller._turns = True  # as if it turned, and hung
+    bench.controller._running = True  # as if it turned, and hung
     assert bench.controller.inquire(job, 0.05) is None
 
 

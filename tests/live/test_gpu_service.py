@@ -39,14 +39,14 @@ def test_the_job_on_a_lost_gpu_goes_on_elsewhere_and_it_is_no_failure(bench: Ben
     other = bench.submit(gpus=1, model="resnet50")
     bench.until_trains(job)
     bench.until_trains(other)
-    (where,) = bench.controller.entries[job].placement
+    (where,) = bench.controller.jobs[job].placement
     mend = breaks(bench, where[1][0], LOST)
     bench.until(lambda: (where[0], where[1][0]) in bench.controller.power.health.out())
-    bench.until(lambda: bench.controller.entries[job].training and bench.controller.entries[job].placement != (where,))
-    entry = bench.controller.entries[job]
+    bench.until(lambda: bench.controller.jobs[job].training and bench.controller.jobs[job].placement != (where,))
+    entry = bench.controller.jobs[job]
     assert where[1][0] not in {number for _, numbers in entry.placement for number in numbers}
     assert entry.attempts == 0
-    assert bench.controller.entries[other].attempts == 0
+    assert bench.controller.jobs[other].attempts == 0
     name = f"GPU {where[1][0]} of {where[0]}"
     assert f"{name} is out of service: GPU is lost" in bench.controller.power.notices()
     bench.until(lambda: any(event.kind == "gpu out" for event in bench.store.events(limit=1000).items))
@@ -73,19 +73,19 @@ def test_what_ran_on_a_gpu_that_was_lost_meanwhile_is_not_taken_over_there(
     monkeypatch.setattr(EmulatedGpu, "read", reads)
     bench.restart()
     assert bench.controller.power.health.out() == {("a100-0", 2): "GPU is lost"}
-    bench.until(lambda: bench.controller.entries[job].epoch > 1 and bench.controller.entries[job].training)
-    assert 2 not in {number for _, numbers in bench.controller.entries[job].placement for number in numbers}
-    assert bench.controller.entries[job].attempts == 0
+    bench.until(lambda: bench.controller.jobs[job].epoch > 1 and bench.controller.jobs[job].training)
+    assert 2 not in {number for _, numbers in bench.controller.jobs[job].placement for number in numbers}
+    assert bench.controller.jobs[job].attempts == 0
 
 
 def test_a_job_that_fails_on_a_gpu_that_does_not_answer_has_not_failed(bench: Bench) -> None:
     bench.steps_total = 1_000_000
     job = bench.submit(gpus=1, model="resnet50", retries=0)
     bench.until_trains(job)
-    ((node, (number,)),) = bench.controller.entries[job].placement
+    ((node, (number,)),) = bench.controller.jobs[job].placement
     breaks(bench, number, STUCK)
     for name in bench.engine.running():
         bench.engine.end(name, 1)
-    bench.until(lambda: bench.controller.entries[job].training and bench.controller.entries[job].epoch > 1)
-    assert bench.controller.entries[job].placement != ((node, (number,)),)
-    assert bench.controller.entries[job].attempts == 0
+    bench.until(lambda: bench.controller.jobs[job].training and bench.controller.jobs[job].epoch > 1)
+    assert bench.controller.jobs[job].placement != ((node, (number,)),)
+    assert bench.controller.jobs[job].attempts == 0

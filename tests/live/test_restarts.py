@@ -63,7 +63,7 @@ def test_what_was_learned_is_there_after_a_restart(bench: Bench) -> None:
     bench.turn(60)
     learning = bench.controller.learning
     before = {name: learning.table(name, "A100") for name in learning._classes}
-    kind, spec = bench.controller.entries[job].kind, bench.job(done).spec
+    kind, spec = bench.controller.jobs[job].kind, bench.job(done).spec
     assert learning._measured[kind.name, "A100"]
     bench.turn(3)
     bench.controller._save(bench.controller.clock(), everything=True)
@@ -135,13 +135,13 @@ def test_a_script_resumes_only_if_its_steps_go_on(bench: Bench, first: int, said
 
     bench.engine.play = play
     job = bench.submit(gpus=1, rescale="restart", progress=r"step (?P<step>\d+)")
-    bench.until(lambda: job in bench.controller.entries and bench.controller.entries[job].steps >= 40)
-    before = bench.controller.entries[job].steps
+    bench.until(lambda: job in bench.controller.jobs and bench.controller.jobs[job].steps >= 40)
+    before = bench.controller.jobs[job].steps
     bench.service.hold(job, ADA)
     bench.until(lambda: not bench.engine.running())
     begin = first
     bench.service.release(job, ADA)
-    bench.until(lambda: bench.controller.entries[job].steps < before)
+    bench.until(lambda: bench.controller.jobs[job].steps < before)
     bench.turn(3)
     events = [event.text for event in bench.service.events(job_id=job).items]
     assert any(text.startswith(said) for text in events), events

@@ -120,24 +120,24 @@ def test_a_controller_goes_on_when_the_clock_is_set(tmp_path: Path, by_s: float)
         for name in bench.engine.running():
             if name.gang == failing:
                 bench.engine.end(name, 1)
-        bench.until(lambda: bench.controller.entries[failing].attempts == 1)
-        waits_s = bench.controller.entries[failing].eligible_s - clock()
+        bench.until(lambda: bench.controller.jobs[failing].attempts == 1)
+        waits_s = bench.controller.jobs[failing].eligible_s - clock()
         used_s, at_s, epoch = (
-            bench.controller.entries[job].gpu_s,
+            bench.controller.jobs[job].gpu_s,
             bench.engine.now_s,
-            bench.controller.entries[job].epoch,
+            bench.controller.jobs[job].epoch,
         )
         clock.set_s += by_s
         bench.turn(8)
         passed_s = bench.engine.now_s - at_s
-        entry = bench.controller.entries[job]
+        entry = bench.controller.jobs[job]
         assert entry.gpu_s - used_s <= 4 * (passed_s + 2.0), "that is no time in which GPUs were held"
         assert entry.gpu_s >= used_s
         assert entry.epoch == epoch, "nobody is stopped for it"
         assert bench.controller.turned_s == pytest.approx(clock(), abs=5.0)
-        left_s = bench.controller.entries[failing].eligible_s - clock()
+        left_s = bench.controller.jobs[failing].eligible_s - clock()
         assert left_s <= waits_s + 1.0, "who waits a while waits no longer for it"
-        bench.until(lambda: bench.controller.entries[failing].placement != ())
+        bench.until(lambda: bench.controller.jobs[failing].placement != ())
         later = bench.submit(gpus=1, model="resnet50")
         bench.until_trains(later)
         assert bench.job(later).submitted_s == pytest.approx(clock(), abs=120.0)

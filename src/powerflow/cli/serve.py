@@ -220,7 +220,7 @@ def run_controller(
         try:
             gpus = f"{live.spec.gpus} {'emulated ' if live.emulation else ''}GPU{'s' if live.spec.gpus > 1 else ''}"
             print(f"powerflow serves {gpus} at {server.url}; state in {state}", flush=True)
-            if said := stage_said(live.controller.rules.stages, first):
+            if said := stage_said(live.controller.governance.stages, first):
                 print(f"powerflow: {said}", file=sys.stderr, flush=True)
             wait()
         finally:  # also where nobody takes what is printed: the loop would go on for ever

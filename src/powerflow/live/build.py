@@ -177,12 +177,12 @@ def build(settings: ClusterSettings, log: Any) -> LiveCluster:
             price=settings.energy_price,
             emulated=emulation is not None,
         )
-        chronicle = DecisionLog(store, learning, scheduler)
-        stages = Stages(store, lambda: chronicle.calibrations, settings.stage)
+        decision_log = DecisionLog(store, learning, scheduler)
+        stages = Stages(store, lambda: decision_log.calibrations, settings.stage)
         compare = settings.replays.compare
         savings = SavingsEstimate(store, spec, axes, learning, stages, compare, lambda: scheduler.energy_price)
         caps = Caps(store, spec, power, CapRecords(state / "caps"))
-        rules = GovernanceParts(caps, signals, budgets, stages, savings, chronicle)
+        governance = GovernanceParts(caps, signals, budgets, stages, savings, decision_log)
         controller = Controller(
             scheduler,
             store,
@@ -190,7 +190,7 @@ def build(settings: ClusterSettings, log: Any) -> LiveCluster:
             gangs,
             power,
             learning,
-            rules=rules,
+            governance=governance,
             owner=own_name(),
             settings=settings.controller,
             runs_as=(lambda user: user) if as_user else (lambda user: ""),

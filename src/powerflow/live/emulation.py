@@ -57,18 +57,18 @@ class Emulation:
         path = self._directory / "ranks" / f"{name}.json"
         return emulate_rank(path, truth, gpus, time_scale=self._time_scale)
 
-    def follow(self, ranks: Sequence[RankStatus], entries: Mapping[str, ActiveJob]) -> None:
+    def follow(self, ranks: Sequence[RankStatus], jobs: Mapping[str, ActiveJob]) -> None:
         """Slow the jobs whose scripts import nothing of ours, and let go of those that have ended or changed."""
         running: dict[str, list[RankStatus]] = {}
         for rank in ranks:
-            entry = entries.get(rank.name.gang)
-            if entry is not None and entry.spec.rescale != "in-place" and rank.state is RankState.RUNNING and rank.pid:
+            job = jobs.get(rank.name.gang)
+            if job is not None and job.spec.rescale != "in-place" and rank.state is RankState.RUNNING and rank.pid:
                 running.setdefault(rank.name.gang, []).append(rank)
         wanted = {job_id: frozenset(str(rank.name) for rank in of_job) for job_id, of_job in running.items()}
         for job_id in [job_id for job_id, (names, _) in self._throttles.items() if wanted.get(job_id) != names]:
             self._throttles.pop(job_id)[1].close()
         for job_id, of_job in running.items():
-            if job_id not in self._throttles and (throttle := self._throttle(of_job, entries[job_id])):
+            if job_id not in self._throttles and (throttle := self._throttle(of_job, jobs[job_id])):
                 self._throttles[job_id] = wanted[job_id], throttle
 
     def close(self) -> None:
@@ -77,21 +77,21 @@ class Emulation:
             throttle.close()
         self._throttles.clear()
 
-    def _throttle(self, ranks: Sequence[RankStatus], entry: ActiveJob) -> Throttle | None:
-        """Slows these ranks; None while they are not yet those that the entry asks for."""
-        places = [(node, number) for node, numbers in entry.placement for number in numbers]
-        whole = entry.spec.rescale == "none"  # one process has all GPUs; else one each, in the order of the placement
+    def _throttle(self, ranks: Sequence[RankStatus], job: ActiveJob) -> Throttle | None:
+        """Slows these ranks; None while they are not yet those that the job asks for."""
+        places = [(node, number) for node, numbers in job.placement for number in numbers]
+        whole = job.spec.rescale == "none"  # one process has all GPUs; else one each, in the order of the placement
         if not places or len(ranks) != (1 if whole else len(places)):
             return None
         ordered = sorted(ranks, key=lambda rank: (rank.name.epoch, rank.name.number))
         gpus = [self._gpus[place] for place in places]
         groups = {ordered[0].pid: gpus} if whole else {r.pid: [gpu] for r, gpu in zip(ordered, gpus, strict=True)}
-        batch = -(-entry.kind.global_batch // len(places))
+        batch = -(-job.kind.global_batch // len(places))
         return Throttle(
             self._directory,
             groups,
-            ground_truth(entry.kind, gpus[0].gpu_type, self._seed),
-            nodes=len(entry.placement),
-            local_batch=min(batch, entry.kind.local_max),
-            accumulation=-(-batch // entry.kind.local_max),
+            ground_truth(job.kind, gpus[0].gpu_type, self._seed),
+            nodes=len(job.placement),
+            local_batch=min(batch, job.kind.local_max),
+            accumulation=-(-batch // job.kind.local_max),
         )

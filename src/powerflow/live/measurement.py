@@ -2,89 +2,81 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 
+import numpy as np
+
+from powerflow.gangs.manager import Gangs
 from powerflow.live.governance.step import GovernanceStep
 from powerflow.live.gpu_service import GpuService
 from powerflow.live.gpus.gpus import Gpus, Place
 from powerflow.live.jobs.active_job import ActiveJob
-from powerflow.live.jobs.clock_exploration import EXPLORE_S
-from powerflow.live.jobs.gang_events import GangEvents
 from powerflow.live.jobs.job_table import JobTable
-from powerflow.live.power_event import metered
 from powerflow.scheduler.events import PowerMetered
 from powerflow.scheduler.scheduler import Scheduler
 
+#: A GPU runs at its decided clock if the clock it reports differs by at most this share.
+CLOCK_NEAR = 0.05
+
 
 class Measurement:
-    """For the controller's loop.
-
-    Args:
-        power: The GPUs.
-        roster: The active jobs.
-        scheduler: The scheduler; only whether it has power caps is asked.
-        governance: Is told what was charged.
-        gpu_service: Looks at the GPUs after each reading.
-        holding: Which job is on which GPU.
-
-    Attributes:
-        strangers: Gangs of no job that the store knows: nobody is charged for them.
-    """
+    """The meters of one cluster, read for its jobs. For the controller's loop."""
 
     def __init__(
         self,
         power: Gpus,
-        roster: JobTable,
+        table: JobTable,
         scheduler: Scheduler,
         governance: GovernanceStep,
         gpu_service: GpuService,
-        holding: Callable[[], Mapping[Place, str]],
+        gangs: Gangs,
     ) -> None:
-        self._power, self._roster, self._scheduler = power, roster, scheduler
-        self._governance, self._gpu_service, self._of_gangs = governance, gpu_service, holding
-        self.strangers: Collection[str] = frozenset()
+        self._power, self._table, self._scheduler = power, table, scheduler
+        self._governance, self._gpu_service, self._gangs = governance, gpu_service, gangs
+        self._unknown: Collection[str] = frozenset()
 
-    def measure(self, now_s: float, facts: GangEvents) -> None:
-        """Read the GPUs if it is time to; ``facts`` goes on to the next clock where one was tried for long enough."""
+    def ignore(self, job_ids: Collection[str]) -> None:
+        """Charge nobody for GPUs that these jobs hold: the store does not know them."""
+        self._unknown = job_ids
+
+    def measure(self, now_s: float) -> None:
+        """Read the GPUs if it is time to, or if one has another job than before."""
         if not self._power.due(now_s, self._holding()):
             return
         self.settle(now_s)
         if self._scheduler.caps:
-            self._roster.events.append(self.metered())
-        for entry in self._roster.entries.values():
-            entry.power_w = self._power.watts_of(entry.id)
-            self._take_down(entry, now_s, facts)
+            self._table.emit(self.metered())
+        for job in self._table.jobs.values():
+            job.metered(self._power.watts_of(job.id), self._power.disturbed(job.id), now_s)
 
     def settle(self, now_s: float) -> None:
-        """Charge the jobs that hold GPUs up to now."""
+        """Read the GPUs, and charge the jobs that hold them up to now."""
         for job_id, (energy_j, gpu_s) in self._power.settle(now_s, self._holding()).items():
-            entry = self._roster.entries.get(job_id)
-            if entry is not None:
-                entry.energy_j += energy_j
-                entry.gpu_s += gpu_s
-                self._governance.charged(entry, energy_j)
+            job = self._table.jobs.get(job_id)
+            if job is not None:
+                job.charged(energy_j, gpu_s)
+                self._governance.charged(job, energy_j)
         self._gpu_service.look()
 
     def metered(self) -> PowerMetered:
-        """Return the last readings, as the scheduler takes them."""
-        return metered(self._roster.entries.values(), self._roster.unstored, self._scheduler, self._power)
+        """Return the last readings as the scheduler compares them with power caps."""
+        power, slot_of = self._power, self._scheduler.ledger.slot_of
+        held = [job for job in self._table.jobs.values() if job.placement and job.id in slot_of]
+        read = [job for job in held if power.watts_of(job.id) > 0]
+        return PowerMetered(
+            power.power_w(),
+            np.array([self._scheduler.slot(job.id) for job in read], np.int64),
+            np.array([power.watts_of(job.id) for job in read]),
+            np.array([self._is_steady(job) for job in read], np.bool_),
+        )
 
-    def _take_down(self, entry: ActiveJob, now_s: float, facts: GangEvents) -> None:
-        disturbed = self._power.disturbed(entry.id)
-        if disturbed:  # what is timed now is not what the job costs; but no clock is tried for ever
-            entry.window = None
-        if entry.window is not None and entry.training and entry.power_w > 0:
-            entry.window.watts += entry.power_w
-            entry.window.samples += 1
-        if entry.window is None and not (disturbed and math.isfinite(entry.explore_since_s)):
-            entry.explore_since_s = now_s
-        elif entry.explore_mhz and now_s - entry.explore_since_s > EXPLORE_S:
-            facts.try_next(entry, now_s, entry.explore_mhz[0])
+    def _is_steady(self, job: ActiveJob) -> bool:
+        """Return whether a job runs at the count and the clock of the latest plan, as far as its GPUs report."""
+        read_mhz = self._power.clock_of(job.id)
+        near = read_mhz is None or abs(read_mhz - job.clock_mhz) <= CLOCK_NEAR * job.clock_mhz
+        return job.id not in self._table.pending and job.training and not job.explore_mhz and near
 
     def _holding(self) -> Mapping[Place, str]:
-        """Return which job is on which GPU, for jobs that the store knows."""
-        holding = self._of_gangs()
-        if not self.strangers:
-            return holding
-        return {place: job_id for place, job_id in holding.items() if job_id not in self.strangers}
+        """Return which job is on which GPU, of jobs that the store knows."""
+        holding = self._gangs.holding()
+        return {place: job_id for place, job_id in holding.items() if job_id not in self._unknown}

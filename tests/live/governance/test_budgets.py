@@ -112,7 +112,7 @@ def test_the_limit_holds_when_there_is_little_left(tmp_path: Path) -> None:
     """The budget pays for what idles and a little more: joules get dearer; clocks are back once it is raised."""
     bench = Bench(tmp_path, explore_steps=0)  # steps of these ranks last as long at any clock: nobody is to find out
     before_w = busy(bench)
-    idle_w = bench.controller.rules.budgets.idle_w
+    idle_w = bench.controller.governance.budgets.idle_w
     left_h = 24.0 - (bench.controller.clock() % 86_400) / 3600.0
     kwh = idle_w * left_h / 1e3 + 2.0 * 0.35 * (before_w - idle_w) / 1e3  # 35 % of what jobs add, over the next 2 h
     day(bench, kwh)
@@ -124,7 +124,7 @@ def test_the_limit_holds_when_there_is_little_left(tmp_path: Path) -> None:
     day(bench, 1000.0)
     run_for(bench, 60.0)
     assert not bench.service.budgets()[0].limited
-    running = [entry.clock_mhz for entry in bench.controller.entries.values() if entry.placement]
+    running = [entry.clock_mhz for entry in bench.controller.jobs.values() if entry.placement]
     assert running == [1410.0] * 3
     assert drawn_w(bench) > 1.2 * record.limit_w
     bench.close()
@@ -134,10 +134,10 @@ def test_a_used_up_budget_stops_jobs_and_says_so(bench: Bench) -> None:
     bench.steps_total = 1_000_000
     job_id = bench.submit(**JOB)
     run_for(bench, 30.0)
-    day(bench, 0.5 * bench.controller.entries[job_id].energy_j / KWH)
+    day(bench, 0.5 * bench.controller.jobs[job_id].energy_j / KWH)
     run_for(bench, 30.0)
-    assert not bench.controller.entries[job_id].placement
-    assert "budget" in bench.controller.entries[job_id].reason
+    assert not bench.controller.jobs[job_id].placement
+    assert "budget" in bench.controller.jobs[job_id].reason
     said = [event.text for event in bench.store.events(limit=1000).items if event.kind == "budget"]
     assert len(said) == 3, said  # 85, 90 and 95 %
     assert said[0].startswith("budget of the cluster for 2001-09-09:")
@@ -150,17 +150,17 @@ def test_a_projects_budget_touches_its_jobs_alone(bench: Bench) -> None:
     bench.until_trains(theirs)
     day(bench, 0.0003, "vision")  # what it draws on four GPUs until it has stopped is less
     run_for(bench, TICK_S + 30.0)
-    assert not bench.controller.entries[mine].placement
-    assert bench.controller.entries[theirs].placement
+    assert not bench.controller.jobs[mine].placement
+    assert bench.controller.jobs[theirs].placement
     spent_j = bench.service.budgets()[0].spent_j
     assert 0 < spent_j < 0.0003 * KWH
-    assert spent_j == pytest.approx(bench.controller.entries[mine].energy_j, rel=0.05), "what its jobs were charged"
+    assert spent_j == pytest.approx(bench.controller.jobs[mine].energy_j, rel=0.05), "what its jobs were charged"
 
 
 def test_days_are_replayed_learnt_and_known_after_a_restart(tmp_path: Path) -> None:
     bench = with_days(tmp_path)
     day(bench, 18.0)
-    budgets = bench.controller.rules.budgets
+    budgets = bench.controller.governance.budgets
     assert any("no day has been replayed yet" in notice for notice in bench.service.top().notices)
     run_for(bench, 2.0)
     assert budgets._replaying is not None
@@ -179,7 +179,7 @@ def test_days_are_replayed_learnt_and_known_after_a_restart(tmp_path: Path) -> N
     assert bench.service.budgets()[0].price == price
     assert bench.service.budgets()[0].knows_days
     run_for(bench, 2.0)
-    assert bench.controller.rules.budgets._replaying is None, "the next is due in a day"
+    assert bench.controller.governance.budgets._replaying is None, "the next is due in a day"
     bench.close()
 
 
@@ -193,7 +193,7 @@ def test_a_replay_that_fails_is_said_and_tried_again_later(tmp_path: Path) -> No
     wait_for_replay(bench)
     run_for(bench, 2.0)
     assert any("the days are of another calendar" in notice for notice in bench.service.top().notices)
-    assert bench.controller.rules.budgets._replaying is None
+    assert bench.controller.governance.budgets._replaying is None
     assert bench.service.budgets()[0].price == 0.0
     bench.close()
 
@@ -212,7 +212,7 @@ def test_the_simulator_replays_a_live_clusters_days(bench: Bench) -> None:
     assert [len(jobs) for jobs in past.days] == [1, 2], "what never ran says nothing"
     assert past.shares == [pytest.approx(0.25, abs=0.01), 1.0]
     assert all(0 <= job.submit_s < 86_400.0 for jobs in past.days for job in jobs)
-    found = replay_days(bench.spec, axes, past.costs, past.days, controller.rules.budgets.prices, ["vision"])
+    found = replay_days(bench.spec, axes, past.costs, past.days, controller.governance.budgets.prices, ["vision"])
     assert all(set(each) == {""} for each in found)
     assert all(each[""].joules[0] >= each[""].joules[-1] > 0 for each in found)
     assert bench.store.job(cancelled).state is JobState.CANCELLED
@@ -220,7 +220,7 @@ def test_the_simulator_replays_a_live_clusters_days(bench: Bench) -> None:
 
 def wait_for_replay(bench: Bench) -> None:
     """Until the replay's process has answered."""
-    replaying = bench.controller.rules.budgets._replaying
+    replaying = bench.controller.governance.budgets._replaying
     assert replaying is not None
     assert replaying._answer.poll(60.0)
 
@@ -236,7 +236,7 @@ def test_a_project_without_jobs_is_asked_once_and_others_learn_on(tmp_path: Path
     day(bench, 5.0, "ghost")
     run_for(bench, 2.0)
     finish_replay(bench)
-    budgets = bench.controller.rules.budgets
+    budgets = bench.controller.governance.budgets
     run_for(bench, 2 * TICK_S)
     assert not replays(bench)
     assert budgets._learnt_s is not None
@@ -249,7 +249,7 @@ def test_a_project_without_jobs_is_asked_once_and_others_learn_on(tmp_path: Path
 
 
 def replays(bench: Bench) -> bool:
-    return bench.controller.rules.budgets._replaying is not None
+    return bench.controller.governance.budgets._replaying is not None
 
 
 def test_a_restart_without_what_keepers_knew_counts_no_joule_twice(bench: Bench) -> None:
@@ -274,7 +274,7 @@ def test_a_warning_that_cannot_be_stored_now_is_said_later(bench: Bench, monkeyp
         raise StoreError("locked", retry=True)
 
     monkeypatch.setattr(bench.store, "append", fails)
-    day(bench, 0.5 * bench.controller.entries[job_id].energy_j / KWH)
+    day(bench, 0.5 * bench.controller.jobs[job_id].energy_j / KWH)
     run_for(bench, 5.0)
     monkeypatch.setattr(bench.store, "append", append)
     run_for(bench, 5.0)
@@ -326,10 +326,10 @@ def test_a_day_without_jobs_is_learnt_too(tmp_path: Path) -> None:
     day(bench, 18.0)
     run_for(bench, 2.0)
     finish_replay(bench)
-    before_j = bench.controller.rules.budgets._governors[""].state()["curve"][0]
+    before_j = bench.controller.governance.budgets._governors[""].state()["curve"][0]
     bench.engine.now_s += 2 * 86_400.0
     bench.controller._renewed_s = bench.controller.clock()
     run_for(bench, TICK_S)
     assert not replays(bench), "there is nothing to replay"
-    assert bench.controller.rules.budgets._governors[""].state()["curve"][0] == pytest.approx(0.85 * before_j)
+    assert bench.controller.governance.budgets._governors[""].state()["curve"][0] == pytest.approx(0.85 * before_j)
     bench.close()

@@ -37,7 +37,7 @@ def test_one_command_forward_and_back_audited(bench: Bench) -> None:
     assert (everybody.stage, speech.stage, vision.stage) == (Stage.OBSERVE, Stage.CANARY, Stage.CANARY)
     assert vision.by == "root"
     bench.restart()
-    assert bench.controller.rules.stages.stage_of("vision") is Stage.CANARY
+    assert bench.controller.governance.stages.stage_of("vision") is Stage.CANARY
     mode(bench, "enforce")
     assert [record.stage for record in bench.service.modes()] == [Stage.ENFORCE], "of everybody, without exception"
     actions = [(e.action, e.target, e.fields["stage"]) for e in bench.service.audit().items if e.action == "mode set"]
@@ -59,7 +59,7 @@ def test_where_nobody_acts_jobs_run_as_asked_and_nothing_is_touched(bench: Bench
     for _ in range(400):
         bench.turn()
         assert bench.clocks.set_mhz == {}
-    held = {job: {entry.gpus} for job, entry in bench.controller.entries.items()}
+    held = {job: {entry.gpus} for job, entry in bench.controller.jobs.items()}
     assert not held, "all have ended"
     for job in jobs:
         record = bench.job(job)
@@ -97,7 +97,7 @@ def test_shadow_says_what_would_be_done_and_how_right_it_was(bench: Bench) -> No
     assert told.jct_high_s is not None
     assert told.jct_low_s <= told.jct_high_s
     bench.restart()
-    assert len(bench.controller.rules.chronicle.calibrations["time"].residuals) == 16
+    assert len(bench.controller.governance.decision_log.calibrations["time"].residuals) == 16
 
 
 def every_place(bench: Bench) -> list[tuple[str, int]]:
@@ -111,7 +111,7 @@ def test_a_canary_is_acted_on_and_its_neighbours_are_not(bench: Bench) -> None:
     mode(bench, "canary", "vision")
     watched, canary = bench.submit(**JOB), bench.submit(**JOB, project="vision")
     run_for(bench, 10.0)
-    entries = bench.controller.entries
+    entries = bench.controller.jobs
     assert entries[watched].gpus == 2
     assert entries[watched].why == "runs as its owner asked: PowerFlow does not act on its project"
     assert entries[canary].gpus == 4, "as many as it can use"
@@ -131,7 +131,7 @@ def test_back_from_enforce_nothing_more_is_touched(bench: Bench) -> None:
     bench.steps_total = 1_000_000
     jobs = [bench.submit(**JOB) for _ in range(2)]
     run_for(bench, 10.0)
-    before = {job: bench.controller.entries[job].placement for job in jobs}
+    before = {job: bench.controller.jobs[job].placement for job in jobs}
     assert bench.clocks.set_mhz
     mode(bench, "observe")
     run_for(bench, 2.0)
@@ -139,7 +139,7 @@ def test_back_from_enforce_nothing_more_is_touched(bench: Bench) -> None:
     for _ in range(2):
         bench.submit(**JOB)
     run_for(bench, 60.0)
-    assert {job: bench.controller.entries[job].placement for job in jobs} == before
+    assert {job: bench.controller.jobs[job].placement for job in jobs} == before
     assert len(bench.engine.launches) == launches, "all GPUs are taken: who is new waits"
     assert bench.clocks.set_mhz == {}
 
@@ -167,14 +167,14 @@ def test_a_canary_whose_jobs_miss_their_predictions_twice_goes_back(bench: Bench
     for _ in range(30):
         bench.submit(**JOB, project="vision")
     bench.turn(1600)
-    assert not bench.controller.entries
+    assert not bench.controller.jobs
     mode(bench, "canary", "vision")
     bench.engine.play = lambda spec: Slow(bench.engine.fake_rank(spec, bench.steps_total), 4)
     for _ in range(30):
         bench.submit(**JOB, project="vision")
     for _ in range(3000):
         bench.turn()
-        if bench.controller.rules.stages.stage_of("vision") is Stage.SHADOW:
+        if bench.controller.governance.stages.stage_of("vision") is Stage.SHADOW:
             break
     record = bench.service.modes()[1]
     assert (record.stage, record.by) == (Stage.SHADOW, "powerflow")
@@ -215,7 +215,7 @@ def test_last_days_are_replayed_while_nobody_acts(tmp_path: Path) -> None:
     assert not replays(bench), "who is acted on needs no such word"
     mode(bench, "replay")
     bench.turn(1)
-    replaying = bench.controller.rules.savings._replaying
+    replaying = bench.controller.governance.savings._replaying
     assert replaying is not None
     assert replaying._answer.poll(60.0)
     bench.turn(1)
@@ -231,7 +231,7 @@ def test_last_days_are_replayed_while_nobody_acts(tmp_path: Path) -> None:
 
 
 def replays(bench: Bench) -> bool:
-    return bench.controller.rules.savings._replaying is not None
+    return bench.controller.governance.savings._replaying is not None
 
 
 def test_the_simulator_compares_a_live_clusters_days(bench: Bench) -> None:
@@ -255,7 +255,7 @@ def test_a_policy_that_fails_in_shadow_does_no_harm(bench: Bench, monkeypatch: p
 
     mode(bench, "shadow")
     bench.steps_total = 60
-    monkeypatch.setattr("powerflow.scheduler.rules.rollout.Staged.wish", fails)
+    monkeypatch.setattr("powerflow.scheduler.rules.rollout.Rollout.wish", fails)
     job = bench.submit(**JOB)
     bench.until_state(job, JobState.COMPLETED)
     assert not [row for row in bench.service.decisions(job).items if row.would]
@@ -266,17 +266,17 @@ def test_a_stage_of_one_project_says_nothing_of_the_others(tmp_path: Path) -> No
     mode(bench, "canary", "vision")
     bench.first = Stage.OBSERVE
     bench.restart()
-    assert bench.controller.rules.stages.stage_of("nlp") is Stage.OBSERVE, "as the controller was started"
+    assert bench.controller.governance.stages.stage_of("nlp") is Stage.OBSERVE, "as the controller was started"
     mode(bench, "enforce")
     bench.restart()
-    assert bench.controller.rules.stages.stage_of("nlp") is Stage.ENFORCE, "as somebody said"
+    assert bench.controller.governance.stages.stage_of("nlp") is Stage.ENFORCE, "as somebody said"
     bench.close()
 
 
 def test_no_project_is_not_everybody(bench: Bench) -> None:
     with pytest.raises(InputError, match="no project is named"):
         bench.service.set_mode(ModeOrder(Stage.OBSERVE, ()), ROOT)
-    assert bench.controller.rules.stages.anybody()
+    assert bench.controller.governance.stages.anybody()
 
 
 def test_the_scheduler_is_told_though_the_answer_cannot_be_made(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,7 +292,7 @@ def test_the_scheduler_is_told_though_the_answer_cannot_be_made(bench: Bench, mo
 
 def test_a_canary_that_cannot_go_back_now_does_so_the_next_time(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     mode(bench, "canary")
-    stages, govern = bench.controller.rules.stages, bench.store.govern
+    stages, govern = bench.controller.governance.stages, bench.store.govern
 
     def fails(*_: object) -> None:
         raise StoreError("locked", retry=True)
@@ -309,12 +309,12 @@ def test_a_canary_that_cannot_go_back_now_does_so_the_next_time(bench: Bench, mo
 
 def test_what_a_canary_is_judged_by_is_fixed_when_it_begins(bench: Bench) -> None:
     for _ in range(30):
-        bench.controller.rules.chronicle.calibrations["time"].add(1.0, 1.5)
+        bench.controller.governance.decision_log.calibrations["time"].add(1.0, 1.5)
     mode(bench, "canary", "vision")
     for _ in range(400):
-        bench.controller.rules.chronicle.calibrations["time"].add(1.0, 9.0)
+        bench.controller.governance.decision_log.calibrations["time"].add(1.0, 9.0)
     bench.restart()
-    stages = bench.controller.rules.stages
+    stages = bench.controller.governance.stages
     assert [stages.ended("vision", {"time": 0.405}, 1.0) for _ in range(30)] == [""] * 30
 
 
@@ -327,7 +327,7 @@ def test_a_protected_job_that_waits_for_watched_ones_is_no_canarys_fault(bench: 
     run_for(bench, 5.0)
     bench.submit(**JOB, project="vision", priority="protected")
     run_for(bench, 200.0)
-    assert bench.controller.rules.stages.stage_of("vision") is Stage.CANARY
+    assert bench.controller.governance.stages.stage_of("vision") is Stage.CANARY
 
 
 def test_a_protected_job_that_was_held_by_its_owner_is_no_canarys_fault(bench: Bench) -> None:
@@ -338,7 +338,7 @@ def test_a_protected_job_that_was_held_by_its_owner_is_no_canarys_fault(bench: B
     run_for(bench, 300.0)
     bench.service.release(job, ADA)
     bench.until_trains(job)
-    assert bench.controller.rules.stages.stage_of("") is Stage.CANARY
+    assert bench.controller.governance.stages.stage_of("") is Stage.CANARY
 
 
 def test_a_watched_job_runs_on_where_it_is_believed_that_it_cannot(bench: Bench) -> None:
@@ -347,8 +347,8 @@ def test_a_watched_job_runs_on_where_it_is_believed_that_it_cannot(bench: Bench)
     mode(bench, "observe")
     job = bench.submit(rescale="in-place", gpus="4", batch={"global": 64})
     bench.until_trains(job)
-    entry = bench.controller.entries[job]
-    bench.controller._roster.events += bench.controller.learning.batch_is(entry.kind.name, 2)
+    entry = bench.controller.jobs[job]
+    bench.controller._table.emit(*bench.controller.learning.batch_is(entry.kind.name, 2))
     run_for(bench, 20.0)
     assert entry.gpus == 4
 
@@ -359,9 +359,9 @@ def test_nothing_is_measured_at_a_clock_that_nobody_set(bench: Bench) -> None:
     run_for(bench, 20.0)
     mode(bench, "observe")
     bench.turn(1)
-    before = len(bench.store.observations()) + len(bench.controller._roster.seen)
+    before = len(bench.store.observations()) + len(bench.controller._table._measurements)
     run_for(bench, 60.0)
     bench.controller.finish()
     seen = bench.store.observations()[before:]
-    assert bench.controller.entries[job].gpus
+    assert bench.controller.jobs[job].gpus
     assert all(each.observation.clock_mhz is None for each in seen)

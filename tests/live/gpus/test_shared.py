@@ -25,7 +25,7 @@ def test_nobody_pays_for_what_cannot_be_told_apart(bench: Bench, monkeypatch: py
     bench.steps_total = 1_000_000
     job = bench.submit(gpus=1, model="resnet50")
     bench.until_trains(job)
-    entry = bench.controller.entries[job]
+    entry = bench.controller.jobs[job]
     ((node, (number,)),) = entry.placement
     power = bench.controller.power
     shared = Sight(bench.gpus[number].read(), held=True, strangers=STRANGER)

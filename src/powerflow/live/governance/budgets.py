@@ -27,6 +27,7 @@ from powerflow.live.governance.past_days import past_days
 from powerflow.live.governance.replay_process import ReplayProcess, Respond
 from powerflow.live.governance.signals import Signals
 from powerflow.live.jobs.cost_learning import CostLearning
+from powerflow.live.jobs.job_table import JobTable
 from powerflow.scheduler import events as scheduler_events
 from powerflow.scheduler.remaining_energy import owed_j
 from powerflow.scheduler.scheduler import Scheduler
@@ -221,7 +222,7 @@ class LiveBudgets:
         """Whether `step` has something to do."""
         return now_s >= self._due_s or (self._replaying is not None and self._replaying.done())
 
-    def step(self, now_s: float, scheduler: Scheduler, events: list[scheduler_events.Event]) -> None:
+    def step(self, now_s: float, scheduler: Scheduler, table: JobTable) -> None:
         """Read meters, learn, and set the terms. `warned` gets warnings that are due.
 
         Args:
@@ -242,9 +243,9 @@ class LiveBudgets:
             self._due_s, self.unsaved = now_s + TICK_S, True
             terms = budgets.terms(now_s, self.idle_w)
             if terms != self._terms:
-                events.append(terms)
+                table.emit(terms)
                 self._terms = terms
-            self._begin_replay(now_s, events)
+            self._begin_replay(now_s, table)
 
     def save(self) -> None:
         """Write down what keepers remember; when all warnings are said, since it holds which were.
@@ -294,7 +295,7 @@ class LiveBudgets:
     def _knowing(self) -> Set[str]:
         return {scope for scope, governor in self._governors.items() if governor.knows_days}
 
-    def _begin_replay(self, now_s: float, events: list[scheduler_events.Event]) -> None:
+    def _begin_replay(self, now_s: float, table: JobTable) -> None:
         """Replay the last day for all keepers; or the last days for those that know none and have not been asked."""
         if self._respond is None or self._replaying is not None or now_s < self._retry_s or not self._governors:
             return
@@ -304,7 +305,7 @@ class LiveBudgets:
             return
         self._pupils = set(self._governors) if daily else young
         past = past_days(self._store, self._learning, self._axes, now_s, 1 if daily else KNOWN_DAYS)
-        events += past.news  # first: nobody else will be told of these classes again
+        table.emit(*past.news)  # first: nobody else will hear of these classes again
         if not past.days:
             self._retry_s = now_s + RETRY_S / 6
             return

@@ -18,7 +18,7 @@ from powerflow.live.governance.past_days import past_days
 from powerflow.live.governance.replay_process import Compare, ReplayProcess
 from powerflow.live.governance.stages import Stages
 from powerflow.live.jobs.cost_learning import CostLearning
-from powerflow.scheduler.events import Event
+from powerflow.live.jobs.job_table import JobTable
 from powerflow.store.store import Store
 from powerflow.units import DAY_S
 
@@ -73,7 +73,7 @@ class SavingsEstimate:
         """The machine's clock was set by so many seconds: what is due in a while is so still."""
         self._due_s += by_s
 
-    def step(self, now_s: float, events: list[Event]) -> None:
+    def step(self, now_s: float, table: JobTable) -> None:
         """Take what a replay has found, or begin one that is due; ``events`` gets what to tell the scheduler.
 
         Raises:
@@ -88,7 +88,7 @@ class SavingsEstimate:
         if self._compare is None or not wanted or now_s < self._due_s:
             return
         past = past_days(self._store, self._learning, self._axes, now_s, DAYS)
-        events += past.news  # first: nobody else will be told of these classes again
+        table.emit(*past.news)  # first: nobody else will hear of these classes again
         days = [jobs for jobs in past.days if jobs]
         self._due_s = now_s + RETRY_S
         if days:

@@ -1,4 +1,7 @@
-"""One active job as the controller knows it between two turns. What must outlive the controller stands in the store."""
+"""Represent one active job as the controller's loop knows it.
+
+What must outlive the controller stands in the store; see `powerflow.store.models`.
+"""
 
 from __future__ import annotations
 
@@ -9,31 +12,60 @@ from powerflow.api.job_spec import WEIGHTS, JobSpec
 from powerflow.gangs.report_bounds import steps_or
 from powerflow.gangs.types import DesiredState
 from powerflow.job import Job
-from powerflow.live.jobs.cost_learning import JobClass, StepWindow
-from powerflow.scheduler.plan import Reason, Why
-from powerflow.store.models import Intent, Placement, StoredJob
+from powerflow.live.jobs.cost_learning import JobClass
+from powerflow.scheduler.plan import QUIET, Reason, Why
+from powerflow.store.models import Intent, JobUpdate, Placement, StoredJob
+
+#: Longest time for which one clock is tried, seconds: steps may be long, or reported rarely.
+EXPLORE_S = 300.0
+
+
+@dataclass(slots=True)
+class StepWindow:
+    """Steps that are being timed in one configuration, from its first complete step on.
+
+    Attributes:
+        key: The configuration: generation, GPUs, nodes, clock, local batch, accumulation.
+        steps, seconds: Counters of the ranks when the window began.
+        watts, samples: Sum and number of power readings of the job's GPUs since then.
+        repeats: Windows of the same configuration that were measured before.
+    """
+
+    key: tuple[object, ...]
+    steps: int
+    seconds: float
+    watts: float = 0.0
+    samples: int = 0
+    repeats: int = 0
+
+    def power_w(self) -> float | None:
+        """Return the mean power in watts; None if nothing was read."""
+        return self.watts / self.samples if self.samples and math.isfinite(self.watts) else None
 
 
 @dataclass(slots=True)
 class ActiveJob:
-    """One active job.
+    """One job that has not ended.
+
+    Anybody may read the fields. They are written only in `powerflow.live.jobs`: the methods say what has happened.
 
     Attributes:
-        kind: Its class.
-        held: Its owner, or an operator, keeps it from running.
-        known: The scheduler knows of it.
-        eligible_s: Not to be run before: it has failed and waits to be tried again.
-        epoch, gpu_type, placement, clock_mhz: What was last decided; no placement: it waits.
-        reason, why, decided_s, gpu_price: Of that decision.
-        steps: Steps done that count.
+        kind: Class of jobs that cost the same per step.
+        held: True while its owner or an operator keeps it from running.
+        known: True while the scheduler plans with it.
+        eligible_s: It must not run before this time, because it has failed and waits for its next attempt.
+        epoch, gpu_type, placement, clock_mhz: The last decision; the placement is empty while the job waits.
+        reason, why, decided_s, gpu_price: Explanation of that decision (`why` is its `Why`), its time, and the price
+            of a GPU then.
+        steps: Completed steps that count.
         step_time_s: Seconds per step, lately; nan while unknown.
-        training: Its ranks have trained since they were last changed.
-        explore_mhz: Clocks still to be tried in this configuration; the first one is in force once steps are timed.
-        explore_since_s: When the first one came into force.
-        window: Steps being timed.
+        training: True if its ranks have trained since they were last changed.
+        explore_mhz: Clocks still to be tried in this configuration. The first one is set once steps are timed.
+        explore_since_s: When the first of these was set.
+        window: Steps that are being timed.
         power_w: Watts of its GPUs at the last reading.
-        energy_j, gpu_s: What it was charged so far.
-        model_error: |predicted ÷ measured − 1| of its last measurement; nan while there is none.
+        energy_j, gpu_s: Joules and GPU-seconds charged so far.
+        model_error: |predicted ÷ measured − 1| of its last measured step time; nan while there is none.
     """
 
     id: str
@@ -67,40 +99,165 @@ class ActiveJob:
     model_error: float = math.nan
     started_s: float | None = None
 
+    @classmethod
+    def from_store(cls, job: StoredJob, kind: JobClass) -> ActiveJob:
+        """Make an active job from what the store keeps of it."""
+        return cls(
+            job.id,
+            job.spec,
+            job.user,
+            kind,
+            job.submitted_s,
+            steps=steps_or(job.steps, 0.0) or 0.0,
+            steps_total=steps_or(job.steps_total, None),
+            step_time_s=math.nan if job.step_time_s is None else job.step_time_s,
+            energy_j=job.energy_j,
+            gpu_s=job.gpu_s,
+            rescales=job.rescales,
+            attempts=job.attempts,
+            reason=job.reason,
+            started_s=job.started_s,
+        )
+
     @property
     def gpus(self) -> int:
-        """GPUs it is to hold."""
+        """Number of GPUs in its placement."""
         return sum(len(numbers) for _, numbers in self.placement)
 
     @property
     def clock_now_mhz(self) -> float:
-        """The clock to set: the one being tried, else the one decided.
+        """Clock to set: the one that is being tried, else the one decided.
 
-        None is tried before a first step was told of: a job that says nothing of its steps would try it for ever.
+        No clock is tried before the first step is reported: a job that never reports steps would try it for ever.
         """
         return self.explore_mhz[0] if self.explore_mhz and self.window is not None else self.clock_mhz
 
+    def intent(self) -> Intent:
+        """Return the last decision, to be stored."""
+        return Intent(self.id, self.epoch, self.gpu_type, self.placement, self.clock_mhz, self.reason)
+
+    def desired(self, runs_as: str) -> DesiredState:
+        """Return the last decision, to be carried out as login ``runs_as``."""
+        return DesiredState(self.id, self.epoch, self.spec, self.placement, runs_as)
+
+    def update(self) -> JobUpdate:
+        """Return what the store keeps of the job besides its intent and its charges."""
+        return JobUpdate(
+            self.id,
+            steps=self.steps,
+            steps_total=self.steps_total,
+            step_time_s=None if math.isnan(self.step_time_s) else self.step_time_s,
+            rescales=self.rescales,
+            attempts=self.attempts,
+            reason=self.reason,
+            started_s=self.started_s,
+            cost_class=self.kind.name,
+        )
+
+    def job(self, iterations: float) -> Job:
+        """Return the job as the scheduler sees it."""
+        return scheduler_job(self.id, self.spec, self.kind, self.submitted_s, iterations)
+
+    def explained(self, reason: Reason, gpu_price: float, now_s: float) -> bool:
+        """Take in the scheduler's explanation; return False if it says nothing new."""
+        self.gpu_price = gpu_price
+        if self.why == reason.why and reason.why in QUIET:
+            return False
+        self.reason, self.why, self.decided_s = self.said(reason), reason.why.value, now_s
+        return True
+
     def said(self, reason: Reason) -> str:
-        """Say why it was decided; that a script resumes is not said before it has told a step that shows it."""
+        """Return a reason as a sentence; "resumed" only of a script whose steps have shown that it does."""
         if reason.why is Why.RESUMED and self.spec.rescale != "in-place":
             return reason.sentence().replace(Why.RESUMED, "started again", 1)
         return reason.sentence()
 
-    def intent(self) -> Intent:
-        """What was decided, to be written down."""
-        return Intent(self.id, self.epoch, self.gpu_type, self.placement, self.clock_mhz, self.reason)
+    def clocked(self, clock_mhz: float) -> None:
+        """Take in another clock for the GPUs that it has."""
+        self.clock_mhz = clock_mhz
 
-    def order(self, runs_as: str) -> DesiredState:
-        """What was decided, to be carried out."""
-        return DesiredState(self.id, self.epoch, self.spec, self.placement, runs_as)
+    def placed(self, placement: Placement, gpu_type: str, clock_mhz: float) -> None:
+        """Take in other GPUs, or none."""
+        self.placement, self.gpu_type, self.clock_mhz = placement, gpu_type, clock_mhz
+        self.epoch += 1
+        self.training, self.window, self.explore_mhz = False, None, ()
 
-    def job(self, iterations: float) -> Job:
-        """The job as the scheduler sees it."""
-        return scheduler_job(self.id, self.spec, self.kind, self.submitted_s, iterations)
+    def vacated(self, reason: str) -> bool:
+        """Note that it must hold nothing, whatever was decided; return False if it held nothing."""
+        had = bool(self.placement)
+        if had:
+            self.epoch, self.placement, self.clock_mhz = self.epoch + 1, (), 0.0
+        self.training, self.window, self.explore_mhz, self.reason = False, None, (), reason
+        return had
+
+    def recovered(self, intent: Intent, placement: Placement, gpu_type: str) -> None:
+        """Take over what the last controller decided, with the GPUs that are still there."""
+        self.epoch, self.placement, self.gpu_type = intent.epoch, placement, gpu_type
+        self.clock_mhz = intent.clock_mhz if placement else 0.0
+
+    def started(self, now_s: float) -> None:
+        """Note that all its ranks train."""
+        self.started_s = now_s if self.started_s is None else self.started_s
+        self.training = True
+
+    def progressed(self, steps: float, steps_total: float | None = None) -> None:
+        """Take in how many steps count now; fewer than before if it went back to a checkpoint."""
+        self.steps, self.steps_total = steps, steps_total or self.steps_total
+
+    def began_again(self, reason: str) -> None:
+        """Explain that its script did not go on where it was."""
+        self.reason = reason
+
+    def rescaled(self) -> None:
+        """Count a change of its GPU count."""
+        self.rescales += 1
+
+    def failed(self, attempts: int, eligible_s: float = -math.inf) -> None:
+        """Take in how many attempts have failed by now, and when the next may begin."""
+        self.attempts, self.eligible_s = attempts, eligible_s
+
+    def charged(self, energy_j: float, gpu_s: float) -> None:
+        """Add joules and GPU-seconds."""
+        self.energy_j += energy_j
+        self.gpu_s += gpu_s
+
+    def metered(self, power_w: float, disturbed: bool, now_s: float) -> None:
+        """Take in a power reading of its GPUs, and end a clock that was tried for `EXPLORE_S`.
+
+        Args:
+            power_w: Watts.
+            disturbed: The GPUs do not show what the job costs by itself, so the steps of now are not timed. The time
+                for which a clock is tried runs on.
+            now_s: Time of the reading.
+        """
+        self.power_w = power_w
+        if disturbed:
+            self.window = None
+        if self.window is not None and self.training and power_w > 0:
+            self.window.watts += power_w
+            self.window.samples += 1
+        if self.window is None and not (disturbed and math.isfinite(self.explore_since_s)):
+            self.explore_since_s = now_s
+        elif self.explore_mhz and now_s - self.explore_since_s > EXPLORE_S:
+            self.tried(self.explore_mhz[0], now_s)
+
+    def explore(self, clocks_mhz: tuple[float, ...]) -> None:
+        """Try these clocks, one after the other; none ends all trials."""
+        self.explore_mhz = clocks_mhz
+
+    def unmanaged(self) -> None:
+        """Note that nobody sets its clock any more: end all trials, and time its steps anew."""
+        self.explore_mhz, self.window = (), None
+
+    def tried(self, clock_mhz: float | None, now_s: float) -> None:
+        """Strike a clock from those to be tried."""
+        if self.explore_mhz[0] == clock_mhz:
+            self.explore_since_s = now_s
+        self.explore_mhz = tuple(clock for clock in self.explore_mhz if clock != clock_mhz)
 
 
 def scheduler_job(job_id: str, spec: JobSpec, kind: JobClass, submit_s: float, iterations: float) -> Job:
-    """A job as the scheduler, live or simulated, sees it."""
+    """Return a job as the scheduler sees it, be it live or simulated."""
     gpus, most = spec.gpus, spec.most_slowdown
     return Job(
         id=job_id,
@@ -121,31 +278,11 @@ def scheduler_job(job_id: str, spec: JobSpec, kind: JobClass, submit_s: float, i
 
 
 def asked(least: int, most: int, counts: tuple[int, ...] | None = None) -> int:
-    """The count that stands for "from least to most" with a policy that gives fixed counts.
+    """Return the GPU count that policies with fixed counts give a job that accepts ``least`` to ``most``.
 
-    The power of two nearest to their geometric mean, within the two; of listed ``counts`` the one nearest to that mean.
+    That is the power of two nearest to their geometric mean, within the two; of listed ``counts``, the nearest one.
     """
     if counts is not None:
         return min(counts, key=lambda count: (abs(math.log2(count * count / (least * most))), -count))
     middle = 1 << round(math.log2(least * most) / 2)
     return min(max(middle, least), most)
-
-
-def entry_of(job: StoredJob, kind: JobClass) -> ActiveJob:
-    """A job that the store knows, as it stands there."""
-    return ActiveJob(
-        job.id,
-        job.spec,
-        job.user,
-        kind,
-        job.submitted_s,
-        steps=steps_or(job.steps, 0.0) or 0.0,
-        steps_total=steps_or(job.steps_total, None),
-        step_time_s=math.nan if job.step_time_s is None else job.step_time_s,
-        energy_j=job.energy_j,
-        gpu_s=job.gpu_s,
-        rescales=job.rescales,
-        attempts=job.attempts,
-        reason=job.reason,
-        started_s=job.started_s,
-    )

@@ -9,7 +9,6 @@ family that stands for any (its scale is corrected by the first measurement). Ev
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 import shlex
 from collections import defaultdict
@@ -241,29 +240,6 @@ class CostLearning:
         table = self._learner.table(cost_class, gpu_type)
         self._tables[cost_class, gpu_type] = table
         return CostLearned(cost_class, gpu_type, table)
-
-
-@dataclass(slots=True)
-class StepWindow:
-    """A stretch of steps in one configuration, timed from its first complete step on.
-
-    Attributes:
-        key: What must stay the same: generation, GPUs, nodes, clock, local batch, accumulation.
-        steps, seconds: Counters of the ranks when it began.
-        watts, samples: Sum of power readings of the job's GPUs since then, and how many.
-        repeats: Stretches of the same that were measured before.
-    """
-
-    key: tuple[object, ...]
-    steps: int
-    seconds: float
-    watts: float = 0.0
-    samples: int = 0
-    repeats: int = 0
-
-    def power_w(self) -> float | None:
-        """Mean watts; None where nothing was read."""
-        return self.watts / self.samples if self.samples and math.isfinite(self.watts) else None
 
 
 def restore(

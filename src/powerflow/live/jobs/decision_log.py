@@ -68,38 +68,38 @@ class DecisionLog:
         kept = self._store.get(OUTCOMES, {})
         self.calibrations = {what: Calibration(kept.get(what, ())) for what in ("time", "energy")}
 
-    def decided(self, entry: ActiveJob, now_s: float) -> None:
-        """Something was decided for a job: its entry says what. Written down where it differs from the last time."""
-        story = self._stories.setdefault(entry.id, _Story())
-        clock_mhz = entry.clock_mhz if entry.placement else 0.0
-        has, sized = (entry.gpus, clock_mhz, entry.gpu_type), self._sized(entry)
+    def decided(self, job: ActiveJob, now_s: float) -> None:
+        """Something was decided for a job: its job says what. Written down where it differs from the last time."""
+        story = self._stories.setdefault(job.id, _Story())
+        clock_mhz = job.clock_mhz if job.placement else 0.0
+        has, sized = (job.gpus, clock_mhz, job.gpu_type), self._sized(job)
         same = story.told[:3] == has
-        if same and story.told[3] == sized and (entry.why in QUIET or story.told[4] == entry.why):
+        if same and story.told[3] == sized and (job.why in QUIET or story.told[4] == job.why):
             return
-        step = self._step(entry, entry.gpu_type, entry.gpus, clock_mhz)
+        step = self._step(job, job.gpu_type, job.gpus, clock_mhz)
         if not same:
-            self._close(story, entry, now_s)
-            story.since_s, story.steps, story.energy_j, story.step = now_s, entry.steps, entry.energy_j, step
-        story.told = (*has, sized, entry.why)
-        self._write(entry, now_s, False, entry.why, entry.reason, entry.gpus, clock_mhz, step)
+            self._close(story, job, now_s)
+            story.since_s, story.steps, story.energy_j, story.step = now_s, job.steps, job.energy_j, step
+        story.told = (*has, sized, job.why)
+        self._write(job, now_s, False, job.why, job.reason, job.gpus, clock_mhz, step)
 
-    def wished(self, entry: ActiveJob, wish: Wish, now_s: float) -> None:
+    def wished(self, job: ActiveJob, wish: Wish, now_s: float) -> None:
         """What would have been decided for a job. Written down where it differs from the last time."""
-        story = self._stories.setdefault(entry.id, _Story())
-        wanted = (*wish, self._sized(entry))
+        story = self._stories.setdefault(job.id, _Story())
+        wanted = (*wish, self._sized(job))
         if story.wished == wanted or now_s < story.wished_s + BETWEEN_S:
             return
         story.wished, story.wished_s = wanted, now_s
         said = f"would run on {gpus_said(wish.gpus)} at {wish.clock_mhz:.0f} MHz" if wish.gpus else "would wait"
-        step = self._step(entry, wish.pool, wish.gpus, wish.clock_mhz)
-        self._write(entry, now_s, True, "would", said, wish.gpus, wish.clock_mhz, step)
+        step = self._step(job, wish.pool, wish.gpus, wish.clock_mhz)
+        self._write(job, now_s, True, "would", said, wish.gpus, wish.clock_mhz, step)
 
-    def ended(self, entry: ActiveJob, now_s: float) -> Mapping[str, float]:
+    def ended(self, job: ActiveJob, now_s: float) -> Mapping[str, float]:
         """A job has completed: how far off predictions were, as log(actual / predicted), for time and energy."""
-        story = self._stories.pop(entry.id, None)
+        story = self._stories.pop(job.id, None)
         if story is None:
             return {}
-        self._close(story, entry, now_s)
+        self._close(story, job, now_s)
         errors = {}
         for what, said, took in (("time", story.said_s, story.took_s), ("energy", story.said_j, story.took_j)):
             if 0 < said < math.inf and 0 < took < math.inf:
@@ -125,43 +125,43 @@ class DecisionLog:
             self._store.put(OUTCOMES, {what: [*known.residuals] for what, known in self.calibrations.items()})
             self._unsaved = False
 
-    def forecast(self, entry: ActiveJob, gpu_type: str, gpus: int, clock_mhz: float, now_s: float) -> Forecast:
+    def forecast(self, job: ActiveJob, gpu_type: str, gpus: int, clock_mhz: float, now_s: float) -> Forecast:
         """What is expected of a job in some configuration, from now on."""
-        step = self._step(entry, gpu_type, gpus, clock_mhz)
-        steady = entry.placement and gpus == entry.gpus and not entry.explore_mhz
-        if step is not None and steady and entry.step_time_s > 0:
+        step = self._step(job, gpu_type, gpus, clock_mhz)
+        steady = job.placement and gpus == job.gpus and not job.explore_mhz
+        if step is not None and steady and job.step_time_s > 0:
             # what is measured of this very job is nearer than what is believed of its class
-            step = replace(step, step_time_s=entry.step_time_s, energy_per_step_j=step.power_w * entry.step_time_s)
-        return self._forecast(entry, now_s, step)
+            step = replace(step, step_time_s=job.step_time_s, energy_per_step_j=step.power_w * job.step_time_s)
+        return self._forecast(job, now_s, step)
 
     # -- inside ---------------------------------------------------------------------------------------------------
 
     @staticmethod
-    def _close(story: _Story, entry: ActiveJob, now_s: float) -> None:
+    def _close(story: _Story, job: ActiveJob, now_s: float) -> None:
         """A stretch has ended: what had been said of it, and what it took."""
         if story.step is None:  # it waited
             return
-        steps = entry.steps - story.steps
+        steps = job.steps - story.steps
         story.said_s += steps * story.step.step_time_s
         story.said_j += steps * story.step.energy_per_step_j
         story.took_s += now_s - story.since_s
-        story.took_j += entry.energy_j - story.energy_j
+        story.took_j += job.energy_j - story.energy_j
         story.step = None
 
-    def _sized(self, entry: ActiveJob) -> bool:
+    def _sized(self, job: ActiveJob) -> bool:
         """Whether it is known how many steps a job has: else nothing can be said of its end."""
-        return bool(entry.steps_total) or self._learning.knows_length(entry.spec, entry.kind.name)
+        return bool(job.steps_total) or self._learning.knows_length(job.spec, job.kind.name)
 
-    def _step(self, entry: ActiveJob, gpu_type: str, gpus: int, clock_mhz: float) -> JobOption | None:
+    def _step(self, job: ActiveJob, gpu_type: str, gpus: int, clock_mhz: float) -> JobOption | None:
         """What the model says of a step in some configuration; None where a job waits, or cannot run so."""
         if not gpus or gpu_type not in self._scheduler.pools:
             return None
-        table = self._learning.table(entry.kind.name, gpu_type)
+        table = self._learning.table(job.kind.name, gpu_type)
         return option(table, self._scheduler.pools[gpu_type].axes, gpus, clock_mhz)
 
     def _write(
         self,
-        entry: ActiveJob,
+        job: ActiveJob,
         now_s: float,
         would: bool,
         why: str,
@@ -170,24 +170,24 @@ class DecisionLog:
         clock_mhz: float,
         step: JobOption | None,
     ) -> None:
-        expected = asdict(self._forecast(entry, now_s, step))
-        self._rows.append(DecisionRecord(0, now_s, entry.id, would, why, reason, gpus, clock_mhz, **expected))
+        expected = asdict(self._forecast(job, now_s, step))
+        self._rows.append(DecisionRecord(0, now_s, job.id, would, why, reason, gpus, clock_mhz, **expected))
 
-    def _forecast(self, entry: ActiveJob, now_s: float, step: JobOption | None) -> Forecast:
+    def _forecast(self, job: ActiveJob, now_s: float, step: JobOption | None) -> Forecast:
         """From now to the end, at so much a step."""
-        if step is None or not self._sized(entry):
+        if step is None or not self._sized(job):
             return Forecast()
-        total = entry.steps_total or self._learning.believed_steps(entry.spec, entry.kind.name)
-        left = max(0.0, total - entry.steps)
-        past_s = now_s - entry.submitted_s
+        total = job.steps_total or self._learning.believed_steps(job.spec, job.kind.name)
+        left = max(0.0, total - job.steps)
+        past_s = now_s - job.submitted_s
         run_s, run_j = left * step.step_time_s, left * step.energy_per_step_j
         low_s, high_s = self._interval("time", run_s, past_s)
-        low_j, high_j = self._interval("energy", run_j, entry.energy_j)
+        low_j, high_j = self._interval("energy", run_j, job.energy_j)
         return Forecast(
             jct_s=past_s + run_s,
             jct_low_s=low_s,
             jct_high_s=high_s,
-            energy_j=entry.energy_j + run_j,
+            energy_j=job.energy_j + run_j,
             energy_low_j=low_j,
             energy_high_j=high_j,
         )

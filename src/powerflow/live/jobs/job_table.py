@@ -1,163 +1,217 @@
-"""The active jobs between two turns: what is known of each, and what the scheduler and the store are yet to be told."""
+"""Own the active jobs, and what the scheduler and the store are still to be told of them."""
 
 from __future__ import annotations
 
 import copy
-import math
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from types import MappingProxyType
+
+import numpy as np
 
 from powerflow.api.records import Refused
 from powerflow.live.gpus.gpus import Gpus
 from powerflow.live.gpus.wanted import type_wanted
-from powerflow.live.jobs.active_job import ActiveJob, entry_of
+from powerflow.live.jobs.active_job import ActiveJob
 from powerflow.live.jobs.cost_learning import CostLearning, class_of
 from powerflow.scheduler import events as scheduler_events
-from powerflow.store.models import JobUpdate, Seen, StoredJob
+from powerflow.scheduler.ledger import advance
+from powerflow.scheduler.scheduler import Scheduler
+from powerflow.store.models import Seen, StoredJob
 from powerflow.store.store import Store
 
 
 class JobTable:
-    """All active jobs.
+    """All active jobs of one cluster. For the controller's loop only.
 
     Args:
-        store: Where what is known of them outlives us.
-        power: Has their charges.
-        learning: What is believed of them.
-        pause_s: What a rescale is taken to cost, by ``rescale``.
+        store: Keeps what outlives the controller.
+        power: Has the jobs' charges.
+        learning: Has the cost beliefs of their classes.
+        pause_s: Pause of a rescale before one was measured, seconds, by ``rescale``.
 
     Attributes:
-        entries: By id.
-        events: What the scheduler is to be told at the next decision.
-        unstored: Jobs whose decision is not written down yet; True: their GPUs change, not only their clock.
-        dirty: Jobs of which the store does not know the latest.
-        seen: Measurements that are not stored yet.
-        ended: Ids of ended jobs whose logs are kept, oldest first.
+        jobs: By id; read-only.
+        pending: Ids of jobs whose last decision is not stored yet; True if their GPUs change, False if only their
+            clock does. Read-only.
     """
 
     def __init__(self, store: Store, power: Gpus, learning: CostLearning, pause_s: Mapping[str, float]) -> None:
-        self.entries: dict[str, ActiveJob] = {}
-        self.events: list[scheduler_events.Event] = []
-        self.unstored: dict[str, bool] = {}
-        self.dirty: set[str] = set()
-        self.seen: list[Seen] = []
-        self.ended: deque[str] = deque()
-        self._leaving: set[str] = set()
         self._store, self._power, self._learning, self._pause_s = store, power, learning, pause_s
+        self._jobs: dict[str, ActiveJob] = {}
+        self._pending: dict[str, bool] = {}
+        self._events: list[scheduler_events.Event] = []
+        self._dirty: set[str] = set()  # the store does not have their latest
+        self._measurements: list[Seen] = []  # not stored yet
+        self._ended: deque[str] = deque()  # ended jobs with logs, oldest first
+        self._leaving: set[str] = set()  # the scheduler has been told; their processes still hold GPUs
+        self.jobs: Mapping[str, ActiveJob] = MappingProxyType(self._jobs)
+        self.pending: Mapping[str, bool] = MappingProxyType(self._pending)
 
-    def enter(self, job: StoredJob) -> ActiveJob:
-        """Take in a job that the store knows; the scheduler hears of it by `introduce`."""
-        entry = entry_of(job, class_of(job.spec, job.user))
-        self.entries[job.id] = entry
-        if job.cost_class != entry.kind.name:
-            self.dirty.add(job.id)
-        return entry
+    # -- what the scheduler is told ---------------------------------------------------------------------------------
 
-    def introduce(self, entry: ActiveJob) -> None:
-        """Tell the scheduler of a job, with what is known of its class and of the work that it has done."""
-        if entry.id in self._leaving:  # what still runs of it is on its way out
-            self._gone(entry.id)
-        self.events += self._learning.expect(entry.kind)
-        believed = entry.steps_total or self._learning.believed_steps(entry.spec, entry.kind.name)
-        pause_s = self._learning.pauses_s.get(entry.kind.name, self._pause_s[entry.spec.rescale])
-        job = entry.job(believed)
-        with suppress(Refused):  # what was asked for is not here any more: the scheduler says so
-            job = replace(job, gpu_type=type_wanted(job.gpu_type, self._power.types))
-        self.events.append(scheduler_events.Submitted(job, believed, pause_s))
-        if entry.steps > 0:
-            self.events.append(scheduler_events.Failed(entry.id, retry=True, done=entry.steps))
-        entry.known = True
-        if not entry.reason:
-            entry.reason = "waits for the next decision"
+    @property
+    def has_events(self) -> bool:
+        """True if the scheduler has something to hear."""
+        return bool(self._events)
 
-    def clock_set(self, by_s: float) -> None:
-        """The machine's clock was set by so many seconds: who waits for a while does so still."""
-        for entry in self.entries.values():
-            entry.eligible_s += by_s
-            entry.explore_since_s += by_s
+    def emit(self, *events: scheduler_events.Event) -> None:
+        """Add events that the scheduler hears at the next decision."""
+        self._events += events
 
-    def withdraw_from_scheduler(self, entry: ActiveJob) -> None:
-        """The scheduler is to plan without this job from now on, and without its GPUs while it still holds them."""
-        if entry.known:
-            self.events.append(scheduler_events.Leaving(entry.id))
-            self._leaving.add(entry.id)
-        entry.known = False
+    def take_events(self) -> list[scheduler_events.Event]:
+        """Return all events since the last call, for the scheduler."""
+        events, self._events = self._events, []
+        return events
+
+    def progress(self, scheduler: Scheduler) -> scheduler_events.Progress:
+        """Return how many steps the running jobs have done."""
+        known = [job for job in self._jobs.values() if job.known and job.placement]
+        running = [job for job in known if job.id in scheduler.ledger.slot_of]
+        slots = np.array([scheduler.slot(job.id) for job in running], np.int64)
+        return scheduler_events.Progress(slots, np.array([job.steps for job in running]))
+
+    def advance(self, scheduler: Scheduler) -> None:
+        """Bring the scheduler's ledger up to the present without a decision."""
+        now = self.progress(scheduler)
+        if len(now.slots):
+            advance(scheduler.ledger.rows["done"], now.slots, now.done)
+
+    # -- jobs come and go -------------------------------------------------------------------------------------------
+
+    def enter(self, stored: StoredJob) -> ActiveJob:
+        """Add a job that the store has; the scheduler hears of it by `introduce`."""
+        job = self._jobs[stored.id] = ActiveJob.from_store(stored, class_of(stored.spec, stored.user))
+        if stored.cost_class != job.kind.name:
+            self.changed(job)
+        return job
+
+    def introduce(self, job: ActiveJob) -> None:
+        """Tell the scheduler of a job, of the costs of its class, and of the work that it has done."""
+        if job.id in self._leaving:  # what still runs of it is on its way out
+            self._gone(job.id)
+        self.emit(*self._learning.expect(job.kind))
+        believed = job.steps_total or self._learning.believed_steps(job.spec, job.kind.name)
+        pause_s = self._learning.pauses_s.get(job.kind.name, self._pause_s[job.spec.rescale])
+        submitted = job.job(believed)
+        with suppress(Refused):  # its GPU type is not here any more: the scheduler says so
+            submitted = replace(submitted, gpu_type=type_wanted(submitted.gpu_type, self._power.types))
+        self.emit(scheduler_events.Submitted(submitted, believed, pause_s))
+        if job.steps > 0:
+            self.emit(scheduler_events.Failed(job.id, retry=True, done=job.steps))
+        job.known = True
+        job.reason = job.reason or "waits for the next decision"
+
+    def withdraw(self, job: ActiveJob) -> None:
+        """Make the scheduler plan without a job, and without its GPUs while its processes still hold them."""
+        if job.known:
+            self.emit(scheduler_events.Leaving(job.id))
+            self._leaving.add(job.id)
+        job.known = False
 
     def let_go(self, holding: Collection[str]) -> None:
-        """The scheduler may use the GPUs of those who were to leave and hold none any more.
+        """Free the GPUs of withdrawn jobs of which nothing runs any more.
 
         Args:
-            holding: Jobs of which something runs.
+            holding: Ids of jobs of which something runs.
         """
         for job_id in sorted(self._leaving.difference(holding)):
             self._gone(job_id)
 
     def _gone(self, job_id: str) -> None:
         self._leaving.discard(job_id)
-        self.events.append(scheduler_events.Cancelled(job_id))
+        self.emit(scheduler_events.Cancelled(job_id))
 
-    def give_back(self, entry: ActiveJob, reason: str) -> None:
-        """A job is to hold nothing, whatever the scheduler had decided for it."""
-        if entry.placement:
-            entry.placement, entry.clock_mhz = (), 0.0
-            entry.epoch += 1
-            self.unstored[entry.id] = True
-        entry.training, entry.window, entry.explore_mhz, entry.reason = False, None, (), reason
-        self.dirty.add(entry.id)
+    def hold(self, job: ActiveJob) -> None:
+        """Keep a job from running until it is released or ends."""
+        self.held(job)
+        self.withdraw(job)
+        self.vacate(job, "held")
 
-    def overtake(self, entry: ActiveJob, epoch: int) -> None:
-        """What runs of a job was decided later than the store knows, which is older: that ends, and it starts again."""
-        entry.epoch, entry.placement, entry.clock_mhz = epoch + 1, (), 0.0
-        entry.reason = "starts again: what ran of it is not what the store knows"
-        self.unstored[entry.id] = True
+    def held(self, job: ActiveJob) -> None:
+        """Take in that a job was held before the scheduler heard of it."""
+        job.held = True
 
-    def decided(self, entry: ActiveJob, *, gpus_change: bool) -> None:
-        """Something was decided for a job, and waits to be written down and done."""
-        self.unstored[entry.id] = self.unstored.get(entry.id, False) or gpus_change
-
-    def drop(self, entry: ActiveJob) -> None:
-        """A job has ended: only its log is kept, for a while."""
-        del self.entries[entry.id]
-        self.unstored.pop(entry.id, None)
-        self.ended.append(entry.id)
+    def release(self, job: ActiveJob) -> None:
+        """Let a held job run again."""
+        job.held = False
+        self.introduce(job)
 
     def retry(self, now_s: float) -> None:
-        """Jobs that have waited long enough after a failure come back."""
-        for entry in self.entries.values():
-            if not entry.known and not entry.held and entry.eligible_s <= now_s:
-                self.introduce(entry)
+        """Introduce failed jobs again that have waited long enough."""
+        for job in self._jobs.values():
+            if not job.known and not job.held and job.eligible_s <= now_s:
+                self.introduce(job)
 
-    def write_down(self, entry: ActiveJob) -> None:
-        """All that is known of a job, what it was charged included."""
-        self._store.update([update_of(entry)])
+    def drop(self, job: ActiveJob) -> None:
+        """Remove a job that has ended; its log is kept for a while."""
+        del self._jobs[job.id]
+        self._pending.pop(job.id, None)
+        self._ended.append(job.id)
+
+    def ended(self, job_ids: Iterable[str]) -> None:
+        """Take in jobs that ended under an earlier controller, oldest first."""
+        self._ended.extend(job_ids)
+
+    def forget_logs(self, keep: int, forget: Callable[[str], None]) -> None:
+        """Call ``forget`` for each ended job but the last ``keep``, oldest first."""
+        while len(self._ended) > keep:
+            forget(self._ended[0])
+            self._ended.popleft()
+
+    def clock_set(self, by_s: float) -> None:
+        """Move the jobs' times with the machine's clock, which was set by so many seconds."""
+        for job in self._jobs.values():
+            job.eligible_s += by_s
+            job.explore_since_s += by_s
+
+    # -- decisions ----------------------------------------------------------------------------------------------------
+
+    def decided(self, job: ActiveJob, *, gpus_change: bool) -> None:
+        """Note that a decision about a job waits to be stored and carried out."""
+        self._pending[job.id] = self._pending.get(job.id, False) or gpus_change
+
+    def vacate(self, job: ActiveJob, reason: str) -> None:
+        """Take a job's GPUs away, whatever the scheduler decided for it."""
+        if job.vacated(reason):
+            self._pending[job.id] = True
+        self.changed(job)
+
+    def supersede(self, job: ActiveJob, epoch: int, reason: str) -> None:
+        """Void all decisions about a job up to an epoch: what runs of it ends, and it starts again."""
+        job.epoch, job.placement, job.clock_mhz, job.reason = epoch + 1, (), 0.0, reason
+        self._pending[job.id] = True
+
+    def carried_out(self) -> None:
+        """Note that all pending decisions are stored and carried out."""
+        self._pending.clear()
+
+    # -- what the store is told ---------------------------------------------------------------------------------------
+
+    def changed(self, job: ActiveJob) -> None:
+        """Have a job stored at the next `save`."""
+        self._dirty.add(job.id)
+
+    def measured(self, seen: Seen) -> None:
+        """Have a measurement stored at the next `save`."""
+        self._measurements.append(seen)
+
+    def write_down(self, job: ActiveJob) -> None:
+        """Store a job and what it was charged, now."""
+        self._store.update([job.update()])
         self._power.save(self._store)
-        self.dirty.discard(entry.id)
+        self._dirty.discard(job.id)
 
     def save(self) -> None:
-        """Write what has changed of jobs, what was measured and who owes which joules."""
-        self._store.update([update_of(self.entries[job_id]) for job_id in sorted(self.dirty & self.entries.keys())])
-        self.dirty.clear()
-        self._store.observe(self.seen)
-        self.seen.clear()
+        """Store what has changed of jobs, what was measured, and the charges."""
+        self._store.update([self._jobs[job_id].update() for job_id in sorted(self._dirty & self._jobs.keys())])
+        self._dirty.clear()
+        self._store.observe(self._measurements)
+        self._measurements.clear()
         self._power.save(self._store)
 
     def copies(self) -> Mapping[str, ActiveJob]:
-        """All entries as they are now, for readers in other threads."""
-        return {job_id: copy.copy(entry) for job_id, entry in self.entries.items()}
-
-
-def update_of(entry: ActiveJob) -> JobUpdate:
-    """What the store is told of a job."""
-    return JobUpdate(
-        entry.id,
-        steps=entry.steps,
-        steps_total=entry.steps_total,
-        step_time_s=None if math.isnan(entry.step_time_s) else entry.step_time_s,
-        rescales=entry.rescales,
-        attempts=entry.attempts,
-        reason=entry.reason,
-        started_s=entry.started_s,
-        cost_class=entry.kind.name,
-    )
+        """Return a copy of each job, for readers in other threads."""
+        return {job_id: copy.copy(job) for job_id, job in self._jobs.items()}

@@ -1,4 +1,4 @@
-"""From what ranks say of their steps to observations of cost: only whole stretches of one configuration count."""
+"""Time the steps that ranks report, and choose the clocks at which a new job is timed."""
 
 from __future__ import annotations
 
@@ -10,65 +10,80 @@ from powerflow.cost.observation import Observation
 from powerflow.cost.table import Axes, CostTable
 from powerflow.gangs.report_bounds import LEAST_STEP_S, MOST_S
 from powerflow.gangs.types import Progressed
-from powerflow.live.jobs.active_job import ActiveJob
-from powerflow.live.jobs.cost_learning import StepWindow
+from powerflow.live.jobs.active_job import ActiveJob, StepWindow
+from powerflow.live.jobs.cost_learning import CostLearning
 
-#: Steps of a stretch before it counts as a measurement, and the least seconds it must have lasted.
+#: Steps in one configuration that make a measurement, and the least seconds that they must take.
 STEPS = 20
 SECONDS = 1.0
-#: Every repeat of a stretch is twice as long as the one before, up to so many times: what is known well needs few rows.
+#: Each repeated measurement needs twice as many steps as the one before, at most this many times doubled.
 DOUBLINGS = 12
 
 
 def timed(
-    entry: ActiveJob,
-    fact: Progressed,
-    table: CostTable,
-    axes: Axes,
-    clock_mhz: float | None,
-    steps: int = STEPS,
+    job: ActiveJob, report: Progressed, table: CostTable, axes: Axes, clock_mhz: float | None, steps: int = STEPS
 ) -> Observation | None:
-    """Take note of progress; an observation where enough steps ran in one configuration.
+    """Time the steps of a report; return an observation if enough ran in one configuration.
 
-    ``clock_mhz`` is what its GPUs are locked to; None where nobody could lock them.
+    The first report in a configuration only begins the window: the step in flight may have begun in the one before.
 
-    The first report in a configuration only starts the stretch: the step in flight may have begun in the one before.
+    Args:
+        job: Gets the step time, and how far the model was off.
+        report: What its ranks report.
+        table: What its class is believed to cost.
+        axes: Rows and columns of ``table``.
+        clock_mhz: Clock that its GPUs are locked to; None if they are not.
+        steps: Steps that make a measurement.
     """
-    key = (fact.generation, fact.gpus, fact.nodes, clock_mhz, fact.local_batch, fact.accumulation)
-    window = entry.window
+    key = (report.generation, report.gpus, report.nodes, clock_mhz, report.local_batch, report.accumulation)
+    window = job.window
     if window is None or window.key != key:
-        entry.window = StepWindow(key, fact.timed_steps, fact.timed_s)
+        job.window = StepWindow(key, report.timed_steps, report.timed_s)
         return None
-    count, seconds = fact.timed_steps - window.steps, fact.timed_s - window.seconds
+    count, seconds = report.timed_steps - window.steps, report.timed_s - window.seconds
     if count < 1 or seconds <= 0.0:
         return None
     if not LEAST_STEP_S <= seconds / count <= MOST_S:  # a log that counts something else than steps
-        entry.window = None
+        job.window = None
         return None
-    entry.step_time_s = seconds / count
+    job.step_time_s = seconds / count
     if count < steps << min(window.repeats, DOUBLINGS) or seconds < SECONDS:
         return None
-    row = int(np.searchsorted(axes.gpu_counts, fact.gpus))
-    if row >= len(axes.gpu_counts) or axes.gpu_counts[row] != fact.gpus:
+    row = int(np.searchsorted(axes.gpu_counts, report.gpus))
+    if row >= len(axes.gpu_counts) or axes.gpu_counts[row] != report.gpus:
         return None
     seen = Observation(
-        model=entry.kind.name,
-        gpu_type=entry.gpu_type,
-        gpus=fact.gpus,
-        local_batch=fact.local_batch or int(table.local_batch[row]),
+        model=job.kind.name,
+        gpu_type=job.gpu_type,
+        gpus=report.gpus,
+        local_batch=report.local_batch or int(table.local_batch[row]),
         step_time_s=seconds / count,
-        nodes=fact.nodes,
-        accumulation=fact.accumulation if fact.local_batch else int(table.accumulation[row]),
+        nodes=report.nodes,
+        accumulation=report.accumulation if report.local_batch else int(table.accumulation[row]),
         clock_mhz=clock_mhz,
         power_w=window.power_w(),
     )
-    entry.model_error = _error(seen, table, axes, row)
-    entry.window = StepWindow(key, fact.timed_steps, fact.timed_s, repeats=window.repeats + 1)
+    job.model_error = _error(seen, table, axes, row)
+    job.window = StepWindow(key, report.timed_steps, report.timed_s, repeats=window.repeats + 1)
     return seen
 
 
+def clocks_to_try(job: ActiveJob, learning: CostLearning, axes: Axes) -> tuple[float, ...]:
+    """Return the clocks (MHz) at which a job's class was never measured on its GPU count, within its slowdown bound.
+
+    A step at clock f takes at most f_max / f times as long as at full clock, whatever the job is (κ ≤ 1 in the model of
+    `powerflow.cost.model`). So the bound holds even where the beliefs about the job are wrong.
+    """
+    clocks = learning.unmeasured_clocks(job.kind.name, job.gpu_type, job.gpus)
+    most = job.spec.most_slowdown
+    if most is None:
+        return tuple(clocks)
+    top = float(axes.clocks_mhz[-1])
+    return tuple(clock for clock in clocks if top <= (1.0 + most) * clock * (1.0 + 1e-9))
+
+
 def _error(seen: Observation, table: CostTable, axes: Axes, row: int) -> float:
-    """|predicted ÷ measured − 1| of the step time, by what was believed before this was seen."""
+    """Return |predicted ÷ measured − 1| of the step time, predicted by the beliefs before this observation."""
     spread = seen.nodes > -(-seen.gpus // axes.gpus_per_node)
     times = (table.spread_step_time_s if spread else table.step_time_s)[row]
     clock = float(axes.clocks_mhz[-1]) if seen.clock_mhz is None else seen.clock_mhz

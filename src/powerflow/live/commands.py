@@ -1,0 +1,136 @@
+"""Carry out in the loop what people have asked the API for.
+
+The API writes to the store first and then sends a command, so a command that is lost with its controller is made up for
+when the next one reads the store.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import assert_never
+
+from powerflow.live.gang_events import GangEvents
+from powerflow.live.governance.step import GovernanceStep
+from powerflow.live.gpu_service import GpuService
+from powerflow.live.jobs.job_table import JobTable
+from powerflow.live.measurement import Measurement
+from powerflow.live.node_watch import NodeWatch
+from powerflow.scheduler.events import NodeDrained, NodeRecovered
+from powerflow.store.store import Store
+
+#: Commands carried out in one turn; the rest waits for the next, which comes at once.
+COMMANDS_AT_ONCE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class JobSubmitted:
+    """A job was submitted."""
+
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobEnded:
+    """A job was cancelled."""
+
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobHeld:
+    """A job must not run until it is released."""
+
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobReleased:
+    """A held job may run again."""
+
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeChanged:
+    """A node was drained, or resumed."""
+
+    node: str
+    drained: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CapsChanged:
+    """A power cap was set or lifted."""
+
+
+@dataclass(frozen=True, slots=True)
+class StagesChanged:
+    """The rollout stage of some projects was set."""
+
+
+ApiCommand = JobSubmitted | JobEnded | JobHeld | JobReleased | NodeChanged | CapsChanged | StagesChanged
+
+
+class ApiCommands:
+    """Commands of the API to one controller. `put` is for any thread, the rest for the controller's loop."""
+
+    def __init__(
+        self,
+        table: JobTable,
+        store: Store,
+        nodes: NodeWatch,
+        gpu_service: GpuService,
+        governance: GovernanceStep,
+        measurement: Measurement,
+        gang_events: GangEvents,
+    ) -> None:
+        self._table, self._store, self._nodes, self._gpu_service = table, store, nodes, gpu_service
+        self._governance, self._measurement, self._gang_events = governance, measurement, gang_events
+        self._waiting: deque[ApiCommand] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def put(self, command: ApiCommand) -> None:
+        """Add a command; the store has been written already."""
+        self._waiting.append(command)
+
+    def take_all(self, now_s: float) -> None:
+        """Carry out what waits, at most `COMMANDS_AT_ONCE`.
+
+        Raises:
+            StoreError: The store cannot be used; the command at hand is carried out the next time.
+        """
+        for _ in range(min(len(self._waiting), COMMANDS_AT_ONCE)):
+            self.carry_out(self._waiting[0], now_s)
+            self._waiting.popleft()
+
+    def carry_out(self, command: ApiCommand, now_s: float) -> None:
+        """Carry out one command; a job that is not active any more is left alone."""
+        jobs = self._table.jobs
+        match command:
+            case JobSubmitted(job_id):
+                if job_id not in jobs and not (stored := self._store.job(job_id)).state.ended:
+                    self._table.introduce(self._table.enter(stored))
+            case JobEnded(job_id):
+                if job := jobs.get(job_id):
+                    self._gang_events.stop(job)
+            case JobHeld(job_id):
+                if (job := jobs.get(job_id)) and not job.held:
+                    self._table.hold(job)
+            case JobReleased(job_id):
+                if (job := jobs.get(job_id)) and job.held:
+                    self._table.release(job)
+            case NodeChanged(node, drained=True):
+                self._table.emit(NodeDrained(node))
+            case NodeChanged(node):
+                self._gpu_service.pardon(node)
+                if self._nodes.answers(node):  # else when it answers again
+                    self._table.emit(NodeRecovered(node))
+            case CapsChanged():
+                self._table.emit(self._measurement.metered(), *self._governance.caps_news(now_s))
+            case StagesChanged():
+                self._governance.stages_changed()
+            case _:
+                assert_never(command)

@@ -1,0 +1,66 @@
+"""Explain why a job has what it has, what else it could have, and when it is expected to end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from powerflow.api.records import Explanation, JobOption
+from powerflow.live.controller import Controller
+from powerflow.live.jobs.active_job import ActiveJob
+from powerflow.live.jobs.options import JobPrices, option, options
+from powerflow.store.models import StoredJob
+
+
+def explain(controller: Controller, stored: StoredJob) -> Explanation:
+    """Explain a job; waits for the loop, which asks the scheduler. For any thread."""
+    scheduler = controller.scheduler
+    price = scheduler.energy_price
+    job = controller.snapshot.get(stored.id)
+    if job is None or not job.known:
+        sentence = stored.exit or (job.reason if job else stored.reason) or stored.state.value
+        return Explanation(stored.id, sentence, stored.state.value, None, 0.0, price, None, ())
+    pool = scheduler.pools[job.gpu_type or next(iter(scheduler.pools))]
+    table = controller.learning.table(job.kind.name, pool.gpu_type)
+    price += scheduler.energy.by_project.get(job.spec.project, 0.0)
+    prices = JobPrices(job.job(1.0).weight, price, job.gpu_price, pool.gpu_idle_w)
+    now = option(table, pool.axes, job.gpus, job.clock_mhz, prices) if job.placement else None
+    best = options(table, pool.axes, prices, runs_on=job.spec.gpus.runs_on)
+    sentence = job.reason
+    if job.explore_mhz:
+        sentence += f" (tries clocks: {', '.join(f'{mhz:.0f}' for mhz in job.explore_mhz)} MHz)"
+    said = Explanation(job.id, sentence, job.why, job.decided_s, job.gpu_price, price, now, best)
+    insight = controller.inquire(job.id)
+    if insight is not None:
+        start_s, due_s = insight.start_s, controller.next_decision_s
+        if start_s is not None and math.isfinite(due_s):  # before it, no running job makes room
+            start_s = max(start_s, due_s)
+        said = replace(said, binds=insight.binds, otherwise=insight.otherwise, start_s=start_s)
+    return _with_forecast(said, controller, job, pool.gpu_type, best)
+
+
+def _with_forecast(
+    said: Explanation, controller: Controller, job: ActiveJob, gpu_type: str, best: Sequence[JobOption]
+) -> Explanation:
+    """Add when the job is expected to end, and the energy that it will have used."""
+    if job.placement:
+        gpus, clock_mhz, from_s = job.gpus, job.clock_mhz, controller.clock()
+    elif said.start_s is not None and best:
+        gpus, clock_mhz, from_s = best[0].gpus, best[0].clock_mhz, said.start_s
+    else:
+        return said
+    expected = controller.governance.decision_log.forecast(job, gpu_type, gpus, clock_mhz, from_s)
+
+    def at(jct_s: float | None) -> float | None:
+        return None if jct_s is None else job.submitted_s + jct_s
+
+    return replace(
+        said,
+        end_s=at(expected.jct_s),
+        end_low_s=at(expected.jct_low_s),
+        end_high_s=at(expected.jct_high_s),
+        energy_j=expected.energy_j,
+        energy_low_j=expected.energy_low_j,
+        energy_high_j=expected.energy_high_j,
+    )

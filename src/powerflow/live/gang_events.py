@@ -1,0 +1,261 @@
+"""Carry what ranks did into store, job table and scheduler: progress, measurements, completion, failure."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from typing import Any
+
+from powerflow.api.records import JobState, Refused
+from powerflow.device.protocol import DeviceError
+from powerflow.engine.protocol import EngineError
+from powerflow.gangs.manager import DEFECT_CHARS, Gangs
+from powerflow.gangs.types import (
+    Continued,
+    GangCompleted,
+    GangEvent,
+    GangFailed,
+    Hung,
+    Noted,
+    Progressed,
+    RankLost,
+    Rescaled,
+    Started,
+    Vacated,
+    backoff_s,
+)
+from powerflow.live.governance.step import GovernanceStep
+from powerflow.live.gpu_service import GpuService
+from powerflow.live.gpus.gpus import Gpus
+from powerflow.live.jobs.active_job import ActiveJob
+from powerflow.live.jobs.cost_learning import CostLearning
+from powerflow.live.jobs.job_table import JobTable
+from powerflow.live.jobs.step_timing import STEPS, timed
+from powerflow.live.measurement import Measurement
+from powerflow.live.node_watch import NodeWatch
+from powerflow.scheduler import events as scheduler_events
+from powerflow.scheduler.scheduler import Scheduler
+from powerflow.store.database import StoreError
+from powerflow.store.models import Seen
+from powerflow.store.store import Store
+
+#: Setting in the store: the batch of each class, as its ranks reported it.
+BATCHES = "batches"
+#: Setting in the store: how long each class paused for a rescale.
+PAUSES = "pauses"
+#: Events handled in one turn: the loop must not stand still for what one job does.
+EVENTS_AT_ONCE = 2000
+
+
+class GangEvents:
+    """The events of all gangs, handled one by one. For the controller's loop.
+
+    An event that cannot be stored waits for the next turn, and so do those after it.
+
+    Args:
+        explore_steps: Steps at each clock that is tried.
+        log: A structlog logger.
+    """
+
+    def __init__(
+        self,
+        gangs: Gangs,
+        table: JobTable,
+        store: Store,
+        learning: CostLearning,
+        power: Gpus,
+        scheduler: Scheduler,
+        nodes: NodeWatch,
+        gpu_service: GpuService,
+        governance: GovernanceStep,
+        measurement: Measurement,
+        *,
+        explore_steps: int,
+        log: Any,
+    ) -> None:
+        self._gangs, self._table, self._store, self._learning = gangs, table, store, learning
+        self._power, self._scheduler, self._nodes, self._gpu_service = power, scheduler, nodes, gpu_service
+        self._governance, self._measurement = governance, measurement
+        self._explore_steps, self._log = explore_steps, log
+        self._waiting: deque[GangEvent] = deque()
+        self._misstated: set[str] = set()  # jobs whose owners were told that their batch is another
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def poll(self) -> None:
+        """Let every gang take its next step; what happened waits for `take_all`."""
+        self._waiting.extend(self._gangs.poll())
+
+    def take_all(self, now_s: float) -> None:
+        """Handle what waits, at most `EVENTS_AT_ONCE`.
+
+        A defect of ours that an event brings out fails the job of that event ("internal: …") and no other.
+
+        Raises:
+            StoreError: The store cannot be written; the event at hand is handled again the next time.
+        """
+        for _ in range(min(len(self._waiting), EVENTS_AT_ONCE)):
+            event = self._waiting[0]
+            job = self._table.jobs.get(event.job_id)
+            if job is not None:
+                try:
+                    self._handle(event, job, now_s)
+                except Refused:  # it was cancelled in the store a moment ago
+                    self.stop(job)
+                except (StoreError, EngineError, DeviceError, OSError):
+                    raise  # no fault of the job's
+                except Exception as error:
+                    self._break_off(job, error, now_s)
+            self._waiting.popleft()
+
+    def stop(self, job: ActiveJob) -> None:
+        """End what runs of a job that has ended in the store, and drop it."""
+        self._table.write_down(job)
+        self._table.withdraw(job)
+        self._gangs.kill(job.id)
+        self._governance.dropped(job)
+        self._table.drop(job)
+
+    def _break_off(self, job: ActiveJob, error: Exception, now_s: float) -> None:
+        self._log.error("a defect ended a job", job=job.id, exc_info=error)
+        text = f"internal: {type(error).__name__}: {error}"[:DEFECT_CHARS]
+        with contextlib.suppress(Refused):  # it has ended meanwhile
+            self._store.move(job.id, JobState.FAILED, now_s, exit=text, reason=text)
+        self.stop(job)
+
+    def _handle(self, event: GangEvent, job: ActiveJob, now_s: float) -> None:
+        match event:
+            case Progressed():
+                self._progressed(event, job, now_s)
+            case Started():
+                job.started(now_s)
+                self._table.changed(job)
+            case Rescaled():
+                self._rescaled(event, job, now_s)
+            case Continued():
+                self._continued(event, job, now_s)
+            case RankLost() | Hung():
+                text = event.reason if isinstance(event, RankLost) else f"rank {event.rank} {event.what} and was ended"
+                self._store.append("rank lost", text, now_s, job.id, rank=event.rank)
+            case Noted():
+                self._store.append(event.kind, event.text, now_s, job.id)
+            case Vacated():
+                if event.steps_safe is not None and not job.placement and event.steps_safe < job.steps:
+                    job.progressed(float(event.steps_safe))
+                    if job.known:
+                        self._table.emit(scheduler_events.Failed(job.id, retry=True, done=job.steps))
+            case GangCompleted():
+                self._completed(event, job, now_s)
+            case GangFailed():
+                self._failed(event, job, now_s)
+
+    def _rescaled(self, event: Rescaled, job: ActiveJob, now_s: float) -> None:
+        if event.gpus != event.gpus_before:
+            job.rescaled()
+            expected_s = self._learning.paused(job.kind.name, event.pause_s)
+            self._store.put(PAUSES, self._learning.pauses_s)
+            alike = [other for other in self._table.jobs.values() if other.known and other.kind.name == job.kind.name]
+            self._table.emit(*(scheduler_events.PauseMeasured(other.id, expected_s) for other in alike))
+        text = f"from {event.gpus_before} to {event.gpus} GPUs in {event.pause_s:.2f} s"
+        self._store.append("rescaled", text, now_s, job.id, pause_s=event.pause_s, gpus=event.gpus)
+
+    def _continued(self, event: Continued, job: ActiveJob, now_s: float) -> None:
+        """Say what became of the steps that a script had done before it was launched again."""
+        lost = max(0, round(job.steps) - event.step)
+        if event.went_on:
+            kind = "resumed"
+            text = f"resumed at step {event.step}" + (f"; {lost} steps are done again" if lost else "")
+        else:
+            kind = "began again"
+            text = f"began again at step {event.step}, not from a checkpoint: {lost} steps are lost"
+            job.began_again(text)
+        self._store.append(kind, text, now_s, job.id, step=event.step, lost=lost)
+
+    def _progressed(self, report: Progressed, job: ActiveJob, now_s: float) -> None:
+        if report.step < job.steps and job.known:
+            self._table.emit(scheduler_events.WorkLost(job.id, float(report.step)))
+        total = float(report.steps_total) if report.steps_total else None
+        if total and total != job.steps_total and job.known:
+            self._table.emit(scheduler_events.SizeLearned(job.id, total))
+        job.progressed(float(report.step), total)
+        self._table.changed(job)
+        self._learn_batch(report, job, now_s)
+        if not job.gpu_type or not job.placement:
+            return
+        axes, table = self._scheduler.pools[job.gpu_type].axes, self._learning.table(job.kind.name, job.gpu_type)
+        steps = self._explore_steps if job.explore_mhz else STEPS
+        clock_mhz = job.clock_now_mhz if self._power.settable and self._governance.acts(job) else None
+        seen = timed(job, report, table, axes, clock_mhz, steps)
+        if seen is None:
+            return
+        self._table.measured(Seen(job.kind.name, seen, job.id, now_s, float(steps)))
+        self._table.emit(*self._learning.observe(job.kind.name, [seen]))
+        for other in self._table.jobs.values():  # what one has tried, others of its class need not
+            if other.explore_mhz and other.kind.name == job.kind.name and other.gpus == job.gpus:
+                other.tried(seen.clock_mhz, now_s)
+
+    def _learn_batch(self, report: Progressed, job: ActiveJob, now_s: float) -> None:
+        """Learn the batch of a class that states none; tell the owner of a job whose batch is another than stated."""
+        batch, stated = report.global_batch, job.spec.batch.global_batch if job.spec.batch else None
+        if stated and batch not in (0, stated) and job.id not in self._misstated:
+            self._misstated.add(job.id)
+            text = f"a step takes {batch} samples, batch.global says {stated}: costs are believed wrongly"
+            self._store.append("batch misstated", text, now_s, job.id, global_batch=batch)
+        if stated is None and batch:
+            if self._learning.batches.get(job.kind.name) != batch:
+                self._store.put(BATCHES, self._learning.batches | {job.kind.name: batch})
+            self._table.emit(*self._learning.batch_is(job.kind.name, batch))
+
+    def _completed(self, event: GangCompleted, job: ActiveJob, now_s: float) -> None:
+        job.progressed(float(event.steps) if event.steps is not None else job.steps)
+        self._measurement.settle(now_s)
+        self._table.write_down(job)
+        text = f"completed, but {event.note}" if event.note else "completed"
+        self._store.move(job.id, JobState.COMPLETED, now_s, exit=text, reason=text)
+        self._store.retire(job.id)
+        self._learning.completed(job.kind.name, job.steps)
+        self._governance.completed(job, now_s)
+        if job.known:
+            self._table.emit(scheduler_events.Completed(job.id, job.steps))
+        self._table.drop(job)
+
+    def _failed(self, event: GangFailed, job: ActiveJob, now_s: float) -> None:
+        """Try a job again later that broke off; or give up after its last attempt, or where another is of no use."""
+        if event.epoch < job.epoch and not job.placement:
+            return  # it was told to leave meanwhile
+        placement = event.places or job.placement  # before `settle`, which takes away lost GPUs
+        self._measurement.settle(now_s)
+        node_lost = any(not self._nodes.answers(node) for node, _ in placement)
+        place_lost = node_lost or self._gpu_service.failed_on(placement)
+        excused = place_lost or event.excused
+        spent = job.attempts >= job.spec.retries and not excused
+        if event.final or spent:
+            if spent:
+                job.failed(job.spec.retries + 1)  # no addition: if the store fails, this is done again
+            self._give_up(event, job, now_s)
+            return
+        attempts = job.attempts + (not excused)
+        wait_s = 0.0 if excused else backoff_s(attempts)
+        kind = "requeued" if excused else "failed attempt"
+        self._store.append(kind, event.text, now_s, job.id, attempt=attempts, wait_s=wait_s)
+        job.failed(attempts, now_s + wait_s)
+        if event.steps_safe is not None:
+            job.progressed(float(event.steps_safe))
+        self._table.withdraw(job)
+        if event.excused:
+            said = f"{event.text}: starts again, which costs no attempt"
+        else:
+            again = "goes on elsewhere" if place_lost else f"tries again, {attempts} of {job.spec.retries}"
+            said = f"failed ({event.text}); {again}"
+        self._table.vacate(job, said)
+
+    def _give_up(self, event: GangFailed, job: ActiveJob, now_s: float) -> None:
+        self._table.write_down(job)
+        text, lines = event.text, event.last_lines
+        self._store.move(job.id, JobState.FAILED, now_s, exit=text, reason=text, last_lines=lines)
+        self._store.retire(job.id)
+        self._governance.dropped(job)
+        if job.known:
+            self._table.emit(scheduler_events.Failed(job.id, retry=False))
+        self._table.drop(job)

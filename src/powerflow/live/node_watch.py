@@ -1,0 +1,46 @@
+"""Follow which nodes answer, and tell the scheduler."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from powerflow.engine.protocol import Engine
+from powerflow.live.jobs.job_table import JobTable
+from powerflow.scheduler.events import NodeDrained, NodeFailed, NodeRecovered
+from powerflow.store.store import Store
+
+
+class NodeWatch:
+    """The nodes of one cluster. `answers` is for any thread, the rest for the controller's loop."""
+
+    def __init__(self, names: Iterable[str], engine: Engine, store: Store, table: JobTable) -> None:
+        self._answers = dict.fromkeys(names, True)
+        self._engine, self._store, self._table = engine, store, table
+
+    def start(self) -> None:
+        """Tell the scheduler which nodes are drained."""
+        drained = [node.name for node in self._store.node_states().values() if node.state == "drained"]
+        self._table.emit(*map(NodeDrained, drained))
+
+    def answers(self, node: str) -> bool:
+        """Return whether a node answered when it was last asked; True for one that is not part of the cluster."""
+        return self._answers.get(node, True)
+
+    def look(self) -> None:
+        """Ask the engine which nodes answer; one that comes back is still drained if it was.
+
+        Raises:
+            EngineError: The engine does not answer.
+            StoreError: The store cannot be read.
+        """
+        now = dict.fromkeys(self._answers, False) | {node.name: node.up for node in self._engine.nodes()}
+        for name, up in now.items():
+            if self.answers(name) == up:
+                continue
+            if not up:
+                self._table.emit(NodeFailed(name))
+            else:
+                stored = self._store.node_states().get(name)
+                drained = stored is not None and stored.state == "drained"
+                self._table.emit(NodeRecovered(name), *([NodeDrained(name)] if drained else []))
+            self._answers[name] = up

@@ -1,0 +1,144 @@
+"""Ask the scheduler for plans and carry them out.
+
+1. `decide` takes each plan into the job table.
+2. `act` stores what was decided, and only then starts, moves and stops ranks.
+3. `tune` sets the clocks of the GPUs that jobs hold.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from powerflow.engine.protocol import Engine
+from powerflow.gangs.manager import Gangs
+from powerflow.live.emulation import Emulation
+from powerflow.live.governance.step import GovernanceStep
+from powerflow.live.gpus.gpus import Gpus
+from powerflow.live.jobs.active_job import ActiveJob
+from powerflow.live.jobs.cost_learning import CostLearning
+from powerflow.live.jobs.job_table import JobTable
+from powerflow.live.jobs.step_timing import clocks_to_try
+from powerflow.live.wall_clock import SchedulerTime, moved
+from powerflow.scheduler.events import Failed
+from powerflow.scheduler.plan import Change, Plan
+from powerflow.scheduler.scheduler import Scheduler
+from powerflow.store.store import Store
+
+
+class PlanExecutor:
+    """The plans of one scheduler. For the controller's loop.
+
+    Args:
+        explores: Whether new jobs try clocks.
+        runs_as: Returns the login to run a user's jobs as; "" for the engine's own.
+        emulation: Slows scripts on emulated GPUs; None where GPUs are real.
+        log: A structlog logger.
+
+    Attributes:
+        wake_s: When the scheduler wants to decide next (Unix seconds); inf if nothing calls for it.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        table: JobTable,
+        store: Store,
+        engine: Engine,
+        gangs: Gangs,
+        power: Gpus,
+        learning: CostLearning,
+        governance: GovernanceStep,
+        scheduler_time: SchedulerTime,
+        *,
+        explores: bool,
+        runs_as: Callable[[str], str],
+        emulation: Emulation | None,
+        log: Any,
+    ) -> None:
+        self._scheduler, self._table, self._store, self._engine = scheduler, table, store, engine
+        self._gangs, self._power, self._learning, self._governance = gangs, power, learning, governance
+        self._scheduler_time, self._explores, self._runs_as = scheduler_time, explores, runs_as
+        self._emulation, self._log = emulation, log
+        self.wake_s = -math.inf
+
+    def clock_set(self, by_s: float) -> None:
+        """Move the time of the next decision with the machine's clock."""
+        self.wake_s = moved(self.wake_s, by_s)
+
+    def decide(self, now_s: float) -> bool:
+        """Tell the scheduler what happened and take its plan into the job table; return False if it decided nothing."""
+        told = [self._table.progress(self._scheduler), *map(self._scheduler_time.told, self._table.take_events())]
+        plan = self._scheduler.step(self._scheduler_time.scheduler(now_s), told)
+        self.wake_s = self._scheduler_time.wall(plan.wake_s)
+        for ignored in plan.ignored:
+            self._log.info("the scheduler passes over", what=ignored)
+        if plan.decided:
+            self._note(plan, now_s)
+            self._governance.decided(plan, now_s)
+        return plan.decided
+
+    def act(self, now_s: float) -> bool:
+        """Store what was decided and carry it out; return False if nothing was pending.
+
+        Raises:
+            StoreError: It cannot be stored; nothing of it was carried out.
+        """
+        if not self._table.pending:
+            return False
+        jobs = [self._table.jobs[job_id] for job_id in self._table.pending]
+        if any(job.placement for job in jobs):
+            self._store.beat()
+        # jobs that were cancelled or held a moment ago are left out; a command about them waits
+        out = self._store.intend([job.intent() for job in jobs], now_s)
+        self._store.update([job.update() for job in jobs])
+        moved_jobs = [job for job in jobs if self._table.pending[job.id] and job.id not in out]
+        self._gangs.apply([job.desired(self._runs_as(job.user)) for job in moved_jobs])
+        self._table.carried_out()
+        return True
+
+    def tune(self, now_s: float) -> None:
+        """Set each GPU to the clock of the managed job that is on it, and reset the clocks of all others."""
+        wanted = {}
+        for place, job_id in self._gangs.holding().items():
+            job = self._table.jobs.get(job_id)
+            if job and job.placement and job.clock_now_mhz > 0 and self._governance.acts(job):
+                wanted[place] = job.clock_now_mhz
+        self._power.tune(now_s, wanted)
+        if self._emulation is not None:
+            self._emulation.follow(self._engine.ranks(), self._table.jobs)
+        self._power.audit()  # last: clocks are set whether or not that can be stored now
+
+    def _note(self, plan: Plan, now_s: float) -> None:
+        """Take a plan into the job table: what each job must hold, and why."""
+        jobs = {job.id: job for job in self._table.jobs.values() if job.known}  # the others are leaving
+        price = max(plan.gpu_price.values(), default=0.0)
+        for job_id, reason in plan.reasons().items():
+            if job_id in jobs and jobs[job_id].explained(reason, price, now_s):
+                self._table.changed(jobs[job_id])
+        for change in plan.changes:
+            if change.job_id in jobs:
+                self._apply(change, jobs[change.job_id])
+        for job in jobs.values():  # jobs that the scheduler could not adopt where they ran
+            settled = job.placement and job.id not in self._table.pending
+            if settled and not self._scheduler.ledger.rows["gpus"][self._scheduler.slot(job.id)]:
+                self._table.vacate(job, job.reason)
+
+    def _apply(self, change: Change, job: ActiveJob) -> None:
+        what, gpus, clock_mhz = job.said(change.reason), change.gpus, change.clock_mhz
+        self._log.info("decided", job=job.id, what=what, gpus=gpus, clock_mhz=clock_mhz)
+        gpus_change = change.moved or gpus == 0
+        if gpus_change:
+            pool = self._scheduler.pools[change.pool]
+            shares = pool.occupancy.placement(change.slot)
+            job.placed(tuple((share.node, share.gpus) for share in shares), change.pool, clock_mhz)
+            if gpus and self._explores and self._power.settable:
+                job.explore(clocks_to_try(job, self._learning, pool.axes))
+            if job.spec.rescale == "none" and len(job.placement) > 1:  # one process cannot use GPUs of several nodes
+                self._table.vacate(job, f"waits for {job.gpus} GPUs on one node")
+                self._table.emit(Failed(job.id, retry=True, done=job.steps))
+                return
+        else:
+            job.clocked(clock_mhz)
+        self._table.decided(job, gpus_change=gpus_change)

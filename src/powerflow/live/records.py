@@ -1,0 +1,164 @@
+"""Describe jobs, nodes and the cluster for the API, from the store and from the loop's latest snapshot."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from powerflow.api.records import GpuRecord, JobRecord, JobState, NodeRecord, Top
+from powerflow.device.protocol import Gpu, Reading
+from powerflow.live.controller import Controller
+from powerflow.live.jobs.active_job import ActiveJob
+from powerflow.store.models import StoredJob
+
+#: Jobs that `Records.top` lists.
+TOP_JOBS = 200
+
+
+class Records:
+    """Records of one live cluster. For any thread.
+
+    Args:
+        controller: Its controller.
+        left_out: GPUs of this machine that cannot be used, and why.
+    """
+
+    def __init__(self, controller: Controller, left_out: Sequence[str]) -> None:
+        self._controller, self._power, self._left_out = controller, controller.power, tuple(left_out)
+
+    def job(self, stored: StoredJob) -> JobRecord:
+        """Describe a job as the store has it, and as the loop knows it better while it is active."""
+        record = _stored(stored, self._power.emulated)
+        job = self._controller.snapshot.get(stored.id)
+        return record if job is None or stored.state.ended else self._live(record, job)
+
+    def _live(self, stored: JobRecord, job: ActiveJob) -> JobRecord:
+        step_time_s, eta_s = known(job.step_time_s), None
+        if job.steps_total and step_time_s and job.placement:
+            eta_s = self._controller.turned_s + max(0.0, job.steps_total - job.steps) * step_time_s
+        return replace(
+            stored,
+            started_s=job.started_s or stored.started_s,
+            gpus=job.gpus,
+            gpu_type=job.gpu_type or None,
+            clock_mhz=job.clock_now_mhz if job.placement else None,
+            clock_read_mhz=self._power.clock_of(stored.id) if job.placement else None,
+            nodes=tuple(node for node, _ in job.placement),
+            power_w=job.power_w if job.placement else None,
+            energy_j=job.energy_j,
+            reason=job.reason or stored.reason,
+            steps=job.steps,
+            steps_total=job.steps_total,
+            progress=_progress(job.steps, job.steps_total),
+            step_time_s=step_time_s,
+            eta_s=eta_s,
+            rescales=job.rescales,
+            attempts=job.attempts,
+            model_error=known(job.model_error),
+        )
+
+    def node(self, name: str) -> NodeRecord:
+        """Describe a node and its GPUs."""
+        stored = self._controller.store.node_states().get(name)
+        up = self._controller.nodes.answers(name)  # not the engine, which may take long to answer
+        state = "failed" if not up else stored.state if stored else "up"
+        gpu_type, emulated = self._power.node_kind(name)
+        gpus = [self._gpu(name, gpu, reading) for gpu, reading in self._power.readings(name)]
+        first = name == self._power.node_names()[0]
+        return NodeRecord(name, gpu_type, state, gpus, emulated, self._left_out if first else ())
+
+    def _gpu(self, node: str, gpu: Gpu, reading: Reading | None) -> GpuRecord:
+        place, keeper = (node, gpu.index), self._power.keeper
+        read_locked = reading is not None and (gpu.emulated or keeper.holds([place]))
+        return GpuRecord(
+            index=gpu.index,
+            uuid=gpu.uuid,
+            job_id=self._controller.gangs.holding().get(place),
+            power_w=known(reading.power_w) if reading else None,
+            clock_mhz=known(reading.clock_mhz) if reading else None,
+            locked_mhz=reading.locked_mhz if reading and read_locked else None,
+            utilisation=known(reading.utilisation) if reading else None,
+            driver_index=getattr(gpu, "driver_index", None),
+            asked_mhz=keeper.asked_mhz(place),
+            out=self._power.health.why(place),
+        )
+
+    def top(self) -> Top:
+        """Describe the cluster now."""
+        controller, power, scheduler = self._controller, self._power, self._controller.scheduler
+        governance, step = controller.governance, controller.governance_step
+        first, counts = controller.store.front((JobState.RUNNING, JobState.QUEUED, JobState.HELD), TOP_JOBS)
+        metered_j, jobs_j, idle_j = power.totals_j()
+        now_s = controller.clock()
+        return Top(
+            time_s=now_s,
+            gpus=power.gpu_count,
+            gpus_busy=len(controller.gangs.holding()),
+            power_w=power.power_w(),
+            jobs_power_w=sum(job.power_w for job in controller.snapshot.values() if job.placement),
+            energy_j=metered_j,
+            jobs_energy_j=jobs_j,
+            idle_energy_j=idle_j,
+            queued=counts[JobState.QUEUED],
+            running=counts[JobState.RUNNING],
+            held=counts[JobState.HELD],
+            policy=scheduler.policy_name,
+            energy_price=scheduler.energy_price,
+            cap_w=known(step.cap_w),
+            watt_price=step.watt_price,
+            budget=governance.budgets.words(now_s),
+            emulated=power.emulated,
+            jobs=[self.job(job) for job in first],
+            notices=sorted(self._notices(now_s)),
+            next_decision_s=known(controller.next_decision_s),
+        )
+
+    def _notices(self, now_s: float) -> set[str]:
+        """Return what an operator should know, one line each."""
+        controller = self._controller
+        trouble = controller.governance.savings.trouble
+        return {
+            *controller.notices.copy().values(),
+            *controller.governance_step.notices,
+            *controller.power.notices(),
+            *controller.learning.costs_said(),
+            *controller.governance.budgets.notices(now_s),
+            *([trouble] if trouble else []),
+        }
+
+
+def _stored(job: StoredJob, emulated: bool) -> JobRecord:
+    """Describe a job as the store has it."""
+    return JobRecord(
+        id=job.id,
+        name=job.spec.name or f"job-{job.id}",
+        user=job.user,
+        project=job.spec.project,
+        state=job.state,
+        priority=job.spec.priority,
+        rescale=job.spec.rescale,
+        submitted_s=job.submitted_s,
+        started_s=job.started_s,
+        ended_s=job.ended_s,
+        gpus_asked=str(job.spec.gpus),
+        energy_j=job.energy_j,
+        reason=job.reason,
+        steps=job.steps,
+        steps_total=job.steps_total,
+        progress=_progress(job.steps, job.steps_total),
+        step_time_s=job.step_time_s,
+        rescales=job.rescales,
+        attempts=job.attempts,
+        exit=job.exit,
+        emulated=emulated,
+    )
+
+
+def _progress(steps: float, total: float | None) -> float | None:
+    return min(1.0, steps / total) if total else None
+
+
+def known(value: float) -> float | None:
+    """Return a number, or None for nan and inf."""
+    return value if math.isfinite(value) else None

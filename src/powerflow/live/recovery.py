@@ -1,0 +1,110 @@
+"""Go on where the last controller ended or was killed: with what it learned and decided, and ranks that run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from powerflow.api.records import JobState, NotFound
+from powerflow.cluster.occupancy import NodeShare
+from powerflow.gangs.manager import Gangs
+from powerflow.gangs.report_bounds import MOST_BATCH, MOST_S, within
+from powerflow.gangs.types import backoff_s
+from powerflow.live.gang_events import BATCHES, PAUSES
+from powerflow.live.gpus.wanted import type_held
+from powerflow.live.jobs.active_job import ActiveJob
+from powerflow.live.jobs.cost_learning import CostLearning, class_of, restore
+from powerflow.live.jobs.job_table import JobTable
+from powerflow.scheduler.events import Adopted
+from powerflow.scheduler.pool import Pool
+from powerflow.store.mappers import UNREADABLE
+from powerflow.store.models import Intent, StoredJob
+from powerflow.store.store import Store
+
+#: Ended jobs whose logs are kept.
+LOGS_KEPT = 500
+
+
+def recall(store: Store, learning: CostLearning, table: JobTable) -> None:
+    """Restore what was learned from jobs that have ended, and which of them still have logs."""
+    batches = within(store.get(BATCHES), MOST_BATCH)
+    learning.batches.update({name: int(batch) for name, batch in batches.items() if batch >= 1})
+    learning.pauses_s.update(within(store.get(PAUSES), MOST_S))
+    latest = store.jobs([state for state in JobState if state.ended], limit=LOGS_KEPT).items[::-1]
+    table.ended(job.id for job in latest)
+    learned = restore(
+        learning,
+        ((seen.cost_class, seen.observation) for seen in store.observations()),
+        ((class_of(job.spec, job.user), job.steps) for job in latest if job.state is JobState.COMPLETED),
+    )
+    table.emit(*learned)
+
+
+def adopt(
+    store: Store, table: JobTable, gangs: Gangs, pools: Mapping[str, Pool], runs_as: Callable[[str], str], now_s: float
+) -> frozenset[str]:
+    """Take over all jobs that have not ended; their ranks run on where the store, the gangs and the cluster agree.
+
+    1. Each job takes in the intent of the last controller, as far as its GPUs are still there.
+    2. If its gang has a later epoch than the store (which was restored from a backup), what runs ends.
+    3. The scheduler hears of the job, and where it runs.
+    4. What differs from the stored intents is stored; then the gangs adopt their ranks, and end all others.
+
+    Returns:
+        Ids of jobs with running ranks that the store does not know.
+    """
+    intents = {intent.job_id: intent for intent in store.intents()}
+    desired = []
+    for stored in store.active():
+        if stored.spec is UNREADABLE:
+            store.move(stored.id, JobState.FAILED, now_s, exit="its record cannot be read by this version")
+            continue
+        job, intent = table.enter(stored), intents.get(stored.id)
+        if intent is not None:
+            _resume(job, stored, intent, store, table, pools, now_s)
+        if (later := gangs.epoch_of(job.id)) > job.epoch:
+            table.supersede(job, later, "starts again: what ran of it is not what the store knows")
+        if intent is not None or job.id in table.pending:
+            desired.append(job.desired(runs_as(job.user)))
+        if stored.state is JobState.HELD:
+            table.held(job)
+        elif job.eligible_s <= now_s:
+            table.introduce(job)
+            if job.placement:
+                shares = tuple(NodeShare(node, gpus) for node, gpus in job.placement)
+                table.emit(Adopted(job.id, job.gpu_type, shares, job.clock_mhz))
+    store.intend([table.jobs[job_id].intent() for job_id in table.pending], now_s)
+    table.carried_out()
+    gangs.adopt(desired)
+    return frozenset(job_id for job_id in set(gangs.holding().values()) if not _is_known(job_id, store))
+
+
+def _resume(
+    job: ActiveJob,
+    stored: StoredJob,
+    intent: Intent,
+    store: Store,
+    table: JobTable,
+    pools: Mapping[str, Pool],
+    now_s: float,
+) -> None:
+    """Take over what the last controller decided for a job, as far as it was stored and the cluster still has it."""
+    placement = intent.placement if stored.state is JobState.RUNNING else ()
+    now_called = type_held(placement, pools) if placement else intent.gpu_type
+    gpu_type = now_called if now_called in pools else ""
+    job.recovered(intent, placement, gpu_type)
+    if placement and not gpu_type:
+        table.vacate(job, "its GPUs are no longer part of the cluster")
+    elif placement and gpu_type != intent.gpu_type:
+        store.rename_type(job.id, gpu_type)
+    elif intent.placement and not placement:  # it was held, or ended and came back: that decision is void
+        table.supersede(job, intent.epoch, job.reason)
+    if stored.attempts and not job.placement:
+        job.failed(stored.attempts, min(stored.state_since_s, now_s) + backoff_s(stored.attempts))
+
+
+def _is_known(job_id: str, store: Store) -> bool:
+    try:
+        store.job(job_id)
+    except NotFound:
+        return False
+    return True
