@@ -89,8 +89,8 @@ def _resume(
 ) -> None:
     """Take over what the last controller decided for a job, as far as it was stored and the cluster still has it."""
     placement = intent.placement if stored.state is JobState.RUNNING else ()
-    now_called = type_held(placement, pools) if placement else intent.gpu_type
-    gpu_type = now_called if now_called in pools else ""
+    found = type_held(placement, pools) if placement else intent.gpu_type
+    gpu_type = found if found and found in pools else ""
     job.recovered(intent, placement, gpu_type)
     if placement and not gpu_type:
         table.vacate(job, "its GPUs are no longer part of the cluster")
