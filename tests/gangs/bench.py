@@ -27,7 +27,7 @@ def spec_of(**keys: Any) -> JobSpec:
 
 
 class Bench:
-    """Gangs, engine, and all facts so far."""
+    """Gangs, engine, and all events so far."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -35,7 +35,7 @@ class Bench:
         self.steps_total = 100_000
         self.habits: Callable[[RankSpec], Habits] = lambda spec: Habits()
         self.engine.play = lambda spec: self.engine.fake_rank(spec, self.steps_total, self.habits(spec))
-        self.facts: list[GangEvent] = []
+        self.events: list[GangEvent] = []
         self.gangs = self.controller()
 
     def controller(self, **more: Any) -> Gangs:
@@ -57,31 +57,31 @@ class Bench:
 
     def turn(self) -> list[GangEvent]:
         self.engine.tick()
-        facts = self.gangs.poll()
-        self.facts += facts
-        return facts
+        events = self.gangs.poll()
+        self.events += events
+        return events
 
     def until(self, done: Callable[[], bool], turns: int = 400) -> None:
         for _ in range(turns):
             self.turn()
             if done():
                 return
-        raise AssertionError(f"nothing came of it; facts: {self.facts[-10:]}, troubles: {self.gangs.troubles()}")
+        raise AssertionError(f"nothing came of it; events: {self.events[-10:]}, troubles: {self.gangs.troubles()}")
 
     def hear(self, kind: type[Kind], job_id: str = "j", turns: int = 400) -> Kind:
-        """Turn until a new fact of this kind is told of this job."""
+        """Turn until a new event of this kind is told of this job."""
         for _ in range(turns):
-            for fact in self.turn():
-                if isinstance(fact, kind) and fact.job_id == job_id:
-                    return fact
-        raise AssertionError(f"no {kind.__name__}; facts: {self.facts[-10:]}, troubles: {self.gangs.troubles()}")
+            for event in self.turn():
+                if isinstance(event, kind) and event.job_id == job_id:
+                    return event
+        raise AssertionError(f"no {kind.__name__}; events: {self.events[-10:]}, troubles: {self.gangs.troubles()}")
 
     def told(self, kind: type[Kind]) -> list[Kind]:
-        return [fact for fact in self.facts if isinstance(fact, kind)]
+        return [event for event in self.events if isinstance(event, kind)]
 
 
 def order(epoch: int, *slots: str, job_id: str = "j", spec: JobSpec | None = None) -> DesiredState:
-    """An order for GPUs written as ``a0``, ``b3``."""
+    """Give a desired state of GPUs written as ``a0``, ``b3``."""
     nodes = sorted({slot[0] for slot in slots})
     placement = tuple((node, tuple(int(slot[1:]) for slot in slots if slot[0] == node)) for node in nodes)
     return DesiredState(job_id, epoch, spec or spec_of(), placement)

@@ -24,9 +24,9 @@ from tests.gangs.fake_rank import FakeRank
 LIMITS = Limits()
 
 
-def report(name: str, phase: Phase, **facts: int | float) -> RankReport:
+def report(name: str, phase: Phase, **said_too: int | float) -> RankReport:
     said = RankReport(name, 1, 1, phase, 100.0, step=5, timed_steps=5, timed_s=5.0)
-    return dataclasses.replace(said, **facts)  # type: ignore[arg-type]
+    return dataclasses.replace(said, **said_too)  # type: ignore[arg-type]
 
 
 def hung_after(seconds: float, *reports: RankReport, between_s: float | None = None) -> dict[str, str]:

@@ -69,7 +69,7 @@ def test_grows_and_shrinks_with_survivors_first(bench: Bench) -> None:
     assert [member.name for member in target.members] == [str(old[1]), "j.2.0", "j.2.1"]
     assert target.generation == 2  # all in one switch
     rescaled = bench.told(Rescaled)
-    assert [(fact.gpus_before, fact.gpus, fact.pause_s) for fact in rescaled] == [(2, 3, 0.1)]
+    assert [(event.gpus_before, event.gpus, event.pause_s) for event in rescaled] == [(2, 3, 0.1)]
     bench.until(lambda: bench.engine.placed("j") == {("a", 0), ("a", 2), ("a", 3)})
     assert not bench.engine.signals  # everyone left by themselves
     assert not bench.told(RankLost)
@@ -82,7 +82,7 @@ def test_gangs_that_swap_gpus_shrink_first(bench: Bench) -> None:
     bench.gangs.apply([order(2, "a0", "a2", job_id="x"), order(2, "a1", "a3", job_id="y")])
     bench.hear(Started, "x")
     assert {job: bench.engine.placed(job) for job in "xy"} == {"x": {("a", 0), ("a", 2)}, "y": {("a", 1), ("a", 3)}}
-    sizes = [(fact.gpus_before, fact.gpus) for fact in bench.told(Rescaled) if fact.job_id == "x"]
+    sizes = [(event.gpus_before, event.gpus) for event in bench.told(Rescaled) if event.job_id == "x"]
     assert sizes == [(2, 1), (1, 2)]
     assert all(step(bench, job) > before[job] for job in "xy")
     assert not bench.engine.signals
@@ -173,7 +173,7 @@ def test_completes_once(bench: Bench) -> None:
     for _ in range(10):
         assert bench.turn() == []
     bench.restart(order(1, "a0", "a1"))  # it may be that nobody heard it
-    assert [type(fact) for fact in bench.turn()] == [GangCompleted]
+    assert [type(event) for event in bench.turn()] == [GangCompleted]
     assert len(bench.engine.launches) == 2
 
 
@@ -328,7 +328,7 @@ def test_a_lost_rank_is_replaced_and_at_most_a_step_repeated(bench: Bench) -> No
     lost = bench.hear(RankLost)
     assert (lost.rank, lost.code) == (str(names[0]), -9)
     assert "SIGKILL" in lost.reason
-    bench.until(lambda: [fact.gpus for fact in bench.told(Rescaled)] == [2, 3])
+    bench.until(lambda: [event.gpus for event in bench.told(Rescaled)] == [2, 3])
     assert bench.engine.placed("j") == {("a", 0), ("a", 1), ("b", 0)}
     assert set(names[1:]) < set(bench.engine.running())  # the others lived on
     assert step(bench) >= at
@@ -420,7 +420,7 @@ def test_a_rank_that_hangs_is_killed_and_replaced(bench: Bench) -> None:
     hung = bench.hear(Hung)
     assert hung.rank == "j.1.1"
     assert bench.hear(RankLost).rank == "j.1.1"
-    bench.until(lambda: [fact.gpus for fact in bench.told(Rescaled)][-1:] == [3])
+    bench.until(lambda: [event.gpus for event in bench.told(Rescaled)][-1:] == [3])
     assert len(bench.told(Hung)) == 1
 
 

@@ -16,6 +16,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from powerflow.api.job_spec import JobSpec
 from powerflow.engine.protocol import RankSpec
+from powerflow.gangs.machine import ACTIVE, TABLE, GangState
+from powerflow.gangs.state_file import GangRecord
 from powerflow.gangs.types import DesiredState, GangCompleted, GangFailed, Slot, Vacated
 from tests.gangs.bench import Bench, spec_of
 from tests.gangs.fake_engine import Player, Script
@@ -28,6 +30,20 @@ SPECS: dict[str, JobSpec] = {
     "r": spec_of(rescale="restart", progress=r"step (?P<step>\d+)"),
 }
 SUBSETS = st.sets(st.sampled_from(SLOTS), max_size=len(SLOTS))
+
+
+#: By state of a gang, those that a new controller may find in its record.
+FOUND = {
+    **{state: {GangState.FORMING} for state in ACTIVE},
+    GangState.WAITING: {GangState.STOPPING},
+    GangState.STOPPING: {GangState.STOPPING},
+    GangState.FINISHING: {GangState.FINISHING},
+    GangState.KILLING: {GangState.KILLING},
+    GangState.FAILING: {GangState.FAILING},
+    GangState.IDLE: {GangState.STOPPING, GangState.KILLING},
+    GangState.COMPLETED: {GangState.FINISHING},
+    GangState.FAILED: {GangState.FAILING},
+}
 
 
 class Cluster(RuleBasedStateMachine):
@@ -45,6 +61,8 @@ class Cluster(RuleBasedStateMachine):
         self.frail = True
 
     def play(self, spec: RankSpec) -> Player:
+        record = GangRecord.load(self.bench.directory / "gangs" / f"{spec.name.gang}.json")
+        assert str(spec.name) in record.ranks, "launched before it was written down"
         dice = zlib.crc32(f"{self.seed} {spec.name}".encode()) if self.frail else 1
         if dice % 5 == 0:
             self.bench.engine.stubborn.add(spec.name)
@@ -68,16 +86,16 @@ class Cluster(RuleBasedStateMachine):
         return set(self.orders[job].slots()) if job in self.orders and job not in self.over else set()
 
     def turn(self) -> None:
-        for fact in self.bench.turn():
-            if isinstance(fact, GangCompleted):
-                assert fact.job_id not in self.over
-                self.over[fact.job_id] = GangCompleted
-            elif isinstance(fact, GangFailed) and fact.epoch == self.orders[fact.job_id].epoch:
-                assert not self.bench.engine.running(fact.job_id)
-                self.order(fact.job_id, self.wanted(fact.job_id))
-                self.bench.gangs.apply([self.orders[fact.job_id]])
-            elif isinstance(fact, Vacated):
-                assert not self.bench.engine.running(fact.job_id)
+        for event in self.bench.turn():
+            if isinstance(event, GangCompleted):
+                assert event.job_id not in self.over
+                self.over[event.job_id] = GangCompleted
+            elif isinstance(event, GangFailed) and event.epoch == self.orders[event.job_id].epoch:
+                assert not self.bench.engine.running(event.job_id)
+                self.order(event.job_id, self.wanted(event.job_id))
+                self.bench.gangs.apply([self.orders[event.job_id]])
+            elif isinstance(event, Vacated):
+                assert not self.bench.engine.running(event.job_id)
 
     @rule(first=SUBSETS, second=SUBSETS, which=st.permutations(sorted(SPECS)))
     def rearrange(self, first: set[Slot], second: set[Slot], which: list[str]) -> None:
@@ -119,6 +137,14 @@ class Cluster(RuleBasedStateMachine):
         taken = [slot for job in SPECS for slot in self.bench.engine.placed(job)]
         assert len(taken) == len(set(taken))
 
+    @invariant()
+    def a_new_controller_would_find_the_state(self) -> None:
+        if not hasattr(self, "bench"):
+            return
+        for gang in self.bench.gangs._gangs.values():
+            after = TABLE[GangState.ADOPTED, gang._adopted()].state
+            assert gang.state is GangState.ADOPTED or after in FOUND[gang.state], (gang.state, gang.record)
+
     def teardown(self) -> None:
         if not hasattr(self, "bench"):
             return
@@ -132,7 +158,7 @@ class Cluster(RuleBasedStateMachine):
                 break
         else:
             state = {job: (self.bench.engine.placed(job), self.wanted(job), self.over.get(job)) for job in SPECS}
-            raise AssertionError(f"not as ordered: {state}; {self.bench.facts[-5:]}")
+            raise AssertionError(f"not as ordered: {state}; {self.bench.events[-5:]}")
         self.bench.gangs.close()
         self.place.cleanup()
 

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,13 @@ from powerflow.live.jobs.active_job import ActiveJob
 from tests.live.controller_bench import Bench
 
 GOOD = dataclasses.asdict(RankReport("7.1.0", 1, 2, Phase.COMPUTING, 1.7e9, step=5, timed_steps=5, timed_s=2.0))
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(tmp_path)
+    yield bench
+    bench.close()
 
 
 def said(folder: Path, content: str | bytes, name: str = "7.1.0") -> RankReport | Nonsense | None:
@@ -221,7 +229,7 @@ def test_a_defect_in_one_jobs_turn_fails_that_job_and_is_logged(bench: Bench, mo
     defects: list[tuple[str, str]] = []
     monkeypatch.setattr(bench.gangs, "_on_defect", lambda job_id, error: defects.append((job_id, str(error))))
     gang = bench.gangs._gangs[other]
-    monkeypatch.setattr(gang, "decide", _break)
+    monkeypatch.setattr(gang, "find", _break)
     bench.until_state(other, JobState.FAILED)
     assert bench.job(other).exit == "internal: KeyError: 'missing'"
     assert defects[0] == (other, "'missing'")

@@ -34,7 +34,7 @@ class Live:
         self.home = home
         self.engine = LocalEngine(home / "engine", {"a": 4, "b": 4})
         self.gangs = Gangs(self.engine, home, environment)
-        self.facts: list[GangEvent] = []
+        self.events: list[GangEvent] = []
 
     def restart(self, *orders: DesiredState) -> None:
         self.gangs.close()
@@ -44,14 +44,14 @@ class Live:
     def until(self, done: Callable[[], bool]) -> None:
         deadline_s = time.monotonic() + 60.0
         while not done():
-            assert time.monotonic() < deadline_s, (self.facts[-10:], self.gangs.troubles())
+            assert time.monotonic() < deadline_s, (self.events[-10:], self.gangs.troubles())
             self.engine.wait(0.05)
-            self.facts += self.gangs.poll()
+            self.events += self.gangs.poll()
 
     def hear(self, kind: type[Kind], *jobs: str) -> None:
-        """Wait until a new fact of this kind was told of each of these jobs."""
-        heard = len(self.facts)
-        self.until(lambda: set(jobs) <= {fact.job_id for fact in self.facts[heard:] if isinstance(fact, kind)})
+        """Wait until a new event of this kind was told of each of these jobs."""
+        heard = len(self.events)
+        self.until(lambda: set(jobs) <= {event.job_id for event in self.events[heard:] if isinstance(event, kind)})
 
     def pids(self, job_id: str) -> set[int]:
         ranks = self.engine.ranks()
@@ -95,7 +95,7 @@ def test_swap_death_restart_preemption_and_completion(live: Live) -> None:
 
     live.gangs.apply([order(3, job_id="x", spec=spec)])
     live.hear(Vacated, "x")
-    (safe,) = [fact.steps_safe for fact in live.facts if isinstance(fact, Vacated)]
+    (safe,) = [event.steps_safe for event in live.events if isinstance(event, Vacated)]
     assert safe is not None
     assert safe > 0
     assert live.pids("x") == set()
@@ -136,9 +136,9 @@ def test_an_unmodified_script_is_restarted_and_its_log_read(live: Live) -> None:
     live.hear(Progressed, "j")
     live.gangs.apply([order(2, "a0", "a1", spec=spec)])
     live.hear(GangCompleted, "j")
-    (steps,) = [fact.steps for fact in live.facts if isinstance(fact, GangCompleted)]
+    (steps,) = [event.steps for event in live.events if isinstance(event, GangCompleted)]
     assert steps is not None
     assert steps >= 20
     assert live.gangs.ranks("j")[0] == "j.2.0"
     assert live.gangs.last_lines("j", 1) == [f"step {steps} of 2"]
-    assert {fact.gpus for fact in live.facts if isinstance(fact, Progressed)} == {1, 2}
+    assert {event.gpus for event in live.events if isinstance(event, Progressed)} == {1, 2}

@@ -156,7 +156,7 @@ def test_one_rank_a_rigid_job_and_one_that_ended_unwatched_are_not_judged(bench:
             order(1, "b0", "b1", job_id="y", spec=spec_of(rescale="none", gpus=2)),
         ]
     )
-    bench.until(lambda: {fact.job_id for fact in bench.told(GangCompleted)} == {"x", "y"})
+    bench.until(lambda: {event.job_id for event in bench.told(GangCompleted)} == {"x", "y"})
     late = order(1, "a0", "a1", job_id="z", spec=spec_of(rescale="restart", gpus=2))
     bench.gangs.apply([late])
     bench.hear(Started, "z")

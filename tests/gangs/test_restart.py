@@ -267,7 +267,7 @@ def test_two_python_scripts_wait_for_each_others_gpus(bench: Bench) -> None:
         bench.gangs.apply([order(1, *slots, job_id=job, spec=RESTART)])
         bench.hear(Started, job)
     bench.gangs.apply([order(2, "a2", "a3", job_id="x", spec=RESTART), order(2, "a0", "a1", job_id="y", spec=RESTART)])
-    bench.until(lambda: len([fact for fact in bench.told(Started) if fact.epoch == 2]) == 2)
+    bench.until(lambda: len([event for event in bench.told(Started) if event.epoch == 2]) == 2)
     assert bench.engine.placed("x") == {("a", 2), ("a", 3)}
     assert {bench.engine.specs[name].command for name in bench.engine.running()} == {(PYTHON, "train.py")}
 
@@ -323,7 +323,7 @@ def test_who_is_launched_again_went_on_or_began_again_as_its_first_step_shows(be
     bench.engine.play = lambda spec: Script(2000, line=line)
     bench.gangs.apply([order(3, "b0", spec=RESTART)])
     assert bench.hear(Continued) == Continued("j", 1, went_on=False)
-    facts = [fact for fact in bench.facts if isinstance(fact, Continued | Progressed)]
+    events = [event for event in bench.events if isinstance(event, Continued | Progressed)]
     assert isinstance(
-        facts[facts.index(bench.told(Continued)[-1]) + 1], Progressed
+        events[events.index(bench.told(Continued)[-1]) + 1], Progressed
     )  # who knows of it knows how far it was

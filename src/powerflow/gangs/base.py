@@ -1,8 +1,13 @@
-"""One gang, whatever its ranks run: decide, write it down, do it; again and again.
+"""One gang, whatever its ranks run: look, change its record, save it, act on it; again and again.
 
-A turn first does what the book already says (post a target, launch ranks, ask some to leave), then looks, decides
-by changing the book, saves it, and does that. Every step may be repeated, and a turn that is cut short anywhere is
-completed by the next, even by another controller's.
+A turn:
+
+1. Do what the record says and an earlier turn left undone.
+2. Look at the ranks, and find a `Trigger`. Take the transition that `powerflow.gangs.machine.TABLE` gives for it, which
+   changes the record. Repeat until nothing more is found.
+3. Save the record, then do what it says: post a target, launch ranks, ask ranks to leave.
+
+Every step may be repeated. A turn that is cut short anywhere is completed by the next, even by another controller's.
 """
 
 from __future__ import annotations
@@ -11,121 +16,191 @@ import contextlib
 import secrets
 import signal
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from enum import IntEnum
+from collections.abc import Sequence
 
-from powerflow.engine.protocol import EngineError, Fenced, RankName, RankState, RankStatus
+from powerflow.engine.protocol import EngineError, Fenced, RankName, RankState
 from powerflow.gangs.context import GangContext
+from powerflow.gangs.layout import StartPlan
+from powerflow.gangs.machine import ACTIVE, ENDED, ENDING, TABLE, GangState, Trigger
 from powerflow.gangs.state_file import GangFailure, GangRecord, RankEntry
-from powerflow.gangs.types import DesiredState, GangEvent, GangFailed, Slot, Vacated, backoff_s
+from powerflow.gangs.stopping import StopAttempts, StopSignal
+from powerflow.gangs.types import DesiredState, GangEvent, GangFailed, Slot, Started, Vacated, backoff_s
+from powerflow.gangs.view import GangView
 
-
-class StopSignal(IntEnum):
-    """How hard a rank has been asked to leave."""
-
-    TOLD = 0
-    TERMINATED = 1
-    KILLED = 2
-
-
-@dataclass(slots=True)
-class StopAttempt:
-    """What was done to make a rank leave, and when the next thing is due."""
-
-    push: StopSignal
-    since_s: float
-    due_s: float
+#: Most transitions in one turn; the rest is taken by the next, as other gangs wait.
+_MOST_TRANSITIONS = 20
 
 
 class Gang(ABC):
-    """What all kinds of gangs have in common."""
+    """What all kinds of gangs have in common.
 
-    #: Whether ranks learn from their mailbox that they shall leave, before they get a signal.
+    Attributes:
+        state: Where it stands; see `powerflow.gangs.machine`.
+        since_s: When it came to this state.
+        wanted: GPUs that it shall have.
+        seen: What is known of its ranks in this turn.
+        events: What the controller has not been told yet.
+        due_s: When the next turn is wanted.
+        trouble: What could not be done in the last turn.
+        reading: Whether the last lines of its log are still being read. No end is dealt with before.
+        stops: The ranks that were asked to leave.
+    """
+
+    #: Whether ranks read in their mailbox that they shall leave, before they get a signal.
     told_by_mail = False
 
-    def __init__(self, context: GangContext, order: DesiredState, book: GangRecord) -> None:
+    def __init__(self, context: GangContext, desired: DesiredState, record: GangRecord) -> None:
         self.context = context
-        self.order = order
-        self.book = book
-        self.facts: list[GangEvent] = []
-        self.due_s = 0.0  # when the next turn is wanted
-        self.trouble = ""  # what could not be done in the last turn
-        self._seen: dict[str, RankState] = {}  # ranks in the last turn
-        self._pressures: dict[str, StopAttempt] = {}
+        self.desired = desired
+        self.record = record
+        self.state = GangState.ADOPTED
+        self.since_s = context.clock()
+        self.wanted = list(desired.slots())
+        self.seen = self.view()
+        self.events: list[GangEvent] = []
+        self.due_s = 0.0
+        self.trouble = ""
+        self.reading = False
+        self.stops = StopAttempts(context)
+        self._last_states: dict[str, RankState] = {}
         self._saved = True
-        self._fenced = -1
-        self._ended = False  # the end of this order was told
-        self._launch_s = 0.0  # not before then
+        self._fenced_epoch = -1
+        self._started_epoch = -1  # the last for which Started was told
+        self._launch_s = 0.0  # no launch before then
         self._launch_failures = 0
         self._launch_trouble = ""
 
     @property
     def job_id(self) -> str:
         """Whose gang it is."""
-        return self.order.job_id
+        return self.desired.job_id
 
-    def take(self, order: DesiredState) -> None:
-        """A newer order; an older one, or the same again, changes nothing."""
-        if order.epoch <= self.book.epoch:
+    # What the controller asks for.
+
+    def take(self, desired: DesiredState) -> None:
+        """Take a newer desired state; an older one, or the same again, changes nothing."""
+        if desired.epoch <= self.record.epoch:
             return
-        self.order = order
-        self.book.mark = self.book.mark or secrets.token_hex(4)
-        self.book.epoch = order.epoch
-        self.book.number = 0
-        self.book.killed = False
-        self.book.failure = None
-        self._saved = self._ended = False
-        self.due_s = 0.0
+        self.desired = desired
+        self.wanted = list(desired.slots())
+        self.record.mark = self.record.mark or secrets.token_hex(4)
+        self.record.epoch = desired.epoch
+        self.record.number = 0
+        self.record.killed = False
+        self.record.failure = None
         self._launch_s = 0.0
         self._launch_failures = 0
         self.forgive()
+        self._asked_for(Trigger.DESIRED)
 
     def kill(self) -> None:
         """End it at once."""
-        if not self.book.killed:
-            self.book.killed = True
-            self._saved = self._ended = False
-            self.due_s = 0.0
+        if not self.record.killed:
+            self.record.killed = True
+            self._asked_for(Trigger.KILL)
 
     def turn(self) -> None:
-        """Take the next step. What cannot be done now is kept in ``trouble``, and tried again by the next turn.
+        """Take the next steps. What cannot be done now is kept in ``trouble``, and tried again by the next turn.
 
         Raises:
             EngineError: If the engine does not answer.
         """
-        now = self.context.clock()
-        self.due_s = now + self.context.limits.steady_poll_s
-        self._seen = self._states()
+        self.due_s = self.context.clock() + self.context.limits.steady_poll_s
+        self._last_states = self._states()
         self.trouble = ""
-        self._act(now)
-        if self.book.killed or self.book.failure is not None:
-            self._end(now)
-        else:
-            self.decide(now)
-        self._act(now)
+        if self.state is GangState.ADOPTED:
+            self.fire(self._adopted())
+        self._act()
+        self.seen = self.view()
+        if self.state not in ENDED | ENDING:
+            self.look()
+        for _ in range(_MOST_TRANSITIONS):
+            found = self._find()
+            if found is None:
+                break
+            self.fire(found)
+        if self.state not in ENDED | ENDING:
+            self.watch()
+        self._act()
 
-    # What the kinds of gangs differ in.
+    def fire(self, found: Trigger | GangFailure) -> None:
+        """Take the transition for what was found; a failure is `Trigger.FAILURE`, with its reason.
+
+        Raises:
+            KeyError: There is none from this state: a defect.
+        """
+        if isinstance(found, GangFailure):
+            self._note(found)
+            found = Trigger.FAILURE
+        before, (self.state, change) = self.state, TABLE[self.state, found]
+        if self.state is not before:
+            self.since_s = self.context.clock()
+        if change is not None:
+            getattr(self, f"_{change.name.lower()}")()
+        self.soon()
+
+    def collapse(self, why: str) -> None:
+        """Fail the job, as a turn broke off by a defect. Where that cannot be carried out either, kill its ranks.
+
+        What cannot be done now is done by the next turn.
+        """
+        self.trouble = why
+        if self.record.failure is None:
+            self.fire(GangFailure(None, why, final=True))
+            return
+        self.soon()
+        running = self.view().running
+        for name in running:
+            with contextlib.suppress(EngineError, OSError):
+                self.context.engine.signal(RankName.parse(name), signal.SIGKILL)
+        if not running and self.state is not GangState.FAILED:
+            self.state = GangState.FAILED
+            self.record.ranks.clear()
+            self.events.append(GangFailed(self.job_id, self.record.epoch, None, why, (), None, final=True))
+
+    # What the kinds of gangs differ in: the methods below, and those named after the changes of the table.
+
+    def view(self) -> GangView:
+        """Return what is known of the ranks now."""
+        statuses = self.context.statuses.setdefault(self.job_id, {})
+        return GangView(self.record, statuses, self.wanted)
 
     @abstractmethod
-    def decide(self, now: float) -> None:
-        """Look, tell facts, and change the book (`changed`) to what shall be."""
+    def look(self) -> None:
+        """Look at what the ranks do, and tell how far they are."""
 
     @abstractmethod
-    def carry_out(self, now: float) -> None:
-        """Do what the book says and was not done yet."""
+    def find(self) -> Trigger | GangFailure | None:
+        """Return what has changed for a gang that has ranks; None if nothing has."""
+
+    def watch(self) -> None:  # noqa: B027 - a kind may have nothing to do
+        """Ask ranks to stop that hang, or wait in vain. Called when all transitions of a turn are taken."""
+
+    def post(self) -> None:  # noqa: B027 - a kind may have nothing to do
+        """Tell the ranks what the gang shall be, if that was not done."""
+
+    @abstractmethod
+    def plans(self) -> Sequence[StartPlan]:
+        """Return how the members are started; where they cannot be, fail the job and return none."""
 
     @abstractmethod
     def forgive(self) -> None:
-        """A new order: losses so far are forgotten."""
+        """Forget losses so far: there is a new desired state."""
 
     @abstractmethod
     def safe_steps(self) -> int | None:
-        """Steps that survive the end of all ranks."""
+        """Return the steps that survive the end of all ranks; None where only the script knows."""
+
+    def has_room(self, slots: Sequence[Slot]) -> bool:
+        """Whether ranks may be launched on these GPUs now: no process is on them."""
+        return not any(slot in self.context.owners for slot in slots)
+
+    # What they share.
 
     @property
     def grace_s(self) -> float:
         """Seconds that its ranks have to save and leave: as its owner asks, as far as the administrator grants it."""
-        return min(self.order.grace_s, self.context.limits.grace_s)
+        return min(self.desired.grace_s, self.context.limits.grace_s)
 
     def leave_s(self) -> float:
         """Seconds that a rank may take to leave after it was told."""
@@ -133,82 +208,158 @@ class Gang(ABC):
 
     @property
     def quiet(self) -> bool:
-        """Whether nothing will happen here before a new order."""
-        return self._ended and self._saved and not self.book.ranks and not self.running()
+        """Whether nothing will happen here before the controller asks for something."""
+        return self.state in ENDED and self._saved and not self.record.ranks and not self.view().running
 
     @property
     def due(self) -> bool:
         """Whether there is something to see or to do."""
-        return not self.quiet and (self.context.clock() >= self.due_s or self._states() != self._seen)
-
-    def _states(self) -> dict[str, RankState]:
-        return {name: status.state for name, status in self.context.statuses.get(self.job_id, {}).items()}
-
-    # What they share.
+        return not self.quiet and (self.context.clock() >= self.due_s or self._states() != self._last_states)
 
     def changed(self) -> None:
-        """The book was changed, and must be saved before anything is done."""
+        """Note that the record was changed, and must be saved before anything is done."""
         self._saved = False
         self.soon()
 
     def soon(self) -> None:
-        """Something is under way: look again soon."""
+        """Look again soon: something is under way."""
         self.due_s = min(self.due_s, self.context.clock() + self.context.limits.transit_poll_s)
 
-    def status(self, name: str) -> RankStatus | None:
-        """How a rank is; None if the engine does not know it."""
-        return self.context.statuses.get(self.job_id, {}).get(name)
+    def name_ranks(self, places: Sequence[tuple[str, tuple[int, ...]]]) -> list[str]:
+        """Name new ranks, given node and GPUs of each; they are launched once the record is saved."""
+        names = []
+        for node, gpus in places:
+            names.append(str(RankName(self.job_id, self.record.epoch, self.record.number)))
+            self.record.number += 1
+            self.record.ranks[names[-1]] = RankEntry(node, gpus)
+        return names
 
-    def alive(self, name: str) -> bool:
-        """Whether a rank runs."""
-        status = self.status(name)
-        return status is not None and status.state is RankState.RUNNING
+    def drop_unlaunched(self, names: Sequence[str]) -> list[str]:
+        """Drop those of these ranks that were named, but not launched; return the others."""
+        for name in names:
+            if not self.record.ranks[name].launched:
+                self.record.drop(name)
+        return [name for name in names if name in self.record.ranks]
 
-    def gone(self, name: str) -> bool:
-        """Whether a rank ran, and does not any more."""
-        return self.book.ranks[name].launched and not self.alive(name)
+    def clear(self) -> None:
+        """Deal with the ends of all ranks at once: no process of this job runs."""
+        for name in reversed(list(self.record.ranks)):  # the first rank last: its log is the one to show
+            self.record.drop(name)
+        self.record.trained_gpus = 0
+        self.changed()
 
-    def code(self, name: str) -> int | None:
-        """Exit code of a rank that is gone; None if it was lost."""
-        status = self.status(name)
-        return None if status is None else status.code
+    def tell_started(self) -> None:
+        """Tell that all ranks train that the desired state asks for, once for each."""
+        if self._started_epoch != self.record.epoch:
+            self._started_epoch = self.record.epoch
+            self.events.append(Started(self.job_id, self.record.epoch))
 
-    def rebooted(self, name: str) -> bool:
-        """Whether a rank was ended because its machine went down."""
-        status = self.status(name)
-        return status is not None and status.rebooted
+    # Finding.
 
-    def _excuse(self, name: str) -> str:
-        """Why the end of a rank is no fault of the job's; "" where it is, or where it lives."""
-        if self.book.ranks[name].launched and self.status(name) is None:
-            return "its engine does not know it any more"
-        return "its machine was booted" if self.rebooted(name) else ""
+    def _states(self) -> dict[str, RankState]:
+        return {name: status.state for name, status in self.context.statuses.get(self.job_id, {}).items()}
 
-    def running(self) -> list[str]:
-        """All that is alive of this job, strays included."""
-        return [name for name in self.context.statuses.get(self.job_id, {}) if self.alive(name)]
+    def _asked_for(self, trigger: Trigger) -> None:
+        self._saved = False
+        self.fire(trigger)
+        self.due_s = 0.0
 
-    def slots(self, names: list[str]) -> list[Slot]:
-        """GPUs of these ranks."""
-        return [(entry.node, gpu) for entry in map(self.book.ranks.__getitem__, names) for gpu in entry.gpus]
+    def _adopted(self) -> Trigger:
+        """Find where a gang stands by its record alone."""
+        if self.record.failure is not None:
+            return Trigger.FAILURE
+        if self.record.killed:
+            return Trigger.KILLED
+        if self.record.done:
+            return Trigger.TRAINED
+        return Trigger.ALL_LEAVE if self.view().all_leave else Trigger.NAMED
 
-    def free(self, slots: list[Slot]) -> bool:
-        """Whether nobody is on any of these GPUs."""
-        return not any(slot in self.context.owners for slot in slots)
+    def _find(self) -> Trigger | GangFailure | None:
+        if self.state in ENDED or (self.reading and self.state not in ENDING):
+            return None
+        if self.state is GangState.WAITING:
+            return self._room()
+        if self.state in ACTIVE and self.seen.all_leave:
+            return Trigger.ALL_LEAVE
+        found = None if self.state in ENDING else self.find()
+        if found is not None or self.state in ACTIVE:
+            return found
+        if not self.seen.running:
+            return Trigger.GONE
+        self.soon()
+        return None
 
-    def enlist(self, node: str, gpus: tuple[int, ...]) -> str:
-        """Name a new rank; it is launched once the book is saved."""
-        name = str(RankName(self.job_id, self.book.epoch, self.book.number))
-        self.book.number += 1
-        self.book.ranks[name] = RankEntry(node, gpus)
-        return name
+    def _room(self) -> Trigger | None:
+        if not self.seen.running:  # else a stray does, which is ended
+            if not self.wanted:
+                return Trigger.UNWANTED
+            if self.has_room(self.wanted):
+                return Trigger.ROOM
+        self.soon()
+        return None
 
-    def launch(self, name: str, seen: tuple[int, ...], extra: dict[str, str], argv: tuple[str, ...] = ()) -> bool:
-        """Start a rank that the book names, if that was not done; False if it must wait or cannot be.
+    # Changing the record, and telling.
 
-        ``argv`` is what to run in place of the job's own line.
-        """
-        entry = self.book.ranks[name]
+    def _note(self, failure: GangFailure) -> None:
+        """Note why the job has failed. Where that is no fault of its own, the reason is another."""
+        excuse = next(filter(None, map(self.view().excuse, self.record.ranks)), "")
+        if excuse and not failure.final:
+            failure = GangFailure(None, excuse, failure.rank, excused=True)
+        failure.places = tuple((entry.node, entry.gpus) for entry in self.record.ranks.values())
+        self.record.left_gpus = 0  # when it goes on, that is another beginning
+        self.record.failure = failure
+        self.changed()
+
+    def _tell_vacated(self) -> None:
+        steps = self.safe_steps()
+        self.record.left_gpus = 0
+        if self.record.ranks:
+            self.clear()
+        self.events.append(Vacated(self.job_id, self.record.epoch, steps))
+
+    def _tell_failed(self) -> None:
+        failure, steps = self.record.failure, self.safe_steps()
+        assert failure is not None
+        if self.record.ranks:
+            self.clear()
+        lines = self.context.last_lines(failure.rank) if failure.rank else ()
+        how = failure.final, failure.excused, failure.places
+        self.events.append(GangFailed(self.job_id, self.record.epoch, failure.code, failure.text, lines, steps, *how))
+
+    # Doing what the record says.
+
+    def _act(self) -> None:
+        try:
+            self._save()
+            if self._fenced_epoch < self.record.epoch:
+                self.context.engine.fence(self.job_id, self.record.epoch)
+                self._fenced_epoch = self.record.epoch
+            if self.state in ACTIVE or self.state is GangState.STOPPING:
+                self.post()
+            if self.state in ACTIVE:
+                for plan in self.plans():
+                    if not self._launch(plan):
+                        break
+        except OSError as error:  # a full disk stops what is new, not the end of what must end
+            self.trouble = str(error)
+            self.soon()
+        self._ask_to_leave()
+
+    def _save(self) -> None:
+        if self._saved:
+            return
+        old, keep = self.record.ended, self.context.limits.ended_kept
+        self.record.ended = old[-keep:]
+        path = self.context.record_path(self.job_id)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.record.save(path)
+        self._saved = True
+        for name in old[:-keep]:
+            self.context.engine.forget(RankName.parse(name))
+
+    def _launch(self, plan: StartPlan) -> bool:
+        """Start a rank, if that was not done; return False if it must wait or cannot be."""
+        entry = self.record.ranks[plan.name]
         now = self.context.clock()
         if entry.launched:
             return True
@@ -217,171 +368,32 @@ class Gang(ABC):
             self.due_s = min(self.due_s, self._launch_s)
             return False
         try:
-            self.context.launch(self.order, RankName.parse(name), entry.node, entry.gpus, seen, extra, argv)
+            self.context.launch(self.desired, plan, entry.node, entry.gpus)
         except Fenced:
             raise  # another controller has gone further: ours must not go on
         except (EngineError, OSError) as error:
-            if isinstance(error, EngineError) and not error.retry and not self.book.trained_gpus:
-                self.fail(GangFailure(None, f"cannot be started: {error}"))
+            if isinstance(error, EngineError) and not error.retry and not self.record.trained_gpus:
+                self.fire(GangFailure(None, f"cannot be started: {error}"))
                 return False
             self._launch_failures += 1
             self._launch_s = now + backoff_s(self._launch_failures)
-            self.trouble = self._launch_trouble = f"{name} cannot be started now: {error}"
+            self.trouble = self._launch_trouble = f"{plan.name} cannot be started now: {error}"
             return False
         entry.launched = True
         self._launch_failures = 0
         self.changed()
         return True
 
-    def fail(self, failure: GangFailure) -> None:
-        """The job has failed; what still runs is ended. Where that is no fault of its own, the reason is another."""
-        excuse = next(filter(None, map(self._excuse, self.book.ranks)), "")
-        if excuse and not failure.final:
-            failure = GangFailure(None, excuse, failure.rank, excused=True)
-        self.book.left_gpus = 0  # when it goes on, that is another beginning
-        failure.places = tuple((entry.node, entry.gpus) for entry in self.book.ranks.values())
-        self.book.failure = failure
-        self.changed()
-
-    def collapse(self, why: str) -> None:
-        """A turn broke off by a defect: the job has failed. Where that cannot be carried out in order, kill its ranks.
-
-        What cannot be done now is done by the next turn.
-        """
-        self.trouble = why
-        if self.book.failure is None:
-            self.fail(GangFailure(None, why, final=True))
-            return
-        self.soon()
-        running = self.running()
-        for name in running:
-            with contextlib.suppress(EngineError, OSError):
-                self.context.engine.signal(RankName.parse(name), signal.SIGKILL)
-        if not running and not self.told():
-            self.book.ranks.clear()
-            self.facts.append(GangFailed(self.job_id, self.book.epoch, None, why, (), None, final=True))
-
-    def last_lines(self, name: str, count: int = 20) -> tuple[str, ...]:
-        """End of a rank's log."""
-        try:
-            piece, _ = self.context.engine.log(RankName.parse(name), -8192, 8192)
-        except (KeyError, ValueError, EngineError, OSError):
-            return ()
-        return tuple(piece.decode("utf-8", "replace").splitlines()[-count:])
-
-    def press(self, name: str, push: StopSignal, within_s: float) -> None:
-        """Ask a rank to leave, at least so hard; if it has not within that time, harder."""
-        pressure = self._pressures.get(name)
-        now = self.context.clock()
-        if pressure is None or pressure.push < push:
-            number = (None, signal.SIGTERM, signal.SIGKILL)[push]
-            if number is not None:
-                self.context.engine.signal(RankName.parse(name), number)
-            self._pressures[name] = StopAttempt(push, now, now + within_s)
-        self.soon()
-
-    def pressed(self, name: str) -> bool:
-        """Whether a rank was asked to leave."""
-        return name in self._pressures
-
-    def hold(self, name: str, within_s: float, most_s: float) -> None:
-        """The time of a rank that was only told begins now, if it does not hold its GPU for ever that way."""
-        pressure = self._pressures.get(name)
-        if pressure is not None and pressure.push is StopSignal.TOLD:
-            pressure.due_s = min(self.context.clock(), pressure.since_s + most_s) + within_s
-
-    def clear(self) -> None:
-        """Deal with the ends of all ranks at once: nothing of this job runs any more."""
-        for name in reversed(list(self.book.ranks)):  # the first rank last: its log is the one to show
-            self.book.drop(name)
-        self.book.trained_gpus = 0
-        self.changed()
-
-    def told(self) -> bool:
-        """Whether the end of this order was told before; from now on it was."""
-        told, self._ended = self._ended, True
-        return told
-
-    def vacate(self) -> None:
-        """Nothing runs, as it was asked."""
-        steps = self.safe_steps()
-        self.book.left_gpus = 0
-        if self.book.ranks:
-            self.clear()
-        if not self.told():
-            self.facts.append(Vacated(self.job_id, self.book.epoch, steps))
-
-    def _act(self, now: float) -> None:
-        try:
-            self._save()
-            if self._fenced < self.book.epoch:
-                self.context.engine.fence(self.job_id, self.book.epoch)
-                self._fenced = self.book.epoch
-            if not self.book.killed and self.book.failure is None:
-                self.carry_out(now)
-        except OSError as error:  # a full disk stops what is new, not the end of what must end
-            self.trouble = str(error)
-            self.soon()
-        self._push_on(now)
-
-    def _save(self) -> None:
-        if self._saved:
-            return
-        old, keep = self.book.ended, self.context.limits.ended_kept
-        self.book.ended = old[-keep:]
-        path = self.context.book_path(self.job_id)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.book.save(path)
-        self._saved = True
-        for name in old[:-keep]:
-            self.context.engine.forget(RankName.parse(name))
-
-    def _push_on(self, now: float) -> None:
+    def _ask_to_leave(self) -> None:
         """Ask those who shall leave; those who were asked and stay, harder."""
-        running = set(self.running())
+        running = self.view().running
+        end_s = self.context.limits.kill_s if self.state is GangState.FAILING else self.grace_s
         for name in running:
-            if name in self.book.leaving and self.told_by_mail:
-                self.press(name, StopSignal.TOLD, self.leave_s())
-            elif name in self.book.leaving or name not in self.book.ranks:
-                self.press(name, StopSignal.TERMINATED, self.grace_s)
-        for name, pressure in list(self._pressures.items()):
-            if name not in running:
-                del self._pressures[name]
-            elif now >= pressure.due_s and pressure.push is StopSignal.KILLED:
-                del self._pressures[name]
-                self.press(name, StopSignal.KILLED, self.context.limits.kill_s)
-            elif now >= pressure.due_s:
-                self.press(name, StopSignal(pressure.push + 1), self.context.limits.kill_s)
-            else:
-                self.soon()
-
-    def _end(self, now: float) -> None:
-        """The job was killed, or has failed: nothing of it may run."""
-        failure = self.book.failure
-        running = self.running()
-        for name in running:
-            self.press(name, StopSignal.TERMINATED, self.grace_s if failure is None else self.context.limits.kill_s)
-        if running:
-            return
-        if failure is None:
-            self.vacate()
-            return
-        steps = self.safe_steps()
-        if self.book.ranks:
-            self.clear()
-        if not self.told():
-            lines = self.last_lines(failure.rank) if failure.rank else ()
-            how = failure.final, failure.excused, failure.places
-            self.facts.append(GangFailed(self.job_id, self.book.epoch, failure.code, failure.text, lines, steps, *how))
-
-
-def how_it_ended(code: int | None) -> str:
-    """The end of a process in plain words."""
-    if code is None:
-        return "was lost: nobody knows how it ended (its node has gone, or the process that watched it)"
-    if code >= 0:
-        return f"exited with code {code}"
-    try:
-        return f"was ended by signal {-code} ({signal.Signals(-code).name})"
-    except ValueError:
-        return f"was ended by signal {-code}"
+            if self.state in ENDING:
+                self.stops.ask(name, StopSignal.TERMINATED, end_s)
+            elif name in self.record.leaving and self.told_by_mail:
+                self.stops.ask(name, StopSignal.TOLD, self.leave_s())
+            elif name in self.record.leaving or name not in self.record.ranks:
+                self.stops.ask(name, StopSignal.TERMINATED, self.grace_s)
+        if self.stops.carry_out(set(running)):
+            self.soon()

@@ -1,4 +1,4 @@
-"""What all gangs share: the engine as it was last seen, who is on which GPU, and how a rank is started."""
+"""What all gangs of a cluster share: the engine's last answer, the owner of each GPU, and how a rank is started."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from powerflow.api.command import RunCommand, command
 from powerflow.api.job_spec import JobSpec
 from powerflow.elastic.mailbox import CHECKPOINT_DIR, JOB_DIR, RANK_NAME, Mailbox
 from powerflow.engine.protocol import Engine, EngineError, RankName, RankSpec, RankState, RankStatus
+from powerflow.gangs.layout import StartPlan
 from powerflow.gangs.log_matcher import Matcher
 from powerflow.gangs.rendezvous import MeetingProbe
 from powerflow.gangs.types import DesiredState, Limits, Slot
 
-#: (job id, spec, node, GPUs the process may see, its name) → its whole environment, the spec's own ``env`` included.
+#: (job id, spec, node, GPUs that the process may see, its name) → its whole environment, with the ``env`` of the spec.
 Environment = Callable[[str, JobSpec, str, tuple[int, ...], RankName], Mapping[str, str]]
 
-#: Numbers, on its node, of the GPUs that a process computes on.
+#: Variable with the numbers, on its node, of the GPUs that a process computes on.
 GPUS = "POWERFLOW_GPUS"
 
 
@@ -28,8 +29,8 @@ class GangContext:
     """Shared by all gangs of a cluster; see `powerflow.gangs.manager.Gangs` for the arguments.
 
     Attributes:
-        statuses: By gang and rank name, what the engine said last.
-        owners: GPUs on which some process is alive, and whose.
+        statuses: Last answer of the engine, by gang and rank name.
+        owners: Job id of each GPU on which a process is alive.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class GangContext:
         self.interpreter = interpreter
 
     def look(self) -> None:
-        """Ask the engine how all ranks are.
+        """Ask the engine for the state of all ranks.
 
         Raises:
             EngineError: If it does not answer.
@@ -64,58 +65,58 @@ class GangContext:
             statuses.setdefault(status.name.gang, {})[str(status.name)] = status
         self.statuses = statuses  # at once: other threads read it
 
-    def running(self, name: RankName) -> bool:
-        """Whether this rank is alive, as far as is known."""
-        status = self.statuses.get(name.gang, {}).get(str(name))
-        return status is not None and status.state is RankState.RUNNING
+    def last_lines(self, name: str, count: int = 20) -> tuple[str, ...]:
+        """Return the end of a rank's log; nothing where it cannot be read."""
+        try:
+            piece, _ = self.engine.log(RankName.parse(name), -8192, 8192)
+        except (KeyError, ValueError, EngineError, OSError):
+            return ()
+        return tuple(piece.decode("utf-8", "replace").splitlines()[-count:])
 
-    def book_path(self, job_id: str) -> Path:
-        """Where a job's book is kept."""
+    def record_path(self, job_id: str) -> Path:
+        """Return the file of a gang's record."""
         return self.directory / "gangs" / f"{job_id}.json"
 
     def mailbox(self, job_id: str) -> Mailbox:
-        """A job's mailbox."""
+        """Return a job's mailbox."""
         return Mailbox(self.directory / "jobs" / job_id)
 
-    def working_directory(self, order: DesiredState) -> Path:
-        """Where a job's ranks start."""
-        return Path(order.spec.directory or self.mailbox(order.job_id).directory.absolute())
+    def working_directory(self, desired: DesiredState) -> Path:
+        """Return the folder in which a job's ranks start."""
+        return Path(desired.spec.directory or self.mailbox(desired.job_id).directory.absolute())
 
-    def checkpoint_dir(self, order: DesiredState) -> Path:
-        """Where a job keeps its state: a path of its user's, so nobody but its ranks, which are theirs, uses it."""
-        named = order.spec.checkpoint.dir
+    def checkpoint_dir(self, desired: DesiredState) -> Path:
+        """Return the folder in which a job keeps its state.
+
+        It is a path of its user's, so only the job's ranks, which run as that user, read or write there.
+        """
+        named = desired.spec.checkpoint.dir
         if named is None:
-            return self.mailbox(order.job_id).directory.absolute()
-        return self.working_directory(order) / named
+            return self.mailbox(desired.job_id).directory.absolute()
+        return self.working_directory(desired) / named
 
-    def launch(
-        self,
-        order: DesiredState,
-        name: RankName,
-        node: str,
-        own: tuple[int, ...],
-        seen: tuple[int, ...],
-        extra: Mapping[str, str],
-        argv: tuple[str, ...] = (),
-    ) -> None:
-        """Start a rank on its ``own`` GPUs; ``seen`` are those it may see, ``argv`` replaces the job's ``run`` line.
+    def launch(self, desired: DesiredState, plan: StartPlan, node: str, own: tuple[int, ...]) -> None:
+        """Start a rank on its ``own`` GPUs.
 
         Raises:
             EngineError: If the engine cannot.
             OSError: If the job's directory cannot be made.
         """
-        mailbox = self.mailbox(order.job_id)
-        prepare(mailbox, order.user)
-        own_path = "PATH" in order.spec.env
-        line = RunCommand(argv, False) if argv else command(order.spec.run, self.interpreter, own_path=own_path)
+        name, spec = RankName.parse(plan.name), desired.spec
+        mailbox = self.mailbox(desired.job_id)
+        prepare(mailbox, desired.user)
+        if plan.command:
+            line = RunCommand(plan.command, False)
+        else:
+            line = command(spec.run, self.interpreter, own_path="PATH" in spec.env)
         env = {
             "MASTER_ADDR": "127.0.0.1",
-            **self._environment(order.job_id, order.spec, node, seen, name),
+            **self._environment(desired.job_id, spec, node, plan.seen, name),
             JOB_DIR: str(mailbox.directory.absolute()),
             RANK_NAME: str(name),
-            CHECKPOINT_DIR: str(self.checkpoint_dir(order)),
+            CHECKPOINT_DIR: str(self.checkpoint_dir(desired)),
             GPUS: ",".join(map(str, own)),
-            **extra,
+            **plan.environment,
         }
         status = self.engine.launch(
             RankSpec(
@@ -123,27 +124,26 @@ class GangContext:
                 node=node,
                 command=line.argv,
                 env=env,
-                directory=str(self.working_directory(order)),
-                user=order.user,
-                memory_bytes=order.spec.limits.memory or 0,
-                cpus=order.spec.limits.cpus or 0.0,
+                directory=str(self.working_directory(desired)),
+                user=desired.user,
+                memory_bytes=spec.limits.memory or 0,
+                cpus=spec.limits.cpus or 0.0,
                 python=line.python,
             )
         )
         self.statuses.setdefault(name.gang, {})[str(name)] = status
         if status.state is RankState.RUNNING:
-            self.owners.update({(node, gpu): order.job_id for gpu in own})
+            self.owners.update({(node, gpu): desired.job_id for gpu in own})
 
 
 def prepare(mailbox: Mailbox, user: str) -> None:
-    """Make a job's directory, its user's alone, if it is not there.
+    """Make a job's directory, to which only its user has access, if it is not there.
 
     Raises:
         OSError: If that cannot be done.
         EngineError: If there is no such user.
     """
-    with contextlib.suppress(FileNotFoundError):
-        os.close(open_folder(mailbox.directory / "ranks"))
+    with contextlib.suppress(FileNotFoundError), open_folder(mailbox.directory / "ranks"):
         return
     mailbox.create()
     if user and os.geteuid() == 0:
@@ -152,20 +152,17 @@ def prepare(mailbox: Mailbox, user: str) -> None:
         except KeyError:
             raise EngineError(f"there is no user {user!r} here") from None
         for path in (mailbox.directory / "ranks", mailbox.directory):
-            folder = open_folder(path)
-            try:
+            with open_folder(path) as folder:
                 os.fchmod(folder, 0o700)
                 os.fchown(folder, account.pw_uid, account.pw_gid)
-            finally:
-                os.close(folder)
 
 
 @contextlib.contextmanager
 def spoiling() -> Iterator[None]:
-    """What is done with a job's mailbox.
+    """Turn errors from a mailbox that its user has spoiled into `EngineError`, which fails the job.
 
     Raises:
-        EngineError: Its user has put a folder in place of a file, or something else in place of a folder.
+        EngineError: The user has put a folder in place of a file, or something else in place of a folder.
     """
     try:
         yield
@@ -175,10 +172,15 @@ def spoiling() -> Iterator[None]:
         raise
 
 
-def open_folder(path: Path) -> int:
-    """A folder to work in, as it is now: its user may put a link to anywhere in its place, at any moment.
+@contextlib.contextmanager
+def open_folder(path: Path) -> Iterator[int]:
+    """Open a folder, but no link: its user may put a link to anywhere in its place, at any moment.
 
     Raises:
         OSError: It is not there, or is no folder.
     """
-    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        yield folder
+    finally:
+        os.close(folder)

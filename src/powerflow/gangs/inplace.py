@@ -1,53 +1,68 @@
 """A gang whose ranks live on when it changes: one rank per GPU, led by targets in the job's mailbox.
 
-Who is on a GPU of the new placement stays, and is named first. The others are dropped from the target, and leave when
+A rank on a GPU of the new placement stays, and is named first. The others are dropped from the target, and leave when
 the gang goes over. Newcomers are named once all their GPUs are free:
 
-- all free: one target drops and names, so the gang goes over once;
-- some still held by another gang: the first target only drops, a later one names. What a gang must give back it gives
-  back without waiting for what it is to get, so gangs that swap GPUs cannot wait for each other;
-- no GPU in common: all save and leave, and a new life begins from the checkpoint.
+- All are free: one target drops and names, so the gang goes over once.
+- Some are still held by another gang: the first target only drops, a later one names. A gang gives GPUs back without
+  waiting for those that it is to get, so gangs that swap GPUs cannot wait for each other.
+- No GPU is in common: all save and leave, and a new life begins from the checkpoint.
 
-A rank that is lost is mended in the same way: a target without it, then one with a fresh rank in its place.
+A lost rank is replaced in the same way: by a target without it, then by one with a new rank in its place.
 """
 
 from __future__ import annotations
 
-from powerflow.elastic.mailbox import CHECKPOINT_FILE, Member, Phase, RankReport, Target
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from powerflow.elastic.mailbox import CHECKPOINT_FILE, Member, Phase, Target
 from powerflow.engine.protocol import EngineError
-from powerflow.gangs.base import Gang, StopSignal, how_it_ended
+from powerflow.gangs.base import Gang
 from powerflow.gangs.context import GangContext
-from powerflow.gangs.hang_detector import TRAINING, WAITING, HangDetector
+from powerflow.gangs.hang_detector import WAITING, HangDetector
+from powerflow.gangs.layout import StartPlan
 from powerflow.gangs.losses import Losses
+from powerflow.gangs.machine import GangState, Trigger
 from powerflow.gangs.refusals import refusal
 from powerflow.gangs.report_reader import ReportReader, progressed
 from powerflow.gangs.state_file import GangFailure, GangRecord
-from powerflow.gangs.types import DesiredState, GangCompleted, Hung, RankLost, Rescaled, Slot, Started, backoff_s
+from powerflow.gangs.stopping import StopSignal
+from powerflow.gangs.types import DesiredState, GangCompleted, Hung, RankLost, Rescaled, Slot, backoff_s
+from powerflow.gangs.view import InPlaceView, how_it_ended
 
 #: A rank leaves at the end of a step: the one in flight, or the next, or (for who is told late) the one after.
 _STEPS_TO_LEAVE = 3
 _NEVER_JOINED = "its script never joined: see docs/elastic.md, or submit it with rescale: restart or none"
 
 
+class Regrouping(NamedTuple):
+    """Members that stay, ranks that leave, and GPUs for which ranks are named."""
+
+    stay: list[str]
+    leave: list[str]
+    missing: list[Slot]
+
+
 class InPlace(Gang):
-    """See the module."""
+    """A gang whose ranks live on when it changes."""
 
     told_by_mail = True
+    seen: InPlaceView
 
-    def __init__(self, context: GangContext, order: DesiredState, book: GangRecord) -> None:
-        super().__init__(context, order, book)
-        self.news = ReportReader(context.mailbox(order.job_id))
-        self._watch = HangDetector(context.limits)
+    def __init__(self, context: GangContext, desired: DesiredState, record: GangRecord) -> None:
+        super().__init__(context, desired, record)
+        self.reader = ReportReader(context.mailbox(desired.job_id))
+        self._hangs = HangDetector(context.limits)
         self._losses = Losses()
         self._posted = -1  # generation that is in the mailbox
-        self._lost_since: float | None = None
-        self._apart_since: float | None = None
+        self._apart_s: float | None = None  # since when its members wait for a group
         self._grow_s = 0.0  # no newcomers before then
-        self._told_epoch = -1
-        self._told_generation = book.generation if book.trained_gpus else -1
+        self._trained_generation = record.generation if record.trained_gpus else -1  # the last that was whole
         self._told_step = (-1, -1)
         self._step_s = 0.0
-        self._silent: set[str] = set()  # ranks that were ended because they never said a word
+        self._silent: set[str] = set()  # ranks that were ended because they never reported
 
     def forgive(self) -> None:
         """Forget losses, and try again at once."""
@@ -55,357 +70,306 @@ class InPlace(Gang):
         self._grow_s = 0.0
 
     def safe_steps(self) -> int:
-        """Steps that the checkpoint holds."""
-        return self.book.steps_safe
+        """Return the steps that the checkpoint holds."""
+        return self.record.steps_safe
 
     def leave_s(self) -> float:
-        """Its grace, or as long as it takes to get to the end of a step, as far as it may be either."""
+        """Seconds to leave: its grace, or until the end of a step, within the limit of the administrator."""
         return max(self.grace_s, min(_STEPS_TO_LEAVE * self._step_s, self.context.limits.grace_s))
 
-    def carry_out(self, now: float) -> None:
-        """Post the target, then launch whom it names."""
-        book = self.book
-        if book.generation and self._posted < book.generation:
-            members = tuple(Member(name, book.ranks[name].node) for name in book.members)
-            nodes = len({member.node for member in members})
-            spec = self.order.spec
-            most = (spec.batch.local_max if spec.batch else None) or 0
-            outside_s = spec.limits.between_steps or self.context.limits.between_s
-            target = Target(book.generation, members, most, max(nodes, 1), spec.checkpoint.every, outside_s)
-            try:
-                self.news.post(target, self.order.user)
-            except EngineError as error:
-                self.fail(GangFailure(None, f"cannot be started: {error}"))
-                return
-            self._posted = book.generation
-        for name in book.members:
-            if not self.launch(name, book.ranks[name].gpus, self._checkpoint()):
-                break
+    def has_room(self, slots: Sequence[Slot]) -> bool:
+        """Whether newcomers may be launched on these GPUs: they are free, and no loss has just been mended."""
+        now = self.context.clock()
+        if now < self._grow_s:
+            self.due_s = min(self.due_s, self._grow_s)
+            return False
+        if self.record.trained_gpus and self._trained_generation < self._losses.mended:
+            return False  # first the survivors go on
+        return super().has_room(slots)
 
-    def _checkpoint(self) -> dict[str, str]:
-        """Tells ranks of the file that they share, if their user says where it is to lie."""
-        if self.order.spec.checkpoint.dir is None:
-            return {}
-        name = f"checkpoint-{self.job_id}-{self.book.mark}.pt"
-        return {CHECKPOINT_FILE: str(self.context.checkpoint_dir(self.order) / name)}
+    def post(self) -> None:
+        """Post the target of the newest generation."""
+        record, spec = self.record, self.desired.spec
+        if not record.generation or self._posted >= record.generation:
+            return
+        members = tuple(Member(name, record.ranks[name].node) for name in record.members)
+        nodes = len({member.node for member in members})
+        most = (spec.batch.local_max if spec.batch else None) or 0
+        outside_s = spec.limits.between_steps or self.context.limits.between_s
+        target = Target(record.generation, members, most, max(nodes, 1), spec.checkpoint.every, outside_s)
+        try:
+            self.reader.post(target, self.desired.user)
+        except EngineError as error:
+            self.fire(GangFailure(None, f"cannot be started: {error}"))
+            return
+        self._posted = record.generation
 
-    def decide(self, now: float) -> None:
-        """See who ended and how, mend, and go for the order."""
-        book = self.book
-        reports = self.news.read(list(book.ranks))
-        if self.news.nonsense:
-            name, why = next(iter(self.news.nonsense.items()))
-            self.fail(GangFailure(None, f"{name} is not believed: its report {why}", name, final=True))
-            return
-        self._learn(reports)
-        gone = [name for name in book.ranks if self.gone(name)]
-        if not self._see_the_end(gone, reports, now):
-            return
-        if not book.done:
-            self._end_who_comes_too_late(reports)
-            self._drop_leavers(gone)
-            self._mend([name for name in gone if name in book.ranks and name not in book.leaving], reports, now)
-            self._rejoin(reports, now)
-        if book.failure is not None or book.done:
-            self.soon()
-            return
-        self._kill_hung(reports, now)
-        if self._lost_since is not None:
-            return
-        self._go_for_the_order(reports, now)
-        self._hold_leavers(reports, now)
+    def plans(self) -> list[StartPlan]:
+        """Return one process per GPU; it learns of the file that they share, if their user says where it is to lie."""
+        extra = {}
+        if self.record.members and self.desired.spec.checkpoint.dir is not None:
+            name = f"checkpoint-{self.job_id}-{self.record.mark}.pt"
+            extra[CHECKPOINT_FILE] = str(self.context.checkpoint_dir(self.desired) / name)
+        return [StartPlan(name, self.record.ranks[name].gpus, extra) for name in self.record.members]
 
-    # What ranks say.
+    # Looking.
 
-    def _learn(self, reports: dict[str, RankReport]) -> None:
-        """Tell what the members say of their training."""
-        book = self.book
+    def look(self) -> None:
+        """Read the reports, and tell how far the training is."""
+        base, record = self.seen, self.record
+        reports = self.reader.read(list(record.ranks))
+        seen = self.seen = InPlaceView(record, base.statuses, base.wanted, reports, self.reader.nonsense)
+        if seen.nonsense:
+            return
         safe = max((report.saved_step for report in reports.values()), default=0)
-        if safe > book.steps_safe:
-            book.steps_safe = safe
+        if safe > record.steps_safe:
+            record.steps_safe = safe
             self.changed()
-        if not book.joined and any(report.generation for report in reports.values()):
-            book.joined = True
+        if not record.joined and any(report.generation for report in reports.values()):
+            record.joined = True
             self.changed()
-        members = [reports[name] for name in book.members if name in reports]
-        if not members:
-            return
-        step = max(report.step for report in members)
+        if seen.members:
+            self._look_at_members()
+        apart = seen.apart and self.state is not GangState.SETTLING and self.reader.generation() >= record.generation
+        self._apart_s = (self.context.clock() if self._apart_s is None else self._apart_s) if apart else None
+
+    def _look_at_members(self) -> None:
+        seen, record = self.seen, self.record
+        step = max(report.step for report in seen.members)
         if step > max(self._losses.step, 0):
-            self._losses.count = 0
-        whole = len(members) == len(book.members) and all(
-            report.generation == book.generation and report.phase in TRAINING and self.alive(report.name)
-            for report in members
-        )
-        gpus = len(book.members)
-        if whole and self._told_generation != book.generation:
-            self._told_generation = book.generation
-            if book.trained_gpus:
-                pause_s = max(report.pause_s for report in members)
-                self.facts.append(Rescaled(self.job_id, pause_s, book.trained_gpus, gpus))
-            elif book.left_gpus:
-                trained_s = max(report.timed_s for report in members)
-                pause_s = max(0.0, self.context.clock() - book.left_s - trained_s)
-                self.facts.append(Rescaled(self.job_id, pause_s, book.left_gpus, gpus))
-            book.left_gpus = 0
-            if book.trained_gpus != gpus:
-                book.trained_gpus = gpus
-                self.changed()
+            self._losses = replace(self._losses, count=0)
+        whole = seen.whole
+        if whole and self.state is GangState.FORMING:
+            self.fire(Trigger.WHOLE)
         elif not whole:
+            if self.state is GangState.TRAINING:
+                self.fire(Trigger.BROKEN)
             self.soon()
-        if whole and self._told_epoch != book.epoch and set(self.slots(book.members)) == set(self.order.slots()):
-            self._told_epoch = book.epoch
-            self.facts.append(Started(self.job_id, book.epoch))
-        leader = max(members, key=lambda report: (report.generation, report.step, report.timed_steps))
+        leader = max(seen.members, key=lambda report: (report.generation, report.step, report.timed_steps))
         if leader.timed_steps:
             self._step_s = leader.timed_s / leader.timed_steps
         if step > 0 and (leader.generation, leader.step) != self._told_step:
             self._told_step = (leader.generation, leader.step)
-            nodes = len({book.ranks[name].node for name in book.members})
-            self.facts.append(progressed(self.job_id, leader, gpus if whole else book.trained_gpus or gpus, nodes))
+            gpus = len(record.members)
+            nodes = len({record.ranks[name].node for name in record.members})
+            self.events.append(progressed(self.job_id, leader, gpus if whole else record.trained_gpus or gpus, nodes))
 
-    # How ranks end.
+    # Finding.
 
-    def _see_the_end(self, gone: list[str], reports: dict[str, RankReport], now: float) -> bool:
-        """Whether the job goes on; if it has trained all there is, see its ranks off."""
-        book = self.book
-        for name in gone:
-            report = reports.get(name)
-            if report is None:
-                continue
-            if report.phase is Phase.DONE and self.code(name) != 0:
-                reason = f"{name} {how_it_ended(self.code(name))} after all was trained"
-                self.fail(GangFailure(self.code(name), reason, name))
-                return False
-            # its script may have left its loop, and said no more: the others do the same, or wait for it in vain
-            stopped = name not in book.leaving and report.generation > 0 and not self._badly(name, reports)
-            if (report.phase is Phase.DONE or stopped) and not book.done:
-                book.done = True
-                book.steps = report.step
-                self.changed()
-        if not book.done:
-            return True
-        running = self.running()
-        for name in running:
-            report = reports.get(name)
-            if report is None or report.generation == 0:  # a newcomer that will never be needed
-                self.press(name, StopSignal.TERMINATED, self.context.limits.kill_s)
-            elif report.phase in WAITING and report.phase is not Phase.DONE:  # waits for those who have gone
-                self.press(name, StopSignal.TOLD, self.grace_s)
-        self._kill_hung(reports, now)  # who left the loop early may save for long, but not for ever
-        if not running:
-            if book.ranks:
-                self.clear()
-            if not self.told():
-                self.news.drop_checkpoint()
-                end = (book.steps,) if book.joined else (None, _NEVER_JOINED)
-                self.facts.append(GangCompleted(self.job_id, *end))
-        return False
+    def find(self) -> Trigger | GangFailure | None:
+        """Return what has changed: how ranks ended, then whether the gang hangs together, then its placement."""
+        seen = self.seen
+        if seen.nonsense:
+            name, why = next(iter(seen.nonsense.items()))
+            return GangFailure(None, f"{name} is not believed: its report {why}", name, final=True)
+        if name := seen.failed_after_the_end:
+            text = f"{name} {how_it_ended(seen.code(name))} after all was trained"
+            return GangFailure(seen.code(name), text, name)
+        if self.state is GangState.FINISHING:
+            return None
+        if seen.trained_all is not None:
+            return Trigger.TRAINED
+        if self.state is GangState.STOPPING:
+            return None
+        if any(name not in self.record.leaving for name in seen.late):
+            return Trigger.LATE
+        if any(name in self.record.leaving for name in seen.ended):
+            return Trigger.LEFT
+        if seen.lost or self.state is GangState.SETTLING:
+            return self._find_loss()
+        return self._find_stuck() or (Trigger.MISPLACED if self._regrouping() else None)
 
-    def _drop_leavers(self, gone: list[str]) -> None:
-        """Those who were told to leave, and did."""
-        book = self.book
-        if not book.members and any(self.alive(name) for name in book.leaving):
-            return  # all leave: how they did is looked at together
-        left = [name for name in gone if name in book.leaving]
-        if left and not book.members and all(self.code(name) == 0 for name in left):
-            # all saved and left in order, so the checkpoint holds the last step
-            steps = [r.step for r in self.news.read(left).values() if r.phase is Phase.RELEASED]
-            book.steps_safe = max([book.steps_safe, *steps])
-        for name in left:
-            book.drop(name)
-            self.changed()
-        if left and not book.ranks:
-            book.trained_gpus = 0
-
-    def _mend(self, lost: list[str], reports: dict[str, RankReport], now: float) -> None:
-        """Close the ranks around those that ended though they should not."""
-        book = self.book
+    def _find_loss(self) -> Trigger | GangFailure | None:
+        """Return how a gang goes on whose ranks ended though they should not."""
+        seen, record, limits = self.seen, self.record, self.context.limits
+        lost = seen.lost
         if not lost:
-            self._lost_since = None
-            return
-        ran = [name for name, entry in book.ranks.items() if entry.launched]
-        alone = next((name for name in lost if not self._badly(name, reports)), None)
-        if alone is not None and not book.joined and len(ran) > 1:
-            reason = f"{len(ran)} ranks ran it, each the whole of it, and {alone} has come to its end: {_NEVER_JOINED}"
-            self.fail(GangFailure(0, reason, alone, final=True))
-            return
-        if refused := refusal(lost, reports, self.code, self.last_lines):
-            self.fail(refused)
-            return
+            return Trigger.RECOVERED
+        ran = [name for name, entry in record.ranks.items() if entry.launched]
+        alone = next((name for name in lost if not seen.ended_badly(name)), None)
+        if alone is not None and not record.joined and len(ran) > 1:
+            text = f"{len(ran)} ranks ran it, each the whole of it, and {alone} has come to its end: {_NEVER_JOINED}"
+            return GangFailure(0, text, alone, final=True)
+        if refused := refusal(lost, seen.reports, seen.code, self.context.last_lines):
+            return refused
         self.soon()
-        if self._lost_since is None:
-            self._lost_since = now
-        living = [name for name in book.ranks if self.alive(name)]
-        trained = [name for name in living if name in reports and reports[name].generation > 0]
-        noticed = all(reports[name].phase in (Phase.BROKEN, Phase.DONE) for name in trained)
-        unnoticed = all(name not in reports or reports[name].generation == 0 for name in lost)
-        if (
-            living
-            and now < self._lost_since + self.context.limits.settle_s
-            and not (trained and (noticed or unnoticed))
-        ):
-            return  # its peers may be about to end as well, and then there is nothing to mend
-        self._lost_since = None
-        first = next((name for name in lost if self._badly(name, reports)), None)
-        if not living and first is None:  # all ended by themselves, and say that all is well
-            book.done = True
-            book.steps = max((report.step for report in reports.values()), default=0)
-            self.changed()
-            return
+        if self.state is not GangState.SETTLING:
+            return Trigger.LOST
+        if self.context.clock() < self.since_s + limits.settle_s and not seen.peers_know:
+            return None  # its peers may be about to end as well, and then there is nothing to mend
+        first = next(filter(seen.ended_badly, lost), None)
+        if not seen.living and first is None:  # all ended by themselves, and say that all is well
+            return Trigger.TRAINED
         first = first or lost[0]
-        self._count_loss(reports)
-        if not living or (book.trained_gpus and not trained) or self._losses.count > self.context.limits.losses:
-            again = f" ({self._losses.count} times without a step in between)" if self._losses.count > 1 else ""
-            self.fail(GangFailure(self.code(first), f"{first} {self._reason(first, reports)}{again}", first))
-            return
-        for name in lost:
-            self.facts.append(RankLost(self.job_id, name, self.code(name), self._reason(name, reports)))
-            book.drop(name)
-        if self._losses.count > 1:
-            self._grow_s = now + backoff_s(self._losses.count - 1)
-        self._form_anew()  # nobody left among the members: those who were to leave save what they have
+        losses = self._losses.another(seen.step)
+        stranded = record.trained_gpus and not any(map(seen.joined, seen.living))
+        if not seen.living or stranded or losses.count > limits.losses:
+            again = f" ({losses.count} times without a step in between)" if losses.count > 1 else ""
+            return GangFailure(seen.code(first), f"{first} {self._reason(first)}{again}", first)
+        return Trigger.SETTLED
 
-    def _rejoin(self, reports: dict[str, RankReport], now: float) -> None:
-        """All members live, but the group could not be formed: have them try a new one."""
-        book = self.book
-        members = [reports.get(name) for name in book.members]
-        apart = bool(members) and all(r is not None and r.phase in (Phase.BROKEN, Phase.READY) for r in members)
-        if not apart or self._lost_since is not None or self.news.generation() < book.generation:
-            self._apart_since = None
-            return
-        if self._apart_since is None:
-            self._apart_since = now
-        if now < self._apart_since + self.context.limits.rejoin_s:
-            return
-        self._apart_since = None
-        self._count_loss(reports)
-        if self._losses.count > self.context.limits.losses:
-            notes = [report.note for report in members if report is not None and report.note]
-            reason = f"its ranks cannot form a group: {(notes or ['they do not say why'])[0]}"
-            self.fail(GangFailure(None, reason, book.members[0]))
-            return
-        self._form_anew()
+    def _find_stuck(self) -> Trigger | GangFailure | None:
+        """Return how a gang goes on that could not form its group for long, though all its members live."""
+        limits = self.context.limits
+        if self._apart_s is None or self.context.clock() < self._apart_s + limits.rejoin_s:
+            return None
+        if self._losses.another(self.seen.step).count <= limits.losses:
+            return Trigger.STUCK
+        notes = [report.note for report in self.seen.members if report.note]
+        text = f"its ranks cannot form a group: {(notes or ['they do not say why'])[0]}"
+        return GangFailure(None, text, self.record.members[0])
 
-    def _count_loss(self, reports: dict[str, RankReport]) -> None:
-        step = max((report.step for report in reports.values()), default=0)
-        if step > self._losses.step:
-            self._losses = Losses(step=step)
-        self._losses.count += 1
+    def _regrouping(self) -> Regrouping | None:
+        """Return how the members change towards the GPUs that the gang shall have; None if they cannot, or need not."""
+        seen, record = self.seen, self.record
+        at = {slot: name for name in record.members for slot in seen.slots([name])}
+        wanted = set(seen.wanted)
+        stay = [name for slot, name in at.items() if slot in wanted and not seen.is_stale(name)]
+        missing = [slot for slot in seen.wanted if at.get(slot) not in stay]
+        leave = [name for name in record.ranks if name not in stay and name not in record.leaving]
+        if wanted and seen.silent and not stay:
+            self.soon()
+            return None
+        if seen.silent or seen.all_trained:
+            missing = []
+        if missing and stay and self.has_room(missing):
+            return Regrouping(stay, leave, missing)
+        if leave:
+            return Regrouping(stay, leave, [])
+        if missing or record.leaving:
+            self.soon()
+        return None
 
-    def _form_anew(self) -> None:
-        """Have the members that there are form a group of a new generation."""
-        self.book.generation += 1
-        self._losses.mended = self.book.generation
-        self.changed()
-
-    def _badly(self, name: str, reports: dict[str, RankReport]) -> bool:
-        """Whether a rank that was not told to leave ended badly; who gets SIGTERM from elsewhere leaves in order."""
-        released = name in reports and reports[name].phase is Phase.RELEASED
-        return self.code(name) != 0 or released or self.rebooted(name)
-
-    def _reason(self, name: str, reports: dict[str, RankReport]) -> str:
-        note = reports[name].note if name in reports else ""
-        if self.code(name) == 0 and self._badly(name, reports):
+    def _reason(self, name: str) -> str:
+        seen = self.seen
+        note = seen.reports[name].note if name in seen.reports else ""
+        if seen.code(name) == 0 and seen.ended_badly(name):
             note = "somebody else told it to leave"
         if name in self._silent:
             note = f"it said nothing for {self.context.limits.start_s:.0f} s; {_NEVER_JOINED}"
-        return f"{how_it_ended(self.code(name))}{': ' + note if note else ''}"
+        return f"{how_it_ended(seen.code(name))}{': ' + note if note else ''}"
 
-    def _kill_hung(self, reports: dict[str, RankReport], now: float) -> None:
-        taking_part = {
-            name: reports.get(name)
-            for name in self.book.ranks
-            if self.alive(name) and (name in self.book.members or (name in reports and reports[name].generation > 0))
-        }
-        for name, what in self._watch.hung(taking_part, now, self.order.spec.limits.between_steps).items():
-            if not self.pressed(name):
-                self.facts.append(Hung(self.job_id, name, what))
-                self._silent |= set() if self.book.joined or reports else {name}
-            self.press(name, StopSignal.KILLED, self.context.limits.kill_s)
+    # Changing the record, and telling.
 
-    def _all_trained(self, reports: dict[str, RankReport]) -> bool:
-        """Whether those who train have come to the end, and only do what their script does after its loop."""
-        phases = [report.phase for name, report in reports.items() if report.generation and self.alive(name)]
-        return Phase.DONE in phases and all(phase in (Phase.DONE, Phase.RELEASED) for phase in phases)
+    def _reform(self) -> None:
+        """Have the members form a group of a new generation, as one was lost or could not be formed."""
+        self._count_loss()
+        self._next_generation(self.record.members)
 
-    def _end_who_comes_too_late(self, reports: dict[str, RankReport]) -> None:
-        """Newcomers to a gang that has trained all there is: they would wait for ever, or have seen it and gone."""
-        if not self._all_trained(reports):
-            return
-        late = [name for name in self.book.ranks if name not in reports or not reports[name].generation]
-        if any(name not in self.book.leaving for name in late):
-            for name in [name for name in late if not self.book.ranks[name].launched]:
-                self.book.drop(name)
-            self.book.tell_to_leave([name for name in late if name in self.book.ranks])
-            self.changed()
-        for name in filter(self.alive, late):
-            self.press(name, StopSignal.TERMINATED, self.context.limits.kill_s)
+    def _count_loss(self) -> None:
+        self._losses = replace(self._losses.another(self.seen.step), mended=self.record.generation + 1)
 
-    # What the order asks for.
-
-    def _go_for_the_order(self, reports: dict[str, RankReport], now: float) -> None:
-        book = self.book
-        wanted = list(self.order.slots())
-        at = {slot: name for name in book.members for slot in self.slots([name])}
-        fits = [name for name in book.members if self.slots([name])[0] in wanted]
-        stay = [name for name in fits if self.book.ranks[name].launched or self._may_launch(name)]
-        missing = [slot for slot in wanted if at.get(slot) not in stay]
-        leave = [name for name in book.ranks if name not in stay and name not in book.leaving]
-        if not wanted and not book.ranks:
-            if not self.running():
-                self.vacate()
-            return
-        if wanted and self._unheard(reports) and not stay:
-            self.soon()
-            return
-        if self._unheard(reports) or self._all_trained(reports):
-            missing = []
-        if leave and (not stay or not missing or not self._ready_to_grow(missing, now)):
-            self._regroup(stay, leave, [])
-        elif missing and self._ready_to_grow(missing, now) and (stay or not self.running()):
-            self._regroup(stay, leave, missing)
-        elif missing or book.leaving:
-            self.soon()
-
-    def _unheard(self, reports: dict[str, RankReport]) -> bool:
-        """Whether no rank has said a word: a script that knows nothing of us would run once more with each newcomer."""
-        return not (self.book.joined or reports) and any(entry.launched for entry in self.book.ranks.values())
-
-    def _may_launch(self, name: str) -> bool:
-        """Whether a rank that was named but not launched is of this epoch: an older one is fenced."""
-        return name.rsplit(".", 2)[1] == str(self.book.epoch)
-
-    def _ready_to_grow(self, missing: list[Slot], now: float) -> bool:
-        if now < self._grow_s:
-            self.due_s = min(self.due_s, self._grow_s)
-            return False
-        if self.book.trained_gpus and self._told_generation < self._losses.mended:
-            return False  # first the survivors go on
-        return self.free(missing)
-
-    def _regroup(self, stay: list[str], leave: list[str], missing: list[Slot]) -> None:
-        book = self.book
-        if missing and not stay:
-            self.news.sweep()
-        if leave and not stay and book.trained_gpus:
-            book.left_gpus, book.left_s = book.trained_gpus, self.context.clock()
-        for name in leave:
-            if not book.ranks[name].launched:
-                book.drop(name)
-        book.tell_to_leave([name for name in leave if name in book.ranks])
-        book.members = [*stay, *(self.enlist(node, (gpu,)) for node, gpu in missing)]
-        book.generation += 1
+    def _next_generation(self, members: list[str]) -> None:
+        self.record.members = members
+        self.record.generation += 1
+        self._apart_s = None
         self.changed()
 
-    def _hold_leavers(self, reports: dict[str, RankReport], now: float) -> None:
-        """Their grace begins when the gang goes over; until then they train, and newcomers may still be building."""
-        leaving = self.book.leaving
-        if (
-            leaving
-            and self.book.members
-            and not self._unheard(reports)
-            and self.news.generation() < self.book.generation
-        ):
-            for name in leaving:
-                self.hold(name, self.leave_s(), self.context.limits.start_s)
+    def _name(self) -> None:
+        self.reader.sweep()
+        self._next_generation(self.name_ranks([(node, (gpu,)) for node, gpu in self.wanted]))
+
+    def _regroup(self) -> None:
+        record, found = self.record, self._regrouping()
+        assert found is not None
+        if found.leave and not found.stay and record.trained_gpus:
+            record.left_gpus, record.left_s = record.trained_gpus, self.context.clock()
+        record.tell_to_leave(self.drop_unlaunched(found.leave))
+        newcomers = self.name_ranks([(node, (gpu,)) for node, gpu in found.missing])
+        self._next_generation([*found.stay, *newcomers])
+
+    def _mend(self) -> None:
+        """Close the ranks around those that were lost; if no member is left, those who were to leave save and go."""
+        seen, record = self.seen, self.record
+        for name in seen.lost:
+            self.events.append(RankLost(self.job_id, name, seen.code(name), self._reason(name)))
+            record.drop(name)
+        self._reform()
+        if self._losses.count > 1:
+            self._grow_s = self.context.clock() + backoff_s(self._losses.count - 1)
+
+    def _dismiss(self) -> None:
+        self.record.tell_to_leave(self.drop_unlaunched(self.seen.late))
+        self.changed()
+
+    def _drop(self) -> None:
+        seen, record = self.seen, self.record
+        left = [name for name in seen.ended if name in record.leaving]
+        if left and not record.members and all(seen.code(name) == 0 for name in left):
+            # all saved and left in order, so the checkpoint holds the last step
+            steps = [r.step for r in self.reader.read(left).values() if r.phase is Phase.RELEASED]
+            record.steps_safe = max([record.steps_safe, *steps])
+        for name in left:
+            record.drop(name)
+            self.changed()
+        if left and not record.ranks:
+            record.trained_gpus = 0
+
+    def _finish(self) -> None:
+        report = self.seen.trained_all
+        self.record.done = True
+        self.record.steps = self.seen.step if report is None else report.step
+        self.changed()
+
+    def _tell_whole(self) -> None:
+        record, members = self.record, self.seen.members
+        gpus = len(members)
+        if self._trained_generation != record.generation:
+            self._trained_generation = record.generation
+            if record.trained_gpus:
+                pause_s = max(report.pause_s for report in members)
+                self.events.append(Rescaled(self.job_id, pause_s, record.trained_gpus, gpus))
+            elif record.left_gpus:
+                trained_s = max(report.timed_s for report in members)
+                pause_s = max(0.0, self.context.clock() - record.left_s - trained_s)
+                self.events.append(Rescaled(self.job_id, pause_s, record.left_gpus, gpus))
+            record.left_gpus = 0
+            if record.trained_gpus != gpus:
+                record.trained_gpus = gpus
+                self.changed()
+        if set(self.seen.slots(record.members)) == set(self.wanted):
+            self.tell_started()
+
+    def _tell_completed(self) -> None:
+        if self.record.ranks:
+            self.clear()
+        self.reader.drop_checkpoint()
+        end = (self.record.steps,) if self.record.joined else (None, _NEVER_JOINED)
+        self.events.append(GangCompleted(self.job_id, *end))
+
+    # Asking ranks to stop.
+
+    def watch(self) -> None:
+        """Ask ranks to stop that hang, come too late to train, or wait for those who have left."""
+        seen, kill_s = self.seen, self.context.limits.kill_s
+        if self.state is GangState.FINISHING:
+            for name in seen.running:
+                if not seen.joined(name):  # a newcomer that will never be needed
+                    self.stops.ask(name, StopSignal.TERMINATED, kill_s)
+                elif seen.reports[name].phase in WAITING and seen.reports[name].phase is not Phase.DONE:
+                    self.stops.ask(name, StopSignal.TOLD, self.grace_s)
+        for name in filter(seen.alive, seen.late):
+            self.stops.ask(name, StopSignal.TERMINATED, kill_s)
+        self._stop_hung()
+        if self.state is not GangState.SETTLING:
+            self._postpone_leaving()
+
+    def _stop_hung(self) -> None:
+        """Stop ranks that hang. Also when all is trained: a script may save for long then, but not for ever."""
+        seen, record = self.seen, self.record
+        between_s = self.desired.spec.limits.between_steps
+        members = {n: seen.reports.get(n) for n in seen.living if n in record.members or seen.joined(n)}
+        for name, what in self._hangs.hung(members, self.context.clock(), between_s).items():
+            if not self.stops.asked(name):
+                self.events.append(Hung(self.job_id, name, what))
+                self._silent |= set() if record.joined or seen.reports else {name}
+            self.stops.ask(name, StopSignal.KILLED, self.context.limits.kill_s)
+
+    def _postpone_leaving(self) -> None:
+        """Begin the grace of leaving ranks when the gang goes over: until then they train, and newcomers may build."""
+        record = self.record
+        if not record.leaving or not record.members or self.seen.silent:
+            return
+        if self.reader.generation() < record.generation:
+            for name in record.leaving:
+                self.stops.postpone(name, self.leave_s(), self.context.limits.start_s)

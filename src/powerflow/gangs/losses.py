@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Losses:
     """Losses of ranks since a step was trained.
 
@@ -18,3 +18,7 @@ class Losses:
     count: int = 0
     step: int = -1
     mended: int = 0
+
+    def another(self, step: int) -> Losses:
+        """Return the losses with one more, at this step."""
+        return replace(self, count=self.count + 1) if step <= self.step else Losses(1, step)

@@ -1,9 +1,9 @@
-"""Gangs: what the controller wants of jobs becomes launches and mailbox targets; what is seen of them becomes facts.
+"""Run the gangs of a cluster: desired states become launches and mailbox targets, what ranks do becomes events.
 
-Nothing here waits, and nothing decides who gets which GPU. `Gangs.poll` compares what every job shall have with what
-its processes are, and takes the next step; calling it again takes the one after. What must outlive the controller
-(which rank is on which GPU, who was told to leave) is written to the job's book before it is acted on, so a new
-object over the same directory goes on where the old one was killed.
+Nothing here waits, and nothing decides which job gets which GPU. `Gangs.poll` compares what every job shall have with
+the processes that it has, and takes the next step; calling it again takes the one after. What must outlive the
+controller (which rank is on which GPU, which ranks were told to leave) is written to the gang's record before it is
+acted on, so a new object over the same directory goes on where the old one was killed.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ class Gangs:
     Args:
         engine: Runs the ranks.
         directory: Holds ``jobs/<job id>/`` (mailboxes, which the jobs' users may write) and ``gangs/<job id>.json``
-            (books, which only we may).
-        environment: See `Environment`; what gangs add (job directory, rank name, RANK, MASTER_PORT …) wins over it,
-            save for MASTER_ADDR.
-        limits: How long to wait for what.
-        interpreter: What a bare ``python`` in a job's command means; scripts for it may run in the preloaded one.
-        clock: Seconds on a clock that never goes back.
-        on_defect: Is given the job, and what was raised, where one job's turn broke off by a defect of ours.
+            (records, which only the controller may).
+        environment: See `Environment`. Variables that gangs add (job directory, rank name, RANK, MASTER_PORT …) replace
+            those of the same name, except MASTER_ADDR.
+        limits: How long gangs wait, and how often they try.
+        interpreter: The path for a bare ``python`` in a job's command; scripts for it may run in the preloaded one.
+        clock: Returns seconds on a clock that never goes back.
+        on_defect: Called with the job and the exception when a defect of PowerFlow breaks off the turn of one job.
         look_at_ranks: Looks into the processes of scripts, to see whether they have met.
     """
 
@@ -70,63 +70,63 @@ class Gangs:
         self._context = GangContext(engine, Path(directory), environment, limits, interpreter, clock, look_at_ranks)
         self._gangs: dict[str, Gang] = {}
         self._engine_trouble = ""
-        self._torn: dict[str, str] = {}  # jobs whose book says nothing, and why
+        self._torn: dict[str, str] = {}  # jobs whose record cannot be read, and why
 
     @property
     def most_grace_s(self) -> float:
-        """Most seconds that a job gets to save and leave, whatever it asks for."""
+        """Most seconds that a job gets to save and leave, however long it asks for."""
         return self._context.limits.grace_s
 
     def epoch_of(self, job_id: str) -> int:
-        """Epoch of the last order that a job's book has taken; -1 where it has none.
+        """Return the epoch of the last desired state that a gang has taken; -1 where there was none.
 
         Raises:
-            OSError: If the book cannot be read.
+            OSError: If its record cannot be read.
         """
-        return self._book(job_id).epoch
+        return self._record(job_id).epoch
 
-    def adopt(self, orders: Sequence[DesiredState]) -> None:
-        """After a restart: the last orders of all jobs that have not ended. Ranks that run well are left untouched.
+    def adopt(self, desired: Sequence[DesiredState]) -> None:
+        """Take over, after a restart, with the last desired states of all jobs that have not ended.
 
-        Ranks of any other job are ended.
+        Ranks that run well are left untouched. Ranks of any other job are ended.
 
         Raises:
             EngineError: If the engine does not answer.
-            OSError: If a book cannot be read.
+            OSError: If a record cannot be read.
         """
         self._context.look()
-        self.apply(orders)
+        self.apply(desired)
         for job_id, ranks in self._context.statuses.items():
             if job_id not in self._gangs and any(status.state is RankState.RUNNING for status in ranks.values()):
                 epoch = max(status.name.epoch for status in ranks.values())
                 self._gang(DesiredState(job_id, epoch, JobSpec(run="true"), ())).kill()
         self._see_owners()
 
-    def apply(self, orders: Sequence[DesiredState]) -> None:
-        """Take new orders; those older than what is known are ignored. They are carried out by `poll`.
+    def apply(self, desired: Sequence[DesiredState]) -> None:
+        """Take desired states; those older than the last are ignored. `poll` carries them out.
 
         Raises:
             InputError: If a job id could not be a file's name.
-            OSError: If a book cannot be read.
+            OSError: If a record cannot be read.
         """
-        for order in orders:
-            gang = self._gang(order)
-            gang.take(order)
-            if why := self._torn.pop(order.job_id, ""):  # what ran of it, and where, nobody knows: it cannot go on
-                gang.fail(GangFailure(None, why, final=True))
+        for each in desired:
+            gang = self._gang(each)
+            gang.take(each)
+            if why := self._torn.pop(each.job_id, ""):  # what ran of it, and where, nobody knows: it cannot go on
+                gang.fire(GangFailure(None, why, final=True))
 
     def kill(self, job_id: str) -> None:
         """End a job now: SIGTERM, its grace, SIGKILL; `Vacated` is told when nothing of it runs.
 
-        A job without an order is none of ours, and nothing happens.
+        Nothing happens for a job that has no gang here.
         """
         if job_id in self._gangs:
             self._gangs[job_id].kill()
 
     def poll(self) -> list[GangEvent]:
-        """Take the next step with every gang; what happened since the last call, in order.
+        """Take the next step with every gang; return what happened since the last call, in order.
 
-        What could not be done is told by `troubles`, and tried again by the next call.
+        What could not be done is in `troubles`, and is tried again by the next call.
         """
         try:
             self._context.look()
@@ -135,9 +135,9 @@ class Gangs:
             self._engine_trouble = f"the engine does not answer: {error}"
             return []
         self._see_owners()
-        facts: list[GangEvent] = []
-        # those who have GPUs to give back first, so that others may get them in the same turn
-        for gang in sorted(self._gangs.values(), key=lambda gang: not gang.book.ranks):
+        events: list[GangEvent] = []
+        # gangs that have GPUs to give back first, so that others may get them in the same turn
+        for gang in sorted(self._gangs.values(), key=lambda gang: not gang.record.ranks):
             if not gang.due:
                 continue
             try:
@@ -150,46 +150,46 @@ class Gangs:
                 gang.collapse(f"internal: {type(error).__name__}: {error}"[:DEFECT_CHARS])
         # taken when all have had their turn: what is told once must not be lost with a turn that breaks off
         for gang in self._gangs.values():
-            facts += gang.facts
-            gang.facts = []
+            events += gang.events
+            gang.events = []
         self._see_owners()
-        return facts
+        return events
 
     def troubles(self) -> dict[str, str]:
-        """What could not be done in the last `poll`, by job id; "" stands for the engine as a whole.
+        """Return what could not be done in the last `poll`, by job id; "" stands for the engine as a whole.
 
-        What was in the way of a job that is over is nobody's trouble any more.
+        Jobs that are over are left out.
         """
         found = {job_id: gang.trouble for job_id, gang in self._gangs.items() if gang.trouble and not gang.quiet}
         return {"": self._engine_trouble, **found} if self._engine_trouble else found
 
     def holding(self) -> dict[Slot, str]:
-        """GPUs on which a process of some job is alive, as the last `poll` saw it, and whose."""
+        """Return the GPUs on which a process was alive at the last `poll`, and the job of each."""
         return dict(self._context.owners)
 
     def next_due_s(self) -> float:
-        """When, on this object's clock, `poll` wants to be called again at the latest; inf: when there is news."""
+        """Return when, on this object's clock, to call `poll` again at the latest; inf: when a rank has changed."""
         if self._engine_trouble:
             return self._context.clock() + self._context.limits.steady_poll_s
         return min((gang.due_s for gang in self._gangs.values() if not gang.quiet), default=math.inf)
 
     def standing(self, job_id: str) -> list[dict[str, Any]]:
-        """How each of a job's `ranks` is, as the engine says, and where it stands, as it says itself if it does."""
+        """Return the state of each of a job's `ranks` as the engine gives it, and its own report if it runs."""
         names = self.ranks(job_id)
         known = self._context.statuses.get(job_id, {})
         said = ReportReader(self._context.mailbox(job_id)).read([name for name in names if name in known])
         return [_standing(name, known.get(name), said.get(name)) for name in names]
 
     def ranks(self, job_id: str) -> list[str]:
-        """Names of a job's ranks whose logs are kept: those that run first, then the latest ended ones."""
+        """Return the names of a job's ranks whose logs are kept: those that run first, then the latest ended ones."""
         gang = self._gangs.get(job_id)
-        book = gang.book if gang is not None else self._book(job_id)
-        members = list(book.members)  # the loop may change the book while another thread asks
-        others = [name for name in list(book.ranks) if name not in members]
-        return [*members, *others, *reversed(list(book.ended))]
+        record = gang.record if gang is not None else self._record(job_id)
+        members = list(record.members)  # the loop may change the record while another thread asks
+        others = [name for name in list(record.ranks) if name not in members]
+        return [*members, *others, *reversed(list(record.ended))]
 
     def log(self, job_id: str, rank: str | None = None, offset: int = 0, limit: int = 65536) -> tuple[bytes, int]:
-        """What a rank wrote (None: the first of `ranks`), as `Engine.log` gives it.
+        """Return what a rank wrote (None: the first of `ranks`), as `Engine.log` gives it.
 
         Raises:
             KeyError: If the job has no such rank.
@@ -201,7 +201,7 @@ class Gangs:
         return self._context.engine.log(RankName.parse(name), offset, limit)
 
     def last_lines(self, job_id: str, count: int = 20, rank: str | None = None) -> list[str]:
-        """Last lines that a rank wrote; [] where there is nothing."""
+        """Return the last lines that a rank wrote; [] where there are none."""
         try:
             piece, _ = self.log(job_id, rank, -8192, 8192)
         except KeyError:
@@ -209,44 +209,43 @@ class Gangs:
         return piece.decode("utf-8", "replace").splitlines()[-count:]
 
     def forget(self, job_id: str) -> None:
-        """Drop logs and book of a job of which nothing runs and nothing is wanted; any other is left as it is."""
+        """Drop logs and record of a job of which nothing runs and nothing is wanted; leave any other as it is."""
         gang = self._gangs.get(job_id)
         if gang is not None and not gang.quiet:
             return
         for name in self.ranks(job_id):
             self._context.engine.forget(RankName.parse(name))
         self._gangs.pop(job_id, None)
-        self._context.book_path(job_id).unlink(missing_ok=True)
+        self._context.record_path(job_id).unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Let go; ranks run on."""
+        """Release what this object holds; ranks run on."""
         self._context.matcher.close()
 
-    def _gang(self, order: DesiredState) -> Gang:
-        gang = self._gangs.get(order.job_id)
+    def _gang(self, desired: DesiredState) -> Gang:
+        gang = self._gangs.get(desired.job_id)
         if gang is None:
-            kind = InPlace if order.spec.rescale == "in-place" else Scripts
-            gang = self._gangs[order.job_id] = kind(self._context, order, self._book(order.job_id))
+            kind = InPlace if desired.spec.rescale == "in-place" else Scripts
+            gang = self._gangs[desired.job_id] = kind(self._context, desired, self._record(desired.job_id))
         return gang
 
-    def _book(self, job_id: str) -> GangRecord:
+    def _record(self, job_id: str) -> GangRecord:
         if not _JOB_ID.fullmatch(job_id):
             raise InputError(f"{job_id!r} cannot be a job's id", fix="use letters, digits, - and _")
-        path = self._context.book_path(job_id)
+        path = self._context.record_path(job_id)
         try:
             return GangRecord.load(path)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            self._torn[job_id] = f"its book {path} cannot be read ({type(error).__name__}: {error})"[:DEFECT_CHARS]
+            self._torn[job_id] = f"its record {path} cannot be read ({type(error).__name__}: {error})"[:DEFECT_CHARS]
             return GangRecord()
 
     def _see_owners(self) -> None:
-        self._context.owners = {
-            slot: job_id
-            for job_id, gang in self._gangs.items()
-            for name in gang.book.ranks
-            if gang.alive(name)
-            for slot in gang.slots([name])
-        }
+        owners: dict[Slot, str] = {}
+        for job_id, gang in self._gangs.items():
+            seen = gang.view()
+            living = [name for name in gang.record.ranks if seen.alive(name)]
+            owners.update(dict.fromkeys(seen.slots(living), job_id))
+        self._context.owners = owners
 
 
 def _standing(name: str, known: RankStatus | None, said: RankReport | None) -> dict[str, Any]:

@@ -63,12 +63,9 @@ class _NoReport(Exception):
 def _read(ranks: Path, file_name: str) -> bytes | None:
     """Content of a plain file in a folder that is no link; None where there is none."""
     try:
-        folder = open_folder(ranks)
-        try:
+        with open_folder(ranks) as folder:
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
             file = os.open(file_name, flags, dir_fd=folder)
-        finally:
-            os.close(folder)
     except FileNotFoundError:
         return None
     except OSError as error:

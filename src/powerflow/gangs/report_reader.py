@@ -1,4 +1,4 @@
-"""What a job's mailbox says, read with suspicion: its user may write there whatever they like."""
+"""Write to a job's mailbox, and read it with suspicion: its user may put anything there."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from powerflow.gangs.rank_reports import Nonsense, read_report
 from powerflow.gangs.report_bounds import MOST_BATCH
 from powerflow.gangs.types import Progressed
 
-#: Files of one job's ranks that are looked through; more are not from its ranks.
+#: Most files of one job that are looked through; if there are more, the others are not from its ranks.
 MOST_FILES = 20_000
 
 
 class ReportReader:
-    """Both sides of one job's mailbox.
+    """Reads the reports of one job's ranks, and posts targets to them.
 
     Attributes:
-        nonsense: Ranks whose last report was none, and why.
+        nonsense: Ranks whose file was no report at the last `read`, and why.
     """
 
     def __init__(self, mailbox: Mailbox) -> None:
@@ -32,15 +32,15 @@ class ReportReader:
         """Tell the ranks what the gang shall be.
 
         Raises:
-            OSError: If that cannot be written.
-            EngineError: If there is no such user, or the mailbox is none any more.
+            OSError: If it cannot be written.
+            EngineError: If there is no such user, or the user has spoiled the mailbox.
         """
         with spoiling():
             prepare(self._mailbox, user)
             self._mailbox.post_target(target)
 
     def generation(self) -> int:
-        """Generation that the gang has gone over to, or is about to; 0 before the first."""
+        """Return the generation that the gang has gone over to, or is about to; 0 before the first."""
         try:
             switch = self._mailbox.switch()
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
@@ -50,38 +50,33 @@ class ReportReader:
         return switch.target.generation
 
     def sweep(self) -> None:
-        """Before a new life: drop what ranks said in the last one, lest the new ones take them for alive."""
-        with contextlib.suppress(OSError):
-            folder = open_folder(self._mailbox.directory / "ranks")
-            try:
-                with os.scandir(folder) as entries:  # no list of them all: a job may have made a million
-                    for entry in islice(entries, MOST_FILES):
-                        if entry.name.endswith(".json") and not entry.name.startswith("."):
-                            with contextlib.suppress(OSError):  # a folder of that name
-                                os.unlink(entry.name, dir_fd=folder)
-            finally:
-                os.close(folder)
+        """Delete the reports of an earlier life of the gang, so that new ranks do not take those ranks for alive."""
+        with (
+            contextlib.suppress(OSError),
+            open_folder(self._mailbox.directory / "ranks") as folder,
+            os.scandir(folder) as entries,  # no list of them all: a job may have made a million
+        ):
+            for entry in islice(entries, MOST_FILES):
+                if entry.name.endswith(".json") and not entry.name.startswith("."):
+                    with contextlib.suppress(OSError):  # a folder of that name
+                        os.unlink(entry.name, dir_fd=folder)
 
     def drop_checkpoint(self) -> None:
-        """The job is over: delete the state that its ranks kept in its folder, which nobody will read again."""
-        with contextlib.suppress(OSError):
-            folder = open_folder(self._mailbox.directory)
-            try:
-                for name in (CHECKPOINT, f".{CHECKPOINT}.new", Path(CHECKPOINT).with_suffix(".lock").name):
-                    with contextlib.suppress(OSError):
-                        os.unlink(name, dir_fd=folder)
-            finally:
-                os.close(folder)
+        """Delete the state that the ranks kept in the job's own folder: the job is over, and nobody will read it."""
+        with contextlib.suppress(OSError), open_folder(self._mailbox.directory) as folder:
+            for name in (CHECKPOINT, f".{CHECKPOINT}.new", Path(CHECKPOINT).with_suffix(".lock").name):
+                with contextlib.suppress(OSError):
+                    os.unlink(name, dir_fd=folder)
 
     def read(self, names: list[str]) -> dict[str, RankReport]:
-        """What these ranks say of themselves, by name; `nonsense` has who wrote something else, and why it is none."""
+        """Return the reports of these ranks, by name; `nonsense` has those that wrote something else."""
         found = {name: read_report(self._mailbox.directory / "ranks", name) for name in names}
         self.nonsense = {name: said.why for name, said in found.items() if isinstance(said, Nonsense)}
         return {name: said for name, said in found.items() if isinstance(said, RankReport)}
 
 
 def progressed(job_id: str, leader: RankReport, gpus: int, nodes: int) -> Progressed:
-    """How far a gang is, as the rank says that is furthest."""
+    """Return the event that tells the progress of a gang, from the report of its furthest rank."""
     return Progressed(
         job_id=job_id,
         step=leader.step,

@@ -1,8 +1,8 @@
 """Plain data between the controller and `Gangs`: what a job shall have (`DesiredState`), and what happened to it.
 
-Within one `Gangs` object each end (`GangCompleted`, `GangFailed`, `Vacated`) is told once for a desired state. After a
-restart of the controller what still holds is told again, because the last telling may have been lost: take events so
-that hearing one twice does no harm.
+Within one `Gangs` object each end (`GangCompleted`, `GangFailed`, `Vacated`) is told once for each desired state. After
+a restart of the controller ends are told again, because the event may have been lost: an event that comes twice must do
+no harm.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from powerflow.api.job_spec import JobSpec
 
-#: One GPU: its node, and its number there.
+#: One GPU: its node, and its number on that node.
 Slot = tuple[str, int]
 
 
@@ -21,10 +21,10 @@ class DesiredState:
     """What one job shall have from now on.
 
     Attributes:
-        job_id: Which job.
-        epoch: Rises by at least one with every other placement; an order older than one already known is ignored.
+        job_id: The job.
+        epoch: Rises by at least one with every change of the placement; an older desired state is ignored.
         spec: What to run.
-        placement: By node, the numbers of its GPUs; empty: give everything back.
+        placement: Numbers of its GPUs on each node; empty: give all GPUs back.
         user: Login name to run as; "" means the engine's own.
     """
 
@@ -36,11 +36,11 @@ class DesiredState:
 
     @property
     def grace_s(self) -> float:
-        """Seconds that its ranks have to save and leave before they are made to."""
+        """Seconds that its ranks have to save and leave before they get a signal."""
         return self.spec.checkpoint.grace
 
     def slots(self) -> Iterator[Slot]:
-        """Its GPUs, one by one."""
+        """Yield its GPUs, one by one."""
         for node, gpus in self.placement:
             for gpu in gpus:
                 yield node, gpu
@@ -48,22 +48,22 @@ class DesiredState:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How long a gang waits, and how often it tries, before it does something about it.
+    """How long a gang waits, and how often it tries, before it acts.
 
     Attributes:
-        hang_s: A rank that is in one step for longer than this and than ``hang_steps`` steps while all others wait for
-            it hangs, and so do ranks that all wait in an all-reduce. One whose process stands still hangs after this.
-        hang_steps: See there.
-        between_s: A rank that is outside a step for so long hangs, unless its job says otherwise.
-        start_s: A rank that has not trained a step after so long (importing, building, compiling) hangs. So does a
-            script whose log has told no new step for so long, and for ``hang_steps`` times as long as it ever took.
+        hang_s: A rank hangs if it is in one step for longer than this and than ``hang_steps`` steps while all others
+            wait for it; so do ranks that all wait in an all-reduce, and a process that uses no CPU for this long.
+        hang_steps: A number of average steps; see ``hang_s``.
+        between_s: A rank hangs if it is outside a step for this long, unless its job sets another limit.
+        start_s: A rank hangs if it has not trained a step after this long (importing, building, compiling). So does a
+            script whose log shows no new step for this long and for ``hang_steps`` times its longest step.
         grace_s: Most seconds that a job may ask for to save and leave; see `DesiredState.grace_s`.
         kill_s: Seconds from SIGTERM to SIGKILL for a rank that has already had its grace.
-        settle_s: Seconds that peers of a lost rank have to end too, before the gang is mended around the hole.
-        rejoin_s: A group that could not be formed, though all its ranks live, is formed anew after so long.
-        meet_s: Ranks of a script that have not met after so long each run the whole of it.
-        losses: Ranks that may be lost without a step trained in between; one more and the job has failed.
-        transit_poll_s, steady_poll_s: How often to look while a gang changes, and while all is quiet.
+        settle_s: Seconds that peers of a lost rank have to end too, before the others form a new group.
+        rejoin_s: A group that could not be formed, though all its ranks live, is formed anew after this long.
+        meet_s: Ranks of a script that are not connected after this long each run the whole script.
+        losses: How often ranks may be lost without a step trained in between; after one more the job has failed.
+        transit_poll_s, steady_poll_s: Seconds between two looks while a gang changes, and while nothing happens.
         ended_kept: Ended ranks of one job whose logs are kept.
     """
 
@@ -84,7 +84,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """All ranks that this order asks for train."""
+    """All ranks train that the desired state of this epoch asks for."""
 
     job_id: str
     epoch: int
@@ -92,7 +92,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Vacated:
-    """The job holds no GPU any more, as it was asked.
+    """The job holds no GPU any more, as the controller asked.
 
     ``steps_safe``: steps that its checkpoint holds; None where only the script knows.
     """
@@ -110,7 +110,7 @@ class Progressed:
         step: Steps done, over all epochs.
         steps_total: Steps of the whole run, None while unknown.
         samples: Samples trained so far; 0 where unknown.
-        generation: Which group of ranks trained them; for scripts, which launch. A new one, a new measurement.
+        generation: Group of ranks that trained them; for scripts, the launch. Timing begins anew with each.
         gpus, nodes: GPUs and nodes it trains on now.
         local_batch, accumulation, global_batch: Samples per pass and GPU, passes per step, samples per step; 0, 1, 0
             where unknown.
@@ -136,8 +136,8 @@ class Rescaled:
     """A gang that trained on ``gpus_before`` trains on ``gpus`` now; its ranks stood still for ``pause_s``.
 
     ``gpus_before`` equals ``gpus`` where a lost rank was replaced, or a script was started again on other GPUs. The
-    pause of a script is that from SIGTERM to the first step, or to the new launch where nothing tells of steps; that of
-    an in-place job none of whose ranks lives on, from when they are told to leave.
+    pause of a script is the time from SIGTERM to the first step, or to the new launch if its log shows no steps. The
+    pause of an in-place job that kept no rank begins when its ranks are told to leave.
     """
 
     job_id: str
@@ -148,7 +148,7 @@ class Rescaled:
 
 @dataclass(frozen=True, slots=True)
 class Continued:
-    """A script that was launched again has told its first step: whether it went on, or has begun again."""
+    """The log of a script that was launched again shows its first step: it went on, or has begun again."""
 
     job_id: str
     step: int
@@ -157,10 +157,7 @@ class Continued:
 
 @dataclass(frozen=True, slots=True)
 class RankLost:
-    """A rank ended though it should not; the gang mends itself.
-
-    ``code`` is its exit code (−N: signal N), None where the engine cannot tell.
-    """
+    """A rank ended unexpectedly, and will be replaced. ``code``: exit code (−N: signal N), None where unknown."""
 
     job_id: str
     rank: str
@@ -170,7 +167,7 @@ class RankLost:
 
 @dataclass(frozen=True, slots=True)
 class Hung:
-    """A rank hangs and is killed; ``what`` it did for how long. `RankLost` follows when it is gone."""
+    """A rank hangs and is killed; ``what``: what it did, and for how long. `RankLost` follows when it has ended."""
 
     job_id: str
     rank: str
@@ -179,7 +176,7 @@ class Hung:
 
 @dataclass(frozen=True, slots=True)
 class GangCompleted:
-    """All work is done, and no process is left. ``steps``: None where unknown; ``note``: what its owner should know."""
+    """All work is done, and no process runs. ``steps``: None where unknown; ``note``: what its owner should know."""
 
     job_id: str
     steps: int | None
@@ -188,15 +185,14 @@ class GangCompleted:
 
 @dataclass(frozen=True, slots=True)
 class GangFailed:
-    """The job ended badly, and no process is left; whether to try again is the controller's business.
-
-    Where it is ``final`` it is not: it would end in the same way.
+    """The job has failed, and no process runs. The controller decides whether to try again.
 
     Attributes:
-        code: Exit code of the rank that failed first; None where there is none to tell.
+        code: Exit code of the rank that failed first; None where there is none.
         text: What went wrong, in one line.
         last_lines: End of the log of that rank.
         steps_safe: Steps that its checkpoint holds; None where only the script knows.
+        final: It would fail in the same way again, so it must not be tried again.
         excused: It is no fault of the job's, and costs it no attempt.
         places: Node and GPUs of each rank that failed; the job may have been given others since.
     """
@@ -214,7 +210,7 @@ class GangFailed:
 
 @dataclass(frozen=True, slots=True)
 class Noted:
-    """Something that the owner of a job should know. ``kind``: of the event that tells it."""
+    """Something that the owner of a job should know. ``kind``: the kind of event in the job's history."""
 
     job_id: str
     kind: str
@@ -225,5 +221,5 @@ GangEvent = Started | Vacated | Progressed | Rescaled | Continued | RankLost | H
 
 
 def backoff_s(attempt: int, first_s: float = 1.0, most_s: float = 300.0) -> float:
-    """Seconds to wait before the given attempt (1 is the first retry): doubles each time, up to a most."""
+    """Return the seconds to wait before the given attempt (1: the first retry); they double up to ``most_s``."""
     return float(min(most_s, first_s * 2.0 ** min(max(attempt - 1, 0), 60)))
