@@ -192,7 +192,7 @@ class Gang(ABC):
         """Return the steps that survive the end of all ranks; None where only the script knows."""
 
     def has_room(self, slots: Sequence[Slot]) -> bool:
-        """Whether ranks may be launched on these GPUs now: no process is on them."""
+        """Return whether ranks may be launched on these GPUs now: no process is on them."""
         return not any(slot in self.context.owners for slot in slots)
 
     # What they share.
@@ -208,12 +208,12 @@ class Gang(ABC):
 
     @property
     def quiet(self) -> bool:
-        """Whether nothing will happen here before the controller asks for something."""
+        """True if nothing will happen here before the controller asks for something."""
         return self.state in ENDED and self._saved and not self.record.ranks and not self.view().running
 
     @property
     def due(self) -> bool:
-        """Whether there is something to see or to do."""
+        """True if there is something to see or to do."""
         return not self.quiet and (self.context.clock() >= self.due_s or self._states() != self._last_states)
 
     def changed(self) -> None:

@@ -1,16 +1,18 @@
-"""Which ranks hang: they do one thing for too long while all others wait for them.
+"""Find ranks that hang: they do one thing for too long while all others wait for them.
 
-What a rank does it says itself, in its report. Three things are told apart:
+Each rank says in its report what it does. Three cases differ:
 
-- It is **in a step**, or forms a group: it takes as long as steps take (`Limits.hang_s`, `Limits.hang_steps`).
-- It is **outside a step**: it evaluates, saves, logs. Nobody can know how long that takes, so it has a limit of its own
-  (``limits.between_steps`` of the job). Each pass of an evaluation begins that time anew.
-- It **waits** for the others. Where all do, inside the same all-reduce, none of them will ever go on.
+- It is **in a step**, or forms a group. The limit depends on how long steps take (`Limits.hang_s`,
+  `Limits.hang_steps`).
+- It is **outside a step**: it evaluates, saves, logs. PowerFlow cannot know how long that takes, so there is a separate
+  limit (``limits.between_steps`` of the job). Each pass of an evaluation begins that time anew.
+- It **waits** for the others. If all do, inside the same all-reduce, none of them will ever go on.
 
-A process that stands still as a whole (SIGSTOP) says nothing any more, and uses no CPU time; that is seen whatever it
-said last. CPU time is used for nothing else: a rank that waits in an all-reduce of NCCL is busy all the time.
+A process that was stopped as a whole (SIGSTOP) reports nothing and uses no CPU time; that is found whatever its last
+report says. CPU time is used for nothing else, as a rank that waits in an all-reduce of NCCL is busy all the time.
 
-Time is this process's own, from when a rank was first seen at what it does, so a wall clock that jumps kills nobody.
+Times are taken on this process's clock, from when a rank was first seen to do something: a wall clock that jumps ends
+no rank.
 """
 
 from __future__ import annotations
@@ -23,11 +25,11 @@ from typing import NamedTuple
 from powerflow.elastic.mailbox import Phase, RankReport
 from powerflow.gangs.types import Limits
 
-#: Phases in which a rank waits for others, or for us.
+#: Phases in which a rank waits for others, or for the controller.
 WAITING = (Phase.READY, Phase.SYNCING, Phase.BROKEN, Phase.RELEASED, Phase.DONE)
-#: Phases in which it trains, or does what belongs to it.
+#: Phases in which a rank trains, or does what belongs to training.
 TRAINING = (Phase.COMPUTING, Phase.SYNCING, Phase.OUTSIDE, Phase.EVALUATING, Phase.SAVING, Phase.DONE)
-#: Phases in which nobody knows how long it takes.
+#: Phases of unknown length.
 _OUTSIDE = (Phase.OUTSIDE, Phase.EVALUATING, Phase.SAVING)
 _DOES = {
     Phase.COMPUTING: "was in one step",
@@ -52,7 +54,7 @@ def cpu_ticks(pid: int) -> int | None:
 
 
 class _Doing(NamedTuple):
-    """What a rank was last seen to do, and since when; its last beat and CPU time, and since when they are so."""
+    """What a rank does, and since when; its last heartbeat and CPU time, and since when they are the same."""
 
     what: tuple[object, ...]
     since_s: float
@@ -63,11 +65,11 @@ class _Doing(NamedTuple):
 
 @dataclass(slots=True)
 class HangDetector:
-    """Remembers since when each rank does what it does.
+    """Finds ranks that hang. It remembers since when each rank does the same.
 
     Attributes:
-        limits: How long is too long.
-        cpu_ticks: CPU time that a process has used, in clock ticks; None where that cannot be known.
+        limits: How long a rank may do the same.
+        cpu_ticks: Returns the CPU time that a process has used, in clock ticks; None where it is not known.
     """
 
     limits: Limits
@@ -75,10 +77,10 @@ class HangDetector:
     _doing: dict[str, _Doing] = field(default_factory=dict)
 
     def hung(self, members: Reports, now_s: float, between_s: float | None = None) -> dict[str, str]:
-        """Return those of a gang's living members that hang, each with what it did.
+        """Return the members of a gang that hang, each with what it did.
 
         Args:
-            members: What they say, in order; None: has not said anything yet.
+            members: Last report of each living member, in order; None: it has not reported yet.
             now_s: Now.
             between_s: Limit outside a step; None: that of ``limits``.
         """
@@ -111,7 +113,7 @@ class HangDetector:
         return _Doing(what, since_s, beat, cpu, now_s)
 
     def _stopped(self, members: Reports, now_s: float) -> list[str]:
-        """Those whose process stands still, while others of the gang say what they do: so the disk is not full."""
+        """Return members whose process stands still, while others of the gang report: so the disk is not full."""
         silent = []
         for name, report in members.items():
             seen = self._doing[name]
@@ -126,9 +128,9 @@ class HangDetector:
         return silent if speaks else []
 
     def _deadlocked(self, members: Reports, now_s: float) -> dict[str, str]:
-        """One of those who wait for each other in an all-reduce and will for ever; the others notice that it is gone.
+        """Return one of the members that wait for each other in an all-reduce for ever; the others notice its end.
 
-        Where one has lost a peer, those who still wait have not noticed: all of them.
+        If a member has noticed that a peer was lost, return all that still wait, as they have not.
         """
         syncing = {n: r for n, r in members.items() if r is not None and r.phase is Phase.SYNCING}
         spent_s = {name: now_s - self._doing[name].since_s for name in syncing}

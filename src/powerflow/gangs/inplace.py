@@ -78,7 +78,7 @@ class InPlace(Gang):
         return max(self.grace_s, min(_STEPS_TO_LEAVE * self._step_s, self.context.limits.grace_s))
 
     def has_room(self, slots: Sequence[Slot]) -> bool:
-        """Whether newcomers may be launched on these GPUs: they are free, and no loss has just been mended."""
+        """Return whether newcomers may be launched on these GPUs: they are free, and no loss has just been mended."""
         now = self.context.clock()
         if now < self._grow_s:
             self.due_s = min(self.due_s, self._grow_s)

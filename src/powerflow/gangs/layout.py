@@ -1,4 +1,4 @@
-"""Lay a script's ranks out: which processes are started, what each sees, and what its environment tells it.
+"""Lay out a script's ranks: which processes are started, which GPUs each sees, and its environment.
 
 One process per GPU with the environment that torchrun gives; of a launcher (`powerflow.api.launchers`) one process
 per node, which starts the ranks of that node itself; of ``rescale: none`` one process with all GPUs.
@@ -21,10 +21,10 @@ class StartPlan:
     """How one process is started.
 
     Attributes:
-        name: Of the process.
+        name: Name of the rank.
         seen: GPUs of its node that it may see.
-        environment: What is added to its environment.
-        command: Argument vector in place of the job's ``run`` line; empty: that line.
+        environment: Variables that are added to its environment.
+        command: Arguments that replace the job's ``run`` line; empty: that line is used.
     """
 
     name: str
@@ -37,13 +37,13 @@ def launcher_in(spec: JobSpec) -> Launcher | None:
     """Return the launcher that starts the job's ranks; None if PowerFlow starts them itself.
 
     Raises:
-        InputError: Its ``run`` line starts one that cannot be told how many processes to start.
+        InputError: Its ``run`` line starts a launcher that cannot be told how many processes to start.
     """
     return launcher_of(spec.run) if spec.rescale == "restart" else None
 
 
 def notes(spec: JobSpec, ranks: int) -> list[tuple[str, str]]:
-    """Return what the owner should know of a launch on so many ranks: kinds of events, and their text.
+    """Return what the owner should know of a launch on that many ranks: kinds of events, and their texts.
 
     Raises:
         InputError: As `launcher_in`.

@@ -1,9 +1,9 @@
 """Match users' patterns in a process of its own, beside the controller's loop.
 
-RE2 takes no exponential time (`powerflow.api.patterns`), but a large pattern on a long log is slow all the same. So a
-thread hands lines to a small process, one request after the other, and the kernel ends that process when a request
-takes too long; that pattern is then not asked again. The loop waits a moment for an answer, as ordinary ones come at
-once; it spends at most a tenth of its time so, and comes back in its next turn for the others.
+RE2 takes no exponential time (`powerflow.api.patterns`), but a large pattern on a long log is still slow. So a thread
+hands lines to a small process, one request after the other, and the kernel ends that process when a request takes too
+long; that pattern is then not used again. Most answers come at once, so the loop waits a moment for each. It spends at
+most a tenth of its time waiting, and takes late answers in its next turn.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-#: CPU seconds that one request may take before its pattern is given up.
+#: CPU seconds that one request may take; a pattern that takes longer is given up.
 PATIENCE_S = 0.25
-#: Longest that one request is waited for by who asks, and the share of time that may be spent waiting.
+#: Longest wait for one answer, and the share of its time that the caller may spend waiting.
 WAIT_S, WAIT_SHARE = 0.05, 0.1
-#: Bytes that one compiled pattern and what RE2 keeps of it may take; patterns that are kept compiled.
+#: Bytes that RE2 may use for one compiled pattern; patterns that are kept compiled.
 _PATTERN_BYTES, _PATTERNS = 1 << 20, 64
-#: How long to wait until the process is started anew where the system refused.
+#: Seconds until the process is started anew after the system refused to start it.
 _AGAIN_S = 1.0
 
 _PROCESS = f"""
@@ -49,12 +49,12 @@ for request in sys.stdin:
 
 @dataclass(slots=True)
 class Matching:
-    """Lines that are matched against a pattern.
+    """A request to match lines against a pattern, and its answer.
 
     Attributes:
-        done: Whether there is an answer.
-        groups: The answer: named groups of every line that matches, in order. None where there will be none.
-        fault: Why there will be none.
+        done: Set when there is an answer.
+        groups: Named groups of every line that matches, in order; None where the pattern could not be used.
+        fault: Why it could not.
     """
 
     pattern: str
@@ -65,7 +65,7 @@ class Matching:
 
 
 class Matcher:
-    """The process that matches, and the thread that talks to it; both are started when first asked."""
+    """Runs the process that matches, and the thread that talks to it. Both are started by the first request."""
 
     def __init__(self) -> None:
         self._requests: queue.SimpleQueue[Matching | None] = queue.SimpleQueue()
@@ -76,7 +76,7 @@ class Matcher:
         self._closed = threading.Event()
 
     def ask(self, pattern: str, lines: list[str]) -> Matching:
-        """Match lines; mostly the answer is there when this returns, otherwise it comes later. For one thread."""
+        """Match lines. Mostly the answer is there when this returns; else it comes later. Not thread-safe."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="powerflow-patterns", daemon=True)
             self._thread.start()
@@ -118,7 +118,7 @@ class Matcher:
         asked.fault = "takes too long"
 
     def _talk(self, question: str) -> tuple[str, int | None]:
-        """The process's answer; or "", and the code with which it has ended."""
+        """Return the process's answer; or "", and the exit code with which it has ended."""
         process = self._started()
         if process is None:
             return "", None
@@ -134,7 +134,7 @@ class Matcher:
         return "", self._end()
 
     def _started(self) -> subprocess.Popen[str] | None:
-        """The process; None where this is closed meanwhile."""
+        """Return the running process; None if this was closed meanwhile."""
         import re2
 
         while self._process is None:

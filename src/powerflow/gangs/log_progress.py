@@ -1,7 +1,7 @@
-"""The steps of a script that imports nothing, read from its log by a regular expression of its owner's.
+"""Read the steps of a script from its log, by a regular expression of its owner. The script needs no change.
 
-A log is read piece by piece, and a piece is matched beside the loop (`powerflow.gangs.log_matcher`): while there is no
-answer for one, no more is read.
+A log is read piece by piece, and each piece is matched in another process (`powerflow.gangs.log_matcher`). The next
+piece is read when the last one has been answered.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 from powerflow.gangs.log_matcher import Matcher, Matching
 
-#: Longest line, and longest unfinished line, that is looked at; the rest of a longer one is ignored.
+#: Characters of a line that are matched; the rest of a longer one is ignored.
 LINE_CHARS = 2000
 
 
 class Steps(NamedTuple):
-    """Steps done, and of how many (None: the log does not say)."""
+    """Steps done, and the steps of the whole run (None: the log does not say)."""
 
     step: int
     total: int | None
@@ -27,8 +27,8 @@ class LogProgress:
 
     Attributes:
         offset: Bytes of the log that were fed.
-        steps: The last that it said; None before.
-        given_up: Why the pattern is not asked any more; "" while it is.
+        steps: Last steps in the log; None before the first.
+        given_up: Why the pattern is not used any more; "" while it is.
     """
 
     def __init__(self, pattern: str, matcher: Matcher) -> None:
@@ -41,7 +41,7 @@ class LogProgress:
         self._asked: Matching | None = None
 
     def collect(self) -> bool:
-        """Take the answer for what was fed last; False while there is none yet, and nothing may be fed."""
+        """Take the answer for the last piece; return False while there is none, and nothing may be fed."""
         if self._asked is None:
             return True
         if not self._asked.done.is_set():
@@ -56,7 +56,7 @@ class LogProgress:
         return True
 
     def feed(self, piece: bytes, offset: int) -> bool:
-        """Read on: the log's next bytes, and the offset after them; as `collect`.
+        """Match the log's next bytes, given the offset after them; return as `collect` does.
 
         A carriage return ends a line too.
         """
@@ -66,7 +66,7 @@ class LogProgress:
         return self._look([line[:LINE_CHARS] for line in lines if line])
 
     def finish(self) -> bool:
-        """Nothing follows: what stands there without an end of line is the last line; as `collect`."""
+        """Match the last line, though it has no end, as nothing follows; return as `collect` does."""
         rest, self._rest = self._rest, ""
         return self._look([rest] if rest else [])
 
@@ -77,7 +77,7 @@ class LogProgress:
 
 
 def _count(text: str | None) -> int | None:
-    """A number of steps; None for what is none (or too long to be one)."""
+    """Return a number of steps; None for text that is none, or too long to be one."""
     if text is None or not re.fullmatch(r"[0-9][0-9,_]{0,18}", text.strip()):
         return None
     return int(text.strip().replace(",", "").replace("_", ""))

@@ -17,7 +17,7 @@ ACCUMULATION = "POWERFLOW_ACCUMULATION"
 
 
 class RankBatch(NamedTuple):
-    """What each rank does in a step: so many passes of so many samples."""
+    """What each rank does in a step: ``accumulation`` passes of ``local_batch`` samples."""
 
     local_batch: int
     accumulation: int

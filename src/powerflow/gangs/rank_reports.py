@@ -1,9 +1,9 @@
 """Read a rank's report as untrusted data: a job's user may write anything into it.
 
 The user of a job owns its mailbox, so a report can be anything: a fifo, a link, a million bytes, numbers of 400
-digits, brackets 200,000 deep. This is the one place where such a file becomes data. What leaves it is a `RankReport`
-whose every field is of its type and within its bounds (`powerflow.gangs.report_bounds`), or `Nonsense` with the reason,
-which fails that job. No later code has to check again.
+digits, brackets 200,000 deep. Only this module turns such a file into data: into a `RankReport` in which every field is
+of its type and within its bounds (`powerflow.gangs.report_bounds`), or into `Nonsense` with the reason, which fails the
+job. No later code has to check again.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _BATCHES = frozenset({"generation", "local_batch", "accumulation", "global_batch
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Nonsense:
-    """Why a file is no report, in a line that goes on "its report …"."""
+    """The reason why a file is no report; it completes the sentence "its report …"."""
 
     why: str
 
@@ -46,8 +46,7 @@ def read_report(ranks: Path, name: str) -> RankReport | Nonsense | None:
         name: Name of the rank.
 
     Returns:
-        None where it has said nothing (there is no file, or an empty one after a power cut), or where the file system
-        does not let us know just now.
+        None where there is no file, or an empty one after a power cut, or where the file system does not answer now.
     """
     try:
         text = _read(ranks, f"{name}.json")
@@ -61,7 +60,7 @@ class _NoReport(Exception):
 
 
 def _read(ranks: Path, file_name: str) -> bytes | None:
-    """Content of a plain file in a folder that is no link; None where there is none."""
+    """Return the content of a plain file in a folder that is no link; None where there is none."""
     try:
         with open_folder(ranks) as folder:
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -94,7 +93,7 @@ def _report(text: bytes, name: str) -> RankReport:
         raise _NoReport(f"is no JSON ({_short(error)})") from None
     if not isinstance(content, dict):
         raise _NoReport("is no JSON object")
-    # what a later version says besides is passed over
+    # fields of a later version are ignored
     said = {key: content[key] for key in _READERS if key in content}
     if missing := _REQUIRED - said.keys():
         raise _NoReport(f"does not say {', '.join(sorted(missing))}")
@@ -111,7 +110,7 @@ def _no_constant(word: str) -> NoReturn:
 
 
 def _short(value: object) -> str:
-    """A value as a line of plain text can hold it, whatever it is."""
+    """Return any value as a short piece of plain text."""
     if isinstance(value, int) and not -(10**30) < value < 10**30:
         return "a number of more than 30 digits"
     text = _printable(value if isinstance(value, str) else str(value), _SHOWN + 1)
@@ -119,7 +118,7 @@ def _short(value: object) -> str:
 
 
 def _printable(text: str, most: int) -> str:
-    """At most so many characters, without those that a line, a terminal or a database does not take."""
+    """Return the first characters, without those that a line, a terminal or a database does not take."""
     return "".join(char if char.isprintable() else "\ufffd" for char in text[:most])
 
 
@@ -160,7 +159,7 @@ def _phase(key: str, value: Any) -> Phase:
         raise _NoReport(f"says {key} is {_short(value)}") from None
 
 
-#: How each kind of field is read; a kind that is not here is a defect, found when this module is imported.
+#: How each type of field is read; a type that is not here is a defect, found when this module is imported.
 _KINDS: dict[str, Callable[[str, Any], Any]] = {
     "int": _count,
     "int | None": _count_or_none,

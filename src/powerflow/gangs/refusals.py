@@ -1,4 +1,4 @@
-"""Find ranks whose script was refused. It would be refused again, so the job is not tried again."""
+"""Find ranks with a script that was refused. It would be refused again, so the job is not tried again."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from powerflow.elastic.mailbox import RankReport
 from powerflow.gangs.state_file import GangFailure
 
-#: What torch's traceback shows where a script opens a process group for which nobody has set an address.
+#: Found in torch's traceback when a script opens a process group without an address.
 _OWN_GROUP = ("init_process_group(", "_env_rendezvous_handler", "/deepspeed/")
 _RESTART = (
     "its script opens a torch.distributed process group of its own, for FSDP, ZeRO or DeepSpeed say, and does not use"
@@ -21,13 +21,13 @@ def refusal(
     code: Callable[[str], int | None],
     last_lines: Callable[[str], Iterable[str]],
 ) -> GangFailure | None:
-    """Return the failure of a job, one of whose ranks was refused; None if none was.
+    """Return the failure of a job if one of its ranks was refused; None if none was.
 
     Args:
-        lost: Ranks that ended though they should not.
-        reports: What ranks say of themselves.
-        code: Gives a rank's exit code.
-        last_lines: Gives the end of a rank's log.
+        lost: Ranks that ended unexpectedly.
+        reports: Last reports of the ranks.
+        code: Returns a rank's exit code.
+        last_lines: Returns the end of a rank's log.
     """
     for name in lost:
         report = reports.get(name)

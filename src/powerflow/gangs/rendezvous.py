@@ -1,8 +1,8 @@
 """Find out whether the ranks of a script have met, to stop a script that each rank would otherwise run as a whole.
 
-Ranks of one job talk to each other: by a store that listens on the port that they were told (``MASTER_PORT``), and then
-by connections among their processes (gloo, NCCL). Both can be seen from outside in ``/proc``, whatever the script is
-written in. Processes that cannot be inspected (another user's, another machine's) are not judged.
+Ranks of one job talk to each other: first through a store that listens on ``MASTER_PORT``, then through connections
+among their processes (gloo, NCCL). Both can be seen from outside in ``/proc``, in whatever language the script is
+written. Processes that cannot be inspected (another user's, another machine's) are not judged.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import NamedTuple
 
 #: Seconds between two looks into the processes; a look at the port alone costs less, and is taken each time.
 LOOK_S = 5.0
-#: A process that began so many seconds from when its rank was started is another one with the same number.
+#: A process that began at least this many seconds before or after its rank is another one with the same number.
 SAME_S = 60.0
 
 
 class MeetingState(Enum):
-    """Whether ranks have met, as far as could be seen."""
+    """What is known of whether ranks have met."""
 
     MET = "met"
     APART = "apart"
@@ -36,7 +36,7 @@ class RankProcess(NamedTuple):
     started_s: float
 
 
-#: (first processes of the ranks, whether each of them is a launcher of several) → seen
+#: (first processes of the ranks, whether each of them is a launcher of several) → whether they have met
 MeetingProbe = Callable[[Sequence[RankProcess], bool], MeetingState]
 
 
@@ -46,11 +46,11 @@ class Meeting:
 
     Attributes:
         look: Looks into the processes.
-        port: Where they are to meet.
-        launched: Whether they are launchers, which meet for their ranks; those of one launcher are to meet, too.
+        port: Port on which the ranks meet.
+        launched: Whether the processes are launchers. Those meet for their ranks; the ranks of one launcher meet too.
         since_s: When the launch was first watched.
         whole: Whether it was watched from its beginning.
-        seen: What was seen so far.
+        seen: What is known so far.
     """
 
     look: MeetingProbe
@@ -62,7 +62,7 @@ class Meeting:
     _looked_s: float = -1e9
 
     def watch(self, ranks: Sequence[RankProcess], now_s: float, *, at_once: bool = False) -> MeetingState:
-        """Look into the processes, unless they have met or were looked at a moment ago.
+        """Look into the processes, unless they have met or were looked at less than `LOOK_S` ago.
 
         Args:
             ranks: First processes of the ranks that run.
@@ -82,8 +82,8 @@ class Meeting:
 def look(ranks: Sequence[RankProcess], launched: bool) -> MeetingState:
     """Look for a connection between processes of different ranks.
 
-    Of launchers, each of which has several ranks among its children, two children of one launcher count as well;
-    those among the launchers themselves do not.
+    Each launcher has several ranks among its children: there, a connection between two children of one launcher counts
+    too, and one between the launchers themselves does not.
 
     Args:
         ranks: First processes.
@@ -118,13 +118,13 @@ def look(ranks: Sequence[RankProcess], launched: bool) -> MeetingState:
 
 
 def port_is_known(port: int) -> bool:
-    """Whether some socket of this machine has, or had a minute ago, this port at either end."""
+    """Return whether a socket of this machine has, or had in the last minute, this port at either end."""
     ending = f":{port:04X}"
     return any(local.endswith(ending) or remote.endswith(ending) for local, remote, _ in _connections())
 
 
 def _connections() -> Iterable[tuple[str, str, int]]:
-    """Both ends, in the kernel's own hexadecimal form, and the inode (0: closed, but remembered) of TCP sockets."""
+    """Yield both ends of each TCP socket in the kernel's hexadecimal form, and its inode (0: closed a moment ago)."""
     for name in ("tcp", "tcp6"):
         try:
             lines = Path("/proc/net", name).read_text("ascii").splitlines()[1:]
@@ -136,7 +136,7 @@ def _connections() -> Iterable[tuple[str, str, int]]:
 
 
 def _mapped(end: str) -> str:
-    """Write an IPv4 address that stands in an IPv6 socket as IPv4: the other end may be one."""
+    """Return an IPv4 address in an IPv6 socket as plain IPv4, as the socket at the other end may write it."""
     return end[24:] if end.startswith("0000000000000000FFFF0000") else end
 
 
@@ -160,10 +160,10 @@ def _tree(pid: int, children: dict[int, list[int]]) -> list[int]:
 
 
 def _sockets(pid: int) -> set[int]:
-    """Inodes of a process's sockets.
+    """Return the inodes of a process's sockets.
 
     Raises:
-        OSError: It is gone, or we may not look.
+        OSError: The process has ended, or may not be inspected.
     """
     found = set()
     for entry in os.listdir(f"/proc/{pid}/fd"):
@@ -177,7 +177,7 @@ def _sockets(pid: int) -> set[int]:
 
 
 def _is_same(rank: RankProcess) -> bool:
-    """Whether the process with this number is still the one that was started."""
+    """Return whether the process with this number is still the one that was started."""
     try:
         stat = Path("/proc", str(rank.pid), "stat").read_text("utf-8", "replace")
     except OSError:

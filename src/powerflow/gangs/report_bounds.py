@@ -1,7 +1,7 @@
-"""Check numbers that a job reports of its training against bounds; a number beyond them cannot be true.
+"""Check the numbers that a job reports of its training against bounds; a number beyond them cannot be true.
 
-They are applied where such numbers come in (`rank_reports`, `timing`), and once more where they come back from a store
-that an earlier version filled, so that no number that ended a controller ends the next one too.
+They are checked where such numbers come in (`rank_reports`, `step_timing`), and again when they are read from a store
+that an earlier version filled: a number that crashed a controller must not crash the next one too.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ from collections.abc import Mapping
 
 from powerflow.cost.observation import Observation
 
-#: Most steps, samples and the like. A float holds every whole number up to it, a database every one of them.
+#: Most steps, samples and the like. A float and a database hold every whole number up to it exactly.
 MOST_COUNT = 10**15
 #: Most samples of a step, passes of a step, and generations: what job.yaml allows, too.
 MOST_BATCH = 10**9
 #: Most seconds of a duration (31 years), and of a moment since 1970.
 MOST_S, MOST_UNIX_S = 1e9, 1e12
-#: Seconds that no step is quicker than.
+#: Least seconds of a step.
 LEAST_STEP_S = 1e-6
 #: Most watts of all GPUs of a job together.
 MOST_W = 1e9
 
 
 def is_plausible(seen: Observation) -> bool:
-    """Whether a measurement can have been made."""
+    """Return whether a measurement can have been made."""
     return (
         LEAST_STEP_S <= seen.step_time_s <= MOST_S
         and all(1 <= count <= MOST_BATCH for count in (seen.gpus, seen.nodes, seen.local_batch, seen.accumulation))
@@ -32,12 +32,12 @@ def is_plausible(seen: Observation) -> bool:
 
 
 def steps_or(value: float | None, otherwise: float | None) -> float | None:
-    """A number of steps if it can be one, else the other value."""
+    """Return the value if it can be a number of steps, else the other one."""
     return value if value is not None and 0.0 <= value <= MOST_COUNT else otherwise
 
 
 def within(kept: object, most: float) -> dict[str, float]:
-    """Of numbers by name, as a store kept them, those from 0 to ``most``."""
+    """Return those of a store's named numbers that are from 0 to ``most``."""
     if not isinstance(kept, Mapping):
         return {}
     return {str(name): value for name, value in kept.items() if type(value) in (int, float) and 0 <= value <= most}

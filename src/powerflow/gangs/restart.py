@@ -174,7 +174,7 @@ class Scripts(Gang):
 
     @property
     def _trains(self) -> bool:
-        """Whether its log has told a step since the last launch; where it tells none, whether all are launched."""
+        """True if its log has told a step since the last launch; where it tells none, whether all are launched."""
         if self.desired.spec.progress is None or (self._log is not None and self._log[1].given_up):
             return all(self.record.ranks[name].launched for name in self.record.members)
         return self._told_step[0] == self.record.generation

@@ -44,7 +44,7 @@ class StopAttempts:
             self._attempts[name] = StopAttempt(signal, now, now + within_s)
 
     def asked(self, name: str) -> bool:
-        """Whether a rank was asked to leave."""
+        """Return whether a rank was asked to leave."""
         return name in self._attempts
 
     def postpone(self, name: str, within_s: float, most_s: float) -> None:

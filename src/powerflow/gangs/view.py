@@ -31,12 +31,12 @@ class GangView:
     wanted: Sequence[Slot]
 
     def alive(self, name: str) -> bool:
-        """Whether a rank runs."""
+        """Return whether a rank runs."""
         status = self.statuses.get(name)
         return status is not None and status.state is RankState.RUNNING
 
     def has_ended(self, name: str) -> bool:
-        """Whether a rank ran, and does not any more."""
+        """Return whether a rank ran, and does not any more."""
         return self.record.ranks[name].launched and not self.alive(name)
 
     def code(self, name: str) -> int | None:
@@ -45,7 +45,7 @@ class GangView:
         return None if status is None else status.code
 
     def rebooted(self, name: str) -> bool:
-        """Whether a rank was ended because its machine went down."""
+        """Return whether a rank was ended because its machine went down."""
         status = self.statuses.get(name)
         return status is not None and status.rebooted
 
@@ -67,7 +67,7 @@ class GangView:
 
     @property
     def all_leave(self) -> bool:
-        """Whether no rank shall stay."""
+        """True if no rank shall stay."""
         return self.record.ranks.keys() <= set(self.record.leaving)
 
     def slots(self, names: Sequence[str]) -> list[Slot]:
@@ -75,7 +75,7 @@ class GangView:
         return [(entry.node, gpu) for entry in map(self.record.ranks.__getitem__, names) for gpu in entry.gpus]
 
     def is_stale(self, name: str) -> bool:
-        """Whether a rank can never be launched: it was named in an earlier epoch, which is fenced now."""
+        """Return whether a rank can never be launched: it was named in an earlier epoch, which is fenced now."""
         return not self.record.ranks[name].launched and RankName.parse(name).epoch < self.record.epoch
 
 
@@ -103,26 +103,26 @@ class InPlaceView(GangView):
 
     @property
     def whole(self) -> bool:
-        """Whether all members train in one group of the newest generation."""
+        """True if all members train in one group of the newest generation."""
         return 0 < len(self.record.members) == len(self.members) and all(
             report.generation == self.record.generation and report.phase in TRAINING and self.alive(report.name)
             for report in self.members
         )
 
     def joined(self, name: str) -> bool:
-        """Whether a rank has been part of a group."""
+        """Return whether a rank has been part of a group."""
         return name in self.reports and self.reports[name].generation > 0
 
     @property
     def silent(self) -> bool:
-        """Whether no rank has reported.
+        """True if no rank has reported.
 
         Its script may not use `powerflow.elastic`; another rank would run all of it again.
         """
         return not (self.record.joined or self.reports) and any(e.launched for e in self.record.ranks.values())
 
     def ended_badly(self, name: str) -> bool:
-        """Whether a rank that was not told to leave ended badly.
+        """Return whether a rank that was not told to leave ended badly.
 
         One that got SIGTERM from somebody else saves and ends with code 0: that is no end of its training either.
         """
@@ -152,7 +152,7 @@ class InPlaceView(GangView):
 
     @property
     def all_trained(self) -> bool:
-        """Whether those who train have come to the end, and only do what their script does after its loop."""
+        """True if those who train have come to the end, and only do what their script does after its loop."""
         phases = [report.phase for name, report in self.reports.items() if report.generation and self.alive(name)]
         return Phase.DONE in phases and all(phase in (Phase.DONE, Phase.RELEASED) for phase in phases)
 
@@ -173,14 +173,14 @@ class InPlaceView(GangView):
 
     @property
     def peers_know(self) -> bool:
-        """Whether nothing more is to be expected of the peers of the lost ranks."""
+        """True if nothing more is to be expected of the peers of the lost ranks."""
         trained = [self.reports[name] for name in self.living if self.joined(name)]
         noticed = all(report.phase in (Phase.BROKEN, Phase.DONE) for report in trained)
         return not self.living or (bool(trained) and (noticed or not any(map(self.joined, self.lost))))
 
     @property
     def apart(self) -> bool:
-        """Whether all members live and wait for a group, which they may have tried to form in vain."""
+        """True if all members live and wait for a group, which they may have tried to form in vain."""
         waits = [report.phase in (Phase.BROKEN, Phase.READY) for report in self.members]
         return 0 < len(self.record.members) == len(waits) and all(waits)
 
