@@ -34,7 +34,8 @@ def terminated(*_: object) -> None:
 def in_place() -> str:
     from powerflow.elastic.mailbox import JOB_DIR, Mailbox, Phase, RankReport
 
-    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+    tests = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    sys.path.insert(0, os.path.join(tests, "gangs"))
     from fake_rank import FakeRank  # type: ignore[import-not-found]
 
     def alive(report: RankReport) -> bool:
