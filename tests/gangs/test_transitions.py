@@ -9,7 +9,10 @@ import pytest
 
 from powerflow.elastic.mailbox import Phase, RankReport
 from powerflow.engine.protocol import RankName, RankState, RankStatus
+from powerflow.gangs.base import Gang
+from powerflow.gangs.inplace import InPlace
 from powerflow.gangs.machine import ACTIVE, ENDED, ENDING, TABLE, Change, GangState, Trigger
+from powerflow.gangs.restart import Scripts
 from powerflow.gangs.state_file import GangRecord, RankEntry
 from powerflow.gangs.view import InPlaceView
 from tests.gangs import state_diagram
@@ -69,6 +72,14 @@ def test_who_is_made_to_end_does_nothing_else(state: GangState) -> None:
 def test_ranks_are_named_only_where_some_are_wanted() -> None:
     assert {key[0] for key, after in TABLE.items() if after.change is Change.NAME} == {GangState.WAITING}
     assert {key[0] for key, after in TABLE.items() if after.change is Change.REGROUP} <= ACTIVE
+
+
+@pytest.mark.parametrize(
+    ("kind", "unused"), [(InPlace, set()), (Scripts, {Change.MEND, Change.REFORM, Change.DISMISS})]
+)
+def test_every_change_is_a_method_of_the_gang(kind: type[Gang], unused: set[Change]) -> None:
+    """Scripts never settle, nor form a group, nor know which of their ranks come late."""
+    assert {change for change in Change if not hasattr(kind, f"_{change.name.lower()}")} == unused
 
 
 class Seen:

@@ -1,4 +1,4 @@
-"""One gang, whatever its ranks run: look, change its record, save it, act on it; again and again.
+"""Run one gang, whatever its ranks run: look, change its record, save it, act on it; again and again.
 
 A turn:
 
@@ -72,7 +72,7 @@ class Gang(ABC):
 
     @property
     def job_id(self) -> str:
-        """Whose gang it is."""
+        """Id of the job."""
         return self.desired.job_id
 
     # What the controller asks for.
@@ -132,11 +132,11 @@ class Gang(ABC):
         if isinstance(found, GangFailure):
             self._note(found)
             found = Trigger.FAILURE
-        before, (self.state, change) = self.state, TABLE[self.state, found]
-        if self.state is not before:
-            self.since_s = self.context.clock()
-        if change is not None:
+        before, (after, change) = self.state, TABLE[self.state, found]
+        if change is not None:  # first: where it cannot be made, the state stays, and the next turn tries again
             getattr(self, f"_{change.name.lower()}")()
+        if self.state is before is not after:  # else the change has found that the job fails
+            self.state, self.since_s = after, self.context.clock()
         self.soon()
 
     def collapse(self, why: str) -> None:
@@ -301,7 +301,7 @@ class Gang(ABC):
     # Changing the record, and telling.
 
     def _note(self, failure: GangFailure) -> None:
-        """Note why the job has failed. Where that is no fault of its own, the reason is another."""
+        """Note why the job has failed. If a rank ended by no fault of the job's, that is the reason."""
         excuse = next(filter(None, map(self.view().excuse, self.record.ranks)), "")
         if excuse and not failure.final:
             failure = GangFailure(None, excuse, failure.rank, excused=True)
@@ -385,7 +385,7 @@ class Gang(ABC):
         return True
 
     def _ask_to_leave(self) -> None:
-        """Ask those who shall leave; those who were asked and stay, harder."""
+        """Ask ranks that shall leave, and send the signals that are due."""
         running = self.view().running
         end_s = self.context.limits.kill_s if self.state is GangState.FAILING else self.grace_s
         for name in running:

@@ -1,4 +1,4 @@
-"""A gang whose ranks live on when it changes: one rank per GPU, led by targets in the job's mailbox.
+"""Run a gang of ranks that live on when it changes: one rank per GPU, led by targets in the job's mailbox.
 
 A rank on a GPU of the new placement stays, and is named first. The others are dropped from the target, and leave when
 the gang goes over. Newcomers are named once all their GPUs are free:
@@ -32,7 +32,7 @@ from powerflow.gangs.stopping import StopSignal
 from powerflow.gangs.types import DesiredState, GangCompleted, Hung, RankLost, Rescaled, Slot, backoff_s
 from powerflow.gangs.view import InPlaceView, how_it_ended
 
-#: A rank leaves at the end of a step: the one in flight, or the next, or (for who is told late) the one after.
+#: A rank leaves at the end of a step: the one in flight, or the next, or (if it is told late) the one after.
 _STEPS_TO_LEAVE = 3
 _NEVER_JOINED = "its script never joined: see docs/elastic.md, or submit it with rescale: restart or none"
 
@@ -46,7 +46,7 @@ class Regrouping(NamedTuple):
 
 
 class InPlace(Gang):
-    """A gang whose ranks live on when it changes."""
+    """A gang of ranks that live on when it changes."""
 
     told_by_mail = True
     seen: InPlaceView
@@ -180,7 +180,7 @@ class InPlace(Gang):
         return self._find_stuck() or (Trigger.MISPLACED if self._regrouping() else None)
 
     def _find_loss(self) -> Trigger | GangFailure | None:
-        """Return how a gang goes on whose ranks ended though they should not."""
+        """Return how the gang goes on after ranks ended unexpectedly."""
         seen, record, limits = self.seen, self.record, self.context.limits
         lost = seen.lost
         if not lost:
@@ -209,7 +209,7 @@ class InPlace(Gang):
         return Trigger.SETTLED
 
     def _find_stuck(self) -> Trigger | GangFailure | None:
-        """Return how a gang goes on that could not form its group for long, though all its members live."""
+        """Return how the gang goes on if its group could not be formed for long, though all its members live."""
         limits = self.context.limits
         if self._apart_s is None or self.context.clock() < self._apart_s + limits.rejoin_s:
             return None
@@ -279,7 +279,7 @@ class InPlace(Gang):
         self._next_generation([*found.stay, *newcomers])
 
     def _mend(self) -> None:
-        """Close the ranks around those that were lost; if no member is left, those who were to leave save and go."""
+        """Form a group without the lost ranks; if no member is left, the ranks that were to leave save and go."""
         seen, record = self.seen, self.record
         for name in seen.lost:
             self.events.append(RankLost(self.job_id, name, seen.code(name), self._reason(name)))
@@ -340,7 +340,7 @@ class InPlace(Gang):
     # Asking ranks to stop.
 
     def watch(self) -> None:
-        """Ask ranks to stop that hang, come too late to train, or wait for those who have left."""
+        """Ask ranks to stop that hang, come too late to train, or wait for ranks that have ended."""
         seen, kill_s = self.seen, self.context.limits.kill_s
         if self.state is GangState.FINISHING:
             for name in seen.running:

@@ -116,7 +116,7 @@ class Gangs:
                 gang.fire(GangFailure(None, why, final=True))
 
     def kill(self, job_id: str) -> None:
-        """End a job now: SIGTERM, its grace, SIGKILL; `Vacated` is told when nothing of it runs.
+        """End a job now: SIGTERM, its grace, SIGKILL; `Vacated` follows when none of its processes runs.
 
         Nothing happens for a job that has no gang here.
         """
@@ -148,7 +148,7 @@ class Gangs:
             except Exception as error:  # a defect, brought out by what one job wrote, says or is: only that job ends
                 self._on_defect(gang.job_id, error)
                 gang.collapse(f"internal: {type(error).__name__}: {error}"[:DEFECT_CHARS])
-        # taken when all have had their turn: what is told once must not be lost with a turn that breaks off
+        # taken after all turns: an event is told once, and must not be lost if a turn breaks off
         for gang in self._gangs.values():
             events += gang.events
             gang.events = []
@@ -181,7 +181,7 @@ class Gangs:
         return [_standing(name, known.get(name), said.get(name)) for name in names]
 
     def ranks(self, job_id: str) -> list[str]:
-        """Return the names of a job's ranks whose logs are kept: those that run first, then the latest ended ones."""
+        """Return the names of ranks with logs: those that run first, then the latest ended ones."""
         gang = self._gangs.get(job_id)
         record = gang.record if gang is not None else self._record(job_id)
         members = list(record.members)  # the loop may change the record while another thread asks

@@ -21,7 +21,7 @@ class ReportReader:
     """Reads the reports of one job's ranks, and posts targets to them.
 
     Attributes:
-        nonsense: Ranks whose file was no report at the last `read`, and why.
+        nonsense: Ranks that had written no report, but something else, at the last `read`; and why it is none.
     """
 
     def __init__(self, mailbox: Mailbox) -> None:

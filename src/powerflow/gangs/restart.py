@@ -1,4 +1,4 @@
-"""A gang whose ranks cannot change: it is stopped, and launched anew with the GPUs that it has got.
+"""Run a gang of ranks that cannot change: it is stopped, and launched anew on other GPUs.
 
 ``restart`` runs an unmodified script the way torchrun does (`powerflow.gangs.layout`), or a launcher on each node;
 ``none`` runs any command once, with all its GPUs. Both are stopped by SIGTERM, their grace, SIGKILL, and go on from a
@@ -36,7 +36,7 @@ class Scripts(Gang):
     def __init__(self, context: GangContext, desired: DesiredState, record: GangRecord) -> None:
         super().__init__(context, desired, record)
         self._told_step = (-1, -1)
-        self._log: tuple[str, LogProgress] | None = None  # whose log is followed
+        self._log: tuple[str, LogProgress] | None = None  # rank that it is of, and what was read
         self._first: tuple[int, float] | None = None  # first step seen of this launch, and when
         self._formed = -1  # launch that this object began
         self._meeting: Meeting | None = None  # of the ranks of this launch
@@ -180,7 +180,7 @@ class Scripts(Gang):
         return self._told_step[0] == self.record.generation
 
     def _tell_rescaled(self) -> None:
-        """It trains; if that is after a change, say so."""
+        """Tell that it trains again, if it was stopped for a change."""
         record = self.record
         if record.left_gpus:
             pause_s = max(0.0, self.context.clock() - record.left_s)
@@ -248,13 +248,9 @@ class Scripts(Gang):
                 job_id=self.job_id,
                 step=step,
                 steps_total=total,
-                samples=0,
                 generation=record.generation,
                 gpus=len(self.seen.slots(record.members)),
                 nodes=len({record.ranks[name].node for name in record.members}),
-                local_batch=0,
-                accumulation=1,
-                global_batch=0,
                 timed_steps=step - self._first[0],
                 timed_s=now - self._first[1],
             )
@@ -264,7 +260,7 @@ class Scripts(Gang):
         """Tell at the first step of a launch whether the script went on, or tells what it told at first."""
         record = self.record
         if self._told_step[0] == record.generation or self._formed != record.generation:
-            return  # it is not the first, or nobody knows whether it is
+            return  # it is not the first, or may not be
         if record.first_step < 0:
             record.first_step = step
             self.changed()
@@ -273,7 +269,7 @@ class Scripts(Gang):
 
 
 def _free_port() -> int:
-    """Return a port that nobody listens on now."""
+    """Return a port on which no process listens now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -29,7 +29,7 @@ class GangFailure:
     Attributes:
         code: Exit code of the rank that failed first; None where there is none.
         text: The reason, in one line.
-        rank: Rank whose log tells more; "" for none.
+        rank: Rank with the log that tells more; "" for none.
         final: The job would fail in the same way again.
         excused: It is no fault of the job's, and costs it no attempt: its machine was booted, say.
         places: Node and GPUs of each rank that there was then.
@@ -52,7 +52,7 @@ class GangRecord:
         number: Number of the next rank of this epoch.
         generation: Newest target (in-place) or launch (scripts).
         members: Ranks of that generation, in order.
-        ranks: All ranks that may be alive, or whose end has not been dealt with.
+        ranks: All ranks that may be alive, or have ended but were not dealt with.
         leaving: Those of them that were told to leave; they may end as they like.
         ended: Ranks whose end was dealt with, oldest first; their logs are kept.
         joined: Whether a rank has been part of a generation, so that the script uses `powerflow.elastic`.

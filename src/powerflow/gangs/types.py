@@ -64,7 +64,7 @@ class Limits:
         meet_s: Ranks of a script that are not connected after this long each run the whole script.
         losses: How often ranks may be lost without a step trained in between; after one more the job has failed.
         transit_poll_s, steady_poll_s: Seconds between two looks while a gang changes, and while nothing happens.
-        ended_kept: Ended ranks of one job whose logs are kept.
+        ended_kept: Logs of ended ranks that are kept for each job.
     """
 
     hang_s: float = 60.0
@@ -109,26 +109,26 @@ class Progressed:
     Attributes:
         step: Steps done, over all epochs.
         steps_total: Steps of the whole run, None while unknown.
-        samples: Samples trained so far; 0 where unknown.
         generation: Group of ranks that trained them; for scripts, the launch. Timing begins anew with each.
         gpus, nodes: GPUs and nodes it trains on now.
+        timed_steps, timed_s: Steps of this generation, and the seconds they took.
+        samples: Samples trained so far; 0 where unknown.
         local_batch, accumulation, global_batch: Samples per pass and GPU, passes per step, samples per step; 0, 1, 0
             where unknown.
-        timed_steps, timed_s: Steps of this generation, and the seconds they took.
     """
 
     job_id: str
     step: int
     steps_total: int | None
-    samples: int
     generation: int
     gpus: int
     nodes: int
-    local_batch: int
-    accumulation: int
-    global_batch: int
     timed_steps: int
     timed_s: float
+    samples: int = 0
+    local_batch: int = 0
+    accumulation: int = 1
+    global_batch: int = 0
 
 
 @dataclass(frozen=True, slots=True)

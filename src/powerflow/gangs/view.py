@@ -1,6 +1,6 @@
-"""What is known of one gang in one turn: its record, and what the engine and the ranks themselves say.
+"""Answer questions about one gang in one turn, from its record, the engine's answer and the reports of its ranks.
 
-Views decide nothing and change nothing. They read the record anew each time, so that they stay true when it changes.
+Views decide nothing and change nothing. They read the record anew for each question, so they stay true when it changes.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class GangView:
 
     @property
     def ended(self) -> list[str]:
-        """Ranks of the record that have ended, and whose end has not been dealt with."""
+        """Ranks of the record that have ended; their end has not been dealt with."""
         return [name for name in self.record.ranks if self.has_ended(name)]
 
     @property
@@ -84,8 +84,8 @@ class InPlaceView(GangView):
     """What is known of the ranks of an in-place gang.
 
     Attributes:
-        reports: What ranks of the record say of themselves; those that have said nothing are missing.
-        nonsense: Ranks whose report cannot be one, and why.
+        reports: Last reports of the ranks; those that have not reported are missing.
+        nonsense: Ranks that wrote something else than a report, and why it is none.
     """
 
     reports: Mapping[str, RankReport] = field(default_factory=dict)
@@ -93,12 +93,12 @@ class InPlaceView(GangView):
 
     @property
     def members(self) -> list[RankReport]:
-        """What the members say, in order, as far as they have said something."""
+        """Last reports of the members, in order; members that have not reported are missing."""
         return [self.reports[name] for name in self.record.members if name in self.reports]
 
     @property
     def step(self) -> int:
-        """Most steps that a rank says are done."""
+        """Steps that the furthest rank has done."""
         return max((report.step for report in self.reports.values()), default=0)
 
     @property
@@ -139,7 +139,7 @@ class InPlaceView(GangView):
     def trained_all(self) -> RankReport | None:
         """Last report of the first rank that has ended because no step is left to train.
 
-        One whose script left its loop says no more; the others do the same, or wait for it in vain.
+        If its script left the loop before, it reports nothing more; the others do the same, or wait for it in vain.
         """
         for name in self.ended:
             report = self.reports.get(name)
@@ -152,7 +152,7 @@ class InPlaceView(GangView):
 
     @property
     def all_trained(self) -> bool:
-        """True if those who train have come to the end, and only do what their script does after its loop."""
+        """True if the ranks that trained have come to the end, and only do what their script does after its loop."""
         phases = [report.phase for name, report in self.reports.items() if report.generation and self.alive(name)]
         return Phase.DONE in phases and all(phase in (Phase.DONE, Phase.RELEASED) for phase in phases)
 
@@ -163,7 +163,7 @@ class InPlaceView(GangView):
 
     @property
     def lost(self) -> list[str]:
-        """Ranks that ended though they should not."""
+        """Ranks that ended unexpectedly."""
         return [name for name in self.ended if name not in self.record.leaving]
 
     @property
