@@ -59,9 +59,9 @@ def test_names_are_unique_among_aliases() -> None:
 
 
 def test_an_unknown_name_lists_what_there_is_the_closest_first() -> None:
-    with pytest.raises(InputError, match="unknown GPU type 'V10'; known are V100, "):
+    with pytest.raises(InputError, match="unknown GPU type 'V10'; known: V100, "):
         gpu_type("V10")
-    with pytest.raises(InputError, match="unknown model family 'imagnet'; known are imagenet, ") as error:
+    with pytest.raises(InputError, match="unknown model family 'imagnet'; known: imagenet, ") as error:
         family("imagnet")
     assert error.value.exit_code == 3
 

@@ -88,7 +88,7 @@ def test_a_plateau_is_taken_for_the_limit_and_said() -> None:
     assert fitted.held_out_power is not None
     assert fitted.held_out_time.mean < 0.01
     assert fitted.held_out_power.mean < 0.01
-    assert fitted.notes == ("watts stop at 260 W a GPU: taken for the power limit that held",)
+    assert fitted.notes == ("watts stop at 260 W a GPU: this is used as the power limit",)
 
 
 def test_limits_that_are_given_are_used_and_told_apart() -> None:
@@ -117,7 +117,7 @@ def test_watts_below_idle_are_said_and_fitted() -> None:
     ]
     fitted = fit(points)
     (note,) = fitted.notes
-    assert note == "points draw down to 42 W a GPU, below the 60 W of an idle A100: 42 W is taken for its idle draw"
+    assert note == "points draw down to 42 W a GPU, below the 60 W of an idle A100: 42 W is used as its idle draw"
     _, watts = limited_costs(fitted.model, 1, 8, 1, np.array([705.0, 1410.0]), False)
     assert watts == pytest.approx([42.0, 55.0], rel=0.12)
 

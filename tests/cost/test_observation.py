@@ -52,7 +52,7 @@ def test_everything_given(tmp_path: Path) -> None:
         ("bert,V101,2,1,8,1,fast,0.5,300\n", 3, "clock_mhz is 'fast'"),
         ("bert,V101,two,1,8,1,1005,0.5,300\n", 3, "gpus is 'two'"),
         (",V100,2,1,8,1,1005,0.5,300\n", 3, "model is empty"),
-        ("bert,V100,2,1,8\n", 3, "5 values under 9 columns"),
+        ("bert,V100,2,1,8\n", 3, "5 values for 9 columns"),
         (GOOD + "\nbert,V100,2,1,8,1,1005,0,300\n", 5, "step_time_s is 0"),
     ],
 )
@@ -73,7 +73,7 @@ def test_a_slip_is_named_by_its_line(tmp_path: Path, text: str, line: int, what:
         (HEADER, "no observation"),
         ("model,gpu_type,gpus,local_batch,step_time_s,watts\n", "unknown column 'watts'"),
         ("model,gpu_type,gpus,local_batch\n", "'step_time_s' is missing"),
-        ("model,gpu_type,gpus,local_batch,step_time_s,gpus\n", "stands twice"),
+        ("model,gpu_type,gpus,local_batch,step_time_s,gpus\n", "two columns have the same name"),
     ],
 )
 def test_a_wrong_header_is_named(tmp_path: Path, text: str, what: str) -> None:

@@ -147,7 +147,7 @@ def test_two_files_must_not_tell_of_the_same(tmp_path: Path) -> None:
     one, two = tmp_path / "one.csv", tmp_path / "two.csv"
     one.write_text(LM)
     two.write_text(LM)
-    with pytest.raises(InputError, match=r"two.csv: lm on A100 stands in .*one.csv too"):
+    with pytest.raises(InputError, match=r"two.csv: lm on A100 is also in .*one.csv"):
         read_costs([one, two])
     two.write_text(LM.replace("A100", "V100"))
     costs = read_costs([one, two])

@@ -1,1 +1,1 @@
-"""What a job costs: throughput and power models, fitting, observations, GPU types and priors."""
+"""Predict what a job costs: models of step time and power, their fitting, measured points, and the GPU catalogue."""

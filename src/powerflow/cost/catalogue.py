@@ -1,7 +1,7 @@
-"""What is known before anything is measured: GPU types, and model families with their priors.
+"""List what is known without any measurement: GPU types, and model families with their default models.
 
-The figures stand in ``data/*.toml``, each with its source. Where a family was measured on the very GPU type, its
-model's origin is "measured"; everything carried over to other hardware or to another network is "modelled".
+The values and their sources are in ``data/*.toml``. A family measured on the requested GPU type has origin "measured";
+everything transferred from other hardware or from another network has origin "modelled".
 """
 
 from __future__ import annotations
@@ -24,25 +24,24 @@ from powerflow.errors import InputError
 #: The GPU type on which the families' step times were measured (Pollux, OSDI'21, AWS g4dn.12xlarge).
 PROFILED_ON = "T4"
 
-#: The part of a synchronisation that neither a faster link shortens nor more bytes lengthen (latency, launches).
-#: Assumed, not measured.
+#: Share of a synchronisation that depends neither on link speed nor on bytes (latency, launches). Assumed.
 SYNC_FLOOR = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class GpuType:
-    """One kind of GPU.
+    """One kind of GPU with its limits and speed.
 
     Attributes:
-        name: As users write it.
-        clock_min_mhz, clock_max_mhz, clock_step_mhz: Clocks it can be locked to: the maximum less whole steps.
-        idle_w: Watts when nobody uses it.
-        limit_w: Board power limit in watts.
+        name: Name as users write it.
+        clock_min_mhz, clock_max_mhz, clock_step_mhz: Clocks that it can be locked to: the maximum minus whole steps.
+        idle_w: Watts when it is not used.
+        limit_w: Power limit of the board in watts.
         memory_gib: Memory.
-        speed: Training throughput when busy, relative to V100.
-        node_gbyte_s: GPU to GPU inside a node, GB/s.
-        network_gbit_s: Network of one node, Gbit/s.
-        sources: Where the figures come from, by group (clocks, power, speed, link).
+        speed: Training throughput when busy, relative to a V100.
+        node_gbyte_s: Bandwidth between GPUs of one node, GB/s.
+        network_gbit_s: Network bandwidth of one node, Gbit/s.
+        sources: Sources of the values, by group (clocks, power, speed, link).
     """
 
     name: str
@@ -60,16 +59,16 @@ class GpuType:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One kind of model and data set.
+    """Model family: one kind of neural network, trained on one data set.
 
     Attributes:
-        name: Its key: the application name of the Pollux profiles, or the network's.
-        aliases: Other names that traces use.
-        kin: Words in names of other models that are placed with it (`powerflow.cost.names`).
+        name: Its key: the application name of Pollux' profiles, or the name of the network.
+        aliases: Other names used in traces.
+        kin: Words in the names of other models that are assigned to this family (`powerflow.cost.names`).
         global_batches: Usual samples per iteration; the first is the default.
-        gpus_max: Most GPUs that its profile covers.
-        like: The family its step time is derived from; empty where it was measured itself.
-        source: Where the parameters come from.
+        gpus_max: Largest number of GPUs in its profile.
+        like: Family that its step time is derived from; empty if it was measured itself.
+        source: Source of the parameters.
     """
 
     name: str
@@ -81,25 +80,25 @@ class Family:
     source: str
 
 
-#: GPU types that this process has met beside the catalogue's, by name (`declare`).
+#: GPU types added to the catalogue in this process by `declare`, by name.
 _declared: dict[str, GpuType] = {}
 
 
 def gpu_types() -> tuple[str, ...]:
-    """Names of all GPU types: the catalogue's, and those that were declared."""
+    """Return the names of all GPU types: the catalogue's, then the declared ones."""
     return tuple(_gpu_types() | _declared)
 
 
 def catalogue_types() -> tuple[GpuType, ...]:
-    """All GPU types of the catalogue."""
+    """Return all GPU types of the catalogue."""
     return tuple(_gpu_types().values())
 
 
 def declare(*cards: GpuType) -> None:
-    """Make GPU types known that the catalogue has not: a driver, a table of points or a file of costs tells of them.
+    """Add GPU types that the catalogue does not have, as found by a driver or in a file.
 
-    Known in this process only; one that is spawned must be handed `declared`. A type of the catalogue stays as it is,
-    one that was declared before is replaced.
+    They are known in this process only; pass `declared` to spawned processes. A type of the catalogue is not changed; a
+    type declared before is replaced.
     """
     for card in cards:
         if plain(card.name) not in {plain(name) for name in _gpu_types()}:
@@ -107,20 +106,20 @@ def declare(*cards: GpuType) -> None:
 
 
 def is_known(name: str) -> bool:
-    """Whether `gpu_type` finds a type of this name."""
+    """Return True if `gpu_type` finds a type of this name."""
     return plain(name) in {plain(known) for known in gpu_types()}
 
 
 def declared() -> tuple[GpuType, ...]:
-    """GPU types that this process knows beside the catalogue's."""
+    """Return the GPU types added in this process by `declare`."""
     return tuple(_declared.values())
 
 
 def gpu_type(name: str) -> GpuType:
-    """The GPU type of a name, whatever its case, blanks, dashes and brand.
+    """Return the GPU type with a name, ignoring case, blanks, dashes and brand.
 
     Raises:
-        InputError: If there is none; says which there are, the closest first.
+        InputError: There is no such type; the message lists the known ones, the most similar first.
     """
     found = {plain(known): kind for known, kind in (_gpu_types() | _declared).items()}.get(plain(name))
     if found is None:
@@ -129,15 +128,15 @@ def gpu_type(name: str) -> GpuType:
 
 
 def families() -> tuple[str, ...]:
-    """Names of all model families."""
+    """Return the names of all model families."""
     return tuple(_families())
 
 
 def family(name: str) -> Family:
-    """The model family of a name or alias, whatever its case, blanks and dashes.
+    """Return the model family with a name or alias, ignoring case, blanks and dashes.
 
     Raises:
-        InputError: If there is none; says which there are, the closest first.
+        InputError: There is no such family; the message lists the known ones, the most similar first.
     """
     for known in _families().values():
         if _plain(name) in {_plain(called) for called in (known.name, *known.aliases)}:
@@ -146,11 +145,13 @@ def family(name: str) -> Family:
 
 
 def family_model(name: str, gpu_type_name: str) -> JobModel:
-    """What a family's job costs on one GPU of a type: measured where it was, modelled elsewhere.
+    """Return the cost model of a family on one GPU type: as measured, or transferred from the profiled type.
 
-    Carried over from the profiled type (T4): seconds per sample by relative speed, synchronising by link speed with
-    a floor of a tenth, memory by size, watts by the share of the range from idle to limit, and what a lower clock
-    leaves of them by the measured ratio of total draw. The launch-bound α is the host's doing and stays.
+    Transferred from the profiled type (T4): seconds per sample by relative speed, synchronising by link speed with a
+    floor
+    of a tenth, memory by size, watts by the share of the range from idle to limit, and the effect of a lower clock by
+    the
+    measured ratio of total draw. The launch time α depends on the host and is kept.
 
     Raises:
         InputError: If the family or the GPU type is unknown.
@@ -194,12 +195,14 @@ def family_model(name: str, gpu_type_name: str) -> JobModel:
 
 
 def axes_for(gpu_type_name: str, gpus_per_node: int, gpu_counts: Iterable[int], clocks: int = 7) -> Axes:
-    """Axes of a pool: counts, and clocks evenly from about half the maximum to the maximum, on supported steps.
+    """Return the GPU counts and clocks of a pool.
 
-    Below half the maximum clock no profile has its energy minimum.
+    The clocks are evenly spaced from about half the maximum to the maximum, on supported steps. No profile has its
+    energy
+    minimum below half the maximum clock.
 
     Raises:
-        InputError: If the type is unknown, a count or the node size is below 1, or no clock is asked for.
+        InputError: If the type is unknown, a count or the node size is below 1, or ``clocks`` is below 1.
     """
     card = gpu_type(gpu_type_name)
     counts = np.unique(np.fromiter(gpu_counts, np.int64))
@@ -251,12 +254,12 @@ def _families() -> dict[str, Family]:
 
 
 def _sync_scale(bytes_ratio: float, link_ratio: float) -> float:
-    """How long synchronising so many times the bytes takes on a link so many times as fast: the floor stays."""
+    """Return the factor on synchronising time for more bytes and a faster link; `SYNC_FLOOR` of it is constant."""
     return SYNC_FLOOR + (1.0 - SYNC_FLOOR) * bytes_ratio / link_ratio
 
 
 def _share_above_idle(falls: float, idle_w: float, active_w: float) -> float:
-    """What turns shares of the total draw that fall with the clock into shares of the draw above idle."""
+    """Return the factor that turns shares of the total draw into shares of the draw above idle."""
     return min(active_w / max(active_w - idle_w, 1e-9), 1.0 / falls if falls > 0 else 1.0)
 
 
@@ -267,4 +270,4 @@ def _plain(name: str) -> str:
 def _unknown(what: str, name: str, known: Sequence[str]) -> InputError:
     close = difflib.get_close_matches(name.lower(), [k.lower() for k in known], n=3, cutoff=0.5)
     ordered = sorted(known, key=lambda k: close.index(k.lower()) if k.lower() in close else len(close))
-    return InputError(f"unknown {what} {name!r}", fix=f"known are {', '.join(ordered)}", exit_code=3)
+    return InputError(f"unknown {what} {name!r}", fix=f"known: {', '.join(ordered)}", exit_code=3)

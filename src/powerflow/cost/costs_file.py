@@ -1,7 +1,7 @@
-"""Read measured costs to use instead of the catalogue's: files that ``powerflow fit`` wrote, or tables of points.
+"""Read measured costs that replace the catalogue's: files written by ``powerflow fit``, or tables of measured points.
 
-JSON is a file of models, anything else a table of observations, whose points are
-fitted here, model by model. Where points are, they win; between and beyond them the fit stands.
+A JSON file holds fitted models. Any other file is a table of observations, which is fitted here, model by model.
+Measured points are used where they exist; the fit fills in the rest.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class Costs:
     """Measured costs by model and GPU type.
 
     Attributes:
-        source: The files, as they were given.
-        fits: By (model's name in lower case, GPU type).
-        cards: GPU types of them that the catalogue has not.
+        source: The files, as the user named them.
+        fits: Fits by (model's name in lower case, GPU type).
+        cards: GPU types in these files that the catalogue does not have.
     """
 
     source: str
@@ -34,7 +34,7 @@ class Costs:
     cards: tuple[GpuType, ...] = field(default=())
 
     def of(self, model: str) -> Mapping[str, Fit]:
-        """Return what is known of a model, by GPU type: under its own name, else under another name of its family."""
+        """Return the fits of a model by GPU type: under its own name, else under another name of its family."""
         own = self._named(model.lower())
         if own:
             return own
@@ -42,7 +42,7 @@ class Costs:
         return next((found for name in called if (found := self._named(name))), {})
 
     def names(self) -> list[str]:
-        """The models there are, each on its GPU types: ``lm (A40, H100)``."""
+        """List the models with their GPU types: ``lm (A40, H100)``."""
         on: dict[str, list[str]] = {}
         for fitted in self.fits.values():
             on.setdefault(fitted.model.name, []).append(fitted.model.gpu_type)
@@ -53,11 +53,11 @@ class Costs:
 
 
 def read_costs(paths: Sequence[str | Path]) -> Costs | None:
-    """Read files of costs; None where none is given.
+    """Read files of measured costs; return None if no file is given.
 
     Raises:
-        InputError: A file cannot be read or has something wrong in it (with its line and field), or two of them tell of
-            one model on one GPU type.
+        InputError: A file cannot be read or is wrong (the message names line and field), or two files describe the same
+            model on the same GPU type.
     """
     if not paths:
         return None
@@ -67,8 +67,8 @@ def read_costs(paths: Sequence[str | Path]) -> Costs | None:
         for fitted in _read(Path(path)):
             key = fitted.model.name.lower(), fitted.model.gpu_type
             if key in fits:
-                what = f"{fitted.model.name} on {fitted.model.gpu_type} stands in {told[key]} too"
-                raise InputError(what, where=str(path), fix="leave one of them away")
+                what = f"{fitted.model.name} on {fitted.model.gpu_type} is also in {told[key]}"
+                raise InputError(what, where=str(path), fix="leave out one of them")
             fits[key], told[key] = fitted, str(path)
     types = {kind for _, kind in fits}
     cards = tuple(card for card in declared() if card.name in types)
@@ -76,13 +76,13 @@ def read_costs(paths: Sequence[str | Path]) -> Costs | None:
 
 
 def usual_batch(fits: Iterable[Fit]) -> int:
-    """The global batch that most points of a model have; of equals, the largest."""
+    """Return the global batch that most points have; of equally frequent ones, the largest."""
     counts = Counter(o.gpus * o.local_batch * o.accumulation for fitted in fits for o in fitted.observations)
     return max(counts, key=lambda batch: (counts[batch], batch))
 
 
 def catalogue_prior(model: str, kind: str) -> JobModel | None:
-    """The catalogue's model of that name on a GPU type; None where it has no such family."""
+    """Return the catalogue's model of that name on a GPU type, or None if it has no such family."""
     try:
         return family_model(model, kind)
     except InputError:
@@ -99,7 +99,7 @@ def _read(path: Path) -> list[Fit]:
 
 
 def _called(model: str) -> list[str]:
-    """The names of a model's family in the catalogue, lower case; none where there is no such family."""
+    """Return all names of a model's family in lower case; an empty list if there is no such family."""
     try:
         known = family(model)
     except InputError:

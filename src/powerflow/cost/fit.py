@@ -1,8 +1,10 @@
-"""From measured points to a model: what a job costs, how far off that is, and what the points could not tell.
+"""Fit a job's cost model to measured points, with its errors and the parameters that stay unknown.
 
-Times are fitted by robust least squares on log time, all positive parameters as logarithms; power, once the times
-stand, by non-negative least squares. Both are regularised towards a prior: a family's model where one is given,
-else broad guesses that take scaling nobody has seen to be perfect, so that a scheduler will try it.
+1. Step times are fitted by robust least squares on log time, with positive parameters as logarithms.
+2. Power is then fitted by non-negative least squares, with the step times fixed.
+
+Both steps are pulled towards a prior: the model of a family, or broad guesses. The guesses assume perfect scaling where
+nothing was measured, so that a scheduler will try it.
 """
 
 from __future__ import annotations
@@ -23,13 +25,13 @@ from powerflow.cost.observation import Observation
 from powerflow.cost.points import Points, points_of
 from powerflow.errors import InputError
 
-#: Residual spread believed before any residual is seen, as a log standard deviation, and what it weighs in points.
+#: Prior residual spread (log standard deviation), and its weight as a number of points.
 PRIOR_SD = 0.05
 PRIOR_SD_POINTS = 3.0
 
 
 class Errors(NamedTuple):
-    """Absolute relative errors |predicted ÷ measured − 1| over some points."""
+    """Absolute relative errors |predicted ÷ measured − 1| over a number of points."""
 
     mean: float
     median: float
@@ -38,19 +40,21 @@ class Errors(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """A fitted model and how far it can be trusted.
+    """Fitted model with its accuracy.
 
     Attributes:
-        model: The model.
-        time_sd: Residual spread of step times, standard deviation of log(measured ÷ predicted).
+        model: The fitted model.
+        time_sd: Residual spread of the step times: standard deviation of log(measured ÷ predicted).
         power_sd: The same for power.
-        time: Errors of step times on the points it was fitted to.
-        power: The same for power; None where no power was measured.
-        held_out_time: Errors on points left out of the fit, each in its turn; None where there were too few.
+        time: Errors of the step times on the points used for the fit.
+        power: The same for power; None if no power was measured.
+        held_out_time: Errors of the step times in cross-validation, on points left out of the fit; None if there were
+            too
+            few points.
         held_out_power: The same for power.
-        frozen: Parameters that the points could not tell, left at the prior.
+        frozen: Names of parameters that the points do not determine; they keep the prior's values.
         observations: The points.
-        notes: What a person should know of the points, one line each.
+        notes: Remarks on the points for the user, one line each.
     """
 
     model: JobModel
@@ -72,14 +76,16 @@ def fit(
     start: JobModel | None = None,
     folds: int = 5,
 ) -> Fit:
-    """Fit one job's model to its measured points.
+    """Fit the cost model of one job to its measured points.
 
     Args:
-        observations: Points of one model on one GPU type; repeats are welcome.
-        prior: What to believe where the points are silent; None for broad guesses and perfect unseen scaling.
-        start: Where to start from, such as the last fit of a growing set of points: faster.
-        folds: Into how many parts the configurations are split to measure the error on points left out; each costs
-            a fit, and 0 measures none. Repeats of one configuration stay together.
+        observations: Points of one model on one GPU type; a configuration may occur several times.
+        prior: Model to use for parameters that the points do not determine; None uses broad guesses and assumes perfect
+            scaling where nothing was measured.
+        start: Model to start the search from, such as the last fit of a growing set of points. It saves time.
+        folds: Number of parts for cross-validation. Each part costs one more fit; 0 skips it. Points of one
+            configuration
+            stay in the same part.
 
     Raises:
         InputError: If there is no observation, or they are of more than one model or GPU type.
@@ -106,14 +112,14 @@ def fit(
 
 
 def _the_one(observations: Sequence[Observation]) -> Observation:
-    """An observation that stands for all in model and GPU type."""
+    """Check that all observations have the same model and GPU type, and return the first of them."""
     if not observations:
         raise InputError("no observations to fit", fix="give at least one measured point")
     first = observations[0]
     for seen in observations:
         if (seen.model, seen.gpu_type) != (first.model, first.gpu_type):
             names = f"{first.model} on {first.gpu_type} and {seen.model} on {seen.gpu_type}"
-            raise InputError(f"points of {names} together", fix="fit each model on each GPU type by itself")
+            raise InputError(f"points of different jobs: {names}", fix="fit each model on each GPU type by itself")
     return first
 
 
@@ -125,7 +131,7 @@ def _fit_model(
     free = points.take(~held)
     clocked = len(free.gpus) > 1 and free.clock_mhz.max() > 1.02 * free.clock_mhz.min()
     throughput, power, frozen = _parts(free if held.any() and clocked else points, card, prior, start, bool(held.any()))
-    if held.any():  # a card at its limit runs below the clock it was asked for: at which, the first fit tells
+    if held.any():  # a card at its limit runs below the requested clock; the first fit tells at which one
         limits = np.where(np.isnan(points.limit_w), np.nan if limit_w is None else limit_w, points.limit_w)
         ran_mhz = np.where(held, held_clock(throughput, power, limits, *points.where), points.clock_mhz)
         throughput, power, frozen = _parts(replace(points, clock_mhz=ran_mhz), card, prior, start, True)
@@ -144,7 +150,7 @@ def _fit_model(
 def _parts(
     points: Points, card: GpuType, prior: JobModel | None, start: JobModel | None, limited: bool
 ) -> tuple[ThroughputModel, PowerModel, tuple[str, ...]]:
-    """Times first, then watts given the times; and what stayed at the prior."""
+    """Fit the step times, then the watts; return both models and the names of the parameters kept from the prior."""
     known, warm = None if prior is None else prior.throughput, None if start is None else start.throughput
     throughput, frozen_time = fit_throughput(points, card.clock_max_mhz, known, warm)
     power, frozen_power = fit_power(points, throughput, card, None if prior is None else prior.power, limited=limited)
@@ -152,13 +158,13 @@ def _parts(
 
 
 def _limit_of(points: Points, card: GpuType) -> float | None:
-    """The limit of points that name none: as they show it, else the type's; None where that cannot be it."""
+    """Return the power limit of points that name none: as the points show it, else the type's; None if neither fits."""
     shown = limit_shown(points)
     if shown is not None:
         return shown
     each_w = (points.power_w / points.gpus)[np.isfinite(points.power_w)]
     above = len(each_w) and each_w.max() > (1.0 + NEAR) * card.limit_w
-    # of a type that only its points tell of, the highest watts are no limit until they stand still
+    # a type known only from its points has no limit until the highest watts are seen at several clocks
     return None if above or card.limit_w in each_w else card.limit_w
 
 
@@ -166,20 +172,20 @@ def _notes(points: Points, card: GpuType, model: JobModel) -> tuple[str, ...]:
     each_w = (points.power_w / points.gpus)[np.isfinite(points.power_w)]
     notes = []
     if model.limit_w is None and card.limit_w in each_w:
-        notes.append(f"the power limit of {card.name} is not known: none is modelled; give it as power_limit_w")
+        notes.append(f"the power limit of {card.name} is not known: no limit is modelled; give it as power_limit_w")
     elif model.limit_w is None:
         what = f"points draw up to {each_w.max():.0f} W a GPU, above the {card.limit_w:.0f} W of {card.name}"
         notes.append(f"{what}: no power limit is modelled")
     elif model.limit_w != card.limit_w:
-        notes.append(f"watts stop at {model.limit_w:.0f} W a GPU: taken for the power limit that held")
+        notes.append(f"watts stop at {model.limit_w:.0f} W a GPU: this is used as the power limit")
     if len(each_w) and each_w.min() < card.idle_w:
         what = f"points draw down to {each_w.min():.0f} W a GPU, below the {card.idle_w:.0f} W of an idle {card.name}"
-        notes.append(f"{what}: {model.power.idle_w:.0f} W is taken for its idle draw")
+        notes.append(f"{what}: {model.power.idle_w:.0f} W is used as its idle draw")
     return tuple(notes)
 
 
 def _log_residuals(model: JobModel, points: Points) -> tuple[FloatArray, FloatArray]:
-    """log(measured ÷ predicted): of the step times, and of the powers that were measured."""
+    """Return log(measured ÷ predicted) of all step times, and of all measured powers."""
     times_s, each_w = limited_costs(model, *points.where, points.limit_w)
     time = np.log(points.time_s / times_s)
     known = np.isfinite(points.power_w)
@@ -190,7 +196,7 @@ def _log_residuals(model: JobModel, points: Points) -> tuple[FloatArray, FloatAr
 def _held_out(
     points: Points, kind: Observation, card: GpuType, prior: JobModel | None, start: JobModel, folds: int
 ) -> tuple[FloatArray, FloatArray] | tuple[None, None]:
-    """Log residuals of points left out, fold by fold of whole configurations; None where fewer than three exist."""
+    """Return log residuals of the points left out in cross-validation; None with fewer than three configurations."""
     groups = points.configuration()
     count = int(groups.max()) + 1
     if folds < 2 or count < 3:
@@ -208,7 +214,7 @@ def _held_out(
 
 
 def _spread(log_residuals: FloatArray, free: int) -> float:
-    """Standard deviation of log residuals, drawn towards `PRIOR_SD` where points are few."""
+    """Return the standard deviation of log residuals, pulled towards `PRIOR_SD` if there are few points."""
     degrees = max(len(log_residuals) - free, 0) + PRIOR_SD_POINTS
     squares = float(np.sum(log_residuals**2)) + PRIOR_SD_POINTS * PRIOR_SD**2
     return float(np.sqrt(squares / degrees))

@@ -1,10 +1,10 @@
-"""Fits a power model to measured watts, given the step times: bounded linear least squares in all but one parameter.
+"""Fit a power model to measured watts when the step times are known.
 
 With z = (P_act − P_idle)·(1 − h_1 − h_3, h_1, h_3, s), the watts of `gpu_power` are linear in z:
 
     P_gpu − P_idle = busy^r · [u·(z_0 + z_1·x + z_3·x³) + (1 − u)·z_s]          x = f/f_max
 
-so for each exponent r the best z ≥ 0 is found exactly, and only r is searched.
+So for each exponent r the best z ≥ 0 is found exactly by least squares, and only r needs a search.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from powerflow.cost.catalogue import GpuType
 from powerflow.cost.model import PowerModel, ThroughputModel, busy_share, compute_time, step_time
 from powerflow.cost.points import Points
 
-#: Spread that a power reading is taken to have around the model, as a share of it.
+#: Assumed relative spread of a power reading around the model.
 NOISE = 0.03
 
-#: How far the shape z ÷ Σ(z_0..z_3), the amplitude and the exponent r may be from the prior.
+#: Prior spreads of the shape z ÷ Σ(z_0..z_3), of the amplitude, and of the exponent r.
 _SHAPE_SPREAD, _AMPLITUDE_SPREAD, _EXPONENT_SPREAD = 0.3, 0.5, 0.5
 _FROZEN = 1e-3
 
-#: Broad guesses where no family is known: the middle workload of the V100 clock profile, above idle; the middle
-#: network of Zeus' V100 profile, as a share of the range from idle to limit.
+#: Values assumed when no family is known. Above idle: the median workload of the V100 clock profile. As a share of the
+#: range from idle to limit: the median network of Zeus' V100 profile.
 _LINEAR, _CUBIC, _SYNC, _EXPONENT, _LOAD = 0.15, 0.55, 0.3, 0.8, 0.75
 
 
@@ -38,18 +38,17 @@ def fit_power(
     *,
     limited: bool = False,
 ) -> tuple[PowerModel, tuple[str, ...]]:
-    """Fit watts.
+    """Fit the parameters of a power model.
 
     Args:
-        points: Measured points; those without power are passed over.
-        throughput: The times model, for the shares of busy, computing and synchronising time.
-        card: The GPU type: its idle draw is taken as known unless a point draws less, its limit bounds what a busy
-            GPU draws.
-        prior: What to believe where the points are silent, or None for a broad guess.
-        limited: A power limit holds some points back, so that P_act, at the maximum clock, may be above any limit.
+        points: Measured points; points without power are ignored.
+        throughput: Fitted step-time model. It gives the shares of busy, computing and synchronising time.
+        card: GPU type. Its idle draw is used unless a point draws less; its limit bounds the draw of a busy GPU.
+        prior: Model to use for parameters that the points do not determine; None uses a broad guess.
+        limited: True if a power limit slowed some points. P_act, at the maximum clock, may then exceed the limit.
 
     Returns:
-        The model, and the names of the parameters that stayed at the prior because no point can tell them.
+        The model, and the names of the parameters kept from the prior because no point determines them.
     """
     base = _guess(card) if prior is None else prior
     points = points.take(np.isfinite(points.power_w))
@@ -104,7 +103,7 @@ def fit_power(
 def _solve(
     columns: FloatArray, per_gpu_w: FloatArray, base: PowerModel, spreads: FloatArray, *, weak_amplitude: bool
 ) -> tuple[float, FloatArray]:
-    """Best z ≥ 0 in the sense of relative error and prior; returns (cost, z)."""
+    """Find the best z ≥ 0 for relative error and prior; return (cost, z)."""
     from scipy.optimize import nnls
 
     scale = max(base.active_w - base.idle_w, 1.0)

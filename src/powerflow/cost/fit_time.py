@@ -1,4 +1,4 @@
-"""Fits a throughput model to step times: robust, regularised least squares on log time."""
+"""Fit a step-time model by robust, regularised least squares on log time."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from powerflow.arrays import FloatArray, IntArray
 from powerflow.cost.model import ThroughputModel, step_time
 from powerflow.cost.points import Points
 
-#: Spread that one step time is taken to have around the model (log); larger misfits than twice this count less.
+#: Assumed spread of one step time around the model (log). Residuals above twice this value get less weight.
 NOISE = 0.05
 
 
 class _Parameter(NamedTuple):
-    """How a parameter is searched: as a logarithm or plainly, between bounds, and how far from a prior it may be.
+    """How one parameter is fitted: on a linear or log scale, within bounds, and with which prior spread.
 
-    The spreads are standard deviations in the searched coordinate: `near` around a family's value, `far` around the
-    broad guess where there is no family. Logarithms of one `scale` move together by `SCALE_SPREAD` besides: a GPU
-    that is twice as fast shortens α and β alike, a slower network lengthens all synchronising.
+    The spreads are standard deviations in the fitted coordinate: `near` around a family's value, `far` around the broad
+    guess used without a family. Logarithms with the same `scale` also move together, by `SCALE_SPREAD`: a GPU that is
+    twice
+    as fast shortens α and β alike, and a slower network lengthens all synchronising.
     """
 
     name: str
@@ -45,8 +46,8 @@ PARAMETERS = (
 )
 SCALE_SPREAD = 1.0
 
-#: Broad guesses: a corner between sum and maximum; κ of the middle workload of the V100 clock profile; γ of
-#: the middle application of Pollux' profiles.
+#: Values assumed without a family: a corner between sum and maximum; κ of the median workload of the V100 clock
+#: profile; γ of the median application of Pollux' profiles.
 _GUESS = {"corner": 1.7, "kappa": 0.4, "gamma": 2.0}
 _NO_SYNC_S = 1e-9
 
@@ -54,17 +55,17 @@ _NO_SYNC_S = 1e-9
 def fit_throughput(
     points: Points, clock_max_mhz: float, prior: ThroughputModel | None, start: ThroughputModel | None
 ) -> tuple[ThroughputModel, tuple[str, ...]]:
-    """Fit step times.
+    """Fit the parameters of a step-time model.
 
     Args:
         points: Measured points, at least one.
-        clock_max_mhz: The GPU type's maximum clock.
-        prior: What to believe where the points are silent, or None.
-        start: Where to start from; None starts from the prior, or a guess from the points.
+        clock_max_mhz: Maximum clock of the GPU type.
+        prior: Model to use for parameters that the points do not determine, or None.
+        start: Model to start the search from; None starts from the prior, or from a guess based on the points.
 
     Returns:
-        The model, and the names of the parameters that stayed at the prior because no point can tell them. Without a
-        prior these are optimistic: no synchronising cost where none was seen, across nodes no more than inside one.
+        The model, and the names of the parameters kept from the prior because no point determines them. Without a prior
+        these are optimistic: no synchronising time where none was measured, and none added by crossing nodes.
     """
     from scipy.optimize import least_squares
 
@@ -96,7 +97,7 @@ def fit_throughput(
 
 
 def _prior_whitening(free: list[_Parameter], has_prior: bool) -> FloatArray:
-    """The matrix that makes deviations from the prior independent, each of spread 1."""
+    """Return the matrix that turns deviations from the prior into independent values of spread 1."""
     scales = np.array([p.scale for p in free])
     together = (scales[:, None] == scales[None, :]) & (scales != "")
     own = np.array([p.near if has_prior else p.far for p in free])
@@ -104,10 +105,9 @@ def _prior_whitening(free: list[_Parameter], has_prior: bool) -> FloatArray:
 
 
 def _identifiable(points: Points, has_prior: bool) -> list[_Parameter]:
-    """The parameters that these points say something about.
+    """List the parameters that these points determine.
 
-    A family's prior may be corrected by less than it takes to start from nothing: with one, a slope and an intercept
-    are both moved by a single point, in proportion.
+    With a family's prior fewer points are enough: a single point moves both a slope and its intercept, in proportion.
     """
     batches = len(np.unique(points.local_batch))
     clocks = points.clock_mhz.max() > 1.02 * points.clock_mhz.min()
@@ -129,13 +129,13 @@ def _identifiable(points: Points, has_prior: bool) -> list[_Parameter]:
 
 
 def _tells_slope(gpus: IntArray, has_prior: bool) -> bool:
-    """Whether the counts at which synchronising was seen tell what each further GPU adds."""
+    """Return True if the GPU counts with measured synchronising determine the time per further GPU."""
     counts = np.unique(gpus)
     return len(counts) > 0 and counts[-1] > 2 and (has_prior or len(counts) > 1)
 
 
 def _guess(points: Points, clock_max_mhz: float) -> ThroughputModel:
-    """A start from the points alone: the best seconds per sample, a launch floor below the shortest pass."""
+    """Guess start values from the points: the best seconds per sample, and a launch time below the shortest pass."""
     passes = points.time_s / points.accumulation
     per_sample = float(np.min(passes / points.local_batch))
     alone = points.gpus == 1

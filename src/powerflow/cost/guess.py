@@ -1,8 +1,8 @@
-"""A GPU type that the catalogue does not have: its limits as measured, everything else a guess that says so.
+"""Describe a GPU type that the catalogue does not have: its measured limits, and guesses for the rest.
 
-What a card's driver (or whoever measured it) tells is taken: clocks, power limit, memory. Idle draw, speed and links
-are those of the nearest type of the catalogue, scaled by the ratio of the power limits. That is a start and no more:
-watts and step times are learnt from the first measured steps on.
+Clocks, power limit and memory are taken from the card's driver or from measured points. Idle draw, speed and links are
+those of the most similar type of the catalogue, scaled by the ratio of the power limits. This is only a start: watts
+and step times are learnt from the first measured steps on.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from dataclasses import dataclass
 from powerflow.cost.catalogue import GpuType, catalogue_types
 from powerflow.cost.type_names import is_of_family
 
-#: Clocks in which neither a driver nor a table says how far apart they are: as most NVIDIA cards have them.
+#: Clock step where neither driver nor table gives one; most NVIDIA cards have it.
 ANY_STEP_MHZ = 15.0
 
 
 @dataclass(frozen=True, slots=True)
 class CardLimits:
-    """Limits of a card; nan where one is not known.
+    """Known limits of a GPU; nan for each unknown one.
 
     Attributes:
-        clock_min_mhz, clock_max_mhz, clock_step_mhz: Clocks it can be locked to.
-        limit_w: Board power limit: the one it comes with.
+        clock_min_mhz, clock_max_mhz, clock_step_mhz: Clocks that it can be locked to.
+        limit_w: Default power limit of the board.
         memory_gib: Memory.
-        idle_w: Watts when nobody uses it.
+        idle_w: Watts when it is not used.
     """
 
     clock_min_mhz: float = math.nan
@@ -37,9 +37,9 @@ class CardLimits:
 
 
 def agree(card: GpuType, limits: CardLimits) -> bool:
-    """Say whether measured limits are those of a type of the catalogue, as far as they are known.
+    """Return True if the known limits match a type of the catalogue.
 
-    Clocks may be off by 2 %, watts by 5 %, memory by 10 % (what a driver counts as usable differs).
+    Clocks may differ by 2 %, watts by 5 %, memory by 10 % (drivers count usable memory differently).
     """
     pairs = (
         (limits.clock_max_mhz, card.clock_max_mhz, 0.02),
@@ -50,12 +50,12 @@ def agree(card: GpuType, limits: CardLimits) -> bool:
 
 
 def guessed_type(name: str, limits: CardLimits, told_by: str = "the driver") -> GpuType:
-    """Make a type of what is known of it.
+    """Create a GPU type from its known limits, and guess the rest.
 
     Args:
-        name: Its own name.
-        limits: What is known; clocks, watts and memory that are not are those of the nearest type.
-        told_by: Where the limits come from, for people.
+        name: Its name.
+        limits: Known limits. Unknown clocks, watts and memory are taken from the most similar catalogue type.
+        told_by: Source of the limits, for the user.
     """
     like = _nearest(name, limits.limit_w)
     ratio = limits.limit_w / like.limit_w if math.isfinite(limits.limit_w) else 1.0
@@ -90,16 +90,16 @@ def guessed_type(name: str, limits: CardLimits, told_by: str = "the driver") -> 
 
 
 def in_words(card: GpuType) -> str:
-    """Say in one line what is known of a guessed type, and what is not."""
+    """Describe a guessed type in one line: what is known and what is guessed."""
     return (
         f"{card.name} is not in the catalogue: {card.clock_min_mhz:.0f} to {card.clock_max_mhz:.0f} MHz, "
-        f"{card.limit_w:.0f} W, {card.memory_gib:.0f} GiB ({card.sources['limits']}); what jobs cost on it starts "
-        f"from {card.sources['speed']}, and is learnt"
+        f"{card.limit_w:.0f} W, {card.memory_gib:.0f} GiB ({card.sources['limits']}); job costs start from "
+        f"{card.sources['speed']}, and are learnt"
     )
 
 
 def _nearest(name: str, limit_w: float) -> GpuType:
-    """The catalogue's type of the same chip, else the one of the nearest power limit."""
+    """Return the catalogue's type of the same chip, else the one with the nearest power limit."""
     known = catalogue_types()
     same = [card for card in known if is_of_family(name, card.name)]
     if same or math.isnan(limit_w):

@@ -1,7 +1,7 @@
-"""What is believed of each class while jobs run: a prior, sharpened by every new observation.
+"""Learn the costs of job classes while jobs run: start from a prior and refine it with each new observation.
 
-Refitting costs milliseconds, so it is done only when a configuration is seen that was never seen before. A repeat
-sharpens the mean that stands in the table for that configuration, which needs no fit.
+A refit takes milliseconds, so it happens only when a configuration is measured for the first time. A repeated
+measurement only changes that configuration's mean in the table, which needs no fit.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Configuration = tuple[int, int, int, int, float | None]  # GPUs, nodes, local ba
 
 @dataclass(slots=True)
 class _Seen:
-    """Repeats of one configuration: how many, and the sums that give their geometric means."""
+    """Repeated measurements of one configuration: their number, and the sums for geometric means."""
 
     last: Observation
     times: int = 0
@@ -54,7 +54,7 @@ class _Seen:
 
 @dataclass(slots=True)
 class _Class:
-    """One class on one GPU type."""
+    """Prior, batch and measurements of one job class on one GPU type."""
 
     prior: JobModel
     global_batch: int
@@ -63,10 +63,10 @@ class _Class:
 
 
 class Learner:
-    """Beliefs about classes of jobs, each started from a prior.
+    """Learns the costs of job classes, each starting from a prior.
 
     Args:
-        axes: Per GPU type, the counts and clocks that tables are made for.
+        axes: For each GPU type, the GPU counts and clocks of its tables.
     """
 
     def __init__(self, axes: Mapping[str, Axes]) -> None:
@@ -74,14 +74,14 @@ class Learner:
         self._classes: dict[tuple[str, str], _Class] = {}
 
     def expect(self, cost_class: str, gpu_type: str, prior: JobModel, global_batch: int) -> None:
-        """Start a class from a prior."""
+        """Add a job class with its prior and global batch."""
         self._classes[cost_class, gpu_type] = _Class(prior, global_batch)
 
     def observe(self, cost_class: str, gpu_type: str, observations: Sequence[Observation]) -> bool:
-        """Take note of measurements; True if the belief changed.
+        """Add measurements; return True if the learnt costs changed.
 
         Raises:
-            KeyError: If the class was never expected on this GPU type.
+            KeyError: If `expect` was not called for this class and GPU type.
         """
         known = self._classes[cost_class, gpu_type]
         configurations, news = len(known.seen), False
@@ -102,10 +102,10 @@ class Learner:
         return news
 
     def rebatch(self, cost_class: str, gpu_type: str, global_batch: int, local_batch_max: int) -> None:
-        """The batch of a class turned out to be another than was expected.
+        """Correct the global batch and the largest local batch of a class.
 
         Raises:
-            KeyError: If the class was never expected on this GPU type.
+            KeyError: If `expect` was not called for this class and GPU type.
         """
         known = self._classes[cost_class, gpu_type]
         known.global_batch = global_batch
@@ -114,19 +114,19 @@ class Learner:
             known.model = replace(known.model, local_batch_max=local_batch_max)
 
     def model(self, cost_class: str, gpu_type: str) -> JobModel:
-        """The formulas believed now: fitted, or the prior where nothing was seen.
+        """Return the current model: fitted, or the prior if nothing was measured yet.
 
         Raises:
-            KeyError: If the class was never expected on this GPU type.
+            KeyError: If `expect` was not called for this class and GPU type.
         """
         known = self._classes[cost_class, gpu_type]
         return known.model or known.prior
 
     def table(self, cost_class: str, gpu_type: str) -> CostTable:
-        """What is believed now.
+        """Return the current cost table.
 
         Raises:
-            KeyError: If the class was never expected on this GPU type.
+            KeyError: If `expect` was not called for this class and GPU type.
         """
         known = self._classes[cost_class, gpu_type]
         measured = [seen.mean() for seen in known.seen.values()]

@@ -1,11 +1,11 @@
-"""Compute watts and step times under a power limit: at the limit the card lowers its own clock until it draws no more.
+"""Compute watts and step times under a power limit, where the card lowers its own clock.
 
-So watts stop at the limit, and a step takes as long as at the clock that the card then runs at:
+Watts stop at the limit, and the step time is that of the clock at which the card then runs:
 
     f_held = max { f ≤ f_asked : P(f) ≤ limit }         P as in `cost.model.gpu_power`
 
-P rises with the clock, so f_held is found by halving. Below the lowest clock the model is taken at (a tenth of the
-maximum) nothing is lowered any more: there the limit is below what the job draws at any clock.
+P rises with the clock, so f_held is found by bisection, down to a tenth of the maximum clock. If even that clock draws
+more than the limit, it is used unchanged.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import ArrayLike
 
-from powerflow.arrays import FloatArray
-from powerflow.cost.model import JobModel, PowerModel, ThroughputModel, Values, gpu_power, step_time
+from powerflow.arrays import BoolArray, FloatArray
+from powerflow.cost.model import JobModel, PowerModel, ThroughputModel, gpu_power, step_time
 from powerflow.cost.points import Points
 
-#: Watts within this share of the limit are at it: what a driver keeps below it, and noise.
+#: Watts within this share of the limit count as being at it (driver margin and noise).
 NEAR = 0.015
-#: A plateau spans clocks at least this ratio apart; below it the draw falls to this share, and time rises by this one.
+#: A plateau in watts: least ratio of its clocks, share to which the draw falls below it, ratio by which time rises.
 _SPAN, _FALLS, _RISES = 1.02, 0.93, 1.01
 _LOWEST, _HALVINGS = 0.1, 40
 
@@ -29,17 +29,19 @@ _LOWEST, _HALVINGS = 0.1, 40
 def held_clock(
     throughput: ThroughputModel,
     power: PowerModel,
-    limit_w: Values,
-    gpus: Values,
-    local_batch: Values,
-    accumulation: Values,
-    clock_mhz: Values,
-    crosses: Values,
+    limit_w: ArrayLike,
+    gpus: ArrayLike,
+    local_batch: ArrayLike,
+    accumulation: ArrayLike,
+    clock_mhz: ArrayLike,
+    crosses: ArrayLike,
 ) -> FloatArray:
-    """Find the clocks in MHz that cards run at when asked for ``clock_mhz`` under a limit; all arguments broadcast.
+    """Return the clocks in MHz at which cards run when ``clock_mhz`` is requested under a power limit.
+
+    All arguments broadcast.
 
     Args:
-        throughput, power: The job's.
+        throughput, power: The job's model.
         limit_w: Watts that one GPU may draw; nan for no limit.
         gpus, local_batch, accumulation, clock_mhz, crosses: As in `gpu_power`.
     """
@@ -61,19 +63,19 @@ def held_clock(
 
 def limited_costs(
     model: JobModel,
-    gpus: Values,
-    local_batch: Values,
-    accumulation: Values,
-    clock_mhz: Values,
-    crosses: Values,
-    limit_w: Values | None = None,
+    gpus: ArrayLike,
+    local_batch: ArrayLike,
+    accumulation: ArrayLike,
+    clock_mhz: ArrayLike,
+    crosses: ArrayLike,
+    limit_w: ArrayLike | None = None,
 ) -> tuple[FloatArray, FloatArray]:
-    """Seconds per iteration and watts of one GPU, under the model's power limit.
+    """Return seconds per iteration and watts of one GPU under the power limit.
 
     Args:
-        model: The job's.
+        model: The job's model.
         gpus, local_batch, accumulation, clock_mhz, crosses: As in `gpu_power`.
-        limit_w: Another limit than the model's, of one GPU; nan where the model's holds.
+        limit_w: Limit of one GPU that replaces the model's; nan where the model's limit applies.
     """
     own = math.nan if model.limit_w is None else model.limit_w
     limit = own if limit_w is None else np.where(np.isnan(limit_w), own, limit_w)
@@ -83,10 +85,11 @@ def limited_costs(
 
 
 def limit_shown(points: Points) -> float | None:
-    """Find the power limit that points show: the highest watts of one GPU, if more clock brings neither more nor speed.
+    """Return the power limit of one GPU that is visible in measured points, or None.
 
-    A plateau is taken for a limit only where lower clocks draw less and take longer: a job that hardly uses the GPU
-    draws the same at every clock, and no limit holds it.
+    A limit is visible if the highest watts stay equal over several clocks without more speed, and lower clocks draw
+    less
+    and take longer. The second condition excludes jobs that hardly use the GPU and draw the same at every clock.
     """
     known = np.isfinite(points.power_w) & np.isnan(points.limit_w)
     if not known.any():
@@ -108,9 +111,9 @@ def limit_shown(points: Points) -> float | None:
     return None
 
 
-def at_limit(points: Points, limit_w: float | None) -> npt.NDArray[np.bool_]:
-    """Say which points were drawn at a limit: their own, or ``limit_w`` where they name none."""
+def at_limit(points: Points, limit_w: float | None) -> BoolArray:
+    """Return a mask of the points measured at a power limit: their own, or ``limit_w`` where they name none."""
     limit = np.where(np.isnan(points.limit_w), math.nan if limit_w is None else limit_w, points.limit_w)
     with np.errstate(invalid="ignore"):
-        near: npt.NDArray[np.bool_] = points.power_w / points.gpus >= (1.0 - NEAR) * limit
+        near: BoolArray = points.power_w / points.gpus >= (1.0 - NEAR) * limit
     return near

@@ -1,17 +1,17 @@
-"""Fitted models in a file: JSON, with the points they were fitted to, so that measured points still win later.
+"""Read and write fitted models as JSON, with their measured points, so that the points are still used later.
 
 ::
 
     {"version": 1, "kind": "models", "models": [
         {"model": {"name", "gpu_type", "throughput": {…}, "power": {…}, "local_batch_max", "origin", "limit_w"},
-         "gpu": {…} or null                          the GPU type, where it is none of the catalogue's
+         "gpu": {…} or null                          the GPU type, if the catalogue does not have it
          "time_sd", "power_sd",                      log standard deviations of residuals
          "time", "power", "held_out_time", "held_out_power":  {"mean", "median", "points"} or null
-         "frozen": [parameters left at the prior], "notes": [lines],
+         "frozen": [parameters kept from the prior], "notes": [lines],
          "observations": [rows of the table of observations]}]}
 
 The names below ``model`` are those of `JobModel`, `ThroughputModel` and `PowerModel`, those below ``gpu`` of `GpuType`.
-``limit_w``, ``gpu`` and ``notes`` may be missing: files that were written before there were such have none.
+``limit_w``, ``gpu`` and ``notes`` may be missing, as in files of older versions.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ _Parameters = TypeVar("_Parameters", ThroughputModel, PowerModel)
 
 
 def models_json(fits: Iterable[Fit]) -> str:
-    """The file of some fits, as text that `read_models` reads back unchanged."""
+    """Return fits as JSON text that `read_models` reads back unchanged."""
     document = {"version": VERSION, "kind": "models", "models": [_plain(fitted) for fitted in fits]}
     return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def read_models(path: str | Path) -> list[Fit]:
-    """Read a file of models.
+    """Read a file of fitted models.
 
     Raises:
-        InputError: If it cannot be read, is not such a file, is of a newer version, or holds a value that cannot be.
+        InputError: The file cannot be read, is not a file of models, has a newer version, or holds an impossible value.
     """
     where = str(path)
     try:
@@ -53,9 +53,13 @@ def read_models(path: str | Path) -> list[Fit]:
     except json.JSONDecodeError as error:
         raise InputError(f"is not JSON ({error.msg})", where=f"{where}:{error.lineno}") from error
     if not isinstance(document, dict) or document.get("kind") != "models":
-        raise InputError("is not a file of models", where=where, fix="`powerflow fit OBSERVATIONS -o FILE` makes one")
+        raise InputError(
+            "is not a file of models", where=where, fix="create one with `powerflow fit OBSERVATIONS -o FILE`"
+        )
     if document.get("version") != VERSION:
-        raise InputError(f"has version {document.get('version')}", where=where, fix=f"this PowerFlow reads {VERSION}")
+        raise InputError(
+            f"has version {document.get('version')}", where=where, fix=f"this PowerFlow reads version {VERSION}"
+        )
     entries = document.get("models")
     if not isinstance(entries, list) or not entries:
         raise InputError("holds no model", where=where)
@@ -107,7 +111,7 @@ def _fit(entry: Any, where: str) -> Fit:
 
 
 def _numbers(kind: type[_Parameters], values: Mapping[str, Any], where: str) -> _Parameters:
-    """A tuple of parameters, all of them finite and none negative."""
+    """Create a tuple of parameters; all of them must be finite and none negative."""
     known = {field.name for field in fields(kind)}
     if set(values) != known:
         wrong = sorted(set(values) ^ known)[0]
@@ -119,7 +123,7 @@ def _numbers(kind: type[_Parameters], values: Mapping[str, Any], where: str) -> 
 
 
 def _card(entry: Mapping[str, Any], where: str) -> GpuType:
-    """A GPU type of the file's own: every number finite and above 0."""
+    """Create a GPU type from the file; every number must be finite and above 0."""
     numbers = {field.name for field in fields(GpuType)} - {"name", "sources"}
     for name in sorted(numbers):
         _check_number(f"gpu.{name}", entry[name], where)

@@ -1,4 +1,4 @@
-"""Find the family that a model outside the catalogue most resembles, by its name."""
+"""Find the catalogue's family whose name is most similar to an unknown model's name."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from collections.abc import Iterator
 
 from powerflow.cost.catalogue import families, family
 
-_SHORTEST_STEM = 4  # letters that may stand inside a word; shorter stems must be the word
+_SHORTEST_STEM = 4  # letters; a shorter stem must be the whole word
 
 
 def family_alike(name: str) -> str | None:
-    """Return the family that a model's name resembles, ``resnet34`` → imagenet; None if it resembles none.
+    """Return the family whose name a model's name resembles (``resnet34`` → imagenet), or None.
 
-    A name's words are compared with the stems of the families' names, aliases and kin (``resnet`` of ``resnet50``), the
-    longest first. Of several with one stem, that with the nearest number is taken, and the kin where there is none.
+    The words of the name are compared with the stems of the families' names, aliases and related names (``resnet`` of
+    ``resnet50``). The longest matching stem wins; of several with the same stem, the one with the nearest number, or
+    the
+    related name if the model's name has no number.
     """
     words = re.findall(r"[a-z]+", name.lower())
     number = next(iter(re.findall(r"\d+", name)), None)
@@ -28,7 +30,7 @@ def family_alike(name: str) -> str | None:
 
 
 def _stems() -> Iterator[tuple[str, str | None, str]]:
-    """(letters, number after them, family) of all that the families are called, kin first."""
+    """Yield (letters, number after them, family) of all names of the families, related names first."""
     for name in families():
         for called in family(name).kin:
             yield called, None, name
@@ -39,7 +41,7 @@ def _stems() -> Iterator[tuple[str, str | None, str]]:
 
 
 def _apart(number: str | None, other: str | None) -> float:
-    """How far two numbers of names are apart; kin without a number are nearer than any for a name without one."""
+    """Return the distance between the numbers in two names; a name without a number is nearest to one without."""
     if number is None or other is None:
         return 0.0 if number is other else 1.0
     return abs(math.log(max(float(number[:9]), 1.0) / max(float(other), 1.0)))

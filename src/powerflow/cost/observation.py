@@ -1,16 +1,16 @@
-"""Measured points of a job's cost, and the table they are kept in.
+"""Read and write measured points of a job's cost, in a CSV table.
 
-The format is CSV with a header line, one measured configuration a row, in any order:
+The table has a header line and one measured configuration per row, with columns in any order:
 
 ==============  ========  ==================================================================
 column          unit      meaning
 ==============  ========  ==================================================================
-model           -         whose step it is: any name; rows of one name are fitted together
-gpu_type        -         a GPU type of the catalogue, or any other: then its limits are what the points show
-gpus            -         GPUs it ran on
+model           -         name of the trained model; rows with the same name are fitted together
+gpu_type        -         GPU type of the catalogue, or any other; then its limits come from the points
+gpus            -         number of GPUs
 step_time_s     s         seconds per iteration
 local_batch     samples   samples per GPU in one pass
-nodes           -         nodes those GPUs stood on (optional: 1)
+nodes           -         nodes that hold these GPUs (optional: 1)
 accumulation    passes    passes per iteration (optional: 1)
 clock_mhz       MHz       GPU clock (optional: empty means the type's maximum)
 power_w         W         watts of all its GPUs together (optional: empty means not measured)
@@ -42,19 +42,19 @@ COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """One measured configuration.
+    """Measured step time and power of one configuration.
 
     Attributes:
-        model: Whose step it is.
-        gpu_type: GPU type of the catalogue.
-        gpus: GPUs it ran on.
+        model: Name of the trained model.
+        gpu_type: GPU type, as named in the catalogue.
+        gpus: Number of GPUs.
         local_batch: Samples per GPU in one pass.
         step_time_s: Seconds per iteration.
-        nodes: Nodes those GPUs stood on.
+        nodes: Nodes that hold these GPUs.
         accumulation: Passes per iteration.
         clock_mhz: GPU clock in MHz; None means the type's maximum.
-        power_w: Watts of all its GPUs together, idle draw included; None where not measured.
-        power_limit_w: Power limit that one GPU had; None means the type's.
+        power_w: Watts of all its GPUs together, idle draw included; None if not measured.
+        power_limit_w: Power limit of one GPU in watts; None means the type's.
     """
 
     model: str
@@ -73,8 +73,8 @@ def read_observations(path: str | Path) -> list[Observation]:
     """Read a table of observations.
 
     Raises:
-        InputError: With ``file:line`` where the file cannot be read, is empty or binary, has an unknown or missing
-            column, or a row has a value that cannot be (zero GPUs, a negative time, a clock the type does not have).
+        InputError: The file cannot be read, is empty or binary, has an unknown or missing column, or a row has an
+            impossible value (zero GPUs, a negative time, a clock that the type does not have). It names ``file:line``.
     """
     lines = text_of(Path(path)).splitlines()
     rows = csv.reader(lines)
@@ -85,7 +85,7 @@ def read_observations(path: str | Path) -> list[Observation]:
 
 
 def observations_csv(observations: Iterable[Observation]) -> str:
-    """The table of some observations, as text that `read_observations` reads back unchanged."""
+    """Return observations as CSV text that `read_observations` reads back unchanged."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -95,7 +95,7 @@ def observations_csv(observations: Iterable[Observation]) -> str:
 
 
 def text_of(path: Path) -> str:
-    """Content of a text file.
+    """Return the content of a text file.
 
     Raises:
         InputError: If it does not exist, cannot be read, or is not text in UTF-8.
@@ -126,7 +126,7 @@ def _observations(rows: Any, path: str) -> list[Observation]:
         if not any(cell.strip() for cell in cells):
             continue
         if len(cells) != len(header):
-            raise InputError(f"{len(cells)} values under {len(header)} columns", where=where)
+            raise InputError(f"{len(cells)} values for {len(header)} columns", where=where)
         found.append((dict(zip(header, (cell.strip() for cell in cells), strict=True)), where))
     if not found:
         raise InputError("holds a header but no observation", where=path)
@@ -135,7 +135,7 @@ def _observations(rows: Any, path: str) -> list[Observation]:
 
 
 def _declare_types(rows: Sequence[tuple[dict[str, str], str]]) -> None:
-    """Make known the GPU types that the catalogue has not, with the limits that their points show."""
+    """Declare the GPU types that the catalogue does not have, with the limits seen in their points."""
     clocks_mhz: dict[str, set[float]] = {}
     limits_w: dict[str, float] = {}
     for row, where in rows:
@@ -170,7 +170,7 @@ def _check_header(header: Sequence[str], path: str) -> None:
     if missing:
         raise InputError(f"column {missing[0]!r} is missing", where=where)
     if len(set(header)) != len(header):
-        raise InputError("a column stands twice", where=where)
+        raise InputError("two columns have the same name", where=where)
 
 
 def _observation(row: dict[str, str], where: str) -> Observation:

@@ -1,4 +1,4 @@
-"""Observations as arrays, for fitting."""
+"""Convert observations to arrays for fitting."""
 
 from __future__ import annotations
 
@@ -6,25 +6,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
-import numpy.typing as npt
 
-from powerflow.arrays import FloatArray, IntArray
+from powerflow.arrays import BoolArray, FloatArray, IntArray
 from powerflow.cost.observation import Observation
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Points:
-    """Measured points of one model on one GPU type, column by column; all ``[M]``.
+    """Measured points of one model on one GPU type, as columns; all ``[M]``.
 
     Attributes:
-        gpus: GPUs.
+        gpus: Number of GPUs.
         local_batch: Samples per GPU in one pass.
         accumulation: Passes per iteration.
         clock_mhz: GPU clock in MHz.
-        crosses: Borders between the nodes that took part: nodes − 1.
+        crosses: Number of nodes minus 1.
         time_s: Seconds per iteration.
-        power_w: Watts of all GPUs together; nan where not measured.
-        limit_w: Power limit of one GPU at the time; nan where the type's holds.
+        power_w: Watts of all GPUs together; nan if not measured.
+        limit_w: Power limit of one GPU in watts; nan where the type's limit applies.
     """
 
     gpus: IntArray
@@ -38,21 +37,21 @@ class Points:
 
     @property
     def where(self) -> tuple[IntArray, IntArray, IntArray, FloatArray, IntArray]:
-        """The configurations, in the order that the model's functions take them."""
+        """Return the configurations, in the argument order of the functions in `cost.model`."""
         return self.gpus, self.local_batch, self.accumulation, self.clock_mhz, self.crosses
 
-    def take(self, keep: npt.NDArray[np.bool_]) -> Points:
-        """Some of the points."""
+    def take(self, keep: BoolArray) -> Points:
+        """Return only the points selected by a mask."""
         return Points(*(getattr(self, column.name)[keep] for column in fields(self)))
 
     def configuration(self) -> IntArray:
-        """A number for each point; points of the same configuration share it."""
+        """Return a number for each point; points of the same configuration have the same number."""
         rows = np.stack([np.asarray(c, float) for c in (*self.where, np.nan_to_num(self.limit_w))], axis=1)
         return np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1)
 
 
 def points_of(observations: Sequence[Observation], clock_max_mhz: float) -> Points:
-    """Observations of one model on one GPU type as arrays; a missing clock is the maximum."""
+    """Convert observations of one model on one GPU type to arrays; a missing clock becomes the maximum."""
     return Points(
         gpus=np.array([o.gpus for o in observations], np.int64),
         local_batch=np.array([o.local_batch for o in observations], np.int64),

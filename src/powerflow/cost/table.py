@@ -1,7 +1,8 @@
-"""What a job costs, as numbers a scheduler can read: step time and power over GPU counts and clocks.
+"""Define the cost table that schedulers and policies read: step time and power by GPU count and clock.
 
-A `CostTable` is the only thing the decision core knows of a job's cost. Where it came from (a formula,
-measured points, a prior) is the business of the rest of this room.
+The scheduler knows a job's cost only through a `CostTable`. The other modules of `powerflow.cost` compute the table,
+from
+a formula, measured points, or a prior.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from powerflow.arrays import FloatArray, IntArray
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Axes:
-    """The configurations that all tables of one pool of GPUs share.
+    """GPU counts and clocks that all cost tables of one pool share.
 
     Attributes:
         gpu_type: Name of the GPU type in the catalogue.
-        gpus_per_node: GPUs in one (full) node; a count above it must cross nodes.
-        gpu_counts: ``[N]`` GPU counts, ascending; the powers of two, and whatever counts jobs asked for.
+        gpus_per_node: GPUs in one full node; a job with more GPUs must cross nodes.
+        gpu_counts: ``[N]`` GPU counts, ascending: powers of two, and the counts that jobs requested.
         clocks_mhz: ``[F]`` GPU clocks in MHz, ascending; the last one is the maximum clock.
     """
 
@@ -33,9 +34,9 @@ class CostTable:
     """Step time and power of one class of jobs at its global batch.
 
     Attributes:
-        step_time_s: ``[N, F]`` seconds per iteration, on as few nodes as the count allows; ``inf`` where the
-            job cannot run on that many GPUs.
-        spread_step_time_s: ``[N, F]`` the same when the GPUs stand on more nodes than needed.
+        step_time_s: ``[N, F]`` seconds per iteration on the fewest possible nodes; ``inf`` where the job cannot run on
+            that many GPUs.
+        spread_step_time_s: ``[N, F]`` the same on more nodes than needed.
         power_w: ``[N, F]`` watts of all ``n`` GPUs together while it runs, idle draw included.
         local_batch: ``[N]`` samples per GPU in one pass.
         accumulation: ``[N]`` passes per iteration (gradient accumulation).
@@ -48,5 +49,5 @@ class CostTable:
     accumulation: IntArray
 
     def energy_j(self) -> FloatArray:
-        """Joules per iteration, ``[N, F]``: ``E = P·T`` (design §4), P the watts of all n GPUs."""
+        """Return joules per iteration, ``[N, F]``: E = P·T, with P the watts of all n GPUs (docs/models.md)."""
         return self.power_w * self.step_time_s

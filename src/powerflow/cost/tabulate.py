@@ -1,4 +1,4 @@
-"""From a model and measured points to the table that the decision core reads."""
+"""Build a scheduler's cost table from a job's model and its measured points."""
 
 from __future__ import annotations
 
@@ -16,22 +16,26 @@ from powerflow.errors import InputError
 
 
 def tabulate(model: JobModel, axes: Axes, global_batch: int, measured: Sequence[Observation] = ()) -> CostTable:
-    """The cost table of one job at its global batch: formulas, and measured points where there are any.
+    """Return the cost table of one job at its global batch, from its model and its measured points.
 
-    On n GPUs a pass has ⌈B / (n·s)⌉ samples, with the fewest accumulated passes s that fit memory. Fewer is
-    always better here: s passes compute for ((s·α)^p + (β·B/n)^p)^(1/p), which grows with s, and a shorter
-    last pass hides less of the synchronising. Where n > B a GPU would have no sample: ``inf``.
+    On n GPUs a pass has ⌈B / (n·s)⌉ samples. s, the number of accumulated passes, is the smallest that fits into
+    memory.
+    Fewer passes are always better: s passes compute for ((s·α)^p + (β·B/n)^p)^(1/p), which grows with s, and a shorter
+    last pass hides less of the synchronising. If n > B, a GPU would have no sample: the time is ``inf``.
 
-    A measured point wins exactly where it stands: same n, clock, local batch, accumulation, and as many nodes as
-    the count needs (packed) or more (spread); repeats enter by their geometric mean. The other clocks of the same
-    row are corrected by the ratio of measured to modelled, interpolated in the clock and held at the ends.
-    Rows of other counts are not touched: what one count says of another is the fit's business.
+    A measured point replaces the model in its own cell: same n, clock, local batch, accumulation, and as many nodes as
+    the
+    count needs (packed) or more (spread). Repeats are combined by their geometric mean. The other clocks of that row
+    are
+    multiplied by measured ÷ modelled, interpolated over the clock and constant beyond the ends. Rows of other counts do
+    not
+    change; the fit already connects the counts.
 
     Args:
-        model: Its formulas.
-        axes: Counts and clocks of the pool.
+        model: The job's model.
+        axes: GPU counts and clocks of the pool.
         global_batch: B, samples per iteration over all GPUs; at least 1.
-        measured: Observations of this job; those of other GPU types, batches or counts are passed over.
+        measured: Observations of this job. Those of other GPU types, batches or counts are ignored.
 
     Raises:
         InputError: If the global batch is below 1 or the model was made for another GPU type.
@@ -53,8 +57,8 @@ def tabulate(model: JobModel, axes: Axes, global_batch: int, measured: Sequence[
     # one node more than needed, where there is a GPU for it
     borders = np.minimum(fewest_nodes + 1, counts)[:, None] - 1
     spread_s = np.where(runs, limited_costs(model, n, b, s, clocks, borders)[0], np.inf)
-    # Slopes seen on two to four GPUs of a node, drawn out to eight, may promise less than the network would: that
-    # is the extrapolation's fault, since GPUs of one node can do whatever GPUs of several can.
+    # A slope measured on 2 to 4 GPUs of a node and extrapolated to 8 may predict more time than across nodes. That is
+    # an error of the extrapolation: GPUs of one node can do whatever GPUs of several nodes can.
     packed_s = np.where(crosses[:, None], packed_s, np.minimum(packed_s, spread_s))
     spread_s = np.maximum(packed_s, spread_s)
     power_w = n * each_w
@@ -65,7 +69,7 @@ def tabulate(model: JobModel, axes: Axes, global_batch: int, measured: Sequence[
             spread_s[row] = _corrected(spread_s[row], axes.clocks_mhz, cells.clocks_mhz, cells.time_s)
             continue
         packed_s[row] = _corrected(packed_s[row], axes.clocks_mhz, cells.clocks_mhz, cells.time_s)
-        if crosses[row] or counts[row] == 1:  # then being spread is the same thing, until measured otherwise
+        if crosses[row] or counts[row] == 1:  # here spread equals packed until measured otherwise
             spread_s[row] = packed_s[row]
         known = np.isfinite(cells.power_w)
         if known.any():
@@ -74,7 +78,7 @@ def tabulate(model: JobModel, axes: Axes, global_batch: int, measured: Sequence[
 
 
 def split_batch(global_batch: int, gpus: IntArray, local_batch_max: int) -> tuple[IntArray, IntArray]:
-    """Passes per iteration and samples per pass, ``[N]`` each: the fewest passes that fit memory, evenly filled."""
+    """Return passes per iteration and samples per pass, ``[N]`` each: the fewest passes that fit into memory."""
     per_gpu = -(-global_batch // gpus)
     accumulation = -(-per_gpu // local_batch_max)
     return accumulation, -(-per_gpu // accumulation)
@@ -82,7 +86,7 @@ def split_batch(global_batch: int, gpus: IntArray, local_batch_max: int) -> tupl
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Cells:
-    """Measured points of one row of the table, packed or spread; repeats merged, clocks ascending."""
+    """Measured points of one row of the table, packed or spread, with repeats combined and clocks ascending."""
 
     row: int
     spread: bool
@@ -94,7 +98,7 @@ class _Cells:
 def _measured_cells(
     measured: Sequence[Observation], axes: Axes, local_batch: IntArray, accumulation: IntArray
 ) -> list[_Cells]:
-    """Observations that stand in the table, by row; packed before spread: a measured spread has the last word."""
+    """Group the observations that belong into the table by row, packed rows before spread ones."""
     found: dict[tuple[bool, int], dict[float, list[Observation]]] = {}
     rows = {int(n): row for row, n in enumerate(axes.gpu_counts)}
     clock_max = float(axes.clocks_mhz[-1])
@@ -119,7 +123,7 @@ def _measured_cells(
 
 
 def _corrected(modelled: FloatArray, clocks_mhz: FloatArray, seen_mhz: FloatArray, seen: FloatArray) -> FloatArray:
-    """A row of the table drawn through its measured points: the model's shape times measured ÷ modelled."""
+    """Return a table row corrected to its measured points: the model multiplied by measured ÷ modelled."""
     at_seen = np.exp(np.interp(seen_mhz, clocks_mhz, np.log(modelled)))
     ratio = np.exp(np.interp(clocks_mhz, seen_mhz, np.log(seen / at_seen)))
     row: FloatArray = modelled * ratio
@@ -129,7 +133,7 @@ def _corrected(modelled: FloatArray, clocks_mhz: FloatArray, seen_mhz: FloatArra
 
 
 def _geometric_mean(values: Sequence[float]) -> float:
-    """Of positive values; exactly the value where there is one, nan where there is none."""
+    """Return the geometric mean of positive values; exactly the value if there is one, nan if there is none."""
     if len(values) == 1:
         return values[0]
     return float(np.exp(np.mean(np.log(values)))) if values else float("nan")

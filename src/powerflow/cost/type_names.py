@@ -1,7 +1,7 @@
-"""Names of GPU types: as vendors write them, as people write them, and which of them mean the same.
+"""Compare names of GPU types, as vendors and users write them.
 
-"NVIDIA A100-SXM4-80GB", ``A100`` and ``a100-sxm4-80gb`` name one card; ``A100`` alone also names the PCIe card, and
-nobody who writes ``RTX3080`` means an RTX 3080 Ti.
+"NVIDIA A100-SXM4-80GB", ``A100`` and ``a100-sxm4-80gb`` name one card. ``A100`` alone also names the PCIe card, but
+``RTX3080`` does not name an RTX 3080 Ti.
 """
 
 from __future__ import annotations
@@ -9,28 +9,28 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 
-#: Words of makers and product lines: a name means the same without them.
+#: Names of makers and product lines, which do not change the meaning.
 BRANDS = frozenset({"nvidia", "tesla", "quadro", "geforce", "graphics", "device", "gpu", "generation"})
-#: Words that make another chip of what stands before them, not another form of the same.
+#: Suffixes that name a different chip, not another form of the same one.
 SIBLINGS = frozenset({"ti", "super", "ada", "blackwell", "pro"})
 
 
 def words(name: str) -> list[str]:
-    """Split a name into its words, in lower case: ``["rtx", "3080", "ti"]``."""
+    """Split a name into lower-case words: ``["rtx", "3080", "ti"]``."""
     return re.findall(r"[a-z0-9]+", name.lower())
 
 
 def plain(name: str) -> str:
-    """Reduce a name to its letters and digits without brands, so that equal names compare equal."""
+    """Reduce a name to lower-case letters and digits without brand words, so that equal names compare equal."""
     every = words(name)
     return "".join(word for word in every if word not in BRANDS) or "".join(every)
 
 
 def rest_of(name: str, wanted: str) -> list[str] | None:
-    """Say which words of a name, brands aside, remain beside those that ``wanted`` stands for.
+    """Return the words of a name, without brands, that are left after removing those of ``wanted``.
 
     Returns:
-        The other words; None where ``wanted`` is no run of whole words of the name.
+        The remaining words; None if ``wanted`` is not a sequence of whole words of the name.
     """
     every = [word for word in words(name) if word not in BRANDS]
     short = plain(wanted)
@@ -42,19 +42,19 @@ def rest_of(name: str, wanted: str) -> list[str] | None:
 
 
 def is_of_family(name: str, wanted: str) -> bool:
-    """Say whether a card of this name is one that ``wanted`` names: the same chip, whatever form, memory or power."""
+    """Return True if ``wanted`` names the same chip as ``name``, in any form factor, memory size or power."""
     rest = rest_of(name, wanted)
     return rest is not None and not SIBLINGS & set(rest)
 
 
 def matching(wanted: str, types: Mapping[str, Collection[str]]) -> Sequence[str]:
-    """List the GPU types that a request may mean.
+    """List the GPU types that a requested name can mean.
 
-    A type that bears exactly the wanted name is meant alone; else every type of that family is.
+    If a type has exactly this name, only that type is meant; otherwise every type of that family.
 
     Args:
-        wanted: As a person wrote it.
-        types: Per GPU type, the names that its cards give themselves.
+        wanted: Name as the user wrote it.
+        types: For each GPU type, the names that its cards report.
     """
     exact = [kind for kind, called in types.items() if any(plain(name) == plain(wanted) for name in called)]
     if exact:

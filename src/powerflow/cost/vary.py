@@ -1,4 +1,4 @@
-"""A job that is itself: near its family's model, but not the same, so that nobody can know it beforehand."""
+"""Vary a family's cost model, so that every simulated job is a little different and unknown beforehand."""
 
 from __future__ import annotations
 
@@ -7,18 +7,21 @@ import dataclasses
 from powerflow.arrays import FloatArray
 from powerflow.cost.model import JobModel
 
-#: Log standard deviation of a job's own parameters around its family's, where nothing else is said.
+#: Default standard deviation of ln(job's parameter ÷ family's parameter).
 VARIATION = 0.2
 
-#: How many factors `varied` takes.
+#: Number of factors that `varied` takes.
 FACTORS = 8
 
 
 def varied(model: JobModel, factors: FloatArray) -> JobModel:
-    """Slower, chattier, hotter than the model, or the reverse.
+    """Return the model with its parameters multiplied by ``factors``.
 
-    ``factors`` ``[8]``, each > 0, multiply: α, β, κ, synchronising inside a node, across nodes, the active draw above
-    idle (at most 1.2: no GPU exceeds its limit by more), the draw while synchronising, and the busy exponent.
+    Args:
+        model: Model of the family.
+        factors: ``[8]`` values > 0. They multiply, in this order: α, β, κ, synchronising inside a node, synchronising
+            across nodes, active draw above idle (by at most 1.2: no GPU exceeds its limit by more), draw while
+            synchronising, busy exponent.
     """
     time, power = model.throughput, model.power
     alpha, beta, kappa, near, far, active, sync, busy = (float(factor) for factor in factors)
