@@ -95,7 +95,7 @@ def test_what_is_no_cluster_is_said_in_a_line_with_what_would_be(tmp_path: Path)
     assert done.returncode == 2
     assert done.stderr == (
         "powerflow: --emulate: cannot read 'bogus' as a cluster; "
-        "write COUNTxGPUS:TYPE, as 16x8:A100, or name a YAML file\n"
+        "write COUNTxGPUS:TYPE, such as 16x8:A100, or give a YAML file\n"
     )
 
 

@@ -138,7 +138,7 @@ def test_a_drained_node_takes_nobody_new() -> None:
     assert (pool.up, pool.free, pool.held) == (4, 4, 2)
     pool.allocate(1, 1)
     assert node_numbers(pool, 1) == [1]
-    with pytest.raises(ValueError, match="4 GPUs asked for, 3 are free"):
+    with pytest.raises(ValueError, match="4 GPUs requested, but only 3 are free"):
         pool.allocate(2, 4)
     pool.fail("a-0")
     pool.drain("a-0")  # a late message does not bring it nearer to life
@@ -162,9 +162,9 @@ def test_nobody_is_put_where_they_cannot_be(placement: tuple[NodeShare, ...]) ->
     pool = occupancy("3x8:A")
     pool.allocate(0, 1)
     pool.sleep("a-2")
-    with pytest.raises(ValueError, match="cannot be put"):
+    with pytest.raises(ValueError, match="cannot be placed"):
         pool.put(1, placement)
-    with pytest.raises(ValueError, match="cannot be put"):
+    with pytest.raises(ValueError, match="cannot be placed"):
         pool.put(0, (NodeShare("a-1", (0,)),))
     pool.check()
 
@@ -211,15 +211,15 @@ def test_a_node_drained_in_its_sleep_sleeps_on_unless_it_fails() -> None:
 @pytest.mark.parametrize(
     ("owners", "gpus", "said"),
     [
-        ([1, 2], [4, 8], "12 GPUs asked for, 11 are free"),
-        ([1, 1], [1, 1], "twice"),
+        ([1, 2], [4, 8], "12 GPUs requested, but only 11 are free"),
+        ([1, 1], [1, 1], "an owner is repeated"),
         ([1, 0], [1, 1], "owner 0 already holds"),
         ([0], [1], "owner 0 already holds"),
         ([1], [0], "at least 1"),
         ([1, 2], [1, 0], "at least 1"),
         ([-1], [1], "numbers ≥ 0"),
         ([1, -1], [1, 1], "numbers ≥ 0"),
-        ([1], [12], "12 GPUs asked for, 11 are free"),
+        ([1], [12], "12 GPUs requested, but only 11 are free"),
     ],
 )
 def test_refused_whole(owners: list[int], gpus: list[int], said: str) -> None:
@@ -237,7 +237,7 @@ def test_refused_whole(owners: list[int], gpus: list[int], said: str) -> None:
 def test_a_pool_has_nodes_of_different_names() -> None:
     with pytest.raises(ValueError, match="at least one node"):
         Occupancy([])
-    with pytest.raises(ValueError, match="one name"):
+    with pytest.raises(ValueError, match="two nodes have the same name"):
         Occupancy([Node(0, "n", "A", 8, "r"), Node(1, "n", "A", 8, "r")])
 
 
@@ -284,9 +284,9 @@ def test_a_gpu_out_of_service_goes_to_nobody_and_comes_back_where_it_was() -> No
     assert pool.placement(0) == (NodeShare("a-0", (2, 3)),)  # the aligned pair that is left
     pool.allocate(1, 1)
     assert pool.placement(1) == (NodeShare("a-0", (0,)),)
-    with pytest.raises(ValueError, match="1 GPUs asked for, 0 are free"):
+    with pytest.raises(ValueError, match="1 GPUs requested, but only 0 are free"):
         pool.allocate(2, 1)
-    with pytest.raises(ValueError, match="cannot be put"):
+    with pytest.raises(ValueError, match="cannot be placed"):
         pool.put(2, (NodeShare("a-0", (1,)),))
     pool.check()
     pool.recover_gpu("a-0", 1)

@@ -97,7 +97,7 @@ def test_a_file_says_more(tmp_path: Path) -> None:
         ("16x8:{}", "name of a GPU type"),
         ("no/such/file.yaml", "no such file"),
         ("./a\0b", "no path"),
-        ("bogus", "COUNTxGPUS:TYPE, as 16x8:A100, or name a YAML file"),
+        ("bogus", "COUNTxGPUS:TYPE, such as 16x8:A100, or give a YAML file"),
     ],
 )
 def test_what_no_cluster_can_be(text: str, said: str) -> None:
@@ -145,7 +145,7 @@ def test_what_no_file_may_say(tmp_path: Path, content: str, said: str) -> None:
 
 def test_two_nodes_of_one_name() -> None:
     groups = [NodeGroup("A100", 2, 8, names="n[1-2]"), NodeGroup("T4", 2, 4, names="n[2-3]")]
-    with pytest.raises(InputError, match="two nodes are called 'n2'"):
+    with pytest.raises(InputError, match="two nodes have the name 'n2'"):
         build_cluster(groups, source="test")
 
 

@@ -1,1 +1,1 @@
-"""What there is: GPU types, nodes, topology; placement by buddy allocation and network packing."""
+"""Describe the cluster's nodes, GPU types and racks, and place jobs on them."""

@@ -1,9 +1,10 @@
-"""Which GPUs of one node: buddy blocks in a 64-bit mask.
+"""Choose GPUs of one node by buddy allocation, with the node's GPUs as bits of a 64-bit mask.
 
-GPUs close in number are close in hardware (one NVLink quad, one socket), so a job gets an aligned block: 2 GPUs start
-at an even number, 4 at a multiple of four. Among the free blocks the smallest that is large enough is cut, which keeps
-the large ones whole (Knowlton, "A fast storage allocator", CACM 1965). Where no aligned block is left, the job gets
-the largest pieces that are; the number of free GPUs alone decides whether it fits.
+GPUs with neighbouring numbers are close in hardware (one NVLink quad, one socket), so a job gets an aligned block: 2
+GPUs
+start at an even number, 4 at a multiple of four. The block is cut from the smallest free block that is large enough,
+which keeps large blocks whole (Knowlton, "A fast storage allocator", CACM 1965). If no aligned block is left, the job
+gets the largest free pieces instead; so a job fits whenever enough GPUs are free.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from powerflow.kernel import array_kernel, inlined
 
 #: Block sizes 1, 2, 4, …, 64.
 _ORDERS = 7
-#: ``_STARTS[i]``: bits at which a block of ``2**i`` GPUs may start.
+#: ``_STARTS[i]``: mask of the bits at which a block of ``2**i`` GPUs may start.
 _STARTS = np.array([sum(1 << bit for bit in range(0, 64, 1 << order)) for order in range(_ORDERS)], dtype=np.uint64)
 _ZERO = np.uint64(0)
 _ONE = np.uint64(1)
@@ -22,7 +23,7 @@ _ONE = np.uint64(1)
 
 @inlined
 def popcount(mask: np.uint64) -> np.int64:
-    """Number of set bits: sums over 2, 4 and 8 bits, then over the bytes by one multiplication."""
+    """Return the number of set bits: sum over 2, 4 and 8 bits, then over the bytes by one multiplication."""
     x = np.uint64(mask)
     x = x - ((x >> np.uint64(1)) & np.uint64(0x5555555555555555))
     x = (x & np.uint64(0x3333333333333333)) + ((x >> np.uint64(2)) & np.uint64(0x3333333333333333))
@@ -32,22 +33,22 @@ def popcount(mask: np.uint64) -> np.int64:
 
 @inlined
 def lowest_bit(mask: np.uint64) -> np.int64:
-    """Position of the lowest set bit of a mask that is not 0."""
+    """Return the position of the lowest set bit of a mask that is not 0."""
     lowest = mask & (~mask + np.uint64(1))
     return popcount(lowest - np.uint64(1))
 
 
 @array_kernel
 def choose_gpus(free: np.uint64, gpus: int) -> np.uint64:
-    """Choose GPUs of one node.
+    """Choose free GPUs of one node.
 
     Args:
         free: Mask of its free GPUs.
-        gpus: How many to choose, 1 to the number of set bits.
+        gpus: Number of GPUs to choose, from 1 to the number of set bits.
 
     Returns:
-        Mask of the chosen ones: for a power of two one aligned block if there is one, else as few pieces as the
-        free blocks allow, taken largest first.
+        Mask of the chosen GPUs. For a power of two it is one aligned block if there is one; otherwise as few pieces as
+        possible, the largest first.
     """
     chosen = _ZERO
     left = gpus
@@ -67,7 +68,7 @@ def choose_gpus(free: np.uint64, gpus: int) -> np.uint64:
 
 @array_kernel
 def _smallest_block(free: np.uint64, order: int) -> np.uint64:
-    """First ``2**order`` GPUs of the lowest of the smallest free blocks that hold as many; 0 if none does."""
+    """Return the first ``2**order`` GPUs of the smallest free block that is large enough; 0 if there is none."""
     blocks = free  # where free blocks of 2**i GPUs start
     for i in range(_ORDERS):
         larger, halves = _ZERO, _ZERO

@@ -1,8 +1,9 @@
-"""Bring a job that stands on more nodes than it needs together again, if that is worth the pauses it costs.
+"""Bring jobs that are spread over too many nodes together on one node, if the gain is worth the pauses.
 
-A job spread over nodes synchronises over the network, which can slow it several times. It is moved to one node as
-soon as one has room, or as soon as smaller jobs that stand there can be moved elsewhere. Both sides are counted in
-GPU-seconds: what the job gains over the time it is expected to stay, what the pauses of all that move cost.
+A job spread over nodes synchronises over the network, which can slow it down several times. It moves to one node as
+soon as a node has room, or can get room by moving smaller jobs elsewhere. Gain and cost are compared in GPU-seconds:
+the
+time the job saves while it is expected to keep its GPUs, and the pauses of all jobs that move.
 """
 
 from __future__ import annotations
@@ -19,21 +20,21 @@ from powerflow.cluster.relocation import home, rooms
 from powerflow.kernel import array_kernel
 from powerflow.units import HOUR_S
 
-STAY_S = HOUR_S  # nobody is expected to keep its GPUs for longer than this
-MARGIN = 2.0  # a move must gain more than twice what it costs
+STAY_S = HOUR_S  # longest time that a job is expected to keep its GPUs
+MARGIN = 2.0  # a move must gain more than twice its cost
 NODES_TRIED = 4
 JOBS_TRIED = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """A job on more nodes than it needs.
+    """Job on more nodes than it needs.
 
     Attributes:
-        owner: Its slot.
-        gpus: GPUs it holds, at most those of one node.
+        owner: Its owner number in the pool.
+        gpus: Number of GPUs it holds, at most those of one node.
         speedup: Share of its time that it would save on one node.
-        stay_s: Seconds it would go on like this.
+        stay_s: Seconds for which it would otherwise stay spread.
     """
 
     owner: int
@@ -42,20 +43,20 @@ class Spread:
     stay_s: float
 
     def gain_gpu_s(self) -> float:
-        """GPU-seconds it gains on one node."""
+        """Return the GPU-seconds that it gains on one node."""
         return self.gpus * self.speedup * min(self.stay_s, STAY_S)
 
 
 def consolidate(occupancy: Occupancy, jobs: Sequence[Spread], pause_gpu_s: FloatArray) -> list[int]:
-    """Move jobs together, those that gain most first; the occupancy is changed.
+    """Move spread jobs to single nodes, those with the largest gain first. This changes the occupancy.
 
     Args:
-        occupancy: Who holds which GPUs.
-        jobs: Those that stand on more nodes than they need.
-        pause_gpu_s: By owner, what moving it costs in GPU-seconds; 0 for one that moves anyway.
+        occupancy: Current placement of the pool.
+        jobs: Jobs on more nodes than they need.
+        pause_gpu_s: By owner, the cost of moving it in GPU-seconds; 0 for an owner that moves anyway.
 
     Returns:
-        Owners that now hold other GPUs than before, each once. Each stands on one node.
+        Owners whose GPUs changed, each once. Each of them is now on one node.
     """
     moved: dict[int, None] = {}
     pause_gpu_s = pause_gpu_s.copy()
@@ -69,9 +70,9 @@ def consolidate(occupancy: Occupancy, jobs: Sequence[Spread], pause_gpu_s: Float
             continue
         together = [job.owner, *leavers[:count].tolist()]
         counts = [occupancy.gpus_of(owner) for owner in together]
-        # the job, which is the largest, goes to the one node that now has room for it, the others to what is left
+        # the job is the largest, so it gets the one node that now has room; the others get other nodes
         occupancy.rearrange(np.array(together), np.array(counts))
-        pause_gpu_s[together] = 0.0  # whoever moves pauses once, however often this plan moves it
+        pause_gpu_s[together] = 0.0  # a job pauses once, however often this plan moves it
         moved |= dict.fromkeys(together)
     return list(moved)
 
@@ -80,23 +81,23 @@ def consolidate(occupancy: Occupancy, jobs: Sequence[Spread], pause_gpu_s: Float
 def who_leaves(
     pool: PackedPool, owner: int, gpus: int, pause_gpu_s: FloatArray, affordable: float, leavers: IntArray
 ) -> int:
-    """Which smaller jobs must leave a node so that it has room for a job and they have room elsewhere.
+    """Find smaller jobs that must leave a node so that a job fits there and they fit elsewhere.
 
-    Nodes are tried by how much they are short of, the least first; on a node, the largest jobs that fit into what
-    is missing leave first.
+    Nodes that lack the fewest GPUs are tried first. On a node, the largest jobs that fit into the missing number leave
+    first.
 
     Args:
         pool: The pool's arrays.
-        owner: The job.
-        gpus: GPUs it holds and needs on one node.
-        pause_gpu_s: By owner, what moving it costs.
-        affordable: What moving the leavers may cost together.
-        leavers: ``[64]`` out.
+        owner: The job to bring together.
+        gpus: Number of GPUs it holds and needs on one node.
+        pause_gpu_s: By owner, the cost of moving it.
+        affordable: Largest allowed cost of moving all leaving jobs together.
+        leavers: ``[64]`` output: the owners that leave.
 
     Returns:
-        How many leave; 0 if some node has room as it is; -1 if there is no way worth it.
+        Number of jobs that leave; 0 if a node has room already; -1 if no way is affordable.
     """
-    room = rooms(pool)  # once the job itself has left
+    room = rooms(pool)  # free GPUs after the job itself has left
     gpu = pool.head[owner]
     while gpu != NOBODY:
         if room[pool.node_of[gpu]] >= 0:
@@ -124,19 +125,19 @@ def who_leaves(
 
 @array_kernel
 def _leave_node(pool: PackedPool, node: int, gpus: int, short: int, room: IntArray, leavers: IntArray) -> int:
-    """Smaller jobs that stand on ``node`` alone, hold ``short`` GPUs together and each fit one other node; or -1."""
+    """Find smaller jobs on ``node`` alone that hold ``short`` GPUs and fit elsewhere; return how many, or -1."""
     count = 0
     left = short
     homes = np.empty(64, np.int64)
     kept = room[node]
-    room[node] = -1  # the job's own from now on
+    room[node] = -1  # reserved for the job
     first, last = pool.first_gpu[node], pool.first_gpu[node] + pool.built[node]
     for held in range(min(gpus - 1, short), 0, -1):
         for gpu in range(first, last):
             other = pool.owner_of[gpu]
             if left < held or other == NOBODY or pool.held[other] != held or pool.spread[other] != 1:
                 continue
-            if pool.head[other] != gpu:  # each is met once
+            if pool.head[other] != gpu:  # count each job once
                 continue
             there = home(pool, room, held, True)
             if there < 0:

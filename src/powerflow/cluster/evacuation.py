@@ -1,7 +1,7 @@
-"""Empty a node whose jobs fit on other nodes in use, so that it can sleep, if that is worth their pauses.
+"""Empty nodes so that they can sleep, if their jobs fit on other used nodes and the saving is worth the pauses.
 
-Both sides are counted in weighted seconds of completion time, joules turned into seconds by the energy price λ_E
-(design §6): what a sleep of the node is expected to save, what the pauses of all who leave it cost.
+Saving and cost are compared in weighted seconds of completion time; joules are converted by the energy price λ_E
+(docs/placement.md, "When a move is worth it").
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ NODES_TRIED = 8
 
 
 def empty_nodes(occupancy: Occupancy, gain: FloatArray, pause: FloatArray) -> list[int]:
-    """Empty nodes as long as one is worth it, the one with the most to win first; the occupancy is changed.
+    """Empty nodes while one is worth it, the one with the largest net gain first. This changes the occupancy.
 
-    Nobody is torn apart and no other node is opened for it: all who leave stood on that node alone, and each goes to
-    one other node in use.
+    Only jobs that are on that node alone move, each to one other node in use. No job is split, and no empty node is
+    used.
 
     Args:
-        occupancy: Who holds which GPUs.
-        gain: ``[N]`` weighted seconds that a sleep of each node brings; 0 or less where it brings none.
-        pause: By owner, weighted seconds that moving it costs; 0 for one that moves anyway.
+        occupancy: Current placement of the pool.
+        gain: ``[N]`` weighted seconds saved if the node sleeps; 0 or less if nothing is saved.
+        pause: By owner, weighted seconds that moving it costs; 0 for an owner that moves anyway.
 
     Returns:
-        Owners that now stand on another node, each once.
+        Owners that are now on another node, each once.
     """
     moved: dict[int, None] = {}
     pause = pause.copy()
@@ -46,16 +46,16 @@ def empty_nodes(occupancy: Occupancy, gain: FloatArray, pause: FloatArray) -> li
 
 @array_kernel
 def who_can_leave(pool: PackedPool, gain: FloatArray, pause: FloatArray, leavers: IntArray) -> int:
-    """Who must leave the node that is most worth emptying.
+    """Find the node most worth emptying, and the owners that must leave it.
 
     Args:
         pool: The pool's arrays.
-        gain: ``[N]`` what a sleep of each node brings.
-        pause: By owner, what moving it costs.
-        leavers: ``[64]`` out.
+        gain: ``[N]`` gain if each node sleeps.
+        pause: By owner, the cost of moving it.
+        leavers: ``[64]`` output: the owners that leave.
 
     Returns:
-        How many leave; 0 if no node is worth emptying.
+        Number of owners that leave; 0 if no node is worth emptying.
     """
     room = rooms(pool)
     free = 0  # on nodes in use
@@ -80,7 +80,7 @@ def who_can_leave(pool: PackedPool, gain: FloatArray, pause: FloatArray, leavers
 
 @array_kernel
 def _pauses(pool: PackedPool, node: int, pause: FloatArray) -> float:
-    """What it costs to move everybody on a node; ``inf`` if somebody stands on other nodes as well."""
+    """Return the cost of moving all owners of a node; ``inf`` if one of them is also on other nodes."""
     cost = 0.0
     for gpu in range(pool.first_gpu[node], pool.first_gpu[node] + pool.built[node]):
         owner = pool.owner_of[gpu]
@@ -93,7 +93,7 @@ def _pauses(pool: PackedPool, node: int, pause: FloatArray) -> float:
 
 @array_kernel
 def _all_leave(pool: PackedPool, node: int, room: IntArray, leavers: IntArray) -> int:
-    """Everybody on a node, the largest first, if each fits another node in use; else 0. ``room`` is left as it was."""
+    """List all owners on a node, largest first, if each fits another node in use; return how many, else 0."""
     count = 0
     homes = np.empty(64, np.int64)
     kept = room[node]
@@ -102,7 +102,7 @@ def _all_leave(pool: PackedPool, node: int, room: IntArray, leavers: IntArray) -
     for held in range(pool.size[node], 0, -1):
         for gpu in range(pool.first_gpu[node], pool.first_gpu[node] + pool.built[node]):
             owner = pool.owner_of[gpu]
-            # an owner is met where the node's part of its list begins
+            # count each owner once, at its first GPU
             if not fit or owner == NOBODY or pool.held[owner] != held or pool.head[owner] != gpu:
                 continue
             there = home(pool, room, held, False)

@@ -1,4 +1,4 @@
-"""What must always hold of a pool, recomputed from who owns each GPU, which are in service, and each node's status."""
+"""Check the arrays of a pool by recomputing them from GPU owners, GPUs out of service, and node status."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from powerflow.cluster.packing import ASLEEP, NOBODY, UP, PackedPool
 
 
 def check_pool(pool: PackedPool) -> None:
-    """Raise AssertionError if anything a `PackedPool` keeps is not what it should be. For tests: slow."""
+    """Raise AssertionError if any derived array of a `PackedPool` is wrong. Slow; for tests."""
     taken = pool.owner_of != NOBODY
     owners = pool.owner_of[taken]
     nodes, most = len(pool.size), (len(pool.row_len) - 1) // 2
@@ -51,22 +51,22 @@ def check_pool(pool: PackedPool) -> None:
         (room < pool.size).sum(),
     ]
     _same(pool.totals, np.array(totals), "totals")
-    assert (room[pool.status == ASLEEP] == pool.size[pool.status == ASLEEP]).all(), "somebody holds a sleeping node"
+    assert (room[pool.status == ASLEEP] == pool.size[pool.status == ASLEEP]).all(), "a sleeping node has an owner"
 
 
 def _check_chains(pool: PackedPool) -> None:
-    """Every owner's chain visits each of its GPUs once, node by node, and nobody else's."""
+    """Check that every owner's chain visits each of its GPUs once, node by node, and no others."""
     visited = 0
     for owner in np.flatnonzero(pool.head != NOBODY):
         gpu, path = pool.head[owner], []
         while gpu != NOBODY:
-            assert pool.owner_of[gpu] == owner, f"GPU {gpu} is in the chain of {owner}, who does not own it"
+            assert pool.owner_of[gpu] == owner, f"GPU {gpu} is in the chain of owner {owner}, which does not hold it"
             path.append(pool.node_of[gpu])
             assert len(path) <= pool.held[owner], f"chain of {owner} is too long"
             gpu = pool.next_of[gpu]
         assert len(path) == pool.held[owner], f"chain of {owner} is too short"
         changes = 1 + int(np.count_nonzero(np.diff(path)))
-        assert changes == pool.spread[owner], f"chain of {owner} comes back to a node it left"
+        assert changes == pool.spread[owner], f"chain of {owner} returns to a node that it left"
         visited += len(path)
     assert visited == np.count_nonzero(pool.owner_of != NOBODY), "a GPU is in no chain"
     assert (pool.next_of[pool.owner_of == NOBODY] == NOBODY).all(), "a free GPU is in a chain"

@@ -1,9 +1,11 @@
-"""Which nodes: best fit on as few nodes, then as few racks, as possible. Kernels over one pool's arrays.
+"""Choose nodes by best fit, using as few nodes, then as few racks, as possible. Kernels over the arrays of one pool.
 
-Nodes that may take jobs are listed by their free GPUs ("room"): a node that already runs something in row ``room``, an
-empty one in row ``most + room``, where ``most`` is the size of the largest node. Going up the rows from a job's size is
-then best fit that fills nodes in use before it opens an empty one. Each row is a bit set over nodes in rack order, so
-that the answer depends on who holds what, never on how it came about.
+Nodes that can take jobs are listed by their free GPUs ("room"): a node in use is in row ``room``, an empty node in row
+``most + room``, where ``most`` is the size of the largest node. Searching the rows upwards from a job's size is then
+best
+fit, and it fills nodes in use before it opens an empty one. Each row is a bit set over nodes in rack order, so the
+result
+depends only on the current owners, never on the history.
 """
 
 from __future__ import annotations
@@ -22,18 +24,18 @@ UP, ASLEEP, DRAINED, FAILED = range(4)
 # Entries of Pool.totals.
 FREE_GPUS, UP_GPUS, ASLEEP_GPUS, HELD_GPUS, NODES_IN_USE = range(5)
 NOBODY = -1
-# Why owners cannot be placed; 0: they can.
+# Reasons why owners cannot be placed; 0 means that they can.
 IMPOSSIBLE, TOO_MANY, HOLDS_ALREADY = 1, 2, 3
 
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
-#: The fields of a `PackedPool`. Numba looks up a named tuple's class at every call, which takes longer than the rest.
+#: The fields of a `PackedPool` as a plain tuple: numba takes long to look up a named tuple's class at every call.
 Fields = tuple[Any, ...]
 
 
 class PackedPool(NamedTuple):
-    """Everything there is to know of a pool's occupancy. N nodes, G GPUs, K racks, O owners, L rows of nodes."""
+    """All arrays of a pool's occupancy: N nodes, G GPUs, K racks, O owners, L rows of nodes."""
 
     size: I32  # [N] GPUs of each node: those in service, and those out of it that somebody still holds
     built: I32  # [N] GPUs of each node, whatever their state
@@ -58,12 +60,14 @@ class PackedPool(NamedTuple):
 
 
 def empty_pool(sizes: Sequence[int], racks: Sequence[int], owners: int) -> PackedPool:
-    """A pool that nobody uses, all nodes up. Without kernels, which a controller of no jobs never loads.
+    """Create a pool without owners, with all nodes up.
+
+    It uses no kernels, so that a controller without jobs does not load numba.
 
     Args:
         sizes: ``[N]`` GPUs of each node, 1 to 64.
         racks: ``[N]`` rack of each node, numbered from 0 without gaps, never falling.
-        owners: Owners to make room for.
+        owners: Number of owners to allocate arrays for.
     """
     size = np.asarray(sizes, np.int32)
     rack_of = np.asarray(racks, np.int32)
@@ -103,7 +107,7 @@ def empty_pool(sizes: Sequence[int], racks: Sequence[int], owners: int) -> Packe
 
 @kernel
 def refusal(held: I32, owners: I64, gpus: I64, free: int) -> int:
-    """Why these owners cannot get so many GPUs each, or 0. Each must stand once and hold nothing."""
+    """Return the reason why these owners cannot be placed, or 0. Each must occur once and hold nothing."""
     total = 0
     for k in range(len(owners)):
         if owners[k] < 0 or gpus[k] < 1:
@@ -117,7 +121,7 @@ def refusal(held: I32, owners: I64, gpus: I64, free: int) -> int:
         if held[owners[marked]] != 0:
             fault = HOLDS_ALREADY
         else:
-            held[owners[marked]] = -1  # so that the same owner is seen again
+            held[owners[marked]] = -1  # marks the owner, to detect it a second time
             marked += 1
     for k in range(marked):
         held[owners[k]] = 0
@@ -126,7 +130,7 @@ def refusal(held: I32, owners: I64, gpus: I64, free: int) -> int:
 
 @kernel
 def _list(pool: PackedPool, node: int) -> None:
-    """Move a node to the row where its status and room belong."""
+    """Move a node to the row of its current status and room."""
     new = 0
     if pool.status[node] == UP:
         new = pool.room[node]
@@ -150,7 +154,7 @@ def _list(pool: PackedPool, node: int) -> None:
 
 @kernel
 def set_status(pool: PackedPool, node: int, status: int) -> None:
-    """Change a node's status and every sum that depends on it."""
+    """Change a node's status and all sums that depend on it."""
     _count(pool, node, -1)
     pool.status[node] = status
     _count(pool, node, 1)
@@ -159,7 +163,7 @@ def set_status(pool: PackedPool, node: int, status: int) -> None:
 
 @kernel
 def _count(pool: PackedPool, node: int, sign: int) -> None:
-    """Add a node to the sums that its status puts it in (``sign`` 1), or take it out (-1)."""
+    """Add a node to the sums of its status (``sign`` 1), or remove it (-1)."""
     status = pool.status[node]
     if status == UP:
         pool.totals[FREE_GPUS] += sign * pool.room[node]
@@ -171,7 +175,7 @@ def _count(pool: PackedPool, node: int, sign: int) -> None:
 
 @kernel
 def _resize(pool: PackedPool, node: int, by: int) -> None:
-    """Change how many GPUs a node has, and the sums that say how many are up and asleep."""
+    """Change the number of GPUs of a node, and the sums of GPUs that are up and asleep."""
     status = pool.status[node]
     pool.size[node] += by
     if status in (UP, ASLEEP):
@@ -182,7 +186,7 @@ def _resize(pool: PackedPool, node: int, by: int) -> None:
 
 @kernel
 def take_out(pool: PackedPool, node: int, gpu: int) -> None:
-    """Take a GPU out of service, by its number in the node; one that is held leaves when its owner lets go."""
+    """Take a GPU out of service, by its number in the node. A held GPU leaves service when it is released."""
     bit = np.uint64(1) << np.uint64(gpu)
     if pool.out_mask[node] & bit:
         return
@@ -204,7 +208,7 @@ def put_in(pool: PackedPool, node: int, gpu: int) -> None:
 
 @kernel
 def _change_room(pool: PackedPool, node: int, bit: np.uint64, by: int) -> None:
-    """A GPU that nobody holds joins its node's free ones (``by`` 1), or leaves them (-1)."""
+    """Add a GPU that no owner holds to its node's free ones (``by`` 1), or remove it (-1)."""
     pool.free_mask[node] ^= bit
     pool.room[node] += by
     _resize(pool, node, by)
@@ -215,18 +219,21 @@ def _change_room(pool: PackedPool, node: int, bit: np.uint64, by: int) -> None:
 
 @kernel
 def place_many(pool: PackedPool, owners: I64, gpus: I64) -> None:
-    """Place several owners, in the order given. Their GPUs together must not exceed what is free."""
+    """Place several owners, in the given order. The sum of their GPUs must not exceed the free ones."""
     for i in range(len(owners)):
         place(pool, owners[i], gpus[i])
 
 
 @kernel
 def place(pool: PackedPool, owner: int, gpus: int) -> None:
-    """Give an owner that holds nothing ``gpus`` GPUs; no more than are free.
+    """Give ``gpus`` free GPUs to an owner that holds none.
 
-    Full nodes are taken first: the most that any node offers, as often as it goes into the rest, from one rack if one
-    has enough of such nodes (the one with the fewest), else from the rack with the most. What remains is less than
-    some node offers and goes to the best fit. No other choice of nodes has fewer.
+    1. Take full nodes first: of the largest room that any node offers, as many as fit into the request. They come from
+    one
+       rack if a rack has enough of them (the one with the fewest), else from the rack with the most.
+    2. The rest is less than some node offers, and goes to the best-fitting node.
+
+    No other choice uses fewer nodes.
     """
     most = (len(pool.row_len) - 1) // 2
     room = most
@@ -252,10 +259,11 @@ def place(pool: PackedPool, owner: int, gpus: int) -> None:
 
 @kernel
 def _best_fit(pool: PackedPool, owner: int, gpus: int) -> int:
-    """Node for ``gpus`` GPUs that one node can hold: in a rack the owner is in already, else anywhere.
+    """Return the best-fitting node for ``gpus`` GPUs: in a rack that the owner already uses, else anywhere.
 
-    Either way the node in use with the least room that is enough, else the smallest empty one; of several empty ones
-    one in the rack with the fewest, so that whole racks stay free for large jobs.
+    This is the node in use with the smallest sufficient room, else the smallest empty node. Of several empty nodes it
+    is one
+    in the rack with the fewest, so that whole racks stay free for large jobs.
     """
     most = (len(pool.row_len) - 1) // 2
     seen = -1
@@ -280,10 +288,10 @@ def _best_fit(pool: PackedPool, owner: int, gpus: int) -> int:
 
 @kernel
 def _tightest_rack(pool: PackedPool, row: int, other_row: int, need: int) -> int:
-    """Rack with the fewest nodes in two rows that are still ``need``; if none has as many, the one with the most."""
+    """Return the rack with the fewest nodes in two rows that has at least ``need``, else the one with the most."""
     one, other = pool.rack_len[row], pool.rack_len[other_row]
-    # One minimum over (nodes beyond need, rack) packed in a word, which compiles to vector code. As unsigned numbers,
-    # too few nodes wrap round and compare as huge.
+    # One minimum over (nodes beyond need, rack), packed in a word, compiles to vector code. Too few nodes become a huge
+    # unsigned number.
     best = ~np.uint64(0)
     for rack in range(len(one)):
         beyond = np.uint32(np.int32(one[rack] + other[rack]) - np.int32(need))
@@ -299,7 +307,7 @@ def _tightest_rack(pool: PackedPool, row: int, other_row: int, need: int) -> int
 
 @kernel
 def _first_in(pool: PackedPool, row: int, first: int, end: int) -> int:
-    """Lowest node of a row among nodes ``first`` to ``end - 1``, or -1."""
+    """Return the lowest node of a row among nodes ``first`` to ``end - 1``, or -1."""
     word = first >> 6
     bits = pool.rows[row, word] & (~np.uint64(0) << np.uint64(first & 63))
     while bits == np.uint64(0):
@@ -313,20 +321,20 @@ def _first_in(pool: PackedPool, row: int, first: int, end: int) -> int:
 
 @kernel
 def put(pool: PackedPool, owner: int, nodes: I64, masks: U64) -> None:
-    """Give an owner that holds nothing exactly these GPUs, all free: ``masks[i]`` of ``nodes[i]``, each node once."""
+    """Give an owner that holds none exactly these free GPUs: ``masks[i]`` of ``nodes[i]``, each node once."""
     for i in range(len(nodes)):
         _give(pool, owner, nodes[i], masks[i])
 
 
 @kernel
 def _take(pool: PackedPool, owner: int, node: int, gpus: int) -> None:
-    """Give an owner some free GPUs of a node on which it holds none."""
+    """Choose free GPUs of a node and give them to an owner that holds none there."""
     _give(pool, owner, node, choose_gpus(pool.free_mask[node], gpus))
 
 
 @kernel
 def _give(pool: PackedPool, owner: int, node: int, chosen: np.uint64) -> None:
-    """Give an owner the chosen GPUs, all free, of a node on which it holds none."""
+    """Give the chosen free GPUs of a node to an owner that holds none there."""
     if pool.room[node] == pool.size[node]:
         pool.totals[NODES_IN_USE] += 1
     gpus = popcount(chosen)
@@ -348,27 +356,27 @@ def _give(pool: PackedPool, owner: int, node: int, chosen: np.uint64) -> None:
 
 @kernel
 def remove_many(pool: PackedPool, owners: I64) -> None:
-    """Take everything from several owners; those that hold nothing are left as they are."""
+    """Release all GPUs of several owners; those that hold none are ignored."""
     for i in range(len(owners)):
         remove(pool, owners[i])
 
 
 @kernel
 def release(fields: Fields, owner: int) -> None:
-    """Take everything from an owner: `remove`, to be called from outside."""
+    """Release all GPUs of an owner, given the pool's fields; for calls from Python."""
     remove(PackedPool(*fields), owner)
 
 
 @kernel
 def rearrange(fields: Fields, owners: I64, gpus: I64, order: I64, fewest: I32, packed: npt.NDArray[np.bool_]) -> bool:
-    """Take everything from several owners, then place them anew, in ``order``; False if more is asked for than is free.
+    """Release all GPUs of several owners, then place them again in ``order``; return False if too few GPUs are free.
 
     Args:
         fields: The pool.
-        owners, gpus: ``[J]`` who, and how many GPUs each gets; 0 for none.
+        owners, gpus: ``[J]`` owners, and the number of GPUs that each gets; 0 for none.
         order: ``[J]`` positions, largest first.
-        fewest: ``[G + 1]`` fewest nodes that can hold so many GPUs.
-        packed: ``[J]`` out: whether each stands on so few.
+        fewest: ``[G + 1]`` fewest nodes that can hold a number of GPUs.
+        packed: ``[J]`` output: True if the owner is on the fewest nodes.
     """
     pool = PackedPool(*fields)
     remove_many(pool, owners)
@@ -386,7 +394,7 @@ def rearrange(fields: Fields, owners: I64, gpus: I64, order: I64, fewest: I32, p
 
 @kernel
 def remove(pool: PackedPool, owner: int) -> None:
-    """Take everything from an owner; nothing happens to one that holds nothing."""
+    """Release all GPUs of an owner; nothing happens if it holds none."""
     gpu = pool.head[owner]
     while gpu != NOBODY:
         node = pool.node_of[gpu]

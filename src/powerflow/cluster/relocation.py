@@ -1,7 +1,8 @@
-"""Where a job that leaves its node would go: the node that `packing` would choose, found without placing anybody.
+"""Predict which node `packing` would choose for a job that moves, without placing it.
 
-Kernels that think through several moves before they make one keep the nodes' room in an array of their own, and ask
-here. What they foresee is what `Occupancy.allocate_many` then does.
+Kernels that plan several moves before they make one keep the free GPUs of the nodes in an array of their own, and
+search
+it with `home`. The result is the same as that of `Occupancy.allocate_many`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from powerflow.kernel import array_kernel
 
 @array_kernel
 def rooms(pool: PackedPool) -> IntArray:
-    """``[N]`` free GPUs of each node; -1 where nobody may go."""
+    """Return ``[N]`` the free GPUs of each node; -1 for nodes that take no jobs."""
     room = np.empty(len(pool.size), np.int64)
     for node in range(len(room)):
         room[node] = pool.room[node] if pool.status[node] == UP else -1
@@ -24,9 +25,9 @@ def rooms(pool: PackedPool) -> IntArray:
 
 @array_kernel
 def home(pool: PackedPool, room: IntArray, gpus: int, may_open: bool) -> int:
-    """Node in use with the least room that is enough for ``gpus`` GPUs; else the smallest empty one; else -1.
+    """Return the node in use with the smallest sufficient room; else the smallest empty node; else -1.
 
-    ``room`` is as from `rooms`, after the moves made up so far. Empty nodes count only if ``may_open``.
+    ``room`` comes from `rooms` and includes the moves planned so far. Empty nodes are considered only if ``may_open``.
     """
     best, best_open = -1, -1
     for node in range(len(room)):

@@ -1,7 +1,7 @@
-"""What a cluster consists of: nodes of GPUs, in racks, from a short text or a YAML file.
+"""Describe a cluster as nodes of GPUs in racks, and read the description from a short text or a YAML file.
 
-The short text is ``COUNTxGPUS:TYPE``, several joined by ``+``: ``16x8:A100`` is sixteen nodes of eight A100;
-``16x8:A100+4x4:T4`` adds four nodes of four T4. A YAML file says more (`NodeGroup` documents every key)::
+The short text is ``COUNTxGPUS:TYPE``, several joined by ``+``: ``16x8:A100`` is sixteen nodes with eight A100 each;
+``16x8:A100+4x4:T4`` adds four nodes with four T4 each. A YAML file can say more (`NodeGroup` documents every key)::
 
     groups:
       - gpu_type: A100
@@ -15,8 +15,8 @@ The short text is ``COUNTxGPUS:TYPE``, several joined by ``+``: ``16x8:A100`` is
         wake_s: 240
       - {gpu_type: T4, count: 4, gpus: 4, racks: [old-a, old-b]}
 
-All nodes of one GPU type are a **pool**; a job runs inside one pool. A GPU type is only a name here: what it can do
-and what it draws is known to the cost room.
+All nodes of one GPU type form a **pool**; a job runs inside one pool. Here a GPU type is only a name; `powerflow.cost`
+knows its speed and power.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from pathlib import Path
 
 from powerflow.errors import InputError
 
-#: A node's GPUs are one 64-bit mask in `powerflow.cluster.occupancy`.
+#: The GPUs of a node are bits of a 64-bit mask in `powerflow.cluster.occupancy`.
 MOST_GPUS_PER_NODE = 64
-#: Beyond this a count is a slip of the keyboard, not a cluster.
+#: A larger number is taken for a typing error.
 MOST_GPUS = 1_000_000
-#: Nodes in a rack where nobody says otherwise.
+#: Default number of nodes in a rack.
 DEFAULT_RACK_SIZE = 8
 
 _TERM = re.compile(r"\s*([-+]?\d{1,12})\s*[xX]\s*([-+]?\d{1,12})\s*:\s*(\S+)\s*")
@@ -44,20 +44,20 @@ _NAMES = re.compile(r"([A-Za-z0-9._-]*)\[(\d+)-(\d+)\]([A-Za-z0-9._-]*)")
 
 @dataclass(frozen=True, slots=True)
 class NodeGroup:
-    """Nodes that are alike, as their owner describes them. Its fields are the keys of the YAML file.
+    """Group of equal nodes, as their owner describes them. Its fields are the keys of the YAML file.
 
     Attributes:
         gpu_type: Name of their GPU type.
-        count: How many nodes, ≥ 1.
-        gpus: GPUs in each, 1 to 64.
-        rack_size: Nodes in one rack; each group starts a new rack. Not together with ``racks``.
-        racks: Names of the racks they stand in, filled in order and evenly; groups may share a rack.
-        names: Node names as a range, ``gpu[001-016]``; without it ``a100-0``, ``a100-1``, …
-        idle_w: Watts of one node beside its GPUs (host, fans, network) whenever it is awake. 0: not counted.
-        can_sleep: Whether an empty node may be put to sleep.
+        count: Number of nodes, ≥ 1.
+        gpus: GPUs in each node, 1 to 64.
+        rack_size: Nodes in one rack; each group starts a new rack. Cannot be combined with ``racks``.
+        racks: Names of the racks that hold the nodes, filled in order and evenly; groups may share a rack.
+        names: Node names as a range, ``gpu[001-016]``; the default is ``a100-0``, ``a100-1``, …
+        idle_w: Watts of one awake node without its GPUs (host, fans, network). 0: not counted.
+        can_sleep: True if an empty node may be put to sleep.
         sleep_w: Watts of one sleeping node, its GPUs included.
-        wake_s: Seconds from asleep to usable; meanwhile it draws what it draws awake and idle.
-            Required where ``can_sleep``.
+        wake_s: Seconds from asleep to usable. Until then it draws the same as awake and idle. Required with
+            ``can_sleep``.
     """
 
     gpu_type: str
@@ -74,17 +74,17 @@ class NodeGroup:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One machine.
+    """One machine of the cluster.
 
     Attributes:
-        index: Its number in the cluster, dense from 0.
+        index: Its number in the cluster, from 0 without gaps.
         name: Its name, unique in the cluster.
         gpu_type: Name of its GPU type.
-        gpus: Its GPUs, 1 to 64.
-        rack: Name of the rack it stands in.
-        idle_w: Watts of the node beside its GPUs whenever it is awake.
-        can_sleep: Whether it may be put to sleep when empty.
-        sleep_w: Watts of the node asleep, its GPUs included.
+        gpus: Number of GPUs, 1 to 64.
+        rack: Name of its rack.
+        idle_w: Watts of the awake node without its GPUs.
+        can_sleep: True if it may be put to sleep when empty.
+        sleep_w: Watts of the sleeping node, its GPUs included.
         wake_s: Seconds from asleep to usable.
     """
 
@@ -101,7 +101,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class ClusterSpec:
-    """A cluster as described: nothing in it changes while jobs come and go.
+    """Description of a cluster. It does not change while jobs run.
 
     Attributes:
         source: The text or path that it was read from.
@@ -113,11 +113,11 @@ class ClusterSpec:
 
     @property
     def gpus(self) -> int:
-        """GPUs of all types together."""
+        """Number of GPUs of all types together."""
         return sum(node.gpus for node in self.nodes)
 
     def pools(self) -> Mapping[str, tuple[Node, ...]]:
-        """Nodes by GPU type, types in order of first appearance."""
+        """Return the nodes by GPU type, types in order of first appearance."""
         pools: dict[str, list[Node]] = {}
         for node in self.nodes:
             pools.setdefault(node.gpu_type, []).append(node)
@@ -125,10 +125,12 @@ class ClusterSpec:
 
 
 def parse_cluster(text_or_path: str | Path, where: str = "--cluster") -> ClusterSpec:
-    """Read a cluster from ``"16x8:A100+4x4:T4"`` or from a YAML file; ``where`` it was given, for errors.
+    """Read a cluster from ``"16x8:A100+4x4:T4"`` or from a YAML file.
+
+    ``where`` names the source of the text (an option, say) in error messages.
 
     Raises:
-        InputError: one line saying what is wrong, and where; nothing else is raised for bad input.
+        InputError: The description is wrong; the message is one line that says where. No other exception is raised.
     """
     text = str(text_or_path)
     if not text.strip():
@@ -139,7 +141,7 @@ def parse_cluster(text_or_path: str | Path, where: str = "--cluster") -> Cluster
         return build_cluster(groups, source=text)
     bare_word = "/" not in text and "." not in text
     if (bare_word or _LOOKS_LIKE_TEXT.match(text)) and not os.path.exists(text):
-        fix = "write COUNTxGPUS:TYPE, as 16x8:A100, or name a YAML file"
+        fix = "write COUNTxGPUS:TYPE, such as 16x8:A100, or give a YAML file"
         raise InputError(f"cannot read {text!r} as a cluster", where=where, fix=fix)
 
     from powerflow.cluster.spec_file import read_groups  # YAML only where there is a file
@@ -150,26 +152,26 @@ def parse_cluster(text_or_path: str | Path, where: str = "--cluster") -> Cluster
 
 
 def printable(text: str) -> str:
-    """A path as it may stand in a message of one line."""
+    """Return a path in a form that is safe in a one-line message."""
     return text if text.isprintable() else repr(text)
 
 
 def build_cluster(groups: Sequence[NodeGroup], *, source: str, places: Sequence[str] = ()) -> ClusterSpec:
-    """Number the nodes of some groups.
+    """Number and name the nodes of some groups.
 
     Args:
-        groups: At least one.
-        source: Where they came from, for people.
-        places: One place per group to name in errors; ``source`` where absent.
+        groups: At least one group.
+        source: Source of the groups, for the user.
+        places: One place for each group, for error messages; ``source`` if absent.
 
     Raises:
-        InputError: a group is impossible, two nodes share a name, or the cluster is beyond reason.
+        InputError: A group is impossible, two nodes have the same name, or the cluster is too large.
     """
     if not groups:
         raise InputError("cluster has no nodes", where=source)
     nodes: list[Node] = []
     named: set[str] = set()
-    unnamed: dict[str, int] = {}  # nodes of each type that got a name from us
+    unnamed: dict[str, int] = {}  # number of nodes of each type with a default name
     racks = total = 0
     for i, group in enumerate(groups):
         where = places[i] if places else source
@@ -183,7 +185,7 @@ def build_cluster(groups: Sequence[NodeGroup], *, source: str, places: Sequence[
             unnamed[group.gpu_type] = first + group.count
         for name, rack in zip(_names_of(group, first, where), rack_names, strict=True):
             if name in named:
-                raise InputError(f"two nodes are called {name!r}", where=where)
+                raise InputError(f"two nodes have the name {name!r}", where=where)
             named.add(name)
             nodes.append(
                 Node(
@@ -202,10 +204,12 @@ def build_cluster(groups: Sequence[NodeGroup], *, source: str, places: Sequence[
 
 
 def _check(group: NodeGroup, where: str) -> None:
-    """Raise `InputError` if no such nodes can exist."""
+    """Raise `InputError` if the group is impossible."""
     if not _TYPE.fullmatch(group.gpu_type):
         raise InputError(
-            f"{group.gpu_type!r} is no name of a GPU type", where=where, fix="use letters, digits, '.', '_', '-'"
+            f"{group.gpu_type!r} is not a valid name of a GPU type",
+            where=where,
+            fix="use letters, digits, '.', '_', '-'",
         )
     if group.count < 1:
         raise InputError(f"{group.count} nodes", where=where, fix="a group has at least 1 node")
@@ -216,18 +220,20 @@ def _check(group: NodeGroup, where: str) -> None:
     if group.rack_size is not None and group.rack_size < 1:
         raise InputError(f"rack_size is {group.rack_size}", where=where, fix="a rack holds at least 1 node")
     if len(set(group.racks)) != len(group.racks):
-        raise InputError("racks names a rack twice", where=where)
+        raise InputError("racks has the same name twice", where=where)
     if len(group.racks) > group.count:
-        raise InputError(f"{len(group.racks)} racks for {group.count} nodes", where=where, fix="give as many or fewer")
+        raise InputError(
+            f"{len(group.racks)} racks for {group.count} nodes", where=where, fix="give at most one rack per node"
+        )
     for key, value in (("idle_w", group.idle_w), ("sleep_w", group.sleep_w), ("wake_s", group.wake_s or 0.0)):
         if not 0.0 <= value < float("inf"):
             raise InputError(f"{key} is {value:g}", where=where, fix="give a number ≥ 0")
     if group.can_sleep and group.wake_s is None:
-        raise InputError("can_sleep without wake_s", where=where, fix="say how many seconds a node takes to wake")
+        raise InputError("can_sleep without wake_s", where=where, fix="give the seconds that a node takes to wake")
 
 
 def _racks_of(group: NodeGroup, racks_before: int) -> tuple[list[str], int]:
-    """Rack of each node, and how many racks have been given a number so far."""
+    """Return the rack of each node, and the number of racks numbered so far."""
     if group.racks:
         return [group.racks[i * len(group.racks) // group.count] for i in range(group.count)], racks_before
     size = group.rack_size or DEFAULT_RACK_SIZE
@@ -240,7 +246,9 @@ def _names_of(group: NodeGroup, first: int, where: str) -> list[str]:
         return [f"{group.gpu_type.lower()}-{first + i}" for i in range(group.count)]
     pattern = _NAMES.fullmatch(group.names)
     if pattern is None:
-        raise InputError(f"names is {group.names!r}", where=where, fix="write a range, as gpu[001-016]")
+        raise InputError(
+            f"names {group.names!r} is not a range", where=where, fix="write a range, such as gpu[001-016]"
+        )
     head, low, high, tail = pattern.groups()
     length = int(high) - int(low) + 1
     if length != group.count:

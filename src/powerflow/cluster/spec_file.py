@@ -1,6 +1,6 @@
-"""Reads the YAML description of a cluster, and can name the line of whatever is wrong with it.
+"""Read the YAML description of a cluster, with the line number of every error.
 
-Values are read from YAML's syntax tree rather than from plain dictionaries, since only the tree knows lines.
+Values are read from YAML's syntax tree instead of plain dictionaries, because only the tree has line numbers.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from powerflow.yaml_lines import at, compose, entries, line_of, read_text
 
 
 def read_groups(path: Path) -> list[tuple[NodeGroup, int]]:
-    """Node groups of a YAML file, each with the line that it begins on.
+    """Read the node groups of a YAML file, each with its first line number.
 
     Raises:
-        InputError: the file cannot be read, is not YAML, or has a key or value that means nothing here.
+        InputError: The file cannot be read, is not YAML, or has an unknown key or a wrong value.
     """
     where = printable(str(path))
     root = compose(read_text(path, where, "a cluster description"), where)
@@ -53,7 +53,7 @@ def _group(node: yaml.Node, where: str) -> NodeGroup:
 
 
 def _scalar(key: str, node: yaml.Node, where: str) -> object:
-    """What YAML itself takes a scalar for: text, number, truth value or nothing."""
+    """Return a scalar as YAML reads it: text, number, truth value or nothing."""
     if not isinstance(node, yaml.ScalarNode):
         raise InputError(f"{key} is not a single value", where=at(where, node))
     try:
@@ -105,5 +105,5 @@ _BY_TYPE: dict[str, Callable[[str, yaml.Node, str], object]] = {
     "bool": _truth,
     "tuple[str, ...]": _texts,
 }
-#: How to read each key; the keys are the fields of `NodeGroup`, so that the two cannot drift apart.
+#: Reader of each key. The keys are the fields of `NodeGroup`, so that both always agree.
 _READERS = {field.name: _BY_TYPE[str(field.type)] for field in fields(NodeGroup)}
