@@ -79,15 +79,15 @@ def test_windows_leave_no_gap_and_do_not_overlap(zone: str, period: str, now_s: 
 
 @pytest.mark.parametrize("amount", [0.0, -1.0, float("nan"), float("inf")])
 def test_what_is_no_amount_is_refused(amount: float) -> None:
-    with pytest.raises(InputError, match="is no budget"):
+    with pytest.raises(InputError, match="is not a valid budget"):
         Budget(amount, "day")
 
 
 def test_what_is_no_period_or_zone_is_refused() -> None:
-    with pytest.raises(InputError, match="no period 'week'"):
+    with pytest.raises(InputError, match="unknown period 'week'"):
         Budget(1.0, "week")  # type: ignore[arg-type]
     for zone in ("Mars/Olympus", "../etc/passwd", ""):
-        with pytest.raises(InputError, match="no time zone"):
+        with pytest.raises(InputError, match="unknown time zone"):
             Budget(1.0, "day", zone)
 
 

@@ -43,8 +43,8 @@ def test_a_value_holds_until_the_next_but_not_for_ever() -> None:
 
 def test_the_fallback_says_why() -> None:
     signal = series((1, 0.2), (2, 0.4))
-    assert signal.at(0.0).fell_back == ("tariff signal of a test says nothing for this moment: 0.5 money/kWh is taken")
-    assert signal.at(5 * HOUR).fell_back == "tariff signal of a test is 3.0 h old: 0.5 money/kWh is taken"
+    assert signal.at(0.0).fell_back == ("tariff signal of a test has no value for this time: 0.5 money/kWh is used")
+    assert signal.at(5 * HOUR).fell_back == "tariff signal of a test is 3.0 h old: 0.5 money/kWh is used"
 
 
 def test_mean_counts_the_fallback() -> None:
@@ -97,19 +97,19 @@ def test_csv_in_both_ways_of_writing_time() -> None:
     [
         ("", "s.csv: holds no values"),
         ("time,value\n", "s.csv: holds no values"),
-        ("when,value\n0,1\n", "s.csv:1: needs one column time"),
-        ("time,value,value\n0,1,1\n", "s.csv:1: needs one column value"),
+        ("when,value\n0,1\n", "s.csv:1: needs exactly one column time"),
+        ("time,value,value\n0,1,1\n", "s.csv:1: needs exactly one column value"),
         ("time,value\n0\n", "s.csv:2: has 1 columns"),
         ("time,value\nnoon,1\n", "s.csv:2: 'noon' is no time"),
-        ("time,value\n2026-11-23T17:00,1\n", "s.csv:2: '2026-11-23T17:00' has no zone"),
+        ("time,value\n2026-11-23T17:00,1\n", "s.csv:2: '2026-11-23T17:00' has no time zone"),
         ("time,value\n-5,1\n", "s.csv:2: '-5' is no time"),
         ("time,value\nnan,1\n", "s.csv:2: 'nan' is no time"),
-        ("time,value\n0,1\n0,2\n", "s.csv:3: has the time of the line before once more"),
-        ("time,value\n9,1\n\n5,2\n", "s.csv:4: has a time before that"),
-        ("time,value\n0,dear\n", "s.csv:2: 'dear' is no value"),
-        ("time,value\n0,inf\n", "s.csv:2: 'inf' is no value"),
-        ("time,value\n0,1e308\n", "s.csv:2: '1e308' is no value"),
-        ('time,value\n0,"1\n', "s.csv:2: is no line of CSV"),
+        ("time,value\n0,1\n0,2\n", "s.csv:3: has the same time as the line before"),
+        ("time,value\n9,1\n\n5,2\n", "s.csv:4: has an earlier time than the line before"),
+        ("time,value\n0,dear\n", "s.csv:2: 'dear' is not a valid value"),
+        ("time,value\n0,inf\n", "s.csv:2: 'inf' is not a valid value"),
+        ("time,value\n0,1e308\n", "s.csv:2: '1e308' is not a valid value"),
+        ('time,value\n0,"1\n', "s.csv:2: is not a line of CSV"),
     ],
 )
 def test_what_cannot_be_read_is_refused_with_its_line(text: str, says: str) -> None:
@@ -120,7 +120,7 @@ def test_what_cannot_be_read_is_refused_with_its_line(text: str, says: str) -> N
 
 def test_carbon_is_never_negative_and_prices_may_be() -> None:
     assert read("time,value\n0,-1\n").value.tolist() == [-1.0]
-    with pytest.raises(InputError, match="is no value"):
+    with pytest.raises(InputError, match="is not a valid value"):
         read("time,value\n0,-1\n", "carbon")
     with pytest.raises(InputError, match="fallback is negative"):
         constant("carbon", -1.0)

@@ -1,1 +1,1 @@
-"""What it may cost: the energy price that meets an energy budget."""
+"""Keep energy budgets by setting the price of energy, and read tariffs and carbon intensities."""

@@ -1,7 +1,7 @@
-"""An amount of energy per day or month: which window a moment falls into, and how its budget stands.
+"""Define an energy budget per day or month, find the current window, and warn when the budget is nearly used.
 
-Days and months are the site's own: they begin at local midnight. So a day has 23 or 25 hours when clocks change, and a
-month has the days it has. Inside, a window is two moments in UTC; nothing else knows of zones.
+Days and months follow the site's time zone: they begin at local midnight. So a day has 23 or 25 hours when clocks
+change. All other code sees a window only as two moments in UTC.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from powerflow.errors import InputError
 from powerflow.units import HOUR_S, kwh
 
-#: Shares of a budget at which its keeper is warned, each once in a window.
+#: Used shares of a budget that cause a warning, each once in a window.
 WARN_AT = (0.85, 0.90, 0.95)
 
-#: Budgets of a live cluster that can be meant: 1 Wh to 1000 GWh.
+#: Smallest and largest accepted budget of a live cluster: 1 Wh to 1000 GWh.
 LEAST_J, MOST_J = 3.6e3, 3.6e15
 
 Period = Literal["day", "month"]
@@ -27,16 +27,16 @@ Period = Literal["day", "month"]
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """So much energy in every day or month.
+    """Amount of energy that may be used in every day or month.
 
     Attributes:
         amount_j: Joules that may be used in one window, > 0.
         period: ``day`` or ``month``, from local midnight to local midnight.
-        zone: IANA name of the zone whose midnight it is (``Europe/Berlin``).
-        scope: Whose budget: "" is the whole cluster, idle GPUs included; else a project, the energy of its jobs.
+        zone: IANA name of the time zone (``Europe/Berlin``).
+        scope: "" for the whole cluster, idle GPUs included; else the name of a project, for the energy of its jobs.
 
     Raises:
-        InputError: No amount, no such period, or no such zone.
+        InputError: The amount is not positive, or the period or zone is unknown.
     """
 
     amount_j: float
@@ -46,15 +46,23 @@ class Budget:
 
     def __post_init__(self) -> None:
         if not 0 < self.amount_j < math.inf:
-            raise InputError(f"{self.amount_j:g} J is no budget", where="budget", fix="give an amount such as 400kWh")
+            raise InputError(
+                f"{self.amount_j:g} J is not a valid budget", where="budget", fix="give an amount such as 400kWh"
+            )
         if self.period not in ("day", "month"):
-            raise InputError(f"there is no period {self.period!r}", where="budget", fix="day or month")
+            raise InputError(f"unknown period {self.period!r}", where="budget", fix="give day or month")
         _zone(self.zone)
 
 
 @dataclass(frozen=True, slots=True)
 class BudgetWindow:
-    """One day or month: from ``start_s`` until before ``end_s``, Unix seconds; ``name`` as people write it."""
+    """One day or month of a budget.
+
+    Attributes:
+        start_s: First moment, Unix seconds.
+        end_s: First moment after the window, Unix seconds.
+        name: The day or month as text: ``2026-11-23`` or ``2026-11``.
+    """
 
     start_s: float
     end_s: float
@@ -62,12 +70,12 @@ class BudgetWindow:
 
     @property
     def length_s(self) -> float:
-        """Seconds in it."""
+        """Length of the window in seconds."""
         return self.end_s - self.start_s
 
 
 def window_at(budget: Budget, now_s: float) -> BudgetWindow:
-    """The window that a moment (Unix seconds) falls into."""
+    """Return the window that contains a moment (Unix seconds)."""
     zone = _zone(budget.zone)
     first = datetime.fromtimestamp(now_s, zone).date()
     if budget.period == "month":
@@ -80,7 +88,7 @@ def window_at(budget: Budget, now_s: float) -> BudgetWindow:
 
 
 def windows(budget: Budget, from_s: float, to_s: float) -> Iterator[BudgetWindow]:
-    """All windows that have a moment in [from_s, to_s), in order."""
+    """Yield all windows that overlap [from_s, to_s), in order."""
     while from_s < to_s:
         window = window_at(budget, from_s)
         yield window
@@ -89,13 +97,13 @@ def windows(budget: Budget, from_s: float, to_s: float) -> Iterator[BudgetWindow
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How a budget stands at a moment. Energies in joules.
+    """State of a budget at one moment. Energies in joules.
 
     Attributes:
-        window: Which day or month.
-        amount_j: What may be used in it.
-        spent_j: What has been used so far.
-        forecast_j: What will have been used at its end, as expected now.
+        window: The current day or month.
+        amount_j: Energy that may be used in it.
+        spent_j: Energy used so far.
+        forecast_j: Energy expected to be used by the end of the window.
     """
 
     window: BudgetWindow
@@ -105,29 +113,29 @@ class Standing:
 
     @property
     def left_j(self) -> float:
-        """What may still be used; negative when overspent."""
+        """Energy that may still be used; negative if the budget is exceeded."""
         return self.amount_j - self.spent_j
 
     @property
     def share(self) -> float:
-        """What has been used, as a share of the budget."""
+        """Used share of the budget."""
         return self.spent_j / self.amount_j
 
     @property
     def overspent_j(self) -> float:
-        """What was used beyond the budget."""
+        """Energy used beyond the budget."""
         return max(0.0, -self.left_j)
 
 
 @dataclass(frozen=True, slots=True)
 class Warned:
-    """A budget has reached a share that its keeper wants to know of.
+    """Warning that a budget has reached a share listed in `WARN_AT`.
 
     Attributes:
-        at: The share, one of `WARN_AT`.
-        now_s: When that was noticed, Unix seconds.
-        standing: How it stood then.
-        scope: As of `Budget`.
+        at: The share.
+        now_s: Time of the warning, Unix seconds.
+        standing: State of the budget at that time.
+        scope: "" for the whole cluster, else a project, as in `Budget`.
     """
 
     at: float
@@ -146,8 +154,8 @@ class Warned:
 
 
 def warnings_due(budget: Budget, now_s: float, standing: Standing, given: Set[float]) -> list[Warned]:
-    """The warnings that this standing calls for and that were not yet given in its window, lowest first."""
-    # a sum of many readings may fall a rounding error short of the share it has reached
+    """Return the warnings that are due now and not yet given in this window, lowest share first."""
+    # the sum of many readings may be too small by a rounding error
     reached = [at for at in WARN_AT if standing.share >= at * (1.0 - 1e-12) and at not in given]
     return [Warned(at, now_s, standing, budget.scope) for at in reached]
 
@@ -157,10 +165,10 @@ def _zone(name: str) -> ZoneInfo:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
         raise InputError(
-            f"there is no time zone {name!r}", where="budget", fix="give an IANA name such as Europe/Berlin"
+            f"unknown time zone {name!r}", where="budget", fix="give an IANA name such as Europe/Berlin"
         ) from None
 
 
 def _midnight(day: date, zone: ZoneInfo) -> float:
-    """When a day begins there. Where clocks skip midnight, that is the jump (read by the offset before it)."""
+    """Return when a day begins in a zone. If clocks skip midnight, it is the moment of the change."""
     return datetime.combine(day, time(), zone).timestamp()

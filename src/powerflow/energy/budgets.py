@@ -1,7 +1,7 @@
-"""All budgets of a cluster together, and the signals that say when a joule is dear: what both bodies drive.
+"""Combine all energy budgets of a cluster with its price signals, for the simulator and the controller.
 
-Each budget has a keeper of its own. What they say becomes the terms on which jobs get energy: the cluster's price for
-everybody, each project's price on top for its jobs, and a limit in watts for each; signals move all prices alike.
+Each budget has its own keeper. Together they give the terms on which jobs get energy: one price for the cluster, an
+additional price for each project with a budget, and a limit in watts for each budget. Signals multiply all prices.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from powerflow.energy.terms import EnergyTerms
 
 
 class Keeper(Protocol):
-    """What keeps one budget: a `powerflow.energy.governor.Governor`, or a constant to compare it with."""
+    """Protocol of an object that keeps one budget: a `Governor`, or a constant to compare with it."""
 
     @property
     def price(self) -> float:
@@ -25,25 +25,25 @@ class Keeper(Protocol):
         ...
 
     def observe(self, now_s: float, meter_j: float, owed_j: Sequence[float] | None, limited: bool) -> list[Warned]:
-        """As of `Governor.observe`."""
+        """Update the price from the meter; see `Governor.observe`."""
         ...
 
     def learn(self, day: Response) -> None:
-        """As of `Governor.learn`."""
+        """Learn from one more day; see `Governor.learn`."""
         ...
 
     def limit_w(self, now_s: float) -> float:
-        """As of `Governor.limit_w`."""
+        """Return the limit in watts; see `Governor.limit_w`."""
         ...
 
 
 class Budgets:
-    """The keepers of all budgets, by scope: "" is the cluster, else a project.
+    """All budgets of a cluster, by scope: "" is the cluster, other scopes are projects.
 
     Args:
-        keepers: One for each budget.
-        signals: What makes a joule dear or cheap, each with its weight (`powerflow.energy.signal.factor`).
-        price: λ_E for everybody where the cluster has no budget, seconds per joule.
+        keepers: One keeper for each budget.
+        signals: Price signals, each with its weight (`powerflow.energy.signal.factor`).
+        price: λ_E for all jobs if the cluster has no budget, seconds per joule.
     """
 
     def __init__(
@@ -60,13 +60,14 @@ class Budgets:
         owed_j: Mapping[str, Sequence[float]],
         limited: Collection[str] = (),
     ) -> list[Warned]:
-        """Tell every keeper of its meter.
+        """Pass the meter readings to all keepers.
 
         Args:
             now_s: The present, Unix seconds.
-            meter_j: By scope, joules on a meter that only grows.
-            owed_j: By scope, what its jobs still need at each price; scopes that nobody knows it of are left out.
-            limited: Scopes whose limit has held back jobs since the time before.
+            meter_j: By scope, the reading of a meter that only grows, in joules.
+            owed_j: By scope, the energy that its jobs still need at each price; scopes without this information are
+                left out.
+            limited: Scopes whose limit has delayed jobs since the last call.
 
         Returns:
             Warnings that are due now.
@@ -77,17 +78,17 @@ class Budgets:
         return warned
 
     def learn(self, day: Mapping[str, Response]) -> None:
-        """Tell the keepers what a day would have cost, by scope; those that are not named had no jobs."""
+        """Pass the replayed energy of one day to the keepers, by scope; scopes left out had no jobs."""
         for scope, keeper in self.keepers.items():
             if scope in day:
                 keeper.learn(day[scope])
 
     def terms(self, now_s: float, idle_w: float) -> EnergyTerms:
-        """The terms until the next `observe`.
+        """Return the terms until the next `observe`.
 
         Args:
             now_s: The present, Unix seconds.
-            idle_w: Watts that the cluster draws with no job on it.
+            idle_w: Watts that the cluster draws without any job.
         """
         times, _ = factor(self._signals, now_s)
         price = self.keepers[""].price if "" in self.keepers else self._price

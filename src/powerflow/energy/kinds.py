@@ -1,4 +1,4 @@
-"""The kinds of signals there are, and in which units they speak."""
+"""List the kinds of price signals and their units."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Which price of energy meets an energy target: a search over whole simulations.
+"""Find the lowest price of energy at which a simulation meets an energy target.
 
-The more a joule costs, the fewer are used: roughly, since a schedule jumps when one decision changes. So the search
-keeps what it has seen, trusts no slope, and says how close it came.
+Energy falls with the price only roughly, because a schedule jumps when one decision changes. So the search remembers
+every result, does not rely on slopes, and reports how close it came.
 """
 
 from __future__ import annotations
@@ -12,32 +12,34 @@ from dataclasses import dataclass
 
 from powerflow.cost.catalogue import GpuType
 
-#: Prices at which days are replayed for a budget, in natural prices.
+#: Prices at which days are replayed for a budget, as multiples of `natural_price_of`.
 REPLAYED = (0.0, 0.5, 2.0, 8.0, 32.0)
 
-#: How far from the natural scale the search goes before it says that less energy cannot be had.
+#: Range of the search, as multiples of its ``scale``. Beyond it, less energy is taken to be impossible.
 HIGHEST = 1e3
 LOWEST = 1e-6
 
 
 def natural_price_of(cards: Sequence[GpuType]) -> float:
-    """A price of energy that matters, seconds per joule: one GPU at its limit, above idle, costs as much as its time.
+    """Return a typical price of energy, in seconds per joule: the mean of 1/D over the GPU types.
 
-    In the cost T + λ_E·D·T of a job on one GPU (design §5) the two terms are equal at λ_E = 1/D; here the mean of that.
+    D is the watts from idle to the power limit. In the cost T + λ_E·D·T of a job on one GPU (docs/policies.md), time
+    and
+    energy are equally important at λ_E = 1/D.
     """
     return sum(1.0 / (card.limit_w - card.idle_w) for card in cards) / len(cards)
 
 
 @dataclass(frozen=True, slots=True)
 class PriceFound:
-    """What the search for a price came to.
+    """Result of the search for a price.
 
     Attributes:
         energy_price: λ_E, seconds per joule.
-        energy: What is used at that price, in the unit of the target.
-        target: What was asked for.
-        met: Whether ``energy ≤ target``.
-        tried: Every (price, energy) that was looked at, in that order.
+        energy: Energy used at that price, in the unit of the target.
+        target: The requested energy.
+        met: True if ``energy ≤ target``.
+        tried: Every (price, energy) that was simulated, in order.
     """
 
     energy_price: float
@@ -48,7 +50,7 @@ class PriceFound:
 
     @property
     def off(self) -> float:
-        """How much less than the target is used, as a share of it; negative where it was not met."""
+        """Unused share of the target; negative if the target was not met."""
         return 1.0 - self.energy / self.target
 
 
@@ -60,22 +62,23 @@ def find_price(
     tolerance: float = 0.005,
     most_runs: int = 16,
 ) -> PriceFound:
-    """The lowest price found at which at most ``target`` is used.
+    """Return the lowest price found at which at most ``target`` energy is used.
 
-    First 0: if that is enough, time is all that matters. Then upwards from ``scale``/16 in steps of 4 until the
-    target is met, then bisection between the two prices around it, in the logarithm, guided by the energies.
+    1. Try price 0: if it meets the target, it is the result.
+    2. Go up from ``scale``/16 in steps of 4 until the target is met.
+    3. Bisect between the last two prices, on a log scale, guided by their energies.
 
     Args:
-        energy_at: Energy used at a price: joules, or shares of something, as long as the target is in the same unit.
-            Should fall with the price; need not do so everywhere.
+        energy_at: Function from price to energy: joules, or any other unit that the target has. It should fall with the
+            price, but need not do so everywhere.
         target: Energy not to exceed, > 0.
-        scale: A price at which energy weighs about as much as time, such as 1 / (watts of a busy GPU above idle).
-        tolerance: Enough is known when 1 − energy/target is between 0 and this.
-        most_runs: Calls of ``energy_at``, at least 2.
+        scale: Price at which energy is about as important as time, such as 1 / (watts of a busy GPU above idle).
+        tolerance: The search stops when 1 − energy/target is between 0 and this.
+        most_runs: Largest number of calls of ``energy_at``, at least 2.
 
     Returns:
-        Of all prices tried, the one that comes closest below the target; if none comes below it, the one with the
-        lowest energy, and ``met`` is False.
+        Of all tried prices the one closest below the target. If none is below it, the one with the lowest energy, and
+        ``met`` is False.
     """
     seen: dict[float, float] = {}
 
@@ -104,7 +107,7 @@ def _off(energy: float, target: float) -> float:
 
 
 def _bracket(ask: Callable[[float], float], target: float, scale: float, most_runs: int) -> tuple[float, float | None]:
-    """The last price of a rising series that uses too much, and the first that does not (None: there is none)."""
+    """Return the last price that uses too much and the first that does not (None if there is none)."""
     low, price = 0.0, scale / 16.0
     for _ in range(most_runs - 1):
         if ask(price) <= target:
@@ -116,7 +119,7 @@ def _bracket(ask: Callable[[float], float], target: float, scale: float, most_ru
 
 
 def _between(low: float, high: float, seen: dict[float, float], target: float, scale: float) -> float:
-    """A price between two: where a straight line over log price meets the target, kept off the ends."""
+    """Interpolate the price between two that meets the target, linear over log price and away from both ends."""
     if low <= 0.0:
         return high / 4.0 if high > scale * LOWEST else 0.0
     drop = seen[low] - seen[high]

@@ -1,4 +1,4 @@
-"""What the jobs that are there still need: energy above idle, at each price of energy."""
+"""Compute the energy above idle that active jobs still need, at each price of energy."""
 
 from __future__ import annotations
 
@@ -21,22 +21,24 @@ def owed(
     power_w: FloatArray,
     baseline_w: float,
 ) -> list[float]:
-    """Joules above idle to finish every job on one pool, each in the configuration that costs it least.
+    """Return the joules above idle to finish every job on one pool, each in its cheapest configuration.
 
-    Least in T·w + λ_E·D·T (design §5, step 2, without the rent of a GPU: nobody knows the queue to come).
+    Cheapest means the least T·w + λ_E·D·T (docs/policies.md, "prices", without the rent of a GPU, since the future
+    queue is
+    unknown). T is seconds and D watts above idle of an iteration, w the job's weight.
 
     Args:
         prices: λ_E, seconds per joule.
-        remaining: ``[J]`` believed iterations to do; nan, where unknown, counts as none.
+        remaining: ``[J]`` estimated remaining iterations; nan (unknown) counts as 0.
         weight: ``[J]`` priorities.
-        gpus_min, gpus_max: ``[J]`` fewest and most GPUs of each job.
+        gpus_min, gpus_max: ``[J]`` smallest and largest number of GPUs of each job.
         cost: ``[J]`` row of each job in the tables.
-        gpu_counts: ``[N]``.
+        gpu_counts: ``[N]`` GPU counts of the tables.
         step_time_s, power_w: ``[C, N, F]`` seconds and watts of one iteration.
-        baseline_w: Watts that a GPU in use does not add (an idle GPU's).
+        baseline_w: Watts that a GPU draws without a job (an idle GPU's).
 
     Returns:
-        Joules, one for each price.
+        Joules, one value for each price.
     """
     left = np.nan_to_num(remaining, nan=0.0)
     rows, of = np.unique(cost, return_inverse=True)

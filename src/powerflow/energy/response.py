@@ -1,7 +1,8 @@
-"""What a day's work costs at each price of energy: the curve that a budget is steered by.
+"""Describe how the energy of a day's work falls with the price of energy. A governor sets its price from this curve.
 
-It comes from replaying recent days in the simulator at a few prices, each until its last job has ended, so that a
-dearer joule cannot hide energy by leaving work undone.
+Recent days are replayed in the simulator at a few prices. Each replay runs until its last job has ended; otherwise a
+high
+price would look cheap by leaving work undone.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from powerflow.errors import InputError
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """Energy above idle of a day's arrivals, by the price of energy.
+    """Energy above idle of one day's arrivals, at several prices of energy.
 
     Attributes:
         prices: λ_E in seconds per joule, ascending, the first 0.
-        joules: Energy above idle of the jobs that come in a day, at each price; never rising with it.
-        full_w: Watts above idle that are drawn at each price while no GPU is free; never rising with it.
-        under_way_j: Energy above idle that jobs which have come but not ended still need, on average over the day.
+        joules: Energy above idle of the jobs that arrive in a day, at each price; never rising with it.
+        full_w: Watts above idle while no GPU is free, at each price; never rising with it.
+        under_way_j: Energy above idle that active jobs still need, on average over the day, at each price.
     """
 
     prices: tuple[float, ...]
@@ -31,40 +32,42 @@ class Response:
     under_way_j: tuple[float, ...]
 
     def at(self, price: float) -> float:
-        """Joules at a price: straight lines between the points, over log price; flat outside them."""
+        """Return the joules at a price: interpolated over log price, constant outside the range."""
         return between(self.prices, self.joules, price)
 
 
 def response(points: Sequence[tuple[float, float, float, float]]) -> Response:
-    """The curve through replays: (price, joules, full_w, under_way_j), the last three as of `Response`.
+    """Build the curve from replays: (price, joules, full_w, under_way_j) each, as in `Response`.
 
     Raises:
-        InputError: Prices as of `check_prices`, or energies that cannot be.
+        InputError: The prices fail `check_prices`, or an energy is negative or not finite.
     """
     ordered = sorted(points)
     prices = tuple(price for price, *_ in ordered)
     check_prices(prices)
     if not all(0 <= number < math.inf for _, *numbers in ordered for number in numbers):
-        raise InputError("a replay's energy is no number ≥ 0", where="response")
+        raise InputError("a replay's energy is not a number ≥ 0", where="response")
     joules, full_w = (tuple(falling([point[i] for point in ordered])) for i in (1, 2))
     return Response(prices, joules, full_w, tuple(point[3] for point in ordered))
 
 
 def check_prices(prices: Sequence[float]) -> None:
-    """Refuse prices that no curve can stand on.
+    """Check the prices of a curve.
 
     Raises:
-        InputError: Fewer than two, the first not 0, not ascending, or not finite.
+        InputError: There are fewer than two, the first is not 0, or they are not ascending and finite.
     """
     ascending = all(low < high < math.inf for low, high in itertools.pairwise(prices))
     if len(prices) < 2 or prices[0] != 0 or not ascending:
-        raise InputError("replays need two prices or more, ascending, the first of them 0", where="response")
+        raise InputError("replays need at least two ascending prices, the first of them 0", where="response")
 
 
 def falling(values: Sequence[float]) -> list[float]:
-    """The falling sequence nearest in squares: schedules jump, so a higher price may cost a little more now and then.
+    """Return the falling sequence closest to the values, by least squares.
 
-    Neighbours that rise are replaced by their mean until none does (pool adjacent violators).
+    Schedules jump, so now and then a higher price costs a little more. Rising neighbours are replaced by their mean
+    until
+    none is left (pool adjacent violators algorithm).
     """
     pools: list[list[float]] = []
     for value in values:
@@ -76,7 +79,7 @@ def falling(values: Sequence[float]) -> list[float]:
 
 
 def between(prices: Sequence[float], values: Sequence[float], price: float) -> float:
-    """A value between the points of a curve over price: linear in log(price + the lowest price above 0)."""
+    """Interpolate a curve over price: linear in log(price + the lowest price above 0)."""
     if price <= prices[0]:
         return values[0]
     for i in range(1, len(prices)):
@@ -88,7 +91,7 @@ def between(prices: Sequence[float], values: Sequence[float], price: float) -> f
 
 
 def price_for(prices: Sequence[float], values: Sequence[float], target: float) -> float:
-    """The lowest price at which a falling curve is at most ``target``; the last price where it never is."""
+    """Return the lowest price at which a falling curve is at most ``target``; the last price if it never is."""
     if values[0] <= target:
         return prices[0]
     for i in range(1, len(prices)):

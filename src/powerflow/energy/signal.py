@@ -1,7 +1,7 @@
-"""What a joule costs or emits over time: tariffs and carbon intensities, as steps, and what follows from them.
+"""Read and evaluate price signals: electricity tariffs and carbon intensities over time, as step functions.
 
-A value holds from its moment until the next one, but never longer than ``max_age_s``: beyond that, and before the
-first, a stated fallback holds, and every answer says how much of it rests on that.
+A value is valid from its time until the next one, but not longer than ``max_age_s``. After that, and before the first
+value, a given fallback is used. Every result says how much of it comes from the fallback.
 """
 
 from __future__ import annotations
@@ -21,30 +21,31 @@ from powerflow.energy.kinds import UNITS, Kind
 from powerflow.errors import InputError
 from powerflow.units import DAY_S, HOUR_S, J_PER_KWH
 
-#: No value is further from 0: sums and means of such values are numbers still.
+#: Largest accepted absolute value, so that sums and means stay finite.
 MOST_VALUE = 1e9
 
-#: How far a signal may move λ_E, either way.
+#: Bounds of the factor by which signals multiply λ_E.
 LEAST_FACTOR, MOST_FACTOR = 0.25, 4.0
 
-#: A signal is compared with its mean over so long.
+#: A signal is compared with its mean over this time.
 COMPARED_S = 7 * DAY_S
 
-#: Values of a series hold no longer than this, where nothing else is said: hourly ones may come an hour late.
+#: Default validity of a value. It allows hourly values to arrive an hour late.
 MAX_AGE_S = 2 * HOUR_S
 
 
 @dataclass(frozen=True, eq=False)
 class Signal:
-    """A series of steps.
+    """Tariff or carbon intensity over time, as a step function.
 
     Attributes:
-        kind: ``tariff`` (money per kWh, negative allowed: markets have such hours) or ``carbon`` (g CO2 per kWh).
+        kind: ``tariff`` (money per kWh; negative values occur in markets and are allowed) or ``carbon`` (g CO2 per
+            kWh).
         source: Where it comes from, for reports.
-        time_s: ``[M]`` Unix seconds, ascending: when each value begins to hold.
-        value: ``[M]``.
-        fallback: What holds where the series says nothing.
-        max_age_s: A value holds no longer than this; ``inf`` for a constant.
+        time_s: ``[M]`` start of each value's validity, Unix seconds, ascending.
+        value: ``[M]`` values.
+        fallback: Value used where the series has none.
+        max_age_s: Longest validity of a value; ``inf`` for a constant.
     """
 
     kind: Kind
@@ -57,15 +58,19 @@ class Signal:
     def __post_init__(self) -> None:
         where = f"{self.kind} signal"
         if not math.isfinite(self.fallback):
-            raise InputError(f"its fallback is {self.fallback:g}", where=where, fix=f"give {UNITS[self.kind]}")
+            raise InputError(
+                f"its fallback {self.fallback:g} is not a finite number", where=where, fix=f"give {UNITS[self.kind]}"
+            )
         if self.kind == "carbon" and self.fallback < 0:
             raise InputError("its fallback is negative", where=where, fix="give g CO2 per kWh, 0 or more")
         if not self.max_age_s > 0:
-            raise InputError(f"its values may be {self.max_age_s:g} s old", where=where, fix="give seconds > 0")
+            raise InputError(
+                f"its longest validity of a value is {self.max_age_s:g} s", where=where, fix="give seconds > 0"
+            )
 
     @cached_property
     def _steps(self) -> tuple[FloatArray, FloatArray]:
-        """The same with the moments at which values have become too old; nan is the fallback."""
+        """The series with the ends of outdated values added; nan stands for the fallback."""
         if self.max_age_s == math.inf:
             return np.append(-np.inf, self.time_s), np.append(np.nan, self.value)
         ends = np.minimum(np.append(self.time_s[1:], np.inf), self.time_s + self.max_age_s)
@@ -76,7 +81,7 @@ class Signal:
         return np.append(-np.inf, time_s[order]), np.append(np.nan, value[order])
 
     def at(self, now_s: float) -> SignalValue:
-        """The value at a moment."""
+        """Return the value at a moment."""
         time_s, value = self._steps
         known = float(value[np.searchsorted(time_s, now_s, side="right") - 1])
         if not math.isnan(known):
@@ -84,14 +89,14 @@ class Signal:
         return SignalValue(self.fallback, self._why(now_s))
 
     def mean(self, from_s: float, to_s: float) -> float:
-        """Its mean over a stretch, the fallback included; ``from_s < to_s``."""
+        """Return the mean from ``from_s`` to ``to_s`` (later), with the fallback where needed."""
         steps, _ = self._steps
         edges = np.concatenate([[from_s], steps[(steps > from_s) & (steps < to_s)], [to_s]])
         value, _ = self._values(edges[:-1])
         return float(np.sum(np.diff(edges) * value) / (to_s - from_s))
 
     def known_mean(self, from_s: float, to_s: float) -> float:
-        """The mean of what it says over a stretch, without the fallback; nan where it says nothing."""
+        """Return the mean from ``from_s`` to ``to_s`` over the time with known values; nan if there is none."""
         steps, _ = self._steps
         edges = np.concatenate([[from_s], steps[(steps > from_s) & (steps < to_s)], [to_s]])
         value, known = self._values(edges[:-1])
@@ -99,7 +104,7 @@ class Signal:
         return float(np.sum(known_s * value) / known_s.sum()) if known_s.any() else math.nan
 
     def total(self, time_s: FloatArray, power_w: FloatArray) -> Total:
-        """What a course of power came to.
+        """Return the money or CO2 of the energy drawn over time.
 
         Args:
             time_s: ``[M + 1]`` Unix seconds, ascending.
@@ -129,14 +134,14 @@ class Signal:
         said = f"{self.kind} signal of {self.source}"
         before = int(np.searchsorted(self.time_s, now_s, side="right"))
         if before == 0:
-            return f"{said} says nothing for this moment: {self.fallback:g} {UNITS[self.kind]} is taken"
+            return f"{said} has no value for this time: {self.fallback:g} {UNITS[self.kind]} is used"
         age_h = (now_s - float(self.time_s[before - 1])) / HOUR_S
-        return f"{said} is {age_h:.1f} h old: {self.fallback:g} {UNITS[self.kind]} is taken"
+        return f"{said} is {age_h:.1f} h old: {self.fallback:g} {UNITS[self.kind]} is used"
 
 
 @dataclass(frozen=True, slots=True)
 class SignalValue:
-    """A value, and why it is the fallback ("" where it is not)."""
+    """Value of a signal, and the reason for using the fallback ("" if it was not used)."""
 
     value: float
     fell_back: str
@@ -144,14 +149,14 @@ class SignalValue:
 
 @dataclass(frozen=True, slots=True)
 class Total:
-    """What some energy cost or emitted.
+    """Money or CO2 of an amount of energy.
 
     Attributes:
-        kind: As of `Signal`.
+        kind: Tariff or carbon, as in `Signal`.
         source: The series that was used.
         energy_j: Joules.
         amount: Money, or g CO2.
-        fallback_j: How many of the joules were counted with the fallback, for want of a value.
+        fallback_j: Joules of these that were valued with the fallback.
     """
 
     kind: Kind
@@ -162,23 +167,23 @@ class Total:
 
 
 def constant(kind: Kind, value: float) -> Signal:
-    """The same at all times.
+    """Return a signal with the same value at all times.
 
     Raises:
-        InputError: It is no such value.
+        InputError: The value is not finite, or is negative for carbon.
     """
     return Signal(kind, f"constant {value:g} {UNITS[kind]}", np.array([-np.inf]), np.array([value]), value, math.inf)
 
 
 def read_signal(text: str, kind: Kind, *, source: str, fallback: float, max_age_s: float = MAX_AGE_S) -> Signal:
-    """A series from CSV.
+    """Read a signal from CSV text.
 
     The first line names the columns; ``time`` and ``value`` are read, others ignored. ``time`` is ISO 8601 with a zone
     (``2026-11-23T17:00+01:00``) or Unix seconds, ascending; ``value`` is in the unit of the kind. Empty lines and lines
     that begin with ``#`` are skipped.
 
     Raises:
-        InputError: With the number of the line: a column is missing, a field is none, a time comes twice or too early.
+        InputError: A column is missing, a field is not valid, or the times are not ascending. It names the line.
     """
     lines = text.lstrip("\ufeff").splitlines()
     rows = [(number, line) for number, line in enumerate(lines, 1) if line.strip() and not line.startswith("#")]
@@ -187,7 +192,9 @@ def read_signal(text: str, kind: Kind, *, source: str, fallback: float, max_age_
     header = [name.strip().lower() for name in _fields(rows[0], source)]
     for name in ("time", "value"):
         if header.count(name) != 1:
-            raise InputError(f"needs one column {name}", where=f"{source}:{rows[0][0]}", fix="header: time,value")
+            raise InputError(
+                f"needs exactly one column {name}", where=f"{source}:{rows[0][0]}", fix="header: time,value"
+            )
     columns = header.index("time"), header.index("value")
     times: list[float] = []
     values: list[float] = []
@@ -195,33 +202,40 @@ def read_signal(text: str, kind: Kind, *, source: str, fallback: float, max_age_
         where = f"{source}:{number}"
         cells = _fields((number, line), source)
         if len(cells) <= max(columns):
-            raise InputError(f"has {len(cells)} columns", where=where, fix=f"the header names {len(header)}")
+            raise InputError(f"has {len(cells)} columns", where=where, fix=f"the header has {len(header)}")
         time_s, value = _time(cells[columns[0]].strip(), where), _value(cells[columns[1]].strip(), kind, where)
         if times and time_s <= times[-1]:
-            what = "the time of the line before once more" if time_s == times[-1] else "a time before that"
-            raise InputError(f"has {what} ({cells[columns[0]].strip()})", where=where, fix="sort by time, each once")
+            what = "the same time as" if time_s == times[-1] else "an earlier time than"
+            raise InputError(
+                f"has {what} the line before ({cells[columns[0]].strip()})",
+                where=where,
+                fix="sort by time, with each time once",
+            )
         times.append(time_s)
         values.append(value)
     return Signal(kind, source, np.array(times), np.array(values), fallback, max_age_s)
 
 
 def joined(old: Signal, new: Signal) -> Signal:
-    """A series with newer news of it: from its first moment on, the new one is right."""
+    """Return the old series with all values from the new one's first time on replaced by the new one."""
     keep = old.time_s < new.time_s[0]
     time_s, value = np.append(old.time_s[keep], new.time_s), np.append(old.value[keep], new.value)
     return Signal(new.kind, new.source, time_s, value, new.fallback, new.max_age_s)
 
 
 def factor(signals: Sequence[tuple[Signal, float]], now_s: float) -> tuple[float, list[str]]:
-    """What λ_E is multiplied by now, m(t), and what fell back.
+    """Return the factor by which signals multiply λ_E now, and the reasons for any fallback.
 
-    ``m = Σ weight·s(t)/mean(s) ÷ Σ weight``, within 1/4 and 4, with the mean over the last week. So a joule is dear
-    when it is dear for this site, λ_E keeps its mean, and the budget, from which λ_E comes, needs to know nothing of
-    signals. The mean is of what was said; one that is not above 0 (a week of negative prices) says nothing: such a
-    signal counts as 1.
+        m(t) = Σ weight·s(t)/mean(s) ÷ Σ weight, bounded to [1/4, 4]
+
+    mean(s) is the mean of the known values of the last week. So λ_E keeps its mean, energy is expensive only relative
+    to what
+    is usual at this site, and budgets do not depend on signals. A signal counts as 1 if its value is a fallback, or if
+    its
+    mean is not above 0 (a week of negative prices).
 
     Args:
-        signals: Each with its weight > 0; none gives 1.
+        signals: Signals with weights > 0; without signals the factor is 1.
         now_s: Unix seconds.
     """
     total = share = 0.0
@@ -232,7 +246,7 @@ def factor(signals: Sequence[tuple[Signal, float]], now_s: float) -> tuple[float
             notes.append(reading.fell_back)
         mean = signal.known_mean(now_s - COMPARED_S, now_s)
         total += weight
-        # without a value there is nothing to say about this moment, and with no mean nothing to compare with
+        # counts as 1 if there is no known value, or no mean to compare it with
         share += weight * (reading.value / mean if mean > 0 and not reading.fell_back else 1.0)
     if total <= 0:
         return 1.0, notes
@@ -243,7 +257,7 @@ def _fields(row: tuple[int, str], source: str) -> list[str]:
     try:
         return next(csv.reader([row[1]], strict=True))
     except csv.Error as error:
-        raise InputError(f"is no line of CSV ({error})", where=f"{source}:{row[0]}") from None
+        raise InputError(f"is not a line of CSV ({error})", where=f"{source}:{row[0]}") from None
 
 
 def _time(text: str, where: str) -> float:
@@ -256,7 +270,7 @@ def _time(text: str, where: str) -> float:
         except ValueError:
             raise InputError(f"{text[:40]!r} is no time", where=where, fix=fix) from None
         if moment.tzinfo is None:
-            raise InputError(f"{text[:40]!r} has no zone", where=where, fix=fix) from None
+            raise InputError(f"{text[:40]!r} has no time zone", where=where, fix=fix) from None
         seconds = moment.timestamp()
     if not 0 <= seconds <= datetime(9999, 1, 1, tzinfo=UTC).timestamp():
         raise InputError(f"{text[:40]!r} is no time", where=where, fix=fix)
@@ -270,5 +284,5 @@ def _value(text: str, kind: Kind, where: str) -> float:
         value = math.nan
     if not abs(value) <= MOST_VALUE or (kind == "carbon" and value < 0):
         fix = f"give a number of {UNITS[kind]}, at most {MOST_VALUE:,.0f}"
-        raise InputError(f"{text[:40]!r} is no value", where=where, fix=fix)
+        raise InputError(f"{text[:40]!r} is not a valid value", where=where, fix=fix)
     return value

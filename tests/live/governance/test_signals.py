@@ -30,7 +30,7 @@ def csv(*steps: tuple[float, float]) -> str:
 
 
 class Site(HTTPServer):
-    """A web server of one page; none: it answers 503."""
+    """A web server of one page; none: it answers with HTTP status 503."""
 
     page = ""
 
@@ -71,7 +71,7 @@ def test_a_signal_is_set_shown_dropped_audited_and_known_after_a_restart(bench: 
     tariff = bench.service.signals()[0]
     assert tariff.value == pytest.approx(0.3)
     assert "is 2.0 h old" in tariff.fell_back
-    assert any("is 2.0 h old: 0.3 money/kWh is taken" in notice for notice in bench.service.top().notices)
+    assert any("is 2.0 h old: 0.3 money/kWh is used" in notice for notice in bench.service.top().notices)
     bench.service.drop_signal("tariff", ROOT)
     with pytest.raises(NotFound):
         bench.service.drop_signal("tariff", ROOT)
@@ -131,8 +131,8 @@ def test_it_is_fetched_joined_and_says_when_it_cannot_be(bench: Bench, site: Sit
     wait_for_fetch()
     record = bench.service.signals()[0]
     assert record.value == 0.7, "the last value holds until it is too old"
-    assert "answers 503; the last values hold until they are too old" in record.fell_back
-    assert any("answers 503" in notice for notice in bench.service.top().notices)
+    assert "answers with HTTP status 503; the last values hold until they are too old" in record.fell_back
+    assert any("answers with HTTP status 503" in notice for notice in bench.service.top().notices)
     bench.service.drop_signal("tariff", ROOT)
     assert not any("503" in notice for notice in bench.service.top().notices)
 
