@@ -91,8 +91,8 @@ def test_options_and_overlays() -> None:
         ("greedy:treshold=1", "its options: threshold"),
         ("greedy:nan", "threshold nan is negative"),
         ("greedy:1/2", "'greedy' does not take these options (TypeError"),
-        ("tiresias:0", "queue thresholds 0 do not ascend from above 0"),
-        ("tiresias:20/10", "do not ascend"),
+        ("tiresias:0", "queue thresholds 0 are not above 0 and ascending"),
+        ("tiresias:20/10", "are not above 0 and ascending"),
         ("tiresias:promote=0", "promote 0 is not above 0"),
         ("gandiva:0", "slice 0 is not above 0 s"),
         ("pollux:-1", "decay -1 is not a number ≥ 0"),
@@ -164,7 +164,11 @@ class Mine:
         ("mine:Mine", COMPLETE.replace('"mine", False, None', '"mine", False, -3'), "period_s is not None or > 0"),
         ("mine:Mine", COMPLETE.replace('"mine", False', '"mine", "no"'), "needs_sizes is not true or false"),
         ("mine:Mine", COMPLETE.replace('"mine", False', "7, False"), "name is not a word"),
-        ("mine:Mine", COMPLETE.replace("self.knob = knob", "raise OSError('two\\nlines')"), "cannot be made: OSError"),
+        (
+            "mine:Mine",
+            COMPLETE.replace("self.knob = knob", "raise OSError('two\\nlines')"),
+            "cannot be created: OSError",
+        ),
     ],
 )
 def test_broken_plug_ins_are_named(install: Install, target: str, source: str, said: str) -> None:
@@ -189,7 +193,7 @@ def test_plug_ins_take_options_and_built_in_names_are_taken(install: Install) ->
 def test_two_packages_with_one_name_are_refused(install: Install) -> None:
     install("first_party", {"mine": "mine:Mine"}, {"mine": COMPLETE})
     install("other_party", {"mine": "mine_too:Mine"}, {"mine_too": COMPLETE})
-    with pytest.raises(InputError, match="policy 'mine' comes from first_party and other_party"):
+    with pytest.raises(InputError, match="policy 'mine' is defined by first_party and other_party"):
         load("mine")
 
 

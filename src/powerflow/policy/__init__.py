@@ -1,1 +1,1 @@
-"""Who gets what: the `Policy` protocol, `prices` (the default), `greedy` (the paper's) and every baseline."""
+"""Decide how many GPUs and which clock each job gets: the `Policy` protocol, PowerFlow's policies, and baselines."""

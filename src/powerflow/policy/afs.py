@@ -1,4 +1,4 @@
-"""AFS-L: elastic sharing that weighs finishing short jobs early against using GPUs well."""
+"""Implement AFS-L: elastic sharing that weighs finishing short jobs early against using GPUs efficiently."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ from powerflow.policy.protocol import Allocation, View
 
 
 class Afs:
-    """GPUs go one step at a time to the job that wins against all others in pairs.
+    """Policy that gives GPUs, one step at a time, to the job that wins pairwise comparisons with all others.
 
-    Hwang et al., NSDI'21 ("Elastic Resource Sharing for Distributed Deep Learning"), AFS-L. Take two jobs, a the
-    one that would end first with what it has, throughputs p now and p′ with one GPU more. If b, the longer one, gets
-    that GPU at the latest when a ends, their mean completion time is lower with the GPU going to b at once exactly when
-    ``(p_b′ − p_b)/p_b′ > (p_a′ − p_a)/p_a``. Of two jobs with nothing, the one with less time remaining on the fewest
-    GPUs it can run on comes first.
+    Hwang et al., NSDI'21 ("Elastic Resource Sharing for Distributed Deep Learning"), AFS-L. Of two jobs, let a be the
+    one
+    that would end first with its present GPUs, p its throughput now, p′ with one GPU more. If b, the longer one, gets
+    that
+    GPU at the latest when a ends, their mean completion time is lower with the GPU going to b at once exactly if
+    ``(p_b′ − p_b)/p_b′ > (p_a′ − p_a)/p_a``. Of two jobs without GPUs, the one with less remaining time on its fewest
+    GPUs
+    comes first.
 
-    The paper adds single GPUs. Here a step leads to the larger count of the cost table with the greatest
-    throughput gained per GPU, and p′ is taken at one GPU more on the straight line to it: the same rule where counts
-    are consecutive. Maximum clock.
+    The paper adds single GPUs. Here a step goes to the larger count of the cost table with the greatest throughput gain
+    per
+    GPU, and p′ is interpolated at one GPU more; with consecutive counts the rule is the same. Clock: maximum.
     """
 
     name = "afs"
@@ -29,7 +32,7 @@ class Afs:
     period_s: float | None = None
 
     def decide(self, view: View) -> Allocation:
-        """Play a tournament for every step until the GPUs are gone."""
+        """Run a tournament for every step until no GPUs are left."""
         allocation = view.nothing()
         times = step_times(view)
         allowed = feasible(view, times)
@@ -43,7 +46,7 @@ class Afs:
 
 @array_kernel
 def _next_level(rate: FloatArray, counts: IntArray, level: int, free: int) -> int:
-    """The level that the next step leads to: from nothing the smallest that runs, else the best per GPU; -1 if none."""
+    """Return the level of the next step: from nothing the smallest that runs, else the best per GPU; -1 if none."""
     target, steepest = -1, 0.0
     for up in range(level + 1, len(counts)):
         width = counts[up] - counts[level]
@@ -59,15 +62,16 @@ def _next_level(rate: FloatArray, counts: IntArray, level: int, free: int) -> in
 
 @array_kernel
 def _tournaments(rate: FloatArray, remaining: FloatArray, counts: IntArray, capacity: int) -> IntArray:
-    """Levels ``[J]`` from iterations per second ``[J, N+1]`` and iterations to do ``[J]``.
+    """Return levels ``[J]`` from iterations per second ``[J, N+1]`` and remaining iterations ``[J]``.
 
-    The jobs meet in a knock-out bracket in order of rows, so that after each step only the matches of the job that took
-    it are played again: log J of them.
+    The jobs form a knock-out bracket in order of rows. After each step only the matches of the job that took it are
+    played
+    again: log J of them.
     """
     jobs = len(remaining)
     level = np.zeros(jobs, np.int64)
     target = np.zeros(jobs, np.int64)
-    left_s = np.zeros(jobs)  # time remaining with what it has; while it has nothing, with the least it can run on
+    left_s = np.zeros(jobs)  # remaining time on its present GPUs; without GPUs, on the fewest that it can run on
     short_gain = np.zeros(jobs)  # (p′ − p)/p
     long_gain = np.ones(jobs)  # (p′ − p)/p′
     first_leaf = 1
@@ -108,12 +112,12 @@ def _tournaments(rate: FloatArray, remaining: FloatArray, counts: IntArray, capa
 def _match(
     one: int, other: int, level: IntArray, left_s: FloatArray, short_gain: FloatArray, long_gain: FloatArray
 ) -> int:
-    """Which of two jobs the next GPU goes to; ``one`` has the lower row and wins ties. -1 stands for nobody."""
+    """Return which of two jobs gets the next GPU; ``one`` has the lower row and wins ties. -1 is an empty place."""
     if one < 0 or other < 0:
         return max(one, other)
     if level[one] == 0 and level[other] == 0:
         return other if left_s[other] < left_s[one] else one
-    # a job with nothing never ends: it is the longer one
+    # a job without GPUs never ends, so it is the longer one
     other_is_shorter = level[one] == 0 or (level[other] > 0 and left_s[other] < left_s[one])
     if other_is_shorter:
         return one if long_gain[one] > short_gain[other] else other

@@ -1,4 +1,4 @@
-"""FIFO: first come, first served, on exactly the GPUs asked for."""
+"""Implement FIFO: first come, first served, with exactly the requested GPUs."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from powerflow.policy.protocol import Allocation, View
 
 
 class Fifo:
-    """Strict order of submission, gang, non-preemptive, maximum clock, no backfilling.
+    """Policy that starts jobs strictly in order of submission, without preemption or backfilling, at the maximum clock.
 
-    The baseline of the papers: a job at the head of the queue that does not fit blocks those behind it. Only a job
-    that asks for more than is up at all (nodes failed) stands aside, since it may wait for ever.
+    The baseline of the papers: a job at the head of the queue that does not fit blocks all jobs behind it. Only a job
+    that
+    requests more GPUs than are up at all (failed nodes) is skipped, because it could block the queue for ever.
     """
 
     name = "fifo"
@@ -20,7 +21,7 @@ class Fifo:
     period_s: float | None = None
 
     def decide(self, view: View) -> Allocation:
-        """Let running jobs run; start waiting ones in order until one does not fit."""
+        """Keep running jobs; start waiting ones in order until one does not fit."""
         allocation = view.nothing()
         need = requested_gpus(view)
         held = held_gpus(view)

@@ -1,4 +1,4 @@
-"""Gandiva: time-slicing when jobs are too many, growing when they are few; no sizes, no priorities."""
+"""Implement Gandiva: time slices when there are too many jobs, extra GPUs when there are few."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from powerflow.policy.protocol import Allocation, View
 
 DEFAULT_SLICE_S = 60.0
 
-#: Slices are at least this many times the pause of a switch.
+#: Least length of a slice, as a multiple of the pause that a switch costs.
 SLICE_PER_PAUSE = 10.0
 
 
 class Gandiva:
-    """Round-robin over gangs on the GPUs asked for, and grow-shrink on GPUs that would stand idle.
+    """Policy that serves jobs in turns (round-robin) on the requested GPUs, and lets jobs grow onto idle GPUs.
 
-    Xiao et al., OSDI'18: suspend-resume (over-subscription served in turns of about a minute) and grow-shrink.
-    Slices have common ends, so that at each one the gang that has waited longest chooses first and big gangs
-    are not shut out by small ones. Their switches take under a second; where ours take longer (``pause_s``), slices are
-    stretched to `SLICE_PER_PAUSE` pauses. Packing two jobs on one GPU and migration are not in our resource
-    model and are left out.
+    Xiao et al., OSDI'18: suspend-resume (turns of about a minute) and grow-shrink. It needs neither sizes nor
+    priorities. All
+    slices end at the same times; then the job that has waited longest chooses first, so that small jobs do not keep
+    large
+    ones out. The paper's switches take less than a second; with longer pauses (``pause_s``), slices are extended to
+    `SLICE_PER_PAUSE` pauses. Packing two jobs on one GPU and migration are outside our resource model and left out.
 
     Args:
-        slice_s: Seconds of a turn.
+        slice_s: Length of a turn in seconds.
     """
 
     needs_sizes = False
@@ -40,7 +41,7 @@ class Gandiva:
         self.period_s: float | None = slice_s
 
     def decide(self, view: View) -> Allocation:
-        """All at what they asked for and more if that leaves GPUs idle, else in turns."""
+        """Give all jobs their requested GPUs, and more if some are idle; if they do not fit, in turns."""
         allocation = view.nothing()
         need = requested_gpus(view)
         need[need > view.capacity] = 0
@@ -53,7 +54,7 @@ class Gandiva:
 
 
 def _turns(view: View, slice_s: float) -> IntArray:
-    """Rows in the order in which they choose: those inside their slice, those waiting, those whose slice is over."""
+    """Order the rows by who chooses first: jobs inside their slice, waiting jobs, jobs whose slice is over."""
     jobs = view.jobs
     slice_s = max(slice_s, SLICE_PER_PAUSE * float(jobs["pause_s"].max()))
     running = jobs["gpus"] > 0
@@ -63,7 +64,7 @@ def _turns(view: View, slice_s: float) -> IntArray:
 
 
 def _grow(view: View, gpus: IntArray) -> IntArray:
-    """Hand out the GPUs left over: the smallest job first, one count up, inside one node, while it gets faster."""
+    """Give out idle GPUs: to the smallest job first, one count up, inside one node, while the job gets faster."""
     free = view.capacity - int(gpus.sum())
     if free <= 0 or not len(gpus):
         return gpus

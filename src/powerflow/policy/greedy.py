@@ -1,4 +1,4 @@
-"""greedy: PowerFlow's own algorithm, as far as its paper tells: time is bought where it costs least energy."""
+"""Implement PowerFlow's published algorithm: buy speed where it costs the least energy."""
 
 from __future__ import annotations
 
@@ -12,23 +12,27 @@ from powerflow.kernel import array_kernel
 from powerflow.policy.levels import by_arrival, by_key, feasible, least_levels, step_times, take_what_fits
 from powerflow.policy.protocol import Allocation, View
 
-#: Rank of a move that saves time and energy alike: above any ratio.
+#: Rank of a move that saves both time and energy, higher than any ratio.
 SAVES_BOTH = 1e9
 
 
 class Greedy:
-    """From one GPU at the energy-minimal clock, the move with the most time saved per energy spent, again and again.
+    """Policy that starts every job on its fewest GPUs at its energy-minimal clock, then repeats the best move.
 
-    Gu et al., arXiv 2304.06381 (PowerFlow), as far as it is known to us. A move takes one job to at least
-    twice its GPUs (at whichever clock is then best) or to a higher clock. Its rank is ``ln(T/T′) / ln(E′/E)``, T
-    seconds and E joules per iteration; moves that lower both come before all others. It ends when no move reaches the
-    threshold or fits. If there are more jobs than GPUs, those with the shortest remaining time on their fewest GPUs
-    start (in order of submission where sizes are unknown).
+    Gu et al., arXiv 2304.06381 (PowerFlow), as far as the paper describes it. A move takes one job to at least twice
+    its GPUs
+    (at the clock that is then best) or to a higher clock. The best move has the highest rank ``ln(T/T′) / ln(E′/E)``,
+    with T
+    the seconds and E the joules per iteration; moves that lower both come first. Moves end when none reaches the
+    threshold
+    or fits. If there are more jobs than GPUs, those with the shortest remaining time on their fewest GPUs start (in
+    order of
+    submission if sizes are unknown).
 
     Args:
-        threshold: Rank below which a move is not worth its energy. 0 spends all GPUs and clocks that save any time; 1
-            stops where E·T begins to grow; large values stay at the energy-minimal configuration. Sweeping it draws
-            the policy's energy–JCT frontier.
+        threshold: Lowest rank of a useful move. 0 uses all GPUs and clocks that save any time; 1 stops where E·T begins
+            to
+            grow; large values keep the energy-minimal configuration. Varying it gives the policy's energy–JCT frontier.
     """
 
     needs_sizes = False
@@ -36,7 +40,7 @@ class Greedy:
 
     def __init__(self, threshold: float = 1.0) -> None:
         if not threshold >= 0:
-            raise InputError(f"threshold {threshold!r} is negative", fix="give a number ≥ 0; 0 is all for time")
+            raise InputError(f"threshold {threshold!r} is negative", fix="give a number ≥ 0; 0 minimises time")
         self.threshold = float(threshold)
         self.name = f"greedy:{threshold:g}"
 
@@ -51,7 +55,7 @@ class Greedy:
         order = by_key(view, view.jobs["remaining"] * times[rows, least]) if view.sizes_known else by_arrival(view)
         started = take_what_fits(counts[least], order[least[order] >= 0], view.capacity)
         level = np.where(started > 0, least, -1).astype(np.int64)
-        with np.errstate(divide="ignore", invalid="ignore"):  # where a class cannot run, its power may be anything
+        with np.errstate(divide="ignore", invalid="ignore"):  # power is undefined where a class cannot run
             log_time, log_energy = np.log(view.step_time_s), np.log(view.step_time_s * view.power_w)
         allocation.clock = _climb(
             log_time,
@@ -78,7 +82,7 @@ def _best_move(
     clock: int,
     free: int,
 ) -> tuple[float, int, int]:
-    """Rank, level and clock of a job's best move within ``free`` GPUs; rank -1 if none saves time.
+    """Return rank, level and clock of a job's best move within ``free`` GPUs; rank -1 if none saves time.
 
     ``job`` is the row of its costs in the logarithms ``[K, N, F]``.
     """
@@ -114,11 +118,11 @@ def _climb(
     free: int,
     threshold: float,
 ) -> IntArray:
-    """Make the best moves; changes ``level`` ``[J]`` in place and returns the clocks ``[J]``. Ties: lower row."""
+    """Make the best moves: change ``level`` ``[J]`` in place and return the clocks ``[J]``. Ties: lower row."""
     clock = np.full(len(level), log_time.shape[2] - 1)
     next_level = level.copy()
     next_clock = clock.copy()
-    moves = [(0.0, -1)]  # (-rank, row); the first entry only tells numba the types
+    moves = [(0.0, -1)]  # (-rank, row); this entry only gives numba the types
     moves.pop()
     for row in range(len(level)):
         if level[row] >= 0:

@@ -1,4 +1,4 @@
-"""Optimus: each further GPU to the job whose remaining time it cuts most."""
+"""Implement Optimus: each further GPU goes to the job whose remaining time it reduces most."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from powerflow.policy.steepest import gpus_of, spend
 
 
 class Optimus:
-    """Everybody gets the fewest GPUs it can run on, then marginal gain decides.
+    """Policy that gives all jobs their fewest GPUs and the rest by marginal gain, at the maximum clock.
 
-    Peng et al., EuroSys'18, resource allocation: gain = (remaining time now − remaining time with more) / GPUs added;
-    the largest gain takes them, until none is left or none gains. Their tasks are parameter servers and workers of any
-    number; ours are GPUs at the counts of the cost table, and a gain is per GPU. If there are more jobs than GPUs,
-    those with the least time remaining start. Remaining time is believed iterations × step time in place of their
-    fit of the loss curve. Maximum clock.
+    Peng et al., EuroSys'18, resource allocation: gain = (remaining time now − remaining time with more) / GPUs added.
+    The
+    largest gain gets the GPUs, until no GPU or no gain is left. The paper allocates any number of parameter servers and
+    workers; here the unit is a GPU, at the counts of the cost table, and a gain is per GPU. If there are more jobs than
+    GPUs,
+    those with the least remaining time start. Remaining time is estimated iterations × step time, instead of the
+    paper's fit
+    of the loss curve.
     """
 
     name = "optimus"
@@ -24,7 +27,7 @@ class Optimus:
     period_s: float | None = 600.0
 
     def decide(self, view: View) -> Allocation:
-        """Start as many jobs as possible at their minimum, then spend the rest by marginal gain."""
+        """Start as many jobs as possible on their fewest GPUs, then give out the rest by marginal gain."""
         allocation = view.nothing()
         jobs, counts = view.jobs, view.gpu_counts
         times = step_times(view)

@@ -1,6 +1,6 @@
-"""Clocks over any policy: it keeps choosing the GPUs, the overlay chooses the clock.
+"""Set clocks on top of any policy: the policy chooses the GPUs, the overlay the clock.
 
-So every baseline can be compared at equal energy: alone (maximum clock), with one fixed clock, with Zeus's clock.
+This allows comparing every baseline at equal energy: alone (maximum clock), with one fixed clock, or with Zeus' clock.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ import numpy as np
 from powerflow.errors import InputError
 from powerflow.policy.protocol import Allocation, Policy, View
 
-#: Numbers up to this are fractions of the maximum clock; above it they are MHz.
+#: Clocks up to this value are fractions of the maximum clock; larger ones are MHz.
 LARGEST_FRACTION = 1.0
 
 
 class FixedClock:
-    """Every job at one clock: the nearest available at or below ``clock``.
+    """Overlay that runs every job at one clock: the nearest available one at or below ``clock``.
 
     Args:
         inner: The policy that chooses the GPUs.
-        clock: MHz, or, if at most 1, a fraction of the maximum clock (never less than the lowest clock there is).
+        clock: MHz; or, if at most 1, a fraction of the maximum clock (but at least the lowest clock).
 
     Raises:
-        InputError: The clock is not positive; on `decide`, it is in MHz and below the lowest one available.
+        InputError: The clock is not positive. Raised by `decide`: it is in MHz and below the lowest available clock.
     """
 
     def __init__(self, inner: Policy, clock: float) -> None:
@@ -37,10 +37,10 @@ class FixedClock:
         self.period_s = inner.period_s
 
     def decide(self, view: View) -> Allocation:
-        """The inner policy's GPUs, all at the one clock."""
+        """Return the inner policy's GPUs, all at this clock."""
         clocks = view.clocks_mhz
         wanted_mhz = self.clock * clocks[-1] if self.clock <= LARGEST_FRACTION else self.clock
-        # a hair of slack: 0.7 of 1410 MHz must find 987 MHz whatever the last bit says
+        # allow for rounding: 0.7 of 1410 MHz must find 987 MHz
         index = int(np.searchsorted(clocks, wanted_mhz * (1 + 1e-9), side="right")) - 1
         if index < 0 and self.clock > LARGEST_FRACTION:
             raise InputError(
@@ -53,21 +53,23 @@ class FixedClock:
 
 
 class ZeusClock:
-    """Each job at the clock that minimises Zeus's cost of an iteration on the GPUs it got.
+    """Overlay that runs each job at the clock with the lowest Zeus cost per iteration.
 
-    ``C(f) = η·E(f) + (1 − η)·P_max·T(f)`` (You et al., NSDI'23, the cost metric of Zeus; there for a whole training
-    run and over power limits, here for one iteration and over clocks: the same choice, since the batch is fixed).
-    P_max, the most the GPUs can draw, is the largest power that the job's class reaches on that many GPUs at any
-    clock, in place of the board's limit. Ties go to the higher clock.
+    ``C(f) = η·E(f) + (1 − η)·P_max·T(f)`` (You et al., NSDI'23, cost metric). In the paper it covers a whole training
+    run and
+    varies power limits; here one iteration and clocks, which gives the same choice because the batch is fixed. P_max is
+    the
+    largest power of the job's class on that many GPUs at any clock, instead of the board's limit. Ties go to the higher
+    clock.
 
     Args:
         inner: The policy that chooses the GPUs.
-        eta: η in [0, 1]: 0 is all for time, 1 all for energy.
+        eta: η in [0, 1]: 0 minimises time, 1 minimises energy.
     """
 
     def __init__(self, inner: Policy, eta: float) -> None:
         if not 0 <= eta <= 1:
-            raise InputError(f"η {eta!r} is outside [0, 1]", fix="0 is all for time, 1 all for energy")
+            raise InputError(f"η {eta!r} is outside [0, 1]", fix="give 0 (minimise time) to 1 (minimise energy)")
         self.inner = inner
         self.eta = eta
         self.name = f"{inner.name}+zeus:{eta:g}"
@@ -75,7 +77,7 @@ class ZeusClock:
         self.period_s = inner.period_s
 
     def decide(self, view: View) -> Allocation:
-        """The inner policy's GPUs, each job at its own best clock."""
+        """Return the inner policy's GPUs, each job at its own best clock."""
         allocation = self.inner.decide(view)
         rows = np.flatnonzero(allocation.gpus)
         clock = np.full(len(view.jobs), view.clock_max, np.int64)

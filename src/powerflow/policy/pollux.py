@@ -1,4 +1,4 @@
-"""Pollux: shares GPUs so that the power mean of all jobs' speedups is largest."""
+"""Implement Pollux: share GPUs so that the power mean of all jobs' speedups is largest."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from powerflow.policy.protocol import Allocation, View
 from powerflow.policy.steepest import gpus_of, spend
 from powerflow.units import HOUR_S
 
-#: Added to every speedup, so that a job with nothing (speedup 0) leaves the power mean finite.
+#: Added to every speedup, so that a job without GPUs (speedup 0) leaves the power mean finite.
 NO_SPEEDUP = 1e-3
 
-#: Seconds between two rounds; a job is never counted as moved more recently than one round ago.
+#: Seconds between two rounds; the time since a job's last move counts as at least one round.
 ROUND_S = 60.0
 
 DEFAULT_DECAY = 0.5
@@ -22,17 +22,21 @@ DEFAULT_THRESHOLD_GPU_S = 4 * HOUR_S
 
 
 class Pollux:
-    """Maximises ``(Σ w_j·s_j^p / Σ w_j)^(1/p)``, p = −1, of speedups s_j against an equal share of the cluster.
+    """Policy that maximises ``(Σ w_j·s_j^p / Σ w_j)^(1/p)``, p = −1, of speedups s_j over an equal share of GPUs.
 
     Qiao et al., OSDI'21, cluster-wide optimisation. The global batch is fixed here, so goodput is throughput and
-    ``s_j(n) = T_j(fair share) / T_j(n)``. Moving a running job costs it the factor ``t / (t + δ)``, δ its rescale
-    pause; the paper takes t since submission and counts past moves, we take t since the last one. Weights are the
-    owner's priority × the paper's decay ``min(1, threshold / GPU time)^λ``, which keeps long jobs from crowding out
-    short ones.
+    ``s_j(n) = T_j(fair share) / T_j(n)``. Moving a running job multiplies its speedup by ``t / (t + δ)``, where δ is
+    its
+    pause; in the paper t is the time since submission and past moves count, here t is the time since the last move.
+    Weights
+    are the owner's priority × the paper's decay ``min(1, threshold / GPU time)^λ``, so that long jobs do not crowd out
+    short
+    ones.
 
-    With p = −1 the largest mean is the smallest ``Σ w_j / s_j``, a sum over jobs. So steepest steps take the place of
-    the paper's genetic algorithm, without its chance: once from nothing, once from what jobs hold (the paper's
-    search is seeded with that too), and the better of the two counts. Maximum clock.
+    With p = −1 the largest mean has the smallest ``Σ w_j / s_j``, a sum over jobs. So deterministic steepest steps
+    replace the
+    paper's genetic algorithm: once from nothing and once from the present allocation (which the paper's search also
+    includes); the better result is used. Clock: maximum.
 
     Args:
         decay: λ of the weights; 0 switches the decay off.
@@ -56,7 +60,7 @@ class Pollux:
         self.threshold_gpu_s = threshold_gpu_s
 
     def decide(self, view: View) -> Allocation:
-        """Search from nothing and from what is held; answer with the better one."""
+        """Search from nothing and from the present allocation; return the better result."""
         allocation = view.nothing()
         jobs = view.jobs
         if not len(jobs):
@@ -83,7 +87,7 @@ class Pollux:
 
 
 def _speedups(view: View) -> FloatArray:
-    """Speedup of each job with no GPU and on each count, moving included, ``[J, N+1]``; 0 where it cannot run."""
+    """Return each job's speedup on no GPU and on each count, moves included, ``[J, N+1]``; 0 where it cannot run."""
     jobs, counts = view.jobs, view.gpu_counts
     times = step_times(view)
     allowed = feasible(view, times)

@@ -1,9 +1,13 @@
-"""`prices`, the default: every GPU and every joule has a price, every job's iteration a worth.
+"""Implement `prices`, the default policy: GPUs and energy have prices, and each job bids for its GPUs.
 
-Found by duality (design §5). A job's GPUs make the jobs behind it wait, so a GPU costs in proportion to how many jobs
-are at least as large; a joule costs λ_E. At these prices an iteration of a job is worth what it takes to do it most
-cheaply (``v_j``); what a job makes of n GPUs is then ``V_j(n)``, and the GPUs go where the next one adds most. Clocks
-need no rule of their own: when a queue forms, worths rise and with them the clocks that pay.
+The prices come from Lagrangian duality (docs/policies.md, "prices"):
+
+1. A job's GPUs make other jobs wait, so a GPU costs in proportion to the number of jobs that are at least as large. A
+   joule costs λ_E.
+2. The worth ``v_j`` of an iteration of job j is the least that it costs at these prices.
+3. ``V_j(n)`` is then what the job gains from n GPUs. GPUs go where the next one adds most.
+
+Clocks need no extra rule: when a queue forms, worths rise, and higher clocks become profitable.
 """
 
 from __future__ import annotations
@@ -20,22 +24,23 @@ from powerflow.policy.protocol import Allocation, View
 
 @dataclass(slots=True)
 class Prices:
-    """Allocate by prices; see the module's text and `docs/policies.md`.
+    """Policy that allocates GPUs by prices; docs/policies.md describes the algorithm.
 
     Attributes:
-        crowding: c_μ, how strongly the queue weighs in the price of a GPU. Above 1 because a GPU taken now also delays
-            jobs that are yet to come. 2 was best on five workloads and three energy prices; the optimum is flat.
+        crowding: c_μ, weight of the queue in the price of a GPU. It is above 1 because a GPU used now also delays
+            future
+            jobs. 2 was best on five workloads at three energy prices; the optimum is flat.
     """
 
     crowding: float = 2.0
     name: str = field(default="prices", init=False)
     needs_sizes: bool = field(default=False, init=False)
     period_s: float | None = field(default=None, init=False)
-    # sizes seen, and what follows from them; worked out again only when they change
+    # sizes seen, work levels and effective sizes; computed again only when the sizes change
     _expected: tuple[FloatArray, FloatArray, FloatArray] | None = field(default=None, init=False, repr=False)
 
     def decide(self, view: View) -> Allocation:
-        """Value every job at every count, then sell the GPUs to the steepest gains."""
+        """Compute the value of every GPU count for every job, then give the GPUs to the steepest gains."""
         answer = view.nothing()
         jobs = view.jobs
         if len(jobs) == 0 or view.capacity == 0:
@@ -73,7 +78,7 @@ class Prices:
         return answer
 
     def sizes(self, view: View) -> FloatArray:
-        """What jobs are ranked by, ``[J]`` GPU-seconds: what is left, or what is to be expected."""
+        """Return the sizes by which jobs are ranked, ``[J]`` GPU-seconds: the remaining work, known or expected."""
         jobs = view.jobs
         column = "remaining" if view.sizes_known else "done"
         work = np.empty(len(jobs))

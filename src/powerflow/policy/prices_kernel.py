@@ -1,4 +1,4 @@
-"""The compiled heart of `prices`: every job is valued at every GPU count, then the GPUs are sold."""
+"""Compute the decisions of `prices` in compiled code: value every GPU count for every job, then sell the GPUs."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from powerflow.kernel import kernel
 
 @kernel
 def ranks(size: FloatArray, weight: FloatArray, order: IntArray, rank: FloatArray) -> None:
-    """For each job, the summed weight of the jobs that are at least as large.
+    """Compute, for each job, the summed weight of the jobs that are at least as large.
 
     Args:
-        size, weight: ``[J]``.
+        size, weight: ``[J]`` size and priority of each job.
         order: ``[J]`` the jobs by ascending size.
-        rank: ``[J]`` out.
+        rank: ``[J]`` output.
     """
     at_least = 0.0
     last = len(size) - 1
@@ -39,9 +39,9 @@ def gpu_seconds(
     step_time_s: FloatArray,
     sizes: FloatArray,
 ) -> None:
-    """So many iterations as GPU-seconds on the fewest GPUs a job runs on, at the maximum clock.
+    """Convert iterations to GPU-seconds on the fewest GPUs that a job runs on, at the maximum clock.
 
-    ``sizes``, ``[J]``, is written: ``inf`` where it runs on none, or where the iterations are nan.
+    ``sizes``, ``[J]``, is the output: ``inf`` where a job runs on no count, or where its iterations are nan.
     """
     for j in range(len(iterations)):
         sizes[j] = np.inf
@@ -55,10 +55,11 @@ def gpu_seconds(
 
 @kernel
 def _is_offered(n: int, least: int, most: int, listed: bool) -> bool:
-    """Whether a job that can use so many GPUs may have n of them.
+    """Return True if a job that can use ``least`` to ``most`` GPUs may have n of them.
 
-    Powers of two, so that buddy allocation wastes nothing; any count to who could use no power of two, and to whose
-    owner has listed counts: on the others its step time is infinite.
+    Only powers of two are offered, so that buddy allocation wastes nothing. Any count is offered to a job that can use
+    no
+    power of two, and to a job whose owner listed its counts (on other counts its step time is infinite).
     """
     if n < least or n > most:
         return False
@@ -93,9 +94,10 @@ def value_counts(
     clock: IntArray,
     worth: FloatArray,
 ) -> None:
-    """Steps 2 to 4 of design §5: what each job makes of each count, and at which clock.
+    """Compute each job's value of each GPU count, and the best clock (docs/policies.md, "prices", 2 and 3).
 
-    The columns of the jobs come one by one: numba takes long to recognise a structured array, at every call.
+    The columns of the jobs are separate arguments, because numba takes long to recognise a structured array at every
+    call.
 
     Args:
         rank: ``[J]`` i_j.
@@ -103,9 +105,9 @@ def value_counts(
         gpu_counts, step_time_s, power_w, idle_w, capacity, sizes_known: See `View`.
         energy_price: ``[J]`` λ_E of each job.
         crowding: c_μ.
-        value: ``[J, N]`` out: V_j(n); ``-inf`` where a count is not to be had.
-        clock: ``[J, N]`` out: the clock that attains it.
-        worth: ``[J]`` out: v_j, what one iteration is worth; 0 where a job can run on no count.
+        value: ``[J, N]`` output: V_j(n); ``-inf`` where a count is not offered.
+        clock: ``[J, N]`` output: the clock that attains it.
+        worth: ``[J]`` output: v_j, the worth of one iteration; 0 if a job can run on no count.
     """
     clocks = step_time_s.shape[2]
     value[:] = -np.inf
@@ -124,7 +126,7 @@ def value_counts(
                     best = min(best, step * (weight[j] + energy_price[j] * (watts[i, f] - n * idle_w) + price * n))
         worth[j] = best if best < np.inf else 0.0
 
-        # A pause is paid once per stretch: the longer the stretch, the less it weighs. H grows with the pause.
+        # A change costs one pause over the time H until the next change; H grows with the pause.
         per_s = 1.0 / max(600.0, 10.0 * pause_s[j])
         per_iteration = 1.0 / remaining[j] if sizes_known and remaining[j] > 0.0 else 0.0
         for i in range(len(gpu_counts)):
@@ -146,7 +148,7 @@ def value_counts(
 
 @kernel
 def _next_on_hull(value: FloatArray, gpu_counts: IntArray, at: int) -> tuple[int, float]:
-    """The next corner of the upper concave hull after level ``at`` (-1: no GPU), and the slope to it."""
+    """Return the next corner of the upper concave hull after level ``at`` (-1: no GPU), and the slope to it."""
     base_n = 0 if at < 0 else gpu_counts[at]
     base_v = 0.0 if at < 0 else value[at]
     best = -1
@@ -155,7 +157,7 @@ def _next_on_hull(value: FloatArray, gpu_counts: IntArray, at: int) -> tuple[int
         if value[i] == -np.inf:
             continue
         slope = (value[i] - base_v) / (gpu_counts[i] - base_n)
-        # ≥ takes the farther of two corners on one line: fewer segments, same hull
+        # ≥ takes the farther of two corners on one line: fewer segments of the same hull
         if slope > 0.0 and slope >= best_slope:
             best_slope = slope
             best = i
@@ -164,7 +166,7 @@ def _next_on_hull(value: FloatArray, gpu_counts: IntArray, at: int) -> tuple[int
 
 @kernel
 def _sink(heap: IntArray, slope: FloatArray, count: int, at: int) -> None:
-    """Let the entry ``at`` of a heap of ``count`` jobs sink to its place: the steepest first, of equals the earlier."""
+    """Move entry ``at`` of a heap of ``count`` jobs down to its place: steepest first, ties by lower number."""
     job = heap[at]
     while 2 * at + 1 < count:
         child = 2 * at + 1
@@ -193,19 +195,19 @@ def sell(
     slope: FloatArray,
     places: IntArray,
 ) -> float:
-    """Steps 5 and 6 of design §5: take hull segments of all jobs, steepest first, while they fit.
+    """Give out GPUs along the hull segments of all jobs, steepest first (docs/policies.md, "prices", 4).
 
     Args:
         value: ``[J, N]`` V_j(n).
         clock: ``[J, N]`` the clocks that attain it.
-        gpu_counts: ``[N]``.
-        capacity: GPUs to sell.
-        gpus: ``[J]`` in: zeros; out: GPUs that each job gets.
-        chosen: ``[J]`` out: its clock, untouched where it gets none.
-        slope, places: ``[J]`` and ``[3, J]`` to work in.
+        gpu_counts: ``[N]`` GPU counts.
+        capacity: GPUs to give out.
+        gpus: ``[J]`` input: zeros; output: GPUs that each job gets.
+        chosen: ``[J]`` output: its clock; unchanged for a job without GPUs.
+        slope, places: ``[J]`` and ``[3, J]`` working memory.
 
     Returns:
-        The slope of the last segment taken while GPUs were short: the spot price of a GPU; 0 if some are left over.
+        The spot price of a GPU: the slope of the last segment if all GPUs are used; 0 if some are left.
     """
     jobs = value.shape[0]
     level, corner, heap = places[0], places[1], places[2]
@@ -234,7 +236,7 @@ def sell(
                 heap[0] = heap[count]
             _sink(heap, slope, count, 0)
             continue
-        # It does not fit: of the smaller levels that do, the one worth most; then this job is closed.
+        # It does not fit: take the most valuable smaller level that does, and close this job.
         count -= 1
         heap[0] = heap[count]
         _sink(heap, slope, count, 0)
@@ -283,10 +285,10 @@ def allocate(
     by_job: FloatArray,
     places: IntArray,
 ) -> float:
-    """Design §5, steps 1 to 6, in one call: rank, value, sell. Arguments as of `ranks`, `value_counts` and `sell`.
+    """Rank the jobs, value their GPU counts and sell the GPUs in one call; return the spot price of a GPU.
 
-    ``size`` is what the jobs are ranked by; ``gpus``, ``clock`` and ``worth`` are written. The last four are to work
-    in: ``[J, N]`` twice, ``[2, J]`` and ``[3, J]``. Returns the spot price.
+    Arguments as in `ranks`, `value_counts` and `sell`. The outputs are ``gpus``, ``clock`` and ``worth``. The last four
+    arguments are working memory: ``[J, N]`` twice, ``[2, J]`` and ``[3, J]``.
     """
     rank, slope = by_job[0], by_job[1]
     ranks(size, weight, order, rank)

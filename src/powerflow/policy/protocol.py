@@ -1,8 +1,10 @@
-"""What a policy sees, and what it answers.
+"""Define what a policy is given and what it returns.
 
-A policy is any object with the attributes and the one method of `Policy`. It is given a `View` of one pool of
-equal GPUs and answers with an `Allocation`: how many GPUs each active job gets, and at which clock. It does no
-I/O, reads no clock and keeps no global state, so that the simulator and the live controller get the same answer.
+A policy is any object with the attributes and the one method of `Policy`. It gets a `View` of one pool of equal GPUs
+and
+returns an `Allocation`: how many GPUs each active job gets, and at which clock. It does no I/O, reads no clock and
+keeps
+no global state, so the simulator and the controller get the same answer.
 """
 
 from __future__ import annotations
@@ -21,24 +23,24 @@ JOB = np.dtype(
     [
         ("id", np.int64),  # submission number: unique, growing; ties are broken by it
         ("arrival_s", np.float64),  # when it was submitted
-        ("remaining", np.float64),  # iterations still to do, as believed; nan where sizes are unknown
-        ("done", np.float64),  # iterations done so far
+        ("remaining", np.float64),  # estimated remaining iterations; nan if sizes are unknown
+        ("done", np.float64),  # iterations completed
         ("attained_gpu_s", np.float64),  # GPU-seconds received so far
         ("since_s", np.float64),  # when its GPU count last changed (or it was submitted)
-        ("pause_s", np.float64),  # seconds it stands still when its GPU count changes
+        ("pause_s", np.float64),  # seconds of standstill when its GPU count changes
         ("weight", np.float64),  # priority; 1 is normal
         ("cost", np.int32),  # its row in View.step_time_s and View.power_w
         ("requested", np.int32),  # GPUs its owner asked for
-        ("gpus_min", np.int32),  # fewest it can run on
-        ("gpus_max", np.int32),  # most it can use
+        ("gpus_min", np.int32),  # smallest count it can run on
+        ("gpus_max", np.int32),  # largest count it can use
         ("gpus", np.int32),  # GPUs it holds now; 0 while it waits
         ("clock", np.int32),  # index into View.clocks_mhz while it runs
-        ("project", np.int32),  # index into View.projects: whose it is
-        ("protected", np.bool_),  # what is promised to it no policy may break
-        ("slowdown", np.float64),  # it may be slowed by such a share (`Job.max_slowdown`); inf: by any
-        ("untouched", np.bool_),  # it runs as its owner asked: nobody acts on its project's jobs
-        ("keeps", np.bool_),  # once it runs it keeps its GPUs: it cannot go on where it stopped
-        ("listed", np.bool_),  # its owner lists the counts it may have (`Job.gpus_allowed`): on others it cannot run
+        ("project", np.int32),  # index into View.projects
+        ("protected", np.bool_),  # its guarantees hold whatever the policy decides
+        ("slowdown", np.float64),  # largest allowed slowdown as a share (`Job.max_slowdown`); inf: unlimited
+        ("untouched", np.bool_),  # it runs as requested, because PowerFlow does not manage its project
+        ("keeps", np.bool_),  # it keeps its GPUs until it ends, because it cannot resume after a stop
+        ("listed", np.bool_),  # its owner listed the counts it can run on (`Job.gpus_allowed`)
     ]
 )
 
@@ -47,26 +49,28 @@ JobRows = npt.NDArray[np.void]
 
 @dataclass(slots=True, eq=False)
 class View:
-    """All that a policy may know about one pool of equal GPUs at one moment. Read only, its arrays too.
+    """State of one pool of equal GPUs as a policy sees it. Read only, including its arrays.
 
     Attributes:
         now_s: The moment, in seconds.
-        capacity: GPUs that are up; Σ of the GPUs handed out must not exceed it.
+        capacity: GPUs that are up; an allocation must not exceed it in total.
         gpus_per_node: GPUs in one node.
-        gpu_counts: ``[N]`` counts that the cost tables know, ascending.
-        count_index: ``[max count + 1]`` position of a count in ``gpu_counts``, or -1 where tables do not know it.
+        gpu_counts: ``[N]`` GPU counts of the cost tables, ascending.
+        count_index: ``[max count + 1]`` position of a count in ``gpu_counts``; -1 if the tables do not have it.
         clocks_mhz: ``[F]`` clocks, ascending; the last is the maximum.
-        step_time_s: ``[K, N, F]`` believed seconds per iteration; ``inf`` where a class cannot run.
-        power_w: ``[K, N, F]`` believed watts of all n GPUs together, idle draw included.
-        idle_w: Watts that one GPU draws all the same when nobody uses it: only what lies above is a job's doing.
+        step_time_s: ``[K, N, F]`` estimated seconds per iteration; ``inf`` where a class cannot run.
+        power_w: ``[K, N, F]`` estimated watts of all n GPUs together, idle draw included.
+        idle_w: Watts of one unused GPU; only the draw above it is caused by a job.
         jobs: ``[J]`` structured rows of dtype `JOB`. Read only.
-        energy_price: λ_E, seconds of mean completion time that one joule is worth, for everybody.
-        project_price: ``[P]`` what is added to it for jobs of each of ``projects``; None: nothing.
-        limit_w: By project, "" being all jobs: watts that they may add to idle draw (a project's: with the idle draw of
-            the GPUs that they hold). What is not named has no limit.
-        sizes_known: False when ``jobs["remaining"]`` holds no information (nan).
-        seen_gpu_s: ``[H]`` sizes of jobs that have completed, ascending: GPU-seconds on the fewest GPUs they run on
-            at the maximum clock. What is known of sizes when they are not. A new array whenever it has changed.
+        energy_price: λ_E for all jobs: the seconds of mean completion time that one joule is worth.
+        project_price: ``[P]`` price added for the jobs of each of ``projects``; None adds nothing.
+        limit_w: By project, "" for all jobs: watts that they may add to the idle draw (for a project, with the idle
+            draw of
+            the GPUs that they hold). Projects not listed have no limit.
+        sizes_known: False if ``jobs["remaining"]`` is unknown (nan).
+        seen_gpu_s: ``[H]`` sizes of completed jobs, ascending: GPU-seconds on the fewest GPUs they run on, at the
+            maximum
+            clock. For policies without known sizes. It is a new array whenever it has changed.
         projects: Names of projects; the first, "", stands for none.
     """
 
@@ -94,7 +98,7 @@ class View:
 
     @property
     def energy_prices(self) -> FloatArray:
-        """λ_E of each job, ``[J]``: everybody's, and what its project's budget adds."""
+        """λ_E of each job, ``[J]``: the common price plus that of its project."""
         prices = np.empty(len(self.jobs))
         prices.fill(self.energy_price)
         if self.project_price is not None:
@@ -102,7 +106,7 @@ class View:
         return prices
 
     def nothing(self) -> Allocation:
-        """An allocation that gives no job anything, at the maximum clock: a place to start from."""
+        """Return an allocation without any GPUs, at the maximum clock, as a starting point."""
         jobs = len(self.jobs)
         clock = np.empty(jobs, np.int64)
         clock.fill(self.clock_max)
@@ -111,14 +115,14 @@ class View:
 
 @dataclass(slots=True, eq=False)
 class Allocation:
-    """A policy's answer, one entry per row of ``View.jobs``.
+    """Answer of a policy, with one entry per row of ``View.jobs``.
 
     Attributes:
         gpus: ``[J]`` GPUs for each job: 0, or a count of ``View.gpu_counts``.
-        clock: ``[J]`` index into ``View.clocks_mhz``; without meaning where ``gpus`` is 0.
-        gpu_price: What one more GPU would be worth now, in the policy's own currency (`prices`: weighted
-            seconds of completion time per second); 0 where the policy has no such notion.
-        worth: ``[J]`` what one iteration of each job is worth, same currency, or None.
+        clock: ``[J]`` index into ``View.clocks_mhz``; meaningless where ``gpus`` is 0.
+        gpu_price: Value of one more GPU, in the policy's own unit (`prices`: weighted seconds of completion time per
+            second); 0 if the policy has none.
+        worth: ``[J]`` value of one iteration of each job, in the same unit, or None.
     """
 
     gpus: IntArray
@@ -129,13 +133,13 @@ class Allocation:
 
 @runtime_checkable
 class Policy(Protocol):
-    """Decides how many GPUs, and which clock, each job gets.
+    """Protocol of an object that decides how many GPUs, and which clock, each job gets.
 
     Attributes:
-        name: What people call it on the command line.
+        name: Its name on the command line.
         needs_sizes: True if it cannot work without ``jobs["remaining"]``.
-        period_s: Ask again at least this often while jobs are active (time slices, rounds);
-            None if only events matter.
+        period_s: Longest time between two decisions while jobs are active (time slices, rounds); None if only events
+            matter.
     """
 
     name: str
@@ -143,5 +147,5 @@ class Policy(Protocol):
     period_s: float | None
 
     def decide(self, view: View) -> Allocation:
-        """Answer with an allocation for every job of the view. Must not change the view."""
+        """Return an allocation for every job of the view. Must not change the view."""
         ...

@@ -1,4 +1,4 @@
-"""QSSF: quasi-shortest service first, non-preemptive, on exactly the GPUs asked for."""
+"""Implement QSSF: quasi-shortest service first, without preemption, with exactly the requested GPUs."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from powerflow.policy.protocol import Allocation, View
 
 
 class Qssf:
-    """The queue by predicted GPU time (duration × GPUs), smallest first; the head of the queue blocks.
+    """Policy that starts the job with the smallest predicted GPU time (duration × GPUs) first, without backfilling.
 
-    Hu et al., SC'21 (Helios). Their prediction comes from the history of similar jobs; ours is what the scheduler
-    believes of the job's size. Gang, at the maximum clock. A job that asks for more than is up stands aside.
+    Hu et al., SC'21 (Helios). The paper predicts from the history of similar jobs; here the scheduler's estimate of the
+    job's
+    size is used. Clock: maximum. A job that requests more GPUs than are up is skipped.
     """
 
     name = "qssf"
@@ -20,7 +21,7 @@ class Qssf:
     period_s: float | None = None
 
     def decide(self, view: View) -> Allocation:
-        """Let running jobs run; start waiting ones by predicted GPU time until one does not fit."""
+        """Keep running jobs; start waiting ones by predicted GPU time until one does not fit."""
         allocation = view.nothing()
         need = requested_gpus(view)
         held = held_gpus(view)

@@ -1,9 +1,9 @@
-"""Policies by name: ``"srtf"``, ``"greedy:0.3"``, ``"srtf+clock:1005"``, and those of other packages.
+"""Create policies by name: ``"srtf"``, ``"greedy:0.3"``, ``"srtf+clock:1005"``, or a policy of another package.
 
-A spec is ``name[:options][+overlay:value]``. Options are one bare value, meant for the policy's first parameter (its
-knob), or ``key=value`` pairs with commas between; a value is a number, ``true``/``false``, or ``number/number/…``.
-Other packages add policies by the entry-point group `GROUP`: each entry names a callable (a class will do) that
-returns an object with the attributes of `Policy`.
+A spec is ``name[:options][+overlay:value]``. Options are one value for the policy's first parameter, or ``key=value``
+pairs separated by commas. A value is a number, ``true``/``false``, or ``number/number/…``. Other packages add policies
+by the entry-point group `GROUP`: each entry names a class or function that returns an object with the attributes of
+`Policy`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from powerflow.policy.protocol import Policy
 
 GROUP = "powerflow.policies"
 
-#: Modules are imported only when a policy is asked for.
+#: Import paths; a module is imported only when its policy is used.
 BUILT_IN = {
     "prices": "powerflow.policy.prices:Prices",
     "greedy": "powerflow.policy.greedy:Greedy",
@@ -43,12 +43,12 @@ Option = bool | int | float | tuple[float, ...]
 
 
 def names() -> tuple[str, ...]:
-    """Names that `load` knows: the built-in ones, then those of installed packages in alphabetical order."""
+    """Return the names that `load` accepts: the built-in ones, then those of installed packages."""
     return (*BUILT_IN, *sorted({entry.name for entry in entry_points(group=GROUP)} - BUILT_IN.keys()))
 
 
 def load(spec: str) -> Policy:
-    """Make the policy that ``spec`` describes.
+    """Create the policy that ``spec`` describes.
 
     Raises:
         InputError: The name, an option or an overlay is unknown or malformed, or a plug-in is broken.
@@ -57,9 +57,7 @@ def load(spec: str) -> Policy:
     name, _, options = base.partition(":")
     policy = _checked(_make(_factory(name, spec), options, name, spec), name)
     if len(overlays) > 1:
-        raise InputError(
-            "more than one clock overlay", where=f"policy {spec!r}", fix="give one of +clock:… and +zeus:…"
-        )
+        raise InputError("more than one clock overlay", where=f"policy {spec!r}", fix="give either +clock:… or +zeus:…")
     for overlay in overlays:
         kind, _, value = overlay.partition(":")
         if kind not in OVERLAYS:
@@ -85,7 +83,7 @@ def _factory(name: str, spec: str) -> Callable[..., object]:
         raise _unknown("policy", name, names(), spec)
     if len({entry.value for entry in entries}) > 1:
         packages = " and ".join(sorted({_package(entry) for entry in entries}))
-        raise InputError(f"policy {name!r} comes from {packages}", fix="uninstall all but one of them", exit_code=1)
+        raise InputError(f"policy {name!r} is defined by {packages}", fix="uninstall all but one of them", exit_code=1)
     try:
         factory = entries[0].load()
     except Exception as error:
@@ -97,7 +95,7 @@ def _factory(name: str, spec: str) -> Callable[..., object]:
 
 
 def _make(factory: Callable[..., object], options: str, name: str, spec: str) -> object:
-    """Call ``factory`` with the options of the spec; whatever goes wrong is said in one line."""
+    """Call ``factory`` with the options of the spec; every error becomes one line."""
     where = f"policy {spec!r}"
     unfit = f"{name!r} does not take these options"
     bare: list[Option] = []
@@ -121,7 +119,7 @@ def _make(factory: Callable[..., object], options: str, name: str, spec: str) ->
     except Exception as error:
         if options and isinstance(error, TypeError | ValueError):
             raise InputError(f"{unfit} ({_said(error)})", where=where) from error
-        raise _broken(name, f"cannot be made: {_said(error)}") from error
+        raise _broken(name, f"cannot be created: {_said(error)}") from error
 
 
 def _value(text: str, where: str) -> Option:
@@ -139,7 +137,7 @@ def _value(text: str, where: str) -> Option:
 
 
 def _checked(made: object, name: str) -> Policy:
-    """The object, if it is a policy."""
+    """Return the object if it is a policy; raise `InputError` otherwise."""
     if not isinstance(made, Policy):
         missing = [part for part in ("name", "needs_sizes", "period_s", "decide") if not hasattr(made, part)]
         raise _broken(name, f"does not satisfy the Policy protocol: it has no {', no '.join(missing)}")
@@ -164,7 +162,7 @@ def _unknown(what: str, name: str, known: tuple[str, ...], spec: str) -> InputEr
 
 
 def _broken(name: str, why: str) -> InputError:
-    return InputError(f"policy {name!r} {why}", fix="mend or uninstall the package it comes from", exit_code=1)
+    return InputError(f"policy {name!r} {why}", fix="repair or uninstall the package it comes from", exit_code=1)
 
 
 def _package(entry: EntryPoint) -> str:

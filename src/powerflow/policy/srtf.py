@@ -1,4 +1,4 @@
-"""SRTF: shortest remaining time first, preemptive, on exactly the GPUs asked for."""
+"""Implement SRTF: shortest remaining time first, with preemption, on exactly the requested GPUs."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from powerflow.policy.protocol import Allocation, View
 
 
 class Srtf:
-    """Those that would end soonest on the GPUs they asked for run; a job that does not fit is passed over.
+    """Policy that runs the jobs with the shortest remaining time first; a job that does not fit is skipped.
 
-    Gang, at the maximum clock. Remaining time is the believed iterations × the believed step time.
+    Clock: maximum. Remaining time is estimated iterations × estimated step time.
     """
 
     name = "srtf"
@@ -17,7 +17,7 @@ class Srtf:
     period_s: float | None = None
 
     def decide(self, view: View) -> Allocation:
-        """Fill the GPUs in order of remaining time, whoever holds them now."""
+        """Fill the GPUs in order of remaining time, regardless of the present owners."""
         allocation = view.nothing()
         need = requested_gpus(view)
         order = by_key(view, requested_run_s(view))

@@ -1,9 +1,9 @@
-"""Spending GPUs one step at a time where they save most: the search that Optimus and Pollux share.
+"""Give out GPUs one step at a time where they save most. Optimus and Pollux use this search.
 
-Each job has a cost for every number of GPUs; the sum of costs is to be small while the GPUs last. From where it stands
-a job's best step is the larger count with the greatest saving per GPU, so that a dent in its curve is jumped over.
-Taking the steepest step of all jobs again and again gives the smallest sum if every step taken fits; if the last ones
-do not, it comes close.
+Each job has a cost for every number of GPUs, and the sum of costs is minimised. A job's best step goes to the larger
+count
+with the greatest saving per GPU, so it can jump over a dent in its curve. Always taking the steepest step of all jobs
+gives the smallest sum if every step fits, and nearly the smallest if the last ones do not.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from powerflow.kernel import array_kernel
 
 @array_kernel
 def best_step(cost: FloatArray, counts: IntArray, level: int, free: int) -> tuple[float, int]:
-    """Greatest saving per GPU among the larger levels within ``free`` GPUs, and that level; (0, -1) if none saves."""
+    """Return the greatest saving per GPU within ``free`` GPUs, and its level; (0, -1) if no level saves."""
     steepest, target = 0.0, -1
     for up in range(level + 1, len(counts)):
         width = counts[up] - counts[level]
@@ -35,16 +35,16 @@ def spend(cost: FloatArray, counts: IntArray, start: IntArray, free: int) -> Int
     """Take the steepest steps until no GPU is left or no step saves anything.
 
     Args:
-        cost: ``[J, N]`` finite cost of each level, inf where the job cannot be; ``cost[j, start[j]]`` is finite.
+        cost: ``[J, N]`` finite cost of each level, inf where the job cannot run; ``cost[j, start[j]]`` is finite.
         counts: ``[N]`` GPUs of each level, ascending; they may begin with 0.
-        start: ``[J]`` levels to start from, already paid for; -1 for a job that takes no part.
-        free: GPUs to spend.
+        start: ``[J]`` levels to start from, whose GPUs are already given; -1 for a job that gets none.
+        free: GPUs to give out.
 
     Returns:
-        ``[J]`` levels, -1 kept. Ties go to the lower row.
+        ``[J]`` levels, -1 unchanged. Ties go to the lower row.
     """
     level = start.copy()
-    steps = [(0.0, -1, -1)]  # (-saving, row, target); the first entry only tells numba the types
+    steps = [(0.0, -1, -1)]  # (-saving, row, target); this entry only gives numba the types
     steps.pop()
     for row in range(len(level)):
         if level[row] >= 0:
@@ -65,5 +65,5 @@ def spend(cost: FloatArray, counts: IntArray, start: IntArray, free: int) -> Int
 
 
 def gpus_of(level: IntArray, counts: IntArray) -> IntArray:
-    """GPUs of each job's level, ``[J]``; 0 where the level is -1."""
+    """Return ``[J]`` the GPUs of each job's level; 0 where the level is -1."""
     return np.where(level >= 0, counts[level], 0).astype(np.int64)

@@ -1,4 +1,4 @@
-"""Tiresias: least attained service in two dimensions (GPUs × time), in discrete queues, preemptive."""
+"""Implement Tiresias: least attained service in two dimensions (GPUs × time), in queues, with preemption."""
 
 from __future__ import annotations
 
@@ -9,22 +9,25 @@ from powerflow.policy.levels import requested_gpus, take_what_fits
 from powerflow.policy.protocol import Allocation, View
 from powerflow.units import HOUR_S
 
-#: Two queues, which the paper finds enough; the limit between them, 16 GPU-hours, is that of Pollux's comparison.
+#: Limit between two queues (the paper finds two enough): 16 GPU-hours, as in Pollux' comparison.
 DEFAULT_QUEUES_GPU_S = (16 * HOUR_S,)
 
 
 class Tiresias:
-    """Discretised 2D-LAS: a job sinks from queue to queue as its GPU-seconds pass the thresholds.
+    """Policy with several queues: a job moves to the next queue when its GPU-seconds pass a threshold.
 
-    Gu et al., NSDI'19, discretised 2D-LAS (Tiresias-L): sizes need not be known. Lower queues only get what higher
-    ones leave; inside a queue the order is FIFO, which is what keeps equals from preempting each other. Jobs that do
-    not fit are passed over. Gang, at the maximum clock, on the GPUs asked for.
+    Gu et al., NSDI'19, discretised 2D-LAS (Tiresias-L). Sizes need not be known. Lower queues get the GPUs that higher
+    ones
+    leave. Inside a queue the order is FIFO, so that equal jobs do not preempt each other. Jobs that do not fit are
+    skipped.
+    Requested GPUs, maximum clock.
 
     Args:
-        queues: One threshold, or several ascending ones, in GPU-seconds: one more queue than thresholds.
-        promote: PROMOTEKNOB: a job that has waited this many times as long as it has run so far comes back
-            to the first queue; it keeps that rank until the run that follows has used the first threshold's worth.
-            Infinite by default: nobody is promoted.
+        queues: One threshold or several ascending ones, in GPU-seconds. There is one more queue than thresholds.
+        promote: PROMOTEKNOB of the paper: a job that has waited this many times as long as it has run returns to the
+            first
+            queue, and stays there until its next run has used the GPU-seconds of the first threshold. Infinite by
+            default: no promotion.
     """
 
     needs_sizes = False
@@ -38,11 +41,11 @@ class Tiresias:
             self.name += f":queues={'/'.join(f'{limit:g}' for limit in self.queues)},promote={promote:g}"
         if not (np.all(self.queues > 0) and np.all(np.diff(self.queues) > 0)):
             raise InputError(
-                f"queue thresholds {queues!r} do not ascend from above 0", fix="give GPU-seconds, 3600/36000"
+                f"queue thresholds {queues!r} are not above 0 and ascending", fix="give GPU-seconds, such as 3600/36000"
             )
         if not promote > 0:
             raise InputError(
-                f"promote {promote!r} is not above 0", fix="give waiting time over running time, or leave out"
+                f"promote {promote!r} is not above 0", fix="give waiting time over running time, or leave it out"
             )
 
     def decide(self, view: View) -> Allocation:
@@ -57,7 +60,7 @@ class Tiresias:
         return allocation
 
     def _promoted(self, view: View) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
-        """Jobs that stand in the first queue because they starved. The view alone tells: nothing is remembered."""
+        """Return a mask of the jobs promoted to the first queue because they starved; computed from the view alone."""
         jobs = view.jobs
         if np.isinf(self.promote):
             return np.zeros(len(jobs), np.bool_)
