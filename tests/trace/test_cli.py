@@ -23,7 +23,7 @@ def test_info_tells_what_was_skipped_and_assumed(log: Path, capsys: pytest.Captu
     assert "(sacct)" in said
     assert "skipped 4 lines:" in said
     assert "1 × not ended (first: line 5)" in said
-    assert "note: times without an offset read as UTC (assumed; --tz changes it)" in said
+    assert "note: times without an offset are read as UTC (assumed; --tz changes it)" in said
 
 
 def test_info_json_has_null_for_what_is_missing(log: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,7 +46,7 @@ def test_clocks_that_go_back_and_forward_are_counted(tmp_path: Path) -> None:
     assert second.submit_s == twice.submit_s + 3600  # the second, which says so itself
     assert spring.submit_s == 1489314600.0  # 02:30 never was: read as 02:30 PST
     assert any(note.startswith("1 local times occurred twice") for note in trace.notes)
-    assert any(note.startswith("1 local times never were") for note in trace.notes)
+    assert any(note.startswith("1 local times do not exist") for note in trace.notes)
 
 
 def test_philly_waits(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_philly_json_counts_every_attempt(tmp_path: Path) -> None:
     assert job.duration_s == 3660.0
     assert job.wait_s == 30.0
     assert reasons(trace) == {
-        8: "no attempt recorded: it never ran",
+        8: "no attempt recorded: the job never ran",
         10: "its last attempt has no end: still running, or not logged",
     }
 
@@ -86,7 +86,7 @@ def test_helios(tmp_path: Path) -> None:
     assert trace.jobs[1] == TraceJob(
         "1425512", 1591699287.0, 249.0, 4, wait_s=60.0, project="vchbv", outcome=JobOutcome.FAILED
     )
-    assert reasons(trace) == {4: "no GPU: a CPU job"}
+    assert reasons(trace) == {4: "no GPU: this is a CPU job"}
 
 
 def test_acme_has_users_and_no_virtual_clusters(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_acme_has_users_and_no_virtual_clusters(tmp_path: Path) -> None:
         TraceJob("578", 1677600005.0, 7200.0, 8, wait_s=11.0, project="u07c", outcome=JobOutcome.COMPLETED),
         TraceJob("580", 1677600605.0, 86_400.0, 32, wait_s=11.0, project="u11d", outcome=JobOutcome.FAILED),
     )
-    assert reasons(trace) == {3: "no GPU: a CPU job"}
+    assert reasons(trace) == {3: "no GPU: this is a CPU job"}
     assert any(note.startswith("project is the user") for note in trace.notes)
     as_helios = read(tmp_path, examples.ACME, "helios")
     assert not any("project is the virtual cluster" in note for note in as_helios.notes)
@@ -166,7 +166,7 @@ def test_swf(tmp_path: Path) -> None:
     )
     assert reasons(trace) == {
         6: "run time is unknown (-1)",
-        7: "part of a checkpointed job (status 2); its summary line counts",
+        7: "part of a checkpointed job (status 2); only its summary line counts",
     }
     bare = examples.SWF.partition("1000000000\n")[2]
     assert read(tmp_path, bare).jobs[1].submit_s == 10.0
@@ -186,8 +186,8 @@ def test_sacct(tmp_path: Path) -> None:
     assert reasons(trace) == {
         3: "a step of a job, not a job",
         5: "not ended (RUNNING)",
-        6: "no GPU: a CPU job",
-        7: "elapsed time is 0: it never ran",
+        6: "no GPU: this is a CPU job",
+        7: "elapsed time is 0: the job never ran",
     }
     assert any("read as UTC (assumed" in note for note in trace.notes)
 
@@ -215,8 +215,8 @@ def test_sacct_requeued_job_counts_once(tmp_path: Path) -> None:
     assert job.outcome is JobOutcome.COMPLETED
     assert reasons(trace) == {
         3: "requeued; its last run counts",
-        2: "an earlier run of a job that comes again (line 4)",
-        4: "an earlier run of a job that comes again (line 6)",
+        2: "an earlier run of a job that runs again (line 4)",
+        4: "an earlier run of a job that runs again (line 6)",
     }
 
 
@@ -230,7 +230,7 @@ def test_sacct_requeued_job_counts_once(tmp_path: Path) -> None:
         ("1_[5-9%2]|2024-01-01T00:00:00|Unknown|Unknown|PENDING||1|gres/gpu=1", "not ended (PENDING)"),
         ("1|2024-01-01T00:00:00|2024-01-01T00:00:00|2024-01-01T01:00:00|FAILED||1|gres/gpu=x", "GPU count is not"),
         ("|2024-01-01T00:00:00|2024-01-01T00:00:00|2024-01-01T01:00:00|FAILED||1|gres/gpu=1", "JobID is empty"),
-        ("1|a|b", "3 fields where the header names 8"),
+        ("1|a|b", "3 fields, but 8 columns in the header"),
     ],
 )
 def test_sacct_rows_that_give_no_job(row: str, why: str, tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def test_spreadsheet_and_pandas_tables_of_sacct(plain: tuple[object, ...], tmp_p
     assert read_trace(path).jobs == plain
     path.write_text("\n".join(",".join(row) for row in rows))  # sacct --delimiter=, with commas in AllocTRES
     trace = read_trace(path)
-    assert any("the delimiter ',' stands inside a field: give sacct -P" in line.why for line in trace.skipped)
+    assert any("the delimiter ',' occurs inside a field: use sacct -P" in line.why for line in trace.skipped)
 
 
 def test_lines_of_a_shell_before_the_header(plain: tuple[object, ...], tmp_path: Path) -> None:

@@ -52,8 +52,8 @@ def test_jobs_are_sorted_by_submission_then_position(log: Log) -> None:
     [
         ("a,-1,60,1", "submit_s is negative (-1)"),
         ("a,0,-60,1", "duration_s is negative (-60)"),
-        ("a,0,0,1", "duration_s is 0: it never ran"),
-        ("a,0,60,0", "no GPU: a CPU job"),
+        ("a,0,0,1", "duration_s is 0: the job never ran"),
+        ("a,0,60,0", "no GPU: this is a CPU job"),
         ("a,0,60,-2", "GPU count is negative (-2)"),
         ("a,0,60,1.5", "GPU count is not a whole number (1.5)"),
         ("a,0,60,1e9", "GPU count is out of range (1e+09)"),
@@ -63,8 +63,8 @@ def test_jobs_are_sorted_by_submission_then_position(log: Log) -> None:
         ("a,0,1_0,1", "duration_s is not a number ('1_0')"),
         ("a,1e13,60,1", "submit_s is out of range (1e+13)"),
         ("a,0,60,", "gpus is empty"),
-        ("a,0,,1", "duration_s is empty, and not both model and iterations are given"),
-        ("a,0,60", "3 fields where the header names 4"),
+        ("a,0,,1", "duration_s is empty, and model or iterations is missing"),
+        ("a,0,60", "3 fields, but 4 columns in the header"),
     ],
 )
 def test_a_bad_row_is_skipped_with_its_line_and_reason(row: str, why: str, log: Log) -> None:
@@ -77,7 +77,7 @@ def test_jobs_of_one_name_are_told_apart(log: Log) -> None:
     trace = read_trace(log("id,submit_s,duration_s,gpus\na,0,1,1\na,1,1,1\na#2,2,1,1\na,3,1,1\n"))
     assert len({job.id for job in trace.jobs}) == 4
     assert trace.jobs[0].id == "a"
-    assert any("bore the name of an earlier one" in note for note in trace.notes)
+    assert any("have the name of an earlier one" in note for note in trace.notes)
 
 
 def test_bytes_that_are_not_utf8_cost_nothing(tmp_path: Path) -> None:
@@ -99,10 +99,10 @@ def test_progress_ends_within_the_file(log: Log) -> None:
     [
         ("", "is empty"),
         ("\n \n", "is empty"),
-        ("a,b\n1,2\n", "is no log we know (it begins 'a,b')"),
+        ("a,b\n1,2\n", "is not a known log format (it begins with 'a,b')"),
         ("id,submit_s,duration_s,gpus\n", "holds no job"),
         ("id,submit_s,duration_s,gpus\na,0,-1,1\n", "holds no job (1 lines skipped, the first, line 2: duration_s"),
-        ("[", "is no log we know"),
+        ("[", "is not a known log format"),
         ("MZ\x00\x01", "is a binary file"),
     ],
 )

@@ -143,8 +143,8 @@ def test_slices_and_shares_are_left_out_by_name(tmp_path: Path) -> None:
     assert {line.line: line.why for line in trace.skipped} == {
         2: "holds MIG slices, not whole GPUs (7 × 1g.5gb)",
         3: "holds MIG slices, not whole GPUs (1 × 3g.71gb, 1 whole)",
-        4: "shares a GPU by shard (gres/shard=12)",
-        5: "shares a GPU by mps (gres/mps=25)",
+        4: "shares a GPU through shard (gres/shard=12)",
+        5: "shares a GPU through mps (gres/mps=25)",
     }
     assert any("2 jobs on MIG slices are left out: 1.4 GPU-hours" in note for note in trace.notes)  # 7/7 + 3/7
     assert any("2 jobs that share a GPU" in note for note in trace.notes)
@@ -167,11 +167,13 @@ def test_a_site_that_does_not_account_for_gpus_is_told_what_is_missing(tmp_path:
     path = tmp_path / "log"
     path.write_text(HEAD.strip() + f"|SubmitLine\n7|a|p|{TIMES}|cpu=4,node=1|sbatch --gpus 4 run.sh\n")
     with pytest.raises(
-        InputError, match=r"asked for GPUs and none is recorded.*AccountingStorageTRES=gres/gpu.*gpus 4"
+        InputError, match=r"requested GPUs, but none are recorded.*AccountingStorageTRES=gres/gpu.*gpus 4"
     ):
         read_trace(path)
     path.write_text(HEAD + f"7|a|p|{TIMES}|cpu=4,node=1\n8|b|p|{TIMES}|cpu=4,node=1\n")
-    with pytest.raises(InputError, match=r"no GPU: a CPU job.*2 jobs have no GPU.*AccountingStorageTRES=gres/gpu"):
+    with pytest.raises(
+        InputError, match=r"no GPU: this is a CPU job.*2 jobs have no GPU.*AccountingStorageTRES=gres/gpu"
+    ):
         read_trace(path)
     path.write_text(HEAD + f"7|a|p|{TIMES}|cpu=4,node=1\n8|b|p|{TIMES}|gres/gpu=1\n")
     assert not any("AccountingStorageTRES" in note for note in read_trace(path).notes)  # CPU jobs are just that
@@ -204,6 +206,6 @@ def test_the_same_in_json(tmp_path: Path) -> None:
     assert [(job.id, job.gpus) for job in trace.jobs] == [("4", 2)]
     assert [line.why.partition(",")[0].partition(" (")[0] for line in trace.skipped] == [
         "holds MIG slices",
-        "shares a GPU by shard",
-        "asked for GPUs and none is recorded: the site lacks AccountingStorageTRES=gres/gpu in slurm.conf",
+        "shares a GPU through shard",
+        "requested GPUs, but none are recorded: the site lacks AccountingStorageTRES=gres/gpu in slurm.conf",
     ]

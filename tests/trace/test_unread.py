@@ -19,7 +19,9 @@ UNREAD = {
         "     User        JobID    Elapsed      State\n--------- ------------ ---------- ----------\n"
         "      ann 12345          01:00:00  COMPLETED\n"
     ),
-    "sacct output without its header; leave --noheader": "12345|gpu:2|COMPLETED|01:00:00\n12346|gpu:2|FAILED|00:10:00",
+    "sacct output without its header; leave out --noheader": (
+        "12345|gpu:2|COMPLETED|01:00:00\n12346|gpu:2|FAILED|00:10:00"
+    ),
     "scontrol show job output": (
         "JobId=5 JobName=train\n   UserId=ann(1001) GroupId=users(100) MCS_label=N/A\n   JobState=RUNNING Reason=None\n"
     ),

@@ -1,1 +1,1 @@
-"""The simulator's input: readers of real logs, and a synthetic generator."""
+"""Read job logs of real clusters, and generate synthetic ones, as input for the simulator."""

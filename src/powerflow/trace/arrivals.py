@@ -1,4 +1,4 @@
-"""When jobs come: bursts, and the rate at which bursts come (the process that ``profile.Arrivals`` describes)."""
+"""Draw submission times of synthetic jobs: bursts of jobs, and the rate of bursts over time (`profile.Arrivals`)."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ Ints = npt.NDArray[np.int64]
 
 
 def normalised(weights: Floats) -> Floats:
-    """Weights as probabilities that sum to 1."""
+    """Scale weights to probabilities that sum to 1."""
     chance: Floats = weights / weights.sum()
     return chance
 
 
 def bursts(rng: np.random.Generator, arrivals: Arrivals, jobs: int) -> Ints:
-    """Which burst each job belongs to (0, 0, 1, 2, 2, 2, …): burst lengths with P(length ≥ k) = k^−a."""
+    """Return the burst of each job (0, 0, 1, 2, 2, 2, …); burst lengths have P(length ≥ k) = k^−a."""
     lengths = np.arange(1, arrivals.burst_max + 1)
     low, high = 0.0, 20.0
-    for _ in range(60):  # the mean of k^−a summed falls as a grows
+    for _ in range(60):  # bisection: the mean length Σ k^−a falls as a grows
         power = (low + high) / 2
         low, high = (power, high) if (lengths**-power).sum() > arrivals.burst_mean else (low, power)
     at_least = lengths**-low
     chance = at_least - np.append(at_least[1:], 0.0)
-    drawn = rng.choice(lengths, size=jobs, p=normalised(chance))  # at least one job each, so always enough
+    drawn = rng.choice(lengths, size=jobs, p=normalised(chance))  # each burst has at least one job, so these are enough
     return np.repeat(np.arange(jobs), drawn)[:jobs].astype(np.int64)
 
 
 def submissions(rng: np.random.Generator, arrivals: Arrivals, burst: Ints, span_s: float) -> Floats:
-    """Submission times in whole seconds: bursts by the rate, jobs of a burst shortly after each other."""
+    """Return submission times in whole seconds: bursts at the varying rate, jobs of a burst soon after each other."""
     hours = np.arange(math.ceil(span_s / HOUR_S))
     day_wave = 1 + arrivals.day_swing * np.cos(2 * np.pi * (hours % 24 + 0.5 - arrivals.peak_hour) / 24)
     week_wave = np.where(hours // 24 % 7 >= 5, arrivals.weekend, 1.0)
@@ -49,14 +49,14 @@ def submissions(rng: np.random.Generator, arrivals: Arrivals, burst: Ints, span_
     since_s = np.cumsum(np.where(first, 0.0, gap_s))
     since_s -= since_s[first][burst]
     submit_s = start_s[burst] + since_s
-    beyond_s = np.zeros(count)  # a burst that would outlast the span starts earlier
+    beyond_s = np.zeros(count)  # a burst that would exceed the span starts earlier
     np.maximum.at(beyond_s, burst, submit_s - span_s)
     whole_s: Floats = np.floor((submit_s - beyond_s[burst]).clip(0.0, span_s))
     return whole_s
 
 
 def _slow_swing(rng: np.random.Generator, arrivals: Arrivals, hours: int) -> Floats:
-    """Logarithm of the random rate by hour: Gaussian, autoregressive, so that the *rate* has the memory asked for."""
+    """Return the logarithm of a random hourly rate: Gaussian and autoregressive; the rate has the given memory."""
     variance = arrivals.swing**2
     if variance == 0:
         return np.zeros(hours)

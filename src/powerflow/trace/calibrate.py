@@ -1,7 +1,8 @@
 """Fit a profile of the synthetic generator to a real trace.
 
-``python -m powerflow.trace.calibrate TRACE [TZ]`` prints the profile; PHILLY and ITP of ``powerflow.trace.profiles``
-were made so. The hours of the day are those of UTC: give ``UTC`` as TZ to take a log's local times as they stand.
+``python -m powerflow.trace.calibrate TRACE [TZ]`` prints the profile. The profiles PHILLY and ITP were made this way.
+Hours
+of the day are those of UTC; give ``UTC`` as TZ to keep a log's local times.
 """
 
 from __future__ import annotations
@@ -20,25 +21,26 @@ from powerflow.trace.profile import Arrivals, Component, Profile, duration_class
 from powerflow.trace.record import Trace, TraceJob
 from powerflow.units import DAY_S, HOUR_S
 
-BURST_GAP_S = 60.0  # jobs of one size that follow each other faster than this were submitted together
+BURST_GAP_S = 60.0  # jobs of one size with shorter gaps count as submitted together
 _COMPONENTS = 3
 _SEEDS = 7
 _MOST_SWING = 50  # twentieths
-_FEW = 30  # a class of fewer jobs than this says too little to be fitted by itself
+_FEW = 30  # a class with fewer jobs is not fitted by itself
 
 Values = npt.NDArray[np.float64]
 
 
 def fit_profile(trace: Trace, name: str, source: str) -> Profile:
-    """The profile that a trace would have been drawn from.
+    """Return the profile that best describes a trace.
 
-    GPU counts are taken as they are, durations as a mixture of lognormals by class of GPU count (EM), arrivals by the
+    GPU counts are copied; durations are fitted as a mixture of lognormals for each class of GPU counts (EM); arrivals
+    by the
     method of moments (see ``Arrivals``).
 
     Args:
         trace: A trace of many jobs, over some weeks, with known durations.
-        name: What to call the profile.
-        source: Where the trace comes from.
+        name: Name of the profile.
+        source: Source of the trace.
     """
     gpus = np.array([job.gpus for job in trace.jobs])
     log_s = np.log([job.duration_s for job in trace.jobs])
@@ -58,9 +60,10 @@ def fit_profile(trace: Trace, name: str, source: str) -> Profile:
 
 
 def fit_arrivals(jobs: Sequence[TraceJob]) -> Arrivals:
-    """Bursts, the day and the week by moments; the slow swing of the rate by simulated ones.
+    """Fit bursts, day and week by moments, and the slow swing of the rate by simulation.
 
-    The swing is the one whose jobs per hour vary, by variance over mean, as much as the log's (``dispersion``).
+    The swing is chosen so that simulated jobs per hour vary as much as the log's, by variance over mean
+    (``dispersion``).
 
     Args:
         jobs: Jobs in order of submission.
@@ -106,18 +109,18 @@ def fit_arrivals(jobs: Sequence[TraceJob]) -> Arrivals:
 
 
 def dispersion(submit_s: Values) -> float:
-    """Variance over mean of jobs per hour; 1 for Poisson."""
+    """Return variance over mean of the jobs per hour; 1 for a Poisson process."""
     hourly = np.bincount(((submit_s - submit_s.min()) // HOUR_S).astype(int))
     return float(hourly.var() / hourly.mean())
 
 
 def lognormal_mixture(log_s: Values, components: int = _COMPONENTS, rounds: int = 300) -> tuple[Component, ...]:
-    """A mixture of lognormals by expectation-maximisation, from the quantiles outwards (no random start).
+    """Fit a mixture of lognormals by expectation maximisation (EM), starting from quantiles instead of random values.
 
     Args:
         log_s: Natural logarithms of durations in seconds.
-        components: How many lognormals.
-        rounds: Steps of EM.
+        components: Number of lognormals.
+        rounds: Number of EM steps.
     """
     means = np.quantile(log_s, (np.arange(components) + 0.5) / components)
     spreads = np.full(components, log_s.std() / components + 0.1)

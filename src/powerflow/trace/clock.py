@@ -1,7 +1,7 @@
-"""Local times of a log as seconds since the epoch, UTC, daylight saving included.
+"""Convert local times of a log to seconds since the epoch (UTC), with daylight saving time.
 
-Most logs print local time without saying so. A ``Clock`` knows the zone and counts what the zone makes uncertain: times
-that occurred twice (clocks went back) and times that never were (clocks went forward).
+Most logs print local time without naming the zone. A `Clock` knows the zone and counts uncertain times: those that
+occurred twice (clocks went back) and those that never existed (clocks went forward).
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from powerflow.trace.fields import Unusable, checked_s, clip
 
 
 def zone_of(name: str) -> tzinfo:
-    """A time zone by its IANA name ("America/Los_Angeles"), "UTC", or an offset ("+08:00").
+    """Return the time zone with an IANA name ("America/Los_Angeles"), "UTC", or an offset ("+08:00").
 
     Raises:
-        InputError: there is no such zone.
+        InputError: There is no such zone.
     """
     if name in {"UTC", "Z"}:
         return UTC
@@ -29,18 +29,18 @@ def zone_of(name: str) -> tzinfo:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError, OverflowError):
         raise InputError(
-            f"time zone {clip(name)} is not known here",
+            f"time zone {clip(name)} is unknown",
             where="--tz",
             fix='give an IANA name or an offset like "-08:00"',
         ) from None
 
 
 class Clock:
-    """Reads one log's dates in one zone.
+    """Reads the dates of one log in one time zone.
 
     Attributes:
-        zone_name: The zone as named.
-        assumed: Whether the zone is the reader's assumption rather than the caller's word.
+        zone_name: The zone as the user or the format names it.
+        assumed: True if the zone is the format's default and not given by the user.
     """
 
     def __init__(self, zone_name: str, *, assumed: bool) -> None:
@@ -50,13 +50,14 @@ class Clock:
         self._naive = self._twice = self._never = 0
 
     def epoch_s(self, value: str, name: str, *, not_before_s: float | None = None) -> float:
-        """Seconds since 1970-01-01 UTC of an ISO date and time.
+        """Convert an ISO date and time to seconds since 1970-01-01 UTC.
 
-        A date that carries its own offset is taken at its word; any other is local time. A local time that occurred
-        twice is the first of the two, unless that would lie before ``not_before_s`` (no job ends before it starts).
+        A date with its own offset uses that; any other is local time. Of a local time that occurred twice the first is
+        taken,
+        unless it lies before ``not_before_s`` (no job ends before it starts).
 
         Raises:
-            Unusable: it is no date, or lies before 1970.
+            Unusable: It is not a date, or lies before 1970.
         """
         try:
             moment = datetime.fromisoformat(value.strip())
@@ -72,21 +73,23 @@ class Clock:
         earlier, later = first.utcoffset(), second.utcoffset()
         if earlier == later or earlier is None or later is None:
             return first
-        if earlier < later:  # PEP 495: in the gap, fold 0 reads with the offset from before it
+        if earlier < later:  # PEP 495: a time in the gap is read with the offset before it
             self._never += 1
             return first
         self._twice += 1
         return second if not_before_s is not None and first.timestamp() < not_before_s else first
 
     def notes(self) -> list[str]:
-        """What was assumed about time, in plain words; empty if every date carried its own offset."""
+        """Return the assumptions about times, as sentences for the user; empty if every date has its own offset."""
         if not self._naive:
             return []
-        said = [f"times without an offset read as {self.zone_name}" + (" (assumed; --tz changes it)" * self.assumed)]
+        said = [
+            f"times without an offset are read as {self.zone_name}" + (" (assumed; --tz changes it)" * self.assumed)
+        ]
         if self._twice:
             said.append(
                 f"{self._twice} local times occurred twice (clocks went back); read as the first where possible"
             )
         if self._never:
-            said.append(f"{self._never} local times never were (clocks went forward); read with the offset from before")
+            said.append(f"{self._never} local times do not exist (clocks went forward); read with the offset before it")
         return said

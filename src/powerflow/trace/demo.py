@@ -1,6 +1,6 @@
-"""The day of jobs that ships with the package.
+"""Load the day of jobs that ships with the package.
 
-Made, not logged:
+It was generated, not logged:
 
     powerflow trace generate -o demo-day.csv --jobs 800 --days 1 --gpus 128 --load 1 --seed 5 --profile itp
 """
@@ -15,7 +15,7 @@ from powerflow.trace.record import Trace
 
 
 def demo_day() -> Trace:
-    """800 jobs of one synthetic day, sized to fill 16 nodes of 8 GPUs; models named."""
+    """Return a synthetic day of 800 jobs with named models, sized to fill 16 nodes of 8 GPUs."""
     with as_file(files("powerflow.trace") / "data" / "demo-day.csv") as path:
         trace = read_trace(path, "csv")
     return replace(trace, source="demo-day (synthetic, ships with PowerFlow)")

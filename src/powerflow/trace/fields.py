@@ -1,7 +1,7 @@
-"""From a log's text to numbers, or a plain reason why not.
+"""Convert text fields of a log to numbers, or explain why a value is not usable.
 
-A reader turns one row into one job. What it cannot use it refuses by raising ``Unusable`` with the reason; the driver
-records that reason beside the line's number and reads on. Nothing here guesses.
+A reader turns one row into one job. It rejects an unusable row by raising `Unusable` with the reason; the reason is
+recorded with the line number, and reading continues. No value is guessed.
 """
 
 from __future__ import annotations
@@ -9,30 +9,30 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-LONGEST_S = 1e12  # beyond any date a log can hold (the year 9999 is 2.5e11 s)
+LONGEST_S = 1e12  # later than any date in a log (the year 9999 is 2.5e11 s)
 MOST_GPUS = 1_000_000
 MOST_COUNT = 1e18
 
 
 class Unusable(Exception):
-    """A row gives no job; the message says why, as a plain clause."""
+    """Raised when a row gives no job; the message is the reason, as a clause."""
 
 
 def text(row: Mapping[str, str], column: str) -> str:
-    """The row's value in ``column`` without surrounding blanks; "" where it has none."""
+    """Return the row's value in ``column`` without surrounding blanks; "" if it has none."""
     return row.get(column, "").strip()
 
 
 def number(value: str, name: str) -> float:
-    """A finite number.
+    """Convert text to a finite number.
 
     Raises:
-        Unusable: it is empty, not a number, or not finite.
+        Unusable: It is empty, not a number, or not finite.
     """
     if not value.strip():
         raise Unusable(f"{name} is empty")
     try:
-        parsed = float(value if "_" not in value else "")  # Python reads 1_000; no log means it
+        parsed = float(value if "_" not in value else "")  # Python would accept 1_000
     except ValueError:
         raise Unusable(f"{name} is not a number ({clip(value)})") from None
     if not math.isfinite(parsed):
@@ -41,7 +41,7 @@ def number(value: str, name: str) -> float:
 
 
 def checked_s(value: float, name: str) -> float:
-    """Seconds that a log can hold: finite, at least 0, at most ``LONGEST_S``."""
+    """Check seconds: finite, at least 0, at most ``LONGEST_S``. Raises `Unusable` otherwise."""
     if not math.isfinite(value):
         raise Unusable(f"{name} is not finite")
     if value < 0:
@@ -52,32 +52,32 @@ def checked_s(value: float, name: str) -> float:
 
 
 def seconds(value: str, name: str) -> float:
-    """Seconds ≥ 0, from text."""
+    """Convert text to seconds ≥ 0."""
     return checked_s(number(value, name), name)
 
 
 def ran_s(value: float, name: str = "duration") -> float:
-    """A job's running time in seconds: above 0, for a job that did not run trained nothing."""
+    """Check a job's running time in seconds; it must be above 0, because a job that did not run trained nothing."""
     if checked_s(value, name) == 0:
-        raise Unusable(f"{name} is 0: it never ran")
+        raise Unusable(f"{name} is 0: the job never ran")
     return value
 
 
 def gpu_count(value: float) -> int:
-    """GPUs a job holds: a whole number from 1 to ``MOST_GPUS``."""
+    """Check a number of GPUs: a whole number from 1 to ``MOST_GPUS``."""
     if not math.isfinite(value) or value != math.floor(value):
         raise Unusable(f"GPU count is not a whole number ({value:g})")
     if value < 0:
         raise Unusable(f"GPU count is negative ({value:g})")
     if value == 0:
-        raise Unusable("no GPU: a CPU job")
+        raise Unusable("no GPU: this is a CPU job")
     if value > MOST_GPUS:
         raise Unusable(f"GPU count is out of range ({value:g})")
     return int(value)
 
 
 def batch_size(value: str, name: str) -> int | None:
-    """Samples per iteration, a whole number ≥ 1; None where the log leaves it empty."""
+    """Convert text to samples per iteration, a whole number ≥ 1; None if it is empty."""
     if not value.strip():
         return None
     parsed = number(value, name)
@@ -87,7 +87,7 @@ def batch_size(value: str, name: str) -> int | None:
 
 
 def iteration_count(value: str, name: str) -> float | None:
-    """Iterations, above 0; None where the log leaves it empty."""
+    """Convert text to a number of iterations above 0; None if it is empty."""
     if not value.strip():
         return None
     parsed = number(value, name)
@@ -97,6 +97,6 @@ def iteration_count(value: str, name: str) -> float | None:
 
 
 def clip(value: str, longest: int = 40) -> str:
-    """A value as it may stand in a one-line message: printable and short."""
+    """Shorten a value and make it printable, for a one-line message."""
     shown = value if len(value) <= longest else value[: longest - 1] + "…"
     return ascii(shown) if not shown.isprintable() else f"'{shown}'"

@@ -1,7 +1,7 @@
-"""The items of a large JSON array, one at a time, each with the line it starts on.
+"""Read the items of a large JSON array one at a time, each with the line number where it starts.
 
-The standard library reads a whole document or nothing. Here a window of text slides over the document and
-``json.JSONDecoder.raw_decode`` takes one item out of it at a time: memory is that of the largest item.
+The standard library reads only whole documents. Here a window of text moves over the document and
+``json.JSONDecoder.raw_decode`` takes one item out of it at a time, so memory is needed only for the largest item.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from typing import Any, NoReturn, TextIO
 from powerflow.errors import InputError
 
 _READ_CHARS = 1 << 16
-_LARGEST_ITEM_CHARS = 1 << 24  # no job takes 16 MiB; beyond that the document is broken, not long
+_LARGEST_ITEM_CHARS = 1 << 24  # no job takes 16 MiB, so a larger item means a broken document
 _BLANK = " \t\r\n"
 _DECODER = json.JSONDecoder()
 
 
 def array_items(stream: TextIO) -> Iterator[tuple[int, Any]]:
-    """Items of a document that is an array, as (line, value).
+    """Yield the items of a document that is an array, as (line, value).
 
     Raises:
-        InputError: the document is not JSON or not an array.
+        InputError: The document is not JSON or not an array.
     """
     window = _Window(stream)
     window.expect("[")
@@ -31,12 +31,12 @@ def array_items(stream: TextIO) -> Iterator[tuple[int, Any]]:
 
 
 def member_items(stream: TextIO, member: str) -> Iterator[tuple[int, Any]]:
-    """Items of an array that is the document, or the member ``member`` of it, as (line, value).
+    """Yield the items of an array, as (line, value). The array is the document itself or its member ``member``.
 
-    Several documents one after another (a command's output appended to a file, day by day) give the items of all.
+    Several documents in one file (a command's output appended day by day) are read one after another.
 
     Raises:
-        InputError: a document is not JSON, neither array nor object, or has no such member.
+        InputError: A document is not JSON, neither array nor object, or has no such member.
     """
     window = _Window(stream)
     if window.next_char() == "[":
@@ -71,7 +71,7 @@ def _member_items(window: _Window, member: str) -> Iterator[tuple[int, Any]]:
 
 
 class _Window:
-    """The part of a document in memory, and where in it we are."""
+    """The part of a document in memory, with the current position."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -81,7 +81,7 @@ class _Window:
         self._ended = False
 
     def next_char(self) -> str:
-        """The next character that is not blank (not taken); "" at the end."""
+        """Return the next character that is not blank, without consuming it; "" at the end."""
         while True:
             while self._at < len(self._text):
                 char = self._text[self._at]
@@ -93,18 +93,18 @@ class _Window:
                 return ""
 
     def expect(self, char: str) -> None:
-        """Take ``char``."""
+        """Consume ``char``, or raise an error if another character follows."""
         if self.next_char() != char:
             self._broken(f"{char} expected")
         self._at += 1
 
     def end(self) -> None:
-        """Nothing but blanks may follow."""
+        """Check that only blanks follow."""
         if self.next_char():
             self._broken("text after the end")
 
     def items(self) -> Iterator[tuple[int, Any]]:
-        """Items up to and with the closing bracket of an array whose opening bracket was taken."""
+        """Yield the items of an array whose opening bracket was consumed, and consume the closing one."""
         if self.next_char() == "]":
             self._at += 1
             return
@@ -118,7 +118,7 @@ class _Window:
             self.expect(",")
 
     def value(self) -> Any:
-        """Take one value, reading on until it is whole."""
+        """Consume one value, reading more text until it is complete."""
         self.next_char()
         reach = _READ_CHARS
         while True:
@@ -130,15 +130,15 @@ class _Window:
             except RecursionError:
                 self._broken("nested too deeply")
             else:
-                # a number cut by the window reads as a shorter one: "12" of 123, "1" of "1e+" of 1e+5
+                # a number cut by the end of the window would be read wrong: "12" of 123, "1" of 1e+5
                 if len(self._text) - end > 2 or not self._more(reach):
                     self._line += self._text.count("\n", self._at, end)
                     self._at = end
                     return value
-            reach *= 2  # so that the work stays in proportion to the item
+            reach *= 2  # doubling keeps the work proportional to the item
 
     def _more(self, chars: int) -> bool:
-        """Drop what was taken and read on; False at the end of the document."""
+        """Drop the consumed text and read more; return False at the end of the document."""
         if self._ended:
             return False
         chunk = self._stream.read(chars)

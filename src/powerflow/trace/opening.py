@@ -1,6 +1,6 @@
 """Open a log as text, whatever its compression and character encoding.
 
-Compressions of the standard library are unpacked; other files are refused with advice on what to do.
+Compressions of the standard library are unpacked; other files are rejected with advice.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ try:
 except ImportError:
     _zstd = None
 
-#: What reading a broken file raises.
+#: Exceptions that reading a broken file can raise.
 BROKEN_FILE: tuple[type[Exception], ...] = (
     OSError,
     EOFError,
@@ -40,7 +40,7 @@ BROKEN_FILE: tuple[type[Exception], ...] = (
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _MAGIC_CHARS = 264  # "ustar" stands at 257
 
-# how files begin that hold no text → what they are, and what to do
+# first bytes of files without text, their position, what the file is, and what to do
 _BINARY: tuple[tuple[bytes, int, str, str], ...] = (
     (b"\x1f\x9d", 0, "is compressed (compress, .Z)", "unpack it first: uncompress"),
     (b"\x04\x22\x4d\x18", 0, "is compressed (lz4)", "unpack it first: unlz4"),
@@ -58,14 +58,15 @@ _BINARY: tuple[tuple[bytes, int, str, str], ...] = (
 
 @contextmanager
 def opened(path: Path) -> Iterator[tuple[TextIO, BinaryIO]]:
-    r"""Open a file as text, unpacked and decoded; beside it the raw file, whose position is the progress made.
+    r"""Open a file as text, unpacked and decoded; also return the raw file, whose position shows the progress.
 
-    gzip, bzip2, xz, a zip archive of one file, and zstd where this Python has it, are unpacked. UTF-8 is read, and
-    UTF-16 and UTF-32 where a byte order mark or the zeros of an ASCII header tell; a byte that is no UTF-8 shows as
+    gzip, bzip2, xz and zip archives of one file are unpacked, and zstd if this Python supports it. The text is UTF-8,
+    or UTF-16
+    or UTF-32 if a byte order mark or the zero bytes of an ASCII header show it. A byte that is not UTF-8 becomes
     ``\xNN``.
 
     Raises:
-        InputError: there is no such file, it is no regular file, or it is packed in a way that is not read here.
+        InputError: The file does not exist, is not a regular file, or has an unsupported compression.
     """
     if not path.exists():
         raise InputError("there is no such file", exit_code=3)
@@ -79,7 +80,7 @@ def opened(path: Path) -> Iterator[tuple[TextIO, BinaryIO]]:
         with io.BufferedReader(cast(io.RawIOBase, _unpacked(raw, magic))) as binary:
             start = binary.peek(_MAGIC_CHARS)[:_MAGIC_CHARS]
             _refuse_binary(start)
-            # user and job names are not always UTF-8; a byte that is not shows as \xNN and costs nothing else
+            # user and job names are not always UTF-8; other bytes become \xNN
             with io.TextIOWrapper(binary, encoding=_encoding(start), errors="backslashreplace", newline="") as text:
                 yield text, raw
 
@@ -106,13 +107,13 @@ def _only_member(raw: BinaryIO) -> BinaryIO:
     if any(entry.filename == "[Content_Types].xml" for entry in names):
         raise InputError("is an Excel file", fix="save the sheet as CSV first")
     if len(names) != 1:
-        raise InputError(f"is a zip archive of {len(names)} files", fix="unpack it first, and give one file")
+        raise InputError(f"is a zip archive of {len(names)} files", fix="unpack it first, and give one of them")
     if names[0].flag_bits & 1:
         raise InputError("is a zip archive with a password", fix="unpack it first")
     try:
         return cast(BinaryIO, archive.open(names[0]))
     except NotImplementedError:
-        raise InputError("is a zip archive packed in a way not read here", fix="unpack it first") from None
+        raise InputError("is a zip archive with an unsupported compression", fix="unpack it first") from None
 
 
 def _is_clutter(name: str) -> bool:
@@ -128,11 +129,11 @@ def _refuse_binary(start: bytes) -> None:
 
 
 def _encoding(start: bytes) -> str:
-    """The encoding that a file's first bytes tell: by byte order mark, else by where an ASCII header has its zeros."""
+    """Return the encoding shown by a file's first bytes: by byte order mark, or by the zeros of an ASCII header."""
     if start.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
         return "utf-32"
     if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return "utf-16"  # PowerShell writes it where a command's output is redirected
+        return "utf-16"  # PowerShell writes it when a command's output is redirected
     even, odd = start[0:64:2], start[1:64:2]
     if len(odd) >= 4 and not any(odd) and all(even):
         return "utf-16-le"

@@ -1,4 +1,4 @@
-"""What a cluster's jobs are like, as parameters of the synthetic generator."""
+"""Describe the jobs of a kind of cluster, as parameters of the synthetic generator."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ LARGEST_CLASS = 16
 
 
 def duration_class(gpus: int) -> int:
-    """The class of GPU counts whose durations are drawn alike: 1, 2, 4, 8, and 16 for 16 or more."""
+    """Return the class of GPU counts with the same durations: 1, 2, 4, 8, and 16 for 16 or more."""
     return min(gpus, LARGEST_CLASS)
 
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """One lognormal of a mixture: its share, its median in seconds, and the deviation of ln(duration)."""
+    """One lognormal of a mixture: its share, its median in seconds, and the standard deviation of ln(duration)."""
 
     share: float
     median_s: float
@@ -24,18 +24,18 @@ class Component:
 
 @dataclass(frozen=True, slots=True)
 class Arrivals:
-    """When jobs are submitted: bursts of like jobs, whose rate follows the day, the week, and a slow random swing.
+    """Parameters of the submission times: bursts of similar jobs, at a rate that varies.
 
-    A doubly stochastic process: bursts arrive at a rate that is a deterministic wave times a lognormal one.
+    Bursts arrive as a doubly stochastic process: the rate is a fixed wave over day and week times a slow lognormal one.
 
     Attributes:
-        burst_mean: Mean jobs per burst. P(burst ≥ k) falls as a power of k, the power being what gives this mean.
-        burst_max: Longest burst, jobs.
+        burst_mean: Mean jobs per burst. P(burst ≥ k) falls as a power of k; the exponent is chosen to give this mean.
+        burst_max: Largest burst, in jobs.
         burst_gap_s: Mean seconds between the jobs of a burst.
-        alike: Share of the jobs of a burst that last as long (within 10 %) as the one before.
-        day_swing: Rate over the day is 1 + day_swing · cos(2π (hour − peak_hour) / 24).
+        alike: Share of a burst's jobs that last as long (within 10 %) as the one before.
+        day_swing: The rate over the day is 1 + day_swing · cos(2π (hour − peak_hour) / 24).
         peak_hour: Hour of the day with the most submissions.
-        weekend: Rate on Saturday and Sunday over that on other days.
+        weekend: Rate on Saturday and Sunday divided by that on other days.
         swing: Standard deviation of the logarithm of the random rate.
         memory: Correlation of the random rate from one hour to the next.
     """
@@ -53,14 +53,14 @@ class Arrivals:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A kind of cluster.
+    """Statistical profile of a kind of cluster.
 
     Attributes:
-        name: What ``--profile`` calls it.
-        source: Where its figures come from.
+        name: Its name for ``--profile``.
+        source: Source of its parameters.
         size_share: GPUs → share of jobs; powers of two.
         durations: Class of GPU counts → mixture of lognormals.
-        arrivals: When they come.
+        arrivals: Parameters of the submission times.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The profiles that ship: two fitted to traces, one calibrated on published figures."""
+"""Define the profiles that ship with PowerFlow: two fitted to traces, one calibrated to published statistics."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ ITP = Profile(
 )
 
 # Hu et al., SC'21: the artifact's cluster summary gives, over 1,580,464 GPU jobs of four clusters, a median duration of
-# 206 s, a mean of 6,652 s, 3.716 GPUs per job (median 1), and 49,351 GPU-seconds per job. How sizes and durations go
-# together is our choice, such that these hold; so are the arrivals, of which no figures are published.
+# 206 s, a mean of 6,652 s, 3.716 GPUs per job (median 1), and 49,351 GPU-seconds per job. Nothing is published on the
+# relation of sizes and durations or on arrivals: we chose both so that these numbers hold.
 HELIOS_MEDIAN_S, HELIOS_MEAN_S, HELIOS_GPUS, HELIOS_GPU_S = 206.0, 6651.7, 3.716, 49_351.0
 
 _HELIOS_SHORT = Component(0.7, 97.0, 1.3)

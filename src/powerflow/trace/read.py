@@ -1,4 +1,4 @@
-"""Read a log of jobs: find out what it is, read it line by line, account for what was left out."""
+"""Read a log of jobs: detect its format, read it line by line, and record every skipped line."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ def read_trace(
     tz: str | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Trace:
-    """Read a log of jobs, in any format of ``powerflow.trace.formats``, packed or not (``powerflow.trace.opening``).
+    """Read a log of jobs in any format of `powerflow.trace.formats`, compressed or not (`powerflow.trace.opening`).
 
-    Nothing but the jobs is held in memory, whatever the log's length.
+    Only the jobs are kept in memory, whatever the length of the log.
 
     Args:
         path: The file.
-        format: Its format by name; None finds out from how the file begins.
-        tz: Zone of dates that carry no offset (an IANA name, "UTC" or "+08:00"); None is the format's own.
-        progress: Called now and then with the bytes of the file read so far.
+        format: Name of its format; None detects it from the beginning of the file.
+        tz: Time zone of dates without an offset (an IANA name, "UTC" or "+08:00"); None uses the format's default.
+        progress: Called from time to time with the number of bytes read so far.
 
     Returns:
-        The jobs by (submission, position), the lines skipped with the reason of each, and what was assumed.
+        The jobs by (submission, position), the skipped lines with reasons, and the assumptions made.
 
     Raises:
-        InputError: it cannot be read, is no log we know or not of that format, or holds no job.
+        InputError: The file cannot be read, has an unknown or another format, or holds no job.
     """
     where = str(path)
     try:
@@ -71,7 +71,7 @@ def _format(head: str, name: str | None) -> Format:
         for known in FORMATS:
             if known.name == name:
                 return known
-        raise InputError(f"there is no format {clip(name)}", where="--format", fix=f"one of {_names()}")
+        raise InputError(f"unknown format {clip(name)}", where="--format", fix=f"one of {_names()}")
     for known in FORMATS:
         if known.recognises(head):
             return known
@@ -79,7 +79,8 @@ def _format(head: str, name: str | None) -> Format:
         raise InputError(f"is {kind.what}", fix=kind.fix)
     first = next(line for line in head.splitlines() if line.strip())
     raise InputError(
-        f"is no log we know (it begins {clip(first.strip())})", fix=f"name it with --format, one of {_names()}"
+        f"is not a known log format (it begins with {clip(first.strip())})",
+        fix=f"name the format with --format, one of {_names()}",
     )
 
 
@@ -90,7 +91,7 @@ def _names() -> str:
 def _collect(
     entries: Iterable[TraceJob | Skipped | str], report: Callable[[], None] | None
 ) -> tuple[list[TraceJob], list[Skipped], list[str]]:
-    """Sort a reader's entries into jobs, skipped lines and notes; give jobs of one name different ones."""
+    """Sort a reader's entries into jobs, skipped lines and notes; give jobs with the same name different ones."""
     jobs: list[TraceJob] = []
     skipped: list[Skipped] = []
     notes: list[str] = []
@@ -111,7 +112,7 @@ def _collect(
         else:
             notes.append(entry)
     if repeated:
-        notes.append(f"{repeated} jobs bore the name of an earlier one; they are told apart as name#2, name#3, …")
+        notes.append(f"{repeated} jobs have the name of an earlier one; they are renamed to name#2, name#3, …")
     return jobs, skipped, notes
 
 

@@ -1,4 +1,4 @@
-"""One job of a log, as every reader gives it."""
+"""Define the job record that every log reader returns."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ class JobOutcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TraceJob:
-    """What a log says of a job.
+    """Job as recorded in a log.
 
     Attributes:
         id: Its name in the log.
-        submit_s: Submission, seconds; UTC epoch where the log gives dates, else the log's own origin.
+        submit_s: Submission in seconds: UTC epoch if the log has dates, else from the log's own origin.
         duration_s: Seconds it ran on ``gpus`` GPUs.
-        gpus: GPUs it asked for (and held).
-        wait_s: Seconds it waited in the queue, where the log knows.
-        model: Model family (a name of the catalogue), where the log knows.
-        global_batch: Samples per iteration over all GPUs, where the log knows.
-        iterations: Iterations it did, where the log knows.
+        gpus: GPUs it requested (and held).
+        wait_s: Seconds it waited in the queue, if logged.
+        model: Model family (a name of the catalogue), if logged.
+        global_batch: Samples per iteration over all GPUs, if logged.
+        iterations: Iterations it completed, if logged.
         project: User, account or virtual cluster.
-        name: The job's own name, where the log has one: runs of one name are alike.
+        name: The job's own name, if logged; jobs with the same name are similar.
         outcome: How it ended.
-        earlier_gpu_s: GPU-seconds that earlier runs of it held before it was requeued, where the log tells runs apart.
+        earlier_gpu_s: GPU-seconds held by its earlier runs before it was requeued, if the log has separate runs.
     """
 
     id: str
@@ -51,20 +51,20 @@ class TraceJob:
 
     @property
     def measured_step_s(self) -> float | None:
-        """Seconds per iteration as logged: duration over iterations; None where the log lacks one of them."""
+        """Seconds per iteration as logged: duration over iterations; None if one of them is unknown."""
         if self.iterations is None or not math.isfinite(self.duration_s):
             return None
         return self.duration_s / self.iterations
 
     @property
     def held_s(self) -> float:
-        """Seconds that it held its GPUs, all its runs together: what it took from the cluster."""
+        """Seconds for which it held its GPUs, in all its runs together."""
         return self.duration_s + self.earlier_gpu_s / self.gpus
 
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A line of a log that gave no job: where, and why."""
+    """Line of a log that gave no job, with the reason."""
 
     line: int
     why: str
@@ -72,14 +72,14 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """A log as read: its jobs in order of submission, and an account of what was left out.
+    """Log as read: its jobs in order of submission, and the skipped lines.
 
     Attributes:
-        source: What was read (a path, or "synthetic …").
-        format: Which reader read it.
+        source: The source of the jobs: a path, or "synthetic …".
+        format: Name of the format that was read.
         jobs: Jobs by ``(submit_s, position in the file)``.
-        skipped: Lines that gave no job, with the reason of each.
-        notes: What a reader assumed (time zone, unit, …), in plain words.
+        skipped: Lines that gave no job, with reasons.
+        notes: Assumptions made while reading (time zone, unit, …), as sentences.
     """
 
     source: str

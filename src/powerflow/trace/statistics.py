@@ -1,4 +1,4 @@
-"""What a trace is like, in the few numbers by which traces differ."""
+"""Compute statistics of a trace that distinguish one trace from another."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ QUANTILES = (0.1, 0.5, 0.9, 0.99)
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """A trace in numbers. None where the trace cannot say (one job has no inter-arrival time).
+    """Statistics of a trace. None where a value is undefined (one job has no inter-arrival time).
 
     Attributes:
-        jobs: Jobs in it.
+        jobs: Number of jobs.
         span_s: Seconds from the first submission to the last.
-        gpu_hours: GPUs × duration summed over the jobs whose duration is known, and what their earlier runs held.
-        earlier_gpu_hours: Of these, what runs held that ended in a requeue.
-        durations_known: Jobs whose duration is known.
+        gpu_hours: GPUs × duration over the jobs with known duration, plus the GPU-hours of their earlier runs.
+        earlier_gpu_hours: GPU-hours of runs that ended in a requeue.
+        durations_known: Jobs with known duration.
         duration_s: Quantile → seconds.
         duration_mean_s: Mean seconds.
-        wait_s: Quantile → seconds in the queue; None where the log knows no waits.
+        wait_s: Quantile → seconds in the queue; None if the log has no waits.
         interarrival_cv: Standard deviation over mean of the time between submissions; 1 for Poisson.
-        gpus_mean: Mean GPUs asked for.
-        gpus_max: Most GPUs asked for.
+        gpus_mean: Mean requested GPUs.
+        gpus_max: Largest number of requested GPUs.
         jobs_by_gpus: GPUs → share of jobs.
         gpu_hours_by_gpus: GPUs → share of GPU-hours.
-        one_gpu_jobs: Share of jobs that ask for one GPU.
+        one_gpu_jobs: Share of jobs that request one GPU.
         big_job_gpu_hours: Share of GPU-hours held by jobs of ``BIG_JOB_GPUS`` or more.
-        demand_gpus: GPUs that would be busy on average if every job ran at once: GPU-seconds over span.
-        models: Model family → jobs; empty where the log names none.
-        outcomes: How they ended → jobs.
+        demand_gpus: Mean number of busy GPUs if every job ran at once: GPU-seconds over span.
+        models: Model family → jobs; empty if the log names none.
+        outcomes: Outcome → jobs.
         skipped: Reason → lines.
     """
 
@@ -64,7 +64,7 @@ class Statistics:
 
 
 def describe(trace: Trace) -> Statistics:
-    """Describe a trace of at least one job."""
+    """Compute the statistics of a trace of at least one job."""
     submit_s = np.array([job.submit_s for job in trace.jobs])
     duration_s = np.array([job.duration_s for job in trace.jobs])
     gpus = np.array([job.gpus for job in trace.jobs])

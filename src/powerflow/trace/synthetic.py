@@ -1,8 +1,8 @@
-"""Make up a day, or months, of jobs that look like a real cluster's.
+"""Generate days or months of jobs that resemble those of a real cluster.
 
-Jobs come in bursts of like jobs, at a rate that follows the day, the week and a slow random swing; they ask for powers
-of two of GPUs and last as long as a heavy-tailed mixture says (``powerflow.trace.profiles`` has the parameters, fitted
-to or calibrated on published traces). Everything is drawn from one seeded generator: same arguments, same trace.
+Jobs come in bursts of similar jobs, at a rate that varies over the day and the week and has a slow random swing. They
+request powers of two of GPUs and have heavy-tailed durations. `powerflow.trace.profiles` has the parameters, fitted or
+calibrated to published traces. All randomness comes from one seeded generator: same arguments, same trace.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from powerflow.units import DAY_S
 MOST_JOBS = 5_000_000
 LONGEST_DAYS = 3_660.0
 
-# What a job trains: family → (share of bursts, most GPUs, usual samples per GPU, usual global batches).
-# Families and batches are those of the catalogue; the mix is ours: no trace publishes one.
+# Trained models: family → (share of bursts, most GPUs, usual samples per GPU, usual global batches).
+# Families and batches are the catalogue's; the shares are our choice, because no trace publishes them.
 MODELS: dict[str, tuple[float, int, int, tuple[int, ...]]] = {
     "cifar10": (0.25, 16, 256, (128, 512, 2048, 4096)),
     "imagenet": (0.20, 64, 64, (64, 128, 256, 3200, 6400)),
@@ -49,24 +49,24 @@ def generate(
     seed: int = 0,
     profile: str = "philly",
 ) -> Trace:
-    """Draw a trace.
+    """Generate a random trace.
 
     Args:
-        jobs: How many jobs; None takes as many as the load needs at the profile's own durations.
-        days: Span of the submissions, from hour 0 of a Monday.
-        gpus: GPUs of the cluster. No job asks for more.
-        load: GPUs that the jobs would keep busy on average over the span, as a share of ``gpus``; durations are
-            multiplied by one factor to make it so (the notes say which), and none exceeds the span. None leaves
-            durations as drawn.
-        seed: Same arguments and seed, same trace.
-        profile: What kind of cluster: a name in ``PROFILES``.
+        jobs: Number of jobs; None takes as many as the load needs at the profile's own durations.
+        days: Span of the submissions in days, from hour 0 of a Monday.
+        gpus: GPUs of the cluster. No job requests more.
+        load: Mean number of GPUs that the jobs would keep busy over the span, as a share of ``gpus``. Durations are
+            multiplied by one factor to reach it (given in the notes), and none exceeds the span. None keeps the
+            durations.
+        seed: Seed of the generator; same arguments and seed, same trace.
+        profile: Kind of cluster: a name in ``PROFILES``.
 
     Returns:
-        Jobs whose times are whole seconds from 0, with model, global batch, project, name and outcome; no iterations:
-        these follow from the duration and the cost model.
+        Jobs with times in whole seconds from 0, with model, global batch, project, name and outcome. They have no
+        iterations; these follow from the duration and the cost model.
 
     Raises:
-        InputError: an argument is out of its range, or the load cannot be reached with so few jobs.
+        InputError: An argument is out of range, or the load cannot be reached with so few jobs.
     """
     kind = _profile(profile)
     _check(jobs, days, gpus, load)
@@ -88,7 +88,7 @@ def generate(
 
     models = _models(rng, burst_gpus)
     projects = rng.choice(_PROJECTS, size=count, p=normalised(1.0 / np.arange(1, _PROJECTS + 1)))
-    # how Helios' GPU jobs end (Hu et al., SC'21, the artifact's cluster summary)
+    # outcomes of Helios' GPU jobs (Hu et al., SC'21, the artifact's cluster summary)
     outcomes = rng.choice(
         np.array([JobOutcome.COMPLETED, JobOutcome.CANCELLED, JobOutcome.FAILED]), size=jobs, p=[0.624, 0.221, 0.155]
     )
@@ -111,16 +111,16 @@ def generate(
         f"jobs={jobs} days={days:g} gpus={gpus} load={'as drawn' if load is None else format(load, 'g')} seed={seed}"
     )
     notes = (
-        f"made by chance, after {kind.source}",
-        f"durations are the profile's times {factor:.3g}",
-        "models are drawn by a mix of ours: no trace publishes one",
+        f"generated at random, modelled on {kind.source}",
+        f"durations are those of the profile, multiplied by {factor:.3g}",
+        "models are drawn from our own mix, because no trace publishes one",
     )
     return Trace(f"synthetic {kind.name}: {asked}", "synthetic", records, (), notes)
 
 
 def _profile(name: str) -> Profile:
     if name not in PROFILES:
-        raise InputError(f"there is no profile {clip(name)}", where="--profile", fix=f"one of {', '.join(PROFILES)}")
+        raise InputError(f"unknown profile {clip(name)}", where="--profile", fix=f"one of {', '.join(PROFILES)}")
     return PROFILES[name]
 
 
@@ -128,17 +128,21 @@ def _check(jobs: int | None, days: float, gpus: int, load: float | None) -> None
     if jobs is None and load is None:
         raise InputError("neither jobs nor load is given", where="--jobs", fix="give one of them, or both")
     if jobs is not None and not 1 <= jobs <= MOST_JOBS:
-        raise InputError(f"cannot make {jobs} jobs", where="--jobs", fix=f"give 1 to {MOST_JOBS}")
-    if not 0.01 <= days <= LONGEST_DAYS:  # nan is in no range
+        raise InputError(f"cannot generate {jobs} jobs", where="--jobs", fix=f"give 1 to {MOST_JOBS}")
+    if not 0.01 <= days <= LONGEST_DAYS:  # also rejects nan
         raise InputError(f"cannot span {days:g} days", where="--days", fix=f"give 0.01 to {LONGEST_DAYS:g}")
     if not 1 <= gpus <= MOST_GPUS:
-        raise InputError(f"no cluster has {gpus} GPUs", where="--gpus", fix=f"give 1 to {MOST_GPUS}")
+        raise InputError(f"{gpus} GPUs is out of range", where="--gpus", fix=f"give 1 to {MOST_GPUS}")
     if load is not None and not 0.0 < load <= 100.0:
-        raise InputError(f"load {load:g} is out of range", where="--load", fix="1 fills the cluster")
+        raise InputError(
+            f"load {load:g} is out of range",
+            where="--load",
+            fix="give a number above 0 and at most 100; 1 fills the cluster",
+        )
 
 
 def _gpu_s_per_job(kind: Profile, share: dict[int, float], longest_s: float) -> float:
-    """Expected GPU-seconds of a job that lasts at most ``longest_s``: means of lognormals cut off at it."""
+    """Return the expected GPU-seconds per job: means of lognormals cut off at ``longest_s``."""
     total = 0.0
     for size, part in share.items():
         for lognormal in kind.durations[min(size, LARGEST_CLASS)]:
@@ -153,7 +157,7 @@ def _normal_cdf(z: float) -> float:
 
 
 def _durations(rng: np.random.Generator, kind: Profile, burst: Ints, size: Ints) -> Floats:
-    """Seconds, by the mixture of each job's class; in a burst, ``alike`` of the jobs last as the one before did."""
+    """Draw seconds from the mixture of each job's class; in a burst, ``alike`` of the jobs last as the one before."""
     log_s = np.empty(len(burst))
     for gpu_class in np.unique(np.minimum(size, LARGEST_CLASS)):
         members = np.flatnonzero(np.minimum(size, LARGEST_CLASS) == gpu_class)
@@ -170,10 +174,10 @@ def _durations(rng: np.random.Generator, kind: Profile, burst: Ints, size: Ints)
 
 
 def _factor(drawn_s: Floats, size: Ints, wanted_gpu_s: float, longest_s: float) -> float:
-    """The factor on durations, none then longer than ``longest_s``, that makes the GPU-seconds as wanted."""
+    """Return the factor on durations that gives the wanted GPU-seconds, if no duration exceeds ``longest_s``."""
     if float(size.sum()) * longest_s < wanted_gpu_s:
         raise InputError(
-            f"{len(size)} jobs of the span's length cannot reach that load",
+            f"{len(size)} jobs cannot reach that load, even if each lasts the whole span",
             where="--load",
             fix="give more jobs or less load",
         )
@@ -186,7 +190,7 @@ def _factor(drawn_s: Floats, size: Ints, wanted_gpu_s: float, longest_s: float) 
 
 
 def _models(rng: np.random.Generator, burst_gpus: Ints) -> list[str]:
-    """A model family for each burst, among those that run on so many GPUs."""
+    """Draw a model family for each burst, among those that run on that many GPUs."""
     names = list(MODELS)
     share = np.array([MODELS[name][0] for name in names])
     widest = np.array([MODELS[name][1] for name in names])
@@ -199,6 +203,6 @@ def _models(rng: np.random.Generator, burst_gpus: Ints) -> list[str]:
 
 
 def _batch(model: str, gpus: int) -> int:
-    """The usual global batch nearest (by ratio) to the usual samples per GPU times the GPUs."""
+    """Return the usual global batch nearest (by ratio) to the usual samples per GPU times the GPUs."""
     _, _, per_gpu, usual = MODELS[model]
     return min(usual, key=lambda batch: abs(math.log(batch / (per_gpu * gpus))))

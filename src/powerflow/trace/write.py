@@ -1,4 +1,4 @@
-"""Write a trace as our own CSV, which the reader gives back exactly."""
+"""Write a trace as PowerFlow's own CSV, which `read_trace` reads back exactly."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from powerflow.trace.record import Trace, TraceJob
 
 
 def write_trace(trace: Trace, stream: TextIO) -> None:
-    """Write the jobs of a trace, one line each (see ``formats.generic``).
+    """Write the jobs of a trace, one line each (see `formats.generic`).
 
     Args:
-        trace: What to write. Its skipped lines and notes are not part of the file.
+        trace: The trace. Its skipped lines and notes are not written.
         stream: An open text file (``newline=""``).
     """
     requeued = any(job.earlier_gpu_s for job in trace.jobs)
@@ -39,12 +39,12 @@ def _row(job: TraceJob, *, requeued: bool) -> tuple[str, ...]:
 
 
 def _quoted(value: str) -> str:
-    """A CSV field, quoted where it must be (csv.writer leaves a lone carriage return bare, and then ends the row)."""
+    """Quote a CSV field if needed. csv.writer does not quote a lone carriage return, which would end the row."""
     return '"' + value.replace('"', '""') + '"' if any(mark in value for mark in ',"\r\n') else value
 
 
 def _number(value: float | None) -> str:
-    """The shortest text that reads back as the same number; "" for what is not known."""
+    """Return the shortest text that reads back as the same number; "" for an unknown one."""
     if value is None or math.isnan(value):
         return ""
     return repr(float(value)).removesuffix(".0")

@@ -1,4 +1,4 @@
-"""One small module per kind of log, and the list of all."""
+"""Read each kind of log in its own module, and list all formats."""
 
 from powerflow.trace.formats.acme import ACME
 from powerflow.trace.formats.format import Format as Format

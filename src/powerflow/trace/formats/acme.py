@@ -1,7 +1,8 @@
-"""Shanghai AI Laboratory's Acme, 2023: the two clusters that trained InternLM (Hu et al., NSDI'24; InternLM/AcmeTrace).
+"""Read the Acme logs of Shanghai AI Laboratory, 2023: two clusters that trained InternLM (Hu et al., NSDI'24).
 
-``trace_seren.csv`` and ``trace_kalos.csv``: Slurm's and Kubernetes' jobs in one layout, times with their offset. There
-is no virtual cluster; ``type`` is the kind of work (Pretrain, SFT, MLLM, Eval, Debug, Other).
+``trace_seren.csv`` and ``trace_kalos.csv`` (InternLM/AcmeTrace) hold Slurm's and Kubernetes' jobs in one layout; times
+have
+an offset. There are no virtual clusters; ``type`` is the kind of work (Pretrain, SFT, MLLM, Eval, Debug, Other).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from powerflow.trace.formats.slurm import outcome_of
 from powerflow.trace.record import TraceJob
 
 _NEEDED = frozenset({"job_id", "gpu_num", "state", "submit_time", "duration"})
-_TELLING = _NEEDED | {"type", "queue"}  # what no other format has together
+_TELLING = _NEEDED | {"type", "queue"}  # no other format has all of these
 _NOT_ENDED = {"RUNNING", "PENDING", "SUSPENDED"}
 
 

@@ -1,7 +1,7 @@
-"""What a format is: how it is recognised, and how its text becomes jobs.
+"""Define a log format: how it is recognised, and how its text becomes jobs.
 
-A format's ``entries`` is a generator over the open log. It yields jobs, lines skipped with the reason, and notes (plain
-strings), in the order met, holding no more of the log than it needs.
+A format's ``entries`` is a generator over the open log. It yields jobs, skipped lines with the reason, and notes (plain
+strings), in the order of the file, and keeps no more of the log in memory than it needs.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ RowToJob = Callable[[Mapping[str, str], int, Clock], TraceJob]
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """One kind of log.
+    """One kind of log that can be read.
 
     Attributes:
-        name: What ``--format`` calls it.
-        title: What a person calls it.
-        recognises: Whether the beginning of a file (some 64 KiB of text) looks like it.
-        entries: Reads an open log.
-        time_zone: Zone of its dates where they name none; None if it holds no dates.
-        notes: What reading it always assumes.
+        name: Its name for ``--format``.
+        title: Its name in sentences.
+        recognises: Function that returns True if the beginning of a file (about 64 KiB of text) looks like this format.
+        entries: Function that reads an open log.
+        time_zone: Time zone of dates without an offset; None if it holds no dates.
+        notes: Assumptions that always apply, for the user.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Format:
 
 
 def header_of(head: str) -> tuple[str, ...]:
-    """Column names of a CSV file, from its beginning: its first line that is not blank."""
+    """Return the column names of a CSV file, from its first line that is not blank."""
     for line in head.splitlines():
         if line.strip():
             return _columns(line)
@@ -65,15 +65,16 @@ def csv_format(
     time_zone: str | None = None,
     notes: tuple[str, ...] = (),
 ) -> Format:
-    """A format that is a CSV file with exactly these column names, in any order.
+    """Return a format for CSV files with exactly these column names, in any order.
 
     Args:
-        name: What ``--format`` calls it.
-        title: What a person calls it.
-        columns: The names its header has.
-        job: Turns one row (column → text), its line and the clock into a job, or raises ``Unusable``.
-        time_zone: Zone of its dates, if it has any.
-        notes: What reading it always assumes.
+        name: Its name for ``--format``.
+        title: Its name in sentences.
+        columns: Column names of its header.
+        job: Function that turns one row (column → text), its line number and the clock into a job, or raises
+            `Unusable`.
+        time_zone: Time zone of its dates, if it has any.
+        notes: Assumptions that always apply, for the user.
     """
     wanted = frozenset(columns)
 
@@ -90,10 +91,10 @@ def csv_entries(
     lacks: Callable[[tuple[str, ...]], frozenset[str] | set[str]],
     job: RowToJob,
 ) -> Iterator[Entry]:
-    """Jobs and skipped lines of a CSV file, row by row.
+    """Yield jobs and skipped lines of a CSV file, row by row.
 
     Raises:
-        InputError: the header lacks columns the format needs (``lacks`` names them).
+        InputError: The header lacks columns that the format needs; ``lacks`` returns their names.
     """
     header: tuple[str, ...] | None = None
     rows = csv.reader(stream)
@@ -106,14 +107,14 @@ def csv_entries(
         if row is None:
             break
         if not any(row):
-            continue  # blank lines carry nothing and hide nothing
+            continue  # a blank line is not an error
         if header is None:
             header = tuple(name.strip() for name in row)
             if missing := lacks(header):
                 raise InputError(f"not {title}: no column {', '.join(map(clip, sorted(missing)))}")
             continue
         if len(row) != len(header):
-            yield Skipped(rows.line_num, f"{len(row)} fields where the header names {len(header)}")
+            yield Skipped(rows.line_num, f"{len(row)} fields, but {len(header)} columns in the header")
             continue
         try:
             yield job(dict(zip(header, row, strict=True)), rows.line_num, clock)

@@ -1,9 +1,9 @@
-"""Our own CSV, for any log that has no reader: what ``trace convert`` and ``trace generate`` write.
+"""Read PowerFlow's own CSV of jobs, for any log without a reader. ``trace convert`` and ``trace generate`` write it.
 
 Columns, in any order, others ignored:
 
 - ``submit_s`` (seconds from any origin, or since 1970) or ``submit`` (ISO date and time);
-- ``duration_s`` (seconds it ran on those GPUs; may be empty where ``iterations`` and ``model`` say the work);
+- ``duration_s`` (seconds it ran on those GPUs; may be empty if ``iterations`` and ``model`` give the work);
 - ``gpus`` (whole number ≥ 1);
 - and, if known: ``id``, ``wait_s``, ``model``, ``global_batch``, ``iterations``, ``project``, ``name``,
   ``state`` (completed, failed, cancelled or unknown), ``earlier_gpu_s`` (GPU-seconds held before a requeue).
@@ -33,7 +33,7 @@ COLUMNS = (
     "name",
     "state",
 )
-EARLIER = "earlier_gpu_s"  # written only where a job has some
+EARLIER = "earlier_gpu_s"  # written only if a job was requeued
 
 
 def _job(row: Mapping[str, str], line: int, clock: Clock) -> TraceJob:
@@ -44,10 +44,10 @@ def _job(row: Mapping[str, str], line: int, clock: Clock) -> TraceJob:
     elif model is not None and iterations is not None:
         duration_s = math.nan
     else:
-        raise Unusable("duration_s is empty, and not both model and iterations are given")
+        raise Unusable("duration_s is empty, and model or iterations is missing")
     state = text(row, "state").lower() or "unknown"
     if state not in set(JobOutcome):
-        raise Unusable(f"state is none of {', '.join(JobOutcome)} ({clip(state)})")
+        raise Unusable(f"state is not one of {', '.join(JobOutcome)} ({clip(state)})")
     return TraceJob(
         id=row.get("id", "") or f"job-{line}",
         submit_s=_submit_s(row, clock),

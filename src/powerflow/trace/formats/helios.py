@@ -1,4 +1,4 @@
-"""SenseTime Helios, 2020: ``cluster_log.csv`` (Hu et al., SC'21; S-Lab-System-Group/HeliosData)."""
+"""Read the Helios log of SenseTime, 2020: ``cluster_log.csv`` (Hu et al., SC'21; S-Lab-System-Group/HeliosData)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from powerflow.trace.fields import Unusable, gpu_count, number, ran_s, seconds, 
 from powerflow.trace.formats.format import Entry, Format, csv_entries, header_of
 from powerflow.trace.record import JobOutcome, TraceJob
 
-# its publishers count TIMEOUT and NODE_FAIL as failed
+# the publishers count TIMEOUT and NODE_FAIL as failed
 _OUTCOMES = {
     "COMPLETED": JobOutcome.COMPLETED,
     "CANCELLED": JobOutcome.CANCELLED,
@@ -19,7 +19,7 @@ _OUTCOMES = {
     "NODE_FAIL": JobOutcome.FAILED,
 }
 _NEEDED = frozenset({"job_id", "gpu_num", "state", "submit_time", "duration"})
-_TELLING = _NEEDED | {"vc", "node_num"}  # what no other format has together
+_TELLING = _NEEDED | {"vc", "node_num"}  # no other format has all of these
 
 
 def _job(row: Mapping[str, str], line: int, clock: Clock) -> TraceJob:

@@ -1,4 +1,4 @@
-"""Microsoft ITP clusters, as published with ElasticFlow (ASPLOS'23; microsoft/elasticflow-traces); rows unsorted."""
+"""Read tables of Microsoft's ITP clusters, published with ElasticFlow (ASPLOS'23; microsoft/elasticflow-traces)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Microsoft Philly, 2017, in its two reduced forms.
+"""Read two tables derived from Microsoft's Philly log of 2017.
 
-The jobs of Jeon et al., "Analysis of Large-Scale Multi-Tenant GPU Clusters for DNN Training Workloads" (ATC'19). The
-whole log is JSON (``philly_json``); these are tables that others made of it.
+It holds the jobs of Jeon et al., "Analysis of Large-Scale Multi-Tenant GPU Clusters for DNN Training Workloads"
+(ATC'19).
+`philly_json` reads the full log; these tables were made from it by others.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from powerflow.trace.fields import gpu_count, number, ran_s, seconds, text
 from powerflow.trace.formats.format import csv_format
 from powerflow.trace.record import TraceJob
 
-# The log's per-minute tables stamp their times PDT and PST (README of msr-fiddle/philly-traces); its job times, none.
+# Job times have no zone; the log's per-minute tables use PDT and PST (README of msr-fiddle/philly-traces).
 TIME_ZONE = "America/Los_Angeles"
 
 
@@ -52,7 +53,7 @@ PHILLY_WAITS = csv_format(
     _job_with_wait,
     notes=(
         "each row is taken as a job; the publishers do not say whether a row is a job or one attempt of it",
-        # found by matching jobs by duration and GPUs: 4,186 of them differ by just 3 h, in summer and in winter
+        # found by matching jobs by duration and GPUs: 4,186 of them differ by exactly 3 h, in summer and in winter
         "submit times are as published: 3 h before those of the Philly table, as if local time were read as US Eastern",
     ),
 )

@@ -1,7 +1,8 @@
-"""The Philly log as Microsoft publishes it: ``cluster_job_log``, a JSON array of jobs with their attempts.
+"""Read the full Philly log as Microsoft publishes it: ``cluster_job_log``, a JSON array of jobs with their attempts.
 
-A job that failed was tried again; its duration here is the GPU time of all its attempts over its GPUs, which is
-what it took from the cluster. Jobs without a usable attempt are left out, with the reason.
+A failed job was tried again. Its duration here is the GPU time of all its attempts divided by its GPUs, which is what
+it
+took from the cluster. Jobs without a usable attempt are skipped, with the reason.
 """
 
 from __future__ import annotations
@@ -30,16 +31,16 @@ def _entries(stream: TextIO, clock: Clock) -> Iterator[Entry]:
             retried += attempts > 1
             yield job
     if retried:
-        yield f"{retried} jobs had several attempts; the duration is the time of all of them"
+        yield f"{retried} jobs had several attempts; their durations are added up"
 
 
 def _job(item: object, line: int, clock: Clock) -> tuple[TraceJob, int]:
-    """The job, and how many attempts its duration is made of."""
+    """Return the job, and the number of attempts in its duration."""
     record = _mapping(item, "job")
     submit_s = clock.epoch_s(_string(record, "submitted_time"), "submitted_time")
     attempts = record.get("attempts")
     if not isinstance(attempts, list) or not attempts:
-        raise Unusable("no attempt recorded: it never ran")
+        raise Unusable("no attempt recorded: the job never ran")
     if _mapping(attempts[-1], "attempt").get("end_time") in (None, "None"):
         raise Unusable("its last attempt has no end: still running, or not logged")
     first_start_s: float | None = None
@@ -73,15 +74,15 @@ def _job(item: object, line: int, clock: Clock) -> tuple[TraceJob, int]:
 
 
 def _attempt(attempt: Mapping[str, Any], clock: Clock) -> tuple[float | None, float | None, int]:
-    """Start, end (None where not logged) and GPUs of an attempt."""
+    """Return start, end (None if not logged) and number of GPUs of an attempt."""
     start, end, detail = attempt.get("start_time"), attempt.get("end_time"), attempt.get("detail")
     if not isinstance(detail, list):
-        raise Unusable("an attempt does not say where it ran")
+        raise Unusable("an attempt does not name its nodes")
     held = 0
     for node in detail:
         gpus = _mapping(node, "node").get("gpus")
         if not isinstance(gpus, list):
-            raise Unusable("an attempt does not say on which GPUs it ran")
+            raise Unusable("an attempt does not name its GPUs")
         held += len(gpus)
     start_s = clock.epoch_s(start, "start_time") if isinstance(start, str) and start != "None" else None
     end_s = clock.epoch_s(end, "end_time", not_before_s=start_s) if isinstance(end, str) and end != "None" else None

@@ -1,16 +1,18 @@
-"""Workloads of Pollux (OSDI'21; petuum/adaptdl, osdi21-artifact) and Sia (SOSP'23): applications, and no duration.
+"""Read workloads of Pollux (OSDI'21; petuum/adaptdl, osdi21-artifact) and Sia (SOSP'23), which have no durations.
 
-There, a job's work is a number of epochs of its application, and how many iterations that takes falls as the batch
-grows, but more slowly than the batch grows. The artifact publishes, for each application and some batch sizes, the
-iterations done when the last epoch ended (``simulator/traces/<application>/validation-<batch>.csv``; the epochs stand
-in ``simulator/applications.py``). Those are the figures below. Between and beyond them we use
+A job's work is a number of epochs of its application. The number of iterations falls with the batch, but less than in
+proportion. The artifact publishes, for each application and some batch sizes, the iterations at the end of the last
+epoch
+(``simulator/traces/<application>/validation-<batch>.csv``; epochs in ``simulator/applications.py``). `PUBLISHED` holds
+these numbers. Other batches use
 
     N(B) = S_min · (1 + B_noise / B) = S_min + C / B
 
-(McCandlish et al. 2018, arXiv 1812.06162), drawn through the two published batches nearest to B. Against published
-batches that were left out it is within 5 % (deepspeech2 640: 1375 for 1423; bert 384: 504 for 480; yolov3 128: 8151 for
-8075). ImageNet is drawn from batches 200 and 800 to as far as 12,800, yolov3 from 64 and 128 to 512, so these are the
-least certain.
+(McCandlish et al. 2018, arXiv 1812.06162), fitted to the two published batches nearest to B. On published batches left
+out
+of the fit, the error is at most 5 % (deepspeech2 640: 1375 for 1423; bert 384: 504 for 480; yolov3 128: 8151 for 8075).
+ImageNet is extrapolated from batches 200 and 800 up to 12,800, and yolov3 from 64 and 128 to 512; these are least
+certain.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ PUBLISHED: Mapping[str, tuple[tuple[int, int], ...]] = {
 
 
 def iterations_of(application: str, global_batch: int) -> float | None:
-    """Iterations that finish an application at a global batch; None where too little is published to say.
+    """Return the iterations that finish an application at a global batch; None if too little is published.
 
     Args:
         application: Its name in the workloads.

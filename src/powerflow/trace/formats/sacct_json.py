@@ -1,7 +1,7 @@
-"""Slurm's JSON: ``sacct --json``, and what ``squeue --json`` and ``scontrol show jobs --json`` know of ended jobs.
+"""Read Slurm's JSON: ``sacct --json``, and ended jobs in ``squeue --json`` and ``scontrol show jobs --json``.
 
-Its times are UTC; its steps are inside their jobs. The members differ by version (data_parser): numbers may be bare or
-``{"set": true, "infinite": false, "number": 8}``, a state a word, a list of words, or under "current".
+Times are UTC; steps are inside their jobs. The members differ by version (data_parser): a number may be bare or
+``{"set": true, "infinite": false, "number": 8}``; a state may be a word, a list of words, or under "current".
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from powerflow.trace.json_items import member_items
 from powerflow.trace.record import Skipped
 
 _FORGETS = (
-    "this is squeue or scontrol --json: the controller forgets a job minutes after it ends (MinJobAge), so jobs are "
-    "missing; sacct --json has them all"
+    "this is squeue or scontrol --json: the controller forgets a job minutes after its end (MinJobAge), so jobs are "
+    "missing; sacct --json lists all of them"
 )
 
 
@@ -32,7 +32,7 @@ def _entries(stream: TextIO, clock: Clock) -> Iterator[Entry]:
 
 
 def _runs(stream: TextIO, queue: list[int]) -> Iterator[SlurmRun | Skipped]:
-    """Runs; the line of the first that squeue or scontrol wrote goes into ``queue``."""
+    """Yield the runs; put the line number of the first one written by squeue or scontrol into ``queue``."""
     for line, item in member_items(stream, "jobs"):
         try:
             if not isinstance(item, dict):
@@ -72,7 +72,7 @@ def _run(item: Mapping[str, Any], line: int) -> SlurmRun:
 
 
 def _queued_run(item: Mapping[str, Any], line: int) -> SlurmRun:
-    """A job as the controller knows it: an end is only the end once the job is over, until then it is the limit's."""
+    """Read a job as the controller reports it; before the job is over, its end is only the time limit."""
     submit_s, start_s, end_s = (_time_s(item, name) for name in ("submit_time", "start_time", "end_time"))
     if submit_s is None:
         raise Unusable("submission is unknown")
@@ -104,7 +104,7 @@ def _queued_run(item: Mapping[str, Any], line: int) -> SlurmRun:
 
 
 def _id(item: Mapping[str, Any], array: object, task: object) -> str:
-    """The job's number as ``sacct`` writes it: ``123_4`` for an element of an array, ``123+1`` for a part of a job."""
+    """Return the job number as ``sacct`` writes it: ``123_4`` for an array element, ``123+1`` for a part of a job."""
     of, index = _number(array), _number(task)
     if of and index is not None:
         return f"{of:.0f}_{index:.0f}"
@@ -120,7 +120,7 @@ def _id(item: Mapping[str, Any], array: object, task: object) -> str:
 
 
 def _state(value: object) -> str:
-    """``"COMPLETED"``, ``["COMPLETED"]`` or ``{"current": …}``, by the version of Slurm."""
+    """Return the state from ``"COMPLETED"``, ``["COMPLETED"]`` or ``{"current": …}``; Slurm's versions differ."""
     if isinstance(value, dict):
         value = value.get("current")
     if isinstance(value, list):
@@ -129,7 +129,7 @@ def _state(value: object) -> str:
 
 
 def _counted(items: object) -> SlurmGpus:
-    """GPUs of ``[{"type": "gres", "name": "gpu:a100", "count": 8}]``, as in ``gres/gpu:a100=8``."""
+    """Return the GPUs of ``[{"type": "gres", "name": "gpu:a100", "count": 8}]``, as in ``gres/gpu:a100=8``."""
     found: dict[str, float] = {}
     for item in items if isinstance(items, list) else []:
         if isinstance(item, dict) and item.get("type") == "gres":
@@ -141,11 +141,11 @@ def _counted(items: object) -> SlurmGpus:
 
 def _time_s(time: Mapping[str, Any], name: str) -> float | None:
     value = _number(time.get(name))
-    return None if value is None or value == 0 else checked_s(value, name)  # 0 is how Slurm writes "not yet"
+    return None if value is None or value == 0 else checked_s(value, name)  # Slurm writes 0 for "not yet"
 
 
 def _number(value: object) -> float | None:
-    """A number, bare or as ``{"set": true, "infinite": false, "number": 8}``; None if it is not set."""
+    """Return a number, bare or as ``{"set": true, "infinite": false, "number": 8}``; None if it is not set."""
     if isinstance(value, dict):
         value = value.get("number") if value.get("set", True) and not value.get("infinite") else None
     if isinstance(value, bool) or not isinstance(value, int | float):

@@ -1,7 +1,8 @@
-"""Read the layout of ``sacct`` text: one line a record, fields between delimiters, a header that names them.
+"""Split ``sacct`` text into columns: one record per line, fields between delimiters, a header with the names.
 
-``-P`` and ``-p`` put bars between fields (and ``-p`` one at the end); ``--delimiter`` puts anything else there, and
-tables that went through a spreadsheet or pandas have commas, semicolons or tabs, fields in quotes, an index column.
+``-P`` and ``-p`` use bars between fields (``-p`` also at the end); ``--delimiter`` uses any other text. Tables that
+were
+edited in a spreadsheet or pandas have commas, semicolons or tabs, quoted fields, or an index column.
 """
 
 from __future__ import annotations
@@ -22,15 +23,15 @@ _NAMES = (
 )
 # fmt: on
 _CANONICAL = {name.lower(): name for name in _NAMES}
-_HEADER_WITHIN = 20  # lines that a shell, a module or a warning may have written before the header
-_QUOTING = ",;\t"  # delimiters of programs that put quotes around fields; sacct itself never does
+_HEADER_WITHIN = 20  # a shell, a module or a warning may have written lines before the header
+_QUOTING = ",;\t"  # delimiters of programs that quote fields; sacct itself never does
 _NAME = re.compile(r"[A-Za-z]+")
 
 
 def columns_of(line: str) -> tuple[list[str], str] | None:
-    """Return column names and delimiter of a header line; None if it is no header.
+    """Return column names and delimiter of a header line; None if it is not a header.
 
-    A header names the job and a state, a submission or a time, and the same delimiter stands between all its names.
+    A header names the job and a state, a submission or a time, with the same delimiter between all names.
     """
     found = list(_NAME.finditer(line))
     known = [match for match in found if match.group().lower() in _CANONICAL]
@@ -49,7 +50,7 @@ def columns_of(line: str) -> tuple[list[str], str] | None:
 
 
 def fields_of(line: str, delimiter: str) -> Sequence[str]:
-    """Split a line into fields; quotes hold a field together where the delimiter is one of tables that quote."""
+    """Split a line into fields; quotes hold a field together if the delimiter is one that such tables use."""
     if delimiter in _QUOTING and '"' in line:
         try:
             return next(csv.reader([line], delimiter=delimiter), [])
@@ -59,7 +60,7 @@ def fields_of(line: str, delimiter: str) -> Sequence[str]:
 
 
 def header_within(head: str) -> tuple[int, list[str], str] | None:
-    """Find the header in a file's first lines: its line (from 0), columns and delimiter; None if there is none."""
+    """Find the header in a file's first lines; return its line (from 0), columns and delimiter, or None."""
     for position, line in enumerate(head.splitlines()[:_HEADER_WITHIN]):
         if found := columns_of(line.rstrip("\r\n")):
             return position, *found

@@ -1,6 +1,6 @@
-"""Slurm accounting as text: ``sacct --parsable2`` (or ``-p``, ``--delimiter``), columns in any order, header required.
+r"""Read Slurm accounting as text: ``sacct --parsable2`` (or ``-p``, ``--delimiter``) with a header.
 
-A good log:
+Recommended command:
 
     sacct -a -X -D -P -S 2024-01-01 -o \
         JobID,Cluster,JobName,User,Account,Submit,Start,End,ElapsedRaw,State,NNodes,AllocTRES,ReqTRES
@@ -70,9 +70,9 @@ def _runs(stream: TextIO, clock: Clock) -> Iterator[SlurmRun | Skipped]:
 
 
 def _misfit(fields: int, columns: int, delimiter: str) -> str:
-    why = f"{fields} fields where the header names {columns}"
+    why = f"{fields} fields, but {columns} columns in the header"
     if fields > columns and delimiter != "|":
-        return f"{why} (the delimiter {delimiter!r} stands inside a field: give sacct -P, which puts bars)"
+        return f"{why} (the delimiter {delimiter!r} occurs inside a field: use sacct -P, which separates by bars)"
     return why
 
 
@@ -85,7 +85,7 @@ def _check(columns: list[str]) -> None:
     if not have & set(_GPU_COLUMNS):
         missing.append("AllocTRES")
     if missing:
-        raise InputError(f"not sacct output: no column {', '.join(missing)}", fix="give sacct -P -o … these columns")
+        raise InputError(f"not sacct output: no column {', '.join(missing)}", fix="add these columns to sacct -P -o …")
 
 
 def _run(row: Mapping[str, str], name: str, line: int, clock: Clock) -> SlurmRun:
@@ -128,7 +128,7 @@ def _time_s(row: Mapping[str, str], column: str, clock: Clock, *, not_before_s: 
 
 
 def _gpus(row: Mapping[str, str]) -> SlurmGpus:
-    """GPUs allocated; else asked for."""
+    """Return the allocated GPUs, or else the requested ones."""
     said = {column: _of_column(row, column) for column in _GPU_COLUMNS}
     allocated, requested = (said["AllocTRES"], said["AllocGRES"]), (said["ReqTRES"], said["ReqGRES"])
     return held_gpus(allocated, requested, submitted_gpus(row.get("SubmitLine", ""))[0])
@@ -142,7 +142,7 @@ def _of_column(row: Mapping[str, str], column: str) -> SlurmGpus:
 
 
 def _nodes(row: Mapping[str, str]) -> float | None:
-    """Nodes of the job, from whichever column says it; None if none does."""
+    """Return the number of nodes from the first column that gives it; None if none does."""
     for column in ("NNodes", "AllocNodes", "ReqNodes"):
         if text(row, column) not in _NOTHING and (nodes := number(row[column], column)) >= 1:
             return nodes

@@ -1,4 +1,4 @@
-"""What a Slurm job record says, however it is written (``sacct -P`` and ``sacct --json`` share this)."""
+"""Combine Slurm job records into jobs; ``sacct -P`` and ``sacct --json`` share this."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from powerflow.trace.formats.slurm_gpus import SlurmGpus, slice_share
 from powerflow.trace.record import JobOutcome, Skipped, TraceJob
 from powerflow.units import DAY_S, HOUR_S
 
-# Slurm's job states (sacct(1), JOB STATE CODES). A job that met its time limit is failed, as Helios has it.
+# Slurm's job states (sacct(1), JOB STATE CODES). A job that reached its time limit counts as failed, as in Helios.
 _OUTCOMES = {
     "COMPLETED": JobOutcome.COMPLETED,
     "CANCELLED": JobOutcome.CANCELLED,
@@ -31,34 +31,32 @@ _NOT_ENDED = {"RUNNING", "PENDING", "SUSPENDED", "RESIZING", "CONFIGURING", "COM
 
 _DURATION = re.compile(r"(?:(\d{1,9})-)?(?:(\d{1,9}):)?(\d{1,9}):(\d{1,2}(?:\.\d+)?)")
 
-# After these states Slurm puts a job into the queue again, under its own number and with a new submission time.
+# After these states Slurm requeues a job, with the same number and a new submission time.
 _RUNS_AGAIN = {"REQUEUED", "PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "SPECIAL_EXIT", "RESIZING"}
-_REQUEUE_HELD_S = 30 * DAY_S  # a job that was put back may be held as long as this
-_ENDED_HELD_S = (
-    3600.0  # the controller forgets an ended job after MinJobAge (300 s by default); then its number is free
-)
-_SAME_MOMENT_S = 60.0  # records round, and the next run may be written before the last is closed
+_REQUEUE_HELD_S = 30 * DAY_S  # longest time that a requeued job may be held
+_ENDED_HELD_S = HOUR_S  # the controller forgets an ended job after MinJobAge (default 300 s), and frees its number
+_SAME_MOMENT_S = 60.0  # times are rounded, and the next run may be recorded before the last one ends
 NO_GPU_ACCOUNTING = "AccountingStorageTRES=gres/gpu in slurm.conf"
 
 
 @dataclass(frozen=True, slots=True)
 class SlurmRun:
-    """One record: one run of a job. None and "" stand for what it does not say.
+    """One record of Slurm: one run of a job. None and "" stand for missing values.
 
     Attributes:
-        line: Where it stands.
+        line: Its line number.
         id: The job's number, with its array index.
         submit_s: Submission, UTC epoch.
         start_s: Start, UTC epoch.
         end_s: End, UTC epoch.
         elapsed_s: Seconds it ran, without suspensions.
-        state: Slurm's word, without what follows it ("CANCELLED by 1001").
-        gpus: GPUs allocated, else asked for.
+        state: Slurm's state as one word ("CANCELLED", not "CANCELLED by 1001").
+        gpus: GPUs allocated, else requested.
         user: User.
         account: Account.
         name: Job name.
-        cluster: Cluster, whose job numbers are its own.
-        asked: The option of the submit line that asked for GPUs, where there is one.
+        cluster: Cluster; each one numbers its own jobs.
+        asked: Option of the submit line that requested GPUs, if there is one.
     """
 
     line: int
@@ -78,7 +76,7 @@ class SlurmRun:
 
 @dataclass(frozen=True, slots=True)
 class _Record:
-    """A run, and how long it held how many whole GPUs; 0 s if it gives no job."""
+    """A run with its running time and whole GPUs; 0 s if it gives no job."""
 
     run: SlurmRun
     ran_s: float = 0.0
@@ -86,10 +84,11 @@ class _Record:
 
 
 def jobs_of(runs: Iterable[SlurmRun | Skipped]) -> Iterator[Entry]:
-    """One job for each cluster, number and first submission: its last run, and the GPU time of the earlier ones.
+    """Yield one job for each cluster, number and first submission: its last run, and the GPU time of its earlier runs.
 
-    Slurm writes a record for each run of a requeued job (``sacct --duplicates``), clusters number their jobs each for
-    itself, numbers come again when a database is set up anew, and logs are often pasted together. Memory is that of
+    A log can hold several records per number: Slurm writes one for each run of a requeued job (``sacct --duplicates``),
+    every cluster numbers its own jobs, numbers restart with a new database, and users join logs. Memory is needed only
+    for
     the runs that held GPUs.
     """
     numbers: dict[tuple[str, str], list[_Record]] = {}
@@ -118,7 +117,7 @@ def jobs_of(runs: Iterable[SlurmRun | Skipped]) -> Iterator[Entry]:
 
 
 class _LeftOut:
-    """What was left out that concerns GPUs, added up for the notes."""
+    """Counts the skipped runs that concern GPUs, for the notes."""
 
     def __init__(self) -> None:
         self._asked = self._cpu_jobs = 0
@@ -138,18 +137,18 @@ class _LeftOut:
             self._slice_gpu_s += sum(shares) * (run.elapsed_s or 0.0)
 
     def notes(self, *, any_job: bool) -> Iterator[str]:
-        """What was left out, in plain words."""
+        """Yield sentences about the skipped runs, for the user."""
         if self._asked or (self._cpu_jobs and not any_job and not self._slice_jobs and not self._sharing_jobs):
             yield (
                 f"{self._asked or self._cpu_jobs} jobs have no GPU in their records"
-                f"{', though they asked for some' * bool(self._asked)}: if they held GPUs, this site does not account "
-                f"for them; {NO_GPU_ACCOUNTING} mends that for jobs to come"
+                f"{', though they requested some' * bool(self._asked)}: if they held GPUs, this site does not account "
+                f"for them; {NO_GPU_ACCOUNTING} corrects this for future jobs"
             )
         if self._slice_jobs:
             hours = self._slice_gpu_s / HOUR_S
             yield (
-                f"{self._slice_jobs} jobs on MIG slices are left out: {hours:,.1f} GPU-hours, each slice as its share "
-                "of a GPU's compute slices"
+                f"{self._slice_jobs} jobs on MIG slices are left out: {hours:,.1f} GPU-hours, where a slice counts "
+                "by its share of a GPU's compute slices"
             )
         if self._sharing_jobs:
             yield f"{self._sharing_jobs} jobs that share a GPU (shard, mps) are left out: their share is not logged"
@@ -159,18 +158,18 @@ def _usable(run: SlurmRun) -> _Record:
     if _not_ended(run):
         raise Unusable(f"not ended ({run.state})")
     if not run.gpus and run.asked:
-        raise Unusable(f"asked for GPUs and none is recorded: the site lacks {NO_GPU_ACCOUNTING} ({run.asked})")
+        raise Unusable(f"requested GPUs, but none are recorded: the site lacks {NO_GPU_ACCOUNTING} ({run.asked})")
     if run.gpus.slices:
         held = [f"{count:g} × {profile}" for profile, count in run.gpus.slices.items()]
         held += [f"{run.gpus.whole:g} whole"] * bool(run.gpus.whole)
         raise Unusable(f"holds MIG slices, not whole GPUs ({', '.join(held)})")
     if run.gpus.shares and not run.gpus.whole:
-        raise Unusable(f"shares a GPU by {'shard' if 'shard' in run.gpus.shares else 'mps'} ({run.gpus.shares})")
+        raise Unusable(f"shares a GPU through {'shard' if 'shard' in run.gpus.shares else 'mps'} ({run.gpus.shares})")
     return _Record(run, ran_s(_elapsed_s(run), "elapsed time"), gpu_count(run.gpus.whole))
 
 
 def outcome_of(state: str) -> JobOutcome:
-    """How a job in this state of Slurm's ended."""
+    """Return the outcome of a job with this Slurm state."""
     return _OUTCOMES.get(state, JobOutcome.UNKNOWN)
 
 
@@ -189,7 +188,7 @@ def _elapsed_s(run: SlurmRun) -> float:
 
 
 def _told_apart(records: Sequence[_Record], said: Counter[str]) -> Iterator[list[_Record]]:
-    """The records of one number as jobs, each with its runs in order of time."""
+    """Group the records of one number into jobs, each with its runs in order of time."""
     job: list[_Record] = []
     for record in sorted(records, key=lambda one: (one.run.submit_s, one.run.start_s or one.run.submit_s)):
         if job and not _same_job(job[-1].run, record.run, said):
@@ -200,10 +199,11 @@ def _told_apart(records: Sequence[_Record], said: Counter[str]) -> Iterator[list
 
 
 def _same_job(before: SlurmRun, run: SlurmRun, said: Counter[str]) -> bool:
-    """True if a record is a later run (or another copy) of the job before it under this number.
+    """Return True if a record is a later run (or another copy) of the job before it with the same number.
 
-    A job keeps its user. After a state that puts it back into the queue it comes again; after any other end only
-    within the time that the controller remembers it. Two runs at one time are two jobs (of clusters not named).
+    A job keeps its user. After a state that requeues it, it may come again; after any other end only while the
+    controller
+    remembers it. Two runs at the same time are two jobs (of clusters that are not named).
     """
     if before.user and run.user and before.user != run.user:
         return False
@@ -223,18 +223,19 @@ def _same_job(before: SlurmRun, run: SlurmRun, said: Counter[str]) -> bool:
 
 
 def _is_copy(before: SlurmRun, run: SlurmRun) -> bool:
+    """Return True if two records describe the same run."""
     return (run.submit_s, run.start_s) == (before.submit_s, before.start_s)
 
 
 def _ended_s(run: SlurmRun) -> float | None:
-    """When it ended, by its elapsed time where that is known (a cut or faulty record's end is not)."""
+    """Return when it ended, by its elapsed time if known (the end of a cut or faulty record is wrong)."""
     if run.start_s is not None and run.elapsed_s is not None:
         return run.start_s + run.elapsed_s
     return run.end_s
 
 
 def _job(records: Sequence[_Record], cluster: str, said: Counter[str]) -> Iterator[Entry]:
-    """The job that these records are, and a word on each run that is not its last."""
+    """Yield the job of these records, and a skipped line for each run that is not its last."""
     ran = [record for record in records if record.ran_s > 0]
     if not ran:
         return
@@ -245,8 +246,8 @@ def _job(records: Sequence[_Record], cluster: str, said: Counter[str]) -> Iterat
             yield Skipped(record.run.line, "requeued; its last run counts")
         else:
             again = next((one.run.line for one in later if one.run.state != "REQUEUED"), later[-1].run.line)
-            yield Skipped(record.run.line, f"an earlier run of a job that comes again (line {again})")
-        if not _is_copy(record.run, later[0].run):  # else the log holds one run twice
+            yield Skipped(record.run.line, f"an earlier run of a job that runs again (line {again})")
+        if not _is_copy(record.run, later[0].run):  # a copy must not count twice
             earlier += 1
             earlier_gpu_s += record.ran_s * record.gpus
     first, last = records[0].run, ran[-1].run
@@ -270,7 +271,7 @@ def _job(records: Sequence[_Record], cluster: str, said: Counter[str]) -> Iterat
 
 
 def _counted(said: Counter[str]) -> Iterator[str]:
-    """What telling jobs apart found, in plain words."""
+    """Yield sentences about requeued and overlapping jobs, for the user."""
     if said["requeued"]:
         yield (
             f"{said['requeued']} jobs were requeued: their earlier runs held "
@@ -278,21 +279,21 @@ def _counted(said: Counter[str]) -> Iterator[str]:
             "duration"
         )
     if said["no last run"]:
-        yield f"{said['no last run']} jobs were requeued and their next run is not in the log: the last in it counts"
+        yield f"{said['no last run']} requeued jobs have no next run in the log: the last logged run counts"
     if said["overlap"]:
         yield (
-            f"{said['overlap']} records ran at the same time as another of their number, and count as other jobs; "
-            "if these are several clusters, add Cluster to sacct -o"
+            f"{said['overlap']} records overlap in time with another record of the same job number, and count as "
+            "separate jobs; if the log is from several clusters, add Cluster to sacct -o"
         )
     if said["one node"]:
-        yield f"{said['one node']} jobs have GPUs per node and no NNodes: read as one node; add NNodes to sacct -o"
+        yield f"{said['one node']} jobs have GPUs per node but no NNodes: read as one node; add NNodes to sacct -o"
 
 
 def parse_elapsed_s(value: str) -> float:
-    """``[days-][hours:]minutes:seconds`` in seconds.
+    """Convert ``[days-][hours:]minutes:seconds`` to seconds.
 
     Raises:
-        Unusable: it is nothing of the kind.
+        Unusable: The text has another form.
     """
     found = _DURATION.fullmatch(value.strip())
     if found is None:

@@ -1,7 +1,8 @@
-"""Count the GPUs of a Slurm record: whole ones, MIG slices of one, and shares of one by shard or mps.
+"""Count the GPUs of a Slurm record: whole GPUs, MIG slices, and shares by shard or mps.
 
 Slurm counts all of them as generic resources. A MIG slice is ``gres/gpu:a100_1g.5gb=1`` (or ``gres/gpu:1g.5gb=1``) and
-is also counted in ``gres/gpu``; a share of a GPU is ``gres/shard=4`` or ``gres/mps=25`` (gres.conf(5)).
+is
+also counted in ``gres/gpu``; a share of a GPU is ``gres/shard=4`` or ``gres/mps=25`` (gres.conf(5)).
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ _OPTION = re.compile(r"(?:--(gres|gpus|gpus-per-node|gpus-per-task|gpus-per-sock
 
 @dataclass(frozen=True, slots=True)
 class SlurmGpus:
-    """The GPUs of a Slurm record.
+    """GPUs of a Slurm record.
 
     Attributes:
         whole: Whole GPUs.
         slices: MIG profile → instances held.
-        shares: How it shares GPUs with others, ``gres/shard=4`` or ``gres/mps=25``; empty if it does not.
-        one_node_assumed: Whether a count per node was taken as that of one node, for the record does not say how many.
+        shares: Share of a GPU, as ``gres/shard=4`` or ``gres/mps=25``; empty if it shares none.
+        one_node_assumed: True if a count per node was used for one node, because the record has no node count.
     """
 
     whole: float = 0.0
@@ -46,15 +47,16 @@ class SlurmGpus:
     one_node_assumed: bool = False
 
     def __bool__(self) -> bool:
-        """True if the record holds anything of a GPU."""
+        """True if the record holds a GPU or a part of one."""
         return bool(self.whole or self.slices or self.shares)
 
 
 def held_gpus(allocated: Iterable[SlurmGpus], requested: Iterable[SlurmGpus], submitted: SlurmGpus) -> SlurmGpus:
-    """The GPUs that a record holds, from all that its columns say.
+    """Combine what a record's columns say into the GPUs that it held.
 
-    Allocated counts win over requested ones. That they are slices, or shares, may stand in any column: where the site
-    accounts for ``gres/gpu`` alone, only the request or the submit line names the profile.
+    Allocated counts are preferred to requested ones. Slices and shares may be named in any column: where the site
+    accounts
+    for ``gres/gpu`` only, just the request or the submit line names the MIG profile.
     """
     asked = [*requested]
     granted = next((gpus for gpus in (*allocated, *asked) if gpus), SlurmGpus())
@@ -71,7 +73,7 @@ def held_gpus(allocated: Iterable[SlurmGpus], requested: Iterable[SlurmGpus], su
 
 
 def tres_gpus(tres: Mapping[str, float]) -> SlurmGpus:
-    """GPUs of trackable resources: ``gres/gpu``, which counts all, or else the sum of ``gres/gpu:type``."""
+    """Return the GPUs of trackable resources: ``gres/gpu``, which counts all, or the sum of ``gres/gpu:type``."""
     slices = {mig_profile(name): count for name, count in tres.items() if mig_profile(name) and count > 0}
     typed = sum(count for name, count in tres.items() if name.startswith("gres/gpu:") and not mig_profile(name))
     total = tres.get("gres/gpu")
@@ -85,12 +87,12 @@ def tres_gpus(tres: Mapping[str, float]) -> SlurmGpus:
 
 
 def parse_tres(value: str) -> dict[str, float]:
-    """Read ``billing=8,cpu=64,gres/gpu:a100=8,node=1`` by name; only GPUs, shares of them and nodes are kept.
+    """Read ``billing=8,cpu=64,gres/gpu:a100=8,node=1`` by name, keeping only GPUs, shares of GPUs, and nodes.
 
     Counts may have the suffixes K, M, G, T, P (powers of 1024).
 
     Raises:
-        Unusable: a GPU count is no number.
+        Unusable: A GPU count is not a number.
     """
     found: dict[str, float] = {}
     for part in value.strip("\"' ").split(","):
@@ -102,16 +104,16 @@ def parse_tres(value: str) -> dict[str, float]:
 
 
 def gres_gpus(value: str, nodes: float | None) -> SlurmGpus:
-    """GPUs of the older ``AllocGRES`` and ``ReqGRES``, counted per node: ``gpu:2``, ``gres:gpu:a100:8(IDX:0-7)``.
+    """Read the older ``AllocGRES`` and ``ReqGRES``, counted per node: ``gpu:2``, ``gres:gpu:a100:8(IDX:0-7)``.
 
-    Slurm 19.05 to 20.02 put ``PER_NODE:`` or ``PER_JOB:`` before them; where both stand, the job's count says all.
+    Slurm 19.05 to 20.02 put ``PER_NODE:`` or ``PER_JOB:`` before them; if both are there, the count per job is used.
 
     Args:
         value: The column.
-        nodes: Nodes of the job; None if the record does not say.
+        nodes: Number of nodes of the job; None if the record does not say.
 
     Raises:
-        Unusable: a count is no number, or counts per task or socket, of which the record does not say how many.
+        Unusable: A count is not a number, or is per task or socket, whose number the record does not give.
     """
     whole: dict[str, float] = {}
     slices: dict[str, float] = {}
@@ -136,15 +138,15 @@ def gres_gpus(value: str, nodes: float | None) -> SlurmGpus:
     if "JOB" in whole:
         return SlurmGpus(whole["JOB"], slices, ",".join(filter(None, shares)))
     if "NODE" not in whole and sum(whole.values()) > 0:
-        raise Unusable(f"GPUs are logged per {min(whole).lower()}, and not how many of these there are")
+        raise Unusable(f"GPUs are logged per {min(whole).lower()}, but the number of {min(whole).lower()}s is not")
     per_node = whole.get("NODE", 0.0)
     return SlurmGpus(per_node * (nodes or 1.0), slices, ",".join(filter(None, shares)), per_node > 0 and nodes is None)
 
 
 def submitted_gpus(line: str) -> tuple[SlurmGpus, str]:
-    """GPUs that a submit line asks for (``sbatch --gres=gpu:1g.5gb:1 …``), and the option that does; "" if none.
+    """Return the GPUs that a submit line requests (``sbatch --gres=gpu:1g.5gb:1 …``), and the option; "" if none.
 
-    Counts of it are not to be used: options may also stand in the script.
+    Do not use the counts: options may also be set in the script.
     """
     for found in _OPTION.finditer(line):
         option, value = found.group(1), found.group(2).strip("\"'")
@@ -158,17 +160,18 @@ def submitted_gpus(line: str) -> tuple[SlurmGpus, str]:
 
 
 def mig_profile(name: str) -> str:
-    """The MIG profile in the name of a GPU type, ``1g.5gb`` of ``a100_1g.5gb``; "mig" if it says only that; else ""."""
+    """Return the MIG profile in a GPU type's name (``1g.5gb`` of ``a100_1g.5gb``), "mig" without profile, else ""."""
     if found := _MIG.search(name):
         return found.group(0).lower()
     return "mig" if _MIG_WORD.search(name) else ""
 
 
 def slice_share(profile: str) -> float | None:
-    """Share of a GPU that an instance of a MIG profile is, by compute slices; None if the profile does not say.
+    """Return the share of a GPU in an instance of a MIG profile, by compute slices; None for an unknown profile.
 
-    An A100, H100, H200 or B200 has seven slices; the profiles of an A30 and of an RTX PRO 6000 are quarters (NVIDIA
-    MIG user guide, "Supported MIG profiles").
+    An A100, H100, H200 or B200 has seven slices; the profiles of an A30 and of an RTX PRO 6000 are quarters (NVIDIA MIG
+    user
+    guide, "Supported MIG profiles").
     """
     found = _MIG.fullmatch(profile)
     if found is None:
@@ -179,7 +182,7 @@ def slice_share(profile: str) -> float | None:
 
 
 def parse_count(value: str) -> float:
-    """A count that may end in K, M, G, T or P."""
+    """Convert a count that may end in K, M, G, T or P to a number."""
     found = _COUNT.fullmatch(value.strip())
     if found is None:
         raise Unusable(f"GPU count is not a number ({clip(value)})")
@@ -187,7 +190,7 @@ def parse_count(value: str) -> float:
 
 
 def node_count(names: str) -> float | None:
-    """Nodes of a node list, ``gpu[01-03,07],login1`` → 5; None where it names none or cannot be counted."""
+    """Count the nodes of a node list, ``gpu[01-03,07],login1`` → 5; None if it is empty or cannot be counted."""
     total = 0.0
     for name in re.findall(r"(?:[^,\[\]]|\[[^\]]*\])+", names.strip()):
         here = 1.0

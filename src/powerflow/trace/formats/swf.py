@@ -1,7 +1,8 @@
-"""Standard Workload Format 2.2 (Feitelson's Parallel Workloads Archive): 18 numbers a line, −1 for unknown.
+"""Read the Standard Workload Format 2.2 (Feitelson's Parallel Workloads Archive): 18 numbers per line, −1 for unknown.
 
-The format knows processors, not GPUs. One processor is read as one GPU: right for a log whose processors are GPUs, a
-stand-in for any other (the notes say so). ``; UnixStartTime:`` in the header gives the date of second 0.
+The format has processors but no GPUs, so one processor is read as one GPU; a note says so. That is right for a log
+whose
+processors are GPUs, and a substitute for any other. ``; UnixStartTime:`` in the header gives the date of second 0.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from powerflow.trace.record import JobOutcome, Skipped, TraceJob
 
 _FIELDS = 18
 _OUTCOMES = {0: JobOutcome.FAILED, 1: JobOutcome.COMPLETED, 5: JobOutcome.CANCELLED}
-_PARTIAL = {2, 3, 4}  # parts of a checkpointed job, whose whole has a line of its own
+_PARTIAL = {2, 3, 4}  # parts of a checkpointed job; another line describes the whole job
 _START = re.compile(r";\s*UnixStartTime:\s*(\d{1,12})\s*$")
 _HEADER = re.compile(r";\s*(Version|Computer|UnixStartTime|MaxJobs|MaxProcs|MaxNodes)\s*:")
 
@@ -52,7 +53,7 @@ def _job(fields: list[str], line: int, start_s: float) -> TraceJob:
     values = _numbers(fields)
     status = int(values[10])
     if status in _PARTIAL:
-        raise Unusable(f"part of a checkpointed job (status {status}); its summary line counts")
+        raise Unusable(f"part of a checkpointed job (status {status}); only its summary line counts")
     if values[3] == -1:
         raise Unusable("run time is unknown (-1)")
     asked = values[7] if values[7] > 0 else values[4]
@@ -72,7 +73,7 @@ def _job(fields: list[str], line: int, start_s: float) -> TraceJob:
 
 
 def _numbers(fields: list[str]) -> list[float]:
-    """The fields as numbers; nearly all lines pass the short way, the long one names what is wrong."""
+    """Convert the fields to numbers: fast for good lines; for a bad line, find the wrong field."""
     try:
         values = [*map(float, fields)]
         if math.isfinite(sum(values)) and not any("_" in field for field in fields):

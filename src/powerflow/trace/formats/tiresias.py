@@ -1,4 +1,4 @@
-"""The 60-job workload of Tiresias (NSDI'19; SymbioticLab/Tiresias)."""
+"""Read the 60-job workload of Tiresias (NSDI'19; SymbioticLab/Tiresias)."""
 
 from __future__ import annotations
 

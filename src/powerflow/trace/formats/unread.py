@@ -1,4 +1,4 @@
-"""Recognise logs that PowerFlow cannot read, and say what each is and what to give instead."""
+"""Recognise logs that PowerFlow cannot read, and say what to give instead."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _SACCT = (
     "sacct -a -X -D -P -S 2024-01-01 -o JobID,Cluster,JobName,User,Account,Submit,Start,End,ElapsedRaw,State,NNodes,"
     "AllocTRES,ReqTRES"
 )
-_OWN_CSV = "make it a CSV with the columns id,submit_s,duration_s,gpus (docs/traces.md)"
+_OWN_CSV = "convert it to a CSV with the columns id,submit_s,duration_s,gpus (docs/traces.md)"
 
 
 @dataclass(frozen=True, slots=True)
 class UnreadKind:
-    """A kind of log that is not read.
+    """Kind of log that cannot be read.
 
     Attributes:
-        what: What it is.
+        what: Its name in sentences.
         fix: What to give instead.
     """
 
@@ -30,7 +30,7 @@ class UnreadKind:
 
 
 def kind_not_read(head: str) -> UnreadKind | None:
-    """Say what a file is that no reader takes, from its beginning; None if it is not recognised."""
+    """Return the kind of an unreadable file, from its beginning; None if it is not recognised."""
     lines = [line.rstrip("\r\n") for line in head.splitlines() if line.strip()]
     if not lines:
         return None
@@ -38,7 +38,7 @@ def kind_not_read(head: str) -> UnreadKind | None:
 
 
 def _every(pattern: str, share: float = 0.8) -> Callable[[list[str]], bool]:
-    """True if most of a file's first lines are of this form."""
+    """Return a test for files whose first lines mostly match a pattern."""
     form = re.compile(pattern)
 
     def looks_like(lines: list[str]) -> bool:
@@ -61,7 +61,7 @@ _JOB_NUMBER = re.compile(r"\d+([_+](\d+|\[.*\]))?(\.\w+)?")
 
 
 def _headerless_sacct(lines: list[str]) -> bool:
-    """Fields between one delimiter, with a job number, a state and a time or a count of resources among them."""
+    """Return True if most lines have fields with a job number, a state, and a time or resource count."""
     for delimiter in ("|", ";", "\t", ","):
         rows = [line.split(delimiter) for line in lines[:20]]
         if len(rows[0]) < 3:
@@ -95,21 +95,21 @@ def _json_lines(lines: list[str]) -> bool:
 _KINDS: tuple[tuple[Callable[[list[str]], bool], UnreadKind], ...] = (
     (
         _headerless_sacct,
-        UnreadKind("sacct output without its header", f"leave --noheader (-n) away: {_SACCT}"),
+        UnreadKind("sacct output without its header", f"leave out --noheader (-n): {_SACCT}"),
     ),
     (
         _first(r"(JobId|JobID)=\d+ "),
         UnreadKind(
-            "scontrol show job output, which knows only jobs of the last minutes", f"give the accounting: {_SACCT}"
+            "scontrol show job output, which lists only jobs of the last minutes", f"give the output of {_SACCT}"
         ),
     ),
     (
         _first(r"\s*JOBID\s+(PARTITION|NAME|USER|ST)\b|JOBID\|"),
-        UnreadKind("squeue output, which knows only jobs that have not ended", f"give the accounting: {_SACCT}"),
+        UnreadKind("squeue output, which lists only jobs that have not ended", f"give the output of {_SACCT}"),
     ),
     (
         _fixed_width_sacct,
-        UnreadKind("sacct output in columns of fixed width, which cuts what is longer", f"add -P: {_SACCT}"),
+        UnreadKind("sacct output in columns of fixed width, which cuts longer values", f"add -P: {_SACCT}"),
     ),
     (
         _every(r"\d\d/\d\d/\d{4} \d\d:\d\d:\d\d;[A-Za-z];[^;]*;"),
@@ -137,7 +137,7 @@ _KINDS: tuple[tuple[Callable[[list[str]], bool], UnreadKind], ...] = (
     ),
     (
         _first(r"(Cluster|Account|User|Job)[/\w ]* (Utilization|Sizes?|Top Usage) \d{4}-"),
-        UnreadKind("an sreport summary, which has no single jobs", f"give the accounting: {_SACCT}"),
+        UnreadKind("an sreport summary, which has no single jobs", f"give the output of {_SACCT}"),
     ),
     (
         lambda lines: bool(re.match(r"---$|jobs:|meta:|- account:", lines[0])) and any(":" in x for x in lines[1:5]),
@@ -153,7 +153,8 @@ _KINDS: tuple[tuple[Callable[[list[str]], bool], UnreadKind], ...] = (
     (
         _json_lines,
         UnreadKind(
-            "JSON lines, one object a line", "give the whole document that sacct --json prints, or a CSV of ours"
+            "JSON lines, one object per line",
+            "give the whole document that sacct --json prints, or PowerFlow's own CSV",
         ),
     ),
 )
