@@ -54,7 +54,7 @@ def test_says_how_well_it_is_reproduced_and_what_would_be_saved(log: str, capsys
     assert "kg of CO2" in out
     assert "in money" in out
     assert "UNVALIDATED" not in out
-    for modelled in ("completion time (modelled; 95 % intervals)", "Costs: modelled", "All of it modelled"):
+    for modelled in ("completion time (modelled; 95 % intervals)", "Costs: modelled", "All numbers are modelled"):
         assert modelled in " ".join(out.split())  # a title is wrapped to the width of its table
 
 
@@ -118,7 +118,7 @@ def test_unvalidated_estimates_are_labelled_everywhere(
     page = tmp_path / "page.html"
     code, out, err = run(capsys, strange, "--unvalidated", "--report", str(page))
     assert (code, err) == (0, "")
-    assert "what follows is UNVALIDATED: no policy reproduces" in out
+    assert "the following is UNVALIDATED: no policy reproduces" in out
     assert "UNVALIDATED: what PowerFlow would have saved" in out
     assert "UNVALIDATED: Recommended" in out or "UNVALIDATED: No way" in out
     assert page.read_text("utf-8").count("UNVALIDATED") >= 3

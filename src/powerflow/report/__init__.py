@@ -1,1 +1,1 @@
-"""What to show: tables, plots, and one-file HTML."""
+"""Show results as tables, plots, and self-contained HTML pages."""

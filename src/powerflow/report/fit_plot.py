@@ -1,4 +1,4 @@
-"""Fitted costs against the points they were fitted to, as one HTML file that needs nothing else."""
+"""Plot fitted costs against measured points, as one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ _POINT = {"size": 6, "opacity": 0.7}
 
 
 def render_fits(fits: Sequence[Fit]) -> str:
-    """A page with a row for each model: predicted against measured step time, and power where it was measured.
+    """Return a page with one row for each model: predicted against measured step time, and power if it was measured.
 
-    A point on the diagonal is predicted exactly; the dashed lines are one residual standard deviation away. Pointing
-    at a point tells its configuration.
+    A point on the diagonal is predicted exactly; the dashed lines are one residual standard deviation away. The tooltip
+    of a
+    point shows its configuration.
     """
     from plotly.subplots import make_subplots
 
@@ -64,7 +65,7 @@ def _parity(
     labels: list[str],
     unit: str,
 ) -> None:
-    """Points, the diagonal, and one standard deviation to either side, on logarithmic axes."""
+    """Draw the points, the diagonal, and one standard deviation to either side, on logarithmic axes."""
     import plotly.graph_objects as go
 
     both = np.concatenate([measured, predicted])

@@ -1,4 +1,4 @@
-"""What the numbers say, in sentences computed from them, whichever way they turned out."""
+"""Describe results in sentences computed from the numbers, whether good or bad."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from powerflow.simulate.result import SimulationResult
 
 @dataclass(frozen=True, slots=True)
 class KeyFigure:
-    """One large number and what it means."""
+    """A large number on the page, with its meaning."""
 
     value: str
     meaning: str
@@ -26,7 +26,7 @@ class KeyFigure:
 
 @dataclass(frozen=True, slots=True)
 class _Case:
-    """What the headline is about: one policy at one level, beside the reference at the level of its own energy."""
+    """Subject of the headline: one policy at one energy level, and the reference at full energy."""
 
     subject: EqualEnergyRow
     reference: EqualEnergyRow | None
@@ -35,7 +35,7 @@ class _Case:
 
 
 def _case(comparison: Comparison) -> _Case | None:
-    """The lowest level at which the subject is no slower than the reference at full energy; else the highest level."""
+    """Choose the lowest level at which the subject is as fast as the reference at full energy, else the highest."""
     subject = subject_of(comparison)
     mine = [row for row in comparison.rows if row.policy == subject and mean(row, "jct_mean_s") is not None]
     if not mine:
@@ -49,7 +49,7 @@ def _case(comparison: Comparison) -> _Case | None:
 
 
 def headline(comparison: Comparison) -> str:
-    """The one sentence to remember; says as plainly when the subject is the slower one."""
+    """Return the main result of a comparison in one sentence, also if the subject is slower."""
     case = _case(comparison)
     if case is None:
         return "No policy reached any of the energy levels, so there is nothing to compare."
@@ -61,7 +61,7 @@ def headline(comparison: Comparison) -> str:
 
 
 def standfirst(comparison: Comparison) -> str:
-    """One or two sentences under the headline: who comes second, and how much anybody could still gain."""
+    """Return one or two sentences under the headline: the next best policy, and the distance to the bound."""
     case = _case(comparison)
     if case is None:
         return ""
@@ -79,19 +79,17 @@ def standfirst(comparison: Comparison) -> str:
         if jct >= case.jct_s:
             sentences.append(f"The next best policy, {label(policy)}, takes {takes}.")
         else:
-            sentences.append(f"Another policy is quicker there: {label(policy)} takes {takes}.")
+            sentences.append(f"Another policy is faster there: {label(policy)} takes {takes}.")
     bound = case.subject.vs_bound
     if bound is not None and math.isfinite(bound.mean):
         above = units.percent(bound.mean - 1)
         name = label(case.subject.policy)
-        sentences.append(
-            f"With that energy {name} is within {above} of a proven bound: no schedule at all can beat that."
-        )
+        sentences.append(f"With that energy {name} is within {above} of a proven bound that no schedule can beat.")
     return " ".join(sentences)
 
 
 def key_figures(comparison: Comparison) -> list[KeyFigure]:
-    """The numbers behind the headline, each only where the data hold it."""
+    """Return the numbers behind the headline; those without data are left out."""
     case = _case(comparison)
     if case is None:
         return []
@@ -121,14 +119,14 @@ def key_figures(comparison: Comparison) -> list[KeyFigure]:
 
 
 def how_compared(comparison: Comparison) -> dict[str, str]:
-    """What holds for every comparison, to stand after the facts of this one."""
+    """Return the facts that hold for every comparison, for the end of the page."""
     seeds = sorted({seed for line in comparison.frontiers for seed in line.hull})
     several = f"means over {len(seeds)} seeds; intervals are 95 % (Student's t)"
     return {
         "Energy": f"whole cluster, over the same {units.duration(comparison.horizon_s)} for every policy",
         "100 % means": f"{units.energy(comparison.reference_j)}: FIFO with every GPU at its maximum clock",
         "Seeds": several if len(seeds) > 1 else "one seed; no interval can be given",
-        "No number": "the policy cannot get down to that energy with any setting that was tried",
+        "No number": "the policy used more energy with every setting that was tried",
     }
 
 
@@ -136,7 +134,7 @@ def how_compared(comparison: Comparison) -> dict[str, str]:
 
 
 def simulation_headline(result: SimulationResult) -> str:
-    """What one simulation came to, in a sentence."""
+    """Return the result of one simulation in one sentence."""
     jct_s = result.jobs.jct_s[np.isfinite(result.jobs.jct_s)]
     if not len(jct_s):
         return "No job was done in this simulation."
@@ -148,7 +146,7 @@ def simulation_headline(result: SimulationResult) -> str:
 
 
 def simulation_standfirst(result: SimulationResult) -> str:
-    """Where the energy went and how long the work lasted."""
+    """Return sentences on the use of energy and the end of the last job."""
     if not result.jobs.ids or result.metered_j <= 0:
         return ""
     busy = units.percent(1 - result.idle_j / result.metered_j)
@@ -156,12 +154,12 @@ def simulation_standfirst(result: SimulationResult) -> str:
     ends = f" {failed} of them failed for good." if failed else ""
     return (
         f"The last job ended after {units.duration(result.end_s)}. {busy} of the energy belongs to jobs; "
-        f"the rest was drawn by GPUs and nodes that nobody used.{ends}"
+        f"the rest was drawn by unused GPUs and nodes.{ends}"
     )
 
 
 def simulation_figures(result: SimulationResult) -> list[KeyFigure]:
-    """Key figures of one simulation."""
+    """Return the key figures of one simulation."""
     jobs = result.jobs
     jct_s = jobs.jct_s[np.isfinite(jobs.jct_s)]
     if not len(jct_s):
@@ -176,7 +174,7 @@ def simulation_figures(result: SimulationResult) -> list[KeyFigure]:
 
 
 def how_simulated(result: SimulationResult) -> dict[str, str]:
-    """What holds for every simulation, to stand after the facts of this one."""
+    """Return the facts that hold for every simulation, for the end of the page."""
     price = result.energy_price
     return {
         "Policy": result.policy,

@@ -1,6 +1,6 @@
-"""Reports as one HTML file each: figures, numbers, words and plotly.js inside; nothing is fetched.
+"""Render reports as single HTML files that contain figures, numbers, text and plotly.js; nothing is downloaded.
 
-Same input, same bytes: nothing here reads a clock, a path or the environment, and CPU time is left out.
+The same input gives the same bytes: clock, paths and environment are not read, and CPU time is left out.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def render_comparison(comparison: Comparison) -> str:
-    """A comparison as one self-contained HTML page.
+    """Return a comparison as one self-contained HTML page.
 
-    Figures: frontiers and bound, distribution of completion times, the cluster over time, GPUs per job; then the
+    Figures: frontiers and bound, distribution of completion times, the cluster over time, GPUs per job. Then follow the
     table at equal energy, how it was computed, and a glossary. Figures without data are left out.
     """
     shown = comparison.showcase
@@ -50,7 +50,7 @@ def render_comparison(comparison: Comparison) -> str:
 
 
 def render_simulation(result: SimulationResult, facts: Mapping[str, str]) -> str:
-    """One simulation as a self-contained HTML page.
+    """Return one simulation as a self-contained HTML page.
 
     Args:
         result: The simulation.
@@ -77,7 +77,7 @@ def render_simulation(result: SimulationResult, facts: Mapping[str, str]) -> str
 
 
 def _simulation_figures(shown: Mapping[str, SimulationResult], strokes: list[plots.Look]) -> dict[str, plots.Figure]:
-    """Distribution of completion times, course over time, and one picture of allocations a simulation."""
+    """Return the figures of completion times, of the course over time, and of each simulation's allocations."""
     with_jobs = {name: result for name, result in shown.items() if result.jobs.ids}
     if not with_jobs:
         return {}
@@ -97,15 +97,15 @@ def _until_s(shown: Mapping[str, SimulationResult]) -> float:
 
 
 def _view(shown: Mapping[str, SimulationResult]) -> str:
-    """What the figures over time leave out on the right, if anything."""
+    """Return a sentence about what the figures over time leave out on the right, if anything."""
     last_s = max((result.end_s for result in shown.values()), default=0.0)
     if _until_s(shown) >= last_s:
         return ""
-    return f"The view ends when nearly all jobs are done; a few drag on until {units.duration(last_s)}."
+    return f"The view ends when nearly all jobs are done; a few last until {units.duration(last_s)}."
 
 
 def _shown(shown: Mapping[str, SimulationResult]) -> list[dict[str, Any]]:
-    """What the page says of each simulation that it pictures."""
+    """Return the text about each simulation that has figures."""
     return [
         {
             "figure": f"allocations-{i}",
@@ -120,7 +120,7 @@ def _shown(shown: Mapping[str, SimulationResult]) -> list[dict[str, Any]]:
 
 
 def _joined(given: Mapping[str, str], general: Mapping[str, str]) -> dict[str, str]:
-    """The facts of this case, then the general ones that it has not already said."""
+    """Return the facts of this case, then the general facts that it does not contain."""
     told = words.cleaned(given)
     return told | {name: what for name, what in general.items() if name not in told}
 
@@ -130,7 +130,7 @@ def _any_point(comparison: Comparison) -> bool:
 
 
 def page(template: str, figures: Mapping[str, plots.Figure], **context: Any) -> str:
-    """A page from a template of this folder: its figures, style and script are in it, and ``context`` fills it."""
+    """Render a template of this folder, with its figures, style and script, and the values in ``context``."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -151,12 +151,12 @@ def page(template: str, figures: Mapping[str, plots.Figure], **context: Any) -> 
 
 
 def _json_in_html(value: object) -> str:
-    """JSON that no HTML parser can mistake for markup."""
+    """Return JSON that no HTML parser can mistake for markup."""
     text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 @cache
 def plotly_js() -> str:
-    """The plotly.js library as it comes with the plotly package, fit to stand inside a script element."""
+    """Return the plotly.js library of the plotly package, safe inside a script element."""
     return files("plotly").joinpath("package_data/plotly.min.js").read_text("utf-8").replace("</script", "<\\/script")

@@ -1,7 +1,7 @@
-"""The plane of energy against mean completion time: what lies in it, as shares of the reference's energy.
+"""Compute the figure of energy against mean completion time, with energy as a share of the reference's.
 
-Seeds are different workloads, whose energies are no more alike than their jobs: each seed's points are shares of what
-the reference used on that very seed, so that the lines of several seeds can stand in one figure.
+Different seeds are different workloads with different energies. So each seed's points are shares of the energy that the
+reference used on the same seed; then the lines of several seeds fit into one figure.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from powerflow.simulate.comparison import Comparison
 
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """One point: share of the reference's energy, seconds, and in words what it is."""
+    """Point of the figure: share of the reference's energy, seconds, and a description."""
 
     share: float
     seconds: float
@@ -26,7 +26,7 @@ class Spot:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A policy's mean at an energy level; ``low_s`` and ``high_s`` are nan without an interval."""
+    """Mean of a policy at an energy level; ``low_s`` and ``high_s`` are nan without an interval."""
 
     share: float
     seconds: float
@@ -36,7 +36,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """What one policy can do: one line per seed, and its marks at the levels."""
+    """Results of one policy: one line per seed, and its marks at the energy levels."""
 
     policy: str
     ours: bool
@@ -46,14 +46,14 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Plane:
-    """Everything in the figure.
+    """All contents of the figure.
 
     Attributes:
-        curves: Slowest policy at the highest level first, as they lie from top to bottom.
+        curves: The curves from top to bottom: the slowest policy at the highest level first.
         bound: The lower bound (of the first seed).
-        levels: (share, budget in words).
-        low, high: Shares between which it is worth looking.
-        low_s, high_s: The same for seconds.
+        levels: (share, energy as text) of each level.
+        low, high: Range of shares to show.
+        low_s, high_s: Range of seconds to show.
     """
 
     curves: Sequence[Curve]
@@ -66,7 +66,7 @@ class Plane:
 
 
 def plane_of(comparison: Comparison) -> Plane:
-    """Lay a comparison out in the plane."""
+    """Compute the figure of a comparison."""
     references = references_j(comparison)
     whole_j = comparison.reference_j if comparison.reference_j > 0 else 1.0
     subject = subject_of(comparison)
@@ -98,7 +98,7 @@ def plane_of(comparison: Comparison) -> Plane:
 
 
 def references_j(comparison: Comparison) -> dict[int, float]:
-    """Joules of the reference at maximum clock, by seed, where the reference was compared: its first run."""
+    """Return the joules of the reference at maximum clock by seed, from its first run; empty if it was not compared."""
     found: dict[int, float] = {}
     for frontier in comparison.frontiers:
         for point in frontier.points if frontier.policy == REFERENCE else ():
@@ -108,7 +108,7 @@ def references_j(comparison: Comparison) -> dict[int, float]:
 
 
 def _at_highest(policy: str, comparison: Comparison) -> float:
-    """Mean completion time of a policy at the highest level that it reaches."""
+    """Return the mean completion time of a policy at the highest level that it reaches."""
     met = [row for row in comparison.rows if row.policy == policy and row.metrics]
     return (mean(max(met, key=lambda row: row.level), "jct_mean_s") or 0.0) if met else 0.0
 
@@ -116,7 +116,7 @@ def _at_highest(policy: str, comparison: Comparison) -> float:
 def _window(
     curves: Sequence[Curve], bound: Sequence[Spot], levels: Sequence[float]
 ) -> tuple[float, float, float, float]:
-    """The part worth looking at: around the energy levels, not the far ends of a sweep."""
+    """Return the ranges to show: around the energy levels, without the far ends of a sweep."""
     on_lines = [spot for curve in curves for line in curve.lines for spot in line]
     spots = [(mark.share, mark.seconds) for curve in curves for mark in curve.marks]
     spots = spots or [(spot.share, spot.seconds) for spot in on_lines]

@@ -1,7 +1,7 @@
-"""The figures of a report, as plain plotly.js data: dictionaries in, drawn by the page itself.
+"""Build the figures of a report as plain plotly.js data; the page itself draws them.
 
-Colours are names of CSS variables (``var(--ink)``), which the page resolves: one figure serves the light theme, the
-dark theme and paper. Everything that a trace or a plug-in named is escaped, since plotly reads markup in its text.
+Colours are names of CSS variables (``var(--ink)``), which the page resolves, so one figure serves the light theme, the
+dark theme and print. Text from traces and plug-ins is escaped, because plotly interprets markup in text.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ Figure = dict[str, Any]
 
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "triangle-down", "cross", "star", "pentagon", "hexagon")
-#: Colours of policies other than the one the page is about; see the style sheet.
+#: Number of colours for policies other than the subject of the page; see the style sheet.
 OTHER_COLOURS = 9
-#: Classes of GPU counts in the picture of allocations: waiting, then 1, 2–3, 4–7, … and the last "and more".
+#: Number of classes of GPU counts in the figure of allocations: waiting, 1, 2–3, 4–7, …; the last has no upper end.
 COUNT_CLASSES = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """How one policy is drawn, everywhere on the page: never told apart by colour alone."""
+    """Style of one policy in all figures of a page; styles differ by more than colour."""
 
     colour: str
     dash: str
@@ -42,7 +42,7 @@ class Look:
 
 
 def looks(comparison: Comparison) -> dict[str, Look]:
-    """A look for every policy of the comparison; the one the page is about stands out."""
+    """Return a style for every policy of the comparison; the subject of the page stands out."""
     subject = subject_of(comparison)
     styled: dict[str, Look] = {}
     others = 0
@@ -60,7 +60,7 @@ def looks(comparison: Comparison) -> dict[str, Look]:
 
 
 def frontier(comparison: Comparison) -> Figure:
-    """Every policy's frontier (one line a seed), its equal-energy estimates with intervals, the levels, the bound."""
+    """Draw each policy's frontier (one line per seed), its equal-energy means with intervals, the levels, the bound."""
     styled = looks(comparison)
     plane = plane_of(comparison)
     unit, size = time_unit([plane.low_s, plane.high_s])
@@ -154,9 +154,9 @@ def _curve(curve: Curve, look: Look, unit: str, size: float) -> list[dict[str, A
 
 
 def strokes(comparison: Comparison | None, shown: Mapping[str, SimulationResult]) -> list[Look]:
-    """A look for every simulation that is pictured: its policy's colour, its own where that is taken or unknown.
+    """Return a style for every simulation with figures: its policy's colour, or a free one if that is taken.
 
-    The subject's line is solid, the others are told apart by their dashes too.
+    The subject's line is solid; the others also differ by their dashes.
     """
     styled = looks(comparison) if comparison else {}
     spare = [f"var(--series-{i})" for i in range(OTHER_COLOURS, 0, -1)]
@@ -175,7 +175,7 @@ def strokes(comparison: Comparison | None, shown: Mapping[str, SimulationResult]
 
 
 def completion_times(shown: Mapping[str, SimulationResult], strokes: Sequence[Look]) -> Figure:
-    """Share of jobs that were done within a given time, one line per simulation."""
+    """Draw the share of jobs done within a given time, one line per simulation."""
     everything = np.concatenate([result.jobs.jct_s for result in shown.values()] or [np.empty(0)])
     finite = everything[np.isfinite(everything) & (everything > 0)]
     unit, size = time_unit([float(np.quantile(finite, 0.9))] if len(finite) else [units.HOUR_S])
@@ -209,12 +209,12 @@ def completion_times(shown: Mapping[str, SimulationResult], strokes: Sequence[Lo
 
 
 def over_time(shown: Mapping[str, SimulationResult], strokes: Sequence[Look], until_s: float) -> Figure:
-    """Power, mean clock of the GPUs in use, and jobs in the system; three panels over one time axis.
+    """Draw power, mean clock of the used GPUs, and number of jobs; three panels over one time axis.
 
     Args:
         shown: Simulations by label.
-        strokes: How each is drawn.
-        until_s: Right end of the view; what lies beyond is there to be scrolled to.
+        strokes: Style of each.
+        until_s: Right end of the initial view; the user can scroll further.
     """
     unit, size = time_unit([until_s], long=True)
     peak_w = max((float(np.max(r.timeline.power_w, initial=0.0)) for r in shown.values()), default=0.0)
@@ -256,7 +256,7 @@ def over_time(shown: Mapping[str, SimulationResult], strokes: Sequence[Look], un
 
 
 def _clock_range(shown: Mapping[str, SimulationResult]) -> dict[str, Any]:
-    """Room around the clocks that were used, so that a constant clock does not look like noise."""
+    """Return an axis range around the used clocks, so that a constant clock does not look like noise."""
     used = [clocks[np.isfinite(clocks)] for clocks in (result.timeline.clock_mhz for result in shown.values())]
     clocks = np.concatenate([*used, np.empty(0)])
     return {"range": [float(clocks.min()) * 0.92, float(clocks.max()) * 1.05]} if len(clocks) else {}
@@ -266,11 +266,11 @@ def _clock_range(shown: Mapping[str, SimulationResult]) -> dict[str, Any]:
 
 
 def allocations(result: SimulationResult, until_s: float) -> Figure:
-    """GPUs per job over time as a picture: a row is a job, a colour a class of GPU counts.
+    """Draw the GPUs of each job over time as an image: one row per job, one colour per class of GPU counts.
 
     Args:
         result: The simulation.
-        until_s: Right end of the time axis, so that several pictures can share it.
+        until_s: Right end of the time axis, so that several images can share it.
     """
     jobs = result.jobs
     shown, middle_s, held = series.allocation_raster(jobs, result.segments, until_s)
@@ -316,12 +316,12 @@ def allocations(result: SimulationResult, until_s: float) -> Figure:
 
 
 def every_how_many(result: SimulationResult) -> int:
-    """Of how many jobs one is shown in the picture of allocations; 1 when all are."""
+    """Return k if the figure of allocations shows one of k jobs; 1 if it shows all."""
     return math.ceil(len(result.jobs.ids) / series.MOST_JOBS) or 1
 
 
 def _count_colours(most: int) -> list[list[Any]]:
-    """A stepped colour scale: one band for waiting, one per class of GPU counts."""
+    """Return a stepped colour scale: one band for waiting, one per class of GPU counts."""
     bands = most + 1
     scale: list[list[Any]] = []
     for band in range(bands):
@@ -331,7 +331,7 @@ def _count_colours(most: int) -> list[list[Any]]:
 
 
 def _count_labels(most: int) -> list[str]:
-    """1, 2–3, 4–7, …; the last class of all is open."""
+    """Return the labels 1, 2–3, 4–7, …; the last possible class has no upper end."""
     labels = []
     for band in range(1, most + 1):
         low, high = 2 ** (band - 1), 2**band - 1
@@ -371,7 +371,7 @@ def _vertical(x: float, colour: str, dash: str) -> dict[str, Any]:
 
 
 def ladder(low: float, high: float) -> list[tuple[float, str]]:
-    """Ticks 1, 2, 5, 10, … of a log axis, finer where it spans less than a decade, and their text."""
+    """Return ticks 1, 2, 5, 10, … of a log axis (more if it spans less than a decade), and their labels."""
     digits = (1, 2, 5) if high / low > 12 else (1, 1.5, 2, 3, 4, 5, 6, 8) if high / low > 2.5 else _fine()
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     steps = [digit * 10.0**power for power in range(first, last + 1) for digit in digits]
@@ -388,7 +388,7 @@ def _fine() -> tuple[float, ...]:
 
 
 def _numbers(values: Any, digits: int = 5) -> list[float | None]:
-    """Numbers as JSON can say them, to ``digits`` significant digits; what is not finite is None."""
+    """Round numbers to ``digits`` significant digits for JSON; values that are not finite become None."""
     return [float(f"{value:.{digits}g}") if math.isfinite(value) else None for value in values]
 
 

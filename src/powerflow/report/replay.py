@@ -1,4 +1,4 @@
-"""A replayed log in words and tables, for an administrator: on the terminal, and as one HTML file."""
+"""Show a replayed log to an administrator in words and tables: on the terminal, and as one HTML file."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ from powerflow.simulate.replay.savings import Saving, times
 
 UNVALIDATED = "UNVALIDATED"
 
-#: What the site may have run, in one line each.
+#: Description of the queueing disciplines that the site may have used, in one line each.
 DISCIPLINE_WORDS = {
-    "fifo": "First in, first out: a job that does not fit blocks all that came later.",
-    "easy": "EASY backfilling, as Slurm's: later jobs may start first if the one that waits longest starts no later.",
-    "first-fit": "Whoever fits starts, in order of submission; large jobs wait until so many GPUs happen to be free.",
+    "fifo": "First in, first out: a job that does not fit blocks all later jobs.",
+    "easy": "EASY backfilling, as in Slurm: a later job may start first if it does not delay the first waiting job.",
+    "first-fit": "Every job that fits starts, in order of submission; large jobs wait until enough GPUs become free.",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """What a kilowatt-hour costs: money in the reader's own currency, and grams of CO2; None: not asked for."""
+    """Cost of a kilowatt-hour: money in the reader's currency, and grams of CO2; None if not requested."""
 
     tariff_per_kwh: float | None = None
     carbon_g_per_kwh: float | None = None
 
     def money(self, energy_j: Estimate) -> Estimate | None:
-        """What so many joules cost."""
+        """Return the money that an amount of energy costs."""
         return None if self.tariff_per_kwh is None else times(energy_j, self.tariff_per_kwh / units.J_PER_KWH)
 
     def co2_kg(self, energy_j: Estimate) -> Estimate | None:
-        """What so many joules emit, in kilograms."""
+        """Return the kilograms of CO2 of an amount of energy."""
         return None if self.carbon_g_per_kwh is None else times(energy_j, self.carbon_g_per_kwh / 3.6e9)
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """A table: what it shows, the heads of its columns, and its lines; the first cell of a line names it."""
+    """Table with title, column heads, and lines; the first cell of a line is its name."""
 
     title: str
     heads: Sequence[str]
@@ -50,7 +50,7 @@ class Grid:
 
 
 def grids(replay: Replay, rates: Rates) -> list[Grid]:
-    """All tables of a replay: the policies tried, the weeks of the best, and what would have been saved."""
+    """Return all tables of a replay: the disciplines tried, the weeks of the best one, and the estimated savings."""
     tables = []
     if replay.reproductions:
         best = replay.reproductions[0]
@@ -109,20 +109,20 @@ def _saving(one: Saving, rates: Rates) -> tuple[str, ...]:
 
 
 def rounded(value: float) -> str:
-    """Three digits: none of these numbers is known better."""
+    """Return a number with three digits, because none of these is known better."""
     text = units.prose(float(f"{value:.3g}"))
-    return "0" if text == "-0" else text  # what rounding leaves of nothing
+    return "0" if text == "-0" else text  # a small negative number rounds to -0
 
 
 def between(estimate: Estimate, word: Callable[[float], str]) -> str:
-    """``12 (10 to 14)``."""
+    """Return an estimate with its interval: ``12 (10 to 14)``."""
     return f"{word(estimate.mean)} ({word(estimate.low)} to {word(estimate.high)})"
 
 
 def verdict(replay: Replay) -> str:
-    """Whether the log is reproduced, in one sentence."""
+    """Return in one sentence whether the replay reproduces the log."""
     if replay.refusal is not None:
-        claim = "no saving is claimed" if replay.savings is None else f"what follows is {UNVALIDATED}"
+        claim = "no saving is claimed" if replay.savings is None else f"the following is {UNVALIDATED}"
         return f"Not reproduced, so {claim}: {replay.refusal}."
     best = replay.reproductions[0]
     return (
@@ -132,13 +132,13 @@ def verdict(replay: Replay) -> str:
 
 
 def advice(replay: Replay, rates: Rates) -> str:
-    """What to begin with, and what it would have saved; "" where nothing was estimated."""
+    """Return the recommended first step and its estimated savings; "" if nothing was estimated."""
     if replay.savings is None:
         return ""
     chosen = next((one for one in replay.savings.ways if one.name == replay.savings.recommended), None)
     label = f"{UNVALIDATED}: " if replay.refusal else ""
     if chosen is None:
-        return f"{label}No way to run PowerFlow surely saves energy here without making jobs slower."
+        return f"{label}No way to run PowerFlow certainly saves energy here without making jobs slower."
     kwh = between(times(chosen.energy_j, 1 / units.J_PER_KWH), rounded)
     money, co2_kg = rates.money(chosen.energy_j), rates.co2_kg(chosen.energy_j)
     extra = "" if money is None else f", {between(money, rounded)} in money"
@@ -146,13 +146,13 @@ def advice(replay: Replay, rates: Rates) -> str:
     hours = between(times(chosen.completion_s, 1 / units.HOUR_S), rounded)
     return (
         f"{label}Recommended to begin with: {chosen.name} (--lambda {chosen.energy_price:.3g}). It would have saved "
-        f"{kwh} kWh of some {rounded(replay.savings.site_j / units.J_PER_KWH)}{extra}, and {hours} hours of mean "
-        f"completion time of {rounded(replay.savings.site_completion_s / units.HOUR_S)}. All of it modelled."
+        f"{kwh} kWh of about {rounded(replay.savings.site_j / units.J_PER_KWH)}{extra}, and {hours} hours of mean "
+        f"completion time of {rounded(replay.savings.site_completion_s / units.HOUR_S)}. All numbers are modelled."
     )
 
 
 def render_replay(replay: Replay, rates: Rates) -> str:
-    """A replay as one self-contained HTML page; same input, same bytes."""
+    """Return a replay as one self-contained HTML page; same input, same bytes."""
     return page(
         "replay.html.j2",
         {},

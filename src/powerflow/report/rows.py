@@ -1,4 +1,4 @@
-"""Tables as rows of text, for the page; `powerflow.report.table` has their likes for the terminal."""
+"""Convert results to table rows of text for the HTML page; `powerflow.report.table` does so for the terminal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from powerflow.simulate.result import SimulationResult
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column: the metric's field, what stands over it, the unit, and that unit in the metric's own."""
+    """One column: field of the metric, head, unit, and size of the unit in the metric's own unit."""
 
     field: str
     head: str
@@ -25,7 +25,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class TableCell:
-    """One number: its mean, and the interval where there is one. ``bar`` is its length against the longest, 0 to 1."""
+    """One number as text, with its interval if there is one. ``bar`` is its share of the longest bar, 0 to 1."""
 
     text: str
     interval: str = ""
@@ -43,7 +43,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """The policies at one energy level, quickest first, and those that cannot get down to it."""
+    """Policies at one energy level, fastest first, and those that cannot reach it."""
 
     share: str
     energy: str
@@ -53,14 +53,14 @@ class Level:
 
 @dataclass(frozen=True, slots=True)
 class LevelTable:
-    """Heads with units, and the levels under them."""
+    """Column heads with units, and the energy levels below them."""
 
     columns: list[tuple[str, str]]
     levels: list[Level]
 
 
 def columns_of(comparison: Comparison) -> list[Column]:
-    """Columns of the table at equal energy, in the unit of time that suits this comparison."""
+    """Return the columns of the table at equal energy, in units of time that suit the comparison."""
     times = [words.mean(row, "jct_mean_s") for row in comparison.rows]
     unit, size = words.time_unit([value for value in times if value is not None])
     spans = [words.mean(row, "makespan_s") for row in comparison.rows]
@@ -81,13 +81,13 @@ def columns_of(comparison: Comparison) -> list[Column]:
 
 
 def ordered(comparison: Comparison, level: float) -> list[EqualEnergyRow]:
-    """Rows of one level, quickest first; those that cannot reach it last, in the order given."""
+    """Return the rows of one level, fastest first; then those that cannot reach it, in the given order."""
     here = [row for row in comparison.rows if row.level == level]
     return sorted(here, key=lambda row: jct if (jct := words.mean(row, "jct_mean_s")) is not None else math.inf)
 
 
 def equal_energy(comparison: Comparison) -> LevelTable:
-    """The table of numbers at equal energy."""
+    """Return the table of all metrics at equal energy."""
     columns = columns_of(comparison)
     subject = words.subject_of(comparison)
     longest = max((words.mean(row, "jct_mean_s") or 0.0 for row in comparison.rows), default=0.0)
@@ -110,7 +110,7 @@ def equal_energy(comparison: Comparison) -> LevelTable:
 
 
 def cell(estimate: Estimate | None, size: float = 1.0) -> TableCell:
-    """An estimate as text, in units of ``size``; a dash where there is none."""
+    """Return an estimate as text, in units of ``size``; a dash if there is none."""
     if estimate is None or not math.isfinite(estimate.mean):
         return TableCell(units.NOTHING)
     text = units.significant(estimate.mean / size)
@@ -119,7 +119,7 @@ def cell(estimate: Estimate | None, size: float = 1.0) -> TableCell:
 
 
 def by_class(result: SimulationResult, most: int = 30) -> LevelTable:
-    """One simulation's jobs by cost class, those that used most energy first; the rest in one line."""
+    """Return a table of one simulation's jobs by cost class, those with most energy first; the rest in one line."""
     jobs = result.jobs
     names, member = np.unique(np.array(jobs.cost_class, dtype=object).astype(str), return_inverse=True)
     energy_j = np.bincount(member, jobs.energy_j, len(names)) if len(names) else np.empty(0)

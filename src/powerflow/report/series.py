@@ -1,4 +1,4 @@
-"""Long courses over time made short enough to draw, without changing what they add up to."""
+"""Shorten long time series for drawing, without changing their sums."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 from powerflow.arrays import FloatArray, IntArray
 from powerflow.simulate.result import JobResults, Segments
 
-#: Points of one line over time: more than a screen has columns, few enough to keep the page small.
+#: Points of one line over time: about as many as a screen has columns, few enough for a small page.
 MOST_POINTS = 1200
 
-#: Rows and columns of the picture of who held how many GPUs when.
+#: Rows and columns of the figure of allocations.
 MOST_JOBS = 160
 MOST_MOMENTS = 480
 
@@ -20,19 +20,19 @@ MOST_MOMENTS = 480
 def step_means(
     time_s: FloatArray, value: FloatArray, end_s: float, weight: FloatArray | None = None, points: int = MOST_POINTS
 ) -> tuple[FloatArray, FloatArray]:
-    """A step function as at most ``points`` steps of equal length, each the mean over its span.
+    """Reduce a step function to at most ``points`` steps of equal length, each the mean over its time.
 
-    The integral over the whole span is kept, so that watts still add up to the same joules.
+    The integral over the whole time is kept, so watts still add up to the same joules.
 
     Args:
-        time_s: ``[M]`` when each value begins to hold, ascending.
-        value: ``[M]`` the values.
-        end_s: When the last value ceases to hold.
-        weight: ``[M]`` weights of the mean (GPUs in use, for a clock); where they are all 0 the mean is nan.
-        points: Most steps to return; a function that has no more is returned as it is.
+        time_s: ``[M]`` start of each value, ascending.
+        value: ``[M]`` values.
+        end_s: End of the last value.
+        weight: ``[M]`` weights of the mean (used GPUs, for a clock); where they are all 0 the mean is nan.
+        points: Largest number of steps; a function with no more steps is returned unchanged.
 
     Returns:
-        When each step begins, and its value.
+        Start of each step, and its value.
     """
     if len(time_s) <= points:
         return time_s, value if weight is None else np.where(weight > 0, value, np.nan)
@@ -47,7 +47,7 @@ def step_means(
 
 
 def _integral_at(moments: FloatArray, time_s: FloatArray, value: FloatArray, end_s: float) -> FloatArray:
-    """∫ value dt from the first moment of ``time_s`` to each of ``moments``; exact, since value is a step function."""
+    """Return ∫ value dt from the start to each of ``moments``; exact, because value is a step function."""
     knots = np.append(time_s, end_s)
     sums = np.append(0.0, np.cumsum(value * np.diff(knots)))
     at: FloatArray = np.interp(moments, knots, sums)
@@ -55,7 +55,7 @@ def _integral_at(moments: FloatArray, time_s: FloatArray, value: FloatArray, end
 
 
 def cumulative(value: FloatArray, points: int = 400) -> tuple[FloatArray, FloatArray]:
-    """Quantiles of the finite values: ``(value, share of values that are no larger)``, at most ``points`` of each."""
+    """Return quantiles of the finite values: ``(value, share of values not larger)``, at most ``points`` each."""
     ordered = np.sort(value[np.isfinite(value)])
     if len(ordered) <= points:
         return ordered, np.arange(1, len(ordered) + 1) / max(len(ordered), 1)
@@ -64,10 +64,12 @@ def cumulative(value: FloatArray, points: int = 400) -> tuple[FloatArray, FloatA
 
 
 def worth_showing_s(runs: Sequence[tuple[JobResults, float]]) -> float:
-    """Right end of a time axis: the end of the last run, or, where a few last jobs drag on, when 98 % were done.
+    """Return the right end of a time axis: the end of the last run, unless a few jobs last much longer than the rest.
+
+    In that case it is shortly after the time when 98 % of the jobs were done.
 
     Args:
-        runs: Jobs of each run, and when it ended.
+        runs: Jobs of each run, and its end.
     """
     last_s = max((end_s for _, end_s in runs), default=0.0)
     ends = [jobs.finish_s[np.isfinite(jobs.finish_s)] for jobs, _ in runs]
@@ -78,14 +80,16 @@ def worth_showing_s(runs: Sequence[tuple[JobResults, float]]) -> float:
 def allocation_raster(
     jobs: JobResults, segments: Segments, end_s: float, rows: int = MOST_JOBS, columns: int = MOST_MOMENTS
 ) -> tuple[IntArray, FloatArray, FloatArray]:
-    """Who held how many GPUs when, as a picture: one row per job, one column per stretch of time.
+    """Return the allocations as an image: one row per job, one column per interval of time.
 
-    With more than ``rows`` jobs, evenly spaced ones in order of submission stand for the rest. A stretch shows the
-    last allocation that touches it, so that no job is too short to be seen.
+    Of more than ``rows`` jobs, evenly spaced ones in order of submission are shown. A column shows the last allocation
+    that
+    overlaps it, so that short jobs stay visible.
 
     Returns:
-        ``[R]`` indices of the jobs shown; ``[C]`` middle of each column in seconds; ``[R, C]`` GPUs held, 0 while the
-        job is in the system without GPUs, nan while it is not there.
+        ``[R]`` indices of the shown jobs; ``[C]`` middle of each column in seconds; ``[R, C]`` GPUs held: 0 while the
+        job
+        waits in the system, nan before its submission and after its end.
     """
     total = len(jobs.ids)
     shown = np.unique(np.linspace(0, total - 1, min(rows, total)).round().astype(np.int64)) if total else np.arange(0)

@@ -1,4 +1,4 @@
-"""The energy–JCT frontier as a still picture, for a page that can show no script (a README, a paper)."""
+"""Draw the energy–JCT frontier as a static image, for pages without scripts (a README, a paper)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WIDTH, HEIGHT = 860, 470
 LEFT, RIGHT, TOP, BOTTOM = 62, 118, 58, 52
 LEAST_GAP = 15  # pixels between the names at the right end
 
-#: Colours and dashes in the order of `curves`, ours aside; they follow the reader's light or dark.
+#: Colours and dashes in the order of `curves`, without the subject's; they suit light and dark themes.
 COLOURS = ("#c8501e", "#0e8a68", "#b0568e", "#b07800", "#2b94c4", "#6a4fb3", "#7d7f1a", "#8a5a3c", "#5f6672")
 DASHES = ("6 4", "2 3", "8 3 2 3", "10 4", "none")
 STYLE = """
@@ -29,7 +29,7 @@ text{font:13px system-ui,-apple-system,"Segoe UI",Helvetica,Arial,sans-serif;fil
 
 
 def frontier_svg(comparison: Comparison) -> str:
-    """Every policy's frontier on the first seed, the bound and the levels, as one SVG file; same input, same bytes."""
+    """Draw each policy's frontier on the first seed, the bound and the levels as SVG; same input, same bytes."""
     plane = plane_of(comparison)
     unit, size = words.time_unit([plane.low_s, plane.high_s])
     x, y = _scales(plane)
@@ -69,7 +69,7 @@ def frontier_svg(comparison: Comparison) -> str:
 
 
 def _scales(plane: Plane) -> tuple[Callable[[float], float], Callable[[float], float]]:
-    """Shares and seconds to pixels."""
+    """Return the functions that convert shares and seconds to pixels."""
     across = (WIDTH - LEFT - RIGHT) / (plane.high - plane.low)
     down = (HEIGHT - TOP - BOTTOM) / math.log(plane.high_s / plane.low_s)
     return lambda share: LEFT + across * (share - plane.low), lambda s: TOP + down * math.log(plane.high_s / s)
@@ -94,7 +94,7 @@ def _names(
     x: Callable[[float], float],
     y: Callable[[float], float],
 ) -> list[str]:
-    """Each name at the right end of its line, pushed apart where lines end close together."""
+    """Return the names at the right ends of the lines, moved apart if lines end close together."""
     ends = [(_end(curve.lines[0], plane), curve.policy, curve.ours) for curve in drawn]
     if plane.bound:
         ends.append((_end(plane.bound, plane), "bound", False))
@@ -111,6 +111,6 @@ def _names(
 
 
 def _end(spots: Sequence[Spot], plane: Plane) -> Spot:
-    """The last spot of a line inside the window."""
+    """Return the last point of a line inside the window."""
     inside = [spot for spot in spots if spot.share <= plane.high and spot.seconds > 0]
     return inside[-1] if inside else spots[0]

@@ -1,4 +1,4 @@
-"""Tables for the terminal."""
+"""Print results as tables on the terminal."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from powerflow.report import rows, words
 from powerflow.report.headline import headline
 from powerflow.simulate.comparison import Comparison, Metrics
 
-#: Columns a terminal needs for the whole table; a narrower one gets those that matter most.
+#: Terminal width for the whole table; a narrower terminal shows `NARROW_COLUMNS` only.
 WIDE = 145
 NARROW_COLUMNS = ("mean JCT", "p99 JCT", "wait", "energy", "vs prices", "vs bound")
-#: Columns that show their interval here; the page and ``--json`` have all of them.
+#: Columns with their interval on the terminal; the page and ``--json`` show all intervals.
 WITH_INTERVAL = ("mean JCT", "vs prices", "vs bound")
 
 
 def comparison_table(comparison: Comparison, width: int) -> Group:
-    """The table at equal energy, one block per level, and the headline under it.
+    """Return the table at equal energy, one block per level, with the headline under it.
 
     Args:
-        comparison: What to show.
-        width: Columns of the terminal; below `WIDE` only the main numbers are shown, and the table says so.
+        comparison: The comparison to show.
+        width: Width of the terminal; below `WIDE` only the main columns are shown, with a note.
     """
     data = rows.equal_energy(comparison)
     wide = width >= WIDE
@@ -47,7 +47,7 @@ def comparison_table(comparison: Comparison, width: int) -> Group:
         table.add_section()
     notes = []
     if any(level.unable for level in data.levels):
-        notes.append("cannot: no setting of this policy gets down to that energy")
+        notes.append("cannot: every setting of this policy uses more energy")
     if not wide:
         notes.append("a wider terminal, --json and --report show every column")
     table.caption = "; ".join(notes) or None
@@ -56,7 +56,7 @@ def comparison_table(comparison: Comparison, width: int) -> Group:
 
 
 def metrics_table(metrics: Metrics, title: str) -> Table:
-    """One simulation's numbers, one to a line."""
+    """Return the metrics of one simulation, one per line."""
     table = Table(
         box=box.SIMPLE_HEAD, title=Text(words.without_folders(title)), title_justify="left", show_header=False
     )

@@ -1,4 +1,4 @@
-"""How policies, durations and places are called on a page."""
+"""Name policies, units of time and files for readers of a page."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from powerflow.simulate.comparison import Comparison, EqualEnergyRow
 from powerflow.units import DAY_S, HOUR_S
 
-#: The policy a comparison is about, where it takes part.
+#: Policy that is the subject of a comparison, if it takes part.
 OURS = "prices"
-#: The policy at whose maximum-clock energy the levels are set.
+#: Reference policy: energy levels are shares of its energy at the maximum clock.
 REFERENCE = "fifo"
 
 _LABELS = {"fifo": "FIFO", "srtf": "SRTF", "qssf": "QSSF", "afs": "AFS-L"}
@@ -19,18 +19,18 @@ _PROPER = ("tiresias", "gandiva", "optimus", "pollux")
 
 
 def label(policy: str) -> str:
-    """A policy's name as prose has it: ``fifo`` is FIFO; overlays and options stay as they are."""
+    """Return a policy's name for text: ``fifo`` becomes FIFO; overlays and options are not changed."""
     base = base_name(policy)
     return _LABELS.get(base, base.capitalize() if base in _PROPER else base) + policy[len(base) :]
 
 
 def base_name(policy: str) -> str:
-    """The family of a policy: its name without options and overlays."""
+    """Return a policy's name without options and overlays."""
     return re.split(r"[+:]", policy, maxsplit=1)[0]
 
 
 def time_unit(seconds: Sequence[float], *, long: bool = False) -> tuple[str, float]:
-    """The unit in which these durations read best, and its seconds; ``long`` spans may be in days."""
+    """Return the best unit for these durations, and its length in seconds; ``long`` allows days."""
     finite = [value for value in seconds if math.isfinite(value)]
     typical = max(finite, default=HOUR_S)
     if long and typical > 10 * DAY_S:
@@ -41,7 +41,7 @@ def time_unit(seconds: Sequence[float], *, long: bool = False) -> tuple[str, flo
 
 
 def subject_of(comparison: Comparison) -> str | None:
-    """The policy the page is about: ours; without it, the quickest at the highest level that any policy reached."""
+    """Return the subject of the page: `OURS`; without it, the fastest policy at the highest level reached."""
     policies = {row.policy for row in comparison.rows} | {line.policy for line in comparison.frontiers}
     if OURS in policies:
         return OURS
@@ -51,7 +51,7 @@ def subject_of(comparison: Comparison) -> str | None:
 
 
 def mean(row: EqualEnergyRow | None, metric: str) -> float | None:
-    """The mean over seeds of one metric of a row, or None where there is none."""
+    """Return the mean over seeds of one metric of a row, or None if there is none."""
     if row is None or row.metrics is None or metric not in row.metrics:
         return None
     value = row.metrics[metric].mean
@@ -59,10 +59,10 @@ def mean(row: EqualEnergyRow | None, metric: str) -> float | None:
 
 
 def without_folders(text: str) -> str:
-    """``text`` with every absolute path cut to its last part: a report travels, folders of a machine do not."""
+    """Shorten every absolute path in ``text`` to its last part, because a report is read on other machines."""
     return re.sub(r"(?<![\w/.:])~?/(?:[^\s/'\",;]+/)+([^\s/'\",;]*)", r"\1", text)
 
 
 def cleaned(facts: Mapping[str, str]) -> dict[str, str]:
-    """Facts as a report may show them; see `without_folders`."""
+    """Return facts without folders, for a report; see `without_folders`."""
     return {without_folders(str(key)): without_folders(str(value)) for key, value in facts.items()}
