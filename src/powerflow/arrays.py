@@ -1,4 +1,4 @@
-"""Types of NumPy arrays, by what they hold."""
+"""Define short names for typed NumPy arrays."""
 
 from __future__ import annotations
 

@@ -1,18 +1,18 @@
-"""The one exception that means "your input is wrong", said in one clear line."""
+"""Define `InputError`, the exception for anything wrong in the user's input."""
 
 from __future__ import annotations
 
 
 class InputError(ValueError):
-    """Something a person gave us cannot be used.
+    """Error in the user's input: a value, file, option or request that cannot be used.
 
-    The command line prints it as one line and exits with ``exit_code``; it never shows a traceback.
+    The command line prints it as one line and exits with ``exit_code``, without a traceback.
 
     Args:
-        what: What is wrong, as a plain clause ("duration is negative (-3)").
-        where: Where it stands: a file, ``file:line``, an option, a field.
-        fix: What would be right ("give seconds ≥ 0").
-        exit_code: 2 for wrong usage, 1 for what cannot be done, 3 for what is not found.
+        what: What is wrong, as a clause: "duration is negative (-3)".
+        where: Where the error is: a file, ``file:line``, an option or a field.
+        fix: How to correct it: "give seconds ≥ 0".
+        exit_code: 2 for wrong usage, 1 for something that cannot be done, 3 for something that is not found.
     """
 
     def __init__(self, what: str, *, where: str = "", fix: str = "", exit_code: int = 2) -> None:

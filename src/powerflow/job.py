@@ -1,4 +1,4 @@
-"""A training job as its owner submits it."""
+"""Describe a training job as its owner submits it."""
 
 from __future__ import annotations
 
@@ -10,28 +10,33 @@ from powerflow.errors import InputError
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What is to be trained, how much of it, and on how many GPUs it may run.
+    """Training job as submitted: its work, the GPU counts it can run on, and its limits.
 
     Attributes:
-        id: The name the job is known by; unique while it is active.
-        submit_s: When it was submitted, seconds on the clock of whoever runs the scheduler.
-        cost_class: Which cost table describes it: jobs of one class cost the same per iteration.
-        iterations: Work, in iterations at the job's global batch; the truth, which a scheduler may not know.
-        gpus: GPUs its owner asked for. Rigid policies give exactly this many.
-        gpus_min: Fewest GPUs it can run on.
-        gpus_max: Most GPUs it can use.
-        gpus_allowed: The only counts it can run on, ascending, from ``gpus_min`` to ``gpus_max``; None: all between.
-        weight: Priority as a weight in the mean; 1 is normal, larger matters more.
-        project: Whose job it is, for accounting and fairness.
-        gpu_type: The only GPU type it may run on, or None for any.
-        protected: What is promised to it holds in every plan: it starts at once, and see ``max_slowdown``.
-        max_slowdown: By how much it may be slowed, as a share: 0.1 is 10 %. Of a protected job, how much longer its JCT
-            may be than alone as submitted; of any other, how much longer a step may take than at the maximum clock.
-        keeps: Once it runs it keeps its GPUs to its end: it cannot go on where it stopped.
+        id: Name of the job, unique among active jobs.
+        submit_s: Submission time, in seconds on the clock of the simulator or controller.
+        cost_class: Name of its cost table. Jobs of one class cost the same per iteration.
+        iterations: Work, in iterations at the job's global batch. This is the true value; the scheduler may not know
+            it.
+        gpus: Requested number of GPUs. Rigid policies give exactly this number.
+        gpus_min: Smallest number of GPUs it can run on.
+        gpus_max: Largest number of GPUs it can use.
+        gpus_allowed: The only GPU counts it can run on, ascending, from ``gpus_min`` to ``gpus_max``. None allows every
+            count between them.
+        weight: Priority, as weight in the mean completion time. 1 is normal; a larger weight is more important.
+        project: Project that the job belongs to, for accounting and fairness.
+        gpu_type: The only GPU type it may run on, or None for any type.
+        protected: True if every plan must keep its guarantees: it starts at once and respects ``max_slowdown``.
+        max_slowdown: Largest allowed slowdown, as a share: 0.1 is 10 %. For a protected job it limits the completion
+            time
+            (JCT), relative to running alone as submitted. For any other job it limits the step time, relative to the
+            maximum clock.
+        keeps: True if a started job must keep its GPUs until it ends, because it cannot resume after a stop.
 
     Raises:
-        InputError: A slowdown is negative or not a number; or the counts are none, not ascending, or not from
-            ``gpus_min`` to ``gpus_max``.
+        InputError: The slowdown is negative or not a number, or ``gpus_allowed`` is empty, not ascending, or does not
+            go
+            from ``gpus_min`` to ``gpus_max``.
     """
 
     id: str
@@ -65,7 +70,7 @@ class Job:
                 )
 
     def runs_on(self, gpus: int) -> bool:
-        """Whether the job may run on so many GPUs."""
+        """Return True if the job can run on this number of GPUs."""
         if self.gpus_allowed is not None:
             return gpus in self.gpus_allowed
         return self.gpus_min <= gpus <= self.gpus_max

@@ -1,8 +1,8 @@
-"""Compiled functions that are called so often that the call itself counts.
+"""Compile frequently called functions with numba, and only when needed.
 
-numba is loaded at the first call: it takes more memory than all else in a controller, and one that has nothing to
-decide needs none of it. One that has little to decide needs none either: after `be_patient` kernels are the Python that
-they are written in, until that has taken long, or until there is much to go through.
+Loading numba takes more memory than the rest of a controller, so it is loaded at the first compiled call. A controller
+with few decisions does not need it at all: after `be_patient`, kernels run as plain Python until they have used a given
+time, or until their input is large.
 """
 
 from __future__ import annotations
@@ -18,48 +18,49 @@ import numpy as np
 
 from powerflow.units import HOUR_S
 
-#: Arrays of so many rows Python goes through in no time.
+#: Plain Python is fast enough for arrays of at most this many rows.
 FEW = 64
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
 
 def kernel(function: Function) -> Function:
-    """Compile a function that creates no array: what it has to say goes into arrays that it is given.
+    """Compile a function that creates no arrays. It writes its results into arrays passed as arguments.
 
-    So numba need not count references to its arguments. For every array that costs more than to pass it, and in
-    functions that pass many arrays on to others, nine tenths of their time. Division by zero is as numpy's.
+    numba then does not count references to its arguments. Counting takes longer than passing an array, and up to nine
+    tenths of the time of functions that pass many arrays to others. Division by zero behaves as in numpy.
     """
     return cast(Function, _Later(function, _nrt=False, error_model="numpy"))
 
 
 def array_kernel(function: Function) -> Function:
-    """Compile a function that may create arrays. Division by zero is as Python's."""
+    """Compile a function that may create arrays. Division by zero raises an exception, as in Python."""
     return cast(Function, _Later(function))
 
 
 def inlined(function: Function) -> Function:
-    """Compile a function into each one that calls it."""
+    """Compile a function by inlining it into every kernel that calls it."""
     return cast(Function, _Later(function, inline="always"))
 
 
 def be_patient(seconds: float) -> None:
-    """Let kernels be plain Python until they have taken so long within an hour, or are given many rows.
+    """Run kernels as plain Python until they use more than ``seconds`` within an hour, or get many rows.
 
-    They say the same, bit by bit; the whole test-suite of the decision core passes with either.
+    The results are the same, bit by bit: the tests of the scheduler pass in both modes.
     """
     _Later.patience_s = seconds
 
 
 class _Later:
-    """A kernel until the first call of any: then each module gets what numba made of those that it knows.
+    """Kernel that is compiled at the first compiled call.
 
-    So later calls go to numba directly, and numba finds its own where a kernel calls others.
+    That call replaces all kernels in all modules by their numba functions. Later calls then go to numba directly, and a
+    compiled kernel finds the others that it calls.
     """
 
-    #: One for all: no other thread may see some kernels made and others not.
+    #: Shared by all kernels, so that no thread sees only some of them replaced.
     _lock = threading.RLock()
-    #: So long in an hour kernels may be plain Python, so long they have been, and since when that is counted.
+    #: Seconds of plain Python allowed per hour, seconds used, and the time when this hour began.
     patience_s = 0.0
     spent_s = 0.0
     since_s = 0.0
@@ -81,9 +82,9 @@ class _Later:
 
     @staticmethod
     def _is_little(arguments: Sequence[object]) -> bool:
-        """Whether there is patience left, and no more to go through than Python does in no time.
+        """Return True if plain-Python time is left and the input is small.
 
-        What a kernel goes through, mostly jobs, comes first; tables may be longer.
+        The first array argument decides. It usually has one row per job; tables that follow may be longer.
         """
         if time.perf_counter() - _Later.since_s > HOUR_S:
             _Later.spent_s, _Later.since_s = 0.0, time.perf_counter()
@@ -93,7 +94,7 @@ class _Later:
         return next(rows, 0) <= FEW
 
     def _plainly(self, arguments: Sequence[object]) -> object:
-        """As Python, with the kernels that it calls; integers wrap and nothing is said of divisions by zero."""
+        """Run the function, and the kernels that it calls, as plain Python, without numpy warnings."""
         begun_s = time.perf_counter()
         _Later._depth += 1
         try:
@@ -106,7 +107,7 @@ class _Later:
 
     @functools.cached_property
     def made(self) -> Callable[..., object]:
-        """What numba makes of it; it compiles when it is called."""
+        """Return the numba function. It compiles when it is first called."""
         from numba import njit
 
         return cast(Callable[..., object], njit(cache=True, **self._options)(self._function))
