@@ -8,6 +8,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 
 from powerflow.cluster.occupancy import Occupancy
 from powerflow.cluster.spec import Node
+from powerflow.testing.pool_invariants import check_pool, whole_free_nodes
 
 
 class PoolMachine(RuleBasedStateMachine):
@@ -106,7 +107,7 @@ class PoolMachine(RuleBasedStateMachine):
         if not hasattr(self, "pool"):
             return
         pool = self.pool
-        pool.check()
+        check_pool(pool.pool)
         for owner, gpus in self.held.items():
             assert {(share.node, gpu) for share in pool.placement(owner) for gpu in share.gpus} == gpus
             assert pool.gpus_of(owner) == len(gpus)
@@ -117,7 +118,7 @@ class PoolMachine(RuleBasedStateMachine):
         assert pool.up == sum(node.gpus for node in self.nodes if status[node.name] in ("up", "sleep"))
         assert pool.asleep == sum(node.gpus for node in self.nodes if status[node.name] == "sleep")
         assert pool.nodes_in_use() == len({name for gpus in self.held.values() for name, _ in gpus})
-        assert pool.whole_free_nodes() == sum(
+        assert whole_free_nodes(pool.pool) == sum(
             status[node.name] == "up" and self.free_on(node) == node.gpus for node in self.nodes
         )
 

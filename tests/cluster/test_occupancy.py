@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from powerflow.cluster.occupancy import NodeShare, Occupancy
 from powerflow.cluster.spec import Node, parse_cluster
+from powerflow.testing.pool_invariants import check_pool, whole_free_nodes
 
 
 def occupancy(text: str, *, rack_size: int | None = None) -> Occupancy:
@@ -34,8 +35,8 @@ def test_small_jobs_share_a_node_in_aligned_blocks() -> None:
     assert pool.placement(0) == (NodeShare("a-0", (0, 1, 2, 3)),)
     assert pool.placement(1) == (NodeShare("a-0", (4, 5)),)
     assert pool.placement(2) == (NodeShare("a-0", (6,)),)
-    assert (pool.free, pool.held, pool.nodes_in_use(), pool.whole_free_nodes()) == (9, 7, 1, 1)
-    pool.check()
+    assert (pool.free, pool.held, pool.nodes_in_use(), whole_free_nodes(pool.pool)) == (9, 7, 1, 1)
+    check_pool(pool.pool)
 
 
 def test_best_fit_fills_the_fullest_node_that_has_room_before_it_opens_another() -> None:
@@ -124,11 +125,11 @@ def test_a_failed_node_keeps_its_owners_until_they_are_released() -> None:
     assert (pool.up, pool.free, pool.held, pool.nodes_in_use()) == (4, 0, 8, 2)
     pool.release(5)
     assert (pool.up, pool.free, pool.held) == (4, 4, 2)
-    pool.check()
+    check_pool(pool.pool)
     pool.release(6)
     pool.recover("a-1")
     assert (pool.up, pool.free, pool.nodes_in_use()) == (8, 8, 0)
-    pool.check()
+    check_pool(pool.pool)
 
 
 def test_a_drained_node_takes_nobody_new() -> None:
@@ -145,7 +146,7 @@ def test_a_drained_node_takes_nobody_new() -> None:
     pool.recover("a-0")
     pool.recover("a-0")
     assert (pool.up, pool.free) == (8, 5)
-    pool.check()
+    check_pool(pool.pool)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +167,7 @@ def test_nobody_is_put_where_they_cannot_be(placement: tuple[NodeShare, ...]) ->
         pool.put(1, placement)
     with pytest.raises(ValueError, match="cannot be placed"):
         pool.put(0, (NodeShare("a-1", (0,)),))
-    pool.check()
+    check_pool(pool.pool)
 
 
 def test_only_an_empty_node_that_is_up_sleeps() -> None:
@@ -177,7 +178,7 @@ def test_only_an_empty_node_that_is_up_sleeps() -> None:
             pool.sleep(refused)
     pool.sleep("a-1")
     pool.sleep("a-1")
-    assert (pool.up, pool.free, pool.asleep, pool.whole_free_nodes()) == (8, 3, 4, 0)
+    assert (pool.up, pool.free, pool.asleep, whole_free_nodes(pool.pool)) == (8, 3, 4, 0)
     pool.recover("a-1")
     assert pool.asleep == 4
     pool.wake("a-1")
@@ -186,7 +187,7 @@ def test_only_an_empty_node_that_is_up_sleeps() -> None:
     pool.drain("a-1")
     with pytest.raises(ValueError, match="not both up and empty"):
         pool.sleep("a-1")
-    pool.check()
+    check_pool(pool.pool)
 
 
 def test_a_node_drained_in_its_sleep_sleeps_on_unless_it_fails() -> None:
@@ -231,7 +232,7 @@ def test_refused_whole(owners: list[int], gpus: list[int], said: str) -> None:
         with pytest.raises(ValueError, match=said):
             pool.allocate(owners[0], gpus[0])
     assert (pool.free, pool.held) == (11, 5)
-    pool.check()
+    check_pool(pool.pool)
 
 
 def test_a_pool_has_nodes_of_different_names() -> None:
@@ -251,7 +252,7 @@ def test_strangers_hold_nothing() -> None:
     assert pool.packed_many([]).tolist() == []
     pool.allocate(100_000, 3)
     assert pool.gpus_of(100_000) == 3
-    pool.check()
+    check_pool(pool.pool)
 
 
 def test_nodes_of_one_rack_stand_together_whatever_their_order() -> None:
@@ -267,10 +268,10 @@ def test_the_invariants_are_really_checked() -> None:
     for name in ("free_mask", "room", "row_of", "row_len", "rack_len", "rows", "owner_of", "next_of", "held", "spread"):
         pool = occupancy("4x8:A")
         pool.allocate_many([0, 1], [12, 3])
-        pool.check()
+        check_pool(pool.pool)
         getattr(pool._pool, name).flat[3 if name in ("next_of", "rack_len") else 1] += 1
         with pytest.raises(AssertionError):
-            pool.check()
+            check_pool(pool.pool)
 
 
 # ---- GPUs out of service ----
@@ -288,11 +289,11 @@ def test_a_gpu_out_of_service_goes_to_nobody_and_comes_back_where_it_was() -> No
         pool.allocate(2, 1)
     with pytest.raises(ValueError, match="cannot be placed"):
         pool.put(2, (NodeShare("a-0", (1,)),))
-    pool.check()
+    check_pool(pool.pool)
     pool.recover_gpu("a-0", 1)
     pool.recover_gpu("a-0", 1)
     assert (pool.up, pool.free, pool.out_of_service()) == (4, 1, [])
-    pool.check()
+    check_pool(pool.pool)
 
 
 def test_a_gpu_that_leaves_service_stays_its_owners_until_he_lets_go() -> None:
@@ -301,15 +302,15 @@ def test_a_gpu_that_leaves_service_stays_its_owners_until_he_lets_go() -> None:
     assert pool.fail_gpu("a-0", 0).tolist() == [7]
     assert pool.fail_gpu("a-0", 0).tolist() == [7]
     assert (pool.up, pool.held) == (4, 2)
-    pool.check()
+    check_pool(pool.pool)
     pool.release(7)
     assert (pool.up, pool.free, pool.nodes_in_use()) == (3, 3, 0)
-    pool.check()
+    check_pool(pool.pool)
     pool.fail_gpu("a-0", 1)  # nothing of the node is left
-    assert (pool.up, pool.free, pool.whole_free_nodes()) == (2, 2, 1)
+    assert (pool.up, pool.free, whole_free_nodes(pool.pool)) == (2, 2, 1)
     pool.allocate(8, 2)
     assert node_numbers(pool, 8) == [1]
-    pool.check()
+    check_pool(pool.pool)
 
 
 @pytest.mark.parametrize(("node", "gpu"), [("a-0", 2), ("a-0", -1), ("nowhere", 0)])
@@ -361,7 +362,7 @@ def test_powers_of_two_fill_an_empty_pool_without_spreading(
         left -= jobs[-1]
     owners = np.arange(len(jobs))
     pool.allocate_many(owners, jobs)
-    pool.check()
+    check_pool(pool.pool)
     assert pool.packed_many(owners).all()
     assert pool.nodes_in_use() == -(-sum(jobs) // node)
     for owner, gpus in enumerate(jobs):
@@ -398,7 +399,7 @@ def test_whatever_fits_in_number_fits_and_no_gpu_twice(
     second = draw_jobs(data, pool.free, powers)
     owners = range(len(first), len(first) + len(second))
     pool.allocate_many(owners, second)
-    pool.check()
+    check_pool(pool.pool)
     held = [(share.node, gpu) for owner in range(owners.stop) for share in pool.placement(owner) for gpu in share.gpus]
     assert len(held) == len(set(held)) == pool.held
     for owner, gpus in zip(owners, second, strict=True):
@@ -428,7 +429,7 @@ def test_a_job_gets_as_few_nodes_as_its_moment_allows(
             assert rooms[node_numbers(pool, owner)[0]] == min(room for room in rooms if room >= gpus)
         if data.draw(st.booleans()):
             pool.release(data.draw(st.integers(0, owner)))
-    pool.check()
+    check_pool(pool.pool)
 
 
 @settings(max_examples=60, deadline=None)
@@ -466,7 +467,7 @@ def test_release_restores_exactly_and_copies_are_equal(
     twin.allocate_many(owners, comes)
     assert [pool.placement(owner) for owner in owners] == [twin.placement(owner) for owner in owners]
     pool.release_many(data.draw(st.permutations(owners)))
-    pool.check()
+    check_pool(pool.pool)
     restored = pickle.loads(before)
     for name in pool._pool._fields:
         kept, now = getattr(restored._pool, name), getattr(pool._pool, name)

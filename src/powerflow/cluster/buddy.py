@@ -1,10 +1,9 @@
 """Choose GPUs of one node by buddy allocation, with the node's GPUs as bits of a 64-bit mask.
 
 GPUs with neighbouring numbers are close in hardware (one NVLink quad, one socket), so a job gets an aligned block: 2
-GPUs
-start at an even number, 4 at a multiple of four. The block is cut from the smallest free block that is large enough,
-which keeps large blocks whole (Knowlton, "A fast storage allocator", CACM 1965). If no aligned block is left, the job
-gets the largest free pieces instead; so a job fits whenever enough GPUs are free.
+GPUs start at an even number, 4 at a multiple of four. The block is cut from the smallest free block that is large
+enough, which keeps large blocks whole (Knowlton, "A fast storage allocator", CACM 1965). If no aligned block is left,
+the job gets the largest free pieces instead; so a job fits whenever enough GPUs are free.
 """
 
 from __future__ import annotations

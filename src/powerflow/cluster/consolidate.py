@@ -2,8 +2,7 @@
 
 A job spread over nodes synchronises over the network, which can slow it down several times. It moves to one node as
 soon as a node has room, or can get room by moving smaller jobs elsewhere. Gain and cost are compared in GPU-seconds:
-the
-time the job saves while it is expected to keep its GPUs, and the pauses of all jobs that move.
+the time the job saves while it is expected to keep its GPUs, and the pauses of all jobs that move.
 """
 
 from __future__ import annotations

@@ -36,12 +36,9 @@ class Occupancy:
     Equal states place the next owner equally, regardless of their history. ``copy.deepcopy`` and pickle work.
 
     A node is *up*, *asleep* (empty and switched off), *drained* (takes no new owners; present ones may stay) or
-    *failed*.
-    A node drained while asleep stays asleep when it recovers, because nothing has switched it on. Owners keep their
-    GPUs on a
-    failed or drained node until they are released; after that, these GPUs are not given out before `recover`. A single
-    GPU
-    can also be *out of service* (`fail_gpu`), on a node of any status.
+    *failed*. A node drained while asleep stays asleep when it recovers, because nothing has switched it on. Owners keep
+    their GPUs on a failed or drained node until they are released; after that, these GPUs are not given out before
+    `recover`. A single GPU can also be *out of service* (`fail_gpu`), on a node of any status.
 
     Args:
         nodes: Nodes of one GPU type, at least one. They are sorted by rack, racks in order of first appearance.
@@ -73,8 +70,7 @@ class Occupancy:
         """Number of GPUs that a plan may use: in service, on nodes that are up or asleep.
 
         It excludes GPUs that owners still hold on drained nodes. It includes GPUs that leave service while held, until
-        they are
-        released.
+        they are released.
         """
         return int(self._pool.totals[packing.UP_GPUS])
 
@@ -101,11 +97,6 @@ class Occupancy:
         """Return how many nodes are used beyond the fewest that could hold as many GPUs."""
         return self.nodes_in_use() - int(self._fewest[self.held])
 
-    def whole_free_nodes(self) -> int:
-        """Return the number of nodes that are up and empty."""
-        pool = self._pool
-        return int(pool.row_len[len(pool.row_len) // 2 + 1 :].sum())
-
     def room(self) -> IntArray:
         """Return ``[N]`` the unheld GPUs of each node of `nodes`, whatever its status."""
         return self._pool.room.astype(np.int64)
@@ -127,14 +118,7 @@ class Occupancy:
         Raises:
             ValueError: The owner already holds GPUs, or fewer are free. Nothing is changed then.
         """
-        self._make_room(owner)
-        if owner < 0 or gpus < 1:
-            raise ValueError("owners are numbers ≥ 0, and each gets at least 1 GPU")
-        if gpus > self.free:
-            raise ValueError(f"{gpus} GPUs requested, but only {self.free} are free")
-        if self._pool.held[owner]:
-            raise ValueError(f"owner {owner} already holds GPUs")
-        packing.place(self._pool, owner, gpus)
+        self.allocate_many([owner], [gpus])
 
     def allocate_many(self, owners: Sequence[int] | IntArray, gpus: Sequence[int] | IntArray) -> None:
         """Place several owners, largest first (equal sizes in the given order): all of them, or none.
@@ -147,8 +131,7 @@ class Occupancy:
 
         Raises:
             ValueError: An owner is given twice or holds GPUs, a count is below 1, or the sum exceeds the free GPUs.
-                Nothing is
-                changed then.
+                Nothing is changed then.
         """
         who, counts = np.asarray(owners, np.int64), np.asarray(gpus, np.int64)
         if len(who) == 0:
@@ -172,8 +155,7 @@ class Occupancy:
 
         Raises:
             ValueError: The owner holds GPUs, or one of these GPUs is held, on a sleeping node, or unknown. Nothing is
-                changed
-                then.
+                changed then.
         """
         self._make_room(owner)
         nodes = np.array([self._number[share.node] for share in placement], np.int64)
@@ -351,13 +333,3 @@ class Occupancy:
                 held=np.concatenate([pool.held, np.zeros(more, np.int32)]),
                 spread=np.concatenate([pool.spread, np.zeros(more, np.int32)]),
             )
-
-    def check(self) -> None:
-        """Recompute all derived data from GPU owners and node status, and compare.
-
-        Raises:
-            AssertionError: A stored value differs from the recomputed one.
-        """
-        from powerflow.cluster.invariants import check_pool
-
-        check_pool(self._pool)

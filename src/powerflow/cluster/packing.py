@@ -2,10 +2,8 @@
 
 Nodes that can take jobs are listed by their free GPUs ("room"): a node in use is in row ``room``, an empty node in row
 ``most + room``, where ``most`` is the size of the largest node. Searching the rows upwards from a job's size is then
-best
-fit, and it fills nodes in use before it opens an empty one. Each row is a bit set over nodes in rack order, so the
-result
-depends only on the current owners, never on the history.
+best fit, and it fills nodes in use before it opens an empty one. Each row is a bit set over nodes in rack order, so the
+result depends only on the current owners, never on the history.
 """
 
 from __future__ import annotations
@@ -37,7 +35,7 @@ Fields = tuple[Any, ...]
 class PackedPool(NamedTuple):
     """All arrays of a pool's occupancy: N nodes, G GPUs, K racks, O owners, L rows of nodes."""
 
-    size: I32  # [N] GPUs of each node: those in service, and those out of it that somebody still holds
+    size: I32  # [N] GPUs of each node: those in service, and those out of service that are still held
     built: I32  # [N] GPUs of each node, whatever their state
     out_mask: U64  # [N] GPUs out of service
     first_gpu: I32  # [N] number of its first GPU
@@ -45,7 +43,7 @@ class PackedPool(NamedTuple):
     rack_of: I32  # [N] rack of each node; never falls from node to node
     rack_first: I32  # [K + 1] first node of each rack
     status: npt.NDArray[np.int8]  # [N] UP, ASLEEP, DRAINED or FAILED
-    free_mask: U64  # [N] GPUs in service that nobody holds, whatever the node's status
+    free_mask: U64  # [N] GPUs in service that are not held, whatever the node's status
     room: I32  # [N] how many these are
     row_of: I32  # [N] row that lists the node; 0 if it can take nothing
     rows: U64  # [L, ceil(N/64)] bit set of the nodes in each row
@@ -229,8 +227,7 @@ def place(pool: PackedPool, owner: int, gpus: int) -> None:
     """Give ``gpus`` free GPUs to an owner that holds none.
 
     1. Take full nodes first: of the largest room that any node offers, as many as fit into the request. They come from
-    one
-       rack if a rack has enough of them (the one with the fewest), else from the rack with the most.
+       one rack if a rack has enough of them (the one with the fewest), else from the rack with the most.
     2. The rest is less than some node offers, and goes to the best-fitting node.
 
     No other choice uses fewer nodes.
@@ -262,8 +259,7 @@ def _best_fit(pool: PackedPool, owner: int, gpus: int) -> int:
     """Return the best-fitting node for ``gpus`` GPUs: in a rack that the owner already uses, else anywhere.
 
     This is the node in use with the smallest sufficient room, else the smallest empty node. Of several empty nodes it
-    is one
-    in the rack with the fewest, so that whole racks stay free for large jobs.
+    is one in the rack with the fewest, so that whole racks stay free for large jobs.
     """
     most = (len(pool.row_len) - 1) // 2
     seen = -1

@@ -1,8 +1,7 @@
 """Predict which node `packing` would choose for a job that moves, without placing it.
 
 Kernels that plan several moves before they make one keep the free GPUs of the nodes in an array of their own, and
-search
-it with `home`. The result is the same as that of `Occupancy.allocate_many`.
+search it with `home`. The result is the same as that of `Occupancy.allocate_many`.
 """
 
 from __future__ import annotations

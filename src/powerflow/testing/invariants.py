@@ -15,6 +15,7 @@ from powerflow.scheduler.plan import Change, Plan, Reason, Why
 from powerflow.scheduler.pool import Pool
 from powerflow.scheduler.rules.power_limit import exceeded
 from powerflow.scheduler.scheduler import Scheduler
+from powerflow.testing.pool_invariants import check_pool
 
 
 def check(scheduler: Scheduler, plan: Plan | None = None) -> None:
@@ -28,7 +29,7 @@ def check(scheduler: Scheduler, plan: Plan | None = None) -> None:
         AssertionError: Saying which rule is broken, by which job or node.
     """
     for pool in scheduler.pools.values():
-        pool.occupancy.check()  # no GPU has two owners
+        check_pool(pool.occupancy.pool)  # no GPU has two owners
         _check_holdings(scheduler, pool)
     _check_jobs(scheduler)
     if plan is not None:

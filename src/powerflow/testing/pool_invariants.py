@@ -54,6 +54,11 @@ def check_pool(pool: PackedPool) -> None:
     assert (room[pool.status == ASLEEP] == pool.size[pool.status == ASLEEP]).all(), "a sleeping node has an owner"
 
 
+def whole_free_nodes(pool: PackedPool) -> int:
+    """Return the number of nodes that are up and empty."""
+    return int(pool.row_len[len(pool.row_len) // 2 + 1 :].sum())
+
+
 def _check_chains(pool: PackedPool) -> None:
     """Check that every owner's chain visits each of its GPUs once, node by node, and no others."""
     visited = 0
