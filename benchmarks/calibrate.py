@@ -1,6 +1,6 @@
 """Fit a profile of the synthetic generator to a real trace.
 
-``python -m powerflow.trace.calibrate TRACE [TZ]`` prints the profile. The profiles PHILLY and ITP were made this way.
+``python -m benchmarks.calibrate TRACE [TZ]`` prints the profile. The profiles PHILLY and ITP were made this way.
 Hours
 of the day are those of UTC; give ``UTC`` as TZ to keep a log's local times.
 """
@@ -14,8 +14,8 @@ from dataclasses import replace
 from itertools import groupby
 
 import numpy as np
-import numpy.typing as npt
 
+from powerflow.arrays import FloatArray
 from powerflow.trace.arrivals import bursts, submissions
 from powerflow.trace.profile import Arrivals, Component, Profile, duration_class
 from powerflow.trace.record import Trace, TraceJob
@@ -26,8 +26,6 @@ _COMPONENTS = 3
 _SEEDS = 7
 _MOST_SWING = 50  # twentieths
 _FEW = 30  # a class with fewer jobs is not fitted by itself
-
-Values = npt.NDArray[np.float64]
 
 
 def fit_profile(trace: Trace, name: str, source: str) -> Profile:
@@ -108,13 +106,13 @@ def fit_arrivals(jobs: Sequence[TraceJob]) -> Arrivals:
     return replace(without_swing, swing=bisect_left(range(_MOST_SWING), True, key=lambda k: not too_calm(k / 20)) / 20)
 
 
-def dispersion(submit_s: Values) -> float:
+def dispersion(submit_s: FloatArray) -> float:
     """Return variance over mean of the jobs per hour; 1 for a Poisson process."""
     hourly = np.bincount(((submit_s - submit_s.min()) // HOUR_S).astype(int))
     return float(hourly.var() / hourly.mean())
 
 
-def lognormal_mixture(log_s: Values, components: int = _COMPONENTS, rounds: int = 300) -> tuple[Component, ...]:
+def lognormal_mixture(log_s: FloatArray, components: int = _COMPONENTS, rounds: int = 300) -> tuple[Component, ...]:
     """Fit a mixture of lognormals by expectation maximisation (EM), starting from quantiles instead of random values.
 
     Args:

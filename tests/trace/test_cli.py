@@ -66,7 +66,7 @@ def test_generate_is_the_same_bytes_for_the_same_seed(tmp_path: Path, capsys: py
         (["convert", "{log}", "-o", "no/such/folder.csv"], 3, "its folder does not exist"),
         (["convert", "{log}", "-o", "out.csv", "--format", "swf"], 2, "not SWF"),
         (["generate", "-o", "out.csv", "--days", "0"], 2, "cannot span 0 days"),
-        (["generate", "-o", "out.csv", "--profile", "mine"], 2, "no profile 'mine'"),
+        (["generate", "-o", "out.csv", "--profile", "mine"], 2, "unknown profile 'mine'"),
         (["generate", "-o", "out.csv", "--jobs", "1", "--load", "90"], 2, "cannot reach that load"),
         (["generate"], 2, "Missing option"),
     ],

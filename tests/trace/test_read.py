@@ -122,7 +122,7 @@ def test_a_wrong_format_is_refused(name: str, log: Log) -> None:
 
 def test_unknown_format_and_zone_are_refused(log: Log) -> None:
     path = log(examples.CSV)
-    with pytest.raises(InputError, match="no format 'xml'"):
+    with pytest.raises(InputError, match="unknown format 'xml'"):
         read_trace(path, "xml")
     for zone in ("Mars/Olympus", "+99:00", "+a", "../../etc/passwd", "", "\x00"):
         if zone:

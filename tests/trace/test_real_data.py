@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from benchmarks.calibrate import fit_profile
 
-from powerflow.trace.calibrate import fit_profile
 from powerflow.trace.profile import Profile
 from powerflow.trace.profiles import ITP, PHILLY
 from powerflow.trace.read import read_trace

@@ -167,7 +167,7 @@ def test_a_site_that_does_not_account_for_gpus_is_told_what_is_missing(tmp_path:
     path = tmp_path / "log"
     path.write_text(HEAD.strip() + f"|SubmitLine\n7|a|p|{TIMES}|cpu=4,node=1|sbatch --gpus 4 run.sh\n")
     with pytest.raises(
-        InputError, match=r"requested GPUs, but none are recorded.*AccountingStorageTRES=gres/gpu.*gpus 4"
+        InputError, match=r"requested GPUs but none are recorded.*AccountingStorageTRES=gres/gpu.*gpus 4"
     ):
         read_trace(path)
     path.write_text(HEAD + f"7|a|p|{TIMES}|cpu=4,node=1\n8|b|p|{TIMES}|cpu=4,node=1\n")
@@ -207,5 +207,5 @@ def test_the_same_in_json(tmp_path: Path) -> None:
     assert [line.why.partition(",")[0].partition(" (")[0] for line in trace.skipped] == [
         "holds MIG slices",
         "shares a GPU through shard",
-        "requested GPUs, but none are recorded: the site lacks AccountingStorageTRES=gres/gpu in slurm.conf",
+        "requested GPUs but none are recorded: the site lacks AccountingStorageTRES=gres/gpu in slurm.conf",
     ]

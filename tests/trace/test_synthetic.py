@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from benchmarks.calibrate import lognormal_mixture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from powerflow.errors import InputError
 from powerflow.trace.arrivals import bursts, submissions
-from powerflow.trace.calibrate import lognormal_mixture
 from powerflow.trace.demo import demo_day
 from powerflow.trace.profile import Arrivals
 from powerflow.trace.profiles import HELIOS_GPU_S, HELIOS_GPUS, HELIOS_MEAN_S, HELIOS_MEDIAN_S, PROFILES
@@ -77,7 +77,7 @@ def test_number_of_jobs_follows_from_load() -> None:
         ({"jobs": 5, "load": math.inf}, "load inf"),
         ({"jobs": 5, "load": 0.0}, "load 0"),
         ({"jobs": 1, "load": 50.0, "gpus": 1024}, "cannot reach that load"),
-        ({"jobs": 5, "profile": "alibaba"}, "no profile 'alibaba'"),
+        ({"jobs": 5, "profile": "alibaba"}, "unknown profile 'alibaba'"),
     ],
 )
 def test_arguments_out_of_range_are_refused(arguments: dict[str, float | int | str], says: str) -> None:

@@ -5,22 +5,19 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import numpy.typing as npt
 
+from powerflow.arrays import FloatArray, IntArray
 from powerflow.trace.profile import Arrivals
 from powerflow.units import HOUR_S
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
-
-def normalised(weights: Floats) -> Floats:
+def normalised(weights: FloatArray) -> FloatArray:
     """Scale weights to probabilities that sum to 1."""
-    chance: Floats = weights / weights.sum()
+    chance: FloatArray = weights / weights.sum()
     return chance
 
 
-def bursts(rng: np.random.Generator, arrivals: Arrivals, jobs: int) -> Ints:
+def bursts(rng: np.random.Generator, arrivals: Arrivals, jobs: int) -> IntArray:
     """Return the burst of each job (0, 0, 1, 2, 2, 2, …); burst lengths have P(length ≥ k) = k^−a."""
     lengths = np.arange(1, arrivals.burst_max + 1)
     low, high = 0.0, 20.0
@@ -33,7 +30,7 @@ def bursts(rng: np.random.Generator, arrivals: Arrivals, jobs: int) -> Ints:
     return np.repeat(np.arange(jobs), drawn)[:jobs].astype(np.int64)
 
 
-def submissions(rng: np.random.Generator, arrivals: Arrivals, burst: Ints, span_s: float) -> Floats:
+def submissions(rng: np.random.Generator, arrivals: Arrivals, burst: IntArray, span_s: float) -> FloatArray:
     """Return submission times in whole seconds: bursts at the varying rate, jobs of a burst soon after each other."""
     hours = np.arange(math.ceil(span_s / HOUR_S))
     day_wave = 1 + arrivals.day_swing * np.cos(2 * np.pi * (hours % 24 + 0.5 - arrivals.peak_hour) / 24)
@@ -51,11 +48,11 @@ def submissions(rng: np.random.Generator, arrivals: Arrivals, burst: Ints, span_
     submit_s = start_s[burst] + since_s
     beyond_s = np.zeros(count)  # a burst that would exceed the span starts earlier
     np.maximum.at(beyond_s, burst, submit_s - span_s)
-    whole_s: Floats = np.floor((submit_s - beyond_s[burst]).clip(0.0, span_s))
+    whole_s: FloatArray = np.floor((submit_s - beyond_s[burst]).clip(0.0, span_s))
     return whole_s
 
 
-def _slow_swing(rng: np.random.Generator, arrivals: Arrivals, hours: int) -> Floats:
+def _slow_swing(rng: np.random.Generator, arrivals: Arrivals, hours: int) -> FloatArray:
     """Return the logarithm of a random hourly rate: Gaussian and autoregressive; the rate has the given memory."""
     variance = arrivals.swing**2
     if variance == 0:

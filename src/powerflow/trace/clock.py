@@ -53,8 +53,7 @@ class Clock:
         """Convert an ISO date and time to seconds since 1970-01-01 UTC.
 
         A date with its own offset uses that; any other is local time. Of a local time that occurred twice the first is
-        taken,
-        unless it lies before ``not_before_s`` (no job ends before it starts).
+        taken, unless it lies before ``not_before_s`` (no job ends before it starts).
 
         Raises:
             Unusable: It is not a date, or lies before 1970.

@@ -61,9 +61,8 @@ def opened(path: Path) -> Iterator[tuple[TextIO, BinaryIO]]:
     r"""Open a file as text, unpacked and decoded; also return the raw file, whose position shows the progress.
 
     gzip, bzip2, xz and zip archives of one file are unpacked, and zstd if this Python supports it. The text is UTF-8,
-    or UTF-16
-    or UTF-32 if a byte order mark or the zero bytes of an ASCII header show it. A byte that is not UTF-8 becomes
-    ``\xNN``.
+    or UTF-16 or UTF-32 if a byte order mark or the zero bytes of an ASCII header show it. A byte that is not UTF-8
+    becomes ``\xNN``.
 
     Raises:
         InputError: The file does not exist, is not a regular file, or has an unsupported compression.

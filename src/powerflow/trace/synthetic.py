@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import numpy.typing as npt
 
+from powerflow.arrays import FloatArray, IntArray
 from powerflow.errors import InputError
 from powerflow.trace.arrivals import bursts, normalised, submissions
 from powerflow.trace.fields import MOST_GPUS, clip
@@ -35,9 +35,6 @@ MODELS: dict[str, tuple[float, int, int, tuple[int, ...]]] = {
 }
 _WIDEST_MODELS = ("imagenet", "bert")
 _PROJECTS = 12
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 
 def generate(
@@ -156,7 +153,7 @@ def _normal_cdf(z: float) -> float:
     return 0.5 * math.erfc(-z / math.sqrt(2))
 
 
-def _durations(rng: np.random.Generator, kind: Profile, burst: Ints, size: Ints) -> Floats:
+def _durations(rng: np.random.Generator, kind: Profile, burst: IntArray, size: IntArray) -> FloatArray:
     """Draw seconds from the mixture of each job's class; in a burst, ``alike`` of the jobs last as the one before."""
     log_s = np.empty(len(burst))
     for gpu_class in np.unique(np.minimum(size, LARGEST_CLASS)):
@@ -173,7 +170,7 @@ def _durations(rng: np.random.Generator, kind: Profile, burst: Ints, size: Ints)
     return np.exp(log_s[leader] + jitter).clip(1.0, LONGEST_DAYS * DAY_S)
 
 
-def _factor(drawn_s: Floats, size: Ints, wanted_gpu_s: float, longest_s: float) -> float:
+def _factor(drawn_s: FloatArray, size: IntArray, wanted_gpu_s: float, longest_s: float) -> float:
     """Return the factor on durations that gives the wanted GPU-seconds, if no duration exceeds ``longest_s``."""
     if float(size.sum()) * longest_s < wanted_gpu_s:
         raise InputError(
@@ -189,7 +186,7 @@ def _factor(drawn_s: Floats, size: Ints, wanted_gpu_s: float, longest_s: float) 
     return high
 
 
-def _models(rng: np.random.Generator, burst_gpus: Ints) -> list[str]:
+def _models(rng: np.random.Generator, burst_gpus: IntArray) -> list[str]:
     """Draw a model family for each burst, among those that run on that many GPUs."""
     names = list(MODELS)
     share = np.array([MODELS[name][0] for name in names])

@@ -1,8 +1,7 @@
 """Read two tables derived from Microsoft's Philly log of 2017.
 
 It holds the jobs of Jeon et al., "Analysis of Large-Scale Multi-Tenant GPU Clusters for DNN Training Workloads"
-(ATC'19).
-`philly_json` reads the full log; these tables were made from it by others.
+(ATC'19). `philly_json` reads the full log; these tables were made from it by others.
 """
 
 from __future__ import annotations

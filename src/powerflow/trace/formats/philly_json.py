@@ -1,8 +1,7 @@
 """Read the full Philly log as Microsoft publishes it: ``cluster_job_log``, a JSON array of jobs with their attempts.
 
 A failed job was tried again. Its duration here is the GPU time of all its attempts divided by its GPUs, which is what
-it
-took from the cluster. Jobs without a usable attempt are skipped, with the reason.
+it took from the cluster. Jobs without a usable attempt are skipped, with the reason.
 """
 
 from __future__ import annotations

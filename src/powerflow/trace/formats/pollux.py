@@ -2,17 +2,15 @@
 
 A job's work is a number of epochs of its application. The number of iterations falls with the batch, but less than in
 proportion. The artifact publishes, for each application and some batch sizes, the iterations at the end of the last
-epoch
-(``simulator/traces/<application>/validation-<batch>.csv``; epochs in ``simulator/applications.py``). `PUBLISHED` holds
-these numbers. Other batches use
+epoch (``simulator/traces/<application>/validation-<batch>.csv``; epochs in ``simulator/applications.py``). `PUBLISHED`
+holds these numbers. Other batches use
 
     N(B) = S_min · (1 + B_noise / B) = S_min + C / B
 
 (McCandlish et al. 2018, arXiv 1812.06162), fitted to the two published batches nearest to B. On published batches left
-out
-of the fit, the error is at most 5 % (deepspeech2 640: 1375 for 1423; bert 384: 504 for 480; yolov3 128: 8151 for 8075).
-ImageNet is extrapolated from batches 200 and 800 up to 12,800, and yolov3 from 64 and 128 to 512; these are least
-certain.
+out of the fit, the error is at most 5 % (deepspeech2 640: 1375 for 1423; bert 384: 504 for 480; yolov3 128: 8151 for
+8075). ImageNet is extrapolated from batches 200 and 800 up to 12,800, and yolov3 from 64 and 128 to 512; these are
+least certain.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Split ``sacct`` text into columns: one record per line, fields between delimiters, a header with the names.
 
 ``-P`` and ``-p`` use bars between fields (``-p`` also at the end); ``--delimiter`` uses any other text. Tables that
-were
-edited in a spreadsheet or pandas have commas, semicolons or tabs, quoted fields, or an index column.
+were edited in a spreadsheet or pandas have commas, semicolons or tabs, quoted fields, or an index column.
 """
 
 from __future__ import annotations

@@ -88,8 +88,7 @@ def jobs_of(runs: Iterable[SlurmRun | Skipped]) -> Iterator[Entry]:
 
     A log can hold several records per number: Slurm writes one for each run of a requeued job (``sacct --duplicates``),
     every cluster numbers its own jobs, numbers restart with a new database, and users join logs. Memory is needed only
-    for
-    the runs that held GPUs.
+    for the runs that held GPUs.
     """
     numbers: dict[tuple[str, str], list[_Record]] = {}
     left_out = _LeftOut()
@@ -158,7 +157,7 @@ def _usable(run: SlurmRun) -> _Record:
     if _not_ended(run):
         raise Unusable(f"not ended ({run.state})")
     if not run.gpus and run.asked:
-        raise Unusable(f"requested GPUs, but none are recorded: the site lacks {NO_GPU_ACCOUNTING} ({run.asked})")
+        raise Unusable(f"requested GPUs but none are recorded: the site lacks {NO_GPU_ACCOUNTING} ({run.asked})")
     if run.gpus.slices:
         held = [f"{count:g} × {profile}" for profile, count in run.gpus.slices.items()]
         held += [f"{run.gpus.whole:g} whole"] * bool(run.gpus.whole)
@@ -202,8 +201,7 @@ def _same_job(before: SlurmRun, run: SlurmRun, said: Counter[str]) -> bool:
     """Return True if a record is a later run (or another copy) of the job before it with the same number.
 
     A job keeps its user. After a state that requeues it, it may come again; after any other end only while the
-    controller
-    remembers it. Two runs at the same time are two jobs (of clusters that are not named).
+    controller remembers it. Two runs at the same time are two jobs (of clusters that are not named).
     """
     if before.user and run.user and before.user != run.user:
         return False

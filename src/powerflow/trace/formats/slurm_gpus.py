@@ -1,8 +1,7 @@
 """Count the GPUs of a Slurm record: whole GPUs, MIG slices, and shares by shard or mps.
 
 Slurm counts all of them as generic resources. A MIG slice is ``gres/gpu:a100_1g.5gb=1`` (or ``gres/gpu:1g.5gb=1``) and
-is
-also counted in ``gres/gpu``; a share of a GPU is ``gres/shard=4`` or ``gres/mps=25`` (gres.conf(5)).
+is also counted in ``gres/gpu``; a share of a GPU is ``gres/shard=4`` or ``gres/mps=25`` (gres.conf(5)).
 """
 
 from __future__ import annotations
@@ -55,8 +54,7 @@ def held_gpus(allocated: Iterable[SlurmGpus], requested: Iterable[SlurmGpus], su
     """Combine what a record's columns say into the GPUs that it held.
 
     Allocated counts are preferred to requested ones. Slices and shares may be named in any column: where the site
-    accounts
-    for ``gres/gpu`` only, just the request or the submit line names the MIG profile.
+    accounts for ``gres/gpu`` only, just the request or the submit line names the MIG profile.
     """
     asked = [*requested]
     granted = next((gpus for gpus in (*allocated, *asked) if gpus), SlurmGpus())
@@ -170,8 +168,7 @@ def slice_share(profile: str) -> float | None:
     """Return the share of a GPU in an instance of a MIG profile, by compute slices; None for an unknown profile.
 
     An A100, H100, H200 or B200 has seven slices; the profiles of an A30 and of an RTX PRO 6000 are quarters (NVIDIA MIG
-    user
-    guide, "Supported MIG profiles").
+    user guide, "Supported MIG profiles").
     """
     found = _MIG.fullmatch(profile)
     if found is None:

@@ -1,8 +1,7 @@
 """Read the Standard Workload Format 2.2 (Feitelson's Parallel Workloads Archive): 18 numbers per line, −1 for unknown.
 
 The format has processors but no GPUs, so one processor is read as one GPU; a note says so. That is right for a log
-whose
-processors are GPUs, and a substitute for any other. ``; UnixStartTime:`` in the header gives the date of second 0.
+whose processors are GPUs, and a substitute for any other. ``; UnixStartTime:`` in the header dates second 0.
 """
 
 from __future__ import annotations
