@@ -14,17 +14,13 @@ class Afs:
     """Policy that gives GPUs, one step at a time, to the job that wins pairwise comparisons with all others.
 
     Hwang et al., NSDI'21 ("Elastic Resource Sharing for Distributed Deep Learning"), AFS-L. Of two jobs, let a be the
-    one
-    that would end first with its present GPUs, p its throughput now, p′ with one GPU more. If b, the longer one, gets
-    that
-    GPU at the latest when a ends, their mean completion time is lower with the GPU going to b at once exactly if
-    ``(p_b′ − p_b)/p_b′ > (p_a′ − p_a)/p_a``. Of two jobs without GPUs, the one with less remaining time on its fewest
-    GPUs
-    comes first.
+    one that would end first with its present GPUs, p its throughput now, p′ with one GPU more. If b, the longer one,
+    gets that GPU at the latest when a ends, their mean completion time is lower with the GPU going to b at once exactly
+    if ``(p_b′ − p_b)/p_b′ > (p_a′ − p_a)/p_a``. Of two jobs without GPUs, the one with less remaining time on its
+    fewest GPUs comes first.
 
     The paper adds single GPUs. Here a step goes to the larger count of the cost table with the greatest throughput gain
-    per
-    GPU, and p′ is interpolated at one GPU more; with consecutive counts the rule is the same. Clock: maximum.
+    per GPU, and p′ is interpolated at one GPU more; with consecutive counts the rule is the same. Clock: maximum.
     """
 
     name = "afs"
@@ -65,8 +61,7 @@ def _tournaments(rate: FloatArray, remaining: FloatArray, counts: IntArray, capa
     """Return levels ``[J]`` from iterations per second ``[J, N+1]`` and remaining iterations ``[J]``.
 
     The jobs form a knock-out bracket in order of rows. After each step only the matches of the job that took it are
-    played
-    again: log J of them.
+    played again: log J of them.
     """
     jobs = len(remaining)
     level = np.zeros(jobs, np.int64)

@@ -21,11 +21,10 @@ class Gandiva:
     """Policy that serves jobs in turns (round-robin) on the requested GPUs, and lets jobs grow onto idle GPUs.
 
     Xiao et al., OSDI'18: suspend-resume (turns of about a minute) and grow-shrink. It needs neither sizes nor
-    priorities. All
-    slices end at the same times; then the job that has waited longest chooses first, so that small jobs do not keep
-    large
-    ones out. The paper's switches take less than a second; with longer pauses (``pause_s``), slices are extended to
-    `SLICE_PER_PAUSE` pauses. Packing two jobs on one GPU and migration are outside our resource model and left out.
+    priorities. All slices end at the same times; then the job that has waited longest chooses first, so that small jobs
+    do not keep large ones out. The paper's switches take less than a second; with longer pauses (``pause_s``), slices
+    are extended to `SLICE_PER_PAUSE` pauses. Packing two jobs on one GPU and migration are outside our resource model
+    and left out.
 
     Args:
         slice_s: Length of a turn in seconds.

@@ -3,8 +3,7 @@
 The Gittins index is the best chance per GPU-second that a job ends soon, given the work it has received. Serving the
 highest index first minimises mean completion time in the M/G/1 queue when only the distribution of sizes is known
 (Gittins, 1979; Aalto, Ayesta and Righter, "On the Gittins index in the M/G/1 queue", Queueing Systems, 2009). Its
-inverse
-is a size to rank by: the expected GPU-seconds per ended job.
+inverse is a size to rank by: the expected GPU-seconds per ended job.
 """
 
 from __future__ import annotations

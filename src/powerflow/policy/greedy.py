@@ -20,14 +20,14 @@ class Greedy:
     """Policy that starts every job on its fewest GPUs at its energy-minimal clock, then repeats the best move.
 
     Gu et al., arXiv 2304.06381 (PowerFlow), as far as the paper describes it. A move takes one job to at least twice
-    its GPUs
-    (at the clock that is then best) or to a higher clock. The best move has the highest rank ``ln(T/T′) / ln(E′/E)``,
-    with T
-    the seconds and E the joules per iteration; moves that lower both come first. Moves end when none reaches the
-    threshold
-    or fits. If there are more jobs than GPUs, those with the shortest remaining time on their fewest GPUs start (in
-    order of
-    submission if sizes are unknown).
+    its
+    GPUs (at the clock that is then best) or to a higher clock. The best move has the highest rank
+
+        ln(T/T′) / ln(E′/E)         T seconds and E joules per iteration, before and after (′) the move
+
+    Moves that lower both come first. Moves end when none reaches the threshold or fits. If there are more jobs than
+    GPUs,
+    those with the shortest remaining time on their fewest GPUs start (in order of submission if sizes are unknown).
 
     Args:
         threshold: Lowest rank of a useful move. 0 uses all GPUs and clocks that save any time; 1 stops where E·T begins

@@ -40,9 +40,8 @@ def requested_levels(view: View) -> IntArray:
     """Return ``[J]`` the level nearest to each job's requested GPUs; -1 if the job can run on no count.
 
     This is the largest feasible count not above the request, or else the smallest feasible one above it (if the job
-    needs
-    more memory than the requested GPUs have). Time and memory are O(J + K·N), because queues are long and logs request
-    hundreds of different counts.
+    needs more memory than the requested GPUs have). Time and memory are O(J + K·N), because queues are long and logs
+    request hundreds of different counts.
     """
     jobs, levels = view.jobs, len(view.gpu_counts)
     if not levels or not len(jobs) or not len(view.step_time_s):
@@ -78,8 +77,7 @@ def held_gpus(view: View) -> IntArray:
     """Return ``[J]`` the GPUs that running jobs keep without preemption.
 
     A job keeps its GPUs unless the count is no longer feasible (its cost estimate changed). If nodes failed and the
-    GPUs are
-    too few, the jobs submitted first keep theirs.
+    GPUs are too few, the jobs submitted first keep theirs.
     """
     jobs = view.jobs
     held = np.zeros(len(jobs), np.int64)
@@ -132,3 +130,13 @@ def take_until_blocked(need: IntArray, order: Iterable[int] | IntArray, free: in
         given[row] = wants[row]
         free -= wants[row]
     return given
+
+
+def start_in_order(view: View, need: IntArray, order: IntArray) -> IntArray:
+    """Keep running jobs and start waiting ones in ``order``, until one does not fit. ``[J]`` GPUs.
+
+    A job that needs more GPUs than are up is skipped.
+    """
+    held = held_gpus(view)
+    queue = order[(held[order] == 0) & (need[order] > 0) & (need[order] <= view.capacity)]
+    return held + take_until_blocked(need, queue, view.capacity - int(np.sum(held)))

@@ -13,13 +13,10 @@ class Optimus:
     """Policy that gives all jobs their fewest GPUs and the rest by marginal gain, at the maximum clock.
 
     Peng et al., EuroSys'18, resource allocation: gain = (remaining time now − remaining time with more) / GPUs added.
-    The
-    largest gain gets the GPUs, until no GPU or no gain is left. The paper allocates any number of parameter servers and
-    workers; here the unit is a GPU, at the counts of the cost table, and a gain is per GPU. If there are more jobs than
-    GPUs,
-    those with the least remaining time start. Remaining time is estimated iterations × step time, instead of the
-    paper's fit
-    of the loss curve.
+    The largest gain gets the GPUs, until no GPU or no gain is left. The paper allocates any number of parameter servers
+    and workers; here the unit is a GPU, at the counts of the cost table, and a gain is per GPU. If there are more jobs
+    than GPUs, those with the least remaining time start. Remaining time is estimated iterations × step time, instead of
+    the paper's fit of the loss curve.
     """
 
     name = "optimus"

@@ -56,11 +56,9 @@ class ZeusClock:
     """Overlay that runs each job at the clock with the lowest Zeus cost per iteration.
 
     ``C(f) = η·E(f) + (1 − η)·P_max·T(f)`` (You et al., NSDI'23, cost metric). In the paper it covers a whole training
-    run and
-    varies power limits; here one iteration and clocks, which gives the same choice because the batch is fixed. P_max is
-    the
-    largest power of the job's class on that many GPUs at any clock, instead of the board's limit. Ties go to the higher
-    clock.
+    run and varies power limits; here one iteration and clocks, which gives the same choice because the batch is fixed.
+    P_max is the largest power of the job's class on that many GPUs at any clock, instead of the board's limit. Ties go
+    to the higher clock.
 
     Args:
         inner: The policy that chooses the GPUs.

@@ -26,17 +26,13 @@ class Pollux:
 
     Qiao et al., OSDI'21, cluster-wide optimisation. The global batch is fixed here, so goodput is throughput and
     ``s_j(n) = T_j(fair share) / T_j(n)``. Moving a running job multiplies its speedup by ``t / (t + δ)``, where δ is
-    its
-    pause; in the paper t is the time since submission and past moves count, here t is the time since the last move.
-    Weights
-    are the owner's priority × the paper's decay ``min(1, threshold / GPU time)^λ``, so that long jobs do not crowd out
-    short
-    ones.
+    its pause; in the paper t is the time since submission and past moves count, here t is the time since the last move.
+    Weights are the owner's priority × the paper's decay ``min(1, threshold / GPU time)^λ``, so that long jobs do not
+    crowd out short ones.
 
     With p = −1 the largest mean has the smallest ``Σ w_j / s_j``, a sum over jobs. So deterministic steepest steps
-    replace the
-    paper's genetic algorithm: once from nothing and once from the present allocation (which the paper's search also
-    includes); the better result is used. Clock: maximum.
+    replace the paper's genetic algorithm: once from nothing and once from the present allocation (which the paper's
+    search also includes); the better result is used. Clock: maximum.
 
     Args:
         decay: λ of the weights; 0 switches the decay off.

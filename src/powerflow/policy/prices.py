@@ -28,8 +28,7 @@ class Prices:
 
     Attributes:
         crowding: c_μ, weight of the queue in the price of a GPU. It is above 1 because a GPU used now also delays
-            future
-            jobs. 2 was best on five workloads at three energy prices; the optimum is flat.
+            future jobs. 2 was best on five workloads at three energy prices; the optimum is flat.
     """
 
     crowding: float = 2.0

@@ -58,8 +58,7 @@ def _is_offered(n: int, least: int, most: int, listed: bool) -> bool:
     """Return True if a job that can use ``least`` to ``most`` GPUs may have n of them.
 
     Only powers of two are offered, so that buddy allocation wastes nothing. Any count is offered to a job that can use
-    no
-    power of two, and to a job whose owner listed its counts (on other counts its step time is infinite).
+    no power of two, and to a job whose owner listed its counts (on other counts its step time is infinite).
     """
     if n < least or n > most:
         return False

@@ -1,10 +1,8 @@
 """Define what a policy is given and what it returns.
 
 A policy is any object with the attributes and the one method of `Policy`. It gets a `View` of one pool of equal GPUs
-and
-returns an `Allocation`: how many GPUs each active job gets, and at which clock. It does no I/O, reads no clock and
-keeps
-no global state, so the simulator and the controller get the same answer.
+and returns an `Allocation`: how many GPUs each active job gets, and at which clock. It does no I/O, reads no clock and
+keeps no global state, so the simulator and the controller get the same answer.
 """
 
 from __future__ import annotations
@@ -65,12 +63,10 @@ class View:
         energy_price: λ_E for all jobs: the seconds of mean completion time that one joule is worth.
         project_price: ``[P]`` price added for the jobs of each of ``projects``; None adds nothing.
         limit_w: By project, "" for all jobs: watts that they may add to the idle draw (for a project, with the idle
-            draw of
-            the GPUs that they hold). Projects not listed have no limit.
+            draw of the GPUs that they hold). Projects not listed have no limit.
         sizes_known: False if ``jobs["remaining"]`` is unknown (nan).
         seen_gpu_s: ``[H]`` sizes of completed jobs, ascending: GPU-seconds on the fewest GPUs they run on, at the
-            maximum
-            clock. For policies without known sizes. It is a new array whenever it has changed.
+            maximum clock. For policies without known sizes. It is a new array whenever it has changed.
         projects: Names of projects; the first, "", stands for none.
     """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from powerflow.policy.levels import by_key, held_gpus, requested_gpus, requested_run_s, take_until_blocked
+from powerflow.policy.levels import by_key, requested_gpus, requested_run_s, start_in_order
 from powerflow.policy.protocol import Allocation, View
 
 
@@ -12,8 +12,7 @@ class Qssf:
     """Policy that starts the job with the smallest predicted GPU time (duration × GPUs) first, without backfilling.
 
     Hu et al., SC'21 (Helios). The paper predicts from the history of similar jobs; here the scheduler's estimate of the
-    job's
-    size is used. Clock: maximum. A job that requests more GPUs than are up is skipped.
+    job's size is used. Clock: maximum. A job that requests more GPUs than are up is skipped.
     """
 
     name = "qssf"
@@ -24,8 +23,5 @@ class Qssf:
         """Keep running jobs; start waiting ones by predicted GPU time until one does not fit."""
         allocation = view.nothing()
         need = requested_gpus(view)
-        held = held_gpus(view)
-        order = by_key(view, requested_run_s(view) * np.maximum(need, 1))
-        queue = order[(held[order] == 0) & (need[order] > 0) & (need[order] <= view.capacity)]
-        allocation.gpus = held + take_until_blocked(need, queue, view.capacity - int(np.sum(held)))
+        allocation.gpus = start_in_order(view, need, by_key(view, requested_run_s(view) * np.maximum(need, 1)))
         return allocation

@@ -1,9 +1,8 @@
 """Give out GPUs one step at a time where they save most. Optimus and Pollux use this search.
 
 Each job has a cost for every number of GPUs, and the sum of costs is minimised. A job's best step goes to the larger
-count
-with the greatest saving per GPU, so it can jump over a dent in its curve. Always taking the steepest step of all jobs
-gives the smallest sum if every step fits, and nearly the smallest if the last ones do not.
+count with the greatest saving per GPU, so it can jump over a dent in its curve. Always taking the steepest step of all
+jobs gives the smallest sum if every step fits, and nearly the smallest if the last ones do not.
 """
 
 from __future__ import annotations

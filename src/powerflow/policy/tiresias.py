@@ -17,16 +17,13 @@ class Tiresias:
     """Policy with several queues: a job moves to the next queue when its GPU-seconds pass a threshold.
 
     Gu et al., NSDI'19, discretised 2D-LAS (Tiresias-L). Sizes need not be known. Lower queues get the GPUs that higher
-    ones
-    leave. Inside a queue the order is FIFO, so that equal jobs do not preempt each other. Jobs that do not fit are
-    skipped.
-    Requested GPUs, maximum clock.
+    ones leave. Inside a queue the order is FIFO, so that equal jobs do not preempt each other. Jobs that do not fit are
+    skipped. Requested GPUs, maximum clock.
 
     Args:
         queues: One threshold or several ascending ones, in GPU-seconds. There is one more queue than thresholds.
         promote: PROMOTEKNOB of the paper: a job that has waited this many times as long as it has run returns to the
-            first
-            queue, and stays there until its next run has used the GPU-seconds of the first threshold. Infinite by
+            first queue, and stays there until its next run has used the GPU-seconds of the first threshold. Infinite by
             default: no promotion.
     """
 
