@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from powerflow.energy.budget import Budget, Warned
-from powerflow.energy.governor import Governor, prices_by_project
+from powerflow.energy.budgets import Budgets
+from powerflow.energy.governor import Governor
 from powerflow.energy.response import Response
 from powerflow.errors import InputError
 from powerflow.units import DAY_S
@@ -189,7 +190,7 @@ def test_projects_have_prices_of_their_own() -> None:
     }
     for governor in governors.values():
         governor.observe(0.0, 0.0)
-    prices = prices_by_project(governors)
+    prices = Budgets(governors).terms(0.0, 0.0).by_project
     assert set(prices) == {"vision", "speech"}
     assert prices["vision"] > 4e-3
     assert prices["speech"] == 0.0

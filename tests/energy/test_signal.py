@@ -16,7 +16,6 @@ from powerflow.energy.signal import LEAST_FACTOR, MOST_FACTOR, Signal, constant,
 from powerflow.errors import InputError
 
 HOUR = 3600.0
-KWH = 3.6e6
 
 
 def series(*steps: tuple[float, float], kind: Kind = "tariff", fallback: float = 0.5, age_h: float = 2.0) -> Signal:
@@ -53,18 +52,19 @@ def test_mean_counts_the_fallback() -> None:
 
 
 def test_energy_becomes_money_and_says_what_rests_on_the_fallback() -> None:
-    total = series((1, 0.2), (2, 0.4)).total(np.array([0.0, 1.5, 5.0]) * HOUR, np.array([2000.0, 1000.0]))
+    signal = series((1, 0.2), (2, 0.4))
+    money = 2 * 1.5 * signal.mean(0.0, 1.5 * HOUR) + 1 * 3.5 * signal.mean(1.5 * HOUR, 5 * HOUR)
     # 2 kW for 1 h at 0.5 and for half an hour at 0.2; 1 kW for half an hour at 0.2, 2 h at 0.4, 1 h at 0.5
-    assert total.amount == pytest.approx(2 * 0.5 + 1 * 0.2 + 0.5 * 0.2 + 2 * 0.4 + 1 * 0.5)
-    assert total.energy_j == pytest.approx(6.5 * KWH)
-    assert total.fallback_j == pytest.approx(3.0 * KWH)
+    assert money == pytest.approx(2 * 0.5 + 1 * 0.2 + 0.5 * 0.2 + 2 * 0.4 + 1 * 0.5)
+    assert signal.known_mean(0.0, 1.5 * HOUR) == pytest.approx(0.2)
+    assert signal.known_mean(1.5 * HOUR, 5 * HOUR) == pytest.approx((0.5 * 0.2 + 2 * 0.4) / 2.5)
 
 
 def test_a_constant_is_never_old() -> None:
     signal = constant("carbon", 380.0)
     assert signal.at(1e10).fell_back == ""
     assert signal.mean(0.0, HOUR) == 380.0
-    assert signal.total(np.array([0.0, HOUR]), np.array([1000.0])).amount == pytest.approx(380.0)
+    assert signal.known_mean(0.0, HOUR) == pytest.approx(380.0)
 
 
 @given(
@@ -72,17 +72,12 @@ def test_a_constant_is_never_old() -> None:
     st.lists(st.floats(0, 5000), min_size=1, max_size=8),
 )
 @settings(max_examples=60, deadline=None)
-def test_cost_is_additive_over_time(steps: list[tuple[int, float]], power_w: list[float]) -> None:
+def test_cost_is_additive_over_time(steps: list[tuple[int, float]], lengths: list[float]) -> None:
     signal = series(*sorted(steps))
-    edges = np.arange(len(power_w) + 1, dtype=np.float64) * (37.3 * HOUR)
-    power = np.array(power_w)
-    whole = signal.total(edges, power)
-    parts = [signal.total(edges[i : i + 2], power[i : i + 1]) for i in range(len(power))]
-    assert whole.amount == pytest.approx(sum(part.amount for part in parts), abs=1e-6)
-    assert whole.fallback_j == pytest.approx(sum(part.fallback_j for part in parts), abs=1e-3)
-    assert whole.amount == pytest.approx(
-        sum(signal.mean(edges[i], edges[i + 1]) * power[i] * 37.3 / 1000 for i in range(len(power))), abs=1e-6
-    )
+    edges = np.cumsum([0.0, *(37.3 * HOUR + length for length in lengths)])
+    whole = signal.mean(edges[0], edges[-1]) * (edges[-1] - edges[0])
+    parts = [signal.mean(*edges[i : i + 2]) * (edges[i + 1] - edges[i]) for i in range(len(lengths))]
+    assert whole == pytest.approx(sum(parts), abs=1e-3)
 
 
 def test_csv_in_both_ways_of_writing_time() -> None:
@@ -100,10 +95,10 @@ def test_csv_in_both_ways_of_writing_time() -> None:
         ("when,value\n0,1\n", "s.csv:1: needs exactly one column time"),
         ("time,value,value\n0,1,1\n", "s.csv:1: needs exactly one column value"),
         ("time,value\n0\n", "s.csv:2: has 1 columns"),
-        ("time,value\nnoon,1\n", "s.csv:2: 'noon' is no time"),
+        ("time,value\nnoon,1\n", "s.csv:2: 'noon' is not a valid time"),
         ("time,value\n2026-11-23T17:00,1\n", "s.csv:2: '2026-11-23T17:00' has no time zone"),
-        ("time,value\n-5,1\n", "s.csv:2: '-5' is no time"),
-        ("time,value\nnan,1\n", "s.csv:2: 'nan' is no time"),
+        ("time,value\n-5,1\n", "s.csv:2: '-5' is not a valid time"),
+        ("time,value\nnan,1\n", "s.csv:2: 'nan' is not a valid time"),
         ("time,value\n0,1\n0,2\n", "s.csv:3: has the same time as the line before"),
         ("time,value\n9,1\n\n5,2\n", "s.csv:4: has an earlier time than the line before"),
         ("time,value\n0,dear\n", "s.csv:2: 'dear' is not a valid value"),

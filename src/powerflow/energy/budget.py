@@ -121,11 +121,6 @@ class Standing:
         """Used share of the budget."""
         return self.spent_j / self.amount_j
 
-    @property
-    def overspent_j(self) -> float:
-        """Energy used beyond the budget."""
-        return max(0.0, -self.left_j)
-
 
 @dataclass(frozen=True, slots=True)
 class Warned:

@@ -2,10 +2,9 @@
 
 1. Recent days, replayed at several prices, give the energy that work needs at each price (`powerflow.energy.response`).
    The difference between meter and forecast so far scales this curve.
-2. The price is the lowest one at which the rest of the budget is enough for the rest of the window. Errors are
-corrected
-   over that whole rest, never over minutes: chasing a power target costs up to 19 % of the mean completion time
-   (docs/budgets.md).
+2. The price is the lowest one at which the rest of the budget is enough for the rest of the window. So errors are
+   corrected over that whole time, never over minutes: chasing a power target costs up to 19 % of the mean completion
+   time (docs/budgets.md).
 3. If no price is high enough because there is too much work, a limit in watts keeps the budget, late in the window.
 """
 
@@ -76,8 +75,7 @@ class Governor:
     Args:
         budget: The budget to keep.
         prices: λ_E values at which days are replayed, seconds per joule, ascending, the first 0. The governor
-            interpolates
-            between them.
+            interpolates between them.
         idle_w: Watts drawn without any job: for the cluster, all its GPUs idle; for a project, 0.
 
     Raises:
@@ -112,8 +110,7 @@ class Governor:
             now_s: The present, Unix seconds; not before the time of the last call.
             meter_j: Reading of a meter that only grows, in joules: the cluster's, or that of the project's jobs.
             owed_j: By price, energy above idle that the active jobs still need (`powerflow.energy.remaining_energy`);
-                None if
-                unknown.
+                None if unknown.
             limited: True if `limit_w` has delayed jobs since the last call.
 
         Returns:
@@ -280,14 +277,6 @@ class Governor:
             return meter_j
         share = min(max((moment_s - seen.now_s) / (now_s - seen.now_s), 0.0), 1.0)
         return seen.meter + share * (meter_j - seen.meter)
-
-
-def prices_by_project(governors: Mapping[str, Governor]) -> dict[str, float]:
-    """Return λ_E that each project's own budget adds for its jobs, seconds per joule.
-
-    ``governors`` are by project. The cluster's own ("") applies to all jobs and is left out.
-    """
-    return {project: governor.price for project, governor in governors.items() if project}
 
 
 def _mixed(old: Sequence[float], new: Sequence[float]) -> list[float]:

@@ -24,8 +24,7 @@ def natural_price_of(cards: Sequence[GpuType]) -> float:
     """Return a typical price of energy, in seconds per joule: the mean of 1/D over the GPU types.
 
     D is the watts from idle to the power limit. In the cost T + λ_E·D·T of a job on one GPU (docs/policies.md), time
-    and
-    energy are equally important at λ_E = 1/D.
+    and energy are equally important at λ_E = 1/D.
     """
     return sum(1.0 / (card.limit_w - card.idle_w) for card in cards) / len(cards)
 
@@ -89,7 +88,7 @@ def find_price(
 
     if ask(0.0) > target:
         low, high = _bracket(ask, target, scale, most_runs)
-        while high is not None and len(seen) < most_runs and _off(seen[high], target) > tolerance:
+        while high is not None and len(seen) < most_runs and 1.0 - seen[high] / target > tolerance:
             middle = _between(low, high, seen, target, scale)
             if middle in seen:
                 break
@@ -100,10 +99,6 @@ def find_price(
     enough = [price for price, energy in seen.items() if energy <= target]
     best = max(enough, key=lambda price: (seen[price], -price)) if enough else min(seen, key=lambda p: (seen[p], p))
     return PriceFound(best, seen[best], target, bool(enough), tuple(seen.items()))
-
-
-def _off(energy: float, target: float) -> float:
-    return 1.0 - energy / target
 
 
 def _bracket(ask: Callable[[float], float], target: float, scale: float, most_runs: int) -> tuple[float, float | None]:

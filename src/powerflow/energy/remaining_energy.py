@@ -24,8 +24,7 @@ def owed(
     """Return the joules above idle to finish every job on one pool, each in its cheapest configuration.
 
     Cheapest means the least T·w + λ_E·D·T (docs/policies.md, "prices", without the rent of a GPU, since the future
-    queue is
-    unknown). T is seconds and D watts above idle of an iteration, w the job's weight.
+    queue is unknown). T is seconds and D watts above idle of an iteration, w the job's weight.
 
     Args:
         prices: λ_E, seconds per joule.

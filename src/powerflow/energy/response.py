@@ -1,8 +1,7 @@
 """Describe how the energy of a day's work falls with the price of energy. A governor sets its price from this curve.
 
 Recent days are replayed in the simulator at a few prices. Each replay runs until its last job has ended; otherwise a
-high
-price would look cheap by leaving work undone.
+high price would look cheap by leaving work undone.
 """
 
 from __future__ import annotations
@@ -66,8 +65,7 @@ def falling(values: Sequence[float]) -> list[float]:
     """Return the falling sequence closest to the values, by least squares.
 
     Schedules jump, so now and then a higher price costs a little more. Rising neighbours are replaced by their mean
-    until
-    none is left (pool adjacent violators algorithm).
+    until none is left (pool adjacent violators algorithm).
     """
     pools: list[list[float]] = []
     for value in values:

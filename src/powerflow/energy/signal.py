@@ -14,9 +14,8 @@ from datetime import UTC, datetime
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
-from powerflow.arrays import FloatArray
+from powerflow.arrays import BoolArray, FloatArray
 from powerflow.energy.kinds import UNITS, Kind
 from powerflow.errors import InputError
 from powerflow.units import DAY_S, HOUR_S, J_PER_KWH
@@ -90,45 +89,22 @@ class Signal:
 
     def mean(self, from_s: float, to_s: float) -> float:
         """Return the mean from ``from_s`` to ``to_s`` (later), with the fallback where needed."""
-        steps, _ = self._steps
-        edges = np.concatenate([[from_s], steps[(steps > from_s) & (steps < to_s)], [to_s]])
-        value, _ = self._values(edges[:-1])
-        return float(np.sum(np.diff(edges) * value) / (to_s - from_s))
+        lasts_s, value, _ = self._values(from_s, to_s)
+        return float(np.sum(lasts_s * value) / (to_s - from_s))
 
     def known_mean(self, from_s: float, to_s: float) -> float:
         """Return the mean from ``from_s`` to ``to_s`` over the time with known values; nan if there is none."""
-        steps, _ = self._steps
-        edges = np.concatenate([[from_s], steps[(steps > from_s) & (steps < to_s)], [to_s]])
-        value, known = self._values(edges[:-1])
-        known_s = np.diff(edges) * known
+        lasts_s, value, known = self._values(from_s, to_s)
+        known_s = lasts_s * known
         return float(np.sum(known_s * value) / known_s.sum()) if known_s.any() else math.nan
 
-    def total(self, time_s: FloatArray, power_w: FloatArray) -> Total:
-        """Return the money or CO2 of the energy drawn over time.
-
-        Args:
-            time_s: ``[M + 1]`` Unix seconds, ascending.
-            power_w: ``[M]`` watts from each moment to the next.
-        """
-        steps, _ = self._steps
-        inside = steps[(steps > time_s[0]) & (steps < time_s[-1])]
-        edges = np.union1d(time_s, inside)
-        power = power_w[np.searchsorted(time_s, edges[:-1], side="right") - 1]
-        value, known = self._values(edges[:-1])
-        energy_j = power * np.diff(edges)
-        return Total(
-            self.kind,
-            self.source,
-            float(np.sum(energy_j)),
-            float(np.sum(energy_j * value)) / J_PER_KWH,
-            float(np.sum(energy_j[~known])),
-        )
-
-    def _values(self, moments: FloatArray) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
+    def _values(self, from_s: float, to_s: float) -> tuple[FloatArray, FloatArray, BoolArray]:
+        """Return seconds, value (the fallback if unknown) and known or not, of each step between two moments."""
         steps, values = self._steps
-        value = values[np.searchsorted(steps, moments, side="right") - 1]
+        edges = np.concatenate([[from_s], steps[(steps > from_s) & (steps < to_s)], [to_s]])
+        value = values[np.searchsorted(steps, edges[:-1], side="right") - 1]
         known = ~np.isnan(value)
-        return np.where(known, value, self.fallback), known
+        return np.diff(edges), np.where(known, value, self.fallback), known
 
     def _why(self, now_s: float) -> str:
         said = f"{self.kind} signal of {self.source}"
@@ -145,25 +121,6 @@ class SignalValue:
 
     value: float
     fell_back: str
-
-
-@dataclass(frozen=True, slots=True)
-class Total:
-    """Money or CO2 of an amount of energy.
-
-    Attributes:
-        kind: Tariff or carbon, as in `Signal`.
-        source: The series that was used.
-        energy_j: Joules.
-        amount: Money, or g CO2.
-        fallback_j: Joules of these that were valued with the fallback.
-    """
-
-    kind: Kind
-    source: str
-    energy_j: float
-    amount: float
-    fallback_j: float
 
 
 def constant(kind: Kind, value: float) -> Signal:
@@ -229,10 +186,8 @@ def factor(signals: Sequence[tuple[Signal, float]], now_s: float) -> tuple[float
         m(t) = Σ weight·s(t)/mean(s) ÷ Σ weight, bounded to [1/4, 4]
 
     mean(s) is the mean of the known values of the last week. So λ_E keeps its mean, energy is expensive only relative
-    to what
-    is usual at this site, and budgets do not depend on signals. A signal counts as 1 if its value is a fallback, or if
-    its
-    mean is not above 0 (a week of negative prices).
+    to what is usual at this site, and budgets do not depend on signals. A signal counts as 1 if its value is a
+    fallback, or if its mean is not above 0 (a week of negative prices).
 
     Args:
         signals: Signals with weights > 0; without signals the factor is 1.
@@ -268,12 +223,12 @@ def _time(text: str, where: str) -> float:
         try:
             moment = datetime.fromisoformat(text)
         except ValueError:
-            raise InputError(f"{text[:40]!r} is no time", where=where, fix=fix) from None
+            raise InputError(f"{text[:40]!r} is not a valid time", where=where, fix=fix) from None
         if moment.tzinfo is None:
             raise InputError(f"{text[:40]!r} has no time zone", where=where, fix=fix) from None
         seconds = moment.timestamp()
     if not 0 <= seconds <= datetime(9999, 1, 1, tzinfo=UTC).timestamp():
-        raise InputError(f"{text[:40]!r} is no time", where=where, fix=fix)
+        raise InputError(f"{text[:40]!r} is not a valid time", where=where, fix=fix)
     return seconds
 
 

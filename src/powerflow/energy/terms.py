@@ -17,8 +17,7 @@ class EnergyTerms:
         price: λ_E for all jobs, seconds per joule.
         by_project: Price added for the jobs of each project that has its own budget.
         limit_w: By scope of a budget ("" is the cluster, else a project): watts that its jobs may add to the idle draw,
-            by
-            their cost models. For a project it includes the idle draw of the GPUs that its jobs hold.
+            by their cost models. For a project it includes the idle draw of the GPUs that its jobs hold.
     """
 
     price: float = 0.0
