@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from powerflow.cost import model as m
 from powerflow.cost.model import PowerModel, ThroughputModel
-from tests.cost.jobs import BY_HAND, JOB, POWER
+from tests.cost.jobs import BY_HAND, POWER
 
 HALF = 765.0
 
@@ -59,7 +59,8 @@ def test_power_by_hand() -> None:
     share = 0.2 / 0.34
     watts = 36 + 200 * 0.5 * (share + 0.25 * (1 - share))
     assert m.gpu_power(BY_HAND, POWER, 4, 10, 1, 1530, False) == pytest.approx(watts)
-    assert m.step_energy(JOB, 4, 10, 1, 1530, False) == pytest.approx(4 * watts * 0.34)
+    energy_j = 4 * m.gpu_power(BY_HAND, POWER, 4, 10, 1, 1530, False) * m.step_time(BY_HAND, 4, 10, 1, 1530, False)
+    assert energy_j == pytest.approx(4 * watts * 0.34)
 
 
 @settings(max_examples=60, deadline=None)

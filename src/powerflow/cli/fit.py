@@ -9,8 +9,6 @@ import typer
 
 if TYPE_CHECKING:
     from powerflow.cost.fit import Errors, Fit
-    from powerflow.cost.model import JobModel
-    from powerflow.cost.observation import Observation
 
 
 def fit(
@@ -25,6 +23,7 @@ def fit(
     of its name; any other name starts from broad guesses, and scaling that no point shows is taken to be perfect.
     """
     from powerflow.cli.output import atomic_write, console, print_json, progress
+    from powerflow.cost.costs_file import catalogue_prior, grouped
     from powerflow.cost.fit import fit as fit_points
     from powerflow.cost.model_file import models_json
     from powerflow.cost.observation import read_observations
@@ -34,13 +33,11 @@ def fit(
     page = output.with_suffix(".html") if plot is None else plot
     if page == output:
         raise InputError("model and plot would be the same file", where=str(output), fix="give --plot another name")
-    groups: dict[tuple[str, str], list[Observation]] = {}
-    for seen in read_observations(observations):
-        groups.setdefault((seen.model, seen.gpu_type), []).append(seen)
+    groups = grouped(read_observations(observations))
     fits = []
     with progress("fitting", total=len(groups)) as step:
         for (model, gpu_type), points in groups.items():
-            fits.append(fit_points(points, _prior(model, gpu_type)))
+            fits.append(fit_points(points, catalogue_prior(model, gpu_type)))
             step()
     with atomic_write(output) as model_file, atomic_write(page) as plot_file:
         model_file.write_text(models_json(fits), encoding="utf-8")
@@ -52,17 +49,6 @@ def fit(
         for words in _said(fits):
             console().print(f"! {words}", soft_wrap=True)
         console().print(f"models in {output}, fit against points in {page}", soft_wrap=True)
-
-
-def _prior(model: str, gpu_type: str) -> JobModel | None:
-    """The catalogue's family of that name, if it has one."""
-    from powerflow.cost.catalogue import family_model
-    from powerflow.errors import InputError
-
-    try:
-        return family_model(model, gpu_type)
-    except InputError:
-        return None
 
 
 def _said(fits: list[Fit]) -> list[str]:

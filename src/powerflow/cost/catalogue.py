@@ -148,10 +148,8 @@ def family_model(name: str, gpu_type_name: str) -> JobModel:
     """Return the cost model of a family on one GPU type: as measured, or transferred from the profiled type.
 
     Transferred from the profiled type (T4): seconds per sample by relative speed, synchronising by link speed with a
-    floor
-    of a tenth, memory by size, watts by the share of the range from idle to limit, and the effect of a lower clock by
-    the
-    measured ratio of total draw. The launch time α depends on the host and is kept.
+    floor of a tenth, memory by size, watts by the share of the range from idle to limit, and the effect of a lower
+    clock by the measured ratio of total draw. The launch time α depends on the host and is kept.
 
     Raises:
         InputError: If the family or the GPU type is unknown.
@@ -198,8 +196,7 @@ def axes_for(gpu_type_name: str, gpus_per_node: int, gpu_counts: Iterable[int], 
     """Return the GPU counts and clocks of a pool.
 
     The clocks are evenly spaced from about half the maximum to the maximum, on supported steps. No profile has its
-    energy
-    minimum below half the maximum clock.
+    energy minimum below half the maximum clock.
 
     Raises:
         InputError: If the type is unknown, a count or the node size is below 1, or ``clocks`` is below 1.

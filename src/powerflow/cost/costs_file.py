@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from powerflow.cost.catalogue import GpuType, declared, family, family_model, gpu_type
+from powerflow.cost.catalogue import GpuType, declared, family, family_model
 from powerflow.cost.fit import Fit, fit
 from powerflow.cost.model import JobModel
 from powerflow.cost.model_file import read_models
@@ -81,6 +81,14 @@ def usual_batch(fits: Iterable[Fit]) -> int:
     return max(counts, key=lambda batch: (counts[batch], batch))
 
 
+def grouped(observations: Iterable[Observation]) -> dict[tuple[str, str], list[Observation]]:
+    """Group observations by model and GPU type."""
+    groups: dict[tuple[str, str], list[Observation]] = {}
+    for seen in observations:
+        groups.setdefault((seen.model, seen.gpu_type), []).append(seen)
+    return groups
+
+
 def catalogue_prior(model: str, kind: str) -> JobModel | None:
     """Return the catalogue's model of that name on a GPU type, or None if it has no such family."""
     try:
@@ -92,9 +100,7 @@ def catalogue_prior(model: str, kind: str) -> JobModel | None:
 def _read(path: Path) -> list[Fit]:
     if text_of(path).lstrip()[:1] in ("{", "["):
         return read_models(path)
-    groups: dict[tuple[str, str], list[Observation]] = {}
-    for seen in read_observations(path):
-        groups.setdefault((seen.model, gpu_type(seen.gpu_type).name), []).append(seen)
+    groups = grouped(read_observations(path))
     return [fit(points, catalogue_prior(model, kind), folds=0) for (model, kind), points in groups.items()]
 
 

@@ -49,8 +49,7 @@ class Fit:
         time: Errors of the step times on the points used for the fit.
         power: The same for power; None if no power was measured.
         held_out_time: Errors of the step times in cross-validation, on points left out of the fit; None if there were
-            too
-            few points.
+            too few points.
         held_out_power: The same for power.
         frozen: Names of parameters that the points do not determine; they keep the prior's values.
         observations: The points.
@@ -84,8 +83,7 @@ def fit(
             scaling where nothing was measured.
         start: Model to start the search from, such as the last fit of a growing set of points. It saves time.
         folds: Number of parts for cross-validation. Each part costs one more fit; 0 skips it. Points of one
-            configuration
-            stay in the same part.
+            configuration stay in the same part.
 
     Raises:
         InputError: If there is no observation, or they are of more than one model or GPU type.

@@ -20,8 +20,7 @@ class _Parameter(NamedTuple):
 
     The spreads are standard deviations in the fitted coordinate: `near` around a family's value, `far` around the broad
     guess used without a family. Logarithms with the same `scale` also move together, by `SCALE_SPREAD`: a GPU that is
-    twice
-    as fast shortens α and β alike, and a slower network lengthens all synchronising.
+    twice as fast shortens α and β alike, and a slower network lengthens all synchronising.
     """
 
     name: str

@@ -38,18 +38,9 @@ class _Seen:
             self.log_power += math.log(observation.power_w)
 
     def mean(self) -> Observation:
-        last = self.last
-        return Observation(
-            last.model,
-            last.gpu_type,
-            last.gpus,
-            last.local_batch,
-            math.exp(self.log_time / self.times),
-            last.nodes,
-            last.accumulation,
-            last.clock_mhz,
-            math.exp(self.log_power / self.powers) if self.powers else None,
-        )
+        time_s = math.exp(self.log_time / self.times)
+        power_w = math.exp(self.log_power / self.powers) if self.powers else None
+        return replace(self.last, step_time_s=time_s, power_w=power_w, power_limit_w=None)
 
 
 @dataclass(slots=True)
@@ -85,16 +76,10 @@ class Learner:
         """
         known = self._classes[cost_class, gpu_type]
         configurations, news = len(known.seen), False
-        for observation in observations:
-            key = (
-                observation.gpus,
-                observation.nodes,
-                observation.local_batch,
-                observation.accumulation,
-                observation.clock_mhz,
-            )
-            seen = known.seen.setdefault(key, _Seen(observation))
-            seen.add(observation)
+        for o in observations:
+            key = (o.gpus, o.nodes, o.local_batch, o.accumulation, o.clock_mhz)
+            seen = known.seen.setdefault(key, _Seen(o))
+            seen.add(o)
             news |= seen.times & (seen.times - 1) == 0  # the 1st, 2nd, 4th, 8th …
         if len(known.seen) > configurations:
             means = [seen.mean() for seen in known.seen.values()]

@@ -88,8 +88,7 @@ def limit_shown(points: Points) -> float | None:
     """Return the power limit of one GPU that is visible in measured points, or None.
 
     A limit is visible if the highest watts stay equal over several clocks without more speed, and lower clocks draw
-    less
-    and take longer. The second condition excludes jobs that hardly use the GPU and draw the same at every clock.
+    less and take longer. The second condition excludes jobs that hardly use the GPU and draw the same at every clock.
     """
     known = np.isfinite(points.power_w) & np.isnan(points.limit_w)
     if not known.any():

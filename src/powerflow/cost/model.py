@@ -88,8 +88,7 @@ class JobModel:
         local_batch_max: Largest number of samples per pass that fits into the GPU's memory.
         origin: Source of the parameters: "measured", "modelled" (transferred from other hardware), or "prior".
         limit_w: Power limit of one GPU in watts, at which the card lowers its own clock (see `cost.limit`), or None if
-            no
-            limit is modelled.
+            no limit is modelled.
     """
 
     name: str
@@ -111,8 +110,7 @@ def pass_time(model: ThroughputModel, local_batch: ArrayLike) -> FloatArray:
     """Return the seconds of one forward and backward pass at the maximum clock: (α^p + (β·b)^p)^(1/p).
 
     p = 1 gives Pollux' α + β·b. Zeus' V100 profiles show a flat, launch-bound part and then a straight line; p rounds
-    the
-    corner between them.
+    the corner between them.
     """
     return _norm(model.alpha_s, model.beta_s * np.asarray(local_batch, float), model.corner)
 
@@ -128,8 +126,7 @@ def sync_time(model: ThroughputModel, gpus: ArrayLike, crosses: ArrayLike) -> Fl
 
     It does not depend on the clock. ``crosses`` is the number of nodes minus 1. With more than two GPUs on exactly two
     nodes the time is multiplied by `two_node_factor`: in Pollux' T4 profile, YOLOv3 takes 1.6 s a step on 2 × 4 GPUs
-    but
-    1.0 to 1.1 s on 4 × 2 or 8 × 1.
+    but 1.0 to 1.1 s on 4 × 2 or 8 × 1.
     """
     n, borders = np.asarray(gpus, float), np.asarray(crosses, int)
     across = borders > 0
@@ -190,20 +187,6 @@ def gpu_power(
     h = clock_power(power, np.asarray(clock_mhz, float) / throughput.clock_max_mhz)
     active = (power.active_w - power.idle_w) * busy_share(throughput, local_batch) ** power.busy_exponent
     return power.idle_w + active * (h * share + power.sync_share * (1.0 - share))
-
-
-def step_energy(
-    model: JobModel,
-    gpus: ArrayLike,
-    local_batch: ArrayLike,
-    accumulation: ArrayLike,
-    clock_mhz: ArrayLike,
-    crosses: ArrayLike,
-) -> FloatArray:
-    """Return joules per iteration, E = n·P_gpu·T, including the idle draw of the job's own GPUs (docs/models.md)."""
-    where = (gpus, local_batch, accumulation, clock_mhz, crosses)
-    watts = np.asarray(gpus, float) * gpu_power(model.throughput, model.power, *where)
-    return watts * step_time(model.throughput, *where)
 
 
 def _norm(a: ArrayLike, b: ArrayLike, power: float) -> FloatArray:

@@ -16,8 +16,7 @@ def family_alike(name: str) -> str | None:
 
     The words of the name are compared with the stems of the families' names, aliases and related names (``resnet`` of
     ``resnet50``). The longest matching stem wins; of several with the same stem, the one with the nearest number, or
-    the
-    related name if the model's name has no number.
+    the related name if the model's name has no number.
     """
     words = re.findall(r"[a-z]+", name.lower())
     number = next(iter(re.findall(r"\d+", name)), None)

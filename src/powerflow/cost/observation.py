@@ -33,7 +33,6 @@ from powerflow.cost.guess import CardLimits, guessed_type
 from powerflow.errors import InputError
 
 REQUIRED = ("model", "gpu_type", "gpus", "step_time_s", "local_batch")
-OPTIONAL = ("nodes", "accumulation", "clock_mhz", "power_w", "power_limit_w")
 COLUMNS = (
     *("model", "gpu_type", "gpus", "nodes", "local_batch", "accumulation", "clock_mhz", "step_time_s", "power_w"),
     "power_limit_w",

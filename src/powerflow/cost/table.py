@@ -1,8 +1,7 @@
 """Define the cost table that schedulers and policies read: step time and power by GPU count and clock.
 
 The scheduler knows a job's cost only through a `CostTable`. The other modules of `powerflow.cost` compute the table,
-from
-a formula, measured points, or a prior.
+from a formula, measured points, or a prior.
 """
 
 from __future__ import annotations

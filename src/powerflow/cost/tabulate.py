@@ -19,17 +19,13 @@ def tabulate(model: JobModel, axes: Axes, global_batch: int, measured: Sequence[
     """Return the cost table of one job at its global batch, from its model and its measured points.
 
     On n GPUs a pass has ⌈B / (n·s)⌉ samples. s, the number of accumulated passes, is the smallest that fits into
-    memory.
-    Fewer passes are always better: s passes compute for ((s·α)^p + (β·B/n)^p)^(1/p), which grows with s, and a shorter
-    last pass hides less of the synchronising. If n > B, a GPU would have no sample: the time is ``inf``.
+    memory. Fewer passes are always better: s passes compute for ((s·α)^p + (β·B/n)^p)^(1/p), which grows with s, and a
+    shorter last pass hides less of the synchronising. If n > B, a GPU would have no sample: the time is ``inf``.
 
     A measured point replaces the model in its own cell: same n, clock, local batch, accumulation, and as many nodes as
-    the
-    count needs (packed) or more (spread). Repeats are combined by their geometric mean. The other clocks of that row
-    are
-    multiplied by measured ÷ modelled, interpolated over the clock and constant beyond the ends. Rows of other counts do
-    not
-    change; the fit already connects the counts.
+    the count needs (packed) or more (spread). Repeats are combined by their geometric mean. The other clocks of that
+    row are multiplied by measured ÷ modelled, interpolated over the clock and constant beyond the ends. Rows of other
+    counts do not change; the fit already connects the counts.
 
     Args:
         model: The job's model.
@@ -110,7 +106,7 @@ def _measured_cells(
             continue
         fewest_nodes = -(-seen.gpus // axes.gpus_per_node)
         if seen.nodes < fewest_nodes:
-            continue  # measured on bigger nodes than these: says nothing of crossing them
+            continue  # measured on larger nodes, so it does not show the cost of crossing nodes
         clock = clock_max if seen.clock_mhz is None else seen.clock_mhz
         found.setdefault((seen.nodes > fewest_nodes, row), {}).setdefault(clock, []).append(seen)
     cells = []
