@@ -28,15 +28,13 @@ class Job:
         gpu_type: The only GPU type it may run on, or None for any type.
         protected: True if every plan must keep its guarantees: it starts at once and respects ``max_slowdown``.
         max_slowdown: Largest allowed slowdown, as a share: 0.1 is 10 %. For a protected job it limits the completion
-            time
-            (JCT), relative to running alone as submitted. For any other job it limits the step time, relative to the
-            maximum clock.
+            time (JCT), relative to running alone as submitted. For any other job it limits the step time, relative to
+            the maximum clock.
         keeps: True if a started job must keep its GPUs until it ends, because it cannot resume after a stop.
 
     Raises:
         InputError: The slowdown is negative or not a number, or ``gpus_allowed`` is empty, not ascending, or does not
-            go
-            from ``gpus_min`` to ``gpus_max``.
+            go from ``gpus_min`` to ``gpus_max``.
     """
 
     id: str

@@ -107,7 +107,7 @@ def test_a_comparison_says_what_it_found() -> None:
     assert (
         "At 70\u202f% of FIFO's energy, prices finishes jobs on average in 1.9 h; FIFO needs 5.46 h" in page.heading()
     )
-    for words in ("Simulated.", "How it was computed", "16x8:A100", "frontier", "vs bound", "use more energy with every setting"):
+    for words in ("Simulated.", "How it was computed", "16x8:A100", "frontier", "vs bound", "with every setting:"):
         assert words in said
     assert set(page.figures()) == {"frontier", "completion", "over-time", "allocations-0", "allocations-1"}
 

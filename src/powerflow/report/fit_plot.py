@@ -24,8 +24,7 @@ def render_fits(fits: Sequence[Fit]) -> str:
     """Return a page with one row for each model: predicted against measured step time, and power if it was measured.
 
     A point on the diagonal is predicted exactly; the dashed lines are one residual standard deviation away. The tooltip
-    of a
-    point shows its configuration.
+    of a point shows its configuration.
     """
     from plotly.subplots import make_subplots
 

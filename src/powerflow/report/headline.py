@@ -29,7 +29,6 @@ class _Case:
     """Subject of the headline: one policy at one energy level, and the reference at full energy."""
 
     subject: EqualEnergyRow
-    reference: EqualEnergyRow | None
     jct_s: float
     reference_s: float | None
 
@@ -45,7 +44,7 @@ def _case(comparison: Comparison) -> _Case | None:
     reference_s = mean(reference, "jct_mean_s")
     as_good = [row for row in mine if reference_s is not None and (mean(row, "jct_mean_s") or 0.0) <= reference_s]
     chosen = min(as_good, key=lambda row: row.level) if as_good else max(mine, key=lambda row: row.level)
-    return _Case(chosen, reference, mean(chosen, "jct_mean_s") or 0.0, reference_s)
+    return _Case(chosen, mean(chosen, "jct_mean_s") or 0.0, reference_s)
 
 
 def headline(comparison: Comparison) -> str:

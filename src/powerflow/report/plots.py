@@ -262,7 +262,7 @@ def _clock_range(shown: Mapping[str, SimulationResult]) -> dict[str, Any]:
     return {"range": [float(clocks.min()) * 0.92, float(clocks.max()) * 1.05]} if len(clocks) else {}
 
 
-# --- who held how many GPUs -------------------------------------------------------------------------------------
+# --- GPUs per job -----------------------------------------------------------------------------------------------
 
 
 def allocations(result: SimulationResult, until_s: float) -> Figure:

@@ -141,14 +141,7 @@ def by_class(result: SimulationResult, most: int = 30) -> LevelTable:
         ]
         lines.append(Line(name, False, cells))
     if lines:
-        idle = [
-            TableCell(""),
-            TableCell(""),
-            TableCell(""),
-            TableCell(""),
-            TableCell(""),
-            TableCell(units.significant(result.idle_j / units.J_PER_KWH)),
-        ]
+        idle = [*[TableCell("")] * 5, TableCell(units.significant(result.idle_j / units.J_PER_KWH))]
         lines.append(Line("idle: belongs to no job", False, idle))
     heads = [
         ("jobs", ""),

@@ -83,13 +83,11 @@ def allocation_raster(
     """Return the allocations as an image: one row per job, one column per interval of time.
 
     Of more than ``rows`` jobs, evenly spaced ones in order of submission are shown. A column shows the last allocation
-    that
-    overlaps it, so that short jobs stay visible.
+    that overlaps it, so that short jobs stay visible.
 
     Returns:
         ``[R]`` indices of the shown jobs; ``[C]`` middle of each column in seconds; ``[R, C]`` GPUs held: 0 while the
-        job
-        waits in the system, nan before its submission and after its end.
+        job waits in the system, nan before its submission and after its end.
     """
     total = len(jobs.ids)
     shown = np.unique(np.linspace(0, total - 1, min(rows, total)).round().astype(np.int64)) if total else np.arange(0)
