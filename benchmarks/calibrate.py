@@ -17,7 +17,7 @@ import numpy as np
 
 from powerflow.arrays import FloatArray
 from powerflow.trace.arrivals import bursts, submissions
-from powerflow.trace.profile import Arrivals, Component, Profile, duration_class
+from powerflow.trace.profile import LARGEST_CLASS, Arrivals, Component, Profile
 from powerflow.trace.record import Trace, TraceJob
 from powerflow.units import DAY_S, HOUR_S
 
@@ -45,8 +45,8 @@ def fit_profile(trace: Trace, name: str, source: str) -> Profile:
     powers = 2 ** np.round(np.log2(gpus)).astype(int)
     sizes, counts = np.unique(powers, return_counts=True)
     by_class: dict[int, tuple[Component, ...]] = {}
-    for size in sorted({duration_class(int(size)) for size in sizes}):
-        members = log_s[[duration_class(int(power)) == size for power in powers]]
+    for size in sorted({min(int(size), LARGEST_CLASS) for size in sizes}):
+        members = log_s[np.minimum(powers, LARGEST_CLASS) == size]
         by_class[size] = lognormal_mixture(members if len(members) >= _FEW else log_s)
     return Profile(
         name=name,

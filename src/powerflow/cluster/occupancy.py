@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from powerflow.arrays import IntArray
+from powerflow.arrays import BoolArray, IntArray
 from powerflow.cluster import packing
 from powerflow.cluster.packing import ASLEEP, DRAINED, FAILED, UP
 from powerflow.cluster.spec import Node
@@ -98,7 +98,7 @@ class Occupancy:
         return self.nodes_in_use() - int(self._fewest[self.held])
 
     def room(self) -> IntArray:
-        """Return ``[N]`` the unheld GPUs of each node of `nodes`, whatever its status."""
+        """Return the number of unheld GPUs of each node, whatever its status."""
         return self._pool.room.astype(np.int64)
 
     @property
@@ -107,7 +107,7 @@ class Occupancy:
         return self._pool
 
     def status(self) -> npt.NDArray[np.int8]:
-        """Return ``[N]`` the status of each node: `packing.UP`, `ASLEEP`, `DRAINED` or `FAILED`."""
+        """Return an array with the status of each node: `packing.UP`, `ASLEEP`, `DRAINED` or `FAILED`."""
         return self._pool.status.copy()
 
     # ---- owners ----
@@ -175,7 +175,7 @@ class Occupancy:
         who = np.asarray(owners, np.int64)
         packing.remove_many(self._pool, who[(who >= 0) & (who < len(self._pool.head))])
 
-    def rearrange(self, owners: IntArray, gpus: IntArray) -> npt.NDArray[np.bool_]:
+    def rearrange(self, owners: IntArray, gpus: IntArray) -> BoolArray:
         """Release all GPUs of these owners and give each a new number of GPUs, largest first.
 
         The same as `release_many` and `allocate_many` in one call, which is faster: every plan does it.
@@ -210,12 +210,12 @@ class Occupancy:
         """Return True if an owner is on the fewest nodes that could hold its GPUs if they were empty."""
         return bool(self._fewest[self.gpus_of(owner)] == self.nodes_of(owner))
 
-    def packed_many(self, owners: Sequence[int] | IntArray) -> npt.NDArray[np.bool_]:
-        """Return ``[J]`` `is_packed` of several owners."""
+    def packed_many(self, owners: Sequence[int] | IntArray) -> BoolArray:
+        """Return `is_packed` of each of several owners, as an array."""
         who = np.asarray(owners, np.int64)
         if len(who):
             self._make_room(int(who.max()))
-        packed: npt.NDArray[np.bool_] = self._fewest[self._pool.held[who]] == self._pool.spread[who]
+        packed: BoolArray = self._fewest[self._pool.held[who]] == self._pool.spread[who]
         return packed
 
     def placement(self, owner: int) -> Placement:

@@ -15,7 +15,7 @@ from powerflow.kernel import array_kernel
 
 @array_kernel
 def rooms(pool: PackedPool) -> IntArray:
-    """Return ``[N]`` the free GPUs of each node; -1 for nodes that take no jobs."""
+    """Return the number of free GPUs of each node; -1 for nodes that take no jobs."""
     room = np.empty(len(pool.size), np.int64)
     for node in range(len(room)):
         room[node] = pool.room[node] if pool.status[node] == UP else -1

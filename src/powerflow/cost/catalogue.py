@@ -155,8 +155,8 @@ def family_model(name: str, gpu_type_name: str) -> JobModel:
         InputError: If the family or the GPU type is unknown.
     """
     kind, card, home = family(name), gpu_type(gpu_type_name), gpu_type(PROFILED_ON)
-    fitted = _fitted()[kind.like or kind.name]
-    own = _fitted()[kind.name]
+    fitted = _raw("fitted")[kind.like or kind.name]
+    own = _raw("fitted")[kind.name]
     scale = _raw("families")[kind.name]
     faster = card.speed / home.speed
     in_node = _sync_scale(scale.get("sync_scale", 1.0), card.node_gbyte_s / home.node_gbyte_s)
@@ -218,10 +218,6 @@ def axes_for(gpu_type_name: str, gpus_per_node: int, gpu_counts: Iterable[int], 
 @cache
 def _raw(name: str) -> dict[str, Any]:
     return tomllib.loads(files("powerflow.cost").joinpath("data", f"{name}.toml").read_text("utf-8"))
-
-
-def _fitted() -> dict[str, Any]:
-    return _raw("fitted")
 
 
 @cache

@@ -72,16 +72,16 @@ def fit_throughput(
     names = [p.name for p in free]
     if prior is None:
         unseen = {p.name: 0.0 for p in PARAMETERS if p.scale == "sync" and p.name not in names}
-        base = _with(_guess(points, clock_max_mhz), unseen)
+        base = replace(_guess(points, clock_max_mhz), **unseen)
     else:
-        base = _with(prior, {"clock_max_mhz": clock_max_mhz})
+        base = replace(prior, clock_max_mhz=clock_max_mhz)
     low, high = np.array([p.low for p in free]), np.array([p.high for p in free])
     whiten = _prior_whitening(free, prior is not None)
     centre = np.clip(_coordinates(base, free), low, high)
     log_time = np.log(points.time_s)
 
     def residuals(x: FloatArray) -> FloatArray:
-        model = _with(base, _values(x, free))
+        model = replace(base, **_values(x, free))
         misfit = (np.log(step_time(model, *points.where)) - log_time) / NOISE
         return np.concatenate([misfit, whiten @ (x - centre)])
 
@@ -89,9 +89,9 @@ def fit_throughput(
     best = least_squares(
         residuals, begin, bounds=(low, high), loss="soft_l1", f_scale=2.0, xtol=1e-5, ftol=1e-6, gtol=1e-6
     )
-    model = _with(base, _values(best.x, free))
+    model = replace(base, **_values(best.x, free))
     if prior is None and "cross_alpha_s" not in names:
-        model = _with(model, {"cross_alpha_s": model.node_alpha_s, "cross_beta_s": model.node_beta_s})
+        model = replace(model, cross_alpha_s=model.node_alpha_s, cross_beta_s=model.node_beta_s)
     return model, tuple(p.name for p in PARAMETERS if p.name not in names)
 
 
@@ -167,7 +167,3 @@ def _coordinates(model: ThroughputModel, free: list[_Parameter]) -> FloatArray:
 
 def _values(x: FloatArray, free: list[_Parameter]) -> dict[str, float]:
     return {p.name: float(np.exp(v) if p.scale else v) for p, v in zip(free, x, strict=True)}
-
-
-def _with(model: ThroughputModel, values: dict[str, float]) -> ThroughputModel:
-    return replace(model, **values)

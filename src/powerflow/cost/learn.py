@@ -56,6 +56,8 @@ class _Class:
 class Learner:
     """Learns the costs of job classes, each starting from a prior.
 
+    All methods but `expect` raise `KeyError` for a class and GPU type that `expect` was not called for.
+
     Args:
         axes: For each GPU type, the GPU counts and clocks of its tables.
     """
@@ -69,11 +71,7 @@ class Learner:
         self._classes[cost_class, gpu_type] = _Class(prior, global_batch)
 
     def observe(self, cost_class: str, gpu_type: str, observations: Sequence[Observation]) -> bool:
-        """Add measurements; return True if the learnt costs changed.
-
-        Raises:
-            KeyError: If `expect` was not called for this class and GPU type.
-        """
+        """Add measurements; return True if the learnt costs changed."""
         known = self._classes[cost_class, gpu_type]
         configurations, news = len(known.seen), False
         for o in observations:
@@ -87,11 +85,7 @@ class Learner:
         return news
 
     def rebatch(self, cost_class: str, gpu_type: str, global_batch: int, local_batch_max: int) -> None:
-        """Correct the global batch and the largest local batch of a class.
-
-        Raises:
-            KeyError: If `expect` was not called for this class and GPU type.
-        """
+        """Correct the global batch and the largest local batch of a class."""
         known = self._classes[cost_class, gpu_type]
         known.global_batch = global_batch
         known.prior = replace(known.prior, local_batch_max=local_batch_max)
@@ -99,20 +93,12 @@ class Learner:
             known.model = replace(known.model, local_batch_max=local_batch_max)
 
     def model(self, cost_class: str, gpu_type: str) -> JobModel:
-        """Return the current model: fitted, or the prior if nothing was measured yet.
-
-        Raises:
-            KeyError: If `expect` was not called for this class and GPU type.
-        """
+        """Return the current model: fitted, or the prior if nothing was measured yet."""
         known = self._classes[cost_class, gpu_type]
         return known.model or known.prior
 
     def table(self, cost_class: str, gpu_type: str) -> CostTable:
-        """Return the current cost table.
-
-        Raises:
-            KeyError: If `expect` was not called for this class and GPU type.
-        """
+        """Return the current cost table."""
         known = self._classes[cost_class, gpu_type]
         measured = [seen.mean() for seen in known.seen.values()]
         return tabulate(known.model or known.prior, self._axes[gpu_type], known.global_batch, measured)

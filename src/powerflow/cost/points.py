@@ -13,7 +13,7 @@ from powerflow.cost.observation import Observation
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Points:
-    """Measured points of one model on one GPU type, as columns; all ``[M]``.
+    """Measured points of one model on one GPU type, as columns of M values.
 
     Attributes:
         gpus: Number of GPUs.

@@ -48,5 +48,5 @@ class CostTable:
     accumulation: IntArray
 
     def energy_j(self) -> FloatArray:
-        """Return joules per iteration, ``[N, F]``: E = P·T, with P the watts of all n GPUs (docs/models.md)."""
+        """Return joules per iteration by GPU count and clock: E = P·T, P the watts of all n GPUs (docs/models.md)."""
         return self.power_w * self.step_time_s

@@ -74,7 +74,7 @@ def tabulate(model: JobModel, axes: Axes, global_batch: int, measured: Sequence[
 
 
 def split_batch(global_batch: int, gpus: IntArray, local_batch_max: int) -> tuple[IntArray, IntArray]:
-    """Return passes per iteration and samples per pass, ``[N]`` each: the fewest passes that fit into memory."""
+    """Return passes per iteration and samples per pass for each GPU count: the fewest passes that fit into memory."""
     per_gpu = -(-global_batch // gpus)
     accumulation = -(-per_gpu // local_batch_max)
     return accumulation, -(-per_gpu // accumulation)

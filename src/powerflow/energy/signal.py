@@ -18,7 +18,7 @@ import numpy as np
 from powerflow.arrays import BoolArray, FloatArray
 from powerflow.energy.kinds import UNITS, Kind
 from powerflow.errors import InputError
-from powerflow.units import DAY_S, HOUR_S, J_PER_KWH
+from powerflow.units import DAY_S, HOUR_S
 
 #: Largest accepted absolute value, so that sums and means stay finite.
 MOST_VALUE = 1e9

@@ -58,7 +58,7 @@ def _next_level(rate: FloatArray, counts: IntArray, level: int, free: int) -> in
 
 @array_kernel
 def _tournaments(rate: FloatArray, remaining: FloatArray, counts: IntArray, capacity: int) -> IntArray:
-    """Return levels ``[J]`` from iterations per second ``[J, N+1]`` and remaining iterations ``[J]``.
+    """Return each job's level from its iterations per second at each level, ``[J, N+1]``, and its remaining iterations.
 
     The jobs form a knock-out bracket in order of rows. After each step only the matches of the job that took it are
     played again: log J of them.

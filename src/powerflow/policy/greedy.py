@@ -20,19 +20,18 @@ class Greedy:
     """Policy that starts every job on its fewest GPUs at its energy-minimal clock, then repeats the best move.
 
     Gu et al., arXiv 2304.06381 (PowerFlow), as far as the paper describes it. A move takes one job to at least twice
-    its
-    GPUs (at the clock that is then best) or to a higher clock. The best move has the highest rank
+    its GPUs (at the clock that is then best) or to a higher clock. The best move has the highest rank
 
         ln(T/T′) / ln(E′/E)         T seconds and E joules per iteration, before and after (′) the move
 
     Moves that lower both come first. Moves end when none reaches the threshold or fits. If there are more jobs than
-    GPUs,
-    those with the shortest remaining time on their fewest GPUs start (in order of submission if sizes are unknown).
+    GPUs, those with the shortest remaining time on their fewest GPUs start (in order of submission if sizes are
+    unknown).
 
     Args:
         threshold: Lowest rank of a useful move. 0 uses all GPUs and clocks that save any time; 1 stops where E·T begins
-            to
-            grow; large values keep the energy-minimal configuration. Varying it gives the policy's energy–JCT frontier.
+            to grow; large values keep the energy-minimal configuration. Varying it gives the policy's energy–JCT
+            frontier.
     """
 
     needs_sizes = False
@@ -118,7 +117,7 @@ def _climb(
     free: int,
     threshold: float,
 ) -> IntArray:
-    """Make the best moves: change ``level`` ``[J]`` in place and return the clocks ``[J]``. Ties: lower row."""
+    """Make the best moves: change each job's ``level`` in place and return each job's clock. Ties: lower row."""
     clock = np.full(len(level), log_time.shape[2] - 1)
     next_level = level.copy()
     next_clock = clock.copy()

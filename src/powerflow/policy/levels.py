@@ -1,7 +1,7 @@
 """Look up jobs in the table of GPU counts, and share out GPUs: arithmetic that all policies use.
 
 A *level* is a position in ``View.gpu_counts``. In a `CostTable` a class runs on a count at every clock or at none, so
-the maximum clock shows which counts are feasible.
+the maximum clock shows which counts are feasible. Arrays have one row per job (J) and one column per count (N).
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from powerflow.policy.protocol import View
 
 
 def step_times(view: View) -> FloatArray:
-    """Return seconds per iteration of each job on each count at the maximum clock, ``[J, N]``; inf if it cannot run."""
+    """Return seconds per iteration of each job on each GPU count at the maximum clock; inf if it cannot run."""
     fastest: FloatArray = view.step_time_s[:, :, view.clock_max]
     times: FloatArray = fastest[view.jobs["cost"]]
     return times
 
 
 def feasible(view: View, times: FloatArray) -> BoolArray:
-    """Return ``[J, N]``: True if a job can run on a count (finite ``times``) and its own bounds allow it."""
+    """Return a mask of jobs by GPU counts: True if the job can run there (finite ``times``) within its own bounds."""
     jobs, counts = view.jobs, view.gpu_counts
     within = (counts >= jobs["gpus_min"][:, None]) & (counts <= jobs["gpus_max"][:, None])
     allowed: BoolArray = np.isfinite(times) & within
@@ -30,18 +30,18 @@ def feasible(view: View, times: FloatArray) -> BoolArray:
 
 
 def least_levels(allowed: BoolArray) -> IntArray:
-    """Return ``[J]`` the level of the fewest GPUs that each job can run on; -1 if there is none."""
+    """Return, for each job, the level of the fewest GPUs that it can run on; -1 if there is none."""
     if not allowed.size:
         return np.full(len(allowed), -1, np.int64)
     return np.where(np.any(allowed, axis=1), np.argmax(allowed, axis=1), -1).astype(np.int64)
 
 
 def requested_levels(view: View) -> IntArray:
-    """Return ``[J]`` the level nearest to each job's requested GPUs; -1 if the job can run on no count.
+    """Return, for each job, the level nearest to its requested GPUs; -1 if it can run on no count.
 
     This is the largest feasible count not above the request, or else the smallest feasible one above it (if the job
-    needs more memory than the requested GPUs have). Time and memory are O(J + K·N), because queues are long and logs
-    request hundreds of different counts.
+    needs more memory than the requested GPUs have). Time and memory are O(J + K·N) for J jobs of K cost classes and N
+    counts, because queues are long and logs request hundreds of different counts.
     """
     jobs, levels = view.jobs, len(view.gpu_counts)
     if not levels or not len(jobs) or not len(view.step_time_s):
@@ -61,20 +61,20 @@ def requested_levels(view: View) -> IntArray:
 
 
 def requested_gpus(view: View) -> IntArray:
-    """Return ``[J]`` the GPUs that a rigid policy gives each job: the request, made feasible; 0 if it is not."""
+    """Return the GPUs that a rigid policy gives each job: the request, made feasible; 0 if it is not."""
     level = requested_levels(view)
     return np.where(level >= 0, view.gpu_counts[level], 0).astype(np.int64)
 
 
 def requested_run_s(view: View) -> FloatArray:
-    """Return ``[J]`` the remaining seconds on the requested GPUs at the maximum clock; inf if it cannot run."""
+    """Return each job's remaining seconds on its requested GPUs at the maximum clock; inf if it cannot run."""
     level = requested_levels(view)
     run_s = view.jobs["remaining"] * view.step_time_s[view.jobs["cost"], level, view.clock_max]
     return np.where(level >= 0, run_s, np.inf)
 
 
 def held_gpus(view: View) -> IntArray:
-    """Return ``[J]`` the GPUs that running jobs keep without preemption.
+    """Return the GPUs that each running job keeps without preemption; 0 for waiting jobs.
 
     A job keeps its GPUs unless the count is no longer feasible (its cost estimate changed). If nodes failed and the
     GPUs are too few, the jobs submitted first keep theirs.
@@ -108,7 +108,7 @@ def by_key(view: View, key: FloatArray) -> IntArray:
 
 
 def take_what_fits(need: IntArray, order: Iterable[int] | IntArray, free: int) -> IntArray:
-    """Give each row in turn all the GPUs it needs, skipping rows that do not fit. ``[J]`` GPUs."""
+    """Give each row in turn all the GPUs it needs, skipping rows that do not fit; return the GPUs of each row."""
     given = np.zeros(len(need), np.int64)
     wants = need.tolist()
     for row in np.asarray(order).tolist():
@@ -121,7 +121,7 @@ def take_what_fits(need: IntArray, order: Iterable[int] | IntArray, free: int) -
 
 
 def take_until_blocked(need: IntArray, order: Iterable[int] | IntArray, free: int) -> IntArray:
-    """Give each row in turn all the GPUs it needs, until one does not fit (head-of-line blocking). ``[J]`` GPUs."""
+    """Give each row in turn all the GPUs it needs, until one does not fit; return the GPUs of each row."""
     given = np.zeros(len(need), np.int64)
     wants = need.tolist()
     for row in np.asarray(order).tolist():
@@ -133,7 +133,7 @@ def take_until_blocked(need: IntArray, order: Iterable[int] | IntArray, free: in
 
 
 def start_in_order(view: View, need: IntArray, order: IntArray) -> IntArray:
-    """Keep running jobs and start waiting ones in ``order``, until one does not fit. ``[J]`` GPUs.
+    """Keep running jobs and start waiting ones in ``order``, until one does not fit; return the GPUs of each job.
 
     A job that needs more GPUs than are up is skipped.
     """

@@ -83,7 +83,7 @@ class Pollux:
 
 
 def _speedups(view: View) -> FloatArray:
-    """Return each job's speedup on no GPU and on each count, moves included, ``[J, N+1]``; 0 where it cannot run."""
+    """Return each job's speedup without GPUs and on each GPU count, moves included; 0 where it cannot run."""
     jobs, counts = view.jobs, view.gpu_counts
     times = step_times(view)
     allowed = feasible(view, times)

@@ -77,7 +77,7 @@ class Prices:
         return answer
 
     def sizes(self, view: View) -> FloatArray:
-        """Return the sizes by which jobs are ranked, ``[J]`` GPU-seconds: the remaining work, known or expected."""
+        """Return the sizes in GPU-seconds by which jobs are ranked: the remaining work, known or expected."""
         jobs = view.jobs
         column = "remaining" if view.sizes_known else "done"
         work = np.empty(len(jobs))

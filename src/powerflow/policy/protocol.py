@@ -94,7 +94,7 @@ class View:
 
     @property
     def energy_prices(self) -> FloatArray:
-        """λ_E of each job, ``[J]``: the common price plus that of its project."""
+        """λ_E of each job: the common price plus that of its project."""
         prices = np.empty(len(self.jobs))
         prices.fill(self.energy_price)
         if self.project_price is not None:

@@ -64,5 +64,5 @@ def spend(cost: FloatArray, counts: IntArray, start: IntArray, free: int) -> Int
 
 
 def gpus_of(level: IntArray, counts: IntArray) -> IntArray:
-    """Return ``[J]`` the GPUs of each job's level; 0 where the level is -1."""
+    """Return the GPUs of each job's level; 0 where the level is -1."""
     return np.where(level >= 0, counts[level], 0).astype(np.int64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from powerflow.arrays import BoolArray
 from powerflow.errors import InputError
 from powerflow.policy.levels import requested_gpus, take_what_fits
 from powerflow.policy.protocol import Allocation, View
@@ -56,7 +57,7 @@ class Tiresias:
         allocation.gpus = take_what_fits(need, order[need[order] > 0], view.capacity)
         return allocation
 
-    def _promoted(self, view: View) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+    def _promoted(self, view: View) -> BoolArray:
         """Return a mask of the jobs promoted to the first queue because they starved; computed from the view alone."""
         jobs = view.jobs
         if np.isinf(self.promote):
@@ -65,5 +66,5 @@ class Tiresias:
         ran_s = jobs["attained_gpu_s"] / np.maximum(jobs["requested"], 1)
         starved = (jobs["gpus"] == 0) & (ran_s > 0) & (in_state_s >= self.promote * ran_s)
         serving = (jobs["gpus"] > 0) & (in_state_s * jobs["gpus"] < self.queues[0])
-        promoted: np.ndarray[tuple[int, ...], np.dtype[np.bool_]] = starved | serving
+        promoted: BoolArray = starved | serving
         return promoted

@@ -5,12 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+#: Durations are drawn by class of GPU counts: 1, 2, 4, 8, and 16 for 16 or more.
 LARGEST_CLASS = 16
-
-
-def duration_class(gpus: int) -> int:
-    """Return the class of GPU counts with the same durations: 1, 2, 4, 8, and 16 for 16 or more."""
-    return min(gpus, LARGEST_CLASS)
 
 
 @dataclass(frozen=True, slots=True)

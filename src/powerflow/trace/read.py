@@ -76,7 +76,7 @@ def _format(head: str, name: str | None) -> Format:
         if known.recognises(head):
             return known
     if (kind := kind_not_read(head)) is not None:
-        raise InputError(f"is {kind.what}", fix=kind.fix)
+        raise InputError(f"is {kind[0]}", fix=kind[1])
     first = next(line for line in head.splitlines() if line.strip())
     raise InputError(
         f"is not a known log format (it begins with {clip(first.strip())})",

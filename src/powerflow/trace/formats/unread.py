@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from powerflow.trace.formats.sacct_table import header_within
 
@@ -16,25 +15,12 @@ _SACCT = (
 _OWN_CSV = "convert it to a CSV with the columns id,submit_s,duration_s,gpus (docs/traces.md)"
 
 
-@dataclass(frozen=True, slots=True)
-class UnreadKind:
-    """Kind of log that cannot be read.
-
-    Attributes:
-        what: Its name in sentences.
-        fix: What to give instead.
-    """
-
-    what: str
-    fix: str
-
-
-def kind_not_read(head: str) -> UnreadKind | None:
-    """Return the kind of an unreadable file, from its beginning; None if it is not recognised."""
+def kind_not_read(head: str) -> tuple[str, str] | None:
+    """Return what an unreadable file is, and what to give instead, from its beginning; None if not recognised."""
     lines = [line.rstrip("\r\n") for line in head.splitlines() if line.strip()]
     if not lines:
         return None
-    return next((kind for looks_like, kind in _KINDS if looks_like(lines)), None)
+    return next(((what, fix) for looks_like, what, fix in _KINDS if looks_like(lines)), None)
 
 
 def _every(pattern: str, share: float = 0.8) -> Callable[[list[str]], bool]:
@@ -92,69 +78,70 @@ def _json_lines(lines: list[str]) -> bool:
         return False
 
 
-_KINDS: tuple[tuple[Callable[[list[str]], bool], UnreadKind], ...] = (
+_KINDS: tuple[tuple[Callable[[list[str]], bool], str, str], ...] = (
     (
         _headerless_sacct,
-        UnreadKind("sacct output without its header", f"leave out --noheader (-n): {_SACCT}"),
+        "sacct output without its header",
+        f"leave out --noheader (-n): {_SACCT}",
     ),
     (
         _first(r"(JobId|JobID)=\d+ "),
-        UnreadKind(
-            "scontrol show job output, which lists only jobs of the last minutes", f"give the output of {_SACCT}"
-        ),
+        "scontrol show job output, which lists only jobs of the last minutes",
+        f"give the output of {_SACCT}",
     ),
     (
         _first(r"\s*JOBID\s+(PARTITION|NAME|USER|ST)\b|JOBID\|"),
-        UnreadKind("squeue output, which lists only jobs that have not ended", f"give the output of {_SACCT}"),
+        "squeue output, which lists only jobs that have not ended",
+        f"give the output of {_SACCT}",
     ),
     (
         _fixed_width_sacct,
-        UnreadKind("sacct output in columns of fixed width, which cuts longer values", f"add -P: {_SACCT}"),
+        "sacct output in columns of fixed width, which cuts longer values",
+        f"add -P: {_SACCT}",
     ),
     (
         _every(r"\d\d/\d\d/\d{4} \d\d:\d\d:\d\d;[A-Za-z];[^;]*;"),
-        UnreadKind(
-            "a PBS or Torque accounting log", f"{_OWN_CSV}: its E records have ctime, start, end, Resource_List"
-        ),
+        "a PBS or Torque accounting log",
+        f"{_OWN_CSV}: its E records have ctime, start, end, Resource_List",
     ),
     (
         _every(r'"(JOB_FINISH|JOB_NEW|JOB_START|JOB_STATUS|EVENT_ADRSV_FINISH)" "[\d.]+" \d+ '),
-        UnreadKind("an LSF lsb.acct or lsb.events log", f"{_OWN_CSV}; bhist or bacct -l show the fields"),
+        "an LSF lsb.acct or lsb.events log",
+        f"{_OWN_CSV}; bhist or bacct -l show the fields",
     ),
     (
         _every(r"#|[^:\s]+:[^:]*:[^:]*:[^:]*:[^:]*:\d+:[^:]*:-?\d+:\d+:\d+:\d+:"),
-        UnreadKind("a Grid Engine accounting file", f"{_OWN_CSV}; qacct -j shows the fields"),
+        "a Grid Engine accounting file",
+        f"{_OWN_CSV}; qacct -j shows the fields",
     ),
     (
         _first(r"(MyType|ClusterId|GlobalJobId|\*\*\* Offset) = ?"),
-        UnreadKind("an HTCondor history", f"{_OWN_CSV}: its QDate, RemoteWallClockTime, RequestGPUs"),
+        "an HTCondor history",
+        f"{_OWN_CSV}: its QDate, RemoteWallClockTime, RequestGPUs",
     ),
     (
         _first(r'\{?\s*"(apiVersion|kind)"\s*:|apiVersion: |\s+"apiVersion"\s*:'),
-        UnreadKind(
-            "a Kubernetes object list", f"{_OWN_CSV}: from creationTimestamp, containerStatuses, nvidia.com/gpu"
-        ),
+        "a Kubernetes object list",
+        f"{_OWN_CSV}: from creationTimestamp, containerStatuses, nvidia.com/gpu",
     ),
     (
         _first(r"(Cluster|Account|User|Job)[/\w ]* (Utilization|Sizes?|Top Usage) \d{4}-"),
-        UnreadKind("an sreport summary, which has no single jobs", f"give the output of {_SACCT}"),
+        "an sreport summary, which has no single jobs",
+        f"give the output of {_SACCT}",
     ),
     (
         lambda lines: bool(re.match(r"---$|jobs:|meta:|- account:", lines[0])) and any(":" in x for x in lines[1:5]),
-        UnreadKind("YAML, such as sacct --yaml prints", "give sacct --json"),
+        "YAML, such as sacct --yaml prints",
+        "give sacct --json",
     ),
     (
         _first(r"(?=.*\bplan_gpu\b)|(?=.*\binst_id\b)(?=.*\bstatus\b)|(?=.*\bgpu_milli\b)"),
-        UnreadKind(
-            "a table of Alibaba's GPU clusters, whose jobs hold shares of GPUs",
-            f"{_OWN_CSV}, of jobs on whole GPUs only",
-        ),
+        "a table of Alibaba's GPU clusters, whose jobs hold shares of GPUs",
+        f"{_OWN_CSV}, of jobs on whole GPUs only",
     ),
     (
         _json_lines,
-        UnreadKind(
-            "JSON lines, one object per line",
-            "give the whole document that sacct --json prints, or PowerFlow's own CSV",
-        ),
+        "JSON lines, one object per line",
+        "give the whole document that sacct --json prints, or PowerFlow's own CSV",
     ),
 )
