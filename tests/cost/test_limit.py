@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from powerflow.cost.catalogue import axes_for, family_model, gpu_type
@@ -44,6 +44,7 @@ def test_a_limit_of_the_points_own_comes_before_the_models() -> None:
     assert watts == pytest.approx([150.0, 200.0])
 
 
+@settings(deadline=None)
 @given(st.floats(60.0, 500.0), st.floats(300.0, 1000.0), st.sampled_from(["imagenet", "bert", "ncf"]))
 def test_watts_never_pass_the_limit_and_less_is_never_faster(limit_w: float, clock: float, name: str) -> None:
     model = family_model(name, "A100")
