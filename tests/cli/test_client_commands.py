@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from powerflow.api.job_spec import JobSpec
-from powerflow.api.records import Explanation, JobState, Page
+from powerflow.api.records import Explanation, JobState, NumberedPage
 from powerflow.cli.main import main
 from tests.cli.shell import Shell
 
@@ -316,7 +316,7 @@ def test_what_a_job_says_does_not_steer_the_terminal(busy: Shell, argv: list[str
     busy.cluster.write("1", evil)
     busy.cluster._event("failed attempt", "1", evil)
     told = busy.cluster.decisions("1").items[0]
-    busy.cluster.decisions = lambda *_, **__: Page([replace(told, reason=evil)])  # type: ignore[method-assign]
+    busy.cluster.decisions = lambda *_, **__: NumberedPage([replace(told, reason=evil)], 1)  # type: ignore[method-assign]
     busy.cluster.explain = lambda _: Explanation("1", evil, evil, None, 0.0, 0.0, None, ())  # type: ignore[method-assign, assignment]
     said = busy(*argv)
     assert r"\x1b]0;" in said

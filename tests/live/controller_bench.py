@@ -190,7 +190,7 @@ class Bench:
         self.store.close()
         self.gangs.close()
         store = Store(f"sqlite:///{self.directory / 'store.db'}")
-        store.unclaim(f"test:{self.owners}")
+        store.lease.give_back(f"test:{self.owners}")
         store.close()
 
     def restart(self) -> None:

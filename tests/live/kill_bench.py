@@ -249,7 +249,7 @@ class Bench:
         try:
             while True:
                 meter = store.get(METER)
-                metered_j, _, _ = store.energy_totals()
+                metered_j, _, _ = store.charges.totals()
                 if meter == store.get(METER):
                     break
         finally:
@@ -277,7 +277,7 @@ class Bench:
         try:
             jobs = {job.id: job for job in store.jobs(limit=100_000).items}
             events = store.events(limit=1_000_000).items
-            metered_j, jobs_j, idle_j = store.energy_totals()
+            metered_j, jobs_j, idle_j = store.charges.totals()
         finally:
             store.close()
         self.outcome.jobs = len(jobs)

@@ -16,8 +16,8 @@ from powerflow.engine.protocol import RankSpec
 from powerflow.gangs.types import Rescaled
 from powerflow.live import controller as module
 from powerflow.live.jobs.step_timing import clocks_to_try
-from powerflow.store.database import LostClaim, StoreError
-from powerflow.store.store import Store
+from powerflow.store.database import Database, LostClaim, StoreError
+from powerflow.store.leader_lease import LeaderLease
 from tests.gangs.fake_engine import Script
 from tests.gangs.fake_rank import Habits
 from tests.live.controller_bench import ADA, ROOT, Bench, names
@@ -256,21 +256,21 @@ def test_nothing_is_done_that_was_not_stored_and_all_goes_on_afterwards(
     """The store refuses writes from the n-th on, for a while, in the middle of whatever was going on."""
     writes = itertools.count()
     broken = range(first, first + 15)
-    real = Store._write
+    real = Database.write_claimed
 
-    def write(self: Store) -> Any:
+    def write(self: Database) -> Any:
         if next(writes) in broken:
             raise StoreError("disk is full", retry=True)
         return real(self)
 
     def watch(spec: RankSpec) -> None:
-        intent = next(i for i in bench.store.intents() if i.job_id == spec.name.gang)
+        intent = next(i for i in bench.store.intents.active() if i.job_id == spec.name.gang)
         assert intent.epoch == spec.name.epoch, "launched before it was written down"
         assert spec.node in dict(intent.placement)
 
     bench.engine.watch = watch
     jobs = [bench.submit(gpus="1..2", batch={"global": 64}) for _ in range(3)]
-    monkeypatch.setattr(Store, "_write", write)
+    monkeypatch.setattr(Database, "write_claimed", write)
     bench.until(lambda: next(writes) > broken.stop and not bench.store.active())
     assert [bench.job(job).state for job in jobs] == [JobState.COMPLETED] * 3
     assert [bench.ends(job) for job in jobs] == [["completed"]] * 3
@@ -281,7 +281,7 @@ def test_a_controller_whose_lease_is_over_keeps_its_hands_off(bench: Bench, monk
     bench.steps_total = 10_000
     bench.submit(gpus=1)
     bench.until(lambda: bool(bench.engine.running()))
-    monkeypatch.setattr(Store, "renew", lambda *_: (_ for _ in ()).throw(StoreError("is locked", retry=True)))
+    monkeypatch.setattr(LeaderLease, "renew", lambda *_: (_ for _ in ()).throw(StoreError("is locked", retry=True)))
     bench.turn(80)
     waiting = bench.submit(gpus=1)
     bench.turn(5)
@@ -511,7 +511,7 @@ def test_what_one_has_tried_others_of_its_class_need_not(bench: Bench) -> None:
     for job in jobs:
         bench.until_trains(job)
     bench.until(lambda: not any(active.explore_mhz for active in bench.controller.jobs.values()))
-    seen = bench.store.observations()
+    seen = bench.store.observations.all()
     assert len({row.observation.clock_mhz for row in seen}) >= 1
 
 

@@ -16,23 +16,23 @@ def told(job_id: str, time_s: float, would: bool = False, **fields: Any) -> Deci
 
 def test_decisions_are_kept_in_order_by_job_and_forgotten_long_after_its_end(store: Store) -> None:
     first, second = submit(store, 2)
-    store.decide([])
-    store.decide([told(first, 1.0), told(second, 2.0), told(first, 3.0, would=True, jct_s=5.0)])
-    page = store.decisions(first)
+    store.decisions.add([])
+    store.decisions.add([told(first, 1.0), told(second, 2.0), told(first, 3.0, would=True, jct_s=5.0)])
+    page = store.decisions.of_job(first)
     assert [(row.time_s, row.would, row.jct_s) for row in page.items] == [(1.0, False, None), (3.0, True, 5.0)]
-    assert store.decisions(first, after=page.items[0].number).items == page.items[1:]
-    assert store.decisions(first, limit=1).next == str(page.items[0].number)
+    assert store.decisions.of_job(first, after=page.items[0].number).items == page.items[1:]
+    assert store.decisions.of_job(first, limit=1).after == page.items[0].number
     store.move(first, JobState.RUNNING, 10.0)
     store.move(first, JobState.COMPLETED, 20.0)
-    assert store.forget_decisions(20.0) == 0
-    assert store.forget_decisions(21.0) == 2
-    assert len(store.decisions(second).items) == 1
+    assert store.decisions.forget(20.0) == 0
+    assert store.decisions.forget(21.0) == 2
+    assert len(store.decisions.of_job(second).items) == 1
 
 
 def test_outcomes_are_the_first_word_on_each_completed_job(store: Store) -> None:
     specs = [JobSpec(run="python train.py", project=project) for project in ("vision", "speech", "vision")]
     done, other, runs = (store.submit(spec, "ada", 0.0)[0].id for spec in specs)
-    store.decide(
+    store.decisions.add(
         [
             told(done, 1.0),
             told(done, 2.0, jct_s=90.0, energy_j=9.0),
@@ -44,12 +44,12 @@ def test_outcomes_are_the_first_word_on_each_completed_job(store: Store) -> None
     for job in (done, other):
         store.move(job, JobState.RUNNING, 10.0)
         store.move(job, JobState.COMPLETED, 100.0)
-    found = {outcome.job_id: outcome for outcome in store.outcomes(0.0)}
+    found = {outcome.job_id: outcome for outcome in store.decisions.outcomes(0.0)}
     assert found.keys() == {done, other}
     said, would = found[done].predicted, found[done].would
     assert said is not None
     assert would is not None
     assert (said.jct_s, would.jct_s) == (90.0, 80.0)
     assert (found[other].predicted, found[other].would) == (None, None)
-    assert [outcome.job_id for outcome in store.outcomes(0.0, ["vision"])] == [done]
-    assert store.outcomes(101.0) == []
+    assert [outcome.job_id for outcome in store.decisions.outcomes(0.0, ["vision"])] == [done]
+    assert store.decisions.outcomes(101.0) == []

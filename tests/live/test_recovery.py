@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from powerflow.store.leader_lease import is_dead, own_name, take
+from powerflow.store.leader_lease import is_dead, own_name
 from powerflow.store.store import Store
 from tests.live.kill_bench import Bench, summary
 
@@ -36,10 +36,10 @@ def test_a_dead_controller_need_not_be_waited_for_and_a_living_one_is_respected(
     assert [is_dead(owner) for owner in (me, dead, elsewhere, "", "a:b:c:d:e")] == [False, True, False, False, False]
     store, other = Store(sqlite_url), Store(sqlite_url)
     try:
-        assert take(other, dead, 30.0, 100.0)
-        assert take(store, me, 30.0, 101.0), "it is dead for sure"
-        assert not take(other, own_name(), 30.0, 102.0)
-        assert take(other, own_name(), 30.0, 132.0), "the lease is over"
+        assert other.lease.take(dead, 30.0, 100.0)
+        assert store.lease.take(me, 30.0, 101.0), "it is dead for sure"
+        assert not other.lease.take(own_name(), 30.0, 102.0)
+        assert other.lease.take(own_name(), 30.0, 132.0), "the lease is over"
     finally:
         store.close()
         other.close()

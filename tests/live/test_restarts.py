@@ -90,7 +90,7 @@ def test_every_joule_is_a_job_s_or_idle_over_kills(bench: Bench) -> None:
     bench.turn(3)
     state = bench.store.get("meter")
     start_j = sum(account["energy_j"] for account in state["accounts"].values())
-    start_all_j = bench.store.energy_totals()[0]
+    start_all_j = bench.store.charges.totals()[0]
     jobs = [bench.submit(gpus="1..4", batch={"global": 64}) for _ in range(3)]
     for _ in range(40):
         if not bench.store.active():
@@ -102,7 +102,7 @@ def test_every_joule_is_a_job_s_or_idle_over_kills(bench: Bench) -> None:
     bench.turn(3)
     state = bench.store.get("meter")
     counted_j = sum(account["energy_j"] for account in state["accounts"].values()) - start_j
-    metered_j, jobs_j, idle_j = bench.store.energy_totals()
+    metered_j, jobs_j, idle_j = bench.store.charges.totals()
     assert not bench.store.active()
     assert counted_j > 100.0
     assert metered_j - start_all_j == pytest.approx(counted_j, rel=0.005)
@@ -121,7 +121,7 @@ def test_ranks_of_jobs_that_the_store_does_not_know_are_ended_and_nobody_is_char
     bench.start()
     bench.until(lambda: not bench.engine.running())
     bench.turn(10)
-    assert bench.store.energy_totals()[1] == 0.0
+    assert bench.store.charges.totals()[1] == 0.0
 
 
 @pytest.mark.parametrize(

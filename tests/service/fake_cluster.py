@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from powerflow.api.governance import (
     AuditRecord,
@@ -38,6 +38,7 @@ from powerflow.api.records import (
     LogChunk,
     NodeRecord,
     NotFound,
+    NumberedPage,
     Page,
     Refused,
     Role,
@@ -49,6 +50,7 @@ from powerflow.energy.kinds import Kind
 from powerflow.energy.signal import read_signal
 from powerflow.errors import InputError
 
+Numbered = TypeVar("Numbered", EventRecord, DecisionRecord, AuditRecord)
 CLOCK_MHZ = 1110.0
 GPU_W = 201.0
 IDLE_W = 50.0
@@ -220,12 +222,12 @@ class FakeCluster:
             end = begin + len(part)
             return LogChunk(first, part.decode(errors="replace"), end, record.state.ended and end == len(content))
 
-    def events(self, *, after: int = 0, job_id: str | None = None, limit: int = 100) -> Page[EventRecord]:
+    def events(self, *, after: int = 0, job_id: str | None = None, limit: int = 100) -> NumberedPage[EventRecord]:
         with self._open():
             if job_id is not None:
                 self._known(job_id)
             found = [event for event in self._events[after:] if job_id in (None, event.job_id)]
-            return Page(found[:limit], str(found[limit - 1].number) if len(found) > limit else None)
+            return _feed(found, after, limit)
 
     def nodes(self) -> Sequence[NodeRecord]:
         with self._open():
@@ -320,14 +322,14 @@ class FakeCluster:
             self._modes = self._modes | named if order.projects else named
         return self.modes()
 
-    def decisions(self, job_id: str, *, after: int = 0, limit: int = 100) -> Page[DecisionRecord]:
+    def decisions(self, job_id: str, *, after: int = 0, limit: int = 100) -> NumberedPage[DecisionRecord]:
         with self._open():
             self._known(job_id)
             row = DecisionRecord(1, self.now_s, job_id, False, "started", "started on 2 GPUs", 2, CLOCK_MHZ)
             told = replace(
                 row, number=2, would=True, why="would", reason="would run on 1 GPU", jct_s=90.0, energy_j=9e4
             )
-            return Page([each for each in (row, told) if each.number > after][:limit])
+            return _feed([each for each in (row, told) if each.number > after], after, limit)
 
     def budgets(self) -> Sequence[BudgetRecord]:
         with self._open():
@@ -395,9 +397,9 @@ class FakeCluster:
                 raise NotFound(f"there is no {kind} signal")
             return self._signals.pop(kind)
 
-    def audit(self, *, after: int = 0, limit: int = 100) -> Page[AuditRecord]:
+    def audit(self, *, after: int = 0, limit: int = 100) -> NumberedPage[AuditRecord]:
         with self._open():
-            return Page([entry for entry in self._audit if entry.number > after][:limit])
+            return _feed([entry for entry in self._audit if entry.number > after], after, limit)
 
     def accounts(self, *, since_s: float, until_s: float, by: str) -> Accounts:
         with self._open():
@@ -469,6 +471,11 @@ class FakeCluster:
 
     def _event(self, kind: str, job_id: str | None, text: str) -> None:
         self._events.append(EventRecord(len(self._events) + 1, self.now_s, kind, job_id, text))
+
+
+def _feed(found: list[Numbered], after: int, limit: int) -> NumberedPage[Numbered]:
+    items = found[:limit]
+    return NumberedPage(items, items[-1].number if items else after)
 
 
 UNAVAILABLE = Unavailable("the store is locked")

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from powerflow.api.records import EventRecord, Page
+from powerflow.api.records import EventRecord, NumberedPage
 from powerflow.service.connections import ConnectionLimits
 from powerflow.service.server import ApiServer
 from tests.service.fake_cluster import FakeCluster
@@ -118,7 +118,7 @@ def test_an_address_has_its_share_and_a_request_at_work_keeps_its_place(stack: E
     entered = threading.Event()
 
     class Cluster(FakeCluster):
-        def events(self, **asked: Any) -> Page[EventRecord]:
+        def events(self, **asked: Any) -> NumberedPage[EventRecord]:
             entered.set()
             return super().events(**asked)
 

@@ -17,8 +17,9 @@ import pytest
 from powerflow.api.job_spec import JobSpec
 from powerflow.api.records import JobState
 from powerflow.errors import InputError
-from powerflow.store.database import _postgresql_failure
-from powerflow.store.store import Intent, JobUpdate, Seen, Store, StoreError
+from powerflow.store.database import StoreError, _postgresql_failure
+from powerflow.store.models import Intent, JobUpdate, Seen
+from powerflow.store.store import Store
 from tests.store.databases import Postgres
 from tests.store.test_store import SEEN
 
@@ -99,7 +100,7 @@ def test_a_locked_database_can_be_read_and_written_again_later(sqlite_url: str, 
     other.execute("BEGIN IMMEDIATE")
     fails(lambda: store.submit(SPEC, "ada", 2.0), "locked", retry=True)
     fails(lambda: store.move(job.id, JobState.RUNNING, 2.0), "locked", retry=True)
-    fails(lambda: store.claim("a", 1.0, 2.0), "locked", retry=True)
+    fails(lambda: store.lease.claim("a", 1.0, 2.0), "locked", retry=True)
     assert [stored.id for stored in store.active()] == [job.id]
     other.execute("ROLLBACK")
     other.close()
@@ -133,10 +134,10 @@ def test_a_database_that_may_not_grow_keeps_what_it_acknowledged(sqlite_url: str
         lambda connection, _record, _proxy: connection.execute(f"PRAGMA max_page_count = {pages[0]}"),
     )
     acknowledged = fill(store)
-    fails(lambda: store.observe([Seen("c" * 50_000, SEEN, "1", 1.0, 1.0)] * 10), "full", retry=True)
+    fails(lambda: store.observations.add([Seen("c" * 50_000, SEEN, "1", 1.0, 1.0)] * 10), "full", retry=True)
     assert [job.id for job in store.active()] == [str(i + 1) for i in range(acknowledged)]
     assert len(store.events(limit=1000).items) == acknowledged
-    assert store.observations() == []
+    assert store.observations.all() == []
     pages[0] = 10_000
     assert store.submit(SPEC, "ada", 2.0)[0].id == str(acknowledged + 1)
     store.close()
@@ -222,7 +223,8 @@ def test_a_folder_in_place_of_a_file(tmp_path: Path) -> None:
 def test_no_right_to_the_file(sqlite_url: str, tmp_path: Path) -> None:
     if os.geteuid() == 0:  # root may do everything: become somebody else before asking
         program = (
-            "import os, sys\nfrom powerflow.store.store import Store, StoreError\nos.setgid(65534)\nos.setuid(65534)\n"
+            "import os, sys\nfrom powerflow.store.database import StoreError\n"
+            "from powerflow.store.store import Store\nos.setgid(65534)\nos.setuid(65534)\n"
             "try: Store(sys.argv[1])\nexcept StoreError as error: print(error.retry, error)"
         )
         for folder in (tmp_path, *tmp_path.parents[:2]):
@@ -328,12 +330,13 @@ def test_a_transaction_that_raises_leaves_nothing(store: Store) -> None:
 SUBMITTER = """
 import sys
 from powerflow.api.job_spec import JobSpec
-from powerflow.store.store import Intent, Store
+from powerflow.store.models import Intent
+from powerflow.store.store import Store
 store = Store(sys.argv[1])
 while True:
     job, _ = store.submit(JobSpec(run="x" * 2000), "ada", 1.0, key=None)
     print(job.id, flush=True)
-    store.intend([Intent(job.id, 1, "A100", (("n0", (0,)),), 1410.0)], 1.0)
+    store.intents.add([Intent(job.id, 1, "A100", (("n0", (0,)),), 1410.0)], 1.0)
     print(f"{job.id} intended", flush=True)
 """
 
@@ -355,7 +358,7 @@ def test_what_was_acknowledged_before_a_kill_is_there_afterwards(url: str) -> No
         assert process.wait(60.0) == -signal.SIGKILL
         store = Store(url)
         jobs = {job.id for job in store.active()}
-        gangs = {intent.job_id for intent in store.intents()}
+        gangs = {intent.job_id for intent in store.intents.active()}
         events = store.events(limit=10_000).items
         store.close()
         assert acknowledged <= jobs
@@ -374,8 +377,8 @@ def test_an_intent_outlives_a_store(url: str) -> None:
     store = Store(url)
     store.submit(SPEC, "ada", 1.0)
     intent = Intent("1", 7, "A100", (("n0", (0, 2)), ("n1", (1,))), 1410.0, "why")
-    store.intend([intent], 1.0)
+    store.intents.add([intent], 1.0)
     store.close()
     again = Store(url)
-    assert again.intents() == [intent]
+    assert again.intents.active() == [intent]
     again.close()

@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from powerflow.api.governance import AuditRecord
 from powerflow.api.job_file import spec_from
 from powerflow.api.job_spec import JobSpec
-from powerflow.api.records import JobState, NotFound, Refused
+from powerflow.api.records import JobState, NotFound, NumberedPage, Refused
 from powerflow.cost.observation import Observation
 from powerflow.errors import InputError
 from powerflow.store.accounting import hourly
-from powerflow.store.store import Charge, Intent, JobUpdate, NodeState, Seen, Store, StoreError
+from powerflow.store.database import StoreError
+from powerflow.store.models import Charge, Intent, JobUpdate, NodeState, Seen
+from powerflow.store.store import Store
 
 SPEC = spec_from(
     {"run": "python train.py", "gpus": "1..4", "rescale": "restart", "project": "vision", "work": {"iterations": 500}}
@@ -37,45 +39,45 @@ def submit(store: Store, count: int = 1, user: str = "ada") -> list[str]:
 
 def test_one_controller_at_a_time(url: str) -> None:
     first, second = Store(url), Store(url)
-    assert first.claim("a", 10.0, now_s=0.0)
-    assert not second.claim("b", 10.0, now_s=9.9)
-    assert first.renew("a", 10.0, now_s=9.9)
-    assert not second.claim("b", 10.0, now_s=19.8)
-    assert second.claim("b", 10.0, now_s=19.9)
-    assert not first.renew("a", 10.0, now_s=20.0)
+    assert first.lease.claim("a", 10.0, now_s=0.0)
+    assert not second.lease.claim("b", 10.0, now_s=9.9)
+    assert first.lease.renew("a", 10.0, now_s=9.9)
+    assert not second.lease.claim("b", 10.0, now_s=19.8)
+    assert second.lease.claim("b", 10.0, now_s=19.9)
+    assert not first.lease.renew("a", 10.0, now_s=20.0)
     first.close()
     second.close()
 
 
 def test_a_claim_can_be_given_back_only_by_its_owner(store: Store) -> None:
-    assert store.claim("a", 10.0, now_s=0.0)
-    store.unclaim("b")
-    assert not store.claim("b", 10.0, now_s=1.0)
-    store.unclaim("a")
-    assert store.claim("b", 10.0, now_s=1.0)
+    assert store.lease.claim("a", 10.0, now_s=0.0)
+    store.lease.give_back("b")
+    assert not store.lease.claim("b", 10.0, now_s=1.0)
+    store.lease.give_back("a")
+    assert store.lease.claim("b", 10.0, now_s=1.0)
 
 
 def test_a_claim_that_is_over_can_be_renewed_while_nobody_else_has_it(store: Store) -> None:
-    assert store.claim("a", 10.0, now_s=0.0)
-    assert store.renew("a", 10.0, now_s=100.0)
+    assert store.lease.claim("a", 10.0, now_s=0.0)
+    assert store.lease.renew("a", 10.0, now_s=100.0)
 
 
 def test_a_controller_that_slept_past_its_lease_cannot_write(url: str) -> None:
     sleeper, successor = Store(url), Store(url)
-    assert sleeper.claim("a", 10.0, now_s=0.0)
+    assert sleeper.lease.claim("a", 10.0, now_s=0.0)
     (job,) = submit(sleeper)
-    assert successor.claim("b", 10.0, now_s=11.0)
+    assert successor.lease.claim("b", 10.0, now_s=11.0)
     for write in (
         lambda: sleeper.submit(PLAIN, "ada", 12.0),
         lambda: sleeper.move(job, R, 12.0),
-        lambda: sleeper.intend([Intent(job, 1, "A100", (("n0", (0,)),), 1410.0)], 12.0),
+        lambda: sleeper.intents.add([Intent(job, 1, "A100", (("n0", (0,)),), 1410.0)], 12.0),
         lambda: sleeper.update([JobUpdate(job, steps=5.0)]),
     ):
         with pytest.raises(StoreError, match="taken over") as caught:
             write()
         assert not caught.value.retry
     assert successor.job(job).state is Q
-    assert successor.intents() == []
+    assert successor.intents.active() == []
     sleeper.close()
     successor.close()
 
@@ -115,9 +117,9 @@ def test_what_is_not_there_is_not_found(store: Store, job_id: str) -> None:
         lambda: store.job(job_id),
         lambda: store.move(job_id, R, 1.0),
         lambda: store.update([JobUpdate(job_id, steps=1.0)]),
-        lambda: store.intend([Intent(job_id, 1, "A100", (), 1410.0)], 1.0),
-        lambda: store.observe([Seen("c", SEEN, job_id, 1.0, 10.0)]),
-        lambda: store.charge([Charge(0.0, 1.0, "gpu", job_id, 1.0, 1.0)]),
+        lambda: store.intents.add([Intent(job_id, 1, "A100", (), 1410.0)], 1.0),
+        lambda: store.observations.add([Seen("c", SEEN, job_id, 1.0, 10.0)]),
+        lambda: store.charges.add([Charge(0.0, 1.0, "gpu", job_id, 1.0, 1.0)]),
     ):
         with pytest.raises(NotFound):
             ask()
@@ -227,30 +229,30 @@ def test_an_update_is_all_or_nothing(store: Store) -> None:
 def test_intents_are_fenced_by_epoch(store: Store) -> None:
     (job,) = submit(store)
     here, there = (("n0", (0, 1)), ("n1", (3,))), (("n1", (0,)),)
-    store.intend([Intent(job, 1, "A100", here, 1410.0, "grows")], 1.0)
-    assert store.intents() == [Intent(job, 1, "A100", here, 1410.0, "grows")]
-    store.intend([Intent(job, 1, "A100", here, 1005.0, "slower")], 2.0)
-    assert store.intents()[0].clock_mhz == 1005.0, "a new clock needs no new epoch"
+    store.intents.add([Intent(job, 1, "A100", here, 1410.0, "grows")], 1.0)
+    assert store.intents.active() == [Intent(job, 1, "A100", here, 1410.0, "grows")]
+    store.intents.add([Intent(job, 1, "A100", here, 1005.0, "slower")], 2.0)
+    assert store.intents.active()[0].clock_mhz == 1005.0, "a new clock needs no new epoch"
     for late in (
         Intent(job, 0, "A100", there, 1410.0),
         Intent(job, 1, "A100", there, 1410.0),
         Intent(job, 1, "H100", here, 1410.0),
     ):
         with pytest.raises(ValueError, match="epoch"):
-            store.intend([late], 3.0)
-    store.intend([Intent(job, 5, "H100", there, 1755.0)], 4.0)
-    assert store.intents() == [Intent(job, 5, "H100", there, 1755.0)]
+            store.intents.add([late], 3.0)
+    store.intents.add([Intent(job, 5, "H100", there, 1755.0)], 4.0)
+    assert store.intents.active() == [Intent(job, 5, "H100", there, 1755.0)]
 
 
 def test_intents_of_one_decision_are_written_together(store: Store) -> None:
     one, two, three = submit(store, 3)
-    store.intend([Intent(two, 3, "A100", (("n0", (1,)),), 1410.0)], 1.0)
+    store.intents.add([Intent(two, 3, "A100", (("n0", (1,)),), 1410.0)], 1.0)
     with pytest.raises(ValueError, match="epoch"):
-        store.intend([Intent(one, 1, "A100", (("n0", (0,)),), 1410.0), Intent(two, 2, "A100", (), 1410.0)], 2.0)
-    assert [intent.job_id for intent in store.intents()] == [two]
+        store.intents.add([Intent(one, 1, "A100", (("n0", (0,)),), 1410.0), Intent(two, 2, "A100", (), 1410.0)], 2.0)
+    assert [intent.job_id for intent in store.intents.active()] == [two]
     store.move(three, JobState.CANCELLED, 3.0)
-    assert store.intend([Intent(one, 1, "A100", (), 1410.0)], 3.0) == frozenset()
-    assert [intent.job_id for intent in store.intents()] == [one, two]
+    assert store.intents.add([Intent(one, 1, "A100", (), 1410.0)], 3.0) == frozenset()
+    assert [intent.job_id for intent in store.intents.active()] == [one, two]
 
 
 def test_the_state_follows_an_intent_at_once(store: Store) -> None:
@@ -258,14 +260,14 @@ def test_the_state_follows_an_intent_at_once(store: Store) -> None:
     store.move(held, JobState.HELD, 1.0)
     store.move(gone, JobState.CANCELLED, 1.0)
     here = (("n0", (0,)),)
-    out = store.intend([Intent(job, 1, "A100", here, 1410.0, "pays") for job in (runs, held, gone)], 2.0)
+    out = store.intents.add([Intent(job, 1, "A100", here, 1410.0, "pays") for job in (runs, held, gone)], 2.0)
     assert out == {held, gone}, "who was held or cancelled meanwhile gets nothing"
-    assert [intent.job_id for intent in store.intents()] == [runs]
+    assert [intent.job_id for intent in store.intents.active()] == [runs]
     job = store.job(runs)
     assert (job.state, job.state_since_s, job.started_s, job.reason) == (R, 2.0, 2.0, "pays")
-    store.intend([Intent(runs, 2, "A100", (), 0.0, "gave way"), Intent(queued, 1, "A100", (), 0.0)], 3.0)
+    store.intents.add([Intent(runs, 2, "A100", (), 0.0, "gave way"), Intent(queued, 1, "A100", (), 0.0)], 3.0)
     assert (store.job(runs).state, store.job(runs).started_s, store.job(queued).state) == (Q, 2.0, Q)
-    store.intend([Intent(held, 1, "A100", (), 0.0), Intent(gone, 1, "A100", (), 0.0)], 4.0)
+    store.intents.add([Intent(held, 1, "A100", (), 0.0), Intent(gone, 1, "A100", (), 0.0)], 4.0)
     assert (store.job(held).state, store.job(gone).state) == (JobState.HELD, JobState.CANCELLED)
     told = [(event.kind, event.text) for event in store.events(job_id=runs).items]
     assert told == [("submitted", "submitted by ada"), ("running", "pays"), ("queued", "gave way")]
@@ -273,31 +275,31 @@ def test_the_state_follows_an_intent_at_once(store: Store) -> None:
 
 def test_what_jobs_are_charged_is_the_sum_of_their_charges(store: Store) -> None:
     one, two = submit(store, 2)
-    store.charge([Charge(0.0, 5000.0, "", one, 5.0, 1.0), Charge(0.0, 1.0, "", two, 7.0, 2.0)])
-    store.charge([Charge(1.0, 2.0, "", one, 2.5, 0.5), Charge(1.0, 2.0, "", None, 9.0, 2.0)])
+    store.charges.add([Charge(0.0, 5000.0, "", one, 5.0, 1.0), Charge(0.0, 1.0, "", two, 7.0, 2.0)])
+    store.charges.add([Charge(1.0, 2.0, "", one, 2.5, 0.5), Charge(1.0, 2.0, "", None, 9.0, 2.0)])
     assert [(store.job(job).energy_j, store.job(job).gpu_s) for job in (one, two)] == [(7.5, 1.5), (7.0, 2.0)]
 
 
 def test_a_retired_job_holds_nothing_and_keeps_its_epoch(store: Store) -> None:
     (job,) = submit(store)
     here = (("n0", (0,)),)
-    store.intend([Intent(job, 4, "A100", here, 1410.0)], 1.0)
-    store.retire(job)
-    assert store.intents() == [Intent(job, 4, "A100", (), 1410.0)]
+    store.intents.add([Intent(job, 4, "A100", here, 1410.0)], 1.0)
+    store.intents.retire(job)
+    assert store.intents.active() == [Intent(job, 4, "A100", (), 1410.0)]
     with pytest.raises(ValueError, match="epoch"):
-        store.intend([Intent(job, 4, "A100", here, 1410.0)], 2.0)
-    store.intend([Intent(job, 5, "A100", here, 1410.0)], 2.0)
+        store.intents.add([Intent(job, 4, "A100", here, 1410.0)], 2.0)
+    store.intents.add([Intent(job, 5, "A100", here, 1410.0)], 2.0)
 
 
-def test_what_an_ended_job_may_still_hold_is_a_leftover(store: Store) -> None:
+def test_an_ended_job_has_no_active_intent(store: Store) -> None:
     (job,) = submit(store)
     intent = Intent(job, 1, "A100", (("n0", (0,)),), 1410.0)
-    store.intend([intent], 1.0)
-    assert (store.intents(), store.leftovers()) == ([intent], [])
+    store.intents.add([intent], 1.0)
+    assert store.intents.active() == [intent]
     store.move(job, JobState.CANCELLED, 2.0)
-    assert (store.intents(), store.leftovers()) == ([], [intent])
-    store.retire(job)
-    assert (store.intents(), store.leftovers()) == ([], [])
+    assert store.intents.active() == []
+    store.intents.retire(job)
+    assert store.intents.active() == []
 
 
 # --- learning ---
@@ -307,35 +309,10 @@ def test_observations_come_back_as_they_were_in_order(store: Store) -> None:
     (job,) = submit(store)
     bare = Observation("bert", "H100", gpus=1, local_batch=8, step_time_s=0.25, nodes=1, accumulation=4)
     seen = [Seen("b", SEEN, job, 5.0, 20.0), Seen("a", bare, job, 4.0, 10.0), Seen("b", SEEN, job, 5.0, 20.0)]
-    store.observe(seen[:2])
-    store.observe(seen[2:])
-    store.observe([])
-    assert store.observations() == seen
-
-
-def test_compacting_weights_by_steps_and_keeps_configurations_apart(store: Store) -> None:
-    one, two = submit(store, 2)
-
-    def seen(
-        step_time_s: float, steps: float, time_s: float, job: str, *, power_w: float | None, gpus: int = 2
-    ) -> Seen:
-        made = Observation("m", "A100", gpus=gpus, local_batch=32, step_time_s=step_time_s, power_w=power_w)
-        return Seen("c", made, job, time_s, steps)
-
-    rows = [
-        seen(0.1, 30.0, 1.0, one, power_w=400.0),
-        seen(0.5, 10.0, 2.0, one, power_w=200.0, gpus=4),
-        seen(0.3, 10.0, 3.0, two, power_w=None),
-        seen(0.1, 10.0, 4.0, two, power_w=600.0),
-    ]
-    store.observe(rows)
-    assert store.compact() == 2
-    other, merged = store.observations()
-    assert other == rows[1]
-    assert merged.observation.step_time_s == pytest.approx((0.1 * 30 + 0.3 * 10 + 0.1 * 10) / 50)
-    assert merged.observation.power_w == pytest.approx((400 * 30 + 600 * 10) / 40)
-    assert (merged.steps, merged.time_s, merged.job_id) == (50.0, 4.0, two)
-    assert store.compact() == 0
+    store.observations.add(seen[:2])
+    store.observations.add(seen[2:])
+    store.observations.add([])
+    assert store.observations.all() == seen
 
 
 # --- energy ---
@@ -343,14 +320,14 @@ def test_compacting_weights_by_steps_and_keeps_configurations_apart(store: Store
 
 def test_charges_fall_into_hours_and_are_split_between_them(store: Store) -> None:
     (job,) = submit(store)
-    store.charge([Charge(3_600.0 - 900.0, 2 * 3_600.0 + 900.0, "gpu0", job, 600.0, 60.0)])  # 15 + 60 + 15 minutes
-    assert [store.accounts(h * 3600.0, (h + 1) * 3600.0, "job")[0].energy_j for h in range(3)] == pytest.approx(
+    store.charges.add([Charge(3_600.0 - 900.0, 2 * 3_600.0 + 900.0, "gpu0", job, 600.0, 60.0)])  # 15 + 60 + 15 minutes
+    assert [store.charges.accounts(h * 3600.0, (h + 1) * 3600.0, "job")[0].energy_j for h in range(3)] == pytest.approx(
         [100.0, 400.0, 100.0]
     )
-    assert store.accounts(1800.0, 3601.0, "job")[-1].energy_j == pytest.approx(500.0), "widened to whole hours"
-    assert store.accounts(3 * 3600.0, 1e9, "job")[0].name == "idle"
-    store.charge([Charge(3_600.0, 3_600.0, "gpu0", job, 5.0, 0.0)])  # of no length, at the turn of an hour
-    assert store.energy_totals() == pytest.approx((605.0, 605.0, 0.0))
+    assert store.charges.accounts(1800.0, 3601.0, "job")[-1].energy_j == pytest.approx(500.0), "widened to whole hours"
+    assert store.charges.accounts(3 * 3600.0, 1e9, "job")[0].name == "idle"
+    store.charges.add([Charge(3_600.0, 3_600.0, "gpu0", job, 5.0, 0.0)])  # of no length, at the turn of an hour
+    assert store.charges.totals() == pytest.approx((605.0, 605.0, 0.0))
 
 
 @settings(max_examples=100, deadline=None)
@@ -379,7 +356,7 @@ def test_accounts_by_user_project_and_job(store: Store) -> None:
     store.move("1", JobState.COMPLETED, 300.0)
     store.move("2", JobState.FAILED, 900.0)
     store.move("3", JobState.COMPLETED, 500.0)
-    store.charge(
+    store.charges.add(
         [
             Charge(0.0, 10.0, "gpu0", "1", 100.0, 10.0),
             Charge(0.0, 10.0, "gpu1", "1", 50.0, 10.0),
@@ -388,51 +365,55 @@ def test_accounts_by_user_project_and_job(store: Store) -> None:
             Charge(0.0, 10.0, "gpu4", None, 20.0, 0.0),
         ]
     )
-    by_user = [(a.name, a.jobs, a.gpu_s, a.energy_j, a.mean_jct_s) for a in store.accounts(0.0, 3600.0, "user")]
+    by_user = [(a.name, a.jobs, a.gpu_s, a.energy_j, a.mean_jct_s) for a in store.charges.accounts(0.0, 3600.0, "user")]
     assert by_user == [
         ("bob", 1, 10.0, 500.0, 400.0),
         ("ada", 2, 30.0, 180.0, 200.0),  # the failed job has no JCT
         ("idle", 0, 0.0, 20.0, None),
         ("total", 3, 40.0, 700.0, 300.0),
     ]
-    by_project = [(a.name, a.energy_j) for a in store.accounts(0.0, 3600.0, "project")]
+    by_project = [(a.name, a.energy_j) for a in store.charges.accounts(0.0, 3600.0, "project")]
     assert by_project == [("vision", 650.0), ("", 30.0), ("idle", 20.0), ("total", 700.0)]
-    assert [a.name for a in store.accounts(0.0, 3600.0, "job")] == ["3", "1", "2", "idle", "total"]
-    assert store.energy_totals() == (700.0, 680.0, 20.0)
+    assert [a.name for a in store.charges.accounts(0.0, 3600.0, "job")] == ["3", "1", "2", "idle", "total"]
+    assert store.charges.totals() == (700.0, 680.0, 20.0)
     with pytest.raises(InputError, match="user, project or job"):
-        store.accounts(0.0, 1.0, "gpu")
+        store.charges.accounts(0.0, 1.0, "gpu")
 
 
 def test_a_clock_that_is_set_back_loses_no_joule(store: Store) -> None:
-    store.charge([Charge(7300.0, 3500.0, "gpu0", None, 5.0, 0.0)])
-    assert [store.accounts(h * 3600.0, (h + 1) * 3600.0, "job")[-1].energy_j for h in range(3)] == [5.0, 0.0, 0.0]
+    store.charges.add([Charge(7300.0, 3500.0, "gpu0", None, 5.0, 0.0)])
+    assert [store.charges.accounts(h * 3600.0, (h + 1) * 3600.0, "job")[-1].energy_j for h in range(3)] == [
+        5.0,
+        0.0,
+        0.0,
+    ]
 
 
 def test_settings_are_kept_with_charges_or_not_at_all(store: Store) -> None:
     (job,) = submit(store)
-    store.charge([Charge(0.0, 1.0, "gpu0", job, 5.0, 1.0)], {"meter": {"at": 1}})
+    store.charges.add([Charge(0.0, 1.0, "gpu0", job, 5.0, 1.0)], {"meter": {"at": 1}})
     with pytest.raises(NotFound):
-        store.charge(
+        store.charges.add(
             [Charge(1.0, 2.0, "gpu0", job, 5.0, 1.0), Charge(1.0, 2.0, "gpu0", "9", 5.0, 1.0)], {"meter": {"at": 2}}
         )
     with pytest.raises(ValueError, match="JSON"):
-        store.charge([Charge(1.0, 2.0, "gpu0", job, 5.0, 1.0)], {"meter": float("nan")})
-    assert (store.get("meter"), store.energy_totals()) == ({"at": 1}, (5.0, 5.0, 0.0))
+        store.charges.add([Charge(1.0, 2.0, "gpu0", job, 5.0, 1.0)], {"meter": float("nan")})
+    assert (store.get("meter"), store.charges.totals()) == ({"at": 1}, (5.0, 5.0, 0.0))
 
 
 def test_an_empty_window_costs_nothing(store: Store) -> None:
-    assert [(a.name, a.energy_j, a.mean_jct_s) for a in store.accounts(0.0, 1e9, "user")] == [
+    assert [(a.name, a.energy_j, a.mean_jct_s) for a in store.charges.accounts(0.0, 1e9, "user")] == [
         ("idle", 0.0, None),
         ("total", 0.0, None),
     ]
-    assert store.energy_totals() == (0.0, 0.0, 0.0)
+    assert store.charges.totals() == (0.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize("energy_j", [float("nan"), float("inf")])
 def test_what_is_no_amount_is_not_charged(store: Store, energy_j: float) -> None:
     with pytest.raises(ValueError, match="cannot charge"):
-        store.charge([Charge(0.0, 1.0, "gpu0", None, 5.0, 0.0), Charge(0.0, 1.0, "gpu0", None, energy_j, 0.0)])
-    assert store.energy_totals() == (0.0, 0.0, 0.0)
+        store.charges.add([Charge(0.0, 1.0, "gpu0", None, 5.0, 0.0), Charge(0.0, 1.0, "gpu0", None, energy_j, 0.0)])
+    assert store.charges.totals() == (0.0, 0.0, 0.0)
 
 
 # --- nodes, events, settings ---
@@ -455,10 +436,11 @@ def test_events_rise_and_are_read_in_pages(store: Store) -> None:
     assert numbers == sorted(set(numbers))
     page = store.events(after=numbers[0] - 1, limit=4)
     assert [event.number for event in page.items] == numbers[:4]
-    assert page.next == str(numbers[3])
+    assert page.after == numbers[3]
     rest = store.events(after=numbers[3], limit=4)
     assert [event.number for event in rest.items] == numbers[4:]
-    assert rest.next is None
+    assert rest.after == numbers[-1]
+    assert store.events(after=rest.after, limit=4) == NumberedPage([], rest.after)
     assert [event.fields for event in store.events(job_id=job).items] == [{"user": "ada"}, {"i": 1}, {"i": 3}, {"i": 5}]
     with pytest.raises(InputError):
         store.events(limit=0)
@@ -480,7 +462,7 @@ def test_settings(store: Store) -> None:
 def test_any_text_a_log_can_hold_is_kept_or_cleaned(store: Store, odd: str) -> None:
     (job,) = submit(store)
     store.update([JobUpdate(job, reason=odd)])
-    store.intend([Intent(job, 1, "A100", (("n0", (0,)),), 1410.0, odd)], 1.0)
+    store.intents.add([Intent(job, 1, "A100", (("n0", (0,)),), 1410.0, odd)], 1.0)
     store.append("odd", odd, 1.0, job, odd=odd)
     moved = store.move(job, JobState.FAILED, 2.0, exit=odd, reason=odd, last_lines=[odd, odd], text=odd)
     assert moved.last_lines == (odd, odd)
@@ -534,7 +516,7 @@ def test_the_audit_can_only_be_added_to(store: Store) -> None:
     store.note([what, what])
     assert store.get("caps") == [1]
     first = store.audit(limit=1)
-    assert (first.items[0].number, first.items[0].fields, first.next) == (1, what.fields, "1")
+    assert (first.items[0].number, first.items[0].fields, first.after) == (1, what.fields, 1)
     assert [entry.number for entry in store.audit(after=1).items] == [2, 3]
     changes = ["UPDATE audit SET action = 'nothing'", "DELETE FROM audit"]
     if store._database.is_sqlite:
@@ -549,7 +531,7 @@ def test_the_audit_can_only_be_added_to(store: Store) -> None:
 def test_the_front_is_by_state_then_age_and_counts_all(store: Store) -> None:
     ids = [store.submit(SPEC, "ada", float(at))[0].id for at in range(6)]
     for job_id in ids[3:5]:
-        store.intend([Intent(job_id, 1, "A100", (("n1", (int(job_id),)),), 1410.0)], 10.0)
+        store.intents.add([Intent(job_id, 1, "A100", (("n1", (int(job_id),)),), 1410.0)], 10.0)
     store.move(ids[0], JobState.HELD, 10.0)
     store.move(ids[5], JobState.CANCELLED, 10.0)
     order = (JobState.RUNNING, JobState.QUEUED, JobState.HELD)

@@ -29,6 +29,7 @@ from powerflow.api.records import (
     JobState,
     LogChunk,
     NodeRecord,
+    NumberedPage,
     Page,
     Top,
 )
@@ -86,7 +87,7 @@ class ClusterApi(Protocol):
         """What a job wrote; ``rank`` None: its first rank. A negative offset counts from the end."""
         ...
 
-    def events(self, *, after: int = 0, job_id: str | None = None, limit: int = 100) -> Page[EventRecord]:
+    def events(self, *, after: int = 0, job_id: str | None = None, limit: int = 100) -> NumberedPage[EventRecord]:
         """What happened, oldest first, from number ``after`` (exclusive) on."""
         ...
 
@@ -134,7 +135,7 @@ class ClusterApi(Protocol):
         """Set a stage; the answer is all of them. Operators only."""
         ...
 
-    def decisions(self, job_id: str, *, after: int = 0, limit: int = 100) -> Page[DecisionRecord]:
+    def decisions(self, job_id: str, *, after: int = 0, limit: int = 100) -> NumberedPage[DecisionRecord]:
         """What was decided for a job, oldest first, after decision number ``after``."""
         ...
 
@@ -162,7 +163,7 @@ class ClusterApi(Protocol):
         """Forget a signal. Operators only."""
         ...
 
-    def audit(self, *, after: int = 0, limit: int = 100) -> Page[AuditRecord]:
+    def audit(self, *, after: int = 0, limit: int = 100) -> NumberedPage[AuditRecord]:
         """Who set what, oldest first, from number ``after`` (exclusive) on."""
         ...
 

@@ -359,11 +359,26 @@ Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
-class Page(Generic[Item]):
-    """Some items, and where the next ones begin; ``next`` is None at the end."""
+class Items(Generic[Item]):
+    """All items of a kind."""
 
     items: Sequence[Item]
-    next: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[Item]):
+    """Some items, and the ``after`` to ask for the next ones with; ``next`` is None at the end."""
+
+    items: Sequence[Item]
+    next: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class NumberedPage(Generic[Item]):
+    """Some numbered items, oldest first; ``after`` is the number to go on from, now or later."""
+
+    items: Sequence[Item]
+    after: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,7 @@ from powerflow.api.records import (
     LogChunk,
     NodeRecord,
     NotFound,
+    NumberedPage,
     Page,
     Refused,
     Role,
@@ -170,7 +171,7 @@ class ClusterService(ClusterApi):
     # -- the cluster ----------------------------------------------------------------------------------------------
 
     @override
-    def events(self, *, after: int = 0, job_id: str | None = None, limit: int = 100) -> Page[EventRecord]:
+    def events(self, *, after: int = 0, job_id: str | None = None, limit: int = 100) -> NumberedPage[EventRecord]:
         if job_id is not None:
             self._store.job(job_id)
         return self._store.events(after, job_id, limit)
@@ -232,9 +233,9 @@ class ClusterService(ClusterApi):
         return self.modes()
 
     @override
-    def decisions(self, job_id: str, *, after: int = 0, limit: int = 100) -> Page[DecisionRecord]:
+    def decisions(self, job_id: str, *, after: int = 0, limit: int = 100) -> NumberedPage[DecisionRecord]:
         self._store.job(job_id)
-        return self._store.decisions(job_id, after, limit)
+        return self._store.decisions.of_job(job_id, after, limit)
 
     @override
     def budgets(self) -> Sequence[BudgetRecord]:
@@ -269,15 +270,15 @@ class ClusterService(ClusterApi):
         return self._signals.drop(kind, caller, self._controller.clock())
 
     @override
-    def audit(self, *, after: int = 0, limit: int = 100) -> Page[AuditRecord]:
+    def audit(self, *, after: int = 0, limit: int = 100) -> NumberedPage[AuditRecord]:
         return self._store.audit(after, limit)
 
     @override
     def accounts(self, *, since_s: float, until_s: float, by: str) -> Accounts:
-        items, signals = self._store.accounts(since_s, until_s, by), self._signals.signals()
+        items, signals = self._store.charges.accounts(since_s, until_s, by), self._signals.signals()
         if not signals:
             return Accounts(items)
-        return priced(items, self._store.hourly(since_s, until_s, by), signals)
+        return Accounts(*priced(items, self._store.charges.hourly(since_s, until_s, by), signals))
 
     @override
     def healthy(self) -> Mapping[str, Any]:

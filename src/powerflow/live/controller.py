@@ -44,7 +44,6 @@ from powerflow.live.wall_clock import SchedulerTime, WallClock, moved
 from powerflow.scheduler.scheduler import Scheduler
 from powerflow.scheduler.what_if import Insight
 from powerflow.store.database import LostClaim, StoreError
-from powerflow.store.leader_lease import take
 from powerflow.store.store import Store
 
 #: Jobs whose troubles are shown among the notices.
@@ -196,7 +195,7 @@ class Controller:
             Refused: Another controller has the store.
         """
         now_s = self.clock()
-        if not take(self.store, self.owner, self.settings.lease_s, now_s):
+        if not self.store.lease.take(self.owner, self.settings.lease_s, now_s):
             raise Refused("another controller runs on this store", fix="stop it first, or wait until its lease ends")
         self._renewed_s = now_s
         recall(self.store, self.learning, self._table)
@@ -261,7 +260,7 @@ class Controller:
         finally:
             self.governance_step.close()
             self.power.finish(give_back=not self.gangs.holding())
-        self.store.unclaim(self.owner)
+        self.store.lease.give_back(self.owner)
         self._log_jobs("stopped")
 
     def _log_jobs(self, what: str) -> None:
@@ -270,7 +269,7 @@ class Controller:
     def _is_ours(self) -> bool:
         """Return whether the store is still this controller's; if it cannot be asked, whether the lease lasts."""
         try:
-            return self.store.claimed_by() == self.owner
+            return self.store.lease.claimed_by() == self.owner
         except StoreError:
             return self._holds_lease()
 
@@ -337,7 +336,7 @@ class Controller:
     def _renew(self, now_s: float) -> None:
         if now_s - self._renewed_s < self.settings.lease_s / 3:
             return
-        if not self.store.renew(self.owner, self.settings.lease_s, now_s):
+        if not self.store.lease.renew(self.owner, self.settings.lease_s, now_s):
             raise LostClaim
         self._renewed_s = now_s
 

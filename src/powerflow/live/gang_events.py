@@ -213,7 +213,7 @@ class GangEvents:
         self._table.write_down(job)
         text = f"completed, but {event.note}" if event.note else "completed"
         self._store.move(job.id, JobState.COMPLETED, now_s, exit=text, reason=text)
-        self._store.retire(job.id)
+        self._store.intents.retire(job.id)
         self._learning.completed(job.kind.name, job.steps)
         self._governance.completed(job, now_s)
         if job.known:
@@ -254,7 +254,7 @@ class GangEvents:
         self._table.write_down(job)
         text, lines = event.text, event.last_lines
         self._store.move(job.id, JobState.FAILED, now_s, exit=text, reason=text, last_lines=lines)
-        self._store.retire(job.id)
+        self._store.intents.retire(job.id)
         self._governance.dropped(job)
         if job.known:
             self._table.emit(scheduler_events.Failed(job.id, retry=False))

@@ -91,7 +91,7 @@ class PlanExecutor:
         if any(job.placement for job in jobs):
             self._store.beat()
         # jobs that were cancelled or held a moment ago are left out; a command about them waits
-        out = self._store.intend([job.intent() for job in jobs], now_s)
+        out = self._store.intents.add([job.intent() for job in jobs], now_s)
         self._store.update([job.update() for job in jobs])
         moved_jobs = [job for job in jobs if self._table.pending[job.id] and job.id not in out]
         self._gangs.apply([job.desired(self._runs_as(job.user)) for job in moved_jobs])

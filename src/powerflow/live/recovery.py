@@ -33,7 +33,7 @@ def recall(store: Store, learning: CostLearning, table: JobTable) -> None:
     table.ended(job.id for job in latest)
     learned = restore(
         learning,
-        ((seen.cost_class, seen.observation) for seen in store.observations()),
+        ((seen.cost_class, seen.observation) for seen in store.observations.all()),
         ((class_of(job.spec, job.user), job.steps) for job in latest if job.state is JobState.COMPLETED),
     )
     table.emit(*learned)
@@ -52,7 +52,7 @@ def adopt(
     Returns:
         Ids of jobs with running ranks that the store does not know.
     """
-    intents = {intent.job_id: intent for intent in store.intents()}
+    intents = {intent.job_id: intent for intent in store.intents.active()}
     desired = []
     for stored in store.active():
         if stored.spec is UNREADABLE:
@@ -72,7 +72,7 @@ def adopt(
             if job.placement:
                 shares = tuple(NodeShare(node, gpus) for node, gpus in job.placement)
                 table.emit(Adopted(job.id, job.gpu_type, shares, job.clock_mhz))
-    store.intend([table.jobs[job_id].intent() for job_id in table.pending], now_s)
+    store.intents.add([table.jobs[job_id].intent() for job_id in table.pending], now_s)
     table.carried_out()
     gangs.adopt(desired)
     return frozenset(job_id for job_id in set(gangs.holding().values()) if not _is_known(job_id, store))
@@ -95,7 +95,7 @@ def _resume(
     if placement and not gpu_type:
         table.vacate(job, "its GPUs are no longer part of the cluster")
     elif placement and gpu_type != intent.gpu_type:
-        store.rename_type(job.id, gpu_type)
+        store.intents.rename_type(job.id, gpu_type)
     elif intent.placement and not placement:  # it was held, or ended and came back: that decision is void
         table.supersede(job, intent.epoch, job.reason)
     if stored.attempts and not job.placement:

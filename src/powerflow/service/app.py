@@ -180,7 +180,7 @@ def _jobs(cluster: ClusterApi) -> APIRouter:
     ) -> schemas.DecisionPage:
         """What was decided for a job and what was expected of it then, oldest first: its story."""
         page = cluster.decisions(job_id, after=after, limit=limit)
-        return schemas.DecisionPage(items=list(page.items), after=page.items[-1].number if page.items else after)
+        return schemas.DecisionPage(items=list(page.items), after=page.after)
 
     @router.get("/jobs/{job_id}/log", **says(LogChunk, 200, 404, 422))
     def log(
@@ -237,7 +237,7 @@ def _cluster(cluster: ClusterApi) -> APIRouter:
             page = await run_in_threadpool(cluster.events, after=after, job_id=job, limit=limit)
             gone = time.monotonic() >= until or request.app.state.stopping or await request.is_disconnected()
             if page.items or gone:
-                return schemas.EventPage(items=list(page.items), after=page.items[-1].number if page.items else after)
+                return schemas.EventPage(items=list(page.items), after=page.after)
             await asyncio.sleep(_LOOK_S)
 
     @router.get("/accounts", **says(schemas.AccountList, 200, 422))

@@ -94,6 +94,6 @@ def governing(cluster: ClusterApi) -> APIRouter:
     ) -> schemas.AuditPage:
         """Who set what, when, from where, oldest first. Nothing is ever taken out of it."""
         page = cluster.audit(after=after, limit=limit)
-        return schemas.AuditPage(items=list(page.items), after=page.items[-1].number if page.items else after)
+        return schemas.AuditPage(items=list(page.items), after=page.after)
 
     return router

@@ -1,37 +1,39 @@
-"""Who used how many joules and GPU-seconds: charges in hours, and sums of them.
+"""Energy and GPU time by hour and job, and the accounts of users, projects and jobs made from them.
 
-Charges are kept per hour and job, so that a year of a thousand GPUs stays small. Job 0 is nobody: GPUs that were idle.
+Charges are kept per hour and job, so that a year of a thousand GPUs stays small. Idle GPUs are charged to job 0.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, case, func, select
+from sqlalchemy import ColumnElement, bindparam, case, func, select, update
 
-from powerflow.api.records import Account, Accounts, JobState
+from powerflow.api.records import Account, JobState
 from powerflow.energy.kinds import UNITS
 from powerflow.energy.signal import Signal
 from powerflow.errors import InputError
+from powerflow.store.database import Database
 from powerflow.store.mappers import number
 from powerflow.store.models import Charge
 from powerflow.store.schema import charges, jobs
+from powerflow.store.statements import put_setting, states_of
 from powerflow.units import HOUR_S, J_PER_KWH
 
-#: Whose (None: nobody's), which hour since 1970, joules.
+#: Name of an account (None: idle GPUs), hour since 1970, joules.
 Hour = tuple[str | None, int, float]
 
 _NOBODY = 0
 
 
 def hourly(rows: Sequence[Charge]) -> list[dict[str, Any]]:
-    """What some charges add to each hour and payer; one over several hours is split by time.
+    """Return rows of the table ``charges``: what charges add to each hour and job. They are split by time.
 
-    One that ends before it begins (the clock was set back meanwhile) belongs to the hour that it ends in.
+    A charge that ends before it begins (the clock was set back meanwhile) belongs to the hour that it ends in.
 
     Raises:
         ValueError: A charge is no finite number.
@@ -51,7 +53,7 @@ def hourly(rows: Sequence[Charge]) -> list[dict[str, Any]]:
 
 
 def _shares(start_s: float, end_s: float) -> Iterator[tuple[int, float]]:
-    """Hours that a stretch of time touches, with the share of it in each; the shares sum to 1."""
+    """Yield the hours that a span of time touches, with its share in each; the shares sum to 1."""
     first, last = int(start_s // HOUR_S), int(end_s // HOUR_S)
     if first == last:
         yield first, 1.0
@@ -62,69 +64,119 @@ def _shares(start_s: float, end_s: float) -> Iterator[tuple[int, float]]:
             yield hour, inside_s / (end_s - start_s)
 
 
-def accounts(connection: Connection, since_s: float, until_s: float, by: str) -> list[Account]:
-    """Who was charged what in a window (widened to whole hours): most joules first, then ``idle`` and ``total``.
+class Charges:
+    """Charges of one store, and the sums of them."""
 
-    ``by`` is ``user``, ``project`` (none: "") or ``job``. ``jobs`` counts those charged in the window, and
-    ``mean_jct_s`` is over those of them that have completed.
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
-    Raises:
-        InputError: ``by`` is none of the three.
-    """
-    if by not in ("user", "project", "job"):
-        raise InputError(f"cannot account by {by!r}", fix="give user, project or job")
-    name = jobs.c.id if by == "job" else jobs.c[by]
-    joules, gpu_s = func.sum(charges.c.energy_j), func.sum(charges.c.gpu_s)
-    inside = (charges.c.hour >= int(since_s // HOUR_S)) & (charges.c.hour * HOUR_S < until_s)
-    spent = select(charges.c.job_id, joules.label("energy_j"), gpu_s.label("gpu_s")).where(inside)
-    spent_by = spent.group_by(charges.c.job_id).subquery()
-    jct_s = case((jobs.c.state == JobState.COMPLETED.value, jobs.c.ended_s - jobs.c.submitted_s))
-    sums = (func.count(), func.sum(spent_by.c.gpu_s), func.sum(spent_by.c.energy_j), func.sum(jct_s), func.count(jct_s))
-    query = select(name, *sums).join_from(spent_by, jobs, spent_by.c.job_id == jobs.c.id).group_by(name).order_by(name)
-    rows = connection.execute(query).all()
-    idle_row = connection.execute(select(gpu_s, joules).where(inside, charges.c.job_id == _NOBODY)).one()
-    named = [
-        Account(str(name), count, used_s, used_j, jct_sum_s / ended if ended else None)
-        for name, count, used_s, used_j, jct_sum_s, ended in rows
-    ]
-    named.sort(key=lambda account: -account.energy_j)
-    idle = Account("idle", 0, idle_row[0] or 0.0, idle_row[1] or 0.0, None)
-    ended = sum(row[5] for row in rows)
-    total = Account(
-        "total",
-        sum(account.jobs for account in named),
-        math.fsum(account.gpu_s for account in (*named, idle)),
-        math.fsum(account.energy_j for account in (*named, idle)),
-        math.fsum(row[4] for row in rows if row[5]) / ended if ended else None,
-    )
-    return [*named, idle, total]
+    def add(self, rows: Sequence[Charge], put: Mapping[str, Any] | None = None) -> None:
+        """Add joules and GPU-seconds to the hours that they fall in, and to the totals of their jobs.
+
+        Args:
+            rows: What to charge; a charge over several hours is split by time.
+            put: Settings to keep in the same transaction: the state of a meter, so that no joule is charged twice or
+                never.
+
+        Raises:
+            NotFound: There is no such job.
+        """
+        if not rows:
+            return
+        statement = self._database.upsert(charges, ("job_id", "hour"), ("energy_j", "gpu_s"), add=True)
+        hours = hourly(rows)
+        with self._database.write_claimed() as connection:
+            states_of(connection, (row.job_id for row in rows if row.job_id is not None))
+            connection.execute(statement, hours)
+            added = [
+                {"number": number(row.job_id), "more_energy_j": row.energy_j, "more_gpu_s": row.gpu_s}
+                for row in rows
+                if row.job_id is not None
+            ]
+            if added:
+                more = {name: jobs.c[name] + bindparam(f"more_{name}") for name in ("energy_j", "gpu_s")}
+                connection.execute(update(jobs).where(jobs.c.id == bindparam("number")).values(more), added)
+            for key, value in (put or {}).items():
+                put_setting(self._database, connection, key, value)
+
+    def accounts(self, since_s: float, until_s: float, by: str) -> list[Account]:
+        """Return accounts of a window (widened to whole hours): most joules first, then ``idle`` and ``total``.
+
+        ``by`` is ``user``, ``project`` (none: "") or ``job``. ``jobs`` counts those charged in the window, and
+        ``mean_jct_s`` is the mean over those of them that have completed.
+
+        Raises:
+            InputError: ``by`` is none of the three.
+        """
+        if by not in ("user", "project", "job"):
+            raise InputError(f"cannot account by {by!r}", fix="give user, project or job")
+        name, inside = _name(by), _inside(since_s, until_s)
+        joules, gpu_s = func.sum(charges.c.energy_j), func.sum(charges.c.gpu_s)
+        spent = select(charges.c.job_id, joules.label("energy_j"), gpu_s.label("gpu_s")).where(inside)
+        of_job = spent.group_by(charges.c.job_id).subquery()
+        jct_s = case((jobs.c.state == JobState.COMPLETED.value, jobs.c.ended_s - jobs.c.submitted_s))
+        sums = (func.count(), func.sum(of_job.c.gpu_s), func.sum(of_job.c.energy_j), func.sum(jct_s), func.count(jct_s))
+        query = select(name, *sums).join_from(of_job, jobs, of_job.c.job_id == jobs.c.id).group_by(name).order_by(name)
+        with self._database.read() as connection:
+            rows = connection.execute(query).all()
+            idle_row = connection.execute(select(gpu_s, joules).where(inside, charges.c.job_id == _NOBODY)).one()
+        named = [
+            Account(str(name), count, used_s, used_j, jct_sum_s / ended if ended else None)
+            for name, count, used_s, used_j, jct_sum_s, ended in rows
+        ]
+        named.sort(key=lambda account: -account.energy_j)
+        idle = Account("idle", 0, idle_row[0] or 0.0, idle_row[1] or 0.0, None)
+        ended = sum(row[5] for row in rows)
+        total = Account(
+            "total",
+            sum(account.jobs for account in named),
+            math.fsum(account.gpu_s for account in (*named, idle)),
+            math.fsum(account.energy_j for account in (*named, idle)),
+            math.fsum(row[4] for row in rows if row[5]) / ended if ended else None,
+        )
+        return [*named, idle, total]
+
+    def hourly(self, since_s: float, until_s: float, by: str) -> list[Hour]:
+        """Return the joules of each account and hour, in the window of `accounts`."""
+        name, inside, joules = _name(by), _inside(since_s, until_s), func.sum(charges.c.energy_j)
+        query = select(name, charges.c.hour, joules).join_from(charges, jobs, charges.c.job_id == jobs.c.id)
+        idle = select(charges.c.hour, charges.c.energy_j).where(inside, charges.c.job_id == _NOBODY)
+        with self._database.read() as connection:
+            rows = connection.execute(query.where(inside).group_by(name, charges.c.hour)).all()
+            idle_rows = connection.execute(idle).all()
+        return [
+            *((str(who), int(hour), float(energy_j)) for who, hour, energy_j in rows),
+            *((None, int(hour), float(energy_j)) for hour, energy_j in idle_rows),
+        ]
+
+    def totals(self) -> tuple[float, float, float]:
+        """Return the joules since the store was made: metered, of jobs, of idle GPUs. Metered = jobs + idle."""
+        of_jobs = case((charges.c.job_id != _NOBODY, charges.c.energy_j), else_=0.0)
+        of_idle = case((charges.c.job_id == _NOBODY, charges.c.energy_j), else_=0.0)
+        with self._database.read() as connection:
+            jobs_j, idle_j = connection.execute(select(func.sum(of_jobs), func.sum(of_idle))).one()
+        return (jobs_j or 0.0) + (idle_j or 0.0), jobs_j or 0.0, idle_j or 0.0
 
 
-def by_hour(connection: Connection, since_s: float, until_s: float, by: str) -> list[Hour]:
-    """Joules of each account and hour, of a window as of `accounts`; None: those of nobody."""
-    name = jobs.c.id if by == "job" else jobs.c[by]
-    inside = (charges.c.hour >= int(since_s // HOUR_S)) & (charges.c.hour * HOUR_S < until_s)
-    joules = func.sum(charges.c.energy_j)
-    query = select(name, charges.c.hour, joules).join_from(charges, jobs, charges.c.job_id == jobs.c.id)
-    rows = connection.execute(query.where(inside).group_by(name, charges.c.hour)).all()
-    idle = select(charges.c.hour, charges.c.energy_j).where(inside, charges.c.job_id == _NOBODY)
-    return [
-        *((str(who), int(hour), float(energy_j)) for who, hour, energy_j in rows),
-        *((None, int(hour), float(energy_j)) for hour, energy_j in connection.execute(idle).all()),
-    ]
+def _name(by: str) -> ColumnElement[Any]:
+    return jobs.c.id if by == "job" else jobs.c[by]
+
+
+def _inside(since_s: float, until_s: float) -> ColumnElement[bool]:
+    return (charges.c.hour >= int(since_s // HOUR_S)) & (charges.c.hour * HOUR_S < until_s)
 
 
 def priced(
-    items: Sequence[Account], hours: Sequence[tuple[str | None, int, float]], signals: Sequence[Signal]
-) -> Accounts:
-    """Accounts with what their joules cost and emitted, hour by hour, and what that rests on.
+    items: Sequence[Account], hours: Sequence[Hour], signals: Sequence[Signal]
+) -> tuple[Sequence[Account], Sequence[str]]:
+    """Return accounts with the cost and CO2 of their joules, hour by hour, and a note on each signal.
 
     Args:
-        items: As of `accounts`: the last is the total, the one before it what was idle.
-        hours: As of `by_hour`.
+        items: From `Charges.accounts`: the last is the total, the one before it the idle GPUs.
+        hours: From `Charges.hourly`, of the same window.
         signals: At most one of each kind.
     """
-    notes = []
+    notes: list[str] = []
     for signal in signals:
         rate = {hour: signal.mean(hour * HOUR_S, (hour + 1) * HOUR_S) for hour in {hour for _, hour, _ in hours}}
         known = {hour: not signal.at((hour + 0.5) * HOUR_S).fell_back for hour in rate}
@@ -142,12 +194,4 @@ def priced(
         fallback = f"{signal.fallback:g} {UNITS[signal.kind]}"
         rest = f"; {share:.1%} of the joules with its fallback, {fallback}" if share else ""
         notes.append(f"{what} by {signal.source}{rest}")
-    return Accounts(items, notes)
-
-
-def totals(connection: Connection) -> tuple[float, float, float]:
-    """Joules since the beginning: metered, of jobs, of idle GPUs; the last two make the first."""
-    of_jobs = case((charges.c.job_id != _NOBODY, charges.c.energy_j), else_=0.0)
-    of_idle = case((charges.c.job_id == _NOBODY, charges.c.energy_j), else_=0.0)
-    jobs_j, idle_j = connection.execute(select(func.sum(of_jobs), func.sum(of_idle))).one()
-    return (jobs_j or 0.0) + (idle_j or 0.0), jobs_j or 0.0, idle_j or 0.0
+    return items, notes

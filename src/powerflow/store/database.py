@@ -13,13 +13,28 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, Text, create_engine, event, inspect, make_url, select, table, text
+from sqlalchemy import (
+    URL,
+    ColumnElement,
+    Connection,
+    Engine,
+    Table,
+    Text,
+    create_engine,
+    event,
+    inspect,
+    make_url,
+    select,
+    table,
+    text,
+)
 from sqlalchemy import column as sql_column
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -62,6 +77,9 @@ class Database:
         wait_s: How long to wait for a lock or a server.
         migrate: Bring older tables up to date, in a process of its own so that what it loads does not stay here.
 
+    Attributes:
+        owner: Who has claimed the store through this object; None: nobody has (`powerflow.store.leader_lease`).
+
     Raises:
         StoreError: It cannot be opened, or is newer than this PowerFlow.
         InputError: The URL names no database that this can use.
@@ -70,6 +88,7 @@ class Database:
     def __init__(self, url: str, *, wait_s: float = 5.0, migrate: bool = True) -> None:
         self.url = _url(url)
         self.where = printable(self._text(hide_password=True))
+        self.owner: str | None = None
         self._wait_s = wait_s
         self._writer = threading.Lock()
         self._engine = self._sqlite() if self.is_sqlite else self._postgresql()
@@ -117,6 +136,36 @@ class Database:
                     yield connection
         finally:
             self._writer.release()
+
+    @contextmanager
+    def write_claimed(self) -> Iterator[Connection]:
+        """Open a `write` transaction, after checking that ``owner``, if there is one, still has the claim.
+
+        Raises:
+            LostClaim: Another controller has claimed the store.
+            StoreError: It failed, and nothing was written.
+        """
+        with self.write() as connection:
+            if self.owner is not None and connection.scalar(select(schema.claims.c.owner)) != self.owner:
+                raise LostClaim
+            yield connection
+
+    def upsert(
+        self,
+        into: Table,
+        key: Sequence[str],
+        columns: Sequence[str],
+        *,
+        add: bool = False,
+        where: ColumnElement[bool] | None = None,
+    ) -> Any:
+        """Return a statement that inserts a row or, where its key exists, sets ``columns`` if ``where`` holds.
+
+        With ``add`` the new values are added to the old ones.
+        """
+        statement = sqlite.insert(into) if self.is_sqlite else postgresql.insert(into)
+        new = {name: into.c[name] + statement.excluded[name] if add else statement.excluded[name] for name in columns}
+        return statement.on_conflict_do_update(index_elements=list(key), set_=new, where=where)
 
     def checkpoint(self) -> None:
         """Bring what stands in SQLite's write-ahead log into the database itself: a log that is lost costs less then.

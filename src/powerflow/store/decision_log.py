@@ -1,63 +1,70 @@
-"""The log of decisions as the store keeps it: what each job was given or would have been, and what was expected."""
+"""The log of decisions: what each job was given or would have been given, and what was expected of it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy import delete, func, insert, select
 
-from powerflow.api.records import DecisionRecord, JobState, Page
+from powerflow.api.records import DecisionRecord, JobState, NumberedPage
 from powerflow.store import mappers
+from powerflow.store.database import Database
 from powerflow.store.models import DecisionOutcome
 from powerflow.store.schema import decisions, jobs
+from powerflow.store.statements import feed
 
 
-def add(connection: Connection, rows: Sequence[DecisionRecord]) -> None:
-    """Add to it; numbers are given here."""
-    if rows:
-        connection.execute(insert(decisions), [mappers.decision_row(row) for row in rows])
+class Decisions:
+    """The log of decisions of one store."""
 
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
-def of_job(connection: Connection, job_id: str, after: int, limit: int) -> Page[DecisionRecord]:
-    """What was decided for a job after decision number ``after``, oldest first."""
-    mine = (decisions.c.job_id == mappers.number(job_id)) & (decisions.c.number > after)
-    query = select(decisions).where(mine).order_by(decisions.c.number).limit(limit + 1)
-    rows = [mappers.decision_of(row) for row in connection.execute(query).mappings()]
-    return Page(rows[:limit], str(rows[limit - 1].number) if len(rows) > limit else None)
+    def add(self, rows: Sequence[DecisionRecord]) -> None:
+        """Add decisions; the database numbers them."""
+        if rows:
+            with self._database.write_claimed() as connection:
+                connection.execute(insert(decisions), [mappers.decision_row(row) for row in rows])
 
+    def of_job(self, job_id: str, after: int = 0, limit: int = 100) -> NumberedPage[DecisionRecord]:
+        """Return the decisions on a job with a number above ``after``, oldest first."""
+        mine = (decisions.c.job_id == mappers.number(job_id)) & (decisions.c.number > after)
+        with self._database.read() as connection:
+            query = select(decisions).where(mine).order_by(decisions.c.number)
+            return feed(connection, query, after, limit, mappers.decision_of)
 
-def forget(connection: Connection, ended_before_s: float) -> int:
-    """Drop the stories of jobs that ended before then; how many decisions went."""
-    old = select(jobs.c.id).where(jobs.c.ended_s < ended_before_s)
-    return int(connection.execute(delete(decisions).where(decisions.c.job_id.in_(old))).rowcount)
+    def forget(self, ended_before_s: float) -> int:
+        """Delete the decisions on jobs that ended before then, and return how many there were."""
+        old = select(jobs.c.id).where(jobs.c.ended_s < ended_before_s)
+        with self._database.write_claimed() as connection:
+            return int(connection.execute(delete(decisions).where(decisions.c.job_id.in_(old))).rowcount)
 
+    def outcomes(self, since_s: float, projects: Sequence[str] | None = None) -> list[DecisionOutcome]:
+        """Return the jobs completed since then, oldest first, each with the first prediction of its end.
 
-def outcomes(connection: Connection, since_s: float, projects: Sequence[str] | None) -> list[DecisionOutcome]:
-    """Jobs completed since then, oldest first, with the first words on each: see `DecisionOutcome`.
-
-    Args:
-        connection: To the store's database.
-        since_s: Unix seconds.
-        projects: Only of these; None: of all.
-    """
-    ended = (jobs.c.state == JobState.COMPLETED.value) & (jobs.c.ended_s >= since_s)
-    if projects is not None:
-        ended &= jobs.c.project.in_(projects)
-    foretold = decisions.c.jct_s.is_not(None) & (decisions.c.gpus > 0)
-    first = select(func.min(decisions.c.number).label("number")).join(jobs, jobs.c.id == decisions.c.job_id)
-    numbers = first.where(ended, foretold).group_by(decisions.c.job_id, decisions.c.would).subquery()
-    query = select(decisions).join(numbers, decisions.c.number == numbers.c.number)
-    rows = connection.execute(query).mappings()
-    said = {(row["job_id"], bool(row["would"])): mappers.decision_of(row) for row in rows}
-    found = connection.execute(select(jobs).where(ended).order_by(jobs.c.ended_s)).mappings()
-    return [
-        DecisionOutcome(
-            str(row["id"]),
-            row["project"],
-            row["ended_s"] - row["submitted_s"],
-            row["energy_j"],
-            said.get((row["id"], False)),
-            said.get((row["id"], True)),
-        )
-        for row in found
-    ]
+        Args:
+            since_s: Unix seconds.
+            projects: Only of these; None: of all.
+        """
+        ended = (jobs.c.state == JobState.COMPLETED.value) & (jobs.c.ended_s >= since_s)
+        if projects is not None:
+            ended &= jobs.c.project.in_(projects)
+        predicts = decisions.c.jct_s.is_not(None) & (decisions.c.gpus > 0)
+        first = select(func.min(decisions.c.number).label("number")).join(jobs, jobs.c.id == decisions.c.job_id)
+        numbers = first.where(ended, predicts).group_by(decisions.c.job_id, decisions.c.would).subquery()
+        query = select(decisions).join(numbers, decisions.c.number == numbers.c.number)
+        with self._database.read() as connection:
+            rows = connection.execute(query).mappings()
+            predicted = {(row["job_id"], bool(row["would"])): mappers.decision_of(row) for row in rows}
+            found = connection.execute(select(jobs).where(ended).order_by(jobs.c.ended_s)).mappings().all()
+        return [
+            DecisionOutcome(
+                str(row["id"]),
+                row["project"],
+                row["ended_s"] - row["submitted_s"],
+                row["energy_j"],
+                predicted.get((row["id"], False)),
+                predicted.get((row["id"], True)),
+            )
+            for row in found
+        ]

@@ -1,10 +1,10 @@
-"""Rows of the store's tables to plain data and back."""
+"""Convert rows of the store's tables to plain data and back."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -14,11 +14,13 @@ from powerflow.api.governance import AuditRecord
 from powerflow.api.job_spec import JobSpec
 from powerflow.api.records import DecisionRecord, EventRecord, JobState, NotFound
 from powerflow.cost.observation import Observation
-from powerflow.store.models import Charge, Intent, JobUpdate, Seen, StoredJob
+from powerflow.store.models import Intent, JobUpdate, Seen, StoredJob
 
 _JOB = tuple(field.name for field in dataclasses.fields(StoredJob))
-#: Only what was measured at the type's own power limit is learnt from, so the limit is not stored.
+#: The power limit is not stored: costs are learned only from what was measured at the default limit of the type.
 _OBSERVATION = tuple(field.name for field in dataclasses.fields(Observation) if field.name != "power_limit_w")
+#: States of jobs that have not ended, as the tables have them.
+ACTIVE = [state.value for state in JobState if not state.ended]
 #: Stands for a spec that cannot be read.
 UNREADABLE = JobSpec(run="false  # the record of this job cannot be read")
 #: What a `JobUpdate` may change.
@@ -26,7 +28,7 @@ CHANGES = tuple(field.name for field in dataclasses.fields(JobUpdate) if field.n
 
 
 def number(job_id: str) -> int:
-    """Number of a job.
+    """Return the number of a job.
 
     Raises:
         NotFound: No job has such an id.
@@ -37,22 +39,22 @@ def number(job_id: str) -> int:
 
 
 def to_json(value: Any) -> str:
-    """JSON in ASCII, so that no database refuses a character of it.
+    """Write JSON in ASCII, so that no database refuses a character of it.
 
     Raises:
-        ValueError: JSON has no word for it (an infinite number).
-        TypeError: The same, for a whole type.
+        ValueError: It holds a number that JSON has not (an infinite one).
+        TypeError: It holds a type that JSON has not.
     """
     return json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
 
 
 def plain(text: str) -> str:
-    """Text as every database takes it: without NUL and halves of surrogate pairs, which logs can hold."""
+    """Replace what some database refuses in text, and logs can hold: NUL, and halves of surrogate pairs."""
     return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
 
 
 def job_of(row: RowMapping) -> StoredJob:
-    """A row of ``jobs``."""
+    """Return the job of a row of ``jobs``."""
     values = {name: row[name] for name in _JOB}
     values["id"] = str(row["id"])
     values["spec"] = _spec(row["spec"])
@@ -63,9 +65,9 @@ def job_of(row: RowMapping) -> StoredJob:
 
 @lru_cache(maxsize=4096)
 def _spec(text: str) -> JobSpec:
-    """A spec as it stands in the store; reading one takes longer than all the rest of a row, and nobody changes one.
+    """Read a stored spec; kept in a cache, since it takes longer than the rest of a row and never changes.
 
-    One that this version cannot read is `UNREADABLE`: its job must not keep others from being shown, or run.
+    A spec that this version cannot read becomes `UNREADABLE`: its job must not stop others from being shown or run.
     """
     try:
         return JobSpec.model_validate_json(text, context={"stored": True})
@@ -74,7 +76,7 @@ def _spec(text: str) -> JobSpec:
 
 
 def new_job(spec: JobSpec, user: str, now_s: float) -> dict[str, Any]:
-    """The row of a job that is submitted now."""
+    """Return the row of a job that is submitted now."""
     return {
         "spec": to_json(spec.model_dump(mode="json", by_alias=True)),
         "user": user,
@@ -96,21 +98,15 @@ def new_job(spec: JobSpec, user: str, now_s: float) -> dict[str, Any]:
 
 
 def changes(row: JobUpdate) -> dict[str, Any]:
-    """Parameters of an update: ``number`` and one ``new_…`` for each of `CHANGES`."""
+    """Return the parameters of an update: ``number`` and one ``new_…`` for each of `CHANGES`."""
     values = {f"new_{name}": getattr(row, name) for name in CHANGES}
     if row.reason is not None:
         values["new_reason"] = plain(row.reason)
     return {"number": number(row.job_id), **values}
 
 
-def owed(charge: Charge) -> dict[str, Any]:
-    """Parameters of what a charge adds to its job."""
-    assert charge.job_id is not None
-    return {"number": number(charge.job_id), "more_energy_j": charge.energy_j, "more_gpu_s": charge.gpu_s}
-
-
 def intent_of(row: RowMapping) -> Intent:
-    """A row of ``gangs``."""
+    """Return the intent of a row of ``gangs``."""
     return Intent(
         job_id=str(row["job_id"]),
         epoch=row["epoch"],
@@ -122,7 +118,7 @@ def intent_of(row: RowMapping) -> Intent:
 
 
 def gang_row(intent: Intent, now_s: float) -> dict[str, Any]:
-    """The row of an intent."""
+    """Return the row of an intent."""
     return {
         "job_id": number(intent.job_id),
         "epoch": intent.epoch,
@@ -135,13 +131,13 @@ def gang_row(intent: Intent, now_s: float) -> dict[str, Any]:
 
 
 def seen_of(row: RowMapping) -> Seen:
-    """A row of ``observations``."""
+    """Return the observation of a row of ``observations``."""
     observation = Observation(**{name: row[name] for name in _OBSERVATION})
     return Seen(row["cost_class"], observation, str(row["job_id"]), row["time_s"], row["steps"])
 
 
 def seen_row(seen: Seen) -> dict[str, Any]:
-    """The row of an observation."""
+    """Return the row of an observation."""
     return {
         "cost_class": seen.cost_class,
         "job_id": number(seen.job_id),
@@ -151,72 +147,36 @@ def seen_row(seen: Seen) -> dict[str, Any]:
     }
 
 
-def merged(rows: Iterable[Seen]) -> list[Seen]:
-    """One row for each configuration that a class was seen in, in order of its latest.
-
-    Step time and power become means weighted by steps; job and time are those of the latest.
-    """
-    kept: dict[tuple[Any, ...], list[Seen]] = {}
-    for row in rows:
-        seen = row.observation
-        where = (seen.model, seen.gpu_type, seen.gpus, seen.nodes)
-        how = (seen.local_batch, seen.accumulation, seen.clock_mhz)
-        key = (row.cost_class, *where, *how)
-        kept[key] = [*kept.pop(key, []), row]
-    return [_mean(like) for like in kept.values()]
-
-
-def _mean(rows: list[Seen]) -> Seen:
-    last = rows[-1]
-    if len(rows) == 1:
-        return last
-    steps = sum(row.steps for row in rows)
-    powers = [(row.observation.power_w, row.steps) for row in rows if row.observation.power_w is not None]
-    observation = dataclasses.replace(
-        last.observation,
-        step_time_s=_weighted([(row.observation.step_time_s, row.steps) for row in rows]),
-        power_w=_weighted(powers) if powers else None,
-    )
-    return dataclasses.replace(last, observation=observation, steps=steps)
-
-
-def _weighted(values: list[tuple[float, float]]) -> float:
-    weight = sum(steps for _, steps in values)
-    if weight <= 0:
-        return sum(value for value, _ in values) / len(values)
-    return sum(value * steps for value, steps in values) / weight
-
-
 def event_of(row: RowMapping) -> EventRecord:
-    """A row of ``events``."""
+    """Return the event of a row of ``events``."""
     job_id = None if row["job_id"] is None else str(row["job_id"])
     return EventRecord(row["number"], row["time_s"], row["kind"], job_id, row["text"], json.loads(row["fields"]))
 
 
 def event_row(kind: str, text: str, now_s: float, job_id: str | None, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The row of an event."""
+    """Return the row of an event."""
     job = None if job_id is None else number(job_id)
     return {"time_s": now_s, "kind": kind, "job_id": job, "text": plain(text), "fields": to_json(dict(fields))}
 
 
 def decision_of(row: RowMapping) -> DecisionRecord:
-    """A row of ``decisions``."""
+    """Return the decision of a row of ``decisions``."""
     return DecisionRecord(**{**row, "job_id": str(row["job_id"])})
 
 
 def decision_row(what: DecisionRecord) -> dict[str, Any]:
-    """The row of a decision, without its number."""
+    """Return the row of a decision, without its number."""
     row = {**dataclasses.asdict(what), "job_id": number(what.job_id), "reason": plain(what.reason)}
     del row["number"]
     return row
 
 
 def audit_of(row: RowMapping) -> AuditRecord:
-    """A row of ``audit``."""
+    """Return the entry of a row of ``audit``."""
     return AuditRecord(**{**row, "fields": json.loads(row["fields"])})
 
 
 def audit_row(what: AuditRecord) -> dict[str, Any]:
-    """The row of an entry of the audit, without its number."""
+    """Return the row of an audit entry, without its number."""
     text = {name: plain(getattr(what, name)) for name in ("user", "address", "action", "target")}
     return {"time_s": what.time_s, **text, "fields": to_json(dict(what.fields))}

@@ -51,7 +51,7 @@ def run_for(bench: Bench, seconds: float) -> None:
 def past_job(bench: Bench, hours: float) -> None:
     """A job that was submitted so long ago, and has completed."""
     job_id = bench.submit(**JOB)
-    with bench.store._write() as connection:
+    with bench.store._database.write_claimed() as connection:
         from powerflow.store.schema import jobs
 
         since_s = bench.controller.clock() - 3600.0 * hours
@@ -95,8 +95,8 @@ def test_who_may_and_what_is_none(bench: Bench) -> None:
 
 def test_what_was_used_before_it_was_set_counts(bench: Bench) -> None:
     now_s = bench.controller.clock()
-    bench.store.charge([Charge(now_s - 900.0, now_s - 600.0, "", None, 2 * KWH, 0.0)])
-    bench.store.charge([Charge(now_s - 90_000.0, now_s - 89_000.0, "", None, 5 * KWH, 0.0)])  # the day before
+    bench.store.charges.add([Charge(now_s - 900.0, now_s - 600.0, "", None, 2 * KWH, 0.0)])
+    bench.store.charges.add([Charge(now_s - 90_000.0, now_s - 89_000.0, "", None, 5 * KWH, 0.0)])  # the day before
     bench.restart()
     day(bench, 10.0)
     assert bench.service.budgets()[0].spent_j == pytest.approx(2 * KWH, rel=1e-3)
@@ -254,7 +254,7 @@ def replays(bench: Bench) -> bool:
 
 def test_a_restart_without_what_keepers_knew_counts_no_joule_twice(bench: Bench) -> None:
     now_s = bench.controller.clock()
-    bench.store.charge([Charge(now_s - 200_000.0, now_s - 190_000.0, "", None, 1000 * KWH, 0.0)])
+    bench.store.charges.add([Charge(now_s - 200_000.0, now_s - 190_000.0, "", None, 1000 * KWH, 0.0)])
     bench.restart()
     day(bench, 10.0)
     bench.store.put("budget keepers", {})

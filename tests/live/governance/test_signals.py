@@ -147,7 +147,7 @@ def wait_for_fetch() -> None:
 def test_accounts_reckon_with_each_hours_values(bench: Bench) -> None:
     job_id = bench.submit(**JOB, project="vision")
     hour = bench.controller.clock() // 3600.0 * 3600.0
-    bench.store.charge(
+    bench.store.charges.add(
         [
             Charge(hour - 7200, hour - 3600, "", job_id, 2 * KWH, 10.0),
             Charge(hour - 3600, hour, "", job_id, 1 * KWH, 10.0),
@@ -167,7 +167,7 @@ def test_accounts_reckon_with_each_hours_values(bench: Bench) -> None:
     assert [account.co2_g for account in found.items] == pytest.approx([1000.0, 1600.0, 2600.0])
     assert found.notes == ["cost by p.csv", "CO2 by c.csv; 28.6% of the joules with its fallback, 300 gCO2/kWh"]
     named_idle = bench.submit(**JOB, project="idle")
-    bench.store.charge([Charge(hour - 3600, hour, "", named_idle, 1 * KWH, 10.0)])
+    bench.store.charges.add([Charge(hour - 3600, hour, "", named_idle, 1 * KWH, 10.0)])
     costs = [a.cost for a in bench.service.accounts(since_s=hour - 7200, until_s=hour, by="project").items]
     assert costs == pytest.approx([0.7, 0.5, 2.0, 3.2]), "a project of that name pays for its own"
     by_job = bench.service.accounts(since_s=hour - 7200, until_s=hour, by="job").items

@@ -283,7 +283,7 @@ def test_the_scheduler_is_told_though_the_answer_cannot_be_made(bench: Bench, mo
     def fails(*_: object) -> None:
         raise StoreError("locked", retry=True)
 
-    monkeypatch.setattr(bench.store, "outcomes", fails)
+    monkeypatch.setattr(bench.store.decisions, "outcomes", fails)
     with pytest.raises(StoreError):
         mode(bench, "observe")
     bench.turn(1)
@@ -359,9 +359,9 @@ def test_nothing_is_measured_at_a_clock_that_nobody_set(bench: Bench) -> None:
     run_for(bench, 20.0)
     mode(bench, "observe")
     bench.turn(1)
-    before = len(bench.store.observations()) + len(bench.controller._table._measurements)
+    before = len(bench.store.observations.all()) + len(bench.controller._table._measurements)
     run_for(bench, 60.0)
     bench.controller.finish()
-    seen = bench.store.observations()[before:]
+    seen = bench.store.observations.all()[before:]
     assert bench.controller.jobs[job].gpus
     assert all(each.observation.clock_mhz is None for each in seen)

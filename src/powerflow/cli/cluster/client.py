@@ -28,11 +28,13 @@ from powerflow.api.records import (
     DecisionRecord,
     EventRecord,
     Explanation,
+    Items,
     JobDetail,
     JobRecord,
     JobState,
     LogChunk,
     NodeRecord,
+    NumberedPage,
     Page,
     Top,
 )
@@ -116,7 +118,7 @@ class ControllerClient:
     def events(self, *, after: int = 0, job_id: str | None = None, wait_s: float = 0.0) -> Sequence[EventRecord]:
         """What happened after an event, oldest first; waits for something to happen if so asked."""
         job = None if job_id is None else number(job_id)
-        return self._get(Page[EventRecord], "/events", after=after, job=job, limit=_PAGE, wait_s=wait_s).items
+        return self._get(NumberedPage[EventRecord], "/events", after=after, job=job, limit=_PAGE, wait_s=wait_s).items
 
     # --- the cluster ----------------------------------------------------------------------------------------------
 
@@ -126,7 +128,7 @@ class ControllerClient:
 
     def nodes(self) -> Sequence[NodeRecord]:
         """Nodes and their GPUs."""
-        return self._get(Page[NodeRecord], "/nodes").items
+        return self._get(Items[NodeRecord], "/nodes").items
 
     def drain(self, node: str, reason: str) -> NodeRecord:
         """Take a node out of use."""
@@ -149,14 +151,16 @@ class ControllerClient:
         found: list[DecisionRecord] = []
         while True:
             after = found[-1].number if found else 0
-            page = self._get(Page[DecisionRecord], f"/jobs/{number(job_id)}/decisions", after=after, limit=_PAGE).items
+            page = self._get(
+                NumberedPage[DecisionRecord], f"/jobs/{number(job_id)}/decisions", after=after, limit=_PAGE
+            ).items
             found += page
             if len(page) < _PAGE:
                 return found
 
     def budgets(self) -> Sequence[BudgetRecord]:
         """Energy budgets."""
-        return self._get(Page[BudgetRecord], "/budgets").items
+        return self._get(Items[BudgetRecord], "/budgets").items
 
     def set_budget(self, order: BudgetOrder) -> BudgetRecord:
         """Set an energy budget."""
@@ -168,7 +172,7 @@ class ControllerClient:
 
     def signals(self) -> Sequence[SignalRecord]:
         """What a joule costs and emits."""
-        return self._get(Page[SignalRecord], "/signals").items
+        return self._get(Items[SignalRecord], "/signals").items
 
     def set_signal(self, order: SignalOrder) -> SignalRecord:
         """Set a signal."""
@@ -180,7 +184,7 @@ class ControllerClient:
 
     def caps(self) -> Sequence[CapRecord]:
         """Power caps."""
-        return self._get(Page[CapRecord], "/caps").items
+        return self._get(Items[CapRecord], "/caps").items
 
     def set_cap(self, order: CapOrder) -> CapRecord:
         """Set a power cap."""
@@ -188,7 +192,7 @@ class ControllerClient:
 
     def lift_cap(self, scope: str) -> Sequence[CapRecord]:
         """End the caps of a scope."""
-        return self._ask(Page[CapRecord], "POST", "/caps/lift", body={"scope": scope}).items
+        return self._ask(Items[CapRecord], "POST", "/caps/lift", body={"scope": scope}).items
 
     def cap_csv(self, number: int) -> str:
         """What was drawn and allowed under a cap."""
@@ -198,7 +202,7 @@ class ControllerClient:
         """Who set what after an entry, oldest first; all of it."""
         found: list[AuditRecord] = []
         while True:
-            page = self._get(Page[AuditRecord], "/audit", after=after, limit=_PAGE).items
+            page = self._get(NumberedPage[AuditRecord], "/audit", after=after, limit=_PAGE).items
             found += page
             if len(page) < _PAGE:
                 return found

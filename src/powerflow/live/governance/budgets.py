@@ -188,7 +188,7 @@ class LiveBudgets:
 
     def start(self, now_s: float) -> scheduler_events.Event:
         """Go on where the last controller was, and on the same terms: the first plan must not exceed them."""
-        accounts = self._store.accounts(0.0, now_s, "project")[:-2]  # the last two are idle and total
+        accounts = self._store.charges.accounts(0.0, now_s, "project")[:-2]  # the last two are idle and total
         kept = self._store.get(KEEPERS, {})
         with self._lock:
             self._project_j = {account.name: account.energy_j for account in accounts}
@@ -337,7 +337,7 @@ class LiveBudgets:
 
     def _used_j(self, project: str, since_s: float, now_s: float) -> float:
         """Joules charged since a moment, to the hour."""
-        accounts = self._store.accounts(since_s, now_s, "project")
+        accounts = self._store.charges.accounts(since_s, now_s, "project")
         name = project or "total"
         found = accounts[:-2] if project else accounts[-1:]
         return next((account.energy_j for account in found if account.name == name), 0.0)

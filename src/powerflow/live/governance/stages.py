@@ -179,7 +179,7 @@ class Stages:
 
     def _show(self, name: str, stored: StoredStage, named: Sequence[str], now_s: float) -> ModeRecord:
         since_s = max(stored.set_s, now_s - LOOKED_AT_S)
-        outcomes = self._store.outcomes(since_s, None if name == OTHERS else [name])
+        outcomes = self._store.decisions.outcomes(since_s, None if name == OTHERS else [name])
         if name == OTHERS:
             outcomes = [outcome for outcome in outcomes if outcome.project not in named]
         return ModeRecord(

@@ -68,7 +68,7 @@ class Gpus:
         """Go on where the last controller's meter was."""
         state = self._store.get(METER)
         self._meter = Meter(list(self._gpus.values()), state)
-        self._totals_j = self._store.energy_totals()
+        self._totals_j = self._store.charges.totals()
         accounts = state["accounts"] if state else {}
         owners_by_uuid = {uuid: account["owner"] for uuid, account in accounts.items() if uuid in self._place}
         owners = {self._place[uuid]: owner for uuid, owner in owners_by_uuid.items()}
@@ -123,7 +123,7 @@ class Gpus:
     def save(self, store: Store) -> None:
         """Write the charges down, and the meter's accounts with them: a joule stands in one of the two."""
         if self._charges:
-            store.charge(list(self._charges.values()), {METER: self._meter.state()})
+            store.charges.add(list(self._charges.values()), {METER: self._meter.state()})
             self._charges.clear()
 
     def clock_set(self, by_s: float) -> None:

@@ -64,7 +64,7 @@ class DecisionLog:
 
     def start(self, now_s: float) -> None:
         """Go on with the outcomes that the last controller knew; stories that ended long ago are dropped."""
-        self._store.forget_decisions(now_s - KEPT_S)
+        self._store.decisions.forget(now_s - KEPT_S)
         kept = self._store.get(OUTCOMES, {})
         self.calibrations = {what: Calibration(kept.get(what, ())) for what in ("time", "energy")}
 
@@ -119,7 +119,7 @@ class DecisionLog:
             StoreError: It cannot be; it will be the next time.
         """
         if self._rows:
-            self._store.decide(self._rows)
+            self._store.decisions.add(self._rows)
             self._rows = []
         if self._unsaved:
             self._store.put(OUTCOMES, {what: [*known.residuals] for what, known in self.calibrations.items()})

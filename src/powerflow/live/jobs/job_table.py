@@ -208,7 +208,7 @@ class JobTable:
         """Store what has changed of jobs, what was measured, and the charges."""
         self._store.update([self._jobs[job_id].update() for job_id in sorted(self._dirty & self._jobs.keys())])
         self._dirty.clear()
-        self._store.observe(self._measurements)
+        self._store.observations.add(self._measurements)
         self._measurements.clear()
         self._power.save(self._store)
 
