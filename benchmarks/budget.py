@@ -23,10 +23,10 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 
+from benchmarks.governed.long_run import Constant, LongRun
+from benchmarks.governed.verdict import Verdict, kept, verdict
+from benchmarks.governed.year import resample
 from powerflow.energy.budget import Budget
-from powerflow.simulate.budgets.long_run import Constant, LongRun
-from powerflow.simulate.budgets.verdict import Verdict, kept, verdict
-from powerflow.simulate.budgets.year import resample
 from powerflow.simulate.frontier import natural_price
 from powerflow.simulate.workload.build import build_workload
 from powerflow.trace.read import read_trace

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.governed.year import resample
 from powerflow.policy.registry import load
 from powerflow.scheduler.calibration import Calibration
 from powerflow.simulate.belief import belief_named
-from powerflow.simulate.budgets.year import resample
 from powerflow.simulate.run import simulate
 from powerflow.simulate.workload.build import build_workload
 from powerflow.trace.read import read_trace

@@ -47,7 +47,7 @@ class Amount:
     relative: bool
 
 
-def parse_amount(text: str, where: str = "--energy") -> Amount:
+def parse_amount(text: str, where: str) -> Amount:
     """Read ``80%``, or joules as `parse_joules` does.
 
     Raises:
@@ -65,7 +65,7 @@ def parse_joules(text: str, where: str) -> float:
     return _amount(text, where, _JOULES, "energy", "write an amount such as 300kWh", share=False).value
 
 
-def parse_power(text: str, where: str = "--power") -> Amount:
+def parse_power(text: str, where: str) -> Amount:
     """Read ``60kW``, ``500 W``, ``1.2MW`` (megawatts) or ``75%``; units in any case.
 
     Raises:
@@ -74,7 +74,7 @@ def parse_power(text: str, where: str = "--power") -> Amount:
     return _amount(text, where, _WATTS, "power", "write watts such as 60kW, or a share: 75%")
 
 
-def parse_ramp(text: str, where: str = "--ramp") -> float:
+def parse_ramp(text: str, where: str) -> float:
     """Read ``500W/s`` or ``6kW/min`` as watts per second.
 
     Raises:

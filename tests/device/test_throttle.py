@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 
 from powerflow.cost.model import gpu_power, phi
 from powerflow.device.emulated.throttle import NOTES, Throttle, continue_leftovers
-from powerflow.device.emulated.true_cost import write_truth
+from powerflow.device.emulated.true_cost import model_json
 from tests.device.cards import a_job, emulated_gpus, end_watchdog, the_watchdog, wait_for
 
 TRUTH = a_job()
@@ -114,12 +115,11 @@ def test_it_ends_with_its_group(tmp_path: Path, devices: Path, script: subproces
 
 
 _THROTTLER = """
-import sys, time
+import json, sys, time
 from powerflow.device.emulated.gpu import EmulatedGpu
 from powerflow.device.emulated.throttle import Throttle
-from powerflow.device.emulated.true_cost import read_truth
-from pathlib import Path
-gpus, truth = [EmulatedGpu(sys.argv[3])], read_truth(Path(sys.argv[4]))
+from powerflow.device.emulated.true_cost import model_from
+gpus, truth = [EmulatedGpu(sys.argv[3])], model_from(json.loads(sys.argv[4]), "truth")
 Throttle(sys.argv[1], {int(sys.argv[2]): gpus}, truth, local_batch=64)
 time.sleep(600)
 """
@@ -131,8 +131,7 @@ def test_a_group_whose_throttle_was_killed_goes_on(
 ) -> None:
     gpu = emulated_gpus(tmp_path)[0]
     gpu.lock_clock(210)  # mostly stopped
-    write_truth(tmp_path / "truth.json", TRUTH)
-    arguments = [str(devices), str(script.pid), str(gpu.path), str(tmp_path / "truth.json")]
+    arguments = [str(devices), str(script.pid), str(gpu.path), json.dumps(model_json(TRUTH))]
     with subprocess.Popen([sys.executable, "-c", _THROTTLER, *arguments]) as throttler:
         wait_for(lambda: stopped(script), "a stop")
         watchdog = the_watchdog(devices)  # before the first stop there is somebody who looks

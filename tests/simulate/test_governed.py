@@ -8,6 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from benchmarks.governed.long_run import Biased, Constant, LongRun
+from benchmarks.governed.simulation import GovernedSimulation, Tick
+from benchmarks.governed.verdict import BudgetVerdict, kept, verdict
+from benchmarks.governed.year import LEVEL_DAYS, LONGEST_S, resample
 
 from powerflow.energy.budget import Budget, window_at
 from powerflow.energy.budgets import Budgets
@@ -16,11 +20,7 @@ from powerflow.energy.terms import EnergyTerms
 from powerflow.errors import InputError
 from powerflow.policy.registry import load
 from powerflow.scheduler.rules.power_limit import PowerLimit, added_w
-from powerflow.simulate.budgets.day_replay import replay_day
-from powerflow.simulate.budgets.long_run import Biased, Constant, LongRun
-from powerflow.simulate.budgets.simulation import GovernedSimulation, Tick
-from powerflow.simulate.budgets.verdict import BudgetVerdict, kept, verdict
-from powerflow.simulate.budgets.year import LEVEL_DAYS, LONGEST_S, resample
+from powerflow.simulate.day_replay import replay_day
 from powerflow.simulate.workload.build import build_workload
 from powerflow.trace.record import Trace, TraceJob
 from powerflow.units import DAY_S

@@ -108,7 +108,7 @@ def serve(
     from powerflow.live.governance.replay_process import Replays
     from powerflow.service.logs import json_lines
     from powerflow.service.peers import trusted_proxies
-    from powerflow.simulate.budgets.day_replay import compare_days, replay_days
+    from powerflow.simulate.day_replay import compare_days, replay_days
     from powerflow.store.database import LostClaim
 
     proxies = trusted_proxies(trusted_proxy or ())

@@ -67,7 +67,7 @@ def simulate(
     from powerflow.trace.read import read_trace
     from powerflow.units import parse_amount
 
-    amount = None if energy is None else parse_amount(energy)
+    amount = None if energy is None else parse_amount(energy, "--energy")
     _check_price(price, energy, policy)
     believed = Believed(belief, sizes, World(pause_s=pause, node_mtbf_h=math.inf if mtbf is None else mtbf))
     with ExitStack() as stack:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from powerflow.cli.options import Json
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -22,7 +24,6 @@ File = Annotated[
 ]
 FormatName = Annotated[str | None, typer.Option("--format", help="Its format; found out from the file by default.")]
 Zone = Annotated[str | None, typer.Option("--tz", help="Time zone of dates without offset: IANA name, UTC or +08:00.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="CSV file to write.")]
 
 _SHOWN_SKIPPED = 1000  # lines listed one by one in --json; all are counted

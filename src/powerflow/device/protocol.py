@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+#: A GPU of the cluster: its node and its index there.
+Place = tuple[str, int]
+
 
 class DeviceError(RuntimeError):
     """A GPU did not do what was asked."""

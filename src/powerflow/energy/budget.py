@@ -112,11 +112,6 @@ class Standing:
     forecast_j: float
 
     @property
-    def left_j(self) -> float:
-        """Energy that may still be used; negative if the budget is exceeded."""
-        return self.amount_j - self.spent_j
-
-    @property
     def share(self) -> float:
         """Used share of the budget."""
         return self.spent_j / self.amount_j

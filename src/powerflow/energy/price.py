@@ -29,6 +29,10 @@ def natural_price_of(cards: Sequence[GpuType]) -> float:
     return sum(1.0 / (card.limit_w - card.idle_w) for card in cards) / len(cards)
 
 
+#: The search stops when 1 − energy/target is between 0 and this.
+TOLERANCE = 0.005
+
+
 @dataclass(frozen=True, slots=True)
 class PriceFound:
     """Result of the search for a price.
@@ -58,7 +62,6 @@ def find_price(
     target: float,
     *,
     scale: float,
-    tolerance: float = 0.005,
     most_runs: int = 16,
 ) -> PriceFound:
     """Return the lowest price found at which at most ``target`` energy is used.
@@ -72,7 +75,6 @@ def find_price(
             price, but need not do so everywhere.
         target: Energy not to exceed, > 0.
         scale: Price at which energy is about as important as time, such as 1 / (watts of a busy GPU above idle).
-        tolerance: The search stops when 1 − energy/target is between 0 and this.
         most_runs: Largest number of calls of ``energy_at``, at least 2.
 
     Returns:
@@ -88,7 +90,7 @@ def find_price(
 
     if ask(0.0) > target:
         low, high = _bracket(ask, target, scale, most_runs)
-        while high is not None and len(seen) < most_runs and 1.0 - seen[high] / target > tolerance:
+        while high is not None and len(seen) < most_runs and 1.0 - seen[high] / target > TOLERANCE:
             middle = _between(low, high, seen, target, scale)
             if middle in seen:
                 break

@@ -8,7 +8,6 @@ acted on, so a new object over the same directory goes on where the old one was 
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import sys
@@ -29,8 +28,6 @@ from powerflow.gangs.report_reader import ReportReader
 from powerflow.gangs.restart import Scripts
 from powerflow.gangs.state_file import GangFailure, GangRecord
 from powerflow.gangs.types import DesiredState, GangEvent, Limits, Slot
-
-__all__ = ["Environment", "Gangs"]
 
 _JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _LIMITS = Limits()
@@ -166,12 +163,6 @@ class Gangs:
     def holding(self) -> dict[Slot, str]:
         """Return the GPUs on which a process was alive at the last `poll`, and the job of each."""
         return dict(self._context.owners)
-
-    def next_due_s(self) -> float:
-        """Return when, on this object's clock, to call `poll` again at the latest; inf: when a rank has changed."""
-        if self._engine_trouble:
-            return self._context.clock() + self._context.limits.steady_poll_s
-        return min((gang.due_s for gang in self._gangs.values() if not gang.quiet), default=math.inf)
 
     def standing(self, job_id: str) -> list[dict[str, Any]]:
         """Return the state of each of a job's `ranks` as the engine gives it, and its own report if it runs."""

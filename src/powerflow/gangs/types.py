@@ -220,6 +220,6 @@ class Noted:
 GangEvent = Started | Vacated | Progressed | Rescaled | Continued | RankLost | Hung | GangCompleted | GangFailed | Noted
 
 
-def backoff_s(attempt: int, first_s: float = 1.0, most_s: float = 300.0) -> float:
-    """Return the seconds to wait before the given attempt (1: the first retry); they double up to ``most_s``."""
-    return float(min(most_s, first_s * 2.0 ** min(max(attempt - 1, 0), 60)))
+def backoff_s(attempt: int) -> float:
+    """Return the seconds to wait before the given attempt (1: the first retry): 1 s, doubled up to 300 s."""
+    return float(min(300.0, 2.0 ** min(max(attempt - 1, 0), 60)))

@@ -23,8 +23,9 @@ from powerflow.cost.table import Axes
 from powerflow.device.claims import GpuClaims
 from powerflow.device.cuda_order import cuda_numbers, visible
 from powerflow.device.lease import Clocks
-from powerflow.device.protocol import DeviceError, Gpu
+from powerflow.device.protocol import DeviceError, Gpu, Place
 from powerflow.engine.local import LocalEngine
+from powerflow.engine.local.environment import PATH
 from powerflow.engine.protocol import EngineError, RankName
 from powerflow.errors import InputError
 from powerflow.gangs.manager import Gangs
@@ -40,7 +41,7 @@ from powerflow.live.governance.savings import SavingsEstimate
 from powerflow.live.governance.signals import Signals
 from powerflow.live.governance.stages import Stages
 from powerflow.live.governance.step import GovernanceParts
-from powerflow.live.gpus.gpus import Gpus, Place
+from powerflow.live.gpus.gpus import Gpus
 from powerflow.live.gpus.hosts import nodes_of, numbered
 from powerflow.live.jobs.cost_learning import CostLearning
 from powerflow.live.jobs.decision_log import DecisionLog
@@ -51,9 +52,6 @@ from powerflow.store.database import StoreError
 from powerflow.store.leader_lease import own_name
 from powerflow.store.pairing import pair
 from powerflow.store.store import Store
-
-#: What a rank's process finds besides what its job says; nothing of the controller's own environment leaks.
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from powerflow.device.foreign import parent_of, strangers
+from powerflow.device.protocol import Place
 from powerflow.engine.protocol import Engine, EngineError, RankState
 from powerflow.gangs.manager import Gangs
 from powerflow.live.gpus.gpus import Gpus
-from powerflow.live.gpus.health import Place, Sight, Turn, faults_as_json, faults_from_json
+from powerflow.live.gpus.health import Sight, Turn, faults_as_json, faults_from_json
 from powerflow.live.jobs.job_table import JobTable
 from powerflow.osutil.processes import boot_id
 from powerflow.scheduler.events import GpuFailed, GpuRecovered
@@ -28,7 +29,6 @@ class GpuService:
     Args:
         power: Has the readings, and `GpuHealth`.
         engine: Knows which processes are ours.
-        clock: Seconds that only run forward.
     """
 
     def __init__(
@@ -39,10 +39,9 @@ class GpuService:
         table: JobTable,
         gangs: Gangs,
         log: Any,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._power, self._engine, self._store, self._table = power, engine, store, table
-        self._gangs, self._log, self._clock = gangs, log, clock
+        self._gangs, self._log = gangs, log
         self._uuids = {
             (gpu.node, gpu.index): gpu.uuid for name in power.node_names() for gpu, _ in power.readings(name)
         }
@@ -76,7 +75,7 @@ class GpuService:
             if reading is not None and self._emulated:  # who is on it is known: only ranks can be
                 reading = replace(reading, utilisation=math.nan)
             sights[place] = Sight(reading, errors.get(place), held, found)
-        self._take(self._health.look(self._clock(), sights))
+        self._take(self._health.look(time.monotonic(), sights))
 
     def failed_on(self, placement: Iterable[tuple[str, tuple[int, ...]]]) -> bool:
         """Return True if one of these GPUs is out of service; one that does not answer now is taken out.

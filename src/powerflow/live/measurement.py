@@ -6,10 +6,11 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
+from powerflow.device.protocol import Place
 from powerflow.gangs.manager import Gangs
 from powerflow.live.governance.step import GovernanceStep
 from powerflow.live.gpu_service import GpuService
-from powerflow.live.gpus.gpus import Gpus, Place
+from powerflow.live.gpus.gpus import Gpus
 from powerflow.live.jobs.active_job import ActiveJob
 from powerflow.live.jobs.job_table import JobTable
 from powerflow.scheduler.events import PowerMetered

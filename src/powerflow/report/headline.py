@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from powerflow import units
-from powerflow.report.words import REFERENCE, label, mean, subject_of
-from powerflow.simulate.comparison import Comparison, EqualEnergyRow
+from powerflow.report.words import label, mean, subject_of
+from powerflow.simulate.comparison import REFERENCE, Comparison, EqualEnergyRow
 from powerflow.simulate.result import SimulationResult
 
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from powerflow import units
-from powerflow.report.words import REFERENCE, mean, subject_of
-from powerflow.simulate.comparison import Comparison
+from powerflow.report.words import mean, subject_of
+from powerflow.simulate.comparison import REFERENCE, Comparison
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,15 +118,19 @@ def cell(estimate: Estimate | None, size: float = 1.0) -> TableCell:
     return TableCell(text, f"±\u202f{units.significant(half, 2)}" if math.isfinite(half) and half > 0 else "")
 
 
-def by_class(result: SimulationResult, most: int = 30) -> LevelTable:
+#: Cost classes that have a line of their own.
+MOST_CLASSES = 30
+
+
+def by_class(result: SimulationResult) -> LevelTable:
     """Return a table of one simulation's jobs by cost class, those with most energy first; the rest in one line."""
     jobs = result.jobs
     names, member = np.unique(np.array(jobs.cost_class, dtype=object).astype(str), return_inverse=True)
     energy_j = np.bincount(member, jobs.energy_j, len(names)) if len(names) else np.empty(0)
     order = np.argsort(-energy_j, kind="stable")
-    groups = [(str(names[k]), np.flatnonzero(member == k)) for k in order[:most]]
-    if len(order) > most:
-        groups.append((f"{len(order) - most} more classes", np.flatnonzero(np.isin(member, order[most:]))))
+    groups = [(str(names[k]), np.flatnonzero(member == k)) for k in order[:MOST_CLASSES]]
+    if rest := len(order[MOST_CLASSES:]):
+        groups.append((f"{rest} more classes", np.flatnonzero(np.isin(member, order[MOST_CLASSES:]))))
     lines = []
     for name, here in groups:
         jct_s = jobs.jct_s[here]

@@ -6,13 +6,8 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 
-from powerflow.simulate.comparison import Comparison, EqualEnergyRow
+from powerflow.simulate.comparison import OURS, Comparison, EqualEnergyRow
 from powerflow.units import DAY_S, HOUR_S
-
-#: Policy that is the subject of a comparison, if it takes part.
-OURS = "prices"
-#: Reference policy: energy levels are shares of its energy at the maximum clock.
-REFERENCE = "fifo"
 
 _LABELS = {"fifo": "FIFO", "srtf": "SRTF", "qssf": "QSSF", "afs": "AFS-L"}
 _PROPER = ("tiresias", "gandiva", "optimus", "pollux")

@@ -225,7 +225,7 @@ def three_clocks(clocks: int) -> list[int]:
     return sorted({0, clocks // 2, clocks - 1})
 
 
-def belief_named(name: str, workload: Workload, *, sizes: str = "known", noise: float = NOISE, seed: int = 0) -> Belief:
+def belief_named(name: str, workload: Workload, *, sizes: str = "known", seed: int = 0) -> Belief:
     """The belief that a command line names.
 
     Raises:
@@ -236,7 +236,7 @@ def belief_named(name: str, workload: Workload, *, sizes: str = "known", noise: 
         case "oracle":
             return Oracle(workload, believed)
         case "fitted":
-            return Fitted(workload, believed, noise=noise, seed=seed)
+            return Fitted(workload, believed, seed=seed)
         case "online":
-            return Online(workload, believed, noise=noise, seed=seed)
+            return Online(workload, believed, seed=seed)
     raise InputError(f"belief {name!r} is unknown", where="--belief", fix="oracle, fitted or online")

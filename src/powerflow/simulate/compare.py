@@ -9,7 +9,16 @@ from dataclasses import fields
 from powerflow.errors import InputError
 from powerflow.policy import registry
 from powerflow.simulate.bound.bound import Bound, joined
-from powerflow.simulate.comparison import Comparison, EqualEnergyRow, Estimate, Frontier, FrontierPoint, Metrics
+from powerflow.simulate.comparison import (
+    OURS,
+    REFERENCE,
+    Comparison,
+    EqualEnergyRow,
+    Estimate,
+    Frontier,
+    FrontierPoint,
+    Metrics,
+)
 from powerflow.simulate.experiment import Believed, Bench, BoundOf, ExperimentRun, RunOf
 from powerflow.simulate.frontier import (
     Setting,
@@ -25,17 +34,12 @@ from powerflow.simulate.parallel import AskAll, usable_cores, workers
 from powerflow.simulate.result import SimulationResult
 from powerflow.simulate.workload.workload import Workload
 
-#: The policy whose metered energy at maximum clock is 100 %.
-REFERENCE = "fifo"
-#: The policy against which ratios are made.
-OURS = "prices"
 #: The level that is shown over time.
 SHOWN_LEVEL = 0.8
 LEVELS = (1.0, 0.9, 0.8, 0.7)
 
 #: ``progress(share, note)``: how much of the whole is done, 0 to 1, and what was done last.
 Progress = Callable[[float, str], None]
-Hulls = Mapping[int, Sequence[FrontierPoint]]
 
 
 def compare(

@@ -7,6 +7,11 @@ from dataclasses import dataclass
 
 from powerflow.simulate.result import SimulationResult
 
+#: Reference policy: energy levels are shares of its metered energy at the maximum clock.
+REFERENCE = "fifo"
+#: Policy that is the subject of a comparison, if it takes part.
+OURS = "prices"
+
 
 @dataclass(frozen=True, slots=True)
 class Metrics:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from powerflow.energy.price import PriceFound, find_price
 from powerflow.errors import InputError
-from powerflow.simulate.compare import REFERENCE
+from powerflow.simulate.comparison import REFERENCE
 from powerflow.simulate.frontier import natural_price
 from powerflow.simulate.result import SimulationResult
 from powerflow.simulate.workload.workload import Workload

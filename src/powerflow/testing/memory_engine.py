@@ -11,16 +11,15 @@ from __future__ import annotations
 
 import heapq
 import math
-import re
 import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from powerflow.engine.local.records import file_name
 from powerflow.engine.protocol import EngineError, EngineNode, Fenced, RankName, RankSpec, RankState, RankStatus
 
-_GANG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _IGNORED = frozenset({0, signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH, signal.SIGSTOP})
 
 
@@ -179,7 +178,7 @@ class MemoryEngine:
 
     def launch(self, spec: RankSpec) -> RankStatus:
         """Start a rank, once; see `Engine.launch`."""
-        _check(spec.name.gang, spec.name.epoch, spec.name.number)
+        file_name(spec.name)
         if not spec.command or not spec.command[0]:
             raise EngineError(f"{spec.name}: the command is empty")
         with self._open().changed:
@@ -187,7 +186,7 @@ class MemoryEngine:
 
     def fence(self, gang: str, epoch: int) -> None:
         """Refuse launches of a gang below an epoch from now on; see `Engine.fence`."""
-        _check(gang, epoch, 0)
+        file_name(RankName(gang, epoch, 0))
         with self._open().changed:
             self._stage.fences[gang] = max(epoch, self._stage.fences.get(gang, 0))
 
@@ -239,8 +238,3 @@ class MemoryEngine:
         if self._closed:
             raise EngineError("this engine object was closed")
         return self._stage
-
-
-def _check(gang: str, epoch: int, number: int) -> None:
-    if not _GANG.fullmatch(gang) or epoch < 0 or number < 0:
-        raise EngineError(f"{gang!r}, {epoch}, {number} cannot name a rank")

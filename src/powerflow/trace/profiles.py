@@ -35,8 +35,6 @@ ITP = Profile(
 # Hu et al., SC'21: the artifact's cluster summary gives, over 1,580,464 GPU jobs of four clusters, a median duration of
 # 206 s, a mean of 6,652 s, 3.716 GPUs per job (median 1), and 49,351 GPU-seconds per job. Nothing is published on the
 # relation of sizes and durations or on arrivals: we chose both so that these numbers hold.
-HELIOS_MEDIAN_S, HELIOS_MEAN_S, HELIOS_GPUS, HELIOS_GPU_S = 206.0, 6651.7, 3.716, 49_351.0
-
 _HELIOS_SHORT = Component(0.7, 97.0, 1.3)
 
 HELIOS = Profile(

@@ -200,7 +200,7 @@ def test_a_replay_that_fails_is_said_and_tried_again_later(tmp_path: Path) -> No
 
 def test_the_simulator_replays_a_live_clusters_days(bench: Bench) -> None:
     from powerflow.live.governance.past_days import past_days
-    from powerflow.simulate.budgets.day_replay import replay_days
+    from powerflow.simulate.day_replay import replay_days
 
     for hours in (1.0, 3.0, 30.0):
         past_job(bench, hours)

@@ -236,7 +236,7 @@ def replays(bench: Bench) -> bool:
 
 def test_the_simulator_compares_a_live_clusters_days(bench: Bench) -> None:
     from powerflow.live.governance.past_days import past_days
-    from powerflow.simulate.budgets.day_replay import compare_days
+    from powerflow.simulate.day_replay import compare_days
 
     for hours in (1.0, 1.1, 30.0):
         past_job(bench, hours)

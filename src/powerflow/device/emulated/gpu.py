@@ -66,12 +66,6 @@ def create(directory: str | os.PathLike[str], nodes: Iterable[Node]) -> list[Emu
     return gpus
 
 
-def open_gpus(directory: str | os.PathLike[str]) -> list[EmulatedGpu]:
-    """All that were made there, by node and index."""
-    found = [EmulatedGpu(path) for path in Path(directory).glob("*/*") if path.name.isdecimal()]
-    return sorted(found, key=lambda gpu: (gpu.node, gpu.index))
-
-
 def settled(state: EmulatedState, idle_w: float, now_s: float, loader_lives: bool) -> EmulatedState:
     """The same GPU brought up to date: watts × seconds since then, added up.
 
@@ -173,10 +167,6 @@ class EmulatedGpu:
             return state._replace(load_w=0.0, load_pid=0, load_born=0) if mine else state
 
         self._change(rested, alive=(pid, birth))
-
-    def permit_clocks(self, permitted: bool) -> None:
-        """Whether `lock_clock` and `unlock_clock` shall work; for trying out what happens where they do not."""
-        self._change(lambda state, now_s: state._replace(permitted=permitted))
 
     def _set_clock(self, locked_mhz: float) -> None:
         def set_to(state: EmulatedState, now_s: float) -> EmulatedState:

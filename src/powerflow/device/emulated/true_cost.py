@@ -10,7 +10,6 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, fields
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,10 +17,6 @@ import numpy as np
 from powerflow.cost.model import JobModel, PowerModel, ThroughputModel
 from powerflow.cost.vary import FACTORS, VARIATION, varied
 from powerflow.errors import InputError
-from powerflow.osutil.files import read_json, replace_json
-
-VERSION = 1
-KIND = "emulated truth"
 
 _Part = TypeVar("_Part", ThroughputModel, PowerModel)
 
@@ -33,23 +28,6 @@ def truth_of(model: JobModel, seed: int, *, variation: float = VARIATION) -> Job
     """
     rng = np.random.default_rng([seed, *model.name.encode()])
     return varied(model, np.exp(variation * rng.standard_normal(FACTORS)))
-
-
-def write_truth(path: Path, truth: JobModel) -> None:
-    """Write it as JSON: ``{"version": 1, "kind": "emulated truth", "model": {…}}``, names as in `JobModel`."""
-    replace_json(path, {"version": VERSION, "kind": KIND, "model": model_json(truth)})
-
-
-def read_truth(path: Path) -> JobModel:
-    """Read such a file.
-
-    Raises:
-        InputError: If it is not there, or is no such file.
-    """
-    found = read_json(path)
-    if found is None or found.get("kind") != KIND or found.get("version") != VERSION:
-        raise InputError(f"is not a file of {KIND} of version {VERSION}", where=str(path))
-    return model_from(found.get("model"), str(path))
 
 
 def model_json(model: JobModel) -> dict[str, Any]:

@@ -25,7 +25,8 @@ PASSED = (
     "TZ",
     "TMPDIR",
 )
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+#: Where ranks find commands: nothing of the own environment of an agent or controller leaks into them.
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def agent_environment(ours: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -34,7 +35,7 @@ def agent_environment(ours: Mapping[str, str] = os.environ) -> dict[str, str]:
     Args:
         ours: Environment of the process that starts it.
     """
-    built = {"PATH": _PATH, "LANG": "C.UTF-8"}
+    built = {"PATH": PATH, "LANG": "C.UTF-8"}
     try:
         built["HOME"] = pwd.getpwuid(os.geteuid()).pw_dir
     except KeyError:  # a user without an entry, as containers have them

@@ -16,10 +16,7 @@ from dataclasses import dataclass
 from powerflow.api.governance import AuditRecord
 from powerflow.device.lease import Clocks
 from powerflow.device.nvml import NEAR_MHZ, NEAR_SHARE, is_above
-from powerflow.device.protocol import DeviceError, Gpu, Reading
-
-#: One GPU: its node, and its number there.
-Place = tuple[str, int]
+from powerflow.device.protocol import DeviceError, Gpu, Place, Reading
 
 #: How often the lease of the clocks is renewed.
 RENEW_S = 5.0

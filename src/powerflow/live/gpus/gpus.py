@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from powerflow.cost.catalogue import gpu_type
 from powerflow.device.lease import Clocks
 from powerflow.device.meter import Meter
-from powerflow.device.protocol import DeviceError, Gpu, Reading
+from powerflow.device.protocol import DeviceError, Gpu, Place, Reading
 from powerflow.live.gpus.clock_keeper import ClockKeeper
 from powerflow.live.gpus.health import GpuHealth
 from powerflow.live.gpus.hosts import names_by_type
@@ -17,13 +17,14 @@ from powerflow.live.gpus.limit_watch import LimitWatch
 from powerflow.store.models import Charge
 from powerflow.store.store import Store
 
-#: One GPU: its node, and its number there.
-Place = tuple[str, int]
-
 #: Name of the store's setting in which the meter's accounts stand.
 METER = "meter"
 #: And that in which the power limits stand that the cards have of their own.
 LIMITS = "power limits"
+
+
+#: How often GPUs are read.
+READ_S = 1.0
 
 
 class Gpus:
@@ -34,12 +35,9 @@ class Gpus:
         clocks: Sets them, and gives them back as they were.
         store: Where charges go, and the meter's accounts, so that no joule is lost between two controllers.
         refused: Where `clocks` says what it cannot do.
-        every_s: How often GPUs are read.
     """
 
-    def __init__(
-        self, gpus: Sequence[Gpu], clocks: Clocks, store: Store, refused: list[str], *, every_s: float = 1.0
-    ) -> None:
+    def __init__(self, gpus: Sequence[Gpu], clocks: Clocks, store: Store, refused: list[str]) -> None:
         self._gpus = {(gpu.node, gpu.index): gpu for gpu in gpus}
         self._place = {gpu.uuid: place for place, gpu in self._gpus.items()}
         self.keeper = ClockKeeper(self._gpus, clocks)
@@ -50,7 +48,6 @@ class Gpus:
         self._found: dict[str, None] = {}  # what does not work, in order of appearance
         self._jumped: dict[Place, str] = {}  # the last jump of each counter
         self._meter = Meter(gpus)
-        self._every_s = every_s
         self._read_s = self._settled_s = -math.inf
         self._owners: dict[Place, str] = {}
         self._readings: dict[Place, Reading] = {}
@@ -82,7 +79,7 @@ class Gpus:
 
     def due(self, now_s: float, holding: Mapping[Place, str]) -> bool:
         """Whether the GPUs are to be read again: it is time to, or one of them has changed hands."""
-        return now_s - self._read_s >= self._every_s or holding != self._owners
+        return now_s - self._read_s >= READ_S or holding != self._owners
 
     def settle(self, now_s: float, holding: Mapping[Place, str]) -> Mapping[str, tuple[float, float]]:
         """Read all GPUs and charge what was drawn since the last time; from now on they work for who holds them.

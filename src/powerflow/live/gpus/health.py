@@ -17,10 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from powerflow.device.protocol import DeviceError, DeviceLost, Reading
-
-#: One GPU: its node, and its number there.
-Place = tuple[str, int]
+from powerflow.device.protocol import DeviceError, DeviceLost, Place, Reading
 
 #: How long a GPU may fail to answer before it leaves service: one that is free, and one that a job is on.
 FREE_S, HELD_S = 2.5, 10.0

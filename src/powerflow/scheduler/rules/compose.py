@@ -8,8 +8,6 @@ change; there the policy decides, with weights by what projects have had, and cl
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from powerflow.policy.protocol import Policy
 from powerflow.scheduler.rules.ageing import PATIENCE_S, Ageing
 from powerflow.scheduler.rules.fair_share import FairShare
@@ -21,13 +19,7 @@ from powerflow.scheduler.rules.protection import Protection
 from powerflow.scheduler.rules.rollout import Rollout
 
 
-def with_rules(
-    policy: Policy,
-    *,
-    interval_s: float = 60.0,
-    patience_s: float = PATIENCE_S,
-    shares: Mapping[str, float] | None = None,
-) -> Policy:
+def with_rules(policy: Policy, *, interval_s: float = 60.0, patience_s: float = PATIENCE_S) -> Policy:
     """A policy under all rules.
 
     Args:
@@ -35,13 +27,11 @@ def with_rules(
         interval_s: Decisions are so far apart: what a slowed protected job may lose until the next (`Protection`), and
             how long a job runs at least (`Hysteresis`).
         patience_s: Of `Ageing`.
-        shares: Of `FairShare`.
 
     Raises:
         InputError: As of these.
     """
-    fair = FairShare(policy, shares)
-    steady = Hysteresis(MaxSlowdown(fair), least_run_s=interval_s)
+    steady = Hysteresis(MaxSlowdown(FairShare(policy)), least_run_s=interval_s)
     ruled = Rollout(NoPreempt(PowerLimit(Protection(Ageing(steady, patience_s=patience_s), check_s=interval_s))))
     ruled.name = policy.name  # the rules hold under every policy: it is the policy that people choose
     return ruled

@@ -23,13 +23,13 @@ def kind_not_read(head: str) -> tuple[str, str] | None:
     return next(((what, fix) for looks_like, what, fix in _KINDS if looks_like(lines)), None)
 
 
-def _every(pattern: str, share: float = 0.8) -> Callable[[list[str]], bool]:
-    """Return a test for files whose first lines mostly match a pattern."""
+def _every(pattern: str) -> Callable[[list[str]], bool]:
+    """Return a test for files of which four in five of the first lines match a pattern."""
     form = re.compile(pattern)
 
     def looks_like(lines: list[str]) -> bool:
         some = lines[:20]
-        return sum(form.match(line) is not None for line in some) >= share * len(some)
+        return sum(form.match(line) is not None for line in some) >= 0.8 * len(some)
 
     return looks_like
 

@@ -8,8 +8,8 @@ from itertools import pairwise
 
 import numpy as np
 
+from benchmarks.governed.simulation import Tick
 from powerflow.energy.budget import Budget, windows
-from powerflow.simulate.budgets.simulation import Tick
 
 
 @dataclass(frozen=True, slots=True)

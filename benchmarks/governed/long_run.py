@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from benchmarks.governed.simulation import GovernedSimulation
 from powerflow.cost.catalogue import gpu_type
 from powerflow.energy.budget import Budget
 from powerflow.energy.budgets import Budgets
@@ -16,14 +17,24 @@ from powerflow.energy.price import REPLAYED
 from powerflow.energy.response import Response, response
 from powerflow.policy.registry import load
 from powerflow.scheduler.events import CostLearned
-from powerflow.simulate.belief import Oracle
-from powerflow.simulate.budgets.day_replay import believed_world, replay_day
-from powerflow.simulate.budgets.simulation import GovernedSimulation
+from powerflow.simulate.belief import Belief, Oracle
+from powerflow.simulate.day_replay import replay_day
 from powerflow.simulate.frontier import natural_price
 from powerflow.simulate.workload.workload import Workload
 
 #: Days that are known when it begins.
 KNOWN_DAYS = 14
+
+
+def believed_world(workload: Workload, belief: Belief) -> Workload:
+    """The workload as it would be if the belief were true: what a controller can replay."""
+    tables = {(learned.cost_class, learned.gpu_type): learned.table for learned in belief.start()}
+    sizes = [belief.iterations(number) for number in range(len(workload.jobs))]
+    jobs = [
+        replace(job, iterations=size) if size is not None else job
+        for job, size in zip(workload.jobs, sizes, strict=True)
+    ]
+    return replace(workload, jobs=jobs, truth=tables)
 
 
 class Biased(Oracle):

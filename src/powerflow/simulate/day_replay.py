@@ -15,35 +15,22 @@ from powerflow.energy.response import Response, response
 from powerflow.job import Job
 from powerflow.policy.registry import load
 from powerflow.scheduler.rules.compose import with_rules
-from powerflow.simulate.belief import Belief
 from powerflow.simulate.result import SimulationResult
 from powerflow.simulate.run import simulate
 from powerflow.simulate.workload.workload import Workload
 from powerflow.units import DAY_S
 
 
-def believed_world(workload: Workload, belief: Belief) -> Workload:
-    """The workload as it would be if the belief were true: what a controller can replay."""
-    tables = {(learned.cost_class, learned.gpu_type): learned.table for learned in belief.start()}
-    sizes = [belief.iterations(number) for number in range(len(workload.jobs))]
-    jobs = [
-        replace(job, iterations=size) if size is not None else job
-        for job, size in zip(workload.jobs, sizes, strict=True)
-    ]
-    return replace(workload, jobs=jobs, truth=tables)
-
-
 def replay_day(
-    believed: Workload, day: int, prices: Sequence[float], *, projects: Sequence[str] = (), policy: str = "prices"
+    believed: Workload, day: int, prices: Sequence[float], *, projects: Sequence[str] = ()
 ) -> dict[str, Response]:
     """What the arrivals of a day cost at each price, run to their end from an empty cluster.
 
     Args:
-        believed: Jobs and costs as believed (`believed_world`).
+        believed: Jobs, with costs as believed.
         day: Counted from 0, at 0 s.
         prices: λ_E, seconds per joule, ascending, the first 0.
         projects: Whose budgets are to be governed besides the cluster's.
-        policy: Its spec.
 
     Returns:
         By scope, "" being the cluster: joules above idle. Of a project: joules of its jobs, the idle draw of the GPUs
@@ -55,7 +42,7 @@ def replay_day(
         return {}
     part = replace(believed, jobs=jobs)
     of = np.array([job.project for job in jobs])
-    runs = [(price, simulate(part, load(policy), energy_price=price)) for price in prices]
+    runs = [(price, simulate(part, load("prices"), energy_price=price)) for price in prices]
     found = {"": response([(price, *_cluster(run)) for price, run in runs])}
     for project in projects:
         its = of == project

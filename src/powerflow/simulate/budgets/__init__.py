@@ -1,1 +1,0 @@
-"""Long simulations under energy budgets, by the code that keeps them live."""
