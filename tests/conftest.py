@@ -5,7 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
+from pathlib import Path
+
+import pytest
 
 pytest_plugins = ["tests.store.databases"]
 
@@ -20,3 +25,13 @@ _MEMORY = "/dev/shm"
 if os.path.ismount(_MEMORY) and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > 2**31:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", _MEMORY)
     tempfile.tempdir = _MEMORY
+
+
+_KERNELS = Path(__file__).parents[1] / "src" / "powerflow" / "policy" / "__pycache__"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Compile the kernels before several workers would each do it, in a clone where nobody has yet."""
+    alone = hasattr(config, "workerinput") or not config.getoption("numprocesses", None)
+    if not alone and not any(_KERNELS.glob("prices_kernel.allocate*.nbi")):
+        subprocess.run([sys.executable, "-m", "tests.compile_kernels"], cwd=Path(__file__).parents[1], check=False)
