@@ -616,3 +616,31 @@ def test_who_sets_no_local_limit_has_none(bench: Bench) -> None:
     target = Mailbox(bench.directory / "jobs" / "j").target()
     assert target is not None
     assert target.local_batch_max == 0
+
+
+def test_a_job_that_is_killed_after_its_end_tells_how_it_ended(bench: Bench) -> None:
+    bench.steps_total = 5
+    bench.habits = lambda spec: Habits(crashes_building=spec.name.gang == "k")
+    bench.gangs.apply([order(1, "a0"), order(1, "a1", job_id="k")])
+    bench.hear(GangFailed, "k")
+    bench.hear(GangCompleted)
+    bench.gangs.kill("j")
+    bench.gangs.kill("k")
+    assert {(type(event), event.job_id) for event in bench.turn()} == {(Vacated, "j"), (GangFailed, "k")}
+    bench.gangs.kill("j")
+    assert bench.turn() == []  # not once more
+
+
+def test_a_job_that_was_killed_runs_again_when_it_is_given_gpus(bench: Bench) -> None:
+    bench.habits = lambda spec: Habits(lingers=None)
+    names = start(bench, "a0", "a1")
+    bench.engine.stubborn = set(names)
+    bench.gangs.kill("j")
+    bench.turn()
+    bench.gangs.apply([order(2, "a0")])  # while its ranks have their grace, which goes on
+    bench.until(lambda: not set(names) & set(bench.engine.running()))
+    bench.hear(GangFailed)
+    bench.gangs.apply([order(3, "a0")])
+    bench.hear(Started)
+    assert bench.engine.placed("j") == {("a", 0)}
+    assert not bench.told(Vacated)

@@ -9,7 +9,9 @@ from __future__ import annotations
 import tempfile
 import zlib
 from pathlib import Path
+from random import Random
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -58,6 +60,7 @@ class Cluster(RuleBasedStateMachine):
         self.bench.engine.play = self.play
         self.orders: dict[str, DesiredState] = {}
         self.over: dict[str, type] = {}
+        self.killed: set[str] = set()
         self.frail = True
 
     def play(self, spec: RankSpec) -> Player:
@@ -80,10 +83,12 @@ class Cluster(RuleBasedStateMachine):
         nodes = sorted({node for node, _ in slots})
         placement = tuple((node, tuple(sorted(gpu for at, gpu in slots if at == node))) for node in nodes)
         epoch = self.orders[job].epoch + 1 if job in self.orders else 1
+        self.killed.discard(job)
         self.orders[job] = DesiredState(job, epoch, SPECS[job], placement)
 
     def wanted(self, job: str) -> set[Slot]:
-        return set(self.orders[job].slots()) if job in self.orders and job not in self.over else set()
+        gone = job not in self.orders or job in self.over or job in self.killed
+        return set() if gone else set(self.orders[job].slots())
 
     def turn(self) -> None:
         for event in self.bench.turn():
@@ -109,6 +114,19 @@ class Cluster(RuleBasedStateMachine):
         for job in fresh:
             self.order(job, shares[job])
         self.bench.gangs.apply([self.orders[job] for job in fresh])
+
+    @rule(job=st.sampled_from(sorted(SPECS)), slots=SUBSETS)
+    def move(self, job: str, slots: set[Slot]) -> None:
+        fresh = slots - {slot for other in SPECS if other != job for slot in self.wanted(other)}
+        if job not in self.over and (job not in self.orders or fresh != self.wanted(job)):
+            self.order(job, fresh)
+            self.bench.gangs.apply([self.orders[job]])
+
+    @rule(job=st.sampled_from(sorted(SPECS)))
+    def kill_job(self, job: str) -> None:
+        if job in self.orders and job not in self.over:
+            self.killed.add(job)
+            self.bench.gangs.kill(job)
 
     @rule(turns=st.integers(1, 12))
     def wait(self, turns: int) -> None:
@@ -167,3 +185,29 @@ TestCluster = Cluster.TestCase
 TestCluster.settings = settings(
     max_examples=60, stateful_step_count=14, deadline=None, suppress_health_check=list(HealthCheck)
 )
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_long_lives_end_where_they_were_ordered_to(seed: int) -> None:
+    """Of up to 40 events, which hypothesis seldom draws: so a gang is asked for something in each of its states."""
+    random = Random(seed)
+    cluster = Cluster()
+    cluster.begin(random.choice([10, 30, 100_000]), random.randrange(1000))
+    for _ in range(random.randrange(20, 40)):
+        match random.choice("mmrwwddkc"):
+            case "m":
+                cluster.move(random.choice(sorted(SPECS)), set(random.sample(SLOTS, random.randrange(5))))
+            case "r":
+                first, second = (set(random.sample(SLOTS, random.randrange(6))) for _ in range(2))
+                cluster.rearrange(first, second, random.sample(sorted(SPECS), 3))
+            case "w":
+                cluster.wait(random.randrange(1, 15))
+            case "d":
+                cluster.die(random.randrange(100), random.choice([-9, 1, 0, None]))
+            case "k" if random.random() < 0.3:
+                cluster.kill_job(random.choice(sorted(SPECS)))
+            case "c" if cluster.orders:
+                cluster.kill_controller()
+        cluster.no_gpu_is_shared()
+        cluster.a_new_controller_would_find_the_state()
+    cluster.teardown()

@@ -183,13 +183,12 @@ class Gang(ABC):
     def plans(self) -> Sequence[StartPlan]:
         """Return how the members are started; where they cannot be, fail the job and return none."""
 
-    @abstractmethod
-    def forgive(self) -> None:
+    def forgive(self) -> None:  # noqa: B027 - a kind may have nothing to do
         """Forget losses so far: there is a new desired state."""
 
-    @abstractmethod
     def safe_steps(self) -> int | None:
         """Return the steps that survive the end of all ranks; None where only the script knows."""
+        return None
 
     def has_room(self, slots: Sequence[Slot]) -> bool:
         """Return whether ranks may be launched on these GPUs now: no process is on them."""

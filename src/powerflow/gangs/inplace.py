@@ -14,7 +14,7 @@ A lost rank is replaced in the same way: by a target without it, then by one wit
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from powerflow.elastic.mailbox import CHECKPOINT_FILE, Member, Phase, Target
@@ -23,7 +23,6 @@ from powerflow.gangs.base import Gang
 from powerflow.gangs.context import GangContext
 from powerflow.gangs.hang_detector import WAITING, HangDetector
 from powerflow.gangs.layout import StartPlan
-from powerflow.gangs.losses import Losses
 from powerflow.gangs.machine import GangState, Trigger
 from powerflow.gangs.refusals import refusal
 from powerflow.gangs.report_reader import ReportReader, progressed
@@ -35,6 +34,25 @@ from powerflow.gangs.view import InPlaceView, how_it_ended
 #: A rank leaves at the end of a step: the one in flight, or the next, or (if it is told late) the one after.
 _STEPS_TO_LEAVE = 3
 _NEVER_JOINED = "its script never joined: see docs/elastic.md, or submit it with rescale: restart or none"
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """Losses of ranks since a step was trained.
+
+    Attributes:
+        count: How many times.
+        step: Steps trained at the last one.
+        mended: Generation without the ranks that were lost last; the gang grows again once it is whole.
+    """
+
+    count: int = 0
+    step: int = -1
+    mended: int = 0
+
+    def another(self, step: int) -> Losses:
+        """Return the losses with one more, at this step."""
+        return replace(self, count=self.count + 1) if step <= self.step else Losses(1, step)
 
 
 class Regrouping(NamedTuple):
@@ -188,7 +206,7 @@ class InPlace(Gang):
         ran = [name for name, entry in record.ranks.items() if entry.launched]
         alone = next((name for name in lost if not seen.ended_badly(name)), None)
         if alone is not None and not record.joined and len(ran) > 1:
-            text = f"{len(ran)} ranks ran it, each the whole of it, and {alone} has come to its end: {_NEVER_JOINED}"
+            text = f"{len(ran)} ranks each ran the whole script, and {alone} has ended: {_NEVER_JOINED}"
             return GangFailure(0, text, alone, final=True)
         if refused := refusal(lost, seen.reports, seen.code, self.context.last_lines):
             return refused

@@ -43,13 +43,6 @@ class Scripts(Gang):
         self._still_s = 0.0  # since when its log has told no new step
         self._still_since_step = False  # whether that is since a step, or the launch: else, since we began to look
 
-    def forgive(self) -> None:
-        """Do nothing: the first loss ends the gang."""
-
-    def safe_steps(self) -> int | None:
-        """Return None: only the script knows."""
-        return None
-
     def plans(self) -> list[StartPlan]:
         """Return how the processes are started, as `powerflow.gangs.layout` lays them out."""
         entries = [(name, self.record.ranks[name].node, self.record.ranks[name].gpus) for name in self.record.members]
@@ -104,8 +97,8 @@ class Scripts(Gang):
             self.soon()
         if found is MeetingState.UNKNOWN or not (late or steps or (alone and meeting.whole and not meeting.launched)):
             return None
-        when = f"and {alone} has come to its end" if alone else f"and have not met after {now - meeting.since_s:.0f} s"
-        text = f"{ranks} ranks ran it, each the whole of it, {when}: {_NEVER_MET}"
+        when = f"and {alone} has ended" if alone else f"and have not met after {now - meeting.since_s:.0f} s"
+        text = f"{ranks} ranks each ran the whole script, {when}: {_NEVER_MET}"
         return GangFailure(0 if alone else None, text, alone or record.members[0], final=True)
 
     def _find_hung(self) -> GangFailure | None:
