@@ -81,6 +81,6 @@ def test_a_status_waits_for_room_on_the_disk(tmp_path: Path, monkeypatch: pytest
     limits = 0o022, (1024, 1024)
     spec = RankSpec(RankName("g", 0, 0), "n", ("true",))
     launch = shim.Launch(spec, tmp_path, -1, -1, Cgroups(None, {}), frozenset(), *limits)
-    shim._leave_word(launch, {"state": "exited", "code": 7})
+    shim._write_status(launch, {"state": "exited", "code": 7})
     assert len(calls) == 2
     assert read_json(tmp_path / "status.json") == {"state": "exited", "code": 7}

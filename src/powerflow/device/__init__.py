@@ -1,1 +1,1 @@
-"""The GPUs: read power, energy and clocks; set clocks, and give them back as they were."""
+"""Read power, energy and clocks of GPUs; set clocks, and restore them."""

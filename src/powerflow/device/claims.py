@@ -1,9 +1,9 @@
-"""Keep one controller per GPU on the whole machine, by a lock named after the GPU's UUID.
+"""Allow one controller per GPU on the whole machine, by a file lock named after the GPU's UUID.
 
-The lock is on a file and ends with the process that holds it, however that ends; a file that is left behind means
-nothing. It does not matter which state directory or store a controller has. Controllers of root meet in
-``/run/powerflow``, where nobody else can hold them up; those of other users in ``/tmp/powerflow-gpus``, and they see
-root's. Machines are told apart by their driver: controllers in containers that share it must share the directory too.
+The kernel releases the lock when its holder ends, however that ends; a file that is left behind means nothing. State
+directory and store of a controller do not matter. Controllers of root lock files in ``/run/powerflow``, where no other
+user can block them; those of other users in ``/tmp/powerflow-gpus``, and they also see root's. The name has the driver
+in it: controllers in containers that share a driver must share the directory, too.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from powerflow.osutil.files import read_json, replace_json, try_lock
 from powerflow.osutil.processes import born, lives
 
 OF_ROOT, OF_USERS = Path("/run/powerflow"), Path("/tmp/powerflow-gpus")
-#: A controller that is on its way out is waited for.
+#: How long to wait for a controller that is ending.
 WAIT_S = 5.0
 
 
 class GpuClaims:
-    """The locks of some GPUs, held until `close` or the end of the process.
+    """Locks of some GPUs, held until `close` or the end of the process.
 
     Args:
-        uuids: Of which GPUs.
-        directory: Where the locks lie; None: where all controllers of this machine look.
+        uuids: UUIDs of the GPUs.
+        directory: Directory of the locks; None: that of all controllers of this machine.
         wait_s: How long to wait for a controller that is ending.
 
     Raises:
-        DeviceError: Another controller works with one of them; says which process.
+        DeviceError: Another controller uses one of them; the message names its process.
     """
 
     def __init__(self, uuids: Iterable[str], directory: Path | None = None, wait_s: float = WAIT_S) -> None:
@@ -73,7 +73,7 @@ def _locked(folder: Path, name: str, uuid: str, until_s: float) -> int:
 
 
 def _ask_root(name: str, uuid: str) -> None:
-    """Refuse a GPU that a controller of root works with; another user cannot take that lock to test it."""
+    """Refuse a GPU that a controller of root uses; other users cannot test its lock, so they read its note."""
     note = read_json(OF_ROOT / f"{name}.json")
     if note is not None and lives(int(note.get("pid") or 0), int(note.get("born") or 0)):
         raise _taken(uuid, note)
@@ -85,7 +85,7 @@ def _taken(uuid: str, note: dict[str, object] | None) -> DeviceError:
 
 
 def _usable(folder: Path, mode: int) -> Path:
-    """The folder, made if need be; `OF_USERS` where root has no ``/run``."""
+    """Return the folder, created if missing; `OF_USERS` if root has no ``/run``."""
     try:
         folder.mkdir(exist_ok=True)
         if folder.stat().st_uid == os.geteuid():
@@ -98,13 +98,13 @@ def _usable(folder: Path, mode: int) -> Path:
 
 
 def _name(uuid: str) -> str:
-    """The lock's name: the GPU, and whose driver it is that speaks of it."""
+    """Return the name of the lock of a GPU, which holds the driver, too."""
     driver = hashlib.sha256(_driver().encode()).hexdigest()[:8]
     return f"{re.sub('[^A-Za-z0-9-]', '_', uuid)}-{driver}"
 
 
 def _driver() -> str:
-    """Names the driver's library that is loaded, the same one wherever it is mounted; "" for none."""
+    """Return an id of the loaded driver library, the same wherever it is mounted; "" if none is loaded."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/maps").read_text("utf-8", "replace").splitlines():
             if "libnvidia-ml" in line:

@@ -1,9 +1,9 @@
 """Find the numbers that CUDA gives GPUs, for programs that need numbers instead of UUIDs (Zeus does).
 
 With ``CUDA_DEVICE_ORDER=PCI_BUS_ID`` CUDA counts by PCI address, as NVML does (NVIDIA, "CUDA Environment Variables").
-That is so only where both see the same GPUs: one that is split by MIG or does not answer may shift the numbers behind
-it. So numbers are given where all GPUs of the machine are ours and stand in this order, and UUIDs, which mean one GPU
-in any case, otherwise.
+That holds only if both see the same GPUs: one that is split by MIG or does not answer may shift the numbers behind it.
+So numbers are used if this controller has all GPUs of the machine in this order; otherwise UUIDs, which always name one
+GPU.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ def visible(uuids: Sequence[str], numbers: Mapping[str, int], silent: Collection
     """Return the environment in which a program sees these GPUs and no others.
 
     Args:
-        uuids: Of the GPUs, in the order in which it shall see them.
-        numbers: See `cuda_numbers`.
-        silent: GPUs of the machine that do not answer now: while there are any, numbers may have shifted.
+        uuids: UUIDs of the GPUs, in the order in which it sees them.
+        numbers: Result of `cuda_numbers`.
+        silent: GPUs of the machine that do not answer now; if there are any, numbers may have shifted.
     """
     by_number = bool(numbers) and not silent
     return {

@@ -18,17 +18,17 @@ from powerflow.device.protocol import DeviceError
 
 Answer = TypeVar("Answer")
 
-#: How long a caller waits for the driver to read a GPU, to change one, to open one, and to start itself: without
-#: persistence mode it wakes every card for that.
+#: How long a caller waits for the driver to read a GPU, to change one, to open one, and to start itself (without
+#: persistence mode it then wakes every card).
 READ_S, CHANGE_S, OPEN_S, INIT_S = 2.0, 5.0, 10.0, 60.0
 
 
 class NotAnswering(DeviceError):
-    """The driver has not come back from a call."""
+    """The driver has not returned from a call."""
 
 
 class Call:
-    """A call that was handed to a thread: the function, and its result or error once it has returned."""
+    """Call that was given to a thread: the function, and its result or error once it has returned."""
 
     def __init__(self, do: Callable[[], Any]) -> None:
         self.began_s = time.monotonic()
@@ -41,16 +41,16 @@ class Call:
         """Make the call; for the thread that may get stuck."""
         try:
             self.answer = self._do()
-        except BaseException as error:  # whatever it is, it is the caller's
+        except BaseException as error:  # raised again in the caller
             self.error = error
         self.ended.set()
 
 
 class OwnThread:
-    """Makes calls one at a time, in a thread that is started with the first of them.
+    """Thread that makes calls one at a time; it is started with the first of them.
 
     Args:
-        who: Whom the calls are about, as errors name it.
+        who: Name of the device in error messages.
     """
 
     def __init__(self, who: str) -> None:

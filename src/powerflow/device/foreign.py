@@ -9,12 +9,12 @@ from pathlib import Path
 
 from powerflow.osutil.processes import stat_fields
 
-#: Services of the driver, that compute on behalf of others: whoever they work for is listed besides them.
+#: Services of the driver that compute for other processes, which are listed too.
 SERVICES = ("nvidia-cuda-mps", "nvidia-persiste", "nv-hostengine")
-#: A chain of parents longer than this is not followed.
+#: Longest chain of parents that is followed.
 MOST_PARENTS = 4096
 
-#: How control groups of containers are called (Docker, containerd, Podman, CRI-O, Kubernetes, LXC).
+#: In names of containers' control groups (Docker, containerd, Podman, CRI-O, Kubernetes, LXC).
 _CONTAINER = re.compile(r"docker|containerd|libpod|crio|kubepods|lxc")
 
 
@@ -28,14 +28,14 @@ def parent_of(pid: int) -> int:
 
 
 def strangers(pids: Iterable[int], ours: Collection[int], *, spare_containers: bool = False) -> tuple[str, ...]:
-    """Return the processes that belong to no job, in words.
+    """Return the processes that belong to no job, as text such as "python (process 12 of ada)".
 
     Args:
-        pids: Processes, as the driver numbers them. One that this system does not know by that number (the driver
-            counts the host's, and we may be in a container) is nobody's that could be told.
-        ours: Processes that are ours; so are their descendants.
-        spare_containers: Leave out what runs in a container. A job's own container is no descendant of the job: a
-            daemon has started it.
+        pids: Process numbers from the driver. They are the host's, so in a container some may be unknown; those are
+            left out.
+        ours: Processes of jobs; their descendants belong to jobs, too.
+        spare_containers: Leave out processes in containers. A job's own container is no descendant of the job, because
+            a daemon has started it.
     """
     found = []
     for pid in pids:

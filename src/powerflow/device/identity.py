@@ -32,8 +32,8 @@ def type_of(vendor_name: str, limits: CardLimits) -> GpuType:
     """Return the type of a card; declare it with the limits its driver reports if the catalogue does not have it.
 
     Args:
-        vendor_name: As the driver names it.
-        limits: As the driver tells them.
+        vendor_name: Its name from the driver.
+        limits: Its limits from the driver.
     """
     name = catalogue_name(vendor_name)
     if name != vendor_name or name in {card.name for card in catalogue_types()}:
@@ -50,8 +50,8 @@ def limits_of(nvml: Any, handle: Any, tells: Callable[..., float], clocks_mhz: S
 
     Args:
         nvml: The vendor's binding.
-        handle: The card's.
-        tells: Calls a function of the binding; answers nan where the card cannot tell.
+        handle: The card's handle.
+        tells: Calls a function of the binding; returns nan if the card does not support it.
         clocks_mhz: Clocks that the card lists, ascending; may be empty.
     """
     step_mhz = math.nan

@@ -1,17 +1,17 @@
-"""Clocks are borrowed: noted on disk before they are first changed, and given back when the lease ends, whoever died.
+"""Borrow GPU clocks: note them on disk before the first change, and restore them when the lease ends.
 
 The device directory holds::
 
-    lock                 held by whoever changes a clock or gives one back
-    prior/UUID.json      one GPU whose clock was changed: what it was locked to before, and how to reach it
-    lease.json           until when the lease lasts; the controller renews it every few seconds
-    watchdog.lock        held by the living watchdog
+    lock                 held while a clock is changed or restored
+    prior/UUID.json      for each GPU with a changed clock: its setting before, and how to open the GPU
+    lease.json           end of the lease, which the controller renews every few seconds
+    watchdog.lock        held by the watchdog as long as it runs
     throttled/           see `throttle`
 
-While the lease lasts, clocks stay as they were set, also without a controller. Once it has ended, the **watchdog**
-(`watchdog`) gives every clock back. It is a process of its own, so it outlives the controller; if it is killed, the
-next renewal starts another; if both are, the next start of the controller gives back what is left
-(`restore_leftovers`). The lease is counted on the clock of the boot, which no one sets and sleep does not stop.
+While the lease lasts, clocks stay as they were set, also without a controller. When it has ended, the **watchdog**
+(`watchdog`) restores all clocks. It is a process of its own, so it outlives the controller. If it is killed, the next
+renewal starts another; if both are killed, the next controller restores the clocks at its start
+(`restore_leftovers`). The lease is counted on the clock since boot, which nobody can set and sleep does not stop.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from powerflow.device.protocol import DeviceError, DeviceLost, Gpu, NotPermitted
 from powerflow.osutil.files import locked, read_json, replace_json, try_lock
 from powerflow.osutil.processes import boot_id, boottime_s
 
-#: How long clocks stay as they were set when nobody renews the lease.
+#: How long clocks stay as they were set if nobody renews the lease.
 LEASE_S = 30.0
 
 
 class Clocks:
-    """The clocks of some GPUs, borrowed. For one thread.
+    """Borrowed clocks of some GPUs, for one thread.
 
-    GPUs whose clocks an earlier `Clocks` of the same directory has set, and nobody has given back, stay borrowed.
+    Clocks that an earlier `Clocks` of the same directory has set, and that were not restored, stay borrowed.
 
     Args:
-        directory: The device directory; made if it is not there.
+        directory: The device directory; created if missing.
         gpus: The GPUs.
-        say: Is told, once each, what cannot be done and why.
-        lease_s: See `LEASE_S`; call `renew` well before that.
+        say: Called with each reason why clocks cannot be set, once.
+        lease_s: As `LEASE_S`; call `renew` well before it ends.
     """
 
     def __init__(
@@ -60,54 +60,49 @@ class Clocks:
         self._gpus = {gpu.uuid: gpu for gpu in gpus}
         self._say = say
         self._lease_s = lease_s
-        self._left: dict[str, tuple[float, float | None]] = {}  # what was asked for last, and what was read then
+        self._left: dict[str, tuple[float, float | None]] = {}  # clock requested last, and clock read after it
         self._refused: set[str] = set()
         self._said = False
 
     def set(self, uuid: str, clock_mhz: float) -> Reading:
-        """Lock a GPU to a clock, unless it is already; returns what it says of itself afterwards.
+        """Lock a GPU to a clock, unless it is already; return its reading afterwards.
 
-        Where clocks may not or cannot be set nothing happens, and `say` is told once.
+        If its clock cannot be set, nothing happens but one call of `say`.
 
         Raises:
-            KeyError: For a GPU that is not among these.
-            DeviceLost, DeviceError: If the GPU does not answer, or does not take it.
+            KeyError: It is none of these GPUs.
+            DeviceLost, DeviceError: The GPU does not answer, or rejects the clock.
         """
+        return self._set(uuid, clock_mhz, again=False)
+
+    def set_again(self, uuid: str, clock_mhz: float) -> Reading:
+        """Lock a GPU to a clock, even if it seems to be locked to it already; otherwise as `set`."""
+        return self._set(uuid, clock_mhz, again=True)
+
+    def _set(self, uuid: str, clock_mhz: float, *, again: bool) -> Reading:
         gpu = self._gpus[uuid]
         with locked(self._directory / "lock"):
             reading = gpu.read()
             held = read_json(_note(self._directory, uuid))
-            # NVML cannot say what a GPU is locked to: without a note, another process may have given the clock back
+            # NVML cannot say what a GPU is locked to: without a note, another process may have restored the clock
             known = reading.locked_mhz is not None and (held is not None or not isinstance(gpu, NvmlGpu))
             as_left = self._left.get(uuid) == (clock_mhz, reading.locked_mhz)
-            if uuid in self._refused or (known and (reading.locked_mhz == clock_mhz or as_left)):
+            if uuid in self._refused or (known and not again and (reading.locked_mhz == clock_mhz or as_left)):
                 return reading
             self._borrow(gpu, clock_mhz, held, reading)
             after = gpu.read()
             self._left[uuid] = clock_mhz, after.locked_mhz
         return after
 
-    def set_again(self, uuid: str, clock_mhz: float) -> Reading:
-        """Lock a GPU to a clock, also if it seems to be locked to it; otherwise as `set`."""
-        gpu = self._gpus[uuid]
-        with locked(self._directory / "lock"):
-            reading = gpu.read()
-            if uuid in self._refused:
-                return reading
-            self._borrow(gpu, clock_mhz, read_json(_note(self._directory, uuid)), reading)
-            after = gpu.read()
-            self._left[uuid] = clock_mhz, after.locked_mhz
-        return after
-
     def refuses(self, uuid: str) -> bool:
-        """Whether the clock of a GPU has turned out to be out of our hands."""
+        """Return whether setting the clock of a GPU has turned out to be impossible."""
         return uuid in self._refused
 
     def renew(self) -> frozenset[str]:
-        """The lease lasts anew from now, and the watchdog runs; nothing happens while nothing is borrowed.
+        """Renew the lease and make sure that the watchdog runs, unless nothing is borrowed.
 
         Returns:
-            UUIDs still borrowed. One that is missing was given back meanwhile: we came after the lease had ended.
+            UUIDs that are still borrowed. One that is missing was restored, because the lease had ended.
         """
         with locked(self._directory / "lock"):
             notes = list(_notes(self._directory).values())
@@ -116,14 +111,14 @@ class Clocks:
         return frozenset(held["uuid"] for held in notes)
 
     def borrowed(self) -> frozenset[str]:
-        """UUIDs of the GPUs whose prior setting is still to be given back."""
+        """Return the UUIDs of GPUs whose clock is still to be restored."""
         return frozenset(held["uuid"] for held in _notes(self._directory).values())
 
     def release(self, uuid: str) -> None:
-        """Give one clock back as it was; nothing happens if it is not borrowed.
+        """Restore one clock if it is borrowed.
 
         Raises:
-            DeviceError: If the GPU does not take it; it stays borrowed.
+            DeviceError: The GPU rejects it; the clock stays borrowed.
         """
         with locked(self._directory / "lock"):
             note = _note(self._directory, uuid)
@@ -133,15 +128,15 @@ class Clocks:
                 note.unlink()
 
     def release_all(self) -> None:
-        """Give all clocks back that can be; the others stay borrowed."""
+        """Restore all clocks that can be; the others stay borrowed."""
         restore_leftovers(self._directory, list(self._gpus.values()))
 
     def _borrow(self, gpu: Gpu, clock_mhz: float, held: Mapping[str, Any] | None, before: Reading) -> None:
-        """Lock the clock; before the first time, note on disk how it was, and see that somebody watches."""
+        """Lock the clock; before the first change, note the old setting on disk and start the watchdog."""
         note = _note(self._directory, gpu.uuid)
         if held is None:
             address = _address(gpu)
-            # NVML cannot say what a GPU was locked to: what our own object remembers may be over
+            # NVML cannot say what a GPU was locked to, and what our object remembers may be outdated
             prior_mhz = None if address["kind"] == "nvml" else before.locked_mhz
             prior = {"uuid": gpu.uuid, **address, "prior_mhz": prior_mhz}
             replace_json(note, prior, durable=True)
@@ -172,10 +167,10 @@ class Clocks:
 
 
 def restore_leftovers(directory: str | os.PathLike[str], gpus: Sequence[Gpu], keep: Collection[str] = ()) -> list[str]:
-    """Give back the clocks that are still borrowed, but for those in ``keep``; returns the UUIDs given back.
+    """Restore all borrowed clocks except those in ``keep``; return the UUIDs of those restored.
 
-    For the start of a controller: what a dead one left behind, where no watchdog has been there before it. A GPU
-    that does not answer or does not take it stays noted.
+    A controller calls it at its start, for clocks that a killed one has left behind without a watchdog. A GPU that does
+    not answer or rejects its clock stays noted.
     """
     directory = Path(directory)
     if not (directory / "prior").is_dir():
@@ -185,16 +180,16 @@ def restore_leftovers(directory: str | os.PathLike[str], gpus: Sequence[Gpu], ke
 
 
 def restore_if_ended(directory: Path) -> list[str]:
-    """Give back all clocks if the lease has ended: what the watchdog does."""
+    """Restore all clocks if the lease has ended; the watchdog calls it."""
     if lease_left_s(directory) > 0:
         return []
     with locked(directory / "lock"):
-        # asked again under the lock: it may have been renewed meanwhile
+        # again under the lock: it may have been renewed meanwhile
         return _restore(directory, {}, ()) if lease_left_s(directory) <= 0 else []
 
 
 def lease_left_s(directory: Path) -> float:
-    """Seconds that the lease still lasts; −∞ where there is none, or it is of an earlier boot."""
+    """Return the seconds that the lease still lasts; −∞ if there is none, or it is of an earlier boot."""
     lease = read_json(directory / "lease.json")
     if lease is None or lease["boot"] != boot_id():
         return -math.inf
@@ -202,26 +197,26 @@ def lease_left_s(directory: Path) -> float:
 
 
 def borrowed(directory: Path) -> int:
-    """How many clocks are to be given back."""
+    """Return how many clocks are to be restored."""
     return len(_notes(directory))
 
 
 def ensure_watchdog(directory: str | os.PathLike[str]) -> None:
-    """Start the watchdog of a device directory, if none lives; however many ask at once, one is started."""
+    """Start the watchdog of a device directory unless it runs; concurrent calls start only one."""
     with locked(Path(directory) / "lock"):
         _start_watchdog(Path(directory))
 
 
 def _start_watchdog(directory: Path) -> None:
-    """To be called with the lock held: a watchdog goes only while it holds it."""
+    """Start the watchdog. Call it with the lock held: a watchdog only ends while it holds the lock."""
     file = try_lock(directory / "watchdog.lock")
     if file is None:
         return
     try:
-        import subprocess  # the watchdog itself, which imports this module, does without
+        import subprocess  # not at the top: the watchdog imports this module and must stay small
 
-        # The lock goes over to it with the open file: there is no moment in which nobody has it. It detaches itself.
-        # -P: nothing is imported from the directory that it is started in
+        # It inherits the lock with the open file, so the lock is never free in between. It detaches itself.
+        # -P: import nothing from the current directory
         command = [sys.executable, "-P", "-m", "powerflow.device.watchdog", str(directory.resolve()), str(file)]
         with (directory / "watchdog.log").open("ab") as log:
             done = subprocess.run(
@@ -243,7 +238,7 @@ def _notes(directory: Path) -> dict[Path, dict[str, Any]]:
 
 
 def _address(gpu: Gpu) -> dict[str, Any]:
-    """How another process opens this GPU: ``kind`` is None where none can."""
+    """Return how another process can open this GPU; ``kind`` is None if none can."""
     place = {"node": gpu.node, "index": gpu.index}
     if isinstance(gpu, EmulatedGpu):
         return place | {"kind": "emulated", "path": str(gpu.path.resolve())}

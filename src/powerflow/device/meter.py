@@ -1,12 +1,12 @@
-"""Every joule metered belongs to exactly one job or to idle.
+"""Meter GPUs, and assign every joule to exactly one job or to idle.
 
 Each GPU is metered in two ways: by its own counter, and by integrating its power over time between readings. The
-counter is what counts where there is one (it misses nothing between readings); the integral checks it, stands in for it
-across a reset, and takes its place on GPUs without one.
+counter counts if there is one (it misses nothing between readings); the integral checks it, and takes its place across
+a reset and on GPUs without a counter.
 
-Joules are counted in whole **millijoules**, the counter's own unit, so that sums are exact: what the jobs are charged
-and what is left to idle add up to what was metered, to the last one. `advance` is the arithmetic, a pure function;
-`Meter` reads GPUs and adds up.
+Energy is counted in whole **millijoules**, the counter's own unit, so that sums are exact: the energy of jobs and of
+idle add up to what was metered, to the last millijoule. `advance` is the arithmetic, a pure function; `Meter` reads
+GPUs and adds up.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ from powerflow.osutil.processes import boot_id
 
 VERSION = 1
 
-#: Where a counter may begin again at 0: after 32 bits of microjoules or millijoules, or 64 bits of millijoules.
+#: Where a counter wraps to 0: after 32 bits of microjoules or millijoules, or 64 bits of millijoules.
 WRAPS_J = (2**32 / 1e6, 2**32 / 1e3, 2**64 / 1e3)
 
-#: Readings further apart than this (nobody was there to read) say nothing about the time between them.
+#: Readings further apart than this (no controller ran) say nothing about the time between them.
 GAP_S = 10.0
 
-#: Counter and integral are compared over at least so much, and may differ by so much.
+#: Counter and integral are compared over at least this time and energy, and may differ by this share.
 CHECK_S, CHECK_J, CHECK_SHARE = 30.0, 500.0, 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class MeterAccount:
-    """What is known of one GPU between two readings.
+    """State of the metering of one GPU between two readings.
 
     Attributes:
         time_s, power_w, energy_j: Of the last reading.
-        owner: Job that it has worked for since then; None: nobody.
+        owner: Job that has used it since then; None: idle.
         total_j: Joules since the meter began.
-        owed_mj: Whole millijoules by job (None: idle) that `Meter.settle` has not handed out yet, as pairs.
-        counter_j, integral_j, checked_s: Of the window in which both are compared.
-        variance_j2: Of that integral, J²: when the power changed between two readings is not known.
-        differs: Whether they differed when they were last compared.
+        owed_mj: Pairs of job (None: idle) and whole millijoules that `Meter.settle` has not returned yet.
+        counter_j, integral_j, checked_s: Energy and length of the window in which both are compared.
+        variance_j2: Variance of that integral, J²: the moment at which power changed between readings is unknown.
+        differs: They differed at the last comparison.
     """
 
     time_s: float
@@ -60,14 +60,14 @@ class MeterAccount:
 
 
 class Settled(NamedTuple):
-    """Who drew what since the last settling.
+    """Energy since the last settling, by job.
 
     Attributes:
-        since_s, until_s: From when to when, as the caller counts time.
+        since_s, until_s: The period, on the caller's clock.
         jobs_mj: Millijoules by job.
-        idle_mj: Millijoules of GPUs that nobody owned.
-        metered_mj: All of them: the sum of the above.
-        lost: UUIDs of GPUs that did not answer; what they drew comes when they do.
+        idle_mj: Millijoules of idle GPUs.
+        metered_mj: Sum of the two.
+        lost: UUIDs of GPUs that did not answer; their energy is settled when they do.
     """
 
     since_s: float
@@ -79,7 +79,7 @@ class Settled(NamedTuple):
 
 
 class Check(NamedTuple):
-    """Counter and integral of one GPU over a window: joules each, and by what share of the larger they differ."""
+    """Counter and integral of one GPU over a window, joules, and their difference as a share of the larger."""
 
     uuid: str
     window_s: float
@@ -89,11 +89,10 @@ class Check(NamedTuple):
 
 
 def advance(account: MeterAccount, reading: Reading, same_boot: bool = True, *, counts: bool = True) -> MeterAccount:
-    """The account after another reading: what was drawn since the last one is owed by its owner then.
+    """Return the account after another reading; the energy since the last one belongs to the owner since then.
 
-    ``same_boot`` is False for the first reading after the machine was started anew: clocks began at 0, no job lives.
-    ``counts`` is False where the counter has jumped by what cannot be: the integral counts, the counter goes on from
-    there.
+    ``same_boot`` is False for the first reading after a boot: clocks began at 0, and no job lives. ``counts`` is False
+    if the counter has made an impossible jump: then the integral counts, and the counter goes on from its new value.
     """
     seconds = reading.time_s - account.time_s if same_boot else math.nan
     whole = 0.0 <= seconds <= GAP_S
@@ -117,13 +116,13 @@ def advance(account: MeterAccount, reading: Reading, same_boot: bool = True, *, 
         counter_j=account.counter_j + (counter_j or 0.0) * both,
         integral_j=account.integral_j + integral_j * both,
         checked_s=account.checked_s + (seconds if both else 0.0),
-        # a jump at any moment between them alike: the trapezoid is off by a uniform ±|jump|·seconds/2
+        # power jumps at a uniformly random moment between them: the trapezoid is off by a uniform ±|jump|·seconds/2
         variance_j2=account.variance_j2 + (((reading.power_w - account.power_w) * seconds) ** 2 / 12 if both else 0.0),
     )
 
 
 def _integral_j(before_w: float, after_w: float, seconds: float) -> float:
-    """Power over time, by the trapezoid; from the one that is known where only one is; 0 where nothing is known."""
+    """Integrate power by the trapezoid rule; if one power is nan take the other, if both are return 0."""
     known = [watts for watts in (before_w, after_w) if not math.isnan(watts)]
     if not known or not seconds > 0:
         return 0.0
@@ -131,11 +130,10 @@ def _integral_j(before_w: float, after_w: float, seconds: float) -> float:
 
 
 def _counted_j(before_j: float, after_j: float, integral_j: float, same_boot: bool) -> float | None:
-    """What a counter has counted between two readings; None where it cannot say.
+    """Return the energy between two values of a counter; None if they do not tell.
 
-    A counter that went back has wrapped if that makes about as much as was drawn by the integral. Otherwise it was
-    reset, at an unknown moment: it has lost what came before, and only the integral knows. With the machine it has
-    begun at 0.
+    A counter that went back has wrapped if that agrees with the integral. Otherwise it was reset at an unknown moment,
+    and only the integral knows the energy before that. At a boot it begins at 0.
     """
     if math.isnan(before_j) or math.isnan(after_j):
         return None
@@ -155,18 +153,19 @@ def _whole_mj(joules: float) -> int:
 
 
 class Meter:
-    """Meters some GPUs. For one thread.
+    """Meter of some GPUs, for one thread.
 
-    Call `sample` every second or so (the integral is as good as that), and `settle` whenever a GPU changes hands.
+    Call `sample` about every second, which decides how exact the integral is, and `settle` whenever a GPU changes its
+    owner.
 
     Args:
-        gpus: The GPUs; those that are lost at the start are metered from when they answer.
-        state: What `state` of an earlier meter gave, kept together with what it handed out. What was drawn since
-            goes to who owned the GPU then; what was drawn before the first meter is nobody's.
+        gpus: The GPUs; those that do not answer yet are metered from their first answer on.
+        state: `state` of an earlier meter, stored together with what it settled. The energy since then belongs to
+            the owner of that time; energy before the first meter belongs to nobody.
 
     Attributes:
-        readings: What the GPUs said when they were last read, by UUID; without those that did not answer.
-        errors: Why the others did not, by UUID.
+        readings: Last readings by UUID, without GPUs that did not answer.
+        errors: Errors of the others by UUID.
     """
 
     def __init__(self, gpus: Sequence[Gpu], state: Mapping[str, Any] | None = None) -> None:
@@ -184,7 +183,7 @@ class Meter:
         self._unread = set(self._accounts)
 
     def sample(self) -> None:
-        """Read all GPUs, and integrate. Those that take time are read at once: one that is stuck delays no other."""
+        """Read all GPUs and integrate power; slow ones are read in parallel, so that a stuck one delays no other."""
         readings: dict[str, Reading] = {}
         errors: dict[str, DeviceError] = {}
         for gpu in self._gpus:
@@ -217,11 +216,11 @@ class Meter:
         self.readings, self.errors = readings, errors
 
     def settle(self, now_s: float, owners: Mapping[str, str | None]) -> Settled:
-        """Hand out all joules since the last settling; from now on each GPU works for who is named here.
+        """Read all GPUs, return the energy since the last settling, and set the owners from now on.
 
         Args:
-            now_s: The moment, as the caller counts time (it is only passed on).
-            owners: Job by GPU; a GPU that is not named works for nobody.
+            now_s: Time on the caller's clock, which is only passed on.
+            owners: Job by GPU; other GPUs are idle.
         """
         self.sample()
         jobs_mj: dict[str, int] = {}
@@ -232,7 +231,7 @@ class Meter:
                     idle_mj += drawn_mj
                 else:
                     jobs_mj[owner] = jobs_mj.get(owner, 0) + drawn_mj
-            # one that does not answer keeps its owner until it does: it has drawn something, nobody knows what
+            # a GPU that does not answer keeps its owner until it does: its energy since then is unknown
             owner = owners.get(uuid) if uuid in self.readings else account.owner
             self._accounts[uuid] = replace(account, owner=owner, owed_mj=())
         since_s, self._settled_s = self._settled_s if self._settled_s is not None else now_s, now_s
@@ -240,15 +239,15 @@ class Meter:
         return Settled(since_s, now_s, jobs_mj, idle_mj, sum(jobs_mj.values()) + idle_mj, lost)
 
     def jumps(self) -> list[Jump]:
-        """Jumps of counters that were not believed, each once."""
+        """Return rejected jumps of counters, each once."""
         found, self._jumps = self._jumps, []
         return found
 
     def check(self) -> list[Check]:
-        """GPUs whose counter and integral have begun to differ by more than `CHECK_SHARE`, beyond what the integral may
-        be off itself (three standard deviations); each is told once.
+        """Return GPUs whose counter and integral have begun to differ, each once.
 
-        One that agrees again, and then does not, is told again. Windows begin anew once they are long enough.
+        They differ if they are apart by more than `CHECK_SHARE` and three standard deviations of the integral. A GPU
+        is returned again if they have agreed meanwhile. Windows restart once they are long enough.
         """
         found = []
         for uuid, account in self._accounts.items():
@@ -266,7 +265,7 @@ class Meter:
         return found
 
     def state(self) -> dict[str, Any]:
-        """All that a later meter needs to go on, as plain data for JSON."""
+        """Return all that a later meter needs to continue, as plain data for JSON."""
         accounts = {}
         for uuid, account in self._accounts.items():
             plain = asdict(account)
@@ -277,6 +276,6 @@ class Meter:
 
 
 def _account(plain: Mapping[str, Any]) -> MeterAccount:
-    """An account from plain data, where nan is null."""
+    """Return an account from plain data, in which None is nan."""
     known = {name: math.nan if value is None and name != "owner" else value for name, value in plain.items()}
     return MeterAccount(**(known | {"owed_mj": tuple((owner, drawn_mj) for owner, drawn_mj in plain["owed_mj"])}))

@@ -1,10 +1,10 @@
-"""NVIDIA GPUs, through nvidia-ml-py (`pynvml`), which is loaded when the first of them is asked for.
+"""Read NVIDIA GPUs and set their clocks, through nvidia-ml-py (`pynvml`), which is loaded at the first use.
 
-What NVML cannot say: which clock a GPU is locked to. `Reading.locked_mhz` is therefore what *this object* asked for and
-has not taken back; `Reading.clock_mhz` is what the GPU really runs at, which heat and the power limit keep below that.
-`lease.Clocks` keeps on disk what was asked for before, so that a lock outlives nobody who should have taken it back.
+NVML cannot say which clock a GPU is locked to. So `Reading.locked_mhz` is the clock that *this object* has requested
+and not reset; `Reading.clock_mhz` is the actual clock, which heat and the power limit can keep lower. `lease.Clocks`
+notes requests on disk, so that a clock is also reset after the process that set it was killed.
 
-Setting clocks needs root, or a driver that was told otherwise; reading needs nothing.
+Setting clocks needs root, or a driver that permits it to all users; reading needs no rights.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from powerflow.device.protocol import DeviceError, DeviceLost, NotPermitted, Rea
 if TYPE_CHECKING:  # the watchdog reads this module, and must stay small
     from powerflow.cost.guess import CardLimits
 
-#: What NVML's error codes mean to us (names as in nvml.h); any other code is a plain `DeviceError`.
+#: Our error for each of NVML's error codes (names as in nvml.h); any other code is a plain `DeviceError`.
 ERRORS: dict[str, type[DeviceError]] = {
     "NVML_ERROR_NO_PERMISSION": NotPermitted,
     "NVML_ERROR_NOT_SUPPORTED": Unsupported,
@@ -41,8 +41,8 @@ ERRORS: dict[str, type[DeviceError]] = {
     "NVML_ERROR_UNINITIALIZED": DeviceLost,
 }
 
-#: What NVML's reasons for a lower clock mean (bits as in nvml.h, `nvmlClocksEventReasons`): the power limit, heat, no
-#: work; a clock that was set is no reason of these.
+#: `Reading.held_back` for each of NVML's reasons for a lower clock (bits of `nvmlClocksEventReasons` in nvml.h), except a
+#: clock that was set.
 REASONS = {
     0x1: "idle",
     0x4: "power",
@@ -53,24 +53,24 @@ REASONS = {
     0x80: "power",
     0x100: "other",
 }
-#: So many errors that a driver reported are remembered.
+#: Number of reported errors that are remembered.
 MOST_XIDS = 64
-#: A clock is taken to be as asked for if it is no farther off: hardware takes steps of 7.5 or 15 MHz.
+#: Tolerance between actual and requested clock: hardware takes steps of 7.5 or 15 MHz.
 NEAR_MHZ, NEAR_SHARE = 30.0, 0.03
 
 
 def is_above(clock_mhz: float, asked_mhz: float) -> bool:
-    """Whether a GPU runs at a higher clock than it was asked to; False where it does not tell."""
+    """Return whether a GPU runs at a higher clock than requested; False if the clock is nan."""
     return clock_mhz > asked_mhz + max(NEAR_MHZ, NEAR_SHARE * asked_mhz)
 
 
 def discover(node: str, say: Callable[[str], None] | None = None) -> list[NvmlGpu]:
-    """The NVIDIA GPUs of this machine that can be used; none where there is no driver.
+    """Return the NVIDIA GPUs of this machine that can be used; none without a driver.
 
     Args:
         node: Name of this machine.
-        say: Called with the reason for each GPU that is left out, or for there being none: the driver's own words, and
-            the function of the driver that answered so.
+        say: Called with the reason for each GPU that is left out, or why there are none: the driver's own message, and
+            the function of the driver that failed.
     """
     tell = say or (lambda reason: None)
     try:
@@ -89,11 +89,11 @@ def discover(node: str, say: Callable[[str], None] | None = None) -> list[NvmlGp
 
 
 def find(uuid: str, node: str) -> NvmlGpu:
-    """The GPU that has this UUID, whatever its number is by now.
+    """Return the GPU with this UUID, whatever its number is now.
 
     Raises:
-        Unsupported: If there is no driver, or the GPU is split by MIG.
-        DeviceLost: If it is not there.
+        Unsupported: There is no driver, or the GPU is split by MIG.
+        DeviceLost: There is no such GPU.
     """
     binding = _binding()
 
@@ -105,11 +105,11 @@ def find(uuid: str, node: str) -> NvmlGpu:
 
 
 class NvmlGpu:
-    """One NVIDIA GPU, a `Gpu`. Its errors are those of `ERRORS`; its calls are made in a thread of its own.
+    """One NVIDIA GPU, a `Gpu`. It raises the errors of `ERRORS`, and calls the driver in a thread of its own.
 
     Raises:
-        DeviceLost: If there is none of this number.
-        DeviceError: If it does not say who it is.
+        DeviceLost: There is no GPU of this number.
+        DeviceError: It does not report UUID or name.
     """
 
     emulated = False
@@ -120,12 +120,12 @@ class NvmlGpu:
         self.index = self.driver_index = index
         self._asked_mhz: float | None = None
         self._reading: Call | None = None
-        self._events: Any = None  # None: not asked for yet; False: it reports none
+        self._events: Any = None  # None: not registered yet; False: it reports none
         self._xids: tuple[int, ...] = ()
         self._was_lost = False
         self.uuid: str
-        self.machine_gpus: int  # the driver knows of so many
-        self.pci_address: tuple[int, ...]  # domain, bus, device; empty where it is not told
+        self.machine_gpus: int  # number of GPUs that the driver sees
+        self.pci_address: tuple[int, ...]  # domain, bus, device; empty if not reported
         self.vendor_name: str
         thread_of(f"{node}/{index}", str(self)).call(self._open, OPEN_S)
         from powerflow.device.identity import type_of
@@ -153,10 +153,10 @@ class NvmlGpu:
             self._reading = self._own.begin(self._read, READ_S)
 
     def read(self) -> Reading:
-        """Read what this GPU says of itself now; figures that it does not report are nan.
+        """Read the state of this GPU.
 
         Raises:
-            NotAnswering: The driver has not answered in time; it may do so later.
+            NotAnswering: The driver did not answer in time; it may do so later.
         """
         call, self._reading = self._reading, None
         reading: Reading = self._own.end(call or self._own.begin(self._read, READ_S), READ_S)
@@ -164,7 +164,7 @@ class NvmlGpu:
 
     def _read(self) -> Reading:
         nvml = self._nvml
-        if self._was_lost:  # a GPU that comes back has another handle
+        if self._was_lost:  # a GPU that has come back has a new handle
             with self._calls():
                 self._handle = nvml.nvmlDeviceGetHandleByUUID(self.uuid)
         try:
@@ -178,7 +178,7 @@ class NvmlGpu:
     def _read_all(self) -> Reading:
         nvml, handle = self._nvml, self._handle
         energy_mj = self._tells(nvml.nvmlDeviceGetTotalEnergyConsumption, handle)
-        time_s = time.monotonic()  # next to the counter: joules over seconds are watts only if they are of one moment
+        time_s = time.monotonic()  # at the moment of the counter: power is their difference quotient
         power_mw = self._tells(nvml.nvmlDeviceGetPowerUsage, handle)
         clock_mhz = self._tells(nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_SM)
         asked_mhz = self._asked_mhz
@@ -198,7 +198,7 @@ class NvmlGpu:
         )
 
     def _held_back(self) -> frozenset[str]:
-        """Why it runs below its clock (`REASONS`); older drivers know the question by another name."""
+        """Return why it runs below its clock, by `REASONS`; older drivers have another name for the function."""
         for name in ("nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons"):
             bits = self._may_tell(getattr(self._nvml, name, self._unknown), self._handle)
             if not math.isnan(bits):
@@ -209,7 +209,7 @@ class NvmlGpu:
         return math.nan
 
     def _reported(self) -> tuple[int, ...]:
-        """Xids since it was opened; the driver keeps those that nobody has asked for yet."""
+        """Return the Xids since it was opened; the driver keeps those that were not read yet."""
         nvml = self._nvml
         if self._events is None:
             try:
@@ -224,7 +224,7 @@ class NvmlGpu:
         for _ in range(MOST_XIDS if self._events else 0):
             try:
                 found = nvml.nvmlEventSetWait_v2(self._events, 0)
-            except nvml.NVMLError:  # none (a timeout), or the GPU is lost: the other questions say so
+            except nvml.NVMLError:  # none (a timeout), or the GPU is lost, which the other calls report
                 break
             self._xids = (*self._xids, int(found.eventData))[-MOST_XIDS:]
         return self._xids
@@ -240,7 +240,7 @@ class NvmlGpu:
         return tuple(sorted({int(process.pid) for process in found}))
 
     def clocks_mhz(self) -> Sequence[float]:
-        """See `Gpu.clocks_mhz`: those at the highest memory clock, which training uses."""
+        """Return the clocks that it can be locked to at the highest memory clock, which training uses."""
         return self._own.call(self._clocks_mhz, CHANGE_S)
 
     def _clocks_mhz(self) -> Sequence[float]:
@@ -252,7 +252,7 @@ class NvmlGpu:
         return sorted(float(clock) for clock in set(clocks))
 
     def _read_limits(self) -> CardLimits:
-        """What its driver tells of its limits: clocks, power limit as it comes, memory."""
+        """Read its limits from the driver: clocks, default power limit, memory."""
         from powerflow.device.identity import limits_of
 
         try:
@@ -262,14 +262,14 @@ class NvmlGpu:
         return limits_of(self._nvml, self._handle, self._may_tell, clocks)
 
     def lock_clock(self, clock_mhz: float) -> None:
-        """See `Gpu.lock_clock`."""
+        """Request a fixed clock; see `Gpu`."""
         if not math.isfinite(clock_mhz) or clock_mhz <= 0:
             raise DeviceError(f"{clock_mhz} MHz is no clock")
         mhz = round(clock_mhz)
         self._change(lambda: self._nvml.nvmlDeviceSetGpuLockedClocks(self._handle, mhz, mhz), float(mhz))
 
     def unlock_clock(self) -> None:
-        """See `Gpu.unlock_clock`."""
+        """Let the GPU choose its clock; see `Gpu`."""
         self._change(lambda: self._nvml.nvmlDeviceResetGpuLockedClocks(self._handle), None)
 
     def _change(self, ask: Callable[[], None], asked_mhz: float | None) -> None:
@@ -281,7 +281,7 @@ class NvmlGpu:
         self._own.call(change, CHANGE_S)
 
     def split_by_mig(self) -> bool:
-        """Whether it is split into instances (MIG): then watts, joules and clocks are of all of them together."""
+        """Return whether it is split into instances (MIG); then power, energy and clock are those of all together."""
         return self._own.call(self._split_by_mig, CHANGE_S)
 
     def _split_by_mig(self) -> bool:
@@ -293,7 +293,7 @@ class NvmlGpu:
         return bool(current == self._nvml.NVML_DEVICE_MIG_ENABLE)
 
     def takes_programs(self) -> bool:
-        """Whether its compute mode lets programs use it; ``nvidia-smi -c PROHIBITED`` does not."""
+        """Return whether its compute mode lets programs use it; ``nvidia-smi -c PROHIBITED`` does not."""
         mode = self._own.call(lambda: self._may_tell(self._nvml.nvmlDeviceGetComputeMode, self._handle), CHANGE_S)
         return bool(mode != self._nvml.NVML_COMPUTEMODE_PROHIBITED)
 
@@ -304,7 +304,7 @@ class NvmlGpu:
         return _translated(self._nvml, str(self))
 
     def _tells(self, ask: Callable[..., float], *arguments: object) -> float:
-        """What it says, or nan where it cannot tell."""
+        """Call a function of the driver; return nan if the GPU does not support it."""
         try:
             with self._calls():
                 return float(ask(*arguments))
@@ -312,7 +312,7 @@ class NvmlGpu:
             return math.nan
 
     def _may_tell(self, ask: Callable[..., float], *arguments: object) -> float:
-        """The same for what it works without: nan as well where the question fails."""
+        """Do the same for figures that are not needed: return nan if the call fails, too."""
         try:
             return self._tells(ask, *arguments)
         except DeviceLost:
@@ -337,10 +337,10 @@ def _usable(binding: Any, node: str, index: int) -> NvmlGpu:
 
 
 def _binding() -> Any:
-    """The vendor's binding, ready for use.
+    """Load and start the vendor's binding.
 
     Raises:
-        Unsupported: If it is not installed, or there is no driver.
+        Unsupported: It is not installed, or there is no driver.
     """
     try:
         import pynvml  # type: ignore[import-untyped]
@@ -351,7 +351,7 @@ def _binding() -> Any:
 
 
 def _driver_says(binding: Any, ask: Callable[[], Any]) -> Any:
-    """The answer to a question about the driver as a whole."""
+    """Call a function that concerns the whole driver."""
 
     def answer() -> Any:
         with _translated(binding, "NVML"):
@@ -362,7 +362,7 @@ def _driver_says(binding: Any, ask: Callable[[], Any]) -> Any:
 
 @contextlib.contextmanager
 def _translated(binding: Any, who: str) -> Iterator[None]:
-    """Raise the vendor's errors as ours, by `ERRORS`."""
+    """Raise the vendor's errors as those of `ERRORS`."""
     try:
         yield
     except binding.NVMLError as error:
@@ -371,6 +371,6 @@ def _translated(binding: Any, who: str) -> Iterator[None]:
 
 
 def _function(error: Exception) -> str:
-    """The driver's function that failed, in brackets, as far as the error's own traceback tells."""
+    """Return the driver's function that failed, in brackets, if the error's traceback shows it."""
     called = [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
     return next((f" ({name})" for name in reversed(called) if name.startswith("nvml")), "")

@@ -31,7 +31,7 @@ class Jump(NamedTuple):
     most_j: float
 
     def sentence(self) -> str:
-        """What happened, in plain words."""
+        """Describe it for the operator."""
         if self.counted_j < 0:
             return f"its energy counter went back by {-self.counted_j:.3g} J: its power over time is counted instead"
         return (
@@ -46,12 +46,12 @@ def impossible(
     """Return the step of a counter between two readings if it is impossible, else None.
 
     Args:
-        uuid: Of the GPU.
-        before_j: What the counter said at the reading before.
+        uuid: UUID of the GPU.
+        before_j: The counter at the reading before.
         reading: The reading now.
-        since_s: When the reading before was; 0, the start of the machine, if that was before it.
-        counted_j: What it has counted since then, wraps taken into account; None where it cannot say.
-        limit_w: The highest power limit that it had meanwhile, watts.
+        since_s: Time of the reading before; 0, the boot, if that was before the boot.
+        counted_j: Energy counted since then, with wraps; None if the counter does not tell.
+        limit_w: Its highest power limit meanwhile, watts.
     """
     seconds = reading.time_s - since_s
     if counted_j is None:

@@ -1,4 +1,4 @@
-"""One GPU, whoever made it. Units: watts, joules, MHz; indices count from 0 in their node."""
+"""Define a GPU, of whatever vendor. Units: watts, joules, MHz; indices count from 0 on each node."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ Place = tuple[str, int]
 
 
 class DeviceError(RuntimeError):
-    """A GPU did not do what was asked."""
+    """A GPU could not carry out a request."""
 
 
 class NotPermitted(DeviceError):
-    """The system does not let us: reading may work, setting clocks does not."""
+    """The system does not permit it: reading may work, setting clocks does not."""
 
 
 class Unsupported(DeviceError):
-    """This GPU cannot do it, and says why (MIG, no energy counter, no clocks to lock)."""
+    """This GPU cannot do it (MIG, no energy counter, no clocks to lock)."""
 
 
 class DeviceLost(DeviceError):
@@ -29,21 +29,21 @@ class DeviceLost(DeviceError):
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What one GPU says of itself at one moment.
+    """State of one GPU at one moment.
 
     Attributes:
-        time_s: When, seconds on the monotonic clock of this machine.
-        power_w: Watts now; nan where it cannot tell.
-        energy_j: Joules since some fixed moment, as its own counter says; nan where it has none.
+        time_s: Seconds on the monotonic clock of this machine.
+        power_w: Power now; nan if not reported, as for all figures below.
+        energy_j: Its energy counter: joules since some fixed moment.
         clock_mhz: GPU clock now.
-        locked_mhz: Clock that it is locked to; None if it is free. Where the GPU cannot tell, the clock that was asked
-            for last, unless it runs above it.
-        utilisation: Share of time in which something ran, 0 to 1; nan where it cannot tell.
-        held_back: Why it runs below the clock it was given: any of ``power``, ``heat``, ``idle``, ``other``.
-        power_limit_w: Watts that it keeps itself below; nan where it cannot tell.
-        ecc_errors: Memory errors that could not be corrected, since the driver was loaded; nan where it cannot tell.
-        xids: Errors that the driver has reported of it since it was opened, as NVIDIA numbers them.
-        pids: Processes that compute on it; None where it cannot tell.
+        locked_mhz: Clock that it is locked to; None if it is free. If the GPU does not report it: the clock requested
+            last, unless it runs faster.
+        utilisation: Share of time in which something ran, 0 to 1.
+        held_back: Why it runs below the requested clock: any of ``power``, ``heat``, ``idle``, ``other``.
+        power_limit_w: Its power limit.
+        ecc_errors: Uncorrectable memory errors since the driver was loaded.
+        xids: Errors that the driver has reported since the GPU was opened, by NVIDIA's numbers.
+        pids: Processes that compute on it; None if not reported.
     """
 
     time_s: float
@@ -61,10 +61,10 @@ class Reading:
 
 @runtime_checkable
 class ReadsAhead(Protocol):
-    """A GPU whose reading takes time: several can be read at once."""
+    """GPU whose reading takes time, so that several are better read at once."""
 
     def begin_reading(self) -> None:
-        """Start to read; the next `Gpu.read` gives this answer. Raises nothing."""
+        """Start to read; the next `Gpu.read` returns this answer. Raises nothing."""
         ...
 
 
@@ -72,11 +72,11 @@ class Gpu(Protocol):
     """One GPU.
 
     Attributes:
-        uuid: Names it for ever, on any machine.
-        node: Node it is in.
-        index: Its number there.
-        gpu_type: Name in PowerFlow's catalogue, or as the vendor names it where the catalogue has none.
-        emulated: True when no such hardware exists; shown wherever its figures are shown.
+        uuid: Its unique name, on any machine.
+        node: Its node.
+        index: Its number on the node.
+        gpu_type: Its name in PowerFlow's catalogue, or the vendor's if the catalogue has none.
+        emulated: True if no such hardware exists; shown wherever its figures are shown.
     """
 
     uuid: str
@@ -86,26 +86,26 @@ class Gpu(Protocol):
     emulated: bool
 
     def read(self) -> Reading:
-        """What it says of itself now.
+        """Read its state.
 
         Raises:
-            DeviceLost: If it is gone.
+            DeviceLost: The GPU is gone.
         """
         ...
 
     def clocks_mhz(self) -> Sequence[float]:
-        """Clocks it can be locked to, ascending.
+        """Return the clocks that it can be locked to, ascending.
 
         Raises:
-            Unsupported: If it cannot be locked at all.
+            Unsupported: It cannot be locked at all.
         """
         ...
 
     def lock_clock(self, clock_mhz: float) -> None:
-        """Ask for a fixed clock. A request only: read it back.
+        """Request a fixed clock. The GPU may not follow: read the clock afterwards.
 
         Raises:
-            NotPermitted, Unsupported, DeviceLost: See there.
+            NotPermitted, Unsupported, DeviceLost: See the classes.
         """
         ...
 
@@ -113,6 +113,6 @@ class Gpu(Protocol):
         """Let the GPU choose its clock again.
 
         Raises:
-            NotPermitted, Unsupported, DeviceLost: See there.
+            NotPermitted, Unsupported, DeviceLost: See the classes.
         """
         ...

@@ -1,8 +1,8 @@
-"""The device watchdog: gives clocks back when the lease has ended, and lets go on what a dead throttle stopped.
+"""Run the device watchdog: restore clocks when the lease has ended, and continue jobs that a killed throttle stopped.
 
 ``python -m powerflow.device.watchdog DIRECTORY`` runs in the foreground. `lease.ensure_watchdog` starts it as a daemon
-and hands it its lock as an open file. It imports little, sleeps nearly always, and ends when there has been nothing
-to watch over, or nothing that it could give back, for a minute.
+and passes it its lock as an open file. It imports little, sleeps nearly always, and ends after a minute in which it had
+nothing to watch or could restore nothing.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from powerflow.osutil.processes import boottime_s
 #: How often it looks.
 POLL_S = 1.0
 
-#: How long it stays with nothing to do.
+#: How long it stays without work.
 LINGER_S = 60.0
 
 
 def watch(directory: Path, lock: int) -> None:
-    """Watch over a device directory until there is nothing left to do, or the directory is gone."""
+    """Watch a device directory until there is no more work, or the directory is gone."""
     useful_s = boottime_s()
     while directory.is_dir():
         left_s = lease_left_s(directory)
@@ -37,7 +37,7 @@ def watch(directory: Path, lock: int) -> None:
 
 
 def _may_go(directory: Path, lock: int) -> bool:
-    """Let go of the watchdog's lock, unless something came up; who wants one from then on starts another."""
+    """Release the watchdog's lock and return True, unless there is new work; then another one can be started."""
     with locked(directory / "lock"):
         if (lease_left_s(directory) > 0 and borrowed(directory)) or continue_leftovers(directory):
             return False
@@ -46,7 +46,7 @@ def _may_go(directory: Path, lock: int) -> bool:
 
 
 def _detach() -> None:
-    """Go on as a child of nobody, in a session of its own: whoever started us neither waits for us nor ends us."""
+    """Go on as a daemon in a session of its own, independent of the process that started it."""
     if os.fork():
         os._exit(0)
     os.setsid()
@@ -54,7 +54,7 @@ def _detach() -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Run it; see the module."""
+    """Run the watchdog; see the module."""
     directory = Path(arguments[0]).resolve()
     if len(arguments) > 1:
         lock = int(arguments[1])
@@ -67,7 +67,7 @@ def main(arguments: list[str]) -> int:
             return 1
         lock = taken
     os.truncate(lock, 0)
-    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)  # for people who wonder who holds it
+    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)  # for people who look who holds it
     try:
         watch(directory, lock)
     except FileNotFoundError:

@@ -1,4 +1,1 @@
-"""Where jobs run: launch ranks, signal them, watch them, read their logs. Nothing else.
-
-An engine knows nodes and processes; it knows nothing of policies, budgets or training.
-"""
+"""Run jobs: launch ranks, signal them, watch them, read their logs. It knows no policies, budgets or training."""

@@ -1,7 +1,7 @@
-"""What any engine must do, be it a process table, Ray, Slurm or Kubernetes.
+"""Define the engine, which runs the processes of jobs: a process table, Ray, Slurm or Kubernetes can be one.
 
 A **rank** is one process (with whatever it starts) on one node. A **gang** is all ranks of one job. Ranks are named
-by whoever launches them; the name is the fence: launching a name twice starts one process.
+by whoever launches them; a name that is launched twice starts one process only.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 
 
 class RankName(NamedTuple):
-    """Names one launch of one process: which gang, in which epoch of it, and its number there."""
+    """Name of one launch of one process: its gang, the epoch of the gang, and its number in that epoch."""
 
     gang: str
     epoch: int
@@ -25,37 +25,37 @@ class RankName(NamedTuple):
 
     @staticmethod
     def parse(text: str) -> RankName:
-        """The name that prints as this text.
+        """Parse a name from its text.
 
         Raises:
-            ValueError: If it is none.
+            ValueError: The text is no name.
         """
         gang, epoch, number = text.rsplit(".", 2)
         return RankName(gang, int(epoch), int(number))
 
 
 class RankState(StrEnum):
-    """Where a rank stands."""
+    """State of a rank."""
 
     RUNNING = "running"
     EXITED = "exited"
-    LOST = "lost"  # the engine cannot say any more what became of it (its node is gone)
+    LOST = "lost"  # the engine cannot find out how it ended (its node is gone)
 
 
 @dataclass(frozen=True, slots=True)
 class RankSpec:
-    """What to run, where, and as whom.
+    """Describe a rank: what to run, where, and as which user.
 
     Attributes:
-        name: Fences the launch.
+        name: Its name; a later launch of the same name starts nothing.
         node: Node to run on.
         command: Argument vector; no shell reads it.
         env: The whole environment of the process.
         directory: Working directory.
-        user: Login name to run as; "" means the engine's own. Never a more privileged one.
-        memory_bytes: Most memory it may use; 0: no limit. Best effort, see `Engine.limits`.
-        cpus: Most CPUs it may use; 0: no limit. Best effort.
-        python: True when ``command`` is ``[python, script, …]`` and may be run inside a preloaded interpreter.
+        user: Login name to run as, never a more privileged one; "": the engine's own.
+        memory_bytes: Limit of its memory; 0: none. Only enforced where `Engine.limits` says so.
+        cpus: Limit of its CPUs; 0: none. Only enforced where `Engine.limits` says so.
+        python: ``command`` is ``[python, script, …]`` and may run in a preloaded interpreter.
     """
 
     name: RankName
@@ -71,16 +71,16 @@ class RankSpec:
 
 @dataclass(frozen=True, slots=True)
 class RankStatus:
-    """One rank as the engine knows it.
+    """Status of one rank.
 
     Attributes:
-        name: Which.
-        node: Where it runs or ran.
-        state: See `RankState`.
-        pid: Its process on that node; 0 where that means nothing.
-        code: Exit code; −N when ended by signal N (as `subprocess` says it); None while it runs or is lost.
+        name: Its name.
+        node: Node on which it runs or ran.
+        state: Its state.
+        pid: Its process on that node; 0 if the engine has no process numbers.
+        code: Exit code; −N if signal N ended it (as in `subprocess`); None while it runs or if it is lost.
         started_s, ended_s: Unix seconds; ``ended_s`` is nan while it runs.
-        rebooted: It did not end by itself: its machine went down, and was booted since.
+        rebooted: It was ended because its machine went down, which has been booted since.
     """
 
     name: RankName
@@ -95,7 +95,7 @@ class RankStatus:
 
 @dataclass(frozen=True, slots=True)
 class EngineNode:
-    """One node of an engine: its name, how many GPUs it offers, and whether it can be reached now."""
+    """Node of an engine: its name, its number of GPUs, and whether the engine can reach it now."""
 
     name: str
     gpus: int
@@ -103,7 +103,7 @@ class EngineNode:
 
 
 class EngineError(RuntimeError):
-    """The engine could not do what was asked; ``retry`` says whether asking again may help."""
+    """The engine could not carry out a request; ``retry``: the same request may succeed later."""
 
     def __init__(self, what: str, *, retry: bool = False) -> None:
         super().__init__(what)
@@ -111,64 +111,64 @@ class EngineError(RuntimeError):
 
 
 class Fenced(EngineError):
-    """A launch came too late: its gang has been fenced at a later epoch."""
+    """A launch was refused because its gang was fenced at a later epoch."""
 
 
 class Engine(Protocol):
-    """Runs ranks. All methods may be called again after a failure: each is idempotent.
+    """Run ranks. Each method is idempotent: call it again after a failure.
 
-    Ranks outlive the caller: a new `Engine` object over the same place finds every rank that was launched and not
+    Ranks outlive the caller: a new `Engine` object for the same place finds every rank that was launched and not
     forgotten, with its state.
     """
 
     def nodes(self) -> Sequence[EngineNode]:
-        """Nodes there are."""
+        """Return all nodes."""
         ...
 
     def limits(self) -> frozenset[str]:
-        """Which of ``{"memory", "cpus", "user"}`` this engine can enforce here."""
+        """Return which of ``{"memory", "cpus", "user"}`` this engine can enforce here."""
         ...
 
     def launch(self, spec: RankSpec) -> RankStatus:
-        """Start a rank; if its name was launched before, only say how that one is.
+        """Start a rank; if its name was launched before, only return the status of that rank.
 
         Raises:
-            Fenced: If its gang was fenced at a later epoch.
-            EngineError: If it cannot be started (no such node, command, directory or user).
+            Fenced: Its gang was fenced at a later epoch.
+            EngineError: It cannot be started (no such node, command, directory or user).
         """
         ...
 
     def fence(self, gang: str, epoch: int) -> None:
-        """From now on refuse launches of this gang with an epoch below this one; never goes back."""
+        """Refuse all later launches of a gang whose epoch is below this one; a fence is never lowered."""
         ...
 
     def signal(self, name: RankName, number: int) -> bool:
-        """Send a signal to a rank and everything it started; False if it does not run any more. SIGKILL ends all."""
+        """Send a signal to a rank and all its descendants, wherever they detached to; return False if it has ended."""
         ...
 
     def ranks(self) -> Sequence[RankStatus]:
-        """Every rank not forgotten."""
+        """Return the status of every rank that was not forgotten."""
         ...
 
     def wait(self, timeout_s: float) -> bool:
-        """Sleep until some rank's state may have changed (True), or for so long (False)."""
+        """Wait until the state of a rank may have changed; return False if none did within the timeout."""
         ...
 
     def log(self, name: RankName, offset: int = 0, limit: int = 65536) -> tuple[bytes, int]:
-        """What a rank wrote to stdout and stderr: bytes from ``offset`` on, and the offset after them.
+        """Return what a rank wrote to stdout and stderr: bytes from ``offset`` on, and the offset after them.
 
-        Offsets count everything ever written; what rotation has dropped is skipped. A negative offset counts from
+        Offsets count all that was ever written; what rotation has dropped is skipped. A negative offset counts from
         the end.
 
         Raises:
-            KeyError: If the engine does not know the rank.
+            KeyError: The engine does not know the rank.
         """
         ...
 
     def forget(self, name: RankName) -> None:
-        """Drop all that is kept of a rank that has ended, its log included; a running one is left as it is."""
+        """Delete the status and log of a rank that has ended; a rank that runs is left as it is."""
         ...
 
     def close(self) -> None:
-        """Let go of the engine; ranks run on."""
+        """Disconnect from the engine; ranks run on."""
         ...

@@ -1,1 +1,1 @@
-"""Files, locks and processes of the operating system, where the standard library needs care."""
+"""Replace and lock files, and identify processes, safely against crashes and other users."""

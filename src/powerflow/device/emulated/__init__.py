@@ -1,1 +1,1 @@
-"""Emulated GPUs: no such hardware exists; processes share them through files."""
+"""Emulate GPUs that do not exist, in files that processes share."""

@@ -1,10 +1,10 @@
-"""Emulated GPUs: no such hardware exists; a file each, which all processes of the machine see.
+"""Emulate GPUs: each is a file that all processes of the machine share; no such hardware exists.
 
-What is real about one: who loads it, since when, and the clock that somebody locked it to. What is **modelled**: its
-watts, which the loading process says (`pacer`, `throttle`, from a ground truth), and so its joules: watts times real
-time. An energy figure of such a GPU is never a measurement, and every one of them is labelled *emulated*.
+Real are the process that loads it, since when, and the clock that it was locked to. **Modelled** is its power, which
+the loading process reports (`pacer`, `throttle`, from a true cost model), and so its energy, power times real time. An
+energy figure of such a GPU is never a measurement, and is always labelled *emulated*.
 
-The files are ``<directory>/<node>/<index>``; see `cell` for what is in them.
+The files are ``<directory>/<node>/<index>``; `shared_record` has their format.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from powerflow.device.emulated.shared_record import EmulatedState, SharedRecord,
 from powerflow.device.protocol import DeviceError, DeviceLost, NotPermitted, Reading
 from powerflow.osutil.processes import born, lives
 
-if TYPE_CHECKING:  # the catalogue brings numpy along, and the watchdog must stay small
+if TYPE_CHECKING:  # not at run time: it imports numpy, and the watchdog must stay small
     from powerflow.cluster.spec import Node
 
 _NODE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
 def create(directory: str | os.PathLike[str], nodes: Iterable[Node]) -> list[EmulatedGpu]:
-    """Make the GPUs of these nodes; those that are there already stay as they are, joules and all.
+    """Create the GPUs of these nodes; existing ones stay as they are, with their energy counters.
 
     Raises:
-        InputError: For a GPU type that the catalogue does not know, a node name that is no file name, or where
-            another type stands there already.
+        InputError: The catalogue does not have the GPU type, the node's name is no file name, or a GPU of another type
+            exists there.
     """
     from powerflow.cost.catalogue import gpu_type
     from powerflow.errors import InputError
@@ -67,9 +67,9 @@ def create(directory: str | os.PathLike[str], nodes: Iterable[Node]) -> list[Emu
 
 
 def settled(state: EmulatedState, idle_w: float, now_s: float, loader_lives: bool) -> EmulatedState:
-    """The same GPU brought up to date: watts × seconds since then, added up.
+    """Return the state brought up to date, with the energy since then: watts × seconds.
 
-    The load of a loader that died counts until it was last seen to live, and is over.
+    If the loading process has died, its load counts until it last reported, and is then removed.
     """
     until_s = now_s if loader_lives else min(max(state.seen_s, state.at_s), now_s)
     loaded_s = max(0.0, until_s - state.at_s) if state.load_pid else 0.0
@@ -81,10 +81,10 @@ def settled(state: EmulatedState, idle_w: float, now_s: float, loader_lives: boo
 
 
 class EmulatedGpu:
-    """One emulated GPU, a `Gpu`; any number of processes may have it open.
+    """One emulated GPU, a `Gpu`; any number of processes may open it.
 
     Raises:
-        DeviceLost: If the file is not there (any more).
+        DeviceLost: The file does not exist.
     """
 
     emulated = True
@@ -96,7 +96,7 @@ class EmulatedGpu:
         except FileNotFoundError as error:
             raise DeviceLost(f"there is no emulated GPU {self.path}") from error
         except ValueError as error:
-            raise DeviceLost(f"{error}; remove it, and it is made anew") from error
+            raise DeviceLost(f"{error}; delete it, and it is created again") from error
         known: dict[str, Any] = self._cell.description
         self.uuid: str = known["uuid"]
         self.node: str = known["node"]
@@ -108,7 +108,7 @@ class EmulatedGpu:
         self._clock_step_mhz: float = known["clock_step_mhz"]
 
     def read(self) -> Reading:
-        """See `Gpu.read`. Free, it runs at its maximum clock under load and at its minimum when idle."""
+        """Read its state. Not locked, it runs at its maximum clock under load and at its minimum when idle."""
         state = self._change(lambda state, now_s: state)
         loaded = state.load_pid != 0
         free_mhz = self.clock_max_mhz if loaded else self._clock_min_mhz
@@ -122,25 +122,25 @@ class EmulatedGpu:
         )
 
     def clocks_mhz(self) -> Sequence[float]:
-        """See `Gpu.clocks_mhz`."""
+        """Return the clocks that it can be locked to; see `Gpu`."""
         steps = int((self.clock_max_mhz - self._clock_min_mhz) / self._clock_step_mhz + 1e-9)
         return [self.clock_max_mhz - k * self._clock_step_mhz for k in range(steps, -1, -1)]
 
     def lock_clock(self, clock_mhz: float) -> None:
-        """See `Gpu.lock_clock`. It takes the nearest clock that it has, as hardware does."""
+        """Lock it to the nearest clock that it has, as hardware does."""
         if not math.isfinite(clock_mhz) or clock_mhz <= 0:
             raise DeviceError(f"{clock_mhz} MHz is no clock")
         self._set_clock(min(self.clocks_mhz(), key=lambda known: abs(known - clock_mhz)))
 
     def unlock_clock(self) -> None:
-        """See `Gpu.unlock_clock`."""
+        """Unlock its clock; see `Gpu`."""
         self._set_clock(0.0)
 
     def state(self) -> EmulatedState:
-        """The record as it stands, without bringing it up to date: costs a few microseconds.
+        """Return the record without bringing it up to date, which takes a few microseconds.
 
         Raises:
-            DeviceLost: If the file was damaged.
+            DeviceLost: The file was damaged.
         """
         try:
             return self._cell.read()
@@ -148,9 +148,9 @@ class EmulatedGpu:
             raise DeviceLost(f"emulated GPU {self.path}: {error.strerror}") from error
 
     def draw(self, watts: float, *, pid: int, birth: int, arrears_j: float = 0.0) -> None:
-        """From now on a process draws so many watts here, until it says otherwise or ends.
+        """Set the power that a process draws from now on, until it sets another or ends.
 
-        ``arrears_j`` is added at once: joules of a time already past whose watts are known only now; not below 0.
+        ``arrears_j`` is added at once: energy of a past period whose power is known only now; negative counts as 0.
         """
 
         def loaded(state: EmulatedState, now_s: float) -> EmulatedState:
@@ -160,7 +160,7 @@ class EmulatedGpu:
         self._change(loaded, alive=(pid, birth))
 
     def rest(self, *, pid: int, birth: int) -> None:
-        """That process draws nothing here any more; the load of another is left alone."""
+        """Remove the load of a process; the load of another process stays."""
 
         def rested(state: EmulatedState, now_s: float) -> EmulatedState:
             mine = (state.load_pid, state.load_born) == (pid, birth)
@@ -185,7 +185,7 @@ class EmulatedGpu:
 
         def changed(state: EmulatedState) -> EmulatedState:
             loader = (state.load_pid, state.load_born)
-            # the clock is read under the lock: time never runs backwards from one change to the next
+            # read the time under the lock, so that it never runs backwards from one change to the next
             now_s = time.monotonic()
             return how(settled(state, self.idle_w, now_s, loader == alive or lives(*loader)), now_s)
 
@@ -193,11 +193,11 @@ class EmulatedGpu:
             return self._cell.change(changed)
         except FileNotFoundError as error:
             raise DeviceLost(f"emulated GPU {self.path} is gone") from error
-        except OSError as error:  # damaged, or somebody holds its lock: everybody may write it
+        except OSError as error:  # damaged, or locked by another process: all users may write it
             raise DeviceLost(f"emulated GPU {self.path}: {error.strerror}") from error
 
 
 def own_identity() -> tuple[int, int]:
-    """Number and birth of this process, as `EmulatedGpu.draw` wants them."""
+    """Return pid and start time of this process, for `EmulatedGpu.draw`."""
     pid = os.getpid()
     return pid, born(pid) or 0

@@ -1,11 +1,11 @@
-"""Slows a real training step down to what it would take on the emulated GPU, and says what it would draw.
+"""Slow a real training step down to its duration on the emulated GPU, and report the power that it would draw.
 
-A rank computes for real, on whatever it has. At the end of a step its pacer sleeps until the step has lasted T(n, b, s,
-f, placement) of the ground truth, at the clock that the GPU is locked to *while it sleeps*: a step under way when the
-clock changes goes on at the new pace. So time is real and its length modelled; power is modelled altogether.
+A rank computes on whatever hardware it has. At the end of a step its pacer sleeps until the step has lasted T(n, b, s,
+f, placement) of the true cost model, at the clock that the GPU is locked to *while it sleeps*: a step during which the
+clock changes goes on at the new pace. So steps take real time of a modelled length; power is modelled altogether.
 
-The controller writes each rank a file that says which GPUs it has and what the truth is, and names it in the rank's
-environment (`emulate_rank`); the training library finds it there (`pacer_from_environment`).
+The controller writes a file for each rank with its GPUs and true cost model, and names it in the rank's environment
+(`emulate_rank`); the training library finds it there (`pacer_from_environment`).
 """
 
 from __future__ import annotations
@@ -24,30 +24,29 @@ from powerflow.device.protocol import DeviceLost
 from powerflow.errors import InputError
 from powerflow.osutil.files import read_json, replace_json
 
-#: Names the file of `emulate_rank` in a rank's environment.
+#: Variable in a rank's environment that names the file of `emulate_rank`.
 ENVIRONMENT = "POWERFLOW_EMULATED"
 
 VERSION = 1
 KIND = "emulated rank"
 
-#: Longest sleep after which the clock is looked at again; what that makes a step late, the next one makes good.
+#: Longest sleep before the clock is read again; a step that ends late by it is made up for by the next one.
 SLICE_S = 0.01
 
 
 def emulate_rank(
     path: str | os.PathLike[str], truth: JobModel, gpus: Sequence[EmulatedGpu], *, time_scale: float = 1.0
 ) -> dict[str, str]:
-    """Write the file that makes a rank run as on these GPUs; returns what to add to its environment.
+    """Write the file that makes a rank run as on these GPUs; return the variables to add to its environment.
 
     Args:
-        path: Where; the rank must be able to read it.
-        truth: What its steps really cost.
+        path: The file; the rank must be able to read it.
+        truth: True cost model of its steps.
         gpus: The GPUs of this rank, one or more.
-        time_scale: Steps last so many times as long as the truth says (0.1: a tenth), and so cost so many times
-            the joules; watts stay.
+        time_scale: Factor on the duration of steps, and so on their energy (0.1: a tenth); power stays.
 
     Raises:
-        InputError: For no GPU, or a scale that is not above 0.
+        InputError: There is no GPU, or the scale is not above 0.
     """
     if not gpus or not 0 < time_scale < float("inf"):
         raise InputError("an emulated rank needs a GPU and a time scale above 0", where=str(path))
@@ -64,13 +63,13 @@ def emulate_rank(
 
 
 def pacer_from_environment(environment: Mapping[str, str] | None = None) -> Pacer | None:
-    """The pacer of this rank, or None where its GPUs are not emulated.
+    """Return the pacer of this rank, or None if its GPUs are not emulated.
 
-    Call it in the process that trains: the load it reports is that of the calling process.
+    Call it in the process that trains, because it reports the load of the calling process.
 
     Raises:
-        InputError: If the file that the environment names is no such file.
-        DeviceLost: If a GPU that it names is not there.
+        InputError: The file that the environment names is no such file.
+        DeviceLost: A GPU that it names does not exist.
     """
     path = (os.environ if environment is None else environment).get(ENVIRONMENT)
     if not path:
@@ -83,13 +82,13 @@ def pacer_from_environment(environment: Mapping[str, str] | None = None) -> Pace
 
 
 class Pacer:
-    """Keeps the pace of one rank on its emulated GPUs. For one thread.
+    """Pacer of one rank on its emulated GPUs, for one thread.
 
     Attributes:
-        steps: Steps paced.
-        overruns: Steps whose real computing took longer than the truth says; they were not slept for, and the next
-            steps are shorter by as much, as far as these have time left.
-        overrun_s: By how much, together.
+        steps: Number of steps paced.
+        overruns: Number of steps whose real computation took longer than the true cost model says. The next steps
+            sleep less by that time, as far as they can.
+        overrun_s: Sum of those excess times.
     """
 
     def __init__(self, truth: JobModel, gpus: Sequence[EmulatedGpu], *, time_scale: float = 1.0) -> None:
@@ -98,7 +97,7 @@ class Pacer:
         self._time_scale = time_scale
         self._costs: dict[tuple[int, int, int, int, float], tuple[float, float]] = {}
         self._pid, self._birth = own_identity()
-        self._watts: float | None = None  # what the GPUs draw for us as they know it; None while at rest
+        self._watts: float | None = None  # power last reported to the GPUs; None while idle
         self._late_s = 0.0  # how late the last step ended; the next one is shorter by it
         self.steps = 0
         self.overruns = 0
@@ -106,18 +105,18 @@ class Pacer:
         atexit.register(self._leave)
 
     def begin(self) -> None:
-        """Training begins: the GPUs are this process's from now on. What they draw, the first step says."""
+        """Register this process as the load of its GPUs; the first step sets their power."""
         for gpu in self._gpus:
             gpu.draw(gpu.idle_w, pid=self._pid, birth=self._birth)
 
     def pace(self, *, gpus: int, nodes: int, local_batch: int, accumulation: int, began_s: float) -> None:
-        """Return when the step that began then has lasted as long as the truth says.
+        """Sleep until a step has lasted as long as the true cost model says.
 
         Args:
-            gpus, nodes: GPUs of the whole job, and nodes they stand on.
+            gpus, nodes: GPUs of the whole job, and their nodes.
             local_batch: Samples of one pass on one GPU.
             accumulation: Passes of the step.
-            began_s: `time.monotonic` at its begin.
+            began_s: `time.monotonic` at the beginning of the step.
         """
         where = (gpus, nodes - 1, local_batch, accumulation)
         clock_mhz, since_s, before_mhz = self._clock()
@@ -139,15 +138,15 @@ class Pacer:
                 self._draw(watts, arrears_s=0.0)
         self.steps += 1
         overrun_s = now_s - end_s - self._late_s
-        # also what computing took too long on a busy machine: the GPU that is emulated would have been on time
+        # includes excess computing time on a busy machine: the emulated GPU would have been on time
         self._late_s = min(now_s - end_s, step_s)
         if now_s == entered_s and overrun_s > 0:
             self.overruns += 1
             self.overrun_s += overrun_s
 
     def idle(self) -> None:
-        """Nothing runs: the GPUs draw their idle power, until `begin` or the next step."""
-        if os.getpid() != self._pid:  # a fork of the rank ends; the rank itself trains on
+        """Set the GPUs to idle power, until `begin` or the next step."""
+        if os.getpid() != self._pid:  # a fork of the rank ends, but the rank trains on
             return
         for gpu in self._gpus:
             gpu.rest(pid=self._pid, birth=self._birth)
@@ -155,11 +154,11 @@ class Pacer:
         self._late_s = 0.0
 
     def _leave(self) -> None:
-        with contextlib.suppress(DeviceLost):  # the cluster may have been taken down before us
+        with contextlib.suppress(DeviceLost):  # the emulated cluster may be deleted already
             self.idle()
 
     def _draw(self, watts: float, *, arrears_s: float) -> None:
-        """Say what the GPUs draw, and that we live. A first step was drawn as idle until now: that is made good."""
+        """Report power and that this process lives. A first step was counted as idle until now, which is corrected."""
         first = self._watts is None
         for gpu in self._gpus:
             arrears_j = (watts - gpu.idle_w) * arrears_s if first else 0.0
@@ -167,7 +166,7 @@ class Pacer:
         self._watts = watts
 
     def _clock(self) -> tuple[float, float, float]:
-        """Clock of the slowest of the GPUs, since when, and what it was before."""
+        """Return the clock of the slowest GPU, since when it holds, and the clock before."""
         slowest = (float("inf"), 0.0, 0.0)
         for gpu in self._gpus:
             state = gpu.state()
@@ -179,7 +178,7 @@ class Pacer:
     def _cost(
         self, gpus: int, crosses: int, local_batch: int, accumulation: int, clock_mhz: float
     ) -> tuple[float, float]:
-        """Seconds of a step, and watts of one GPU."""
+        """Return seconds of a step, and watts of one GPU."""
         key = (gpus, crosses, local_batch, accumulation, clock_mhz)
         if key not in self._costs:
             where = (gpus, local_batch, accumulation, clock_mhz, crosses)

@@ -1,8 +1,8 @@
-"""One record in a file, shared by processes: read without a lock, never torn, not even by kill -9 in mid-write.
+"""Share a record between processes in a file: read without a lock, and never torn, even by kill -9 during a write.
 
-The file holds a description that never changes and **two slots**. A writer, alone by a file lock, writes the slot that
-is older, with a higher number and a checksum; the other stays whole meanwhile. A reader takes the whole slot with the
-higher number. So a reader needs no lock, and a writer that dies leaves what was before.
+The file holds a constant description and **two slots**. A writer, which holds the file's lock, writes the older slot
+with a higher number and a checksum; the other stays whole meanwhile. A reader takes the slot with the higher number and
+a right checksum. So a reader needs no lock, and a writer that dies leaves the record as it was.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MAGIC = b"PFGPU001"
 DESCRIPTION_AT, DESCRIPTION_MOST = 8, 2040
 SLOTS_AT = (2048, 3072)
 FILE_BYTES = 4096
-#: No reader meets two slots in mid-write so often in a row.
+#: Attempts of a reader: it never meets two slots during a write so often in a row.
 MOST_LOOKS = 1000
 #: A writer that waits longer for another gives up.
 LOCK_S = 2.0
@@ -37,18 +37,18 @@ _SLOT_BYTES = _BODY.size + _CHECK.size
 
 
 class EmulatedState(NamedTuple):
-    """What changes about an emulated GPU. Times are monotonic seconds of this machine.
+    """Changing state of an emulated GPU. Times are monotonic seconds of this machine.
 
     Attributes:
-        at_s: When it was last brought up to date.
-        energy_j: Joules drawn until then since it was made.
+        at_s: Time of the last update.
+        energy_j: Energy until then since it was created.
         locked_mhz: Clock that it is locked to; 0 if free.
-        clock_since_s: Since when.
-        before_mhz: Clock it was locked to before that; 0 if free.
-        load_w: Watts drawn while the loader lives.
-        load_pid, load_born: The process that loads it, see `processes.born`; 0 if none does.
-        seen_s: When the loader last said that it lives.
-        permitted: Whether clocks may be set.
+        clock_since_s: Time of the last change of that.
+        before_mhz: Clock that it was locked to before; 0 if free.
+        load_w: Power while the loading process lives.
+        load_pid, load_born: The loading process, see `processes.born`; 0 if there is none.
+        seen_s: Time of the last report of the loading process.
+        permitted: Clocks may be set.
     """
 
     at_s: float = 0.0
@@ -64,9 +64,9 @@ class EmulatedState(NamedTuple):
 
 
 def create_cell(path: Path, description: Mapping[str, Any], state: EmulatedState) -> bool:
-    """Make the file, whole from its first moment; False if it is there already.
+    """Create the file, whole from the first moment; return False if it exists already.
 
-    Everybody on the machine may write it, as with a real device: a job's rank runs as its owner.
+    All users may write it, as with a real device, because a job's rank runs as its owner.
     """
     text = json.dumps(description).encode()
     if len(text) > DESCRIPTION_MOST:
@@ -92,13 +92,13 @@ class SharedRecord:
     """An open file of this kind.
 
     Raises:
-        OSError: If it cannot be opened for writing; from the methods, if it was damaged since.
-        ValueError: If it is no such file.
+        OSError: It cannot be opened for writing; from the methods: it was damaged since.
+        ValueError: It is no such file.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        # not mapped: whoever may write the file may also cut it short, and touching a map of nothing kills
+        # not mapped: users who may write the file may also truncate it, and reading beyond the end of a map kills
         self._file = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
         weakref.finalize(self, os.close, self._file)
         content = os.pread(self._file, FILE_BYTES, 0)
@@ -108,13 +108,13 @@ class SharedRecord:
         self.description: dict[str, Any] = json.loads(text)
 
     def read(self) -> EmulatedState:
-        """The record, as some writer left it."""
+        """Return the record."""
         return self._newest()[1]
 
     def change(self, how: Callable[[EmulatedState], EmulatedState]) -> EmulatedState:
-        """Replace the record by what ``how`` makes of it; writers wait for each other. Returns the new one."""
-        # a file opened anew has a lock of its own: it keeps threads and forked children apart as well. Each writer is
-        # done in microseconds; one that never lets go must not stop the others for ever.
+        """Replace the record by ``how(record)`` and return it; writers wait for each other."""
+        # `try_lock` opens the file again, so that the lock also separates threads and forks. Writing takes
+        # microseconds; a writer that never releases the lock must not stop the others for ever.
         file = try_lock(self.path, wait_s=LOCK_S, pause_s=0.0002, create=False)
         if file is None:
             raise OSError(errno.EAGAIN, "is locked", str(self.path))
@@ -128,14 +128,14 @@ class SharedRecord:
         return after
 
     def _newest(self) -> tuple[int, EmulatedState]:
-        """Number and content of the newest slot that is whole; write k stands in slot (k − 1) mod 2."""
+        """Return number and content of the newest whole slot; write k is in slot (k − 1) mod 2."""
         for _ in range(MOST_LOOKS):
             content = os.pread(self._file, FILE_BYTES - SLOTS_AT[0], SLOTS_AT[0])
             slots = (content[at - SLOTS_AT[0] : at - SLOTS_AT[0] + _SLOT_BYTES] for at in SLOTS_AT)
             found = [whole for slot in slots if len(slot) == _SLOT_BYTES and (whole := _unpacked(slot))]
             if found:
                 return max(found)
-            # both were being written while we copied them: look again
+            # both were written while they were copied: read again
         raise OSError(errno.EIO, "is damaged", str(self.path))
 
 
@@ -154,6 +154,6 @@ def _unpacked(slot: bytes) -> tuple[int, EmulatedState] | None:
 
 
 def _can_be(state: EmulatedState) -> bool:
-    """Whether these are numbers of a GPU: whoever may write the file can write not-a-number with a right checksum."""
+    """Return whether these can be numbers of a GPU: any user can write others, with a right checksum."""
     numbers = (value for value in state if isinstance(value, float))
     return all(0.0 <= value <= _MOST for value in numbers) and state.load_w <= _MOST_W

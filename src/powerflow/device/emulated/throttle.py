@@ -1,11 +1,12 @@
-"""Slows scripts that import nothing of ours: their processes stand still for a part of every 50 ms.
+"""Slow scripts that do not use `powerflow.elastic`, by stopping their processes for a part of every 50 ms.
 
-Such a script cannot say when a step ends, so the length of its steps stays its own; only the *ratio* is emulated: at
-clock f it gets the share φ(f_max)/φ(f) of the time (`cost.model.phi`), and the GPU draws what the truth says.
+Such a script does not say when a step ends, so its steps keep their own length, and only the *ratio* is emulated: at
+clock f it runs for the share φ(f_max)/φ(f) of the time (`cost.model.phi`), and the GPU draws what the true cost model
+says.
 
-A stopped process is a trap: whoever stopped it must be there to let it go on. So before the first stop a note is left
-in a directory; it names throttle and groups, and `continue_leftovers` (the watchdog does it every second, and so should
-whoever starts) lets go on what a dead throttle left behind.
+A stopped process must be continued even if its throttle was killed. So the throttle writes a note with itself and the
+process groups before the first stop, and `continue_leftovers` continues groups whose throttle has died. The watchdog
+calls it every second; a controller should call it at its start.
 """
 
 from __future__ import annotations
@@ -22,28 +23,28 @@ from typing import TYPE_CHECKING
 from powerflow.osutil.files import read_json, replace_json
 from powerflow.osutil.processes import born, lives
 
-if TYPE_CHECKING:  # the watchdog reads this module, and must stay small
+if TYPE_CHECKING:  # not at run time: the watchdog imports this module and must stay small
     from powerflow.cost.model import JobModel
     from powerflow.device.emulated.gpu import EmulatedGpu
 
-#: Where the notes lie, below the device directory.
+#: Folder of the notes in the device directory.
 NOTES = "throttled"
 
-#: One turn of running and being stopped.
+#: Length of one cycle of running and being stopped.
 PERIOD_S = 0.05
 
 
 class Throttle:
-    """Slows the processes of one job, from a thread of its own, until they have ended or `close` is called.
+    """Throttle of the processes of one job: a thread that runs until they have ended or `close` is called.
 
-    All of them stand still at the same time: ranks that wait for each other lose no more than their share.
+    All of them are stopped at the same time, so that ranks that wait for each other lose no more than their share.
 
     Args:
         directory: The device directory.
-        groups: The job's process groups, and the GPUs that each loads; a group's leader counts as the process that
-            does. The slowest GPU sets the pace of all.
-        truth: What the job really costs.
-        nodes, local_batch, accumulation: Of the whole job, as in `cost.model.gpu_power`; its GPUs are those above.
+        groups: The job's process groups, and the GPUs that each loads through its leader. The slowest GPU sets the
+            pace of all.
+        truth: True cost model of the job.
+        nodes, local_batch, accumulation: Of the whole job, as in `cost.model.gpu_power`.
     """
 
     def __init__(
@@ -70,11 +71,11 @@ class Throttle:
 
     @property
     def running(self) -> bool:
-        """Whether it still slows the group."""
+        """Return whether it still slows the job."""
         return self._thread.is_alive()
 
     def close(self) -> None:
-        """Let the group run freely again, with its GPUs at rest."""
+        """Let the job run freely again, and set its GPUs to idle."""
         self._ended.set()
         self._thread.join()
 
@@ -87,7 +88,7 @@ class Throttle:
                     for gpu in gpus:
                         gpu.draw(watts, pid=group, birth=birth)
                 ran_s = self._pass(PERIOD_S * share)
-                # what a busy machine adds to either part is made up for in the next ones
+                # excess times of a busy machine are made up for in the next cycles
                 stop_owed_s = min(stop_owed_s + ran_s * (1.0 - share) / share, 2 * PERIOD_S)
                 if stop_owed_s > PERIOD_S / 50:
                     try:
@@ -103,7 +104,7 @@ class Throttle:
             self._note.unlink(missing_ok=True)
 
     def _leave_note(self) -> None:
-        """Before the first stop: whom to let go on if we die, and somebody who looks."""
+        """Note which groups to continue if this process dies, and start the watchdog; call it before the first stop."""
         from powerflow.device.lease import ensure_watchdog
 
         me = os.getpid()
@@ -112,7 +113,7 @@ class Throttle:
         ensure_watchdog(self._note.parent.parent)
 
     def _pass(self, seconds: float) -> float:
-        """Wait so long, or until `close`; returns how long it really was."""
+        """Wait for a time or until `close`; return how long it was."""
         began_s = time.monotonic()
         self._ended.wait(seconds)
         return time.monotonic() - began_s
@@ -122,7 +123,7 @@ class Throttle:
             _signal_group(group, birth, number)
 
     def _cost(self, clock_mhz: float) -> tuple[float, float]:
-        """Share of the time in which the group runs, and watts of one GPU."""
+        """Return the share of the time in which the job runs, and watts of one GPU."""
         if clock_mhz not in self._costs:
             from powerflow.cost.model import gpu_power, phi
 
@@ -134,7 +135,7 @@ class Throttle:
 
 
 def continue_leftovers(directory: str | os.PathLike[str]) -> int:
-    """Let go on every group whose throttle died; returns how many throttles still live."""
+    """Continue every group whose throttle has died; return how many throttles live."""
     living = 0
     for note in (Path(directory) / NOTES).glob("*.json"):
         found = read_json(note)
@@ -148,10 +149,9 @@ def continue_leftovers(directory: str | os.PathLike[str]) -> int:
 
 
 def _signal_group(group: int, birth: int, number: signal.Signals) -> None:
-    """Send a signal to a process group, if it is still there; if its leader has ended, SIGCONT only.
+    """Send a signal to a process group if its leader lives; SIGCONT in any case.
 
-    While any member lives, its leader's number is not given to another process; so going on is safe to say to
-    whatever has the number as a group, and being stopped is not.
+    After the end of the group its number may be given to another one, which may be continued but not stopped.
     """
     if number == signal.SIGCONT or lives(group, birth):
         with contextlib.suppress(ProcessLookupError, PermissionError):

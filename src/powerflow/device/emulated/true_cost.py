@@ -1,7 +1,7 @@
-"""What an emulated job really costs: a model near the one that is believed, but not the same.
+"""Define the true cost of an emulated job: a model near the believed one, but not the same.
 
-The scheduler starts from a family's model; the emulated GPU follows this one, whose parameters are off by a lognormal
-factor each. So there is something to learn, as on hardware. Whoever schedules must not read it.
+The scheduler starts from the model of a family; the emulated GPU follows this one, of which each parameter is off by a
+lognormal factor. So there is something to learn, as on hardware. The scheduler must not read it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _Part = TypeVar("_Part", ThroughputModel, PowerModel)
 
 
 def truth_of(model: JobModel, seed: int, *, variation: float = VARIATION) -> JobModel:
-    """The hidden truth of a job that is believed to cost what ``model`` says; the same for the same name and seed.
+    """Return the true cost model of a job with the believed cost ``model``; the same for the same name and seed.
 
     Every parameter is multiplied by a lognormal factor of log-sd ``variation`` (0: the model itself).
     """
@@ -31,16 +31,16 @@ def truth_of(model: JobModel, seed: int, *, variation: float = VARIATION) -> Job
 
 
 def model_json(model: JobModel) -> dict[str, Any]:
-    """A model as plain data that `model_from` reads back unchanged."""
+    """Return a model as plain data, which `model_from` reads back unchanged."""
     plain: dict[str, Any] = json.loads(json.dumps(asdict(model), allow_nan=False))
     return plain
 
 
 def model_from(plain: Any, where: str) -> JobModel:
-    """A model from plain data.
+    """Return a model from plain data.
 
     Raises:
-        InputError: If something is missing, unknown, or no finite number ≥ 0.
+        InputError: A parameter is missing, unknown, or no finite number ≥ 0.
     """
     try:
         return JobModel(

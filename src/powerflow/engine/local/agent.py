@@ -1,6 +1,6 @@
-"""The daemon that starts ranks and knows how they are; ``python -m powerflow.engine.local.agent DIR --node NAME:GPUS``.
+"""Run the agent, the daemon that starts ranks: ``python -m powerflow.engine.local.agent DIR --node NAME:GPUS``.
 
-All that it knows is on disk, so it may be killed and started again at any moment: ranks and their shims run on.
+All that it knows is on disk, so it may be killed and started again at any time: ranks and their shims run on.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _OLD_AGENT_ENDS_S = 10.0
 
 
 def _only_agent() -> int:
-    """The lock that makes this the directory's only agent; an old one's forks let go of it within moments."""
+    """Take the lock of the directory's only agent; forks of an old agent release it within moments."""
     descriptor = try_lock(Path(records.AGENT_LOCK), wait_s=_OLD_AGENT_ENDS_S)
     if descriptor is None:
         sys.exit("another agent serves this directory")
@@ -31,7 +31,7 @@ def _only_agent() -> int:
 
 
 def _listen() -> socket.socket:
-    """The socket, bound by a short relative path: the kernel takes about 107 bytes."""
+    """Return the listening socket, bound to a short relative path: the kernel takes about 107 bytes."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(records.SOCKET)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -42,7 +42,7 @@ def _listen() -> socket.socket:
 
 
 def _detach() -> None:
-    """Go on as a daemon; whoever started us sees us end, with code 0, now that the socket listens."""
+    """Go on as a daemon; the starting process sees an exit with code 0, now that the socket listens."""
     sys.stdout.flush()
     if os.fork():
         os._exit(0)
@@ -64,7 +64,7 @@ def _node(text: str) -> tuple[str, int]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve a directory. Forks that become shims and ranks leave through here, too."""
+    """Serve a directory. Forks that become shims and ranks return through here, too."""
     parser = argparse.ArgumentParser(prog="python -m powerflow.engine.local.agent", description="Starts ranks.")
     parser.add_argument("directory", type=Path, metavar="DIR", help="where everything is kept")
     parser.add_argument(

@@ -1,8 +1,8 @@
-"""Control groups: what limits a rank's memory and CPUs, and finds its processes wherever they went.
+"""Limit a rank's memory and CPUs by control groups, and find its processes wherever they detached to.
 
-Both versions are used as they are found. Version 2 (`cgroup2`) holds every rank's processes, so that they can be ended
-even if all who watched them were killed. A limit needs its controller: in version 2 where it was delegated to us, else
-in version 1 (a hierarchy of its own). Where a directory cannot be made there, that limit cannot be enforced.
+Both versions are used where they are mounted. Version 2 (`cgroup2`) holds every rank's processes, so that they can be
+killed even if shim and agent were killed. A limit needs its controller: in version 2 if it was delegated to this user,
+else in version 1 (a hierarchy of its own). A limit cannot be enforced if its directory cannot be created.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ from pathlib import Path
 from powerflow.engine.local.process import send
 
 _PERIOD_US = 100_000
-_CONTROLLERS = {"memory": "memory", "cpu": "cpus"}  # the kernel's word, ours
+_CONTROLLERS = {"memory": "memory", "cpu": "cpus"}  # the kernel's name to that of `Engine.limits`
 
 
 @dataclass(frozen=True, slots=True)
 class Cgroups:
-    """Directories under which ranks get theirs.
+    """Directories in which ranks get their control groups.
 
     Attributes:
-        all_ranks: Version 2; None where it cannot be used.
-        limiting: By what is limited (``memory``, ``cpus``): the directory, and the cgroup version it is in.
+        all_ranks: That of version 2; None if it cannot be used.
+        limiting: By limit (``memory``, ``cpus``): the directory and its cgroup version.
     """
 
     all_ranks: Path | None
     limiting: Mapping[str, tuple[Path, int]]
 
     def limits(self) -> frozenset[str]:
-        """Which limits can be enforced."""
+        """Return which limits can be enforced."""
         return frozenset(self.limiting)
 
     def enter(self, rank: str, pid: int, *, memory_bytes: int, cpus: float) -> list[str]:
-        """Put a process into groups of its rank, with these limits (0: none); the groups, for `kill` and `leave`.
+        """Put a process into control groups of its rank; return them, for `kill` and `leave`. A limit of 0 is none.
 
         Raises:
-            OSError: If a limit that can be enforced here was not.
+            OSError: A limit that can be enforced here was not.
         """
         homes = [] if self.all_ranks is None else [self.all_ranks / rank]
         settings: list[tuple[Path, str]] = []
@@ -63,7 +63,7 @@ class Cgroups:
         return groups
 
     def close(self) -> None:
-        """Remove what was made for all ranks, as far as it is empty."""
+        """Remove the directories of all ranks if they are empty."""
         for above in {self.all_ranks, *(above for above, _ in self.limiting.values())} - {None}:
             assert above is not None
             with contextlib.suppress(OSError):
@@ -71,9 +71,9 @@ class Cgroups:
 
 
 def kill(groups: Sequence[str]) -> bool:
-    """SIGKILL whatever is in these groups; whether there was anything.
+    """Kill all processes in these groups; return whether there were any.
 
-    Version 2 can end all of a group at once (Linux 5.14), so that nobody forks faster than they are ended.
+    Version 2 can kill a group at once (Linux 5.14), so that no job can fork faster than it is killed.
     """
     found = False
     for group in groups:
@@ -90,7 +90,7 @@ def kill(groups: Sequence[str]) -> bool:
 
 
 def leave(groups: Sequence[str]) -> None:
-    """Remove these groups, as far as they are empty."""
+    """Remove the groups that are empty."""
     for group in groups:
         with contextlib.suppress(OSError):
             os.rmdir(group)
@@ -106,11 +106,11 @@ def _settings(what: str, wanted: float, version: int) -> list[tuple[str, str]]:
 
 
 def open_cgroups(name: str, root: Path = Path("/")) -> Cgroups:
-    """Make the directories for an agent's ranks, below the agent's own groups.
+    """Create the directories for an agent's ranks, below the agent's own groups.
 
     Args:
-        name: Tells this agent's directories from others'.
-        root: Where the system's files are.
+        name: Unique name of this agent.
+        root: Root of the file system.
     """
     mounts = _mounts(root)
     limiting: dict[str, tuple[Path, int]] = {}
@@ -141,7 +141,7 @@ def _make(directory: Path) -> Path | None:
 
 
 def _delegated(directory: Path) -> list[str]:
-    """Controllers of version 2 that ranks below this directory can be limited by."""
+    """Return the controllers of version 2 that can limit ranks below this directory."""
     found = []
     for controller in _CONTROLLERS:
         try:
@@ -149,21 +149,21 @@ def _delegated(directory: Path) -> list[str]:
                 switches = above / "cgroup.subtree_control"
                 if controller not in switches.read_text().split():
                     switches.write_text(f"+{controller}")
-        except OSError:  # not there, not delegated, or processes stand in the way (only leaves may hold them)
+        except OSError:  # missing, not delegated, or the group holds processes (only leaves may)
             continue
         found.append(controller)
     return found
 
 
 def _mounts(root: Path) -> dict[str, Path]:
-    """Where each hierarchy is mounted: by its controllers as /proc/self/cgroup writes them, "" for version 2."""
+    """Return where each hierarchy is mounted, by its controllers as in /proc/self/cgroup; "" is version 2."""
     found: dict[str, Path] = {}
     for line in (root / "proc/self/mountinfo").read_text().splitlines():
         before, after = line.split(" - ", 1)
         kind, _, options = after.split(" ", 2)
         mounted_root, mount = before.split()[3:5]
         if mounted_root != "/":
-            continue  # only a part is mounted here: paths in /proc/self/cgroup do not lead there
+            continue  # only a part of it is mounted: paths in /proc/self/cgroup do not apply
         if kind == "cgroup2":
             found[""] = Path(mount)
         elif kind == "cgroup":

@@ -1,4 +1,4 @@
-"""The embedded engine as its users see it: an `Engine` whose ranks are processes of this machine."""
+"""Use the embedded engine: an `Engine` whose ranks are processes of this machine."""
 
 from __future__ import annotations
 
@@ -16,38 +16,40 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import override
+
 from powerflow import __version__
 from powerflow.engine.local import process, records
 from powerflow.engine.local.environment import agent_environment
 from powerflow.engine.local.logs import read_log
 from powerflow.engine.local.shim import write_environment
-from powerflow.engine.protocol import EngineError, EngineNode, Fenced, RankName, RankSpec, RankStatus
+from powerflow.engine.protocol import Engine, EngineError, EngineNode, Fenced, RankName, RankSpec, RankStatus
 from powerflow.osutil.files import locked, read_json
 
-_PATIENCE_S = 30.0  # how long an agent that dies again and again is asked again
-_ANSWER_S = 5.0  # how long a living agent may take over an answer
-_SILENT_S = 1.0  # and how long once it has not answered, until it does
+_PATIENCE_S = 30.0  # for how long a request is repeated to an agent that dies again and again
+_ANSWER_S = 5.0  # how long a living agent may take to answer
+_SILENT_S = 1.0  # the same, after it has not answered once
 
-#: What an agent that is there and does nothing looks like: no answer, or so many who ask that nobody can join them.
+#: Errors of an agent that lives but does nothing: no answer in time, or a full queue of connections.
 _SILENCE = (TimeoutError, BlockingIOError)
 
 
-class LocalEngine:
-    """Runs ranks on this machine, through an agent that outlives this object; safe to use from any thread.
+class LocalEngine(Engine):
+    """Run ranks on this machine, through an agent process that outlives this object; safe to use from any thread.
 
-    The agent is started when it is needed and does not run. It plays one or more nodes: they share the machine.
+    The agent is started when it is needed and does not run. It plays one or more nodes, which share the machine.
 
     Args:
-        directory: Where the engine keeps everything; it belongs to one user.
-        nodes: GPUs by node name. None: as they were.
-        preload: Modules that ranks with ``python=True`` find imported, once the agent starts anew. Empty: as before.
-        owner: Names whose ranks these are, for ever; "" asks for nobody's in particular.
+        directory: Folder of the engine; it belongs to one user.
+        nodes: GPUs by node name. None: as before.
+        preload: Modules to import for ranks with ``python=True``, when the agent starts next. Empty: as before.
+        owner: Store to which these ranks belong; a folder keeps its first owner. "": do not check it.
 
     Raises:
-        EngineError: The directory is another owner's, or its agent cannot be started.
+        EngineError: The directory belongs to another owner, or its agent cannot be started.
 
     Attributes:
-        started: Whether it was this object that started the agent; else it found one at work.
+        started: This object has started the agent; otherwise the agent ran already.
     """
 
     def __init__(
@@ -67,27 +69,27 @@ class LocalEngine:
         self._closed = False
         self.started = False
         self._silent = False  # the agent did not answer in time (it is stopped, or the machine swaps)
-        self._seen = threading.local()  # the state of things that each thread has seen
+        self._seen = threading.local()  # the version of the table that each thread has seen
         self._cache: tuple[str, tuple[RankStatus, ...]] = ("", ())
         found = (read_json(self._home / records.SETTINGS) or {}).get("owner") or owner
         if owner and found != owner:
             raise EngineError(f"{self._home} holds the ranks of another store")
         self._ask({"do": "hello", "nodes": self._wanted, "owner": owner})
 
+    @override
     def nodes(self) -> Sequence[EngineNode]:
-        """Nodes there are."""
         return [EngineNode(name, gpus) for name, gpus in self._ask({"do": "hello"})["nodes"].items()]
 
+    @override
     def limits(self) -> frozenset[str]:
-        """Which of memory, cpus and user can be enforced here."""
         return frozenset(self._ask({"do": "hello"})["limits"])
 
     def notices(self) -> Sequence[str]:
-        """What an operator should know of the agent, one line each (a module that could not be preloaded)."""
+        """Return notices of the agent for the operator, one line each, such as a module that could not be preloaded."""
         return list(self._ask({"do": "hello"})["notices"])
 
+    @override
     def launch(self, spec: RankSpec) -> RankStatus:
-        """Start a rank, once; see `Engine.launch`."""
         request = {"do": "launch", "spec": records.spec_row(records.check_spec(spec))}
         environment = write_environment(spec.env)
         try:
@@ -96,16 +98,16 @@ class LocalEngine:
             os.close(environment)
         return records.status_from_row(answer["rank"])
 
+    @override
     def fence(self, gang: str, epoch: int) -> None:
-        """Refuse launches of a gang below an epoch from now on; see `Engine.fence`."""
         self._ask({"do": "fence", "gang": records.check_gang(gang), "epoch": records.check_epoch(epoch)})
 
+    @override
     def signal(self, name: RankName, number: int) -> bool:
-        """Send a signal to a rank and all it started; see `Engine.signal`."""
         return bool(self._ask({"do": "signal", "name": str(name), "number": int(number)})["sent"])
 
+    @override
     def ranks(self) -> Sequence[RankStatus]:
-        """Every rank not forgotten."""
         version, known = self._cache
         answer = self._ask({"do": "ranks", "seen": version})
         if "ranks" in answer:
@@ -114,8 +116,9 @@ class LocalEngine:
         self._seen.version = answer["version"]
         return known
 
+    @override
     def wait(self, timeout_s: float) -> bool:
-        """Sleep until something changed since this thread's last `ranks` or `wait`; its first call says True."""
+        """Wait until something changed since this thread last called `ranks` or `wait`; the first call returns True."""
         before = getattr(self._seen, "version", "")
         try:
             with self._connection() as connection:
@@ -123,32 +126,32 @@ class LocalEngine:
                 answer = connection.ask(request, within_s=_ANSWER_S + max(0.0, timeout_s))
         except _SILENCE as error:
             raise self._unanswered() from error
-        except OSError:  # the agent was killed: who knows what changed
+        except OSError:  # the agent was killed: anything may have changed
             self._refuse_if_closed()
             self._seen.version = ""
             return True
         self._seen.version = answer["version"]
         return bool(answer["version"] != before)
 
+    @override
     def log(self, name: RankName, offset: int = 0, limit: int = 65536) -> tuple[bytes, int]:
-        """What a rank wrote; see `Engine.log`."""
         try:
             return read_log(self._home / "ranks" / records.file_name(name), offset, limit)
         except (FileNotFoundError, EngineError):
             raise KeyError(name) from None
 
+    @override
     def forget(self, name: RankName) -> None:
-        """Drop all that is kept of a rank that has ended."""
         self._ask({"do": "forget", "name": str(name)})
 
     def renew_agent(self) -> bool:
-        """Replace an agent of another version of PowerFlow; its ranks run on. Returns whether there was one.
+        """Replace an agent of another version of PowerFlow; return whether there was one. Its ranks run on.
 
-        New ranks are forks of the agent: they would be started by the old version, in the environment that it has. It
-        is killed, as whatever it knows is on disk. For whoever is alone with this engine.
+        New ranks are forks of the agent, so an old agent would start them with old code and an old environment. It can
+        be killed, because all that it knows is on disk. Only the sole user of this engine may call this.
 
         Raises:
-            EngineError: Its successor cannot be started.
+            EngineError: The new agent cannot be started.
         """
         agent = self._ask({"do": "hello"})
         if agent.get("version") == __version__:
@@ -160,8 +163,8 @@ class LocalEngine:
         self._ask({"do": "hello", "nodes": self._wanted, "owner": self._owner})
         return True
 
+    @override
     def close(self) -> None:
-        """Let go of the agent; it and its ranks run on."""
         with self._guard:
             self._closed = True
             for connection in self._idle:
@@ -171,18 +174,18 @@ class LocalEngine:
             self._idle.clear()
 
     def shutdown(self, *, kill: bool = False) -> None:
-        """End the agent and let go of it.
+        """End the agent and disconnect.
 
         Args:
-            kill: End ranks that run, too.
+            kill: End running ranks, too.
 
         Raises:
-            EngineError: If ranks run and are not to be killed.
+            EngineError: Ranks run, and ``kill`` is False.
         """
         # it answers when they have ended
         agent = self._ask({"do": "shutdown", "kill": kill}, within_s=_PATIENCE_S if kill else _ANSWER_S)["agent"]
         self.close()
-        with contextlib.suppress(ProcessLookupError):  # it unloads what it preloaded after it has answered
+        with contextlib.suppress(ProcessLookupError):  # it answers before it unloads its modules
             _await_end(os.pidfd_open(agent))
 
     def __enter__(self) -> LocalEngine:
@@ -192,7 +195,7 @@ class LocalEngine:
         self.close()
 
     def _ask(self, request: dict[str, Any], *files: int, within_s: float = _ANSWER_S) -> dict[str, Any]:
-        """Ask the agent; where it died over the question, ask its successor: every request may be asked again."""
+        """Send a request to the agent; if it dies meanwhile, repeat it to a new one: requests are idempotent."""
         deadline_s = time.monotonic() + _PATIENCE_S
         while True:
             try:
@@ -214,7 +217,7 @@ class LocalEngine:
 
     @contextlib.contextmanager
     def _connection(self) -> Iterator[_Connection]:
-        """A connection for one question; kept for the next one unless it breaks."""
+        """Lend a connection for one request; it is kept for the next one unless it breaks."""
         with self._guard:
             self._refuse_if_closed()
             connection = self._idle.pop() if self._idle else None
@@ -244,7 +247,7 @@ class LocalEngine:
             return self._start_agent()
 
     def _start_agent(self) -> _Connection:
-        """Start the agent unless somebody else just did."""
+        """Start the agent, unless another process has just started it."""
         self._home.mkdir(parents=True, exist_ok=True, mode=0o700)
         with locked(self._home / records.START_LOCK):
             with contextlib.suppress(FileNotFoundError, ConnectionError):
@@ -289,13 +292,13 @@ def _await_end(pidfd: int) -> None:
 
 
 class _Connection:
-    """A line to the agent: one question at a time."""
+    """Connection to the agent, for one request at a time."""
 
     def __init__(self, home: Path) -> None:
         directory = os.open(home, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.settimeout(_ANSWER_S)
-        try:  # by way of the descriptor: the kernel takes no path of more than about 107 bytes
+        try:  # through the descriptor: the kernel takes no socket path of more than about 107 bytes
             self._socket.connect(f"/proc/self/fd/{directory}/{records.SOCKET}")
         except BaseException:
             self._socket.close()
@@ -305,11 +308,11 @@ class _Connection:
         self._lines = self._socket.makefile("rb")
 
     def ask(self, request: Mapping[str, Any], *files: int, within_s: float = _ANSWER_S) -> dict[str, Any]:
-        """One question, with open files to go along, and its answer.
+        """Send a request with open files, and return its answer.
 
         Raises:
-            TimeoutError: If there is no answer within so many seconds; the connection cannot be used any more.
-            OSError: If the agent is gone.
+            TimeoutError: No answer came within ``within_s``; the connection cannot be used any more.
+            OSError: The agent has ended.
         """
         self._socket.settimeout(within_s)
         question = json.dumps(request).encode() + b"\n"
@@ -322,11 +325,11 @@ class _Connection:
         return answer
 
     def interrupt(self) -> None:
-        """Let a question that is being asked fail."""
+        """Make a request in progress fail."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._lines.close()
         self._socket.close()

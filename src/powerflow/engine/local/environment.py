@@ -25,7 +25,7 @@ PASSED = (
     "TZ",
     "TMPDIR",
 )
-#: Where ranks find commands: nothing of the own environment of an agent or controller leaks into them.
+#: Search path of agents and ranks; they do not inherit that of the controller.
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -38,6 +38,6 @@ def agent_environment(ours: Mapping[str, str] = os.environ) -> dict[str, str]:
     built = {"PATH": PATH, "LANG": "C.UTF-8"}
     try:
         built["HOME"] = pwd.getpwuid(os.geteuid()).pw_dir
-    except KeyError:  # a user without an entry, as containers have them
+    except KeyError:  # a user without an entry, as in containers
         built["HOME"] = "/"
     return built | {name: ours[name] for name in PASSED if name in ours}

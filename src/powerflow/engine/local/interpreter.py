@@ -1,7 +1,7 @@
-"""Runs a script in an interpreter that has its modules already: what ``python script args…`` does, without the wait.
+"""Run a script as ``python script args…`` does, but in an interpreter that has imported its modules already.
 
-What Python and the dynamic linker read once, when a process is started, comes too late here; `HEEDED` are the variables
-that we can still follow.
+Python and the dynamic linker read most variables only when a process starts, which is too late here; `HEEDED` are the
+variables that can still be applied.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ _NO_SUCH_SCRIPT = 2  # what python itself exits with
 
 
 def preload(modules: Sequence[str]) -> list[str]:
-    """Import modules so that forks have them; one line for each that cannot be, and for threads they left running."""
+    """Import modules, so that forks have them; return a notice for each that cannot be imported."""
     notices = []
     for module in modules:
         try:
             importlib.import_module(module)
-        except Exception as error:  # whatever a module does when it is imported
+        except Exception as error:  # a module may do anything at import
             notices.append(f"cannot preload {module}: {type(error).__name__}: {error}")
     gc.collect()
-    gc.freeze()  # the collector would else touch, and so copy, every page in every fork
+    gc.freeze()  # otherwise the collector touches, and so copies, every page in every fork
     return notices
 
 
 def own_path() -> tuple[str, ...]:
-    """``sys.path`` without the directory we were started in and without our own PYTHONPATH."""
+    """Return ``sys.path`` without the directory of the own script and without the own PYTHONPATH."""
     ours = {os.path.abspath(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry}
     return tuple(entry for entry in sys.path[1:] if entry not in ours)
 
 
 def run_script(command: Sequence[str], path: Sequence[str]) -> None:
-    """Run ``[python, script, args…]`` as the main program, in the environment and directory as they are now.
+    """Run ``[python, script, args…]`` as the main program, in the current environment and directory.
 
-    Returns or raises what ends it; the interpreter's own end then does the rest (threads, atexit, exit code).
+    It returns, or raises what ends the script; the end of the interpreter does the rest (threads, atexit, exit code).
 
     Args:
         command: The argument vector.
-        path: What follows the script's directory and PYTHONPATH in ``sys.path``.
+        path: Entries of ``sys.path`` after the script's directory and PYTHONPATH.
     """
     script = command[1]
     sys.argv = list(command[1:])
@@ -78,11 +78,11 @@ def run_script(command: Sequence[str], path: Sequence[str]) -> None:
 
 
 def _differ_from_siblings() -> None:
-    """Undo what a fork shares and a new process would not: random state, and the number of OpenMP threads."""
+    """Reset what forks share and new processes do not: random states and the number of OpenMP threads."""
     random.seed()
     if numpy_random := sys.modules.get("numpy.random"):
         numpy_random.seed()
     threads = os.environ.get("OMP_NUM_THREADS", "")
-    if (torch := sys.modules.get("torch")) and threads.isdigit():  # it read the variable when it was loaded
+    if (torch := sys.modules.get("torch")) and threads.isdigit():  # torch read the variable at its import
         with contextlib.suppress(ValueError, RuntimeError):
             torch.set_num_threads(int(threads))

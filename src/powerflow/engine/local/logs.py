@@ -1,8 +1,8 @@
-"""A rank's log: bounded on disk, while its offsets count everything ever written.
+"""Write and read the log of a rank, which is bounded on disk; its offsets count all that was ever written.
 
-The log is a row of files, each named by the offset of its first byte. A new one is begun after `SEGMENT_BYTES`; the
-oldest goes as soon as the others hold that much. So at least `SEGMENT_BYTES` of the newest output are there, and never
-more than twice that.
+The log is a series of files, each named by the offset of its first byte. A new one begins after `SEGMENT_BYTES`; the
+oldest is deleted when the others hold that much. So at least `SEGMENT_BYTES` of the newest output are kept, and at most
+twice that.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _PREFIX = "log-"
 
 
 def _segments(directory: Path) -> list[tuple[int, str]]:
-    """Offset and path of each file, ascending."""
+    """Return offset and path of each file, ascending."""
     with os.scandir(directory) as entries:
         return sorted(
             (int(entry.name[len(_PREFIX) :]), entry.path) for entry in entries if entry.name.startswith(_PREFIX)
@@ -23,7 +23,7 @@ def _segments(directory: Path) -> list[tuple[int, str]]:
 
 
 class LogWriter:
-    """Writes a log. A disk that is full costs output, never the rank: what cannot be written is skipped and counted."""
+    """Writer of a log. On a full disk it drops output, but counts it; the rank runs on."""
 
     def __init__(self, directory: Path, segment_bytes: int = SEGMENT_BYTES) -> None:
         self._directory = directory
@@ -33,7 +33,7 @@ class LogWriter:
         self._room = 0  # bytes left in the file
 
     def write(self, data: bytes) -> None:
-        """Append."""
+        """Append to the log."""
         view = memoryview(data)
         while view:
             try:
@@ -50,7 +50,7 @@ class LogWriter:
             self._room -= written
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self._file is not None:
             os.close(self._file)
             self._file, self._room = None, 0
@@ -70,16 +70,16 @@ class LogWriter:
 
 
 def read_log(directory: Path, offset: int, limit: int) -> tuple[bytes, int]:
-    """Bytes of a log from ``offset`` on, at most ``limit``, and the offset after them; see `Engine.log`.
+    """Return at most ``limit`` bytes of a log from ``offset`` on, and the offset after them; see `Engine.log`.
 
     Raises:
-        FileNotFoundError: If there is no such directory.
+        FileNotFoundError: There is no such directory.
     """
     while True:
         segments = _segments(directory)
         try:
             return _read(segments, offset, limit)
-        except FileNotFoundError:  # rotated away since it was listed
+        except FileNotFoundError:  # deleted by rotation since it was listed
             continue
 
 
@@ -92,7 +92,7 @@ def _read(segments: list[tuple[int, str]], offset: int, limit: int) -> tuple[byt
     for start, stop, path in spans:
         if stop <= offset or len(found) >= limit:
             continue
-        if start > offset:  # skip what was dropped, but never inside one answer
+        if start > offset:  # skip what was dropped, but not in the middle of an answer
             if found:
                 break
             offset = start

@@ -1,7 +1,4 @@
-"""Processes as the kernel shows them: who is whose child, when it was started, what dies with whom.
-
-A pid alone names no process, for it is used again; pid and start time together do, until the machine is booted.
-"""
+"""Control processes and find their descendants, by prctl(2) and /proc."""
 
 from __future__ import annotations
 
@@ -28,39 +25,41 @@ def _control(option: int, value: int | bytes) -> None:
 
 
 def show_as(name: str) -> None:
-    """Name of this process in ``ps -o comm`` and ``top`` (15 bytes)."""
+    """Set the name of this process in ``ps -o comm`` and ``top`` (15 bytes)."""
     _control(_SET_NAME, name.encode())
 
 
 def adopt_orphans() -> None:
-    """From now on descendants that lose their parent become children of this process, however they detached."""
+    """Make descendants that lose their parent children of this process, however they detached."""
     _control(_SET_CHILD_SUBREAPER, 1)
 
 
 def die_with_parent(parent: int) -> None:
-    """Be killed when the parent ends; at once if it ended already. Changing the user undoes it: call it after."""
+    """Have the kernel kill this process when its parent ends; end now if it has ended. Call it after changing the user,
+    which undoes it.
+    """
     _control(_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(127)
 
 
 def gain_no_privileges() -> None:
-    """From now on no program run by this process or its children gets more rights (set-uid bits do nothing)."""
+    """Let no program that this process or its children run gain rights (set-uid bits have no effect)."""
     _control(_SET_NO_NEW_PRIVS, 1)
 
 
 def hide_memory() -> None:
-    """Keep other processes of one's own user from one's memory, environment and open files; a new program undoes it."""
+    """Hide memory, environment and open files from processes of the same user; running a new program undoes it."""
     _control(_SET_DUMPABLE, 0)
 
 
 def be_dumpable() -> None:
-    """Belong to one's user in /proc, which changing the user undoes."""
+    """Let /proc/PID belong to the process's own user, which changing the user undoes."""
     _control(_SET_DUMPABLE, 1)
 
 
 def open_process(pid: int, ticks: int) -> int | None:
-    """A pidfd of the process of that pid and start time (readable once it ended); None if it is gone."""
+    """Return a pidfd of the process with this pid and start time, readable once it has ended; None if it is gone."""
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -72,7 +71,7 @@ def open_process(pid: int, ticks: int) -> int | None:
 
 
 def children(pid: int) -> list[int]:
-    """Pids of a process's children, zombies too."""
+    """Return the pids of a process's children, zombies included."""
     found: list[int] = []
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         for thread in os.listdir(f"/proc/{pid}/task"):
@@ -82,10 +81,10 @@ def children(pid: int) -> list[int]:
 
 
 def descendants(pid: int) -> Iterator[int]:
-    """Pids of all that stems from a process, parents before children; it itself is not among them.
+    """Yield the pids of all descendants of a process, parents before children.
 
-    By a list, not by recursion: a job can fork a chain that is deeper than any stack. Each pid comes once, so the walk
-    ends even if numbers are used again while it goes on.
+    Without recursion, because a job can fork a chain that is deeper than any stack. Each pid comes once, so the walk
+    ends even if pids are used again meanwhile.
     """
     seen = {pid}
     left = deque(seen)
@@ -98,24 +97,24 @@ def descendants(pid: int) -> Iterator[int]:
 
 
 def session(leader: int) -> Iterator[int]:
-    """Pids of the processes in a session that are no zombies."""
+    """Yield the pids of the processes in a session, without zombies."""
     for entry in os.listdir("/proc"):
         if entry.isdigit() and (found := stat_fields(int(entry))) and int(found[3]) == leader and found[0] not in b"ZX":
             yield int(entry)
 
 
 def descriptors() -> frozenset[int]:
-    """Files that this process holds open."""
+    """Return the file descriptors that this process holds open."""
     found = set()
     for descriptor in map(int, os.listdir("/proc/self/fd")):
-        with contextlib.suppress(OSError):  # the one that listed them is closed by now
+        with contextlib.suppress(OSError):  # the one that `listdir` used is closed by now
             os.fstat(descriptor)
             found.add(descriptor)
     return frozenset(found)
 
 
 def send(pid: int, number: int) -> bool:
-    """Send a signal; False if the process is gone or is not ours to signal."""
+    """Send a signal; return False if the process is gone or may not be signalled."""
     try:
         os.kill(pid, number)
     except (ProcessLookupError, PermissionError):
@@ -124,9 +123,9 @@ def send(pid: int, number: int) -> bool:
 
 
 def kill_children(spare: Callable[[int], bool] = lambda pid: False) -> int:
-    """Kill all that stems from this process, but for some children and what is theirs; how many children are left.
+    """Kill all descendants of this process except ``spare`` children and theirs; return how many children were found.
 
-    Needs `adopt_orphans`: whoever loses its parent becomes a child, so one pass after the other ends all.
+    Call `adopt_orphans` first: then orphans become children, and repeated passes kill all.
     """
     doomed = [child for child in children(os.getpid()) if not spare(child)]
     for child in doomed:
@@ -140,7 +139,7 @@ def kill_children(spare: Callable[[int], bool] = lambda pid: False) -> int:
 
 
 def end_children() -> None:
-    """Kill all that stems from this process; returns when it is gone (what hangs in the kernel is waited for)."""
+    """Kill all descendants of this process, and wait until they are gone, also for those that hang in the kernel."""
     pause_s = 0.001
     while kill_children():
         time.sleep(pause_s)

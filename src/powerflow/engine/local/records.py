@@ -1,19 +1,19 @@
-"""What the embedded engine keeps on disk, and nothing else knows where.
+"""Lay out the files of the embedded engine; no other module knows them.
 
 ::
 
     agent.sock  agent.lock  start.lock  agent.log
-    agent.json                       nodes and modules to preload as they were last given, and whose ranks these are
+    agent.json                       nodes and modules to preload as last given, and the owner of the ranks
     fences/GANG                      lowest epoch that may still be launched
     ranks/GANG.EPOCH.NUMBER/
-        spec.json                    what was asked for (its environment left out: it may hold secrets)
-        lock                         held by the rank's shim for as long as the shim lives
-        process.json                 shim and rank: pid and start time, control groups; written before the rank runs
-        status.json                  how it ended, and whether its machine went down; once all it started is gone
-        log-OFFSET                   what it wrote, from this offset on
+        spec.json                    the spec, without its environment, which may hold secrets
+        lock                         held by the rank's shim as long as the shim lives
+        process.json                 pid and start time of shim and rank, control groups; written before the rank runs
+        status.json                  how the rank ended; written when all its descendants are gone
+        log-OFFSET                   its output from this offset on
 
-Each file is replaced as a whole and has one writer: the shim, but for ``spec.json``, fences and the status of ranks
-whose shim was killed, which the agent writes.
+Each file is replaced as a whole and has one writer: the agent writes ``spec.json``, fences and the status of ranks
+whose shim was killed; the shim writes the others.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ _MOST = 10**12
 
 
 def check_gang(gang: str) -> str:
-    """The gang's name, if it can name a file.
+    """Return a gang's name if it can be a file name.
 
     Raises:
-        EngineError: If it cannot.
+        EngineError: It cannot.
     """
     if not isinstance(gang, str) or not _GANG.fullmatch(gang):
         raise EngineError(f"{gang!r} cannot name a gang: use up to 128 of A-Z a-z 0-9 . _ -, not a dot or - first")
@@ -51,10 +51,10 @@ def check_gang(gang: str) -> str:
 
 
 def check_epoch(epoch: int) -> int:
-    """The epoch, if it is one.
+    """Return an epoch if it is a whole number from 0 on.
 
     Raises:
-        EngineError: If it is not a whole number from 0 on.
+        EngineError: It is not.
     """
     if type(epoch) is not int or not 0 <= epoch < _MOST:
         raise EngineError(f"{epoch!r} is no epoch or rank number: use whole numbers from 0 on")
@@ -62,19 +62,19 @@ def check_epoch(epoch: int) -> int:
 
 
 def file_name(name: RankName) -> str:
-    """Name of a rank's directory.
+    """Return the name of a rank's directory.
 
     Raises:
-        EngineError: If the name cannot be one.
+        EngineError: The rank's name cannot be a file name.
     """
     return str(RankName(check_gang(name.gang), check_epoch(name.epoch), check_epoch(name.number)))
 
 
 def check_spec(spec: RankSpec) -> RankSpec:
-    """The spec, with an absolute directory, if a process can be made of it.
+    """Return a spec with an absolute directory if a process can be started from it.
 
     Raises:
-        EngineError: If it cannot.
+        EngineError: It cannot.
     """
     file_name(spec.name)
     if not spec.command or not spec.command[0]:
@@ -94,31 +94,31 @@ def _fields(spec: RankSpec) -> dict[str, Any]:
 
 
 def spec_row(spec: RankSpec) -> dict[str, Any]:
-    """A spec as JSON can hold it, without its environment, which may hold secrets."""
+    """Return a spec as a JSON object, without its environment, which may hold secrets."""
     return _fields(spec) | {"env": {}, "name": str(spec.name)}
 
 
 def spec_from_row(row: Mapping[str, Any]) -> RankSpec:
-    """Undoes `spec_row`."""
+    """Return the spec of a `spec_row`."""
     return RankSpec(**{**row, "name": RankName.parse(row["name"]), "command": tuple(row["command"])})
 
 
 def status_row(status: RankStatus) -> list[Any]:
-    """A status as JSON can hold it; short, for there are many."""
+    """Return a status as a JSON list, which is short, because there are many."""
     ended_s = status.ended_s if status.ended_s == status.ended_s else None
     row = [str(status.name), status.node, status.state, status.pid, status.code, status.started_s, ended_s]
     return [*row, True] if status.rebooted else row
 
 
 def status_from_row(row: list[Any]) -> RankStatus:
-    """Undoes `status_row`."""
+    """Return the status of a `status_row`."""
     name, node, state, pid, code, started_s, ended_s, *rebooted = row
     ended = math.nan if ended_s is None else ended_s
     return RankStatus(RankName.parse(name), node, RankState(state), pid, code, started_s, ended, bool(rebooted))
 
 
 def remember(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Keep these settings for agents to come; all settings as they then are. The agent stands in its home."""
+    """Save settings for later agents, in the current directory; return all settings."""
     path = Path(SETTINGS)
     known = (read_json(path) or {}) | dict(settings)
     replace_json(path, known)

@@ -1,7 +1,7 @@
-"""What the agent does all day: answers its users, forks shims, hears of their ends.
+"""Serve the agent's users: answer requests, fork shims, note how shims end.
 
-Single-threaded: it forks. One JSON object a line asks, one answers, in order; a launch brings its rank's environment
-along as an open file, which the agent hands on unread.
+It is single-threaded, because it forks. A request is one line of JSON and so is its answer; answers come in order. The
+environment of a rank to launch comes as an open file, which the agent passes on unread.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _LONGEST_SLEEP_S = 3600.0
 
 @dataclass(eq=False)
 class Peer:
-    """One connection: files and what is no whole line yet that came in, what must go out, and until when it waits."""
+    """Connection of a user: files and part of a line received, bytes to send, and until when it waits for a change."""
 
     socket: socket.socket
     files: list[int] = field(default_factory=list)
@@ -43,28 +43,28 @@ class Peer:
 
 @dataclass
 class Pending:
-    """A launch whose shim has not answered yet."""
+    """Launch whose shim has not answered yet."""
 
     shim: int
     waiters: list[Peer]
     heard: bytearray = field(default_factory=bytearray)
 
 
-class _Forked(BaseException):  # no error: it carries a new shim out of the loop, whatever catches errors on the way
+class _Forked(BaseException):  # no error: it carries a new shim out of the loop, past all `except Exception`
     def __init__(self, launch: shim.Launch) -> None:
         self.launch = launch
 
 
 class AgentServer:
-    """Serves one directory.
+    """Server of one engine directory.
 
     Args:
         table: The ranks.
         listener: Socket that users connect to.
         nodes: GPUs by node name.
-        notices: What an operator should know, one line each.
+        notices: Notices for the operator, one line each.
         keep: Descriptors that ranks inherit.
-        umask: What files that ranks make may not grant.
+        umask: Umask of ranks.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class AgentServer:
         }
 
     def serve(self) -> shim.Launch | None:
-        """Answer until told to end (None). In a fork that is to be a shim: what it shall launch."""
+        """Answer requests until one asks to end; return None. In a fork that becomes a shim: return what to launch."""
         process.adopt_orphans()
         if (threads := len(os.listdir("/proc/self/task"))) > 1:
             self._notices.append(f"what was preloaded runs {threads - 1} threads, which ranks will not have")
@@ -122,7 +122,7 @@ class AgentServer:
         return None
 
     def _let_go(self) -> None:
-        """In a fork: close all sockets now, or they would close what has their numbers when they are collected."""
+        """In a fork: close all sockets now; collected later, they would close files that have their numbers by then."""
         for key in [*self._selector.get_map().values()]:
             if isinstance(key.fileobj, socket.socket):
                 key.fileobj.close()
@@ -195,14 +195,14 @@ class AgentServer:
         peer.incoming.clear()
         peer.outgoing.clear()
 
-    # --- what can be asked
+    # --- requests
 
     def _hello(self, _: Peer, request: dict[str, Any]) -> dict[str, Any]:
-        """Who we are; ``nodes`` in the request replaces the nodes."""
+        """Describe this agent; ``nodes`` in the request replaces its nodes."""
         if request.get("nodes") is not None:
             self._nodes = {str(name): int(gpus) for name, gpus in request["nodes"].items()}
             records.remember({"nodes": self._nodes})
-        if request.get("owner"):  # of an agent that is older than owners are
+        if request.get("owner"):  # for a folder of a version that had no owners
             records.remember({"owner": str(request["owner"])})
         users = {"user"} if os.geteuid() == 0 else set()
         return {
@@ -245,7 +245,7 @@ class AgentServer:
         return None
 
     def _hear(self, name: str, answer: int) -> None:
-        """A shim says how its launch went, or died over it."""
+        """Read how a launch went from its shim, or notice that the shim died."""
         pending = self._pending[name]
         if data := os.read(answer, 65536):
             pending.heard += data
@@ -307,7 +307,7 @@ class AgentServer:
             self._table.signal(name, signal.SIGKILL)
         return None
 
-    # --- what happens
+    # --- events
 
     def _watch(self, name: str, pidfd: int) -> None:
         if pidfd >= 0:
@@ -325,7 +325,7 @@ class AgentServer:
             self._say(peer, {"version": f"{self._identity}-{self._table.version}"})
 
     def _next_s(self) -> float | None:
-        """Seconds until something is due; None: nothing is."""
+        """Return the seconds until something is due; None if nothing is."""
         due = [peer.wait_until_s for peer in self._waiting if peer.wait_until_s is not None]
         if self._sweep_s is not None:
             due.append(self._sweep_s)
@@ -344,7 +344,7 @@ class AgentServer:
                 self._table.signal(name, signal.SIGKILL)
 
     def _sweep(self) -> int:
-        """Reap shims that ended, and end whatever came to us from shims that were killed; how much is left."""
+        """Reap ended shims, and kill orphans of killed shims; return how many children are left."""
         ours = {entry.shim for entry in self._table.entries.values() if entry.pidfd >= 0}
         ours |= {pending.shim for pending in self._pending.values()}
         return process.kill_children(ours.__contains__)

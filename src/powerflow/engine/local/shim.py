@@ -1,11 +1,11 @@
-"""The process between agent and rank: it outlives the agent, so that no exit status is lost and no log cut short.
+"""Run the shim: the process between agent and rank, which outlives the agent, so that exit status and log are kept.
 
 The agent forks the shim, the shim forks the rank::
 
     agent ──► shim (own session; adopts the rank's orphans) ──► rank (own session; dies with the shim)
 
-The shim copies the rank's output into its log, waits for it, ends whatever the rank left behind, writes how it ended,
-and exits. Exactly one shim runs a name: it holds the name's lock, and leaves at once if another has it or had it.
+The shim copies the rank's output into its log, waits for its end, kills what the rank left behind, writes the status
+and exits. Only one shim runs a name: it holds the name's lock, and exits at once if another has it or had it.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ _CHUNK_BYTES = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """What a shim needs to know.
+    """Describe a launch for its shim.
 
     Attributes:
         spec: The rank.
-        directory: Where its records are.
-        environment: Descriptor of a file that holds the rank's environment; see `read_environment`.
-        reply: Descriptor to the agent: one JSON object, ``{}`` when the rank runs, ``error`` or ``held`` when not.
-        cgroups: Where ranks are limited.
-        keep: Descriptors that the rank inherits (those that preloaded modules hold).
-        umask: What files it makes may not grant; as the agent was started with.
+        directory: Directory of its records.
+        environment: Descriptor of a file with the rank's environment; see `read_environment`.
+        reply: Descriptor to the agent: one JSON object, ``{}`` if the rank runs, else ``error`` or ``held``.
+        cgroups: Control groups that limit ranks.
+        keep: Descriptors that the rank inherits (those of preloaded modules).
+        umask: The umask that the agent was started with.
         open_files: The limit of open files that the agent was started with.
     """
 
@@ -60,7 +60,7 @@ class Launch:
     open_files: tuple[int, int]
 
 
-#: Has something in it once this shim was told to end, which only a machine that goes down does; it stays for its rank.
+#: Not empty once this shim was asked to end, by a shutdown of the machine; the shim still waits for its rank.
 _told: list[int] = []
 
 
@@ -69,7 +69,7 @@ def _note_told(number: int, _: object) -> None:
 
 
 def run(launch: Launch) -> None:
-    """Be the shim of a rank; call it in a new fork. It returns only in the rank, if that is a script to be run."""
+    """Run the shim of a rank in a new fork. It returns only in the rank's process, if that is to run a script."""
     try:
         started = _start(launch)
     except (OSError, ValueError) as error:
@@ -79,7 +79,7 @@ def run(launch: Launch) -> None:
 
 
 def _start(launch: Launch) -> tuple[int, int, list[str]] | None:
-    """Start the rank; its pid, the pipe that it writes into, and its control groups. None in the rank itself."""
+    """Start the rank; return its pid, the pipe of its output, and its control groups; None in the rank itself."""
     _close_all_but({*launch.keep, launch.reply, launch.environment})
     os.setsid()
     process.show_as("powerflow-shim")
@@ -116,7 +116,7 @@ def _start(launch: Launch) -> tuple[int, int, list[str]] | None:
         replace_json(launch.directory / "process.json", who)
         os.write(go_w, _GO)
     finally:
-        os.close(go_w)  # a rank that reads no word to go leaves
+        os.close(go_w)  # a rank that does not read `_GO` exits
     why = os.read(failure, 4096).decode(errors="replace")
     os.close(failure)
     if why:
@@ -128,19 +128,19 @@ def _start(launch: Launch) -> tuple[int, int, list[str]] | None:
 
 
 def _keep(launch: Launch, rank: int, output: int, groups: Sequence[str]) -> NoReturn:
-    """See a rank to its end, and to the end of all that it started."""
+    """Wait for the end of a rank, and of all that it started."""
     log = LogWriter(launch.directory)
     code = _watch(rank, output, log)
     kill(groups)
     process.end_children()
     _drain(output, log)
     leave(groups)
-    _leave_word(launch, {"state": "exited", "code": code, "ended_s": time.time(), "told": bool(_told)})
+    _write_status(launch, {"state": "exited", "code": code, "ended_s": time.time(), "told": bool(_told)})
     os._exit(0)
 
 
 def _become_rank(launch: Launch, shim: int, go: int, failure: int, output: int) -> None:
-    """Become the rank's process: run its command, or return for a script to be run in this interpreter."""
+    """Become the rank's process: run its command, or return if this interpreter is to run its script."""
     spec = launch.spec
     try:
         os.setsid()
@@ -179,9 +179,9 @@ def _close_all_but(kept: Collection[int]) -> None:
 
 
 def write_environment(env: Mapping[str, str]) -> int:
-    """A file in memory that holds an environment, as a descriptor.
+    """Write an environment into a file in memory; return its descriptor.
 
-    So it goes from the caller to the rank, and its secrets are never in the memory of the agent, which all ranks share.
+    It passes from the caller to the rank, so its secrets are never in the memory of the agent, which all ranks share.
     """
     file = os.memfd_create("environment")
     os.write(file, json.dumps(dict(env)).encode())
@@ -189,13 +189,13 @@ def write_environment(env: Mapping[str, str]) -> int:
 
 
 def read_environment(file: int) -> dict[str, str]:
-    """Undoes `write_environment`."""
+    """Read what `write_environment` wrote."""
     found: dict[str, str] = json.loads(os.pread(file, os.fstat(file).st_size, 0))
     return found
 
 
 def runs_here(spec: RankSpec, env: Mapping[str, str]) -> bool:
-    """Whether a rank runs in the preloaded interpreter: a script, with no variable that only a new process heeds."""
+    """Return whether a rank can run in the preloaded interpreter: a script, without variables read at start only."""
     late = (key.startswith("LD_") or (key.startswith("PYTHON") and key not in HEEDED) for key in env)
     return spec.python and len(spec.command) > 1 and not spec.command[1].startswith("-") and not any(late)
 
@@ -207,12 +207,12 @@ def _in_words(error: Exception, spec: RankSpec) -> str:
 
 
 def _restore(launch: Launch, *, python: bool) -> None:
-    """Be as a new process is: signals, umask and limits as the agent found them."""
+    """Reset signals, umask and limits to those of a new process."""
     signal.set_wakeup_fd(-1)
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         with contextlib.suppress(OSError):
             signal.signal(number, signal.SIG_DFL)
-    if python:  # as python sets them for itself
+    if python:  # as python sets them at its start
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -221,11 +221,11 @@ def _restore(launch: Launch, *, python: bool) -> None:
 
 
 def switch_user(user: str) -> None:
-    """Become another user for good: groups, umask, and no way to gain privileges.
+    """Change to another user, with their groups, a umask, and no way to gain privileges.
 
     Raises:
-        ValueError: If there is no such user, or if it is another name of root.
-        PermissionError: If we may not.
+        ValueError: There is no such user, or this process may not become one.
+        PermissionError: The system does not permit it.
     """
     try:
         entry = pwd.getpwnam(user)
@@ -241,11 +241,11 @@ def switch_user(user: str) -> None:
     os.setresuid(entry.pw_uid, entry.pw_uid, entry.pw_uid)
     os.umask(0o022)
     process.gain_no_privileges()
-    process.be_dumpable()  # so that /proc/self is its own, as in any process
+    process.be_dumpable()  # so that /proc/self belongs to the user, as usual
 
 
 def _watch(rank: int, output: int, log: LogWriter) -> int:
-    """Copy the rank's output and reap what is orphaned until the rank ends; its exit code."""
+    """Copy the rank's output and reap orphans until the rank ends; return its exit code."""
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
     os.set_blocking(woken, False)
@@ -256,7 +256,7 @@ def _watch(rank: int, output: int, log: LogWriter) -> int:
     poll.register(output, select.POLLIN)
     poll.register(woken, select.POLLIN)
     while True:
-        while True:  # a signal before the handler stood is not missed: look before the first sleep
+        while True:  # look before the first sleep: the signal may have come before its handler
             ended, status = os.waitpid(-1, os.WNOHANG)
             if ended == rank:
                 signal.set_wakeup_fd(-1)
@@ -267,11 +267,11 @@ def _watch(rank: int, output: int, log: LogWriter) -> int:
             if descriptor == woken:
                 os.read(woken, 4096)
             elif not _copy(output, log):
-                poll.unregister(output)  # closed by all; the rank may still run
+                poll.unregister(output)  # closed, but the rank may still run
 
 
 def _copy(output: int, log: LogWriter) -> bool:
-    """Copy what is there; False at the end."""
+    """Copy what the pipe holds; return False at its end."""
     try:
         data = os.read(output, _CHUNK_BYTES)
     except BlockingIOError:
@@ -281,7 +281,7 @@ def _copy(output: int, log: LogWriter) -> bool:
 
 
 def _drain(output: int, log: LogWriter) -> None:
-    """Copy what is left; it does not wait for an end, which a descriptor that was passed on could keep open."""
+    """Copy what the pipe still holds, without waiting for its end: another process may keep it open."""
     with contextlib.suppress(BlockingIOError):
         while data := os.read(output, _CHUNK_BYTES):
             log.write(data)
@@ -290,22 +290,22 @@ def _drain(output: int, log: LogWriter) -> None:
 def _give_up(launch: Launch, why: str, *, retry: bool) -> NoReturn:
     with contextlib.suppress(OSError):
         replace_json(launch.directory / "status.json", {"state": "failed"})
-    _reply(launch, {"error": why, "retry": retry})  # last: from now on the name may be launched anew
+    _reply(launch, {"error": why, "retry": retry})  # last, because the name may be launched again from now on
     os._exit(1)
 
 
 def _reply(launch: Launch, word: Mapping[str, object]) -> None:
-    with contextlib.suppress(BrokenPipeError):  # the agent was killed; whoever comes next reads the records
+    with contextlib.suppress(BrokenPipeError):  # the agent was killed; the next one reads the records
         os.write(launch.reply, json.dumps(word).encode())
     os.close(launch.reply)
 
 
-def _leave_word(launch: Launch, status: Mapping[str, object]) -> None:
-    """Write how it ended; as often as it takes, for a full disk is emptied some day."""
+def _write_status(launch: Launch, status: Mapping[str, object]) -> None:
+    """Write how the rank ended; repeat it until a full disk has room."""
     while True:
         try:
             return replace_json(launch.directory / "status.json", status)
-        except FileNotFoundError:  # the directory was deleted: nobody is left who would read it
+        except FileNotFoundError:  # the directory was deleted: nobody would read it
             return
         except OSError:
             time.sleep(1.0)

@@ -1,7 +1,7 @@
-"""Find ranks that were started from another folder for the same owner: a copy's original, or a folder that is gone.
+"""Find ranks of the same owner that were started from another engine folder: one that was copied or deleted.
 
-An agent carries the name of its owner among its arguments; its shims are forks of it and show the same ones. Each
-has its engine's folder as working directory, so that folder is known even after it was deleted.
+An agent has the name of its owner among its arguments, and its shims, which are forks, show the same ones. Their
+working directory is the engine's folder, so that folder is known even after it was deleted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _END_S = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Stray:
-    """A shim whose rank runs: its process, the rank's name if it can be found, and its working directory."""
+    """A shim of a running rank: its pid and start time, the rank's name if it can be found, and its engine folder."""
 
     pid: int
     ticks: int
@@ -31,11 +31,11 @@ class Stray:
 
 
 def find_strays(home: Path, owner: str) -> list[Stray]:
-    """Find what runs for an owner, started by an agent of this user, but not from this folder.
+    """Return the shims of an owner that an agent of this user started from another folder than ``home``.
 
     Args:
-        home: The owner's engine folder; it need not be there.
-        owner: Name that the agents were given.
+        home: The owner's engine folder; it need not exist.
+        owner: The name that agents were given.
     """
     found = []
     for pid, ticks in _elsewhere("powerflow-shim", home, owner):
@@ -45,13 +45,13 @@ def find_strays(home: Path, owner: str) -> list[Stray]:
 
 
 def end_stray_agents(home: Path, owner: str) -> None:
-    """Kill agents of an owner that stand in another folder; one that is needed is started again by whoever needs it."""
+    """Kill agents of an owner in other folders; an engine that needs its agent starts a new one."""
     for pid, _ in _elsewhere("powerflow-agent", home, owner):
         process.send(pid, signal.SIGKILL)
 
 
 def _elsewhere(comm: str, home: Path, owner: str) -> list[tuple[int, int]]:
-    """Processes of this kind, owner and user that do not stand in this folder: pid and start time."""
+    """Return pid and start time of the owner's processes of this name in other folders than ``home``."""
     here = _place(str(home))
     found = []
     for entry in filter(str.isdigit, os.listdir("/proc")):
@@ -70,7 +70,7 @@ def _elsewhere(comm: str, home: Path, owner: str) -> list[tuple[int, int]]:
 
 
 def end_strays(strays: Sequence[Stray]) -> list[Stray]:
-    """Kill ranks and all they started; their shims end themselves. Return those that still run after 20 s."""
+    """Kill ranks and their descendants, after which their shims end. Return those that still run after 20 s."""
     deadline_s = time.monotonic() + _END_S
     left = list(strays)
     while left and time.monotonic() < deadline_s:
@@ -91,7 +91,7 @@ def _place(path: str) -> tuple[int, int] | None:
 
 
 def _rank(pid: int) -> str:
-    """Name of a shim's rank, by the lock that it holds."""
+    """Return the name of a shim's rank, by the lock that it holds."""
     for descriptor in os.listdir(f"/proc/{pid}/fd"):
         with contextlib.suppress(OSError):
             parts = os.readlink(f"/proc/{pid}/fd/{descriptor}").split("/")

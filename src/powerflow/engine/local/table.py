@@ -1,7 +1,8 @@
-"""The agent's ranks: who runs, who ended, who is being started; from disk when the agent is new.
+"""Keep the table of the agent's ranks; read it from disk when the agent starts.
 
-Two facts decide what became of a rank, whoever was killed when: its shim holds its lock exactly while it lives, and
-writes the status before it goes. So a free lock and no status means that the shim was killed: the rank is *lost*.
+Two facts decide the state of a rank, whichever process was killed: its shim holds the rank's lock exactly as long as
+the shim lives, and writes the status before it ends. So a free lock without a status means that the shim was killed:
+the rank is *lost*.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _LEFTOVERS_END_S = 5.0
 
 @dataclass(slots=True)
 class RankHandle:
-    """One rank that runs or ran: its status, its shim, and a descriptor that tells when the shim ends (-1: ended)."""
+    """A rank that runs or ran: its status, the pid of its shim, and a pidfd of that (-1: it has ended)."""
 
     status: RankStatus
     shim: int
@@ -36,11 +37,11 @@ class RankHandle:
 
 @dataclass
 class RankTable:
-    """Ranks by name.
+    """Table of ranks by name.
 
     Attributes:
         home: The engine's directory.
-        cgroups: Where ranks are limited.
+        cgroups: Control groups that limit ranks.
         entries: Ranks that run or ran.
         version: Rises with every change.
     """
@@ -51,27 +52,27 @@ class RankTable:
     version: int = 0
 
     def directory(self, name: str) -> Path:
-        """Where a rank's records are."""
+        """Return the directory of a rank's records."""
         return self.home / "ranks" / name
 
     def load(self) -> None:
-        """Find every rank on disk."""
+        """Read every rank from disk."""
         (self.home / "ranks").mkdir(exist_ok=True)
         (self.home / "fences").mkdir(exist_ok=True)
         for directory in sorted((self.home / "ranks").iterdir()):
-            with contextlib.suppress(ValueError):  # a folder that is none of ours
+            with contextlib.suppress(ValueError):  # a folder that is no rank's
                 RankName.parse(directory.name)
                 self.refresh(directory.name)
 
     def refresh(self, name: str) -> RankHandle | None:
-        """Take a rank in as its records have it; None, and no records any more, if it never ran."""
+        """Read a rank's records into the table; if it never ran, delete them and return None."""
         directory = self.directory(name)
         deadline_s = time.monotonic() + _SHIM_STARTS_S
         while True:
             alive = not self._lock_is_free(directory)
             if (entry := self._recall_or_none(name, alive)) or not alive or time.monotonic() > deadline_s:
                 break
-            time.sleep(0.002)  # a shim that has its lock and no process yet: a moment
+            time.sleep(0.002)  # its shim has the lock, and starts the process in a moment
         if entry:
             self.entries[name] = entry
             self.version += 1
@@ -80,18 +81,18 @@ class RankTable:
         return entry
 
     def ended(self, name: str) -> None:
-        """A rank's shim ended: see what it left."""
+        """Read a rank's records after its shim has ended."""
         entry = self.entries[name]
         os.close(entry.pidfd)
         entry.pidfd = -1
         self.refresh(name)
 
     def admit(self, spec: RankSpec) -> Path:
-        """Write down that a rank is about to be launched; its directory.
+        """Record on disk that a rank is about to be launched; return its directory.
 
         Raises:
-            Fenced: If its gang was fenced at a later epoch.
-            EngineError: If the disk does not take it.
+            Fenced: Its gang was fenced at a later epoch.
+            EngineError: It cannot be written.
         """
         if (least := self.fence_of(spec.name.gang)) > spec.name.epoch:
             raise Fenced(f"{spec.name} is fenced: {spec.name.gang} is at epoch {least}")
@@ -105,7 +106,7 @@ class RankTable:
         return directory
 
     def drop(self, name: str) -> None:
-        """Forget a rank that does not run."""
+        """Delete a rank that does not run."""
         entry = self.entries.get(name)
         if entry and entry.status.state is not RankState.RUNNING:
             self._remove(name)
@@ -113,31 +114,31 @@ class RankTable:
             self.version += 1
 
     def drop_failed(self, name: str) -> None:
-        """Remove the records of a launch that came to nothing."""
+        """Delete the records of a launch that failed."""
         if name not in self.entries:
             self._remove(name)
 
     def fence(self, gang: str, epoch: int) -> None:
-        """Refuse launches of this gang below this epoch; never goes back."""
+        """Refuse launches of a gang below an epoch; a fence is never lowered."""
         if epoch > self.fence_of(gang):
             replace_json(self.home / "fences" / gang, {"epoch": epoch}, durable=True)
 
     def fence_of(self, gang: str) -> int:
-        """Lowest epoch of a gang that may be launched."""
+        """Return the lowest epoch of a gang that may be launched."""
         found = read_json(self.home / "fences" / gang)
         return 0 if found is None else int(found["epoch"])
 
     def signal(self, name: str, number: int) -> bool:
-        """Send a signal to all that stems from a rank; whether it runs."""
+        """Send a signal to a rank and its descendants; return False if none was reached."""
         entry = self.entries.get(name)
         if entry is None or entry.status.state is not RankState.RUNNING:
             return False
-        # the shim is alive, or an unreaped child of ours, or its pidfd would say so: its pid is still its own
+        # its pidfd says that the shim lives, or is a zombie of ours: so its pid was not given to another process
         reached = [process.send(pid, number) for pid in [*process.descendants(entry.shim)]]
         return any(reached)
 
     def running(self) -> list[str]:
-        """Names of ranks that run."""
+        """Return the names of ranks that run."""
         return [name for name, entry in self.entries.items() if entry.status.state is RankState.RUNNING]
 
     def _lock_is_free(self, directory: Path) -> bool:
@@ -151,7 +152,7 @@ class RankTable:
         return True
 
     def _recall_or_none(self, name: str, alive: bool) -> RankHandle | None:
-        """The same as `_recall`; None, too, where a power cut left records that say nothing."""
+        """Return what `_recall` does; None also for records that a power cut has damaged."""
         try:
             return self._recall(name, alive)
         except (KeyError, TypeError, ValueError, IndexError):
@@ -184,12 +185,12 @@ class RankTable:
         )
 
     def _lost(self, name: str, who: dict[str, Any]) -> dict[str, Any]:
-        """End what a killed shim left behind, and write down that nobody knows how its rank ended."""
+        """Kill what a killed shim left behind, and record that its rank is lost."""
         rank, ticks = who["rank"]
         deadline_s = time.monotonic() + _LEFTOVERS_END_S
         while who["boot"] == boot_id() and time.monotonic() < deadline_s:
             left = cgroups.kill(who["groups"])
-            if start_ticks(rank) in (ticks, None):  # while a session has members its number is not used again
+            if start_ticks(rank) in (ticks, None):  # a session's number is not used again while it has members
                 for pid in process.session(rank):
                     left = process.send(pid, signal.SIGKILL) or left
             if not left:
@@ -202,7 +203,7 @@ class RankTable:
         return end
 
     def _remove(self, name: str) -> None:
-        """Remove a rank's records, all at once for whoever reads them."""
+        """Delete a rank's records; readers see all of them or none."""
         gone = self.home / f".gone-{name}"
         with contextlib.suppress(FileNotFoundError):
             os.replace(self.directory(name), gone)
@@ -210,5 +211,5 @@ class RankTable:
 
 
 def _with_its_machine(end: dict[str, Any]) -> bool:
-    """Whether a rank of an earlier boot was ended by that boot's end, and not by itself before."""
+    """Return whether a rank of an earlier boot was ended by the shutdown, and not by itself before."""
     return end["code"] is None or end["code"] < 0 or bool(end.get("told"))
