@@ -41,8 +41,8 @@ ERRORS: dict[str, type[DeviceError]] = {
     "NVML_ERROR_UNINITIALIZED": DeviceLost,
 }
 
-#: `Reading.held_back` for each of NVML's reasons for a lower clock (bits of `nvmlClocksEventReasons` in nvml.h), except a
-#: clock that was set.
+#: `Reading.held_back` for each of NVML's reasons for a lower clock, except a clock that was set (bits of
+#: `nvmlClocksEventReasons` in nvml.h).
 REASONS = {
     0x1: "idle",
     0x4: "power",
@@ -200,13 +200,10 @@ class NvmlGpu:
     def _held_back(self) -> frozenset[str]:
         """Return why it runs below its clock, by `REASONS`; older drivers have another name for the function."""
         for name in ("nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons"):
-            bits = self._may_tell(getattr(self._nvml, name, self._unknown), self._handle)
+            bits = self._may_tell(getattr(self._nvml, name, lambda _: math.nan), self._handle)
             if not math.isnan(bits):
                 return frozenset(word for bit, word in REASONS.items() if int(bits) & bit)
         return frozenset()
-
-    def _unknown(self, *_: object) -> float:
-        return math.nan
 
     def _reported(self) -> tuple[int, ...]:
         """Return the Xids since it was opened; the driver keeps those that were not read yet."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from powerflow.cluster.spec import MOST_GPUS
+
 LONGEST_S = 1e12  # later than any date in a log (the year 9999 is 2.5e11 s)
-MOST_GPUS = 1_000_000
 MOST_COUNT = 1e18
 
 

@@ -12,9 +12,10 @@ import math
 import numpy as np
 
 from powerflow.arrays import FloatArray, IntArray
+from powerflow.cluster.spec import MOST_GPUS
 from powerflow.errors import InputError
 from powerflow.trace.arrivals import bursts, normalised, submissions
-from powerflow.trace.fields import MOST_GPUS, clip
+from powerflow.trace.fields import clip
 from powerflow.trace.profile import LARGEST_CLASS, Profile
 from powerflow.trace.profiles import PROFILES
 from powerflow.trace.record import JobOutcome, Trace, TraceJob
