@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
+from powerflow.device.protocol import Place
 from powerflow.elastic.mailbox import CHECKPOINT_FILE, JOB_DIR, Mailbox, RankReport
 from powerflow.engine.protocol import EngineError, EngineNode, Fenced, RankName, RankSpec, RankState, RankStatus
-from powerflow.gangs.types import Slot
 from tests.gangs.fake_rank import FakeRank, Habits
 
 
@@ -120,7 +120,7 @@ class FakeEngine:
             if status.state is RankState.RUNNING and gang in (None, status.name.gang)
         ]
 
-    def placed(self, gang: str) -> set[Slot]:
+    def placed(self, gang: str) -> set[Place]:
         return {slot for name in self.running(gang) for slot in slots_of(self.specs[name])}
 
     def end(self, name: RankName, code: int | None) -> None:
@@ -143,6 +143,6 @@ class FakeEngine:
         return FakeRank(mailbox, str(spec.name), steps_total, alive, lambda: self.now_s, habits)
 
 
-def slots_of(spec: RankSpec) -> set[Slot]:
+def slots_of(spec: RankSpec) -> set[Place]:
     """GPUs that a rank computes on."""
     return {(spec.node, int(gpu)) for gpu in spec.env["POWERFLOW_GPUS"].split(",")}

@@ -17,15 +17,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from powerflow.api.job_spec import JobSpec
+from powerflow.device.protocol import Place
 from powerflow.engine.protocol import RankSpec
 from powerflow.gangs.machine import ACTIVE, TABLE, GangState
 from powerflow.gangs.state_file import GangRecord
-from powerflow.gangs.types import DesiredState, GangCompleted, GangFailed, Slot, Vacated
+from powerflow.gangs.types import DesiredState, GangCompleted, GangFailed, Vacated
 from tests.gangs.bench import Bench, spec_of
 from tests.gangs.fake_engine import Player, Script
 from tests.gangs.fake_rank import Habits
 
-SLOTS: list[Slot] = [(node, gpu) for node in "ab" for gpu in range(3)]
+SLOTS: list[Place] = [(node, gpu) for node in "ab" for gpu in range(3)]
 SPECS: dict[str, JobSpec] = {
     "p": spec_of(),
     "q": spec_of(),
@@ -79,14 +80,14 @@ class Cluster(RuleBasedStateMachine):
         )
         return self.bench.engine.fake_rank(spec, self.steps_total, habits)
 
-    def order(self, job: str, slots: set[Slot]) -> None:
+    def order(self, job: str, slots: set[Place]) -> None:
         nodes = sorted({node for node, _ in slots})
         placement = tuple((node, tuple(sorted(gpu for at, gpu in slots if at == node))) for node in nodes)
         epoch = self.orders[job].epoch + 1 if job in self.orders else 1
         self.killed.discard(job)
         self.orders[job] = DesiredState(job, epoch, SPECS[job], placement)
 
-    def wanted(self, job: str) -> set[Slot]:
+    def wanted(self, job: str) -> set[Place]:
         gone = job not in self.orders or job in self.over or job in self.killed
         return set() if gone else set(self.orders[job].slots())
 
@@ -103,7 +104,7 @@ class Cluster(RuleBasedStateMachine):
                 assert not self.bench.engine.running(event.job_id)
 
     @rule(first=SUBSETS, second=SUBSETS, which=st.permutations(sorted(SPECS)))
-    def rearrange(self, first: set[Slot], second: set[Slot], which: list[str]) -> None:
+    def rearrange(self, first: set[Place], second: set[Place], which: list[str]) -> None:
         one, two, three = which
         shares = {one: first, two: second - first, three: set(SLOTS) - first - second}
         fresh = [
@@ -116,7 +117,7 @@ class Cluster(RuleBasedStateMachine):
         self.bench.gangs.apply([self.orders[job] for job in fresh])
 
     @rule(job=st.sampled_from(sorted(SPECS)), slots=SUBSETS)
-    def move(self, job: str, slots: set[Slot]) -> None:
+    def move(self, job: str, slots: set[Place]) -> None:
         fresh = slots - {slot for other in SPECS if other != job for slot in self.wanted(other)}
         if job not in self.over and (job not in self.orders or fresh != self.wanted(job)):
             self.order(job, fresh)

@@ -7,8 +7,9 @@ from pathlib import Path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from powerflow.cluster.spec import MOST_GPUS
 from powerflow.trace.demo import demo_day
-from powerflow.trace.fields import LONGEST_S, MOST_GPUS
+from powerflow.trace.fields import LONGEST_S
 from powerflow.trace.read import read_trace
 from powerflow.trace.record import JobOutcome, Trace, TraceJob
 from powerflow.trace.write import write_trace

@@ -18,13 +18,14 @@ import signal
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+from powerflow.device.protocol import Place
 from powerflow.engine.protocol import EngineError, Fenced, RankName, RankState
 from powerflow.gangs.context import GangContext
 from powerflow.gangs.layout import StartPlan
 from powerflow.gangs.machine import ACTIVE, ENDED, ENDING, TABLE, GangState, Trigger
 from powerflow.gangs.state_file import GangFailure, GangRecord, RankEntry
 from powerflow.gangs.stopping import StopAttempts, StopSignal
-from powerflow.gangs.types import DesiredState, GangEvent, GangFailed, Slot, Started, Vacated, backoff_s
+from powerflow.gangs.types import DesiredState, GangEvent, GangFailed, Started, Vacated, backoff_s
 from powerflow.gangs.view import GangView
 
 #: Most transitions in one turn; the rest is taken by the next, as other gangs wait.
@@ -190,7 +191,7 @@ class Gang(ABC):
         """Return the steps that survive the end of all ranks; None where only the script knows."""
         return None
 
-    def has_room(self, slots: Sequence[Slot]) -> bool:
+    def has_room(self, slots: Sequence[Place]) -> bool:
         """Return whether ranks may be launched on these GPUs now: no process is on them."""
         return not any(slot in self.context.owners for slot in slots)
 

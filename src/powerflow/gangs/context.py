@@ -11,12 +11,13 @@ from pathlib import Path
 
 from powerflow.api.command import RunCommand, command
 from powerflow.api.job_spec import JobSpec
+from powerflow.device.protocol import Place
 from powerflow.elastic.mailbox import CHECKPOINT_DIR, JOB_DIR, RANK_NAME, Mailbox
 from powerflow.engine.protocol import Engine, EngineError, RankName, RankSpec, RankState, RankStatus
 from powerflow.gangs.layout import StartPlan
 from powerflow.gangs.log_matcher import Matcher
 from powerflow.gangs.rendezvous import MeetingProbe
-from powerflow.gangs.types import DesiredState, Limits, Slot
+from powerflow.gangs.types import DesiredState, Limits
 
 #: (job id, spec, node, GPUs that the process may see, its name) → its whole environment, with the ``env`` of the spec.
 Environment = Callable[[str, JobSpec, str, tuple[int, ...], RankName], Mapping[str, str]]
@@ -50,7 +51,7 @@ class GangContext:
         self.look_at_ranks = look_at_ranks
         self.matcher = Matcher()
         self.statuses: dict[str, dict[str, RankStatus]] = {}
-        self.owners: dict[Slot, str] = {}
+        self.owners: dict[Place, str] = {}
         self._environment = environment
         self.interpreter = interpreter
 

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from powerflow.device.protocol import Place
 from powerflow.elastic.mailbox import CHECKPOINT_FILE, Member, Phase, Target
 from powerflow.engine.protocol import EngineError
 from powerflow.gangs.base import Gang
@@ -28,7 +29,7 @@ from powerflow.gangs.refusals import refusal
 from powerflow.gangs.report_reader import ReportReader, progressed
 from powerflow.gangs.state_file import GangFailure, GangRecord
 from powerflow.gangs.stopping import StopSignal
-from powerflow.gangs.types import DesiredState, GangCompleted, Hung, RankLost, Rescaled, Slot, backoff_s
+from powerflow.gangs.types import DesiredState, GangCompleted, Hung, RankLost, Rescaled, backoff_s
 from powerflow.gangs.view import InPlaceView, how_it_ended
 
 #: A rank leaves at the end of a step: the one in flight, or the next, or (if it is told late) the one after.
@@ -60,7 +61,7 @@ class Regrouping(NamedTuple):
 
     stay: list[str]
     leave: list[str]
-    missing: list[Slot]
+    missing: list[Place]
 
 
 class InPlace(Gang):
@@ -95,7 +96,7 @@ class InPlace(Gang):
         """Seconds to leave: its grace, or until the end of a step, within the limit of the administrator."""
         return max(self.grace_s, min(_STEPS_TO_LEAVE * self._step_s, self.context.limits.grace_s))
 
-    def has_room(self, slots: Sequence[Slot]) -> bool:
+    def has_room(self, slots: Sequence[Place]) -> bool:
         """Return whether newcomers may be launched on these GPUs: they are free, and no loss has just been mended."""
         now = self.context.clock()
         if now < self._grow_s:

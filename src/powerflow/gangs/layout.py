@@ -12,8 +12,8 @@ from itertools import count
 
 from powerflow.api.job_spec import JobSpec
 from powerflow.api.launchers import Launcher, launcher_of
+from powerflow.device.protocol import Place
 from powerflow.gangs.rank_batch import batch_environment, rank_batch
-from powerflow.gangs.types import Slot
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ def lay_out(
         return []
     if spec.rescale == "none":
         return [StartPlan(name, gpus, {}) for name, _, gpus in members]
-    slots: list[Slot] = [(node, gpu) for _, node, gpus in members for gpu in gpus]
+    slots: list[Place] = [(node, gpu) for _, node, gpus in members for gpu in gpus]
     batch = spec.batch
     shared = batch_environment(batch.global_batch, len(slots), batch.local_max) if batch else {}
     shared["MASTER_PORT"] = str(port)

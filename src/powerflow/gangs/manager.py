@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from powerflow.api.job_spec import JobSpec
+from powerflow.device.protocol import Place
 from powerflow.elastic.mailbox import RankReport
 from powerflow.engine.protocol import Engine, EngineError, RankName, RankState, RankStatus
 from powerflow.errors import InputError
@@ -27,7 +28,7 @@ from powerflow.gangs.rendezvous import MeetingProbe, look
 from powerflow.gangs.report_reader import ReportReader
 from powerflow.gangs.restart import Scripts
 from powerflow.gangs.state_file import GangFailure, GangRecord
-from powerflow.gangs.types import DesiredState, GangEvent, Limits, Slot
+from powerflow.gangs.types import DesiredState, GangEvent, Limits
 
 _JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _LIMITS = Limits()
@@ -160,7 +161,7 @@ class Gangs:
         found = {job_id: gang.trouble for job_id, gang in self._gangs.items() if gang.trouble and not gang.quiet}
         return {"": self._engine_trouble, **found} if self._engine_trouble else found
 
-    def holding(self) -> dict[Slot, str]:
+    def holding(self) -> dict[Place, str]:
         """Return the GPUs on which a process was alive at the last `poll`, and the job of each."""
         return dict(self._context.owners)
 
@@ -231,7 +232,7 @@ class Gangs:
             return GangRecord()
 
     def _see_owners(self) -> None:
-        owners: dict[Slot, str] = {}
+        owners: dict[Place, str] = {}
         for job_id, gang in self._gangs.items():
             seen = gang.view()
             living = [name for name in gang.record.ranks if seen.alive(name)]

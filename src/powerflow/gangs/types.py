@@ -11,9 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from powerflow.api.job_spec import JobSpec
-
-#: One GPU: its node, and its number on that node.
-Slot = tuple[str, int]
+from powerflow.device.protocol import Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +37,7 @@ class DesiredState:
         """Seconds that its ranks have to save and leave before they get a signal."""
         return self.spec.checkpoint.grace
 
-    def slots(self) -> Iterator[Slot]:
+    def slots(self) -> Iterator[Place]:
         """Yield its GPUs, one by one."""
         for node, gpus in self.placement:
             for gpu in gpus:

@@ -9,11 +9,11 @@ import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from powerflow.device.protocol import Place
 from powerflow.elastic.mailbox import Phase, RankReport
 from powerflow.engine.protocol import RankName, RankState, RankStatus
 from powerflow.gangs.hang_detector import TRAINING
 from powerflow.gangs.state_file import GangRecord
-from powerflow.gangs.types import Slot
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class GangView:
 
     record: GangRecord
     statuses: Mapping[str, RankStatus]
-    wanted: Sequence[Slot]
+    wanted: Sequence[Place]
 
     def alive(self, name: str) -> bool:
         """Return whether a rank runs."""
@@ -70,7 +70,7 @@ class GangView:
         """True if no rank shall stay."""
         return self.record.ranks.keys() <= set(self.record.leaving)
 
-    def slots(self, names: Sequence[str]) -> list[Slot]:
+    def slots(self, names: Sequence[str]) -> list[Place]:
         """GPUs of these ranks."""
         return [(entry.node, gpu) for entry in map(self.record.ranks.__getitem__, names) for gpu in entry.gpus]
 
