@@ -16,14 +16,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from typing_extensions import override
-
 from powerflow import __version__
 from powerflow.engine.local import process, records
 from powerflow.engine.local.environment import agent_environment
 from powerflow.engine.local.logs import read_log
 from powerflow.engine.local.shim import write_environment
-from powerflow.engine.protocol import Engine, EngineError, EngineNode, Fenced, RankName, RankSpec, RankStatus
+from powerflow.engine.protocol import EngineError, EngineNode, Fenced, RankName, RankSpec, RankStatus
 from powerflow.osutil.files import locked, read_json
 
 _PATIENCE_S = 30.0  # for how long a request is repeated to an agent that dies again and again
@@ -34,7 +32,7 @@ _SILENT_S = 1.0  # the same, after it has not answered once
 _SILENCE = (TimeoutError, BlockingIOError)
 
 
-class LocalEngine(Engine):
+class LocalEngine:
     """Run ranks on this machine, through an agent process that outlives this object; safe to use from any thread.
 
     The agent is started when it is needed and does not run. It plays one or more nodes, which share the machine.
@@ -76,20 +74,20 @@ class LocalEngine(Engine):
             raise EngineError(f"{self._home} holds the ranks of another store")
         self._ask({"do": "hello", "nodes": self._wanted, "owner": owner})
 
-    @override
     def nodes(self) -> Sequence[EngineNode]:
+        """Return all nodes."""
         return [EngineNode(name, gpus) for name, gpus in self._ask({"do": "hello"})["nodes"].items()]
 
-    @override
     def limits(self) -> frozenset[str]:
+        """Return which limits can be enforced here."""
         return frozenset(self._ask({"do": "hello"})["limits"])
 
     def notices(self) -> Sequence[str]:
         """Return notices of the agent for the operator, one line each, such as a module that could not be preloaded."""
         return list(self._ask({"do": "hello"})["notices"])
 
-    @override
     def launch(self, spec: RankSpec) -> RankStatus:
+        """Start a rank once; see `Engine.launch`."""
         request = {"do": "launch", "spec": records.spec_row(records.check_spec(spec))}
         environment = write_environment(spec.env)
         try:
@@ -98,16 +96,16 @@ class LocalEngine(Engine):
             os.close(environment)
         return records.status_from_row(answer["rank"])
 
-    @override
     def fence(self, gang: str, epoch: int) -> None:
+        """Refuse later launches of a gang below an epoch."""
         self._ask({"do": "fence", "gang": records.check_gang(gang), "epoch": records.check_epoch(epoch)})
 
-    @override
     def signal(self, name: RankName, number: int) -> bool:
+        """Send a signal to a rank and all its descendants."""
         return bool(self._ask({"do": "signal", "name": str(name), "number": int(number)})["sent"])
 
-    @override
     def ranks(self) -> Sequence[RankStatus]:
+        """Return the status of every rank that was not forgotten."""
         version, known = self._cache
         answer = self._ask({"do": "ranks", "seen": version})
         if "ranks" in answer:
@@ -116,7 +114,6 @@ class LocalEngine(Engine):
         self._seen.version = answer["version"]
         return known
 
-    @override
     def wait(self, timeout_s: float) -> bool:
         """Wait until something changed since this thread last called `ranks` or `wait`; the first call returns True."""
         before = getattr(self._seen, "version", "")
@@ -133,15 +130,15 @@ class LocalEngine(Engine):
         self._seen.version = answer["version"]
         return bool(answer["version"] != before)
 
-    @override
     def log(self, name: RankName, offset: int = 0, limit: int = 65536) -> tuple[bytes, int]:
+        """Return what a rank wrote; see `Engine.log`."""
         try:
             return read_log(self._home / "ranks" / records.file_name(name), offset, limit)
         except (FileNotFoundError, EngineError):
             raise KeyError(name) from None
 
-    @override
     def forget(self, name: RankName) -> None:
+        """Delete the status and log of a rank that has ended."""
         self._ask({"do": "forget", "name": str(name)})
 
     def renew_agent(self) -> bool:
@@ -163,8 +160,8 @@ class LocalEngine(Engine):
         self._ask({"do": "hello", "nodes": self._wanted, "owner": self._owner})
         return True
 
-    @override
     def close(self) -> None:
+        """Disconnect from the agent; it and its ranks run on."""
         with self._guard:
             self._closed = True
             for connection in self._idle:
