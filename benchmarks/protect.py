@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from benchmarks.fairness import fairness
 from powerflow.arrays import FloatArray
 from powerflow.cluster.spec import parse_cluster
 from powerflow.cost.table import Axes, CostTable
@@ -30,7 +31,6 @@ from powerflow.scheduler.rules.fair_share import FairShare
 from powerflow.scheduler.rules.hysteresis import Hysteresis
 from powerflow.scheduler.rules.protection import Protection
 from powerflow.simulate.belief import Oracle, Sizes
-from powerflow.simulate.fairness import fairness
 from powerflow.simulate.result import SimulationResult
 from powerflow.simulate.run import Simulation, World, simulate
 from powerflow.simulate.workload.workload import Workload

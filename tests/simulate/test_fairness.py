@@ -6,12 +6,12 @@ import dataclasses
 
 import numpy as np
 import pytest
+from benchmarks.fairness import compare, fairness, finish_time_fairness, isolated, jain
 from hypothesis import given
 from hypothesis import strategies as st
 
 from powerflow.errors import InputError
 from powerflow.policy.prices import Prices
-from powerflow.simulate.fairness import compare, fairness, finish_time_fairness, isolated, jain
 from powerflow.simulate.run import simulate
 from tests.simulate.workloads import by_hand, job
 
