@@ -1,4 +1,4 @@
-"""Puts a live cluster together: its GPUs, its engine, its store, and the controller over them."""
+"""Put a live cluster together: its GPUs, its engine, its store, and the controller over them."""
 
 from __future__ import annotations
 
@@ -56,22 +56,20 @@ from powerflow.store.store import Store
 
 @dataclass(frozen=True, slots=True)
 class ClusterSettings:
-    """What an administrator says about a live cluster.
+    """Settings of a live cluster, from its administrator.
 
     Attributes:
         state: Directory for everything that is kept.
         emulate: A cluster of emulated GPUs, as ``2x4:A100``; None: the NVIDIA GPUs of this machine.
         store: Database URL; "" for SQLite in the state directory.
-        policy: Who decides.
         energy_price: λ_E, seconds per joule.
-        interval_s: Decisions are at least this far apart.
-        seed, time_scale: Of the emulation.
-        replays: What can be replayed of past days (`powerflow.live.governance.replay_process`).
-        stage: How far PowerFlow is let in until somebody says otherwise (`powerflow mode`).
-        restored: Take for this cluster's what looks like another's; see `powerflow.store.pairing`.
+        interval_s: Least time between two decisions.
+        seed, time_scale: Of the emulation (`Emulation`).
+        replays: Functions that replay past days (`powerflow.live.governance.replay_process`).
+        stage: Rollout stage of all projects until an operator sets another.
+        restored: Accept a store or state directory of another cluster; see `powerflow.store.pairing`.
         max_grace_s: Most seconds that a job gets between SIGTERM and SIGKILL.
-        costs: What was measured of some models; None: all start from the catalogue.
-        controller: How the loop goes about it.
+        costs: Measured costs of some models; None: all start from the catalogue.
     """
 
     state: Path
@@ -92,7 +90,7 @@ class ClusterSettings:
 
 @dataclass(slots=True)
 class LiveCluster:
-    """A live cluster whose controller has not turned yet; `close` lets go of it, and ranks run on."""
+    """A live cluster whose controller has not started yet."""
 
     controller: Controller
     service: ClusterService
@@ -105,7 +103,7 @@ class LiveCluster:
     claims: GpuClaims
 
     def close(self) -> None:
-        """Let go of the store, the engine and the GPUs."""
+        """Close the store, the engine and the claims on GPUs; ranks run on."""
         if self.emulation is not None:
             self.emulation.close()
         self.engine.close()
@@ -114,10 +112,10 @@ class LiveCluster:
 
 
 def build(settings: ClusterSettings, log: Any) -> LiveCluster:
-    """Open or make a live cluster; ``log`` is a structlog logger.
+    """Open a live cluster, or make a new one; ``log`` is a structlog logger.
 
     Raises:
-        InputError: Nothing to run on, a state directory that cannot be used, or a wrong setting.
+        InputError: There is no GPU, the state directory cannot be used, or a setting is wrong.
     """
     interval_s = settings.interval_s
     policy = with_rules(registry.load(settings.policy), interval_s=interval_s)
@@ -125,7 +123,7 @@ def build(settings: ClusterSettings, log: Any) -> LiveCluster:
     try:
         state.mkdir(parents=True, exist_ok=True, mode=0o711)  # job directories below are their users' to enter
         (state / "gangs").mkdir(exist_ok=True)
-        (state / "gangs").chmod(0o700)  # books tell of everybody's jobs
+        (state / "gangs").chmod(0o700)  # it tells of everybody's jobs
     except OSError as error:
         raise InputError(f"cannot be made ({error.strerror})", where=str(state), exit_code=1) from error
     left_out: list[str] = []
@@ -203,10 +201,10 @@ def build(settings: ClusterSettings, log: Any) -> LiveCluster:
 
 
 def _claims(gpus: Sequence[Gpu], emulation: Emulation | None) -> GpuClaims:
-    """The real GPUs are ours alone, whatever state directory another controller has.
+    """Claim the real GPUs for this controller alone, whatever state directory another one has.
 
     Raises:
-        InputError: Another one works with them.
+        InputError: Another controller works with them.
     """
     try:
         return GpuClaims([gpu.uuid for gpu in gpus] if emulation is None else [])
@@ -215,7 +213,7 @@ def _claims(gpus: Sequence[Gpu], emulation: Emulation | None) -> GpuClaims:
 
 
 def preloaded() -> Sequence[str]:
-    """Modules that ranks of Python scripts find loaded already: what takes a second to import each time."""
+    """Return the modules that are loaded once for all ranks of Python scripts: each takes a second to import."""
     from importlib.util import find_spec
 
     if find_spec("torch") is None:
@@ -249,7 +247,7 @@ def _gpus(settings: ClusterSettings, left_out: list[str]) -> tuple[Sequence[Gpu]
 
 
 def _axes(name: str, nodes: Sequence[Node]) -> Axes:
-    """Counts a job may get: powers of two, whole nodes, and every count up to 16 or a node: somebody may ask for it."""
+    """Return the GPU counts for jobs: powers of two, whole nodes, and each count up to 16 or a node. And clocks."""
     total, per_node = sum(node.gpus for node in nodes), max(node.gpus for node in nodes)
     counts = {1 << i for i in range(total.bit_length()) if 1 << i <= total}
     counts |= set(range(1, min(total, max(per_node, 16)) + 1)) | set(range(per_node, total + 1, per_node))
@@ -257,7 +255,7 @@ def _axes(name: str, nodes: Sequence[Node]) -> Axes:
 
 
 def _may_run(as_user: bool) -> Callable[[str, str | None], str]:
-    """Jobs run as who submitted them, never as somebody with more rights, and in a directory that is here."""
+    """Return a function that says why a user's jobs cannot run here in a directory; it returns "" if they can."""
     own = pwd.getpwuid(os.geteuid())
 
     def why_not(user: str, directory: str | None) -> str:
@@ -275,7 +273,7 @@ def _may_run(as_user: bool) -> Callable[[str, str | None], str]:
 
 
 def _is_missing(directory: str, uid: int) -> bool:
-    """Whether a directory is not there, as far as its user may know: what others hide, root tells nobody."""
+    """Return True if a directory is missing, as far as its user may know: root does not tell what others hide."""
     path = Path("/")
     try:
         for part in Path(directory).parts[1:]:

@@ -204,7 +204,7 @@ class ClusterService(ClusterApi):
     def set_cap(self, order: CapOrder, caller: Caller) -> CapRecord:
         _operator(caller, "set power caps")
         if not self._governance.stages.anybody():
-            what = "nobody's jobs are acted on: a power cap could not be kept"
+            what = "no jobs are managed: a power cap could not be kept"
             raise Refused(what, fix="powerflow mode enforce comes first")
         record = self._governance.caps.set(order, caller, self._controller.clock())
         self._controller.tell(CapsChanged())
@@ -227,7 +227,7 @@ class ClusterService(ClusterApi):
 
     @override
     def set_mode(self, order: ModeOrder, caller: Caller) -> Sequence[ModeRecord]:
-        _operator(caller, "say how far PowerFlow is let in")
+        _operator(caller, "set rollout stages")
         self._governance.stages.set(order, caller, self._controller.clock())
         self._controller.tell(StagesChanged())  # before anything else can go wrong
         return self.modes()

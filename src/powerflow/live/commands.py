@@ -10,14 +10,13 @@ from collections import deque
 from dataclasses import dataclass
 from typing import assert_never
 
+from powerflow.live.context import LoopContext
 from powerflow.live.gang_events import GangEvents
 from powerflow.live.governance.step import GovernanceStep
 from powerflow.live.gpu_service import GpuService
-from powerflow.live.jobs.job_table import JobTable
 from powerflow.live.measurement import Measurement
 from powerflow.live.node_watch import NodeWatch
 from powerflow.scheduler.events import NodeDrained, NodeRecovered
-from powerflow.store.store import Store
 
 #: Commands carried out in one turn; the rest waits for the next, which comes at once.
 COMMANDS_AT_ONCE = 500
@@ -77,15 +76,14 @@ class ApiCommands:
 
     def __init__(
         self,
-        table: JobTable,
-        store: Store,
+        context: LoopContext,
         nodes: NodeWatch,
         gpu_service: GpuService,
         governance: GovernanceStep,
         measurement: Measurement,
         gang_events: GangEvents,
     ) -> None:
-        self._table, self._store, self._nodes, self._gpu_service = table, store, nodes, gpu_service
+        self._table, self._store, self._nodes, self._gpu_service = context.table, context.store, nodes, gpu_service
         self._governance, self._measurement, self._gang_events = governance, measurement, gang_events
         self._waiting: deque[ApiCommand] = deque()
 

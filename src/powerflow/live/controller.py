@@ -25,6 +25,7 @@ from powerflow.device.protocol import DeviceError
 from powerflow.engine.protocol import Engine, EngineError
 from powerflow.gangs.manager import Gangs
 from powerflow.live.commands import ApiCommand, ApiCommands
+from powerflow.live.context import LoopContext
 from powerflow.live.emulation import Emulation
 from powerflow.live.event_logger import EventLogger
 from powerflow.live.explain_requests import ExplainRequests
@@ -112,47 +113,23 @@ class Controller:
         self.snapshot: Mapping[str, ActiveJob] = {}
         self.notices: dict[str, str] = {}
         self.turned_s = 0.0
-        self._log, self._runs_as = log, runs_as
-        self._scheduler_time = time = SchedulerTime()
-        self._table = table = JobTable(store, power, learning, settings.pause_s)
-        self.jobs = table.jobs
-        names = [node.name for pool in scheduler.pools.values() for node in pool.occupancy.nodes]
-        self.nodes = nodes = NodeWatch(names, engine, store, table)
-        self.governance_step = step = GovernanceStep(governance, table, scheduler, store, log, time)
-        self._gpu_service = service = GpuService(power, engine, store, table, gangs, log)
-        self._measurement = measurement = Measurement(power, table, scheduler, step, service, gangs)
-        self._gang_events = GangEvents(
-            gangs,
-            table,
-            store,
-            learning,
-            power,
-            scheduler,
-            nodes,
-            service,
-            step,
-            measurement,
-            explore_steps=settings.explore_steps,
-            log=log,
+        self._log = log
+        self._scheduler_time, self._table = SchedulerTime(), JobTable(store, power, learning, settings.pause_s)
+        self.jobs = self._table.jobs
+        self._context = context = LoopContext(
+            scheduler, self._scheduler_time, self._table, store, engine, gangs, power, learning, runs_as, log
         )
-        self._commands = ApiCommands(table, store, nodes, service, step, measurement, self._gang_events)
-        self._executor = PlanExecutor(
-            scheduler,
-            table,
-            store,
-            engine,
-            gangs,
-            power,
-            learning,
-            step,
-            time,
-            explores=settings.explore_steps > 0,
-            runs_as=runs_as,
-            emulation=emulation,
-            log=log,
-        )
-        self._explain_requests = ExplainRequests(scheduler, table, log, time)
-        self._event_logger = EventLogger(store, log)
+        self.nodes = NodeWatch(context)
+        self.governance_step = GovernanceStep(context, governance)
+        self._gpu_service = GpuService(context)
+        self._measurement = Measurement(context, self.governance_step, self._gpu_service)
+        below = self.nodes, self._gpu_service, self.governance_step, self._measurement
+        self._gang_events = GangEvents(context, *below, settings.explore_steps)
+        self._commands = ApiCommands(context, *below, self._gang_events)
+        explores = settings.explore_steps > 0
+        self._executor = PlanExecutor(context, self.governance_step, emulation, explores=explores)
+        self._explain_requests = ExplainRequests(context)
+        self._event_logger = EventLogger(context)
         self._running = self._draining = False
         self._saved_s = self._renewed_s = -math.inf
         self._bell = threading.Event()
@@ -198,13 +175,12 @@ class Controller:
         if not self.store.lease.take(self.owner, self.settings.lease_s, now_s):
             raise Refused("another controller runs on this store", fix="stop it first, or wait until its lease ends")
         self._renewed_s = now_s
-        recall(self.store, self.learning, self._table)
+        recall(self._context)
         self.nodes.start()
         self.power.start(now_s)  # before budgets, which go on from its meter
         self._gpu_service.start()
         self.governance_step.start(now_s)
-        pools = self.scheduler.pools
-        self._measurement.ignore(adopt(self.store, self._table, self.gangs, pools, self._runs_as, now_s))
+        self._measurement.ignore(adopt(self._context, now_s))
         self._event_logger.start()
         self._log_jobs("started")
 

@@ -1,7 +1,7 @@
-"""Emulated GPUs under real ranks: what each rank is told, and who slows those that are told nothing.
+"""Emulate GPUs under real ranks: ranks that use `powerflow.elastic` pace themselves, other scripts are slowed.
 
-Every class of jobs gets a ground truth of its own: its family's model with hidden variation. The scheduler never sees
-it; it learns from what the ranks then do.
+Every class of jobs has its own true costs: the model of its family with hidden variation. The scheduler never sees
+them; it learns from what the ranks then do.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from powerflow.live.jobs.cost_learning import JobClass, class_of
 
 
 def ground_truth(kind: JobClass, gpu_type: str, seed: int) -> JobModel:
-    """What jobs of a class really cost on an emulated GPU type: the same on every day with the same seed."""
+    """Return what jobs of a class really cost on an emulated GPU type; the same for the same seed."""
     model = replace(family_model(kind.family, gpu_type), local_batch_max=kind.local_max)
     return truth_of(model, zlib.crc32(f"{kind.name}\0{gpu_type}\0{seed}".encode()))
 
@@ -33,10 +33,10 @@ class Emulation:
     """The emulated GPUs of one cluster.
 
     Args:
-        directory: The device directory, where the GPUs' files are.
+        directory: The device directory, with the GPUs' files.
         gpus: All of them.
-        seed: Of the ground truth.
-        time_scale: Steps last so many times as long as the truth says; watts stay.
+        seed: Seed of the true costs.
+        time_scale: Factor on the true length of steps; watts stay.
     """
 
     def __init__(self, directory: Path, gpus: Sequence[EmulatedGpu], *, seed: int = 0, time_scale: float = 1.0) -> None:
@@ -51,14 +51,14 @@ class Emulation:
     def environment(
         self, user: str, spec: JobSpec, node: str, numbers: Sequence[int], name: RankName
     ) -> Mapping[str, str]:
-        """What a rank on these GPUs finds in its environment."""
+        """Return what a rank on these GPUs finds in its environment."""
         gpus = [self._gpus[node, number] for number in numbers]
         truth = ground_truth(class_of(spec, user), gpus[0].gpu_type, self._seed)
         path = self._directory / "ranks" / f"{name}.json"
         return emulate_rank(path, truth, gpus, time_scale=self._time_scale)
 
     def follow(self, ranks: Sequence[RankStatus], jobs: Mapping[str, ActiveJob]) -> None:
-        """Slow the jobs whose scripts import nothing of ours, and let go of those that have ended or changed."""
+        """Slow the jobs whose scripts do not use `powerflow.elastic`, and stop slowing those that ended or changed."""
         running: dict[str, list[RankStatus]] = {}
         for rank in ranks:
             job = jobs.get(rank.name.gang)
@@ -72,13 +72,13 @@ class Emulation:
                 self._throttles[job_id] = wanted[job_id], throttle
 
     def close(self) -> None:
-        """Let go of everything: what is slowed runs at its own speed."""
+        """Stop slowing: all scripts run at their own speed."""
         for _, throttle in self._throttles.values():
             throttle.close()
         self._throttles.clear()
 
     def _throttle(self, ranks: Sequence[RankStatus], job: ActiveJob) -> Throttle | None:
-        """Slows these ranks; None while they are not yet those that the job asks for."""
+        """Slow these ranks; None while they are not yet all that the job must have."""
         places = [(node, number) for node, numbers in job.placement for number in numbers]
         whole = job.spec.rescale == "none"  # one process has all GPUs; else one each, in the order of the placement
         if not places or len(ranks) != (1 if whole else len(places)):

@@ -6,11 +6,8 @@ import dataclasses
 import threading
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any
 
-from powerflow.live.jobs.job_table import JobTable
-from powerflow.live.wall_clock import SchedulerTime
-from powerflow.scheduler.scheduler import Scheduler
+from powerflow.live.context import LoopContext
 from powerflow.scheduler.what_if import Insight, insight
 
 
@@ -26,8 +23,9 @@ class ExplainRequest:
 class ExplainRequests:
     """Questions to one scheduler. `ask` is for any thread, the rest for the controller's loop."""
 
-    def __init__(self, scheduler: Scheduler, table: JobTable, log: Any, scheduler_time: SchedulerTime) -> None:
-        self._scheduler, self._table, self._log, self._scheduler_time = scheduler, table, log, scheduler_time
+    def __init__(self, context: LoopContext) -> None:
+        self._scheduler, self._table, self._time = context.scheduler, context.table, context.scheduler_time
+        self._log = context.log
         self._asked: deque[ExplainRequest] = deque()
 
     def ask(self, job_id: str) -> ExplainRequest:
@@ -51,8 +49,8 @@ class ExplainRequests:
         try:
             if request.job_id in self._scheduler.ledger.slot_of:
                 self._table.advance(self._scheduler)
-                said = insight(self._scheduler, request.job_id, self._scheduler_time.scheduler(now_s))
-                start_s = None if said.start_s is None else self._scheduler_time.wall(said.start_s)
+                said = insight(self._scheduler, request.job_id, self._time.scheduler(now_s))
+                start_s = None if said.start_s is None else self._time.wall(said.start_s)
                 request.answer = dataclasses.replace(said, start_s=start_s)
         except Exception as error:
             self._log.error("cannot look into a job", job=request.job_id, error=f"{type(error).__name__}: {error}")

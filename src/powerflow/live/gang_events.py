@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from typing import Any
 
 from powerflow.api.records import JobState, Refused
 from powerflow.device.protocol import DeviceError
 from powerflow.engine.protocol import EngineError
-from powerflow.gangs.manager import DEFECT_CHARS, Gangs
+from powerflow.gangs.manager import DEFECT_CHARS
 from powerflow.gangs.types import (
     Continued,
     GangCompleted,
@@ -24,20 +23,16 @@ from powerflow.gangs.types import (
     Vacated,
     backoff_s,
 )
+from powerflow.live.context import LoopContext
 from powerflow.live.governance.step import GovernanceStep
 from powerflow.live.gpu_service import GpuService
-from powerflow.live.gpus.gpus import Gpus
 from powerflow.live.jobs.active_job import ActiveJob
-from powerflow.live.jobs.cost_learning import CostLearning
-from powerflow.live.jobs.job_table import JobTable
 from powerflow.live.jobs.step_timing import STEPS, timed
 from powerflow.live.measurement import Measurement
 from powerflow.live.node_watch import NodeWatch
 from powerflow.scheduler import events as scheduler_events
-from powerflow.scheduler.scheduler import Scheduler
 from powerflow.store.database import StoreError
 from powerflow.store.models import Seen
-from powerflow.store.store import Store
 
 #: Setting in the store: the batch of each class, as its ranks reported it.
 BATCHES = "batches"
@@ -54,29 +49,21 @@ class GangEvents:
 
     Args:
         explore_steps: Steps at each clock that is tried.
-        log: A structlog logger.
     """
 
     def __init__(
         self,
-        gangs: Gangs,
-        table: JobTable,
-        store: Store,
-        learning: CostLearning,
-        power: Gpus,
-        scheduler: Scheduler,
+        context: LoopContext,
         nodes: NodeWatch,
         gpu_service: GpuService,
         governance: GovernanceStep,
         measurement: Measurement,
-        *,
         explore_steps: int,
-        log: Any,
     ) -> None:
-        self._gangs, self._table, self._store, self._learning = gangs, table, store, learning
-        self._power, self._scheduler, self._nodes, self._gpu_service = power, scheduler, nodes, gpu_service
-        self._governance, self._measurement = governance, measurement
-        self._explore_steps, self._log = explore_steps, log
+        self._gangs, self._table, self._store = context.gangs, context.table, context.store
+        self._learning, self._power, self._scheduler = context.learning, context.power, context.scheduler
+        self._nodes, self._gpu_service, self._governance = nodes, gpu_service, governance
+        self._measurement, self._explore_steps, self._log = measurement, explore_steps, context.log
         self._waiting: deque[GangEvent] = deque()
         self._misstated: set[str] = set()  # jobs whose owners were told that their batch is another
 

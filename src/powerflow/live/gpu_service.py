@@ -6,42 +6,26 @@ import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
 
 from powerflow.device.foreign import parent_of, strangers
 from powerflow.device.protocol import Place
-from powerflow.engine.protocol import Engine, EngineError, RankState
-from powerflow.gangs.manager import Gangs
-from powerflow.live.gpus.gpus import Gpus
+from powerflow.engine.protocol import EngineError, RankState
+from powerflow.live.context import LoopContext
 from powerflow.live.gpus.health import Sight, Turn, faults_as_json, faults_from_json
-from powerflow.live.jobs.job_table import JobTable
 from powerflow.osutil.processes import boot_id
 from powerflow.scheduler.events import GpuFailed, GpuRecovered
-from powerflow.store.store import Store
 
 #: Setting in the store: faults that outlive a controller.
 FAULTS = "gpu faults"
 
 
 class GpuService:
-    """Which GPUs of one cluster are in service. For the controller's loop.
+    """Which GPUs of one cluster are in service. For the controller's loop."""
 
-    Args:
-        power: Has the readings, and `GpuHealth`.
-        engine: Knows which processes are ours.
-    """
-
-    def __init__(
-        self,
-        power: Gpus,
-        engine: Engine,
-        store: Store,
-        table: JobTable,
-        gangs: Gangs,
-        log: Any,
-    ) -> None:
-        self._power, self._engine, self._store, self._table = power, engine, store, table
-        self._gangs, self._log = gangs, log
+    def __init__(self, context: LoopContext) -> None:
+        power = context.power
+        self._power, self._engine, self._store, self._table = power, context.engine, context.store, context.table
+        self._gangs, self._log = context.gangs, context.log
         self._uuids = {
             (gpu.node, gpu.index): gpu.uuid for name in power.node_names() for gpu, _ in power.readings(name)
         }
@@ -72,7 +56,7 @@ class GpuService:
             found: tuple[str, ...] = ()
             if reading is not None and reading.pids and ours is not None:
                 found = strangers(reading.pids, ours, spare_containers=held)
-            if reading is not None and self._emulated:  # who is on it is known: only ranks can be
+            if reading is not None and self._emulated:  # only ranks can be on it
                 reading = replace(reading, utilisation=math.nan)
             sights[place] = Sight(reading, errors.get(place), held, found)
         self._take(self._health.look(time.monotonic(), sights))

@@ -7,14 +7,11 @@ from collections.abc import Collection, Mapping
 import numpy as np
 
 from powerflow.device.protocol import Place
-from powerflow.gangs.manager import Gangs
+from powerflow.live.context import LoopContext
 from powerflow.live.governance.step import GovernanceStep
 from powerflow.live.gpu_service import GpuService
-from powerflow.live.gpus.gpus import Gpus
 from powerflow.live.jobs.active_job import ActiveJob
-from powerflow.live.jobs.job_table import JobTable
 from powerflow.scheduler.events import PowerMetered
-from powerflow.scheduler.scheduler import Scheduler
 
 #: A GPU runs at its decided clock if the clock it reports differs by at most this share.
 CLOCK_NEAR = 0.05
@@ -23,17 +20,9 @@ CLOCK_NEAR = 0.05
 class Measurement:
     """The meters of one cluster, read for its jobs. For the controller's loop."""
 
-    def __init__(
-        self,
-        power: Gpus,
-        table: JobTable,
-        scheduler: Scheduler,
-        governance: GovernanceStep,
-        gpu_service: GpuService,
-        gangs: Gangs,
-    ) -> None:
-        self._power, self._table, self._scheduler = power, table, scheduler
-        self._governance, self._gpu_service, self._gangs = governance, gpu_service, gangs
+    def __init__(self, context: LoopContext, governance: GovernanceStep, gpu_service: GpuService) -> None:
+        self._power, self._table, self._scheduler = context.power, context.table, context.scheduler
+        self._governance, self._gpu_service, self._gangs = governance, gpu_service, context.gangs
         self._unknown: Collection[str] = frozenset()
 
     def ignore(self, job_ids: Collection[str]) -> None:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from powerflow.engine.protocol import Engine
-from powerflow.live.jobs.job_table import JobTable
+from powerflow.live.context import LoopContext
 from powerflow.scheduler.events import NodeDrained, NodeFailed, NodeRecovered
-from powerflow.store.store import Store
 
 
 class NodeWatch:
     """The nodes of one cluster. `answers` is for any thread, the rest for the controller's loop."""
 
-    def __init__(self, names: Iterable[str], engine: Engine, store: Store, table: JobTable) -> None:
-        self._answers = dict.fromkeys(names, True)
-        self._engine, self._store, self._table = engine, store, table
+    def __init__(self, context: LoopContext) -> None:
+        pools = context.scheduler.pools.values()
+        self._answers = {node.name: True for pool in pools for node in pool.occupancy.nodes}
+        self._engine, self._store, self._table = context.engine, context.store, context.table
 
     def start(self) -> None:
         """Tell the scheduler which nodes are drained."""

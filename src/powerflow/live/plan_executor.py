@@ -8,59 +8,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
 
-from powerflow.engine.protocol import Engine
-from powerflow.gangs.manager import Gangs
+from powerflow.live.context import LoopContext
 from powerflow.live.emulation import Emulation
 from powerflow.live.governance.step import GovernanceStep
-from powerflow.live.gpus.gpus import Gpus
 from powerflow.live.jobs.active_job import ActiveJob
-from powerflow.live.jobs.cost_learning import CostLearning
-from powerflow.live.jobs.job_table import JobTable
 from powerflow.live.jobs.step_timing import clocks_to_try
-from powerflow.live.wall_clock import SchedulerTime, moved
+from powerflow.live.wall_clock import moved
 from powerflow.scheduler.events import Failed
 from powerflow.scheduler.plan import Change, Plan
-from powerflow.scheduler.scheduler import Scheduler
-from powerflow.store.store import Store
 
 
 class PlanExecutor:
     """The plans of one scheduler. For the controller's loop.
 
     Args:
-        explores: Whether new jobs try clocks.
-        runs_as: Returns the login to run a user's jobs as; "" for the engine's own.
         emulation: Slows scripts on emulated GPUs; None where GPUs are real.
-        log: A structlog logger.
+        explores: Whether new jobs try clocks.
 
     Attributes:
         wake_s: When the scheduler wants to decide next (Unix seconds); inf if nothing calls for it.
     """
 
     def __init__(
-        self,
-        scheduler: Scheduler,
-        table: JobTable,
-        store: Store,
-        engine: Engine,
-        gangs: Gangs,
-        power: Gpus,
-        learning: CostLearning,
-        governance: GovernanceStep,
-        scheduler_time: SchedulerTime,
-        *,
-        explores: bool,
-        runs_as: Callable[[str], str],
-        emulation: Emulation | None,
-        log: Any,
+        self, context: LoopContext, governance: GovernanceStep, emulation: Emulation | None, *, explores: bool
     ) -> None:
-        self._scheduler, self._table, self._store, self._engine = scheduler, table, store, engine
-        self._gangs, self._power, self._learning, self._governance = gangs, power, learning, governance
-        self._scheduler_time, self._explores, self._runs_as = scheduler_time, explores, runs_as
-        self._emulation, self._log = emulation, log
+        self._context, self._governance, self._emulation, self._explores = context, governance, emulation, explores
+        self._scheduler, self._table, self._time = context.scheduler, context.table, context.scheduler_time
         self.wake_s = -math.inf
 
     def clock_set(self, by_s: float) -> None:
@@ -69,11 +43,11 @@ class PlanExecutor:
 
     def decide(self, now_s: float) -> bool:
         """Tell the scheduler what happened and take its plan into the job table; return False if it decided nothing."""
-        told = [self._table.progress(self._scheduler), *map(self._scheduler_time.told, self._table.take_events())]
-        plan = self._scheduler.step(self._scheduler_time.scheduler(now_s), told)
-        self.wake_s = self._scheduler_time.wall(plan.wake_s)
+        told = [self._table.progress(self._scheduler), *map(self._time.told, self._table.take_events())]
+        plan = self._scheduler.step(self._time.scheduler(now_s), told)
+        self.wake_s = self._time.wall(plan.wake_s)
         for ignored in plan.ignored:
-            self._log.info("the scheduler passes over", what=ignored)
+            self._context.log.info("the scheduler passes over", what=ignored)
         if plan.decided:
             self._note(plan, now_s)
             self._governance.decided(plan, now_s)
@@ -89,26 +63,26 @@ class PlanExecutor:
             return False
         jobs = [self._table.jobs[job_id] for job_id in self._table.pending]
         if any(job.placement for job in jobs):
-            self._store.beat()
+            self._context.store.beat()
         # jobs that were cancelled or held a moment ago are left out; a command about them waits
-        out = self._store.intents.add([job.intent() for job in jobs], now_s)
-        self._store.update([job.update() for job in jobs])
+        out = self._context.store.intents.add([job.intent() for job in jobs], now_s)
+        self._context.store.update([job.update() for job in jobs])
         moved_jobs = [job for job in jobs if self._table.pending[job.id] and job.id not in out]
-        self._gangs.apply([job.desired(self._runs_as(job.user)) for job in moved_jobs])
+        self._context.gangs.apply([job.desired(self._context.runs_as(job.user)) for job in moved_jobs])
         self._table.carried_out()
         return True
 
     def tune(self, now_s: float) -> None:
         """Set each GPU to the clock of the managed job that is on it, and reset the clocks of all others."""
         wanted = {}
-        for place, job_id in self._gangs.holding().items():
+        for place, job_id in self._context.gangs.holding().items():
             job = self._table.jobs.get(job_id)
             if job and job.placement and job.clock_now_mhz > 0 and self._governance.acts(job):
                 wanted[place] = job.clock_now_mhz
-        self._power.tune(now_s, wanted)
+        self._context.power.tune(now_s, wanted)
         if self._emulation is not None:
-            self._emulation.follow(self._engine.ranks(), self._table.jobs)
-        self._power.audit()  # last: clocks are set whether or not that can be stored now
+            self._emulation.follow(self._context.engine.ranks(), self._table.jobs)
+        self._context.power.audit()  # last: clocks are set whether or not that can be stored now
 
     def _note(self, plan: Plan, now_s: float) -> None:
         """Take a plan into the job table: what each job must hold, and why."""
@@ -127,14 +101,14 @@ class PlanExecutor:
 
     def _apply(self, change: Change, job: ActiveJob) -> None:
         what, gpus, clock_mhz = job.said(change.reason), change.gpus, change.clock_mhz
-        self._log.info("decided", job=job.id, what=what, gpus=gpus, clock_mhz=clock_mhz)
+        self._context.log.info("decided", job=job.id, what=what, gpus=gpus, clock_mhz=clock_mhz)
         gpus_change = change.moved or gpus == 0
         if gpus_change:
             pool = self._scheduler.pools[change.pool]
             shares = pool.occupancy.placement(change.slot)
             job.placed(tuple((share.node, share.gpus) for share in shares), change.pool, clock_mhz)
-            if gpus and self._explores and self._power.settable:
-                job.explore(clocks_to_try(job, self._learning, pool.axes))
+            if gpus and self._explores and self._context.power.settable:
+                job.explore(clocks_to_try(job, self._context.learning, pool.axes))
             if job.spec.rescale == "none" and len(job.placement) > 1:  # one process cannot use GPUs of several nodes
                 self._table.vacate(job, f"waits for {job.gpus} GPUs on one node")
                 self._table.emit(Failed(job.id, retry=True, done=job.steps))

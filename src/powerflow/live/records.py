@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 from powerflow.api.records import GpuRecord, JobRecord, JobState, NodeRecord, Top
 from powerflow.device.protocol import Gpu, Reading
 from powerflow.live.controller import Controller
-from powerflow.live.jobs.active_job import ActiveJob
 from powerflow.store.models import StoredJob
 
 #: Jobs that `Records.top` lists.
@@ -29,33 +27,43 @@ class Records:
 
     def job(self, stored: StoredJob) -> JobRecord:
         """Describe a job as the store has it, and as the loop knows it better while it is active."""
-        record = _stored(stored, self._power.emulated)
-        job = self._controller.snapshot.get(stored.id)
-        return record if job is None or stored.state.ended else self._live(record, job)
-
-    def _live(self, stored: JobRecord, job: ActiveJob) -> JobRecord:
-        step_time_s, eta_s = known(job.step_time_s), None
-        if job.steps_total and step_time_s and job.placement:
-            eta_s = self._controller.turned_s + max(0.0, job.steps_total - job.steps) * step_time_s
-        return replace(
-            stored,
-            started_s=job.started_s or stored.started_s,
-            gpus=job.gpus,
-            gpu_type=job.gpu_type or None,
-            clock_mhz=job.clock_now_mhz if job.placement else None,
-            clock_read_mhz=self._power.clock_of(stored.id) if job.placement else None,
-            nodes=tuple(node for node, _ in job.placement),
-            power_w=job.power_w if job.placement else None,
-            energy_j=job.energy_j,
-            reason=job.reason or stored.reason,
-            steps=job.steps,
-            steps_total=job.steps_total,
-            progress=_progress(job.steps, job.steps_total),
+        job = None if stored.state.ended else self._controller.snapshot.get(stored.id)
+        now = job or stored  # the later of the two
+        on_gpus = job if job and job.placement else None
+        step_time_s, total = known(now.step_time_s), now.steps_total
+        eta_s = None
+        if on_gpus and total and step_time_s:
+            eta_s = self._controller.turned_s + max(0.0, total - now.steps) * step_time_s
+        return JobRecord(
+            id=stored.id,
+            name=stored.spec.name or f"job-{stored.id}",
+            user=stored.user,
+            project=stored.spec.project,
+            state=stored.state,
+            priority=stored.spec.priority,
+            rescale=stored.spec.rescale,
+            submitted_s=stored.submitted_s,
+            started_s=now.started_s or stored.started_s,
+            ended_s=stored.ended_s,
+            gpus_asked=str(stored.spec.gpus),
+            gpus=job.gpus if job else 0,
+            gpu_type=(job.gpu_type if job else "") or None,
+            clock_mhz=on_gpus.clock_now_mhz if on_gpus else None,
+            clock_read_mhz=self._power.clock_of(stored.id) if on_gpus else None,
+            nodes=tuple(node for node, _ in job.placement) if job else (),
+            power_w=on_gpus.power_w if on_gpus else None,
+            energy_j=now.energy_j,
+            reason=now.reason or stored.reason,
+            steps=now.steps,
+            steps_total=total,
+            progress=min(1.0, now.steps / total) if total else None,
             step_time_s=step_time_s,
             eta_s=eta_s,
-            rescales=job.rescales,
-            attempts=job.attempts,
-            model_error=known(job.model_error),
+            rescales=now.rescales,
+            attempts=now.attempts,
+            exit=stored.exit,
+            model_error=known(job.model_error) if job else None,
+            emulated=self._power.emulated,
         )
 
     def node(self, name: str) -> NodeRecord:
@@ -128,37 +136,6 @@ class Records:
         }
 
 
-def _stored(job: StoredJob, emulated: bool) -> JobRecord:
-    """Describe a job as the store has it."""
-    return JobRecord(
-        id=job.id,
-        name=job.spec.name or f"job-{job.id}",
-        user=job.user,
-        project=job.spec.project,
-        state=job.state,
-        priority=job.spec.priority,
-        rescale=job.spec.rescale,
-        submitted_s=job.submitted_s,
-        started_s=job.started_s,
-        ended_s=job.ended_s,
-        gpus_asked=str(job.spec.gpus),
-        energy_j=job.energy_j,
-        reason=job.reason,
-        steps=job.steps,
-        steps_total=job.steps_total,
-        progress=_progress(job.steps, job.steps_total),
-        step_time_s=job.step_time_s,
-        rescales=job.rescales,
-        attempts=job.attempts,
-        exit=job.exit,
-        emulated=emulated,
-    )
-
-
-def _progress(steps: float, total: float | None) -> float | None:
-    return min(1.0, steps / total) if total else None
-
-
-def known(value: float) -> float | None:
+def known(value: float | None) -> float | None:
     """Return a number, or None for nan and inf."""
-    return value if math.isfinite(value) else None
+    return value if value is not None and math.isfinite(value) else None

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-
 from powerflow.api.records import JobState, NotFound
 from powerflow.cluster.occupancy import NodeShare
-from powerflow.gangs.manager import Gangs
 from powerflow.gangs.report_bounds import MOST_BATCH, MOST_S, within
 from powerflow.gangs.types import backoff_s
+from powerflow.live.context import LoopContext
 from powerflow.live.gang_events import BATCHES, PAUSES
 from powerflow.live.gpus.wanted import type_held
 from powerflow.live.jobs.active_job import ActiveJob
-from powerflow.live.jobs.cost_learning import CostLearning, class_of, restore
-from powerflow.live.jobs.job_table import JobTable
+from powerflow.live.jobs.cost_learning import class_of, restore
 from powerflow.scheduler.events import Adopted
-from powerflow.scheduler.pool import Pool
 from powerflow.store.mappers import UNREADABLE
 from powerflow.store.models import Intent, StoredJob
 from powerflow.store.store import Store
@@ -24,8 +20,9 @@ from powerflow.store.store import Store
 LOGS_KEPT = 500
 
 
-def recall(store: Store, learning: CostLearning, table: JobTable) -> None:
+def recall(context: LoopContext) -> None:
     """Restore what was learned from jobs that have ended, and which of them still have logs."""
+    store, learning, table = context.store, context.learning, context.table
     batches = within(store.get(BATCHES), MOST_BATCH)
     learning.batches.update({name: int(batch) for name, batch in batches.items() if batch >= 1})
     learning.pauses_s.update(within(store.get(PAUSES), MOST_S))
@@ -39,9 +36,7 @@ def recall(store: Store, learning: CostLearning, table: JobTable) -> None:
     table.emit(*learned)
 
 
-def adopt(
-    store: Store, table: JobTable, gangs: Gangs, pools: Mapping[str, Pool], runs_as: Callable[[str], str], now_s: float
-) -> frozenset[str]:
+def adopt(context: LoopContext, now_s: float) -> frozenset[str]:
     """Take over all jobs that have not ended; their ranks run on where the store, the gangs and the cluster agree.
 
     1. Each job takes in the intent of the last controller, as far as its GPUs are still there.
@@ -52,6 +47,7 @@ def adopt(
     Returns:
         Ids of jobs with running ranks that the store does not know.
     """
+    store, table, gangs = context.store, context.table, context.gangs
     intents = {intent.job_id: intent for intent in store.intents.active()}
     desired = []
     for stored in store.active():
@@ -60,11 +56,11 @@ def adopt(
             continue
         job, intent = table.enter(stored), intents.get(stored.id)
         if intent is not None:
-            _resume(job, stored, intent, store, table, pools, now_s)
+            _resume(context, job, stored, intent, now_s)
         if (later := gangs.epoch_of(job.id)) > job.epoch:
             table.supersede(job, later, "starts again: what ran of it is not what the store knows")
         if intent is not None or job.id in table.pending:
-            desired.append(job.desired(runs_as(job.user)))
+            desired.append(job.desired(context.runs_as(job.user)))
         if stored.state is JobState.HELD:
             table.held(job)
         elif job.eligible_s <= now_s:
@@ -78,16 +74,9 @@ def adopt(
     return frozenset(job_id for job_id in set(gangs.holding().values()) if not _is_known(job_id, store))
 
 
-def _resume(
-    job: ActiveJob,
-    stored: StoredJob,
-    intent: Intent,
-    store: Store,
-    table: JobTable,
-    pools: Mapping[str, Pool],
-    now_s: float,
-) -> None:
+def _resume(context: LoopContext, job: ActiveJob, stored: StoredJob, intent: Intent, now_s: float) -> None:
     """Take over what the last controller decided for a job, as far as it was stored and the cluster still has it."""
+    table, pools = context.table, context.scheduler.pools
     placement = intent.placement if stored.state is JobState.RUNNING else ()
     found = type_held(placement, pools) if placement else intent.gpu_type
     gpu_type = found if found and found in pools else ""
@@ -95,7 +84,7 @@ def _resume(
     if placement and not gpu_type:
         table.vacate(job, "its GPUs are no longer part of the cluster")
     elif placement and gpu_type != intent.gpu_type:
-        store.intents.rename_type(job.id, gpu_type)
+        context.store.intents.rename_type(job.id, gpu_type)
     elif intent.placement and not placement:  # it was held, or ended and came back: that decision is void
         table.supersede(job, intent.epoch, job.reason)
     if stored.attempts and not job.placement:

@@ -1,4 +1,4 @@
-"""Keep two times apart: the machine's time of day, which can be set, and a time that never is.
+"""Keep two times apart: the machine's time of day, which can be set, and a time that is never set.
 
 The machine's clock can be set while we run: late at boot when the network answers, by an administrator, after a sleep.
 Stamps, budgets, caps and leases go by it and follow at once, forward and back. What takes a while (intervals, patience,
@@ -35,11 +35,11 @@ class WallClock:
         self.set_s = 0.0
 
     def __call__(self) -> float:
-        """Now."""
+        """Return the present."""
         return self.both()[0]
 
     def both(self) -> tuple[float, float]:
-        """Now, and by how much the clock has been set until now."""
+        """Return the present, and by how much the clock has been set until now."""
         with self._lock:
             at_s = time.monotonic()
             by_s = time.time() - at_s - self._offset_s
@@ -71,7 +71,7 @@ class SchedulerTime:
         return scheduler_s + self.set_s
 
     def follow(self, set_s: float) -> ClockSet:
-        """Take in by how much the clock has been set in all; return the events that the scheduler needs for it."""
+        """Take in by how much the clock has been set in all; return the event that tells the scheduler."""
         by_s, self.set_s = set_s - self.set_s, set_s
         return ClockSet(by_s)
 

@@ -1,7 +1,7 @@
-"""The energy budgets of a live cluster: kept in the store, told what was used, and turned into the scheduler's terms.
+"""Keep the energy budgets of a live cluster, and derive from them the terms on which the scheduler gives jobs energy.
 
-The keepers are the simulator's (`powerflow.energy.budgets`). This module gives them a meter, what jobs still need, and
-once a day a replay of what came in the last one; and keeps what they know across restarts.
+The governors are the simulator's (`powerflow.energy.budgets`). This module gives them meters, the remaining energy of
+active jobs, and once a day a replay of the last day's jobs; and it stores what they have learned.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ from powerflow.scheduler.scheduler import Scheduler
 from powerflow.store.store import Store
 from powerflow.units import DAY_S, HOUR_S, kwh
 
-#: The store's settings in which budgets stand, and what their keepers remember.
+#: Settings in the store: budgets, and the states of their governors.
 BUDGETS, KEEPERS = "budgets", "budget keepers"
-#: Meters are read, and the terms set, this often.
+#: How often meters are read and the terms set, seconds.
 TICK_S = 60.0
-#: Days that are replayed for a budget that has just been set.
+#: Days that are replayed for a new budget.
 KNOWN_DAYS = 14
-#: After a replay that failed, the next is tried so much later.
+#: Wait after a replay that failed, seconds.
 RETRY_S = HOUR_S
 
 
 @dataclass(frozen=True, slots=True)
 class StoredBudget:
-    """A budget as it stands in the store."""
+    """A budget as the store keeps it."""
 
     project: str
     amount_j: float
@@ -56,7 +56,7 @@ class StoredBudget:
     set_s: float
 
     def budget(self) -> Budget:
-        """As its keeper takes it."""
+        """Return the budget as its governor takes it."""
         return Budget(self.amount_j, self.period, self.zone, self.project)
 
 
@@ -64,15 +64,12 @@ class LiveBudgets:
     """All budgets of one cluster. `set`, `drop` and `show` are for any thread, the rest for the controller's loop.
 
     Args:
-        store: Where they stand.
-        cluster: Its nodes.
-        meter_j: Joules of the whole cluster so far, by its meter.
-        signals: What makes a joule dear.
-        learning: What jobs are believed to cost.
-        axes: Per GPU type, the counts and clocks to choose from.
-        respond: Replays days; None: nobody can, and prices stay 0.
-        price: λ_E where the cluster has no budget.
-        emulated: Whether its GPUs are.
+        meter_j: Returns the joules of the whole cluster so far.
+        signals: Weigh the price of a joule over time.
+        axes: GPU counts and clocks by GPU type.
+        respond: Replays days; None: prices stay 0.
+        price: λ_E (s/J) while the cluster has no budget.
+        emulated: True if the GPUs are emulated.
     """
 
     def __init__(
@@ -94,31 +91,31 @@ class LiveBudgets:
         self._store, self._cluster, self._meter_j, self._signals = store, cluster, meter_j, signals
         self._learning, self._axes = learning, axes
         self._respond, self._price, self._emulated = respond, price, emulated
-        self._lock = threading.RLock()  # what is shown is changed by the loop
+        self._lock = threading.RLock()  # the loop changes what other threads show
         self._stored: dict[str, StoredBudget] = {}
         self._governors: dict[str, Governor] = {}
         self._project_j: dict[str, float] = {}
         self._learnt_s: float | None = None
         self._limited: frozenset[str] = frozenset()  # scopes, by the last decision
         self._limited_since: frozenset[str] = frozenset()  # and by any since the meters were read
-        self.unsaved = False  # whether keepers know more than the store
+        self._unsaved = False  # True if governors know more than the store
         self._due_s = -math.inf
         self._retry_s = -math.inf
-        self.warned: deque[Warned] = deque()  # not said yet
+        self._warned: deque[Warned] = deque()  # not logged yet
         self._replaying: ReplayProcess[Sequence[Mapping[str, Response]]] | None = None
-        self._pupils: set[str] = set()  # who learns from it
-        self._jobless: set[str] = set()  # who was asked, and has had no jobs yet: they wait for the daily replay
+        self._pupils: set[str] = set()  # scopes that learn from it
+        self._jobless: set[str] = set()  # scopes without jobs in the replay: they wait for the daily one
         self._shares: Sequence[float] = ()
-        self._terms: scheduler_events.Event | None = None  # that the scheduler was told last
+        self._terms: scheduler_events.Event | None = None  # the last ones that the scheduler heard
         self._trouble = ""
 
     # -- from outside ---------------------------------------------------------------------------------------------
 
     def set(self, order: BudgetOrder, caller: Caller, now_s: float) -> BudgetRecord:
-        """Keep a budget, with who set it; one of the same scope is replaced, and what its keeper has learnt stays.
+        """Store a budget; it replaces one of the same scope, of which what was learned is kept.
 
         Raises:
-            InputError: It is none.
+            InputError: It is not a budget.
         """
         new = StoredBudget(order.project, order.amount_j, order.period, order.zone, caller.user, now_s)
         budget = new.budget()
@@ -136,12 +133,12 @@ class LiveBudgets:
             )
             self._governors[new.project] = governor
             self._jobless.discard(new.project)
-            self.warned += governor.observe(now_s, self._meter(new.project))
+            self._warned += governor.observe(now_s, self._meter(new.project))
             self._due_s = -math.inf
             return self._show(new, now_s)
 
     def drop(self, project: str, caller: Caller, now_s: float) -> BudgetRecord:
-        """Forget a budget.
+        """Delete a budget and return it.
 
         Raises:
             NotFound: There is none.
@@ -158,12 +155,12 @@ class LiveBudgets:
         return gone
 
     def show(self, now_s: float) -> Sequence[BudgetRecord]:
-        """All budgets: the cluster's, then those of projects by name."""
+        """Return all budgets: the cluster's, then those of projects by name."""
         with self._lock:
             return [self._show(self._stored[project], now_s) for project in sorted(self._stored)]
 
     def words(self, now_s: float) -> str:
-        """What limits energy now, in plain words."""
+        """Return in plain words what limits energy now."""
         shown = self.show(now_s)
         if not shown:
             return "none: a fixed price of energy" if self._price else "none: time alone counts"
@@ -174,7 +171,7 @@ class LiveBudgets:
         )
 
     def notices(self, now_s: float) -> Sequence[str]:
-        """What an operator should know."""
+        """Return what an operator should know, one line each."""
         with self._lock:
             young = [project for project, governor in self._governors.items() if not governor.knows_days]
         wait = [
@@ -187,7 +184,7 @@ class LiveBudgets:
     # -- the loop -------------------------------------------------------------------------------------------------
 
     def start(self, now_s: float) -> scheduler_events.Event:
-        """Go on where the last controller was, and on the same terms: the first plan must not exceed them."""
+        """Restore the governors and return the terms they last set: the first plan must not exceed them."""
         accounts = self._store.charges.accounts(0.0, now_s, "project")[:-2]  # the last two are idle and total
         kept = self._store.get(KEEPERS, {})
         with self._lock:
@@ -209,26 +206,26 @@ class LiveBudgets:
             return self._terms
 
     def charge(self, project: str, energy_j: float) -> None:
-        """Joules that a project's job has used."""
+        """Count joules that a project's job has used."""
         if project:
             self._project_j[project] = self._project_j.get(project, 0.0) + energy_j
 
     def decided(self, limited: frozenset[str]) -> None:
-        """The scheduler has decided; these scopes' limits hold jobs back."""
+        """Note the scopes whose limits hold jobs back by the last decision."""
         self._limited = limited
         self._limited_since |= limited
 
     def due(self, now_s: float) -> bool:
-        """Whether `step` has something to do."""
+        """Return True if `step` has something to do."""
         return now_s >= self._due_s or (self._replaying is not None and self._replaying.done())
 
     def step(self, now_s: float, scheduler: Scheduler, table: JobTable) -> None:
-        """Read meters, learn, and set the terms. `warned` gets warnings that are due.
+        """Read the meters, learn, and set the terms; `warn` tells of the warnings that are due.
 
         Args:
             now_s: The present.
-            scheduler: Told of all progress up to now.
-            events: Gets what the scheduler is to be told.
+            scheduler: Knows all progress up to now.
+            table: Gets the events for the scheduler.
 
         Raises:
             StoreError: The jobs of past days cannot be read.
@@ -238,27 +235,36 @@ class LiveBudgets:
             budgets = Budgets(self._governors, self._signals.weighted(), self._price)
             owed = owed_j(scheduler, self.prices, self._governors, now_s)
             self._learn(now_s)
-            self.warned += budgets.observe(now_s, self._meters(), owed, self._limited_since)
+            self._warned += budgets.observe(
+                now_s, {scope: self._meter(scope) for scope in self._stored}, owed, self._limited_since
+            )
             self._limited_since = self._limited
-            self._due_s, self.unsaved = now_s + TICK_S, True
+            self._due_s, self._unsaved = now_s + TICK_S, True
             terms = budgets.terms(now_s, self.idle_w)
             if terms != self._terms:
                 table.emit(terms)
                 self._terms = terms
             self._begin_replay(now_s, table)
 
-    def save(self) -> None:
-        """Write down what keepers remember; when all warnings are said, since it holds which were.
+    def warn(self, tell: Callable[[str], None]) -> None:
+        """Tell of each warning once, and then store the governors' states, which say which were told.
 
         Raises:
-            StoreError: It cannot be; it will be the next time.
+            StoreError: The store cannot be written; the next call does the rest.
         """
+        while self._warned:
+            tell(str(self._warned[0]))
+            self._warned.popleft()
+        self._save()
+
+    def _save(self) -> None:
+        """Store the states of all governors, if they have changed."""
         with self._lock:
-            if self._governors:
+            if self._unsaved and self._governors:
                 states = {project: governor.state() for project, governor in self._governors.items()}
                 kept = {"idle_w": self.idle_w, "learnt_s": self._learnt_s, "states": states}
                 self._store.put(KEEPERS, kept)
-            self.unsaved = False
+            self._unsaved = False
 
     def close(self) -> None:
         """End a replay that is under way."""
@@ -266,10 +272,8 @@ class LiveBudgets:
             self._replaying.close()
             self._replaying = None
 
-    # -- inside ---------------------------------------------------------------------------------------------------
-
     def _learn(self, now_s: float) -> None:
-        """Take what a replay has found."""
+        """Let governors learn from a replay that has ended."""
         if self._replaying is None or not self._replaying.done():
             return
         running, self._replaying = self._replaying, None
@@ -287,7 +291,7 @@ class LiveBudgets:
         self._learned(now_s)
 
     def _learned(self, now_s: float) -> None:
-        """All pupils have heard of the last days; a project without jobs has nothing to know yet, and is not asked."""
+        """Note that all pupils have learned the last days; a project without jobs waits for the next daily replay."""
         self._jobless |= {scope for scope in self._pupils if scope not in self._knowing()}
         if self._pupils >= self._governors.keys():
             self._learnt_s = now_s
@@ -296,7 +300,7 @@ class LiveBudgets:
         return {scope for scope, governor in self._governors.items() if governor.knows_days}
 
     def _begin_replay(self, now_s: float, table: JobTable) -> None:
-        """Replay the last day for all keepers; or the last days for those that know none and have not been asked."""
+        """Replay the last day for all governors once a day, or the last days for governors that know none."""
         if self._respond is None or self._replaying is not None or now_s < self._retry_s or not self._governors:
             return
         daily = self._learnt_s is not None and now_s >= self._learnt_s + DAY_S
@@ -324,19 +328,15 @@ class LiveBudgets:
         self._retry_s = -math.inf
 
     def clock_set(self) -> None:
-        """The machine's clock was set: windows are looked at anew."""
+        """Look anew at all windows, because the machine's clock was set."""
         with self._lock:
             self._due_s = self._retry_s = -math.inf
-
-    def _meters(self) -> dict[str, float]:
-        """By scope, joules so far."""
-        return {scope: self._meter(scope) for scope in self._stored}
 
     def _meter(self, scope: str) -> float:
         return self._project_j.get(scope, 0.0) if scope else self._meter_j()
 
     def _used_j(self, project: str, since_s: float, now_s: float) -> float:
-        """Joules charged since a moment, to the hour."""
+        """Return the joules charged since a time, to the hour."""
         accounts = self._store.charges.accounts(since_s, now_s, "project")
         name = project or "total"
         found = accounts[:-2] if project else accounts[-1:]
@@ -377,6 +377,6 @@ class LiveBudgets:
 
 
 def _whole(day: Response, share: float) -> Response:
-    """A whole day, of which only a share was there to be replayed."""
+    """Scale a part of a day that was replayed to a whole day."""
     joules, under_way_j = (tuple(j / share for j in joules) for joules in (day.joules, day.under_way_j))
     return replace(day, joules=joules, under_way_j=under_way_j)

@@ -1,6 +1,6 @@
-"""What was drawn under each power cap, in a CSV file of its own: the compliance record, which outlives the controller.
+"""Record the power drawn under each power cap in a CSV file of its own, for the judgement of compliance.
 
-A line for each change: power is as it says from then on, until the next.
+Each line holds from its time to the next line.
 """
 
 from __future__ import annotations
@@ -14,28 +14,24 @@ import numpy as np
 from powerflow.arrays import FloatArray
 from powerflow.scheduler.caps.compliance import HEADER, line
 
-#: Power that changed by a smaller share is not written down again.
+#: Power that changed by a smaller share is not recorded again,
 NOTED = 0.001
-#: After so long it is, changed or not: so a record says until when it was read.
+#: before this many seconds have passed: so a record tells until when power was read.
 NOTED_S = 60.0
 
 
 class CapRecords:
-    """The records of all caps, by their numbers. `note` is for one thread, the rest for any.
-
-    Args:
-        directory: Where the files are; made when it is needed.
-    """
+    """The records of all caps, by their numbers. `note` is for one thread, the rest for any."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._noted: dict[int, tuple[float, float, float]] = {}  # as written last
 
     def note(self, number: int, now_s: float, watts: float, allowed_w: float) -> None:
-        """Write down what is drawn and allowed (``inf``: anything), if that is news.
+        """Record the power that is drawn and allowed (inf: any), if it has changed.
 
         Raises:
-            OSError: It cannot be written.
+            OSError: The file cannot be written.
         """
         at_s, before_w, allowed_before_w = self._noted.get(number, (-math.inf, math.nan, math.nan))
         same = abs(watts - before_w) <= NOTED * before_w and allowed_w == allowed_before_w
@@ -49,12 +45,12 @@ class CapRecords:
         self._noted[number] = now_s, watts, allowed_w
 
     def text(self, number: int) -> str:
-        """A cap's record as it stands; the header alone where nothing was written."""
+        """Return a cap's record; only the header if nothing was recorded."""
         path = self._path(number)
         return path.read_text("ascii") if path.exists() else HEADER
 
     def course(self, number: int, now_s: float) -> tuple[FloatArray, FloatArray]:
-        """When (s), and the watts from then on, up to now if the last reading still holds; ``[T]`` each."""
+        """Return times (s) and the watts from each on, up to now if the last reading still holds; ``[T]`` each."""
         # a controller that was killed may have left half a line
         rows = [row for row in csv.reader(self.text(number).splitlines()[1:]) if len(row) == 3]
         if rows and float(rows[-1][0]) < now_s <= float(rows[-1][0]) + 2 * NOTED_S:

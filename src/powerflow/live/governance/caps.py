@@ -1,7 +1,7 @@
-"""The power caps of a live cluster: kept in the store, told to the scheduler, and held against the meters.
+"""Keep the power caps of a live cluster, tell the scheduler of them, and judge how they are kept.
 
-What was drawn under a cap is written down as it is metered (`powerflow.live.governance.cap_record`), and judged by the
-same code as a simulated one (`powerflow.scheduler.caps.compliance`).
+What is drawn under a cap is recorded as it is metered (`powerflow.live.governance.cap_record`), and judged by the same
+code as a simulated one (`powerflow.scheduler.caps.compliance`).
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from powerflow.scheduler.caps.compliance import WITHIN_S, comply
 from powerflow.store.store import Store
 from powerflow.units import DAY_S
 
-#: The store's setting in which caps stand.
+#: Setting in the store: all caps.
 CAPS = "caps"
-#: Caps that are over are shown for so long, and their records kept.
+#: How long caps and their records are kept after their end, seconds.
 KEPT_S = 30 * DAY_S
 
 
 @dataclass(frozen=True, slots=True)
 class StoredCap:
-    """A cap as it stands in the store: plain numbers, None where `PowerCap` has an infinite one."""
+    """A cap as the store keeps it: plain numbers, None where `PowerCap` has inf."""
 
     number: int
     scope: str
@@ -42,15 +42,15 @@ class StoredCap:
     ramp_w_per_s: float | None
     set_s: float
     by: str
-    lifted: bool = False  # who lifted it wants no hour of calm after it either
+    lifted: bool = False  # by an operator: no hour of calm follows
 
     @property
     def place(self) -> tuple[str, float]:
-        """There is one cap of a scope and start: a new one takes the place of the old."""
+        """Scope and start: a new cap with the same replaces the old one."""
         return self.scope, self.start_s
 
     def cap(self, cluster: ClusterSpec) -> PowerCap:
-        """As the scheduler takes it."""
+        """Return the cap as the scheduler takes it."""
         return PowerCap(
             self.watts,
             parse_scope(self.scope, cluster, "scope"),
@@ -62,28 +62,21 @@ class StoredCap:
 
 
 class Caps:
-    """All caps of one cluster. `set`, `lift`, `show` and `csv` are for any thread, the rest for the controller's loop.
-
-    Args:
-        store: Where they stand.
-        cluster: What scopes are parts of.
-        power: What is drawn.
-        records: What was drawn under each.
-    """
+    """All caps of one cluster. `news` and `note` are for the controller's loop, the rest for any thread."""
 
     def __init__(self, store: Store, cluster: ClusterSpec, power: Gpus, records: CapRecords) -> None:
         self._store, self._cluster, self._power, self._records = store, cluster, power, records
         self._told: dict[int, StoredCap] = {}  # what the scheduler knows, by number
-        self._lock = threading.Lock()  # who changes caps reads them first
+        self._lock = threading.Lock()  # held from reading the caps to storing changed ones
 
     # -- from outside ---------------------------------------------------------------------------------------------
 
     def set(self, order: CapOrder, caller: Caller, now_s: float) -> CapRecord:
-        """Keep a cap, with who set it. One of the same scope and start is replaced.
+        """Store a cap; it replaces one of the same scope and start.
 
         Raises:
-            InputError: Something in it cannot be.
-            Refused: It is over before it begins.
+            InputError: A value is impossible.
+            Refused: The cap ends before now.
         """
         scope = parse_scope(order.scope, self._cluster, "scope").name
         if order.end_s is not None and order.end_s <= now_s:
@@ -101,7 +94,7 @@ class Caps:
                 set_s=now_s,
                 by=caller.user,
             )
-            new.cap(self._cluster)  # or it is no cap, and says why
+            new.cap(self._cluster)  # raises if it is no cap
             out = [cap for cap in stored if cap.place == new.place or _over(cap, now_s, KEPT_S)]
             kept = [cap for cap in stored if cap not in out]
             self._keep(new.number, [*kept, new], _audit("cap set", new, caller, now_s))
@@ -110,7 +103,7 @@ class Caps:
         return self._show(new, now_s)
 
     def lift(self, scope: str, caller: Caller, now_s: float) -> Sequence[CapRecord]:
-        """Let go of a scope: caps that hold, or ended within the hour, are over for good; those to come are forgotten.
+        """Lift the caps of a scope: those that hold, or ended within the hour, end now; those to come are deleted.
 
         Raises:
             NotFound: It has none.
@@ -133,11 +126,11 @@ class Caps:
         return [self._show(cap, now_s) for cap in lifted]
 
     def show(self, now_s: float) -> Sequence[CapRecord]:
-        """All caps that are kept, newest first."""
+        """Return all caps that are kept, newest first."""
         return [self._show(cap, now_s) for cap in reversed(self._stored()[1])]
 
     def csv(self, number: int) -> str:
-        """``time_s,watts,allowed_w`` of a cap, a line for each change.
+        """Return ``time_s,watts,allowed_w`` of a cap as CSV, a line for each change.
 
         Raises:
             NotFound: There is no such cap.
@@ -149,7 +142,7 @@ class Caps:
     # -- the loop -------------------------------------------------------------------------------------------------
 
     def news(self, now_s: float) -> Sequence[scheduler_events.Event]:
-        """What the scheduler is to be told since the last call: at the start, all caps that are not over."""
+        """Return what the scheduler must hear since the last call: at the start, all caps that are not over."""
         stored = {cap.number: cap for cap in self._stored()[1]}
         places = {cap.place for cap in stored.values() if not cap.lifted}
         held = [cap for cap in self._told.values() if not cap.lifted and not _over(cap, now_s, CALM_S)]
@@ -161,20 +154,18 @@ class Caps:
         return [*lifted, *(scheduler_events.PowerCapSet(cap.cap(self._cluster)) for cap in due)]
 
     def note(self, now_s: float, allowed_w: Callable[[Scope], float]) -> None:
-        """Write down what is drawn under each cap, from an hour before it to an hour after, and what is allowed.
+        """Record what is drawn and allowed under each cap, from an hour before it to an hour after.
 
         Raises:
-            OSError: It cannot be written.
+            OSError: The record cannot be written.
         """
         for cap in self._told.values():
             if now_s >= cap.start_s - WITHIN_S and not _over(cap, now_s, WITHIN_S):
                 scope = parse_scope(cap.scope, self._cluster)
                 self._records.note(cap.number, now_s, self._drawn_w(scope), allowed_w(scope))
 
-    # -- inside ---------------------------------------------------------------------------------------------------
-
     def _stored(self) -> tuple[int, list[StoredCap]]:
-        """The last number that was given, which none gets again; and the caps, oldest first."""
+        """Return the last number given to a cap, which no other gets; and the caps, oldest first."""
         kept = self._store.get(CAPS, {"last": 0, "caps": []})
         return kept["last"], [StoredCap(**cap) for cap in kept["caps"]]
 
@@ -182,7 +173,7 @@ class Caps:
         self._store.govern(CAPS, {"last": last, "caps": [asdict(cap) for cap in caps]}, whats)
 
     def _limit_w(self, order: CapOrder, scope: str) -> float:
-        """What a cap allows, in watts."""
+        """Return the watts that a cap allows."""
         if order.watts is not None and order.share is None:
             return order.watts
         if order.share is None or order.watts is not None:
@@ -193,7 +184,7 @@ class Caps:
         return order.share * drawn_w
 
     def _drawn_w(self, scope: Scope) -> float:
-        """Watts of a scope's GPUs now."""
+        """Return the present watts of a scope's GPUs."""
         nodes = scope.nodes
         return sum(watts for (node, _), watts in self._power.gpu_watts().items() if nodes is None or node in nodes)
 
@@ -235,7 +226,7 @@ def _audit(action: str, cap: StoredCap, caller: Caller, now_s: float) -> AuditRe
 
 
 def _over(cap: StoredCap, now_s: float, since_s: float) -> bool:
-    """Whether a cap ended so long ago."""
+    """Return True if a cap ended at least ``since_s`` ago."""
     return cap.end_s is not None and now_s >= cap.end_s + since_s
 
 

@@ -1,4 +1,4 @@
-"""The jobs of past days, as a replay wants them: what came when, how much it was, and what it is believed to cost."""
+"""Collect the jobs of past days for a replay: when they were submitted, their work, and their believed costs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from powerflow.store.models import StoredJob
 from powerflow.store.store import Store
 from powerflow.units import DAY_S
 
-#: Of a day, so much must have been seen for it to say something.
+#: Least share of a day that must have been seen.
 LEAST_SHARE = 1.0 / 24.0
 
 
@@ -27,9 +27,9 @@ class PastDays:
 
     Attributes:
         days: Jobs of each, with times of submission from its beginning.
-        shares: How much of each day there was a cluster for; below 1 only of the first.
-        costs: By (cost class, GPU type), as believed.
-        news: What the scheduler is to be told of classes that no job has shown since the controller started.
+        shares: Share of each day in which the cluster existed; below 1 only for the first.
+        costs: Believed costs by (cost class, GPU type).
+        news: Costs of classes that the scheduler has not heard of since the controller started.
     """
 
     days: Sequence[Sequence[Job]]
@@ -39,7 +39,7 @@ class PastDays:
 
 
 def past_days(store: Store, learning: CostLearning, axes: Mapping[str, Axes], now_s: float, most: int) -> PastDays:
-    """The last days, at most so many; none where the first job came less than an hour ago."""
+    """Return at most ``most`` last days; none if the first job was submitted less than an hour ago."""
     first_s = store.first_submission_s()
     stored = [] if first_s is None else store.submitted(now_s - most * DAY_S)
     costs: dict[tuple[str, str], CostTable] = {}
@@ -66,16 +66,14 @@ def past_days(store: Store, learning: CostLearning, axes: Mapping[str, Axes], no
 
 
 def _steps(job: StoredJob, learning: CostLearning, cost_class: str) -> float:
-    """How many steps a job had, or is believed to have."""
-    if job.state.ended and job.state is not JobState.COMPLETED:
-        return job.steps
-    if job.state is JobState.COMPLETED and job.steps > 0:
+    """Return how many steps a job had, or is believed to have."""
+    if job.state.ended and (job.state is not JobState.COMPLETED or job.steps > 0):
         return job.steps
     return job.steps_total or learning.believed_steps(job.spec, cost_class)
 
 
 def _runs(job: Job, costs: Mapping[tuple[str, str], CostTable], axes: Mapping[str, Axes]) -> bool:
-    """Whether a job can run on some count of this cluster as it is today."""
+    """Return True if a job can run on some GPU count of this cluster as it is today."""
     for name in axes if job.gpu_type is None else {job.gpu_type} & axes.keys():
         counts = axes[name].gpu_counts
         usable = [job.runs_on(int(count)) for count in counts]

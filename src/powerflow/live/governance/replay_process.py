@@ -1,7 +1,7 @@
-"""Replays past days in a process of its own: seconds of work that must not hold up the controller's loop.
+"""Replay past days in a process of its own: seconds of work that must not hold up the controller's loop.
 
-The functions that replay come from outside (`powerflow.cli.serve` hands in the simulator's): this body knows nothing of
-the other one.
+The functions that replay are the simulator's. `powerflow.cli.serve` passes them in, because `powerflow.live` must not
+import the simulator.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Compare = Callable[[ClusterSpec, Mapping[str, Axes], Costs, Days, float], tuple[
 
 @dataclass(frozen=True, slots=True)
 class Replays:
-    """What can be replayed; None: nobody can."""
+    """Functions that replay past days; None: such replays are not made."""
 
     respond: Respond | None = None
     compare: Compare | None = None
@@ -48,7 +48,7 @@ class ReplayProcess(Generic[Found]):
     """A replay under way.
 
     Args:
-        replay: What is to be worked out; a function that a new process can import.
+        replay: A function that a new process can import.
         arguments: Its arguments.
     """
 
@@ -62,14 +62,14 @@ class ReplayProcess(Generic[Found]):
         theirs.close()
 
     def done(self) -> bool:
-        """Whether `result` has one."""
+        """Return True if `result` can be called."""
         return self._answer.poll()
 
     def result(self) -> Found:
-        """What came of it.
+        """Return what the replay found. Call only after `done` has returned True.
 
         Raises:
-            InputError: It could not be done.
+            InputError: The replay failed.
         """
         try:
             failed, found = self._answer.recv()
@@ -82,7 +82,7 @@ class ReplayProcess(Generic[Found]):
         return result
 
     def close(self) -> None:
-        """Forget it, done or not."""
+        """End the process, done or not."""
         self._process.kill()
         self._process.join()
         self._answer.close()
@@ -93,5 +93,5 @@ def _work(answer: Connection, replay: Callable[..., Any], arguments: Sequence[An
     declare(*cards)
     try:
         answer.send(("", replay(*arguments)))
-    except Exception as error:  # whatever it is, the controller is told
+    except Exception as error:  # the controller hears of any
         answer.send((str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}", None))

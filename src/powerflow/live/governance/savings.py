@@ -1,7 +1,7 @@
-"""What PowerFlow would have saved on the last days of this very cluster, worked out daily while it is only watching.
+"""Estimate daily what PowerFlow would have saved on this cluster's last days, while it does not manage all jobs.
 
-The days are replayed in the simulator twice, as their owners asked and with the policy under all rules, with costs as
-they are believed. It is a model's word, and said to be.
+The days are replayed in the simulator twice with the believed costs: as the jobs' owners asked, and with the policy
+under all rules. It is an estimate of a model, and is shown as one.
 """
 
 from __future__ import annotations
@@ -22,24 +22,21 @@ from powerflow.live.jobs.job_table import JobTable
 from powerflow.store.store import Store
 from powerflow.units import DAY_S
 
-#: The store's setting in which the last result stands.
+#: Setting in the store: the last estimate.
 SAVINGS = "savings"
-#: So many days are replayed, as far as there are any.
+#: Most days that are replayed.
 DAYS = 7
-#: After a replay that failed, or for want of jobs, the next is tried so much later.
+#: Wait after a replay that failed or had no jobs, seconds.
 RETRY_S = 600.0
 
 
 class SavingsEstimate:
-    """For the controller's loop; `show` and `trouble` may be read from any thread.
+    """The estimate for one cluster. `show` and `trouble` are for any thread, the rest for the controller's loop.
 
     Args:
-        store: Has the jobs.
-        cluster, axes: Where they ran.
-        learning: What they are believed to cost.
-        stages: Nobody asks for it where everybody is acted on.
-        compare: Replays; None: nobody can.
-        price: λ_E now, seconds per joule.
+        stages: An estimate is made while a project is in stage replay or shadow.
+        compare: Replays days; None: no estimate is made.
+        price: Returns λ_E now, seconds per joule.
     """
 
     def __init__(
@@ -60,24 +57,24 @@ class SavingsEstimate:
         self.trouble = ""
 
     def show(self) -> SavingsRecord | None:
-        """The last result; None before there was one."""
+        """Return the last estimate; None before there was one."""
         kept = self._store.get(SAVINGS)
         return None if kept is None else SavingsRecord(**kept)
 
     def start(self) -> None:
-        """Go on where the last controller was."""
+        """Take over when the next estimate is due."""
         last = self.show()
         self._due_s = -math.inf if last is None else last.time_s + DAY_S
 
     def clock_set(self, by_s: float) -> None:
-        """The machine's clock was set by so many seconds: what is due in a while is so still."""
+        """Move the time of the next estimate with the machine's clock."""
         self._due_s += by_s
 
     def step(self, now_s: float, table: JobTable) -> None:
-        """Take what a replay has found, or begin one that is due; ``events`` gets what to tell the scheduler.
+        """Store what a replay has found, or begin one that is due; ``table`` gets the events for the scheduler.
 
         Raises:
-            StoreError: What was found cannot be kept, or the jobs of past days not be read.
+            StoreError: The result cannot be stored, or the jobs of past days cannot be read.
             OSError: No replay can be begun.
         """
         if self._replaying is not None:

@@ -1,7 +1,7 @@
-"""The signals of a live cluster: what a joule costs and emits over time. Kept in the store, fetched from their URLs.
+"""Keep the signals of a live cluster in the store, and fetch them: what a joule costs and emits over time.
 
-What is fetched joins what is known; what cannot be fetched leaves it as it is, until it is too old and the fallback
-holds (`powerflow.energy.signal`). All of that is said wherever a signal is used.
+Fetched values are added to the known ones. If a fetch fails, the known values hold until they are too old, and then the
+fallback (`powerflow.energy.signal`); every use of the signal says so.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from powerflow.errors import InputError
 from powerflow.store.store import Store
 from powerflow.units import DAY_S
 
-#: The store's setting in which signals stand.
+#: Setting in the store: all signals.
 SIGNALS = "signals"
-#: A URL is asked this often.
+#: How often a URL is fetched, seconds.
 POLL_S = 300.0
-#: Values of a fetched series are kept for so long: what was charged then can still be priced.
+#: How long fetched values are kept, seconds, so that charges of that time can be priced.
 KEPT_S = 400 * DAY_S
 
 
 @dataclass(frozen=True, slots=True)
 class StoredSignal:
-    """A signal as it stands in the store: plain numbers."""
+    """A signal as the store keeps it: plain numbers."""
 
     kind: Kind
     source: str
@@ -48,7 +48,7 @@ class StoredSignal:
     set_s: float
 
     def signal(self) -> Signal:
-        """As it is reckoned with."""
+        """Return the signal as it is computed with."""
         if self.max_age_s is None:
             return constant(self.kind, self.fallback)
         times, values = np.array(self.time_s), np.array(self.value)
@@ -56,38 +56,34 @@ class StoredSignal:
 
 
 class _Known(NamedTuple):
-    """A signal as it is stored, and as it is reckoned with."""
+    """A signal as it is stored, and as it is computed with."""
 
     stored: StoredSignal
     signal: Signal
 
 
 class Signals:
-    """All signals of one cluster. `set`, `drop` and `show` are for any thread, the rest for the controller's loop.
-
-    Args:
-        store: Where they stand.
-    """
+    """All signals of one cluster. `set`, `drop` and `show` are for any thread, the rest for the controller's loop."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._lock = threading.Lock()  # who changes signals reads them first
+        self._lock = threading.Lock()  # held from reading the signals to storing changed ones
         self._asked_s: dict[str, float] = {}  # by URL
         self._failed: dict[Kind, str] = {}
         self._known: dict[Kind, _Known] | None = None
         self._fetched: deque[tuple[StoredSignal, Signal | str]] = deque()  # to be taken by the loop
 
     def clock_set(self) -> None:
-        """The machine's clock was set: signals are asked for anew."""
+        """Fetch all signals anew, because the machine's clock was set."""
         self._asked_s.clear()
 
     # -- from outside ---------------------------------------------------------------------------------------------
 
     def set(self, order: SignalOrder, caller: Caller, now_s: float) -> SignalRecord:
-        """Keep a signal, with who set it; one of the same kind is replaced.
+        """Store a signal; it replaces one of the same kind.
 
         Raises:
-            InputError: It is none, or cannot be fetched.
+            InputError: It is not a signal, or cannot be fetched.
         """
         signal = _read(order)
         new = _stored(order, signal, caller, now_s)
@@ -101,7 +97,7 @@ class Signals:
         return self._show(new, now_s)
 
     def drop(self, kind: Kind, caller: Caller, now_s: float) -> SignalRecord:
-        """Forget a signal.
+        """Delete a signal and return it.
 
         Raises:
             NotFound: There is none.
@@ -117,31 +113,29 @@ class Signals:
         return self._show(gone, now_s)
 
     def show(self, now_s: float) -> Sequence[SignalRecord]:
-        """All signals there are."""
+        """Return all signals as records."""
         return [self._show(stored, now_s) for stored, _ in self._all().values()]
 
     def signals(self) -> Sequence[Signal]:
-        """All of them, for accounts."""
+        """Return all signals."""
         return [signal for _, signal in self._all().values()]
 
     def weighted(self) -> Sequence[tuple[Signal, float]]:
-        """Those that move the price of a joule, with their weights."""
+        """Return the signals that move the price of a joule, with their weights."""
         return [(signal, stored.weight) for stored, signal in self._all().values() if stored.weight > 0]
 
     def notices(self, now_s: float) -> Sequence[str]:
-        """What an operator should know: a signal cannot be fetched, or has fallen back."""
+        """Return which signals cannot be fetched, or have fallen back, one line each."""
         fell_back = [signal.at(now_s).fell_back for _, signal in self._all().values()]
         return [why for why in (*self._failed.copy().values(), *fell_back) if why]
 
     # -- the loop -------------------------------------------------------------------------------------------------
 
     def refresh(self, now_s: float) -> None:
-        """Take what was fetched, and ask the URLs that are due.
-
-        That is done by threads: an address that does not answer holds nobody up.
+        """Store fetched values, and have threads fetch from the URLs that are due.
 
         Raises:
-            StoreError: What was fetched cannot be kept now; it is, the next time.
+            StoreError: Fetched values cannot be stored; the next call does it.
         """
         while self._fetched:
             self._take(*self._fetched[0], now_s)
@@ -161,7 +155,7 @@ class Signals:
             self._fetched.append((asked, new))
 
     def _take(self, asked: StoredSignal, new: Signal | str, now_s: float) -> None:
-        """What was fetched (or why nothing was) joins what is known, unless another has taken its place meanwhile."""
+        """Add fetched values to the known ones (or note why there are none), unless the signal was replaced."""
         with self._lock:
             known = self._read_all()
             stored = known.get(asked.kind)
@@ -175,8 +169,6 @@ class Signals:
             recent = whole.time_s >= now_s - KEPT_S
             time_s, value = whole.time_s[recent].tolist(), whole.value[recent].tolist()
             self._keep(known | {stored.kind: replace(stored, time_s=time_s, value=value)})
-
-    # -- inside ---------------------------------------------------------------------------------------------------
 
     def _all(self) -> dict[Kind, _Known]:
         known = self._known
@@ -214,10 +206,10 @@ def _known(signals: Mapping[Kind, StoredSignal]) -> dict[Kind, _Known]:
 
 
 def _read(order: SignalOrder) -> Signal:
-    """The signal that an operator means.
+    """Read the signal that an operator sets.
 
     Raises:
-        InputError: It is none, or cannot be fetched.
+        InputError: It is not a signal, or cannot be fetched.
     """
     given = [order.csv is not None, order.url is not None, order.constant is not None]
     if sum(given) != 1:

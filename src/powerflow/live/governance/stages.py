@@ -1,8 +1,8 @@
-"""How far PowerFlow is let in, by project: observe, replay, shadow, canary, enforce.
+"""Keep the rollout stage of each project: observe, replay, shadow, canary or enforce.
 
-In the first three nobody acts: jobs run as their owners asked, first come, first served, and no clock is touched. A
-canary is acted on under watch: where it slows a protected job, or does worse than was predicted twice running, it goes
-back to shadow by itself (`powerflow.scheduler.canary`).
+In the first three, jobs are not managed: they run as their owners asked, first come, first served, and no clock is set.
+A canary is managed under watch: if it slows a protected job, or does worse than predicted twice in a row, it returns to
+shadow by itself (`powerflow.scheduler.canary`).
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from powerflow.store.models import DecisionOutcome
 from powerflow.store.store import Store
 from powerflow.units import DAY_S
 
-#: The store's setting in which stages stand.
+#: Setting in the store: the stages.
 STAGES = "stages"
-#: Of jobs that have ended, those of so long ago say nothing any more.
+#: Outcomes of jobs that ended longer ago are not shown, seconds.
 LOOKED_AT_S = 30 * DAY_S
-#: Key of all projects that are not named.
+#: Key of all projects without a stage of their own.
 OTHERS = "*"
 
 
 @dataclass(frozen=True, slots=True)
 class StoredStage:
-    """The stage of a project (or of all others), as it stands in the store."""
+    """The stage of a project (or of all others), as the store keeps it."""
 
     stage: Stage
     by: str
@@ -45,9 +45,8 @@ class Stages:
     """All stages of one cluster. `set` and `show` are for any thread, the rest for the controller's loop.
 
     Args:
-        store: Where they stand.
-        outcomes: How predictions have come out so far, for ``time`` and ``energy``.
-        first: Of everybody, until somebody sets another.
+        outcomes: Returns how good predictions were so far, for ``time`` and ``energy``.
+        first: Stage of all projects until an operator sets another.
     """
 
     def __init__(
@@ -61,10 +60,10 @@ class Stages:
     # -- from outside ---------------------------------------------------------------------------------------------
 
     def set(self, order: ModeOrder, caller: Caller, now_s: float) -> None:
-        """Set the stage of some projects, or of everybody without exception; with who set it.
+        """Set the stage of some projects, or of all without exception.
 
         Raises:
-            InputError: Projects are named, but none.
+            InputError: The list of projects is empty.
         """
         if order.projects is not None and not order.projects:
             raise InputError("no project is named", where="projects", fix="name some, or leave it out for everybody")
@@ -76,49 +75,49 @@ class Stages:
             self._keep(known | dict.fromkeys(names, new), names, new, caller.address)
 
     def show(self, now_s: float) -> Sequence[ModeRecord]:
-        """All stages: of everybody first, then of projects that have one of their own."""
+        """Return all stages: that of all projects first, then those of projects with their own."""
         known = self._all()
         names = [OTHERS, *sorted(known.keys() - {OTHERS})]
         return [self._show(name, known[name], [*known], now_s) for name in names]
 
     def stage_of(self, project: str) -> Stage:
-        """The stage of a project."""
+        """Return the stage of a project."""
         known = self._all()
         return known.get(project, known[OTHERS]).stage
 
     def stored_for_all(self) -> StoredStage | None:
-        """What somebody has set for all projects that have no stage of their own; None: nobody has."""
+        """Return the stage that was set for all projects without their own; None if none was."""
         return self._stored().get(OTHERS)
 
     def acts(self, project: str) -> bool:
-        """Whether its jobs are acted on."""
+        """Return True if the jobs of a project are managed."""
         return self.stage_of(project).acts
 
     def anybody(self) -> bool:
-        """Whether anybody's jobs are acted on."""
+        """Return True if the jobs of any project are managed."""
         return any(stored.stage.acts for stored in self._all().values())
 
     # -- the loop -------------------------------------------------------------------------------------------------
 
     def acting(self) -> Acting:
-        """What the scheduler is to be told."""
+        """Return which projects are managed, for the scheduler."""
         known = self._all()
         return Acting(known[OTHERS].stage.acts, {name: s.stage.acts for name, s in known.items() if name != OTHERS})
 
     def has(self, stage: Stage) -> bool:
-        """Whether any project is in a stage."""
+        """Return True if any project is in this stage."""
         return any(stored.stage is stage for stored in self._all().values())
 
     def ended(self, project: str, errors: Mapping[str, float], now_s: float) -> str:
-        """A job has completed; what is said where its canary goes back for it, "" where not.
+        """Judge a canary by a job that has completed; return why it returns to shadow, "" if it does not.
 
         Args:
-            project: Whose job.
-            errors: How far off predictions were, as log(actual / predicted), for ``time`` and ``energy``.
+            project: Project of the job.
+            errors: log(actual / predicted) of its ``time`` and ``energy``.
             now_s: The present.
 
         Raises:
-            StoreError: It cannot go back now: ask again.
+            StoreError: The new stage cannot be stored; call again.
         """
         if self.stage_of(project) is not Stage.CANARY:
             return ""
@@ -131,14 +130,12 @@ class Stages:
         return self._revert([name], watch.verdict, now_s) if watch.verdict else ""
 
     def slowed(self, held_back_s: Mapping[str, float], now_s: float) -> str:
-        """Protected jobs are behind their promise, and held back; what is said where canaries go back for it."""
+        """Return all canaries to shadow if protected jobs are held back (by how many seconds); return why, or ""."""
         canaries = [name for name, stored in self._all().items() if stored.stage is Stage.CANARY]
         if not canaries or not held_back_s:
             return ""
         job_id, late_s = max(held_back_s.items(), key=lambda item: item[1])
         return self._revert(canaries, f"protected job {job_id} is {late_s:.0f} s behind what it was promised", now_s)
-
-    # -- inside ---------------------------------------------------------------------------------------------------
 
     def _revert(self, names: Sequence[str], why: str, now_s: float) -> str:
         new = StoredStage(Stage.SHADOW, "powerflow", now_s, why)
@@ -147,7 +144,7 @@ class Stages:
         return f"canary of {', '.join(map(_named, names))} goes back to shadow: {why}"
 
     def _all(self) -> Mapping[str, StoredStage]:
-        """Every stage; `OTHERS` has one in any case."""
+        """Return all stages; `OTHERS` always has one."""
         known = self._known
         if known is None:
             known = self._known = self._completed(self._stored())
@@ -193,7 +190,7 @@ class Stages:
 
 
 def _came(outcomes: Sequence[DecisionOutcome]) -> dict[str, Any]:
-    """What came of jobs, beside what was predicted, and what would have come of them."""
+    """Compare what jobs took with what was predicted, and with what the policy would have done."""
     told = [(o, o.predicted) for o in outcomes if o.predicted is not None]
     judged = [
         (

@@ -6,9 +6,9 @@ import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from powerflow.api.governance import Stage
+from powerflow.live.context import LoopContext
 from powerflow.live.governance.budgets import LiveBudgets
 from powerflow.live.governance.caps import Caps
 from powerflow.live.governance.savings import SavingsEstimate
@@ -16,13 +16,9 @@ from powerflow.live.governance.signals import Signals
 from powerflow.live.governance.stages import Stages
 from powerflow.live.jobs.active_job import ActiveJob
 from powerflow.live.jobs.decision_log import DecisionLog
-from powerflow.live.jobs.job_table import JobTable
-from powerflow.live.wall_clock import SchedulerTime
 from powerflow.scheduler.canary import held_back
 from powerflow.scheduler.events import Event
 from powerflow.scheduler.plan import Plan, Wish
-from powerflow.scheduler.scheduler import Scheduler
-from powerflow.store.store import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +42,9 @@ class GovernanceStep:
         steps: Steps of each turn. One that fails for now is taken again in the next turn.
     """
 
-    def __init__(
-        self,
-        parts: GovernanceParts,
-        table: JobTable,
-        scheduler: Scheduler,
-        store: Store,
-        log: Any,
-        scheduler_time: SchedulerTime,
-    ) -> None:
-        self._parts, self._table, self._scheduler, self._store = parts, table, scheduler, store
-        self._log, self._scheduler_time = log, scheduler_time
+    def __init__(self, context: LoopContext, parts: GovernanceParts) -> None:
+        self._parts, self._table, self._scheduler = parts, context.table, context.scheduler
+        self._store, self._log, self._scheduler_time = context.store, context.log, context.scheduler_time
         self._outcomes: deque[tuple[str, Mapping[str, float]]] = deque()  # of completed jobs, for canaries
         self.cap_w, self.watt_price = math.inf, 0.0
         self.notices: tuple[str, ...] = ()
@@ -153,12 +141,12 @@ class GovernanceStep:
 
     def _warn(self, now_s: float) -> None:
         """Log each warning of a budget once, and then store that it was."""
-        budgets = self._parts.budgets
-        while budgets.warned:
-            self._store.append("budget", str(budgets.warned[0]), now_s)
-            self._log.warning("energy budget", what=str(budgets.warned.popleft()))
-        if budgets.unsaved:
-            budgets.save()
+
+        def tell(warning: str) -> None:
+            self._store.append("budget", warning, now_s)
+            self._log.warning("energy budget", what=warning)
+
+        self._parts.budgets.warn(tell)
 
     def _watch_canaries(self, now_s: float) -> None:
         """Return canaries to shadow that slow a protected job, or whose jobs do worse than predicted."""

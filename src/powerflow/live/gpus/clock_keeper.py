@@ -1,9 +1,9 @@
 """Keep GPUs at the wanted clocks, and tell apart the clock asked for, whether it holds, and the clock that runs.
 
-A clock is *asked* for, and *holds* once a reading after that shows the GPU at it. A GPU that runs above it has lost it
-(somebody reset it, a watchdog gave it back, the driver did not obey) and is asked again, at once and then less and less
-often. One that runs below it is left alone if heat, its power limit or idleness explains that; if the driver names none
-of these and the GPU is busy, somebody else has locked it lower, and it is asked again as well.
+A clock is *asked* for, and *holds* once a later reading shows the GPU at it. A GPU that runs above it has lost it
+(somebody or a watchdog reset it, or the driver did not obey): it is asked again at once, and then less and less often.
+A GPU that runs below it is left alone if heat, its power limit or idleness explains that. If the driver names none of
+these and the GPU is busy, somebody else has locked it lower, and it is asked again as well.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from powerflow.device.lease import Clocks
 from powerflow.device.nvml import NEAR_MHZ, NEAR_SHARE, is_above
 from powerflow.device.protocol import DeviceError, Gpu, Place, Reading
 
-#: How often the lease of the clocks is renewed.
+#: How often the lease of the clocks is renewed, seconds.
 RENEW_S = 5.0
-#: How long a driver may take to obey.
+#: How long a driver may take to set a clock, seconds.
 SETTLE_S = 3.0
-#: A GPU that is busy for a larger share of the time than this has no other reason to run below its clock.
+#: A GPU that is busy for a larger share of the time than this is not slow because it idles.
 BUSY = 0.5
-#: After so many times of asking in vain it is said; and the longest time between two times of asking.
+#: Requests in vain before a notice says so; and the longest time between two requests, seconds.
 SAID_AFTER, MOST_WAIT_S = 2, 60.0
 
 
@@ -45,7 +45,7 @@ def stands(mhz: float, asked_s: float, reading: Reading) -> str:
 
     Args:
         mhz, asked_s: The clock, and when it was asked for.
-        reading: A reading; one from before that tells nothing.
+        reading: A reading; it tells nothing if it is older.
     """
     if reading.time_s < asked_s or math.isnan(reading.clock_mhz):
         return ""
@@ -58,12 +58,12 @@ def stands(mhz: float, asked_s: float, reading: Reading) -> str:
 
 
 class ClockKeeper:
-    """For the controller's loop.
+    """The clocks of all GPUs. For the controller's loop.
 
     Args:
-        gpus: By place.
-        clocks: Sets them, and gives them back as they were.
-        clock: Seconds, as readings count them.
+        gpus: All GPUs, by place.
+        clocks: Sets and resets them, under a lease.
+        clock: Seconds, on the clock of readings.
     """
 
     def __init__(self, gpus: Mapping[Place, Gpu], clocks: Clocks, clock: Callable[[], float] = time.monotonic) -> None:
@@ -74,7 +74,7 @@ class ClockKeeper:
         self.changes: list[AuditRecord] = []  # not written down yet
 
     def start(self) -> None:
-        """Take over the clocks that an earlier controller has set; the next `tune` says which they should be."""
+        """Take over the clocks that an earlier controller has set, until the next `tune` changes them."""
         borrowed = self._clocks.borrowed()
         self._asked = {
             place: _Asked(math.nan, -math.inf, -math.inf, borrowed=True)
@@ -85,16 +85,15 @@ class ClockKeeper:
     def tune(
         self, now_s: float, wanted: Mapping[Place, float], readings: Mapping[Place, Reading], out: Collection[Place]
     ) -> dict[Place, Reading]:
-        """Bring these GPUs to these clocks (MHz), and give all others back as they were.
+        """Set GPUs to the ``wanted`` clocks (MHz), and reset the clocks of all others.
 
         Args:
             now_s: Unix seconds, for the audit.
-            wanted: By place.
-            readings: The last ones.
-            out: GPUs that are out of service: nothing is asked of them.
+            readings: The last readings.
+            out: GPUs that are out of service; they are left alone.
 
         Returns:
-            What GPUs said after they were asked.
+            Readings of GPUs after they were asked.
         """
         moment_s = self._clock()
         self._renew(now_s, moment_s)
@@ -121,17 +120,17 @@ class ClockKeeper:
         return all(place in self._asked and self._asked[place].holds for place in places)
 
     def strays(self, place: Place) -> bool:
-        """Whether a GPU was last read at another clock than it was asked for, without a reason of its own."""
+        """Return True if a GPU was last read at another clock than it was asked for, for no reason of its own."""
         asked = self._asked.get(place)
         return asked is not None and (asked.off or bool(asked.error))
 
     def asked_mhz(self, place: Place) -> float | None:
-        """The clock that a GPU was asked for; None if it is left alone."""
+        """Return the clock that a GPU was asked for; None if it is left alone."""
         asked = self._asked.get(place)
         return asked.mhz if asked is not None and math.isfinite(asked.mhz) else None
 
     def notices(self) -> list[str]:
-        """Clocks that are not as they should be, one line each."""
+        """Return clocks that are not as they should be, one line each."""
         found = [f"GPU {number} of {node}: {why}" for (node, number), (why, _) in self._late.copy().items()]
         for (node, number), asked in self._asked.copy().items():
             if asked.vain > SAID_AFTER and asked.error:
@@ -139,11 +138,11 @@ class ClockKeeper:
         return found
 
     def finish(self) -> None:
-        """Give all clocks back."""
+        """Reset all clocks."""
         self._clocks.release_all()
 
     def _renew(self, now_s: float, moment_s: float) -> None:
-        """Renew the lease; note the clocks that the watchdog gave back in the meantime, which must be set anew."""
+        """Renew the lease; forget clocks that the watchdog has reset in the meantime, so that they are set anew."""
         if moment_s - self._renewed_s < RENEW_S:
             return
         borrowed = self._clocks.renew()
@@ -156,7 +155,7 @@ class ClockKeeper:
     def _check(
         self, place: Place, asked: _Asked, reading: Reading | None, now_s: float, moment_s: float
     ) -> Reading | None:
-        """Ask again where a reading shows that the clock does not hold, or asking has failed."""
+        """Ask again if a reading shows that the clock does not hold, or if asking has failed."""
         if self._clocks.refuses(self._gpus[place].uuid):
             return None
         state = stands(asked.mhz, asked.asked_s, reading) if reading is not None else ""
@@ -191,7 +190,7 @@ class ClockKeeper:
         return None if self._clocks.refuses(self._gpus[place].uuid) else reading
 
     def _note(self, place: Place, asked: _Asked, reading: Reading, now_s: float) -> None:
-        """Write down what a GPU answered: its clock counts as set only once it was read."""
+        """Audit what a GPU answered: its clock counts as set only once it was read."""
         if asked.holds:
             return
         if stands(asked.mhz, asked.asked_s, reading) == "holds":
@@ -220,5 +219,5 @@ class ClockKeeper:
 
 
 def _words(error: DeviceError, place: Place) -> str:
-    """What went wrong, to be read where the GPU is named already."""
+    """Return what went wrong, for a line that names the GPU already."""
     return str(error).removeprefix(f"GPU {place[1]} of {place[0]}: ")

@@ -1,4 +1,4 @@
-"""The GPUs of a live cluster: who is charged which joules, and which clock each is set to."""
+"""Meter the GPUs of a live cluster for the jobs that hold them, and set their clocks."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from powerflow.live.gpus.limit_watch import LimitWatch
 from powerflow.store.models import Charge
 from powerflow.store.store import Store
 
-#: Name of the store's setting in which the meter's accounts stand.
+#: Setting in the store: the meter's accounts.
 METER = "meter"
-#: And that in which the power limits stand that the cards have of their own.
+#: Setting in the store: the cards' own power limits.
 LIMITS = "power limits"
 
 
@@ -28,13 +28,12 @@ READ_S = 1.0
 
 
 class Gpus:
-    """Meters and clocks of all GPUs. For the controller's loop; readers in other threads see the last readings.
+    """Meters and clocks of all GPUs. For the controller's loop; other threads may read the last readings.
 
     Args:
-        gpus: All GPUs.
-        clocks: Sets them, and gives them back as they were.
-        store: Where charges go, and the meter's accounts, so that no joule is lost between two controllers.
-        refused: Where `clocks` says what it cannot do.
+        clocks: Sets and resets their clocks.
+        store: Keeps charges and the meter's accounts, so that no joule is lost between two controllers.
+        refused: Gets from ``clocks`` what it cannot do.
     """
 
     def __init__(self, gpus: Sequence[Gpu], clocks: Clocks, store: Store, refused: list[str]) -> None:
@@ -53,7 +52,7 @@ class Gpus:
         self._readings: dict[Place, Reading] = {}
         self._watts: dict[str, float] = {}
         self._clock_mhz: dict[str, float] = {}
-        self._charges: dict[str | None, Charge] = {}  # not saved yet, by who pays
+        self._charges: dict[str | None, Charge] = {}  # not stored yet, by the job that pays (None: idle)
         self._totals_j = (0.0, 0.0, 0.0)  # metered, jobs, idle
         self.emulated = any(gpu.emulated for gpu in gpus)
         self.types = names_by_type(gpus)
@@ -62,7 +61,7 @@ class Gpus:
     # -- joules ---------------------------------------------------------------------------------------------------
 
     def start(self, now_s: float) -> None:
-        """Go on where the last controller's meter was."""
+        """Go on from the accounts of the last controller's meter."""
         state = self._store.get(METER)
         self._meter = Meter(list(self._gpus.values()), state)
         self._totals_j = self._store.charges.totals()
@@ -78,13 +77,13 @@ class Gpus:
         self._look()
 
     def due(self, now_s: float, holding: Mapping[Place, str]) -> bool:
-        """Whether the GPUs are to be read again: it is time to, or one of them has changed hands."""
+        """Return True if it is time to read the GPUs again, or if one has another job than before."""
         return now_s - self._read_s >= READ_S or holding != self._owners
 
     def settle(self, now_s: float, holding: Mapping[Place, str]) -> Mapping[str, tuple[float, float]]:
-        """Read all GPUs and charge what was drawn since the last time; from now on they work for who holds them.
+        """Read all GPUs, charge what was drawn since the last call, and charge the jobs in ``holding`` from now on.
 
-        What a GPU draws while somebody else computes on it as well is nobody's: it cannot be told apart.
+        What a GPU draws while processes of others run on it is charged to nobody: it cannot be told apart.
 
         Returns:
             Joules and GPU-seconds by job.
@@ -110,7 +109,7 @@ class Gpus:
         return charged
 
     def _charge(self, new: Charge) -> None:
-        """Add to what is not saved yet: one charge for each job (and idle), from the first start to the last end."""
+        """Add to the unsaved charges: one for each job and one for idle GPUs, from the first start to the last end."""
         old = self._charges.get(new.job_id)
         if old is not None:
             start_s, end_s = min(old.start_s, new.start_s), max(old.end_s, new.end_s)
@@ -118,60 +117,58 @@ class Gpus:
         self._charges[new.job_id] = new
 
     def save(self, store: Store) -> None:
-        """Write the charges down, and the meter's accounts with them: a joule stands in one of the two."""
+        """Store charges and the meter's accounts together, so that each joule is in one of the two."""
         if self._charges:
             store.charges.add(list(self._charges.values()), {METER: self._meter.state()})
             self._charges.clear()
 
     def clock_set(self, by_s: float) -> None:
-        """The machine's clock was set by so many seconds: that is no time in which GPUs were held."""
+        """Move times with the machine's clock: while it was set, no GPU was held longer."""
         self._read_s += by_s
         self._settled_s += by_s
 
     def totals_j(self) -> tuple[float, float, float]:
-        """Joules metered since the store was made, those of jobs, and those of idle GPUs."""
+        """Return the joules metered since the store was made: all, of jobs, and of idle GPUs."""
         return self._totals_j
 
     # -- clocks ---------------------------------------------------------------------------------------------------
 
     @property
     def settable(self) -> bool:
-        """Whether clocks have not turned out to be out of our hands."""
+        """True as long as no clock has proved to be out of our control."""
         return not self._refused
 
     def tune(self, now_s: float, wanted: Mapping[Place, float]) -> None:
-        """Set these GPUs to these clocks (MHz), and give all others back as they were."""
+        """Set GPUs to the ``wanted`` clocks (MHz), and reset the clocks of all others."""
         self._readings.update(self.keeper.tune(now_s, wanted, self._readings, self.health.out()))
 
     def audit(self) -> None:
-        """Write down which GPU was set to which clock, or given back as it was, since the last time.
+        """Audit which clocks were set and reset since the last call.
 
         Raises:
-            StoreError: It cannot be; it will be the next time.
+            StoreError: The store cannot be written; the next call does it.
         """
         if self.keeper.changes:
             self._store.note(self.keeper.changes)
             self.keeper.changes.clear()
 
     def finish(self, *, give_back: bool) -> None:
-        """The controller ends; ``give_back``: nothing runs on, so clocks go back now and not when their lease ends."""
+        """Reset all clocks if ``give_back``, because nothing runs on; else they stay until their lease ends."""
         if give_back:
             self.keeper.finish()
 
-    # -- what is seen -------------------------------------------------------------------------------------------------
-
     def errors(self) -> Mapping[Place, DeviceError]:
-        """Why GPUs did not answer when they were last read."""
+        """Return why GPUs did not answer when they were last read."""
         return {self._place[uuid]: error for uuid, error in self._meter.errors.items()}
 
     def last(self) -> Mapping[Place, Reading]:
-        """What each GPU said when it was last read; without those that did not answer."""
+        """Return the last readings, without GPUs that did not answer."""
         return self._readings
 
     def disturbed(self, job: str) -> bool:
-        """Whether a job's GPUs do not show what it costs by itself.
+        """Return True if a job's GPUs do not show what it costs by itself.
 
-        Somebody else is on them, has limited their power, or they run at another clock than they were asked to.
+        Processes of others run on them, somebody has limited their power, or their clocks are not as asked.
         """
         strange = {*self.health.shared(), *(self._place[uuid] for uuid in self._limits.changed())}
         mine = [place for place, owner in self._owners.items() if owner == job]
@@ -180,19 +177,9 @@ class Gpus:
     # -- what is shown --------------------------------------------------------------------------------------------
 
     def notices(self) -> list[str]:
-        """What does not work, once each."""
-        return list(
-            dict.fromkeys(
-                (
-                    *self._refused,
-                    *self._found.copy(),
-                    *self._jumped.copy().values(),
-                    *self.keeper.notices(),
-                    *self._of_service(),
-                    *self._limited(),
-                )
-            )
-        )
+        """Return what does not work, once each."""
+        of_meters = [*self._refused, *self._found.copy(), *self._jumped.copy().values()]
+        return list(dict.fromkeys([*of_meters, *self.keeper.notices(), *self._of_service(), *self._limited()]))
 
     def _of_service(self) -> list[str]:
         out = [f"GPU {number} of {node} is out of service: {why}" for (node, number), why in self.health.out().items()]
@@ -210,40 +197,40 @@ class Gpus:
         ]
 
     def watts_of(self, job: str) -> float:
-        """Watts of a job's GPUs at the last reading; 0 where none was read."""
+        """Return the watts of a job's GPUs at the last reading; 0 if none was read."""
         return self._watts.get(job, 0.0)
 
     def clock_of(self, job: str) -> float | None:
-        """Mean clock that a job's GPUs say they run at."""
+        """Return the mean clock (MHz) that a job's GPUs report."""
         return self._clock_mhz.get(job)
 
     def power_w(self) -> float:
-        """Watts of all GPUs at the last reading."""
+        """Return the watts of all GPUs at the last reading."""
         return sum(self.gpu_watts().values())
 
     def gpu_watts(self) -> Mapping[Place, float]:
-        """Watts of each GPU at the last reading, where one was had."""
+        """Return the watts of each GPU at the last reading, without GPUs that report none."""
         return {place: r.power_w for place, r in self._readings.copy().items() if math.isfinite(r.power_w)}
 
     def idle_w(self) -> list[float]:
-        """Watts of each GPU when nobody uses it, by the catalogue."""
+        """Return the idle watts of each GPU by the catalogue."""
         return [gpu_type(gpu.gpu_type).idle_w for gpu in self._gpus.values()]
 
     def node_names(self) -> list[str]:
-        """Nodes that GPUs are in."""
+        """Return the names of all nodes."""
         return list(dict.fromkeys(node for node, _ in self._gpus))
 
     def node_kind(self, node: str) -> tuple[str, bool]:
-        """GPU type of a node, and whether it is emulated."""
+        """Return the GPU type of a node, and whether it is emulated."""
         gpu = next(gpu for (name, _), gpu in self._gpus.items() if name == node)
         return gpu.gpu_type, gpu.emulated
 
     def readings(self, node: str) -> list[tuple[Gpu, Reading | None]]:
-        """GPUs of a node, and what each said last."""
+        """Return the GPUs of a node, each with its last reading."""
         return [(gpu, self._readings.get(place)) for place, gpu in self._gpus.items() if place[0] == node]
 
     def _look(self) -> None:
-        """Keep what the GPUs say now, for those who ask; and hold counters against power."""
+        """Keep the last readings, and compare energy counters with power."""
         watts: dict[str, float] = defaultdict(float)
         clocks_mhz: dict[str, list[float]] = defaultdict(list)
         self._readings = {self._place[uuid]: reading for uuid, reading in self._meter.readings.items()}

@@ -19,13 +19,13 @@ from typing import Any, NamedTuple
 
 from powerflow.device.protocol import DeviceError, DeviceLost, Place, Reading
 
-#: How long a GPU may fail to answer before it leaves service: one that is free, and one that a job is on.
+#: Seconds for which a GPU may fail to answer before it leaves service: a free one, and one that a job is on.
 FREE_S, HELD_S = 2.5, 10.0
-#: How long somebody else must have been on a free GPU, and how long a job's own work may echo after it has left.
+#: Seconds for which others must have been on a free GPU, and for which it may seem busy after a job has left.
 FOREIGN_S, ECHO_S = 1.5, 6.0
-#: How long it must be well before it comes back the first time; each further time twice as long, up to `MOST_BACK_S`.
+#: Seconds for which it must be well before it comes back; each further time twice as long, up to `MOST_BACK_S`.
 BACK_S, MOST_BACK_S = 20.0, 1200.0
-#: Share of the time in which a free GPU may seem busy: a desktop draws on it.
+#: Share of the time for which a free GPU may be busy: a desktop may draw on it.
 BUSY = 0.3
 #: Xids that a program's own fault causes (NVIDIA, "XID Errors"; its device plugin for Kubernetes passes over the same),
 #: and 63, which only records that a memory row was replaced.
@@ -34,12 +34,12 @@ OF_PROGRAMS = frozenset({13, 31, 43, 45, 63, 68, 109})
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """One GPU as it was seen at one moment.
+    """One GPU at one moment.
 
     Attributes:
-        reading: What it said; None if it did not answer.
-        error: Why not.
-        held: Whether a job is on it.
+        reading: None if it did not answer.
+        error: Why it did not answer.
+        held: True if a job is on it.
         strangers: Processes on it that are not ours, in words.
     """
 
@@ -50,7 +50,7 @@ class Sight:
 
 
 class Turn(NamedTuple):
-    """A GPU leaves service, or comes back; and why."""
+    """A GPU that leaves service, or comes back; and why."""
 
     place: Place
     out: bool
@@ -59,7 +59,7 @@ class Turn(NamedTuple):
 
 @dataclass(slots=True)
 class _Gpu:
-    prefix: str  # how its errors begin: who reads of it knows whose they are
+    prefix: str  # of its errors; cut off where the GPU is named already
     out: bool = False
     why: str = ""
     fault: str = ""  # stays until somebody pardons it
@@ -73,20 +73,16 @@ class _Gpu:
 
 
 class GpuHealth:
-    """The state of each GPU of a cluster.
-
-    Args:
-        places: All GPUs.
-    """
+    """The state of each GPU of a cluster."""
 
     def __init__(self, places: Iterable[Place]) -> None:
         self._gpus = {(node, number): _Gpu(f"GPU {number} of {node}: ") for node, number in places}
 
     def look(self, now_s: float, sights: Mapping[Place, Sight]) -> list[Turn]:
-        """Take in what is seen now; return which GPUs leave service or come back.
+        """Judge what is seen now; return which GPUs leave service or come back.
 
         Args:
-            now_s: The moment, seconds on any clock that only runs forward.
+            now_s: Seconds on any clock that only runs forward.
             sights: By place; GPUs that are not named are as they were.
         """
         turns = []
@@ -120,42 +116,41 @@ class GpuHealth:
         return [Turn(place, True, why)]
 
     def pardon(self, node: str) -> None:
-        """Declare a node's GPUs healthy for an operator: forget faults; those that answer come back at once."""
+        """Forget the faults of a node's GPUs because an operator resumed it; those that answer come back at once."""
         for place, gpu in self._gpus.items():
             if place[0] == node:
                 gpu.fault, gpu.times, gpu.good_since_s = "", 0, -math.inf
 
     def why(self, place: Place) -> str:
-        """Why a GPU is out of service; "" if it is in."""
+        """Return why a GPU is out of service; "" if it is in."""
         gpu = self._gpus.get(place)
         return gpu.why if gpu is not None and gpu.out else ""
 
     def out(self) -> dict[Place, str]:
-        """GPUs that are out of service, and why."""
+        """Return the GPUs that are out of service, and why."""
         return {place: gpu.why for place, gpu in self._gpus.items() if gpu.out}
 
     def shared(self) -> dict[Place, tuple[str, ...]]:
-        """GPUs on which somebody else computes beside a job of ours, and who."""
+        """Return the GPUs on which processes of others run beside a job of ours, and which processes."""
         return {place: gpu.shared for place, gpu in self._gpus.items() if gpu.shared}
 
     def faults(self) -> dict[Place, tuple[str, float]]:
-        """Faults that stay until they are pardoned, each with the ECC errors that were counted then: to be kept."""
+        """Return the faults that stay until they are pardoned, with the ECC errors counted then, to be stored."""
         return {place: (gpu.fault, gpu.ecc_errors) for place, gpu in self._gpus.items() if gpu.fault}
 
     def restore(self, faults: Mapping[Place, tuple[str, float]]) -> None:
-        """Take up the faults that an earlier controller kept."""
+        """Restore the faults that an earlier controller stored."""
         for place, (fault, ecc_errors) in faults.items():
             if place in self._gpus:
                 self._gpus[place].fault, self._gpus[place].ecc_errors = fault, ecc_errors
 
     def _trouble(self, gpu: _Gpu, sight: Sight, now_s: float) -> tuple[str, float]:
-        """What is wrong with a GPU now ("" for nothing), and how long that may last."""
+        """Return what is wrong with a GPU now ("" for nothing), and how long that may last."""
         gpu.shared = sight.strangers if sight.held else ()
         if sight.reading is None:
             lost = isinstance(sight.error, DeviceLost)
-            return str(sight.error or "it does not answer").removeprefix(
-                gpu.prefix
-            ), 0.0 if lost else HELD_S if sight.held else FREE_S
+            why = str(sight.error or "it does not answer").removeprefix(gpu.prefix)
+            return why, 0.0 if lost else HELD_S if sight.held else FREE_S
         self._note_faults(gpu, sight.reading)
         if gpu.fault:
             return gpu.fault, 0.0
@@ -191,7 +186,7 @@ class GpuHealth:
 
 
 def faults_as_json(faults: Mapping[Place, tuple[str, float]], uuids: Mapping[Place, str]) -> dict[str, Any]:
-    """Faults by UUID, as the store keeps them."""
+    """Return faults by UUID, as the store keeps them."""
     return {
         uuids[place]: {"why": why, "ecc_errors": None if math.isnan(errors) else errors}
         for place, (why, errors) in faults.items()
@@ -199,7 +194,7 @@ def faults_as_json(faults: Mapping[Place, tuple[str, float]], uuids: Mapping[Pla
 
 
 def faults_from_json(kept: Mapping[str, Any], places: Mapping[str, Place]) -> dict[Place, tuple[str, float]]:
-    """Read them back; GPUs that are not here any more are left out."""
+    """Read faults back; GPUs that are not here any more are left out."""
     return {
         places[uuid]: (str(plain["why"]), math.nan if plain["ecc_errors"] is None else float(plain["ecc_errors"]))
         for uuid, plain in kept.items()

@@ -1,8 +1,8 @@
 """The GPUs of one machine as the scheduler's nodes: one node for each GPU type, every GPU with a number that it keeps.
 
 A node has GPUs of one type, so a machine with two types is two nodes: ``gpu07-A100`` and ``gpu07-L4``. Jobs are placed
-by node and number, and live on while the controller restarts; so which GPU (by UUID) has which number is kept on disk.
-A GPU that had a number and is not there any more keeps its place as one that is lost.
+by node and number, and live on while the controller restarts. So the number of each GPU (by UUID) is kept on disk; a
+GPU that is missing keeps its number, and counts as lost.
 """
 
 from __future__ import annotations
@@ -10,54 +10,41 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from powerflow.cluster.spec import Node
 from powerflow.cost.type_names import words
-from powerflow.device.protocol import DeviceLost, Gpu, Reading
+from powerflow.device.protocol import DeviceLost, Gpu
 from powerflow.osutil.files import read_json, replace_json
 
-#: Where it is kept which GPU is which, in the state directory.
+#: File of the numbers, in the state directory.
 NUMBERS = "gpus.json"
 
 
 class AbsentGpu:
-    """A `Gpu` that had a number here before and cannot be used now: every call says that it is lost."""
+    """A `Gpu` that had a number here before and cannot be used now: every call raises `DeviceLost`."""
 
     emulated = False
 
     def __init__(self, uuid: str, node: str, index: int, gpu_type: str) -> None:
         self.uuid, self.node, self.index, self.gpu_type = uuid, node, index, gpu_type
 
-    def read(self) -> Reading:
-        """See `Gpu.read`."""
-        raise self._lost()
+    def _fail(self, *_: object) -> NoReturn:
+        raise DeviceLost(f"GPU {self.index} of {self.node} ({self.uuid}) was here before, and cannot be used now")
 
-    def clocks_mhz(self) -> Sequence[float]:
-        """See `Gpu.clocks_mhz`."""
-        raise self._lost()
-
-    def lock_clock(self, clock_mhz: float) -> None:
-        """See `Gpu.lock_clock`."""
-        raise self._lost()
-
-    def unlock_clock(self) -> None:
-        """See `Gpu.unlock_clock`."""
-        raise self._lost()
-
-    def _lost(self) -> DeviceLost:
-        return DeviceLost(f"GPU {self.index} of {self.node} ({self.uuid}) was here before, and cannot be used now")
+    read = clocks_mhz = lock_clock = unlock_clock = _fail
 
 
 def numbered(gpus: Sequence[Gpu], host: str, state: Path) -> Sequence[Gpu]:
-    """Give every GPU its node and its number there, the same as before, and keep them.
+    """Give every GPU the node and the number there that it had before, or new ones; store them.
 
     Args:
-        gpus: Those of this machine that can be used; their ``node`` and ``index`` are set.
-        host: Name of this machine: that of the node too, while it has GPUs of one type.
+        gpus: GPUs of this machine that can be used; their ``node`` and ``index`` are set.
+        host: Name of this machine, and of its node while all its GPUs are of one type.
         state: The state directory.
 
     Returns:
-        These GPUs, and `AbsentGpu` for those that are missing from a node that still has some.
+        These GPUs, and an `AbsentGpu` for each one that is missing from a node that still has some.
     """
     path = state / NUMBERS
     places: dict[str, tuple[str, int, str]] = {
@@ -80,10 +67,10 @@ def numbered(gpus: Sequence[Gpu], host: str, state: Path) -> Sequence[Gpu]:
 
 
 def _retyped(places: Mapping[str, tuple[str, int, str]], types: Mapping[str, str]) -> dict[str, tuple[str, int, str]]:
-    """Places with the types that cards have now: an upgrade, or another driver, can call the same card otherwise.
+    """Return the places with the types that cards have now: an upgrade or another driver may rename a card's type.
 
-    Where all of a node are called otherwise they stay what they were to each other. A single one starts anew, in a node
-    of its type, and its place is taken by one that is lost, as the numbers of a node have no gap.
+    If all cards of a node are renamed, the node keeps them. A single one gets a new place in a node of its type, and an
+    absent GPU takes its old place, because the numbers of a node have no gap.
     """
     now: dict[str, set[str]] = {}
     for uuid, (node, _, _) in places.items():
@@ -97,7 +84,7 @@ def _retyped(places: Mapping[str, tuple[str, int, str]], types: Mapping[str, str
 
 
 def nodes_of(gpus: Sequence[Gpu]) -> tuple[Node, ...]:
-    """The scheduler's nodes that these GPUs are in, in order of first appearance; all in one rack.
+    """Return the scheduler's nodes of these GPUs, in order of first appearance; all in one rack.
 
     Each has GPUs of one type, numbered from 0 without a gap.
     """
@@ -111,7 +98,7 @@ def nodes_of(gpus: Sequence[Gpu]) -> tuple[Node, ...]:
 
 
 def names_by_type(gpus: Sequence[Gpu]) -> Mapping[str, Collection[str]]:
-    """Per GPU type, the names that its cards give themselves; what a job may ask for."""
+    """Return the names that cards give themselves, by GPU type; a job may ask for any of them."""
     found: dict[str, set[str]] = {}
     for gpu in gpus:
         found.setdefault(gpu.gpu_type, set()).add(str(getattr(gpu, "vendor_name", gpu.gpu_type)))
@@ -119,6 +106,6 @@ def names_by_type(gpus: Sequence[Gpu]) -> Mapping[str, Collection[str]]:
 
 
 def slug(gpu_type: str) -> str:
-    """A GPU type as it may stand in the name of a node, or of what a job asks for: ``A100-PCIE-40GB``."""
+    """Return a GPU type as part of a node's name, or as a job may ask for it: ``A100-PCIE-40GB``."""
     every = re.findall(r"[A-Za-z0-9]+", gpu_type)
     return "-".join(every[1:] if len(every) > 1 and words(every[0]) in (["nvidia"], ["tesla"]) else every)

@@ -18,34 +18,30 @@ NEAR_W = 2.0
 
 
 class LimitWatch:
-    """Power limits of all GPUs, by UUID.
-
-    Args:
-        kept: What `state` of an earlier one gave.
-    """
+    """Power limits of all GPUs, by UUID; ``kept`` is the `state` of an earlier controller."""
 
     def __init__(self, kept: Mapping[str, Any]) -> None:
         self._own_w = {str(uuid): float(watts) for uuid, watts in kept.items()}
         self._now_w: dict[str, float] = {}
 
     def begin(self, readings: Mapping[str, Reading], held: Collection[str]) -> None:
-        """Take the present limits of cards without a job as their own; called when a controller starts."""
+        """Take the present limits of cards without a job as their own, when a controller starts."""
         for uuid in readings.keys() - set(held):
             self._own_w.pop(uuid, None)
         self.look(readings)
 
     def look(self, readings: Mapping[str, Reading]) -> None:
-        """Take in what the cards say now."""
+        """Take in new readings."""
         for uuid, reading in readings.items():
             if math.isfinite(reading.power_limit_w):
                 self._own_w.setdefault(uuid, reading.power_limit_w)
                 self._now_w[uuid] = reading.power_limit_w
 
     def changed(self) -> dict[str, tuple[float, float]]:
-        """Cards whose limit is not their own now: their own, and the one now, watts."""
+        """Return the cards with another limit than their own: their own limit and the present one, watts."""
         both = {uuid: (self._own_w[uuid], watts) for uuid, watts in self._now_w.copy().items()}
         return {uuid: (own_w, now_w) for uuid, (own_w, now_w) in both.items() if abs(own_w - now_w) > NEAR_W}
 
     def state(self) -> dict[str, float]:
-        """Each card's own limit, as plain data."""
+        """Return each card's own limit, to be stored."""
         return dict(self._own_w)

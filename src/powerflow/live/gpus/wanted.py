@@ -13,14 +13,14 @@ from powerflow.store.models import Placement
 
 
 def type_wanted(wanted: str | None, types: Mapping[str, Collection[str]]) -> str | None:
-    """Return the one GPU type that a job means; None where it names none.
+    """Return the GPU type that a job means by ``wanted``; None if it names none.
 
     Args:
-        wanted: As it stands in the job.
-        types: Per GPU type here, the names that its cards give themselves (`names_by_type`).
+        wanted: GPU type in the words of the job.
+        types: Names of the cards here, by GPU type (`names_by_type`).
 
     Raises:
-        Refused: There is none of that name, or there are several and the job does not say which.
+        Refused: No type has that name, or several do.
     """
     if wanted is None:
         return None
@@ -34,15 +34,10 @@ def type_wanted(wanted: str | None, types: Mapping[str, Collection[str]]) -> str
 
 
 def check_gpus(spec: JobSpec, pools: Mapping[str, Pool], types: Mapping[str, Collection[str]]) -> None:
-    """Refuse a job that asks for GPUs that can never be given to it here.
-
-    Args:
-        spec: The job.
-        pools: By GPU type.
-        types: See `type_wanted`.
+    """Refuse a job that asks for GPUs that it can never get here.
 
     Raises:
-        Refused: There is no such type, there are too few GPUs, or no count of them can be used.
+        Refused: There is no such type (see `type_wanted`), too few GPUs, or no count of them that can be used.
     """
     wanted = spec.gpus
     kind = type_wanted(wanted.gpu_type, types)
@@ -61,13 +56,9 @@ def check_gpus(spec: JobSpec, pools: Mapping[str, Pool], types: Mapping[str, Col
 
 
 def type_held(placement: Placement, pools: Mapping[str, Pool]) -> str | None:
-    """The type, as it is called now, of the GPUs that a job was given; None where they are not all here any more.
+    """Return the present type of the GPUs in a placement that is not empty; None if some of them are not here any more.
 
-    A card's type can have got another name since: PowerFlow or the driver was upgraded. What runs there runs on.
-
-    Args:
-        placement: Nodes, and numbers of GPUs there; not empty.
-        pools: By GPU type.
+    The type may have another name than when the job was placed, after an upgrade of PowerFlow or the driver.
     """
     here = {node.name: (node.gpus, kind) for kind, pool in pools.items() for node in pool.occupancy.nodes}
     kinds = set()

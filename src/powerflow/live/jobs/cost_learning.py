@@ -1,9 +1,12 @@
-"""What the live cluster believes of its jobs: which of them are alike, what they cost, how long they are.
+"""Learn what the jobs of a live cluster cost and how long they are, by classes of jobs that are alike.
 
-A new job starts from what is known of its **class** (same project, name, program and batch); a new class from the
-fitted model of the same program in the same project, else from the catalogue's family that the job names, else from a
-family that stands for any (its scale is corrected by the first measurement). Everything measured goes through the same
-`Learner` that the simulator's online belief uses.
+A new job starts from the beliefs about its **class** (same project, name, program and batch). A new class starts from
+
+1. a fitted model of the same program in the same project,
+2. else a measured model in a costs file, or the catalogue's family, of the model that the job names,
+3. else a family that stands for any; the first measurement corrects its scale.
+
+All measurements go through the `Learner` that the simulator's online belief uses.
 """
 
 from __future__ import annotations
@@ -30,13 +33,13 @@ from powerflow.gangs.report_bounds import is_plausible
 from powerflow.scheduler.events import CostLearned
 from powerflow.units import HOUR_S
 
-#: Stands for a model nobody named: a middling network. Only its shape matters once one step has been timed.
+#: Stands for an unnamed model: a middling network. Only its shape matters once one step has been timed.
 ANY_FAMILY = "imagenet"
-#: Length of a job of which nothing is known, on one GPU at full clock.
+#: Length of a job of which nothing is known, on one GPU at full clock, seconds.
 ANY_LENGTH_S = HOUR_S
-#: Lengths of completed jobs that are remembered for each class.
+#: Lengths of completed jobs that are kept for each class.
 LENGTHS_KEPT = 50
-#: What the newest pause counts among those of its class.
+#: Weight of the newest pause in the expected pause of its class.
 NEWEST = 0.3
 
 
@@ -45,12 +48,12 @@ class JobClass:
     """Jobs that are taken to cost the same per step.
 
     Attributes:
-        name: Names the class; the same for the same jobs on any day.
-        program: What is run, in which project: classes of one program resemble each other.
+        name: The same for the same jobs on any day.
+        program: What is run in which project; classes of one program resemble each other.
         family: Family of the catalogue to start from.
-        global_batch: Samples per step; the GPUs it runs on where nobody said, so that each has one.
+        global_batch: Samples per step; if the job states none, the most GPUs it may have, so that each has one.
         local_max: Most samples of one pass.
-        model: As the job names it; "" where it does not.
+        model: Model that the job names; "" if it names none.
     """
 
     name: str
@@ -62,10 +65,10 @@ class JobClass:
 
 
 def class_of(spec: JobSpec, user: str) -> JobClass:
-    """The class of a job.
+    """Return the class of a job.
 
-    The name without a number at its end tells jobs of a series from others; options of the program do not (a sweep
-    over learning rates is one class), its file does.
+    Jobs are of one class if they run the same file and their names differ only in a number at the end. Options of the
+    program do not matter: a sweep over learning rates is one class.
     """
     owner = spec.project or user
     program = f"{owner}/{_program(spec.run)}"
@@ -99,8 +102,12 @@ class CostLearning:
     """Beliefs about all classes on all GPU types of one cluster.
 
     Args:
-        axes: Per GPU type, the counts and clocks to choose from.
-        costs: What was measured of some models; their classes start from it.
+        axes: GPU counts and clocks by GPU type.
+        costs: Measured costs of some models; their classes start from these.
+
+    Attributes:
+        batches: Reported batch of classes that stated none.
+        pauses_s: Expected pause for a rescale, of classes that have been rescaled.
     """
 
     def __init__(self, axes: Mapping[str, Axes], costs: Costs | None = None) -> None:
@@ -113,11 +120,11 @@ class CostLearning:
         self._unexpected: dict[str, list[Observation]] = defaultdict(list)
         self._steps: dict[str, list[float]] = defaultdict(list)
         self._lengths_s: list[float] = []
-        self.batches: dict[str, int] = {}  # of classes that stated none: what their ranks said
-        self.pauses_s: dict[str, float] = {}  # of classes that have been rescaled: how long they stood still for it
+        self.batches: dict[str, int] = {}
+        self.pauses_s: dict[str, float] = {}
 
     def expect(self, kind: JobClass) -> Sequence[CostLearned]:
-        """A job of this class has come: what is believed of it, where that is new."""
+        """Expect jobs of a class; return the beliefs about it if the class is new."""
         if kind.name in self._classes:
             return ()
         if kind.name in self.batches:
@@ -131,15 +138,15 @@ class CostLearning:
         return list(news.values())
 
     def paused(self, cost_class: str, pause_s: float) -> float:
-        """A job of a class stood still so long for another GPU count: what is expected of the next one, seconds."""
+        """Learn how long a rescale paused a job; return the pause expected of its class, seconds."""
         before_s = self.pauses_s.get(cost_class, pause_s)
         self.pauses_s[cost_class] = before_s + NEWEST * (pause_s - before_s)
         return self.pauses_s[cost_class]
 
     def batch_is(self, cost_class: str, global_batch: int) -> Sequence[CostLearned]:
-        """What the ranks of a class that stated no batch say it is: what is believed differently now.
+        """Learn the batch of a class that states none, as its ranks report it; return the beliefs that change.
 
-        Until then so many samples stand for it as the class can have GPUs, which makes more GPUs look useless.
+        Until then its most GPUs stand for its batch, which makes more GPUs look useless.
         """
         kind = self._classes[cost_class]
         if kind.global_batch == global_batch:
@@ -151,7 +158,7 @@ class CostLearning:
         return [self._table(cost_class, gpu_type) for gpu_type in self._axes]
 
     def observe(self, cost_class: str, observations: Sequence[Observation]) -> Sequence[CostLearned]:
-        """Measurements of a class: what is believed differently now."""
+        """Learn from measurements of a class; return the beliefs that change."""
         if cost_class not in self._classes:  # of a class that no job has shown yet since the controller started
             self._unexpected[cost_class].extend(observations)
             return ()
@@ -165,22 +172,22 @@ class CostLearning:
         return news
 
     def table(self, cost_class: str, gpu_type: str) -> CostTable:
-        """What is believed now.
+        """Return the present beliefs.
 
         Raises:
-            KeyError: If the class was never expected.
+            KeyError: The class was never expected.
         """
         return self._tables[cost_class, gpu_type]
 
     def unmeasured_clocks(self, cost_class: str, gpu_type: str, gpus: int) -> list[float]:
-        """Of the lowest, a middle and the highest clock: those at which so many GPUs were never measured."""
+        """Return which of the lowest, a middle and the highest clock were never measured on a GPU count."""
         clocks = self._axes[gpu_type].clocks_mhz
         three = dict.fromkeys(float(clocks[i]) for i in (0, len(clocks) // 2, len(clocks) - 1))
         seen = self._measured[cost_class, gpu_type]
         return [clock for clock in three if (gpus, clock) not in seen]
 
     def costs_said(self) -> Sequence[str]:
-        """Where what is believed of new classes comes from, while files of costs are given: one line, with counts."""
+        """Return a line on which classes start from the costs file, if there is one."""
         if self._costs is None:
             return ()
         classes = list(self._classes.values())
@@ -193,10 +200,8 @@ class CostLearning:
         found = self._costs.of(kind.model) if self._costs and kind.model else {}
         return any(gpu_type in found for gpu_type in self._axes)
 
-    # -- sizes ----------------------------------------------------------------------------------------------------
-
     def completed(self, cost_class: str, steps: float) -> None:
-        """A job of the class is done: so many steps it had."""
+        """Learn how many steps a completed job had."""
         if steps <= 0:
             return
         kept = self._steps[cost_class]
@@ -207,11 +212,11 @@ class CostLearning:
             del self._lengths_s[:-LENGTHS_KEPT]
 
     def knows_length(self, spec: JobSpec, cost_class: str) -> bool:
-        """Whether anything is known of how many steps a job will have: it says so, or others of its class ended."""
+        """Return True if a job states its steps, or if others of its class have completed."""
         return spec.work is not None or bool(self._steps[cost_class])
 
     def believed_steps(self, spec: JobSpec, cost_class: str) -> float:
-        """How many steps a job will have: as it says, as others of its class had, or as long as jobs here run."""
+        """Return the steps a job states, else the median of its class, else as many as fill the median job length."""
         if spec.work is not None:
             return spec.work.iterations
         if self._steps[cost_class]:
@@ -220,11 +225,9 @@ class CostLearning:
         return max(1.0, length_s / self._step_s(cost_class))
 
     def _step_s(self, cost_class: str) -> float:
-        """Seconds per step on the fewest GPUs it can run on, at full clock, on the first GPU type."""
+        """Return seconds per step on the fewest GPUs that it can run on, at full clock, on the first GPU type."""
         step_s = self._tables[cost_class, next(iter(self._axes))].step_time_s[:, -1]
         return float(step_s[np.isfinite(step_s)][0]) if np.isfinite(step_s).any() else 1.0
-
-    # -- inside ---------------------------------------------------------------------------------------------------
 
     def _prior(self, kind: JobClass, gpu_type: str) -> JobModel:
         alike = [other for other in self._classes.values() if other.program == kind.program and other is not kind]
@@ -245,10 +248,12 @@ class CostLearning:
 def restore(
     learning: CostLearning, seen: Iterable[tuple[str, Observation]], completed: Iterable[tuple[JobClass, float]]
 ) -> Sequence[CostLearned]:
-    """Everything that was learned before the controller stopped: what was measured, one fit a class, and lengths.
+    """Learn again what earlier controllers had learned, from stored measurements and lengths of completed jobs.
 
-    Classes of jobs that have completed are expected, so that new ones of the same program find them; the answer is what
-    is believed of them.
+    Classes of completed jobs are expected, so that new classes of the same program start from them.
+
+    Returns:
+        The beliefs about these classes.
     """
     by_class: dict[str, list[Observation]] = defaultdict(list)
     for cost_class, observation in seen:

@@ -1,8 +1,8 @@
-"""The log of decisions: what each job was given or would have been, what was expected of it, and how right that was.
+"""Log the decisions about each job with a forecast of its end, and learn how right the forecasts were.
 
-What a job is expected to take is what the model says of its configuration, from now to its end. How far that can be
-trusted is learnt from jobs that have ended (`powerflow.scheduler.calibration`): of each, what the model had said of
-every stretch in one configuration, summed, is held against what it took.
+The forecast is what the model predicts for the job's configuration from now to its end. Its interval is learned from
+completed jobs (`powerflow.scheduler.calibration`): the predictions for all stretches in one configuration are summed
+and compared with what the job took.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from powerflow.scheduler.scheduler import Scheduler
 from powerflow.store.store import Store
 from powerflow.units import DAY_S
 
-#: The store's setting in which outcomes stand.
+#: Setting in the store: how right forecasts were.
 OUTCOMES = "outcomes"
-#: Wishes for one job are written down at least so far apart: they may flap.
+#: Least time between two logged wishes for one job, seconds: they may flap.
 BETWEEN_S = 30.0
-#: Stories of jobs are kept for so long after their end.
+#: How long decisions are kept after the end of their job, seconds.
 KEPT_S = 90 * DAY_S
 
 
 @dataclass(slots=True)
 class _Story:
-    """What has been written of a job, and of the stretch that it is in: where it began, and what was said of a step."""
+    """What was logged of a job; where its present stretch began, and what was predicted for a step of it."""
 
     told: tuple[object, ...] = ()
     wished: tuple[object, ...] = ()
@@ -47,13 +47,7 @@ class _Story:
 
 
 class DecisionLog:
-    """The log of one cluster. For the controller's loop; `calibrations` may be read from any thread.
-
-    Args:
-        store: Where it stands.
-        learning: What is believed of jobs.
-        scheduler: Whose decisions these are.
-    """
+    """The log of one cluster. For the controller's loop; `forecast` and `calibrations` are for any thread."""
 
     def __init__(self, store: Store, learning: CostLearning, scheduler: Scheduler) -> None:
         self._store, self._learning, self._scheduler = store, learning, scheduler
@@ -63,13 +57,13 @@ class DecisionLog:
         self.calibrations: Mapping[str, Calibration] = {"time": Calibration(), "energy": Calibration()}
 
     def start(self, now_s: float) -> None:
-        """Go on with the outcomes that the last controller knew; stories that ended long ago are dropped."""
+        """Restore how right forecasts were; delete the decisions of jobs that ended long ago."""
         self._store.decisions.forget(now_s - KEPT_S)
         kept = self._store.get(OUTCOMES, {})
         self.calibrations = {what: Calibration(kept.get(what, ())) for what in ("time", "energy")}
 
     def decided(self, job: ActiveJob, now_s: float) -> None:
-        """Something was decided for a job: its job says what. Written down where it differs from the last time."""
+        """Log what was decided for a job, if it differs from the last time."""
         story = self._stories.setdefault(job.id, _Story())
         clock_mhz = job.clock_mhz if job.placement else 0.0
         has, sized = (job.gpus, clock_mhz, job.gpu_type), self._sized(job)
@@ -84,7 +78,7 @@ class DecisionLog:
         self._write(job, now_s, False, job.why, job.reason, job.gpus, clock_mhz, step)
 
     def wished(self, job: ActiveJob, wish: Wish, now_s: float) -> None:
-        """What would have been decided for a job. Written down where it differs from the last time."""
+        """Log what the policy would decide for a job in shadow, if it differs from the last time."""
         story = self._stories.setdefault(job.id, _Story())
         wanted = (*wish, self._sized(job))
         if story.wished == wanted or now_s < story.wished_s + BETWEEN_S:
@@ -95,7 +89,7 @@ class DecisionLog:
         self._write(job, now_s, True, "would", said, wish.gpus, wish.clock_mhz, step)
 
     def ended(self, job: ActiveJob, now_s: float) -> Mapping[str, float]:
-        """A job has completed: how far off predictions were, as log(actual / predicted), for time and energy."""
+        """Compare a completed job with its forecasts; return log(actual / predicted) for time and energy."""
         story = self._stories.pop(job.id, None)
         if story is None:
             return {}
@@ -109,14 +103,14 @@ class DecisionLog:
         return errors
 
     def forget(self, job_id: str) -> None:
-        """A job has ended otherwise."""
+        """Forget a job that ended without completing."""
         self._stories.pop(job_id, None)
 
     def save(self) -> None:
-        """Write down what is not yet.
+        """Store new decisions, and how right forecasts were.
 
         Raises:
-            StoreError: It cannot be; it will be the next time.
+            StoreError: The store cannot be written; the next call does it.
         """
         if self._rows:
             self._store.decisions.add(self._rows)
@@ -126,7 +120,7 @@ class DecisionLog:
             self._unsaved = False
 
     def forecast(self, job: ActiveJob, gpu_type: str, gpus: int, clock_mhz: float, now_s: float) -> Forecast:
-        """What is expected of a job in some configuration, from now on."""
+        """Return the forecast for a job that runs in this configuration from now on."""
         step = self._step(job, gpu_type, gpus, clock_mhz)
         steady = job.placement and gpus == job.gpus and not job.explore_mhz
         if step is not None and steady and job.step_time_s > 0:
@@ -134,11 +128,9 @@ class DecisionLog:
             step = replace(step, step_time_s=job.step_time_s, energy_per_step_j=step.power_w * job.step_time_s)
         return self._forecast(job, now_s, step)
 
-    # -- inside ---------------------------------------------------------------------------------------------------
-
     @staticmethod
     def _close(story: _Story, job: ActiveJob, now_s: float) -> None:
-        """A stretch has ended: what had been said of it, and what it took."""
+        """End a stretch: add up what was predicted for it, and what it took."""
         if story.step is None:  # it waited
             return
         steps = job.steps - story.steps
@@ -149,11 +141,11 @@ class DecisionLog:
         story.step = None
 
     def _sized(self, job: ActiveJob) -> bool:
-        """Whether it is known how many steps a job has: else nothing can be said of its end."""
+        """Return True if the steps of a job are known: else there is no forecast."""
         return bool(job.steps_total) or self._learning.knows_length(job.spec, job.kind.name)
 
     def _step(self, job: ActiveJob, gpu_type: str, gpus: int, clock_mhz: float) -> JobOption | None:
-        """What the model says of a step in some configuration; None where a job waits, or cannot run so."""
+        """Return the prediction for a step in this configuration; None if the job waits, or cannot run in it."""
         if not gpus or gpu_type not in self._scheduler.pools:
             return None
         table = self._learning.table(job.kind.name, gpu_type)
@@ -174,7 +166,7 @@ class DecisionLog:
         self._rows.append(DecisionRecord(0, now_s, job.id, would, why, reason, gpus, clock_mhz, **expected))
 
     def _forecast(self, job: ActiveJob, now_s: float, step: JobOption | None) -> Forecast:
-        """From now to the end, at so much a step."""
+        """Return the forecast from now to the end, with ``step`` for each step."""
         if step is None or not self._sized(job):
             return Forecast()
         total = job.steps_total or self._learning.believed_steps(job.spec, job.kind.name)
@@ -193,6 +185,6 @@ class DecisionLog:
         )
 
     def _interval(self, what: str, left: float, past: float) -> tuple[float, float] | tuple[None, None]:
-        """Where a sum will lie, of what is past and of what is left as predicted."""
+        """Return the interval of a sum: what is past, and what is left as predicted."""
         found = self.calibrations[what].interval(left) if left > 0 else None
         return (past + found[0], past + found[1]) if found else (None, None)

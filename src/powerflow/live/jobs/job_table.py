@@ -50,7 +50,7 @@ class JobTable:
         self.jobs: Mapping[str, ActiveJob] = MappingProxyType(self._jobs)
         self.pending: Mapping[str, bool] = MappingProxyType(self._pending)
 
-    # -- what the scheduler is told ---------------------------------------------------------------------------------
+    # -- events for the scheduler -----------------------------------------------------------------------------------
 
     @property
     def has_events(self) -> bool:
@@ -188,7 +188,7 @@ class JobTable:
         """Note that all pending decisions are stored and carried out."""
         self._pending.clear()
 
-    # -- what the store is told ---------------------------------------------------------------------------------------
+    # -- records for the store ----------------------------------------------------------------------------------------
 
     def changed(self, job: ActiveJob) -> None:
         """Have a job stored at the next `save`."""

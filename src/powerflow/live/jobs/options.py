@@ -1,4 +1,4 @@
-"""Why a job has what it has, and what else it could have: from beliefs and prices, without asking the policy again."""
+"""List the configurations that a job could have, by believed costs and present prices."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from powerflow.cost.table import Axes, CostTable
 
 @dataclass(frozen=True, slots=True)
 class JobPrices:
-    """What configurations are weighed with: a job's weight, λ_E (s/J), what a GPU is worth, and its idle watts."""
+    """What configurations are weighed with: the job's weight w, λ_E (s/J), the price λ_G and idle watts of a GPU."""
 
     weight: float = 1.0
     energy_price: float = 0.0
@@ -25,7 +25,7 @@ class JobPrices:
 def option(
     table: CostTable, axes: Axes, gpus: int, clock_mhz: float, prices: JobPrices = JobPrices()
 ) -> JobOption | None:
-    """What one configuration costs by what is believed; None where the job cannot run so."""
+    """Return the believed cost of one configuration; None if the job cannot run in it."""
     row = int(np.searchsorted(axes.gpu_counts, gpus))
     if row >= len(axes.gpu_counts) or axes.gpu_counts[row] != gpus:
         return None
@@ -33,7 +33,7 @@ def option(
 
 
 def costs(table: CostTable, axes: Axes, prices: JobPrices) -> FloatArray:
-    """What one iteration costs, ``[N, F]`` weighted seconds: T·(w + λ_E·(P − n·P_idle) + λ_G·n) (design §5, step 2)."""
+    """Return the cost of one iteration, ``[N, F]`` weighted seconds: T·(w + λ_E·(P − n·P_idle) + λ_G·n)."""
     n = axes.gpu_counts[:, None]
     above_w = table.power_w - n * prices.idle_w
     found: FloatArray = table.step_time_s * (prices.weight + prices.energy_price * above_w + prices.gpu_price * n)
@@ -48,9 +48,9 @@ def options(
     runs_on: Callable[[int], bool],
     count: int = 5,
 ) -> list[JobOption]:
-    """The best configurations by GPU count, best first.
+    """Return the configurations with the least cost of an iteration (`costs`), best first.
 
-    Best is the least cost of one iteration at these prices (`costs`). Of each count the best clock stands for it.
+    Each GPU count appears once, with its best clock.
     """
     cost = costs(table, axes, prices)
     cost[[not runs_on(int(gpus)) for gpus in axes.gpu_counts]] = np.inf

@@ -1,0 +1,37 @@
+"""Bundle what all parts of one controller's loop work with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from powerflow.engine.protocol import Engine
+from powerflow.gangs.manager import Gangs
+from powerflow.live.gpus.gpus import Gpus
+from powerflow.live.jobs.cost_learning import CostLearning
+from powerflow.live.jobs.job_table import JobTable
+from powerflow.live.wall_clock import SchedulerTime
+from powerflow.scheduler.scheduler import Scheduler
+from powerflow.store.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class LoopContext:
+    """What all parts of one controller's loop work with, in the loop's thread.
+
+    Attributes:
+        runs_as: Returns the login to run a user's jobs as; "" for the engine's own.
+        log: A structlog logger.
+    """
+
+    scheduler: Scheduler
+    scheduler_time: SchedulerTime
+    table: JobTable
+    store: Store
+    engine: Engine
+    gangs: Gangs
+    power: Gpus
+    learning: CostLearning
+    runs_as: Callable[[str], str]
+    log: Any
