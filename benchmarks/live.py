@@ -103,7 +103,7 @@ def loaded(directory: Path) -> None:
     from powerflow.live.governance.signals import Signals
     from powerflow.live.governance.stages import Stages
     from powerflow.live.governance.step import GovernanceParts
-    from powerflow.live.gpus.gpus import Gpus
+    from powerflow.live.gpus.gpus import ClusterGpus
     from powerflow.live.jobs.cost_learning import CostLearning
     from powerflow.live.jobs.decision_log import DecisionLog
     from powerflow.policy import registry
@@ -123,7 +123,7 @@ def loaded(directory: Path) -> None:
     refused: list[str] = []
     clocks = Clocks(directory / "device", gpus, refused.append)
     log = structlog.wrap_logger(structlog.PrintLogger(io.StringIO()))
-    power = Gpus(gpus, clocks, store, refused)
+    power = ClusterGpus(gpus, clocks, store, refused)
     policy = with_rules(registry.load("prices"), interval_s=2.0)  # as `powerflow serve` does
     learning, signals = CostLearning(axes), Signals(store)
     scheduler = Scheduler(spec, axes, {"A100": gpu_type("A100").idle_w}, policy, interval_s=2.0)

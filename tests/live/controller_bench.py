@@ -33,7 +33,7 @@ from powerflow.live.governance.savings import SavingsEstimate
 from powerflow.live.governance.signals import Signals
 from powerflow.live.governance.stages import Stages
 from powerflow.live.governance.step import GovernanceParts
-from powerflow.live.gpus.gpus import Gpus
+from powerflow.live.gpus.gpus import ClusterGpus
 from powerflow.live.jobs.cost_learning import CostLearning
 from powerflow.live.jobs.decision_log import DecisionLog
 from powerflow.policy import registry
@@ -144,7 +144,7 @@ class Bench:
             self.engine, self.directory, environment, limits=LIMITS, interpreter=PYTHON, clock=lambda: self.engine.now_s
         )
         idle_w = {name: gpu_type(name).idle_w for name in self.axes}
-        power = Gpus(self.gpus, self.clocks, self.store, [])  # type: ignore[arg-type]
+        power = ClusterGpus(self.gpus, self.clocks, self.store, [])  # type: ignore[arg-type]
         policy = with_rules(registry.load("prices"), interval_s=1.0)
         learning = CostLearning(self.axes)
         signals = Signals(self.store)

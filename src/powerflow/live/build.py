@@ -41,7 +41,7 @@ from powerflow.live.governance.savings import SavingsEstimate
 from powerflow.live.governance.signals import Signals
 from powerflow.live.governance.stages import Stages
 from powerflow.live.governance.step import GovernanceParts
-from powerflow.live.gpus.gpus import Gpus
+from powerflow.live.gpus.gpus import ClusterGpus
 from powerflow.live.gpus.hosts import nodes_of, numbered
 from powerflow.live.jobs.cost_learning import CostLearning
 from powerflow.live.jobs.decision_log import DecisionLog
@@ -152,7 +152,7 @@ def build(settings: ClusterSettings, log: Any) -> LiveCluster:
         scheduler = Scheduler(spec, axes, idle_w, policy, energy_price=settings.energy_price, interval_s=interval_s)
         as_user = os.geteuid() == 0 and "user" in engine.limits()
         refused: list[str] = []
-        power = Gpus(gpus, Clocks(state / "device", gpus, refused.append), store, refused)
+        power = ClusterGpus(gpus, Clocks(state / "device", gpus, refused.append), store, refused)
         gangs = Gangs(
             engine,
             state,

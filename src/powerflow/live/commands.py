@@ -22,32 +22,25 @@ from powerflow.scheduler.events import NodeDrained, NodeRecovered
 COMMANDS_AT_ONCE = 500
 
 
-@dataclass(frozen=True, slots=True)
-class JobSubmitted:
+@dataclass(frozen=True)
+class _OfJob:
+    job_id: str
+
+
+class JobSubmitted(_OfJob):
     """A job was submitted."""
 
-    job_id: str
 
-
-@dataclass(frozen=True, slots=True)
-class JobEnded:
+class JobEnded(_OfJob):
     """A job was cancelled."""
 
-    job_id: str
 
-
-@dataclass(frozen=True, slots=True)
-class JobHeld:
+class JobHeld(_OfJob):
     """A job must not run until it is released."""
 
-    job_id: str
 
-
-@dataclass(frozen=True, slots=True)
-class JobReleased:
+class JobReleased(_OfJob):
     """A held job may run again."""
-
-    job_id: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from powerflow.engine.protocol import Engine
 from powerflow.gangs.manager import Gangs
-from powerflow.live.gpus.gpus import Gpus
+from powerflow.live.gpus.gpus import ClusterGpus
 from powerflow.live.jobs.cost_learning import CostLearning
 from powerflow.live.jobs.job_table import JobTable
 from powerflow.live.wall_clock import SchedulerTime
@@ -31,7 +31,7 @@ class LoopContext:
     store: Store
     engine: Engine
     gangs: Gangs
-    power: Gpus
+    power: ClusterGpus
     learning: CostLearning
     runs_as: Callable[[str], str]
     log: Any

@@ -32,7 +32,7 @@ from powerflow.live.explain_requests import ExplainRequests
 from powerflow.live.gang_events import GangEvents
 from powerflow.live.governance.step import GovernanceParts, GovernanceStep
 from powerflow.live.gpu_service import GpuService
-from powerflow.live.gpus.gpus import Gpus
+from powerflow.live.gpus.gpus import ClusterGpus
 from powerflow.live.jobs.active_job import ActiveJob
 from powerflow.live.jobs.cost_learning import CostLearning
 from powerflow.live.jobs.job_table import JobTable
@@ -96,7 +96,7 @@ class Controller:
         store: Store,
         engine: Engine,
         gangs: Gangs,
-        power: Gpus,
+        power: ClusterGpus,
         learning: CostLearning,
         *,
         governance: GovernanceParts,

@@ -16,7 +16,7 @@ from powerflow.api.records import Caller, NotFound, Refused
 from powerflow.cluster.spec import ClusterSpec
 from powerflow.errors import InputError
 from powerflow.live.governance.cap_record import CapRecords
-from powerflow.live.gpus.gpus import Gpus
+from powerflow.live.gpus.gpus import ClusterGpus
 from powerflow.scheduler import events as scheduler_events
 from powerflow.scheduler.cap import CALM_S, PowerCap, Scope, parse_scope
 from powerflow.scheduler.caps.compliance import WITHIN_S, comply
@@ -64,7 +64,7 @@ class StoredCap:
 class Caps:
     """All caps of one cluster. `news` and `note` are for the controller's loop, the rest for any thread."""
 
-    def __init__(self, store: Store, cluster: ClusterSpec, power: Gpus, records: CapRecords) -> None:
+    def __init__(self, store: Store, cluster: ClusterSpec, power: ClusterGpus, records: CapRecords) -> None:
         self._store, self._cluster, self._power, self._records = store, cluster, power, records
         self._told: dict[int, StoredCap] = {}  # what the scheduler knows, by number
         self._lock = threading.Lock()  # held from reading the caps to storing changed ones

@@ -27,7 +27,7 @@ LIMITS = "power limits"
 READ_S = 1.0
 
 
-class Gpus:
+class ClusterGpus:
     """Meters and clocks of all GPUs. For the controller's loop; other threads may read the last readings.
 
     Args:

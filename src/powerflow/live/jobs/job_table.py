@@ -12,7 +12,7 @@ from types import MappingProxyType
 import numpy as np
 
 from powerflow.api.records import Refused
-from powerflow.live.gpus.gpus import Gpus
+from powerflow.live.gpus.gpus import ClusterGpus
 from powerflow.live.gpus.wanted import type_wanted
 from powerflow.live.jobs.active_job import ActiveJob
 from powerflow.live.jobs.cost_learning import CostLearning, class_of
@@ -38,7 +38,7 @@ class JobTable:
             clock does. Read-only.
     """
 
-    def __init__(self, store: Store, power: Gpus, learning: CostLearning, pause_s: Mapping[str, float]) -> None:
+    def __init__(self, store: Store, power: ClusterGpus, learning: CostLearning, pause_s: Mapping[str, float]) -> None:
         self._store, self._power, self._learning, self._pause_s = store, power, learning, pause_s
         self._jobs: dict[str, ActiveJob] = {}
         self._pending: dict[str, bool] = {}
