@@ -314,7 +314,7 @@ def test_what_is_learnt_for_a_replay_reaches_the_scheduler_whatever_fails(
     past_job(bench, 30.0)
     bench.turn(200)
     bench.restart()
-    monkeypatch.setattr("powerflow.live.governance.budgets.Replaying", fails)
+    monkeypatch.setattr("powerflow.live.governance.budgets.ReplayProcess", fails)
     day(bench, 10.0)
     run_for(bench, 3.0)
     job = bench.submit(**JOB)
