@@ -18,7 +18,7 @@ def diagram() -> str:
     labels: defaultdict[tuple[GangState, GangState], list[str]] = defaultdict(list)
     for (state, trigger), after in TABLE.items():
         if trigger not in ASKED:
-            labels[state, after.state].append(trigger.value + (f" / {after.change.value}" if after.change else ""))
+            labels[state, after.state].append(trigger.value + (f" / {after.action.value}" if after.action else ""))
     lines = ["stateDiagram-v2", f"    [*] --> {GangState.ADOPTED.value}"]
     for (state, after_state), texts in labels.items():
         lines.append(f"    {state.value} --> {after_state.value}: {'<br>'.join(texts)}")

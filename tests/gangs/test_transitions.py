@@ -11,7 +11,7 @@ from powerflow.elastic.mailbox import Phase, RankReport
 from powerflow.engine.protocol import RankName, RankState, RankStatus
 from powerflow.gangs.base import Gang
 from powerflow.gangs.inplace import InPlace
-from powerflow.gangs.machine import ACTIVE, ENDED, ENDING, TABLE, Change, GangState, Trigger
+from powerflow.gangs.machine import ACTIVE, ENDED, ENDING, TABLE, Action, GangState, Trigger
 from powerflow.gangs.restart import Scripts
 from powerflow.gangs.state_file import GangRecord, RankEntry
 from powerflow.gangs.view import InPlaceView
@@ -25,16 +25,16 @@ def test_the_page_shows_the_table() -> None:
     assert state_diagram.written(page) == page, "run python -m tests.gangs.state_diagram"
 
 
-def test_every_state_every_trigger_and_every_change_is_used() -> None:
+def test_every_state_every_trigger_and_every_action_is_used() -> None:
     assert {after.state for after in TABLE.values()} == set(GangState)
     assert {trigger for _, trigger in TABLE} == set(Trigger)
-    assert {after.change for after in TABLE.values()} == {*Change, None}
+    assert {after.action for after in TABLE.values()} == {*Action, None}
 
 
 def test_the_controller_may_ask_for_anything_at_any_time() -> None:
     for state in GangState:
         for trigger in ASKED:
-            assert TABLE[state, trigger].change is None  # it changes the record itself
+            assert TABLE[state, trigger].action is None  # it has changed the record itself
         assert TABLE[state, Trigger.FAILURE].state is GangState.FAILING
 
 
@@ -45,14 +45,14 @@ def test_an_end_lasts_until_the_controller_asks_for_something() -> None:
 
 def test_every_end_is_told_on_the_way_to_it_and_nowhere_else() -> None:
     tells = {
-        Change.TELL_VACATED: GangState.IDLE,
-        Change.TELL_COMPLETED: GangState.COMPLETED,
-        Change.TELL_FAILED: GangState.FAILED,
+        Action.TELL_VACATED: GangState.IDLE,
+        Action.TELL_COMPLETED: GangState.COMPLETED,
+        Action.TELL_FAILED: GangState.FAILED,
     }
     for after in TABLE.values():
-        assert (after.change in tells) == (after.state in ENDED)
-        if after.change in tells:
-            assert tells[after.change] is after.state
+        assert (after.action in tells) == (after.state in ENDED)
+        if after.action in tells:
+            assert tells[after.action] is after.state
 
 
 @pytest.mark.parametrize("state", [state for state in GangState if state not in ENDED])
@@ -70,16 +70,16 @@ def test_who_is_made_to_end_does_nothing_else(state: GangState) -> None:
 
 
 def test_ranks_are_named_only_where_some_are_wanted() -> None:
-    assert {key[0] for key, after in TABLE.items() if after.change is Change.NAME} == {GangState.WAITING}
-    assert {key[0] for key, after in TABLE.items() if after.change is Change.REGROUP} <= ACTIVE
+    assert {key[0] for key, after in TABLE.items() if after.action is Action.NAME} == {GangState.WAITING}
+    assert {key[0] for key, after in TABLE.items() if after.action is Action.REGROUP} <= ACTIVE
 
 
 @pytest.mark.parametrize(
-    ("kind", "unused"), [(InPlace, set()), (Scripts, {Change.MEND, Change.REFORM, Change.DISMISS})]
+    ("kind", "unused"), [(InPlace, set()), (Scripts, {Action.MEND, Action.REFORM, Action.DISMISS})]
 )
-def test_every_change_is_a_method_of_the_gang(kind: type[Gang], unused: set[Change]) -> None:
+def test_every_action_is_a_method_of_the_gang(kind: type[Gang], unused: set[Action]) -> None:
     """Scripts never settle, nor form a group, nor know which of their ranks come late."""
-    assert {change for change in Change if not hasattr(kind, f"_{change.name.lower()}")} == unused
+    assert {action for action in Action if not hasattr(kind, f"_{action.name.lower()}")} == unused
 
 
 class Seen:

@@ -133,10 +133,10 @@ class Gang(ABC):
         if isinstance(found, GangFailure):
             self._note(found)
             found = Trigger.FAILURE
-        before, (after, change) = self.state, TABLE[self.state, found]
-        if change is not None:  # first: where it cannot be made, the state stays, and the next turn tries again
-            getattr(self, f"_{change.name.lower()}")()
-        if self.state is before is not after:  # else the change has found that the job fails
+        before, (after, action) = self.state, TABLE[self.state, found]
+        if action is not None:  # first: if it raises, the state stays, and the next turn tries again
+            getattr(self, f"_{action.name.lower()}")()
+        if self.state is before is not after:  # else the action has found that the job fails
             self.state, self.since_s = after, self.context.clock()
         self.soon()
 
@@ -159,7 +159,7 @@ class Gang(ABC):
             self.record.ranks.clear()
             self.events.append(GangFailed(self.job_id, self.record.epoch, None, why, (), None, final=True))
 
-    # What the kinds of gangs differ in: the methods below, and those named after the changes of the table.
+    # What the kinds of gangs differ in: the methods below, and those named after the actions of the table.
 
     def view(self) -> GangView:
         """Return what is known of the ranks now."""

@@ -1,8 +1,7 @@
 """The states of a gang, and the table of its transitions: one table for all kinds of gangs.
 
-A gang looks at its ranks and finds a `Trigger`. `TABLE` gives the state that follows, and the `Change` to make to the
-gang's record. A trigger that the table does not have for a state is a defect. `docs/gangs.md` shows the table as a
-diagram.
+A gang looks at its ranks and finds a `Trigger`. `TABLE` gives the state that follows, and the `Action` to take. A
+trigger that the table does not have for a state is a defect. `docs/gangs.md` shows the table as a diagram.
 
 The state itself is not saved. A record says enough to find it again (`GangState.ADOPTED`), so a controller that was
 killed is followed by one that goes on in the same state.
@@ -55,8 +54,8 @@ class Trigger(Enum):
     GONE = "no process runs"
 
 
-class Change(Enum):
-    """What a transition changes in the gang's record, or tells the controller: a method of the gang, of that name."""
+class Action(Enum):
+    """A change of the gang's record, or an event for the controller. Each is a method of the gang with this name."""
 
     NAME = "name ranks for all its GPUs"
     REGROUP = "tell ranks to leave, name new ones"
@@ -72,10 +71,10 @@ class Change(Enum):
 
 
 class Transition(NamedTuple):
-    """The state that follows, and what to change on the way to it."""
+    """The state that follows, and what to do on the way to it."""
 
     state: GangState
-    change: Change | None = None
+    action: Action | None = None
 
 
 #: Nothing happens in these before the controller asks for something.
@@ -87,47 +86,49 @@ ACTIVE = frozenset({GangState.FORMING, GangState.TRAINING, GangState.SETTLING})
 
 
 def _table() -> dict[tuple[GangState, Trigger], Transition]:
-    s, t, c = GangState, Trigger, Change
+    s, t, a = GangState, Trigger, Action
     table = {
         (s.ADOPTED, t.NAMED): Transition(s.FORMING),
         (s.ADOPTED, t.ALL_LEAVE): Transition(s.STOPPING),
         (s.ADOPTED, t.TRAINED): Transition(s.FINISHING),
         (s.ADOPTED, t.KILLED): Transition(s.KILLING),
-        (s.WAITING, t.UNWANTED): Transition(s.IDLE, c.TELL_VACATED),
-        (s.WAITING, t.ROOM): Transition(s.FORMING, c.NAME),
-        (s.FORMING, t.WHOLE): Transition(s.TRAINING, c.TELL_WHOLE),
-        (s.FORMING, t.STUCK): Transition(s.FORMING, c.REFORM),
+        (s.WAITING, t.UNWANTED): Transition(s.IDLE, a.TELL_VACATED),
+        (s.WAITING, t.ROOM): Transition(s.FORMING, a.NAME),
+        (s.FORMING, t.WHOLE): Transition(s.TRAINING, a.TELL_WHOLE),
+        (s.FORMING, t.STUCK): Transition(s.FORMING, a.REFORM),
         (s.TRAINING, t.BROKEN): Transition(s.FORMING),
-        (s.SETTLING, t.SETTLED): Transition(s.FORMING, c.MEND),
+        (s.SETTLING, t.SETTLED): Transition(s.FORMING, a.MEND),
         (s.SETTLING, t.RECOVERED): Transition(s.FORMING),
-        (s.STOPPING, t.TRAINED): Transition(s.FINISHING, c.FINISH),
-        (s.STOPPING, t.GONE): Transition(s.WAITING, c.DROP),
-        (s.FINISHING, t.GONE): Transition(s.COMPLETED, c.TELL_COMPLETED),
-        (s.KILLING, t.GONE): Transition(s.IDLE, c.TELL_VACATED),
-        (s.FAILING, t.GONE): Transition(s.FAILED, c.TELL_FAILED),
+        (s.STOPPING, t.TRAINED): Transition(s.FINISHING, a.FINISH),
+        (s.STOPPING, t.GONE): Transition(s.WAITING, a.DROP),
+        (s.FINISHING, t.GONE): Transition(s.COMPLETED, a.TELL_COMPLETED),
+        (s.KILLING, t.GONE): Transition(s.IDLE, a.TELL_VACATED),
+        (s.FAILING, t.GONE): Transition(s.FAILED, a.TELL_FAILED),
     }
     for state in (s.FORMING, s.TRAINING, s.SETTLING):
         table |= {
             (state, t.ALL_LEAVE): Transition(s.STOPPING),
-            (state, t.LEFT): Transition(state, c.DROP),
-            (state, t.LATE): Transition(state, c.DISMISS),
-            (state, t.TRAINED): Transition(s.FINISHING, c.FINISH),
+            (state, t.LEFT): Transition(state, a.DROP),
+            (state, t.LATE): Transition(state, a.DISMISS),
+            (state, t.TRAINED): Transition(s.FINISHING, a.FINISH),
         }
     for state in (s.FORMING, s.TRAINING):
         table |= {
             (state, t.LOST): Transition(s.SETTLING),
-            (state, t.MISPLACED): Transition(s.FORMING, c.REGROUP),
+            (state, t.MISPLACED): Transition(s.FORMING, a.REGROUP),
         }
     for state in s:
-        again = state in ENDED or state in ENDING
         table |= {
-            (state, t.DESIRED): Transition(s.ADOPTED if again else s.FORMING if state is s.TRAINING else state),
-            (state, t.KILL): Transition(s.ADOPTED if state is s.ADOPTED else s.KILLING),
+            (state, t.DESIRED): Transition(s.ADOPTED if state in ENDED | ENDING else state),
+            (state, t.KILL): Transition(s.KILLING),
             (state, t.FAILURE): Transition(s.FAILING),
         }
-    for state in (s.FAILING, s.FAILED):  # what has failed and is killed stays failed
-        table[state, t.KILL] = Transition(s.FAILING)
-    return table
+    return table | {
+        (s.TRAINING, t.DESIRED): Transition(s.FORMING),  # it may train on the right GPUs already: that is told anew
+        (s.ADOPTED, t.KILL): Transition(s.ADOPTED),  # its record may say that it has failed
+        (s.FAILING, t.KILL): Transition(s.FAILING),  # what has failed stays failed
+        (s.FAILED, t.KILL): Transition(s.FAILING),
+    }
 
 
 #: The transitions of a gang.
