@@ -148,6 +148,8 @@ class Cluster(RuleBasedStateMachine):
         launches = list(self.bench.engine.launches)
         self.bench.restart(*(order for job, order in self.orders.items() if job not in self.over))
         assert self.bench.engine.launches == launches
+        for job in self.killed:  # the store remembers it, too: it may have been asked for a moment before
+            self.bench.gangs.kill(job)
 
     @invariant()
     def no_gpu_is_shared(self) -> None:
