@@ -331,7 +331,7 @@ def test_however_many_ask_at_once_one_watchdog_is_started(directory: Path) -> No
     assert found == [watching]
     by_hand = [sys.executable, "-m", "powerflow.device.watchdog", str(directory)]
     done = subprocess.run(by_hand, capture_output=True, text=True, check=False)
-    assert (done.returncode, "is there already" in done.stderr) == (1, True)
+    assert (done.returncode, "runs already" in done.stderr) == (1, True)
 
 
 def test_the_watchdog_is_small(directory: Path) -> None:

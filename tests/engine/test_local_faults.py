@@ -266,10 +266,10 @@ def test_an_agent_that_is_there_but_does_nothing_is_given_up_until_it_goes_on(
     os.kill(pid, signal.SIGSTOP)
     try:
         for _ in range(150):  # more than can wait for it to accept them
-            with pytest.raises(EngineError, match="there but does not answer") as caught:
+            with pytest.raises(EngineError, match="runs but does not answer") as caught:
                 engine.signal(RankName("g", 0, 0), signal.SIGTERM)
             assert caught.value.retry
-        with pytest.raises(EngineError, match="there but does not answer"):
+        with pytest.raises(EngineError, match="runs but does not answer"):
             engine.wait(0.0)
     finally:
         os.kill(pid, signal.SIGCONT)

@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> int:
     else:
         taken = try_lock(directory / "watchdog.lock")
         if taken is None:
-            print(f"{directory}: a watchdog is there already", file=sys.stderr)
+            print(f"{directory}: another watchdog runs already", file=sys.stderr)
             return 1
         lock = taken
     os.truncate(lock, 0)

@@ -272,7 +272,7 @@ class LocalEngine:
     def _unanswered(self) -> EngineError:
         self._refuse_if_closed()
         self._silent = True
-        return EngineError(f"the agent of {self._home} is there but does not answer", retry=True)
+        return EngineError(f"the agent of {self._home} runs but does not answer", retry=True)
 
     def _refuse_if_closed(self) -> None:
         if self._closed:
@@ -317,7 +317,7 @@ class _Connection:
         self._socket.sendall(question[sent:])
         line = self._lines.readline()
         if not line.endswith(b"\n"):
-            raise ConnectionResetError("the agent hung up")
+            raise ConnectionResetError("the agent closed the connection")
         answer: dict[str, Any] = json.loads(line)
         return answer
 

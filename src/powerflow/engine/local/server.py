@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import resource
-import secrets
 import selectors
 import signal
 import socket
@@ -84,7 +83,7 @@ class AgentServer:
         self._umask = umask
         self._open_files = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (self._open_files[1], self._open_files[1]))
-        self._identity = secrets.token_hex(8)
+        self._identity = os.urandom(8).hex()
         self._pending: dict[str, Pending] = {}
         self._waiting: set[Peer] = set()
         self._sweep_s: float | None = None
