@@ -33,7 +33,7 @@ def test_refuses_what_is_no_amount(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["0%", "-5kWh", "1e999kWh"])
 def test_refuses_nothing_and_less(text: str) -> None:
-    with pytest.raises(InputError, match="more than nothing"):
+    with pytest.raises(InputError, match="not more than 0"):
         parse_amount(text, "--energy")
 
 

@@ -1,4 +1,7 @@
-"""Read and write quantities as people do. Inside PowerFlow they are joules, watts, seconds and bytes."""
+"""Read and write quantities with units, such as ``300kWh``.
+
+Inside PowerFlow all quantities are joules, watts, seconds and bytes.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ HOUR_S = 3600.0
 DAY_S = 86_400.0
 J_PER_KWH = 3.6e6
 
-#: What stands where there is no number.
+#: Text for a missing number.
 NOTHING = "–"
 
 _SECONDS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": HOUR_S, "d": DAY_S}
@@ -21,7 +24,7 @@ _JOULES = {"j": 1.0, "kj": 1e3, "mj": 1e6, "gj": 1e9, "wh": 3.6e3, "kwh": J_PER_
 _WATTS = {"w": 1.0, "kw": 1e3, "mw": 1e6}
 _BYTES = {"KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30, "TiB": 2.0**40}
 
-#: What `seconds_of` and `bytes_of` read, as regular expressions for a JSON Schema.
+#: Regular expressions of the text that `seconds_of` and `bytes_of` read, for a JSON Schema.
 DURATION = r"([0-9]{1,12}(\.[0-9]{1,9})?)\s*(ms|s|m|min|h|d)?"
 SIZE = r"([0-9]{1,12}(\.[0-9]{1,9})?)\s*([KMGT]i?B)"
 
@@ -36,11 +39,11 @@ _RATE = re.compile(_NUMBER + r"([A-Za-z]+)\s*/\s*(s|min)\s*")
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """An amount of energy or power, or a share of what some reference uses.
+    """Amount of energy or power, or a share of a reference.
 
     Attributes:
-        value: Joules or watts; or a share, 1 being all of it.
-        relative: Whether it is a share.
+        value: Joules or watts; or a share, where 1 is all of it.
+        relative: True if it is a share.
     """
 
     value: float
@@ -48,28 +51,28 @@ class Amount:
 
 
 def parse_amount(text: str, where: str) -> Amount:
-    """Read ``80%``, or joules as `parse_joules` does.
+    """Read a share such as ``80%``, or an amount of energy as `parse_joules` does.
 
     Raises:
-        InputError: It is no amount of energy, or not more than 0.
+        InputError: It is not an amount of energy, or not more than 0.
     """
     return _amount(text, where, _JOULES, "energy", "write a share such as 80%, or an amount such as 300kWh")
 
 
 def parse_joules(text: str, where: str) -> float:
-    """Read ``300kWh``, ``1.2 MWh`` or ``5e8J`` as joules; units in any case (``MJ`` is megajoules).
+    """Read ``300kWh``, ``1.2 MWh`` or ``5e8J`` as joules. Units may be in any case (``MJ`` is megajoules).
 
     Raises:
-        InputError: It is no amount of energy, or not more than 0.
+        InputError: It is not an amount of energy, or not more than 0.
     """
     return _amount(text, where, _JOULES, "energy", "write an amount such as 300kWh", share=False).value
 
 
 def parse_power(text: str, where: str) -> Amount:
-    """Read ``60kW``, ``500 W``, ``1.2MW`` (megawatts) or ``75%``; units in any case.
+    """Read ``60kW``, ``500 W``, ``1.2MW`` (megawatts) or ``75%``. Units may be in any case.
 
     Raises:
-        InputError: It is no amount of power, or not more than 0.
+        InputError: It is not an amount of power, or not more than 0.
     """
     return _amount(text, where, _WATTS, "power", "write watts such as 60kW, or a share: 75%")
 
@@ -78,11 +81,11 @@ def parse_ramp(text: str, where: str) -> float:
     """Read ``500W/s`` or ``6kW/min`` as watts per second.
 
     Raises:
-        InputError: It is no such rate, or not more than 0.
+        InputError: It is not a rate of power, or not more than 0.
     """
     match = _RATE.fullmatch(text)
     if match is None or match[2].lower() not in _WATTS:
-        raise InputError(f"{text!r} is no ramp", where=where, fix="write watts over time, such as 500W/s or 6kW/min")
+        raise InputError(f"{text!r} is not a ramp", where=where, fix="write watts over time, such as 500W/s or 6kW/min")
     return _positive(match[1], text, where) * _WATTS[match[2].lower()] / _SECONDS[match[3]]
 
 
@@ -90,28 +93,28 @@ def parse_length(text: str, where: str) -> float:
     """Read a length of time such as ``3h``, ``90m`` or ``45s`` as seconds.
 
     Raises:
-        InputError: It is none of them, or 0.
+        InputError: It is not a length of time, or 0.
     """
     seconds = length_of(text)
     if not seconds:
-        raise InputError(f"{text!r} is no length of time", where=where, fix="such as 3h, 90m or 45s")
+        raise InputError(f"{text!r} is not a length of time", where=where, fix="write 3h, 90m or 45s")
     return seconds
 
 
 def length_of(text: str) -> float | None:
-    """Read a length of time with its unit (s, m, min, h, d) as seconds; None if it is something else."""
+    """Convert a length of time with its unit (s, m, min, h, d) to seconds; None if the text has another form."""
     found = _LENGTH.fullmatch(text.strip())
     return None if found is None else float(found[1]) * _SECONDS[found[2]]
 
 
 def seconds_of(text: str) -> float | None:
-    """Read `DURATION`, as a job's description has it, as seconds (without a unit too); None if it is something else."""
+    """Convert a duration in the form of `DURATION` to seconds, the default unit; None if it has another form."""
     found = re.fullmatch(DURATION, text.strip(), re.ASCII)
     return None if found is None else float(found[1]) * _SECONDS[found[3] or "s"]
 
 
 def bytes_of(text: str) -> int | None:
-    """Read `SIZE`, such as ``512MiB`` or ``16GB``, as bytes; None if it is something else."""
+    """Convert a size such as ``512MiB`` or ``16GB`` to bytes; None if the text has another form than `SIZE`."""
     found = re.fullmatch(SIZE, text.strip(), re.ASCII)
     return None if found is None else round(float(found[1]) * _BYTES[found[3]])
 
@@ -120,7 +123,7 @@ def _amount(text: str, where: str, units: Mapping[str, float], kind: str, fix: s
     match = _AMOUNT.fullmatch(text)
     unit = match[2].lower() if match else ""
     if match is None or not (unit in units or (share and unit == "%")):
-        raise InputError(f"{text!r} is no amount of {kind}", where=where, fix=fix)
+        raise InputError(f"{text!r} is not an amount of {kind}", where=where, fix=fix)
     value = _positive(match[1], text, where)
     return Amount(value / 100.0, relative=True) if unit == "%" else Amount(value * units[unit], relative=False)
 
@@ -131,7 +134,7 @@ def _positive(number: str, text: str, where: str) -> float:
     except ValueError:
         value = math.nan
     if not (value > 0 and math.isfinite(value)):
-        raise InputError(f"{text!r} is not more than nothing", where=where, fix="give a number > 0")
+        raise InputError(f"{text!r} is not more than 0", where=where, fix="give a number > 0")
     return value
 
 
@@ -139,9 +142,9 @@ def _positive(number: str, text: str, where: str) -> float:
 
 
 def significant(value: float, digits: int = 3) -> str:
-    """Return ``value`` with at least ``digits`` significant digits, thousands parted by a thin space.
+    """Format ``value`` with at least ``digits`` significant digits and thin spaces between thousands.
 
-    Whole parts are never rounded away: 12345.6 gives ``12 346``, 1.23456 gives ``1.23``.
+    The whole part is never rounded: 12345.6 gives ``12 346``, 1.23456 gives ``1.23``.
     """
     if not math.isfinite(value):
         return NOTHING
@@ -152,7 +155,7 @@ def significant(value: float, digits: int = 3) -> str:
 
 
 def prose(value: float) -> str:
-    """Return three significant digits without trailing zeros: 1.9, not 1.90."""
+    """Format a number with three significant digits, without trailing zeros: 1.9, not 1.90."""
     text = significant(value)
     return text.rstrip("0").rstrip(".") if "." in text else text
 
@@ -165,37 +168,37 @@ _POWERS: _Scale = ((1e3, "W", 1.0), (1e6, "kW", 1e3), (math.inf, "MW", 1e6))
 
 
 def duration(seconds: float) -> str:
-    """Return seconds as ``42 s``, ``17.5 min``, ``1.9 h``, ``3.2 days``: whichever reads best."""
+    """Format seconds in the best unit: ``42 s``, ``17.5 min``, ``1.9 h``, ``3.2 days``."""
     return durations(seconds)[0]
 
 
 def durations(*seconds: float) -> list[str]:
-    """Return durations to be compared, all in the unit that suits the longest."""
+    """Format several durations in the unit that suits the longest, so that they can be compared."""
     return _scaled(seconds, _TIMES)
 
 
 def energy(joules: float) -> str:
-    """Return joules as ``412 J``, ``0.85 kWh``, ``1 240 kWh``, ``3.1 GWh``: whichever reads best."""
+    """Format joules in the best unit: ``412 J``, ``0.85 kWh``, ``1 240 kWh``, ``3.1 GWh``."""
     return energies(joules)[0]
 
 
 def energies(*joules: float) -> list[str]:
-    """Return energies to be compared, all in the unit that suits the largest."""
+    """Format several energies in the unit that suits the largest, so that they can be compared."""
     return _scaled(joules, _ENERGIES)
 
 
 def kwh(joules: float) -> str:
-    """Return joules as budgets are stated: ``144.2 kWh``, four digits."""
+    """Format joules as kilowatt-hours with four digits, as for budgets: ``144.2 kWh``."""
     return f"{joules / J_PER_KWH:.4g} kWh"
 
 
 def power(watts: float) -> str:
-    """Return watts as ``270 W``, ``41.2 kW``, ``1.3 MW``."""
+    """Format watts in the best unit: ``270 W``, ``41.2 kW``, ``1.3 MW``."""
     return _scaled((watts,), _POWERS)[0]
 
 
 def percent(share: float) -> str:
-    """Return 0.8 as ``80 %``; with one decimal where it is not 0."""
+    """Format a share in percent: 0.8 as ``80 %``; with one decimal only if it is not 0."""
     if not math.isfinite(share):
         return NOTHING
     value = round(share * 100, 1)

@@ -1,6 +1,6 @@
-"""Read YAML written by people, and name the line of whatever is wrong with it.
+"""Read YAML files, with the line number of every error.
 
-Callers work on YAML's syntax tree, because plain dictionaries do not know their lines.
+Callers work on YAML's syntax tree, because plain dictionaries have no line numbers.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import yaml
 
 from powerflow.errors import InputError, shortened
 
-#: A larger file is something else given by mistake, such as a log.
+#: A larger file is probably another file given by mistake, such as a log.
 MOST_BYTES = 1 << 20
 
 
@@ -22,10 +22,10 @@ def read_text(path: Path, where: str, what: str) -> str:
     Args:
         path: The file.
         where: Its name in error messages.
-        what: What it should hold, for error messages, such as "a job".
+        what: Expected content, for error messages, such as "a job".
 
     Raises:
-        InputError: It cannot be read, or is no such text; exit code 3 if it does not exist.
+        InputError: It cannot be read, is too large, or is not text; exit code 3 if it does not exist.
     """
     try:
         with path.open("rb") as file:
@@ -35,12 +35,12 @@ def read_text(path: Path, where: str, what: str) -> str:
     except OSError as error:
         raise InputError(f"cannot read: {error.strerror}", where=where, exit_code=1) from None
     except ValueError:  # a NUL in the path
-        raise InputError("no path to a file", where=where) from None
+        raise InputError("not a path to a file", where=where) from None
     return decode(content, where, what)
 
 
 def decode(content: str | bytes, where: str, what: str) -> str:
-    """Decode UTF-8 text; arguments and errors as for `read_text`."""
+    """Decode UTF-8 text; arguments and errors as in `read_text`."""
     if len(content) > MOST_BYTES:
         raise InputError(f"larger than 1 MiB: not {what}", where=where)
     try:
@@ -53,10 +53,10 @@ def decode(content: str | bytes, where: str, what: str) -> str:
 
 
 def compose(text: str, where: str) -> yaml.Node | None:
-    """Parse YAML into its syntax tree; None if there is only white space and comments.
+    """Parse YAML into its syntax tree; return None if it has only white space and comments.
 
     Raises:
-        InputError: It is not YAML; with ``where:line``.
+        InputError: It is not YAML; the message has ``where:line``.
     """
     try:
         return yaml.compose(text, Loader=yaml.SafeLoader)
@@ -70,7 +70,7 @@ def compose(text: str, where: str) -> yaml.Node | None:
 
 
 def line_of(node: yaml.Node) -> int:
-    """Return the line that a node begins on, from 1."""
+    """Return the line number where a node begins, from 1."""
     return node.start_mark.line + 1
 
 
@@ -83,7 +83,8 @@ def entries(node: yaml.Node, where: str) -> Iterator[tuple[yaml.ScalarNode, yaml
     """Yield keys and values of a mapping.
 
     Raises:
-        InputError: It is no mapping, a key is no plain word, or a key stands twice (YAML would take the later one).
+        InputError: It is not a mapping, a key is not a plain word, or a key occurs twice (YAML would use the later
+            one).
     """
     if not isinstance(node, yaml.MappingNode):
         raise InputError("expected 'key: value' lines", where=at(where, node))
@@ -92,6 +93,6 @@ def entries(node: yaml.Node, where: str) -> Iterator[tuple[yaml.ScalarNode, yaml
         if not isinstance(key, yaml.ScalarNode):
             raise InputError("a key is not a plain word", where=at(where, key))
         if key.value in seen:
-            raise InputError(f"key {shortened(key.value)} stands twice", where=at(where, key))
+            raise InputError(f"key {shortened(key.value)} occurs twice", where=at(where, key))
         seen.add(key.value)
         yield key, value

@@ -43,8 +43,8 @@ def test_the_example_of_the_module_is_a_job() -> None:
         ("- run: x", "job.yaml:1: expected 'key: value' lines"),
         ("python train.py", "job.yaml:1: expected 'key: value' lines"),
         ("name: a\n", "job.yaml:1: no 'run'; only 'run' is required: run: python train.py"),
-        ("run: x\nrun: y", "job.yaml:2: key 'run' stands twice"),
-        ("run: x\nbatch: {global: 8, global: 9}", "job.yaml:2: key 'global' stands twice"),
+        ("run: x\nrun: y", "job.yaml:2: key 'run' occurs twice"),
+        ("run: x\nbatch: {global: 8, global: 9}", "job.yaml:2: key 'global' occurs twice"),
         ("run: x\n\npriorty: low", "job.yaml:3: unknown key 'priorty'; do you mean 'priority'?"),
         (
             "run: x\nbatch:\n  global: 8\n  locl_max: 4",
@@ -113,7 +113,7 @@ def test_a_file_that_is_not_there_or_no_file(tmp_path: Path) -> None:
     assert missing.value.exit_code == 3
     with pytest.raises(InputError, match="cannot read: Is a directory"):
         read_spec(tmp_path)
-    with pytest.raises(InputError, match="no path to a file"):
+    with pytest.raises(InputError, match="not a path to a file"):
         read_spec("a\0b")
 
 

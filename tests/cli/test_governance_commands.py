@@ -32,11 +32,11 @@ def test_a_cap_is_set_shown_recorded_lifted_and_audited(operator: Shell) -> None
 @pytest.mark.parametrize(
     ("argv", "code", "said"),
     [
-        (("cap", "set", "sixty"), 2, "POWER: 'sixty' is no amount of power"),
+        (("cap", "set", "sixty"), 2, "POWER: 'sixty' is not an amount of power"),
         (("cap", "set", "60kW", "--from", "teatime"), 2, "--from: 'teatime' is no time"),
-        (("cap", "set", "60kW", "--for", "long"), 2, "--for: 'long' is no length of time"),
+        (("cap", "set", "60kW", "--for", "long"), 2, "--for: 'long' is not a length of time"),
         (("cap", "set", "60kW", "--for", "3h", "--until", "17:00"), 2, "give one of the two"),
-        (("cap", "set", "60kW", "--ramp", "1"), 2, "--ramp: '1' is no ramp"),
+        (("cap", "set", "60kW", "--ramp", "1"), 2, "--ramp: '1' is not a ramp"),
         (("cap", "lift", "rack:r9"), 3, "there is no power cap on rack:r9"),
         (("cap", "record", "7"), 3, "there is no power cap 7"),
         (("cap", "record", "7", "--as", "json"), 3, "there is no power cap 7"),
@@ -89,7 +89,7 @@ def test_a_signal_is_set_from_a_file_an_address_or_a_number(operator: Shell, tmp
 @pytest.mark.parametrize(
     ("argv", "code", "said"),
     [
-        (("budget", "set", "much"), 2, "AMOUNT: 'much' is no amount of energy"),
+        (("budget", "set", "much"), 2, "AMOUNT: 'much' is not an amount of energy"),
         (("budget", "set", "80%"), 2, "write an amount such as 300kWh"),
         (("budget", "set", "4kWh", "--zone", "Mars/Olympus"), 2, "no time zone"),
         (("budget", "drop"), 3, "there is no such energy budget"),
@@ -102,7 +102,7 @@ def test_a_signal_is_set_from_a_file_an_address_or_a_number(operator: Shell, tmp
         (("budget", "set", "400kWh", "--project", ""), 2, "no project is named"),
         (("budget", "set", "1e-300kWh"), 2, "give an amount from 1 Wh"),
         (("budget", "set", "1e300kWh"), 2, "give an amount from 1 Wh"),
-        (("signal", "set", "tariff", "1", "--max-age", "old"), 2, "--max-age: 'old' is no length of time"),
+        (("signal", "set", "tariff", "1", "--max-age", "old"), 2, "--max-age: 'old' is not a length of time"),
         (("signal", "drop", "carbon"), 3, "there is no carbon signal"),
     ],
 )

@@ -92,8 +92,8 @@ def test_quiet_says_nothing(log: str, capsys: pytest.CaptureFixture[str]) -> Non
     ("options", "said"),
     [
         (["--energy", "80%", "--lambda", "1e-3"], "--energy and --lambda are both given"),
-        (["--energy", "much"], "'much' is no amount of energy"),
-        (["--energy", "0%"], "not more than nothing"),
+        (["--energy", "much"], "'much' is not an amount of energy"),
+        (["--energy", "0%"], "not more than 0"),
         (["--energy", "2%"], "does not get down to 2.0%; the lowest it reached is"),
         (["--energy", "1Wh"], "does not get down to 0.001 kWh; the lowest it reached is"),
         (["--energy", "80%", "--policy", "srtf"], "takes no notice of a price of energy"),

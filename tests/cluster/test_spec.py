@@ -129,7 +129,7 @@ def test_what_no_cluster_can_be(text: str, said: str) -> None:
         ("groups:\n  - {gpu_type: A100, count: 2, gpus: 8, idle_w: .nan}\n", "idle_w is nan"),
         ("groups:\n  - {gpu_type: A100, count: 2, gpus: 8, can_sleep: 1}\n", "give true or false"),
         ("groups:\n  - {gpu_type: A100, count: 2, gpus: 8, can_sleep: true}\n", "can_sleep without wake_s"),
-        ("groups:\n  - {gpu_type: A100, count: 2, count: 3, gpus: 8}\n", "'count' stands twice"),
+        ("groups:\n  - {gpu_type: A100, count: 2, count: 3, gpus: 8}\n", "'count' occurs twice"),
         ("groups: [\n", "not YAML"),
         ("a: &a [*a]\n", "unknown key"),
         ("groups:\n  - [1, 2]\n", ":2: expected 'key: value'"),

@@ -32,7 +32,7 @@ def read_groups(path: Path) -> list[tuple[NodeGroup, int]]:
         if key.value != "groups":
             raise InputError(f"unknown key {key.value!r}", where=at(where, key), fix="the only key here is 'groups'")
         if not isinstance(value, yaml.SequenceNode) or not value.value:
-            raise InputError("'groups' is no list of node groups", where=at(where, value))
+            raise InputError("'groups' is not a list of node groups", where=at(where, value))
         groups = [(_group(node, where), line_of(node)) for node in value.value]
     if groups is None:
         raise InputError("no 'groups'", where=where, fix="describe node groups under 'groups:'")
@@ -64,7 +64,7 @@ def _scalar(key: str, node: yaml.Node, where: str) -> object:
 
 def _text(key: str, node: yaml.Node, where: str) -> str:
     if not isinstance(node, yaml.ScalarNode) or not node.value:
-        raise InputError(f"{key} is no name", where=at(where, node))
+        raise InputError(f"{key} is not a name", where=at(where, node))
     return str(node.value)
 
 
@@ -91,7 +91,7 @@ def _truth(key: str, node: yaml.Node, where: str) -> bool:
 
 def _texts(key: str, node: yaml.Node, where: str) -> tuple[str, ...]:
     if not isinstance(node, yaml.SequenceNode) or not node.value:
-        raise InputError(f"{key} is no list of names", where=at(where, node))
+        raise InputError(f"{key} is not a list of names", where=at(where, node))
     return tuple(_text(key, item, where) for item in node.value)
 
 
