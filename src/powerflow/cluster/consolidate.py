@@ -15,7 +15,7 @@ import numpy as np
 from powerflow.arrays import FloatArray, IntArray
 from powerflow.cluster.occupancy import Occupancy
 from powerflow.cluster.packing import NOBODY, PackedPool
-from powerflow.cluster.relocation import home, rooms
+from powerflow.cluster.relocation import home, leave_node, rooms
 from powerflow.kernel import array_kernel
 from powerflow.units import HOUR_S
 
@@ -109,7 +109,7 @@ def who_leaves(
         for i in range(len(room)):
             if room[i] != gpus - short or pool.size[i] < gpus:
                 continue
-            count = _leave_node(pool, i, gpus, short, room, leavers)
+            count = leave_node(pool, i, gpus - 1, short, True, room, leavers)
             if count > 0:
                 cost = 0.0
                 for k in range(count):
@@ -120,32 +120,3 @@ def who_leaves(
             if tried == NODES_TRIED:
                 return -1
     return -1
-
-
-@array_kernel
-def _leave_node(pool: PackedPool, node: int, gpus: int, short: int, room: IntArray, leavers: IntArray) -> int:
-    """Find smaller jobs on ``node`` alone that hold ``short`` GPUs and fit elsewhere; return how many, or -1."""
-    count = 0
-    left = short
-    homes = np.empty(64, np.int64)
-    kept = room[node]
-    room[node] = -1  # reserved for the job
-    first, last = pool.first_gpu[node], pool.first_gpu[node] + pool.built[node]
-    for held in range(min(gpus - 1, short), 0, -1):
-        for gpu in range(first, last):
-            other = pool.owner_of[gpu]
-            if left < held or other == NOBODY or pool.held[other] != held or pool.spread[other] != 1:
-                continue
-            if pool.head[other] != gpu:  # count each job once
-                continue
-            there = home(pool, room, held, True)
-            if there < 0:
-                continue
-            leavers[count], homes[count] = other, there
-            count += 1
-            left -= held
-            room[there] -= held
-    for k in range(count):
-        room[homes[k]] += pool.held[leavers[k]]
-    room[node] = kept
-    return count if left == 0 else -1

@@ -11,7 +11,7 @@ import numpy as np
 from powerflow.arrays import FloatArray, IntArray
 from powerflow.cluster.occupancy import Occupancy
 from powerflow.cluster.packing import NOBODY, UP, PackedPool
-from powerflow.cluster.relocation import home, rooms
+from powerflow.cluster.relocation import leave_node, rooms
 from powerflow.kernel import array_kernel
 
 NODES_TRIED = 8
@@ -71,7 +71,8 @@ def who_can_leave(pool: PackedPool, gain: FloatArray, pause: FloatArray, leavers
         node = int(np.argmax(worth))
         if worth[node] <= 0.0:
             return 0
-        count = _all_leave(pool, node, room, leavers)
+        used = pool.size[node] - pool.room[node]
+        count = leave_node(pool, node, used, used, False, room, leavers)
         if count > 0:
             return count
         worth[node] = -np.inf
@@ -89,29 +90,3 @@ def _pauses(pool: PackedPool, node: int, pause: FloatArray) -> float:
                 return np.inf
             cost += pause[owner] / pool.held[owner]
     return cost
-
-
-@array_kernel
-def _all_leave(pool: PackedPool, node: int, room: IntArray, leavers: IntArray) -> int:
-    """List all owners on a node, largest first, if each fits another node in use; return how many, else 0."""
-    count = 0
-    homes = np.empty(64, np.int64)
-    kept = room[node]
-    room[node] = -1
-    fit = True
-    for held in range(pool.size[node], 0, -1):
-        for gpu in range(pool.first_gpu[node], pool.first_gpu[node] + pool.built[node]):
-            owner = pool.owner_of[gpu]
-            # count each owner once, at its first GPU
-            if not fit or owner == NOBODY or pool.held[owner] != held or pool.head[owner] != gpu:
-                continue
-            there = home(pool, room, held, False)
-            fit = there >= 0
-            if fit:
-                leavers[count], homes[count] = owner, there
-                count += 1
-                room[there] -= held
-    for k in range(count):
-        room[homes[k]] += pool.held[leavers[k]]
-    room[node] = kept
-    return count if fit else 0

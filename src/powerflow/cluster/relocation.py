@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from powerflow.arrays import IntArray
-from powerflow.cluster.packing import UP, PackedPool
+from powerflow.cluster.packing import NOBODY, UP, PackedPool
 from powerflow.kernel import array_kernel
 
 
@@ -38,3 +38,49 @@ def home(pool: PackedPool, room: IntArray, gpus: int, may_open: bool) -> int:
         elif may_open and (best_open < 0 or room[node] < room[best_open]):
             best_open = node
     return best if best >= 0 else best_open
+
+
+@array_kernel
+def leave_node(
+    pool: PackedPool, node: int, largest: int, total: int, may_open: bool, room: IntArray, leavers: IntArray
+) -> int:
+    """Find jobs on ``node`` alone that hold ``total`` GPUs together and each fit on another node.
+
+    Larger jobs leave first, none with more than ``largest`` GPUs. The result does not change ``room``.
+
+    Args:
+        pool: The pool's arrays.
+        node: The node to leave.
+        largest: Largest number of GPUs of a leaving job.
+        total: GPUs that become free.
+        may_open: True if jobs may go to empty nodes.
+        room: ``[N]`` free GPUs of each node, from `rooms`, after the moves planned so far.
+        leavers: ``[64]`` output: the owners that leave.
+
+    Returns:
+        Number of jobs that leave; -1 if there is no such choice.
+    """
+    count = 0
+    left = total
+    homes = np.empty(64, np.int64)
+    kept = room[node]
+    room[node] = -1  # its own jobs do not go back to it
+    first, last = pool.first_gpu[node], pool.first_gpu[node] + pool.built[node]
+    for held in range(min(largest, total), 0, -1):
+        for gpu in range(first, last):
+            other = pool.owner_of[gpu]
+            if left < held or other == NOBODY or pool.held[other] != held or pool.spread[other] != 1:
+                continue
+            if pool.head[other] != gpu:  # count each job once
+                continue
+            there = home(pool, room, held, may_open)
+            if there < 0:
+                continue
+            leavers[count], homes[count] = other, there
+            count += 1
+            left -= held
+            room[there] -= held
+    for k in range(count):
+        room[homes[k]] += pool.held[leavers[k]]
+    room[node] = kept
+    return count if left == 0 else -1

@@ -18,23 +18,32 @@ _OUTCOMES = {
     "TIMEOUT": JobOutcome.FAILED,
     "NODE_FAIL": JobOutcome.FAILED,
 }
-_NEEDED = frozenset({"job_id", "gpu_num", "state", "submit_time", "duration"})
-_TELLING = _NEEDED | {"vc", "node_num"}  # no other format has all of these
+NEEDED = frozenset({"job_id", "gpu_num", "state", "submit_time", "duration"})
+_TELLING = NEEDED | {"vc", "node_num"}  # no other format has all of these
 
 
-def _job(row: Mapping[str, str], line: int, clock: Clock) -> TraceJob:
-    state = text(row, "state")
+def ended_job(row: Mapping[str, str], line: int, clock: Clock, log: str, state: str, outcome: JobOutcome) -> TraceJob:
+    """Return the job of a row in the layout that Helios and Acme share; ``log`` names jobs without a name.
+
+    Raises:
+        Unusable: The job has not ended, or a value is not usable.
+    """
     if state in {"RUNNING", "PENDING", "SUSPENDED"}:
         raise Unusable(f"not ended ({state})")
     return TraceJob(
-        id=text(row, "job_id") or f"helios-{line}",
+        id=text(row, "job_id") or f"{log}-{line}",
         submit_s=clock.epoch_s(row["submit_time"], "submit_time"),
         duration_s=ran_s(number(row["duration"], "duration")),
         gpus=gpu_count(number(row["gpu_num"], "gpu_num")),
         wait_s=seconds(row["queue"], "queue") if text(row, "queue") else None,
         project=text(row, "vc") or text(row, "user"),
-        outcome=_OUTCOMES.get(state, JobOutcome.UNKNOWN),
+        outcome=outcome,
     )
+
+
+def _job(row: Mapping[str, str], line: int, clock: Clock) -> TraceJob:
+    state = text(row, "state")
+    return ended_job(row, line, clock, "helios", state, _OUTCOMES.get(state, JobOutcome.UNKNOWN))
 
 
 def _entries(stream: TextIO, clock: Clock) -> Iterator[Entry]:
@@ -42,7 +51,7 @@ def _entries(stream: TextIO, clock: Clock) -> Iterator[Entry]:
 
     def lacks(header: tuple[str, ...]) -> set[str]:
         columns.update(header)
-        return set(_NEEDED - columns)
+        return set(NEEDED - columns)
 
     yield from csv_entries(stream, clock, "a Helios log", lacks, _job)
     yield "project is the virtual cluster" if "vc" in columns else "project is the user (there is no column vc)"
