@@ -91,7 +91,7 @@ def test_a_signal_is_set_from_a_file_an_address_or_a_number(operator: Shell, tmp
     [
         (("budget", "set", "much"), 2, "AMOUNT: 'much' is not an amount of energy"),
         (("budget", "set", "80%"), 2, "write an amount such as 300kWh"),
-        (("budget", "set", "4kWh", "--zone", "Mars/Olympus"), 2, "no time zone"),
+        (("budget", "set", "4kWh", "--zone", "Mars/Olympus"), 2, "unknown time zone"),
         (("budget", "drop"), 3, "there is no such energy budget"),
         (("signal", "set", "tariff", "nowhere.csv"), 2, "nowhere.csv: cannot be read"),
         (("signal", "set", "tariff", "/dev/zero"), 2, "/dev/zero: is no file"),

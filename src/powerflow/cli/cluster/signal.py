@@ -111,7 +111,7 @@ def _finite(value: float, where: str) -> float:
     from powerflow.errors import InputError
 
     if not math.isfinite(value):
-        raise InputError(f"{value:g} is no value", where=where, fix="give a number")
+        raise InputError(f"{value:g} is not a valid value", where=where, fix="give a number")
     return value
 
 
