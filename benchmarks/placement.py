@@ -33,7 +33,7 @@ import numpy as np
 
 from powerflow.cluster.consolidate import Spread, consolidate
 from powerflow.cluster.occupancy import NodeShare, Occupancy, Placement
-from powerflow.cluster.packing import UP
+from powerflow.cluster.packed_pool import UP
 from powerflow.cluster.spec import parse_cluster
 from powerflow.policy.registry import load as load_policy
 from powerflow.simulate.run import simulate

@@ -32,8 +32,9 @@ from powerflow.scheduler.rules.hysteresis import Hysteresis
 from powerflow.scheduler.rules.protection import Protection
 from powerflow.simulate.belief import Oracle, Sizes
 from powerflow.simulate.result import SimulationResult
-from powerflow.simulate.run import Simulation, World, simulate
+from powerflow.simulate.run import Simulation, simulate
 from powerflow.simulate.workload.workload import Workload
+from powerflow.simulate.world import World
 
 MODEL_ERROR = 0.2  # every believed step time and power is off by up to so much, and so is every size
 COUNTS = np.array([1, 2, 4, 8])

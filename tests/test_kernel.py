@@ -44,12 +44,12 @@ def test_a_controller_of_no_jobs_loads_no_compiler(tmp_path: Path) -> None:
 FIRST = """
 import sys, threading
 import numpy as np
-from powerflow.cluster import packing
+from powerflow.cluster import packed_pool, packing
 from powerflow.cluster.buddy import choose_gpus
 from powerflow.scheduler.ledger import advance
 before = [choose_gpus]
 print("numba" in sys.modules)
-pool = packing.empty_pool([4, 4], [0, 0], 2)
+pool = packed_pool.empty_pool([4, 4], [0, 0], 2)
 threads = [threading.Thread(target=packing.place, args=(pool, owner, 3)) for owner in (0, 1)]
 for thread in threads:
     thread.start()

@@ -10,12 +10,13 @@ from powerflow.energy.budgets import Budgets
 from powerflow.energy.response import Response
 from powerflow.policy.protocol import Policy
 from powerflow.scheduler.ledger import advance
-from powerflow.scheduler.remaining_energy import owed_j
+from powerflow.scheduler.remaining_energy import remaining_energy_j
 from powerflow.scheduler.rules.power_limit import PowerLimit
-from powerflow.scheduler.rules.wrapper import layer
+from powerflow.scheduler.rules.wrapper import find_wrapper
 from powerflow.simulate.belief import Belief
-from powerflow.simulate.run import Simulation, World
+from powerflow.simulate.run import Simulation
 from powerflow.simulate.workload.workload import Workload
+from powerflow.simulate.world import World
 from powerflow.units import DAY_S
 
 #: The meter is read, and the price set, this often.
@@ -49,7 +50,7 @@ class GovernedSimulation(Simulation):
     Args:
         workload, policy, belief, world: As of `Simulation`.
         budgets: Of the cluster, of projects.
-        prices: Those of the keepers, for what is owed.
+        prices: Those of the keepers, for the remaining energy of jobs.
         epoch_s: Unix seconds of the simulation's 0.
         day: By scope, what the arrivals of a day, counted from 0, would cost by the belief; asked when it is over.
     """
@@ -76,34 +77,31 @@ class GovernedSimulation(Simulation):
         self._tick_s = 0.0
 
     def _moment(self) -> None:
-        next_s = min(self._arrival_s, self._run_due_s(), self._nodes.due_s(), self._wake_s)
-        if self._tick_s <= next_s:
+        if self._tick_s <= self._next_s():
             self._tick()
         else:
             super()._moment()
 
     def _tick(self) -> None:
         now_s = self._tick_s
-        self.meter.advance(now_s)
-        self.idle_j += self._idle_watts * (now_s - self.now_s)
-        self.now_s = now_s
+        self._advance_to(now_s)
         if now_s % DAY_S == 0 and now_s > 0:
             self.budgets.learn(self.day(round(now_s / DAY_S) - 1))
         limited = self.scheduler.limited
-        rations = [layer(policy, PowerLimit) for policy in self.scheduler.policies.values()]
-        cut = any(ration.cutting for ration in rations if ration is not None)
+        limits = [find_wrapper(policy, PowerLimit) for policy in self.scheduler.policies.values()]
+        cut = any(limit.cutting for limit in limits if limit is not None)
         scopes = self.budgets.keepers.keys()
-        self.warned += self.budgets.observe(self.epoch_s + now_s, self._meters(), self._owed(scopes), limited)
+        self.warned += self.budgets.observe(self.epoch_s + now_s, self._meters(), self._remaining(scopes), limited)
         terms = self.budgets.terms(self.epoch_s + now_s, self._nodes.tail_watts())
         self._pending.append(terms)
         self._wake_s = now_s
         self.ticks.append(Tick(now_s, self.meter.joules, terms.price, bool(limited), cut, self.waiting))
         self._tick_s += TICK_S
 
-    def _owed(self, scopes: Iterable[str]) -> dict[str, list[float]]:
-        now = self._progress()
+    def _remaining(self, scopes: Iterable[str]) -> dict[str, list[float]]:
+        now = self._progress.at(self.now_s)
         advance(self.scheduler.ledger.rows["done"], now.slots, now.done)
-        return owed_j(self.scheduler, self.prices, scopes, self.now_s)
+        return remaining_energy_j(self.scheduler, self.prices, scopes, self.now_s)
 
     def _meters(self) -> dict[str, float]:
         """By scope, joules so far: a project's are those of its jobs, running ones included."""
@@ -111,8 +109,7 @@ class GovernedSimulation(Simulation):
         if self.budgets.keepers.keys() - {""}:
             energy_j = [*self.energy_j]
             for run in self.runs.values():
-                paused_s = min(self.now_s, run.resume_s) - run.since_s
-                energy_j[run.job] += run.paused_w * paused_s + run.power_w * max(0.0, self.now_s - run.resume_s)
+                energy_j[run.job] += run.energy_j(self.now_s)
             for job, joules in zip(self.jobs, energy_j, strict=True):
                 if job.project:
                     meters[job.project] = meters.get(job.project, 0.0) + joules

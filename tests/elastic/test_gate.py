@@ -15,7 +15,7 @@ from torch.utils.data import TensorDataset
 
 from powerflow import elastic
 from powerflow.elastic.run import Run
-from powerflow.elastic.static_gang import Fixed
+from powerflow.elastic.static_gang import StaticGang
 from powerflow.elastic.training.gate import gate
 
 DATA = TensorDataset(torch.arange(32.0, dtype=torch.float64).reshape(16, 2) / 32)
@@ -55,7 +55,7 @@ def begin(most: int, *others: Any, model: nn.Module) -> Run:
     """A run of one rank, with so many samples a pass at most."""
     run = elastic.init()
     run.wrap(model, *others)
-    assert isinstance(run._gang, Fixed)
+    assert isinstance(run._gang, StaticGang)
     run._gang.local_batch_max = most
     return run
 

@@ -15,7 +15,7 @@ from torch.utils.data import TensorDataset
 
 from powerflow import elastic
 from powerflow.elastic.run import Run
-from powerflow.elastic.static_gang import Fixed
+from powerflow.elastic.static_gang import StaticGang
 from powerflow.errors import InputError
 
 GENERATOR = torch.Generator().manual_seed(3)
@@ -43,7 +43,7 @@ class Script:
         self.others = [other(self) for other in others]
         self.run: Run = elastic.init()
         self.run.wrap(self.model, self.optimizer, *self.others)
-        assert isinstance(self.run._gang, Fixed)
+        assert isinstance(self.run._gang, StaticGang)
         self.run._gang.local_batch_max = most
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
@@ -182,7 +182,7 @@ def test_batch_statistics_may_change_in_every_pass() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     run = elastic.init()
     run.wrap(model, optimizer)
-    assert isinstance(run._gang, Fixed)
+    assert isinstance(run._gang, StaticGang)
     run._gang.local_batch_max = 2
     for _ in run.epochs(1):
         for x, y in run.batches(DATA, global_batch=4):
@@ -439,7 +439,7 @@ def test_a_peer_lost_after_an_update_in_the_middle_of_a_step() -> None:
     def body(script: Script, x: Tensor, y: Tensor) -> None:
         script.run.backward(script.loss(x, y))
         script.optimizer.step()
-        assert isinstance(script.run._gang, Fixed)
+        assert isinstance(script.run._gang, StaticGang)
         script.run._gang.whole = False  # as in the second backward of a GAN
 
     with pytest.raises(InputError, match="updated in the middle of a step") as raised:

@@ -14,7 +14,7 @@ from torch.utils.data import TensorDataset
 
 from powerflow import elastic
 from powerflow.elastic.run import Run
-from powerflow.elastic.static_gang import Fixed
+from powerflow.elastic.static_gang import StaticGang
 from powerflow.errors import InputError
 
 DATA = TensorDataset(torch.arange(1.0, 17.0).reshape(16, 1))
@@ -32,7 +32,7 @@ def wrap(run: Run, *, most: int = 0) -> tuple[nn.Linear, torch.optim.Optimizer]:
     model = nn.Linear(1, 1, bias=False)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     run.wrap(model, optimizer)
-    assert isinstance(run._gang, Fixed)
+    assert isinstance(run._gang, StaticGang)
     run._gang.local_batch_max = most
     return model, optimizer
 

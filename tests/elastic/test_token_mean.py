@@ -12,7 +12,7 @@ from torch.utils.data import TensorDataset
 
 from powerflow import elastic
 from powerflow.elastic.run import Run
-from powerflow.elastic.static_gang import Fixed
+from powerflow.elastic.static_gang import StaticGang
 from powerflow.errors import InputError
 from tests.elastic import trainee
 from tests.elastic.proofs import ORDER
@@ -62,7 +62,7 @@ def wrap(run: Run, most: int) -> nn.Linear:
     """One weight, whose gradient is the weighted mean of the batch."""
     model = nn.Linear(1, 1, bias=False)
     run.wrap(model, torch.optim.SGD(model.parameters(), lr=0.5))
-    assert isinstance(run._gang, Fixed)
+    assert isinstance(run._gang, StaticGang)
     run._gang.local_batch_max = most
     return model
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from powerflow.energy.remaining_energy import owed
+from powerflow.energy.remaining_energy import remaining_energy
 from powerflow.energy.response import between, falling, price_for, response
 from powerflow.errors import InputError
 
@@ -66,6 +66,6 @@ def test_owed_by_hand() -> None:
     counts = np.array([1, 2])
     remaining, cost = np.array([1.0, 2.0, np.nan]), np.zeros(3, np.int64)
     least, most = np.ones(3, np.int64), np.array([2, 1, 2])
-    found = owed([0.0, 1.0], remaining, np.ones(3), least, most, cost, counts, step_s, power_w, 100.0)
+    found = remaining_energy([0.0, 1.0], remaining, np.ones(3), least, most, cost, counts, step_s, power_w, 100.0)
     # fastest: 4 s at 900 W added, and for the job of one GPU 8 s at 400 W; least energy: 10 s at 200 W
     assert found == [1 * 3600.0 + 2 * 3200.0, 1 * 2000.0 + 2 * 2000.0]

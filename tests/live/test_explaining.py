@@ -85,7 +85,7 @@ def test_a_question_that_fails_ends_nothing(bench: Bench, monkeypatch: pytest.Mo
 
     job = bench.submit(gpus="1", batch={"global": 64})
     bench.until_trains(job)
-    monkeypatch.setattr("powerflow.live.explain_requests.insight", fails)
+    monkeypatch.setattr("powerflow.live.explain_requests.what_if", fails)
     assert bench.service.explain(job).binds == ""
     bench.turn(2)
     assert bench.service.explain(job).options, "the rest is said all the same"

@@ -333,7 +333,7 @@ def test_a_reading_of_jobs_that_are_gone_is_no_fault() -> None:
     driver.at(1.0, PowerMetered(1500.0, np.array([63, 5]), np.array([100.0, 1.0]), np.ones(2, bool)))
 
 
-def test_a_belief_that_turns_out_dearer_is_acted_on_at_once() -> None:
+def test_a_belief_that_turns_out_dearer_leads_to_a_decision_at_once() -> None:
     driver = two_jobs(PowerCapSet(PowerCap(2000.0)))
     plan = driver.at(1.0, CostLearned("linear", "A100", table([8.0, 4.0, 2.0, 1.0], (120.0, 400.0))))
     assert plan.decided

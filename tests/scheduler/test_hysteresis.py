@@ -15,7 +15,8 @@ from powerflow.policy.prices import Prices
 from powerflow.policy.protocol import View
 from powerflow.policy.registry import load
 from powerflow.scheduler.rules.hysteresis import Hysteresis
-from powerflow.simulate.run import World, simulate
+from powerflow.simulate.run import simulate
+from powerflow.simulate.world import World
 from tests.policy.views import assert_valid, make_view, views
 from tests.simulate.small import small_workload
 

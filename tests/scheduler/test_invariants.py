@@ -42,14 +42,14 @@ def _reason(job: str, **fields: object) -> Break:
         reasons = dict(plan.reasons())
         reasons[job] = reasons[job]._replace(**fields)  # type: ignore[arg-type]
         plan.changes = [change for change in plan.changes if change.job_id != job]
-        plan.explain = lambda: reasons
+        plan.reasons = lambda: reasons
 
     return change
 
 
 def _forget_reason(scheduler: Scheduler, plan: Plan) -> None:
     reasons: dict[str, Reason] = {name: reason for name, reason in plan.reasons().items() if name != "c"}
-    plan.explain = lambda: reasons
+    plan.reasons = lambda: reasons
 
 
 def _a100(scheduler: Scheduler):  # type: ignore[no-untyped-def]

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from powerflow.policy.protocol import Policy, View
@@ -53,11 +53,11 @@ def test_without_limits_nothing_is_changed() -> None:
 )
 def test_by_hand(limit_w: dict[str, float], gpus: list[int], clock: list[int]) -> None:
     view = two_projects(limit_w)
-    ration = PowerLimit(load("prices"))
-    answer = ration.decide(view)
+    limit = PowerLimit(load("prices"))
+    answer = limit.decide(view)
     assert answer.gpus.tolist() == gpus
     assert np.where(answer.gpus > 0, answer.clock, 1).tolist() == np.where(answer.gpus > 0, clock, 1).tolist()
-    assert ration.binding == {scope for scope in limit_w if limit_w[scope] < 800.0 and scope != "nobody"}
+    assert limit.binding == {scope for scope in limit_w if limit_w[scope] < 800.0 and scope != "nobody"}
 
 
 def test_a_protected_job_is_the_last_of_its_project_to_stop() -> None:
@@ -69,6 +69,7 @@ def test_a_protected_job_is_the_last_of_its_project_to_stop() -> None:
     assert answer.clock[1] == view.clock_max
 
 
+@settings(deadline=None)
 @given(views(max_jobs=8), st.data())
 def test_limits_hold_whatever_decides(view: View, data: st.DataObject) -> None:
     code = data.draw(st.lists(st.integers(0, 2), min_size=len(view.jobs), max_size=len(view.jobs)))

@@ -17,7 +17,6 @@ from powerflow.job import Job
 from powerflow.policy.registry import BUILT_IN, load
 from powerflow.scheduler.cap import CLUSTER, PowerCap, Scope
 from powerflow.scheduler.events import (
-    Acting,
     Adopted,
     Cancelled,
     Completed,
@@ -27,6 +26,7 @@ from powerflow.scheduler.events import (
     GpuFailed,
     GpuRecovered,
     Leaving,
+    ManagedProjects,
     NodeDrained,
     NodeFailed,
     NodeRecovered,
@@ -258,7 +258,7 @@ class AnythingHappens(RuleBasedStateMachine):
     @rule(on_others=st.booleans(), on=st.dictionaries(PROJECTS, st.booleans(), max_size=2))
     def act(self, on_others: bool, on: dict[str, bool]) -> None:
         """PowerFlow is let in, or asked to keep out."""
-        self.events.append(Acting(on_others, on))
+        self.events.append(ManagedProjects(on_others, on))
 
     @rule(
         watts=st.sampled_from([1.0, 700.0, 1000.0, 1500.0, 2500.0]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from powerflow.policy.registry import load
-from powerflow.scheduler.events import Acting, Cancelled, CostLearned, Failed, NodeDrained, NodeFailed
+from powerflow.scheduler.events import Cancelled, CostLearned, Failed, ManagedProjects, NodeDrained, NodeFailed
 from powerflow.scheduler.plan import Reason, Why
 from powerflow.scheduler.reasons import beneficiaries
 from powerflow.scheduler.rules.rollout import Rollout
@@ -106,7 +106,7 @@ def test_reclocked_when_a_queue_forms_and_when_it_clears() -> None:
 def test_a_clock_is_given_back_when_nobody_acts_on_the_job_any_more() -> None:
     driver = SchedulerDriver(Rollout(load("prices")), "1x1:A100", energy_price=0.1)
     driver.at(0, submitted("a", 100.0))
-    plan = driver.at(60, Acting(False))
+    plan = driver.at(60, ManagedProjects(False))
     assert [(c.gpus, c.clock_mhz, c.moved) for c in plan.changes] == [(1, 1400.0, False)]
     assert plan.reasons()["a"].why is Why.GIVEN_BACK
     assert driver.at(120, submitted("b")).reasons()["a"].why is Why.AS_ASKED

@@ -1,4 +1,4 @@
-"""Jobs that nobody acts on run as asked; a policy decides for the others within what is left."""
+"""Unmanaged jobs run as requested; a policy decides about the others, within what is left."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from powerflow.policy.levels import held_gpus
 from powerflow.policy.protocol import Allocation, View
 from powerflow.policy.registry import load
-from powerflow.scheduler.events import Acting
+from powerflow.scheduler.events import ManagedProjects
 from powerflow.scheduler.rules.compose import with_rules
 from powerflow.scheduler.rules.rollout import Rollout
-from powerflow.scheduler.rules.wrapper import layer
+from powerflow.scheduler.rules.wrapper import find_wrapper
 from tests.policy.views import assert_valid, make_view, views
 
 STEP_S = [[[10.0, 8.0], [5.0, 4.0], [2.5, 2.0]]]
@@ -35,32 +35,32 @@ def seen(jobs: list[dict[str, float]], capacity: int = 4, **more: Any) -> View:
     return dataclasses.replace(view, **more)
 
 
-def test_who_is_acted_on() -> None:
-    acting = Acting(False, {"vision": True})
-    assert [acting.acts(project) for project in ("", "vision", "speech")] == [False, True, False]
-    assert Acting().acts("anybody")
+def test_which_projects_are_managed() -> None:
+    managed = ManagedProjects(False, {"vision": True})
+    assert [managed.manages(project) for project in ("", "vision", "speech")] == [False, True, False]
+    assert ManagedProjects().manages("anybody")
 
 
 @given(views())
-def test_with_nobody_acted_on_it_is_fifo(view: View) -> None:
+def test_with_no_managed_project_it_is_fifo(view: View) -> None:
     assume((held_gpus(view) == view.jobs["gpus"]).all())
     rows = view.jobs.copy()
-    rows["untouched"] = True
-    watched = dataclasses.replace(view, jobs=rows, energy_price=1.0, limit_w={"": 0.0})
-    answer = with_rules(load("prices")).decide(watched)
+    rows["unmanaged"] = True
+    unmanaged = dataclasses.replace(view, jobs=rows, energy_price=1.0, limit_w={"": 0.0})
+    answer = with_rules(load("prices")).decide(unmanaged)
     plain = load("fifo").decide(view)
     assert answer.gpus.tolist() == plain.gpus.tolist()
     assert answer.clock.tolist() == plain.clock.tolist()
 
 
 def test_by_hand() -> None:
-    # a watched job runs on two GPUs; one acted on came before two watched ones; four GPUs are left of six
+    # an unmanaged job runs on two GPUs; a managed one came before two unmanaged ones; four GPUs are left of six
     view = seen(
         [
-            {"untouched": True, "requested": 2, "gpus": 2},
+            {"unmanaged": True, "requested": 2, "gpus": 2},
             {"requested": 2, "arrival_s": 1.0},
-            {"untouched": True, "requested": 2, "arrival_s": 2.0},
-            {"untouched": True, "requested": 1, "arrival_s": 3.0},
+            {"unmanaged": True, "requested": 2, "arrival_s": 2.0},
+            {"unmanaged": True, "requested": 1, "arrival_s": 3.0},
         ],
         capacity=6,
     )
@@ -71,53 +71,53 @@ def test_by_hand() -> None:
 
 
 def test_what_the_policy_leaves_free_others_may_have() -> None:
-    view = seen([{"requested": 4, "gpus_max": 1}, {"untouched": True, "requested": 2, "arrival_s": 1.0}])
+    view = seen([{"requested": 4, "gpus_max": 1}, {"unmanaged": True, "requested": 2, "arrival_s": 1.0}])
     assert Rollout(load("prices")).decide(view).gpus.tolist() == [1, 2]
 
 
 def test_the_limit_of_the_clusters_budget_is_for_all() -> None:
-    # the watched job adds 200 W of the 300 that may be added; the other may add 100 at most: the lower clock's 75
-    view = seen([{"untouched": True, "requested": 1}, {"requested": 1, "gpus_max": 1}], limit_w={"": 300.0})
+    # the unmanaged job adds 200 W of the 300 that may be added; the other may add 100 at most: the lower clock's 75
+    view = seen([{"unmanaged": True, "requested": 1}, {"requested": 1, "gpus_max": 1}], limit_w={"": 300.0})
     answer = with_rules(load("prices")).decide(view)
     assert answer.gpus.tolist() == [1, 1]
     assert answer.clock.tolist() == [1, 0]
 
 
 @given(views(max_jobs=8), st.data())
-def test_who_is_watched_is_never_stopped_or_reclocked(view: View, data: st.DataObject) -> None:
-    watched = np.array(data.draw(st.lists(st.booleans(), min_size=len(view.jobs), max_size=len(view.jobs))), bool)
+def test_unmanaged_jobs_are_never_stopped_or_reclocked(view: View, data: st.DataObject) -> None:
+    unmanaged = np.array(data.draw(st.lists(st.booleans(), min_size=len(view.jobs), max_size=len(view.jobs))), bool)
     rows = view.jobs.copy()
-    rows["untouched"] = watched
+    rows["unmanaged"] = unmanaged
     view = dataclasses.replace(view, jobs=rows)
     answer = with_rules(load(data.draw(st.sampled_from(["prices", "srtf", "afs"])))).decide(view)
-    rest = dataclasses.replace(view, jobs=view.jobs[~watched])
-    assert_valid(rest, Allocation(answer.gpus[~watched], answer.clock[~watched]))
+    rest = dataclasses.replace(view, jobs=view.jobs[~unmanaged])
+    assert_valid(rest, Allocation(answer.gpus[~unmanaged], answer.clock[~unmanaged]))
     assert answer.gpus.sum() <= view.capacity
-    assert (answer.clock[watched] == view.clock_max).all()
+    assert (answer.clock[unmanaged] == view.clock_max).all()
     held = view.jobs["gpus"]
     known = view.count_index[np.minimum(held, len(view.count_index) - 1)] >= 0
     if held.sum() <= view.capacity:  # whatever is believed of them
-        assert (answer.gpus == held)[watched & known & (held > 0)].all()
+        assert (answer.gpus == held)[unmanaged & known & (held > 0)].all()
 
 
 def test_a_wish_is_what_the_policy_would_do_and_leaves_no_trace() -> None:
-    job = {"untouched": True, "requested": 1, "gpus_max": 1, "gpus": 1, "since_s": -1e4}
+    job = {"unmanaged": True, "requested": 1, "gpus_max": 1, "gpus": 1, "since_s": -1e4}
     view = seen([job, job], energy_price=0.1)
     policy = with_rules(load("prices"))
-    staged = layer(policy, Rollout)
-    assert staged is not None
-    wish = staged.wish(view)
+    rollout = find_wrapper(policy, Rollout)
+    assert rollout is not None
+    wish = rollout.wish(view)
     assert (wish.gpus.sum(), wish.clock.max()) == (2, 0), "at this price of energy the lower clock pays"
     assert policy.decide(view).gpus.tolist() == [1, 1]
     assert policy.decide(view).clock.tolist() == [1, 1]
 
 
 def test_layers() -> None:
-    assert layer(load("fifo"), Rollout) is None
+    assert find_wrapper(load("fifo"), Rollout) is None
 
 
 @pytest.mark.parametrize("name", ["prices", "fifo"])
 def test_with_all_acted_on_nothing_is_changed(name: str) -> None:
     view = seen([{"requested": 2}, {"requested": 1}])
-    plain, staged = load(name).decide(view), Rollout(load(name)).decide(view)
-    assert (plain.gpus.tolist(), plain.clock.tolist()) == (staged.gpus.tolist(), staged.clock.tolist())
+    plain, rollout = load(name).decide(view), Rollout(load(name)).decide(view)
+    assert (plain.gpus.tolist(), plain.clock.tolist()) == (rollout.gpus.tolist(), rollout.clock.tolist())

@@ -14,10 +14,10 @@ from powerflow.energy.terms import EnergyTerms
 from powerflow.job import Job
 from powerflow.policy.registry import load
 from powerflow.scheduler.cap import PowerCap, parse_scope
-from powerflow.scheduler.events import Acting, CostLearned, Event, PowerCapSet, Progress, Submitted
+from powerflow.scheduler.events import CostLearned, Event, ManagedProjects, PowerCapSet, Progress, Submitted
 from powerflow.scheduler.rules.compose import with_rules
 from powerflow.scheduler.scheduler import Scheduler
-from powerflow.scheduler.what_if import Insight, insight
+from powerflow.scheduler.what_if import Insight, what_if
 
 
 class SchedulerDriver:
@@ -56,7 +56,7 @@ class SchedulerDriver:
         self.step(self.now_s, Submitted(job, job.iterations, 30.0))
 
     def look(self, name: str) -> Insight:
-        return insight(self.scheduler, name, self.now_s)
+        return what_if(self.scheduler, name, self.now_s)
 
 
 def test_nothing_binds_a_job_alone() -> None:
@@ -100,7 +100,7 @@ def test_a_power_cap_binds() -> None:
     found = driver.look("a")
     assert (found.binds, found.start_s) == ("cap", None)
     assert [each.limit for each in found.otherwise] == ["cap"], "what the policy says of other worlds knows of no cap"
-    driver.step(220.0, Acting(False))
+    driver.step(220.0, ManagedProjects(False))
     assert not [each for each in driver.look("a").otherwise if each.limit == "cap"], "a cap spares who is watched"
 
 
@@ -123,7 +123,7 @@ def test_minimum_run_time_and_rescale_cost_are_told_apart() -> None:
 
 def test_a_watched_job_is_told_how_many_gpus_it_lacks() -> None:
     driver = SchedulerDriver()
-    driver.step(0.0, Acting(False))
+    driver.step(0.0, ManagedProjects(False))
     driver.submit("a", 2)
     driver.submit("b", 4)
     found = driver.look("b")

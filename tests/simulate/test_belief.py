@@ -16,8 +16,9 @@ from powerflow.job import Job
 from powerflow.policy.registry import load
 from powerflow.scheduler.plan import Change, Reason, Why
 from powerflow.simulate.belief import TRIAL_S, Fitted, Online, Oracle, Sizes, belief_named, three_clocks
-from powerflow.simulate.run import Simulation, World, simulate
+from powerflow.simulate.run import Simulation, simulate
 from powerflow.simulate.workload.workload import Workload
+from powerflow.simulate.world import World
 from tests.simulate.workloads import from_trace
 
 
@@ -162,8 +163,8 @@ def test_online_comes_closer_to_the_truth_while_jobs_run(workload: Workload) -> 
     (pool,) = simulation.scheduler.pools.values()
 
     def believed(job: Job) -> CostTable:
-        step_time_s, power_w = pool.book.arrays()
-        row = pool.book.row(job.cost_class)
+        step_time_s, power_w = pool.costs.arrays()
+        row = pool.costs.row(job.cost_class)
         truth = workload.truth[job.cost_class, "A100"]
         return dataclasses.replace(truth, step_time_s=step_time_s[row], power_w=power_w[row])
 

@@ -22,8 +22,9 @@ from powerflow.job import Job
 from powerflow.policy.prices import Prices
 from powerflow.simulate.bound.bound import Bound, bound, bound_for, joined
 from powerflow.simulate.bound.dual import ANY_POOL, DualValue, JobArrays, PoolCost, dual, group_jobs
-from powerflow.simulate.run import World, simulate
+from powerflow.simulate.run import simulate
 from powerflow.simulate.workload.workload import Workload
+from powerflow.simulate.world import World
 
 IDLE_W = 50.0
 

@@ -15,8 +15,9 @@ from powerflow.scheduler.caps.compliance import comply
 from powerflow.scheduler.events import CostLearned
 from powerflow.simulate.belief import Oracle
 from powerflow.simulate.cap_log import CapLog
-from powerflow.simulate.run import Simulation, World
+from powerflow.simulate.run import Simulation
 from powerflow.simulate.workload.workload import Workload
+from powerflow.simulate.world import World
 from tests.simulate.small import small_workload
 
 FROM_S, TO_S = 3600.0, 3 * 3600.0

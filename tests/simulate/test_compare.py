@@ -12,7 +12,7 @@ from powerflow.simulate.compare import compare, policies_for
 from powerflow.simulate.comparison import Comparison, Metrics
 from powerflow.simulate.experiment import Believed
 from powerflow.simulate.frontier import Sweep, natural_price
-from powerflow.simulate.run import World
+from powerflow.simulate.world import World
 from tests.simulate.small import small_workload
 
 FEW = Sweep(prices=(0.0, 1e-1, 1.0), thresholds=(0.0, 1.0), etas=(0.5, 1.0), clocks=2, rounds=2, bound=(0.0, 0.25))

@@ -224,11 +224,11 @@ def test_a_ration_holds_and_hardly_more_is_held_back_than_must_be(share: float) 
             inner = load("prices")
             free = inner.decide(view)
             limit_w = share * added_w(view, free)
-            ration = PowerLimit(inner)
-            answer = ration.decide(dataclasses.replace(view, limit_w={"": limit_w}))
+            limit = PowerLimit(inner)
+            answer = limit.decide(dataclasses.replace(view, limit_w={"": limit_w}))
             assert_valid(view, answer)
             assert added_w(view, answer) <= limit_w
-            assert ration.binding == {""}
+            assert limit.binding == {""}
             seen.append(added_w(view, answer) / limit_w)
             assert PowerLimit(inner).decide(view).gpus.tolist() == free.gpus.tolist()
             return free

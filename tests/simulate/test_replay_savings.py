@@ -20,8 +20,9 @@ from powerflow.simulate.replay.queue import start_times
 from powerflow.simulate.replay.replay import Replay, replay
 from powerflow.simulate.replay.savings import WAYS, Saving, ratio, recommended, savings
 from powerflow.simulate.replay.windows import windows
-from powerflow.simulate.run import World, simulate
+from powerflow.simulate.run import simulate
 from powerflow.simulate.workload.build import build_workload
+from powerflow.simulate.world import World
 from powerflow.trace.record import Trace, TraceJob
 from tests.simulate.small import small_trace, small_workload
 from tests.simulate.test_replay_log import logged

@@ -14,8 +14,9 @@ from powerflow.errors import InputError
 from powerflow.job import Job
 from powerflow.policy.protocol import Allocation, View
 from powerflow.policy.registry import BUILT_IN, load
-from powerflow.simulate.run import World, simulate
+from powerflow.simulate.run import simulate
 from powerflow.simulate.workload.workload import alone_times
+from powerflow.simulate.world import World
 from tests.simulate.small import small_workload
 from tests.simulate.workloads import CLOCKS_MHZ, FULL_W, HALF_W, IDLE_W, Script, by_hand, job
 

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from powerflow.policy.registry import BUILT_IN, load
 from powerflow.simulate.belief import belief_named
 from powerflow.simulate.result import SimulationResult
-from powerflow.simulate.run import Simulation, World, simulate
+from powerflow.simulate.run import Simulation, simulate
 from powerflow.simulate.workload.workload import Workload
+from powerflow.simulate.world import World
 from tests.simulate.workloads import Script, by_hand, bytes_of, from_trace, job, workloads
 
 WORLDS = st.builds(

@@ -27,8 +27,8 @@ from powerflow.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from powerflow.simulate.energy_target import Met
-    from powerflow.simulate.experiment import Bench
+    from powerflow.simulate.energy_target import TargetRun
+    from powerflow.simulate.experiment import Experiment
     from powerflow.simulate.result import SimulationResult
 
 
@@ -61,9 +61,9 @@ def simulate(
     from powerflow.cli.output import atomic_write
     from powerflow.cost.costs_file import read_costs
     from powerflow.report.html import render_simulation
-    from powerflow.simulate.energy_target import meet
-    from powerflow.simulate.experiment import Believed, Bench
-    from powerflow.simulate.run import World
+    from powerflow.simulate.energy_target import run_at_energy
+    from powerflow.simulate.experiment import Believed, Experiment
+    from powerflow.simulate.world import World
     from powerflow.trace.read import read_trace
     from powerflow.units import parse_amount
 
@@ -72,14 +72,16 @@ def simulate(
     believed = Believed(belief, sizes, World(pause_s=pause, node_mtbf_h=math.inf if mtbf is None else mtbf))
     with ExitStack() as stack:
         page = None if report is None else stack.enter_context(atomic_write(report))
-        bench = Bench(WorkloadOf((read_trace(trace),), cluster, load, most_gpus, read_costs(costs or ())), believed)
-        facts = {**bench.workload(seed).facts, **believed.facts()}
-        run = _runner(bench, seed, quiet)
+        experiment = Experiment(
+            WorkloadOf((read_trace(trace),), cluster, load, most_gpus, read_costs(costs or ())), believed
+        )
+        facts = {**experiment.workload(seed).facts, **believed.facts()}
+        run = _runner(experiment, seed, quiet)
         met = None
         if amount is None:
             result = run(policy, price or 0.0)
         else:
-            met = meet(run, policy, amount, bench.workload(seed))
+            met = run_at_energy(run, policy, amount, experiment.workload(seed))
             result = met.result
             facts["Price of energy"] = _price_fact(met, energy or "")
         if page is not None:
@@ -105,13 +107,13 @@ def _check_price(price: float | None, energy: str | None, policy: str) -> None:
         )
 
 
-def _runner(bench: Bench, seed: int, quiet: bool) -> Callable[[str, float], SimulationResult]:
+def _runner(experiment: Experiment, seed: int, quiet: bool) -> Callable[[str, float], SimulationResult]:
     """Runs a policy at a price, with a progress bar."""
     from powerflow.cli.output import progress
     from powerflow.simulate.frontier import Setting
 
     def run(policy: str, price: float) -> SimulationResult:
-        simulation = bench.simulation(seed, Setting(policy, price, ""))
+        simulation = experiment.simulation(seed, Setting(policy, price, ""))
         jobs = len(simulation.jobs)
         what = f"{policy} at λ={price:.3g}" if price else policy
         with nullcontext(None) if quiet else progress(what, total=jobs) as step:
@@ -126,7 +128,7 @@ def _runner(bench: Bench, seed: int, quiet: bool) -> Callable[[str, float], Simu
     return run
 
 
-def _price_fact(met: Met, asked: str) -> str:
+def _price_fact(met: TargetRun, asked: str) -> str:
     found = met.found
     return (
         f"λ = {found.energy_price:.4g} s/J, found in {len(found.tried)} runs for at most {asked}; "
@@ -134,7 +136,9 @@ def _price_fact(met: Met, asked: str) -> str:
     )
 
 
-def _show(result: SimulationResult, met: Met | None, facts: dict[str, str], report: Path | None, json: bool) -> None:
+def _show(
+    result: SimulationResult, met: TargetRun | None, facts: dict[str, str], report: Path | None, json: bool
+) -> None:
     """Print what came of it."""
     from powerflow.cli.output import console, print_json
     from powerflow.report.table import metrics_table

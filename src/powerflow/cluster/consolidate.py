@@ -14,7 +14,7 @@ import numpy as np
 
 from powerflow.arrays import FloatArray, IntArray
 from powerflow.cluster.occupancy import Occupancy
-from powerflow.cluster.packing import NOBODY, PackedPool
+from powerflow.cluster.packed_pool import NOBODY, PackedPool
 from powerflow.cluster.relocation import home, leave_node, rooms
 from powerflow.kernel import array_kernel
 from powerflow.units import HOUR_S

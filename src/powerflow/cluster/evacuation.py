@@ -10,7 +10,7 @@ import numpy as np
 
 from powerflow.arrays import FloatArray, IntArray
 from powerflow.cluster.occupancy import Occupancy
-from powerflow.cluster.packing import NOBODY, UP, PackedPool
+from powerflow.cluster.packed_pool import NOBODY, UP, PackedPool
 from powerflow.cluster.relocation import leave_node, rooms
 from powerflow.kernel import array_kernel
 

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from powerflow.arrays import BoolArray, IntArray
-from powerflow.cluster import packing
-from powerflow.cluster.packing import ASLEEP, DRAINED, FAILED, UP
+from powerflow.cluster import packed_pool, packing
+from powerflow.cluster.packed_pool import ASLEEP, DRAINED, FAILED, UP
 from powerflow.cluster.spec import Node
 
 
@@ -56,7 +56,7 @@ class Occupancy:
         if len(self._number) != len(self.nodes):
             raise ValueError("two nodes have the same name")
         sizes = [node.gpus for node in self.nodes]
-        self._pool = packing.empty_pool(sizes, [racks[node.rack] for node in self.nodes], owners=64)
+        self._pool = packed_pool.empty_pool(sizes, [racks[node.rack] for node in self.nodes], owners=64)
         largest_first = np.cumsum(sorted(sizes, reverse=True))
         #: ``[G + 1]`` fewest nodes that can hold a number of GPUs.
         self._fewest = np.searchsorted(largest_first, np.arange(largest_first[-1] + 1)).astype(np.int32) + 1
@@ -72,26 +72,26 @@ class Occupancy:
         It excludes GPUs that owners still hold on drained nodes. It includes GPUs that leave service while held, until
         they are released.
         """
-        return int(self._pool.totals[packing.UP_GPUS])
+        return int(self._pool.totals[packed_pool.UP_GPUS])
 
     @property
     def free(self) -> int:
         """Number of GPUs that can be given out now: held by no owner, on nodes that are up and awake."""
-        return int(self._pool.totals[packing.FREE_GPUS])
+        return int(self._pool.totals[packed_pool.FREE_GPUS])
 
     @property
     def asleep(self) -> int:
         """Number of GPUs on sleeping nodes."""
-        return int(self._pool.totals[packing.ASLEEP_GPUS])
+        return int(self._pool.totals[packed_pool.ASLEEP_GPUS])
 
     @property
     def held(self) -> int:
         """Number of GPUs that owners hold, on nodes of any status."""
-        return int(self._pool.totals[packing.HELD_GPUS])
+        return int(self._pool.totals[packed_pool.HELD_GPUS])
 
     def nodes_in_use(self) -> int:
         """Return the number of nodes, of any status, on which at least one GPU is held."""
-        return int(self._pool.totals[packing.NODES_IN_USE])
+        return int(self._pool.totals[packed_pool.NODES_IN_USE])
 
     def spare_nodes(self) -> int:
         """Return how many nodes are used beyond the fewest that could hold as many GPUs."""
@@ -102,12 +102,12 @@ class Occupancy:
         return self._pool.room.astype(np.int64)
 
     @property
-    def pool(self) -> packing.PackedPool:
+    def pool(self) -> packed_pool.PackedPool:
         """The underlying arrays, for the kernels of this package; read only."""
         return self._pool
 
     def status(self) -> npt.NDArray[np.int8]:
-        """Return an array with the status of each node: `packing.UP`, `ASLEEP`, `DRAINED` or `FAILED`."""
+        """Return an array with the status of each node: `packed_pool.UP`, `ASLEEP`, `DRAINED` or `FAILED`."""
         return self._pool.status.copy()
 
     # ---- owners ----
@@ -222,8 +222,8 @@ class Occupancy:
         """Return the GPUs that an owner holds, node by node; empty if it holds none."""
         pool = self._pool
         shares: dict[int, list[int]] = {}
-        gpu = int(pool.head[owner]) if owner < len(pool.head) else packing.NOBODY
-        while gpu != packing.NOBODY:
+        gpu = int(pool.head[owner]) if owner < len(pool.head) else packed_pool.NOBODY
+        while gpu != packed_pool.NOBODY:
             node = int(pool.node_of[gpu])
             shares.setdefault(node, []).append(gpu - int(pool.first_gpu[node]))
             gpu = int(pool.next_of[gpu])
@@ -266,9 +266,9 @@ class Occupancy:
             ValueError: There is no such GPU.
         """
         number, at = self._numbers_of(node, gpu)
-        packing.take_out(self._pool, number, gpu)
+        packed_pool.take_out(self._pool, number, gpu)
         owner = self._pool.owner_of[at]
-        return np.array([owner] if owner != packing.NOBODY else [], np.int64)
+        return np.array([owner] if owner != packed_pool.NOBODY else [], np.int64)
 
     def recover_gpu(self, node: str, gpu: int) -> None:
         """Return a GPU to service.
@@ -276,7 +276,7 @@ class Occupancy:
         Raises:
             ValueError: There is no such GPU.
         """
-        packing.put_in(self._pool, self._numbers_of(node, gpu)[0], gpu)
+        packed_pool.put_in(self._pool, self._numbers_of(node, gpu)[0], gpu)
 
     def out_of_service(self) -> list[tuple[str, int]]:
         """List the GPUs that are out of service, as (node, number in the node)."""
@@ -307,7 +307,7 @@ class Occupancy:
             self._set_status(node, UP)
 
     def status_of(self, node: str) -> int:
-        """Return the status of one node: `packing.UP`, `ASLEEP`, `DRAINED` or `FAILED`."""
+        """Return the status of one node: `packed_pool.UP`, `ASLEEP`, `DRAINED` or `FAILED`."""
         return int(self._pool.status[self._number[node]])
 
     def owners_on(self, node: str) -> IntArray:
@@ -315,13 +315,13 @@ class Occupancy:
         number = self._number[node]
         first = int(self._pool.first_gpu[number])
         owners = np.unique(self._pool.owner_of[first : first + int(self._pool.built[number])])
-        on_it: IntArray = owners[owners != packing.NOBODY].astype(np.int64)
+        on_it: IntArray = owners[owners != packed_pool.NOBODY].astype(np.int64)
         return on_it
 
     # ---- internal ----
 
     def _set_status(self, node: str, status: int) -> None:
-        packing.set_status(self._pool, self._number[node], status)
+        packed_pool.set_status(self._pool, self._number[node], status)
 
     def _make_room(self, owner: int) -> None:
         """Extend the arrays over owners until they have an entry for ``owner``."""
@@ -329,7 +329,7 @@ class Occupancy:
         more = max(owner + 1, 2 * len(pool.head)) - len(pool.head)
         if owner >= len(pool.head):
             self._pool = pool._replace(
-                head=np.concatenate([pool.head, np.full(more, packing.NOBODY, np.int32)]),
+                head=np.concatenate([pool.head, np.full(more, packed_pool.NOBODY, np.int32)]),
                 held=np.concatenate([pool.held, np.zeros(more, np.int32)]),
                 spread=np.concatenate([pool.spread, np.zeros(more, np.int32)]),
             )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from powerflow.arrays import IntArray
-from powerflow.cluster.packing import NOBODY, UP, PackedPool
+from powerflow.cluster.packed_pool import NOBODY, UP, PackedPool
 from powerflow.kernel import array_kernel
 
 

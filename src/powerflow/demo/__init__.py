@@ -1,1 +1,1 @@
-"""The main job: a cluster on this machine that trains ten small models, and what it saved."""
+"""The demo: an emulated cluster on this machine trains ten small models, and reports what it saved."""

@@ -13,7 +13,7 @@ TRAIN = Path(__file__).with_name("train.py")
 
 
 class Arrival(NamedTuple):
-    """A job, and how many seconds after the first it is submitted."""
+    """A job, and its submission in seconds after the first one."""
 
     after_s: float
     spec: JobSpec
@@ -35,15 +35,15 @@ _JOBS = (
 
 
 def arrivals() -> list[Arrival]:
-    """All of them, in order."""
+    """Return the ten jobs, in order of submission."""
     return [Arrival(job[-1], _spec(*job[:-1])) for job in _JOBS]
 
 
 def warm_up() -> list[JobSpec]:
-    """One job of each kind of network, two steps on two GPUs: what a machine does only once is done before the first.
+    """Return one job of each kind of network, with two steps on two GPUs, to warm up the machine.
 
-    Files are read from the disk and compiled to bytecode, processes are started, connected and trained with. Each is
-    its project's first, so that no project starts with a smaller share than the others.
+    They read and compile files, and start and connect processes, which takes longer the first time. Each project has
+    one, so that no project starts with a smaller share than the others.
     """
     kinds = ("vision", "conv"), ("speech", "lstm"), ("language", "attention"), ("ranking", "mlp")
     return [_spec(f"{project}-warm-up", kind, "imagenet", 64, 1, 2, "2") for project, kind in kinds]

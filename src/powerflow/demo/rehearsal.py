@@ -1,7 +1,7 @@
-"""The same jobs once more, in the simulator: as they ran, and as FIFO at maximum clock would have run them.
+"""Simulate the demo's jobs again: as they ran, and as FIFO at maximum clock would have run them.
 
-What jobs cost there is what the live run **recorded**: measured points where there are any, the fit elsewhere. So the
-first comparison says how far simulator and live cluster agree, the second what was saved; both are labelled simulated.
+The simulations use the costs that the live run **recorded**: measured points where there are any, and a fit elsewhere.
+The first shows how well simulator and live cluster agree, the second what was saved. Both are labelled simulated.
 """
 
 from __future__ import annotations
@@ -24,20 +24,21 @@ from powerflow.scheduler.plan import Change
 from powerflow.scheduler.rules.compose import with_rules
 from powerflow.simulate.belief import Oracle
 from powerflow.simulate.result import SimulationResult
-from powerflow.simulate.run import World, simulate
+from powerflow.simulate.run import simulate
 from powerflow.simulate.workload.workload import Workload
+from powerflow.simulate.world import World
 from powerflow.store.models import StoredJob
 
 
 @dataclass(frozen=True, slots=True)
 class RunOutcome:
-    """What a run came to.
+    """Result of one run.
 
     Attributes:
-        name: Of the run, for people.
+        name: Name of the run.
         jct_s: Mean completion time.
-        energy_j: Joules of all GPUs, idle ones too.
-        jobs_j: Those of jobs alone.
+        energy_j: Joules of all GPUs, including idle ones.
+        jobs_j: Joules of the jobs.
     """
 
     name: str
@@ -48,7 +49,7 @@ class RunOutcome:
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """What the meters said of a live run: joules of all GPUs, of jobs, and over how many seconds."""
+    """Metered energy of a live run: joules of all GPUs, joules of the jobs, and seconds."""
 
     metered_j: float
     jobs_j: float
@@ -57,16 +58,16 @@ class Live:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What a live run left behind that a simulation of it needs.
+    """Everything that the simulation of a live run needs.
 
     Attributes:
-        jobs: All of them, completed.
-        cluster, axes: What they ran on.
+        jobs: All jobs, completed.
+        cluster, axes: The cluster, and per GPU type the counts and clocks to choose from.
         tables: Recorded costs by class and GPU type.
-        energy_price, interval_s, policy: How it was decided.
-        pause_s: What a rescale cost: the mean over those that were; what it was taken to cost where there were none.
+        energy_price, interval_s, policy: Settings of the scheduler.
+        pause_s: Mean pause of a rescale; the assumed pause if there was none.
         start_s: Mean time from a job's first GPUs to its first step.
-        explore_steps: Steps at each clock that is tried; 0: none is.
+        explore_steps: Steps at each clock that is tried; 0 if clocks are not explored.
     """
 
     jobs: Sequence[StoredJob]
@@ -82,10 +83,10 @@ class Recorded:
 
 
 class AsLive(Oracle):
-    """Believes what the live scheduler believed: starts from priors, tries clocks, learns what was recorded.
+    """Learns as the live scheduler did: starts from priors, tries clocks, and measures the recorded costs.
 
-    The time that trying clocks costs (each tried for so many steps, which then take longer than at the clock that was
-    decided) is a pause at the end of which all of them are known; the work done meanwhile is counted.
+    Trying clocks is simulated as a pause of the extra time that these steps take compared with the chosen clock. All
+    clocks are known at its end.
     """
 
     name = "as live"
@@ -98,11 +99,11 @@ class AsLive(Oracle):
         self._start = [news for job in jobs for news in self._learning.expect(class_of(job.spec, job.user))]
 
     def start(self) -> Sequence[CostLearned]:
-        """See `Belief`."""
+        """Return the priors."""
         return self._start
 
     def exploration_s(self, job: Job, change: Change) -> float:
-        """See `Belief`."""
+        """Return the extra time of the steps at clocks that are not measured yet."""
         clocks = self._to_try(job, change)
         decided_s = self._point(job, change, change.clock_mhz).step_time_s
         return sum(
@@ -110,7 +111,7 @@ class AsLive(Oracle):
         )
 
     def observe(self, job: Job, change: Change, ran_s: float) -> Sequence[CostLearned]:
-        """See `Belief`."""
+        """Measure the configuration, and return what is learnt from it."""
         clocks = dict.fromkeys((change.clock_mhz, *self._to_try(job, change)))
         return self._learning.observe(job.cost_class, [self._point(job, change, clock) for clock in clocks])
 
@@ -120,7 +121,7 @@ class AsLive(Oracle):
         return self._learning.unmeasured_clocks(job.cost_class, change.pool, change.gpus)
 
     def _point(self, job: Job, change: Change, clock_mhz: float) -> Observation:
-        """What is measured of a job at a clock: the recorded truth."""
+        """Return the recorded costs of a job at a clock, as a measurement."""
         axes, table = self._axes[change.pool], self._truth[job.cost_class, change.pool]
         row = int(np.searchsorted(axes.gpu_counts, change.gpus))
         clock = int(np.abs(axes.clocks_mhz - clock_mhz).argmin())
@@ -140,7 +141,7 @@ class AsLive(Oracle):
 
 
 def workload(recorded: Recorded) -> Workload:
-    """The live run as a workload; times count from the first submission."""
+    """Return the live run as a workload; times count from the first submission."""
     first_s = min(job.submitted_s for job in recorded.jobs)
     jobs = [
         scheduler_job(job.id, job.spec, class_of(job.spec, job.user), job.submitted_s - first_s, job.steps)
@@ -151,7 +152,7 @@ def workload(recorded: Recorded) -> Workload:
 
 
 def rehearse(recorded: Recorded, policy: Policy, energy_price: float, *, learn: bool) -> SimulationResult:
-    """Simulate the recorded jobs under a policy that learns as the live one did, or knows everything."""
+    """Simulate the recorded jobs, with a scheduler that learns as the live one did, or one that knows all costs."""
     jobs = workload(recorded)
     world = World(pause_s=recorded.pause_s, interval_s=recorded.interval_s, start_s=recorded.start_s)
     belief = AsLive(recorded.jobs, jobs, recorded.explore_steps) if learn else Oracle(jobs)
@@ -159,10 +160,10 @@ def rehearse(recorded: Recorded, policy: Policy, energy_price: float, *, learn: 
 
 
 def side_by_side(recorded: Recorded, live: Live, idle_w: float) -> list[RunOutcome]:
-    """The live run, the same simulated, and FIFO at maximum clock simulated.
+    """Return the results of the live run, of the same run simulated, and of FIFO at maximum clock simulated.
 
-    Energy counts from the first submission to the end of the longest of the three: a cluster that is done earlier idles
-    until then, at ``idle_w``.
+    Energy counts from the first submission to the end of the longest of the three; a cluster that is finished earlier
+    idles until then, at ``idle_w``.
     """
     ruled = with_rules(load(recorded.policy), interval_s=recorded.interval_s)
     same = rehearse(recorded, ruled, recorded.energy_price, learn=True)

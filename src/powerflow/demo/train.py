@@ -1,4 +1,4 @@
-"""Trains one of a few small models on made-up data: what the demo's jobs run. Real PyTorch, elastic in place."""
+"""The training script of the demo's jobs: trains a small PyTorch model on random data, and can be rescaled."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Attention(nn.Module):
 
 
 def model_of(kind: str, classes: int) -> nn.Module:
-    """A model of a kind; all take ``[B, 8, 8]``."""
+    """Return a model of a kind; all take ``[B, 8, 8]``."""
     match kind:
         case "conv":
             return nn.Sequential(
@@ -56,7 +56,7 @@ def model_of(kind: str, classes: int) -> nn.Module:
 
 
 def main() -> None:
-    """Train."""
+    """Train the model that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kind", choices=("mlp", "conv", "lstm", "attention"), default="mlp")
     parser.add_argument("--epochs", type=int, default=2)

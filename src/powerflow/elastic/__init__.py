@@ -1,7 +1,7 @@
-"""Inside a job: the few lines that a training script imports, and how it is told to rescale.
+"""The library for training scripts that PowerFlow can rescale while they run.
 
-`mailbox` is how the controller and the ranks talk; it needs nothing but the standard library. Everything else here
-imports torch, and only when `init` is called.
+`mailbox` is the communication between the controller and the ranks; it needs only the standard library. All other
+modules import torch, and are loaded when `init` is called.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 
 def init() -> Run:
-    """Begin an elastic run; call it where the script would call ``dist.init_process_group``.
+    """Begin an elastic run; call this where the script would call ``dist.init_process_group``.
 
-    Without PowerFlow's environment it is a plain run: one rank, or the ranks that torchrun started.
+    If PowerFlow did not start the script, the run has one rank, or the ranks that torchrun started.
 
     Raises:
-        InputError: If the environment is incomplete.
+        InputError: The environment is incomplete.
     """
     from powerflow.elastic.run import Run
 

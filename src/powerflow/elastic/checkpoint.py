@@ -1,7 +1,7 @@
-"""Saves a run's state every so often while it trains: others wait for a copy of it, not for the disk.
+"""Save checkpoints while a run trains, without making other ranks wait for the disk.
 
-Rank 0 copies the state in memory between two steps, and a thread of its own writes the copy: to a temporary file,
-synced, then renamed. Where there is not memory enough for a copy, the state is written at once, and the others wait.
+Rank 0 copies the state in memory between two steps; a separate thread writes the copy to a temporary file, syncs it and
+renames it. If there is not enough memory for a copy, the state is written at once, and the other ranks wait.
 """
 
 from __future__ import annotations
@@ -17,18 +17,12 @@ import torch
 from powerflow.elastic.reporter import Reporter
 from powerflow.elastic.state import Training, copied
 
-#: A copy may take this share of the memory that is free.
+#: Largest share of the free memory that a copy may take.
 _SHARE = 0.25
 
 
 class CheckpointWriter:
-    """Writes checkpoints of one rank, one at a time.
-
-    Args:
-        training: What is saved.
-        path: The file.
-        reporter: Says which step is safe.
-    """
+    """Writes the checkpoints of one rank to a file, one at a time, and reports which step is saved."""
 
     def __init__(self, training: Training, path: Path, reporter: Reporter) -> None:
         self._training, self._path, self._reporter = training, path, reporter
@@ -36,22 +30,19 @@ class CheckpointWriter:
         self._thread: threading.Thread | None = None
 
     def lead(self, saved_step: int) -> None:
-        """Begin to lead. Except after a checkpoint was read, it is not known when the last leader saved.
+        """Begin to be the rank that saves.
 
-        Args:
-            saved_step: Step that is known to be safe.
+        If the run has trained since ``saved_step``, the step of the checkpoint that was read, it is unknown when the
+        rank before saved last; then a checkpoint is due at once.
         """
         self._saved_s = -1e9 if self._training.position.step > saved_step else time.monotonic()
 
     def due(self, every_s: float) -> bool:
-        """Return whether to save now; ``every_s`` 0: never.
-
-        A write that is still under way is never hurried: the disk decides how often there is a checkpoint then.
-        """
+        """Return whether a checkpoint is due, ``every_s`` seconds after the last (0: never); not during a write."""
         return every_s > 0 and time.monotonic() - self._saved_s >= every_s and not self._writing()
 
     def save(self) -> None:
-        """Copy the state, and have it written while training goes on."""
+        """Copy the state, and write it while training continues."""
         self._saved_s = time.monotonic()
         step = self._training.position.step
         if _bytes(self._training) > _SHARE * _free_bytes():
@@ -85,12 +76,12 @@ class CheckpointWriter:
 
 
 def _bytes(training: Training) -> int:
-    """Bytes of the model's parameters, and as many for each of two moments of an optimiser."""
+    """Return the bytes of the model's parameters and of two moments of an optimiser."""
     return 3 * sum(parameter.numel() * parameter.element_size() for parameter in training.model.parameters())
 
 
 def _free_bytes() -> int:
-    """Memory that this process may still take, as far as it can tell: the machine's, and its control group's."""
+    """Return the memory that this process may still use, as limited by the machine and by its control group."""
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     try:
         lines = Path("/proc/meminfo").read_text("ascii").splitlines()

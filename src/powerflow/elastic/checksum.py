@@ -1,12 +1,12 @@
-"""Compares the parameters of all ranks, bit by bit, when a group is formed and every so many steps.
+"""Compare the parameters of all ranks bit by bit, when a group is formed and regularly afterwards.
 
-Data-parallel ranks begin alike and apply the same gradients, so they stay alike to the last bit; once they differ, what
-is trained is no longer one model. That happens when a script updates by something that is not the same everywhere (a
-random number, a local gradient, a rate that counts passes), and when hardware computes wrongly.
+Data-parallel ranks start with the same parameters and apply the same gradients, so their parameters stay equal to the
+last bit. If they differ, the ranks no longer train one model: the script updates with something that is not equal on
+all ranks (a random number, a local gradient, a learning rate that counts passes), or hardware computes wrongly.
 
-A checksum is the sum of a parameter's bits as 64-bit integers, which no order of summation changes. Buffers may differ
-(BatchNorm's statistics are each rank's own), and so may parameters that DDP was told to ignore. Ranks on another kind
-of hardware may round otherwise, and are compared among themselves.
+A checksum is the sum of a parameter's bits as 64-bit integers, which does not depend on the order of summation. Buffers
+may differ (each rank has its own BatchNorm statistics), and so may parameters that DDP ignores. Different kinds of
+hardware may round differently, so ranks are compared with ranks on the same kind only.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from torch import Tensor, nn
 from powerflow.elastic.state import Training
 from powerflow.errors import InputError
 
-#: Part of all time that comparing may take.
+#: Largest share of the time that comparisons may take.
 SHARE = 0.0005
-#: Steps from the forming of a group to the first comparison; fewest steps between later ones.
+#: Steps from the start of a group to the first comparison; fewest steps between later ones.
 SOON, FEWEST = 10, 100
-#: Seconds that the exchange between ranks takes beside the sums, at a guess.
+#: Estimated seconds that the exchange of checksums takes.
 _EXCHANGE_S = 0.0005
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class RankComparison:
-    """When and how the ranks of a gang compare what they have.
+    """Compares the parameters of the ranks of a gang.
 
     Attributes:
-        due: Step before which they do so next; the same on all ranks.
+        due: Step before which the next comparison is due; the same on all ranks.
     """
 
     def __init__(self, training: Training) -> None:
@@ -49,20 +49,20 @@ class RankComparison:
 
     @property
     def has_news(self) -> bool:
-        """Whether steps were trained since the last comparison; the same on all ranks."""
+        """Whether there were steps since the last comparison; the same on all ranks."""
         return self._since is None or self._training.position.step > self._since[0]
 
     def compare(self, rank: int, ranks: int, *, formed: bool = False) -> None:
-        """Compare the parameters of all ranks of the default group; all of them must call it at the same step.
+        """Compare the parameters of all ranks of the default group; all must call this at the same step.
 
         Args:
             rank: Number of this rank.
-            ranks: How many there are.
-            formed: Whether the group was formed just now.
+            ranks: Number of ranks.
+            formed: Whether the group has just been formed.
 
         Raises:
-            InputError: If they differ: the same on all ranks.
-            RuntimeError: When a peer was lost (`powerflow.elastic.group.lost_peer`).
+            InputError: Parameters differ; raised on all ranks.
+            RuntimeError: A rank was lost (`powerflow.elastic.group.lost_peer`).
         """
         step = self._training.position.step
         began_s = time.monotonic()
@@ -85,7 +85,7 @@ class RankComparison:
         return {name: parameter for name, parameter in model.named_parameters() if name not in ignored}
 
     def _steps_between(self, step: int, now_s: float) -> int:
-        """How many steps should pass before the next comparison, for this rank."""
+        """Return the number of steps that this rank proposes until the next comparison."""
         if self._since is None or step <= self._since[0]:
             return FEWEST
         step_s = (now_s - self._since[1]) / (step - self._since[0])
@@ -124,17 +124,17 @@ def _sum(tensor: Tensor) -> Tensor:
     if not tensor.is_contiguous():
         strides = tensor.stride()
         order = sorted(range(tensor.dim()), key=lambda axis: -strides[axis])
-        tensor = tensor.permute(order)  # as it lies in memory, if it is dense
+        tensor = tensor.permute(order)  # the order in memory, if the tensor is dense
     flat = tensor.reshape(-1)
     size = flat.element_size()
     if flat.data_ptr() % 8 or flat.storage_offset() * size % 8:
         flat = flat.clone()
-    whole = flat.numel() - flat.numel() % (8 // size)  # in words of 64 bits, many times faster than in smaller ones
+    whole = flat.numel() - flat.numel() % (8 // size)  # words of 64 bits are much faster than smaller ones
     return flat[:whole].view(torch.int64).sum() + flat[whole:].view(_BITS[size]).sum(dtype=torch.int64)
 
 
 def _digest(sums: Tensor) -> int:
-    """Return one number for many, which depends on their order."""
+    """Return one number that depends on all checksums and on their order."""
     weights = torch.arange(1, 2 * len(sums), 2, dtype=torch.int64) * 0x9E3779B97F4A7C1
     return int((sums * weights).sum())
 

@@ -1,4 +1,4 @@
-"""Find what a rank needs when it starts: its mailbox, its place among the ranks, the pacer of an emulated GPU."""
+"""Find what a rank needs at its start: its mailbox, its place among the ranks, the pacer of an emulated GPU."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from powerflow.errors import InputError
 if TYPE_CHECKING:
     from powerflow.device.emulated.pacer import Pacer
 
-#: Longest wait for a target that names this rank. A controller posts it before it launches the rank.
+#: Longest wait for a target with this rank. The controller posts it before it starts the rank.
 NAMED_S = 60.0
 
 
 class RankPlace(NamedTuple):
-    """Number of a rank, how many there are, and its number among those on its node."""
+    """The number of a rank, the number of ranks, and the rank's number on its node."""
 
     rank: int
     ranks: int
@@ -26,10 +26,10 @@ class RankPlace(NamedTuple):
 
 
 def find_mailbox() -> tuple[Mailbox | None, str]:
-    """Return the job's mailbox and this rank's name; None and "" for a plain run.
+    """Return the job's mailbox and this rank's name; None and "" if PowerFlow did not start the script.
 
     Raises:
-        InputError: If only one of them is set, or no checkpoint can be kept where it shall be.
+        InputError: The environment has only one of them, or the checkpoint folder cannot be used.
     """
     directory, name = os.environ.get(JOB_DIR), os.environ.get(RANK_NAME)
     if (directory is None) != (name is None):
@@ -43,7 +43,7 @@ def find_mailbox() -> tuple[Mailbox | None, str]:
 
 
 def place_in(target: Target, name: str) -> RankPlace | None:
-    """Return the place that a target gives a rank; None if it does not name it."""
+    """Return the place of a rank in a target; None if it is not a member."""
     for rank, member in enumerate(target.members):
         if member.name == name:
             local = sum(other.node == member.node for other in target.members[:rank])
@@ -52,10 +52,10 @@ def place_in(target: Target, name: str) -> RankPlace | None:
 
 
 def first_place(mailbox: Mailbox | None, name: str) -> RankPlace:
-    """Return the place that a rank is to have in its first group.
+    """Return the place that a rank will have in its first group.
 
     Raises:
-        InputError: If no target names it within `NAMED_S`.
+        InputError: No target has it as a member within `NAMED_S`.
     """
     if mailbox is None:
         environment = os.environ.get
@@ -77,7 +77,7 @@ def first_place(mailbox: Mailbox | None, name: str) -> RankPlace:
 
 
 def find_pacer() -> Pacer | None:
-    """Return what slows the steps of an emulated GPU to those of the hardware; None on a real one."""
+    """Return the pacer that slows steps on an emulated GPU to the speed of real hardware; None on a real GPU."""
     if not os.environ.get("POWERFLOW_EMULATED"):
         return None
     from powerflow.device.emulated.pacer import pacer_from_environment
@@ -86,7 +86,7 @@ def find_pacer() -> Pacer | None:
 
 
 def _make_folder(path: Path) -> None:
-    """Make the checkpoint folder now, so that a wrong one is refused at the start and not when all must leave."""
+    """Make the checkpoint folder, so that a wrong one is refused at the start and not at the first checkpoint."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

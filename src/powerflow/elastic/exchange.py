@@ -1,4 +1,4 @@
-"""Calls the model so that its gradients are exchanged in the last backward of a step, and only there."""
+"""Call the model so that ranks exchange gradients in the last backward of a step only."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from torch import Tensor, nn
 
 from powerflow.elastic import group
 from powerflow.elastic.gang import GangMember
-from powerflow.elastic.static_gang import Fixed
+from powerflow.elastic.static_gang import StaticGang
 from powerflow.elastic.training.sampling import Pass
 
 
 class Exchange:
-    """Remembers whether DDP is set to exchange the gradients of the next backward."""
+    """Controls in which backward DDP exchanges gradients."""
 
     def __init__(self) -> None:
         self._armed = False
 
     def forward(
         self,
-        gang: GangMember | Fixed | None,
+        gang: GangMember | StaticGang | None,
         one: Pass | None,
         module: nn.Module,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
-        """Return the model's output: by way of DDP where gradients will be exchanged, else from the model alone."""
+        """Return the model's output: through DDP inside a step, otherwise from the model itself."""
         if one is None or gang is None or gang.parallel is None or not torch.is_grad_enabled():
             return module(*args, **kwargs)
         output = None
@@ -41,19 +41,19 @@ class Exchange:
         parallel = gang.parallel
         if lost := group.lost_in(lambda: call(parallel)):
             gang.lose(lost)
-            return module(*args, **kwargs)  # so that the script can go on to `backward`, which will do nothing
+            return module(*args, **kwargs)  # the script continues to `backward`, which will do nothing
         self._armed = one.last
         return output
 
     def disarm(self) -> None:
-        """Note that the next backward does not belong to the forward that prepared an exchange."""
+        """Forget that a forward has prepared an exchange: the next backward does not belong to it."""
         self._armed = False
 
-    def arm(self, gang: GangMember | Fixed, loss: Tensor) -> None:
-        """Let the next backward exchange gradients, even if no forward has prepared it.
+    def arm(self, gang: GangMember | StaticGang, loss: Tensor) -> None:
+        """Make the next backward exchange gradients, even if no forward has prepared it.
 
-        The script may have called the model by another way than the wrapped one, or this is the second backward since
-        the last forward. DDP would leave out the exchange then, without a word.
+        That happens if the script called the model and not the wrapped one, or at the second backward after a forward.
+        DDP would then silently leave out the exchange.
         """
         parallel = gang.parallel
         if parallel is not None and not self._armed:

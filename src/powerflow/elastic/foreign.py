@@ -1,4 +1,4 @@
-"""Refuse what cannot be rescaled in place: state in shards, and process groups that the script opens itself."""
+"""Refuse what cannot be rescaled in place: sharded state, and process groups that the script opens itself."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from torch.optim import Optimizer
 
 from powerflow.errors import InputError
 
-#: What to do instead, for all of these.
+#: What to do instead.
 RESTART = "use rescale: restart, without powerflow.elastic"
-#: Names of classes that keep a part of the state on every rank, and whose they are.
+#: Classes that keep a part of the state on each rank, and where they come from.
 _SHARDED = {
     "FSDPModule": "FSDP",
     "FullyShardedDataParallel": "FSDP",
@@ -30,10 +30,10 @@ _SHARDED = {
 
 
 def refuse_sharded(model: nn.Module, others: Iterable[Any]) -> None:
-    """Refuse a model or optimiser that does not have its whole state on every rank.
+    """Refuse a model or optimiser that does not have its whole state on each rank.
 
     Raises:
-        InputError: FSDP, ZeRO, DeepSpeed and their like; a model that is wrapped by DDP already.
+        InputError: It uses FSDP, ZeRO, DeepSpeed or similar, or the model is wrapped by DDP already.
     """
     if isinstance(model, DistributedDataParallel):
         raise InputError("the model is wrapped by DDP already", where="run.wrap", fix="give the model itself")
@@ -57,10 +57,10 @@ def _sharded(kind: type) -> str:
 
 
 def refuse_strangers(model: nn.Module, others: Iterable[Any]) -> None:
-    """Refuse an optimiser of parameters that are not the model's: their gradients would differ from rank to rank.
+    """Refuse an optimiser of parameters that are not in the model: their gradients would differ between ranks.
 
     Raises:
-        InputError: If there are such.
+        InputError: There is one.
     """
     ours = {id(parameter) for parameter in model.parameters()}
     for thing in others:
@@ -76,17 +76,17 @@ def refuse_strangers(model: nn.Module, others: Iterable[Any]) -> None:
 
 
 def refuse_own_group() -> None:
-    """Refuse a process group that the script opened before PowerFlow could.
+    """Refuse a process group that the script has opened itself.
 
     Raises:
-        InputError: If there is one.
+        InputError: There is one.
     """
     if dist.is_available() and dist.is_initialized():
         raise own_group()
 
 
 def own_group(said: str = "") -> InputError:
-    """Return the error for a process group of the script's own; ``said`` is torch's message."""
+    """Return the error for a process group that the script opens itself; ``said`` is torch's message."""
     return InputError(
         "the script opens a process group of its own, and in place it is PowerFlow that opens one",
         fix=f"for FSDP, ZeRO or DeepSpeed {RESTART}; for plain DDP leave it out, run.rank and run.ranks are known from"
@@ -95,7 +95,7 @@ def own_group(said: str = "") -> InputError:
 
 
 def meant_own_group(error: BaseException, trace: TracebackType | None) -> bool:
-    """Return whether an error was caused by the script opening its own group, or using one before it exists."""
+    """Return whether the script caused an error by opening its own group, or by using a group too early."""
     frames = traceback.extract_tb(trace)
     if any("/deepspeed/" in frame.filename for frame in frames):
         return True

@@ -1,6 +1,7 @@
-"""A rank's part in its gang: hears of new generations, leads when it is its turn, goes over, leaves.
+"""The membership of a rank in its gang: join new generations, lead the gang to them, and leave.
 
-See `powerflow.elastic.mailbox` for what ranks and controller say to each other. Nothing here trains.
+`powerflow.elastic.mailbox` describes the messages between ranks and controller. A generation of a gang is one set of
+ranks that train together.
 """
 
 from __future__ import annotations
@@ -24,28 +25,29 @@ from powerflow.elastic.mailbox import FileWatch, Mailbox, Phase, Switch, Target
 from powerflow.elastic.reporter import Reporter
 from powerflow.elastic.state import State, Training, load, receive, send
 
-#: Phases in which a rank waits to be taken along.
+#: Phases in which a rank waits for a new generation.
 WAITING = (Phase.READY, Phase.BROKEN, Phase.DONE)
-#: A rank that has not reported for so long is gone.
+#: A rank that has not reported for this long is gone.
 SILENT_S = 10.0
-#: How long a regroup is given before something newer may stop it.
+#: Shortest time that forming a group may take before a newer target stops it.
 REGROUP_S = 1.0
-#: Between two attempts to save a state that would be lost: controllers give 30 s, and disks are freed by people.
+#: Time between two attempts to save a state that would be lost; the controller gives 30 s, and disks may be freed.
 SAVE_AGAIN_S = 0.5
-#: Shortest time between two looks at what does not come with a change of a file.
+#: Shortest time between two looks at the reports of other ranks.
 LOOK_S = 0.02
 
 
 class GangMember:
-    """One rank's membership.
+    """The membership of one rank.
 
     Attributes:
-        generation, rank, ranks: What it belongs to now; generation 0 before its first.
-        target: As posted for that generation.
-        parallel: The model as DDP of the present group; None while there is but one rank.
-        whole: False from the moment a peer was lost until a new group stands.
-        step_ended_s: When the last step ended, on the monotonic clock.
-        exchanged: Last step whose gradients this rank has exchanged with the others.
+        generation, rank, ranks: The current generation (0 before the first), the number of this rank in it, and how
+            many ranks it has.
+        target: The target that was posted for this generation.
+        parallel: The model wrapped by DDP for the current group; None if there is only one rank.
+        whole: False from the loss of a rank until a new group is formed.
+        step_ended_s: When the last step ended, as of `time.monotonic`.
+        exchanged: Last step in which this rank has exchanged gradients.
     """
 
     def __init__(
@@ -65,8 +67,8 @@ class GangMember:
         self.exchanged = -1
         self._comparison = RankComparison(training)
         self._store: Store | None = None
-        self._listed = False  # whether some target has had us among its members
-        self._tried = 0  # newest generation that we went for
+        self._listed = False  # whether this rank has been a member of some target
+        self._tried = 0  # newest generation that this rank has tried to join
         self._next: Switch | None = None
         self._wanted: Target | None = None
         self._done = False
@@ -75,33 +77,33 @@ class GangMember:
         self._news_of_switch = FileWatch(mailbox.directory / "switch.json")
         self._news_of_target = FileWatch(mailbox.directory / "target.json")
         self._looked_s = 0.0
-        self._loaded_step = 0  # of the checkpoint that we began from
+        self._loaded_step = 0  # step of the checkpoint that this rank began from
         self._checkpoint = CheckpointWriter(training, mailbox.checkpoint, reporter)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._on_sigterm)
 
     @property
     def local_batch_max(self) -> int:
-        """Most samples of one pass; 0: no limit."""
+        """Most samples of one pass; 0 for no limit."""
         return 0 if self.target is None else self.target.local_batch_max
 
     @property
     def nodes(self) -> int:
-        """Nodes that the gang stands on."""
+        """Number of nodes of the gang."""
         return 1 if self.target is None else self.target.nodes
 
     def _on_sigterm(self, _number: int, _frame: Any) -> None:
         self._told_to_leave = True
 
     def fail(self) -> None:
-        """An error that ends the script also leaves its loops, as ``break`` would: it was no end."""
+        """Report that training is not complete: an error has ended the script, and so its loops."""
         if self._stopped:
             self.reporter.tell(Phase.COMPUTING, steps_total=None)
 
     # -- between two steps -------------------------------------------------------------------------------------------
 
     def between_steps(self) -> bool:
-        """Do what is due before a step; True if the group is another one than before."""
+        """Do what is due before a step; return whether the group is another one than before."""
         if self._told_to_leave:
             self._leave(None)
         if not self.whole:
@@ -124,7 +126,7 @@ class GangMember:
         return False
 
     def _compare(self) -> bool:
-        """Compare the ranks' parameters; False if a peer was lost meanwhile."""
+        """Compare the parameters of all ranks; return False if a rank was lost in the meantime."""
         self.reporter.enter(Phase.SYNCING)
         lost = group.lost_in(lambda: self._comparison.compare(self.rank, self.ranks))
         if lost:
@@ -134,7 +136,7 @@ class GangMember:
         return not lost
 
     def _lead(self) -> None:
-        """Say when all go over, as soon as every newcomer is ready."""
+        """Post a switch to a newer target, as soon as all its new ranks are ready."""
         if self._news_of_target.come():
             self._wanted = self.mailbox.target()
         wanted = self._wanted
@@ -146,7 +148,7 @@ class GangMember:
         self._looked_s = now
         assert self.target is not None
         if self._all_wait([m.name for m in wanted.members if m not in self.target.members]):
-            with contextlib.suppress(OSError):  # no room on the disk: say it later
+            with contextlib.suppress(OSError):  # the disk is full: try again later
                 self.mailbox.post_switch(Switch(wanted, self.training.position.step + 1))
 
     def _save_if_due(self) -> None:
@@ -156,16 +158,16 @@ class GangMember:
             self._checkpoint.save()
             self.reporter.enter(Phase.COMPUTING)
 
-    # -- a peer was lost, or we are new ------------------------------------------------------------------------------
+    # -- outside a whole group ---------------------------------------------------------------------------------------
 
     def lose(self, note: str) -> None:
-        """A peer is gone: let go of the group, so that all others see it too."""
+        """Leave the group because a rank was lost, so that all others notice it, too."""
         self._let_go()
         self.idle()
         self.reporter.tell(Phase.BROKEN if self.training.joined else Phase.READY, note=note.splitlines()[0][:300])
 
     def join(self) -> None:
-        """All is built: be taken into the gang."""
+        """Join the gang, after model and data are built."""
         foreign.refuse_own_group()
         group.warm_up()
         self.idle()
@@ -173,7 +175,7 @@ class GangMember:
         self._await_generation()
 
     def _await_generation(self) -> None:
-        """Wait until we belong to a group that is whole."""
+        """Wait until this rank is a member of a whole group."""
         while True:
             switch = self._hear()
             if switch is not None and self._go_over(switch):
@@ -181,7 +183,7 @@ class GangMember:
             time.sleep(0.003)
 
     def _hear(self) -> Switch | None:
-        """What a rank outside of a whole group is to go over to; leads or leaves if that is what is due."""
+        """Return the switch to follow, for a rank outside a whole group; lead or leave if that is due."""
         if self._told_to_leave or self._comes_too_late():
             self._leave(None)
         if self._news_of_switch.come():
@@ -205,13 +207,13 @@ class GangMember:
         return None
 
     def _concerns_us(self, target: Target) -> bool:
-        """Whether this is news; what was posted before we were launched is not."""
+        """Return whether a target is newer than what this rank has tried, and was not posted before its start."""
         if not self._listed and self.name in [member.name for member in target.members]:
             self._listed, self._tried = True, target.generation - 1
         return self._listed and target.generation > self._tried
 
     def _comes_too_late(self, going_to: Target | None = None) -> bool:
-        """Whether we are new, and those that we were to join have come to the end without us."""
+        """Return whether this rank is new, and the ranks that it should join have trained all epochs without it."""
         return not self.training.joined and self._all_done(self._wanted if going_to is None else going_to)
 
     def _all_wait(self, names: Sequence[str]) -> bool:
@@ -219,7 +221,7 @@ class GangMember:
         return len(reports) == len(names) and all(report.phase in WAITING for report in reports)
 
     def _others_train(self, names: Sequence[str]) -> bool:
-        """Whether newcomers must wait for a gang, none of which they are, to leave its state in a checkpoint."""
+        """Return whether all these ranks are new and must wait for others to save the state and leave."""
         if any(report.generation for report in self.mailbox.reports(names)):
             return False
         return any(
@@ -231,7 +233,7 @@ class GangMember:
     # -- going over --------------------------------------------------------------------------------------------------
 
     def _go_over(self, switch: Switch) -> bool:
-        """Become part of a new generation, with the run's state; False if that failed and another is to be awaited."""
+        """Join a new generation and get the run's state; return False if that failed."""
         target = switch.target
         names = [member.name for member in target.members]
         self._tried = target.generation
@@ -246,7 +248,7 @@ class GangMember:
             self.lose("members did not come together")
         except Exception as error:
             if not isinstance(error, RuntimeError) or not group.lost_peer(error):
-                self._let_go()  # gloo's threads would abort a process that ends with its group
+                self._let_go()  # otherwise threads of gloo would abort the process at its end
                 raise
             self.lose(str(error))
         return self.whole
@@ -254,7 +256,7 @@ class GangMember:
     def _regroup(self, target: Target, rank: int) -> None:
         began_s = time.monotonic()
         if not self.training.joined:
-            self.step_ended_s = began_s  # of a newcomer's pause, its own building is no part
+            self.step_ended_s = began_s  # the time in which a new rank builds its model is no pause
 
         def give_up() -> bool:
             return self._should_give_up(target, rank, began_s)
@@ -290,7 +292,7 @@ class GangMember:
         )
 
     def _take_checkpoint(self, target: Target, give_up: Callable[[], bool]) -> None:
-        """Start from the checkpoint, if there is one, in case no member brings the run's state."""
+        """Load the checkpoint, if there is one, for the case that no member has the run's state."""
         names = [member.name for member in target.members]
         for _ in group.until(give_up):
             if not self._others_train(names):
@@ -298,13 +300,13 @@ class GangMember:
         state = load(self.mailbox.checkpoint)
         if state is not None:
             self.training.become(state)
-            self.training.joined = False  # a survivor knows better
+            self.training.joined = False  # the state of a remaining rank is newer
             self._loaded_step = self.training.position.step
             self.reporter.note(saved_step=self._loaded_step)
 
     def _share(self, rank: int, ranks: int) -> State | None:
-        """Have the state of the most advanced survivor given to all who need it; what we are to become, if we do."""
-        steps = torch.zeros(ranks, dtype=torch.int64)  # 0: has no state of the run
+        """Send the most advanced state to all ranks that are behind; return it if this rank is one of them."""
+        steps = torch.zeros(ranks, dtype=torch.int64)  # 0 if a rank has no state of the run
         if self.training.joined:
             steps[rank] = self.training.position.step + 1
         if ranks > 1:
@@ -325,7 +327,7 @@ class GangMember:
         if switch is not None and switch.target.generation > target.generation:
             return True
         if rank == 0 and (switch is None or switch.target.generation < target.generation):
-            self.mailbox.post_switch(Switch(target, 0))  # the leader of an older target wrote over it
+            self.mailbox.post_switch(Switch(target, 0))  # the leader of an older target has overwritten it
         wanted = self.mailbox.target()
         return wanted is not None and wanted.generation > target.generation and time.monotonic() - began_s > REGROUP_S
 
@@ -338,7 +340,7 @@ class GangMember:
     # -- the end -----------------------------------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """The script has left its epochs: what is trained is all there is to be."""
+        """Report that training is complete because the script has left its loop over epochs."""
         if self._left:
             return
         self._done = self._stopped = True
@@ -346,7 +348,7 @@ class GangMember:
         self.reporter.tell(Phase.DONE, step=step, samples=self.training.position.samples, steps_total=step)
 
     def finish(self) -> None:
-        """All epochs are trained here: wait until they are everywhere; stand by where a peer was lost meanwhile."""
+        """Wait until all ranks have trained all epochs; join a new generation if a rank was lost before that."""
         if self.whole and self.ranks > 1 and self._comparison.has_news:
             self._compare()
         self._done = True
@@ -363,7 +365,7 @@ class GangMember:
         self.reporter.tell(Phase.DONE)
 
     def _all_done(self, target: Target | None) -> bool:
-        """Whether every rank of this generation that ever trained has trained all epochs; once true, it stays so."""
+        """Return whether all ranks of a target that ever trained have trained all epochs; once True, it stays so."""
         members = () if target is None else target.members
         reports = [report for report in self.mailbox.reports([member.name for member in members]) if report.generation]
         return bool(reports) and all(
@@ -371,7 +373,7 @@ class GangMember:
         )
 
     def _leave(self, target: Target | None) -> NoReturn:
-        """End this process as told, once the state is kept, if nobody else keeps it."""
+        """End this process as requested; save the state first if no rank of the target has it."""
         survivors = [] if target is None else self.mailbox.reports([member.name for member in target.members])
         kept = any(report.generation for report in survivors)
         if self.training.joined and not kept and (self.rank == 0 or not self.whole):
@@ -384,7 +386,7 @@ class GangMember:
         raise SystemExit(0)
 
     def _save_before_leaving(self) -> None:
-        """Keep the state, which nobody else has: where that fails, try until it succeeds or our grace is over."""
+        """Save the state, which no other rank has; try again until it succeeds or the controller ends this process."""
         self.reporter.tell(Phase.SAVING)
         self._checkpoint.wait()
         while True:

@@ -1,7 +1,7 @@
-"""The process group of one generation: how its members find each other, and how they let go.
+"""Form and close the process group of one generation.
 
-No wait here depends on a peer being alive for longer than `PATIENCE_S`, except two: the one for members to arrive, in
-which every member keeps asking whether it should give up, and gloo's for their connections (`CONNECT_S`).
+No wait for another rank that may have died is longer than `PATIENCE_S`, with two exceptions: the wait for members to
+arrive, in which each member can give up, and gloo's wait for connections (`CONNECT_S`).
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from torch.nn.parallel import DistributedDataParallel
 from powerflow.elastic import peer_sockets
 from powerflow.elastic.mailbox import Mailbox, Target
 
-#: Longest wait for a peer that may have died, once all had arrived.
+#: Longest wait for a rank that may have died after all had arrived.
 PATIENCE_S = 10.0
-#: Given to gloo for its connections: it waits five times as long for a peer that is there but does not connect, as one
-#: that lost another peer and let go will not.
+#: Timeout for gloo's connections. gloo waits five times as long for a rank that exists but does not connect, such as
+#: one that has lost another rank and left the group.
 CONNECT_S = 4.0
-#: Longest wait inside a collective of the training itself. Long: a slow rank is not a lost one, and a killed one is
-#: seen at once by its closed connection.
+#: Longest wait inside a collective of the training. It is long because a slow rank is not lost; a killed rank is
+#: noticed at once by its closed connection.
 COLLECTIVE_S = 3600.0
-#: Environment: address under which other nodes reach this one; the loopback address if all is on one machine.
+#: Environment variable: address at which other nodes reach this one; default is the loopback address.
 ADDRESS = "POWERFLOW_ADDRESS"
 _LOOPBACK = "127.0.0.1"
 
 
 class GaveUp(Exception):
-    """The members did not come together, and something newer is to be done."""
+    """The members did not meet, and this rank has given up."""
 
 
 def lost_peer(error: RuntimeError) -> bool:
-    """Whether this is how torch says that a peer is gone. gloo has no class of its own, only its name in the text."""
+    """Return whether an error of torch means that a rank was lost. Errors of gloo are known by their text only."""
     return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
 def lost_in(act: Callable[[], None]) -> str:
-    """Do something together with peers; return what torch says if one was lost meanwhile, else ""."""
+    """Do something together with other ranks; return torch's message if one was lost in the meantime, else ""."""
     try:
         act()
     except RuntimeError as error:
@@ -54,11 +54,11 @@ def lost_in(act: Callable[[], None]) -> str:
 
 
 def meet(mailbox: Mailbox, target: Target, rank: int, give_up: Callable[[], bool]) -> Store:
-    """Come together with all other members; returns when all have arrived.
+    """Meet all other members of a target, and return the store for the new group.
 
     Raises:
-        GaveUp: When ``give_up`` says so before.
-        RuntimeError: When the first member was lost (`lost_peer`).
+        GaveUp: ``give_up`` has returned True.
+        RuntimeError: The first member was lost (`lost_peer`).
     """
     if len(target.members) == 1:
         return HashStore()
@@ -85,17 +85,17 @@ def meet(mailbox: Mailbox, target: Target, rank: int, give_up: Callable[[], bool
 
 
 def form(store: Store, rank: int, ranks: int, *, cuda: bool) -> None:
-    """Make the members that have met into torch's default group.
+    """Form torch's default group of the members that have met.
 
     Raises:
-        RuntimeError: When a member was lost meanwhile (`lost_peer`).
+        RuntimeError: A member was lost in the meantime (`lost_peer`).
     """
     if os.environ.get(ADDRESS, _LOOPBACK) == _LOOPBACK:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    if cuda:  # a failed all-reduce must be known before the optimiser steps
+    if cuda:  # a failed all-reduce must raise its error before the optimiser steps
         os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")
-    # torch names a group by how many there were before, and forgets them only when one is destroyed. Who failed to form
-    # one would look for the others under another name than those who succeeded, and both would wait in vain.
+    # torch numbers its groups. After a failure to form one, ranks would have different numbers and never find each
+    # other, so always begin at 0.
     dist.distributed_c10d._world.group_count = 0
     with peer_sockets.noted():
         dist.init_process_group(
@@ -109,24 +109,24 @@ def form(store: Store, rank: int, ranks: int, *, cuda: bool) -> None:
 
 
 def settle(outside_s: float = 0.0) -> None:
-    """The group has proved itself: from now on be patient with slow ranks.
+    """Allow long waits from now on, because the group works: other ranks may be slow.
 
     Args:
-        outside_s: Seconds that one of them may do something else while the others wait for it in their next step.
+        outside_s: Seconds that a rank may do something else while the others wait for it in their next step.
     """
     dist.distributed_c10d._set_pg_timeout(timedelta(seconds=max(COLLECTIVE_S, 2.0 * outside_s)))
 
 
 def warm_up() -> None:
-    """Have torch load what a first group needs (seconds), while nobody waits for it."""
+    """Let torch load what a first group needs, which takes seconds, while no other rank waits."""
     form(HashStore(), 0, 1, cuda=False)
-    with torch.random.fork_rng(devices=[]):  # the script's random numbers are not ours to draw
+    with torch.random.fork_rng(devices=[]):  # leave the script's random numbers as they are
         DistributedDataParallel(torch.nn.Linear(1, 1), init_sync=False)
     close()
 
 
 def close() -> None:
-    """Let go of the default group. Peers that wait for us see it."""
+    """Close the default group, so that waiting ranks notice that this rank has left."""
     peer_sockets.cut()
     if dist.is_initialized():
         dist.destroy_process_group()
@@ -144,7 +144,7 @@ def _store(address: str, port: int, listener: int | None) -> TCPStore:
 
 
 def until(give_up: Callable[[], bool]) -> Iterator[None]:
-    """Turns of a loop that looks for something, ever more slowly; raises `GaveUp` when told to give up."""
+    """Yield for each turn of a polling loop, with growing waits between; raise `GaveUp` if ``give_up`` returns True."""
     wait_s = 0.0005
     while True:
         yield

@@ -1,21 +1,24 @@
-"""How a controller and a job's ranks talk: small files in the job's directory, each replaced as a whole.
+"""Messages between the controller and the ranks of a job: small files in the job's directory, replaced as a whole.
 
-Files outlive either side, so a controller that was killed finds everything where it was, and ranks that have lost
-their controller simply see no news. One writer a file::
+The files remain when the controller or a rank is killed. A new controller finds the state of the job in them, and ranks
+without a controller train on. Each file has one writer::
 
-    target.json         controller → ranks    what the gang shall be: a generation, and its members in order
-    switch.json         leader → ranks        which generation the gang goes over to, and at which step
-    ranks/NAME.json     each rank → all       where it stands
+    target.json         controller → ranks    the generation that the gang shall become, and its members in order
+    switch.json         leader → ranks        the generation that all ranks go over to, and at which step
+    ranks/NAME.json     each rank → all       state of the rank
     rendezvous-G.json   member 0 of generation G → its members    where to meet
-    checkpoint.pt       rank 0                state, when all ranks must go or every so often (or elsewhere)
+    checkpoint.pt       rank 0                the saved state (may be elsewhere)
 
-All ranks of a gang see the same directory: one machine, or a file system that is shared.
+All ranks of a gang must see the same directory: on one machine, or on a shared file system.
 
-**Leading.** Ranks follow ``switch.json`` alone. While a generation is whole its rank 0 leads: it sees a newer target,
-waits (training on) until every newcomer is ready, and then says "from step k + 1 on" *before* it enters the all-reduce
-of step k; whoever comes out of that all-reduce has it to read, so all go over at the same step without a word more.
-Where no generation is whole (the first start, or a peer was lost) the first member of the target leads: it waits until
-every member is ready or broken. Whoever is not a member of what it goes over to leaves.
+How a gang goes over to a new generation: ranks follow ``switch.json`` only, and the leader writes it.
+
+1. In a whole generation, rank 0 leads. When it sees a newer target, it trains on until all new ranks are ready. Then,
+   *before* the all-reduce of step k, it posts "from step k + 1 on". Each rank that completes this all-reduce can read
+   that, so that all go over at the same step.
+2. At the first start, and after a rank was lost, the first member of the target leads. It waits until all members are
+   ready or broken.
+3. Ranks that are not members of the new generation leave.
 """
 
 from __future__ import annotations
@@ -30,12 +33,12 @@ from typing import Any
 
 from powerflow.osutil.files import read_untrusted_json, replace_json
 
-#: What the ranks find in their environment.
+#: Environment variables of the ranks.
 JOB_DIR = "POWERFLOW_JOB_DIR"
 RANK_NAME = "POWERFLOW_RANK"
-#: Folder in which the job is to keep its state.
+#: Folder in which the job must keep its state.
 CHECKPOINT_DIR = "POWERFLOW_CHECKPOINT_DIR"
-#: The file in it that is the gang's; not set where that is the one in the job's directory.
+#: The gang's checkpoint file; not set if that is the one in the job's directory.
 CHECKPOINT_FILE = "POWERFLOW_CHECKPOINT_FILE"
 CHECKPOINT = "checkpoint.pt"
 
@@ -44,25 +47,25 @@ class Phase(StrEnum):
     """What a rank is doing."""
 
     STARTING = "starting"  # importing, building model and data
-    READY = "ready"  # built; waits to be taken into the gang
+    READY = "ready"  # model and data are built; waits to join the gang
     COMPUTING = "computing"  # in a step: takes a batch; forward, backward
-    SYNCING = "syncing"  # waits for the others: all-reduce
-    OUTSIDE = "outside"  # out of a step: the script updates, logs, saves, or does anything else
-    EVALUATING = "evaluating"  # the script has the model compute without gradients
+    SYNCING = "syncing"  # waits for other ranks in an all-reduce
+    OUTSIDE = "outside"  # outside a step: the script updates, logs, saves, or does anything else
+    EVALUATING = "evaluating"  # the script uses the model without gradients
     REGROUPING = "regrouping"  # forms the group of a new generation
     SAVING = "saving"  # writes a checkpoint
-    BROKEN = "broken"  # lost a peer; waits for a new generation
-    RELEASED = "released"  # left as it was told; ends with code 0
-    DONE = "done"  # all epochs trained; ends with code 0
+    BROKEN = "broken"  # another rank was lost; waits for a new generation
+    RELEASED = "released"  # has left as requested; ends with exit code 0
+    DONE = "done"  # has trained all epochs; ends with exit code 0
 
 
-#: Holds how long ranks wait for one that does something else than steps.
+#: File with ``outside_s`` of the target.
 _PATIENCE = "patience.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One rank of a generation: its name (`RankName` as text) and the node it is on."""
+    """One rank of a generation: its name (`RankName` as text), and its node."""
 
     name: str
     node: str
@@ -70,14 +73,14 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What the gang shall be.
+    """The generation that the gang shall become.
 
     Attributes:
-        generation: Rises by at least one with every change. Ranks never go back.
-        members: Ranks in order of their number in the group; survivors first. Empty: save a checkpoint and leave.
-        local_batch_max: Most samples of one pass on one GPU; 0: no limit.
-        nodes: Nodes that the members stand on.
-        checkpoint_s: Save a checkpoint every so many seconds; 0: only when all ranks must leave.
+        generation: Rises with each change; ranks never go back to a lower one.
+        members: Ranks in order of their number, those that remain first. If empty, all save a checkpoint and leave.
+        local_batch_max: Most samples of one pass on one GPU; 0 for no limit.
+        nodes: Number of nodes of the members.
+        checkpoint_s: Seconds between checkpoints; 0 for checkpoints only when all ranks must leave.
         outside_s: Seconds that a rank may do something else than steps while others wait for it.
     """
 
@@ -91,7 +94,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Switch:
-    """The gang goes over to this target just before this step (counted over all epochs); a broken one at once."""
+    """All ranks go over to a target, just before a step (counted over all epochs), or at once after a rank was lost."""
 
     target: Target
     step: int
@@ -99,26 +102,26 @@ class Switch:
 
 @dataclass(frozen=True, slots=True)
 class RankReport:
-    """Where one rank stands.
+    """State of one rank.
 
     Attributes:
-        name: Which.
-        pid: Its process.
-        generation: Generation it belongs to; 0 before its first.
+        name: Name of the rank.
+        pid: Id of its process.
+        generation: Its generation; 0 before its first.
         phase: What it does.
-        phase_s: Unix seconds since when.
-        step: Steps whose update is done, over all epochs.
-        epoch: Epoch it is in, from 0.
-        steps_total: Steps of the whole run, None while unknown.
-        timed_steps, timed_s: Steps of this generation, and the seconds they took (pauses and regrouping left out).
-        samples: Samples trained by the whole gang so far.
+        phase_s: Start of the phase, Unix seconds.
+        step: Completed steps, over all epochs.
+        epoch: Current epoch, from 0.
+        steps_total: Steps of the whole run, None if unknown.
+        timed_steps, timed_s: Steps of this generation, and the seconds that they took, without pauses.
+        samples: Samples that the whole gang has trained so far.
         local_batch, accumulation: Samples of one pass on one GPU, and passes per step, in this generation.
-        global_batch: Samples per step, 0 while unknown.
-        pause_s: Seconds the last regroup took for this rank, from the last step's end to the next one's start.
+        global_batch: Samples per step, 0 if unknown.
+        pause_s: Seconds of the last pause of this rank, from the end of a step to the start of the next.
         note: What went wrong, in one line; "" if nothing.
-        beat: Rises with every report: one that stays says that the whole process stands still.
-        refusal: Why the script was ended, if it would be again; "" if it was not.
-        saved_step: Step that ``checkpoint.pt`` holds, as far as this rank knows; 0 while there is none.
+        beat: Rises with each report; if it stays the same, the whole process stands still.
+        refusal: Why the script was ended, if it would be ended again; "" otherwise.
+        saved_step: Step in ``checkpoint.pt``, as far as this rank knows; 0 if there is none.
     """
 
     name: str
@@ -143,11 +146,11 @@ class RankReport:
 
 
 class Mailbox:
-    """One job's directory. Reading what is not there (yet) gives None.
+    """The messages in one job's directory. Messages that do not exist (yet) are None.
 
     Attributes:
-        directory: That.
-        checkpoint: File in which the gang's state is saved. Ranks alone use it: it lies where the job's user says.
+        directory: The job's directory.
+        checkpoint: File of the gang's saved state, at a place that the job's user may choose. Only ranks use it.
     """
 
     def __init__(self, directory: str | os.PathLike[str], checkpoint: str | os.PathLike[str] | None = None) -> None:
@@ -159,55 +162,55 @@ class Mailbox:
         (self.directory / "ranks").mkdir(parents=True, exist_ok=True)
 
     def post_target(self, target: Target) -> None:
-        """Tell the ranks what the gang shall be.
+        """Post the target of the gang.
 
-        ``outside_s`` lies apart: ranks that were started by version 0.1.0 end at a word that they do not know.
+        ``outside_s`` has its own file, because ranks started by version 0.1.0 fail on unknown keys.
         """
         if target.outside_s:
             replace_json(self.directory / _PATIENCE, {"outside_s": target.outside_s})
         replace_json(self.directory / "target.json", _words(target))
 
     def target(self) -> Target | None:
-        """What the gang shall be."""
+        """Return the target of the gang."""
         found = read_untrusted_json(self.directory / "target.json")
         return None if found is None else self._target(found)
 
     def post_switch(self, switch: Switch) -> None:
-        """Tell the ranks when to go over."""
+        """Post the switch to a target."""
         replace_json(self.directory / "switch.json", {"target": _words(switch.target), "step": switch.step})
 
     def switch(self) -> Switch | None:
-        """When to go over."""
+        """Return the latest switch."""
         found = read_untrusted_json(self.directory / "switch.json")
         return None if found is None else Switch(self._target(found["target"]), found["step"])
 
     def _target(self, found: dict[str, Any]) -> Target:
-        """A target from what was written; what a later version says besides is passed over."""
+        """Return a target from JSON; unknown keys, of later versions, are ignored."""
         members = tuple(Member(member["name"], member["node"]) for member in found["members"])
         patience = read_untrusted_json(self.directory / _PATIENCE) or {}
         known = {key: value for key, value in (patience | found).items() if key in Target.__slots__}
         return Target(**{**known, "members": members})
 
     def post_rendezvous(self, generation: int, place: Mapping[str, Any]) -> None:
-        """Say where the members of a generation meet."""
+        """Post where the members of a generation meet."""
         replace_json(self.directory / f"rendezvous-{generation}.json", place)
 
     def rendezvous(self, generation: int) -> Mapping[str, Any] | None:
-        """Where the members of a generation meet."""
+        """Return where the members of a generation meet."""
         return read_untrusted_json(self.directory / f"rendezvous-{generation}.json")
 
     def report(self, report: RankReport) -> None:
-        """Say where a rank stands."""
+        """Post the state of a rank."""
         replace_json(self.directory / "ranks" / f"{report.name}.json", asdict(report))
 
     def reports(self, names: Sequence[str]) -> list[RankReport]:
-        """Where these ranks stand, as far as they have said so."""
+        """Return the states of those of these ranks that have posted one."""
         ranks = self.directory / "ranks"
         found = (read_untrusted_json(ranks / f"{name}.json") for name in names)
         return [RankReport(**{**entry, "phase": Phase(entry["phase"])}) for entry in found if entry is not None]
 
     def living(self, silent_s: float) -> list[RankReport]:
-        """Ranks that have reported no longer than so many seconds before the latest report of all."""
+        """Return the states of ranks whose latest report is at most ``silent_s`` older than the newest of all."""
         written: dict[str, float] = {}
         for path in (self.directory / "ranks").glob("[!.]*.json"):
             with contextlib.suppress(FileNotFoundError):
@@ -217,14 +220,14 @@ class Mailbox:
 
 
 class FileWatch:
-    """Tells with one `os.stat` whether a file was replaced since it was last asked."""
+    """Finds out with one `os.stat` whether a file was replaced since the last call."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.seen: tuple[int, int] | None = None
 
     def come(self) -> bool:
-        """Whether there is another file than before."""
+        """Return whether there is another file than at the last call."""
         try:
             status = os.stat(self.path)
         except FileNotFoundError:

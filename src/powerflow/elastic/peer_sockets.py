@@ -1,8 +1,8 @@
-"""The connections of a group, cut for its peers to see whoever else holds copies of them.
+"""Shut down the TCP sockets of a group explicitly, so that other ranks notice that this rank has left.
 
-A peer learns that we have let go when our connections close, and a connection closes with its last copy. Processes
-forked meanwhile (workers of a loader) hold copies, and so would programs that the script starts: a rank would let go,
-and its peers would wait in their all-reduce for as long as its own workers live.
+A connection closes when its last copy is closed. Forked processes, such as the workers of a DataLoader, hold copies,
+and so would programs that the script starts. Without an explicit shutdown, other ranks would wait in their all-reduce
+for as long as these processes live.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ import os
 import socket
 from collections.abc import Iterator
 
-#: Connections of the present group: descriptor, and the socket that it stands for (descriptors are used again).
+#: Sockets of the current group: file descriptor and inode (descriptors are used again, inodes are not).
 _ours: set[tuple[int, int]] = set()
 
 
 @contextlib.contextmanager
 def noted() -> Iterator[None]:
-    """Take the TCP sockets that come to be in here for ours."""
+    """Record the TCP sockets that are created inside this context as sockets of the group."""
     before = _open()
     try:
         yield
     finally:
         for descriptor, which in _open() - before:
-            # gloo's can be inherited; a socket that a thread of the script opens meanwhile from Python cannot be.
+            # sockets of gloo are inheritable; those that a thread of the script creates in Python are not
             with contextlib.suppress(OSError):
                 if os.get_inheritable(descriptor):
                     os.set_inheritable(descriptor, False)
@@ -32,7 +32,7 @@ def noted() -> Iterator[None]:
 
 
 def cut() -> None:
-    """Shut all of ours down, except those that listen: gloo ends the process when it cannot accept."""
+    """Shut down all sockets of the group that do not listen; gloo ends the process if it cannot accept connections."""
     for descriptor, which in _ours:
         with contextlib.suppress(OSError):
             if os.fstat(descriptor).st_ino != which:
@@ -44,7 +44,7 @@ def cut() -> None:
 
 
 def _open() -> set[tuple[int, int]]:
-    """All TCP sockets of this process."""
+    """Return all TCP sockets of this process."""
     found = set()
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
@@ -57,9 +57,10 @@ def _open() -> set[tuple[int, int]]:
 
 
 def _drop_copies() -> None:
-    """In a forked child: hold nothing of the group, so that its end is seen when its owner is killed.
+    """Close the copies of the group's sockets in a forked child, so that the rank's death closes the connections.
 
-    The descriptors stay in use, for nothing: what the child inherited of gloo must not close what gets their numbers.
+    The descriptors are replaced by /dev/null and not freed: otherwise code of gloo in the child might later close other
+    files with the same numbers.
     """
     nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     for descriptor, which in _ours:

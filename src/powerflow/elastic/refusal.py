@@ -1,7 +1,7 @@
 """End a refused script with one line, and report that it would be refused again.
 
-A refusal is an `InputError` about what the script does. The controller ends the job at once with that reason, instead
-of trying it again as after a crash. Errors of other kinds end a script as they always do.
+A refusal is an `InputError` about what the script does. The controller then ends the job with that reason, and does not
+try it again as after a crash. Other errors end the script as usual.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from powerflow.elastic import foreign
 from powerflow.elastic.reporter import Reporter
 from powerflow.errors import InputError
 
-#: Places of code that is not the script's.
+#: Folders with code that is not the script's.
 _LIBRARIES = (str(Path(__file__).resolve().parents[1]), *map(sysconfig.get_path, ("stdlib", "purelib", "platlib")))
 
 
 def install(reporter: Reporter, explain: Callable[[BaseException], InputError | None], *, in_place: bool) -> None:
-    """Have errors that end this process shown, and reported, as described in the module.
+    """Show and report errors that end this process, as this module describes.
 
     Args:
-        reporter: Of this rank.
-        explain: Told of every such error; gives the refusal that it stands for, if it stands for one.
-        in_place: Whether the job's process group is ours to open, so that the script's own is refused.
+        reporter: Reporter of this rank.
+        explain: Called with each such error; returns the refusal that explains it, or None.
+        in_place: Whether PowerFlow opens the process group, so that one of the script's own is refused.
     """
     behind = getattr(sys.excepthook, "powerflows_behind", sys.excepthook)
 
@@ -49,12 +49,12 @@ def install(reporter: Reporter, explain: Callable[[BaseException], InputError | 
 
 
 def is_script(path: str) -> bool:
-    """Whether a file of code is the script's own, and no library."""
+    """Return whether a file of code belongs to the script, and not to a library."""
     return not path.startswith((*_LIBRARIES, "<"))
 
 
 def one_line(error: InputError, trace: TracebackType | None) -> str:
-    """Return what is wrong, with the line of the script that caused it."""
+    """Return the error's text, with the line of the script that caused it."""
     frames = [frame for frame in traceback.extract_tb(trace) if is_script(frame.filename)]
     place = f"{os.path.basename(frames[-1].filename)}:{frames[-1].lineno}: " if frames else ""
     return place + " ".join(str(error).split())

@@ -1,7 +1,7 @@
-"""A rank's report, kept up to date by a thread, so that training only has to note what it does.
+"""Report the state of a rank from a thread, so that the training loop only notes what it does.
 
-A thread and not the training loop, because a rank that waits for its peers is deep inside an all-reduce: only thus
-does its report say so. A report is also a sign of life: it is written anew at least every `SIGN_OF_LIFE_S`.
+A thread is needed because a rank that waits inside an all-reduce could not report that it waits. Reports are also signs
+of life: one is written at least every `SIGN_OF_LIFE_S`.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Any
 
 from powerflow.elastic.mailbox import Mailbox, Phase, RankReport
 
-#: Shortest time between two reports, save when something happened that others wait for.
+#: Shortest time between two reports, unless other ranks wait for one.
 EVERY_S = 0.5
-#: Longest time between two.
+#: Longest time between two reports.
 SIGN_OF_LIFE_S = 2.0
 
 
 class Reporter:
-    """Says where one rank stands. Without a mailbox it says nothing."""
+    """Reports the state of one rank; without a mailbox it does nothing."""
 
     def __init__(self, mailbox: Mailbox | None, name: str) -> None:
         self._mailbox = mailbox
@@ -38,40 +38,40 @@ class Reporter:
         self._written_s = 0.0
         self._beat = 0
         self._stop = threading.Event()
-        self.watch: Callable[[], None] = lambda: None  # called about twice a second, from the thread
+        self.watch: Callable[[], None] = lambda: None  # the thread calls this about twice a second
         if mailbox is not None:
             self.tell()
             threading.Thread(target=self._run, name="powerflow-reporter", daemon=True).start()
 
     @property
     def phase(self) -> Phase:
-        """What this rank does."""
+        """What the rank does."""
         phase: Phase = self._facts["phase"]
         return phase
 
     def note(self, **facts: Any) -> None:
-        """Something that the next report shall say."""
+        """Set values for the next report."""
         self._facts.update(facts)
 
     def enter(self, phase: Phase) -> None:
-        """A phase that the next report shall say."""
+        """Set the phase for the next report."""
         self._facts["phase"] = phase
         self._facts["phase_s"] = time.time()
 
     def does(self, phase: Phase) -> None:
-        """Note what the script does in its loop or between two; a rank that waits, or is done, still does that."""
+        """Set a phase of the script, unless the rank waits, saves or is done."""
         if self._facts["phase"] in (Phase.COMPUTING, Phase.OUTSIDE, Phase.EVALUATING):
             self.enter(phase)
 
     def tell(self, phase: Phase | None = None, **facts: Any) -> None:
-        """Report now, because others wait for it."""
+        """Report now, because other ranks wait for it."""
         if phase is not None:
             self.enter(phase)
         self.note(**facts)
         self._write()
 
     def close(self) -> None:
-        """Say the last that was noted, and no more."""
+        """Write the last report."""
         self._stop.set()
         self._write()
 
@@ -84,7 +84,7 @@ class Reporter:
     def _write(self) -> None:
         if self._mailbox is None:
             return
-        # A disk that is full is no reason to stop training; the next report may find room.
+        # a full disk is no reason to stop training; a later report may succeed
         with self._lock, contextlib.suppress(OSError):
             facts = dict(self._facts)
             self._beat += 1

@@ -1,9 +1,9 @@
-"""What a training script sees: `Run` takes the place of DDP, of sampler and loader, and of ``loss.backward``.
+"""The interface for training scripts: `Run` replaces DDP, the sampler and the loader, and ``loss.backward``.
 
-The script keeps its own loop. Each turn of the inner loop is one pass (forward and backward on one local batch); after
-the last pass of a step all ranks have the mean gradient of the global batch, and the script's own ``optimizer.step()``
-takes effect. When a peer is lost in a step, nothing of that step takes effect, and the loop goes on with what all
-survivors agree on: the same step again, or the next one, or the next epoch.
+The script keeps its own loops. Each turn of the inner loop is one pass: forward and backward on one local batch. After
+the last pass of a step, all ranks have the mean gradient of the global batch, and the script's ``optimizer.step()``
+takes effect. If another rank is lost during a step, the whole step has no effect, and the loop continues with what all
+remaining ranks agree on: the same step again, the next one, or the next epoch.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import atexit
 import sys
 import time
-import weakref
 from collections.abc import Generator, Iterator
 from typing import Any
 
@@ -26,12 +25,13 @@ from powerflow.elastic.gang import GangMember
 from powerflow.elastic.mailbox import Phase
 from powerflow.elastic.reporter import Reporter
 from powerflow.elastic.state import Stateful, Training
-from powerflow.elastic.static_gang import Fixed
+from powerflow.elastic.static_gang import StaticGang
 from powerflow.elastic.stuck import StuckWatch
 from powerflow.elastic.training.accelerated import tell_accelerate
 from powerflow.elastic.training.batches import Batches, whole
 from powerflow.elastic.training.gate import gate_all
 from powerflow.elastic.training.loader import Feed
+from powerflow.elastic.training.loop import OpenLoop, StepTimer
 from powerflow.elastic.training.passes import Passes
 from powerflow.elastic.training.sampling import Pass, Position, SampleOrder
 from powerflow.elastic.training.token_mean import TokenMean
@@ -40,25 +40,23 @@ from powerflow.errors import InputError
 
 
 class Run:
-    """One rank's view of an elastic run; `powerflow.elastic.init` makes it."""
+    """An elastic run as one rank sees it; `powerflow.elastic.init` creates it."""
 
     def __init__(self) -> None:
         self._mailbox, self._name = find_mailbox()
         self._reporter = Reporter(self._mailbox, self._name)
         self._pacer = find_pacer()
         self._training: Training | None = None
-        self._gang: GangMember | Fixed | None = None
+        self._gang: GangMember | StaticGang | None = None
         self._passes: Passes | None = None
         self._feed: Feed | None = None
         self._token_mean = TokenMean()
         self._exchange = Exchange()
-        self._epoch: int | None = None  # that the script is in; it may lag behind the position
+        self._epoch: int | None = None  # the epoch of the script, which may be behind that of the position
         self._epochs = range(0)
         self._taken: tuple[int, int, SampleOrder] | None = None  # epoch, data set, order of the last loop over batches
-        # No more than weakly: a script that breaks out of its loop lets go of it, and then it ends at once.
-        self._open_epochs: weakref.ref[Generator[int]] | None = None
-        self._open_batches: weakref.ref[Generator[Any]] | None = None
-        self._timed_steps, self._timed_s, self._timed_generation = 0, 0.0, 0
+        self._open_epochs, self._open_batches = OpenLoop(), OpenLoop()
+        self._timer = StepTimer()
         refusal.install(self._reporter, self._explain, in_place=self._mailbox is not None)
         if self._mailbox is not None:
             foreign.refuse_own_group()
@@ -66,46 +64,43 @@ class Run:
 
     @property
     def rank(self) -> int:
-        """Number of this rank now; before the first epoch, the one that it is to have then."""
+        """Number of this rank; before the first epoch, the number that it will have then."""
         return self._place().rank
 
     @property
     def ranks(self) -> int:
-        """Ranks now; before the first epoch, those that are to be then."""
+        """How many ranks there are; before the first epoch, how many there will be then."""
         return self._place().ranks
 
     @property
     def generation(self) -> int:
-        """Rises whenever the gang becomes another one; 0 before the first epoch."""
+        """Number that rises whenever the ranks change; 0 before the first epoch."""
         return 0 if self._gang is None else self._gang.generation
 
     @property
     def position(self) -> Position:
-        """How far the run is."""
+        """How far the run is: steps, epoch, samples."""
         return Position() if self._training is None else self._training.position
 
     @property
     def updates(self) -> bool:
-        """Whether ``optimizer.step()`` would take effect here: only in the last pass of a step."""
+        """Whether ``optimizer.step()`` takes effect now: only in the last pass of a step."""
         one = self._pass
         if one is not None:
             return one.last and self._gang is not None and self._gang.whole
         return self._epoch is None or self.position.epoch == self._epoch
 
     def wrap(self, model: nn.Module, *others: Stateful, **ddp_options: Any) -> nn.Module:
-        """Take charge of a model and of all that is trained with it.
+        """Return the model wrapped (its ``module``, as with DDP), and register everything that is trained with it.
 
         Args:
-            model: Where the script would call ``DDP(model)``, on its device.
-            others: Optimisers, LR schedulers, gradient scaler, averages: all that a newcomer must have. Anything with
-                ``state_dict`` and ``load_state_dict``.
-            ddp_options: For `torch.nn.parallel.DistributedDataParallel`.
-
-        Returns:
-            A module to be called like the model; the model itself is its ``module``, as with DDP.
+            model: The model, on its device. Call this where the script would call ``DDP(model)``.
+            others: Optimisers, LR schedulers, gradient scaler, averages: everything with ``state_dict`` and
+                ``load_state_dict`` that a new rank must have.
+            ddp_options: Options for `torch.nn.parallel.DistributedDataParallel`.
 
         Raises:
-            InputError: If called twice, or with what cannot be trained as whole copies, one per rank.
+            InputError: It was called before, or something cannot be trained as one whole copy per rank.
         """
         if self._training is not None:
             raise InputError("wrap was called twice", fix="put modules that are trained together into one module")
@@ -119,7 +114,7 @@ class Run:
         for other in others:
             gate_all(other, self._may_update, lambda: self.updates, self._passes.defer)
         if self._mailbox is None:
-            self._gang = Fixed(self._training)
+            self._gang = StaticGang(self._training)
         else:
             gang = self._gang = GangMember(self._mailbox, self._name, self._training, self._reporter, self._idle)
             self._reporter.watch = StuckWatch(gang).look
@@ -127,29 +122,29 @@ class Run:
         return Wrapped(model, self)
 
     def epochs(self, count: int, *, start: int = 0) -> Iterator[int]:
-        """The epochs that are left to train, of 0 to ``count`` − 1; a newcomer's first is where the run is.
+        """Iterate over the epochs that are left to train, out of 0 to ``count`` − 1.
 
-        A script that breaks out of them has trained all it wants to.
+        A new rank begins with the epoch that the run is in. A script that breaks out of this loop has trained enough.
 
         Args:
-            count: Number after the last epoch.
-            start: First epoch of a run that begins, for a script that has read its own checkpoint of the epochs before.
-                A run that PowerFlow resumes is further and goes on where it is. Steps count from 0 in either case.
+            count: Number of epochs.
+            start: First epoch of a new run, for a script that has loaded its own checkpoint of the epochs before. A run
+                that PowerFlow resumes continues where it was. Steps count from 0 in both cases.
 
         Raises:
-            InputError: If `wrap` was not called before, or this was, or ``start`` is no epoch.
+            InputError: `wrap` was not called before, this was called before, or ``start`` is negative.
         """
         if start < 0:
             raise InputError(f"start is {start}", where="run.epochs", fix="give 0 or more")
         self._parts()
-        if self._open_epochs is not None:
+        if self._open_epochs.begun:
             raise InputError(
                 "epochs was called twice",
                 where="run.epochs",
                 fix="go through all epochs in one loop, and tell phases apart by the number of the epoch",
             )
         epochs = self._count_epochs(range(start, count))
-        self._open_epochs = weakref.ref(epochs)
+        self._open_epochs.open(epochs)
         return epochs
 
     def _count_epochs(self, all_epochs: range) -> Generator[int]:
@@ -166,12 +161,12 @@ class Run:
             try:
                 yield epoch
             except GeneratorExit:
-                self._leave_batches()
+                self._open_batches.close()
                 self._idle()
                 gang.stop()
                 raise
-            self._leave_batches()
-            if training.position.epoch == epoch:  # else the others are further, and we follow them
+            self._open_batches.close()
+            if training.position.epoch == epoch:  # otherwise the other ranks are further, and this one follows them
                 training.position = training.position._replace(epoch=epoch + 1, within=0)
         self._epoch = training.position.epoch
         self._idle()
@@ -188,25 +183,26 @@ class Run:
         drop_last: bool = False,
         **loader_options: Any,
     ) -> Batches:
-        """This rank's part of what is left of the epoch, one pass at a time.
+        """Return a loader of this rank's part of the epoch, one batch per pass.
 
-        May be called before the first epoch, and its result gone through in every one.
+        It may be created before the first epoch, and iterated over once in each epoch.
 
         Args:
-            dataset: Has a length, and items by index.
-            global_batch: Samples per step over all ranks; it stays when their number changes.
-            shuffle: Whether every epoch goes through the samples in an order of its own.
-            seed: Fixes these orders.
-            drop_last: Whether to leave out the last step of an epoch where it would be smaller.
-            loader_options: For `torch.utils.data.DataLoader`: workers, collation, pinned memory, …
+            dataset: A data set with a length and items by index.
+            global_batch: Samples per step over all ranks, whatever their number.
+            shuffle: Whether each epoch has its own random order of samples.
+            seed: Seed of these orders.
+            drop_last: Whether to leave out the last step of an epoch if it is smaller than ``global_batch``.
+            loader_options: Options for `torch.utils.data.DataLoader`: workers, collation, pinned memory and so on.
 
         Raises:
-            InputError: If gone through outside of `epochs`, or a second time; or with something that is decided here.
+            InputError: An option is one that PowerFlow decides itself, or there is no step to train. Iterating outside
+                `epochs`, or twice in one epoch, raises it, too.
         """
         global_batch = whole(global_batch)
         if self._feed is None or not self._feed.serves(dataset, loader_options):
             self._feed = Feed(dataset, loader_options)
-        order = SampleOrder(len(dataset), global_batch, shuffle, seed, drop_last)  # type: ignore[arg-type]  # Feed has looked
+        order = SampleOrder(len(dataset), global_batch, shuffle, seed, drop_last)  # type: ignore[arg-type]  # Feed has checked it
         if not order.steps:
             raise InputError(
                 f"{order.samples} samples make no step of {global_batch}",
@@ -215,27 +211,27 @@ class Run:
             )
         batches = Batches(self._feed, order, self._begin_batches)
         if self._epoch is not None:
-            self._leave_batches()
+            self._open_batches.close()
             self._refuse_second_loop(batches)
         return batches
 
     def _begin_batches(self, batches: Batches) -> Generator[Any]:
-        """Begin a loop over batches, in the epoch that the script is in."""
+        """Begin a loop over batches in the current epoch of the script."""
         self._parts()
         if self._epoch is None:
             raise InputError("batches was called outside of epochs", fix="for epoch in run.epochs(10): …")
-        self._leave_batches()
+        self._open_batches.close()
         self._refuse_second_loop(batches)
         order = batches.order
         self._taken = (self._epoch, id(batches.dataset), order)
         steps_total = len(self._epochs) * order.steps
         self._reporter.note(epoch=self._epoch, global_batch=order.global_batch, steps_total=steps_total)
         loop = self._batches(batches.feed, order, self._epoch)
-        self._open_batches = weakref.ref(loop)
+        self._open_batches.open(loop)
         return loop
 
     def _refuse_second_loop(self, batches: Batches) -> None:
-        """What is left of an epoch may be gone on with, but nothing else be trained in it."""
+        """Refuse to train anything in an epoch but what is left of its first loop over batches."""
         training, _ = self._parts()
         epoch, order = self._epoch, batches.order
         if self._taken is None or self._taken[0] != epoch:
@@ -254,7 +250,7 @@ class Run:
         assert gathering is not None
         gathering.begin_epoch()
         if gang.parallel is not None and training.trained() != training.in_parallel_trained:
-            gang.parallel = training.in_parallel()  # DDP exchanges what was to be trained when it was made
+            gang.parallel = training.in_parallel()  # DDP exchanges the parameters that were trained when it was created
         loaded: Iterator[Any] | None = None
         while training.position.epoch == epoch and training.position.within < order.steps:
             if gang.between_steps():
@@ -277,7 +273,7 @@ class Run:
                     self._reporter.does(Phase.OUTSIDE)
                     if one.last and gathering.backwards and gang.whole:
                         self._end_step(order, passes, began_s)
-                    else:  # it has trained this step in part, or not at all
+                    else:  # this step was trained in part, or not at all
                         gathering.drop()
                     raise
                 finally:
@@ -289,22 +285,22 @@ class Run:
                 self._end_step(order, passes, began_s)
 
     def backward(self, loss: Tensor, weight: float | Tensor | None = None) -> None:
-        """In place of ``loss.backward()``; ``loss`` is the mean over the local batch (scaled by a scaler, if any).
+        """Compute gradients; replaces ``loss.backward()``.
 
-        After the last pass of a step every rank holds the gradient of the mean loss over the global batch. Where the
-        loss is a mean over something else than samples, say over how many: with w tokens (those that count, padding
-        left out) in a pass, and l their mean loss, all ranks end with the gradient of ``Σ w·l / Σ w``, summed over all
-        ranks and passes of the step (`powerflow.elastic.training.token_mean`)::
+        After the last pass of a step, each rank holds the gradient of the mean loss over the global batch. If the loss
+        is a mean over something other than samples, give the number as ``weight``: with w tokens in a pass (without
+        padding) and their mean loss l, all ranks get the gradient of ``Σ w·l / Σ w`` over all ranks and passes of the
+        step (`powerflow.elastic.training.token_mean`)::
 
             run.backward(loss, weight=(labels != -100).sum())
 
         Args:
-            loss: One number.
-            weight: How many tokens, pixels, … it is the mean of, ≥ 0; 0 for a batch that has none. None: one per
-                sample. A tensor on a GPU is not waited for, so gradients of a mean over nothing must be finite there.
+            loss: Mean loss of the local batch, one number; scaled by the gradient scaler, if there is one.
+            weight: Number ≥ 0 of tokens, pixels and so on that the loss is the mean of; None for samples. If it is on a
+                GPU, it is not waited for, so that a mean over nothing must have finite gradients there.
 
         Raises:
-            InputError: If what the script does between passes would give another result than in one.
+            InputError: The script does something between passes that would give another result than in one pass.
         """
         training, gang = self._parts()
         passes = self._passes
@@ -312,7 +308,7 @@ class Run:
             raise InputError("run.backward was called outside of batches", fix="call loss.backward() there")
         if not gang.whole:
             passes.backwards += 1
-            return  # a peer was lost in forward: this step will be done again
+            return  # a rank was lost in forward: this step will be done again
         passes.before_backward()
         together = passes.one.last and gang.ranks > 1
         if together:
@@ -336,10 +332,10 @@ class Run:
         passes.after_backward()
         self._reporter.enter(Phase.OUTSIDE if passes.one.last else Phase.COMPUTING)
 
-    # -- what Wrapped and the gates ask ------------------------------------------------------------------------------
+    # -- for Wrapped and the gates ----------------------------------------------------------------------------------
 
     def forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The model's output."""
+        """Return the model's output."""
         trains = self._pass is not None and torch.is_grad_enabled()
         self._reporter.does(Phase.COMPUTING if trains else Phase.EVALUATING)
         return self._exchange.forward(self._gang, self._pass, module, args, kwargs)
@@ -358,67 +354,45 @@ class Run:
 
     @property
     def _pass(self) -> Pass | None:
-        """The pass that the script is in."""
+        """The current pass of the script."""
         return None if self._passes is None else self._passes.one
 
     def _place(self) -> RankPlace:
-        """Where this rank is in its gang, or will be in its first one."""
+        """Return the place of this rank in its gang, or in its first one."""
         gang = self._gang
         if isinstance(gang, GangMember) and gang.generation and gang.target is not None:
             return place_in(gang.target, self._name) or RankPlace(gang.rank, gang.ranks, gang.rank)
         return first_place(self._mailbox, self._name)
 
-    def _parts(self) -> tuple[Training, GangMember | Fixed]:
+    def _parts(self) -> tuple[Training, GangMember | StaticGang]:
         if self._training is None or self._gang is None:
             raise InputError("run.wrap has not been called", fix="model = run.wrap(model, optimizer, …)")
         return self._training, self._gang
 
     def _explain(self, error: BaseException) -> InputError | None:
-        """Take note of an error that ends the script, and return the refusal that it stands for, if any."""
+        """Record an error that ends the script, and return the refusal that explains it, if there is one."""
         if isinstance(self._gang, GangMember):
             self._gang.fail()
         return None if self._passes is None else self._passes.explain(error)
 
-    def _leave_batches(self) -> None:
-        """End a loop over batches that the script has left, but keeps (in a progress bar, say)."""
-        if self._open_batches is not None:
-            _close(self._open_batches)
-
     def _leave_epochs(self) -> None:
-        """The same of epochs, when the script has come to its end; not if an error ended it."""
-        if self._open_epochs is not None and not hasattr(sys, "last_value"):
-            _close(self._open_epochs)
+        """Close the loop over epochs when the script ends, unless an error ended it."""
+        if not hasattr(sys, "last_value"):
+            self._open_epochs.close()
 
     def _end_step(self, order: SampleOrder, passes: tuple[Pass, ...], began_s: float) -> None:
         training, gang = self._parts()
         if self._passes is not None:
             self._passes.end_step()
         at = training.position
-        local_batch = max(one.end - one.begin for one in passes)
+        size = {"local_batch": max(one.end - one.begin for one in passes), "accumulation": len(passes)}
         if self._pacer is not None:
-            self._pacer.pace(
-                gpus=gang.ranks, nodes=gang.nodes, local_batch=local_batch, accumulation=len(passes), began_s=began_s
-            )
+            self._pacer.pace(gpus=gang.ranks, nodes=gang.nodes, began_s=began_s, **size)
         gang.step_ended_s = time.monotonic()
-        if self._timed_generation != gang.generation:
-            self._timed_steps, self._timed_s, self._timed_generation = 0, 0.0, gang.generation
-        self._timed_steps += 1
-        self._timed_s += gang.step_ended_s - began_s
+        timed = self._timer.add(gang.generation, gang.step_ended_s - began_s)
         training.position = Position(at.step + 1, at.epoch, at.within + 1, at.samples + order.size(at.within))
-        self._reporter.note(
-            step=training.position.step,
-            samples=training.position.samples,
-            timed_steps=self._timed_steps,
-            timed_s=self._timed_s,
-            local_batch=local_batch,
-            accumulation=len(passes),
-        )
+        self._reporter.note(step=training.position.step, samples=training.position.samples, **timed, **size)
 
     def _idle(self) -> None:
         if self._pacer is not None:
             self._pacer.idle()
-
-
-def _close(loop: weakref.ref[Generator[Any]]) -> None:
-    if (alive := loop()) is not None:
-        alive.close()

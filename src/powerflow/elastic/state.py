@@ -1,4 +1,4 @@
-"""What a rank is: model, optimiser, LR scheduler, scaler, position, random numbers; to hand over or to keep."""
+"""The state of a run: model, optimiser, LR scheduler, scaler, position, random numbers; to send, load and save."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ from powerflow.elastic.training.streams import Bases
 from powerflow.errors import InputError
 from powerflow.osutil.files import locked, replaced
 
-#: Bytes sent at once: enough to use the link, little enough that nobody needs much memory for it.
+#: Bytes sent at once: enough to use the network well, and few enough to need little memory.
 BUCKET_BYTES = 64 << 20
 
 State = dict[str, Any]
 
 
 class Stateful(Protocol):
-    """Anything that can say its state and take it back."""
+    """Anything that can return and load its state."""
 
     def state_dict(self) -> dict[str, Any]:
-        """All of it."""
+        """Return the whole state."""
         ...
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
-        """Become this."""
+        """Load a state."""
         ...
 
 
 class Training:
-    """What a rank trains, and how far it is.
+    """Everything that a rank trains, and its position in the run.
 
     Attributes:
-        model: What is trained.
-        options: How DDP is to wrap it.
-        things: Model, optimiser and whatever else was registered.
-        position: How far.
-        in_parallel_trained: Which parameters were trained when the model was last made parallel.
+        model: The model.
+        options: Options for DDP.
+        things: Model, optimiser and everything else that was registered.
+        position: How far the run is.
+        in_parallel_trained: Which parameters were trained when the model was last wrapped by DDP.
         streams: Bases of the run's random numbers, once it has begun.
-        joined: Whether this state belongs to the run; a newcomer's does not until it was given one.
+        joined: Whether this state belongs to the run; that of a new rank does not until it has received one.
     """
 
     def __init__(self, model: nn.Module, others: Sequence[Stateful], options: Mapping[str, Any]) -> None:
@@ -61,50 +61,50 @@ class Training:
         self.streams: Bases | None = None
 
     def on_cuda(self) -> bool:
-        """Whether the model is on a CUDA device."""
+        """Return whether the model is on a CUDA device."""
         return any(parameter.is_cuda for parameter in self.model.parameters())
 
     def optimizes(self) -> bool:
-        """Whether an optimiser was registered, of whatever class."""
+        """Return whether an optimiser of any class was registered."""
         return any(hasattr(thing, "step") and hasattr(thing, "zero_grad") for thing in self.things)
 
     def fewest_samples(self) -> int:
-        """That a pass can do with: batch normalisation needs two to train."""
+        """Return the fewest samples of a pass: batch normalisation needs two."""
         return 2 if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.model.modules()) else 1
 
     def trained(self) -> list[bool]:
-        """Which parameters are trained and not frozen."""
+        """Return which parameters are trained and not frozen."""
         return [parameter.requires_grad for parameter in self.model.parameters()]
 
     def in_parallel(self) -> DistributedDataParallel:
-        """The model as DDP of the default group; its ranks have equal parameters already."""
+        """Return the model wrapped by DDP for the default group, whose ranks have equal parameters already."""
         self.in_parallel_trained = self.trained()
         return DistributedDataParallel(self.model, init_sync=False, **self.options)
 
     def parameters(self) -> list[nn.Parameter]:
-        """All parameters of the model."""
+        """Return all parameters of the model."""
         return list(self.model.parameters())
 
     def nothing(self) -> Tensor:
-        """A loss whose gradient is 0 for every parameter that is trained."""
+        """Return a loss whose gradient is 0 for each trained parameter."""
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         return sum(((0.0 * parameter).sum().float() for parameter in trained), torch.zeros(()))
 
     def drop_gradients(self) -> None:
-        """Forget what a failed step has left, and views of buckets of a group that is no more."""
+        """Drop gradients of a failed step, and views of buckets of a closed group."""
         self.model.zero_grad(set_to_none=True)
         for thing in self.things:
             if isinstance(thing, Optimizer):
                 thing.zero_grad(set_to_none=True)
 
     def draw_own_numbers(self, rank: int) -> None:
-        """Have this rank draw random numbers of its own from here on, as `powerflow.elastic.training.streams` says."""
+        """Seed the random numbers of this rank (`powerflow.elastic.training.streams`)."""
         if self.streams is None:
             self.streams = streams.bases()
         streams.seed(self.streams, self.position.step, rank)
 
     def state(self) -> State:
-        """All of it; tensors are not copied."""
+        """Return the whole state; tensors are not copied."""
         if self.streams is None:
             self.streams = streams.bases()
         return {
@@ -115,7 +115,7 @@ class Training:
         }
 
     def become(self, state: State) -> None:
-        """Take over such a state."""
+        """Load a state."""
         if len(self.things) != len(state["things"]):
             raise _not_alike(f"{len(state['things'])} things were given to run.wrap there, {len(self.things)} here")
         for thing, its in zip(self.things, state["things"], strict=True):
@@ -131,26 +131,26 @@ class Training:
         self.joined = True
 
     def save(self, path: Path) -> None:
-        """Keep the state in a file, whole or not at all; a later state that is there already is left."""
+        """Save the state to a file with `keep`."""
         self.keep(path, self.position.step, lambda file: torch.save(self.state(), file))
 
     def keep(self, path: Path, step: int, write: Callable[[BinaryIO], object]) -> None:
-        """Keep a state in a file, whole or not at all; a later state that is there already is left.
+        """Replace a file by a state, unless the file has the same or a later one.
 
         Args:
             path: The file.
-            step: Steps that are done in that state.
-            write: Writes it.
+            step: Completed steps of the state.
+            write: Writes the state.
 
         Raises:
-            OSError: It cannot be written; what was there stays.
+            OSError: It cannot be written; the old file remains.
         """
         with locked(path.with_suffix(".lock"), mode=0o666):
             kept = load(path)
             if kept is not None and kept["position"][0] >= step:
                 return
             del kept
-            # always the same name: ranks that are killed while they write leave one such file, not many
+            # one name for all ranks, so that those killed while they write leave one file only
             temporary = path.with_name(f".{path.name}.new")
             temporary.unlink(missing_ok=True)
             with replaced(path, durable=True, temporary=temporary) as file:
@@ -166,9 +166,9 @@ def _not_alike(what: str) -> InputError:
 
 
 def load(path: Path) -> State | None:
-    """A state kept in a file, on the CPU, read as it is used; None if there is none.
+    """Return the state in a file, on the CPU and memory-mapped; None if there is no file.
 
-    The file is the job's own and as trusted as its script: unpickling it may run code.
+    Unpickling may run code: the file belongs to the job and is as trusted as its script.
     """
     try:
         state: State = torch.load(path, map_location="cpu", mmap=True, weights_only=False)
@@ -178,7 +178,7 @@ def load(path: Path) -> State | None:
 
 
 class _Pickler(pickle.Pickler):
-    """Pickles all but dense tensors, which it puts aside in ``tensors``."""
+    """Pickles everything but dense tensors, which it collects in ``tensors``."""
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
@@ -201,7 +201,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def copied(state: State) -> Callable[[], State]:
-    """Copy a state into this process's memory, in one pass over its tensors; return what makes a state of the copy."""
+    """Copy a state to CPU memory; return a function that makes a state of the copy."""
     file = io.BytesIO()
     pickler = _Pickler(file)
     pickler.dump(state)
@@ -210,7 +210,7 @@ def copied(state: State) -> Callable[[], State]:
 
 
 def send(state: State, source: int) -> None:
-    """Give a state to all ranks of the group; ``source`` is our own number."""
+    """Send a state to all ranks of the group; ``source`` is the number of this rank."""
     file = io.BytesIO()
     pickler = _Pickler(file)
     pickler.dump(state)
@@ -222,7 +222,7 @@ def send(state: State, source: int) -> None:
 
 
 def receive(source: int, *, keep: bool) -> State | None:
-    """Take the state that ``source`` sends; all or nothing. Who does not ``keep`` it only lets it pass."""
+    """Receive the state that ``source`` sends; return None if it is not to be kept."""
     head: list[Any] = [None]
     dist.broadcast_object_list(head, src=source)
     content, kinds = head[0]
@@ -250,7 +250,7 @@ def _bytes(kind: tuple[torch.dtype, tuple[int, ...], str]) -> int:
 
 
 def _buckets(kinds: list[tuple[torch.dtype, tuple[int, ...], str]]) -> Iterator[tuple[str, list[int]]]:
-    """Tensors to send together, by device: as many as fit a bucket, or one that does not."""
+    """Yield device and positions of tensors to send together: as many as fit a bucket, or a single larger one."""
     for device in sorted({kind[2] for kind in kinds}):
         bucket: list[int] = []
         size = 0

@@ -1,4 +1,4 @@
-"""The same script without PowerFlow: one rank, or the ranks that torchrun started; nothing changes while it runs."""
+"""The gang of a script that PowerFlow did not start: one rank, or the ranks of torchrun; it never changes."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from powerflow.elastic.state import Training
 from powerflow.elastic.training import streams
 
 
-class Fixed:
-    """Stands where a `powerflow.elastic.gang.Gang` would, and never changes."""
+class StaticGang:
+    """Takes the place of `powerflow.elastic.gang.GangMember`, and never changes."""
 
     def __init__(self, training: Training) -> None:
         self.training = training
@@ -30,7 +30,7 @@ class Fixed:
         self._comparison = RankComparison(training)
 
     def join(self) -> None:
-        """Form the group that the environment describes."""
+        """Form the group that torchrun's environment describes."""
         self.training.joined = True
         if self.ranks > 1:
             if not dist.is_initialized():
@@ -44,20 +44,20 @@ class Fixed:
         self.training.draw_own_numbers(self.rank)
 
     def between_steps(self) -> bool:
-        """Compare the ranks' parameters, if that is due."""
+        """Compare the parameters of all ranks, if that is due."""
         if self.ranks > 1 and self.training.position.step >= self._comparison.due:
             self._comparison.compare(self.rank, self.ranks)
         return False
 
     def lose(self, note: str) -> None:
-        """Nobody will form a new group."""
+        """Raise an error: no new group will be formed."""
         raise RuntimeError(f"a peer was lost, and without PowerFlow there is no other: {note}")
 
     def stop(self) -> None:
-        """Nobody waits for us."""
+        """Do nothing: no other rank waits."""
 
     def finish(self) -> None:
-        """Wait for the slowest."""
+        """Wait for all ranks."""
         if self.ranks > 1:
             if self._comparison.has_news:
                 self._comparison.compare(self.rank, self.ranks)

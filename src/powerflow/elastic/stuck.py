@@ -1,9 +1,9 @@
-"""Notice a collective that one rank calls alone, while the others wait for it in their next step.
+"""Detect a collective that one rank calls alone, while the others wait for it in their next step.
 
-torchmetrics does so in ``compute()``, and so does a script that calls ``dist.all_reduce`` below ``if run.rank == 0``:
-neither side can ever go on. The thread that writes the rank's report looks from time to time where the script is.
-A long wait alone is no proof: the script must be inside torch.distributed, and another rank must wait for it in a
-step's own exchange, or at the end of all epochs.
+This is a deadlock. It happens with ``compute()`` of torchmetrics, and with ``dist.all_reduce`` inside an
+``if run.rank == 0``. The reporter's thread checks regularly where the script is. A long wait alone is no proof: the
+script must be inside torch.distributed, and another rank must wait for it in the exchange of a step, or at the end of
+all epochs.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from powerflow.elastic.refusal import is_script
 
 #: How long both sides must have waited.
 BOTH_S = 5.0
-#: Phases in which we are in torch.distributed by ourselves, or in nothing of it.
+#: Phases in which PowerFlow itself uses torch.distributed, or nothing does.
 _OURS = (Phase.STARTING, Phase.READY, Phase.SYNCING, Phase.REGROUPING, Phase.BROKEN, Phase.RELEASED, Phase.DONE)
 
 
 class StuckWatch:
-    """Ends this process with one line if its script is in a collective that the others do not join."""
+    """Ends this process with one line if its script is in a collective that other ranks do not join."""
 
     def __init__(self, gang: GangMember) -> None:
         self._gang = gang
@@ -33,7 +33,7 @@ class StuckWatch:
         self._since: tuple[object, float] | None = None
 
     def look(self) -> None:
-        """Check once; call it every second or so, from another thread than the script's."""
+        """Check once; call it about every second, from another thread than the script's."""
         gang = self._gang
         frame = sys._current_frames().get(self._script)
         call = None if gang.reporter.phase in _OURS or gang.ranks < 2 else _collective(frame)
@@ -48,10 +48,10 @@ class StuckWatch:
             self._end(call, others)
 
     def _who_wait(self) -> list[int]:
-        """Ranks that wait for us in a step's exchange, or because we have not trained all epochs."""
+        """Return the ranks that wait for this one, in the exchange of a step or at the end of all epochs."""
         gang = self._gang
         step = gang.training.position.step
-        if gang.target is None or gang.exchanged == step:  # we have done our part of this step: they do not wait for us
+        if gang.target is None or gang.exchanged == step:  # this rank has exchanged already
             return []
         names = [member.name for member in gang.target.members]
         return [
@@ -78,7 +78,7 @@ class StuckWatch:
 
 
 def _collective(frame: FrameType | None) -> str | None:
-    """Return where the script has called what waits in torch.distributed; None if it is elsewhere."""
+    """Return the line of the script that waits in torch.distributed, and the call; None if it does not wait there."""
     inside = ""
     while frame is not None:
         name = frame.f_code.co_filename

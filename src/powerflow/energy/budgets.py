@@ -24,7 +24,7 @@ class Keeper(Protocol):
         """λ_E, seconds per joule."""
         ...
 
-    def observe(self, now_s: float, meter_j: float, owed_j: Sequence[float] | None, limited: bool) -> list[Warned]:
+    def observe(self, now_s: float, meter_j: float, remaining_j: Sequence[float] | None, limited: bool) -> list[Warned]:
         """Update the price from the meter; see `Governor.observe`."""
         ...
 
@@ -57,7 +57,7 @@ class Budgets:
         self,
         now_s: float,
         meter_j: Mapping[str, float],
-        owed_j: Mapping[str, Sequence[float]],
+        remaining_j: Mapping[str, Sequence[float]],
         limited: Collection[str] = (),
     ) -> list[Warned]:
         """Pass the meter readings to all keepers.
@@ -65,8 +65,8 @@ class Budgets:
         Args:
             now_s: The present, Unix seconds.
             meter_j: By scope, the reading of a meter that only grows, in joules.
-            owed_j: By scope, the energy that its jobs still need at each price; scopes without this information are
-                left out.
+            remaining_j: By scope, the energy that its jobs still need at each price; scopes without this information
+                are left out.
             limited: Scopes whose limit has delayed jobs since the last call.
 
         Returns:
@@ -74,7 +74,7 @@ class Budgets:
         """
         warned = []
         for scope, keeper in self.keepers.items():
-            warned += keeper.observe(now_s, meter_j.get(scope, 0.0), owed_j.get(scope), scope in limited)
+            warned += keeper.observe(now_s, meter_j.get(scope, 0.0), remaining_j.get(scope), scope in limited)
         return warned
 
     def learn(self, day: Mapping[str, Response]) -> None:

@@ -102,15 +102,15 @@ class Governor:
         self._seen.window_meter, self._seen.warned = meter_then_j, []
 
     def observe(
-        self, now_s: float, meter_j: float, owed_j: Sequence[float] | None = None, limited: bool = False
+        self, now_s: float, meter_j: float, remaining_j: Sequence[float] | None = None, limited: bool = False
     ) -> list[Warned]:
         """Record the meter reading, and set the price again.
 
         Args:
             now_s: The present, Unix seconds; not before the time of the last call.
             meter_j: Reading of a meter that only grows, in joules: the cluster's, or that of the project's jobs.
-            owed_j: By price, energy above idle that the active jobs still need (`powerflow.energy.remaining_energy`);
-                None if unknown.
+            remaining_j: By price, energy above idle that the active jobs still need
+                (`powerflow.energy.remaining_energy`); None if unknown.
             limited: True if `limit_w` has delayed jobs since the last call.
 
         Returns:
@@ -129,9 +129,9 @@ class Governor:
             seen.day_price_s += seen.price * (now_s - seen.now_s)
             seen.day_limited = seen.day_limited or limited
         seen.now_s, seen.meter = now_s, meter_j
-        if owed_j is not None:
-            seen.owed = list(owed_j)
-            seen.day_owed = seen.day_owed or list(owed_j)
+        if remaining_j is not None:
+            seen.owed = list(remaining_j)
+            seen.day_owed = seen.day_owed or list(remaining_j)
         seen.price = self._set_price(window, now_s)
         due = warnings_due(self.budget, now_s, self.standing(now_s), set(seen.warned))
         seen.warned += [warned.at for warned in due]
@@ -257,8 +257,8 @@ class Governor:
         seen, days = self._seen, horizon_s / DAY_S
         if not seen.curve:
             return []
-        owed_j = seen.owed or seen.under_way
-        behind = [o - usual for o, usual in zip(owed_j, seen.under_way, strict=True)]
+        remaining_j = seen.owed or seen.under_way
+        behind = [o - usual for o, usual in zip(remaining_j, seen.under_way, strict=True)]
         work = [self.bias * max(0.0, days * c + b) for c, b in zip(seen.curve, behind, strict=True)]
         # all GPUs together cannot use more, however much work there is
         return falling([min(w, full * horizon_s) for w, full in zip(work, seen.full_w, strict=True)])

@@ -9,7 +9,7 @@ import numpy as np
 from powerflow.arrays import FloatArray, IntArray
 
 
-def owed(
+def remaining_energy(
     prices: Sequence[float],
     remaining: FloatArray,
     weight: FloatArray,

@@ -8,7 +8,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from powerflow.live.context import LoopContext
-from powerflow.scheduler.what_if import Insight, insight
+from powerflow.scheduler.what_if import Insight, what_if
 
 
 @dataclass(slots=True)
@@ -49,7 +49,7 @@ class ExplainRequests:
         try:
             if request.job_id in self._scheduler.ledger.slot_of:
                 self._table.advance(self._scheduler)
-                said = insight(self._scheduler, request.job_id, self._time.scheduler(now_s))
+                said = what_if(self._scheduler, request.job_id, self._time.scheduler(now_s))
                 start_s = None if said.start_s is None else self._time.wall(said.start_s)
                 request.answer = dataclasses.replace(said, start_s=start_s)
         except Exception as error:

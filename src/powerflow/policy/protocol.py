@@ -8,7 +8,7 @@ keeps no global state, so the simulator and the controller get the same answer.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -36,7 +36,7 @@ JOB = np.dtype(
         ("project", np.int32),  # index into View.projects
         ("protected", np.bool_),  # its guarantees hold whatever the policy decides
         ("slowdown", np.float64),  # largest allowed slowdown as a share (`Job.max_slowdown`); inf: unlimited
-        ("untouched", np.bool_),  # it runs as requested, because PowerFlow does not manage its project
+        ("unmanaged", np.bool_),  # it runs as requested, because PowerFlow does not manage its project
         ("keeps", np.bool_),  # it keeps its GPUs until it ends, because it cannot resume after a stop
         ("listed", np.bool_),  # its owner listed the counts it can run on (`Job.gpus_allowed`)
     ]
@@ -100,6 +100,20 @@ class View:
         if self.project_price is not None:
             prices += self.project_price[self.jobs["project"]]
         return prices
+
+    def with_jobs(self, **columns: npt.ArrayLike) -> View:
+        """Return a view whose ``jobs`` have other values in some columns, such as ``pause_s=0.0``."""
+        jobs = self.jobs.copy()
+        for name, values in columns.items():
+            jobs[name] = values
+        jobs.flags.writeable = False
+        return replace(self, jobs=jobs)
+
+    def of_jobs(self, chosen: npt.NDArray[np.bool_]) -> View:
+        """Return a view of some jobs only; ``chosen`` is ``[J]``."""
+        jobs = self.jobs[chosen]
+        jobs.flags.writeable = False
+        return replace(self, jobs=jobs)
 
     def nothing(self) -> Allocation:
         """Return an allocation without any GPUs, at the maximum clock, as a starting point."""

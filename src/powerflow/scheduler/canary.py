@@ -1,7 +1,7 @@
-"""When a canary is to be taken back: it slows a protected job, or jobs do worse than was predicted, twice running.
+"""Decide when a canary must be rolled back: when it slows a protected job, or when predictions fail twice in a row.
 
-Every so many ended jobs are a sample. One job may be unlucky; that the mean of a sample is worse than nearly all such
-means would be, if the canary's jobs were like those before, is a miss. Two misses running are no accident.
+Every `SAMPLE` jobs of the canary that end form a sample. The sample is a miss if the mean of log(actual / predicted)
+is larger than the usual mean by more than `BEYOND` standard errors; with jobs as before, 1 % of samples are misses.
 """
 
 from __future__ import annotations
@@ -13,28 +13,26 @@ from typing import NamedTuple
 
 from powerflow.policy.levels import requested_gpus
 from powerflow.scheduler.rules.protection import Protection
-from powerflow.scheduler.rules.wrapper import layer
+from powerflow.scheduler.rules.wrapper import find_wrapper
 from powerflow.scheduler.scheduler import Scheduler
 
-#: Jobs of a sample.
 SAMPLE = 5
-#: A miss is beyond this many standard errors: 1 % of samples are, by chance.
 BEYOND = 2.326
-#: Before so many outcomes are known, errors of predictions are taken to have this standard deviation (of the log).
+#: With fewer known outcomes than this, the standard deviation of log(actual / predicted) is taken to be `UNKNOWN_SD`.
 LEAST_KNOWN, UNKNOWN_SD = 20, 0.25
-#: However alike outcomes have been, the next may differ by so much.
+#: Smallest standard deviation that is assumed, however similar the outcomes were.
 LEAST_SD = 0.05
 
 
 class Usual(NamedTuple):
-    """How predictions are off when nothing is wrong: mean and standard deviation of log(actual / predicted)."""
+    """Usual errors of predictions: mean and standard deviation of log(actual / predicted)."""
 
     mean: float
     sd: float
 
 
 def usually(residuals: Sequence[float]) -> Usual:
-    """What is usual by the outcomes so far."""
+    """Return the usual errors, from the residuals so far."""
     n = len(residuals)
     if n < LEAST_KNOWN:
         return Usual(0.0, UNKNOWN_SD)
@@ -44,12 +42,12 @@ def usually(residuals: Sequence[float]) -> Usual:
 
 @dataclass(slots=True)
 class CanaryWatch:
-    """What has been seen of one canary.
+    """Watches the predictions for one canary.
 
     Attributes:
-        samples: For time and energy, log(actual / predicted) of ended jobs that make no whole sample yet.
-        misses: Of the last samples, running.
-        verdict: Why it is to be taken back; "": it is not.
+        samples: For time and energy, log(actual / predicted) of the jobs in the unfinished sample.
+        misses: For time and energy, the number of misses in a row.
+        verdict: Why the canary must be rolled back; "" if it need not.
     """
 
     samples: dict[str, list[float]] = field(default_factory=lambda: {"time": [], "energy": []})
@@ -57,12 +55,12 @@ class CanaryWatch:
     verdict: str = ""
 
     def see(self, what: str, residual: float, usual: Usual | None) -> None:
-        """A job has ended.
+        """Record a job that has ended.
 
         Args:
             what: ``time`` or ``energy``.
-            residual: log(actual / predicted).
-            usual: As it was when the canary began; None: not known.
+            residual: log(actual / predicted) of the job.
+            usual: The usual errors when the canary began; None if unknown.
         """
         self.samples[what].append(residual)
         if len(self.samples[what]) < SAMPLE:
@@ -80,19 +78,19 @@ class CanaryWatch:
 
 
 def held_back(scheduler: Scheduler, now_s: float) -> dict[str, float]:
-    """Protected jobs that do not run as submitted and are behind their promise: seconds behind, by job.
+    """Return, by job, how many seconds the scheduler has put protected jobs behind their promises.
 
-    Not those that wait because jobs hold the GPUs that nobody acts on, or other protected ones.
+    Jobs that wait for GPUs of unmanaged or other protected jobs are left out.
     """
     found = {}
     for name, pool in scheduler.pools.items():
-        protected = layer(scheduler.policies[name], Protection)
-        if protected is None or not pool.guarded - pool.untouched:
+        protected = find_wrapper(scheduler.policies[name], Protection)
+        if protected is None or not pool.guarded - pool.unmanaged:
             continue
         view = scheduler.view(pool, now_s)
         jobs, need = view.jobs, requested_gpus(view)
-        taken = int(jobs["gpus"][jobs["protected"] | jobs["untouched"]].sum())
+        taken = int(jobs["gpus"][jobs["protected"] | jobs["unmanaged"]].sum())
         for row, behind_s in protected.held_back_s(view).items():
-            if not jobs["untouched"][row] and need[row] <= view.capacity - taken + int(jobs["gpus"][row]):
+            if not jobs["unmanaged"][row] and need[row] <= view.capacity - taken + int(jobs["gpus"][row]):
                 found[scheduler.ledger.job(pool.active[row]).id] = behind_s
     return found

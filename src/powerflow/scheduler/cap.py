@@ -1,8 +1,8 @@
-"""Power caps: so many watts for a set of nodes, from when to when, and how steeply power may change.
+"""Power caps: limits in watts on a set of nodes for some time, and how fast power may change.
 
-What a cap allows over time is a line: down to the cap before it is due, flat while it holds, and up again after its
-end, to what was drawn before it and no higher until it has been forgotten. A decision is held to the least that is
-allowed until the next one.
+The limit of a cap over time: it falls along a ramp until the cap is due, is constant until its end, and rises along a
+ramp afterwards, for `CALM_S` at most to the power before the cap. A decision must keep the lowest limit until the next
+decision.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from powerflow.cluster.spec import ClusterSpec
 from powerflow.errors import InputError
 from powerflow.units import HOUR_S
 
-STEP_S = 5.0  # on a ramp, decisions are so far apart
-CALM_S = HOUR_S  # so long after a cap ends, power stays at or below what it was before
+STEP_S = 5.0  # time between decisions on a ramp
+CALM_S = HOUR_S  # time after a cap in which power stays at or below what it was before
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +24,8 @@ class Scope:
     """A set of nodes.
 
     Attributes:
-        name: For people: ``cluster``, ``rack:rack-0``, ``row:rack-0,rack-1``, ``nodes:gpu001,gpu002``.
-        nodes: Names of its nodes; None: every node there is.
+        name: ``cluster``, ``rack:rack-0``, ``row:rack-0,rack-1`` or ``nodes:gpu001,gpu002``.
+        nodes: Names of its nodes; None for all nodes of the cluster.
     """
 
     name: str
@@ -36,10 +36,10 @@ CLUSTER = Scope("cluster")
 
 
 def parse_scope(text: str, cluster: ClusterSpec, where: str = "--scope") -> Scope:
-    """Read ``cluster``, ``rack:NAME``, ``row:RACK,RACK,…`` (a row is a set of racks) or ``nodes:NODE,NODE,…``.
+    """Parse ``cluster``, ``rack:NAME``, ``row:RACK,RACK,…`` (a row is a set of racks) or ``nodes:NODE,NODE,…``.
 
     Raises:
-        InputError: It is none of these, or the cluster has no such rack or node.
+        InputError: The text is none of these, or the cluster has no such rack or node.
     """
     kind, _, rest = text.strip().partition(":")
     names = [name.strip() for name in rest.split(",") if name.strip()]
@@ -61,21 +61,19 @@ def parse_scope(text: str, cluster: ClusterSpec, where: str = "--scope") -> Scop
 
 @dataclass(frozen=True, slots=True)
 class PowerCap:
-    """A bound on power that no plan exceeds.
+    """A limit on power that no plan exceeds.
 
     Attributes:
-        watts: What the nodes of the scope may draw together: their GPUs, used or not, and the nodes' own watts.
-        scope: Which nodes.
-        start_s: From when on.
-        end_s: Until when; ``inf``: until it is lifted.
-        deadline_s: By when it must be met, if later than ``start_s``: between the two, power goes down as gently as
-            the ramp asks for. None: it is met at ``start_s``; if there is a ramp, and it is known early enough, power
-            goes down before.
-        ramp_w_per_s: How fast power may be made to change, down and up; ``inf``: at once. A cap that is known
-            too late to be met on its ramp is met all the same.
+        watts: What the nodes of the scope may draw together, including idle GPUs and the nodes themselves.
+        scope: The nodes.
+        start_s, end_s: When it starts and ends; without an end (``inf``) it holds until it is lifted.
+        deadline_s: When it must be met, if later than ``start_s``; power falls between the two. If None, it must be met
+            at ``start_s``, and with a ramp power falls before that.
+        ramp_w_per_s: How fast power may fall and rise; ``inf`` for at once. A cap that is set too late for its ramp is
+            met in time all the same.
 
     Raises:
-        InputError: Something in it cannot be.
+        InputError: A value is not possible.
     """
 
     watts: float
@@ -97,16 +95,13 @@ class PowerCap:
 
     @property
     def due_s(self) -> float:
-        """When it must be met."""
+        """When the cap must be met."""
         return self.start_s if self.deadline_s is None else self.deadline_s
 
     def allowed_w(self, at_s: float, baseline_w: float) -> float:
-        """Watts allowed at a moment; ``inf`` where the cap says nothing.
+        """Return the watts allowed at time ``at_s``; ``inf`` without a limit.
 
-        Args:
-            at_s: The moment.
-            baseline_w: What was drawn before it began to hold: power stays below that for `CALM_S` after its end.
-                nan if nobody knows.
+        ``baseline_w`` is the power before the cap took effect, nan if unknown: the limit for `CALM_S` after its end.
         """
         if at_s < self.due_s:
             if math.isinf(self.ramp_w_per_s) or (self.deadline_s is not None and at_s < self.start_s):
@@ -121,30 +116,30 @@ class PowerCap:
         return min(self.watts + up_w, ceiling_w)
 
     def least_w(self, from_s: float, to_s: float, baseline_w: float) -> float:
-        """The least that is allowed from one moment to (and with) another."""
-        # allowed power falls until the cap is due and rises after its end: ends and corners are enough
+        """Return the fewest watts allowed between two times, both included."""
+        # the limit is piecewise linear: it is lowest at one of its corners or at one of the two times
         corners = (self.start_s, self.due_s)
         moments = [from_s, to_s, *(s for s in corners if from_s < s < to_s)]
         return min(self.allowed_w(s, baseline_w) for s in moments)
 
     def later(self, by_s: float) -> PowerCap:
-        """The same cap, so many seconds later."""
+        """Return the same cap ``by_s`` seconds later."""
         deadline_s = None if self.deadline_s is None else self.deadline_s + by_s
         return replace(self, start_s=self.start_s + by_s, end_s=self.end_s + by_s, deadline_s=deadline_s)
 
     def over_s(self, baseline_w: float) -> float:
-        """When it has been forgotten."""
+        """Return when the cap has no effect any more."""
         climb_w = 0.0 if math.isnan(baseline_w) else max(0.0, baseline_w - self.watts)
         return self.end_s + max(CALM_S, climb_w / self.ramp_w_per_s)
 
     def next_s(self, now_s: float, baseline_w: float, reach_w: float, lead_s: float) -> float:
-        """When a decision is due next because of it; ``inf`` if never.
+        """Return when the cap next needs a decision; ``inf`` if never.
 
         Args:
-            now_s: The present.
-            baseline_w: See `allowed_w`.
-            reach_w: Watts above which the scope does not get anyway: no need to walk down a ramp from the sky.
-            lead_s: So long before it is due, jobs begin to stop that must.
+            now_s: The time.
+            baseline_w: As for `allowed_w`.
+            reach_w: Most watts that the scope can draw; the ramp above that needs no decisions.
+            lead_s: How long before the cap is due jobs begin to stop.
         """
         over_s = self.over_s(baseline_w)
         moments = [self.due_s - lead_s, self.due_s, self.end_s, over_s]
@@ -160,5 +155,5 @@ class PowerCap:
 
 
 def least_allowed_w(caps: Sequence[tuple[PowerCap, float]], from_s: float, to_s: float) -> float:
-    """The least that several caps (each with its baseline) of one scope allow together."""
+    """Return the fewest watts that several caps of one scope, each with its baseline, allow between two times."""
     return min((cap.least_w(from_s, to_s, baseline_w) for cap, baseline_w in caps), default=math.inf)

@@ -1,11 +1,10 @@
-"""A policy's answer, held against what it may say and against what is."""
+"""Check that a policy's answer can be carried out."""
 
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-from powerflow.arrays import FloatArray, IntArray
+from powerflow.arrays import BoolArray, FloatArray, IntArray
 from powerflow.kernel import kernel
 from powerflow.policy.protocol import Allocation, View
 
@@ -13,14 +12,14 @@ TOO_MANY, UNKNOWN_COUNT, UNKNOWN_CLOCK, CANNOT_RUN = 1, 2, 3, 4
 
 
 class PolicyError(RuntimeError):
-    """A policy gave an answer that no cluster can carry out."""
+    """A policy gave an answer that cannot be carried out."""
 
 
 def check_answer(policy: str, view: View, answer: Allocation) -> None:
-    """Raise unless the answer can be carried out.
+    """Check a policy's answer.
 
     Raises:
-        PolicyError: Naming the policy, the rule, and the first job that breaks it.
+        PolicyError: It cannot be carried out; names the policy, the fault and the first job concerned.
     """
     jobs, gpus = view.jobs, answer.gpus
     if gpus.shape != (len(jobs),) or answer.clock.shape != (len(jobs),):
@@ -38,7 +37,7 @@ def check_answer(policy: str, view: View, answer: Allocation) -> None:
         view.count_index,
         view.step_time_s,
         view.capacity,
-        (jobs["untouched"] | jobs["keeps"]) & (gpus == jobs["gpus"]),
+        (jobs["unmanaged"] | jobs["keeps"]) & (gpus == jobs["gpus"]),
     )
     match fault:
         case 0:
@@ -65,11 +64,11 @@ def _fault(
     count_index: IntArray,
     step_time_s: FloatArray,
     capacity: int,
-    left_alone: npt.NDArray[np.bool_],
+    exempt: BoolArray,
 ) -> tuple[int, int]:
-    """The first rule that an answer breaks, and the job that breaks it; 0 if none.
+    """Return the first fault of an answer and the job concerned; fault 0 if there is none.
 
-    Jobs that are left alone, on the GPUs they have, can run there whatever is believed.
+    ``exempt`` jobs keep GPUs on which they already run, so that it does not matter whether they are believed to run.
     """
     total = 0
     for j in range(len(gpus)):
@@ -81,7 +80,7 @@ def _fault(
         if clock[j] < 0 or clock[j] >= step_time_s.shape[2]:
             return UNKNOWN_CLOCK, j
         runs = gpus_min[j] <= n <= gpus_max[j] and np.isfinite(step_time_s[cost[j], count_index[n], clock[j]])
-        if not runs and not left_alone[j]:
+        if not runs and not exempt[j]:
             return CANNOT_RUN, j
         total += n
     return (TOO_MANY if total > capacity else 0), 0

@@ -1,4 +1,4 @@
-"""The tables of one pool, stacked so that a policy can index them by class."""
+"""The cost tables of one pool, stacked into arrays that policies index by class."""
 
 from __future__ import annotations
 
@@ -11,27 +11,25 @@ from powerflow.cost.table import Axes, CostTable
 
 
 class CostTables:
-    """Cost tables by class, as ``[K, N, F]`` arrays that are replaced, never changed, when a belief changes."""
+    """Cost tables by class, as ``[K, N, F]`` arrays; when a table changes, new arrays replace them."""
 
     def __init__(self, axes: Axes) -> None:
         self.axes = axes
         self._row: dict[Hashable, int] = {}
         self._pending: dict[int, CostTable | None] = {}
         self._latest: dict[str, CostTable] = {}
-        self._only: dict[
-            str, dict[int, tuple[int, ...]]
-        ] = {}  # by class: rows of jobs that may run on some counts only
+        self._only: dict[str, dict[int, tuple[int, ...]]] = {}  # by class and row: the GPU counts of `row(only=…)`
         shape = (0, len(axes.gpu_counts), len(axes.clocks_mhz))
         self._step_time_s: FloatArray = np.empty(shape)
         self._spread_step_time_s: FloatArray = np.empty(shape)
         self._power_w: FloatArray = np.empty(shape)
 
     def row(self, cost_class: str, only: tuple[int, ...] | None = None) -> int:
-        """The row of a class; a class nobody has described yet gets a row on which nothing can run.
+        """Return the row of a class; in the row of an unknown class nothing can run.
 
         Args:
             cost_class: The class.
-            only: Counts of GPUs that a job of it may run on; the row is another one, infinite on all others. None: all.
+            only: If given, return a separate row in which the class can run on these GPU counts only.
         """
         key: Hashable = cost_class if only is None else (cost_class, only)
         row = self._row.get(key)
@@ -43,10 +41,10 @@ class CostTables:
         return row
 
     def learn(self, cost_class: str, table: CostTable) -> None:
-        """Take a new belief.
+        """Set the believed costs of a class.
 
         Raises:
-            ValueError: If the table's shape is not that of the pool's axes.
+            ValueError: If the shape of the table is not that of the pool's axes.
         """
         shape = (len(self.axes.gpu_counts), len(self.axes.clocks_mhz))
         if table.step_time_s.shape != shape or table.power_w.shape != shape:
@@ -59,7 +57,7 @@ class CostTables:
             self._pending[row] = table
 
     def arrays(self) -> tuple[FloatArray, FloatArray]:
-        """Step times (s) and powers (W), ``[K, N, F]`` each."""
+        """Return step times (s) and powers (W), ``[K, N, F]`` each."""
         if self._pending:
             _, counts, clocks = self._step_time_s.shape
             step_time_s = np.full((len(self._row), counts, clocks), np.inf)
@@ -76,13 +74,13 @@ class CostTables:
                     power_w[row] = table.power_w
             for rows in self._only.values():
                 for row, only in rows.items():
-                    step_time_s[row, ~np.isin(self.axes.gpu_counts, only)] = np.inf
-                    spread_step_time_s[row, ~np.isin(self.axes.gpu_counts, only)] = np.inf
+                    others = ~np.isin(self.axes.gpu_counts, only)
+                    step_time_s[row, others] = spread_step_time_s[row, others] = np.inf
             self._step_time_s, self._spread_step_time_s, self._power_w = step_time_s, spread_step_time_s, power_w
             self._pending.clear()
         return self._step_time_s, self._power_w
 
     def spread_step_time_s(self) -> FloatArray:
-        """Step times (s) on more nodes than needed, ``[K, N, F]``."""
+        """Return step times (s) on more nodes than needed, ``[K, N, F]``."""
         self.arrays()
         return self._spread_step_time_s

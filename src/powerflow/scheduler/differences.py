@@ -1,4 +1,4 @@
-"""What a policy's answer changes, job by job."""
+"""Compare a new allocation with the present one, job by job."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def compare(
     evicted: BoolArray,
     how: IntArray,
 ) -> None:
-    """For each job whether it stays the `SAME`, is only `RECLOCKED`, or `MOVED`: ``how``, ``[J]`` zeros before.
+    """Set ``how[j]`` to `RECLOCKED` or `MOVED` for jobs that change; the other entries must be `SAME` (0) before.
 
-    ``evicted[j]``: the job must leave the GPUs it holds, even if it is given as many.
+    With ``evicted[j]`` the job must leave the GPUs that it holds, even if it gets as many.
     """
     for j in range(len(has)):
         if has[j] != had[j] or (evicted[j] and has[j] > 0):
@@ -38,14 +38,14 @@ def list_changed(
     how: IntArray,
     rows: IntArray,
 ) -> int:
-    """Note each job that does not stay the `SAME`; how many there are.
+    """List the jobs that do not stay the `SAME`, and return how many there are.
 
     Args:
-        slots: ``[J]`` its slot.
+        slots: ``[J]`` slots.
         had, has: ``[J]`` GPUs before and after.
-        had_clock, clock: ``[J]`` indices of its clocks; without meaning where it holds no GPU.
-        how: ``[J]`` as from `compare`.
-        rows: ``[J, 6]`` out: of those that change, all of this in this order.
+        had_clock, clock: ``[J]`` clock indices before and after; without meaning for jobs without GPUs.
+        how: ``[J]`` from `compare`.
+        rows: ``[J, 6]`` result: one row of the arguments above, in this order, for each job that changes.
     """
     count = 0
     for j in range(len(how)):

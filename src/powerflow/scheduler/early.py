@@ -1,17 +1,16 @@
-"""Start waiting jobs on free GPUs when a job or a node comes between two decisions; no running job is touched.
+"""Start waiting jobs on free GPUs between two decisions, when a job or node arrives. Running jobs do not change.
 
-Decisions are an interval apart because each may change running jobs, and every change costs a pause. A first start, and
-a retry, on free GPUs costs nobody a pause, so it need not wait for the next decision:
+Decisions are an interval apart because they may change running jobs, and each change costs a pause. A first start or
+a retry on free GPUs costs no pause, so it does not have to wait for the next decision:
 
-1. Which jobs start: only those that a decision at this very moment would start. The policy, with all rules around it,
-   is asked about all jobs as in a decision. So its order, budgets, protection, turns and stages hold.
-   A preempted job waits, too: to go on costs it a pause.
-2. On how many GPUs, at which clock: what that decision would give. The next one then finds nothing to change.
-3. If these jobs want more than is free, because the decision would take GPUs from running jobs, the policy is asked
-   once more, about these jobs and the free GPUs alone; no job gets more than the decision would give it, and no job
-   starts that the decision after that would change again.
-4. Running jobs keep their clocks, too, so watts are counted again: a job with which a budget's limit or a power cap
-   would be exceeded waits for the decision, and so do all jobs behind it.
+1. The policy, with all its rules, is asked about all jobs, as in a decision at this moment. Only jobs that this
+   decision would start may start, with the GPUs and clock that it gives; so budgets, protection, turns and stages
+   hold. Preempted jobs wait, because resuming costs them a pause.
+2. If these jobs need more GPUs than are free, because the decision would take some from running jobs, the policy is
+   asked again, about these jobs and the free GPUs only. No job gets more than in step 1, and a job starts only if the
+   next decision would not change it.
+3. Running jobs keep their clocks, so watts are counted again. If a job would exceed the limit of an energy budget or a
+   power cap, it waits for the next decision, and so do all jobs after it.
 """
 
 from __future__ import annotations
@@ -29,17 +28,17 @@ from powerflow.scheduler.caps.book import CapBook
 from powerflow.scheduler.check import PolicyError, check_answer
 from powerflow.scheduler.ledger import Ledger
 from powerflow.scheduler.pool import Decision, Pool
-from powerflow.scheduler.rules.power_limit import added_w, within_limits
+from powerflow.scheduler.rules.power_limit import limits_left, within_limits
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WattRoom:
-    """Watts that power caps leave to jobs that start.
+    """Watts that power caps leave for jobs that start.
 
     Attributes:
-        left_w: By scope that has a cap, watts that it may still draw. What is used is taken off.
-        watts: ``[K, N, F]`` watts to reckon with in the pool.
-        gpu_idle_w: Watts of one idle GPU: these are drawn already.
+        left_w: By scope with a cap, the watts that it may still add.
+        watts: ``[K, N, F]`` watts to plan with in the pool.
+        gpu_idle_w: Watts of one idle GPU, which are drawn already.
     """
 
     left_w: dict[str, float]
@@ -47,9 +46,9 @@ class WattRoom:
     gpu_idle_w: float
 
     def take(self, cost: int, level: int, clock: int, gpus: int) -> bool:
-        """Take off the watts that a job adds; if a scope has less left, return False and take nothing.
+        """Subtract the watts that a job adds, or return False if a scope has less left.
 
-        Where the job will stand is not known yet: all its watts count in every scope.
+        It is not known yet which nodes the job will use, so all its watts count in every scope.
         """
         above_w = max(0.0, float(self.watts[cost, level, clock]) - gpus * self.gpu_idle_w)
         if not all(above_w <= left_w for left_w in self.left_w.values()):
@@ -60,13 +59,7 @@ class WattRoom:
 
 
 class Early:
-    """Early starts at one moment.
-
-    Args:
-        pools, policies: By GPU type.
-        ledger: The scheduler's.
-        caps: The power caps it knows of.
-    """
+    """Starts jobs early, at one moment; ``pools`` and ``policies`` are by GPU type."""
 
     def __init__(
         self, pools: Mapping[str, Pool], policies: Mapping[str, Policy], ledger: Ledger, caps: CapBook
@@ -82,15 +75,12 @@ class Early:
         return room > 0 and any(self._fits(pool, room) for pool in self._pools.values())
 
     def start(self, ask: Callable[[Pool, float], Decision], now_s: float, due_s: float) -> list[tuple[Pool, Decision]]:
-        """Let waiting jobs take GPUs that are free.
+        """Start waiting jobs, and return the pools in which jobs have started, with their decisions.
 
         Args:
             ask: Asks the policy of a pool about all its jobs.
-            now_s: The present.
-            due_s: When the next decision is due: no cap may be exceeded until then.
-
-        Returns:
-            The pools in which jobs have started.
+            now_s: The time.
+            due_s: When the next decision is due; no cap may be exceeded before that.
         """
         started = []
         caps = self._caps
@@ -108,7 +98,7 @@ class Early:
         return started
 
     def _room(self, pool: Pool) -> int:
-        """Return the free GPUs; under a cap no node is woken for them, because an awake node draws watts, too."""
+        """Return the GPUs that jobs can start on; with a cap, no node is switched on, because that adds watts."""
         return pool.occupancy.free + (0 if self._caps else pool.occupancy.asleep)
 
     def _fits(self, pool: Pool, room: int) -> bool:
@@ -121,14 +111,14 @@ def choose_starts(policy: Policy, asked: Decision, ledger: Ledger, room: int, ca
     """Choose which jobs start now, on how many GPUs and at which clock.
 
     Args:
-        policy: Of the pool.
-        asked: What it says about all jobs now (`Pool.ask`).
-        ledger: The scheduler's.
-        room: GPUs that are free.
-        caps: What power caps leave; None: there are no caps.
+        policy: The policy of the pool.
+        asked: What it decides about all jobs now (`Pool.ask`).
+        ledger: The active jobs.
+        room: Free GPUs.
+        caps: What power caps leave; None without caps.
 
     Returns:
-        The same view with an answer in which all other jobs keep what they have; None if nobody starts.
+        A decision in which all other jobs keep what they have; None if no job starts.
     """
     view, wish, jobs = asked.view, asked.answer, asked.view.jobs
     starts = (jobs["gpus"] == 0) & (wish.gpus > 0) & ~ledger.preempted[asked.slots]
@@ -151,32 +141,36 @@ def choose_starts(policy: Policy, asked: Decision, ledger: Ledger, room: int, ca
 
 
 def _share(policy: Policy, view: View, wish: Allocation, starts: BoolArray, room: int) -> tuple[IntArray, IntArray]:
-    """Share out the free GPUs among jobs that a decision would start: GPUs and clocks, ``[J]`` each.
+    """Share the free GPUs among the jobs that a decision would start: GPUs and clocks, ``[J]`` each.
 
-    Copies of the policy are asked: it has seen all jobs at this moment, and part of them, or a guess, is no news.
+    Copies of the policy are asked, so that its memory does not take these questions for decisions.
     """
     gpus, clock = np.zeros(len(starts), np.int64), wish.clock.copy()
-    jobs, wished = view.jobs[starts], wish.gpus[starts]
-    jobs["gpus_max"] = np.minimum(jobs["gpus_max"], wished)
-    jobs.flags.writeable = False
+    some, wished = view.of_jobs(starts), wish.gpus[starts]
     held = Allocation(view.jobs["gpus"].astype(np.int64), view.jobs["clock"].astype(np.int64))
-    limit_w = {scope: max(0.0, watts - added_w(view, held, scope)) for scope, watts in view.limit_w.items()}
-    part_view = replace(view, jobs=jobs, capacity=room, limit_w=limit_w)
+    part_view = replace(
+        some.with_jobs(gpus_max=np.minimum(some.jobs["gpus_max"], wished)),
+        capacity=room,
+        limit_w=limits_left(view, held),
+    )
     part = copy.deepcopy(policy).decide(part_view)
     try:
         check_answer(policy.name, part_view, part)
-    except PolicyError:  # it cannot share out a part of the GPUs: at the decision it is asked about all of them
+    except PolicyError:  # it cannot decide about a part of the GPUs; the next decision is about all of them
         return gpus, clock
-    # with fewer, a promise would be broken; and who keeps its GPUs once it runs would never have more
-    whole = jobs["protected"] | jobs["keeps"]
+    # with fewer GPUs, the promise to a protected job would be broken, and a job with `keeps` would never get more
+    whole = some.jobs["protected"] | some.jobs["keeps"]
     gpus[starts] = np.where(whole & (part.gpus != wished), 0, part.gpus)
     clock[starts] = np.where(part.gpus == wished, wish.clock[starts], part.clock)
     return np.where(_next(policy, view, gpus, clock) == gpus, gpus, 0), clock
 
 
 def _next(policy: Policy, view: View, gpus: IntArray, clock: IntArray) -> IntArray:
-    """GPUs that a decision would give if jobs had started on these, ``[J]``."""
-    jobs, on = view.jobs.copy(), gpus > 0
-    jobs["gpus"][on], jobs["clock"][on], jobs["since_s"][on] = gpus[on], clock[on], view.now_s
-    jobs.flags.writeable = False
-    return copy.deepcopy(policy).decide(replace(view, jobs=jobs)).gpus
+    """Return the GPUs that a decision would give if jobs had started on these, ``[J]``."""
+    jobs, on = view.jobs, gpus > 0
+    started = view.with_jobs(
+        gpus=np.where(on, gpus, jobs["gpus"]),
+        clock=np.where(on, clock, jobs["clock"]),
+        since_s=np.where(on, view.now_s, jobs["since_s"]),
+    )
+    return copy.deepcopy(policy).decide(started).gpus

@@ -1,4 +1,4 @@
-"""Everything that can happen to a cluster, as plain data. The same events come from both bodies."""
+"""Events: everything that can happen to a cluster, as plain data. The simulator and the controller use the same."""
 
 from __future__ import annotations
 
@@ -6,10 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
-import numpy.typing as npt
-
-from powerflow.arrays import FloatArray, IntArray
+from powerflow.arrays import BoolArray, FloatArray, IntArray
 from powerflow.cluster.occupancy import Placement
 from powerflow.cost.table import CostTable
 from powerflow.energy.terms import EnergyTerms
@@ -17,9 +14,13 @@ from powerflow.job import Job
 from powerflow.scheduler.cap import PowerCap
 
 
+class Ignored(Exception):
+    """An event cannot be applied; the message says why."""
+
+
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """A job arrived. ``believed_iterations`` is what the scheduler is told of its size; None: nothing."""
+    """A job was submitted. ``believed_iterations`` is its believed size; None if nothing is known."""
 
     job: Job
     believed_iterations: float | None
@@ -28,7 +29,7 @@ class Submitted:
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """A job did all its work: so many iterations, nan where nobody counted them."""
+    """A job has done all its work. ``iterations`` is how much that was; nan if it was not counted."""
 
     job_id: str
     iterations: float = math.nan
@@ -36,7 +37,7 @@ class Completed:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A job's run broke off; ``retry`` says whether it goes back to the queue, at ``done`` iterations."""
+    """A job stopped with an error. With ``retry`` it returns to the queue, with ``done`` iterations kept."""
 
     job_id: str
     retry: bool
@@ -45,14 +46,21 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
-    """Its owner withdrew a job."""
+    """A job was cancelled by its owner, and holds no GPU any more."""
+
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """A job is to end, but its processes still hold its GPUs. These stay reserved until the job is `Cancelled`."""
 
     job_id: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Progress:
-    """How far running jobs have come. ``slots[i]`` (see `Scheduler.slot`) has done ``done[i]`` iterations."""
+    """Running jobs have made progress: that in ``slots[i]`` (`SchedulerState.slot`) has done ``done[i]`` iterations."""
 
     slots: IntArray
     done: FloatArray
@@ -60,7 +68,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class SizeLearned:
-    """How much work a job has in all is known, or known better."""
+    """The believed size of a job has changed, in iterations."""
 
     job_id: str
     iterations: float
@@ -68,17 +76,25 @@ class SizeLearned:
 
 @dataclass(frozen=True, slots=True)
 class WorkLost:
-    """A job that runs is not as far as was believed: it has begun again, or from an earlier checkpoint."""
+    """A running job has lost work: it started again, or from an older checkpoint, at ``done`` iterations."""
 
     job_id: str
     done: float
 
 
 @dataclass(frozen=True, slots=True)
-class Adopted:
-    """A job that was submitted just before is found running: a controller came back to its cluster.
+class PauseMeasured:
+    """The time that a job pauses when its GPU count changes is now believed to be ``pause_s``."""
 
-    ``clock_mhz`` is the clock it was given; the nearest one of the pool's axes is taken for it.
+    job_id: str
+    pause_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """A job is already running, under an earlier controller; it was submitted to this scheduler just before.
+
+    ``clock_mhz`` is the clock that it was given; the nearest clock of the pool is used.
     """
 
     job_id: str
@@ -89,7 +105,7 @@ class Adopted:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CostLearned:
-    """The belief about what a class of jobs costs on one GPU type is new or has changed."""
+    """The believed cost of a class of jobs on one GPU type is new or has changed."""
 
     cost_class: str
     gpu_type: str
@@ -98,14 +114,14 @@ class CostLearned:
 
 @dataclass(frozen=True, slots=True)
 class NodeFailed:
-    """A node is gone; what ran there is told by `Failed` events of its jobs."""
+    """A node has failed. `Failed` events report the jobs that ran on it."""
 
     node: str
 
 
 @dataclass(frozen=True, slots=True)
 class NodeDrained:
-    """A node takes no new job; what runs there may stay or is moved."""
+    """A node must be emptied: no job starts on it, and running jobs move away at the next decision."""
 
     node: str
 
@@ -119,7 +135,7 @@ class NodeRecovered:
 
 @dataclass(frozen=True, slots=True)
 class GpuFailed:
-    """One GPU of a node is out of service; who holds it holds nothing any more, and goes back to the queue."""
+    """One GPU of a node is out of service. The job that holds it loses all its GPUs and returns to the queue."""
 
     node: str
     gpu: int
@@ -135,24 +151,22 @@ class GpuRecovered:
 
 @dataclass(frozen=True, slots=True)
 class PowerCapSet:
-    """A power cap is in force or announced; it takes the place of one of the same scope and start."""
+    """A power cap was set, for now or for later. It replaces one with the same scope and start."""
 
     cap: PowerCap
 
 
 @dataclass(frozen=True, slots=True)
 class PowerCapLifted:
-    """The caps of a scope are at an end: those in force, or over within the hour, let go now (on their ramp); those to
-    come are forgotten.
-    """
+    """All power caps of a scope were lifted: those in force end now, on their ramps; later ones are deleted."""
 
     scope: str
 
 
 @dataclass(frozen=True, slots=True)
 class ClockSet:
-    """The clock of the day was set by so many seconds. Power caps, which are said in its time, come as much sooner; the
-    time that the scheduler is told has not moved.
+    """The machine's time of day was changed by ``by_s``. Power caps keep their times of day, and so start that much
+    earlier on the scheduler's own clock, which has not changed.
     """
 
     by_s: float
@@ -160,49 +174,33 @@ class ClockSet:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PowerMetered:
-    """What the meters say: watts of the cluster now, and of its jobs.
+    """Power was metered: ``watts`` for the cluster, and ``job_w[i]`` for all GPUs of the job in ``slots[i]``.
 
-    ``slots[i]`` (see `Scheduler.slot`) draws ``job_w[i]`` on all its GPUs together. ``steady[i]``: it runs at the count
-    and clock of the latest plan; false while it pauses, starts, or a clock is on its way. Jobs that are not listed
-    are taken to draw what idle GPUs do.
+    ``steady[i]`` is False while the job starts, pauses or changes its clock, so that it does not run as planned yet.
+    Jobs that are not listed are taken to draw as much as idle GPUs.
     """
 
     watts: float
     slots: IntArray
     job_w: FloatArray
-    steady: npt.NDArray[np.bool_]
+    steady: BoolArray
 
 
 @dataclass(frozen=True, slots=True)
-class Leaving:
-    """A job is to end, but its processes still hold its GPUs: nobody gets them before it is `Cancelled`."""
-
-    job_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class PauseMeasured:
-    """A job is now expected to stand still for so many seconds when its GPU count changes."""
-
-    job_id: str
-    pause_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Acting:
-    """Whose jobs are acted on, from now on.
+class ManagedProjects:
+    """The projects whose jobs PowerFlow manages from now on.
 
     Attributes:
-        on_others: Projects that are not named.
-        on: By project; "" is jobs of none.
+        others: Whether it manages projects that are not listed.
+        projects: By project, whether it manages that one; "" stands for jobs without a project.
     """
 
-    on_others: bool = True
-    on: Mapping[str, bool] = field(default_factory=dict)
+    others: bool = True
+    projects: Mapping[str, bool] = field(default_factory=dict)
 
-    def acts(self, project: str) -> bool:
-        """Whether a project's jobs are acted on."""
-        return self.on.get(project, self.on_others)
+    def manages(self, project: str) -> bool:
+        """Return whether PowerFlow manages the jobs of a project."""
+        return self.projects.get(project, self.others)
 
 
 Event = (
@@ -210,9 +208,11 @@ Event = (
     | Completed
     | Failed
     | Cancelled
+    | Leaving
     | Progress
     | SizeLearned
     | WorkLost
+    | PauseMeasured
     | Adopted
     | CostLearned
     | NodeFailed
@@ -221,9 +221,7 @@ Event = (
     | GpuFailed
     | GpuRecovered
     | EnergyTerms
-    | Acting
-    | Leaving
-    | PauseMeasured
+    | ManagedProjects
     | ClockSet
     | PowerCapSet
     | PowerCapLifted

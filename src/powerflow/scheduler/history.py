@@ -1,4 +1,4 @@
-"""How large the jobs were that have completed: all there is to go by where sizes are unknown."""
+"""Sizes of completed jobs: what policies know of sizes when those of active jobs are unknown."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import numpy as np
 
 from powerflow.arrays import FloatArray
 
-KEPT = 2000  # jobs remembered, the latest
-NEWS = 0.05  # share of new ones after which the picture is drawn again
+KEPT = 2000  # number of jobs, the latest
+NEWS = 0.05  # share of new jobs after which the sorted sizes are updated
 
 
 class History:
     """Sizes of completed jobs.
 
     Attributes:
-        sizes_gpu_s: ``[H]`` GPU-seconds, ascending; replaced, never changed.
+        sizes_gpu_s: ``[H]`` GPU-seconds, ascending; updates replace the array.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class History:
         self._news = 0
 
     def add(self, gpu_s: float) -> None:
-        """One more job has completed."""
+        """Add the size of a completed job."""
         self._sizes.append(gpu_s)
         self._news += 1
         if self._news >= NEWS * len(self._sizes):

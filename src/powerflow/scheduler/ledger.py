@@ -1,4 +1,4 @@
-"""Every active job as one row of numbers, addressed by a slot that is recycled when the job ends."""
+"""All active jobs, each as one row of numbers. The row's number is the job's slot, and is used again after its end."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def bring_up_to_date(
     slots: IntArray,
     now_s: float,
 ) -> None:
-    """Fill in remaining work and attained service as of now.
+    """Fill in the remaining iterations and attained GPU-seconds of jobs at ``now_s``.
 
-    A job that outlives its prediction is expected to need a tenth of what it has had so far: it must neither vanish
-    from the ranking nor look endless.
+    A job that has done more than its believed size is taken to need another tenth of what it has done: a policy must
+    neither ignore it nor take it for endless.
     """
     for i in range(len(slots)):
         attained_gpu_s[i] += gpus[i] * (now_s - since_s[i])
@@ -38,7 +38,7 @@ def bring_up_to_date(
 
 @kernel
 def advance(done: FloatArray, slots: IntArray, now_done: FloatArray) -> None:
-    """Note how far jobs have come; ``done`` is the column of all slots. Nothing goes back, nan says nothing."""
+    """Set the iterations that jobs have done in ``done``, the column of all slots; lower values and nan are ignored."""
     for i in range(len(slots)):
         if 0 <= slots[i] < len(done) and now_done[i] > done[slots[i]]:
             done[slots[i]] = now_done[i]
@@ -55,7 +55,7 @@ def settle(
     clock: IntArray,
     now_s: float,
 ) -> None:
-    """See `Ledger.give`; the first four are columns of all slots."""
+    """Do the work of `Ledger.give`; the first four arguments are columns of all slots."""
     for i in range(len(slots)):
         slot = slots[i]
         if held[slot] != gpus[i]:
@@ -66,16 +66,17 @@ def settle(
 
 
 class Ledger:
-    """Active jobs by slot.
+    """All active jobs by slot.
 
     Attributes:
-        rows: Structured rows of dtype `JOB`, by slot. ``remaining`` and ``attained_gpu_s`` stand as of ``since_s``;
+        rows: By slot, structured rows of dtype `JOB`. ``remaining`` and ``attained_gpu_s`` are those of ``since_s``;
             `view_rows` brings them up to date.
-        believed: Iterations each job is believed to have in all, by slot; nan: unknown.
-        jobs: The submitted job by slot, None where the slot is free.
-        preempted: Whether a job waits because a decision took its GPUs, by slot.
+        believed: By slot, believed iterations of the whole job; nan if unknown.
+        jobs: By slot, the job; None if the slot is free.
+        started: By slot, whether the job has ever held GPUs.
+        preempted: By slot, whether the job waits because a decision took its GPUs.
         slot_of: Slot by job id.
-        projects: Names of the projects that jobs were submitted for, by their code in ``rows``; the first is "".
+        projects: Names of projects; ``rows`` refers to them by position. The first is "".
     """
 
     def __init__(self) -> None:
@@ -97,12 +98,12 @@ class Ledger:
         pause_s: float,
         cost_row: int,
         now_s: float,
-        untouched: bool = False,
+        unmanaged: bool = False,
     ) -> int:
-        """Give a job a slot."""
+        """Add a job, and return its slot."""
         if not self._free:
             self._grow()
-        slot = heappop(self._free)  # the lowest: runs of the same events use the same slots
+        slot = heappop(self._free)  # always the lowest, so that the same events lead to the same slots
         self.jobs[slot] = job
         self.started[slot] = self.preempted[slot] = False
         self.slot_of[job.id] = slot
@@ -125,34 +126,32 @@ class Ledger:
             self._project(job.project),
             job.protected,
             job.max_slowdown,
-            untouched,
+            unmanaged,
             job.keeps,
             job.gpus_allowed is not None,
         )
         self._submitted += 1
         return slot
 
-    def remove(self, slot: int) -> Job:
-        """Take a job out and free its slot."""
-        job = self.job(slot)
-        del self.slot_of[job.id]
+    def remove(self, slot: int) -> None:
+        """Remove a job, and free its slot."""
+        del self.slot_of[self.job(slot).id]
         self.jobs[slot] = None
         heappush(self._free, slot)
-        return job
 
     def job(self, slot: int) -> Job:
-        """The job in a slot that is in use."""
+        """Return the job in a slot that is in use."""
         job = self.jobs[slot]
         assert job is not None, f"slot {slot} is free"
         return job
 
     def remaining(self, slot: int) -> float:
-        """Iterations believed to be left, at least; ``inf`` where sizes are unknown."""
+        """Return the iterations that a job is believed to need still, at least 0; ``inf`` if its size is unknown."""
         left = float(self.believed[slot] - self.rows["done"][slot])
         return math.inf if math.isnan(left) else max(left, 0.0)
 
     def view_rows(self, slots: IntArray, now_s: float) -> JobRows:
-        """Rows of these slots with remaining work and attained service as of now; a copy, read only."""
+        """Return a read-only copy of the rows of some slots, brought up to date."""
         rows: JobRows = self.rows.take(slots)
         bring_up_to_date(
             rows["remaining"],
@@ -168,12 +167,12 @@ class Ledger:
         return rows
 
     def give(self, slots: IntArray, gpus: IntArray, clock: IntArray, now_s: float) -> None:
-        """Record new allocations, ``[K]`` each, and settle the GPU-seconds of the old ones."""
+        """Record new allocations, ``[K]`` each, and add the GPU-seconds of the old ones to ``attained_gpu_s``."""
         rows = self.rows
         settle(rows["gpus"], rows["clock"], rows["attained_gpu_s"], rows["since_s"], slots, gpus, clock, now_s)
 
     def _project(self, name: str) -> int:
-        """The code of a project; a new one for one that nobody has named yet."""
+        """Return the position of a project in ``projects``, and add the project if it is new."""
         code = self._codes.setdefault(name, len(self.projects))
         if code == len(self.projects):
             self.projects.append(name)

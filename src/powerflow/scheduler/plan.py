@@ -1,4 +1,4 @@
-"""What the scheduler answers: the changes to make, and a typed reason for every job."""
+"""Plans, the answers of the scheduler: the changes to make, and a typed reason for every job."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 
 class Why(StrEnum):
-    """Kinds of reasons, one for every job in every decision."""
+    """Why a job has what it has; every decision gives each job one of these."""
 
     STARTED = "started"
     RESUMED = "resumed"
@@ -37,20 +37,20 @@ class Why(StrEnum):
     NEVER_FITS = "no GPU count is known on which it could run here"
 
 
-#: Reasons that say that nothing has changed.
+#: Reasons of jobs that run on unchanged.
 QUIET = frozenset({Why.KEPT, Why.KEPT_COST, Why.CAP_KEPT, Why.BUDGET_KEPT, Why.AS_ASKED})
 
 
 class Reason(NamedTuple):
-    """Why a job has what it has.
+    """Why one job has what it has, with numbers.
 
     Attributes:
-        why: The kind.
+        why: The kind of reason.
         gpus_before, gpus: GPUs before and after the decision.
-        clock_before_mhz, clock_mhz: Clocks before and after; 0 while it waits.
-        beneficiary: Shrunk or preempted: the job that got the GPUs, "" if none did.
-        gpu_price: What a GPU was worth at that moment (0 where the policy has no price).
-        short_of: Waits for GPUs: how many more GPUs would let it start.
+        clock_before_mhz, clock_mhz: Clocks before and after the decision; 0 while the job waits.
+        beneficiary: If it was shrunk or preempted: the job that got its GPUs, "" if none did.
+        gpu_price: Price of a GPU at that time; 0 if the policy has no prices.
+        short_of: If it waits for GPUs: how many more are needed to start it.
     """
 
     why: Why
@@ -63,7 +63,7 @@ class Reason(NamedTuple):
     short_of: int = 0
 
     def sentence(self) -> str:
-        """The reason in plain words."""
+        """Return the reason in plain words."""
         match self.why:
             case Why.STARTED | Why.RESUMED:
                 return f"{self.why} on {gpus_said(self.gpus)} at {self.clock_mhz:.0f} MHz"
@@ -85,25 +85,25 @@ class Reason(NamedTuple):
 
 
 def gpus_said(count: int) -> str:
-    """``1 GPU``, ``2 GPUs``."""
+    """Return a number of GPUs in words: ``1 GPU``, ``2 GPUs``."""
     return "1 GPU" if count == 1 else f"{count} GPUs"
 
 
 class Change(NamedTuple):
-    """One job's new allocation.
+    """The new allocation of one job.
 
     Attributes:
-        job_id: Which job.
-        slot: Its handle (`Scheduler.slot`).
-        pool: GPU type it runs on.
-        gpus: GPUs from now on; 0: it is preempted.
+        job_id: The job.
+        slot: Its slot (`SchedulerState.slot`).
+        pool: GPU type that it runs on.
+        gpus: GPUs from now on; 0 if it is preempted.
         clock: Index of its clock in the pool's axes.
-        clock_mhz: The clock, MHz; 0 when it holds no GPU.
-        packed: False when it stands on more nodes than its count needs.
-        moved: True when the job must stop and go on elsewhere or with another count (it pauses);
-            False when only its clock changes.
-        wake_s: Seconds until nodes that had to be woken for it are up.
-        reason: Why.
+        clock_mhz: The clock, MHz; 0 if it holds no GPU.
+        packed: False if it runs on more nodes than its GPU count needs.
+        moved: True if the job must stop and continue on other GPUs or another number of them, which costs a pause;
+            False if only its clock changes.
+        wake_s: Seconds until the nodes that are switched on for it are up.
+        reason: Why it changes.
     """
 
     job_id: str
@@ -119,7 +119,7 @@ class Change(NamedTuple):
 
 
 class Wish(NamedTuple):
-    """What a job that nobody acts on would have: its pool's GPU type, GPUs (0: it would wait), and the clock, MHz."""
+    """What a job of an unmanaged project would have if it were managed: GPU type, GPUs (0: it would wait) and clock."""
 
     pool: str
     gpus: int
@@ -128,23 +128,27 @@ class Wish(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Plan:
-    """The answer to one step.
+    """The answer to one step of the scheduler.
 
     Attributes:
         now_s: When it was made.
-        decided: False if the step only took note of events: there is nothing to do.
-        early: It was made before the next decision was due, and only lets waiting jobs take free GPUs
-            (`powerflow.scheduler.early`): what was said of all others still holds.
-        changes: What to do, in this order: give up, then take.
-        wake_s: When the scheduler wants to be asked again at the latest; ``inf`` if only events matter.
-        gpu_price: Spot price of a GPU by pool.
-        ignored: Events that could not be used (unknown or finished jobs, repeats), in words.
+        decided: False if the step only applied events: there is nothing to do.
+        changes: What to do, in this order: jobs give GPUs up before others take them.
+        wake_s: When the scheduler must be called again at the latest; ``inf`` if only events matter.
+        gpu_price: Price of a GPU by pool.
+        ignored: Why some events were ignored (unknown or finished jobs, repetitions), in words.
         asleep, woken: Nodes to switch off, and nodes to switch on for this plan.
-        power_w: While a power cap is known: watts that the cluster is believed to draw when the plan is carried out, as
-            corrected by what was metered; nan without a cap.
-        cap_w: The least that caps on the whole cluster allow until the next decision; ``inf`` if they allow all.
-        watt_price: Spot price of a watt, seconds per joule as λ_E: the dearest over all scopes; 0 if no cap binds.
+        power_w: With a power cap: watts that the cluster should draw under this plan, corrected by metered power; nan
+            without a cap.
+        cap_w: Watts that caps on the whole cluster allow until the next decision; ``inf`` without a limit.
+        watt_price: Price of a watt, seconds per joule as λ_E: the highest of all scopes; 0 if no cap binds.
         notices: What an administrator should know, in words: caps that cannot be met.
+        early: True if it was made before a decision was due and only starts waiting jobs on free GPUs
+            (`powerflow.scheduler.early`); the last decision still holds for all other jobs.
+        reasons: Returns a reason for each job that was active when the plan was made; for an early plan, for each job
+            that it starts. Call it before the scheduler's next step, or it raises `RuntimeError`.
+        wishes: Returns what each job of an unmanaged project would have if it were managed. Call it before the
+            scheduler's next step, or it raises `RuntimeError`.
     """
 
     now_s: float
@@ -160,37 +164,19 @@ class Plan:
     watt_price: float = 0.0
     notices: Sequence[str] = ()
     early: bool = False
-    explain: Callable[[], Mapping[str, Reason]] = field(default=dict, repr=False)
-    wish: Callable[[], Mapping[str, Wish]] = field(default=dict, repr=False)
-
-    def reasons(self) -> Mapping[str, Reason]:
-        """A reason for every job that was active when the plan was made; of an early plan, for each that starts.
-
-        Worked out when asked for, from what the scheduler then still knows: ask before its next step.
-
-        Raises:
-            RuntimeError: If the scheduler has taken another step since.
-        """
-        return self.explain()
-
-    def wishes(self) -> Mapping[str, Wish]:
-        """What each job would have that nobody acts on, if somebody did.
-
-        Raises:
-            RuntimeError: As of `reasons`.
-        """
-        return self.wish()
+    reasons: Callable[[], Mapping[str, Reason]] = field(default=dict, repr=False)
+    wishes: Callable[[], Mapping[str, Wish]] = field(default=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Otherwise:
-    """What a job would have if one thing were otherwise.
+    """What a job would have if one thing were different.
 
     Attributes:
-        limit: What is tried: GPUs, budget, cap, priority, protection, topology, minimum run time, rescale cost or
+        limit: What is different: GPUs, budget, cap, priority, protection, topology, minimum run time, rescale cost or
             slowdown.
-        words: In words: "if …".
-        gpus, clock_mhz: What it would have then.
+        words: The difference in words: "if …".
+        gpus, clock_mhz: What the job would have then.
     """
 
     limit: str

@@ -1,4 +1,4 @@
-"""One pool of equal GPUs: asks the policy, and turns its answer into placed changes."""
+"""A pool, the nodes of one GPU type: ask the policy, and place its answer on nodes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from powerflow.arrays import BoolArray, IntArray
 from powerflow.cluster.consolidate import Spread, consolidate
 from powerflow.cluster.evacuation import empty_nodes
 from powerflow.cluster.occupancy import NodeShare, Occupancy, Placement
-from powerflow.cluster.packing import DRAINED, FAILED
+from powerflow.cluster.packed_pool import DRAINED, FAILED
 from powerflow.cluster.spec import Node
 from powerflow.cost.table import Axes
 from powerflow.energy.terms import EnergyTerms
@@ -25,24 +25,23 @@ from powerflow.scheduler.history import History
 from powerflow.scheduler.ledger import Ledger
 from powerflow.scheduler.sleep import Sleepers, baseline_watts
 
-RETRY_S = 300.0  # where no node could be had for a spread job, none is looked for again for so long
-LEAST_SPEEDUP = 0.02  # a job that would gain less of its time on one node is left where it is
+RETRY_S = 300.0  # shortest time between two attempts to bring a job that is spread over nodes onto one
+LEAST_SPEEDUP = 0.02  # smallest share of a step's time that must be gained to bring a job onto one node
 
 
 @dataclass(slots=True, eq=False)
 class Decision:
-    """What a policy was shown and what came of it.
+    """One decision about the jobs of a pool.
 
     Attributes:
         view: What the policy saw.
-        answer: What it said, or what a power cap left of that.
-        wish: What it said.
+        answer: The allocation to carry out: the policy's answer, reduced where a power cap demands it.
+        wish: The policy's answer.
         slots: ``[J]`` slots of the view's jobs.
         how: ``[J]`` whether each job stays the `SAME`, is `RECLOCKED` or `MOVED`.
-        changed: Of each job whose allocation changes: slot, GPUs before and after, clocks before and after, and whether
-            it is `RECLOCKED` or `MOVED`.
-        woken: Nodes switched on.
-        asleep: Nodes switched off.
+        changed: One row for each job that changes: slot, GPUs before and after, clock before and after, `RECLOCKED` or
+            `MOVED`.
+        woken, asleep: Nodes that were switched on and off.
     """
 
     view: View
@@ -56,26 +55,26 @@ class Decision:
 
 
 class Pool:
-    """The nodes of one GPU type, what jobs cost on them, and which jobs are there.
+    """The nodes of one GPU type, the jobs on them, and what these jobs cost there.
 
     Attributes:
         gpu_type: Name of the GPU type.
-        axes: Counts and clocks to choose from.
+        axes: GPU counts and clocks to choose from.
         clocks_mhz: The clocks as plain numbers.
         baseline_w: Watts that a GPU in use does not add (`powerflow.scheduler.sleep.baseline_watts`).
         sleepers: The nodes that can be switched off.
-        book: Cost tables.
-        occupancy: Who owns which GPU.
-        evicted: Slots that must leave their GPUs at the next decision (their node drains).
-        guarded: Slots of protected jobs: a power cap touches them last, and to tidy up they are never moved.
-        untouched: Slots of jobs that nobody acts on: neither does a power cap, and they are never moved either.
+        costs: Cost tables of all classes of jobs.
+        occupancy: Which job holds which GPU.
+        evicted: Slots of jobs that must leave their GPUs at the next decision, because their node drains.
+        guarded: Slots of protected jobs: power caps change them last, and they are never moved to save time or energy.
+        unmanaged: Slots of jobs of unmanaged projects: power caps never change them, and they are never moved.
     """
 
     def __init__(self, nodes: tuple[Node, ...], axes: Axes, gpu_idle_w: float) -> None:
         self.gpu_type = axes.gpu_type
         self.axes = axes
         self.clocks_mhz: list[float] = axes.clocks_mhz.tolist()
-        self.book = CostTables(axes)
+        self.costs = CostTables(axes)
         self.occupancy = Occupancy(nodes)
         self.gpu_idle_w = gpu_idle_w
         self.baseline_w = baseline_watts(nodes, gpu_idle_w)
@@ -83,47 +82,42 @@ class Pool:
         self.history = History()
         self.evicted: set[int] = set()
         self.guarded: set[int] = set()
-        self.untouched: set[int] = set()
+        self.unmanaged: set[int] = set()
         self.count_index = np.full(int(axes.gpu_counts[-1]) + 1, -1, np.int64)
         self.count_index[axes.gpu_counts] = np.arange(len(axes.gpu_counts))
-        self._active: list[int] = []
-        self._unpacked: set[int] = set()  # jobs on more nodes than they need
-        # those of them that would gain on one node: GPUs, share of time gained, step time now
+        self.active: list[int] = []  # slots of the pool's jobs, in order of submission
+        self._unpacked: set[int] = set()  # slots of jobs on more nodes than they need
+        # those of them that would be faster on one node: GPUs, share of time gained, step time now
         self._spread: dict[int, tuple[int, float, float]] = {}
-        self._retry_s: dict[int, float] = {}  # when to look again for one node for each of these
+        self._retry_s: dict[int, float] = {}  # when to look again for one node for them
 
-    @property
-    def active(self) -> list[int]:
-        """Slots of the pool's jobs in order of submission."""
-        return self._active
-
-    def add(self, slot: int, guarded: bool, untouched: bool = False) -> None:
-        """Take a job in."""
-        self.touch(slot, not untouched)
-        self._active.append(slot)
+    def add(self, slot: int, guarded: bool, unmanaged: bool) -> None:
+        """Add a job that was submitted after all others of the pool."""
+        self.manage(slot, not unmanaged)
+        self.active.append(slot)
         if guarded:
             self.guarded.add(slot)
 
-    def touch(self, slot: int, may: bool) -> None:
-        """Whether a job may be acted on."""
-        if may:
-            self.untouched.discard(slot)
+    def manage(self, slot: int, managed: bool) -> None:
+        """Set whether the project of a job is managed."""
+        if managed:
+            self.unmanaged.discard(slot)
         else:
-            self.untouched.add(slot)
+            self.unmanaged.add(slot)
 
     def remove(self, slot: int) -> None:
-        """Let a job go; its GPUs are free at once."""
-        self._active.remove(slot)
+        """Remove a job; its GPUs are free at once."""
+        self.active.remove(slot)
         self.guarded.discard(slot)
-        self.untouched.discard(slot)
+        self.unmanaged.discard(slot)
         self.vacate(slot)
 
     def adopt(self, ledger: Ledger, slot: int, placement: Placement, clock_mhz: float, now_s: float) -> None:
-        """A job is found running on these GPUs.
+        """Record that a job already runs on these GPUs.
 
         Raises:
-            ValueError: They are not free, not there, on a failed node, or so many that no cost
-                table knows. Nothing has changed then.
+            ValueError: The GPUs are not free, do not exist or are on a failed node, or their number is not in the cost
+                tables. Nothing has changed then.
         """
         gpus = sum(len(share.gpus) for share in placement)
         if gpus >= len(self.count_index) or self.count_index[gpus] < 0:
@@ -142,14 +136,14 @@ class Pool:
         self._note_spread(ledger, np.array([slot]), self.occupancy.packed_many([slot]))
 
     def saw(self, cost_row: int, gpus_min: int, iterations: float) -> None:
-        """A job of this class has completed so many iterations: remember its size, as `View.seen_gpu_s` counts it."""
-        step_s = self.book.arrays()[0][cost_row, :, -1]
+        """Record the size of a completed job, in the unit of `View.seen_gpu_s`."""
+        step_s = self.costs.arrays()[0][cost_row, :, -1]
         runs = np.flatnonzero(np.isfinite(step_s) & (self.axes.gpu_counts >= gpus_min))
         if len(runs):
             self.history.add(iterations * float(step_s[runs[0]]) * int(self.axes.gpu_counts[runs[0]]))
 
     def vacate(self, slot: int) -> None:
-        """Take a job's GPUs back."""
+        """Take a job's GPUs away."""
         self.evicted.discard(slot)
         self._unpacked.discard(slot)
         self._spread.pop(slot, None)
@@ -157,17 +151,18 @@ class Pool:
         self.occupancy.release(slot)
 
     def recover(self, node: str) -> None:
-        """A node is up again; whoever was to leave it may stay, unless another of his nodes still drains."""
+        """Return a node to service; its jobs may stay, unless another of their nodes drains."""
         self.occupancy.recover(node)
         statuses = zip(self.occupancy.nodes, self.occupancy.status(), strict=True)
         draining = [each.name for each, status in statuses if status == DRAINED]
         self.evicted = {slot for name in draining for slot in self.occupancy.owners_on(name).tolist()}
 
     def view(self, ledger: Ledger, slots: IntArray, now_s: float, energy: EnergyTerms, sizes_known: bool) -> View:
-        """What a policy is shown of this pool."""
-        step_time_s, power_w = self.book.arrays()
-        added = [energy.by_project.get(name, 0.0) for name in ledger.projects] if energy.by_project else None
-        project_price = None if added is None else np.array(added)
+        """Return what a policy sees of some jobs of this pool."""
+        step_time_s, power_w = self.costs.arrays()
+        project_price = None
+        if energy.by_project:
+            project_price = np.array([energy.by_project.get(name, 0.0) for name in ledger.projects])
         return View(
             now_s=now_s,
             capacity=self.occupancy.up,
@@ -188,7 +183,7 @@ class Pool:
         )
 
     def decide(self, policy: Policy, ledger: Ledger, now_s: float, energy: EnergyTerms, sizes_known: bool) -> Decision:
-        """Ask the policy, check its answer, and place what changes.
+        """Ask the policy, and place its answer.
 
         Raises:
             PolicyError: If the answer cannot be carried out.
@@ -208,33 +203,33 @@ class Pool:
         without_gpus: int = 0,
         most: Mapping[int, int] | None = None,
     ) -> Decision:
-        """What the policy says; nothing has changed yet.
+        """Ask the policy, and check its answer; this changes nothing yet.
 
         Args:
-            policy, ledger, now_s, energy, sizes_known: See `view`.
-            without_gpus: So many GPUs of those that are up are not to be had.
-            most: By slot, jobs that may not have more GPUs than this for now.
+            policy: The policy to ask.
+            ledger, now_s, energy, sizes_known: As for `view`.
+            without_gpus: GPUs that are up but must not be used.
+            most: By slot, the most GPUs that some jobs may get for now.
 
         Raises:
             PolicyError: If the answer cannot be carried out.
         """
-        slots = np.array(self._active, np.int64)
+        slots = np.array(self.active, np.int64)
         view = self.view(ledger, slots, now_s, energy, sizes_known)
         if without_gpus:
             view = dataclasses.replace(view, capacity=max(0, view.capacity - without_gpus))
         if most:
-            rows = view.jobs.copy()
-            for j, slot in enumerate(self._active):
+            gpus_max = view.jobs["gpus_max"].copy()
+            for j, slot in enumerate(self.active):
                 if slot in most:
-                    rows["gpus_max"][j] = max(min(rows["gpus_max"][j], most[slot]), rows["gpus_min"][j])
-            rows.flags.writeable = False
-            view = dataclasses.replace(view, jobs=rows)
+                    gpus_max[j] = max(min(gpus_max[j], most[slot]), view.jobs["gpus_min"][j])
+            view = view.with_jobs(gpus_max=gpus_max)
         answer = policy.decide(view)
         check_answer(policy.name, view, answer)
         return Decision(view, answer, answer, slots)
 
     def place(self, decision: Decision, ledger: Ledger, now_s: float) -> None:
-        """Give every job its GPUs, on nodes."""
+        """Choose GPUs on nodes for the jobs whose GPUs change, and record the allocations of all jobs."""
         view, answer, slots = decision.view, decision.answer, decision.slots
         had, had_clock = view.jobs["gpus"], view.jobs["clock"]
         evicted = np.isin(slots, list(self.evicted)) if self.evicted else np.zeros(len(slots), np.bool_)
@@ -251,13 +246,14 @@ class Pool:
         if self.sleepers and view.energy_price > 0.0 and self.occupancy.spare_nodes():
             tidied += self._empty(ledger, [*moving.tolist(), *tidied], view.energy_price, now_s)
         if tidied:
-            position = {slot: j for j, slot in enumerate(self._active)}
+            position = {slot: j for j, slot in enumerate(self.active)}
             how[[position[slot] for slot in tidied]] = MOVED
 
     def start(self, decision: Decision, ledger: Ledger, now_s: float) -> None:
-        """Give free GPUs to jobs that have none; nobody else is moved, not even off a node that drains.
+        """Start waiting jobs on free GPUs; all other jobs stay where they are, even on nodes that drain.
 
-        Left out of the answer is who could only stand spread, and would pause later to be brought together.
+        Jobs that would have to be spread over more nodes than they need do not start, and get 0 GPUs in the answer:
+        they would have to pause later to be brought together.
         """
         answer, had = decision.answer, decision.view.jobs["gpus"]
         starts = np.flatnonzero(answer.gpus != had)
@@ -273,13 +269,14 @@ class Pool:
         self.conclude(decision, now_s)
 
     def lessen(self, decision: Decision, ledger: Ledger, less: Allocation, leave: Scope, now_s: float) -> None:
-        """Give placed jobs less, where they stand: other clocks, fewer of their GPUs, or none.
+        """Take GPUs from placed jobs, or change their clocks, without moving them.
 
         Args:
-            decision: As placed; its answer is replaced.
-            less: What each job is to have: no more GPUs than it has.
-            leave: The nodes that jobs with fewer GPUs leave first.
-            ledger, now_s: See `place`.
+            decision: A placed decision; its answer is replaced.
+            ledger: Where the allocations are recorded.
+            less: The new allocation; no job gets more GPUs than it has.
+            leave: Jobs give up their GPUs on these nodes first.
+            now_s: The time.
         """
         view, slots = decision.view, decision.slots
         for j in (less.gpus < decision.answer.gpus).nonzero()[0].tolist():
@@ -288,7 +285,7 @@ class Pool:
         how = np.zeros(len(slots), np.int64)
         nobody = np.zeros(len(slots), np.bool_)
         compare(view.jobs["gpus"], view.jobs["clock"], less.gpus, less.clock, nobody, how)
-        moved_anyway = kept & (decision.how == MOVED)  # also those that were moved without another count
+        moved_anyway = kept & (decision.how == MOVED)  # includes jobs that were moved with the same GPU count
         decision.how = np.where(moved_anyway | ((decision.how == MOVED) & (less.gpus > 0)), MOVED, how)
         ledger.give(slots, less.gpus, less.clock, now_s)
         fewer = slots[(less.gpus < decision.answer.gpus) & (less.gpus > 0)]
@@ -297,7 +294,7 @@ class Pool:
         decision.answer = less
 
     def _give_up(self, slot: int, gpus: int, leave: Scope) -> None:
-        """Let a job keep so many of the GPUs that it holds, on as few nodes as that takes."""
+        """Let a job keep ``gpus`` of the GPUs that it holds, on as few nodes as possible."""
         shares = sorted(
             self.occupancy.placement(slot),
             key=lambda share: (leave.nodes is None or share.node in leave.nodes, -len(share.gpus)),
@@ -312,7 +309,7 @@ class Pool:
             self.occupancy.put(slot, tuple(kept))
 
     def conclude(self, decision: Decision, now_s: float) -> None:
-        """List what has changed, and put to sleep what stands empty."""
+        """List the changed jobs in the decision, and switch off nodes that have been empty for long enough."""
         view, answer, how = decision.view, decision.answer, decision.how
         rows = np.empty((len(how), 6), np.int64)
         count = list_changed(
@@ -322,25 +319,24 @@ class Pool:
         decision.asleep += self.sleepers.sleep(self.occupancy, now_s) if self.sleepers else []
 
     def is_packed(self, slot: int) -> bool:
-        """Whether a job stands on as few nodes as its count needs."""
+        """Return whether a job runs on as few nodes as its GPU count needs."""
         return slot not in self._unpacked
 
     def wait_s(self, slot: int, now_s: float) -> float:
-        """Seconds until nodes that were woken for a job are up."""
+        """Return the seconds until the nodes that were switched on for a job are up."""
         return self.sleepers.wait_s(self.occupancy, slot, now_s) if self.sleepers else 0.0
 
     def _fill(self, ledger: Ledger, who: IntArray, gpus: IntArray, freed: int, now_s: float) -> list[str]:
-        """Take these jobs off their GPUs, of which ``freed`` can be used again, and give them as many others.
+        """Place some jobs anew on ``gpus`` GPUs each; return the nodes that had to be switched on for that.
 
-        Returns:
-            The nodes that had to be woken.
+        ``freed`` is the number of GPUs that they hold now and that can be used again.
         """
         woken = self.sleepers.wake(self.occupancy, int(gpus.sum()) - freed, now_s) if self.sleepers else []
         self._note_spread(ledger, who, self.occupancy.rearrange(who, gpus))
         return woken
 
     def _note_spread(self, ledger: Ledger, who: IntArray, packed: BoolArray) -> None:
-        """Note which of these jobs, just placed, are unpacked, and which of them would gain on one node."""
+        """Record which of these jobs, just placed, are spread over too many nodes, and which would be faster on one."""
         for slot, whole in zip(who.tolist(), packed.tolist(), strict=True):
             self._unpacked.discard(slot)
             self._spread.pop(slot, None)
@@ -351,20 +347,20 @@ class Pool:
             row = ledger.rows[slot]
             gpus = int(row["gpus"])
             cell = row["cost"], self.count_index[gpus], row["clock"]
-            spread_s = float(self.book.spread_step_time_s()[cell])
-            speedup = 1.0 - float(self.book.arrays()[0][cell]) / spread_s
+            spread_s = float(self.costs.spread_step_time_s()[cell])
+            speedup = 1.0 - float(self.costs.arrays()[0][cell]) / spread_s
             if gpus <= self.axes.gpus_per_node and speedup > LEAST_SPEEDUP:
                 self._spread[slot] = gpus, speedup, spread_s
 
     def _consolidate(self, ledger: Ledger, moving: IntArray, now_s: float) -> list[int]:
-        """Bring spread jobs together where that pays; returns all that move for it, besides those that move anyway."""
-        fixed = self.guarded | self.untouched
-        due = [slot for slot in self._spread if self._retry_s.get(slot, 0.0) <= now_s and slot not in fixed]
+        """Move spread jobs onto one node where that pays; return the slots of all jobs that move for it."""
+        stays = self.guarded | self.unmanaged
+        due = [slot for slot in self._spread if self._retry_s.get(slot, 0.0) <= now_s and slot not in stays]
         if not due:
             return []
         pause_gpu_s = ledger.rows["gpus"] * ledger.rows["pause_s"]
         pause_gpu_s[moving] = 0.0
-        pause_gpu_s[list(fixed - set(moving.tolist()))] = np.inf
+        pause_gpu_s[list(stays - set(moving.tolist()))] = np.inf
         spread = []
         for slot in due:
             gpus, speedup, step_s = self._spread[slot]
@@ -376,24 +372,24 @@ class Pool:
         return moved
 
     def _empty(self, ledger: Ledger, moving: list[int], energy_price: float, now_s: float) -> list[int]:
-        """Empty nodes that are worth more asleep; returns all that move for it, besides those that move anyway."""
+        """Empty nodes that save more when they sleep; return the slots of all jobs that move for it."""
         gain = self.sleepers.gains(energy_price, now_s)
         if gain.max() <= 0.0:
             return []
         rows = ledger.rows
-        # a pause is time lost, and the joules that its GPUs draw meanwhile
+        # a pause costs the job's time and the energy that its GPUs draw in the meantime
         pause = (rows["weight"] + energy_price * self.gpu_idle_w * rows["gpus"]) * rows["pause_s"]
         pause[moving] = 0.0
-        pause[list((self.guarded | self.untouched).difference(moving))] = np.inf
+        pause[list((self.guarded | self.unmanaged).difference(moving))] = np.inf
         return empty_nodes(self.occupancy, gain, pause)
 
     def most_w(self) -> float:
-        """Watts above idle that its GPUs can draw, as believed: at full clock, each with the class that draws most."""
-        _, power_w = self.book.arrays()
+        """Return the most watts above idle that the GPUs can draw: at full clock, with the class that draws most."""
+        _, power_w = self.costs.arrays()
         each_w = power_w[:, :, -1] / self.axes.gpu_counts - self.baseline_w
         return self.occupancy.up * float(each_w[np.isfinite(each_w)].max(initial=0.0))
 
     def demand(self, ledger: Ledger) -> int:
-        """GPUs that the pool's jobs hold, or asked for if that is more."""
-        rows = ledger.rows[self._active]
-        return int(np.maximum(rows["requested"], rows["gpus"]).sum()) if self._active else 0
+        """Return the GPUs that the pool's jobs hold or have requested, whichever is more for each job."""
+        rows = ledger.rows[self.active]
+        return int(np.maximum(rows["requested"], rows["gpus"]).sum()) if self.active else 0

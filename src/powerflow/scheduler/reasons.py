@@ -1,4 +1,4 @@
-"""Why each job has what it has, worked out from what the policy saw and said."""
+"""Find out why each job has what it has, from what the policy saw and answered."""
 
 from __future__ import annotations
 
@@ -17,21 +17,19 @@ from powerflow.scheduler.plan import Change, Reason, Why, Wish
 from powerflow.scheduler.pool import Decision, Pool
 from powerflow.scheduler.rules.power_limit import PowerLimit
 from powerflow.scheduler.rules.rollout import Rollout
-from powerflow.scheduler.rules.wrapper import layer
+from powerflow.scheduler.rules.wrapper import find_wrapper
 
 
 def beneficiaries(freed: Sequence[int]) -> list[int]:
-    """Whom the GPUs that jobs gave up went to.
-
-    They go, in order, to the jobs that took most first; ties to the earlier job.
+    """Find which jobs got the GPUs that others gave up: the jobs that took most come first, then the earlier ones.
 
     Args:
-        freed: GPUs each job gave up (positive) or took (negative).
+        freed: GPUs that each job gave up (positive) or took (negative).
 
     Returns:
-        For each job, the position of the first job that its GPUs went to; -1 if to none, or if it gave up none.
+        For each job, the position of the first job that got its GPUs; -1 if none did, or if it gave up none.
     """
-    if max(freed, default=0) <= 0 or min(freed) >= 0:  # nobody gives, or nobody takes: most decisions
+    if max(freed, default=0) <= 0 or min(freed) >= 0:  # no job gives, or no job takes: most decisions
         return [-1] * len(freed)
     takers = sorted((change, i) for i, change in enumerate(freed) if change < 0)
     taker, wanting = 0, -takers[0][0]
@@ -49,13 +47,13 @@ def beneficiaries(freed: Sequence[int]) -> list[int]:
 
 
 def changes_of(policy: Policy, pool: Pool, decision: Decision, ledger: Ledger) -> list[Change]:
-    """The changes of the decision just made, each with its reason; notes in the ledger who was started or preempted."""
+    """Return the changes of the latest decision with reasons; records started and preempted jobs in the ledger."""
     price, now_s = decision.answer.gpu_price, decision.view.now_s
-    less, rationed = _lessened(decision), _rationed(policy, decision)
+    less, limited = _reduced(decision), _limited(policy, decision)
     takers = beneficiaries([had - has for _, had, has, *_ in decision.changed])
     changes = []
     for (slot, had, has, had_clock, clock, how), taker in zip(decision.changed, takers, strict=True):
-        capped, saved = slot in less, slot in rationed
+        capped, saved = slot in less, slot in limited
         ledger.preempted[slot] = has == 0
         if has == 0:
             why = Why.CAP_PAUSED if capped else Why.BUDGET_PAUSED if saved else Why.PREEMPTED
@@ -67,14 +65,14 @@ def changes_of(policy: Policy, pool: Pool, decision: Decision, ledger: Ledger) -
             why = Why.GROWN if has > had else shrunk
         elif how == MOVED:
             why = Why.MOVED
-        elif ledger.rows["untouched"][slot]:
+        elif ledger.rows["unmanaged"][slot]:
             why = Why.GIVEN_BACK
         else:
             slowed = Why.CAP_RECLOCKED if capped else Why.BUDGET_RECLOCKED if saved else Why.RECLOCKED
             why = slowed if clock < had_clock else Why.RECLOCKED
         had_mhz = pool.clocks_mhz[had_clock] if had else 0.0
         has_mhz = pool.clocks_mhz[clock] if has else 0.0
-        # not where it gave to a limit
+        # GPUs that a limit took were not taken for another job
         gave = taker >= 0 and why in (Why.SHRUNK, Why.PREEMPTED)
         name = ledger.job(decision.changed[taker][0]).id if gave else ""
         reason = Reason(why, had, has, had_mhz, has_mhz, name, price)
@@ -85,8 +83,8 @@ def changes_of(policy: Policy, pool: Pool, decision: Decision, ledger: Ledger) -
     return changes
 
 
-def _lessened(decision: Decision) -> Mapping[int, int]:
-    """By slot, the jobs to which a power cap left less than the policy said, and how many GPUs it said."""
+def _reduced(decision: Decision) -> Mapping[int, int]:
+    """Return, by slot, the GPUs that the policy wished for jobs which power caps then reduced."""
     wish, answer = decision.wish, decision.answer
     if wish is answer:
         return {}
@@ -94,30 +92,30 @@ def _lessened(decision: Decision) -> Mapping[int, int]:
     return dict(zip(decision.slots[less].tolist(), wish.gpus[less].tolist(), strict=True))
 
 
-def _rationed(policy: Policy, decision: Decision) -> set[int]:
-    """Slots of the jobs that have less because a budget's limit holds."""
-    ration = layer(policy, PowerLimit)
-    if ration is None or not ration.less:
+def _limited(policy: Policy, decision: Decision) -> set[int]:
+    """Return the slots of jobs that have less because of a budget's limit in watts."""
+    limit = find_wrapper(policy, PowerLimit)
+    if limit is None or not limit.less:
         return set()
-    return set(decision.slots[np.isin(decision.view.jobs["id"], list(ration.less))].tolist())
+    return set(decision.slots[np.isin(decision.view.jobs["id"], list(limit.less))].tolist())
 
 
 def all_reasons(
     policy: Policy, decision: Decision, ledger: Ledger, changed: Mapping[str, Reason], ids: list[str]
 ) -> Mapping[str, Reason]:
-    """A reason for every job the policy saw.
+    """Return a reason for each job that the policy saw; ``changed`` has those of the jobs that change.
 
-    What keeps an unchanged job as it is shows in what the same policy would say of a world in which that one
-    thing were otherwise: rescaling free, or energy free.
+    To explain why a job stays as it is, the same policy is asked again with one thing different: rescaling free, or
+    energy free. If its answer for the job is different, that is the reason.
     """
     view, answer, wish = decision.view, decision.answer, decision.wish
     rows = view.jobs
-    less, rationed = _lessened(decision), _rationed(policy, decision)
-    if_free_rescale = _answer(policy, _with_free_rescale(view))
+    less, limited = _reduced(decision), _limited(policy, decision)
+    if_free_rescale = _answer(policy, view.with_jobs(pause_s=0.0))
     priced = view.energy_price > 0 or view.project_price is not None or view.limit_w
-    if_free_energy = _answer(policy, _with_free_energy(view)) if priced else wish.gpus
+    if_free_energy = _answer(policy, with_free_energy(view)) if priced else wish.gpus
     free = view.capacity - int(answer.gpus.sum())
-    smallest = np.where(rows["untouched"], requested_gpus(view), _smallest_counts(view))
+    smallest = np.where(rows["unmanaged"], requested_gpus(view), _smallest_counts(view))
     reasons: dict[str, Reason] = {}
     for j, job_id in enumerate(ids):
         if job_id in changed:
@@ -126,11 +124,11 @@ def all_reasons(
         gpus = int(answer.gpus[j])
         clock = float(view.clocks_mhz[answer.clock[j]]) if gpus else 0.0
         short_of = 0
-        if rows["untouched"][j] and gpus:
+        if rows["unmanaged"][j] and gpus:
             why = Why.AS_ASKED
         elif int(decision.slots[j]) in less:
             why = Why.CAP_KEPT if gpus else Why.WAITS_CAP
-        elif gpus and int(decision.slots[j]) in rationed:
+        elif gpus and int(decision.slots[j]) in limited:
             why = Why.BUDGET_KEPT
         elif gpus:
             why = Why.KEPT if if_free_rescale[j] == gpus else Why.KEPT_COST
@@ -146,13 +144,13 @@ def all_reasons(
 
 
 def wishes(policy: Policy, pool: Pool, decision: Decision) -> Mapping[int, Wish]:
-    """By slot, what each job would have that nobody acts on, if somebody did."""
-    staged, untouched = layer(policy, Rollout), decision.view.jobs["untouched"]
-    if staged is None or not untouched.any():
+    """Return, by slot, what each job of an unmanaged project would have if it were managed."""
+    rollout, unmanaged = find_wrapper(policy, Rollout), decision.view.jobs["unmanaged"]
+    if rollout is None or not unmanaged.any():
         return {}
-    wish = staged.wish(decision.view)
+    wish = rollout.wish(decision.view)
     found = {}
-    for j in np.flatnonzero(untouched).tolist():
+    for j in np.flatnonzero(unmanaged).tolist():
         gpus = int(wish.gpus[j])
         clock_mhz = pool.clocks_mhz[int(wish.clock[j])] if gpus else 0.0
         found[int(decision.slots[j])] = Wish(pool.gpu_type, gpus, clock_mhz)
@@ -160,23 +158,17 @@ def wishes(policy: Policy, pool: Pool, decision: Decision) -> Mapping[int, Wish]
 
 
 def _answer(policy: Policy, view: View) -> IntArray:
-    """GPUs the policy would give, asked without leaving a trace in its memory."""
+    """Return the GPUs that the policy would give; a copy is asked, so that its memory does not change."""
     return copy.deepcopy(policy).decide(view).gpus
 
 
-def _with_free_rescale(view: View) -> View:
-    rows = view.jobs.copy()
-    rows["pause_s"] = 0.0
-    rows.flags.writeable = False
-    return dataclasses.replace(view, jobs=rows)
-
-
-def _with_free_energy(view: View) -> View:
+def with_free_energy(view: View) -> View:
+    """Return the view with an energy price of 0 and no limits in watts."""
     return dataclasses.replace(view, energy_price=0.0, project_price=None, limit_w={})
 
 
 def _smallest_counts(view: View) -> IntArray:
-    """``[J]`` the fewest GPUs each job can run on; 0 if it can run on no count at all."""
+    """Return the fewest GPUs that each job can run on, ``[J]``; 0 if it cannot run."""
     rows = view.jobs
     runs = np.isfinite(view.step_time_s[rows["cost"], :, -1])
     counts = view.gpu_counts[None, :]

@@ -1,4 +1,4 @@
-"""What the jobs that are there still need, by whose budget pays for it."""
+"""Energy that active jobs still need, per budget scope."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from dataclasses import replace
 
 import numpy as np
 
-from powerflow.energy.remaining_energy import owed
+from powerflow.energy.remaining_energy import remaining_energy
 from powerflow.energy.terms import EnergyTerms
-from powerflow.policy.protocol import View
 from powerflow.scheduler.rules.power_limit import members
 from powerflow.scheduler.scheduler import Scheduler
 
 
-def owed_j(
+def remaining_energy_j(
     scheduler: Scheduler, prices: Sequence[float], scopes: Iterable[str], now_s: float
 ) -> dict[str, list[float]]:
-    """By scope of a budget, joules at each price of energy to finish the jobs that it pays for (`energy.owed`).
+    """Return, by budget scope, the joules that its active jobs still need at each price of energy.
 
     Args:
-        scheduler: Told of all progress up to now.
+        scheduler: A scheduler that knows all progress up to now.
         prices: λ_E, seconds per joule.
-        scopes: "" is the cluster: joules above idle; else a project: with the idle draw of the GPUs that it holds.
-        now_s: The present.
+        scopes: "" for the cluster: joules above idle. Otherwise a project: joules including the idle draw of the GPUs
+            that its jobs hold.
+        now_s: The time.
     """
     total = {scope: np.zeros(len(prices)) for scope in scopes}
     for pool in scheduler.pools.values():
@@ -34,21 +34,16 @@ def owed_j(
         for scope in total:
             its = replace(view, jobs=view.jobs[members(view, scope)]) if scope else view
             if len(its.jobs):
-                total[scope] += _owed(its, prices, 0.0 if scope else view.idle_w)
+                total[scope] += remaining_energy(
+                    prices,
+                    its.jobs["remaining"],
+                    its.jobs["weight"],
+                    its.jobs["gpus_min"],
+                    its.jobs["gpus_max"],
+                    its.jobs["cost"],
+                    view.gpu_counts,
+                    view.step_time_s,
+                    view.power_w,
+                    0.0 if scope else view.idle_w,
+                )
     return {scope: [float(joules) for joules in sums] for scope, sums in total.items()}
-
-
-def _owed(view: View, prices: Sequence[float], baseline_w: float) -> list[float]:
-    jobs = view.jobs
-    return owed(
-        prices,
-        jobs["remaining"],
-        jobs["weight"],
-        jobs["gpus_min"],
-        jobs["gpus_max"],
-        jobs["cost"],
-        view.gpu_counts,
-        view.step_time_s,
-        view.power_w,
-        baseline_w,
-    )

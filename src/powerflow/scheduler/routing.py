@@ -1,4 +1,4 @@
-"""Choose the pool of GPUs for a job that is not bound to one type."""
+"""Choose a pool of GPUs for jobs that may use several types."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from powerflow.scheduler.pool import Pool
 
 
 def best_pool(pools: Mapping[str, Pool], job: Job, demand: Mapping[str, int]) -> Pool:
-    """Return the pool where a job is expected to end first: its own time there, stretched by how crowded the pool is.
+    """Return the pool where a job should end first: with the shortest time of its own × demand over GPUs.
 
     Args:
         pools: By GPU type.
-        job: Which job.
-        demand: By pool, GPUs that the other jobs there hold or wait for.
+        job: The job.
+        demand: By pool, the GPUs that the other jobs there hold or wait for.
     """
 
     def expected_s(pool: Pool) -> float:
-        row = pool.book.row(job.cost_class, job.gpus_allowed)
-        step_time_s, _ = pool.book.arrays()
+        row = pool.costs.row(job.cost_class, job.gpus_allowed)
+        step_time_s, _ = pool.costs.arrays()
         counts = pool.axes.gpu_counts
         usable = (counts >= job.gpus_min) & (counts <= max(job.gpus, job.gpus_min))
         if pool.occupancy.up == 0 or not usable.any():
@@ -33,9 +33,10 @@ def best_pool(pools: Mapping[str, Pool], job: Job, demand: Mapping[str, int]) ->
 
 
 def reroutes(pools: Mapping[str, Pool], ledger: Ledger, pool_of: Mapping[int, Pool]) -> Iterator[tuple[int, Pool]]:
-    """Yield each waiting job, by its slot, that would do better in another pool, and that pool.
+    """Yield each waiting job, by its slot, that should move to another pool, and that pool.
 
-    In order of submission, each knowing where those before it have gone; jobs bound to a GPU type stay.
+    Jobs are considered in order of submission, with the moves of the earlier ones made. Jobs that request a GPU type
+    stay.
     """
     if len(pools) == 1:
         return
@@ -44,7 +45,7 @@ def reroutes(pools: Mapping[str, Pool], ledger: Ledger, pool_of: Mapping[int, Po
         job, pool = ledger.job(slot), pool_of[slot]
         if ledger.rows["gpus"][slot] or job.gpu_type is not None:
             continue
-        demand[pool.gpu_type] -= job.gpus  # it does not crowd itself
+        demand[pool.gpu_type] -= job.gpus  # demand of the other jobs only
         best = best_pool(pools, job, demand)
         demand[best.gpu_type] += job.gpus
         if best is not pool:

@@ -1,10 +1,10 @@
-"""Which empty nodes are switched off, which are woken when room is needed, and what a sleep is worth.
+"""Put empty nodes to sleep, wake them when jobs need them, and estimate what a sleep saves.
 
-A node that can sleep is put to sleep once it has stood empty for so long that the joules it wasted equal what a wake
-costs. Without knowing when it will be needed again no rule does better in the worst case: it spends at most twice
-what one that knows would (the ski-rental argument; Karlin et al., Competitive snoopy caching, 1988).
+A node goes to sleep once it has been empty for so long that the energy it used equals the energy of waking it. It then
+uses at most twice the energy of the best choice in hindsight, and no rule that does not know the future has a better
+worst case (the ski-rental argument; Karlin et al., Competitive snoopy caching, 1988).
 
-How long a node that is emptied now will sleep is expected from what nodes of the pool did before.
+How long a node that is emptied now will sleep is estimated from past sleeps in its pool.
 """
 
 from __future__ import annotations
@@ -16,29 +16,28 @@ import numpy as np
 
 from powerflow.arrays import FloatArray
 from powerflow.cluster.occupancy import Occupancy
-from powerflow.cluster.packing import ASLEEP, UP
+from powerflow.cluster.packed_pool import ASLEEP, UP
 from powerflow.cluster.spec import Node
 
-STRETCHES = 32  # so many are remembered
+STRETCHES = 32  # number of past times of standing empty that are kept
 
 
 def awake_watts(node: Node, gpu_idle_w: float) -> float:
-    """Watts of an empty node that is awake: its host and its idle GPUs."""
+    """Return the watts of an empty node that is awake: its host and its idle GPUs."""
     return node.idle_w + node.gpus * gpu_idle_w
 
 
 def patience_s(node: Node, gpu_idle_w: float) -> float:
-    """Seconds a node stands empty before it sleeps: then idling has cost what waking costs."""
+    """Return how long a node stands empty before it sleeps: then idling has used the energy of waking."""
     saved_w = awake_watts(node, gpu_idle_w) - node.sleep_w
     return node.wake_s * awake_watts(node, gpu_idle_w) / saved_w if saved_w > 0 else math.inf
 
 
 def baseline_watts(nodes: tuple[Node, ...], gpu_idle_w: float) -> float:
-    """Watts that one more GPU in use does not add, because it draws them all the same.
+    """Return the watts that one more GPU in use does not add, because they are drawn anyway.
 
-    The GPU's idle draw, if nodes stay awake. Where every node sleeps when empty, what a sleeping node draws, less the
-    host that a job wakes, spread over the GPUs: may be negative (design §5: D counts node watts only where an
-    emptied node really powers off).
+    If nodes stay awake, these are the GPU's idle watts. If every node sleeps when it is empty, a job also adds the host
+    that it wakes: then the result is (watts asleep − watts of the host) per GPU, which may be negative.
     """
     if not all(node.can_sleep for node in nodes):
         return gpu_idle_w
@@ -46,12 +45,7 @@ def baseline_watts(nodes: tuple[Node, ...], gpu_idle_w: float) -> float:
 
 
 class Sleepers:
-    """The nodes of one pool that can sleep.
-
-    Args:
-        nodes: The pool's nodes, numbered as in its `Occupancy`.
-        gpu_idle_w: Watts of one idle GPU.
-    """
+    """Decides which nodes of one pool sleep; ``nodes`` must be in the order of the pool's `Occupancy`."""
 
     def __init__(self, nodes: tuple[Node, ...], gpu_idle_w: float) -> None:
         self._nodes = nodes
@@ -64,11 +58,11 @@ class Sleepers:
         self._patience_s = np.array(patiences_s)
         finite_s = [s for s in patiences_s if s < math.inf]
         self._prior_s = sum(finite_s) / len(finite_s) if finite_s else 0.0
-        # since when each node stands empty, and since when it sleeps; nan if it does not
+        # when each node became empty, and when it went to sleep; nan if it is not empty or not asleep
         self._empty_since_s = np.full(len(nodes), np.nan)
         self._asleep_since_s = np.full(len(nodes), np.nan)
         self._ready_s: dict[str, float] = {}
-        # stretches of standing empty that are over: when each began, and how many seconds of it the node slept
+        # past times of standing empty: start, and how many seconds of it the node slept
         self._stretches: deque[tuple[float, float]] = deque(maxlen=STRETCHES)
         self._due_s = math.inf
 
@@ -76,7 +70,7 @@ class Sleepers:
         return self._any
 
     def wake(self, occupancy: Occupancy, gpus: int, now_s: float) -> list[str]:
-        """Wake nodes, the first ones first, until ``gpus`` are free; which ones."""
+        """Wake nodes in their order until ``gpus`` GPUs are free; return their names."""
         if occupancy.free >= gpus:
             return []
         woken = []
@@ -91,12 +85,12 @@ class Sleepers:
         return woken
 
     def wait_s(self, occupancy: Occupancy, owner: int, now_s: float) -> float:
-        """Seconds until all nodes of an owner are ready."""
+        """Return the seconds until all nodes of an owner are up."""
         ready_s = (self._ready_s.get(share.node, 0.0) for share in occupancy.placement(owner))
         return max(0.0, max(ready_s, default=0.0) - now_s)
 
     def sleep(self, occupancy: Occupancy, now_s: float) -> list[str]:
-        """Put to sleep what has stood empty for long enough; which ones. To be called at every decision."""
+        """Put nodes to sleep that have been empty long enough; return their names. Call it at every decision."""
         status = occupancy.status()
         asleep = status == ASLEEP
         empty = (status == UP) & (occupancy.room() == occupancy.pool.size) & self._can
@@ -104,7 +98,7 @@ class Sleepers:
         for i in np.flatnonzero(~np.isnan(self._empty_since_s) & ~np.where(slept, asleep, empty)).tolist():
             if status[i] == UP and not slept[i]:
                 self._stretch_ends(i, now_s)
-            else:  # a node that failed or drains tells nothing of when it would have been needed
+            else:  # a failed or draining node does not show when jobs would have needed it
                 self._empty_since_s[i] = self._asleep_since_s[i] = np.nan
         fresh = (asleep | empty) & np.isnan(self._empty_since_s)
         self._empty_since_s[fresh] = now_s
@@ -119,15 +113,15 @@ class Sleepers:
         return [self._nodes[i].name for i in due.tolist()]
 
     def due_s(self) -> float:
-        """When the next empty node is to sleep, as of the last decision; ``inf`` if none is waiting to."""
+        """Return when the next empty node will go to sleep; ``inf`` if none will."""
         return self._due_s
 
     def expected_sleep_s(self, now_s: float) -> float:
-        """Seconds that a node which is emptied now is expected to sleep before it is needed.
+        """Return how long a node that is emptied now is expected to sleep before a job needs it, seconds.
 
-        The mean over the last `STRETCHES` stretches to begin in which a node of the pool stood empty: none where it
-        was used again before it slept, so far where it still sleeps (one that is awake and may yet sleep is left
-        out). One more, of the nodes' mean patience, stands for knowing nothing.
+        This is the mean over the last `STRETCHES` times in which a node of the pool stood empty: 0 if it was used again
+        before it slept, the time so far if it still sleeps. One more value, the mean patience of the nodes, is included
+        as a prior. Nodes that are empty and awake are left out.
         """
         asleep = np.flatnonzero(~np.isnan(self._asleep_since_s))
         so_far_s = now_s - self._asleep_since_s[asleep]
@@ -137,16 +131,15 @@ class Sleepers:
         return (self._prior_s + total_s) / (1 + len(recent))
 
     def gains(self, energy_price: float, now_s: float) -> FloatArray:
-        """What the next sleep of each node is expected to be worth, ``[N]`` weighted seconds.
+        """Return the expected value of each node's next sleep, ``[N]`` weighted seconds; 0 if it cannot sleep.
 
-        Watts saved over the expected sleep, less the joules of waking (λ_E makes them seconds), less the wait of
-        whoever it is woken for. 0 where it cannot sleep.
+        It is λ_E × (joules saved asleep − joules of waking) − the time that a job waits for the node to wake.
         """
         joules = self._saved_w * self.expected_sleep_s(now_s) - self._awake_w * self._wake_s
         return np.where(self._can, energy_price * joules - self._wake_s, 0.0)
 
     def _stretch_ends(self, i: int, now_s: float) -> None:
-        """A node that stood empty is used again: remember how long it slept."""
+        """Record how long a node slept that is used again."""
         slept_s = now_s - float(self._asleep_since_s[i])
         self._stretches.append((float(self._empty_since_s[i]), 0.0 if math.isnan(slept_s) else slept_s))
         self._empty_since_s[i] = self._asleep_since_s[i] = np.nan

@@ -1,8 +1,7 @@
-"""Why one job has what it has, looked into: which limit binds, what would change it, and when it is expected to start.
+"""Explain one job in detail: which limit binds, what would change its allocation, and when it should start.
 
-Each limit is tried by asking the same policy about a world without it (as in `powerflow.scheduler.reasons`, but more
-of them, and for one job): what then comes out otherwise for the job is what that limit costs it. It is a copy of the
-policy that is asked, so that asking leaves no trace.
+To find out what a limit costs the job, a copy of the policy is asked about the same view without that limit, as in
+`powerflow.scheduler.reasons`, but for more limits.
 """
 
 from __future__ import annotations
@@ -17,26 +16,27 @@ import numpy as np
 from powerflow.policy.protocol import Policy, View
 from powerflow.scheduler.plan import Otherwise
 from powerflow.scheduler.pool import Pool
+from powerflow.scheduler.reasons import with_free_energy
 from powerflow.scheduler.scheduler import Scheduler
 from powerflow.units import DAY_S
 
-#: A start is looked for over so many ends of other jobs, fewer where there are many jobs.
+#: Most ends of other jobs over which a start is searched, and most rows of jobs that this may look at.
 MOST_ENDS, MOST_LOOKED_AT = 40, 6000
-#: As long as this, a job has run long enough.
+#: Run time that is longer than any minimum run time.
 LONG_S = 30 * DAY_S
-#: Priority that is tried, times its own.
+#: Factor on the priority of the job, as one thing to try.
 MORE = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Insight:
-    """What can be said of a job.
+    """A detailed explanation of one job.
 
     Attributes:
-        binds: The limit without which it would have more; "": none, it has what is best for all at these prices.
-        otherwise: Everything that would change what it has.
-        start_s: When it is expected to get GPUs, if it waits: as the policy would go on if nobody else came; None where
-            it runs, or where that is not to be seen.
+        binds: The limit without which it would have more; "" if there is none.
+        otherwise: Everything that would change its allocation.
+        start_s: When it should get GPUs, if it waits and no more jobs are submitted; None if it runs or if that cannot
+            be predicted.
     """
 
     binds: str
@@ -44,13 +44,8 @@ class Insight:
     start_s: float | None
 
 
-def insight(scheduler: Scheduler, job_id: str, now_s: float) -> Insight:
-    """Look into an active job.
-
-    Args:
-        scheduler: Nothing of it changes.
-        job_id: Which job.
-        now_s: The present.
+def what_if(scheduler: Scheduler, job_id: str, now_s: float) -> Insight:
+    """Explain an active job in detail. The scheduler is not changed.
 
     Raises:
         KeyError: No active job has this name.
@@ -61,18 +56,18 @@ def insight(scheduler: Scheduler, job_id: str, now_s: float) -> Insight:
     view = scheduler.view(pool, now_s)
     row = pool.active.index(slot)
     has = int(view.jobs["gpus"][row]), int(view.jobs["clock"][row])
-    base = (0, 0) if view.jobs["untouched"][row] else _has(policy, view, row)
+    base = (0, 0) if view.jobs["unmanaged"][row] else _has(policy, view, row)
     found: list[Otherwise] = []
     binds = ""
-    if scheduler.caps and not view.jobs["untouched"][row]:
-        found += _told(pool, "cap", "if there were no power cap", base, has)
+    if scheduler.caps and not view.jobs["unmanaged"][row]:
+        found += _if_different(pool, "cap", "if there were no power cap", base, has)
         binds = _binding(found, has, pool)
-    # the policy knows nothing of caps: where one binds, what it says of other worlds would not come true
-    if not binds and not view.jobs["untouched"][row]:
+    # the policy does not know power caps: while one binds, its other answers would not be carried out
+    if not binds and not view.jobs["unmanaged"][row]:
         for limit, words, world in _worlds(view, row):
-            found += _told(pool, limit, words, _has(policy, world, row), base)
+            found += _if_different(pool, limit, words, _has(policy, world, row), base)
     elif not binds and not has[0]:
-        found += _told(pool, "GPUs", *_with_room(policy, view, row), base)
+        found += _if_different(pool, "GPUs", *_with_room(policy, view, row), base)
     binds = binds or _binding(found, base, pool)
     if has[0] and not pool.is_packed(slot):
         nodes = len({share.node for share in pool.occupancy.placement(slot)})
@@ -83,34 +78,34 @@ def insight(scheduler: Scheduler, job_id: str, now_s: float) -> Insight:
 
 
 def _worlds(view: View, row: int) -> Iterator[tuple[str, str, View]]:
-    """Worlds in which one thing is otherwise: its limit, in words, and what the policy would see."""
+    """Yield views in which one thing is different: the limit concerned, the difference in words, and the view."""
     jobs = view.jobs
     if view.energy_price > 0 or view.project_price is not None or view.limit_w:
-        yield "budget", "if energy were free", replace(view, energy_price=0.0, project_price=None, limit_w={})
+        yield "budget", "if energy were free", with_free_energy(view)
     others = jobs["protected"].copy()
     others[row] = False
     if others.any():
-        yield "protection", "if no other job were protected", _with(view, protected=jobs["protected"] & ~others)
+        yield "protection", "if no other job were protected", view.with_jobs(protected=jobs["protected"] & ~others)
     if jobs["gpus"][row]:
         since_s = jobs["since_s"].copy()
         since_s[row] = view.now_s - LONG_S
-        yield "minimum run time", "if it had run like this for longer", _with(view, since_s=since_s)
+        yield "minimum run time", "if it had run like this for longer", view.with_jobs(since_s=since_s)
     if jobs["pause_s"].any():
-        yield "rescale cost", "if rescaling cost nothing", _with(view, pause_s=np.zeros(len(jobs)))
+        yield "rescale cost", "if rescaling cost nothing", view.with_jobs(pause_s=0.0)
     more = max(1, int(jobs["gpus_max"][row]) - int(jobs["gpus"][row]))
     gpus = "1 GPU more was" if more == 1 else f"{more} GPUs more were"
     yield "GPUs", f"if {gpus} free", replace(view, capacity=view.capacity + more)
     weight = jobs["weight"].copy()
     weight[row] *= MORE
-    yield "priority", f"if it had {MORE:g} times its priority", _with(view, weight=weight)
+    yield "priority", f"if it had {MORE:g} times its priority", view.with_jobs(weight=weight)
     if math.isfinite(jobs["slowdown"][row]) and not jobs["protected"][row]:
         slowdown = jobs["slowdown"].copy()
         slowdown[row] = math.inf
-        yield "slowdown", "if its owner set no bound on how far it may be slowed", _with(view, slowdown=slowdown)
+        yield "slowdown", "if its owner set no bound on how far it may be slowed", view.with_jobs(slowdown=slowdown)
 
 
 def _with_room(policy: Policy, view: View, row: int) -> tuple[str, tuple[int, int]]:
-    """How many GPUs more a job that is only watched would need, and what it would have then."""
+    """Return how many more GPUs a waiting job of an unmanaged project needs, in words, and what it gets then."""
     for more in (1, 2, 4, 8, 16, 32, 64):
         answer = _has(policy, replace(view, capacity=view.capacity + more), row)
         if answer[0]:
@@ -118,22 +113,14 @@ def _with_room(policy: Policy, view: View, row: int) -> tuple[str, tuple[int, in
     return "", (0, 0)
 
 
-def _with(view: View, **columns: np.ndarray) -> View:
-    jobs = view.jobs.copy()
-    for name, values in columns.items():
-        jobs[name] = values
-    jobs.flags.writeable = False
-    return replace(view, jobs=jobs)
-
-
 def _has(policy: Policy, view: View, row: int) -> tuple[int, int]:
-    """GPUs and clock that the policy gives a job, asked without leaving a trace."""
+    """Return the GPUs and clock that a copy of the policy gives a job."""
     answer = copy.deepcopy(policy).decide(view)
     gpus = int(answer.gpus[row])
     return gpus, int(answer.clock[row]) if gpus else 0
 
 
-def _told(pool: Pool, limit: str, words: str, would: tuple[int, int], has: tuple[int, int]) -> list[Otherwise]:
+def _if_different(pool: Pool, limit: str, words: str, would: tuple[int, int], has: tuple[int, int]) -> list[Otherwise]:
     if would == has:
         return []
     gpus, clock = would
@@ -141,15 +128,15 @@ def _told(pool: Pool, limit: str, words: str, would: tuple[int, int], has: tuple
 
 
 def _binding(found: Sequence[Otherwise], has: tuple[int, int], pool: Pool) -> str:
-    """The first limit without which the job would have more GPUs than this, or else a higher clock."""
+    """Return the first limit without which the job would have more GPUs, or as many at a higher clock; "" if none."""
     now = has[0], pool.clocks_mhz[has[1]] if has[0] else 0.0
     return next((each.limit for each in found if (each.gpus, each.clock_mhz) > now), "")
 
 
 def _start_s(policy: Policy, view: View, row: int) -> float | None:
-    """When a job that waits gets GPUs, if all goes on as believed and nobody else comes.
+    """Predict when a waiting job gets GPUs if no more jobs are submitted; None if that cannot be predicted.
 
-    From end to end of the jobs that run: at each, the policy decides anew.
+    The policy decides again at each believed end of a running job.
     """
     policy = copy.deepcopy(policy)
     number = int(view.jobs["id"][row])

@@ -1,1 +1,1 @@
-"""Body one: an event-driven simulator with its own truth, metrics, comparison and lower bound."""
+"""An event-driven simulator with true costs of its own, metrics, comparison of policies and a lower bound."""

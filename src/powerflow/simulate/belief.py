@@ -1,7 +1,7 @@
-"""What the scheduler is told: beliefs about costs, and about sizes, that may differ from the truth.
+"""Beliefs: what the scheduler knows of costs and job sizes, which may differ from the truth.
 
-Three beliefs about costs: the **oracle** knows the truth; **fitted** knows a few noisy profile points of every class
-and what a fit makes of them; **online** starts from the catalogue's priors and learns while jobs run, paying with time.
+There are three beliefs about costs. **oracle** knows the true costs. **fitted** knows a model fitted to a few noisy
+measurements of each class. **online** starts from the catalogue's priors and learns while jobs run, which costs time.
 """
 
 from __future__ import annotations
@@ -24,47 +24,47 @@ from powerflow.scheduler.plan import Change
 from powerflow.simulate.workload.workload import Workload, prior_of
 
 NOISE = 0.03  # log-sd of one measured step time or power
-TRIAL_S = 20.0  # seconds spent at each clock when a class first runs on a count: a few tens of steps
+TRIAL_S = 20.0  # seconds at each clock when a class first runs on a GPU count: a few tens of steps
 
 
 class Belief(Protocol):
-    """What the scheduler is told, and what it learns.
+    """What the scheduler knows, and what it learns.
 
     Attributes:
-        name: For people.
-        sizes_known: Whether `iterations` says anything.
+        name: Its name on the command line.
+        sizes_known: Whether the sizes of jobs are known.
     """
 
     name: str
     sizes_known: bool
 
     def start(self) -> Sequence[CostLearned]:
-        """What is believed before the first job."""
+        """Return the believed costs before the first job."""
         ...
 
     def iterations(self, job: int) -> float | None:
-        """Believed iterations of the workload's job number ``job``; None: unknown."""
+        """Return the believed iterations of a job, by its position in the workload; None if unknown."""
         ...
 
     def exploration_s(self, job: Job, change: Change) -> float:
-        """Seconds the job stands still to try the clocks of a configuration that nobody knows yet."""
+        """Return the seconds that a job needs to try the clocks of a configuration that is not known yet."""
         ...
 
     def observe(self, job: Job, change: Change, ran_s: float) -> Sequence[CostLearned]:
-        """A job has run for so long in one configuration: what is believed differently now."""
+        """Learn from a job that ran ``ran_s`` seconds in one configuration; return the beliefs that changed."""
         ...
 
 
 class Sizes:
-    """What is believed of job sizes.
+    """Believed sizes of jobs.
 
     Args:
-        workload: Whose jobs.
-        text: ``known``, ``unknown``, or ``mispredicted:SIGMA``: the truth times a lognormal factor of log-sd SIGMA.
-        seed: Of the factors.
+        workload: The jobs.
+        text: ``known``, ``unknown``, or ``mispredicted:SIGMA``: the true size times a lognormal factor of log-sd SIGMA.
+        seed: Seed of the factors.
 
     Raises:
-        InputError: If the text is none of these.
+        InputError: The text is none of these.
     """
 
     def __init__(self, workload: Workload, text: str = "known", seed: int = 0) -> None:
@@ -94,7 +94,7 @@ def _sigma(text: str) -> float:
 
 
 class Oracle:
-    """Knows the truth about costs."""
+    """Knows the true costs."""
 
     name = "oracle"
 
@@ -104,24 +104,24 @@ class Oracle:
         self.sizes_known = self._sizes.believed is not None
 
     def start(self) -> Sequence[CostLearned]:
-        """See `Belief`."""
+        """Return the true costs."""
         return [CostLearned(name, gpu_type, table) for (name, gpu_type), table in self._workload.truth.items()]
 
     def iterations(self, job: int) -> float | None:
-        """See `Belief`."""
+        """Return the believed size of a job."""
         return self._sizes[job]
 
     def exploration_s(self, job: Job, change: Change) -> float:
-        """See `Belief`."""
+        """Return 0: everything is known."""
         return 0.0
 
     def observe(self, job: Job, change: Change, ran_s: float) -> Sequence[CostLearned]:
-        """See `Belief`."""
+        """Learn nothing."""
         return ()
 
 
 class Fitted(Oracle):
-    """Knows noisy profile points of every class (1, 2, 4 and 8 GPUs; lowest, middle and highest clock), and a fit."""
+    """Knows a fit to noisy measurements of each class (1, 2, 4, 8 GPUs; lowest, middle and highest clock)."""
 
     name = "fitted"
 
@@ -142,12 +142,12 @@ class Fitted(Oracle):
             self._start.append(CostLearned(name, gpu_type, tabulate(model, axes, int(batch), points)))
 
     def start(self) -> Sequence[CostLearned]:
-        """See `Belief`."""
+        """Return the fitted costs."""
         return self._start
 
 
 class Online(Oracle):
-    """Starts from the catalogue's priors; a class's first run on a count tries three clocks and is learned from."""
+    """Starts from the catalogue's priors, and learns; the first run of a class on a GPU count tries three clocks."""
 
     name = "online"
 
@@ -161,17 +161,17 @@ class Online(Oracle):
             self._learner.expect(name, gpu_type, prior_of(workload, name, gpu_type), batch)
 
     def start(self) -> Sequence[CostLearned]:
-        """See `Belief`."""
+        """Return the priors."""
         return [
             CostLearned(name, gpu_type, self._learner.table(name, gpu_type)) for name, gpu_type in self._workload.truth
         ]
 
     def exploration_s(self, job: Job, change: Change) -> float:
-        """See `Belief`."""
+        """Return the time to try three clocks, if the configuration is new."""
         return 0.0 if self._key(job, change) in self._tried else 3 * TRIAL_S
 
     def observe(self, job: Job, change: Change, ran_s: float) -> Sequence[CostLearned]:
-        """See `Belief`."""
+        """Measure the configuration, and return what the learner makes of it."""
         row = int(np.searchsorted(self._workload.axes[change.pool].gpu_counts, change.gpus))
         clocks = {change.clock}
         if self._key(job, change) not in self._tried:
@@ -192,7 +192,7 @@ class Online(Oracle):
 
 
 class Laboratory:
-    """Measures the truth with noise."""
+    """Measures the true costs, with noise."""
 
     def __init__(self, workload: Workload, noise: float, rng: np.random.Generator) -> None:
         self._workload = workload
@@ -200,7 +200,7 @@ class Laboratory:
         self._rng = rng
 
     def measure(self, cost_class: str, gpu_type: str, row: int, clock: int, *, packed: bool) -> Observation:
-        """One measurement of a class on one configuration: step time and power, each with its own noise."""
+        """Return one measurement of step time and power of a class in one configuration."""
         axes = self._workload.axes[gpu_type]
         table = self._workload.truth[cost_class, gpu_type]
         step_s = (table.step_time_s if packed else table.spread_step_time_s)[row, clock]
@@ -221,15 +221,15 @@ class Laboratory:
 
 
 def three_clocks(clocks: int) -> list[int]:
-    """Lowest, middle and highest of so many clocks: what κ and the power curve need (design §4)."""
+    """Return lowest, middle and highest of some clocks: enough to fit the power curve (`docs/models.md`)."""
     return sorted({0, clocks // 2, clocks - 1})
 
 
 def belief_named(name: str, workload: Workload, *, sizes: str = "known", seed: int = 0) -> Belief:
-    """The belief that a command line names.
+    """Return the belief with a name.
 
     Raises:
-        InputError: If the name is not oracle, fitted or online.
+        InputError: The name is not oracle, fitted or online.
     """
     believed = Sizes(workload, sizes, seed)
     match name:

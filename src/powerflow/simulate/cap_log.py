@@ -1,4 +1,4 @@
-"""The power caps of a simulation: when the scheduler hears of each, and what was drawn under it, second by second."""
+"""The power caps of a simulation, and a record of the power under each of them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,10 @@ from powerflow.scheduler.caps.compliance import HEADER, Compliance, comply, line
 
 
 class CapLog:
-    """Power caps to come, and the record of how they were kept.
-
-    The power is the truth about jobs; the scheduler went by what it believed.
+    """Announces power caps, and records the true power of their scopes.
 
     Args:
-        caps: Each with the moment at which the scheduler hears of it.
+        caps: Power caps, each with the time at which the scheduler learns of it.
     """
 
     def __init__(self, caps: Sequence[tuple[float, PowerCap]]) -> None:
@@ -31,31 +29,31 @@ class CapLog:
         return bool(self._caps)
 
     def told_s(self) -> float:
-        """When the scheduler hears of the next cap."""
+        """Return when the scheduler learns of the next cap."""
         return self._to_tell[0][0] if self._to_tell else math.inf
 
     def told(self, now_s: float) -> list[PowerCap]:
-        """The caps that the scheduler hears of now."""
+        """Return the caps that the scheduler learns of now."""
         heard = [cap for told_s, cap in self._to_tell if told_s <= now_s]
         self._to_tell = self._to_tell[len(heard) :]
         return heard
 
     def note(self, scope: str, now_s: float, watts: float, allowed_w: float) -> None:
-        """A scope draws so much from now on."""
+        """Record the power of a scope, and its limit, from now on."""
         self._rows.setdefault(scope, array("d")).extend((now_s, watts, allowed_w))
 
     def rows(self, scope: str) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """When (s), watts from then on, and watts allowed then, for one scope; one row for each moment."""
+        """Return, for one scope, times (s), watts from each time on, and watts allowed then."""
         rows = np.array(self._rows.get(scope, array("d"))).reshape(-1, 3)
         last = np.append(rows[1:, 0] != rows[:-1, 0], True) if len(rows) else np.empty(0, bool)
         time_s, watts, allowed_w = rows[last].T.copy()
         return time_s, watts, allowed_w
 
     def compliance(self) -> list[Compliance]:
-        """How each cap was kept."""
+        """Return how well each cap was kept."""
         return [comply(cap, *self.rows(cap.scope.name)[:2]) for cap in self._caps]
 
     def to_csv(self, scope: str) -> str:
-        """``time_s,watts,allowed_w`` for one scope, a line for each change; no number where all is allowed."""
+        """Return CSV ``time_s,watts,allowed_w`` of one scope, a line for each change; empty without a limit."""
         rows = zip(*self.rows(scope), strict=True)
         return HEADER + "".join(line(*row) for row in rows)

@@ -1,4 +1,4 @@
-"""Policies on the same jobs at equal metered energy: run them all, draw their frontiers, read off each level."""
+"""Compare policies on the same jobs at equal metered energy: run them, and read their frontiers at each level."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from powerflow.simulate.comparison import (
     FrontierPoint,
     Metrics,
 )
-from powerflow.simulate.experiment import Believed, Bench, BoundOf, ExperimentRun, RunOf
+from powerflow.simulate.experiment import Believed, BoundOf, Experiment, ExperimentRun, RunOf
 from powerflow.simulate.frontier import (
     Setting,
     Sweep,
@@ -34,11 +34,11 @@ from powerflow.simulate.parallel import AskAll, usable_cores, workers
 from powerflow.simulate.result import SimulationResult
 from powerflow.simulate.workload.workload import Workload
 
-#: The level that is shown over time.
+#: The level that plots over time show.
 SHOWN_LEVEL = 0.8
 LEVELS = (1.0, 0.9, 0.8, 0.7)
 
-#: ``progress(share, note)``: how much of the whole is done, 0 to 1, and what was done last.
+#: Called as ``progress(share, note)``: the share of all work that is done, 0 to 1, and what was done last.
 Progress = Callable[[float, str], None]
 
 
@@ -56,35 +56,36 @@ def compare(
 ) -> Comparison:
     """Compare policies on the same jobs at equal metered energy.
 
-    FIFO at maximum clock is the reference, whether or not it is compared. On each seed the idle draw of the cluster is
-    metered over one horizon for all runs, as long as the reference takes; of what a run does later, what its jobs add
-    above idle counts (another day's jobs would share the cluster by then). So no policy's numbers depend on which
-    others are compared, nor on one last job that runs on alone. Each number at a level is read off the policy's own
-    frontier on that seed (`powerflow.simulate.frontier.at_energy`); ratios are made per seed, then averaged.
+    FIFO at maximum clock is the reference, whether or not it is compared. For each seed, the idle draw of the cluster
+    is metered over the same horizon in all runs: the length of the reference run. After the horizon, only the energy
+    that jobs add above idle counts, because other jobs would share the cluster by then. So the numbers of a policy
+    depend neither on which others are compared, nor on one long last job. Each number at a level is read from the
+    policy's own frontier on that seed (`powerflow.simulate.frontier.at_energy`); ratios are computed per seed, then
+    averaged.
 
     Args:
-        workload_of: The workload of a seed; picklable (a function of a module, or a `functools.partial` of one).
-        policies: Specs as `powerflow.policy.registry.load` knows them.
-        seeds: At least one; different.
+        workload_of: Returns the workload of a seed; picklable (a function of a module, or a `functools.partial`).
+        policies: Specs as for `powerflow.policy.registry.load`.
+        seeds: At least one; all different.
         levels: Shares of FIFO's energy at maximum clock, each > 0.
-        believed: What schedulers are told; None: the truth.
-        sweep: Where to begin with each policy's knob, and how often to turn it finer.
-        bound_seeds: For how many of the seeds the lower bound is computed.
-        processes: Over how many processes the runs are spread; None: one per core. The result does not depend on it.
-        progress: Told how far it is.
+        believed: What schedulers know; None for the truth.
+        sweep: First values of each policy's knob, and how often they are refined.
+        bound_seeds: Number of seeds for which the lower bound is computed.
+        processes: Number of processes; None for one per core. The result does not depend on it.
+        progress: Called as work is done.
 
     Raises:
-        InputError: No seed, no policy, an unknown one, an impossible level; or what a run raises.
+        InputError: No seed, no policy, an unknown policy, an impossible level, or an error of a run.
     """
     believed = believed or Believed()
     policies = list(dict.fromkeys(policies))
     _check(policies, seeds, levels, processes, believed)
     swept = policies if REFERENCE in policies else [*policies, REFERENCE]
-    bench = Bench(workload_of, believed)
-    workloads = [bench.workload(seed) for seed in seeds]
-    bench.belief(seeds[0])  # a wrong name is an error at once
-    study = _Study(bench, swept, list(seeds), list(levels), sweep or Sweep(), progress or _silent)
-    with workers(bench, processes or usable_cores()) as ask_all:
+    experiment = Experiment(workload_of, believed)
+    workloads = [experiment.workload(seed) for seed in seeds]
+    experiment.belief(seeds[0])  # so that a wrong name is an error at once
+    study = _Study(experiment, swept, list(seeds), list(levels), sweep or Sweep(), progress or _silent)
+    with workers(experiment, processes or usable_cores()) as ask_all:
         study.run(ask_all, bound_seeds)
         showcase = study.showcase(ask_all, policies)
     study.say(1.0, "")
@@ -102,18 +103,18 @@ def compare(
 
 
 class _Study:
-    """All runs of a comparison as they come in, and what follows from them."""
+    """Runs all simulations of a comparison, and computes the results."""
 
     def __init__(
         self,
-        bench: Bench,
+        experiment: Experiment,
         policies: Sequence[str],
         seeds: Sequence[int],
         levels: Sequence[float],
         sweep: Sweep,
         say: Progress,
     ) -> None:
-        self.bench = bench
+        self.experiment = experiment
         self.policies = policies
         self.seeds = seeds
         self.levels = levels
@@ -125,13 +126,13 @@ class _Study:
     # -- running ------------------------------------------------------------------------------------------------
 
     def run(self, ask_all: AskAll, bound_seeds: int) -> None:
-        """First all policies at a few settings, then those with a knob finer around the levels, then the bound."""
+        """Run all policies at a few settings, then with finer settings around the levels, then compute the bound."""
         first = {
-            (policy, seed): first_settings(policy, self.bench.workload(seed), self.sweep)
+            (policy, seed): first_settings(policy, self.experiment.workload(seed), self.sweep)
             for policy in self.policies
             for seed in self.seeds
         }
-        with_bound = list(self.seeds[:bound_seeds]) if _bound_holds(self.bench) else []
+        with_bound = list(self.seeds[:bound_seeds]) if _bound_holds(self.experiment) else []
         self._ask(ask_all, first, (0.0, 0.6))
         for i in range(self.sweep.rounds):
             finer = {
@@ -139,7 +140,7 @@ class _Study:
                     policy,
                     [(run.setting, run.over(self.horizon_s(seed))) for run in self.runs[policy, seed]],
                     [level * self.reference_j(seed) for level in self.levels],
-                    self.bench.workload(seed),
+                    self.experiment.workload(seed),
                 )
                 for policy in self.policies
                 for seed in self.seeds
@@ -147,18 +148,18 @@ class _Study:
             if not any(finer.values()):
                 break
             self._ask(ask_all, finer, (0.6 + 0.25 * i / self.sweep.rounds, 0.6 + 0.25 * (i + 1) / self.sweep.rounds))
-        prices = [share * natural_price(self.bench.workload(self.seeds[0])) for share in self.sweep.bound]
+        prices = [share * natural_price(self.experiment.workload(self.seeds[0])) for share in self.sweep.bound]
         questions = [BoundOf(seed, price) for seed in with_bound for price in prices]
         told = self._told(len(questions), (0.85, 0.98), lambda i: "lower bound")
         answers: list[Bound] = ask_all(questions, told)
         for k, seed in enumerate(with_bound):
             parts = answers[k * len(prices) : (k + 1) * len(prices)]
-            self.bounds[seed] = joined(self.bench.workload(seed), parts)
+            self.bounds[seed] = joined(self.experiment.workload(seed), parts)
 
     def _ask(
         self, ask_all: AskAll, settings: Mapping[tuple[str, int], Sequence[Setting]], span: tuple[float, float]
     ) -> None:
-        """Run settings; every policy's first one first, so that what must be compiled is spread over processes."""
+        """Run settings, the first one of each policy first, so that processes compile different kernels."""
         most = max(map(len, settings.values()))
         questions = [
             (key, RunOf(key[1], chosen[k])) for k in range(most) for key, chosen in settings.items() if k < len(chosen)
@@ -169,7 +170,7 @@ class _Study:
             self.runs[key].append(answer)
 
     def _told(self, count: int, span: tuple[float, float], note: Callable[[int], str]) -> Callable[[int], None]:
-        """Passes on that one more of ``count`` answers has come, as a share of the whole."""
+        """Return a callback that reports one more of ``count`` answers, as a share of all work."""
         came = 0
 
         def told(i: int) -> None:
@@ -180,7 +181,7 @@ class _Study:
         return told
 
     def showcase(self, ask_all: AskAll, policies: Sequence[str]) -> dict[str, SimulationResult]:
-        """Two whole simulations of the first seed: ours where it uses about 80 %, and the reference."""
+        """Return two whole simulations of the first seed: ours with about 80 % of the energy, and the reference."""
         seed = self.seeds[0]
         reference = self._reference(seed)
         shown = {}
@@ -198,32 +199,32 @@ class _Study:
     # -- what follows -------------------------------------------------------------------------------------------
 
     def horizon_s(self, seed: int) -> float:
-        """How long the idle draw is metered on a seed."""
+        """Return how long the idle draw is metered for a seed."""
         return self._reference(seed).end_s
 
     def reference_j(self, seed: int) -> float:
-        """Joules of the reference over the horizon."""
+        """Return the joules of the reference over the horizon."""
         return self._reference(seed).over(self.horizon_s(seed)).energy_j
 
     def _reference(self, seed: int) -> ExperimentRun:
         return self.runs[REFERENCE, seed][0]
 
     def points(self, policy: str) -> list[FrontierPoint]:
-        """All points of a policy, by seed, then in the order they were run."""
+        """Return all points of a policy, by seed and in the order of the runs."""
         return [run.point(self.horizon_s(seed)) for seed in self.seeds for run in self.runs[policy, seed]]
 
     def hulls(self, policy: str) -> dict[int, list[FrontierPoint]]:
-        """Its points that count, by seed."""
+        """Return the frontier of a policy by seed."""
         points = self.points(policy)
         return {seed: hull([point for point in points if point.seed == seed]) for seed in self.seeds}
 
     def at_level(self, policy: str, level: float) -> dict[int, Metrics]:
-        """Its numbers at a level, by seed; a seed on which it cannot come down to it is left out."""
+        """Return the numbers of a policy at a level, by seed, without the seeds on which it needs more energy."""
         found = {seed: at_energy(front, level * self.reference_j(seed)) for seed, front in self.hulls(policy).items()}
         return {seed: numbers for seed, numbers in found.items() if numbers is not None}
 
     def row(self, policy: str, level: float) -> EqualEnergyRow:
-        """Its row at a level: numbers only where every seed has them, or they would be of different jobs."""
+        """Return the row of a policy at a level; it has numbers only if all seeds have them."""
         budget_j = level * _mean(self.reference_j(seed) for seed in self.seeds)
         mine = self.at_level(policy, level)
         if len(mine) < len(self.seeds):
@@ -236,12 +237,12 @@ class _Study:
         return EqualEnergyRow(policy, level, budget_j, numbers, _ratio(mine, ours), _ratio(mine, least))
 
     def bound_s(self, seed: int, metered_j: float) -> float:
-        """Seconds that no mean completion time can be below with so many metered joules."""
+        """Return the lower bound on the mean completion time with this metered energy, seconds."""
         idle_j = self._reference(seed).tail_w * self.horizon_s(seed)
         return self.bounds[seed].mean_jct_at(metered_j - idle_j)
 
     def bound_curve(self) -> list[tuple[float, float]]:
-        """The bound of the first seed over the energies that the policies used."""
+        """Return the bound of the first seed, over the range of energies that the policies used."""
         if not self.bounds:
             return []
         seed = next(iter(self.bounds))
@@ -252,7 +253,7 @@ class _Study:
 
 
 def _ratio(mine: Mapping[int, Metrics], other: Mapping[int, Metrics | float]) -> Estimate | None:
-    """Mean completion times over those of another, on the seeds that both have."""
+    """Return the ratio of mean completion times, over the seeds that both have."""
     ratios = [
         mine[seed].jct_mean_s / (value if isinstance(value, float) else value.jct_mean_s)
         for seed, value in other.items()
@@ -265,7 +266,7 @@ def _ratio(mine: Mapping[int, Metrics], other: Mapping[int, Metrics | float]) ->
 
 
 def policies_for(sizes: str) -> tuple[str, ...]:
-    """All policies that can work with such sizes: where sizes are unknown, those that need them are left out."""
+    """Return all policies; if sizes are unknown, without those that need sizes."""
     every = registry.names()
     return every if sizes != "unknown" else tuple(name for name in every if not registry.load(name).needs_sizes)
 
@@ -277,7 +278,7 @@ def _check(
     processes: int | None,
     believed: Believed,
 ) -> None:
-    """Refuse at once what could only fail later."""
+    """Check the arguments of `compare`."""
     if not seeds:
         raise InputError("no seed to compare on", where="--seeds", fix="give 1 or more")
     if not policies:
@@ -295,10 +296,10 @@ def _check(
             )
 
 
-def _bound_holds(bench: Bench) -> bool:
-    """The bound is for clusters whose idle GPUs always draw the same: no failing, no sleeping nodes."""
-    nodes = [node for workload in bench.workloads() for node in workload.cluster.nodes]
-    return math.isinf(bench.believed.world.node_mtbf_h) and not any(node.can_sleep for node in nodes)
+def _bound_holds(experiment: Experiment) -> bool:
+    """Return whether the bound is valid: idle draw must be constant, so that no node may fail or sleep."""
+    nodes = [node for workload in experiment.workloads() for node in workload.cluster.nodes]
+    return math.isinf(experiment.believed.world.node_mtbf_h) and not any(node.can_sleep for node in nodes)
 
 
 def _title(workloads: Sequence[Workload]) -> str:
@@ -307,7 +308,7 @@ def _title(workloads: Sequence[Workload]) -> str:
 
 
 def _facts(workloads: Sequence[Workload], believed: Believed, study: _Study) -> dict[str, str]:
-    """How it was computed. Where seeds differ, every different answer is given."""
+    """Return how it was computed; where seeds differ, all different answers."""
     facts = {
         label: "; ".join(dict.fromkeys(workload.facts.get(label, "–") for workload in workloads))
         for label in dict.fromkeys(label for workload in workloads for label in workload.facts)
@@ -347,4 +348,4 @@ def _mean(values: Iterable[float]) -> float:
 
 
 def _silent(share: float, note: str) -> None:
-    """Progress that nobody watches."""
+    """Ignore progress."""

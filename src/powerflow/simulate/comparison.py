@@ -1,4 +1,4 @@
-"""What a comparison of policies at equal metered energy says, as plain data."""
+"""The results of a comparison of policies at equal metered energy, as plain data."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ OURS = "prices"
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """One simulation in a row of numbers, or several of them averaged or interpolated.
+    """The numbers of one simulation, or averages or interpolations of several.
 
-    ``energy_j`` is metered over the comparison's common horizon; slowdown is JCT over running alone as submitted;
-    ``jct_weighted_s`` weighs each job by its priority.
+    ``energy_j`` is metered over the common horizon of the comparison. Slowdown is the completion time (JCT) over the
+    time alone as submitted. ``jct_weighted_s`` weights each job by its priority.
     """
 
     jct_mean_s: float
@@ -45,7 +45,7 @@ class FrontierPoint:
 
 @dataclass(frozen=True, slots=True)
 class Frontier:
-    """What one policy can do: its points, and of these (per seed) the lower-left hull that counts."""
+    """The frontier of one policy: all its points, and for each seed those that no other point beats."""
 
     policy: str  # family name, "srtf"
     points: Sequence[FrontierPoint]
@@ -54,7 +54,7 @@ class Frontier:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean over seeds with its 95 % interval (Student t); the interval is nan for a single seed."""
+    """A mean over seeds with its 95 % confidence interval (Student's t), which is nan for a single seed."""
 
     mean: float
     low: float
@@ -65,8 +65,8 @@ class Estimate:
 class EqualEnergyRow:
     """One policy at one energy level: ``level`` × the metered energy of FIFO at maximum clock.
 
-    ``metrics`` maps field names of `Metrics` to estimates over seeds; it is None where the policy cannot get
-    down to that energy. ``vs_prices`` and ``vs_bound`` are ratios of mean JCT (1.10 means 10 % slower).
+    ``metrics`` has estimates over seeds by field name of `Metrics`; it is None if the policy needs more energy.
+    ``vs_prices`` and ``vs_bound`` are ratios of mean JCT (1.10 means 10 % slower).
     """
 
     policy: str
@@ -83,13 +83,12 @@ class Comparison:
 
     Attributes:
         title: What was compared, in one line.
-        facts: How it was computed, as label → plain words (trace, jobs, cluster, load, models, belief, seeds, …);
-            says what is modelled.
+        facts: How it was computed, in words by label (trace, jobs, cluster, load, models, belief, seeds, …).
         levels: Energy levels, as shares of FIFO at maximum clock.
         horizon_s: Seconds over which energy is metered for every policy.
         reference_j: FIFO's metered joules at maximum clock over the horizon, mean over seeds.
         frontiers: One per policy.
-        bound: (joules, seconds) points of the proven lower bound on mean JCT, by ascending energy; may be empty.
+        bound: Points (joules, seconds) of the proven lower bound on mean JCT, by ascending energy; may be empty.
         rows: The table at equal energy, by level then policy.
         showcase: A few whole simulations for plots over time, by label ("prices at 80 %", "fifo at maximum clock").
     """

@@ -1,4 +1,7 @@
-"""Replays of single days in the world as it is believed to be: what a governor learns from."""
+"""Simulate single days of jobs at several prices of energy: the energy governor learns from these.
+
+The costs are those that the scheduler believes. Each day begins with an empty cluster and runs until its last job ends.
+"""
 
 from __future__ import annotations
 
@@ -24,17 +27,17 @@ from powerflow.units import DAY_S
 def replay_day(
     believed: Workload, day: int, prices: Sequence[float], *, projects: Sequence[str] = ()
 ) -> dict[str, Response]:
-    """What the arrivals of a day cost at each price, run to their end from an empty cluster.
+    """Return the energy that the jobs submitted on one day use at each price, under the policy ``prices``.
 
     Args:
-        believed: Jobs, with costs as believed.
-        day: Counted from 0, at 0 s.
+        believed: The jobs, with believed sizes and costs.
+        day: Number of the day; day 0 begins at 0 s.
         prices: λ_E, seconds per joule, ascending, the first 0.
-        projects: Whose budgets are to be governed besides the cluster's.
+        projects: Projects to report beside the whole cluster.
 
     Returns:
-        By scope, "" being the cluster: joules above idle. Of a project: joules of its jobs, the idle draw of the GPUs
-        they hold included, as their accounts have it. A scope without arrivals is left out.
+        One response per scope. Scope "" is the cluster: joules above idle. Other scopes are projects: joules of their
+        jobs, including the idle draw of the GPUs that they hold. Scopes without a submitted job are left out.
     """
     from_s, to_s = day * DAY_S, (day + 1) * DAY_S
     jobs = [replace(job, submit_s=job.submit_s - from_s) for job in believed.jobs if from_s <= job.submit_s < to_s]
@@ -59,23 +62,18 @@ def replay_days(
     prices: Sequence[float],
     projects: Sequence[str],
 ) -> list[dict[str, Response]]:
-    """What days of a live cluster would cost at each price, as its controller believes costs to be.
+    """Return `replay_day` for several days of a live cluster.
 
     Args:
-        cluster, axes: Where.
+        cluster, axes: The cluster, and per GPU type the GPU counts and clocks to choose from.
         costs: Believed costs by (cost class, GPU type).
-        days: Jobs of each day, with times of submission from its beginning, in order.
-        prices: λ_E, seconds per joule, ascending, the first 0.
-        projects: See `replay_day`.
-
-    Returns:
-        For each day, as of `replay_day`.
+        days: The jobs of each day in order of submission, with submission times counted from the start of the day.
+        prices, projects: As for `replay_day`.
     """
-    found = []
-    for jobs in days:
-        workload = Workload("a day of this cluster", jobs, cluster, axes, costs, {})
-        found.append(replay_day(workload, 0, prices, projects=projects))
-    return found
+    return [
+        replay_day(Workload("a day of this cluster", jobs, cluster, axes, costs, {}), 0, prices, projects=projects)
+        for jobs in days
+    ]
 
 
 def compare_days(
@@ -85,38 +83,37 @@ def compare_days(
     days: Sequence[Sequence[Job]],
     price: float,
 ) -> tuple[float, float, float, float]:
-    """What days of a live cluster would have come to as asked, and under the policy with all rules.
+    """Simulate days of a live cluster twice: first come, first served as requested, and with PowerFlow and its rules.
 
     Args:
-        cluster, axes, costs, days: As of `replay_days`; each day begins empty and runs to its end.
-        price: λ_E, seconds per joule.
+        cluster, axes, costs, days: As for `replay_days`.
+        price: λ_E, seconds per joule, for the second simulation.
 
     Returns:
-        Mean completion time (s) and joules of all jobs, first come, first served, as asked; then with the policy.
+        Mean completion time (s) and joules of all jobs as requested, then the same two numbers with PowerFlow.
     """
     found = []
-    for policy, at in ((load("fifo"), 0.0), (with_rules(load("prices")), price)):
+    for policy, energy_price in ((load("fifo"), 0.0), (with_rules(load("prices")), price)):
         jct_s, energy_j = [], 0.0
         for jobs in days:
             workload = Workload("a day of this cluster", jobs, cluster, axes, costs, {})
-            run = simulate(workload, copy.deepcopy(policy), energy_price=at)
+            run = simulate(workload, copy.deepcopy(policy), energy_price=energy_price)
             jct_s += run.jobs.jct_s.tolist()
             energy_j += float(run.jobs.energy_j.sum())
-        found += [sum(jct_s) / len(jct_s), energy_j]
-    asked_s, asked_j, acted_s, acted_j = found
-    return asked_s, asked_j, acted_s, acted_j
+        found.append((sum(jct_s) / len(jct_s), energy_j))
+    return (*found[0], *found[1])
 
 
 def _cluster(run: SimulationResult) -> tuple[float, float, float]:
-    # a model that is wrong may believe a GPU at a low clock to draw less than an idle one
+    # a wrong model may believe that a GPU at a low clock draws less than an idle one
     above_j = max(0.0, run.metered_j - run.tail_w * run.end_s)
     share = run.jobs.energy_j / run.jobs.energy_j.sum()
-    # a job that is there has, on average over its stay, half of its energy still to use
+    # on average over its time in the cluster, a job still has half of its energy to use
     under_way_j = above_j * float(share @ run.jobs.jct_s) / 2.0 / DAY_S
     return above_j, max(0.0, float(run.timeline.power_w.max()) - run.tail_w), under_way_j
 
 
 def _project(run: SimulationResult, its: BoolArray) -> tuple[float, float, float]:
     energy_j = run.jobs.energy_j[its]
-    # a project may have all GPUs
+    # a project may hold every GPU, so its highest power is that of the cluster
     return float(energy_j.sum()), float(run.timeline.power_w.max()), float(energy_j @ run.jobs.jct_s[its]) / 2.0 / DAY_S

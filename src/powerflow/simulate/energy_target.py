@@ -1,4 +1,4 @@
-"""Run a policy at the price of energy at which it meets an amount of energy."""
+"""Find the price of energy at which a policy uses at most a given amount of energy."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from powerflow.simulate.result import SimulationResult
 from powerflow.simulate.workload.workload import Workload
 from powerflow.units import Amount, kwh
 
-#: Runs a policy (a spec) at a price of energy.
-Run = Callable[[str, float], SimulationResult]
+#: Simulates a policy (by its spec) at a price of energy.
+RunPolicy = Callable[[str, float], SimulationResult]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Met:
-    """A run that meets an amount of energy.
+class TargetRun:
+    """A simulation that uses at most a given amount of energy.
 
     Attributes:
-        result: The run.
-        found: The price, and how it was found; energies in joules, or in shares of the reference.
-        horizon_s: Over which idle draw is metered.
-        reference_j: What FIFO at maximum clock uses; None where joules were asked for.
+        result: The simulation.
+        found: The price, and how it was found; energies in joules, or as shares of the reference.
+        horizon_s: Time over which idle draw is metered.
+        reference_j: Joules of FIFO at maximum clock; None if the amount was given in joules.
     """
 
     result: SimulationResult
@@ -34,20 +34,20 @@ class Met:
     reference_j: float | None
 
 
-def meet(run: Run, policy: str, amount: Amount, workload: Workload) -> Met:
-    """Find the price at which the policy uses at most an amount of energy, and run it at that price.
+def run_at_energy(run: RunPolicy, policy: str, amount: Amount, workload: Workload) -> TargetRun:
+    """Find the price at which a policy uses at most an amount of energy, and simulate it at that price.
 
-    Joules are metered until the policy's last job has ended. A share is of FIFO at maximum clock, both metered as in
-    `powerflow.simulate.compare.compare`.
+    Joules are metered until the policy's last job has ended. Shares refer to FIFO at maximum clock, with both metered
+    as in `powerflow.simulate.compare.compare`.
 
     Raises:
-        InputError: It does not get down to that energy (says how far), or takes no notice of a price.
+        InputError: The policy needs more energy at any price, or does not react to prices.
     """
     reference = run(REFERENCE, 0.0) if amount.relative else None
     results: dict[float, SimulationResult] = {}
 
     def energy_at(price: float) -> float:
-        results.clear()  # the last one is enough: whole results are large
+        results.clear()  # keep only the last one: results are large
         results[price] = result = run(policy, price)
         return result.energy_over(reference.end_s) / reference.metered_j if reference else result.metered_j
 
@@ -56,8 +56,8 @@ def meet(run: Run, policy: str, amount: Amount, workload: Workload) -> Met:
         raise _unmet(policy, found, amount)
     result = results.get(found.energy_price) or run(policy, found.energy_price)
     if reference is None:
-        return Met(result, found, result.end_s, None)
-    return Met(result, found, reference.end_s, reference.metered_j)
+        return TargetRun(result, found, result.end_s, None)
+    return TargetRun(result, found, reference.end_s, reference.metered_j)
 
 
 def _unmet(policy: str, found: PriceFound, amount: Amount) -> InputError:

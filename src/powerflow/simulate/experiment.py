@@ -1,4 +1,4 @@
-"""What is run for a comparison, and what is kept of it: one setting on one seed, in whichever process."""
+"""One run of a comparison: one setting on one seed, in any process."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from powerflow.simulate.comparison import FrontierPoint, Metrics
 from powerflow.simulate.frontier import Setting
 from powerflow.simulate.metrics import metrics
 from powerflow.simulate.result import SimulationResult
-from powerflow.simulate.run import Simulation, World
+from powerflow.simulate.run import Simulation
 from powerflow.simulate.workload.workload import Workload
+from powerflow.simulate.world import World
 
 
 @dataclass(frozen=True, slots=True)
 class Believed:
-    """What every scheduler of a comparison is told, and how the world around it behaves.
+    """What all schedulers of a comparison know, and how the simulated cluster behaves.
 
     Attributes:
         costs: ``oracle``, ``fitted`` or ``online`` (`powerflow.simulate.belief.belief_named`).
         sizes: ``known``, ``unknown`` or ``mispredicted:SIGMA``.
-        world: Pauses, failures, ….
+        world: Pauses, failures and so on.
     """
 
     costs: str = "oracle"
@@ -32,7 +33,7 @@ class Believed:
     world: World = field(default_factory=World)
 
     def facts(self) -> dict[str, str]:
-        """The same in plain words."""
+        """Return the same in plain words, by label."""
         costs = {
             "oracle": "the true costs",
             "fitted": "a fit to noisy points of each class (1 to 8 GPUs, three clocks)",
@@ -56,7 +57,7 @@ class Believed:
 
 @dataclass(frozen=True, slots=True)
 class RunOf:
-    """A question: this setting on the workload of this seed; ``whole`` asks for the whole result."""
+    """Task: simulate a setting on the workload of a seed; with ``whole``, return the whole result."""
 
     seed: int
     setting: Setting
@@ -65,7 +66,7 @@ class RunOf:
 
 @dataclass(frozen=True, slots=True)
 class BoundOf:
-    """A question: the lower bound at one price of energy on the workload of this seed."""
+    """Task: compute the lower bound at one price of energy, on the workload of a seed."""
 
     seed: int
     energy_price: float
@@ -73,14 +74,14 @@ class BoundOf:
 
 @dataclass(frozen=True, slots=True)
 class ExperimentRun:
-    """What is kept of a simulation.
+    """Summary of a simulation.
 
     Attributes:
-        setting: What was run.
-        seed: On which workload.
-        own: Its numbers, energy metered until its own last job ended.
-        end_s: When that was.
-        tail_w: Watts of the empty cluster afterwards.
+        setting: The setting.
+        seed: The seed of the workload.
+        own: The numbers, with energy metered until the last job ended.
+        end_s: When the last job ended.
+        tail_w: Watts of the empty cluster after that.
     """
 
     setting: Setting
@@ -90,20 +91,20 @@ class ExperimentRun:
     tail_w: float
 
     def over(self, horizon_s: float) -> Metrics:
-        """Its numbers, energy as of `SimulationResult.energy_over`."""
+        """Return the numbers, with energy as of `SimulationResult.energy_over`."""
         return replace(self.own, energy_j=self.own.energy_j + self.tail_w * (horizon_s - self.end_s))
 
     def point(self, horizon_s: float) -> FrontierPoint:
-        """As a point of a frontier."""
+        """Return the point of a frontier."""
         return FrontierPoint(self.setting.policy, self.setting.knob, self.seed, self.over(horizon_s))
 
 
-class Bench:
-    """Answers questions about the workloads of some seeds; keeps them, and nothing else, between questions.
+class Experiment:
+    """Carries out tasks on the workloads of some seeds; keeps only workloads and beliefs between tasks.
 
     Args:
-        workload_of: The workload of a seed.
-        believed: What schedulers are told.
+        workload_of: Returns the workload of a seed.
+        believed: What schedulers know.
     """
 
     def __init__(self, workload_of: Callable[[int], Workload], believed: Believed) -> None:
@@ -112,22 +113,22 @@ class Bench:
         self._workloads: dict[int, Workload] = {}
         self._beliefs: dict[int, Belief] = {}
 
-    def __reduce__(self) -> tuple[type[Bench], tuple[Callable[[int], Workload], Believed]]:
-        """Travels to another process without what it keeps: that is quicker made anew."""
-        return Bench, (self.workload_of, self.believed)
+    def __reduce__(self) -> tuple[type[Experiment], tuple[Callable[[int], Workload], Believed]]:
+        """Pickle without workloads and beliefs: another process makes them faster than it loads them."""
+        return Experiment, (self.workload_of, self.believed)
 
     def workload(self, seed: int) -> Workload:
-        """The workload of a seed."""
+        """Return the workload of a seed."""
         if seed not in self._workloads:
             self._workloads[seed] = self.workload_of(seed)
         return self._workloads[seed]
 
     def workloads(self) -> list[Workload]:
-        """Those that were asked for so far."""
+        """Return the workloads that were used so far."""
         return list(self._workloads.values())
 
     def belief(self, seed: int) -> Belief:
-        """A belief for one run. One that never changes is made once for each seed."""
+        """Return a belief for one run; beliefs that do not learn are made once per seed."""
         if seed in self._beliefs:
             return self._beliefs[seed]
         belief = belief_named(self.believed.costs, self.workload(seed), sizes=self.believed.sizes, seed=seed)
@@ -136,7 +137,7 @@ class Bench:
         return belief
 
     def simulation(self, seed: int, setting: Setting) -> Simulation:
-        """A simulation, not yet run."""
+        """Return a simulation that has not run yet."""
         return Simulation(
             self.workload(seed),
             registry.load(setting.policy),
@@ -147,7 +148,7 @@ class Bench:
         )
 
     def __call__(self, question: RunOf | BoundOf) -> ExperimentRun | SimulationResult | Bound:
-        """The answer to a question."""
+        """Carry out a task, and return its result."""
         if isinstance(question, BoundOf):
             return bound_for(self.workload(question.seed), [question.energy_price])
         simulation = self.simulation(question.seed, question.setting)

@@ -1,10 +1,10 @@
-"""Each policy's own frontier of energy and completion time: which settings to try, which count, what lies between.
+"""The frontier of each policy in energy and completion time: which settings to try, and how to interpolate them.
 
-`prices` is swept over the price of energy, `greedy` over its threshold. Every other policy, which has no such knob,
-is run alone (at the maximum clock), with fixed clocks, and with Zeus's clock, swept over η. All knobs are turned
-finer around the energies that matter. Of a policy's runs on one seed only those count that no other of its runs beats
-in both energy and mean completion time; between two neighbours of these a straight line over energy is assumed. No
-convex hull is taken: a mixture in time of two settings is no schedule that anybody ran.
+Each policy has a knob that trades completion time for energy. `prices` has the price of energy, and `greedy` its
+threshold. All other policies run at the maximum clock, at fixed clocks, and with Zeus's clock for some values of η.
+Values of the knobs are refined around the energies that matter. The frontier consists of the runs that no other run of
+the same policy and seed beats in both energy and mean completion time, joined by straight lines over energy. It is not
+the convex hull, because a mixture in time of two settings is a schedule that was not simulated.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from powerflow.energy.price import natural_price_of
 from powerflow.simulate.comparison import FrontierPoint, Metrics
 from powerflow.simulate.workload.workload import Workload
 
-#: The dearest energy that `prices` is run with, and for which the bound is searched, in units of `natural_price`.
+#: Highest price of energy for `prices` and for the bound, in units of `natural_price`.
 DEAREST = 16.0
-#: Neighbours whose mean completion times differ by less are close enough to draw a line between.
+#: Largest difference in mean completion time of two neighbours that is not refined, as a share.
 CLOSE = 0.03
 
 
@@ -33,8 +33,8 @@ class Setting:
     Attributes:
         policy: The spec that `powerflow.policy.registry.load` knows.
         energy_price: λ_E, seconds per joule.
-        knob: What was set, for people.
-        value: The number that the knob stands at, where it can be turned further; else nan.
+        knob: The value of the knob, in words.
+        value: The value of the knob, if it can be refined; otherwise nan.
     """
 
     policy: str
@@ -45,16 +45,16 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """Where to begin with each policy's knob, and with the bound's.
+    """The first values of each policy's knob, and the prices for the bound.
 
     Attributes:
         prices: Prices of energy, in units of `natural_price`.
-        thresholds: Of greedy.
-        etas: Zeus's η, the share of energy in its cost.
-        clocks: How many fixed clocks, spread evenly over those there are; the maximum is the policy alone.
-        rounds: How often knobs are turned finer.
-        bound: Prices of energy for which the lower bound is searched, in units of `natural_price`. Where energy is
-            scarce the dearest ones bind.
+        thresholds: Thresholds of greedy.
+        etas: Values of Zeus's η, the share of energy in its cost.
+        clocks: Number of fixed clocks, spread evenly, including the maximum.
+        rounds: How often values are refined.
+        bound: Prices of energy for which the lower bound is computed, in units of `natural_price`. The highest ones
+            matter where energy is scarce.
     """
 
     prices: Sequence[float] = (0.0, 1 / 64, 1 / 16, 1 / 4, 1.0)
@@ -67,9 +67,10 @@ class Sweep:
 
 @dataclass(frozen=True, slots=True)
 class _Knob:
-    """What can be turned: how a setting is made of its value, what lies between two values, and how far it goes.
+    """A knob: how a setting is made from a value, and the largest value.
 
-    ``ratio``: its effect goes by ratios (λ, threshold), not by differences (η); near 0 it counts from ``grain`` on.
+    With ``ratio`` the middle of two values is geometric (λ, threshold), otherwise arithmetic (η). Values below
+    ``grain`` have the effect of 0.
     """
 
     make: Callable[[float], Setting]
@@ -87,12 +88,12 @@ class _Knob:
 
 
 def family(policy: str) -> str:
-    """A policy's name without options and overlays."""
+    """Return a policy's name without options and overlays."""
     return re.split(r"[+:]", policy, maxsplit=1)[0]
 
 
 def natural_price(workload: Workload) -> float:
-    """A price of energy that matters on a cluster, seconds per joule: `natural_price_of` its GPU types."""
+    """Return a typical price of energy for a cluster, seconds per joule: `natural_price_of` its GPU types."""
     return natural_price_of([gpu_type(name) for name in workload.axes])
 
 
@@ -106,7 +107,7 @@ def _knob(policy: str, workload: Workload) -> _Knob:
 
 
 def first_settings(policy: str, workload: Workload, sweep: Sweep) -> list[Setting]:
-    """Where to begin with a policy, its fastest setting first. A policy with an overlay is run as it is."""
+    """Return the first settings of a policy, the fastest one first; a policy with an overlay has one setting only."""
     if "+" in policy:
         return [Setting(policy, 0.0, "as given")]
     knob = _knob(policy, workload)
@@ -124,13 +125,13 @@ def finer_settings(
     budgets_j: Sequence[float],
     workload: Workload,
 ) -> list[Setting]:
-    """Which settings to try next, so that each budget lies between two near neighbours of the frontier.
+    """Return the settings to try next, so that each budget lies between two close neighbours of the frontier.
 
     Args:
-        policy: Which policy.
-        tried: What has been tried on this seed.
+        policy: The policy.
+        tried: Settings that were tried on this seed, with their numbers.
         budgets_j: Energies at which the frontier matters, joules.
-        workload: For the scale of prices.
+        workload: The workload, for the scale of prices.
     """
     if "+" in policy or not tried:
         return []
@@ -143,7 +144,7 @@ def finer_settings(
     for k, ((_, slow), (_, fast)) in enumerate(pairwise(front)):
         asked = any(slow.energy_j <= budget_j <= fast.energy_j for budget_j in budgets_j)
         if asked and slow.jct_mean_s > (1 + CLOSE) * fast.jct_mean_s:
-            # a fixed clock has no place on the knob: look past it
+            # fixed clocks are no values of the knob: use the nearest values on both sides
             below = [s.value for s, _ in front[: k + 1] if math.isfinite(s.value)]
             above = [s.value for s, _ in front[k + 1 :] if math.isfinite(s.value)]
             if below and above:
@@ -153,7 +154,7 @@ def finer_settings(
 
 
 def pareto_indices(rows: Sequence[Metrics]) -> list[int]:
-    """Which rows no other beats in both energy and mean completion time, by ascending energy."""
+    """Return the rows that no other beats in both energy and mean completion time, by ascending energy."""
     order = sorted(range(len(rows)), key=lambda i: (rows[i].energy_j, rows[i].jct_mean_s))
     front: list[int] = []
     for i in order:
@@ -163,19 +164,15 @@ def pareto_indices(rows: Sequence[Metrics]) -> list[int]:
 
 
 def hull(points: Sequence[FrontierPoint]) -> list[FrontierPoint]:
-    """The points of one policy on one seed that count: by ascending energy, completion times falling."""
+    """Return the frontier among points of one policy and seed: by ascending energy, with falling completion times."""
     return [points[i] for i in pareto_indices([point.metrics for point in points])]
 
 
 def at_energy(frontier: Sequence[FrontierPoint], budget_j: float) -> Metrics | None:
-    """What a policy does with at most so much energy.
+    """Return the numbers of a policy with at most ``budget_j`` joules; None if all its settings need more.
 
-    Between two neighbours of its frontier every number is interpolated linearly over energy. Where even its fastest
-    setting needs less than the budget, that setting: it leaves the rest unused. None where no setting is so sparing.
-
-    Args:
-        frontier: See `hull`.
-        budget_j: Joules.
+    Numbers between two neighbours of its ``frontier`` (from `hull`) are interpolated linearly over energy. If the
+    fastest setting needs less than the budget, its numbers are returned.
     """
     if not frontier or budget_j < frontier[0].metrics.energy_j:
         return None
@@ -189,12 +186,15 @@ def at_energy(frontier: Sequence[FrontierPoint], budget_j: float) -> Metrics | N
 
 
 def _fixed_clocks(policy: str, workload: Workload, count: int) -> list[Setting]:
-    """Fixed clocks, falling, the maximum left out. With several GPU types they are shares of each one's maximum."""
+    """Return settings with fixed clocks, in falling order and without the maximum.
+
+    With several GPU types, clocks are shares of the maximum clock of each type.
+    """
     clocks = next(iter(workload.axes.values())).clocks_mhz
     last = len(clocks) - 1
     chosen = sorted({round(k * last / max(count - 1, 1)) for k in range(count)} - {last}, reverse=True)
     if len(workload.axes) == 1:
         return [Setting(f"{policy}+clock:{clocks[i]:g}", 0.0, f"{clocks[i]:g} MHz") for i in chosen]
-    # the overlay takes the nearest clock at or below: a hundredth more finds the clock that is meant
+    # the overlay takes the nearest clock at or below the share: add a hundredth because of rounding
     shares = [float(clocks[i] / clocks[-1]) + 0.01 for i in chosen]
     return [Setting(f"{policy}+clock:{share:.2f}", 0.0, f"{share:.0%} of maximum clock") for share in shares]

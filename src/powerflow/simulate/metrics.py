@@ -1,4 +1,4 @@
-"""From a simulation to a row of numbers, and from several rows to an estimate."""
+"""Compute the numbers of a simulation, and estimates over several simulations."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from powerflow.units import HOUR_S
 
 
 def metrics(result: SimulationResult, horizon_s: float) -> Metrics:
-    """What a simulation comes to, its energy as of `SimulationResult.energy_over`.
+    """Return the numbers of a simulation, with energy as of `SimulationResult.energy_over`.
 
-    Wait is from submission to the first GPUs; slowdown is JCT over the time alone as submitted; makespan is from the
-    first submission to the last end.
+    The wait is from submission to the first GPUs, the makespan from the first submission to the last end. Slowdown is
+    the completion time over the time alone as submitted.
     """
     jobs = result.jobs
     jct_s = jobs.jct_s
@@ -36,7 +36,7 @@ def metrics(result: SimulationResult, horizon_s: float) -> Metrics:
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Mean and 95 % interval (Student's t) of one value per seed; of a single seed there is no interval (nan)."""
+    """Return mean and 95 % confidence interval (Student's t) of one value per seed; the interval of one is nan."""
     seen = np.asarray(values, dtype=np.float64)
     mean = float(seen.mean())
     if len(seen) < 2:

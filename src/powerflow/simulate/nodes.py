@@ -1,4 +1,4 @@
-"""The nodes of the simulated cluster: which of them break when, which sleep, and what they draw beside their jobs."""
+"""The nodes of the simulated cluster: when they fail, which ones sleep, and what they draw without jobs."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ BREAKS, IS_BACK = range(2)
 
 
 class Nodes:
-    """What happens to nodes, and what they draw when nobody uses them.
+    """Node failures, and the watts of nodes without jobs.
 
     Args:
-        nodes: All of the cluster.
+        nodes: All nodes of the cluster.
         gpu_idle_w: Watts of one idle GPU by type.
-        mtbf_h: Mean hours between failures of one node, exponentially distributed; ``inf``: none fail.
-        repair_h: Hours until a failed node is back.
-        seed: Of the failures.
+        mtbf_h: Mean hours between failures of one node, exponentially distributed; ``inf`` for no failures.
+        repair_h: Hours until a failed node is up again.
+        seed: Seed of the failures.
     """
 
     def __init__(
@@ -36,23 +36,23 @@ class Nodes:
         self._repair_h = repair_h
         self._rng = np.random.default_rng([seed, 0xFA11])
         self._asleep: set[str] = set()
-        self._broken: set[str] = set()  # draws nothing
-        self._due: list[tuple[float, int, int]] = []  # when, `BREAKS` or `IS_BACK`, which node
+        self._broken: set[str] = set()  # these draw nothing
+        self._due: list[tuple[float, int, int]] = []  # time, `BREAKS` or `IS_BACK`, position of the node
         if math.isfinite(mtbf_h):
             for number in range(len(nodes)):
                 self._breaks_later(number, 0.0)
 
     def empty_watts(self) -> float:
-        """What the cluster draws when it is empty and all nodes are awake."""
+        """Return the watts of the empty cluster with all nodes awake."""
         return sum(self._awake_w.values())
 
     def tail_watts(self) -> float:
-        """What the empty cluster draws in the long run: every node that can sleep does, a broken one draws nothing."""
+        """Return the watts of the empty cluster in the long run: nodes that can sleep do, failed ones draw nothing."""
         whole = (node for node in self._nodes if node.name not in self._broken)
         return sum(node.sleep_w if node.can_sleep else self._awake_w[node.name] for node in whole)
 
     def watts(self, name: str) -> float:
-        """What a node draws now when nobody uses it."""
+        """Return the watts that a node draws now without jobs."""
         if name in self._broken:
             return 0.0
         return self._by_name[name].sleep_w if name in self._asleep else self._awake_w[name]
@@ -60,11 +60,11 @@ class Nodes:
     # -- failures -----------------------------------------------------------------------------------------------
 
     def due_s(self) -> float:
-        """When the next node breaks or is back."""
+        """Return when the next node fails or recovers."""
         return self._due[0][0] if self._due else math.inf
 
     def next(self) -> tuple[Node, bool]:
-        """The node that is due, and whether it breaks (or is back)."""
+        """Return the node that is due, and whether it fails (or recovers)."""
         now_s, kind, number = heappop(self._due)
         if kind == BREAKS:
             heappush(self._due, (now_s + HOUR_S * self._repair_h, IS_BACK, number))
@@ -75,26 +75,26 @@ class Nodes:
     def _breaks_later(self, number: int, now_s: float) -> None:
         heappush(self._due, (now_s + HOUR_S * self._rng.exponential(self._mtbf_h), BREAKS, number))
 
-    # -- what a change of state adds to the watts -----------------------------------------------------------------
+    # -- changes of state; each returns the watts that it adds ----------------------------------------------------
 
     def breaks(self, node: Node) -> float:
-        """A node goes dark; the watts this adds."""
+        """Let a node fail."""
         watts = node.sleep_w if node.name in self._asleep else self._awake_w[node.name]
         self._asleep.discard(node.name)
         self._broken.add(node.name)
         return -watts
 
     def is_back(self, node: Node) -> float:
-        """A broken node is awake again; the watts this adds."""
+        """Let a failed node recover, awake."""
         self._broken.discard(node.name)
         return self._awake_w[node.name]
 
     def sleeps(self, name: str) -> float:
-        """A node goes to sleep; the watts this adds."""
+        """Put a node to sleep."""
         self._asleep.add(name)
         return self._by_name[name].sleep_w - self._awake_w[name]
 
     def wakes(self, name: str) -> float:
-        """A node wakes, and draws at once what it draws awake; the watts this adds."""
+        """Wake a node; it draws its full watts at once."""
         self._asleep.discard(name)
         return self._awake_w[name] - self._by_name[name].sleep_w

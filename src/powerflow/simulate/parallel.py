@@ -1,6 +1,6 @@
-"""Many independent simulations over several processes, with nothing left behind whatever happens.
+"""Run independent simulations in several processes, and leave no process behind whatever happens.
 
-Answers come back in the order of the questions, so that a result never depends on how many processes there are.
+Answers are in the order of the questions, so that results do not depend on the number of processes.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from typing import Any
 from powerflow.cost.catalogue import GpuType, declare, declared
 from powerflow.errors import InputError
 
-#: ``ask_all(questions, answered)``: one answer per question, same order; ``answered(i)`` is told of each as it comes.
+#: ``ask_all(questions, answered)`` returns one answer per question, in order, and calls ``answered(i)`` for each.
 AskAll = Callable[[Sequence[Any], Callable[[int], None]], list[Any]]
 
 
 @contextmanager
 def workers(answer: Callable[[Any], Any], processes: int) -> Iterator[AskAll]:
-    """Processes that answer questions; with one, everything stays in this process.
+    """Start processes that answer questions; with one, questions are answered in this process.
 
     Args:
-        answer: What each process does with a question; picklable, and pickled once for each process.
-        processes: How many, at least 1.
+        answer: Answers a question; picklable, and pickled once for each process.
+        processes: Number of processes, at least 1.
 
     Yields:
-        A function that asks a number of questions and waits for all answers. When the block ends early (an error,
-        Ctrl-C), the processes are ended at once.
+        A function that asks questions and waits for all answers. If the block ends early (error, Ctrl-C), the
+        processes are ended at once.
     """
     if processes == 1:
         yield lambda questions, answered: [_told(answer(question), answered, i) for i, question in enumerate(questions)]
@@ -44,7 +44,7 @@ def workers(answer: Callable[[Any], Any], processes: int) -> Iterator[AskAll]:
     )
 
     def ask_all(questions: Sequence[Any], answered: Callable[[int], None]) -> list[Any]:
-        # processes begin here, and are born deaf to Ctrl-C, which reaches everyone at a terminal: the parent ends them
+        # the processes start here and ignore Ctrl-C, which a terminal sends to all of them: the parent ends them
         with _interrupt_later():
             futures = [pool.submit(_answer, question) for question in questions]
         number = {future: i for i, future in enumerate(futures)}
@@ -74,12 +74,12 @@ def workers(answer: Callable[[Any], Any], processes: int) -> Iterator[AskAll]:
 
 @contextmanager
 def _interrupt_later() -> Iterator[None]:
-    """Delay Ctrl-C until the block ends, so that no process is left half-started; processes that begin in it ignore it.
+    """Delay Ctrl-C until the block ends, so that no process is half-started; processes started inside ignore it.
 
-    The signal mask alone does not do: the kernel then gives the signal to another thread (that of a progress bar, say),
-    and Python still raises KeyboardInterrupt in the main one.
+    The signal mask alone is not enough: the kernel then gives the signal to another thread, such as that of a progress
+    bar, and Python raises KeyboardInterrupt in the main thread all the same.
     """
-    in_main_thread = threading.current_thread() is threading.main_thread()  # elsewhere nothing is ever interrupted
+    in_main_thread = threading.current_thread() is threading.main_thread()  # other threads are never interrupted
     came: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, _: came.append(number)) if in_main_thread else None
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -94,7 +94,7 @@ def _interrupt_later() -> Iterator[None]:
 
 
 def usable_cores() -> int:
-    """How many cores this process may use."""
+    """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -103,12 +103,12 @@ def _told(answer: Any, answered: Callable[[int], None], i: int) -> Any:
     return answer
 
 
-_do: Callable[[Any], Any]  # of a worker process: set once, as it begins
+_do: Callable[[Any], Any]  # in a worker process: set once, at its start
 
 
 def _begin(answer: Callable[[Any], Any], cards: Sequence[GpuType]) -> None:
-    """A worker process begins: it will not outlive its parent."""
-    global _do  # noqa: PLW0603 - a process of its own, which has nowhere else to keep it
+    """Start a worker process that ends with its parent."""
+    global _do  # noqa: PLW0603 - the process has no other place for it
     _do = answer
     declare(*cards)
     threading.Thread(target=_end_with_parent, daemon=True).start()

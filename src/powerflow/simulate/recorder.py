@@ -1,4 +1,4 @@
-"""Keeps what a simulation will be judged by: a power meter, the timeline, and who held what when."""
+"""Record a simulation: a power meter, the timeline of the cluster, and the allocations of jobs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from powerflow.simulate.result import Segments, Timeline
 
 
 class PowerMeter:
-    """Integrates the cluster's power over time, as a meter at its supply would; knows nothing of jobs.
+    """Integrates the cluster's power over time, like a meter at its supply.
 
     Attributes:
         watts: Power now.
@@ -22,10 +22,10 @@ class PowerMeter:
         self.watts = 0.0
         self.joules = 0.0
         self._since_s = 0.0
-        self._lost = 0.0  # what rounding took from the sum so far (Kahan): a year of small steps adds up
+        self._lost = 0.0  # error of rounding so far (Kahan's summation), which would add up over a year
 
     def advance(self, now_s: float) -> None:
-        """Integrate up to now at the power that held."""
+        """Add the energy from the last time to ``now_s``, at constant power."""
         step = self.watts * (now_s - self._since_s) - self._lost
         total = self.joules + step
         self._lost = (total - self.joules) - step
@@ -34,7 +34,7 @@ class PowerMeter:
 
 
 class Recorder:
-    """Timeline rows and allocation segments of a running simulation, kept compactly: a month has millions."""
+    """Records timeline rows and allocation segments, in compact arrays because a month has millions."""
 
     def __init__(self) -> None:
         self._timeline = array("d")
@@ -50,16 +50,16 @@ class Recorder:
         gpu_clock_mhz: float,
         gpu_price: float,
     ) -> None:
-        """The cluster from ``time_s`` on; ``gpu_clock_mhz`` is Σ of the clocks of busy GPUs."""
+        """Record the cluster from ``time_s`` on; ``gpu_clock_mhz`` is the sum of the clocks of busy GPUs."""
         clock = gpu_clock_mhz / busy if busy else np.nan
         self._timeline.extend((time_s, power_w, busy, running, waiting, clock, gpu_price))
 
     def segment(self, job: int, start_s: float, end_s: float, gpus: int, clock_mhz: float, energy_j: float) -> None:
-        """A job held so many GPUs at this clock from start to end."""
+        """Record that a job held GPUs at a clock from start to end."""
         self._segments.extend((job, start_s, end_s, gpus, clock_mhz, energy_j / (end_s - start_s)))
 
     def timeline(self) -> Timeline:
-        """All rows; of those at one moment only the last, which is what held."""
+        """Return all rows; of several rows with the same time only the last."""
         time_s, power_w, busy, running, waiting, clock_mhz, gpu_price = _columns(self._timeline, 7)
         last = np.append(time_s[1:] != time_s[:-1], True) if len(time_s) else np.empty(0, bool)
         return Timeline(
@@ -73,7 +73,7 @@ class Recorder:
         )
 
     def segments(self) -> Segments:
-        """All segments, in order of their end."""
+        """Return all segments, in order of their ends."""
         job, start_s, end_s, gpus, clock_mhz, power_w = _columns(self._segments, 6)
         return Segments(job.astype(np.int64), start_s, end_s, gpus.astype(np.int64), clock_mhz, power_w)
 

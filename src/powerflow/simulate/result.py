@@ -1,4 +1,4 @@
-"""What a simulation leaves behind: numbers about jobs, and the course of the cluster over time."""
+"""Results of a simulation: numbers of all jobs, and the cluster over time."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from powerflow.arrays import FloatArray, IntArray
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Timeline:
-    """The cluster over time: one row whenever a plan or an event changed it. All arrays are ``[M]``.
+    """The cluster over time: one row for each change by a plan or an event. All arrays are ``[M]``.
 
     Attributes:
-        time_s: When the row begins to hold.
-        power_w: Watts of the whole cluster (GPUs in use, idle GPUs, nodes asleep).
+        time_s: Start of the row.
+        power_w: Watts of the whole cluster.
         busy_gpus: GPUs held by jobs.
         running: Jobs that hold GPUs.
         waiting: Jobs that wait.
-        clock_mhz: Mean clock of the GPUs in use; nan when none is.
-        gpu_price: The policy's price of a GPU at that moment (0 where it has none).
+        clock_mhz: Mean clock of the GPUs in use; nan if there is none.
+        gpu_price: The policy's price of a GPU; 0 if it has no prices.
     """
 
     time_s: FloatArray
@@ -35,7 +35,7 @@ class Timeline:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Segments:
-    """Who held how many GPUs when: one row per stretch of unchanged allocation. All arrays are ``[S]``."""
+    """The allocations of jobs over time: one row per time without a change. All arrays are ``[S]``."""
 
     job: IntArray  # index into JobResults
     start_s: FloatArray
@@ -47,19 +47,19 @@ class Segments:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class JobResults:
-    """One entry per job, in order of submission. All arrays are ``[J]``.
+    """Numbers of all jobs, in order of submission. All arrays are ``[J]``.
 
     Attributes:
         ids: Names.
         cost_class: Class names (model family and batch).
-        submit_s, start_s, finish_s: Moments; ``start_s`` is when it first got GPUs, nan if never.
-        requested: GPUs asked for.
+        submit_s, start_s, finish_s: Times of submission, of the first GPUs (nan if never) and of the end.
+        requested: Requested GPUs.
         gpu_s: GPU-seconds held.
-        energy_j: Joules of its GPUs while it held them (pauses included).
-        rescales: How often its GPU count changed, or it was moved, after it had started.
+        energy_j: Joules of the GPUs while the job held them, including pauses.
+        rescales: How often its GPU count changed, or it was moved, after its start.
         weight: Priority.
-        alone_s: Seconds it would have taken alone as submitted: requested GPUs, maximum clock, no wait.
-        failed: True where it ended in failure.
+        alone_s: Seconds alone as submitted: requested GPUs, maximum clock, no wait.
+        failed: Whether it failed.
     """
 
     ids: tuple[str, ...]
@@ -77,27 +77,27 @@ class JobResults:
 
     @property
     def jct_s(self) -> FloatArray:
-        """Job completion times: finish minus submission, ``[J]`` seconds."""
+        """Job completion times, from submission to end, ``[J]`` seconds."""
         return self.finish_s - self.submit_s
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SimulationResult:
-    """One policy on one workload.
+    """Result of one policy on one workload.
 
     Attributes:
-        policy: Its full name, overlays and knobs included (``"srtf+clock:1005"``).
+        policy: Full name with overlays and knobs (``"srtf+clock:1005"``).
         seed: Seed of everything random.
-        energy_price: λ_E used, seconds per joule.
-        jobs: Per-job numbers.
+        energy_price: λ_E, seconds per joule.
+        jobs: Numbers of all jobs.
         timeline: The cluster over time.
-        segments: Allocation stretches.
+        segments: The allocations over time.
         end_s: When the last job ended.
-        metered_j: Joules of the whole cluster from time 0 to ``end_s``, integrated from cluster power.
-        idle_j: Joules that belong to no job, same span; ``metered_j = Σ jobs.energy_j + idle_j``.
-        tail_w: Watts that the empty cluster draws in the long run.
-        decisions: How often the policy was asked.
-        cpu_s: CPU seconds the run took, for information; never part of a compared output.
+        metered_j: Joules of the whole cluster from 0 to ``end_s``, integrated from its power.
+        idle_j: The part of them that belongs to no job: ``metered_j = Σ jobs.energy_j + idle_j``.
+        tail_w: Watts of the empty cluster in the long run.
+        decisions: Number of decisions.
+        cpu_s: CPU seconds of the simulation, for information; not part of any compared output.
     """
 
     policy: str
@@ -114,9 +114,8 @@ class SimulationResult:
     cpu_s: float
 
     def energy_over(self, horizon_s: float) -> float:
-        """Joules with the empty cluster's draw metered from 0 to ``horizon_s``, whenever the last job ended.
+        """Return the joules with idle draw counted from 0 to ``horizon_s``, whenever the last job ended.
 
-        A run that ends earlier is metered on; of one that ends later, what its jobs drew above idle still counts, but
-        not the idle draw. The same horizon makes policies comparable.
+        After the horizon, only what jobs draw above idle counts. The same horizon makes policies comparable.
         """
         return self.metered_j + self.tail_w * (horizon_s - self.end_s)

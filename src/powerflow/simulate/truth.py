@@ -1,4 +1,4 @@
-"""What really happens when a job runs: the cost tables of the workload, by pool and class."""
+"""The true costs of a workload, by class and pool, in lists for fast access to single numbers."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from powerflow.simulate.workload.workload import Workload
 
 
 class PoolTruth(NamedTuple):
-    """Truth of one class on one pool, as nested tuples (fast to read one number at a time).
+    """True costs of one class on one pool.
 
     Attributes:
-        count_index: Position of a GPU count in the tables.
-        step_time_s, spread_step_time_s: ``[N][F]`` seconds per iteration, packed and spread.
+        count_index: Position of each GPU count in the tables.
+        step_time_s, spread_step_time_s: ``[N][F]`` seconds per iteration, on as few nodes as possible and on more.
         power_w: ``[N][F]`` watts of all n GPUs.
     """
 
@@ -22,14 +22,14 @@ class PoolTruth(NamedTuple):
     power_w: list[list[float]]
 
     def runs(self, gpus: int, clock: int, packed: bool) -> tuple[float, float]:
-        """Iterations per second, and watts, of a job on so many GPUs at this clock."""
+        """Return iterations per second and watts of a job on these GPUs at this clock."""
         i = self.count_index[gpus]
         step_s = (self.step_time_s if packed else self.spread_step_time_s)[i][clock]
         return 1.0 / step_s, self.power_w[i][clock]
 
 
 def truth_of(workload: Workload) -> dict[tuple[str, str], PoolTruth]:
-    """The workload's truth by (cost class, GPU type)."""
+    """Return the true costs of a workload by (cost class, GPU type)."""
     index = {gpu_type: {int(n): i for i, n in enumerate(axes.gpu_counts)} for gpu_type, axes in workload.axes.items()}
     return {
         (cost_class, gpu_type): PoolTruth(

@@ -1,1 +1,1 @@
-"""Conformance suites, fakes and invariants, for the tests of PowerFlow and of other engines."""
+"""Conformance suites, fakes and checks of invariants, for tests of PowerFlow and of other engines."""

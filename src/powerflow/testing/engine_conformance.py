@@ -1,5 +1,5 @@
 # ruff: noqa: D102 (a test's name says what it holds)
-"""What an engine must do, as tests: subclass in a test module, say where ranks run, and let pytest find it.
+"""Tests of what every engine must do. Subclass them in a test module, with a fixture for the place where ranks run.
 
 ::
 
@@ -7,13 +7,13 @@
         @pytest.fixture
         def place(self, tmp_path):
             with my_cluster(tmp_path) as cluster:
-                yield lambda: MyEngine(cluster)  # each call: a new object over the same place
+                yield lambda: MyEngine(cluster)  # each call returns a new engine for the same cluster
 
-`EngineConformance` holds for every engine, even one without processes; its ranks run ``true``, ``false``, ``sleep`` and
-``echo``. Where ranks are processes of this machine, subclass `ProcessConformance` of
-`powerflow.testing.engine_conformance_process`, which has these checks and more.
+`EngineConformance` is for every engine, even one without processes; its ranks run ``true``, ``false``, ``sleep`` and
+``echo``. If ranks are processes of this machine, subclass `ProcessConformance` of
+`powerflow.testing.engine_conformance_process`, which has more checks.
 
-No check depends on how fast the engine is; `PATIENCE_S` only bounds how long a broken one is waited for.
+No check depends on the speed of the engine; `PATIENCE_S` only limits the wait for a broken one.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from powerflow.engine.protocol import Engine, EngineError, Fenced, RankName, Ran
 
 PATIENCE_S = 120.0
 
-#: Makes a new engine object over the same place.
+#: Returns a new engine object for the same cluster.
 Place = Callable[[], Engine]
 
 
 def until(engine: Engine, reached: Callable[[], bool]) -> None:
-    """Wait until something is so, looking whenever the engine says that something changed."""
+    """Wait until a condition holds; check it whenever the engine reports a change."""
     deadline_s = time.monotonic() + PATIENCE_S
     while not reached():
         assert time.monotonic() < deadline_s, "waited in vain"
@@ -44,12 +44,12 @@ def until(engine: Engine, reached: Callable[[], bool]) -> None:
 
 
 def status_of(engine: Engine, name: RankName) -> RankStatus | None:
-    """A rank's status; None if the engine does not know it."""
+    """Return a rank's status; None if the engine does not know the rank."""
     return next((status for status in engine.ranks() if status.name == name), None)
 
 
 def ended(engine: Engine, name: RankName) -> RankStatus:
-    """A rank's status once it does not run any more."""
+    """Wait until a rank does not run any more, and return its status."""
 
     def over() -> bool:
         status = status_of(engine, name)
@@ -63,7 +63,7 @@ def ended(engine: Engine, name: RankName) -> RankStatus:
 
 
 def whole_log(engine: Engine, name: RankName) -> bytes:
-    """All that is kept of a rank's log."""
+    """Return everything that is kept of a rank's log."""
     found, offset = b"", 0
     while True:
         part, offset = engine.log(name, offset)
@@ -73,15 +73,15 @@ def whole_log(engine: Engine, name: RankName) -> bytes:
 
 
 class EngineConformance:
-    """Holds for every engine. Subclasses, or their module, have a fixture ``place``."""
+    """Checks for every engine. Subclasses, or their module, must have a fixture ``place``."""
 
     @pytest.fixture
     def engine(self, place: Place) -> Engine:
-        """One engine object."""
+        """Return an engine object."""
         return place()
 
     def spec(self, engine: Engine, *command: str, gang: str = "gang", epoch: int = 0, number: int = 0) -> RankSpec:
-        """A rank on the first node."""
+        """Return a rank on the first node."""
         env = {"PATH": os.environ["PATH"]}
         return RankSpec(RankName(gang, epoch, number), engine.nodes()[0].name, command, env, directory="/")
 

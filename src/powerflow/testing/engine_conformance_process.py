@@ -1,5 +1,5 @@
 # ruff: noqa: D102 (a test's name says what it holds)
-"""What an engine must do where ranks are POSIX processes on a file system that the test sees, too."""
+"""Tests of what engines must do whose ranks are POSIX processes, on a file system that the test sees."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ def alive(pid: int) -> bool:
 
 
 class ProcessConformance(EngineConformance):
-    """Holds where ranks are processes; and all that holds for every engine."""
+    """Checks for engines whose ranks are processes, and all checks for every engine."""
 
     def script(self, engine: Engine, directory: Path, text: str, *, python: bool = True) -> RankSpec:
-        """A rank that runs a Python script."""
+        """Return a rank that runs a Python script."""
         path = directory / "script.py"
         path.write_text(text)
         name, node, env = RankName("script", 0, 0), engine.nodes()[0].name, {"PATH": os.environ["PATH"]}
         return RankSpec(name, node, (sys.executable, str(path), "one", "two"), env, str(directory), python=python)
 
     def shell(self, engine: Engine, text: str) -> RankSpec:
-        """A rank that runs a line of shell."""
+        """Return a rank that runs a shell command."""
         return self.spec(engine, "sh", "-c", text)
 
     def test_environment_is_exactly_what_was_asked(self, engine: Engine) -> None:

@@ -1,6 +1,6 @@
-"""What must always hold of the scheduler (design §12), recomputed from who owns each GPU and from the ledger.
+"""Check the invariants of the scheduler, from the owners of all GPUs and the ledger. Slow; for tests.
 
-For tests: slow. Call `check` after every step.
+Call `check` after each step.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections import Counter
 
 import numpy as np
 
-from powerflow.cluster.packing import ASLEEP, FAILED, UP
+from powerflow.cluster.packed_pool import ASLEEP, FAILED, UP
 from powerflow.cluster.spec import Node
 from powerflow.scheduler.plan import Change, Plan, Reason, Why
 from powerflow.scheduler.pool import Pool
@@ -19,14 +19,10 @@ from powerflow.testing.pool_invariants import check_pool
 
 
 def check(scheduler: Scheduler, plan: Plan | None = None) -> None:
-    """Raise unless the scheduler's state, and the plan that its last step gave, are sound.
-
-    Args:
-        scheduler: After a step.
-        plan: What that step answered; None checks the state alone.
+    """Check the scheduler's state after a step, and the plan of that step if it is given.
 
     Raises:
-        AssertionError: Saying which rule is broken, by which job or node.
+        AssertionError: An invariant is broken; names the job or node.
     """
     for pool in scheduler.pools.values():
         check_pool(pool.occupancy.pool)  # no GPU has two owners
@@ -37,7 +33,7 @@ def check(scheduler: Scheduler, plan: Plan | None = None) -> None:
 
 
 def _check_jobs(scheduler: Scheduler) -> None:
-    """Every submitted job is active or has ended in one way; every active job stands in one slot of one pool."""
+    """Check that each submitted job is active or has ended once, and that active jobs have one slot in one pool."""
     ledger = scheduler.ledger
     ended = sum(scheduler.ended.values())
     assert scheduler.submitted == len(ledger.slot_of) + ended, (
@@ -47,8 +43,8 @@ def _check_jobs(scheduler: Scheduler) -> None:
     assert used == set(ledger.slot_of.values()), "slots in use are not those of the active jobs"
     for job_id, slot in ledger.slot_of.items():
         assert ledger.job(slot).id == job_id, f"slot {slot} of {job_id} holds {ledger.job(slot).id}"
-    homes = Counter(slot for pool in scheduler.pools.values() for slot in pool.active)
-    assert homes == Counter(used), "an active job is not in exactly one pool"
+    places = Counter(slot for pool in scheduler.pools.values() for slot in pool.active)
+    assert places == Counter(used), "an active job is not in exactly one pool"
     for pool in scheduler.pools.values():
         numbers = ledger.rows["id"][pool.active]
         assert (np.diff(numbers) > 0).all(), f"jobs of {pool.gpu_type} are not in order of submission"
@@ -58,7 +54,7 @@ def _check_jobs(scheduler: Scheduler) -> None:
 
 
 def _check_holdings(scheduler: Scheduler, pool: Pool) -> None:
-    """A gang is whole or holds nothing, and nobody holds what is not there."""
+    """Check that each job holds all its GPUs or none, and only GPUs that are in service."""
     rows, occupancy = scheduler.ledger.rows, pool.occupancy
     total = 0
     for slot in pool.active:
@@ -120,7 +116,7 @@ def _check_plan(scheduler: Scheduler, plan: Plan) -> None:
 
 
 def _check_early(scheduler: Scheduler, plan: Plan) -> None:
-    """Between decisions jobs only start, on nodes that are up, within the budgets' limits in watts."""
+    """Check that early plans only start jobs, on nodes that are up, within the budgets' limits in watts."""
     assert plan.changes, "a plan between decisions changes nothing"
     for change in plan.changes:
         assert change.reason.gpus_before == 0 < change.gpus, f"{change.job_id} is changed between decisions"
@@ -133,10 +129,9 @@ def _check_early(scheduler: Scheduler, plan: Plan) -> None:
 
 
 def _check_power(scheduler: Scheduler, plan: Plan) -> None:
-    """No scope is believed to draw more than its caps allow, unless nothing is left to lessen and the plan says so.
+    """Check that no scope draws more than its caps allow, unless nothing can be reduced and the plan says so.
 
-    Jobs that nobody acts on are left as they are. Added up GPU by GPU; what the meters have taught is taken from the
-    scheduler, as is the draw of idle nodes.
+    Watts are added up GPU by GPU. Corrections by the meters and the draw of idle nodes are those of the scheduler.
     """
     for scope in scheduler.caps.scopes():
         limit_w = scheduler.caps.limit_w(scope, plan.now_s, plan.now_s)
@@ -150,7 +145,7 @@ def _check_power(scheduler: Scheduler, plan: Plan) -> None:
                     gang_w = table[row["cost"], list(pool.axes.gpu_counts).index(row["gpus"]), row["clock"]]
                     above_w = max(0.0, gang_w - row["gpus"] * pool.gpu_idle_w) / row["gpus"] * inside
                     watts += above_w
-                    mine_w += 0.0 if row["untouched"] else above_w
+                    mine_w += 0.0 if row["unmanaged"] else above_w
         if scope.nodes is None:
             assert abs(plan.power_w - watts) <= 1e-6 * max(1.0, watts), f"plan says {plan.power_w} W, it is {watts} W"
         if watts > limit_w + 0.01:
@@ -160,7 +155,7 @@ def _check_power(scheduler: Scheduler, plan: Plan) -> None:
 
 
 def _check_change(scheduler: Scheduler, change: Change) -> None:
-    """A change says what the ledger and the GPUs say."""
+    """Check that a change agrees with the ledger and the GPUs."""
     ledger, pool, name = scheduler.ledger, scheduler.pools[change.pool], change.job_id
     assert ledger.slot_of.get(name) == change.slot, f"{name} is not in slot {change.slot}"
     assert change.slot in pool.active, f"{name} is not in pool {change.pool}"
@@ -180,7 +175,7 @@ def _check_change(scheduler: Scheduler, change: Change) -> None:
 
 
 def _check_reason(scheduler: Scheduler, job_id: str, reason: Reason, *, is_changed: bool) -> None:
-    """A reason is of the kind that its own numbers call for, and they are those of the ledger."""
+    """Check that the kind of a reason fits its numbers, and that these agree with the ledger."""
     slot = scheduler.ledger.slot_of[job_id]
     assert reason.gpus == scheduler.ledger.rows["gpus"][slot], f"{job_id}: reason and ledger differ in GPUs"
     assert (reason.clock_mhz > 0) == (reason.gpus > 0), f"{job_id}: a clock without GPUs, or GPUs without a clock"

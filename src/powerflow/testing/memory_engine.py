@@ -1,10 +1,10 @@
-r"""An engine without processes, for tests of what stands above it: thousands of ranks cost nothing.
+r"""An engine without processes, for tests of code that uses engines: thousands of virtual ranks cost nothing.
 
-What a rank does is a part it plays: how long, what it says, how it answers signals, with which code it ends. Time is
-real. A `MemoryCluster` holds everything; engines are views of it that come and go::
+A `Part` defines how long a rank runs, what it writes, how it reacts to signals and its exit code. Time is real. A
+`MemoryCluster` has the ranks; engine objects can be created and closed independently of it::
 
-    stage = Stage({"node-1": 8}, play=lambda spec: Part(lasts_s=30.0, says=b"step 1\n"))
-    engine = MemoryEngine(stage)
+    cluster = MemoryCluster({"node-1": 8}, play=lambda spec: Part(lasts_s=30.0, says=b"step 1\n"))
+    engine = MemoryEngine(cluster)
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class Part:
     """What a virtual rank does.
 
     Attributes:
-        lasts_s: Seconds until it ends by itself.
-        code: The exit code it then has.
-        says: What it writes, all at its start.
-        answers: Exit code by signal; None: it ignores that one. Other signals end it with −N, as processes do.
+        lasts_s: Seconds until it ends.
+        code: Its exit code then.
+        says: What it writes at its start.
+        answers: Exit code by signal; None to ignore the signal. Other signals end it with −N, as they end processes.
     """
 
     lasts_s: float = math.inf
@@ -41,10 +41,10 @@ class Part:
 
 
 def perform(spec: RankSpec) -> Part:
-    """The part of ``true``, ``false``, ``sleep SECONDS`` and ``echo WORDS``.
+    """Return the part for ``true``, ``false``, ``sleep SECONDS`` or ``echo WORDS``.
 
     Raises:
-        EngineError: For other commands.
+        EngineError: It is another command.
     """
     match spec.command:
         case ("true",):
@@ -59,11 +59,11 @@ def perform(spec: RankSpec) -> Part:
 
 
 class MemoryCluster:
-    """Nodes, and the ranks on them, with whatever engines look at them.
+    """Nodes and the ranks on them, for any number of engine objects.
 
     Args:
         nodes: GPUs by node name.
-        play: Says what part a rank plays; may raise EngineError.
+        play: Returns the part of a rank; may raise EngineError.
     """
 
     def __init__(self, nodes: Mapping[str, int], play: Callable[[RankSpec], Part] = perform) -> None:
@@ -100,7 +100,7 @@ class MemoryCluster:
         return status
 
     def settle(self) -> float:
-        """End whose time has come; seconds until the next one's has. The caller holds `changed`."""
+        """End the ranks that are due; return the seconds until the next. The caller holds `changed`."""
         now_s = time.time()
         while self._ends and self._ends[0][0] <= now_s:
             ended_s, name = heapq.heappop(self._ends)
@@ -109,7 +109,7 @@ class MemoryCluster:
         return self._ends[0][0] - now_s if self._ends else math.inf
 
     def end(self, name: RankName, code: int) -> None:
-        """Let a rank end now, if it runs."""
+        """End a rank now, if it runs."""
         with self.changed:
             self._end(name, RankState.EXITED, code, time.time())
 
@@ -119,7 +119,7 @@ class MemoryCluster:
             self.logs[name] += text
 
     def lose(self, node: str) -> None:
-        """Let a node vanish with all that runs on it."""
+        """Remove a node with all ranks on it."""
         with self.changed:
             self.nodes[node] = replace(self.nodes[node], up=False)
             for status in [*self.statuses.values()]:
@@ -160,20 +160,20 @@ class MemoryCluster:
 
 
 class MemoryEngine:
-    """An `Engine` whose ranks are virtual; they use no memory, no CPU and no one's rights, so every limit holds."""
+    """An `Engine` with virtual ranks, which use no memory and no CPU, so that it can promise all limits."""
 
-    def __init__(self, stage: MemoryCluster) -> None:
-        self._stage = stage
+    def __init__(self, cluster: MemoryCluster) -> None:
+        self._cluster = cluster
         self._closed = False
         self._seen = threading.local()
 
     def nodes(self) -> Sequence[EngineNode]:
-        """Nodes there are."""
+        """Return all nodes."""
         with self._open().changed:
-            return list(self._stage.nodes.values())
+            return list(self._cluster.nodes.values())
 
     def limits(self) -> frozenset[str]:
-        """All of them."""
+        """Return all kinds of limits."""
         return frozenset({"memory", "cpus", "user"})
 
     def launch(self, spec: RankSpec) -> RankStatus:
@@ -182,59 +182,59 @@ class MemoryEngine:
         if not spec.command or not spec.command[0]:
             raise EngineError(f"{spec.name}: the command is empty")
         with self._open().changed:
-            return self._stage.launch(spec)
+            return self._cluster.launch(spec)
 
     def fence(self, gang: str, epoch: int) -> None:
         """Refuse launches of a gang below an epoch from now on; see `Engine.fence`."""
         file_name(RankName(gang, epoch, 0))
         with self._open().changed:
-            self._stage.fences[gang] = max(epoch, self._stage.fences.get(gang, 0))
+            self._cluster.fences[gang] = max(epoch, self._cluster.fences.get(gang, 0))
 
     def signal(self, name: RankName, number: int) -> bool:
         """Send a signal to a rank; see `Engine.signal`."""
         with self._open().changed:
-            return self._stage.signal(name, number)
+            return self._cluster.signal(name, number)
 
     def ranks(self) -> Sequence[RankStatus]:
-        """Every rank not forgotten."""
+        """Return all ranks that are not forgotten."""
         with self._open().changed:
-            self._stage.settle()
-            self._seen.version = self._stage.version
-            return list(self._stage.statuses.values())
+            self._cluster.settle()
+            self._seen.version = self._cluster.version
+            return list(self._cluster.statuses.values())
 
     def wait(self, timeout_s: float) -> bool:
-        """Sleep until something changed since this thread's last `ranks` or `wait`; its first call says True."""
+        """Wait for a change since this thread's last `ranks` or `wait`; the first call returns True."""
         before = getattr(self._seen, "version", -1)
         deadline_s = time.monotonic() + timeout_s
         with self._open().changed:
             while True:
-                next_s = self._stage.settle()
+                next_s = self._cluster.settle()
                 left_s = deadline_s - time.monotonic()
-                if self._stage.version != before or left_s <= 0 or self._closed:
-                    self._seen.version = self._stage.version
-                    return self._stage.version != before
-                self._stage.changed.wait(min(left_s, next_s + 1e-4))
+                if self._cluster.version != before or left_s <= 0 or self._closed:
+                    self._seen.version = self._cluster.version
+                    return self._cluster.version != before
+                self._cluster.changed.wait(min(left_s, next_s + 1e-4))
 
     def log(self, name: RankName, offset: int = 0, limit: int = 65536) -> tuple[bytes, int]:
-        """What a rank wrote; see `Engine.log`."""
+        """Return what a rank wrote; see `Engine.log`."""
         with self._open().changed:
-            written = self._stage.logs[name]
+            written = self._cluster.logs[name]
             start = max(0, len(written) + offset) if offset < 0 else offset
             found = bytes(written[start : start + limit])
             return found, start + len(found)
 
     def forget(self, name: RankName) -> None:
-        """Drop all that is kept of a rank that has ended."""
+        """Delete what is kept of a rank that has ended."""
         with self._open().changed:
-            self._stage.forget(name)
+            self._cluster.forget(name)
 
     def close(self) -> None:
-        """Let go of the stage; ranks play on."""
-        with self._stage.changed:
+        """Close this engine object; ranks run on."""
+        with self._cluster.changed:
             self._closed = True
-            self._stage.changed.notify_all()
+            self._cluster.changed.notify_all()
 
     def _open(self) -> MemoryCluster:
         if self._closed:
             raise EngineError("this engine object was closed")
-        return self._stage
+        return self._cluster

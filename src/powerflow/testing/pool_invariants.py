@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from powerflow.cluster.packing import ASLEEP, NOBODY, UP, PackedPool
+from powerflow.cluster.packed_pool import ASLEEP, NOBODY, UP, PackedPool
 
 
 def check_pool(pool: PackedPool) -> None:

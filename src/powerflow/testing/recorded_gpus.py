@@ -1,11 +1,11 @@
-"""Recorded readings played back as GPUs: for trying out metering on what real ones said.
+"""Record readings of GPUs, and play them back as GPUs, to test metering on real data.
 
 CSV with a header, one reading of one GPU a row, in order of time::
 
     time_s,uuid,node,index,gpu_type,power_w,energy_j,clock_mhz,locked_mhz,utilisation
 
-``time_s`` counts from the begin of the recording. An empty field is what the GPU did not tell (nan), and under
-``locked_mhz`` that it was free. Only ``time_s`` and ``power_w`` must be there.
+``time_s`` counts from the start of the recording. An empty field means that the GPU did not report the value (nan), or
+for ``locked_mhz`` that the clock was not locked. Only ``time_s`` and ``power_w`` are required.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ COLUMNS = (
 
 
 def record(gpus: Sequence[Gpu], path: Path, seconds: float, interval_s: float) -> int:
-    """Read GPUs every ``interval_s`` for so many seconds into a file; returns how many rows it has.
+    """Record readings of GPUs to a file, every ``interval_s`` for ``seconds``; return the number of rows.
 
     Raises:
-        DeviceLost: If one stops answering; what was read until then is in the file.
+        DeviceLost: A GPU stops answering; the file has the readings until then.
     """
     rows = 0
     with path.open("w", encoding="utf-8", newline="") as file:
@@ -58,14 +58,10 @@ def record(gpus: Sequence[Gpu], path: Path, seconds: float, interval_s: float) -
 
 
 def open_replay(path: Path, now: Callable[[], float] = time.monotonic) -> list[ReplayGpu]:
-    """The GPUs of a recording, which begins to play now.
-
-    Args:
-        path: The file.
-        now: Seconds; the recording plays as this passes.
+    """Return the GPUs of a recording, which starts to play now, on the clock ``now`` in seconds.
 
     Raises:
-        InputError: If it cannot be read, or a row is damaged or out of order.
+        InputError: The file cannot be read, or a row is damaged or out of order.
     """
     readings: dict[tuple[str, str, int, str], list[Reading]] = {}
     try:
@@ -90,7 +86,7 @@ def open_replay(path: Path, now: Callable[[], float] = time.monotonic) -> list[R
 
 
 class ReplayGpu:
-    """One recorded GPU, a `Gpu` whose clock cannot be set. No such hardware is here, so it counts as emulated."""
+    """A recorded GPU. Its clock cannot be set, and it counts as emulated, because it is no hardware."""
 
     emulated = True
 
@@ -114,28 +110,28 @@ class ReplayGpu:
         self._began_s = began_s
 
     def read(self) -> Reading:
-        """The last reading that was recorded by now; its time is as if it were made in this playing.
+        """Return the latest reading of the recording, with its time on the clock of the playback.
 
         Raises:
-            DeviceLost: If the recording has ended.
+            DeviceLost: The recording has ended.
         """
         played_s = self._now() - self._began_s
         if played_s > self._times_s[-1]:
             raise DeviceLost(f"the recording of GPU {self.uuid} has ended")
-        # before its first row a GPU says what it said first
+        # before its first row, use the first row
         reading = self._readings[max(0, bisect_right(self._times_s, played_s) - 1)]
         return replace(reading, time_s=self._began_s + reading.time_s)
 
     def clocks_mhz(self) -> Sequence[float]:
-        """See `Gpu.clocks_mhz`."""
+        """Raise `Unsupported`."""
         raise Unsupported("a recording has no clocks to lock")
 
     def lock_clock(self, clock_mhz: float) -> None:
-        """See `Gpu.lock_clock`."""
+        """Raise `Unsupported`."""
         raise Unsupported("a recording's clock cannot be changed")
 
     def unlock_clock(self) -> None:
-        """See `Gpu.unlock_clock`."""
+        """Raise `Unsupported`."""
         raise Unsupported("a recording's clock cannot be changed")
 
 

@@ -154,7 +154,7 @@ def test_a_canary_that_slows_a_protected_job_goes_back(bench: Bench, monkeypatch
     (record,) = bench.service.modes()
     assert (record.stage, record.by) == (Stage.SHADOW, "powerflow")
     assert record.why == f"protected job {job} is 75 s behind what it was promised"
-    assert not bench.controller.scheduler.acting.acts("")
+    assert not bench.controller.scheduler.managed.manages("")
     said = [event.text for event in bench.store.events(limit=1000).items if event.kind == "canary"]
     assert said == [f"canary of all projects goes back to shadow: {record.why}"]
     assert [entry.user for entry in bench.service.audit().items if entry.action == "mode set"] == ["root", "powerflow"]
@@ -287,7 +287,7 @@ def test_the_scheduler_is_told_though_the_answer_cannot_be_made(bench: Bench, mo
     with pytest.raises(StoreError):
         mode(bench, "observe")
     bench.turn(1)
-    assert not bench.controller.scheduler.acting.acts("")
+    assert not bench.controller.scheduler.managed.manages("")
 
 
 def test_a_canary_that_cannot_go_back_now_does_so_the_next_time(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,1 +1,1 @@
-"""The parts of a training script that elastic training takes the place of."""
+"""What replaces parts of a training script: sampler, loader, accumulation of gradients."""

@@ -1,8 +1,8 @@
-"""Tell Hugging Face's accelerate which rank this is, so that ``is_main_process`` is true on one rank alone.
+"""Tell Hugging Face's accelerate the number of this rank, so that ``is_main_process`` is True on one rank only.
 
-Started by PowerFlow there is no launcher of accelerate, and it takes each rank for the only process: ``PartialState``
-says number 0 of 1. Its number becomes the one in the gang, whenever it is asked for. Its number of processes stays 1:
-accelerate would share out loaders by it, and gather by a process group that it has not formed.
+PowerFlow starts ranks without accelerate's launcher, so that accelerate takes each for process 0 of 1. Its process
+index is replaced by the rank's number. Its number of processes stays 1: otherwise accelerate would split loaders, and
+gather in a process group that it has not formed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from powerflow.elastic.environment import RankPlace
 
 
 def tell_accelerate(place: Callable[[], RankPlace]) -> None:
-    """Have accelerate's state, where it is loaded, ask for this rank's place instead of remembering one."""
+    """Make accelerate, if it is loaded, ask for the rank's place each time."""
     state = sys.modules.get("accelerate.state")
     for kind in ("PartialState", "AcceleratorState"):
         found = getattr(state, kind, None)

@@ -1,4 +1,4 @@
-"""The loader that ``run.batches`` returns: used as a DataLoader is, it yields this rank's part of an epoch."""
+"""The loader that ``run.batches`` returns: like a DataLoader, it yields this rank's part of an epoch."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from powerflow.errors import InputError
 
 
 def whole(global_batch: int) -> int:
-    """Return a global batch as Python's own integer, whatever kind of integer it is.
+    """Return a global batch of any integer type as an int.
 
     Raises:
-        InputError: It is no whole number, or less than 1.
+        InputError: It is not a whole number, or less than 1.
     """
     try:
         number = operator.index(global_batch)
@@ -27,33 +27,33 @@ def whole(global_batch: int) -> int:
 
 
 class EpochSampler:
-    """The sampler that scripts expect of a loader; setting its epoch changes nothing."""
+    """The sampler that scripts expect a loader to have."""
 
     def __init__(self, samples: int) -> None:
         self._samples = samples
 
     def __len__(self) -> int:
-        """Return the samples that one epoch trains, over all ranks."""
+        """Return the samples of one epoch, over all ranks."""
         return self._samples
 
     def set_epoch(self, epoch: int) -> None:
-        """Do nothing: the order of samples follows from the seed and the number of the epoch that the run is in."""
+        """Do nothing: the order of samples follows from the seed and the epoch of the run."""
 
 
 class Batches:
-    """Batches of one epoch, one pass at a time; may be made before the first epoch, and gone through in each.
+    """Loader of one epoch after another, one batch per pass.
 
-    Everything about it is of the whole job, so it does not depend on the number of ranks: ``len`` is the steps of an
-    epoch, ``batch_size`` the samples of a step. What it yields is this rank's: its share of each step, in one pass or
-    several. Other attributes (``num_workers``, ``collate_fn``, …) are those of the DataLoader behind it.
+    Its length and attributes describe the whole job, independent of the number of ranks: the length is the steps of an
+    epoch, ``batch_size`` the samples of a step. It yields this rank's share of each step, in one or several passes.
+    Attributes that are not listed (``num_workers``, ``collate_fn``, …) are those of the DataLoader behind it.
 
     Attributes:
-        order: Order of samples, and how they make steps.
-        feed: What loads them.
-        dataset: As given to ``run.batches``.
+        order: Order of the samples.
+        feed: The DataLoader behind it.
+        dataset: The data set.
         batch_size: Samples per step over all ranks.
-        drop_last: Whether the last step is left out where it would be smaller.
-        sampler: Has ``set_epoch`` and a length; the former does nothing.
+        drop_last: Whether the last step is left out if it is smaller.
+        sampler: Has a length, and a method ``set_epoch`` that does nothing.
     """
 
     def __init__(self, feed: Feed, order: SampleOrder, begin: Callable[[Batches], Generator[Any]]) -> None:
@@ -67,12 +67,12 @@ class Batches:
         self._loop: Generator[Any] | None = None
 
     def __len__(self) -> int:
-        """Return the steps of one epoch, whatever is left of it and however many passes each takes."""
+        """Return the steps of one epoch."""
         return self.order.steps
 
     def __iter__(self) -> Iterator[Any]:
-        """Begin what is left of the epoch that the run is in."""
-        if self._loop is not None:  # `next` has begun it
+        """Begin with what is left of the current epoch of the run."""
+        if self._loop is not None:  # begun by `next`
             return self
         return self._begin(self)
 

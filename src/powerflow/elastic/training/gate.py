@@ -1,7 +1,7 @@
-"""Lets a script call ``optimizer.step()`` after every backward, and has it happen once per step.
+"""Let a script call ``optimizer.step()`` after each backward, and carry it out once per step.
 
-A step may take several passes, and a pass may have failed because a peer was lost: the script need not know. Calls
-that would change what is trained pass only when the gate is open, and are nothing otherwise.
+A step may have several passes, and a pass may fail because another rank is lost; scripts need not know that. Methods
+that change what is trained have a gate: calls take effect only when it is open.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 
-#: Takes a call that comes too early, to make it when it is due; False if it may be made now.
+#: Stores a call that comes too early, to make it later; returns False if it can be made now.
 Defer = Callable[[Callable[[], object]], bool]
 
 
 def gate(thing: Any, method: str, is_open: Callable[[], bool], defer: Defer = lambda _: False) -> None:
-    """Have calls of one object's method do nothing (and return None) while the gate is shut, or they are deferred.
+    """Give one object's method a gate: calls do nothing and return None while it is shut, or are deferred.
 
-    A copy of the object, pickled or deep, is one without gates.
+    Copies of the object, pickled or deep, have no gate.
     """
     behind = getattr(thing, method)
 
@@ -32,33 +32,35 @@ def gate(thing: Any, method: str, is_open: Callable[[], bool], defer: Defer = la
         return behind(*args, **kwargs) if is_open() else None
 
     if method in getattr(thing, "__dict__", ()):
-        setattr(thing, method, types.MethodType(gated, thing))  # bound: LR schedulers look for the function in it
+        setattr(
+            thing, method, types.MethodType(gated, thing)
+        )  # a bound method, because LR schedulers read its function
         return
-    # Not on the object itself: LR schedulers keep all of their own attributes in their state.
+    # in a class of its own, not on the object: LR schedulers save all their own attributes in their state
     kind: Any = type(thing)
 
     def reduce(self: Any, protocol: Any) -> Any:
         parts: tuple[Any, ...] = kind.__reduce_ex__(self, protocol)
         make, arguments, *rest = parts
-        if getattr(make, "__name__", "") == "__newobj__":  # pickle would insist on the class that it finds
+        if getattr(make, "__name__", "") == "__newobj__":  # pickle checks that the class can be found by name
             make = kind.__new__
         return make, tuple(kind if argument is type(self) else argument for argument in arguments), *rest
 
-    body = {method: gated, "__reduce_ex__": reduce, "__slots__": ()}
-    body |= {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
-    thing.__class__ = type(kind)(kind.__name__, (kind,), body)
+    namespace = {method: gated, "__reduce_ex__": reduce, "__slots__": ()}
+    namespace |= {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
+    thing.__class__ = type(kind)(kind.__name__, (kind,), namespace)
 
 
 def gate_all(thing: Any, may_update: Callable[[], bool], may_follow: Callable[[], bool], defer: Defer) -> None:
-    """Gate what an optimiser, LR scheduler, gradient scaler or average has, by the names of its methods.
+    """Give gates to the methods of an optimiser, LR scheduler, gradient scaler or average.
 
-    By name, because scripts bring their own: an optimiser that wraps another one knows nothing of torch's classes.
+    They are found by name: optimisers that scripts bring themselves may not have torch's classes.
 
     Args:
         thing: What was registered.
-        may_update: Asked by what uses gradients.
-        may_follow: Asked by what does not.
-        defer: Asked by schedules: a script may call them before its backward, which may have to be done again.
+        may_update: Whether the gate is open for methods that use gradients.
+        may_follow: Whether the gate is open for the other methods.
+        defer: Defers calls of schedules: a script may call them before its backward, which may have to be repeated.
     """
     if isinstance(thing, torch.amp.GradScaler):
         for method in ("unscale_", "step", "update"):

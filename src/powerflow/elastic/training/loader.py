@@ -1,4 +1,4 @@
-"""Loads what one rank trains on: torch's own DataLoader, told by `order.split` which samples make which batch."""
+"""Load the samples of one rank with torch's DataLoader; `sampling.split` chooses the samples of each batch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _OURS = ("batch_size", "batch_sampler", "sampler", "shuffle")
 
 
 class RankSamples(Sampler[list[int]]):
-    """Samples of one rank, a list per pass, from a position to the end of its epoch."""
+    """Yields the samples of one rank, a list per pass, from a position to the end of its epoch."""
 
     def __init__(self) -> None:
         self.least = 1
@@ -25,7 +25,7 @@ class RankSamples(Sampler[list[int]]):
         self.rank, self.ranks, self.most = 0, 1, 0
 
     def passes(self, step: int) -> tuple[Pass, ...]:
-        """Passes of one step of the epoch."""
+        """Return the passes of one step of the epoch."""
         return split(self.order.size(step), self.rank, self.ranks, self.most, self.least)
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -37,7 +37,7 @@ class RankSamples(Sampler[list[int]]):
 
 
 class Feed:
-    """A DataLoader that can be set to any position and share; its workers may persist from one to the next."""
+    """A DataLoader that can start at any position, for any rank; its workers may persist between starts."""
 
     def __init__(self, dataset: Dataset[Any], options: dict[str, Any]) -> None:
         if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
@@ -54,17 +54,17 @@ class Feed:
         self.options = options
         self.share = RankSamples()
         self._generator = torch.Generator()
-        # Its own generator: how often loading is started anew must not change the script's random numbers.
+        # its own generator, so that the number of starts does not change the script's random numbers
         self.loader = DataLoader(dataset, batch_sampler=self.share, **{"generator": self._generator, **options})
 
     def serves(self, dataset: Dataset[Any], options: dict[str, Any]) -> bool:
-        """Whether it was made for these."""
+        """Return whether it was made for this data set and these options."""
         return dataset is self.dataset and options == self.options
 
     def start(
         self, order: SampleOrder, position: Position, rank: int, ranks: int, most: int, least: int
     ) -> Iterator[Any]:
-        """Batches from this position to the end of its epoch, as `RankSamples.passes` says."""
+        """Return the batches from a position to the end of its epoch."""
         share = self.share
         share.least = least
         share.order, share.position, share.rank, share.ranks, share.most = order, position, rank, ranks, most

@@ -1,7 +1,8 @@
-"""Detect changes between the passes of one step: of parameters, averages of them, learning rates.
+"""Detect changes of parameters, averages and learning rates between the passes of one step.
 
-Cheap enough to be done in every pass: version counters, addresses, and some values of some parameters, because what is
-done to ``parameter.data`` moves no counter. Values on a GPU are compared there, and read once the GPU has come so far.
+This must be cheap, because it happens in each pass. It compares version counters, addresses, and some values of some
+parameters, because changes of ``parameter.data`` do not count. Values on a GPU are compared there, and the result is
+read when the GPU has finished.
 """
 
 from __future__ import annotations
@@ -17,19 +18,19 @@ from torch.optim import Optimizer
 
 from powerflow.elastic.state import Training
 
-#: Parameters of which values are compared, and values of each.
+#: Number of parameters whose values are compared, and of values of each.
 _SAMPLED, _VALUES = 48, 8
-#: An integer type for each size of a value: bits are compared, so that NaN equals NaN.
+#: Integer type by size of a value: bits are compared, so that NaN equals NaN.
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _RATES = ("lr", "momentum", "betas", "weight_decay")
-#: Tensors that just hold numbers.
+#: Classes of tensors that only hold numbers.
 _PLAIN = (Tensor, nn.Parameter)
-#: Longest state of a thing that is searched for tensors.
+#: How deep the state of an object is searched for tensors.
 _DEEP = 4
 
 
 class TrainingSnapshot:
-    """A snapshot of what a run trains, as it was at the last `take`."""
+    """A snapshot of everything that a run trains, taken by `take`."""
 
     def __init__(self, training: Training) -> None:
         self._training = training
@@ -45,7 +46,7 @@ class TrainingSnapshot:
         self._values = _Values([])
 
     def search(self) -> None:
-        """Find copies of the parameters that the script keeps beside what it gave to ``run.wrap`` (some 0.1 s)."""
+        """Find copies of parameters that the script keeps without giving them to ``run.wrap`` (takes about 0.1 s)."""
         known = {id(tensor) for tensor in self._parameters} | {id(one()) for _, one in self._copies}
         shapes = self._shapes()
         known |= {id(parameter.grad) for parameter in self._parameters}
@@ -64,7 +65,7 @@ class TrainingSnapshot:
         self._loose = [weakref.ref(tensor) for tensor in loose if id(tensor) not in known]
 
     def take(self) -> None:
-        """Take the snapshot anew."""
+        """Take a new snapshot."""
         self._versions = [parameter._version for parameter in self._parameters]
         places = [parameter.data_ptr() for parameter in self._parameters]
         if places != self._places:
@@ -76,7 +77,7 @@ class TrainingSnapshot:
         self._loosely = [_version(one) for one in self._loose]
 
     def changed(self) -> str:
-        """Return what has changed since `take`, in words; "" if nothing has."""
+        """Return what has changed since `take`, in words; "" if nothing."""
         if [parameter._version for parameter in self._parameters] != self._versions:
             now = [parameter._version for parameter in self._parameters]
             return f"parameter {self._first(now, self._versions)}"
@@ -93,7 +94,7 @@ class TrainingSnapshot:
         return self._changed_copy()
 
     def _changed_copy(self) -> str:
-        """A tensor beside the model may change as it likes; but not a whole set of them, one for each parameter."""
+        """Check other tensors: single ones may change, but not a set with one for each parameter (an average)."""
         changed = set()
         for one, before in zip(self._loose, self._loosely, strict=True):
             tensor = one()
@@ -117,7 +118,7 @@ class TrainingSnapshot:
 
 
 class _Values:
-    """Some values of some tensors."""
+    """Compares some values of some tensors."""
 
     def __init__(self, tensors: list[nn.Parameter]) -> None:
         every = max(1, -(-len(tensors) // _SAMPLED))
@@ -153,7 +154,7 @@ class _Values:
 
 
 def _copies(training: Training) -> list[tuple[str, weakref.ref[Tensor]]]:
-    """Tensors in what was given to ``run.wrap`` that are shaped like a parameter, and no parameter of the model."""
+    """Return tensors in the objects given to ``run.wrap`` that have the shape of a parameter but are none."""
     shapes = {p.shape for p in training.model.parameters() if p.requires_grad and p.dim() > 1}
     found = [(f"buffer {name}", tensor) for name, tensor in training.model.named_buffers()]
     for thing in training.things[1:]:
@@ -180,12 +181,12 @@ def _tensors(state: object, deep: int) -> Iterable[Tensor]:
 
 
 def _is_like(tensor: Tensor, shapes: set[torch.Size]) -> bool:
-    """Whether a tensor has one of these shapes. One of another class (a compiler's, say) may have no definite shape."""
+    """Return whether a plain tensor has one of these shapes; tensors of other classes may have no definite shape."""
     return type(tensor) in _PLAIN and not tensor.is_nested and tensor.shape in shapes and _counts(tensor)
 
 
 def _counts(tensor: Tensor) -> bool:
-    """Whether a tensor counts its changes."""
+    """Return whether a tensor counts its changes."""
     return tensor.is_floating_point() and not tensor.is_inference()
 
 

@@ -1,13 +1,13 @@
-"""Has a step of several passes end as a step of one: gradients are gathered out of the script's sight.
+"""Give a step of several passes the same result as a step of one pass, by hiding gradients from the script.
 
-The body of the script's loop runs once per pass, and all that it does there is meant to happen once per step. So:
+The script's loop runs once per pass, but what it does there is meant to happen once per step. So:
 
-- After the backward of a pass that is not the last, the gradients so far are taken from the parameters and kept here,
-  and the next backward puts them back. In between the script sees none: to clip, to clear or to use them does
-  nothing, whatever it is called. In the last pass it sees the sum of all passes.
-- What changes nevertheless between two passes (`powerflow.elastic.training.look`) is refused in one line.
-- A pass may have several backwards, one after the other; an update or a clear between two of them is refused, because
-  the second one's gradient would be that of other parameters than in one pass.
+- After the backward of each pass but the last, the gradients are taken from the parameters, and put back before the
+  next backward. In between, the script sees no gradients: clipping, clearing or using them has no effect. In the last
+  pass it sees the sum of all passes.
+- If something else changes between two passes (`powerflow.elastic.training.look`), the script is refused.
+- A pass may have several backwards in sequence. An update or a clear between them is refused, because the second
+  backward would use other parameters than in one pass.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _SEARCH_S = 600.0
 
 
 class Passes:
-    """The passes of the step that the script is in.
+    """The passes of the current step.
 
     Attributes:
-        count: How many the step has.
-        one: The one that the script is in; None outside of them.
-        backwards: Calls of ``run.backward`` in it so far.
+        count: Number of passes.
+        one: The current pass; None outside of passes.
+        backwards: Calls of ``run.backward`` in this pass so far.
         updated: Whether an update took effect in this step.
     """
 
@@ -44,20 +44,20 @@ class Passes:
         self.one: Pass | None = None
         self.backwards = 0
         self.updated = False
-        self._deferred = list[Callable[[], object]]()  # what is to be done before the update of this step
-        self._left = False  # gradients of the step before, perhaps, neither used by an update nor cleared
+        self._deferred = list[Callable[[], object]]()  # calls to make before the update of this step
+        self._left = False  # whether gradients of the last step may be left, neither used by an update nor cleared
         self._parameters: list[nn.Parameter] = []
         self._look: TrainingSnapshot | None = None
         self._searched_s = -_SEARCH_S
-        self._looked = False  # in this step
-        self._asked = False  # for an update, in this pass
-        self._usual = 1  # backwards of a pass, the most so far
-        self._kept: list[Tensor | None] | None = None
-        self._hidden = False  # gradients, from the script; still so when an error has ended its loop
-        self._seen: list[tuple[int, int]] | None = None  # gradients that the script is not to touch now
+        self._looked = False  # whether a snapshot was taken in this step
+        self._asked = False  # whether the script asked for an update in this pass
+        self._usual = 1  # most backwards of a pass so far
+        self._kept: list[Tensor | None] | None = None  # hidden gradients
+        self._hidden = False  # whether gradients are hidden; also after an error has ended the loop
+        self._seen: list[tuple[int, int]] | None = None  # gradients that the script must not change now
 
     def begin_epoch(self) -> None:
-        """Take in what is trained: the script may have changed that."""
+        """Read the parameters again: the script may have changed which ones are trained."""
         self._parameters = self._training.parameters()
         self._look = None
 
@@ -78,10 +78,10 @@ class Passes:
         self.one = None
 
     def end_step(self) -> None:
-        """See that all gradients of the step have reached its end, and note whether an update has used them.
+        """End the step.
 
         Raises:
-            InputError: If the last pass had no backward.
+            InputError: The last pass had no backward.
         """
         self._do_deferred()
         self._left = not self.updated and self._training.optimizes()
@@ -90,17 +90,17 @@ class Passes:
             self._refuse("the last pass of a step had no backward", "call it in every pass, or in none of a step")
 
     def drop(self) -> None:
-        """Forget all gradients: the step is given up."""
+        """Drop all gradients, because the step is given up."""
         self._left = False
         self._kept = self._seen = None
         self._deferred = []
         self._training.drop_gradients()
 
     def ask(self, *, granted: bool) -> None:
-        """Note that the script asks for an update, and whether it gets it.
+        """Record that the script asks for an update, and whether it is granted.
 
         Raises:
-            InputError: If it would use gradients that are not ours to keep between passes.
+            InputError: There are gradients between passes that ``run.backward`` did not compute.
         """
         if self._kept is not None and not self._asked and any(p.grad is not None for p in self._parameters):
             self._refuse_strange()
@@ -110,9 +110,9 @@ class Passes:
             self._do_deferred()
 
     def defer(self, act: Callable[[], object]) -> bool:
-        """Put off what the script does before the first backward of a pass, if it is in one.
+        """Defer a call that comes before the first backward of a pass; return False if it can be made now.
 
-        Done once, after the last backward of the step: it must not be done again with a step that is done again.
+        It is made once, after the last backward of the step, so that a repeated step does not make it twice.
         """
         early = self.one is not None and not self.backwards
         if early and self.one is not None and self.one.last:
@@ -125,10 +125,10 @@ class Passes:
             act()
 
     def before_backward(self) -> None:
-        """Compare what must not have changed, and give the parameters their gradients back.
+        """Check that nothing has changed, and give the parameters their gradients back.
 
         Raises:
-            InputError: If something has changed.
+            InputError: Something has changed.
         """
         if self._left:
             self._refuse_left()
@@ -152,11 +152,11 @@ class Passes:
             )
 
     def after_backward(self) -> None:
-        """Take the gradients from the script's sight, if more passes are to come."""
+        """Hide the gradients if more passes follow."""
         self.backwards += 1
         if self.count < 2 or self.one is None:
             return
-        more = self.backwards < self._usual  # backwards in this pass, as in others
+        more = self.backwards < self._usual  # this pass will have more backwards, as others had
         self._usual = max(self._usual, self.backwards)
         self._seen = self._see() if more else None
         if not more and not self.one.last:
@@ -166,10 +166,10 @@ class Passes:
                 parameter.grad = None
 
     def refuse_half_done(self) -> None:
-        """End this rank if a step in which an update took effect is to be done again: the update would act twice.
+        """Refuse to repeat a step in which an update took effect, because it would take effect twice.
 
         Raises:
-            InputError: With exit code 1: the job is tried again, from its checkpoint.
+            InputError: With exit code 1, so that the job is tried again from its checkpoint.
         """
         if self.updated:
             raise InputError(
@@ -180,7 +180,7 @@ class Passes:
             )
 
     def explain(self, error: BaseException) -> InputError | None:
-        """Return what is to be said of a script that fails because it finds no gradients between two passes."""
+        """Return the refusal of a script that failed because gradients are hidden between passes; None otherwise."""
         if not self._hidden or not any(sign in str(error) for sign in _OF_NOTHING):
             return None
         return InputError(
@@ -190,7 +190,7 @@ class Passes:
         )
 
     def rescale(self, factor: Tensor) -> None:
-        """Multiply what earlier passes have gathered; call between `before_backward` and the last backward."""
+        """Multiply the gradients of earlier passes; call it between `before_backward` and the last backward."""
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         torch._foreach_mul_(gradients, [factor.to(gradient) for gradient in gradients])
 
@@ -216,7 +216,7 @@ class Passes:
         self._refuse("gradients came from elsewhere than run.backward", "use it in place of loss.backward()")
 
     def _refuse_left(self) -> None:
-        """Gradients kept from step to step are on no newcomer, and when they are used the script alone knows."""
+        """Refuse gradients that the script keeps from step to step: new ranks would not have them."""
         self._left = False
         if any(p.grad is not None and bool(p.grad.any()) for p in self._parameters):
             raise InputError(
@@ -233,7 +233,7 @@ class Passes:
         raise InputError(f"{what} (a step has {self.count} passes here)", where="run.backward", fix=fix)
 
 
-#: What Python and torch say of gradients that are not there, and of a norm or a maximum over none of them.
+#: Messages of Python and torch about missing gradients, and about a norm or maximum of none.
 _OF_NOTHING = (
     "NoneType",
     "a non-empty TensorList",

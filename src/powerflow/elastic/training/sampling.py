@@ -1,8 +1,8 @@
-"""Which samples each rank trains on, and when: a function of seed, epoch and step, whatever the number of ranks.
+"""Choose the samples of each rank and step, from seed, epoch and step only.
 
-Step k of an epoch takes samples ``permutation[k·B : (k+1)·B]`` (the last step what is left). They are cut into one
-contiguous share per rank, and each share into as many passes as it takes for none to be larger than one GPU can hold.
-So a run that changes its number of ranks at every step still goes through the same batches as one that never does.
+Step k of an epoch has the samples ``permutation[k·B : (k+1)·B]`` (the last step has the rest). They are split into one
+contiguous share per rank, and each share into passes that fit on one GPU. So the batches of a run do not depend on how
+its number of ranks changes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 
 class Position(NamedTuple):
-    """How far a run is: steps done over all epochs, epoch, steps done in it, samples trained."""
+    """How far a run is: completed steps over all epochs, epoch, completed steps in it, trained samples."""
 
     step: int = 0
     epoch: int = 0
@@ -27,9 +27,9 @@ class Position(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SampleOrder:
-    """The order in which a data set of so many samples is gone through, B = ``global_batch`` samples a step.
+    """The order of the samples of a data set, with ``global_batch`` samples per step.
 
-    ``drop_last`` leaves out the last step of an epoch where it would be smaller.
+    With ``drop_last`` the last step of an epoch is left out if it is smaller.
     """
 
     samples: int
@@ -46,21 +46,21 @@ class SampleOrder:
         return -(-self.samples // self.global_batch)
 
     def epoch(self, epoch: int) -> NDArray[np.int64]:
-        """Indices of all samples, as this epoch takes them."""
+        """Return the indices of all samples in the order of an epoch."""
         if not self.shuffle:
             return np.arange(self.samples)
         return np.random.default_rng((self.seed, epoch)).permutation(self.samples)
 
     def size(self, step: int) -> int:
-        """Samples of one step of an epoch."""
+        """Return the number of samples of a step of an epoch."""
         return min(self.global_batch, self.samples - step * self.global_batch)
 
 
 class Pass(NamedTuple):
-    """One forward and backward: samples ``begin`` to ``end`` of the step's batch.
+    """One forward and backward, on samples ``begin`` to ``end`` of the step's batch.
 
-    ``weight`` is what to multiply the mean loss of the pass with, so that the sum over passes of the average over
-    ranks (which is what DDP forms) is the mean over the whole batch.
+    ``weight`` is the factor on the mean loss of the pass with which the sum over passes, averaged over ranks by DDP, is
+    the mean over the whole batch.
     """
 
     begin: int
@@ -71,22 +71,23 @@ class Pass(NamedTuple):
 
 @lru_cache(maxsize=8)
 def split(size: int, rank: int, ranks: int, most: int, least: int = 1) -> tuple[Pass, ...]:
-    """The passes of one rank over its share of a batch.
+    """Return the passes of one rank over its share of a batch.
 
-    All ranks make the same number of passes, because they meet in the last one. A pass for which nothing is left
-    takes the batch's first samples with weight 0.
+    All ranks have the same number of passes, because they exchange gradients in the last one. A pass without samples
+    of its own takes the first samples of the batch, with weight 0.
 
     Args:
         size: Samples of the batch, ≥ 1.
-        rank: Whose share.
-        ranks: How many share it.
-        most: Most samples of one pass; 0: no limit.
+        rank, ranks: Number of the rank, and how many there are.
+        most: Most samples of one pass; 0 for no limit.
         least: Fewest samples of one pass, 1 or 2, as far as ``size`` and ``most`` allow.
     """
     largest = -(-size // ranks)
     count = -(-largest // most) if most else 1
     filler = min(size, least, most or least)
-    if least > 1 and size < least * ranks * count:  # some would be too small: fewer passes, and for some ranks none
+    if (
+        least > 1 and size < least * ranks * count
+    ):  # some passes would be too small: use fewer, so that some ranks have none
         full = max(1, size // least, -(-size // most) if most else 1)
         mine = range(full * rank // ranks, full * (rank + 1) // ranks)
         cuts = [(size * i // full, size * (i + 1) // full) for i in mine]

@@ -1,10 +1,10 @@
-"""Seed random numbers: every rank draws its own, from a stream that is fixed for each rank and step.
+"""Seed the random numbers of each rank, so that they depend on rank and step only.
 
-Whenever a group is formed before step s, rank r seeds the generators of torch (CPU and CUDA), numpy and Python from
-``(base, s, r)``. The base is one number per library: torch's is the seed that the script has given (``manual_seed``),
-the other two are digests of the state that rank 0 began the run with. They belong to the run's state, so a newcomer, a
-job that resumes and one that is done again on as many ranks all have them. Rank 0 of the first group (s = 0) is not
-seeded: it goes on with the script's own numbers, as the script alone would.
+When a group is formed before step s, rank r seeds the generators of torch (CPU and CUDA), numpy and Python from
+``(base, s, r)``. There is one base per library: for torch the seed that the script has set (``manual_seed``), for the
+other two a digest of the state with which rank 0 began the run. The bases are part of the run's state, so that new
+ranks, resumed jobs and repeated jobs have the same ones. Rank 0 of the first group (s = 0) is not seeded: it continues
+with the script's own numbers, as the script alone would.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Bases = dict[str, int]
 
 
 def bases() -> Bases:
-    """Return the bases of a run that begins here and now."""
+    """Return the bases of a run that begins now."""
     return {
         "torch": torch.initial_seed(),
         "numpy": _digest(np.random.get_state()),  # noqa: NPY002  (the script's generator, not ours)
@@ -29,7 +29,7 @@ def bases() -> Bases:
 
 
 def seed(run: Bases, step: int, rank: int) -> None:
-    """Seed the generators of this process for a group that is formed before this step."""
+    """Seed the generators of this process, for a group that is formed before a step."""
     if (step, rank) == (0, 0):
         return
 
@@ -44,7 +44,7 @@ def seed(run: Bases, step: int, rank: int) -> None:
 
 
 def _digest(state: object) -> int:
-    """Return 64 bits that depend on all of a generator's state."""
+    """Return 64 bits that depend on the whole state of a generator."""
     with np.printoptions(threshold=1 << 16):
         text = repr(state)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")

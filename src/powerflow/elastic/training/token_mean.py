@@ -1,13 +1,13 @@
-"""Weigh a loss that is a mean over something other than samples: tokens that are not padding, pixels, boxes.
+"""Weight a loss that is a mean over something other than samples: tokens without padding, pixels, boxes.
 
-A pass p of rank r has a mean loss l over w of these. A step must follow the gradient of the mean over all of
-them, whatever the number of ranks R and of passes::
+Pass p of rank r has a mean loss l over w tokens. A step must use the gradient of the mean over all tokens, whatever the
+number of ranks R and of passes::
 
     L = Σ_r Σ_p w_rp · l_rp / W      W = Σ_r Σ_p w_rp
 
-DDP forms the mean over ranks of what each has gathered, so each pass has to count R · w_rp / W times. W is only known
-once the last pass has begun, in which the ranks add up their weights. Until then a guess G stands for it, which matters
-only for the range of 16-bit gradients; what was accumulated with it is multiplied by G / W before the last backward.
+DDP averages over ranks, so the factor on the loss of each pass is R · w_rp / W. W is known only in the last pass, in
+which the ranks add up their weights. Until then a guess G is used, which matters only for the range of 16-bit
+gradients. The gradients so far are multiplied by G / W before the last backward.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from powerflow.errors import InputError
 
 
 class TokenMean:
-    """Weights of one step's passes on this rank."""
+    """The weights of the passes of one step, on this rank."""
 
     def __init__(self) -> None:
         self._weighted: bool | None = None
@@ -31,23 +31,23 @@ class TokenMean:
         self._guess: Tensor | None = None
 
     def begin_step(self) -> None:
-        """Forget the step before."""
+        """Forget the last step."""
         self._weighted = self._sum = self._guess = None
 
     def scale(self, loss: Tensor, weight: float | Tensor | None, passes: Passes, ranks: int) -> Tensor | None:
-        """Return the loss as its backward is to see it; None if it is a mean over nothing, which may be NaN.
+        """Return the loss times its factor; None if it is a mean over nothing, which may be NaN.
 
-        In the last pass this is where ranks add up their weights.
+        In the last pass, all ranks add up their weights here.
 
         Args:
-            loss: Mean over ``weight`` of something; no more than one number.
-            weight: How many; None: over the samples of the pass.
-            passes: Of this step.
-            ranks: Of the gang.
+            loss: Mean over ``weight`` tokens, one number.
+            weight: How many; None for the samples of the pass.
+            passes: The passes of this step.
+            ranks: Number of ranks.
 
         Raises:
-            InputError: If a weight is no number ≥ 0, or some backwards of the step have one and others not.
-            RuntimeError: When a peer was lost (`powerflow.elastic.group.lost_peer`).
+            InputError: A weight is no number ≥ 0, or only some backwards of the step have one.
+            RuntimeError: A rank was lost (`powerflow.elastic.group.lost_peer`).
         """
         one = passes.one
         assert one is not None
@@ -64,7 +64,7 @@ class TokenMean:
             return loss if one.weight == 1.0 else loss * one.weight
         own = _number(weight)
         if not one.weight:
-            own = own * 0.0  # samples of others, to keep in step
+            own = own * 0.0  # this pass repeats samples of other passes
         self._sum = own if self._sum is None or passes.count == 1 else self._sum + own
         if not one.last:
             if self._guess is None:
@@ -89,7 +89,7 @@ def _number(weight: float | Tensor) -> Tensor:
     if isinstance(weight, Tensor):
         if weight.numel() != 1:
             raise InputError(f"a weight has {weight.numel()} elements", where="run.backward", fix="give their sum")
-        if weight.device.type != "cpu":  # not looked at: that would wait for the device
+        if weight.device.type != "cpu":  # not checked, because that would wait for the device
             return weight.detach().reshape(()).to(torch.float32 if weight.device.type == "mps" else torch.float64)
         weight = float(weight)
     if not math.isfinite(weight) or weight < 0:

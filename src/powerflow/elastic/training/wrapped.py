@@ -1,4 +1,4 @@
-"""What a script calls in place of its model."""
+"""The module that a script calls instead of its model."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 
 class Wrapped(nn.Module):
-    """Stands for the model, whatever group it is trained in.
+    """Calls the model, through the run.
 
-    A copy of it, deep or pickled (an average, the best so far), is no part of the run: it stands for its own model.
+    Copies, deep or pickled (an average, the best model so far), are no part of the run: they call their own model.
     """
 
     def __init__(self, module: nn.Module, run: Run) -> None:
@@ -22,11 +22,11 @@ class Wrapped(nn.Module):
         self._run: Run | None = run
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The model's output."""
+        """Return the model's output."""
         if self._run is None:
             return self.module(*args, **kwargs)
         return self._run.forward(self.module, args, kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy is made of."""
+        """Return the attributes of a copy."""
         return {**self.__dict__, "_run": None}

@@ -29,7 +29,7 @@ from powerflow.live.governance.signals import Signals
 from powerflow.live.jobs.cost_learning import CostLearning
 from powerflow.live.jobs.job_table import JobTable
 from powerflow.scheduler import events as scheduler_events
-from powerflow.scheduler.remaining_energy import owed_j
+from powerflow.scheduler.remaining_energy import remaining_energy_j
 from powerflow.scheduler.scheduler import Scheduler
 from powerflow.store.store import Store
 from powerflow.units import DAY_S, HOUR_S, kwh
@@ -233,7 +233,7 @@ class LiveBudgets:
         """
         with self._lock:
             budgets = Budgets(self._governors, self._signals.weighted(), self._price)
-            owed = owed_j(scheduler, self.prices, self._governors, now_s)
+            owed = remaining_energy_j(scheduler, self.prices, self._governors, now_s)
             self._learn(now_s)
             self._warned += budgets.observe(
                 now_s, {scope: self._meter(scope) for scope in self._stored}, owed, self._limited_since

@@ -17,7 +17,7 @@ from powerflow.api.records import Caller
 from powerflow.errors import InputError
 from powerflow.scheduler.calibration import Calibration
 from powerflow.scheduler.canary import CanaryWatch, Usual, usually
-from powerflow.scheduler.events import Acting
+from powerflow.scheduler.events import ManagedProjects
 from powerflow.store.models import DecisionOutcome
 from powerflow.store.store import Store
 from powerflow.units import DAY_S
@@ -99,10 +99,11 @@ class Stages:
 
     # -- the loop -------------------------------------------------------------------------------------------------
 
-    def acting(self) -> Acting:
+    def acting(self) -> ManagedProjects:
         """Return which projects are managed, for the scheduler."""
         known = self._all()
-        return Acting(known[OTHERS].stage.acts, {name: s.stage.acts for name, s in known.items() if name != OTHERS})
+        by_name = {name: stored.stage.acts for name, stored in known.items() if name != OTHERS}
+        return ManagedProjects(known[OTHERS].stage.acts, by_name)
 
     def has(self, stage: Stage) -> bool:
         """Return True if any project is in this stage."""

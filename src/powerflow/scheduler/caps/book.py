@@ -1,4 +1,4 @@
-"""The power caps that a scheduler knows of, and what it knows of the cluster's power."""
+"""All known power caps, and what is known of the power that the cluster draws."""
 
 from __future__ import annotations
 
@@ -10,37 +10,32 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from powerflow.arrays import FloatArray, IntArray
-from powerflow.cluster.packing import ASLEEP, FAILED
+from powerflow.arrays import BoolArray, FloatArray, IntArray
+from powerflow.cluster.packed_pool import ASLEEP, FAILED
 from powerflow.scheduler.cap import CALM_S, CLUSTER, STEP_S, PowerCap, Scope, least_allowed_w
 from powerflow.scheduler.caps.meter import Meters
-from powerflow.scheduler.events import PowerMetered
+from powerflow.scheduler.events import Ignored, PowerMetered
 from powerflow.scheduler.ledger import Ledger
 from powerflow.scheduler.pool import Pool
 from powerflow.scheduler.sleep import awake_watts
 
-MOST_LEAD_S = 120.0  # jobs begin to stop at most so long before a cap is due
-PATIENCE_S = 3.0  # a plan has so long to show on the meter
-RISE_REST, FALL_REST = 1.0, 0.1  # a host that draws more counts at once, one that draws less by and by
-MOST_TRIM = 0.1  # of a cap
-TRIM_FALL = 0.02  # what was added because the meter stayed above a cap shrinks so much with every reading
+MOST_LEAD_S = 120.0  # longest time before a cap is due at which jobs begin to stop for it
+PATIENCE_S = 3.0  # time after a decision in which the meters may still show the old power
+RISE_REST, FALL_REST = 1.0, 0.1  # share of a rise or fall in unexplained power that one reading adopts
+MOST_TRIM = 0.1  # largest correction of a cap, as a share of it
+TRIM_FALL = 0.02  # share of that correction that each reading takes back
 
 
 @dataclass(slots=True)
 class Held:
-    """A cap, and what its scope drew before it began to hold (nan: it has not begun)."""
+    """A cap, and the power of its scope before it took effect (nan before that)."""
 
     cap: PowerCap
     baseline_w: float = math.nan
 
 
 class CapBook:
-    """Caps, their baselines, and watts as metered.
-
-    Args:
-        pools: The scheduler's.
-        ledger: The scheduler's.
-    """
+    """Power caps, the power before each of them, and corrections of believed power by the meters."""
 
     def __init__(self, pools: Mapping[str, Pool], ledger: Ledger) -> None:
         self._pools = pools
@@ -55,38 +50,42 @@ class CapBook:
             name: np.array([node.sleep_w for node in pool.occupancy.nodes]) for name, pool in pools.items()
         }
         self._gpus = {name: np.array([node.gpus for node in pool.occupancy.nodes]) for name, pool in pools.items()}
-        self._rest_w = 0.0  # metered beside all jobs, beyond what idle GPUs and nodes are believed to draw
-        self._trim_w = 0.0  # what has to be kept free because the meter says more than all that is known
-        self._metered_s = -math.inf  # when a meter was last read
-        self._drawn: deque[tuple[float, float]] = deque()  # when, watts of the cluster: the peaks of the last `CALM_S`
+        self._rest_w = 0.0  # metered power that neither jobs nor the believed idle power explain
+        self._trim_w = 0.0  # extra power to reserve because the meters still show more than a cap allows
+        self._metered_s = -math.inf  # time of the last reading
+        self._drawn: deque[tuple[float, float]] = deque()  # (time, watts of the cluster): peaks of the last `CALM_S`
 
     def __bool__(self) -> bool:
         return bool(self._held)
 
     # -- caps -----------------------------------------------------------------------------------------------------
 
-    def set(self, cap: PowerCap) -> str:
-        """Take a cap in; the answer says why it cannot be used, "" if it can."""
+    def set(self, cap: PowerCap) -> None:
+        """Add a cap, or replace the one with the same scope and start.
+
+        Raises:
+            Ignored: Its scope has no nodes or unknown ones.
+        """
         known = {node.name for pool in self._pools.values() for node in pool.occupancy.nodes}
         if cap.scope.nodes is not None:
             if not cap.scope.nodes:
-                return f"power cap on {cap.scope.name}: it has no nodes"
+                raise Ignored(f"power cap on {cap.scope.name}: it has no nodes")
             if unknown := cap.scope.nodes - known:
-                return f"power cap on {cap.scope.name}: node {min(unknown)} is unknown"
+                raise Ignored(f"power cap on {cap.scope.name}: node {min(unknown)} is unknown")
             if cap.scope.nodes == known:
                 cap = dataclasses.replace(cap, scope=Scope(cap.scope.name))
         before = self._held.get((cap.scope.name, cap.start_s))
         self._held[cap.scope.name, cap.start_s] = Held(cap, before.baseline_w if before else math.nan)
-        return ""
 
-    def lift(self, scope: str, now_s: float) -> str:
-        """End the caps of a scope; the answer says why that is not possible, "" if it is.
+    def lift(self, scope: str, now_s: float) -> None:
+        """End all caps of a scope. Power rises on their ramps, and is not limited to what it was before them.
 
-        Whoever lifts a cap wants it gone: power comes back on its ramp, and is not held at what it was before.
+        Raises:
+            Ignored: There is no cap on the scope.
         """
         keys = [key for key in self._held if key[0] == scope]
         if not keys:
-            return f"there is no power cap on {scope}"
+            raise Ignored(f"there is no power cap on {scope}")
         for key in keys:
             held = self._held[key]
             if now_s <= held.cap.start_s or now_s < held.cap.due_s or math.isinf(held.cap.ramp_w_per_s):
@@ -94,25 +93,24 @@ class CapBook:
             else:
                 held.cap = dataclasses.replace(held.cap, end_s=min(now_s, held.cap.end_s))
                 held.baseline_w = math.nan
-        return ""
 
     def move(self, by_s: float) -> None:
-        """All caps come so much later."""
+        """Move all caps to a later time."""
         for held in self._held.values():
             held.cap = held.cap.later(by_s)
         self._held = {(held.cap.scope.name, held.cap.start_s): held for held in self._held.values()}
 
     def forget(self, now_s: float) -> None:
-        """Drop what is over."""
+        """Delete caps that have no effect any more."""
         self._held = {k: h for k, h in self._held.items() if now_s < h.cap.over_s(h.baseline_w)}
 
     def scopes(self) -> list[Scope]:
-        """The scopes with caps, those with the fewest nodes first."""
+        """Return the scopes with caps, those with the fewest nodes first."""
         found = {held.cap.scope.name: held.cap.scope for held in self._held.values()}
         return sorted(found.values(), key=lambda s: (math.inf if s.nodes is None else len(s.nodes), s.name))
 
     def limit_w(self, scope: Scope, from_s: float, to_s: float) -> float:
-        """The least that is allowed to a scope from one moment to another."""
+        """Return the fewest watts that the caps of a scope allow between two times; ``inf`` without a limit."""
         return least_allowed_w(
             [(held.cap, held.baseline_w) for held in self._held.values() if held.cap.scope.name == scope.name],
             from_s,
@@ -120,7 +118,7 @@ class CapBook:
         )
 
     def next_s(self, now_s: float) -> float:
-        """When a decision is due next because of a cap."""
+        """Return when caps next need a decision."""
         lead_s = self.lead_s()
         return min(
             (h.cap.next_s(now_s, h.baseline_w, self._reach_w(h.cap.scope), lead_s) for h in self._held.values()),
@@ -128,7 +126,7 @@ class CapBook:
         )
 
     def lead_s(self) -> float:
-        """So long before a cap is due, jobs begin to stop that must: the longest pause of a running one."""
+        """Return how long before a cap is due jobs must begin to stop: the longest pause of a running job."""
         gpus, pause_s = self._ledger.rows["gpus"], self._ledger.rows["pause_s"]
         longest_s = 0.0
         for pool in self._pools.values():
@@ -137,8 +135,8 @@ class CapBook:
         return min(longest_s, MOST_LEAD_S)
 
     def begin(self, now_s: float) -> None:
-        """Note what is drawn before a decision: the baseline of caps that begin to hold with it."""
-        if now_s - self._metered_s > CALM_S:  # nobody meters, or not any more
+        """Record the power before a decision, as the baseline of the caps that take effect with it."""
+        if now_s - self._metered_s > CALM_S:  # there is no meter, or it has stopped
             self._note(now_s, self._expected_w(CLUSTER))
         for held in self._held.values():
             cap = held.cap
@@ -151,31 +149,31 @@ class CapBook:
     def _note(self, now_s: float, watts: float) -> None:
         while self._drawn and self._drawn[0][0] < now_s - CALM_S:
             self._drawn.popleft()
-        while self._drawn and self._drawn[-1][1] <= watts:  # it can be the highest of no hour any more
+        while self._drawn and self._drawn[-1][1] <= watts:  # lower values are never the maximum of an hour any more
             self._drawn.pop()
         self._drawn.append((now_s, watts))
 
     # -- watts ----------------------------------------------------------------------------------------------------
 
     def watts(self, pool: Pool) -> FloatArray:
-        """``[K, N, F]`` watts of all n GPUs to reckon with in a pool."""
-        watts, margin = self._meters[pool.gpu_type].expected(pool.book.arrays()[1])
+        """Return the watts to plan with, of all n GPUs of a job, ``[K, N, F]``: with a margin for error."""
+        watts, margin = self._meters[pool.gpu_type].expected(pool.costs.arrays()[1])
         return watts * margin
 
-    def inside(self, pool: Pool, scope: Scope) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-        """``[N]`` which nodes of a pool are in a scope."""
+    def inside(self, pool: Pool, scope: Scope) -> BoolArray:
+        """Return which nodes of a pool are in a scope, ``[N]``."""
         nodes = pool.occupancy.nodes
         if scope.nodes is None:
             return np.ones(len(nodes), np.bool_)
         return np.array([node.name in scope.nodes for node in nodes])
 
     def is_whole(self, scope: Scope) -> bool:
-        """Whether a scope holds all or nothing of every pool."""
+        """Return whether a scope has all nodes or no node of every pool."""
         inside = [self.inside(pool, scope) for pool in self._pools.values()]
         return all(nodes.all() or not nodes.any() for nodes in inside)
 
     def idle_w(self, scope: Scope) -> float:
-        """Watts of a scope when all its GPUs idle, nodes as they are: awake, asleep or failed (which draw nothing)."""
+        """Return the watts of a scope if all its GPUs were idle, with its nodes as they are; failed nodes draw 0."""
         total = all_gpus = gpus = 0.0
         for name, pool in self._pools.items():
             status, inside = pool.occupancy.status(), self.inside(pool, scope)
@@ -186,7 +184,7 @@ class CapBook:
         return max(0.0, total + (self._rest_w + self._trim_w) * gpus / all_gpus)
 
     def wake_w(self, pool: Pool, gpus: int) -> float:
-        """Watts that waking nodes adds if so many more GPUs are needed than are free."""
+        """Return the watts that are added by switching on nodes for ``gpus`` more GPUs than are free."""
         extra = 0.0
         for i in np.flatnonzero(pool.occupancy.status() == ASLEEP).tolist():  # in the order of `Sleepers.wake`
             if gpus <= 0:
@@ -196,7 +194,7 @@ class CapBook:
         return extra
 
     def outside(self, pool: Pool, slots: IntArray, scope: Scope) -> IntArray:
-        """``[J]`` GPUs that jobs hold outside a scope."""
+        """Return the GPUs that each job holds outside a scope, ``[J]``."""
         held = self._ledger.rows["gpus"][slots]
         if scope.nodes is None:
             return np.zeros(len(slots), np.int64)
@@ -209,18 +207,18 @@ class CapBook:
         return held.astype(np.int64) - np.array([within[slot] for slot in slots.tolist()], np.int64)
 
     def drawn_w(self, scope: Scope) -> float:
-        """Watts that a scope is believed to draw as the ledger stands, with what is allowed for error."""
+        """Return the watts that a scope draws with the allocations of the ledger, including the margin for error."""
         return self._drawn_w(scope, {name: self.watts(pool) for name, pool in self._pools.items()})
 
     def left_w(self, from_s: float, to_s: float) -> dict[str, float]:
-        """Watts that each scope with a limit may still draw from one moment to another, by its name."""
+        """Return, by name of each scope with a limit, the watts that it may still add between two times."""
         limits = ((scope, self.limit_w(scope, from_s, to_s)) for scope in self.scopes())
         return {scope.name: limit_w - self.drawn_w(scope) for scope, limit_w in limits if limit_w < math.inf}
 
     def _expected_w(self, scope: Scope) -> float:
-        """The same without allowing for error."""
+        """Return the watts that a scope draws, without a margin for error."""
         pools = self._pools.items()
-        return self._drawn_w(scope, {name: self._meters[name].expected(p.book.arrays()[1])[0] for name, p in pools})
+        return self._drawn_w(scope, {name: self._meters[name].expected(p.costs.arrays()[1])[0] for name, p in pools})
 
     def _drawn_w(self, scope: Scope, tables: Mapping[str, FloatArray]) -> float:
         total, rows = self.idle_w(scope), self._ledger.rows
@@ -237,7 +235,7 @@ class CapBook:
         return total
 
     def _reach_w(self, scope: Scope) -> float:
-        """Watts that a scope cannot exceed: every node awake, every GPU as busy as anything known makes it."""
+        """Return the most watts that a scope can draw: all nodes on, all GPUs with the class that draws most."""
         total = 0.0
         for name, pool in self._pools.items():
             inside = self.inside(pool, scope)
@@ -249,7 +247,7 @@ class CapBook:
     # -- the meter ------------------------------------------------------------------------------------------------
 
     def metered(self, event: PowerMetered, pool_of: Mapping[int, Pool], now_s: float, decided_s: float) -> bool:
-        """Take a reading in; whether it calls for a decision at once."""
+        """Use a reading of the meters; return whether a decision is needed at once."""
         rows = self._ledger.rows
         known = np.array([slot in pool_of for slot in event.slots.tolist()], np.bool_)
         slots, job_w, steady = event.slots[known], event.job_w[known], event.steady[known]
@@ -261,7 +259,7 @@ class CapBook:
             if read.any():
                 which = rows[slots[read]]
                 level = pool.count_index[which["gpus"]]
-                shape = pool.book.arrays()[1].shape
+                shape = pool.costs.arrays()[1].shape
                 self._meters[name].read(shape, which["cost"], level, which["clock"], job_w[read])
         rest_w = event.watts - float(job_w.sum()) - idle_w
         self._rest_w += (RISE_REST if rest_w > self._rest_w else FALL_REST) * (rest_w - self._rest_w)
@@ -270,11 +268,11 @@ class CapBook:
         self._trim_w *= 1.0 - TRIM_FALL
         over_w = event.watts - self.limit_w(CLUSTER, now_s, now_s)
         if over_w > 0.0 and now_s >= decided_s + PATIENCE_S and self.drawn_w(CLUSTER) < event.watts:
-            # the plan has been carried out, and all that is known does not explain what the meter says
+            # the plan has been carried out, and known power does not explain what the meter shows
             self._trim_w = min(self._trim_w + over_w, MOST_TRIM * (event.watts - over_w))
         return over_w > 0.0 or self.breached(now_s)
 
     def breached(self, now_s: float) -> bool:
-        """Whether a scope is believed to draw more than it is allowed now."""
+        """Return whether any scope draws more than its caps allow now."""
         limits = ((scope, self.limit_w(scope, now_s, now_s)) for scope in self.scopes())
         return any(limit_w < math.inf and self.drawn_w(scope) > limit_w + 1.0 for scope, limit_w in limits)

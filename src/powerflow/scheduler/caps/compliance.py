@@ -1,4 +1,4 @@
-"""How well a power cap was kept, judged by what was drawn: the same for a simulated cap and a live one."""
+"""Judge how well a power cap was kept, from a record of power; for simulated and live caps alike."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from powerflow.arrays import FloatArray
 from powerflow.scheduler.cap import PowerCap
 from powerflow.units import HOUR_S
 
-WITHIN_S = HOUR_S  # power before and after a cap is compared over so long
+WITHIN_S = HOUR_S  # time before and after a cap for which the highest power is reported
 HEADER = "time_s,watts,allowed_w\n"
 
 
 @dataclass(frozen=True, slots=True)
 class Compliance:
-    """One cap, kept or not.
+    """How well one cap was kept.
 
     Attributes:
-        scope: What was capped.
-        target_w: The cap.
-        due_s, end_s: From when to when it had to be kept; ``end_s`` is the end of the record if that is earlier.
-        under_after_s: Seconds from ``due_s`` until power was at or below the cap for the first time; ``inf``: never.
-        over_s: Seconds above the cap between ``due_s`` and ``end_s``, those before it was met included.
-        worst_over_w: Most watts above the cap.
+        scope: Name of the scope.
+        target_w: The cap, watts.
+        due_s, end_s: When it had to be kept; ``end_s`` is the end of the record if that is earlier.
+        under_after_s: Seconds from ``due_s`` until power was first at or below the cap; ``inf`` if never.
+        over_s: Seconds above the cap between ``due_s`` and ``end_s``.
+        worst_over_w: Most watts above the cap in that time.
         mean_w: Mean power in that time.
-        before_w: Highest power in the last hour before, as far back as there is a record; nan: there is none.
-        after_w: Highest power in the hour after the end; nan: there is no record of it.
+        before_w: Highest power in the hour before ``due_s``; nan without a record.
+        after_w: Highest power in the hour after the end; nan without a record.
     """
 
     scope: str
@@ -44,24 +44,24 @@ class Compliance:
     after_w: float
 
     def to_json(self) -> str:
-        """As one JSON object; null where a number is missing."""
+        """Return one JSON object; missing numbers are null."""
         values = asdict(self)
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
         return json.dumps({"version": 1, **finite})
 
 
 def line(time_s: float, watts: float, allowed_w: float) -> str:
-    """A line of a record: power from a moment on, and what was allowed then; no number where all was."""
+    """Return a line of a record: power from a time on, and the limit then (empty without a limit)."""
     return f"{time_s:.3f},{watts:.1f},{'' if math.isinf(allowed_w) else f'{allowed_w:.1f}'}\n"
 
 
 def comply(cap: PowerCap, time_s: FloatArray, watts: FloatArray) -> Compliance:
-    """Judge a cap by what was drawn.
+    """Judge how well a cap was kept.
 
     Args:
-        cap: Which.
-        time_s: ``[T]`` ascending moments.
-        watts: ``[T]`` power from each on, until the next; the last one is where the record ends.
+        cap: The cap.
+        time_s: ``[T]`` times, ascending; the record ends at the last.
+        watts: ``[T]`` power from each time until the next.
     """
     due_s = max(cap.due_s, float(time_s[0])) if len(time_s) else cap.due_s
     end_s = min(cap.end_s, float(time_s[-1])) if len(time_s) else cap.end_s
@@ -85,7 +85,7 @@ def comply(cap: PowerCap, time_s: FloatArray, watts: FloatArray) -> Compliance:
 
 
 def _between(time_s: FloatArray, watts: FloatArray, from_s: float, to_s: float) -> tuple[FloatArray, FloatArray]:
-    """Seconds and watts of each stretch between two moments."""
+    """Return the seconds and watts of each part of a record between two times."""
     if len(time_s) < 2:
         return np.empty(0), np.empty(0)
     begins = np.clip(time_s[:-1], from_s, to_s)

@@ -1,7 +1,12 @@
-"""How a decision is made under power caps: the policy is asked, its answer fitted, placed, and fitted again.
+"""Make decisions under power caps:
 
-Caps on whole pools (as a rule: the cluster) are met before anything is placed, so that nobody moves for nothing. Caps
-on racks and rows are met where jobs then stand. Both only ever lower what the policy asked for.
+1. Ask the policy of each pool.
+2. Reduce the answers to what caps on whole pools allow (usually those on the whole cluster), so that no job moves to
+   GPUs that it must give up at once.
+3. Place the answers on nodes.
+4. Reduce what stands on the nodes of the other caps: those on racks, rows and lists of nodes.
+
+Both reductions give jobs only fewer GPUs or lower clocks than the policy, never more.
 """
 
 from __future__ import annotations
@@ -13,7 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from powerflow.arrays import IntArray
-from powerflow.cluster.packing import UP
+from powerflow.cluster.packed_pool import UP
 from powerflow.policy.protocol import Allocation
 from powerflow.scheduler.cap import CLUSTER, STEP_S, Scope
 from powerflow.scheduler.caps.book import CapBook
@@ -21,13 +26,13 @@ from powerflow.scheduler.caps.fit import CapFit, Menu, fit, menu_of
 from powerflow.scheduler.ledger import Ledger
 from powerflow.scheduler.pool import Decision, Pool
 
-HOLD_BACK_S = 900.0  # a job that a rack's cap made smaller is not made larger for so long: that would only move it
+HOLD_BACK_S = 900.0  # time in which a job that a cap on some nodes has shrunk may not grow again
 Asked = list[tuple[Pool, Decision]]
 
 
 @dataclass(slots=True)
 class Capped:
-    """What caps did to a decision: see `Plan`."""
+    """What a plan says about power caps; the fields are those of `Plan`."""
 
     power_w: float = math.nan
     cap_w: float = math.inf
@@ -36,24 +41,19 @@ class Capped:
 
 
 class Enforcer:
-    """Makes decisions that no cap forbids.
+    """Makes decisions that keep all power caps."""
 
-    Args:
-        book: The caps, and the watts to reckon with.
-        ledger: The scheduler's.
-    """
-
-    def __init__(self, book: CapBook, ledger: Ledger) -> None:
-        self._book = book
+    def __init__(self, caps: CapBook, ledger: Ledger) -> None:
+        self._caps = caps
         self._ledger = ledger
         self._held_back: dict[str, dict[int, tuple[str, int, float]]] = {}  # by pool, slot: job, GPUs, until when
 
     def forget(self) -> None:
-        """Other caps: whoever was kept small may grow."""
+        """Let all jobs grow again, because the caps have changed."""
         self._held_back.clear()
 
     def most(self, pool: Pool, now_s: float) -> dict[int, int]:
-        """By slot, jobs that may not grow for now, and what they have."""
+        """Return, by slot, the jobs that may not grow for now and the GPUs that they have."""
         held_back = self._held_back.get(pool.gpu_type, {})
         slot_of = self._ledger.slot_of
         return {
@@ -63,28 +63,32 @@ class Enforcer:
         }
 
     def decide(self, pools: Sequence[Pool], ask: Callable[[Pool, int], Decision], now_s: float) -> tuple[Asked, Capped]:
-        """Ask, fit, place, fit.
+        """Make a decision for some pools, in the steps of this module.
 
         Args:
-            pools: Those with jobs, or with nodes that sleep.
-            ask: Asks the policy of a pool, with so many of its GPUs left out.
-            now_s: The present.
+            pools: Pools with jobs, or with nodes that can sleep.
+            ask: Asks the policy of a pool; the number is how many GPUs it must not use.
+            now_s: The time.
         """
-        self._book.begin(now_s)
-        capped = Capped(cap_w=self._book.limit_w(CLUSTER, now_s, now_s + STEP_S))
+        self._caps.begin(now_s)
+        capped = Capped(cap_w=self._caps.limit_w(CLUSTER, now_s, now_s + STEP_S))
         asked = self._ask(pools, ask, now_s, capped)
         for pool, decision in asked:
             pool.place(decision, self._ledger, now_s)
         self._fit_placed(asked, now_s, capped)
         for pool, decision in asked:
             pool.conclude(decision, now_s)
-        capped.power_w = self._book.drawn_w(CLUSTER)
+        capped.power_w = self._caps.drawn_w(CLUSTER)
         return asked, capped
 
     # -- before placement -----------------------------------------------------------------------------------------
 
     def _ask(self, pools: Sequence[Pool], ask: Callable[[Pool, int], Decision], now_s: float, capped: Capped) -> Asked:
-        """What policies say, below the caps on whole pools; nodes are woken only as far as no job is stopped for it."""
+        """Ask all policies, and reduce their answers to caps on whole pools.
+
+        Switching on a node draws watts. If jobs would have to give up GPUs while nodes are switched on, ask again with
+        half as many sleeping nodes, and so on.
+        """
         asleep = [pool.occupancy.asleep for pool in pools]
         shift = 0
         while True:
@@ -104,18 +108,18 @@ class Enforcer:
 
     @staticmethod
     def _needed(pool: Pool, decision: Decision) -> int:
-        """GPUs that a decision needs beyond those that are free or given back."""
+        """Return the GPUs that a decision needs beyond those that are free or given up."""
         had = decision.view.jobs["gpus"]
         leaving = int(had[np.isin(decision.slots, list(pool.evicted))].sum()) if pool.evicted else 0
         return int(decision.wish.gpus.sum()) - (int(had.sum()) - leaving) - pool.occupancy.free
 
     def _fit_asked(self, asked: Asked, waking: Sequence[int], now_s: float) -> CapFit:
-        """Fit answers to the caps on whole pools; ahead of time if jobs have to stop for it."""
+        """Reduce answers to caps on whole pools; ahead of time if jobs must give up GPUs, because that takes time."""
         gpus = [decision.wish.gpus for _, decision in asked]
         now = self._fit_whole(asked, waking, now_s, now_s + STEP_S)
-        ahead_s = now_s + STEP_S + self._book.lead_s()
+        ahead_s = now_s + STEP_S + self._caps.lead_s()
         whole = self._whole()
-        if all(self._book.limit_w(s, now_s, ahead_s) == self._book.limit_w(s, now_s, now_s + STEP_S) for s in whole):
+        if all(self._caps.limit_w(s, now_s, ahead_s) == self._caps.limit_w(s, now_s, now_s + STEP_S) for s in whole):
             return now
         ahead = self._fit_whole(asked, waking, now_s, ahead_s)
         stops = any((less < had).any() for less, had in zip(ahead.gpus, gpus, strict=True))
@@ -126,8 +130,8 @@ class Enforcer:
         price, met = 0.0, True
         drawn_w = 0.0
         for scope in self._whole():
-            limit_w = self._book.limit_w(scope, from_s, to_s)
-            within = [i for i, (pool, _) in enumerate(asked) if self._book.inside(pool, scope).all()]
+            limit_w = self._caps.limit_w(scope, from_s, to_s)
+            within = [i for i, (pool, _) in enumerate(asked) if self._caps.inside(pool, scope).all()]
             if limit_w == math.inf:
                 continue
             menus = []
@@ -135,9 +139,9 @@ class Enforcer:
                 pool, decision = asked[i]
                 outside = np.zeros(len(decision.slots), np.int64)
                 menus.append(self._menu(pool, decision, Allocation(gpus[i], clock[i]), outside))
-            idle_w = self._book.idle_w(scope) + sum(self._book.wake_w(asked[i][0], waking[i]) for i in within)
-            kept_w = sum(self._untouched_w(asked[i][0], asked[i][1], Allocation(gpus[i], clock[i])) for i in within)
-            result = fit(menus, max(0.0, limit_w - idle_w - kept_w))
+            idle_w = self._caps.idle_w(scope) + sum(self._caps.wake_w(asked[i][0], waking[i]) for i in within)
+            unmanaged_w = sum(self._unmanaged_w(*asked[i], Allocation(gpus[i], clock[i])) for i in within)
+            result = fit(menus, max(0.0, limit_w - idle_w - unmanaged_w))
             for i, had, at in zip(within, result.gpus, result.clock, strict=True):
                 gpus[i], clock[i] = had, at
             price, met, drawn_w = max(price, result.watt_price), met and result.met, result.drawn_w
@@ -145,59 +149,59 @@ class Enforcer:
 
     def _menu(self, pool: Pool, decision: Decision, now: Allocation, outside: IntArray) -> Menu:
         guarded = np.isin(decision.slots, list(pool.guarded))
-        outside = np.where(decision.view.jobs["untouched"], now.gpus, outside)  # as if they were not there
-        watts = self._book.watts(pool)
+        outside = np.where(decision.view.jobs["unmanaged"], now.gpus, outside)  # nothing can be taken from these jobs
+        watts = self._caps.watts(pool)
         return menu_of(decision.view, decision.wish, now, watts, pool.gpu_idle_w, outside, guarded)
 
-    def _untouched_w(self, pool: Pool, decision: Decision, now: Allocation, outside: IntArray | None = None) -> float:
-        """Watts that jobs which nobody may act on add to a scope: these are not to be had."""
-        who = np.flatnonzero(decision.view.jobs["untouched"] & (now.gpus > 0))
+    def _unmanaged_w(self, pool: Pool, decision: Decision, now: Allocation, outside: IntArray | None = None) -> float:
+        """Return the watts that unmanaged jobs add to a scope; a cap cannot reduce them."""
+        who = np.flatnonzero(decision.view.jobs["unmanaged"] & (now.gpus > 0))
         gpus = now.gpus[who]
-        cells = decision.view.jobs["cost"][who], decision.view.count_index[gpus], now.clock[who]
+        configurations = decision.view.jobs["cost"][who], decision.view.count_index[gpus], now.clock[who]
         inside = 1.0 if outside is None else (gpus - outside[who]) / gpus
-        watts = np.nan_to_num(self._book.watts(pool)[cells])  # it may run where it is believed that it cannot
+        watts = np.nan_to_num(self._caps.watts(pool)[configurations])  # 0 where it is believed that it cannot run
         return float(np.sum(inside * np.maximum(0.0, watts - gpus * pool.gpu_idle_w)))
 
     def _whole(self) -> list[Scope]:
-        """Scopes that hold all or nothing of every pool."""
-        return [scope for scope in self._book.scopes() if self._book.is_whole(scope)]
+        """Return the scopes that have all nodes or no node of every pool."""
+        return [scope for scope in self._caps.scopes() if self._caps.is_whole(scope)]
 
     # -- after placement ------------------------------------------------------------------------------------------
 
     def _fit_placed(self, asked: Asked, now_s: float, capped: Capped) -> None:
-        """Lessen what stands in scopes that draw too much, until none does or nothing is left to lessen."""
-        scopes = self._book.scopes()
-        to_s = {s.name: now_s + STEP_S + (0.0 if self._book.is_whole(s) else self._book.lead_s()) for s in scopes}
+        """Reduce placed jobs in scopes that draw too much, until none does or nothing is left to reduce."""
+        scopes = self._caps.scopes()
+        to_s = {s.name: now_s + STEP_S + (0.0 if self._caps.is_whole(s) else self._caps.lead_s()) for s in scopes}
         stuck: set[str] = set()
         again = True
         while again:
             again = False
             for scope in scopes:
-                limit_w = self._book.limit_w(scope, now_s, to_s[scope.name])
-                if scope.name in stuck or limit_w == math.inf or self._book.drawn_w(scope) <= limit_w + 1e-3:
+                limit_w = self._caps.limit_w(scope, now_s, to_s[scope.name])
+                if scope.name in stuck or limit_w == math.inf or self._caps.drawn_w(scope) <= limit_w + 1e-3:
                     continue
                 if not self._lessen(asked, scope, limit_w, now_s, capped):
                     stuck.add(scope.name)
                 again = True
         for scope in scopes:
-            limit_w, drawn_w = self._book.limit_w(scope, now_s, now_s + STEP_S), self._book.drawn_w(scope)
+            limit_w, drawn_w = self._caps.limit_w(scope, now_s, now_s + STEP_S), self._caps.drawn_w(scope)
             if drawn_w > limit_w + 1e-3:
-                watched = any((d.view.jobs["untouched"] & (d.answer.gpus > 0)).any() for _, d in asked)
-                why = "jobs run that nobody acts on" if watched else "all jobs are paused"
+                unmanaged = any((d.view.jobs["unmanaged"] & (d.answer.gpus > 0)).any() for _, d in asked)
+                why = "jobs of unmanaged projects run" if unmanaged else "all jobs are paused"
                 capped.notices.append(
                     f"power cap on {scope.name}: {limit_w:.0f} W are allowed, "
                     f"{drawn_w:.0f} W are believed to be drawn: {why}"
                 )
 
     def _lessen(self, asked: Asked, scope: Scope, limit_w: float, now_s: float, capped: Capped) -> bool:
-        """Bring one scope below its limit; whether anything could be lessened."""
+        """Reduce the jobs in one scope to its limit; return False if nothing could be reduced."""
         self._unwake(asked, scope, limit_w)
-        menus, kept_w = [], 0.0
+        menus, unmanaged_w = [], 0.0
         for pool, decision in asked:
-            outside = self._book.outside(pool, decision.slots, scope)
+            outside = self._caps.outside(pool, decision.slots, scope)
             menus.append(self._menu(pool, decision, decision.answer, outside))
-            kept_w += self._untouched_w(pool, decision, decision.answer, outside)
-        result = fit(menus, max(0.0, limit_w - self._book.idle_w(scope) - kept_w))
+            unmanaged_w += self._unmanaged_w(pool, decision, decision.answer, outside)
+        result = fit(menus, max(0.0, limit_w - self._caps.idle_w(scope) - unmanaged_w))
         capped.watt_price = max(capped.watt_price, result.watt_price)
         lessened = False
         for (pool, decision), gpus, clock in zip(asked, result.gpus, result.clock, strict=True):
@@ -211,17 +215,16 @@ class Enforcer:
         return lessened
 
     def _unwake(self, asked: Asked, scope: Scope, limit_w: float) -> None:
-        """Let nodes of the scope that were to be woken sleep on, if even idle it would draw too much."""
+        """Keep nodes of a scope asleep that were to be switched on, if the scope would draw too much even when idle."""
         for pool, decision in asked:
             nodes = [name for name in decision.woken if scope.nodes is None or name in scope.nodes]
-            if not nodes or self._book.idle_w(scope) <= limit_w:
+            if not nodes or self._caps.idle_w(scope) <= limit_w:
                 continue
             owners = {slot for name in nodes for slot in pool.occupancy.owners_on(name).tolist()}
             gone = np.isin(decision.slots, list(owners))
             answer = decision.answer
             less = Allocation(np.where(gone, 0, answer.gpus), answer.clock, answer.gpu_price, answer.worth)
-            from_s = decision.view.now_s
-            pool.lessen(decision, self._ledger, less, scope, from_s)
+            pool.lessen(decision, self._ledger, less, scope, decision.view.now_s)
             for name in nodes:
                 if pool.occupancy.status_of(name) == UP and not len(pool.occupancy.owners_on(name)):
                     pool.occupancy.sleep(name)

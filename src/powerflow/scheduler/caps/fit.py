@@ -1,12 +1,13 @@
-"""Brings what a policy said below a power cap: at a price for every watt, and by priority where that is not enough.
+"""Reduce an allocation to a power cap, so that it loses as little as possible:
 
-Jobs are slowed first, where a watt costs least worth; the slope of the last step is the **spot price** of a watt, in
-seconds per joule, as λ_E. If even the lowest clocks draw too much, jobs get fewer GPUs, again the cheapest watt
-first, and then, least weight first, none. Guarded jobs come last in all three.
+1. Lower clocks, first where a watt costs the least worth.
+2. If the lowest clocks still draw too much, give jobs fewer GPUs, again where a watt costs the least.
+3. If that still draws too much, pause jobs, those with the lowest weight first.
 
-Slowing everybody along his own hull, the cheapest watt first, is what a price on watts would do if each job chose its
-clock by itself (design §7): no search for the price is needed, it is where the sorted steps end. Asking the policy
-again with a dearer joule until its answer fits was tried: slower, and jobs end later (`docs/caps.md`).
+Guarded jobs come last in all three. The worth per watt of the last reduction is the price of a watt, in seconds per
+joule as λ_E: with that price on each watt, jobs that choose their own clocks would choose the same ones. Each job's
+clocks form a concave hull of worth over watts, so sorting the steps of all hulls gives the price without a search.
+Raising λ_E until the policy's answer fits was tried instead: it is slower, and jobs end later (`docs/caps.md`).
 """
 
 from __future__ import annotations
@@ -21,21 +22,21 @@ from powerflow.arrays import BoolArray, FloatArray, IntArray
 from powerflow.policy.protocol import Allocation, View
 from powerflow.scheduler.caps.kernel import current, fewer, slower, take
 
-SLACK_W = 1e-6  # rounding: a plan may be so much nearer to the cap than the sum of its parts
+SLACK_W = 1e-6  # tolerance for rounding
 
 
 @dataclass(slots=True, eq=False)
 class Menu:
-    """What the jobs of one pool have, and could do with.
+    """The allocation of one pool's jobs, and what is needed to reduce it.
 
     Attributes:
         view: What the policy saw.
-        gpus, clock: ``[J]`` what each job is to have; never changed, the answer is in the `CapFit`.
-        worth: ``[J]`` of one iteration, in seconds of weighted completion time per iteration.
-        watts: ``[K, N, F]`` believed watts of all n GPUs, corrected by what was metered.
+        gpus, clock: ``[J]`` the allocation; it is not changed, `CapFit` has the reduced one.
+        worth: ``[J]`` worth of one iteration, in seconds of weighted completion time.
+        watts: ``[K, N, F]`` watts of all n GPUs, corrected by the meters.
         idle_w: Watts of one idle GPU.
-        outside: ``[J]`` GPUs of each job that stand outside the cap's scope.
-        guarded: ``[J]`` jobs that are touched only when all others have given all.
+        outside: ``[J]`` GPUs of each job outside the scope of the cap.
+        guarded: ``[J]`` jobs that are reduced only when all others are paused.
     """
 
     view: View
@@ -50,12 +51,12 @@ class Menu:
 
 @dataclass(slots=True, eq=False)
 class CapFit:
-    """What a cap leaves.
+    """An allocation reduced to a power cap.
 
     Attributes:
-        gpus, clock: By menu, ``[J]`` what each job has now.
-        drawn_w: Watts above idle that the jobs then add to the scope.
-        watt_price: Spot price of a watt, seconds per joule; 0 if the cap does not bind.
+        gpus, clock: By menu, ``[J]`` the new allocation.
+        drawn_w: Watts above idle that the jobs add to the scope.
+        watt_price: Price of a watt, seconds per joule; 0 if nothing was reduced.
         met: Whether the limit is met.
     """
 
@@ -75,28 +76,27 @@ def menu_of(
     outside: IntArray,
     guarded: BoolArray,
 ) -> Menu:
-    """The menu of jobs that are to have what ``now`` says, where the policy wished for what ``wish`` says.
+    """Return the menu for the allocation ``now``, of jobs for which the policy wished ``wish``.
 
-    Where the policy has no notion of worth, a job that runs as the policy wished is worth its weight per second:
-    slowing a job by a tenth costs as much whether it is long or short.
+    If the policy gives no worth of iterations, each job is worth its weight per second when it runs as wished: slowing
+    a job down by a tenth then costs the same for long and short jobs.
     """
-    count = len(view.jobs)
     worth = wish.worth
     if worth is None:
         runs = wish.gpus > 0
-        step_s = np.ones(count)
+        step_s = np.ones(len(view.jobs))
         step_s[runs] = view.step_time_s[view.jobs["cost"][runs], view.count_index[wish.gpus[runs]], wish.clock[runs]]
         worth = view.jobs["weight"] * step_s
     return Menu(view, now.gpus, now.clock, worth, watts, idle_w, outside, guarded)
 
 
 def drawn_w(menu: Menu) -> float:
-    """Watts above idle that the jobs of a menu add to the scope as they stand."""
+    """Return the watts above idle that the allocation of a menu adds to the scope."""
     return float(_Room(menu).drawn.sum())
 
 
 def fit(menus: Sequence[Menu], limit_w: float) -> CapFit:
-    """What jobs may have so that together they add at most ``limit_w`` ≥ 0 watts to what is drawn when all is idle."""
+    """Reduce allocations so that all jobs together add at most ``limit_w`` ≥ 0 watts above idle to the scope."""
     limit_w += SLACK_W
     rooms = [_Room(menu) for menu in menus]
     if sum(float(room.drawn.sum()) for room in rooms) <= limit_w:
@@ -113,7 +113,7 @@ def fit(menus: Sequence[Menu], limit_w: float) -> CapFit:
 
 
 class _Room:
-    """A menu while it is being worked on."""
+    """A menu with the allocation as reduced so far."""
 
     def __init__(self, menu: Menu) -> None:
         self.menu = menu
@@ -126,7 +126,7 @@ class _Room:
         self.look()
 
     def look(self) -> None:
-        """Work out again what jobs add, and could add at least."""
+        """Compute the watts that each job adds now, and the fewest that it could add on as many GPUs."""
         menu = self.menu
         current(
             menu.view.jobs["cost"],
@@ -142,13 +142,13 @@ class _Room:
         )
 
     def gpus(self) -> IntArray:
-        """``[J]`` GPUs of each job."""
+        """Return the GPUs of each job, ``[J]``."""
         return np.where(self.level >= 0, self.menu.view.gpu_counts[self.level], 0)
 
 
 @dataclass(slots=True)
 class _Ways:
-    """Ways to save watts, of all rooms: which room and job, what it is to have then, watts saved, worth per watt."""
+    """Ways to save watts: room and job, its new clock or GPU count (as positions), watts saved, worth lost per watt."""
 
     room: IntArray
     job: IntArray
@@ -158,11 +158,12 @@ class _Ways:
 
 
 def _least_w(rooms: Sequence[_Room], guarded: bool) -> float:
-    """Watts when all jobs are at their lowest clocks; the guarded ones only if it has come to that."""
+    """Return the watts with all jobs at their lowest clocks; guarded ones keep theirs unless ``guarded``."""
     return sum(float(np.where(room.menu.guarded & (not guarded), room.drawn, room.floor).sum()) for room in rooms)
 
 
 def _shrink(rooms: Sequence[_Room], limit_w: float, guarded: bool) -> float:
+    """Give jobs fewer GPUs, and return the price of the last watt saved."""
     need_w = _least_w(rooms, guarded) - limit_w
     found = []
     for room in rooms:
@@ -198,7 +199,7 @@ def _shrink(rooms: Sequence[_Room], limit_w: float, guarded: bool) -> float:
 
 
 def _lower_clocks(room: _Room, changed: BoolArray) -> None:
-    """A job on fewer GPUs must not add more than it did on more of them: lower its clock until it does not."""
+    """Lower the clocks of jobs that draw more on fewer GPUs than before, until they do not."""
     if not changed.any():
         return
     before = room.drawn.copy()
@@ -211,7 +212,10 @@ def _lower_clocks(room: _Room, changed: BoolArray) -> None:
 
 
 def _pause(rooms: Sequence[_Room], limit_w: float, guarded: bool) -> float:
-    """Jobs that hold no GPU yet before those that do, and those that make least of a watt first, within a weight."""
+    """Pause jobs, and return the price of the last watt saved.
+
+    Order: lowest weight first; within a weight jobs that do not run yet, then those with the least worth per watt.
+    """
     need_w = _least_w(rooms, guarded) - limit_w
     found, weights, holding = [], [], []
     for room in rooms:
@@ -233,6 +237,7 @@ def _pause(rooms: Sequence[_Room], limit_w: float, guarded: bool) -> float:
 
 
 def _slow(rooms: Sequence[_Room], limit_w: float, guarded: bool) -> float:
+    """Lower clocks, and return the price of the last watt saved."""
     need_w = sum(float(room.drawn.sum()) for room in rooms) - limit_w
     if need_w <= 0.0:
         return 0.0
@@ -269,7 +274,7 @@ def _slow(rooms: Sequence[_Room], limit_w: float, guarded: bool) -> float:
 def _take(
     rooms: Sequence[_Room], ways: _Ways, need_w: float, chosen: list[IntArray], order: IntArray | None = None
 ) -> float:
-    """Take the cheapest ways until enough is saved; ``chosen`` gets the new places. Returns the price of the last."""
+    """Take the cheapest ways until ``need_w`` is saved, write them to ``chosen``, and return the price of the last."""
     if len(ways.job) == 0:
         return 0.0
     if order is None:

@@ -1,4 +1,4 @@
-"""The compiled heart of a power cap: what every job could give up, in watts, and what each watt would cost it."""
+"""Compiled kernels of power caps: the watts that each job could save, and what each watt would cost it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from powerflow.kernel import kernel
 
 @kernel
 def draw(watts: float, n: int, idle_w: float, outside: int) -> float:
-    """Watts that a job adds to a scope by using n GPUs, of which up to ``outside`` stand elsewhere.
+    """Return the watts above idle that a job on n ≥ 1 GPUs adds to a scope.
 
     Args:
-        watts: Of all n GPUs, idle draw included.
-        n: GPUs, ≥ 1.
-        idle_w: Watts of one idle GPU: they are drawn anyway.
-        outside: GPUs that it has outside the scope; it would keep those longest.
+        watts: Watts of all n GPUs, including idle draw.
+        n: GPUs of the job.
+        idle_w: Watts of one idle GPU.
+        outside: GPUs that it has outside the scope; with fewer GPUs it would keep these.
     """
     inside = max(0, n - outside)
     return max(0.0, watts - n * idle_w) * inside / n
@@ -35,18 +35,18 @@ def current(
     floor: FloatArray,
     floor_clock: IntArray,
 ) -> None:
-    """What each job adds at its clock, and the least it could add on as many GPUs; 0 where it holds none.
+    """Compute the watts that each job adds at its clock, and the fewest that it could add at a lower clock.
 
     Args:
         cost: ``[J]`` rows of ``watts``.
-        level: ``[J]`` positions in ``gpu_counts``; -1: no GPU.
+        level: ``[J]`` positions in ``gpu_counts``; -1 if the job holds no GPU, and its results are then 0.
         clock: ``[J]`` positions of clocks.
         outside: ``[J]`` GPUs outside the scope.
-        gpu_counts: ``[N]``.
-        watts: ``[K, N, F]`` of all n GPUs, idle draw included.
+        gpu_counts: ``[N]`` GPU counts of the tables.
+        watts: ``[K, N, F]`` watts of all n GPUs, including idle draw.
         idle_w: Watts of one idle GPU.
-        drawn, floor: ``[J]`` out, watts.
-        floor_clock: ``[J]`` out: the clock at which it adds least.
+        drawn, floor: ``[J]`` results, watts.
+        floor_clock: ``[J]`` result: the clock with the fewest watts.
     """
     for j in range(len(cost)):
         drawn[j] = floor[j] = 0.0
@@ -80,24 +80,24 @@ def slower(
     saved: FloatArray,
     slope: FloatArray,
 ) -> int:
-    """Ways to slow jobs down: of each job the corners of the concave hull of worth over watts, from its clock down.
+    """List the ways to lower clocks: for each job, the corners of its concave hull of worth over watts.
 
     Args:
-        worth: ``[J]`` of one iteration.
-        step_time_s: ``[K, N, F]``.
-        energy_price: ``[J]`` λ_E of each job, s/J.
-        job, target: Out, ``[≥ J·F]``: which job, to which clock.
-        saved, slope: Out: watts saved over the corner before, and worth lost per watt.
+        worth: ``[J]`` worth of one iteration.
+        step_time_s: ``[K, N, F]`` seconds per iteration.
+        energy_price: ``[J]`` λ_E of each job, seconds per joule.
+        job, target: ``[≥ J·F]`` results: the job, and its new clock.
+        saved, slope: ``[≥ J·F]`` results: watts saved compared with the corner before, and worth lost per watt.
 
     Returns:
-        How many ways; those of one job follow each other, dearer and dearer.
+        Number of ways. The ways of one job follow each other, with rising slopes.
     """
     ways = 0
     for j in range(len(cost)):
         i = level[j]
         if i < 0:
             continue
-        # watts as believed need not fall with the clock: any lower clock may be the next
+        # believed watts need not fall with the clock: any lower clock may be the next corner
         k, n, at = cost[j], gpu_counts[level[j]], clock[j]
         at_w = draw(watts[k, i, at], n, idle_w, outside[j])
         dearest = -np.inf
@@ -113,7 +113,7 @@ def slower(
                     best, best_slope, best_w = f, lost, w
             if best < 0:
                 break
-            dearest = max(dearest, best_slope)  # rounding must not put a job's ways out of order
+            dearest = max(dearest, best_slope)  # slopes of one job must not fall, not even by rounding
             job[ways], target[ways], saved[ways], slope[ways] = j, best, at_w - best_w, dearest
             ways += 1
             at, at_w = best, best_w
@@ -140,16 +140,15 @@ def fewer(
     saved: FloatArray,
     slope: FloatArray,
 ) -> int:
-    """Ways to run jobs on fewer GPUs, each at its thriftiest clock.
+    """List the ways to give jobs fewer GPUs, each at the clock with the fewest watts.
 
-    Powers of two, since buddy allocation then wastes nothing; any count that a job's owner has listed.
-
-    Arguments as of `slower`; ``target`` is a position in ``gpu_counts``.
+    Only powers of two are offered, because they fill nodes without gaps, and the GPU counts that a job's owner lists.
+    Arguments not listed here are those of `slower`; ``target`` is a position in ``gpu_counts``.
 
     Args:
-        floor: ``[J]`` the least that each job adds on the GPUs it has.
+        floor: ``[J]`` fewest watts that each job adds on the GPUs that it has.
         gpus_min: ``[J]`` fewest GPUs of each job.
-        listed: ``[J]`` whether its owner lists the counts it may have.
+        listed: ``[J]`` whether the job's owner lists the GPU counts that it may have.
     """
     ways = 0
     for j in range(len(cost)):
@@ -164,7 +163,7 @@ def fewer(
                 n = gpu_counts[m]
                 if n < gpus_min[j] or (n & (n - 1) and m != at and not listed[j]) or (m == at and at_u > -np.inf):
                     continue
-                # the thriftiest clock of this count
+                # the clock with the fewest watts
                 low_w, low_f = np.inf, -1
                 for f in range(clock[j], -1, -1):
                     if step_time_s[k, m, f] < np.inf:
@@ -174,7 +173,7 @@ def fewer(
                 if low_f < 0:
                     continue
                 u = worth[j] / step_time_s[k, m, low_f] - energy_price[j] * low_w
-                if m == at:  # where it starts from
+                if m == at:  # the present count
                     at_u = u
                     continue
                 if low_w >= at_w:
@@ -195,20 +194,17 @@ def fewer(
 def take(
     order: IntArray, job: IntArray, target: IntArray, saved: FloatArray, need_w: float, chosen: IntArray, top: IntArray
 ) -> tuple[int, float]:
-    """Take ways in this order until so many watts are saved, then give back what was too much.
-
-    The ways of one job must follow each other in ``order``. Of each job only its last way may be given back; the
-    dearest is asked first.
+    """Take ways in order until ``need_w`` is saved, then give back ways that were not needed, dearest first.
 
     Args:
-        order: ``[W]`` positions of ways, cheapest first.
-        job, target, saved: ``[W]`` as from `slower` and `fewer`.
+        order: ``[W]`` positions of ways, cheapest first; the ways of one job in the order in which they were listed.
+        job, target, saved: ``[W]`` as listed by `slower` and `fewer`.
         need_w: Watts to save.
-        chosen: ``[J]`` in: where each job is; out: where it is to be.
-        top: ``[J]`` to work in.
+        chosen: ``[J]`` position of each job (clock or count); changed to the new one.
+        top: ``[J]`` scratch memory.
 
     Returns:
-        Position in ``order`` of the last way taken (-1: none), and the watts that are still to be saved (≤ 0: none).
+        Position in ``order`` of the last way taken (-1 if none), and the watts still to save (≤ 0 if none).
     """
     left = need_w
     last = -1
@@ -220,10 +216,10 @@ def take(
     top[:] = -1
     for at in range(last, -1, -1):
         way = order[at]
-        if top[job[way]] < 0:  # the last way of its job
+        if top[job[way]] < 0:  # the last way of its job: only this one can be given back
             if left + saved[way] <= 0.0:
                 left += saved[way]
-                continue  # given back: the one before it is now its last
+                continue
             top[job[way]] = way
             chosen[job[way]] = target[way]
     return last, left

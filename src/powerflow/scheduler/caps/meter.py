@@ -1,4 +1,4 @@
-"""What jobs draw, as metered rather than as believed: a power cap is held against the meter."""
+"""Learn from the meters how many watts jobs draw: power caps are judged by metered power, not by believed power."""
 
 from __future__ import annotations
 
@@ -6,39 +6,39 @@ import numpy as np
 
 from powerflow.arrays import FloatArray, IntArray
 
-UNSEEN = 1.10  # watts of a class that was never metered are taken to be so many times what is believed
-UNTRIED = 1.05  # of one that was, but not on this count at this clock: so many times what its other readings suggest
-RISE, FALL = 0.5, 0.1  # how far one reading moves what is known, up and down: too high is the safe side
+UNSEEN = 1.10  # margin on the believed watts of a class that was never metered
+UNTRIED = 1.05  # margin on a configuration that was not metered, of a class that was metered in others
+RISE, FALL = 0.5, 0.1  # share of a rise or fall that one reading adopts: an estimate that is too high is safer
 
 
 class Meters:
     """Metered watts of the classes of one pool, by configuration."""
 
     def __init__(self) -> None:
-        self._watts: FloatArray = np.empty((0, 0, 0))  # [K, N, F]; nan where nobody looked
+        self._watts: FloatArray = np.empty((0, 0, 0))  # [K, N, F]; nan where nothing was metered
 
     def read(self, shape: tuple[int, ...], cost: IntArray, level: IntArray, clock: IntArray, watts: FloatArray) -> None:
-        """Take in one reading of some jobs.
+        """Learn from one reading of some jobs.
 
         Args:
-            shape: ``(K, N, F)`` of the pool's tables now.
-            cost, level, clock: ``[R]`` the cells that the jobs run in.
-            watts: ``[R]`` what each draws.
+            shape: Shape ``(K, N, F)`` of the pool's cost tables.
+            cost, level, clock: ``[R]`` position of each job's configuration in the tables.
+            watts: ``[R]`` watts of each job.
         """
         self._grow(shape)
-        cells = np.ravel_multi_index((cost, level, clock), self._watts.shape)
-        which, place = np.unique(cells, return_inverse=True)
-        mean_w = np.bincount(place, watts) / np.bincount(place)  # jobs of one cell draw alike
+        configurations = np.ravel_multi_index((cost, level, clock), self._watts.shape)
+        which, place = np.unique(configurations, return_inverse=True)
+        mean_w = np.bincount(place, watts) / np.bincount(place)
         flat = self._watts.reshape(-1)
         known = flat[which]
         step = np.where(mean_w > known, RISE, FALL)
         flat[which] = np.where(np.isnan(known), mean_w, known + step * (mean_w - known))
 
     def expected(self, power_w: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Watts as metered where there was a reading, else as believed and corrected; and what to allow for error.
+        """Return expected watts, ``[K, N, F]``, and the factors ≥ 1 by which they may be too low.
 
-        Returns:
-            ``[K, N, F]`` watts, and the factor ≥ 1 that makes them watts to reckon with.
+        Expected are the metered watts, or where there was no reading the believed watts ``power_w``, corrected by the
+        readings of the same class.
         """
         self._grow(power_w.shape)
         seen = ~np.isnan(self._watts)

@@ -1,13 +1,13 @@
-"""Nothing starves: who has waited for long enough gets a turn, whatever the policy thinks of it.
+"""Prevent starvation: a job that has waited long enough gets a turn, whatever the policy decides.
 
-Weights cannot promise this. A weight that grows with waiting and is bounded can be outbid for ever; and to `prices` a
-heavy job that waits makes the small jobs before it worth more, not less. So the promise is a rule: a job that has
-waited for its patience, the longest wait first, gets the fewest GPUs it can run on, and keeps them for a turn. Then it
-is again one among many; if it is stopped, it waits anew, at the end of the line.
+Weights that grow with waiting time cannot guarantee this: as long as they are limited, other jobs can outbid them.
+So this is a rule. A job that has waited for ``patience_s`` gets the fewest GPUs that it can run on and keeps them for
+``turn_s``; the job that has waited longest is first. After its turn the policy decides about it as about any other
+job; if the policy stops it, its waiting time starts again from zero.
 
-How long a job waits at most: with K jobs that have waited longer, ``patience + (K + 1)·(turn + period)``. For nobody
-comes before it who came after it; the first in the line waits only for turns that have begun, none longer than
-``turn + period``; and then it starts, if it can run on the GPUs that are up and not promised to protected jobs.
+Longest possible wait, with K jobs that have waited longer: ``patience + (K + 1)·(turn + period)``. No later job is
+served first; the first job in the queue waits only for turns that have already begun, each at most ``turn + period``
+long. This holds for jobs that can run on the GPUs that are up and not promised to protected jobs.
 """
 
 from __future__ import annotations
@@ -22,20 +22,21 @@ from powerflow.errors import InputError
 from powerflow.policy.levels import feasible, held_gpus, least_levels, step_times
 from powerflow.policy.protocol import Allocation, Policy, View
 from powerflow.scheduler.rules.partial import decide_rest
+from powerflow.scheduler.rules.wrapper import Wrapper
 from powerflow.units import HOUR_S
 
 PATIENCE_S = 12 * HOUR_S
-PERIOD_S = 300.0  # decisions come at least this often, so that turns end
+PERIOD_S = 300.0  # longest time between decisions, so that turns end
 
 
-class Ageing:
-    """Any policy, with turns for jobs that it leaves waiting.
+class Ageing(Wrapper):
+    """A policy that gives turns to jobs that have waited too long.
 
     Args:
         inner: The policy.
-        patience_s: Seconds of waiting until a job is due for a turn.
-        turn_s: Seconds it then keeps its GPUs.
-        share: Of the GPUs that are up, what turns may take; one job may always have its turn.
+        patience_s: Seconds that a job waits before it gets a turn.
+        turn_s: Seconds that a turn lasts.
+        share: Largest share of the GPUs that turns may take together; one job may always have its turn.
 
     Raises:
         InputError: A time is not positive, or the share is not between 0 and 1.
@@ -49,17 +50,16 @@ class Ageing:
                 raise InputError(f"{what} {seconds!r} is not a time", fix="give seconds, more than 0")
         if not 0 <= share <= 1:
             raise InputError(f"share {share!r} is not between 0 and 1", fix="0.25 is a quarter of the GPUs")
-        self.inner = inner
+        super().__init__(inner)
         self.patience_s = patience_s
         self.turn_s = turn_s
         self.share = share
         self.name = f"{inner.name}+ageing"
-        self.needs_sizes = inner.needs_sizes
-        self.period_s: float | None = min(PERIOD_S, inner.period_s or math.inf)
-        self._turns: dict[int, float] = {}  # by row id: when its turn began
+        self.period_s = min(PERIOD_S, inner.period_s or math.inf)
+        self._turns: dict[int, float] = {}  # start of each turn by job id
 
     def decide(self, view: View) -> Allocation:
-        """The inner policy's answer, with turns given where they are due."""
+        """Return the inner policy's answer, with turns for the jobs that are due."""
         wish = self.inner.decide(view)
         floor = self._floors(view)
         short = wish.gpus < floor
@@ -73,13 +73,13 @@ class Ageing:
         return decide_rest(self.inner, view, answer, fixed)
 
     def _floors(self, view: View) -> IntArray:
-        """GPUs that jobs in a turn have at least, ``[J]``; 0 for the others."""
+        """Return the fewest GPUs that each job must get for its turn, ``[J]``; 0 for jobs without a turn."""
         jobs, now_s = view.jobs, view.now_s
         floor = np.zeros(len(jobs), np.int64)
         waits = jobs["gpus"] == 0
         due = waits & (now_s - jobs["since_s"] >= self.patience_s)
         ids: list[int] = jobs["id"].tolist()
-        # within a moment a turn may be given, and asked about again: the job still waits then
+        # a turn of this very moment stays, although its job still waits: the same decision may ask more than once
         self._turns = {
             row: began_s
             for row, wait in zip(ids, waits.tolist(), strict=True)
@@ -108,6 +108,6 @@ class Ageing:
 
 
 def _fewest(view: View) -> IntArray:
-    """The fewest GPUs that each job can run on, ``[J]``; 0 if it runs on none."""
+    """Return the fewest GPUs that each job can run on, ``[J]``; 0 if it cannot run."""
     level = least_levels(feasible(view, step_times(view)))
     return np.where(level >= 0, view.gpu_counts[level], 0).astype(np.int64)

@@ -1,9 +1,15 @@
-"""What an administrator is promised, around any policy: one object that the simulator and the live controller share.
+"""Put all rules around a policy. The simulator and the live controller use the same result.
 
-From the outside in, since who comes later may not break what who came before promises: jobs that may not be acted on
-run as asked; of the others, those that would have to begin anew keep their GPUs; all use no more watts than budgets
-pay for; protected jobs get theirs first, then jobs whose turn it is after a long wait, then what pauses allow to
-change; there the policy decides, with weights by what projects have had, and clocks no lower than owners allow.
+From the outside in; an inner rule cannot break the promise of an outer one:
+
+1. `Rollout`: jobs of unmanaged projects run as requested.
+2. `NoPreempt`: running jobs that cannot resume keep their GPUs.
+3. `PowerLimit`: all jobs together stay within the watts that energy budgets pay for.
+4. `Protection`: protected jobs are served before all others.
+5. `Ageing`: jobs that have waited too long get a turn.
+6. `Hysteresis`: GPU counts change only where that is worth the pause.
+7. `MaxSlowdown`: clocks are no lower than owners allow.
+8. `FairShare`: job weights depend on what each project has used; then the policy decides.
 """
 
 from __future__ import annotations
@@ -20,18 +26,18 @@ from powerflow.scheduler.rules.rollout import Rollout
 
 
 def with_rules(policy: Policy, *, interval_s: float = 60.0, patience_s: float = PATIENCE_S) -> Policy:
-    """A policy under all rules.
+    """Return the policy with all rules around it, under the policy's own name.
 
     Args:
-        policy: Who decides within them.
-        interval_s: Decisions are so far apart: what a slowed protected job may lose until the next (`Protection`), and
-            how long a job runs at least (`Hysteresis`).
-        patience_s: Of `Ageing`.
+        policy: The policy that decides within the rules.
+        interval_s: Seconds between decisions. A slowed protected job may lose that much until the next one
+            (`Protection`), and each job runs at least that long between changes (`Hysteresis`).
+        patience_s: For `Ageing`.
 
     Raises:
-        InputError: As of these.
+        InputError: One of the rules does not accept its arguments.
     """
-    steady = Hysteresis(MaxSlowdown(FairShare(policy)), least_run_s=interval_s)
-    ruled = Rollout(NoPreempt(PowerLimit(Protection(Ageing(steady, patience_s=patience_s), check_s=interval_s))))
-    ruled.name = policy.name  # the rules hold under every policy: it is the policy that people choose
+    changes = Hysteresis(MaxSlowdown(FairShare(policy)), least_run_s=interval_s)
+    ruled = Rollout(NoPreempt(PowerLimit(Protection(Ageing(changes, patience_s=patience_s), check_s=interval_s))))
+    ruled.name = policy.name
     return ruled

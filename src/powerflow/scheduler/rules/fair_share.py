@@ -1,38 +1,38 @@
-"""Fair share between projects: who has had more than its share lately weighs less for a while.
+"""Share the cluster fairly between projects: jobs of projects that have recently used more get lower weights.
 
-Each project's usage, in GPU-seconds, decays with a half-life. Its jobs' weights are multiplied by the fair-share
-factor of Slurm's multifactor priority plug-in, ``2^(−U/S)``, here times two so that a project that has just had its
-share has factor 1: U is its share of all decayed usage, S its share by right. The factor is at most 2, and never less
-than an eighth: a project's past makes its jobs wait, not starve.
+Each project's usage, in GPU-seconds, decays with a half-life. The weights of its jobs are multiplied by
+``2^(1 − U/S)``, with U the project's share of all decayed usage and S the share that it is entitled to. This is the
+fair-share factor of Slurm's multifactor priority plug-in, times two, so that a project with U = S has factor 1. The
+factor is between 1/8 and 2: past usage makes jobs wait, but does not starve them.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 
 from powerflow.arrays import FloatArray, IntArray
 from powerflow.errors import InputError
 from powerflow.policy.protocol import Allocation, Policy, View
+from powerflow.scheduler.rules.wrapper import Wrapper
 from powerflow.units import DAY_S
 
 LEAST_FACTOR = 0.125
 
 
 def decayed(usage: float, seconds: float, half_life_s: float) -> float:
-    """What is left of some usage after so many seconds: half of it after each half-life."""
+    """Return the usage that counts after some seconds: half of it after each half-life."""
     return float(usage * 0.5 ** (seconds / half_life_s))
 
 
 def factors(usage: FloatArray, shares: FloatArray) -> FloatArray:
-    """Fair-share factors on weights, ``2^(1 − U/S)`` but at least 1/8, ``[P]``; 1 for all while nothing was used.
+    """Return the factors on weights, ``max(1/8, 2^(1 − U/S))``, ``[P]``; all are 1 as long as nothing was used.
 
     Args:
-        usage: ``[P]`` decayed usage of each project, any unit.
-        shares: ``[P]`` shares by right, > 0, in any unit.
+        usage: ``[P]`` decayed usage of each project, in any unit.
+        shares: ``[P]`` shares that projects are entitled to, > 0, in any unit.
     """
     total = usage.sum()
     if total <= 0:
@@ -41,13 +41,13 @@ def factors(usage: FloatArray, shares: FloatArray) -> FloatArray:
     return found
 
 
-class FairShare:
-    """Any policy, with the weights of jobs by what their projects have had.
+class FairShare(Wrapper):
+    """A policy that sees job weights multiplied by the fair-share factors of their projects.
 
     Args:
         inner: The policy.
-        shares: Share by right of each project; 1 where none is given. Jobs of no project keep their weight.
-        half_life_s: Seconds in which usage counts half.
+        shares: Share that each project is entitled to; the default is 1. Jobs without a project keep their weight.
+        half_life_s: Half-life of usage, seconds.
 
     Attributes:
         usage_gpu_s: GPU-seconds of each project, decayed to the last decision.
@@ -57,53 +57,40 @@ class FairShare:
     """
 
     def __init__(
-        self,
-        inner: Policy,
-        shares: Mapping[str, float] | None = None,
-        *,
-        half_life_s: float = 7 * DAY_S,
+        self, inner: Policy, shares: Mapping[str, float] | None = None, *, half_life_s: float = 7 * DAY_S
     ) -> None:
         if not 0 < half_life_s < math.inf:
             raise InputError(f"half-life {half_life_s!r} is not a time", fix="give seconds, more than 0")
         for name, share in (shares or {}).items():
             if not 0 < share < math.inf:
                 raise InputError(f"share {share!r} of project {name!r} is not positive", fix="give a number > 0")
-        self.inner = inner
+        super().__init__(inner)
         self.half_life_s = half_life_s
         self.name = f"{inner.name}+fair"
-        self.needs_sizes = inner.needs_sizes
-        self.period_s = inner.period_s
         self.shares = dict(sorted((shares or {}).items()))
         self.usage_gpu_s = dict.fromkeys(self.shares, 0.0)
         self._seen_s = math.nan
-        self._given: dict[int, tuple[str, int]] = {}  # by row id: project, and GPUs as answered last
+        self._given: dict[int, tuple[str, int]] = {}  # by job id: project, and GPUs of the last answer
 
     def decide(self, view: View) -> Allocation:
-        """The inner policy's answer to a view with other weights."""
+        """Return the inner policy's answer to a view with the new weights."""
         self._account(view)
-        jobs = view.jobs.copy()
-        jobs["weight"] *= self._factors(view)
-        jobs.flags.writeable = False
-        answer = self.inner.decide(replace(view, jobs=jobs))
+        of = self.factors()
+        factor = np.array([of.get(name, 1.0) for name in view.projects])[view.jobs["project"]]
+        answer = self.inner.decide(view.with_jobs(weight=view.jobs["weight"] * factor))
         self._given |= _held(view, answer.gpus)
         return answer
 
     def factors(self) -> dict[str, float]:
-        """Each project's factor on its jobs' weights now."""
+        """Return each project's factor on the weights of its jobs."""
         usage, shares = np.array([*self.usage_gpu_s.values()]), np.array([*self.shares.values()])
         return dict(zip(self.shares, factors(usage, shares).tolist(), strict=True))
-
-    def _factors(self, view: View) -> FloatArray:
-        """Of each job, ``[J]``."""
-        of = self.factors()
-        found: FloatArray = np.array([of.get(name, 1.0) for name in view.projects])[view.jobs["project"]]
-        return found
 
     def _account(self, view: View) -> None:
         """Charge projects for the GPUs that their jobs have held since the last decision.
 
-        Of jobs that ended meanwhile nobody says how many they were or for how long: they count with what was answered,
-        to the end. Within one moment only the first view is looked at; others, of some of the jobs, may follow.
+        Jobs that ended in between are charged with the last answer, for the whole time. Of several views of the same
+        moment only the first counts: the later ones may show some of the jobs only.
         """
         for code in np.unique(view.jobs["project"]).tolist():
             if code and view.projects[code] not in self.shares:
@@ -123,7 +110,7 @@ class FairShare:
 
 
 def _held(view: View, gpus: IntArray) -> dict[int, tuple[str, int]]:
-    """By row id: the project of a job, and its GPUs out of ``gpus``, ``[J]``."""
+    """Return, by job id, the job's project and its entry of ``gpus``, ``[J]``."""
     jobs = view.jobs
     columns = jobs["id"].tolist(), jobs["project"].tolist(), gpus.tolist()
     return {row: (view.projects[code], count) for row, code, count in zip(*columns, strict=True)}

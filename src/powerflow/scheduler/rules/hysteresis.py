@@ -1,18 +1,16 @@
-"""Elastic without regret: a running job's GPUs change only if that pays twice over, and never too often.
+"""Change the GPUs of running jobs only where the gain is worth the pause, and not too often.
 
-A change costs a pause: so many seconds in which the job's GPUs do nothing. Three rules stand between a policy and a
-pause:
+Each change costs a pause, in which the job's GPUs do no work. Three rules limit the changes that a policy makes:
 
-1. A job that has paused runs for at least as long again, and never less than a minimum run time.
-2. What is changed together must gain, over a horizon, more than twice what its pauses cost. The horizon is that of
-   `prices`, max(600 s, 10 pauses): how long a change may be expected to last where jobs come and go. For a job that
-   waits it is at least as long as it has waited: what has lasted so long may well last as long again, so no job is held
-   back for ever by what others would lose.
-3. All pauses together take no more than a share of the GPU-time that jobs have: an allowance grows with it, pays for
-   every pause, and is never more than some hours' worth. Jobs that come as if timed to make others change back and
-   forth can use it up, not more.
+1. Minimum run time: after a pause, a job runs for at least as long again, and at least ``least_run_s``.
+2. Gain: changes that are made together must gain, over a horizon, more than twice what their pauses cost. The horizon
+   is max(600 s, 10 pauses), as in the policy ``prices``: about as long as a change lasts where jobs come and go. For a
+   waiting job it is at least its waiting time, so that no job waits for ever because others would lose by its start.
+3. Allowance: all pauses together take at most a share of the GPU time that jobs hold. The allowance grows with that
+   GPU time, pays for each pause, and is limited to a few hours' worth. So even jobs that arrive at the worst possible
+   times cannot cause more pauses than that.
 
-A policy that does not say what iterations are worth (`Allocation.worth`) is held to the first and the third.
+Policies that do not say what an iteration is worth (`Allocation.worth`) follow rules 1 and 3 only.
 """
 
 from __future__ import annotations
@@ -26,20 +24,21 @@ from powerflow.errors import InputError
 from powerflow.policy.levels import held_gpus
 from powerflow.policy.protocol import JOB, Allocation, JobRows, Policy, View
 from powerflow.scheduler.rules.partial import decide_rest
+from powerflow.scheduler.rules.wrapper import Wrapper
 
 HORIZON_S, HORIZON_PAUSES = 600.0, 10.0
-RUN_PAUSES = 2.0  # minimum run time in pauses: one of them is the pause itself
-DEPTH_S = 28800.0  # the allowance that is saved up: with the default share 3 % of a day, all in all
-REVIEW_S = 300.0  # what was held back is looked at again
+RUN_PAUSES = 2.0  # minimum run time in pauses, including the pause itself
+DEPTH_S = 28800.0  # seconds of full use for which the allowance is saved up; also its initial value
+REVIEW_S = 300.0  # longest time between decisions, so that changes that were not made are considered again
 
 
-class Hysteresis:
-    """Any policy, changing the GPUs of running jobs only where it pays.
+class Hysteresis(Wrapper):
+    """A policy that changes the GPUs of running jobs only where that pays.
 
     Args:
         inner: The policy.
         least_run_s: Minimum run time between changes, seconds.
-        share: Of the GPU-time that jobs have, what pauses may take in the long run. Besides, once: eight hours' worth.
+        share: Share of the GPU time of jobs that pauses may take in the long run.
 
     Attributes:
         allowance_gpu_s: GPU-seconds of pauses that may be spent now.
@@ -53,19 +52,18 @@ class Hysteresis:
             raise InputError(f"minimum run time {least_run_s!r} is not a time", fix="give seconds, 0 or more")
         if not 0 < share < 1:
             raise InputError(f"share {share!r} for rescaling is not above 0 and below 1", fix="0.025 is 2.5 %")
-        self.inner = inner
+        super().__init__(inner)
         self.least_run_s = least_run_s
         self.share = share
-        self.name = f"{inner.name}+steady"
-        self.needs_sizes = inner.needs_sizes
-        self.period_s: float | None = min(REVIEW_S, inner.period_s or math.inf)
+        self.name = f"{inner.name}+hysteresis"
+        self.period_s = min(REVIEW_S, inner.period_s or math.inf)
         self.allowance_gpu_s = math.nan
         self._seen_s = math.nan
         self._seen: JobRows = np.zeros(0, JOB)
-        self._paid: dict[int, float] = {}  # by row id: GPU-seconds paid when the job was stopped, for when it resumes
+        self._paid: dict[int, float] = {}  # by job id: GPU-seconds already charged for the return of a stopped job
 
     def decide(self, view: View) -> Allocation:
-        """The inner policy's answer, less the changes that do not pay."""
+        """Return the inner policy's answer without the changes that do not pay."""
         self._account(view)
         wish = self.inner.decide(view)
         held = held_gpus(view)
@@ -77,16 +75,16 @@ class Hysteresis:
         fixed.clock[:] = np.where(changes | (wish.gpus == held), wish.clock, _clocks(view, held, wish))
         if (changes == (wish.gpus != held)).all():
             return wish
-        # what is left is for jobs that wait: to start costs no pause
+        # the GPUs that remain are for waiting jobs: a first start costs no pause
         return decide_rest(self.inner, view, fixed, running | changes)
 
     # -- the allowance ------------------------------------------------------------------------------------------
 
     def _account(self, view: View) -> None:
-        """Settle what has happened since the last decision: GPU-time had, and GPU counts changed.
+        """Update the allowance: add a share of the GPU time since the last decision, take off the pauses.
 
-        What has changed counts, not what was answered: others may have had the last word. Within one moment only the
-        first view is looked at; others, of some of the jobs, may follow.
+        It counts the changes that were made, not the last answer, which an outer rule may have changed. Of several
+        views of the same moment only the first counts: the later ones may show some of the jobs only.
         """
         most_gpu_s = self.share * view.capacity * DEPTH_S
         if math.isnan(self._seen_s):
@@ -100,9 +98,9 @@ class Hysteresis:
         self._seen_s, self._seen = view.now_s, view.jobs
 
     def _spent_gpu_s(self, jobs: JobRows) -> float:
-        """What the pauses since the last decision cost.
+        """Return the GPU-seconds of pauses since the last decision.
 
-        A job that has been stopped pays for its return, one that has returned what it had not paid yet.
+        A stopped job is charged for its return at once; when it does return, for the rest if it gets more GPUs.
         """
         spent = 0.0
         paid, self._paid = self._paid, {}
@@ -124,17 +122,20 @@ class Hysteresis:
     # -- what pays ----------------------------------------------------------------------------------------------
 
     def _pays(self, view: View, wish: Allocation, held: IntArray) -> BoolArray:
-        """Which of the wished changes are made, ``[J]``.
+        """Choose which of the wished changes are made, ``[J]``.
 
-        GPUs are bid for and offered. A job that is to have more bids what they bring over the horizon, less twice
-        its pause if it runs; one that is to have fewer asks what it loses, and twice its pause. GPUs that are free ask
-        nothing. The highest bids are served from the lowest offers, as many as bring most in all.
+        This is an auction of GPUs:
 
-        What n GPUs bring a second is ``V = worth/T − λ_E·D`` (design §5) at the best clock.
+        1. A job that is to get more GPUs bids what they gain over the horizon, minus twice its pause if it runs.
+        2. A job that is to get fewer asks for what it loses over the horizon, plus twice its pause. Free GPUs cost 0.
+        3. The highest bids are served from the lowest asks, up to the number of bids with the largest total gain.
+
+        n GPUs gain ``V = worth/T − λ_E·D`` per second at the best clock, with T seconds per iteration and D watts above
+        idle.
         """
         jobs, gets = view.jobs, wish.gpus
         pause_s, stood_s = jobs["pause_s"], view.now_s - jobs["since_s"]
-        # a job that is stopped pauses when it returns
+        # a stopped job pauses when it returns
         lost_gpu_s = np.where(jobs["attained_gpu_s"] > 0, pause_s * np.where(gets > 0, gets, held), 0.0)
         may = (gets != held) & ((held == 0) | (stood_s >= np.maximum(self.least_run_s, RUN_PAUSES * pause_s)))
         gain = np.zeros(len(jobs))
@@ -164,7 +165,7 @@ class Hysteresis:
         made[bids[:served]] = True
         made[asks[:sold]] = True
         left_gpu_s = self.allowance_gpu_s - float(lost_gpu_s[made].sum())
-        for j in asks[sold:]:  # with fewer GPUs they do better, even if nobody else wants them
+        for j in asks[sold:]:  # some jobs gain by having fewer GPUs, even if no other job wants these
             if gain[j] > 0 and lost_gpu_s[j] <= left_gpu_s:
                 made[j] = True
                 left_gpu_s -= float(lost_gpu_s[j])
@@ -172,14 +173,14 @@ class Hysteresis:
 
 
 def _best_first(gain: FloatArray, gpus: IntArray, may: BoolArray) -> list[int]:
-    """The jobs that may and for which ``gpus`` is positive, by gain per GPU, the highest first."""
+    """Return the jobs with ``may`` and ``gpus`` > 0, those with the highest gain per GPU first."""
     who = np.flatnonzero(may & (gpus > 0))
     order: list[int] = who[np.argsort(-gain[who] / gpus[who], kind="stable")].tolist()
     return order
 
 
 def _rates(view: View, gpus: IntArray, worth: FloatArray) -> FloatArray:
-    """What jobs make of these GPUs a second at each clock, ``[J, F]``: ``worth/T − λ_E·D``; 0 where they have none."""
+    """Return ``worth/T − λ_E·D`` of each job on these GPUs at each clock, ``[J, F]``; 0 for jobs without GPUs."""
     cost, level = view.jobs["cost"], view.count_index[gpus]
     has = (gpus > 0)[:, None]
     step_s = np.where(has, view.step_time_s[cost, level], np.inf)
@@ -189,13 +190,13 @@ def _rates(view: View, gpus: IntArray, worth: FloatArray) -> FloatArray:
 
 
 def _values(view: View, gpus: IntArray, worth: FloatArray) -> FloatArray:
-    """What jobs make of these GPUs a second at the best clock, ``[J]``."""
+    """Return the value of `_rates` at the best clock, ``[J]``."""
     values: FloatArray = _rates(view, gpus, worth).max(axis=1, initial=-np.inf)
     return values
 
 
 def _clocks(view: View, gpus: IntArray, wish: Allocation) -> IntArray:
-    """The best clock for these GPUs, ``[J]``; the wished one where nobody says what iterations are worth."""
+    """Return the best clock on these GPUs, ``[J]``; the wished one if the policy gives no worth of iterations."""
     if wish.worth is None:
         return wish.clock
     clocks: IntArray = _rates(view, gpus, wish.worth).argmax(axis=1)

@@ -1,36 +1,33 @@
-"""A policy asked about some of the jobs and some of the GPUs: how rules keep what is promised out of its hands."""
+"""Ask a policy about some of the jobs and GPUs only, so that it cannot change what a rule has promised to others."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
-from powerflow.arrays import IntArray
+from powerflow.arrays import BoolArray, IntArray
 from powerflow.policy.protocol import Allocation, Policy, View
 
 
-def decide_rest(policy: Policy, view: View, answer: Allocation, fixed: npt.NDArray[np.bool_]) -> Allocation:
-    """The policy's answer for all jobs but the ``fixed`` ones, on the GPUs that these leave.
+def decide_rest(policy: Policy, view: View, answer: Allocation, fixed: BoolArray) -> Allocation:
+    """Ask the policy about all jobs that are not fixed, with the GPUs that the fixed ones leave.
 
     Args:
-        policy: Whom to ask.
+        policy: The policy to ask.
         view: All jobs.
-        answer: What the fixed jobs get; of the others nothing is read.
-        fixed: ``[J]`` which these are.
+        answer: The allocation of the fixed jobs; its other entries are not used.
+        fixed: ``[J]`` which jobs are fixed.
 
     Returns:
-        All jobs' allocation. The price of a GPU is that of the rest; the fixed jobs keep what ``answer`` says they are
-        worth.
+        The allocation of all jobs. The GPU price is the one that the policy sets for the rest; the fixed jobs keep
+        their worth from ``answer``.
     """
     if fixed.all():
         return answer
     rest = ~fixed
-    jobs = view.jobs[rest]
-    jobs.flags.writeable = False
     free = view.capacity - int(answer.gpus[fixed].sum())
-    part = policy.decide(replace(view, jobs=jobs, capacity=free))
+    part = policy.decide(replace(view.of_jobs(rest), capacity=free))
     gpus, clock = answer.gpus.copy(), answer.clock.copy()
     gpus[rest], clock[rest] = part.gpus, part.clock
     worth = None
@@ -40,10 +37,13 @@ def decide_rest(policy: Policy, view: View, answer: Allocation, fixed: npt.NDArr
     return Allocation(gpus, clock, part.gpu_price, worth)
 
 
-def first_that_fit(need: IntArray, order: IntArray, free: int) -> npt.NDArray[np.bool_]:
-    """Which jobs get all they need, in turn, until one does not fit: nobody overtakes it. ``[J]``.
+def first_that_fit(need: IntArray, order: IntArray, free: int) -> BoolArray:
+    """Serve jobs in order until one does not fit, and return which ones were served, ``[J]``.
 
-    A job that needs nothing (it cannot run) or more than all of ``free`` blocks nobody.
+    Args:
+        need: ``[J]`` GPUs of each job. A job that needs 0 (it cannot run) or more than ``free`` is passed over.
+        order: Positions of the jobs to serve, first to last. No job overtakes one that does not fit.
+        free: GPUs to give out.
     """
     fits = np.zeros(len(need), np.bool_)
     left = free

@@ -1,18 +1,20 @@
-"""Protected jobs: each gets the GPUs it asked for as soon as it comes, and is slowed no more than its owner allows.
+"""Serve protected jobs first, and slow them down no more than their owners allow.
 
-The promise, for a job that may be slowed by a share s: its JCT is at most (1 + s) times what it would take alone as
-submitted (requested GPUs, maximum clock). It is kept by watching, not by predicting. Divide the work by the promised
-pace and you get a line: by now the job should have done so many iterations. The time by which it is ahead,
+The promise to a job that may be slowed by a share s: its completion time is at most (1 + s) times its time alone as
+submitted (requested GPUs, maximum clock, no wait). The scheduler keeps it by measuring progress, not by predicting it.
+The job is ahead of the promised progress by
 
-    ahead = (1 + s)·done·T_ref − (now − submission)            seconds,
+    ahead = (1 + s)·done·T_ref − (now − submission)            seconds.
 
-is all that may be spent. A job that is ahead by at least the time until the next decision may leave its configuration:
-even if it then did nothing at all until that decision, the promise would stand. Otherwise it runs as submitted, and
-falls no further behind than running alone would. So neither the size of a job nor its cost on other configurations
-needs to be believed, and an error of the models costs watts, never the promise.
+1. If ``ahead`` is at least the time until the next decision, the job may run in another configuration: even if it did
+   no work at all until then, the promise would hold.
+2. Otherwise it runs as submitted, which loses no more time than running alone would.
 
-What is fixed at submission is the configuration. T_ref, the seconds of an iteration in it, is measured while the job
-runs so (until then, it does); a later measurement may tighten it, none may loosen it: what is promised does not drift.
+So the promise does not depend on the believed size of the job, nor on its believed cost on other configurations; wrong
+models cost energy only.
+
+T_ref, seconds per iteration as submitted, is measured while the job runs that way, which it does until T_ref is known.
+Later measurements may lower T_ref but never raise it.
 """
 
 from __future__ import annotations
@@ -21,25 +23,25 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
-from powerflow.arrays import IntArray
+from powerflow.arrays import BoolArray, IntArray
 from powerflow.policy.levels import by_arrival, requested_gpus
 from powerflow.policy.protocol import Allocation, Policy, View
 from powerflow.scheduler.rules.partial import decide_rest, first_that_fit
+from powerflow.scheduler.rules.wrapper import Wrapper
 
-DELAY_S, DELAY_SHARE = 60.0, 0.01  # a protected job may start so late
-LEAST_S = 30.0  # running as submitted for less says little about the pace: steps are counted whole
+DELAY_S, DELAY_SHARE = 60.0, 0.01  # allowed delay of the start: the larger of the two (share of the time so far)
+LEAST_S = 30.0  # shortest run as submitted that T_ref is measured over: steps are counted whole
 
 
 @dataclass(slots=True)
 class Pace:
-    """How fast a protected job is as submitted, as far as it has been measured.
+    """Measure T_ref of a protected job.
 
     Attributes:
         step_s: T_ref, seconds per iteration; ``inf`` until it is known.
-        since_s, since_done: When the present stretch as submitted was first seen under way, and what was done by then;
-            nan if it does not run as submitted.
+        since_s, since_done: Time and iterations done at the start of the current measurement; nan if the job does not
+            run as submitted.
     """
 
     step_s: float = math.inf
@@ -47,56 +49,55 @@ class Pace:
     since_done: float = math.nan
 
     def see(self, now_s: float, done: float, as_submitted: bool) -> None:
-        """Take note of progress.
+        """Record the progress of the job at a decision.
 
         Args:
-            now_s: The moment of a decision.
-            done: Iterations.
-            as_submitted: Whether the job has run as submitted since the decision before.
+            now_s: Time of the decision.
+            done: Iterations done.
+            as_submitted: Whether the job has run as submitted since the last decision.
         """
         if not as_submitted or done <= 0:  # before its first step it may still be starting
             self.since_s = self.since_done = math.nan
-        elif not done > self.since_done:  # a new stretch; or it stood still, or fell back to a checkpoint
+        elif not done > self.since_done:  # a new measurement: the job has just started, stood still or lost work
             self.since_s, self.since_done = now_s, done
         elif now_s - self.since_s >= LEAST_S:
             self.step_s = min(self.step_s, (now_s - self.since_s) / (done - self.since_done))
 
 
 def ahead_s(slowdown: float, step_s: float, done: float, elapsed_s: float) -> float:
-    """Seconds by which a job is ahead of its promised line, ``(1 + s)·done·T_ref − elapsed``; negative: behind.
+    """Return the seconds that a job is ahead of its promise, ``(1 + s)·done·T_ref − elapsed``; negative if behind.
 
     Args:
         slowdown: s.
-        step_s: T_ref; while it is ``inf``, unknown, the job is ahead of nothing: ``-inf``.
-        done: Iterations.
-        elapsed_s: Since submission.
+        step_s: T_ref; ``inf`` as long as it is unknown, and the result is then ``-inf``.
+        done: Iterations done.
+        elapsed_s: Seconds since submission.
     """
     return (1.0 + slowdown) * done * step_s - elapsed_s if math.isfinite(step_s) else -math.inf
 
 
-class Protection:
-    """Any policy, with some jobs protected from it.
+class Protection(Wrapper):
+    """A policy that serves protected jobs first.
 
-    Protected jobs get what they asked for in order of submission, before all others; the policy shares out the rest,
-    and so says who shrinks or stops for them. When they ask for more GPUs than are up, the first that does not fit
-    waits, with all protected ones behind it, for the first GPUs that come free, and until then has what the policy
-    gives it: the promise cannot hold for these.
+    Protected jobs get the GPUs that they requested, in order of submission. The inner policy decides about the rest,
+    and so also which jobs shrink or stop for the protected ones. If protected jobs request more GPUs than are up, the
+    first that does not fit and all protected jobs after it wait for free GPUs. Until then they get what the inner
+    policy gives them, and their promise cannot be kept.
 
     Args:
-        inner: The policy that decides everything else.
-        check_s: Decisions come at least this often, late ones included: what a slowed job may lose until the next.
+        inner: The policy.
+        check_s: Longest time between decisions: the most that a slowed job may lose before the next one.
     """
 
     def __init__(self, inner: Policy, *, check_s: float = 60.0) -> None:
-        self.inner = inner
+        super().__init__(inner)
         self.check_s = check_s
         self.name = f"{inner.name}+protected"
-        self.needs_sizes = inner.needs_sizes
-        self.period_s: float | None = min(check_s, inner.period_s or math.inf)
+        self.period_s = min(check_s, inner.period_s or math.inf)
         self.paces: dict[int, Pace] = {}
 
     def decide(self, view: View) -> Allocation:
-        """Protected jobs first, the rest as the inner policy says."""
+        """Return the allocation: protected jobs first, the rest as the inner policy decides."""
         rows = np.flatnonzero(view.jobs["protected"])
         wish = self.inner.decide(view)
         if not len(rows):
@@ -106,18 +107,18 @@ class Protection:
         self.paces = {number: self.paces.get(number) or Pace() for number in numbers}
         need = requested_gpus(view)
         order = by_arrival(view)
-        kept = first_that_fit(need, order[np.isin(order, rows)], view.capacity)
+        served = first_that_fit(need, order[np.isin(order, rows)], view.capacity)
         as_submitted = (jobs["gpus"] == need[rows]) & (jobs["clock"] == view.clock_max)
         for number, done, same in zip(numbers, jobs["done"].tolist(), as_submitted.tolist(), strict=True):
             self.paces[number].see(view.now_s, done, same)
-        gpus, clock = self._configurations(view, wish, kept, need)
+        gpus, clock = self._configurations(view, wish, served, need)
         answer = replace(wish, gpus=gpus, clock=clock)
-        if (gpus[kept] == wish.gpus[kept]).all():
+        if (gpus[served] == wish.gpus[served]).all():
             return answer
-        return decide_rest(self.inner, view, answer, kept)
+        return decide_rest(self.inner, view, answer, served)
 
     def ahead_s(self, view: View) -> dict[int, float]:
-        """By row id, seconds by which each protected job is ahead of its promised line (`ahead_s`)."""
+        """Return, by job id, the seconds that each protected job is ahead of its promise."""
         jobs = view.jobs[view.jobs["protected"]]
         columns = (jobs[name].tolist() for name in ("id", "slowdown", "done", "arrival_s"))
         return {
@@ -126,11 +127,12 @@ class Protection:
         }
 
     def held_back_s(self, view: View) -> dict[int, float]:
-        """By row of the view, protected jobs that do not run as submitted, and how far behind their line they are.
+        """Return, by row of the view, how many seconds the scheduler has put each protected job behind its promise.
 
-        Seconds beyond the start delay that is allowed: ``max(60 s, 1 %)`` of the time since submission; and no more
-        than have passed since the job was last given, or denied, its GPUs: what was before (its owner held it, a node
-        failed) nobody here has done to it. One that has not run yet, so that nobody knows its pace, is behind by that.
+        Only jobs that do not run as submitted are reported. A delay of ``max(60 s, 1 % of the time since submission)``
+        is allowed and not counted. At most the time since the job's GPU count last changed counts, because what delayed
+        it before (its owner, a failed node) was not the scheduler. For a job that has not run yet, whose T_ref is
+        unknown, all of that time counts.
         """
         jobs = view.jobs
         as_submitted = (jobs["gpus"] == requested_gpus(view)) & (jobs["clock"] == view.clock_max)
@@ -149,47 +151,47 @@ class Protection:
         return found
 
     def _configurations(
-        self, view: View, wish: Allocation, kept: npt.NDArray[np.bool_], need: IntArray
+        self, view: View, wish: Allocation, served: BoolArray, need: IntArray
     ) -> tuple[IntArray, IntArray]:
-        """GPUs and clocks, ``[J]`` each: those of the protected jobs that fit as they may be, the others' as wished."""
+        """Return GPUs and clocks, ``[J]`` each: chosen here for the served protected jobs, as wished for the others."""
         gpus, clock = wish.gpus.copy(), wish.clock.copy()
-        rows = np.flatnonzero(kept)
+        rows = np.flatnonzero(served)
         numbers: list[int] = view.jobs["id"][rows].tolist()
         ahead = self.ahead_s(view)
         gpus[rows], clock[rows] = need[rows], view.clock_max
         for row, number in zip(rows.tolist(), numbers, strict=True):
-            if ahead[number] >= self.check_s:  # or else there is nothing to choose
+            if ahead[number] >= self.check_s:  # otherwise the job must run as submitted
                 pace_s = (1.0 + float(view.jobs["slowdown"][row])) * self.paces[number].step_s
                 gpus[row], clock[row] = self._configuration(view, row, wish, int(need[row]), ahead[number], pace_s)
-        if gpus[kept].sum() > view.capacity:  # not all can have more than they asked for
-            more = kept & (gpus > need)
+        if gpus[served].sum() > view.capacity:  # not all of them can have more than they requested
+            more = served & (gpus > need)
             gpus[more], clock[more] = need[more], view.clock_max
         return gpus, clock
 
     def _configuration(
         self, view: View, row: int, wish: Allocation, need: int, ahead: float, pace_s: float
     ) -> tuple[int, int]:
-        """GPUs and clock of one protected job until the next decision.
+        """Choose GPUs and clock of one protected job until the next decision.
 
         Args:
-            view, row: Which job.
-            wish: What the policy wants.
-            need: GPUs it asked for.
-            ahead: Seconds ahead of the line.
-            pace_s: Seconds per iteration along the line.
+            view, row: The job.
+            wish: What the policy wants for it.
+            need: GPUs that it requested.
+            ahead: Seconds that it is ahead of its promise.
+            pace_s: Promised seconds per iteration, (1 + s)·T_ref.
         """
         job, top = view.jobs[row], view.clock_max
         step_s = view.step_time_s[job["cost"]]
         n, held = int(wish.gpus[row]), int(job["gpus"])
         if n > need and step_s[view.count_index[n], top] < step_s[view.count_index[need], top]:
-            # going there and coming back are a pause each
+            # moving to more GPUs and back costs a pause each time
             ahead -= float(job["pause_s"]) * (1 if n == held else 2)
         else:
             n = need
             ahead -= float(job["pause_s"]) * (n != held)
         if ahead < self.check_s:
             return need, top
-        # the lowest clock, not below the wish, after which it is expected to be far enough ahead again
+        # the lowest clock, not below the wished one, with which it should be far enough ahead at the next decision
         expected_s = ahead + self.check_s * (pace_s / step_s[view.count_index[n], :] - 1.0)
         enough = np.flatnonzero(expected_s >= self.check_s)
         return n, int(enough[enough >= wish.clock[row]].min(initial=top))

@@ -1,8 +1,9 @@
-"""Who is acted on, and who is only watched: how a cluster takes PowerFlow into use project by project.
+"""Manage some projects only, so that a cluster can introduce PowerFlow project by project.
 
-Jobs of a project that is not acted on run as on a cluster without PowerFlow: first come, first served, on the GPUs
-their owners asked for, clocks untouched, never stopped or moved. Those that are acted on count in that queue with what
-they asked for, so that a canary takes nothing from its neighbours; the policy decides for them, within what is left.
+Jobs of unmanaged projects run as on a cluster without PowerFlow: first come, first served, on the GPUs that their
+owners requested, without a change of clocks, and never stopped or moved. Managed jobs take their place in the same
+queue with what they requested, so that they take nothing from the others. The policy decides about them, within the
+GPUs that the unmanaged jobs leave.
 """
 
 from __future__ import annotations
@@ -17,59 +18,50 @@ from powerflow.policy.levels import by_arrival, held_gpus, requested_gpus, take_
 from powerflow.policy.protocol import Allocation, Policy, View
 from powerflow.scheduler.rules.partial import decide_rest
 from powerflow.scheduler.rules.power_limit import added_w
+from powerflow.scheduler.rules.wrapper import Wrapper
 
 
-class Rollout:
-    """A policy for the jobs that are acted on; all others run as their owners asked.
-
-    Args:
-        inner: Who decides for the former.
-    """
+class Rollout(Wrapper):
+    """A policy for managed jobs; unmanaged ones run as their owners requested."""
 
     def __init__(self, inner: Policy) -> None:
-        self.inner = inner
-        self.shadow = copy.deepcopy(inner)  # with a memory of its own: it sees what is, and is never obeyed
-        self.name = inner.name
-        self.needs_sizes = inner.needs_sizes
-        self.period_s = inner.period_s
+        super().__init__(inner)
+        self._shadow = copy.deepcopy(inner)  # its memory follows the same views, but its answers are never carried out
 
     def decide(self, view: View) -> Allocation:
-        """As asked, or as the inner policy says."""
-        watched = view.jobs["untouched"]
-        if not watched.any():
+        """Return what was requested for unmanaged jobs, and the inner policy's answer for the others."""
+        unmanaged = view.jobs["unmanaged"]
+        if not unmanaged.any():
             return self.inner.decide(view)
         need = requested_gpus(view)
         answer = view.nothing()
-        answer.gpus = _as_asked(view, need)
-        if watched.all():
+        answer.gpus = _as_requested(view, need)
+        if unmanaged.all():
             return answer
         limit_w = view.limit_w
         if "" in limit_w:
             limit_w = {**limit_w, "": max(0.0, limit_w[""] - max(0.0, added_w(view, answer)))}
-        answer = decide_rest(self.inner, replace(view, limit_w=limit_w), answer, watched)
-        # what the policy leaves free is no reason to let others wait
+        answer = decide_rest(self.inner, replace(view, limit_w=limit_w), answer, unmanaged)
+        # GPUs that the policy leaves free go to unmanaged jobs that wait
         order = by_arrival(view)
-        queue = order[watched[order] & (answer.gpus[order] == 0) & (need[order] > 0)]
+        queue = order[unmanaged[order] & (answer.gpus[order] == 0) & (need[order] > 0)]
         more = take_until_blocked(need, queue, view.capacity - int(answer.gpus.sum()))
         return replace(answer, gpus=answer.gpus + more, clock=np.where(more > 0, view.clock_max, answer.clock))
 
     def wish(self, view: View) -> Allocation:
-        """What the policy would do if it acted on all jobs."""
-        jobs = view.jobs.copy()
-        jobs["untouched"] = False
-        jobs.flags.writeable = False
-        return self.shadow.decide(replace(view, jobs=jobs))
+        """Return what the policy would do if every project were managed."""
+        return self._shadow.decide(view.with_jobs(unmanaged=False))
 
 
-def _as_asked(view: View, need: IntArray) -> IntArray:
-    """GPUs of the jobs that are only watched, ``[J]``: what they hold, or what they asked for when it is their turn."""
-    watched, held = view.jobs["untouched"], held_gpus(view)
+def _as_requested(view: View, need: IntArray) -> IntArray:
+    """Return the GPUs of unmanaged jobs, ``[J]``: those that they hold, or their request when their turn comes."""
+    unmanaged, held = view.jobs["unmanaged"], held_gpus(view)
     has = view.jobs["gpus"].astype(np.int64)
-    if has.sum() <= view.capacity:  # else nodes have failed
+    if has.sum() <= view.capacity:  # otherwise nodes have failed
         known = view.count_index[np.minimum(has, len(view.count_index) - 1)] >= 0
-        held = np.where(watched & known, has, held)  # also where it is believed that they cannot run so: they do
-    counted = np.where(watched, held, np.minimum(held, need))
+        held = np.where(unmanaged & known, has, held)  # they do run, even if the cost tables say that they cannot
+    counted = np.where(unmanaged, held, np.minimum(held, need))
     order = by_arrival(view)
     queue = order[(counted[order] == 0) & (need[order] > 0) & (need[order] <= view.capacity)]
     given = take_until_blocked(need, queue, view.capacity - int(counted.sum()))
-    return np.where(watched, held + given, 0).astype(np.int64)
+    return np.where(unmanaged, held + given, 0).astype(np.int64)

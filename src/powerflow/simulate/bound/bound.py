@@ -1,9 +1,9 @@
 """A lower bound on the mean completion time that any schedule can reach at a given energy.
 
-Jobs are let loose from each other: instead of sharing the cluster, each pays a price for GPUs that varies over time
-and a price for energy, and does what is cheapest for itself. Whatever the prices, the sum of these costs, less what
-the whole cluster would have earned, is below the cost of every real schedule (weak duality; ``docs/bound.md`` has the
-proof). Good prices make the bound tight, and are found by ascent.
+Instead of sharing the cluster, each job pays a price for GPUs that varies over time and a price for energy, and does
+what is cheapest for itself. For any prices, the sum of these costs, minus what all GPUs together would earn, is at most
+the cost of every real schedule (weak duality; proof in ``docs/bound.md``). Good prices make the bound tight; they are
+found by ascent.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from powerflow.errors import InputError
 from powerflow.simulate.bound.dual import ANY_POOL, DualValue, Group, JobArrays, PoolCost, dual, group_jobs
 from powerflow.simulate.workload.workload import Workload
 
-#: Price intervals of each round of the search: each round cuts finer where prices change.
+#: Price intervals in each round of the search; each round is finer where prices change.
 ROUNDS = (256, 1024)
 #: Evaluations of the dual function in each round.
 EVALUATIONS = 40
-#: Worths of an iteration tried per job while searching, and for the final value.
+#: Number of worths of an iteration per job, during the search and for the final value.
 NODES = 64
 FINAL_NODES = 256
-#: Points added between two neighbouring prices of energy, without a search.
+#: Points added between two neighbouring prices of energy without a search.
 BETWEEN = 3
 
 
@@ -38,7 +38,7 @@ class DualPoint:
     Attributes:
         energy_price: λ_E, weighted seconds per joule.
         cost_s: For every schedule, Σ weight·flow + λ_E·(joules above idle) ≥ ``cost_s``.
-        energy_j: Joules above idle that the relaxed jobs use at these prices: near this energy the point matters most.
+        energy_j: Joules above idle that the relaxed jobs use at these prices; the bound is tightest near this energy.
         grid_s: ``[T + 1]`` ends of the price intervals.
         gpu_price: ``[P, T]`` λ_G of each pool, weighted seconds per GPU-second; 0 after the grid.
     """
@@ -63,25 +63,25 @@ class Bound:
     weight: float
 
     def mean_jct_at(self, energy_above_idle_j: float) -> float:
-        """Seconds below which no schedule's mean completion time lies that uses at most so many joules above idle.
+        """Return the lower bound on the mean completion time with at most this energy above idle, seconds.
 
-        Joules above idle are Σ over jobs of the joules of its GPUs while it holds them, less idle watts × GPU-seconds
-        held. Where GPUs always draw their idle watts, that is metered energy − idle watts × GPUs × horizon.
+        The energy above idle is the sum over jobs of the joules of their GPUs while they hold them, minus idle watts ×
+        GPU-seconds held. If GPUs always draw their idle watts, that is metered energy − idle watts × GPUs × horizon.
         """
         best = max(point.cost_s - point.energy_price * energy_above_idle_j for point in self.points)
         return best / self.weight
 
 
 def bound(jobs: JobArrays, pools: Sequence[PoolCost], energy_prices: Sequence[float]) -> Bound:
-    """Find good prices and the bound they prove.
+    """Compute the bound.
 
     Args:
-        jobs: The jobs; weights of 1 bound the plain mean.
-        pools: Where they can run. A job is on one pool at a time.
+        jobs: The jobs; with weights of 1 the bound is for the plain mean.
+        pools: The pools; a job runs on one pool at a time.
         energy_prices: λ_E ≥ 0 to search at, weighted seconds per joule; a factor of 2 apart is close enough.
 
     Raises:
-        InputError: for a negative price, arrays that are not as described, or a job that cannot run at all.
+        InputError: A price is negative, arrays are not as described, or a job cannot run.
     """
     prices = sorted(set(energy_prices))
     if not prices or not np.isfinite(prices).all() or prices[0] < 0:
@@ -92,25 +92,25 @@ def bound(jobs: JobArrays, pools: Sequence[PoolCost], energy_prices: Sequence[fl
 
 
 def bound_for(workload: Workload, energy_prices: Sequence[float], *, weighted: bool = False) -> Bound:
-    """The bound for a workload: its truth, its cluster, and the catalogue's idle watts.
+    """Compute the bound for a workload, with its true costs and the catalogue's idle watts.
 
     Args:
-        workload: What happens.
+        workload: The workload.
         energy_prices: λ_E ≥ 0 to search at, seconds per joule.
-        weighted: Bound the mean weighted by priority instead of the plain one.
+        weighted: Bound the mean weighted by priority instead of the plain mean.
 
     Raises:
-        InputError: as `bound`.
+        InputError: As for `bound`.
     """
     jobs, pools = arrays_of(workload, weighted=weighted)
     return bound(jobs, pools, energy_prices)
 
 
 def joined(workload: Workload, parts: Sequence[Bound], *, weighted: bool = False) -> Bound:
-    """One bound from several on the same workload that were searched apart (in parallel), as if searched at once.
+    """Join bounds of the same workload that were computed separately, at other prices, into one.
 
     Raises:
-        InputError: as `bound`.
+        InputError: As for `bound`.
     """
     jobs, pools = arrays_of(workload, weighted=weighted)
     points = {point.energy_price: point for part in parts for point in part.points}
@@ -119,7 +119,7 @@ def joined(workload: Workload, parts: Sequence[Bound], *, weighted: bool = False
 
 
 def arrays_of(workload: Workload, *, weighted: bool = False) -> tuple[JobArrays, list[PoolCost]]:
-    """A workload as plain arrays; every weight is 1 unless ``weighted``."""
+    """Return a workload as plain arrays; weights are 1 unless ``weighted``."""
     nodes_of = workload.cluster.pools()
     names = list(nodes_of)
     classes = sorted({cost_class for cost_class, _ in workload.truth})
@@ -151,7 +151,7 @@ def arrays_of(workload: Workload, *, weighted: bool = False) -> tuple[JobArrays,
 
 
 def _search(groups: Sequence[Group], pools: Sequence[PoolCost], energy_price: float) -> DualPoint:
-    """Raise the dual function over λ_G: coarse intervals first, then finer ones where the price changes."""
+    """Maximise the dual function over λ_G: on coarse intervals first, then on finer ones where the price changes."""
     grid_s = _first_grid(groups, pools, energy_price, ROUNDS[0])
     gpu_price = _flat_price(groups, pools, grid_s, energy_price)
     for i, intervals in enumerate(ROUNDS):
@@ -163,7 +163,7 @@ def _search(groups: Sequence[Group], pools: Sequence[PoolCost], energy_price: fl
 
 
 def _with_between(groups: Sequence[Group], pools: Sequence[PoolCost], points: Sequence[DualPoint]) -> list[DualPoint]:
-    """The points, by price of energy, and `BETWEEN` more between each two of them."""
+    """Return the points and `BETWEEN` more between each two of them, by price of energy."""
     filled = list(points)
     for low, high in pairwise(points):
         filled += [_mixed(groups, pools, low, high, i / (BETWEEN + 1)) for i in range(1, BETWEEN + 1)]
@@ -173,7 +173,7 @@ def _with_between(groups: Sequence[Group], pools: Sequence[PoolCost], points: Se
 def _mixed(
     groups: Sequence[Group], pools: Sequence[PoolCost], low: DualPoint, high: DualPoint, share: float
 ) -> DualPoint:
-    """The bound at prices between those of two points: one evaluation, above the chord because the dual is concave."""
+    """Evaluate the bound at prices between those of two points; it is above the chord, because the dual is concave."""
     grid_s = np.union1d(low.grid_s, high.grid_s)
     gpu_price = np.zeros((len(pools), len(grid_s) - 1))
     for point, part in ((low, 1.0 - share), (high, share)):
@@ -190,10 +190,10 @@ def _supply(pools: Sequence[PoolCost], grid_s: FloatArray) -> FloatArray:
 
 
 def _first_grid(groups: Sequence[Group], pools: Sequence[PoolCost], energy_price: float, intervals: int) -> FloatArray:
-    """Intervals over the time in which GPUs can be short, half of them by releases, half even.
+    """Return intervals over the time in which GPUs can be short: half of them by releases, half of equal length.
 
-    It ends when a queue that gives each job what is best for it on free GPUs would surely be done. A wrong guess
-    costs tightness only: prices are 0 after the grid, and every price is valid.
+    The grid ends when a queue that gives each job what is best for it on free GPUs would certainly be empty. A wrong
+    estimate makes the bound less tight but not wrong: prices are 0 after the grid, and every price is valid.
     """
     release, length, demand = [], [], []
     for group in groups:
@@ -207,7 +207,7 @@ def _first_grid(groups: Sequence[Group], pools: Sequence[PoolCost], energy_price
     order = np.argsort(released, kind="stable")
     released, lasting, wanted = released[order], lasting[order], wanted[order]
     gpus = sum(pool.gpus for pool in pools)
-    # time to work off what came from job i on, if GPUs were never idle after it: the largest counts (Lindley)
+    # end of all work from job i on, if no GPU were idle after its release; the latest counts (Lindley)
     to_come = np.cumsum(wanted[::-1])[::-1] / max(gpus, 1)
     end = max(float((released + to_come).max()), float((released + lasting).max())) + float(lasting.max())
     quantiles = np.linspace(0.0, 1.0, intervals // 2 + 1)
@@ -222,7 +222,7 @@ def _first_grid(groups: Sequence[Group], pools: Sequence[PoolCost], energy_price
 def _flat_price(
     groups: Sequence[Group], pools: Sequence[PoolCost], grid_s: FloatArray, energy_price: float
 ) -> FloatArray:
-    """The best among a few constant prices: where the ascent starts."""
+    """Return the best of a few constant prices, to start the ascent from."""
     supply = _supply(pools, grid_s)
     weight = float(np.mean([group.weight for group in groups]))
 
@@ -240,14 +240,14 @@ def _ascend(
     gpu_price: FloatArray,
     energy_price: float,
 ) -> FloatArray:
-    """Better prices on the same grid: bounded quasi-Newton steps (L-BFGS-B), the best of what was seen.
+    """Improve prices on the same grid with bounded quasi-Newton steps (L-BFGS-B); return the best prices.
 
-    The dual function is concave, and with many jobs nearly smooth, so that this climbs much faster than plain
-    supergradient steps (``docs/bound.md`` §5).
+    The dual function is concave, and with many jobs nearly smooth, so that this is much faster than supergradient
+    steps (``docs/bound.md`` §5).
     """
     from scipy.optimize import minimize
 
-    # the curvature grows with the GPU-seconds of an interval; prices near 1 make the first step a sensible one
+    # scale: curvature grows with the GPU-seconds of an interval, and the first step needs prices near 1
     scale = np.sqrt(np.maximum(supply_gpu_s / supply_gpu_s.max(), 1e-9)).ravel() / (gpu_price.mean() or 1.0)
     start = dual(groups, supply_gpu_s, grid_s, gpu_price, energy_price, NODES).value_s
     unit = max(abs(start), 1e-300)
@@ -273,10 +273,10 @@ def _ascend(
 
 
 def _refine(grid_s: FloatArray, gpu_price: FloatArray, intervals: int) -> tuple[FloatArray, FloatArray]:
-    """Cut each interval into parts, more where it is long and the price changes; prices in between by line.
+    """Split intervals into parts, with more parts where they are long and the price changes; interpolate prices.
 
-    A constant price loses about Δ²·length/price against a sloping one, m parts lose 1/m² of it, and a given
-    number of parts loses least when m grows with the cube root.
+    A constant price loses about Δ²·length/price compared with a sloping one, and m parts lose 1/m² of that. The total
+    loss of a given number of parts is smallest if m is proportional to the cube root of that.
     """
     change = np.abs(np.gradient(gpu_price, axis=1)).sum(axis=0)
     level = gpu_price.sum(axis=0)

@@ -1,4 +1,4 @@
-"""The dual function of the bound: what all jobs must cost at given prices of GPUs and energy (``docs/bound.md``)."""
+"""The dual function of the bound: the least cost of all jobs at given prices of GPUs and energy (``docs/bound.md``)."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class JobArrays:
     """Jobs as plain arrays, each ``[J]``.
 
     Attributes:
-        release_s: When each may start.
+        release_s: When each job may start.
         work: Iterations, > 0.
         weight: Weight in the mean completion time, > 0.
-        cost_class: Its row in the tables of every pool.
-        gpus_min, gpus_max: Fewest and most GPUs it can run on.
-        pool: The only pool it may run on, or `ANY_POOL`.
+        cost_class: Row in the tables of each pool.
+        gpus_min, gpus_max: Fewest and most GPUs that it can run on.
+        pool: The only pool that it may run on, or `ANY_POOL`.
     """
 
     release_s: FloatArray
@@ -40,15 +40,15 @@ class JobArrays:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PoolCost:
-    """A pool of equal GPUs and what each class of jobs costs on it.
+    """A pool of equal GPUs, and the costs of each class of jobs on it.
 
     Attributes:
         gpu_counts: ``[N]`` GPU counts that a job can hold.
         step_time_s: ``[K, N, F]`` seconds per iteration; ``inf`` where a class cannot run.
-        power_w: ``[K, N, F]`` watts of all n GPUs together, idle draw included.
-        idle_w: Watts of one GPU that nobody uses.
-        gpus: GPUs that are up at first.
-        changes: (moment in s, GPUs up from then on), by moment.
+        power_w: ``[K, N, F]`` watts of all n GPUs together, including idle draw.
+        idle_w: Watts of one idle GPU.
+        gpus: GPUs that are up at the start.
+        changes: (time in s, GPUs that are up from then on), in order of time.
     """
 
     gpu_counts: IntArray
@@ -60,11 +60,11 @@ class PoolCost:
 
     @property
     def most_gpus(self) -> int:
-        """Most GPUs that are ever up."""
+        """Most GPUs that are up at any time."""
         return max([self.gpus, *(gpus for _, gpus in self.changes)])
 
     def supply_gpu_s(self, grid_s: FloatArray) -> FloatArray:
-        """GPU-seconds on offer in each interval of a grid, ``[T]``: the integral of G."""
+        """Return the GPU-seconds in each interval of a grid, ``[T]``."""
         since = np.array([-np.inf, *(moment for moment, _ in self.changes)])
         gpus = np.array([self.gpus, *(count for _, count in self.changes)], dtype=float)
         until = np.append(since[1:], np.inf)
@@ -75,7 +75,7 @@ class PoolCost:
 
 
 class Group(NamedTuple):
-    """Jobs of one class, weight and choice of configurations; R rows are (pool, GPU count), F clocks."""
+    """Jobs with the same class, weight and configurations: R rows of (pool, GPU count), and F clocks."""
 
     speed: FloatArray  # [R, F] iterations per second; 0 where it cannot run
     added_w: FloatArray  # [R, F] watts above idle
@@ -86,7 +86,7 @@ class Group(NamedTuple):
     work: FloatArray  # [J]
 
     def cost_on_free_gpus(self, energy_price: float) -> FloatArray:
-        """Weighted seconds that an iteration costs in each configuration where GPUs are free: (w + λ_E·D)/S, [R, F]."""
+        """Return the cost of an iteration in each configuration on free GPUs, (w + λ_E·D)/S, ``[R, F]``."""
         with np.errstate(divide="ignore"):
             cost: FloatArray = (self.weight + energy_price * self.added_w) / self.speed
         return cost
@@ -101,10 +101,10 @@ class DualValue(NamedTuple):
 
 
 def group_jobs(jobs: JobArrays, pools: Sequence[PoolCost]) -> list[Group]:
-    """Put together the jobs that have the same configurations at the same cost and weight.
+    """Group the jobs that have the same configurations, costs and weight.
 
     Raises:
-        InputError: if an array is not as its class says, or a job has no configuration.
+        InputError: An array is not as its class describes, or a job has no configuration.
     """
     _check(jobs, pools)
     limits = np.stack([jobs.cost_class, jobs.gpus_min, jobs.gpus_max, jobs.pool], axis=1)
@@ -118,7 +118,7 @@ def group_jobs(jobs: JobArrays, pools: Sequence[PoolCost]) -> list[Group]:
                 fix="widen its limits or enlarge the cluster",
             )
 
-    # different limits may leave the same choice, so group by the choice itself
+    # different limits may allow the same configurations: group by the configurations
     alike: dict[tuple[int, bytes, float], list[int]] = {}
     for job, (k, weight) in enumerate(zip(kind.ravel(), jobs.weight, strict=True)):
         alike.setdefault((int(jobs.cost_class[job]), rows_of[k].tobytes(), float(weight)), []).append(job)
@@ -138,15 +138,15 @@ def dual(
     energy_price: float,
     nodes: int,
 ) -> DualValue:
-    """The dual function at some prices: a lower bound for every schedule, whatever the prices.
+    """Evaluate the dual function at some prices; its value is a lower bound for any prices.
 
     Args:
         groups: All jobs.
-        supply_gpu_s: ``[P, T]`` GPU-seconds on offer.
+        supply_gpu_s: ``[P, T]`` GPU-seconds in each interval.
         grid_s: ``[T + 1]`` ends of the price intervals, from the first release to beyond the last.
         gpu_price: ``[P, T]`` λ_G ≥ 0, weighted seconds per GPU-second; 0 after the grid.
         energy_price: λ_E ≥ 0, weighted seconds per joule.
-        nodes: How many worths of an iteration are tried, ≥ 2; more is tighter, never less valid.
+        nodes: Number of worths of an iteration, ≥ 2; more make the bound tighter.
     """
     value = -float(np.sum(gpu_price * supply_gpu_s))
     used = np.zeros_like(gpu_price)
@@ -169,12 +169,11 @@ def dual(
 
 
 def _worths(group: Group, energy_price: float, dearest: FloatArray, nodes: int) -> FloatArray:
-    """Worths of an iteration to try: from what it costs on free GPUs to what it costs on the dearest ones.
+    """Return the worths of an iteration to try: from its cost on free GPUs to its cost on the dearest GPUs.
 
-    No other worth can matter (``docs/bound.md`` §4). They are even in v^¼: where GPUs are dear, what counts are steps
-    that are small against what waiting costs, not against the worth itself, so that a log scale is too coarse there.
-    The first must not exceed the cost on free GPUs, or waiting for ever would look profitable: it is taken a hair
-    smaller than rounding could make it.
+    Other worths do not matter (``docs/bound.md`` §4). Their fourth roots are evenly spaced: where GPUs are expensive,
+    steps must be small compared with the cost of waiting, and a logarithmic scale would be too coarse. The first must
+    not exceed the cost on free GPUs, or waiting for ever would pay: it is slightly smaller, because of rounding.
     """
     cost = group.cost_on_free_gpus(energy_price)
     lowest = cost.min() * (1.0 - 1e-12)
@@ -187,7 +186,7 @@ def _worths(group: Group, energy_price: float, dearest: FloatArray, nodes: int) 
 
 
 def _rows(pools: Sequence[PoolCost], cost_class: int, gpus_min: int, gpus_max: int, only: int) -> IntArray:
-    """The (pool, position of the count, count) that such a job can use, ``[R, 3]``."""
+    """Return the rows (pool, position of the count, count) that a job can use, ``[R, 3]``."""
     rows = [
         (p, i, int(n))
         for p, pool in enumerate(pools)
@@ -202,7 +201,7 @@ def _rows(pools: Sequence[PoolCost], cost_class: int, gpus_min: int, gpus_max: i
 def _configurations(
     pools: Sequence[PoolCost], cost_class: int, row_pool: IntArray, row_level: IntArray, row_gpus: IntArray
 ) -> tuple[FloatArray, FloatArray]:
-    """Speeds and watts above idle, ``[R, F]``; clocks that a pool lacks have speed 0, which nothing gains from."""
+    """Return speeds and watts above idle, ``[R, F]``; clocks that a pool does not have get speed 0."""
     clocks = max(pool.step_time_s.shape[2] for pool in pools)
     speed, added_w = np.zeros((len(row_pool), clocks)), np.zeros((len(row_pool), clocks))
     for r, (p, i, n) in enumerate(zip(row_pool, row_level, row_gpus, strict=True)):
@@ -220,7 +219,7 @@ def _configurations(
 
 
 def _check(jobs: JobArrays, pools: Sequence[PoolCost]) -> None:
-    """Raise `InputError` unless the arrays are what their classes say."""
+    """Check that the arrays are as their classes describe."""
     if not len(jobs.work):
         raise InputError("there are no jobs", where="bound")
     for name, values, good in (

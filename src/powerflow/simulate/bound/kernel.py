@@ -1,7 +1,7 @@
-"""The compiled heart of the bound: what a group of like jobs must cost at given prices of GPUs and energy.
+"""Compiled kernels of the bound: the least cost of a group of similar jobs at given prices of GPUs and energy.
 
-The symbols are those of ``docs/bound.md``: v is the worth of an iteration, h(v) the most a job can gain per second
-at that worth, H(C, v) its integral over time up to C.
+The symbols are those of ``docs/bound.md``: v is the worth of an iteration, h(v) the most that a job can gain per
+second at that worth, H(C, v) the integral of h over time up to C.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ def gain_tables(
     gain: FloatArray,
     choice: IntArray,
 ) -> None:
-    """Best gain per second at every worth in every price interval, and which row (pool and GPU count) attains it.
+    """Compute the best gain per second at each worth in each price interval, and the row that attains it.
 
     Args:
         worth: ``[V]`` worths of an iteration, ascending.
-        envelope: ``[R, V]`` the best of ``v·S − λ_E·D`` over the clocks, for each (pool, GPU count).
+        envelope: ``[R, V]`` the largest ``v·S − λ_E·D`` over all clocks, for each row (pool, GPU count).
         row_pool: ``[R]`` pool of each row.
         row_gpus: ``[R]`` GPUs of each row.
         price: ``[P, T]`` price of a GPU, λ_G.
-        gain: ``[T, V]`` out: h.
-        choice: ``[T, V]`` out: the row that attains it, -1 for waiting.
+        gain: ``[T, V]`` result: h.
+        choice: ``[T, V]`` result: the row that attains it, -1 for waiting.
     """
     for k in range(price.shape[1]):
         for i in range(len(worth)):
@@ -55,9 +55,9 @@ def spent(
     added_w: FloatArray,
     gpu_s: FloatArray,
 ) -> float:
-    """What jobs use that spend ``held_s[T, V]`` seconds at each worth: adds to ``gpu_s[P, T]``, returns joules.
+    """Add the GPU-seconds of jobs that spend ``held_s[T, V]`` seconds at each worth to ``gpu_s[P, T]``; return joules.
 
-    ``added_w[R, V]`` are the watts above idle of each row at the clock that is best at each worth.
+    ``added_w[R, V]`` are the watts above idle of each row at the best clock for each worth.
     """
     energy_j = 0.0
     for k in range(held_s.shape[0]):
@@ -80,7 +80,7 @@ def cheapest(
     work: FloatArray,
     held_s: FloatArray,
 ) -> float:
-    """Sum over jobs of the least cost ``min over C of max over v of g(C, v)``, g as in ``docs/bound.md`` §3.
+    """Return the sum over jobs of the least cost ``min over C of max over v of g(C, v)`` (``docs/bound.md`` §3).
 
     Args:
         worth: ``[V]`` worths, ascending; the first one must satisfy ``h(worth[0]) ≤ weight`` at every price ≥ 0.
@@ -90,7 +90,7 @@ def cheapest(
         release_s: ``[J]`` releases, none before ``grid_s[0]``, none at or after ``grid_s[T]``.
         first: ``[J]`` interval in which each job is released.
         work: ``[J]`` iterations.
-        held_s: ``[T, V]`` added to: seconds that jobs spend in each interval at each worth.
+        held_s: ``[T, V]`` the seconds that jobs spend in each interval at each worth are added to it.
 
     Returns:
         Weighted seconds.
@@ -197,5 +197,5 @@ def cheapest(
 
 @inlined
 def _since(total_gain: FloatArray, gain: FloatArray, k: int, k0: int, into: float, i: int) -> float:
-    """H from ``into`` seconds after the start of interval ``k0`` to the start of interval ``k``."""
+    """Return H from ``into`` seconds after the start of interval ``k0`` to the start of interval ``k``."""
     return total_gain[k, i] - total_gain[k0, i] - into * gain[k0, i]  # type: ignore[no-any-return]

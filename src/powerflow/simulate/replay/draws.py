@@ -1,8 +1,8 @@
-"""One draw of what is not known, under the site's discipline and under PowerFlow: what jobs took, in time and energy.
+"""Simulate draws: samples of what a log does not say, under the site's queueing discipline and under PowerFlow.
 
-A draw has its own stretch of the log, its own models (the log names none), its own truth of what these cost, and its
-own noise in what PowerFlow is told. The site is given what its log says: every job runs for its logged time on the GPUs
-it asked for, at the maximum clock.
+Each draw has its own part of the log, its own models of the jobs (the log names none), their true costs, and noise in
+what PowerFlow knows. For the site, each job runs as logged: for its logged time on its requested GPUs, at the maximum
+clock.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Way:
 
     Attributes:
         price_share: Price of energy in units of `natural_price`.
-        rigid: Jobs keep the GPUs that they asked for, or wait; only order and clocks are chosen.
+        rigid: Whether jobs run on their requested GPUs only, so that PowerFlow chooses only order and clocks.
     """
 
     price_share: float
@@ -43,13 +43,14 @@ class Way:
 
 @dataclass(frozen=True, slots=True)
 class ReplayOutcome:
-    """What one draw came to.
+    """Result of one simulation of a draw.
 
     Attributes:
-        energy_j: Joules of the cluster, idle draw counted until the last submission of the stretch.
+        energy_j: Joules of the cluster, with idle draw until the last submission.
         added_j: The part that jobs add to the idle cluster.
-        completion_s: Completion times of all jobs, summed; of jobs that came before the stretch, from its begin.
-        jobs: How many.
+        completion_s: Sum of the completion times of all jobs; for jobs submitted before the part of the log, counted
+            from its start.
+        jobs: Number of jobs.
         gpu_s: GPU-seconds as logged.
         energy_price: λ_E, seconds per joule.
     """
@@ -64,7 +65,7 @@ class ReplayOutcome:
 
 @dataclass(frozen=True, slots=True)
 class DrawOutcome:
-    """A draw under the site's discipline, and in every way to run PowerFlow."""
+    """Results of a draw: under the site's discipline, and for each way to run PowerFlow."""
 
     site: ReplayOutcome
     ours: Sequence[ReplayOutcome]
@@ -72,16 +73,16 @@ class DrawOutcome:
 
 @dataclass(frozen=True, slots=True)
 class Draws:
-    """Answers what comes of a draw, in whichever process.
+    """Simulates draws, in any process.
 
     Attributes:
-        windows: The stretch of each draw.
-        cluster: As `powerflow.cluster.spec.parse_cluster` reads it; one GPU type.
-        ways: To run PowerFlow.
-        discipline: The site's (`powerflow.simulate.replay.queue.DISCIPLINES`).
-        believed: What PowerFlow is told.
-        seed: Of models, truths and noise.
-        costs: What was measured of the models that the log names.
+        windows: The part of the log of each draw.
+        cluster: As for `powerflow.cluster.spec.parse_cluster`, with one GPU type.
+        ways: Ways to run PowerFlow.
+        discipline: Discipline of the site (`powerflow.simulate.replay.queue.DISCIPLINES`).
+        believed: What PowerFlow knows.
+        seed: Seed of models, true costs and noise.
+        costs: Measured costs of models that the log names.
     """
 
     windows: Sequence[LogWindow]
@@ -93,21 +94,21 @@ class Draws:
     costs: Costs | None = None
 
     def workload(self, draw: int) -> Workload:
-        """Jobs, models and truth of a draw."""
+        """Return the workload of a draw."""
         return build_workload(self.windows[draw].jobs, self.cluster, seed=self.workload_seed(draw), costs=self.costs)
 
     def workload_seed(self, draw: int) -> int:
-        """No two draws of any two seeds share it."""
+        """Return the seed of a draw; no two draws of any seeds share one."""
         return self.seed * len(self.windows) + draw
 
     def __call__(self, draw: int) -> DrawOutcome:
-        """Replay a draw, and simulate it in every way."""
+        """Simulate a draw under the site's discipline and in all ways."""
         workload = self.workload(draw)
         seed = self.workload_seed(draw)
         known: Belief | None = None
         outcomes = []
         for way in self.ways:
-            if known is None or self.believed.costs == "online":  # what learns is made anew for every run
+            if known is None or self.believed.costs == "online":  # a belief that learns is used once
                 known = belief_named(self.believed.costs, workload, sizes=self.believed.sizes, seed=seed)
             outcomes.append(self._simulated(workload, way, known, seed))
         return DrawOutcome(site(workload, self.discipline), outcomes)
@@ -135,7 +136,7 @@ class Draws:
 
 
 def site(workload: Workload, discipline: str) -> ReplayOutcome:
-    """What the site's discipline makes of a workload: jobs as logged, clocks at their maximum, no node ever asleep."""
+    """Simulate the site's discipline: jobs as logged, at the maximum clock, with all nodes awake."""
     run_s = alone_times(workload)
     submit_s = np.array([job.submit_s for job in workload.jobs])
     gpus = np.array([job.gpus for job in workload.jobs], np.int64)
@@ -160,10 +161,10 @@ def site(workload: Workload, discipline: str) -> ReplayOutcome:
 
 
 def rigid(workload: Workload) -> Workload:
-    """The same jobs, but each may run only on the GPUs it asked for.
+    """Return the workload with jobs that run on their requested number of GPUs only.
 
-    `prices` hands out powers of two: who asked for another count gets the next fewer, or more where it cannot run on so
-    few.
+    `prices` gives powers of two only, so that other requests are changed to the next lower count, or to the next higher
+    one if the job cannot run on that.
     """
     counts = next(iter(workload.axes.values())).gpu_counts
     jobs = [
@@ -174,14 +175,15 @@ def rigid(workload: Workload) -> Workload:
 
 
 def idle_w(spec: ClusterSpec) -> float:
-    """Watts of the cluster while no job runs and no node sleeps."""
+    """Return the watts of the cluster without jobs, with all nodes awake."""
     return sum(node.idle_w + node.gpus * gpu_type(node.gpu_type).idle_w for node in spec.nodes)
 
 
 def _rows(workload: Workload, offered: BoolArray | None = None) -> IntArray:
-    """Where each job's request stands in the tables, ``[J]``.
+    """Return the position of each job's request in the cost tables, ``[J]``.
 
-    Where it cannot run on as many, or so many are not ``offered`` (``[N]``): the next fewer, or else the next more.
+    If the job cannot run on that count, or it is not ``offered`` (``[N]``): the next lower count, or else the next
+    higher.
     """
     ((_, axes),) = workload.axes.items()
     able = np.ones(len(axes.gpu_counts), bool) if offered is None else offered
@@ -198,5 +200,5 @@ def _rows(workload: Workload, offered: BoolArray | None = None) -> IntArray:
 
 
 def _gpu_s(workload: Workload) -> float:
-    """GPU-seconds that the jobs hold as logged."""
+    """Return the GPU-seconds of all jobs as logged."""
     return float(np.array([job.gpus for job in workload.jobs]) @ alone_times(workload))

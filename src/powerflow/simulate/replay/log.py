@@ -1,8 +1,8 @@
-"""A log set against what a known discipline would have made of the same jobs: can we reproduce what the site did?
+"""Reproduce a log: find the queueing discipline that starts the log's jobs as the site did.
 
-Only a model that gets the past right may say what another past would have been. So the log's jobs, with the log's own
-durations on the GPUs they asked for, are queued again under each discipline of `powerflow.simulate.replay.queue`, and
-the mean wait and the utilisation that come of it are compared with those that were logged.
+Only a model that reproduces the past can say what would have happened otherwise. So the log's jobs, with their logged
+durations and requested GPUs, are queued under each discipline of `powerflow.simulate.replay.queue`, and the mean wait
+and utilisation are compared with those in the log.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from powerflow.trace.record import Trace
 from powerflow.units import DAY_S
 
 WEEK_S = 7 * DAY_S
-#: Errors of mean waits are relative to at least this: it takes a scheduler a minute to take notice.
+#: Errors of mean waits are relative to at least this, because schedulers react within about a minute.
 LEAST_WAIT_S = 60.0
-#: No saving is claimed when either error is larger.
+#: Largest error of wait and utilisation with which savings are claimed.
 MOST_ERROR = 0.10
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Log:
-    """What a log says that a queue needs. Arrays are ``[J]``, in order of submission; the first submission is 0 s.
+    """The jobs of a log as arrays, ``[J]``, in order of submission; the first submission is at 0 s.
 
     Attributes:
-        submit_s: Submissions.
-        run_s: Seconds each ran, runs before a requeue included.
-        gpus: GPUs it asked for, and held.
-        start_s: When it started; nan where the log does not say.
+        submit_s: Times of submission.
+        run_s: Seconds that each job ran, including runs before a requeue.
+        gpus: Requested GPUs.
+        start_s: Times of start; nan if the log does not say.
     """
 
     submit_s: FloatArray
@@ -46,7 +46,7 @@ class Log:
 
     @property
     def span_s(self) -> float:
-        """From the first submission to the last."""
+        """Seconds from the first submission to the last."""
         return float(self.submit_s[-1])
 
     @property
@@ -56,10 +56,10 @@ class Log:
 
 
 def log_of(trace: Trace, capacity: int) -> Log:
-    """The log's numbers.
+    """Return a trace as arrays.
 
     Raises:
-        InputError: A job has no duration or holds more GPUs than there are; or all jobs came at one moment.
+        InputError: A job has no duration or more GPUs than the cluster, or all jobs were submitted at the same time.
     """
     for job in trace.jobs:
         if not math.isfinite(job.duration_s):
@@ -81,13 +81,13 @@ def log_of(trace: Trace, capacity: int) -> Log:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """Logged and replayed over one span of time.
+    """Comparison of log and replay over some time.
 
     Attributes:
-        start_s: When it begins, seconds since the first submission.
-        jobs: Jobs submitted in it.
-        wait_logged_s, wait_s: Their mean waits, as logged and as replayed; nan where nobody came.
-        utilisation_logged, utilisation: Share of the cluster's GPU-seconds in the span that jobs held.
+        start_s: Start of that time, seconds since the first submission.
+        jobs: Number of jobs submitted in it.
+        wait_logged_s, wait_s: Their mean waits, as logged and as replayed; nan without jobs.
+        utilisation_logged, utilisation: Share of the cluster's GPU-seconds that jobs held, as logged and as replayed.
     """
 
     start_s: float
@@ -99,29 +99,29 @@ class Match:
 
     @property
     def wait_error(self) -> float:
-        """How far the mean wait is off, as a share of the logged one, or of `LEAST_WAIT_S` where that is more."""
+        """Error of the mean wait, as a share of the logged one or of `LEAST_WAIT_S`, whichever is more."""
         return abs(self.wait_s - self.wait_logged_s) / max(self.wait_logged_s, LEAST_WAIT_S)
 
     @property
     def utilisation_error(self) -> float:
-        """How far the utilisation is off, as a share of the logged one."""
+        """Error of the utilisation, as a share of the logged one."""
         off = abs(self.utilisation - self.utilisation_logged)
         return off / self.utilisation_logged if self.utilisation_logged > 0 else math.inf if off else 0.0
 
     @property
     def error(self) -> float:
-        """The larger of the two."""
+        """The larger of the two errors."""
         return max(self.wait_error, self.utilisation_error)
 
 
 @dataclass(frozen=True, slots=True)
 class Reproduction:
-    """A discipline's account of the log, beside the log's own.
+    """Comparison of the log with one discipline.
 
     Attributes:
-        discipline: Its name.
-        whole: Over the whole span of submissions.
-        weeks: The same by week from the first submission; the last may be shorter.
+        discipline: Name of the discipline.
+        whole: Comparison over the whole time of submissions.
+        weeks: Comparisons by week from the first submission; the last may be shorter.
     """
 
     discipline: str
@@ -130,9 +130,9 @@ class Reproduction:
 
 
 def reproductions(log: Log, capacity: int) -> list[Reproduction]:
-    """Every discipline against the log, the one with the smallest error first.
+    """Compare all disciplines with the log; return the one with the smallest error first.
 
-    Only jobs whose start the log knows are compared; all take part in the queue. Empty if it knows none.
+    All jobs are queued, but only those with a logged start are compared. Without any the result is empty.
     """
     known = np.isfinite(log.start_s)
     if not known.any():
@@ -165,7 +165,7 @@ def _match(
 def utilisation(
     start_s: FloatArray, run_s: FloatArray, gpus: IntArray, capacity: int, begin_s: float, end_s: float
 ) -> float:
-    """Share of the GPU-seconds from ``begin_s`` to ``end_s`` that jobs held."""
+    """Return the share of the GPU-seconds from ``begin_s`` to ``end_s`` that jobs held."""
     held_s = np.clip(np.minimum(start_s + run_s, end_s) - np.maximum(start_s, begin_s), 0.0, None)
     return float(gpus @ held_s) / (capacity * (end_s - begin_s))
 

@@ -1,14 +1,14 @@
-"""How a site that gives every job the GPUs it asked for would have started a log's jobs, with the log's own durations.
+"""Compute when a site would have started the jobs of a log, with their logged durations and requested GPUs.
 
-Three disciplines that sites run, none of which stops a running job:
+Sites use one of three queueing disciplines. None of them stops a running job:
 
-- ``fifo``: strict order of submission; the first job that does not fit blocks all behind it.
-- ``easy``: EASY backfilling (Lifka, JSSPP'95), what Slurm's backfill scheduler does: the first job that does not fit
-  is promised the moment at which enough GPUs will be free; a job behind it may start if it fits now and does not
-  put that moment off. Here ends are known exactly; a site knows only the time limits that people gave.
-- ``first-fit``: whoever fits starts, in order of submission; nothing is promised to a large job that waits.
+- ``fifo``: strict order of submission; the first job that does not fit blocks all jobs behind it.
+- ``easy``: EASY backfilling (Lifka, JSSPP'95), as Slurm's backfill scheduler does it. The first job that does not fit
+  is promised the time at which enough GPUs will be free. A job behind it starts if it fits now and does not delay that
+  time. Here the ends of jobs are known exactly; a site knows only the time limits of its users.
+- ``first-fit``: every job that fits starts, in order of submission; large waiting jobs are promised nothing.
 
-GPUs are one pool: that a job may need them on one node is not looked at.
+All GPUs form one pool: whether a job needs its GPUs on one node is ignored.
 """
 
 from __future__ import annotations
@@ -21,22 +21,19 @@ from powerflow.kernel import kernel
 DISCIPLINES = ("fifo", "easy", "first-fit")
 _FIFO, _EASY, _FIRST_FIT = range(3)
 
-#: Jobs behind a blocked one that are looked at in one pass, as in Slurm (``bf_max_job_test``, 500 by default).
+#: Jobs behind a blocked one that one pass considers, as in Slurm (``bf_max_job_test``, 500 by default).
 DEPTH = 500
 
 
 def start_times(submit_s: FloatArray, run_s: FloatArray, gpus: IntArray, capacity: int, discipline: str) -> FloatArray:
-    """When each job would have started.
+    """Return when each job would have started, ``[J]`` seconds on the clock of ``submit_s``.
 
     Args:
-        submit_s: ``[J]`` submissions in seconds, ascending; ties go by position.
-        run_s: ``[J]`` seconds each runs, > 0.
-        gpus: ``[J]`` GPUs each holds, 1 to ``capacity``.
-        capacity: GPUs there are.
+        submit_s: ``[J]`` submission times in seconds, ascending.
+        run_s: ``[J]`` seconds that each job runs, > 0.
+        gpus: ``[J]`` GPUs of each job, 1 to ``capacity``.
+        capacity: GPUs of the cluster.
         discipline: One of `DISCIPLINES`.
-
-    Returns:
-        ``[J]`` seconds, on the clock of ``submit_s``.
     """
     count = len(submit_s)
     start_s = np.empty(count)
@@ -56,6 +53,30 @@ def start_times(submit_s: FloatArray, run_s: FloatArray, gpus: IntArray, capacit
 
 
 @kernel
+def _promise(spare: int, low: int, high: int, end_s: FloatArray, held: IntArray) -> tuple[int, float]:
+    """Return how many GPUs are spare at the first time at which that is not negative, and this time."""
+    at, promised_s = low, np.inf
+    while spare < 0:
+        spare += held[at]
+        promised_s = end_s[at]
+        at += 1
+    while at < high and end_s[at] == promised_s:
+        spare += held[at]
+        at += 1
+    return spare, promised_s
+
+
+@kernel
+def _insert(end: float, gpus: int, low: int, high: int, end_s: FloatArray, held: IntArray) -> None:
+    """Add a running job, so that ``end_s`` stays ascending."""
+    at = high
+    while at > low and end_s[at - 1] > end:
+        end_s[at], held[at] = end_s[at - 1], held[at - 1]
+        at -= 1
+    end_s[at], held[at] = end, gpus
+
+
+@kernel
 def _start_all(
     submit_s: FloatArray,
     run_s: FloatArray,
@@ -68,17 +89,15 @@ def _start_all(
     end_s: FloatArray,
     held: IntArray,
 ) -> None:
-    """Writes ``start_s``; the three arrays after it are scratch, ``[J]`` each.
+    """Compute ``start_s``; the three arrays after it are scratch memory, ``[J]`` each.
 
-    The queue is a linked list by ``behind``. The jobs that run are at ``low`` to ``high`` of ``end_s`` (when they end,
-    ascending) and ``held`` (GPUs).
+    The queue is a linked list in ``behind``. Running jobs are at positions ``low`` to ``high`` of ``end_s`` (when they
+    end, ascending) and ``held`` (their GPUs).
     """
     jobs = len(submit_s)
     arrived, low, high, head, tail = 0, 0, 0, -1, -1
     while arrived < jobs or head >= 0:
-        now_s = end_s[low] if low < high else np.inf
-        if arrived < jobs and submit_s[arrived] < now_s:
-            now_s = submit_s[arrived]
+        now_s = min(end_s[low] if low < high else np.inf, submit_s[arrived] if arrived < jobs else np.inf)
         while low < high and end_s[low] <= now_s:
             free += held[low]
             low += 1
@@ -107,23 +126,11 @@ def _start_all(
                     break
                 blocked = True
                 if discipline == _EASY:
-                    spare = free - need
-                    at = low
-                    while spare < 0:
-                        spare += held[at]
-                        promised_s = end_s[at]
-                        at += 1
-                    while at < high and end_s[at] == promised_s:
-                        spare += held[at]
-                        at += 1
+                    spare, promised_s = _promise(free - need, low, high, end_s, held)
             if starts:
                 start_s[job] = now_s
                 free -= need
-                at = high
-                while at > low and end_s[at - 1] > now_s + run_s[job]:
-                    end_s[at], held[at] = end_s[at - 1], held[at - 1]
-                    at -= 1
-                end_s[at], held[at] = now_s + run_s[job], need
+                _insert(now_s + run_s[job], need, low, high, end_s, held)
                 high += 1
                 if before < 0:
                     head = following

@@ -1,8 +1,8 @@
-"""What if PowerFlow had run this log? First the log as it was, as well as it can be reproduced; then what would differ.
+"""Estimate what PowerFlow would have saved on a site's log.
 
-Two steps, and the second only on the ground of the first: `powerflow.simulate.replay.log` says how well the site's own
-policy is reproduced, `powerflow.simulate.replay.draws` what PowerFlow would have made of the same jobs. What the
-log does not say (what the jobs trained, what that costs) is drawn several times; intervals are over these draws.
+1. Reproduce the log (`powerflow.simulate.replay.log`). If that fails, no savings are claimed.
+2. Simulate PowerFlow on the same jobs (`powerflow.simulate.replay.draws`). What the log does not say (which models the
+   jobs trained, and their costs) is drawn at random several times; confidence intervals are over these draws.
 """
 
 from __future__ import annotations
@@ -25,24 +25,23 @@ from powerflow.trace.record import Trace
 from powerflow.units import DAY_S
 
 DRAWS = 8
-#: Jobs submitted in the stretch of a draw: what keeps a log of 100,000 jobs within a minute on two cores.
+#: Jobs per draw: with this, a log of 100,000 jobs takes less than a minute on two cores.
 JOBS_PER_DRAW = 1_000
-#: What is taken for the site's policy where the log does not tell when jobs started.
+#: Assumed discipline of a site whose log does not say when jobs started.
 ASSUMED = "easy"
 
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """A log replayed.
+    """Result of a replay.
 
     Attributes:
-        title: Which log, on what.
-        reproductions: Every discipline against the log, the best first; empty where the log knows no starts.
-        discipline: Which one stands for the site.
-        refusal: Why savings are not claimed; None where they are.
-        savings: What PowerFlow would have saved; None where that was not estimated. With a ``refusal`` it is
-            unvalidated.
-        facts: How it was computed, label → plain words; says what is modelled.
+        title: The log and the cluster.
+        reproductions: Comparison of each discipline with the log, the best first; empty if the log has no starts.
+        discipline: The discipline that is used for the site.
+        refusal: Why savings are not claimed; None if they are.
+        savings: What PowerFlow would have saved; None if that was not estimated. With a ``refusal`` not validated.
+        facts: How it was computed, in words by label.
     """
 
     title: str
@@ -66,19 +65,19 @@ def replay(
     processes: int | None = None,
     progress: Callable[[float, str], None] = lambda share, note: None,
 ) -> Replay:
-    """Reproduce a log, and estimate what PowerFlow would have saved if that went well enough.
+    """Reproduce a log, and if that succeeds estimate what PowerFlow would have saved.
 
     Args:
         trace: The log.
-        cluster: What it ran on, as `parse_cluster` reads it; one GPU type.
-        unvalidated: Estimate savings even where the log is not reproduced.
-        believed: What PowerFlow is told of costs and sizes.
-        costs: What was measured of the models that the log names; None: the catalogue stands for all.
-        seed: Of the stretches, models, truths and noise.
-        draws: How many, at least 2.
-        jobs_per_draw: Jobs submitted in each draw's stretch.
-        processes: Over how many processes draws are spread; None: one per core. The result does not depend on it.
-        progress: Told the share of the whole that is done, and what is being done.
+        cluster: Its cluster, as for `parse_cluster`, with one GPU type.
+        unvalidated: Estimate savings even if the log is not reproduced.
+        believed: What PowerFlow knows of costs and sizes.
+        costs: Measured costs of models that the log names; None to use the catalogue only.
+        seed: Seed of everything random.
+        draws: Number of draws, at least 2.
+        jobs_per_draw: Jobs of each draw.
+        processes: Number of processes; None for one per core. The result does not depend on it.
+        progress: Called with the share of all work that is done, and what is being done.
 
     Raises:
         InputError: The log or the cluster cannot be used.

@@ -1,9 +1,9 @@
-"""From draws to what would have been saved over the whole log, with intervals.
+"""Compute the savings over the whole log from the draws, with confidence intervals.
 
-Every number is a ratio of sums over the draws: energy saved over energy used, completion time saved over completion
-time taken. Its 95 % interval is Student's t on jackknife pseudo-values, one per draw. Draws differ in the stretch of
-the log, the models, their true costs, and the noise of what is told; so the interval holds all of these. It does not
-hold what is the same in all draws: the catalogue itself, and what else `docs/simulator.md` leaves out.
+Each number is a ratio of sums over the draws: energy saved over energy used, completion time saved over completion
+time. Its 95 % interval is Student's t on jackknife pseudo-values, one per draw. Draws differ in the part of the log,
+the models, their true costs and the noise, so that the interval includes these uncertainties. It does not include what
+is the same in all draws: the catalogue, and what the simulator leaves out (`docs/simulator.md`).
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ from powerflow.arrays import FloatArray
 from powerflow.simulate.comparison import Estimate
 from powerflow.simulate.replay.draws import DrawOutcome, Way
 
-#: Ways to run PowerFlow, by name: no price on energy; a quarter of the natural one; that one, at which a GPU's energy
-#: counts as much as its time; and what remains of the second if no job changes its GPUs.
+#: Ways to run PowerFlow, by name: without a price of energy; with a quarter of the natural price; with that price, at
+#: which the energy of a GPU counts as much as its time; and the second way without changes of GPU counts.
 WAYS = (
     ("fast", Way(0.0)),
     ("balanced", Way(0.25)),
     ("sparing", Way(1.0)),
     ("balanced, GPUs as asked", Way(0.25, rigid=True)),
 )
-#: A price is not recommended for the last tenth of what could be saved.
+#: Share of the largest saving that is enough to recommend a lower price.
 ENOUGH = 0.9
 
 
 @dataclass(frozen=True, slots=True)
 class Saving:
-    """What one way to run PowerFlow would have saved; negative where it would have cost more. All modelled.
+    """Modelled saving of one way to run PowerFlow; negative if it costs more.
 
     Attributes:
-        name: Of `WAYS`.
-        rigid: Whether every job kept the GPUs it asked for.
+        name: Name in `WAYS`.
+        rigid: Whether all jobs kept their requested GPUs.
         energy_price: λ_E, seconds per joule.
-        energy_share: Of the site's energy.
+        energy_share: Saving as a share of the site's energy.
         energy_j: The same in joules, over the whole log.
-        completion_share: Of the site's mean completion time.
-        completion_s: The same in seconds a job.
+        completion_share: Saving as a share of the site's mean completion time.
+        completion_s: The same in seconds per job.
     """
 
     name: str
@@ -55,13 +55,13 @@ class Saving:
 
 @dataclass(frozen=True, slots=True)
 class Savings:
-    """What PowerFlow would have saved.
+    """Modelled savings of all ways to run PowerFlow.
 
     Attributes:
-        site_j: Joules of the site over the whole log, modelled: nobody logged them.
-        site_completion_s: Its mean completion time over the whole log, reproduced.
-        ways: One entry for each way to run PowerFlow.
-        recommended: Which way to begin with, by name; None where none saves energy without making jobs slower.
+        site_j: Joules of the site over the whole log, modelled because logs do not have them.
+        site_completion_s: Mean completion time of the site over the whole log, as reproduced.
+        ways: One entry for each way.
+        recommended: Name of the way to begin with; None if none saves energy without making jobs slower.
     """
 
     site_j: float
@@ -77,18 +77,18 @@ def savings(
     idle_j: float,
     site_completion_s: float,
 ) -> Savings:
-    """Pool the draws.
+    """Compute the savings from the draws.
 
     Args:
-        draws: What came of them, in the `WAYS`.
-        log_gpu_s: GPU-seconds of the whole log, by which what jobs add to idle draw is scaled up.
+        draws: Results of the draws, in the order of `WAYS`.
+        log_gpu_s: GPU-seconds of the whole log, to scale up what jobs add to idle draw.
         idle_j: Joules of the empty cluster over the whole log.
         site_completion_s: Mean completion time over the whole log.
     """
     site = [draw.site for draw in draws]
     gpu_s = np.array([one.gpu_s for one in site])
     added_j = np.array([one.added_j for one in site])
-    # each draw stands for as much of the log as it holds of the log's GPU-seconds, idle draw included
+    # the share of idle draw of each draw is its share of the log's GPU-seconds
     used_j = added_j + idle_j * gpu_s / log_gpu_s
     site_j = idle_j + float(added_j.sum() / gpu_s.sum()) * log_gpu_s
     took_s = np.array([one.completion_s for one in site])
@@ -113,10 +113,10 @@ def savings(
 
 
 def recommended(found: Sequence[Saving]) -> str | None:
-    """The lowest price of energy that saves most of what can be saved without making jobs slower.
+    """Return the way with the lowest price that saves most of what can be saved without making jobs slower.
 
-    Only ways count whose jobs are no slower at the lower end of the interval, and that save energy at theirs; of these
-    the first by price that saves at least `ENOUGH` of what the best of them does.
+    Candidates have non-negative savings of time and positive savings of energy at the lower ends of the intervals. The
+    result is the first of them by price that saves at least `ENOUGH` of the best.
     """
     able = [one for one in found if not one.rigid and one.completion_share.low >= 0 and one.energy_share.low > 0]
     most = max((one.energy_share.mean for one in able), default=0.0)
@@ -124,9 +124,9 @@ def recommended(found: Sequence[Saving]) -> str | None:
 
 
 def ratio(parts: FloatArray, wholes: FloatArray) -> Estimate:
-    """Σ parts / Σ wholes, and its 95 % interval: Student's t on jackknife pseudo-values (Tukey 1958), one per entry.
+    """Return Σ parts / Σ wholes with its 95 % interval: Student's t on jackknife pseudo-values (Tukey 1958).
 
-    Of a single entry there is no interval (nan).
+    The interval of a single entry is nan.
     """
     count = len(parts)
     mean = float(parts.sum() / wholes.sum())
@@ -141,5 +141,5 @@ def ratio(parts: FloatArray, wholes: FloatArray) -> Estimate:
 
 
 def times(estimate: Estimate, factor: float) -> Estimate:
-    """An estimate in other units."""
+    """Return an estimate in other units."""
     return Estimate(estimate.mean * factor, estimate.low * factor, estimate.high * factor)

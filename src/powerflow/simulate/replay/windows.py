@@ -1,8 +1,7 @@
-"""Stretches of a log that stand for the whole: consecutive jobs, on top of what ran and waited when the first one came.
+"""Choose windows of a log: consecutive jobs, together with the jobs that ran or waited when the window began.
 
-Simulating every job of a long log under every price of energy, many times over, takes hours. So each draw takes one
-stretch; the log is cut into as many equal parts as there are draws, and each draw's stretch begins at a place of its
-own part, chosen by seed.
+Simulating all jobs of a long log for all draws would take hours, so each draw has one window. The log is divided into
+as many equal parts as there are draws, and each window begins at a random place in its own part.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ from powerflow.trace.record import Trace, TraceJob
 
 @dataclass(frozen=True, slots=True)
 class LogWindow:
-    """The jobs of one stretch.
+    """One window of a log.
 
     Attributes:
-        jobs: First those that ran when it begins, with what was left of them, and those that waited, all as if
-            submitted at its begin; then those submitted in it.
-        carried: How many of them had come before it began.
-        begin_s, end_s: First and last submission in it, seconds since the log's first submission.
+        jobs: First the jobs that ran or waited when the window began, with their remaining work and submitted at its
+            start; then the jobs submitted in it.
+        carried: Number of the former.
+        begin_s, end_s: First and last submission in the window, seconds since the log's first submission.
     """
 
     jobs: Trace
@@ -34,15 +33,15 @@ class LogWindow:
 
 
 def windows(trace: Trace, log: Log, start_s: FloatArray, *, draws: int, most_jobs: int, seed: int) -> list[LogWindow]:
-    """One stretch for each draw: ``most_jobs`` consecutive jobs, or the whole log where it has no more.
+    """Return one window for each draw: ``most_jobs`` consecutive jobs, or the whole log if it has no more.
 
     Args:
         trace: The log.
-        log: Its numbers.
+        log: The log as arrays.
         start_s: ``[J]`` when the site's discipline would have started each job.
-        draws: How many stretches.
+        draws: Number of windows.
         most_jobs: Jobs submitted in each.
-        seed: Of the places.
+        seed: Seed of the places.
     """
     count = len(log.submit_s)
     if count <= most_jobs:
@@ -67,5 +66,5 @@ def _window(trace: Trace, log: Log, start_s: FloatArray, first: int, after: int)
 
 
 def _as_of(job: TraceJob, submit_s: float, run_s: float) -> TraceJob:
-    """The job as it takes part: its work is the time it takes, whatever iterations the log tells."""
+    """Return a job of a window: its work is the time that it runs, whatever iterations are logged."""
     return replace(job, submit_s=submit_s, duration_s=run_s, iterations=None, earlier_gpu_s=0.0)

@@ -1,8 +1,8 @@
-"""From a trace to a workload: which model each job trains, how much work that is, and what it truly costs.
+"""Build a workload from a trace: the model that each job trains, its work, and its true costs.
 
-Traces tell when jobs came, how long they ran and on how many GPUs; few tell what they trained. Where a trace names
-no model, one is drawn, by seed, from the catalogue's families; one that the catalogue has not is placed with the
-family it is most like (`powerflow.simulate.workload.placing`). The workload's facts say so.
+Traces have the submission, duration and GPUs of each job, but few have models. If a trace names no model, one is drawn
+at random from the catalogue's families. A model that is not in the catalogue gets the most similar family
+(`powerflow.simulate.workload.placing`). The facts of the workload say so.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from powerflow.simulate.workload.workload import Workload
 from powerflow.trace.record import Trace, TraceJob
 from powerflow.units import HOUR_S
 
-TEXTURE = 0.03  # log-sd of what no formula explains, per GPU count
+ROUGHNESS = 0.03  # log-sd of random factors per GPU count
 
 
 def build_workload(
@@ -41,24 +41,24 @@ def build_workload(
     variation: float = VARIATION,
     costs: Costs | None = None,
 ) -> Workload:
-    """The jobs of a trace on a cluster, with a truth of what they cost.
+    """Build the workload of a trace on a cluster.
 
-    Every class (family and global batch) gets a truth of its own: the family's model with each parameter times a
-    lognormal factor of log-sd ``variation``, and a texture of 3 % per GPU count that no formula explains; so neither
-    a prior nor a fit can know it exactly.
+    Each class (family and global batch) has its own true costs: the family's model, with each parameter times a
+    lognormal factor of log-sd ``variation``, and step times times random factors of 3 % per GPU count. So neither a
+    prior nor a fit can be exact.
 
     Args:
-        trace: What was logged.
+        trace: The trace.
         cluster: ``"16x8:A100"`` or a file (`parse_cluster`).
-        load: Offered load to scale submissions to: GPU-seconds asked for ÷ (GPUs × span of submissions);
-            None leaves the times as they are.
-        seed: Draws models where the trace names none, and the truth.
-        most_gpus: Requests above this are cut to it (an 8-node job on a 4-node cluster); None refuses them.
-        variation: See above; 0 makes truth and family model the same but for the texture.
-        costs: What was measured of the models that it names: their truth is that, with nothing varied.
+        load: Offered load to scale submission times to: requested GPU-seconds ÷ (GPUs × time of submissions); None
+            keeps the times.
+        seed: Seed of models that the trace does not name, and of true costs.
+        most_gpus: Larger requests are cut to this; None refuses requests that are larger than the cluster.
+        variation: See above; with 0 the true costs are those of the family, but for the random factors.
+        costs: Measured costs of the models that they name, used as true costs without variation.
 
     Raises:
-        InputError: For an empty trace, an impossible load, or a job that is larger than the cluster.
+        InputError: The trace is empty, the load impossible, or a job larger than the cluster.
     """
     if not trace.jobs:
         raise InputError("there are no jobs in it", where=trace.source)
@@ -80,14 +80,14 @@ def build_workload(
     logged = step_scaling(rest_jobs, rest_asked, [*map(_class_name, placing.kinds)], truth, axes[reference])
     truth = scaled(truth, logged.factors) | known.truth(axes)
     only_on = {name: known.only_on(name, [*pools]) for name in known.fits}
-    homes = [only_on.get(name) or reference for name, _ in kinds]
+    reference_pools = [only_on.get(name) or reference for name, _ in kinds]
     iterations = [
-        _iterations(job, gpus, truth[_class_name(kind), home], axes[home], trace.source)
-        for job, gpus, kind, home in zip(trace.jobs, asked, kinds, homes, strict=True)
+        _iterations(job, gpus, truth[_class_name(kind), pool], axes[pool], trace.source)
+        for job, gpus, kind, pool in zip(trace.jobs, asked, kinds, reference_pools, strict=True)
     ]
     first_s = trace.jobs[0].submit_s
     submit_s = [job.submit_s - first_s for job in trace.jobs]
-    offered = _offered(submit_s, asked, iterations, kinds, truth, axes, homes, spec.gpus)
+    offered = _offered(submit_s, asked, iterations, kinds, truth, axes, reference_pools, spec.gpus)
     scale = _time_scale(offered, load, trace.source)
     most = {name: min(_power_of_two_below(largest), family(name).gpus_max) for name, _ in set(placing.kinds)}
     most |= {name: min(largest, known.most_gpus(name)) for name in known.fits}
@@ -129,7 +129,7 @@ def build_workload(
 
 
 def _named_as_in_catalogue(spec: ClusterSpec) -> ClusterSpec:
-    """The same cluster with every GPU type under its catalogue name (``a100`` is A100)."""
+    """Return the cluster with the catalogue's names of GPU types (``a100`` is A100)."""
     nodes = tuple(dataclasses.replace(node, gpu_type=gpu_type(node.gpu_type).name) for node in spec.nodes)
     return dataclasses.replace(spec, nodes=nodes)
 
@@ -139,7 +139,7 @@ def _class_name(kind: Kind) -> str:
 
 
 def _unique(name: str, position: int) -> str:
-    """Names of a log may repeat (a requeued job); a workload's may not."""
+    """Return a unique name: names in a log may repeat, for requeued jobs."""
     return f"{position}:{name}"
 
 
@@ -157,7 +157,7 @@ def _requests(trace: Trace, largest: int, most_gpus: int | None) -> list[int]:
 
 
 def _axes(spec: ClusterSpec, asked: Sequence[int]) -> dict[str, Axes]:
-    """Per pool: the powers of two that fit, and whatever was asked for."""
+    """Return axes by pool: GPU counts are the powers of two that fit, and all requested counts."""
     axes = {}
     for name, nodes in spec.pools().items():
         gpus = sum(node.gpus for node in nodes)
@@ -171,14 +171,14 @@ def _truth(
 ) -> dict[tuple[str, str], CostTable]:
     truth = {}
     for name, batch in kinds:
-        # a class's own character is the same whichever other classes there are
+        # the factors of a class do not depend on the other classes
         rng = np.random.default_rng([seed, *f"{name}/{batch}".encode()])
         factors = np.exp(variation * rng.standard_normal(FACTORS))
         most = max(len(pool.gpu_counts) for pool in axes.values())
-        texture = np.exp(TEXTURE * rng.standard_normal(max(64, most)))
+        roughness = np.exp(ROUGHNESS * rng.standard_normal(max(64, most)))
         for pool_name, pool in axes.items():
             table = tabulate(varied(family_model(name, pool_name), factors), pool, batch)
-            rough = texture[: len(pool.gpu_counts), None]
+            rough = roughness[: len(pool.gpu_counts), None]
             truth[f"{name}/{batch}", pool_name] = dataclasses.replace(
                 table,
                 step_time_s=table.step_time_s * rough,
@@ -188,10 +188,10 @@ def _truth(
 
 
 def _iterations(job: TraceJob, gpus: int, table: CostTable, axes: Axes, source: str) -> float:
-    """Work: what the job did in its logged time on its GPUs at the maximum clock; as logged where no time is.
+    """Return the iterations of a job: those of its logged time at the maximum clock, or without a time as logged.
 
-    A logged time wins over logged iterations: these have scaled the class's step time, and the job must last as
-    logged. The two are the same number where the class has one step time.
+    A logged time is used even if iterations are logged: these have scaled the step time of the class already, and the
+    job must last as logged.
     """
     if not math.isfinite(job.duration_s):
         if job.iterations is None:
@@ -209,13 +209,13 @@ def _offered(
     kinds: Sequence[Kind],
     truth: Mapping[tuple[str, str], CostTable],
     axes: Mapping[str, Axes],
-    homes: Sequence[str],
+    reference_pools: Sequence[str],
     gpus: int,
 ) -> float:
-    """GPU-seconds asked for ÷ (GPUs × span of submissions); ``inf`` if all come at once."""
+    """Return requested GPU-seconds ÷ (GPUs × time of submissions); ``inf`` if all are submitted at once."""
     demand = sum(
-        n * work * step_on(truth[_class_name(kind), home], axes[home], n)
-        for n, work, kind, home in zip(asked, iterations, kinds, homes, strict=True)
+        n * work * step_on(truth[_class_name(kind), pool], axes[pool], n)
+        for n, work, kind, pool in zip(asked, iterations, kinds, reference_pools, strict=True)
     )
     span_s = submit_s[-1] - submit_s[0]
     return demand / (gpus * span_s) if span_s > 0 else math.inf

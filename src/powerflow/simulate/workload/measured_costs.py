@@ -1,4 +1,4 @@
-"""Find the jobs of a trace whose costs were measured, and give those costs."""
+"""Find the jobs of a trace whose costs were measured, and return these costs."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _MOST_SAID = 6
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The jobs of a trace whose models a file of costs has.
+    """The jobs of a trace whose models are in a file of measured costs.
 
     Attributes:
-        kinds: By job: model and global batch; None where the catalogue's costs stand for it.
-        fits: By the model of a kind, then by GPU type of the cluster.
-        source: The files; "" where none is given.
-        without: Jobs that the files do not cover, by the model that they name ("" for none).
+        kinds: By job: model and global batch; None if the catalogue's costs are used.
+        fits: Fits by model, then by GPU type of the cluster.
+        source: The files; "" without files.
+        without: Number of jobs that the files do not have, by model name ("" for none).
     """
 
     kinds: Sequence[Kind | None]
@@ -35,7 +35,7 @@ class Measured:
     without: Mapping[str, int]
 
     def truth(self, axes: Mapping[str, Axes]) -> dict[tuple[str, str], CostTable]:
-        """Cost tables by class and GPU type: the measured points, and the fit between them."""
+        """Return cost tables by class and GPU type, from the measured points and the fit between them."""
         return {
             (f"{name}/{batch}", kind): tabulate(fitted.model, axes[kind], batch, fitted.observations)
             for name, batch in sorted({kind for kind in self.kinds if kind is not None})
@@ -43,7 +43,7 @@ class Measured:
         }
 
     def models(self) -> dict[tuple[str, str], JobModel]:
-        """The fits' models by class and GPU type: what schedulers that do not know the truth start from."""
+        """Return the fitted models by class and GPU type, which schedulers use as priors."""
         return {
             (f"{name}/{batch}", kind): fitted.model
             for name, batch in sorted({kind for kind in self.kinds if kind is not None})
@@ -55,12 +55,12 @@ class Measured:
         return max(seen.gpus for fitted in self.fits[name].values() for seen in fitted.observations)
 
     def only_on(self, name: str, pools: Sequence[str]) -> str | None:
-        """The GPU type to run a model on where it was not measured on every one of the cluster; else None."""
+        """Return the GPU type for a model that was not measured on all types of the cluster; otherwise None."""
         fits = self.fits[name]
         return None if all(pool in fits for pool in pools) else next(pool for pool in pools if pool in fits)
 
     def fact(self, otherwise: str) -> str:
-        """Where costs come from, in plain words, with counts; ``otherwise`` says how the others are modelled."""
+        """Return where costs come from, in words; ``otherwise`` says how all others are modelled."""
         if not self.source:
             return otherwise
         covered = sum(kind is not None for kind in self.kinds)
@@ -78,12 +78,7 @@ class Measured:
 def measured(jobs: Sequence[TraceJob], costs: Costs | None, pools: Sequence[str]) -> Measured:
     """Find the jobs whose model was measured on a GPU type of the cluster.
 
-    A job that logs no global batch gets the one that most points of its model have.
-
-    Args:
-        jobs: As logged.
-        costs: What was measured; None: nothing.
-        pools: GPU types of the cluster.
+    Jobs without a global batch get the one that most points of the model have. ``pools`` are the GPU types.
     """
     if costs is None:
         return Measured([None] * len(jobs), {}, "", {})
@@ -91,7 +86,7 @@ def measured(jobs: Sequence[TraceJob], costs: Costs | None, pools: Sequence[str]
     names: dict[str, str] = {}  # model of the trace → model of a kind
     for model in dict.fromkeys(job.model for job in jobs if job.model is not None):
         found = {kind: fitted for kind, fitted in costs.of(model).items() if kind in pools}
-        if found:  # apart from a drawn job of the catalogue's family of that name
+        if found:  # another name than the catalogue's family of that name
             names[model] = f"{next(iter(found.values())).model.name} (measured)"
             fits[names[model]] = found
     batches = {name: usual_batch(found.values()) for name, found in fits.items()}

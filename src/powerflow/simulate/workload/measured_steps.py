@@ -1,4 +1,4 @@
-"""Scale costs to the step times of a log, which are duration ÷ iterations where it gives both."""
+"""Scale costs to the step times of a log: duration ÷ iterations, if it has both."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from powerflow.trace.record import TraceJob
 
 @dataclass(frozen=True, slots=True)
 class StepScaling:
-    """Factors by which a log's own step times scale the costs of each class.
+    """Factors that scale the costs of each class to a log's step times.
 
     Attributes:
-        factors: Class → measured ÷ modelled step time, geometric mean of its jobs.
-        jobs: Jobs whose step time the log measured.
+        factors: By class, measured ÷ modelled step time: the geometric mean over its jobs.
+        jobs: Number of jobs with a measured step time.
     """
 
     factors: Mapping[str, float]
     jobs: int
 
     def fact(self) -> str:
-        """Say what was scaled, in plain words; "" if nothing was."""
+        """Return what was scaled, in words; "" if nothing was."""
         if not self.factors:
             return ""
         low, high = min(self.factors.values()), max(self.factors.values())
@@ -43,16 +43,16 @@ def step_scaling(
     truth: Mapping[tuple[str, str], CostTable],
     axes: Axes,
 ) -> StepScaling:
-    """Compare the step times that jobs measured with those of the truth on the reference pool, at the maximum clock.
+    """Compare logged step times with the true costs on the reference pool, at the maximum clock.
 
-    Jobs whose request was cut are left out: they were measured on more GPUs than they get.
+    Jobs whose requests were cut are left out: they were measured on more GPUs.
 
     Args:
-        jobs: As logged.
-        asked: GPUs of each.
-        classes: Cost class of each.
+        jobs: The jobs as logged.
+        asked: GPUs of each job.
+        classes: Cost class of each job.
         truth: Cost tables by class and GPU type.
-        axes: Of the reference pool, whose GPUs are taken to be the log's.
+        axes: Axes of the reference pool, whose GPU type is assumed to be the log's.
     """
     logs: dict[str, list[float]] = {}
     for job, gpus, name in zip(jobs, asked, classes, strict=True):
@@ -66,7 +66,7 @@ def step_scaling(
 def scaled(
     truth: Mapping[tuple[str, str], CostTable], factors: Mapping[str, float]
 ) -> dict[tuple[str, str], CostTable]:
-    """Multiply the step times of each class by its factor, on every GPU type; watts stay."""
+    """Multiply the step times of each class by its factor, on all GPU types; watts do not change."""
     return {
         (name, gpu_type): dataclasses.replace(
             table,
@@ -78,7 +78,7 @@ def scaled(
 
 
 def step_on(table: CostTable, axes: Axes, gpus: int) -> float:
-    """Seconds per iteration on so many GPUs at the maximum clock; on the next fewer where it cannot run on those."""
+    """Return seconds per iteration at the maximum clock, on this or the next lower count on which the class can run."""
     column = int(np.searchsorted(axes.gpu_counts, gpus, side="right")) - 1
     finite = table.step_time_s[: column + 1, -1]
     return float(finite[np.isfinite(finite)][-1])

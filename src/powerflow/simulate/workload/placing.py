@@ -1,8 +1,7 @@
-"""Assign a model family and a global batch to each job of a trace, by what the trace says of it.
+"""Assign a model family and a global batch to each job of a trace.
 
-A name of the catalogue is used as it is. A name that the catalogue does not have gets the family it most
-resembles: by its name, else by its measured step time, else by its global batch; all jobs of one name go to one family.
-Where nothing tells, and where the trace names no model, a family is drawn by seed.
+Names of the catalogue are used as they are. For another name, all jobs get the most similar family: by name, or else by
+measured step time, or else by global batch. Without any of these, and without a name, a family is drawn at random.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ from powerflow.trace.record import TraceJob
 #: Family and global batch.
 Kind = tuple[str, int]
 
-_MOST_JOBS = 200  # of one name are looked at to place it
-_NODE_GPUS = 8  # of a usual node; a measured step time says nothing finer
-_MOST_SAID = 6  # names told one by one
+_MOST_JOBS = 200  # most jobs of one name that are compared
+_NODE_GPUS = 8  # GPUs of a usual node
+_MOST_SAID = 6  # most names in a fact
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +34,9 @@ class Placing:
     """The family and global batch of each job.
 
     Attributes:
-        kinds: By job.
-        drawn: Jobs whose model the trace does not name.
-        unknown: Jobs of each name that the catalogue has not, as (name, family, by what it was placed).
+        kinds: Family and global batch by job.
+        drawn: Number of jobs without a model in the trace.
+        unknown: Number of jobs by (name that is not in the catalogue, family, how it was chosen).
     """
 
     kinds: Sequence[Kind]
@@ -45,7 +44,7 @@ class Placing:
     unknown: Mapping[tuple[str, str, str], int]
 
     def fact(self, seed: int) -> str:
-        """Say how models were assigned, in plain words."""
+        """Return how models were assigned, in words."""
         jobs = len(self.kinds)
         said = []
         if self.drawn:
@@ -68,15 +67,15 @@ def place(
 ) -> Placing:
     """Assign a family and a global batch to each job.
 
-    Jobs without a model get any family evenly, among those that scale to the GPUs asked for; jobs without a batch one
-    of the family's usual batches of at least 16 samples per GPU asked for (its largest, if none is so large).
+    Jobs without a model get a random family among those that scale to the requested GPUs. Jobs without a batch get one
+    of the family's usual batches with at least 16 samples per requested GPU, or the largest if none has.
 
     Args:
-        jobs: As logged.
-        asked: GPUs of each.
-        gpu_type: On which its step times are taken to be measured.
-        rng: Draws models and batches that the trace does not name.
-        seed: Draws the family of a name of which nothing else is known.
+        jobs: The jobs as logged.
+        asked: GPUs of each job.
+        gpu_type: The GPU type on which step times are assumed to be measured.
+        rng: Draws models and batches that the trace does not have.
+        seed: Seed of the family of a name about which nothing else is known.
     """
     every = [family(name) for name in sorted(families())]
     able = {gpus: [f for f in every if f.gpus_max >= gpus] or every for gpus in set(asked)}
@@ -110,7 +109,7 @@ def _batch_for(batches: Sequence[int], gpus: int, rng: np.random.Generator) -> i
 def _most_alike(
     name: str, jobs: Sequence[tuple[TraceJob, int]], every: Sequence[Family], gpu_type: str, seed: int
 ) -> tuple[Family, str]:
-    """The family that a name unknown to the catalogue is placed with, and by what."""
+    """Return the family for a name that is not in the catalogue, and how it was chosen."""
     if (kin := family_alike(name)) is not None:
         return family(kin), "name"
     most = max(gpus for _, gpus in jobs)
@@ -126,7 +125,7 @@ def _most_alike(
 
 
 def _time_distance(kin: Family, jobs: Sequence[tuple[TraceJob, int]], gpu_type: str) -> float:
-    """How far a family's step times are from the measured ones: the median |log ratio|, at each job's nearest batch."""
+    """Return the median |log(family's step time / measured step time)|, at each job's nearest batch."""
     model = family_model(kin.name, gpu_type)
     off = []
     for job, gpus in jobs:

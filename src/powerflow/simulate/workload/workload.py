@@ -1,4 +1,4 @@
-"""The jobs of a simulation, the cluster they run on, and the truth about what they cost."""
+"""A workload: the jobs of a simulation, their cluster, and their true costs."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from powerflow.job import Job
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Workload:
-    """What happens, whatever the scheduler believes.
+    """Everything that is true in a simulation, whatever the scheduler believes.
 
     Attributes:
         title: Where the jobs come from, in one line.
         jobs: Jobs in order of submission; the first is submitted at 0 s or later.
-        cluster: The cluster, with GPU types named as in the catalogue.
-        axes: Per GPU type of the cluster, the counts and clocks that can be chosen.
-        truth: Cost tables by (cost class, GPU type). The scheduler never sees these; its belief may differ.
-        facts: How it was made, label → plain words (model assignment, seed, load scaling, …).
-        models: What was measured of some classes before, by (cost class, GPU type); schedulers that do not know the
-            truth start from it, and for the other classes from the catalogue.
+        cluster: The cluster, with the catalogue's names of GPU types.
+        axes: Per GPU type, the GPU counts and clocks to choose from.
+        truth: True cost tables by (cost class, GPU type). The scheduler never sees these.
+        facts: How it was made, in words by label (models, seed, scaling of load, …).
+        models: Measured models of some classes by (cost class, GPU type), as priors for schedulers that do not know
+            the truth; for other classes, the catalogue has the priors.
     """
 
     title: str
@@ -43,9 +43,9 @@ class Workload:
 
 
 def alone_times(workload: Workload) -> FloatArray:
-    """Seconds each job would take alone as submitted, ``[J]``: its GPUs, maximum clock, no wait; best GPU type for it.
+    """Return the seconds of each job alone, ``[J]``: requested GPUs, maximum clock, best GPU type, no wait.
 
-    Where a job cannot run on as many GPUs as it asked for: on the next fewer, or else the next more, as rigid ones do.
+    If a job cannot run on its requested GPUs, the next lower count is used, or else the next higher.
     """
 
     @cache
@@ -62,16 +62,17 @@ def alone_times(workload: Workload) -> FloatArray:
 
 
 def prior_of(workload: Workload, cost_class: str, gpu_type: str) -> JobModel:
-    """What a scheduler that does not know the truth starts from, for a class named ``FAMILY/BATCH``."""
+    """Return the prior model of a class named ``FAMILY/BATCH``, for schedulers that do not know the truth."""
     known = workload.models.get((cost_class, gpu_type))
     return known or family_model(cost_class.rpartition("/")[0], gpu_type)
 
 
 def check_workload(workload: Workload) -> None:
-    """Refuse jobs that cannot be.
+    """Check the jobs of a workload.
 
     Raises:
-        InputError: No job; two of one name; times, iterations or weights that cannot be; a job no GPU count suits.
+        InputError: There is no job, two have the same name, times, iterations or weights are impossible, or a job can
+            run on no GPU count.
     """
 
     @cache
@@ -111,7 +112,7 @@ def check_workload(workload: Workload) -> None:
 
 
 def _usable(workload: Workload, cost_class: str, gpu_type: str | None) -> Iterator[tuple[Axes, CostTable]]:
-    """The pools that a job may use, with its costs there."""
+    """Yield the pools that a job may use, and its true costs there."""
     for name, axes in workload.axes.items():
         table = workload.truth.get((cost_class, name))
         if table is not None and gpu_type in (None, name):
