@@ -18,8 +18,14 @@ class Ignored(Exception):
     """An event cannot be applied; the message says why."""
 
 
+class SchedulerEvent:
+    """Base class of the events in this module."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
-class Submitted:
+class Submitted(SchedulerEvent):
     """A job was submitted. ``believed_iterations`` is its believed size; None if nothing is known."""
 
     job: Job
@@ -28,7 +34,7 @@ class Submitted:
 
 
 @dataclass(frozen=True, slots=True)
-class Completed:
+class Completed(SchedulerEvent):
     """A job has done all its work. ``iterations`` is how much that was; nan if it was not counted."""
 
     job_id: str
@@ -36,7 +42,7 @@ class Completed:
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(SchedulerEvent):
     """A job stopped with an error. With ``retry`` it returns to the queue, with ``done`` iterations kept."""
 
     job_id: str
@@ -45,21 +51,21 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
-class Cancelled:
+class Cancelled(SchedulerEvent):
     """A job was cancelled by its owner, and holds no GPU any more."""
 
     job_id: str
 
 
 @dataclass(frozen=True, slots=True)
-class Leaving:
+class Leaving(SchedulerEvent):
     """A job is to end, but its processes still hold its GPUs. These stay reserved until the job is `Cancelled`."""
 
     job_id: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Progress:
+class Progress(SchedulerEvent):
     """Running jobs have made progress: that in ``slots[i]`` (`SchedulerState.slot`) has done ``done[i]`` iterations."""
 
     slots: IntArray
@@ -67,7 +73,7 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class SizeLearned:
+class SizeLearned(SchedulerEvent):
     """The believed size of a job has changed, in iterations."""
 
     job_id: str
@@ -75,7 +81,7 @@ class SizeLearned:
 
 
 @dataclass(frozen=True, slots=True)
-class WorkLost:
+class WorkLost(SchedulerEvent):
     """A running job has lost work: it started again, or from an older checkpoint, at ``done`` iterations."""
 
     job_id: str
@@ -83,7 +89,7 @@ class WorkLost:
 
 
 @dataclass(frozen=True, slots=True)
-class PauseMeasured:
+class PauseMeasured(SchedulerEvent):
     """The time that a job pauses when its GPU count changes is now believed to be ``pause_s``."""
 
     job_id: str
@@ -91,7 +97,7 @@ class PauseMeasured:
 
 
 @dataclass(frozen=True, slots=True)
-class Adopted:
+class Adopted(SchedulerEvent):
     """A job is already running, under an earlier controller; it was submitted to this scheduler just before.
 
     ``clock_mhz`` is the clock that it was given; the nearest clock of the pool is used.
@@ -104,7 +110,7 @@ class Adopted:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class CostLearned:
+class CostLearned(SchedulerEvent):
     """The believed cost of a class of jobs on one GPU type is new or has changed."""
 
     cost_class: str
@@ -113,28 +119,28 @@ class CostLearned:
 
 
 @dataclass(frozen=True, slots=True)
-class NodeFailed:
+class NodeFailed(SchedulerEvent):
     """A node has failed. `Failed` events report the jobs that ran on it."""
 
     node: str
 
 
 @dataclass(frozen=True, slots=True)
-class NodeDrained:
+class NodeDrained(SchedulerEvent):
     """A node must be emptied: no job starts on it, and running jobs move away at the next decision."""
 
     node: str
 
 
 @dataclass(frozen=True, slots=True)
-class NodeRecovered:
+class NodeRecovered(SchedulerEvent):
     """A failed or drained node can be used again."""
 
     node: str
 
 
 @dataclass(frozen=True, slots=True)
-class GpuFailed:
+class GpuFailed(SchedulerEvent):
     """One GPU of a node is out of service. The job that holds it loses all its GPUs and returns to the queue."""
 
     node: str
@@ -142,7 +148,7 @@ class GpuFailed:
 
 
 @dataclass(frozen=True, slots=True)
-class GpuRecovered:
+class GpuRecovered(SchedulerEvent):
     """A GPU that was out of service can be used again."""
 
     node: str
@@ -150,21 +156,21 @@ class GpuRecovered:
 
 
 @dataclass(frozen=True, slots=True)
-class PowerCapSet:
+class PowerCapSet(SchedulerEvent):
     """A power cap was set, for now or for later. It replaces one with the same scope and start."""
 
     cap: PowerCap
 
 
 @dataclass(frozen=True, slots=True)
-class PowerCapLifted:
+class PowerCapLifted(SchedulerEvent):
     """All power caps of a scope were lifted: those in force end now, on their ramps; later ones are deleted."""
 
     scope: str
 
 
 @dataclass(frozen=True, slots=True)
-class ClockSet:
+class ClockSet(SchedulerEvent):
     """The machine's time of day was changed by ``by_s``. Power caps keep their times of day, and so start that much
     earlier on the scheduler's own clock, which has not changed.
     """
@@ -173,7 +179,7 @@ class ClockSet:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class PowerMetered:
+class PowerMetered(SchedulerEvent):
     """Power was metered: ``watts`` for the cluster, and ``job_w[i]`` for all GPUs of the job in ``slots[i]``.
 
     ``steady[i]`` is False while the job starts, pauses or changes its clock, so that it does not run as planned yet.
@@ -187,7 +193,7 @@ class PowerMetered:
 
 
 @dataclass(frozen=True, slots=True)
-class ManagedProjects:
+class ManagedProjects(SchedulerEvent):
     """The projects whose jobs PowerFlow manages from now on.
 
     Attributes:
@@ -203,27 +209,5 @@ class ManagedProjects:
         return self.projects.get(project, self.others)
 
 
-Event = (
-    Submitted
-    | Completed
-    | Failed
-    | Cancelled
-    | Leaving
-    | Progress
-    | SizeLearned
-    | WorkLost
-    | PauseMeasured
-    | Adopted
-    | CostLearned
-    | NodeFailed
-    | NodeDrained
-    | NodeRecovered
-    | GpuFailed
-    | GpuRecovered
-    | EnergyTerms
-    | ManagedProjects
-    | ClockSet
-    | PowerCapSet
-    | PowerCapLifted
-    | PowerMetered
-)
+#: Everything that `Scheduler.step` accepts.
+Event = SchedulerEvent | EnergyTerms

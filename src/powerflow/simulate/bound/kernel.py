@@ -70,7 +70,7 @@ def spent(
 
 
 @array_kernel
-def cheapest(
+def cheapest(  # noqa: C901 - a compiled kernel whose loops share their local values
     worth: FloatArray,
     grid_s: FloatArray,
     gain: FloatArray,
