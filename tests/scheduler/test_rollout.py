@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from powerflow.policy.levels import held_gpus
@@ -41,6 +41,7 @@ def test_which_projects_are_managed() -> None:
     assert ManagedProjects().manages("anybody")
 
 
+@settings(deadline=None)
 @given(views())
 def test_with_no_managed_project_it_is_fifo(view: View) -> None:
     assume((held_gpus(view) == view.jobs["gpus"]).all())
@@ -83,6 +84,7 @@ def test_the_limit_of_the_clusters_budget_is_for_all() -> None:
     assert answer.clock.tolist() == [1, 0]
 
 
+@settings(deadline=None)
 @given(views(max_jobs=8), st.data())
 def test_unmanaged_jobs_are_never_stopped_or_reclocked(view: View, data: st.DataObject) -> None:
     unmanaged = np.array(data.draw(st.lists(st.booleans(), min_size=len(view.jobs), max_size=len(view.jobs))), bool)

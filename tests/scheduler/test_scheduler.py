@@ -272,7 +272,7 @@ def test_what_a_controller_finds_running_stays_where_it_is() -> None:
         (Adopted("a", "H100", (NodeShare("a100-0", (0,)),), 700.0), "this cluster has none"),
         (Adopted("a", "A100", (NodeShare("a100-0", (0, 1, 2)),), 700.0), "3 GPUs are no count"),
         (Adopted("a", "A100", (NodeShare("gone", (0,)),), 700.0), "there is no node gone"),
-        (Adopted("a", "A100", (NodeShare("a100-0", (9,)),), 700.0), "cannot be put"),
+        (Adopted("a", "A100", (NodeShare("a100-0", (9,)),), 700.0), "cannot be placed"),
         (SizeLearned("b", 3.0), "not active"),
     ],
 )
