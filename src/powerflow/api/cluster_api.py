@@ -11,11 +11,11 @@ from powerflow.api.governance import (
     BudgetRecord,
     CapOrder,
     CapRecord,
-    ModeOrder,
-    ModeRecord,
     SavingsRecord,
     SignalOrder,
     SignalRecord,
+    StageOrder,
+    StageRecord,
 )
 from powerflow.api.job_spec import JobSpec
 from powerflow.api.records import (
@@ -39,12 +39,17 @@ from powerflow.energy.kinds import Kind
 class ClusterApi(Protocol):
     """Protocol between the REST API and a live cluster. Safe to call from any thread.
 
-    Every method may raise `NotFound` for a thing that does not exist, `Forbidden` for what this caller may not do,
-    `Refused` for what cannot be done to the thing as it is, and `Unavailable` while the store cannot be used.
+    Whoever calls has checked that the caller's role suffices (`powerflow.api.operations`). Every method may raise
+    `NotFound` for a thing that does not exist, `Forbidden` for a job of another user, `Refused` for what cannot be done
+    to the thing as it is, and `Unavailable` while the store cannot be used. Until its first section, a docstring is
+    the description of the operation in the OpenAPI document, unless the route has its own.
     """
 
     def submit(self, spec: JobSpec, caller: Caller, key: str | None = None) -> tuple[JobRecord, bool]:
-        """Take a job; durable when this returns. The same key of the same caller again: the same job, and False.
+        """Submit a job; it is on disk when this returns.
+
+        Returns:
+            The job, and whether it is new; with a key that this caller has used before, the same job again.
 
         Raises:
             Refused: The key was used for another spec, or the job can never run here.
@@ -60,19 +65,19 @@ class ClusterApi(Protocol):
         after: str | None = None,
         limit: int = 100,
     ) -> Page[JobRecord]:
-        """Jobs, newest first; ``after`` is a page's ``next``."""
+        """List jobs, newest first. Ask again with the answer's `next` as `after` for those that follow."""
         ...
 
     def job(self, job_id: str) -> JobDetail:
-        """One job."""
+        """Show one job."""
         ...
 
     def cancel(self, job_id: str, caller: Caller) -> JobRecord:
-        """Withdraw a job; what runs is ended. An ended job is refused, a cancelled one is left as it is."""
+        """Cancel a job; its processes are ended. Cancelling a cancelled job changes nothing."""
         ...
 
     def hold(self, job_id: str, caller: Caller) -> JobRecord:
-        """Keep a job from running; one that runs gives its GPUs back first."""
+        """Keep a job from running; a running one gives its GPUs back first."""
         ...
 
     def release(self, job_id: str, caller: Caller) -> JobRecord:
@@ -80,97 +85,97 @@ class ClusterApi(Protocol):
         ...
 
     def explain(self, job_id: str) -> Explanation:
-        """Why a job has what it has."""
+        """Explain why a job has what it has, and what else it could have."""
         ...
 
     def log(self, job_id: str, *, rank: str | None = None, offset: int = 0, limit: int = 65536) -> LogChunk:
-        """What a job wrote; ``rank`` None: its first rank. A negative offset counts from the end."""
-        ...
-
-    def events(self, *, after: int = 0, job_id: str | None = None, limit: int = 100) -> NumberedPage[EventRecord]:
-        """What happened, oldest first, from number ``after`` (exclusive) on."""
-        ...
-
-    def nodes(self) -> Sequence[NodeRecord]:
-        """Nodes and their GPUs."""
-        ...
-
-    def drain(self, node: str, caller: Caller, reason: str) -> NodeRecord:
-        """Let a node take nobody new; what runs there is moved."""
-        ...
-
-    def resume(self, node: str, caller: Caller) -> NodeRecord:
-        """Let a drained or failed node be used again."""
-        ...
-
-    def top(self) -> Top:
-        """The cluster now."""
-        ...
-
-    def caps(self) -> Sequence[CapRecord]:
-        """The power caps there are, newest first, with how they were kept."""
-        ...
-
-    def cap_csv(self, number: int) -> str:
-        """What was drawn and allowed under a cap, as CSV."""
-        ...
-
-    def set_cap(self, order: CapOrder, caller: Caller) -> CapRecord:
-        """Set a power cap; it takes the place of one of the same scope and start."""
-        ...
-
-    def lift_cap(self, scope: str, caller: Caller) -> Sequence[CapRecord]:
-        """End the caps of a scope now; those to come are forgotten."""
-        ...
-
-    def modes(self) -> Sequence[ModeRecord]:
-        """How far PowerFlow is let in: by everybody, then by projects that have a stage of their own."""
-        ...
-
-    def savings(self) -> SavingsRecord | None:
-        """What the last replay of this cluster's own days found; None before there was one."""
-        ...
-
-    def set_mode(self, order: ModeOrder, caller: Caller) -> Sequence[ModeRecord]:
-        """Set a stage; the answer is all of them. Operators only."""
+        """Show part of a job's log. Ask again with the answer's `offset` for what follows."""
         ...
 
     def decisions(self, job_id: str, *, after: int = 0, limit: int = 100) -> NumberedPage[DecisionRecord]:
-        """What was decided for a job, oldest first, after decision number ``after``."""
+        """List what was decided for a job and what was expected of it then, oldest first."""
         ...
 
-    def budgets(self) -> Sequence[BudgetRecord]:
-        """Energy budgets: the cluster's, then those of projects."""
+    def events(self, *, after: int = 0, job_id: str | None = None, limit: int = 100) -> NumberedPage[EventRecord]:
+        """List what happened, oldest first. Ask again with the answer's `after` for what follows."""
         ...
 
-    def set_budget(self, order: BudgetOrder, caller: Caller) -> BudgetRecord:
-        """Set a budget; one of the same scope is replaced. Operators only."""
+    def nodes(self) -> Sequence[NodeRecord]:
+        """List nodes and their GPUs."""
         ...
 
-    def drop_budget(self, project: str, caller: Caller) -> BudgetRecord:
-        """Forget a budget; "" is the cluster's. Operators only."""
+    def drain(self, node: str, caller: Caller, reason: str) -> NodeRecord:
+        """Give a node no new jobs, and move those that run there."""
         ...
 
-    def signals(self) -> Sequence[SignalRecord]:
-        """What a joule costs and emits."""
+    def resume(self, node: str, caller: Caller) -> NodeRecord:
+        """Use a drained or failed node again."""
         ...
 
-    def set_signal(self, order: SignalOrder, caller: Caller) -> SignalRecord:
-        """Set a signal; one of the same kind is replaced. Operators only."""
-        ...
-
-    def drop_signal(self, kind: Kind, caller: Caller) -> SignalRecord:
-        """Forget a signal. Operators only."""
-        ...
-
-    def audit(self, *, after: int = 0, limit: int = 100) -> NumberedPage[AuditRecord]:
-        """Who set what, oldest first, from number ``after`` (exclusive) on."""
+    def top(self) -> Top:
+        """Show the cluster now."""
         ...
 
     def accounts(self, *, since_s: float, until_s: float, by: str) -> Accounts:
-        """Who was charged what; ``by`` is ``user``, ``project`` or ``job``."""
+        """Show how much energy each user, project or job (`by`) was charged in a window of time."""
+        ...
+
+    def stages(self) -> Sequence[StageRecord]:
+        """List rollout stages, and how jobs did since: of all projects, then of those that have their own."""
+        ...
+
+    def savings(self) -> SavingsRecord | None:
+        """Show the last replay of this cluster's own days; None before the first one."""
+        ...
+
+    def set_stage(self, order: StageOrder, caller: Caller) -> Sequence[StageRecord]:
+        """Set the rollout stage of some projects or, with none named, of all; list all stages."""
+        ...
+
+    def budgets(self) -> Sequence[BudgetRecord]:
+        """List energy budgets and how each stands: that of the cluster, then those of projects."""
+        ...
+
+    def set_budget(self, order: BudgetOrder, caller: Caller) -> BudgetRecord:
+        """Set an energy budget of the cluster or a project, in joules per day or month. It replaces the former one."""
+        ...
+
+    def drop_budget(self, project: str, caller: Caller) -> BudgetRecord:
+        """Drop the energy budget of a project or, with "", of the cluster."""
+        ...
+
+    def signals(self) -> Sequence[SignalRecord]:
+        """List signals: what a kWh costs and emits, and the fallback where a series has no value."""
+        ...
+
+    def set_signal(self, order: SignalOrder, caller: Caller) -> SignalRecord:
+        """Set a signal by exactly one of `csv`, `url` and `constant`. It replaces the former one of its kind."""
+        ...
+
+    def drop_signal(self, kind: Kind, caller: Caller) -> SignalRecord:
+        """Drop a signal."""
+        ...
+
+    def caps(self) -> Sequence[CapRecord]:
+        """List power caps, newest first, and how each was kept."""
+        ...
+
+    def cap_csv(self, number: int) -> str:
+        """Show the power drawn and allowed under a cap, as CSV: a line for each change."""
+        ...
+
+    def set_cap(self, order: CapOrder, caller: Caller) -> CapRecord:
+        """Set a power cap: `watts`, or a `share` of what the scope draws now. One with the same start is replaced."""
+        ...
+
+    def lift_cap(self, scope: str, caller: Caller) -> Sequence[CapRecord]:
+        """End the power caps of a scope now, and forget those to come."""
+        ...
+
+    def audit(self, *, after: int = 0, limit: int = 100) -> NumberedPage[AuditRecord]:
+        """List who set what, when, from where, oldest first. No entry is ever removed."""
         ...
 
     def healthy(self) -> Mapping[str, Any]:
-        """Whether the loop turns: ``ok``, and seconds since its last turn."""
+        """Report whether the controller's loop turns (``ok``), and for how many seconds its last turn is over."""
         ...

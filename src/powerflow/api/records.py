@@ -1,4 +1,4 @@
-"""Records of a live cluster: plain data between the controller and whoever asks.
+"""Records of a live cluster: plain data between the controller, the REST API and its clients.
 
 Units: seconds (times of day are Unix seconds, UTC), watts, joules, MHz. None means "not known" or "not yet".
 """
@@ -16,16 +16,21 @@ from powerflow.scheduler.plan import Otherwise
 
 
 class Role(StrEnum):
-    """What a caller may do; each may do what the one before may."""
+    """What a caller may do. Each role may also do what the one before may."""
 
     VIEWER = "viewer"  # read
-    USER = "user"  # submit, and change own jobs
+    USER = "user"  # submit jobs, and change own ones
     OPERATOR = "operator"  # change everything
+
+    def suffices(self, least: Role) -> bool:
+        """Return whether this role may do what takes at least another one."""
+        roles = list(Role)
+        return roles.index(self) >= roles.index(least)
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks: a login name and a role; ``address`` is where from, for the audit."""
+    """Who makes a request: a login name and a role; ``address`` is where it comes from, for the audit."""
 
     user: str
     role: Role
@@ -33,7 +38,7 @@ class Caller:
 
 
 class JobState(StrEnum):
-    """Where a job is in its life. The last three are ends: a job has exactly one."""
+    """State of a job. The last three are ends: each job reaches exactly one of them."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -44,7 +49,7 @@ class JobState(StrEnum):
 
     @property
     def ended(self) -> bool:
-        """Whether nothing will happen to the job any more."""
+        """Whether the job has ended; its state does not change any more."""
         return self in (JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED)
 
 
@@ -56,14 +61,14 @@ class NotFound(InputError):
 
 
 class Refused(InputError):
-    """The caller may not, or the thing is not in a state for it."""
+    """The caller may not do this, or the thing is not in a state for it."""
 
     def __init__(self, what: str, *, fix: str = "") -> None:
         super().__init__(what, fix=fix, exit_code=4)
 
 
 class Forbidden(Refused):
-    """This caller may not; another one may."""
+    """This caller may not do this; another one may."""
 
 
 class Unavailable(InputError):
@@ -78,11 +83,11 @@ class JobRecord:
     """One job, as a list shows it.
 
     Attributes:
-        id: Number it is known by, as text.
+        id: Its number, as text.
         gpus, gpu_type, clock_mhz, nodes: What it holds now; 0, None and () while it holds nothing.
-        clock_read_mhz: Clock that the GPUs say they run at; None where it was not read.
-        power_w: Watts of its GPUs now.
-        energy_j: Joules it was charged so far.
+        clock_read_mhz: Clock that was read from its GPUs; None where it was not read.
+        power_w: Power of its GPUs now.
+        energy_j: Energy that it was charged so far.
         reason: Why it has what it has, in plain words.
         progress: Share of its work that is done, 0 to 1.
         step_time_s: Seconds per iteration, lately.
@@ -126,7 +131,7 @@ class JobRecord:
 
 @dataclass(frozen=True, slots=True)
 class JobDetail:
-    """One job, with all that is kept of it.
+    """One job with everything that is known of it.
 
     Attributes:
         record: As in lists.
@@ -146,9 +151,9 @@ class JobDetail:
 
 @dataclass(frozen=True, slots=True)
 class JobOption:
-    """A configuration a job could have, and what it would cost by what is believed now.
+    """A configuration that a job could have, and what a step would cost in it, as predicted now.
 
-    ``cost_s`` is what one step costs at the prices of a GPU and a joule: weighted seconds (design §5, step 2).
+    ``cost_s`` is the cost of one step at the prices of a GPU and a joule, in weighted seconds (`docs/policies.md`).
     """
 
     gpus: int
@@ -349,8 +354,18 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Accounts:
-    """Accounts of a window, and what their cost and CO2 rest on, one line for each signal."""
+    """Accounts of a window of time.
 
+    Attributes:
+        since_s, until_s: The window, Unix seconds.
+        by: What each account is of: ``user``, ``project`` or ``job``.
+        items: One for each; then ``idle``, which no job was charged, and ``total``.
+        notes: Where ``cost`` and ``co2_g`` come from, and how much of them is a fallback: a line for each signal.
+    """
+
+    since_s: float
+    until_s: float
+    by: str
     items: Sequence[Account]
     notes: Sequence[str] = ()
 

@@ -1,4 +1,4 @@
-"""Showing what a reading command has read: once or again and again, as a table or as JSON."""
+"""Show what a command has read, once or again and again, as a table or as JSON."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from powerflow.cli.output import console, print_json
+from powerflow.cli.sanitize import harmless
 from powerflow.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,27 +21,24 @@ def show(
     kind: str,
     read: Callable[[], Read],
     draw: Callable[[Read, int], RenderableType],
-    document: Callable[[Read], Mapping[str, Any] | object],
+    document: Callable[[Read], Mapping[str, Any] | object] | None = None,
     *,
     json: bool,
     every_s: float | None,
 ) -> None:
-    """Read and show; with ``every_s`` until interrupted.
+    """Read and show; with ``every_s``, again and again until interrupted.
 
-    On a terminal the picture is drawn over; elsewhere (a pipe, ``--json``) one follows the other. A controller that
-    cannot be reached for a while is said so under the last picture.
+    On a terminal a picture replaces the last one; elsewhere (a pipe, ``--json``) pictures follow one another. While the
+    controller cannot be reached, a line under the last picture says so.
 
     Args:
-        kind: What the JSON document calls itself.
+        kind: Kind of the JSON document.
         read: Asks the controller.
-        draw: Makes a picture for so many columns, of what was read, made `harmless`.
-        document: Makes the payload of the JSON document.
+        draw: Makes a picture of this many columns from what was read, after `harmless`.
+        document: Makes the payload of the JSON document; None: what was read, under the key ``kind``.
         json: Print JSON.
-        every_s: Seconds from picture to picture; None: one picture.
+        every_s: Seconds between pictures; None: show one picture.
     """
-    from powerflow.cli.output import console, print_json
-    from powerflow.cli.sanitize import harmless
-
     out = console()
 
     def picture() -> RenderableType:
@@ -47,7 +46,8 @@ def show(
 
     def once() -> None:
         if json:
-            print_json(kind, document(read()))
+            found = read()
+            print_json(kind, {kind: found} if document is None else document(found))
         else:
             out.print(picture())
         sys.stdout.flush()
@@ -66,8 +66,6 @@ def _live(picture: Callable[[], RenderableType], every_s: float) -> None:
     from rich.console import Group
     from rich.live import Live
     from rich.text import Text
-
-    from powerflow.cli.output import console
 
     last = picture()
     with Live(last, console=console(), screen=True, auto_refresh=False, vertical_overflow="crop") as live:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
-from powerflow.energy.kinds import Kind
-from powerflow.energy.signal import MAX_AGE_S, Signal, read_signal
+from powerflow.energy.kinds import MAX_AGE_S, Kind
+from powerflow.energy.signal import Signal, read_signal
 from powerflow.errors import InputError
 
 #: A year of quarter-hour values takes about 2 MB, so a larger answer is not a signal.

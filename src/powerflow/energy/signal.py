@@ -16,21 +16,15 @@ from functools import cached_property
 import numpy as np
 
 from powerflow.arrays import BoolArray, FloatArray
-from powerflow.energy.kinds import UNITS, Kind
+from powerflow.energy.kinds import MAX_AGE_S, MOST_VALUE, UNITS, Kind
 from powerflow.errors import InputError
 from powerflow.units import DAY_S, HOUR_S
-
-#: Largest accepted absolute value, so that sums and means stay finite.
-MOST_VALUE = 1e9
 
 #: Bounds of the factor by which signals multiply λ_E.
 LEAST_FACTOR, MOST_FACTOR = 0.25, 4.0
 
 #: A signal is compared with its mean over this time.
 COMPARED_S = 7 * DAY_S
-
-#: Default validity of a value. It allows hourly values to arrive an hour late.
-MAX_AGE_S = 2 * HOUR_S
 
 
 @dataclass(frozen=True, eq=False)

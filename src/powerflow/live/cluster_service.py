@@ -19,15 +19,16 @@ from powerflow.api.governance import (
     BudgetRecord,
     CapOrder,
     CapRecord,
-    ModeOrder,
-    ModeRecord,
     SavingsRecord,
     SignalOrder,
     SignalRecord,
+    StageOrder,
+    StageRecord,
     audited,
 )
 from powerflow.api.job_spec import USUAL_GRACE_S, JobSpec
 from powerflow.api.records import (
+    Account,
     Accounts,
     Caller,
     DecisionRecord,
@@ -202,7 +203,6 @@ class ClusterService(ClusterApi):
 
     @override
     def set_cap(self, order: CapOrder, caller: Caller) -> CapRecord:
-        _operator(caller, "set power caps")
         if not self._governance.stages.anybody():
             what = "no jobs are managed: a power cap could not be kept"
             raise Refused(what, fix="powerflow mode enforce comes first")
@@ -212,13 +212,12 @@ class ClusterService(ClusterApi):
 
     @override
     def lift_cap(self, scope: str, caller: Caller) -> Sequence[CapRecord]:
-        _operator(caller, "lift power caps")
         records = self._governance.caps.lift(scope, caller, self._controller.clock())
         self._controller.tell(CapsChanged())
         return records
 
     @override
-    def modes(self) -> Sequence[ModeRecord]:
+    def stages(self) -> Sequence[StageRecord]:
         return self._governance.stages.show(self._controller.clock())
 
     @override
@@ -226,11 +225,10 @@ class ClusterService(ClusterApi):
         return self._governance.savings.show()
 
     @override
-    def set_mode(self, order: ModeOrder, caller: Caller) -> Sequence[ModeRecord]:
-        _operator(caller, "set rollout stages")
+    def set_stage(self, order: StageOrder, caller: Caller) -> Sequence[StageRecord]:
         self._governance.stages.set(order, caller, self._controller.clock())
         self._controller.tell(StagesChanged())  # before anything else can go wrong
-        return self.modes()
+        return self.stages()
 
     @override
     def decisions(self, job_id: str, *, after: int = 0, limit: int = 100) -> NumberedPage[DecisionRecord]:
@@ -243,14 +241,12 @@ class ClusterService(ClusterApi):
 
     @override
     def set_budget(self, order: BudgetOrder, caller: Caller) -> BudgetRecord:
-        _operator(caller, "set energy budgets")
         record = self._governance.budgets.set(order, caller, self._controller.clock())
         self._controller.ring()
         return record
 
     @override
     def drop_budget(self, project: str, caller: Caller) -> BudgetRecord:
-        _operator(caller, "drop energy budgets")
         record = self._governance.budgets.drop(project, caller, self._controller.clock())
         self._controller.ring()
         return record
@@ -261,12 +257,10 @@ class ClusterService(ClusterApi):
 
     @override
     def set_signal(self, order: SignalOrder, caller: Caller) -> SignalRecord:
-        _operator(caller, "set signals")
         return self._signals.set(order, caller, self._controller.clock())
 
     @override
     def drop_signal(self, kind: Kind, caller: Caller) -> SignalRecord:
-        _operator(caller, "drop signals")
         return self._signals.drop(kind, caller, self._controller.clock())
 
     @override
@@ -275,10 +269,11 @@ class ClusterService(ClusterApi):
 
     @override
     def accounts(self, *, since_s: float, until_s: float, by: str) -> Accounts:
-        items, signals = self._store.charges.accounts(since_s, until_s, by), self._signals.signals()
-        if not signals:
-            return Accounts(items)
-        return Accounts(*priced(items, self._store.charges.hourly(since_s, until_s, by), signals))
+        items: Sequence[Account] = self._store.charges.accounts(since_s, until_s, by)
+        notes: Sequence[str] = ()
+        if signals := self._signals.signals():
+            items, notes = priced(items, self._store.charges.hourly(since_s, until_s, by), signals)
+        return Accounts(since_s, until_s, by, items, notes)
 
     @override
     def healthy(self) -> Mapping[str, Any]:
@@ -307,7 +302,7 @@ class ClusterService(ClusterApi):
 
     def _own(self, job_id: str, caller: Caller) -> StoredJob:
         job = self._store.job(job_id)
-        if caller.role is Role.VIEWER or (caller.role is Role.USER and caller.user != job.user):
+        if caller.role is not Role.OPERATOR and caller.user != job.user:
             raise Forbidden(f"job {job_id} is of {job.user}", fix="its owner or an operator may change it")
         return job
 
@@ -323,15 +318,9 @@ class ClusterService(ClusterApi):
     def _set_node(self, node: str, caller: Caller, state: str, reason: str) -> NodeRecord:
         if node not in self._controller.power.node_names():
             raise NotFound(f"there is no node {node}")
-        _operator(caller, "change nodes")
         self._store.set_node(node, state, reason, self._controller.clock(), caller.user, caller.address)
         self._controller.tell(NodeChanged(node, drained=state == "drained"))
         return self._records.node(node)
-
-
-def _operator(caller: Caller, what: str) -> None:
-    if caller.role is not Role.OPERATOR:
-        raise Forbidden(f"only an operator may {what}")
 
 
 def _some(names: Sequence[str]) -> str:

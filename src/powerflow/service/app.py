@@ -1,7 +1,7 @@
-"""The REST API: what `powerflow.api.cluster_api.ClusterApi` answers, over HTTP.
+"""The REST API: the operations of `powerflow.api.operations`, answered by a `ClusterApi`, over HTTP.
 
-Every operation is a line or two: it hands the question to the cluster and the answer back. What is common to all
-(host, token, size, log) is in `middleware`, errors are in `problem`.
+Each route hands its request to the cluster and the answer back. What is common to all requests (host, token, size, log)
+is in `middleware`, roles are checked in `routes`, and errors become answers in `problem`.
 """
 
 from __future__ import annotations
@@ -20,26 +20,42 @@ from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
+from powerflow.api import operations as ops
 from powerflow.api.cluster_api import ClusterApi
+from powerflow.api.governance import NAME, DrainReason
 from powerflow.api.job_spec import JobSpec
-from powerflow.api.records import Caller, Explanation, JobDetail, JobRecord, JobState, LogChunk, NodeRecord, Role, Top
+from powerflow.api.operations import PREFIX
+from powerflow.api.records import (
+    Accounts,
+    DecisionRecord,
+    EventRecord,
+    Explanation,
+    Items,
+    JobDetail,
+    JobRecord,
+    JobState,
+    LogChunk,
+    NodeRecord,
+    NumberedPage,
+    Page,
+    Role,
+    Top,
+)
 from powerflow.errors import InputError
-from powerflow.service import schemas
 from powerflow.service.governing import governing
 from powerflow.service.metrics import exposition
 from powerflow.service.middleware import RequestGuard
 from powerflow.service.openapi import document
-from powerflow.service.operations import at_least, says
 from powerflow.service.peers import Network
 from powerflow.service.problem import MEDIA_TYPE, Problem, of_error, of_invalid, problem
 from powerflow.service.refused import RefusedTokens
-from powerflow.service.schemas import CURSOR, KEY, NAME, JobId, NodeName
+from powerflow.service.routes import FromCaller, describe, serves
+from powerflow.service.schemas import AfterNumber, Health, JobId, Limit, NameQuery, NodeName
 from powerflow.service.tokens import Tokens
 
-PREFIX = "/api/v1"
 OPENAPI = f"{PREFIX}/openapi.json"
 HEALTH = f"{PREFIX}/health"
-EVENTS = f"{PREFIX}/events"
+EVENTS = f"{PREFIX}{ops.EVENTS.path}"
 METRICS = "/metrics"
 
 #: How often a request that waits for events looks for them.
@@ -58,23 +74,23 @@ def build_app(
     proxies: Sequence[Network] = (),
     refused: RefusedTokens | None = None,
 ) -> FastAPI:
-    """The service.
+    """Build the service.
 
     Args:
-        cluster: Who answers.
-        tokens: Who may ask.
+        cluster: Answers the requests.
+        tokens: Who may make requests.
         version: Of PowerFlow.
         log: A structlog logger for requests and for what fails (`logs.json_lines`).
         hosts: Host names to answer to (`middleware.hosts_of`); None: any.
         open_metrics: Whether ``/metrics`` needs no token.
-        proxies: Proxies whose ``X-Forwarded-For`` is believed.
+        proxies: Proxies whose ``X-Forwarded-For`` is trusted.
         refused: Counts failed authentications for the audit (`powerflow.service.token_audit`).
     """
     app = FastAPI(
         title="PowerFlow",
         version=version,
         openapi_url=OPENAPI,
-        docs_url=None,  # their pages are fetched from other people's servers
+        docs_url=None,  # their pages load scripts from servers of others
         redoc_url=None,
         redirect_slashes=False,
         generate_unique_id_function=_operation,
@@ -85,7 +101,7 @@ def build_app(
     app.include_router(governing(cluster), prefix=PREFIX, tags=["governance"])
     app.include_router(_health(cluster, version), prefix=PREFIX, tags=["health"])
     app.add_route(METRICS, _metrics(cluster, version))
-    # what nobody foresaw is answered too, and then raised on to the middleware, which logs it
+    # an unexpected exception is answered too, and then raised on to the middleware, which logs it
     for kind in (RequestValidationError, HTTPException, InputError, OSError, Exception):
         app.add_exception_handler(kind, _answer)
     app.openapi = lambda: document(app, PREFIX, open_paths=(HEALTH,))  # type: ignore[method-assign]
@@ -110,14 +126,18 @@ def build_app(
 def _jobs(cluster: ClusterApi) -> APIRouter:
     router = APIRouter()
 
-    @router.post("/jobs", status_code=201, **says(JobRecord, 201, 400, 403, 409, 413, 422, 503, again=True))
+    @serves(router, ops.SUBMIT, body=True, repeatable=True)
     def submit(
         spec: JobSpec,
-        caller: Annotated[Caller, at_least(Role.USER)],
+        caller: FromCaller,
         response: Response,
         key: Annotated[
             str | None,
-            Header(alias="Idempotency-Key", pattern=KEY, description="The same key again: the same job, and 200."),
+            Header(
+                alias="Idempotency-Key",
+                pattern=r"^[!-~]{1,255}$",
+                description="The same key again: the same job, and 200.",
+            ),
         ] = None,
     ) -> JobRecord:
         """Submit a job. It belongs to the token's user. Safe to repeat with the same `Idempotency-Key`."""
@@ -126,70 +146,60 @@ def _jobs(cluster: ClusterApi) -> APIRouter:
         response.headers["Location"] = f"{PREFIX}/jobs/{record.id}"
         return record
 
-    @router.get("/jobs", **says(schemas.JobPage, 200, 422))
+    @serves(router, ops.JOBS)
     def jobs(
         request: Request,
         response: Response,
         state: Annotated[list[JobState] | None, Query(description="Only these; all by default.")] = None,
-        user: Annotated[str | None, Query(pattern=NAME)] = None,
-        project: Annotated[str | None, Query(pattern=NAME)] = None,
-        after: Annotated[str | None, Query(pattern=CURSOR, description="`next` of the page before.")] = None,
-        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    ) -> schemas.JobPage:
-        """List jobs, newest first."""
+        user: NameQuery = None,
+        project: NameQuery = None,
+        after: Annotated[
+            str | None, Query(pattern=r"^[1-9][0-9]{0,8}$", description="`next` of the page before.")
+        ] = None,
+        limit: Limit = 100,
+    ) -> Page[JobRecord]:
         page = cluster.jobs(states=state or (), user=user, project=project, after=after, limit=limit)
         if page.next is not None:
             following = request.url.include_query_params(after=page.next)
             response.headers["Link"] = f'<{following.path}?{following.query}>; rel="next"'
-        return schemas.JobPage(items=list(page.items), next=page.next)
+        return page
 
-    @router.get("/jobs/{job_id}", **says(JobDetail, 200, 404, 422))
-    def job(job_id: JobId, caller: Annotated[Caller, at_least(Role.VIEWER)]) -> JobDetail:
-        """One job. Values of its environment are shown to its owner and to operators only."""
+    @serves(router, ops.JOB)
+    def job(job_id: JobId, caller: FromCaller) -> JobDetail:
+        """Show one job. Values of its environment are shown to its owner and to operators only."""
         detail = cluster.job(job_id)
         if caller.role is Role.OPERATOR or caller.user == detail.record.user:
             return detail
         hidden = dict.fromkeys(detail.spec.env, _HIDDEN)
         return replace(detail, spec=detail.spec.model_copy(update={"env": hidden}))
 
-    @router.post("/jobs/{job_id}/cancel", **says(JobRecord, 200, 403, 404, 409, 422, 503))
-    def cancel(job_id: JobId, caller: Annotated[Caller, at_least(Role.USER)]) -> JobRecord:
-        """Withdraw a job; what runs is ended. Cancelling a cancelled job changes nothing."""
+    @serves(router, ops.CANCEL)
+    def cancel(job_id: JobId, caller: FromCaller) -> JobRecord:
         return cluster.cancel(job_id, caller)
 
-    @router.post("/jobs/{job_id}/hold", **says(JobRecord, 200, 403, 404, 409, 422, 503))
-    def hold(job_id: JobId, caller: Annotated[Caller, at_least(Role.USER)]) -> JobRecord:
-        """Keep a job from running; one that runs gives its GPUs back first."""
+    @serves(router, ops.HOLD)
+    def hold(job_id: JobId, caller: FromCaller) -> JobRecord:
         return cluster.hold(job_id, caller)
 
-    @router.post("/jobs/{job_id}/release", **says(JobRecord, 200, 403, 404, 409, 422, 503))
-    def release(job_id: JobId, caller: Annotated[Caller, at_least(Role.USER)]) -> JobRecord:
-        """Let a held job run again."""
+    @serves(router, ops.RELEASE)
+    def release(job_id: JobId, caller: FromCaller) -> JobRecord:
         return cluster.release(job_id, caller)
 
-    @router.get("/jobs/{job_id}/explain", **says(Explanation, 200, 404, 422))
+    @serves(router, ops.EXPLAIN)
     def explain(job_id: JobId) -> Explanation:
-        """Why a job has what it has, and what else it could have."""
         return cluster.explain(job_id)
 
-    @router.get("/jobs/{job_id}/decisions", **says(schemas.DecisionPage, 200, 404, 422))
-    def decisions(
-        job_id: JobId,
-        after: Annotated[int, Query(ge=0, le=2**62, description="Number of the last decision that is known.")] = 0,
-        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    ) -> schemas.DecisionPage:
-        """What was decided for a job and what was expected of it then, oldest first: its story."""
-        page = cluster.decisions(job_id, after=after, limit=limit)
-        return schemas.DecisionPage(items=list(page.items), after=page.after)
+    @serves(router, ops.DECISIONS)
+    def decisions(job_id: JobId, after: AfterNumber = 0, limit: Limit = 100) -> NumberedPage[DecisionRecord]:
+        return cluster.decisions(job_id, after=after, limit=limit)
 
-    @router.get("/jobs/{job_id}/log", **says(LogChunk, 200, 404, 422))
+    @serves(router, ops.LOG)
     def log(
         job_id: JobId,
         rank: Annotated[str | None, Query(pattern=NAME, description="Which; the first by default.")] = None,
         offset: Annotated[int, Query(ge=-(2**53), le=2**53, description="Bytes; negative: from the end.")] = 0,
         limit: Annotated[int, Query(ge=1, le=1 << 20, description="Bytes at most.")] = 65536,
     ) -> LogChunk:
-        """Part of what a job wrote. Ask again with the answer's `offset` for what follows."""
         return cluster.log(job_id, rank=rank, offset=offset, limit=limit)
 
     return router
@@ -201,59 +211,48 @@ def _jobs(cluster: ClusterApi) -> APIRouter:
 def _cluster(cluster: ClusterApi) -> APIRouter:
     router = APIRouter()
 
-    @router.get("/top", **says(Top, 200))
+    @serves(router, ops.TOP)
     def top() -> Top:
-        """The cluster at this moment."""
         return cluster.top()
 
-    @router.get("/nodes", **says(schemas.NodeList, 200))
-    def nodes() -> schemas.NodeList:
-        """Nodes and their GPUs."""
-        return schemas.NodeList(items=list(cluster.nodes()))
+    @serves(router, ops.NODES)
+    def nodes() -> Items[NodeRecord]:
+        return Items(cluster.nodes())
 
-    @router.post("/nodes/{name}/drain", **says(NodeRecord, 200, 400, 403, 404, 409, 413, 422, 503))
-    def drain(
-        name: NodeName, caller: Annotated[Caller, at_least(Role.OPERATOR)], body: schemas.Drain | None = None
-    ) -> NodeRecord:
-        """Let a node take nobody new; what runs there is moved."""
+    @serves(router, ops.DRAIN, body=True)
+    def drain(name: NodeName, caller: FromCaller, body: DrainReason | None = None) -> NodeRecord:
         return cluster.drain(name, caller, body.reason if body else "")
 
-    @router.post("/nodes/{name}/resume", **says(NodeRecord, 200, 403, 404, 409, 422, 503))
-    def resume(name: NodeName, caller: Annotated[Caller, at_least(Role.OPERATOR)]) -> NodeRecord:
-        """Let a drained or failed node be used again."""
+    @serves(router, ops.RESUME)
+    def resume(name: NodeName, caller: FromCaller) -> NodeRecord:
         return cluster.resume(name, caller)
 
-    @router.get("/events", **says(schemas.EventPage, 200, 404, 422))
+    @serves(router, ops.EVENTS, looks_up=True)
     async def events(
         request: Request,
-        after: Annotated[int, Query(ge=0, le=2**62, description="Number of the last event that is known.")] = 0,
+        after: AfterNumber = 0,
         job: Annotated[str | None, Query(pattern=r"^[0-9]{1,18}$", description="Only of this job.")] = None,
-        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-        wait_s: Annotated[float, Query(ge=0, le=30, description="Wait so long for one if there is none yet.")] = 0.0,
-    ) -> schemas.EventPage:
-        """What happened, oldest first. Ask again with the answer's `after` for what follows."""
+        limit: Limit = 100,
+        wait_s: Annotated[float, Query(ge=0, le=30, description="How long to wait if there are none yet.")] = 0.0,
+    ) -> NumberedPage[EventRecord]:
         until = time.monotonic() + wait_s
         while True:
             page = await run_in_threadpool(cluster.events, after=after, job_id=job, limit=limit)
             gone = time.monotonic() >= until or request.app.state.stopping or await request.is_disconnected()
             if page.items or gone:
-                return schemas.EventPage(items=list(page.items), after=page.after)
+                return page
             await asyncio.sleep(_LOOK_S)
 
-    @router.get("/accounts", **says(schemas.AccountList, 200, 422))
+    @serves(router, ops.ACCOUNTS)
     def accounts(
         since_s: Annotated[float, Query(ge=0, le=1e11, description="Unix seconds.")] = 0.0,
         until_s: Annotated[float | None, Query(ge=0, le=1e11, description="Unix seconds; now by default.")] = None,
         by: Annotated[str, Query(pattern="^(user|project|job)$")] = "user",
-    ) -> schemas.AccountList:
-        """Who was charged how much in a window of time."""
+    ) -> Accounts:
         until = time.time() if until_s is None else until_s
         if since_s > until:
             raise InputError("the window ends before it begins", where="query.since_s", fix="since_s ≤ until_s")
-        found = cluster.accounts(since_s=since_s, until_s=until, by=by)
-        return schemas.AccountList(
-            since_s=since_s, until_s=until, by=by, items=list(found.items), notes=list(found.notes)
-        )
+        return cluster.accounts(since_s=since_s, until_s=until, by=by)
 
     return router
 
@@ -261,11 +260,10 @@ def _cluster(cluster: ClusterApi) -> APIRouter:
 def _health(cluster: ClusterApi, version: str) -> APIRouter:
     router = APIRouter()
 
-    @router.get("/health", **says(schemas.Health, 200, 503, token=False))
-    async def health() -> Any:  # in no thread: it answers also while all of them wait for something that hangs
-        """Whether the controller works: 200, or 503. Needs no token."""
-        found = cluster.healthy()
-        body = schemas.Health(version=version, **found)
+    @router.get("/health", responses=describe(Health, 200, 503, token=False))
+    async def health() -> Any:  # in no thread: it answers even while all threads wait for something that hangs
+        """Report whether the controller works: 200, or 503. Needs no token."""
+        body = Health(version=version, **cluster.healthy())
         return JSONResponse(body.model_dump(mode="json"), 200 if body.ok else 503)
 
     return router
@@ -279,7 +277,7 @@ def _metrics(cluster: ClusterApi, version: str) -> Callable[[Request], Any]:
     return metrics
 
 
-# --- what they share ----------------------------------------------------------------------------------------------
+# --- errors -------------------------------------------------------------------------------------------------------
 
 
 def _operation(route: APIRoute) -> str:
@@ -304,7 +302,7 @@ async def _answer(request: Request, error: Exception) -> Response:
 
 
 def _methods(request: Request) -> list[str]:
-    """Every method that the path is served for: starlette names those of the first operation only."""
+    """Return every method of the path: starlette names only those of the path's first route."""
     paths = request.app.openapi()["paths"]
     for path, operations in paths.items():
         if re.fullmatch(re.sub(r"{\w+}", "[^/]+", path), request.url.path):

@@ -7,9 +7,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from powerflow.api.governance import NAME
 from powerflow.api.records import Forbidden, NotFound, Refused, Unavailable
 from powerflow.errors import InputError
-from powerflow.service.schemas import NAME
 
 MEDIA_TYPE = "application/problem+json"
 BUG = "this is a bug in PowerFlow; the controller's log says where"

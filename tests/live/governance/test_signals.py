@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from powerflow.api.governance import SignalOrder
-from powerflow.api.records import Forbidden, NotFound
+from powerflow.api.records import NotFound
 from powerflow.energy.budget import Budget
 from powerflow.energy.budgets import Budgets
 from powerflow.energy.governor import Governor
@@ -18,7 +18,7 @@ from powerflow.energy.signal import constant
 from powerflow.errors import InputError
 from powerflow.live.governance.signals import POLL_S
 from powerflow.store.models import Charge
-from tests.live.controller_bench import ADA, ROOT, Bench
+from tests.live.controller_bench import ROOT, Bench
 from tests.live.governance.test_budgets import run_for
 from tests.live.governance.test_caps import JOB
 
@@ -94,8 +94,6 @@ def test_what_is_no_signal_is_refused_and_changes_nothing(bench: Bench, order: S
     with pytest.raises(InputError, match=said):
         bench.service.set_signal(order, ROOT)
     assert bench.service.signals() == []
-    with pytest.raises(Forbidden):
-        bench.service.set_signal(SignalOrder("tariff", constant=0.3), ADA)
 
 
 def test_it_moves_the_price_of_a_joule(tmp_path: Path) -> None:

@@ -1,19 +1,19 @@
-"""``powerflow acct``: who was charged how much energy."""
+"""``powerflow acct``: energy charged to users, projects and jobs."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from powerflow.api.records import Account
+from powerflow.api import operations as ops
+from powerflow.api.records import Accounts
 from powerflow.cli.cluster.client import ControllerClient
 from powerflow.cli.cluster.controller_command import Watch, asks
 from powerflow.cli.options import Json
+from powerflow.cli.watch import show
 from powerflow.cli.when import past
 from powerflow.errors import InputError
 
@@ -22,65 +22,59 @@ if TYPE_CHECKING:
 
 
 class By(StrEnum):
-    """What accounts are of."""
+    """What each account is of."""
 
     USER = "user"
     PROJECT = "project"
     JOB = "job"
 
 
-@dataclass(frozen=True, slots=True)
-class Statement:
-    """Accounts of a window of time (Unix seconds)."""
-
-    since_s: float
-    until_s: float
-    by: str
-    emulated: bool
-    accounts: Sequence[Account]
-    notes: Sequence[str] = ()
-
-
 @asks
 def acct(
     controller: ControllerClient,
-    since: Annotated[str, typer.Option(help="From when: a date, a time, or how long ago (24h, 7d).")] = "30d",
-    until: Annotated[str | None, typer.Option(help="Until when; now by default.")] = None,
-    by: Annotated[By, typer.Option(help="Whose accounts.")] = By.USER,
+    since: Annotated[str, typer.Option(help="Begin of the window: a date, a time, or how long ago (24h, 7d).")] = "30d",
+    until: Annotated[str | None, typer.Option(help="End of the window; now by default.")] = None,
+    by: Annotated[By, typer.Option(help="What each account is of.")] = By.USER,
     json: Json = False,
     watch: Watch = None,
 ) -> None:
-    """Show who was charged how much: GPU-hours, energy, and how long jobs took."""
-    from powerflow.cli.watch import show
+    """Show how much energy and GPU time was charged to each user, project or job, and how long jobs took."""
 
-    def read() -> Statement:
+    def read() -> tuple[Accounts, bool]:
         now_s = time.time()
         since_s = past(since, "--since", now_s)
         until_s = now_s if until is None else past(until, "--until", now_s)
         if since_s > until_s:
             raise InputError("the window ends before it begins", where="--until", fix="give a later time")
-        found = controller.accounts(since_s=since_s, until_s=until_s, by=by)
-        return Statement(since_s, until_s, by, controller.top().emulated, found.items, found.notes)
+        found = controller.ask(ops.ACCOUNTS, since_s=since_s, until_s=until_s, by=by.value)
+        return found, controller.ask(ops.TOP).emulated
 
-    show("accounts", read, _draw, lambda found: found, json=json, every_s=watch)
+    show("accounts", read, _draw, _document, json=json, every_s=watch)
 
 
-def _draw(found: Statement, width: int) -> RenderableType:
+def _document(read: tuple[Accounts, bool]) -> dict[str, object]:
+    found, emulated = read
+    window = {"since_s": found.since_s, "until_s": found.until_s, "by": found.by, "emulated": emulated}
+    return {**window, "accounts": found.items, "notes": found.notes}
+
+
+def _draw(read: tuple[Accounts, bool], width: int) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
     from powerflow.cli.cluster.job_table import noted, plain, seconds, side_by_side
     from powerflow.units import HOUR_S, NOTHING, percent, significant
 
-    total_j = found.accounts[-1].energy_j if found.accounts else 0.0
+    found, emulated = read
+    total_j = found.items[-1].energy_j if found.items else 0.0
     begin, end = (time.strftime("%Y-%m-%d %H:%M", time.localtime(s)) for s in (found.since_s, found.until_s))
-    priced = any(account.cost is not None for account in found.accounts)
-    carbon = any(account.co2_g is not None for account in found.accounts)
+    priced = any(account.cost is not None for account in found.items)
+    carbon = any(account.co2_g is not None for account in found.items)
     heads = ("jobs", "GPU-hours", "energy", "share", "mean JCT", *(["cost"] * priced), *(["CO2"] * carbon))
     table = plain(found.by, *heads, left=(found.by,))
-    used = side_by_side([account.energy_j for account in found.accounts], found.emulated)
-    last = len(found.accounts) - 1  # the total; before it what was idle: by place, since a project may have these names
-    for at, account in enumerate(found.accounts):
+    used = side_by_side([account.energy_j for account in found.items], emulated)
+    last = len(found.items) - 1  # the total; before it what was idle: by place, since a project may have these names
+    for at, account in enumerate(found.items):
         style = "bold" if at == last else "dim" if at == last - 1 else ""
         table.add_row(
             account.name,
@@ -94,4 +88,4 @@ def _draw(found: Statement, width: int) -> RenderableType:
             style=style,
         )
     notes = [Text(note, style="dim") for note in found.notes]
-    return Group(Text(f"{begin} to {end}", style="bold"), Text(), noted(table, found.emulated), *notes)
+    return Group(Text(f"{begin} to {end}", style="bold"), Text(), noted(table, emulated), *notes)

@@ -1,4 +1,4 @@
-"""``powerflow audit``: who set what, when, from where."""
+"""``powerflow audit``: list who set what, when, from where."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from powerflow.api import operations as ops
 from powerflow.cli.cluster.client import ControllerClient
 from powerflow.cli.cluster.controller_command import asks
 from powerflow.cli.options import Json
+from powerflow.cli.output import print_json
 from powerflow.cli.sanitize import line
 from powerflow.cli.when import stamp
 
@@ -22,10 +24,8 @@ def audit(
     after: Annotated[int, typer.Option(help="Only those after the entry with this number.", min=0)] = 0,
     json: Json = False,
 ) -> None:
-    """List who set what, when, from where, oldest first. Nothing is ever taken out of it."""
-    from powerflow.cli.output import print_json
-
-    found = controller.audit(after)
+    """List who set what, when, from where, oldest first. No entry is ever removed."""
+    found = controller.every(ops.AUDIT, after)
     if json:
         print_json("audit", {"audit": found, "after": found[-1].number if found else after})
         return

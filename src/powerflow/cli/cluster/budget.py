@@ -1,29 +1,31 @@
-"""``powerflow budget``: how much energy the cluster, or a project, may use in a day or a month."""
+"""``powerflow budget``: energy budgets of the cluster or a project, per day or month."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from powerflow.api import operations as ops
+from powerflow.api.governance import BudgetOrder, BudgetRecord, BudgetScope
 from powerflow.cli.cluster.client import ControllerClient
-from powerflow.cli.cluster.controller_command import Watch, asks, note_unheard
+from powerflow.cli.cluster.controller_command import Watch, asks, note_unheard, say
 from powerflow.cli.options import Json
+from powerflow.cli.watch import show
 from powerflow.cli.when import stamp
-from powerflow.energy.budget import Period
-from powerflow.units import kwh
+from powerflow.energy.budget import LEAST_J, MOST_J, Period
+from powerflow.errors import InputError
+from powerflow.units import kwh, parse_joules, power
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from powerflow.api.governance import BudgetRecord
-
 app = typer.Typer(rich_markup_mode=None)
 
-Project = Annotated[str | None, typer.Option("--project", help="Whose budget; by default the cluster's.")]
+Project = Annotated[str | None, typer.Option("--project", help="Of which project; by default of the cluster.")]
 
 
 @asks
@@ -37,50 +39,33 @@ def set_budget(
     project: Project = None,
     json: Json = False,
 ) -> None:
-    """Set an energy budget: the price of a joule is set so that it is kept; one of the same scope is replaced."""
-    from powerflow.api.governance import BudgetOrder
-    from powerflow.cli.output import print_json
-    from powerflow.energy.budget import LEAST_J, MOST_J
-    from powerflow.errors import InputError
-    from powerflow.units import parse_joules
-
+    """Set an energy budget. It replaces the former one, and sets the price of a joule so that it is kept."""
     joules = parse_joules(amount, "AMOUNT")
     if not LEAST_J <= joules <= MOST_J:
         raise InputError(f"{amount} is no budget", where="AMOUNT", fix="give an amount from 1 Wh to 1000 GWh")
-    budget = controller.set_budget(BudgetOrder(joules, per, zone or own_zone(), _scope(project)))
+    budget = controller.ask(ops.SET_BUDGET, BudgetOrder(joules, per, zone or own_zone(), _scope(project)))
     note_unheard(controller, [budget.project])
-    if json:
-        print_json("budget", {"budget": budget})
-    else:
-        print(f"{_whose(budget)} may use {kwh(budget.amount_j)} per {budget.period} ({budget.zone}): {_stands(budget)}")
+    words = f"{_whose(budget)} may use {kwh(budget.amount_j)} per {budget.period} ({budget.zone}): {_stands(budget)}"
+    say("budget", {"budget": budget}, words, json)
 
 
 @asks
 def show_budgets(controller: ControllerClient, json: Json = False, watch: Watch = None) -> None:
-    """Show the budgets there are, and how each stands."""
-    from powerflow.cli.watch import show
-
-    show("budgets", controller.budgets, _draw, lambda found: {"budgets": found}, json=json, every_s=watch)
+    """Show energy budgets, and how each stands."""
+    _show(controller, _draw, json, watch)
 
 
 @asks
 def forecast(controller: ControllerClient, json: Json = False, watch: Watch = None) -> None:
-    """Show what is expected to be used by the end of each window, at the present price of energy and at others."""
-    from powerflow.cli.watch import show
-
-    show("budgets", controller.budgets, _draw_forecast, lambda found: {"budgets": found}, json=json, every_s=watch)
+    """Show how much energy will be used by the end of each window, at the present price of energy and at others."""
+    _show(controller, _draw_forecast, json, watch)
 
 
 @asks
 def drop(controller: ControllerClient, project: Project = None, json: Json = False) -> None:
-    """Forget a budget."""
-    from powerflow.cli.output import print_json
-
-    gone = controller.drop_budget(_scope(project))
-    if json:
-        print_json("budget", {"budget": gone})
-    else:
-        print(f"{_whose(gone)} has no energy budget any more")
+    """Drop an energy budget."""
+    gone = controller.ask(ops.DROP_BUDGET, BudgetScope(_scope(project)))
+    say("budget", {"budget": gone}, f"{_whose(gone)} has no energy budget any more", json)
 
 
 app.command("set")(set_budget)
@@ -89,8 +74,17 @@ app.command("forecast")(forecast)
 app.command("drop")(drop)
 
 
+def _show(
+    controller: ControllerClient,
+    draw: Callable[[Sequence[BudgetRecord], int], RenderableType],
+    json: bool,
+    watch: float | None,
+) -> None:
+    show("budgets", lambda: controller.ask(ops.BUDGETS).items, draw, json=json, every_s=watch)
+
+
 def own_zone() -> str:
-    """IANA name of this machine's zone, as far as it says; else UTC."""
+    """Return the IANA name of this machine's time zone; UTC if it is not known."""
     if name := os.environ.get("TZ", "").lstrip(":"):
         return name
     _, found, name = os.path.realpath(Path("/etc/localtime")).partition("/zoneinfo/")
@@ -98,9 +92,7 @@ def own_zone() -> str:
 
 
 def _scope(project: str | None) -> str:
-    """Whose budget is meant; an empty variable in a script must not mean the cluster's."""
-    from powerflow.errors import InputError
-
+    """Return the project; "" is refused, as an empty variable in a script must not mean the cluster."""
     if project == "":
         raise InputError("no project is named", where="--project", fix="name one, or leave it out for the cluster")
     return project or ""
@@ -122,7 +114,6 @@ def _draw(budgets: Sequence[BudgetRecord], width: int) -> RenderableType:
     from rich.text import Text
 
     from powerflow.cli.cluster.job_table import mark, noted, plain
-    from powerflow.units import power
 
     if not budgets:
         return Text("no energy budgets")

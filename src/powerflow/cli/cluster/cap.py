@@ -1,4 +1,4 @@
-"""``powerflow cap``: how many watts the cluster, or a part of it, may draw."""
+"""``powerflow cap``: power caps of the cluster or a part of it."""
 
 from __future__ import annotations
 
@@ -10,16 +10,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from powerflow import units
+from powerflow.api import operations as ops
+from powerflow.api.governance import CapOrder, CapRecord, CapScope
 from powerflow.cli.cluster.client import ControllerClient
-from powerflow.cli.cluster.controller_command import Watch, asks
+from powerflow.cli.cluster.controller_command import Watch, asks, say
 from powerflow.cli.options import Json
+from powerflow.cli.output import print_json
+from powerflow.cli.watch import show
 from powerflow.cli.when import coming, stamp
-from powerflow.units import parse_length
+from powerflow.errors import InputError
+from powerflow.units import NOTHING, parse_length, parse_power, parse_ramp
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-
-    from powerflow.api.governance import CapRecord
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -29,7 +33,7 @@ Scope = Annotated[
 
 
 class As(StrEnum):
-    """How a compliance record is written."""
+    """Format of a compliance record."""
 
     CSV = "csv"
     JSON = "json"
@@ -43,26 +47,21 @@ def set_cap(
     ],
     scope: Scope = "cluster",
     start: Annotated[
-        str | None, typer.Option("--from", help="From when: 17:00, '2026-11-01 17:00' or +15m; now by default.")
+        str | None, typer.Option("--from", help="When it begins: 17:00, '2026-11-01 17:00' or +15m; now by default.")
     ] = None,
     lasts: Annotated[
-        str | None, typer.Option("--for", help="For how long: 3h, 90m; by default until it is lifted.")
+        str | None, typer.Option("--for", help="How long: 3h, 90m; by default until it is lifted.")
     ] = None,
-    until: Annotated[str | None, typer.Option(help="Or until when.")] = None,
+    until: Annotated[str | None, typer.Option(help="Or when it ends.")] = None,
     by: Annotated[
-        str | None, typer.Option(help="By when it must be met, if later than its start: power goes down until then.")
+        str | None, typer.Option(help="When it must be met, if later than its start; power goes down until then.")
     ] = None,
     ramp: Annotated[
         str | None, typer.Option(help="How fast power may change: 500W/s, 6kW/min; at once by default.")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Set a power cap: no plan exceeds it, whatever jobs are worth."""
-    from powerflow.api.governance import CapOrder
-    from powerflow.cli.output import print_json
-    from powerflow.errors import InputError
-    from powerflow.units import parse_power, parse_ramp
-
+    """Set a power cap. No plan exceeds it, whatever jobs are worth."""
     if lasts is not None and until is not None:
         raise InputError("both --for and --until say when it ends", where="--until", fix="give one of the two")
     now_s = time.time()
@@ -71,29 +70,23 @@ def set_cap(
     end_s = None if until is None else coming(until, "--until", now_s)
     if lasts is not None:
         end_s = (start_s or now_s) + parse_length(lasts, "--for")
-    cap = controller.set_cap(
-        CapOrder(
-            watts=None if amount.relative else amount.value,
-            share=amount.value if amount.relative else None,
-            scope=scope,
-            start_s=start_s,
-            end_s=end_s,
-            deadline_s=None if by is None else coming(by, "--by", now_s),
-            ramp_w_per_s=None if ramp is None else parse_ramp(ramp, "--ramp"),
-        )
+    order = CapOrder(
+        watts=None if amount.relative else amount.value,
+        share=amount.value if amount.relative else None,
+        scope=scope,
+        start_s=start_s,
+        end_s=end_s,
+        deadline_s=None if by is None else coming(by, "--by", now_s),
+        ramp_w_per_s=None if ramp is None else parse_ramp(ramp, "--ramp"),
     )
-    if json:
-        print_json("cap", {"cap": cap})
-    else:
-        print(f"cap {cap.number}: {_said(cap)}")
+    cap = controller.ask(ops.SET_CAP, order)
+    say("cap", {"cap": cap}, f"cap {cap.number}: {_said(cap)}", json)
 
 
 @asks
 def show_caps(controller: ControllerClient, json: Json = False, watch: Watch = None) -> None:
-    """Show the caps there are, and how each was kept."""
-    from powerflow.cli.watch import show
-
-    show("caps", controller.caps, _draw, lambda caps: {"caps": caps}, json=json, every_s=watch)
+    """Show power caps, and how each was kept."""
+    show("caps", lambda: controller.ask(ops.CAPS).items, _draw, json=json, every_s=watch)
 
 
 @asks
@@ -102,30 +95,22 @@ def lift(
     scope: Annotated[str, typer.Argument(metavar="[SCOPE]", help="Whose caps; the cluster's by default.")] = "cluster",
     json: Json = False,
 ) -> None:
-    """End the caps of a scope now; those to come are forgotten."""
-    from powerflow.cli.output import print_json
-
-    ended = controller.lift_cap(scope)
-    if json:
-        print_json("caps", {"caps": ended})
-    else:
-        print(f"no power cap on {scope} any more")
+    """End the power caps of a scope now, and forget those to come."""
+    ended = controller.ask(ops.LIFT_CAP, CapScope(scope)).items
+    say("caps", {"caps": ended}, f"no power cap on {scope} any more", json)
 
 
 @asks
 def record(
     controller: ControllerClient,
     number: Annotated[int, typer.Argument(metavar="CAP", help="Number of a cap.", min=1)],
-    form: Annotated[As, typer.Option("--as", help="csv: what was drawn and allowed; json: how it was kept.")] = As.CSV,
+    form: Annotated[As, typer.Option("--as", help="csv: power drawn and allowed; json: how it was kept.")] = As.CSV,
 ) -> None:
     """Print the compliance record of a cap."""
-    from powerflow.cli.output import print_json
-    from powerflow.errors import InputError
-
     if form is As.CSV:
-        sys.stdout.write(controller.cap_csv(number))
+        sys.stdout.write(controller.ask(ops.CAP_RECORD, number=number).csv)
         return
-    found = next((cap for cap in controller.caps() if cap.number == number), None)
+    found = next((cap for cap in controller.ask(ops.CAPS).items if cap.number == number), None)
     if found is None:
         raise InputError(f"there is no power cap {number}", fix="powerflow cap show lists them", exit_code=3)
     print_json("cap", {"cap": found})
@@ -138,19 +123,15 @@ app.command("record")(record)
 
 
 def _said(cap: CapRecord) -> str:
-    from powerflow.units import power
-
     until = "until it is lifted" if cap.end_s is None else f"until {stamp(cap.end_s)}"
-    return (
-        f"{cap.scope} may draw {power(cap.watts)} from {stamp(cap.start_s)} {until}; it draws {power(cap.power_w)} now"
-    )
+    may = f"{cap.scope} may draw {units.power(cap.watts)} from {stamp(cap.start_s)} {until}"
+    return f"{may}; it draws {units.power(cap.power_w)} now"
 
 
 def _draw(caps: Sequence[CapRecord], width: int) -> RenderableType:
     from rich.text import Text
 
     from powerflow.cli.cluster.job_table import noted, plain, seconds, watts
-    from powerflow.units import NOTHING, power
 
     if not caps:
         return Text("no power caps")
@@ -163,7 +144,7 @@ def _draw(caps: Sequence[CapRecord], width: int) -> RenderableType:
             str(cap.number),
             cap.scope,
             cap.state,
-            power(cap.watts),
+            units.power(cap.watts),
             watts(cap.power_w, cap.emulated),
             stamp(cap.start_s),
             "it is lifted" if cap.end_s is None else stamp(cap.end_s),

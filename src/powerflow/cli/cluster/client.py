@@ -1,4 +1,4 @@
-"""The controller as commands see it: records in, records out, and one clear line for what goes wrong."""
+"""A client of the REST API for commands: records in, records out, and one clear line for what goes wrong."""
 
 from __future__ import annotations
 
@@ -6,46 +6,25 @@ import ipaddress
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
-from powerflow.api.governance import (
-    AuditRecord,
-    BudgetOrder,
-    BudgetRecord,
-    CapOrder,
-    CapRecord,
-    ModeOrder,
-    Modes,
-    SignalOrder,
-    SignalRecord,
-)
-from powerflow.api.records import (
-    Accounts,
-    DecisionRecord,
-    EventRecord,
-    Explanation,
-    Items,
-    JobDetail,
-    JobRecord,
-    JobState,
-    LogChunk,
-    NodeRecord,
-    NumberedPage,
-    Page,
-    Top,
-)
+from powerflow.api import operations as ops
+from powerflow.api.operations import PREFIX, Operation
+from powerflow.api.records import JobRecord, JobState, NumberedPage
 from powerflow.errors import InputError
 
 if TYPE_CHECKING:
     import httpx
 
+    from powerflow.api.governance import AuditRecord
     from powerflow.api.job_spec import JobSpec
+    from powerflow.api.records import DecisionRecord
 
-Shape = TypeVar("Shape")
+Answer = TypeVar("Answer")
+Numbered = TypeVar("Numbered", "AuditRecord", "DecisionRecord")
 
 #: How long a request that is safe to repeat is repeated after its connection was lost: a controller restarts in 5 s.
 PATIENCE_S = 30.0
@@ -55,17 +34,17 @@ _EXIT_CODES = {400: 2, 401: 4, 403: 4, 404: 3, 409: 4, 413: 2, 422: 2, 429: 5, 5
 
 
 class ControllerClient:
-    """A controller at a URL. Every method raises `InputError` with the exit code that fits what went wrong."""
+    """A client of the controller at a URL. Every method raises `InputError`, with an exit code for what went wrong."""
 
     def __init__(self, url: str, token: str | None) -> None:
         import httpx
 
         self.url = url
         self._http = httpx.Client(
-            base_url=f"{url}/api/v1",
+            base_url=f"{url}{PREFIX}",
             headers={"Authorization": f"Bearer {token}"} if token else {},
             timeout=httpx.Timeout(10.0, read=60.0),
-            trust_env=not _on_loopback(url),  # nobody's proxy reaches this machine's loopback
+            trust_env=not _on_loopback(url),  # a proxy does not reach this machine's loopback
         )
 
     def __enter__(self) -> ControllerClient:
@@ -76,175 +55,67 @@ class ControllerClient:
     ) -> None:
         self._http.close()
 
-    # --- jobs -----------------------------------------------------------------------------------------------------
-
     def submit(self, spec: JobSpec) -> JobRecord:
-        """Submit a job, once: where the connection is lost it is repeated under the same key."""
-        body = spec.model_dump(mode="json", by_alias=True)
-        key = {"Idempotency-Key": secrets.token_hex(16)}
-        return self._ask(JobRecord, "POST", "/jobs", body=body, headers=key, repeat=True)
+        """Submit a job, once: if the connection is lost the request is repeated with the same key."""
+        return self.ask(ops.SUBMIT, spec, key=secrets.token_hex(16))
 
     def jobs(
         self, *, states: Sequence[JobState] = (), limit: int | None = None, **filters: str | None
     ) -> list[JobRecord]:
-        """Jobs, newest first; all of them where no limit is given."""
+        """Return jobs, newest first; all of them if no limit is given."""
         found: list[JobRecord] = []
         after: str | None = None
         while True:
             size = _PAGE if limit is None else min(_PAGE, limit - len(found))
-            query = {"state": [str(state) for state in states], "after": after, "limit": size, **filters}
-            page = self._get(Page[JobRecord], "/jobs", **query)
+            page = self.ask(ops.JOBS, state=[str(state) for state in states], after=after, limit=size, **filters)
             found += page.items
             after = page.next
             if after is None or len(found) == limit:
                 return found
 
-    def job(self, job_id: str) -> JobDetail:
-        """One job."""
-        return self._get(JobDetail, f"/jobs/{number(job_id)}")
-
-    def change(self, job_id: str, action: str) -> JobRecord:
-        """``cancel``, ``hold`` or ``release`` a job."""
-        return self._ask(JobRecord, "POST", f"/jobs/{number(job_id)}/{action}")
-
-    def explain(self, job_id: str) -> Explanation:
-        """Why a job has what it has."""
-        return self._get(Explanation, f"/jobs/{number(job_id)}/explain")
-
-    def log(self, job_id: str, rank: str | None, offset: int) -> LogChunk:
-        """The part of a log that begins at an offset."""
-        return self._get(LogChunk, f"/jobs/{number(job_id)}/log", rank=rank, offset=offset, limit=1 << 20)
-
-    def events(self, *, after: int = 0, job_id: str | None = None, wait_s: float = 0.0) -> Sequence[EventRecord]:
-        """What happened after an event, oldest first; waits for something to happen if so asked."""
-        job = None if job_id is None else number(job_id)
-        return self._get(NumberedPage[EventRecord], "/events", after=after, job=job, limit=_PAGE, wait_s=wait_s).items
-
-    # --- the cluster ----------------------------------------------------------------------------------------------
-
-    def top(self) -> Top:
-        """The cluster now."""
-        return self._get(Top, "/top")
-
-    def nodes(self) -> Sequence[NodeRecord]:
-        """Nodes and their GPUs."""
-        return self._get(Items[NodeRecord], "/nodes").items
-
-    def drain(self, node: str, reason: str) -> NodeRecord:
-        """Take a node out of use."""
-        return self._ask(NodeRecord, "POST", f"/nodes/{_segment(node)}/drain", body={"reason": reason})
-
-    def resume(self, node: str) -> NodeRecord:
-        """Take a node into use again."""
-        return self._ask(NodeRecord, "POST", f"/nodes/{_segment(node)}/resume")
-
-    def modes(self) -> Modes:
-        """How far PowerFlow is let in."""
-        return self._get(Modes, "/modes")
-
-    def set_mode(self, order: ModeOrder) -> Modes:
-        """Set a stage."""
-        return self._ask(Modes, "POST", "/modes", body=asdict(order))
-
-    def decisions(self, job_id: str) -> Sequence[DecisionRecord]:
-        """What was decided for a job, oldest first; all of it."""
-        found: list[DecisionRecord] = []
+    def every(self, operation: Operation[NumberedPage[Numbered]], after: int = 0, **given: Any) -> list[Numbered]:
+        """Return all numbered items after one, oldest first, over as many pages as there are."""
+        found: list[Numbered] = []
         while True:
-            after = found[-1].number if found else 0
-            page = self._get(
-                NumberedPage[DecisionRecord], f"/jobs/{number(job_id)}/decisions", after=after, limit=_PAGE
-            ).items
-            found += page
-            if len(page) < _PAGE:
+            page = self.ask(operation, after=after, limit=_PAGE, **given)
+            found += page.items
+            after = page.after
+            if len(page.items) < _PAGE:
                 return found
 
-    def budgets(self) -> Sequence[BudgetRecord]:
-        """Energy budgets."""
-        return self._get(Items[BudgetRecord], "/budgets").items
+    def ask(self, operation: Operation[Answer], body: object = None, *, key: str | None = None, **given: Any) -> Answer:
+        """Make one request and return what it answers.
 
-    def set_budget(self, order: BudgetOrder) -> BudgetRecord:
-        """Set an energy budget."""
-        return self._ask(BudgetRecord, "POST", "/budgets", body=asdict(order))
+        A read, and a request with a key, is repeated when the connection is lost or the store is locked.
 
-    def drop_budget(self, project: str) -> BudgetRecord:
-        """Forget an energy budget."""
-        return self._ask(BudgetRecord, "POST", "/budgets/drop", body={"project": project})
-
-    def signals(self) -> Sequence[SignalRecord]:
-        """What a joule costs and emits."""
-        return self._get(Items[SignalRecord], "/signals").items
-
-    def set_signal(self, order: SignalOrder) -> SignalRecord:
-        """Set a signal."""
-        return self._ask(SignalRecord, "POST", "/signals", body=asdict(order))
-
-    def drop_signal(self, kind: str) -> SignalRecord:
-        """Forget a signal."""
-        return self._ask(SignalRecord, "POST", "/signals/drop", body={"kind": kind})
-
-    def caps(self) -> Sequence[CapRecord]:
-        """Power caps."""
-        return self._get(Items[CapRecord], "/caps").items
-
-    def set_cap(self, order: CapOrder) -> CapRecord:
-        """Set a power cap."""
-        return self._ask(CapRecord, "POST", "/caps", body=asdict(order))
-
-    def lift_cap(self, scope: str) -> Sequence[CapRecord]:
-        """End the caps of a scope."""
-        return self._ask(Items[CapRecord], "POST", "/caps/lift", body={"scope": scope}).items
-
-    def cap_csv(self, number: int) -> str:
-        """What was drawn and allowed under a cap."""
-        return str(self._get(dict[str, Any], f"/caps/{number}/record")["csv"])
-
-    def audit(self, after: int = 0) -> Sequence[AuditRecord]:
-        """Who set what after an entry, oldest first; all of it."""
-        found: list[AuditRecord] = []
-        while True:
-            page = self._get(NumberedPage[AuditRecord], "/audit", after=after, limit=_PAGE).items
-            found += page
-            if len(page) < _PAGE:
-                return found
-            after = page[-1].number
-
-    def accounts(self, *, since_s: float, until_s: float, by: str) -> Accounts:
-        """Who was charged what."""
-        return self._get(Accounts, "/accounts", since_s=since_s, until_s=until_s, by=by)
-
-    # --- how it is asked ------------------------------------------------------------------------------------------
-
-    def _get(self, shape: type[Shape], path: str, **query: Any) -> Shape:
-        return self._ask(shape, "GET", path, query=query, repeat=True)
-
-    def _ask(
-        self,
-        shape: type[Shape],
-        method: str,
-        path: str,
-        *,
-        query: dict[str, Any] | None = None,
-        body: Any = None,
-        headers: dict[str, str] | None = None,
-        repeat: bool = False,
-    ) -> Shape:
-        """Ask and read the answer. ``repeat``: it does no harm to ask again when no answer came."""
+        Args:
+            operation: What to ask for.
+            body: A request of `powerflow.api.governance`, or a job.
+            key: Idempotency key.
+            given: Values of the path's and the query's parameters; None leaves one out.
+        """
         import httpx
 
-        given = {key: value for key, value in (query or {}).items() if value is not None}
+        path = operation.path.format(**{name: _segment(name, value) for name, value in given.items()})
+        query = {
+            name: value for name, value in given.items() if value is not None and f"{{{name}}}" not in operation.path
+        }
+        content = None if body is None else _adapter(type(body)).dump_python(body, mode="json", by_alias=True)
+        headers = {} if key is None else {"Idempotency-Key": key}
+        repeat = operation.method == "GET" or key is not None
         until = time.monotonic() + PATIENCE_S
         lost = False
         while True:
             try:
-                answer = self._http.request(method, path, params=given, json=body, headers=headers)
-                # with 429 nothing was done: that may be asked again whatever it is
+                answer = self._http.request(operation.method, path, params=query, json=content, headers=headers)
+                # with 429 nothing was done, so any request may be repeated
                 again = answer.status_code == 429 or (answer.status_code == 503 and repeat)
                 if not again or time.monotonic() > until:
-                    return _read(shape, answer, self.url)
-            except httpx.ConnectError:
-                # nobody is there; unless somebody just was
+                    return _read(operation.answer, answer, self.url)
+            except httpx.ConnectError:  # there is no controller; unless there was one a moment ago
                 if not lost or time.monotonic() > until:
-                    raise unreachable(self.url) from None
+                    what = f"no controller at {self.url}"
+                    raise InputError(what, fix="start one with powerflow serve", exit_code=5) from None
             except httpx.TransportError as error:
                 lost = True
                 if not repeat or time.monotonic() > until:
@@ -253,13 +124,8 @@ class ControllerClient:
             time.sleep(_AGAIN_S)
 
 
-def unreachable(url: str) -> InputError:
-    """Nobody answers there."""
-    return InputError(f"no controller at {url}", fix="start one with powerflow serve", exit_code=5)
-
-
-def number(job_id: str) -> str:
-    """``job_id``, which is safe to be part of a path.
+def job_number(job_id: str) -> str:
+    """Return the number of a job.
 
     Raises:
         InputError: It is not one.
@@ -269,18 +135,19 @@ def number(job_id: str) -> str:
     return job_id
 
 
-def _segment(node: str) -> str:
-    from urllib.parse import quote
+def _segment(name: str, value: Any) -> str:
+    """Return the value of a parameter as it may stand in a path."""
+    if name in ("job", "job_id") and value is not None:
+        return job_number(value)
+    if name == "name" and value in ("", ".", ".."):
+        raise InputError(f"{value!r} is no name of a node", fix="powerflow node list lists them")
+    return quote(str(value), safe="")
 
-    if not node or node in (".", ".."):
-        raise InputError(f"{node!r} is no name of a node", fix="powerflow node list lists them")
-    return quote(node, safe="")
 
-
-def _read(shape: type[Shape], answer: httpx.Response, url: str) -> Shape:
+def _read(kind: type[Answer], answer: httpx.Response, url: str) -> Answer:
     if answer.is_success:
         try:
-            return _adapter(shape).validate_json(answer.content)  # type: ignore[no-any-return, arg-type]
+            return _adapter(kind).validate_json(answer.content)  # type: ignore[no-any-return, arg-type]
         except ValueError:
             raise _stranger(url) from None
     if not answer.headers.get("content-type", "").startswith("application/problem+json"):
@@ -300,10 +167,10 @@ def _stranger(url: str) -> InputError:
 
 
 @cache
-def _adapter(shape: Any) -> Any:
+def _adapter(kind: Any) -> Any:
     from pydantic import TypeAdapter
 
-    return TypeAdapter(shape)
+    return TypeAdapter(kind)
 
 
 def _on_loopback(url: str) -> bool:

@@ -1,18 +1,19 @@
-"""What commands that ask a controller share: how they find it, and how job numbers complete."""
+"""What commands that ask a controller share: finding it, printing an answer, completing job numbers."""
 
 from __future__ import annotations
 
 import inspect
-import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
+from json import load
 from typing import Annotated, Any
 
 import typer
 
 from powerflow.cli import settings
 from powerflow.cli.cluster.client import ControllerClient
+from powerflow.cli.output import print_json
 from powerflow.cli.sanitize import line
 from powerflow.errors import InputError
 
@@ -24,7 +25,7 @@ _OPTIONS = {
 
 
 def asks(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command a `ControllerClient`, as ``--url``, ``--token-file`` and ``--state-dir`` say which."""
+    """Give a command a `ControllerClient` and the options that say of which controller."""
 
     @wraps(command)
     def asking(
@@ -47,15 +48,23 @@ def asks(command: Callable[..., None]) -> Callable[..., None]:
     return asking
 
 
+def say(kind: str, payload: Mapping[str, Any] | object, words: str, json: bool) -> None:
+    """Print an answer: as JSON, or in words."""
+    if json:
+        print_json(kind, payload)
+    else:
+        print(words)
+
+
 def note_unheard(controller: ControllerClient, projects: Iterable[str]) -> None:
-    """Say of which projects nobody has submitted a job yet: what is set for them may be right, or misspelt."""
+    """Print a note for each project of which no job has been submitted yet: its name may be misspelt."""
     for project in projects:
         if project and not controller.jobs(project=project, limit=1):
             print(f"powerflow: note: no job of project {project} has been submitted yet", file=sys.stderr)
 
 
 def job_numbers(incomplete: str) -> list[tuple[str, str]]:
-    """Numbers of jobs that have not ended, for the shell's completion: quick, and silent where nobody answers."""
+    """Return numbers of jobs that have not ended, for the shell's completion; none where no controller answers soon."""
     from urllib.request import ProxyHandler, Request, build_opener
 
     try:
@@ -63,7 +72,7 @@ def job_numbers(incomplete: str) -> list[tuple[str, str]]:
         query = "state=running&state=queued&state=held&limit=200"
         request = Request(f"{found.url}/api/v1/jobs?{query}", headers={"Authorization": f"Bearer {found.token}"})
         with build_opener(ProxyHandler({})).open(request, timeout=0.5) as answer:
-            jobs = json.load(answer)["items"]
+            jobs = load(answer)["items"]
         return [
             (job["id"], line(f"{job['name'] or 'job'} of {job['user']}, {job['state']}"))
             for job in jobs
@@ -77,5 +86,5 @@ Job = Annotated[str, typer.Argument(metavar="JOB", help="Number of a job.", auto
 Jobs = Annotated[list[str], typer.Argument(metavar="JOB…", help="Numbers of jobs.", autocompletion=job_numbers)]
 Watch = Annotated[
     float | None,
-    typer.Option("--watch", metavar="[SECONDS]", min=0.1, help="Show it again and again; every 2 s unless you say."),
+    typer.Option("--watch", metavar="[SECONDS]", min=0.1, help="Show it again and again, every 2 s by default."),
 ]

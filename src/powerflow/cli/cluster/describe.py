@@ -1,13 +1,15 @@
-"""``powerflow describe``: all that is known of one job."""
+"""``powerflow describe``: show one job in full."""
 
 from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING, Any
 
+from powerflow.api import operations as ops
 from powerflow.cli.cluster.client import ControllerClient
 from powerflow.cli.cluster.controller_command import Job, Watch, asks
 from powerflow.cli.options import Json
+from powerflow.cli.watch import show
 from powerflow.cli.when import stamp
 
 if TYPE_CHECKING:
@@ -19,13 +21,11 @@ if TYPE_CHECKING:
 @asks
 def describe(controller: ControllerClient, job: Job, json: Json = False, watch: Watch = None) -> None:
     """Show all that is known of a job: what it has, how it goes, what it was submitted as."""
-    from powerflow.cli.watch import show
-
-    show("job", lambda: controller.job(job), _draw, document, json=json, every_s=watch)
+    show("job", lambda: controller.ask(ops.JOB, job_id=job), _draw, document, json=json, every_s=watch)
 
 
 def document(detail: JobDetail) -> dict[str, Any]:
-    """A job as a JSON payload."""
+    """Return a job as a JSON payload."""
     return {
         "job": detail.record,
         "spec": detail.spec.model_dump(mode="json", by_alias=True),
@@ -58,7 +58,7 @@ def _draw(detail: JobDetail, width: int) -> RenderableType:
 
 
 def _facts(job: JobRecord) -> list[tuple[str, Any]]:
-    """What the job has and does, line by line."""
+    """Return what the job has and does, line by line."""
     from powerflow.cli.cluster.job_table import bar, joules, seconds, state, watts
     from powerflow.units import NOTHING, duration, percent, significant
 

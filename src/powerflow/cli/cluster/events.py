@@ -1,4 +1,4 @@
-"""``powerflow events``: what happened."""
+"""``powerflow events``: list what happened."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import Annotated
 
 import typer
 
+from powerflow.api import operations as ops
 from powerflow.api.records import EventRecord
 from powerflow.cli.cluster.client import ControllerClient
 from powerflow.cli.cluster.controller_command import asks, job_numbers
 from powerflow.cli.options import Json
+from powerflow.cli.output import json_line, print_json
 from powerflow.cli.sanitize import line
 from powerflow.cli.when import stamp
 
@@ -23,24 +25,22 @@ def events(
     controller: ControllerClient,
     job: Annotated[str | None, typer.Option(help="Only of this job.", autocompletion=job_numbers)] = None,
     after: Annotated[int, typer.Option(help="Only those after the event with this number.", min=0)] = 0,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as things happen.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on: print events as they happen.")] = False,
     json: Json = False,
 ) -> None:
     """List what happened, oldest first. With --follow, --json prints one event a line."""
-    from powerflow.cli.output import json_line, print_json
-
     every: list[EventRecord] = []
     while True:
-        found = controller.events(after=after, job_id=job, wait_s=_WAIT_S if follow else 0.0)
-        for event in found:
+        page = controller.ask(ops.EVENTS, after=after, job=job, limit=1000, wait_s=_WAIT_S if follow else 0.0)
+        for event in page.items:
             if not json:
                 print(_line(event))
             elif follow:
                 print(json_line("event", event))
         sys.stdout.flush()
-        every += found if json and not follow else ()
-        after = found[-1].number if found else after
-        if not (found or follow):
+        every += page.items if json and not follow else ()
+        after = page.after
+        if not (page.items or follow):
             break
     if json:
         print_json("events", {"events": every, "after": after})

@@ -1,17 +1,20 @@
-"""``powerflow explain``: why a job has what it has, what would change it, and how it came to this."""
+"""``powerflow explain``: why a job has what it has, and what would change it."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from powerflow.api import operations as ops
 from powerflow.cli.cluster.client import ControllerClient
 from powerflow.cli.cluster.controller_command import Job, Watch, asks
 from powerflow.cli.options import Json
+from powerflow.cli.watch import show
 from powerflow.cli.when import stamp
 
 if TYPE_CHECKING:
@@ -24,21 +27,17 @@ if TYPE_CHECKING:
 def explain(
     controller: ControllerClient,
     job: Job,
-    history: Annotated[bool, typer.Option("--history", help="Tell the job's story from the log of decisions.")] = False,
+    history: Annotated[bool, typer.Option("--history", help="List all decisions on the job.")] = False,
     json: Json = False,
     watch: Watch = None,
 ) -> None:
-    """Say why a job has what it has, which limit binds, what else it could have, and what that would cost."""
-    from powerflow.cli.watch import show
-
+    """Explain why a job has what it has, which limit binds, what else it could have, and what that would cost."""
     if history:
-        show("history", lambda: controller.decisions(job), _tell, _history, json=json, every_s=watch)
+        story = partial(controller.every, ops.DECISIONS, job_id=job)
+        show("history", story, _tell, lambda found: {"decisions": found}, json=json, every_s=watch)
     else:
-        show("explanation", lambda: controller.explain(job), _draw, lambda found: found, json=json, every_s=watch)
-
-
-def _history(decisions: Sequence[DecisionRecord]) -> dict[str, Sequence[DecisionRecord]]:
-    return {"decisions": decisions}
+        explanation = partial(controller.ask, ops.EXPLAIN, job_id=job)
+        show("explanation", explanation, _draw, lambda found: found, json=json, every_s=watch)
 
 
 def _draw(found: Explanation, width: int) -> RenderableType:
@@ -72,7 +71,7 @@ def _draw(found: Explanation, width: int) -> RenderableType:
 
 
 def _outlook(found: Explanation) -> list[str]:
-    """When it is expected to start and end."""
+    """Return when it is expected to start and end, line by line."""
     from powerflow.units import energies
 
     lines = []
@@ -105,7 +104,7 @@ def _prices(found: Explanation) -> list[RenderableType]:
 
 
 def _would(gpus: int, clock_mhz: float, has: tuple[int, float]) -> str:
-    """What it would have, in words."""
+    """Return what it would have, in words."""
     from powerflow.scheduler.plan import gpus_said
 
     if not gpus:
@@ -116,7 +115,7 @@ def _would(gpus: int, clock_mhz: float, has: tuple[int, float]) -> str:
 
 
 def _tell(decisions: Sequence[DecisionRecord], width: int) -> RenderableType:
-    """A job's story."""
+    """Draw the decisions on a job."""
     from rich.text import Text
 
     from powerflow.cli.cluster.job_table import plain

@@ -1,46 +1,47 @@
-"""``powerflow cancel``, ``hold`` and ``release``: changing what becomes of jobs."""
+"""``powerflow cancel``, ``hold`` and ``release``: change the state of jobs."""
 
 from __future__ import annotations
 
 import sys
 
+from powerflow.api import operations as ops
+from powerflow.api.operations import Operation
 from powerflow.api.records import JobRecord
-from powerflow.cli.cluster.client import ControllerClient, number
+from powerflow.cli.cluster.client import ControllerClient, job_number
 from powerflow.cli.cluster.controller_command import Jobs, asks
 from powerflow.cli.options import Json
+from powerflow.cli.output import print_json
 from powerflow.cli.sanitize import line
 from powerflow.errors import InputError
 
 
 @asks
 def cancel(controller: ControllerClient, jobs: Jobs, json: Json = False) -> None:
-    """Withdraw jobs; what runs is ended."""
-    _change(controller, jobs, "cancel", json)
+    """Cancel jobs; their processes are ended."""
+    _change(controller, jobs, ops.CANCEL, json)
 
 
 @asks
 def hold(controller: ControllerClient, jobs: Jobs, json: Json = False) -> None:
     """Keep jobs from running until they are released."""
-    _change(controller, jobs, "hold", json)
+    _change(controller, jobs, ops.HOLD, json)
 
 
 @asks
 def release(controller: ControllerClient, jobs: Jobs, json: Json = False) -> None:
     """Let held jobs run again."""
-    _change(controller, jobs, "release", json)
+    _change(controller, jobs, ops.RELEASE, json)
 
 
-def _change(controller: ControllerClient, jobs: list[str], action: str, json: bool) -> None:
-    """Change every job that can be changed; then, if one could not, end as the last of those says."""
-    from powerflow.cli.output import print_json
-
+def _change(controller: ControllerClient, jobs: list[str], operation: Operation[JobRecord], json: bool) -> None:
+    """Change every job that can be changed; then raise the last error, if there was one."""
     for job in jobs:
-        number(job)  # nothing is changed where one of the numbers is none
+        job_number(job)  # no job is changed if one of the numbers is not a number
     done: list[JobRecord] = []
     failed: list[InputError] = []
     for job in jobs:
         try:
-            done.append(controller.change(job, action))
+            done.append(controller.ask(operation, job_id=job))
             if not json:
                 print(f"job {job} is {done[-1].state}")
         except InputError as error:

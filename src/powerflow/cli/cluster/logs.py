@@ -1,4 +1,4 @@
-"""``powerflow logs``: what a job wrote."""
+"""``powerflow logs``: print the log of a job."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Annotated
 
 import typer
 
+from powerflow.api import operations as ops
 from powerflow.cli.cluster.client import ControllerClient
 from powerflow.cli.cluster.controller_command import Job, asks
 from powerflow.cli.options import Json
+from powerflow.cli.output import json_line
 from powerflow.cli.sanitize import LogText
 
 #: How often a log that is followed is looked at.
@@ -34,11 +36,9 @@ def logs(
 
     --json prints one piece of it a line, each with its offset.
     """
-    from powerflow.cli.output import json_line
-
     offset, shown = 0, LogText()
     while True:
-        chunk = controller.log(job, rank, offset)
+        chunk = controller.ask(ops.LOG, job_id=job, rank=rank, offset=offset, limit=1 << 20)
         if not json:
             sys.stdout.write(chunk.text if raw else shown.piece(chunk.text, last=chunk.ended))
         elif chunk.text or chunk.ended:

@@ -1,4 +1,4 @@
-"""``powerflow mode``: how far PowerFlow is let in, and what came of it so far."""
+"""``powerflow mode``: the rollout stage, and how jobs did in it."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from powerflow.api.governance import Stage
+from powerflow.api import operations as ops
+from powerflow.api.governance import Stage, StageOrder
 from powerflow.cli.cluster.client import ControllerClient
 from powerflow.cli.cluster.controller_command import Watch, asks, note_unheard
 from powerflow.cli.options import Json
+from powerflow.cli.watch import show
 from powerflow.cli.when import stamp
+from powerflow.errors import InputError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from powerflow.api.governance import Modes, SavingsRecord
+    from powerflow.api.governance import SavingsRecord, StageList
 
 
 @asks
@@ -25,38 +28,34 @@ def mode(
         Stage | None,
         typer.Argument(
             metavar="[STAGE]",
-            help="observe: meter and learn; replay: say what would have been saved; shadow: say for each job what would"
-            " be done; canary: do it, and go back if it does harm; enforce: do it. None: show what is set.",
+            help="observe: meter and learn; replay: estimate savings from past days; shadow: log what would be done for"
+            " each job; canary: do it, and go back if it does harm; enforce: do it. Without one: show the stage.",
         ),
     ] = None,
     projects: Annotated[
         str | None,
-        typer.Option(metavar="P,P", help="Of these projects alone; by default of everybody, without exception."),
+        typer.Option(metavar="P,P", help="Only for these projects; by default for all, without exception."),
     ] = None,
     json: Json = False,
     watch: Watch = None,
 ) -> None:
-    """Say how far PowerFlow is let in: one step forward or back at a time, each reversible."""
-    from powerflow.api.governance import ModeOrder
-    from powerflow.cli.watch import show
-    from powerflow.errors import InputError
-
+    """Show or set the rollout stage (observe … enforce). Each step can be taken back."""
     if stage is not None:
         names = None if projects is None else [name.strip() for name in projects.split(",") if name.strip()]
         if names is not None and not names:  # an empty variable in a script must not mean everybody
             raise InputError("no project is named", where="--projects", fix="name some, or leave it out for everybody")
-        controller.set_mode(ModeOrder(stage, names))
+        controller.ask(ops.SET_STAGE, StageOrder(stage, names))
         note_unheard(controller, names or ())
     elif projects is not None:
         raise InputError("no stage is given", where="STAGE", fix="observe, replay, shadow, canary or enforce")
-    show("modes", controller.modes, _draw, _plain, json=json, every_s=watch)
+    show("modes", lambda: controller.ask(ops.STAGES), _draw, _plain, json=json, every_s=watch)
 
 
-def _plain(found: Modes) -> dict[str, object]:
+def _plain(found: StageList) -> dict[str, object]:
     return {"modes": found.items, "replayed": found.replayed}
 
 
-def _draw(found: Modes, width: int) -> RenderableType:
+def _draw(found: StageList, width: int) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 

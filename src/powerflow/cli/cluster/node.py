@@ -1,4 +1,4 @@
-"""``powerflow node``: list nodes, and take them out of use and into it again."""
+"""``powerflow node``: list, drain and resume nodes."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from powerflow.api import operations as ops
+from powerflow.api.governance import DrainReason
 from powerflow.cli.cluster.client import ControllerClient
-from powerflow.cli.cluster.controller_command import Watch, asks
+from powerflow.cli.cluster.controller_command import Watch, asks, say
 from powerflow.cli.options import Json
+from powerflow.cli.watch import show
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -24,26 +27,24 @@ Name = Annotated[str, typer.Argument(metavar="NODE", help="Name of a node.")]
 @asks
 def list_nodes(controller: ControllerClient, json: Json = False, watch: Watch = None) -> None:
     """List nodes and their GPUs."""
-    from powerflow.cli.watch import show
-
-    show("nodes", controller.nodes, _draw, lambda nodes: {"nodes": nodes}, json=json, every_s=watch)
+    show("nodes", lambda: controller.ask(ops.NODES).items, _draw, json=json, every_s=watch)
 
 
 @asks
 def drain(
     controller: ControllerClient,
     node: Name,
-    reason: Annotated[str, typer.Option(help="Why, for those who ask later.")] = "",
+    reason: Annotated[str, typer.Option(help="Why; the audit keeps it.")] = "",
     json: Json = False,
 ) -> None:
-    """Let a node take no new jobs; what runs there is moved."""
-    _say(controller.drain(node, reason), json)
+    """Give a node no new jobs, and move those that run there."""
+    _say(controller.ask(ops.DRAIN, DrainReason(reason), name=node), json)
 
 
 @asks
 def resume(controller: ControllerClient, node: Name, json: Json = False) -> None:
-    """Let a drained or failed node, and its GPUs with faults, be used again."""
-    _say(controller.resume(node), json)
+    """Use a drained or failed node, and its GPUs with faults, again."""
+    _say(controller.ask(ops.RESUME, name=node), json)
 
 
 app.command("list")(list_nodes)
@@ -52,12 +53,7 @@ app.command("resume")(resume)
 
 
 def _say(node: NodeRecord, json: bool) -> None:
-    from powerflow.cli.output import print_json
-
-    if json:
-        print_json("node", node)
-    else:
-        print(f"{node.name} is {node.state}")
+    say("node", node, f"{node.name} is {node.state}", json)
 
 
 def _draw(nodes: Sequence[NodeRecord], width: int) -> RenderableType:

@@ -1,4 +1,4 @@
-"""``powerflow queue``: jobs and what they have."""
+"""``powerflow queue``: list jobs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from powerflow.api.records import JobState
 from powerflow.cli.cluster.client import ControllerClient
 from powerflow.cli.cluster.controller_command import Watch, asks
 from powerflow.cli.options import Json
+from powerflow.cli.watch import show
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -25,23 +26,21 @@ _ACTIVE = [state for state in JobState if not state.ended]
 def queue(
     controller: ControllerClient,
     state: Annotated[list[JobState] | None, typer.Option("--state", help="Only these; may be repeated.")] = None,
-    all: Annotated[bool, typer.Option("--all", "-a", help="Those that have ended too.")] = False,
+    all: Annotated[bool, typer.Option("--all", "-a", help="Also those that have ended.")] = False,
     user: Annotated[str | None, typer.Option(help="Only this user's.")] = None,
     project: Annotated[str | None, typer.Option(help="Only this project's.")] = None,
-    limit: Annotated[int | None, typer.Option(help="So many at most, newest first.", min=1)] = None,
+    limit: Annotated[int | None, typer.Option(help="How many at most, newest first.", min=1)] = None,
     json: Json = False,
     watch: Watch = None,
 ) -> None:
     """List jobs: what each has, how far it is, when it ends, and why it has what it has."""
-    from powerflow.cli.watch import show
-
     states = state or ([] if all else _ACTIVE)
 
     def read() -> list[JobRecord]:
         found = controller.jobs(states=states, limit=limit, user=user, project=project)
         return sorted(found, key=lambda job: (job.state is not JobState.RUNNING, _ORDER.index(job.state)))
 
-    show("jobs", read, _draw, lambda jobs: {"jobs": jobs}, json=json, every_s=watch)
+    show("jobs", read, _draw, json=json, every_s=watch)
 
 
 def _draw(jobs: list[JobRecord], width: int) -> RenderableType:

@@ -1,4 +1,4 @@
-"""``powerflow signal``: what a joule costs, and what it emits, over time."""
+"""``powerflow signal``: what a kWh costs and emits over time."""
 
 from __future__ import annotations
 
@@ -9,20 +9,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from powerflow.api import operations as ops
+from powerflow.api.governance import SignalKind, SignalOrder, SignalRecord
 from powerflow.cli.cluster.client import ControllerClient
-from powerflow.cli.cluster.controller_command import Watch, asks
+from powerflow.cli.cluster.controller_command import Watch, asks, say
 from powerflow.cli.options import Json
 from powerflow.cli.sanitize import line
+from powerflow.cli.watch import show
 from powerflow.cli.when import stamp
 from powerflow.energy.kinds import UNITS, Kind
+from powerflow.errors import InputError
 from powerflow.units import parse_length
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from powerflow.api.governance import SignalRecord
-
-#: A body of the API has at most 1 MiB; this leaves room for how text is written there.
+#: A request body has at most 1 MiB; this leaves room for escapes in the JSON text.
 MOST_BYTES = 900_000
 
 app = typer.Typer(rich_markup_mode=None)
@@ -40,53 +42,39 @@ def set_signal(
         typer.Argument(metavar="SOURCE", help="A CSV file, an http address of one, or a number that always holds."),
     ],
     fallback: Annotated[
-        float | None, typer.Option(help="What holds where the series says nothing; its mean by default.")
+        float | None, typer.Option(help="Value to use where the series has none; its mean by default.")
     ] = None,
-    max_age: Annotated[str, typer.Option(help="Values hold no longer than this.")] = "2h",
+    max_age: Annotated[str, typer.Option(help="How long a value holds.")] = "2h",
     weight: Annotated[
-        float, typer.Option(min=0.0, max=1000.0, help="How much it moves the price of a joule; 0: for accounts alone.")
+        float,
+        typer.Option(min=0.0, max=1000.0, help="How much it changes the price of a joule; 0: for accounts only."),
     ] = 1.0,
     json: Json = False,
 ) -> None:
-    """Say what a kWh costs or emits. It moves the price of a joule over the day, and is what accounts reckon with."""
-    from powerflow.api.governance import SignalOrder
-    from powerflow.cli.output import print_json
-
+    """Set what a kWh costs or emits. It changes the price of a joule over the day, and is used in accounts."""
     if fallback is not None:
         _finite(fallback, "--fallback")
     url, number = source if source.startswith(("http://", "https://")) else None, _number(source)
     text = _text(source) if url is None and number is None else None
     order = SignalOrder(kind, text, url, number, source, fallback, parse_length(max_age, "--max-age"), weight)
-    signal = controller.set_signal(order)
-    if json:
-        print_json("signal", {"signal": signal})
-        return
-    print(
-        f"{signal.kind}: {_value(signal)} now, from {line(signal.source)}"
-        + (f" ({line(why)})" if (why := signal.fell_back) else "")
-    )
-    if weight and not controller.top().energy_price:
+    signal = controller.ask(ops.SET_SIGNAL, order)
+    why = f" ({line(signal.fell_back)})" if signal.fell_back else ""
+    say("signal", {"signal": signal}, f"{signal.kind}: {_value(signal)} now, from {line(signal.source)}{why}", json)
+    if not json and weight and not controller.ask(ops.TOP).energy_price:
         print("the price of a joule is 0 now: until a budget sets one, the signal is used in accounts only")
 
 
 @asks
 def show_signals(controller: ControllerClient, json: Json = False, watch: Watch = None) -> None:
-    """Show the signals there are, and what each says now."""
-    from powerflow.cli.watch import show
-
-    show("signals", controller.signals, _draw, lambda found: {"signals": found}, json=json, every_s=watch)
+    """Show signals, and their values now."""
+    show("signals", lambda: controller.ask(ops.SIGNALS).items, _draw, json=json, every_s=watch)
 
 
 @asks
 def drop(controller: ControllerClient, kind: Which, json: Json = False) -> None:
-    """Forget a signal."""
-    from powerflow.cli.output import print_json
-
-    gone = controller.drop_signal(kind)
-    if json:
-        print_json("signal", {"signal": gone})
-    else:
-        print(f"no {gone.kind} signal any more")
+    """Drop a signal."""
+    gone = controller.ask(ops.DROP_SIGNAL, SignalKind(kind))
+    say("signal", {"signal": gone}, f"no {gone.kind} signal any more", json)
 
 
 app.command("set")(set_signal)
@@ -95,10 +83,10 @@ app.command("drop")(drop)
 
 
 def _number(text: str) -> float | None:
-    """The number that a source is; None: it is a file.
+    """Return the number that a source is; None: it is a file.
 
     Raises:
-        InputError: It is none that can be reckoned with.
+        InputError: The number is not finite.
     """
     try:
         value = float(text)
@@ -108,16 +96,12 @@ def _number(text: str) -> float | None:
 
 
 def _finite(value: float, where: str) -> float:
-    from powerflow.errors import InputError
-
     if not math.isfinite(value):
         raise InputError(f"{value:g} is not a valid value", where=where, fix="give a number")
     return value
 
 
 def _text(path: str) -> str:
-    from powerflow.errors import InputError
-
     if Path(path).exists() and not Path(path).is_file():
         raise InputError("is no file", where=path, fix="give a CSV file, an address that begins with http, or a number")
     try:

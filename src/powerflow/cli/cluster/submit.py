@@ -1,4 +1,4 @@
-"""``powerflow submit``: hand in a job, from a file, from flags, or from a file with flags over it."""
+"""``powerflow submit``: submit a job from a file, from flags, or from both."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from powerflow.api import operations as ops
 from powerflow.api.records import JobState
 from powerflow.cli.cluster.client import ControllerClient
-from powerflow.cli.cluster.controller_command import asks
+from powerflow.cli.cluster.controller_command import asks, say
 from powerflow.cli.options import Json
 from powerflow.cli.sanitize import line
 from powerflow.errors import InputError
@@ -31,7 +32,7 @@ def submit(
     run: Annotated[str | None, typer.Option(help="Command to run.")] = None,
     name: Annotated[str | None, typer.Option(help="What to call it.")] = None,
     gpus: Annotated[str | None, typer.Option(help="How many: 4; 1..8; 1,2,4,8; 2..16 by 2; H100:1..8.")] = None,
-    project: Annotated[str | None, typer.Option(help="Project that is charged.")] = None,
+    project: Annotated[str | None, typer.Option(help="Project to charge.")] = None,
     priority: Annotated[str | None, typer.Option(help="protected, high, normal or low.")] = None,
     rescale: Annotated[str | None, typer.Option(help="in-place, restart or none.")] = None,
     directory: Annotated[
@@ -42,29 +43,21 @@ def submit(
     json: Json = False,
 ) -> None:
     """Submit a job. Flags win over the file. Safe to repeat: a lost connection never makes two jobs of one."""
-    from powerflow.cli.output import print_json
-
     flags = {"run": run, "name": name, "gpus": gpus, "project": project, "priority": priority, "rescale": rescale}
     record = controller.submit(_spec(file, {key: value for key, value in flags.items() if value}, directory, env or []))
+    if not (wait and json):
+        say("job", {"job": record}, f"job {record.id} is {record.state}", json)
     if not wait:
-        if json:
-            print_json("job", {"job": record})
-        else:
-            print(f"job {record.id} is {record.state}")
         return
-    if not json:
-        print(f"job {record.id} is {record.state}", flush=True)
+    sys.stdout.flush()
     record = _await(controller, record)
-    if json:
-        print_json("job", {"job": record})
-    else:
-        print(f"job {record.id} {line(record.exit or record.state)}")
+    say("job", {"job": record}, f"job {record.id} {line(record.exit or record.state)}", json)
     if record.state is not JobState.COMPLETED:
         raise typer.Exit(1)
 
 
 def _spec(file: Path | None, flags: dict[str, Any], directory: str | None, env: list[str]) -> JobSpec:
-    """The job that file and flags describe together."""
+    """Return the job that file and flags describe together."""
     from powerflow.api.job_file import read_spec, spec_from, spec_of_text
 
     if file is None:
@@ -90,10 +83,9 @@ def _variable(text: str) -> tuple[str, str]:
 
 
 def _await(controller: ControllerClient, record: JobRecord) -> JobRecord:
-    """The record of a job that has ended."""
+    """Wait until a job has ended, and return its record."""
     after = 0
     while not record.state.ended:
-        found = controller.events(after=after, job_id=record.id, wait_s=_WAIT_S)
-        after = found[-1].number if found else after
-        record = controller.job(record.id).record
+        after = controller.ask(ops.EVENTS, after=after, job=record.id, wait_s=_WAIT_S).after
+        record = controller.ask(ops.JOB, job_id=record.id).record
     return record

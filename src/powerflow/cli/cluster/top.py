@@ -1,12 +1,14 @@
-"""``powerflow top``: the cluster at this moment."""
+"""``powerflow top``: the cluster now."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from powerflow.api import operations as ops
 from powerflow.cli.cluster.client import ControllerClient
 from powerflow.cli.cluster.controller_command import Watch, asks
 from powerflow.cli.options import Json
+from powerflow.cli.watch import show
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -17,13 +19,11 @@ if TYPE_CHECKING:
 @asks
 def top(controller: ControllerClient, json: Json = False, watch: Watch = None) -> None:
     """Show the cluster now: GPUs, power, energy, and the jobs that run and wait."""
-    from powerflow.cli.watch import show
-
-    show("top", controller.top, draw, lambda found: found, json=json, every_s=watch)
+    show("top", lambda: controller.ask(ops.TOP), draw, lambda found: found, json=json, every_s=watch)
 
 
 def draw(found: Top, width: int) -> RenderableType:
-    """The cluster, for a terminal of this width."""
+    """Draw the cluster for a terminal of this width."""
     from rich.console import Group
     from rich.text import Text
 

@@ -17,9 +17,9 @@ import numpy as np
 
 from powerflow.api.governance import AuditRecord, SignalOrder, SignalRecord, audited
 from powerflow.api.records import Caller, NotFound
-from powerflow.energy.kinds import Kind
+from powerflow.energy.kinds import MAX_AGE_S, Kind
 from powerflow.energy.poll import poll
-from powerflow.energy.signal import COMPARED_S, MAX_AGE_S, Signal, constant, joined, read_signal
+from powerflow.energy.signal import COMPARED_S, Signal, constant, joined, read_signal
 from powerflow.errors import InputError
 from powerflow.store.store import Store
 from powerflow.units import DAY_S

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from powerflow.api.governance import AuditRecord, ModeOrder, ModeRecord, Stage
+from powerflow.api.governance import AuditRecord, Stage, StageOrder, StageRecord
 from powerflow.api.records import Caller
 from powerflow.errors import InputError
 from powerflow.scheduler.calibration import Calibration
@@ -59,7 +59,7 @@ class Stages:
 
     # -- from outside ---------------------------------------------------------------------------------------------
 
-    def set(self, order: ModeOrder, caller: Caller, now_s: float) -> None:
+    def set(self, order: StageOrder, caller: Caller, now_s: float) -> None:
         """Set the stage of some projects, or of all without exception.
 
         Raises:
@@ -74,7 +74,7 @@ class Stages:
             known = {} if order.projects is None else self._stored()
             self._keep(known | dict.fromkeys(names, new), names, new, caller.address)
 
-    def show(self, now_s: float) -> Sequence[ModeRecord]:
+    def show(self, now_s: float) -> Sequence[StageRecord]:
         """Return all stages: that of all projects first, then those of projects with their own."""
         known = self._all()
         names = [OTHERS, *sorted(known.keys() - {OTHERS})]
@@ -175,12 +175,12 @@ class Stages:
         for name in names:
             self._watches.pop(name, None)
 
-    def _show(self, name: str, stored: StoredStage, named: Sequence[str], now_s: float) -> ModeRecord:
+    def _show(self, name: str, stored: StoredStage, named: Sequence[str], now_s: float) -> StageRecord:
         since_s = max(stored.set_s, now_s - LOOKED_AT_S)
         outcomes = self._store.decisions.outcomes(since_s, None if name == OTHERS else [name])
         if name == OTHERS:
             outcomes = [outcome for outcome in outcomes if outcome.project not in named]
-        return ModeRecord(
+        return StageRecord(
             project="" if name == OTHERS else name,
             stage=stored.stage,
             by=stored.by,

@@ -1,0 +1,101 @@
+"""Make functions the routes of operations: the one place where roles are checked and answers are described."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request
+
+from powerflow.api.cluster_api import ClusterApi
+from powerflow.api.operations import Operation
+from powerflow.api.records import Caller, Forbidden, Role
+from powerflow.service.examples import example
+from powerflow.service.problem import responses
+
+Endpoint = Callable[..., Any]
+
+
+async def _caller(request: Request) -> Caller:
+    caller: Caller = request.state.caller
+    return caller
+
+
+#: Parameter of a route: who makes the request.
+FromCaller = Annotated[Caller, Depends(_caller)]
+
+
+def serves(
+    router: APIRouter,
+    operation: Operation[Any],
+    *,
+    body: bool = False,
+    looks_up: bool = False,
+    repeatable: bool = False,
+) -> Callable[[Endpoint], Endpoint]:
+    """Return a decorator that makes a function the route of an operation.
+
+    The route refuses callers below the operation's least role, before it looks at what they send. Its description is
+    the function's docstring or, without one, that of the `ClusterApi` method of the same name.
+
+    Args:
+        router: Where to add the route.
+        operation: Which operation it serves.
+        body: Whether it takes a body.
+        looks_up: Whether something that a query or a body names may not exist (what a path names always may not).
+        repeatable: Whether it answers 200 where the same was done before.
+    """
+
+    def add(endpoint: Endpoint) -> Endpoint:
+        writes = operation.method == "POST"
+        takes = inspect.signature(endpoint).parameters.keys() - {"caller", "request", "response"}
+        errors = {
+            400: body,
+            403: operation.least is not Role.VIEWER,
+            404: looks_up or "{" in operation.path,
+            409: writes,
+            413: body,
+            422: bool(takes),
+            503: writes,
+        }
+        answers = describe(operation.answer, operation.status, *(status for status, may in errors.items() if may))
+        if repeatable:
+            again = "Was done before: the same key, the same job."
+            answers[200] = {**answers[operation.status], "model": operation.answer, "description": again}
+        router.add_api_route(
+            operation.path,
+            endpoint,
+            methods=[operation.method],
+            name=operation.name,
+            description=_description(endpoint),
+            status_code=operation.status,
+            response_model=operation.answer,
+            responses=answers,
+            dependencies=[Depends(_at_least(operation.least))],
+        )
+        return endpoint
+
+    return add
+
+
+def describe(answer: Any, status: int, *errors: int, token: bool = True) -> dict[int | str, Any]:
+    """Describe a route's answers for the OpenAPI document: the good one with an example, and every error."""
+    every = {*errors, *((401, 429) if token else ()), 421, 500}
+    good = {"content": {"application/json": {"example": example(answer)}}, "description": "Done."}
+    return {status: good, **responses(*sorted(every))}
+
+
+def _at_least(least: Role) -> Callable[[Request], Any]:
+    async def check(request: Request) -> None:
+        caller: Caller = request.state.caller
+        if not caller.role.suffices(least):
+            what = f"{caller.user} asks with the role {caller.role}"
+            raise Forbidden(what, fix=f"this takes the role {least}")
+
+    return check
+
+
+def _description(endpoint: Endpoint) -> str:
+    text = inspect.getdoc(endpoint) or inspect.getdoc(getattr(ClusterApi, endpoint.__name__)) or ""
+    return text.partition("\n\nReturns:")[0].partition("\n\nRaises:")[0]
