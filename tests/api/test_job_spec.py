@@ -255,7 +255,7 @@ VALIDATOR = jsonschema_rs.Draft202012Validator(json.loads(SHIPPED.read_text(enco
 
 def test_the_shipped_schema_is_that_of_the_model() -> None:
     assert SHIPPED.read_text(encoding="utf-8") == schema_text(), (
-        "run: python -m powerflow.api.job_schema > src/powerflow/live/job.schema.json"
+        "run: python -m powerflow.api.job_schema > src/powerflow/api/job.schema.json"
     )
     jsonschema_rs.meta.validate(job_schema())
 

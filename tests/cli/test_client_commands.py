@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 
 from powerflow.api.job_spec import JobSpec
-from powerflow.api.records import Explanation, JobState, NumberedPage
+from powerflow.api.pages import NumberedPage
+from powerflow.api.records import Explanation, JobState
 from powerflow.cli.main import main
 from tests.cli.shell import Shell
 

@@ -22,6 +22,7 @@ from powerflow.api.governance import (
     StageRecord,
 )
 from powerflow.api.job_spec import JobSpec
+from powerflow.api.pages import NumberedPage, Page
 from powerflow.api.records import (
     Account,
     Accounts,
@@ -38,8 +39,6 @@ from powerflow.api.records import (
     LogChunk,
     NodeRecord,
     NotFound,
-    NumberedPage,
-    Page,
     Refused,
     Role,
     Top,

@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from powerflow.api.records import EventRecord, NumberedPage
+from powerflow.api.pages import NumberedPage
+from powerflow.api.records import EventRecord
 from powerflow.service.connections import ConnectionLimits
 from powerflow.service.server import ApiServer
 from tests.service.fake_cluster import FakeCluster

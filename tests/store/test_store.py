@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from powerflow.api.governance import AuditRecord
 from powerflow.api.job_file import spec_from
 from powerflow.api.job_spec import JobSpec
-from powerflow.api.records import JobState, NotFound, NumberedPage, Refused
+from powerflow.api.pages import NumberedPage
+from powerflow.api.records import JobState, NotFound, Refused
 from powerflow.cost.observation import Observation
 from powerflow.errors import InputError
 from powerflow.store.accounting import hourly

@@ -18,6 +18,7 @@ from powerflow.api.governance import (
     StageRecord,
 )
 from powerflow.api.job_spec import JobSpec
+from powerflow.api.pages import NumberedPage, Page
 from powerflow.api.records import (
     Accounts,
     Caller,
@@ -29,8 +30,6 @@ from powerflow.api.records import (
     JobState,
     LogChunk,
     NodeRecord,
-    NumberedPage,
-    Page,
     Top,
 )
 from powerflow.energy.kinds import Kind

@@ -17,18 +17,16 @@ from powerflow.api.governance import (
     SignalRecord,
     StageList,
 )
+from powerflow.api.pages import Items, NumberedPage, Page
 from powerflow.api.records import (
     Accounts,
     DecisionRecord,
     EventRecord,
     Explanation,
-    Items,
     JobDetail,
     JobRecord,
     LogChunk,
     NodeRecord,
-    NumberedPage,
-    Page,
     Role,
     Top,
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from powerflow.api.job_spec import JobSpec
 from powerflow.errors import InputError
@@ -368,32 +368,6 @@ class Accounts:
     by: str
     items: Sequence[Account]
     notes: Sequence[str] = ()
-
-
-Item = TypeVar("Item")
-
-
-@dataclass(frozen=True, slots=True)
-class Items(Generic[Item]):
-    """All items of a kind."""
-
-    items: Sequence[Item]
-
-
-@dataclass(frozen=True, slots=True)
-class Page(Generic[Item]):
-    """Some items, and the ``after`` to ask for the next ones with; ``next`` is None at the end."""
-
-    items: Sequence[Item]
-    next: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class NumberedPage(Generic[Item]):
-    """Some numbered items, oldest first; ``after`` is the number to go on from, now or later."""
-
-    items: Sequence[Item]
-    after: int
 
 
 @dataclass(frozen=True, slots=True)

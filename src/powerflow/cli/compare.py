@@ -1,9 +1,9 @@
-"""``powerflow compare``: policies on the same jobs at equal metered energy."""
+"""``powerflow compare``: compare policies on the same jobs at equal metered energy."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -64,8 +64,9 @@ def compare(
 
     The first seed is --seed; results do not depend on --processes.
     """
-    from powerflow.cli.output import atomic_write
+    from powerflow.cli.output import atomic_write, progress_of_share
     from powerflow.cost.costs_file import read_costs
+    from powerflow.report.html import render_comparison
     from powerflow.report.svg import frontier_svg
     from powerflow.simulate.compare import compare as compare_policies
     from powerflow.simulate.compare import policies_for
@@ -86,7 +87,7 @@ def compare(
         drawing = None if picture is None else stack.enter_context(atomic_write(picture))
         logs = [read_trace(trace) for trace in traces] if traces else [demo_day()]
         workload_of = WorkloadOf(logs, cluster or DAY_CLUSTER, load, most_gpus, read_costs(costs or ()))
-        with reporting("comparing", quiet) as progress:
+        with progress_of_share("comparing", quiet) as progress:
             comparison = compare_policies(
                 workload_of,
                 named,
@@ -96,42 +97,16 @@ def compare(
                 processes=processes,
                 progress=progress,
             )
-        write_page(page, comparison)
+        if page is not None:
+            page.write_text(render_comparison(comparison), encoding="utf-8")
         if drawing is not None:
             drawing.write_text(frontier_svg(comparison), encoding="utf-8")
     show(comparison, report, json, quiet)
 
 
-@contextmanager
-def reporting(what: str, quiet: bool) -> Iterator[Callable[[float, str], None] | None]:
-    """A progress bar to which is told what share is done."""
-    from powerflow.cli.output import progress
-
-    if quiet:
-        yield None
-        return
-    with progress(what, total=1.0) as step:
-        done = 0.0
-
-        def tell(share: float, note: str) -> None:
-            nonlocal done
-            step(share - done, note)
-            done = share
-
-        yield tell
-
-
-def write_page(page: Path | None, comparison: Comparison) -> None:
-    """Write the report, where one is wanted."""
-    from powerflow.report.html import render_comparison
-
-    if page is not None:
-        page.write_text(render_comparison(comparison), encoding="utf-8")
-
-
 def show(comparison: Comparison, report: Path | None, json: bool, quiet: bool) -> None:
     """Print the table, or the whole comparison as JSON."""
-    from powerflow.cli.output import console, print_json
+    from powerflow.cli.output import console, print_facts, print_json
     from powerflow.report.table import comparison_table
 
     if json:
@@ -139,14 +114,11 @@ def show(comparison: Comparison, report: Path | None, json: bool, quiet: bool) -
     elif not quiet:
         out = console()
         out.print(comparison_table(comparison, out.width))
-        for label, words in comparison.facts.items():
-            out.print(f"{label}: {words}", soft_wrap=True)
-        if report is not None:
-            out.print(f"report: {report}", soft_wrap=True)
+        print_facts(comparison.facts, report)
 
 
 def document(comparison: Comparison, report: Path | None) -> dict[str, Any]:
-    """A comparison as --json gives it: everything but the whole simulations."""
+    """Return a comparison as a JSON payload: everything except whole simulations."""
     return {
         "title": comparison.title,
         "facts": comparison.facts,
@@ -161,7 +133,7 @@ def document(comparison: Comparison, report: Path | None) -> dict[str, Any]:
 
 
 def _frontier(points: Sequence[Any], hull: Any, policy: str) -> dict[str, Any]:
-    """Every run of a policy, and whether it counts."""
+    """Return every run of a policy, and whether it is on the frontier."""
     counts = {point for front in hull.values() for point in front}
     return {
         "policy": policy,

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from powerflow.cli.options import Json
+
 if TYPE_CHECKING:
     from powerflow.cost.fit import Errors, Fit
 
@@ -15,7 +17,7 @@ def fit(
     observations: Annotated[Path, typer.Argument(help="CSV of measured points; docs/models.md names its columns.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the models (JSON).")],
     plot: Annotated[Path | None, typer.Option("--plot", help="Where to draw fit against points; beside MODEL.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print the errors as JSON.")] = False,
+    json: Json = False,
 ) -> None:
     """Fit what jobs cost to measured points; write the models, and a page that draws them against the points.
 

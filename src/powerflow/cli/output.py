@@ -9,8 +9,8 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -149,6 +149,32 @@ def progress(what: str, total: float | None = None) -> Iterator[Step]:
                 bar.update(task, note=note)
 
         yield step
+
+
+@contextmanager
+def progress_of_share(what: str, quiet: bool) -> Iterator[Callable[[float, str], None]]:
+    """Show a progress bar on stderr while the block runs, unless ``quiet``.
+
+    Yields:
+        A function to call with the share of the work that is done, and a note on what is being done now.
+    """
+    bar: AbstractContextManager[Step] = nullcontext(_no_step) if quiet else progress(what, total=1.0)
+    with bar as step:
+        done = 0.0
+
+        def say(share: float, note: str) -> None:
+            nonlocal done
+            step(share - done, note)
+            done = share
+
+        yield say
+
+
+def print_facts(facts: Mapping[str, str], report: Path | None) -> None:
+    """Print what a result rests on, line by line, and where its report is."""
+    lines = [f"{label}: {words}" for label, words in facts.items()] + ([] if report is None else [f"report: {report}"])
+    for line in lines:
+        console().print(line, soft_wrap=True)
 
 
 def _no_step(by: float = 1.0, note: str | None = None) -> None:

@@ -1,10 +1,9 @@
-"""``powerflow replay``: what PowerFlow would have saved on one's own log, if the log can be reproduced at all."""
+"""``powerflow replay``: what PowerFlow would have saved on your own log, if the log can be reproduced."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +15,6 @@ from powerflow.errors import InputError
 if TYPE_CHECKING:
     from powerflow.report.replay import Rates
     from powerflow.simulate.replay.replay import Replay
-    from powerflow.trace.record import Trace
 
 #: Exit code where savings are not claimed.
 REFUSED = 4
@@ -30,7 +28,7 @@ def replay(
     unvalidated: Annotated[
         bool, typer.Option("--unvalidated", help="Estimate savings even if the log is not reproduced; labelled so.")
     ] = False,
-    format: Annotated[str | None, typer.Option("--format", help="The log's format; found out by default.")] = None,
+    format: Annotated[str | None, typer.Option("--format", help="The log's format; detected by default.")] = None,
     tz: Annotated[str | None, typer.Option("--tz", help="Time zone of dates without offset, as Europe/Berlin.")] = None,
     belief: BelievedCosts = "fitted",
     sizes: BelievedSizes = "unknown",
@@ -45,19 +43,20 @@ def replay(
 
     Ends with code 4, and claims nothing, where the log is not reproduced within 10 %.
     """
-    from powerflow.cli.output import atomic_write
+    from powerflow.cli.output import atomic_write, progress_of_share
     from powerflow.cost.costs_file import read_costs
     from powerflow.report.replay import Rates, render_replay
     from powerflow.simulate.experiment import Believed
     from powerflow.simulate.replay.replay import replay as replayed
+    from powerflow.trace.read import read_trace
 
     rates = Rates(_rate(tariff, "--tariff"), _rate(carbon, "--carbon"))
     with ExitStack() as stack:
         page = None if report is None else stack.enter_context(atomic_write(report))
-        say = stack.enter_context(_progress(quiet))
+        say = stack.enter_context(progress_of_share("replay", quiet))
         say(0.0, "reading the log")
         result = replayed(
-            _read(log, format, tz),
+            read_trace(log, format, tz=tz),
             cluster,
             unvalidated=unvalidated,
             believed=Believed(belief, sizes),
@@ -85,34 +84,9 @@ def _rate(value: float | None, where: str) -> float | None:
     return value
 
 
-def _read(log: Path, format: str | None, tz: str | None) -> Trace:
-    from powerflow.trace.read import read_trace
-
-    return read_trace(log, format, tz=tz)
-
-
-@contextmanager
-def _progress(quiet: bool) -> Iterator[Callable[[float, str], None]]:
-    """Shows shares of the whole as a bar on stderr."""
-    from powerflow.cli.output import progress
-
-    if quiet:
-        yield lambda share, note: None
-        return
-    with progress("replay", total=1.0) as step:
-        before = 0.0
-
-        def say(share: float, note: str) -> None:
-            nonlocal before
-            step(share - before, note)
-            before = share
-
-        yield say
-
-
 def _show(result: Replay, rates: Rates, report: Path | None, json: bool) -> None:
-    """Print what came of it."""
-    from powerflow.cli.output import console, print_json
+    """Print the result."""
+    from powerflow.cli.output import console, print_facts, print_json
     from powerflow.report.replay import advice, grids, verdict
 
     if json:
@@ -132,14 +106,11 @@ def _show(result: Replay, rates: Rates, report: Path | None, json: bool) -> None
     out.print(verdict(result), soft_wrap=True)
     if words := advice(result, rates):
         out.print(words, soft_wrap=True)
-    for label, fact in result.facts.items():
-        out.print(f"{label}: {fact}", soft_wrap=True)
-    if report is not None:
-        out.print(f"report: {report}", soft_wrap=True)
+    print_facts(result.facts, report)
 
 
 def _document(result: Replay, rates: Rates, report: Path | None) -> dict[str, object]:
-    """The same as data; every number of ``savings`` is modelled."""
+    """Return the result as a JSON payload; every number of ``savings`` is modelled."""
     saved = result.savings
     return {
         "title": result.title,

@@ -1,4 +1,4 @@
-"""``powerflow simulate``: a log of jobs under one policy, on a cluster that is modelled."""
+"""``powerflow simulate``: simulate a log of jobs under one policy."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def simulate(
     report: Report = None,
     quiet: Quiet = False,
 ) -> None:
-    """Replay a log of jobs under one policy, on a cluster whose costs are modelled, and say what came of it."""
+    """Simulate a log of jobs under one policy, on a cluster with modelled costs, and print the result."""
     from powerflow.cli.output import atomic_write
     from powerflow.cost.costs_file import read_costs
     from powerflow.report.html import render_simulation
@@ -91,7 +91,7 @@ def simulate(
 
 
 def _check_price(price: float | None, energy: str | None, policy: str) -> None:
-    """Refuse what contradicts itself, before anything is read."""
+    """Refuse options that contradict one another, before anything is read."""
     from powerflow.policy import registry
     from powerflow.simulate.frontier import family
 
@@ -108,7 +108,7 @@ def _check_price(price: float | None, energy: str | None, policy: str) -> None:
 
 
 def _runner(experiment: Experiment, seed: int, quiet: bool) -> Callable[[str, float], SimulationResult]:
-    """Runs a policy at a price, with a progress bar."""
+    """Return a function that runs a policy at a price, with a progress bar."""
     from powerflow.cli.output import progress
     from powerflow.simulate.frontier import Setting
 
@@ -139,8 +139,8 @@ def _price_fact(met: TargetRun, asked: str) -> str:
 def _show(
     result: SimulationResult, met: TargetRun | None, facts: dict[str, str], report: Path | None, json: bool
 ) -> None:
-    """Print what came of it."""
-    from powerflow.cli.output import console, print_json
+    """Print the result."""
+    from powerflow.cli.output import console, print_facts, print_json
     from powerflow.report.table import metrics_table
     from powerflow.simulate.metrics import metrics
     from powerflow.units import energy, percent
@@ -170,7 +170,4 @@ def _show(
     if met is not None and met.reference_j is not None:
         of = percent(numbers.energy_j / met.reference_j)
         out.print(f"{of} of the {energy(met.reference_j)} that FIFO uses at maximum clock in the same time")
-    for label, words in facts.items():
-        out.print(f"{label}: {words}", soft_wrap=True)
-    if report is not None:
-        out.print(f"report: {report}", soft_wrap=True)
+    print_facts(facts, report)

@@ -27,6 +27,7 @@ from powerflow.api.governance import (
     audited,
 )
 from powerflow.api.job_spec import USUAL_GRACE_S, JobSpec
+from powerflow.api.pages import NumberedPage, Page
 from powerflow.api.records import (
     Account,
     Accounts,
@@ -41,8 +42,6 @@ from powerflow.api.records import (
     LogChunk,
     NodeRecord,
     NotFound,
-    NumberedPage,
-    Page,
     Refused,
     Role,
     Top,

@@ -25,19 +25,17 @@ from powerflow.api.cluster_api import ClusterApi
 from powerflow.api.governance import NAME, DrainReason
 from powerflow.api.job_spec import JobSpec
 from powerflow.api.operations import PREFIX
+from powerflow.api.pages import Items, NumberedPage, Page
 from powerflow.api.records import (
     Accounts,
     DecisionRecord,
     EventRecord,
     Explanation,
-    Items,
     JobDetail,
     JobRecord,
     JobState,
     LogChunk,
     NodeRecord,
-    NumberedPage,
-    Page,
     Role,
     Top,
 )

@@ -21,7 +21,7 @@ from powerflow.api.governance import (
     StageList,
     StageOrder,
 )
-from powerflow.api.records import Items, NumberedPage
+from powerflow.api.pages import Items, NumberedPage
 from powerflow.service.routes import FromCaller, serves
 from powerflow.service.schemas import AfterNumber, CapNumber, Limit
 

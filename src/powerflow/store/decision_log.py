@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from sqlalchemy import delete, func, insert, select
 
-from powerflow.api.records import DecisionRecord, JobState, NumberedPage
+from powerflow.api.pages import NumberedPage
+from powerflow.api.records import DecisionRecord, JobState
 from powerflow.store import mappers
 from powerflow.store.database import Database
 from powerflow.store.models import DecisionOutcome

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, RowMapping, Select, insert, select
 
 from powerflow.api.governance import AuditRecord
-from powerflow.api.records import DecisionRecord, EventRecord, JobState, NotFound, NumberedPage
+from powerflow.api.pages import NumberedPage
+from powerflow.api.records import DecisionRecord, EventRecord, JobState, NotFound
 from powerflow.errors import InputError
 from powerflow.store import mappers
 from powerflow.store.database import Database

@@ -14,7 +14,8 @@ from sqlalchemy import Connection, Select, bindparam, case, func, insert, select
 
 from powerflow.api.governance import AuditRecord
 from powerflow.api.job_spec import JobSpec
-from powerflow.api.records import EventRecord, JobState, NotFound, NumberedPage, Page, Refused
+from powerflow.api.pages import NumberedPage, Page
+from powerflow.api.records import EventRecord, JobState, NotFound, Refused
 from powerflow.errors import InputError
 from powerflow.store import mappers
 from powerflow.store.accounting import Charges

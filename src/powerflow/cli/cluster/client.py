@@ -13,7 +13,8 @@ from urllib.parse import quote, urlsplit
 
 from powerflow.api import operations as ops
 from powerflow.api.operations import PREFIX, Operation
-from powerflow.api.records import JobRecord, JobState, NumberedPage
+from powerflow.api.pages import NumberedPage
+from powerflow.api.records import JobRecord, JobState
 from powerflow.errors import InputError
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class ControllerClient:
             if len(page.items) < _PAGE:
                 return found
 
-    def ask(self, operation: Operation[Answer], body: object = None, *, key: str | None = None, **given: Any) -> Answer:
+    def ask(self, operation: Operation[Answer], body: Any = None, *, key: str | None = None, **given: Any) -> Answer:
         """Make one request and return what it answers.
 
         A read, and a request with a key, is repeated when the connection is lost or the store is locked.
