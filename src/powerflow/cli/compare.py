@@ -24,6 +24,7 @@ from powerflow.cli.options import (
     shares,
     split,
 )
+from powerflow.cli.output import atomic_write, console, print_facts, print_json, progress_of_share
 from powerflow.errors import InputError
 
 if TYPE_CHECKING:
@@ -64,7 +65,6 @@ def compare(
 
     The first seed is --seed; results do not depend on --processes.
     """
-    from powerflow.cli.output import atomic_write, progress_of_share
     from powerflow.cost.costs_file import read_costs
     from powerflow.report.html import render_comparison
     from powerflow.report.svg import frontier_svg
@@ -106,7 +106,6 @@ def compare(
 
 def show(comparison: Comparison, report: Path | None, json: bool, quiet: bool) -> None:
     """Print the table, or the whole comparison as JSON."""
-    from powerflow.cli.output import console, print_facts, print_json
     from powerflow.report.table import comparison_table
 
     if json:

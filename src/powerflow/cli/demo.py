@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from powerflow.cli.options import Json, Quiet
+from powerflow.cli.output import console, print_json
 from powerflow.errors import InputError
+from powerflow.units import duration, energy, power
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -65,7 +67,6 @@ def demo(
     the end the same jobs are simulated as they ran, and under FIFO at maximum clock. Ctrl-C ends everything that was
     started.
     """
-    from powerflow.cli.output import console, print_json
     from powerflow.demo.jobs import arrivals, warm_up
 
     screen = console(stderr=json)
@@ -214,7 +215,6 @@ def _table(screen: Console, quiet: bool) -> Iterator[Callable[[Top, int], None]]
     from rich.live import Live
 
     from powerflow.cli.cluster.top import draw
-    from powerflow.units import energy, power
 
     if quiet:
         yield lambda top, coming: None
@@ -237,14 +237,16 @@ def _table(screen: Console, quiet: bool) -> Iterator[Callable[[Top, int], None]]
 
 def _start(live: LiveCluster) -> _Start:
     earlier = live.store.jobs(limit=1000).items
-    failed = [job for job in earlier if job.state != "completed"]
-    if failed:
-        lines = " | ".join(failed[0].last_lines[-3:])
-        raise InputError(
-            f"warming up, {failed[0].spec.name} {failed[0].state} ({failed[0].exit}): {lines}", exit_code=1
-        )
+    _check_completed(earlier, "warming up, ")
     metered_j, jobs_j, _ = live.controller.power.totals_j()
     return _Start(frozenset(job.id for job in earlier), metered_j, jobs_j, live.controller.clock())
+
+
+def _check_completed(jobs: Sequence[StoredJob], what: str) -> None:
+    for job in jobs:
+        if job.state != "completed":
+            lines = " | ".join(job.last_lines[-3:])
+            raise InputError(f"{what}{job.spec.name} {job.state} ({job.exit}): {lines}", exit_code=1)
 
 
 def _done(live: LiveCluster, start: _Start) -> Done:
@@ -252,10 +254,7 @@ def _done(live: LiveCluster, start: _Start) -> Done:
 
     found = [job for job in live.store.jobs(limit=1000).items if job.id not in start.earlier]
     jobs = sorted(found, key=lambda job: int(job.id))
-    failed = [job for job in jobs if job.state != "completed"]
-    if failed:
-        lines = " | ".join(failed[0].last_lines[-3:])
-        raise InputError(f"job {failed[0].spec.name} {failed[0].state} ({failed[0].exit}): {lines}", exit_code=1)
+    _check_completed(jobs, "job ")
     recorded = _recorded(live, jobs)
     first_s = min(job.submitted_s for job in jobs)
     span_s = max(job.ended_s or 0.0 for job in jobs) - first_s
@@ -303,8 +302,6 @@ def _pauses_s(live: LiveCluster, jobs: Sequence[StoredJob]) -> list[float]:
 
 def _show(done: Done, screen: Console) -> None:
     from rich.table import Table
-
-    from powerflow.units import duration, energy
 
     table = Table(title="Ten jobs, trained for real on emulated GPUs: joules are modelled", title_justify="left")
     for head in ("job", "GPUs asked", "steps", "time to completion", "energy", "per step", "rescales"):

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from powerflow.cli.options import Json
+from powerflow.cli.output import atomic_write, console, print_json, progress
+from powerflow.errors import InputError
 
 if TYPE_CHECKING:
     from powerflow.cost.fit import Errors, Fit
@@ -24,12 +26,10 @@ def fit(
     Every model is fitted to its own points on its own GPU type. A family of the catalogue serves as prior for a model
     of its name; any other name starts from broad guesses, and scaling that no point shows is taken to be perfect.
     """
-    from powerflow.cli.output import atomic_write, console, print_json, progress
     from powerflow.cost.costs_file import catalogue_prior, grouped
     from powerflow.cost.fit import fit as fit_points
     from powerflow.cost.model_file import models_json
     from powerflow.cost.observation import read_observations
-    from powerflow.errors import InputError
     from powerflow.report.fit_plot import render_fits
 
     page = output.with_suffix(".html") if plot is None else plot
@@ -87,8 +87,6 @@ def _plain(errors: Errors | None) -> dict[str, float] | None:
 
 def _print_table(fits: list[Fit]) -> None:
     from rich.table import Table
-
-    from powerflow.cli.output import console
 
     table = Table("model", "GPU type", title="Error of fitted models, mean (median)", title_justify="left")
     for column in ("points", "time, fitted", "time, left out", "power, fitted", "power, left out"):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from powerflow.cli.options import BelievedCosts, BelievedSizes, Cluster, CostFiles, Json, Processes, Quiet, Report, Seed
+from powerflow.cli.output import atomic_write, console, print_facts, print_json, progress_of_share
 from powerflow.errors import InputError
 
 if TYPE_CHECKING:
@@ -43,7 +44,6 @@ def replay(
 
     Ends with code 4, and claims nothing, where the log is not reproduced within 10 %.
     """
-    from powerflow.cli.output import atomic_write, progress_of_share
     from powerflow.cost.costs_file import read_costs
     from powerflow.report.replay import Rates, render_replay
     from powerflow.simulate.experiment import Believed
@@ -86,7 +86,6 @@ def _rate(value: float | None, where: str) -> float | None:
 
 def _show(result: Replay, rates: Rates, report: Path | None, json: bool) -> None:
     """Print the result."""
-    from powerflow.cli.output import console, print_facts, print_json
     from powerflow.report.replay import advice, grids, verdict
 
     if json:

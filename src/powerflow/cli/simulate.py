@@ -22,7 +22,9 @@ from powerflow.cli.options import (
     Seed,
     WorkloadOf,
 )
+from powerflow.cli.output import atomic_write, console, print_facts, print_json, progress
 from powerflow.errors import InputError
+from powerflow.units import energy, parse_amount, percent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,14 +60,12 @@ def simulate(
     quiet: Quiet = False,
 ) -> None:
     """Simulate a log of jobs under one policy, on a cluster with modelled costs, and print the result."""
-    from powerflow.cli.output import atomic_write
     from powerflow.cost.costs_file import read_costs
     from powerflow.report.html import render_simulation
     from powerflow.simulate.energy_target import run_at_energy
     from powerflow.simulate.experiment import Believed, Experiment
     from powerflow.simulate.world import World
     from powerflow.trace.read import read_trace
-    from powerflow.units import parse_amount
 
     amount = None if energy is None else parse_amount(energy, "--energy")
     _check_price(price, energy, policy)
@@ -109,7 +109,6 @@ def _check_price(price: float | None, energy: str | None, policy: str) -> None:
 
 def _runner(experiment: Experiment, seed: int, quiet: bool) -> Callable[[str, float], SimulationResult]:
     """Return a function that runs a policy at a price, with a progress bar."""
-    from powerflow.cli.output import progress
     from powerflow.simulate.frontier import Setting
 
     def run(policy: str, price: float) -> SimulationResult:
@@ -140,10 +139,8 @@ def _show(
     result: SimulationResult, met: TargetRun | None, facts: dict[str, str], report: Path | None, json: bool
 ) -> None:
     """Print the result."""
-    from powerflow.cli.output import console, print_facts, print_json
     from powerflow.report.table import metrics_table
     from powerflow.simulate.metrics import metrics
-    from powerflow.units import energy, percent
 
     horizon_s = result.end_s if met is None else met.horizon_s
     numbers = metrics(result, horizon_s)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from powerflow.cli.options import Json
+from powerflow.cli.output import print_json
+from powerflow.errors import InputError
 
 if TYPE_CHECKING:
     from powerflow.api.records import Role
@@ -27,7 +29,6 @@ def create(
     json: Json = False,
 ) -> None:
     """Make a token and print it, once: only its hash is kept. A running controller accepts it at once."""
-    from powerflow.cli.output import print_json
     from powerflow.service.tokens import create_token
 
     token = create_token(_file(state_dir), user, _role(role))
@@ -58,8 +59,6 @@ def revoke(
 
 
 def _print(tokens: Sequence[TokenEntry], json: bool) -> None:
-    from powerflow.cli.output import print_json
-
     if json:
         print_json("tokens", {"tokens": [{"id": at.id, "user": at.user, "role": at.role.value} for at in tokens]})
         return
@@ -75,7 +74,6 @@ def _file(state_dir: Path | None) -> Path:
 
 def _role(text: str) -> Role:
     from powerflow.api.records import Role
-    from powerflow.errors import InputError
 
     try:
         return Role(text)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from powerflow.cli.options import Json
+from powerflow.cli.output import atomic_write, console, print_json, progress
+from powerflow.units import duration, percent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,8 +34,6 @@ _SHOWN_SKIPPED = 1000  # lines listed one by one in --json; all are counted
 @app.command()
 def info(file: File, format: FormatName = None, tz: Zone = None, json: Json = False) -> None:
     """Say what a log holds, and what in it could not be used."""
-    from powerflow.cli.output import print_json
-
     trace = _read(file, format, tz)
     if json:
         print_json("trace", _document(trace))
@@ -74,7 +74,6 @@ def generate(
 
 def _read(file: Path, format: str | None, tz: str | None) -> Trace:
     """Read with a progress bar (that shows only on a terminal)."""
-    from powerflow.cli.output import progress
     from powerflow.trace.read import read_trace
 
     total = file.stat().st_size if file.is_file() else None
@@ -90,7 +89,6 @@ def _read(file: Path, format: str | None, tz: str | None) -> Trace:
 
 
 def _write(trace: Trace, output: Path) -> None:
-    from powerflow.cli.output import atomic_write
     from powerflow.trace.write import write_trace
 
     with atomic_write(output) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
@@ -98,8 +96,6 @@ def _write(trace: Trace, output: Path) -> None:
 
 
 def _report(trace: Trace, output: Path, json: bool) -> None:
-    from powerflow.cli.output import print_json
-
     if json:
         print_json("trace", {"output": output, **_document(trace)})
     else:
@@ -125,9 +121,7 @@ def _document(trace: Trace) -> dict[str, object]:
 def _show(trace: Trace) -> None:
     from rich.table import Table
 
-    from powerflow.cli.output import console
     from powerflow.trace.statistics import describe
-    from powerflow.units import duration
 
     found = describe(trace)
     out = console()
@@ -161,8 +155,6 @@ def _show(trace: Trace) -> None:
 def _by_gpus(found: Statistics) -> Table:
     from rich.table import Table
 
-    from powerflow.units import percent
-
     table = Table("GPUs", "jobs", "GPU-hours", box=None, padding=(0, 2, 0, 0))
     for column in table.columns:
         column.justify = "right"
@@ -173,8 +165,6 @@ def _by_gpus(found: Statistics) -> Table:
 
 
 def _quantiles(values: Mapping[float, float] | None) -> str:
-    from powerflow.units import duration
-
     if values is None:
         return "not known (work is given in iterations)"
     return " · ".join(f"p{100 * quantile:.0f} {duration(value)}" for quantile, value in values.items())

@@ -16,6 +16,7 @@ from powerflow.cli.options import Json
 from powerflow.cli.watch import show
 from powerflow.cli.when import past
 from powerflow.errors import InputError
+from powerflow.units import HOUR_S, NOTHING, percent, significant
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -63,7 +64,6 @@ def _draw(read: tuple[Accounts, bool], width: int) -> RenderableType:
     from rich.text import Text
 
     from powerflow.cli.cluster.job_table import noted, plain, seconds, side_by_side
-    from powerflow.units import HOUR_S, NOTHING, percent, significant
 
     found, emulated = read
     total_j = found.items[-1].energy_j if found.items else 0.0
