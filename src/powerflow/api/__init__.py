@@ -1,1 +1,1 @@
-"""The contract of a live cluster: what may be asked of it, and the shape of every question and answer."""
+"""The contract of a live cluster: its operations, requests and answers."""

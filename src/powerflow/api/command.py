@@ -1,4 +1,4 @@
-"""How a job's ``run`` line becomes an argument vector.
+"""Turn a job's ``run`` line into an argument vector.
 
 The line is its owner's, and runs as its owner, who could have typed it into a shell. So a line with shell syntax goes
 to that owner's ``/bin/sh -c``; a plain one is executed as it stands, without a shell between the engine and the
@@ -29,7 +29,7 @@ class RunCommand(NamedTuple):
 
 
 def command(run: str, interpreter: str, *, own_path: bool = False) -> RunCommand:
-    """The argument vector of a ``run`` line.
+    """Return the argument vector of a ``run`` line.
 
     Args:
         run: As the owner wrote it.
@@ -46,7 +46,7 @@ def command(run: str, interpreter: str, *, own_path: bool = False) -> RunCommand
 
 
 def is_shell(run: str) -> bool:
-    """Whether a line has shell syntax, so that only a shell can run it."""
+    """Return whether a line has shell syntax, so that only a shell can run it."""
     words = [] if _SHELL_SIGNS.intersection(run) else _split(run)
     return not words or "=" in words[0] or words[0] in _SHELL_WORDS
 

@@ -1,4 +1,4 @@
-r"""Reads the forms in which a person says on how many GPUs a job can run.
+r"""Read the forms in which a user writes on how many GPUs a job can run.
 
 ::
 

@@ -1,4 +1,4 @@
-"""Reads ``job.yaml``, and names the line and the field of whatever is wrong with it.
+"""Read ``job.yaml``; an error names the line and the field that is wrong.
 
 YAML is read as its newer version has it, so that nothing changes its meaning on the way: ``yes`` and ``on`` are words,
 ``1:30`` and ``010`` are no numbers, a date is text. Anchors and tags are refused.
@@ -66,7 +66,7 @@ Lines = dict[tuple[str, ...], int]
 
 
 def read_spec(path: str | Path, over: Mapping[str, Any] | None = None) -> JobSpec:
-    """A job from a YAML file. A relative ``directory`` is taken from the file's folder, ``~`` in it and in
+    """Read a job from a YAML file. A relative ``directory`` is taken from the file's folder, ``~`` in it and in
     ``checkpoint.dir`` is the home of who reads.
 
     Args:
@@ -88,7 +88,7 @@ def spec_of_text(
     folder: Path | None = None,
     over: Mapping[str, Any] | None = None,
 ) -> JobSpec:
-    """A job from YAML; a relative ``directory`` is taken from ``folder`` (None: from the current one).
+    """Read a job from YAML text; a relative ``directory`` is taken from ``folder`` (None: from the current one).
 
     Raises:
         InputError: As `read_spec`.
@@ -111,7 +111,7 @@ def spec_of_text(
 
 
 def spec_from(mapping: Mapping[str, Any], where: str = "", lines: Lines | None = None) -> JobSpec:
-    """A job from plain values, as YAML or JSON has them.
+    """Make a job from plain values, as YAML or JSON has them.
 
     Args:
         mapping: Keys as in job.yaml.
@@ -140,7 +140,7 @@ def _compose(text: str, where: str) -> yaml.Node:
 
 
 def _plain(node: yaml.Node, path: tuple[str, ...], lines: Lines, seen: set[int], where: str) -> Any:
-    """Plain values of a syntax tree; notes the line of each in ``lines``."""
+    """Return the plain values of a syntax tree, and add the line of each to ``lines``."""
     lines.setdefault(path, line_of(node))
     place = at(where, node)
     if id(node) in seen:
@@ -184,7 +184,7 @@ def _absolute(directory: str, folder: Path) -> str:
 
 
 def _path(details: ErrorDetails) -> tuple[str, ...]:
-    """Where an error stands, as in `Lines`: without pydantic's own marks, and the field that a rule names."""
+    """Return the path of an error, as in `Lines`: without pydantic's own marks, or the field that a rule names."""
     field = details.get("ctx", {}).get("field")
     if field:
         return (str(field),)
@@ -198,7 +198,7 @@ def _line(path: tuple[str, ...], lines: Lines) -> int:
 
 
 def _message(path: tuple[str, ...], details: ErrorDetails) -> tuple[str, str]:
-    """What is wrong, and what would be right."""
+    """Return what is wrong, and what would be right."""
     name = ".".join(printable(part)[:80] for part in path)
     kind, context, value = details["type"], details.get("ctx", {}), details["input"]
     if kind == "extra_forbidden":
@@ -221,7 +221,7 @@ def _message(path: tuple[str, ...], details: ErrorDetails) -> tuple[str, str]:
 
 
 def _lower(message: str) -> str:
-    """Pydantic's own words ("Input should be greater than 0") in ours ("it should be greater than 0")."""
+    """Turn pydantic's message ("Input should be greater than 0") into ours ("it should be greater than 0")."""
     words = message.replace("Input", "it", 1)
     return words[:1].lower() + words[1:]
 

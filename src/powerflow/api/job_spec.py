@@ -1,4 +1,4 @@
-r"""What a person writes to submit a job: ``job.yaml``, a REST body, the flags of ``powerflow submit``. One definition.
+r"""The definition of a job, for ``job.yaml``, the body of a request, and the flags of ``powerflow submit``.
 
 ::
 
@@ -74,7 +74,7 @@ _RESERVED = "POWERFLOW_"
 
 
 def broken(what: str, fix: str, field: str = "") -> PydanticCustomError:
-    """An error for people: what is wrong, what would be right, and (for rules over several fields) where to look."""
+    """Make a validation error: what is wrong, what would be right and, for rules over several fields, which field."""
     return PydanticCustomError("rule", "{what}; {fix}", {"what": what, "fix": fix, "field": field})
 
 
@@ -96,7 +96,7 @@ class Gpus(_Part):
         return said(Counts(self.least, self.most, self.gpu_type, self.counts))
 
     def runs_on(self, gpus: int) -> bool:
-        """Whether the job may run on so many GPUs."""
+        """Return whether the job may run on this number of GPUs."""
         return gpus in self.counts if self.counts is not None else self.least <= gpus <= self.most
 
     @model_validator(mode="after")
@@ -112,7 +112,7 @@ class Gpus(_Part):
 
     @model_serializer(mode="wrap")
     def _brief(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A range is written as it was before there were lists."""
+        """Write a range without ``counts``, as it was written before there were lists."""
         written: dict[str, Any] = write(self)
         if written.get("counts") is None:
             written.pop("counts", None)
@@ -163,7 +163,7 @@ def _bytes(value: Any) -> Any:
 
 
 def _number(value: Any) -> Any:
-    """YAML takes 2e4 for text."""
+    """Read a number that YAML takes for text, such as 2e4."""
     return float(value) if isinstance(value, str) and re.fullmatch(_NUMBER, value.strip(), re.ASCII) else value
 
 
@@ -293,7 +293,7 @@ class JobSpec(_Part):
 
     @property
     def most_slowdown(self) -> float | None:
-        """The share by which it may be slowed: as it says; not at all where it is protected; else None, by any."""
+        """The share by which the job may be slowed: as it asks, 0 where it is protected; None: by any."""
         if self.energy.max_slowdown is not None:
             return self.energy.max_slowdown
         return 0.0 if self.priority == "protected" else None

@@ -1,4 +1,4 @@
-"""Reads launchers in a job's ``run`` line: torchrun and accelerate, which start the ranks of a node themselves.
+"""Read launchers in a job's ``run`` line: torchrun and accelerate, which start the ranks of a node themselves.
 
 A job with ``rescale: restart`` is started as one process per GPU. A launcher in its ``run`` line would then be started
 once per GPU, and each would run the whole job. So the line is read: of a launcher one process per node is started, and

@@ -1,4 +1,4 @@
-"""Regular expressions of users: RE2's, which match in time linear in what they are matched against.
+"""Check regular expressions of users. They are RE2's, which match in time linear in the length of the text.
 
 Python's own `re` goes back and tries again, and a pattern such as ``(a+)+$`` keeps it busy for ever. RE2 has no
 look-around and no back-references, which are what would need that.
@@ -19,7 +19,7 @@ _FIX = "write one as RE2 reads it: no look-around, no back-references"
 
 
 def options(most_bytes: int = _MOST_BYTES) -> Any:
-    """RE2's options for a user's pattern."""
+    """Return RE2's options for a user's pattern."""
     import re2
 
     chosen = re2.Options()
@@ -50,6 +50,6 @@ def check_progress(pattern: str) -> None:
 
 
 def shown(text: str, quote: str = "'") -> str:
-    """A pattern, or part of one, in a line of bounded length."""
+    """Return a pattern, or part of one, as a line of bounded length."""
     text = text.encode("unicode_escape").decode() if not text.isprintable() else text
     return f"{quote}{text if len(text) <= 60 else f'{text[:56]}…'}{quote}"

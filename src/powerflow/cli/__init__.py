@@ -1,1 +1,1 @@
-"""The command line: one small module a command, imported when it is asked for."""
+"""The command line: one small module per command, imported when it is used."""

@@ -1,4 +1,4 @@
-"""``powerflow demo``: a cluster on this machine trains ten small models, and says what it saved."""
+"""``powerflow demo``: train ten small models on an emulated cluster, and show what was saved."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ NEAR = 0.10
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What the demo came to."""
+    """Result of the demo."""
 
     jobs: list[StoredJob]
     outcomes: list[RunOutcome]
@@ -96,7 +96,7 @@ def _directory(keep: Path | None) -> Path:
 
 @contextmanager
 def cluster(directory: Path) -> Iterator[LiveCluster]:
-    """The embedded cluster; all that it started has ended, and its clocks are given back, when this is left."""
+    """Run an embedded cluster; when the block is left, all its processes have ended and its clocks are restored."""
     from powerflow.cost.catalogue import gpu_type
     from powerflow.kernel import be_patient
     from powerflow.live.build import ClusterSettings, build
@@ -211,7 +211,7 @@ def run_jobs(
 
 @contextmanager
 def _table(screen: Console, quiet: bool) -> Iterator[Callable[[Top, int], None]]:
-    """A function that draws the cluster: live on a terminal, a line every ten seconds elsewhere."""
+    """Yield a function that draws the cluster: live on a terminal, a line every ten seconds elsewhere."""
     from rich.live import Live
 
     from powerflow.cli.cluster.top import draw
@@ -294,7 +294,7 @@ def _recorded(live: LiveCluster, jobs: list[StoredJob]) -> Recorded:
 
 
 def _pauses_s(live: LiveCluster, jobs: Sequence[StoredJob]) -> list[float]:
-    """Pauses of the rescales of these jobs."""
+    """Return the pauses of the rescales of these jobs."""
     ours = {job.id for job in jobs}
     events = live.store.events(limit=10_000).items
     return [float(event.fields["pause_s"]) for event in events if event.kind == "rescaled" and event.job_id in ours]
@@ -329,7 +329,7 @@ def _show(done: Done, screen: Console) -> None:
 
 
 def _verdict(off_jct: float, off_j: float) -> str:
-    """How far a simulation of the same jobs is from the live run, and whether that is as near as it is meant to be."""
+    """Say how far a simulation of the same jobs is from the live run, and whether that is near enough."""
     near = max(abs(off_jct), abs(off_j)) <= NEAR
     said = f"Simulated as it ran, it would differ from the live run by {off_jct:+.1%} in JCT and {off_j:+.1%} in energy"
     return f"{said}: {'within' if near else 'not within'} the {NEAR:.0%} that are aimed at."

@@ -1,4 +1,4 @@
-"""``powerflow fit``: from measured points to a file of models, with how far off each is."""
+"""``powerflow fit``: fit cost models to measured points."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def fit(
 
 
 def _said(fits: list[Fit]) -> list[str]:
-    """Notes to print about the points: GPU types that the catalogue has not, and the notes of each model."""
+    """Return notes on the points: GPU types that are not in the catalogue, and the notes of each model."""
     from powerflow.cost.catalogue import declared
     from powerflow.cost.guess import in_words
 
@@ -64,7 +64,7 @@ def _said(fits: list[Fit]) -> list[str]:
 
 
 def _row(fitted: Fit) -> dict[str, object]:
-    """A model's errors, as --json gives them."""
+    """Return a model's errors as a JSON payload."""
     return {
         "model": fitted.model.name,
         "gpu_type": fitted.model.gpu_type,

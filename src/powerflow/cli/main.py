@@ -43,30 +43,30 @@ class Command:
 
 
 COMMANDS = (
-    Command("simulate", "simulate", "Replay a log of jobs under one policy."),
+    Command("simulate", "simulate", "Simulate a log of jobs under one policy."),
     Command("compare", "compare", "Compare policies on the same jobs at equal energy."),
-    Command("fit", "fit", "Learn what jobs cost from measured points."),
-    Command("trace", "app", "Look into a log of jobs, convert it, or make one."),
-    Command("replay", "replay", "Say what PowerFlow would have saved on your own log."),
+    Command("fit", "fit", "Fit cost models to measured points."),
+    Command("trace", "app", "Inspect, convert or generate a log of jobs."),
+    Command("replay", "replay", "Estimate what PowerFlow would have saved on your own log."),
     Command("demo", "demo", "Train ten small jobs on an emulated cluster of this machine."),
     Command("serve", "serve", "Run the controller of a live cluster."),
     Command("token", "app", "Make, list and revoke tokens for the controller."),
     Command("submit", "submit", "Submit a job to the controller.", home="cluster.submit"),
     Command("queue", "queue", "List jobs and what they have.", home="cluster.queue"),
     Command("describe", "describe", "Show all that is known of a job.", home="cluster.describe"),
-    Command("explain", "explain", "Say why a job has what it has.", home="cluster.explain"),
+    Command("explain", "explain", "Explain why a job has what it has.", home="cluster.explain"),
     Command("logs", "logs", "Print what a job wrote.", home="cluster.logs"),
-    Command("cancel", "cancel", "Withdraw jobs.", home="cluster.jobs"),
+    Command("cancel", "cancel", "Cancel jobs.", home="cluster.jobs"),
     Command("hold", "hold", "Keep jobs from running.", home="cluster.jobs"),
     Command("release", "release", "Let held jobs run again.", home="cluster.jobs"),
-    Command("top", "top", "Show the cluster at this moment.", home="cluster.top"),
-    Command("acct", "acct", "Show who was charged how much energy.", home="cluster.acct"),
+    Command("top", "top", "Show the cluster now.", home="cluster.top"),
+    Command("acct", "acct", "Show energy charged to users, projects and jobs.", home="cluster.acct"),
     Command("events", "events", "List what happened.", home="cluster.events"),
-    Command("node", "app", "List nodes; take them out of use and into it again.", home="cluster.node"),
-    Command("mode", "mode", "Say how far PowerFlow is let in, from observing to acting.", home="cluster.mode"),
-    Command("budget", "app", "Say how much energy the cluster, or a project, may use.", home="cluster.budget"),
-    Command("signal", "app", "Say what a kWh costs and emits over time.", home="cluster.signal"),
-    Command("cap", "app", "Say how many watts the cluster, or a part of it, may draw.", home="cluster.cap"),
+    Command("node", "app", "List, drain and resume nodes.", home="cluster.node"),
+    Command("mode", "mode", "Show or set the rollout stage (observe … enforce).", home="cluster.mode"),
+    Command("budget", "app", "Set and show energy budgets of the cluster or a project.", home="cluster.budget"),
+    Command("signal", "app", "Set and show what a kWh costs and emits over time.", home="cluster.signal"),
+    Command("cap", "app", "Set and show power caps of the cluster or a part of it.", home="cluster.cap"),
     Command("audit", "audit", "List who set what, when, from where.", home="cluster.audit"),
     Command("completion", "completion", "Make the shell complete commands and job numbers."),
 )
@@ -103,7 +103,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def build_app(argv: Sequence[str]) -> typer.Typer:
-    """The whole command line, of which only the command that ``argv`` asks for is imported.
+    """Build the command line; only the command that ``argv`` asks for is imported.
 
     The others are there by name and summary, which is all that ``--help`` says of them: so the top help stays fast.
     """
@@ -154,7 +154,7 @@ def _invoke(argv: Sequence[str]) -> int:
 
 
 def _with_seconds(argv: Sequence[str]) -> list[str]:
-    """``--watch`` without a number is ``--watch 2``: the parser knows no option whose value may be left out."""
+    """Replace ``--watch`` without a number by ``--watch=2``, as the parser has no options with optional values."""
     words = list(argv)
     for i, word in enumerate(argv):
         following = argv[i + 1] if i + 1 < len(argv) else ""
@@ -168,7 +168,7 @@ def _load(command: Command) -> Any:
 
 
 def _elsewhere() -> None:
-    """Stands for a command that was not asked for, so that the help can list it."""
+    """Stand for a command that was not asked for, so that the help can list it."""
 
 
 def _version(asked: bool) -> None:

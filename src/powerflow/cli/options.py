@@ -1,4 +1,4 @@
-"""Options that several commands share, and how they are read."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class WorkloadOf:
 
 
 def split(text: str, where: str) -> list[str]:
-    """Words between commas.
+    """Split words at commas.
 
     Raises:
         InputError: There is nothing between two of them.
@@ -72,7 +72,7 @@ def split(text: str, where: str) -> list[str]:
 
 
 def shares(text: str, where: str) -> list[float]:
-    """Shares between commas, as ``0.9`` or ``90%``.
+    """Read shares between commas, such as ``0.9`` or ``90%``.
 
     Raises:
         InputError: One is no number above 0.

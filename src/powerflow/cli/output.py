@@ -1,4 +1,4 @@
-"""What every command needs to speak: JSON, a console, progress, and files that are whole or not there."""
+"""Write output of commands: JSON, a console, progress, and files that are complete or absent."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PIPE_WIDTH = 160
 
 
 def to_json(kind: str, payload: Mapping[str, Any] | object) -> str:
-    """One JSON document, ``{"version": 1, "kind": kind, **payload}``, as text without a final newline.
+    """Return a JSON document, ``{"version": 1, "kind": kind, **payload}``, without a final newline.
 
     ``payload`` is a mapping or a dataclass instance; inside it numpy arrays and scalars, dataclasses, enums, paths
     and sets are welcome. What is missing is null: nan and infinities become null too, since JSON has no word for them.
@@ -44,7 +44,7 @@ def to_json(kind: str, payload: Mapping[str, Any] | object) -> str:
 
 
 def json_line(kind: str, payload: Mapping[str, Any] | object) -> str:
-    """The same in one line, for commands that go on: a reader takes line by line."""
+    """Return the document in one line, for commands that go on and are read line by line."""
     return json.dumps(_document(kind, payload), allow_nan=False)
 
 
@@ -61,7 +61,7 @@ def print_json(kind: str, payload: Mapping[str, Any] | object) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """``value`` in JSON's own types."""
+    """Convert a value to JSON's own types."""
     if isinstance(value, enum.Enum):
         return _plain(value.value)
     if value is None or isinstance(value, bool | int | str):
@@ -87,7 +87,7 @@ def _plain(value: Any) -> Any:
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A rich console on stdout (or stderr).
+    """Return a rich console on stdout (or stderr).
 
     Colours appear only on a terminal and never under ``NO_COLOR``. Without a terminal the width is generous, so
     that a table piped into a file is not cut. A reader that stops reading (``| head``) surfaces as `BrokenPipeError`.
@@ -100,7 +100,7 @@ def console(*, stderr: bool = False) -> Console:
             raise BrokenPipeError  # `main` ends quietly; rich would exit with 1 from here
 
         def render(self, renderable: Any, options: Any = None) -> Iterator[Segment]:
-            """Whatever is shown may hold what others wrote: names in a log, reasons, paths."""
+            """Make text `visible`: it may hold what others wrote, such as names in a log, reasons and paths."""
             for part in super().render(renderable, options):
                 yield part if part.control is not None else Segment(visible(part.text), part.style)
 
@@ -113,12 +113,12 @@ class Step(Protocol):
     """Says that work went on."""
 
     def __call__(self, by: float = 1.0, note: str | None = None) -> None:
-        """``by`` more of the work is done; ``note``, where it changed, is what is being done now."""
+        """Add ``by`` to the work that is done; ``note``, if it changed, is what is being done now."""
 
 
 @contextmanager
 def progress(what: str, total: float | None = None) -> Iterator[Step]:
-    """A progress bar on stderr while the block runs; silent where stderr is no terminal.
+    """Show a progress bar on stderr while the block runs, if stderr is a terminal.
 
     Args:
         what: What is being done, in a few words.
@@ -178,7 +178,7 @@ def print_facts(facts: Mapping[str, str], report: Path | None) -> None:
 
 
 def _no_step(by: float = 1.0, note: str | None = None) -> None:
-    """A `Step` for when nobody is watching."""
+    """Do nothing: a `Step` without a progress bar."""
 
 
 # --- files ------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Text that others wrote, as it may be shown: a job's command, log or name must not steer a reader's terminal."""
+"""Make text of others safe to show: a job's command, log or name must not control a reader's terminal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _VISIBLE |= {code: f"\\u{code:04x}" for code in (0x61C, 0x200E, 0x200F, *range(0
 
 
 def visible(text: str) -> str:
-    r"""``text`` with control characters written out, such as ``\x1b``; lines and tabs stay."""
+    r"""Write control characters out, such as ``\x1b``; lines and tabs stay."""
     return text.translate(_VISIBLE)
 
 
@@ -35,12 +35,12 @@ class LogText:
 
 
 def line(text: str) -> str:
-    """``text`` as one line, that cannot pass for two."""
+    """Turn text into one line that cannot look like two."""
     return visible(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def harmless(value: Shown) -> Shown:
-    """A record, or several, with all text in it `visible`."""
+    """Make all text in a record, or several records, `visible`."""
     return cast(Shown, _harmless(value))
 
 

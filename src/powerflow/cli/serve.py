@@ -1,4 +1,4 @@
-"""``powerflow serve``: the controller of a live cluster, and the API in front of it."""
+"""``powerflow serve``: run the controller of a live cluster and its API."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the controller is and who asks it: flag, then environment, then user file, then the system's file.
+"""Find the controller's URL and token: from flags, the environment, the user's file, then the system's file.
 
 Keys of the files: ``url``, ``token``, ``token_file``, ``state_dir``. Whoever names none of them talks to the controller
 that ``powerflow serve`` started on this machine: it leaves its address in ``<state dir>/server.json``.
@@ -36,7 +36,7 @@ class ClientSettings:
 
 
 def load(*, url: str | None = None, token_file: str | None = None, state_dir: str | None = None) -> ClientSettings:
-    """Settings from flags (the arguments) and everything below them.
+    """Load settings from flags (the arguments), the environment and the files.
 
     The token that a local controller left is sent to that controller only, never to a ``url`` from elsewhere.
 
@@ -65,7 +65,7 @@ def _first(layers: list[Mapping[str, str]], key: str) -> str | None:
 
 
 def _token(layers: list[Mapping[str, str]]) -> str | None:
-    """The token of the first layer that has one, itself or in a file."""
+    """Return the token of the first layer that has one, itself or in a file."""
     for layer in layers:
         if "token" in layer:
             return _printable(layer["token"], "token")
@@ -76,7 +76,7 @@ def _token(layers: list[Mapping[str, str]]) -> str | None:
 
 
 def _printable(token: str, where: str) -> str:
-    """The token, if it can be sent; what it is instead is not shown."""
+    """Return the token if it can be sent in a header; an error does not show it."""
     if not (token.isascii() and token.isprintable() and " " not in token):
         raise InputError("holds no token", where=where, fix="powerflow token create makes one")
     return token
@@ -106,7 +106,7 @@ def _user_file() -> Path:
 
 
 def _server(path: Path) -> Mapping[str, str]:
-    """What a controller on this machine left; nothing if none did."""
+    """Read the address that a controller on this machine has left; nothing if none has."""
     try:
         content = dict(json.loads(path.read_text(encoding="utf-8")).items())
         return {key: str(content[key]) for key in ("url", "token_file") if key in content}
@@ -117,7 +117,7 @@ def _server(path: Path) -> Mapping[str, str]:
 
 
 def _file(path: Path) -> Mapping[str, str]:
-    """Keys and values of a YAML file; nothing if it is not there."""
+    """Read keys and values of a YAML file; nothing if it does not exist."""
     try:
         text = _text(path)
     except (FileNotFoundError, NotADirectoryError):

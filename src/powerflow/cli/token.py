@@ -1,4 +1,4 @@
-"""``powerflow token``: who may ask the controller of this machine, and for what."""
+"""``powerflow token``: make, list and revoke tokens for the controller of this machine."""
 
 from __future__ import annotations
 

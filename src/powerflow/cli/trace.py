@@ -1,4 +1,4 @@
-"""``powerflow trace``: look into a log of jobs, convert it to our CSV, or make one."""
+"""``powerflow trace``: inspect, convert or generate a log of jobs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _SHOWN_SKIPPED = 1000  # lines listed one by one in --json; all are counted
 
 @app.command()
 def info(file: File, format: FormatName = None, tz: Zone = None, json: Json = False) -> None:
-    """Say what a log holds, and what in it could not be used."""
+    """Show what a log contains, and which lines could not be used."""
     trace = _read(file, format, tz)
     if json:
         print_json("trace", _document(trace))
@@ -62,7 +62,7 @@ def generate(
     profile: Annotated[str, typer.Option(help="What kind of cluster: philly, helios or itp.")] = "philly",
     json: Json = False,
 ) -> None:
-    """Make up a log of jobs that looks like a real cluster's."""
+    """Generate a log of jobs that resembles a real cluster's."""
     from powerflow.trace.synthetic import generate as draw
 
     if jobs is None and load is None:

@@ -14,7 +14,7 @@ _CALENDAR_S = 253_370_764_800.0
 
 
 def coming(text: str, where: str, now_s: float) -> float:
-    """A moment to come as Unix seconds: ``17:00`` (the next one), ``2026-11-01 17:00``, or ``+15m`` from now.
+    """Read a future moment as Unix seconds: ``17:00`` (the next one), ``2026-11-01 17:00``, or ``+15m`` from now.
 
     Raises:
         InputError: It is none of them.
@@ -34,7 +34,7 @@ def coming(text: str, where: str, now_s: float) -> float:
 
 
 def past(text: str, where: str, now_s: float) -> float:
-    """``2026-11-01``, ``2026-11-01 17:00`` or ``24h`` (ago) as Unix seconds.
+    """Read ``2026-11-01``, ``2026-11-01 17:00`` or ``24h`` (ago) as Unix seconds.
 
     Raises:
         InputError: It is none of them.
@@ -50,7 +50,7 @@ def past(text: str, where: str, now_s: float) -> float:
 
 
 def stamp(unix_s: float) -> str:
-    """A moment, to the second; in words where no calendar reaches: a job may say that it has 10¹⁵ steps to do."""
+    """Format a moment to the second; in words beyond the calendar, as a job may have 10¹⁵ steps to do."""
     if not abs(unix_s) < _CALENDAR_S:
         return "a time that no calendar reaches"
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(unix_s))

@@ -1,1 +1,1 @@
-"""Who may ask: the REST API, its tokens and roles, and metrics."""
+"""The REST API: routes, tokens, roles and metrics."""

@@ -46,14 +46,14 @@ class ConnectionLimits:
 
     @staticmethod
     def of_process() -> ConnectionLimits:
-        """Limits that leave half of the files that this process may open to everything else."""
+        """Return limits that leave half of the files that this process may open to everything else."""
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         most = _MOST if files == resource.RLIM_INFINITY else min(_MOST, max(_LEAST, files // 2))
         return ConnectionLimits(most=most, per_address=most - most // 4)
 
 
 def bounded(limits: ConnectionLimits) -> type[H11Protocol]:
-    """A class of connections for uvicorn's ``http=`` that share these limits."""
+    """Return a class of connections that share these limits, for uvicorn's ``http=``."""
     crowd = Crowd(limits)
 
     class Limited(BoundedConnection):
@@ -87,7 +87,7 @@ class BoundedConnection(H11Protocol):
             transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Leave."""
+        """Forget the connection."""
         self._crowd.leave(self)
         super().connection_lost(exc)
 

@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object a line."""
+"""Write structured logs, one JSON object per line."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import structlog
 
 
 def json_lines(stream: TextIO) -> Any:
-    """A structlog logger that writes JSON lines with ``time`` (UTC) and ``level`` to a stream.
+    """Return a structlog logger that writes JSON lines with ``time`` (UTC) and ``level`` to a stream.
 
     It is handed around, not global: what logs says so in its signature.
     """

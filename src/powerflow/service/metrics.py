@@ -1,4 +1,4 @@
-"""The cluster as Prometheus metrics, made anew from the cluster for every scrape.
+"""Show the cluster as Prometheus metrics, read again for every scrape.
 
 Base units (joules, watts, seconds, hertz, ratios). What stands on emulated GPUs has the label ``emulated="true"``.
 Jobs that ended are no longer here: their joules are in ``powerflow_energy_joules_total``, and by job in ``acct``.
@@ -25,7 +25,7 @@ _GPU = ("node", "gpu", "gpu_type", "emulated")
 
 
 def exposition(cluster: ClusterApi, version: str, accept: str) -> tuple[bytes, str]:
-    """All metrics, and their media type as a scraper that accepts ``accept`` wants it."""
+    """Return all metrics, and their media type, in a format that the ``Accept`` header ``accept`` allows."""
     registry = CollectorRegistry(auto_describe=False)
     ProcessCollector(registry=registry)
     registry.register(_Cluster(cluster, version))
@@ -98,7 +98,7 @@ def _budgets(budgets: Sequence[BudgetRecord]) -> Iterator[Metric]:
 
 
 def _signals(signals: Sequence[SignalRecord]) -> Iterator[Metric]:
-    """Per joule, as all here is in base units: money, or grams of CO2."""
+    """Show signals per joule, since all metrics are in base units: money, or grams of CO2."""
     value = GaugeMetricFamily(
         "powerflow_signal_per_joule", "Money or g CO2 per joule now.", labels=("kind", "fallback")
     )
@@ -153,7 +153,7 @@ def _plain(name: str, text: str, value: float) -> GaugeMetricFamily:
 def _add(
     family: CounterMetricFamily | GaugeMetricFamily, labels: Sequence[str], value: float | None, scale: float = 1.0
 ) -> None:
-    """What is not known is not there: no metric is made up."""
+    """Add a sample, unless its value is not known."""
     if value is not None:
         family.add_metric(labels, value * scale)
 

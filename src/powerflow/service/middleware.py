@@ -1,4 +1,4 @@
-"""What every request passes before it reaches an operation: host, token, body, turn; and the log of what came of it."""
+"""Check every request before it reaches a route (host, token, body, turn), and log how it ended."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ INSIDE, WATCHING = 64, 16
 
 
 def hosts_of(bound_to: str) -> frozenset[str] | None:
-    """Host names to answer to when bound to an address; None: any.
+    """Return the host names to answer to when bound to an address; None: any.
 
     On loopback a page of a stranger could give its own name our address (DNS rebinding) and ask with the browser's
     rights; under its own name it gets nothing.
@@ -177,7 +177,7 @@ class RequestGuard:
 
 
 async def _body(length: str, receive: Receive) -> bytes | None:
-    """The whole body; None if it is too large.
+    """Read the whole body; None if it is too large.
 
     Raises:
         ConnectionResetError: Whoever asked has gone before its end: half a request is none.

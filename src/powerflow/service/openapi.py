@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document of the service."""
+"""Make the OpenAPI 3.1 document of the service."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Figures of things that say `emulated` come from a model, not from a meter.
 
 
 def document(app: FastAPI, prefix: str, *, open_paths: Collection[str]) -> dict[str, Any]:
-    """The document, made once; every operation that is not in ``open_paths`` needs a bearer token."""
+    """Return the document, made once; every operation that is not in ``open_paths`` needs a bearer token."""
     if app.openapi_schema is None:
         made = get_openapi(title=app.title, version=app.version, description=_ABOUT, routes=app.routes)
         components = made.setdefault("components", {})

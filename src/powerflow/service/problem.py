@@ -1,4 +1,4 @@
-"""What goes wrong, as RFC 9457 problem documents: one shape for every error that leaves the service."""
+"""Turn every error into an RFC 9457 problem document."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Problem(BaseModel):
 
 
 def problem(status: int, detail: str, instance: str, *, where: str = "", fix: str = "") -> Problem:
-    """The document for a status."""
+    """Return the document for a status."""
     kind, title = _kind(status)
     return Problem(
         type=f"urn:powerflow:problem:{kind}",
@@ -71,12 +71,12 @@ def problem(status: int, detail: str, instance: str, *, where: str = "", fix: st
 
 
 def _cut(text: str) -> str:
-    """Text that holds what somebody sent, in bounded length."""
+    """Cut text that may repeat what was sent to a bounded length."""
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
 def of_error(error: Exception, instance: str) -> Problem:
-    """What an exception becomes for whoever asked; of one that nobody foresaw, nothing but that it happened."""
+    """Return the document of an exception; an unexpected one shows nothing of itself."""
     if isinstance(error, InputError):
         return problem(_status(error), error.what, instance, where=error.where, fix=error.fix)
     if isinstance(error, OSError):
@@ -85,7 +85,7 @@ def of_error(error: Exception, instance: str) -> Problem:
 
 
 def of_invalid(errors: Any, instance: str) -> Problem:
-    """What a request that does not validate becomes: its first fault, and how many more there are."""
+    """Return the document of a request that does not validate: its first fault, and how many more there are."""
     faults = list(errors)
     first = faults[0]
     if first["type"] == "json_invalid":
@@ -106,7 +106,7 @@ def of_invalid(errors: Any, instance: str) -> Problem:
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """How an operation's errors are described in the OpenAPI document."""
+    """Return the description of errors for the OpenAPI document."""
     return {
         status: {
             "description": _kind(status)[1],

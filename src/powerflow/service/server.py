@@ -1,4 +1,4 @@
-"""Serving the API from a thread of the controller's process."""
+"""Serve the API from a thread of the controller's process."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class ApiServer:
 
     @property
     def url(self) -> str:
-        """Where it is."""
+        """URL of the service."""
         return f"http://{f'[{self._host}]' if ':' in self._host else self._host}:{self.port}"
 
     def start(self) -> None:
@@ -98,7 +98,7 @@ class ApiServer:
         self._thread.start()
 
     def hang_up(self) -> None:
-        """Begin to end: answer what is being asked, and take no new questions. Returns at once."""
+        """Begin to stop: finish the requests that are here, and take no new ones. Returns at once."""
         self._app.state.stopping = True
         self._server.should_exit = True
 

@@ -118,7 +118,7 @@ def _file(path: Path) -> Path:
 
 
 def _noted(path: Path | None) -> dict[str, dict[str, str]]:
-    """Tokens that the audit knows, by id; none where that is not known: then all are new."""
+    """Read which tokens the audit knows, by id; none if that is not known, so that all count as new."""
     if path is None:
         return {}
     with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):

@@ -1,4 +1,4 @@
-"""Who may ask: bearer tokens, kept as hashes in a file that only its owner can read.
+"""Keep bearer tokens as hashes in a file that only its owner can read.
 
 ::
 
@@ -62,7 +62,7 @@ class TokenEntry:
 
     @property
     def id(self) -> str:
-        """What tells it from the others of its user; it gives away nothing of the token."""
+        """Name of the token among those of its user; it reveals nothing of the token."""
         return self.sha256[:12]
 
 
@@ -92,16 +92,16 @@ class Tokens:
         return Tokens(_read(Path(path)), Path(path))
 
     def holders(self) -> Sequence[TokenEntry]:
-        """Whose tokens there are, what each may do, and by which id each is revoked."""
+        """Return all tokens: their users, roles and ids."""
         return self._entries
 
     @property
     def path(self) -> Path | None:
-        """Their file; None for tokens that are in no file."""
+        """The token file; None for tokens that are in no file."""
         return self._path
 
     def caller(self, token: str, address: str = "") -> Caller | None:
-        """Whose token this is; None if nobody's. The time it takes says nothing of how close a guess was."""
+        """Return the caller of a token; None if it is unknown. The time taken does not show how close a guess was."""
         self.look()
         found = None
         digest = hash_of(token)
@@ -126,7 +126,7 @@ class Tokens:
 
 
 def _stamp(path: Path | None) -> tuple[int, int, int] | None:
-    """Changes whenever a file does; None where there is none."""
+    """Return a value that changes whenever the file does; None if there is no file."""
     if path is None:
         return None
     with suppress(OSError):
@@ -178,7 +178,7 @@ def revoke_tokens(path: str | os.PathLike[str], whose: str) -> Sequence[TokenEnt
 
 
 def hash_of(token: str) -> str:
-    """What is kept of a token."""
+    """Return the hash that is kept of a token."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -233,7 +233,7 @@ def _entry(item: object, where: str) -> TokenEntry:
 
 
 def changes_of(path: Path) -> list[TokenChange]:
-    """The latest changes that a file tells of; none where it cannot be read."""
+    """Return the latest changes that a file has; none if it cannot be read."""
     try:
         content = json.loads(_content(path))
         return [
@@ -250,7 +250,7 @@ def _changed(what: str, entries: Sequence[TokenEntry]) -> list[TokenChange]:
 
 
 def _who() -> str:
-    """The login this process runs as; and who became root for it, where sudo says so."""
+    """Return the login that this process runs as, and the user of sudo, if there is one."""
     try:
         login = pwd.getpwuid(os.getuid()).pw_name
     except KeyError:

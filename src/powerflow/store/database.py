@@ -1,4 +1,4 @@
-"""One database, SQLite or PostgreSQL: opening it, transactions on it, and its failures as one clear line.
+"""Open a SQLite or PostgreSQL database, run transactions on it, and report its failures in one clear line.
 
 Writers go one at a time on either: SQLite's ``BEGIN IMMEDIATE``, on PostgreSQL an advisory lock that the transaction
 holds. So a transaction may read, decide and write, and numbers become visible in the order they are given.
@@ -105,12 +105,12 @@ class Database:
         return self.url.get_backend_name() == "sqlite"
 
     def close(self) -> None:
-        """Let go of all connections."""
+        """Close all connections."""
         self._engine.dispose()
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A transaction that sees one state of the database.
+        """Open a transaction that sees one state of the database.
 
         Raises:
             StoreError: It failed.
@@ -120,7 +120,7 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """A transaction that no other writer runs beside; durable when the block is left, undone where it raises.
+        """Open the only write transaction at a time; durable when the block is left, undone where it raises.
 
         Raises:
             StoreError: It failed, and nothing was written.
@@ -183,7 +183,7 @@ class Database:
                 connection.close()
 
     def version(self) -> str | None:
-        """Revision of the tables; None where there are none.
+        """Return the revision of the tables; None if there are none.
 
         Raises:
             StoreError: The database is something else, or newer than this PowerFlow.
@@ -315,7 +315,7 @@ def _begin_sqlite(connection: Connection) -> None:
 
 
 def _sqlite_failure(error: BaseException | None) -> tuple[str, bool]:
-    """What has happened, in plain words, and whether it may pass."""
+    """Return what happened, in plain words, and whether it may work later."""
     name = getattr(error, "sqlite_errorname", "") or ""
     known = {
         "SQLITE_BUSY": ("is locked by another process", True),
@@ -337,7 +337,7 @@ def _sqlite_failure(error: BaseException | None) -> tuple[str, bool]:
 
 
 def _postgresql_failure(error: BaseException | None) -> tuple[str, bool]:
-    """The same for PostgreSQL, by its SQLSTATE; it has none where no connection was made, and then only words tell."""
+    """Return the same for PostgreSQL, by its SQLSTATE or, where no connection was made, by the message."""
     state = getattr(error, "sqlstate", None) or _refusal(str(error))
     known = {
         "08": ("cannot be reached", True),
@@ -359,7 +359,7 @@ def _postgresql_failure(error: BaseException | None) -> tuple[str, bool]:
 
 
 def _refusal(message: str) -> str:
-    """SQLSTATE of a connection that was not made."""
+    """Return the SQLSTATE of a connection that was not made."""
     if "authentication failed" in message or "pg_hba.conf" in message or "no password" in message:
         return "28000"
     return "3D000" if 'database "' in message and "does not exist" in message else "08001"

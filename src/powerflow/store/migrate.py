@@ -1,4 +1,4 @@
-"""Brings the tables of a database up to date: ``python -m powerflow.store.migrate``, with its URL on standard input.
+"""Bring the tables of a database up to date: ``python -m powerflow.store.migrate``, with its URL on standard input.
 
 A process of its own, since a controller that idles for months need not keep alembic in memory; and standard input,
 since other users can read arguments, and a URL may hold a password.

@@ -1,4 +1,4 @@
-"""What the store keeps, as plain data. Units: seconds (times of day are Unix seconds), watts, joules, MHz.
+"""Plain data that the store keeps. Units: seconds (times of day are Unix seconds), watts, joules, MHz.
 
 An id of a job is its number as text. None means "not known" or "not yet"; in `JobUpdate` it means "leave as it is".
 """

@@ -105,7 +105,7 @@ def pair(state: Path, store: Store, *, restored: bool = False, now_s: float | No
 
 
 def _kept(state: Path) -> dict[str, Any]:
-    """What the directory says of itself; of an earlier version, only its store's name."""
+    """Read ``pair.json`` of the directory; of an earlier version, only the name of its store."""
     found = read_json(state / "pair.json")
     if found is not None:
         return found
@@ -184,7 +184,7 @@ def _above(state: Path, known: int, age_s: float, same_file: bool) -> int:
 
 
 def _numbers(state: Path) -> Iterator[int]:
-    """Numbers of jobs that have left something on the disk."""
+    """Yield the numbers of jobs that have left something on the disk."""
     yield 0
     for folder in ("gangs", "jobs", "engine/fences", "engine/ranks"):
         with contextlib.suppress(OSError), os.scandir(state / folder) as entries:
@@ -195,7 +195,7 @@ def _numbers(state: Path) -> Iterator[int]:
 
 
 def _machine() -> str:
-    """Names this machine; "" where it has no name, as in some containers."""
+    """Return the id of this machine; "" where it has none, as in some containers."""
     with contextlib.suppress(OSError):
         return Path("/etc/machine-id").read_text("ascii").strip()
     return ""

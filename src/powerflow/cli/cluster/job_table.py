@@ -1,4 +1,4 @@
-"""Jobs and nodes as tables for the terminal, as wide as it is."""
+"""Draw jobs and nodes as tables that fit the terminal."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _BLOCKS = " ▏▎▍▌▋▊▉█"
 
 
 def plain(*heads: str, left: Collection[str] = (), wraps: Collection[str] = ()) -> Table:
-    """An empty table as commands draw it; ``left`` columns are no numbers, and those of ``wraps`` may take lines."""
+    """Return an empty table. Columns in ``left`` are aligned left, and those in ``wraps`` may wrap."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for head in heads:
         table.add_column(head, justify="left" if head in left else "right", no_wrap=head not in wraps)
@@ -62,7 +62,7 @@ class _Column:
 
 
 def job_table(jobs: Sequence[JobRecord], width: int, now_s: float) -> RenderableType:
-    """One line per job, in the order given.
+    """Draw one line per job, in the given order.
 
     Args:
         jobs: Which.
@@ -82,7 +82,7 @@ def job_table(jobs: Sequence[JobRecord], width: int, now_s: float) -> Renderable
 
 
 def _fitting(widths: Mapping[_Column, int], width: int) -> Mapping[_Column, int]:
-    """The columns that fit side by side, and how wide each is; two blanks between them."""
+    """Return the columns that fit side by side, two blanks apart, and the width of each."""
     cut = {column: min(full, column.least or full) for column, full in widths.items()}
     while sum(cut.values()) + 2 * len(cut) - 2 > width:
         least_needed = max(cut, key=lambda column: column.spare)
@@ -97,32 +97,32 @@ def _fitting(widths: Mapping[_Column, int], width: int) -> Mapping[_Column, int]
 
 
 def noted(table: RenderableType, emulated: bool) -> RenderableType:
-    """A table, and under it what the mark of emulated figures means where there are some."""
+    """Add an explanation of the mark for emulated figures to a table that has some."""
     return Group(table, Text(EMULATED, style="dim italic")) if emulated else table
 
 
 def watts(value: float | None, emulated: bool) -> str:
-    """Watts, marked where they are emulated."""
+    """Format watts, with a mark where they are emulated."""
     return NOTHING if value is None else power(value) + mark(emulated)
 
 
 def joules(value: float, emulated: bool) -> str:
-    """Energy, marked where it is emulated."""
+    """Format energy, with a mark where it is emulated."""
     return energy(value) + mark(emulated)
 
 
 def side_by_side(values: Sequence[float], emulated: bool) -> list[str]:
-    """Energies to be compared, all in one unit."""
+    """Format energies in one unit, so that they can be compared."""
     return [text + mark(emulated) for text in energies(*values)]
 
 
 def mark(emulated: bool) -> str:
-    """What stands behind a figure of something emulated; `EMULATED` explains it."""
+    """Return the mark behind an emulated figure; `EMULATED` explains it."""
     return "ᵉ" if emulated else ""
 
 
 def bar(share: float | None, cells: int = 8) -> Text:
-    """A share as a bar and a number; with nothing known, a dash."""
+    """Draw a share as a bar and a number; a dash if it is not known."""
     if share is None or not math.isfinite(share):
         return Text(NOTHING, style="dim")
     eighths = round(min(max(share, 0.0), 1.0) * cells * 8)
@@ -132,12 +132,12 @@ def bar(share: float | None, cells: int = 8) -> Text:
 
 
 def state(word: str) -> Text:
-    """A state in its colour."""
+    """Return a state in its colour."""
     return Text(word, style=STYLES.get(word, "red"))
 
 
 def seconds(value: float | None) -> str:
-    """A duration, or a dash."""
+    """Format a duration; a dash if it is not known."""
     return NOTHING if value is None else duration(value)
 
 
