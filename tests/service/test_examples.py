@@ -16,6 +16,7 @@ OPERATIONS: list[Operation[Any]] = [value for value in vars(operations).values()
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda at: at.name)
 def test_an_example_is_what_the_operation_answers(operation: Operation[Any]) -> None:
-    shown = example(operation.answer)
-    adapter: TypeAdapter[Any] = TypeAdapter(operation.answer)
+    answer: Any = operation.answer
+    shown = example(answer)
+    adapter: TypeAdapter[Any] = TypeAdapter(answer)
     assert adapter.dump_python(adapter.validate_python(shown), mode="json", by_alias=True) == shown

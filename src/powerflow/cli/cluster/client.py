@@ -101,7 +101,8 @@ class ControllerClient:
         query = {
             name: value for name, value in given.items() if value is not None and f"{{{name}}}" not in operation.path
         }
-        content = None if body is None else _adapter(type(body)).dump_python(body, mode="json", by_alias=True)
+        kind: Any = type(body)
+        content = None if body is None else _adapter(kind).dump_python(body, mode="json", by_alias=True)
         headers = {} if key is None else {"Idempotency-Key": key}
         repeat = operation.method == "GET" or key is not None
         until = time.monotonic() + PATIENCE_S
