@@ -234,9 +234,9 @@ class Gangs:
     def _see_owners(self) -> None:
         owners: dict[Place, str] = {}
         for job_id, gang in self._gangs.items():
-            seen = gang.view()
-            living = [name for name in gang.record.ranks if seen.alive(name)]
-            owners.update(dict.fromkeys(seen.slots(living), job_id))
+            if gang.record.ranks:
+                seen = gang.view()
+                owners.update(dict.fromkeys(seen.slots(seen.living), job_id))
         self._context.owners = owners
 
 

@@ -61,6 +61,11 @@ class GangView:
         return [name for name in self.statuses if self.alive(name)]
 
     @property
+    def living(self) -> list[str]:
+        """Ranks of the record that run."""
+        return [name for name in self.record.ranks if self.alive(name)]
+
+    @property
     def ended(self) -> list[str]:
         """Ranks of the record that have ended; their end has not been dealt with."""
         return [name for name in self.record.ranks if self.has_ended(name)]
@@ -165,11 +170,6 @@ class InPlaceView(GangView):
     def lost(self) -> list[str]:
         """Ranks that ended unexpectedly."""
         return [name for name in self.ended if name not in self.record.leaving]
-
-    @property
-    def living(self) -> list[str]:
-        """Ranks of the record that run."""
-        return [name for name in self.record.ranks if self.alive(name)]
 
     @property
     def peers_know(self) -> bool:
