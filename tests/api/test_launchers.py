@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from powerflow.api.job_spec import JobSpec
 from powerflow.api.launchers import launcher_of
+from powerflow.api.rank_batch import batch_environment, rank_batch
 from powerflow.errors import InputError
-from powerflow.gangs.rank_batch import batch_environment, rank_batch
 from powerflow.gangs.types import GangCompleted, GangFailed, Noted, Started
 from powerflow.store.mappers import to_json
 from tests.gangs.bench import PYTHON, Bench, order, spec_of

@@ -12,8 +12,8 @@ from itertools import count
 
 from powerflow.api.job_spec import JobSpec
 from powerflow.api.launchers import Launcher, launcher_of
+from powerflow.api.rank_batch import batch_environment, rank_batch
 from powerflow.device.protocol import Place
-from powerflow.gangs.rank_batch import batch_environment, rank_batch
 
 
 @dataclass(frozen=True, slots=True)
