@@ -1,1 +1,1 @@
-"""The scheduler: events in, a plan out, with a typed reason for every decision."""
+"""Decide what each job gets: events go into the scheduler, and a plan with a typed reason for each job comes out."""

@@ -1,9 +1,9 @@
-"""Give intervals for predictions, learnt from the errors of past ones: split conformal prediction.
+"""Give intervals for predictions, learnt from the errors of earlier predictions: split conformal prediction.
 
-Predicted values (seconds, joules) are positive and their errors relative, so residuals are log(actual / predicted). If
-future residuals have the same distribution as past ones, whatever it is, an interval between order statistics of the
-past residuals contains the outcome with the stated probability, within 1/(n + 1) (Vovk, Gammerman, Shafer 2005; Lei et
-al., JASA 2018, theorem 2.2).
+Predicted values (seconds, joules) are positive, and their errors are relative. So the error of a prediction, its
+*residual*, is log(actual / predicted). An interval goes from one of the n past residuals, sorted by size, to another.
+It contains the outcome with the stated probability, within 1/(n + 1), if future residuals have the same distribution as
+past residuals; the distribution need not be known (Vovk, Gammerman, Shafer 2005; Lei et al., JASA 2018, theorem 2.2).
 """
 
 from __future__ import annotations
@@ -11,34 +11,38 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-#: Number of residuals kept: models improve, so that old errors say little about them.
+#: Number of residuals kept. Models improve, so old errors say little about the present models.
 KEPT = 400
 
 
 class Calibration:
-    """Residuals of one kind of prediction.
+    """Keep the errors of one kind of prediction, and give intervals for new predictions of that kind.
 
     Args:
-        residuals: Earlier values of log(actual / predicted), oldest first.
+        residuals: Errors of earlier predictions, log(actual / predicted), oldest first.
 
     Attributes:
-        residuals: The latest `KEPT` residuals, oldest first.
+        residuals: The errors of the latest 400 (`KEPT`) predictions, log(actual / predicted), oldest first.
     """
 
     def __init__(self, residuals: Iterable[float] = ()) -> None:
         self.residuals: Sequence[float] = tuple(residuals)[-KEPT:]  # updates replace it: other threads may read it
 
     def add(self, predicted: float, actual: float) -> None:
-        """Add the outcome of a prediction; both must be positive and finite, or they are ignored."""
+        """Add the outcome of a prediction. It is ignored if one of the two values is not positive and finite."""
         if 0 < predicted < math.inf and 0 < actual < math.inf:
             self.residuals = (*self.residuals, math.log(actual / predicted))[-KEPT:]
 
     def interval(self, predicted: float, level: float = 0.8) -> tuple[float, float] | None:
-        """Return the interval that contains the outcome with probability ``level``; None with too few residuals.
+        """Return the interval around a prediction that contains the outcome with a given probability.
 
         Args:
             predicted: The prediction, > 0.
-            level: Between 0 and 1. The outcome is equally likely to lie below or above the interval.
+            level: The probability, between 0 and 1. The outcome is equally likely to lie below or above the interval.
+
+        Returns:
+            Lower and upper end of the interval, in the unit of ``predicted``. None if too few outcomes of earlier
+            predictions are known for this probability.
         """
         n, tail = len(self.residuals), (1.0 - level) / 2.0
         below = math.floor((n + 1) * tail + 1e-9)  # of n + 1 equally likely positions, those left out at each end

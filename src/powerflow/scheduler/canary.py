@@ -1,7 +1,9 @@
-"""Decide when a canary must be rolled back: when it slows a protected job, or when predictions fail twice in a row.
+"""Decide when a canary must be rolled back. A canary is a trial in which PowerFlow manages the jobs of a few projects.
 
-Every `SAMPLE` jobs of the canary that end form a sample. The sample is a miss if the mean of log(actual / predicted)
-is larger than the usual mean by more than `BEYOND` standard errors; with jobs as before, 1 % of samples are misses.
+There are two causes: the scheduler slows down a protected job, or predictions fail twice in a row. The error of a
+prediction is log(actual / predicted). Five (`SAMPLE`) jobs of the canary that end one after the other form a sample.
+The predictions for a sample have failed (the sample is a *miss*) if the mean error of its jobs is larger than the usual
+mean error by more than 2.326 (`BEYOND`) standard errors. If jobs behave as before, 1 % of samples are misses.
 """
 
 from __future__ import annotations
@@ -18,21 +20,27 @@ from powerflow.scheduler.scheduler import Scheduler
 
 SAMPLE = 5
 BEYOND = 2.326
-#: With fewer known outcomes than this, the standard deviation of log(actual / predicted) is taken to be `UNKNOWN_SD`.
+#: With fewer known outcomes than `LEAST_KNOWN`, the standard deviation of log(actual / predicted) is assumed to be
+#: `UNKNOWN_SD`.
 LEAST_KNOWN, UNKNOWN_SD = 20, 0.25
 #: Smallest standard deviation that is assumed, however similar the outcomes were.
 LEAST_SD = 0.05
 
 
 class Usual(NamedTuple):
-    """Usual errors of predictions: mean and standard deviation of log(actual / predicted)."""
+    """Describe the usual errors of predictions by the mean and standard deviation of log(actual / predicted)."""
 
     mean: float
     sd: float
 
 
 def usually(residuals: Sequence[float]) -> Usual:
-    """Return the usual errors, from the residuals so far."""
+    """Return mean and standard deviation of the errors of predictions.
+
+    Args:
+        residuals: log(actual / predicted) of each prediction so far. With fewer than 20 (`LEAST_KNOWN`), the result is
+            mean 0 and standard deviation 0.25 (`UNKNOWN_SD`).
+    """
     n = len(residuals)
     if n < LEAST_KNOWN:
         return Usual(0.0, UNKNOWN_SD)
@@ -42,12 +50,16 @@ def usually(residuals: Sequence[float]) -> Usual:
 
 @dataclass(slots=True)
 class CanaryWatch:
-    """Watches the predictions for one canary.
+    """Find out whether predictions for the jobs of a canary (a trial of PowerFlow with some projects) fail too often.
+
+    Five (`SAMPLE`) jobs that end one after the other form a sample. A sample is a *miss* if its mean error, the mean of
+    log(actual / predicted), is far above the usual mean error. After two misses in a row, the canary must be rolled
+    back.
 
     Attributes:
-        samples: For time and energy, log(actual / predicted) of the jobs in the unfinished sample.
-        misses: For time and energy, the number of misses in a row.
-        verdict: Why the canary must be rolled back; "" if it need not.
+        samples: For ``time`` and ``energy``, log(actual / predicted) of the jobs in the unfinished sample.
+        misses: For ``time`` and ``energy``, how many of the latest samples were misses without a good one after them.
+        verdict: In words, why the canary must be rolled back; "" if there is no need.
     """
 
     samples: dict[str, list[float]] = field(default_factory=lambda: {"time": [], "energy": []})
@@ -55,12 +67,12 @@ class CanaryWatch:
     verdict: str = ""
 
     def see(self, what: str, residual: float, usual: Usual | None) -> None:
-        """Record a job that has ended.
+        """Record how wrong the prediction for a job was, after the job has ended.
 
         Args:
-            what: ``time`` or ``energy``.
+            what: What was predicted: ``time`` or ``energy``.
             residual: log(actual / predicted) of the job.
-            usual: The usual errors when the canary began; None if unknown.
+            usual: The usual errors of predictions when the canary began; None if they are unknown.
         """
         self.samples[what].append(residual)
         if len(self.samples[what]) < SAMPLE:
@@ -78,9 +90,11 @@ class CanaryWatch:
 
 
 def held_back(scheduler: Scheduler, now_s: float) -> dict[str, float]:
-    """Return, by job, how many seconds the scheduler has put protected jobs behind their promises.
+    """Return by how many seconds the scheduler has put protected jobs behind their promises, by job id.
 
-    Jobs that wait for GPUs of unmanaged or other protected jobs are left out.
+    A protected job has the promise to end within (1 + its allowed slowdown) times the time that it takes alone. Only
+    jobs that are behind this promise are in the result. A job that waits for GPUs of unmanaged jobs or of other
+    protected jobs is left out.
     """
     found = {}
     for name, pool in scheduler.pools.items():

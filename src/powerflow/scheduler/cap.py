@@ -1,8 +1,8 @@
-"""Power caps: limits in watts on a set of nodes for some time, and how fast power may change.
+"""Define power caps: a limit in watts on a set of nodes for some time, and how fast their power may change.
 
-The limit of a cap over time: it falls along a ramp until the cap is due, is constant until its end, and rises along a
-ramp afterwards, for `CALM_S` at most to the power before the cap. A decision must keep the lowest limit until the next
-decision.
+The limit of a cap falls along a ramp until the cap must be met, and is then constant until the end of the cap.
+Afterwards it rises along a ramp. In the first hour (`CALM_S`) after the end, it rises at most to the power before the
+cap. A decision of the scheduler must keep the lowest limit that occurs before the next decision.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from powerflow.errors import InputError
 from powerflow.units import HOUR_S
 
 STEP_S = 5.0  # time between decisions on a ramp
-CALM_S = HOUR_S  # time after a cap in which power stays at or below what it was before
+CALM_S = HOUR_S  # time after a cap in which power stays at or below the power before the cap
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """A set of nodes.
+    """Name the set of nodes to which a power cap applies.
 
     Attributes:
-        name: ``cluster``, ``rack:rack-0``, ``row:rack-0,rack-1`` or ``nodes:gpu001,gpu002``.
-        nodes: Names of its nodes; None for all nodes of the cluster.
+        name: The set as text: ``cluster``, ``rack:rack-0``, ``row:rack-0,rack-1`` or ``nodes:gpu001,gpu002``.
+        nodes: Names of the nodes in the set; None for all nodes of the cluster.
     """
 
     name: str
@@ -36,10 +36,15 @@ CLUSTER = Scope("cluster")
 
 
 def parse_scope(text: str, cluster: ClusterSpec, where: str = "--scope") -> Scope:
-    """Parse ``cluster``, ``rack:NAME``, ``row:RACK,RACK,…`` (a row is a set of racks) or ``nodes:NODE,NODE,…``.
+    """Return the set of nodes that a text names.
+
+    Args:
+        text: ``cluster``, ``rack:NAME``, ``row:RACK,RACK,…`` (a row is a set of racks) or ``nodes:NODE,NODE,…``.
+        cluster: The cluster with the nodes.
+        where: Where the text comes from, for the error message.
 
     Raises:
-        InputError: The text is none of these, or the cluster has no such rack or node.
+        InputError: The text has none of these forms, or the cluster has no rack or node with a name in the text.
     """
     kind, _, rest = text.strip().partition(":")
     names = [name.strip() for name in rest.split(",") if name.strip()]
@@ -61,19 +66,20 @@ def parse_scope(text: str, cluster: ClusterSpec, where: str = "--scope") -> Scop
 
 @dataclass(frozen=True, slots=True)
 class PowerCap:
-    """A limit on power that no plan exceeds.
+    """Define a power cap: a limit on the watts of some nodes that no plan of the scheduler exceeds.
 
     Attributes:
-        watts: What the nodes of the scope may draw together, including idle GPUs and the nodes themselves.
+        watts: The watts that the nodes may draw together, including idle GPUs and the nodes themselves.
         scope: The nodes.
-        start_s, end_s: When it starts and ends; without an end (``inf``) it holds until it is lifted.
-        deadline_s: When it must be met, if later than ``start_s``; power falls between the two. If None, it must be met
-            at ``start_s``, and with a ramp power falls before that.
-        ramp_w_per_s: How fast power may fall and rise; ``inf`` for at once. A cap that is set too late for its ramp is
-            met in time all the same.
+        start_s, end_s: When the cap starts and ends. Without an end (``inf``), it holds until someone lifts it.
+        deadline_s: When the cap must be met, if this is later than ``start_s``; power falls between ``start_s`` and
+            ``deadline_s``. If None, the cap must be met at ``start_s``, and a ramp lets power fall before ``start_s``.
+        ramp_w_per_s: How fast power may fall and rise, W/s; ``inf`` means at once. If a cap is set too late for its
+            ramp, power falls faster, so that the cap is still met in time.
 
     Raises:
-        InputError: A value is not possible.
+        InputError: The watts or the ramp are not positive, the end is not after the start, or the deadline is not
+            between start and end.
     """
 
     watts: float
@@ -95,13 +101,16 @@ class PowerCap:
 
     @property
     def due_s(self) -> float:
-        """When the cap must be met."""
+        """Return when the power cap must be met: at its deadline, or at its start if it has no deadline."""
         return self.start_s if self.deadline_s is None else self.deadline_s
 
     def allowed_w(self, at_s: float, baseline_w: float) -> float:
-        """Return the watts allowed at time ``at_s``; ``inf`` without a limit.
+        """Return the watts that the cap allows at one moment; ``inf`` if it sets no limit at that moment.
 
-        ``baseline_w`` is the power before the cap took effect, nan if unknown: the limit for `CALM_S` after its end.
+        Args:
+            at_s: The moment.
+            baseline_w: The power before the cap took effect, watts; nan if unknown. In the first hour (`CALM_S`) after
+                the end of the cap, the limit is at most this power.
         """
         if at_s < self.due_s:
             if math.isinf(self.ramp_w_per_s) or (self.deadline_s is not None and at_s < self.start_s):
@@ -116,30 +125,39 @@ class PowerCap:
         return min(self.watts + up_w, ceiling_w)
 
     def least_w(self, from_s: float, to_s: float, baseline_w: float) -> float:
-        """Return the fewest watts allowed between two times, both included."""
+        """Return the fewest watts that the cap allows between two times, both included.
+
+        Args:
+            from_s, to_s: The two times.
+            baseline_w: The power before the cap took effect, watts; nan if unknown.
+        """
         # the limit is piecewise linear: it is lowest at one of its corners or at one of the two times
         corners = (self.start_s, self.due_s)
         moments = [from_s, to_s, *(s for s in corners if from_s < s < to_s)]
         return min(self.allowed_w(s, baseline_w) for s in moments)
 
     def later(self, by_s: float) -> PowerCap:
-        """Return the same cap ``by_s`` seconds later."""
+        """Return a copy of the cap whose start, deadline and end are ``by_s`` seconds later."""
         deadline_s = None if self.deadline_s is None else self.deadline_s + by_s
         return replace(self, start_s=self.start_s + by_s, end_s=self.end_s + by_s, deadline_s=deadline_s)
 
     def over_s(self, baseline_w: float) -> float:
-        """Return when the cap has no effect any more."""
+        """Return when the cap stops having any effect: at least an hour (`CALM_S`) after its end.
+
+        Args:
+            baseline_w: The power before the cap took effect, watts; nan if unknown.
+        """
         climb_w = 0.0 if math.isnan(baseline_w) else max(0.0, baseline_w - self.watts)
         return self.end_s + max(CALM_S, climb_w / self.ramp_w_per_s)
 
     def next_s(self, now_s: float, baseline_w: float, reach_w: float, lead_s: float) -> float:
-        """Return when the cap next needs a decision; ``inf`` if never.
+        """Return when the scheduler must decide next because of this cap; ``inf`` if never.
 
         Args:
-            now_s: The time.
-            baseline_w: As for `allowed_w`.
-            reach_w: Most watts that the scope can draw; the ramp above that needs no decisions.
-            lead_s: How long before the cap is due jobs begin to stop.
+            now_s: The present time.
+            baseline_w: The power before the cap took effect, watts; nan if unknown.
+            reach_w: The most watts that the nodes of the cap can draw. No decision is needed while the limit is higher.
+            lead_s: How many seconds before the cap must be met jobs begin to stop.
         """
         over_s = self.over_s(baseline_w)
         moments = [self.due_s - lead_s, self.due_s, self.end_s, over_s]
@@ -155,5 +173,10 @@ class PowerCap:
 
 
 def least_allowed_w(caps: Sequence[tuple[PowerCap, float]], from_s: float, to_s: float) -> float:
-    """Return the fewest watts that several caps of one scope, each with its baseline, allow between two times."""
+    """Return the fewest watts that several caps on the same nodes allow between two times; ``inf`` without caps.
+
+    Args:
+        caps: Each cap, with the watts that its nodes drew before it took effect (nan if unknown).
+        from_s, to_s: The two times, both included.
+    """
     return min((cap.least_w(from_s, to_s, baseline_w) for cap, baseline_w in caps), default=math.inf)

@@ -1,4 +1,4 @@
-"""Check that a policy's answer can be carried out."""
+"""Check that the allocation that a policy returns can be carried out."""
 
 from __future__ import annotations
 
@@ -12,14 +12,20 @@ TOO_MANY, UNKNOWN_COUNT, UNKNOWN_CLOCK, CANNOT_RUN = 1, 2, 3, 4
 
 
 class PolicyError(RuntimeError):
-    """A policy gave an answer that cannot be carried out."""
+    """Report that a policy returned an allocation that cannot be carried out."""
 
 
 def check_answer(policy: str, view: View, answer: Allocation) -> None:
-    """Check a policy's answer.
+    """Check that the allocation that a policy returned can be carried out.
+
+    Args:
+        policy: Name of the policy, for the error message.
+        view: What the policy was asked about.
+        answer: The allocation that the policy returned.
 
     Raises:
-        PolicyError: It cannot be carried out; names the policy, the fault and the first job concerned.
+        PolicyError: The allocation cannot be carried out. The message names the policy, the fault and the first job
+            with this fault.
     """
     jobs, gpus = view.jobs, answer.gpus
     if gpus.shape != (len(jobs),) or answer.clock.shape != (len(jobs),):
@@ -66,9 +72,10 @@ def _fault(
     capacity: int,
     exempt: BoolArray,
 ) -> tuple[int, int]:
-    """Return the first fault of an answer and the job concerned; fault 0 if there is none.
+    """Return the number of an allocation's first fault, and the row of the job with this fault.
 
-    ``exempt`` jobs keep GPUs on which they already run, so that it does not matter whether they are believed to run.
+    The number is 0 if the allocation has no fault. A job with ``exempt`` keeps the GPUs on which it already runs, so it
+    is not checked whether the cost tables say that it can run on them.
     """
     total = 0
     for j in range(len(gpus)):

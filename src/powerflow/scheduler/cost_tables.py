@@ -1,4 +1,4 @@
-"""The cost tables of one pool, stacked into arrays that policies index by class."""
+"""Keep the cost tables of one pool in arrays that policies index by class."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from powerflow.cost.table import Axes, CostTable
 
 
 class CostTables:
-    """Cost tables by class, as ``[K, N, F]`` arrays; when a table changes, new arrays replace them."""
+    """Keep the cost tables of one pool as ``[K, N, F]`` arrays: K rows for classes, N GPU counts, F clocks.
+
+    When a table changes, new arrays replace the old arrays, whose values never change.
+    """
 
     def __init__(self, axes: Axes) -> None:
         self.axes = axes
@@ -25,11 +28,13 @@ class CostTables:
         self._power_w: FloatArray = np.empty(shape)
 
     def row(self, cost_class: str, only: tuple[int, ...] | None = None) -> int:
-        """Return the row of a class; in the row of an unknown class nothing can run.
+        """Return the row of a class in the arrays; a class gets a new row when it is asked for first.
+
+        As long as the costs of a class are unknown, its row says that it cannot run on any GPU count.
 
         Args:
             cost_class: The class.
-            only: If given, return a separate row in which the class can run on these GPU counts only.
+            only: GPU counts. If given, the class has a separate row, in which it can run on these counts only.
         """
         key: Hashable = cost_class if only is None else (cost_class, only)
         row = self._row.get(key)
@@ -44,7 +49,7 @@ class CostTables:
         """Set the believed costs of a class.
 
         Raises:
-            ValueError: If the shape of the table is not that of the pool's axes.
+            ValueError: The table has another number of GPU counts or clocks than the pool.
         """
         shape = (len(self.axes.gpu_counts), len(self.axes.clocks_mhz))
         if table.step_time_s.shape != shape or table.power_w.shape != shape:
@@ -57,7 +62,10 @@ class CostTables:
             self._pending[row] = table
 
     def arrays(self) -> tuple[FloatArray, FloatArray]:
-        """Return step times (s) and powers (W), ``[K, N, F]`` each."""
+        """Return step times (s) and powers (W), as arrays of K classes × N GPU counts × F clocks.
+
+        The step times are those of packed jobs. The powers are those of all GPUs of a job together.
+        """
         if self._pending:
             _, counts, clocks = self._step_time_s.shape
             step_time_s = np.full((len(self._row), counts, clocks), np.inf)
@@ -81,6 +89,6 @@ class CostTables:
         return self._step_time_s, self._power_w
 
     def spread_step_time_s(self) -> FloatArray:
-        """Return step times (s) on more nodes than needed, ``[K, N, F]``."""
+        """Return step times (s) of jobs on more nodes than they need: K classes × N GPU counts × F clocks."""
         self.arrays()
         return self._spread_step_time_s

@@ -1,4 +1,4 @@
-"""Compare a new allocation with the present one, job by job."""
+"""Compare the new allocation of each job with its present allocation."""
 
 from __future__ import annotations
 
@@ -17,9 +17,14 @@ def compare(
     evicted: BoolArray,
     how: IntArray,
 ) -> None:
-    """Set ``how[j]`` to `RECLOCKED` or `MOVED` for jobs that change; the other entries must be `SAME` (0) before.
+    """Find out for each job whether its GPUs change (`MOVED`), only its clock (`RECLOCKED`), or nothing.
 
-    With ``evicted[j]`` the job must leave the GPUs that it holds, even if it gets as many.
+    Args:
+        had, had_clock: ``[J]`` GPU counts and clock indices of the J jobs now.
+        has, clock: ``[J]`` new GPU counts and clock indices.
+        evicted: ``[J]`` whether the job must leave the GPUs that it holds, even if its GPU count stays the same.
+        how: ``[J]`` result: `RECLOCKED` or `MOVED`. Entries of other jobs are left as they are; they must be `SAME`
+            (0) before the call.
     """
     for j in range(len(has)):
         if has[j] != had[j] or (evicted[j] and has[j] > 0):
@@ -38,14 +43,14 @@ def list_changed(
     how: IntArray,
     rows: IntArray,
 ) -> int:
-    """List the jobs that do not stay the `SAME`, and return how many there are.
+    """List the jobs whose allocation changes, and return how many jobs these are.
 
     Args:
-        slots: ``[J]`` slots.
-        had, has: ``[J]`` GPUs before and after.
+        slots: ``[J]`` slot (row in the ledger) of each of the J jobs.
+        had, has: ``[J]`` GPU counts before and after.
         had_clock, clock: ``[J]`` clock indices before and after; without meaning for jobs without GPUs.
-        how: ``[J]`` from `compare`.
-        rows: ``[J, 6]`` result: one row of the arguments above, in this order, for each job that changes.
+        how: ``[J]`` what changes, as `compare` found it: `SAME` (0, nothing), `RECLOCKED` or `MOVED`.
+        rows: ``[J, 6]`` result: for each job that changes one row with its slot, had, has, had_clock, clock and how.
     """
     count = 0
     for j in range(len(how)):

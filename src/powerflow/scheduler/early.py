@@ -1,16 +1,17 @@
 """Start waiting jobs on free GPUs between two decisions, when a job or node arrives. Running jobs do not change.
 
-Decisions are an interval apart because they may change running jobs, and each change costs a pause. A first start or
-a retry on free GPUs costs no pause, so it does not have to wait for the next decision:
+Two decisions are at least an interval apart, because a decision may change running jobs, and each change costs a pause.
+A job that starts on free GPUs for the first time, or again after an error, costs no pause. So it need not wait for the
+next decision. It starts in three steps:
 
-1. The policy, with all its rules, is asked about all jobs, as in a decision at this moment. Only jobs that this
-   decision would start may start, with the GPUs and clock that it gives; so budgets, protection, turns and stages
-   hold. Preempted jobs wait, because resuming costs them a pause.
-2. If these jobs need more GPUs than are free, because the decision would take some from running jobs, the policy is
-   asked again, about these jobs and the free GPUs only. No job gets more than in step 1, and a job starts only if the
-   next decision would not change it.
-3. Running jobs keep their clocks, so watts are counted again. If a job would exceed the limit of an energy budget or a
-   power cap, it waits for the next decision, and so do all jobs after it.
+1. The scheduler asks the policy, with all its rules, about all jobs, as in a decision at this moment. Only a job that
+   this decision would start may start, with the GPUs and clock of this decision. So budgets, protection, the turns of
+   jobs that have waited long, and stages are respected. Preempted jobs wait, because resuming costs them a pause.
+2. These jobs may need more GPUs than are free, because the decision would take GPUs from running jobs. Then the
+   scheduler asks the policy again, about these jobs and the free GPUs only. No job gets more GPUs than in step 1, and a
+   job starts only if the next decision would not change its GPUs.
+3. Running jobs keep their clocks, so the scheduler counts the watts again. If a job would exceed the limit of an energy
+   budget or a power cap, this job and all jobs after it wait for the next decision.
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ from powerflow.scheduler.rules.power_limit import limits_left, within_limits
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WattRoom:
-    """Watts that power caps leave for jobs that start.
+    """Keep account of the watts that power caps leave for jobs that start.
 
     Attributes:
-        left_w: By scope with a cap, the watts that it may still add.
-        watts: ``[K, N, F]`` watts to plan with in the pool.
-        gpu_idle_w: Watts of one idle GPU, which are drawn already.
+        left_w: By the name of each set of nodes with a power cap (*scope*), the watts that may still be added there.
+        watts: ``[K, N, F]`` watts of a job to plan with in the pool: K classes × N GPU counts × F clocks.
+        gpu_idle_w: Watts of one idle GPU, which the GPU draws already.
     """
 
     left_w: dict[str, float]
@@ -46,9 +47,15 @@ class WattRoom:
     gpu_idle_w: float
 
     def take(self, cost: int, level: int, clock: int, gpus: int) -> bool:
-        """Subtract the watts that a job adds, or return False if a scope has less left.
+        """Subtract the watts that a job adds, and return True; return False if a power cap leaves too few watts.
 
-        It is not known yet which nodes the job will use, so all its watts count in every scope.
+        It is not known yet which nodes the job will use. So all its watts count for every power cap.
+
+        Args:
+            cost: The job's row in the cost tables.
+            level: Position of its GPU count in the cost tables.
+            clock: Position of its clock in the cost tables.
+            gpus: Its GPU count.
         """
         above_w = max(0.0, float(self.watts[cost, level, clock]) - gpus * self.gpu_idle_w)
         if not all(above_w <= left_w for left_w in self.left_w.values()):
@@ -59,7 +66,13 @@ class WattRoom:
 
 
 class Early:
-    """Starts jobs early, at one moment; ``pools`` and ``policies`` are by GPU type."""
+    """Start waiting jobs on free GPUs at one moment between two decisions.
+
+    Args:
+        pools, policies: The pools of GPUs, and the policy of each pool, by GPU type.
+        ledger: The active jobs.
+        caps: The power caps.
+    """
 
     def __init__(
         self, pools: Mapping[str, Pool], policies: Mapping[str, Policy], ledger: Ledger, caps: CapBook
@@ -70,17 +83,17 @@ class Early:
         self._caps = caps
 
     def somebody_fits(self) -> bool:
-        """Return whether some waiting job was not preempted and could run on the free GPUs of a pool."""
+        """Return whether the free GPUs of some pool are enough for a waiting job that was not preempted."""
         room = max(self._room(pool) for pool in self._pools.values())
         return room > 0 and any(self._fits(pool, room) for pool in self._pools.values())
 
     def start(self, ask: Callable[[Pool, float], Decision], now_s: float, due_s: float) -> list[tuple[Pool, Decision]]:
-        """Start waiting jobs, and return the pools in which jobs have started, with their decisions.
+        """Start waiting jobs on free GPUs, and return each pool in which a job has started, with the decision.
 
         Args:
-            ask: Asks the policy of a pool about all its jobs.
-            now_s: The time.
-            due_s: When the next decision is due; no cap may be exceeded before that.
+            ask: A function that asks the policy of a pool about all jobs of the pool at a given time.
+            now_s: The present time.
+            due_s: When the next decision is due. No power cap may be exceeded before this time.
         """
         started = []
         caps = self._caps
@@ -98,7 +111,10 @@ class Early:
         return started
 
     def _room(self, pool: Pool) -> int:
-        """Return the GPUs that jobs can start on; with a cap, no node is switched on, because that adds watts."""
+        """Return how many GPUs are free. GPUs of sleeping nodes count too, if no power cap is set.
+
+        With a power cap, no node is switched on for an early start, because this adds watts.
+        """
         return pool.occupancy.free + (0 if self._caps else pool.occupancy.asleep)
 
     def _fits(self, pool: Pool, room: int) -> bool:
@@ -108,17 +124,17 @@ class Early:
 
 
 def choose_starts(policy: Policy, asked: Decision, ledger: Ledger, room: int, caps: WattRoom | None) -> Decision | None:
-    """Choose which jobs start now, on how many GPUs and at which clock.
+    """Choose which waiting jobs start now, on how many GPUs and at which clock.
 
     Args:
         policy: The policy of the pool.
-        asked: What it decides about all jobs now (`Pool.ask`).
+        asked: What the policy decides about all jobs now (`Pool.ask`).
         ledger: The active jobs.
-        room: Free GPUs.
-        caps: What power caps leave; None without caps.
+        room: Number of free GPUs.
+        caps: The watts that power caps leave for jobs that start; None without power caps.
 
     Returns:
-        A decision in which all other jobs keep what they have; None if no job starts.
+        A decision that starts the chosen jobs, while all other jobs keep what they have; None if no job starts.
     """
     view, wish, jobs = asked.view, asked.answer, asked.view.jobs
     starts = (jobs["gpus"] == 0) & (wish.gpus > 0) & ~ledger.preempted[asked.slots]
@@ -141,9 +157,20 @@ def choose_starts(policy: Policy, asked: Decision, ledger: Ledger, room: int, ca
 
 
 def _share(policy: Policy, view: View, wish: Allocation, starts: BoolArray, room: int) -> tuple[IntArray, IntArray]:
-    """Share the free GPUs among the jobs that a decision would start: GPUs and clocks, ``[J]`` each.
+    """Share the free GPUs among the jobs that a decision would start.
 
-    Copies of the policy are asked, so that its memory does not take these questions for decisions.
+    Copies of the policy are asked, because a rule in the policy may remember what it was asked, and must not take these
+    questions for decisions.
+
+    Args:
+        policy: The policy with its rules.
+        view: All jobs of the pool.
+        wish: What a decision at this moment would give each job.
+        starts: ``[J]`` which jobs the decision would start.
+        room: Number of free GPUs.
+
+    Returns:
+        ``[J]`` GPU counts (0 for a job that does not start), and ``[J]`` clocks.
     """
     gpus, clock = np.zeros(len(starts), np.int64), wish.clock.copy()
     some, wished = view.of_jobs(starts), wish.gpus[starts]
@@ -166,7 +193,7 @@ def _share(policy: Policy, view: View, wish: Allocation, starts: BoolArray, room
 
 
 def _next(policy: Policy, view: View, gpus: IntArray, clock: IntArray) -> IntArray:
-    """Return the GPUs that a decision would give if jobs had started on these, ``[J]``."""
+    """Return the GPU counts, ``[J]``, that the next decision would give if jobs had started on ``gpus`` GPUs each."""
     jobs, on = view.jobs, gpus > 0
     started = view.with_jobs(
         gpus=np.where(on, gpus, jobs["gpus"]),

@@ -1,4 +1,7 @@
-"""Events: everything that can happen to a cluster, as plain data. The simulator and the controller use the same."""
+"""Define events: everything that can happen to a cluster, as plain data.
+
+The simulator and the live controller report the same kinds of events to the scheduler.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +18,24 @@ from powerflow.scheduler.cap import PowerCap
 
 
 class Ignored(Exception):
-    """An event cannot be applied; the message says why."""
+    """Report that the scheduler cannot apply an event; the message says why."""
 
 
 class SchedulerEvent:
-    """Base class of the events in this module."""
+    """Give all events of the scheduler a common base class."""
 
     __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Submitted(SchedulerEvent):
-    """A job was submitted. ``believed_iterations`` is its believed size; None if nothing is known."""
+    """Report that a job was submitted.
+
+    Attributes:
+        job: The job.
+        believed_iterations: How many iterations the whole job is believed to need; None if nothing is known about it.
+        pause_s: Seconds for which the job is believed to pause when its GPU count changes.
+    """
 
     job: Job
     believed_iterations: float | None
@@ -35,7 +44,7 @@ class Submitted(SchedulerEvent):
 
 @dataclass(frozen=True, slots=True)
 class Completed(SchedulerEvent):
-    """A job has done all its work. ``iterations`` is how much that was; nan if it was not counted."""
+    """Report that a job has done all its work. ``iterations`` is the size of this work; nan if nobody counted it."""
 
     job_id: str
     iterations: float = math.nan
@@ -43,7 +52,13 @@ class Completed(SchedulerEvent):
 
 @dataclass(frozen=True, slots=True)
 class Failed(SchedulerEvent):
-    """A job stopped with an error. With ``retry`` it returns to the queue, with ``done`` iterations kept."""
+    """Report that a job stopped with an error.
+
+    Attributes:
+        job_id: The job.
+        retry: Whether the job returns to the queue; otherwise it has ended.
+        done: With ``retry``, how many iterations of its work are kept.
+    """
 
     job_id: str
     retry: bool
@@ -52,21 +67,29 @@ class Failed(SchedulerEvent):
 
 @dataclass(frozen=True, slots=True)
 class Cancelled(SchedulerEvent):
-    """A job was cancelled by its owner, and holds no GPU any more."""
+    """Report that the owner of a job cancelled it, and that the job holds no GPU any more."""
 
     job_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class Leaving(SchedulerEvent):
-    """A job is to end, but its processes still hold its GPUs. These stay reserved until the job is `Cancelled`."""
+    """Report that a job shall end while its processes still hold GPUs.
+
+    The GPUs stay reserved until the event `Cancelled` reports that the job holds no GPU any more.
+    """
 
     job_id: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Progress(SchedulerEvent):
-    """Running jobs have made progress: that in ``slots[i]`` (`SchedulerState.slot`) has done ``done[i]`` iterations."""
+    """Report how many iterations running jobs have done.
+
+    Attributes:
+        slots: Slot of each job: its row in the ledger (`SchedulerState.slot`).
+        done: Iterations that the job in ``slots[i]`` has done since its submission.
+    """
 
     slots: IntArray
     done: FloatArray
@@ -74,7 +97,7 @@ class Progress(SchedulerEvent):
 
 @dataclass(frozen=True, slots=True)
 class SizeLearned(SchedulerEvent):
-    """The believed size of a job has changed, in iterations."""
+    """Report that the whole job is now believed to need another number of ``iterations``."""
 
     job_id: str
     iterations: float
@@ -82,7 +105,12 @@ class SizeLearned(SchedulerEvent):
 
 @dataclass(frozen=True, slots=True)
 class WorkLost(SchedulerEvent):
-    """A running job has lost work: it started again, or from an older checkpoint, at ``done`` iterations."""
+    """Report that a running job has lost work, because it started again or from an older checkpoint.
+
+    Attributes:
+        job_id: The job.
+        done: Iterations of its work that are left.
+    """
 
     job_id: str
     done: float
@@ -90,7 +118,7 @@ class WorkLost(SchedulerEvent):
 
 @dataclass(frozen=True, slots=True)
 class PauseMeasured(SchedulerEvent):
-    """The time that a job pauses when its GPU count changes is now believed to be ``pause_s``."""
+    """Report that a job is now believed to pause for ``pause_s`` seconds when its GPU count changes."""
 
     job_id: str
     pause_s: float
@@ -98,9 +126,15 @@ class PauseMeasured(SchedulerEvent):
 
 @dataclass(frozen=True, slots=True)
 class Adopted(SchedulerEvent):
-    """A job is already running, under an earlier controller; it was submitted to this scheduler just before.
+    """Report that a job already runs, because an earlier controller started it.
 
-    ``clock_mhz`` is the clock that it was given; the nearest clock of the pool is used.
+    The job must have been reported to the scheduler (`Submitted`) before this event.
+
+    Attributes:
+        job_id: The job.
+        gpu_type: GPU type on which the job runs.
+        placement: The GPUs that the job holds.
+        clock_mhz: The clock that the earlier controller set. The scheduler uses the nearest clock of the pool.
     """
 
     job_id: str
@@ -111,7 +145,7 @@ class Adopted(SchedulerEvent):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CostLearned(SchedulerEvent):
-    """The believed cost of a class of jobs on one GPU type is new or has changed."""
+    """Report a new cost table for a class of jobs on one GPU type."""
 
     cost_class: str
     gpu_type: str
@@ -120,28 +154,31 @@ class CostLearned(SchedulerEvent):
 
 @dataclass(frozen=True, slots=True)
 class NodeFailed(SchedulerEvent):
-    """A node has failed. `Failed` events report the jobs that ran on it."""
+    """Report that a node has failed. Each job that ran on this node is reported by a `Failed` event of its own."""
 
     node: str
 
 
 @dataclass(frozen=True, slots=True)
 class NodeDrained(SchedulerEvent):
-    """A node must be emptied: no job starts on it, and running jobs move away at the next decision."""
+    """Report that a node must be emptied: no job starts there, and its running jobs move away at the next decision."""
 
     node: str
 
 
 @dataclass(frozen=True, slots=True)
 class NodeRecovered(SchedulerEvent):
-    """A failed or drained node can be used again."""
+    """Report that a node which had failed or was being emptied can be used again."""
 
     node: str
 
 
 @dataclass(frozen=True, slots=True)
 class GpuFailed(SchedulerEvent):
-    """One GPU of a node is out of service. The job that holds it loses all its GPUs and returns to the queue."""
+    """Report that one GPU of a node is out of service.
+
+    The job that holds this GPU loses all its GPUs and returns to the queue.
+    """
 
     node: str
     gpu: int
@@ -149,7 +186,7 @@ class GpuFailed(SchedulerEvent):
 
 @dataclass(frozen=True, slots=True)
 class GpuRecovered(SchedulerEvent):
-    """A GPU that was out of service can be used again."""
+    """Report that a GPU which was out of service can be used again."""
 
     node: str
     gpu: int
@@ -157,22 +194,27 @@ class GpuRecovered(SchedulerEvent):
 
 @dataclass(frozen=True, slots=True)
 class PowerCapSet(SchedulerEvent):
-    """A power cap was set, for now or for later. It replaces one with the same scope and start."""
+    """Report a new power cap, for now or for later. It replaces a power cap with the same set of nodes and start."""
 
     cap: PowerCap
 
 
 @dataclass(frozen=True, slots=True)
 class PowerCapLifted(SchedulerEvent):
-    """All power caps of a scope were lifted: those in force end now, on their ramps; later ones are deleted."""
+    """Report that all power caps on one set of nodes (``scope``) were lifted.
+
+    A cap that is in force ends now, and power rises on the ramp of this cap. A cap for a later time is deleted.
+    """
 
     scope: str
 
 
 @dataclass(frozen=True, slots=True)
 class ClockSet(SchedulerEvent):
-    """The machine's time of day was changed by ``by_s``. Power caps keep their times of day, and so start that much
-    earlier on the scheduler's own clock, which has not changed.
+    """Report that the machine's time of day was set forward by ``by_s`` seconds (back if negative).
+
+    Power caps keep their times of day. So they start ``by_s`` seconds earlier in the scheduler's own time, which does
+    not change with the time of day.
     """
 
     by_s: float
@@ -180,10 +222,15 @@ class ClockSet(SchedulerEvent):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PowerMetered(SchedulerEvent):
-    """Power was metered: ``watts`` for the cluster, and ``job_w[i]`` for all GPUs of the job in ``slots[i]``.
+    """Report the power that meters show.
 
-    ``steady[i]`` is False while the job starts, pauses or changes its clock, so that it does not run as planned yet.
-    Jobs that are not listed are taken to draw as much as idle GPUs.
+    The GPUs of a job that is not listed are assumed to draw their idle watts.
+
+    Attributes:
+        watts: Watts of the whole cluster.
+        slots: Slot of each metered job: its row in the ledger (`SchedulerState.slot`).
+        job_w: Watts of all GPUs of the job in ``slots[i]``.
+        steady: False for a job that starts, pauses or changes its clock, so that it does not run as planned yet.
     """
 
     watts: float
@@ -194,18 +241,18 @@ class PowerMetered(SchedulerEvent):
 
 @dataclass(frozen=True, slots=True)
 class ManagedProjects(SchedulerEvent):
-    """The projects whose jobs PowerFlow manages from now on.
+    """Report for which projects PowerFlow manages the jobs from now on.
 
     Attributes:
-        others: Whether it manages projects that are not listed.
-        projects: By project, whether it manages that one; "" stands for jobs without a project.
+        others: Whether PowerFlow manages the projects that are not in ``projects``.
+        projects: By name of a project, whether PowerFlow manages its jobs; "" stands for jobs without a project.
     """
 
     others: bool = True
     projects: Mapping[str, bool] = field(default_factory=dict)
 
     def manages(self, project: str) -> bool:
-        """Return whether PowerFlow manages the jobs of a project."""
+        """Return whether PowerFlow manages the jobs of the project with this name."""
         return self.projects.get(project, self.others)
 
 

@@ -1,4 +1,4 @@
-"""Sizes of completed jobs: what policies know of sizes when those of active jobs are unknown."""
+"""Record the sizes of completed jobs, for policies that do not know the sizes of active jobs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ NEWS = 0.05  # share of new jobs after which the sorted sizes are updated
 
 
 class History:
-    """Sizes of completed jobs.
+    """Keep the sizes of the latest 2000 (`KEPT`) completed jobs.
 
     Attributes:
-        sizes_gpu_s: ``[H]`` GPU-seconds, ascending; updates replace the array.
+        sizes_gpu_s: ``[H]`` sizes of H completed jobs in GPU-seconds, ascending. The latest jobs may be missing: the
+            array is replaced by a new array when 5 % (`NEWS`) of the jobs are new.
     """
 
     def __init__(self) -> None:
@@ -25,7 +26,7 @@ class History:
         self._news = 0
 
     def add(self, gpu_s: float) -> None:
-        """Add the size of a completed job."""
+        """Add the size of a completed job, in GPU-seconds."""
         self._sizes.append(gpu_s)
         self._news += 1
         if self._news >= NEWS * len(self._sizes):
