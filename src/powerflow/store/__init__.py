@@ -1,1 +1,1 @@
-"""The durable state of a live cluster, in SQLite or PostgreSQL."""
+"""Keep the durable state of a live cluster in SQLite or PostgreSQL."""

@@ -1,6 +1,7 @@
-"""Energy and GPU time by hour and job, and the accounts of users, projects and jobs made from them.
+"""Sum energy and GPU time by hour and job, and make the accounts of users, projects and jobs from these sums.
 
-Charges are kept per hour and job, so that a year of a thousand GPUs stays small. Idle GPUs are charged to job 0.
+A charge is the joules and GPU-seconds of one GPU over a span of time. The store keeps charges as sums per hour and
+job, so that a year of a thousand GPUs stays small. Idle GPUs are charged to job number 0, which is no real job.
 """
 
 from __future__ import annotations
@@ -31,12 +32,13 @@ _NOBODY = 0
 
 
 def hourly(rows: Sequence[Charge]) -> list[dict[str, Any]]:
-    """Return rows of the table ``charges``: what charges add to each hour and job. They are split by time.
+    """Return rows of the table ``charges``: what the given charges add to each hour and job.
 
-    A charge that ends before it begins (the clock was set back meanwhile) belongs to the hour that it ends in.
+    A charge over several hours is split by time. If a charge ends before it begins, because the machine's clock was set
+    back meanwhile, all of it belongs to the hour in which it ends.
 
     Raises:
-        ValueError: A charge is no finite number.
+        ValueError: A charge contains a number that is not finite.
     """
     sums: dict[tuple[int, int], list[float]] = defaultdict(lambda: [0.0, 0.0])
     for row in rows:
@@ -53,7 +55,7 @@ def hourly(rows: Sequence[Charge]) -> list[dict[str, Any]]:
 
 
 def _shares(start_s: float, end_s: float) -> Iterator[tuple[int, float]]:
-    """Yield the hours that a span of time touches, with its share in each; the shares sum to 1."""
+    """Yield each hour that a span of time touches, and the share of the span in that hour; the shares sum to 1."""
     first, last = int(start_s // HOUR_S), int(end_s // HOUR_S)
     if first == last:
         yield first, 1.0
@@ -65,21 +67,21 @@ def _shares(start_s: float, end_s: float) -> Iterator[tuple[int, float]]:
 
 
 class Charges:
-    """Charges of one store, and the sums of them."""
+    """Energy and GPU time that one store has charged to jobs, and the sums of these charges."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def add(self, rows: Sequence[Charge], put: Mapping[str, Any] | None = None) -> None:
-        """Add joules and GPU-seconds to the hours that they fall in, and to the totals of their jobs.
+        """Add joules and GPU-seconds to the hours in which they were used, and to the totals of their jobs.
 
         Args:
-            rows: What to charge; a charge over several hours is split by time.
-            put: Settings to keep in the same transaction: the state of a meter, so that no joule is charged twice or
-                never.
+            rows: The charges. A charge over several hours is split by time.
+            put: Settings to store in the same transaction, by key. The state of an energy meter is stored in this way,
+                so that no joule is charged twice or not at all.
 
         Raises:
-            NotFound: There is no such job.
+            NotFound: A charge names a job that does not exist.
         """
         if not rows:
             return
@@ -100,13 +102,18 @@ class Charges:
                 put_setting(self._database, connection, key, value)
 
     def accounts(self, since_s: float, until_s: float, by: str) -> list[Account]:
-        """Return accounts of a window (widened to whole hours): most joules first, then ``idle`` and ``total``.
+        """Return the accounts of a time window: those with the most joules first, then ``idle`` and ``total``.
 
-        ``by`` is ``user``, ``project`` (none: "") or ``job``. ``jobs`` counts those charged in the window, and
-        ``mean_jct_s`` is the mean over those of them that have completed.
+        The window is widened to whole hours. The field ``jobs`` of an account counts the jobs with charges in the
+        window. The field ``mean_jct_s`` is the mean completion time of those jobs that have completed.
+
+        Args:
+            since_s, until_s: The window, in Unix seconds.
+            by: What an account stands for: a ``user``, a ``project`` (jobs without a project are in account "") or a
+                ``job``.
 
         Raises:
-            InputError: ``by`` is none of the three.
+            InputError: ``by`` is not one of these three words.
         """
         if by not in ("user", "project", "job"):
             raise InputError(f"cannot account by {by!r}", fix="give user, project or job")
@@ -137,7 +144,7 @@ class Charges:
         return [*named, idle, total]
 
     def hourly(self, since_s: float, until_s: float, by: str) -> list[Hour]:
-        """Return the joules of each account and hour, in the window of `accounts`."""
+        """Return the joules of each account in each hour of a window; the window is widened as in `accounts`."""
         name, inside, joules = _name(by), _inside(since_s, until_s), func.sum(charges.c.energy_j)
         query = select(name, charges.c.hour, joules).join_from(charges, jobs, charges.c.job_id == jobs.c.id)
         idle = select(charges.c.hour, charges.c.energy_j).where(inside, charges.c.job_id == _NOBODY)
@@ -150,7 +157,10 @@ class Charges:
         ]
 
     def totals(self) -> tuple[float, float, float]:
-        """Return the joules since the store was made: metered, of jobs, of idle GPUs. Metered = jobs + idle."""
+        """Return three sums of joules since the store was created: all metered, those of jobs, and those of idle GPUs.
+
+        The first sum is the other two together.
+        """
         of_jobs = case((charges.c.job_id != _NOBODY, charges.c.energy_j), else_=0.0)
         of_idle = case((charges.c.job_id == _NOBODY, charges.c.energy_j), else_=0.0)
         with self._database.read() as connection:
@@ -169,12 +179,12 @@ def _inside(since_s: float, until_s: float) -> ColumnElement[bool]:
 def priced(
     items: Sequence[Account], hours: Sequence[Hour], signals: Sequence[Signal]
 ) -> tuple[Sequence[Account], Sequence[str]]:
-    """Return accounts with the cost and CO2 of their joules, hour by hour, and a note on each signal.
+    """Return accounts with the cost and CO2 of their joules, computed hour by hour, and a note on each signal.
 
     Args:
-        items: From `Charges.accounts`: the last is the total, the one before it the idle GPUs.
-        hours: From `Charges.hourly`, of the same window.
-        signals: At most one of each kind.
+        items: Accounts from `Charges.accounts`: the last is the total, the last but one the idle GPUs.
+        hours: Joules by account and hour from `Charges.hourly`, for the same window.
+        signals: Tariff and carbon intensity: at most one signal of each kind.
     """
     notes: list[str] = []
     for signal in signals:

@@ -1,7 +1,8 @@
 """Open a SQLite or PostgreSQL database, run transactions on it, and report its failures in one clear line.
 
-Writers go one at a time on either: SQLite's ``BEGIN IMMEDIATE``, on PostgreSQL an advisory lock that the transaction
-holds. So a transaction may read, decide and write, and numbers become visible in the order they are given.
+Only one write transaction runs at a time. SQLite ensures this by ``BEGIN IMMEDIATE``; on PostgreSQL the transaction
+holds an advisory lock. So a transaction may read, decide and then write, and row numbers become visible to readers in
+the order in which they were given.
 """
 
 from __future__ import annotations
@@ -50,10 +51,10 @@ TRY_AGAIN = 75
 
 
 class StoreError(Unavailable):
-    """The store cannot be used now. Nothing of what was asked has been written.
+    """The store cannot be used now. Nothing of the attempted write was stored.
 
-    ``retry`` says whether it may work later without anybody changing PowerFlow's configuration: a lock that is held, a
-    full disk, a server that is away.
+    ``retry`` is True if the operation may succeed later although nobody changes PowerFlow's configuration: another
+    process holds a lock, the disk is full, or the database server cannot be reached.
     """
 
     def __init__(self, what: str, *, where: str = "", fix: str = "", retry: bool = False) -> None:
@@ -62,7 +63,7 @@ class StoreError(Unavailable):
 
 
 class LostClaim(StoreError):
-    """Another controller has taken the store over; this one must leave everything to it."""
+    """Another controller has taken over the store; this controller must no longer write to the store."""
 
     def __init__(self) -> None:
         super().__init__("another controller has taken over; this one ends and leaves jobs, GPUs and clocks to it")
@@ -70,19 +71,21 @@ class LostClaim(StoreError):
 
 
 class Database:
-    """Connections to one database whose tables are as this PowerFlow wants them.
+    """Connections to one database, whose tables have the form that this version of PowerFlow needs.
 
     Args:
         url: ``sqlite:///path`` or ``postgresql://user:password@host/name``.
-        wait_s: How long to wait for a lock or a server.
-        migrate: Bring older tables up to date, in a process of its own so that what it loads does not stay here.
+        wait_s: How many seconds to wait for a lock or a server.
+        migrate: True to bring older tables up to date. This runs in a separate process, so that the libraries it loads
+            do not stay in this process's memory.
 
     Attributes:
-        owner: Who has claimed the store through this object; None: nobody has (`powerflow.store.leader_lease`).
+        owner: Name of the controller that has claimed the store through this object; None if no controller has
+            (`powerflow.store.leader_lease`).
 
     Raises:
-        StoreError: It cannot be opened, or is newer than this PowerFlow.
-        InputError: The URL names no database that this can use.
+        StoreError: The database cannot be opened, or its tables are newer than this PowerFlow.
+        InputError: The URL does not name a SQLite or PostgreSQL database.
     """
 
     def __init__(self, url: str, *, wait_s: float = 5.0, migrate: bool = True) -> None:
@@ -101,29 +104,31 @@ class Database:
 
     @property
     def is_sqlite(self) -> bool:
-        """Whether this is SQLite."""
+        """True if the database is SQLite, False if it is PostgreSQL."""
         return self.url.get_backend_name() == "sqlite"
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections to the database."""
         self._engine.dispose()
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """Open a transaction that sees one state of the database.
+        """Open a read transaction, in which all queries see the same state of the database.
 
         Raises:
-            StoreError: It failed.
+            StoreError: The transaction failed.
         """
         with self._failures(), self._engine.connect() as connection, connection.begin():
             yield connection
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """Open the only write transaction at a time; durable when the block is left, undone where it raises.
+        """Open a write transaction; only one can be open at a time.
+
+        Its changes are on disk when the ``with`` block has ended. If the block raises an exception, they are undone.
 
         Raises:
-            StoreError: It failed, and nothing was written.
+            StoreError: The transaction failed, and nothing was written.
         """
         if not self._writer.acquire(timeout=self._wait_s):
             raise self._locked()
@@ -139,11 +144,13 @@ class Database:
 
     @contextmanager
     def write_claimed(self) -> Iterator[Connection]:
-        """Open a `write` transaction, after checking that ``owner``, if there is one, still has the claim.
+        """Open a `write` transaction, after checking that this controller still has its claim on the store.
+
+        The check is left out if ``owner`` is None.
 
         Raises:
             LostClaim: Another controller has claimed the store.
-            StoreError: It failed, and nothing was written.
+            StoreError: The transaction failed, and nothing was written.
         """
         with self.write() as connection:
             if self.owner is not None and connection.scalar(select(schema.claims.c.owner)) != self.owner:
@@ -159,19 +166,24 @@ class Database:
         add: bool = False,
         where: ColumnElement[bool] | None = None,
     ) -> Any:
-        """Return a statement that inserts a row or, where its key exists, sets ``columns`` if ``where`` holds.
+        """Return a statement that inserts a row, or updates the row that already has the same key.
 
-        With ``add`` the new values are added to the old ones.
+        Args:
+            into: The table.
+            key: Names of the columns that form the key.
+            columns: Names of the columns that an update sets.
+            add: True if an update adds the new values to the old ones instead of replacing them.
+            where: Condition for an update; without it, every update is made.
         """
         statement = sqlite.insert(into) if self.is_sqlite else postgresql.insert(into)
         new = {name: into.c[name] + statement.excluded[name] if add else statement.excluded[name] for name in columns}
         return statement.on_conflict_do_update(index_elements=list(key), set_=new, where=where)
 
     def checkpoint(self) -> None:
-        """Bring what stands in SQLite's write-ahead log into the database itself: a log that is lost costs less then.
+        """Copy SQLite's write-ahead log into the database file, so that less is lost if the log file gets lost.
 
         Raises:
-            StoreError: It failed.
+            StoreError: The copy failed.
         """
         if not self.is_sqlite:
             return
@@ -183,10 +195,10 @@ class Database:
                 connection.close()
 
     def version(self) -> str | None:
-        """Return the revision of the tables; None if there are none.
+        """Return the revision of the database's tables; None if it has no tables.
 
         Raises:
-            StoreError: The database is something else, or newer than this PowerFlow.
+            StoreError: The database is not one of PowerFlow's, or its tables are newer than this PowerFlow.
         """
         with self.read() as connection:
             tables = set(inspect(connection).get_table_names())
@@ -281,10 +293,10 @@ def _url(url: str) -> URL:
 
 
 def _make_file(path: Path) -> None:
-    """Make an empty database that only its owner can read (specs may hold secrets), unless there is one.
+    """Create an empty database file that only its owner can read, unless the file exists. Job specs may hold secrets.
 
-    It gets its name when it is closed already: closing a file drops all locks that this process has on it, also those
-    of another connection that had opened it meanwhile.
+    The file is made under another name, closed, and then linked to its final name. Closing a file drops all locks that
+    this process has on the file, and another connection of this process may have opened it in the meantime.
     """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not path.exists():
@@ -315,7 +327,7 @@ def _begin_sqlite(connection: Connection) -> None:
 
 
 def _sqlite_failure(error: BaseException | None) -> tuple[str, bool]:
-    """Return what happened, in plain words, and whether it may work later."""
+    """Return what happened in SQLite, in plain words, and whether the same operation may succeed later."""
     name = getattr(error, "sqlite_errorname", "") or ""
     known = {
         "SQLITE_BUSY": ("is locked by another process", True),
@@ -337,7 +349,11 @@ def _sqlite_failure(error: BaseException | None) -> tuple[str, bool]:
 
 
 def _postgresql_failure(error: BaseException | None) -> tuple[str, bool]:
-    """Return the same for PostgreSQL, by its SQLSTATE or, where no connection was made, by the message."""
+    """Return what happened in PostgreSQL, in plain words, and whether the same operation may succeed later.
+
+    The answer depends on the error's SQLSTATE code. If no connection was made, there is no code, and the message
+    decides.
+    """
     state = getattr(error, "sqlstate", None) or _refusal(str(error))
     known = {
         "08": ("cannot be reached", True),
@@ -359,7 +375,7 @@ def _postgresql_failure(error: BaseException | None) -> tuple[str, bool]:
 
 
 def _refusal(message: str) -> str:
-    """Return the SQLSTATE of a connection that was not made."""
+    """Return the SQLSTATE code of a failed attempt to connect, which PostgreSQL reports only by a message."""
     if "authentication failed" in message or "pg_hba.conf" in message or "no password" in message:
         return "28000"
     return "3D000" if 'database "' in message and "does not exist" in message else "08001"

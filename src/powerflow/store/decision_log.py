@@ -1,4 +1,4 @@
-"""The log of decisions: what each job was given or would have been given, and what was expected of it."""
+"""Keep the log of decisions: what each job was given or would have been given, and what was expected of the job."""
 
 from __future__ import annotations
 
@@ -16,36 +16,40 @@ from powerflow.store.statements import feed
 
 
 class Decisions:
-    """The log of decisions of one store."""
+    """Log of the scheduler's decisions, in one store."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def add(self, rows: Sequence[DecisionRecord]) -> None:
-        """Add decisions; the database numbers them."""
+        """Add decisions to the log; the database gives them their numbers."""
         if rows:
             with self._database.write_claimed() as connection:
                 connection.execute(insert(decisions), [mappers.decision_row(row) for row in rows])
 
     def of_job(self, job_id: str, after: int = 0, limit: int = 100) -> NumberedPage[DecisionRecord]:
-        """Return the decisions on a job with a number above ``after``, oldest first."""
+        """Return the decisions on a job whose number is above ``after``, oldest first, at most ``limit`` of them."""
         mine = (decisions.c.job_id == mappers.number(job_id)) & (decisions.c.number > after)
         with self._database.read() as connection:
             query = select(decisions).where(mine).order_by(decisions.c.number)
             return feed(connection, query, after, limit, mappers.decision_of)
 
     def forget(self, ended_before_s: float) -> int:
-        """Delete the decisions on jobs that ended before then, and return how many there were."""
+        """Delete the decisions on jobs that ended before a time (Unix seconds).
+
+        Returns:
+            The number of deleted decisions.
+        """
         old = select(jobs.c.id).where(jobs.c.ended_s < ended_before_s)
         with self._database.write_claimed() as connection:
             return int(connection.execute(delete(decisions).where(decisions.c.job_id.in_(old))).rowcount)
 
     def outcomes(self, since_s: float, projects: Sequence[str] | None = None) -> list[DecisionOutcome]:
-        """Return the jobs completed since then, oldest first, each with the first prediction of its end.
+        """Return the jobs completed since a time, oldest first, each with the first prediction of its completion time.
 
         Args:
-            since_s: Unix seconds.
-            projects: Only of these; None: of all.
+            since_s: The time, in Unix seconds.
+            projects: Only jobs of these projects; None for jobs of all projects.
         """
         ended = (jobs.c.state == JobState.COMPLETED.value) & (jobs.c.ended_s >= since_s)
         if projects is not None:

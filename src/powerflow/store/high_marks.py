@@ -1,7 +1,7 @@
-"""Keep the highest job number and the number of launches, which a restored database no longer knows.
+"""Keep the highest job number and the count of launches in a file, so that an older copy of the database is recognised.
 
-One line of one file, written in place before the deed is acknowledged. It is not flushed to the disk: after a power
-failure the database may know more than this file, which does no harm.
+The file has one line, which is written in place before a submission is acknowledged or a rank is launched. It is not
+flushed to the disk: after a power failure the database may have higher numbers than this file, which does no harm.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ _BYTES = 64
 
 
 class Marks:
-    """The marks file; it is made if it is missing.
+    """File with the highest job number and the count of launches. It is created if it does not exist.
 
     Attributes:
-        number: Highest number that a job was given.
-        beat: Times that something was launched.
-        inode: Tells this file from a copy of it.
+        number: Highest number that was given to a job.
+        beat: How many times ranks were launched.
+        inode: Number of the file in its file system, by which a copy of the file is recognised.
     """
 
     def __init__(self, path: Path) -> None:
@@ -30,10 +30,10 @@ class Marks:
         self.number, self.beat = _read(os.pread(self._file, _BYTES, 0))
 
     def set(self, *, number: int = 0, beat: int = 0) -> None:
-        """Raise the numbers that are given; none is ever lowered.
+        """Raise the given numbers in the file. A number that is lower than the stored one changes nothing.
 
         Raises:
-            OSError: It cannot be written.
+            OSError: The file cannot be written.
         """
         with self._guard:
             number, beat = max(number, self.number), max(beat, self.beat)

@@ -1,4 +1,4 @@
-"""What each job is to hold, written down before anything is done about it (table ``gangs``)."""
+"""Keep what each job shall hold (table ``gangs``). It is written before the controller starts or stops any rank."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ from powerflow.store.statements import states_of
 
 
 class Intents:
-    """The latest `Intent` of each job."""
+    """The latest `Intent` of each job: the epoch, GPUs and clock that the controller wants the job to have."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def add(self, intents: Sequence[Intent], now_s: float) -> frozenset[str]:
-        """Write intents, and the job states that follow from them, all in one transaction.
+        """Write intents, and the job states that follow from them, in one transaction.
 
-        A job with GPUs is running; one without is queued, or held if it was. A job that was cancelled or held
-        meanwhile must get no GPUs: its intent is left out.
+        A job whose intent has GPUs becomes running. A job whose intent has none becomes queued; if it is held, it stays
+        held. A job that was cancelled or held since the decision must get no GPUs, so an intent that gives it GPUs is
+        not written.
 
         Returns:
-            Ids of the jobs that were left out.
+            Ids of the jobs whose intents were not written.
 
         Raises:
-            ValueError: An epoch is not above the stored one (another decision came first), or is the stored one with
-                other GPUs.
-            NotFound: There is no such job.
+            ValueError: The epoch of an intent is lower than the stored epoch, because a later decision was written
+                first; or the epoch is the stored one but the GPUs differ.
+            NotFound: An intent names a job that does not exist.
         """
         if not intents:
             return frozenset()
@@ -53,17 +54,20 @@ class Intents:
         return frozenset(intent.job_id for intent in intents) - {intent.job_id for intent in taken}
 
     def active(self) -> list[Intent]:
-        """Return the latest intent of every job that has not ended, in the order of jobs."""
+        """Return the latest intent of every job that has not ended, in the order of job numbers."""
         query = select(gangs).join(jobs).where(jobs.c.state.in_(mappers.ACTIVE)).order_by(gangs.c.job_id)
         with self._database.read() as connection:
             return [mappers.intent_of(row) for row in connection.execute(query).mappings()]
 
     def retire(self, job_id: str) -> None:
-        """Note that a job holds nothing any more; its epoch stays, so that no later one can repeat it."""
+        """Store that a job holds no GPUs any more.
+
+        Its epoch is kept, so that no later intent can use the same epoch again.
+        """
         self._set(job_id, placement="[]")
 
     def rename_type(self, job_id: str, gpu_type: str) -> None:
-        """Note the new name of the type of GPUs that a job holds."""
+        """Store a new name for the GPU type that a job holds."""
         self._set(job_id, gpu_type=gpu_type)
 
     def _set(self, job_id: str, **values: str) -> None:
@@ -74,7 +78,10 @@ class Intents:
 def _set_states(
     connection: Connection, intents: Sequence[Intent], states: Mapping[int, JobState], now_s: float
 ) -> None:
-    """Bring jobs that neither ended nor are held into the state that their intents make, with an event for each."""
+    """Set jobs to the state that their intents imply, and add an event for each job whose state changes.
+
+    The caller leaves out intents of jobs that are held or have ended.
+    """
     moves = [(intent, JobState.RUNNING if intent.placement else JobState.QUEUED) for intent in intents]
     moves = [(intent, to) for intent, to in moves if states[int(intent.job_id)] is not to]
     if not moves:
@@ -97,7 +104,11 @@ def _set_states(
 
 
 def _check_epoch(intent: Intent, stored: Intent | None) -> None:
-    """Raise ValueError unless an intent is newer than the stored one, or is the same except for its clock."""
+    """Check that an intent has a higher epoch than the stored one, or differs from it in the clock only.
+
+    Raises:
+        ValueError: Neither is the case.
+    """
     if stored is None or intent.epoch > stored.epoch:
         return
     if intent.epoch < stored.epoch:

@@ -1,7 +1,7 @@
-"""Let one controller at a time work on a store: a claim that lasts for a lease.
+"""Let only one controller at a time work on a store, by a claim that is valid for a limited time (the lease).
 
-A controller on another machine that is merely slow must not be taken for dead, so its claim holds until its lease is
-over. A controller that was killed on this machine is not waited for: its process is gone, and the system says so.
+A slow controller on another machine must not be treated as dead, so its claim stays valid until the lease is over. If
+a controller on this machine was killed, the new one does not wait: the operating system says that the process is gone.
 """
 
 from __future__ import annotations
@@ -18,18 +18,19 @@ from powerflow.store.schema import claims
 
 
 class LeaderLease:
-    """The claim on one store.
+    """Claim of one controller on one store.
 
     Args:
-        database: The store's. Once its ``owner`` is set here, each of its writes checks that the claim still is that
-            owner's: a controller that slept past its lease cannot write over its successor.
+        database: Database of the store. Once a claim has set its ``owner``, each write to the database first checks
+            that this owner still has the claim. So a controller that was suspended longer than its lease cannot
+            overwrite what its successor has written.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def claim(self, owner: str, lease_s: float, now_s: float) -> bool:
-        """Become the one controller for ``lease_s``; False while another is."""
+        """Become the only controller of the store for ``lease_s`` seconds; return False while another controller is."""
         mine_or_over = (claims.c.owner == owner) | (claims.c.until_s <= now_s)
         with self._database.write() as connection:
             row = {"id": 1, "owner": owner, "until_s": now_s + lease_s}
@@ -40,7 +41,7 @@ class LeaderLease:
         return claimed
 
     def take(self, owner: str, lease_s: float, now_s: float) -> bool:
-        """Become the one controller as `claim` does, without waiting for one that has died on this machine."""
+        """Become the only controller of the store as `claim` does, but do not wait for a dead one on this machine."""
         if self.claim(owner, lease_s, now_s):
             return True
         other = self.claimed_by()
@@ -50,18 +51,21 @@ class LeaderLease:
         return self.claim(owner, lease_s, now_s)
 
     def renew(self, owner: str, lease_s: float, now_s: float) -> bool:
-        """Prolong a claim, even one that is over, if nobody else has claimed the store since."""
+        """Extend the claim of ``owner``; return False if another controller has claimed the store since.
+
+        A claim whose lease is over can be extended, too.
+        """
         with self._database.write() as connection:
             mine = update(claims).where(claims.c.owner == owner).values(until_s=now_s + lease_s)
             return connection.execute(mine).rowcount == 1
 
     def claimed_by(self) -> str | None:
-        """Return the owner of the latest claim, also of one that is over; None after it was given back."""
+        """Return the owner of the latest claim, even if its lease is over; None if the claim was given back."""
         with self._database.read() as connection:
             return connection.scalar(select(claims.c.owner))
 
     def give_back(self, owner: str) -> None:
-        """End the claim of an owner; does nothing if it is another's."""
+        """End the claim of an owner; nothing happens if another owner has the claim."""
         with self._database.write() as connection:
             connection.execute(delete(claims).where(claims.c.owner == owner))
         if self._database.owner == owner:
@@ -69,13 +73,16 @@ class LeaderLease:
 
 
 def own_name() -> str:
-    """Return a name of this process that no other controller ever has: host, boot, PID namespace, PID, start time."""
+    """Return a name for this process that no other controller ever has.
+
+    It consists of host, boot and PID namespace, PID, start time, and a random number.
+    """
     pid = os.getpid()
     return f"{platform.node()}:{_pid_namespace()}:{pid}:{born(pid)}:{secrets.token_hex(4)}"
 
 
 def is_dead(owner: str) -> bool:
-    """Return whether the process with this name has certainly ended; False where that cannot be known from here."""
+    """Return True if the process with this name has certainly ended; False if this machine cannot know."""
     parts = owner.split(":")
     if len(parts) != 5 or parts[1] != _pid_namespace() or not (parts[2].isdigit() and parts[3].isdigit()):
         return False
@@ -83,7 +90,10 @@ def is_dead(owner: str) -> bool:
 
 
 def _pid_namespace() -> str:
-    """Return a name of this boot and its PID namespace (a container has its own): within it a PID means one process."""
+    """Return a name for this boot of the machine and its PID namespace (a container has one of its own).
+
+    Within this name, a PID stands for only one process at a time.
+    """
     try:
         return f"{boot_id()}/{os.stat('/proc/self/ns/pid').st_ino}"
     except OSError:

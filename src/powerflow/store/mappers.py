@@ -28,10 +28,10 @@ CHANGES = tuple(field.name for field in dataclasses.fields(JobUpdate) if field.n
 
 
 def number(job_id: str) -> int:
-    """Return the number of a job.
+    """Return the number of a job, given its id as text.
 
     Raises:
-        NotFound: No job has such an id.
+        NotFound: The text cannot be the id of a job.
     """
     if not (job_id.isascii() and job_id.isdigit() and len(job_id) <= 9 and job_id[0] != "0"):
         raise NotFound(f"no job {job_id!r}")
@@ -39,22 +39,22 @@ def number(job_id: str) -> int:
 
 
 def to_json(value: Any) -> str:
-    """Write JSON in ASCII, so that no database refuses a character of it.
+    """Write a value as JSON in ASCII, so that no database refuses a character of it.
 
     Raises:
-        ValueError: It holds a number that JSON has not (an infinite one).
-        TypeError: It holds a type that JSON has not.
+        ValueError: The value contains a number that JSON does not have, such as infinity.
+        TypeError: The value contains a type that JSON does not have.
     """
     return json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
 
 
 def plain(text: str) -> str:
-    """Replace what some database refuses in text, and logs can hold: NUL, and halves of surrogate pairs."""
+    """Replace characters that a database may refuse but logs can contain: NUL, and halves of surrogate pairs."""
     return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
 
 
 def job_of(row: RowMapping) -> StoredJob:
-    """Return the job of a row of ``jobs``."""
+    """Make a job from its row in the table ``jobs``."""
     values = {name: row[name] for name in _JOB}
     values["id"] = str(row["id"])
     values["spec"] = _spec(row["spec"])
@@ -65,9 +65,10 @@ def job_of(row: RowMapping) -> StoredJob:
 
 @lru_cache(maxsize=4096)
 def _spec(text: str) -> JobSpec:
-    """Read a stored spec; kept in a cache, since it takes longer than the rest of a row and never changes.
+    """Read a stored job spec. Results are cached, because reading is slow and a stored spec never changes.
 
-    A spec that this version cannot read becomes `UNREADABLE`: its job must not stop others from being shown or run.
+    A spec that this version of PowerFlow cannot read becomes `UNREADABLE`, so that other jobs can still be shown and
+    run.
     """
     try:
         return JobSpec.model_validate_json(text, context={"stored": True})
@@ -76,7 +77,7 @@ def _spec(text: str) -> JobSpec:
 
 
 def new_job(spec: JobSpec, user: str, now_s: float) -> dict[str, Any]:
-    """Return the row of a job that is submitted now."""
+    """Return the row in the table ``jobs`` for a job that is submitted now."""
     return {
         "spec": to_json(spec.model_dump(mode="json", by_alias=True)),
         "user": user,
@@ -98,7 +99,7 @@ def new_job(spec: JobSpec, user: str, now_s: float) -> dict[str, Any]:
 
 
 def changes(row: JobUpdate) -> dict[str, Any]:
-    """Return the parameters of an update: ``number`` and one ``new_…`` for each of `CHANGES`."""
+    """Return the parameters of an SQL update of one job: ``number``, and one ``new_…`` for each column in `CHANGES`."""
     values = {f"new_{name}": getattr(row, name) for name in CHANGES}
     if row.reason is not None:
         values["new_reason"] = plain(row.reason)
@@ -106,7 +107,7 @@ def changes(row: JobUpdate) -> dict[str, Any]:
 
 
 def intent_of(row: RowMapping) -> Intent:
-    """Return the intent of a row of ``gangs``."""
+    """Make an intent from its row in the table ``gangs``."""
     return Intent(
         job_id=str(row["job_id"]),
         epoch=row["epoch"],
@@ -118,7 +119,7 @@ def intent_of(row: RowMapping) -> Intent:
 
 
 def gang_row(intent: Intent, now_s: float) -> dict[str, Any]:
-    """Return the row of an intent."""
+    """Return the row in the table ``gangs`` for an intent."""
     return {
         "job_id": number(intent.job_id),
         "epoch": intent.epoch,
@@ -131,13 +132,13 @@ def gang_row(intent: Intent, now_s: float) -> dict[str, Any]:
 
 
 def seen_of(row: RowMapping) -> Seen:
-    """Return the observation of a row of ``observations``."""
+    """Make an observation from its row in the table ``observations``."""
     observation = Observation(**{name: row[name] for name in _OBSERVATION})
     return Seen(row["cost_class"], observation, str(row["job_id"]), row["time_s"], row["steps"])
 
 
 def seen_row(seen: Seen) -> dict[str, Any]:
-    """Return the row of an observation."""
+    """Return the row in the table ``observations`` for an observation."""
     return {
         "cost_class": seen.cost_class,
         "job_id": number(seen.job_id),
@@ -148,35 +149,35 @@ def seen_row(seen: Seen) -> dict[str, Any]:
 
 
 def event_of(row: RowMapping) -> EventRecord:
-    """Return the event of a row of ``events``."""
+    """Make an event from its row in the table ``events``."""
     job_id = None if row["job_id"] is None else str(row["job_id"])
     return EventRecord(row["number"], row["time_s"], row["kind"], job_id, row["text"], json.loads(row["fields"]))
 
 
 def event_row(kind: str, text: str, now_s: float, job_id: str | None, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the row of an event."""
+    """Return the row in the table ``events`` for an event."""
     job = None if job_id is None else number(job_id)
     return {"time_s": now_s, "kind": kind, "job_id": job, "text": plain(text), "fields": to_json(dict(fields))}
 
 
 def decision_of(row: RowMapping) -> DecisionRecord:
-    """Return the decision of a row of ``decisions``."""
+    """Make a decision from its row in the table ``decisions``."""
     return DecisionRecord(**{**row, "job_id": str(row["job_id"])})
 
 
 def decision_row(what: DecisionRecord) -> dict[str, Any]:
-    """Return the row of a decision, without its number."""
+    """Return the row in the table ``decisions`` for a decision, without the number, which the database gives."""
     row = {**dataclasses.asdict(what), "job_id": number(what.job_id), "reason": plain(what.reason)}
     del row["number"]
     return row
 
 
 def audit_of(row: RowMapping) -> AuditRecord:
-    """Return the entry of a row of ``audit``."""
+    """Make an audit entry from its row in the table ``audit``."""
     return AuditRecord(**{**row, "fields": json.loads(row["fields"])})
 
 
 def audit_row(what: AuditRecord) -> dict[str, Any]:
-    """Return the row of an audit entry, without its number."""
+    """Return the row in the table ``audit`` for an audit entry, without the number, which the database gives."""
     text = {name: plain(getattr(what, name)) for name in ("user", "address", "action", "target")}
     return {"time_s": what.time_s, **text, "fields": to_json(dict(what.fields))}

@@ -1,7 +1,7 @@
 """Bring the tables of a database up to date: ``python -m powerflow.store.migrate``, with its URL on standard input.
 
-A process of its own, since a controller that idles for months need not keep alembic in memory; and standard input,
-since other users can read arguments, and a URL may hold a password.
+This is a separate program, so that a controller which is idle for months does not keep alembic in memory. The URL is
+read from standard input because it may hold a password, and other users can see the arguments of a program.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from powerflow.store.database import TRY_AGAIN, Database
 
 
 def upgrade(url: str, revision: str = "head") -> None:
-    """Bring a database to a revision, in one transaction: either all of it or nothing.
+    """Bring the tables of a database to a revision, in one transaction: all changes are made, or none.
 
     Raises:
-        StoreError: It cannot be used, or is newer than this PowerFlow.
+        StoreError: The database cannot be used, or its tables are newer than this PowerFlow.
     """
     database = Database(url, migrate=False)
     try:

@@ -1,6 +1,7 @@
-"""Plain data that the store keeps. Units: seconds (times of day are Unix seconds), watts, joules, MHz.
+"""Define plain data that the store keeps. Units: seconds (times of day are Unix seconds), watts, joules, MHz.
 
-An id of a job is its number as text. None means "not known" or "not yet"; in `JobUpdate` it means "leave as it is".
+A job's id is its number as text. None means "not known" or "not yet"; in `JobUpdate` it means "leave the value as it
+is".
 """
 
 from __future__ import annotations
@@ -17,18 +18,18 @@ Placement = tuple[tuple[str, tuple[int, ...]], ...]
 
 @dataclass(frozen=True, slots=True)
 class StoredJob:
-    """One job, as far as it outlives the controller.
+    """What the store keeps of one job.
 
     Attributes:
-        state_since_s: When it came into the state it is in.
-        started_s: When it first ran.
-        steps, steps_total: Iterations done, and of how many.
-        step_time_s: Seconds per iteration, lately.
-        energy_j, gpu_s: What it was charged so far.
-        attempts: How often it was started after it had failed.
-        exit: How it ended, in plain words ("" while it has not).
-        last_lines: End of its log, where it failed.
-        cost_class: Jobs whose costs are learned together with this one's.
+        state_since_s: When the job entered its present state.
+        started_s: When the job ran for the first time.
+        steps, steps_total: Iterations that are done, and iterations that the job needs.
+        step_time_s: Seconds of one iteration, measured recently.
+        energy_j, gpu_s: Joules and GPU-seconds charged to the job so far.
+        attempts: How often the job was started again after a failure.
+        exit: How the job ended, in plain words; "" if it has not ended.
+        last_lines: The last lines of the job's log, if it failed.
+        cost_class: Name of the job's class. The costs of all jobs of a class are learned together.
     """
 
     id: str
@@ -54,7 +55,7 @@ class StoredJob:
 
 @dataclass(frozen=True, slots=True)
 class JobUpdate:
-    """What has changed of a job since the last update; None leaves a value as it is."""
+    """Changes of a job since the previous update; None leaves a value as it is."""
 
     job_id: str
     steps: float | None = None
@@ -71,10 +72,10 @@ class JobUpdate:
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """What a job is to hold, written down before anything is done about it.
+    """What a job shall hold: GPUs, clock and epoch. It is written before the controller starts or stops any rank.
 
-    ``epoch`` rises with every new placement of the job: whoever acts on an older one is too late. A new clock for the
-    same GPUs needs no new epoch.
+    ``epoch`` rises with every new placement of the job, so that an action for an older placement is recognised as too
+    late. A new clock for the same GPUs needs no new epoch.
     """
 
     job_id: str
@@ -87,7 +88,7 @@ class Intent:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A measured configuration: of which class, by which job, when, and over how many steps."""
+    """One observation, with its class, the job that was measured, the time, and the number of steps."""
 
     cost_class: str
     observation: Observation
@@ -98,7 +99,10 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """Joules and GPU-seconds of one GPU from ``start_s`` to ``end_s``, and who pays (None: nobody, it was idle)."""
+    """Joules and GPU-seconds of one GPU from ``start_s`` to ``end_s``, and the job that used the GPU.
+
+    The job is None if the GPU was idle.
+    """
 
     start_s: float
     end_s: float
@@ -110,12 +114,13 @@ class Charge:
 
 @dataclass(frozen=True, slots=True)
 class DecisionOutcome:
-    """What came of a job, and what was expected.
+    """What a completed job really took, and what the scheduler had predicted.
 
     Attributes:
-        jct_s, energy_j: From submission to end, and joules.
-        predicted: The first decision that gave it GPUs, with what was expected then; None: nothing was.
-        would: The first decision that would have, where nobody acts on it.
+        jct_s, energy_j: Seconds from submission to end, and joules.
+        predicted: The first decision that gave the job GPUs, with its prediction; None if there was no prediction.
+        would: The first decision that would have given the job GPUs, if the project's stage does not let PowerFlow act;
+            None if there is none.
     """
 
     job_id: str
@@ -128,7 +133,7 @@ class DecisionOutcome:
 
 @dataclass(frozen=True, slots=True)
 class NodeState:
-    """What an operator, or a failure, made of a node: up, drained, failed or asleep."""
+    """State of a node as an operator or a failure has set it: up, drained, failed or asleep."""
 
     name: str
     state: str

@@ -1,4 +1,4 @@
-"""Measured configurations of jobs, from which costs are learned."""
+"""Keep measured configurations of jobs, from which PowerFlow learns what steps cost."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from powerflow.store.statements import states_of
 
 
 class Observations:
-    """All configurations that were measured."""
+    """All observations in one store: measured step times and watts of jobs in their configurations."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def add(self, rows: Sequence[Seen]) -> None:
-        """Keep measured configurations.
+        """Store observations.
 
         Raises:
-            NotFound: There is no such job.
+            NotFound: An observation names a job that does not exist.
         """
         if not rows:
             return
@@ -32,7 +32,7 @@ class Observations:
             connection.execute(insert(observations), [mappers.seen_row(row) for row in rows])
 
     def all(self) -> list[Seen]:
-        """Return all that was measured, in order of arrival."""
+        """Return all observations, in the order in which they were added."""
         with self._database.read() as connection:
             rows = connection.execute(select(observations).order_by(observations.c.id)).mappings()
             return [mappers.seen_of(row) for row in rows]

@@ -1,24 +1,29 @@
 """Check that store, state directory, engine folder and machine belong together, and that none is an older copy.
 
-Ranks, books and logs are named by the number of their job. So a number must never be given twice, and what one part
-remembers of a job must not be applied to another job of the same number: not after a backup was restored, a file was
-deleted, or a directory was copied. Two things are kept in two places each, and compared at every start:
+The names of ranks, records and logs contain job numbers. So a number must never be given to two jobs, and what one
+part remembers of a job must never be applied to another job with the same number. This must hold even after a backup
+was restored, a file was deleted or a directory was copied. Two things are therefore kept in two places each, and
+compared at every start:
 
-- **who**: the store's name and the state directory's, in the store (setting ``pair``) and in ``<state>/pair.json``;
-- **when**: the *beat*, which rises before anything is launched, and the highest number of a job, in the store and in
-  ``<state>/marks``. Whichever part has the lower one is older than the other.
+- **who**: the names of the store and of the state directory, in the store (setting ``pair``) and in
+  ``<state>/pair.json``;
+- **when**: the *beat*, which counts launches and rises before each launch, and the highest job number, in the store and
+  in ``<state>/marks``. The place with the lower number is older than the other place.
 
-What follows::
+What follows from the comparison::
 
-    the store is another's, or new beside an old directory         refused
-    the directory is new beside an old store, or another's         refused
-    another machine                                                refused
-    ranks of this store run here, below another engine folder      refused
-    the store is older than the directory                          goes on: numbers go on above all that were given
-    the directory is older than its store, or is a copy            goes on, if none of the above: numbers jump ahead
+    the store belongs to another directory            refused
+    the store is new, the directory is old            refused
+    the directory belongs to another store            refused
+    the directory is new, the store is old            refused
+    the directory was used on another machine         refused
+    ranks of this store, started from another engine  refused
+      folder, run on this machine
+    the store is older than the directory             goes on: new job numbers are above all that were ever given
+    the directory is older than the store, or a copy  goes on, unless refused above: job numbers jump ahead
 
-``powerflow serve --restored`` accepts what would be refused: the operator says that nothing of this store runs
-elsewhere. Ranks of it that still run on this machine are ended then.
+With ``powerflow serve --restored`` the operator says that nothing of this store runs elsewhere. Then nothing is
+refused, and ranks of this store that still run on this machine are ended.
 """
 
 from __future__ import annotations
@@ -48,11 +53,11 @@ _MOST_NUMBER = 999_999_999
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """What belongs together.
+    """A store and its state directory, which belong together.
 
     Attributes:
-        store: Name of the store, which the engine folder bears, too.
-        notices: What an operator should know, one line each.
+        store: Name of the store; the engine folder has the same name stored.
+        notices: Messages to the operator, one line each.
     """
 
     store: str
@@ -60,16 +65,17 @@ class Pair:
 
 
 def pair(state: Path, store: Store, *, restored: bool = False, now_s: float | None = None) -> Pair:
-    """Compare a state directory with its store, and note that they belong together from now on.
+    """Check that a state directory belongs to a store, and record in both places that they belong together.
 
     Args:
         state: The state directory.
-        store: Opened, and not written by anybody else.
-        restored: An operator says that what looks like another's is this one's, and that nothing of it runs elsewhere.
-        now_s: Unix seconds.
+        store: The store, opened. No other process may write to it.
+        restored: True if the operator says that this directory and this store belong together although they seem not
+            to, and that nothing of this store runs elsewhere.
+        now_s: Unix seconds; None takes the present time.
 
     Raises:
-        InputError: They do not belong together.
+        InputError: The state directory and the store do not belong together.
     """
     kept, known = _kept(state), {"store": store.get(STORE_ID), **(store.get(PAIR) or {})}
     marks = Marks(state / "marks")
@@ -105,7 +111,7 @@ def pair(state: Path, store: Store, *, restored: bool = False, now_s: float | No
 
 
 def _kept(state: Path) -> dict[str, Any]:
-    """Read ``pair.json`` of the directory; of an earlier version, only the name of its store."""
+    """Read ``pair.json`` of the state directory. A directory of an earlier version has only the name of its store."""
     found = read_json(state / "pair.json")
     if found is not None:
         return found
@@ -132,10 +138,12 @@ def _refuse_foreign(state: Path, store: Store, kept: dict[str, Any], known: dict
 
 
 def _deal_with_strays(state: Path, name: str, restored: bool) -> None:
-    """Refuse, or end if restored, ranks of this store that its engine folder does not know (a copied or lost folder).
+    """Find ranks of this store that its engine folder does not know, because the folder was copied or lost.
+
+    Such ranks are ended if ``restored`` is True.
 
     Raises:
-        InputError: There are some, and nobody said that they may be ended.
+        InputError: There are such ranks and ``restored`` is False, or one of their processes cannot be ended.
     """
     strays = find_strays(state / "engine", name)
     if not strays:
@@ -157,7 +165,7 @@ def _deal_with_strays(state: Path, name: str, restored: bool) -> None:
 def _notices(
     kept: dict[str, Any], known: dict[str, Any], here: dict[str, Any], store: Store, marks: Marks, restored: bool
 ) -> Iterator[str]:
-    """Return notices of what is older than the rest, or was moved."""
+    """Yield messages about store and state directory: which is older than the other, and which was copied or moved."""
     if restored:
         yield "started with --restored: jobs that ran start again from their checkpoints"
     if not kept or known["store"] is None:
@@ -172,10 +180,10 @@ def _notices(
 
 
 def _above(state: Path, known: int, age_s: float, same_file: bool) -> int:
-    """Return a number that no job had: above all that are remembered anywhere.
+    """Return a number that is not below the number of any job so far, so that the next job can get the number after it.
 
-    Where the directory is a copy, it is also above the numbers that jobs may have had since the copy was made,
-    ``age_s`` seconds ago at most.
+    If the directory is a copy, the result is also above the numbers that jobs may have got since the copy was made,
+    which was at most ``age_s`` seconds ago.
     """
     highest = max(known, *_numbers(state))
     if same_file:
@@ -184,7 +192,7 @@ def _above(state: Path, known: int, age_s: float, same_file: bool) -> int:
 
 
 def _numbers(state: Path) -> Iterator[int]:
-    """Yield the numbers of jobs that have left something on the disk."""
+    """Yield 0 and the numbers of all jobs that have left a file in the state directory."""
     yield 0
     for folder in ("gangs", "jobs", "engine/fences", "engine/ranks"):
         with contextlib.suppress(OSError), os.scandir(state / folder) as entries:
@@ -195,7 +203,7 @@ def _numbers(state: Path) -> Iterator[int]:
 
 
 def _machine() -> str:
-    """Return the id of this machine; "" where it has none, as in some containers."""
+    """Return the id of this machine; "" if it has none, as in some containers."""
     with contextlib.suppress(OSError):
         return Path("/etc/machine-id").read_text("ascii").strip()
     return ""

@@ -1,7 +1,7 @@
-"""Tables of the store, the same on SQLite and PostgreSQL. Their history stands in ``migrations/versions``.
+"""Define the tables of the store, the same for SQLite and PostgreSQL. Their history is in ``migrations/versions``.
 
-Structured values (a spec, a placement, fields of an event) are JSON in plain ASCII text: nothing a log line can hold
-(NUL, half a surrogate pair) is refused by either database.
+Structured values (a job spec, a placement, fields of an event) are stored as JSON in plain ASCII text. So neither
+database refuses a character that a log line can contain, such as NUL or half a surrogate pair.
 """
 
 from __future__ import annotations

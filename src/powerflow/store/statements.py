@@ -1,4 +1,4 @@
-"""Statements that several parts of the store share; each runs in the transaction of its caller."""
+"""Define database statements that several parts of the store use; each runs in its caller's transaction."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Numbered = TypeVar("Numbered", AuditRecord, DecisionRecord, EventRecord)
 
 
 def states_of(connection: Connection, job_ids: Iterable[str]) -> dict[int, JobState]:
-    """Return the states of some jobs, by number.
+    """Return the states of some jobs, as a dictionary by job number.
 
     Raises:
-        NotFound: One of them does not exist.
+        NotFound: One of the jobs does not exist.
     """
     numbers = {mappers.number(job_id) for job_id in job_ids}
     found = connection.execute(select(jobs.c.id, jobs.c.state).where(jobs.c.id.in_(numbers)))
@@ -35,19 +35,19 @@ def states_of(connection: Connection, job_ids: Iterable[str]) -> dict[int, JobSt
 def add_event(
     connection: Connection, kind: str, text: str, now_s: float, job_id: str | None, fields: Mapping[str, Any]
 ) -> int:
-    """Add an event, and return its number."""
+    """Add an event to the table ``events``, and return the event's number."""
     row = mappers.event_row(kind, text, now_s, job_id, fields)
     return int(connection.execute(insert(events).values(row).returning(events.c.number)).scalar_one())
 
 
 def add_audit(connection: Connection, rows: Sequence[AuditRecord]) -> None:
-    """Add entries to the audit; the database numbers them."""
+    """Add entries to the table ``audit``; the database gives them their numbers."""
     if rows:
         connection.execute(insert(audit), [mappers.audit_row(row) for row in rows])
 
 
 def put_setting(database: Database, connection: Connection, key: str, value: Any) -> None:
-    """Keep a setting."""
+    """Store a setting: replace the value of a key, or add the key."""
     statement = database.upsert(settings, ("key",), ("value",))
     connection.execute(statement, {"key": key, "value": mappers.to_json(value)})
 
@@ -59,17 +59,20 @@ def feed(
     limit: int,
     record_of: Callable[[RowMapping], Numbered],
 ) -> NumberedPage[Numbered]:
-    """Return the first ``limit`` rows of a query as records; ``after`` is answered where there are none."""
+    """Return the first ``limit`` rows of a query as a page of records, with the number of its last record.
+
+    If the query has no rows, that number is ``after``: the number from which the caller reads on.
+    """
     rows = connection.execute(query.limit(checked(limit))).mappings()
     items = [record_of(row) for row in rows]
     return NumberedPage(items, items[-1].number if items else after)
 
 
 def checked(limit: int) -> int:
-    """Return the limit of a page.
+    """Return ``limit``, the largest number of items on a page, after checking it.
 
     Raises:
-        InputError: It is less than 1.
+        InputError: ``limit`` is less than 1.
     """
     if limit < 1:
         raise InputError(f"limit is {limit}", fix="ask for at least one")

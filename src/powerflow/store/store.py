@@ -1,7 +1,7 @@
-"""The durable state of a live cluster: what must survive the controller, a reset of the machine and a full disk.
+"""Keep the durable state of a live cluster: what must survive the controller, a reset of the machine and a full disk.
 
-Each method is one transaction and safe to call from any thread. When it returns, what it wrote is on disk; where it
-raises, nothing was written. All may raise `StoreError`.
+Each method is one transaction and can be called from any thread. When a method returns, its changes are on disk. When
+it raises an exception, nothing was written. Every method may raise `StoreError`.
 """
 
 from __future__ import annotations
@@ -41,22 +41,22 @@ _RAISE = "UPDATE sqlite_sequence SET seq = max(seq, :number) WHERE name = 'jobs'
 
 
 class Store:
-    """The state of one cluster in one database: jobs, nodes, events, settings and the audit.
+    """State of one cluster in one database: jobs, nodes, events, settings and the audit.
 
     Args:
         url: ``sqlite:///path`` or ``postgresql://user:password@host/name``.
-        wait_s: How long to wait for a lock or a server before giving up with `StoreError`.
+        wait_s: How many seconds to wait for a lock or a server before raising `StoreError`.
 
     Attributes:
-        lease: Which controller may work on this store.
-        intents: What each job is to hold.
-        charges: Energy and GPU time that were charged.
-        decisions: What was decided for each job.
-        observations: What was measured of jobs.
+        lease: The claim, by which only one controller at a time may work on this store.
+        intents: What each job shall hold.
+        charges: Energy and GPU time that were charged to jobs.
+        decisions: Log of the scheduler's decisions on each job.
+        observations: Measured step times and watts of jobs.
 
     Raises:
-        StoreError: It cannot be opened, or is newer than this PowerFlow.
-        InputError: The URL names no database.
+        StoreError: The database cannot be opened, or its tables are newer than this PowerFlow.
+        InputError: The URL does not name a SQLite or PostgreSQL database.
     """
 
     def __init__(self, url: str, *, wait_s: float = 5.0) -> None:
@@ -77,20 +77,21 @@ class Store:
     def submit(
         self, spec: JobSpec, user: str, now_s: float, key: str | None = None, address: str | None = None
     ) -> tuple[StoredJob, bool]:
-        """Store a new job; it is on disk when this returns.
+        """Store a new job; it is on disk when this method returns.
 
         Args:
-            spec: What to run.
-            user: Whose job it is.
-            now_s: Unix seconds.
-            key: Makes a repetition harmless: the first job of this user with this key is returned again.
-            address: Where the request came from, for the audit; None: write no audit entry.
+            spec: What the job shall run.
+            user: The user to whom the job belongs.
+            now_s: Time of submission, in Unix seconds.
+            key: Text by which a repeated request is recognised: if the user has submitted a job with this key before,
+                that job is returned and no new one is stored.
+            address: Address from which the request came, for the audit; with None, no audit entry is written.
 
         Returns:
-            The job, and whether it is new.
+            The job, and True if it is new.
 
         Raises:
-            Refused: The key was used for another spec.
+            Refused: The user has used the key for a different spec.
         """
         with self._database.write_claimed() as connection:
             if key is not None and (number := connection.scalar(_with_key(user, key))) is not None:
@@ -110,15 +111,15 @@ class Store:
             return _job(connection, str(number)), True
 
     def knows_key(self, user: str, key: str) -> bool:
-        """Return whether a user has submitted a job with this key."""
+        """Return True if a user has submitted a job with this key (see `submit`)."""
         with self._database.read() as connection:
             return connection.scalar(_with_key(user, key)) is not None
 
     def job(self, job_id: str) -> StoredJob:
-        """Return one job.
+        """Return the job with this id.
 
         Raises:
-            NotFound: There is no such job.
+            NotFound: There is no job with this id.
         """
         with self._database.read() as connection:
             return _job(connection, job_id)
@@ -131,7 +132,15 @@ class Store:
         after: str | None = None,
         limit: int = 100,
     ) -> Page[StoredJob]:
-        """Return one page of jobs, newest first; ``after`` is ``next`` of the page before."""
+        """Return one page of jobs, newest first.
+
+        Args:
+            states: Only jobs in these states; empty for jobs in any state.
+            user: Only jobs of this user; None for jobs of all users.
+            project: Only jobs of this project; None for jobs of all projects.
+            after: Value of ``next`` on the previous page; None for the first page.
+            limit: Largest number of jobs on the page.
+        """
         query = select(jobs).order_by(jobs.c.id.desc()).limit(checked(limit) + 1)
         if states:
             query = query.where(jobs.c.state.in_([state.value for state in states]))
@@ -147,11 +156,11 @@ class Store:
         return Page(page, page[-1].id if len(rows) > limit else None)
 
     def submitted(self, since_s: float) -> list[StoredJob]:
-        """Return all jobs submitted since then (Unix seconds), oldest first."""
+        """Return all jobs submitted since a time (Unix seconds), oldest first."""
         return self._all(select(jobs).where(jobs.c.submitted_s >= since_s).order_by(jobs.c.submitted_s, jobs.c.id))
 
     def first_submission_s(self) -> float | None:
-        """Return when the first job was submitted; None if no job was."""
+        """Return the time at which the first job was submitted, in Unix seconds; None if no job was submitted."""
         with self._database.read() as connection:
             first: float | None = connection.scalar(select(func.min(jobs.c.submitted_s)))
             return first
@@ -161,7 +170,10 @@ class Store:
         return self._all(select(jobs).where(jobs.c.state.in_(mappers.ACTIVE)).order_by(jobs.c.id))
 
     def front(self, states: Sequence[JobState], limit: int) -> tuple[list[StoredJob], Mapping[JobState, int]]:
-        """Return the first ``limit`` jobs, by state in this order and then by age, and how many each state has."""
+        """Return the first ``limit`` jobs in the given states, and the number of jobs in each state.
+
+        The jobs are sorted by state, in the order of ``states``, and then by age, the oldest first.
+        """
         rank = case({state.value: at for at, state in enumerate(states)}, value=jobs.c.state)
         mine = jobs.c.state.in_([state.value for state in states])
         query = select(jobs).where(mine).order_by(rank, jobs.c.id).limit(checked(limit))
@@ -182,21 +194,24 @@ class Store:
         text: str = "",
         asked: AuditRecord | None = None,
     ) -> StoredJob:
-        """Move a job to another state, and add an event for it. A job that is in this state already is left as it is.
+        """Change the state of a job, and add an event for the change.
+
+        Nothing changes if the job has this state already.
 
         Args:
-            job_id: Which.
-            to: A running job can be queued or held, a held one can be queued, and any that has not ended can end.
+            job_id: The job's id.
+            to: The new state. A running job can become queued or held, a held job can become queued, and any job that
+                has not ended can end.
             now_s: Unix seconds.
-            exit: How it ended, in plain words.
-            reason: Why it has what it has now; None leaves the reason as it is.
-            last_lines: End of its log.
+            exit: How the job ended, in plain words.
+            reason: Why the job has the GPUs that it has now; None leaves the stored reason as it is.
+            last_lines: The last lines of the job's log.
             text: Text of the event.
-            asked: Audit entry of the request that asked for it.
+            asked: Audit entry of the request that asked for the change.
 
         Raises:
-            NotFound: There is no such job.
-            Refused: It cannot move there from the state it is in.
+            NotFound: There is no job with this id.
+            Refused: The job cannot go from its present state to the new one.
         """
         with self._database.write_claimed() as connection:
             job = _job(connection, job_id)
@@ -222,10 +237,10 @@ class Store:
             return _job(connection, job_id)
 
     def update(self, rows: Sequence[JobUpdate]) -> None:
-        """Store changes of some jobs: all of them or, where one job is unknown, none.
+        """Store changes of several jobs. If one of the jobs does not exist, no change is stored.
 
         Raises:
-            NotFound: There is no such job.
+            NotFound: One of the jobs does not exist.
         """
         if not rows:
             return
@@ -241,12 +256,12 @@ class Store:
     # --- job numbers, each given once even if the database is restored from a backup ---
 
     def follow(self, marks: Marks) -> None:
-        """Keep the highest job number and the count of launches in a file beside the database, from now on."""
+        """Keep the highest job number and the count of launches in the file ``marks`` too, from this call on."""
         self._marks = marks
         self._database.checkpoint()  # so that a write-ahead log that is lost later holds none of the names
 
     def beat(self) -> None:
-        """Count a launch that is about to happen: first in the database, then in the file."""
+        """Count a launch of ranks that is about to happen, in the database and then in the file given to `follow`."""
         if self._marks is None:
             return
         beat = self._marks.beat + 1
@@ -260,13 +275,13 @@ class Store:
             return max(int(given or 0), int(connection.scalar(select(func.max(jobs.c.id))) or 0))
 
     def last_time_s(self) -> float | None:
-        """Return when the newest event happened; None if there is none."""
+        """Return the time of the newest event, in Unix seconds; None if there is no event."""
         with self._database.read() as connection:
             newest: float | None = connection.scalar(select(func.max(events.c.time_s)))
             return newest
 
     def raise_number(self, number: int) -> None:
-        """Skip all numbers up to this one: the next job gets a higher one."""
+        """Skip all job numbers up to ``number``, so that the next job gets a higher number."""
         with self._database.write_claimed() as connection:
             if not self._database.is_sqlite:
                 connection.execute(text("SELECT setval('jobs_id_seq', :number) WHERE :number > 0"), {"number": number})
@@ -276,7 +291,7 @@ class Store:
     # --- nodes, events, settings ---
 
     def set_node(self, name: str, state: str, reason: str, now_s: float, by: str, address: str = "") -> None:
-        """Store the state of a node, and add an event (kind ``node``) and an audit entry for it."""
+        """Store the state of a node, and add an event (kind ``node``) and an audit entry for the change."""
         row = {"name": name, "state": state, "reason": mappers.plain(reason), "since_s": now_s, "by": by}
         what = AuditRecord(0, now_s, by, address, f"node {state}", name, {"reason": reason})
         with self._database.write_claimed() as connection:
@@ -286,18 +301,24 @@ class Store:
             add_audit(connection, [what])
 
     def node_states(self) -> dict[str, NodeState]:
-        """Return the stored state of each node, by name."""
+        """Return the stored state of each node, as a dictionary by the node's name."""
         with self._database.read() as connection:
             rows = connection.execute(select(nodes).order_by(nodes.c.name)).mappings()
             return {row["name"]: NodeState(**row) for row in rows}
 
     def append(self, kind: str, text: str, now_s: float, job_id: str | None = None, **fields: Any) -> int:
-        """Add an event, and return its number, which rises. ``fields`` are plain JSON."""
+        """Add an event, and return its number.
+
+        Each event's number is higher than those before; ``fields`` are plain JSON.
+        """
         with self._database.write_claimed() as connection:
             return add_event(connection, kind, text, now_s, job_id, fields)
 
     def events(self, after: int = 0, job_id: str | None = None, limit: int = 100) -> NumberedPage[EventRecord]:
-        """Return the events with a number above ``after``, oldest first."""
+        """Return the events whose number is above ``after``, oldest first, at most ``limit`` of them.
+
+        With ``job_id``, only events of this job are returned.
+        """
         query = select(events).where(events.c.number > after).order_by(events.c.number)
         if job_id is not None:
             query = query.where(events.c.job_id == mappers.number(job_id))
@@ -305,34 +326,34 @@ class Store:
             return feed(connection, query, after, limit, mappers.event_of)
 
     def last_event(self) -> int:
-        """Return the number of the newest event; 0 if there is none."""
+        """Return the number of the newest event; 0 if there is no event."""
         with self._database.read() as connection:
             return int(connection.scalar(select(func.max(events.c.number))) or 0)
 
     def get(self, key: str, default: Any = None) -> Any:
-        """Return a setting; ``default`` if it was never put."""
+        """Return the value of a setting; ``default`` if the setting was never stored."""
         with self._database.read() as connection:
             value = connection.scalar(select(settings.c.value).where(settings.c.key == key))
         return default if value is None else json.loads(value)
 
     def put(self, key: str, value: Any) -> None:
-        """Keep a setting: any value that JSON can hold."""
+        """Store a setting. Its value can be anything that JSON can hold."""
         with self._database.write_claimed() as connection:
             put_setting(self._database, connection, key, value)
 
     def govern(self, key: str, value: Any, whats: Sequence[AuditRecord]) -> None:
-        """Keep a setting and the audit entries of who made it: all or nothing."""
+        """Store a setting, and audit entries that say who changed it, in one transaction."""
         with self._database.write_claimed() as connection:
             put_setting(self._database, connection, key, value)
             add_audit(connection, whats)
 
     def note(self, rows: Sequence[AuditRecord]) -> None:
-        """Add entries to the audit; the database numbers them."""
+        """Add entries to the audit; the database gives them their numbers."""
         with self._database.write_claimed() as connection:
             add_audit(connection, rows)
 
     def audit(self, after: int = 0, limit: int = 100) -> NumberedPage[AuditRecord]:
-        """Return the audit entries with a number above ``after``, oldest first."""
+        """Return the audit entries whose number is above ``after``, oldest first, at most ``limit`` of them."""
         query = select(audit).where(audit.c.number > after).order_by(audit.c.number)
         with self._database.read() as connection:
             return feed(connection, query, after, limit, mappers.audit_of)
