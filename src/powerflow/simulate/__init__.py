@@ -1,1 +1,1 @@
-"""An event-driven simulator with true costs of its own, metrics, comparison of policies and a lower bound."""
+"""Simulate a cluster with true costs of its own, compare policies at equal energy, and compute a lower bound."""

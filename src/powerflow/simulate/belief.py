@@ -1,7 +1,8 @@
-"""Beliefs: what the scheduler knows of costs and job sizes, which may differ from the truth.
+"""Define beliefs: what the scheduler knows of the costs and sizes of jobs. A belief may differ from the truth.
 
-There are three beliefs about costs. **oracle** knows the true costs. **fitted** knows a model fitted to a few noisy
-measurements of each class. **online** starts from the catalogue's priors and learns while jobs run, which costs time.
+Three beliefs about costs exist. With **oracle** the scheduler knows the true costs. With **fitted** it knows a model
+that was fitted to a few noisy measurements of each class of jobs. With **online** it begins with the priors of the
+catalogue and learns from running jobs; trying clocks takes time from these jobs.
 """
 
 from __future__ import annotations
@@ -28,43 +29,47 @@ TRIAL_S = 20.0  # seconds at each clock when a class first runs on a GPU count: 
 
 
 class Belief(Protocol):
-    """What the scheduler knows, and what it learns.
+    """What the scheduler knows of the costs and sizes of jobs, and what it learns while jobs run.
 
     Attributes:
-        name: Its name on the command line.
-        sizes_known: Whether the sizes of jobs are known.
+        name: Name of the belief on the command line: oracle, fitted or online.
+        sizes_known: True if the scheduler is told how many iterations each job has.
     """
 
     name: str
     sizes_known: bool
 
     def start(self) -> Sequence[CostLearned]:
-        """Return the believed costs before the first job."""
+        """Return the costs that the scheduler believes before the first job runs."""
         ...
 
     def iterations(self, job: int) -> float | None:
-        """Return the believed iterations of a job, by its position in the workload; None if unknown."""
+        """Return how many iterations the scheduler believes a job to have; None if it does not know.
+
+        ``job`` is the position of the job in the workload.
+        """
         ...
 
     def exploration_s(self, job: Job, change: Change) -> float:
-        """Return the seconds that a job needs to try the clocks of a configuration that is not known yet."""
+        """Return the seconds that a job needs to try the clocks of a new configuration; 0 if its costs are known."""
         ...
 
     def observe(self, job: Job, change: Change, ran_s: float) -> Sequence[CostLearned]:
-        """Learn from a job that ran ``ran_s`` seconds in one configuration; return the beliefs that changed."""
+        """Learn from a job that ran ``ran_s`` seconds in one configuration; return the cost tables that changed."""
         ...
 
 
 class Sizes:
-    """Believed sizes of jobs.
+    """The number of iterations that the scheduler believes each job to have.
 
     Args:
         workload: The jobs.
-        text: ``known``, ``unknown``, or ``mispredicted:SIGMA``: the true size times a lognormal factor of log-sd SIGMA.
-        seed: Seed of the factors.
+        text: ``known``, ``unknown``, or ``mispredicted:SIGMA``. In the last case each true number is multiplied by a
+            random lognormal factor; SIGMA is the standard deviation of its logarithm.
+        seed: Seed of the random factors.
 
     Raises:
-        InputError: The text is none of these.
+        InputError: ``text`` has none of these three forms.
     """
 
     def __init__(self, workload: Workload, text: str = "known", seed: int = 0) -> None:
@@ -94,7 +99,7 @@ def _sigma(text: str) -> float:
 
 
 class Oracle:
-    """Knows the true costs."""
+    """A belief that equals the truth: the scheduler knows the true costs."""
 
     name = "oracle"
 
@@ -104,24 +109,27 @@ class Oracle:
         self.sizes_known = self._sizes.believed is not None
 
     def start(self) -> Sequence[CostLearned]:
-        """Return the true costs."""
+        """Return the true costs of all classes of jobs."""
         return [CostLearned(name, gpu_type, table) for (name, gpu_type), table in self._workload.truth.items()]
 
     def iterations(self, job: int) -> float | None:
-        """Return the believed size of a job."""
+        """Return how many iterations the scheduler believes a job to have; None if it does not know."""
         return self._sizes[job]
 
     def exploration_s(self, job: Job, change: Change) -> float:
-        """Return 0: everything is known."""
+        """Return 0: all costs are known, so that no job spends time on trying clocks."""
         return 0.0
 
     def observe(self, job: Job, change: Change, ran_s: float) -> Sequence[CostLearned]:
-        """Learn nothing."""
+        """Return no new costs: all costs are known from the start."""
         return ()
 
 
 class Fitted(Oracle):
-    """Knows a fit to noisy measurements of each class (1, 2, 4, 8 GPUs; lowest, middle and highest clock)."""
+    """A belief from measurements: a model fitted to noisy measurements of each class of jobs.
+
+    Each class is measured on 1, 2, 4 and 8 GPUs, at the lowest, a middle and the highest clock.
+    """
 
     name = "fitted"
 
@@ -142,12 +150,15 @@ class Fitted(Oracle):
             self._start.append(CostLearned(name, gpu_type, tabulate(model, axes, int(batch), points)))
 
     def start(self) -> Sequence[CostLearned]:
-        """Return the fitted costs."""
+        """Return the fitted costs of all classes of jobs."""
         return self._start
 
 
 class Online(Oracle):
-    """Starts from the catalogue's priors, and learns; the first run of a class on a GPU count tries three clocks."""
+    """A belief that learns: it begins with the priors of the catalogue and learns from running jobs.
+
+    When a class of jobs first runs on a GPU count, the job tries three clocks.
+    """
 
     name = "online"
 
@@ -161,17 +172,17 @@ class Online(Oracle):
             self._learner.expect(name, gpu_type, prior_of(workload, name, gpu_type), batch)
 
     def start(self) -> Sequence[CostLearned]:
-        """Return the priors."""
+        """Return the prior costs of all classes of jobs."""
         return [
             CostLearned(name, gpu_type, self._learner.table(name, gpu_type)) for name, gpu_type in self._workload.truth
         ]
 
     def exploration_s(self, job: Job, change: Change) -> float:
-        """Return the time to try three clocks, if the configuration is new."""
+        """Return the seconds that a job needs to try three clocks; 0 if its class already tried this configuration."""
         return 0.0 if self._key(job, change) in self._tried else 3 * TRIAL_S
 
     def observe(self, job: Job, change: Change, ran_s: float) -> Sequence[CostLearned]:
-        """Measure the configuration, and return what the learner makes of it."""
+        """Measure the configuration in which a job ran, and return the cost table if it changed."""
         row = int(np.searchsorted(self._workload.axes[change.pool].gpu_counts, change.gpus))
         clocks = {change.clock}
         if self._key(job, change) not in self._tried:
@@ -192,7 +203,7 @@ class Online(Oracle):
 
 
 class Laboratory:
-    """Measures the true costs, with noise."""
+    """Measures the true costs of jobs and adds random noise to the results."""
 
     def __init__(self, workload: Workload, noise: float, rng: np.random.Generator) -> None:
         self._workload = workload
@@ -200,7 +211,15 @@ class Laboratory:
         self._rng = rng
 
     def measure(self, cost_class: str, gpu_type: str, row: int, clock: int, *, packed: bool) -> Observation:
-        """Return one measurement of step time and power of a class in one configuration."""
+        """Return one noisy measurement of the step time and power of a class of jobs in one configuration.
+
+        Args:
+            cost_class: Name of the class.
+            gpu_type: The GPU type.
+            row: Position of the GPU count in the cost table.
+            clock: Position of the clock in the cost table.
+            packed: True if the job is on as few nodes as possible.
+        """
         axes = self._workload.axes[gpu_type]
         table = self._workload.truth[cost_class, gpu_type]
         step_s = (table.step_time_s if packed else table.spread_step_time_s)[row, clock]
@@ -221,15 +240,21 @@ class Laboratory:
 
 
 def three_clocks(clocks: int) -> list[int]:
-    """Return lowest, middle and highest of some clocks: enough to fit the power curve (`docs/models.md`)."""
+    """Return the positions of the lowest, a middle and the highest of ``clocks`` clocks.
+
+    Measurements at these three clocks are enough to fit the power curve (`docs/models.md`).
+    """
     return sorted({0, clocks // 2, clocks - 1})
 
 
 def belief_named(name: str, workload: Workload, *, sizes: str = "known", seed: int = 0) -> Belief:
-    """Return the belief with a name.
+    """Return the belief about costs with a name: oracle, fitted or online.
+
+    ``sizes`` says what the scheduler knows of the jobs' iterations (see `Sizes`); ``seed`` is the seed of everything
+    random.
 
     Raises:
-        InputError: The name is not oracle, fitted or online.
+        InputError: The name is not oracle, fitted or online, or ``sizes`` has none of its forms.
     """
     believed = Sizes(workload, sizes, seed)
     match name:

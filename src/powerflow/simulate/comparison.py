@@ -1,4 +1,4 @@
-"""The results of a comparison of policies at equal metered energy, as plain data."""
+"""Define the results of a comparison of policies at equal metered energy, as plain data."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ OURS = "prices"
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """The numbers of one simulation, or averages or interpolations of several.
+    """The result figures of one simulation, or their averages over several simulations.
 
-    ``energy_j`` is metered over the common horizon of the comparison. Slowdown is the completion time (JCT) over the
-    time alone as submitted. ``jct_weighted_s`` weights each job by its priority.
+    ``energy_j`` counts idle draw over the same time for all policies of a comparison. The slowdown of a job is its
+    completion time (JCT) divided by the time that it would take alone, as submitted. ``jct_weighted_s`` is the mean
+    completion time with each job weighted by its priority. ``jct_p50_s`` and ``jct_p99_s`` are the median and the 99th
+    percentile.
     """
 
     jct_mean_s: float
@@ -35,7 +37,10 @@ class Metrics:
 
 @dataclass(frozen=True, slots=True)
 class FrontierPoint:
-    """One setting of a policy's energy knob (λ_E, a fixed clock, a Zeus η), one seed."""
+    """The results of a policy for one seed and one value of its energy knob.
+
+    The knob is the energy price, a fixed clock, or Zeus's η (the share of energy in Zeus's cost).
+    """
 
     policy: str  # full name, "srtf+clock:1005"
     knob: str  # "λ=2e-5", "1005 MHz", "η=0.5"
@@ -45,7 +50,10 @@ class FrontierPoint:
 
 @dataclass(frozen=True, slots=True)
 class Frontier:
-    """The frontier of one policy: all its points, and for each seed those that no other point beats."""
+    """The frontier of one policy, and all points that were simulated to find it.
+
+    ``hull`` has for each seed the points that no other point beats in both energy and mean completion time.
+    """
 
     policy: str  # family name, "srtf"
     points: Sequence[FrontierPoint]
@@ -54,7 +62,7 @@ class Frontier:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean over seeds with its 95 % confidence interval (Student's t), which is nan for a single seed."""
+    """A mean over seeds, with the ends of its 95 % confidence interval (Student's t); the ends are nan for one seed."""
 
     mean: float
     low: float
@@ -63,10 +71,12 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class EqualEnergyRow:
-    """One policy at one energy level: ``level`` × the metered energy of FIFO at maximum clock.
+    """The results of one policy at one energy level.
 
-    ``metrics`` has estimates over seeds by field name of `Metrics`; it is None if the policy needs more energy.
-    ``vs_prices`` and ``vs_bound`` are ratios of mean JCT (1.10 means 10 % slower).
+    ``level`` is a share of the energy that FIFO uses at maximum clock; ``budget_j`` is the same energy in joules, as a
+    mean over seeds. ``metrics`` has a mean over seeds for each field of `Metrics`; it is None if the policy needs more
+    energy than this level. ``vs_prices`` is the policy's mean completion time divided by that of `prices` (1.10 means
+    10 % slower). ``vs_bound`` is the policy's mean completion time divided by the lower bound.
     """
 
     policy: str
@@ -79,18 +89,19 @@ class EqualEnergyRow:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Several policies on the same jobs at equal metered energy.
+    """The results of several policies on the same jobs at equal metered energy.
 
     Attributes:
         title: What was compared, in one line.
-        facts: How it was computed, in words by label (trace, jobs, cluster, load, models, belief, seeds, …).
-        levels: Energy levels, as shares of FIFO at maximum clock.
-        horizon_s: Seconds over which energy is metered for every policy.
-        reference_j: FIFO's metered joules at maximum clock over the horizon, mean over seeds.
-        frontiers: One per policy.
-        bound: Points (joules, seconds) of the proven lower bound on mean JCT, by ascending energy; may be empty.
-        rows: The table at equal energy, by level then policy.
-        showcase: A few whole simulations for plots over time, by label ("prices at 80 %", "fifo at maximum clock").
+        facts: How the comparison was made: label → words (trace, jobs, cluster, load, models, belief, seeds, …).
+        levels: Energy levels, as shares of the energy that FIFO uses at maximum clock.
+        horizon_s: Seconds for which idle draw is counted for every policy, mean over seeds.
+        reference_j: Joules of FIFO at maximum clock over this time, mean over seeds.
+        frontiers: One frontier for each policy.
+        bound: Points (joules, seconds) of the proven lower bound on mean completion time, by ascending energy; may be
+            empty.
+        rows: Results of each policy at each level, ordered by level, then by policy.
+        showcase: A few whole simulations for plots over time: label ("prices at 80 % of the energy") → simulation.
     """
 
     title: str

@@ -1,4 +1,4 @@
-"""Find the price of energy at which a policy uses at most a given amount of energy."""
+"""Find the energy price at which a policy uses at most a given amount of energy."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ RunPolicy = Callable[[str, float], SimulationResult]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TargetRun:
-    """A simulation that uses at most a given amount of energy.
+    """A simulation that uses at most a given amount of energy, with the energy price that was found for it.
 
     Attributes:
         result: The simulation.
-        found: The price, and how it was found; energies in joules, or as shares of the reference.
-        horizon_s: Time over which idle draw is metered.
+        found: The energy price and how it was found. Its energies are in joules, or shares of FIFO's energy if the
+            amount was given as such a share.
+        horizon_s: Seconds for which the idle draw of the cluster is counted.
         reference_j: Joules of FIFO at maximum clock; None if the amount was given in joules.
     """
 
@@ -35,13 +36,15 @@ class TargetRun:
 
 
 def run_at_energy(run: RunPolicy, policy: str, amount: Amount, workload: Workload) -> TargetRun:
-    """Find the price at which a policy uses at most an amount of energy, and simulate it at that price.
+    """Find the energy price at which a policy uses at most ``amount`` of energy, and simulate the policy at this price.
 
-    Joules are metered until the policy's last job has ended. Shares refer to FIFO at maximum clock, with both metered
-    as in `powerflow.simulate.compare.compare`.
+    If the amount is in joules, all energy until the policy's last job ends is counted. The amount can also be a share
+    of the energy that FIFO uses at maximum clock. Then the idle draw is counted in both simulations until the last job
+    of FIFO ends (see `SimulationResult.energy_over`).
 
     Raises:
-        InputError: The policy needs more energy at any price, or does not react to prices.
+        InputError: The policy needs more energy than ``amount`` at every price, or its energy does not depend on the
+            price.
     """
     reference = run(REFERENCE, 0.0) if amount.relative else None
     results: dict[float, SimulationResult] = {}

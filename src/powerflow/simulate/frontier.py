@@ -1,10 +1,12 @@
-"""The frontier of each policy in energy and completion time: which settings to try, and how to interpolate them.
+"""Compute the frontier of each policy: the least mean completion time that it reaches with each amount of energy.
 
-Each policy has a knob that trades completion time for energy. `prices` has the price of energy, and `greedy` its
-threshold. All other policies run at the maximum clock, at fixed clocks, and with Zeus's clock for some values of η.
-Values of the knobs are refined around the energies that matter. The frontier consists of the runs that no other run of
-the same policy and seed beats in both energy and mean completion time, joined by straight lines over energy. It is not
-the convex hull, because a mixture in time of two settings is a schedule that was not simulated.
+Each policy has one knob: a number that trades completion time for energy. The knob of `prices` is the energy price, and
+the knob of `greedy` is its threshold. All other policies run at the maximum clock, at some fixed clocks, and with the
+clock that Zeus chooses for some values of η (the share of energy in Zeus's cost). More values of a knob are tried near
+the energies that are compared. The frontier consists of the runs that no other run of the same policy and seed beats in
+both energy and mean completion time. Neighbouring runs are joined by straight lines over energy. The frontier is not
+the convex hull of the runs: a point of the hull would need a schedule that mixes two settings over time, and such a
+schedule was not simulated.
 """
 
 from __future__ import annotations
@@ -28,13 +30,13 @@ CLOSE = 0.03
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One way to run a policy.
+    """One way to run a policy: its name with options, and one value of its energy knob.
 
     Attributes:
-        policy: The spec that `powerflow.policy.registry.load` knows.
+        policy: Name with options, as `powerflow.policy.registry.load` reads it.
         energy_price: λ_E, seconds per joule.
-        knob: The value of the knob, in words.
-        value: The value of the knob, if it can be refined; otherwise nan.
+        knob: The value of the knob, in words ("λ=2e-05", "1005 MHz").
+        value: The value of the knob as a number; nan if no values between this one and another can be tried.
     """
 
     policy: str
@@ -45,15 +47,15 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """The first values of each policy's knob, and the prices for the bound.
+    """The first values of each policy's energy knob, and the energy prices for which the lower bound is computed.
 
     Attributes:
-        prices: Prices of energy, in units of `natural_price`.
-        thresholds: Thresholds of greedy.
+        prices: Energy prices for the policy `prices`, in units of `natural_price`.
+        thresholds: Thresholds of the policy `greedy`.
         etas: Values of Zeus's η, the share of energy in its cost.
-        clocks: Number of fixed clocks, spread evenly, including the maximum.
-        rounds: How often values are refined.
-        bound: Prices of energy for which the lower bound is computed, in units of `natural_price`. The highest ones
+        clocks: Number of fixed clocks, spread evenly from the lowest to the maximum clock; the maximum is included.
+        rounds: Number of times that values between the tried ones are added.
+        bound: Energy prices for which the lower bound is computed, in units of `natural_price`. The highest prices
             matter where energy is scarce.
     """
 
@@ -67,10 +69,10 @@ class Sweep:
 
 @dataclass(frozen=True, slots=True)
 class _Knob:
-    """A knob: how a setting is made from a value, and the largest value.
+    """The energy knob of a policy: how a setting is made from a value, and the largest value.
 
-    With ``ratio`` the middle of two values is geometric (λ, threshold), otherwise arithmetic (η). Values below
-    ``grain`` have the effect of 0.
+    With ``ratio`` the middle of two values is geometric (energy price, threshold), otherwise arithmetic (Zeus's η).
+    Values below ``grain`` have the same effect as 0.
     """
 
     make: Callable[[float], Setting]
@@ -88,12 +90,12 @@ class _Knob:
 
 
 def family(policy: str) -> str:
-    """Return a policy's name without options and overlays."""
+    """Return the name of a policy without its options: "srtf" for "srtf+clock:1005"."""
     return re.split(r"[+:]", policy, maxsplit=1)[0]
 
 
 def natural_price(workload: Workload) -> float:
-    """Return a typical price of energy for a cluster, seconds per joule: `natural_price_of` its GPU types."""
+    """Return the natural price of energy (`natural_price_of`) for the GPU types of a cluster, seconds per joule."""
     return natural_price_of([gpu_type(name) for name in workload.axes])
 
 
@@ -107,7 +109,10 @@ def _knob(policy: str, workload: Workload) -> _Knob:
 
 
 def first_settings(policy: str, workload: Workload, sweep: Sweep) -> list[Setting]:
-    """Return the first settings of a policy, the fastest one first; a policy with an overlay has one setting only."""
+    """Return the first settings to try for a policy, the fastest setting first.
+
+    A policy whose name already has an overlay (the part after "+", such as "+clock:1005") has one setting only.
+    """
     if "+" in policy:
         return [Setting(policy, 0.0, "as given")]
     knob = _knob(policy, workload)
@@ -125,13 +130,13 @@ def finer_settings(
     budgets_j: Sequence[float],
     workload: Workload,
 ) -> list[Setting]:
-    """Return the settings to try next, so that each budget lies between two close neighbours of the frontier.
+    """Return the settings to try next, so that two close points of the frontier enclose each budget.
 
     Args:
-        policy: The policy.
-        tried: Settings that were tried on this seed, with their numbers.
-        budgets_j: Energies at which the frontier matters, joules.
-        workload: The workload, for the scale of prices.
+        policy: Name of the policy.
+        tried: Settings that were tried on this seed, with their results.
+        budgets_j: Energies at which policies are compared, joules.
+        workload: The workload; the scale of energy prices follows from its GPU types.
     """
     if "+" in policy or not tried:
         return []
@@ -154,7 +159,10 @@ def finer_settings(
 
 
 def pareto_indices(rows: Sequence[Metrics]) -> list[int]:
-    """Return the rows that no other beats in both energy and mean completion time, by ascending energy."""
+    """Return the positions of the rows that no other row beats in both energy and mean completion time.
+
+    The positions are in ascending order of energy.
+    """
     order = sorted(range(len(rows)), key=lambda i: (rows[i].energy_j, rows[i].jct_mean_s))
     front: list[int] = []
     for i in order:
@@ -164,15 +172,19 @@ def pareto_indices(rows: Sequence[Metrics]) -> list[int]:
 
 
 def hull(points: Sequence[FrontierPoint]) -> list[FrontierPoint]:
-    """Return the frontier among points of one policy and seed: by ascending energy, with falling completion times."""
+    """Return the frontier: the points that no other point beats in both energy and mean completion time.
+
+    All points belong to one policy and one seed. In the result, energies ascend and mean completion times fall.
+    """
     return [points[i] for i in pareto_indices([point.metrics for point in points])]
 
 
 def at_energy(frontier: Sequence[FrontierPoint], budget_j: float) -> Metrics | None:
-    """Return the numbers of a policy with at most ``budget_j`` joules; None if all its settings need more.
+    """Return the results of a policy with at most ``budget_j`` joules; None if each of its settings needs more energy.
 
-    Numbers between two neighbours of its ``frontier`` (from `hull`) are interpolated linearly over energy. If the
-    fastest setting needs less than the budget, its numbers are returned.
+    ``frontier`` is the result of `hull`. Between two neighbouring points of the frontier, results are interpolated
+    linearly over energy. If the fastest setting needs less energy than the budget, the result is that of the fastest
+    setting.
     """
     if not frontier or budget_j < frontier[0].metrics.energy_j:
         return None
@@ -186,9 +198,9 @@ def at_energy(frontier: Sequence[FrontierPoint], budget_j: float) -> Metrics | N
 
 
 def _fixed_clocks(policy: str, workload: Workload, count: int) -> list[Setting]:
-    """Return settings with fixed clocks, in falling order and without the maximum.
+    """Return settings of a policy with fixed clocks below the maximum clock, in falling order of clocks.
 
-    With several GPU types, clocks are shares of the maximum clock of each type.
+    With several GPU types, each clock is given as a share of the maximum clock of a type.
     """
     clocks = next(iter(workload.axes.values())).clocks_mhz
     last = len(clocks) - 1

@@ -1,4 +1,4 @@
-"""Compute the numbers of a simulation, and estimates over several simulations."""
+"""Compute the result figures of a simulation, and mean values over several simulations."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from powerflow.units import HOUR_S
 
 
 def metrics(result: SimulationResult, horizon_s: float) -> Metrics:
-    """Return the numbers of a simulation, with energy as of `SimulationResult.energy_over`.
+    """Return the result figures of a simulation, such as completion times, waits and energy.
 
-    The wait is from submission to the first GPUs, the makespan from the first submission to the last end. Slowdown is
-    the completion time over the time alone as submitted.
+    ``horizon_s`` is the time in seconds until which idle draw is counted (see `SimulationResult.energy_over`). The wait
+    of a job is the time from its submission until it first gets GPUs. The makespan is the time from the first
+    submission to the end of the last job. The slowdown of a job is its completion time divided by the time that it
+    would take alone, on its requested GPUs at maximum clock.
     """
     jobs = result.jobs
     jct_s = jobs.jct_s
@@ -36,7 +38,10 @@ def metrics(result: SimulationResult, horizon_s: float) -> Metrics:
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Return mean and 95 % confidence interval (Student's t) of one value per seed; the interval of one is nan."""
+    """Return the mean of values (one for each seed) with its 95 % confidence interval (Student's t).
+
+    With a single value the ends of the interval are nan.
+    """
     seen = np.asarray(values, dtype=np.float64)
     mean = float(seen.mean())
     if len(seen) < 2:

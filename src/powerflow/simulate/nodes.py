@@ -1,4 +1,4 @@
-"""The nodes of the simulated cluster: when they fail, which ones sleep, and what they draw without jobs."""
+"""Compute when the nodes of the simulated cluster fail, which nodes sleep, and what they draw without jobs."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ BREAKS, IS_BACK = range(2)
 
 
 class Nodes:
-    """Node failures, and the watts of nodes without jobs.
+    """The states of all nodes (awake, asleep, failed), their random failures, and their watts without jobs.
 
     Args:
         nodes: All nodes of the cluster.
-        gpu_idle_w: Watts of one idle GPU by type.
-        mtbf_h: Mean hours between failures of one node, exponentially distributed; ``inf`` for no failures.
-        repair_h: Hours until a failed node is up again.
-        seed: Seed of the failures.
+        gpu_idle_w: GPU type → watts of one idle GPU.
+        mtbf_h: Mean hours between two failures of one node, exponentially distributed; ``inf`` for no failures.
+        repair_h: Hours from the failure of a node until it is up again.
+        seed: Seed of the random failures.
     """
 
     def __init__(
@@ -43,16 +43,19 @@ class Nodes:
                 self._breaks_later(number, 0.0)
 
     def empty_watts(self) -> float:
-        """Return the watts of the empty cluster with all nodes awake."""
+        """Return the watts of the cluster without jobs when all nodes are awake."""
         return sum(self._awake_w.values())
 
     def tail_watts(self) -> float:
-        """Return the watts of the empty cluster in the long run: nodes that can sleep do, failed ones draw nothing."""
+        """Return the watts of the cluster a long time after the last job: nodes that can sleep are asleep.
+
+        Nodes that have failed draw nothing.
+        """
         whole = (node for node in self._nodes if node.name not in self._broken)
         return sum(node.sleep_w if node.can_sleep else self._awake_w[node.name] for node in whole)
 
     def watts(self, name: str) -> float:
-        """Return the watts that a node draws now without jobs."""
+        """Return the watts that a node draws now, without the watts of jobs."""
         if name in self._broken:
             return 0.0
         return self._by_name[name].sleep_w if name in self._asleep else self._awake_w[name]
@@ -60,11 +63,14 @@ class Nodes:
     # -- failures -----------------------------------------------------------------------------------------------
 
     def due_s(self) -> float:
-        """Return when the next node fails or recovers."""
+        """Return the time in seconds at which the next node fails or recovers; ``inf`` if no node ever fails."""
         return self._due[0][0] if self._due else math.inf
 
     def next(self) -> tuple[Node, bool]:
-        """Return the node that is due, and whether it fails (or recovers)."""
+        """Return the node that fails or recovers next, and True if it fails or False if it recovers.
+
+        Each call removes this event and plans the next event of the same node.
+        """
         now_s, kind, number = heappop(self._due)
         if kind == BREAKS:
             heappush(self._due, (now_s + HOUR_S * self._repair_h, IS_BACK, number))
@@ -78,23 +84,23 @@ class Nodes:
     # -- changes of state; each returns the watts that it adds ----------------------------------------------------
 
     def breaks(self, node: Node) -> float:
-        """Let a node fail."""
+        """Mark a node as failed; return the change of the cluster's watts (negative)."""
         watts = node.sleep_w if node.name in self._asleep else self._awake_w[node.name]
         self._asleep.discard(node.name)
         self._broken.add(node.name)
         return -watts
 
     def is_back(self, node: Node) -> float:
-        """Let a failed node recover, awake."""
+        """Mark a failed node as up and awake; return the watts that it adds."""
         self._broken.discard(node.name)
         return self._awake_w[node.name]
 
     def sleeps(self, name: str) -> float:
-        """Put a node to sleep."""
+        """Put a node to sleep; return the change of the cluster's watts (normally negative)."""
         self._asleep.add(name)
         return self._by_name[name].sleep_w - self._awake_w[name]
 
     def wakes(self, name: str) -> float:
-        """Wake a node; it draws its full watts at once."""
+        """Wake a node; return the watts that it adds. It draws the watts of an awake node at once."""
         self._asleep.discard(name)
         return self._awake_w[name] - self._by_name[name].sleep_w

@@ -1,4 +1,4 @@
-"""The true costs of a workload, by class and pool, in lists for fast access to single numbers."""
+"""Store the true costs of a workload by class and pool, in lists for fast access to single numbers."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from powerflow.simulate.workload.workload import Workload
 
 
 class PoolTruth(NamedTuple):
-    """True costs of one class on one pool.
+    """The true costs of one class of jobs on one pool.
 
     Attributes:
-        count_index: Position of each GPU count in the tables.
-        step_time_s, spread_step_time_s: ``[N][F]`` seconds per iteration, on as few nodes as possible and on more.
-        power_w: ``[N][F]`` watts of all n GPUs.
+        count_index: GPU count → its position in the tables.
+        step_time_s, spread_step_time_s: ``[N][F]`` seconds per iteration for each of N GPU counts and F clocks. The
+            first is for jobs on as few nodes as possible, the second for jobs on more nodes.
+        power_w: ``[N][F]`` watts of all GPUs of the job together.
     """
 
     count_index: dict[int, int]
@@ -22,14 +23,18 @@ class PoolTruth(NamedTuple):
     power_w: list[list[float]]
 
     def runs(self, gpus: int, clock: int, packed: bool) -> tuple[float, float]:
-        """Return iterations per second and watts of a job on these GPUs at this clock."""
+        """Return the true iterations per second and watts of a job with ``gpus`` GPUs at one clock.
+
+        ``clock`` is the position of the clock in the tables. ``packed`` is True if the job is on as few nodes as
+        possible.
+        """
         i = self.count_index[gpus]
         step_s = (self.step_time_s if packed else self.spread_step_time_s)[i][clock]
         return 1.0 / step_s, self.power_w[i][clock]
 
 
 def truth_of(workload: Workload) -> dict[tuple[str, str], PoolTruth]:
-    """Return the true costs of a workload by (cost class, GPU type)."""
+    """Return the true costs of a workload: (class of jobs, GPU type) → costs."""
     index = {gpu_type: {int(n): i for i, n in enumerate(axes.gpu_counts)} for gpu_type, axes in workload.axes.items()}
     return {
         (cost_class, gpu_type): PoolTruth(

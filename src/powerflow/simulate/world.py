@@ -1,4 +1,4 @@
-"""How the simulated cluster behaves, apart from what jobs cost."""
+"""Describe how the simulated cluster behaves, apart from the costs of jobs."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from powerflow.errors import InputError
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Pauses, checkpoints, node failures and the interval of decisions.
+    """Settings of the simulated cluster: pauses, checkpoints, node failures, and the interval between decisions.
 
     Attributes:
-        pause_s: Seconds that a job makes no progress when its GPU count changes or it is moved.
-        checkpoint_s: Seconds of running between checkpoints; when a node fails, work since the last one is lost.
-        node_mtbf_h: Mean hours between failures of one node; ``inf`` for no failures.
-        node_repair_h: Hours until a failed node is up again.
-        interval_s: Shortest time between two decisions.
-        start_s: Seconds from the start of a rank to its first step (imports, building the model), with an idle GPU. A
-            job that held no GPU waits for that; a job that grows trains on as before in the meantime.
+        pause_s: Seconds that a job makes no progress when its GPU count changes or it moves to other GPUs.
+        checkpoint_s: Seconds of running between two checkpoints of a job. When a node fails, its jobs lose the work
+            since their last checkpoints.
+        node_mtbf_h: Mean hours between two failures of one node; ``inf`` for no failures.
+        node_repair_h: Hours from the failure of a node until it is up again.
+        interval_s: Shortest time between two decisions, seconds.
+        start_s: Seconds from the start of a rank to its first step (imports, building the model). Its GPU draws idle
+            watts in this time. A job that held no GPU waits these seconds before its first step. A job that gets more
+            GPUs continues to train on its old GPUs in this time.
     """
 
     pause_s: float = 30.0
