@@ -1,13 +1,14 @@
-"""Run one gang, whatever its ranks run: look, change its record, save it, act on it; again and again.
+"""Run one gang, turn by turn: look at its ranks, change the gang record, save the record, act on it.
 
 A turn:
 
-1. Do what the record says and an earlier turn left undone.
-2. Look at the ranks, and find a `Trigger`. Take the transition that `powerflow.gangs.machine.TABLE` gives for it, which
-   changes the record. Repeat until nothing more is found.
+1. Do what the gang record says and an earlier turn left undone.
+2. Look at the ranks, and find a `Trigger` (what happened or was asked for). `powerflow.gangs.machine.TABLE` gives the
+   transition for this trigger; take it, which changes the record. Repeat until no trigger is found.
 3. Save the record, then do what it says: post a target, launch ranks, ask ranks to leave.
 
-Every step may be repeated. A turn that is cut short anywhere is completed by the next, even by another controller's.
+Every action may be repeated safely. A turn may be cut short at any point: the next turn completes it, even if another
+controller runs that turn.
 """
 
 from __future__ import annotations
@@ -33,17 +34,18 @@ _MOST_TRANSITIONS = 20
 
 
 class Gang(ABC):
-    """What all kinds of gangs have in common.
+    """Run the gang of one job: the part that is the same for all kinds of gangs.
 
     Attributes:
-        state: Where it stands; see `powerflow.gangs.machine`.
-        since_s: When it came to this state.
-        wanted: GPUs that it shall have.
-        seen: What is known of its ranks in this turn.
-        events: What the controller has not been told yet.
-        due_s: When the next turn is wanted.
-        trouble: What could not be done in the last turn.
-        reading: Whether the last lines of its log are still being read. No end is dealt with before.
+        state: State of the gang in the table of `powerflow.gangs.machine`.
+        since_s: When the gang came to this state.
+        wanted: GPUs that the gang shall have.
+        seen: What is known of the gang's ranks in this turn.
+        events: Events that the controller has not been told yet.
+        due_s: When the next turn of this gang is due.
+        trouble: What could not be done in the last turn; "" for nothing.
+        reading: True while the last lines of the job's log are still being read. Until then, no end of a rank is
+            handled.
         stops: The ranks that were asked to leave.
     """
 
@@ -73,13 +75,13 @@ class Gang(ABC):
 
     @property
     def job_id(self) -> str:
-        """Id of the job."""
+        """Id of the gang's job."""
         return self.desired.job_id
 
     # What the controller asks for.
 
     def take(self, desired: DesiredState) -> None:
-        """Take a newer desired state; an older one, or the same again, changes nothing."""
+        """Take a desired state if its epoch is higher than that of the last one; ignore it otherwise."""
         if desired.epoch <= self.record.epoch:
             return
         self.desired = desired
@@ -95,16 +97,18 @@ class Gang(ABC):
         self._asked_for(Trigger.DESIRED)
 
     def kill(self) -> None:
-        """End it at once."""
+        """End the job of this gang now."""
         if not self.record.killed:
             self.record.killed = True
             self._asked_for(Trigger.KILL)
 
     def turn(self) -> None:
-        """Take the next steps. What cannot be done now is kept in ``trouble``, and tried again by the next turn.
+        """Take the next actions of the gang.
+
+        An action that fails for now is noted in ``trouble``; the next turn repeats it.
 
         Raises:
-            EngineError: If the engine does not answer.
+            EngineError: The engine does not answer.
         """
         self.due_s = self.context.clock() + self.context.limits.steady_poll_s
         self._last_states = self._states()
@@ -125,10 +129,10 @@ class Gang(ABC):
         self._act()
 
     def fire(self, found: Trigger | GangFailure) -> None:
-        """Take the transition for what was found; a failure is `Trigger.FAILURE`, with its reason.
+        """Take the transition that follows a trigger. A `GangFailure` stands for `Trigger.FAILURE` with its reason.
 
         Raises:
-            KeyError: There is none from this state: a defect.
+            KeyError: The table has no transition for this trigger in the present state. This is a defect of PowerFlow.
         """
         if isinstance(found, GangFailure):
             self._note(found)
@@ -141,9 +145,14 @@ class Gang(ABC):
         self.soon()
 
     def collapse(self, why: str) -> None:
-        """Fail the job, as a turn broke off by a defect. Where that cannot be carried out either, kill its ranks.
+        """Fail the job because a defect of PowerFlow broke off the gang's turn.
 
-        What cannot be done now is done by the next turn.
+        If that fails too, kill all ranks of the job.
+
+        The next turn does what cannot be done now.
+
+        Args:
+            why: The reason, for the job's owner.
         """
         self.trouble = why
         if self.record.failure is None:
@@ -162,71 +171,74 @@ class Gang(ABC):
     # What the kinds of gangs differ in: the methods below, and those named after the actions of the table.
 
     def view(self) -> GangView:
-        """Return what is known of the ranks now."""
+        """Return what is known of the gang's ranks now."""
         statuses = self.context.statuses.setdefault(self.job_id, {})
         return GangView(self.record, statuses, self.wanted)
 
     @abstractmethod
     def look(self) -> None:
-        """Look at what the ranks do, and tell how far they are."""
+        """Look at what the gang's ranks do, and report their progress to the controller."""
 
     @abstractmethod
     def find(self) -> Trigger | GangFailure | None:
-        """Return what has changed for a gang that has ranks; None if nothing has."""
+        """Return what has changed for a gang that has ranks; None if nothing has changed."""
 
     def watch(self) -> None:  # noqa: B027 - a kind may have nothing to do
-        """Ask ranks to stop that hang, or wait in vain. Called when all transitions of a turn are taken."""
+        """Ask ranks to stop if they hang or wait in vain. It is called after all transitions of a turn."""
 
     def post(self) -> None:  # noqa: B027 - a kind may have nothing to do
-        """Tell the ranks what the gang shall be, if that was not done."""
+        """Post the target (which ranks shall train together) in the job's mailbox, if it was not posted yet."""
 
     @abstractmethod
     def plans(self) -> Sequence[StartPlan]:
-        """Return how the members are started; where they cannot be, fail the job and return none."""
+        """Return how each member of the gang is started; if that cannot be done, fail the job and return nothing."""
 
     def forgive(self) -> None:  # noqa: B027 - a kind may have nothing to do
-        """Forget losses so far: there is a new desired state."""
+        """Forget all earlier losses of ranks, because there is a new desired state."""
 
     def safe_steps(self) -> int | None:
-        """Return the steps that survive the end of all ranks; None where only the script knows."""
+        """Return how many steps remain saved when all ranks end; None if only the job's script knows."""
         return None
 
     def has_room(self, slots: Sequence[Place]) -> bool:
-        """Return whether ranks may be launched on these GPUs now: no process is on them."""
+        """Return whether ranks may be launched on these GPUs now: no process is on any of these GPUs."""
         return not any(slot in self.context.owners for slot in slots)
 
     # What they share.
 
     @property
     def grace_s(self) -> float:
-        """Seconds that its ranks have to save and leave: as its owner asks, as far as the administrator grants it."""
+        """Seconds that ranks get to save and leave: what the job's owner asks for, up to the administrator's limit."""
         return min(self.desired.grace_s, self.context.limits.grace_s)
 
     def leave_s(self) -> float:
-        """Seconds that a rank may take to leave after it was told."""
+        """Return the seconds that a rank may take to leave after it was told to leave."""
         return self.grace_s
 
     @property
     def quiet(self) -> bool:
-        """True if nothing will happen here before the controller asks for something."""
+        """True if nothing will happen in this gang until the controller asks for something."""
         return self.state in ENDED and self._saved and not self.record.ranks and not self.view().running
 
     @property
     def due(self) -> bool:
-        """True if there is something to see or to do."""
+        """True if this gang needs a turn now: its time has come, or the state of a rank has changed."""
         return not self.quiet and (self.context.clock() >= self.due_s or self._states() != self._last_states)
 
     def changed(self) -> None:
-        """Note that the record was changed, and must be saved before anything is done."""
+        """Note that the gang record was changed. It is saved before the gang acts again."""
         self._saved = False
         self.soon()
 
     def soon(self) -> None:
-        """Look again soon: something is under way."""
+        """Make the next turn of this gang come soon, because something is under way."""
         self.due_s = min(self.due_s, self.context.clock() + self.context.limits.transit_poll_s)
 
     def name_ranks(self, places: Sequence[tuple[str, tuple[int, ...]]]) -> list[str]:
-        """Name new ranks, given node and GPUs of each; they are launched once the record is saved."""
+        """Give names to new ranks, one for each (node, GPUs), and return the names.
+
+        The ranks are launched after the gang record is saved.
+        """
         names = []
         for node, gpus in places:
             names.append(str(RankName(self.job_id, self.record.epoch, self.record.number)))
@@ -235,21 +247,21 @@ class Gang(ABC):
         return names
 
     def drop_unlaunched(self, names: Sequence[str]) -> list[str]:
-        """Drop those of these ranks that were named, but not launched; return the others."""
+        """Drop the ranks among ``names`` that were never launched; return the names of all other ranks in ``names``."""
         for name in names:
             if not self.record.ranks[name].launched:
                 self.record.drop(name)
         return [name for name in names if name in self.record.ranks]
 
     def clear(self) -> None:
-        """Deal with the ends of all ranks at once: no process of this job runs."""
+        """Mark all ranks of the gang as ended and handled. Call it only when no process of this job runs."""
         for name in reversed(list(self.record.ranks)):  # the first rank last: its log is the one to show
             self.record.drop(name)
         self.record.trained_gpus = 0
         self.changed()
 
     def tell_started(self) -> None:
-        """Tell that all ranks train that the desired state asks for, once for each."""
+        """Tell the controller, once for each epoch, that all ranks of the desired state train."""
         if self._started_epoch != self.record.epoch:
             self._started_epoch = self.record.epoch
             self.events.append(Started(self.job_id, self.record.epoch))

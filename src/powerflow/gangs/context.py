@@ -1,4 +1,4 @@
-"""What all gangs of a cluster share: the engine's last answer, the owner of each GPU, and how a rank is started."""
+"""Hold what all gangs of a cluster share: the engine's last answer, each GPU's owner, and how a rank is started."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ GPUS = "POWERFLOW_GPUS"
 
 
 class GangContext:
-    """Shared by all gangs of a cluster; see `powerflow.gangs.manager.Gangs` for the arguments.
+    """Hold what all gangs of a cluster share; `powerflow.gangs.manager.Gangs` describes the arguments.
 
     Attributes:
-        statuses: Last answer of the engine, by gang and rank name.
-        owners: Job id of each GPU on which a process is alive.
+        statuses: State of each rank in the engine's last answer, by job id and rank name.
+        owners: For each GPU with a living process: the id of the job that the process belongs to.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class GangContext:
         """Ask the engine for the state of all ranks.
 
         Raises:
-            EngineError: If it does not answer.
+            EngineError: The engine does not answer.
         """
         statuses: dict[str, dict[str, RankStatus]] = {}
         for status in self.engine.ranks():
@@ -67,7 +67,7 @@ class GangContext:
         self.statuses = statuses  # at once: other threads read it
 
     def last_lines(self, name: str, count: int = 20) -> tuple[str, ...]:
-        """Return the end of a rank's log; nothing where it cannot be read."""
+        """Return the last lines of a rank's log; no lines if the log cannot be read."""
         try:
             piece, _ = self.engine.log(RankName.parse(name), -8192, 8192)
         except (KeyError, ValueError, EngineError, OSError):
@@ -75,7 +75,7 @@ class GangContext:
         return tuple(piece.decode("utf-8", "replace").splitlines()[-count:])
 
     def record_path(self, job_id: str) -> Path:
-        """Return the file of a gang's record."""
+        """Return the path of the gang record of a job."""
         return self.directory / "gangs" / f"{job_id}.json"
 
     def mailbox(self, job_id: str) -> Mailbox:
@@ -87,9 +87,9 @@ class GangContext:
         return Path(desired.spec.directory or self.mailbox(desired.job_id).directory.absolute())
 
     def checkpoint_dir(self, desired: DesiredState) -> Path:
-        """Return the folder in which a job keeps its state.
+        """Return the folder in which a job keeps its checkpoints.
 
-        It is a path of its user's, so only the job's ranks, which run as that user, read or write there.
+        The job's user chooses this path. So only the job's ranks, which run as this user, read or write in the folder.
         """
         named = desired.spec.checkpoint.dir
         if named is None:
@@ -97,11 +97,11 @@ class GangContext:
         return self.working_directory(desired) / named
 
     def launch(self, desired: DesiredState, plan: StartPlan, node: str, own: tuple[int, ...]) -> None:
-        """Start a rank on its ``own`` GPUs.
+        """Start one rank of a job on the GPUs ``own`` of a node.
 
         Raises:
-            EngineError: If the engine cannot.
-            OSError: If the job's directory cannot be made.
+            EngineError: The engine cannot start the rank.
+            OSError: The job's directory cannot be made.
         """
         name, spec = RankName.parse(plan.name), desired.spec
         mailbox = self.mailbox(desired.job_id)
@@ -138,11 +138,11 @@ class GangContext:
 
 
 def prepare(mailbox: Mailbox, user: str) -> None:
-    """Make a job's directory, to which only its user has access, if it is not there.
+    """Make a job's directory if it does not exist; only the job's user gets access to it.
 
     Raises:
-        OSError: If that cannot be done.
-        EngineError: If there is no such user.
+        OSError: The directory cannot be made.
+        EngineError: There is no login with the name ``user``.
     """
     with contextlib.suppress(FileNotFoundError), open_folder(mailbox.directory / "ranks"):
         return
@@ -160,7 +160,7 @@ def prepare(mailbox: Mailbox, user: str) -> None:
 
 @contextlib.contextmanager
 def spoiling() -> Iterator[None]:
-    """Turn errors from a mailbox that its user has spoiled into `EngineError`, which fails the job.
+    """Turn errors from a mailbox that its user has damaged into `EngineError`, which fails the job.
 
     Raises:
         EngineError: The user has put a folder in place of a file, or something else in place of a folder.
@@ -175,10 +175,10 @@ def spoiling() -> Iterator[None]:
 
 @contextlib.contextmanager
 def open_folder(path: Path) -> Iterator[int]:
-    """Open a folder, but no link: its user may put a link to anywhere in its place, at any moment.
+    """Open a folder, but refuse a link: a job's user may replace the folder by a link to any place at any moment.
 
     Raises:
-        OSError: It is not there, or is no folder.
+        OSError: The path does not exist, or is no folder.
     """
     folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:

@@ -1,18 +1,19 @@
-"""Find ranks that hang: they do one thing for too long while all others wait for them.
+"""Find ranks that hang: ranks that do the same thing for too long while all other ranks wait for them.
 
-Each rank says in its report what it does. Three cases differ:
+Each rank says in its report what it does. There are three cases:
 
-- It is **in a step**, or forms a group. The limit depends on how long steps take (`Limits.hang_s`,
+- The rank is **in a step**, or forms a group. The limit depends on how long steps take (`Limits.hang_s`,
   `Limits.hang_steps`).
-- It is **outside a step**: it evaluates, saves, logs. PowerFlow cannot know how long that takes, so there is a separate
-  limit (``limits.between_steps`` of the job). Each pass of an evaluation begins that time anew.
-- It **waits** for the others. If all do, inside the same all-reduce, none of them will ever go on.
+- The rank is **outside a step**: it evaluates, saves, logs. PowerFlow cannot know how long this takes, so there is a
+  separate limit (``limits.between_steps`` of the job). Each pass of an evaluation restarts the time for this limit.
+- The rank **waits** for the other ranks. If all ranks wait inside the same all-reduce, no rank will ever go on.
 
-A process that was stopped as a whole (SIGSTOP) reports nothing and uses no CPU time; that is found whatever its last
-report says. CPU time is used for nothing else, as a rank that waits in an all-reduce of NCCL is busy all the time.
+A process that was stopped as a whole (SIGSTOP) reports nothing and uses no CPU time. So a rank without CPU time is
+found whatever its last report says. CPU time is used for nothing else, because a rank that waits in an all-reduce of
+NCCL is busy all the time.
 
-Times are taken on this process's clock, from when a rank was first seen to do something: a wall clock that jumps ends
-no rank.
+Times are taken on the clock of this process, from when a rank was first seen to do something. So no rank is ended
+because a wall clock jumps.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ Reports = Mapping[str, RankReport | None]
 
 
 def cpu_ticks(pid: int) -> int | None:
-    """Return the CPU time that all threads of a process have used, in clock ticks; None if there is no such process."""
+    """Return the CPU time of all threads of a process, in clock ticks; None if there is no process ``pid``."""
     try:
         fields = Path("/proc", str(pid), "stat").read_text("utf-8", "replace").rpartition(")")[2].split()
         return int(fields[11]) + int(fields[12])
@@ -65,11 +66,11 @@ class _Doing(NamedTuple):
 
 @dataclass(slots=True)
 class HangDetector:
-    """Finds ranks that hang. It remembers since when each rank does the same.
+    """Find ranks that hang, by remembering for each rank how long it has done the same thing.
 
     Attributes:
-        limits: How long a rank may do the same.
-        cpu_ticks: Returns the CPU time that a process has used, in clock ticks; None where it is not known.
+        limits: How long a rank may do the same thing.
+        cpu_ticks: Returns the CPU time that a process has used, in clock ticks; None if it is not known.
     """
 
     limits: Limits
@@ -80,9 +81,9 @@ class HangDetector:
         """Return the members of a gang that hang, each with what it did.
 
         Args:
-            members: Last report of each living member, in order; None: it has not reported yet.
-            now_s: Now.
-            between_s: Limit outside a step; None: that of ``limits``.
+            members: Last report of each living member, in order; None for a member that has not reported yet.
+            now_s: The present time.
+            between_s: Most seconds outside a step; None: the value in ``limits``.
         """
         between_s = self.limits.between_s if between_s is None else between_s
         self._doing = {name: self._see(name, report, now_s) for name, report in members.items()}

@@ -1,14 +1,17 @@
-"""Run a gang of ranks that live on when it changes: one rank per GPU, led by targets in the job's mailbox.
+"""Run a gang whose ranks live on when it changes: one rank per GPU, guided by targets in the job's mailbox.
 
-A rank on a GPU of the new placement stays, and is named first. The others are dropped from the target, and leave when
-the gang goes over. Newcomers are named once all their GPUs are free:
+When the placement changes, a rank on a GPU of the new placement stays, and stands first in the target. The other ranks
+are not in the new target. They leave when the gang switches to this target. New ranks are named in a target as soon as
+all GPUs for them are free:
 
-- All are free: one target drops and names, so the gang goes over once.
-- Some are still held by another gang: the first target only drops, a later one names. A gang gives GPUs back without
-  waiting for those that it is to get, so gangs that swap GPUs cannot wait for each other.
-- No GPU is in common: all save and leave, and a new life begins from the checkpoint.
+- All new GPUs are free: one target drops old ranks and names new ranks, so the gang switches once.
+- Another gang still holds some of the GPUs: the first target only drops ranks, and a later target names new ranks. A
+  gang gives its GPUs back without waiting for the GPUs that it will get. So gangs that swap GPUs cannot wait for each
+  other.
+- The old and the new placement have no GPU in common: all ranks save and leave, and new ranks start from the
+  checkpoint.
 
-A lost rank is replaced in the same way: by a target without it, then by one with a new rank in its place.
+A lost rank is replaced in the same way: by a target without this rank, then by a target with a new rank in its place.
 """
 
 from __future__ import annotations
@@ -39,12 +42,12 @@ _NEVER_JOINED = "its script never joined: see docs/elastic.md, or submit it with
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """Losses of ranks since a step was trained.
+    """Count how often ranks were lost since a step was last trained.
 
     Attributes:
-        count: How many times.
-        step: Steps trained at the last one.
-        mended: Generation without the ranks that were lost last; the gang grows again once it is whole.
+        count: How many times ranks were lost.
+        step: Steps that were trained at the last loss.
+        mended: Generation without the ranks that were lost last. The gang grows again once this generation trains.
     """
 
     count: int = 0
@@ -52,12 +55,15 @@ class Losses:
     mended: int = 0
 
     def another(self, step: int) -> Losses:
-        """Return the losses with one more, at this step."""
+        """Return the losses after one more loss at this step.
+
+        The count begins again if a step was trained since the last loss.
+        """
         return replace(self, count=self.count + 1) if step <= self.step else Losses(1, step)
 
 
 class Regrouping(NamedTuple):
-    """Members that stay, ranks that leave, and GPUs for which ranks are named."""
+    """How a gang changes: members that stay, ranks that leave, and GPUs that need a new rank."""
 
     stay: list[str]
     leave: list[str]
@@ -65,7 +71,7 @@ class Regrouping(NamedTuple):
 
 
 class InPlace(Gang):
-    """A gang of ranks that live on when it changes."""
+    """Run a gang whose ranks live on when its GPUs change."""
 
     told_by_mail = True
     seen: InPlaceView
@@ -84,20 +90,26 @@ class InPlace(Gang):
         self._silent: set[str] = set()  # ranks that were ended because they never reported
 
     def forgive(self) -> None:
-        """Forget losses, and try again at once."""
+        """Forget all earlier losses of ranks, and let the gang try again at once."""
         self._losses = Losses()
         self._grow_s = 0.0
 
     def safe_steps(self) -> int:
-        """Return the steps that the checkpoint holds."""
+        """Return how many steps the job's checkpoint holds."""
         return self.record.steps_safe
 
     def leave_s(self) -> float:
-        """Seconds to leave: its grace, or until the end of a step, within the limit of the administrator."""
+        """Return the seconds that a rank gets to leave: its owner's time for saving, or three steps if that is longer.
+
+        The administrator's limit holds for both.
+        """
         return max(self.grace_s, min(_STEPS_TO_LEAVE * self._step_s, self.context.limits.grace_s))
 
     def has_room(self, slots: Sequence[Place]) -> bool:
-        """Return whether newcomers may be launched on these GPUs: they are free, and no loss has just been mended."""
+        """Return whether new ranks may be launched on these GPUs.
+
+        They may if no process is on these GPUs and the gang is not recovering from a loss of ranks.
+        """
         now = self.context.clock()
         if now < self._grow_s:
             self.due_s = min(self.due_s, self._grow_s)
@@ -107,7 +119,7 @@ class InPlace(Gang):
         return super().has_room(slots)
 
     def post(self) -> None:
-        """Post the target of the newest generation."""
+        """Post the target of the newest generation in the job's mailbox."""
         record, spec = self.record, self.desired.spec
         if not record.generation or self._posted >= record.generation:
             return
@@ -124,7 +136,10 @@ class InPlace(Gang):
         self._posted = record.generation
 
     def plans(self) -> list[StartPlan]:
-        """Return one process per GPU; it learns of the file that they share, if their user says where it is to lie."""
+        """Return how each member is started: one process per GPU.
+
+        Each process learns the path of the file that all ranks share, if the job's user says where to put this file.
+        """
         extra = {}
         if self.record.members and self.desired.spec.checkpoint.dir is not None:
             name = f"checkpoint-{self.job_id}-{self.record.mark}.pt"
@@ -134,7 +149,7 @@ class InPlace(Gang):
     # Looking.
 
     def look(self) -> None:
-        """Read the reports, and tell how far the training is."""
+        """Read the reports of the gang's ranks, and tell the controller how far the training is."""
         base, record = self.seen, self.record
         reports = self.reader.read(list(record.ranks))
         seen = self.seen = InPlaceView(record, base.statuses, base.wanted, reports, self.reader.nonsense)
@@ -176,7 +191,10 @@ class InPlace(Gang):
     # Finding.
 
     def find(self) -> Trigger | GangFailure | None:
-        """Return what has changed: how ranks ended, then whether the gang hangs together, then its placement."""
+        """Return what has changed.
+
+        Check first whether ranks ended, then whether all members train together, then the placement.
+        """
         seen = self.seen
         if seen.nonsense:
             name, why = next(iter(seen.nonsense.items()))
@@ -359,7 +377,7 @@ class InPlace(Gang):
     # Asking ranks to stop.
 
     def watch(self) -> None:
-        """Ask ranks to stop that hang, come too late to train, or wait for ranks that have ended."""
+        """Ask ranks to stop if they hang, come too late to train, or wait for ranks that have ended."""
         seen, kill_s = self.seen, self.context.limits.kill_s
         if self.state is GangState.FINISHING:
             for name in seen.running:

@@ -1,7 +1,8 @@
-"""Lay out a script's ranks: which processes are started, which GPUs each sees, and its environment.
+"""Plan the processes of a job's script: which processes are started, which GPUs each process sees, and its environment.
 
-One process per GPU with the environment that torchrun gives; of a launcher (`powerflow.api.launchers`) one process
-per node, which starts the ranks of that node itself; of ``rescale: none`` one process with all GPUs.
+By default there is one process per GPU, with the environment that torchrun gives. A job whose ``run`` line names a
+launcher (`powerflow.api.launchers`) gets one process per node: the launcher, which starts the other processes of this
+node. A job with ``rescale: none`` gets one process with all its GPUs.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from powerflow.device.protocol import Place
 
 @dataclass(frozen=True, slots=True)
 class StartPlan:
-    """How one process is started.
+    """How one process of a job is started.
 
     Attributes:
         name: Name of the rank.
-        seen: GPUs of its node that it may see.
-        environment: Variables that are added to its environment.
-        command: Arguments that replace the job's ``run`` line; empty: that line is used.
+        seen: Numbers of the GPUs on its node that the process may see.
+        environment: Variables that are added to the environment of the process.
+        command: Arguments that replace the job's ``run`` line; empty: the ``run`` line is used.
     """
 
     name: str
@@ -34,19 +35,19 @@ class StartPlan:
 
 
 def launcher_in(spec: JobSpec) -> Launcher | None:
-    """Return the launcher that starts the job's ranks; None if PowerFlow starts them itself.
+    """Return the launcher that starts the job's ranks; None if PowerFlow starts the ranks itself.
 
     Raises:
-        InputError: Its ``run`` line starts a launcher that cannot be told how many processes to start.
+        InputError: The ``run`` line of the job starts a launcher that cannot be told how many processes to start.
     """
     return launcher_of(spec.run) if spec.rescale == "restart" else None
 
 
 def notes(spec: JobSpec, ranks: int) -> list[tuple[str, str]]:
-    """Return what the owner should know of a launch on that many ranks: kinds of events, and their texts.
+    """Return what the job's owner should know about a launch on ``ranks`` ranks: kinds of events, and their texts.
 
     Raises:
-        InputError: As `launcher_in`.
+        InputError: The ``run`` line of the job starts a launcher that cannot be told how many processes to start.
     """
     found = []
     launcher, batch = launcher_in(spec), spec.batch
@@ -61,10 +62,12 @@ def notes(spec: JobSpec, ranks: int) -> list[tuple[str, str]]:
 
 
 def processes(spec: JobSpec, placement: Sequence[tuple[str, tuple[int, ...]]]) -> list[tuple[str, tuple[int, ...]]]:
-    """Return node and GPUs of each process that is started for a placement, in order of rank.
+    """Return the node and the GPUs of each process that is started for a placement, in order of rank.
 
     Raises:
-        InputError: As `launcher_in`; or a job with ``rescale: none`` is placed on several nodes.
+        InputError: The job's launcher cannot be told how many processes to start; or the job has ``rescale: none`` and
+            is
+            placed on several nodes.
     """
     if spec.rescale == "restart" and launcher_in(spec) is None:
         return [(node, (gpu,)) for node, gpus in placement for gpu in gpus]
@@ -74,13 +77,13 @@ def processes(spec: JobSpec, placement: Sequence[tuple[str, tuple[int, ...]]]) -
 def lay_out(
     spec: JobSpec, members: Sequence[tuple[str, str, tuple[int, ...]]], port: int, interpreter: str
 ) -> list[StartPlan]:
-    """Return how each process is started.
+    """Return how each process of a job is started.
 
     Args:
-        spec: Of the job.
+        spec: The job's specification.
         members: Name, node and GPUs of each process, in order.
-        port: Where the ranks meet, on the first node.
-        interpreter: What a bare ``python`` means.
+        port: Port on the first node, where the ranks connect to each other.
+        interpreter: Python program that is started for ``python`` without a path.
 
     Raises:
         InputError: The job's launcher cannot start this many ranks on these nodes.

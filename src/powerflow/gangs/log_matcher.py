@@ -1,9 +1,9 @@
-"""Match users' patterns in a process of its own, beside the controller's loop.
+"""Match users' patterns in a separate process, beside the controller's loop.
 
 RE2 takes no exponential time (`powerflow.api.patterns`), but a large pattern on a long log is still slow. So a thread
-hands lines to a small process, one request after the other, and the kernel ends that process when a request takes too
-long; that pattern is then not used again. Most answers come at once, so the loop waits a moment for each. It spends at
-most a tenth of its time waiting, and takes late answers in its next turn.
+sends lines to a small process, one request after the other. The kernel ends this process when a request takes too long;
+the pattern of this request is then not used again. Most answers come at once, so the loop waits a moment for each
+answer. It spends at most a tenth of its time waiting, and takes late answers in its next turn.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class Matching:
 
     Attributes:
         done: Set when there is an answer.
-        groups: Named groups of every line that matches, in order; None where the pattern could not be used.
-        fault: Why it could not.
+        groups: Named groups of every line that matches, in order; None if the pattern could not be used.
+        fault: Why the pattern could not be used.
     """
 
     pattern: str
@@ -65,7 +65,10 @@ class Matching:
 
 
 class Matcher:
-    """Runs the process that matches, and the thread that talks to it. Both are started by the first request."""
+    """Match lines of logs against patterns in a separate process.
+
+    The first request starts this process and a thread for it.
+    """
 
     def __init__(self) -> None:
         self._requests: queue.SimpleQueue[Matching | None] = queue.SimpleQueue()
@@ -76,7 +79,10 @@ class Matcher:
         self._closed = threading.Event()
 
     def ask(self, pattern: str, lines: list[str]) -> Matching:
-        """Match lines. Mostly the answer is there when this returns; else it comes later. Not thread-safe."""
+        """Start to match lines against a pattern, and return the request. Call it from one thread only.
+
+        Usually the answer is in the request when this method returns; otherwise the answer comes later.
+        """
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="powerflow-patterns", daemon=True)
             self._thread.start()
@@ -90,7 +96,7 @@ class Matcher:
         return asked
 
     def close(self) -> None:
-        """End the process and the thread."""
+        """End the process that matches lines, and the thread that talks to it."""
         self._closed.set()
         self._requests.put(None)
         process = self._process

@@ -1,7 +1,7 @@
-"""Read the steps of a script from its log, by a regular expression of its owner. The script needs no change.
+"""Read how many steps a script has done from its log, by a regular expression that the job's owner gives.
 
-A log is read piece by piece, and each piece is matched in another process (`powerflow.gangs.log_matcher`). The next
-piece is read when the last one has been answered.
+The script needs no change. The log is read piece by piece, and each piece is matched in another process
+(`powerflow.gangs.log_matcher`). The next piece is read after the answer for the last piece has come.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ LINE_CHARS = 2000
 
 
 class Steps(NamedTuple):
-    """Steps done, and the steps of the whole run (None: the log does not say)."""
+    """The steps that a script has done, and the steps of its whole run (None: the log does not say)."""
 
     step: int
     total: int | None
 
 
 class LogProgress:
-    """Follows one log.
+    """Follow the log of one script and read the steps in it.
 
     Attributes:
-        offset: Bytes of the log that were fed.
+        offset: How many bytes of the log were passed to `feed`.
         steps: Last steps in the log; None before the first.
-        given_up: Why the pattern is not used any more; "" while it is.
+        given_up: Why the pattern is not used any more; "" while it is used.
     """
 
     def __init__(self, pattern: str, matcher: Matcher) -> None:
@@ -41,7 +41,11 @@ class LogProgress:
         self._asked: Matching | None = None
 
     def collect(self) -> bool:
-        """Take the answer for the last piece; return False while there is none, and nothing may be fed."""
+        """Take the answer for the last piece of the log.
+
+        Returns:
+            False while the answer is missing; then no new piece may be passed to `feed`.
+        """
         if self._asked is None:
             return True
         if not self._asked.done.is_set():
@@ -56,9 +60,14 @@ class LogProgress:
         return True
 
     def feed(self, piece: bytes, offset: int) -> bool:
-        """Match the log's next bytes, given the offset after them; return as `collect` does.
+        """Match the next piece of the log. A carriage return ends a line too.
 
-        A carriage return ends a line too.
+        Args:
+            piece: Bytes of the log.
+            offset: Position in the log after ``piece``.
+
+        Returns:
+            True if the answer for this piece is there; else call `collect` later.
         """
         self.offset = offset
         *lines, rest = (self._rest + piece.decode("utf-8", "replace")).replace("\r", "\n").split("\n")
@@ -66,7 +75,11 @@ class LogProgress:
         return self._look([line[:LINE_CHARS] for line in lines if line])
 
     def finish(self) -> bool:
-        """Match the last line, though it has no end, as nothing follows; return as `collect` does."""
+        """Match the last line of the log, even without an end of line, because nothing follows it.
+
+        Returns:
+            True if the answer for this line is there; else call `collect` later.
+        """
         rest, self._rest = self._rest, ""
         return self._look([rest] if rest else [])
 

@@ -1,9 +1,9 @@
-"""Run the gangs of a cluster: desired states become launches and mailbox targets, what ranks do becomes events.
+"""Run the gangs of a cluster: turn desired states into launches and mailbox targets, and what ranks do into events.
 
-Nothing here waits, and nothing decides which job gets which GPU. `Gangs.poll` compares what every job shall have with
-the processes that it has, and takes the next step; calling it again takes the one after. What must outlive the
-controller (which rank is on which GPU, which ranks were told to leave) is written to the gang's record before it is
-acted on, so a new object over the same directory goes on where the old one was killed.
+This module never waits, and does not decide which job gets which GPU. `Gangs.poll` compares what every job shall have
+with the processes that the job has, and takes the next actions; the next call takes the actions after these. Some facts
+must outlive the controller: which rank is on which GPU, and which ranks were told to leave. They are written to the
+gang record before the gang acts on them. So a new `Gangs` over the same directory goes on where the old one was killed.
 """
 
 from __future__ import annotations
@@ -37,19 +37,21 @@ DEFECT_CHARS = 500
 
 
 class Gangs:
-    """All gangs of one cluster.
+    """Run all gangs of one cluster.
 
     Args:
         engine: Runs the ranks.
         directory: Holds ``jobs/<job id>/`` (mailboxes, which the jobs' users may write) and ``gangs/<job id>.json``
-            (records, which only the controller may).
+            (gang records, which only the controller may write).
         environment: See `Environment`. Variables that gangs add (job directory, rank name, RANK, MASTER_PORT …) replace
-            those of the same name, except MASTER_ADDR.
+            variables of the same name, except MASTER_ADDR.
         limits: How long gangs wait, and how often they try.
-        interpreter: The path for a bare ``python`` in a job's command; scripts for it may run in the preloaded one.
+        interpreter: The path for ``python`` without a path in a job's command; scripts for this Python may run in a
+            process
+            that has loaded modules before.
         clock: Returns seconds on a clock that never goes back.
-        on_defect: Called with the job and the exception when a defect of PowerFlow breaks off the turn of one job.
-        look_at_ranks: Looks into the processes of scripts, to see whether they have met.
+        on_defect: Called with the job id and the exception when a defect of PowerFlow breaks off the turn of one job.
+        look_at_ranks: Looks into the processes of scripts, to see whether they have connected to each other.
     """
 
     def __init__(
@@ -72,25 +74,28 @@ class Gangs:
 
     @property
     def most_grace_s(self) -> float:
-        """Most seconds that a job gets to save and leave, however long it asks for."""
+        """Most seconds that a job gets to save and leave, even if the job asks for more."""
         return self._context.limits.grace_s
 
     def epoch_of(self, job_id: str) -> int:
-        """Return the epoch of the last desired state that a gang has taken; -1 where there was none.
+        """Return the epoch of the last desired state that a job's gang has taken; -1 if it has taken none.
 
         Raises:
-            OSError: If its record cannot be read.
+            OSError: The gang record cannot be read.
         """
         return self._record(job_id).epoch
 
     def adopt(self, desired: Sequence[DesiredState]) -> None:
-        """Take over, after a restart, with the last desired states of all jobs that have not ended.
+        """Take over the ranks of an earlier controller.
 
-        Ranks that run well are left untouched. Ranks of any other job are ended.
+        Ranks that run well are left untouched. Ranks of jobs that are not in ``desired`` are ended.
+
+        Args:
+            desired: The last desired states of all jobs that have not ended.
 
         Raises:
-            EngineError: If the engine does not answer.
-            OSError: If a record cannot be read.
+            EngineError: The engine does not answer.
+            OSError: A gang record cannot be read.
         """
         self._context.look()
         self.apply(desired)
@@ -101,11 +106,11 @@ class Gangs:
         self._see_owners()
 
     def apply(self, desired: Sequence[DesiredState]) -> None:
-        """Take desired states; those older than the last are ignored. `poll` carries them out.
+        """Take new desired states, which `poll` carries out later; a state older than the job's last one is ignored.
 
         Raises:
-            InputError: If a job id could not be a file's name.
-            OSError: If a record cannot be read.
+            InputError: A job id cannot be the name of a file.
+            OSError: A gang record cannot be read.
         """
         for each in desired:
             gang = self._gang(each)
@@ -114,17 +119,17 @@ class Gangs:
                 gang.fire(GangFailure(None, why, final=True))
 
     def kill(self, job_id: str) -> None:
-        """End a job now: SIGTERM, its grace, SIGKILL; `Vacated` follows when none of its processes runs.
+        """End a job now: send SIGTERM to its ranks, wait for the time that ranks get to save, send SIGKILL.
 
-        Nothing happens for a job that has no gang here.
+        The event `Vacated` follows when no process of the job runs. Nothing happens for a job without a gang.
         """
         if job_id in self._gangs:
             self._gangs[job_id].kill()
 
     def poll(self) -> list[GangEvent]:
-        """Take the next step with every gang; return what happened since the last call, in order.
+        """Give each gang that is due one turn; return the events since the last call, in order.
 
-        What could not be done is in `troubles`, and is tried again by the next call.
+        What could not be done is in `troubles`, and the next call tries it again.
         """
         try:
             self._context.look()
@@ -154,26 +159,32 @@ class Gangs:
         return events
 
     def troubles(self) -> dict[str, str]:
-        """Return what could not be done in the last `poll`, by job id; "" stands for the engine as a whole.
+        """Return by job id what could not be done in the last `poll`; the job id "" stands for the whole engine.
 
-        Jobs that are over are left out.
+        Jobs that have ended are left out.
         """
         found = {job_id: gang.trouble for job_id, gang in self._gangs.items() if gang.trouble and not gang.quiet}
         return {"": self._engine_trouble, **found} if self._engine_trouble else found
 
     def holding(self) -> dict[Place, str]:
-        """Return the GPUs on which a process was alive at the last `poll`, and the job of each."""
+        """Return the GPUs on which a process was alive at the last `poll`, each with the id of the process's job."""
         return dict(self._context.owners)
 
     def standing(self, job_id: str) -> list[dict[str, Any]]:
-        """Return the state of each of a job's `ranks` as the engine gives it, and its own report if it runs."""
+        """Return the state of each of a job's `ranks`, as the engine gives it.
+
+        For a rank that runs, the fields of its own report are added.
+        """
         names = self.ranks(job_id)
         known = self._context.statuses.get(job_id, {})
         said = ReportReader(self._context.mailbox(job_id)).read([name for name in names if name in known])
         return [_standing(name, known.get(name), said.get(name)) for name in names]
 
     def ranks(self, job_id: str) -> list[str]:
-        """Return the names of ranks with logs: those that run first, then the latest ended ones."""
+        """Return the names of a job's ranks that may have logs.
+
+        Ranks that may be alive come first, then ended ranks, the latest first.
+        """
         gang = self._gangs.get(job_id)
         record = gang.record if gang is not None else self._record(job_id)
         members = list(record.members)  # the loop may change the record while another thread asks
@@ -181,10 +192,12 @@ class Gangs:
         return [*members, *others, *reversed(list(record.ended))]
 
     def log(self, job_id: str, rank: str | None = None, offset: int = 0, limit: int = 65536) -> tuple[bytes, int]:
-        """Return what a rank wrote (None: the first of `ranks`), as `Engine.log` gives it.
+        """Return a piece of what a rank wrote, as `Engine.log` does.
+
+        If ``rank`` is None, take the first of the job's `ranks`.
 
         Raises:
-            KeyError: If the job has no such rank.
+            KeyError: The job has no rank with this name.
         """
         ranks = self.ranks(job_id)
         name = rank if rank is not None else ranks[0] if ranks else None
@@ -193,7 +206,7 @@ class Gangs:
         return self._context.engine.log(RankName.parse(name), offset, limit)
 
     def last_lines(self, job_id: str, count: int = 20, rank: str | None = None) -> list[str]:
-        """Return the last lines that a rank wrote; [] where there are none."""
+        """Return the last lines that a rank of a job wrote; [] if there are no lines."""
         try:
             piece, _ = self.log(job_id, rank, -8192, 8192)
         except KeyError:
@@ -201,7 +214,10 @@ class Gangs:
         return piece.decode("utf-8", "replace").splitlines()[-count:]
 
     def forget(self, job_id: str) -> None:
-        """Drop logs and record of a job of which nothing runs and nothing is wanted; leave any other as it is."""
+        """Delete the logs and the gang record of a job, if no process of the job runs and none is wanted.
+
+        Otherwise do nothing.
+        """
         gang = self._gangs.get(job_id)
         if gang is not None and not gang.quiet:
             return
@@ -211,7 +227,7 @@ class Gangs:
         self._context.record_path(job_id).unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Release what this object holds; ranks run on."""
+        """End the process and the thread that match log lines. The ranks of all jobs run on."""
         self._context.matcher.close()
 
     def _gang(self, desired: DesiredState) -> Gang:

@@ -1,9 +1,9 @@
 """Read a rank's report as untrusted data: a job's user may write anything into it.
 
-The user of a job owns its mailbox, so a report can be anything: a fifo, a link, a million bytes, numbers of 400
-digits, brackets 200,000 deep. Only this module turns such a file into data: into a `RankReport` in which every field is
-of its type and within its bounds (`powerflow.gangs.report_bounds`), or into `Nonsense` with the reason, which fails the
-job. No later code has to check again.
+The user of a job owns the job's mailbox. So a report can be anything: a fifo, a link, a million bytes, numbers of 400
+digits, brackets 200,000 deep. Only this module reads report files. The result is a `RankReport`, in which every field
+has its type and is within its bounds (`powerflow.gangs.report_bounds`), or a `Nonsense` with the reason why the file is
+no report; it fails the job. No later code has to check again.
 """
 
 from __future__ import annotations
@@ -33,20 +33,22 @@ _BATCHES = frozenset({"generation", "local_batch", "accumulation", "global_batch
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Nonsense:
-    """The reason why a file is no report; it completes the sentence "its report …"."""
+    """The reason why a file is no report; the text completes the sentence "its report …"."""
 
     why: str
 
 
 def read_report(ranks: Path, name: str) -> RankReport | Nonsense | None:
-    """Read a rank's report from its mailbox.
+    """Read a rank's report from the job's mailbox.
 
     Args:
-        ranks: Folder of the reports of one job.
+        ranks: Folder with the reports of one job.
         name: Name of the rank.
 
     Returns:
-        None where there is no file, or an empty one after a power cut, or where the file system does not answer now.
+        The report, or the reason why the file is no report. None if there is no file, if the file is empty after a
+        power
+        failure, or if the file system does not answer now.
     """
     try:
         text = _read(ranks, f"{name}.json")

@@ -1,4 +1,4 @@
-"""Find ranks with a script that was refused. It would be refused again, so the job is not tried again."""
+"""Find ranks whose script was refused. Such a script would be refused again, so its job is not tried again."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def refusal(
     code: Callable[[str], int | None],
     last_lines: Callable[[str], Iterable[str]],
 ) -> GangFailure | None:
-    """Return the failure of a job if one of its ranks was refused; None if none was.
+    """Return why a job fails if the script of one of its lost ranks was refused; None if no script was refused.
 
     Args:
         lost: Ranks that ended unexpectedly.
         reports: Last reports of the ranks.
         code: Returns a rank's exit code.
-        last_lines: Returns the end of a rank's log.
+        last_lines: Returns the last lines of a rank's log.
     """
     for name in lost:
         report = reports.get(name)

@@ -1,8 +1,9 @@
-"""Find out whether the ranks of a script have met, to stop a script that each rank would otherwise run as a whole.
+"""Find out whether the ranks of a script have connected to each other ("met").
 
-Ranks of one job talk to each other: first through a store that listens on ``MASTER_PORT``, then through connections
-among their processes (gloo, NCCL). Both can be seen from outside in ``/proc``, in whatever language the script is
-written. Processes that cannot be inspected (another user's, another machine's) are not judged.
+If they do not meet, each rank runs the whole script, and the script is stopped. Ranks of one job talk to each other
+first through a store that listens on ``MASTER_PORT``, then through connections between their processes (gloo, NCCL).
+Both can be seen from outside in ``/proc``, whatever language the script is written in. Processes that cannot be
+inspected (of another user or another machine) are not judged.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ SAME_S = 60.0
 
 
 class MeetingState(Enum):
-    """What is known of whether ranks have met."""
+    """Whether the ranks of a script have connected to each other."""
 
     MET = "met"
     APART = "apart"
@@ -30,7 +31,7 @@ class MeetingState(Enum):
 
 
 class RankProcess(NamedTuple):
-    """The first process of a rank: its number, and when it was started (Unix seconds)."""
+    """The first process of a rank: its process number, and when it was started (Unix seconds)."""
 
     pid: int
     started_s: float
@@ -42,14 +43,16 @@ MeetingProbe = Callable[[Sequence[RankProcess], bool], MeetingState]
 
 @dataclass(slots=True)
 class Meeting:
-    """The meeting of one launch of a script.
+    """Follow whether the ranks of one launch of a script have connected to each other ("met").
 
     Attributes:
         look: Looks into the processes.
         port: Port on which the ranks meet.
-        launched: Whether the processes are launchers. Those meet for their ranks; the ranks of one launcher meet too.
-        since_s: When the launch was first watched.
-        whole: Whether it was watched from its beginning.
+        launched: True if the processes are launchers, each of which starts several ranks. Then it counts as a meeting
+            if
+            the launchers connect to each other, and also if the ranks of one launcher connect to each other.
+        since_s: When this launch was first watched.
+        whole: True if this launch was watched from its beginning.
         seen: What is known so far.
     """
 
@@ -62,12 +65,12 @@ class Meeting:
     _looked_s: float = -1e9
 
     def watch(self, ranks: Sequence[RankProcess], now_s: float, *, at_once: bool = False) -> MeetingState:
-        """Look into the processes, unless they have met or were looked at less than `LOOK_S` ago.
+        """Look whether the ranks have met; skip it if they have, or if the last look was less than `LOOK_S` ago.
 
         Args:
             ranks: First processes of the ranks that run.
-            now_s: Now, on the clock of ``since_s``.
-            at_once: Look into the processes now.
+            now_s: The present time, on the clock of ``since_s``.
+            at_once: Look into the processes now, even if the last look was a moment ago.
         """
         if self.seen is MeetingState.MET:
             return self.seen
@@ -80,14 +83,15 @@ class Meeting:
 
 
 def look(ranks: Sequence[RankProcess], launched: bool) -> MeetingState:
-    """Look for a connection between processes of different ranks.
+    """Look for a connection between processes of different ranks, and return whether there is one.
 
-    Each launcher has several ranks among its children: there, a connection between two children of one launcher counts
-    too, and one between the launchers themselves does not.
+    Each launcher has several ranks among its child processes. So with launchers, a connection between two children of
+    one
+    launcher counts too, and a connection between two launchers does not count.
 
     Args:
-        ranks: First processes.
-        launched: Whether they are launchers.
+        ranks: First processes of the ranks.
+        launched: True if these processes are launchers.
     """
     owner: dict[int, int] = {}  # socket → process
     group: dict[int, int] = {}  # process → rank
@@ -118,7 +122,7 @@ def look(ranks: Sequence[RankProcess], launched: bool) -> MeetingState:
 
 
 def port_is_known(port: int) -> bool:
-    """Return whether a socket of this machine has, or had in the last minute, this port at either end."""
+    """Return whether a socket of this machine uses this port at either end, or used it within the last minute."""
     ending = f":{port:04X}"
     return any(local.endswith(ending) or remote.endswith(ending) for local, remote, _ in _connections())
 

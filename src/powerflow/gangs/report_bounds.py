@@ -1,7 +1,7 @@
-"""Check the numbers that a job reports of its training against bounds; a number beyond them cannot be true.
+"""Check the numbers that a job reports about its training against bounds; a number outside its bounds cannot be true.
 
-They are checked where such numbers come in (`rank_reports`, `step_timing`), and again when they are read from a store
-that an earlier version filled: a number that crashed a controller must not crash the next one too.
+The numbers are checked where they come in (`rank_reports`, `step_timing`), and again when they are read from a store
+that an earlier version has filled: a number that crashed one controller must not crash the next controller too.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MOST_W = 1e9
 
 
 def is_plausible(seen: Observation) -> bool:
-    """Return whether a measurement can have been made."""
+    """Return whether all numbers of a measurement are possible."""
     return (
         LEAST_STEP_S <= seen.step_time_s <= MOST_S
         and all(1 <= count <= MOST_BATCH for count in (seen.gpus, seen.nodes, seen.local_batch, seen.accumulation))
@@ -32,12 +32,12 @@ def is_plausible(seen: Observation) -> bool:
 
 
 def steps_or(value: float | None, otherwise: float | None) -> float | None:
-    """Return the value if it can be a number of steps, else the other one."""
+    """Return ``value`` if it can be a number of steps, else ``otherwise``."""
     return value if value is not None and 0.0 <= value <= MOST_COUNT else otherwise
 
 
 def within(kept: object, most: float) -> dict[str, float]:
-    """Return those of a store's named numbers that are from 0 to ``most``."""
+    """Return the named numbers in ``kept`` (read from the store) that are from 0 to ``most``; leave out the others."""
     if not isinstance(kept, Mapping):
         return {}
     return {str(name): value for name, value in kept.items() if type(value) in (int, float) and 0 <= value <= most}

@@ -1,4 +1,4 @@
-"""Write to a job's mailbox, and read it with suspicion: its user may put anything there."""
+"""Write to a job's mailbox, and read it without trust, because the job's user may put anything there."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ MOST_FILES = 20_000
 
 
 class ReportReader:
-    """Reads the reports of one job's ranks, and posts targets to them.
+    """Read the reports of one job's ranks, and post targets to these ranks.
 
     Attributes:
-        nonsense: Ranks that had written no report, but something else, at the last `read`; and why it is none.
+        nonsense: Ranks whose file was no report at the last `read`, each with the reason.
     """
 
     def __init__(self, mailbox: Mailbox) -> None:
@@ -29,18 +29,18 @@ class ReportReader:
         self.nonsense: dict[str, str] = {}
 
     def post(self, target: Target, user: str) -> None:
-        """Tell the ranks what the gang shall be.
+        """Post a target in the job's mailbox: it tells the ranks which ranks shall train together.
 
         Raises:
-            OSError: If it cannot be written.
-            EngineError: If there is no such user, or the user has spoiled the mailbox.
+            OSError: The target cannot be written.
+            EngineError: There is no login with the name ``user``, or this user has damaged the mailbox.
         """
         with spoiling():
             prepare(self._mailbox, user)
             self._mailbox.post_target(target)
 
     def generation(self) -> int:
-        """Return the generation that the gang has gone over to, or is about to; 0 before the first."""
+        """Return the generation that the gang trains in or is switching to; 0 before the first."""
         try:
             switch = self._mailbox.switch()
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
@@ -50,7 +50,7 @@ class ReportReader:
         return switch.target.generation
 
     def sweep(self) -> None:
-        """Delete the reports of an earlier life of the gang, so that new ranks do not take those ranks for alive."""
+        """Delete the reports of ranks that ran before a restart of the gang: new ranks must not take them for alive."""
         with (
             contextlib.suppress(OSError),
             open_folder(self._mailbox.directory / "ranks") as folder,
@@ -62,21 +62,24 @@ class ReportReader:
                         os.unlink(entry.name, dir_fd=folder)
 
     def drop_checkpoint(self) -> None:
-        """Delete the state that the ranks kept in the job's own folder: the job is over, and nobody will read it."""
+        """Delete the state that the ranks kept in the job's own folder.
+
+        The job has ended, so nobody will read this state.
+        """
         with contextlib.suppress(OSError), open_folder(self._mailbox.directory) as folder:
             for name in (CHECKPOINT, f".{CHECKPOINT}.new", Path(CHECKPOINT).with_suffix(".lock").name):
                 with contextlib.suppress(OSError):
                     os.unlink(name, dir_fd=folder)
 
     def read(self, names: list[str]) -> dict[str, RankReport]:
-        """Return the reports of these ranks, by name; `nonsense` has those that wrote something else."""
+        """Return the reports of these ranks, by rank name; `nonsense` then has the ranks whose file is no report."""
         found = {name: read_report(self._mailbox.directory / "ranks", name) for name in names}
         self.nonsense = {name: said.why for name, said in found.items() if isinstance(said, Nonsense)}
         return {name: said for name, said in found.items() if isinstance(said, RankReport)}
 
 
 def progressed(job_id: str, leader: RankReport, gpus: int, nodes: int) -> Progressed:
-    """Return the event that tells the progress of a gang, from the report of its furthest rank."""
+    """Return the event that reports the progress of a gang, from the report of the rank with the most steps."""
     return Progressed(
         job_id=job_id,
         step=leader.step,

@@ -1,9 +1,10 @@
-"""Run a gang of ranks that cannot change: it is stopped, and launched anew on other GPUs.
+"""Run a gang of ranks that cannot change: it is stopped, and launched again on other GPUs.
 
-``restart`` runs an unmodified script the way torchrun does (`powerflow.gangs.layout`), or a launcher on each node;
-``none`` runs any command once, with all its GPUs. Both are stopped by SIGTERM, their grace, SIGKILL, and go on from a
-checkpoint of their own, if they keep one. A rank that fails ends the others, as none can do without it. Only the log of
-the first rank tells what they do, if the job says how to read it: where it tells no more steps, they hang.
+``rescale: restart`` runs an unmodified script as torchrun does (`powerflow.gangs.layout`), or a launcher on each node.
+``rescale: none`` runs any command once, with all GPUs of the job. Both kinds are stopped by SIGTERM, then get time to
+save, then get SIGKILL. They go on from a checkpoint of their own, if they keep one. If one rank fails, the other ranks
+are ended too, because no rank can train without it. Only the log of the first rank tells what the ranks do, if the job
+says how to read this log. If the log shows no new steps for too long, the ranks hang.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _NEVER_MET = "call torch.distributed.init_process_group in it, or submit it with
 
 
 class Scripts(Gang):
-    """A gang that is stopped and launched anew when it changes."""
+    """Run a gang that is stopped and launched again whenever its GPUs change."""
 
     def __init__(self, context: GangContext, desired: DesiredState, record: GangRecord) -> None:
         super().__init__(context, desired, record)
@@ -44,7 +45,7 @@ class Scripts(Gang):
         self._still_since_step = False  # whether that is since a step, or the launch: else, since we began to look
 
     def plans(self) -> list[StartPlan]:
-        """Return how the processes are started, as `powerflow.gangs.layout` lays them out."""
+        """Return how the processes of the job are started, as `powerflow.gangs.layout` plans them."""
         entries = [(name, self.record.ranks[name].node, self.record.ranks[name].gpus) for name in self.record.members]
         try:
             return lay_out(self.desired.spec, entries, self.record.port, self.context.interpreter)
@@ -55,7 +56,12 @@ class Scripts(Gang):
     # Finding.
 
     def find(self) -> Trigger | GangFailure | None:
-        """Return what has changed: how ranks ended, whether they belong together, and whether their GPUs do."""
+        """Return what has changed; None if nothing has.
+
+        Check how ranks ended, whether each rank runs the whole script by itself, whether ranks hang, and whether they
+        are on
+        the wanted GPUs.
+        """
         seen, members = self.seen, self.record.members
         if self.state in (GangState.STOPPING, GangState.FINISHING):
             return None
@@ -185,7 +191,7 @@ class Scripts(Gang):
     # Reading the log.
 
     def look(self) -> None:
-        """Follow the log of the first rank, if the job says how."""
+        """Read the new part of the first rank's log, if the job says how to find steps in it."""
         self.reading = False
         record, pattern, now = self.record, self.desired.spec.progress, self.context.clock()
         if pattern is None or not record.members or not record.ranks[record.members[0]].launched:

@@ -1,8 +1,9 @@
-"""Keep what must outlive the controller: one small file for each gang, written before what it says is done.
+"""Keep the gang record: one small file for each gang, with what must outlive the controller.
 
-The engine remembers which ranks there are and how they ended, the mailbox what they say of themselves. The record adds
-what neither knows: on which GPUs each rank is, which ranks are members, which were told to leave, and how it all ended.
-A later version must be able to read the file: do not rename fields.
+The file is written before the gang does what the file says. The engine remembers which ranks there are and how they
+ended; the mailbox has what ranks say about themselves. The record adds what neither of the two knows: the GPUs of each
+rank, which ranks are members, which ranks were told to leave, and how the job ended. A later version of PowerFlow must
+be able to read the file: do not rename fields.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ from powerflow.osutil.files import read_untrusted_json, replace_json
 
 @dataclass(slots=True)
 class RankEntry:
-    """One rank: where it is, and whether the engine has launched it; if that is unknown, it is launched again."""
+    """One rank in the gang record: its node and GPUs, and whether the engine has launched it.
+
+    If it is unknown whether a rank was launched, it is launched again.
+    """
 
     node: str
     gpus: tuple[int, ...]
@@ -27,12 +31,13 @@ class GangFailure:
     """Why a job has failed.
 
     Attributes:
-        code: Exit code of the rank that failed first; None where there is none.
+        code: Exit code of the rank that failed first; None if there is no exit code.
         text: The reason, in one line.
-        rank: Rank with the log that tells more; "" for none.
-        final: The job would fail in the same way again.
-        excused: It is no fault of the job's, and costs it no attempt: its machine was booted, say.
-        places: Node and GPUs of each rank that there was then.
+        rank: Rank whose log tells more; "" for none.
+        final: True if the job would fail in the same way again.
+        excused: True if the failure is not the job's fault and does not count as an attempt: its machine was booted,
+            say.
+        places: Node and GPUs of each rank that the job had when it failed.
     """
 
     code: int | None
@@ -45,30 +50,31 @@ class GangFailure:
 
 @dataclass(slots=True)
 class GangRecord:
-    """What is known of one gang.
+    """What must be known of one gang after its controller has ended.
 
     Attributes:
-        epoch: Of the last desired state that was taken.
-        number: Number of the next rank of this epoch.
-        generation: Newest target (in-place) or launch (scripts).
-        members: Ranks of that generation, in order.
-        ranks: All ranks that may be alive, or have ended but were not dealt with.
-        leaving: Those of them that were told to leave; they may end as they like.
-        ended: Ranks whose end was dealt with, oldest first; their logs are kept.
-        joined: Whether a rank has been part of a generation, so that the script uses `powerflow.elastic`.
+        epoch: Epoch of the last desired state that the gang has taken.
+        number: Number of the next rank in this epoch.
+        generation: Number of the newest target (in-place jobs) or of the newest launch (scripts).
+        members: Ranks of the newest generation, in order.
+        ranks: All ranks that may be alive, or have ended but were not handled yet.
+        leaving: Ranks that were told to leave; any end of these ranks is accepted.
+        ended: Ranks that have ended and were handled, oldest first; their logs are kept.
+        joined: True if a rank has been part of a generation, so that the script uses `powerflow.elastic`.
         trained_gpus: GPUs of the last generation that trained; 0 before the first one since all ranks were launched.
         steps_safe: Steps that the checkpoint holds.
-        port: Port on which the ranks of a script meet.
-        mark: Part of the name of its checkpoint. Other jobs may keep theirs in the same folder, and other clusters have
-            jobs of the same number.
-        left_gpus: How many GPUs all ranks had to leave for others, on which none has trained yet; 0: none.
-        left_s: When they were told to, on the machine's monotonic clock.
-        first_step: First step in the log of its first launch; -1: there was none.
-        gap_s: Longest time that a script's log took from its launch to the first step, or from a step to the next.
-        done: Whether a rank has trained all there is.
-        steps: How many steps that were; -1 where unknown.
-        killed: Whether the job shall end at once.
-        failure: Why the job has failed; None if it has not.
+        port: Port on which the ranks of a script connect to each other.
+        mark: Part of the name of the job's checkpoint, which makes the name unique. Other jobs may keep checkpoints in
+            the
+            same folder, and other clusters have jobs with the same number.
+        left_gpus: How many GPUs all ranks had to leave, if the job has not trained on other GPUs since; 0: none.
+        left_s: When the ranks were told to leave these GPUs, on the machine's monotonic clock.
+        first_step: First step in the log of the job's first launch; -1: there was none.
+        gap_s: Longest time in a script's log from its launch to the first step, or from one step to the next.
+        done: True if a rank has trained all steps of the job.
+        steps: How many steps all steps of the job are; -1 if unknown.
+        killed: True if the job shall end at once.
+        failure: Why the job has failed; None if it has not failed.
     """
 
     epoch: int = -1
@@ -93,16 +99,16 @@ class GangRecord:
     failure: GangFailure | None = None
 
     def save(self, path: Path) -> None:
-        """Write the record to a file, atomically.
+        """Write the gang record to a file, all of it or nothing.
 
         Raises:
-            OSError: If that cannot be done; the old file stays.
+            OSError: The file cannot be written; the old file stays.
         """
         replace_json(path, asdict(self))
 
     @staticmethod
     def load(path: Path) -> GangRecord:
-        """Read a record; a new one where there is no file."""
+        """Read a gang record from a file; return a new record if there is no file."""
         found = read_untrusted_json(path)
         if found is None:
             return GangRecord()
@@ -117,7 +123,7 @@ class GangRecord:
         return GangRecord(**found)
 
     def drop(self, name: str) -> None:
-        """Note that a rank has ended, and that its end was dealt with."""
+        """Note that a rank has ended, and that its end was handled."""
         del self.ranks[name]
         self.ended.append(name)
         if name in self.leaving:
@@ -126,6 +132,6 @@ class GangRecord:
             self.members.remove(name)
 
     def tell_to_leave(self, names: list[str]) -> None:
-        """Note that these ranks are no members any more, and may end as they like."""
+        """Note that these ranks are not members any more; any end of these ranks is accepted."""
         self.leaving += [name for name in names if name not in self.leaving]
         self.members = [name for name in self.members if name not in names]

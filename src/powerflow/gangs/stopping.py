@@ -1,4 +1,4 @@
-"""Make ranks leave: tell them, then SIGTERM, then SIGKILL, each when the one before had its time."""
+"""Make ranks leave: tell them in the mailbox, then send SIGTERM, then SIGKILL, with a time limit for each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from powerflow.gangs.context import GangContext
 
 
 class StopSignal(IntEnum):
-    """How hard a rank is asked to leave. Who is only told reads it in the mailbox, and gets no signal."""
+    """How strongly a rank is asked to leave. A rank that is only told reads this in its mailbox, and gets no signal."""
 
     TOLD = 0
     TERMINATED = 1
@@ -21,7 +21,10 @@ class StopSignal(IntEnum):
 
 @dataclass(slots=True)
 class StopAttempt:
-    """How a rank was asked to leave, and since when; it is asked harder when it is due. ``sent``: the signal was."""
+    """How strongly a rank was asked to leave, since when, and when it will be asked more strongly.
+
+    ``sent`` is True if the present signal was sent.
+    """
 
     signal: StopSignal
     since_s: float
@@ -30,14 +33,17 @@ class StopAttempt:
 
 
 class StopAttempts:
-    """The ranks of one gang that were asked to leave. Signals are sent by `carry_out` alone."""
+    """Ask ranks of one gang to leave, and remember which were asked. Only `carry_out` sends signals."""
 
     def __init__(self, context: GangContext) -> None:
         self._context = context
         self._attempts: dict[str, StopAttempt] = {}
 
     def ask(self, name: str, signal: StopSignal, within_s: float) -> None:
-        """Ask a rank to leave, at least so hard; harder if it has not left within that time."""
+        """Ask a rank to leave, with at least the strength of ``signal``.
+
+        If the rank has not left after ``within_s`` seconds, it is asked more strongly.
+        """
         attempt = self._attempts.get(name)
         if attempt is None or attempt.signal < signal:
             now = self._context.clock()
@@ -48,16 +54,19 @@ class StopAttempts:
         return name in self._attempts
 
     def postpone(self, name: str, within_s: float, most_s: float) -> None:
-        """Let the time of a rank that was only told begin now; at the latest ``most_s`` after it was told."""
+        """Start the time to leave again, for a rank that was told to leave but got no signal.
+
+        The time of ``within_s`` starts now, but at most ``most_s`` after the rank was told.
+        """
         attempt = self._attempts.get(name)
         if attempt is not None and attempt.signal is StopSignal.TOLD:
             attempt.due_s = min(self._context.clock(), attempt.since_s + most_s) + within_s
 
     def carry_out(self, running: Container[str]) -> bool:
-        """Send the signals that are due; return whether some rank has still to leave.
+        """Send the signals that are due; return True if a rank that was asked to leave still runs.
 
         Raises:
-            EngineError: If the engine does not answer. What was not sent is sent by the next call.
+            EngineError: The engine does not answer. The next call sends the signals that were not sent.
         """
         now = self._context.clock()
         self._attempts = {name: attempt for name, attempt in self._attempts.items() if name in running}
