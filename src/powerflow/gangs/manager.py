@@ -47,8 +47,7 @@ class Gangs:
             variables of the same name, except MASTER_ADDR.
         limits: How long gangs wait, and how often they try.
         interpreter: The path for ``python`` without a path in a job's command; scripts for this Python may run in a
-            process
-            that has loaded modules before.
+            process that has loaded modules before.
         clock: Returns seconds on a clock that never goes back.
         on_defect: Called with the job id and the exception when a defect of PowerFlow breaks off the turn of one job.
         look_at_ranks: Looks into the processes of scripts, to see whether they have connected to each other.

@@ -47,8 +47,7 @@ def read_report(ranks: Path, name: str) -> RankReport | Nonsense | None:
 
     Returns:
         The report, or the reason why the file is no report. None if there is no file, if the file is empty after a
-        power
-        failure, or if the file system does not answer now.
+        power failure, or if the file system does not answer now.
     """
     try:
         text = _read(ranks, f"{name}.json")

@@ -49,8 +49,7 @@ class Meeting:
         look: Looks into the processes.
         port: Port on which the ranks meet.
         launched: True if the processes are launchers, each of which starts several ranks. Then it counts as a meeting
-            if
-            the launchers connect to each other, and also if the ranks of one launcher connect to each other.
+            if the launchers connect to each other, and also if the ranks of one launcher connect to each other.
         since_s: When this launch was first watched.
         whole: True if this launch was watched from its beginning.
         seen: What is known so far.
@@ -86,8 +85,7 @@ def look(ranks: Sequence[RankProcess], launched: bool) -> MeetingState:
     """Look for a connection between processes of different ranks, and return whether there is one.
 
     Each launcher has several ranks among its child processes. So with launchers, a connection between two children of
-    one
-    launcher counts too, and a connection between two launchers does not count.
+    one launcher counts too, and a connection between two launchers does not count.
 
     Args:
         ranks: First processes of the ranks.

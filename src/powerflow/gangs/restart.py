@@ -59,8 +59,7 @@ class Scripts(Gang):
         """Return what has changed; None if nothing has.
 
         Check how ranks ended, whether each rank runs the whole script by itself, whether ranks hang, and whether they
-        are on
-        the wanted GPUs.
+        are on the wanted GPUs.
         """
         seen, members = self.seen, self.record.members
         if self.state in (GangState.STOPPING, GangState.FINISHING):

@@ -65,8 +65,7 @@ class GangRecord:
         steps_safe: Steps that the checkpoint holds.
         port: Port on which the ranks of a script connect to each other.
         mark: Part of the name of the job's checkpoint, which makes the name unique. Other jobs may keep checkpoints in
-            the
-            same folder, and other clusters have jobs with the same number.
+            the same folder, and other clusters have jobs with the same number.
         left_gpus: How many GPUs all ranks had to leave, if the job has not trained on other GPUs since; 0: none.
         left_s: When the ranks were told to leave these GPUs, on the machine's monotonic clock.
         first_step: First step in the log of the job's first launch; -1: there was none.

@@ -1,8 +1,8 @@
-"""Plain data between the controller and `Gangs`: what a job shall have (`DesiredState`), and what happened to it.
+"""Define the data between the controller and `Gangs`: what a job shall have (`DesiredState`), and what happened to it.
 
-Within one `Gangs` object each end (`GangCompleted`, `GangFailed`, `Vacated`) is told once for each desired state. After
-a restart of the controller ends are told again, because the event may have been lost: an event that comes twice must do
-no harm.
+Within one `Gangs` object each end of a job (`GangCompleted`, `GangFailed`, `Vacated`) is reported once for each desired
+state. After a restart of the controller the ends are reported again, because the event may have been lost. So an event
+that comes twice must do no harm.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ class DesiredState:
     """What one job shall have from now on.
 
     Attributes:
-        job_id: The job.
+        job_id: Id of the job.
         epoch: Rises by at least one with every change of the placement; an older desired state is ignored.
-        spec: What to run.
-        placement: Numbers of its GPUs on each node; empty: give all GPUs back.
-        user: Login name to run as; "" means the engine's own.
+        spec: The job's specification: what to run.
+        placement: Numbers of the job's GPUs on each node; empty: give all GPUs back.
+        user: Login name that the ranks run as; "" means the login of the engine.
     """
 
     job_id: str
@@ -34,11 +34,11 @@ class DesiredState:
 
     @property
     def grace_s(self) -> float:
-        """Seconds that its ranks have to save and leave before they get a signal."""
+        """Seconds that the job's ranks have to save and leave before they get a signal."""
         return self.spec.checkpoint.grace
 
     def slots(self) -> Iterator[Place]:
-        """Yield its GPUs, one by one."""
+        """Yield the job's GPUs, one by one."""
         for node, gpus in self.placement:
             for gpu in gpus:
                 yield node, gpu
@@ -46,22 +46,24 @@ class DesiredState:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How long a gang waits, and how often it tries, before it acts.
+    """How long a gang waits before it acts, and how often it tries.
 
     Attributes:
-        hang_s: A rank hangs if it is in one step for longer than this and than ``hang_steps`` steps while all others
-            wait for it; so do ranks that all wait in an all-reduce, and a process that uses no CPU for this long.
+        hang_s: A rank hangs if it is in one step for longer than ``hang_s`` and longer than ``hang_steps`` average
+            steps while all other ranks wait for it. Ranks that all wait in an all-reduce for this long hang too, and so
+            does a process that uses no CPU time for ``hang_s`` seconds.
         hang_steps: A number of average steps; see ``hang_s``.
         between_s: A rank hangs if it is outside a step for this long, unless its job sets another limit.
         start_s: A rank hangs if it has not trained a step after this long (importing, building, compiling). So does a
             script whose log shows no new step for this long and for ``hang_steps`` times its longest step.
         grace_s: Most seconds that a job may ask for to save and leave; see `DesiredState.grace_s`.
-        kill_s: Seconds from SIGTERM to SIGKILL for a rank that has already had its grace.
-        settle_s: Seconds that peers of a lost rank have to end too, before the others form a new group.
-        rejoin_s: A group that could not be formed, though all its ranks live, is formed anew after this long.
-        meet_s: Ranks of a script that are not connected after this long each run the whole script.
-        losses: How often ranks may be lost without a step trained in between; after one more the job has failed.
-        transit_poll_s, steady_poll_s: Seconds between two looks while a gang changes, and while nothing happens.
+        kill_s: Seconds from SIGTERM to SIGKILL for a rank that has already had its time to save.
+        settle_s: After a rank is lost: seconds that its peers have to end too, before the other ranks form a new group.
+        rejoin_s: If all ranks live but have not formed a group after this long, the group is formed anew.
+        meet_s: If the ranks of a script are not connected after this long, each rank is taken to run the whole script.
+        losses: How many times in a row ranks may be lost without a step trained in between; the next loss fails the
+            job.
+        transit_poll_s, steady_poll_s: Seconds between two looks at a gang while it changes, and while nothing happens.
         ended_kept: Logs of ended ranks that are kept for each job.
     """
 
@@ -82,7 +84,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """All ranks train that the desired state of this epoch asks for."""
+    """Event: all ranks train that the desired state with this epoch asks for."""
 
     job_id: str
     epoch: int
@@ -90,9 +92,9 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Vacated:
-    """The job holds no GPU any more, as the controller asked.
+    """Event: the job holds no GPU any more, as the controller asked.
 
-    ``steps_safe``: steps that its checkpoint holds; None where only the script knows.
+    ``steps_safe``: steps that the job's checkpoint holds; None if only the script knows.
     """
 
     job_id: str
@@ -102,17 +104,17 @@ class Vacated:
 
 @dataclass(frozen=True, slots=True)
 class Progressed:
-    """Steps were trained.
+    """Event: steps were trained.
 
     Attributes:
         step: Steps done, over all epochs.
         steps_total: Steps of the whole run, None while unknown.
-        generation: Group of ranks that trained them; for scripts, the launch. Timing begins anew with each.
-        gpus, nodes: GPUs and nodes it trains on now.
-        timed_steps, timed_s: Steps of this generation, and the seconds they took.
-        samples: Samples trained so far; 0 where unknown.
+        generation: Group of ranks that trained the steps; for scripts, the launch. Timing begins anew with each.
+        gpus, nodes: Numbers of GPUs and of nodes that the job trains on now.
+        timed_steps, timed_s: Steps of this generation, and the seconds that these steps took.
+        samples: Samples trained so far; 0 if unknown.
         local_batch, accumulation, global_batch: Samples per pass and GPU, passes per step, samples per step; 0, 1, 0
-            where unknown.
+            if unknown.
     """
 
     job_id: str
@@ -131,11 +133,11 @@ class Progressed:
 
 @dataclass(frozen=True, slots=True)
 class Rescaled:
-    """A gang that trained on ``gpus_before`` trains on ``gpus`` now; its ranks stood still for ``pause_s``.
+    """Event: a gang trained on ``gpus_before`` GPUs, and now trains on ``gpus`` GPUs after a pause of ``pause_s`` s.
 
-    ``gpus_before`` equals ``gpus`` where a lost rank was replaced, or a script was started again on other GPUs. The
-    pause of a script is the time from SIGTERM to the first step, or to the new launch if its log shows no steps. The
-    pause of an in-place job that kept no rank begins when its ranks are told to leave.
+    ``gpus_before`` equals ``gpus`` if a lost rank was replaced, or if a script was started again on other GPUs. The
+    pause of a script is the time from SIGTERM to the first step, or to the new launch if the script's log shows no
+    steps. The pause of an in-place job that kept no rank begins when its ranks are told to leave.
     """
 
     job_id: str
@@ -146,7 +148,10 @@ class Rescaled:
 
 @dataclass(frozen=True, slots=True)
 class Continued:
-    """The log of a script that was launched again shows its first step: it went on, or has begun again."""
+    """Event: the log of a script that was launched again shows its first step.
+
+    ``went_on`` is True if the script went on from its checkpoint, False if it began again.
+    """
 
     job_id: str
     step: int
@@ -155,7 +160,10 @@ class Continued:
 
 @dataclass(frozen=True, slots=True)
 class RankLost:
-    """A rank ended unexpectedly, and will be replaced. ``code``: exit code (−N: signal N), None where unknown."""
+    """Event: a rank ended unexpectedly, and will be replaced.
+
+    ``code``: exit code of the rank (−N: signal N), None if unknown.
+    """
 
     job_id: str
     rank: str
@@ -165,7 +173,10 @@ class RankLost:
 
 @dataclass(frozen=True, slots=True)
 class Hung:
-    """A rank hangs and is killed; ``what``: what it did, and for how long. `RankLost` follows when it has ended."""
+    """Event: a rank hangs and is killed. `RankLost` follows when the rank has ended.
+
+    ``what``: what the rank did, and for how long.
+    """
 
     job_id: str
     rank: str
@@ -174,7 +185,10 @@ class Hung:
 
 @dataclass(frozen=True, slots=True)
 class GangCompleted:
-    """All work is done, and no process runs. ``steps``: None where unknown; ``note``: what its owner should know."""
+    """Event: all work of a job is done, and no process of the job runs.
+
+    ``steps``: steps that were trained, None if unknown; ``note``: what the job's owner should know.
+    """
 
     job_id: str
     steps: int | None
@@ -183,16 +197,16 @@ class GangCompleted:
 
 @dataclass(frozen=True, slots=True)
 class GangFailed:
-    """The job has failed, and no process runs. The controller decides whether to try again.
+    """Event: a job has failed, and no process of the job runs. The controller decides whether to try again.
 
     Attributes:
-        code: Exit code of the rank that failed first; None where there is none.
+        code: Exit code of the rank that failed first; None if there is no exit code.
         text: What went wrong, in one line.
-        last_lines: End of the log of that rank.
-        steps_safe: Steps that its checkpoint holds; None where only the script knows.
-        final: It would fail in the same way again, so it must not be tried again.
-        excused: It is no fault of the job's, and costs it no attempt.
-        places: Node and GPUs of each rank that failed; the job may have been given others since.
+        last_lines: Last lines in the log of the rank that failed first.
+        steps_safe: Steps that the job's checkpoint holds; None if only the script knows.
+        final: True if the job would fail in the same way again, so it must not be tried again.
+        excused: True if the failure is not the job's fault, so it does not count as an attempt.
+        places: Node and GPUs of each rank when the job failed; the job may have got other GPUs since.
     """
 
     job_id: str
@@ -208,7 +222,7 @@ class GangFailed:
 
 @dataclass(frozen=True, slots=True)
 class Noted:
-    """Something that the owner of a job should know. ``kind``: the kind of event in the job's history."""
+    """Event: something happened that the job's owner should know. ``kind``: the kind of event in the job's history."""
 
     job_id: str
     kind: str
@@ -219,5 +233,9 @@ GangEvent = Started | Vacated | Progressed | Rescaled | Continued | RankLost | H
 
 
 def backoff_s(attempt: int) -> float:
-    """Return the seconds to wait before the given attempt (1: the first retry): 1 s, doubled up to 300 s."""
+    """Return the seconds to wait before a retry: 1 s before the first, doubled for each further one, at most 300 s.
+
+    Args:
+        attempt: Number of the retry; 1 for the first.
+    """
     return float(min(300.0, 2.0 ** min(max(attempt - 1, 0), 60)))

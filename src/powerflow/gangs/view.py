@@ -1,6 +1,7 @@
 """Answer questions about one gang in one turn, from its record, the engine's answer and the reports of its ranks.
 
-Views decide nothing and change nothing. They read the record anew for each question, so they stay true when it changes.
+A view decides nothing and changes nothing. It reads the gang record anew for each question, so its answers stay true
+when the record changes.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from powerflow.gangs.state_file import GangRecord
 
 @dataclass(frozen=True, slots=True)
 class GangView:
-    """What is known of the ranks of any gang.
+    """Answer questions about the ranks of one gang.
 
     Attributes:
-        record: Of the gang.
-        statuses: What the engine says, by rank name; ranks that the record does not have (strays) included.
+        record: The gang record.
+        statuses: What the engine says, by rank name. Ranks that the record does not have (strays) are included.
         wanted: GPUs that the gang shall have.
     """
 
@@ -36,11 +37,11 @@ class GangView:
         return status is not None and status.state is RankState.RUNNING
 
     def has_ended(self, name: str) -> bool:
-        """Return whether a rank ran, and does not any more."""
+        """Return whether a rank was launched and does not run any more."""
         return self.record.ranks[name].launched and not self.alive(name)
 
     def code(self, name: str) -> int | None:
-        """Exit code of a rank that has ended; None if it was lost."""
+        """Return the exit code of a rank that has ended; None if nobody knows it."""
         status = self.statuses.get(name)
         return None if status is None else status.code
 
@@ -50,47 +51,53 @@ class GangView:
         return status is not None and status.rebooted
 
     def excuse(self, name: str) -> str:
-        """Why the end of a rank is no fault of the job's; "" where it is, or where the rank lives."""
+        """Return why the end of a rank is not its job's fault.
+
+        "" if it is the job's fault, or if the rank still runs.
+        """
         if self.record.ranks[name].launched and name not in self.statuses:
             return "its engine does not know it any more"
         return "its machine was booted" if self.rebooted(name) else ""
 
     @property
     def running(self) -> list[str]:
-        """All ranks of this job that run, strays included."""
+        """All ranks of this job that run, with ranks that the gang record does not have (strays)."""
         return [name for name in self.statuses if self.alive(name)]
 
     @property
     def living(self) -> list[str]:
-        """Ranks of the record that run."""
+        """Ranks in the gang record that run."""
         return [name for name in self.record.ranks if self.alive(name)]
 
     @property
     def ended(self) -> list[str]:
-        """Ranks of the record that have ended; their end has not been dealt with."""
+        """Ranks in the gang record that have ended, but were not handled yet."""
         return [name for name in self.record.ranks if self.has_ended(name)]
 
     @property
     def all_leave(self) -> bool:
-        """True if no rank shall stay."""
+        """True if all ranks in the gang record were told to leave."""
         return self.record.ranks.keys() <= set(self.record.leaving)
 
     def slots(self, names: Sequence[str]) -> list[Place]:
-        """GPUs of these ranks."""
+        """Return the GPUs that these ranks are on."""
         return [(entry.node, gpu) for entry in map(self.record.ranks.__getitem__, names) for gpu in entry.gpus]
 
     def is_stale(self, name: str) -> bool:
-        """Return whether a rank can never be launched: it was named in an earlier epoch, which is fenced now."""
+        """Return whether a rank can never be launched.
+
+        Such a rank was named in an earlier epoch of the job and not launched; launches of this epoch are refused now.
+        """
         return not self.record.ranks[name].launched and RankName.parse(name).epoch < self.record.epoch
 
 
 @dataclass(frozen=True, slots=True)
 class InPlaceView(GangView):
-    """What is known of the ranks of an in-place gang.
+    """Answer questions about the ranks of an in-place gang.
 
     Attributes:
-        reports: Last reports of the ranks; those that have not reported are missing.
-        nonsense: Ranks that wrote something else than a report, and why it is none.
+        reports: Last report of each rank; ranks that have not reported are missing.
+        nonsense: Ranks whose file is no report, each with the reason.
     """
 
     reports: Mapping[str, RankReport] = field(default_factory=dict)
@@ -98,12 +105,12 @@ class InPlaceView(GangView):
 
     @property
     def members(self) -> list[RankReport]:
-        """Last reports of the members, in order; members that have not reported are missing."""
+        """Last reports of the gang's members, in order; members that have not reported are missing."""
         return [self.reports[name] for name in self.record.members if name in self.reports]
 
     @property
     def step(self) -> int:
-        """Steps that the furthest rank has done."""
+        """Number of steps that the rank with the most steps has done."""
         return max((report.step for report in self.reports.values()), default=0)
 
     @property
@@ -115,36 +122,38 @@ class InPlaceView(GangView):
         )
 
     def joined(self, name: str) -> bool:
-        """Return whether a rank has been part of a group."""
+        """Return whether a rank has ever been part of a group that trains together."""
         return name in self.reports and self.reports[name].generation > 0
 
     @property
     def silent(self) -> bool:
-        """True if no rank has reported.
+        """True if ranks were launched, but no rank has ever reported.
 
-        Its script may not use `powerflow.elastic`; another rank would run all of it again.
+        Perhaps their script does not use `powerflow.elastic`. Then each further rank would run the whole script again.
         """
         return not (self.record.joined or self.reports) and any(e.launched for e in self.record.ranks.values())
 
     def ended_badly(self, name: str) -> bool:
-        """Return whether a rank that was not told to leave ended badly.
+        """Return whether a rank that was not told to leave ended too early or with an error.
 
-        One that got SIGTERM from somebody else saves and ends with code 0: that is no end of its training either.
+        A rank that got SIGTERM from somebody else saves and ends with code 0. Such a rank has not finished training
+        either, so the answer for it is True.
         """
         released = name in self.reports and self.reports[name].phase is Phase.RELEASED
         return self.code(name) != 0 or released or self.rebooted(name)
 
     @property
     def failed_after_the_end(self) -> str:
-        """First rank that has trained all there is, and then failed; "" for none."""
+        """Name of the first rank that has trained all steps and then failed; "" if there is no such rank."""
         done = [name for name in self.ended if name in self.reports and self.reports[name].phase is Phase.DONE]
         return next((name for name in done if self.code(name) != 0), "")
 
     @property
     def trained_all(self) -> RankReport | None:
-        """Last report of the first rank that has ended because no step is left to train.
+        """Last report of the first rank that has ended because no step is left to train; None if there is no such rank.
 
-        If its script left the loop before, it reports nothing more; the others do the same, or wait for it in vain.
+        A script may leave its training loop before the last step, and then its ranks report nothing more. If one rank
+        does so, all other ranks do the same, or wait for this rank in vain.
         """
         for name in self.ended:
             report = self.reports.get(name)
@@ -157,36 +166,36 @@ class InPlaceView(GangView):
 
     @property
     def all_trained(self) -> bool:
-        """True if the ranks that trained have come to the end, and only do what their script does after its loop."""
+        """True if the ranks that trained have finished all steps, and only run the rest of their script."""
         phases = [report.phase for name, report in self.reports.items() if report.generation and self.alive(name)]
         return Phase.DONE in phases and all(phase in (Phase.DONE, Phase.RELEASED) for phase in phases)
 
     @property
     def late(self) -> list[str]:
-        """Newcomers to a gang that has trained all there is: they would wait for ever, or have seen it and gone."""
+        """New ranks that came when the gang had already trained all steps. They would wait for ever for a group."""
         return [name for name in self.record.ranks if not self.joined(name)] if self.all_trained else []
 
     @property
     def lost(self) -> list[str]:
-        """Ranks that ended unexpectedly."""
+        """Ranks that ended without having been told to leave."""
         return [name for name in self.ended if name not in self.record.leaving]
 
     @property
     def peers_know(self) -> bool:
-        """True if nothing more is to be expected of the peers of the lost ranks."""
+        """True if the gang need not wait longer for the other ranks to notice that ranks were lost."""
         trained = [self.reports[name] for name in self.living if self.joined(name)]
         noticed = all(report.phase in (Phase.BROKEN, Phase.DONE) for report in trained)
         return not self.living or (bool(trained) and (noticed or not any(map(self.joined, self.lost))))
 
     @property
     def apart(self) -> bool:
-        """True if all members live and wait for a group, which they may have tried to form in vain."""
+        """True if all members live, but wait to form a group. They may have tried in vain to form it."""
         waits = [report.phase in (Phase.BROKEN, Phase.READY) for report in self.members]
         return 0 < len(self.record.members) == len(waits) and all(waits)
 
 
 def how_it_ended(code: int | None) -> str:
-    """Say in plain words how a process ended."""
+    """Describe in plain words how a process with this exit code ended."""
     if code is None:
         return "was lost: nobody knows how it ended (its node has gone, or the process that watched it)"
     if code >= 0:

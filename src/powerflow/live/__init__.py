@@ -1,1 +1,1 @@
-"""Body two: the controller that runs real jobs by the same scheduler object as the simulator."""
+"""Run real jobs: the controller, which uses the same scheduler object as the simulator."""

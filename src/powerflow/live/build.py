@@ -1,4 +1,4 @@
-"""Put a live cluster together: its GPUs, its engine, its store, and the controller over them."""
+"""Build a live cluster: its GPUs, its engine, its store, and its controller."""
 
 from __future__ import annotations
 
@@ -59,17 +59,19 @@ class ClusterSettings:
     """Settings of a live cluster, from its administrator.
 
     Attributes:
-        state: Directory for everything that is kept.
-        emulate: A cluster of emulated GPUs, as ``2x4:A100``; None: the NVIDIA GPUs of this machine.
+        state: Directory for everything that the controller keeps on disk.
+        emulate: A cluster of emulated GPUs, such as ``2x4:A100``; None: the NVIDIA GPUs of this machine.
         store: Database URL; "" for SQLite in the state directory.
+        policy: Name of the policy.
         energy_price: λ_E, seconds per joule.
-        interval_s: Least time between two decisions.
-        seed, time_scale: Of the emulation (`Emulation`).
+        interval_s: Least seconds between two decisions.
+        seed, time_scale: Settings of emulated GPUs; see `Emulation`.
         replays: Functions that replay past days (`powerflow.live.governance.replay_process`).
-        stage: Rollout stage of all projects until an operator sets another.
+        stage: Rollout stage of all projects until an operator sets another stage.
+        costs: Measured costs of some models; None: all jobs start from the costs in the catalogue.
         restored: Accept a store or state directory of another cluster; see `powerflow.store.pairing`.
         max_grace_s: Most seconds that a job gets between SIGTERM and SIGKILL.
-        costs: Measured costs of some models; None: all start from the catalogue.
+        controller: Settings of the controller's loop.
     """
 
     state: Path
@@ -103,7 +105,7 @@ class LiveCluster:
     claims: GpuClaims
 
     def close(self) -> None:
-        """Close the store, the engine and the claims on GPUs; ranks run on."""
+        """Close the store and the engine, and give up the claims on GPUs; the ranks of all jobs run on."""
         if self.emulation is not None:
             self.emulation.close()
         self.engine.close()
@@ -112,7 +114,11 @@ class LiveCluster:
 
 
 def build(settings: ClusterSettings, log: Any) -> LiveCluster:
-    """Open a live cluster, or make a new one; ``log`` is a structlog logger.
+    """Open an existing live cluster, or make a new one.
+
+    Args:
+        settings: Settings from the administrator.
+        log: A structlog logger.
 
     Raises:
         InputError: There is no GPU, the state directory cannot be used, or a setting is wrong.
@@ -213,7 +219,7 @@ def _claims(gpus: Sequence[Gpu], emulation: Emulation | None) -> GpuClaims:
 
 
 def preloaded() -> Sequence[str]:
-    """Return the modules that are loaded once for all ranks of Python scripts: each takes a second to import."""
+    """Return the names of modules that are loaded once for all ranks of Python scripts, to save seconds per rank."""
     from importlib.util import find_spec
 
     if find_spec("torch") is None:

@@ -1,7 +1,7 @@
-"""Answer requests of the API from the store and from the loop's latest snapshot.
+"""Answer requests of the API from the store and from the latest snapshot of the controller's loop.
 
-No request but `explain` waits for the loop: what changes something is written to the store, and the loop gets a
-command.
+Only the request `explain` waits for the loop. A request that changes something is written to the store, and then the
+loop gets a command.
 """
 
 from __future__ import annotations
@@ -77,11 +77,12 @@ def _anybody(user: str, directory: str | None) -> str:
 
 
 class ClusterService(ClusterApi):
-    """The live cluster of one controller, as the API sees it.
+    """Show the live cluster of one controller to the API.
 
     Args:
-        controller: The controller; its loop may turn in another thread.
-        may_run: Returns why jobs of a user cannot be run here in a directory (None: one of their own); "" if they can.
+        controller: The controller; its loop may run in another thread.
+        may_run: Returns why jobs of a user cannot run in a directory of this machine; "" if they can. The directory
+            None stands for a directory that each job gets.
         left_out: GPUs of this machine that cannot be used, and why.
     """
 

@@ -1,7 +1,7 @@
-"""Carry out in the loop what people have asked the API for.
+"""Carry out in the controller's loop what people have asked the API for.
 
-The API writes to the store first and then sends a command, so a command that is lost with its controller is made up for
-when the next one reads the store.
+The API writes to the store first and then sends a command. If a controller ends before it has carried out a command,
+the next controller reads the same request from the store.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ class _OfJob:
 
 
 class JobSubmitted(_OfJob):
-    """A job was submitted."""
+    """Command: a job was submitted."""
 
 
 class JobEnded(_OfJob):
-    """A job was cancelled."""
+    """Command: a job was cancelled."""
 
 
 class JobHeld(_OfJob):
-    """A job must not run until it is released."""
+    """Command: a job must not run until it is released."""
 
 
 class JobReleased(_OfJob):
-    """A held job may run again."""
+    """Command: a held job may run again."""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeChanged:
-    """A node was drained, or resumed."""
+    """Command: a node was drained, or resumed."""
 
     node: str
     drained: bool
@@ -53,19 +53,22 @@ class NodeChanged:
 
 @dataclass(frozen=True, slots=True)
 class CapsChanged:
-    """A power cap was set or lifted."""
+    """Command: a power cap was set or lifted."""
 
 
 @dataclass(frozen=True, slots=True)
 class StagesChanged:
-    """The rollout stage of some projects was set."""
+    """Command: the rollout stage of some projects was set."""
 
 
 ApiCommand = JobSubmitted | JobEnded | JobHeld | JobReleased | NodeChanged | CapsChanged | StagesChanged
 
 
 class ApiCommands:
-    """Commands of the API to one controller. `put` is for any thread, the rest for the controller's loop."""
+    """Pass commands of the API to one controller.
+
+    Any thread may call `put`; only the controller's loop may call the rest.
+    """
 
     def __init__(
         self,
@@ -84,21 +87,21 @@ class ApiCommands:
         return bool(self._waiting)
 
     def put(self, command: ApiCommand) -> None:
-        """Add a command; the store has been written already."""
+        """Add a command for the loop. Write to the store before this call."""
         self._waiting.append(command)
 
     def take_all(self, now_s: float) -> None:
-        """Carry out what waits, at most `COMMANDS_AT_ONCE`.
+        """Carry out the commands that wait, at most `COMMANDS_AT_ONCE`.
 
         Raises:
-            StoreError: The store cannot be used; the command at hand is carried out the next time.
+            StoreError: The store cannot be used. The command that failed is carried out at the next call.
         """
         for _ in range(min(len(self._waiting), COMMANDS_AT_ONCE)):
             self.carry_out(self._waiting[0], now_s)
             self._waiting.popleft()
 
     def carry_out(self, command: ApiCommand, now_s: float) -> None:
-        """Carry out one command; a job that is not active any more is left alone."""
+        """Carry out one command; ignore it if its job is not active any more."""
         jobs = self._table.jobs
         match command:
             case JobSubmitted(job_id):

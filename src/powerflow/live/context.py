@@ -1,4 +1,4 @@
-"""Bundle what all parts of one controller's loop work with."""
+"""Hold the objects that all parts of one controller's loop work with."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from powerflow.store.store import Store
 
 @dataclass(frozen=True, slots=True)
 class LoopContext:
-    """What all parts of one controller's loop work with, in the loop's thread.
+    """Hold the objects that all parts of one controller's loop work with, in the loop's thread.
 
     Attributes:
-        runs_as: Returns the login to run a user's jobs as; "" for the engine's own.
+        runs_as: Returns the login that a user's jobs run as; "" for the login of the engine.
         log: A structlog logger.
     """
 

@@ -1,15 +1,15 @@
-"""Run the loop of a live cluster: real time around the same scheduler object that the simulator drives.
+"""Run the loop of a live cluster: it gives the same scheduler object that the simulator uses real time and real events.
 
-One thread turns the loop (`Controller.turn`). Each turn
+One thread runs the loop. Each turn of the loop (`Controller.turn`)
 
-1. renews the lease on the store, and does nothing more without it;
+1. renews the lease on the store, and does nothing more if that fails;
 2. takes in commands of the API, events of the gangs, and readings of the GPUs;
 3. lets the scheduler decide;
 4. stores what was decided, and only then carries it out.
 
-Nothing is believed before it is stored: while the store cannot be written, ranks run on, events wait in their queue,
-and no plan is carried out. A controller that is killed at any moment leaves a store and ranks from which the next one
-goes on (`powerflow.live.recovery`).
+Nothing counts before it is stored: while the store cannot be written, ranks run on, events wait in their queue, and no
+plan is carried out. A controller may be killed at any moment: the next controller goes on from the store and the ranks
+that it leaves (`powerflow.live.recovery`).
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ TROUBLES_SHOWN = 10
 
 @dataclass(frozen=True, slots=True)
 class ControllerSettings:
-    """Times and defaults of the loop.
+    """Times and defaults of the controller's loop.
 
     Attributes:
-        idle_s, busy_s: Longest time between two turns while no job runs, and while one does.
-        save_s: How often running jobs are stored.
-        lease_s: Another controller may take over the store this long after the last sign of this one.
+        idle_s, busy_s: Most seconds between two turns of the loop while no job runs, and while a job runs.
+        save_s: Seconds between two times at which running jobs are stored.
+        lease_s: Another controller may take over the store this long after the last sign of this controller.
         explore_steps: Steps at each clock when a class first runs on a GPU count; 0: clocks are not tried.
-        pause_s: Pause of a rescale before one was measured, by ``rescale``.
+        pause_s: Pause of a rescale before a pause was measured, by ``rescale``.
     """
 
     idle_s: float = 1.0
@@ -72,21 +72,21 @@ class ControllerSettings:
 
 
 class Controller:
-    """The loop of one live cluster.
+    """Run the loop of one live cluster.
 
     Args:
-        scheduler, learning: New ones; `start` tells them what the store knows.
-        governance: What operators have set.
-        owner: Names this controller in the store's claim.
+        scheduler, learning: New objects; `start` fills them with what the store knows.
+        governance: The budgets, power caps, signals and stages that operators have set.
+        owner: Name of this controller in the store's lease.
         log: A structlog logger.
-        runs_as: Returns the login to run a user's jobs as; "" for the engine's own.
-        emulation: Slows scripts on emulated GPUs; None where GPUs are real.
-        clock: Unix seconds.
+        runs_as: Returns the login that a user's jobs run as; "" for the login of the engine.
+        emulation: Slows scripts on emulated GPUs; None if the GPUs are real.
+        clock: Returns the present in Unix seconds.
 
     Attributes:
-        jobs: Active jobs by id. For the loop's thread only; others read `snapshot`.
+        jobs: Active jobs by id. Only the loop's thread may use it; other threads read `snapshot`.
         snapshot: Copies of the active jobs, replaced as a whole after each turn.
-        notices: What an operator should know, by a name of each notice.
+        notices: What an operator should know, by the name of each notice.
         turned_s: When the last turn ended.
     """
 
@@ -138,19 +138,21 @@ class Controller:
 
     @property
     def next_decision_s(self) -> float:
-        """When the next decision is due (Unix seconds); inf if nothing calls for one."""
+        """When the next decision is due (Unix seconds); inf if no decision is needed."""
         return math.inf if self._draining else max(self._executor.wake_s, self.turned_s)
 
     def tell(self, command: ApiCommand) -> None:
-        """Have the loop carry out a command; the store has been written already."""
+        """Give the loop a command to carry out. Write to the store before this call."""
         self._commands.put(command)
         self._bell.set()
 
     def inquire(self, job_id: str, wait_s: float = 2.0) -> Insight | None:
-        """Ask the scheduler about a job, through the loop, which alone may use the scheduler.
+        """Ask the scheduler about a job.
+
+        The question goes through the loop, because only the loop may use the scheduler.
 
         Returns:
-            None if the scheduler does not know the job, or the loop does not answer in time.
+            None if the scheduler does not know the job, or the loop does not answer in ``wait_s`` seconds.
         """
         request = self._explain_requests.ask(job_id)
         if not self._running:  # no other thread turns the loop
@@ -160,13 +162,13 @@ class Controller:
         return request.answer
 
     def ring(self) -> None:
-        """Have the loop turn now."""
+        """Wake the loop, so that its next turn begins now."""
         self._bell.set()
 
     # -- start and end ------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Take the store, and take over what runs.
+        """Take the lease on the store, and take over the jobs that run.
 
         Raises:
             Refused: Another controller has the store.
@@ -185,10 +187,11 @@ class Controller:
         self._log_jobs("started")
 
     def run(self, stop: threading.Event) -> None:
-        """Turn until told to stop.
+        """Run turn after turn until ``stop`` is set.
 
         Raises:
-            LostClaim: Another controller took the store over (this one was asleep for longer than its lease).
+            LostClaim: Another controller has taken the store over, because this one was asleep for longer than its
+                lease.
         """
         watcher = threading.Thread(target=self._watch, args=(stop,), name="powerflow-watch", daemon=True)
         watcher.start()
@@ -210,7 +213,7 @@ class Controller:
                 stop.wait(1.0)
 
     def drain(self, most_s: float) -> bool:
-        """Let every job save its state and leave, in at most ``most_s`` seconds; return True if nothing runs then."""
+        """Let every job save its state and leave, in at most ``most_s`` seconds; return True if no job runs then."""
         self._draining = True
         for job in self.jobs.values():
             self._table.vacate(job, "the controller drains")
@@ -223,7 +226,7 @@ class Controller:
         return True
 
     def finish(self) -> None:
-        """Store what is known and give the store back; ranks run on.
+        """Store what is known, and give the lease on the store back; the ranks of all jobs run on.
 
         Raises:
             LostClaim: Another controller has the store. Nothing was stored, and clocks are left as they are.
@@ -255,7 +258,10 @@ class Controller:
     # -- one turn -----------------------------------------------------------------------------------------------------
 
     def turn(self) -> float:
-        """Take in what happened, decide, store, act; return the seconds that may pass until the next turn."""
+        """Run one turn: take in what happened, decide, store, act.
+
+        Return the seconds that may pass until the next turn.
+        """
         now_s = self._now()
         self._guarded("lease", self._renew, now_s)
         if not self._holds_lease():

@@ -1,7 +1,8 @@
-"""Emulate GPUs under real ranks: ranks that use `powerflow.elastic` pace themselves, other scripts are slowed.
+"""Emulate GPUs under real ranks.
 
-Every class of jobs has its own true costs: the model of its family with hidden variation. The scheduler never sees
-them; it learns from what the ranks then do.
+Ranks that use `powerflow.elastic` slow themselves down; all other scripts are slowed down from outside. Every class of
+jobs has its own true costs: the model of its family, with hidden random variation. The scheduler never sees these
+costs; it learns them from what the ranks then do.
 """
 
 from __future__ import annotations
@@ -24,19 +25,19 @@ from powerflow.live.jobs.cost_learning import JobClass, class_of
 
 
 def ground_truth(kind: JobClass, gpu_type: str, seed: int) -> JobModel:
-    """Return what jobs of a class really cost on an emulated GPU type; the same for the same seed."""
+    """Return what jobs of a class really cost on an emulated GPU type; the same seed gives the same costs."""
     model = replace(family_model(kind.family, gpu_type), local_batch_max=kind.local_max)
     return truth_of(model, zlib.crc32(f"{kind.name}\0{gpu_type}\0{seed}".encode()))
 
 
 class Emulation:
-    """The emulated GPUs of one cluster.
+    """Emulate the GPUs of one cluster.
 
     Args:
-        directory: The device directory, with the GPUs' files.
-        gpus: All of them.
+        directory: The device directory, with the files of the emulated GPUs.
+        gpus: All GPUs of the cluster.
         seed: Seed of the true costs.
-        time_scale: Factor on the true length of steps; watts stay.
+        time_scale: Factor on the true length of steps; watts do not change.
     """
 
     def __init__(self, directory: Path, gpus: Sequence[EmulatedGpu], *, seed: int = 0, time_scale: float = 1.0) -> None:
@@ -51,14 +52,14 @@ class Emulation:
     def environment(
         self, user: str, spec: JobSpec, node: str, numbers: Sequence[int], name: RankName
     ) -> Mapping[str, str]:
-        """Return what a rank on these GPUs finds in its environment."""
+        """Return the environment variables with which a rank on these GPUs finds its emulated GPUs."""
         gpus = [self._gpus[node, number] for number in numbers]
         truth = ground_truth(class_of(spec, user), gpus[0].gpu_type, self._seed)
         path = self._directory / "ranks" / f"{name}.json"
         return emulate_rank(path, truth, gpus, time_scale=self._time_scale)
 
     def follow(self, ranks: Sequence[RankStatus], jobs: Mapping[str, ActiveJob]) -> None:
-        """Slow the jobs whose scripts do not use `powerflow.elastic`, and stop slowing those that ended or changed."""
+        """Slow the jobs whose scripts do not use `powerflow.elastic`; stop slowing jobs that ended or changed."""
         running: dict[str, list[RankStatus]] = {}
         for rank in ranks:
             job = jobs.get(rank.name.gang)
@@ -72,7 +73,7 @@ class Emulation:
                 self._throttles[job_id] = wanted[job_id], throttle
 
     def close(self) -> None:
-        """Stop slowing: all scripts run at their own speed."""
+        """Stop slowing scripts: all scripts run at their own speed."""
         for _, throttle in self._throttles.values():
             throttle.close()
         self._throttles.clear()

@@ -1,4 +1,4 @@
-"""Repeat the store's events in the structured log, so that one stream has all of them."""
+"""Copy the store's events to the structured log, so that one log has all events."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ AT_ONCE = 500
 
 
 class EventLogger:
-    """Logs the events of a store, by whomever they were written. For the controller's loop."""
+    """Log the events of a store, whoever has written them. Only the controller's loop may use it."""
 
     def __init__(self, context: LoopContext) -> None:
         self._store, self._log = context.store, context.log
         self._told = 0
 
     def start(self) -> None:
-        """Pass over all events up to now."""
+        """Skip all events up to now."""
         self._told = self._store.last_event()
 
     def follow(self) -> None:
-        """Log what has happened since the last call.
+        """Log the events since the last call.
 
         Raises:
-            StoreError: The store cannot be read now; the next call logs it.
+            StoreError: The store cannot be read now. The next call logs the events.
         """
         for event in self._store.events(self._told, limit=AT_ONCE).items:
             fields = {"fields": event.fields} if event.fields else {}

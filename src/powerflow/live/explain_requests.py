@@ -1,4 +1,4 @@
-"""Answer questions about jobs that only the scheduler can answer: any thread asks, the loop looks."""
+"""Answer questions about jobs that only the scheduler can answer. Any thread asks; the controller's loop answers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from powerflow.scheduler.what_if import Insight, what_if
 
 @dataclass(slots=True)
 class ExplainRequest:
-    """A question about a job; ``answered`` is set when ``answer`` is there."""
+    """A question about a job; ``answered`` is set when ``answer`` holds the answer."""
 
     job_id: str
     answer: Insight | None = None
@@ -21,7 +21,7 @@ class ExplainRequest:
 
 
 class ExplainRequests:
-    """Questions to one scheduler. `ask` is for any thread, the rest for the controller's loop."""
+    """Pass questions to one scheduler. Any thread may call `ask`; only the controller's loop may call the rest."""
 
     def __init__(self, context: LoopContext) -> None:
         self._scheduler, self._table, self._time = context.scheduler, context.table, context.scheduler_time
@@ -29,7 +29,7 @@ class ExplainRequests:
         self._asked: deque[ExplainRequest] = deque()
 
     def ask(self, job_id: str) -> ExplainRequest:
-        """Leave a question."""
+        """Add a question about a job, and return it; the loop fills in the answer later."""
         request = ExplainRequest(job_id)
         self._asked.append(request)
         return request
@@ -38,10 +38,10 @@ class ExplainRequests:
         return bool(self._asked)
 
     def answer(self, now_s: float) -> None:
-        """Answer one question; with many jobs that takes a while, and the loop has other things to do.
+        """Answer one question that waits. More would take too long: with many jobs one answer takes a while.
 
-        There is no answer for a job that the scheduler does not know. A defect of ours is logged: no question may end
-        the controller.
+        If the scheduler does not know the job, the answer is None. If a defect of PowerFlow breaks off the answer, it
+        is logged, so that no question can end the controller.
         """
         if not self._asked:
             return

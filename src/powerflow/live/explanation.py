@@ -1,4 +1,4 @@
-"""Explain why a job has what it has, what else it could have, and when it is expected to end."""
+"""Explain why a job has its GPUs and clock, what else it could have, and when it is expected to end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from powerflow.store.models import StoredJob
 
 
 def explain(controller: Controller, stored: StoredJob) -> Explanation:
-    """Explain a job; waits for the loop, which asks the scheduler. For any thread."""
+    """Explain why a job has its GPUs and clock.
+
+    Any thread may call it; it waits until the loop has asked the scheduler.
+    """
     scheduler = controller.scheduler
     price = scheduler.energy_price
     job = controller.snapshot.get(stored.id)

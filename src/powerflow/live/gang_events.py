@@ -1,4 +1,4 @@
-"""Carry what ranks did into store, job table and scheduler: progress, measurements, completion, failure."""
+"""Write what ranks did to the store and the job table: progress, measurements, completion, failure."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ EVENTS_AT_ONCE = 2000
 
 
 class GangEvents:
-    """The events of all gangs, handled one by one. For the controller's loop.
+    """Handle the events of all gangs, one by one. Only the controller's loop may use it.
 
-    An event that cannot be stored waits for the next turn, and so do those after it.
+    If an event cannot be stored, this event and all later events wait for the next turn.
 
     Args:
         explore_steps: Steps at each clock that is tried.
@@ -71,16 +71,16 @@ class GangEvents:
         return bool(self._waiting)
 
     def poll(self) -> None:
-        """Let every gang take its next step; what happened waits for `take_all`."""
+        """Let every gang take its next actions; the events that result wait for `take_all`."""
         self._waiting.extend(self._gangs.poll())
 
     def take_all(self, now_s: float) -> None:
-        """Handle what waits, at most `EVENTS_AT_ONCE`.
+        """Handle the events that wait, at most `EVENTS_AT_ONCE`.
 
-        A defect of ours that an event brings out fails the job of that event ("internal: …") and no other.
+        If an event leads to a defect of PowerFlow, only the job of this event fails ("internal: …").
 
         Raises:
-            StoreError: The store cannot be written; the event at hand is handled again the next time.
+            StoreError: The store cannot be written. The event that failed is handled again at the next call.
         """
         for _ in range(min(len(self._waiting), EVENTS_AT_ONCE)):
             event = self._waiting[0]
@@ -97,7 +97,7 @@ class GangEvents:
             self._waiting.popleft()
 
     def stop(self, job: ActiveJob) -> None:
-        """End what runs of a job that has ended in the store, and drop it."""
+        """End all ranks of a job that has ended in the store, and remove the job from the job table."""
         self._table.write_down(job)
         self._table.withdraw(job)
         self._gangs.kill(job.id)
