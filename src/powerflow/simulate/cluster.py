@@ -1,4 +1,4 @@
-"""The simulated cluster: which jobs hold which GPUs, what they do there, and what everything draws."""
+"""Simulate the cluster: which jobs hold which GPUs, what the jobs do there, and how many watts everything draws."""
 
 from __future__ import annotations
 
@@ -27,19 +27,20 @@ END, RESUME = range(2)  # at the same time, ends come before the ends of pauses
 
 
 class SimulatedCluster:
-    """Jobs on a cluster, at one time.
+    """The state of all jobs and nodes of the simulated cluster at one time.
 
     Attributes:
-        now_s: The time.
+        now_s: The time, seconds.
         jobs: All jobs, in order of submission.
-        index: Position in ``jobs`` by name; the lists of numbers below are by this position.
-        start_s, finish_s: When each job first got GPUs and when it ended; nan before that.
-        gpu_s, energy_j, rescales: What each job has used, and how often it was rescaled or moved.
+        index: Name of a job → its position in ``jobs``. The lists below have the same positions.
+        start_s, finish_s: Times in seconds at which each job first got GPUs and at which it ended; nan before.
+        gpu_s, energy_j, rescales: GPU-seconds and joules that each job has used, and how often it was rescaled or
+            moved.
         done: Iterations that each waiting job has done and saved.
-        runs: By slot, the stretches of running jobs.
-        waiting, ended: How many jobs wait, and how many have ended.
-        gpu_clock_mhz: Sum of the clocks of all GPUs in use.
-        idle_j: Joules so far that belong to no job.
+        runs: Slot (row of the scheduler's ledger) → what the running job in it does now.
+        waiting, ended: Number of jobs that wait, and number of jobs that have ended.
+        gpu_clock_mhz: Sum of the clocks of all GPUs that jobs hold.
+        idle_j: Joules until now that belong to no job.
         meter: Power and energy of the whole cluster.
     """
 
@@ -78,7 +79,7 @@ class SimulatedCluster:
         self._pending: list[Event] = []  # for the scheduler's next step
 
     def job_results(self) -> JobResults:
-        """Return the numbers of all jobs."""
+        """Return the result figures of all jobs."""
         return JobResults(
             ids=tuple(job.id for job in self.jobs),
             cost_class=tuple(job.cost_class for job in self.jobs),
@@ -95,13 +96,13 @@ class SimulatedCluster:
         )
 
     def _advance_to(self, now_s: float) -> None:
-        """Let time pass, with constant power."""
+        """Advance the time to ``now_s``; power is constant in between."""
         self.meter.advance(now_s)
         self.idle_j += self._idle_watts * (now_s - self.now_s)
         self.now_s = now_s
 
     def _run_due_s(self) -> float:
-        """Return when the next end or end of a pause is due."""
+        """Return the time at which the next job ends or the next pause ends; ``inf`` if no job runs."""
         due = self._due
         while due and due[0][3].over:
             heappop(due)
@@ -140,10 +141,10 @@ class SimulatedCluster:
         self._enter(job, change, resume_s, exploring, checkpoint or (self.done[job], 0.0))
 
     def _start_s(self, job: int, before: Stretch | None, change: Change) -> float:
-        """Return the time that starting ranks costs a job.
+        """Return the seconds of pause that a job has because its new ranks start.
 
-        A job that grows trains on while its new ranks start. This is counted as a shorter pause at its new pace, with
-        the same work done in the end.
+        A job that grows continues to train while its new ranks start. Here this counts as a shorter pause at the new
+        speed, so that the job has done the same work in the end.
         """
         if before is None:
             return self.world.start_s
@@ -155,7 +156,10 @@ class SimulatedCluster:
     def _enter(
         self, job: int, change: Change, resume_s: float, exploring: bool, checkpoint: tuple[float, float]
     ) -> None:
-        """Let a job take GPUs; ``checkpoint`` is as from `Stretch.checkpoint`."""
+        """Let a job take GPUs.
+
+        ``checkpoint`` is the iterations in its last checkpoint, and the seconds that it has run since then.
+        """
         rate, power_w = self.truth[self.jobs[job].cost_class, change.pool].runs(
             change.gpus, change.clock, change.packed
         )
@@ -192,7 +196,7 @@ class SimulatedCluster:
         heappush(self._due, (run.resume_s + left / run.rate, END, number, run))
 
     def _leave(self, run: Stretch) -> None:
-        """Let a job give its GPUs up, and add what the stretch has done and used to its totals."""
+        """Let a job give up its GPUs, and add its work, GPU-seconds and energy since the last change to its totals."""
         change, now_s = run.change, self.now_s
         run.over = True
         del self.runs[change.slot]
@@ -211,6 +215,6 @@ class SimulatedCluster:
             self._pending.extend(self.belief.observe(self.jobs[run.job], change, ran_s))
 
     def _draw_idle(self, watts: float) -> None:
-        """Add watts to the draw that belongs to no job."""
+        """Add watts to the power that belongs to no job."""
         self._idle_watts += watts
         self.meter.watts += watts

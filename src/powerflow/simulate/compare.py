@@ -1,4 +1,4 @@
-"""Compare policies on the same jobs at equal metered energy: run them, and read their frontiers at each level."""
+"""Compare policies on the same jobs at equal metered energy: simulate them, and read their frontiers at each level."""
 
 from __future__ import annotations
 
@@ -56,26 +56,28 @@ def compare(
 ) -> Comparison:
     """Compare policies on the same jobs at equal metered energy.
 
-    FIFO at maximum clock is the reference, whether or not it is compared. For each seed, the idle draw of the cluster
-    is metered over the same horizon in all runs: the length of the reference run. After the horizon, only the energy
-    that jobs add above idle counts, because other jobs would share the cluster by then. So the numbers of a policy
-    depend neither on which others are compared, nor on one long last job. Each number at a level is read from the
-    policy's own frontier on that seed (`powerflow.simulate.frontier.at_energy`); ratios are computed per seed, then
-    averaged.
+    The reference is FIFO at maximum clock; it is simulated even if it is not among the compared policies. All policies
+    of a seed count the idle draw of the cluster over the same time: until the last job of the reference ends. After
+    this time only the energy that jobs add above idle draw counts, because other jobs would share the cluster by then.
+    So the results of a policy depend neither on the other policies nor on one long last job. The results of a policy at
+    a level are read from its own frontier on the same seed (`powerflow.simulate.frontier.at_energy`). Ratios between
+    policies are computed for each seed, and then averaged.
 
     Args:
-        workload_of: Returns the workload of a seed; picklable (a function of a module, or a `functools.partial`).
-        policies: Specs as for `powerflow.policy.registry.load`.
-        seeds: At least one; all different.
-        levels: Shares of FIFO's energy at maximum clock, each > 0.
-        believed: What schedulers know; None for the truth.
-        sweep: First values of each policy's knob, and how often they are refined.
+        workload_of: Function that returns the workload of a seed. It must be picklable (a function of a module, or a
+            `functools.partial`).
+        policies: Names with options, as `powerflow.policy.registry.load` reads them.
+        seeds: Seeds of the workloads; at least one, all different.
+        levels: Energy levels, as shares (> 0) of the energy that FIFO uses at maximum clock.
+        believed: What schedulers know; with None they know the truth.
+        sweep: First values of each policy's energy knob, and how often more values are added between them.
         bound_seeds: Number of seeds for which the lower bound is computed.
         processes: Number of processes; None for one per core. The result does not depend on it.
-        progress: Called as work is done.
+        progress: Function that is called with the share of all work that is done, and a note about the current work.
 
     Raises:
-        InputError: No seed, no policy, an unknown policy, an impossible level, or an error of a run.
+        InputError: No seed or no policy is given, a policy is unknown, a level is impossible, or a simulation has an
+            error.
     """
     believed = believed or Believed()
     policies = list(dict.fromkeys(policies))
@@ -126,7 +128,7 @@ class _Study:
     # -- running ------------------------------------------------------------------------------------------------
 
     def run(self, ask_all: AskAll, bound_seeds: int) -> None:
-        """Run all policies at a few settings, then with finer settings around the levels, then compute the bound."""
+        """Run all policies at a few settings, then at more settings near the energy levels; then compute the lower bound."""
         first = {
             (policy, seed): first_settings(policy, self.experiment.workload(seed), self.sweep)
             for policy in self.policies
@@ -159,7 +161,10 @@ class _Study:
     def _ask(
         self, ask_all: AskAll, settings: Mapping[tuple[str, int], Sequence[Setting]], span: tuple[float, float]
     ) -> None:
-        """Run settings, the first one of each policy first, so that processes compile different kernels."""
+        """Run settings of all policies: first the first setting of each policy, then the second settings, and so on.
+
+        In this order, the processes compile different kernels at the beginning.
+        """
         most = max(map(len, settings.values()))
         questions = [
             (key, RunOf(key[1], chosen[k])) for k in range(most) for key, chosen in settings.items() if k < len(chosen)
@@ -170,7 +175,11 @@ class _Study:
             self.runs[key].append(answer)
 
     def _told(self, count: int, span: tuple[float, float], note: Callable[[int], str]) -> Callable[[int], None]:
-        """Return a callback that reports one more of ``count`` answers, as a share of all work."""
+        """Return a callback that counts answers and reports the share of all work that is done.
+
+        ``count`` is the number of answers; ``span`` is the share of all work before the first and after the last
+        answer.
+        """
         came = 0
 
         def told(i: int) -> None:
@@ -181,7 +190,7 @@ class _Study:
         return told
 
     def showcase(self, ask_all: AskAll, policies: Sequence[str]) -> dict[str, SimulationResult]:
-        """Return two whole simulations of the first seed: ours with about 80 % of the energy, and the reference."""
+        """Return two whole simulations of the first seed: `prices` near 80 % of the reference's energy, and the reference."""
         seed = self.seeds[0]
         reference = self._reference(seed)
         shown = {}
@@ -199,32 +208,38 @@ class _Study:
     # -- what follows -------------------------------------------------------------------------------------------
 
     def horizon_s(self, seed: int) -> float:
-        """Return how long the idle draw is metered for a seed."""
+        """Return the seconds for which idle draw is counted on a seed: until the last job of the reference ends."""
         return self._reference(seed).end_s
 
     def reference_j(self, seed: int) -> float:
-        """Return the joules of the reference over the horizon."""
+        """Return the joules that the reference (FIFO at maximum clock) uses on a seed."""
         return self._reference(seed).over(self.horizon_s(seed)).energy_j
 
     def _reference(self, seed: int) -> ExperimentRun:
         return self.runs[REFERENCE, seed][0]
 
     def points(self, policy: str) -> list[FrontierPoint]:
-        """Return all points of a policy, by seed and in the order of the runs."""
+        """Return all simulated points of a policy, by seed, and for each seed in the order of the runs."""
         return [run.point(self.horizon_s(seed)) for seed in self.seeds for run in self.runs[policy, seed]]
 
     def hulls(self, policy: str) -> dict[int, list[FrontierPoint]]:
-        """Return the frontier of a policy by seed."""
+        """Return the frontier of a policy on each seed: seed → points."""
         points = self.points(policy)
         return {seed: hull([point for point in points if point.seed == seed]) for seed in self.seeds}
 
     def at_level(self, policy: str, level: float) -> dict[int, Metrics]:
-        """Return the numbers of a policy at a level, by seed, without the seeds on which it needs more energy."""
+        """Return the results of a policy at an energy level: seed → results.
+
+        Seeds on which the policy needs more energy than the level are left out.
+        """
         found = {seed: at_energy(front, level * self.reference_j(seed)) for seed, front in self.hulls(policy).items()}
         return {seed: numbers for seed, numbers in found.items() if numbers is not None}
 
     def row(self, policy: str, level: float) -> EqualEnergyRow:
-        """Return the row of a policy at a level; it has numbers only if all seeds have them."""
+        """Return the table row of a policy at an energy level.
+
+        The row has results only if the policy reaches the level on all seeds.
+        """
         budget_j = level * _mean(self.reference_j(seed) for seed in self.seeds)
         mine = self.at_level(policy, level)
         if len(mine) < len(self.seeds):
@@ -237,12 +252,15 @@ class _Study:
         return EqualEnergyRow(policy, level, budget_j, numbers, _ratio(mine, ours), _ratio(mine, least))
 
     def bound_s(self, seed: int, metered_j: float) -> float:
-        """Return the lower bound on the mean completion time with this metered energy, seconds."""
+        """Return the lower bound on the mean completion time of a seed with ``metered_j`` joules, seconds."""
         idle_j = self._reference(seed).tail_w * self.horizon_s(seed)
         return self.bounds[seed].mean_jct_at(metered_j - idle_j)
 
     def bound_curve(self) -> list[tuple[float, float]]:
-        """Return the bound of the first seed, over the range of energies that the policies used."""
+        """Return points (joules, seconds) of the lower bound for one seed, over the energies of all frontiers.
+
+        The result is empty if no bound was computed.
+        """
         if not self.bounds:
             return []
         seed = next(iter(self.bounds))
@@ -253,7 +271,7 @@ class _Study:
 
 
 def _ratio(mine: Mapping[int, Metrics], other: Mapping[int, Metrics | float]) -> Estimate | None:
-    """Return the ratio of mean completion times, over the seeds that both have."""
+    """Return the ratio of two mean completion times, over the seeds for which both are known."""
     ratios = [
         mine[seed].jct_mean_s / (value if isinstance(value, float) else value.jct_mean_s)
         for seed, value in other.items()
@@ -266,7 +284,7 @@ def _ratio(mine: Mapping[int, Metrics], other: Mapping[int, Metrics | float]) ->
 
 
 def policies_for(sizes: str) -> tuple[str, ...]:
-    """Return all policies; if sizes are unknown, without those that need sizes."""
+    """Return the names of all policies; if the sizes of jobs are unknown, only the policies that do not need sizes."""
     every = registry.names()
     return every if sizes != "unknown" else tuple(name for name in every if not registry.load(name).needs_sizes)
 
@@ -297,7 +315,7 @@ def _check(
 
 
 def _bound_holds(experiment: Experiment) -> bool:
-    """Return whether the bound is valid: idle draw must be constant, so that no node may fail or sleep."""
+    """Return True if the lower bound is valid: idle draw must be constant, so that no node may fail or sleep."""
     nodes = [node for workload in experiment.workloads() for node in workload.cluster.nodes]
     return math.isinf(experiment.believed.world.node_mtbf_h) and not any(node.can_sleep for node in nodes)
 
@@ -308,7 +326,7 @@ def _title(workloads: Sequence[Workload]) -> str:
 
 
 def _facts(workloads: Sequence[Workload], believed: Believed, study: _Study) -> dict[str, str]:
-    """Return how it was computed; where seeds differ, all different answers."""
+    """Return how the comparison was made: label → words. Where seeds differ, all different words are joined."""
     facts = {
         label: "; ".join(dict.fromkeys(workload.facts.get(label, "–") for workload in workloads))
         for label in dict.fromkeys(label for workload in workloads for label in workload.facts)
@@ -348,4 +366,4 @@ def _mean(values: Iterable[float]) -> float:
 
 
 def _silent(share: float, note: str) -> None:
-    """Ignore progress."""
+    """Ignore a report of progress."""

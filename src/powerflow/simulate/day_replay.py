@@ -1,6 +1,7 @@
-"""Simulate single days of jobs at several prices of energy: the energy governor learns from these.
+"""Simulate single days of jobs at several energy prices, so that the governor of a budget learns their effect.
 
-The costs are those that the scheduler believes. Each day begins with an empty cluster and runs until its last job ends.
+The costs of jobs are the costs that the scheduler believes. Each simulated day begins with an empty cluster and runs
+until its last job has ended.
 """
 
 from __future__ import annotations
@@ -27,17 +28,19 @@ from powerflow.units import DAY_S
 def replay_day(
     believed: Workload, day: int, prices: Sequence[float], *, projects: Sequence[str] = ()
 ) -> dict[str, Response]:
-    """Return the energy that the jobs submitted on one day use at each price, under the policy ``prices``.
+    """Simulate the jobs of one day at several energy prices with the policy ``prices``, and return the energy used.
 
     Args:
-        believed: The jobs, with believed sizes and costs.
+        believed: The jobs, with the sizes and costs that the scheduler believes.
         day: Number of the day; day 0 begins at 0 s.
-        prices: λ_E, seconds per joule, ascending, the first 0.
-        projects: Projects to report beside the whole cluster.
+        prices: λ_E, seconds per joule, in ascending order; the first price is 0.
+        projects: Names of projects whose energy is returned as well.
 
     Returns:
-        One response per scope. Scope "" is the cluster: joules above idle. Other scopes are projects: joules of their
-        jobs, including the idle draw of the GPUs that they hold. Scopes without a submitted job are left out.
+        Scope → energy at each price. The scope "" is the whole cluster, with the joules above its idle draw. Any other
+        scope is a project, with the joules of its jobs; the idle draw of GPUs that a job holds is included. A scope
+            from
+        which no job was submitted on this day is left out.
     """
     from_s, to_s = day * DAY_S, (day + 1) * DAY_S
     jobs = [replace(job, submit_s=job.submit_s - from_s) for job in believed.jobs if from_s <= job.submit_s < to_s]
@@ -62,13 +65,14 @@ def replay_days(
     prices: Sequence[float],
     projects: Sequence[str],
 ) -> list[dict[str, Response]]:
-    """Return `replay_day` for several days of a live cluster.
+    """Simulate several days of a live cluster at several energy prices, and return the energy used (see `replay_day`).
 
     Args:
-        cluster, axes: The cluster, and per GPU type the GPU counts and clocks to choose from.
-        costs: Believed costs by (cost class, GPU type).
-        days: The jobs of each day in order of submission, with submission times counted from the start of the day.
-        prices, projects: As for `replay_day`.
+        cluster, axes: The cluster; GPU type → the GPU counts and clocks to choose from.
+        costs: (class of jobs, GPU type) → the costs that the scheduler believes.
+        days: The jobs of each day in order of submission. Their submission times count from the start of their day.
+        prices: λ_E, seconds per joule, in ascending order; the first price is 0.
+        projects: Names of projects whose energy is returned beside that of the whole cluster.
     """
     return [
         replay_day(Workload("a day of this cluster", jobs, cluster, axes, costs, {}), 0, prices, projects=projects)
@@ -83,14 +87,18 @@ def compare_days(
     days: Sequence[Sequence[Job]],
     price: float,
 ) -> tuple[float, float, float, float]:
-    """Simulate days of a live cluster twice: first come, first served as requested, and with PowerFlow and its rules.
+    """Simulate days of a live cluster twice: without PowerFlow, and with PowerFlow and its rules.
+
+    Without PowerFlow, jobs run in order of submission, as their owners requested.
 
     Args:
-        cluster, axes, costs, days: As for `replay_days`.
-        price: λ_E, seconds per joule, for the second simulation.
+        cluster, axes: The cluster; GPU type → the GPU counts and clocks to choose from.
+        costs: (class of jobs, GPU type) → the costs that the scheduler believes.
+        days: The jobs of each day in order of submission. Their submission times count from the start of their day.
+        price: λ_E for the simulation with PowerFlow, seconds per joule.
 
     Returns:
-        Mean completion time (s) and joules of all jobs as requested, then the same two numbers with PowerFlow.
+        Mean completion time (s) and joules of all jobs without PowerFlow, then the same two numbers with PowerFlow.
     """
     found = []
     for policy, energy_price in ((load("fifo"), 0.0), (with_rules(load("prices")), price)):

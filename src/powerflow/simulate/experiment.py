@@ -1,4 +1,4 @@
-"""One run of a comparison: one setting on one seed, in any process."""
+"""Carry out the tasks of a comparison: simulate one setting, or compute the lower bound, in any process."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ class Believed:
     """What all schedulers of a comparison know, and how the simulated cluster behaves.
 
     Attributes:
-        costs: ``oracle``, ``fitted`` or ``online`` (`powerflow.simulate.belief.belief_named`).
-        sizes: ``known``, ``unknown`` or ``mispredicted:SIGMA``.
-        world: Pauses, failures and so on.
+        costs: What schedulers know of costs: ``oracle``, ``fitted`` or ``online`` (`powerflow.simulate.belief`).
+        sizes: What schedulers know of the jobs' iterations: ``known``, ``unknown`` or ``mispredicted:SIGMA``, where
+            SIGMA is the standard deviation of the logarithm of a random error.
+        world: Pauses, node failures and other behaviour of the simulated cluster.
     """
 
     costs: str = "oracle"
@@ -33,7 +34,7 @@ class Believed:
     world: World = field(default_factory=World)
 
     def facts(self) -> dict[str, str]:
-        """Return the same in plain words, by label."""
+        """Return in words what schedulers know and how the simulated cluster behaves: label → sentence."""
         costs = {
             "oracle": "the true costs",
             "fitted": "a fit to noisy points of each class (1 to 8 GPUs, three clocks)",
@@ -57,7 +58,10 @@ class Believed:
 
 @dataclass(frozen=True, slots=True)
 class RunOf:
-    """Task: simulate a setting on the workload of a seed; with ``whole``, return the whole result."""
+    """A task: simulate a policy with one setting on the workload of one seed.
+
+    With ``whole`` the answer is the whole result of the simulation, otherwise only a summary.
+    """
 
     seed: int
     setting: Setting
@@ -66,7 +70,7 @@ class RunOf:
 
 @dataclass(frozen=True, slots=True)
 class BoundOf:
-    """Task: compute the lower bound at one price of energy, on the workload of a seed."""
+    """A task: compute the lower bound on mean completion time at one energy price, on the workload of one seed."""
 
     seed: int
     energy_price: float
@@ -74,14 +78,14 @@ class BoundOf:
 
 @dataclass(frozen=True, slots=True)
 class ExperimentRun:
-    """Summary of a simulation.
+    """Summary of one simulation.
 
     Attributes:
-        setting: The setting.
+        setting: The policy and the value of its energy knob.
         seed: The seed of the workload.
-        own: The numbers, with energy metered until the last job ended.
-        end_s: When the last job ended.
-        tail_w: Watts of the empty cluster after that.
+        own: The result figures, with energy counted until the last job ended.
+        end_s: Time at which the last job ended, seconds.
+        tail_w: Watts of the empty cluster after the last job.
     """
 
     setting: Setting
@@ -91,20 +95,22 @@ class ExperimentRun:
     tail_w: float
 
     def over(self, horizon_s: float) -> Metrics:
-        """Return the numbers, with energy as of `SimulationResult.energy_over`."""
+        """Return the result figures, with idle draw counted until ``horizon_s`` (see `SimulationResult.energy_over`)."""
         return replace(self.own, energy_j=self.own.energy_j + self.tail_w * (horizon_s - self.end_s))
 
     def point(self, horizon_s: float) -> FrontierPoint:
-        """Return the point of a frontier."""
+        """Return this simulation as a point of the frontier, with idle draw counted until ``horizon_s``."""
         return FrontierPoint(self.setting.policy, self.setting.knob, self.seed, self.over(horizon_s))
 
 
 class Experiment:
-    """Carries out tasks on the workloads of some seeds; keeps only workloads and beliefs between tasks.
+    """Carries out tasks (`RunOf`, `BoundOf`) on the workloads of several seeds.
+
+    Between two tasks it keeps only the workloads and the beliefs, so that they are not made again.
 
     Args:
-        workload_of: Returns the workload of a seed.
-        believed: What schedulers know.
+        workload_of: Function that returns the workload of a seed.
+        believed: What schedulers know, and how the simulated cluster behaves.
     """
 
     def __init__(self, workload_of: Callable[[int], Workload], believed: Believed) -> None:
@@ -114,21 +120,24 @@ class Experiment:
         self._beliefs: dict[int, Belief] = {}
 
     def __reduce__(self) -> tuple[type[Experiment], tuple[Callable[[int], Workload], Believed]]:
-        """Pickle without workloads and beliefs: another process makes them faster than it loads them."""
+        """Pickle the experiment without its workloads and beliefs: another process can make them faster than load them."""
         return Experiment, (self.workload_of, self.believed)
 
     def workload(self, seed: int) -> Workload:
-        """Return the workload of a seed."""
+        """Return the workload of a seed; it is built once."""
         if seed not in self._workloads:
             self._workloads[seed] = self.workload_of(seed)
         return self._workloads[seed]
 
     def workloads(self) -> list[Workload]:
-        """Return the workloads that were used so far."""
+        """Return all workloads that have been built so far."""
         return list(self._workloads.values())
 
     def belief(self, seed: int) -> Belief:
-        """Return a belief for one run; beliefs that do not learn are made once per seed."""
+        """Return what the scheduler knows in one simulation.
+
+        A belief that learns is made anew for each simulation. Any other belief is made once for each seed.
+        """
         if seed in self._beliefs:
             return self._beliefs[seed]
         belief = belief_named(self.believed.costs, self.workload(seed), sizes=self.believed.sizes, seed=seed)
@@ -137,7 +146,7 @@ class Experiment:
         return belief
 
     def simulation(self, seed: int, setting: Setting) -> Simulation:
-        """Return a simulation that has not run yet."""
+        """Return a simulation of one setting on the workload of a seed; it has not run yet."""
         return Simulation(
             self.workload(seed),
             registry.load(setting.policy),
@@ -148,7 +157,7 @@ class Experiment:
         )
 
     def __call__(self, question: RunOf | BoundOf) -> ExperimentRun | SimulationResult | Bound:
-        """Carry out a task, and return its result."""
+        """Carry out one task, and return its result: a summary or whole result of a simulation, or a lower bound."""
         if isinstance(question, BoundOf):
             return bound_for(self.workload(question.seed), [question.energy_price])
         simulation = self.simulation(question.seed, question.setting)

@@ -1,4 +1,4 @@
-"""Run independent simulations in several processes, and leave no process behind whatever happens.
+"""Answer independent questions, such as simulations, in several processes; leave no process behind in any case.
 
 Answers are in the order of the questions, so that results do not depend on the number of processes.
 """
@@ -25,14 +25,14 @@ AskAll = Callable[[Sequence[Any], Callable[[int], None]], list[Any]]
 
 @contextmanager
 def workers(answer: Callable[[Any], Any], processes: int) -> Iterator[AskAll]:
-    """Start processes that answer questions; with one, questions are answered in this process.
+    """Start processes that answer questions, such as simulations; with one process, questions are answered in this process.
 
     Args:
-        answer: Answers a question; picklable, and pickled once for each process.
+        answer: Function that answers one question. It must be picklable; it is pickled once for each process.
         processes: Number of processes, at least 1.
 
     Yields:
-        A function that asks questions and waits for all answers. If the block ends early (error, Ctrl-C), the
+        A function that takes questions and waits for all answers. If the ``with`` block ends early (error, Ctrl-C), the
         processes are ended at once.
     """
     if processes == 1:
@@ -74,10 +74,11 @@ def workers(answer: Callable[[Any], Any], processes: int) -> Iterator[AskAll]:
 
 @contextmanager
 def _interrupt_later() -> Iterator[None]:
-    """Delay Ctrl-C until the block ends, so that no process is half-started; processes started inside ignore it.
+    """Delay Ctrl-C until the ``with`` block ends, so that no process is left half-started.
 
-    The signal mask alone is not enough: the kernel then gives the signal to another thread, such as that of a progress
-    bar, and Python raises KeyboardInterrupt in the main thread all the same.
+    Processes that are started inside the block ignore Ctrl-C. The signal mask alone does not delay it: the kernel then
+    gives the signal to another thread, such as the thread of a progress bar, and Python still raises KeyboardInterrupt
+    in the main thread.
     """
     in_main_thread = threading.current_thread() is threading.main_thread()  # other threads are never interrupted
     came: list[int] = []
@@ -94,7 +95,7 @@ def _interrupt_later() -> Iterator[None]:
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may use."""
+    """Return how many CPU cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -107,7 +108,7 @@ _do: Callable[[Any], Any]  # in a worker process: set once, at its start
 
 
 def _begin(answer: Callable[[Any], Any], cards: Sequence[GpuType]) -> None:
-    """Start a worker process that ends with its parent."""
+    """Prepare a new worker process: it ends when its parent process ends."""
     global _do  # noqa: PLW0603 - the process has no other place for it
     _do = answer
     declare(*cards)

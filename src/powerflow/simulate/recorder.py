@@ -1,4 +1,4 @@
-"""Record a simulation: a power meter, the timeline of the cluster, and the allocations of jobs."""
+"""Record a simulation: the power and energy of the cluster, its state over time, and the allocations of jobs."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from powerflow.simulate.result import Segments, Timeline
 
 
 class PowerMeter:
-    """Integrates the cluster's power over time, like a meter at its supply.
+    """Integrates the power of the cluster over time, like a meter at its power supply.
 
     Attributes:
-        watts: Power now.
-        joules: Energy so far.
+        watts: Power of the cluster now.
+        joules: Energy of the cluster from the start until now.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class PowerMeter:
         self._lost = 0.0  # error of rounding so far (Kahan's summation), which would add up over a year
 
     def advance(self, now_s: float) -> None:
-        """Add the energy from the last time to ``now_s``, at constant power."""
+        """Add the energy from the previous time to ``now_s``, at constant power."""
         step = self.watts * (now_s - self._since_s) - self._lost
         total = self.joules + step
         self._lost = (total - self.joules) - step
@@ -34,7 +34,10 @@ class PowerMeter:
 
 
 class Recorder:
-    """Records timeline rows and allocation segments, in compact arrays because a month has millions."""
+    """Records the state of the cluster over time and the allocations of jobs.
+
+    The records are in compact arrays, because the simulation of a month has millions of them.
+    """
 
     def __init__(self) -> None:
         self._timeline = array("d")
@@ -50,16 +53,19 @@ class Recorder:
         gpu_clock_mhz: float,
         gpu_price: float,
     ) -> None:
-        """Record the cluster from ``time_s`` on; ``gpu_clock_mhz`` is the sum of the clocks of busy GPUs."""
+        """Record the state of the cluster from ``time_s`` on.
+
+        ``gpu_clock_mhz`` is the sum of the clocks of all GPUs that jobs hold; ``busy`` is the number of these GPUs.
+        """
         clock = gpu_clock_mhz / busy if busy else np.nan
         self._timeline.extend((time_s, power_w, busy, running, waiting, clock, gpu_price))
 
     def segment(self, job: int, start_s: float, end_s: float, gpus: int, clock_mhz: float, energy_j: float) -> None:
-        """Record that a job held GPUs at a clock from start to end."""
+        """Record that a job held ``gpus`` GPUs at one clock from ``start_s`` to ``end_s``."""
         self._segments.extend((job, start_s, end_s, gpus, clock_mhz, energy_j / (end_s - start_s)))
 
     def timeline(self) -> Timeline:
-        """Return all rows; of several rows with the same time only the last."""
+        """Return the recorded states of the cluster. If several states have the same time, only the last one is returned."""
         time_s, power_w, busy, running, waiting, clock_mhz, gpu_price = _columns(self._timeline, 7)
         last = np.append(time_s[1:] != time_s[:-1], True) if len(time_s) else np.empty(0, bool)
         return Timeline(
@@ -73,7 +79,7 @@ class Recorder:
         )
 
     def segments(self) -> Segments:
-        """Return all segments, in order of their ends."""
+        """Return the recorded allocations of jobs, ordered by the time at which they ended."""
         job, start_s, end_s, gpus, clock_mhz, power_w = _columns(self._segments, 6)
         return Segments(job.astype(np.int64), start_s, end_s, gpus.astype(np.int64), clock_mhz, power_w)
 

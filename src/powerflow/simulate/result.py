@@ -1,4 +1,4 @@
-"""Results of a simulation: numbers of all jobs, and the cluster over time."""
+"""Define the results of a simulation: the figures of all jobs, and the state of the cluster over time."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from powerflow.arrays import FloatArray, IntArray
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Timeline:
-    """The cluster over time: one row for each change by a plan or an event. All arrays are ``[M]``.
+    """The state of the cluster over time: one row for each change. All arrays are ``[M]`` (M rows).
 
     Attributes:
-        time_s: Start of the row.
+        time_s: Time from which the row holds, seconds.
         power_w: Watts of the whole cluster.
-        busy_gpus: GPUs held by jobs.
-        running: Jobs that hold GPUs.
-        waiting: Jobs that wait.
-        clock_mhz: Mean clock of the GPUs in use; nan if there is none.
-        gpu_price: The policy's price of a GPU; 0 if it has no prices.
+        busy_gpus: Number of GPUs that jobs hold.
+        running: Number of jobs that hold GPUs.
+        waiting: Number of jobs that wait.
+        clock_mhz: Mean clock of the GPUs that jobs hold; nan if no GPU is held.
+        gpu_price: The GPU price of the policy; 0 if the policy has no prices.
     """
 
     time_s: FloatArray
@@ -35,7 +35,10 @@ class Timeline:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Segments:
-    """The allocations of jobs over time: one row per time without a change. All arrays are ``[S]``."""
+    """The allocations of jobs over time. All arrays are ``[S]`` (S rows).
+
+    Each row is a time in which one job held the same GPUs at the same clock.
+    """
 
     job: IntArray  # index into JobResults
     start_s: FloatArray
@@ -47,19 +50,21 @@ class Segments:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class JobResults:
-    """Numbers of all jobs, in order of submission. All arrays are ``[J]``.
+    """The result figures of all jobs, in order of submission. All arrays are ``[J]`` (J jobs).
 
     Attributes:
-        ids: Names.
-        cost_class: Class names (model family and batch).
-        submit_s, start_s, finish_s: Times of submission, of the first GPUs (nan if never) and of the end.
-        requested: Requested GPUs.
-        gpu_s: GPU-seconds held.
+        ids: Names of the jobs.
+        cost_class: Names of their classes (model family and batch).
+        submit_s, start_s, finish_s: Times in seconds at which each job was submitted, first got GPUs (nan if it never
+            got any), and ended.
+        requested: Number of GPUs that each job requested.
+        gpu_s: GPU-seconds that each job held.
         energy_j: Joules of the GPUs while the job held them, including pauses.
-        rescales: How often its GPU count changed, or it was moved, after its start.
-        weight: Priority.
-        alone_s: Seconds alone as submitted: requested GPUs, maximum clock, no wait.
-        failed: Whether it failed.
+        rescales: Number of times that the GPU count changed or the job moved, after its start.
+        weight: Weight of each job, from its priority.
+        alone_s: Seconds that each job would take alone on the cluster: on its requested GPUs, at maximum clock, without
+            waiting.
+        failed: True for each job that failed.
     """
 
     ids: tuple[str, ...]
@@ -77,27 +82,27 @@ class JobResults:
 
     @property
     def jct_s(self) -> FloatArray:
-        """Job completion times, from submission to end, ``[J]`` seconds."""
+        """Seconds from the submission of each job to its end, ``[J]``."""
         return self.finish_s - self.submit_s
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SimulationResult:
-    """Result of one policy on one workload.
+    """The result of one policy on one workload.
 
     Attributes:
-        policy: Full name with overlays and knobs (``"srtf+clock:1005"``).
+        policy: Name of the policy with all options (``"srtf+clock:1005"``).
         seed: Seed of everything random.
         energy_price: λ_E, seconds per joule.
-        jobs: Numbers of all jobs.
-        timeline: The cluster over time.
-        segments: The allocations over time.
-        end_s: When the last job ended.
+        jobs: Result figures of all jobs.
+        timeline: State of the cluster over time.
+        segments: Allocations of jobs over time.
+        end_s: Time at which the last job ended, seconds.
         metered_j: Joules of the whole cluster from 0 to ``end_s``, integrated from its power.
-        idle_j: The part of them that belongs to no job: ``metered_j = Σ jobs.energy_j + idle_j``.
-        tail_w: Watts of the empty cluster in the long run.
+        idle_j: The part of ``metered_j`` that belongs to no job: ``metered_j = Σ jobs.energy_j + idle_j``.
+        tail_w: Watts of the empty cluster a long time after the last job.
         decisions: Number of decisions.
-        cpu_s: CPU seconds of the simulation, for information; not part of any compared output.
+        cpu_s: CPU seconds that the simulation took, for information only; no compared output contains it.
     """
 
     policy: str
@@ -114,8 +119,10 @@ class SimulationResult:
     cpu_s: float
 
     def energy_over(self, horizon_s: float) -> float:
-        """Return the joules with idle draw counted from 0 to ``horizon_s``, whenever the last job ended.
+        """Return the joules of the cluster, with its idle draw counted exactly from 0 to ``horizon_s``.
 
-        After the horizon, only what jobs draw above idle counts. The same horizon makes policies comparable.
+        If the last job ended before ``horizon_s``, the idle draw of the empty cluster up to ``horizon_s`` is added. If
+        it ended later, only the energy that jobs add above idle draw counts after ``horizon_s``. With the same horizon,
+        policies can be compared.
         """
         return self.metered_j + self.tail_w * (horizon_s - self.end_s)

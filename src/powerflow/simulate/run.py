@@ -1,10 +1,11 @@
-"""The simulator: virtual time around the same scheduler that the live controller uses.
+"""Simulate a cluster over time, with the same scheduler that the live controller uses.
 
-What happens follows the true costs of the workload; what the scheduler knows follows a belief about them. One moment:
+The simulated jobs follow the true costs of the workload. The scheduler knows only a belief about these costs. At each
+moment the simulator does three things:
 
-1. Collect all events of this moment: ends of jobs and pauses, node failures, submissions, power caps.
-2. Give them to the scheduler.
-3. Carry out its plan at once. A job whose GPU count changes, or that moves, then pauses.
+1. It collects all events of this moment: ends of jobs and pauses, node failures, submissions, power caps.
+2. It gives the events to the scheduler.
+3. It carries out the scheduler's plan at once. A job whose GPU count changes, or that moves, then pauses.
 """
 
 from __future__ import annotations
@@ -37,20 +38,21 @@ STALL_LIMIT = 10_000  # decisions without an end of a job after which progress i
 
 
 class Simulation(SimulatedCluster):
-    """A simulation that runs to its end, or stops after any moment, to be stored and resumed.
+    """A simulation of one policy on one workload. It can stop after any moment, be stored, and go on later.
 
     Args:
         workload: Jobs, cluster and true costs.
         policy: The policy.
         energy_price: λ_E, seconds per joule.
-        belief: What the scheduler knows of costs and sizes; None for the truth.
-        world: Pauses, failures and so on.
+        belief: What the scheduler knows of costs and sizes; with None it knows the truth.
+        world: Pauses, node failures and other behaviour of the simulated cluster.
         seed: Seed of the node failures.
-        caps: Power caps, each with the time at which the scheduler learns of it. `cap_log` records how they are kept.
+        caps: Pairs of a time in seconds and a power cap. The scheduler learns of the cap at that time. The attribute
+            `cap_log` records how well each cap is kept.
 
     Raises:
-        InputError: A job can never run on this cluster or is not possible, the policy needs job sizes that are unknown,
-            or the energy price is negative.
+        InputError: A job can never run on this cluster, a value of a job is impossible, the policy needs job sizes that
+            are unknown, or the energy price is negative.
     """
 
     def __init__(
@@ -101,7 +103,7 @@ class Simulation(SimulatedCluster):
     # -- running ------------------------------------------------------------------------------------------------
 
     def run(self, events: int | None = None) -> bool:
-        """Simulate until all jobs have ended, or for at most ``events`` moments; return whether all have ended."""
+        """Simulate until all jobs have ended, or for at most ``events`` moments; return True if all jobs have ended."""
         began = time.process_time()
         left = math.inf if events is None else events
         while self.ended < len(self.jobs) and left > 0:
@@ -111,18 +113,21 @@ class Simulation(SimulatedCluster):
         return self.ended == len(self.jobs)
 
     def state(self) -> bytes:
-        """Return the whole simulation as a pickle, for `resume`. Load such bytes only from where you trust."""
+        """Return the whole simulation as pickled bytes, from which `resume` continues it.
+
+        Loading a pickle can run any code: resume only from bytes that you trust.
+        """
         return pickle.dumps(self, protocol=pickle.HIGHEST_PROTOCOL)
 
     @staticmethod
     def resume(state: bytes) -> Simulation:
-        """Return a simulation that continues from a `state`."""
+        """Return a simulation that continues from bytes that `state` returned."""
         simulation = pickle.loads(state)
         assert isinstance(simulation, Simulation)
         return simulation
 
     def result(self) -> SimulationResult:
-        """Return the results. Call only after `run` has returned True."""
+        """Return the results of the simulation. Call this only after `run` has returned True."""
         end_s = float(np.nanmax(self.finish_s)) if self.jobs else 0.0
         return SimulationResult(
             policy=self.policy_name,
@@ -142,7 +147,7 @@ class Simulation(SimulatedCluster):
     # -- one moment ---------------------------------------------------------------------------------------------
 
     def _moment(self) -> None:
-        """Advance to the next time at which something happens, and let it happen."""
+        """Advance to the next time at which something happens, collect its events, and carry out the scheduler's plan."""
         now_s = self._next_s()
         if now_s == math.inf:
             raise self._stall()
@@ -163,12 +168,12 @@ class Simulation(SimulatedCluster):
         )
 
     def _next_s(self) -> float:
-        """Return when something happens next."""
+        """Return the next time in seconds at which something happens."""
         next_s = min(self._arrival_s, self._run_due_s(), self._nodes.due_s(), self._wake_s)
         return min(next_s, self.cap_log.told_s(), self._meter_s) if self.cap_log else next_s
 
     def _events(self, now_s: float) -> list[e.Event]:
-        """Let everything happen that is due, and return the events for the scheduler."""
+        """Apply everything that happens at ``now_s``, and return it as events for the scheduler."""
         events = self._pending
         self._pending = []
         while self._run_due_s() <= now_s:
@@ -212,7 +217,7 @@ class Simulation(SimulatedCluster):
         events.append(e.Completed(self.jobs[run.job].id, self.jobs[run.job].iterations))
 
     def _fail(self, node: Node, events: list[e.Event]) -> None:
-        """Let a node fail: its jobs wait again, with the work of their last checkpoints."""
+        """Let a node fail: its jobs wait again, and keep only the work in their last checkpoints."""
         events.append(e.NodeFailed(node.name))
         for slot in self.scheduler.slots_on(node.name):
             run = self.runs[slot]
@@ -241,7 +246,7 @@ class Simulation(SimulatedCluster):
         )
 
     def _log_caps(self) -> None:
-        """Record the power of each scope with a cap; plan a reading of the meters if the power has changed."""
+        """Record the power of each capped part of the cluster; plan a reading of the meters if the power has changed."""
         caps = self.scheduler.caps
         if not caps:
             return
@@ -295,7 +300,19 @@ def simulate(
     world: World | None = None,
     seed: int = 0,
 ) -> SimulationResult:
-    """Simulate a workload to its end, and return the results; the arguments are those of `Simulation`."""
+    """Simulate a policy on a workload until all jobs have ended, and return the results.
+
+    Args:
+        workload: Jobs, cluster and true costs.
+        policy: The policy.
+        energy_price: λ_E, seconds per joule.
+        belief: What the scheduler knows of costs and sizes; with None it knows the truth.
+        world: Pauses, node failures and other behaviour of the simulated cluster.
+        seed: Seed of the node failures.
+
+    Raises:
+        InputError: As for `Simulation`.
+    """
     simulation = Simulation(workload, policy, energy_price=energy_price, belief=belief, world=world, seed=seed)
     simulation.run()
     return simulation.result()
