@@ -1,1 +1,1 @@
-"""Read power, energy and clocks of GPUs; set clocks, and restore them."""
+"""Read power, energy and clocks of GPUs; set clocks, and restore clocks."""

@@ -1,9 +1,11 @@
-"""Allow one controller per GPU on the whole machine, by a file lock named after the GPU's UUID.
+"""Allow only one controller per GPU on a machine, by a file lock named after the GPU's UUID.
 
-The kernel releases the lock when its holder ends, however that ends; a file that is left behind means nothing. State
-directory and store of a controller do not matter. Controllers of root lock files in ``/run/powerflow``, where no other
-user can block them; those of other users in ``/tmp/powerflow-gpus``, and they also see root's. The name has the driver
-in it: controllers in containers that share a driver must share the directory, too.
+The kernel releases the lock when the controller ends, even if it is killed. A lock file that is left behind blocks
+nobody. Controllers are kept apart even if they have different state directories and stores.
+
+Controllers of root lock files in ``/run/powerflow``, where no other user can block them. Controllers of other users
+lock files in ``/tmp/powerflow-gpus``, and also check whether a controller of root uses the GPU. The file name also
+depends on the loaded driver. Controllers in containers that share a driver must share the directory, too.
 """
 
 from __future__ import annotations
@@ -26,15 +28,15 @@ WAIT_S = 5.0
 
 
 class GpuClaims:
-    """Locks of some GPUs, held until `close` or the end of the process.
+    """Locks of some GPUs: this process alone may control them until `close` is called or the process ends.
 
     Args:
         uuids: UUIDs of the GPUs.
-        directory: Directory of the locks; None: that of all controllers of this machine.
-        wait_s: How long to wait for a controller that is ending.
+        directory: Directory of the lock files; None for the directory that all controllers of this machine use.
+        wait_s: Seconds to wait for another controller that is about to end.
 
     Raises:
-        DeviceError: Another controller uses one of them; the message names its process.
+        DeviceError: Another controller uses one of the GPUs. The message names the process of that controller.
     """
 
     def __init__(self, uuids: Iterable[str], directory: Path | None = None, wait_s: float = WAIT_S) -> None:
@@ -53,7 +55,7 @@ class GpuClaims:
             raise
 
     def close(self) -> None:
-        """Release the locks."""
+        """Release all locks."""
         while self._locks:
             os.close(self._locks.pop())
 
@@ -73,7 +75,11 @@ def _locked(folder: Path, name: str, uuid: str, until_s: float) -> int:
 
 
 def _ask_root(name: str, uuid: str) -> None:
-    """Refuse a GPU that a controller of root uses; other users cannot test its lock, so they read its note."""
+    """Raise an error if a controller of root uses the GPU.
+
+    Other users cannot test the lock of root. They read the note (JSON file) that root's controller writes beside its
+    lock.
+    """
     note = read_json(OF_ROOT / f"{name}.json")
     if note is not None and lives(int(note.get("pid") or 0), int(note.get("born") or 0)):
         raise _taken(uuid, note)
@@ -85,7 +91,7 @@ def _taken(uuid: str, note: dict[str, object] | None) -> DeviceError:
 
 
 def _usable(folder: Path, mode: int) -> Path:
-    """Return the folder, created if missing; `OF_USERS` if root has no ``/run``."""
+    """Return the folder, created if missing. If it cannot be created (no ``/run``, for example), return `OF_USERS`."""
     try:
         folder.mkdir(exist_ok=True)
         if folder.stat().st_uid == os.geteuid():
@@ -98,13 +104,13 @@ def _usable(folder: Path, mode: int) -> Path:
 
 
 def _name(uuid: str) -> str:
-    """Return the name of the lock of a GPU, which holds the driver, too."""
+    """Return the name of a GPU's lock file without its ending: the UUID and a hash of the loaded driver."""
     driver = hashlib.sha256(_driver().encode()).hexdigest()[:8]
     return f"{re.sub('[^A-Za-z0-9-]', '_', uuid)}-{driver}"
 
 
 def _driver() -> str:
-    """Return an id of the loaded driver library, the same wherever it is mounted; "" if none is loaded."""
+    """Return an id of the loaded driver library, the same wherever the library is mounted; "" if none is loaded."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/maps").read_text("utf-8", "replace").splitlines():
             if "libnvidia-ml" in line:

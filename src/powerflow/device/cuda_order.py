@@ -1,9 +1,9 @@
-"""Find the numbers that CUDA gives GPUs, for programs that need numbers instead of UUIDs (Zeus does).
+"""Find the number that CUDA gives each GPU, for programs (such as Zeus) that need numbers instead of UUIDs.
 
-With ``CUDA_DEVICE_ORDER=PCI_BUS_ID`` CUDA counts by PCI address, as NVML does (NVIDIA, "CUDA Environment Variables").
-That holds only if both see the same GPUs: one that is split by MIG or does not answer may shift the numbers behind it.
-So numbers are used if this controller has all GPUs of the machine in this order; otherwise UUIDs, which always name one
-GPU.
+With ``CUDA_DEVICE_ORDER=PCI_BUS_ID``, CUDA counts GPUs by PCI address, as NVML does (NVIDIA, "CUDA Environment
+Variables"). Both counts agree only if CUDA and NVML see the same GPUs: a GPU that is split by MIG or does not answer
+may shift the numbers of the GPUs after it. So numbers are used only if this controller has all GPUs of the machine, in
+this order. Otherwise UUIDs are used, which always name the right GPU.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from powerflow.device.protocol import Gpu
 
 
 def cuda_numbers(gpus: Sequence[Gpu]) -> Mapping[str, int]:
-    """Return the number of each GPU by its UUID; empty where numbers cannot be relied on."""
+    """Return the CUDA number of each GPU by its UUID; empty if the numbers may be wrong."""
     cards = [gpu for gpu in gpus if isinstance(gpu, NvmlGpu)]
     by_address = sorted(cards, key=lambda card: card.pci_address)
     numbers = {card.uuid: number for number, card in enumerate(by_address)}
@@ -26,12 +26,13 @@ def cuda_numbers(gpus: Sequence[Gpu]) -> Mapping[str, int]:
 
 
 def visible(uuids: Sequence[str], numbers: Mapping[str, int], silent: Collection[object]) -> dict[str, str]:
-    """Return the environment in which a program sees these GPUs and no others.
+    """Return the environment variables with which a program sees these GPUs and no others.
 
     Args:
-        uuids: UUIDs of the GPUs, in the order in which it sees them.
-        numbers: Result of `cuda_numbers`.
-        silent: GPUs of the machine that do not answer now; if there are any, numbers may have shifted.
+        uuids: UUIDs of the GPUs, in the order in which the program shall see them.
+        numbers: CUDA number of each GPU by UUID, the result of `cuda_numbers`.
+        silent: GPUs of the machine that do not answer now. If there are any, UUIDs are used, because numbers may have
+            shifted.
     """
     by_number = bool(numbers) and not silent
     return {

@@ -1,9 +1,9 @@
-"""Make driver calls that may never return, each GPU's in a thread of its own, and wait for them for a bounded time.
+"""Call a GPU driver with a deadline, although a call may never return. Each GPU has its own thread for its calls.
 
-A driver that is stuck holds the thread that called it, for seconds or for ever, and nothing can take it back. So one
-thread per GPU calls the driver; callers wait for its answer until a deadline. While a call is stuck, the next ones fail
-at once, and no other GPU is concerned. The stuck call is not undone: it may still take effect when the driver goes on,
-which is why clocks are read back.
+A driver that is stuck blocks the thread that called it, for seconds or for ever, and the call cannot be cancelled. So
+one thread per GPU calls the driver, and callers wait for the answer of that thread until a deadline. While a call is
+stuck, further calls for the same GPU fail at once; calls for other GPUs are not affected. A stuck call may still take
+effect when the driver continues. For this reason clocks are read back after they were set.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ READ_S, CHANGE_S, OPEN_S, INIT_S = 2.0, 5.0, 10.0, 60.0
 
 
 class NotAnswering(DeviceError):
-    """The driver has not returned from a call."""
+    """The driver has not returned from a call in time."""
 
 
 class Call:
-    """Call that was given to a thread: the function, and its result or error once it has returned."""
+    """One driver call: the function to call, and its result or its exception once the function has returned."""
 
     def __init__(self, do: Callable[[], Any]) -> None:
         self.began_s = time.monotonic()
@@ -38,7 +38,10 @@ class Call:
         self._do = do
 
     def run(self) -> None:
-        """Make the call; for the thread that may get stuck."""
+        """Call the function, and store its result or exception.
+
+        The thread that runs this method may get stuck in the driver.
+        """
         try:
             self.answer = self._do()
         except BaseException as error:  # raised again in the caller
@@ -47,7 +50,7 @@ class Call:
 
 
 class OwnThread:
-    """Thread that makes calls one at a time; it is started with the first of them.
+    """Thread that makes driver calls one after another. It is started at the first call.
 
     Args:
         who: Name of the device in error messages.
@@ -61,10 +64,12 @@ class OwnThread:
         self._lock = threading.Lock()
 
     def begin(self, do: Callable[[], Any], within_s: float) -> Call:
-        """Start a call without waiting for its answer; wait at most so long for an earlier call to end.
+        """Start a call without waiting for its answer.
+
+        If an earlier call has not returned, first wait until ``within_s`` seconds after that call began.
 
         Raises:
-            NotAnswering: An earlier call has not returned.
+            NotAnswering: The earlier call has still not returned.
         """
         with self._lock:
             before = self._last
@@ -79,11 +84,11 @@ class OwnThread:
         return call
 
     def end(self, call: Call, within_s: float) -> Any:
-        """Wait for the answer to a call, at most so long after it began.
+        """Return the answer to a call; wait for it until ``within_s`` seconds after the call began.
 
         Raises:
-            NotAnswering: It has not returned by then.
-            Exception: What the call raised.
+            NotAnswering: The call has not returned by then.
+            Exception: The exception that the called function raised.
         """
         if not call.ended.wait(max(0.0, call.began_s + within_s - time.monotonic())):
             raise self._late()
@@ -92,11 +97,11 @@ class OwnThread:
         return call.answer
 
     def call(self, do: Callable[[], Answer], within_s: float) -> Answer:
-        """Make a call, and wait for its answer.
+        """Make a call, and return its answer.
 
         Raises:
-            NotAnswering: It, or one before it, has not returned within so many seconds.
-            Exception: What the call raised.
+            NotAnswering: This call or an earlier call has not returned within ``within_s`` seconds.
+            Exception: The exception that the called function raised.
         """
         answer: Answer = self.end(self.begin(do, within_s), within_s)
         return answer
@@ -114,6 +119,9 @@ _threads_lock = threading.Lock()
 
 
 def thread_of(key: str, who: str) -> OwnThread:
-    """Return the thread for calls about one device, the same one for the same key, so that a stuck call stays known."""
+    """Return the thread for the calls of one device. The same ``key`` always gives the same thread.
+
+    So a caller that opens the device again still sees that an earlier call is stuck.
+    """
     with _threads_lock:
         return _threads.setdefault(key, OwnThread(who))

@@ -1,4 +1,4 @@
-"""Tell a job's processes on a GPU (descendants of a rank or of its shim) from those of somebody else."""
+"""Find processes on a GPU that belong to no job. A job's processes descend from a rank or from its shim."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CONTAINER = re.compile(r"docker|containerd|libpod|crio|kubepods|lxc")
 
 
 def parent_of(pid: int) -> int:
-    """Return a process's parent; 0 if it is gone or has none."""
+    """Return the pid of a process's parent; 0 if the process has ended or has no parent."""
     try:
         fields = stat_fields(pid)
     except OSError:  # the system hides other users' processes
@@ -31,11 +31,11 @@ def strangers(pids: Iterable[int], ours: Collection[int], *, spare_containers: b
     """Return the processes that belong to no job, as text such as "python (process 12 of ada)".
 
     Args:
-        pids: Process numbers from the driver. They are the host's, so in a container some may be unknown; those are
-            left out.
-        ours: Processes of jobs; their descendants belong to jobs, too.
-        spare_containers: Leave out processes in containers. A job's own container is no descendant of the job, because
-            a daemon has started it.
+        pids: Pids from the driver, as the host numbers them. In a container some of them may be unknown; unknown pids
+            are left out.
+        ours: Pids of processes of jobs. All descendants of these processes belong to jobs, too.
+        spare_containers: True to leave out processes in containers. A container of a job is started by a daemon, so its
+            processes do not descend from the job.
     """
     found = []
     for pid in pids:
@@ -47,7 +47,7 @@ def strangers(pids: Iterable[int], ours: Collection[int], *, spare_containers: b
 
 
 def _is_contained(pid: int) -> bool:
-    """Return whether a process runs in a container that this process does not run in."""
+    """Return whether a process runs in a container, and not in the container in which this process runs."""
     group = _group(pid)
     return bool(_CONTAINER.search(group)) and group != _group("self")
 
@@ -70,7 +70,7 @@ def _descends(pid: int, ours: Collection[int]) -> bool:
 
 
 def _name(pid: int) -> str:
-    """Return the command's name, in printable letters; "" if there is no such process."""
+    """Return the command name of a process, with ? for unprintable characters; "" if there is no such process."""
     try:
         name = Path(f"/proc/{pid}/comm").read_text("utf-8", "replace").rstrip("\n")
     except OSError:

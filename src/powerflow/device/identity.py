@@ -1,7 +1,9 @@
-"""Find the GPU type of an NVIDIA card: one of the catalogue's, or one of its own with the limits its driver reports.
+"""Find the GPU type of an NVIDIA card.
 
-A card is of a type of the catalogue only if its name says so and its limits agree. Another form of the same chip (PCIe,
-NVL, laptop, Max-Q, a virtual GPU, another memory) has other limits, and keeps its own name.
+It is a type of the catalogue, or a new type with the limits that the driver reports.
+
+A card gets a type of the catalogue only if the name says so and the limits agree. Other products with the same chip
+(PCIe, NVL, laptop, Max-Q, a virtual GPU, another memory size) have other limits, so each of them gets its own type.
 """
 
 from __future__ import annotations
@@ -19,7 +21,10 @@ FORMS = frozenset({"sxm", "sxm2", "sxm4", "sxm5", "hbm3", "collectors", "edition
 
 
 def catalogue_name(vendor_name: str) -> str:
-    """Return a GPU's name in the catalogue ("NVIDIA A100-SXM4-80GB" is A100), or its own if it has none there."""
+    """Return the name that the catalogue has for a card; the vendor's name if the card is not in the catalogue.
+
+    For example, "NVIDIA A100-SXM4-80GB" is A100.
+    """
     found = []
     for card in catalogue_types():
         rest = rest_of(vendor_name, card.name)
@@ -29,11 +34,13 @@ def catalogue_name(vendor_name: str) -> str:
 
 
 def type_of(vendor_name: str, limits: CardLimits) -> GpuType:
-    """Return the type of a card; declare it with the limits its driver reports if the catalogue does not have it.
+    """Return the GPU type of a card.
+
+    If the catalogue does not have the card, a new type is declared with the limits that the driver reports.
 
     Args:
-        vendor_name: Its name from the driver.
-        limits: Its limits from the driver.
+        vendor_name: Name of the card from the driver.
+        limits: Limits of the card from the driver.
     """
     name = catalogue_name(vendor_name)
     if name != vendor_name or name in {card.name for card in catalogue_types()}:
@@ -46,13 +53,13 @@ def type_of(vendor_name: str, limits: CardLimits) -> GpuType:
 
 
 def limits_of(nvml: Any, handle: Any, tells: Callable[..., float], clocks_mhz: Sequence[float]) -> CardLimits:
-    """Read a card's limits from its driver; nan for those it does not report.
+    """Read a card's limits (clocks, power, memory) from its driver; nan for each limit that the driver does not report.
 
     Args:
-        nvml: The vendor's binding.
-        handle: The card's handle.
-        tells: Calls a function of the binding; returns nan if the card does not support it.
-        clocks_mhz: Clocks that the card lists, ascending; may be empty.
+        nvml: The Python module pynvml.
+        handle: NVML's handle of the card.
+        tells: Calls a function of pynvml, and returns nan if the card does not support the function.
+        clocks_mhz: Clocks that the card can be locked to, ascending, in MHz; may be empty.
     """
     step_mhz = math.nan
     if len(clocks_mhz) > 1:  # the mean: V100 steps by 7 and 8 MHz in turn

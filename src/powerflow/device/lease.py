@@ -1,6 +1,6 @@
-"""Borrow GPU clocks: note them on disk before the first change, and restore them when the lease ends.
+"""Borrow GPU clocks: change them for a limited time (the lease), after which they are restored.
 
-The device directory holds::
+Before the first change of a GPU's clock, its old setting is written to disk. The device directory holds::
 
     lock                 held while a clock is changed or restored
     prior/UUID.json      for each GPU with a changed clock: its setting before, and how to open the GPU
@@ -8,10 +8,11 @@ The device directory holds::
     watchdog.lock        held by the watchdog as long as it runs
     throttled/           see `throttle`
 
-While the lease lasts, clocks stay as they were set, also without a controller. When it has ended, the **watchdog**
-(`watchdog`) restores all clocks. It is a process of its own, so it outlives the controller. If it is killed, the next
-renewal starts another; if both are killed, the next controller restores the clocks at its start
-(`restore_leftovers`). The lease is counted on the clock since boot, which nobody can set and sleep does not stop.
+Until the lease ends, clocks stay as they were set, even if the controller has ended. When the lease has ended, the
+**watchdog** (`watchdog`) restores all clocks. The watchdog is a separate process, so it outlives the controller. If the
+watchdog is killed, the next renewal of the lease starts a new one. If watchdog and controller are both killed, the next
+controller restores the clocks when it starts (`restore_leftovers`). The end of the lease is measured on the clock since
+boot: nobody can set that clock, and it also counts while the machine sleeps.
 """
 
 from __future__ import annotations
@@ -36,15 +37,16 @@ LEASE_S = 30.0
 
 
 class Clocks:
-    """Borrowed clocks of some GPUs, for one thread.
+    """Sets the clocks of some GPUs, and can restore them. For use by one thread.
 
-    Clocks that an earlier `Clocks` of the same directory has set, and that were not restored, stay borrowed.
+    A clock is *borrowed* from the first change until it is restored. Clocks that an earlier `Clocks` object of the same
+    directory has set and not restored stay borrowed.
 
     Args:
-        directory: The device directory; created if missing.
+        directory: The device directory, for the records of borrowed clocks; created if missing.
         gpus: The GPUs.
-        say: Called with each reason why clocks cannot be set, once.
-        lease_s: As `LEASE_S`; call `renew` well before it ends.
+        say: Function that is called with the reason if clocks cannot be set; once for each reason.
+        lease_s: Seconds after the last `renew` at which the watchdog restores the clocks. Call `renew` well before.
     """
 
     def __init__(
@@ -65,18 +67,22 @@ class Clocks:
         self._said = False
 
     def set(self, uuid: str, clock_mhz: float) -> Reading:
-        """Lock a GPU to a clock, unless it is already; return its reading afterwards.
+        """Lock a GPU to a clock, unless it is locked to this clock already; return the reading of the GPU afterwards.
 
-        If its clock cannot be set, nothing happens but one call of `say`.
+        If the clock of this GPU cannot be set, only ``say`` is called, once.
 
         Raises:
-            KeyError: It is none of these GPUs.
-            DeviceLost, DeviceError: The GPU does not answer, or rejects the clock.
+            KeyError: The UUID is not that of one of this object's GPUs.
+            DeviceLost: The GPU cannot be reached any more.
+            DeviceError: The GPU does not answer, or rejects the clock.
         """
         return self._set(uuid, clock_mhz, again=False)
 
     def set_again(self, uuid: str, clock_mhz: float) -> Reading:
-        """Lock a GPU to a clock, even if it seems to be locked to it already; otherwise as `set`."""
+        """Lock a GPU to a clock, even if it seems to be locked to this clock already.
+
+        Otherwise it does the same as `set`.
+        """
         return self._set(uuid, clock_mhz, again=True)
 
     def _set(self, uuid: str, clock_mhz: float, *, again: bool) -> Reading:
@@ -95,14 +101,15 @@ class Clocks:
         return after
 
     def refuses(self, uuid: str) -> bool:
-        """Return whether setting the clock of a GPU has turned out to be impossible."""
+        """Return whether an earlier attempt has shown that the clock of this GPU cannot be set."""
         return uuid in self._refused
 
     def renew(self) -> frozenset[str]:
-        """Renew the lease and make sure that the watchdog runs, unless nothing is borrowed.
+        """Extend the lease and make sure that the watchdog runs. If no clock is borrowed, do nothing.
 
         Returns:
-            UUIDs that are still borrowed. One that is missing was restored, because the lease had ended.
+            UUIDs of the GPUs whose clock is still borrowed. If a UUID is missing, the lease had ended and the clock was
+            restored.
         """
         with locked(self._directory / "lock"):
             notes = list(_notes(self._directory).values())
@@ -111,14 +118,14 @@ class Clocks:
         return frozenset(held["uuid"] for held in notes)
 
     def borrowed(self) -> frozenset[str]:
-        """Return the UUIDs of GPUs whose clock is still to be restored."""
+        """Return the UUIDs of the GPUs whose clock was changed and must still be restored."""
         return frozenset(held["uuid"] for held in _notes(self._directory).values())
 
     def release(self, uuid: str) -> None:
-        """Restore one clock if it is borrowed.
+        """Restore the clock of one GPU, if it is borrowed.
 
         Raises:
-            DeviceError: The GPU rejects it; the clock stays borrowed.
+            DeviceError: The GPU rejects the old setting; its clock stays borrowed.
         """
         with locked(self._directory / "lock"):
             note = _note(self._directory, uuid)
@@ -128,11 +135,11 @@ class Clocks:
                 note.unlink()
 
     def release_all(self) -> None:
-        """Restore all clocks that can be; the others stay borrowed."""
+        """Restore all borrowed clocks. A clock that cannot be restored now stays borrowed."""
         restore_leftovers(self._directory, list(self._gpus.values()))
 
     def _borrow(self, gpu: Gpu, clock_mhz: float, held: Mapping[str, Any] | None, before: Reading) -> None:
-        """Lock the clock; before the first change, note the old setting on disk and start the watchdog."""
+        """Lock a clock; before the first change of this GPU, write the old setting to disk and start the watchdog."""
         note = _note(self._directory, gpu.uuid)
         if held is None:
             address = _address(gpu)
@@ -167,10 +174,10 @@ class Clocks:
 
 
 def restore_leftovers(directory: str | os.PathLike[str], gpus: Sequence[Gpu], keep: Collection[str] = ()) -> list[str]:
-    """Restore all borrowed clocks except those in ``keep``; return the UUIDs of those restored.
+    """Restore all borrowed clocks except those of the GPUs in ``keep``; return the UUIDs of the restored GPUs.
 
-    A controller calls it at its start, for clocks that a killed one has left behind without a watchdog. A GPU that does
-    not answer or rejects its clock stays noted.
+    A controller calls this when it starts, for the case that an earlier controller and the watchdog were both killed.
+    If a GPU does not answer or rejects its old setting, its clock stays borrowed.
     """
     directory = Path(directory)
     if not (directory / "prior").is_dir():
@@ -180,7 +187,10 @@ def restore_leftovers(directory: str | os.PathLike[str], gpus: Sequence[Gpu], ke
 
 
 def restore_if_ended(directory: Path) -> list[str]:
-    """Restore all clocks if the lease has ended; the watchdog calls it."""
+    """Restore all borrowed clocks if the lease has ended.
+
+    Return the UUIDs of the restored GPUs. The watchdog calls this.
+    """
     if lease_left_s(directory) > 0:
         return []
     with locked(directory / "lock"):
@@ -189,7 +199,7 @@ def restore_if_ended(directory: Path) -> list[str]:
 
 
 def lease_left_s(directory: Path) -> float:
-    """Return the seconds that the lease still lasts; −∞ if there is none, or it is of an earlier boot."""
+    """Return the seconds until the lease ends; negative after its end, −∞ if there is no lease since the last boot."""
     lease = read_json(directory / "lease.json")
     if lease is None or lease["boot"] != boot_id():
         return -math.inf
@@ -197,18 +207,24 @@ def lease_left_s(directory: Path) -> float:
 
 
 def borrowed(directory: Path) -> int:
-    """Return how many clocks are to be restored."""
+    """Return how many GPUs have a changed clock that must still be restored."""
     return len(_notes(directory))
 
 
 def ensure_watchdog(directory: str | os.PathLike[str]) -> None:
-    """Start the watchdog of a device directory unless it runs; concurrent calls start only one."""
+    """Start the watchdog of a device directory if it does not run.
+
+    If several processes call this, only one watchdog starts.
+    """
     with locked(Path(directory) / "lock"):
         _start_watchdog(Path(directory))
 
 
 def _start_watchdog(directory: Path) -> None:
-    """Start the watchdog. Call it with the lock held: a watchdog only ends while it holds the lock."""
+    """Start the watchdog.
+
+    The caller must hold the directory's lock, because a watchdog only ends while it holds that lock.
+    """
     file = try_lock(directory / "watchdog.lock")
     if file is None:
         return
@@ -238,7 +254,7 @@ def _notes(directory: Path) -> dict[Path, dict[str, Any]]:
 
 
 def _address(gpu: Gpu) -> dict[str, Any]:
-    """Return how another process can open this GPU; ``kind`` is None if none can."""
+    """Return what another process needs to open this GPU; ``kind`` is None if no other process can open it."""
     place = {"node": gpu.node, "index": gpu.index}
     if isinstance(gpu, EmulatedGpu):
         return place | {"kind": "emulated", "path": str(gpu.path.resolve())}

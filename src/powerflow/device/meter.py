@@ -1,12 +1,12 @@
 """Meter GPUs, and assign every joule to exactly one job or to idle.
 
-Each GPU is metered in two ways: by its own counter, and by integrating its power over time between readings. The
-counter counts if there is one (it misses nothing between readings); the integral checks it, and takes its place across
-a reset and on GPUs without a counter.
+The energy of each GPU is measured in two ways: by the GPU's own energy counter, and by its power readings, integrated
+over time. If a GPU has a counter, the counter is used, because it misses nothing between readings. The integral checks
+the counter. It replaces the counter when the counter was reset, and on GPUs without one.
 
-Energy is counted in whole **millijoules**, the counter's own unit, so that sums are exact: the energy of jobs and of
-idle add up to what was metered, to the last millijoule. `advance` is the arithmetic, a pure function; `Meter` reads
-GPUs and adds up.
+Energy is counted in whole **millijoules**, the counter's own unit, so that sums are exact: the energy of all jobs and
+of idle GPUs adds up to the metered energy, to the last millijoule. `advance` is a pure function that does the
+arithmetic. `Meter` reads GPUs and adds up.
 """
 
 from __future__ import annotations
@@ -37,13 +37,15 @@ class MeterAccount:
     """State of the metering of one GPU between two readings.
 
     Attributes:
-        time_s, power_w, energy_j: Of the last reading.
-        owner: Job that has used it since then; None: idle.
+        time_s, power_w, energy_j: Time, power and energy counter of the last reading.
+        owner: Job that has used the GPU since the last reading; None if it is idle.
         total_j: Joules since the meter began.
-        owed_mj: Pairs of job (None: idle) and whole millijoules that `Meter.settle` has not returned yet.
-        counter_j, integral_j, checked_s: Energy and length of the window in which both are compared.
-        variance_j2: Variance of that integral, J²: the moment at which power changed between readings is unknown.
-        differs: They differed at the last comparison.
+        owed_mj: Pairs of job (None for idle) and whole millijoules that `Meter.settle` has not returned yet.
+        counter_j, integral_j: Energy by the counter, and by integrated power, since their last comparison.
+        checked_s: Seconds since the last comparison.
+        variance_j2: Variance of ``integral_j``, in J². It exists because power changes at an unknown moment between two
+            readings.
+        differs: True if counter and integral differed at their last comparison.
     """
 
     time_s: float
@@ -60,14 +62,14 @@ class MeterAccount:
 
 
 class Settled(NamedTuple):
-    """Energy since the last settling, by job.
+    """Energy of all GPUs since the last call of `Meter.settle`, by job.
 
     Attributes:
-        since_s, until_s: The period, on the caller's clock.
-        jobs_mj: Millijoules by job.
+        since_s, until_s: Begin and end of the period, on the caller's clock.
+        jobs_mj: Millijoules of each job.
         idle_mj: Millijoules of idle GPUs.
-        metered_mj: Sum of the two.
-        lost: UUIDs of GPUs that did not answer; their energy is settled when they do.
+        metered_mj: Sum of all jobs and of idle GPUs, millijoules.
+        lost: UUIDs of GPUs that did not answer. Their energy is returned by a later call, when they answer again.
     """
 
     since_s: float
@@ -79,7 +81,14 @@ class Settled(NamedTuple):
 
 
 class Check(NamedTuple):
-    """Counter and integral of one GPU over a window, joules, and their difference as a share of the larger."""
+    """A GPU whose energy counter and integrated power differ.
+
+    Attributes:
+        uuid: UUID of the GPU.
+        window_s: Length of the compared period, seconds.
+        counter_j, integral_j: Energy in this period by the counter, and by integrated power, joules.
+        share: Their difference as a share of the larger value.
+    """
 
     uuid: str
     window_s: float
@@ -89,10 +98,16 @@ class Check(NamedTuple):
 
 
 def advance(account: MeterAccount, reading: Reading, same_boot: bool = True, *, counts: bool = True) -> MeterAccount:
-    """Return the account after another reading; the energy since the last one belongs to the owner since then.
+    """Return the account of a GPU after one more reading.
 
-    ``same_boot`` is False for the first reading after a boot: clocks began at 0, and no job lives. ``counts`` is False
-    if the counter has made an impossible jump: then the integral counts, and the counter goes on from its new value.
+    The energy since the last reading goes to the account's owner.
+
+    Args:
+        account: The account at the last reading.
+        reading: The new reading.
+        same_boot: False for the first reading after a boot. Then clock and counter began at 0, and no job survived.
+        counts: False if the counter has made an impossible jump. Then integrated power is counted for this period, and
+            the counter is used again from its new value on.
     """
     seconds = reading.time_s - account.time_s if same_boot else math.nan
     whole = 0.0 <= seconds <= GAP_S
@@ -122,7 +137,10 @@ def advance(account: MeterAccount, reading: Reading, same_boot: bool = True, *, 
 
 
 def _integral_j(before_w: float, after_w: float, seconds: float) -> float:
-    """Integrate power by the trapezoid rule; if one power is nan take the other, if both are return 0."""
+    """Return the energy between two power readings, by the trapezoid rule.
+
+    If one power is nan, the other one is used for both. If both are nan, the result is 0.
+    """
     known = [watts for watts in (before_w, after_w) if not math.isnan(watts)]
     if not known or not seconds > 0:
         return 0.0
@@ -130,10 +148,11 @@ def _integral_j(before_w: float, after_w: float, seconds: float) -> float:
 
 
 def _counted_j(before_j: float, after_j: float, integral_j: float, same_boot: bool) -> float | None:
-    """Return the energy between two values of a counter; None if they do not tell.
+    """Return the energy between two values of a counter, joules; None if the values do not tell.
 
-    A counter that went back has wrapped if that agrees with the integral. Otherwise it was reset at an unknown moment,
-    and only the integral knows the energy before that. At a boot it begins at 0.
+    If the counter went back, it has either wrapped (overflowed to 0) or was reset. It has wrapped if the energy with a
+    wrap agrees with ``integral_j``. Otherwise it was reset at an unknown moment, and the values do not tell the energy.
+    After a boot the counter begins at 0.
     """
     if math.isnan(before_j) or math.isnan(after_j):
         return None
@@ -153,19 +172,19 @@ def _whole_mj(joules: float) -> int:
 
 
 class Meter:
-    """Meter of some GPUs, for one thread.
+    """Meter of some GPUs. For use by one thread.
 
-    Call `sample` about every second, which decides how exact the integral is, and `settle` whenever a GPU changes its
-    owner.
+    Call `sample` about once a second; the interval decides how exact the integral of power is. Call `settle` whenever a
+    GPU gets another owner (job).
 
     Args:
-        gpus: The GPUs; those that do not answer yet are metered from their first answer on.
-        state: `state` of an earlier meter, stored together with what it settled. The energy since then belongs to
-            the owner of that time; energy before the first meter belongs to nobody.
+        gpus: The GPUs. A GPU that does not answer yet is metered from its first answer on.
+        state: Result of `state` of an earlier meter, stored together with the energy that it returned. Energy since
+            then goes to the owners at that time. None for a first meter: energy before it goes to nobody.
 
     Attributes:
-        readings: Last readings by UUID, without GPUs that did not answer.
-        errors: Errors of the others by UUID.
+        readings: Last reading by UUID, of each GPU that answered.
+        errors: Error by UUID, of each GPU that did not answer.
     """
 
     def __init__(self, gpus: Sequence[Gpu], state: Mapping[str, Any] | None = None) -> None:
@@ -183,7 +202,10 @@ class Meter:
         self._unread = set(self._accounts)
 
     def sample(self) -> None:
-        """Read all GPUs and integrate power; slow ones are read in parallel, so that a stuck one delays no other."""
+        """Read all GPUs, and add the energy since the last reading to their accounts.
+
+        GPUs that take time to answer are read in parallel, so that a GPU that is stuck delays no other GPU.
+        """
         readings: dict[str, Reading] = {}
         errors: dict[str, DeviceError] = {}
         for gpu in self._gpus:
@@ -216,11 +238,11 @@ class Meter:
         self.readings, self.errors = readings, errors
 
     def settle(self, now_s: float, owners: Mapping[str, str | None]) -> Settled:
-        """Read all GPUs, return the energy since the last settling, and set the owners from now on.
+        """Read all GPUs, return the energy since the last call, and set the owner (job) of each GPU from now on.
 
         Args:
-            now_s: Time on the caller's clock, which is only passed on.
-            owners: Job by GPU; other GPUs are idle.
+            now_s: Time on the caller's clock, which is only copied into the result.
+            owners: Job by UUID of the GPU; a GPU without a job is idle.
         """
         self.sample()
         jobs_mj: dict[str, int] = {}
@@ -239,15 +261,16 @@ class Meter:
         return Settled(since_s, now_s, jobs_mj, idle_mj, sum(jobs_mj.values()) + idle_mj, lost)
 
     def jumps(self) -> list[Jump]:
-        """Return rejected jumps of counters, each once."""
+        """Return the impossible jumps of energy counters since the last call."""
         found, self._jumps = self._jumps, []
         return found
 
     def check(self) -> list[Check]:
-        """Return GPUs whose counter and integral have begun to differ, each once.
+        """Return the GPUs whose energy counter and integrated power have begun to differ.
 
-        They differ if they are apart by more than `CHECK_SHARE` and three standard deviations of the integral. A GPU
-        is returned again if they have agreed meanwhile. Windows restart once they are long enough.
+        The two differ if they are apart by more than the share `CHECK_SHARE` plus three standard deviations of the
+        integral. A GPU is returned once, and again only after the two have agreed in between. The comparison of a GPU
+        begins anew once its period and its energy are large enough.
         """
         found = []
         for uuid, account in self._accounts.items():
@@ -276,6 +299,6 @@ class Meter:
 
 
 def _account(plain: Mapping[str, Any]) -> MeterAccount:
-    """Return an account from plain data, in which None is nan."""
+    """Return the account that plain data describe. In plain data, None stands for nan, except as ``owner``."""
     known = {name: math.nan if value is None and name != "owner" else value for name, value in plain.items()}
     return MeterAccount(**(known | {"owed_mj": tuple((owner, drawn_mj) for owner, drawn_mj in plain["owed_mj"])}))

@@ -1,10 +1,10 @@
-"""Read NVIDIA GPUs and set their clocks, through nvidia-ml-py (`pynvml`), which is loaded at the first use.
+"""Read NVIDIA GPUs and set their clocks, through nvidia-ml-py (`pynvml`), which is imported at the first use.
 
-NVML cannot say which clock a GPU is locked to. So `Reading.locked_mhz` is the clock that *this object* has requested
-and not reset; `Reading.clock_mhz` is the actual clock, which heat and the power limit can keep lower. `lease.Clocks`
-notes requests on disk, so that a clock is also reset after the process that set it was killed.
+NVML cannot tell which clock a GPU is locked to. So `Reading.locked_mhz` is the clock that *this object* has requested
+and not reset. `Reading.clock_mhz` is the actual clock, which heat and the power limit can keep lower. `lease.Clocks`
+writes requests to disk, so that a clock is also reset if the process that set it was killed.
 
-Setting clocks needs root, or a driver that permits it to all users; reading needs no rights.
+Setting clocks needs root, or a driver that permits it to all users. Reading needs no special rights.
 """
 
 from __future__ import annotations
@@ -60,17 +60,17 @@ NEAR_MHZ, NEAR_SHARE = 30.0, 0.03
 
 
 def is_above(clock_mhz: float, asked_mhz: float) -> bool:
-    """Return whether a GPU runs at a higher clock than requested; False if the clock is nan."""
+    """Return whether a GPU runs faster than the requested clock, beyond a tolerance; False if ``clock_mhz`` is nan."""
     return clock_mhz > asked_mhz + max(NEAR_MHZ, NEAR_SHARE * asked_mhz)
 
 
 def discover(node: str, say: Callable[[str], None] | None = None) -> list[NvmlGpu]:
-    """Return the NVIDIA GPUs of this machine that can be used; none without a driver.
+    """Return the NVIDIA GPUs of this machine that can be used; an empty list if there is no driver.
 
     Args:
         node: Name of this machine.
-        say: Called with the reason for each GPU that is left out, or why there are none: the driver's own message, and
-            the function of the driver that failed.
+        say: Function that is called with the reason for each GPU that is left out, and with the reason if there are
+            none. The reason is the driver's message and the name of the driver's function that failed.
     """
     tell = say or (lambda reason: None)
     try:
@@ -89,11 +89,11 @@ def discover(node: str, say: Callable[[str], None] | None = None) -> list[NvmlGp
 
 
 def find(uuid: str, node: str) -> NvmlGpu:
-    """Return the GPU with this UUID, whatever its number is now.
+    """Return the GPU with this UUID, whatever number it has now.
 
     Raises:
         Unsupported: There is no driver, or the GPU is split by MIG.
-        DeviceLost: There is no such GPU.
+        DeviceLost: There is no GPU with this UUID.
     """
     binding = _binding()
 
@@ -105,11 +105,13 @@ def find(uuid: str, node: str) -> NvmlGpu:
 
 
 class NvmlGpu:
-    """One NVIDIA GPU, a `Gpu`. It raises the errors of `ERRORS`, and calls the driver in a thread of its own.
+    """One NVIDIA GPU, a `Gpu`.
+
+    It calls the driver in a separate thread for this GPU, and raises the errors in `ERRORS`.
 
     Raises:
-        DeviceLost: There is no GPU of this number.
-        DeviceError: It does not report UUID or name.
+        DeviceLost: There is no GPU with this number.
+        DeviceError: The GPU does not report its UUID or its name.
     """
 
     emulated = False
@@ -148,15 +150,16 @@ class NvmlGpu:
         self._limits = self._read_limits()
 
     def begin_reading(self) -> None:
-        """Start to read; the next `read` returns this answer. Raises nothing."""
+        """Start to read the GPU; the next call of `read` returns this reading. Raises no error."""
         with contextlib.suppress(NotAnswering):
             self._reading = self._own.begin(self._read, READ_S)
 
     def read(self) -> Reading:
-        """Read the state of this GPU.
+        """Return the state of this GPU now.
 
         Raises:
-            NotAnswering: The driver did not answer in time; it may do so later.
+            NotAnswering: The driver did not answer in time; it may answer a later call.
+            DeviceLost: The GPU cannot be reached any more.
         """
         call, self._reading = self._reading, None
         reading: Reading = self._own.end(call or self._own.begin(self._read, READ_S), READ_S)
@@ -198,7 +201,10 @@ class NvmlGpu:
         )
 
     def _held_back(self) -> frozenset[str]:
-        """Return why it runs below its clock, by `REASONS`; older drivers have another name for the function."""
+        """Return why the GPU runs below its clock, by `REASONS`.
+
+        Older drivers have another name for the function that tells.
+        """
         for name in ("nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons"):
             bits = self._may_tell(getattr(self._nvml, name, lambda _: math.nan), self._handle)
             if not math.isnan(bits):
@@ -206,7 +212,7 @@ class NvmlGpu:
         return frozenset()
 
     def _reported(self) -> tuple[int, ...]:
-        """Return the Xids since it was opened; the driver keeps those that were not read yet."""
+        """Return the Xids (error numbers) since the GPU was opened. The driver keeps those that were not read yet."""
         nvml = self._nvml
         if self._events is None:
             try:
@@ -237,7 +243,7 @@ class NvmlGpu:
         return tuple(sorted({int(process.pid) for process in found}))
 
     def clocks_mhz(self) -> Sequence[float]:
-        """Return the clocks that it can be locked to at the highest memory clock, which training uses."""
+        """Return the clocks in MHz that this GPU can be locked to, at the highest memory clock, which training uses."""
         return self._own.call(self._clocks_mhz, CHANGE_S)
 
     def _clocks_mhz(self) -> Sequence[float]:
@@ -249,7 +255,7 @@ class NvmlGpu:
         return sorted(float(clock) for clock in set(clocks))
 
     def _read_limits(self) -> CardLimits:
-        """Read its limits from the driver: clocks, default power limit, memory."""
+        """Read the limits of this GPU from the driver: clocks, default power limit, memory."""
         from powerflow.device.identity import limits_of
 
         try:
@@ -259,14 +265,14 @@ class NvmlGpu:
         return limits_of(self._nvml, self._handle, self._may_tell, clocks)
 
     def lock_clock(self, clock_mhz: float) -> None:
-        """Request a fixed clock; see `Gpu`."""
+        """Request a fixed clock in MHz; see `Gpu.lock_clock`."""
         if not math.isfinite(clock_mhz) or clock_mhz <= 0:
             raise DeviceError(f"{clock_mhz} MHz is no clock")
         mhz = round(clock_mhz)
         self._change(lambda: self._nvml.nvmlDeviceSetGpuLockedClocks(self._handle, mhz, mhz), float(mhz))
 
     def unlock_clock(self) -> None:
-        """Let the GPU choose its clock; see `Gpu`."""
+        """Undo `lock_clock`, so that the GPU chooses its clock itself; see `Gpu.unlock_clock`."""
         self._change(lambda: self._nvml.nvmlDeviceResetGpuLockedClocks(self._handle), None)
 
     def _change(self, ask: Callable[[], None], asked_mhz: float | None) -> None:
@@ -278,7 +284,10 @@ class NvmlGpu:
         self._own.call(change, CHANGE_S)
 
     def split_by_mig(self) -> bool:
-        """Return whether it is split into instances (MIG); then power, energy and clock are those of all together."""
+        """Return whether this GPU is split into instances by MIG.
+
+        Then all instances share one power, energy and clock reading.
+        """
         return self._own.call(self._split_by_mig, CHANGE_S)
 
     def _split_by_mig(self) -> bool:
@@ -290,7 +299,7 @@ class NvmlGpu:
         return bool(current == self._nvml.NVML_DEVICE_MIG_ENABLE)
 
     def takes_programs(self) -> bool:
-        """Return whether its compute mode lets programs use it; ``nvidia-smi -c PROHIBITED`` does not."""
+        """Return whether programs may use this GPU; False after ``nvidia-smi -c PROHIBITED``."""
         mode = self._own.call(lambda: self._may_tell(self._nvml.nvmlDeviceGetComputeMode, self._handle), CHANGE_S)
         return bool(mode != self._nvml.NVML_COMPUTEMODE_PROHIBITED)
 
@@ -301,7 +310,7 @@ class NvmlGpu:
         return _translated(self._nvml, str(self))
 
     def _tells(self, ask: Callable[..., float], *arguments: object) -> float:
-        """Call a function of the driver; return nan if the GPU does not support it."""
+        """Call a function of the driver, and return its number; nan if the GPU does not support it."""
         try:
             with self._calls():
                 return float(ask(*arguments))
@@ -309,7 +318,10 @@ class NvmlGpu:
             return math.nan
 
     def _may_tell(self, ask: Callable[..., float], *arguments: object) -> float:
-        """Do the same for figures that are not needed: return nan if the call fails, too."""
+        """Call a driver function for a figure that is not essential.
+
+        Return nan if the call fails. A lost GPU still raises DeviceLost.
+        """
         try:
             return self._tells(ask, *arguments)
         except DeviceLost:
@@ -334,10 +346,10 @@ def _usable(binding: Any, node: str, index: int) -> NvmlGpu:
 
 
 def _binding() -> Any:
-    """Load and start the vendor's binding.
+    """Import pynvml and start NVML.
 
     Raises:
-        Unsupported: It is not installed, or there is no driver.
+        Unsupported: nvidia-ml-py is not installed, or there is no driver.
     """
     try:
         import pynvml  # type: ignore[import-untyped]
@@ -348,7 +360,7 @@ def _binding() -> Any:
 
 
 def _driver_says(binding: Any, ask: Callable[[], Any]) -> Any:
-    """Call a function that concerns the whole driver."""
+    """Call a driver function that concerns all GPUs, and return its answer."""
 
     def answer() -> Any:
         with _translated(binding, "NVML"):
@@ -359,7 +371,7 @@ def _driver_says(binding: Any, ask: Callable[[], Any]) -> Any:
 
 @contextlib.contextmanager
 def _translated(binding: Any, who: str) -> Iterator[None]:
-    """Raise the vendor's errors as those of `ERRORS`."""
+    """Raise errors of NVML as the error classes in `ERRORS`."""
     try:
         yield
     except binding.NVMLError as error:
@@ -368,6 +380,6 @@ def _translated(binding: Any, who: str) -> Iterator[None]:
 
 
 def _function(error: Exception) -> str:
-    """Return the driver's function that failed, in brackets, if the error's traceback shows it."""
+    """Return the name of the driver's function that failed, in brackets; "" if the traceback does not show it."""
     called = [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
     return next((f" ({name})" for name in reversed(called) if name.startswith("nvml")), "")

@@ -1,9 +1,9 @@
 """Reject energy and power readings of a GPU that cannot be true.
 
-A card keeps itself below its power limit, so a counter that has risen by more than the limit times the time that has
-passed is wrong, and so is a power of several times the limit. One that went back without having wrapped was reset. In
-each case the integral of the power is charged for that period, the counter goes on from its new value, and a notice
-says so.
+A card keeps its power below its power limit. So an energy counter is wrong if it rises by more than the limit times the
+time that has passed. A power reading of several times the limit is wrong, too. A counter that goes back without a wrap
+(overflow to 0) was reset. In each case the power readings, integrated over time, are counted for that period instead of
+the counter. The counter is used again from its new value on, and a notice tells the operator.
 """
 
 from __future__ import annotations
@@ -23,7 +23,14 @@ SLACK_J = 200.0
 
 
 class Jump(NamedTuple):
-    """A rejected step of a counter: joules in seconds, and the most that the card can have drawn."""
+    """A rejected change of a GPU's energy counter.
+
+    Attributes:
+        uuid: UUID of the GPU.
+        counted_j: Change of the counter, joules; negative if the counter went back.
+        seconds: Time in which the counter changed.
+        most_j: The most that the card can have drawn in this time, joules; nan if the counter went back.
+    """
 
     uuid: str
     counted_j: float
@@ -31,7 +38,7 @@ class Jump(NamedTuple):
     most_j: float
 
     def sentence(self) -> str:
-        """Describe it for the operator."""
+        """Return a sentence about the rejected change, for the operator."""
         if self.counted_j < 0:
             return f"its energy counter went back by {-self.counted_j:.3g} J: its power over time is counted instead"
         return (
@@ -43,15 +50,16 @@ class Jump(NamedTuple):
 def impossible(
     uuid: str, before_j: float, reading: Reading, since_s: float, counted_j: float | None, limit_w: float
 ) -> Jump | None:
-    """Return the step of a counter between two readings if it is impossible, else None.
+    """Return the change of an energy counter between two readings if it is impossible; None if it is possible.
 
     Args:
         uuid: UUID of the GPU.
-        before_j: The counter at the reading before.
+        before_j: Value of the counter at the previous reading, joules.
         reading: The reading now.
-        since_s: Time of the reading before; 0, the boot, if that was before the boot.
-        counted_j: Energy counted since then, with wraps; None if the counter does not tell.
-        limit_w: Its highest power limit meanwhile, watts.
+        since_s: Time of the previous reading; 0 (the time of the boot) if it was before the last boot.
+        counted_j: Energy since the previous reading in joules, with wraps of the counter taken into account; None if
+            the counter does not tell.
+        limit_w: Highest power limit of the GPU between the two readings, watts.
     """
     seconds = reading.time_s - since_s
     if counted_j is None:
@@ -62,12 +70,12 @@ def impossible(
 
 
 def sane(reading: Reading) -> Reading:
-    """Return the reading with nan in place of an impossible power."""
+    """Return a reading; if its power is impossible, with nan as power."""
     if math.isnan(reading.power_w) or 0.0 <= reading.power_w <= PEAK_MARGIN * limit_of(reading):
         return reading
     return dataclasses.replace(reading, power_w=math.nan)
 
 
 def limit_of(reading: Reading) -> float:
-    """Return the power limit that a card reports, watts; `MOST_W` if it reports none."""
+    """Return the power limit of a card in watts, as its reading tells; `MOST_W` if the card reports none."""
     return reading.power_limit_w if 0.0 < reading.power_limit_w < math.inf else MOST_W

@@ -1,4 +1,4 @@
-"""Define a GPU, of whatever vendor. Units: watts, joules, MHz; indices count from 0 on each node."""
+"""Define a GPU of any vendor. Units: watts, joules, MHz. Indices of GPUs count from 0 on each node."""
 
 from __future__ import annotations
 
@@ -16,34 +16,37 @@ class DeviceError(RuntimeError):
 
 
 class NotPermitted(DeviceError):
-    """The system does not permit it: reading may work, setting clocks does not."""
+    """The system does not permit the request. Reading a GPU may be permitted although setting its clock is not."""
 
 
 class Unsupported(DeviceError):
-    """This GPU cannot do it (MIG, no energy counter, no clocks to lock)."""
+    """The GPU does not support the request.
+
+    Examples: it is split by MIG, has no energy counter, or has no clocks to lock.
+    """
 
 
 class DeviceLost(DeviceError):
-    """The GPU is gone (fell off the bus, driver unloaded)."""
+    """The GPU cannot be reached any more: it has fallen off the bus, or its driver was unloaded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """State of one GPU at one moment.
+    """State of one GPU at one moment. A number that the GPU does not report is nan.
 
     Attributes:
-        time_s: Seconds on the monotonic clock of this machine.
-        power_w: Power now; nan if not reported, as for all figures below.
-        energy_j: Its energy counter: joules since some fixed moment.
-        clock_mhz: GPU clock now.
-        locked_mhz: Clock that it is locked to; None if it is free. If the GPU does not report it: the clock requested
-            last, unless it runs faster.
-        utilisation: Share of time in which something ran, 0 to 1.
-        held_back: Why it runs below the requested clock: any of ``power``, ``heat``, ``idle``, ``other``.
-        power_limit_w: Its power limit.
+        time_s: Time of the reading, in seconds on the monotonic clock of this machine.
+        power_w: Power now.
+        energy_j: Value of the GPU's energy counter: joules since some fixed moment.
+        clock_mhz: Clock of the GPU now.
+        locked_mhz: Clock that the GPU is locked to; None if it is not locked. For a GPU that does not report this: the
+            clock that was requested last, or None if the GPU runs faster.
+        utilisation: Share of time in which the GPU computed something, 0 to 1.
+        held_back: Reasons why the GPU runs below the requested clock: ``power``, ``heat``, ``idle``, ``other``.
+        power_limit_w: Power limit of the GPU.
         ecc_errors: Uncorrectable memory errors since the driver was loaded.
-        xids: Errors that the driver has reported since the GPU was opened, by NVIDIA's numbers.
-        pids: Processes that compute on it; None if not reported.
+        xids: Numbers of the errors (NVIDIA's Xids) that the driver has reported since the GPU was opened.
+        pids: Pids of the processes that compute on the GPU; None if not reported.
     """
 
     time_s: float
@@ -61,10 +64,13 @@ class Reading:
 
 @runtime_checkable
 class ReadsAhead(Protocol):
-    """GPU whose reading takes time, so that several are better read at once."""
+    """A GPU that takes time to answer.
+
+    Several such GPUs are read at the same time, by `begin_reading` on each first.
+    """
 
     def begin_reading(self) -> None:
-        """Start to read; the next `Gpu.read` returns this answer. Raises nothing."""
+        """Start to read the GPU; the next call of `Gpu.read` returns this reading. Raises no error."""
         ...
 
 
@@ -72,11 +78,11 @@ class Gpu(Protocol):
     """One GPU.
 
     Attributes:
-        uuid: Its unique name, on any machine.
-        node: Its node.
-        index: Its number on the node.
-        gpu_type: Its name in PowerFlow's catalogue, or the vendor's if the catalogue has none.
-        emulated: True if no such hardware exists; shown wherever its figures are shown.
+        uuid: Name of the GPU that no other GPU on any machine has.
+        node: Name of its node.
+        index: Number of the GPU on its node, from 0.
+        gpu_type: Name in PowerFlow's catalogue; the vendor's name if the catalogue does not have the GPU.
+        emulated: True if the hardware does not exist. Figures of such a GPU are marked wherever they are shown.
     """
 
     uuid: str
@@ -86,33 +92,37 @@ class Gpu(Protocol):
     emulated: bool
 
     def read(self) -> Reading:
-        """Read its state.
+        """Return the state of this GPU now.
 
         Raises:
-            DeviceLost: The GPU is gone.
+            DeviceLost: The GPU cannot be reached any more.
         """
         ...
 
     def clocks_mhz(self) -> Sequence[float]:
-        """Return the clocks that it can be locked to, ascending.
+        """Return the clocks in MHz that this GPU can be locked to, ascending.
 
         Raises:
-            Unsupported: It cannot be locked at all.
+            Unsupported: The clock of this GPU cannot be locked.
         """
         ...
 
     def lock_clock(self, clock_mhz: float) -> None:
-        """Request a fixed clock. The GPU may not follow: read the clock afterwards.
+        """Request a fixed clock in MHz. The GPU may run at another clock, so read the clock afterwards.
 
         Raises:
-            NotPermitted, Unsupported, DeviceLost: See the classes.
+            NotPermitted: The system does not permit setting clocks.
+            Unsupported: The clock of this GPU cannot be locked.
+            DeviceLost: The GPU cannot be reached any more.
         """
         ...
 
     def unlock_clock(self) -> None:
-        """Let the GPU choose its clock again.
+        """Undo `lock_clock`, so that the GPU chooses its clock itself.
 
         Raises:
-            NotPermitted, Unsupported, DeviceLost: See the classes.
+            NotPermitted: The system does not permit setting clocks.
+            Unsupported: The clock of this GPU cannot be locked.
+            DeviceLost: The GPU cannot be reached any more.
         """
         ...

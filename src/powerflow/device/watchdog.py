@@ -1,8 +1,11 @@
-"""Run the device watchdog: restore clocks when the lease has ended, and continue jobs that a killed throttle stopped.
+"""Run the device watchdog, which repairs what a killed controller or throttle leaves behind.
 
-``python -m powerflow.device.watchdog DIRECTORY`` runs in the foreground. `lease.ensure_watchdog` starts it as a daemon
-and passes it its lock as an open file. It imports little, sleeps nearly always, and ends after a minute in which it had
-nothing to watch or could restore nothing.
+It restores the clocks of GPUs when the lease (the time for which clocks stay set) has ended. It also continues jobs
+that a throttle had stopped before the throttle was killed. (A throttle slows jobs on emulated GPUs.)
+
+``python -m powerflow.device.watchdog DIRECTORY`` runs the watchdog in the foreground. `lease.ensure_watchdog` starts it
+as a daemon, and passes the watchdog's lock to it as an open file. The watchdog imports little and sleeps most of the
+time. It ends after a minute in which it had nothing to watch or could restore nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +28,12 @@ LINGER_S = 60.0
 
 
 def watch(directory: Path, lock: int) -> None:
-    """Watch a device directory until there is no more work, or the directory is gone."""
+    """Watch a device directory until there is no more work, or the directory is deleted.
+
+    Args:
+        directory: The device directory, with the records of the lease and of borrowed clocks.
+        lock: File descriptor of the watchdog's lock, which this process holds.
+    """
     useful_s = boottime_s()
     while directory.is_dir():
         left_s = lease_left_s(directory)
@@ -37,7 +45,10 @@ def watch(directory: Path, lock: int) -> None:
 
 
 def _may_go(directory: Path, lock: int) -> bool:
-    """Release the watchdog's lock and return True, unless there is new work; then another one can be started."""
+    """Release the watchdog's lock and return True, so that another watchdog can start.
+
+    If there is new work, return False.
+    """
     with locked(directory / "lock"):
         if (lease_left_s(directory) > 0 and borrowed(directory)) or continue_leftovers(directory):
             return False
@@ -46,7 +57,7 @@ def _may_go(directory: Path, lock: int) -> bool:
 
 
 def _detach() -> None:
-    """Go on as a daemon in a session of its own, independent of the process that started it."""
+    """Continue as a daemon in a new session, independent of the process that started the watchdog."""
     if os.fork():
         os._exit(0)
     os.setsid()
@@ -54,7 +65,11 @@ def _detach() -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the watchdog; see the module."""
+    """Run the watchdog on the command line's arguments; return its exit code.
+
+    Args:
+        arguments: The device directory, and, for a daemon, the file descriptor of the watchdog's lock.
+    """
     directory = Path(arguments[0]).resolve()
     if len(arguments) > 1:
         lock = int(arguments[1])

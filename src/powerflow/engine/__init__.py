@@ -1,1 +1,4 @@
-"""Run jobs: launch ranks, signal them, watch them, read their logs. It knows no policies, budgets or training."""
+"""Run jobs: start ranks, send signals to them, watch them and read their logs.
+
+This package knows nothing about policies, budgets or training.
+"""

@@ -1,7 +1,8 @@
-"""Define the engine, which runs the processes of jobs: a process table, Ray, Slurm or Kubernetes can be one.
+"""Define the engine, the part that runs the processes of jobs.
 
-A **rank** is one process (with whatever it starts) on one node. A **gang** is all ranks of one job. Ranks are named
-by whoever launches them; a name that is launched twice starts one process only.
+An engine may start local processes, or use Ray, Slurm or Kubernetes. A **rank** is one process on one node, together
+with all processes that it starts. A **gang** is all ranks of one job. The caller gives each rank its name. If the same
+name is launched twice, only one process starts.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import NamedTuple, Protocol
 
 
 class RankName(NamedTuple):
-    """Name of one launch of one process: its gang, the epoch of the gang, and its number in that epoch."""
+    """Name of a rank: its gang, the epoch of the gang at its launch, and the rank's number in that epoch."""
 
     gang: str
     epoch: int
@@ -25,17 +26,17 @@ class RankName(NamedTuple):
 
     @staticmethod
     def parse(text: str) -> RankName:
-        """Parse a name from its text.
+        """Return the rank name that a text such as ``gang.3.0`` (gang, epoch, number) stands for.
 
         Raises:
-            ValueError: The text is no name.
+            ValueError: The text is not a rank name.
         """
         gang, epoch, number = text.rsplit(".", 2)
         return RankName(gang, int(epoch), int(number))
 
 
 class RankState(StrEnum):
-    """State of a rank."""
+    """What a rank does: it runs, it has ended, or it is lost (the engine cannot find out how it ended)."""
 
     RUNNING = "running"
     EXITED = "exited"
@@ -44,18 +45,20 @@ class RankState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RankSpec:
-    """Describe a rank: what to run, where, and as which user.
+    """Description of a rank to launch: what to run, on which node, and as which user.
 
     Attributes:
-        name: Its name; a later launch of the same name starts nothing.
-        node: Node to run on.
-        command: Argument vector; no shell reads it.
-        env: The whole environment of the process.
+        name: Name of the rank. A later launch with the same name starts nothing.
+        node: Name of the node to run on.
+        command: Program and its arguments. No shell interprets them.
+        env: All environment variables of the process; it inherits no others.
         directory: Working directory.
-        user: Login name to run as, never a more privileged one; "": the engine's own.
-        memory_bytes: Limit of its memory; 0: none. Only enforced where `Engine.limits` says so.
-        cpus: Limit of its CPUs; 0: none. Only enforced where `Engine.limits` says so.
-        python: ``command`` is ``[python, script, …]`` and may run in a preloaded interpreter.
+        user: Login name of the user to run as, who must not have more rights than the engine's user. "" for the
+            engine's user.
+        memory_bytes: Limit of memory in bytes; 0 for none. Enforced only if `Engine.limits` contains "memory".
+        cpus: Limit of CPUs; 0 for none. Enforced only if `Engine.limits` contains "cpus".
+        python: True if ``command`` is ``[python, script, …]`` and the engine may run it in an interpreter that has
+            already imported modules.
     """
 
     name: RankName
@@ -74,13 +77,13 @@ class RankStatus:
     """Status of one rank.
 
     Attributes:
-        name: Its name.
-        node: Node on which it runs or ran.
-        state: Its state.
-        pid: Its process on that node; 0 if the engine has no process numbers.
-        code: Exit code; −N if signal N ended it (as in `subprocess`); None while it runs or if it is lost.
-        started_s, ended_s: Unix seconds; ``ended_s`` is nan while it runs.
-        rebooted: It was ended because its machine went down, which has been booted since.
+        name: Name of the rank.
+        node: Name of the node on which the rank runs or ran.
+        state: Whether the rank runs, has ended or is lost.
+        pid: Process number of the rank on its node; 0 if the engine has no process numbers.
+        code: Exit code; −N if signal N ended the rank (as in `subprocess`). None while the rank runs or if it is lost.
+        started_s, ended_s: Start and end of the rank, Unix seconds; ``ended_s`` is nan while the rank runs.
+        rebooted: True if the rank ended because its machine went down. The machine has been booted again since then.
     """
 
     name: RankName
@@ -95,7 +98,7 @@ class RankStatus:
 
 @dataclass(frozen=True, slots=True)
 class EngineNode:
-    """Node of an engine: its name, its number of GPUs, and whether the engine can reach it now."""
+    """A node of an engine: its name, its number of GPUs, and whether the engine can reach the node now."""
 
     name: str
     gpus: int
@@ -103,7 +106,7 @@ class EngineNode:
 
 
 class EngineError(RuntimeError):
-    """The engine could not carry out a request; ``retry``: the same request may succeed later."""
+    """The engine could not carry out a request. If ``retry`` is True, the same request may succeed later."""
 
     def __init__(self, what: str, *, retry: bool = False) -> None:
         super().__init__(what)
@@ -111,54 +114,60 @@ class EngineError(RuntimeError):
 
 
 class Fenced(EngineError):
-    """A launch was refused because its gang was fenced at a later epoch."""
+    """The engine refused a launch, because the epoch of the launch is lower than the fence of its gang."""
 
 
 class Engine(Protocol):
-    """Run ranks. Each method is idempotent: call it again after a failure.
+    """An object that runs ranks. Each method is idempotent: after a failure, the caller may call it again.
 
-    Ranks outlive the caller: a new `Engine` object for the same place finds every rank that was launched and not
-    forgotten, with its state.
+    Ranks continue to run when the process that started them ends. A new `Engine` object for the same cluster finds
+    every rank that was launched and not deleted with `forget`, with its state.
     """
 
     def nodes(self) -> Sequence[EngineNode]:
-        """Return all nodes."""
+        """Return all nodes of this engine."""
         ...
 
     def limits(self) -> frozenset[str]:
-        """Return which of ``{"memory", "cpus", "user"}`` this engine can enforce here."""
+        """Return which of the limits ``{"memory", "cpus", "user"}`` this engine can enforce."""
         ...
 
     def launch(self, spec: RankSpec) -> RankStatus:
-        """Start a rank; if its name was launched before, only return the status of that rank.
+        """Start a rank, and return its status. If a rank of this name was launched before, start nothing.
 
         Raises:
-            Fenced: Its gang was fenced at a later epoch.
-            EngineError: It cannot be started (no such node, command, directory or user).
+            Fenced: The epoch of the rank is lower than the fence of its gang.
+            EngineError: The rank cannot be started: the node, command, directory or user does not exist, for example.
         """
         ...
 
     def fence(self, gang: str, epoch: int) -> None:
-        """Refuse all later launches of a gang whose epoch is below this one; a fence is never lowered."""
+        """Refuse all later launches of a gang whose epoch is lower than ``epoch``. A fence is never lowered."""
         ...
 
     def signal(self, name: RankName, number: int) -> bool:
-        """Send a signal to a rank and all its descendants, wherever they detached to; return False if it has ended."""
+        """Send a signal to a rank and to all processes that descend from it; return False if the rank has ended.
+
+        Descendants that have detached themselves from the rank get the signal, too.
+        """
         ...
 
     def ranks(self) -> Sequence[RankStatus]:
-        """Return the status of every rank that was not forgotten."""
+        """Return the status of every rank that was not deleted with `forget`."""
         ...
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait until the state of a rank may have changed; return False if none did within the timeout."""
+        """Wait until the state of a rank may have changed; return False if no state changed before the timeout."""
         ...
 
     def log(self, name: RankName, offset: int = 0, limit: int = 65536) -> tuple[bytes, int]:
-        """Return what a rank wrote to stdout and stderr: bytes from ``offset`` on, and the offset after them.
+        """Return a part of what a rank wrote to stdout and stderr, and the offset after this part.
 
-        Offsets count all that was ever written; what rotation has dropped is skipped. A negative offset counts from
-        the end.
+        Args:
+            name: Name of the rank.
+            offset: Where the part begins, in bytes since the start of the log. If old output was deleted, its bytes
+                still count, and reading begins at the first byte that is kept. A negative offset counts from the end.
+            limit: Most bytes to return.
 
         Raises:
             KeyError: The engine does not know the rank.
@@ -166,9 +175,9 @@ class Engine(Protocol):
         ...
 
     def forget(self, name: RankName) -> None:
-        """Delete the status and log of a rank that has ended; a rank that runs is left as it is."""
+        """Delete the status and the log of a rank that has ended. If the rank runs, do nothing."""
         ...
 
     def close(self) -> None:
-        """Disconnect from the engine; ranks run on."""
+        """Disconnect from the engine; its ranks continue to run."""
         ...

@@ -1,6 +1,6 @@
-"""Replace small files as a whole, read them, and lock files.
+"""Replace small files as a whole, read small files, and lock files.
 
-Ranks of jobs and the device watchdog import this module, so it imports little.
+Ranks of jobs and the device watchdog import this module. So it imports little, to save memory.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ MOST_BYTES = 1 << 20
 def replaced(
     path: Path, *, durable: bool = False, mode: int = 0o666, temporary: Path | None = None
 ) -> Iterator[BinaryIO]:
-    """Write a file so that a reader sees the old content or the new, never a part.
+    """Replace a file so that a reader sees either the old content or the new content, never a part of it.
 
-    Yields a new file in the same folder. It takes the place of ``path`` when the block ends; after an exception it is
-    deleted, and ``path`` stays as it was.
+    Yields a new open file in the same folder. When the ``with`` block ends, the new file takes the place of ``path``.
+    If the block raises an exception, the new file is deleted, and ``path`` stays as it was.
 
     Args:
         path: The file to replace.
-        durable: Also wait until the disk has content and name, so that both outlast a power cut.
-        mode: Permissions of the new file, less the umask; it has them from its first byte on.
-        temporary: Name of the new file, where nothing may exist; None: a random one.
+        durable: True to wait until the disk has stored the content and the name, so that both survive a power cut.
+        mode: Permissions of the new file, without the bits of the umask. The file has them from its creation on.
+        temporary: Name of the new file. No file of this name may exist. None for a random name.
     """
     temporary = temporary or path.with_name(f".{path.name}.{os.urandom(4).hex()}")
     # "x": never write through a link or into a file that somebody else has put there
@@ -58,7 +58,9 @@ def replaced(
 
 
 def replace_json(path: Path, content: Mapping[str, Any], *, durable: bool = False, mode: int = 0o666) -> None:
-    """Replace a file by a JSON object; arguments as for `replaced`.
+    """Replace a file by a JSON object, so that a reader sees the old content or the new content, never a part of it.
+
+    The arguments ``durable`` and ``mode`` mean the same as in `replaced`.
 
     Raises:
         OSError: The file cannot be written; it stays as it was.
@@ -69,7 +71,12 @@ def replace_json(path: Path, content: Mapping[str, Any], *, durable: bool = Fals
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """Read a JSON object; None if the file is missing or holds something else, as a power cut may leave."""
+    """Read a JSON object from a file.
+
+    Returns:
+        The object. None if the file is missing or does not hold a JSON object. A power cut may damage a file in this
+        way.
+    """
     try:
         content = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
@@ -78,13 +85,13 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def read_untrusted_json(path: Path) -> dict[str, Any] | None:
-    """Read a JSON object from a folder in which another user may put anything.
+    """Read a JSON object from a file in a folder where another user may put anything.
 
     Returns:
-        None if the file is missing, or is a link, a pipe or a socket.
+        The object. None if the file is missing, or if it is a link, a pipe or a socket.
 
     Raises:
-        ValueError: It holds no JSON object, or more than `MOST_BYTES`.
+        ValueError: The file holds no JSON object, or more than `MOST_BYTES` bytes.
     """
     try:
         file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -110,9 +117,10 @@ def read_untrusted_json(path: Path) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def locked(path: Path, *, mode: int = 0o600) -> Iterator[None]:
-    """Hold the lock of a file, created with ``mode`` if missing; wait for other threads and processes.
+    """Hold the lock of a file during a ``with`` block; wait while another thread or process holds the lock.
 
-    The kernel releases the lock when its holder ends, however that ends.
+    A missing file is created with the permissions ``mode``. The kernel releases the lock when the process that holds it
+    ends, even if that process is killed.
     """
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, mode)
     try:
@@ -123,15 +131,18 @@ def locked(path: Path, *, mode: int = 0o600) -> Iterator[None]:
 
 
 def try_lock(path: Path, *, wait_s: float = 0.0, pause_s: float = 0.01, create: bool = True) -> int | None:
-    """Take the lock of a file; return its descriptor, or None if another holds it.
+    """Take the lock of a file, and return the open file descriptor.
 
-    Closing the descriptor releases the lock; a process that inherits the descriptor holds the lock too.
+    Closing the descriptor releases the lock. A process that inherits the descriptor holds the lock, too.
 
     Args:
-        path: The file. A link is refused where the file may be created.
-        wait_s: Seconds to wait for another holder, asking every ``pause_s``.
-        pause_s: Seconds between two attempts.
-        create: Create the file if it is missing, readable by its owner only.
+        path: The file. If ``create`` is True, a symbolic link is refused.
+        wait_s: Seconds to wait until another holder releases the lock.
+        pause_s: Seconds between two attempts to take the lock.
+        create: True to create a missing file, which only its owner can read.
+
+    Returns:
+        The descriptor; None if another process or thread still holds the lock after ``wait_s``.
 
     Raises:
         OSError: The file cannot be opened.

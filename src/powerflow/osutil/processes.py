@@ -1,4 +1,7 @@
-"""Identify processes and boots. A pid alone does not: the kernel uses it again."""
+"""Identify processes, and boots of the machine.
+
+A pid (process number) alone does not identify a process, because the kernel uses the same pid again later.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,10 @@ from pathlib import Path
 
 
 def stat_fields(pid: int) -> list[bytes] | None:
-    """Return the fields of ``/proc/PID/stat`` (see proc(5)) from the third, the state, on; None if there is no such
-    process.
+    """Return the fields of ``/proc/PID/stat`` (see proc(5)) from the third field on, which is the state of the process.
+
+    Returns:
+        The fields; None if there is no process with this pid.
     """
     try:
         text = Path(f"/proc/{pid}/stat").read_bytes()
@@ -21,31 +26,35 @@ def stat_fields(pid: int) -> list[bytes] | None:
 def start_ticks(pid: int) -> int | None:
     """Return when a process started, in clock ticks since boot; None if there is no such process.
 
-    Pid and start time name one process until the machine is booted. A zombie, which has ended but was not waited for
-    by its parent, still has a start time.
+    Pid and start time together identify one process until the next boot. A zombie (a process that has ended and whose
+    parent has not yet read its exit code) still has a start time.
     """
     fields = stat_fields(pid)
     return None if fields is None else int(fields[19])
 
 
 def born(pid: int) -> int | None:
-    """Return when a running process started, as `start_ticks`; None for a zombie too."""
+    """Return when a running process started, in clock ticks since boot.
+
+    Returns:
+        The start time; None if there is no such process, or if the process has ended and is a zombie.
+    """
     fields = stat_fields(pid)
     return None if fields is None or fields[0] in b"ZX" else int(fields[19])
 
 
 def lives(pid: int, birth: int) -> bool:
-    """Return whether the process of this pid and start time still runs."""
+    """Return whether the process with this pid and this start time (``birth``, as from `born`) still runs."""
     return pid > 0 and born(pid) == birth
 
 
 def boottime_s() -> float:
-    """Return the seconds since boot, including sleep; nobody can set this clock."""
+    """Return the seconds since boot, including the time in which the machine slept; no user can set this clock."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def boot_id() -> str:
-    """Return the kernel's id of this boot; "" where it gives none."""
+    """Return the kernel's id of the current boot; "" if the kernel gives none."""
     with contextlib.suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
     return ""

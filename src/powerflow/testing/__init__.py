@@ -1,1 +1,1 @@
-"""Conformance suites, fakes and checks of invariants, for tests of PowerFlow and of other engines."""
+"""Tools for tests of PowerFlow and of other engines: conformance tests, fakes, and checks of invariants."""

@@ -1,19 +1,19 @@
 # ruff: noqa: D102 (a test's name says what it holds)
-"""Tests of what every engine must do. Subclass them in a test module, with a fixture for the place where ranks run.
+"""Test what every engine must do. Subclass `EngineConformance` in a test module, and add a fixture ``place``.
 
-::
+The fixture returns a function. Each call of that function returns a new engine object for the same cluster::
 
     class TestMyEngine(EngineConformance):
         @pytest.fixture
         def place(self, tmp_path):
             with my_cluster(tmp_path) as cluster:
-                yield lambda: MyEngine(cluster)  # each call returns a new engine for the same cluster
+                yield lambda: MyEngine(cluster)
 
-`EngineConformance` is for every engine, even one without processes; its ranks run ``true``, ``false``, ``sleep`` and
-``echo``. If ranks are processes of this machine, subclass `ProcessConformance` of
-`powerflow.testing.engine_conformance_process`, which has more checks.
+`EngineConformance` is for every engine, even for an engine without processes; its ranks run ``true``, ``false``,
+``sleep`` and ``echo``. If ranks are processes of this machine, subclass `ProcessConformance` of
+`powerflow.testing.engine_conformance_process`, which has more tests.
 
-No check depends on the speed of the engine; `PATIENCE_S` only limits the wait for a broken one.
+No test depends on the speed of the engine. `PATIENCE_S` only limits how long a test waits for a broken engine.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Place = Callable[[], Engine]
 
 
 def until(engine: Engine, reached: Callable[[], bool]) -> None:
-    """Wait until a condition holds; check it whenever the engine reports a change."""
+    """Wait until the condition ``reached`` is true. It is checked whenever the engine reports a change."""
     deadline_s = time.monotonic() + PATIENCE_S
     while not reached():
         assert time.monotonic() < deadline_s, "waited in vain"
@@ -44,12 +44,12 @@ def until(engine: Engine, reached: Callable[[], bool]) -> None:
 
 
 def status_of(engine: Engine, name: RankName) -> RankStatus | None:
-    """Return a rank's status; None if the engine does not know the rank."""
+    """Return the status of a rank; None if the engine does not know the rank."""
     return next((status for status in engine.ranks() if status.name == name), None)
 
 
 def ended(engine: Engine, name: RankName) -> RankStatus:
-    """Wait until a rank does not run any more, and return its status."""
+    """Wait until a rank has ended, and return its status."""
 
     def over() -> bool:
         status = status_of(engine, name)
@@ -63,7 +63,7 @@ def ended(engine: Engine, name: RankName) -> RankStatus:
 
 
 def whole_log(engine: Engine, name: RankName) -> bytes:
-    """Return everything that is kept of a rank's log."""
+    """Return everything that the engine keeps of a rank's log."""
     found, offset = b"", 0
     while True:
         part, offset = engine.log(name, offset)
@@ -73,15 +73,18 @@ def whole_log(engine: Engine, name: RankName) -> bytes:
 
 
 class EngineConformance:
-    """Checks for every engine. Subclasses, or their module, must have a fixture ``place``."""
+    """Tests for every engine.
+
+    The subclass or its module must have a fixture ``place``: a function that returns a new engine object.
+    """
 
     @pytest.fixture
     def engine(self, place: Place) -> Engine:
-        """Return an engine object."""
+        """Return a new engine object."""
         return place()
 
     def spec(self, engine: Engine, *command: str, gang: str = "gang", epoch: int = 0, number: int = 0) -> RankSpec:
-        """Return a rank on the first node."""
+        """Return the spec of a rank that runs a command on the first node of the engine."""
         env = {"PATH": os.environ["PATH"]}
         return RankSpec(RankName(gang, epoch, number), engine.nodes()[0].name, command, env, directory="/")
 

@@ -1,5 +1,5 @@
 # ruff: noqa: D102 (a test's name says what it holds)
-"""Tests of what engines must do whose ranks are POSIX processes, on a file system that the test sees."""
+"""Test what engines must do whose ranks are POSIX processes. The test must see the same file system as the ranks."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from powerflow.testing.engine_conformance import EngineConformance, ended, statu
 
 
 def alive(pid: int) -> bool:
-    """Return whether a process runs; one that ended and waits to be reaped does not."""
+    """Return whether a process runs; a zombie (it has ended, and its parent has not read the exit code) does not."""
     return born(pid) is not None
 
 
 class ProcessConformance(EngineConformance):
-    """Checks for engines whose ranks are processes, and all checks for every engine."""
+    """Tests for engines whose ranks are processes, together with all tests of `EngineConformance`."""
 
     def script(self, engine: Engine, directory: Path, text: str, *, python: bool = True) -> RankSpec:
-        """Return a rank that runs a Python script."""
+        """Return the spec of a rank that runs a Python script."""
         path = directory / "script.py"
         path.write_text(text)
         name, node, env = RankName("script", 0, 0), engine.nodes()[0].name, {"PATH": os.environ["PATH"]}
         return RankSpec(name, node, (sys.executable, str(path), "one", "two"), env, str(directory), python=python)
 
     def shell(self, engine: Engine, text: str) -> RankSpec:
-        """Return a rank that runs a shell command."""
+        """Return the spec of a rank that runs a shell command."""
         return self.spec(engine, "sh", "-c", text)
 
     def test_environment_is_exactly_what_was_asked(self, engine: Engine) -> None:

@@ -1,6 +1,6 @@
-"""Check the invariants of the scheduler, from the owners of all GPUs and the ledger. Slow; for tests.
+"""Check the invariants of the scheduler, from the ledger and from the owner of each GPU. Slow; only for tests.
 
-Call `check` after each step.
+Call `check` after each step of the scheduler.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from powerflow.testing.pool_invariants import check_pool
 
 
 def check(scheduler: Scheduler, plan: Plan | None = None) -> None:
-    """Check the scheduler's state after a step, and the plan of that step if it is given.
+    """Check the scheduler's state after a step, and the plan of that step if ``plan`` is given.
 
     Raises:
-        AssertionError: An invariant is broken; names the job or node.
+        AssertionError: An invariant is broken. The message names the job or the node.
     """
     for pool in scheduler.pools.values():
         check_pool(pool.occupancy.pool)  # no GPU has two owners
@@ -33,7 +33,10 @@ def check(scheduler: Scheduler, plan: Plan | None = None) -> None:
 
 
 def _check_jobs(scheduler: Scheduler) -> None:
-    """Check that each submitted job is active or has ended once, and that active jobs have one slot in one pool."""
+    """Check that each submitted job is active or has ended.
+
+    Each active job must have one ledger row and be in one pool.
+    """
     ledger = scheduler.ledger
     ended = sum(scheduler.ended.values())
     assert scheduler.submitted == len(ledger.slot_of) + ended, (
@@ -54,7 +57,7 @@ def _check_jobs(scheduler: Scheduler) -> None:
 
 
 def _check_holdings(scheduler: Scheduler, pool: Pool) -> None:
-    """Check that each job holds all its GPUs or none, and only GPUs that are in service."""
+    """Check that each job holds exactly the GPUs that the ledger says, and only GPUs that are in service."""
     rows, occupancy = scheduler.ledger.rows, pool.occupancy
     total = 0
     for slot in pool.active:
@@ -116,7 +119,7 @@ def _check_plan(scheduler: Scheduler, plan: Plan) -> None:
 
 
 def _check_early(scheduler: Scheduler, plan: Plan) -> None:
-    """Check that early plans only start jobs, on nodes that are up, within the budgets' limits in watts."""
+    """Check that an early start changes no running job, uses only nodes that are up, and keeps every limit in watts."""
     assert plan.changes, "a plan between decisions changes nothing"
     for change in plan.changes:
         assert change.reason.gpus_before == 0 < change.gpus, f"{change.job_id} is changed between decisions"
@@ -129,9 +132,10 @@ def _check_early(scheduler: Scheduler, plan: Plan) -> None:
 
 
 def _check_power(scheduler: Scheduler, plan: Plan) -> None:
-    """Check that no scope draws more than its caps allow, unless nothing can be reduced and the plan says so.
+    """Check the watts of each scope (the cluster, or the part of it that has a cap) against its power caps.
 
-    Watts are added up GPU by GPU. Corrections by the meters and the draw of idle nodes are those of the scheduler.
+    A scope may draw more only if nothing can be reduced and the plan says so. Watts are added up GPU by GPU. The draw
+    of idle nodes and the corrections from measured power are taken from the scheduler.
     """
     for scope in scheduler.caps.scopes():
         limit_w = scheduler.caps.limit_w(scope, plan.now_s, plan.now_s)
@@ -155,7 +159,7 @@ def _check_power(scheduler: Scheduler, plan: Plan) -> None:
 
 
 def _check_change(scheduler: Scheduler, change: Change) -> None:
-    """Check that a change agrees with the ledger and the GPUs."""
+    """Check that a change of a plan agrees with the ledger and with the GPUs that the job holds."""
     ledger, pool, name = scheduler.ledger, scheduler.pools[change.pool], change.job_id
     assert ledger.slot_of.get(name) == change.slot, f"{name} is not in slot {change.slot}"
     assert change.slot in pool.active, f"{name} is not in pool {change.pool}"
@@ -175,7 +179,7 @@ def _check_change(scheduler: Scheduler, change: Change) -> None:
 
 
 def _check_reason(scheduler: Scheduler, job_id: str, reason: Reason, *, is_changed: bool) -> None:
-    """Check that the kind of a reason fits its numbers, and that these agree with the ledger."""
+    """Check that the kind of a reason fits the numbers in it, and that the numbers agree with the ledger."""
     slot = scheduler.ledger.slot_of[job_id]
     assert reason.gpus == scheduler.ledger.rows["gpus"][slot], f"{job_id}: reason and ledger differ in GPUs"
     assert (reason.clock_mhz > 0) == (reason.gpus > 0), f"{job_id}: a clock without GPUs, or GPUs without a clock"

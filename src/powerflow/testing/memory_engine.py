@@ -1,7 +1,8 @@
-r"""An engine without processes, for tests of code that uses engines: thousands of virtual ranks cost nothing.
+r"""An engine without processes, for tests of code that uses engines: its virtual ranks exist in memory only.
 
-A `Part` defines how long a rank runs, what it writes, how it reacts to signals and its exit code. Time is real. A
-`MemoryCluster` has the ranks; engine objects can be created and closed independently of it::
+Thousands of virtual ranks cost nothing. A `Part` says for one rank how long it runs, what it writes, how it reacts to
+signals, and its exit code. Time is real. A `MemoryCluster` keeps the ranks; engine objects for it can be created and
+closed at any time::
 
     cluster = MemoryCluster({"node-1": 8}, play=lambda spec: Part(lasts_s=30.0, says=b"step 1\n"))
     engine = MemoryEngine(cluster)
@@ -25,13 +26,14 @@ _IGNORED = frozenset({0, signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.S
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What a virtual rank does.
+    """The behaviour of one virtual rank.
 
     Attributes:
-        lasts_s: Seconds until it ends.
-        code: Its exit code then.
-        says: What it writes at its start.
-        answers: Exit code by signal; None to ignore the signal. Other signals end it with −N, as they end processes.
+        lasts_s: Seconds until the rank ends.
+        code: Exit code of the rank if it ends after ``lasts_s``.
+        says: Bytes that the rank writes to its log when it starts.
+        answers: Exit code for each signal number; None if the rank ignores that signal. Signal N without an entry does
+            what it does by default: it ends the rank with code −N, or is ignored (SIGCONT, for example).
     """
 
     lasts_s: float = math.inf
@@ -41,10 +43,10 @@ class Part:
 
 
 def perform(spec: RankSpec) -> Part:
-    """Return the part for ``true``, ``false``, ``sleep SECONDS`` or ``echo WORDS``.
+    """Return the behaviour of a rank with the command ``true``, ``false``, ``sleep SECONDS`` or ``echo WORDS``.
 
     Raises:
-        EngineError: It is another command.
+        EngineError: The command is another one.
     """
     match spec.command:
         case ("true",):
@@ -59,11 +61,11 @@ def perform(spec: RankSpec) -> Part:
 
 
 class MemoryCluster:
-    """Nodes and the ranks on them, for any number of engine objects.
+    """The nodes of a memory engine and the virtual ranks on them; any number of engine objects can use one cluster.
 
     Args:
-        nodes: GPUs by node name.
-        play: Returns the part of a rank; may raise EngineError.
+        nodes: Number of GPUs for each node name.
+        play: Function that returns the `Part` (behaviour) of a rank; it may raise EngineError.
     """
 
     def __init__(self, nodes: Mapping[str, int], play: Callable[[RankSpec], Part] = perform) -> None:
@@ -79,7 +81,7 @@ class MemoryCluster:
         self._pids = 0
 
     def launch(self, spec: RankSpec) -> RankStatus:
-        """Start a rank; the caller holds `changed`."""
+        """Start a rank, and return its status. The caller must hold the condition ``changed`` of this cluster."""
         self.settle()
         if spec.name in self.statuses:
             return self.statuses[spec.name]
@@ -100,7 +102,11 @@ class MemoryCluster:
         return status
 
     def settle(self) -> float:
-        """End the ranks that are due; return the seconds until the next. The caller holds `changed`."""
+        """End the ranks whose time is over. The caller must hold the condition ``changed`` of this cluster.
+
+        Returns:
+            Seconds until the next rank ends; infinity if no rank has an end.
+        """
         now_s = time.time()
         while self._ends and self._ends[0][0] <= now_s:
             ended_s, name = heapq.heappop(self._ends)
@@ -109,17 +115,17 @@ class MemoryCluster:
         return self._ends[0][0] - now_s if self._ends else math.inf
 
     def end(self, name: RankName, code: int) -> None:
-        """End a rank now, if it runs."""
+        """End a rank now with this exit code, if the rank runs."""
         with self.changed:
             self._end(name, RankState.EXITED, code, time.time())
 
     def write(self, name: RankName, text: bytes) -> None:
-        """Let a rank write."""
+        """Append text to the log of a rank, as if the rank wrote it."""
         with self.changed:
             self.logs[name] += text
 
     def lose(self, node: str) -> None:
-        """Remove a node with all ranks on it."""
+        """Mark a node as down. All ranks that run on it become lost."""
         with self.changed:
             self.nodes[node] = replace(self.nodes[node], up=False)
             for status in [*self.statuses.values()]:
@@ -128,7 +134,7 @@ class MemoryCluster:
             self._tell()
 
     def signal(self, name: RankName, number: int) -> bool:
-        """Send a signal; the caller holds `changed`."""
+        """Send a signal to a rank; return False if it does not run. The caller must hold the condition ``changed``."""
         self.settle()
         status = self.statuses.get(name)
         if status is None or status.state is not RankState.RUNNING:
@@ -141,7 +147,7 @@ class MemoryCluster:
         return True
 
     def forget(self, name: RankName) -> None:
-        """Drop an ended rank; the caller holds `changed`."""
+        """Delete an ended rank and its log. The caller must hold the condition ``changed`` of this cluster."""
         self.settle()
         status = self.statuses.get(name)
         if status is not None and status.state is not RankState.RUNNING:
@@ -160,7 +166,10 @@ class MemoryCluster:
 
 
 class MemoryEngine:
-    """An `Engine` with virtual ranks, which use no memory and no CPU, so that it can promise all limits."""
+    """An `Engine` with virtual ranks, for tests.
+
+    It claims to enforce all limits, because virtual ranks use no memory and no CPU.
+    """
 
     def __init__(self, cluster: MemoryCluster) -> None:
         self._cluster = cluster
@@ -168,16 +177,16 @@ class MemoryEngine:
         self._seen = threading.local()
 
     def nodes(self) -> Sequence[EngineNode]:
-        """Return all nodes."""
+        """Return all nodes of the cluster."""
         with self._open().changed:
             return list(self._cluster.nodes.values())
 
     def limits(self) -> frozenset[str]:
-        """Return all kinds of limits."""
+        """Return all kinds of limits: memory, cpus and user."""
         return frozenset({"memory", "cpus", "user"})
 
     def launch(self, spec: RankSpec) -> RankStatus:
-        """Start a rank, once; see `Engine.launch`."""
+        """Start a rank; a second call with the same name starts nothing. See `Engine.launch`."""
         file_name(spec.name)
         if not spec.command or not spec.command[0]:
             raise EngineError(f"{spec.name}: the command is empty")
@@ -185,25 +194,29 @@ class MemoryEngine:
             return self._cluster.launch(spec)
 
     def fence(self, gang: str, epoch: int) -> None:
-        """Refuse launches of a gang below an epoch from now on; see `Engine.fence`."""
+        """Refuse all later launches of a gang whose epoch is lower than ``epoch``. See `Engine.fence`."""
         file_name(RankName(gang, epoch, 0))
         with self._open().changed:
             self._cluster.fences[gang] = max(epoch, self._cluster.fences.get(gang, 0))
 
     def signal(self, name: RankName, number: int) -> bool:
-        """Send a signal to a rank; see `Engine.signal`."""
+        """Send a signal to a rank; return False if it does not run. See `Engine.signal`."""
         with self._open().changed:
             return self._cluster.signal(name, number)
 
     def ranks(self) -> Sequence[RankStatus]:
-        """Return all ranks that are not forgotten."""
+        """Return the status of every rank that was not deleted with `forget`."""
         with self._open().changed:
             self._cluster.settle()
             self._seen.version = self._cluster.version
             return list(self._cluster.statuses.values())
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait for a change since this thread's last `ranks` or `wait`; the first call returns True."""
+        """Wait until a rank has changed since this thread last called `ranks` or `wait`.
+
+        Returns:
+            True if a rank has changed; False if the timeout has passed. The first call of a thread returns True.
+        """
         before = getattr(self._seen, "version", -1)
         deadline_s = time.monotonic() + timeout_s
         with self._open().changed:
@@ -216,7 +229,7 @@ class MemoryEngine:
                 self._cluster.changed.wait(min(left_s, next_s + 1e-4))
 
     def log(self, name: RankName, offset: int = 0, limit: int = 65536) -> tuple[bytes, int]:
-        """Return what a rank wrote; see `Engine.log`."""
+        """Return a part of what a rank wrote, and the offset after it. See `Engine.log`."""
         with self._open().changed:
             written = self._cluster.logs[name]
             start = max(0, len(written) + offset) if offset < 0 else offset
@@ -224,12 +237,12 @@ class MemoryEngine:
             return found, start + len(found)
 
     def forget(self, name: RankName) -> None:
-        """Delete what is kept of a rank that has ended."""
+        """Delete the status and the log of a rank that has ended."""
         with self._open().changed:
             self._cluster.forget(name)
 
     def close(self) -> None:
-        """Close this engine object; ranks run on."""
+        """Close this engine object; its ranks continue to run."""
         with self._cluster.changed:
             self._closed = True
             self._cluster.changed.notify_all()

@@ -1,4 +1,4 @@
-"""Check the arrays of a pool by recomputing them from GPU owners, GPUs out of service, and node status."""
+"""Check the arrays of a pool: compute them again from GPU owners, GPUs out of service and node status, and compare."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from powerflow.cluster.packed_pool import ASLEEP, NOBODY, UP, PackedPool
 
 
 def check_pool(pool: PackedPool) -> None:
-    """Raise AssertionError if any derived array of a `PackedPool` is wrong. Slow; for tests."""
+    """Raise AssertionError if any array that a `PackedPool` derives from others is wrong. Slow; only for tests."""
     taken = pool.owner_of != NOBODY
     owners = pool.owner_of[taken]
     nodes, most = len(pool.size), (len(pool.row_len) - 1) // 2
@@ -55,12 +55,15 @@ def check_pool(pool: PackedPool) -> None:
 
 
 def whole_free_nodes(pool: PackedPool) -> int:
-    """Return the number of nodes that are up and empty."""
+    """Return the number of nodes that are up and on which no GPU is in use."""
     return int(pool.row_len[len(pool.row_len) // 2 + 1 :].sum())
 
 
 def _check_chains(pool: PackedPool) -> None:
-    """Check that every owner's chain visits each of its GPUs once, node by node, and no others."""
+    """Check the chain (linked list) of GPUs of each owner.
+
+    It must visit each GPU of the owner once and no other GPU, and finish one node before it goes to the next.
+    """
     visited = 0
     for owner in np.flatnonzero(pool.head != NOBODY):
         gpu, path = pool.head[owner], []

@@ -1,11 +1,11 @@
-"""Record readings of GPUs, and play them back as GPUs, to test metering on real data.
+"""Record readings of GPUs to a file, and play a recording back as GPUs, to test metering on real data.
 
-CSV with a header, one reading of one GPU a row, in order of time::
+The file is a CSV with a header. Each row is one reading of one GPU; rows are in order of time::
 
     time_s,uuid,node,index,gpu_type,power_w,energy_j,clock_mhz,locked_mhz,utilisation
 
-``time_s`` counts from the start of the recording. An empty field means that the GPU did not report the value (nan), or
-for ``locked_mhz`` that the clock was not locked. Only ``time_s`` and ``power_w`` are required.
+``time_s`` counts from the start of the recording. An empty field means that the GPU did not report the value (nan). An
+empty ``locked_mhz`` means that the clock was not locked. Only ``time_s`` and ``power_w`` are required.
 """
 
 from __future__ import annotations
@@ -36,10 +36,12 @@ COLUMNS = (
 
 
 def record(gpus: Sequence[Gpu], path: Path, seconds: float, interval_s: float) -> int:
-    """Record readings of GPUs to a file, every ``interval_s`` for ``seconds``; return the number of rows.
+    """Record readings of GPUs to a file; return the number of rows.
+
+    Each GPU is read every ``interval_s`` seconds, for ``seconds`` seconds.
 
     Raises:
-        DeviceLost: A GPU stops answering; the file has the readings until then.
+        DeviceLost: A GPU stopped answering. The file has the readings until then.
     """
     rows = 0
     with path.open("w", encoding="utf-8", newline="") as file:
@@ -58,10 +60,14 @@ def record(gpus: Sequence[Gpu], path: Path, seconds: float, interval_s: float) -
 
 
 def open_replay(path: Path, now: Callable[[], float] = time.monotonic) -> list[ReplayGpu]:
-    """Return the GPUs of a recording, which starts to play now, on the clock ``now`` in seconds.
+    """Return the GPUs of a recording, which starts to play at once.
+
+    Args:
+        path: The file with the recording.
+        now: Clock of the playback: returns the current time in seconds.
 
     Raises:
-        InputError: The file cannot be read, or a row is damaged or out of order.
+        InputError: The file cannot be read, a row is damaged, or the rows are not in order of time.
     """
     readings: dict[tuple[str, str, int, str], list[Reading]] = {}
     try:
@@ -86,7 +92,7 @@ def open_replay(path: Path, now: Callable[[], float] = time.monotonic) -> list[R
 
 
 class ReplayGpu:
-    """A recorded GPU. Its clock cannot be set, and it counts as emulated, because it is no hardware."""
+    """A GPU that plays back a recording. Its clock cannot be set. It counts as emulated, because it is not hardware."""
 
     emulated = True
 
@@ -110,7 +116,7 @@ class ReplayGpu:
         self._began_s = began_s
 
     def read(self) -> Reading:
-        """Return the latest reading of the recording, with its time on the clock of the playback.
+        """Return the reading that the recording has for this moment, with its time on the clock of the playback.
 
         Raises:
             DeviceLost: The recording has ended.
@@ -123,15 +129,15 @@ class ReplayGpu:
         return replace(reading, time_s=self._began_s + reading.time_s)
 
     def clocks_mhz(self) -> Sequence[float]:
-        """Raise `Unsupported`."""
+        """Raise `Unsupported`: a recorded GPU has no clocks to lock."""
         raise Unsupported("a recording has no clocks to lock")
 
     def lock_clock(self, clock_mhz: float) -> None:
-        """Raise `Unsupported`."""
+        """Raise `Unsupported`: the clock of a recorded GPU cannot be set."""
         raise Unsupported("a recording's clock cannot be changed")
 
     def unlock_clock(self) -> None:
-        """Raise `Unsupported`."""
+        """Raise `Unsupported`: the clock of a recorded GPU cannot be set."""
         raise Unsupported("a recording's clock cannot be changed")
 
 
