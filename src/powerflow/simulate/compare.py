@@ -128,7 +128,7 @@ class _Study:
     # -- running ------------------------------------------------------------------------------------------------
 
     def run(self, ask_all: AskAll, bound_seeds: int) -> None:
-        """Run all policies at a few settings, then at more settings near the energy levels; then compute the lower bound."""
+        """Run all policies at a few settings, then at more settings near the energy levels; compute the lower bound."""
         first = {
             (policy, seed): first_settings(policy, self.experiment.workload(seed), self.sweep)
             for policy in self.policies
@@ -190,7 +190,10 @@ class _Study:
         return told
 
     def showcase(self, ask_all: AskAll, policies: Sequence[str]) -> dict[str, SimulationResult]:
-        """Return two whole simulations of the first seed: `prices` near 80 % of the reference's energy, and the reference."""
+        """Return two whole simulations of the first seed: `prices` near 80 % of the energy of FIFO, and FIFO.
+
+        FIFO runs at maximum clock. If `prices` is not among the policies, only FIFO is returned.
+        """
         seed = self.seeds[0]
         reference = self._reference(seed)
         shown = {}

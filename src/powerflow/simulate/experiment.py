@@ -95,7 +95,7 @@ class ExperimentRun:
     tail_w: float
 
     def over(self, horizon_s: float) -> Metrics:
-        """Return the result figures, with idle draw counted until ``horizon_s`` (see `SimulationResult.energy_over`)."""
+        """Return the result figures with idle draw counted until ``horizon_s`` (`SimulationResult.energy_over`)."""
         return replace(self.own, energy_j=self.own.energy_j + self.tail_w * (horizon_s - self.end_s))
 
     def point(self, horizon_s: float) -> FrontierPoint:
@@ -120,7 +120,7 @@ class Experiment:
         self._beliefs: dict[int, Belief] = {}
 
     def __reduce__(self) -> tuple[type[Experiment], tuple[Callable[[int], Workload], Believed]]:
-        """Pickle the experiment without its workloads and beliefs: another process can make them faster than load them."""
+        """Pickle the experiment without workloads and beliefs; to build these again is faster than to load them."""
         return Experiment, (self.workload_of, self.believed)
 
     def workload(self, seed: int) -> Workload:

@@ -25,7 +25,7 @@ AskAll = Callable[[Sequence[Any], Callable[[int], None]], list[Any]]
 
 @contextmanager
 def workers(answer: Callable[[Any], Any], processes: int) -> Iterator[AskAll]:
-    """Start processes that answer questions, such as simulations; with one process, questions are answered in this process.
+    """Start processes that answer questions, such as simulations; with ``processes=1`` this process answers them.
 
     Args:
         answer: Function that answers one question. It must be picklable; it is pickled once for each process.

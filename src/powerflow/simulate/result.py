@@ -119,7 +119,7 @@ class SimulationResult:
     cpu_s: float
 
     def energy_over(self, horizon_s: float) -> float:
-        """Return the joules of the cluster, with its idle draw counted exactly from 0 to ``horizon_s``.
+        """Return the joules of the cluster, with its idle draw counted from 0 to ``horizon_s``.
 
         If the last job ended before ``horizon_s``, the idle draw of the empty cluster up to ``horizon_s`` is added. If
         it ended later, only the energy that jobs add above idle draw counts after ``horizon_s``. With the same horizon,

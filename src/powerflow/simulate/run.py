@@ -147,7 +147,7 @@ class Simulation(SimulatedCluster):
     # -- one moment ---------------------------------------------------------------------------------------------
 
     def _moment(self) -> None:
-        """Advance to the next time at which something happens, collect its events, and carry out the scheduler's plan."""
+        """Advance to the time of the next events, and carry out the scheduler's plan for them."""
         now_s = self._next_s()
         if now_s == math.inf:
             raise self._stall()
@@ -246,7 +246,7 @@ class Simulation(SimulatedCluster):
         )
 
     def _log_caps(self) -> None:
-        """Record the power of each capped part of the cluster; plan a reading of the meters if the power has changed."""
+        """Record the power of each capped part of the cluster; if it has changed, plan a reading of the meters."""
         caps = self.scheduler.caps
         if not caps:
             return

@@ -1,1 +1,1 @@
-"""Replay a site's own log: what it did, and what PowerFlow would have changed."""
+"""Replay the job log of a site (a cluster without PowerFlow), and estimate what PowerFlow would have saved."""

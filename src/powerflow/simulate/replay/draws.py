@@ -1,8 +1,8 @@
-"""Simulate draws: samples of what a log does not say, under the site's queueing discipline and under PowerFlow.
+"""Simulate random draws of what a log does not say, without PowerFlow and with each way to run PowerFlow.
 
-Each draw has its own part of the log, its own models of the jobs (the log names none), their true costs, and noise in
-what PowerFlow knows. For the site, each job runs as logged: for its logged time on its requested GPUs, at the maximum
-clock.
+Each random draw has its own part of the log, its own models of the jobs (the log names none), true costs of these
+models, and noise in what PowerFlow knows. For the site without PowerFlow, each job runs as logged: for its logged time
+on its requested GPUs, at the maximum clock.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from powerflow.simulate.workload.workload import Workload, alone_times
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """One way to run PowerFlow on a draw.
+    """One way to run PowerFlow in a replay: its energy price, and whether it may change GPU counts.
 
     Attributes:
-        price_share: Price of energy in units of `natural_price`.
-        rigid: Whether jobs run on their requested GPUs only, so that PowerFlow chooses only order and clocks.
+        price_share: Energy price in units of `natural_price`.
+        rigid: True if jobs run only on their requested numbers of GPUs. Then PowerFlow chooses only order and clocks.
     """
 
     price_share: float
@@ -43,15 +43,15 @@ class Way:
 
 @dataclass(frozen=True, slots=True)
 class ReplayOutcome:
-    """Result of one simulation of a draw.
+    """The result of simulating one part of a log once, with or without PowerFlow.
 
     Attributes:
-        energy_j: Joules of the cluster, with idle draw until the last submission.
-        added_j: The part that jobs add to the idle cluster.
-        completion_s: Sum of the completion times of all jobs; for jobs submitted before the part of the log, counted
-            from its start.
+        energy_j: Joules of the cluster, with idle draw counted until the last submission.
+        added_j: The part of ``energy_j`` that jobs add to the idle draw.
+        completion_s: Sum of the completion times of all jobs, seconds. For a job that was submitted before this part of
+            the log, the time counts from the start of the part.
         jobs: Number of jobs.
-        gpu_s: GPU-seconds as logged.
+        gpu_s: GPU-seconds of the jobs, as logged.
         energy_price: λ_E, seconds per joule.
     """
 
@@ -65,7 +65,7 @@ class ReplayOutcome:
 
 @dataclass(frozen=True, slots=True)
 class DrawOutcome:
-    """Results of a draw: under the site's discipline, and for each way to run PowerFlow."""
+    """The results of one random draw: without PowerFlow (``site``), and for each way to run PowerFlow (``ours``)."""
 
     site: ReplayOutcome
     ours: Sequence[ReplayOutcome]
@@ -73,14 +73,15 @@ class DrawOutcome:
 
 @dataclass(frozen=True, slots=True)
 class Draws:
-    """Simulates draws, in any process.
+    """Simulates random draws of what a log does not say, in any process.
 
     Attributes:
-        windows: The part of the log of each draw.
-        cluster: As for `powerflow.cluster.spec.parse_cluster`, with one GPU type.
-        ways: Ways to run PowerFlow.
-        discipline: Discipline of the site (`powerflow.simulate.replay.queue.DISCIPLINES`).
-        believed: What PowerFlow knows.
+        windows: The part of the log for each random draw.
+        cluster: The cluster, as `powerflow.cluster.spec.parse_cluster` reads it, with one GPU type.
+        ways: The ways to run PowerFlow.
+        discipline: Name of the rule by which the site's queue starts jobs
+            (`powerflow.simulate.replay.queue.DISCIPLINES`).
+        believed: What PowerFlow knows of costs and sizes of jobs.
         seed: Seed of models, true costs and noise.
         costs: Measured costs of models that the log names.
     """
@@ -94,15 +95,15 @@ class Draws:
     costs: Costs | None = None
 
     def workload(self, draw: int) -> Workload:
-        """Return the workload of a draw."""
+        """Return the jobs and true costs of one random draw, by its number."""
         return build_workload(self.windows[draw].jobs, self.cluster, seed=self.workload_seed(draw), costs=self.costs)
 
     def workload_seed(self, draw: int) -> int:
-        """Return the seed of a draw; no two draws of any seeds share one."""
+        """Return the seed of one random draw, by its number. Two different draws never have the same seed."""
         return self.seed * len(self.windows) + draw
 
     def __call__(self, draw: int) -> DrawOutcome:
-        """Simulate a draw under the site's discipline and in all ways."""
+        """Simulate one random draw without PowerFlow, and with each way to run PowerFlow."""
         workload = self.workload(draw)
         seed = self.workload_seed(draw)
         known: Belief | None = None
@@ -136,7 +137,10 @@ class Draws:
 
 
 def site(workload: Workload, discipline: str) -> ReplayOutcome:
-    """Simulate the site's discipline: jobs as logged, at the maximum clock, with all nodes awake."""
+    """Simulate a site without PowerFlow: jobs run as logged, at the maximum clock, with all nodes awake.
+
+    ``discipline`` is the name of the rule by which the site's queue starts jobs.
+    """
     run_s = alone_times(workload)
     submit_s = np.array([job.submit_s for job in workload.jobs])
     gpus = np.array([job.gpus for job in workload.jobs], np.int64)
@@ -161,10 +165,10 @@ def site(workload: Workload, discipline: str) -> ReplayOutcome:
 
 
 def rigid(workload: Workload) -> Workload:
-    """Return the workload with jobs that run on their requested number of GPUs only.
+    """Return the workload with each job fixed to its requested number of GPUs.
 
-    `prices` gives powers of two only, so that other requests are changed to the next lower count, or to the next higher
-    one if the job cannot run on that.
+    The policy `prices` uses only powers of two. Any other number is changed to the next lower power of two, or to the
+    next higher power of two if the job cannot run on the lower one.
     """
     counts = next(iter(workload.axes.values())).gpu_counts
     jobs = [
@@ -180,10 +184,10 @@ def idle_w(spec: ClusterSpec) -> float:
 
 
 def _rows(workload: Workload, offered: BoolArray | None = None) -> IntArray:
-    """Return the position of each job's request in the cost tables, ``[J]``.
+    """Return the position of each job's requested GPU count in the cost tables, ``[J]``.
 
-    If the job cannot run on that count, or it is not ``offered`` (``[N]``): the next lower count, or else the next
-    higher.
+    ``offered`` (``[N]``) says which GPU counts may be used. If the requested count may not be used, or the job cannot
+    run on it, the next lower count is taken, or else the next higher count.
     """
     ((_, axes),) = workload.axes.items()
     able = np.ones(len(axes.gpu_counts), bool) if offered is None else offered
@@ -200,5 +204,5 @@ def _rows(workload: Workload, offered: BoolArray | None = None) -> IntArray:
 
 
 def _gpu_s(workload: Workload) -> float:
-    """Return the GPU-seconds of all jobs as logged."""
+    """Return the GPU-seconds of all jobs together, as logged."""
     return float(np.array([job.gpus for job in workload.jobs]) @ alone_times(workload))

@@ -1,8 +1,8 @@
-"""Reproduce a log: find the queueing discipline that starts the log's jobs as the site did.
+"""Reproduce a log: find the queueing discipline (rule that starts jobs) that starts the jobs as the site did.
 
-Only a model that reproduces the past can say what would have happened otherwise. So the log's jobs, with their logged
-durations and requested GPUs, are queued under each discipline of `powerflow.simulate.replay.queue`, and the mean wait
-and utilisation are compared with those in the log.
+A model can say what would have happened otherwise only if it reproduces what did happen. So the jobs of the log, with
+their logged durations and requested GPUs, are queued under each discipline of `powerflow.simulate.replay.queue`. Then
+the mean wait and the utilisation are compared with the log.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ MOST_ERROR = 0.10
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Log:
-    """The jobs of a log as arrays, ``[J]``, in order of submission; the first submission is at 0 s.
+    """The jobs of a log as arrays, ``[J]``, in order of submission. Times count from the first submission, in seconds.
 
     Attributes:
-        submit_s: Times of submission.
-        run_s: Seconds that each job ran, including runs before a requeue.
-        gpus: Requested GPUs.
-        start_s: Times of start; nan if the log does not say.
+        submit_s: Time at which each job was submitted.
+        run_s: Seconds that each job ran, including its runs before a requeue.
+        gpus: Number of GPUs that each job requested.
+        start_s: Time at which each job started; nan if the log does not say.
     """
 
     submit_s: FloatArray
@@ -46,20 +46,21 @@ class Log:
 
     @property
     def span_s(self) -> float:
-        """Seconds from the first submission to the last."""
+        """Seconds from the first submission of the log to the last."""
         return float(self.submit_s[-1])
 
     @property
     def gpu_s(self) -> float:
-        """GPU-seconds of all jobs."""
+        """GPU-seconds of all jobs of the log together."""
         return float(self.gpus @ self.run_s)
 
 
 def log_of(trace: Trace, capacity: int) -> Log:
-    """Return a trace as arrays.
+    """Return the jobs of a trace as arrays.
 
     Raises:
-        InputError: A job has no duration or more GPUs than the cluster, or all jobs were submitted at the same time.
+        InputError: A job has no duration, a job has more than ``capacity`` GPUs, or all jobs were submitted at one
+            time.
     """
     for job in trace.jobs:
         if not math.isfinite(job.duration_s):
@@ -81,12 +82,12 @@ def log_of(trace: Trace, capacity: int) -> Log:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """Comparison of log and replay over some time.
+    """Comparison of a log with its replay, for the jobs submitted in one period.
 
     Attributes:
-        start_s: Start of that time, seconds since the first submission.
-        jobs: Number of jobs submitted in it.
-        wait_logged_s, wait_s: Their mean waits, as logged and as replayed; nan without jobs.
+        start_s: Start of the period, seconds since the first submission of the log.
+        jobs: Number of jobs submitted in the period.
+        wait_logged_s, wait_s: Mean wait of these jobs, as logged and as replayed; nan without jobs.
         utilisation_logged, utilisation: Share of the cluster's GPU-seconds that jobs held, as logged and as replayed.
     """
 
@@ -99,29 +100,32 @@ class Match:
 
     @property
     def wait_error(self) -> float:
-        """Error of the mean wait, as a share of the logged one or of `LEAST_WAIT_S`, whichever is more."""
+        """Error of the replayed mean wait: its difference to the logged mean wait, as a share of the logged mean wait.
+
+        If the logged mean wait is less than `LEAST_WAIT_S`, the error is a share of `LEAST_WAIT_S` instead.
+        """
         return abs(self.wait_s - self.wait_logged_s) / max(self.wait_logged_s, LEAST_WAIT_S)
 
     @property
     def utilisation_error(self) -> float:
-        """Error of the utilisation, as a share of the logged one."""
+        """Error of the replayed utilisation: its difference to the logged utilisation, as a share of the latter."""
         off = abs(self.utilisation - self.utilisation_logged)
         return off / self.utilisation_logged if self.utilisation_logged > 0 else math.inf if off else 0.0
 
     @property
     def error(self) -> float:
-        """The larger of the two errors."""
+        """The larger one of two errors: the error of the mean wait, and the error of the utilisation."""
         return max(self.wait_error, self.utilisation_error)
 
 
 @dataclass(frozen=True, slots=True)
 class Reproduction:
-    """Comparison of the log with one discipline.
+    """Comparison of a log with its replay under one discipline (rule by which a queue starts jobs).
 
     Attributes:
         discipline: Name of the discipline.
-        whole: Comparison over the whole time of submissions.
-        weeks: Comparisons by week from the first submission; the last may be shorter.
+        whole: Comparison over the whole log.
+        weeks: Comparison for each week from the first submission; the last period may be shorter.
     """
 
     discipline: str
@@ -130,9 +134,13 @@ class Reproduction:
 
 
 def reproductions(log: Log, capacity: int) -> list[Reproduction]:
-    """Compare all disciplines with the log; return the one with the smallest error first.
+    """Replay a log under each discipline (rule by which a queue starts jobs), and compare each replay with the log.
 
-    All jobs are queued, but only those with a logged start are compared. Without any the result is empty.
+    All jobs are queued, but only the jobs with a logged start are compared. If no job has a logged start, the result is
+    empty.
+
+    Returns:
+        One comparison for each discipline; the discipline with the smallest error comes first.
     """
     known = np.isfinite(log.start_s)
     if not known.any():
@@ -165,7 +173,7 @@ def _match(
 def utilisation(
     start_s: FloatArray, run_s: FloatArray, gpus: IntArray, capacity: int, begin_s: float, end_s: float
 ) -> float:
-    """Return the share of the GPU-seconds from ``begin_s`` to ``end_s`` that jobs held."""
+    """Return the share of all GPU-seconds between ``begin_s`` and ``end_s`` that jobs held."""
     held_s = np.clip(np.minimum(start_s + run_s, end_s) - np.maximum(start_s, begin_s), 0.0, None)
     return float(gpus @ held_s) / (capacity * (end_s - begin_s))
 

@@ -1,14 +1,15 @@
 """Compute when a site would have started the jobs of a log, with their logged durations and requested GPUs.
 
-Sites use one of three queueing disciplines. None of them stops a running job:
+A site uses one of three queueing disciplines (rules that start jobs). No discipline stops a running job:
 
-- ``fifo``: strict order of submission; the first job that does not fit blocks all jobs behind it.
-- ``easy``: EASY backfilling (Lifka, JSSPP'95), as Slurm's backfill scheduler does it. The first job that does not fit
-  is promised the time at which enough GPUs will be free. A job behind it starts if it fits now and does not delay that
-  time. Here the ends of jobs are known exactly; a site knows only the time limits of its users.
-- ``first-fit``: every job that fits starts, in order of submission; large waiting jobs are promised nothing.
+- ``fifo``: strict order of submission. The first job that does not fit blocks all later jobs.
+- ``easy``: EASY backfilling (Lifka, JSSPP'95), as in Slurm's backfill scheduler. The first job that does not fit gets a
+  promise: the time at which enough GPUs will be free. A later job starts before it if the later job fits now and does
+  not delay the promised time. Here the ends of jobs are known exactly; a real site knows only the time limits that its
+  users give.
+- ``first-fit``: every job that fits starts, in order of submission. Large waiting jobs get no promise.
 
-All GPUs form one pool: whether a job needs its GPUs on one node is ignored.
+All GPUs form one pool. Whether a job needs all its GPUs on one node is ignored.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ DEPTH = 500
 
 
 def start_times(submit_s: FloatArray, run_s: FloatArray, gpus: IntArray, capacity: int, discipline: str) -> FloatArray:
-    """Return when each job would have started, ``[J]`` seconds on the clock of ``submit_s``.
+    """Return the time at which each job would have started, ``[J]`` seconds on the clock of ``submit_s``.
 
     Args:
         submit_s: ``[J]`` submission times in seconds, ascending.
         run_s: ``[J]`` seconds that each job runs, > 0.
-        gpus: ``[J]`` GPUs of each job, 1 to ``capacity``.
-        capacity: GPUs of the cluster.
-        discipline: One of `DISCIPLINES`.
+        gpus: ``[J]`` number of GPUs of each job, 1 to ``capacity``.
+        capacity: Number of GPUs of the cluster.
+        discipline: Name of the rule by which the queue starts jobs: one of `DISCIPLINES`.
     """
     count = len(submit_s)
     start_s = np.empty(count)
@@ -54,7 +55,14 @@ def start_times(submit_s: FloatArray, run_s: FloatArray, gpus: IntArray, capacit
 
 @kernel
 def _promise(spare: int, low: int, high: int, end_s: FloatArray, held: IntArray) -> tuple[int, float]:
-    """Return how many GPUs are spare at the first time at which that is not negative, and this time."""
+    """Return how many GPUs are left free when a blocked job can first start, and this time.
+
+    The running jobs are at positions ``low`` to ``high`` of ``end_s`` (their ends, ascending) and ``held`` (their
+    GPUs). ``spare`` is the number of free GPUs minus the GPUs that the blocked job needs; it is negative.
+
+    Returns:
+        The number of GPUs left free, and the time in seconds.
+    """
     at, promised_s = low, np.inf
     while spare < 0:
         spare += held[at]
@@ -68,7 +76,7 @@ def _promise(spare: int, low: int, high: int, end_s: FloatArray, held: IntArray)
 
 @kernel
 def _insert(end: float, gpus: int, low: int, high: int, end_s: FloatArray, held: IntArray) -> None:
-    """Add a running job, so that ``end_s`` stays ascending."""
+    """Add a running job at its place, so that ``end_s`` (the ends of running jobs) stays ascending."""
     at = high
     while at > low and end_s[at - 1] > end:
         end_s[at], held[at] = end_s[at - 1], held[at - 1]
@@ -89,10 +97,10 @@ def _start_all(
     end_s: FloatArray,
     held: IntArray,
 ) -> None:
-    """Compute ``start_s``; the three arrays after it are scratch memory, ``[J]`` each.
+    """Compute ``start_s``, the start of each job. The three arrays after it are scratch memory, ``[J]`` each.
 
-    The queue is a linked list in ``behind``. Running jobs are at positions ``low`` to ``high`` of ``end_s`` (when they
-    end, ascending) and ``held`` (their GPUs).
+    The queue is a linked list in ``behind``. Running jobs are at positions ``low`` to ``high`` of ``end_s`` (their
+    ends, ascending) and ``held`` (their GPUs).
     """
     jobs = len(submit_s)
     arrived, low, high, head, tail = 0, 0, 0, -1, -1

@@ -1,8 +1,10 @@
-"""Estimate what PowerFlow would have saved on a site's log.
+"""Estimate what PowerFlow would have saved on the job log of a site (a cluster without PowerFlow).
 
-1. Reproduce the log (`powerflow.simulate.replay.log`). If that fails, no savings are claimed.
-2. Simulate PowerFlow on the same jobs (`powerflow.simulate.replay.draws`). What the log does not say (which models the
-   jobs trained, and their costs) is drawn at random several times; confidence intervals are over these draws.
+1. Find a simple model of the site's scheduler that reproduces the log (`powerflow.simulate.replay.log`). If no model
+   does, no savings are claimed.
+2. Simulate PowerFlow on the same jobs (`powerflow.simulate.replay.draws`). The log does not say which models the jobs
+   trained or what these cost. Such unknown facts are drawn at random several times. The confidence intervals are over
+   these random draws.
 """
 
 from __future__ import annotations
@@ -33,15 +35,19 @@ ASSUMED = "easy"
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """Result of a replay.
+    """The result of a replay: how well the log of a site is reproduced, and what PowerFlow would have saved.
+
+    A discipline is a rule by which the site's queue starts jobs, such as ``fifo``.
 
     Attributes:
-        title: The log and the cluster.
-        reproductions: Comparison of each discipline with the log, the best first; empty if the log has no starts.
-        discipline: The discipline that is used for the site.
-        refusal: Why savings are not claimed; None if they are.
-        savings: What PowerFlow would have saved; None if that was not estimated. With a ``refusal`` not validated.
-        facts: How it was computed, in words by label.
+        title: The log and the cluster, in words.
+        reproductions: Comparison of each discipline with the log, the best discipline first; empty if the log has no
+            start times.
+        discipline: The discipline that the site is assumed to use.
+        refusal: The reason why no savings are claimed; None if savings are claimed.
+        savings: What PowerFlow would have saved; None if no savings were estimated. If ``refusal`` is not None, these
+            savings are not validated.
+        facts: How the replay was computed: label → words.
     """
 
     title: str
@@ -65,19 +71,21 @@ def replay(
     processes: int | None = None,
     progress: Callable[[float, str], None] = lambda share, note: None,
 ) -> Replay:
-    """Reproduce a log, and if that succeeds estimate what PowerFlow would have saved.
+    """Compare the log of a site with simple models of its scheduler, and estimate what PowerFlow would have saved.
+
+    Savings are estimated only if one of these models reproduces the log, or with ``unvalidated``.
 
     Args:
         trace: The log.
-        cluster: Its cluster, as for `parse_cluster`, with one GPU type.
-        unvalidated: Estimate savings even if the log is not reproduced.
-        believed: What PowerFlow knows of costs and sizes.
-        costs: Measured costs of models that the log names; None to use the catalogue only.
+        cluster: The site's cluster, as `parse_cluster` reads it, with one GPU type.
+        unvalidated: True to estimate savings even if no model reproduces the log.
+        believed: What PowerFlow knows of costs and sizes of jobs.
+        costs: Measured costs of models that the log names; None to use only the costs in the catalogue.
         seed: Seed of everything random.
-        draws: Number of draws, at least 2.
-        jobs_per_draw: Jobs of each draw.
+        draws: Number of random draws of what the log does not say (models and their costs), at least 2.
+        jobs_per_draw: Number of jobs in each random draw.
         processes: Number of processes; None for one per core. The result does not depend on it.
-        progress: Called with the share of all work that is done, and what is being done.
+        progress: Function that is called with the share of all work that is done, and a note about the current work.
 
     Raises:
         InputError: The log or the cluster cannot be used.

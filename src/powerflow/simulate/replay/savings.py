@@ -1,9 +1,10 @@
-"""Compute the savings over the whole log from the draws, with confidence intervals.
+"""Compute what PowerFlow would have saved over a whole log, with confidence intervals.
 
-Each number is a ratio of sums over the draws: energy saved over energy used, completion time saved over completion
-time. Its 95 % interval is Student's t on jackknife pseudo-values, one per draw. Draws differ in the part of the log,
-the models, their true costs and the noise, so that the interval includes these uncertainties. It does not include what
-is the same in all draws: the catalogue, and what the simulator leaves out (`docs/simulator.md`).
+The simulations are random draws of what the log does not say. Each result is a ratio of sums over these draws: saved
+energy divided by used energy, or saved completion time divided by completion time. Its 95 % interval is Student's t on
+jackknife pseudo-values, one for each draw. Draws differ in their part of the log, the models of the jobs, the true
+costs of the models, and the noise, so that the interval includes these uncertainties. It does not include errors that
+are the same in all draws: errors of the catalogue, and what the simulator leaves out (`docs/simulator.md`).
 """
 
 from __future__ import annotations
@@ -32,16 +33,18 @@ ENOUGH = 0.9
 
 @dataclass(frozen=True, slots=True)
 class Saving:
-    """Modelled saving of one way to run PowerFlow; negative if it costs more.
+    """What one way to run PowerFlow would have saved, as modelled; a negative number is a loss.
+
+    The site is the cluster without PowerFlow that wrote the log.
 
     Attributes:
-        name: Name in `WAYS`.
-        rigid: Whether all jobs kept their requested GPUs.
+        name: Name of the way to run PowerFlow, in `WAYS`.
+        rigid: True if all jobs kept their requested numbers of GPUs.
         energy_price: λ_E, seconds per joule.
-        energy_share: Saving as a share of the site's energy.
-        energy_j: The same in joules, over the whole log.
-        completion_share: Saving as a share of the site's mean completion time.
-        completion_s: The same in seconds per job.
+        energy_share: Saved energy as a share of the site's energy.
+        energy_j: Saved energy in joules, over the whole log.
+        completion_share: Saved completion time as a share of the site's mean completion time.
+        completion_s: Saved completion time in seconds per job.
     """
 
     name: str
@@ -55,13 +58,16 @@ class Saving:
 
 @dataclass(frozen=True, slots=True)
 class Savings:
-    """Modelled savings of all ways to run PowerFlow.
+    """What all ways to run PowerFlow would have saved, as modelled.
+
+    The site is the cluster without PowerFlow that wrote the log.
 
     Attributes:
-        site_j: Joules of the site over the whole log, modelled because logs do not have them.
-        site_completion_s: Mean completion time of the site over the whole log, as reproduced.
-        ways: One entry for each way.
-        recommended: Name of the way to begin with; None if none saves energy without making jobs slower.
+        site_j: Joules of the site over the whole log. They are modelled, because logs do not contain energy.
+        site_completion_s: Mean completion time of the site over the whole log, as reproduced, seconds.
+        ways: The savings of each way to run PowerFlow.
+        recommended: Name of the way with which the site should begin; None if no way saves energy without making jobs
+            slower.
     """
 
     site_j: float
@@ -77,13 +83,14 @@ def savings(
     idle_j: float,
     site_completion_s: float,
 ) -> Savings:
-    """Compute the savings from the draws.
+    """Compute what each way to run PowerFlow would have saved over the whole log.
 
     Args:
-        draws: Results of the draws, in the order of `WAYS`.
-        log_gpu_s: GPU-seconds of the whole log, to scale up what jobs add to idle draw.
-        idle_j: Joules of the empty cluster over the whole log.
-        site_completion_s: Mean completion time over the whole log.
+        draws: Results of the simulations, one entry for each random draw of what the log does not say. Each entry has
+            the ways to run PowerFlow in the order of `WAYS`.
+        log_gpu_s: GPU-seconds of all jobs in the log. The energy that jobs add to idle draw is scaled up to this sum.
+        idle_j: Joules that the empty cluster would use over the whole log.
+        site_completion_s: Mean completion time of the site over the whole log, seconds.
     """
     site = [draw.site for draw in draws]
     gpu_s = np.array([one.gpu_s for one in site])
@@ -113,10 +120,11 @@ def savings(
 
 
 def recommended(found: Sequence[Saving]) -> str | None:
-    """Return the way with the lowest price that saves most of what can be saved without making jobs slower.
+    """Return the name of the way to run PowerFlow with which a site should begin; None if no way is suitable.
 
-    Candidates have non-negative savings of time and positive savings of energy at the lower ends of the intervals. The
-    result is the first of them by price that saves at least `ENOUGH` of the best.
+    A way is suitable if it keeps the GPU counts free, saves energy, and does not make jobs slower, even at the lower
+    ends of the confidence intervals. Of the suitable ways, the result is the one with the lowest energy price that
+    saves at least `ENOUGH` of the largest saving.
     """
     able = [one for one in found if not one.rigid and one.completion_share.low >= 0 and one.energy_share.low > 0]
     most = max((one.energy_share.mean for one in able), default=0.0)
@@ -124,9 +132,9 @@ def recommended(found: Sequence[Saving]) -> str | None:
 
 
 def ratio(parts: FloatArray, wholes: FloatArray) -> Estimate:
-    """Return Σ parts / Σ wholes with its 95 % interval: Student's t on jackknife pseudo-values (Tukey 1958).
+    """Return the sum of ``parts`` divided by the sum of ``wholes``, with its 95 % confidence interval.
 
-    The interval of a single entry is nan.
+    The interval is Student's t on jackknife pseudo-values (Tukey 1958). With a single entry its ends are nan.
     """
     count = len(parts)
     mean = float(parts.sum() / wholes.sum())
@@ -141,5 +149,5 @@ def ratio(parts: FloatArray, wholes: FloatArray) -> Estimate:
 
 
 def times(estimate: Estimate, factor: float) -> Estimate:
-    """Return an estimate in other units."""
+    """Return an estimate and its interval multiplied by a factor, for example to convert units."""
     return Estimate(estimate.mean * factor, estimate.low * factor, estimate.high * factor)

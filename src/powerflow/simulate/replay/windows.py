@@ -1,7 +1,7 @@
 """Choose windows of a log: consecutive jobs, together with the jobs that ran or waited when the window began.
 
-Simulating all jobs of a long log for all draws would take hours, so each draw has one window. The log is divided into
-as many equal parts as there are draws, and each window begins at a random place in its own part.
+To simulate all jobs of a long log several times would take hours. So each simulation uses one window. The log is
+divided into as many equal parts as there are simulations, and each window begins at a random place in its own part.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from powerflow.trace.record import Trace, TraceJob
 
 @dataclass(frozen=True, slots=True)
 class LogWindow:
-    """One window of a log.
+    """A window of a log: consecutive jobs, together with the jobs that ran or waited when the window began.
 
     Attributes:
-        jobs: First the jobs that ran or waited when the window began, with their remaining work and submitted at its
-            start; then the jobs submitted in it.
-        carried: Number of the former.
-        begin_s, end_s: First and last submission in the window, seconds since the log's first submission.
+        jobs: All jobs of the window. First come the jobs that already ran or waited when it began: they are submitted
+            at its start, with the work that they had left. Then come the jobs that were submitted in the window.
+        carried: Number of jobs that already ran or waited when the window began.
+        begin_s, end_s: First and last submission in the window, seconds since the first submission of the log.
     """
 
     jobs: Trace
@@ -33,15 +33,17 @@ class LogWindow:
 
 
 def windows(trace: Trace, log: Log, start_s: FloatArray, *, draws: int, most_jobs: int, seed: int) -> list[LogWindow]:
-    """Return one window for each draw: ``most_jobs`` consecutive jobs, or the whole log if it has no more.
+    """Return windows of ``most_jobs`` consecutive jobs of a log; a shorter log is used as a whole in each window.
+
+    Each window also has the jobs that ran or waited when it began.
 
     Args:
         trace: The log.
-        log: The log as arrays.
-        start_s: ``[J]`` when the site's discipline would have started each job.
+        log: The same log as arrays.
+        start_s: ``[J]`` time at which each job started, as reproduced, seconds.
         draws: Number of windows.
-        most_jobs: Jobs submitted in each.
-        seed: Seed of the places.
+        most_jobs: Number of jobs that are submitted in each window.
+        seed: Seed of the random places at which windows begin.
     """
     count = len(log.submit_s)
     if count <= most_jobs:
@@ -66,5 +68,5 @@ def _window(trace: Trace, log: Log, start_s: FloatArray, first: int, after: int)
 
 
 def _as_of(job: TraceJob, submit_s: float, run_s: float) -> TraceJob:
-    """Return a job of a window: its work is the time that it runs, whatever iterations are logged."""
+    """Return a job with the submission time and running time that it has in a window; logged iterations are removed."""
     return replace(job, submit_s=submit_s, duration_s=run_s, iterations=None, earlier_gpu_s=0.0)

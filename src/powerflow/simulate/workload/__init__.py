@@ -1,1 +1,1 @@
-"""Make the jobs of a simulation from a trace."""
+"""Build the jobs of a simulation, with their true costs, from a trace."""

@@ -1,8 +1,8 @@
 """Build a workload from a trace: the model that each job trains, its work, and its true costs.
 
-Traces have the submission, duration and GPUs of each job, but few have models. If a trace names no model, one is drawn
-at random from the catalogue's families. A model that is not in the catalogue gets the most similar family
-(`powerflow.simulate.workload.placing`). The facts of the workload say so.
+Traces have the submission, duration and GPUs of each job, but few traces have models. If a trace names no model, a
+model is drawn at random from the families of the catalogue. If it names a model that is not in the catalogue, the most
+similar family is used (`powerflow.simulate.workload.placing`). The facts of the workload tell the user about this.
 """
 
 from __future__ import annotations
@@ -43,22 +43,25 @@ def build_workload(
 ) -> Workload:
     """Build the workload of a trace on a cluster.
 
-    Each class (family and global batch) has its own true costs: the family's model, with each parameter times a
-    lognormal factor of log-sd ``variation``, and step times times random factors of 3 % per GPU count. So neither a
-    prior nor a fit can be exact.
+    Each class of jobs (family and global batch) has its own true costs. They are the costs of the family's model, after
+    each parameter is multiplied by a random lognormal factor. In addition, the step time at each GPU count is
+    multiplied by a random factor of about 3 %. So neither a prior nor a fitted model can be exact.
 
     Args:
         trace: The trace.
-        cluster: ``"16x8:A100"`` or a file (`parse_cluster`).
-        load: Offered load to scale submission times to: requested GPU-seconds ÷ (GPUs × time of submissions); None
+        cluster: ``"16x8:A100"`` or a file, as `parse_cluster` reads it.
+        load: Load to which submission times are scaled: requested GPU-seconds ÷ (GPUs × time of submissions). None
             keeps the times.
-        seed: Seed of models that the trace does not name, and of true costs.
-        most_gpus: Larger requests are cut to this; None refuses requests that are larger than the cluster.
-        variation: See above; with 0 the true costs are those of the family, but for the random factors.
-        costs: Measured costs of the models that they name, used as true costs without variation.
+        seed: Seed of the models that the trace does not name, and of true costs.
+        most_gpus: Larger requests are cut to this number of GPUs. With None, a request that is larger than the cluster
+            is an error.
+        variation: Standard deviation of the logarithm of the random factors on parameters. With 0 only the random
+            factors of 3 % on step times remain.
+        costs: Measured costs of some models; they are the true costs of jobs that name these models, without random
+            factors.
 
     Raises:
-        InputError: The trace is empty, the load impossible, or a job larger than the cluster.
+        InputError: The trace is empty, the load is impossible, or a job is larger than the cluster.
     """
     if not trace.jobs:
         raise InputError("there are no jobs in it", where=trace.source)
@@ -129,7 +132,7 @@ def build_workload(
 
 
 def _named_as_in_catalogue(spec: ClusterSpec) -> ClusterSpec:
-    """Return the cluster with the catalogue's names of GPU types (``a100`` is A100)."""
+    """Return the cluster with its GPU types named as in the catalogue (``a100`` becomes A100)."""
     nodes = tuple(dataclasses.replace(node, gpu_type=gpu_type(node.gpu_type).name) for node in spec.nodes)
     return dataclasses.replace(spec, nodes=nodes)
 
@@ -139,7 +142,7 @@ def _class_name(kind: Kind) -> str:
 
 
 def _unique(name: str, position: int) -> str:
-    """Return a unique name: names in a log may repeat, for requeued jobs."""
+    """Return a unique name for a job. Names in a log may repeat, for example for requeued jobs."""
     return f"{position}:{name}"
 
 
@@ -157,7 +160,10 @@ def _requests(trace: Trace, largest: int, most_gpus: int | None) -> list[int]:
 
 
 def _axes(spec: ClusterSpec, asked: Sequence[int]) -> dict[str, Axes]:
-    """Return axes by pool: GPU counts are the powers of two that fit, and all requested counts."""
+    """Return for each pool the GPU counts and clocks to choose from.
+
+    GPU counts are the powers of two that fit into the pool, and all requested counts that fit.
+    """
     axes = {}
     for name, nodes in spec.pools().items():
         gpus = sum(node.gpus for node in nodes)
@@ -188,10 +194,10 @@ def _truth(
 
 
 def _iterations(job: TraceJob, gpus: int, table: CostTable, axes: Axes, source: str) -> float:
-    """Return the iterations of a job: those of its logged time at the maximum clock, or without a time as logged.
+    """Return the iterations of a job: as many as its logged time allows at the maximum clock.
 
-    A logged time is used even if iterations are logged: these have scaled the step time of the class already, and the
-    job must last as logged.
+    Without a logged time, the logged iterations are returned. With a logged time, logged iterations are ignored: they
+    have already scaled the step time of the class, and the job must last as long as logged.
     """
     if not math.isfinite(job.duration_s):
         if job.iterations is None:
@@ -212,7 +218,10 @@ def _offered(
     reference_pools: Sequence[str],
     gpus: int,
 ) -> float:
-    """Return requested GPU-seconds ÷ (GPUs × time of submissions); ``inf`` if all are submitted at once."""
+    """Return the load: requested GPU-seconds ÷ (GPUs × time of submissions).
+
+    The result is ``inf`` if all jobs are submitted at one time.
+    """
     demand = sum(
         n * work * step_on(truth[_class_name(kind), pool], axes[pool], n)
         for n, work, kind, pool in zip(asked, iterations, kinds, reference_pools, strict=True)

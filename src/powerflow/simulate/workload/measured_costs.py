@@ -20,13 +20,13 @@ _MOST_SAID = 6
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The jobs of a trace whose models are in a file of measured costs.
+    """The jobs of a trace whose models are in files of measured costs, and these costs.
 
     Attributes:
-        kinds: By job: model and global batch; None if the catalogue's costs are used.
-        fits: Fits by model, then by GPU type of the cluster.
-        source: The files; "" without files.
-        without: Number of jobs that the files do not have, by model name ("" for none).
+        kinds: Model and global batch of each job; None if the catalogue's costs are used for the job.
+        fits: Model → GPU type of the cluster → fit to the measured costs.
+        source: Names of the files; "" without files.
+        without: Name of a model that the files do not have ("" for jobs without a model name) → number of jobs.
     """
 
     kinds: Sequence[Kind | None]
@@ -35,7 +35,10 @@ class Measured:
     without: Mapping[str, int]
 
     def truth(self, axes: Mapping[str, Axes]) -> dict[tuple[str, str], CostTable]:
-        """Return cost tables by class and GPU type, from the measured points and the fit between them."""
+        """Return cost tables for the measured models: (class of jobs, GPU type) → table.
+
+        A table has the measured costs where a configuration was measured, and fitted costs elsewhere.
+        """
         return {
             (f"{name}/{batch}", kind): tabulate(fitted.model, axes[kind], batch, fitted.observations)
             for name, batch in sorted({kind for kind in self.kinds if kind is not None})
@@ -43,7 +46,10 @@ class Measured:
         }
 
     def models(self) -> dict[tuple[str, str], JobModel]:
-        """Return the fitted models by class and GPU type, which schedulers use as priors."""
+        """Return the models that were fitted to measurements: (class of jobs, GPU type) → model.
+
+        A scheduler that does not know the truth begins with these models.
+        """
         return {
             (f"{name}/{batch}", kind): fitted.model
             for name, batch in sorted({kind for kind in self.kinds if kind is not None})
@@ -51,16 +57,23 @@ class Measured:
         }
 
     def most_gpus(self, name: str) -> int:
-        """Return the most GPUs that a model was measured on."""
+        """Return the largest number of GPUs on which a model was measured."""
         return max(seen.gpus for fitted in self.fits[name].values() for seen in fitted.observations)
 
     def only_on(self, name: str, pools: Sequence[str]) -> str | None:
-        """Return the GPU type for a model that was not measured on all types of the cluster; otherwise None."""
+        """Return the GPU type that jobs with this model must use; None if they may use all GPU types of the cluster.
+
+        They may use all types if the model was measured on all of them. Otherwise the result is the first type in
+        ``pools`` on which the model was measured.
+        """
         fits = self.fits[name]
         return None if all(pool in fits for pool in pools) else next(pool for pool in pools if pool in fits)
 
     def fact(self, otherwise: str) -> str:
-        """Return where costs come from, in words; ``otherwise`` says how all others are modelled."""
+        """Return a sentence that says where the costs of jobs come from.
+
+        ``otherwise`` says how the costs of all other jobs are modelled.
+        """
         if not self.source:
             return otherwise
         covered = sum(kind is not None for kind in self.kinds)
@@ -78,7 +91,8 @@ class Measured:
 def measured(jobs: Sequence[TraceJob], costs: Costs | None, pools: Sequence[str]) -> Measured:
     """Find the jobs whose model was measured on a GPU type of the cluster.
 
-    Jobs without a global batch get the one that most points of the model have. ``pools`` are the GPU types.
+    A job without a global batch gets the batch at which most points of its model were measured. ``pools`` are the GPU
+    types of the cluster.
     """
     if costs is None:
         return Measured([None] * len(jobs), {}, "", {})

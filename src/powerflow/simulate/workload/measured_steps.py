@@ -1,4 +1,4 @@
-"""Scale costs to the step times of a log: duration ÷ iterations, if it has both."""
+"""Scale true costs so that step times agree with a log that has both durations and iterations of jobs."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from powerflow.trace.record import TraceJob
 
 @dataclass(frozen=True, slots=True)
 class StepScaling:
-    """Factors that scale the costs of each class to a log's step times.
+    """Factors that scale the modelled step times of each class of jobs to the step times in a log.
 
     Attributes:
-        factors: By class, measured ÷ modelled step time: the geometric mean over its jobs.
+        factors: Class of jobs → measured step time divided by modelled step time, as geometric mean over the jobs.
         jobs: Number of jobs with a measured step time.
     """
 
@@ -26,7 +26,7 @@ class StepScaling:
     jobs: int
 
     def fact(self) -> str:
-        """Return what was scaled, in words; "" if nothing was."""
+        """Return a sentence that says which step times were scaled; "" if none was scaled."""
         if not self.factors:
             return ""
         low, high = min(self.factors.values()), max(self.factors.values())
@@ -43,16 +43,18 @@ def step_scaling(
     truth: Mapping[tuple[str, str], CostTable],
     axes: Axes,
 ) -> StepScaling:
-    """Compare logged step times with the true costs on the reference pool, at the maximum clock.
+    """Compare the step times in a log with the true costs, and return the factors between them.
 
-    Jobs whose requests were cut are left out: they were measured on more GPUs.
+    The step time of a job in the log is its duration divided by its iterations. The costs are those of one pool (the
+    reference pool) at the maximum clock. A job whose GPU request was cut is left out, because its step time was
+    measured on more GPUs.
 
     Args:
         jobs: The jobs as logged.
-        asked: GPUs of each job.
-        classes: Cost class of each job.
-        truth: Cost tables by class and GPU type.
-        axes: Axes of the reference pool, whose GPU type is assumed to be the log's.
+        asked: Number of GPUs of each job, after requests were cut.
+        classes: Class of each job.
+        truth: (class of jobs, GPU type) → true cost table.
+        axes: GPU counts and clocks of the reference pool. The log is assumed to come from its GPU type.
     """
     logs: dict[str, list[float]] = {}
     for job, gpus, name in zip(jobs, asked, classes, strict=True):
@@ -66,7 +68,10 @@ def step_scaling(
 def scaled(
     truth: Mapping[tuple[str, str], CostTable], factors: Mapping[str, float]
 ) -> dict[tuple[str, str], CostTable]:
-    """Multiply the step times of each class by its factor, on all GPU types; watts do not change."""
+    """Return the cost tables with the step times of each class multiplied by its factor.
+
+    The same factor is used on all GPU types. Watts do not change.
+    """
     return {
         (name, gpu_type): dataclasses.replace(
             table,
@@ -78,7 +83,10 @@ def scaled(
 
 
 def step_on(table: CostTable, axes: Axes, gpus: int) -> float:
-    """Return seconds per iteration at the maximum clock, on this or the next lower count on which the class can run."""
+    """Return the seconds per iteration of a class on ``gpus`` GPUs at the maximum clock.
+
+    If the class cannot run on this GPU count, the next lower count on which it can run is used.
+    """
     column = int(np.searchsorted(axes.gpu_counts, gpus, side="right")) - 1
     finite = table.step_time_s[: column + 1, -1]
     return float(finite[np.isfinite(finite)][-1])

@@ -1,7 +1,8 @@
 """Assign a model family and a global batch to each job of a trace.
 
-Names of the catalogue are used as they are. For another name, all jobs get the most similar family: by name, or else by
-measured step time, or else by global batch. Without any of these, and without a name, a family is drawn at random.
+If the catalogue has the model's name, this family is used. Otherwise all jobs with the same model name get the most
+similar family: by name, or else by measured step time, or else by global batch. If none of these is known, or if a job
+has no model name, the family is drawn at random.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ _MOST_SAID = 6  # most names in a fact
 
 @dataclass(frozen=True, slots=True)
 class Placing:
-    """The family and global batch of each job.
+    """The model family and global batch of each job, and how they were chosen.
 
     Attributes:
-        kinds: Family and global batch by job.
-        drawn: Number of jobs without a model in the trace.
-        unknown: Number of jobs by (name that is not in the catalogue, family, how it was chosen).
+        kinds: Family and global batch of each job.
+        drawn: Number of jobs whose trace names no model.
+        unknown: (name that is not in the catalogue, family, how the family was chosen) → number of jobs.
     """
 
     kinds: Sequence[Kind]
@@ -44,7 +45,7 @@ class Placing:
     unknown: Mapping[tuple[str, str, str], int]
 
     def fact(self, seed: int) -> str:
-        """Return how models were assigned, in words."""
+        """Return a sentence that says how models were assigned to jobs."""
         jobs = len(self.kinds)
         said = []
         if self.drawn:
@@ -65,17 +66,18 @@ class Placing:
 def place(
     jobs: Sequence[TraceJob], asked: Sequence[int], gpu_type: str, rng: np.random.Generator, seed: int
 ) -> Placing:
-    """Assign a family and a global batch to each job.
+    """Assign a model family and a global batch to each job.
 
-    Jobs without a model get a random family among those that scale to the requested GPUs. Jobs without a batch get one
-    of the family's usual batches with at least 16 samples per requested GPU, or the largest if none has.
+    A job without a model gets a random family among the families that scale to its requested GPUs. A job without a
+    batch gets one of the usual batches of its family, chosen at random among the batches with at least 16 samples per
+    requested GPU. If no usual batch is that large, it gets the largest one.
 
     Args:
         jobs: The jobs as logged.
-        asked: GPUs of each job.
-        gpu_type: The GPU type on which step times are assumed to be measured.
-        rng: Draws models and batches that the trace does not have.
-        seed: Seed of the family of a name about which nothing else is known.
+        asked: Number of GPUs of each job.
+        gpu_type: The GPU type on which logged step times are assumed to be measured.
+        rng: Random generator for models and batches that the trace does not have.
+        seed: Seed with which the family of an unknown name is drawn, if nothing else is known about this name.
     """
     every = [family(name) for name in sorted(families())]
     able = {gpus: [f for f in every if f.gpus_max >= gpus] or every for gpus in set(asked)}
@@ -109,7 +111,7 @@ def _batch_for(batches: Sequence[int], gpus: int, rng: np.random.Generator) -> i
 def _most_alike(
     name: str, jobs: Sequence[tuple[TraceJob, int]], every: Sequence[Family], gpu_type: str, seed: int
 ) -> tuple[Family, str]:
-    """Return the family for a name that is not in the catalogue, and how it was chosen."""
+    """Return the most similar family for a model name that is not in the catalogue, and how it was chosen."""
     if (kin := family_alike(name)) is not None:
         return family(kin), "name"
     most = max(gpus for _, gpus in jobs)
@@ -125,7 +127,11 @@ def _most_alike(
 
 
 def _time_distance(kin: Family, jobs: Sequence[tuple[TraceJob, int]], gpu_type: str) -> float:
-    """Return the median |log(family's step time / measured step time)|, at each job's nearest batch."""
+    """Return how much a family's modelled step times differ from the measured step times of jobs.
+
+    The result is the median of |log(modelled / measured)| over jobs. A job without a batch uses the usual batch that
+    fits best.
+    """
     model = family_model(kin.name, gpu_type)
     off = []
     for job, gpus in jobs:

@@ -1,4 +1,4 @@
-"""A workload: the jobs of a simulation, their cluster, and their true costs."""
+"""Define a workload: the jobs of a simulation, their cluster, and their true costs."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class Workload:
     """Everything that is true in a simulation, whatever the scheduler believes.
 
     Attributes:
-        title: Where the jobs come from, in one line.
-        jobs: Jobs in order of submission; the first is submitted at 0 s or later.
-        cluster: The cluster, with the catalogue's names of GPU types.
-        axes: Per GPU type, the GPU counts and clocks to choose from.
-        truth: True cost tables by (cost class, GPU type). The scheduler never sees these.
-        facts: How it was made, in words by label (models, seed, scaling of load, …).
-        models: Measured models of some classes by (cost class, GPU type), as priors for schedulers that do not know
-            the truth; for other classes, the catalogue has the priors.
+        title: Source of the jobs, in one line.
+        jobs: Jobs in order of submission; the first job is submitted at 0 s or later.
+        cluster: The cluster, with GPU types named as in the catalogue.
+        axes: GPU type → the GPU counts and clocks to choose from.
+        truth: (class of jobs, GPU type) → true cost table. The scheduler never sees these tables.
+        facts: How the workload was made: label → words (models, seed, scaling of load, …).
+        models: (class of jobs, GPU type) → model fitted to measurements, for some classes. A scheduler that does not
+            know the truth begins with this model; for all other classes it begins with the catalogue's model.
     """
 
     title: str
@@ -43,9 +43,10 @@ class Workload:
 
 
 def alone_times(workload: Workload) -> FloatArray:
-    """Return the seconds of each job alone, ``[J]``: requested GPUs, maximum clock, best GPU type, no wait.
+    """Return the seconds that each job would take alone on the cluster, ``[J]``.
 
-    If a job cannot run on its requested GPUs, the next lower count is used, or else the next higher.
+    The job then runs on its requested GPUs of the best GPU type, at maximum clock, without waiting. If it cannot run on
+    its requested GPU count, the next lower count is used, or else the next higher count.
     """
 
     @cache
@@ -62,17 +63,17 @@ def alone_times(workload: Workload) -> FloatArray:
 
 
 def prior_of(workload: Workload, cost_class: str, gpu_type: str) -> JobModel:
-    """Return the prior model of a class named ``FAMILY/BATCH``, for schedulers that do not know the truth."""
+    """Return the model of a job class (``FAMILY/BATCH``) for a scheduler that does not know the true costs."""
     known = workload.models.get((cost_class, gpu_type))
     return known or family_model(cost_class.rpartition("/")[0], gpu_type)
 
 
 def check_workload(workload: Workload) -> None:
-    """Check the jobs of a workload.
+    """Check that the jobs of a workload are possible.
 
     Raises:
-        InputError: There is no job, two have the same name, times, iterations or weights are impossible, or a job can
-            run on no GPU count.
+        InputError: The workload has no job, two jobs have the same name, times, iterations or weights are impossible,
+            or a job cannot run on any GPU count.
     """
 
     @cache
@@ -112,7 +113,7 @@ def check_workload(workload: Workload) -> None:
 
 
 def _usable(workload: Workload, cost_class: str, gpu_type: str | None) -> Iterator[tuple[Axes, CostTable]]:
-    """Yield the pools that a job may use, and its true costs there."""
+    """Yield each pool that a job may use, and the true costs of the job's class there."""
     for name, axes in workload.axes.items():
         table = workload.truth.get((cost_class, name))
         if table is not None and gpu_type in (None, name):
