@@ -1,1 +1,1 @@
-"""A lower bound on the mean completion time of any schedule at a given energy."""
+"""Compute a lower bound on the mean completion time of every schedule that uses a given energy."""

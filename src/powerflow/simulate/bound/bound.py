@@ -1,9 +1,9 @@
-"""A lower bound on the mean completion time that any schedule can reach at a given energy.
+"""Compute a lower bound on the mean completion time that any schedule can reach with a given energy.
 
-Instead of sharing the cluster, each job pays a price for GPUs that varies over time and a price for energy, and does
-what is cheapest for itself. For any prices, the sum of these costs, minus what all GPUs together would earn, is at most
-the cost of every real schedule (weak duality; proof in ``docs/bound.md``). Good prices make the bound tight; they are
-found by ascent.
+The bound comes from a simpler problem. The jobs do not share the cluster. Instead, each job pays a price for GPUs that
+varies over time, and a price for energy, and does what is cheapest for itself. Take the sum of these costs, and
+subtract what all GPUs together would earn. For any prices, the result is at most the cost of every real schedule (weak
+duality; proof in ``docs/bound.md``). Good prices make the bound tight; they are found by a numerical search.
 """
 
 from __future__ import annotations
@@ -33,14 +33,17 @@ BETWEEN = 3
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DualPoint:
-    """The bound at one price of energy.
+    """The bound at one energy price.
 
     Attributes:
         energy_price: λ_E, weighted seconds per joule.
-        cost_s: For every schedule, Σ weight·flow + λ_E·(joules above idle) ≥ ``cost_s``.
-        energy_j: Joules above idle that the relaxed jobs use at these prices; the bound is tightest near this energy.
-        grid_s: ``[T + 1]`` ends of the price intervals.
-        gpu_price: ``[P, T]`` λ_G of each pool, weighted seconds per GPU-second; 0 after the grid.
+        cost_s: A lower limit, in weighted seconds. Every schedule has Σ weight·flow + λ_E·(joules above idle) ≥
+            ``cost_s``, where flow is the completion time of a job.
+        energy_j: Joules above idle that jobs use if each pays these prices and does what is cheapest for itself. The
+            bound is tightest near this energy.
+        grid_s: ``[T + 1]`` ends of the T time intervals in which prices are constant, seconds.
+        gpu_price: ``[P, T]`` price of a GPU, λ_G, in each of P pools and T intervals: weighted seconds per GPU-second.
+            The price is 0 after the last interval.
     """
 
     energy_price: float
@@ -55,33 +58,35 @@ class Bound:
     """A lower bound on the weighted mean completion time as a function of energy.
 
     Attributes:
-        points: One per price of energy, ascending.
-        weight: Sum of the jobs' weights.
+        points: The bound at each energy price, in ascending order of prices.
+        weight: Sum of the weights of all jobs.
     """
 
     points: Sequence[DualPoint]
     weight: float
 
     def mean_jct_at(self, energy_above_idle_j: float) -> float:
-        """Return the lower bound on the mean completion time with at most this energy above idle, seconds.
+        """Return the lower bound on the mean completion time with at most ``energy_above_idle_j`` joules, seconds.
 
-        The energy above idle is the sum over jobs of the joules of their GPUs while they hold them, minus idle watts ×
-        GPU-seconds held. If GPUs always draw their idle watts, that is metered energy − idle watts × GPUs × horizon.
+        To compute this energy for a schedule, sum up over jobs the joules of their GPUs while the jobs hold them, and
+        subtract idle watts × GPU-seconds held. If GPUs always draw their idle watts, the energy above idle is metered
+        energy − idle watts × GPUs × metered seconds.
         """
         best = max(point.cost_s - point.energy_price * energy_above_idle_j for point in self.points)
         return best / self.weight
 
 
 def bound(jobs: JobArrays, pools: Sequence[PoolCost], energy_prices: Sequence[float]) -> Bound:
-    """Compute the bound.
+    """Compute a lower bound on the mean completion time of jobs as a function of energy.
 
     Args:
-        jobs: The jobs; with weights of 1 the bound is for the plain mean.
-        pools: The pools; a job runs on one pool at a time.
-        energy_prices: λ_E ≥ 0 to search at, weighted seconds per joule; a factor of 2 apart is close enough.
+        jobs: The jobs. If all weights are 1, the bound is for the plain mean.
+        pools: The pools. A job runs on one pool at a time.
+        energy_prices: λ_E ≥ 0, weighted seconds per joule, at which the bound is computed. Prices that differ by a
+            factor of 2 are close enough.
 
     Raises:
-        InputError: A price is negative, arrays are not as described, or a job cannot run.
+        InputError: A price is negative, an array has impossible values, or a job cannot run on any pool.
     """
     prices = sorted(set(energy_prices))
     if not prices or not np.isfinite(prices).all() or prices[0] < 0:
@@ -92,12 +97,12 @@ def bound(jobs: JobArrays, pools: Sequence[PoolCost], energy_prices: Sequence[fl
 
 
 def bound_for(workload: Workload, energy_prices: Sequence[float], *, weighted: bool = False) -> Bound:
-    """Compute the bound for a workload, with its true costs and the catalogue's idle watts.
+    """Compute the lower bound for a workload, with its true costs and the catalogue's idle watts.
 
     Args:
         workload: The workload.
-        energy_prices: λ_E ≥ 0 to search at, seconds per joule.
-        weighted: Bound the mean weighted by priority instead of the plain mean.
+        energy_prices: λ_E ≥ 0, seconds per joule, at which the bound is computed.
+        weighted: True for the mean completion time weighted by priority, False for the plain mean.
 
     Raises:
         InputError: As for `bound`.
@@ -107,7 +112,7 @@ def bound_for(workload: Workload, energy_prices: Sequence[float], *, weighted: b
 
 
 def joined(workload: Workload, parts: Sequence[Bound], *, weighted: bool = False) -> Bound:
-    """Join bounds of the same workload that were computed separately, at other prices, into one.
+    """Join lower bounds of the same workload that were computed separately at different energy prices.
 
     Raises:
         InputError: As for `bound`.
@@ -119,7 +124,7 @@ def joined(workload: Workload, parts: Sequence[Bound], *, weighted: bool = False
 
 
 def arrays_of(workload: Workload, *, weighted: bool = False) -> tuple[JobArrays, list[PoolCost]]:
-    """Return a workload as plain arrays; weights are 1 unless ``weighted``."""
+    """Return the jobs and pools of a workload as plain arrays; all weights are 1 unless ``weighted``."""
     nodes_of = workload.cluster.pools()
     names = list(nodes_of)
     classes = sorted({cost_class for cost_class, _ in workload.truth})
@@ -151,7 +156,10 @@ def arrays_of(workload: Workload, *, weighted: bool = False) -> tuple[JobArrays,
 
 
 def _search(groups: Sequence[Group], pools: Sequence[PoolCost], energy_price: float) -> DualPoint:
-    """Maximise the dual function over λ_G: on coarse intervals first, then on finer ones where the price changes."""
+    """Find GPU prices that make the bound high at one energy price.
+
+    The search uses long time intervals first, then shorter intervals where the GPU price changes.
+    """
     grid_s = _first_grid(groups, pools, energy_price, ROUNDS[0])
     gpu_price = _flat_price(groups, pools, grid_s, energy_price)
     for i, intervals in enumerate(ROUNDS):
@@ -163,7 +171,7 @@ def _search(groups: Sequence[Group], pools: Sequence[PoolCost], energy_price: fl
 
 
 def _with_between(groups: Sequence[Group], pools: Sequence[PoolCost], points: Sequence[DualPoint]) -> list[DualPoint]:
-    """Return the points and `BETWEEN` more between each two of them, by price of energy."""
+    """Return the points and `BETWEEN` more points between each two neighbours, in ascending order of energy prices."""
     filled = list(points)
     for low, high in pairwise(points):
         filled += [_mixed(groups, pools, low, high, i / (BETWEEN + 1)) for i in range(1, BETWEEN + 1)]
@@ -173,7 +181,10 @@ def _with_between(groups: Sequence[Group], pools: Sequence[PoolCost], points: Se
 def _mixed(
     groups: Sequence[Group], pools: Sequence[PoolCost], low: DualPoint, high: DualPoint, share: float
 ) -> DualPoint:
-    """Evaluate the bound at prices between those of two points; it is above the chord, because the dual is concave."""
+    """Compute the bound at prices between the prices of two points.
+
+    Because the bound is concave in the prices, the result is not below the straight line between the two points.
+    """
     grid_s = np.union1d(low.grid_s, high.grid_s)
     gpu_price = np.zeros((len(pools), len(grid_s) - 1))
     for point, part in ((low, 1.0 - share), (high, share)):
@@ -190,10 +201,12 @@ def _supply(pools: Sequence[PoolCost], grid_s: FloatArray) -> FloatArray:
 
 
 def _first_grid(groups: Sequence[Group], pools: Sequence[PoolCost], energy_price: float, intervals: int) -> FloatArray:
-    """Return intervals over the time in which GPUs can be short: half of them by releases, half of equal length.
+    """Return time intervals that cover the time in which GPUs can be scarce.
 
-    The grid ends when a queue that gives each job what is best for it on free GPUs would certainly be empty. A wrong
-    estimate makes the bound less tight but not wrong: prices are 0 after the grid, and every price is valid.
+    Half of the intervals have equally many releases of jobs, the other half have equal length. To find the end, each
+    job gets the GPUs that are best for it when GPUs are free; the last interval ends when all jobs would certainly be
+    done. A wrong estimate of the end makes the bound less tight but not wrong: GPU prices are 0 after the end, and
+    every price gives a valid bound.
     """
     release, length, demand = [], [], []
     for group in groups:
@@ -222,7 +235,7 @@ def _first_grid(groups: Sequence[Group], pools: Sequence[PoolCost], energy_price
 def _flat_price(
     groups: Sequence[Group], pools: Sequence[PoolCost], grid_s: FloatArray, energy_price: float
 ) -> FloatArray:
-    """Return the best of a few constant prices, to start the ascent from."""
+    """Return the best of a few constant GPU prices, with which the search begins."""
     supply = _supply(pools, grid_s)
     weight = float(np.mean([group.weight for group in groups]))
 
@@ -240,10 +253,10 @@ def _ascend(
     gpu_price: FloatArray,
     energy_price: float,
 ) -> FloatArray:
-    """Improve prices on the same grid with bounded quasi-Newton steps (L-BFGS-B); return the best prices.
+    """Improve GPU prices on the same time intervals with bounded quasi-Newton steps (L-BFGS-B); return the best prices.
 
-    The dual function is concave, and with many jobs nearly smooth, so that this is much faster than supergradient
-    steps (``docs/bound.md`` §5).
+    The bound is concave in the prices, and nearly smooth if there are many jobs. So these steps are much faster than
+    supergradient steps (``docs/bound.md`` §5).
     """
     from scipy.optimize import minimize
 
@@ -273,10 +286,12 @@ def _ascend(
 
 
 def _refine(grid_s: FloatArray, gpu_price: FloatArray, intervals: int) -> tuple[FloatArray, FloatArray]:
-    """Split intervals into parts, with more parts where they are long and the price changes; interpolate prices.
+    """Split time intervals into parts, and interpolate the GPU prices.
 
-    A constant price loses about Δ²·length/price compared with a sloping one, and m parts lose 1/m² of that. The total
-    loss of a given number of parts is smallest if m is proportional to the cube root of that.
+    Long intervals in which the price changes get more parts. Let the price change by Δ over an interval. A constant
+    price in it loses about Δ²·length/price compared with a sloping price; with m parts, the loss is 1/m² of this. For a
+    fixed number of parts in all intervals, the total loss is smallest if m is proportional to the cube root of the loss
+    without parts.
     """
     change = np.abs(np.gradient(gpu_price, axis=1)).sum(axis=0)
     level = gpu_price.sum(axis=0)

@@ -1,4 +1,7 @@
-"""The dual function of the bound: the least cost of all jobs at given prices of GPUs and energy (``docs/bound.md``)."""
+"""Compute the dual function of the bound: the least cost of all jobs at given prices of GPUs and energy.
+
+The proof and the symbols are in ``docs/bound.md``.
+"""
 
 from __future__ import annotations
 
@@ -18,15 +21,15 @@ ANY_POOL = -1
 
 @dataclass(frozen=True, slots=True, eq=False)
 class JobArrays:
-    """Jobs as plain arrays, each ``[J]``.
+    """Jobs as plain arrays, each ``[J]`` (J jobs).
 
     Attributes:
-        release_s: When each job may start.
-        work: Iterations, > 0.
-        weight: Weight in the mean completion time, > 0.
-        cost_class: Row in the tables of each pool.
-        gpus_min, gpus_max: Fewest and most GPUs that it can run on.
-        pool: The only pool that it may run on, or `ANY_POOL`.
+        release_s: Time from which each job may run, seconds.
+        work: Iterations of each job, > 0.
+        weight: Weight of each job in the mean completion time, > 0.
+        cost_class: Row of each job's class in the cost tables of a pool.
+        gpus_min, gpus_max: Fewest and most GPUs on which each job can run.
+        pool: The only pool on which each job may run, or `ANY_POOL`.
     """
 
     release_s: FloatArray
@@ -42,13 +45,15 @@ class JobArrays:
 class PoolCost:
     """A pool of equal GPUs, and the costs of each class of jobs on it.
 
+    K is the number of classes, N the number of GPU counts, F the number of clocks.
+
     Attributes:
         gpu_counts: ``[N]`` GPU counts that a job can hold.
         step_time_s: ``[K, N, F]`` seconds per iteration; ``inf`` where a class cannot run.
-        power_w: ``[K, N, F]`` watts of all n GPUs together, including idle draw.
+        power_w: ``[K, N, F]`` watts of all GPUs of a job together, including idle draw.
         idle_w: Watts of one idle GPU.
-        gpus: GPUs that are up at the start.
-        changes: (time in s, GPUs that are up from then on), in order of time.
+        gpus: Number of GPUs that are up at the start.
+        changes: Pairs of a time in seconds and the number of GPUs that are up from this time on, in order of time.
     """
 
     gpu_counts: IntArray
@@ -60,11 +65,11 @@ class PoolCost:
 
     @property
     def most_gpus(self) -> int:
-        """Most GPUs that are up at any time."""
+        """The largest number of GPUs of this pool that are up at any time."""
         return max([self.gpus, *(gpus for _, gpus in self.changes)])
 
     def supply_gpu_s(self, grid_s: FloatArray) -> FloatArray:
-        """Return the GPU-seconds in each interval of a grid, ``[T]``."""
+        """Return the GPU-seconds that the pool offers in each interval of ``grid_s``, ``[T]``."""
         since = np.array([-np.inf, *(moment for moment, _ in self.changes)])
         gpus = np.array([self.gpus, *(count for _, count in self.changes)], dtype=float)
         until = np.append(since[1:], np.inf)
@@ -75,7 +80,10 @@ class PoolCost:
 
 
 class Group(NamedTuple):
-    """Jobs with the same class, weight and configurations: R rows of (pool, GPU count), and F clocks."""
+    """Jobs with the same class, the same weight and the same configurations.
+
+    A configuration is a row (pool, GPU count) and a clock; there are R rows and F clocks.
+    """
 
     speed: FloatArray  # [R, F] iterations per second; 0 where it cannot run
     added_w: FloatArray  # [R, F] watts above idle
@@ -86,14 +94,17 @@ class Group(NamedTuple):
     work: FloatArray  # [J]
 
     def cost_on_free_gpus(self, energy_price: float) -> FloatArray:
-        """Return the cost of an iteration in each configuration on free GPUs, (w + λ_E·D)/S, ``[R, F]``."""
+        """Return the cost of one iteration in each configuration if GPUs cost nothing, weighted seconds, ``[R, F]``.
+
+        The cost is (w + λ_E·D)/S, with the weight w, the watts above idle D and the iterations per second S.
+        """
         with np.errstate(divide="ignore"):
             cost: FloatArray = (self.weight + energy_price * self.added_w) / self.speed
         return cost
 
 
 class DualValue(NamedTuple):
-    """The dual function at one choice of prices, and its supergradient."""
+    """The value of the dual function (a lower bound) at given prices, and its supergradient (slope in each price)."""
 
     value_s: float  # weighted seconds: the bound on Σ w·flow + λ_E·joules above idle
     excess_gpu_s: FloatArray  # [P, T] GPU-seconds that the relaxed jobs use beyond the supply: ∂/∂λ_G
@@ -104,7 +115,7 @@ def group_jobs(jobs: JobArrays, pools: Sequence[PoolCost]) -> list[Group]:
     """Group the jobs that have the same configurations, costs and weight.
 
     Raises:
-        InputError: An array is not as its class describes, or a job has no configuration.
+        InputError: An array of a job or pool has impossible values, or a job cannot run on any pool.
     """
     _check(jobs, pools)
     limits = np.stack([jobs.cost_class, jobs.gpus_min, jobs.gpus_max, jobs.pool], axis=1)
@@ -138,15 +149,15 @@ def dual(
     energy_price: float,
     nodes: int,
 ) -> DualValue:
-    """Evaluate the dual function at some prices; its value is a lower bound for any prices.
+    """Evaluate the dual function at given prices. Its value is a lower bound for any prices.
 
     Args:
-        groups: All jobs.
-        supply_gpu_s: ``[P, T]`` GPU-seconds in each interval.
-        grid_s: ``[T + 1]`` ends of the price intervals, from the first release to beyond the last.
-        gpu_price: ``[P, T]`` λ_G ≥ 0, weighted seconds per GPU-second; 0 after the grid.
+        groups: All jobs, in groups of similar jobs.
+        supply_gpu_s: ``[P, T]`` GPU-seconds that each pool offers in each time interval.
+        grid_s: ``[T + 1]`` ends of the time intervals, from the first release of a job to beyond the last release.
+        gpu_price: ``[P, T]`` price of a GPU, λ_G ≥ 0, weighted seconds per GPU-second; 0 after the last interval.
         energy_price: λ_E ≥ 0, weighted seconds per joule.
-        nodes: Number of worths of an iteration, ≥ 2; more make the bound tighter.
+        nodes: How many values of the worth of an iteration are tried, ≥ 2. More values make the bound tighter.
     """
     value = -float(np.sum(gpu_price * supply_gpu_s))
     used = np.zeros_like(gpu_price)
@@ -169,11 +180,12 @@ def dual(
 
 
 def _worths(group: Group, energy_price: float, dearest: FloatArray, nodes: int) -> FloatArray:
-    """Return the worths of an iteration to try: from its cost on free GPUs to its cost on the dearest GPUs.
+    """Return the worths of an iteration to try: from its cost on free GPUs to its cost at the highest GPU price.
 
-    Other worths do not matter (``docs/bound.md`` §4). Their fourth roots are evenly spaced: where GPUs are expensive,
-    steps must be small compared with the cost of waiting, and a logarithmic scale would be too coarse. The first must
-    not exceed the cost on free GPUs, or waiting for ever would pay: it is slightly smaller, because of rounding.
+    Other worths do not matter (``docs/bound.md`` §4). The fourth roots of the worths are evenly spaced. Where GPUs are
+    expensive, the steps between worths must be small compared with the cost of waiting, so that a logarithmic scale
+    would be too coarse. The first worth must not exceed the cost on free GPUs, or waiting for ever would pay. It is
+    slightly smaller than this cost because of rounding.
     """
     cost = group.cost_on_free_gpus(energy_price)
     lowest = cost.min() * (1.0 - 1e-12)
@@ -186,7 +198,7 @@ def _worths(group: Group, energy_price: float, dearest: FloatArray, nodes: int) 
 
 
 def _rows(pools: Sequence[PoolCost], cost_class: int, gpus_min: int, gpus_max: int, only: int) -> IntArray:
-    """Return the rows (pool, position of the count, count) that a job can use, ``[R, 3]``."""
+    """Return the rows of cost tables that a job can use, ``[R, 3]``: pool, position of the GPU count, GPU count."""
     rows = [
         (p, i, int(n))
         for p, pool in enumerate(pools)
@@ -201,7 +213,10 @@ def _rows(pools: Sequence[PoolCost], cost_class: int, gpus_min: int, gpus_max: i
 def _configurations(
     pools: Sequence[PoolCost], cost_class: int, row_pool: IntArray, row_level: IntArray, row_gpus: IntArray
 ) -> tuple[FloatArray, FloatArray]:
-    """Return speeds and watts above idle, ``[R, F]``; clocks that a pool does not have get speed 0."""
+    """Return the iterations per second and the watts above idle in each configuration, ``[R, F]`` each.
+
+    A clock that a pool does not have gets 0 iterations per second.
+    """
     clocks = max(pool.step_time_s.shape[2] for pool in pools)
     speed, added_w = np.zeros((len(row_pool), clocks)), np.zeros((len(row_pool), clocks))
     for r, (p, i, n) in enumerate(zip(row_pool, row_level, row_gpus, strict=True)):
@@ -219,7 +234,7 @@ def _configurations(
 
 
 def _check(jobs: JobArrays, pools: Sequence[PoolCost]) -> None:
-    """Check that the arrays are as their classes describe."""
+    """Check that the arrays of jobs and pools have possible values."""
     if not len(jobs.work):
         raise InputError("there are no jobs", where="bound")
     for name, values, good in (

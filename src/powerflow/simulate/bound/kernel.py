@@ -1,7 +1,7 @@
-"""Compiled kernels of the bound: the least cost of a group of similar jobs at given prices of GPUs and energy.
+"""Compute, in compiled code, the least cost of a group of similar jobs at given prices of GPUs and energy.
 
-The symbols are those of ``docs/bound.md``: v is the worth of an iteration, h(v) the most that a job can gain per
-second at that worth, H(C, v) the integral of h over time up to C.
+The symbols are those of ``docs/bound.md``: v is the worth of an iteration, h(v) is the most that a job can gain per
+second at the worth v, and H(C, v) is the integral of h over time up to the time C.
 """
 
 from __future__ import annotations
@@ -22,16 +22,19 @@ def gain_tables(
     gain: FloatArray,
     choice: IntArray,
 ) -> None:
-    """Compute the best gain per second at each worth in each price interval, and the row that attains it.
+    """Compute the best gain per second at each worth of an iteration in each time interval, and the row with this gain.
+
+    A row is a pool and a GPU count.
 
     Args:
-        worth: ``[V]`` worths of an iteration, ascending.
-        envelope: ``[R, V]`` the largest ``v·S − λ_E·D`` over all clocks, for each row (pool, GPU count).
+        worth: ``[V]`` worths of an iteration, v, ascending.
+        envelope: ``[R, V]`` the largest ``v·S − λ_E·D`` over all clocks, for each row. S is iterations per second, D is
+            watts above idle, λ_E is the energy price.
         row_pool: ``[R]`` pool of each row.
-        row_gpus: ``[R]`` GPUs of each row.
-        price: ``[P, T]`` price of a GPU, λ_G.
-        gain: ``[T, V]`` result: h.
-        choice: ``[T, V]`` result: the row that attains it, -1 for waiting.
+        row_gpus: ``[R]`` number of GPUs of each row.
+        price: ``[P, T]`` price of a GPU, λ_G, in each pool and time interval.
+        gain: ``[T, V]`` result: the best gain per second, h.
+        choice: ``[T, V]`` result: the row with the best gain; -1 if waiting is best.
     """
     for k in range(price.shape[1]):
         for i in range(len(worth)):
@@ -55,9 +58,15 @@ def spent(
     added_w: FloatArray,
     gpu_s: FloatArray,
 ) -> float:
-    """Add the GPU-seconds of jobs that spend ``held_s[T, V]`` seconds at each worth to ``gpu_s[P, T]``; return joules.
+    """Add the GPU-seconds that jobs use to ``gpu_s``, and return the joules above idle that they use.
 
-    ``added_w[R, V]`` are the watts above idle of each row at the best clock for each worth.
+    Args:
+        held_s: ``[T, V]`` seconds that jobs spend in each time interval at each worth of an iteration.
+        choice: ``[T, V]`` row (pool, GPU count) that is best for each of them; -1 for waiting.
+        row_pool: ``[R]`` pool of each row.
+        row_gpus: ``[R]`` number of GPUs of each row.
+        added_w: ``[R, V]`` watts above idle of each row, at the best clock for each worth.
+        gpu_s: ``[P, T]`` result: GPU-seconds in each pool and interval are added to it.
     """
     energy_j = 0.0
     for k in range(held_s.shape[0]):
@@ -80,17 +89,20 @@ def cheapest(  # noqa: C901 - a compiled kernel whose loops share their local va
     work: FloatArray,
     held_s: FloatArray,
 ) -> float:
-    """Return the sum over jobs of the least cost ``min over C of max over v of g(C, v)`` (``docs/bound.md`` §3).
+    """Return the least cost of each job, summed over jobs: ``min over C of max over v of g(C, v)``.
+
+    C is the time at which the job ends, v the worth of an iteration, and g the cost (``docs/bound.md`` §3).
 
     Args:
-        worth: ``[V]`` worths, ascending; the first one must satisfy ``h(worth[0]) ≤ weight`` at every price ≥ 0.
-        grid_s: ``[T + 1]`` ends of the price intervals; prices are 0 after the last.
-        gain: ``[T, V]`` h in each interval.
-        weight: Weight of the jobs.
-        release_s: ``[J]`` releases, none before ``grid_s[0]``, none at or after ``grid_s[T]``.
-        first: ``[J]`` interval in which each job is released.
-        work: ``[J]`` iterations.
-        held_s: ``[T, V]`` the seconds that jobs spend in each interval at each worth are added to it.
+        worth: ``[V]`` worths v, ascending. The first worth must satisfy ``h(worth[0]) ≤ weight`` at every GPU price ≥
+            0.
+        grid_s: ``[T + 1]`` ends of the time intervals; GPU prices are 0 after the last interval.
+        gain: ``[T, V]`` most that a job can gain per second, h, in each interval.
+        weight: Weight of each of the jobs.
+        release_s: ``[J]`` time from which each job may run: not before ``grid_s[0]``, and before ``grid_s[T]``.
+        first: ``[J]`` interval that contains the release of each job.
+        work: ``[J]`` iterations of each job.
+        held_s: ``[T, V]`` result: seconds that jobs spend in each interval at each worth are added to it.
 
     Returns:
         Weighted seconds.
@@ -197,5 +209,5 @@ def cheapest(  # noqa: C901 - a compiled kernel whose loops share their local va
 
 @inlined
 def _since(total_gain: FloatArray, gain: FloatArray, k: int, k0: int, into: float, i: int) -> float:
-    """Return H from ``into`` seconds after the start of interval ``k0`` to the start of interval ``k``."""
+    """Return the gain H from ``into`` seconds after the start of interval ``k0`` to the start of interval ``k``."""
     return total_gain[k, i] - total_gain[k0, i] - into * gain[k0, i]  # type: ignore[no-any-return]
