@@ -12,9 +12,10 @@ demo: $(STAMP)  ## an emulated cluster on this machine trains ten small PyTorch 
 compare: $(STAMP)  ## compare the policies on a day of jobs at equal energy
 	$(BIN)/powerflow compare --report powerflow-compare.html
 
-# many tests wait for processes that they start: as many workers as cores would leave these idle
+# many tests wait for processes that they start: as many workers as cores would leave these idle; what the tests of
+# a file share is made once
 test: $(STAMP)  ## the whole test-suite
-	$(BIN)/python -m pytest -n 4 --dist loadgroup
+	$(BIN)/python -m pytest -n 4 --dist loadfile
 
 check: $(STAMP)  ## style, types, one-way arrows
 	$(BIN)/ruff check .

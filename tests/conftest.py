@@ -35,3 +35,24 @@ def pytest_configure(config: pytest.Config) -> None:
     alone = hasattr(config, "workerinput") or not config.getoption("numprocesses", None)
     if not alone and not any(_KERNELS.glob("prices_kernel.allocate*.nbi")):
         subprocess.run([sys.executable, "-m", "tests.compile_kernels"], cwd=Path(__file__).parents[1], check=False)
+
+
+#: Files that take the longest begin first, so that none of them runs alone at the end.
+_LONGEST = (
+    "test_on_gpu.py",
+    "test_stages.py",
+    "test_compare.py",
+    "test_serve.py",
+    "test_faults.py",
+    "test_signals.py",
+    "test_caps.py",
+    "test_serve_stages.py",
+    "test_serve_gpus.py",
+    "test_ending.py",
+    "test_recovery.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first; each worker sorts alike."""
+    items.sort(key=lambda item: _LONGEST.index(item.path.name) if item.path.name in _LONGEST else len(_LONGEST))

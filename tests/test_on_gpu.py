@@ -25,10 +25,6 @@ def script(out: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-#: One process runs all of these: the script takes a minute, and they read what it wrote.
-pytestmark = pytest.mark.xdist_group("on_gpu")
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     out = tmp_path_factory.mktemp("on_gpu")
