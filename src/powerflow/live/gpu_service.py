@@ -1,4 +1,4 @@
-"""Take GPUs out of service and return them: tell the scheduler, send jobs elsewhere, and note the reason."""
+"""Take GPUs out of service and return them: tell the scheduler, move jobs away, and note the reason."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FAULTS = "gpu faults"
 
 
 class GpuService:
-    """Which GPUs of one cluster are in service. For the controller's loop."""
+    """Keep track of which GPUs of one cluster are in service. Only the controller's loop may use it."""
 
     def __init__(self, context: LoopContext) -> None:
         power = context.power
@@ -34,7 +34,10 @@ class GpuService:
         self._unsaid: list[tuple[str, str, Place]] = []
 
     def start(self) -> None:
-        """Restore the faults that an earlier controller stored; take GPUs that do not answer now out of service."""
+        """Restore the faults of GPUs that an earlier controller stored.
+
+        Take GPUs that do not answer now out of service.
+        """
         kept = self._store.get(FAULTS, {})
         if kept.get("boot") == boot_id():
             places = {uuid: place for place, uuid in self._uuids.items()}
@@ -44,7 +47,7 @@ class GpuService:
         self.failed_on([(node, (number,)) for node, number in self._uuids])
 
     def look(self) -> None:
-        """Judge the last readings; what changes is stored by the next `save`."""
+        """Judge from the last readings which GPUs are in service. The next `save` stores what changes."""
         errors, readings, holding = self._power.errors(), self._power.last(), self._gangs.holding()
         ours = self._our_processes() if any(reading.pids for reading in readings.values()) else None
         sights = {}
@@ -62,9 +65,9 @@ class GpuService:
         self._take(self._health.look(time.monotonic(), sights))
 
     def failed_on(self, placement: Iterable[tuple[str, tuple[int, ...]]]) -> bool:
-        """Return True if one of these GPUs is out of service; one that does not answer now is taken out.
+        """Return True if one of the GPUs on which a job has just failed is out of service.
 
-        A job that has just failed on them is not at fault then.
+        A GPU that does not answer now is taken out of service at once. If the answer is True, the job is not at fault.
         """
         errors, out = self._power.errors(), False
         for node, numbers in placement:
@@ -75,14 +78,14 @@ class GpuService:
         return out
 
     def pardon(self, node: str) -> None:
-        """Return a node's GPUs to service as soon as they answer, because an operator resumed it."""
+        """Return a node's GPUs to service as soon as they answer, because an operator resumed the node."""
         self._health.pardon(node)
 
     def save(self, now_s: float) -> None:
-        """Store what has happened to GPUs, and the faults that stay.
+        """Store which GPUs left service or came back, and the faults that need an operator.
 
         Raises:
-            StoreError: The store cannot be written; the next call stores it.
+            StoreError: The store cannot be written. The next call stores it.
         """
         while self._unsaid:
             kind, text, (node, number) = self._unsaid[0]

@@ -1,4 +1,4 @@
-"""Read the GPUs, charge the jobs that hold them, and record what jobs draw."""
+"""Read the GPUs, charge the energy to the jobs that hold them, and record the watts of each job."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CLOCK_NEAR = 0.05
 
 
 class Measurement:
-    """The meters of one cluster, read for its jobs. For the controller's loop."""
+    """Read the meters of one cluster for its jobs. Only the controller's loop may use it."""
 
     def __init__(self, context: LoopContext, governance: GovernanceStep, gpu_service: GpuService) -> None:
         self._power, self._table, self._scheduler = context.power, context.table, context.scheduler
@@ -26,11 +26,11 @@ class Measurement:
         self._unknown: Collection[str] = frozenset()
 
     def ignore(self, job_ids: Collection[str]) -> None:
-        """Charge nobody for GPUs that these jobs hold: the store does not know them."""
+        """Charge nobody for the GPUs of these jobs, because the store does not know the jobs."""
         self._unknown = job_ids
 
     def measure(self, now_s: float) -> None:
-        """Read the GPUs if it is time to, or if one has another job than before."""
+        """Read the GPUs if the last reading is old, or if a GPU has another job than then."""
         if not self._power.due(now_s, self._holding()):
             return
         self.settle(now_s)
@@ -40,7 +40,7 @@ class Measurement:
             job.metered(self._power.watts_of(job.id), self._power.disturbed(job.id), now_s)
 
     def settle(self, now_s: float) -> None:
-        """Read the GPUs, and charge the jobs that hold them up to now."""
+        """Read the GPUs, and charge the energy up to now to the jobs that hold them."""
         for job_id, (energy_j, gpu_s) in self._power.settle(now_s, self._holding()).items():
             job = self._table.jobs.get(job_id)
             if job is not None:
@@ -49,7 +49,7 @@ class Measurement:
         self._gpu_service.look()
 
     def metered(self) -> PowerMetered:
-        """Return the last readings as the scheduler compares them with power caps."""
+        """Return the last readings as an event, with which the scheduler checks power caps."""
         power, slot_of = self._power, self._scheduler.ledger.slot_of
         held = [job for job in self._table.jobs.values() if job.placement and job.id in slot_of]
         read = [job for job in held if power.watts_of(job.id) > 0]

@@ -1,4 +1,4 @@
-"""Follow which nodes answer, and tell the scheduler."""
+"""Notice which nodes answer, and tell the scheduler."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from powerflow.scheduler.events import NodeDrained, NodeFailed, NodeRecovered
 
 
 class NodeWatch:
-    """The nodes of one cluster. `answers` is for any thread, the rest for the controller's loop."""
+    """Watch the nodes of one cluster. Any thread may call `answers`; only the controller's loop may call the rest."""
 
     def __init__(self, context: LoopContext) -> None:
         pools = context.scheduler.pools.values()
@@ -15,16 +15,18 @@ class NodeWatch:
         self._engine, self._store, self._table = context.engine, context.store, context.table
 
     def start(self) -> None:
-        """Tell the scheduler which nodes are drained."""
+        """Tell the scheduler which nodes are drained, as the store says."""
         drained = [node.name for node in self._store.node_states().values() if node.state == "drained"]
         self._table.emit(*map(NodeDrained, drained))
 
     def answers(self, node: str) -> bool:
-        """Return whether a node answered when it was last asked; True for one that is not part of the cluster."""
+        """Return whether a node answered when it was last asked; True for a node that is not part of the cluster."""
         return self._answers.get(node, True)
 
     def look(self) -> None:
-        """Ask the engine which nodes answer; one that comes back is still drained if it was.
+        """Ask the engine which nodes answer, and tell the scheduler what has changed.
+
+        A node that was drained before it failed is still drained when it comes back.
 
         Raises:
             EngineError: The engine does not answer.

@@ -1,4 +1,4 @@
-"""Ask the scheduler for plans and carry them out.
+"""Ask the scheduler for plans, and carry them out.
 
 1. `decide` takes each plan into the job table.
 2. `act` stores what was decided, and only then starts, moves and stops ranks.
@@ -20,14 +20,14 @@ from powerflow.scheduler.plan import Change, Plan
 
 
 class PlanExecutor:
-    """The plans of one scheduler. For the controller's loop.
+    """Carry out the plans of one scheduler. Only the controller's loop may use it.
 
     Args:
-        emulation: Slows scripts on emulated GPUs; None where GPUs are real.
-        explores: Whether new jobs try clocks.
+        emulation: Slows scripts on emulated GPUs; None if the GPUs are real.
+        explores: True if new jobs try clocks.
 
     Attributes:
-        wake_s: When the scheduler wants to decide next (Unix seconds); inf if nothing calls for it.
+        wake_s: When the scheduler wants to decide next (Unix seconds); inf if no decision is needed.
     """
 
     def __init__(
@@ -38,11 +38,14 @@ class PlanExecutor:
         self.wake_s = -math.inf
 
     def clock_set(self, by_s: float) -> None:
-        """Move the time of the next decision with the machine's clock."""
+        """Move the time of the next decision by ``by_s``, because the machine's clock was set by this many seconds."""
         self.wake_s = moved(self.wake_s, by_s)
 
     def decide(self, now_s: float) -> bool:
-        """Tell the scheduler what happened and take its plan into the job table; return False if it decided nothing."""
+        """Tell the scheduler what happened, and take its plan into the job table.
+
+        Return False if the plan decides nothing.
+        """
         told = [self._table.progress(self._scheduler), *map(self._time.told, self._table.take_events())]
         plan = self._scheduler.step(self._time.scheduler(now_s), told)
         self.wake_s = self._time.wall(plan.wake_s)
@@ -54,10 +57,10 @@ class PlanExecutor:
         return plan.decided
 
     def act(self, now_s: float) -> bool:
-        """Store what was decided and carry it out; return False if nothing was pending.
+        """Store what was decided, and carry it out; return False if no decision was pending.
 
         Raises:
-            StoreError: It cannot be stored; nothing of it was carried out.
+            StoreError: The decisions cannot be stored; none of them was carried out.
         """
         if not self._table.pending:
             return False
@@ -73,7 +76,7 @@ class PlanExecutor:
         return True
 
     def tune(self, now_s: float) -> None:
-        """Set each GPU to the clock of the managed job that is on it, and reset the clocks of all others."""
+        """Set each GPU to the clock of the managed job that is on it, and reset the clocks of all other GPUs."""
         wanted = {}
         for place, job_id in self._context.gangs.holding().items():
             job = self._table.jobs.get(job_id)

@@ -1,4 +1,4 @@
-"""Describe jobs, nodes and the cluster for the API, from the store and from the loop's latest snapshot."""
+"""Describe jobs, nodes and the cluster for the API, from the store and the latest snapshot of the controller's loop."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ TOP_JOBS = 200
 
 
 class Records:
-    """Records of one live cluster. For any thread.
+    """Describe the jobs and nodes of one live cluster. Any thread may use it.
 
     Args:
-        controller: Its controller.
+        controller: The controller of the cluster.
         left_out: GPUs of this machine that cannot be used, and why.
     """
 
@@ -26,7 +26,10 @@ class Records:
         self._controller, self._power, self._left_out = controller, controller.power, tuple(left_out)
 
     def job(self, stored: StoredJob) -> JobRecord:
-        """Describe a job as the store has it, and as the loop knows it better while it is active."""
+        """Return the record of a job.
+
+        For an active job, the newer values of the controller's loop replace those of the store.
+        """
         job = None if stored.state.ended else self._controller.snapshot.get(stored.id)
         now = job or stored  # the later of the two
         on_gpus = job if job and job.placement else None
@@ -67,7 +70,7 @@ class Records:
         )
 
     def node(self, name: str) -> NodeRecord:
-        """Describe a node and its GPUs."""
+        """Return the record of a node and its GPUs."""
         stored = self._controller.store.node_states().get(name)
         up = self._controller.nodes.answers(name)  # not the engine, which may take long to answer
         state = "failed" if not up else stored.state if stored else "up"
@@ -93,7 +96,7 @@ class Records:
         )
 
     def top(self) -> Top:
-        """Describe the cluster now."""
+        """Return an overview of the cluster as it is now."""
         controller, power, scheduler = self._controller, self._power, self._controller.scheduler
         governance, step = controller.governance, controller.governance_step
         first, counts = controller.store.front((JobState.RUNNING, JobState.QUEUED, JobState.HELD), TOP_JOBS)
@@ -137,5 +140,5 @@ class Records:
 
 
 def known(value: float | None) -> float | None:
-    """Return a number, or None for nan and inf."""
+    """Return a number, or None if it is nan or infinite."""
     return value if value is not None and math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""Go on where the last controller ended or was killed: with what it learned and decided, and ranks that run."""
+"""Go on where the last controller ended or was killed: with what it learned and decided, and with its ranks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LOGS_KEPT = 500
 
 
 def recall(context: LoopContext) -> None:
-    """Restore what was learned from jobs that have ended, and which of them still have logs."""
+    """Restore what was learned from jobs that have ended, and note which of these jobs still have logs."""
     store, learning, table = context.store, context.learning, context.table
     batches = within(store.get(BATCHES), MOST_BATCH)
     learning.batches.update({name: int(batch) for name, batch in batches.items() if batch >= 1})
@@ -37,12 +37,14 @@ def recall(context: LoopContext) -> None:
 
 
 def adopt(context: LoopContext, now_s: float) -> frozenset[str]:
-    """Take over all jobs that have not ended; their ranks run on where the store, the gangs and the cluster agree.
+    """Take over all jobs that have not ended.
 
-    1. Each job takes in the intent of the last controller, as far as its GPUs are still there.
-    2. If its gang has a later epoch than the store (which was restored from a backup), what runs ends.
-    3. The scheduler hears of the job, and where it runs.
-    4. What differs from the stored intents is stored; then the gangs adopt their ranks, and end all others.
+    Their ranks run on if the store, the gangs and the cluster agree about them.
+
+    1. Each job gets the stored decision (intent) of the last controller, if its GPUs are still in the cluster.
+    2. If a gang has a later epoch than the store (which was restored from a backup), the ranks of this gang end.
+    3. The scheduler is told about each job, and where it runs.
+    4. Decisions that differ from the stored intents are stored. Then the gangs adopt their ranks, and end all others.
 
     Returns:
         Ids of jobs with running ranks that the store does not know.

@@ -1,9 +1,9 @@
 """Keep two times apart: the machine's time of day, which can be set, and a time that is never set.
 
-The machine's clock can be set while we run: late at boot when the network answers, by an administrator, after a sleep.
-Stamps, budgets, caps and leases go by it and follow at once, forward and back. What takes a while (intervals, patience,
-GPU-seconds) must not: so when the clock has been set by so many seconds, moments that were noted before are moved by as
-much (`moved`), and the scheduler gets a time that was never set (`SchedulerTime`).
+The machine's clock can be set while the controller runs: late in booting when the network answers, by an administrator,
+after a sleep. Time stamps, budgets, caps and leases use the machine's clock and follow at once, forward and back.
+Durations (intervals, patience, GPU-seconds) must not change. So when the clock is set by some seconds, earlier moments
+are moved by the same number of seconds (`moved`), and the scheduler gets a time that is never set (`SchedulerTime`).
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ SLOWER = 0.1
 
 
 class WallClock:
-    """The wall clock in Unix seconds, corrected at once when the machine's clock is set. For any thread.
+    """Give the wall clock in Unix seconds.
+
+    It is corrected at once when the machine's clock is set. Any thread may use it.
 
     Attributes:
-        set_s: By how much the machine's clock has been set since this one was made.
+        set_s: Seconds by which the machine's clock has been set, in all, since this object was made.
     """
 
     def __init__(self) -> None:
@@ -39,7 +41,7 @@ class WallClock:
         return self.both()[0]
 
     def both(self) -> tuple[float, float]:
-        """Return the present, and by how much the clock has been set until now."""
+        """Return the present in Unix seconds, and by how many seconds the clock has been set so far."""
         with self._lock:
             at_s = time.monotonic()
             by_s = time.time() - at_s - self._offset_s
@@ -53,10 +55,10 @@ class WallClock:
 
 
 class SchedulerTime:
-    """The scheduler's time: the wall clock's at the start, and never set since.
+    """Convert between the wall clock and the scheduler's time, which starts at the wall clock's time and is never set.
 
     Attributes:
-        set_s: By how much the wall clock has been set, as far as the scheduler knows.
+        set_s: Seconds by which the wall clock has been set, as far as the scheduler knows.
     """
 
     def __init__(self) -> None:
@@ -71,12 +73,15 @@ class SchedulerTime:
         return scheduler_s + self.set_s
 
     def follow(self, set_s: float) -> ClockSet:
-        """Take in by how much the clock has been set in all; return the event that tells the scheduler."""
+        """Note by how many seconds the wall clock has been set in all.
+
+        Return the event that tells the scheduler the change.
+        """
         by_s, self.set_s = set_s - self.set_s, set_s
         return ClockSet(by_s)
 
     def told(self, event: Event) -> Event:
-        """Return an event with its times as the scheduler counts them."""
+        """Return an event with its times converted to the scheduler's time."""
         if not self.set_s:
             return event
         match event:
@@ -89,5 +94,8 @@ class SchedulerTime:
 
 
 def moved(moment_s: float, by_s: float) -> float:
-    """Return a moment noted before the clock was set, moved by as much; ±∞ and nan stay."""
+    """Return a moment moved by ``by_s``, because the clock was set by this many seconds.
+
+    Infinite values and nan stay.
+    """
     return moment_s + by_s if math.isfinite(moment_s) else moment_s

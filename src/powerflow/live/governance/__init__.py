@@ -1,1 +1,1 @@
-"""Keep what operators set: budgets, power caps, signals and rollout stages."""
+"""Keep what operators set: energy budgets, power caps, signals and rollout stages."""

@@ -1,7 +1,7 @@
-"""Keep the energy budgets of a live cluster, and derive from them the terms on which the scheduler gives jobs energy.
+"""Keep the energy budgets of a live cluster, and tell the scheduler the energy price and limits that follow.
 
-The governors are the simulator's (`powerflow.energy.budgets`). This module gives them meters, the remaining energy of
-active jobs, and once a day a replay of the last day's jobs; and it stores what they have learned.
+The governors are the same as in the simulator (`powerflow.energy.budgets`). This module gives them meter readings, the
+remaining energy of active jobs, and once a day a replay of the last day's jobs. It also stores what they have learned.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ RETRY_S = HOUR_S
 
 @dataclass(frozen=True, slots=True)
 class StoredBudget:
-    """A budget as the store keeps it."""
+    """A budget in the form in which the store keeps it."""
 
     project: str
     amount_j: float
@@ -56,18 +56,23 @@ class StoredBudget:
     set_s: float
 
     def budget(self) -> Budget:
-        """Return the budget as its governor takes it."""
+        """Return the budget in the form that its governor takes."""
         return Budget(self.amount_j, self.period, self.zone, self.project)
 
 
 class LiveBudgets:
-    """All budgets of one cluster. `set`, `drop` and `show` are for any thread, the rest for the controller's loop.
+    """Keep all energy budgets of one cluster.
+
+    Any thread may call `set`, `drop`, `show`, `words` and `notices`; only the controller's loop may call the rest.
 
     Args:
-        meter_j: Returns the joules of the whole cluster so far.
-        signals: Weigh the price of a joule over time.
+        store: Keeps budgets and what their governors have learned.
+        cluster: The cluster.
+        meter_j: Returns the joules that the whole cluster has used so far.
+        signals: The signals that make joules dearer at some hours.
+        learning: The cost beliefs of the jobs' classes.
         axes: GPU counts and clocks by GPU type.
-        respond: Replays days; None: prices stay 0.
+        respond: Replays past days; None: prices stay 0.
         price: λ_E (s/J) while the cluster has no budget.
         emulated: True if the GPUs are emulated.
     """
@@ -112,10 +117,13 @@ class LiveBudgets:
     # -- from outside ---------------------------------------------------------------------------------------------
 
     def set(self, order: BudgetOrder, caller: Caller, now_s: float) -> BudgetRecord:
-        """Store a budget; it replaces one of the same scope, of which what was learned is kept.
+        """Store the budget of the cluster or of a project, and return it.
+
+        If the cluster or project had a budget before, the new budget replaces it and keeps what its governor has
+        learned.
 
         Raises:
-            InputError: It is not a budget.
+            InputError: The order is not a valid budget.
         """
         new = StoredBudget(order.project, order.amount_j, order.period, order.zone, caller.user, now_s)
         budget = new.budget()
@@ -138,10 +146,10 @@ class LiveBudgets:
             return self._show(new, now_s)
 
     def drop(self, project: str, caller: Caller, now_s: float) -> BudgetRecord:
-        """Delete a budget and return it.
+        """Delete the budget of a project ("": of the cluster) and return it.
 
         Raises:
-            NotFound: There is none.
+            NotFound: The project or the cluster has no budget.
         """
         with self._lock:
             if project not in self._stored:
@@ -155,12 +163,12 @@ class LiveBudgets:
         return gone
 
     def show(self, now_s: float) -> Sequence[BudgetRecord]:
-        """Return all budgets: the cluster's, then those of projects by name."""
+        """Return all budgets: first the budget of the cluster, then those of projects by name."""
         with self._lock:
             return [self._show(self._stored[project], now_s) for project in sorted(self._stored)]
 
     def words(self, now_s: float) -> str:
-        """Return in plain words what limits energy now."""
+        """Describe in plain words what limits the use of energy now."""
         shown = self.show(now_s)
         if not shown:
             return "none: a fixed price of energy" if self._price else "none: time alone counts"
@@ -171,7 +179,7 @@ class LiveBudgets:
         )
 
     def notices(self, now_s: float) -> Sequence[str]:
-        """Return what an operator should know, one line each."""
+        """Return what an operator should know about budgets and signals, one line each."""
         with self._lock:
             young = [project for project, governor in self._governors.items() if not governor.knows_days]
         wait = [
@@ -184,7 +192,10 @@ class LiveBudgets:
     # -- the loop -------------------------------------------------------------------------------------------------
 
     def start(self, now_s: float) -> scheduler_events.Event:
-        """Restore the governors and return the terms they last set: the first plan must not exceed them."""
+        """Restore the governors, and return the event with the energy price and limits that they last set.
+
+        The first plan must not exceed these limits.
+        """
         accounts = self._store.charges.accounts(0.0, now_s, "project")[:-2]  # the last two are idle and total
         kept = self._store.get(KEEPERS, {})
         with self._lock:
@@ -206,30 +217,34 @@ class LiveBudgets:
             return self._terms
 
     def charge(self, project: str, energy_j: float) -> None:
-        """Count joules that a project's job has used."""
+        """Add joules that a job of a project has used to the energy of this project."""
         if project:
             self._project_j[project] = self._project_j.get(project, 0.0) + energy_j
 
     def decided(self, limited: frozenset[str]) -> None:
-        """Note the scopes whose limits hold jobs back by the last decision."""
+        """Note whose limits hold jobs back in the last decision.
+
+        Args:
+            limited: Scopes: names of projects, and "" for the cluster.
+        """
         self._limited = limited
         self._limited_since |= limited
 
     def due(self, now_s: float) -> bool:
-        """Return True if `step` has something to do."""
+        """Return True if `step` has something to do now."""
         return now_s >= self._due_s or (self._replaying is not None and self._replaying.done())
 
     def step(self, now_s: float, scheduler: Scheduler, table: JobTable) -> None:
-        """Read the meters, learn, and set the terms; `warn` tells of the warnings that are due.
+        """Read the meters, let the governors learn, and set the energy price and limits. Warnings wait for `warn`.
 
         Args:
             now_s: The present.
-            scheduler: Knows all progress up to now.
+            scheduler: The scheduler, which must know the progress of all jobs up to now.
             table: Gets the events for the scheduler.
 
         Raises:
             StoreError: The jobs of past days cannot be read.
-            OSError: No replay can be begun.
+            OSError: No process for a replay can be started.
         """
         with self._lock:
             budgets = Budgets(self._governors, self._signals.weighted(), self._price)
@@ -247,10 +262,13 @@ class LiveBudgets:
             self._begin_replay(now_s, table)
 
     def warn(self, tell: Callable[[str], None]) -> None:
-        """Tell of each warning once, and then store the governors' states, which say which were told.
+        """Report each warning once, then store the states of the governors, which include which warnings were reported.
+
+        Args:
+            tell: Called with each warning.
 
         Raises:
-            StoreError: The store cannot be written; the next call does the rest.
+            StoreError: The store cannot be written. The next call reports and stores the rest.
         """
         while self._warned:
             tell(str(self._warned[0]))
@@ -267,7 +285,7 @@ class LiveBudgets:
             self._unsaved = False
 
     def close(self) -> None:
-        """End a replay that is under way."""
+        """End the process of a replay, if one is running."""
         if self._replaying is not None:
             self._replaying.close()
             self._replaying = None
@@ -328,7 +346,7 @@ class LiveBudgets:
         self._retry_s = -math.inf
 
     def clock_set(self) -> None:
-        """Look anew at all windows, because the machine's clock was set."""
+        """Make `step` check all budget windows again, because the machine's clock was set."""
         with self._lock:
             self._due_s = self._retry_s = -math.inf
 

@@ -1,6 +1,6 @@
-"""Record the power drawn under each power cap in a CSV file of its own, for the judgement of compliance.
+"""Record the power that was drawn under each power cap, to judge later whether the cap was kept.
 
-Each line holds from its time to the next line.
+There is one CSV file for each cap. The values of a line hold from the time of this line to the time of the next line.
 """
 
 from __future__ import annotations
@@ -21,17 +21,22 @@ NOTED_S = 60.0
 
 
 class CapRecords:
-    """The records of all caps, by their numbers. `note` is for one thread, the rest for any."""
+    """Keep the power records of all caps, by the number of the cap.
+
+    One thread may call `note`; any thread may call the rest.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._noted: dict[int, tuple[float, float, float]] = {}  # as written last
 
     def note(self, number: int, now_s: float, watts: float, allowed_w: float) -> None:
-        """Record the power that is drawn and allowed (inf: any), if it has changed.
+        """Record the watts that are drawn and the watts that are allowed (inf: no limit) under a cap.
+
+        Nothing is written if both have hardly changed and the last line is recent.
 
         Raises:
-            OSError: The file cannot be written.
+            OSError: The file of this cap cannot be written.
         """
         at_s, before_w, allowed_before_w = self._noted.get(number, (-math.inf, math.nan, math.nan))
         same = abs(watts - before_w) <= NOTED * before_w and allowed_w == allowed_before_w
@@ -45,12 +50,15 @@ class CapRecords:
         self._noted[number] = now_s, watts, allowed_w
 
     def text(self, number: int) -> str:
-        """Return a cap's record; only the header if nothing was recorded."""
+        """Return the power record of a cap as CSV; only the header line if nothing was recorded."""
         path = self._path(number)
         return path.read_text("ascii") if path.exists() else HEADER
 
     def course(self, number: int, now_s: float) -> tuple[FloatArray, FloatArray]:
-        """Return times (s) and the watts from each on, up to now if the last reading still holds; ``[T]`` each."""
+        """Return the recorded times (s) and the watts from each time on, as two arrays of shape ``[T]``.
+
+        If the last record is recent, ``now_s`` is added as the last time, with the same watts.
+        """
         # a controller that was killed may have left half a line
         rows = [row for row in csv.reader(self.text(number).splitlines()[1:]) if len(row) == 3]
         if rows and float(rows[-1][0]) < now_s <= float(rows[-1][0]) + 2 * NOTED_S:
@@ -58,7 +66,7 @@ class CapRecords:
         return np.array([float(row[0]) for row in rows]), np.array([float(row[1]) for row in rows])
 
     def forget(self, number: int) -> None:
-        """Delete a cap's record."""
+        """Delete the power record of a cap."""
         self._path(number).unlink(missing_ok=True)
 
     def _path(self, number: int) -> Path:

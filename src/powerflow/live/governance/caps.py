@@ -1,7 +1,7 @@
-"""Keep the power caps of a live cluster, tell the scheduler of them, and judge how they are kept.
+"""Keep the power caps of a live cluster, tell the scheduler about them, and judge how well they are kept.
 
-What is drawn under a cap is recorded as it is metered (`powerflow.live.governance.cap_record`), and judged by the same
-code as a simulated one (`powerflow.scheduler.caps.compliance`).
+The watts drawn under a cap are recorded as they are metered (`powerflow.live.governance.cap_record`). The same code
+judges live and simulated caps (`powerflow.scheduler.caps.compliance`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ KEPT_S = 30 * DAY_S
 
 @dataclass(frozen=True, slots=True)
 class StoredCap:
-    """A cap as the store keeps it: plain numbers, None where `PowerCap` has inf."""
+    """A power cap in the form in which the store keeps it: plain numbers, and None where `PowerCap` has inf."""
 
     number: int
     scope: str
@@ -46,11 +46,14 @@ class StoredCap:
 
     @property
     def place(self) -> tuple[str, float]:
-        """Scope and start: a new cap with the same replaces the old one."""
+        """The part of the cluster that is capped, and the start time.
+
+        A new cap with the same pair replaces the old cap.
+        """
         return self.scope, self.start_s
 
     def cap(self, cluster: ClusterSpec) -> PowerCap:
-        """Return the cap as the scheduler takes it."""
+        """Return the power cap in the form that the scheduler takes."""
         return PowerCap(
             self.watts,
             parse_scope(self.scope, cluster, "scope"),
@@ -62,7 +65,10 @@ class StoredCap:
 
 
 class Caps:
-    """All caps of one cluster. `news` and `note` are for the controller's loop, the rest for any thread."""
+    """Keep all power caps of one cluster.
+
+    Only the controller's loop may call `news` and `note`; any thread may call the rest.
+    """
 
     def __init__(self, store: Store, cluster: ClusterSpec, power: ClusterGpus, records: CapRecords) -> None:
         self._store, self._cluster, self._power, self._records = store, cluster, power, records
@@ -72,7 +78,7 @@ class Caps:
     # -- from outside ---------------------------------------------------------------------------------------------
 
     def set(self, order: CapOrder, caller: Caller, now_s: float) -> CapRecord:
-        """Store a cap; it replaces one of the same scope and start.
+        """Store a power cap. It replaces an older cap with the same start time on the same part of the cluster.
 
         Raises:
             InputError: A value is impossible.
@@ -103,10 +109,18 @@ class Caps:
         return self._show(new, now_s)
 
     def lift(self, scope: str, caller: Caller, now_s: float) -> Sequence[CapRecord]:
-        """Lift the caps of a scope: those that hold, or ended within the hour, end now; those to come are deleted.
+        """Lift the power caps on one part of the cluster.
+
+        Caps in force end now. Caps that ended less than an hour ago are lifted too. Caps that have not begun are
+        deleted.
+
+        Args:
+            scope: The part of the cluster.
+            caller: Who lifts the caps.
+            now_s: The present.
 
         Raises:
-            NotFound: It has none.
+            NotFound: This part of the cluster has no such cap.
         """
         name = parse_scope(scope, self._cluster, "scope").name
         with self._lock:
@@ -126,14 +140,14 @@ class Caps:
         return [self._show(cap, now_s) for cap in lifted]
 
     def show(self, now_s: float) -> Sequence[CapRecord]:
-        """Return all caps that are kept, newest first."""
+        """Return all power caps that are kept, newest first."""
         return [self._show(cap, now_s) for cap in reversed(self._stored()[1])]
 
     def csv(self, number: int) -> str:
-        """Return ``time_s,watts,allowed_w`` of a cap as CSV, a line for each change.
+        """Return the power record of a cap as CSV with columns ``time_s,watts,allowed_w``, one line for each change.
 
         Raises:
-            NotFound: There is no such cap.
+            NotFound: There is no cap with this number.
         """
         if all(cap.number != number for cap in self._stored()[1]):
             raise NotFound(f"there is no power cap {number}")
@@ -142,7 +156,10 @@ class Caps:
     # -- the loop -------------------------------------------------------------------------------------------------
 
     def news(self, now_s: float) -> Sequence[scheduler_events.Event]:
-        """Return what the scheduler must hear since the last call: at the start, all caps that are not over."""
+        """Return the changes of power caps since the last call, as events for the scheduler.
+
+        The first call returns all caps that have not ended.
+        """
         stored = {cap.number: cap for cap in self._stored()[1]}
         places = {cap.place for cap in stored.values() if not cap.lifted}
         held = [cap for cap in self._told.values() if not cap.lifted and not _over(cap, now_s, CALM_S)]
@@ -154,10 +171,14 @@ class Caps:
         return [*lifted, *(scheduler_events.PowerCapSet(cap.cap(self._cluster)) for cap in due)]
 
     def note(self, now_s: float, allowed_w: Callable[[Scope], float]) -> None:
-        """Record what is drawn and allowed under each cap, from an hour before it to an hour after.
+        """Record the watts that are drawn and allowed under each cap, from an hour before the cap to an hour after it.
+
+        Args:
+            now_s: The present.
+            allowed_w: Returns the watts that are allowed for a part of the cluster.
 
         Raises:
-            OSError: The record cannot be written.
+            OSError: A record cannot be written.
         """
         for cap in self._told.values():
             if now_s >= cap.start_s - WITHIN_S and not _over(cap, now_s, WITHIN_S):

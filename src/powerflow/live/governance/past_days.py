@@ -1,4 +1,4 @@
-"""Collect the jobs of past days for a replay: when they were submitted, their work, and their believed costs."""
+"""Collect the jobs of past days for a replay: when each job was submitted, its work, and its believed costs."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ LEAST_SHARE = 1.0 / 24.0
 
 @dataclass(frozen=True, slots=True)
 class PastDays:
-    """Days that end now, oldest first.
+    """The jobs of past days, oldest day first. The last day ends at the present.
 
     Attributes:
-        days: Jobs of each, with times of submission from its beginning.
-        shares: Share of each day in which the cluster existed; below 1 only for the first.
+        days: The jobs of each day; their times of submission count from the beginning of the day.
+        shares: For each day, the share of the day in which the cluster already existed; below 1 only for the first day.
         costs: Believed costs by (cost class, GPU type).
-        news: Costs of classes that the scheduler has not heard of since the controller started.
+        news: Costs of classes that the scheduler has not been told about since the controller started.
     """
 
     days: Sequence[Sequence[Job]]
@@ -39,7 +39,7 @@ class PastDays:
 
 
 def past_days(store: Store, learning: CostLearning, axes: Mapping[str, Axes], now_s: float, most: int) -> PastDays:
-    """Return at most ``most`` last days; none if the first job was submitted less than an hour ago."""
+    """Return the jobs of at most ``most`` last days; no day if the first job was submitted less than an hour ago."""
     first_s = store.first_submission_s()
     stored = [] if first_s is None else store.submitted(now_s - most * DAY_S)
     costs: dict[tuple[str, str], CostTable] = {}

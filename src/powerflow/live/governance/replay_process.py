@@ -1,7 +1,7 @@
-"""Replay past days in a process of its own: seconds of work that must not hold up the controller's loop.
+"""Replay past days in a separate process, because a replay takes seconds and must not delay the controller's loop.
 
-The functions that replay are the simulator's. `powerflow.cli.serve` passes them in, because `powerflow.live` must not
-import the simulator.
+The functions that replay belong to the simulator. `powerflow.cli.serve` passes them in, because `powerflow.live` must
+not import the simulator.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Compare = Callable[[ClusterSpec, Mapping[str, Axes], Costs, Days, float], tuple[
 
 @dataclass(frozen=True, slots=True)
 class Replays:
-    """Functions that replay past days; None: such replays are not made."""
+    """Functions that replay past days; None: no replay of this kind is made."""
 
     respond: Respond | None = None
     compare: Compare | None = None
@@ -45,11 +45,11 @@ Found = TypeVar("Found")
 
 
 class ReplayProcess(Generic[Found]):
-    """A replay under way.
+    """Run one replay in a separate process.
 
     Args:
         replay: A function that a new process can import.
-        arguments: Its arguments.
+        arguments: Arguments for this function.
     """
 
     def __init__(self, replay: Callable[..., Found], *arguments: Any) -> None:
@@ -62,11 +62,11 @@ class ReplayProcess(Generic[Found]):
         theirs.close()
 
     def done(self) -> bool:
-        """Return True if `result` can be called."""
+        """Return True if the replay has ended, so that `result` can be called."""
         return self._answer.poll()
 
     def result(self) -> Found:
-        """Return what the replay found. Call only after `done` has returned True.
+        """Return the result of the replay. Call it only after `done` has returned True.
 
         Raises:
             InputError: The replay failed.
@@ -82,7 +82,7 @@ class ReplayProcess(Generic[Found]):
         return result
 
     def close(self) -> None:
-        """End the process, done or not."""
+        """End the process of the replay, whether the replay has ended or not."""
         self._process.kill()
         self._process.join()
         self._answer.close()

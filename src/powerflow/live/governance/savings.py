@@ -1,7 +1,7 @@
-"""Estimate daily what PowerFlow would have saved on this cluster's last days, while it does not manage all jobs.
+"""Estimate daily what PowerFlow would have saved on the cluster's last days, while it does not manage all jobs.
 
-The days are replayed in the simulator twice with the believed costs: as the jobs' owners asked, and with the policy
-under all rules. It is an estimate of a model, and is shown as one.
+The simulator replays these days twice with the believed costs: once as the jobs' owners asked, and once with the policy
+under all rules. The result is an estimate by a model, and is shown as an estimate.
 """
 
 from __future__ import annotations
@@ -31,12 +31,14 @@ RETRY_S = 600.0
 
 
 class SavingsEstimate:
-    """The estimate for one cluster. `show` and `trouble` are for any thread, the rest for the controller's loop.
+    """Estimate what PowerFlow would save on one cluster.
+
+    Any thread may call `show` and read `trouble`; only the controller's loop may call the rest.
 
     Args:
-        stages: An estimate is made while a project is in stage replay or shadow.
-        compare: Replays days; None: no estimate is made.
-        price: Returns λ_E now, seconds per joule.
+        stages: Stages of projects. An estimate is made while a project is in stage replay or shadow.
+        compare: Replays past days; None: no estimate is made.
+        price: Returns the present λ_E, seconds per joule.
     """
 
     def __init__(
@@ -57,25 +59,29 @@ class SavingsEstimate:
         self.trouble = ""
 
     def show(self) -> SavingsRecord | None:
-        """Return the last estimate; None before there was one."""
+        """Return the last estimate; None if no estimate was made yet."""
         kept = self._store.get(SAVINGS)
         return None if kept is None else SavingsRecord(**kept)
 
     def start(self) -> None:
-        """Take over when the next estimate is due."""
+        """Read from the store when the next estimate is due."""
         last = self.show()
         self._due_s = -math.inf if last is None else last.time_s + DAY_S
 
     def clock_set(self, by_s: float) -> None:
-        """Move the time of the next estimate with the machine's clock."""
+        """Move the time of the next estimate by ``by_s`` seconds, because the machine's clock was set by this much."""
         self._due_s += by_s
 
     def step(self, now_s: float, table: JobTable) -> None:
-        """Store what a replay has found, or begin one that is due; ``table`` gets the events for the scheduler.
+        """Store the result of a replay that has ended, or start a replay that is due.
+
+        Args:
+            now_s: The present.
+            table: Gets the events for the scheduler.
 
         Raises:
             StoreError: The result cannot be stored, or the jobs of past days cannot be read.
-            OSError: No replay can be begun.
+            OSError: No process for a replay can be started.
         """
         if self._replaying is not None:
             if self._replaying.done():
@@ -93,7 +99,7 @@ class SavingsEstimate:
             self._replaying = ReplayProcess(self._compare, self._cluster, self._axes, past.costs, days, self._price())
 
     def close(self) -> None:
-        """End a replay that is under way."""
+        """End the process of a replay, if one is running."""
         if self._replaying is not None:
             self._replaying.close()
             self._replaying = None

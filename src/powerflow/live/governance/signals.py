@@ -1,7 +1,7 @@
 """Keep the signals of a live cluster in the store, and fetch them: what a joule costs and emits over time.
 
-Fetched values are added to the known ones. If a fetch fails, the known values hold until they are too old, and then the
-fallback (`powerflow.energy.signal`); every use of the signal says so.
+Fetched values are added to the known values. If a fetch fails, the known values are used until they are too old. Then
+the fallback value is used (`powerflow.energy.signal`); every use of such a signal says that it is the fallback.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ KEPT_S = 400 * DAY_S
 
 @dataclass(frozen=True, slots=True)
 class StoredSignal:
-    """A signal as the store keeps it: plain numbers."""
+    """A signal in the form in which the store keeps it: plain numbers."""
 
     kind: Kind
     source: str
@@ -48,7 +48,7 @@ class StoredSignal:
     set_s: float
 
     def signal(self) -> Signal:
-        """Return the signal as it is computed with."""
+        """Return the signal in the form that is used for computing."""
         if self.max_age_s is None:
             return constant(self.kind, self.fallback)
         times, values = np.array(self.time_s), np.array(self.value)
@@ -63,7 +63,10 @@ class _Known(NamedTuple):
 
 
 class Signals:
-    """All signals of one cluster. `set`, `drop` and `show` are for any thread, the rest for the controller's loop."""
+    """Keep all signals of one cluster.
+
+    Any thread may call `set`, `drop` and `show`; only the controller's loop the rest.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -74,16 +77,16 @@ class Signals:
         self._fetched: deque[tuple[StoredSignal, Signal | str]] = deque()  # to be taken by the loop
 
     def clock_set(self) -> None:
-        """Fetch all signals anew, because the machine's clock was set."""
+        """Make all signals due to be fetched again, because the machine's clock was set."""
         self._asked_s.clear()
 
     # -- from outside ---------------------------------------------------------------------------------------------
 
     def set(self, order: SignalOrder, caller: Caller, now_s: float) -> SignalRecord:
-        """Store a signal; it replaces one of the same kind.
+        """Store a signal, and return it. It replaces a signal of the same kind (tariff or carbon).
 
         Raises:
-            InputError: It is not a signal, or cannot be fetched.
+            InputError: The order is not a valid signal, or its URL cannot be fetched.
         """
         signal = _read(order)
         new = _stored(order, signal, caller, now_s)
@@ -97,10 +100,10 @@ class Signals:
         return self._show(new, now_s)
 
     def drop(self, kind: Kind, caller: Caller, now_s: float) -> SignalRecord:
-        """Delete a signal and return it.
+        """Delete the signal of one kind (tariff or carbon) and return it.
 
         Raises:
-            NotFound: There is none.
+            NotFound: There is no signal of this kind.
         """
         with self._lock:
             known = self._read_all()
@@ -113,29 +116,29 @@ class Signals:
         return self._show(gone, now_s)
 
     def show(self, now_s: float) -> Sequence[SignalRecord]:
-        """Return all signals as records."""
+        """Return all signals as records for the API."""
         return [self._show(stored, now_s) for stored, _ in self._all().values()]
 
     def signals(self) -> Sequence[Signal]:
-        """Return all signals."""
+        """Return all signals in the form that is used for computing."""
         return [signal for _, signal in self._all().values()]
 
     def weighted(self) -> Sequence[tuple[Signal, float]]:
-        """Return the signals that move the price of a joule, with their weights."""
+        """Return the signals that change the price of a joule, with their weights."""
         return [(signal, stored.weight) for stored, signal in self._all().values() if stored.weight > 0]
 
     def notices(self, now_s: float) -> Sequence[str]:
-        """Return which signals cannot be fetched, or have fallen back, one line each."""
+        """Return the signals that cannot be fetched, or for which the fallback value is used, one line each."""
         fell_back = [signal.at(now_s).fell_back for _, signal in self._all().values()]
         return [why for why in (*self._failed.copy().values(), *fell_back) if why]
 
     # -- the loop -------------------------------------------------------------------------------------------------
 
     def refresh(self, now_s: float) -> None:
-        """Store fetched values, and have threads fetch from the URLs that are due.
+        """Store the values that threads have fetched, and start threads for the URLs that are due.
 
         Raises:
-            StoreError: Fetched values cannot be stored; the next call does it.
+            StoreError: Fetched values cannot be stored. The next call stores them.
         """
         while self._fetched:
             self._take(*self._fetched[0], now_s)

@@ -1,8 +1,8 @@
 """Keep the rollout stage of each project: observe, replay, shadow, canary or enforce.
 
-In the first three, jobs are not managed: they run as their owners asked, first come, first served, and no clock is set.
-A canary is managed under watch: if it slows a protected job, or does worse than predicted twice in a row, it returns to
-shadow by itself (`powerflow.scheduler.canary`).
+In the stages observe, replay and shadow, jobs are not managed: they run as their owners asked, first come, first
+served, and no clock is set. A project in stage canary is managed and watched. If its jobs slow a protected job, or do
+worse than predicted twice in a row, it returns to stage shadow by itself (`powerflow.scheduler.canary`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ OTHERS = "*"
 
 @dataclass(frozen=True, slots=True)
 class StoredStage:
-    """The stage of a project (or of all others), as the store keeps it."""
+    """The stage of a project, or of all projects without their own stage, in the form in which the store keeps it."""
 
     stage: Stage
     by: str
@@ -42,11 +42,14 @@ class StoredStage:
 
 
 class Stages:
-    """All stages of one cluster. `set` and `show` are for any thread, the rest for the controller's loop.
+    """Keep the rollout stages of one cluster.
+
+    Any thread may set and show stages; only the controller's loop may call the rest.
 
     Args:
+        store: Keeps the stages.
         outcomes: Returns how good predictions were so far, for ``time`` and ``energy``.
-        first: Stage of all projects until an operator sets another.
+        first: Stage of all projects until an operator sets another stage.
     """
 
     def __init__(
@@ -60,7 +63,7 @@ class Stages:
     # -- from outside ---------------------------------------------------------------------------------------------
 
     def set(self, order: StageOrder, caller: Caller, now_s: float) -> None:
-        """Set the stage of some projects, or of all without exception.
+        """Set the stage of the named projects; if no list is given, of all projects, even those with their own stage.
 
         Raises:
             InputError: The list of projects is empty.
@@ -75,47 +78,50 @@ class Stages:
             self._keep(known | dict.fromkeys(names, new), names, new, caller.address)
 
     def show(self, now_s: float) -> Sequence[StageRecord]:
-        """Return all stages: that of all projects first, then those of projects with their own."""
+        """Return all stages: first the stage for all projects, then the stages of projects that have their own."""
         known = self._all()
         names = [OTHERS, *sorted(known.keys() - {OTHERS})]
         return [self._show(name, known[name], [*known], now_s) for name in names]
 
     def stage_of(self, project: str) -> Stage:
-        """Return the stage of a project."""
+        """Return the rollout stage of a project."""
         known = self._all()
         return known.get(project, known[OTHERS]).stage
 
     def stored_for_all(self) -> StoredStage | None:
-        """Return the stage that was set for all projects without their own; None if none was."""
+        """Return the stage that was set for all projects without their own stage; None if no such stage was set."""
         return self._stored().get(OTHERS)
 
     def acts(self, project: str) -> bool:
-        """Return True if the jobs of a project are managed."""
+        """Return True if the jobs of a project are managed: its stage is canary or enforce."""
         return self.stage_of(project).acts
 
     def anybody(self) -> bool:
-        """Return True if the jobs of any project are managed."""
+        """Return True if the jobs of at least one project are managed."""
         return any(stored.stage.acts for stored in self._all().values())
 
     # -- the loop -------------------------------------------------------------------------------------------------
 
     def acting(self) -> ManagedProjects:
-        """Return which projects are managed, for the scheduler."""
+        """Return which projects are managed, as an event for the scheduler."""
         known = self._all()
         by_name = {name: stored.stage.acts for name, stored in known.items() if name != OTHERS}
         return ManagedProjects(known[OTHERS].stage.acts, by_name)
 
     def has(self, stage: Stage) -> bool:
-        """Return True if any project is in this stage."""
+        """Return True if at least one project is in this stage."""
         return any(stored.stage is stage for stored in self._all().values())
 
     def ended(self, project: str, errors: Mapping[str, float], now_s: float) -> str:
-        """Judge a canary by a job that has completed; return why it returns to shadow, "" if it does not.
+        """Judge a project in stage canary by a job that has completed.
 
         Args:
             project: Project of the job.
-            errors: log(actual / predicted) of its ``time`` and ``energy``.
+            errors: log(actual / predicted) of the job's ``time`` and ``energy``.
             now_s: The present.
+
+        Returns:
+            Why the project returns to stage shadow; "" if it does not.
 
         Raises:
             StoreError: The new stage cannot be stored; call again.
@@ -131,7 +137,15 @@ class Stages:
         return self._revert([name], watch.verdict, now_s) if watch.verdict else ""
 
     def slowed(self, held_back_s: Mapping[str, float], now_s: float) -> str:
-        """Return all canaries to shadow if protected jobs are held back (by how many seconds); return why, or ""."""
+        """Return all projects in stage canary to stage shadow if protected jobs are held back.
+
+        Args:
+            held_back_s: By how many seconds each protected job is held back.
+            now_s: The present.
+
+        Returns:
+            Why the projects return to shadow; "" if they do not.
+        """
         canaries = [name for name, stored in self._all().items() if stored.stage is Stage.CANARY]
         if not canaries or not held_back_s:
             return ""

@@ -1,4 +1,4 @@
-"""Apply in each turn what operators have set: power caps, energy budgets, signals and rollout stages."""
+"""Apply in each turn of the loop what operators have set: power caps, energy budgets, signals and rollout stages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from powerflow.scheduler.plan import Plan, Wish
 
 @dataclass(frozen=True, slots=True)
 class GovernanceParts:
-    """What operators have set on a live cluster, and the log of what was decided under it."""
+    """Hold what operators have set on a live cluster, and the log of decisions."""
 
     caps: Caps
     signals: Signals
@@ -34,12 +34,12 @@ class GovernanceParts:
 
 
 class GovernanceStep:
-    """What one controller's loop does about `GovernanceParts`.
+    """Apply in each turn of one controller's loop what operators have set.
 
     Attributes:
-        cap_w, watt_price: Power limit (inf: none) and price of a watt in the last plan.
-        notices: What the last plan says of power caps.
-        steps: Steps of each turn. One that fails for now is taken again in the next turn.
+        cap_w, watt_price: Power limit in watts (inf: none) and price of a watt, in the last plan.
+        notices: What the last plan says about power caps.
+        steps: Actions of each turn. If an action fails for now, the next turn repeats it.
     """
 
     def __init__(self, context: LoopContext, parts: GovernanceParts) -> None:
@@ -51,14 +51,14 @@ class GovernanceStep:
         self.steps = (self._signals, self._budget, self._warn, self._watch_canaries, self._replay, self._record)
 
     def start(self, now_s: float) -> None:
-        """Go on where the last controller was: the first plan must keep to what is set."""
+        """Restore what operators have set under the last controller. The first plan must already keep to it."""
         parts = self._parts
         parts.decision_log.start(now_s)
         parts.savings.start()
         self._table.emit(parts.stages.acting(), *parts.caps.news(now_s), parts.budgets.start(now_s))
 
     def close(self) -> None:
-        """End replays that are under way."""
+        """End the processes of all replays that are running."""
         self._parts.budgets.close()
         self._parts.savings.close()
 
@@ -67,7 +67,7 @@ class GovernanceStep:
         self._parts.decision_log.save()
 
     def clock_set(self, by_s: float) -> None:
-        """Look anew at what is due: the machine's clock was set by so many seconds."""
+        """Check again what is due, because the machine's clock was set by ``by_s`` seconds."""
         self._parts.budgets.clock_set()
         self._parts.savings.clock_set(by_s)
         self._parts.signals.clock_set()
@@ -79,11 +79,11 @@ class GovernanceStep:
         return self._parts.stages.acts(job.spec.project)
 
     def charged(self, job: ActiveJob, energy_j: float) -> None:
-        """Count the joules of a job for the budget of its project."""
+        """Add the joules that a job has used to the energy of its project."""
         self._parts.budgets.charge(job.spec.project, energy_j)
 
     def completed(self, job: ActiveJob, now_s: float) -> None:
-        """Compare what a completed job took with what was predicted."""
+        """Compare the time and energy of a completed job with what was predicted."""
         self._outcomes.append((job.spec.project, self._parts.decision_log.ended(job, now_s)))
 
     def dropped(self, job: ActiveJob) -> None:
@@ -91,18 +91,21 @@ class GovernanceStep:
         self._parts.decision_log.forget(job.id)
 
     def caps_news(self, now_s: float) -> Sequence[Event]:
-        """Return what the scheduler must hear of power caps since the last call."""
+        """Return the changes of power caps since the last call, as events for the scheduler."""
         return self._parts.caps.news(now_s)
 
     def stages_changed(self) -> None:
-        """Tell the scheduler which jobs are managed now; steps of the others are timed anew, at their own clocks."""
+        """Tell the scheduler which jobs are managed now.
+
+        Steps of unmanaged jobs are timed anew, at the clocks of their GPUs.
+        """
         self._table.emit(self._parts.stages.acting())
         for job in self._table.jobs.values():
             if not self.acts(job):
                 job.unmanaged()
 
     def decided(self, plan: Plan, now_s: float) -> None:
-        """Log what a plan means for each job; the jobs have taken it in."""
+        """Log what a plan means for each job. Call it after the plan was taken into the job table."""
         stages, decision_log, jobs = self._parts.stages, self._parts.decision_log, self._table.jobs
         self.cap_w, self.watt_price, self.notices = plan.cap_w, plan.watt_price, tuple(plan.notices)
         self._parts.budgets.decided(self._scheduler.limited)

@@ -1,9 +1,12 @@
-"""Keep GPUs at the wanted clocks, and tell apart the clock asked for, whether it holds, and the clock that runs.
+"""Keep GPUs at the wanted clocks, and notice when a GPU runs at another clock than it was asked for.
 
-A clock is *asked* for, and *holds* once a later reading shows the GPU at it. A GPU that runs above it has lost it
-(somebody or a watchdog reset it, or the driver did not obey): it is asked again at once, and then less and less often.
-A GPU that runs below it is left alone if heat, its power limit or idleness explains that. If the driver names none of
-these and the GPU is busy, somebody else has locked it lower, and it is asked again as well.
+Three things are kept apart: the clock that was *asked for*; whether this clock *holds*, which it does once a later
+reading shows the GPU at this clock; and the clock at which the GPU runs.
+
+If a GPU runs above the clock that it was asked for, the clock was lost: somebody or a watchdog reset it, or the driver
+did not obey. Then the GPU is asked again at once, and after that less and less often. If a GPU runs below the clock and
+heat, its power limit or idleness explains this, it is left alone. If the driver names no such reason and the GPU is
+busy, somebody else has locked it to a lower clock; then it is asked again too.
 """
 
 from __future__ import annotations
@@ -41,11 +44,14 @@ class _Asked:
 
 
 def stands(mhz: float, asked_s: float, reading: Reading) -> str:
-    """Compare a GPU with the clock it was asked for: ``holds``, ``above``, ``below``, or "" if that cannot be told.
+    """Compare the clock at which a GPU runs with the clock that it was asked for.
 
     Args:
-        mhz, asked_s: The clock, and when it was asked for.
-        reading: A reading; it tells nothing if it is older.
+        mhz, asked_s: The clock that the GPU was asked for, and when.
+        reading: A reading of the GPU; it is of no use if it is older than the request.
+
+    Returns:
+        ``holds``, ``above`` or ``below``; "" if the reading cannot tell.
     """
     if reading.time_s < asked_s or math.isnan(reading.clock_mhz):
         return ""
@@ -58,12 +64,12 @@ def stands(mhz: float, asked_s: float, reading: Reading) -> str:
 
 
 class ClockKeeper:
-    """The clocks of all GPUs. For the controller's loop.
+    """Keep the clocks of all GPUs. Only the controller's loop may use it.
 
     Args:
-        gpus: All GPUs, by place.
-        clocks: Sets and resets them, under a lease.
-        clock: Seconds, on the clock of readings.
+        gpus: All GPUs, by node and number.
+        clocks: Sets and resets the clocks of GPUs, under a lease.
+        clock: Returns seconds, on the same clock as the times of readings.
     """
 
     def __init__(self, gpus: Mapping[Place, Gpu], clocks: Clocks, clock: Callable[[], float] = time.monotonic) -> None:
@@ -85,15 +91,16 @@ class ClockKeeper:
     def tune(
         self, now_s: float, wanted: Mapping[Place, float], readings: Mapping[Place, Reading], out: Collection[Place]
     ) -> dict[Place, Reading]:
-        """Set GPUs to the ``wanted`` clocks (MHz), and reset the clocks of all others.
+        """Set GPUs to the ``wanted`` clocks (MHz), and reset the clocks of all other GPUs.
 
         Args:
             now_s: Unix seconds, for the audit.
+            wanted: Clocks in MHz, by GPU.
             readings: The last readings.
             out: GPUs that are out of service; they are left alone.
 
         Returns:
-            Readings of GPUs after they were asked.
+            New readings of GPUs that were read after they were asked for a clock.
         """
         moment_s = self._clock()
         self._renew(now_s, moment_s)
@@ -116,21 +123,24 @@ class ClockKeeper:
         return said
 
     def holds(self, places: Collection[Place]) -> bool:
-        """Return whether all these GPUs were read at the clocks that they were asked for, and at no other since."""
+        """Return True if these GPUs were read at the clocks that they were asked for, and at no other clock since."""
         return all(place in self._asked and self._asked[place].holds for place in places)
 
     def strays(self, place: Place) -> bool:
-        """Return True if a GPU was last read at another clock than it was asked for, for no reason of its own."""
+        """Return True if a GPU was last read at another clock than it was asked for.
+
+        A GPU whose own state (heat, its power limit, idleness) explains the other clock does not count.
+        """
         asked = self._asked.get(place)
         return asked is not None and (asked.off or bool(asked.error))
 
     def asked_mhz(self, place: Place) -> float | None:
-        """Return the clock that a GPU was asked for; None if it is left alone."""
+        """Return the clock (MHz) that a GPU was asked for; None if it was asked for none."""
         asked = self._asked.get(place)
         return asked.mhz if asked is not None and math.isfinite(asked.mhz) else None
 
     def notices(self) -> list[str]:
-        """Return clocks that are not as they should be, one line each."""
+        """Return the GPUs whose clocks are not as they should be, one line each."""
         found = [f"GPU {number} of {node}: {why}" for (node, number), (why, _) in self._late.copy().items()]
         for (node, number), asked in self._asked.copy().items():
             if asked.vain > SAID_AFTER and asked.error:
@@ -138,7 +148,7 @@ class ClockKeeper:
         return found
 
     def finish(self) -> None:
-        """Reset all clocks."""
+        """Reset the clocks of all GPUs."""
         self._clocks.release_all()
 
     def _renew(self, now_s: float, moment_s: float) -> None:

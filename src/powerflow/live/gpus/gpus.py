@@ -1,4 +1,4 @@
-"""Meter the GPUs of a live cluster for the jobs that hold them, and set their clocks."""
+"""Meter the GPUs of a live cluster for the jobs that hold them, and set the GPUs' clocks."""
 
 from __future__ import annotations
 
@@ -28,12 +28,15 @@ READ_S = 1.0
 
 
 class ClusterGpus:
-    """Meters and clocks of all GPUs. For the controller's loop; other threads may read the last readings.
+    """Meter all GPUs of one cluster and set their clocks.
+
+    Only the controller's loop may use it, but other threads may read the last readings.
 
     Args:
-        clocks: Sets and resets their clocks.
+        gpus: All GPUs of the cluster.
+        clocks: Sets and resets the clocks of the GPUs.
         store: Keeps charges and the meter's accounts, so that no joule is lost between two controllers.
-        refused: Gets from ``clocks`` what it cannot do.
+        refused: Filled by ``clocks`` with what it cannot do.
     """
 
     def __init__(self, gpus: Sequence[Gpu], clocks: Clocks, store: Store, refused: list[str]) -> None:
@@ -61,7 +64,7 @@ class ClusterGpus:
     # -- joules ---------------------------------------------------------------------------------------------------
 
     def start(self, now_s: float) -> None:
-        """Go on from the accounts of the last controller's meter."""
+        """Restore the accounts of the last controller's meter."""
         state = self._store.get(METER)
         self._meter = Meter(list(self._gpus.values()), state)
         self._totals_j = self._store.charges.totals()
@@ -77,13 +80,14 @@ class ClusterGpus:
         self._look()
 
     def due(self, now_s: float, holding: Mapping[Place, str]) -> bool:
-        """Return True if it is time to read the GPUs again, or if one has another job than before."""
+        """Return True if the GPUs should be read now: the last reading is old, or a GPU has another job than then."""
         return now_s - self._read_s >= READ_S or holding != self._owners
 
     def settle(self, now_s: float, holding: Mapping[Place, str]) -> Mapping[str, tuple[float, float]]:
-        """Read all GPUs, charge what was drawn since the last call, and charge the jobs in ``holding`` from now on.
+        """Read all GPUs, and charge the energy since the last call to the jobs that held the GPUs.
 
-        What a GPU draws while processes of others run on it is charged to nobody: it cannot be told apart.
+        From now on, each GPU is charged to its job in ``holding``. If processes of other people run on a GPU, its
+        energy is charged to nobody, because the shares cannot be told apart.
 
         Returns:
             Joules and GPU-seconds by job.
@@ -117,58 +121,65 @@ class ClusterGpus:
         self._charges[new.job_id] = new
 
     def save(self, store: Store) -> None:
-        """Store charges and the meter's accounts together, so that each joule is in one of the two."""
+        """Store the charges and the meter's accounts together, so that no joule is lost or stored twice."""
         if self._charges:
             store.charges.add(list(self._charges.values()), {METER: self._meter.state()})
             self._charges.clear()
 
     def clock_set(self, by_s: float) -> None:
-        """Move times with the machine's clock: while it was set, no GPU was held longer."""
+        """Move the times of the last readings by ``by_s``, because the machine's clock was set by this many seconds.
+
+        Otherwise a job would be charged for GPU-seconds that did not pass.
+        """
         self._read_s += by_s
         self._settled_s += by_s
 
     def totals_j(self) -> tuple[float, float, float]:
-        """Return the joules metered since the store was made: all, of jobs, and of idle GPUs."""
+        """Return the joules metered since the store was made: in all, of jobs, and of idle GPUs."""
         return self._totals_j
 
     # -- clocks ---------------------------------------------------------------------------------------------------
 
     @property
     def settable(self) -> bool:
-        """True as long as no clock has proved to be out of our control."""
+        """True if PowerFlow can set the clocks of all GPUs, as far as is known."""
         return not self._refused
 
     def tune(self, now_s: float, wanted: Mapping[Place, float]) -> None:
-        """Set GPUs to the ``wanted`` clocks (MHz), and reset the clocks of all others."""
+        """Set GPUs to the ``wanted`` clocks (MHz), and reset the clocks of all other GPUs."""
         self._readings.update(self.keeper.tune(now_s, wanted, self._readings, self.health.out()))
 
     def audit(self) -> None:
-        """Audit which clocks were set and reset since the last call.
+        """Write to the audit which clocks were set and reset since the last call.
 
         Raises:
-            StoreError: The store cannot be written; the next call does it.
+            StoreError: The store cannot be written. The next call writes it.
         """
         if self.keeper.changes:
             self._store.note(self.keeper.changes)
             self.keeper.changes.clear()
 
     def finish(self, *, give_back: bool) -> None:
-        """Reset all clocks if ``give_back``, because nothing runs on; else they stay until their lease ends."""
+        """Reset all clocks if ``give_back`` is True, because no job runs on.
+
+        Otherwise the clocks stay until their lease ends.
+        """
         if give_back:
             self.keeper.finish()
 
     def errors(self) -> Mapping[Place, DeviceError]:
-        """Return why GPUs did not answer when they were last read."""
+        """Return the errors of the GPUs that did not answer at the last reading."""
         return {self._place[uuid]: error for uuid, error in self._meter.errors.items()}
 
     def last(self) -> Mapping[Place, Reading]:
-        """Return the last readings, without GPUs that did not answer."""
+        """Return the last reading of each GPU, without GPUs that did not answer."""
         return self._readings
 
     def disturbed(self, job: str) -> bool:
-        """Return True if a job's GPUs do not show what it costs by itself.
+        """Return True if readings of a job's GPUs do not show what the job costs by itself.
 
-        Processes of others run on them, somebody has limited their power, or their clocks are not as asked.
+        The reasons are: processes of other people run on the GPUs, somebody has changed their power limit, or their
+        clocks are not as asked for.
         """
         strange = {*self.health.shared(), *(self._place[uuid] for uuid in self._limits.changed())}
         mine = [place for place, owner in self._owners.items() if owner == job]
@@ -177,7 +188,7 @@ class ClusterGpus:
     # -- what is shown --------------------------------------------------------------------------------------------
 
     def notices(self) -> list[str]:
-        """Return what does not work, once each."""
+        """Return what does not work on GPUs, one line each."""
         of_meters = [*self._refused, *self._found.copy(), *self._jumped.copy().values()]
         return list(dict.fromkeys([*of_meters, *self.keeper.notices(), *self._of_service(), *self._limited()]))
 
@@ -197,11 +208,11 @@ class ClusterGpus:
         ]
 
     def watts_of(self, job: str) -> float:
-        """Return the watts of a job's GPUs at the last reading; 0 if none was read."""
+        """Return the watts of a job's GPUs at the last reading; 0 if no power was read."""
         return self._watts.get(job, 0.0)
 
     def clock_of(self, job: str) -> float | None:
-        """Return the mean clock (MHz) that a job's GPUs report."""
+        """Return the mean clock (MHz) of a job's GPUs at the last reading; None if no clock was read."""
         return self._clock_mhz.get(job)
 
     def power_w(self) -> float:

@@ -1,13 +1,13 @@
-"""Decide which GPUs are in service, from each GPU's readings. No I/O, no clock.
+"""Decide which GPUs are in service, from the readings of each GPU. No I/O, no clock.
 
 | what is seen | leaves service | comes back |
 |---|---|---|
-| lost (the driver says so) | at once | when it has answered for a while |
-| no answer, or an error | when it has lasted; later if a job is on it, for jobs outlive a short stall | the same |
+| the driver says that the GPU is lost | at once | when it has answered for a while |
+| no answer, or an error | when this has lasted; later if a job is on it, for jobs outlive a short stall | the same |
 | an Xid of the hardware, an uncorrected ECC error | at once | when an operator resumes its node, or it was reset |
-| somebody else's process, while nobody of ours is on it | when seen twice | when it has been gone for a while |
+| a process of somebody else, while no job is on it | when seen twice | when the process has been gone for a while |
 
-A GPU that leaves service by a fault again and again stays out for longer each time.
+If faults take a GPU out of service again and again, it stays out for longer each time.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ OF_PROGRAMS = frozenset({13, 31, 43, 45, 63, 68, 109})
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """One GPU at one moment.
+    """What is seen of one GPU at one moment.
 
     Attributes:
-        reading: None if it did not answer.
-        error: Why it did not answer.
-        held: True if a job is on it.
-        strangers: Processes on it that are not ours, in words.
+        reading: The reading of the GPU; None if it did not answer.
+        error: Why the GPU did not answer.
+        held: True if a job is on the GPU.
+        strangers: Processes on the GPU that do not belong to PowerFlow's jobs, in words.
     """
 
     reading: Reading | None
@@ -50,7 +50,7 @@ class Sight:
 
 
 class Turn(NamedTuple):
-    """A GPU that leaves service, or comes back; and why."""
+    """A GPU that leaves service or comes back, with the reason."""
 
     place: Place
     out: bool
@@ -73,17 +73,17 @@ class _Gpu:
 
 
 class GpuHealth:
-    """The state of each GPU of a cluster."""
+    """Keep the health of each GPU of a cluster: whether it is in service, and why not."""
 
     def __init__(self, places: Iterable[Place]) -> None:
         self._gpus = {(node, number): _Gpu(f"GPU {number} of {node}: ") for node, number in places}
 
     def look(self, now_s: float, sights: Mapping[Place, Sight]) -> list[Turn]:
-        """Judge what is seen now; return which GPUs leave service or come back.
+        """Judge what is seen of GPUs now; return the GPUs that leave service or come back.
 
         Args:
-            now_s: Seconds on any clock that only runs forward.
-            sights: By place; GPUs that are not named are as they were.
+            now_s: Seconds on any clock that never goes back.
+            sights: What is seen, by GPU; a GPU that is not in it keeps its last state.
         """
         turns = []
         for place, sight in sights.items():
@@ -116,30 +116,36 @@ class GpuHealth:
         return [Turn(place, True, why)]
 
     def pardon(self, node: str) -> None:
-        """Forget the faults of a node's GPUs because an operator resumed it; those that answer come back at once."""
+        """Forget the faults of a node's GPUs, because an operator resumed the node.
+
+        GPUs that answer come back at once.
+        """
         for place, gpu in self._gpus.items():
             if place[0] == node:
                 gpu.fault, gpu.times, gpu.good_since_s = "", 0, -math.inf
 
     def why(self, place: Place) -> str:
-        """Return why a GPU is out of service; "" if it is in."""
+        """Return why a GPU is out of service; "" if it is in service."""
         gpu = self._gpus.get(place)
         return gpu.why if gpu is not None and gpu.out else ""
 
     def out(self) -> dict[Place, str]:
-        """Return the GPUs that are out of service, and why."""
+        """Return the GPUs that are out of service, each with the reason."""
         return {place: gpu.why for place, gpu in self._gpus.items() if gpu.out}
 
     def shared(self) -> dict[Place, tuple[str, ...]]:
-        """Return the GPUs on which processes of others run beside a job of ours, and which processes."""
+        """Return the GPUs on which processes of other people run beside a job, each with these processes."""
         return {place: gpu.shared for place, gpu in self._gpus.items() if gpu.shared}
 
     def faults(self) -> dict[Place, tuple[str, float]]:
-        """Return the faults that stay until they are pardoned, with the ECC errors counted then, to be stored."""
+        """Return the faults of GPUs that last until an operator resumes the node, to be stored.
+
+        The number with each fault is the count of ECC errors at the time of the fault.
+        """
         return {place: (gpu.fault, gpu.ecc_errors) for place, gpu in self._gpus.items() if gpu.fault}
 
     def restore(self, faults: Mapping[Place, tuple[str, float]]) -> None:
-        """Restore the faults that an earlier controller stored."""
+        """Restore the faults of GPUs that an earlier controller stored."""
         for place, (fault, ecc_errors) in faults.items():
             if place in self._gpus:
                 self._gpus[place].fault, self._gpus[place].ecc_errors = fault, ecc_errors
@@ -186,7 +192,7 @@ class GpuHealth:
 
 
 def faults_as_json(faults: Mapping[Place, tuple[str, float]], uuids: Mapping[Place, str]) -> dict[str, Any]:
-    """Return faults by UUID, as the store keeps them."""
+    """Return the faults of GPUs by GPU UUID, in the form in which the store keeps them."""
     return {
         uuids[place]: {"why": why, "ecc_errors": None if math.isnan(errors) else errors}
         for place, (why, errors) in faults.items()
@@ -194,7 +200,7 @@ def faults_as_json(faults: Mapping[Place, tuple[str, float]], uuids: Mapping[Pla
 
 
 def faults_from_json(kept: Mapping[str, Any], places: Mapping[str, Place]) -> dict[Place, tuple[str, float]]:
-    """Read faults back; GPUs that are not here any more are left out."""
+    """Read the faults of GPUs from the store's form; GPUs that are not in this cluster any more are left out."""
     return {
         places[uuid]: (str(plain["why"]), math.nan if plain["ecc_errors"] is None else float(plain["ecc_errors"]))
         for uuid, plain in kept.items()

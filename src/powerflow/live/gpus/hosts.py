@@ -1,8 +1,8 @@
-"""The GPUs of one machine as the scheduler's nodes: one node for each GPU type, every GPU with a number that it keeps.
+"""Present the GPUs of one machine as nodes of the scheduler, with a fixed number for each GPU.
 
-A node has GPUs of one type, so a machine with two types is two nodes: ``gpu07-A100`` and ``gpu07-L4``. Jobs are placed
-by node and number, and live on while the controller restarts. So the number of each GPU (by UUID) is kept on disk; a
-GPU that is missing keeps its number, and counts as lost.
+A node has GPUs of one type, so a machine with two types is two nodes: ``gpu07-A100`` and ``gpu07-L4``. The placement of
+a job names nodes and GPU numbers, and the job runs on while the controller restarts. So the number of each GPU (by
+UUID) is kept on disk. A GPU that is missing keeps its number, and counts as lost.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NUMBERS = "gpus.json"
 
 
 class AbsentGpu:
-    """A `Gpu` that had a number here before and cannot be used now: every call raises `DeviceLost`."""
+    """A GPU that once had a number on this machine and cannot be used now: every call raises `DeviceLost`."""
 
     emulated = False
 
@@ -36,15 +36,15 @@ class AbsentGpu:
 
 
 def numbered(gpus: Sequence[Gpu], host: str, state: Path) -> Sequence[Gpu]:
-    """Give every GPU the node and the number there that it had before, or new ones; store them.
+    """Give every GPU the same node and number as before, or new ones; store them.
 
     Args:
         gpus: GPUs of this machine that can be used; their ``node`` and ``index`` are set.
-        host: Name of this machine, and of its node while all its GPUs are of one type.
+        host: Name of this machine. It is also the node's name while all GPUs of the machine have one type.
         state: The state directory.
 
     Returns:
-        These GPUs, and an `AbsentGpu` for each one that is missing from a node that still has some.
+        The given GPUs, and an `AbsentGpu` for each GPU that is missing from a node that still has some GPUs.
     """
     path = state / NUMBERS
     places: dict[str, tuple[str, int, str]] = {
@@ -84,9 +84,9 @@ def _retyped(places: Mapping[str, tuple[str, int, str]], types: Mapping[str, str
 
 
 def nodes_of(gpus: Sequence[Gpu]) -> tuple[Node, ...]:
-    """Return the scheduler's nodes of these GPUs, in order of first appearance; all in one rack.
+    """Return the scheduler's nodes for these GPUs, in order of first appearance; all nodes are in one rack.
 
-    Each has GPUs of one type, numbered from 0 without a gap.
+    Each node has GPUs of one type, numbered from 0 without a gap.
     """
     by_node: dict[str, list[Gpu]] = {}
     for gpu in gpus:
@@ -98,7 +98,7 @@ def nodes_of(gpus: Sequence[Gpu]) -> tuple[Node, ...]:
 
 
 def names_by_type(gpus: Sequence[Gpu]) -> Mapping[str, Collection[str]]:
-    """Return the names that cards give themselves, by GPU type; a job may ask for any of them."""
+    """Return the names that GPUs have by their driver, by GPU type; a job may ask for any of these names."""
     found: dict[str, set[str]] = {}
     for gpu in gpus:
         found.setdefault(gpu.gpu_type, set()).add(str(getattr(gpu, "vendor_name", gpu.gpu_type)))
@@ -106,6 +106,6 @@ def names_by_type(gpus: Sequence[Gpu]) -> Mapping[str, Collection[str]]:
 
 
 def slug(gpu_type: str) -> str:
-    """Return a GPU type as part of a node's name, or as a job may ask for it: ``A100-PCIE-40GB``."""
+    """Return a GPU type in the form that names of nodes and requests of jobs use: ``A100-PCIE-40GB``."""
     every = re.findall(r"[A-Za-z0-9]+", gpu_type)
     return "-".join(every[1:] if len(every) > 1 and words(every[0]) in (["nvidia"], ["tesla"]) else every)

@@ -1,8 +1,9 @@
-"""Notice power limits that somebody else has changed, so that nothing is learned from these GPUs meanwhile.
+"""Notice GPUs whose power limit somebody else has changed, so that no costs are learned from them meanwhile.
 
-PowerFlow sets no power limits. The limit a card had when no job was on it is taken as its own; costs are
-learned at that limit. A job that searches for a better one (Zeus' ``GlobalPowerLimitOptimizer``), or an operator's
-``nvidia-smi -pl``, changes what every step costs for as long as it lasts.
+PowerFlow sets no power limits. The limit that a GPU had when no job was on it is taken as its own limit; costs are
+learned at this limit. The limit may be changed by a job that searches for a better limit (Zeus'
+``GlobalPowerLimitOptimizer``), or by an operator with ``nvidia-smi -pl``. Such a change alters what every step costs
+for as long as it lasts.
 """
 
 from __future__ import annotations
@@ -18,30 +19,30 @@ NEAR_W = 2.0
 
 
 class LimitWatch:
-    """Power limits of all GPUs, by UUID; ``kept`` is the `state` of an earlier controller."""
+    """Follow the power limits of all GPUs, by UUID. ``kept`` is the `state` of an earlier controller."""
 
     def __init__(self, kept: Mapping[str, Any]) -> None:
         self._own_w = {str(uuid): float(watts) for uuid, watts in kept.items()}
         self._now_w: dict[str, float] = {}
 
     def begin(self, readings: Mapping[str, Reading], held: Collection[str]) -> None:
-        """Take the present limits of cards without a job as their own, when a controller starts."""
+        """Take the present power limits of GPUs without a job as their own limits. Call it when a controller starts."""
         for uuid in readings.keys() - set(held):
             self._own_w.pop(uuid, None)
         self.look(readings)
 
     def look(self, readings: Mapping[str, Reading]) -> None:
-        """Take in new readings."""
+        """Read the power limits from new readings."""
         for uuid, reading in readings.items():
             if math.isfinite(reading.power_limit_w):
                 self._own_w.setdefault(uuid, reading.power_limit_w)
                 self._now_w[uuid] = reading.power_limit_w
 
     def changed(self) -> dict[str, tuple[float, float]]:
-        """Return the cards with another limit than their own: their own limit and the present one, watts."""
+        """Return the GPUs whose present power limit is not their own limit: both limits in watts, by UUID."""
         both = {uuid: (self._own_w[uuid], watts) for uuid, watts in self._now_w.copy().items()}
         return {uuid: (own_w, now_w) for uuid, (own_w, now_w) in both.items() if abs(own_w - now_w) > NEAR_W}
 
     def state(self) -> dict[str, float]:
-        """Return each card's own limit, to be stored."""
+        """Return each GPU's own power limit, to be stored."""
         return dict(self._own_w)

@@ -1,4 +1,7 @@
-"""Check that the GPUs a job asks for are here: people write ``A100``, cards say "NVIDIA A100-SXM4-80GB"."""
+"""Check that the cluster has the GPUs that a job asks for.
+
+People write ``A100`` for a GPU whose driver calls it "NVIDIA A100-SXM4-80GB"; this module matches such names.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,14 @@ from powerflow.store.models import Placement
 
 
 def type_wanted(wanted: str | None, types: Mapping[str, Collection[str]]) -> str | None:
-    """Return the GPU type that a job means by ``wanted``; None if it names none.
+    """Return the GPU type of this cluster that a job means by ``wanted``; None if the job names no type.
 
     Args:
         wanted: GPU type in the words of the job.
-        types: Names of the cards here, by GPU type (`names_by_type`).
+        types: Names of the GPUs in this cluster, by GPU type (`names_by_type`).
 
     Raises:
-        Refused: No type has that name, or several do.
+        Refused: No GPU type of the cluster has this name, or several have it.
     """
     if wanted is None:
         return None
@@ -34,10 +37,11 @@ def type_wanted(wanted: str | None, types: Mapping[str, Collection[str]]) -> str
 
 
 def check_gpus(spec: JobSpec, pools: Mapping[str, Pool], types: Mapping[str, Collection[str]]) -> None:
-    """Refuse a job that asks for GPUs that it can never get here.
+    """Refuse a job that asks for GPUs that it can never get in this cluster.
 
     Raises:
-        Refused: There is no such type (see `type_wanted`), too few GPUs, or no count of them that can be used.
+        Refused: The cluster has no such GPU type (see `type_wanted`) or too few GPUs, or the job allows no GPU count
+            that can be used here.
     """
     wanted = spec.gpus
     kind = type_wanted(wanted.gpu_type, types)
@@ -56,9 +60,10 @@ def check_gpus(spec: JobSpec, pools: Mapping[str, Pool], types: Mapping[str, Col
 
 
 def type_held(placement: Placement, pools: Mapping[str, Pool]) -> str | None:
-    """Return the present type of the GPUs in a placement that is not empty; None if some of them are not here any more.
+    """Return the present type of the GPUs in a placement; None if some of these GPUs are not in the cluster any more.
 
-    The type may have another name than when the job was placed, after an upgrade of PowerFlow or the driver.
+    The placement must not be empty. After an upgrade of PowerFlow or the driver, the type may have another name than
+    when the job was placed.
     """
     here = {node.name: (node.gpus, kind) for kind, pool in pools.items() for node in pool.occupancy.nodes}
     kinds = set()

@@ -1,1 +1,1 @@
-"""What the controller knows of each active job."""
+"""Keep what the controller knows of each active job."""

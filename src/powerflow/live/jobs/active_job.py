@@ -1,6 +1,6 @@
-"""Represent one active job as the controller's loop knows it.
+"""Represent one active job in the controller's loop.
 
-What must outlive the controller stands in the store; see `powerflow.store.models`.
+What must outlive the controller is in the store; see `powerflow.store.models`.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ EXPLORE_S = 300.0
 
 @dataclass(slots=True)
 class StepWindow:
-    """Steps that are being timed in one configuration, from its first complete step on.
+    """Steps that are being timed in one configuration, from the first complete step on.
 
     Attributes:
         key: The configuration: generation, GPUs, nodes, clock, local batch, accumulation.
-        steps, seconds: Counters of the ranks when the window began.
-        watts, samples: Sum and number of power readings of the job's GPUs since then.
-        repeats: Windows of the same configuration that were measured before.
+        steps, seconds: Step count and training seconds that the ranks reported when the timing began.
+        watts, samples: Sum and number of power readings of the job's GPUs since the timing began.
+        repeats: How often the same configuration was measured before.
     """
 
     key: tuple[object, ...]
@@ -39,7 +39,7 @@ class StepWindow:
     repeats: int = 0
 
     def power_w(self) -> float | None:
-        """Return the mean power in watts; None if nothing was read."""
+        """Return the mean power of the job's GPUs in watts; None if no power was read."""
         return self.watts / self.samples if self.samples and math.isfinite(self.watts) else None
 
 
@@ -47,25 +47,25 @@ class StepWindow:
 class ActiveJob:
     """One job that has not ended.
 
-    Anybody may read the fields. They are written only in `powerflow.live.jobs`: the methods say what has happened.
+    Any code may read the fields. Only code in `powerflow.live.jobs` writes them: each method says what has happened.
 
     Attributes:
-        kind: Class of jobs that cost the same per step.
-        held: True while its owner or an operator keeps it from running.
-        known: True while the scheduler plans with it.
-        eligible_s: It must not run before this time, because it has failed and waits for its next attempt.
+        kind: The job's class: jobs that cost the same per step.
+        held: True while the owner or an operator keeps the job from running.
+        known: True while the scheduler plans with the job.
+        eligible_s: The job must not run before this time, because it has failed and waits for its next attempt.
         epoch, gpu_type, placement, clock_mhz: The last decision; the placement is empty while the job waits.
-        reason, why, decided_s, gpu_price: Explanation of that decision (`why` is its `Why`), its time, and the price
-            of a GPU then.
+        reason, why, decided_s, gpu_price: Explanation of the last decision (`why` is its `Why`), its time, and the
+            price of a GPU then.
         steps: Completed steps that count.
         step_time_s: Seconds per step, lately; nan while unknown.
-        training: True if its ranks have trained since they were last changed.
-        explore_mhz: Clocks still to be tried in this configuration. The first one is set once steps are timed.
-        explore_since_s: When the first of these was set.
+        training: True if the job's ranks have trained since they were last changed.
+        explore_mhz: Clocks still to be tried in this configuration. The first clock is set once steps are timed.
+        explore_since_s: When the first of these clocks was set.
         window: Steps that are being timed.
-        power_w: Watts of its GPUs at the last reading.
+        power_w: Watts of the job's GPUs at the last reading.
         energy_j, gpu_s: Joules and GPU-seconds charged so far.
-        model_error: |predicted ÷ measured − 1| of its last measured step time; nan while there is none.
+        model_error: |predicted ÷ measured − 1| of the last measured step time; nan while no step time was measured.
     """
 
     id: str
@@ -101,7 +101,7 @@ class ActiveJob:
 
     @classmethod
     def from_store(cls, job: StoredJob, kind: JobClass) -> ActiveJob:
-        """Make an active job from what the store keeps of it."""
+        """Return the active job for what the store keeps of a job."""
         return cls(
             job.id,
             job.spec,
@@ -121,27 +121,28 @@ class ActiveJob:
 
     @property
     def gpus(self) -> int:
-        """Number of GPUs in its placement."""
+        """Number of GPUs in the job's placement."""
         return sum(len(numbers) for _, numbers in self.placement)
 
     @property
     def clock_now_mhz(self) -> float:
-        """Clock to set: the one that is being tried, else the one decided.
+        """Clock (MHz) to set on the job's GPUs: the clock that is being tried, otherwise the clock that was decided.
 
-        No clock is tried before the first step is reported: a job that never reports steps would try it for ever.
+        No clock is tried before the job reports its first step; otherwise a job that never reports steps would try the
+        first clock for ever.
         """
         return self.explore_mhz[0] if self.explore_mhz and self.window is not None else self.clock_mhz
 
     def intent(self) -> Intent:
-        """Return the last decision, to be stored."""
+        """Return the last decision about the job in the form that is stored."""
         return Intent(self.id, self.epoch, self.gpu_type, self.placement, self.clock_mhz, self.reason)
 
     def desired(self, runs_as: str) -> DesiredState:
-        """Return the last decision, to be carried out as login ``runs_as``."""
+        """Return the last decision about the job in the form that gangs carry out, as login ``runs_as``."""
         return DesiredState(self.id, self.epoch, self.spec, self.placement, runs_as)
 
     def update(self) -> JobUpdate:
-        """Return what the store keeps of the job besides its intent and its charges."""
+        """Return what the store keeps of the job, apart from its last decision and its charges."""
         return JobUpdate(
             self.id,
             steps=self.steps,
@@ -155,11 +156,11 @@ class ActiveJob:
         )
 
     def job(self, iterations: float) -> Job:
-        """Return the job as the scheduler sees it."""
+        """Return the job in the form that the scheduler takes."""
         return scheduler_job(self.id, self.spec, self.kind, self.submitted_s, iterations)
 
     def explained(self, reason: Reason, gpu_price: float, now_s: float) -> bool:
-        """Take in the scheduler's explanation; return False if it says nothing new."""
+        """Set the scheduler's explanation of the job's last decision; return False if it says nothing new."""
         self.gpu_price = gpu_price
         if self.why == reason.why and reason.why in QUIET:
             return False
@@ -167,23 +168,27 @@ class ActiveJob:
         return True
 
     def said(self, reason: Reason) -> str:
-        """Return a reason as a sentence; "resumed" only of a script whose steps have shown that it does."""
+        """Return a reason as a sentence.
+
+        For a script, "started again" replaces "resumed": only the script's next steps show whether it went on from a
+        checkpoint.
+        """
         if reason.why is Why.RESUMED and self.spec.rescale != "in-place":
             return reason.sentence().replace(Why.RESUMED, "started again", 1)
         return reason.sentence()
 
     def clocked(self, clock_mhz: float) -> None:
-        """Take in another clock for the GPUs that it has."""
+        """Set another clock for the GPUs that the job has."""
         self.clock_mhz = clock_mhz
 
     def placed(self, placement: Placement, gpu_type: str, clock_mhz: float) -> None:
-        """Take in other GPUs, or none."""
+        """Set other GPUs for the job, or none."""
         self.placement, self.gpu_type, self.clock_mhz = placement, gpu_type, clock_mhz
         self.epoch += 1
         self.training, self.window, self.explore_mhz = False, None, ()
 
     def vacated(self, reason: str) -> bool:
-        """Note that it must hold nothing, whatever was decided; return False if it held nothing."""
+        """Take all GPUs from the job, whatever was decided; return False if it had no GPUs."""
         had = bool(self.placement)
         if had:
             self.epoch, self.placement, self.clock_mhz = self.epoch + 1, (), 0.0
@@ -191,43 +196,49 @@ class ActiveJob:
         return had
 
     def recovered(self, intent: Intent, placement: Placement, gpu_type: str) -> None:
-        """Take over what the last controller decided, with the GPUs that are still there."""
+        """Restore what the last controller decided for the job.
+
+        Args:
+            intent: The stored decision.
+            placement: Its GPUs that are still in the cluster.
+            gpu_type: The present type of these GPUs.
+        """
         self.epoch, self.placement, self.gpu_type = intent.epoch, placement, gpu_type
         self.clock_mhz = intent.clock_mhz if placement else 0.0
 
     def started(self, now_s: float) -> None:
-        """Note that all its ranks train."""
+        """Note that all ranks of the job train."""
         self.started_s = now_s if self.started_s is None else self.started_s
         self.training = True
 
     def progressed(self, steps: float, steps_total: float | None = None) -> None:
-        """Take in how many steps count now; fewer than before if it went back to a checkpoint."""
+        """Set how many steps count now; the number falls if the job went back to a checkpoint."""
         self.steps, self.steps_total = steps, steps_total or self.steps_total
 
     def began_again(self, reason: str) -> None:
-        """Explain that its script did not go on where it was."""
+        """Set the reason that says that the job's script did not go on from where it was."""
         self.reason = reason
 
     def rescaled(self) -> None:
-        """Count a change of its GPU count."""
+        """Count one more change of the job's GPU count."""
         self.rescales += 1
 
     def failed(self, attempts: int, eligible_s: float = -math.inf) -> None:
-        """Take in how many attempts have failed by now, and when the next may begin."""
+        """Set how many attempts of the job have failed, and when the next attempt may begin."""
         self.attempts, self.eligible_s = attempts, eligible_s
 
     def charged(self, energy_j: float, gpu_s: float) -> None:
-        """Add joules and GPU-seconds."""
+        """Add joules and GPU-seconds to what the job was charged."""
         self.energy_j += energy_j
         self.gpu_s += gpu_s
 
     def metered(self, power_w: float, disturbed: bool, now_s: float) -> None:
-        """Take in a power reading of its GPUs, and end a clock that was tried for `EXPLORE_S`.
+        """Take in a power reading of the job's GPUs, and end the trial of a clock that has lasted for `EXPLORE_S`.
 
         Args:
-            power_w: Watts.
-            disturbed: The GPUs do not show what the job costs by itself, so the steps of now are not timed. The time
-                for which a clock is tried runs on.
+            power_w: Watts of the job's GPUs.
+            disturbed: True if the GPUs do not show what the job costs by itself. Then the present steps are not timed,
+                but the time of the trial goes on.
             now_s: Time of the reading.
         """
         self.power_w = power_w
@@ -242,22 +253,22 @@ class ActiveJob:
             self.tried(self.explore_mhz[0], now_s)
 
     def explore(self, clocks_mhz: tuple[float, ...]) -> None:
-        """Try these clocks, one after the other; none ends all trials."""
+        """Set the clocks (MHz) to try one after the other; an empty tuple ends all trials."""
         self.explore_mhz = clocks_mhz
 
     def unmanaged(self) -> None:
-        """Note that nobody sets its clock any more: end all trials, and time its steps anew."""
+        """End all trials of clocks, and time the job's steps anew, because PowerFlow no longer sets its clock."""
         self.explore_mhz, self.window = (), None
 
     def tried(self, clock_mhz: float | None, now_s: float) -> None:
-        """Strike a clock from those to be tried."""
+        """Remove a clock from the clocks that are still to be tried."""
         if self.explore_mhz[0] == clock_mhz:
             self.explore_since_s = now_s
         self.explore_mhz = tuple(clock for clock in self.explore_mhz if clock != clock_mhz)
 
 
 def scheduler_job(job_id: str, spec: JobSpec, kind: JobClass, submit_s: float, iterations: float) -> Job:
-    """Return a job as the scheduler sees it, be it live or simulated."""
+    """Return a job, live or simulated, in the form that the scheduler takes."""
     gpus, most = spec.gpus, spec.most_slowdown
     return Job(
         id=job_id,
@@ -278,9 +289,10 @@ def scheduler_job(job_id: str, spec: JobSpec, kind: JobClass, submit_s: float, i
 
 
 def asked(least: int, most: int, counts: tuple[int, ...] | None = None) -> int:
-    """Return the GPU count that policies with fixed counts give a job that accepts ``least`` to ``most``.
+    """Return the GPU count that policies with fixed counts give a job that accepts ``least`` to ``most`` GPUs.
 
-    That is the power of two nearest to their geometric mean, within the two; of listed ``counts``, the nearest one.
+    It is the power of two nearest to the geometric mean of ``least`` and ``most``, within these limits. If the job
+    lists its ``counts``, it is the listed count nearest to this mean.
     """
     if counts is not None:
         return min(counts, key=lambda count: (abs(math.log2(count * count / (least * most))), -count))

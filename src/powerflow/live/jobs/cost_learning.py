@@ -1,12 +1,12 @@
-"""Learn what the jobs of a live cluster cost and how long they are, by classes of jobs that are alike.
+"""Learn what the jobs of a live cluster cost and how long they are. Jobs that are alike form a class.
 
 A new job starts from the beliefs about its **class** (same project, name, program and batch). A new class starts from
 
 1. a fitted model of the same program in the same project,
-2. else a measured model in a costs file, or the catalogue's family, of the model that the job names,
-3. else a family that stands for any; the first measurement corrects its scale.
+2. else the model that the job names: as measured in a costs file, or the family of it in the catalogue,
+3. else a family that stands for any model; the first measurement corrects its scale.
 
-All measurements go through the `Learner` that the simulator's online belief uses.
+All measurements go through the `Learner` that the simulator uses too.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ NEWEST = 0.3
 
 @dataclass(frozen=True, slots=True)
 class JobClass:
-    """Jobs that are taken to cost the same per step.
+    """A class: jobs that are taken to cost the same per step.
 
     Attributes:
-        name: The same for the same jobs on any day.
-        program: What is run in which project; classes of one program resemble each other.
+        name: Name of the class; the same jobs get the same name on any day.
+        program: Which program of which project the jobs run; classes with the same program resemble each other.
         family: Family of the catalogue to start from.
-        global_batch: Samples per step; if the job states none, the most GPUs it may have, so that each has one.
+        global_batch: Samples per step. If the job states no batch, the most GPUs that it may have: one sample for each.
         local_max: Most samples of one pass.
         model: Model that the job names; "" if it names none.
     """
@@ -67,8 +67,8 @@ class JobClass:
 def class_of(spec: JobSpec, user: str) -> JobClass:
     """Return the class of a job.
 
-    Jobs are of one class if they run the same file and their names differ only in a number at the end. Options of the
-    program do not matter: a sweep over learning rates is one class.
+    Jobs are in one class if they run the same file and their names differ only in a number at the end. Options of the
+    program do not matter: all jobs of a sweep over learning rates are in one class.
     """
     owner = spec.project or user
     program = f"{owner}/{_program(spec.run)}"
@@ -99,15 +99,15 @@ def _family(model: str | None) -> str:
 
 
 class CostLearning:
-    """Beliefs about all classes on all GPU types of one cluster.
+    """Keep the cost beliefs about all classes on all GPU types of one cluster.
 
     Args:
         axes: GPU counts and clocks by GPU type.
-        costs: Measured costs of some models; their classes start from these.
+        costs: Measured costs of some models; classes of these models start from them.
 
     Attributes:
-        batches: Reported batch of classes that stated none.
-        pauses_s: Expected pause for a rescale, of classes that have been rescaled.
+        batches: The batch that ranks reported, for classes whose jobs state none.
+        pauses_s: Expected pause of a rescale (seconds), for classes that have been rescaled.
     """
 
     def __init__(self, axes: Mapping[str, Axes], costs: Costs | None = None) -> None:
@@ -124,7 +124,7 @@ class CostLearning:
         self.pauses_s: dict[str, float] = {}
 
     def expect(self, kind: JobClass) -> Sequence[CostLearned]:
-        """Expect jobs of a class; return the beliefs about it if the class is new."""
+        """Add a class, if it is new; return the cost beliefs about a new class, and nothing for a known class."""
         if kind.name in self._classes:
             return ()
         if kind.name in self.batches:
@@ -138,15 +138,19 @@ class CostLearning:
         return list(news.values())
 
     def paused(self, cost_class: str, pause_s: float) -> float:
-        """Learn how long a rescale paused a job; return the pause expected of its class, seconds."""
+        """Learn from one measured pause of a rescale.
+
+        Return the pause in seconds that is now expected for the job's class.
+        """
         before_s = self.pauses_s.get(cost_class, pause_s)
         self.pauses_s[cost_class] = before_s + NEWEST * (pause_s - before_s)
         return self.pauses_s[cost_class]
 
     def batch_is(self, cost_class: str, global_batch: int) -> Sequence[CostLearned]:
-        """Learn the batch of a class that states none, as its ranks report it; return the beliefs that change.
+        """Learn the batch of a class from what its ranks report; return the cost beliefs that change.
 
-        Until then its most GPUs stand for its batch, which makes more GPUs look useless.
+        It is for classes whose jobs state no batch. Before the first report, the most GPUs that a job may have stand
+        for its batch, so more GPUs look useless.
         """
         kind = self._classes[cost_class]
         if kind.global_batch == global_batch:
@@ -158,7 +162,7 @@ class CostLearning:
         return [self._table(cost_class, gpu_type) for gpu_type in self._axes]
 
     def observe(self, cost_class: str, observations: Sequence[Observation]) -> Sequence[CostLearned]:
-        """Learn from measurements of a class; return the beliefs that change."""
+        """Learn from measurements of a class; return the cost beliefs that change."""
         if cost_class not in self._classes:  # of a class that no job has shown yet since the controller started
             self._unexpected[cost_class].extend(observations)
             return ()
@@ -172,22 +176,25 @@ class CostLearning:
         return news
 
     def table(self, cost_class: str, gpu_type: str) -> CostTable:
-        """Return the present beliefs.
+        """Return the present cost beliefs about a class on a GPU type.
 
         Raises:
-            KeyError: The class was never expected.
+            KeyError: The class was never added by `expect`.
         """
         return self._tables[cost_class, gpu_type]
 
     def unmeasured_clocks(self, cost_class: str, gpu_type: str, gpus: int) -> list[float]:
-        """Return which of the lowest, a middle and the highest clock were never measured on a GPU count."""
+        """Return the clocks (MHz) at which a class was never measured on a GPU count.
+
+        Only the lowest, a middle and the highest clock are considered.
+        """
         clocks = self._axes[gpu_type].clocks_mhz
         three = dict.fromkeys(float(clocks[i]) for i in (0, len(clocks) // 2, len(clocks) - 1))
         seen = self._measured[cost_class, gpu_type]
         return [clock for clock in three if (gpus, clock) not in seen]
 
     def costs_said(self) -> Sequence[str]:
-        """Return a line on which classes start from the costs file, if there is one."""
+        """Return one line that says which classes start from the costs file; nothing if there is no costs file."""
         if self._costs is None:
             return ()
         classes = list(self._classes.values())
@@ -201,7 +208,7 @@ class CostLearning:
         return any(gpu_type in found for gpu_type in self._axes)
 
     def completed(self, cost_class: str, steps: float) -> None:
-        """Learn how many steps a completed job had."""
+        """Learn how many steps a completed job had, for other jobs of its class."""
         if steps <= 0:
             return
         kept = self._steps[cost_class]
@@ -212,11 +219,15 @@ class CostLearning:
             del self._lengths_s[:-LENGTHS_KEPT]
 
     def knows_length(self, spec: JobSpec, cost_class: str) -> bool:
-        """Return True if a job states its steps, or if others of its class have completed."""
+        """Return True if a job states its steps, or if other jobs of its class have completed."""
         return spec.work is not None or bool(self._steps[cost_class])
 
     def believed_steps(self, spec: JobSpec, cost_class: str) -> float:
-        """Return the steps a job states, else the median of its class, else as many as fill the median job length."""
+        """Return how many steps a job is believed to have.
+
+        It is the number that the job states, else the median of its class, else as many steps as fill the median job
+        length.
+        """
         if spec.work is not None:
             return spec.work.iterations
         if self._steps[cost_class]:
@@ -248,12 +259,17 @@ class CostLearning:
 def restore(
     learning: CostLearning, seen: Iterable[tuple[str, Observation]], completed: Iterable[tuple[JobClass, float]]
 ) -> Sequence[CostLearned]:
-    """Learn again what earlier controllers had learned, from stored measurements and lengths of completed jobs.
+    """Learn again what earlier controllers had learned, from the store; return the beliefs about the classes involved.
 
-    Classes of completed jobs are expected, so that new classes of the same program start from them.
+    The classes of completed jobs are added first, so that new classes of the same program can start from them.
+
+    Args:
+        learning: Learns.
+        seen: Stored measurements, each with the name of its class.
+        completed: Classes and steps of completed jobs.
 
     Returns:
-        The beliefs about these classes.
+        The cost beliefs about the classes of completed jobs.
     """
     by_class: dict[str, list[Observation]] = defaultdict(list)
     for cost_class, observation in seen:

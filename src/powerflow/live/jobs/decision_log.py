@@ -1,8 +1,8 @@
-"""Log the decisions about each job with a forecast of its end, and learn how right the forecasts were.
+"""Log the decisions about each job with a forecast of its end, and learn how accurate the forecasts were.
 
-The forecast is what the model predicts for the job's configuration from now to its end. Its interval is learned from
-completed jobs (`powerflow.scheduler.calibration`): the predictions for all stretches in one configuration are summed
-and compared with what the job took.
+The forecast is what the model predicts for the job's configuration from now to its end. The interval around it is
+learned from completed jobs (`powerflow.scheduler.calibration`). A job may run in several configurations, one after the
+other: the predictions for all of these periods are added, and compared with what the job really took.
 """
 
 from __future__ import annotations
@@ -47,7 +47,10 @@ class _Story:
 
 
 class DecisionLog:
-    """The log of one cluster. For the controller's loop; `forecast` and `calibrations` are for any thread."""
+    """Log the decisions about all jobs of one cluster.
+
+    Any thread may call `forecast` and read `calibrations`; only the controller's loop may call the rest.
+    """
 
     def __init__(self, store: Store, learning: CostLearning, scheduler: Scheduler) -> None:
         self._store, self._learning, self._scheduler = store, learning, scheduler
@@ -57,13 +60,13 @@ class DecisionLog:
         self.calibrations: Mapping[str, Calibration] = {"time": Calibration(), "energy": Calibration()}
 
     def start(self, now_s: float) -> None:
-        """Restore how right forecasts were; delete the decisions of jobs that ended long ago."""
+        """Restore from the store how accurate forecasts were; delete the decisions about jobs that ended long ago."""
         self._store.decisions.forget(now_s - KEPT_S)
         kept = self._store.get(OUTCOMES, {})
         self.calibrations = {what: Calibration(kept.get(what, ())) for what in ("time", "energy")}
 
     def decided(self, job: ActiveJob, now_s: float) -> None:
-        """Log what was decided for a job, if it differs from the last time."""
+        """Log what was decided for a job, if it differs from what was logged last."""
         story = self._stories.setdefault(job.id, _Story())
         clock_mhz = job.clock_mhz if job.placement else 0.0
         has, sized = (job.gpus, clock_mhz, job.gpu_type), self._sized(job)
@@ -78,7 +81,7 @@ class DecisionLog:
         self._write(job, now_s, False, job.why, job.reason, job.gpus, clock_mhz, step)
 
     def wished(self, job: ActiveJob, wish: Wish, now_s: float) -> None:
-        """Log what the policy would decide for a job in shadow, if it differs from the last time."""
+        """Log what the policy would decide for a job in stage shadow, if it differs from what was logged last."""
         story = self._stories.setdefault(job.id, _Story())
         wanted = (*wish, self._sized(job))
         if story.wished == wanted or now_s < story.wished_s + BETWEEN_S:
@@ -89,7 +92,7 @@ class DecisionLog:
         self._write(job, now_s, True, "would", said, wish.gpus, wish.clock_mhz, step)
 
     def ended(self, job: ActiveJob, now_s: float) -> Mapping[str, float]:
-        """Compare a completed job with its forecasts; return log(actual / predicted) for time and energy."""
+        """Compare a completed job with its forecasts; return log(actual / predicted) for ``time`` and ``energy``."""
         story = self._stories.pop(job.id, None)
         if story is None:
             return {}
@@ -103,14 +106,14 @@ class DecisionLog:
         return errors
 
     def forget(self, job_id: str) -> None:
-        """Forget a job that ended without completing."""
+        """Forget the forecasts for a job that ended without completing."""
         self._stories.pop(job_id, None)
 
     def save(self) -> None:
-        """Store new decisions, and how right forecasts were.
+        """Store new decisions, and how accurate forecasts were.
 
         Raises:
-            StoreError: The store cannot be written; the next call does it.
+            StoreError: The store cannot be written. The next call stores the rest.
         """
         if self._rows:
             self._store.decisions.add(self._rows)
@@ -120,7 +123,7 @@ class DecisionLog:
             self._unsaved = False
 
     def forecast(self, job: ActiveJob, gpu_type: str, gpus: int, clock_mhz: float, now_s: float) -> Forecast:
-        """Return the forecast for a job that runs in this configuration from now on."""
+        """Return the forecast of a job's end and energy if it runs in this configuration from now on."""
         step = self._step(job, gpu_type, gpus, clock_mhz)
         steady = job.placement and gpus == job.gpus and not job.explore_mhz
         if step is not None and steady and job.step_time_s > 0:

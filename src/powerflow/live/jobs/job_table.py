@@ -1,4 +1,4 @@
-"""Own the active jobs, and what the scheduler and the store are still to be told of them."""
+"""Keep the active jobs, and what the scheduler and the store still have to be told about them."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from powerflow.store.store import Store
 
 
 class JobTable:
-    """All active jobs of one cluster. For the controller's loop only.
+    """Keep all active jobs of one cluster. Only the controller's loop may use it.
 
     Args:
         store: Keeps what outlives the controller.
         power: Has the jobs' charges.
-        learning: Has the cost beliefs of their classes.
-        pause_s: Pause of a rescale before one was measured, seconds, by ``rescale``.
+        learning: Has the cost beliefs about the jobs' classes.
+        pause_s: Expected pause of a rescale before a pause was measured, in seconds, by ``rescale``.
 
     Attributes:
-        jobs: By id; read-only.
-        pending: Ids of jobs whose last decision is not stored yet; True if their GPUs change, False if only their
-            clock does. Read-only.
+        jobs: Active jobs by id; read-only.
+        pending: Ids of jobs whose last decision is not stored yet. The value is True if the job's GPUs change, False if
+            only its clock changes. Read-only.
     """
 
     def __init__(self, store: Store, power: ClusterGpus, learning: CostLearning, pause_s: Mapping[str, float]) -> None:
@@ -54,27 +54,27 @@ class JobTable:
 
     @property
     def has_events(self) -> bool:
-        """True if the scheduler has something to hear."""
+        """True if events wait for the scheduler."""
         return bool(self._events)
 
     def emit(self, *events: scheduler_events.Event) -> None:
-        """Add events that the scheduler hears at the next decision."""
+        """Add events for the scheduler, which gets them at the next decision."""
         self._events += events
 
     def take_events(self) -> list[scheduler_events.Event]:
-        """Return all events since the last call, for the scheduler."""
+        """Return the events that wait for the scheduler, and remove them from the table."""
         events, self._events = self._events, []
         return events
 
     def progress(self, scheduler: Scheduler) -> scheduler_events.Progress:
-        """Return how many steps the running jobs have done."""
+        """Return the event that tells the scheduler how many steps the running jobs have done."""
         known = [job for job in self._jobs.values() if job.known and job.placement]
         running = [job for job in known if job.id in scheduler.ledger.slot_of]
         slots = np.array([scheduler.slot(job.id) for job in running], np.int64)
         return scheduler_events.Progress(slots, np.array([job.steps for job in running]))
 
     def advance(self, scheduler: Scheduler) -> None:
-        """Bring the scheduler's ledger up to the present without a decision."""
+        """Write into the scheduler's ledger how many steps the running jobs have done, without a decision."""
         now = self.progress(scheduler)
         if len(now.slots):
             advance(scheduler.ledger.rows["done"], now.slots, now.done)
@@ -82,14 +82,14 @@ class JobTable:
     # -- jobs come and go -------------------------------------------------------------------------------------------
 
     def enter(self, stored: StoredJob) -> ActiveJob:
-        """Add a job that the store has; the scheduler hears of it by `introduce`."""
+        """Add a job from the store to the table, and return it. Call `introduce` to tell the scheduler."""
         job = self._jobs[stored.id] = ActiveJob.from_store(stored, class_of(stored.spec, stored.user))
         if stored.cost_class != job.kind.name:
             self.changed(job)
         return job
 
     def introduce(self, job: ActiveJob) -> None:
-        """Tell the scheduler of a job, of the costs of its class, and of the work that it has done."""
+        """Tell the scheduler about a job, the costs of its class, and the steps that it has done."""
         if job.id in self._leaving:  # what still runs of it is on its way out
             self._gone(job.id)
         self.emit(*self._learning.expect(job.kind))
@@ -105,17 +105,17 @@ class JobTable:
         job.reason = job.reason or "waits for the next decision"
 
     def withdraw(self, job: ActiveJob) -> None:
-        """Make the scheduler plan without a job, and without its GPUs while its processes still hold them."""
+        """Tell the scheduler to plan without a job. The job's GPUs stay taken while its processes are on them."""
         if job.known:
             self.emit(scheduler_events.Leaving(job.id))
             self._leaving.add(job.id)
         job.known = False
 
     def let_go(self, holding: Collection[str]) -> None:
-        """Free the GPUs of withdrawn jobs of which nothing runs any more.
+        """Free the GPUs of withdrawn jobs that have no process any more.
 
         Args:
-            holding: Ids of jobs of which something runs.
+            holding: Ids of jobs that still have a process on a GPU.
         """
         for job_id in sorted(self._leaving.difference(holding)):
             self._gone(job_id)
@@ -125,13 +125,13 @@ class JobTable:
         self.emit(scheduler_events.Cancelled(job_id))
 
     def hold(self, job: ActiveJob) -> None:
-        """Keep a job from running until it is released or ends."""
+        """Take a job's GPUs away, and keep it from running until it is released or ends."""
         self.held(job)
         self.withdraw(job)
         self.vacate(job, "held")
 
     def held(self, job: ActiveJob) -> None:
-        """Take in that a job was held before the scheduler heard of it."""
+        """Note that a job is held; the scheduler has not been told about this job yet."""
         job.held = True
 
     def release(self, job: ActiveJob) -> None:
@@ -140,29 +140,29 @@ class JobTable:
         self.introduce(job)
 
     def retry(self, now_s: float) -> None:
-        """Introduce failed jobs again that have waited long enough."""
+        """Tell the scheduler again about failed jobs that have waited long enough."""
         for job in self._jobs.values():
             if not job.known and not job.held and job.eligible_s <= now_s:
                 self.introduce(job)
 
     def drop(self, job: ActiveJob) -> None:
-        """Remove a job that has ended; its log is kept for a while."""
+        """Remove a job that has ended from the table; its log is kept for a while."""
         del self._jobs[job.id]
         self._pending.pop(job.id, None)
         self._ended.append(job.id)
 
     def ended(self, job_ids: Iterable[str]) -> None:
-        """Take in jobs that ended under an earlier controller, oldest first."""
+        """Note jobs that ended under an earlier controller, oldest first, so that `forget_logs` finds them."""
         self._ended.extend(job_ids)
 
     def forget_logs(self, keep: int, forget: Callable[[str], None]) -> None:
-        """Call ``forget`` for each ended job but the last ``keep``, oldest first."""
+        """Call ``forget`` with the id of each ended job, oldest first, except for the last ``keep`` jobs."""
         while len(self._ended) > keep:
             forget(self._ended[0])
             self._ended.popleft()
 
     def clock_set(self, by_s: float) -> None:
-        """Move the jobs' times with the machine's clock, which was set by so many seconds."""
+        """Move the times that jobs wait for by ``by_s``, because the machine's clock was set by this many seconds."""
         for job in self._jobs.values():
             job.eligible_s += by_s
             job.explore_since_s += by_s
@@ -170,42 +170,42 @@ class JobTable:
     # -- decisions ----------------------------------------------------------------------------------------------------
 
     def decided(self, job: ActiveJob, *, gpus_change: bool) -> None:
-        """Note that a decision about a job waits to be stored and carried out."""
+        """Note that a decision about a job has to be stored and carried out."""
         self._pending[job.id] = self._pending.get(job.id, False) or gpus_change
 
     def vacate(self, job: ActiveJob, reason: str) -> None:
-        """Take a job's GPUs away, whatever the scheduler decided for it."""
+        """Take all GPUs from a job, whatever the scheduler decided for it."""
         if job.vacated(reason):
             self._pending[job.id] = True
         self.changed(job)
 
     def supersede(self, job: ActiveJob, epoch: int, reason: str) -> None:
-        """Void all decisions about a job up to an epoch: what runs of it ends, and it starts again."""
+        """Cancel all decisions about a job up to an epoch: its ranks end, and it starts again."""
         job.epoch, job.placement, job.clock_mhz, job.reason = epoch + 1, (), 0.0, reason
         self._pending[job.id] = True
 
     def carried_out(self) -> None:
-        """Note that all pending decisions are stored and carried out."""
+        """Note that all pending decisions were stored and carried out."""
         self._pending.clear()
 
     # -- records for the store ----------------------------------------------------------------------------------------
 
     def changed(self, job: ActiveJob) -> None:
-        """Have a job stored at the next `save`."""
+        """Mark a job, so that the next `save` stores it."""
         self._dirty.add(job.id)
 
     def measured(self, seen: Seen) -> None:
-        """Have a measurement stored at the next `save`."""
+        """Add a measurement, which the next `save` stores."""
         self._measurements.append(seen)
 
     def write_down(self, job: ActiveJob) -> None:
-        """Store a job and what it was charged, now."""
+        """Store a job and all charges now."""
         self._store.update([job.update()])
         self._power.save(self._store)
         self._dirty.discard(job.id)
 
     def save(self) -> None:
-        """Store what has changed of jobs, what was measured, and the charges."""
+        """Store all marked jobs, all new measurements, and all charges."""
         self._store.update([self._jobs[job_id].update() for job_id in sorted(self._dirty & self._jobs.keys())])
         self._dirty.clear()
         self._store.observations.add(self._measurements)

@@ -1,4 +1,4 @@
-"""List the configurations that a job could have, by believed costs and present prices."""
+"""List the configurations that a job could have, and what they cost by present beliefs and prices."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ from powerflow.cost.table import Axes, CostTable
 
 @dataclass(frozen=True, slots=True)
 class JobPrices:
-    """What configurations are weighed with: the job's weight w, λ_E (s/J), the price λ_G and idle watts of a GPU."""
+    """The prices with which configurations of a job are compared.
+
+    These are the job's ``weight`` w, the ``energy_price`` λ_E (s/J), the ``gpu_price`` λ_G, and the ``idle_w`` of a
+    GPU.
+    """
 
     weight: float = 1.0
     energy_price: float = 0.0
@@ -25,7 +29,7 @@ class JobPrices:
 def option(
     table: CostTable, axes: Axes, gpus: int, clock_mhz: float, prices: JobPrices = JobPrices()
 ) -> JobOption | None:
-    """Return the believed cost of one configuration; None if the job cannot run in it."""
+    """Return the believed cost of one configuration of a job; None if the job cannot run in it."""
     row = int(np.searchsorted(axes.gpu_counts, gpus))
     if row >= len(axes.gpu_counts) or axes.gpu_counts[row] != gpus:
         return None
@@ -33,7 +37,11 @@ def option(
 
 
 def costs(table: CostTable, axes: Axes, prices: JobPrices) -> FloatArray:
-    """Return the cost of one iteration, ``[N, F]`` weighted seconds: T·(w + λ_E·(P − n·P_idle) + λ_G·n)."""
+    """Return the cost of one step for each GPU count and clock, in weighted seconds; shape ``[N, F]``.
+
+    The cost is T·(w + λ_E·(P − n·P_idle) + λ_G·n). T is the step time, P the watts of the job, n its GPU count, P_idle
+    the idle watts of a GPU, w the job's weight, λ_E the energy price and λ_G the GPU price.
+    """
     n = axes.gpu_counts[:, None]
     above_w = table.power_w - n * prices.idle_w
     found: FloatArray = table.step_time_s * (prices.weight + prices.energy_price * above_w + prices.gpu_price * n)
@@ -48,9 +56,16 @@ def options(
     runs_on: Callable[[int], bool],
     count: int = 5,
 ) -> list[JobOption]:
-    """Return the configurations with the least cost of an iteration (`costs`), best first.
+    """Return the configurations of a job in which a step costs least (`costs`), best first.
 
-    Each GPU count appears once, with its best clock.
+    Each GPU count appears at most once, with its best clock.
+
+    Args:
+        table: Believed step times and watts of the job.
+        axes: GPU counts and clocks of ``table``.
+        prices: Prices to compare with.
+        runs_on: Returns whether the job may use a GPU count.
+        count: Most configurations to return.
     """
     cost = costs(table, axes, prices)
     cost[[not runs_on(int(gpus)) for gpus in axes.gpu_counts]] = np.inf

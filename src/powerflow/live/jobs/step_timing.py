@@ -23,17 +23,21 @@ DOUBLINGS = 12
 def timed(
     job: ActiveJob, report: Progressed, table: CostTable, axes: Axes, clock_mhz: float | None, steps: int = STEPS
 ) -> Observation | None:
-    """Time the steps of a report; return an observation if enough ran in one configuration.
+    """Time the steps in a report of a job's ranks.
 
-    The first report in a configuration only begins the window: the step in flight may have begun in the one before.
+    The first report in a configuration only starts the timing, because its last step may have begun in the
+    configuration before.
 
     Args:
-        job: Gets the step time, and how far the model was off.
-        report: What its ranks report.
-        table: What its class is believed to cost.
-        axes: Rows and columns of ``table``.
-        clock_mhz: Clock that its GPUs are locked to; None if they are not.
-        steps: Steps that make a measurement.
+        job: The job; gets the step time, and how far the model was off.
+        report: What the job's ranks report.
+        table: What the job's class is believed to cost.
+        axes: GPU counts and clocks of ``table``.
+        clock_mhz: Clock that the job's GPUs are locked to; None if they are not locked.
+        steps: Least number of steps for a measurement.
+
+    Returns:
+        A measurement if enough steps ran in one configuration, else None.
     """
     key = (report.generation, report.gpus, report.nodes, clock_mhz, report.local_batch, report.accumulation)
     window = job.window
@@ -69,10 +73,11 @@ def timed(
 
 
 def clocks_to_try(job: ActiveJob, learning: CostLearning, axes: Axes) -> tuple[float, ...]:
-    """Return the clocks (MHz) at which a job's class was never measured on its GPU count, within its slowdown bound.
+    """Return the clocks (MHz) at which a job's class was never measured on the job's GPU count.
 
-    A step at clock f takes at most f_max / f times as long as at full clock, whatever the job is (κ ≤ 1 in the model of
-    `powerflow.cost.model`). So the bound holds even where the beliefs about the job are wrong.
+    Clocks that could slow the job more than its owner allows are left out. A step at clock f takes at most f_max / f
+    times as long as at the highest clock f_max, for any job (κ ≤ 1 in the model of `powerflow.cost.model`). So the
+    owner's limit is kept even if the beliefs about the job are wrong.
     """
     clocks = learning.unmeasured_clocks(job.kind.name, job.gpu_type, job.gpus)
     most = job.spec.most_slowdown
