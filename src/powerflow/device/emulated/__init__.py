@@ -1,1 +1,1 @@
-"""Emulate GPUs that do not exist, in files that processes share."""
+"""Emulate GPUs: no such hardware exists, and processes share the state of each emulated GPU in a file."""

@@ -1,10 +1,11 @@
-"""Emulate GPUs: each is a file that all processes of the machine share; no such hardware exists.
+"""Emulate GPUs: each emulated GPU is a file that all processes of the machine share. No such hardware exists.
 
-Real are the process that loads it, since when, and the clock that it was locked to. **Modelled** is its power, which
-the loading process reports (`pacer`, `throttle`, from a true cost model), and so its energy, power times real time. An
-energy figure of such a GPU is never a measurement, and is always labelled *emulated*.
+Some facts of an emulated GPU are real: which process computes on it, since when, and to which clock it was locked. Its
+power is **modelled**: the process that computes reports the watts that a true cost model says (`pacer`, `throttle`).
+Its energy is this power times real time. So an energy figure of an emulated GPU is never a measurement, and is always
+labelled *emulated*.
 
-The files are ``<directory>/<node>/<index>``; `shared_record` has their format.
+The files are ``<directory>/<node>/<index>``; `shared_record` describes their format.
 """
 
 from __future__ import annotations
@@ -29,11 +30,17 @@ _NODE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
 def create(directory: str | os.PathLike[str], nodes: Iterable[Node]) -> list[EmulatedGpu]:
-    """Create the GPUs of these nodes; existing ones stay as they are, with their energy counters.
+    """Create the emulated GPUs of some nodes, and return them.
+
+    GPUs that exist stay as they are, with their energy counters.
+
+    Args:
+        directory: Folder for the files of the GPUs.
+        nodes: The nodes, with the type and number of their GPUs.
 
     Raises:
-        InputError: The catalogue does not have the GPU type, the node's name is no file name, or a GPU of another type
-            exists there.
+        InputError: The catalogue does not have a GPU type, a node's name cannot be the name of a file, or a file
+            belongs to a GPU of another type.
     """
     from powerflow.cost.catalogue import gpu_type
     from powerflow.errors import InputError
@@ -67,9 +74,12 @@ def create(directory: str | os.PathLike[str], nodes: Iterable[Node]) -> list[Emu
 
 
 def settled(state: EmulatedState, idle_w: float, now_s: float, loader_lives: bool) -> EmulatedState:
-    """Return the state brought up to date, with the energy since then: watts × seconds.
+    """Return the state of an emulated GPU at the time ``now_s``.
 
-    If the loading process has died, its load counts until it last reported, and is then removed.
+    Its energy has risen by watts × seconds since the last update.
+
+    If the process that computes on the GPU has died, its power counts until its last report. After that the GPU is
+    idle.
     """
     until_s = now_s if loader_lives else min(max(state.seen_s, state.at_s), now_s)
     loaded_s = max(0.0, until_s - state.at_s) if state.load_pid else 0.0
@@ -81,10 +91,10 @@ def settled(state: EmulatedState, idle_w: float, now_s: float, loader_lives: boo
 
 
 class EmulatedGpu:
-    """One emulated GPU, a `Gpu`; any number of processes may open it.
+    """One emulated GPU, a `Gpu`. Any number of processes may open it.
 
     Raises:
-        DeviceLost: The file does not exist.
+        DeviceLost: The file of the GPU does not exist or is damaged.
     """
 
     emulated = True
@@ -108,7 +118,10 @@ class EmulatedGpu:
         self._clock_step_mhz: float = known["clock_step_mhz"]
 
     def read(self) -> Reading:
-        """Read its state. Not locked, it runs at its maximum clock under load and at its minimum when idle."""
+        """Return the state of this GPU.
+
+        An unlocked GPU runs at its maximum clock under load, and at its minimum when idle.
+        """
         state = self._change(lambda state, now_s: state)
         loaded = state.load_pid != 0
         free_mhz = self.clock_max_mhz if loaded else self._clock_min_mhz
@@ -122,25 +135,27 @@ class EmulatedGpu:
         )
 
     def clocks_mhz(self) -> Sequence[float]:
-        """Return the clocks that it can be locked to; see `Gpu`."""
+        """Return the clocks in MHz that this GPU can be locked to, ascending."""
         steps = int((self.clock_max_mhz - self._clock_min_mhz) / self._clock_step_mhz + 1e-9)
         return [self.clock_max_mhz - k * self._clock_step_mhz for k in range(steps, -1, -1)]
 
     def lock_clock(self, clock_mhz: float) -> None:
-        """Lock it to the nearest clock that it has, as hardware does."""
+        """Lock this GPU to the clock nearest to ``clock_mhz`` that it has, as hardware does."""
         if not math.isfinite(clock_mhz) or clock_mhz <= 0:
             raise DeviceError(f"{clock_mhz} MHz is no clock")
         self._set_clock(min(self.clocks_mhz(), key=lambda known: abs(known - clock_mhz)))
 
     def unlock_clock(self) -> None:
-        """Unlock its clock; see `Gpu`."""
+        """Undo `lock_clock`."""
         self._set_clock(0.0)
 
     def state(self) -> EmulatedState:
-        """Return the record without bringing it up to date, which takes a few microseconds.
+        """Return the state of this GPU at its last update.
+
+        This is fast (a few microseconds), because the file is only read.
 
         Raises:
-            DeviceLost: The file was damaged.
+            DeviceLost: The file of the GPU was damaged.
         """
         try:
             return self._cell.read()
@@ -148,9 +163,13 @@ class EmulatedGpu:
             raise DeviceLost(f"emulated GPU {self.path}: {error.strerror}") from error
 
     def draw(self, watts: float, *, pid: int, birth: int, arrears_j: float = 0.0) -> None:
-        """Set the power that a process draws from now on, until it sets another or ends.
+        """Set the power of the process that computes on this GPU, until the process sets another power or ends.
 
-        ``arrears_j`` is added at once: energy of a past period whose power is known only now; negative counts as 0.
+        Args:
+            watts: Power from now on.
+            pid, birth: Pid and start time of the process.
+            arrears_j: Energy in joules to add at once, for a past period whose power is known only now. A negative
+                value counts as 0.
         """
 
         def loaded(state: EmulatedState, now_s: float) -> EmulatedState:
@@ -160,7 +179,7 @@ class EmulatedGpu:
         self._change(loaded, alive=(pid, birth))
 
     def rest(self, *, pid: int, birth: int) -> None:
-        """Remove the load of a process; the load of another process stays."""
+        """Set this GPU to idle if it is the given process (pid and start time) that computes on it."""
 
         def rested(state: EmulatedState, now_s: float) -> EmulatedState:
             mine = (state.load_pid, state.load_born) == (pid, birth)
@@ -181,7 +200,12 @@ class EmulatedGpu:
     def _change(
         self, how: Callable[[EmulatedState, float], EmulatedState], alive: tuple[int, int] = (0, 0)
     ) -> EmulatedState:
-        """Bring the record up to date and change it; ``alive`` is a process that need not be looked up."""
+        """Bring the record of this GPU up to date, and change it with ``how``; return the new state.
+
+        Args:
+            how: Function of the state and the time now that returns the new state.
+            alive: Pid and start time of a process that is known to run, so that it need not be looked up.
+        """
 
         def changed(state: EmulatedState) -> EmulatedState:
             loader = (state.load_pid, state.load_born)

@@ -1,11 +1,12 @@
-"""Slow a real training step down to its duration on the emulated GPU, and report the power that it would draw.
+"""Slow a real training step down to its duration on an emulated GPU, and report the power that the GPU would draw.
 
-A rank computes on whatever hardware it has. At the end of a step its pacer sleeps until the step has lasted T(n, b, s,
-f, placement) of the true cost model, at the clock that the GPU is locked to *while it sleeps*: a step during which the
-clock changes goes on at the new pace. So steps take real time of a modelled length; power is modelled altogether.
+A rank computes on whatever hardware it has. At the end of each step its pacer sleeps, until the step has lasted as long
+as the true cost model says: T(n, b, s, f, placement) for n GPUs, local batch b, accumulation s and clock f. The clock
+is the one to which the GPU is locked *while the pacer sleeps*: if the clock changes during a step, the rest of the step
+runs at the new pace. So steps take real time of a modelled length. Power is only modelled.
 
-The controller writes a file for each rank with its GPUs and true cost model, and names it in the rank's environment
-(`emulate_rank`); the training library finds it there (`pacer_from_environment`).
+For each rank, the controller writes a file with its GPUs and its true cost model, and puts the name of the file into
+the rank's environment (`emulate_rank`). The training library finds the file there (`pacer_from_environment`).
 """
 
 from __future__ import annotations
@@ -37,16 +38,17 @@ SLICE_S = 0.01
 def emulate_rank(
     path: str | os.PathLike[str], truth: JobModel, gpus: Sequence[EmulatedGpu], *, time_scale: float = 1.0
 ) -> dict[str, str]:
-    """Write the file that makes a rank run as on these GPUs; return the variables to add to its environment.
+    """Write the file that makes a rank run as on emulated GPUs; return the variables to add to the rank's environment.
 
     Args:
-        path: The file; the rank must be able to read it.
-        truth: True cost model of its steps.
-        gpus: The GPUs of this rank, one or more.
-        time_scale: Factor on the duration of steps, and so on their energy (0.1: a tenth); power stays.
+        path: The file to write. The rank must be able to read it.
+        truth: True cost model of the rank's steps.
+        gpus: The emulated GPUs of the rank, one or more.
+        time_scale: Factor on the duration of steps (0.1 makes them ten times as short). Power stays the same, so the
+            energy of a step changes by the same factor.
 
     Raises:
-        InputError: There is no GPU, or the scale is not above 0.
+        InputError: There is no GPU, or ``time_scale`` is not above 0.
     """
     if not gpus or not 0 < time_scale < float("inf"):
         raise InputError("an emulated rank needs a GPU and a time scale above 0", where=str(path))
@@ -63,13 +65,13 @@ def emulate_rank(
 
 
 def pacer_from_environment(environment: Mapping[str, str] | None = None) -> Pacer | None:
-    """Return the pacer of this rank, or None if its GPUs are not emulated.
+    """Return the pacer of this rank; None if its GPUs are not emulated.
 
-    Call it in the process that trains, because it reports the load of the calling process.
+    Call this in the process that trains, because the pacer reports that the calling process uses the GPUs.
 
     Raises:
-        InputError: The file that the environment names is no such file.
-        DeviceLost: A GPU that it names does not exist.
+        InputError: The file that the environment names is missing, or was not written by `emulate_rank`.
+        DeviceLost: A GPU that the file names does not exist.
     """
     path = (os.environ if environment is None else environment).get(ENVIRONMENT)
     if not path:
@@ -82,13 +84,13 @@ def pacer_from_environment(environment: Mapping[str, str] | None = None) -> Pace
 
 
 class Pacer:
-    """Pacer of one rank on its emulated GPUs, for one thread.
+    """Pacer of one rank on its emulated GPUs. For use by one thread.
 
     Attributes:
-        steps: Number of steps paced.
-        overruns: Number of steps whose real computation took longer than the true cost model says. The next steps
-            sleep less by that time, as far as they can.
-        overrun_s: Sum of those excess times.
+        steps: Number of steps that were paced.
+        overruns: Number of steps whose real computation took longer than the true cost model says. The next steps sleep
+            less, to make up for this time as far as they can.
+        overrun_s: Sum of the times by which these steps took too long, seconds.
     """
 
     def __init__(self, truth: JobModel, gpus: Sequence[EmulatedGpu], *, time_scale: float = 1.0) -> None:
@@ -105,18 +107,18 @@ class Pacer:
         atexit.register(self._leave)
 
     def begin(self) -> None:
-        """Register this process as the load of its GPUs; the first step sets their power."""
+        """Tell the GPUs that this process computes on them. They draw idle power until the first step."""
         for gpu in self._gpus:
             gpu.draw(gpu.idle_w, pid=self._pid, birth=self._birth)
 
     def pace(self, *, gpus: int, nodes: int, local_batch: int, accumulation: int, began_s: float) -> None:
-        """Sleep until a step has lasted as long as the true cost model says.
+        """Sleep until the current step has lasted as long as the true cost model says.
 
         Args:
-            gpus, nodes: GPUs of the whole job, and their nodes.
+            gpus, nodes: How many GPUs the whole job has, and on how many nodes.
             local_batch: Samples of one pass on one GPU.
             accumulation: Passes of the step.
-            began_s: `time.monotonic` at the beginning of the step.
+            began_s: Value of `time.monotonic` when the step began.
         """
         where = (gpus, nodes - 1, local_batch, accumulation)
         clock_mhz, since_s, before_mhz = self._clock()
@@ -145,7 +147,7 @@ class Pacer:
             self.overrun_s += overrun_s
 
     def idle(self) -> None:
-        """Set the GPUs to idle power, until `begin` or the next step."""
+        """Set the GPUs to idle power, until `begin` is called or the next step ends."""
         if os.getpid() != self._pid:  # a fork of the rank ends, but the rank trains on
             return
         for gpu in self._gpus:
@@ -158,7 +160,10 @@ class Pacer:
             self.idle()
 
     def _draw(self, watts: float, *, arrears_s: float) -> None:
-        """Report power and that this process lives. A first step was counted as idle until now, which is corrected."""
+        """Report the power to the GPUs. The report also shows that this process lives.
+
+        The time of a first step was counted as idle until now; the energy that was left out is added.
+        """
         first = self._watts is None
         for gpu in self._gpus:
             arrears_j = (watts - gpu.idle_w) * arrears_s if first else 0.0
@@ -166,7 +171,7 @@ class Pacer:
         self._watts = watts
 
     def _clock(self) -> tuple[float, float, float]:
-        """Return the clock of the slowest GPU, since when it holds, and the clock before."""
+        """Return the clock of the slowest GPU, the time since which it has this clock, and its clock before that."""
         slowest = (float("inf"), 0.0, 0.0)
         for gpu in self._gpus:
             state = gpu.state()
@@ -178,7 +183,7 @@ class Pacer:
     def _cost(
         self, gpus: int, crosses: int, local_batch: int, accumulation: int, clock_mhz: float
     ) -> tuple[float, float]:
-        """Return seconds of a step, and watts of one GPU."""
+        """Return the seconds of a step and the watts of one GPU, from the true cost model."""
         key = (gpus, crosses, local_batch, accumulation, clock_mhz)
         if key not in self._costs:
             where = (gpus, local_batch, accumulation, clock_mhz, crosses)

@@ -1,8 +1,9 @@
-"""Share a record between processes in a file: read without a lock, and never torn, even by kill -9 during a write.
+"""Share a record between processes in a file. Reading needs no lock, and a reader never sees a half-written record.
 
-The file holds a constant description and **two slots**. A writer, which holds the file's lock, writes the older slot
-with a higher number and a checksum; the other stays whole meanwhile. A reader takes the slot with the higher number and
-a right checksum. So a reader needs no lock, and a writer that dies leaves the record as it was.
+The file holds a description that never changes, and **two slots** for the record. A writer holds the file's lock. It
+overwrites the older slot, with a higher number and a checksum, and leaves the other slot as it is. A reader takes the
+slot with the higher number among those with a correct checksum. So if a writer is killed while it writes, the record
+stays as it was.
 """
 
 from __future__ import annotations
@@ -37,18 +38,18 @@ _SLOT_BYTES = _BODY.size + _CHECK.size
 
 
 class EmulatedState(NamedTuple):
-    """Changing state of an emulated GPU. Times are monotonic seconds of this machine.
+    """Changing state of an emulated GPU. Times are seconds on the monotonic clock of this machine.
 
     Attributes:
         at_s: Time of the last update.
-        energy_j: Energy until then since it was created.
-        locked_mhz: Clock that it is locked to; 0 if free.
-        clock_since_s: Time of the last change of that.
-        before_mhz: Clock that it was locked to before; 0 if free.
-        load_w: Power while the loading process lives.
-        load_pid, load_born: The loading process, see `processes.born`; 0 if there is none.
-        seen_s: Time of the last report of the loading process.
-        permitted: Clocks may be set.
+        energy_j: Energy from the creation of the GPU until ``at_s``, joules.
+        locked_mhz: Clock that the GPU is locked to; 0 if it is not locked.
+        clock_since_s: Time at which ``locked_mhz`` last changed.
+        before_mhz: Value of ``locked_mhz`` before that change; 0 if the GPU was not locked.
+        load_w: Watts that the GPU draws as long as the process that computes on it lives.
+        load_pid, load_born: Pid and start time (see `processes.born`) of this process; 0 if there is none.
+        seen_s: Time of the last report of this process.
+        permitted: True if the clock may be set.
     """
 
     at_s: float = 0.0
@@ -64,9 +65,10 @@ class EmulatedState(NamedTuple):
 
 
 def create_cell(path: Path, description: Mapping[str, Any], state: EmulatedState) -> bool:
-    """Create the file, whole from the first moment; return False if it exists already.
+    """Create the file of an emulated GPU; return False if the file exists already.
 
-    All users may write it, as with a real device, because a job's rank runs as its owner.
+    Other processes never see an incomplete file. All users may write to the file, as with a real device, because the
+    ranks of a job run as the job's owner.
     """
     text = json.dumps(description).encode()
     if len(text) > DESCRIPTION_MOST:
@@ -89,11 +91,11 @@ def create_cell(path: Path, description: Mapping[str, Any], state: EmulatedState
 
 
 class SharedRecord:
-    """An open file of this kind.
+    """A record that processes share, in an open file that `create_cell` has created.
 
     Raises:
-        OSError: It cannot be opened for writing; from the methods: it was damaged since.
-        ValueError: It is no such file.
+        OSError: The file cannot be opened for writing. Methods raise this error if the file was damaged later.
+        ValueError: The file was not created by `create_cell`.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -108,11 +110,11 @@ class SharedRecord:
         self.description: dict[str, Any] = json.loads(text)
 
     def read(self) -> EmulatedState:
-        """Return the record."""
+        """Return the current record."""
         return self._newest()[1]
 
     def change(self, how: Callable[[EmulatedState], EmulatedState]) -> EmulatedState:
-        """Replace the record by ``how(record)`` and return it; writers wait for each other."""
+        """Replace the record by ``how(record)``, and return the new record. If another process writes, wait for it."""
         # `try_lock` opens the file again, so that the lock also separates threads and forks. Writing takes
         # microseconds; a writer that never releases the lock must not stop the others for ever.
         file = try_lock(self.path, wait_s=LOCK_S, pause_s=0.0002, create=False)
@@ -128,7 +130,7 @@ class SharedRecord:
         return after
 
     def _newest(self) -> tuple[int, EmulatedState]:
-        """Return number and content of the newest whole slot; write k is in slot (k − 1) mod 2."""
+        """Return the number and the record of the newest intact slot. Write number k goes to slot (k − 1) mod 2."""
         for _ in range(MOST_LOOKS):
             content = os.pread(self._file, FILE_BYTES - SLOTS_AT[0], SLOTS_AT[0])
             slots = (content[at - SLOTS_AT[0] : at - SLOTS_AT[0] + _SLOT_BYTES] for at in SLOTS_AT)
@@ -154,6 +156,6 @@ def _unpacked(slot: bytes) -> tuple[int, EmulatedState] | None:
 
 
 def _can_be(state: EmulatedState) -> bool:
-    """Return whether these can be numbers of a GPU: any user can write others, with a right checksum."""
+    """Return whether the values can be those of a GPU. Any user can write impossible values with a correct checksum."""
     numbers = (value for value in state if isinstance(value, float))
     return all(0.0 <= value <= _MOST for value in numbers) and state.load_w <= _MOST_W

@@ -1,12 +1,13 @@
-"""Slow scripts that do not use `powerflow.elastic`, by stopping their processes for a part of every 50 ms.
+"""Emulate slower GPUs for scripts without `powerflow.elastic`: stop their processes for a part of every 50 ms.
 
-Such a script does not say when a step ends, so its steps keep their own length, and only the *ratio* is emulated: at
-clock f it runs for the share φ(f_max)/φ(f) of the time (`cost.model.phi`), and the GPU draws what the true cost model
-says.
+Such a script does not say when a step ends, so its steps cannot be given a modelled length. Only the *ratio* between
+clocks is emulated: at clock f the script runs for the share φ(f_max)/φ(f) of the time. Here f_max is the highest clock,
+and φ is the factor by which computing takes longer at a clock (`cost.model.phi`). The GPU draws the power that the true
+cost model says.
 
-A stopped process must be continued even if its throttle was killed. So the throttle writes a note with itself and the
-process groups before the first stop, and `continue_leftovers` continues groups whose throttle has died. The watchdog
-calls it every second; a controller should call it at its start.
+A stopped process must be continued even if its throttle was killed. So before the first stop, the throttle writes a
+note with its own pid and the process groups that it stops. `continue_leftovers` continues the groups whose throttle has
+died. The watchdog calls it every second; a controller should call it when it starts.
 """
 
 from __future__ import annotations
@@ -35,16 +36,16 @@ PERIOD_S = 0.05
 
 
 class Throttle:
-    """Throttle of the processes of one job: a thread that runs until they have ended or `close` is called.
+    """Throttle of the processes of one job. Its thread runs until these processes have ended or `close` is called.
 
-    All of them are stopped at the same time, so that ranks that wait for each other lose no more than their share.
+    All processes are stopped at the same time. So ranks that wait for each other lose no additional time.
 
     Args:
-        directory: The device directory.
-        groups: The job's process groups, and the GPUs that each loads through its leader. The slowest GPU sets the
-            pace of all.
+        directory: The device directory, in which the throttle writes its note.
+        groups: Process groups of the job, each with the GPUs on which it computes. The slowest GPU decides the pace of
+            all groups.
         truth: True cost model of the job.
-        nodes, local_batch, accumulation: Of the whole job, as in `cost.model.gpu_power`.
+        nodes, local_batch, accumulation: Number of nodes, samples of one pass, and passes of a step, of the whole job.
     """
 
     def __init__(
@@ -71,11 +72,11 @@ class Throttle:
 
     @property
     def running(self) -> bool:
-        """Return whether it still slows the job."""
+        """Whether the throttle still slows the job."""
         return self._thread.is_alive()
 
     def close(self) -> None:
-        """Let the job run freely again, and set its GPUs to idle."""
+        """End the throttle: the job runs at full speed again, and its GPUs are set to idle."""
         self._ended.set()
         self._thread.join()
 
@@ -104,7 +105,10 @@ class Throttle:
             self._note.unlink(missing_ok=True)
 
     def _leave_note(self) -> None:
-        """Note which groups to continue if this process dies, and start the watchdog; call it before the first stop."""
+        """Write the note with the process groups to continue if this process dies, and start the watchdog.
+
+        Call this before the first stop.
+        """
         from powerflow.device.lease import ensure_watchdog
 
         me = os.getpid()
@@ -113,7 +117,7 @@ class Throttle:
         ensure_watchdog(self._note.parent.parent)
 
     def _pass(self, seconds: float) -> float:
-        """Wait for a time or until `close`; return how long it was."""
+        """Wait for some seconds, or until `close` is called; return the seconds that have passed."""
         began_s = time.monotonic()
         self._ended.wait(seconds)
         return time.monotonic() - began_s
@@ -123,7 +127,7 @@ class Throttle:
             _signal_group(group, birth, number)
 
     def _cost(self, clock_mhz: float) -> tuple[float, float]:
-        """Return the share of the time in which the job runs, and watts of one GPU."""
+        """Return the share of the time in which the job may run at this clock, and the watts of one GPU."""
         if clock_mhz not in self._costs:
             from powerflow.cost.model import gpu_power, phi
 
@@ -135,7 +139,7 @@ class Throttle:
 
 
 def continue_leftovers(directory: str | os.PathLike[str]) -> int:
-    """Continue every group whose throttle has died; return how many throttles live."""
+    """Continue every process group whose throttle has died; return how many throttles still live."""
     living = 0
     for note in (Path(directory) / NOTES).glob("*.json"):
         found = read_json(note)
@@ -149,9 +153,10 @@ def continue_leftovers(directory: str | os.PathLike[str]) -> int:
 
 
 def _signal_group(group: int, birth: int, number: signal.Signals) -> None:
-    """Send a signal to a process group if its leader lives; SIGCONT in any case.
+    """Send a signal to a process group. If its leader has ended, only SIGCONT is sent.
 
-    After the end of the group its number may be given to another one, which may be continued but not stopped.
+    After a group has ended, the kernel may give its number to another group. Such a group may be continued, but not
+    stopped.
     """
     if number == signal.SIGCONT or lives(group, birth):
         with contextlib.suppress(ProcessLookupError, PermissionError):

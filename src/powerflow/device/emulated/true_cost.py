@@ -1,7 +1,8 @@
-"""Define the true cost of an emulated job: a model near the believed one, but not the same.
+"""Define the true cost of an emulated job: a cost model that is similar to the believed model, but not equal to it.
 
-The scheduler starts from the model of a family; the emulated GPU follows this one, of which each parameter is off by a
-lognormal factor. So there is something to learn, as on hardware. The scheduler must not read it.
+The scheduler begins with the model of the job's family. The emulated GPU follows the true model, in which each
+parameter is multiplied by a random factor near 1 (lognormal). So the scheduler has something to learn, as on real
+hardware. It must not read the true model.
 """
 
 from __future__ import annotations
@@ -22,25 +23,32 @@ _Part = TypeVar("_Part", ThroughputModel, PowerModel)
 
 
 def truth_of(model: JobModel, seed: int, *, variation: float = VARIATION) -> JobModel:
-    """Return the true cost model of a job with the believed cost ``model``; the same for the same name and seed.
+    """Return the true cost model of a job whose believed cost model is ``model``.
 
-    Every parameter is multiplied by a lognormal factor of log-sd ``variation`` (0: the model itself).
+    The same name and seed give the same result.
+
+    Each parameter is multiplied by a random lognormal factor. ``variation`` is the standard deviation of the factor's
+    logarithm; with 0, the result is the believed model.
     """
     rng = np.random.default_rng([seed, *model.name.encode()])
     return varied(model, np.exp(variation * rng.standard_normal(FACTORS)))
 
 
 def model_json(model: JobModel) -> dict[str, Any]:
-    """Return a model as plain data, which `model_from` reads back unchanged."""
+    """Return a cost model as plain data for JSON, from which `model_from` makes an equal model."""
     plain: dict[str, Any] = json.loads(json.dumps(asdict(model), allow_nan=False))
     return plain
 
 
 def model_from(plain: Any, where: str) -> JobModel:
-    """Return a model from plain data.
+    """Return the cost model that plain data from `model_json` describe.
+
+    Args:
+        plain: The plain data.
+        where: Where the data come from, for the error message.
 
     Raises:
-        InputError: A parameter is missing, unknown, or no finite number ≥ 0.
+        InputError: A parameter is missing or unknown, or is not a finite number ≥ 0.
     """
     try:
         return JobModel(

@@ -1,4 +1,4 @@
-"""Embedded engine: ranks are processes of this machine, started by an agent that outlives its users."""
+"""The embedded engine: ranks are processes of this machine. A daemon, the agent, starts them and outlives its users."""
 
 from powerflow.engine.local.client import LocalEngine
 

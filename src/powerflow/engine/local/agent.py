@@ -1,6 +1,7 @@
 """Run the agent, the daemon that starts ranks: ``python -m powerflow.engine.local.agent DIR --node NAME:GPUS``.
 
-All that it knows is on disk, so it may be killed and started again at any time: ranks and their shims run on.
+All that the agent knows is on disk. So it may be killed and started again at any time: ranks and their shims continue
+to run. (A shim is a small process that watches one rank.)
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ _OLD_AGENT_ENDS_S = 10.0
 
 
 def _only_agent() -> int:
-    """Take the lock of the directory's only agent; forks of an old agent release it within moments."""
+    """Take the lock of a directory that only one agent can hold; return its file descriptor.
+
+    Forks of an earlier agent may still hold the lock for a moment.
+    """
     descriptor = try_lock(Path(records.AGENT_LOCK), wait_s=_OLD_AGENT_ENDS_S)
     if descriptor is None:
         sys.exit("another agent serves this directory")
@@ -31,7 +35,10 @@ def _only_agent() -> int:
 
 
 def _listen() -> socket.socket:
-    """Return the listening socket, bound to a short relative path: the kernel takes about 107 bytes."""
+    """Return the socket on which the agent listens for requests.
+
+    The socket is bound to a short relative path, because the kernel takes at most about 107 bytes.
+    """
     with contextlib.suppress(FileNotFoundError):
         os.unlink(records.SOCKET)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -42,7 +49,10 @@ def _listen() -> socket.socket:
 
 
 def _detach() -> None:
-    """Go on as a daemon; the starting process sees an exit with code 0, now that the socket listens."""
+    """Continue as a daemon.
+
+    The process that started the agent sees exit code 0, which means that the socket listens.
+    """
     sys.stdout.flush()
     if os.fork():
         os._exit(0)
@@ -64,7 +74,7 @@ def _node(text: str) -> tuple[str, int]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve a directory. Forks that become shims and ranks return through here, too."""
+    """Run the agent of a directory. In forks that become shims and ranks, this function returns, too."""
     parser = argparse.ArgumentParser(prog="python -m powerflow.engine.local.agent", description="Starts ranks.")
     parser.add_argument("directory", type=Path, metavar="DIR", help="where everything is kept")
     parser.add_argument(

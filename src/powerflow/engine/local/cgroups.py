@@ -1,8 +1,9 @@
-"""Limit a rank's memory and CPUs by control groups, and find its processes wherever they detached to.
+"""Limit the memory and CPUs of ranks by control groups (cgroups), and find all processes of a rank, even detached ones.
 
-Both versions are used where they are mounted. Version 2 (`cgroup2`) holds every rank's processes, so that they can be
-killed even if shim and agent were killed. A limit needs its controller: in version 2 if it was delegated to this user,
-else in version 1 (a hierarchy of its own). A limit cannot be enforced if its directory cannot be created.
+Cgroup versions 1 and 2 are used where they are mounted. With version 2, a control group holds all processes of a rank,
+so that they can be killed even if shim and agent were killed. A limit needs the kernel's controller for memory or cpu:
+in version 2 if that controller was delegated to this user, otherwise in version 1 (which has a separate hierarchy for
+each controller). If the directory for a limit cannot be created, the limit cannot be enforced.
 """
 
 from __future__ import annotations
@@ -22,25 +23,31 @@ _CONTROLLERS = {"memory": "memory", "cpu": "cpus"}  # the kernel's name to that 
 
 @dataclass(frozen=True, slots=True)
 class Cgroups:
-    """Directories in which ranks get their control groups.
+    """Directories in which each rank gets its control groups.
 
     Attributes:
-        all_ranks: That of version 2; None if it cannot be used.
-        limiting: By limit (``memory``, ``cpus``): the directory and its cgroup version.
+        all_ranks: Directory in the hierarchy of cgroup version 2; None if version 2 cannot be used.
+        limiting: Directory and its cgroup version, for each limit (``memory``, ``cpus``) that can be enforced.
     """
 
     all_ranks: Path | None
     limiting: Mapping[str, tuple[Path, int]]
 
     def limits(self) -> frozenset[str]:
-        """Return which limits can be enforced."""
+        """Return which of the limits ``memory`` and ``cpus`` can be enforced."""
         return frozenset(self.limiting)
 
     def enter(self, rank: str, pid: int, *, memory_bytes: int, cpus: float) -> list[str]:
-        """Put a process into control groups of its rank; return them, for `kill` and `leave`. A limit of 0 is none.
+        """Put a process into the control groups of its rank; return the groups, for `kill` and `leave`.
+
+        Args:
+            rank: Name of the rank.
+            pid: The process.
+            memory_bytes: Limit of memory; 0 for none.
+            cpus: Limit of CPUs; 0 for none.
 
         Raises:
-            OSError: A limit that can be enforced here was not.
+            OSError: A limit that this machine can enforce could not be set.
         """
         homes = [] if self.all_ranks is None else [self.all_ranks / rank]
         settings: list[tuple[Path, str]] = []
@@ -63,7 +70,7 @@ class Cgroups:
         return groups
 
     def close(self) -> None:
-        """Remove the directories of all ranks if they are empty."""
+        """Remove the directories of this agent's ranks, if they are empty."""
         for above in {self.all_ranks, *(above for above, _ in self.limiting.values())} - {None}:
             assert above is not None
             with contextlib.suppress(OSError):
@@ -71,9 +78,10 @@ class Cgroups:
 
 
 def kill(groups: Sequence[str]) -> bool:
-    """Kill all processes in these groups; return whether there were any.
+    """Kill all processes in these control groups; return whether there were any.
 
-    Version 2 can kill a group at once (Linux 5.14), so that no job can fork faster than it is killed.
+    Cgroup version 2 can kill a group at once (Linux 5.14 or later), so that a job cannot create processes faster than
+    they are killed.
     """
     found = False
     for group in groups:
@@ -90,7 +98,7 @@ def kill(groups: Sequence[str]) -> bool:
 
 
 def leave(groups: Sequence[str]) -> None:
-    """Remove the groups that are empty."""
+    """Remove those of the control groups that are empty."""
     for group in groups:
         with contextlib.suppress(OSError):
             os.rmdir(group)
@@ -106,11 +114,11 @@ def _settings(what: str, wanted: float, version: int) -> list[tuple[str, str]]:
 
 
 def open_cgroups(name: str, root: Path = Path("/")) -> Cgroups:
-    """Create the directories for an agent's ranks, below the agent's own groups.
+    """Create the directories for the control groups of an agent's ranks, below the agent's own control groups.
 
     Args:
-        name: Unique name of this agent.
-        root: Root of the file system.
+        name: Unique name of the agent.
+        root: Root directory of the file system.
     """
     mounts = _mounts(root)
     limiting: dict[str, tuple[Path, int]] = {}
@@ -141,7 +149,7 @@ def _make(directory: Path) -> Path | None:
 
 
 def _delegated(directory: Path) -> list[str]:
-    """Return the controllers of version 2 that can limit ranks below this directory."""
+    """Return the controllers of cgroup version 2 that can limit ranks below this directory."""
     found = []
     for controller in _CONTROLLERS:
         try:
@@ -156,7 +164,7 @@ def _delegated(directory: Path) -> list[str]:
 
 
 def _mounts(root: Path) -> dict[str, Path]:
-    """Return where each hierarchy is mounted, by its controllers as in /proc/self/cgroup; "" is version 2."""
+    """Return where each cgroup hierarchy is mounted, by its controllers as in /proc/self/cgroup ("" for version 2)."""
     found: dict[str, Path] = {}
     for line in (root / "proc/self/mountinfo").read_text().splitlines():
         before, after = line.split(" - ", 1)

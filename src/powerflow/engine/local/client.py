@@ -33,21 +33,24 @@ _SILENCE = (TimeoutError, BlockingIOError)
 
 
 class LocalEngine:
-    """Run ranks on this machine, through an agent process that outlives this object; safe to use from any thread.
+    """An engine that runs ranks on this machine, through an agent process. It may be used from any thread.
 
-    The agent is started when it is needed and does not run. It plays one or more nodes, which share the machine.
+    The agent is started when it is needed and does not run. It outlives this object. It manages one or more nodes,
+    which are all on this machine.
 
     Args:
-        directory: Folder of the engine; it belongs to one user.
-        nodes: GPUs by node name. None: as before.
-        preload: Modules to import for ranks with ``python=True``, when the agent starts next. Empty: as before.
-        owner: Store to which these ranks belong; a folder keeps its first owner. "": do not check it.
+        directory: Folder of the engine; all its files belong to one user.
+        nodes: Number of GPUs for each node name; None to keep the nodes that were given last.
+        preload: Modules that the next agent imports when it starts, for ranks with ``python=True``. Empty to keep the
+            modules that were given last.
+        owner: Name of the store to which the ranks of this folder belong. A folder keeps its first owner. "" to skip
+            the check of the owner.
 
     Raises:
-        EngineError: The directory belongs to another owner, or its agent cannot be started.
+        EngineError: The folder belongs to another owner, or the agent cannot be started.
 
     Attributes:
-        started: This object has started the agent; otherwise the agent ran already.
+        started: True if this object has started the agent; False if the agent was running already.
     """
 
     def __init__(
@@ -75,19 +78,19 @@ class LocalEngine:
         self._ask({"do": "hello", "nodes": self._wanted, "owner": owner})
 
     def nodes(self) -> Sequence[EngineNode]:
-        """Return all nodes."""
+        """Return all nodes of this engine."""
         return [EngineNode(name, gpus) for name, gpus in self._ask({"do": "hello"})["nodes"].items()]
 
     def limits(self) -> frozenset[str]:
-        """Return which limits can be enforced here."""
+        """Return which limits (memory, cpus, user) this engine can enforce on this machine."""
         return frozenset(self._ask({"do": "hello"})["limits"])
 
     def notices(self) -> Sequence[str]:
-        """Return notices of the agent for the operator, one line each, such as a module that could not be preloaded."""
+        """Return the agent's notices for the operator, one line each. Example: a module could not be preloaded."""
         return list(self._ask({"do": "hello"})["notices"])
 
     def launch(self, spec: RankSpec) -> RankStatus:
-        """Start a rank once; see `Engine.launch`."""
+        """Start a rank; a second call with the same name starts nothing. See `Engine.launch`."""
         request = {"do": "launch", "spec": records.spec_row(records.check_spec(spec))}
         environment = write_environment(spec.env)
         try:
@@ -97,15 +100,15 @@ class LocalEngine:
         return records.status_from_row(answer["rank"])
 
     def fence(self, gang: str, epoch: int) -> None:
-        """Refuse later launches of a gang below an epoch."""
+        """Refuse all later launches of a gang whose epoch is lower than ``epoch``."""
         self._ask({"do": "fence", "gang": records.check_gang(gang), "epoch": records.check_epoch(epoch)})
 
     def signal(self, name: RankName, number: int) -> bool:
-        """Send a signal to a rank and all its descendants."""
+        """Send a signal to a rank and to all processes that descend from it; return False if the rank has ended."""
         return bool(self._ask({"do": "signal", "name": str(name), "number": int(number)})["sent"])
 
     def ranks(self) -> Sequence[RankStatus]:
-        """Return the status of every rank that was not forgotten."""
+        """Return the status of every rank that was not deleted with `forget`."""
         version, known = self._cache
         answer = self._ask({"do": "ranks", "seen": version})
         if "ranks" in answer:
@@ -115,7 +118,11 @@ class LocalEngine:
         return known
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait until something changed since this thread last called `ranks` or `wait`; the first call returns True."""
+        """Wait until a rank has changed since this thread last called `ranks` or `wait`.
+
+        Returns:
+            True if a rank has changed; False if the timeout has passed. The first call of a thread returns True.
+        """
         before = getattr(self._seen, "version", "")
         try:
             with self._connection() as connection:
@@ -131,21 +138,23 @@ class LocalEngine:
         return bool(answer["version"] != before)
 
     def log(self, name: RankName, offset: int = 0, limit: int = 65536) -> tuple[bytes, int]:
-        """Return what a rank wrote; see `Engine.log`."""
+        """Return a part of what a rank wrote, and the offset after it. See `Engine.log`."""
         try:
             return read_log(self._home / "ranks" / records.file_name(name), offset, limit)
         except (FileNotFoundError, EngineError):
             raise KeyError(name) from None
 
     def forget(self, name: RankName) -> None:
-        """Delete the status and log of a rank that has ended."""
+        """Delete the status and the log of a rank that has ended."""
         self._ask({"do": "forget", "name": str(name)})
 
     def renew_agent(self) -> bool:
-        """Replace an agent of another version of PowerFlow; return whether there was one. Its ranks run on.
+        """Replace the agent if it runs another version of PowerFlow; return whether it was replaced.
 
-        New ranks are forks of the agent, so an old agent would start them with old code and an old environment. It can
-        be killed, because all that it knows is on disk. Only the sole user of this engine may call this.
+        Its ranks continue to run.
+
+        New ranks are forks of the agent, so an old agent would start them with old code and an old environment. The
+        agent can be killed, because all that it knows is on disk. Call this only if no other process uses this engine.
 
         Raises:
             EngineError: The new agent cannot be started.
@@ -161,7 +170,7 @@ class LocalEngine:
         return True
 
     def close(self) -> None:
-        """Disconnect from the agent; it and its ranks run on."""
+        """Disconnect from the agent. The agent and its ranks continue to run."""
         with self._guard:
             self._closed = True
             for connection in self._idle:
@@ -171,13 +180,13 @@ class LocalEngine:
             self._idle.clear()
 
     def shutdown(self, *, kill: bool = False) -> None:
-        """End the agent and disconnect.
+        """End the agent and disconnect from it.
 
         Args:
-            kill: End running ranks, too.
+            kill: True to end running ranks, too.
 
         Raises:
-            EngineError: Ranks run, and ``kill`` is False.
+            EngineError: A rank runs, and ``kill`` is False.
         """
         # it answers when they have ended
         agent = self._ask({"do": "shutdown", "kill": kill}, within_s=_PATIENCE_S if kill else _ANSWER_S)["agent"]
@@ -192,7 +201,11 @@ class LocalEngine:
         self.close()
 
     def _ask(self, request: dict[str, Any], *files: int, within_s: float = _ANSWER_S) -> dict[str, Any]:
-        """Send a request to the agent; if it dies meanwhile, repeat it to a new one: requests are idempotent."""
+        """Send a request to the agent, and return its answer.
+
+        If the agent ends before it answers, the request is repeated to a new agent. A repeated request does no harm,
+        because requests are idempotent.
+        """
         deadline_s = time.monotonic() + _PATIENCE_S
         while True:
             try:
@@ -214,7 +227,10 @@ class LocalEngine:
 
     @contextlib.contextmanager
     def _connection(self) -> Iterator[_Connection]:
-        """Lend a connection for one request; it is kept for the next one unless it breaks."""
+        """Yield a connection to the agent for one request.
+
+        The connection is kept for later requests unless it breaks.
+        """
         with self._guard:
             self._refuse_if_closed()
             connection = self._idle.pop() if self._idle else None
@@ -305,10 +321,10 @@ class _Connection:
         self._lines = self._socket.makefile("rb")
 
     def ask(self, request: Mapping[str, Any], *files: int, within_s: float = _ANSWER_S) -> dict[str, Any]:
-        """Send a request with open files, and return its answer.
+        """Send a request with open files to the agent, and return the agent's answer.
 
         Raises:
-            TimeoutError: No answer came within ``within_s``; the connection cannot be used any more.
+            TimeoutError: No answer came within ``within_s`` seconds; this connection cannot be used any more.
             OSError: The agent has ended.
         """
         self._socket.settimeout(within_s)
@@ -322,7 +338,7 @@ class _Connection:
         return answer
 
     def interrupt(self) -> None:
-        """Make a request in progress fail."""
+        """Make a request that waits for its answer fail."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 

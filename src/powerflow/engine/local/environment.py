@@ -1,9 +1,9 @@
-"""Build the environment of the agent, which every rank can read.
+"""Build the environment variables of the agent. Every rank can read them, so they must hold no secrets.
 
-A rank that runs in the preloaded interpreter is a fork of the agent: ``/proc/self/environ`` and its memory are the
-agent's, and ``/proc/PPID/environ`` of any rank that runs as the agent's own user is, too. So the agent is not given the
-environment of whoever starts it, which may hold a database's password or a cloud's keys. It gets a new one: fixed
-values, and the few variables of `PASSED`, which say where libraries are.
+A rank that runs in the preloaded interpreter is a fork of the agent. So its memory and its ``/proc/self/environ`` are
+those of the agent. Any rank that runs as the agent's user can also read ``/proc/PPID/environ``. The process that starts
+the agent may have a database's password or a cloud's keys in its environment. Therefore the agent gets a new
+environment: fixed values, and the few variables in `PASSED`, which say where libraries are.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def agent_environment(ours: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Build the environment of an agent.
+    """Return the environment variables for an agent.
 
     Args:
-        ours: Environment of the process that starts it.
+        ours: Environment variables of the process that starts the agent.
     """
     built = {"PATH": PATH, "LANG": "C.UTF-8"}
     try:

@@ -1,7 +1,7 @@
-"""Run a script as ``python script args…`` does, but in an interpreter that has imported its modules already.
+"""Run a script as ``python script args…`` does, but in an interpreter that has imported modules already.
 
-Python and the dynamic linker read most variables only when a process starts, which is too late here; `HEEDED` are the
-variables that can still be applied.
+Python and the dynamic linker read most environment variables only when a process starts, which is too late here.
+`HEEDED` lists the variables of Python that still take effect.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ _NO_SUCH_SCRIPT = 2  # what python itself exits with
 
 
 def preload(modules: Sequence[str]) -> list[str]:
-    """Import modules, so that forks have them; return a notice for each that cannot be imported."""
+    """Import modules, so that forks of this process have them.
+
+    Return a notice for each module that cannot be imported.
+    """
     notices = []
     for module in modules:
         try:
@@ -34,19 +37,20 @@ def preload(modules: Sequence[str]) -> list[str]:
 
 
 def own_path() -> tuple[str, ...]:
-    """Return ``sys.path`` without the directory of the own script and without the own PYTHONPATH."""
+    """Return this process's ``sys.path`` without the directory of its script and without the entries of PYTHONPATH."""
     ours = {os.path.abspath(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry}
     return tuple(entry for entry in sys.path[1:] if entry not in ours)
 
 
 def run_script(command: Sequence[str], path: Sequence[str]) -> None:
-    """Run ``[python, script, args…]`` as the main program, in the current environment and directory.
+    """Run ``[python, script, args…]`` as the main program, with the current environment and working directory.
 
-    It returns, or raises what ends the script; the end of the interpreter does the rest (threads, atexit, exit code).
+    The function returns when the script ends, or raises the exception that ends the script. The caller must then let
+    the interpreter end as usual (threads, atexit functions, exit code).
 
     Args:
-        command: The argument vector.
-        path: Entries of ``sys.path`` after the script's directory and PYTHONPATH.
+        command: Name of the interpreter, path of the script, and the script's arguments.
+        path: Entries of ``sys.path`` that come after the script's directory and the entries of PYTHONPATH.
     """
     script = command[1]
     sys.argv = list(command[1:])
@@ -78,7 +82,7 @@ def run_script(command: Sequence[str], path: Sequence[str]) -> None:
 
 
 def _differ_from_siblings() -> None:
-    """Reset what forks share and new processes do not: random states and the number of OpenMP threads."""
+    """Reset what forks share but new processes would not share: random states, and the number of OpenMP threads."""
     random.seed()
     if numpy_random := sys.modules.get("numpy.random"):
         numpy_random.seed()

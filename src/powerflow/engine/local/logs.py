@@ -1,8 +1,10 @@
-"""Write and read the log of a rank, which is bounded on disk; its offsets count all that was ever written.
+"""Write and read the log of a rank.
 
-The log is a series of files, each named by the offset of its first byte. A new one begins after `SEGMENT_BYTES`; the
-oldest is deleted when the others hold that much. So at least `SEGMENT_BYTES` of the newest output are kept, and at most
-twice that.
+Only the newest part is kept on disk; offsets count all bytes that were ever written.
+
+The log is a series of files. The name of each file is the offset of its first byte. A new file begins after
+`SEGMENT_BYTES`. The oldest file is deleted when the others hold that many bytes. So at least `SEGMENT_BYTES` of the
+newest output are kept, and at most twice as many.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ _PREFIX = "log-"
 
 
 def _segments(directory: Path) -> list[tuple[int, str]]:
-    """Return offset and path of each file, ascending."""
+    """Return offset and path of each file of a log, by ascending offset."""
     with os.scandir(directory) as entries:
         return sorted(
             (int(entry.name[len(_PREFIX) :]), entry.path) for entry in entries if entry.name.startswith(_PREFIX)
@@ -23,7 +25,10 @@ def _segments(directory: Path) -> list[tuple[int, str]]:
 
 
 class LogWriter:
-    """Writer of a log. On a full disk it drops output, but counts it; the rank runs on."""
+    """Writer of a rank's log.
+
+    If the disk is full, output is lost, but its bytes still count, and the rank continues to run.
+    """
 
     def __init__(self, directory: Path, segment_bytes: int = SEGMENT_BYTES) -> None:
         self._directory = directory
@@ -33,7 +38,7 @@ class LogWriter:
         self._room = 0  # bytes left in the file
 
     def write(self, data: bytes) -> None:
-        """Append to the log."""
+        """Append bytes to the log."""
         view = memoryview(data)
         while view:
             try:
@@ -50,7 +55,7 @@ class LogWriter:
             self._room -= written
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the log's current file."""
         if self._file is not None:
             os.close(self._file)
             self._file, self._room = None, 0
@@ -70,10 +75,10 @@ class LogWriter:
 
 
 def read_log(directory: Path, offset: int, limit: int) -> tuple[bytes, int]:
-    """Return at most ``limit`` bytes of a log from ``offset`` on, and the offset after them; see `Engine.log`.
+    """Return at most ``limit`` bytes of a log from ``offset`` on, and the offset after these bytes. See `Engine.log`.
 
     Raises:
-        FileNotFoundError: There is no such directory.
+        FileNotFoundError: The directory of the log does not exist.
     """
     while True:
         segments = _segments(directory)

@@ -25,18 +25,19 @@ def _control(option: int, value: int | bytes) -> None:
 
 
 def show_as(name: str) -> None:
-    """Set the name of this process in ``ps -o comm`` and ``top`` (15 bytes)."""
+    """Set the name of this process that ``ps -o comm`` and ``top`` show (15 bytes)."""
     _control(_SET_NAME, name.encode())
 
 
 def adopt_orphans() -> None:
-    """Make descendants that lose their parent children of this process, however they detached."""
+    """Make this process the new parent of each descendant whose parent ends, even of descendants that have detached."""
     _control(_SET_CHILD_SUBREAPER, 1)
 
 
 def die_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when its parent ends; end now if it has ended. Call it after changing the user,
-    which undoes it.
+    """Make the kernel kill this process when its parent ends. If the parent has ended already, end this process now.
+
+    Call this after a change of the user, because such a change undoes it.
     """
     _control(_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
@@ -44,22 +45,31 @@ def die_with_parent(parent: int) -> None:
 
 
 def gain_no_privileges() -> None:
-    """Let no program that this process or its children run gain rights (set-uid bits have no effect)."""
+    """Make sure that no program that this process or its children run gains rights (set-uid bits have no effect)."""
     _control(_SET_NO_NEW_PRIVS, 1)
 
 
 def hide_memory() -> None:
-    """Hide memory, environment and open files from processes of the same user; running a new program undoes it."""
+    """Hide memory, environment and open files of this process from other processes of the same user.
+
+    If this process starts another program (exec), they are visible again.
+    """
     _control(_SET_DUMPABLE, 0)
 
 
 def be_dumpable() -> None:
-    """Let /proc/PID belong to the process's own user, which changing the user undoes."""
+    """Make /proc/PID of this process belong to the user of this process, as usual.
+
+    Call this after a change of the user.
+    """
     _control(_SET_DUMPABLE, 1)
 
 
 def open_process(pid: int, ticks: int) -> int | None:
-    """Return a pidfd of the process with this pid and start time, readable once it has ended; None if it is gone."""
+    """Return a pidfd of the process with this pid and this start time; None if the process is gone.
+
+    A pidfd is a file descriptor of a process. It becomes readable when the process has ended.
+    """
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -71,7 +81,7 @@ def open_process(pid: int, ticks: int) -> int | None:
 
 
 def children(pid: int) -> list[int]:
-    """Return the pids of a process's children, zombies included."""
+    """Return the pids of a process's children, including zombies (ended processes that still have a pid)."""
     found: list[int] = []
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         for thread in os.listdir(f"/proc/{pid}/task"):
@@ -81,10 +91,10 @@ def children(pid: int) -> list[int]:
 
 
 def descendants(pid: int) -> Iterator[int]:
-    """Yield the pids of all descendants of a process, parents before children.
+    """Yield the pids of all descendants of a process, parents before their children.
 
-    Without recursion, because a job can fork a chain that is deeper than any stack. Each pid comes once, so the walk
-    ends even if pids are used again meanwhile.
+    The function does not recurse, because a job can create a chain of processes that is deeper than any stack. Each pid
+    comes only once, so the function ends even if the kernel uses pids again in the meantime.
     """
     seen = {pid}
     left = deque(seen)
@@ -97,14 +107,14 @@ def descendants(pid: int) -> Iterator[int]:
 
 
 def session(leader: int) -> Iterator[int]:
-    """Yield the pids of the processes in a session, without zombies."""
+    """Yield the pids of the processes in a session, without zombies (ended processes that still have a pid)."""
     for entry in os.listdir("/proc"):
         if entry.isdigit() and (found := stat_fields(int(entry))) and int(found[3]) == leader and found[0] not in b"ZX":
             yield int(entry)
 
 
 def descriptors() -> frozenset[int]:
-    """Return the file descriptors that this process holds open."""
+    """Return the numbers of all open file descriptors of this process."""
     found = set()
     for descriptor in map(int, os.listdir("/proc/self/fd")):
         with contextlib.suppress(OSError):  # the one that `listdir` used is closed by now
@@ -114,7 +124,7 @@ def descriptors() -> frozenset[int]:
 
 
 def send(pid: int, number: int) -> bool:
-    """Send a signal; return False if the process is gone or may not be signalled."""
+    """Send a signal to a process; return False if the process is gone or this process may not send it signals."""
     try:
         os.kill(pid, number)
     except (ProcessLookupError, PermissionError):
@@ -123,9 +133,15 @@ def send(pid: int, number: int) -> bool:
 
 
 def kill_children(spare: Callable[[int], bool] = lambda pid: False) -> int:
-    """Kill all descendants of this process except ``spare`` children and theirs; return how many children were found.
+    """Kill all descendants of this process, except the children that ``spare`` accepts and their descendants.
 
-    Call `adopt_orphans` first: then orphans become children, and repeated passes kill all.
+    Call `adopt_orphans` first: then orphans become children of this process, and repeated calls kill all of them.
+
+    Args:
+        spare: Function that returns True for the pid of a child that must not be killed.
+
+    Returns:
+        How many children were found that ``spare`` does not accept.
     """
     doomed = [child for child in children(os.getpid()) if not spare(child)]
     for child in doomed:
@@ -139,7 +155,7 @@ def kill_children(spare: Callable[[int], bool] = lambda pid: False) -> int:
 
 
 def end_children() -> None:
-    """Kill all descendants of this process, and wait until they are gone, also for those that hang in the kernel."""
+    """Kill all descendants of this process, and wait until all are gone, even those that hang in the kernel."""
     pause_s = 0.001
     while kill_children():
         time.sleep(pause_s)

@@ -1,4 +1,4 @@
-"""Lay out the files of the embedded engine; no other module knows them.
+"""Read and write the files of the embedded engine; no other module knows their layout.
 
 ::
 
@@ -12,8 +12,8 @@
         status.json                  how the rank ended; written when all its descendants are gone
         log-OFFSET                   its output from this offset on
 
-Each file is replaced as a whole and has one writer: the agent writes ``spec.json``, fences and the status of ranks
-whose shim was killed; the shim writes the others.
+Each file is replaced as a whole and has one writer. The agent writes ``spec.json``, fences, and the status of each rank
+whose shim was killed. The shim writes the other files.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ _MOST = 10**12
 
 
 def check_gang(gang: str) -> str:
-    """Return a gang's name if it can be a file name.
+    """Return a gang's name unchanged if it can be the name of a file.
 
     Raises:
-        EngineError: It cannot.
+        EngineError: The name cannot be the name of a file.
     """
     if not isinstance(gang, str) or not _GANG.fullmatch(gang):
         raise EngineError(f"{gang!r} cannot name a gang: use up to 128 of A-Z a-z 0-9 . _ -, not a dot or - first")
@@ -51,10 +51,10 @@ def check_gang(gang: str) -> str:
 
 
 def check_epoch(epoch: int) -> int:
-    """Return an epoch if it is a whole number from 0 on.
+    """Return an epoch (or rank number) unchanged if it is a whole number ≥ 0.
 
     Raises:
-        EngineError: It is not.
+        EngineError: The epoch is not a whole number ≥ 0.
     """
     if type(epoch) is not int or not 0 <= epoch < _MOST:
         raise EngineError(f"{epoch!r} is no epoch or rank number: use whole numbers from 0 on")
@@ -62,19 +62,19 @@ def check_epoch(epoch: int) -> int:
 
 
 def file_name(name: RankName) -> str:
-    """Return the name of a rank's directory.
+    """Return the name of a rank's directory, such as ``gang.3.0`` (gang, epoch, number).
 
     Raises:
-        EngineError: The rank's name cannot be a file name.
+        EngineError: The rank's name cannot be the name of a file.
     """
     return str(RankName(check_gang(name.gang), check_epoch(name.epoch), check_epoch(name.number)))
 
 
 def check_spec(spec: RankSpec) -> RankSpec:
-    """Return a spec with an absolute directory if a process can be started from it.
+    """Return a checked copy of a rank's spec, in which the working directory is an absolute path.
 
     Raises:
-        EngineError: It cannot.
+        EngineError: No process can be started from the spec. Examples: its command is empty, or a limit is negative.
     """
     file_name(spec.name)
     if not spec.command or not spec.command[0]:
@@ -94,31 +94,31 @@ def _fields(spec: RankSpec) -> dict[str, Any]:
 
 
 def spec_row(spec: RankSpec) -> dict[str, Any]:
-    """Return a spec as a JSON object, without its environment, which may hold secrets."""
+    """Return a rank's spec as a JSON object, without the environment variables, which may hold secrets."""
     return _fields(spec) | {"env": {}, "name": str(spec.name)}
 
 
 def spec_from_row(row: Mapping[str, Any]) -> RankSpec:
-    """Return the spec of a `spec_row`."""
+    """Return the spec that a JSON object from `spec_row` describes. It has no environment variables."""
     return RankSpec(**{**row, "name": RankName.parse(row["name"]), "command": tuple(row["command"])})
 
 
 def status_row(status: RankStatus) -> list[Any]:
-    """Return a status as a JSON list, which is short, because there are many."""
+    """Return a rank's status as a JSON list. A list is shorter than an object, and there are many statuses."""
     ended_s = status.ended_s if status.ended_s == status.ended_s else None
     row = [str(status.name), status.node, status.state, status.pid, status.code, status.started_s, ended_s]
     return [*row, True] if status.rebooted else row
 
 
 def status_from_row(row: list[Any]) -> RankStatus:
-    """Return the status of a `status_row`."""
+    """Return the status that a JSON list from `status_row` describes."""
     name, node, state, pid, code, started_s, ended_s, *rebooted = row
     ended = math.nan if ended_s is None else ended_s
     return RankStatus(RankName.parse(name), node, RankState(state), pid, code, started_s, ended, bool(rebooted))
 
 
 def remember(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Save settings for later agents, in the current directory; return all settings."""
+    """Save settings for later agents in the current directory. Return all saved settings, old and new."""
     path = Path(SETTINGS)
     known = (read_json(path) or {}) | dict(settings)
     replace_json(path, known)

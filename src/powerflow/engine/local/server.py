@@ -1,7 +1,8 @@
-"""Serve the agent's users: answer requests, fork shims, note how shims end.
+"""Serve the agent's users: answer requests, create a shim (a process that watches one rank) for each launch.
 
-It is single-threaded, because it forks. A request is one line of JSON and so is its answer; answers come in order. The
-environment of a rank to launch comes as an open file, which the agent passes on unread.
+The server also notices when a shim ends. It has a single thread, because it forks. A request is one line of JSON, and
+an answer is one line of JSON; answers come in the order of requests. The environment of a rank to launch comes as an
+open file, which the agent passes to the rank without reading it.
 """
 
 from __future__ import annotations
@@ -31,7 +32,11 @@ _LONGEST_SLEEP_S = 3600.0
 
 @dataclass(eq=False)
 class Peer:
-    """Connection of a user: files and part of a line received, bytes to send, and until when it waits for a change."""
+    """Connection of one user of the agent.
+
+    It holds received files, the beginning of an incomplete request, bytes to send, and until when the user waits for a
+    change of the ranks.
+    """
 
     socket: socket.socket
     files: list[int] = field(default_factory=list)
@@ -42,7 +47,7 @@ class Peer:
 
 @dataclass
 class Pending:
-    """Launch whose shim has not answered yet."""
+    """A launch whose shim has not answered yet."""
 
     shim: int
     waiters: list[Peer]
@@ -55,14 +60,14 @@ class _Forked(BaseException):  # no error: it carries a new shim out of the loop
 
 
 class AgentServer:
-    """Server of one engine directory.
+    """Server of one engine folder.
 
     Args:
-        table: The ranks.
-        listener: Socket that users connect to.
-        nodes: GPUs by node name.
+        table: Table of the ranks.
+        listener: Socket to which users connect.
+        nodes: Number of GPUs for each node name.
         notices: Notices for the operator, one line each.
-        keep: Descriptors that ranks inherit.
+        keep: File descriptors that ranks inherit.
         umask: Umask of ranks.
     """
 
@@ -102,7 +107,10 @@ class AgentServer:
         }
 
     def serve(self) -> shim.Launch | None:
-        """Answer requests until one asks to end; return None. In a fork that becomes a shim: return what to launch."""
+        """Answer requests until a request asks the agent to end, and return None.
+
+        In a fork for a shim, return what to launch.
+        """
         process.adopt_orphans()
         if (threads := len(os.listdir("/proc/self/task"))) > 1:
             self._notices.append(f"what was preloaded runs {threads - 1} threads, which ranks will not have")
@@ -121,7 +129,10 @@ class AgentServer:
         return None
 
     def _let_go(self) -> None:
-        """In a fork: close all sockets now; collected later, they would close files that have their numbers by then."""
+        """Close all sockets; call this in a new fork.
+
+        If the garbage collector closed them later, it would close other files that have the same descriptors by then.
+        """
         for key in [*self._selector.get_map().values()]:
             if isinstance(key.fileobj, socket.socket):
                 key.fileobj.close()
@@ -197,7 +208,7 @@ class AgentServer:
     # --- requests
 
     def _hello(self, _: Peer, request: dict[str, Any]) -> dict[str, Any]:
-        """Describe this agent; ``nodes`` in the request replaces its nodes."""
+        """Return a description of this agent. If the request has ``nodes``, they first replace the agent's nodes."""
         if request.get("nodes") is not None:
             self._nodes = {str(name): int(gpus) for name, gpus in request["nodes"].items()}
             records.remember({"nodes": self._nodes})
@@ -244,7 +255,7 @@ class AgentServer:
         return None
 
     def _hear(self, name: str, answer: int) -> None:
-        """Read how a launch went from its shim, or notice that the shim died."""
+        """Read from a new shim whether its launch succeeded, or notice that the shim died."""
         pending = self._pending[name]
         if data := os.read(answer, 65536):
             pending.heard += data
@@ -324,7 +335,7 @@ class AgentServer:
             self._say(peer, {"version": f"{self._identity}-{self._table.version}"})
 
     def _next_s(self) -> float | None:
-        """Return the seconds until something is due; None if nothing is."""
+        """Return the seconds until the next timed action of this server; None if there is none."""
         due = [peer.wait_until_s for peer in self._waiting if peer.wait_until_s is not None]
         if self._sweep_s is not None:
             due.append(self._sweep_s)
@@ -343,7 +354,10 @@ class AgentServer:
                 self._table.signal(name, signal.SIGKILL)
 
     def _sweep(self) -> int:
-        """Reap ended shims, and kill orphans of killed shims; return how many children are left."""
+        """Collect ended shims, and kill processes whose shim was killed.
+
+        Return how many of these processes were found.
+        """
         ours = {entry.shim for entry in self._table.entries.values() if entry.pidfd >= 0}
         ours |= {pending.shim for pending in self._pending.values()}
         return process.kill_children(ours.__contains__)

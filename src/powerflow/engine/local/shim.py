@@ -1,11 +1,14 @@
-"""Run the shim: the process between agent and rank, which outlives the agent, so that exit status and log are kept.
+"""Run the shim: a process between agent and rank.
 
-The agent forks the shim, the shim forks the rank::
+It outlives the agent, so that exit status and log of the rank are kept.
+
+The agent forks the shim, and the shim forks the rank::
 
     agent ──► shim (own session; adopts the rank's orphans) ──► rank (own session; dies with the shim)
 
-The shim copies the rank's output into its log, waits for its end, kills what the rank left behind, writes the status
-and exits. Only one shim runs a name: it holds the name's lock, and exits at once if another has it or had it.
+The shim copies the rank's output into its log and waits until the rank ends. Then it kills the processes that the rank
+left behind, writes the status, and ends. Each rank name has only one shim: a shim holds the lock of the name. If
+another shim has the lock, or has had it before, a new shim ends at once.
 """
 
 from __future__ import annotations
@@ -37,17 +40,18 @@ _CHUNK_BYTES = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """Describe a launch for its shim.
+    """What a shim needs to launch its rank.
 
     Attributes:
-        spec: The rank.
-        directory: Directory of its records.
-        environment: Descriptor of a file with the rank's environment; see `read_environment`.
-        reply: Descriptor to the agent: one JSON object, ``{}`` if the rank runs, else ``error`` or ``held``.
+        spec: Spec of the rank.
+        directory: Directory of the rank's records.
+        environment: Descriptor of a file with the rank's environment variables; see `read_environment`.
+        reply: Descriptor of a pipe to the agent, for one JSON object: ``{}`` if the rank runs, ``error`` if it cannot
+            be started, ``held`` if the name was launched before.
         cgroups: Control groups that limit ranks.
-        keep: Descriptors that the rank inherits (those of preloaded modules).
-        umask: The umask that the agent was started with.
-        open_files: The limit of open files that the agent was started with.
+        keep: Descriptors of files that preloaded modules have opened. The rank inherits them.
+        umask: Umask with which the agent was started.
+        open_files: Limits on open files (soft, hard) with which the agent was started.
     """
 
     spec: RankSpec
@@ -69,7 +73,10 @@ def _note_told(number: int, _: object) -> None:
 
 
 def run(launch: Launch) -> None:
-    """Run the shim of a rank in a new fork. It returns only in the rank's process, if that is to run a script."""
+    """Run the shim of a rank; call this in a new fork of the agent.
+
+    The function returns only in the rank's process, and only if the rank is a script that this interpreter runs.
+    """
     try:
         started = _start(launch)
     except (OSError, ValueError) as error:
@@ -79,7 +86,10 @@ def run(launch: Launch) -> None:
 
 
 def _start(launch: Launch) -> tuple[int, int, list[str]] | None:
-    """Start the rank; return its pid, the pipe of its output, and its control groups; None in the rank itself."""
+    """Start the rank; return its pid, the pipe of its output, and its control groups.
+
+    In the rank's process, return None.
+    """
     _close_all_but({*launch.keep, launch.reply, launch.environment})
     os.setsid()
     process.show_as("powerflow-shim")
@@ -128,7 +138,7 @@ def _start(launch: Launch) -> tuple[int, int, list[str]] | None:
 
 
 def _keep(launch: Launch, rank: int, output: int, groups: Sequence[str]) -> NoReturn:
-    """Wait for the end of a rank, and of all that it started."""
+    """Wait until a rank has ended, kill all processes that it started, write its status, and end this process."""
     log = LogWriter(launch.directory)
     code = _watch(rank, output, log)
     kill(groups)
@@ -140,7 +150,10 @@ def _keep(launch: Launch, rank: int, output: int, groups: Sequence[str]) -> NoRe
 
 
 def _become_rank(launch: Launch, shim: int, go: int, failure: int, output: int) -> None:
-    """Become the rank's process: run its command, or return if this interpreter is to run its script."""
+    """Turn this process into the rank: run the rank's command.
+
+    If this interpreter shall run the rank's script, return.
+    """
     spec = launch.spec
     try:
         os.setsid()
@@ -179,9 +192,10 @@ def _close_all_but(kept: Collection[int]) -> None:
 
 
 def write_environment(env: Mapping[str, str]) -> int:
-    """Write an environment into a file in memory; return its descriptor.
+    """Write environment variables to a file in memory; return its descriptor.
 
-    It passes from the caller to the rank, so its secrets are never in the memory of the agent, which all ranks share.
+    The file passes from the caller to the rank. So secrets in it are never in the memory of the agent, which all ranks
+    share.
     """
     file = os.memfd_create("environment")
     os.write(file, json.dumps(dict(env)).encode())
@@ -189,13 +203,16 @@ def write_environment(env: Mapping[str, str]) -> int:
 
 
 def read_environment(file: int) -> dict[str, str]:
-    """Read what `write_environment` wrote."""
+    """Return the environment variables in a file from `write_environment`."""
     found: dict[str, str] = json.loads(os.pread(file, os.fstat(file).st_size, 0))
     return found
 
 
 def runs_here(spec: RankSpec, env: Mapping[str, str]) -> bool:
-    """Return whether a rank can run in the preloaded interpreter: a script, without variables read at start only."""
+    """Return whether a rank can run in the preloaded interpreter.
+
+    It can if it is a Python script and has no environment variable that takes effect only when a process starts.
+    """
     late = (key.startswith("LD_") or (key.startswith("PYTHON") and key not in HEEDED) for key in env)
     return spec.python and len(spec.command) > 1 and not spec.command[1].startswith("-") and not any(late)
 
@@ -207,7 +224,7 @@ def _in_words(error: Exception, spec: RankSpec) -> str:
 
 
 def _restore(launch: Launch, *, python: bool) -> None:
-    """Reset signals, umask and limits to those of a new process."""
+    """Reset signal handlers, umask and the limit on open files to those of a new process."""
     signal.set_wakeup_fd(-1)
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         with contextlib.suppress(OSError):
@@ -221,11 +238,11 @@ def _restore(launch: Launch, *, python: bool) -> None:
 
 
 def switch_user(user: str) -> None:
-    """Change to another user, with their groups, a umask, and no way to gain privileges.
+    """Make this process run as another user, with the groups of that user, umask 022, and no way to gain privileges.
 
     Raises:
-        ValueError: There is no such user, or this process may not become one.
-        PermissionError: The system does not permit it.
+        ValueError: The user does not exist, or this process may not become the user.
+        PermissionError: The system does not permit the change.
     """
     try:
         entry = pwd.getpwnam(user)
@@ -245,7 +262,10 @@ def switch_user(user: str) -> None:
 
 
 def _watch(rank: int, output: int, log: LogWriter) -> int:
-    """Copy the rank's output and reap orphans until the rank ends; return its exit code."""
+    """Copy the rank's output to its log until the rank ends; return its exit code.
+
+    Also collect orphans that have ended.
+    """
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
     os.set_blocking(woken, False)
@@ -271,7 +291,7 @@ def _watch(rank: int, output: int, log: LogWriter) -> int:
 
 
 def _copy(output: int, log: LogWriter) -> bool:
-    """Copy what the pipe holds; return False at its end."""
+    """Copy the bytes that the pipe holds to the log; return False if the pipe is closed."""
     try:
         data = os.read(output, _CHUNK_BYTES)
     except BlockingIOError:
@@ -281,7 +301,10 @@ def _copy(output: int, log: LogWriter) -> bool:
 
 
 def _drain(output: int, log: LogWriter) -> None:
-    """Copy what the pipe still holds, without waiting for its end: another process may keep it open."""
+    """Copy the bytes that the pipe still holds to the log.
+
+    Do not wait for its end, because another process may keep it open.
+    """
     with contextlib.suppress(BlockingIOError):
         while data := os.read(output, _CHUNK_BYTES):
             log.write(data)
@@ -301,7 +324,7 @@ def _reply(launch: Launch, word: Mapping[str, object]) -> None:
 
 
 def _write_status(launch: Launch, status: Mapping[str, object]) -> None:
-    """Write how the rank ended; repeat it until a full disk has room."""
+    """Write how the rank ended. If the disk is full, repeat until the file is written."""
     while True:
         try:
             return replace_json(launch.directory / "status.json", status)

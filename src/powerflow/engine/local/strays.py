@@ -1,7 +1,7 @@
-"""Find ranks of the same owner that were started from another engine folder: one that was copied or deleted.
+"""Find running ranks of the same owner that another engine folder has started: a folder that was copied or deleted.
 
-An agent has the name of its owner among its arguments, and its shims, which are forks, show the same ones. Their
-working directory is the engine's folder, so that folder is known even after it was deleted.
+The owner's name is among the arguments of an agent. Its shims are forks of the agent, so they show the same arguments.
+The working directory of a shim is its engine folder, so the folder is known even after it was deleted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,14 @@ _END_S = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Stray:
-    """A shim of a running rank: its pid and start time, the rank's name if it can be found, and its engine folder."""
+    """A running rank of another engine folder, described by its shim (the process that watches the rank).
+
+    Attributes:
+        pid: Pid of the shim.
+        ticks: Start time of the shim, in clock ticks since boot.
+        rank: Name of the rank; "a rank" if it cannot be found.
+        home: Engine folder of the shim.
+    """
 
     pid: int
     ticks: int
@@ -31,11 +38,11 @@ class Stray:
 
 
 def find_strays(home: Path, owner: str) -> list[Stray]:
-    """Return the shims of an owner that an agent of this user started from another folder than ``home``.
+    """Return the running ranks of an owner that this user's agents have started from a folder other than ``home``.
 
     Args:
-        home: The owner's engine folder; it need not exist.
-        owner: The name that agents were given.
+        home: Engine folder of the owner; it need not exist.
+        owner: Name of the owner that the agents were given.
     """
     found = []
     for pid, ticks in _elsewhere("powerflow-shim", home, owner):
@@ -45,13 +52,16 @@ def find_strays(home: Path, owner: str) -> list[Stray]:
 
 
 def end_stray_agents(home: Path, owner: str) -> None:
-    """Kill agents of an owner in other folders; an engine that needs its agent starts a new one."""
+    """Kill the agents of an owner that run in a folder other than ``home``.
+
+    An engine that still needs its agent starts a new one.
+    """
     for pid, _ in _elsewhere("powerflow-agent", home, owner):
         process.send(pid, signal.SIGKILL)
 
 
 def _elsewhere(comm: str, home: Path, owner: str) -> list[tuple[int, int]]:
-    """Return pid and start time of the owner's processes of this name in other folders than ``home``."""
+    """Return pid and start time of the owner's processes with the name ``comm`` in a folder other than ``home``."""
     here = _place(str(home))
     found = []
     for entry in filter(str.isdigit, os.listdir("/proc")):
@@ -70,7 +80,10 @@ def _elsewhere(comm: str, home: Path, owner: str) -> list[tuple[int, int]]:
 
 
 def end_strays(strays: Sequence[Stray]) -> list[Stray]:
-    """Kill ranks and their descendants, after which their shims end. Return those that still run after 20 s."""
+    """Kill ranks and their descendants; their shims then end by themselves.
+
+    Return the strays that still run after 20 s.
+    """
     deadline_s = time.monotonic() + _END_S
     left = list(strays)
     while left and time.monotonic() < deadline_s:
@@ -91,7 +104,7 @@ def _place(path: str) -> tuple[int, int] | None:
 
 
 def _rank(pid: int) -> str:
-    """Return the name of a shim's rank, by the lock that it holds."""
+    """Return the name of the rank that a shim watches, found by the lock that the shim holds."""
     for descriptor in os.listdir(f"/proc/{pid}/fd"):
         with contextlib.suppress(OSError):
             parts = os.readlink(f"/proc/{pid}/fd/{descriptor}").split("/")

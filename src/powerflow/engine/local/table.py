@@ -1,8 +1,8 @@
-"""Keep the table of the agent's ranks; read it from disk when the agent starts.
+"""Keep the table of the agent's ranks. It is read from disk when the agent starts.
 
-Two facts decide the state of a rank, whichever process was killed: its shim holds the rank's lock exactly as long as
-the shim lives, and writes the status before it ends. So a free lock without a status means that the shim was killed:
-the rank is *lost*.
+Two facts decide the state of a rank, whichever process was killed. Its shim holds the rank's lock exactly as long as
+the shim lives. The shim writes the status before it ends. So if the lock is free and there is no status, the shim was
+killed, and the rank is *lost*.
 """
 
 from __future__ import annotations
@@ -28,7 +28,11 @@ _LEFTOVERS_END_S = 5.0
 
 @dataclass(slots=True)
 class RankHandle:
-    """A rank that runs or ran: its status, the pid of its shim, and a pidfd of that (-1: it has ended)."""
+    """A rank that runs or ran.
+
+    It has the status of the rank, the pid of its shim, and a pidfd (file descriptor of a process) of the shim, −1 if
+    the shim has ended.
+    """
 
     status: RankStatus
     shim: int
@@ -40,10 +44,10 @@ class RankTable:
     """Table of ranks by name.
 
     Attributes:
-        home: The engine's directory.
+        home: Folder of the engine.
         cgroups: Control groups that limit ranks.
-        entries: Ranks that run or ran.
-        version: Rises with every change.
+        entries: Ranks that run or ran, by name.
+        version: Number that rises with every change of the table.
     """
 
     home: Path
@@ -52,11 +56,11 @@ class RankTable:
     version: int = 0
 
     def directory(self, name: str) -> Path:
-        """Return the directory of a rank's records."""
+        """Return the directory with the records of a rank."""
         return self.home / "ranks" / name
 
     def load(self) -> None:
-        """Read every rank from disk."""
+        """Read the records of all ranks from disk into the table."""
         (self.home / "ranks").mkdir(exist_ok=True)
         (self.home / "fences").mkdir(exist_ok=True)
         for directory in sorted((self.home / "ranks").iterdir()):
@@ -65,7 +69,10 @@ class RankTable:
                 self.refresh(directory.name)
 
     def refresh(self, name: str) -> RankHandle | None:
-        """Read a rank's records into the table; if it never ran, delete them and return None."""
+        """Read the records of a rank into the table, and return its entry.
+
+        If the rank never ran, delete them and return None.
+        """
         directory = self.directory(name)
         deadline_s = time.monotonic() + _SHIM_STARTS_S
         while True:
@@ -81,18 +88,18 @@ class RankTable:
         return entry
 
     def ended(self, name: str) -> None:
-        """Read a rank's records after its shim has ended."""
+        """Read the records of a rank into the table after its shim has ended."""
         entry = self.entries[name]
         os.close(entry.pidfd)
         entry.pidfd = -1
         self.refresh(name)
 
     def admit(self, spec: RankSpec) -> Path:
-        """Record on disk that a rank is about to be launched; return its directory.
+        """Write to disk that a rank is about to be launched; return the directory of its records.
 
         Raises:
-            Fenced: Its gang was fenced at a later epoch.
-            EngineError: It cannot be written.
+            Fenced: The epoch of the rank is lower than the fence of its gang.
+            EngineError: The record cannot be written.
         """
         if (least := self.fence_of(spec.name.gang)) > spec.name.epoch:
             raise Fenced(f"{spec.name} is fenced: {spec.name.gang} is at epoch {least}")
@@ -106,7 +113,7 @@ class RankTable:
         return directory
 
     def drop(self, name: str) -> None:
-        """Delete a rank that does not run."""
+        """Delete a rank from table and disk, if it does not run."""
         entry = self.entries.get(name)
         if entry and entry.status.state is not RankState.RUNNING:
             self._remove(name)
@@ -114,22 +121,22 @@ class RankTable:
             self.version += 1
 
     def drop_failed(self, name: str) -> None:
-        """Delete the records of a launch that failed."""
+        """Delete the records of a rank whose launch has failed."""
         if name not in self.entries:
             self._remove(name)
 
     def fence(self, gang: str, epoch: int) -> None:
-        """Refuse launches of a gang below an epoch; a fence is never lowered."""
+        """Refuse all later launches of a gang whose epoch is lower than ``epoch``. A fence is never lowered."""
         if epoch > self.fence_of(gang):
             replace_json(self.home / "fences" / gang, {"epoch": epoch}, durable=True)
 
     def fence_of(self, gang: str) -> int:
-        """Return the lowest epoch of a gang that may be launched."""
+        """Return the fence of a gang: the lowest epoch that may still be launched."""
         found = read_json(self.home / "fences" / gang)
         return 0 if found is None else int(found["epoch"])
 
     def signal(self, name: str, number: int) -> bool:
-        """Send a signal to a rank and its descendants; return False if none was reached."""
+        """Send a signal to a rank and its descendants; return False if no process got it."""
         entry = self.entries.get(name)
         if entry is None or entry.status.state is not RankState.RUNNING:
             return False
@@ -138,7 +145,7 @@ class RankTable:
         return any(reached)
 
     def running(self) -> list[str]:
-        """Return the names of ranks that run."""
+        """Return the names of the ranks that run."""
         return [name for name, entry in self.entries.items() if entry.status.state is RankState.RUNNING]
 
     def _lock_is_free(self, directory: Path) -> bool:
@@ -152,7 +159,7 @@ class RankTable:
         return True
 
     def _recall_or_none(self, name: str, alive: bool) -> RankHandle | None:
-        """Return what `_recall` does; None also for records that a power cut has damaged."""
+        """Return the same as `_recall`, but None if the records were damaged, by a power cut for example."""
         try:
             return self._recall(name, alive)
         except (KeyError, TypeError, ValueError, IndexError):
@@ -185,7 +192,10 @@ class RankTable:
         )
 
     def _lost(self, name: str, who: dict[str, Any]) -> dict[str, Any]:
-        """Kill what a killed shim left behind, and record that its rank is lost."""
+        """Kill the processes that a killed shim left behind, and record on disk that its rank is lost.
+
+        Return the record.
+        """
         rank, ticks = who["rank"]
         deadline_s = time.monotonic() + _LEFTOVERS_END_S
         while who["boot"] == boot_id() and time.monotonic() < deadline_s:
@@ -203,7 +213,7 @@ class RankTable:
         return end
 
     def _remove(self, name: str) -> None:
-        """Delete a rank's records; readers see all of them or none."""
+        """Delete the records of a rank; another process sees either all of them or none."""
         gone = self.home / f".gone-{name}"
         with contextlib.suppress(FileNotFoundError):
             os.replace(self.directory(name), gone)
@@ -211,5 +221,5 @@ class RankTable:
 
 
 def _with_its_machine(end: dict[str, Any]) -> bool:
-    """Return whether a rank of an earlier boot was ended by the shutdown, and not by itself before."""
+    """Return whether a rank of an earlier boot was ended by the shutdown, and not for another reason before."""
     return end["code"] is None or end["code"] < 0 or bool(end.get("told"))
