@@ -1,1 +1,1 @@
-"""The contract of a live cluster: its operations, requests and answers."""
+"""Define the contract of a live cluster: its operations, requests and answers."""

@@ -1,4 +1,4 @@
-"""The protocol between the REST API and a live cluster."""
+"""Define the protocol between the REST API and a live cluster."""
 
 from __future__ import annotations
 
@@ -36,22 +36,24 @@ from powerflow.energy.kinds import Kind
 
 
 class ClusterApi(Protocol):
-    """Protocol between the REST API and a live cluster. Safe to call from any thread.
+    """Protocol between the REST API and a live cluster. Its methods can be called from any thread.
 
-    Whoever calls has checked that the caller's role suffices (`powerflow.api.operations`). Every method may raise
-    `NotFound` for a thing that does not exist, `Forbidden` for a job of another user, `Refused` for what cannot be done
-    to the thing as it is, and `Unavailable` while the store cannot be used. Until its first section, a docstring is
-    the description of the operation in the OpenAPI document, unless the route has its own.
+    The code that calls a method has already checked that the caller's role is sufficient (`powerflow.api.operations`).
+    Every method may raise `NotFound` if a thing does not exist, `Forbidden` for a job of another user, `Refused` if the
+    state of the thing does not allow the change, and `Unavailable` while the store cannot be used. The part of a
+    method's docstring before ``Returns`` or ``Raises`` is the operation's description in the OpenAPI document, unless
+    its route has a docstring.
     """
 
     def submit(self, spec: JobSpec, caller: Caller, key: str | None = None) -> tuple[JobRecord, bool]:
         """Submit a job; it is on disk when this returns.
 
         Returns:
-            The job, and whether it is new; with a key that this caller has used before, the same job again.
+            The job, and True if it is new. If this caller has used the key before, it is the job that was submitted
+            then.
 
         Raises:
-            Refused: The key was used for another spec, or the job can never run here.
+            Refused: The key was used for a different spec, or the job can never run on this cluster.
         """
 
     def jobs(
@@ -63,88 +65,97 @@ class ClusterApi(Protocol):
         after: str | None = None,
         limit: int = 100,
     ) -> Page[JobRecord]:
-        """List jobs, newest first. Ask again with the answer's `next` as `after` for those that follow."""
+        """List jobs, newest first. For the next page, ask again with `after` set to the answer's `next`."""
 
     def job(self, job_id: str) -> JobDetail:
         """Show one job."""
 
     def cancel(self, job_id: str, caller: Caller) -> JobRecord:
-        """Cancel a job; its processes are ended. Cancelling a cancelled job changes nothing."""
+        """Cancel a job: its processes are ended. If the job is cancelled already, nothing changes."""
 
     def hold(self, job_id: str, caller: Caller) -> JobRecord:
-        """Keep a job from running; a running one gives its GPUs back first."""
+        """Keep a job from running. If the job is running, it is stopped first and gives back its GPUs."""
 
     def release(self, job_id: str, caller: Caller) -> JobRecord:
         """Let a held job run again."""
 
     def explain(self, job_id: str) -> Explanation:
-        """Explain why a job has what it has, and what else it could have."""
+        """Explain why a job has the GPUs and the clock that it has, and which other configurations it could have."""
 
     def log(self, job_id: str, *, rank: str | None = None, offset: int = 0, limit: int = 65536) -> LogChunk:
-        """Show part of a job's log. Ask again with the answer's `offset` for what follows."""
+        """Show part of a job's log. For the next part, ask again with the answer's `offset`."""
 
     def decisions(self, job_id: str, *, after: int = 0, limit: int = 100) -> NumberedPage[DecisionRecord]:
-        """List what was decided for a job and what was expected of it then, oldest first."""
+        """List the decisions on a job, oldest first, each with the completion time and energy that were expected."""
 
     def events(self, *, after: int = 0, job_id: str | None = None, limit: int = 100) -> NumberedPage[EventRecord]:
-        """List what happened, oldest first. Ask again with the answer's `after` for what follows."""
+        """List events of the cluster, oldest first. For later events, ask again with the answer's `after`."""
 
     def nodes(self) -> Sequence[NodeRecord]:
         """List nodes and their GPUs."""
 
     def drain(self, node: str, caller: Caller, reason: str) -> NodeRecord:
-        """Give a node no new jobs, and move those that run there."""
+        """Stop giving a node new jobs, and move the jobs that run on it to other nodes."""
 
     def resume(self, node: str, caller: Caller) -> NodeRecord:
         """Use a drained or failed node again."""
 
     def top(self) -> Top:
-        """Show the cluster now."""
+        """Show the present state of the cluster."""
 
     def accounts(self, *, since_s: float, until_s: float, by: str) -> Accounts:
-        """Show how much energy each user, project or job (`by`) was charged in a window of time."""
+        """Show how much energy each user, project or job (`by`) was charged in a time window."""
 
     def stages(self) -> Sequence[StageRecord]:
-        """List rollout stages, and how jobs did since: of all projects, then of those that have their own."""
+        """List rollout stages and the results of their jobs: first that of all projects, then those of projects."""
 
     def savings(self) -> SavingsRecord | None:
-        """Show the last replay of this cluster's own days; None before the first one."""
+        """Show the latest replay of this cluster's own past days; null before the first replay."""
 
     def set_stage(self, order: StageOrder, caller: Caller) -> Sequence[StageRecord]:
-        """Set the rollout stage of some projects or, with none named, of all; list all stages."""
+        """Set the rollout stage of the named projects, or of all projects if none is named, and list all stages."""
 
     def budgets(self) -> Sequence[BudgetRecord]:
-        """List energy budgets and how each stands: that of the cluster, then those of projects."""
+        """List energy budgets and how much of each is used: first that of the cluster, then those of projects."""
 
     def set_budget(self, order: BudgetOrder, caller: Caller) -> BudgetRecord:
-        """Set an energy budget of the cluster or a project, in joules per day or month. It replaces the former one."""
+        """Set an energy budget of the cluster or a project, in joules per day or month.
+
+        It replaces the previous budget.
+        """
 
     def drop_budget(self, project: str, caller: Caller) -> BudgetRecord:
-        """Drop the energy budget of a project or, with "", of the cluster."""
+        """Remove the energy budget of a project, or that of the cluster if the project is ""."""
 
     def signals(self) -> Sequence[SignalRecord]:
-        """List signals: what a kWh costs and emits, and the fallback where a series has no value."""
+        """List signals: the cost and the emissions of a kWh over time, and the value used where the series has none."""
 
     def set_signal(self, order: SignalOrder, caller: Caller) -> SignalRecord:
-        """Set a signal by exactly one of `csv`, `url` and `constant`. It replaces the former one of its kind."""
+        """Set a signal by exactly one of `csv`, `url` and `constant`. It replaces the previous signal of its kind."""
 
     def drop_signal(self, kind: Kind, caller: Caller) -> SignalRecord:
-        """Drop a signal."""
+        """Remove a signal."""
 
     def caps(self) -> Sequence[CapRecord]:
-        """List power caps, newest first, and how each was kept."""
+        """List power caps, newest first, and how well each was kept."""
 
     def cap_csv(self, number: int) -> str:
-        """Show the power drawn and allowed under a cap, as CSV: a line for each change."""
+        """Show the power that was drawn and allowed under a cap, as CSV with one line for each change."""
 
     def set_cap(self, order: CapOrder, caller: Caller) -> CapRecord:
-        """Set a power cap: `watts`, or a `share` of what the scope draws now. One with the same start is replaced."""
+        """Set a power cap for a part of the cluster, in `watts` or as a `share` of the power that this part draws now.
+
+        A cap of the same part with the same start time is replaced.
+        """
 
     def lift_cap(self, scope: str, caller: Caller) -> Sequence[CapRecord]:
-        """End the power caps of a scope now, and forget those to come."""
+        """End the power caps that hold now for a part of the cluster (`scope`), and remove its future ones."""
 
     def audit(self, *, after: int = 0, limit: int = 100) -> NumberedPage[AuditRecord]:
-        """List who set what, when, from where, oldest first. No entry is ever removed."""
+        """List the changes that users have made: who changed what, when and from which address, oldest first.
+
+        No entry is ever removed.
+        """
 
     def healthy(self) -> Mapping[str, Any]:
-        """Report whether the controller's loop turns (``ok``), and for how many seconds its last turn is over."""
+        """Report whether the controller's main loop runs (``ok``), and how many seconds ago its last round ended."""

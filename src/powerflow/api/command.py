@@ -1,9 +1,10 @@
-"""Turn a job's ``run`` line into an argument vector.
+"""Turn a job's ``run`` line into the argument vector of a process.
 
-The line is its owner's, and runs as its owner, who could have typed it into a shell. So a line with shell syntax goes
-to that owner's ``/bin/sh -c``; a plain one is executed as it stands, without a shell between the engine and the
-process. A bare ``python`` or ``python3`` is the interpreter PowerFlow runs on, unless the job brings a PATH of its
-own; a script for it (not ``-c``, ``-m`` or any other option) may run inside a preloaded one.
+The line was written by the job's owner and runs as this user, who could have typed it into a shell. So a line with
+shell syntax is run by ``/bin/sh -c`` as this user. A line without shell syntax is executed directly, without a shell
+between the engine and the process. A ``python`` or ``python3`` without a path means PowerFlow's own interpreter, unless
+the job sets PATH itself. If the line runs a script with this interpreter (not ``-c``, ``-m`` or another option), the
+script may run in a preloaded interpreter.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _SHELL_WORDS = frozenset(
 
 
 class RunCommand(NamedTuple):
-    """Argument vector, and whether it is ``[python, script, …]`` for the preloaded interpreter."""
+    """Argument vector of a ``run`` line, and whether a preloaded interpreter can run it (``[python, script, …]``)."""
 
     argv: tuple[str, ...]
     python: bool
@@ -32,9 +33,9 @@ def command(run: str, interpreter: str, *, own_path: bool = False) -> RunCommand
     """Return the argument vector of a ``run`` line.
 
     Args:
-        run: As the owner wrote it.
-        interpreter: What a bare ``python`` means.
-        own_path: The job brings its own PATH: there a bare ``python`` is looked up like any other program.
+        run: The line as the owner wrote it.
+        interpreter: Path of the program that ``python`` without a path stands for.
+        own_path: True if the job sets PATH itself. Then ``python`` is searched in PATH like any other program.
     """
     if is_shell(run):
         return RunCommand(("/bin/sh", "-c", run), False)
@@ -46,7 +47,7 @@ def command(run: str, interpreter: str, *, own_path: bool = False) -> RunCommand
 
 
 def is_shell(run: str) -> bool:
-    """Return whether a line has shell syntax, so that only a shell can run it."""
+    """Return True if a ``run`` line has shell syntax, so that only a shell can run it."""
     words = [] if _SHELL_SIGNS.intersection(run) else _split(run)
     return not words or "=" in words[0] or words[0] in _SHELL_WORDS
 

@@ -1,7 +1,7 @@
-"""What operators set (stages, budgets, power caps, signals), how it stands, and the audit of who set what.
+"""Define what operators set (stages, budgets, power caps, signals), its present state, and the audit of these changes.
 
-Requests are checked by pydantic in the service, by the constraints of their fields; records are plain data. Units are
-those of `powerflow.api.records`.
+The service checks requests with pydantic, by the constraints of their fields. Records are plain data. Units are those
+of `powerflow.api.records`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ _NOTHING_ELSE = ConfigDict(extra="forbid")
 
 @dataclass(frozen=True, slots=True)
 class AuditRecord:
-    """Who set what, when, from where. ``number`` rises; ``fields`` are plain JSON: the values that were set."""
+    """One audit entry: who changed what, when, and from which address.
+
+    ``number`` rises from entry to entry. ``fields`` are the values that were set, as plain JSON.
+    """
 
     number: int
     time_s: float
@@ -47,27 +50,28 @@ class AuditRecord:
 def audited(
     caller: Caller, now_s: float, action: str, target: str, fields: Mapping[str, Any] | None = None
 ) -> AuditRecord:
-    """Return the audit entry of what a caller does; the store numbers it."""
+    """Return an audit entry for an action of a caller. Its number is 0 until the store gives it one."""
     return AuditRecord(0, now_s, caller.user, caller.address, action, target, fields or {})
 
 
 @dataclass(frozen=True, slots=True)
 class CapRecord:
-    """One power cap, and how it was kept so far (None: not known yet).
+    """One power cap, and how well it was kept so far. None means "not known yet".
 
     Attributes:
-        scope: ``cluster``, ``rack:…``, ``row:…`` or ``nodes:…``.
+        scope: The part of the cluster: ``cluster``, ``rack:…``, ``row:…`` or ``nodes:…``.
         watts: Most power that the scope may draw.
         state: announced, in force or over.
-        start_s, end_s, deadline_s, ramp_w_per_s: As it was set. No end: it holds until it is lifted.
-        by, set_s: Who set it, and when.
+        start_s, end_s, deadline_s, ramp_w_per_s: The cap as an operator set it. Without an end it holds until it is
+            lifted.
+        by, set_s: Who set the cap, and when.
         power_w: Power that the scope draws now.
-        under_after_s: Seconds from when the cap was due until power was at or below it.
-        over_s, judged_s: Seconds above the cap, and all seconds since it was due.
-        worst_over_w: Most watts above the cap.
-        mean_w: Mean power since it was due.
-        before_w, after_w: Highest power in the hour before and after.
-        emulated: True when the GPUs are emulated, and their watts with them.
+        under_after_s: Seconds from the time when the cap had to be met until power was at or below the cap.
+        over_s, judged_s: Seconds with power above the cap, and all seconds since the cap had to be met.
+        worst_over_w: Largest number of watts above the cap.
+        mean_w: Mean power since the cap had to be met.
+        before_w, after_w: Highest power in the hour before the cap and in the hour after it.
+        emulated: True if the GPUs are emulated, so that their watts are computed, not measured.
     """
 
     number: int
@@ -93,15 +97,16 @@ class CapRecord:
 
 @dataclass(frozen=True, slots=True)
 class CapOrder:
-    """A request to set a power cap: exactly one of ``watts`` and ``share``.
+    """Request to set a power cap: exactly one of ``watts`` and ``share``.
 
     Attributes:
         watts: Most power that the scope may draw.
-        share: The same, as a share of what the scope draws now.
-        scope: ``cluster``, ``rack:NAME``, ``row:RACK,RACK`` or ``nodes:NODE,NODE``.
-        start_s, end_s: When it begins and ends; None: now, and until it is lifted.
-        deadline_s: When it must be met, if later than the start; until then power goes down.
-        ramp_w_per_s: How fast power may change; None: at once.
+        share: Most power that the scope may draw, as a share of its present power.
+        scope: The part of the cluster: ``cluster``, ``rack:NAME``, ``row:RACK,RACK`` or ``nodes:NODE,NODE``.
+        start_s, end_s: When the cap begins and ends. Without a start it begins now; without an end it holds until it is
+            lifted.
+        deadline_s: When the cap must be met, if that is later than the start. Until then, power is lowered.
+        ramp_w_per_s: How fast power may change; None for at once.
     """
 
     __pydantic_config__ = _NOTHING_ELSE
@@ -117,7 +122,7 @@ class CapOrder:
 
 @dataclass(frozen=True, slots=True)
 class CapScope:
-    """A request to lift the power caps of a scope."""
+    """Request to lift the power caps of one part of the cluster."""
 
     __pydantic_config__ = _NOTHING_ELSE
 
@@ -126,7 +131,7 @@ class CapScope:
 
 @dataclass(frozen=True, slots=True)
 class DrainReason:
-    """A request to drain a node."""
+    """Request to drain a node, with the reason."""
 
     __pydantic_config__ = _NOTHING_ELSE
 
@@ -135,7 +140,7 @@ class DrainReason:
 
 @dataclass(frozen=True, slots=True)
 class CapCsv:
-    """The compliance record of a power cap: lines of ``time_s,watts,allowed_w``."""
+    """How a power cap was kept, as CSV text with the columns ``time_s,watts,allowed_w``."""
 
     number: int
     csv: str
@@ -143,7 +148,7 @@ class CapCsv:
 
 @dataclass(frozen=True, slots=True)
 class BudgetOrder:
-    """A request to set an energy budget: joules per ``day`` or ``month``, of a project or (``project`` "") the cluster.
+    """Request to set an energy budget: joules per ``day`` or ``month``, for a project, or for the cluster if it is "".
 
     ``zone`` is the IANA time zone in which days and months begin.
     """
@@ -158,7 +163,7 @@ class BudgetOrder:
 
 @dataclass(frozen=True, slots=True)
 class BudgetScope:
-    """A request to drop the energy budget of a project or (``project`` "") the cluster."""
+    """Request to remove the energy budget of a project, or of the cluster if the project is ""."""
 
     __pydantic_config__ = _NOTHING_ELSE
 
@@ -167,7 +172,7 @@ class BudgetScope:
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """Energy that is expected to be used by the end of the window, if a joule costs ``price`` (s/J) from now on."""
+    """Energy that is expected to be used until the end of a budget's window, if λ_E is ``price`` (s/J) from now on."""
 
     price: float
     expected_j: float
@@ -176,22 +181,23 @@ class Outlook:
 
 @dataclass(frozen=True, slots=True)
 class BudgetRecord:
-    """One budget, and how it stands. Energies in joules.
+    """One energy budget, and how much of it is used. Energies are in joules.
 
     Attributes:
-        project: Whose budget; "": the cluster's.
-        amount_j, period, zone: As it was set.
+        project: The project whose budget this is; "" for the cluster.
+        amount_j, period, zone: The budget as an operator set it.
         window, start_s, end_s: The present day or month, its start and its end.
-        spent_j, share: Energy used in the window, and as a share of the budget.
-        forecast_j: Energy that is expected to be used by the end of the window.
-        price: λ_E that the budget sets, seconds per joule; that of a project is added to that of the cluster.
-        limit_w: Power that the budget allows now: what is left of it over what is left of its window, at least 2 h.
-        limited: Whether that limit holds jobs back.
-        knows_days: Whether past days have been replayed; before that, only the limit keeps the budget.
-        bias: Metered energy over the energy that replays predicted.
-        outlook: The forecast at a few prices; empty before days have been replayed.
-        by, set_s: Who set it, and when.
-        emulated: True when the GPUs are emulated, and their joules with them.
+        spent_j, share: Energy used in the window, and the same as a share of the budget.
+        forecast_j: Energy that is expected to be used until the end of the window.
+        price: λ_E that the budget sets, in seconds per joule. The price of a project is added to that of the cluster.
+        limit_w: Power that the budget allows now: the energy that is left, divided by the time until the window ends
+            (at least 2 h).
+        limited: True if ``limit_w`` keeps jobs from getting GPUs or higher clocks.
+        knows_days: True if past days have been replayed. Before that, only the limit keeps the budget.
+        bias: Metered energy divided by the energy that replays predicted.
+        outlook: Forecasts at several prices; empty before days have been replayed.
+        by, set_s: Who set the budget, and when.
+        emulated: True if the GPUs are emulated, so that their joules are computed, not measured.
     """
 
     project: str
@@ -217,14 +223,14 @@ class BudgetRecord:
 
 @dataclass(frozen=True, slots=True)
 class SignalOrder:
-    """A request to set a signal: exactly one of ``csv`` (its text), ``url`` and ``constant``.
+    """Request to set a signal: exactly one of ``csv`` (the text of the series), ``url`` and ``constant``.
 
     Attributes:
         kind: tariff (money per kWh) or carbon (g CO2 per kWh).
-        source: Name to show for a CSV.
-        fallback: Value to use where the series has none; None: its mean.
-        max_age_s: How long a value holds.
-        weight: How much the signal changes the price of a joule; 0: it is used in accounts only.
+        source: Name that is shown for a series given as CSV.
+        fallback: Value for times for which the series has none; None takes the mean of the series.
+        max_age_s: How many seconds a value of the series is valid.
+        weight: How much the signal changes the price of a joule. With 0 it is used in accounts only.
     """
 
     __pydantic_config__ = _NOTHING_ELSE
@@ -241,7 +247,7 @@ class SignalOrder:
 
 @dataclass(frozen=True, slots=True)
 class SignalKind:
-    """A request to drop the signal of a kind."""
+    """Request to remove the signal of a kind: tariff or carbon."""
 
     __pydantic_config__ = _NOTHING_ELSE
 
@@ -250,15 +256,15 @@ class SignalKind:
 
 @dataclass(frozen=True, slots=True)
 class SignalRecord:
-    """One signal, and its value now.
+    """One signal, and its present value.
 
     Attributes:
-        kind, source, weight, fallback: As it was set.
-        value: The value now, in money or g CO2 per kWh.
-        fell_back: Why that is the fallback or not fresh; "": it is fresh.
+        kind, source, weight, fallback: The signal as an operator set it.
+        value: The present value, in money or g CO2 per kWh.
+        fell_back: Why the present value is the fallback or is old; "" if it is a valid value of the series.
         mean: Mean over the last week.
-        until_s: When its last value will be too old; None: never.
-        by, set_s: Who set it, and when.
+        until_s: When the last value of the series stops being valid; None for never.
+        by, set_s: Who set the signal, and when.
     """
 
     kind: Kind
@@ -274,7 +280,7 @@ class SignalRecord:
 
 
 class Stage(StrEnum):
-    """Rollout stage of a project: how far PowerFlow acts on its jobs."""
+    """Rollout stage of a project: how much PowerFlow does for its jobs."""
 
     OBSERVE = "observe"
     REPLAY = "replay"
@@ -284,13 +290,13 @@ class Stage(StrEnum):
 
     @property
     def acts(self) -> bool:
-        """Whether jobs are managed; else they run as their owners asked."""
+        """True if PowerFlow decides for jobs in this stage; False if they run exactly as their owners asked."""
         return self in (Stage.CANARY, Stage.ENFORCE)
 
 
 @dataclass(frozen=True, slots=True)
 class StageOrder:
-    """A request to set the stage of some projects, or (``projects`` None) of all without exception."""
+    """Request to set the stage of some projects. If ``projects`` is None, it is set for all projects."""
 
     __pydantic_config__ = _NOTHING_ELSE
 
@@ -302,19 +308,21 @@ class StageOrder:
 
 @dataclass(frozen=True, slots=True)
 class StageRecord:
-    """The stage of a project, and how its jobs did that have completed since it was set, at most 30 days ago.
+    """Stage of a project, and results of its jobs that have completed since it was set, at most 30 days ago.
 
     Attributes:
-        project: Which; "": all that have no stage of their own.
-        stage, by: The stage, and who set it; ``powerflow`` where a canary went back by itself.
-        set_s: When it was set; None where nobody has set one since the first start.
-        why: Why a canary went back.
-        ended: Jobs completed since then.
-        judged: Those for which an interval was predicted when they started.
-        within_time, within_energy: Share of these with a JCT, and an energy, inside the predicted 80 % interval.
-        compared: Jobs for which it is known what PowerFlow would have done when they started.
-        energy_change, jct_change: Change of their energy and mean JCT if PowerFlow had acted, both as predicted:
-            -0.2 is 20 % less.
+        project: Name of the project; "" stands for all projects that have no stage of their own.
+        stage, by: The stage, and who set it. ``powerflow`` set it if the project was in stage canary and PowerFlow
+            returned it to an earlier stage because of bad results.
+        set_s: When the stage was set; None if nobody has set one since the controller's first start.
+        why: Why PowerFlow returned the project to an earlier stage.
+        ended: Number of jobs completed since the stage was set.
+        judged: Number of these jobs for which an interval was predicted when they started.
+        within_time, within_energy: Shares of the judged jobs whose completion time, and whose energy, was inside the
+            predicted 80 % interval.
+        compared: Number of jobs for which it is known what PowerFlow would have done when they started.
+        energy_change, jct_change: Predicted change of the compared jobs' energy and mean completion time, if PowerFlow
+            had decided for them: -0.2 is 20 % less.
     """
 
     project: str
@@ -333,13 +341,16 @@ class StageRecord:
 
 @dataclass(frozen=True, slots=True)
 class SavingsRecord:
-    """A replay of the last days of this cluster in the simulator: as asked, and managed by PowerFlow. All modelled.
+    """Result of replaying the last days of this cluster in the simulator, without and with PowerFlow.
+
+    All values are modelled.
 
     Attributes:
-        time_s: When it was replayed.
-        days, jobs: How many were replayed.
-        asked_jct_s, asked_j: Mean completion time, and joules of all jobs, first come, first served, as asked.
-        acted_jct_s, acted_j: The same with PowerFlow managing them.
+        time_s: When the days were replayed.
+        days, jobs: How many days and jobs were replayed.
+        asked_jct_s, asked_j: Mean completion time, and joules of all jobs, if jobs run first come, first served with
+            the GPUs that their owners asked for.
+        acted_jct_s, acted_j: Mean completion time, and joules of all jobs, if PowerFlow decides for all jobs.
     """
 
     time_s: float
@@ -353,7 +364,7 @@ class SavingsRecord:
 
 @dataclass(frozen=True, slots=True)
 class StageList:
-    """Stages: of all projects, then of those that have their own; and the last replay of this cluster's own days."""
+    """Stage of all projects, stages of single projects, and the latest replay of this cluster's own days."""
 
     items: Sequence[StageRecord]
     replayed: SavingsRecord | None = None

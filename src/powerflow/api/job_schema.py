@@ -1,7 +1,7 @@
-"""Make the JSON Schema of ``job.yaml`` for editors: ``python -m powerflow.api.job_schema`` prints it.
+"""Make the JSON Schema of ``job.yaml`` for editors; ``python -m powerflow.api.job_schema`` prints it.
 
-It says what each field may hold. Rules over several fields (no range of GPUs without a way to rescale) are checked only
-by PowerFlow itself.
+The schema says which values each field can have. Rules about several fields (for example, a range of GPU counts needs a
+way to rescale) are checked only by PowerFlow itself.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from powerflow.api.job_spec import NO_NUL, JobSpec
 
 
 def job_schema() -> dict[str, Any]:
-    """Return the schema of what a user may write; the package has it as ``job.schema.json``."""
+    """Return the JSON Schema of ``job.yaml``. The package contains it as ``job.schema.json``."""
     schema = JobSpec.model_json_schema()
     # a file may name a directory from where it stands, or from a home; what is submitted then has it from the root
     for properties, key in ((schema["properties"], "directory"), (schema["$defs"]["Checkpoint"]["properties"], "dir")):
@@ -23,7 +23,7 @@ def job_schema() -> dict[str, Any]:
 
 
 def schema_text() -> str:
-    """Return the schema as text."""
+    """Return the JSON Schema of ``job.yaml`` as text."""
     return json.dumps(job_schema(), indent=2, ensure_ascii=False) + "\n"
 
 

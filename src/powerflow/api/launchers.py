@@ -1,9 +1,9 @@
-"""Read launchers in a job's ``run`` line: torchrun and accelerate, which start the ranks of a node themselves.
+"""Find launchers in a job's ``run`` line: torchrun and accelerate, which start the ranks of a node themselves.
 
-A job with ``rescale: restart`` is started as one process per GPU. A launcher in its ``run`` line would then be started
-once per GPU, and each would run the whole job. So the line is read: of a launcher one process per node is started, and
-the options that say how many processes there are and where they meet are replaced by those of the job's GPUs. What
-cannot be read for certain is refused, and the refusal says what to write instead.
+A job with ``rescale: restart`` is normally started as one process per GPU. A launcher in its ``run`` line would then be
+started once per GPU, and each launcher would run the whole job. So PowerFlow parses the line. It starts a launcher once
+per node, and replaces the options for the number of processes and for their meeting point by values for the job's GPUs.
+A line that cannot be parsed with certainty is refused, and the error says what to write instead.
 
 Options after `torch.distributed.run.get_args_parser` (torch 2.13) and `accelerate.commands.launch` (accelerate 1.15).
 """
@@ -22,7 +22,7 @@ from powerflow.errors import InputError
 
 
 class LauncherKind(StrEnum):
-    """Launchers that can be told how many processes to start."""
+    """Launchers whose number of processes PowerFlow can set."""
 
     TORCHRUN = "torchrun"
     ACCELERATE = "accelerate launch"
@@ -30,16 +30,16 @@ class LauncherKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Launcher:
-    """A ``run`` line that starts a launcher. All words are as they stand in the line, with their quotes.
+    """A launcher in a ``run`` line. All words are copied from the line, with their quotes.
 
     Attributes:
-        kind: Which.
-        before: What stands before the launcher in the line: ``cd /data &&``, ``OMP_NUM_THREADS=4``.
-        program: Words that start it.
-        options: Its options, without those that PowerFlow sets.
+        kind: torchrun or accelerate.
+        before: Text before the launcher in the line, such as ``cd /data &&`` or ``OMP_NUM_THREADS=4``.
+        program: Words that start the launcher.
+        options: The launcher's options, without those that PowerFlow sets.
         script: The first word after the options: a script, or the name of a module.
-        after: The rest of the line from the script on.
-        processes: How many processes the line asks for in all; None where it leaves that open.
+        after: The rest of the line, from the script to the end.
+        processes: Total number of processes that the line asks for; None if the line does not say.
     """
 
     kind: LauncherKind
@@ -53,17 +53,18 @@ class Launcher:
     def command(
         self, *, node: int, gpus: Sequence[int], port: int, interpreter: str, own_path: bool = False
     ) -> tuple[str, ...]:
-        """Return the argument vector for one node.
+        """Return the argument vector that starts the launcher on one node of the job.
 
         Args:
-            node: Number of the node among those of the job; its node 0 is where the ranks meet.
-            gpus: Number of GPUs of the job on each of its nodes.
-            port: Where they meet on node 0.
-            interpreter: What a bare ``python``, and the launcher of its installation, mean.
-            own_path: The job brings its own PATH, so programs are looked up there.
+            node: Number of the node among the job's nodes, from 0.
+            gpus: Number of the job's GPUs on each of its nodes.
+            port: Port on node 0 at which all ranks meet.
+            interpreter: Path of the Python interpreter that ``python`` without a path stands for. A launcher without a
+                path is taken from the same installation.
+            own_path: True if the job sets PATH itself, so that programs are searched there.
 
         Raises:
-            InputError: The launcher cannot start this many processes on these nodes.
+            InputError: The launcher cannot start these numbers of processes on these nodes.
         """
         counts = _torchrun_counts if self.kind is LauncherKind.TORCHRUN else _accelerate_counts
         words = [*counts(node, gpus, port), *_fitting(self.kind, self.options, gpus), self.after]
@@ -86,10 +87,10 @@ def _accelerate_counts(node: int, gpus: Sequence[int], port: int) -> list[str]:
 
 
 def _fitting(kind: LauncherKind, options: Sequence[str], gpus: Sequence[int]) -> list[str]:
-    """Return the options as they hold for these GPUs.
+    """Return the launcher's options, changed where necessary for these GPUs.
 
     Raises:
-        InputError: The launcher cannot start this many processes on these nodes.
+        InputError: The launcher cannot start these numbers of processes on these nodes.
     """
     if kind is LauncherKind.TORCHRUN:
         return list(options)
@@ -168,11 +169,11 @@ _INSIDE = re.compile(r"(^|[\s;&|/(])(torchrun|accelerate\s+launch|torch\.distrib
 
 
 def launcher_of(run: str) -> Launcher | None:
-    """Return the launcher that a ``run`` line starts; None if it starts none that is known.
+    """Return the launcher that a ``run`` line starts; None if the line starts no known launcher.
 
     Raises:
-        InputError: It starts one that PowerFlow cannot tell how many processes to start, or with options that cannot
-            be read, or more than one.
+        InputError: PowerFlow cannot set the number of processes of this launcher, or cannot parse its options; or the
+            line starts more than one launcher.
     """
     pieces = [(found["word"] or "", found.start(), found.end()) for found in _PIECE.finditer(run)]
     launchers = []
@@ -190,7 +191,7 @@ def launcher_of(run: str) -> Launcher | None:
 
 
 def _launcher_at(run: str, pieces: list[tuple[str, int, int]]) -> Launcher | None:
-    """Read the launcher that begins with these words; None if it is another command."""
+    """Parse the launcher that begins with the first of these words; return None if the words are another command."""
     words = [word for word, _, _ in pieces]
     words = words[: words.index("")] if "" in words else words
     name = PurePath(words[0]).name
@@ -218,15 +219,16 @@ def _launcher_at(run: str, pieces: list[tuple[str, int, int]]) -> Launcher | Non
 
 
 def check_launcher(run: str, rescale: str, least: int, most: int) -> Launcher | None:
-    """Check that the launcher of a ``run`` line can do what the job asks, and return it.
+    """Return the launcher in a ``run`` line, after checking that it fits the job; None if there is none to set up.
 
     Args:
         run: The line.
-        rescale: The job's; with ``none`` a launcher is a command like any other.
-        least, most: GPUs of the job.
+        rescale: The job's rescale mode. With ``none``, a launcher is run like any other command.
+        least, most: Smallest and largest GPU count of the job.
 
     Raises:
-        InputError: As `launcher_of`; or the line asks for another number of processes than the job has GPUs.
+        InputError: As in `launcher_of`; or the mode is ``in-place``; or the line asks for a number of processes that
+            differs from the job's only GPU count.
     """
     if rescale == "none":
         return None
@@ -250,7 +252,7 @@ _Options = list[tuple[str, str]]
 
 
 def _torchrun(options: _Options, module: str) -> tuple[tuple[str, ...], int | None]:
-    """Return the options to keep, and the number of processes asked for."""
+    """Return torchrun's options without those that PowerFlow sets, and the number of processes in the line."""
     values = dict(options)
     if module == "torch.distributed.launch" and "--use_env" not in values:
         raise InputError(
@@ -263,7 +265,7 @@ def _torchrun(options: _Options, module: str) -> tuple[tuple[str, ...], int | No
 
 
 def _accelerate(options: _Options) -> tuple[tuple[str, ...], int | None]:
-    """Return the options to keep, and the number of processes asked for."""
+    """Return accelerate's options without those that PowerFlow sets, and the number of processes in the line."""
     values = dict(options)
     for name in ("--cpu", "--tpu"):
         if name in values:
@@ -281,7 +283,7 @@ def _accelerate(options: _Options) -> tuple[tuple[str, ...], int | None]:
 def _options(
     words: list[str], begin: int, kind: LauncherKind, flags: set[str], valued: set[str], groups: tuple[str, ...]
 ) -> tuple[_Options, int]:
-    """Read a launcher's options (name with underscores, value), and say at which word its script stands."""
+    """Return a launcher's options as (name with underscores, value), and the index of the script among the words."""
     options: _Options = []
     at = begin
     while at < len(words) and words[at].startswith("-"):
@@ -306,7 +308,7 @@ def _options(
 
 
 def _written(options: _Options, flags: set[str]) -> tuple[str, ...]:
-    """Write options as words again."""
+    """Turn options (name, value) back into words of a command line."""
     words: list[str] = []
     for name, value in options:
         if name == "--use_env":  # torchrun always does
@@ -325,7 +327,7 @@ def _is_assignment(word: str) -> bool:
 
 
 def _module(words: list[str]) -> tuple[str, int]:
-    """Return the module that ``python … -m MODULE`` runs, and where its arguments begin; "" if it runs none."""
+    """Return the module that ``python … -m MODULE`` runs and the index of its first argument; ("", 0) without -m."""
     at = 1
     while at < len(words) - 1 and words[at].startswith("-"):
         if words[at] == "-m":
@@ -335,7 +337,7 @@ def _module(words: list[str]) -> tuple[str, int]:
 
 
 def _of_interpreter(program: Sequence[str], interpreter: str) -> list[str]:
-    """Start the launcher of PowerFlow's interpreter where a bare name is given, as for a bare ``python``."""
+    """Return the words that start a launcher. A launcher named without a path is run by PowerFlow's interpreter."""
     if program[0] == "torchrun":
         return [interpreter, "-m", "torch.distributed.run"]
     if program[0] in ("accelerate", "accelerate-launch"):

@@ -1,7 +1,7 @@
-"""The operations of the REST API: where each is served, who may ask for it, what it answers.
+"""List the operations of the REST API: their paths, the roles that may use them, and the types of their answers.
 
 The service makes its routes from this table, and clients make their requests from it. Roles are checked against it in
-one place, `powerflow.service.routes`. That a user changes only own jobs is checked by the cluster, which knows jobs.
+one place, `powerflow.service.routes`. The cluster itself checks that users change only their own jobs.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True, slots=True)
 class Operation(Generic[Answer]):
-    """One operation.
+    """One operation of the REST API.
 
     Attributes:
-        name: Its ``operationId``.
-        method, path: Where it is served, below `PREFIX`.
-        answer: Type of what it answers.
-        least: The lowest role that may ask for it.
-        status: HTTP status of a success.
+        name: The ``operationId`` in the OpenAPI document.
+        method, path: HTTP method and path; the path is relative to `PREFIX`.
+        answer: Type of the answer.
+        least: The lowest role that may use the operation.
+        status: HTTP status of a successful answer.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Lists of records in answers: all of them, or one page."""
+"""Define lists of records in answers: complete lists, and single pages of long lists."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, slots=True)
 class Items(Generic[Item]):
-    """All items of a kind."""
+    """Complete list of records of one kind."""
 
     items: Sequence[Item]
 
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[Item]):
-    """Some items, and the ``after`` to ask for the next ones with; ``next`` is None at the end."""
+    """One page of records. ``next`` is the value of ``after`` for the next page; None if this page is the last."""
 
     items: Sequence[Item]
     next: str | None
@@ -26,7 +26,7 @@ class Page(Generic[Item]):
 
 @dataclass(frozen=True, slots=True)
 class NumberedPage(Generic[Item]):
-    """Some numbered items, oldest first; ``after`` is the number to go on from, now or later."""
+    """One page of numbered records, oldest first. ``after`` is the number after which the next request should go on."""
 
     items: Sequence[Item]
     after: int

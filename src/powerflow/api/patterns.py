@@ -1,7 +1,7 @@
-"""Check regular expressions of users. They are RE2's, which match in time linear in the length of the text.
+"""Check regular expressions that users write, with the engine RE2, whose time is linear in the length of the text.
 
-Python's own `re` goes back and tries again, and a pattern such as ``(a+)+$`` keeps it busy for ever. RE2 has no
-look-around and no back-references, which are what would need that.
+Python's own `re` tries alternatives one after the other, and a pattern such as ``(a+)+$`` can keep it busy almost for
+ever. RE2 has no look-around and no back-references, because these would need such trying.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _FIX = "write one as RE2 reads it: no look-around, no back-references"
 
 
 def options(most_bytes: int = _MOST_BYTES) -> Any:
-    """Return RE2's options for a user's pattern."""
+    """Return the options with which RE2 compiles a user's pattern."""
     import re2
 
     chosen = re2.Options()
@@ -29,10 +29,10 @@ def options(most_bytes: int = _MOST_BYTES) -> Any:
 
 
 def check_progress(pattern: str) -> None:
-    """Check that a pattern can be used to read steps; takes some milliseconds at most, whatever it is.
+    """Check that a pattern can be used to read step numbers from a log. This takes some milliseconds at most.
 
     Raises:
-        InputError: It is no regular expression, is too large, or has no group named ``step``.
+        InputError: The pattern is not a regular expression of RE2, is too large, or has no group named ``step``.
     """
     import re2
 
@@ -50,6 +50,6 @@ def check_progress(pattern: str) -> None:
 
 
 def shown(text: str, quote: str = "'") -> str:
-    """Return a pattern, or part of one, as a line of bounded length."""
+    """Return a pattern, or a part of one, as printable text of limited length for an error message."""
     text = text.encode("unicode_escape").decode() if not text.isprintable() else text
     return f"{quote}{text if len(text) <= 60 else f'{text[:56]}…'}{quote}"

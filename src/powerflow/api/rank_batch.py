@@ -1,7 +1,7 @@
-"""Cut a job's global batch into equal passes of its ranks, so that a step takes as many samples on any number of ranks.
+"""Split a job's global batch into equal passes of its ranks. So a step has the same samples for any number of ranks.
 
-A script with ``rescale: restart`` finds the numbers in its environment, and multiplies out to the global batch with
-them: ranks × `LOCAL_BATCH` × `ACCUMULATION` = `GLOBAL_BATCH`, exactly.
+A script of a job with ``rescale: restart`` finds the numbers in its environment variables. Their product is exactly the
+global batch: ranks × `LOCAL_BATCH` × `ACCUMULATION` = `GLOBAL_BATCH`.
 """
 
 from __future__ import annotations
@@ -17,19 +17,22 @@ ACCUMULATION = "POWERFLOW_ACCUMULATION"
 
 
 class RankBatch(NamedTuple):
-    """What each rank does in a step: ``accumulation`` passes of ``local_batch`` samples."""
+    """Work of each rank in a step: ``accumulation`` passes of ``local_batch`` samples."""
 
     local_batch: int
     accumulation: int
 
 
 def rank_batch(global_batch: int, ranks: int, local_max: int | None = None) -> RankBatch | None:
-    """Return the fewest equal passes per rank that make up the global batch; None where no equal ones do.
+    """Return how each rank splits its part of the global batch into the fewest equal passes.
 
     Args:
         global_batch: Samples per step over all ranks.
-        ranks: How many ranks there are.
-        local_max: Most samples of one pass; None: no limit.
+        ranks: Number of ranks.
+        local_max: Most samples of one pass; None for no limit.
+
+    Returns:
+        None if the global batch is not a multiple of the number of ranks.
     """
     if global_batch % ranks:
         return None
@@ -41,10 +44,12 @@ def rank_batch(global_batch: int, ranks: int, local_max: int | None = None) -> R
 
 
 def batch_environment(global_batch: int, ranks: int, local_max: int | None = None) -> dict[str, str]:
-    """Return the variables that tell ranks of their batch; only the global one where it cannot be cut evenly.
+    """Return the environment variables that tell each rank its share of the global batch.
+
+    If the global batch cannot be split equally, only the variable with the global batch is set.
 
     Args:
-        global_batch, ranks, local_max: As for `rank_batch`.
+        global_batch, ranks, local_max: As in `rank_batch`.
     """
     told = {GLOBAL_BATCH: str(global_batch)}
     cut = rank_batch(global_batch, ranks, local_max)

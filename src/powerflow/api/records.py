@@ -1,4 +1,4 @@
-"""Records of a live cluster: plain data between the controller, the REST API and its clients.
+"""Define records of a live cluster: plain data between the controller, the REST API and its clients.
 
 Units: seconds (times of day are Unix seconds, UTC), watts, joules, MHz. None means "not known" or "not yet".
 """
@@ -16,21 +16,24 @@ from powerflow.scheduler.plan import Otherwise
 
 
 class Role(StrEnum):
-    """What a caller may do. Each role may also do what the one before may."""
+    """Role of a caller: what the caller may do. Each role may also do what the roles before it may do."""
 
     VIEWER = "viewer"  # read
     USER = "user"  # submit jobs, and change own ones
     OPERATOR = "operator"  # change everything
 
     def suffices(self, least: Role) -> bool:
-        """Return whether this role may do what takes at least another one."""
+        """Return True if this role may do everything that the role ``least`` may do."""
         roles = list(Role)
         return roles.index(self) >= roles.index(least)
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who makes a request: a login name and a role; ``address`` is where it comes from, for the audit."""
+    """User who makes a request: login name and role.
+
+    ``address`` is the network address of the request, for the audit.
+    """
 
     user: str
     role: Role
@@ -38,7 +41,7 @@ class Caller:
 
 
 class JobState(StrEnum):
-    """State of a job. The last three are ends: each job reaches exactly one of them."""
+    """State of a job. The last three states are final: each job reaches exactly one of them."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -49,30 +52,33 @@ class JobState(StrEnum):
 
     @property
     def ended(self) -> bool:
-        """Whether the job has ended; its state does not change any more."""
+        """True if the state is final, so that the job's state does not change any more."""
         return self in (JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED)
 
 
 class NotFound(InputError):
-    """There is no such job, node or rank."""
+    """A job, node or rank that a request names does not exist."""
 
     def __init__(self, what: str, *, fix: str = "") -> None:
         super().__init__(what, fix=fix, exit_code=3)
 
 
 class Refused(InputError):
-    """The caller may not do this, or the thing is not in a state for it."""
+    """The caller may not make this change, or the present state of the job or node does not allow it."""
 
     def __init__(self, what: str, *, fix: str = "") -> None:
         super().__init__(what, fix=fix, exit_code=4)
 
 
 class Forbidden(Refused):
-    """This caller may not do this; another one may."""
+    """This caller may not make this request, although another caller may."""
 
 
 class Unavailable(InputError):
-    """It cannot be done now and may be later: the store is locked, the disk is full. Nothing was changed."""
+    """The request cannot be answered now but may succeed later: the store is locked, or the disk is full.
+
+    Nothing was changed.
+    """
 
     def __init__(self, what: str) -> None:
         super().__init__(what, exit_code=5)
@@ -80,22 +86,23 @@ class Unavailable(InputError):
 
 @dataclass(frozen=True, slots=True)
 class JobRecord:
-    """One job, as a list shows it.
+    """One job, as a list of jobs shows it.
 
     Attributes:
-        id: Its number, as text.
-        gpus, gpu_type, clock_mhz, nodes: What it holds now; 0, None and () while it holds nothing.
-        clock_read_mhz: Clock that was read from its GPUs; None where it was not read.
-        power_w: Power of its GPUs now.
-        energy_j: Energy that it was charged so far.
-        reason: Why it has what it has, in plain words.
-        progress: Share of its work that is done, 0 to 1.
-        step_time_s: Seconds per iteration, lately.
-        eta_s: When it is expected to end.
-        exit: How it ended, in plain words ("" while it has not).
-        attempts: How often it has failed, the last time included.
-        model_error: |predicted ÷ measured − 1| of its step time where it runs now.
-        emulated: True when its GPUs are emulated, and its joules with them.
+        id: The job's number, as text.
+        gpus, gpu_type, clock_mhz, nodes: GPUs, their type and clock, and the nodes that the job has now; 0, None and ()
+            while it has no GPUs.
+        clock_read_mhz: Clock that was read from the job's GPUs; None if it was not read.
+        power_w: Present power of the job's GPUs.
+        energy_j: Energy charged to the job so far.
+        reason: Why the job has its present GPUs and clock, or none, in plain words.
+        progress: Share of the job's work that is done, 0 to 1.
+        step_time_s: Seconds per iteration, measured recently.
+        eta_s: When the job is expected to end.
+        exit: How the job ended, in plain words; "" if it has not ended.
+        attempts: How often the job has failed, including the last time.
+        model_error: |predicted ÷ measured − 1| of the step time in the job's present configuration.
+        emulated: True if the job's GPUs are emulated, so that its joules are computed, not measured.
     """
 
     id: str
@@ -131,15 +138,15 @@ class JobRecord:
 
 @dataclass(frozen=True, slots=True)
 class JobDetail:
-    """One job with everything that is known of it.
+    """One job with everything that is known about it.
 
     Attributes:
-        record: As in lists.
-        spec: As it was submitted.
-        gpus_held: By node, the numbers of the GPUs it holds.
-        ranks: Those whose logs are kept, running ones first: name, state, node, pid, code; phase, step and generation
-            of those that run and say so.
-        last_lines: End of its log, where it failed.
+        record: The job as a list of jobs shows it.
+        spec: The job as its user submitted it.
+        gpus_held: Numbers of the job's GPUs in each node, by the node's name.
+        ranks: The job's ranks whose logs are kept, running ones first: name, state, node, pid, exit code. A running
+            rank that reports its phase, step and generation has these too.
+        last_lines: The last lines of the job's log, if it failed.
     """
 
     record: JobRecord
@@ -151,9 +158,10 @@ class JobDetail:
 
 @dataclass(frozen=True, slots=True)
 class JobOption:
-    """A configuration that a job could have, and what a step would cost in it, as predicted now.
+    """A configuration that a job could have, and what a step would take in it, as predicted now.
 
-    ``cost_s`` is the cost of one step at the prices of a GPU and a joule, in weighted seconds (`docs/policies.md`).
+    ``cost_s`` is the cost of one step in weighted seconds, at the present GPU price and energy price
+    (`docs/policies.md`).
     """
 
     gpus: int
@@ -166,23 +174,25 @@ class JobOption:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Why a job has what it has.
+    """Why a job has its present GPUs and clock, or none.
 
     Attributes:
-        sentence: In plain words.
-        why: Kind of reason (`powerflow.scheduler.plan.Why`).
-        decided_s: When that was decided.
-        gpu_price: What a GPU is worth now (0 where the policy has no price).
-        energy_price: λ_E, seconds per joule.
-        now: What it has; None while it waits.
-        options: Best other configurations, best first.
-        binds: The limit without which it would have more: GPUs, budget, cap, priority, protection, topology, minimum
-            run time, rescale cost, slowdown; "": none, or not known.
-        otherwise: Everything that would change what it has.
-        start_s: When it is expected to get GPUs, if nobody else comes; None where it runs, or that is not to be seen.
-        end_s, end_low_s, end_high_s: When it is expected to end if it goes on like this, and between when with a
-            probability of 80 %, as far as earlier predictions tell.
-        energy_j, energy_low_j, energy_high_j: What it is expected to have used then.
+        sentence: The reason in plain words.
+        why: Kind of the reason (`powerflow.scheduler.plan.Why`).
+        decided_s: When the job's present configuration was decided.
+        gpu_price: Present GPU price; 0 if the policy has no price.
+        energy_price: λ_E, in seconds per joule.
+        now: The job's present configuration; None while it waits.
+        options: Other configurations of the job, best first.
+        binds: The limit without which the job would have more: GPUs, budget, cap, priority, protection, topology,
+            minimum run time, rescale cost, slowdown; "" if there is none or it is not known.
+        otherwise: All changes of limits or prices that would change the job's configuration.
+        start_s: When the job is expected to get GPUs if no other job is submitted; None if it runs or this cannot be
+            predicted.
+        end_s, end_low_s, end_high_s: When the job is expected to end if its configuration does not change, and the 80 %
+            interval of this time, derived from the errors of earlier predictions.
+        energy_j, energy_low_j, energy_high_j: Energy that the job is expected to have used at its end, and the 80 %
+            interval.
     """
 
     job_id: str
@@ -206,12 +216,12 @@ class Explanation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
-    """What is expected of a job if it goes on as it is; None: nothing can be said.
+    """Expected completion time and energy of a job if its configuration does not change; None if not known.
 
     Attributes:
-        jct_s, energy_j: From submission to end, and joules in all.
-        jct_low_s, jct_high_s, energy_low_j, energy_high_j: Between these with a probability of 80 %, as far as earlier
-            predictions tell (`powerflow.scheduler.calibration`).
+        jct_s, energy_j: Seconds from submission to end, and joules of the whole job.
+        jct_low_s, jct_high_s, energy_low_j, energy_high_j: 80 % intervals of both values, derived from the errors of
+            earlier predictions (`powerflow.scheduler.calibration`).
     """
 
     jct_s: float | None = None
@@ -224,12 +234,14 @@ class Forecast:
 
 @dataclass(frozen=True, slots=True)
 class DecisionRecord(Forecast):
-    """What was decided for a job, and what was expected of it then. ``number`` rises.
+    """One decision on a job, with the completion time and energy expected at that time.
+
+    ``number`` rises from decision to decision.
 
     Attributes:
-        would: It is what would have been decided: nobody acts on the job's project, so that it runs as asked.
-        why, reason: The kind of reason, and the reason in words.
-        gpus, clock_mhz: What it has from then on; 0 while it waits.
+        would: True if the decision is not carried out, because the job is unmanaged and runs as its owner asked.
+        why, reason: Kind of the reason, and the reason in words.
+        gpus, clock_mhz: GPU count and clock that the job has from then on; 0 while it waits.
     """
 
     number: int
@@ -244,7 +256,7 @@ class DecisionRecord(Forecast):
 
 @dataclass(frozen=True, slots=True)
 class EventRecord:
-    """One thing that happened. ``number`` rises; ``fields`` are plain JSON."""
+    """One event of the cluster. ``number`` rises from event to event; ``fields`` are plain JSON."""
 
     number: int
     time_s: float
@@ -256,13 +268,13 @@ class EventRecord:
 
 @dataclass(frozen=True, slots=True)
 class GpuRecord:
-    """One GPU now: who holds it (job id or None), and what it says of itself.
+    """Present state of one GPU: the id of the job that holds it (or None), and what the GPU reports about itself.
 
     Attributes:
-        clock_mhz: What it runs at.
-        locked_mhz: The clock it is locked to, as far as that was read; None while it only was asked for.
-        asked_mhz: The clock that it was asked for; None where it is left alone.
-        out: Why it is out of service; "" if it is in.
+        clock_mhz: Clock at which the GPU runs.
+        locked_mhz: Clock to which the GPU is locked, as it was read; None if it was set but not read.
+        asked_mhz: Clock that PowerFlow asked the GPU to have; None if PowerFlow leaves the clock alone.
+        out: Why the GPU is out of service; "" if it is in service.
     """
 
     index: int
@@ -279,11 +291,12 @@ class GpuRecord:
 
 @dataclass(frozen=True, slots=True)
 class NodeRecord:
-    """One node.
+    """One node and its GPUs.
 
     Attributes:
         state: up, drained, failed or asleep.
-        left_out: GPUs of its machine that cannot be used, and why, one line each; of the machine's first node.
+        left_out: GPUs of the node's machine that cannot be used, each with the reason, one line each. If a machine
+            counts as several nodes, only the first of them lists these GPUs.
     """
 
     name: str
@@ -299,19 +312,21 @@ class Top:
     """The cluster at one moment.
 
     Attributes:
-        gpus, gpus_busy: GPUs there are and GPUs that jobs hold.
+        gpus, gpus_busy: Number of all GPUs, and of those that jobs hold.
         power_w, jobs_power_w: Watts of all GPUs, and of those that jobs hold.
-        energy_j, jobs_energy_j, idle_energy_j: Joules metered since the store was made; jobs + idle = metered.
-        queued, running, held: Jobs.
-        policy: Who decides.
-        energy_price: λ_E, seconds per joule.
+        energy_j, jobs_energy_j, idle_energy_j: Joules metered since the store was created: of all GPUs, of jobs, and of
+            idle GPUs. The first is the sum of the others.
+        queued, running, held: Number of jobs in each of these states.
+        policy: Name of the policy that decides.
+        energy_price: λ_E, in seconds per joule.
         budget: What limits energy now, in plain words.
-        cap_w: What a power cap allows the whole cluster now; None where none does.
-        watt_price: What one more watt would be worth under the caps, seconds per joule as λ_E; 0 where none binds.
-        jobs: Running ones, then queued ones.
-        notices: What an operator should know (no right to set clocks, a meter that disagrees), one line each.
-        next_decision_s: When the next decision is due, seconds since the epoch; until then no running job changes.
-            None where nothing calls for one.
+        cap_w: Watts that power caps allow the whole cluster now; None if there is no such cap.
+        watt_price: What one more watt would be worth under the power caps, in seconds per joule like λ_E; 0 if no cap
+            limits the jobs.
+        jobs: Running jobs, then queued jobs.
+        notices: Problems that an operator should know (no right to set clocks, a meter that disagrees), one line each.
+        next_decision_s: When the next decision is due, in Unix seconds. Until then no running job changes. None if
+            nothing calls for a decision.
     """
 
     time_s: float
@@ -338,9 +353,10 @@ class Top:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What a user, a project or a job was charged in a window; ``idle`` and ``total`` are accounts too.
+    """GPU time and energy charged to a user, a project or a job in a time window.
 
-    ``cost`` is in the tariff's money and ``co2_g`` in grams, hour by hour; None where there is no such signal.
+    ``idle`` and ``total`` are accounts, too. ``cost`` is in the tariff's currency and ``co2_g`` in grams, both computed
+    hour by hour. Each is None if there is no signal for it.
     """
 
     name: str
@@ -354,13 +370,14 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Accounts:
-    """Accounts of a window of time.
+    """All accounts of a time window.
 
     Attributes:
-        since_s, until_s: The window, Unix seconds.
-        by: What each account is of: ``user``, ``project`` or ``job``.
-        items: One for each; then ``idle``, which no job was charged, and ``total``.
-        notes: Where ``cost`` and ``co2_g`` come from, and how much of them is a fallback: a line for each signal.
+        since_s, until_s: The window, in Unix seconds.
+        by: What an account stands for: ``user``, ``project`` or ``job``.
+        items: The accounts. The last but one is ``idle``, with the energy of idle GPUs; the last is ``total``.
+        notes: Where ``cost`` and ``co2_g`` come from, and how much of them is computed with a fallback: one line for
+            each signal.
     """
 
     since_s: float
@@ -372,7 +389,10 @@ class Accounts:
 
 @dataclass(frozen=True, slots=True)
 class LogChunk:
-    """Part of a log: text, and the offset after it. ``ended``: nothing will follow."""
+    """Part of a rank's log: its text, and the offset of the byte after it.
+
+    ``ended`` is True if nothing will follow.
+    """
 
     rank: str
     text: str

@@ -1,1 +1,1 @@
-"""The command line: one small module per command, imported when it is used."""
+"""Define the command line: one small module for each command, imported only when the command is used."""

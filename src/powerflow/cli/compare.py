@@ -105,7 +105,7 @@ def compare(
 
 
 def show(comparison: Comparison, report: Path | None, json: bool, quiet: bool) -> None:
-    """Print the table, or the whole comparison as JSON."""
+    """Print the table of a comparison, or the whole comparison as JSON."""
     from powerflow.report.table import comparison_table
 
     if json:
@@ -117,7 +117,7 @@ def show(comparison: Comparison, report: Path | None, json: bool, quiet: bool) -
 
 
 def document(comparison: Comparison, report: Path | None) -> dict[str, Any]:
-    """Return a comparison as a JSON payload: everything except whole simulations."""
+    """Return a comparison as the content of a JSON document: everything except complete simulations."""
     return {
         "title": comparison.title,
         "facts": comparison.facts,
@@ -132,7 +132,7 @@ def document(comparison: Comparison, report: Path | None) -> dict[str, Any]:
 
 
 def _frontier(points: Sequence[Any], hull: Any, policy: str) -> dict[str, Any]:
-    """Return every run of a policy, and whether it is on the frontier."""
+    """Return all runs of a policy, each with the information whether it is on the policy's frontier."""
     counts = {point for front in hull.values() for point in front}
     return {
         "policy": policy,

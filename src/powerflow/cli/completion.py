@@ -1,4 +1,4 @@
-"""``powerflow completion``: make the shell complete commands, options and job numbers."""
+"""``powerflow completion``: let the shell complete commands, options and job numbers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VARIABLE = "_POWERFLOW_COMPLETE"
 
 
 class Shell(StrEnum):
-    """Shells that can complete."""
+    """Shells for which a completion script can be printed."""
 
     BASH = "bash"
     ZSH = "zsh"
@@ -36,7 +36,7 @@ def completion(shell: Annotated[Shell, typer.Argument(help="Which shell.")]) -> 
 
 
 def complete(build_app: Callable[[Sequence[str]], typer.Typer]) -> int:
-    """Answer a shell that completes; its line is in the environment."""
+    """Print completions for a shell, which gives the unfinished command line in environment variables."""
     from typer.completion import completion_init, shell_complete  # type: ignore[attr-defined]
 
     completion_init()

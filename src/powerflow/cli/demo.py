@@ -1,4 +1,4 @@
-"""``powerflow demo``: train ten small models on an emulated cluster, and show what was saved."""
+"""``powerflow demo``: train ten small models on an emulated cluster, and show how much energy and time was saved."""
 
 from __future__ import annotations
 
@@ -96,7 +96,10 @@ def _directory(keep: Path | None) -> Path:
 
 @contextmanager
 def cluster(directory: Path) -> Iterator[LiveCluster]:
-    """Run an embedded cluster; when the block is left, all its processes have ended and its clocks are restored."""
+    """Run a cluster inside this process.
+
+    After the ``with`` block all its processes have ended and GPU clocks are restored.
+    """
     from powerflow.cost.catalogue import gpu_type
     from powerflow.kernel import be_patient
     from powerflow.live.build import ClusterSettings, build
@@ -139,7 +142,10 @@ def _find_torch() -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Start:
-    """Where the demo's own jobs begin: those before, and what the meters said (joules of all GPUs, of jobs)."""
+    """State of the cluster when the demo's own jobs begin.
+
+    It consists of the ids of earlier jobs, the joules metered so far (of all GPUs, of jobs), and the time.
+    """
 
     earlier: frozenset[str]
     metered_j: float
@@ -154,16 +160,17 @@ def run_jobs(
     *,
     first: Sequence[JobSpec] = (),
 ) -> Done:
-    """Submit jobs when their time comes, and wait until all have ended.
+    """Submit each job when its time comes, and wait until all jobs have ended.
 
     Args:
-        live: The cluster, started.
-        jobs: In order of arrival.
-        draw: Is shown the cluster, and how many jobs are still to come, a few times a second.
-        first: Jobs that must have ended before the first of these comes. They do not count.
+        live: A started cluster.
+        jobs: The jobs with their arrival times, in order of arrival.
+        draw: Function that is called a few times a second with the cluster's state and the number of jobs that have not
+            arrived yet.
+        first: Warm-up jobs that must end before the first of ``jobs`` arrives. The result does not count them.
 
     Raises:
-        InputError: A job failed, or they took too long.
+        InputError: A job failed, or the jobs took too long.
     """
     from powerflow.api.records import Caller, Role
     from powerflow.demo.jobs import Arrival
@@ -211,7 +218,7 @@ def run_jobs(
 
 @contextmanager
 def _table(screen: Console, quiet: bool) -> Iterator[Callable[[Top, int], None]]:
-    """Yield a function that draws the cluster: live on a terminal, a line every ten seconds elsewhere."""
+    """Yield a function that shows the cluster: updated in place on a terminal, otherwise one line every ten seconds."""
     from rich.live import Live
 
     from powerflow.cli.cluster.top import draw
@@ -294,7 +301,7 @@ def _recorded(live: LiveCluster, jobs: list[StoredJob]) -> Recorded:
 
 
 def _pauses_s(live: LiveCluster, jobs: Sequence[StoredJob]) -> list[float]:
-    """Return the pauses of the rescales of these jobs."""
+    """Return the length of each pause that a rescale caused in these jobs, in seconds."""
     ours = {job.id for job in jobs}
     events = live.store.events(limit=10_000).items
     return [float(event.fields["pause_s"]) for event in events if event.kind == "rescaled" and event.job_id in ours]
@@ -329,7 +336,10 @@ def _show(done: Done, screen: Console) -> None:
 
 
 def _verdict(off_jct: float, off_j: float) -> str:
-    """Say how far a simulation of the same jobs is from the live run, and whether that is near enough."""
+    """Return a sentence that says how much a simulation of the same jobs differs from the live run.
+
+    It also says whether this is within the goal, `NEAR`.
+    """
     near = max(abs(off_jct), abs(off_j)) <= NEAR
     said = f"Simulated as it ran, it would differ from the live run by {off_jct:+.1%} in JCT and {off_j:+.1%} in energy"
     return f"{said}: {'within' if near else 'not within'} the {NEAR:.0%} that are aimed at."

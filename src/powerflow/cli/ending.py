@@ -1,8 +1,8 @@
-"""End the process in bounded time, whatever hangs: a store, a driver, an agent, a request.
+"""End the process in limited time, even if a store, a driver, an agent or a request hangs.
 
-Threads cannot be ended from outside, so an orderly end waits for all of them. When that takes too long the process is
-ended by force, with a line that says where each thread was. Nothing is lost by it: ranks are other processes, the store
-is transactional, and clocks are given back by the device watchdog or taken over by the next controller.
+Threads cannot be ended from outside, so an orderly end waits for all of them. If that takes too long, the process is
+ended by force, with a line that says where each thread was. Nothing is lost by this: ranks are other processes, the
+store is transactional, and GPU clocks are restored by the device watchdog or taken over by the next controller.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ FORCED = 1
 
 
 class Ending:
-    """Watches over the end of this process. Nothing happens until `begin`.
+    """Time limit for the end of this process. It has no effect before `begin`.
 
     Args:
-        force_s: Seconds until the process is ended by force.
-        exit: Ends the process at once.
-        stream: Where the reason for an end by force is written.
+        force_s: Seconds after which the process is ended by force.
+        exit: Function that ends the process at once.
+        stream: Stream to which the reason for an end by force is written.
     """
 
     def __init__(
@@ -49,11 +49,11 @@ class Ending:
         self._over = False
 
     def begin(self, what: str, more_s: float = 0.0) -> None:
-        """Start the time limit for ending; called again, start a new limit for the next part of the end.
+        """Start the time limit. A later call starts a new limit for the next part of the end.
 
         Args:
-            what: What is being waited for.
-            more_s: How much longer than usual this part may take.
+            what: What the process waits for in this part, for the message.
+            more_s: Additional seconds for this part.
         """
         with self._changed:
             self._what = what
@@ -66,12 +66,12 @@ class Ending:
             faulthandler.dump_traceback_later(self._force_s + more_s + LIMIT_S - FORCE_S, exit=True)
 
     def now(self, what: str) -> None:
-        """Name what is being waited for, without a new time limit."""
+        """Change the text that says what the process waits for. The time limit does not change."""
         with self._changed:
             self._what = what
 
     def done(self) -> None:
-        """Drop the time limit: the process has ended in order, or goes on."""
+        """Cancel the time limit, because the process has ended in order or goes on."""
         with self._changed:
             self._over = True
             self._changed.notify_all()
@@ -94,7 +94,7 @@ class Ending:
 
 @contextmanager
 def ending(watch: Ending | None = None) -> Iterator[Ending]:
-    """Yield an `Ending` whose time limit is dropped when the block is left."""
+    """Yield an `Ending`, and cancel its time limit after the ``with`` block."""
     watch = watch or Ending()
     try:
         yield watch
@@ -103,7 +103,7 @@ def ending(watch: Ending | None = None) -> Iterator[Ending]:
 
 
 def whereabouts() -> str:
-    """Say where in PowerFlow's code the threads are: ``loop in engine.local.client.ask``, and so on."""
+    """Return where in PowerFlow's code each thread is, such as ``loop in engine.local.client.ask``."""
     names = {thread.ident: thread.name.removeprefix("powerflow-") for thread in threading.enumerate()}
     me = threading.get_ident()
     found: dict[str, None] = {}
@@ -115,7 +115,7 @@ def whereabouts() -> str:
 
 
 def _own_code(frame: FrameType | None) -> str:
-    """Return the innermost function of this package on a stack; "" if there is none."""
+    """Return the innermost PowerFlow function on a call stack; "" if there is none."""
     while frame is not None:
         module = frame.f_globals.get("__name__", "")
         if module.startswith("powerflow."):

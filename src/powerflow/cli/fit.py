@@ -54,7 +54,7 @@ def fit(
 
 
 def _said(fits: list[Fit]) -> list[str]:
-    """Return notes on the points: GPU types that are not in the catalogue, and the notes of each model."""
+    """Return notes on measured points: GPU types that the catalogue does not have, and notes of each fitted model."""
     from powerflow.cost.catalogue import declared
     from powerflow.cost.guess import in_words
 
@@ -64,7 +64,7 @@ def _said(fits: list[Fit]) -> list[str]:
 
 
 def _row(fitted: Fit) -> dict[str, object]:
-    """Return a model's errors as a JSON payload."""
+    """Return the errors of one fitted model as the content of a JSON document."""
     return {
         "model": fitted.model.name,
         "gpu_type": fitted.model.gpu_type,

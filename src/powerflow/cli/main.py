@@ -1,4 +1,4 @@
-"""Run the command line: find the command that was asked for, run it, and turn every ending into an exit code.
+"""Run the command line: find the requested command, run it, and return an exit code for every result and error.
 
 Exit codes: 0 ok, 1 failed, 2 wrong usage, 3 not found, 4 refused, 5 unreachable, 130 interrupted.
 """
@@ -26,9 +26,10 @@ FAILED, USAGE, NOT_FOUND, UNREACHABLE, INTERRUPTED = 1, 2, 3, 5, 130
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """Where a command lives. ``attribute`` names a function, or a `typer.Typer` with commands of its own.
+    """Name, summary and module of a command.
 
-    ``home`` is its module in `powerflow.cli`, where that is not called as the command.
+    ``attribute`` is the name of the command's function in the module, or of a `typer.Typer` with subcommands. ``home``
+    is the name of the module in `powerflow.cli`; "" if the module is named like the command.
     """
 
     name: str
@@ -38,7 +39,7 @@ class Command:
 
     @property
     def module(self) -> str:
-        """The module that is imported when, and only when, this command is asked for."""
+        """Name of the module that defines the command. It is imported only if the user asks for this command."""
         return f"powerflow.cli.{self.home or self.name}"
 
 
@@ -73,12 +74,15 @@ COMMANDS = (
 
 
 def run() -> None:
-    """Entry point of the ``powerflow`` program."""
+    """Run the ``powerflow`` program with the arguments of this process."""
     sys.exit(main(sys.argv[1:]))
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the command line ``argv`` (without the program's name) and return its exit code; never raises."""
+    """Run the command line ``argv`` (without the program's name) and return its exit code.
+
+    It never raises an exception.
+    """
     try:
         code = _invoke(argv)
         sys.stdout.flush()
@@ -103,9 +107,9 @@ def main(argv: Sequence[str]) -> int:
 
 
 def build_app(argv: Sequence[str]) -> typer.Typer:
-    """Build the command line; only the command that ``argv`` asks for is imported.
+    """Build the command line. Only the command that ``argv`` asks for is imported.
 
-    The others are there by name and summary, which is all that ``--help`` says of them: so the top help stays fast.
+    The other commands have only a name and a summary, which is enough for ``--help``. So ``powerflow --help`` is fast.
     """
     import typer
 
@@ -128,7 +132,7 @@ def build_app(argv: Sequence[str]) -> typer.Typer:
 
 
 def _invoke(argv: Sequence[str]) -> int:
-    """Parse and run; typer's own endings become exit codes, everything else is raised."""
+    """Parse the arguments, run the command, and return an exit code for usage errors. Other exceptions are raised."""
     import typer
 
     if "_POWERFLOW_COMPLETE" in os.environ:  # it is the shell that asks, not a person
@@ -154,7 +158,7 @@ def _invoke(argv: Sequence[str]) -> int:
 
 
 def _with_seconds(argv: Sequence[str]) -> list[str]:
-    """Replace ``--watch`` without a number by ``--watch=2``, as the parser has no options with optional values."""
+    """Replace ``--watch`` without a number by ``--watch=2``, because the parser has no options with optional values."""
     words = list(argv)
     for i, word in enumerate(argv):
         following = argv[i + 1] if i + 1 < len(argv) else ""
@@ -168,7 +172,7 @@ def _load(command: Command) -> Any:
 
 
 def _elsewhere() -> None:
-    """Stand for a command that was not asked for, so that the help can list it."""
+    """Stand in for a command that the user did not ask for, so that the help can list it."""
 
 
 def _version(asked: bool) -> None:
@@ -180,7 +184,7 @@ def _version(asked: bool) -> None:
 
 
 def _complain(line: str, code: int) -> int:
-    """Say one line on stderr (whatever newlines it came with) and hand the exit code back."""
+    """Print a message as one line on stderr, and return the exit code. Line breaks in the message become blanks."""
     print(f"powerflow: {visible(' '.join(line.split()))}", file=sys.stderr)
     return code
 

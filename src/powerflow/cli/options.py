@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Define options that several commands share."""
 
 from __future__ import annotations
 
@@ -41,7 +41,10 @@ Processes = Annotated[int | None, typer.Option(help="Processes to use; by defaul
 
 @dataclass(frozen=True, slots=True)
 class WorkloadOf:
-    """The workload of a seed, in whichever process: seed ``s`` takes trace ``s mod n`` of n traces."""
+    """Function from a seed to its workload, which can be sent to other processes.
+
+    Of n traces, seed ``s`` takes ``s mod n``.
+    """
 
     traces: Sequence[Trace]
     cluster: str
@@ -50,7 +53,7 @@ class WorkloadOf:
     costs: Costs | None = None
 
     def __call__(self, seed: int) -> Workload:
-        """Build it."""
+        """Build the workload of a seed."""
         from powerflow.simulate.workload.build import build_workload
 
         trace = self.traces[seed % len(self.traces)]
@@ -60,10 +63,10 @@ class WorkloadOf:
 
 
 def split(text: str, where: str) -> list[str]:
-    """Split words at commas.
+    """Split a text at its commas.
 
     Raises:
-        InputError: There is nothing between two of them.
+        InputError: A part between two commas is empty.
     """
     words = [word.strip() for word in text.split(",")]
     if not all(words):
@@ -72,10 +75,10 @@ def split(text: str, where: str) -> list[str]:
 
 
 def shares(text: str, where: str) -> list[float]:
-    """Read shares between commas, such as ``0.9`` or ``90%``.
+    """Read shares separated by commas, such as ``0.9`` or ``90%``. A share that occurs twice is returned once.
 
     Raises:
-        InputError: One is no number above 0.
+        InputError: A part is not a number above 0.
     """
     read = []
     for word in split(text, where):

@@ -1,4 +1,4 @@
-"""Write output of commands: JSON, a console, progress, and files that are complete or absent."""
+"""Write the output of commands: JSON, text for terminals, progress, and files that are either complete or absent."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ PIPE_WIDTH = 160
 def to_json(kind: str, payload: Mapping[str, Any] | object) -> str:
     """Return a JSON document, ``{"version": 1, "kind": kind, **payload}``, without a final newline.
 
-    ``payload`` is a mapping or a dataclass instance; inside it numpy arrays and scalars, dataclasses, enums, paths
-    and sets are welcome. What is missing is null: nan and infinities become null too, since JSON has no word for them.
+    ``payload`` is a mapping or a dataclass instance. It may contain numpy arrays and scalars, dataclasses, enums, paths
+    and sets. None, nan and infinities become null, because JSON cannot express nan and infinity.
     """
     return json.dumps(_document(kind, payload), ensure_ascii=False, allow_nan=False, indent=2).translate(_C1)
 
 
 def json_line(kind: str, payload: Mapping[str, Any] | object) -> str:
-    """Return the document in one line, for commands that go on and are read line by line."""
+    """Return a JSON document in one line, for commands whose output is read line by line while they run."""
     return json.dumps(_document(kind, payload), allow_nan=False)
 
 
@@ -56,12 +56,12 @@ def _document(kind: str, payload: Mapping[str, Any] | object) -> dict[str, Any]:
 
 
 def print_json(kind: str, payload: Mapping[str, Any] | object) -> None:
-    """Print `to_json` on stdout."""
+    """Print a JSON document as made by `to_json` on stdout."""
     sys.stdout.write(to_json(kind, payload) + "\n")
 
 
 def _plain(value: Any) -> Any:
-    """Convert a value to JSON's own types."""
+    """Convert a value to types that JSON has."""
     if isinstance(value, enum.Enum):
         return _plain(value.value)
     if value is None or isinstance(value, bool | int | str):
@@ -87,10 +87,11 @@ def _plain(value: Any) -> Any:
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Return a rich console on stdout (or stderr).
+    """Return a rich console on stdout, or on stderr.
 
-    Colours appear only on a terminal and never under ``NO_COLOR``. Without a terminal the width is generous, so
-    that a table piped into a file is not cut. A reader that stops reading (``| head``) surfaces as `BrokenPipeError`.
+    Colours appear only on a terminal and never if ``NO_COLOR`` is set. Without a terminal the width is large, so that a
+    table in a pipe or a file is not cut. If the reader of a pipe stops reading (``| head``), `BrokenPipeError` is
+    raised.
     """
     from rich.console import Console
     from rich.segment import Segment
@@ -100,7 +101,7 @@ def console(*, stderr: bool = False) -> Console:
             raise BrokenPipeError  # `main` ends quietly; rich would exit with 1 from here
 
         def render(self, renderable: Any, options: Any = None) -> Iterator[Segment]:
-            """Make text `visible`: it may hold what others wrote, such as names in a log, reasons and paths."""
+            """Replace control characters in all text, because names in logs, reasons and paths come from others."""
             for part in super().render(renderable, options):
                 yield part if part.control is not None else Segment(visible(part.text), part.style)
 
@@ -110,22 +111,22 @@ def console(*, stderr: bool = False) -> Console:
 
 
 class Step(Protocol):
-    """Says that work went on."""
+    """Function by which running work reports its progress."""
 
     def __call__(self, by: float = 1.0, note: str | None = None) -> None:
-        """Add ``by`` to the work that is done; ``note``, if it changed, is what is being done now."""
+        """Add ``by`` to the finished work. ``note`` says what is being done now; None leaves the last note."""
 
 
 @contextmanager
 def progress(what: str, total: float | None = None) -> Iterator[Step]:
-    """Show a progress bar on stderr while the block runs, if stderr is a terminal.
+    """Show a progress bar on stderr during the ``with`` block, if stderr is a terminal.
 
     Args:
         what: What is being done, in a few words.
-        total: How much there is to do, in any unit; None shows that something goes on, not how far it is.
+        total: Total amount of work, in any unit. With None, the bar shows only that the work is running.
 
     Yields:
-        A `Step` to call as the work goes on.
+        A `Step` function to call as the work makes progress.
     """
     if not sys.stderr.isatty():
         yield _no_step
@@ -153,7 +154,7 @@ def progress(what: str, total: float | None = None) -> Iterator[Step]:
 
 @contextmanager
 def progress_of_share(what: str, quiet: bool) -> Iterator[Callable[[float, str], None]]:
-    """Show a progress bar on stderr while the block runs, unless ``quiet``.
+    """Show a progress bar on stderr during the ``with`` block, unless ``quiet`` is True.
 
     Yields:
         A function to call with the share of the work that is done, and a note on what is being done now.
@@ -171,14 +172,14 @@ def progress_of_share(what: str, quiet: bool) -> Iterator[Callable[[float, str],
 
 
 def print_facts(facts: Mapping[str, str], report: Path | None) -> None:
-    """Print what a result rests on, line by line, and where its report is."""
+    """Print the facts that a result is based on, one per line, and the path of its report."""
     lines = [f"{label}: {words}" for label, words in facts.items()] + ([] if report is None else [f"report: {report}"])
     for line in lines:
         console().print(line, soft_wrap=True)
 
 
 def _no_step(by: float = 1.0, note: str | None = None) -> None:
-    """Do nothing: a `Step` without a progress bar."""
+    """Do nothing. This is the `Step` function if no progress bar is shown."""
 
 
 # --- files ------------------------------------------------------------------------------------------------------
@@ -186,15 +187,15 @@ def _no_step(by: float = 1.0, note: str | None = None) -> None:
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Write a file so that it is whole or not there.
+    """Write a file so that it is either complete or unchanged.
 
-    In ``with atomic_write(path) as file: file.write_text(…)``, ``file`` is a temporary path beside the target (same
-    suffix). It takes the target's place when the block ends well and is removed when it does not: a failure or
-    Ctrl-C leaves what was there before. A link is followed; what is no regular file (``/dev/stdout``, a pipe) is
-    written directly, since nothing can take its place.
+    In ``with atomic_write(path) as file: file.write_text(…)``, ``file`` is a temporary path in the same folder, with
+    the same suffix. If the block ends normally, this file replaces the target. After an exception or Ctrl-C it is
+    deleted, and the target stays as it was. If the target is a link, the file that the link names is written. A target
+    that is not a regular file (``/dev/stdout``, a pipe) is written directly, because it cannot be replaced.
 
     Raises:
-        InputError: The folder does not exist, the path is a folder, or the system refuses to write.
+        InputError: The folder does not exist, the path is a folder, or the system does not allow the write.
     """
     target = Path(os.path.realpath(path))
     if target.is_dir():

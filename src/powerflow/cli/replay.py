@@ -1,4 +1,4 @@
-"""``powerflow replay``: what PowerFlow would have saved on your own log, if the log can be reproduced."""
+"""``powerflow replay``: reproduce your own log, and estimate what PowerFlow would have saved."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _rate(value: float | None, where: str) -> float | None:
 
 
 def _show(result: Replay, rates: Rates, report: Path | None, json: bool) -> None:
-    """Print the result."""
+    """Print the result of a replay."""
     from powerflow.report.replay import advice, grids, verdict
 
     if json:
@@ -109,7 +109,7 @@ def _show(result: Replay, rates: Rates, report: Path | None, json: bool) -> None
 
 
 def _document(result: Replay, rates: Rates, report: Path | None) -> dict[str, object]:
-    """Return the result as a JSON payload; every number of ``savings`` is modelled."""
+    """Return the result of a replay as the content of a JSON document. Every number in ``savings`` is modelled."""
     saved = result.savings
     return {
         "title": result.title,

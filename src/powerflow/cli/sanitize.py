@@ -1,4 +1,4 @@
-"""Make text of others safe to show: a job's command, log or name must not control a reader's terminal."""
+"""Make other people's text safe to show, so that a job's command, log or name cannot control the reader's terminal."""
 
 from __future__ import annotations
 
@@ -16,18 +16,22 @@ _VISIBLE |= {code: f"\\u{code:04x}" for code in (0x61C, 0x200E, 0x200F, *range(0
 
 
 def visible(text: str) -> str:
-    r"""Write control characters out, such as ``\x1b``; lines and tabs stay."""
+    r"""Replace each control character by visible text such as ``\x1b``; line breaks and tabs stay."""
     return text.translate(_VISIBLE)
 
 
 class LogText:
-    """Makes a log that comes in pieces `visible`; a carriage return ends a line."""
+    """Makes the control characters of a log visible, piece by piece. A carriage return becomes a line break."""
 
     def __init__(self) -> None:
         self._held = ""
 
     def piece(self, text: str, *, last: bool) -> str:
-        """Return the next piece as it may be shown; hold back a return at its end unless it is the last."""
+        """Return the next piece of the log with visible control characters.
+
+        A carriage return at the end of the piece is kept for the next call, because a line feed may follow it; if
+        ``last`` is True, it is returned at once.
+        """
         text, self._held = self._held + text, ""
         if text.endswith("\r") and not last:
             text, self._held = text[:-1], "\r"
@@ -35,12 +39,12 @@ class LogText:
 
 
 def line(text: str) -> str:
-    """Turn text into one line that cannot look like two."""
+    """Return a text as a single line: line breaks, tabs and control characters are replaced by visible text."""
     return visible(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def harmless(value: Shown) -> Shown:
-    """Make all text in a record, or several records, `visible`."""
+    """Return a record, or a list of records, with the control characters of all texts replaced by visible text."""
     return cast(Shown, _harmless(value))
 
 

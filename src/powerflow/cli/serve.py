@@ -173,10 +173,10 @@ def run_controller(
     open_metrics: bool = False,
     proxies: Sequence[Network] = (),
 ) -> None:
-    """Start the controller and serve the API until a signal; ``watch`` ends the process if its end takes too long.
+    """Start the controller and serve the API until a signal arrives. ``watch`` limits the time that the end may take.
 
     Raises:
-        LostClaim: Another controller has taken over; everything was left to it.
+        LostClaim: Another controller has taken over the store; this one has changed nothing since.
     """
     from powerflow import __version__
     from powerflow.engine.protocol import EngineError
@@ -248,7 +248,7 @@ def run_controller(
 
 
 def stage_said(stages: Stages, first: Stage) -> str:
-    """Say that a stage set earlier holds instead of ``--mode``; "" if none does."""
+    """Return a sentence that says that an earlier stage applies instead of ``--mode``; "" if ``--mode`` applies."""
     now = stages.stored_for_all()
     if now is None or now.stage is first:
         return ""
@@ -257,7 +257,10 @@ def stage_said(stages: Stages, first: Stage) -> str:
 
 @contextmanager
 def waking() -> Iterator[tuple[Callable[[], object], Callable[[], object]]]:
-    """Yield a function that waits for SIGTERM, SIGINT or a wake-up, and one that wakes it. For the main thread."""
+    """Yield two functions: one waits for SIGTERM, SIGINT or a wake-up, the other one causes a wake-up.
+
+    This must be called in the main thread.
+    """
     listening, speaking = socket.socketpair()
     speaking.setblocking(False)
     before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -273,7 +276,10 @@ def waking() -> Iterator[tuple[Callable[[], object], Callable[[], object]]]:
 
 
 def own_tokens(state: Path) -> Tokens:
-    """Load the controller's tokens; the first start makes an operator's token for the user who starts it."""
+    """Load the controller's tokens.
+
+    At the first start, a token with role operator is made for the user who starts it.
+    """
     from powerflow.api.records import Role
     from powerflow.service.tokens import Tokens, create_token
 
@@ -287,7 +293,7 @@ def own_tokens(state: Path) -> Tokens:
 
 
 def announce(state: Path, url: str, owner: str) -> bytes:
-    """Write where the API is, for the commands of this user; return what was written."""
+    """Write the API's address to a file, where this user's commands find it, and return the content of the file."""
     from powerflow.osutil.files import replace_json
 
     path = state / "server.json"
@@ -296,7 +302,7 @@ def announce(state: Path, url: str, owner: str) -> bytes:
 
 
 def withdraw(state: Path, announced: bytes) -> None:
-    """Delete what `announce` wrote, unless another controller has announced itself since."""
+    """Delete the file that `announce` wrote, unless another controller has written it since."""
     path = state / "server.json"
     with suppress(OSError):
         if path.read_bytes() == announced:

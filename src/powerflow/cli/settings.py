@@ -1,7 +1,7 @@
 """Find the controller's URL and token: from flags, the environment, the user's file, then the system's file.
 
-Keys of the files: ``url``, ``token``, ``token_file``, ``state_dir``. Whoever names none of them talks to the controller
-that ``powerflow serve`` started on this machine: it leaves its address in ``<state dir>/server.json``.
+The files have the keys ``url``, ``token``, ``token_file`` and ``state_dir``. If no URL is given, commands use the
+controller that ``powerflow serve`` started on this machine. It leaves its address in ``<state dir>/server.json``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SERVER_FILE = "server.json"
 
 @dataclass(frozen=True, slots=True)
 class ClientSettings:
-    """Where to ask and with what. ``url`` is None where no controller is known."""
+    """URL of the controller, token for requests, and state directory. ``url`` is None if no controller is known."""
 
     url: str | None
     token: str | None = field(repr=False)
@@ -38,10 +38,10 @@ class ClientSettings:
 def load(*, url: str | None = None, token_file: str | None = None, state_dir: str | None = None) -> ClientSettings:
     """Load settings from flags (the arguments), the environment and the files.
 
-    The token that a local controller left is sent to that controller only, never to a ``url`` from elsewhere.
+    The token that a controller on this machine has left is sent only to this controller, never to another ``url``.
 
     Raises:
-        InputError: A file has a key that is not one, or cannot be read.
+        InputError: A file has an unknown key, or cannot be read.
     """
     flags = {"url": url, "token_file": token_file, "state_dir": state_dir}
     layers = [
@@ -65,7 +65,7 @@ def _first(layers: list[Mapping[str, str]], key: str) -> str | None:
 
 
 def _token(layers: list[Mapping[str, str]]) -> str | None:
-    """Return the token of the first layer that has one, itself or in a file."""
+    """Return the token from the first source that has one, either directly or as the path of a file."""
     for layer in layers:
         if "token" in layer:
             return _printable(layer["token"], "token")
@@ -76,7 +76,11 @@ def _token(layers: list[Mapping[str, str]]) -> str | None:
 
 
 def _printable(token: str, where: str) -> str:
-    """Return the token if it can be sent in a header; an error does not show it."""
+    """Return the token if an HTTP header can contain it.
+
+    Raises:
+        InputError: An HTTP header cannot contain it; the message does not show the token.
+    """
     if not (token.isascii() and token.isprintable() and " " not in token):
         raise InputError("holds no token", where=where, fix="powerflow token create makes one")
     return token
@@ -106,7 +110,7 @@ def _user_file() -> Path:
 
 
 def _server(path: Path) -> Mapping[str, str]:
-    """Read the address that a controller on this machine has left; nothing if none has."""
+    """Read the address that a controller on this machine has left; return an empty mapping if there is none."""
     try:
         content = dict(json.loads(path.read_text(encoding="utf-8")).items())
         return {key: str(content[key]) for key in ("url", "token_file") if key in content}
@@ -117,7 +121,7 @@ def _server(path: Path) -> Mapping[str, str]:
 
 
 def _file(path: Path) -> Mapping[str, str]:
-    """Read keys and values of a YAML file; nothing if it does not exist."""
+    """Read keys and values of a YAML file; return an empty mapping if the file does not exist."""
     try:
         text = _text(path)
     except (FileNotFoundError, NotADirectoryError):

@@ -91,7 +91,7 @@ def simulate(
 
 
 def _check_price(price: float | None, energy: str | None, policy: str) -> None:
-    """Refuse options that contradict one another, before anything is read."""
+    """Check that options do not contradict one another, before any file is read."""
     from powerflow.policy import registry
     from powerflow.simulate.frontier import family
 
@@ -108,7 +108,7 @@ def _check_price(price: float | None, energy: str | None, policy: str) -> None:
 
 
 def _runner(experiment: Experiment, seed: int, quiet: bool) -> Callable[[str, float], SimulationResult]:
-    """Return a function that runs a policy at a price, with a progress bar."""
+    """Return a function that simulates a policy at a price and shows a progress bar."""
     from powerflow.simulate.frontier import Setting
 
     def run(policy: str, price: float) -> SimulationResult:
@@ -138,7 +138,7 @@ def _price_fact(met: TargetRun, asked: str) -> str:
 def _show(
     result: SimulationResult, met: TargetRun | None, facts: dict[str, str], report: Path | None, json: bool
 ) -> None:
-    """Print the result."""
+    """Print the result of a simulation."""
     from powerflow.report.table import metrics_table
     from powerflow.simulate.metrics import metrics
 

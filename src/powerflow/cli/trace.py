@@ -73,7 +73,7 @@ def generate(
 
 
 def _read(file: Path, format: str | None, tz: str | None) -> Trace:
-    """Read with a progress bar (that shows only on a terminal)."""
+    """Read a log of jobs, with a progress bar if stderr is a terminal."""
     from powerflow.trace.read import read_trace
 
     total = file.stat().st_size if file.is_file() else None

@@ -1,4 +1,4 @@
-"""Show what a command has read, once or again and again, as a table or as JSON."""
+"""Show a command's answer as a table or as JSON, once or repeatedly."""
 
 from __future__ import annotations
 
@@ -26,18 +26,19 @@ def show(
     json: bool,
     every_s: float | None,
 ) -> None:
-    """Read and show; with ``every_s``, again and again until interrupted.
+    """Read an answer from the controller and show it; with ``every_s``, repeat this until the user interrupts.
 
-    On a terminal a picture replaces the last one; elsewhere (a pipe, ``--json``) pictures follow one another. While the
-    controller cannot be reached, a line under the last picture says so.
+    On a terminal, each new table replaces the previous one. In a pipe and with ``--json``, each is printed after the
+    previous one. While the controller cannot be reached, a line under the last table says so.
 
     Args:
         kind: Kind of the JSON document.
-        read: Asks the controller.
-        draw: Makes a picture of this many columns from what was read, after `harmless`.
-        document: Makes the payload of the JSON document; None: what was read, under the key ``kind``.
-        json: Print JSON.
-        every_s: Seconds between pictures; None: show one picture.
+        read: Function that asks the controller.
+        draw: Function from the answer (after `harmless`) and a number of columns to a table.
+        document: Function from the answer to the content of the JSON document. With None, the document contains the
+            answer under the key ``kind``.
+        json: True to print JSON.
+        every_s: Seconds between two answers; None shows only one.
     """
     out = console()
 

@@ -1,4 +1,4 @@
-"""Read and write moments as people do, in the machine's time zone."""
+"""Read and write dates and times as people write them, in the machine's time zone."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _CALENDAR_S = 253_370_764_800.0
 
 
 def coming(text: str, where: str, now_s: float) -> float:
-    """Read a future moment as Unix seconds: ``17:00`` (the next one), ``2026-11-01 17:00``, or ``+15m`` from now.
+    """Read a future time as Unix seconds: ``17:00`` (the next one), ``2026-11-01 17:00``, or ``+15m`` from now.
 
     Raises:
-        InputError: It is none of them.
+        InputError: The text has none of these forms.
     """
     text = text.strip()
     if text.startswith("+"):
@@ -34,10 +34,10 @@ def coming(text: str, where: str, now_s: float) -> float:
 
 
 def past(text: str, where: str, now_s: float) -> float:
-    """Read ``2026-11-01``, ``2026-11-01 17:00`` or ``24h`` (ago) as Unix seconds.
+    """Read a past time as Unix seconds: ``2026-11-01``, ``2026-11-01 17:00`` or ``24h`` (ago).
 
     Raises:
-        InputError: It is none of them.
+        InputError: The text has none of these forms.
     """
     if (ago_s := length_of(text)) is not None:
         return max(now_s - ago_s, 0.0)
@@ -50,7 +50,10 @@ def past(text: str, where: str, now_s: float) -> float:
 
 
 def stamp(unix_s: float) -> str:
-    """Format a moment to the second; in words beyond the calendar, as a job may have 10¹⁵ steps to do."""
+    """Format a time to the second.
+
+    A time too late for the calendar is given in words, because some jobs need 10¹⁵ steps.
+    """
     if not abs(unix_s) < _CALENDAR_S:
         return "a time that no calendar reaches"
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(unix_s))

@@ -1,1 +1,1 @@
-"""The REST API: routes, tokens, roles and metrics."""
+"""Serve the REST API: routes, tokens, roles and metrics."""

@@ -1,7 +1,7 @@
-"""The REST API: the operations of `powerflow.api.operations`, answered by a `ClusterApi`, over HTTP.
+"""Define the REST API: the operations of `powerflow.api.operations` over HTTP, answered by a `ClusterApi`.
 
-Each route hands its request to the cluster and the answer back. What is common to all requests (host, token, size, log)
-is in `middleware`, roles are checked in `routes`, and errors become answers in `problem`.
+Each route passes its request to the cluster and returns the cluster's answer. What all requests have in common (host,
+token, size, log) is handled in `middleware`. Roles are checked in `routes`, and `problem` turns errors into answers.
 """
 
 from __future__ import annotations
@@ -72,16 +72,16 @@ def build_app(
     proxies: Sequence[Network] = (),
     refused: RefusedTokens | None = None,
 ) -> FastAPI:
-    """Build the service.
+    """Build the web application that serves the REST API.
 
     Args:
         cluster: Answers the requests.
-        tokens: Who may make requests.
-        version: Of PowerFlow.
-        log: A structlog logger for requests and for what fails (`logs.json_lines`).
-        hosts: Host names to answer to (`middleware.hosts_of`); None: any.
-        open_metrics: Whether ``/metrics`` needs no token.
-        proxies: Proxies whose ``X-Forwarded-For`` is trusted.
+        tokens: The tokens by which requests are let in.
+        version: Version of PowerFlow.
+        log: A structlog logger for requests and failures (`logs.json_lines`).
+        hosts: Host names that a request may ask for (`middleware.hosts_of`); None allows any.
+        open_metrics: True if ``/metrics`` needs no token.
+        proxies: Proxies whose ``X-Forwarded-For`` header is trusted.
         refused: Counts failed authentications for the audit (`powerflow.service.token_audit`).
     """
     app = FastAPI(
@@ -138,7 +138,10 @@ def _jobs(cluster: ClusterApi) -> APIRouter:
             ),
         ] = None,
     ) -> JobRecord:
-        """Submit a job. It belongs to the token's user. Safe to repeat with the same `Idempotency-Key`."""
+        """Submit a job. It belongs to the user of the token.
+
+        A request with the same `Idempotency-Key` can be repeated: the job is not submitted again.
+        """
         record, new = cluster.submit(spec, caller, key)
         response.status_code = 201 if new else 200
         response.headers["Location"] = f"{PREFIX}/jobs/{record.id}"
@@ -164,7 +167,7 @@ def _jobs(cluster: ClusterApi) -> APIRouter:
 
     @serves(router, ops.JOB)
     def job(job_id: JobId, caller: FromCaller) -> JobDetail:
-        """Show one job. Values of its environment are shown to its owner and to operators only."""
+        """Show one job. Only the job's owner and operators see the values of its environment variables."""
         detail = cluster.job(job_id)
         if caller.role is Role.OPERATOR or caller.user == detail.record.user:
             return detail
@@ -260,7 +263,7 @@ def _health(cluster: ClusterApi, version: str) -> APIRouter:
 
     @router.get("/health", responses=describe(Health, 200, 503, token=False))
     async def health() -> Any:  # in no thread: it answers even while all threads wait for something that hangs
-        """Report whether the controller works: 200, or 503. Needs no token."""
+        """Report whether the controller works: 200 if it does, 503 if not. This request needs no token."""
         body = Health(version=version, **cluster.healthy())
         return JSONResponse(body.model_dump(mode="json"), 200 if body.ok else 503)
 
@@ -300,7 +303,10 @@ async def _answer(request: Request, error: Exception) -> Response:
 
 
 def _methods(request: Request) -> list[str]:
-    """Return every method of the path: starlette names only those of the path's first route."""
+    """Return all HTTP methods of a request's path.
+
+    Starlette's own answer names only those of the path's first route.
+    """
     paths = request.app.openapi()["paths"]
     for path, operations in paths.items():
         if re.fullmatch(re.sub(r"{\w+}", "[^/]+", path), request.url.path):

@@ -1,4 +1,4 @@
-"""Bound a request's body, in bytes and in structure, before anything reads it as JSON."""
+"""Limit the size and the nesting of a request's body, before anything reads the body as JSON."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[\[\]{},]', re.DOTALL)
 
 
 def fault_of(body: bytes) -> str:
-    """Say why a body is too deep or has too many values to be read as JSON; "" if it is not.
+    """Return why a request's body must not be read as JSON: it is nested too deeply or has too many values.
 
-    Reading it would take long: 1 MiB can hold half a million empty lists, and each key that is not known is an error.
-    It need not be JSON.
+    The result is "" if the body may be read. Without this check, reading could take long: 1 MiB can hold half a million
+    empty lists, and each unknown key becomes an error. The body may be anything, even if it is not JSON.
     """
     depth = 0
     for number, token in enumerate(_TOKEN.finditer(body)):

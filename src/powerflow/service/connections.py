@@ -1,10 +1,11 @@
-"""Bound the number of connections, and how long each may take over every part of a request.
+"""Limit the number of connections, and the time that each part of a request may take.
 
-uvicorn closes a connection that is idle between two requests, and nothing else: who sends the head of a request byte by
-byte, or never reads the answer, keeps a file descriptor for ever, and some hundred of those stop the service for
-everybody (slowloris). Here every part of a request has a time limit, and all connections together are fewer than the
-files that the process may open. When they are full, the newcomer takes the place of the connection that has waited
-longest without a request at work, from the address that holds the most: whoever opens many displaces only themselves.
+uvicorn closes only connections that are idle between two requests. A client that sends the head of a request byte by
+byte, or never reads the answer, would keep a file descriptor for ever. Some hundred such clients would stop the service
+for everybody (the attack *slowloris*). Here every part of a request has a time limit, and there can be fewer
+connections than files that the process may open. When all places are taken, a new connection replaces an old one: of
+the address with the most connections, the one that has waited longest and has no request that is being answered. So an
+address that opens many connections loses only its own.
 """
 
 from __future__ import annotations
@@ -26,15 +27,16 @@ _MOST = 1024
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """Limits of connections.
+    """Limits for the connections of the API: their number, and seconds for each part of a request.
 
     Attributes:
-        most: Connections at once.
-        per_address: Connections at once from one address.
-        head_s: From the connection, or the last answer, to the end of a request's head.
-        body_s: From there to the end of its body.
-        answer_s: Until the client has taken an answer.
-        linger_s: A request that was answered before its end was sent (it was refused) may go on for so long.
+        most: Largest number of connections.
+        per_address: Largest number of connections from one address.
+        head_s: Longest time from the start of a connection, or from the previous answer, to the end of a request's
+            head.
+        body_s: Longest time from the end of the head to the end of the body.
+        answer_s: Longest time until the client has received an answer.
+        linger_s: How long a client may go on sending a request that was refused before its end.
     """
 
     most: int
@@ -46,14 +48,14 @@ class ConnectionLimits:
 
     @staticmethod
     def of_process() -> ConnectionLimits:
-        """Return limits that leave half of the files that this process may open to everything else."""
+        """Return limits under which connections use at most half of the files that this process may open."""
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         most = _MOST if files == resource.RLIM_INFINITY else min(_MOST, max(_LEAST, files // 2))
         return ConnectionLimits(most=most, per_address=most - most // 4)
 
 
 def bounded(limits: ConnectionLimits) -> type[H11Protocol]:
-    """Return a class of connections that share these limits, for uvicorn's ``http=``."""
+    """Return a class of connections that share these limits, for uvicorn's option ``http``."""
     crowd = Crowd(limits)
 
     class Limited(BoundedConnection):
@@ -64,11 +66,11 @@ def bounded(limits: ConnectionLimits) -> type[H11Protocol]:
 
 
 class BoundedConnection(H11Protocol):
-    """A connection that `Crowd` may close. Times are the event loop's seconds.
+    """Connection with time limits, which `Crowd` may close. Times are seconds of the event loop's clock.
 
     Attributes:
-        address: Of the peer.
-        since_s: When the present part of a request began.
+        address: Address of the client.
+        since_s: When the present part of the request began.
     """
 
     def __init__(self, crowd: Crowd, *args: Any, **kwargs: Any) -> None:
@@ -79,7 +81,7 @@ class BoundedConnection(H11Protocol):
         self.since_s = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take the connection, if there is room for it."""
+        """Register a new connection, or close it at once if there is no room for it."""
         super().connection_made(transport)
         self.address = self.client[0] if self.client else ""
         self.since_s = self.loop.time()
@@ -87,17 +89,25 @@ class BoundedConnection(H11Protocol):
             transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection."""
+        """Remove the connection from the list of open connections."""
         self._crowd.leave(self)
         super().connection_lost(exc)
 
     def on_response_complete(self) -> None:
-        """Count the time to the next head from here, also where it is the same part of a pipelined request."""
+        """Start the time limit for the head of the next request.
+
+        This is also needed if the client has sent several requests in a row: then the part of the request does not
+        change.
+        """
         self.since_s = self.loop.time()
         super().on_response_complete()
 
     def part(self) -> str:
-        """Return the part of a request this connection is at: ``head``, ``body``, ``work``, ``answer`` or ``rest``."""
+        """Return which part of a request the connection is in: ``head``, ``body``, ``work``, ``answer`` or ``rest``.
+
+        In ``work`` the request is being answered; in ``rest`` the client still sends a request that is answered
+        already.
+        """
         cycle = self.cycle
         if self.transport.get_write_buffer_size() > 0:
             return "answer"
@@ -106,7 +116,10 @@ class BoundedConnection(H11Protocol):
         return "body" if cycle.more_body and not cycle.response_started else "work"
 
     def overdue(self, now_s: float, limits: ConnectionLimits) -> bool:
-        """Return whether the present part has taken too long; note when a new part began."""
+        """Return True if the present part of the request has taken too long.
+
+        If a new part has begun, its time starts now.
+        """
         part = self.part()
         if part != self._part:
             self._part, self.since_s = part, now_s if self._part else self.since_s
@@ -120,7 +133,7 @@ class BoundedConnection(H11Protocol):
 
 
 class Crowd:
-    """All connections of a server."""
+    """All open connections of a server."""
 
     def __init__(self, limits: ConnectionLimits) -> None:
         self._limits = limits
@@ -129,7 +142,11 @@ class Crowd:
         self._looking = False
 
     def enter(self, new: BoundedConnection) -> bool:
-        """Take a connection in, closing an idle one if all places are taken; False if none of those is idle."""
+        """Register a new connection, closing an idle one if all places are taken.
+
+        Returns:
+            False if all places are taken and no connection is idle.
+        """
         own_full = self._from[new.address] >= self._limits.per_address
         if own_full or len(self._all) >= self._limits.most:
             crowded = new.address if own_full else self._from.most_common(1)[0][0]
@@ -149,7 +166,7 @@ class Crowd:
         return True
 
     def leave(self, gone: BoundedConnection) -> None:
-        """Forget a connection; does nothing the second time."""
+        """Remove a connection from the list; nothing happens if it is not in the list any more."""
         if gone in self._all:
             del self._all[gone]
             self._from[gone.address] -= 1

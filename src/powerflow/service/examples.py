@@ -1,4 +1,4 @@
-"""One example of each answer, for the OpenAPI document; ``examples.json`` has them by the names of their types."""
+"""Load one example of each answer, for the OpenAPI document. ``examples.json`` has them by the names of their types."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from powerflow.api.pages import Items, NumberedPage, Page
 
 @cache
 def example(answer: Any) -> Any:
-    """Return the example of an answer's type as plain JSON; a list's has the example of its items."""
+    """Return the example for an answer's type as plain JSON.
+
+    For a list type, it contains the example of the list's items.
+    """
     container, item = get_origin(answer), next(iter(get_args(answer)), answer)
     found = _all()[item.__name__]
     if container is Items:

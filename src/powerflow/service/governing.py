@@ -1,4 +1,4 @@
-"""Routes by which operators set stages, budgets, signals and power caps, and the audit of who set what."""
+"""Define the routes by which operators set stages, budgets, signals and power caps, and read the audit."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from powerflow.service.schemas import AfterNumber, CapNumber, Limit
 
 
 def governing(cluster: ClusterApi) -> APIRouter:
-    """Return the routes."""
+    """Return the routes for stages, budgets, signals, power caps and the audit."""
     router = APIRouter()
 
     @serves(router, ops.STAGES)

@@ -10,7 +10,7 @@ import structlog
 def json_lines(stream: TextIO) -> Any:
     """Return a structlog logger that writes JSON lines with ``time`` (UTC) and ``level`` to a stream.
 
-    It is handed around, not global: what logs says so in its signature.
+    The logger is passed as an argument and is not global, so that a function's signature shows whether it logs.
     """
     return structlog.wrap_logger(
         structlog.PrintLogger(stream),

@@ -1,7 +1,8 @@
-"""Show the cluster as Prometheus metrics, read again for every scrape.
+"""Show the cluster as Prometheus metrics, read anew for every scrape.
 
-Base units (joules, watts, seconds, hertz, ratios). What stands on emulated GPUs has the label ``emulated="true"``.
-Jobs that ended are no longer here: their joules are in ``powerflow_energy_joules_total``, and by job in ``acct``.
+Units are base units: joules, watts, seconds, hertz, ratios. A value that comes from emulated GPUs has the label
+``emulated="true"``. Jobs that have ended are not shown; their joules are part of ``powerflow_energy_joules_total``, and
+``powerflow acct`` shows them by job.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _GPU = ("node", "gpu", "gpu_type", "emulated")
 
 
 def exposition(cluster: ClusterApi, version: str, accept: str) -> tuple[bytes, str]:
-    """Return all metrics, and their media type, in a format that the ``Accept`` header ``accept`` allows."""
+    """Return all metrics as text, and its media type, in a format that the HTTP header ``accept`` allows."""
     registry = CollectorRegistry(auto_describe=False)
     ProcessCollector(registry=registry)
     registry.register(_Cluster(cluster, version))
@@ -98,7 +99,7 @@ def _budgets(budgets: Sequence[BudgetRecord]) -> Iterator[Metric]:
 
 
 def _signals(signals: Sequence[SignalRecord]) -> Iterator[Metric]:
-    """Show signals per joule, since all metrics are in base units: money, or grams of CO2."""
+    """Return the metrics of signals, per joule instead of per kWh: money, or grams of CO2."""
     value = GaugeMetricFamily(
         "powerflow_signal_per_joule", "Money or g CO2 per joule now.", labels=("kind", "fallback")
     )
@@ -153,7 +154,7 @@ def _plain(name: str, text: str, value: float) -> GaugeMetricFamily:
 def _add(
     family: CounterMetricFamily | GaugeMetricFamily, labels: Sequence[str], value: float | None, scale: float = 1.0
 ) -> None:
-    """Add a sample, unless its value is not known."""
+    """Add a value to a metric; nothing happens if the value is None (not known)."""
     if value is not None:
         family.add_metric(labels, value * scale)
 

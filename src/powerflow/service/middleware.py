@@ -1,4 +1,4 @@
-"""Check every request before it reaches a route (host, token, body, turn), and log how it ended."""
+"""Check every request before it reaches a route (host, token, body, too many at a time), and log its result."""
 
 from __future__ import annotations
 
@@ -33,25 +33,25 @@ INSIDE, WATCHING = 64, 16
 
 
 def hosts_of(bound_to: str) -> frozenset[str] | None:
-    """Return the host names to answer to when bound to an address; None: any.
+    """Return the host names that requests may ask for, given the address that the service listens on; None allows any.
 
-    On loopback a page of a stranger could give its own name our address (DNS rebinding) and ask with the browser's
-    rights; under its own name it gets nothing.
+    On a loopback address only names of this machine are allowed. Otherwise the owner of a web page could let their own
+    name point to this machine (DNS rebinding), and the page could send requests with the rights of the user's browser.
     """
     return LOOPBACK if bound_to in ("localhost", "127.0.0.1", "::1") else None
 
 
 class RequestGuard:
-    """ASGI middleware. A path that is not ``open`` needs a token; the caller is then in the request's state.
+    """ASGI middleware that checks each request and passes it on with its caller in the request's state.
 
     Args:
-        app: What is behind it.
-        tokens: Who may ask.
-        hosts: Host names to answer to; None: any.
-        open_paths: Paths that need no token; they take no body.
-        quick_paths: Paths that are answered without a thread: no request waits for a turn there.
-        watch_paths: Paths where a request may wait for something to happen.
-        proxies: Proxies whose ``X-Forwarded-For`` is believed (`powerflow.service.peers`).
+        app: The application that answers the requests that pass.
+        tokens: The tokens by which requests are let in.
+        hosts: Host names that a request may ask for; None allows any.
+        open_paths: Paths that need no token. A request to one of them must have no body.
+        quick_paths: Paths that are answered at once and without a thread, so that their requests never wait for others.
+        watch_paths: Paths on which a request may wait until something happens.
+        proxies: Proxies whose ``X-Forwarded-For`` header is trusted (`powerflow.service.peers`).
         refused: Counts failed authentications.
         log: A structlog logger.
     """
@@ -84,7 +84,7 @@ class RequestGuard:
         self._inside: Counter[str] = Counter()  # requests, by user; those that watch apart
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Check one request, pass it on or refuse it, and log its result."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -129,7 +129,7 @@ class RequestGuard:
     async def _admit(
         self, scope: Scope, receive: Receive, send: Send, caller: Caller | None, headers: Mapping[bytes, str]
     ) -> None:
-        """Let a request in, unless too many of its user's are here already."""
+        """Pass a request on, unless the same user already has too many unanswered requests."""
         user, watches = caller.user if caller else "", scope["path"] in self._watched
         if scope["path"] in self._quick:
             await self._hand_on(scope, receive, send, caller, b"")
@@ -177,10 +177,10 @@ class RequestGuard:
 
 
 async def _body(length: str, receive: Receive) -> bytes | None:
-    """Read the whole body; None if it is too large.
+    """Read the whole body of a request; return None if it is too large.
 
     Raises:
-        ConnectionResetError: Whoever asked has gone before its end: half a request is none.
+        ConnectionResetError: The client closed the connection before the end of the body.
     """
     if length.isdigit() and int(length) > BODY_LIMIT:
         return None

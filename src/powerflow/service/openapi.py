@@ -1,4 +1,4 @@
-"""Make the OpenAPI 3.1 document of the service."""
+"""Make the OpenAPI 3.1 document of the REST API."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ Figures of things that say `emulated` come from a model, not from a meter.
 
 
 def document(app: FastAPI, prefix: str, *, open_paths: Collection[str]) -> dict[str, Any]:
-    """Return the document, made once; every operation that is not in ``open_paths`` needs a bearer token."""
+    """Return the OpenAPI document, which is made only once.
+
+    Every operation needs a bearer token, except those in ``open_paths``.
+    """
     if app.openapi_schema is None:
         made = get_openapi(title=app.title, version=app.version, description=_ABOUT, routes=app.routes)
         components = made.setdefault("components", {})

@@ -1,4 +1,4 @@
-"""Find where a request comes from: the connection's address, or the one that a trusted proxy forwards."""
+"""Find out which address a request comes from: that of the connection, or one that a trusted proxy forwards."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _MOST_HOPS = 32
 
 
 def trusted_proxies(texts: Iterable[str]) -> tuple[Network, ...]:
-    """Parse the networks of trusted proxies, from addresses and CIDR blocks.
+    """Parse the networks of trusted proxies from texts with addresses and CIDR blocks.
 
     Raises:
-        InputError: One of them is neither.
+        InputError: A text is neither an address nor a CIDR block.
     """
     found = []
     for text in texts:
@@ -29,18 +29,18 @@ def trusted_proxies(texts: Iterable[str]) -> tuple[Network, ...]:
 
 
 def origin(peer: str, forwarded: Sequence[str], trusted: Sequence[Network]) -> str:
-    """Return where a request comes from, as the log and the audit show it.
+    """Return the address that a request comes from, as the log and the audit show it.
 
-    Anybody can write an ``X-Forwarded-For`` header. Each proxy appends the address that it was asked from, so the
-    header is read from its end, for as long as what says so is a trusted proxy itself.
+    Anybody can write an ``X-Forwarded-For`` header. Each proxy appends the address that it got the request from. So the
+    header is read from its end, and only as long as the address that wrote an entry is a trusted proxy.
 
     Args:
         peer: Address of the connection.
-        forwarded: Values of the header, in the order in which they were sent.
-        trusted: Proxies that are believed; see `trusted_proxies`.
+        forwarded: Values of the ``X-Forwarded-For`` headers, in the order in which they were sent.
+        trusted: Networks of trusted proxies, from `trusted_proxies`.
 
     Returns:
-        The peer's address; or ``CLIENT through PEER`` where the peer is a trusted proxy that named a client.
+        The connection's address; or ``CLIENT through PEER`` if it is a trusted proxy that named a client.
     """
     if not forwarded or not _among(peer, trusted):
         return peer
@@ -61,7 +61,7 @@ def _among(text: str, networks: Sequence[Network]) -> bool:
 
 
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """Parse an address with or without a port; None if it is not an address."""
+    """Parse an address with or without a port; return None if the text is not an address."""
     text = text.strip()
     if text.startswith("["):
         text = text[1:].partition("]")[0]

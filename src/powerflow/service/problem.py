@@ -1,4 +1,4 @@
-"""Turn every error into an RFC 9457 problem document."""
+"""Turn every error into a problem document as defined by RFC 9457."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ KINDS = {
 
 
 class Problem(BaseModel):
-    """An error (RFC 9457)."""
+    """Error as a problem document (RFC 9457)."""
 
     model_config = ConfigDict(json_schema_extra={"example": {
         "type": "urn:powerflow:problem:not-found",
@@ -57,7 +57,7 @@ class Problem(BaseModel):
 
 
 def problem(status: int, detail: str, instance: str, *, where: str = "", fix: str = "") -> Problem:
-    """Return the document for a status."""
+    """Return the problem document for an HTTP status."""
     kind, title = _kind(status)
     return Problem(
         type=f"urn:powerflow:problem:{kind}",
@@ -71,12 +71,12 @@ def problem(status: int, detail: str, instance: str, *, where: str = "", fix: st
 
 
 def _cut(text: str) -> str:
-    """Cut text that may repeat what was sent to a bounded length."""
+    """Shorten a text to a fixed length, because it may repeat what a client has sent."""
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
 def of_error(error: Exception, instance: str) -> Problem:
-    """Return the document of an exception; an unexpected one shows nothing of itself."""
+    """Return the problem document for an exception. For an unexpected exception it says nothing about the cause."""
     if isinstance(error, InputError):
         return problem(_status(error), error.what, instance, where=error.where, fix=error.fix)
     if isinstance(error, OSError):
@@ -85,7 +85,7 @@ def of_error(error: Exception, instance: str) -> Problem:
 
 
 def of_invalid(errors: Any, instance: str) -> Problem:
-    """Return the document of a request that does not validate: its first fault, and how many more there are."""
+    """Return the problem document for a request that is not valid: its first error, and how many more there are."""
     faults = list(errors)
     first = faults[0]
     if first["type"] == "json_invalid":
@@ -106,7 +106,7 @@ def of_invalid(errors: Any, instance: str) -> Problem:
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return the description of errors for the OpenAPI document."""
+    """Return what the OpenAPI document says about errors with these HTTP statuses."""
     return {
         status: {
             "description": _kind(status)[1],

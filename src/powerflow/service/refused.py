@@ -1,4 +1,4 @@
-"""Count refused tokens by address, so that the audit covers every attempt and cannot be flooded."""
+"""Count failed authentications by address. The audit then covers every attempt, and many attempts cannot flood it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ OTHERS = "elsewhere"
 
 
 class RefusedTokens:
-    """Failed authentications since they were last taken, by address.
+    """Numbers of failed authentications by address, since the last call of ``take``.
 
     ``add`` is called by the event loop and ``take`` by one other thread.
     """
@@ -24,15 +24,16 @@ class RefusedTokens:
         self._taken_s: float | None = None
 
     def add(self, address: str) -> None:
-        """Count an attempt from an address."""
+        """Count a failed authentication from an address."""
         known = address in self._counts or len(self._counts) < ADDRESSES
         self._counts[address if known else OTHERS] += 1
 
     def take(self, now_s: float) -> Sequence[tuple[str, int]]:
-        """Return addresses and attempts that may be written down now, most first; keep the rest for later.
+        """Return the addresses and their numbers of attempts that the audit may take now, most attempts first.
 
-        At most `BURST` entries at once and one each `EVERY_S` seconds from then on; the last one of a burst sums up all
-        addresses that have none of their own.
+        The audit gets at most `BURST` entries at once, and after that one more every `EVERY_S` seconds. If there are
+        more addresses, the last entry is the sum of all the others. If no entry is allowed yet, the numbers are kept
+        for later.
         """
         if self._taken_s is not None:
             self._allowed = min(float(BURST), self._allowed + (now_s - self._taken_s) / EVERY_S)

@@ -1,4 +1,4 @@
-"""Make functions the routes of operations: the one place where roles are checked and answers are described."""
+"""Turn functions into the routes of the API's operations. Only this module checks roles and describes answers."""
 
 from __future__ import annotations
 
@@ -36,15 +36,17 @@ def serves(
 ) -> Callable[[Endpoint], Endpoint]:
     """Return a decorator that makes a function the route of an operation.
 
-    The route refuses callers below the operation's least role, before it looks at what they send. Its description is
-    the function's docstring or, without one, that of the `ClusterApi` method of the same name.
+    The route refuses a caller whose role is below the operation's lowest role, before it reads what the caller has
+    sent. Its description in the OpenAPI document is the function's docstring. If the function has none, it is the
+    docstring of the `ClusterApi` method with the same name.
 
     Args:
-        router: Where to add the route.
-        operation: Which operation it serves.
-        body: Whether it takes a body.
-        looks_up: Whether something that a query or a body names may not exist (what a path names always may not).
-        repeatable: Whether it answers 200 where the same was done before.
+        router: The router that gets the new route.
+        operation: The operation that the route serves.
+        body: True if the request has a body.
+        looks_up: True if the query or the body can name a thing that does not exist, so that the answer can be 404. A
+            name in the path can always be unknown.
+        repeatable: True if the answer is 200 instead of 201 for a repeated request.
     """
 
     def add(endpoint: Endpoint) -> Endpoint:
@@ -80,7 +82,7 @@ def serves(
 
 
 def describe(answer: Any, status: int, *errors: int, token: bool = True) -> dict[int | str, Any]:
-    """Describe a route's answers for the OpenAPI document: the good one with an example, and every error."""
+    """Describe a route's answers for the OpenAPI document: the successful answer with an example, and every error."""
     every = {*errors, *((401, 429) if token else ()), 421, 500}
     good = {"content": {"application/json": {"example": example(answer)}}, "description": "Done."}
     return {status: good, **responses(*sorted(every))}

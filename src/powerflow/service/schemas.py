@@ -1,4 +1,4 @@
-"""Types of the REST API that only HTTP has: parts of paths and queries, and the answer of ``GET /health``."""
+"""Define types that only the REST API needs: parts of paths and queries, and the answer of ``GET /health``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
 class Health(BaseModel):
-    """Whether the controller's loop turns, and other facts that the controller reports of itself."""
+    """Whether the controller's main loop runs (``ok``), and other facts that the controller reports of itself."""
 
     model_config = ConfigDict(extra="allow")
 

@@ -1,4 +1,4 @@
-"""Serve the API from a thread of the controller's process."""
+"""Serve the REST API from a thread of the controller's process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BACKLOG, _GO = 1024, 32
 
 
 class _Listening(uvicorn.Server):
-    """uvicorn, with a queue of connections that is longer than what it takes at one go."""
+    """uvicorn server whose queue of new connections is longer than the number that uvicorn accepts at one time."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -29,13 +29,13 @@ class _Listening(uvicorn.Server):
 
 
 class ApiServer:
-    """An HTTP server around a service. It listens when `start` returns; a context manager that starts and stops it.
+    """HTTP server for the REST API. As a context manager, it starts and stops the server.
 
     Args:
-        app: What `powerflow.service.app.build_app` made.
-        host: Address to bind to.
-        port: Port; 0 takes one that is free.
-        limits: What connections may take; None: as the process's limit of open files allows.
+        app: The application from `powerflow.service.app.build_app`.
+        host: Address to listen on.
+        port: Port to listen on; 0 takes a free one.
+        limits: Limits for connections; None derives them from the number of files that the process may open.
     """
 
     def __init__(
@@ -65,19 +65,19 @@ class ApiServer:
 
     @property
     def port(self) -> int:
-        """The port it listens on."""
+        """The port that the server listens on."""
         return int(self._socket.getsockname()[1]) if self._socket else self._port
 
     @property
     def url(self) -> str:
-        """URL of the service."""
+        """URL of the REST API."""
         return f"http://{f'[{self._host}]' if ':' in self._host else self._host}:{self.port}"
 
     def start(self) -> None:
-        """Listen, and serve from a thread.
+        """Listen on the port and start a thread that serves requests. The server listens when this method returns.
 
         Raises:
-            InputError: The address cannot be bound to.
+            InputError: The server cannot listen on this address and port.
         """
         family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
         # named TCP, or asyncio leaves Nagle's algorithm on and every answer waits 40 ms for an acknowledgement
@@ -98,12 +98,12 @@ class ApiServer:
         self._thread.start()
 
     def hang_up(self) -> None:
-        """Begin to stop: finish the requests that are here, and take no new ones. Returns at once."""
+        """Begin to stop: finish the present requests and accept no new ones. This method returns at once."""
         self._app.state.stopping = True
         self._server.should_exit = True
 
     def stop(self) -> None:
-        """Let what is being answered be answered, and end, in `GRACE_S` and a second. Twice is once."""
+        """Finish the present requests and stop the server, within `GRACE_S` + 1 seconds. A second call does nothing."""
         self.hang_up()
         if self._thread is not None:
             self._thread.join(GRACE_S + 1)

@@ -1,7 +1,7 @@
-"""Write tokens that were made and revoked, and failed authentications, to the audit.
+"""Write to the audit which tokens were made and revoked, and which authentications failed.
 
-``powerflow token`` changes a file, and so may an editor; neither asks the controller. So the controller compares the
-file with what it has written down last, and adds to the audit what has changed, also while it did not run.
+``powerflow token`` and editors change the token file without asking the controller. So the controller compares the file
+with the tokens that the audit knows, and adds the changes to the audit, even those made while it did not run.
 """
 
 from __future__ import annotations
@@ -27,14 +27,16 @@ NOTICE = "tokens"
 
 
 class TokenAudit:
-    """See the module. ``step`` may be called by one thread at a time; `start` makes one that does.
+    """Writes changes of tokens and failed authentications to the audit.
+
+    `step` must be called by one thread at a time; `start` starts such a thread.
 
     Args:
-        tokens: The controller's.
-        refused: Failed authentications, as the API counts them.
-        note: Adds entries to the audit; raises `InputError` where it cannot now.
-        clock: Unix seconds.
-        notices: Where operators are told that nobody is let in.
+        tokens: The controller's tokens.
+        refused: Failed authentications, as the API has counted them.
+        note: Function that adds entries to the audit. It raises `InputError` while it cannot.
+        clock: Function that returns the present time in Unix seconds.
+        notices: Messages to operators, by name; one is added while the token file cannot be used.
         log: A structlog logger.
     """
 
@@ -59,11 +61,11 @@ class TokenAudit:
         threading.Thread(target=self._run, name="powerflow-token_audit", daemon=True).start()
 
     def stop(self) -> None:
-        """End the thread, soon."""
+        """Make the thread end soon; this method does not wait for the end."""
         self._stop.set()
 
     def step(self) -> None:
-        """Compare the tokens once, and write down what has changed."""
+        """Add changes of the token file and failed authentications to the audit, if they are not yet in the audit."""
         now_s = self._clock()
         self._tokens.look()
         self._tell(self._tokens.trouble)
@@ -84,7 +86,7 @@ class TokenAudit:
             _write_noted(self._path, found)
 
     def _changes(self, found: Mapping[str, Mapping[str, str]], now_s: float) -> list[AuditRecord]:
-        """Return how tokens changed since the last audit entry, and who changed them if the file says so."""
+        """Return audit entries for tokens that were made or revoked, with the user who did it if the file says so."""
         said = {(change.what, change.id): change for change in changes_of(self._path)} if self._path else {}
         how = "tokens.json was edited" if not self._tokens.trouble else self._tokens.trouble
         entries = []
@@ -118,7 +120,10 @@ def _file(path: Path) -> Path:
 
 
 def _noted(path: Path | None) -> dict[str, dict[str, str]]:
-    """Read which tokens the audit knows, by id; none if that is not known, so that all count as new."""
+    """Read which tokens the audit knows, by token id.
+
+    If this cannot be read, the result is empty, so that all tokens count as new.
+    """
     if path is None:
         return {}
     with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):

@@ -1,13 +1,14 @@
-"""Keep bearer tokens as hashes in a file that only its owner can read.
+"""Keep the hashes of bearer tokens in a file that only its owner can read.
 
 ::
 
     {"tokens": [{"user": "ada", "role": "user", "sha256": "9f86d0…"}],
      "changes": [{"time_s": 1790000000.0, "by": "root", "what": "created", "id": "9f86d081884c"}]}
 
-``changes`` says who made and revoked the latest ones, for the controller's audit (`powerflow.service.token_audit`).
+``changes`` says who made and revoked the latest tokens, for the controller's audit (`powerflow.service.token_audit`).
 
-A token is 256 random bits, so a plain SHA-256 of it cannot be searched; whoever reads the file cannot ask with it.
+A token is 256 random bits, so it cannot be found from its SHA-256 hash by trying. Therefore a person who can read the
+file cannot make requests with its content.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ _MOST_BYTES = 1 << 24
 
 @dataclass(frozen=True, slots=True)
 class TokenChange:
-    """Who made or revoked a token by ``powerflow token``, and when (Unix seconds)."""
+    """One change by ``powerflow token``: which token was made or revoked, by whom and when (Unix seconds)."""
 
     time_s: float
     by: str
@@ -54,7 +55,7 @@ class TokenChange:
 
 @dataclass(frozen=True, slots=True)
 class TokenEntry:
-    """One token: whose it is, what its bearer may do, and the hash it is known by."""
+    """One token: its user, the role that it gives, and its hash."""
 
     user: str
     role: Role
@@ -62,17 +63,17 @@ class TokenEntry:
 
     @property
     def id(self) -> str:
-        """Name of the token among those of its user; it reveals nothing of the token."""
+        """Short name of the token, the first 12 digits of its hash. It does not reveal the token."""
         return self.sha256[:12]
 
 
 class Tokens:
-    """The tokens of one controller, as their file has them: one that is added or taken out counts from then on.
+    """All tokens of a controller. A change of the token file takes effect at once.
 
-    Where the file is gone or cannot be used there are no tokens, and everybody is refused until it can.
+    While the file does not exist or cannot be used, there are no tokens, and every request is refused.
 
     Attributes:
-        trouble: Why nobody is let in; "" while the file can be used.
+        trouble: Why every request is refused; "" while the file can be used.
     """
 
     def __init__(self, entries: Sequence[TokenEntry], path: Path | None = None) -> None:
@@ -87,21 +88,24 @@ class Tokens:
         """Read a token file.
 
         Raises:
-            InputError: It does not exist, others may read or write it, or it cannot be understood.
+            InputError: The token file does not exist, other users may read or write it, or its content is not valid.
         """
         return Tokens(_read(Path(path)), Path(path))
 
     def holders(self) -> Sequence[TokenEntry]:
-        """Return all tokens: their users, roles and ids."""
+        """Return all tokens: their users, roles and hashes."""
         return self._entries
 
     @property
     def path(self) -> Path | None:
-        """The token file; None for tokens that are in no file."""
+        """Path of the token file; None if the tokens come from no file."""
         return self._path
 
     def caller(self, token: str, address: str = "") -> Caller | None:
-        """Return the caller of a token; None if it is unknown. The time taken does not show how close a guess was."""
+        """Return the caller to whom a token belongs; None if the token is unknown.
+
+        The time that this takes does not show how similar a wrong token is to a right one.
+        """
         self.look()
         found = None
         digest = hash_of(token)
@@ -111,7 +115,10 @@ class Tokens:
         return Caller(found.user, found.role, address) if found else None
 
     def look(self) -> None:
-        """Take the file as it is now. One that cannot be used (half edited, gone) lets nobody in."""
+        """Read the token file again if it has changed.
+
+        If it cannot be used (half edited, or deleted), no token is valid.
+        """
         if self._path is None:
             return
         stamp, now_s = _stamp(self._path), time.monotonic()
@@ -126,7 +133,7 @@ class Tokens:
 
 
 def _stamp(path: Path | None) -> tuple[int, int, int] | None:
-    """Return a value that changes whenever the file does; None if there is no file."""
+    """Return a value that differs whenever a file was changed; None if there is no file."""
     if path is None:
         return None
     with suppress(OSError):
@@ -136,12 +143,13 @@ def _stamp(path: Path | None) -> tuple[int, int, int] | None:
 
 
 def create_token(path: str | os.PathLike[str], user: str, role: Role) -> str:
-    """Make a token, add its hash to the file (made if it is not there, mode 0600), and return the token.
+    """Make a token, add its hash to the token file, and return the token.
 
-    It is not kept anywhere: who loses it makes another one.
+    The file is created with mode 0600 if it does not exist. The token itself is stored nowhere: a user who loses it
+    must make another one.
 
     Raises:
-        InputError: The name of the user is not one, or the file cannot be used.
+        InputError: The user's name is not valid, or the file cannot be used.
     """
     if not re.fullmatch(USER_PATTERN, user):
         raise InputError(f"{user!r} is no name of a user", fix="letters, digits and ._@-, beginning with a letter")
@@ -155,13 +163,15 @@ def create_token(path: str | os.PathLike[str], user: str, role: Role) -> str:
 
 
 def revoke_tokens(path: str | os.PathLike[str], whose: str) -> Sequence[TokenEntry]:
-    """Take tokens out of the file: all of a user, or the one with this id. A running controller knows it at once.
+    """Remove tokens from the token file: all of a user, or the one with this id.
+
+    A running controller refuses removed tokens at once.
 
     Returns:
-        Those taken out.
+        The removed tokens.
 
     Raises:
-        InputError: There is none such, or the file cannot be used.
+        InputError: No token has this user or id, or the file cannot be used.
     """
     target = Path(path)
     if not target.exists():
@@ -178,12 +188,12 @@ def revoke_tokens(path: str | os.PathLike[str], whose: str) -> Sequence[TokenEnt
 
 
 def hash_of(token: str) -> str:
-    """Return the hash that is kept of a token."""
+    """Return the hash by which a token is stored: SHA-256 in hexadecimal digits."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _lock(path: Path) -> Path:
-    """Return the lock file that commands hold while they change a token file."""
+    """Return the path of the lock file that a command holds while it changes a token file."""
     return path.with_name(f".{path.name}.lock")
 
 
@@ -233,7 +243,7 @@ def _entry(item: object, where: str) -> TokenEntry:
 
 
 def changes_of(path: Path) -> list[TokenChange]:
-    """Return the latest changes that a file has; none if it cannot be read."""
+    """Return the latest changes that a token file lists; an empty list if the file cannot be read."""
     try:
         content = json.loads(_content(path))
         return [
@@ -250,7 +260,7 @@ def _changed(what: str, entries: Sequence[TokenEntry]) -> list[TokenChange]:
 
 
 def _who() -> str:
-    """Return the login that this process runs as, and the user of sudo, if there is one."""
+    """Return the login name that this process runs as, with the user who called sudo, if any."""
     try:
         login = pwd.getpwuid(os.getuid()).pw_name
     except KeyError:
@@ -260,7 +270,7 @@ def _who() -> str:
 
 
 def _write(path: Path, entries: Sequence[TokenEntry], changes: Sequence[TokenChange]) -> None:
-    """Replace the file whole, readable by its owner only from its first byte on."""
+    """Replace the whole token file. At no moment can a user other than its owner read it."""
     content = {
         "tokens": [{"user": e.user, "role": str(e.role), "sha256": e.sha256} for e in entries],
         "changes": [asdict(change) for change in changes[-CHANGES_KEPT:]],

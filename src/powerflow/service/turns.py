@@ -1,7 +1,7 @@
-"""Serve users in rotation: a user who sends many requests waits in a queue of their own.
+"""Let users take turns: a user who sends many requests waits in a queue of their own.
 
-Requests are worked on by a bounded number of threads, and writes wait for one another in the database. Without turns a
-flood of one user's submissions would hold every thread, and nobody else could even read.
+Only a limited number of threads work on requests, and the database allows only one write at a time. Without turns, many
+submissions of one user would occupy all threads, and nobody else could even read.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from contextlib import asynccontextmanager
 
 
 class Turns:
-    """At most ``at_once`` requests are worked on, ``each`` of them of one user; others wait, user by user in rotation.
+    """Limits how many requests are worked on at a time. The users whose requests wait get turns one after the other.
 
-    For one event loop.
+    All calls must come from the same event loop.
 
     Args:
-        at_once: Requests of all users.
-        each: Requests of one user.
+        at_once: Largest number of requests that are worked on at a time.
+        each: Largest number of these that belong to one user.
     """
 
     def __init__(self, at_once: int, each: int) -> None:
@@ -30,7 +30,7 @@ class Turns:
 
     @asynccontextmanager
     async def turn(self, user: str) -> AsyncIterator[None]:
-        """Wait for a turn of this user's, and hold it."""
+        """Wait until a request of this user may be worked on; the turn ends with the ``with`` block."""
         if self._busy < self._at_once and self._of[user] < self._each and user not in self._queues:
             self._take(user)
         else:
@@ -71,7 +71,7 @@ class Turns:
                 self._next(waiting)
 
     def _next(self, user: str) -> None:
-        """Give the first of a user's waiting requests its turn, and put the user at the end of the rotation."""
+        """Give a turn to the first waiting request of a user, and put the user at the end of the queue of users."""
         queue = self._queues.pop(user)
         while queue:
             first = queue.popleft()

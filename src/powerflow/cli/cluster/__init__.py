@@ -1,1 +1,1 @@
-"""Commands that ask a running controller."""
+"""Define the commands that ask a running controller."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class By(StrEnum):
-    """What each account is of."""
+    """What an account stands for: a user, a project or a job."""
 
     USER = "user"
     PROJECT = "project"

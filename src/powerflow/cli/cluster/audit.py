@@ -1,4 +1,4 @@
-"""``powerflow audit``: list who set what, when, from where."""
+"""``powerflow audit``: list who changed what, when, and from which address."""
 
 from __future__ import annotations
 

@@ -92,7 +92,11 @@ def own_zone() -> str:
 
 
 def _scope(project: str | None) -> str:
-    """Return the project; "" is refused, as an empty variable in a script must not mean the cluster."""
+    """Return the project of a budget; "" for the cluster if the option is absent.
+
+    Raises:
+        InputError: The option is an empty text. An empty variable in a script must not mean the cluster.
+    """
     if project == "":
         raise InputError("no project is named", where="--project", fix="name one, or leave it out for the cluster")
     return project or ""

@@ -33,7 +33,7 @@ Scope = Annotated[
 
 
 class As(StrEnum):
-    """Format of a compliance record."""
+    """Formats in which a cap's compliance record can be printed."""
 
     CSV = "csv"
     JSON = "json"

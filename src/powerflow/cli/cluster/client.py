@@ -1,4 +1,4 @@
-"""A client of the REST API for commands: records in, records out, and one clear line for what goes wrong."""
+"""Send requests of commands to the REST API, and turn every failure into one clear line."""
 
 from __future__ import annotations
 
@@ -35,7 +35,10 @@ _EXIT_CODES = {400: 2, 401: 4, 403: 4, 404: 3, 409: 4, 413: 2, 422: 2, 429: 5, 5
 
 
 class ControllerClient:
-    """A client of the controller at a URL. Every method raises `InputError`, with an exit code for what went wrong."""
+    """Client of the controller at a URL.
+
+    Every method raises `InputError` with an exit code that says what went wrong.
+    """
 
     def __init__(self, url: str, token: str | None) -> None:
         import httpx
@@ -57,13 +60,13 @@ class ControllerClient:
         self._http.close()
 
     def submit(self, spec: JobSpec) -> JobRecord:
-        """Submit a job, once: if the connection is lost the request is repeated with the same key."""
+        """Submit a job exactly once. If the connection is lost, the request is repeated with the same key."""
         return self.ask(ops.SUBMIT, spec, key=secrets.token_hex(16))
 
     def jobs(
         self, *, states: Sequence[JobState] = (), limit: int | None = None, **filters: str | None
     ) -> list[JobRecord]:
-        """Return jobs, newest first; all of them if no limit is given."""
+        """Return jobs, newest first; all of them if ``limit`` is None."""
         found: list[JobRecord] = []
         after: str | None = None
         while True:
@@ -75,7 +78,7 @@ class ControllerClient:
                 return found
 
     def every(self, operation: Operation[NumberedPage[Numbered]], after: int = 0, **given: Any) -> list[Numbered]:
-        """Return all numbered items after one, oldest first, over as many pages as there are."""
+        """Return all items with a number above ``after``, oldest first, read from several pages if necessary."""
         found: list[Numbered] = []
         while True:
             page = self.ask(operation, after=after, limit=_PAGE, **given)
@@ -85,15 +88,15 @@ class ControllerClient:
                 return found
 
     def ask(self, operation: Operation[Answer], body: Any = None, *, key: str | None = None, **given: Any) -> Answer:
-        """Make one request and return what it answers.
+        """Send one request and return its answer.
 
-        A read, and a request with a key, is repeated when the connection is lost or the store is locked.
+        If the connection is lost or the store is locked, a request that only reads, or that has a key, is sent again.
 
         Args:
-            operation: What to ask for.
+            operation: The operation to request.
             body: A request of `powerflow.api.governance`, or a job.
-            key: Idempotency key.
-            given: Values of the path's and the query's parameters; None leaves one out.
+            key: Text by which the controller recognises a repeated request.
+            given: Values for the parameters in path and query; a parameter with the value None is left out.
         """
         import httpx
 
@@ -127,10 +130,10 @@ class ControllerClient:
 
 
 def job_number(job_id: str) -> str:
-    """Return the number of a job.
+    """Return a job's id as it is in the API, from the text that the user typed.
 
     Raises:
-        InputError: It is not one.
+        InputError: The text is not a job number.
     """
     if not (job_id.isascii() and job_id.isdigit() and len(job_id) <= 18):
         raise InputError(f"{job_id!r} is no number of a job", fix="powerflow queue lists them")
@@ -138,7 +141,7 @@ def job_number(job_id: str) -> str:
 
 
 def _segment(name: str, value: Any) -> str:
-    """Return the value of a parameter as it may stand in a path."""
+    """Return the value of a parameter in a form that can be part of a path."""
     if name in ("job", "job_id") and value is not None:
         return job_number(value)
     if name == "name" and value in ("", ".", ".."):

@@ -1,4 +1,4 @@
-"""What commands that ask a controller share: finding it, printing an answer, completing job numbers."""
+"""Share code of the commands that ask a controller: find it, print its answer, complete job numbers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _OPTIONS = {
 
 
 def asks(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command a `ControllerClient` and the options that say of which controller."""
+    """Give a command a `ControllerClient` and the options that select the controller."""
 
     @wraps(command)
     def asking(
@@ -49,7 +49,7 @@ def asks(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def say(kind: str, payload: Mapping[str, Any] | object, words: str, json: bool) -> None:
-    """Print an answer: as JSON, or in words."""
+    """Print an answer as JSON, or the given words."""
     if json:
         print_json(kind, payload)
     else:
@@ -57,14 +57,14 @@ def say(kind: str, payload: Mapping[str, Any] | object, words: str, json: bool) 
 
 
 def note_unheard(controller: ControllerClient, projects: Iterable[str]) -> None:
-    """Print a note for each project of which no job has been submitted yet: its name may be misspelt."""
+    """Print a note for each project for which no job was ever submitted, because its name may be misspelt."""
     for project in projects:
         if project and not controller.jobs(project=project, limit=1):
             print(f"powerflow: note: no job of project {project} has been submitted yet", file=sys.stderr)
 
 
 def job_numbers(incomplete: str) -> list[tuple[str, str]]:
-    """Return numbers of jobs that have not ended, for the shell's completion; none where no controller answers soon."""
+    """Return numbers of jobs that have not ended, for the shell's completion; none if no controller answers quickly."""
     from urllib.request import ProxyHandler, Request, build_opener
 
     try:

@@ -25,7 +25,7 @@ def describe(controller: ControllerClient, job: Job, json: Json = False, watch: 
 
 
 def document(detail: JobDetail) -> dict[str, Any]:
-    """Return a job as a JSON payload."""
+    """Return a job as the content of a JSON document."""
     return {
         "job": detail.record,
         "spec": detail.spec.model_dump(mode="json", by_alias=True),
@@ -58,7 +58,7 @@ def _draw(detail: JobDetail, width: int) -> RenderableType:
 
 
 def _facts(job: JobRecord) -> list[tuple[str, Any]]:
-    """Return what the job has and does, line by line."""
+    """Return what a job has now and how it progresses, one fact per line."""
     from powerflow.cli.cluster.job_table import bar, joules, seconds, state, watts
     from powerflow.units import NOTHING, duration, percent, significant
 

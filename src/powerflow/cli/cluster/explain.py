@@ -1,4 +1,4 @@
-"""``powerflow explain``: why a job has what it has, and what would change it."""
+"""``powerflow explain``: say why a job has its GPUs and clock, and what would change them."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _draw(found: Explanation, width: int) -> RenderableType:
 
 
 def _outlook(found: Explanation) -> list[str]:
-    """Return when it is expected to start and end, line by line."""
+    """Return when a job is expected to start and to end, one line each."""
     from powerflow.units import energies
 
     lines = []
@@ -104,7 +104,7 @@ def _prices(found: Explanation) -> list[RenderableType]:
 
 
 def _would(gpus: int, clock_mhz: float, has: tuple[int, float]) -> str:
-    """Return what it would have, in words."""
+    """Return in words which GPUs and clock a job would have."""
     from powerflow.scheduler.plan import gpus_said
 
     if not gpus:
@@ -115,7 +115,7 @@ def _would(gpus: int, clock_mhz: float, has: tuple[int, float]) -> str:
 
 
 def _tell(decisions: Sequence[DecisionRecord], width: int) -> RenderableType:
-    """Draw the decisions on a job."""
+    """Draw a table of the decisions on a job."""
     from rich.text import Text
 
     from powerflow.cli.cluster.job_table import plain

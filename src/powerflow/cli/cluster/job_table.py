@@ -1,4 +1,4 @@
-"""Draw jobs and nodes as tables that fit the terminal."""
+"""Draw jobs and nodes as tables that fit the width of the terminal."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _BLOCKS = " ▏▎▍▌▋▊▉█"
 
 
 def plain(*heads: str, left: Collection[str] = (), wraps: Collection[str] = ()) -> Table:
-    """Return an empty table. Columns in ``left`` are aligned left, and those in ``wraps`` may wrap."""
+    """Return an empty table. Columns in ``left`` are aligned left, and the text in columns in ``wraps`` may wrap."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for head in heads:
         table.add_column(head, justify="left" if head in left else "right", no_wrap=head not in wraps)
@@ -46,12 +46,13 @@ def plain(*heads: str, left: Collection[str] = (), wraps: Collection[str] = ()) 
 
 @dataclass(frozen=True, slots=True)
 class _Column:
-    """One column.
+    """One column of the table of jobs.
 
     Attributes:
-        cell: What it says of a job, at a time (Unix seconds).
-        spare: The higher, the sooner it is left out on a narrow terminal; 0 stays.
-        least: To how many characters it may be cut; None: not at all.
+        cell: Function from a job and the present time (Unix seconds) to the text in this column.
+        spare: Order in which columns are left out on a narrow terminal, the highest number first; a column with 0 is
+            always shown.
+        least: Number of characters to which the text may be shortened; None if it must not be shortened.
     """
 
     head: str
@@ -65,9 +66,9 @@ def job_table(jobs: Sequence[JobRecord], width: int, now_s: float) -> Renderable
     """Draw one line per job, in the given order.
 
     Args:
-        jobs: Which.
-        width: Columns of the terminal: on a narrow one the columns that matter least are left out.
-        now_s: Now, Unix seconds: what is left until an end is counted from it.
+        jobs: The jobs to draw.
+        width: Columns of the terminal. If it is narrow, the least important columns are left out.
+        now_s: Present time in Unix seconds, from which the time until a job's end is computed.
     """
     cells = {column: [_text(column.cell(job, now_s)) for job in jobs] for column in _COLUMNS}
     widths = {c: max(cell_len(c.head), *(text.cell_len for text in cells[c])) for c in _COLUMNS}
@@ -82,7 +83,7 @@ def job_table(jobs: Sequence[JobRecord], width: int, now_s: float) -> Renderable
 
 
 def _fitting(widths: Mapping[_Column, int], width: int) -> Mapping[_Column, int]:
-    """Return the columns that fit side by side, two blanks apart, and the width of each."""
+    """Return the columns that fit side by side, with two blanks between them, and the width of each."""
     cut = {column: min(full, column.least or full) for column, full in widths.items()}
     while sum(cut.values()) + 2 * len(cut) - 2 > width:
         least_needed = max(cut, key=lambda column: column.spare)
@@ -97,32 +98,32 @@ def _fitting(widths: Mapping[_Column, int], width: int) -> Mapping[_Column, int]
 
 
 def noted(table: RenderableType, emulated: bool) -> RenderableType:
-    """Add an explanation of the mark for emulated figures to a table that has some."""
+    """Add a line that explains the mark ᵉ to a table, if the table has emulated values."""
     return Group(table, Text(EMULATED, style="dim italic")) if emulated else table
 
 
 def watts(value: float | None, emulated: bool) -> str:
-    """Format watts, with a mark where they are emulated."""
+    """Format watts, with the mark ᵉ if they are emulated."""
     return NOTHING if value is None else power(value) + mark(emulated)
 
 
 def joules(value: float, emulated: bool) -> str:
-    """Format energy, with a mark where it is emulated."""
+    """Format an energy, with the mark ᵉ if it is emulated."""
     return energy(value) + mark(emulated)
 
 
 def side_by_side(values: Sequence[float], emulated: bool) -> list[str]:
-    """Format energies in one unit, so that they can be compared."""
+    """Format several energies in the same unit, so that they can be compared."""
     return [text + mark(emulated) for text in energies(*values)]
 
 
 def mark(emulated: bool) -> str:
-    """Return the mark behind an emulated figure; `EMULATED` explains it."""
+    """Return the mark ᵉ for an emulated value, "" for a measured one; `EMULATED` explains the mark."""
     return "ᵉ" if emulated else ""
 
 
 def bar(share: float | None, cells: int = 8) -> Text:
-    """Draw a share as a bar and a number; a dash if it is not known."""
+    """Draw a share as a bar and a number; draw a dash if the share is None (not known)."""
     if share is None or not math.isfinite(share):
         return Text(NOTHING, style="dim")
     eighths = round(min(max(share, 0.0), 1.0) * cells * 8)
@@ -132,12 +133,12 @@ def bar(share: float | None, cells: int = 8) -> Text:
 
 
 def state(word: str) -> Text:
-    """Return a state in its colour."""
+    """Return the name of a state in the state's colour."""
     return Text(word, style=STYLES.get(word, "red"))
 
 
 def seconds(value: float | None) -> str:
-    """Format a duration; a dash if it is not known."""
+    """Format a duration; return a dash if it is None (not known)."""
     return NOTHING if value is None else duration(value)
 
 

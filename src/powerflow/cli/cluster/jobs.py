@@ -34,7 +34,7 @@ def release(controller: ControllerClient, jobs: Jobs, json: Json = False) -> Non
 
 
 def _change(controller: ControllerClient, jobs: list[str], operation: Operation[JobRecord], json: bool) -> None:
-    """Change every job that can be changed; then raise the last error, if there was one."""
+    """Change the state of every job that can be changed; then raise the last error, if there was one."""
     for job in jobs:
         job_number(job)  # no job is changed if one of the numbers is not a number
     done: list[JobRecord] = []

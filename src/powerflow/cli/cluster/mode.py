@@ -1,4 +1,4 @@
-"""``powerflow mode``: the rollout stage, and how jobs did in it."""
+"""``powerflow mode``: show or set the rollout stage, and show the results of its jobs."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def _draw(nodes: Sequence[NodeRecord], width: int) -> RenderableType:
 
 
 def _locked(gpu: GpuRecord) -> str:
-    """Return the clock that a reading confirmed, or the one that was only asked for."""
+    """Return a GPU's clock: the one that a reading confirmed, or else the one that was requested."""
     if gpu.locked_mhz is not None:
         return f"{gpu.locked_mhz:.0f}"
     return "–" if gpu.asked_mhz is None else f"asked {gpu.asked_mhz:.0f}"

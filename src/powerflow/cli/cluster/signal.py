@@ -1,4 +1,4 @@
-"""``powerflow signal``: what a kWh costs and emits over time."""
+"""``powerflow signal``: set and show the cost and the emissions of a kWh over time."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ app.command("drop")(drop)
 
 
 def _number(text: str) -> float | None:
-    """Return the number that a source is; None: it is a file.
+    """Return the number that the source of a signal is; None if the source is a file.
 
     Raises:
         InputError: The number is not finite.

@@ -57,7 +57,7 @@ def submit(
 
 
 def _spec(file: Path | None, flags: dict[str, Any], directory: str | None, env: list[str]) -> JobSpec:
-    """Return the job that file and flags describe together."""
+    """Return the job that a file and flags describe together."""
     from powerflow.api.job_file import read_spec, spec_from, spec_of_text
 
     if file is None:

@@ -1,4 +1,4 @@
-"""``powerflow top``: the cluster now."""
+"""``powerflow top``: show the present state of the cluster."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def top(controller: ControllerClient, json: Json = False, watch: Watch = None) -
 
 
 def draw(found: Top, width: int) -> RenderableType:
-    """Draw the cluster for a terminal of this width."""
+    """Draw the state of the cluster for a terminal of this width."""
     from rich.console import Group
     from rich.text import Text
 
