@@ -1,4 +1,4 @@
-"""Plot fitted costs against measured points, as one self-contained HTML file."""
+"""Plot fitted costs against measured costs, as one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _POINT = {"size": 6, "opacity": 0.7}
 
 
 def render_fits(fits: Sequence[Fit]) -> str:
-    """Return a page with one row for each model: predicted against measured step time, and power if it was measured.
+    """Return an HTML page that plots predicted against measured step times, and power if it was measured.
 
-    A point on the diagonal is predicted exactly; the dashed lines are one residual standard deviation away. The tooltip
-    of a point shows its configuration.
+    Each model has one row of plots. A point on the diagonal is predicted exactly. The dashed lines are one residual
+    standard deviation away from the diagonal. The tooltip of a point shows its configuration.
     """
     from plotly.subplots import make_subplots
 
@@ -64,7 +64,10 @@ def _parity(
     labels: list[str],
     unit: str,
 ) -> None:
-    """Draw the points, the diagonal, and one standard deviation to either side, on logarithmic axes."""
+    """Draw predicted against measured values on logarithmic axes, with the diagonal.
+
+    Dashed lines on both sides of the diagonal are one standard deviation away.
+    """
     import plotly.graph_objects as go
 
     both = np.concatenate([measured, predicted])

@@ -1,4 +1,4 @@
-"""Explain the words of a report to a reader who is new to them."""
+"""Define the words of a report for a reader who does not know them yet."""
 
 from __future__ import annotations
 

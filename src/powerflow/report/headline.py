@@ -1,4 +1,4 @@
-"""Describe results in sentences computed from the numbers, whether good or bad."""
+"""Describe results in sentences that are computed from the numbers, whether the results are good or bad."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from powerflow.simulate.result import SimulationResult
 
 @dataclass(frozen=True, slots=True)
 class KeyFigure:
-    """A large number on the page, with its meaning."""
+    """A large number on the page, with a text that says what it means."""
 
     value: str
     meaning: str
@@ -26,7 +26,7 @@ class KeyFigure:
 
 @dataclass(frozen=True, slots=True)
 class _Case:
-    """Subject of the headline: one policy at one energy level, and the reference at full energy."""
+    """What the headline is about: one policy at one energy level, and FIFO at full energy."""
 
     subject: EqualEnergyRow
     jct_s: float
@@ -34,7 +34,11 @@ class _Case:
 
 
 def _case(comparison: Comparison) -> _Case | None:
-    """Choose the lowest level at which the subject is as fast as the reference at full energy, else the highest."""
+    """Choose the energy level for the headline.
+
+    It is the lowest level at which the policy that the page is about is as fast as FIFO at full energy. If there is no
+    such level, it is the highest level that the policy reaches. The result is None if the policy reaches no level.
+    """
     subject = subject_of(comparison)
     mine = [row for row in comparison.rows if row.policy == subject and mean(row, "jct_mean_s") is not None]
     if not mine:
@@ -48,7 +52,7 @@ def _case(comparison: Comparison) -> _Case | None:
 
 
 def headline(comparison: Comparison) -> str:
-    """Return the main result of a comparison in one sentence, also if the subject is slower."""
+    """Return the main result of a comparison in one sentence, also if the policy that the page is about is slower."""
     case = _case(comparison)
     if case is None:
         return "No policy reached any of the energy levels, so there is nothing to compare."
@@ -60,7 +64,7 @@ def headline(comparison: Comparison) -> str:
 
 
 def standfirst(comparison: Comparison) -> str:
-    """Return one or two sentences under the headline: the next best policy, and the distance to the bound."""
+    """Return one or two sentences under the headline: the best other policy, and the distance to the lower bound."""
     case = _case(comparison)
     if case is None:
         return ""
@@ -88,7 +92,7 @@ def standfirst(comparison: Comparison) -> str:
 
 
 def key_figures(comparison: Comparison) -> list[KeyFigure]:
-    """Return the numbers behind the headline; those without data are left out."""
+    """Return the large numbers under the headline of a comparison; numbers without data are left out."""
     case = _case(comparison)
     if case is None:
         return []
@@ -118,7 +122,7 @@ def key_figures(comparison: Comparison) -> list[KeyFigure]:
 
 
 def how_compared(comparison: Comparison) -> dict[str, str]:
-    """Return the facts that hold for every comparison, for the end of the page."""
+    """Return facts about the method of every comparison, for the end of the page: label → words."""
     seeds = sorted({seed for line in comparison.frontiers for seed in line.hull})
     several = f"means over {len(seeds)} seeds; intervals are 95 % (Student's t)"
     return {
@@ -133,7 +137,7 @@ def how_compared(comparison: Comparison) -> dict[str, str]:
 
 
 def simulation_headline(result: SimulationResult) -> str:
-    """Return the result of one simulation in one sentence."""
+    """Return the main result of one simulation in one sentence."""
     jct_s = result.jobs.jct_s[np.isfinite(result.jobs.jct_s)]
     if not len(jct_s):
         return "No job was done in this simulation."
@@ -145,7 +149,7 @@ def simulation_headline(result: SimulationResult) -> str:
 
 
 def simulation_standfirst(result: SimulationResult) -> str:
-    """Return sentences on the use of energy and the end of the last job."""
+    """Return sentences about the end of the last job and the energy that jobs used in a simulation."""
     if not result.jobs.ids or result.metered_j <= 0:
         return ""
     busy = units.percent(1 - result.idle_j / result.metered_j)
@@ -158,7 +162,7 @@ def simulation_standfirst(result: SimulationResult) -> str:
 
 
 def simulation_figures(result: SimulationResult) -> list[KeyFigure]:
-    """Return the key figures of one simulation."""
+    """Return the large numbers under the headline of one simulation."""
     jobs = result.jobs
     jct_s = jobs.jct_s[np.isfinite(jobs.jct_s)]
     if not len(jct_s):
@@ -173,7 +177,7 @@ def simulation_figures(result: SimulationResult) -> list[KeyFigure]:
 
 
 def how_simulated(result: SimulationResult) -> dict[str, str]:
-    """Return the facts that hold for every simulation, for the end of the page."""
+    """Return facts about the method of every simulation, for the end of the page: label → words."""
     price = result.energy_price
     return {
         "Policy": result.policy,

@@ -1,6 +1,7 @@
-"""Render reports as single HTML files that contain figures, numbers, text and plotly.js; nothing is downloaded.
+"""Build reports as single HTML files that contain figures, numbers, text and plotly.js, and load nothing else.
 
-The same input gives the same bytes: clock, paths and environment are not read, and CPU time is left out.
+The same input gives the same bytes. So a report contains no time of day, no folders, nothing from the environment, and
+no CPU time.
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def render_comparison(comparison: Comparison) -> str:
-    """Return a comparison as one self-contained HTML page.
+    """Return a comparison of policies as one self-contained HTML page.
 
-    Figures: frontiers and bound, distribution of completion times, the cluster over time, GPUs per job. Then follow the
-    table at equal energy, how it was computed, and a glossary. Figures without data are left out.
+    The figures show the frontiers with the lower bound, the distribution of completion times, the cluster over time,
+    and the GPUs of each job. After the figures come the table at equal energy, how the comparison was made, and a
+    glossary. A figure without data is left out.
     """
     shown = comparison.showcase
     figures: dict[str, plots.Figure] = {"frontier": plots.frontier(comparison)} if _any_point(comparison) else {}
@@ -54,7 +56,7 @@ def render_simulation(result: SimulationResult, facts: Mapping[str, str]) -> str
 
     Args:
         result: The simulation.
-        facts: How it was computed, label → plain words.
+        facts: How the simulation was made: label → words.
     """
     shown = {words.label(result.policy): result}
     return page(
@@ -77,7 +79,7 @@ def render_simulation(result: SimulationResult, facts: Mapping[str, str]) -> str
 
 
 def _simulation_figures(shown: Mapping[str, SimulationResult], strokes: list[plots.Look]) -> dict[str, plots.Figure]:
-    """Return the figures of completion times, of the course over time, and of each simulation's allocations."""
+    """Return the figures about simulations: completion times, the cluster over time, and the GPUs of each job."""
     with_jobs = {name: result for name, result in shown.items() if result.jobs.ids}
     if not with_jobs:
         return {}
@@ -97,7 +99,7 @@ def _until_s(shown: Mapping[str, SimulationResult]) -> float:
 
 
 def _view(shown: Mapping[str, SimulationResult]) -> str:
-    """Return a sentence about what the figures over time leave out on the right, if anything."""
+    """Return a sentence about what the figures over time leave out at their right end; "" if they show everything."""
     last_s = max((result.end_s for result in shown.values()), default=0.0)
     if _until_s(shown) >= last_s:
         return ""
@@ -105,7 +107,7 @@ def _view(shown: Mapping[str, SimulationResult]) -> str:
 
 
 def _shown(shown: Mapping[str, SimulationResult]) -> list[dict[str, Any]]:
-    """Return the text about each simulation that has figures."""
+    """Return the texts beside the figures of each simulation."""
     return [
         {
             "figure": f"allocations-{i}",
@@ -120,7 +122,7 @@ def _shown(shown: Mapping[str, SimulationResult]) -> list[dict[str, Any]]:
 
 
 def _joined(given: Mapping[str, str], general: Mapping[str, str]) -> dict[str, str]:
-    """Return the facts of this case, then the general facts that it does not contain."""
+    """Return the given facts, then the general facts whose labels are not among the given facts."""
     told = words.cleaned(given)
     return told | {name: what for name, what in general.items() if name not in told}
 
@@ -130,7 +132,10 @@ def _any_point(comparison: Comparison) -> bool:
 
 
 def page(template: str, figures: Mapping[str, plots.Figure], **context: Any) -> str:
-    """Render a template of this folder, with its figures, style and script, and the values in ``context``."""
+    """Return an HTML page from a template of this package, with its figures, style and script.
+
+    ``context`` has the other values that the template uses.
+    """
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -151,12 +156,12 @@ def page(template: str, figures: Mapping[str, plots.Figure], **context: Any) -> 
 
 
 def _json_in_html(value: object) -> str:
-    """Return JSON that no HTML parser can mistake for markup."""
+    """Return a value as JSON in which no HTML parser can find markup."""
     text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 @cache
 def plotly_js() -> str:
-    """Return the plotly.js library of the plotly package, safe inside a script element."""
+    """Return the plotly.js library from the plotly package, safe inside a ``script`` element."""
     return files("plotly").joinpath("package_data/plotly.min.js").read_text("utf-8").replace("</script", "<\\/script")

@@ -1,7 +1,7 @@
-"""Compute the figure of energy against mean completion time, with energy as a share of the reference's.
+"""Compute the content of the figure that shows energy against mean completion time.
 
-Different seeds are different workloads with different energies. So each seed's points are shares of the energy that the
-reference used on the same seed; then the lines of several seeds fit into one figure.
+Each seed is a different workload that needs a different energy. So the energy of each point is divided by the energy
+that the reference (FIFO at maximum clock) used on the same seed. Then the lines of several seeds fit into one figure.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from powerflow.simulate.comparison import REFERENCE, Comparison
 
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """Point of the figure: share of the reference's energy, seconds, and a description."""
+    """A point of the figure: energy as a share of the energy of FIFO at maximum clock, seconds, and a description."""
 
     share: float
     seconds: float
@@ -26,7 +26,10 @@ class Spot:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Mean of a policy at an energy level; ``low_s`` and ``high_s`` are nan without an interval."""
+    """The mean completion time of one policy at one energy level, with its interval.
+
+    ``share`` is the energy level. ``low_s`` and ``high_s``, the ends of the interval, are nan without an interval.
+    """
 
     share: float
     seconds: float
@@ -36,7 +39,10 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Results of one policy: one line per seed, and its marks at the energy levels."""
+    """The results of one policy in the figure: one line for each seed, and one mark for each energy level.
+
+    ``ours`` is True for the policy that the page is about.
+    """
 
     policy: str
     ours: bool
@@ -46,14 +52,14 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Plane:
-    """All contents of the figure.
+    """The whole content of the figure of energy against mean completion time.
 
     Attributes:
-        curves: The curves from top to bottom: the slowest policy at the highest level first.
-        bound: The lower bound (of the first seed).
-        levels: (share, energy as text) of each level.
-        low, high: Range of shares to show.
-        low_s, high_s: Range of seconds to show.
+        curves: The curves of the policies. The slowest policy at the highest energy level comes first.
+        bound: The lower bound for the first seed.
+        levels: Each energy level: its share of the energy of FIFO at maximum clock, and the same energy as text.
+        low, high: Range of energy shares to show.
+        low_s, high_s: Range of completion times to show, seconds.
     """
 
     curves: Sequence[Curve]
@@ -66,7 +72,7 @@ class Plane:
 
 
 def plane_of(comparison: Comparison) -> Plane:
-    """Compute the figure of a comparison."""
+    """Compute the figure of energy against mean completion time for a comparison."""
     references = references_j(comparison)
     whole_j = comparison.reference_j if comparison.reference_j > 0 else 1.0
     subject = subject_of(comparison)
@@ -98,7 +104,10 @@ def plane_of(comparison: Comparison) -> Plane:
 
 
 def references_j(comparison: Comparison) -> dict[int, float]:
-    """Return the joules of the reference at maximum clock by seed, from its first run; empty if it was not compared."""
+    """Return the joules of the reference (FIFO at maximum clock) on each seed: seed → joules.
+
+    The result is empty if FIFO is not among the compared policies.
+    """
     found: dict[int, float] = {}
     for frontier in comparison.frontiers:
         for point in frontier.points if frontier.policy == REFERENCE else ():
@@ -108,7 +117,10 @@ def references_j(comparison: Comparison) -> dict[int, float]:
 
 
 def _at_highest(policy: str, comparison: Comparison) -> float:
-    """Return the mean completion time of a policy at the highest level that it reaches."""
+    """Return the mean completion time of a policy at the highest energy level that it reaches, seconds.
+
+    The result is 0 if the policy reaches no level.
+    """
     met = [row for row in comparison.rows if row.policy == policy and row.metrics]
     return (mean(max(met, key=lambda row: row.level), "jct_mean_s") or 0.0) if met else 0.0
 
@@ -116,7 +128,10 @@ def _at_highest(policy: str, comparison: Comparison) -> float:
 def _window(
     curves: Sequence[Curve], bound: Sequence[Spot], levels: Sequence[float]
 ) -> tuple[float, float, float, float]:
-    """Return the ranges to show: around the energy levels, without the far ends of a sweep."""
+    """Return the ranges of energy shares and seconds to show.
+
+    They surround the energy levels, and leave out points that are far away from all levels.
+    """
     on_lines = [spot for curve in curves for line in curve.lines for spot in line]
     spots = [(mark.share, mark.seconds) for curve in curves for mark in curve.marks]
     spots = spots or [(spot.share, spot.seconds) for spot in on_lines]

@@ -1,7 +1,8 @@
-"""Build the figures of a report as plain plotly.js data; the page itself draws them.
+"""Build the figures of a report as plain data for plotly.js; the script of the page draws them.
 
-Colours are names of CSS variables (``var(--ink)``), which the page resolves, so one figure serves the light theme, the
-dark theme and print. Text from traces and plug-ins is escaped, because plotly interprets markup in text.
+Colours are names of CSS variables (``var(--ink)``) that the page replaces by values. So the same figure serves the
+light theme, the dark theme and print. Text from traces and plug-ins is escaped, because plotly interprets markup in
+text.
 """
 
 from __future__ import annotations
@@ -33,7 +34,10 @@ COUNT_CLASSES = 8
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Style of one policy in all figures of a page; styles differ by more than colour."""
+    """The style of one policy in all figures of a page.
+
+    Styles differ also in dashes, symbols and line widths, so that a reader who cannot see colours can tell them apart.
+    """
 
     colour: str
     dash: str
@@ -42,7 +46,7 @@ class Look:
 
 
 def looks(comparison: Comparison) -> dict[str, Look]:
-    """Return a style for every policy of the comparison; the subject of the page stands out."""
+    """Return a style for each policy of a comparison. The policy that the page is about stands out."""
     subject = subject_of(comparison)
     styled: dict[str, Look] = {}
     others = 0
@@ -60,7 +64,10 @@ def looks(comparison: Comparison) -> dict[str, Look]:
 
 
 def frontier(comparison: Comparison) -> Figure:
-    """Draw each policy's frontier (one line per seed), its equal-energy means with intervals, the levels, the bound."""
+    """Draw the frontier of each policy over energy, its mean values at the energy levels, and the lower bound.
+
+    The frontier has one line for each seed. The mean values have their intervals.
+    """
     styled = looks(comparison)
     plane = plane_of(comparison)
     unit, size = time_unit([plane.low_s, plane.high_s])
@@ -154,9 +161,10 @@ def _curve(curve: Curve, look: Look, unit: str, size: float) -> list[dict[str, A
 
 
 def strokes(comparison: Comparison | None, shown: Mapping[str, SimulationResult]) -> list[Look]:
-    """Return a style for every simulation with figures: its policy's colour, or a free one if that is taken.
+    """Return a line style for each simulation that is shown in figures over time.
 
-    The subject's line is solid; the others also differ by their dashes.
+    A simulation has the colour of its policy, or a free colour if this colour is taken. The line of the policy that the
+    page is about is solid; other lines also differ by their dashes.
     """
     styled = looks(comparison) if comparison else {}
     spare = [f"var(--series-{i})" for i in range(OTHER_COLOURS, 0, -1)]
@@ -175,7 +183,7 @@ def strokes(comparison: Comparison | None, shown: Mapping[str, SimulationResult]
 
 
 def completion_times(shown: Mapping[str, SimulationResult], strokes: Sequence[Look]) -> Figure:
-    """Draw the share of jobs done within a given time, one line per simulation."""
+    """Draw the share of jobs that are done within a given time after submission, one line for each simulation."""
     everything = np.concatenate([result.jobs.jct_s for result in shown.values()] or [np.empty(0)])
     finite = everything[np.isfinite(everything) & (everything > 0)]
     unit, size = time_unit([float(np.quantile(finite, 0.9))] if len(finite) else [units.HOUR_S])
@@ -209,12 +217,12 @@ def completion_times(shown: Mapping[str, SimulationResult], strokes: Sequence[Lo
 
 
 def over_time(shown: Mapping[str, SimulationResult], strokes: Sequence[Look], until_s: float) -> Figure:
-    """Draw power, mean clock of the used GPUs, and number of jobs; three panels over one time axis.
+    """Draw power, mean clock of the used GPUs, and number of jobs over time, in three panels with one time axis.
 
     Args:
-        shown: Simulations by label.
-        strokes: Style of each.
-        until_s: Right end of the initial view; the user can scroll further.
+        shown: Label → simulation.
+        strokes: Line style of each simulation.
+        until_s: Right end of the time axis at first, seconds; the user can scroll further.
     """
     unit, size = time_unit([until_s], long=True)
     peak_w = max((float(np.max(r.timeline.power_w, initial=0.0)) for r in shown.values()), default=0.0)
@@ -256,7 +264,7 @@ def over_time(shown: Mapping[str, SimulationResult], strokes: Sequence[Look], un
 
 
 def _clock_range(shown: Mapping[str, SimulationResult]) -> dict[str, Any]:
-    """Return an axis range around the used clocks, so that a constant clock does not look like noise."""
+    """Return an axis range around the used clocks; it is wide enough that a constant clock does not look like noise."""
     used = [clocks[np.isfinite(clocks)] for clocks in (result.timeline.clock_mhz for result in shown.values())]
     clocks = np.concatenate([*used, np.empty(0)])
     return {"range": [float(clocks.min()) * 0.92, float(clocks.max()) * 1.05]} if len(clocks) else {}
@@ -266,11 +274,13 @@ def _clock_range(shown: Mapping[str, SimulationResult]) -> dict[str, Any]:
 
 
 def allocations(result: SimulationResult, until_s: float) -> Figure:
-    """Draw the GPUs of each job over time as an image: one row per job, one colour per class of GPU counts.
+    """Draw the number of GPUs of each job over time as an image: one row per job.
+
+    Each range of GPU counts (1, 2–3, 4–7, …) has its own colour.
 
     Args:
         result: The simulation.
-        until_s: Right end of the time axis, so that several images can share it.
+        until_s: Right end of the time axis, seconds; several images can have the same time axis.
     """
     jobs = result.jobs
     shown, middle_s, held = series.allocation_raster(jobs, result.segments, until_s)
@@ -316,12 +326,12 @@ def allocations(result: SimulationResult, until_s: float) -> Figure:
 
 
 def every_how_many(result: SimulationResult) -> int:
-    """Return k if the figure of allocations shows one of k jobs; 1 if it shows all."""
+    """Return k if the image of allocations shows only one of k jobs; 1 if it shows all jobs."""
     return math.ceil(len(result.jobs.ids) / series.MOST_JOBS) or 1
 
 
 def _count_colours(most: int) -> list[list[Any]]:
-    """Return a stepped colour scale: one band for waiting, one per class of GPU counts."""
+    """Return a colour scale with one colour for waiting jobs, and one colour for each range of GPU counts."""
     bands = most + 1
     scale: list[list[Any]] = []
     for band in range(bands):
@@ -331,7 +341,7 @@ def _count_colours(most: int) -> list[list[Any]]:
 
 
 def _count_labels(most: int) -> list[str]:
-    """Return the labels 1, 2–3, 4–7, …; the last possible class has no upper end."""
+    """Return labels for the ranges of GPU counts: 1, 2–3, 4–7, …. The last possible range has no upper end."""
     labels = []
     for band in range(1, most + 1):
         low, high = 2 ** (band - 1), 2**band - 1
@@ -371,7 +381,10 @@ def _vertical(x: float, colour: str, dash: str) -> dict[str, Any]:
 
 
 def ladder(low: float, high: float) -> list[tuple[float, str]]:
-    """Return ticks 1, 2, 5, 10, … of a log axis (more if it spans less than a decade), and their labels."""
+    """Return the ticks of a logarithmic axis from ``low`` to ``high``, and their labels.
+
+    Ticks are at 1, 2, 5, 10, …; an axis that spans only about a factor of ten or less has more ticks.
+    """
     digits = (1, 2, 5) if high / low > 12 else (1, 1.5, 2, 3, 4, 5, 6, 8) if high / low > 2.5 else _fine()
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     steps = [digit * 10.0**power for power in range(first, last + 1) for digit in digits]
@@ -388,7 +401,7 @@ def _fine() -> tuple[float, ...]:
 
 
 def _numbers(values: Any, digits: int = 5) -> list[float | None]:
-    """Round numbers to ``digits`` significant digits for JSON; values that are not finite become None."""
+    """Round numbers to ``digits`` significant digits for JSON. A number that is not finite becomes None."""
     return [float(f"{value:.{digits}g}") if math.isfinite(value) else None for value in values]
 
 

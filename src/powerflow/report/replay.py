@@ -1,4 +1,4 @@
-"""Show a replayed log to an administrator in words and tables: on the terminal, and as one HTML file."""
+"""Show the replay of a site's log to an administrator in words and tables, on the terminal and as one HTML file."""
 
 from __future__ import annotations
 
@@ -26,23 +26,26 @@ DISCIPLINE_WORDS = {
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Cost of a kilowatt-hour: money in the reader's currency, and grams of CO2; None if not requested."""
+    """The price and the emissions of a kilowatt-hour; None for a value that is not wanted in the report.
+
+    ``tariff_per_kwh`` is money in the reader's currency. ``carbon_g_per_kwh`` is grams of CO2.
+    """
 
     tariff_per_kwh: float | None = None
     carbon_g_per_kwh: float | None = None
 
     def money(self, energy_j: Estimate) -> Estimate | None:
-        """Return the money that an amount of energy costs."""
+        """Return what an amount of energy costs in money; None if ``tariff_per_kwh`` is None."""
         return None if self.tariff_per_kwh is None else times(energy_j, self.tariff_per_kwh / units.J_PER_KWH)
 
     def co2_kg(self, energy_j: Estimate) -> Estimate | None:
-        """Return the kilograms of CO2 of an amount of energy."""
+        """Return the kilograms of CO2 that an amount of energy emits; None if ``carbon_g_per_kwh`` is None."""
         return None if self.carbon_g_per_kwh is None else times(energy_j, self.carbon_g_per_kwh / 3.6e9)
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Table with title, column heads, and lines; the first cell of a line is its name."""
+    """A table of text with a title, column heads, and lines; the first cell of each line is the name of the line."""
 
     title: str
     heads: Sequence[str]
@@ -50,7 +53,12 @@ class Grid:
 
 
 def grids(replay: Replay, rates: Rates) -> list[Grid]:
-    """Return all tables of a replay: the disciplines tried, the weeks of the best one, and the estimated savings."""
+    """Return all tables of a replay.
+
+    A discipline is a rule by which the site's queue may start jobs. The first table compares each discipline with the
+    log, the second table compares the best discipline with the log for each week, and the third table shows the
+    savings.
+    """
     tables = []
     if replay.reproductions:
         best = replay.reproductions[0]
@@ -109,18 +117,18 @@ def _saving(one: Saving, rates: Rates) -> tuple[str, ...]:
 
 
 def rounded(value: float) -> str:
-    """Return a number with three digits, because none of these is known better."""
+    """Return a number as text with three digits; the results of a replay are not known more exactly."""
     text = units.prose(float(f"{value:.3g}"))
     return "0" if text == "-0" else text  # a small negative number rounds to -0
 
 
 def between(estimate: Estimate, word: Callable[[float], str]) -> str:
-    """Return an estimate with its interval: ``12 (10 to 14)``."""
+    """Return an estimate and its interval as text: ``12 (10 to 14)``."""
     return f"{word(estimate.mean)} ({word(estimate.low)} to {word(estimate.high)})"
 
 
 def verdict(replay: Replay) -> str:
-    """Return in one sentence whether the replay reproduces the log."""
+    """Return a sentence that says whether the log was reproduced by a model of the site's scheduler."""
     if replay.refusal is not None:
         claim = "no saving is claimed" if replay.savings is None else f"the following is {UNVALIDATED}"
         return f"Not reproduced, so {claim}: {replay.refusal}."
@@ -132,7 +140,7 @@ def verdict(replay: Replay) -> str:
 
 
 def advice(replay: Replay, rates: Rates) -> str:
-    """Return the recommended first step and its estimated savings; "" if nothing was estimated."""
+    """Return sentences that recommend how to begin with PowerFlow, with estimated savings; "" without an estimate."""
     if replay.savings is None:
         return ""
     chosen = next((one for one in replay.savings.ways if one.name == replay.savings.recommended), None)
@@ -152,7 +160,7 @@ def advice(replay: Replay, rates: Rates) -> str:
 
 
 def render_replay(replay: Replay, rates: Rates) -> str:
-    """Return a replay as one self-contained HTML page; same input, same bytes."""
+    """Return a replay as one self-contained HTML page; the same input gives the same bytes."""
     return page(
         "replay.html.j2",
         {},

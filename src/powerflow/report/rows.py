@@ -1,4 +1,4 @@
-"""Convert results to table rows of text for the HTML page; `powerflow.report.table` does so for the terminal."""
+"""Convert results to table rows of text for the HTML page. For the terminal, `powerflow.report.table` does the same."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ from powerflow.simulate.result import SimulationResult
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column: field of the metric, head, unit, and size of the unit in the metric's own unit."""
+    """A column of a table.
+
+    ``field`` is the name of the metric and ``head`` is the column head. ``size`` is one ``unit`` of the column,
+    expressed in the unit of the metric (3600 for hours, if the metric is in seconds).
+    """
 
     field: str
     head: str
@@ -25,7 +29,10 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class TableCell:
-    """One number as text, with its interval if there is one. ``bar`` is its share of the longest bar, 0 to 1."""
+    """One number of a table as text, with its interval ("" if it has none).
+
+    ``bar`` is the length of the bar in the cell, as a share of the longest bar, 0 to 1; None without a bar.
+    """
 
     text: str
     interval: str = ""
@@ -34,7 +41,10 @@ class TableCell:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One policy (or kind of job) and its numbers."""
+    """A line of a table: the name of a policy (or of a kind of job) and its numbers.
+
+    ``ours`` is True for the policy that the page is about.
+    """
 
     policy: str
     ours: bool
@@ -43,7 +53,10 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """Policies at one energy level, fastest first, and those that cannot reach it."""
+    """The lines of a table for one energy level: the policies, the fastest first.
+
+    ``unable`` has the names of policies that need more energy than this level.
+    """
 
     share: str
     energy: str
@@ -53,14 +66,14 @@ class Level:
 
 @dataclass(frozen=True, slots=True)
 class LevelTable:
-    """Column heads with units, and the energy levels below them."""
+    """A table with column heads (name, unit) and one group of lines for each energy level."""
 
     columns: list[tuple[str, str]]
     levels: list[Level]
 
 
 def columns_of(comparison: Comparison) -> list[Column]:
-    """Return the columns of the table at equal energy, in units of time that suit the comparison."""
+    """Return the columns of the table at equal energy, with units of time that suit the comparison."""
     times = [words.mean(row, "jct_mean_s") for row in comparison.rows]
     unit, size = words.time_unit([value for value in times if value is not None])
     spans = [words.mean(row, "makespan_s") for row in comparison.rows]
@@ -81,13 +94,16 @@ def columns_of(comparison: Comparison) -> list[Column]:
 
 
 def ordered(comparison: Comparison, level: float) -> list[EqualEnergyRow]:
-    """Return the rows of one level, fastest first; then those that cannot reach it, in the given order."""
+    """Return the rows of one energy level, the fastest policy first.
+
+    Policies that do not reach the level come last, in their given order.
+    """
     here = [row for row in comparison.rows if row.level == level]
     return sorted(here, key=lambda row: jct if (jct := words.mean(row, "jct_mean_s")) is not None else math.inf)
 
 
 def equal_energy(comparison: Comparison) -> LevelTable:
-    """Return the table of all metrics at equal energy."""
+    """Return the table of all metrics of all policies at equal energy."""
     columns = columns_of(comparison)
     subject = words.subject_of(comparison)
     longest = max((words.mean(row, "jct_mean_s") or 0.0 for row in comparison.rows), default=0.0)
@@ -110,7 +126,7 @@ def equal_energy(comparison: Comparison) -> LevelTable:
 
 
 def cell(estimate: Estimate | None, size: float = 1.0) -> TableCell:
-    """Return an estimate as text, in units of ``size``; a dash if there is none."""
+    """Return an estimate divided by ``size`` as text; a dash if ``estimate`` is None or its mean is not finite."""
     if estimate is None or not math.isfinite(estimate.mean):
         return TableCell(units.NOTHING)
     text = units.significant(estimate.mean / size)
@@ -123,7 +139,10 @@ MOST_CLASSES = 30
 
 
 def by_class(result: SimulationResult) -> LevelTable:
-    """Return a table of one simulation's jobs by cost class, those with most energy first; the rest in one line."""
+    """Return a table of the jobs of one simulation, with one line for each class of jobs.
+
+    The class that used most energy comes first. After `MOST_CLASSES` classes, all other classes share one line.
+    """
     jobs = result.jobs
     names, member = np.unique(np.array(jobs.cost_class, dtype=object).astype(str), return_inverse=True)
     energy_j = np.bincount(member, jobs.energy_j, len(names)) if len(names) else np.empty(0)

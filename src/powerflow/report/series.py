@@ -20,19 +20,20 @@ MOST_MOMENTS = 480
 def step_means(
     time_s: FloatArray, value: FloatArray, end_s: float, weight: FloatArray | None = None, points: int = MOST_POINTS
 ) -> tuple[FloatArray, FloatArray]:
-    """Reduce a step function to at most ``points`` steps of equal length, each the mean over its time.
+    """Reduce a step function to at most ``points`` steps of equal length; each new step has the mean over its time.
 
-    The integral over the whole time is kept, so watts still add up to the same joules.
+    The integral over the whole time does not change, so that watts still add up to the same joules.
 
     Args:
-        time_s: ``[M]`` start of each value, ascending.
+        time_s: ``[M]`` time from which each value holds, seconds, ascending.
         value: ``[M]`` values.
-        end_s: End of the last value.
-        weight: ``[M]`` weights of the mean (used GPUs, for a clock); where they are all 0 the mean is nan.
-        points: Largest number of steps; a function with no more steps is returned unchanged.
+        end_s: Time until which the last value holds, seconds.
+        weight: ``[M]`` weights in the mean. For a clock these are the numbers of used GPUs. Where all weights are 0 the
+            mean is nan.
+        points: Largest number of steps. A function that already has no more steps is returned unchanged.
 
     Returns:
-        Start of each step, and its value.
+        The start of each step, and its value.
     """
     if len(time_s) <= points:
         return time_s, value if weight is None else np.where(weight > 0, value, np.nan)
@@ -47,7 +48,10 @@ def step_means(
 
 
 def _integral_at(moments: FloatArray, time_s: FloatArray, value: FloatArray, end_s: float) -> FloatArray:
-    """Return ∫ value dt from the start to each of ``moments``; exact, because value is a step function."""
+    """Return the integral of a step function over time, from its start to each of ``moments``.
+
+    The result is exact, because the value is constant in each step.
+    """
     knots = np.append(time_s, end_s)
     sums = np.append(0.0, np.cumsum(value * np.diff(knots)))
     at: FloatArray = np.interp(moments, knots, sums)
@@ -55,7 +59,10 @@ def _integral_at(moments: FloatArray, time_s: FloatArray, value: FloatArray, end
 
 
 def cumulative(value: FloatArray, points: int = 400) -> tuple[FloatArray, FloatArray]:
-    """Return quantiles of the finite values: ``(value, share of values not larger)``, at most ``points`` each."""
+    """Return the distribution of the finite values: values, and for each the share of values that are not larger.
+
+    At most ``points`` values are returned.
+    """
     ordered = np.sort(value[np.isfinite(value)])
     if len(ordered) <= points:
         return ordered, np.arange(1, len(ordered) + 1) / max(len(ordered), 1)
@@ -64,12 +71,13 @@ def cumulative(value: FloatArray, points: int = 400) -> tuple[FloatArray, FloatA
 
 
 def worth_showing_s(runs: Sequence[tuple[JobResults, float]]) -> float:
-    """Return the right end of a time axis: the end of the last run, unless a few jobs last much longer than the rest.
+    """Return the time in seconds at which a time axis for several simulations should end.
 
-    In that case it is shortly after the time when 98 % of the jobs were done.
+    This is the end of the last simulation. But if a few jobs last much longer than all others, it is shortly after the
+    time when 98 % of the jobs were done.
 
     Args:
-        runs: Jobs of each run, and its end.
+        runs: For each simulation its jobs, and the time at which it ended.
     """
     last_s = max((end_s for _, end_s in runs), default=0.0)
     ends = [jobs.finish_s[np.isfinite(jobs.finish_s)] for jobs, _ in runs]
@@ -80,14 +88,15 @@ def worth_showing_s(runs: Sequence[tuple[JobResults, float]]) -> float:
 def allocation_raster(
     jobs: JobResults, segments: Segments, end_s: float, rows: int = MOST_JOBS, columns: int = MOST_MOMENTS
 ) -> tuple[IntArray, FloatArray, FloatArray]:
-    """Return the allocations as an image: one row per job, one column per interval of time.
+    """Return the allocations of jobs as an image: one row per job, one column per interval of time.
 
-    Of more than ``rows`` jobs, evenly spaced ones in order of submission are shown. A column shows the last allocation
-    that overlaps it, so that short jobs stay visible.
+    If there are more than ``rows`` jobs, the image shows only ``rows`` of them, evenly spaced in order of submission. A
+    column shows the last allocation that overlaps its interval, so that short jobs stay visible.
 
     Returns:
-        ``[R]`` indices of the shown jobs; ``[C]`` middle of each column in seconds; ``[R, C]`` GPUs held: 0 while the
-        job waits in the system, nan before its submission and after its end.
+        ``[R]`` positions of the R shown jobs; ``[C]`` middle of each of C columns in seconds; ``[R, C]`` GPUs that each
+            job
+        holds: 0 while the job waits, nan before its submission and after its end.
     """
     total = len(jobs.ids)
     shown = np.unique(np.linspace(0, total - 1, min(rows, total)).round().astype(np.int64)) if total else np.arange(0)

@@ -1,4 +1,4 @@
-"""Draw the energy–JCT frontier as a static image, for pages without scripts (a README, a paper)."""
+"""Draw the figure of energy against mean completion time as a static image, for a README or a paper."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ text{font:13px system-ui,-apple-system,"Segoe UI",Helvetica,Arial,sans-serif;fil
 
 
 def frontier_svg(comparison: Comparison) -> str:
-    """Draw each policy's frontier on the first seed, the bound and the levels as SVG; same input, same bytes."""
+    """Draw each policy's frontier on the first seed, the lower bound, and the energy levels as an SVG image.
+
+    The same input gives the same bytes.
+    """
     plane = plane_of(comparison)
     unit, size = words.time_unit([plane.low_s, plane.high_s])
     x, y = _scales(plane)
@@ -69,7 +72,7 @@ def frontier_svg(comparison: Comparison) -> str:
 
 
 def _scales(plane: Plane) -> tuple[Callable[[float], float], Callable[[float], float]]:
-    """Return the functions that convert shares and seconds to pixels."""
+    """Return two functions that convert shares of energy and seconds to pixels."""
     across = (WIDTH - LEFT - RIGHT) / (plane.high - plane.low)
     down = (HEIGHT - TOP - BOTTOM) / math.log(plane.high_s / plane.low_s)
     return lambda share: LEFT + across * (share - plane.low), lambda s: TOP + down * math.log(plane.high_s / s)
@@ -94,7 +97,7 @@ def _names(
     x: Callable[[float], float],
     y: Callable[[float], float],
 ) -> list[str]:
-    """Return the names at the right ends of the lines, moved apart if lines end close together."""
+    """Return the policy names at the right ends of the lines; names that would be too close are moved apart."""
     ends = [(_end(curve.lines[0], plane), curve.policy, curve.ours) for curve in drawn]
     if plane.bound:
         ends.append((_end(plane.bound, plane), "bound", False))
@@ -111,6 +114,6 @@ def _names(
 
 
 def _end(spots: Sequence[Spot], plane: Plane) -> Spot:
-    """Return the last point of a line inside the window."""
+    """Return the last point of a line that lies inside the shown ranges."""
     inside = [spot for spot in spots if spot.share <= plane.high and spot.seconds > 0]
     return inside[-1] if inside else spots[0]

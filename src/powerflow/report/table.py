@@ -1,4 +1,4 @@
-"""Print results as tables on the terminal."""
+"""Convert results to tables for the terminal."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ WITH_INTERVAL = ("mean JCT", "vs prices", "vs bound")
 
 
 def comparison_table(comparison: Comparison, width: int) -> Group:
-    """Return the table at equal energy, one block per level, with the headline under it.
+    """Return the table of all policies at equal energy, one block for each energy level, with the headline under it.
 
     Args:
         comparison: The comparison to show.
-        width: Width of the terminal; below `WIDE` only the main columns are shown, with a note.
+        width: Columns of the terminal. Below `WIDE` only the main columns of the table are shown, with a note.
     """
     data = rows.equal_energy(comparison)
     wide = width >= WIDE
@@ -56,7 +56,7 @@ def comparison_table(comparison: Comparison, width: int) -> Group:
 
 
 def metrics_table(metrics: Metrics, title: str) -> Table:
-    """Return the metrics of one simulation, one per line."""
+    """Return a table with the metrics of one simulation, one metric per line."""
     table = Table(
         box=box.SIMPLE_HEAD, title=Text(words.without_folders(title)), title_justify="left", show_header=False
     )

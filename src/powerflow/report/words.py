@@ -1,4 +1,4 @@
-"""Name policies, units of time and files for readers of a page."""
+"""Choose words for the readers of a report: names of policies, units of time, file names without folders."""
 
 from __future__ import annotations
 
@@ -14,18 +14,21 @@ _PROPER = ("tiresias", "gandiva", "optimus", "pollux")
 
 
 def label(policy: str) -> str:
-    """Return a policy's name for text: ``fifo`` becomes FIFO; overlays and options are not changed."""
+    """Return the name of a policy for text: ``fifo`` becomes FIFO. Its options are not changed."""
     base = base_name(policy)
     return _LABELS.get(base, base.capitalize() if base in _PROPER else base) + policy[len(base) :]
 
 
 def base_name(policy: str) -> str:
-    """Return a policy's name without options and overlays."""
+    """Return the name of a policy without its options: "srtf" for "srtf+clock:1005"."""
     return re.split(r"[+:]", policy, maxsplit=1)[0]
 
 
 def time_unit(seconds: Sequence[float], *, long: bool = False) -> tuple[str, float]:
-    """Return the best unit for these durations, and its length in seconds; ``long`` allows days."""
+    """Return the name of a suitable unit of time for some durations, and its length in seconds.
+
+    Only with ``long`` the unit may be days.
+    """
     finite = [value for value in seconds if math.isfinite(value)]
     typical = max(finite, default=HOUR_S)
     if long and typical > 10 * DAY_S:
@@ -36,7 +39,11 @@ def time_unit(seconds: Sequence[float], *, long: bool = False) -> tuple[str, flo
 
 
 def subject_of(comparison: Comparison) -> str | None:
-    """Return the subject of the page: `OURS`; without it, the fastest policy at the highest level reached."""
+    """Return the name of the policy that a page is about.
+
+    It is `OURS` if `OURS` was compared, otherwise the fastest policy at the highest energy level that any policy
+    reached. The result is None if no policy was compared.
+    """
     policies = {row.policy for row in comparison.rows} | {line.policy for line in comparison.frontiers}
     if OURS in policies:
         return OURS
@@ -46,7 +53,7 @@ def subject_of(comparison: Comparison) -> str | None:
 
 
 def mean(row: EqualEnergyRow | None, metric: str) -> float | None:
-    """Return the mean over seeds of one metric of a row, or None if there is none."""
+    """Return the mean over seeds of one metric of a table row; None if the row has no such number."""
     if row is None or row.metrics is None or metric not in row.metrics:
         return None
     value = row.metrics[metric].mean
@@ -54,10 +61,10 @@ def mean(row: EqualEnergyRow | None, metric: str) -> float | None:
 
 
 def without_folders(text: str) -> str:
-    """Shorten every absolute path in ``text`` to its last part, because a report is read on other machines."""
+    """Shorten every absolute path in ``text`` to its file name, because a report is read on other machines."""
     return re.sub(r"(?<![\w/.:])~?/(?:[^\s/'\",;]+/)+([^\s/'\",;]*)", r"\1", text)
 
 
 def cleaned(facts: Mapping[str, str]) -> dict[str, str]:
-    """Return facts without folders, for a report; see `without_folders`."""
+    """Return the facts of a report with each absolute path shortened to its file name (see `without_folders`)."""
     return {without_folders(str(key)): without_folders(str(value)) for key, value in facts.items()}
