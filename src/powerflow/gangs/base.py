@@ -277,7 +277,7 @@ class Gang(ABC):
         self.due_s = 0.0
 
     def _adopted(self) -> Trigger:
-        """Find where a gang stands by its record alone."""
+        """Return the trigger that leads from the state ADOPTED to the gang's real state, by the gang record alone."""
         if self.record.failure is not None:
             return Trigger.FAILURE
         if self.record.killed:
@@ -313,7 +313,10 @@ class Gang(ABC):
     # Changing the record, and telling.
 
     def _note(self, failure: GangFailure) -> None:
-        """Note why the job has failed. If a rank ended by no fault of the job's, that is the reason."""
+        """Write into the gang record why the job has failed.
+
+        If a rank ended by no fault of the job's, this is taken as the reason.
+        """
         excuse = next(filter(None, map(self.view().excuse, self.record.ranks)), "")
         if excuse and not failure.final:
             failure = GangFailure(None, excuse, failure.rank, excused=True)
@@ -370,7 +373,7 @@ class Gang(ABC):
             self.context.engine.forget(RankName.parse(name))
 
     def _launch(self, plan: StartPlan) -> bool:
-        """Start a rank, if that was not done; return False if it must wait or cannot be."""
+        """Start a rank, if it was not started yet; return False if it must wait or cannot be started."""
         entry = self.record.ranks[plan.name]
         now = self.context.clock()
         if entry.launched:
@@ -397,7 +400,7 @@ class Gang(ABC):
         return True
 
     def _ask_to_leave(self) -> None:
-        """Ask ranks that shall leave, and send the signals that are due."""
+        """Ask the ranks that shall leave to do so, and send the signals that are due."""
         running = self.view().running
         end_s = self.context.limits.kill_s if self.state is GangState.FAILING else self.grace_s
         for name in running:

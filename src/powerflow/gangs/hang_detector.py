@@ -55,7 +55,7 @@ def cpu_ticks(pid: int) -> int | None:
 
 
 class _Doing(NamedTuple):
-    """What a rank does, and since when; its last heartbeat and CPU time, and since when they are the same."""
+    """What a rank does, and since when; its last heartbeat and CPU time, and since when these two have not changed."""
 
     what: tuple[object, ...]
     since_s: float
@@ -114,7 +114,10 @@ class HangDetector:
         return _Doing(what, since_s, beat, cpu, now_s)
 
     def _stopped(self, members: Reports, now_s: float) -> list[str]:
-        """Return members whose process stands still, while others of the gang report: so the disk is not full."""
+        """Return members whose process does nothing, while at least one other member reports.
+
+        If no member reports, none is returned, because the disk may be full.
+        """
         silent = []
         for name, report in members.items():
             seen = self._doing[name]
@@ -129,9 +132,10 @@ class HangDetector:
         return silent if speaks else []
 
     def _deadlocked(self, members: Reports, now_s: float) -> dict[str, str]:
-        """Return one of the members that wait for each other in an all-reduce for ever; the others notice its end.
+        """Return one of the members that wait for each other in an all-reduce for ever; the others notice when it ends.
 
-        If a member has noticed that a peer was lost, return all that still wait, as they have not.
+        If a member has noticed that a peer was lost, return all members that still wait, because they have not noticed
+        it.
         """
         syncing = {n: r for n, r in members.items() if r is not None and r.phase is Phase.SYNCING}
         spent_s = {name: now_s - self._doing[name].since_s for name in syncing}

@@ -217,7 +217,7 @@ class InPlace(Gang):
         return self._find_stuck() or (Trigger.MISPLACED if self._regrouping() else None)
 
     def _find_loss(self) -> Trigger | GangFailure | None:
-        """Return how the gang goes on after ranks ended unexpectedly."""
+        """Return how the gang goes on after ranks have ended unexpectedly."""
         seen, record, limits = self.seen, self.record, self.context.limits
         lost = seen.lost
         if not lost:
@@ -246,7 +246,7 @@ class InPlace(Gang):
         return Trigger.SETTLED
 
     def _find_stuck(self) -> Trigger | GangFailure | None:
-        """Return how the gang goes on if its group could not be formed for long, though all its members live."""
+        """Return how the gang goes on if its members, though all live, could not form a group for a long time."""
         limits = self.context.limits
         if self._apart_s is None or self.context.clock() < self._apart_s + limits.rejoin_s:
             return None
@@ -257,7 +257,7 @@ class InPlace(Gang):
         return GangFailure(None, text, self.record.members[0])
 
     def _regrouping(self) -> Regrouping | None:
-        """Return how the members change towards the GPUs that the gang shall have; None if they cannot, or need not."""
+        """Return how the members change to reach the wanted GPUs; None if they cannot change now, or need not."""
         seen, record = self.seen, self.record
         at = {slot: name for name in record.members for slot in seen.slots([name])}
         wanted = set(seen.wanted)
@@ -289,7 +289,7 @@ class InPlace(Gang):
     # Changing the record, and telling.
 
     def _reform(self) -> None:
-        """Have the members form a group of a new generation, as one was lost or could not be formed."""
+        """Let the members form a group of a new generation, after the last one lost a rank or could not be formed."""
         self._count_loss()
         self._next_generation(self.record.members)
 
@@ -316,7 +316,10 @@ class InPlace(Gang):
         self._next_generation([*found.stay, *newcomers])
 
     def _mend(self) -> None:
-        """Form a group without the lost ranks; if no member is left, the ranks that were to leave save and go."""
+        """Let the members form a group without the lost ranks.
+
+        If no member is left, the ranks that were told to leave save and go.
+        """
         seen, record = self.seen, self.record
         for name in seen.lost:
             self.events.append(RankLost(self.job_id, name, seen.code(name), self._reason(name)))
@@ -392,7 +395,7 @@ class InPlace(Gang):
             self._postpone_leaving()
 
     def _stop_hung(self) -> None:
-        """Stop ranks that hang. Also when all is trained: a script may save for long then, but not for ever."""
+        """Stop ranks that hang, even after all steps are trained: a script may save for long then, but not for ever."""
         seen, record = self.seen, self.record
         between_s = self.desired.spec.limits.between_steps
         members = {n: seen.reports.get(n) for n in seen.living if n in record.members or seen.joined(n)}
@@ -403,7 +406,10 @@ class InPlace(Gang):
             self.stops.ask(name, StopSignal.KILLED, self.context.limits.kill_s)
 
     def _postpone_leaving(self) -> None:
-        """Begin the grace of leaving ranks when the gang goes over: until then they train, and newcomers may build."""
+        """Start the time that leaving ranks have when the gang switches to the new generation.
+
+        Until then the leaving ranks train, and new ranks may load their script.
+        """
         record = self.record
         if not record.leaving or not record.members or self.seen.silent:
             return

@@ -124,7 +124,10 @@ class Matcher:
         asked.fault = "takes too long"
 
     def _talk(self, question: str) -> tuple[str, int | None]:
-        """Return the process's answer; or "", and the exit code with which it has ended."""
+        """Send a question to the process.
+
+        Return its answer, or "" and the exit code with which the process has ended.
+        """
         process = self._started()
         if process is None:
             return "", None
@@ -140,7 +143,7 @@ class Matcher:
         return "", self._end()
 
     def _started(self) -> subprocess.Popen[str] | None:
-        """Return the running process; None if this was closed meanwhile."""
+        """Return the running process; None if the matcher was closed meanwhile."""
         import re2
 
         while self._process is None:

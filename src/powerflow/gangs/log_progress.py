@@ -90,7 +90,7 @@ class LogProgress:
 
 
 def _count(text: str | None) -> int | None:
-    """Return a number of steps; None for text that is none, or too long to be one."""
+    """Return the number of steps that a text gives; None if it gives none, or is too long for such a number."""
     if text is None or not re.fullmatch(r"[0-9][0-9,_]{0,18}", text.strip()):
         return None
     return int(text.strip().replace(",", "").replace("_", ""))

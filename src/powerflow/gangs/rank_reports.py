@@ -61,7 +61,7 @@ class _NoReport(Exception):
 
 
 def _read(ranks: Path, file_name: str) -> bytes | None:
-    """Return the content of a plain file in a folder that is no link; None where there is none."""
+    """Return the content of a plain file in a folder that is no link; None if there is no file."""
     try:
         with open_folder(ranks) as folder:
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -119,7 +119,7 @@ def _short(value: object) -> str:
 
 
 def _printable(text: str, most: int) -> str:
-    """Return the first characters, without those that a line, a terminal or a database does not take."""
+    """Return the first ``most`` characters of a text, without those that a line, terminal or database cannot hold."""
     return "".join(char if char.isprintable() else "\ufffd" for char in text[:most])
 
 

@@ -138,7 +138,7 @@ def _connections() -> Iterable[tuple[str, str, int]]:
 
 
 def _mapped(end: str) -> str:
-    """Return an IPv4 address in an IPv6 socket as plain IPv4, as the socket at the other end may write it."""
+    """Return an IPv4 address that an IPv6 socket shows as plain IPv4: the socket at the other end may show it so."""
     return end[24:] if end.startswith("0000000000000000FFFF0000") else end
 
 
@@ -179,7 +179,7 @@ def _sockets(pid: int) -> set[int]:
 
 
 def _is_same(rank: RankProcess) -> bool:
-    """Return whether the process with this number is still the one that was started."""
+    """Return whether the process with a rank's process number is still the process that was started for the rank."""
     try:
         stat = Path("/proc", str(rank.pid), "stat").read_text("utf-8", "replace")
     except OSError:

@@ -81,7 +81,7 @@ class Scripts(Gang):
         return None
 
     def _find_apart(self, gone: list[str]) -> GangFailure | None:
-        """Return a failure if its ranks do not belong together, each running the whole script."""
+        """Return a failure if the ranks have not connected to each other, so that each runs the whole script."""
         record, spec, now = self.record, self.desired.spec, self.context.clock()
         ranks = len(self.seen.slots(record.members))
         if spec.rescale == "none" or ranks < 2 or not all(record.ranks[name].launched for name in record.members):
@@ -107,9 +107,10 @@ class Scripts(Gang):
         return GangFailure(0 if alone else None, text, alone or record.members[0], final=True)
 
     def _find_hung(self) -> GangFailure | None:
-        """Return a failure if its log has told no new step for too long.
+        """Return a failure if the script's log has shown no new step for too long.
 
-        How often it tells one must be known: some tell every epoch only. After the last step it may do what it likes.
+        It must be known how often the log shows a step, because some logs show only every training epoch. After the
+        last step the script may run as long as it likes.
         """
         record, limits, spec = self.record, self.context.limits, self.desired.spec
         if not record.gap_s or self._log is None or self._log[0] not in record.members or self._log[1].given_up:
@@ -125,7 +126,7 @@ class Scripts(Gang):
     # Changing the record, and telling.
 
     def _name(self) -> None:
-        """Name the ranks of a new launch."""
+        """Give names to the ranks of a new launch."""
         record, spec = self.record, self.desired.spec
         record.generation += 1
         self._formed = record.generation
@@ -146,7 +147,7 @@ class Scripts(Gang):
         self.changed()
 
     def _regroup(self) -> None:
-        """Tell all ranks to leave: a script cannot change."""
+        """Tell all ranks to leave, because a script cannot change its ranks."""
         record = self.record
         if self._trains and not record.left_gpus:
             record.left_gpus, record.left_s = len(self.seen.slots(record.members)), self.context.clock()
@@ -172,13 +173,16 @@ class Scripts(Gang):
 
     @property
     def _trains(self) -> bool:
-        """True if its log has told a step since the last launch; where it tells none, whether all are launched."""
+        """True if the script's log has shown a step since the last launch.
+
+        If no steps can be read from the log: True if all ranks are launched.
+        """
         if self.desired.spec.progress is None or (self._log is not None and self._log[1].given_up):
             return all(self.record.ranks[name].launched for name in self.record.members)
         return self._told_step[0] == self.record.generation
 
     def _tell_rescaled(self) -> None:
-        """Tell that it trains again, if it was stopped for a change."""
+        """Tell the controller that the script trains again, if it was stopped for a change."""
         record = self.record
         if record.left_gpus:
             pause_s = max(0.0, self.context.clock() - record.left_s)
@@ -224,7 +228,7 @@ class Scripts(Gang):
         self._tell_steps(log, now)
 
     def _tell_steps(self, log: LogProgress, now: float) -> None:
-        """Tell how far the log says that the job is, where that is new."""
+        """Tell the controller how many steps the log shows, if the number is new."""
         record = self.record
         if log.steps is None or (record.generation, log.steps.step) == self._told_step:
             return
@@ -255,7 +259,10 @@ class Scripts(Gang):
         )
 
     def _tell_continued(self, step: int) -> None:
-        """Tell at the first step of a launch whether the script went on, or tells what it told at first."""
+        """Tell the controller, at the first step of a launch, whether the script went on or began again.
+
+        The script went on if this step is higher than the first step of its first launch.
+        """
         record = self.record
         if self._told_step[0] == record.generation or self._formed != record.generation:
             return  # it is not the first, or may not be

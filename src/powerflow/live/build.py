@@ -207,10 +207,10 @@ def build(settings: ClusterSettings, log: Any) -> LiveCluster:
 
 
 def _claims(gpus: Sequence[Gpu], emulation: Emulation | None) -> GpuClaims:
-    """Claim the real GPUs for this controller alone, whatever state directory another one has.
+    """Reserve the real GPUs for this controller alone, even against controllers with other state directories.
 
     Raises:
-        InputError: Another controller works with them.
+        InputError: Another controller uses one of the GPUs.
     """
     try:
         return GpuClaims([gpu.uuid for gpu in gpus] if emulation is None else [])
@@ -253,7 +253,10 @@ def _gpus(settings: ClusterSettings, left_out: list[str]) -> tuple[Sequence[Gpu]
 
 
 def _axes(name: str, nodes: Sequence[Node]) -> Axes:
-    """Return the GPU counts for jobs: powers of two, whole nodes, and each count up to 16 or a node. And clocks."""
+    """Return the GPU counts and clocks that jobs may have on one GPU type.
+
+    The counts are powers of two, whole nodes, and each count up to 16 or up to a node.
+    """
     total, per_node = sum(node.gpus for node in nodes), max(node.gpus for node in nodes)
     counts = {1 << i for i in range(total.bit_length()) if 1 << i <= total}
     counts |= set(range(1, min(total, max(per_node, 16)) + 1)) | set(range(per_node, total + 1, per_node))
@@ -261,7 +264,10 @@ def _axes(name: str, nodes: Sequence[Node]) -> Axes:
 
 
 def _may_run(as_user: bool) -> Callable[[str, str | None], str]:
-    """Return a function that says why a user's jobs cannot run here in a directory; it returns "" if they can."""
+    """Return a function that says why a user's jobs cannot run in a directory of this machine.
+
+    It returns "" if they can.
+    """
     own = pwd.getpwuid(os.geteuid())
 
     def why_not(user: str, directory: str | None) -> str:
@@ -279,7 +285,10 @@ def _may_run(as_user: bool) -> Callable[[str, str | None], str]:
 
 
 def _is_missing(directory: str, uid: int) -> bool:
-    """Return True if a directory is missing, as far as its user may know: root does not tell what others hide."""
+    """Return True if a directory is missing. If the user may not look into a folder above it, the answer is False.
+
+    The controller may run as root, and root must not tell a user what other users hide.
+    """
     path = Path("/")
     try:
         for part in Path(directory).parts[1:]:

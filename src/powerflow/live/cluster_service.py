@@ -283,7 +283,7 @@ class ClusterService(ClusterApi):
     # -- inside ---------------------------------------------------------------------------------------------------
 
     def _check(self, spec: JobSpec, caller: Caller) -> None:
-        """Refuse a job that can never run here."""
+        """Refuse a job that can never run in this cluster."""
         if why := self._may_run(caller.user, spec.directory):
             raise Refused(why)
         grace_s, most_s = spec.checkpoint.grace, self._controller.gangs.most_grace_s
@@ -295,7 +295,7 @@ class ClusterService(ClusterApi):
         check_gpus(spec, self._controller.scheduler.pools, self._controller.power.types)
 
     def _check_crowd(self, user: str) -> None:
-        """Refuse another job of a user with very many: each takes time of every turn and every decision."""
+        """Refuse another job of a user with very many jobs: each job takes time in every turn and every decision."""
         active = sum(job.user == user for job in self._controller.snapshot.values())
         if active >= MOST_ACTIVE:
             raise Refused(f"{user} has {active} jobs that have not ended", fix="cancel some, or wait until some have")
@@ -324,5 +324,5 @@ class ClusterService(ClusterApi):
 
 
 def _some(names: Sequence[str]) -> str:
-    """Return as many names as fit into a line."""
+    """Return as many of the names as fit into a line, joined by commas."""
     return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")

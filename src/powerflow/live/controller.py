@@ -204,7 +204,7 @@ class Controller:
         watcher.join(5.0)
 
     def _watch(self, stop: threading.Event) -> None:
-        """Ring when a rank's state changes, so that a dead one is seen at once."""
+        """Wake the loop when a rank's state changes, so that the end of a rank is seen at once."""
         while not stop.is_set():
             try:
                 if self.engine.wait(1.0):
@@ -246,7 +246,10 @@ class Controller:
         self._log.info(what, jobs=len(self.jobs), running=sum(bool(job.placement) for job in self.jobs.values()))
 
     def _is_ours(self) -> bool:
-        """Return whether the store is still this controller's; if it cannot be asked, whether the lease lasts."""
+        """Return whether this controller still has the store.
+
+        If the store does not answer, return whether the lease still lasts.
+        """
         try:
             return self.store.lease.claimed_by() == self.owner
         except StoreError:
@@ -285,7 +288,10 @@ class Controller:
         return self._rest_s(now_s)
 
     def _now(self) -> float:
-        """Return the present; if the machine's clock was set, move all times that were noted before with it."""
+        """Return the present.
+
+        If the machine's clock was set, move all earlier moments by the same number of seconds.
+        """
         now_s, set_s = self.clock.both() if isinstance(self.clock, WallClock) else (self.clock(), 0.0)
         by_s = set_s - self._scheduler_time.set_s
         if by_s:
@@ -300,7 +306,7 @@ class Controller:
         return now_s
 
     def _guarded(self, what: str, step: Callable[[float], None], now_s: float) -> None:
-        """Take a step of the turn; what fails for now is reported once, and tried again in the next turn."""
+        """Run one action of the turn. An action that fails for now is reported once, and the next turn repeats it."""
         if what != "lease" and not self._holds_lease():
             return  # this process was stopped in the middle of a turn: the next turn asks for the lease
         try:
@@ -328,7 +334,7 @@ class Controller:
         self.nodes.look()
 
     def _show_troubles(self) -> None:
-        """Show what could not be done for single jobs, and for the engine, as notices."""
+        """Show as notices what could not be done for single jobs and for the engine."""
         troubles = self.gangs.troubles()
         engine = [troubles.pop("")] if "" in troubles else []
         of_jobs = [f"job {job_id}: {trouble}" for job_id, trouble in sorted(troubles.items())]
@@ -361,7 +367,7 @@ class Controller:
         self._table.forget_logs(LOGS_KEPT, self.gangs.forget)
 
     def _rest_s(self, now_s: float) -> float:
-        """Return the seconds until something is due, unless the bell rings."""
+        """Return the seconds until something is due; an event may wake the loop earlier."""
         if self._explain_requests:
             return 0.0
         if self._table.pending or self._gang_events or self._commands:

@@ -46,7 +46,7 @@ def explain(controller: Controller, stored: StoredJob) -> Explanation:
 def _with_forecast(
     said: Explanation, controller: Controller, job: ActiveJob, gpu_type: str, best: Sequence[JobOption]
 ) -> Explanation:
-    """Add when the job is expected to end, and the energy that it will have used."""
+    """Add to an explanation when the job is expected to end, and the energy that it will have used."""
     if job.placement:
         gpus, clock_mhz, from_s = job.gpus, job.clock_mhz, controller.clock()
     elif said.start_s is not None and best:

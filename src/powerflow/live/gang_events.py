@@ -148,7 +148,7 @@ class GangEvents:
         self._store.append("rescaled", text, now_s, job.id, pause_s=event.pause_s, gpus=event.gpus)
 
     def _continued(self, event: Continued, job: ActiveJob, now_s: float) -> None:
-        """Say what became of the steps that a script had done before it was launched again."""
+        """Set the reason that tells what became of the steps that a script had done before it was launched again."""
         lost = max(0, round(job.steps) - event.step)
         if event.went_on:
             kind = "resumed"
@@ -183,7 +183,10 @@ class GangEvents:
                 other.tried(seen.clock_mhz, now_s)
 
     def _learn_batch(self, report: Progressed, job: ActiveJob, now_s: float) -> None:
-        """Learn the batch of a class that states none; tell the owner of a job whose batch is another than stated."""
+        """Learn the batch of a class whose jobs state none.
+
+        If a job states a batch and its ranks report another one, tell the job's owner.
+        """
         batch, stated = report.global_batch, job.spec.batch.global_batch if job.spec.batch else None
         if stated and batch not in (0, stated) and job.id not in self._misstated:
             self._misstated.add(job.id)
@@ -208,7 +211,10 @@ class GangEvents:
         self._table.drop(job)
 
     def _failed(self, event: GangFailed, job: ActiveJob, now_s: float) -> None:
-        """Try a job again later that broke off; or give up after its last attempt, or where another is of no use."""
+        """Schedule another attempt of a job that has failed.
+
+        Let it fail for good after the last attempt, or if more are useless.
+        """
         if event.epoch < job.epoch and not job.placement:
             return  # it was told to leave meanwhile
         placement = event.places or job.placement  # before `settle`, which takes away lost GPUs

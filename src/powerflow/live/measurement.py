@@ -61,12 +61,12 @@ class Measurement:
         )
 
     def _is_steady(self, job: ActiveJob) -> bool:
-        """Return whether a job runs at the count and the clock of the latest plan, as far as its GPUs report."""
+        """Return whether a job runs with the GPU count and the clock of the latest plan, as far as its GPUs report."""
         read_mhz = self._power.clock_of(job.id)
         near = read_mhz is None or abs(read_mhz - job.clock_mhz) <= CLOCK_NEAR * job.clock_mhz
         return job.id not in self._table.pending and job.training and not job.explore_mhz and near
 
     def _holding(self) -> Mapping[Place, str]:
-        """Return which job is on which GPU, of jobs that the store knows."""
+        """Return the job on each GPU, without jobs that the store does not know."""
         holding = self._gangs.holding()
         return {place: job_id for place, job_id in holding.items() if job_id not in self._unknown}

@@ -126,7 +126,7 @@ class Records:
         )
 
     def _notices(self, now_s: float) -> set[str]:
-        """Return what an operator should know, one line each."""
+        """Return what an operator should know about the cluster, one line each."""
         controller = self._controller
         trouble = controller.governance.savings.trouble
         return {

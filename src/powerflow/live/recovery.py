@@ -77,7 +77,7 @@ def adopt(context: LoopContext, now_s: float) -> frozenset[str]:
 
 
 def _resume(context: LoopContext, job: ActiveJob, stored: StoredJob, intent: Intent, now_s: float) -> None:
-    """Take over what the last controller decided for a job, as far as it was stored and the cluster still has it."""
+    """Restore what the last controller decided for a job, if it was stored and the cluster still has the GPUs."""
     table, pools = context.table, context.scheduler.pools
     placement = intent.placement if stored.state is JobState.RUNNING else ()
     found = type_held(placement, pools) if placement else intent.gpu_type

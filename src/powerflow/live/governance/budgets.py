@@ -291,7 +291,7 @@ class LiveBudgets:
             self._replaying = None
 
     def _learn(self, now_s: float) -> None:
-        """Let governors learn from a replay that has ended."""
+        """Let the governors learn from a replay that has ended."""
         if self._replaying is None or not self._replaying.done():
             return
         running, self._replaying = self._replaying, None
@@ -309,7 +309,10 @@ class LiveBudgets:
         self._learned(now_s)
 
     def _learned(self, now_s: float) -> None:
-        """Note that all pupils have learned the last days; a project without jobs waits for the next daily replay."""
+        """Note that the governors have learned the replayed days.
+
+        A project without jobs in them waits for the next daily replay.
+        """
         self._jobless |= {scope for scope in self._pupils if scope not in self._knowing()}
         if self._pupils >= self._governors.keys():
             self._learnt_s = now_s
@@ -318,7 +321,7 @@ class LiveBudgets:
         return {scope for scope, governor in self._governors.items() if governor.knows_days}
 
     def _begin_replay(self, now_s: float, table: JobTable) -> None:
-        """Replay the last day for all governors once a day, or the last days for governors that know none."""
+        """Replay the last day for all governors once a day, or the last days for governors that know no day."""
         if self._respond is None or self._replaying is not None or now_s < self._retry_s or not self._governors:
             return
         daily = self._learnt_s is not None and now_s >= self._learnt_s + DAY_S
@@ -354,7 +357,7 @@ class LiveBudgets:
         return self._project_j.get(scope, 0.0) if scope else self._meter_j()
 
     def _used_j(self, project: str, since_s: float, now_s: float) -> float:
-        """Return the joules charged since a time, to the hour."""
+        """Return the joules charged to a project ("": to all jobs and idle GPUs) since a time, exact to the hour."""
         accounts = self._store.charges.accounts(since_s, now_s, "project")
         name = project or "total"
         found = accounts[:-2] if project else accounts[-1:]
@@ -395,6 +398,6 @@ class LiveBudgets:
 
 
 def _whole(day: Response, share: float) -> Response:
-    """Scale a part of a day that was replayed to a whole day."""
+    """Scale the part of a day that was replayed to a whole day."""
     joules, under_way_j = (tuple(j / share for j in joules) for joules in (day.joules, day.under_way_j))
     return replace(day, joules=joules, under_way_j=under_way_j)

@@ -186,7 +186,7 @@ class Caps:
                 self._records.note(cap.number, now_s, self._drawn_w(scope), allowed_w(scope))
 
     def _stored(self) -> tuple[int, list[StoredCap]]:
-        """Return the last number given to a cap, which no other gets; and the caps, oldest first."""
+        """Return the last number given to a cap, and all caps, oldest first. A number is never given twice."""
         kept = self._store.get(CAPS, {"last": 0, "caps": []})
         return kept["last"], [StoredCap(**cap) for cap in kept["caps"]]
 
@@ -205,7 +205,7 @@ class Caps:
         return order.share * drawn_w
 
     def _drawn_w(self, scope: Scope) -> float:
-        """Return the present watts of a scope's GPUs."""
+        """Return the present watts of the GPUs in a part of the cluster."""
         nodes = scope.nodes
         return sum(watts for (node, _), watts in self._power.gpu_watts().items() if nodes is None or node in nodes)
 

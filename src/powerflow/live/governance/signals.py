@@ -56,7 +56,7 @@ class StoredSignal:
 
 
 class _Known(NamedTuple):
-    """A signal as it is stored, and as it is computed with."""
+    """A signal in the form in which it is stored, and in the form that is used for computing."""
 
     stored: StoredSignal
     signal: Signal
@@ -158,7 +158,10 @@ class Signals:
             self._fetched.append((asked, new))
 
     def _take(self, asked: StoredSignal, new: Signal | str, now_s: float) -> None:
-        """Add fetched values to the known ones (or note why there are none), unless the signal was replaced."""
+        """Add fetched values to the known values of a signal, unless the signal was replaced.
+
+        If there are none, note why.
+        """
         with self._lock:
             known = self._read_all()
             stored = known.get(asked.kind)
@@ -209,10 +212,10 @@ def _known(signals: Mapping[Kind, StoredSignal]) -> dict[Kind, _Known]:
 
 
 def _read(order: SignalOrder) -> Signal:
-    """Read the signal that an operator sets.
+    """Return the signal that an operator sets.
 
     Raises:
-        InputError: It is not a signal, or cannot be fetched.
+        InputError: The order is not a valid signal, or its URL cannot be fetched.
     """
     given = [order.csv is not None, order.url is not None, order.constant is not None]
     if sum(given) != 1:

@@ -159,7 +159,7 @@ class Stages:
         return f"canary of {', '.join(map(_named, names))} goes back to shadow: {why}"
 
     def _all(self) -> Mapping[str, StoredStage]:
-        """Return all stages; `OTHERS` always has one."""
+        """Return the stages of all projects by name; the stage under `OTHERS` is always there."""
         known = self._known
         if known is None:
             known = self._known = self._completed(self._stored())

@@ -121,7 +121,10 @@ class GovernanceStep:
                     decision_log.wished(shadow, wish, now_s)
 
     def _wishes(self, plan: Plan) -> Mapping[str, Wish]:
-        """Return what the policy would decide for jobs in shadow; nothing if it fails, which is logged."""
+        """Return what the policy would decide for jobs in stage shadow.
+
+        If the policy fails, log it and return nothing.
+        """
         try:
             return plan.wishes()
         except Exception as error:
@@ -131,11 +134,11 @@ class GovernanceStep:
     # -- steps of a turn ------------------------------------------------------------------------------------------
 
     def _signals(self, now_s: float) -> None:
-        """Store fetched signals, and fetch those that are due."""
+        """Store fetched signals, and fetch the signals that are due."""
         self._parts.signals.refresh(now_s)
 
     def _budget(self, now_s: float) -> None:
-        """Read the meters of budgets, and tell the scheduler the price and the limit of energy."""
+        """Read the meters of budgets, and tell the scheduler the energy price and the limit in watts."""
         budgets = self._parts.budgets
         if not budgets.due(now_s):
             return
@@ -143,7 +146,7 @@ class GovernanceStep:
         budgets.step(now_s, self._scheduler, self._table)
 
     def _warn(self, now_s: float) -> None:
-        """Log each warning of a budget once, and then store that it was."""
+        """Log each warning of a budget once, and then store that it was logged."""
 
         def tell(warning: str) -> None:
             self._store.append("budget", warning, now_s)
@@ -152,7 +155,7 @@ class GovernanceStep:
         self._parts.budgets.warn(tell)
 
     def _watch_canaries(self, now_s: float) -> None:
-        """Return canaries to shadow that slow a protected job, or whose jobs do worse than predicted."""
+        """Return a project from stage canary to shadow if it slows a protected job, or does worse than predicted."""
         stages = self._parts.stages
         while self._outcomes:
             project, errors = self._outcomes[0]
@@ -174,10 +177,10 @@ class GovernanceStep:
             self._store.append("canary", said, now_s)
 
     def _replay(self, now_s: float) -> None:
-        """Estimate what PowerFlow would save where it manages no jobs yet."""
+        """Estimate what PowerFlow would save on projects whose jobs it does not manage yet."""
         self._parts.savings.step(now_s, self._table)
 
     def _record(self, now_s: float) -> None:
-        """Record what is drawn under power caps, and what they allow."""
+        """Record the watts that are drawn under power caps, and the watts that they allow."""
         limit_w, at_s = self._scheduler.caps.limit_w, self._scheduler_time.scheduler(now_s)
         self._parts.caps.note(now_s, lambda scope: limit_w(scope, at_s, at_s))

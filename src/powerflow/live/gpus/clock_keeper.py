@@ -152,7 +152,7 @@ class ClockKeeper:
         self._clocks.release_all()
 
     def _renew(self, now_s: float, moment_s: float) -> None:
-        """Renew the lease; forget clocks that the watchdog has reset in the meantime, so that they are set anew."""
+        """Renew the lease. Forget clocks that the watchdog has reset in the meantime, so that they are set again."""
         if moment_s - self._renewed_s < RENEW_S:
             return
         borrowed = self._clocks.renew()
@@ -165,7 +165,7 @@ class ClockKeeper:
     def _check(
         self, place: Place, asked: _Asked, reading: Reading | None, now_s: float, moment_s: float
     ) -> Reading | None:
-        """Ask again if a reading shows that the clock does not hold, or if asking has failed."""
+        """Ask a GPU again for its clock if a reading shows that the clock is lost, or if the last request failed."""
         if self._clocks.refuses(self._gpus[place].uuid):
             return None
         state = stands(asked.mhz, asked.asked_s, reading) if reading is not None else ""
@@ -200,7 +200,7 @@ class ClockKeeper:
         return None if self._clocks.refuses(self._gpus[place].uuid) else reading
 
     def _note(self, place: Place, asked: _Asked, reading: Reading, now_s: float) -> None:
-        """Audit what a GPU answered: its clock counts as set only once it was read."""
+        """Write to the audit what a GPU answered. Its clock counts as set only after it was read."""
         if asked.holds:
             return
         if stands(asked.mhz, asked.asked_s, reading) == "holds":
@@ -229,5 +229,5 @@ class ClockKeeper:
 
 
 def _words(error: DeviceError, place: Place) -> str:
-    """Return what went wrong, for a line that names the GPU already."""
+    """Return what went wrong, for a line that already names the GPU."""
     return str(error).removeprefix(f"GPU {place[1]} of {place[0]}: ")

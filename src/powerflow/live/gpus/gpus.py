@@ -113,7 +113,10 @@ class ClusterGpus:
         return charged
 
     def _charge(self, new: Charge) -> None:
-        """Add to the unsaved charges: one for each job and one for idle GPUs, from the first start to the last end."""
+        """Add a charge to the unsaved charges.
+
+        There is one for each job and one for idle GPUs, each over the whole time.
+        """
         old = self._charges.get(new.job_id)
         if old is not None:
             start_s, end_s = min(old.start_s, new.start_s), max(old.end_s, new.end_s)

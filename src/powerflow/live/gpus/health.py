@@ -151,7 +151,7 @@ class GpuHealth:
                 self._gpus[place].fault, self._gpus[place].ecc_errors = fault, ecc_errors
 
     def _trouble(self, gpu: _Gpu, sight: Sight, now_s: float) -> tuple[str, float]:
-        """Return what is wrong with a GPU now ("" for nothing), and how long that may last."""
+        """Return what is wrong with a GPU now ("" for nothing), and how many seconds it may last."""
         gpu.shared = sight.strangers if sight.held else ()
         if sight.reading is None:
             lost = isinstance(sight.error, DeviceLost)

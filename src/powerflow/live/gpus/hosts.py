@@ -67,10 +67,11 @@ def numbered(gpus: Sequence[Gpu], host: str, state: Path) -> Sequence[Gpu]:
 
 
 def _retyped(places: Mapping[str, tuple[str, int, str]], types: Mapping[str, str]) -> dict[str, tuple[str, int, str]]:
-    """Return the places with the types that cards have now: an upgrade or another driver may rename a card's type.
+    """Return the places of GPUs with their present types, because an upgrade or another driver may rename a GPU's type.
 
-    If all cards of a node are renamed, the node keeps them. A single one gets a new place in a node of its type, and an
-    absent GPU takes its old place, because the numbers of a node have no gap.
+    If the types of all GPUs of a node are renamed, the GPUs keep their node. If only one GPU has another type, it gets
+    a new place in a node of this type, and an absent GPU takes its old place, because the numbers of a node have no
+    gap.
     """
     now: dict[str, set[str]] = {}
     for uuid, (node, _, _) in places.items():

@@ -236,7 +236,7 @@ class CostLearning:
         return max(1.0, length_s / self._step_s(cost_class))
 
     def _step_s(self, cost_class: str) -> float:
-        """Return seconds per step on the fewest GPUs that it can run on, at full clock, on the first GPU type."""
+        """Return the seconds per step of a class on its fewest GPUs, at full clock, on the first GPU type."""
         step_s = self._tables[cost_class, next(iter(self._axes))].step_time_s[:, -1]
         return float(step_s[np.isfinite(step_s)][0]) if np.isfinite(step_s).any() else 1.0
 

@@ -31,7 +31,7 @@ KEPT_S = 90 * DAY_S
 
 @dataclass(slots=True)
 class _Story:
-    """What was logged of a job; where its present stretch began, and what was predicted for a step of it."""
+    """What was logged about a job, when its present configuration began, and what was predicted for a step in it."""
 
     told: tuple[object, ...] = ()
     wished: tuple[object, ...] = ()
@@ -133,7 +133,7 @@ class DecisionLog:
 
     @staticmethod
     def _close(story: _Story, job: ActiveJob, now_s: float) -> None:
-        """End a stretch: add up what was predicted for it, and what it took."""
+        """End the time in one configuration: add up what was predicted for it, and what it took."""
         if story.step is None:  # it waited
             return
         steps = job.steps - story.steps
@@ -144,11 +144,14 @@ class DecisionLog:
         story.step = None
 
     def _sized(self, job: ActiveJob) -> bool:
-        """Return True if the steps of a job are known: else there is no forecast."""
+        """Return True if it is known how many steps a job has; otherwise there is no forecast."""
         return bool(job.steps_total) or self._learning.knows_length(job.spec, job.kind.name)
 
     def _step(self, job: ActiveJob, gpu_type: str, gpus: int, clock_mhz: float) -> JobOption | None:
-        """Return the prediction for a step in this configuration; None if the job waits, or cannot run in it."""
+        """Return the prediction for one step of a job in a configuration.
+
+        None if the job waits, or cannot run in it.
+        """
         if not gpus or gpu_type not in self._scheduler.pools:
             return None
         table = self._learning.table(job.kind.name, gpu_type)
@@ -169,7 +172,7 @@ class DecisionLog:
         self._rows.append(DecisionRecord(0, now_s, job.id, would, why, reason, gpus, clock_mhz, **expected))
 
     def _forecast(self, job: ActiveJob, now_s: float, step: JobOption | None) -> Forecast:
-        """Return the forecast from now to the end, with ``step`` for each step."""
+        """Return the forecast for a job from now to its end, if each step is as ``step`` predicts."""
         if step is None or not self._sized(job):
             return Forecast()
         total = job.steps_total or self._learning.believed_steps(job.spec, job.kind.name)
@@ -188,6 +191,6 @@ class DecisionLog:
         )
 
     def _interval(self, what: str, left: float, past: float) -> tuple[float, float] | tuple[None, None]:
-        """Return the interval of a sum: what is past, and what is left as predicted."""
+        """Return the interval of a total: what is past, plus the interval of what is predicted to be left."""
         found = self.calibrations[what].interval(left) if left > 0 else None
         return (past + found[0], past + found[1]) if found else (None, None)

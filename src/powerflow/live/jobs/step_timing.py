@@ -88,7 +88,7 @@ def clocks_to_try(job: ActiveJob, learning: CostLearning, axes: Axes) -> tuple[f
 
 
 def _error(seen: Observation, table: CostTable, axes: Axes, row: int) -> float:
-    """Return |predicted ÷ measured − 1| of the step time, predicted by the beliefs before this observation."""
+    """Return |predicted ÷ measured − 1| of the step time, predicted by the beliefs before this measurement."""
     spread = seen.nodes > -(-seen.gpus // axes.gpus_per_node)
     times = (table.spread_step_time_s if spread else table.step_time_s)[row]
     clock = float(axes.clocks_mhz[-1]) if seen.clock_mhz is None else seen.clock_mhz
