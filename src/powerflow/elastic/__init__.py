@@ -1,7 +1,7 @@
 """The library for training scripts that PowerFlow can rescale while they run.
 
-`mailbox` is the communication between the controller and the ranks; it needs only the standard library. All other
-modules import torch, and are loaded when `init` is called.
+The module `mailbox` is for the communication between the controller and the ranks; it needs only the standard library.
+All other modules import torch, and are imported when `init` is called.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ if TYPE_CHECKING:
 
 
 def init() -> Run:
-    """Begin an elastic run; call this where the script would call ``dist.init_process_group``.
+    """Begin an elastic run, and return it. Call this where the script would call ``dist.init_process_group``.
 
     If PowerFlow did not start the script, the run has one rank, or the ranks that torchrun started.
 
     Raises:
-        InputError: The environment is incomplete.
+        InputError: Only one of the environment variables POWERFLOW_JOB_DIR and POWERFLOW_RANK is set, or the checkpoint
+            folder cannot be used, or the script has opened a process group itself.
     """
     from powerflow.elastic.run import Run
 

@@ -1,7 +1,8 @@
-"""Save checkpoints while a run trains, without making other ranks wait for the disk.
+"""Save checkpoints while a run trains. Other ranks do not wait for the disk.
 
-Rank 0 copies the state in memory between two steps; a separate thread writes the copy to a temporary file, syncs it and
-renames it. If there is not enough memory for a copy, the state is written at once, and the other ranks wait.
+Between two steps, rank 0 copies the state of the run in memory. A separate thread writes the copy to a temporary file,
+waits until the disk has stored it, and renames the file. If there is not enough memory for a copy, rank 0 writes the
+state at once, and the other ranks wait.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _SHARE = 0.25
 
 
 class CheckpointWriter:
-    """Writes the checkpoints of one rank to a file, one at a time, and reports which step is saved."""
+    """Writes the checkpoints of one rank to a file, one at a time. It reports the step of the last saved checkpoint."""
 
     def __init__(self, training: Training, path: Path, reporter: Reporter) -> None:
         self._training, self._path, self._reporter = training, path, reporter
@@ -30,19 +31,23 @@ class CheckpointWriter:
         self._thread: threading.Thread | None = None
 
     def lead(self, saved_step: int) -> None:
-        """Begin to be the rank that saves.
+        """Make this rank the one that saves checkpoints.
 
-        If the run has trained since ``saved_step``, the step of the checkpoint that was read, it is unknown when the
-        rank before saved last; then a checkpoint is due at once.
+        Args:
+            saved_step: Step of the checkpoint from which this rank began. If the run has trained since this step, it is
+                unknown when an earlier rank last saved. Then a checkpoint is due at once.
         """
         self._saved_s = -1e9 if self._training.position.step > saved_step else time.monotonic()
 
     def due(self, every_s: float) -> bool:
-        """Return whether a checkpoint is due, ``every_s`` seconds after the last (0: never); not during a write."""
+        """Return whether it is time for a checkpoint: ``every_s`` seconds have passed since the last one.
+
+        It is never time if ``every_s`` is 0, or while a checkpoint is being written.
+        """
         return every_s > 0 and time.monotonic() - self._saved_s >= every_s and not self._writing()
 
     def save(self) -> None:
-        """Copy the state, and write it while training continues."""
+        """Copy the state of the run, and start to write the copy to the file; training continues during the write."""
         self._saved_s = time.monotonic()
         step = self._training.position.step
         if _bytes(self._training) > _SHARE * _free_bytes():
@@ -58,7 +63,7 @@ class CheckpointWriter:
         self._thread.start()
 
     def wait(self) -> None:
-        """Wait until nothing is being written."""
+        """Wait until no checkpoint is being written."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -76,12 +81,15 @@ class CheckpointWriter:
 
 
 def _bytes(training: Training) -> int:
-    """Return the bytes of the model's parameters and of two moments of an optimiser."""
+    """Return an estimate of the bytes of the run's state.
+
+    The estimate counts the model's parameters, and for each parameter two numbers of the optimiser.
+    """
     return 3 * sum(parameter.numel() * parameter.element_size() for parameter in training.model.parameters())
 
 
 def _free_bytes() -> int:
-    """Return the memory that this process may still use, as limited by the machine and by its control group."""
+    """Return how many bytes of memory this process may still use, within the limits of machine and control group."""
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     try:
         lines = Path("/proc/meminfo").read_text("ascii").splitlines()

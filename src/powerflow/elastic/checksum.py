@@ -1,12 +1,13 @@
-"""Compare the parameters of all ranks bit by bit, when a group is formed and regularly afterwards.
+"""Compare the parameters of all ranks bit by bit, when a group of ranks is formed and regularly afterwards.
 
 Data-parallel ranks start with the same parameters and apply the same gradients, so their parameters stay equal to the
-last bit. If they differ, the ranks no longer train one model: the script updates with something that is not equal on
-all ranks (a random number, a local gradient, a learning rate that counts passes), or hardware computes wrongly.
+last bit. If they differ, the ranks no longer train one model. Then the script updates with something that is not equal
+on all ranks (a random number, a local gradient, a learning rate that counts passes), or hardware computes wrongly.
 
-A checksum is the sum of a parameter's bits as 64-bit integers, which does not depend on the order of summation. Buffers
-may differ (each rank has its own BatchNorm statistics), and so may parameters that DDP ignores. Different kinds of
-hardware may round differently, so ranks are compared with ranks on the same kind only.
+The checksum of a parameter is the sum of its bits as 64-bit integers. It does not depend on the order of summation.
+Buffers may differ between ranks (each rank has its own BatchNorm statistics). Parameters that DDP ignores may differ,
+too. Different kinds of hardware may round differently, so ranks are only compared with ranks on the same kind of
+hardware.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class RankComparison:
     """Compares the parameters of the ranks of a gang.
 
     Attributes:
-        due: Step before which the next comparison is due; the same on all ranks.
+        due: Number of the step before which the next comparison must be made. It is the same on all ranks.
     """
 
     def __init__(self, training: Training) -> None:
@@ -49,19 +50,19 @@ class RankComparison:
 
     @property
     def has_news(self) -> bool:
-        """Whether there were steps since the last comparison; the same on all ranks."""
+        """Whether a step was trained since the last comparison; the same on all ranks."""
         return self._since is None or self._training.position.step > self._since[0]
 
     def compare(self, rank: int, ranks: int, *, formed: bool = False) -> None:
-        """Compare the parameters of all ranks of the default group; all must call this at the same step.
+        """Compare the parameters of all ranks of torch's default group. All ranks must call this at the same step.
 
         Args:
             rank: Number of this rank.
             ranks: Number of ranks.
-            formed: Whether the group has just been formed.
+            formed: True if the group has just been formed.
 
         Raises:
-            InputError: Parameters differ; raised on all ranks.
+            InputError: Parameters of two ranks differ. All ranks raise this error.
             RuntimeError: A rank was lost (`powerflow.elastic.group.lost_peer`).
         """
         step = self._training.position.step
@@ -85,7 +86,7 @@ class RankComparison:
         return {name: parameter for name, parameter in model.named_parameters() if name not in ignored}
 
     def _steps_between(self, step: int, now_s: float) -> int:
-        """Return the number of steps that this rank proposes until the next comparison."""
+        """Return how many steps this rank proposes until the next comparison."""
         if self._since is None or step <= self._since[0]:
             return FEWEST
         step_s = (now_s - self._since[1]) / (step - self._since[0])
@@ -107,7 +108,7 @@ class RankComparison:
 
 
 def _sums(parameters: Iterable[Tensor]) -> Tensor:
-    """Return one checksum per parameter, on the CPU."""
+    """Return one checksum for each parameter, as a tensor on the CPU."""
     found: dict[torch.device, list[tuple[int, Tensor]]] = {}
     count = 0
     for parameter in parameters:
@@ -140,7 +141,7 @@ def _digest(sums: Tensor) -> int:
 
 
 def _hardware(model: nn.Module) -> int:
-    """Return a number for the kind of hardware that this rank computes on."""
+    """Return a number that stands for the kind of hardware on which this rank computes."""
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     if device.type == "cuda":
         kind = torch.cuda.get_device_name(device)

@@ -1,4 +1,4 @@
-"""Find what a rank needs at its start: its mailbox, its place among the ranks, the pacer of an emulated GPU."""
+"""Find what a rank needs when it starts: its mailbox, its number among the ranks, and the pacer of an emulated GPU."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NAMED_S = 60.0
 
 
 class RankPlace(NamedTuple):
-    """The number of a rank, the number of ranks, and the rank's number on its node."""
+    """The number of a rank, the number of all ranks, and the number of the rank among the ranks of its node."""
 
     rank: int
     ranks: int
@@ -26,10 +26,11 @@ class RankPlace(NamedTuple):
 
 
 def find_mailbox() -> tuple[Mailbox | None, str]:
-    """Return the job's mailbox and this rank's name; None and "" if PowerFlow did not start the script.
+    """Return the job's mailbox and the name of this rank; None and "" if PowerFlow did not start the script.
 
     Raises:
-        InputError: The environment has only one of them, or the checkpoint folder cannot be used.
+        InputError: Only one of the environment variables POWERFLOW_JOB_DIR and POWERFLOW_RANK is set, or the checkpoint
+            folder cannot be used.
     """
     directory, name = os.environ.get(JOB_DIR), os.environ.get(RANK_NAME)
     if (directory is None) != (name is None):
@@ -43,7 +44,11 @@ def find_mailbox() -> tuple[Mailbox | None, str]:
 
 
 def place_in(target: Target, name: str) -> RankPlace | None:
-    """Return the place of a rank in a target; None if it is not a member."""
+    """Return the number of a rank in a target (the ranks that shall train together), with the number of all ranks.
+
+    Returns:
+        The place; None if the rank is not a member of the target.
+    """
     for rank, member in enumerate(target.members):
         if member.name == name:
             local = sum(other.node == member.node for other in target.members[:rank])
@@ -52,10 +57,12 @@ def place_in(target: Target, name: str) -> RankPlace | None:
 
 
 def first_place(mailbox: Mailbox | None, name: str) -> RankPlace:
-    """Return the place that a rank will have in its first group.
+    """Return the number that this rank will have in its first group, with the number of all ranks.
+
+    If PowerFlow did not start the script, the numbers come from torchrun's environment variables.
 
     Raises:
-        InputError: No target has it as a member within `NAMED_S`.
+        InputError: No target has this rank as a member within `NAMED_S` seconds.
     """
     if mailbox is None:
         environment = os.environ.get
@@ -77,7 +84,7 @@ def first_place(mailbox: Mailbox | None, name: str) -> RankPlace:
 
 
 def find_pacer() -> Pacer | None:
-    """Return the pacer that slows steps on an emulated GPU to the speed of real hardware; None on a real GPU."""
+    """Return the pacer, which slows steps on an emulated GPU to the speed of real hardware; None on a real GPU."""
     if not os.environ.get("POWERFLOW_EMULATED"):
         return None
     from powerflow.device.emulated.pacer import pacer_from_environment
@@ -86,7 +93,7 @@ def find_pacer() -> Pacer | None:
 
 
 def _make_folder(path: Path) -> None:
-    """Make the checkpoint folder, so that a wrong one is refused at the start and not at the first checkpoint."""
+    """Create the checkpoint folder. So an unusable folder is refused at the start, and not at the first checkpoint."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Call the model so that ranks exchange gradients in the last backward of a step only."""
+"""Call the model so that ranks exchange gradients only in the last backward of a step."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from powerflow.elastic.training.sampling import Pass
 
 
 class Exchange:
-    """Controls in which backward DDP exchanges gradients."""
+    """Controls in which backward DDP exchanges gradients between ranks."""
 
     def __init__(self) -> None:
         self._armed = False
@@ -28,7 +28,10 @@ class Exchange:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
-        """Return the model's output: through DDP inside a step, otherwise from the model itself."""
+        """Return the model's output.
+
+        Inside a step with gradients the call goes through DDP, otherwise directly to the model.
+        """
         if one is None or gang is None or gang.parallel is None or not torch.is_grad_enabled():
             return module(*args, **kwargs)
         output = None
@@ -46,14 +49,17 @@ class Exchange:
         return output
 
     def disarm(self) -> None:
-        """Forget that a forward has prepared an exchange: the next backward does not belong to it."""
+        """Forget that a forward has prepared an exchange of gradients.
+
+        Call this if the next backward does not belong to that forward.
+        """
         self._armed = False
 
     def arm(self, gang: GangMember | StaticGang, loss: Tensor) -> None:
-        """Make the next backward exchange gradients, even if no forward has prepared it.
+        """Make the next backward exchange gradients, even if no forward has prepared the exchange.
 
-        That happens if the script called the model and not the wrapped one, or at the second backward after a forward.
-        DDP would then silently leave out the exchange.
+        A forward has not prepared it if the script called the model itself instead of the wrapped model, or if this is
+        the second backward after one forward. Without this call, DDP would leave out the exchange without an error.
         """
         parallel = gang.parallel
         if parallel is not None and not self._armed:

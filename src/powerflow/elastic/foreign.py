@@ -1,4 +1,4 @@
-"""Refuse what cannot be rescaled in place: sharded state, and process groups that the script opens itself."""
+"""Refuse scripts that cannot be rescaled in place: they use sharded state, or open a process group themselves."""
 
 from __future__ import annotations
 
@@ -30,10 +30,11 @@ _SHARDED = {
 
 
 def refuse_sharded(model: nn.Module, others: Iterable[Any]) -> None:
-    """Refuse a model or optimiser that does not have its whole state on each rank.
+    """Raise an error if the model or an optimiser does not have its whole state on each rank.
 
     Raises:
-        InputError: It uses FSDP, ZeRO, DeepSpeed or similar, or the model is wrapped by DDP already.
+        InputError: The model or another object uses FSDP, ZeRO, DeepSpeed or similar, or the model is wrapped by DDP
+            already.
     """
     if isinstance(model, DistributedDataParallel):
         raise InputError("the model is wrapped by DDP already", where="run.wrap", fix="give the model itself")
@@ -57,10 +58,12 @@ def _sharded(kind: type) -> str:
 
 
 def refuse_strangers(model: nn.Module, others: Iterable[Any]) -> None:
-    """Refuse an optimiser of parameters that are not in the model: their gradients would differ between ranks.
+    """Raise an error if an optimiser trains parameters that are not in the model.
+
+    Their gradients would differ between ranks.
 
     Raises:
-        InputError: There is one.
+        InputError: An optimiser among ``others`` trains such parameters.
     """
     ours = {id(parameter) for parameter in model.parameters()}
     for thing in others:
@@ -76,17 +79,21 @@ def refuse_strangers(model: nn.Module, others: Iterable[Any]) -> None:
 
 
 def refuse_own_group() -> None:
-    """Refuse a process group that the script has opened itself.
+    """Raise an error if the script has opened a process group itself.
 
     Raises:
-        InputError: There is one.
+        InputError: A process group is open.
     """
     if dist.is_available() and dist.is_initialized():
         raise own_group()
 
 
 def own_group(said: str = "") -> InputError:
-    """Return the error for a process group that the script opens itself; ``said`` is torch's message."""
+    """Return the error for a script that opens a process group itself.
+
+    Args:
+        said: Torch's error message, which is added to the text; "" for none.
+    """
     return InputError(
         "the script opens a process group of its own, and in place it is PowerFlow that opens one",
         fix=f"for FSDP, ZeRO or DeepSpeed {RESTART}; for plain DDP leave it out, run.rank and run.ranks are known from"
@@ -95,7 +102,7 @@ def own_group(said: str = "") -> InputError:
 
 
 def meant_own_group(error: BaseException, trace: TracebackType | None) -> bool:
-    """Return whether the script caused an error by opening its own group, or by using a group too early."""
+    """Return whether the script caused an error because it opened a process group itself, or used a group too early."""
     frames = traceback.extract_tb(trace)
     if any("/deepspeed/" in frame.filename for frame in frames):
         return True

@@ -1,7 +1,7 @@
-"""The membership of a rank in its gang: join new generations, lead the gang to them, and leave.
+"""Make a rank a member of its gang: join new generations, lead the gang to new generations, and leave.
 
-`powerflow.elastic.mailbox` describes the messages between ranks and controller. A generation of a gang is one set of
-ranks that train together.
+A generation of a gang is one set of ranks that train together. `powerflow.elastic.mailbox` describes the messages
+between ranks and controller.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ LOOK_S = 0.02
 
 
 class GangMember:
-    """The membership of one rank.
+    """The membership of this rank in its gang.
 
     Attributes:
-        generation, rank, ranks: The current generation (0 before the first), the number of this rank in it, and how
-            many ranks it has.
-        target: The target that was posted for this generation.
+        generation: Number of the current generation; 0 before the first.
+        rank, ranks: Number of this rank in the current generation, and how many ranks the generation has.
+        target: The target (message of the controller) from which the current generation was formed.
         parallel: The model wrapped by DDP for the current group; None if there is only one rank.
-        whole: False from the loss of a rank until a new group is formed.
-        step_ended_s: When the last step ended, as of `time.monotonic`.
-        exchanged: Last step in which this rank has exchanged gradients.
+        whole: True if the group is complete; False from the loss of a rank until a new group is formed.
+        step_ended_s: Time at which the last step ended, as `time.monotonic` counts.
+        exchanged: Number of the last step in which this rank has exchanged gradients.
     """
 
     def __init__(
@@ -84,26 +84,30 @@ class GangMember:
 
     @property
     def local_batch_max(self) -> int:
-        """Most samples of one pass; 0 for no limit."""
+        """Most samples of one pass on one GPU; 0 for no limit."""
         return 0 if self.target is None else self.target.local_batch_max
 
     @property
     def nodes(self) -> int:
-        """Number of nodes of the gang."""
+        """Number of nodes on which the gang runs."""
         return 1 if self.target is None else self.target.nodes
 
     def _on_sigterm(self, _number: int, _frame: Any) -> None:
         self._told_to_leave = True
 
     def fail(self) -> None:
-        """Report that training is not complete: an error has ended the script, and so its loops."""
+        """Report that training is not complete, because an error has ended the script."""
         if self._stopped:
             self.reporter.tell(Phase.COMPUTING, steps_total=None)
 
     # -- between two steps -------------------------------------------------------------------------------------------
 
     def between_steps(self) -> bool:
-        """Do what is due before a step; return whether the group is another one than before."""
+        """Do what must be done before a step, such as joining a new generation or saving a checkpoint.
+
+        Returns:
+            True if the group of ranks has changed.
+        """
         if self._told_to_leave:
             self._leave(None)
         if not self.whole:
@@ -136,7 +140,7 @@ class GangMember:
         return not lost
 
     def _lead(self) -> None:
-        """Post a switch to a newer target, as soon as all its new ranks are ready."""
+        """Post the switch to a newer target, as soon as all new ranks of this target are ready."""
         if self._news_of_target.come():
             self._wanted = self.mailbox.target()
         wanted = self._wanted
@@ -161,13 +165,13 @@ class GangMember:
     # -- outside a whole group ---------------------------------------------------------------------------------------
 
     def lose(self, note: str) -> None:
-        """Leave the group because a rank was lost, so that all others notice it, too."""
+        """Leave the group because a rank was lost. So all other ranks notice the loss, too."""
         self._let_go()
         self.idle()
         self.reporter.tell(Phase.BROKEN if self.training.joined else Phase.READY, note=note.splitlines()[0][:300])
 
     def join(self) -> None:
-        """Join the gang, after model and data are built."""
+        """Join the gang. Call this after model and data are built."""
         foreign.refuse_own_group()
         group.warm_up()
         self.idle()
@@ -175,7 +179,7 @@ class GangMember:
         self._await_generation()
 
     def _await_generation(self) -> None:
-        """Wait until this rank is a member of a whole group."""
+        """Wait until this rank is a member of a complete group."""
         while True:
             switch = self._hear()
             if switch is not None and self._go_over(switch):
@@ -183,7 +187,10 @@ class GangMember:
             time.sleep(0.003)
 
     def _hear(self) -> Switch | None:
-        """Return the switch to follow, for a rank outside a whole group; lead or leave if that is due."""
+        """Return the switch that this rank must follow while it is in no complete group; None if there is none yet.
+
+        If it is this rank's turn to lead, it posts a switch. If it was told to leave, it leaves.
+        """
         if self._told_to_leave or self._comes_too_late():
             self._leave(None)
         if self._news_of_switch.come():
@@ -207,7 +214,10 @@ class GangMember:
         return None
 
     def _concerns_us(self, target: Target) -> bool:
-        """Return whether a target is newer than what this rank has tried, and was not posted before its start."""
+        """Return whether a target concerns this rank.
+
+        It does if it is newer than the last target that this rank tried, and was not posted before this rank started.
+        """
         if not self._listed and self.name in [member.name for member in target.members]:
             self._listed, self._tried = True, target.generation - 1
         return self._listed and target.generation > self._tried
@@ -221,7 +231,7 @@ class GangMember:
         return len(reports) == len(names) and all(report.phase in WAITING for report in reports)
 
     def _others_train(self, names: Sequence[str]) -> bool:
-        """Return whether all these ranks are new and must wait for others to save the state and leave."""
+        """Return whether all these ranks are new, and must wait until other ranks have saved the state and left."""
         if any(report.generation for report in self.mailbox.reports(names)):
             return False
         return any(
@@ -233,7 +243,7 @@ class GangMember:
     # -- going over --------------------------------------------------------------------------------------------------
 
     def _go_over(self, switch: Switch) -> bool:
-        """Join a new generation and get the run's state; return False if that failed."""
+        """Join a new generation and get the state of the run; return False if this failed."""
         target = switch.target
         names = [member.name for member in target.members]
         self._tried = target.generation
@@ -292,7 +302,7 @@ class GangMember:
         )
 
     def _take_checkpoint(self, target: Target, give_up: Callable[[], bool]) -> None:
-        """Load the checkpoint, if there is one, for the case that no member has the run's state."""
+        """Load the checkpoint if it exists. It is needed if no member of the target has the state of the run."""
         names = [member.name for member in target.members]
         for _ in group.until(give_up):
             if not self._others_train(names):
@@ -305,7 +315,7 @@ class GangMember:
             self.reporter.note(saved_step=self._loaded_step)
 
     def _share(self, rank: int, ranks: int) -> State | None:
-        """Send the most advanced state to all ranks that are behind; return it if this rank is one of them."""
+        """Send the state with the most steps to all ranks that have fewer; return it if this rank has received it."""
         steps = torch.zeros(ranks, dtype=torch.int64)  # 0 if a rank has no state of the run
         if self.training.joined:
             steps[rank] = self.training.position.step + 1
@@ -340,7 +350,7 @@ class GangMember:
     # -- the end -----------------------------------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """Report that training is complete because the script has left its loop over epochs."""
+        """Report that training is complete, because the script has left its loop over epochs."""
         if self._left:
             return
         self._done = self._stopped = True
@@ -348,7 +358,7 @@ class GangMember:
         self.reporter.tell(Phase.DONE, step=step, samples=self.training.position.samples, steps_total=step)
 
     def finish(self) -> None:
-        """Wait until all ranks have trained all epochs; join a new generation if a rank was lost before that."""
+        """Wait until all ranks have trained all epochs. If a rank is lost before, join a new generation."""
         if self.whole and self.ranks > 1 and self._comparison.has_news:
             self._compare()
         self._done = True
@@ -365,7 +375,10 @@ class GangMember:
         self.reporter.tell(Phase.DONE)
 
     def _all_done(self, target: Target | None) -> bool:
-        """Return whether all ranks of a target that ever trained have trained all epochs; once True, it stays so."""
+        """Return whether all ranks of a target that ever trained have trained all epochs.
+
+        Once True, the answer stays True.
+        """
         members = () if target is None else target.members
         reports = [report for report in self.mailbox.reports([member.name for member in members]) if report.generation]
         return bool(reports) and all(
@@ -373,7 +386,10 @@ class GangMember:
         )
 
     def _leave(self, target: Target | None) -> NoReturn:
-        """End this process as requested; save the state first if no rank of the target has it."""
+        """End this process because it was told to leave.
+
+        If no rank of the target has the state of the run, save it first.
+        """
         survivors = [] if target is None else self.mailbox.reports([member.name for member in target.members])
         kept = any(report.generation for report in survivors)
         if self.training.joined and not kept and (self.rank == 0 or not self.whole):
@@ -386,7 +402,10 @@ class GangMember:
         raise SystemExit(0)
 
     def _save_before_leaving(self) -> None:
-        """Save the state, which no other rank has; try again until it succeeds or the controller ends this process."""
+        """Save the state, which no other rank has.
+
+        Try again until this succeeds or the controller ends this process.
+        """
         self.reporter.tell(Phase.SAVING)
         self._checkpoint.wait()
         while True:

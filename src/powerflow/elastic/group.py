@@ -1,7 +1,8 @@
-"""Form and close the process group of one generation.
+"""Form and close torch's process group of one generation (the ranks that train together).
 
-No wait for another rank that may have died is longer than `PATIENCE_S`, with two exceptions: the wait for members to
-arrive, in which each member can give up, and gloo's wait for connections (`CONNECT_S`).
+If another rank may have died, no wait for it is longer than `PATIENCE_S`, with two exceptions. The wait until all
+members have arrived may be longer, but each member can give up. The wait of gloo (torch's CPU communication) for
+connections follows `CONNECT_S`.
 """
 
 from __future__ import annotations
@@ -34,16 +35,23 @@ _LOOPBACK = "127.0.0.1"
 
 
 class GaveUp(Exception):
-    """The members did not meet, and this rank has given up."""
+    """The members of a new group did not meet, and this rank has stopped waiting."""
 
 
 def lost_peer(error: RuntimeError) -> bool:
-    """Return whether an error of torch means that a rank was lost. Errors of gloo are known by their text only."""
+    """Return whether an error of torch means that another rank was lost.
+
+    Errors of gloo are recognised by their text only.
+    """
     return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
 def lost_in(act: Callable[[], None]) -> str:
-    """Do something together with other ranks; return torch's message if one was lost in the meantime, else ""."""
+    """Call ``act``, which does something together with other ranks; return "" if no rank was lost.
+
+    Returns:
+        Torch's message if a rank was lost during the call.
+    """
     try:
         act()
     except RuntimeError as error:
@@ -54,7 +62,7 @@ def lost_in(act: Callable[[], None]) -> str:
 
 
 def meet(mailbox: Mailbox, target: Target, rank: int, give_up: Callable[[], bool]) -> Store:
-    """Meet all other members of a target, and return the store for the new group.
+    """Wait until all members of a target are present, and return the store with which they form the new group.
 
     Raises:
         GaveUp: ``give_up`` has returned True.
@@ -85,10 +93,10 @@ def meet(mailbox: Mailbox, target: Target, rank: int, give_up: Callable[[], bool
 
 
 def form(store: Store, rank: int, ranks: int, *, cuda: bool) -> None:
-    """Form torch's default group of the members that have met.
+    """Form torch's default group, of the members that have met.
 
     Raises:
-        RuntimeError: A member was lost in the meantime (`lost_peer`).
+        RuntimeError: A member was lost while the group was formed (`lost_peer`).
     """
     if os.environ.get(ADDRESS, _LOOPBACK) == _LOOPBACK:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
@@ -109,7 +117,7 @@ def form(store: Store, rank: int, ranks: int, *, cuda: bool) -> None:
 
 
 def settle(outside_s: float = 0.0) -> None:
-    """Allow long waits from now on, because the group works: other ranks may be slow.
+    """Allow long waits for other ranks from now on. The group works, so a rank that takes long is only slow.
 
     Args:
         outside_s: Seconds that a rank may do something else while the others wait for it in their next step.
@@ -118,7 +126,12 @@ def settle(outside_s: float = 0.0) -> None:
 
 
 def warm_up() -> None:
-    """Let torch load what a first group needs, which takes seconds, while no other rank waits."""
+    """Form a group of one rank and close it, so that torch loads what a first group needs.
+
+    No other rank waits meanwhile.
+
+    Loading takes seconds.
+    """
     form(HashStore(), 0, 1, cuda=False)
     with torch.random.fork_rng(devices=[]):  # leave the script's random numbers as they are
         DistributedDataParallel(torch.nn.Linear(1, 1), init_sync=False)
@@ -126,7 +139,7 @@ def warm_up() -> None:
 
 
 def close() -> None:
-    """Close the default group, so that waiting ranks notice that this rank has left."""
+    """Close torch's default group, so that ranks that wait for this rank notice that it has left."""
     peer_sockets.cut()
     if dist.is_initialized():
         dist.destroy_process_group()
@@ -144,7 +157,11 @@ def _store(address: str, port: int, listener: int | None) -> TCPStore:
 
 
 def until(give_up: Callable[[], bool]) -> Iterator[None]:
-    """Yield for each turn of a polling loop, with growing waits between; raise `GaveUp` if ``give_up`` returns True."""
+    """Yield once for each turn of a polling loop; wait between two turns, longer each time.
+
+    Raises:
+        GaveUp: ``give_up`` has returned True.
+    """
     wait_s = 0.0005
     while True:
         yield

@@ -1,7 +1,7 @@
-"""Messages between the controller and the ranks of a job: small files in the job's directory, replaced as a whole.
+"""Exchange messages between the controller and the ranks of a job: small files in the job's directory.
 
-The files remain when the controller or a rank is killed. A new controller finds the state of the job in them, and ranks
-without a controller train on. Each file has one writer::
+Each file is replaced as a whole. The files remain if the controller or a rank is killed. A new controller finds the
+state of the job in them, and ranks without a controller continue to train. Each file has one writer::
 
     target.json         controller → ranks    the generation that the gang shall become, and its members in order
     switch.json         leader → ranks        the generation that all ranks go over to, and at which step
@@ -11,14 +11,13 @@ without a controller train on. Each file has one writer::
 
 All ranks of a gang must see the same directory: on one machine, or on a shared file system.
 
-How a gang goes over to a new generation: ranks follow ``switch.json`` only, and the leader writes it.
+This is how a gang changes to a new generation. Ranks follow ``switch.json`` only, and the leader writes this file.
 
-1. In a whole generation, rank 0 leads. When it sees a newer target, it trains on until all new ranks are ready. Then,
-   *before* the all-reduce of step k, it posts "from step k + 1 on". Each rank that completes this all-reduce can read
-   that, so that all go over at the same step.
-2. At the first start, and after a rank was lost, the first member of the target leads. It waits until all members are
-   ready or broken.
-3. Ranks that are not members of the new generation leave.
+1. In a complete generation, rank 0 leads. When it sees a newer target, it continues to train until all new ranks are
+ready. Then, *before* the all-reduce of step k, it posts that the new generation begins with step k + 1. Each rank that
+completes this all-reduce can read the message, so that all ranks change at the same step. 2. At the first start, and
+after a rank was lost, the first member of the target leads. It waits until all members are ready or broken. 3. Ranks
+that are not members of the new generation leave.
 """
 
 from __future__ import annotations
@@ -65,7 +64,7 @@ _PATIENCE = "patience.json"
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One rank of a generation: its name (`RankName` as text), and its node."""
+    """One rank of a generation: its name (a `RankName` as text), and the name of its node."""
 
     name: str
     node: str
@@ -73,15 +72,16 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The generation that the gang shall become.
+    """The generation that the gang shall become, as the controller wants it.
 
     Attributes:
-        generation: Rises with each change; ranks never go back to a lower one.
-        members: Ranks in order of their number, those that remain first. If empty, all save a checkpoint and leave.
+        generation: Number of the generation. It rises with each change; ranks never go back to a lower one.
+        members: Ranks in order of their number; ranks that remain come first. If empty, all ranks save a checkpoint and
+            leave.
         local_batch_max: Most samples of one pass on one GPU; 0 for no limit.
-        nodes: Number of nodes of the members.
-        checkpoint_s: Seconds between checkpoints; 0 for checkpoints only when all ranks must leave.
-        outside_s: Seconds that a rank may do something else than steps while others wait for it.
+        nodes: Number of nodes on which the members run.
+        checkpoint_s: Seconds between two checkpoints; 0 to save a checkpoint only when all ranks must leave.
+        outside_s: Seconds that a rank may do something other than steps while others wait for it.
     """
 
     generation: int
@@ -94,7 +94,13 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Switch:
-    """All ranks go over to a target, just before a step (counted over all epochs), or at once after a rank was lost."""
+    """Message of the leader that all ranks change to a new generation.
+
+    Attributes:
+        target: The new generation.
+        step: Number of the first step in the new generation, counted over all epochs. After a rank was lost, the change
+            happens at once.
+    """
 
     target: Target
     step: int
@@ -102,26 +108,26 @@ class Switch:
 
 @dataclass(frozen=True, slots=True)
 class RankReport:
-    """State of one rank.
+    """State of one rank, as the rank reports it.
 
     Attributes:
         name: Name of the rank.
-        pid: Id of its process.
-        generation: Its generation; 0 before its first.
-        phase: What it does.
+        pid: Pid of the rank's process.
+        generation: Generation of the rank; 0 before its first.
+        phase: What the rank does.
         phase_s: Start of the phase, Unix seconds.
-        step: Completed steps, over all epochs.
-        epoch: Current epoch, from 0.
-        steps_total: Steps of the whole run, None if unknown.
-        timed_steps, timed_s: Steps of this generation, and the seconds that they took, without pauses.
+        step: Number of completed steps, over all epochs.
+        epoch: Current training epoch, from 0.
+        steps_total: Number of steps of the whole run; None if unknown.
+        timed_steps, timed_s: Number of steps in this generation, and the seconds that they took, without pauses.
         samples: Samples that the whole gang has trained so far.
         local_batch, accumulation: Samples of one pass on one GPU, and passes per step, in this generation.
-        global_batch: Samples per step, 0 if unknown.
-        pause_s: Seconds of the last pause of this rank, from the end of a step to the start of the next.
+        global_batch: Samples per step; 0 if unknown.
+        pause_s: Seconds of the last pause of this rank, from the end of a step to the start of the next step.
         note: What went wrong, in one line; "" if nothing.
-        beat: Rises with each report; if it stays the same, the whole process stands still.
-        refusal: Why the script was ended, if it would be ended again; "" otherwise.
-        saved_step: Step in ``checkpoint.pt``, as far as this rank knows; 0 if there is none.
+        beat: Number that rises with each report. If it does not rise, the whole process has stopped.
+        refusal: Why PowerFlow refused the script, if it would refuse the script again; "" otherwise.
+        saved_step: Step of the checkpoint in ``checkpoint.pt``, as far as this rank knows; 0 if there is none.
     """
 
     name: str
@@ -146,11 +152,11 @@ class RankReport:
 
 
 class Mailbox:
-    """The messages in one job's directory. Messages that do not exist (yet) are None.
+    """The messages in one job's directory. A message that does not exist (yet) is None.
 
     Attributes:
         directory: The job's directory.
-        checkpoint: File of the gang's saved state, at a place that the job's user may choose. Only ranks use it.
+        checkpoint: File with the saved state of the gang. The job's user may choose its place. Only ranks use it.
     """
 
     def __init__(self, directory: str | os.PathLike[str], checkpoint: str | os.PathLike[str] | None = None) -> None:
@@ -158,45 +164,45 @@ class Mailbox:
         self.checkpoint = self.directory / CHECKPOINT if checkpoint is None else Path(checkpoint)
 
     def create(self) -> None:
-        """Make the directory."""
+        """Create the job's directory and the folder for reports in it."""
         (self.directory / "ranks").mkdir(parents=True, exist_ok=True)
 
     def post_target(self, target: Target) -> None:
-        """Post the target of the gang.
+        """Post the target: the generation that the gang shall become.
 
-        ``outside_s`` has its own file, because ranks started by version 0.1.0 fail on unknown keys.
+        The value ``outside_s`` has a separate file, because ranks that version 0.1.0 started fail on unknown keys.
         """
         if target.outside_s:
             replace_json(self.directory / _PATIENCE, {"outside_s": target.outside_s})
         replace_json(self.directory / "target.json", _words(target))
 
     def target(self) -> Target | None:
-        """Return the target of the gang."""
+        """Return the target of the gang; None if the controller has posted none."""
         found = read_untrusted_json(self.directory / "target.json")
         return None if found is None else self._target(found)
 
     def post_switch(self, switch: Switch) -> None:
-        """Post the switch to a target."""
+        """Post a switch: the message that all ranks change to a new generation."""
         replace_json(self.directory / "switch.json", {"target": _words(switch.target), "step": switch.step})
 
     def switch(self) -> Switch | None:
-        """Return the latest switch."""
+        """Return the latest switch; None if the leader has posted none."""
         found = read_untrusted_json(self.directory / "switch.json")
         return None if found is None else Switch(self._target(found["target"]), found["step"])
 
     def _target(self, found: dict[str, Any]) -> Target:
-        """Return a target from JSON; unknown keys, of later versions, are ignored."""
+        """Return the target that a JSON object describes. Unknown keys (of later versions) are ignored."""
         members = tuple(Member(member["name"], member["node"]) for member in found["members"])
         patience = read_untrusted_json(self.directory / _PATIENCE) or {}
         known = {key: value for key, value in (patience | found).items() if key in Target.__slots__}
         return Target(**{**known, "members": members})
 
     def post_rendezvous(self, generation: int, place: Mapping[str, Any]) -> None:
-        """Post where the members of a generation meet."""
+        """Post the address at which the members of a generation meet."""
         replace_json(self.directory / f"rendezvous-{generation}.json", place)
 
     def rendezvous(self, generation: int) -> Mapping[str, Any] | None:
-        """Return where the members of a generation meet."""
+        """Return the address at which the members of a generation meet; None if it is not posted yet."""
         return read_untrusted_json(self.directory / f"rendezvous-{generation}.json")
 
     def report(self, report: RankReport) -> None:
@@ -204,13 +210,16 @@ class Mailbox:
         replace_json(self.directory / "ranks" / f"{report.name}.json", asdict(report))
 
     def reports(self, names: Sequence[str]) -> list[RankReport]:
-        """Return the states of those of these ranks that have posted one."""
+        """Return the reports of the given ranks. Ranks that have posted no report are left out."""
         ranks = self.directory / "ranks"
         found = (read_untrusted_json(ranks / f"{name}.json") for name in names)
         return [RankReport(**{**entry, "phase": Phase(entry["phase"])}) for entry in found if entry is not None]
 
     def living(self, silent_s: float) -> list[RankReport]:
-        """Return the states of ranks whose latest report is at most ``silent_s`` older than the newest of all."""
+        """Return the reports of all ranks whose latest report is recent.
+
+        A report is recent if it is at most ``silent_s`` seconds older than the newest report of all ranks.
+        """
         written: dict[str, float] = {}
         for path in (self.directory / "ranks").glob("[!.]*.json"):
             with contextlib.suppress(FileNotFoundError):
@@ -220,14 +229,14 @@ class Mailbox:
 
 
 class FileWatch:
-    """Finds out with one `os.stat` whether a file was replaced since the last call."""
+    """Finds out whether a file was replaced since the last check, with a single call of `os.stat`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.seen: tuple[int, int] | None = None
 
     def come(self) -> bool:
-        """Return whether there is another file than at the last call."""
+        """Return whether the file was created or replaced since the last call of this method."""
         try:
             status = os.stat(self.path)
         except FileNotFoundError:

@@ -1,8 +1,8 @@
-"""Shut down the TCP sockets of a group explicitly, so that other ranks notice that this rank has left.
+"""Shut down the TCP sockets of a group of ranks, so that other ranks notice that this rank has left.
 
-A connection closes when its last copy is closed. Forked processes, such as the workers of a DataLoader, hold copies,
-and so would programs that the script starts. Without an explicit shutdown, other ranks would wait in their all-reduce
-for as long as these processes live.
+A connection closes only when its last copy is closed. Forked processes, such as the workers of a DataLoader, hold
+copies; programs that the script starts would hold copies, too. Without an explicit shutdown, other ranks would wait in
+their all-reduce as long as these processes live.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _ours: set[tuple[int, int]] = set()
 
 @contextlib.contextmanager
 def noted() -> Iterator[None]:
-    """Record the TCP sockets that are created inside this context as sockets of the group."""
+    """Record the TCP sockets that are created inside this ``with`` block as sockets of the group."""
     before = _open()
     try:
         yield
@@ -32,7 +32,11 @@ def noted() -> Iterator[None]:
 
 
 def cut() -> None:
-    """Shut down all sockets of the group that do not listen; gloo ends the process if it cannot accept connections."""
+    """Shut down all sockets of the group, except sockets that listen.
+
+    If a listening socket were shut down, gloo (torch's CPU communication) would end the process, because it could not
+    accept connections.
+    """
     for descriptor, which in _ours:
         with contextlib.suppress(OSError):
             if os.fstat(descriptor).st_ino != which:
@@ -44,7 +48,7 @@ def cut() -> None:
 
 
 def _open() -> set[tuple[int, int]]:
-    """Return all TCP sockets of this process."""
+    """Return all open TCP sockets of this process, each as file descriptor and inode."""
     found = set()
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
@@ -57,10 +61,10 @@ def _open() -> set[tuple[int, int]]:
 
 
 def _drop_copies() -> None:
-    """Close the copies of the group's sockets in a forked child, so that the rank's death closes the connections.
+    """Close the copies of the group's sockets in a forked child. So the connections close when the rank dies.
 
-    The descriptors are replaced by /dev/null and not freed: otherwise code of gloo in the child might later close other
-    files with the same numbers.
+    The file descriptors are replaced by /dev/null and not freed. Otherwise code of gloo in the child might later close
+    other files with the same descriptors.
     """
     nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     for descriptor, which in _ours:

@@ -1,7 +1,7 @@
-"""End a refused script with one line, and report that it would be refused again.
+"""End a refused script with a one-line message, and report to the controller that it would be refused again.
 
-A refusal is an `InputError` about what the script does. The controller then ends the job with that reason, and does not
-try it again as after a crash. Other errors end the script as usual.
+A refusal is an `InputError` about what the script does. The controller then ends the job with this message as the
+reason, and does not try the job again, as it would after a crash. Other errors end the script as usual.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ _LIBRARIES = (str(Path(__file__).resolve().parents[1]), *map(sysconfig.get_path,
 
 
 def install(reporter: Reporter, explain: Callable[[BaseException], InputError | None], *, in_place: bool) -> None:
-    """Show and report errors that end this process, as this module describes.
+    """Replace ``sys.excepthook``: if a refusal ends this process, print it as one line and report it.
 
     Args:
         reporter: Reporter of this rank.
-        explain: Called with each such error; returns the refusal that explains it, or None.
-        in_place: Whether PowerFlow opens the process group, so that one of the script's own is refused.
+        explain: Function that is called with each error that ends the process. It returns the refusal that explains the
+            error, or None.
+        in_place: True if PowerFlow opens the process group. Then a process group that the script opens is refused.
     """
     behind = getattr(sys.excepthook, "powerflows_behind", sys.excepthook)
 
@@ -49,12 +50,12 @@ def install(reporter: Reporter, explain: Callable[[BaseException], InputError | 
 
 
 def is_script(path: str) -> bool:
-    """Return whether a file of code belongs to the script, and not to a library."""
+    """Return whether a source file belongs to the script, and not to a library."""
     return not path.startswith((*_LIBRARIES, "<"))
 
 
 def one_line(error: InputError, trace: TracebackType | None) -> str:
-    """Return the error's text, with the line of the script that caused it."""
+    """Return the text of an error in one line. It begins with the file and line of the script that caused the error."""
     frames = [frame for frame in traceback.extract_tb(trace) if is_script(frame.filename)]
     place = f"{os.path.basename(frames[-1].filename)}:{frames[-1].lineno}: " if frames else ""
     return place + " ".join(str(error).split())

@@ -1,7 +1,7 @@
-"""Report the state of a rank from a thread, so that the training loop only notes what it does.
+"""Report the state of a rank from a separate thread, so that the training loop only sets values.
 
-A thread is needed because a rank that waits inside an all-reduce could not report that it waits. Reports are also signs
-of life: one is written at least every `SIGN_OF_LIFE_S`.
+The thread is needed because a rank that waits inside an all-reduce could not report that it waits. Reports also show
+that the rank lives: at least one is written every `SIGN_OF_LIFE_S` seconds.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SIGN_OF_LIFE_S = 2.0
 
 
 class Reporter:
-    """Reports the state of one rank; without a mailbox it does nothing."""
+    """Reports the state of one rank to the controller and to other ranks. Without a mailbox it does nothing."""
 
     def __init__(self, mailbox: Mailbox | None, name: str) -> None:
         self._mailbox = mailbox
@@ -45,7 +45,7 @@ class Reporter:
 
     @property
     def phase(self) -> Phase:
-        """What the rank does."""
+        """What the rank does now."""
         phase: Phase = self._facts["phase"]
         return phase
 
@@ -54,24 +54,27 @@ class Reporter:
         self._facts.update(facts)
 
     def enter(self, phase: Phase) -> None:
-        """Set the phase for the next report."""
+        """Set the phase (what the rank does) for the next report."""
         self._facts["phase"] = phase
         self._facts["phase_s"] = time.time()
 
     def does(self, phase: Phase) -> None:
-        """Set a phase of the script, unless the rank waits, saves or is done."""
+        """Set a phase (what the script does) for the next report.
+
+        If the rank waits for others, saves a checkpoint or has trained all epochs, do nothing.
+        """
         if self._facts["phase"] in (Phase.COMPUTING, Phase.OUTSIDE, Phase.EVALUATING):
             self.enter(phase)
 
     def tell(self, phase: Phase | None = None, **facts: Any) -> None:
-        """Report now, because other ranks wait for it."""
+        """Write a report now, because other ranks wait for it."""
         if phase is not None:
             self.enter(phase)
         self.note(**facts)
         self._write()
 
     def close(self) -> None:
-        """Write the last report."""
+        """Write the last report, and stop the thread that reports."""
         self._stop.set()
         self._write()
 

@@ -1,9 +1,9 @@
-"""The interface for training scripts: `Run` replaces DDP, the sampler and the loader, and ``loss.backward``.
+"""Define the interface for training scripts: `Run` replaces DDP, the sampler, the loader and ``loss.backward``.
 
 The script keeps its own loops. Each turn of the inner loop is one pass: forward and backward on one local batch. After
 the last pass of a step, all ranks have the mean gradient of the global batch, and the script's ``optimizer.step()``
-takes effect. If another rank is lost during a step, the whole step has no effect, and the loop continues with what all
-remaining ranks agree on: the same step again, the next one, or the next epoch.
+takes effect. If another rank is lost during a step, the whole step has no effect. The loop then continues with what all
+remaining ranks agree on: the same step again, the next step, or the next epoch.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from powerflow.errors import InputError
 
 
 class Run:
-    """An elastic run as one rank sees it; `powerflow.elastic.init` creates it."""
+    """An elastic run, as one rank sees it. Create it with `powerflow.elastic.init`."""
 
     def __init__(self) -> None:
         self._mailbox, self._name = find_mailbox()
@@ -64,34 +64,36 @@ class Run:
 
     @property
     def rank(self) -> int:
-        """Number of this rank; before the first epoch, the number that it will have then."""
+        """Number of this rank. Before the first epoch: the number that it will have in the first epoch."""
         return self._place().rank
 
     @property
     def ranks(self) -> int:
-        """How many ranks there are; before the first epoch, how many there will be then."""
+        """Number of ranks. Before the first epoch: the number of ranks in the first epoch."""
         return self._place().ranks
 
     @property
     def generation(self) -> int:
-        """Number that rises whenever the ranks change; 0 before the first epoch."""
+        """Number that rises whenever the set of ranks changes; 0 before the first epoch."""
         return 0 if self._gang is None else self._gang.generation
 
     @property
     def position(self) -> Position:
-        """How far the run is: steps, epoch, samples."""
+        """How much the run has trained: steps, epoch, samples."""
         return Position() if self._training is None else self._training.position
 
     @property
     def updates(self) -> bool:
-        """Whether ``optimizer.step()`` takes effect now: only in the last pass of a step."""
+        """Whether ``optimizer.step()`` takes effect now. Inside a step, it takes effect only in the last pass."""
         one = self._pass
         if one is not None:
             return one.last and self._gang is not None and self._gang.whole
         return self._epoch is None or self.position.epoch == self._epoch
 
     def wrap(self, model: nn.Module, *others: Stateful, **ddp_options: Any) -> nn.Module:
-        """Return the model wrapped (its ``module``, as with DDP), and register everything that is trained with it.
+        """Return the wrapped model, and register everything that is trained with it.
+
+        The model itself is the attribute ``module`` of the result, as with DDP.
 
         Args:
             model: The model, on its device. Call this where the script would call ``DDP(model)``.
@@ -100,7 +102,8 @@ class Run:
             ddp_options: Options for `torch.nn.parallel.DistributedDataParallel`.
 
         Raises:
-            InputError: It was called before, or something cannot be trained as one whole copy per rank.
+            InputError: ``wrap`` was called before, or the model or another object does not have its whole state on each
+                rank, or an optimiser trains parameters that are not in the model.
         """
         if self._training is not None:
             raise InputError("wrap was called twice", fix="put modules that are trained together into one module")
@@ -124,15 +127,16 @@ class Run:
     def epochs(self, count: int, *, start: int = 0) -> Iterator[int]:
         """Iterate over the epochs that are left to train, out of 0 to ``count`` − 1.
 
-        A new rank begins with the epoch that the run is in. A script that breaks out of this loop has trained enough.
+        A new rank begins with the current epoch of the run. If a script breaks out of this loop, training is complete.
 
         Args:
             count: Number of epochs.
-            start: First epoch of a new run, for a script that has loaded its own checkpoint of the epochs before. A run
-                that PowerFlow resumes continues where it was. Steps count from 0 in both cases.
+            start: First epoch of a new run, for a script that has loaded its own checkpoint of earlier epochs. A run
+                that PowerFlow resumes ignores ``start`` and continues where it stopped. Steps count from 0 in both
+                cases.
 
         Raises:
-            InputError: `wrap` was not called before, this was called before, or ``start`` is negative.
+            InputError: `wrap` was not called before, or ``epochs`` was called before, or ``start`` is negative.
         """
         if start < 0:
             raise InputError(f"start is {start}", where="run.epochs", fix="give 0 or more")
@@ -183,21 +187,21 @@ class Run:
         drop_last: bool = False,
         **loader_options: Any,
     ) -> Batches:
-        """Return a loader of this rank's part of the epoch, one batch per pass.
+        """Return a loader of this rank's part of the epoch. It yields one batch per pass.
 
-        It may be created before the first epoch, and iterated over once in each epoch.
+        The loader may be created before the first epoch. The script may iterate over it once in each epoch.
 
         Args:
             dataset: A data set with a length and items by index.
-            global_batch: Samples per step over all ranks, whatever their number.
-            shuffle: Whether each epoch has its own random order of samples.
-            seed: Seed of these orders.
-            drop_last: Whether to leave out the last step of an epoch if it is smaller than ``global_batch``.
+            global_batch: Samples per step over all ranks; it does not depend on the number of ranks.
+            shuffle: True for a random order of the samples, which differs between epochs.
+            seed: Seed of the random orders.
+            drop_last: True to leave out the last step of an epoch if it has fewer samples than ``global_batch``.
             loader_options: Options for `torch.utils.data.DataLoader`: workers, collation, pinned memory and so on.
 
         Raises:
-            InputError: An option is one that PowerFlow decides itself, or there is no step to train. Iterating outside
-                `epochs`, or twice in one epoch, raises it, too.
+            InputError: An option is one that PowerFlow decides itself, or the data set is too small for one step. If
+                the script iterates outside `epochs`, or twice in one epoch, the loader raises this error.
         """
         global_batch = whole(global_batch)
         if self._feed is None or not self._feed.serves(dataset, loader_options):
@@ -216,7 +220,7 @@ class Run:
         return batches
 
     def _begin_batches(self, batches: Batches) -> Generator[Any]:
-        """Begin a loop over batches in the current epoch of the script."""
+        """Begin the loop over batches in the script's current epoch."""
         self._parts()
         if self._epoch is None:
             raise InputError("batches was called outside of epochs", fix="for epoch in run.epochs(10): …")
@@ -231,7 +235,10 @@ class Run:
         return loop
 
     def _refuse_second_loop(self, batches: Batches) -> None:
-        """Refuse to train anything in an epoch but what is left of its first loop over batches."""
+        """Raise an error if the script trains in a second loop in the same epoch.
+
+        A second loop over the same batches is allowed if the first loop has left steps to train.
+        """
         training, _ = self._parts()
         epoch, order = self._epoch, batches.order
         if self._taken is None or self._taken[0] != epoch:
@@ -285,22 +292,24 @@ class Run:
                 self._end_step(order, passes, began_s)
 
     def backward(self, loss: Tensor, weight: float | Tensor | None = None) -> None:
-        """Compute gradients; replaces ``loss.backward()``.
+        """Compute gradients; call this in place of ``loss.backward()``.
 
         After the last pass of a step, each rank holds the gradient of the mean loss over the global batch. If the loss
-        is a mean over something other than samples, give the number as ``weight``: with w tokens in a pass (without
-        padding) and their mean loss l, all ranks get the gradient of ``Σ w·l / Σ w`` over all ranks and passes of the
-        step (`powerflow.elastic.training.token_mean`)::
+        is a mean over something other than samples (such as tokens without padding), give their number as ``weight``::
 
             run.backward(loss, weight=(labels != -100).sum())
 
+        For a mean loss l over w tokens in each pass, all ranks then get the gradient of ``Σ w·l / Σ w``, summed over
+        all ranks and passes of the step (`powerflow.elastic.training.token_mean`).
+
         Args:
-            loss: Mean loss of the local batch, one number; scaled by the gradient scaler, if there is one.
-            weight: Number ≥ 0 of tokens, pixels and so on that the loss is the mean of; None for samples. If it is on a
-                GPU, it is not waited for, so that a mean over nothing must have finite gradients there.
+            loss: Mean loss of the local batch, one number. If there is a gradient scaler, it must have scaled the loss.
+            weight: Number ≥ 0 of the tokens, pixels and so on over which the loss is a mean; None for samples. A weight
+                on a GPU is not read, so that training does not wait for the GPU. Then the gradients must be finite even
+                if the weight is 0.
 
         Raises:
-            InputError: The script does something between passes that would give another result than in one pass.
+            InputError: The script does something between passes that would give another result than in a single pass.
         """
         training, gang = self._parts()
         passes = self._passes
@@ -335,7 +344,7 @@ class Run:
     # -- for Wrapped and the gates ----------------------------------------------------------------------------------
 
     def forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Return the model's output."""
+        """Return the model's output. `Wrapped` calls this."""
         trains = self._pass is not None and torch.is_grad_enabled()
         self._reporter.does(Phase.COMPUTING if trains else Phase.EVALUATING)
         return self._exchange.forward(self._gang, self._pass, module, args, kwargs)
@@ -354,11 +363,14 @@ class Run:
 
     @property
     def _pass(self) -> Pass | None:
-        """The current pass of the script."""
+        """The script's current pass; None outside of passes."""
         return None if self._passes is None else self._passes.one
 
     def _place(self) -> RankPlace:
-        """Return the place of this rank in its gang, or in its first one."""
+        """Return the number of this rank in its gang, with the number of all ranks.
+
+        Before the first epoch: in its first gang.
+        """
         gang = self._gang
         if isinstance(gang, GangMember) and gang.generation and gang.target is not None:
             return place_in(gang.target, self._name) or RankPlace(gang.rank, gang.ranks, gang.rank)
@@ -370,13 +382,13 @@ class Run:
         return self._training, self._gang
 
     def _explain(self, error: BaseException) -> InputError | None:
-        """Record an error that ends the script, and return the refusal that explains it, if there is one."""
+        """Record an error that ends the script; return the refusal that explains the error, or None."""
         if isinstance(self._gang, GangMember):
             self._gang.fail()
         return None if self._passes is None else self._passes.explain(error)
 
     def _leave_epochs(self) -> None:
-        """Close the loop over epochs when the script ends, unless an error ended it."""
+        """Close the loop over epochs when the script ends, unless an error has ended the script."""
         if not hasattr(sys, "last_value"):
             self._open_epochs.close()
 

@@ -1,4 +1,4 @@
-"""The state of a run: model, optimiser, LR scheduler, scaler, position, random numbers; to send, load and save."""
+"""Send, load and save the state of a run: model, optimiser, LR scheduler, scaler, position and random numbers."""
 
 from __future__ import annotations
 
@@ -27,28 +27,30 @@ State = dict[str, Any]
 
 
 class Stateful(Protocol):
-    """Anything that can return and load its state."""
+    """Any object that can return its state and load a state."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the whole state."""
+        """Return the whole state of this object."""
         ...
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
-        """Load a state."""
+        """Replace the state of this object by another state."""
         ...
 
 
 class Training:
-    """Everything that a rank trains, and its position in the run.
+    """Everything that a rank trains, and how much of the run it has trained.
 
     Attributes:
         model: The model.
         options: Options for DDP.
-        things: Model, optimiser and everything else that was registered.
-        position: How far the run is.
-        in_parallel_trained: Which parameters were trained when the model was last wrapped by DDP.
-        streams: Bases of the run's random numbers, once it has begun.
-        joined: Whether this state belongs to the run; that of a new rank does not until it has received one.
+        things: Model, optimiser and all other objects that the script gave to ``run.wrap``.
+        position: Steps, epoch and samples that the run has trained.
+        in_parallel_trained: For each parameter, whether it was trained (not frozen) when the model was last wrapped by
+            DDP.
+        streams: Base numbers from which the run's random numbers are seeded; None before the run has begun.
+        joined: True if this state belongs to the run. The state of a new rank does not belong to the run until the rank
+            has received the run's state.
     """
 
     def __init__(self, model: nn.Module, others: Sequence[Stateful], options: Mapping[str, Any]) -> None:
@@ -61,23 +63,23 @@ class Training:
         self.streams: Bases | None = None
 
     def on_cuda(self) -> bool:
-        """Return whether the model is on a CUDA device."""
+        """Return whether a parameter of the model is on a CUDA device."""
         return any(parameter.is_cuda for parameter in self.model.parameters())
 
     def optimizes(self) -> bool:
-        """Return whether an optimiser of any class was registered."""
+        """Return whether the script gave an optimiser (of any class) to ``run.wrap``."""
         return any(hasattr(thing, "step") and hasattr(thing, "zero_grad") for thing in self.things)
 
     def fewest_samples(self) -> int:
-        """Return the fewest samples of a pass: batch normalisation needs two."""
+        """Return the fewest samples that a pass needs: 2 if the model has batch normalisation, otherwise 1."""
         return 2 if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.model.modules()) else 1
 
     def trained(self) -> list[bool]:
-        """Return which parameters are trained and not frozen."""
+        """Return for each parameter whether it is trained (True) or frozen (False)."""
         return [parameter.requires_grad for parameter in self.model.parameters()]
 
     def in_parallel(self) -> DistributedDataParallel:
-        """Return the model wrapped by DDP for the default group, whose ranks have equal parameters already."""
+        """Return the model wrapped by DDP for the default group. The ranks must have equal parameters already."""
         self.in_parallel_trained = self.trained()
         return DistributedDataParallel(self.model, init_sync=False, **self.options)
 
@@ -86,12 +88,15 @@ class Training:
         return list(self.model.parameters())
 
     def nothing(self) -> Tensor:
-        """Return a loss whose gradient is 0 for each trained parameter."""
+        """Return a loss that is 0, with gradient 0 for each trained parameter."""
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         return sum(((0.0 * parameter).sum().float() for parameter in trained), torch.zeros(()))
 
     def drop_gradients(self) -> None:
-        """Drop gradients of a failed step, and views of buckets of a closed group."""
+        """Set all gradients to None.
+
+        They may be gradients of a failed step, or use memory of a group that was closed.
+        """
         self.model.zero_grad(set_to_none=True)
         for thing in self.things:
             if isinstance(thing, Optimizer):
@@ -104,7 +109,7 @@ class Training:
         streams.seed(self.streams, self.position.step, rank)
 
     def state(self) -> State:
-        """Return the whole state; tensors are not copied."""
+        """Return the whole state of the run. Its tensors are not copied."""
         if self.streams is None:
             self.streams = streams.bases()
         return {
@@ -115,7 +120,11 @@ class Training:
         }
 
     def become(self, state: State) -> None:
-        """Load a state."""
+        """Replace the state of this rank by the state of the run.
+
+        Raises:
+            InputError: The state does not fit the objects that this rank has built.
+        """
         if len(self.things) != len(state["things"]):
             raise _not_alike(f"{len(state['things'])} things were given to run.wrap there, {len(self.things)} here")
         for thing, its in zip(self.things, state["things"], strict=True):
@@ -131,19 +140,19 @@ class Training:
         self.joined = True
 
     def save(self, path: Path) -> None:
-        """Save the state to a file with `keep`."""
+        """Save the state to a file, unless the file has a state with the same number of steps or more."""
         self.keep(path, self.position.step, lambda file: torch.save(self.state(), file))
 
     def keep(self, path: Path, step: int, write: Callable[[BinaryIO], object]) -> None:
-        """Replace a file by a state, unless the file has the same or a later one.
+        """Replace a file by a state, unless the file has a state with the same number of steps or more.
 
         Args:
             path: The file.
-            step: Completed steps of the state.
-            write: Writes the state.
+            step: Number of completed steps in the state.
+            write: Function that writes the state to an open file.
 
         Raises:
-            OSError: It cannot be written; the old file remains.
+            OSError: The state cannot be written; the old file remains.
         """
         with locked(path.with_suffix(".lock"), mode=0o666):
             kept = load(path)
@@ -166,9 +175,10 @@ def _not_alike(what: str) -> InputError:
 
 
 def load(path: Path) -> State | None:
-    """Return the state in a file, on the CPU and memory-mapped; None if there is no file.
+    """Return the state in a checkpoint file, on the CPU and memory-mapped; None if the file does not exist.
 
-    Unpickling may run code: the file belongs to the job and is as trusted as its script.
+    Loading a checkpoint may run code in it (pickle). The file belongs to the job, so it is as trusted as the job's
+    script.
     """
     try:
         state: State = torch.load(path, map_location="cpu", mmap=True, weights_only=False)
@@ -178,7 +188,7 @@ def load(path: Path) -> State | None:
 
 
 class _Pickler(pickle.Pickler):
-    """Pickles everything but dense tensors, which it collects in ``tensors``."""
+    """Pickles everything except dense tensors, which it collects in ``tensors``."""
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
@@ -201,7 +211,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def copied(state: State) -> Callable[[], State]:
-    """Copy a state to CPU memory; return a function that makes a state of the copy."""
+    """Copy a state to CPU memory; return a function that makes a state from the copy."""
     file = io.BytesIO()
     pickler = _Pickler(file)
     pickler.dump(state)
@@ -210,7 +220,7 @@ def copied(state: State) -> Callable[[], State]:
 
 
 def send(state: State, source: int) -> None:
-    """Send a state to all ranks of the group; ``source`` is the number of this rank."""
+    """Send a state to all ranks of the group. ``source`` is the number of this rank."""
     file = io.BytesIO()
     pickler = _Pickler(file)
     pickler.dump(state)
@@ -222,7 +232,7 @@ def send(state: State, source: int) -> None:
 
 
 def receive(source: int, *, keep: bool) -> State | None:
-    """Receive the state that ``source`` sends; return None if it is not to be kept."""
+    """Receive the state that rank ``source`` sends. Return it if ``keep`` is True, otherwise return None."""
     head: list[Any] = [None]
     dist.broadcast_object_list(head, src=source)
     content, kinds = head[0]
@@ -250,7 +260,10 @@ def _bytes(kind: tuple[torch.dtype, tuple[int, ...], str]) -> int:
 
 
 def _buckets(kinds: list[tuple[torch.dtype, tuple[int, ...], str]]) -> Iterator[tuple[str, list[int]]]:
-    """Yield device and positions of tensors to send together: as many as fit a bucket, or a single larger one."""
+    """Yield groups of tensors to send together: device, and indices of the tensors.
+
+    Each group has as many tensors as fit into `BUCKET_BYTES`, or a single tensor that is larger.
+    """
     for device in sorted({kind[2] for kind in kinds}):
         bucket: list[int] = []
         size = 0

@@ -1,4 +1,7 @@
-"""The gang of a script that PowerFlow did not start: one rank, or the ranks of torchrun; it never changes."""
+"""The gang of a script that PowerFlow did not start: a single rank, or the ranks of torchrun.
+
+This gang never changes.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from powerflow.elastic.training import streams
 
 
 class StaticGang:
-    """Takes the place of `powerflow.elastic.gang.GangMember`, and never changes."""
+    """Replaces `powerflow.elastic.gang.GangMember` in a script that PowerFlow did not start. Its ranks never change."""
 
     def __init__(self, training: Training) -> None:
         self.training = training
@@ -30,7 +33,7 @@ class StaticGang:
         self._comparison = RankComparison(training)
 
     def join(self) -> None:
-        """Form the group that torchrun's environment describes."""
+        """Form the process group of the ranks that torchrun started. With a single rank, form no group."""
         self.training.joined = True
         if self.ranks > 1:
             if not dist.is_initialized():
@@ -44,20 +47,20 @@ class StaticGang:
         self.training.draw_own_numbers(self.rank)
 
     def between_steps(self) -> bool:
-        """Compare the parameters of all ranks, if that is due."""
+        """Compare the parameters of all ranks if a comparison is due. Return False, because the ranks never change."""
         if self.ranks > 1 and self.training.position.step >= self._comparison.due:
             self._comparison.compare(self.rank, self.ranks)
         return False
 
     def lose(self, note: str) -> None:
-        """Raise an error: no new group will be formed."""
+        """Raise an error, because a rank was lost and no new group can be formed."""
         raise RuntimeError(f"a peer was lost, and without PowerFlow there is no other: {note}")
 
     def stop(self) -> None:
-        """Do nothing: no other rank waits."""
+        """Do nothing, because no other rank waits for this one."""
 
     def finish(self) -> None:
-        """Wait for all ranks."""
+        """Compare the parameters of all ranks a last time, and wait until all ranks have trained all epochs."""
         if self.ranks > 1:
             if self._comparison.has_news:
                 self._comparison.compare(self.rank, self.ranks)

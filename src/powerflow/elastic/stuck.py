@@ -1,8 +1,8 @@
-"""Detect a collective that one rank calls alone, while the others wait for it in their next step.
+"""Detect a deadlock: one rank calls a collective alone, while the other ranks wait for it in their next step.
 
-This is a deadlock. It happens with ``compute()`` of torchmetrics, and with ``dist.all_reduce`` inside an
-``if run.rank == 0``. The reporter's thread checks regularly where the script is. A long wait alone is no proof: the
-script must be inside torch.distributed, and another rank must wait for it in the exchange of a step, or at the end of
+This happens with ``compute()`` of torchmetrics, and with ``dist.all_reduce`` inside ``if run.rank == 0``. The
+reporter's thread checks regularly which code the script executes. A long wait alone is no proof of a deadlock. The
+script must be inside torch.distributed, and another rank must wait for it, in the exchange of a step or at the end of
 all epochs.
 """
 
@@ -25,7 +25,7 @@ _OURS = (Phase.STARTING, Phase.READY, Phase.SYNCING, Phase.REGROUPING, Phase.BRO
 
 
 class StuckWatch:
-    """Ends this process with one line if its script is in a collective that other ranks do not join."""
+    """Ends this process with a one-line message if its script is in a collective that the other ranks do not join."""
 
     def __init__(self, gang: GangMember) -> None:
         self._gang = gang
@@ -33,7 +33,10 @@ class StuckWatch:
         self._since: tuple[object, float] | None = None
 
     def look(self) -> None:
-        """Check once; call it about every second, from another thread than the script's."""
+        """Check once whether the script is stuck in such a collective, and if so end this process.
+
+        Call this about once a second, from a thread other than the script's.
+        """
         gang = self._gang
         frame = sys._current_frames().get(self._script)
         call = None if gang.reporter.phase in _OURS or gang.ranks < 2 else _collective(frame)
@@ -48,7 +51,10 @@ class StuckWatch:
             self._end(call, others)
 
     def _who_wait(self) -> list[int]:
-        """Return the ranks that wait for this one, in the exchange of a step or at the end of all epochs."""
+        """Return the numbers of the ranks that wait for this rank.
+
+        They wait in the exchange of gradients of a step, or at the end of all epochs.
+        """
         gang = self._gang
         step = gang.training.position.step
         if gang.target is None or gang.exchanged == step:  # this rank has exchanged already
@@ -78,7 +84,11 @@ class StuckWatch:
 
 
 def _collective(frame: FrameType | None) -> str | None:
-    """Return the line of the script that waits in torch.distributed, and the call; None if it does not wait there."""
+    """Return the line of the script that waits in torch.distributed, with the called function.
+
+    Returns:
+        Text such as "train.py:12: all_reduce"; None if the script does not wait in torch.distributed.
+    """
     inside = ""
     while frame is not None:
         name = frame.f_code.co_filename

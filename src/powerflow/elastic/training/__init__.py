@@ -1,1 +1,1 @@
-"""What replaces parts of a training script: sampler, loader, accumulation of gradients."""
+"""Sampler, loader and gradient accumulation, which replace those parts of a training script."""

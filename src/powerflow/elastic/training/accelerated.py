@@ -1,8 +1,8 @@
 """Tell Hugging Face's accelerate the number of this rank, so that ``is_main_process`` is True on one rank only.
 
-PowerFlow starts ranks without accelerate's launcher, so that accelerate takes each for process 0 of 1. Its process
-index is replaced by the rank's number. Its number of processes stays 1: otherwise accelerate would split loaders, and
-gather in a process group that it has not formed.
+PowerFlow starts ranks without the launcher of accelerate. So accelerate takes each rank for process 0 of 1. Its process
+index is replaced by the number of the rank. Its number of processes stays 1. Otherwise accelerate would split loaders,
+and would communicate in a process group that it has not formed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,11 @@ from powerflow.elastic.environment import RankPlace
 
 
 def tell_accelerate(place: Callable[[], RankPlace]) -> None:
-    """Make accelerate, if it is loaded, ask for the rank's place each time."""
+    """Make accelerate, if the script has imported it, use the number of this rank.
+
+    Args:
+        place: Function that returns the place (number) of this rank now. It is called each time accelerate asks.
+    """
     state = sys.modules.get("accelerate.state")
     for kind in ("PartialState", "AcceleratorState"):
         found = getattr(state, kind, None)

@@ -1,4 +1,4 @@
-"""The loader that ``run.batches`` returns: like a DataLoader, it yields this rank's part of an epoch."""
+"""The loader that ``run.batches`` returns. Like a DataLoader, it yields batches: this rank's part of an epoch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def whole(global_batch: int) -> int:
     """Return a global batch of any integer type as an int.
 
     Raises:
-        InputError: It is not a whole number, or less than 1.
+        InputError: The global batch is not a whole number, or is less than 1.
     """
     try:
         number = operator.index(global_batch)
@@ -27,33 +27,34 @@ def whole(global_batch: int) -> int:
 
 
 class EpochSampler:
-    """The sampler that scripts expect a loader to have."""
+    """The sampler that scripts expect as an attribute of a loader. It has a length, but chooses no samples."""
 
     def __init__(self, samples: int) -> None:
         self._samples = samples
 
     def __len__(self) -> int:
-        """Return the samples of one epoch, over all ranks."""
+        """Return the number of samples of one epoch, over all ranks."""
         return self._samples
 
     def set_epoch(self, epoch: int) -> None:
-        """Do nothing: the order of samples follows from the seed and the epoch of the run."""
+        """Do nothing: the order of samples follows from the seed and the run's current epoch."""
 
 
 class Batches:
-    """Loader of one epoch after another, one batch per pass.
+    """Loader for one epoch after another. It yields one batch per pass.
 
-    Its length and attributes describe the whole job, independent of the number of ranks: the length is the steps of an
-    epoch, ``batch_size`` the samples of a step. It yields this rank's share of each step, in one or several passes.
-    Attributes that are not listed (``num_workers``, ``collate_fn``, …) are those of the DataLoader behind it.
+    Its length and attributes describe the whole job and do not depend on the number of ranks: the length is the number
+    of steps of an epoch, and ``batch_size`` is the samples of a step. It yields this rank's share of each step, in one
+    or several passes. Attributes that are not listed here (``num_workers``, ``collate_fn``, …) are those of the
+    DataLoader that loads the samples.
 
     Attributes:
         order: Order of the samples.
-        feed: The DataLoader behind it.
+        feed: Object with the DataLoader that loads the samples.
         dataset: The data set.
         batch_size: Samples per step over all ranks.
-        drop_last: Whether the last step is left out if it is smaller.
-        sampler: Has a length, and a method ``set_epoch`` that does nothing.
+        drop_last: True if the last step of an epoch is left out when it is smaller than the others.
+        sampler: Object with a length, and a method ``set_epoch`` that does nothing.
     """
 
     def __init__(self, feed: Feed, order: SampleOrder, begin: Callable[[Batches], Generator[Any]]) -> None:
@@ -67,11 +68,11 @@ class Batches:
         self._loop: Generator[Any] | None = None
 
     def __len__(self) -> int:
-        """Return the steps of one epoch."""
+        """Return the number of steps of one epoch."""
         return self.order.steps
 
     def __iter__(self) -> Iterator[Any]:
-        """Begin with what is left of the current epoch of the run."""
+        """Return an iterator over the batches that are left in the run's current epoch."""
         if self._loop is not None:  # begun by `next`
             return self
         return self._begin(self)

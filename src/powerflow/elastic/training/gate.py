@@ -1,7 +1,7 @@
-"""Let a script call ``optimizer.step()`` after each backward, and carry it out once per step.
+"""Let a script call ``optimizer.step()`` after each backward, although the call takes effect only once per step.
 
-A step may have several passes, and a pass may fail because another rank is lost; scripts need not know that. Methods
-that change what is trained have a gate: calls take effect only when it is open.
+A step may have several passes, and a pass may fail because another rank is lost. Scripts need not know this. Each
+method that changes what is trained gets a gate: a call takes effect only when the gate is open.
 """
 
 from __future__ import annotations
@@ -19,9 +19,16 @@ Defer = Callable[[Callable[[], object]], bool]
 
 
 def gate(thing: Any, method: str, is_open: Callable[[], bool], defer: Defer = lambda _: False) -> None:
-    """Give one object's method a gate: calls do nothing and return None while it is shut, or are deferred.
+    """Give a gate to one method of an object. While the gate is closed, a call does nothing and returns None.
 
-    Copies of the object, pickled or deep, have no gate.
+    Copies of the object (pickled or deep) have no gate.
+
+    Args:
+        thing: The object.
+        method: Name of the method.
+        is_open: Function that returns whether the gate is open.
+        defer: Function that may store a call that comes too early, to make it later. It returns False if the call can
+            be made now.
     """
     behind = getattr(thing, method)
 
@@ -54,13 +61,14 @@ def gate(thing: Any, method: str, is_open: Callable[[], bool], defer: Defer = la
 def gate_all(thing: Any, may_update: Callable[[], bool], may_follow: Callable[[], bool], defer: Defer) -> None:
     """Give gates to the methods of an optimiser, LR scheduler, gradient scaler or average.
 
-    They are found by name: optimisers that scripts bring themselves may not have torch's classes.
+    Methods are found by name, because an optimiser that a script brings may not have a class of torch.
 
     Args:
-        thing: What was registered.
-        may_update: Whether the gate is open for methods that use gradients.
-        may_follow: Whether the gate is open for the other methods.
-        defer: Defers calls of schedules: a script may call them before its backward, which may have to be repeated.
+        thing: The object, which was given to ``run.wrap``.
+        may_update: Returns whether the gate is open for methods that use gradients.
+        may_follow: Returns whether the gate is open for the other methods.
+        defer: Stores calls of LR schedulers for later. A script may call a scheduler before its backward, and this
+            backward may have to be repeated.
     """
     if isinstance(thing, torch.amp.GradScaler):
         for method in ("unscale_", "step", "update"):

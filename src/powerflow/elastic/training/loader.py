@@ -1,4 +1,4 @@
-"""Load the samples of one rank with torch's DataLoader; `sampling.split` chooses the samples of each batch."""
+"""Load the samples of one rank with torch's DataLoader. `sampling.split` chooses the samples of each batch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _OURS = ("batch_size", "batch_sampler", "sampler", "shuffle")
 
 
 class RankSamples(Sampler[list[int]]):
-    """Yields the samples of one rank, a list per pass, from a position to the end of its epoch."""
+    """Sampler of one rank: yields a list of sample indices for each pass, from a position to the end of its epoch."""
 
     def __init__(self) -> None:
         self.least = 1
@@ -25,7 +25,7 @@ class RankSamples(Sampler[list[int]]):
         self.rank, self.ranks, self.most = 0, 1, 0
 
     def passes(self, step: int) -> tuple[Pass, ...]:
-        """Return the passes of one step of the epoch."""
+        """Return the passes of this rank in one step of the epoch."""
         return split(self.order.size(step), self.rank, self.ranks, self.most, self.least)
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -37,7 +37,10 @@ class RankSamples(Sampler[list[int]]):
 
 
 class Feed:
-    """A DataLoader that can start at any position, for any rank; its workers may persist between starts."""
+    """A DataLoader that can start at any position of the run, for any rank.
+
+    Its workers may live on between two starts.
+    """
 
     def __init__(self, dataset: Dataset[Any], options: dict[str, Any]) -> None:
         if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
@@ -58,13 +61,21 @@ class Feed:
         self.loader = DataLoader(dataset, batch_sampler=self.share, **{"generator": self._generator, **options})
 
     def serves(self, dataset: Dataset[Any], options: dict[str, Any]) -> bool:
-        """Return whether it was made for this data set and these options."""
+        """Return whether this feed was made for the same data set and the same options."""
         return dataset is self.dataset and options == self.options
 
     def start(
         self, order: SampleOrder, position: Position, rank: int, ranks: int, most: int, least: int
     ) -> Iterator[Any]:
-        """Return the batches from a position to the end of its epoch."""
+        """Return an iterator over the batches of one rank, from a position to the end of its epoch.
+
+        Args:
+            order: Order of the samples.
+            position: Where to start.
+            rank, ranks: Number of the rank, and number of all ranks.
+            most: Most samples of one pass; 0 for no limit.
+            least: Fewest samples of one pass.
+        """
         share = self.share
         share.least = least
         share.order, share.position, share.rank, share.ranks, share.most = order, position, rank, ranks, most

@@ -1,8 +1,8 @@
-"""Detect changes of parameters, averages and learning rates between the passes of one step.
+"""Detect whether parameters, averages or learning rates change between the passes of one step.
 
-This must be cheap, because it happens in each pass. It compares version counters, addresses, and some values of some
-parameters, because changes of ``parameter.data`` do not count. Values on a GPU are compared there, and the result is
-read when the GPU has finished.
+The check must be fast, because it runs in each pass. It compares version counters (torch counts changes of a tensor)
+and memory addresses. Changes of ``parameter.data`` do not raise the version counter, so some values of some parameters
+are compared, too. Values on a GPU are compared on the GPU, and the result is read when the GPU has finished.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _DEEP = 4
 
 
 class TrainingSnapshot:
-    """A snapshot of everything that a run trains, taken by `take`."""
+    """A snapshot of everything that a run trains, to detect changes. `take` takes the snapshot."""
 
     def __init__(self, training: Training) -> None:
         self._training = training
@@ -46,7 +46,10 @@ class TrainingSnapshot:
         self._values = _Values([])
 
     def search(self) -> None:
-        """Find copies of parameters that the script keeps without giving them to ``run.wrap`` (takes about 0.1 s)."""
+        """Find copies of parameters that the script keeps but did not give to ``run.wrap``.
+
+        The search takes about 0.1 s.
+        """
         known = {id(tensor) for tensor in self._parameters} | {id(one()) for _, one in self._copies}
         shapes = self._shapes()
         known |= {id(parameter.grad) for parameter in self._parameters}
@@ -65,7 +68,7 @@ class TrainingSnapshot:
         self._loose = [weakref.ref(tensor) for tensor in loose if id(tensor) not in known]
 
     def take(self) -> None:
-        """Take a new snapshot."""
+        """Take a new snapshot, which replaces the last one."""
         self._versions = [parameter._version for parameter in self._parameters]
         places = [parameter.data_ptr() for parameter in self._parameters]
         if places != self._places:
@@ -77,7 +80,7 @@ class TrainingSnapshot:
         self._loosely = [_version(one) for one in self._loose]
 
     def changed(self) -> str:
-        """Return what has changed since `take`, in words; "" if nothing."""
+        """Return what has changed since the last `take`, in words; "" if nothing has changed."""
         if [parameter._version for parameter in self._parameters] != self._versions:
             now = [parameter._version for parameter in self._parameters]
             return f"parameter {self._first(now, self._versions)}"
@@ -94,7 +97,11 @@ class TrainingSnapshot:
         return self._changed_copy()
 
     def _changed_copy(self) -> str:
-        """Check other tensors: single ones may change, but not a set with one for each parameter (an average)."""
+        """Check tensors that are not registered but have the shape of a parameter; return in words what has changed.
+
+        A few such tensors may change. If there is a changed tensor for each parameter's shape, the script keeps an
+        average.
+        """
         changed = set()
         for one, before in zip(self._loose, self._loosely, strict=True):
             tensor = one()
@@ -118,7 +125,7 @@ class TrainingSnapshot:
 
 
 class _Values:
-    """Compares some values of some tensors."""
+    """Detects changes of tensors by comparing some values of some tensors."""
 
     def __init__(self, tensors: list[nn.Parameter]) -> None:
         every = max(1, -(-len(tensors) // _SAMPLED))
@@ -154,7 +161,10 @@ class _Values:
 
 
 def _copies(training: Training) -> list[tuple[str, weakref.ref[Tensor]]]:
-    """Return tensors in the objects given to ``run.wrap`` that have the shape of a parameter but are none."""
+    """Return tensors that may be copies of parameters, with a name for each.
+
+    They are tensors in the objects given to ``run.wrap`` that have the shape of a parameter but are not parameters.
+    """
     shapes = {p.shape for p in training.model.parameters() if p.requires_grad and p.dim() > 1}
     found = [(f"buffer {name}", tensor) for name, tensor in training.model.named_buffers()]
     for thing in training.things[1:]:
@@ -181,12 +191,12 @@ def _tensors(state: object, deep: int) -> Iterable[Tensor]:
 
 
 def _is_like(tensor: Tensor, shapes: set[torch.Size]) -> bool:
-    """Return whether a plain tensor has one of these shapes; tensors of other classes may have no definite shape."""
+    """Return whether a plain tensor has one of these shapes. A tensor of another class may have no definite shape."""
     return type(tensor) in _PLAIN and not tensor.is_nested and tensor.shape in shapes and _counts(tensor)
 
 
 def _counts(tensor: Tensor) -> bool:
-    """Return whether a tensor counts its changes."""
+    """Return whether torch counts the changes of a tensor."""
     return tensor.is_floating_point() and not tensor.is_inference()
 
 

@@ -1,4 +1,4 @@
-"""Keep track of the loops that a script runs over generators of PowerFlow."""
+"""Keep track of the loops that a script runs over generators of PowerFlow, and of the time of steps."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 
 class OpenLoop:
-    """A generator that a script loops over.
+    """The generator over which a script loops at the moment.
 
-    The reference is weak: when the script breaks out of its loop, nothing else holds the generator, and Python closes
-    it at once.
+    This object holds only a weak reference to the generator. So when the script breaks out of its loop, nothing else
+    refers to the generator, and Python closes it at once.
     """
 
     def __init__(self) -> None:
@@ -27,19 +27,22 @@ class OpenLoop:
         self._loop = weakref.ref(loop)
 
     def close(self) -> None:
-        """Close the generator if it still exists: a script that left its loop may keep it, say in a progress bar."""
+        """Close the generator if it still exists.
+
+        After its loop ended, a script may still keep it, in a progress bar for example.
+        """
         if self._loop is not None and (alive := self._loop()) is not None:
             alive.close()
 
 
 class StepTimer:
-    """Counts the steps of a generation, and the time that they take."""
+    """Counts the steps of a generation (ranks that train together), and the time that the steps take."""
 
     def __init__(self) -> None:
         self._generation, self._steps, self._seconds = 0, 0, 0.0
 
     def add(self, generation: int, seconds: float) -> dict[str, float]:
-        """Add a step of a generation, and return what the rank's report says of all its steps."""
+        """Add a step of a generation; return the number and the seconds of all its steps, for the rank's report."""
         if self._generation != generation:
             self._generation, self._steps, self._seconds = generation, 0, 0.0
         self._steps += 1

@@ -1,13 +1,13 @@
-"""Give a step of several passes the same result as a step of one pass, by hiding gradients from the script.
+"""Make a step of several passes give the same result as a step of one pass, by hiding gradients from the script.
 
-The script's loop runs once per pass, but what it does there is meant to happen once per step. So:
+The script's loop runs once per pass, but what the script does in the loop is meant to happen once per step. Therefore:
 
-- After the backward of each pass but the last, the gradients are taken from the parameters, and put back before the
-  next backward. In between, the script sees no gradients: clipping, clearing or using them has no effect. In the last
-  pass it sees the sum of all passes.
+- After the backward of each pass except the last, the gradients are taken away from the parameters. Before the next
+backward they are put back. In between, the script sees no gradients: clipping, clearing or using them has no effect. In
+the last pass, the script sees the sum of all passes.
 - If something else changes between two passes (`powerflow.elastic.training.look`), the script is refused.
-- A pass may have several backwards in sequence. An update or a clear between them is refused, because the second
-  backward would use other parameters than in one pass.
+- A pass may have several backwards, one after another. An update or a clear between two of them is refused, because the
+second backward would use other parameters than in a step of one pass.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class Passes:
     """The passes of the current step.
 
     Attributes:
-        count: Number of passes.
+        count: Number of passes of the step.
         one: The current pass; None outside of passes.
-        backwards: Calls of ``run.backward`` in this pass so far.
-        updated: Whether an update took effect in this step.
+        backwards: Number of calls of ``run.backward`` in this pass so far.
+        updated: True if an update took effect in this step.
     """
 
     def __init__(self, training: Training) -> None:
@@ -57,12 +57,12 @@ class Passes:
         self._seen: list[tuple[int, int]] | None = None  # gradients that the script must not change now
 
     def begin_epoch(self) -> None:
-        """Read the parameters again: the script may have changed which ones are trained."""
+        """Read the list of parameters again, because the script may have changed which parameters are trained."""
         self._parameters = self._training.parameters()
         self._look = None
 
     def begin(self, one: Pass, number: int, count: int) -> None:
-        """Begin a pass, the ``number``-th (from 0) of ``count``."""
+        """Begin pass ``number`` (from 0) of ``count`` passes of a step."""
         self.one = one
         self.count = count
         self.backwards = 0
@@ -74,11 +74,11 @@ class Passes:
             self._hidden = False
 
     def end(self) -> None:
-        """Leave the pass."""
+        """End the current pass."""
         self.one = None
 
     def end_step(self) -> None:
-        """End the step.
+        """End the step, and make the calls that were deferred.
 
         Raises:
             InputError: The last pass had no backward.
@@ -90,17 +90,20 @@ class Passes:
             self._refuse("the last pass of a step had no backward", "call it in every pass, or in none of a step")
 
     def drop(self) -> None:
-        """Drop all gradients, because the step is given up."""
+        """Delete all gradients, because the step is given up."""
         self._left = False
         self._kept = self._seen = None
         self._deferred = []
         self._training.drop_gradients()
 
     def ask(self, *, granted: bool) -> None:
-        """Record that the script asks for an update, and whether it is granted.
+        """Record that the script asks for an update.
+
+        Args:
+            granted: True if the update takes effect now.
 
         Raises:
-            InputError: There are gradients between passes that ``run.backward`` did not compute.
+            InputError: Between two passes there are gradients that ``run.backward`` did not compute.
         """
         if self._kept is not None and not self._asked and any(p.grad is not None for p in self._parameters):
             self._refuse_strange()
@@ -110,9 +113,10 @@ class Passes:
             self._do_deferred()
 
     def defer(self, act: Callable[[], object]) -> bool:
-        """Defer a call that comes before the first backward of a pass; return False if it can be made now.
+        """Store a call that comes before the first backward of a pass; return False if the call can be made now.
 
-        It is made once, after the last backward of the step, so that a repeated step does not make it twice.
+        A stored call is made once, after the last backward of the step, so that a repeated step does not make the call
+        twice.
         """
         early = self.one is not None and not self.backwards
         if early and self.one is not None and self.one.last:
@@ -125,10 +129,10 @@ class Passes:
             act()
 
     def before_backward(self) -> None:
-        """Check that nothing has changed, and give the parameters their gradients back.
+        """Check that nothing has changed since the last pass, and give the parameters their gradients back.
 
         Raises:
-            InputError: Something has changed.
+            InputError: Parameters, learning rates or gradients have changed.
         """
         if self._left:
             self._refuse_left()
@@ -152,7 +156,7 @@ class Passes:
             )
 
     def after_backward(self) -> None:
-        """Hide the gradients if more passes follow."""
+        """Hide the gradients from the script if more passes follow in this step."""
         self.backwards += 1
         if self.count < 2 or self.one is None:
             return
@@ -166,10 +170,12 @@ class Passes:
                 parameter.grad = None
 
     def refuse_half_done(self) -> None:
-        """Refuse to repeat a step in which an update took effect, because it would take effect twice.
+        """Raise an error if an update took effect in this step.
+
+        The step cannot be repeated, because the update would happen twice.
 
         Raises:
-            InputError: With exit code 1, so that the job is tried again from its checkpoint.
+            InputError: An update took effect. The exit code is 1, so that the job is tried again from its checkpoint.
         """
         if self.updated:
             raise InputError(
@@ -180,7 +186,11 @@ class Passes:
             )
 
     def explain(self, error: BaseException) -> InputError | None:
-        """Return the refusal of a script that failed because gradients are hidden between passes; None otherwise."""
+        """Return the refusal that explains an error, if the script failed because gradients are hidden between passes.
+
+        Returns:
+            The refusal; None if the script failed for another reason.
+        """
         if not self._hidden or not any(sign in str(error) for sign in _OF_NOTHING):
             return None
         return InputError(
@@ -190,7 +200,10 @@ class Passes:
         )
 
     def rescale(self, factor: Tensor) -> None:
-        """Multiply the gradients of earlier passes; call it between `before_backward` and the last backward."""
+        """Multiply the gradients of earlier passes by a factor.
+
+        Call this between `before_backward` and the last backward.
+        """
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         torch._foreach_mul_(gradients, [factor.to(gradient) for gradient in gradients])
 
@@ -216,7 +229,10 @@ class Passes:
         self._refuse("gradients came from elsewhere than run.backward", "use it in place of loss.backward()")
 
     def _refuse_left(self) -> None:
-        """Refuse gradients that the script keeps from step to step: new ranks would not have them."""
+        """Raise an error if the script keeps gradients from one step to the next.
+
+        New ranks would not have these gradients.
+        """
         self._left = False
         if any(p.grad is not None and bool(p.grad.any()) for p in self._parameters):
             raise InputError(

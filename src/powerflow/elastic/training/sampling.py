@@ -1,8 +1,8 @@
-"""Choose the samples of each rank and step, from seed, epoch and step only.
+"""Choose the samples of each rank in each step. The choice depends only on seed, epoch and step.
 
-Step k of an epoch has the samples ``permutation[k·B : (k+1)·B]`` (the last step has the rest). They are split into one
-contiguous share per rank, and each share into passes that fit on one GPU. So the batches of a run do not depend on how
-its number of ranks changes.
+Step k of an epoch has the samples ``permutation[k·B : (k+1)·B]``, where B is the global batch (the last step has the
+rest). They are split into one contiguous share per rank, and each share into passes that fit on one GPU. So the samples
+of each step do not depend on how the number of ranks changes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,11 @@ from numpy.typing import NDArray
 
 
 class Position(NamedTuple):
-    """How far a run is: completed steps over all epochs, epoch, completed steps in it, trained samples."""
+    """How much a run has trained.
+
+    The fields are: completed steps over all epochs (``step``), the epoch, completed steps in this epoch (``within``),
+    and trained samples.
+    """
 
     step: int = 0
     epoch: int = 0
@@ -29,7 +33,7 @@ class Position(NamedTuple):
 class SampleOrder:
     """The order of the samples of a data set, with ``global_batch`` samples per step.
 
-    With ``drop_last`` the last step of an epoch is left out if it is smaller.
+    If ``drop_last`` is True, the last step of an epoch is left out if it has fewer samples.
     """
 
     samples: int
@@ -40,27 +44,28 @@ class SampleOrder:
 
     @property
     def steps(self) -> int:
-        """Steps of one epoch."""
+        """Number of steps of one epoch."""
         if self.drop_last:
             return self.samples // self.global_batch
         return -(-self.samples // self.global_batch)
 
     def epoch(self, epoch: int) -> NDArray[np.int64]:
-        """Return the indices of all samples in the order of an epoch."""
+        """Return the indices of all samples, in their order in this epoch."""
         if not self.shuffle:
             return np.arange(self.samples)
         return np.random.default_rng((self.seed, epoch)).permutation(self.samples)
 
     def size(self, step: int) -> int:
-        """Return the number of samples of a step of an epoch."""
+        """Return the number of samples of one step (number ``step`` of an epoch)."""
         return min(self.global_batch, self.samples - step * self.global_batch)
 
 
 class Pass(NamedTuple):
-    """One forward and backward, on samples ``begin`` to ``end`` of the step's batch.
+    """One forward and backward of a rank, on some samples of the step's batch.
 
-    ``weight`` is the factor on the mean loss of the pass with which the sum over passes, averaged over ranks by DDP, is
-    the mean over the whole batch.
+    The samples are those from ``begin`` to ``end`` (not included). The mean loss of the pass is multiplied by
+    ``weight``. The gradients of all passes are added up, and DDP averages them over ranks. With these weights, the
+    result is the mean over the whole batch. ``last`` is True for the last pass of a step.
     """
 
     begin: int
@@ -73,14 +78,14 @@ class Pass(NamedTuple):
 def split(size: int, rank: int, ranks: int, most: int, least: int = 1) -> tuple[Pass, ...]:
     """Return the passes of one rank over its share of a batch.
 
-    All ranks have the same number of passes, because they exchange gradients in the last one. A pass without samples
-    of its own takes the first samples of the batch, with weight 0.
+    All ranks have the same number of passes, because they exchange gradients in the last one. If there is no sample
+    left for a pass, it uses the first samples of the batch, with weight 0.
 
     Args:
         size: Samples of the batch, ≥ 1.
-        rank, ranks: Number of the rank, and how many there are.
+        rank, ranks: Number of the rank, and number of all ranks.
         most: Most samples of one pass; 0 for no limit.
-        least: Fewest samples of one pass, 1 or 2, as far as ``size`` and ``most`` allow.
+        least: Fewest samples of one pass, 1 or 2. A pass has fewer if ``size`` or ``most`` does not allow it.
     """
     largest = -(-size // ranks)
     count = -(-largest // most) if most else 1

@@ -1,10 +1,10 @@
-"""Seed the random numbers of each rank, so that they depend on rank and step only.
+"""Seed the random numbers of each rank, so that they depend only on the run, the rank and the step.
 
-When a group is formed before step s, rank r seeds the generators of torch (CPU and CUDA), numpy and Python from
-``(base, s, r)``. There is one base per library: for torch the seed that the script has set (``manual_seed``), for the
-other two a digest of the state with which rank 0 began the run. The bases are part of the run's state, so that new
-ranks, resumed jobs and repeated jobs have the same ones. Rank 0 of the first group (s = 0) is not seeded: it continues
-with the script's own numbers, as the script alone would.
+When a group of ranks is formed before step s, rank r seeds the random generators of torch (CPU and CUDA), numpy and
+Python from ``(base, s, r)``. Each library has its own base number. For torch the base is the seed that the script has
+set (``manual_seed``). For numpy and Python it is a digest of the generator's state on rank 0 when the run began. The
+bases are part of the run's state. So new ranks, resumed jobs and repeated jobs use the same bases. Rank 0 of the first
+group (s = 0) is not seeded: it continues with the script's own random numbers, as the script without PowerFlow would.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Bases = dict[str, int]
 
 
 def bases() -> Bases:
-    """Return the bases of a run that begins now."""
+    """Return the base numbers for the random generators of a run that begins now: one number for each library."""
     return {
         "torch": torch.initial_seed(),
         "numpy": _digest(np.random.get_state()),  # noqa: NPY002  (the script's generator, not ours)
@@ -29,7 +29,13 @@ def bases() -> Bases:
 
 
 def seed(run: Bases, step: int, rank: int) -> None:
-    """Seed the generators of this process, for a group that is formed before a step."""
+    """Seed the random generators of this process, for a group of ranks that is formed before a step.
+
+    Args:
+        run: Base numbers of the run, from `bases`.
+        step: Number of the step.
+        rank: Number of this rank.
+    """
     if (step, rank) == (0, 0):
         return
 
@@ -44,7 +50,7 @@ def seed(run: Bases, step: int, rank: int) -> None:
 
 
 def _digest(state: object) -> int:
-    """Return 64 bits that depend on the whole state of a generator."""
+    """Return a 64-bit number that depends on the whole state of a random generator."""
     with np.printoptions(threshold=1 << 16):
         text = repr(state)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")

@@ -1,13 +1,14 @@
 """Weight a loss that is a mean over something other than samples: tokens without padding, pixels, boxes.
 
-Pass p of rank r has a mean loss l over w tokens. A step must use the gradient of the mean over all tokens, whatever the
-number of ranks R and of passes::
+Pass p of rank r has a mean loss l_rp over w_rp tokens. A step must use the gradient of the mean L over all W tokens of
+the step, whatever the number R of ranks and the number of passes::
 
     L = Σ_r Σ_p w_rp · l_rp / W      W = Σ_r Σ_p w_rp
 
 DDP averages over ranks, so the factor on the loss of each pass is R · w_rp / W. W is known only in the last pass, in
-which the ranks add up their weights. Until then a guess G is used, which matters only for the range of 16-bit
-gradients. The gradients so far are multiplied by G / W before the last backward.
+which the ranks add up their weights. Until then, a guess G takes the place of W. Before the last backward, the
+gradients of earlier passes are multiplied by G / W, which corrects the guess. So the guess only matters for the number
+range of 16-bit gradients.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from powerflow.errors import InputError
 
 
 class TokenMean:
-    """The weights of the passes of one step, on this rank."""
+    """The weights (numbers of tokens) of the passes of one step, on this rank."""
 
     def __init__(self) -> None:
         self._weighted: bool | None = None
@@ -31,22 +32,25 @@ class TokenMean:
         self._guess: Tensor | None = None
 
     def begin_step(self) -> None:
-        """Forget the last step."""
+        """Forget the weights of the last step."""
         self._weighted = self._sum = self._guess = None
 
     def scale(self, loss: Tensor, weight: float | Tensor | None, passes: Passes, ranks: int) -> Tensor | None:
-        """Return the loss times its factor; None if it is a mean over nothing, which may be NaN.
+        """Return the loss of a pass, multiplied by its factor in the mean of the step.
 
         In the last pass, all ranks add up their weights here.
 
         Args:
-            loss: Mean over ``weight`` tokens, one number.
-            weight: How many; None for the samples of the pass.
+            loss: Mean loss over ``weight`` tokens, one number.
+            weight: Number of tokens; None if the loss is a mean over the samples of the pass.
             passes: The passes of this step.
             ranks: Number of ranks.
 
+        Returns:
+            The scaled loss; None if the weight is 0, because a mean over nothing may be NaN.
+
         Raises:
-            InputError: A weight is no number ≥ 0, or only some backwards of the step have one.
+            InputError: A weight is not a number ≥ 0, or only some backwards of the step have a weight.
             RuntimeError: A rank was lost (`powerflow.elastic.group.lost_peer`).
         """
         one = passes.one

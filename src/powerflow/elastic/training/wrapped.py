@@ -1,4 +1,4 @@
-"""The module that a script calls instead of its model."""
+"""The module that a script calls in place of its model."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ if TYPE_CHECKING:
 
 
 class Wrapped(nn.Module):
-    """Calls the model, through the run.
+    """Calls the model through the elastic run.
 
-    Copies, deep or pickled (an average, the best model so far), are no part of the run: they call their own model.
+    Copies of this module, deep or pickled (an average, the best model so far), are not part of the run. They call their
+    own model directly.
     """
 
     def __init__(self, module: nn.Module, run: Run) -> None:
@@ -28,5 +29,5 @@ class Wrapped(nn.Module):
         return self._run.forward(self.module, args, kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the attributes of a copy."""
+        """Return the attributes that a copy of this module gets: all attributes, but without the run."""
         return {**self.__dict__, "_run": None}
