@@ -1,1 +1,1 @@
-"""Read job logs of real clusters, and generate synthetic ones, as input for the simulator."""
+"""Read job logs of real clusters, and generate random logs, as input for the simulator."""

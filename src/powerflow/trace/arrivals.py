@@ -1,4 +1,7 @@
-"""Draw submission times of synthetic jobs: bursts of jobs, and the rate of bursts over time (`profile.Arrivals`)."""
+"""Draw the random submission times of synthetic jobs: bursts of jobs, at a rate that varies over time.
+
+`powerflow.trace.profile.Arrivals` has the parameters.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,17 @@ from powerflow.units import HOUR_S
 
 
 def normalised(weights: FloatArray) -> FloatArray:
-    """Scale weights to probabilities that sum to 1."""
+    """Return the weights, scaled so that their sum is 1."""
     chance: FloatArray = weights / weights.sum()
     return chance
 
 
 def bursts(rng: np.random.Generator, arrivals: Arrivals, jobs: int) -> IntArray:
-    """Return the burst of each job (0, 0, 1, 2, 2, 2, …); burst lengths have P(length ≥ k) = k^−a."""
+    """Return the number of the burst to which each job belongs (0, 0, 1, 2, 2, 2, …).
+
+    The probability that a burst has at least k jobs is k^−a. The exponent a follows from the mean number of jobs per
+    burst.
+    """
     lengths = np.arange(1, arrivals.burst_max + 1)
     low, high = 0.0, 20.0
     for _ in range(60):  # bisection: the mean length Σ k^−a falls as a grows
@@ -31,7 +38,11 @@ def bursts(rng: np.random.Generator, arrivals: Arrivals, jobs: int) -> IntArray:
 
 
 def submissions(rng: np.random.Generator, arrivals: Arrivals, burst: IntArray, span_s: float) -> FloatArray:
-    """Return submission times in whole seconds: bursts at the varying rate, jobs of a burst soon after each other."""
+    """Return random submission times of jobs in whole seconds, from 0 to ``span_s``.
+
+    ``burst`` is the burst to which each job belongs. Bursts start at a rate that varies over time. The jobs of a burst
+    are submitted soon after each other.
+    """
     hours = np.arange(math.ceil(span_s / HOUR_S))
     day_wave = 1 + arrivals.day_swing * np.cos(2 * np.pi * (hours % 24 + 0.5 - arrivals.peak_hour) / 24)
     week_wave = np.where(hours // 24 % 7 >= 5, arrivals.weekend, 1.0)
@@ -53,7 +64,10 @@ def submissions(rng: np.random.Generator, arrivals: Arrivals, burst: IntArray, s
 
 
 def _slow_swing(rng: np.random.Generator, arrivals: Arrivals, hours: int) -> FloatArray:
-    """Return the logarithm of a random hourly rate: Gaussian and autoregressive; the rate has the given memory."""
+    """Return the logarithm of a random rate for each hour: Gaussian and autoregressive.
+
+    The rate of each hour has the correlation ``arrivals.memory`` with the rate of the hour before.
+    """
     variance = arrivals.swing**2
     if variance == 0:
         return np.zeros(hours)

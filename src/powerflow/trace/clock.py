@@ -1,7 +1,7 @@
-"""Convert local times of a log to seconds since the epoch (UTC), with daylight saving time.
+"""Convert the dates and times in a log to seconds since 1970 (UTC); daylight saving time is considered.
 
-Most logs print local time without naming the zone. A `Clock` knows the zone and counts uncertain times: those that
-occurred twice (clocks went back) and those that never existed (clocks went forward).
+Most logs print local time without naming the time zone. A `Clock` knows the zone. It also counts uncertain times: local
+times that occurred twice (clocks went back), and local times that never existed (clocks went forward).
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from powerflow.trace.fields import Unusable, checked_s, clip
 
 
 def zone_of(name: str) -> tzinfo:
-    """Return the time zone with an IANA name ("America/Los_Angeles"), "UTC", or an offset ("+08:00").
+    """Return a time zone by its IANA name ("America/Los_Angeles"), "UTC", or an offset ("+08:00").
 
     Raises:
-        InputError: There is no such zone.
+        InputError: No time zone has this name.
     """
     if name in {"UTC", "Z"}:
         return UTC
@@ -36,11 +36,11 @@ def zone_of(name: str) -> tzinfo:
 
 
 class Clock:
-    """Reads the dates of one log in one time zone.
+    """Converts the dates and times of one log, which are in one time zone.
 
     Attributes:
-        zone_name: The zone as the user or the format names it.
-        assumed: True if the zone is the format's default and not given by the user.
+        zone_name: Name of the time zone, as the user or the log format gives it.
+        assumed: True if the zone is the default of the log format, False if the user gave it.
     """
 
     def __init__(self, zone_name: str, *, assumed: bool) -> None:
@@ -52,11 +52,12 @@ class Clock:
     def epoch_s(self, value: str, name: str, *, not_before_s: float | None = None) -> float:
         """Convert an ISO date and time to seconds since 1970-01-01 UTC.
 
-        A date with its own offset uses that; any other is local time. Of a local time that occurred twice the first is
-        taken, unless it lies before ``not_before_s`` (no job ends before it starts).
+        A date with an offset is converted with this offset. A date without an offset is local time. If a local time
+        occurred twice, the first occurrence is used, unless it lies before ``not_before_s``. (The start of a job, for
+        example, is such a limit for its end.)
 
         Raises:
-            Unusable: It is not a date, or lies before 1970.
+            Unusable: ``value`` is not a date, or lies before 1970.
         """
         try:
             moment = datetime.fromisoformat(value.strip())
@@ -79,7 +80,7 @@ class Clock:
         return second if not_before_s is not None and first.timestamp() < not_before_s else first
 
     def notes(self) -> list[str]:
-        """Return the assumptions about times, as sentences for the user; empty if every date has its own offset."""
+        """Return what was assumed about times, as sentences for the user; empty if every date had its own offset."""
         if not self._naive:
             return []
         said = [

@@ -1,6 +1,6 @@
-"""Load the day of jobs that ships with the package.
+"""Load a day of jobs that comes with the package.
 
-It was generated, not logged:
+The jobs were generated, not logged:
 
     powerflow trace generate -o demo-day.csv --jobs 800 --days 1 --gpus 128 --load 1 --seed 5 --profile itp
 """
@@ -15,7 +15,7 @@ from powerflow.trace.record import Trace
 
 
 def demo_day() -> Trace:
-    """Return a synthetic day of 800 jobs with named models, sized to fill 16 nodes of 8 GPUs."""
+    """Return a synthetic day of 800 jobs with named models, whose load is 1 on 16 nodes of 8 GPUs."""
     with as_file(files("powerflow.trace") / "data" / "demo-day.csv") as path:
         trace = read_trace(path, "csv")
     return replace(trace, source="demo-day (synthetic, ships with PowerFlow)")

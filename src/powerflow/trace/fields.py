@@ -1,7 +1,7 @@
-"""Convert text fields of a log to numbers, or explain why a value is not usable.
+"""Convert text fields of a log to numbers, or say why a value cannot be used.
 
-A reader turns one row into one job. It rejects an unusable row by raising `Unusable` with the reason; the reason is
-recorded with the line number, and reading continues. No value is guessed.
+The reader of a log turns one row into one job. If a row cannot be used, the reader raises `Unusable` with the reason.
+The reason is recorded with the line number, and reading continues. No value is guessed.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ MOST_COUNT = 1e18
 
 
 class Unusable(Exception):
-    """Raised when a row gives no job; the message is the reason, as a clause."""
+    """Raised if a row of a log cannot be turned into a job. The message is the reason."""
 
 
 def text(row: Mapping[str, str], column: str) -> str:
-    """Return the row's value in ``column`` without surrounding blanks; "" if it has none."""
+    """Return the value of a row in a column, without blanks around it; "" if the row has no value there."""
     return row.get(column, "").strip()
 
 
 def number(value: str, name: str) -> float:
-    """Convert text to a finite number.
+    """Convert text to a finite number. ``name`` is the name of the field for error messages.
 
     Raises:
-        Unusable: It is empty, not a number, or not finite.
+        Unusable: The text is empty, not a number, or not finite.
     """
     if not value.strip():
         raise Unusable(f"{name} is empty")
@@ -42,7 +42,13 @@ def number(value: str, name: str) -> float:
 
 
 def checked_s(value: float, name: str) -> float:
-    """Check seconds: finite, at least 0, at most ``LONGEST_S``. Raises `Unusable` otherwise."""
+    """Return ``value``, after a check that it is a possible number of seconds: finite, 0 to ``LONGEST_S``.
+
+    ``name`` is the name of the field for error messages.
+
+    Raises:
+        Unusable: The value is not a possible number of seconds.
+    """
     if not math.isfinite(value):
         raise Unusable(f"{name} is not finite")
     if value < 0:
@@ -53,19 +59,33 @@ def checked_s(value: float, name: str) -> float:
 
 
 def seconds(value: str, name: str) -> float:
-    """Convert text to seconds ≥ 0."""
+    """Convert text to a number of seconds ≥ 0. ``name`` is the name of the field for error messages.
+
+    Raises:
+        Unusable: The text is not a possible number of seconds.
+    """
     return checked_s(number(value, name), name)
 
 
 def ran_s(value: float, name: str = "duration") -> float:
-    """Check a job's running time in seconds; it must be above 0, because a job that did not run trained nothing."""
+    """Return ``value``, after a check that it is a possible running time of a job in seconds: above 0.
+
+    ``name`` is the name of the field for error messages.
+
+    Raises:
+        Unusable: The value is not a possible number of seconds, or it is 0: a job that did not run trained nothing.
+    """
     if checked_s(value, name) == 0:
         raise Unusable(f"{name} is 0: the job never ran")
     return value
 
 
 def gpu_count(value: float) -> int:
-    """Check a number of GPUs: a whole number from 1 to ``MOST_GPUS``."""
+    """Return ``value`` as a whole number, after a check that it is a possible number of GPUs: 1 to ``MOST_GPUS``.
+
+    Raises:
+        Unusable: The value is not such a number.
+    """
     if not math.isfinite(value) or value != math.floor(value):
         raise Unusable(f"GPU count is not a whole number ({value:g})")
     if value < 0:
@@ -78,7 +98,11 @@ def gpu_count(value: float) -> int:
 
 
 def batch_size(value: str, name: str) -> int | None:
-    """Convert text to samples per iteration, a whole number ≥ 1; None if it is empty."""
+    """Convert text to samples per iteration, a whole number ≥ 1; None if the text is empty.
+
+    Raises:
+        Unusable: The text is not such a number.
+    """
     if not value.strip():
         return None
     parsed = number(value, name)
@@ -88,7 +112,11 @@ def batch_size(value: str, name: str) -> int | None:
 
 
 def iteration_count(value: str, name: str) -> float | None:
-    """Convert text to a number of iterations above 0; None if it is empty."""
+    """Convert text to a number of iterations above 0; None if the text is empty.
+
+    Raises:
+        Unusable: The text is not such a number.
+    """
     if not value.strip():
         return None
     parsed = number(value, name)
@@ -98,6 +126,6 @@ def iteration_count(value: str, name: str) -> float | None:
 
 
 def clip(value: str, longest: int = 40) -> str:
-    """Shorten a value and make it printable, for a one-line message."""
+    """Return a value in quotes for a one-line message, shortened to ``longest`` characters and made printable."""
     shown = value if len(value) <= longest else value[: longest - 1] + "…"
     return ascii(shown) if not shown.isprintable() else f"'{shown}'"

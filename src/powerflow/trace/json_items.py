@@ -1,7 +1,7 @@
-"""Read the items of a large JSON array one at a time, each with the line number where it starts.
+"""Read the items of a large JSON array one at a time, each with the line number at which it starts.
 
-The standard library reads only whole documents. Here a window of text moves over the document and
-``json.JSONDecoder.raw_decode`` takes one item out of it at a time, so memory is needed only for the largest item.
+The standard library can only read a whole document at once. Here only a part of the text is in memory, and
+``json.JSONDecoder.raw_decode`` takes one item after the other from it. So memory is needed only for the largest item.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _DECODER = json.JSONDecoder()
 
 
 def array_items(stream: TextIO) -> Iterator[tuple[int, Any]]:
-    """Yield the items of a document that is an array, as (line, value).
+    """Yield the items of a JSON document that is an array, each with its line number: (line, value).
 
     Raises:
-        InputError: The document is not JSON or not an array.
+        InputError: The document is not JSON, or not an array.
     """
     window = _Window(stream)
     window.expect("[")
@@ -31,12 +31,13 @@ def array_items(stream: TextIO) -> Iterator[tuple[int, Any]]:
 
 
 def member_items(stream: TextIO, member: str) -> Iterator[tuple[int, Any]]:
-    """Yield the items of an array, as (line, value). The array is the document itself or its member ``member``.
+    """Yield the items of an array in a JSON document, each with its line number: (line, value).
 
-    Several documents in one file (a command's output appended day by day) are read one after another.
+    The document is either the array itself, or an object that has the array as its member ``member``. A file may
+    contain several documents (the output of a command, appended day by day); they are read one after the other.
 
     Raises:
-        InputError: A document is not JSON, neither array nor object, or has no such member.
+        InputError: A document is not JSON, is neither an array nor an object, or has no such member.
     """
     window = _Window(stream)
     if window.next_char() == "[":
@@ -71,7 +72,7 @@ def _member_items(window: _Window, member: str) -> Iterator[tuple[int, Any]]:
 
 
 class _Window:
-    """The part of a document in memory, with the current position."""
+    """The part of a JSON document that is in memory, with the current position in it."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -81,7 +82,7 @@ class _Window:
         self._ended = False
 
     def next_char(self) -> str:
-        """Return the next character that is not blank, without consuming it; "" at the end."""
+        """Return the next character that is not blank, without moving past it; "" at the end of the document."""
         while True:
             while self._at < len(self._text):
                 char = self._text[self._at]
@@ -93,18 +94,21 @@ class _Window:
                 return ""
 
     def expect(self, char: str) -> None:
-        """Consume ``char``, or raise an error if another character follows."""
+        """Move past ``char``, or raise an error if the next character is another one."""
         if self.next_char() != char:
             self._broken(f"{char} expected")
         self._at += 1
 
     def end(self) -> None:
-        """Check that only blanks follow."""
+        """Raise an error if anything but blanks follows."""
         if self.next_char():
             self._broken("text after the end")
 
     def items(self) -> Iterator[tuple[int, Any]]:
-        """Yield the items of an array whose opening bracket was consumed, and consume the closing one."""
+        """Yield the items of an array, each with its line number, and move past the closing bracket.
+
+        The position must be behind the opening bracket.
+        """
         if self.next_char() == "]":
             self._at += 1
             return
@@ -118,7 +122,7 @@ class _Window:
             self.expect(",")
 
     def value(self) -> Any:
-        """Consume one value, reading more text until it is complete."""
+        """Return one JSON value and move past it; more text is read until the value is complete."""
         self.next_char()
         reach = _READ_CHARS
         while True:
@@ -138,7 +142,7 @@ class _Window:
             reach *= 2  # doubling keeps the work proportional to the item
 
     def _more(self, chars: int) -> bool:
-        """Drop the consumed text and read more; return False at the end of the document."""
+        """Drop the text before the current position, and read more text; return False at the end of the document."""
         if self._ended:
             return False
         chunk = self._stream.read(chars)

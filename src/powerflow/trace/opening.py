@@ -1,6 +1,7 @@
 """Open a log as text, whatever its compression and character encoding.
 
-Compressions of the standard library are unpacked; other files are rejected with advice.
+Files in a compression that Python's standard library knows are unpacked. Other binary files are rejected, and the error
+message says what to do.
 """
 
 from __future__ import annotations
@@ -60,12 +61,13 @@ _BINARY: tuple[tuple[bytes, int, str, str], ...] = (
 def opened(path: Path) -> Iterator[tuple[TextIO, BinaryIO]]:
     r"""Open a file as text, unpacked and decoded; also return the raw file, whose position shows the progress.
 
-    gzip, bzip2, xz and zip archives of one file are unpacked, and zstd if this Python supports it. The text is UTF-8,
-    or UTF-16 or UTF-32 if a byte order mark or the zero bytes of an ASCII header show it. A byte that is not UTF-8
-    becomes ``\xNN``.
+    gzip, bzip2 and xz files and zip archives of one file are unpacked; so are zstd files if this Python supports them.
+    The text is UTF-8. It is UTF-16 or UTF-32 if a byte order mark, or the zero bytes between ASCII characters, show
+    this. A byte that is not UTF-8 becomes ``\xNN``.
 
     Raises:
-        InputError: The file does not exist, is not a regular file, or has an unsupported compression.
+        InputError: The file at ``path`` does not exist, is not a regular file, or has an unsupported compression or
+            content.
     """
     if not path.exists():
         raise InputError("there is no such file", exit_code=3)
@@ -128,7 +130,10 @@ def _refuse_binary(start: bytes) -> None:
 
 
 def _encoding(start: bytes) -> str:
-    """Return the encoding shown by a file's first bytes: by byte order mark, or by the zeros of an ASCII header."""
+    """Return the character encoding of a file, from its first bytes.
+
+    A byte order mark shows the encoding, or zero bytes between ASCII characters (UTF-16).
+    """
     if start.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
         return "utf-32"
     if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):

@@ -1,4 +1,4 @@
-"""Describe the jobs of a kind of cluster, as parameters of the synthetic generator."""
+"""Define the parameters from which random jobs are generated: one profile for each kind of cluster."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ LARGEST_CLASS = 16
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """One lognormal of a mixture: its share, its median in seconds, and the standard deviation of ln(duration)."""
+    """One of the lognormal distributions whose mixture is the distribution of job durations.
+
+    It has its share in the mixture, its median in seconds, and the standard deviation of ln(duration).
+    """
 
     share: float
     median_s: float
@@ -20,20 +23,22 @@ class Component:
 
 @dataclass(frozen=True, slots=True)
 class Arrivals:
-    """Parameters of the submission times: bursts of similar jobs, at a rate that varies.
+    """Parameters of random submission times: bursts of similar jobs, at a rate that varies over time.
 
-    Bursts arrive as a doubly stochastic process: the rate is a fixed wave over day and week times a slow lognormal one.
+    The rate of bursts is a fixed wave over the day and the week, multiplied by a slow lognormal random process.
 
     Attributes:
-        burst_mean: Mean jobs per burst. P(burst ≥ k) falls as a power of k; the exponent is chosen to give this mean.
-        burst_max: Largest burst, in jobs.
-        burst_gap_s: Mean seconds between the jobs of a burst.
-        alike: Share of a burst's jobs that last as long (within 10 %) as the one before.
-        day_swing: The rate over the day is 1 + day_swing · cos(2π (hour − peak_hour) / 24).
+        burst_mean: Mean number of jobs per burst. The probability that a burst has at least k jobs is a power of k; the
+            exponent is chosen to give this mean.
+        burst_max: Largest number of jobs in a burst.
+        burst_gap_s: Mean seconds between two jobs of a burst.
+        alike: Share of the jobs of a burst that last as long (within 10 %) as the job before.
+        day_swing: Size of the wave over the day. The rate is multiplied by
+            1 + day_swing · cos(2π (hour − peak_hour) / 24).
         peak_hour: Hour of the day with the most submissions.
-        weekend: Rate on Saturday and Sunday divided by that on other days.
-        swing: Standard deviation of the logarithm of the random rate.
-        memory: Correlation of the random rate from one hour to the next.
+        weekend: Rate on Saturday and Sunday divided by the rate on other days.
+        swing: Standard deviation of the logarithm of the random process.
+        memory: Correlation of the random process between one hour and the next.
     """
 
     burst_mean: float
@@ -49,13 +54,13 @@ class Arrivals:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Statistical profile of a kind of cluster.
+    """Statistical profile of a kind of cluster: the parameters from which random jobs are generated.
 
     Attributes:
-        name: Its name for ``--profile``.
-        source: Source of its parameters.
-        size_share: GPUs → share of jobs; powers of two.
-        durations: Class of GPU counts → mixture of lognormals.
+        name: Name of the profile for ``--profile``.
+        source: Publication or trace from which the parameters come.
+        size_share: Number of GPUs (a power of two) → share of jobs that request it.
+        durations: Class of GPU counts → distributions whose mixture is the distribution of durations in seconds.
         arrivals: Parameters of the submission times.
     """
 

@@ -1,4 +1,4 @@
-"""Define the profiles that ship with PowerFlow: two fitted to traces, one calibrated to published statistics."""
+"""Define the cluster profiles that come with PowerFlow: two were fitted to traces, one to published statistics."""
 
 from __future__ import annotations
 

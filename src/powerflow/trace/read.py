@@ -24,21 +24,21 @@ def read_trace(
     tz: str | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Trace:
-    """Read a log of jobs in any format of `powerflow.trace.formats`, compressed or not (`powerflow.trace.opening`).
+    """Read a log of jobs in any format of `powerflow.trace.formats`.
 
-    Only the jobs are kept in memory, whatever the length of the log.
+    The file may be compressed (`powerflow.trace.opening`). Only the jobs are kept in memory, not the text of the log.
 
     Args:
-        path: The file.
-        format: Name of its format; None detects it from the beginning of the file.
-        tz: Time zone of dates without an offset (an IANA name, "UTC" or "+08:00"); None uses the format's default.
-        progress: Called from time to time with the number of bytes read so far.
+        path: The log file.
+        format: Name of its format. None detects the format from the beginning of the file.
+        tz: Time zone of dates without an offset (an IANA name, "UTC" or "+08:00"). None uses the default of the format.
+        progress: Function that is called from time to time with the number of bytes that have been read.
 
     Returns:
-        The jobs by (submission, position), the skipped lines with reasons, and the assumptions made.
+        The jobs in order of submission, the skipped lines with the reasons, and what was assumed.
 
     Raises:
-        InputError: The file cannot be read, has an unknown or another format, or holds no job.
+        InputError: The file cannot be read, its format is unknown or is not the given format, or it contains no job.
     """
     where = str(path)
     try:
@@ -91,7 +91,10 @@ def _names() -> str:
 def _collect(
     entries: Iterable[TraceJob | Skipped | str], report: Callable[[], None] | None
 ) -> tuple[list[TraceJob], list[Skipped], list[str]]:
-    """Sort a reader's entries into jobs, skipped lines and notes; give jobs with the same name different ones."""
+    """Separate what the reader of a log yields into jobs, skipped lines and notes.
+
+    A job with the same name as an earlier job gets a new name.
+    """
     jobs: list[TraceJob] = []
     skipped: list[Skipped] = []
     notes: list[str] = []

@@ -1,4 +1,4 @@
-"""Define the job record that every log reader returns."""
+"""Define the record of a job that the readers of all log formats return."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from enum import StrEnum
 
 
 class JobOutcome(StrEnum):
-    """How a logged job ended."""
+    """How a job in a log ended."""
 
     COMPLETED = "completed"
     FAILED = "failed"
@@ -19,21 +19,22 @@ class JobOutcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TraceJob:
-    """Job as recorded in a log.
+    """A job as recorded in a log.
 
     Attributes:
-        id: Its name in the log.
-        submit_s: Submission in seconds: UTC epoch if the log has dates, else from the log's own origin.
-        duration_s: Seconds it ran on ``gpus`` GPUs.
-        gpus: GPUs it requested (and held).
-        wait_s: Seconds it waited in the queue, if logged.
-        model: Model family (a name of the catalogue), if logged.
-        global_batch: Samples per iteration over all GPUs, if logged.
-        iterations: Iterations it completed, if logged.
+        id: Identifier of the job in the log.
+        submit_s: Time of submission in seconds: since 1970 (UTC) if the log has dates, otherwise from the log's own
+            origin.
+        duration_s: Seconds that the job ran on ``gpus`` GPUs; nan if unknown.
+        gpus: Number of GPUs that the job requested and held.
+        wait_s: Seconds that the job waited in the queue; None if not logged.
+        model: Model family (a name of the catalogue, or another name); None if not logged.
+        global_batch: Samples per iteration over all GPUs; None if not logged.
+        iterations: Number of iterations that the job completed; None if not logged.
         project: User, account or virtual cluster.
-        name: The job's own name, if logged; jobs with the same name are similar.
-        outcome: How it ended.
-        earlier_gpu_s: GPU-seconds held by its earlier runs before it was requeued, if the log has separate runs.
+        name: Name that the user gave the job, if logged. Jobs with the same name are similar.
+        outcome: How the job ended.
+        earlier_gpu_s: GPU-seconds of earlier runs of the job, before it was requeued, if the log has separate runs.
     """
 
     id: str
@@ -51,20 +52,20 @@ class TraceJob:
 
     @property
     def measured_step_s(self) -> float | None:
-        """Seconds per iteration as logged: duration over iterations; None if one of them is unknown."""
+        """Seconds per iteration: logged duration divided by logged iterations; None if one of these is unknown."""
         if self.iterations is None or not math.isfinite(self.duration_s):
             return None
         return self.duration_s / self.iterations
 
     @property
     def held_s(self) -> float:
-        """Seconds for which it held its GPUs, in all its runs together."""
+        """Seconds for which the job held its GPUs, in all its runs together."""
         return self.duration_s + self.earlier_gpu_s / self.gpus
 
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """Line of a log that gave no job, with the reason."""
+    """A line of a log from which no job was read, with the reason."""
 
     line: int
     why: str
@@ -72,14 +73,14 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """Log as read: its jobs in order of submission, and the skipped lines.
+    """The jobs of a log in order of submission, and the lines that were skipped.
 
     Attributes:
-        source: The source of the jobs: a path, or "synthetic …".
-        format: Name of the format that was read.
-        jobs: Jobs by ``(submit_s, position in the file)``.
-        skipped: Lines that gave no job, with reasons.
-        notes: Assumptions made while reading (time zone, unit, …), as sentences.
+        source: Source of the jobs: a path, or "synthetic …".
+        format: Name of the log format.
+        jobs: Jobs, ordered by time of submission. Jobs with the same time keep their order in the file.
+        skipped: Lines from which no job was read, with the reasons.
+        notes: What was assumed while the log was read (time zone, unit, …), as sentences.
     """
 
     source: str

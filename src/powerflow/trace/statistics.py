@@ -1,4 +1,4 @@
-"""Compute statistics of a trace that distinguish one trace from another."""
+"""Compute statistics of a trace, by which it can be compared with other traces."""
 
 from __future__ import annotations
 
@@ -18,28 +18,29 @@ QUANTILES = (0.1, 0.5, 0.9, 0.99)
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """Statistics of a trace. None where a value is undefined (one job has no inter-arrival time).
+    """Statistics of a trace. A value is None if it is not defined (with one job, no time between submissions exists).
 
     Attributes:
         jobs: Number of jobs.
         span_s: Seconds from the first submission to the last.
-        gpu_hours: GPUs × duration over the jobs with known duration, plus the GPU-hours of their earlier runs.
-        earlier_gpu_hours: GPU-hours of runs that ended in a requeue.
-        durations_known: Jobs with known duration.
-        duration_s: Quantile → seconds.
-        duration_mean_s: Mean seconds.
-        wait_s: Quantile → seconds in the queue; None if the log has no waits.
-        interarrival_cv: Standard deviation over mean of the time between submissions; 1 for Poisson.
-        gpus_mean: Mean requested GPUs.
+        gpu_hours: GPU-hours of all jobs with known duration, plus ``earlier_gpu_hours``.
+        earlier_gpu_hours: GPU-hours of earlier runs of jobs that were requeued.
+        durations_known: Number of jobs with known duration.
+        duration_s: Quantile (0 to 1) → duration in seconds.
+        duration_mean_s: Mean duration, seconds.
+        wait_s: Quantile (0 to 1) → seconds in the queue; None if the log has no waits.
+        interarrival_cv: Standard deviation of the time between two submissions, divided by its mean; 1 for a Poisson
+            process.
+        gpus_mean: Mean number of requested GPUs.
         gpus_max: Largest number of requested GPUs.
-        jobs_by_gpus: GPUs → share of jobs.
-        gpu_hours_by_gpus: GPUs → share of GPU-hours.
+        jobs_by_gpus: Number of GPUs → share of jobs.
+        gpu_hours_by_gpus: Number of GPUs → share of GPU-hours.
         one_gpu_jobs: Share of jobs that request one GPU.
-        big_job_gpu_hours: Share of GPU-hours held by jobs of ``BIG_JOB_GPUS`` or more.
-        demand_gpus: Mean number of busy GPUs if every job ran at once: GPU-seconds over span.
-        models: Model family → jobs; empty if the log names none.
-        outcomes: Outcome → jobs.
-        skipped: Reason → lines.
+        big_job_gpu_hours: Share of GPU-hours of jobs with at least ``BIG_JOB_GPUS`` GPUs.
+        demand_gpus: Mean number of busy GPUs if each job ran as soon as it was submitted: GPU-seconds ÷ ``span_s``.
+        models: Model family → number of jobs; empty if the log names no models.
+        outcomes: Outcome → number of jobs.
+        skipped: Reason → number of lines that were skipped for it.
     """
 
     jobs: int
@@ -64,7 +65,7 @@ class Statistics:
 
 
 def describe(trace: Trace) -> Statistics:
-    """Compute the statistics of a trace of at least one job."""
+    """Compute the statistics of a trace. The trace must have at least one job."""
     submit_s = np.array([job.submit_s for job in trace.jobs])
     duration_s = np.array([job.duration_s for job in trace.jobs])
     gpus = np.array([job.gpus for job in trace.jobs])

@@ -1,8 +1,9 @@
-"""Generate days or months of jobs that resemble those of a real cluster.
+"""Generate random jobs of days or months that resemble the jobs of a real cluster.
 
-Jobs come in bursts of similar jobs, at a rate that varies over the day and the week and has a slow random swing. They
-request powers of two of GPUs and have heavy-tailed durations. `powerflow.trace.profiles` has the parameters, fitted or
-calibrated to published traces. All randomness comes from one seeded generator: same arguments, same trace.
+Jobs come in bursts of similar jobs. The rate of bursts varies over the day and the week, and has a slow random
+variation. The numbers of requested GPUs are powers of two, and a few jobs last very long (heavy-tailed durations).
+`powerflow.trace.profiles` has the parameters, which were fitted or calibrated to published traces. One seeded generator
+makes all random choices, so that the same arguments give the same trace.
 """
 
 from __future__ import annotations
@@ -50,21 +51,21 @@ def generate(
     """Generate a random trace.
 
     Args:
-        jobs: Number of jobs; None takes as many as the load needs at the profile's own durations.
-        days: Span of the submissions in days, from hour 0 of a Monday.
-        gpus: GPUs of the cluster. No job requests more.
-        load: Mean number of GPUs that the jobs would keep busy over the span, as a share of ``gpus``. Durations are
-            multiplied by one factor to reach it (given in the notes), and none exceeds the span. None keeps the
-            durations.
-        seed: Seed of the generator; same arguments and seed, same trace.
+        jobs: Number of jobs. With None it follows from the load and the durations of the profile.
+        days: Days between the first possible and the last possible submission, beginning at hour 0 of a Monday.
+        gpus: Number of GPUs of the cluster. No job requests more.
+        load: Mean number of GPUs that the jobs keep busy, as a share of ``gpus``. To reach it, all durations are
+            multiplied by one factor (the notes of the trace name it), and cut to ``days``. None keeps the durations.
+        seed: Seed of everything random. The same arguments and seed give the same trace.
         profile: Kind of cluster: a name in ``PROFILES``.
 
     Returns:
-        Jobs with times in whole seconds from 0, with model, global batch, project, name and outcome. They have no
-        iterations; these follow from the duration and the cost model.
+        Jobs with times in whole seconds from 0, with model, global batch, project, name and outcome. The jobs have no
+        iterations; these follow later from the duration and the cost model.
 
     Raises:
-        InputError: An argument is out of range, or the load cannot be reached with so few jobs.
+        InputError: An argument is out of range, neither ``jobs`` nor ``load`` is given, or ``jobs`` is too small to
+            reach the load.
     """
     kind = _profile(profile)
     _check(jobs, days, gpus, load)
@@ -140,7 +141,7 @@ def _check(jobs: int | None, days: float, gpus: int, load: float | None) -> None
 
 
 def _gpu_s_per_job(kind: Profile, share: dict[int, float], longest_s: float) -> float:
-    """Return the expected GPU-seconds per job: means of lognormals cut off at ``longest_s``."""
+    """Return the expected GPU-seconds per job, if durations are lognormal and cut to ``longest_s``."""
     total = 0.0
     for size, part in share.items():
         for lognormal in kind.durations[min(size, LARGEST_CLASS)]:
@@ -155,7 +156,10 @@ def _normal_cdf(z: float) -> float:
 
 
 def _durations(rng: np.random.Generator, kind: Profile, burst: IntArray, size: IntArray) -> FloatArray:
-    """Draw seconds from the mixture of each job's class; in a burst, ``alike`` of the jobs last as the one before."""
+    """Draw the duration of each job in seconds, from the mixture of distributions for its GPU count.
+
+    In a burst of jobs, a share ``alike`` of the jobs last about as long as the job before.
+    """
     log_s = np.empty(len(burst))
     for gpu_class in np.unique(np.minimum(size, LARGEST_CLASS)):
         members = np.flatnonzero(np.minimum(size, LARGEST_CLASS) == gpu_class)
@@ -172,7 +176,10 @@ def _durations(rng: np.random.Generator, kind: Profile, burst: IntArray, size: I
 
 
 def _factor(drawn_s: FloatArray, size: IntArray, wanted_gpu_s: float, longest_s: float) -> float:
-    """Return the factor on durations that gives the wanted GPU-seconds, if no duration exceeds ``longest_s``."""
+    """Return the factor by which durations are multiplied to reach ``wanted_gpu_s`` GPU-seconds.
+
+    A duration that would be longer than ``longest_s`` is cut to it.
+    """
     if float(size.sum()) * longest_s < wanted_gpu_s:
         raise InputError(
             f"{len(size)} jobs cannot reach that load, even if each lasts the whole span",
@@ -188,7 +195,7 @@ def _factor(drawn_s: FloatArray, size: IntArray, wanted_gpu_s: float, longest_s:
 
 
 def _models(rng: np.random.Generator, burst_gpus: IntArray) -> list[str]:
-    """Draw a model family for each burst, among those that run on that many GPUs."""
+    """Draw a model family for each burst of jobs, among the families that run on the number of GPUs of this burst."""
     names = list(MODELS)
     share = np.array([MODELS[name][0] for name in names])
     widest = np.array([MODELS[name][1] for name in names])
@@ -201,6 +208,9 @@ def _models(rng: np.random.Generator, burst_gpus: IntArray) -> list[str]:
 
 
 def _batch(model: str, gpus: int) -> int:
-    """Return the usual global batch nearest (by ratio) to the usual samples per GPU times the GPUs."""
+    """Return one of the usual global batches of a model for a number of GPUs.
+
+    It is the batch nearest (by ratio) to the usual samples per GPU, multiplied by the number of GPUs.
+    """
     _, _, per_gpu, usual = MODELS[model]
     return min(usual, key=lambda batch: abs(math.log(batch / (per_gpu * gpus))))

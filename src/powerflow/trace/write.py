@@ -1,4 +1,4 @@
-"""Write a trace as PowerFlow's own CSV, which `read_trace` reads back exactly."""
+"""Write a trace as PowerFlow's own CSV; `read_trace` reads exactly the same jobs from it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from powerflow.trace.record import Trace, TraceJob
 
 
 def write_trace(trace: Trace, stream: TextIO) -> None:
-    """Write the jobs of a trace, one line each (see `formats.generic`).
+    """Write the jobs of a trace as CSV, one line for each job (columns: `powerflow.trace.formats.generic`).
 
     Args:
         trace: The trace. Its skipped lines and notes are not written.
@@ -39,12 +39,15 @@ def _row(job: TraceJob, *, requeued: bool) -> tuple[str, ...]:
 
 
 def _quoted(value: str) -> str:
-    """Quote a CSV field if needed. csv.writer does not quote a lone carriage return, which would end the row."""
+    """Return a CSV field in quotes if it needs them.
+
+    ``csv.writer`` does not quote a single carriage return, and a reader would end the row there.
+    """
     return '"' + value.replace('"', '""') + '"' if any(mark in value for mark in ',"\r\n') else value
 
 
 def _number(value: float | None) -> str:
-    """Return the shortest text that reads back as the same number; "" for an unknown one."""
+    """Return the shortest text from which the same number is read; "" for an unknown number (None or nan)."""
     if value is None or math.isnan(value):
         return ""
     return repr(float(value)).removesuffix(".0")

@@ -1,4 +1,4 @@
-"""Read each kind of log in its own module, and list all formats."""
+"""Read logs in many formats, each in its own module; `FORMATS` lists all formats."""
 
 from powerflow.trace.formats.acme import ACME
 from powerflow.trace.formats.format import Format as Format

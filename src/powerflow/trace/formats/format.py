@@ -1,7 +1,7 @@
-"""Define a log format: how it is recognised, and how its text becomes jobs.
+"""Define what a log format is: how it is recognised, and how its text becomes jobs.
 
-A format's ``entries`` is a generator over the open log. It yields jobs, skipped lines with the reason, and notes (plain
-strings), in the order of the file, and keeps no more of the log in memory than it needs.
+The ``entries`` of a format is a generator over the open log. It yields jobs, skipped lines with the reason, and notes
+(plain strings), in the order of the file. It keeps no more of the log in memory than it needs.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ RowToJob = Callable[[Mapping[str, str], int, Clock], TraceJob]
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """One kind of log that can be read.
+    """A kind of log that can be read.
 
     Attributes:
-        name: Its name for ``--format``.
-        title: Its name in sentences.
+        name: Name of the format for ``--format``.
+        title: Name of the format in sentences.
         recognises: Function that returns True if the beginning of a file (about 64 KiB of text) looks like this format.
-        entries: Function that reads an open log.
-        time_zone: Time zone of dates without an offset; None if it holds no dates.
-        notes: Assumptions that always apply, for the user.
+        entries: Function that reads an open log, and yields its jobs, skipped lines and notes.
+        time_zone: Time zone of dates without an offset; None if the format has no such dates.
+        notes: What is always assumed for this format, as sentences for the user.
     """
 
     name: str
@@ -65,16 +65,15 @@ def csv_format(
     time_zone: str | None = None,
     notes: tuple[str, ...] = (),
 ) -> Format:
-    """Return a format for CSV files with exactly these column names, in any order.
+    """Return a format for CSV files that have exactly these columns, in any order.
 
     Args:
-        name: Its name for ``--format``.
-        title: Its name in sentences.
-        columns: Column names of its header.
-        job: Function that turns one row (column → text), its line number and the clock into a job, or raises
-            `Unusable`.
-        time_zone: Time zone of its dates, if it has any.
-        notes: Assumptions that always apply, for the user.
+        name: Name of the format for ``--format``.
+        title: Name of the format in sentences.
+        columns: Names of the columns.
+        job: Function that turns a row (column → text), its line number and the clock into a job, or raises `Unusable`.
+        time_zone: Time zone of dates without an offset; None if the format has no such dates.
+        notes: What is always assumed for this format, as sentences for the user.
     """
     wanted = frozenset(columns)
 
@@ -91,10 +90,17 @@ def csv_entries(
     lacks: Callable[[tuple[str, ...]], frozenset[str] | set[str]],
     job: RowToJob,
 ) -> Iterator[Entry]:
-    """Yield jobs and skipped lines of a CSV file, row by row.
+    """Yield the jobs and the skipped lines of a CSV file, row by row.
+
+    Args:
+        stream: The open file.
+        clock: Converts dates to seconds.
+        title: Name of the format, for error messages.
+        lacks: Function that takes the column names of the file, and returns the names of missing columns.
+        job: Function that turns a row (column → text), its line number and the clock into a job, or raises `Unusable`.
 
     Raises:
-        InputError: The header lacks columns that the format needs; ``lacks`` returns their names.
+        InputError: The file lacks a column that the format needs.
     """
     header: tuple[str, ...] | None = None
     rows = csv.reader(stream)

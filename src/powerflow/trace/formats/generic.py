@@ -1,9 +1,9 @@
-"""Read PowerFlow's own CSV of jobs, for any log without a reader. ``trace convert`` and ``trace generate`` write it.
+"""Read PowerFlow's own CSV of jobs, for any log that has no reader.
 
-Columns, in any order, others ignored:
+``powerflow trace convert`` and ``powerflow trace generate`` write it. Columns, in any order; other columns are ignored:
 
 - ``submit_s`` (seconds from any origin, or since 1970) or ``submit`` (ISO date and time);
-- ``duration_s`` (seconds it ran on those GPUs; may be empty if ``iterations`` and ``model`` give the work);
+- ``duration_s`` (seconds that the job ran on its GPUs; may be empty if ``iterations`` and ``model`` give the work);
 - ``gpus`` (whole number ≥ 1);
 - and, if known: ``id``, ``wait_s``, ``model``, ``global_batch``, ``iterations``, ``project``, ``name``,
   ``state`` (completed, failed, cancelled or unknown), ``earlier_gpu_s`` (GPU-seconds held before a requeue).

@@ -1,4 +1,7 @@
-"""Read the Helios log of SenseTime, 2020: ``cluster_log.csv`` (Hu et al., SC'21; S-Lab-System-Group/HeliosData)."""
+"""Read the log of SenseTime's Helios clusters (2020), ``cluster_log.csv``.
+
+It was published by Hu et al., SC'21 (S-Lab-System-Group/HeliosData on GitHub).
+"""
 
 from __future__ import annotations
 
@@ -23,10 +26,18 @@ _TELLING = NEEDED | {"vc", "node_num"}  # no other format has all of these
 
 
 def ended_job(row: Mapping[str, str], line: int, clock: Clock, log: str, state: str, outcome: JobOutcome) -> TraceJob:
-    """Return the job of a row in the layout that Helios and Acme share; ``log`` names jobs without a name.
+    """Return the job in a row of a Helios or an Acme log; both logs have the same layout.
+
+    Args:
+        row: Column → text.
+        line: Line number of the row.
+        clock: Converts dates to seconds.
+        log: Name of the log. A job without a number gets its name from the log and the line number.
+        state: State of the job as logged.
+        outcome: How the job ended.
 
     Raises:
-        Unusable: The job has not ended, or a value is not usable.
+        Unusable: The job has not ended, or a value cannot be used.
     """
     if state in {"RUNNING", "PENDING", "SUSPENDED"}:
         raise Unusable(f"not ended ({state})")

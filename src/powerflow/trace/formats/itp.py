@@ -1,4 +1,7 @@
-"""Read tables of Microsoft's ITP clusters, published with ElasticFlow (ASPLOS'23; microsoft/elasticflow-traces)."""
+"""Read tables of jobs from Microsoft's ITP clusters, published with ElasticFlow.
+
+ElasticFlow is ASPLOS'23; the tables are in microsoft/elasticflow-traces on GitHub.
+"""
 
 from __future__ import annotations
 

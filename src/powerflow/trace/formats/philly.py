@@ -1,7 +1,7 @@
-"""Read two tables derived from Microsoft's Philly log of 2017.
+"""Read two tables that were made from Microsoft's Philly log of 2017.
 
-It holds the jobs of Jeon et al., "Analysis of Large-Scale Multi-Tenant GPU Clusters for DNN Training Workloads"
-(ATC'19). `philly_json` reads the full log; these tables were made from it by others.
+The log has the jobs of Jeon et al., "Analysis of Large-Scale Multi-Tenant GPU Clusters for DNN Training Workloads"
+(ATC'19). Others made these tables from it. `powerflow.trace.formats.philly_json` reads the full log.
 """
 
 from __future__ import annotations

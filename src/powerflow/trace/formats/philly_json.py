@@ -1,7 +1,8 @@
 """Read the full Philly log as Microsoft publishes it: ``cluster_job_log``, a JSON array of jobs with their attempts.
 
-A failed job was tried again. Its duration here is the GPU time of all its attempts divided by its GPUs, which is what
-it took from the cluster. Jobs without a usable attempt are skipped, with the reason.
+A job that failed was tried again. Here a job has the number of GPUs of its largest attempt. Its duration is the GPU
+time of all its attempts divided by this number, so that the GPU time that it took from the cluster is right. A job
+without a usable attempt is skipped, and the reason is recorded.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def _entries(stream: TextIO, clock: Clock) -> Iterator[Entry]:
 
 
 def _job(item: object, line: int, clock: Clock) -> tuple[TraceJob, int]:
-    """Return the job, and the number of attempts in its duration."""
+    """Return a job, and the number of attempts that its duration includes."""
     record = _mapping(item, "job")
     submit_s = clock.epoch_s(_string(record, "submitted_time"), "submitted_time")
     attempts = record.get("attempts")
@@ -73,7 +74,10 @@ def _job(item: object, line: int, clock: Clock) -> tuple[TraceJob, int]:
 
 
 def _attempt(attempt: Mapping[str, Any], clock: Clock) -> tuple[float | None, float | None, int]:
-    """Return start, end (None if not logged) and number of GPUs of an attempt."""
+    """Return the start, the end and the number of GPUs of one attempt to run a job.
+
+    A start or end that was not logged is None.
+    """
     start, end, detail = attempt.get("start_time"), attempt.get("end_time"), attempt.get("detail")
     if not isinstance(detail, list):
         raise Unusable("an attempt does not name its nodes")

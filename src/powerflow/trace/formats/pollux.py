@@ -1,16 +1,17 @@
 """Read workloads of Pollux (OSDI'21; petuum/adaptdl, osdi21-artifact) and Sia (SOSP'23), which have no durations.
 
-A job's work is a number of epochs of its application. The number of iterations falls with the batch, but less than in
-proportion. The artifact publishes, for each application and some batch sizes, the iterations at the end of the last
-epoch (``simulator/traces/<application>/validation-<batch>.csv``; epochs in ``simulator/applications.py``). `PUBLISHED`
-holds these numbers. Other batches use
+The work of a job is a number of training epochs of its application (the model that it trains). With a larger batch, the
+job needs fewer iterations, but not in proportion. For each application and some batch sizes, the artifact of Pollux
+publishes the number of iterations at the end of the last training epoch
+(``simulator/traces/<application>/validation-<batch>.csv``; epochs in ``simulator/applications.py``). `PUBLISHED` holds
+these numbers. For another batch B, the number of iterations is
 
     N(B) = S_min · (1 + B_noise / B) = S_min + C / B
 
-(McCandlish et al. 2018, arXiv 1812.06162), fitted to the two published batches nearest to B. On published batches left
-out of the fit, the error is at most 5 % (deepspeech2 640: 1375 for 1423; bert 384: 504 for 480; yolov3 128: 8151 for
-8075). ImageNet is extrapolated from batches 200 and 800 up to 12,800, and yolov3 from 64 and 128 to 512; these are
-least certain.
+(McCandlish et al. 2018, arXiv 1812.06162), where S_min and C are fitted to the two published batches nearest to B. On
+published batches that were left out of the fit, the error is at most 5 % (deepspeech2 640: 1375 for 1423; bert 384: 504
+for 480; yolov3 128: 8151 for 8075). ImageNet is extrapolated from batches 200 and 800 up to 12,800, and yolov3 from 64
+and 128 to 512; these numbers are least certain.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ PUBLISHED: Mapping[str, tuple[tuple[int, int], ...]] = {
 
 
 def iterations_of(application: str, global_batch: int) -> float | None:
-    """Return the iterations that finish an application at a global batch; None if too little is published.
+    """Return the number of iterations that an application needs at a global batch; None if too little is published.
 
     Args:
-        application: Its name in the workloads.
+        application: Name of the application (the trained model) in the workloads.
         global_batch: Samples per iteration over all GPUs.
     """
     points = PUBLISHED.get(application, ())

@@ -1,7 +1,8 @@
 """Read Slurm's JSON: ``sacct --json``, and ended jobs in ``squeue --json`` and ``scontrol show jobs --json``.
 
-Times are UTC; steps are inside their jobs. The members differ by version (data_parser): a number may be bare or
-``{"set": true, "infinite": false, "number": 8}``; a state may be a word, a list of words, or under "current".
+Times are UTC. The steps of a job are inside the job. Slurm's versions (data_parser) write the same value differently: a
+number may be a plain number or ``{"set": true, "infinite": false, "number": 8}``; a state may be a word, a list of
+words, or under "current".
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ def _entries(stream: TextIO, clock: Clock) -> Iterator[Entry]:
 
 
 def _runs(stream: TextIO, queue: list[int]) -> Iterator[SlurmRun | Skipped]:
-    """Yield the runs; put the line number of the first one written by squeue or scontrol into ``queue``."""
+    """Yield each run of a job in the document.
+
+    The line number of the first run that was written by ``squeue`` or ``scontrol`` is put into ``queue``.
+    """
     for line, item in member_items(stream, "jobs"):
         try:
             if not isinstance(item, dict):
@@ -72,7 +76,7 @@ def _run(item: Mapping[str, Any], line: int) -> SlurmRun:
 
 
 def _queued_run(item: Mapping[str, Any], line: int) -> SlurmRun:
-    """Read a job as the controller reports it; before the job is over, its end is only the time limit."""
+    """Read a job as ``squeue`` or ``scontrol`` writes it. Before the job has ended, its end is only its time limit."""
     submit_s, start_s, end_s = (_time_s(item, name) for name in ("submit_time", "start_time", "end_time"))
     if submit_s is None:
         raise Unusable("submission is unknown")
@@ -120,7 +124,10 @@ def _id(item: Mapping[str, Any], array: object, task: object) -> str:
 
 
 def _state(value: object) -> str:
-    """Return the state from ``"COMPLETED"``, ``["COMPLETED"]`` or ``{"current": …}``; Slurm's versions differ."""
+    """Return the state of a job from ``"COMPLETED"``, ``["COMPLETED"]`` or ``{"current": …}``, in capitals.
+
+    Slurm's versions write it differently.
+    """
     if isinstance(value, dict):
         value = value.get("current")
     if isinstance(value, list):
@@ -129,7 +136,7 @@ def _state(value: object) -> str:
 
 
 def _counted(items: object) -> SlurmGpus:
-    """Return the GPUs of ``[{"type": "gres", "name": "gpu:a100", "count": 8}]``, as in ``gres/gpu:a100=8``."""
+    """Return the GPUs in a list of resources such as ``[{"type": "gres", "name": "gpu:a100", "count": 8}]``."""
     found: dict[str, float] = {}
     for item in items if isinstance(items, list) else []:
         if isinstance(item, dict) and item.get("type") == "gres":
@@ -145,7 +152,7 @@ def _time_s(time: Mapping[str, Any], name: str) -> float | None:
 
 
 def _number(value: object) -> float | None:
-    """Return a number, bare or as ``{"set": true, "infinite": false, "number": 8}``; None if it is not set."""
+    """Return a number from JSON: 8 for 8 or ``{"set": true, "infinite": false, "number": 8}``; None if it is not set."""
     if isinstance(value, dict):
         value = value.get("number") if value.get("set", True) and not value.get("infinite") else None
     if isinstance(value, bool) or not isinstance(value, int | float):

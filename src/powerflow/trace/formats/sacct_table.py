@@ -1,7 +1,9 @@
-"""Split ``sacct`` text into columns: one record per line, fields between delimiters, a header with the names.
+"""Split the text output of Slurm's ``sacct`` into columns.
 
-``-P`` and ``-p`` use bars between fields (``-p`` also at the end); ``--delimiter`` uses any other text. Tables that
-were edited in a spreadsheet or pandas have commas, semicolons or tabs, quoted fields, or an index column.
+The text has one record per line, a delimiter between the fields, and a header with the names of the columns. With the
+options ``-P`` and ``-p`` the delimiter is a bar (with ``-p`` also at the end of a line); with ``--delimiter`` it is any
+other text. A table that was edited in a spreadsheet or pandas has commas, semicolons or tabs, quoted fields, or an
+index column.
 """
 
 from __future__ import annotations
@@ -28,9 +30,10 @@ _NAME = re.compile(r"[A-Za-z]+")
 
 
 def columns_of(line: str) -> tuple[list[str], str] | None:
-    """Return column names and delimiter of a header line; None if it is not a header.
+    """Return the column names and the delimiter of a header line; None if the line is not a header.
 
-    A header names the job and a state, a submission or a time, with the same delimiter between all names.
+    A header has a column for the job number, and one for the state, the submission or the elapsed time. The same
+    delimiter is between all names.
     """
     found = list(_NAME.finditer(line))
     known = [match for match in found if match.group().lower() in _CANONICAL]
@@ -49,7 +52,10 @@ def columns_of(line: str) -> tuple[list[str], str] | None:
 
 
 def fields_of(line: str, delimiter: str) -> Sequence[str]:
-    """Split a line into fields; quotes hold a field together if the delimiter is one that such tables use."""
+    """Split a line into fields.
+
+    Text in quotes is kept together if the delimiter is a comma, a semicolon or a tab.
+    """
     if delimiter in _QUOTING and '"' in line:
         try:
             return next(csv.reader([line], delimiter=delimiter), [])
@@ -59,7 +65,11 @@ def fields_of(line: str, delimiter: str) -> Sequence[str]:
 
 
 def header_within(head: str) -> tuple[int, list[str], str] | None:
-    """Find the header in a file's first lines; return its line (from 0), columns and delimiter, or None."""
+    """Find the header of ``sacct`` output in the first lines of a file; return None if no line is a header.
+
+    Returns:
+        Line number of the header (from 0), column names, and delimiter.
+    """
     for position, line in enumerate(head.splitlines()[:_HEADER_WITHIN]):
         if found := columns_of(line.rstrip("\r\n")):
             return position, *found

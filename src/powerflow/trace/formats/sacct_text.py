@@ -128,7 +128,7 @@ def _time_s(row: Mapping[str, str], column: str, clock: Clock, *, not_before_s: 
 
 
 def _gpus(row: Mapping[str, str]) -> SlurmGpus:
-    """Return the allocated GPUs, or else the requested ones."""
+    """Return the GPUs that were allocated to a job, or else the GPUs that it requested."""
     said = {column: _of_column(row, column) for column in _GPU_COLUMNS}
     allocated, requested = (said["AllocTRES"], said["AllocGRES"]), (said["ReqTRES"], said["ReqGRES"])
     return held_gpus(allocated, requested, submitted_gpus(row.get("SubmitLine", ""))[0])
@@ -142,7 +142,7 @@ def _of_column(row: Mapping[str, str], column: str) -> SlurmGpus:
 
 
 def _nodes(row: Mapping[str, str]) -> float | None:
-    """Return the number of nodes from the first column that gives it; None if none does."""
+    """Return the number of nodes of a job, from the first column that has it; None if no column has it."""
     for column in ("NNodes", "AllocNodes", "ReqNodes"):
         if text(row, column) not in _NOTHING and (nodes := number(row[column], column)) >= 1:
             return nodes

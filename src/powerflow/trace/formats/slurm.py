@@ -1,4 +1,4 @@
-"""Combine Slurm job records into jobs; ``sacct -P`` and ``sacct --json`` share this."""
+"""Combine the records of a Slurm log into jobs. The readers of ``sacct -P`` and of ``sacct --json`` both use this."""
 
 from __future__ import annotations
 
@@ -41,22 +41,22 @@ NO_GPU_ACCOUNTING = "AccountingStorageTRES=gres/gpu in slurm.conf"
 
 @dataclass(frozen=True, slots=True)
 class SlurmRun:
-    """One record of Slurm: one run of a job. None and "" stand for missing values.
+    """A record of Slurm: one run of a job. None and "" stand for missing values.
 
     Attributes:
-        line: Its line number.
-        id: The job's number, with its array index.
-        submit_s: Submission, UTC epoch.
-        start_s: Start, UTC epoch.
-        end_s: End, UTC epoch.
-        elapsed_s: Seconds it ran, without suspensions.
+        line: Line number of the record.
+        id: Number of the job, with its array index.
+        submit_s: Time of submission, seconds since 1970 (UTC).
+        start_s: Time of the start, seconds since 1970 (UTC).
+        end_s: Time of the end, seconds since 1970 (UTC).
+        elapsed_s: Seconds that the job ran, without suspensions.
         state: Slurm's state as one word ("CANCELLED", not "CANCELLED by 1001").
-        gpus: GPUs allocated, else requested.
-        user: User.
-        account: Account.
-        name: Job name.
-        cluster: Cluster; each one numbers its own jobs.
-        asked: Option of the submit line that requested GPUs, if there is one.
+        gpus: Allocated GPUs, or else requested GPUs.
+        user: Name of the user.
+        account: Name of the account.
+        name: Name of the job.
+        cluster: Name of the cluster. Each cluster numbers its own jobs.
+        asked: Option of the submit line that requested GPUs; "" if no option did.
     """
 
     line: int
@@ -76,7 +76,7 @@ class SlurmRun:
 
 @dataclass(frozen=True, slots=True)
 class _Record:
-    """A run with its running time and whole GPUs; 0 s if it gives no job."""
+    """A run of a job with its running time and number of whole GPUs; both are 0 if no job can be made from it."""
 
     run: SlurmRun
     ran_s: float = 0.0
@@ -84,11 +84,15 @@ class _Record:
 
 
 def jobs_of(runs: Iterable[SlurmRun | Skipped]) -> Iterator[Entry]:
-    """Yield one job for each cluster, number and first submission: its last run, and the GPU time of its earlier runs.
+    """Combine the records of a Slurm log into jobs.
 
-    A log can hold several records per number: Slurm writes one for each run of a requeued job (``sacct --duplicates``),
-    every cluster numbers its own jobs, numbers restart with a new database, and users join logs. Memory is needed only
-    for the runs that held GPUs.
+    Each job is made from its last run, and has the GPU time of its earlier runs. A log can have several records with
+    one job number: Slurm writes one record for each run of a requeued job (``sacct --duplicates``), each cluster
+    numbers its own jobs, numbers begin again with a new database, and users join logs. Memory is needed only for the
+    runs that held GPUs.
+
+    Yields:
+        One job for each cluster, job number and first submission; skipped lines; and notes for the user.
     """
     numbers: dict[tuple[str, str], list[_Record]] = {}
     left_out = _LeftOut()
@@ -116,7 +120,7 @@ def jobs_of(runs: Iterable[SlurmRun | Skipped]) -> Iterator[Entry]:
 
 
 class _LeftOut:
-    """Counts the skipped runs that concern GPUs, for the notes."""
+    """Counts skipped runs that used or requested GPUs, and CPU jobs, for notes to the user."""
 
     def __init__(self) -> None:
         self._asked = self._cpu_jobs = 0
@@ -124,7 +128,7 @@ class _LeftOut:
         self._slice_gpu_s = 0.0
 
     def count(self, run: SlurmRun) -> None:
-        """Add a run that gives no job."""
+        """Count a run that was skipped."""
         if _not_ended(run):
             return
         self._cpu_jobs += not run.gpus
@@ -136,7 +140,7 @@ class _LeftOut:
             self._slice_gpu_s += sum(shares) * (run.elapsed_s or 0.0)
 
     def notes(self, *, any_job: bool) -> Iterator[str]:
-        """Yield sentences about the skipped runs, for the user."""
+        """Yield sentences about the skipped runs, for the user. ``any_job`` is True if the log has any usable job."""
         if self._asked or (self._cpu_jobs and not any_job and not self._slice_jobs and not self._sharing_jobs):
             yield (
                 f"{self._asked or self._cpu_jobs} jobs have no GPU in their records"
@@ -168,7 +172,7 @@ def _usable(run: SlurmRun) -> _Record:
 
 
 def outcome_of(state: str) -> JobOutcome:
-    """Return the outcome of a job with this Slurm state."""
+    """Return how a job ended, from its Slurm state."""
     return _OUTCOMES.get(state, JobOutcome.UNKNOWN)
 
 
@@ -187,7 +191,7 @@ def _elapsed_s(run: SlurmRun) -> float:
 
 
 def _told_apart(records: Sequence[_Record], said: Counter[str]) -> Iterator[list[_Record]]:
-    """Group the records of one number into jobs, each with its runs in order of time."""
+    """Group the records with one job number into jobs. Each job has its runs in order of time."""
     job: list[_Record] = []
     for record in sorted(records, key=lambda one: (one.run.submit_s, one.run.start_s or one.run.submit_s)):
         if job and not _same_job(job[-1].run, record.run, said):
@@ -198,10 +202,11 @@ def _told_apart(records: Sequence[_Record], said: Counter[str]) -> Iterator[list
 
 
 def _same_job(before: SlurmRun, run: SlurmRun, said: Counter[str]) -> bool:
-    """Return True if a record is a later run (or another copy) of the job before it with the same number.
+    """Return True if ``run`` belongs to the same job as ``before``, the record before it with the same job number.
 
-    A job keeps its user. After a state that requeues it, it may come again; after any other end only while the
-    controller remembers it. Two runs at the same time are two jobs (of clusters that are not named).
+    It is then a later run of the job, or another copy of the same run. All runs of a job have the same user. After a
+    state that requeues a job, the job may run again. After any other end it may run again only while Slurm's controller
+    remembers it. If two runs overlap in time, they are two jobs (of clusters that are not named).
     """
     if before.user and run.user and before.user != run.user:
         return False
@@ -226,14 +231,17 @@ def _is_copy(before: SlurmRun, run: SlurmRun) -> bool:
 
 
 def _ended_s(run: SlurmRun) -> float | None:
-    """Return when it ended, by its elapsed time if known (the end of a cut or faulty record is wrong)."""
+    """Return the time at which a run ended, seconds; None if unknown.
+
+    If the elapsed time is known, it is used, because the logged end of a cut or faulty record is wrong.
+    """
     if run.start_s is not None and run.elapsed_s is not None:
         return run.start_s + run.elapsed_s
     return run.end_s
 
 
 def _job(records: Sequence[_Record], cluster: str, said: Counter[str]) -> Iterator[Entry]:
-    """Yield the job of these records, and a skipped line for each run that is not its last."""
+    """Yield the job that these records describe, and a skipped line for each run except the last one."""
     ran = [record for record in records if record.ran_s > 0]
     if not ran:
         return
@@ -288,7 +296,7 @@ def _counted(said: Counter[str]) -> Iterator[str]:
 
 
 def parse_elapsed_s(value: str) -> float:
-    """Convert ``[days-][hours:]minutes:seconds`` to seconds.
+    """Convert a time written as ``[days-][hours:]minutes:seconds`` to seconds.
 
     Raises:
         Unusable: The text has another form.

@@ -1,7 +1,7 @@
-"""Count the GPUs of a Slurm record: whole GPUs, MIG slices, and shares by shard or mps.
+"""Count the GPUs in a Slurm record: whole GPUs, MIG slices (parts of a GPU), and shares through shard or mps.
 
-Slurm counts all of them as generic resources. A MIG slice is ``gres/gpu:a100_1g.5gb=1`` (or ``gres/gpu:1g.5gb=1``) and
-is also counted in ``gres/gpu``; a share of a GPU is ``gres/shard=4`` or ``gres/mps=25`` (gres.conf(5)).
+Slurm counts all of these as generic resources. A MIG slice is ``gres/gpu:a100_1g.5gb=1`` (or ``gres/gpu:1g.5gb=1``) and
+is also counted in ``gres/gpu``. A share of a GPU is ``gres/shard=4`` or ``gres/mps=25`` (gres.conf(5)).
 """
 
 from __future__ import annotations
@@ -31,13 +31,14 @@ _OPTION = re.compile(r"(?:--(gres|gpus|gpus-per-node|gpus-per-task|gpus-per-sock
 
 @dataclass(frozen=True, slots=True)
 class SlurmGpus:
-    """GPUs of a Slurm record.
+    """The GPUs in a Slurm record.
 
     Attributes:
-        whole: Whole GPUs.
-        slices: MIG profile → instances held.
-        shares: Share of a GPU, as ``gres/shard=4`` or ``gres/mps=25``; empty if it shares none.
-        one_node_assumed: True if a count per node was used for one node, because the record has no node count.
+        whole: Number of whole GPUs.
+        slices: MIG profile (kind of slice of a GPU) → number of slices held.
+        shares: Share of a GPU, as ``gres/shard=4`` or ``gres/mps=25``; "" if the job shares no GPU.
+        one_node_assumed: True if the record has a number of GPUs per node but no number of nodes, so that one node was
+            assumed.
     """
 
     whole: float = 0.0
@@ -46,15 +47,20 @@ class SlurmGpus:
     one_node_assumed: bool = False
 
     def __bool__(self) -> bool:
-        """True if the record holds a GPU or a part of one."""
+        """Return True if the record has a GPU or a part of a GPU."""
         return bool(self.whole or self.slices or self.shares)
 
 
 def held_gpus(allocated: Iterable[SlurmGpus], requested: Iterable[SlurmGpus], submitted: SlurmGpus) -> SlurmGpus:
-    """Combine what a record's columns say into the GPUs that it held.
+    """Return the GPUs that a job held, from all columns of its Slurm record.
 
-    Allocated counts are preferred to requested ones. Slices and shares may be named in any column: where the site
-    accounts for ``gres/gpu`` only, just the request or the submit line names the MIG profile.
+    Allocated counts are preferred to requested counts. MIG slices and shares of GPUs may be named in any column: where
+    the site accounts only for ``gres/gpu``, only the request or the submit line names the MIG profile.
+
+    Args:
+        allocated: GPUs in the columns of allocated resources.
+        requested: GPUs in the columns of requested resources.
+        submitted: GPUs in the submit line.
     """
     asked = [*requested]
     granted = next((gpus for gpus in (*allocated, *asked) if gpus), SlurmGpus())
@@ -71,7 +77,10 @@ def held_gpus(allocated: Iterable[SlurmGpus], requested: Iterable[SlurmGpus], su
 
 
 def tres_gpus(tres: Mapping[str, float]) -> SlurmGpus:
-    """Return the GPUs of trackable resources: ``gres/gpu``, which counts all, or the sum of ``gres/gpu:type``."""
+    """Return the GPUs among a record's trackable resources (TRES): name → count.
+
+    ``gres/gpu`` counts all GPUs. If it is missing, the counts of all ``gres/gpu:type`` are added up.
+    """
     slices = {mig_profile(name): count for name, count in tres.items() if mig_profile(name) and count > 0}
     typed = sum(count for name, count in tres.items() if name.startswith("gres/gpu:") and not mig_profile(name))
     total = tres.get("gres/gpu")
@@ -85,12 +94,12 @@ def tres_gpus(tres: Mapping[str, float]) -> SlurmGpus:
 
 
 def parse_tres(value: str) -> dict[str, float]:
-    """Read ``billing=8,cpu=64,gres/gpu:a100=8,node=1`` by name, keeping only GPUs, shares of GPUs, and nodes.
+    """Read trackable resources such as ``billing=8,cpu=64,gres/gpu:a100=8,node=1``: return name → count.
 
-    Counts may have the suffixes K, M, G, T, P (powers of 1024).
+    Only GPUs, shares of GPUs, and nodes are returned. Counts may have the suffixes K, M, G, T, P (powers of 1024).
 
     Raises:
-        Unusable: A GPU count is not a number.
+        Unusable: A count is not a number.
     """
     found: dict[str, float] = {}
     for part in value.strip("\"' ").split(","):
@@ -102,16 +111,17 @@ def parse_tres(value: str) -> dict[str, float]:
 
 
 def gres_gpus(value: str, nodes: float | None) -> SlurmGpus:
-    """Read the older ``AllocGRES`` and ``ReqGRES``, counted per node: ``gpu:2``, ``gres:gpu:a100:8(IDX:0-7)``.
+    """Read GPUs from the older columns ``AllocGRES`` and ``ReqGRES``: ``gpu:2``, ``gres:gpu:a100:8(IDX:0-7)``.
 
-    Slurm 19.05 to 20.02 put ``PER_NODE:`` or ``PER_JOB:`` before them; if both are there, the count per job is used.
+    The counts are per node. Slurm 19.05 to 20.02 put ``PER_NODE:`` or ``PER_JOB:`` before a count. If both are there,
+    the count per job is used.
 
     Args:
-        value: The column.
-        nodes: Number of nodes of the job; None if the record does not say.
+        value: Text of the column.
+        nodes: Number of nodes of the job; None if the record does not have it.
 
     Raises:
-        Unusable: A count is not a number, or is per task or socket, whose number the record does not give.
+        Unusable: A count is not a number, or it is per task or socket (the record does not have their numbers).
     """
     whole: dict[str, float] = {}
     slices: dict[str, float] = {}
@@ -142,9 +152,9 @@ def gres_gpus(value: str, nodes: float | None) -> SlurmGpus:
 
 
 def submitted_gpus(line: str) -> tuple[SlurmGpus, str]:
-    """Return the GPUs that a submit line requests (``sbatch --gres=gpu:1g.5gb:1 …``), and the option; "" if none.
+    """Return the GPUs that a submit line requests (``sbatch --gres=gpu:1g.5gb:1 …``), and the option for this.
 
-    Do not use the counts: options may also be set in the script.
+    The option is "" if the line requests no GPU. Do not use the counts: the job script may also set options.
     """
     for found in _OPTION.finditer(line):
         option, value = found.group(1), found.group(2).strip("\"'")
@@ -158,17 +168,20 @@ def submitted_gpus(line: str) -> tuple[SlurmGpus, str]:
 
 
 def mig_profile(name: str) -> str:
-    """Return the MIG profile in a GPU type's name (``1g.5gb`` of ``a100_1g.5gb``), "mig" without profile, else ""."""
+    """Return the MIG profile (kind of slice of a GPU) in the name of a GPU type: ``1g.5gb`` of ``a100_1g.5gb``.
+
+    The result is "mig" if the name says MIG but no profile, and "" if the GPU is not sliced.
+    """
     if found := _MIG.search(name):
         return found.group(0).lower()
     return "mig" if _MIG_WORD.search(name) else ""
 
 
 def slice_share(profile: str) -> float | None:
-    """Return the share of a GPU in an instance of a MIG profile, by compute slices; None for an unknown profile.
+    """Return the share of a whole GPU that a slice with a MIG profile has; None for an unknown profile.
 
-    An A100, H100, H200 or B200 has seven slices; the profiles of an A30 and of an RTX PRO 6000 are quarters (NVIDIA MIG
-    user guide, "Supported MIG profiles").
+    The share is that of the compute slices. An A100, H100, H200 or B200 has seven compute slices. The profiles of an
+    A30 and of an RTX PRO 6000 are quarters (NVIDIA MIG user guide, "Supported MIG profiles").
     """
     found = _MIG.fullmatch(profile)
     if found is None:
@@ -179,7 +192,11 @@ def slice_share(profile: str) -> float | None:
 
 
 def parse_count(value: str) -> float:
-    """Convert a count that may end in K, M, G, T or P to a number."""
+    """Convert a count that may end in K, M, G, T or P (powers of 1024) to a number.
+
+    Raises:
+        Unusable: The text is not such a count.
+    """
     found = _COUNT.fullmatch(value.strip())
     if found is None:
         raise Unusable(f"GPU count is not a number ({clip(value)})")
@@ -187,7 +204,7 @@ def parse_count(value: str) -> float:
 
 
 def node_count(names: str) -> float | None:
-    """Count the nodes of a node list, ``gpu[01-03,07],login1`` → 5; None if it is empty or cannot be counted."""
+    """Return the number of nodes in a node list: 5 for ``gpu[01-03,07],login1``; None if no number can be found."""
     total = 0.0
     for name in re.findall(r"(?:[^,\[\]]|\[[^\]]*\])+", names.strip()):
         here = 1.0

@@ -1,7 +1,8 @@
-"""Read the Standard Workload Format 2.2 (Feitelson's Parallel Workloads Archive): 18 numbers per line, −1 for unknown.
+"""Read logs in the Standard Workload Format 2.2 (Feitelson's Parallel Workloads Archive).
 
-The format has processors but no GPUs, so one processor is read as one GPU; a note says so. That is right for a log
-whose processors are GPUs, and a substitute for any other. ``; UnixStartTime:`` in the header dates second 0.
+A line has 18 numbers; −1 means unknown. The format has processors but no GPUs, so one processor is read as one GPU, and
+a note says so. This is right for a log whose processors are GPUs, and only a substitute for any other log.
+``; UnixStartTime:`` in the header gives the date of second 0.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def _job(fields: list[str], line: int, start_s: float) -> TraceJob:
 
 
 def _numbers(fields: list[str]) -> list[float]:
-    """Convert the fields to numbers: fast for good lines; for a bad line, find the wrong field."""
+    """Convert the fields of a line to numbers. In a bad line, find the wrong field and name it in the error."""
     try:
         values = [*map(float, fields)]
         if math.isfinite(sum(values)) and not any("_" in field for field in fields):

@@ -1,4 +1,4 @@
-"""Read the 60-job workload of Tiresias (NSDI'19; SymbioticLab/Tiresias)."""
+"""Read the workload of 60 jobs that was published with Tiresias (NSDI'19; SymbioticLab/Tiresias on GitHub)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recognise logs that PowerFlow cannot read, and say what to give instead."""
+"""Recognise logs that PowerFlow cannot read, and say what the user should give instead."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ _OWN_CSV = "convert it to a CSV with the columns id,submit_s,duration_s,gpus (do
 
 
 def kind_not_read(head: str) -> tuple[str, str] | None:
-    """Return what an unreadable file is, and what to give instead, from its beginning; None if not recognised."""
+    """Return what kind of log a file is that PowerFlow cannot read, and what the user should give instead.
+
+    ``head`` is the beginning of the file. The result is None if the kind is not recognised.
+    """
     lines = [line.rstrip("\r\n") for line in head.splitlines() if line.strip()]
     if not lines:
         return None
@@ -24,7 +27,7 @@ def kind_not_read(head: str) -> tuple[str, str] | None:
 
 
 def _every(pattern: str) -> Callable[[list[str]], bool]:
-    """Return a test for files of which four in five of the first lines match a pattern."""
+    """Return a function that tests whether at least 80 % of the first 20 lines match a pattern."""
     form = re.compile(pattern)
 
     def looks_like(lines: list[str]) -> bool:
@@ -47,7 +50,10 @@ _JOB_NUMBER = re.compile(r"\d+([_+](\d+|\[.*\]))?(\.\w+)?")
 
 
 def _headerless_sacct(lines: list[str]) -> bool:
-    """Return True if most lines have fields with a job number, a state, and a time or resource count."""
+    """Return True if most of the first lines look like ``sacct`` output without a header.
+
+    Such a line has fields with a job number, a state, and a time or a resource count.
+    """
     for delimiter in ("|", ";", "\t", ","):
         rows = [line.split(delimiter) for line in lines[:20]]
         if len(rows[0]) < 3:
