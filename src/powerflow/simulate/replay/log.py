@@ -108,7 +108,7 @@ class Match:
 
     @property
     def utilisation_error(self) -> float:
-        """Error of the replayed utilisation: its difference to the logged utilisation, as a share of the latter."""
+        """Error of the replayed utilisation: its difference to the logged utilisation, as a share of the logged utilisation."""
         off = abs(self.utilisation - self.utilisation_logged)
         return off / self.utilisation_logged if self.utilisation_logged > 0 else math.inf if off else 0.0
 
