@@ -29,7 +29,7 @@ from powerflow.gangs.stopping import StopAttempts, StopSignal
 from powerflow.gangs.types import DesiredState, GangEvent, GangFailed, Started, Vacated, backoff_s
 from powerflow.gangs.view import GangView
 
-#: Most transitions in one turn; the rest is taken by the next, as other gangs wait.
+#: Most transitions in one turn; the next turn takes the rest, because other gangs wait for their turns.
 _MOST_TRANSITIONS = 20
 
 
@@ -49,7 +49,7 @@ class Gang(ABC):
         stops: The ranks that were asked to leave.
     """
 
-    #: Whether ranks read in their mailbox that they shall leave, before they get a signal.
+    #: True if ranks are told in their mailbox to leave before they get a signal.
     told_by_mail = False
 
     def __init__(self, context: GangContext, desired: DesiredState, record: GangRecord) -> None:
@@ -68,8 +68,8 @@ class Gang(ABC):
         self._last_states: dict[str, RankState] = {}
         self._saved = True
         self._fenced_epoch = -1
-        self._started_epoch = -1  # the last for which Started was told
-        self._launch_s = 0.0  # no launch before then
+        self._started_epoch = -1  # last epoch for which the event Started was sent
+        self._launch_s = 0.0  # no launch before this time
         self._launch_failures = 0
         self._launch_trouble = ""
 
@@ -138,16 +138,14 @@ class Gang(ABC):
             self._note(found)
             found = Trigger.FAILURE
         before, (after, action) = self.state, TABLE[self.state, found]
-        if action is not None:  # first: if it raises, the state stays, and the next turn tries again
+        if action is not None:  # before the state changes: if the action raises, the next turn repeats it
             getattr(self, f"_{action.name.lower()}")()
-        if self.state is before is not after:  # else the action has found that the job fails
+        if self.state is before is not after:  # otherwise the action itself has failed the job
             self.state, self.since_s = after, self.context.clock()
         self.soon()
 
     def collapse(self, why: str) -> None:
-        """Fail the job because a defect of PowerFlow broke off the gang's turn.
-
-        If that fails too, kill all ranks of the job.
+        """Fail the job because a defect of PowerFlow broke off the gang's turn; kill its ranks if it cannot be failed.
 
         The next turn does what cannot be done now.
 
@@ -247,7 +245,7 @@ class Gang(ABC):
         return names
 
     def drop_unlaunched(self, names: Sequence[str]) -> list[str]:
-        """Drop the ranks among ``names`` that were never launched; return the names of all other ranks in ``names``."""
+        """Drop the ranks in ``names`` that were never launched, and return the names of the others."""
         for name in names:
             if not self.record.ranks[name].launched:
                 self.record.drop(name)
@@ -302,7 +300,7 @@ class Gang(ABC):
         return None
 
     def _room(self) -> Trigger | None:
-        if not self.seen.running:  # else a stray does, which is ended
+        if not self.seen.running:  # a rank that runs here is a stray, which is being ended
             if not self.wanted:
                 return Trigger.UNWANTED
             if self.has_room(self.wanted):
@@ -321,7 +319,7 @@ class Gang(ABC):
         if excuse and not failure.final:
             failure = GangFailure(None, excuse, failure.rank, excused=True)
         failure.places = tuple((entry.node, entry.gpus) for entry in self.record.ranks.values())
-        self.record.left_gpus = 0  # when it goes on, that is another beginning
+        self.record.left_gpus = 0  # if the job goes on later, this counts as a new beginning
         self.record.failure = failure
         self.changed()
 
@@ -355,7 +353,7 @@ class Gang(ABC):
                 for plan in self.plans():
                     if not self._launch(plan):
                         break
-        except OSError as error:  # a full disk stops what is new, not the end of what must end
+        except OSError as error:  # a full disk must not keep ranks from being ended
             self.trouble = str(error)
             self.soon()
         self._ask_to_leave()
@@ -385,7 +383,7 @@ class Gang(ABC):
         try:
             self.context.launch(self.desired, plan, entry.node, entry.gpus)
         except Fenced:
-            raise  # another controller has gone further: ours must not go on
+            raise  # another controller has a later epoch: this one must not go on
         except (EngineError, OSError) as error:
             if isinstance(error, EngineError) and not error.retry and not self.record.trained_gpus:
                 self.fire(GangFailure(None, f"cannot be started: {error}"))

@@ -19,7 +19,7 @@ from powerflow.gangs.log_matcher import Matcher
 from powerflow.gangs.rendezvous import MeetingProbe
 from powerflow.gangs.types import DesiredState, Limits
 
-#: (job id, spec, node, GPUs that the process may see, its name) → its whole environment, with the ``env`` of the spec.
+#: (job id, spec, node, GPUs that a rank may see, name of the rank) → environment of the rank, with the spec's ``env``.
 Environment = Callable[[str, JobSpec, str, tuple[int, ...], RankName], Mapping[str, str]]
 
 #: Variable with the numbers, on its node, of the GPUs that a process computes on.
@@ -64,7 +64,7 @@ class GangContext:
         statuses: dict[str, dict[str, RankStatus]] = {}
         for status in self.engine.ranks():
             statuses.setdefault(status.name.gang, {})[str(status.name)] = status
-        self.statuses = statuses  # at once: other threads read it
+        self.statuses = statuses  # replaced as a whole, because other threads read it
 
     def last_lines(self, name: str, count: int = 20) -> tuple[str, ...]:
         """Return the last lines of a rank's log; no lines if the log cannot be read."""
@@ -138,7 +138,7 @@ class GangContext:
 
 
 def prepare(mailbox: Mailbox, user: str) -> None:
-    """Make a job's directory if it does not exist; only the job's user gets access to it.
+    """Make the directory of a job's mailbox if it does not exist; only the job's user gets access to it.
 
     Raises:
         OSError: The directory cannot be made.
@@ -160,7 +160,9 @@ def prepare(mailbox: Mailbox, user: str) -> None:
 
 @contextlib.contextmanager
 def spoiling() -> Iterator[None]:
-    """Turn errors from a mailbox that its user has damaged into `EngineError`, which fails the job.
+    """Return a context in which errors from a mailbox that its user has damaged are raised as `EngineError`.
+
+    This error fails the job.
 
     Raises:
         EngineError: The user has put a folder in place of a file, or something else in place of a folder.

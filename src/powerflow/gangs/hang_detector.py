@@ -78,7 +78,7 @@ class HangDetector:
     _doing: dict[str, _Doing] = field(default_factory=dict)
 
     def hung(self, members: Reports, now_s: float, between_s: float | None = None) -> dict[str, str]:
-        """Return the members of a gang that hang, each with what it did.
+        """Return the members of a gang that hang, with a text for each that says what it did.
 
         Args:
             members: Last report of each living member, in order; None for a member that has not reported yet.
@@ -126,7 +126,7 @@ class HangDetector:
             cpu = self.cpu_ticks(report.pid)
             if cpu == seen.cpu:
                 silent.append(name)
-            elif cpu is not None:  # it holds Python's lock and computes: the time begins anew
+            elif cpu is not None:  # the process computes and holds Python's lock: start the time again
                 self._doing[name] = seen._replace(cpu=cpu, beat_s=now_s)
         speaks = any(seen.beat and now_s - seen.beat_s <= self.limits.hang_s / 2 for seen in self._doing.values())
         return silent if speaks else []
@@ -134,8 +134,7 @@ class HangDetector:
     def _deadlocked(self, members: Reports, now_s: float) -> dict[str, str]:
         """Return one of the members that wait for each other in an all-reduce for ever; the others notice when it ends.
 
-        If a member has noticed that a peer was lost, return all members that still wait, because they have not noticed
-        it.
+        If a member has noticed that a peer was lost, return all members that still wait: they have not noticed it.
         """
         syncing = {n: r for n, r in members.items() if r is not None and r.phase is Phase.SYNCING}
         spent_s = {name: now_s - self._doing[name].since_s for name in syncing}
@@ -154,7 +153,7 @@ def _patience_s(report: RankReport | None, limits: Limits, between_s: float) -> 
         return limits.start_s
     if report.phase is Phase.REGROUPING:
         return limits.hang_s
-    if report.timed_steps == 0:  # its first step may compile
+    if report.timed_steps == 0:  # the first step may compile
         return limits.start_s
     return max(limits.hang_s, limits.hang_steps * report.timed_s / report.timed_steps)
 

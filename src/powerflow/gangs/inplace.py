@@ -82,9 +82,11 @@ class InPlace(Gang):
         self._hangs = HangDetector(context.limits)
         self._losses = Losses()
         self._posted = -1  # generation that is in the mailbox
-        self._apart_s: float | None = None  # since when its members wait for a group
-        self._grow_s = 0.0  # no newcomers before then
-        self._trained_generation = record.generation if record.trained_gpus else -1  # the last that was whole
+        self._apart_s: float | None = None  # since when the members wait for a group
+        self._grow_s = 0.0  # no new ranks before this time
+        self._trained_generation = (
+            record.generation if record.trained_gpus else -1
+        )  # the last one in which all members trained
         self._told_step = (-1, -1)
         self._step_s = 0.0
         self._silent: set[str] = set()  # ranks that were ended because they never reported
@@ -115,7 +117,7 @@ class InPlace(Gang):
             self.due_s = min(self.due_s, self._grow_s)
             return False
         if self.record.trained_gpus and self._trained_generation < self._losses.mended:
-            return False  # first the survivors go on
+            return False  # the ranks that are left train first
         return super().has_room(slots)
 
     def post(self) -> None:
@@ -191,7 +193,7 @@ class InPlace(Gang):
     # Finding.
 
     def find(self) -> Trigger | GangFailure | None:
-        """Return what has changed.
+        """Return the trigger for what has changed in the gang; None if nothing has.
 
         Check first whether ranks ended, then whether all members train together, then the placement.
         """
@@ -233,9 +235,9 @@ class InPlace(Gang):
         if self.state is not GangState.SETTLING:
             return Trigger.LOST
         if self.context.clock() < self.since_s + limits.settle_s and not seen.peers_know:
-            return None  # its peers may be about to end as well, and then there is nothing to mend
+            return None  # other ranks may be about to end too: wait for them
         first = next(filter(seen.ended_badly, lost), None)
-        if not seen.living and first is None:  # all ended by themselves, and say that all is well
+        if not seen.living and first is None:  # all ranks ended by themselves, with code 0
             return Trigger.TRAINED
         first = first or lost[0]
         losses = self._losses.another(seen.step)
@@ -384,7 +386,7 @@ class InPlace(Gang):
         seen, kill_s = self.seen, self.context.limits.kill_s
         if self.state is GangState.FINISHING:
             for name in seen.running:
-                if not seen.joined(name):  # a newcomer that will never be needed
+                if not seen.joined(name):  # a new rank that is not needed any more
                     self.stops.ask(name, StopSignal.TERMINATED, kill_s)
                 elif seen.reports[name].phase in WAITING and seen.reports[name].phase is not Phase.DONE:
                     self.stops.ask(name, StopSignal.TOLD, self.grace_s)

@@ -65,9 +65,8 @@ def processes(spec: JobSpec, placement: Sequence[tuple[str, tuple[int, ...]]]) -
     """Return the node and the GPUs of each process that is started for a placement, in order of rank.
 
     Raises:
-        InputError: The job's launcher cannot be told how many processes to start; or the job has ``rescale: none`` and
-            is
-            placed on several nodes.
+        InputError: The job's launcher cannot be told how many processes to start. Or the job has ``rescale: none`` and
+            is placed on several nodes.
     """
     if spec.rescale == "restart" and launcher_in(spec) is None:
         return [(node, (gpu,)) for node, gpus in placement for gpu in gpus]

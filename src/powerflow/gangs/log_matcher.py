@@ -24,7 +24,7 @@ PATIENCE_S = 0.25
 WAIT_S, WAIT_SHARE = 0.05, 0.1
 #: Bytes that RE2 may use for one compiled pattern; patterns that are kept compiled.
 _PATTERN_BYTES, _PATTERNS = 1 << 20, 64
-#: Seconds until the process is started anew after the system refused to start it.
+#: Seconds to wait after the system refused to start the process.
 _AGAIN_S = 1.0
 
 _PROCESS = f"""
@@ -113,7 +113,7 @@ class Matcher:
 
     def _answer(self, asked: Matching) -> None:
         question = json.dumps([asked.pattern, asked.lines]) + "\n"
-        for _ in range(2):  # once more where the process was ended by somebody else
+        for _ in range(2):  # try again if somebody else has ended the process
             answer, code = self._talk(question)
             if answer:
                 found = json.loads(answer)
@@ -156,7 +156,7 @@ class Matcher:
                     text=True,
                     start_new_session=True,
                 )
-            except OSError:  # no files, no memory: that passes
+            except OSError:  # no files or no memory: this passes
                 if self._closed.wait(_AGAIN_S):
                     return None
         return self._process

@@ -1,10 +1,11 @@
-"""The states of a gang, and the table of its transitions: one table for all kinds of gangs.
+"""Define the states of a gang, and the table of its transitions: one table for all kinds of gangs.
 
-A gang looks at its ranks and finds a `Trigger`. `TABLE` gives the state that follows, and the `Action` to take. A
-trigger that the table does not have for a state is a defect. `docs/gangs.md` shows the table as a diagram.
+A gang looks at its ranks and finds a `Trigger`. `TABLE` gives the next state for this trigger, and the `Action` to
+take. If the table has no transition for a trigger in a state, this is a defect of PowerFlow. `docs/gangs.md` shows the
+table as a diagram.
 
-The state itself is not saved. A record says enough to find it again (`GangState.ADOPTED`), so a controller that was
-killed is followed by one that goes on in the same state.
+The state itself is not saved. The gang record has enough to find the state again (`GangState.ADOPTED`). So if a
+controller is killed, the next controller goes on in the same state.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import NamedTuple
 
 
 class GangState(Enum):
-    """Where a gang stands between two transitions."""
+    """The state of a gang between two transitions."""
 
     ADOPTED = "adopted"  # its record was read, or it shall run again; the next turn finds its state
     WAITING = "waiting"  # nothing runs; its GPUs are not free yet
@@ -31,7 +32,7 @@ class GangState(Enum):
 
 
 class Trigger(Enum):
-    """What the controller asks for (the first three), or what a look at the ranks has found."""
+    """A reason for a transition: what the controller asks for (the first three), or what a look at the ranks found."""
 
     DESIRED = "a newer desired state"
     KILL = "kill"
@@ -55,7 +56,10 @@ class Trigger(Enum):
 
 
 class Action(Enum):
-    """A change of the gang's record, or an event for the controller. Each is a method of the gang with this name."""
+    """A change of the gang record, or an event for the controller.
+
+    Each action is a method of the gang with the same name.
+    """
 
     NAME = "name ranks for all its GPUs"
     REGROUP = "tell ranks to leave, name new ones"
@@ -71,7 +75,7 @@ class Action(Enum):
 
 
 class Transition(NamedTuple):
-    """The state that follows, and what to do on the way to it."""
+    """A transition of a gang: the next state, and the action to take on the way to it."""
 
     state: GangState
     action: Action | None = None

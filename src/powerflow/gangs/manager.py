@@ -114,7 +114,7 @@ class Gangs:
         for each in desired:
             gang = self._gang(each)
             gang.take(each)
-            if why := self._torn.pop(each.job_id, ""):  # what ran of it, and where, nobody knows: it cannot go on
+            if why := self._torn.pop(each.job_id, ""):  # nobody knows which ranks it has, and where: it cannot go on
                 gang.fire(GangFailure(None, why, final=True))
 
     def kill(self, job_id: str) -> None:
@@ -256,7 +256,7 @@ class Gangs:
 
 
 def _standing(name: str, known: RankStatus | None, said: RankReport | None) -> dict[str, Any]:
-    if known is None:  # named before it is launched, or ended before the engine's memory begins
+    if known is None:  # not launched yet, or ended so long ago that the engine has forgotten it
         return {"name": name, "state": "not known", "node": None, "pid": None, "code": None}
     runs = known.state is RankState.RUNNING
     state = {RankState.RUNNING: "running", RankState.EXITED: "ended", RankState.LOST: "lost"}[known.state]

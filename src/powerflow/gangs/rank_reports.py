@@ -3,7 +3,7 @@
 The user of a job owns the job's mailbox. So a report can be anything: a fifo, a link, a million bytes, numbers of 400
 digits, brackets 200,000 deep. Only this module reads report files. The result is a `RankReport`, in which every field
 has its type and is within its bounds (`powerflow.gangs.report_bounds`), or a `Nonsense` with the reason why the file is
-no report; it fails the job. No later code has to check again.
+no report. A job with such a file fails. No later code has to check a report again.
 """
 
 from __future__ import annotations

@@ -48,8 +48,8 @@ class Meeting:
     Attributes:
         look: Looks into the processes.
         port: Port on which the ranks meet.
-        launched: True if the processes are launchers, each of which starts several ranks. Then it counts as a meeting
-            if the launchers connect to each other, and also if the ranks of one launcher connect to each other.
+        launched: True if the processes are launchers, each of which starts several ranks. Then connections between the
+            launchers themselves do not count.
         since_s: When this launch was first watched.
         whole: True if this launch was watched from its beginning.
         seen: What is known so far.
@@ -64,7 +64,9 @@ class Meeting:
     _looked_s: float = -1e9
 
     def watch(self, ranks: Sequence[RankProcess], now_s: float, *, at_once: bool = False) -> MeetingState:
-        """Look whether the ranks have met; skip it if they have, or if the last look was less than `LOOK_S` ago.
+        """Look whether the ranks have met, and return what is known now.
+
+        It does not look again if the ranks have met, or into the processes if the last look was less than `LOOK_S` ago.
 
         Args:
             ranks: First processes of the ranks that run.
@@ -84,8 +86,8 @@ class Meeting:
 def look(ranks: Sequence[RankProcess], launched: bool) -> MeetingState:
     """Look for a connection between processes of different ranks, and return whether there is one.
 
-    Each launcher has several ranks among its child processes. So with launchers, a connection between two children of
-    one launcher counts too, and a connection between two launchers does not count.
+    A launcher has several ranks among its child processes. So if the first processes are launchers, every connection
+    between two processes counts, except a connection between two launchers.
 
     Args:
         ranks: First processes of the ranks.

@@ -37,12 +37,12 @@ class Scripts(Gang):
     def __init__(self, context: GangContext, desired: DesiredState, record: GangRecord) -> None:
         super().__init__(context, desired, record)
         self._told_step = (-1, -1)
-        self._log: tuple[str, LogProgress] | None = None  # rank that it is of, and what was read
+        self._log: tuple[str, LogProgress] | None = None  # the rank of the log, and what was read in it
         self._first: tuple[int, float] | None = None  # first step seen of this launch, and when
-        self._formed = -1  # launch that this object began
+        self._formed = -1  # number of the launch that this object started
         self._meeting: Meeting | None = None  # of the ranks of this launch
-        self._still_s = 0.0  # since when its log has told no new step
-        self._still_since_step = False  # whether that is since a step, or the launch: else, since we began to look
+        self._still_s = 0.0  # since when the log has shown no new step
+        self._still_since_step = False  # False if this object began to look later than the last step or launch
 
     def plans(self) -> list[StartPlan]:
         """Return how the processes of the job are started, as `powerflow.gangs.layout` plans them."""
@@ -56,7 +56,7 @@ class Scripts(Gang):
     # Finding.
 
     def find(self) -> Trigger | GangFailure | None:
-        """Return what has changed; None if nothing has.
+        """Return the trigger for what has changed in the gang; None if nothing has.
 
         Check how ranks ended, whether each rank runs the whole script by itself, whether ranks hang, and whether they
         are on the wanted GPUs.
@@ -265,7 +265,7 @@ class Scripts(Gang):
         """
         record = self.record
         if self._told_step[0] == record.generation or self._formed != record.generation:
-            return  # it is not the first, or may not be
+            return  # it is not the first step of this launch, or may not be
         if record.first_step < 0:
             record.first_step = step
             self.changed()

@@ -98,7 +98,7 @@ class GangRecord:
     failure: GangFailure | None = None
 
     def save(self, path: Path) -> None:
-        """Write the gang record to a file, all of it or nothing.
+        """Write the gang record to a file, completely or not at all.
 
         Raises:
             OSError: The file cannot be written; the old file stays.
@@ -118,7 +118,7 @@ class GangRecord:
         if (failure := found["failure"]) is not None:
             places = tuple((node, tuple(gpus)) for node, gpus in failure.get("places", ()))
             found["failure"] = GangFailure(**(failure | {"places": places}))
-        found.setdefault("joined", True)  # not in files of versions before that looked at it
+        found.setdefault("joined", True)  # files of earlier versions do not have it
         return GangRecord(**found)
 
     def drop(self, name: str) -> None:

@@ -129,7 +129,7 @@ def build(settings: ClusterSettings, log: Any) -> LiveCluster:
     try:
         state.mkdir(parents=True, exist_ok=True, mode=0o711)  # job directories below are their users' to enter
         (state / "gangs").mkdir(exist_ok=True)
-        (state / "gangs").chmod(0o700)  # it tells of everybody's jobs
+        (state / "gangs").chmod(0o700)  # it describes the jobs of all users
     except OSError as error:
         raise InputError(f"cannot be made ({error.strerror})", where=str(state), exit_code=1) from error
     left_out: list[str] = []

@@ -179,7 +179,7 @@ class Controller:
         self._renewed_s = now_s
         recall(self._context)
         self.nodes.start()
-        self.power.start(now_s)  # before budgets, which go on from its meter
+        self.power.start(now_s)  # before budgets, which use its meter
         self._gpu_service.start()
         self.governance_step.start(now_s)
         self._measurement.ignore(adopt(self._context, now_s))
@@ -268,7 +268,7 @@ class Controller:
         now_s = self._now()
         self._guarded("lease", self._renew, now_s)
         if not self._holds_lease():
-            return self.settings.busy_s  # the store may be another's by now: do nothing until that is known
+            return self.settings.busy_s  # another controller may have the store by now: do nothing until this is known
         self._guarded("commands", self._commands.take_all, now_s)
         self._guarded("gangs", self._poll, now_s)
         self._guarded("gang events", self._gang_events.take_all, now_s)

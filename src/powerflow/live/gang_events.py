@@ -38,7 +38,7 @@ from powerflow.store.models import Seen
 BATCHES = "batches"
 #: Setting in the store: how long each class paused for a rescale.
 PAUSES = "pauses"
-#: Events handled in one turn: the loop must not stand still for what one job does.
+#: Most events handled in one turn, so that one job cannot block the loop.
 EVENTS_AT_ONCE = 2000
 
 
@@ -178,7 +178,7 @@ class GangEvents:
             return
         self._table.measured(Seen(job.kind.name, seen, job.id, now_s, float(steps)))
         self._table.emit(*self._learning.observe(job.kind.name, [seen]))
-        for other in self._table.jobs.values():  # what one has tried, others of its class need not
+        for other in self._table.jobs.values():  # other jobs of the class need not try this clock
             if other.explore_mhz and other.kind.name == job.kind.name and other.gpus == job.gpus:
                 other.tried(seen.clock_mhz, now_s)
 
@@ -225,7 +225,7 @@ class GangEvents:
         spent = job.attempts >= job.spec.retries and not excused
         if event.final or spent:
             if spent:
-                job.failed(job.spec.retries + 1)  # no addition: if the store fails, this is done again
+                job.failed(job.spec.retries + 1)  # a fixed number: if the store fails, this line runs again
             self._give_up(event, job, now_s)
             return
         attempts = job.attempts + (not excused)

@@ -87,7 +87,7 @@ def _resume(context: LoopContext, job: ActiveJob, stored: StoredJob, intent: Int
         table.vacate(job, "its GPUs are no longer part of the cluster")
     elif placement and gpu_type != intent.gpu_type:
         context.store.intents.rename_type(job.id, gpu_type)
-    elif intent.placement and not placement:  # it was held, or ended and came back: that decision is void
+    elif intent.placement and not placement:  # the job was held, or ended and came back: its old decision is void
         table.supersede(job, intent.epoch, job.reason)
     if stored.attempts and not job.placement:
         job.failed(stored.attempts, min(stored.state_since_s, now_s) + backoff_s(stored.attempts))

@@ -15,9 +15,9 @@ import time
 
 from powerflow.scheduler.events import ClockSet, Event, PowerCapSet, Submitted
 
-#: A clock that is off by more was set; less is what any two clocks do, and is caught up with.
+#: A clock that is off by more seconds was set; a smaller difference is normal, and is made up slowly.
 SET_S = 1.0
-#: How much slower than real our clock may go for that: it never goes back but where it was set.
+#: Share by which our clock may run slower to do so; it goes back only if the machine's clock was set back.
 SLOWER = 0.1
 
 

@@ -36,7 +36,7 @@ from powerflow.units import DAY_S, HOUR_S, kwh
 
 #: Settings in the store: budgets, and the states of their governors.
 BUDGETS, KEEPERS = "budgets", "budget keepers"
-#: How often meters are read and the terms set, seconds.
+#: Seconds between two times at which meters are read and the energy price and limits are set.
 TICK_S = 60.0
 #: Days that are replayed for a new budget.
 KNOWN_DAYS = 14
@@ -101,17 +101,17 @@ class LiveBudgets:
         self._governors: dict[str, Governor] = {}
         self._project_j: dict[str, float] = {}
         self._learnt_s: float | None = None
-        self._limited: frozenset[str] = frozenset()  # scopes, by the last decision
-        self._limited_since: frozenset[str] = frozenset()  # and by any since the meters were read
+        self._limited: frozenset[str] = frozenset()  # whose limits hold jobs back in the last decision
+        self._limited_since: frozenset[str] = frozenset()  # the same, in any decision since the meters were read
         self._unsaved = False  # True if governors know more than the store
         self._due_s = -math.inf
         self._retry_s = -math.inf
         self._warned: deque[Warned] = deque()  # not logged yet
         self._replaying: ReplayProcess[Sequence[Mapping[str, Response]]] | None = None
-        self._pupils: set[str] = set()  # scopes that learn from it
-        self._jobless: set[str] = set()  # scopes without jobs in the replay: they wait for the daily one
+        self._pupils: set[str] = set()  # budgets (by project, "": cluster) that learn from the replay
+        self._jobless: set[str] = set()  # budgets without jobs in the replay: they wait for the daily replay
         self._shares: Sequence[float] = ()
-        self._terms: scheduler_events.Event | None = None  # the last ones that the scheduler heard
+        self._terms: scheduler_events.Event | None = None  # the last prices and limits that the scheduler was told
         self._trouble = ""
 
     # -- from outside ---------------------------------------------------------------------------------------------
@@ -207,7 +207,7 @@ class LiveBudgets:
                     if kept["idle_w"] != self.idle_w:
                         raise InputError("is of other GPUs", where=KEEPERS)
                     governor.restore(kept["states"][project])
-                except (KeyError, TypeError, InputError):  # of another version, or of other GPUs: it learns anew
+                except (KeyError, TypeError, InputError):  # of another version, or for other GPUs: learn anew
                     used_j = self._used_j(project, window_at(governor.budget, now_s).start_s, now_s)
                     governor.begin(now_s, self._meter(project) - used_j)
                 else:
@@ -330,7 +330,7 @@ class LiveBudgets:
             return
         self._pupils = set(self._governors) if daily else young
         past = past_days(self._store, self._learning, self._axes, now_s, 1 if daily else KNOWN_DAYS)
-        table.emit(*past.news)  # first: nobody else will hear of these classes again
+        table.emit(*past.news)  # before any return: nobody else reports these new classes
         if not past.days:
             self._retry_s = now_s + RETRY_S / 6
             return
@@ -342,7 +342,7 @@ class LiveBudgets:
             self._learned(now_s)
             return
         self._shares, projects = past.shares, [scope for scope in self._pupils if scope]
-        self._retry_s = now_s + RETRY_S / 6  # should it not begin
+        self._retry_s = now_s + RETRY_S / 6  # in case it cannot be started
         self._replaying = ReplayProcess(
             self._respond, self._cluster, self._axes, past.costs, past.days, self.prices, projects
         )

@@ -42,7 +42,7 @@ class StoredCap:
     ramp_w_per_s: float | None
     set_s: float
     by: str
-    lifted: bool = False  # by an operator: no hour of calm follows
+    lifted: bool = False  # True if an operator lifted it: power may rise at once
 
     @property
     def place(self) -> tuple[str, float]:
@@ -109,7 +109,7 @@ class Caps:
         return self._show(new, now_s)
 
     def lift(self, scope: str, caller: Caller, now_s: float) -> Sequence[CapRecord]:
-        """Lift the power caps on one part of the cluster.
+        """Lift the power caps on one part of the cluster, and return the lifted caps.
 
         Caps in force end now. Caps that ended less than an hour ago are lifted too. Caps that have not begun are
         deleted.
@@ -227,7 +227,7 @@ class Caps:
         )
         time_s, watts = self._records.course(stored.number, now_s)
         if not len(time_s) or max(cap.due_s, time_s[0]) >= min(now_s, cap.end_s):
-            return record  # there is nothing to judge yet
+            return record  # nothing can be judged yet
         kept = comply(cap, time_s, watts)
         return replace(
             record,

@@ -91,7 +91,7 @@ class SavingsEstimate:
         if self._compare is None or not wanted or now_s < self._due_s:
             return
         past = past_days(self._store, self._learning, self._axes, now_s, DAYS)
-        table.emit(*past.news)  # first: nobody else will hear of these classes again
+        table.emit(*past.news)  # before any return: nobody else reports these new classes
         days = [jobs for jobs in past.days if jobs]
         self._due_s = now_s + RETRY_S
         if days:

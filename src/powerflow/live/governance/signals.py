@@ -74,7 +74,7 @@ class Signals:
         self._asked_s: dict[str, float] = {}  # by URL
         self._failed: dict[Kind, str] = {}
         self._known: dict[Kind, _Known] | None = None
-        self._fetched: deque[tuple[StoredSignal, Signal | str]] = deque()  # to be taken by the loop
+        self._fetched: deque[tuple[StoredSignal, Signal | str]] = deque()  # fetched, not yet taken by the loop
 
     def clock_set(self) -> None:
         """Make all signals due to be fetched again, because the machine's clock was set."""

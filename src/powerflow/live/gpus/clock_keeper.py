@@ -35,11 +35,11 @@ SAID_AFTER, MOST_WAIT_S = 2, 60.0
 class _Asked:
     mhz: float
     asked_s: float  # on this machine's monotonic clock, as readings are
-    next_s: float  # not asked again before
+    next_s: float  # time of the next request at the earliest
     holds: bool = False
     borrowed: bool = False
-    off: bool = False  # it ran above it at the last reading, whether or not it has had the time to obey
-    vain: int = 0  # times of asking since it last held
+    off: bool = False  # the last reading was above ``mhz``, perhaps too soon after the request
+    vain: int = 0  # requests since the clock last held
     error: str = ""
 
 
@@ -75,9 +75,9 @@ class ClockKeeper:
     def __init__(self, gpus: Mapping[Place, Gpu], clocks: Clocks, clock: Callable[[], float] = time.monotonic) -> None:
         self._gpus, self._clocks, self._clock = gpus, clocks, clock
         self._asked: dict[Place, _Asked] = {}
-        self._late: dict[Place, tuple[str, float]] = {}  # not given back yet: why, and when it is tried again
+        self._late: dict[Place, tuple[str, float]] = {}  # clocks that could not be reset: why, and when to try again
         self._renewed_s = -math.inf
-        self.changes: list[AuditRecord] = []  # not written down yet
+        self.changes: list[AuditRecord] = []  # not in the audit yet
 
     def start(self) -> None:
         """Take over the clocks that an earlier controller has set, until the next `tune` changes them."""

@@ -59,7 +59,7 @@ class Turn(NamedTuple):
 
 @dataclass(slots=True)
 class _Gpu:
-    prefix: str  # of its errors; cut off where the GPU is named already
+    prefix: str  # start of each of its errors; cut off if the GPU is named already
     out: bool = False
     why: str = ""
     fault: str = ""  # stays until somebody pardons it
@@ -97,7 +97,7 @@ class GpuHealth:
                     gpu.why = why
                 elif now_s - gpu.bad_since_s >= patience_s:
                     gpu.out, gpu.why = True, why
-                    gpu.times += patience_s != FOREIGN_S  # that others come and go is no fault of the GPU's
+                    gpu.times += patience_s != FOREIGN_S  # a process of other people is not the GPU's fault
                     turns.append(Turn(place, True, why))
                 continue
             gpu.bad_since_s = math.inf

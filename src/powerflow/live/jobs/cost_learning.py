@@ -94,7 +94,7 @@ def _program(run: str) -> str:
 def _family(model: str | None) -> str:
     try:
         return family_model(model or ANY_FAMILY, "T4").name
-    except InputError:  # a name of the user's own is welcome; it only tells us nothing
+    except InputError:  # a user may give a model any name; this one tells us nothing
         return ANY_FAMILY
 
 
@@ -273,7 +273,7 @@ def restore(
     """
     by_class: dict[str, list[Observation]] = defaultdict(list)
     for cost_class, observation in seen:
-        if not is_plausible(observation):  # of a version that believed jobs anything
+        if not is_plausible(observation):  # stored by a version that did not check what jobs report
             continue
         by_class[cost_class].append(observation)
     for cost_class, observations in by_class.items():

@@ -21,7 +21,7 @@ from powerflow.scheduler.scheduler import Scheduler
 from powerflow.store.store import Store
 from powerflow.units import DAY_S
 
-#: Setting in the store: how right forecasts were.
+#: Setting in the store: how accurate forecasts were.
 OUTCOMES = "outcomes"
 #: Least time between two logged wishes for one job, seconds: they may flap.
 BETWEEN_S = 30.0
@@ -39,8 +39,8 @@ class _Story:
     since_s: float = math.nan
     steps: float = 0.0
     energy_j: float = 0.0
-    step: JobOption | None = None  # None: it waits
-    said_s: float = 0.0  # of all stretches before
+    step: JobOption | None = None  # None while the job waits
+    said_s: float = 0.0  # sum over earlier configurations
     said_j: float = 0.0
     took_s: float = 0.0
     took_j: float = 0.0
@@ -127,7 +127,7 @@ class DecisionLog:
         step = self._step(job, gpu_type, gpus, clock_mhz)
         steady = job.placement and gpus == job.gpus and not job.explore_mhz
         if step is not None and steady and job.step_time_s > 0:
-            # what is measured of this very job is nearer than what is believed of its class
+            # the measured time of this job is better than the belief about its class
             step = replace(step, step_time_s=job.step_time_s, energy_per_step_j=step.power_w * job.step_time_s)
         return self._forecast(job, now_s, step)
 

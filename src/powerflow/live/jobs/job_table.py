@@ -43,7 +43,7 @@ class JobTable:
         self._jobs: dict[str, ActiveJob] = {}
         self._pending: dict[str, bool] = {}
         self._events: list[scheduler_events.Event] = []
-        self._dirty: set[str] = set()  # the store does not have their latest
+        self._dirty: set[str] = set()  # jobs of which the store has old values
         self._measurements: list[Seen] = []  # not stored yet
         self._ended: deque[str] = deque()  # ended jobs with logs, oldest first
         self._leaving: set[str] = set()  # the scheduler has been told; their processes still hold GPUs
@@ -90,7 +90,7 @@ class JobTable:
 
     def introduce(self, job: ActiveJob) -> None:
         """Tell the scheduler about a job, the costs of its class, and the steps that it has done."""
-        if job.id in self._leaving:  # what still runs of it is on its way out
+        if job.id in self._leaving:  # its old processes are ending
             self._gone(job.id)
         self.emit(*self._learning.expect(job.kind))
         believed = job.steps_total or self._learning.believed_steps(job.spec, job.kind.name)
@@ -131,7 +131,7 @@ class JobTable:
         self.vacate(job, "held")
 
     def held(self, job: ActiveJob) -> None:
-        """Note that a job is held; the scheduler has not been told about this job yet."""
+        """Note that a job is held, without telling the scheduler."""
         job.held = True
 
     def release(self, job: ActiveJob) -> None:
