@@ -23,7 +23,7 @@ from powerflow.osutil.files import read_json, replace_json, try_lock
 from powerflow.osutil.processes import born, lives
 
 OF_ROOT, OF_USERS = Path("/run/powerflow"), Path("/tmp/powerflow-gpus")
-#: How long to wait for a controller that is ending.
+#: Seconds to wait for another controller that is about to end.
 WAIT_S = 5.0
 
 
@@ -77,8 +77,8 @@ def _locked(folder: Path, name: str, uuid: str, until_s: float) -> int:
 def _ask_root(name: str, uuid: str) -> None:
     """Raise an error if a controller of root uses the GPU.
 
-    Other users cannot test the lock of root. They read the note (JSON file) that root's controller writes beside its
-    lock.
+    Users other than root cannot test root's lock. So the function reads the note (JSON file) that root's controller has
+    written beside its lock.
     """
     note = read_json(OF_ROOT / f"{name}.json")
     if note is not None and lives(int(note.get("pid") or 0), int(note.get("born") or 0)):

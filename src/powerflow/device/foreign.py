@@ -9,12 +9,12 @@ from pathlib import Path
 
 from powerflow.osutil.processes import stat_fields
 
-#: Services of the driver that compute for other processes, which are listed too.
+#: Services of the driver that compute for other processes. The driver lists these other processes, too.
 SERVICES = ("nvidia-cuda-mps", "nvidia-persiste", "nv-hostengine")
 #: Longest chain of parents that is followed.
 MOST_PARENTS = 4096
 
-#: In names of containers' control groups (Docker, containerd, Podman, CRI-O, Kubernetes, LXC).
+#: Words in the names of containers' control groups (Docker, containerd, Podman, CRI-O, Kubernetes, LXC).
 _CONTAINER = re.compile(r"docker|containerd|libpod|crio|kubepods|lxc")
 
 

@@ -16,7 +16,7 @@ from powerflow.cost.catalogue import GpuType, catalogue_types, declare, gpu_type
 from powerflow.cost.guess import CardLimits, agree, guessed_type
 from powerflow.cost.type_names import rest_of
 
-#: Words that may stand beside the chip's in the name of a card of the catalogue: the board and memory it comes with.
+#: Words for board and memory that may stand beside the chip's name in the name of a card of the catalogue.
 FORMS = frozenset({"sxm", "sxm2", "sxm4", "sxm5", "hbm3", "collectors", "edition"})
 
 

@@ -72,7 +72,7 @@ class Clocks:
         If the clock of this GPU cannot be set, only ``say`` is called, once.
 
         Raises:
-            KeyError: The UUID is not that of one of this object's GPUs.
+            KeyError: This object has no GPU with this UUID.
             DeviceLost: The GPU cannot be reached any more.
             DeviceError: The GPU does not answer, or rejects the clock.
         """

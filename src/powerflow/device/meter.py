@@ -137,9 +137,9 @@ def advance(account: MeterAccount, reading: Reading, same_boot: bool = True, *, 
 
 
 def _integral_j(before_w: float, after_w: float, seconds: float) -> float:
-    """Return the energy between two power readings, by the trapezoid rule.
+    """Return the energy in joules between two power readings, by the trapezoid rule.
 
-    If one power is nan, the other one is used for both. If both are nan, the result is 0.
+    If one power is nan, the other power is used in its place. If both powers are nan, the result is 0.
     """
     known = [watts for watts in (before_w, after_w) if not math.isnan(watts)]
     if not known or not seconds > 0:
@@ -268,9 +268,9 @@ class Meter:
     def check(self) -> list[Check]:
         """Return the GPUs whose energy counter and integrated power have begun to differ.
 
-        The two differ if they are apart by more than the share `CHECK_SHARE` plus three standard deviations of the
-        integral. A GPU is returned once, and again only after the two have agreed in between. The comparison of a GPU
-        begins anew once its period and its energy are large enough.
+        Counter and integral differ if they are apart by more than the share `CHECK_SHARE` plus three standard
+        deviations of the integral. A GPU is returned once; it is returned again only if its counter and integral have
+        agreed in between. The comparison of a GPU starts again from 0 once its period and its energy are large enough.
         """
         found = []
         for uuid, account in self._accounts.items():

@@ -212,7 +212,7 @@ class NvmlGpu:
         return frozenset()
 
     def _reported(self) -> tuple[int, ...]:
-        """Return the Xids (error numbers) since the GPU was opened. The driver keeps those that were not read yet."""
+        """Return the Xids (NVIDIA's error numbers) that the driver has reported since the GPU was opened."""
         nvml = self._nvml
         if self._events is None:
             try:

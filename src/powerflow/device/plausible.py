@@ -14,11 +14,12 @@ from typing import NamedTuple
 
 from powerflow.device.protocol import Reading
 
-#: No card draws more than this where it does not tell its limit.
+#: Most watts that a card can draw if it does not report its power limit.
 MOST_W = 2000.0
-#: How far a mean over seconds, and a single reading, may be above the limit: limits are kept over tens of milliseconds.
+#: Factors on the power limit that a mean over seconds, and a single reading, may reach: a card keeps its limit only
+#: over tens of milliseconds.
 MEAN_MARGIN, PEAK_MARGIN = 1.3, 2.5
-#: Joules that a counter may be behind or ahead: it is brought up to date every 20 to 100 ms.
+#: Joules by which a counter may be behind or ahead, because a card updates it only every 20 to 100 ms.
 SLACK_J = 200.0
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-#: A GPU of the cluster: its node and its index there.
+#: A GPU of the cluster: the name of its node, and its index on this node.
 Place = tuple[str, int]
 
 

@@ -20,10 +20,10 @@ from powerflow.device.lease import borrowed, lease_left_s, restore_if_ended
 from powerflow.osutil.files import locked, try_lock
 from powerflow.osutil.processes import boottime_s
 
-#: How often it looks.
+#: Seconds between two checks of the device directory.
 POLL_S = 1.0
 
-#: How long it stays without work.
+#: Seconds after which a watchdog without work ends.
 LINGER_S = 60.0
 
 

@@ -40,9 +40,9 @@ class CheckpointWriter:
         self._saved_s = -1e9 if self._training.position.step > saved_step else time.monotonic()
 
     def due(self, every_s: float) -> bool:
-        """Return whether it is time for a checkpoint: ``every_s`` seconds have passed since the last one.
+        """Return whether a checkpoint is due: ``every_s`` seconds have passed since the last checkpoint.
 
-        It is never time if ``every_s`` is 0, or while a checkpoint is being written.
+        No checkpoint is due if ``every_s`` is 0, or while a checkpoint is being written.
         """
         return every_s > 0 and time.monotonic() - self._saved_s >= every_s and not self._writing()
 

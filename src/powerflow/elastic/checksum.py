@@ -28,7 +28,7 @@ from powerflow.errors import InputError
 
 #: Largest share of the time that comparisons may take.
 SHARE = 0.0005
-#: Steps from the start of a group to the first comparison; fewest steps between later ones.
+#: Steps from the start of a group to the first comparison, and fewest steps between later comparisons.
 SOON, FEWEST = 10, 100
 #: Estimated seconds that the exchange of checksums takes.
 _EXCHANGE_S = 0.0005

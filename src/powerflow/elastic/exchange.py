@@ -15,7 +15,7 @@ from powerflow.elastic.training.sampling import Pass
 
 
 class Exchange:
-    """Controls in which backward DDP exchanges gradients between ranks."""
+    """Controls in which backward of a step DDP exchanges gradients between ranks."""
 
     def __init__(self) -> None:
         self._armed = False

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from powerflow.errors import InputError
 
-#: What to do instead.
+#: Advice to a user whose script cannot be rescaled in place.
 RESTART = "use rescale: restart, without powerflow.elastic"
 #: Classes that keep a part of the state on each rank, and where they come from.
 _SHARDED = {
@@ -60,7 +60,7 @@ def _sharded(kind: type) -> str:
 def refuse_strangers(model: nn.Module, others: Iterable[Any]) -> None:
     """Raise an error if an optimiser trains parameters that are not in the model.
 
-    Their gradients would differ between ranks.
+    The gradients of such parameters would differ between ranks.
 
     Raises:
         InputError: An optimiser among ``others`` trains such parameters.

@@ -31,9 +31,10 @@ WAITING = (Phase.READY, Phase.BROKEN, Phase.DONE)
 SILENT_S = 10.0
 #: Shortest time that forming a group may take before a newer target stops it.
 REGROUP_S = 1.0
-#: Time between two attempts to save a state that would be lost; the controller gives 30 s, and disks may be freed.
+#: Time between two attempts to save a state that no other rank has. The controller waits 30 s before it ends the rank;
+#: until then a full disk may get room.
 SAVE_AGAIN_S = 0.5
-#: Shortest time between two looks at the reports of other ranks.
+#: Shortest time between two readings of the reports of other ranks.
 LOOK_S = 0.02
 
 
@@ -140,7 +141,10 @@ class GangMember:
         return not lost
 
     def _lead(self) -> None:
-        """Post the switch to a newer target, as soon as all new ranks of this target are ready."""
+        """Post the switch (the message that all ranks change to a new generation) as soon as all new ranks are ready.
+
+        The new generation is the newest target that the controller has posted.
+        """
         if self._news_of_target.come():
             self._wanted = self.mailbox.target()
         wanted = self._wanted
@@ -187,9 +191,10 @@ class GangMember:
             time.sleep(0.003)
 
     def _hear(self) -> Switch | None:
-        """Return the switch that this rank must follow while it is in no complete group; None if there is none yet.
+        """Return the switch (change to a new generation) that this rank must follow; None if there is none yet.
 
-        If it is this rank's turn to lead, it posts a switch. If it was told to leave, it leaves.
+        The rank is in no complete group. If it is this rank's turn to lead, it posts a switch. If it was told to leave,
+        it leaves.
         """
         if self._told_to_leave or self._comes_too_late():
             self._leave(None)
@@ -214,16 +219,17 @@ class GangMember:
         return None
 
     def _concerns_us(self, target: Target) -> bool:
-        """Return whether a target concerns this rank.
+        """Return whether this rank must react to a target.
 
-        It does if it is newer than the last target that this rank tried, and was not posted before this rank started.
+        It must if the target is newer than the last target that this rank tried, and was not posted before this rank
+        started.
         """
         if not self._listed and self.name in [member.name for member in target.members]:
             self._listed, self._tried = True, target.generation - 1
         return self._listed and target.generation > self._tried
 
     def _comes_too_late(self, going_to: Target | None = None) -> bool:
-        """Return whether this rank is new, and the ranks that it should join have trained all epochs without it."""
+        """Return whether this rank is new, and the other ranks have trained all epochs without it."""
         return not self.training.joined and self._all_done(self._wanted if going_to is None else going_to)
 
     def _all_wait(self, names: Sequence[str]) -> bool:
@@ -302,7 +308,10 @@ class GangMember:
         )
 
     def _take_checkpoint(self, target: Target, give_up: Callable[[], bool]) -> None:
-        """Load the checkpoint if it exists. It is needed if no member of the target has the state of the run."""
+        """Load the checkpoint, if it exists.
+
+        The checkpoint is needed if no member of the target has the state of the run.
+        """
         names = [member.name for member in target.members]
         for _ in group.until(give_up):
             if not self._others_train(names):
@@ -315,7 +324,11 @@ class GangMember:
             self.reporter.note(saved_step=self._loaded_step)
 
     def _share(self, rank: int, ranks: int) -> State | None:
-        """Send the state with the most steps to all ranks that have fewer; return it if this rank has received it."""
+        """Send the state of the rank with the most steps to all ranks with fewer steps.
+
+        Returns:
+            The state if this rank has received it; otherwise None.
+        """
         steps = torch.zeros(ranks, dtype=torch.int64)  # 0 if a rank has no state of the run
         if self.training.joined:
             steps[rank] = self.training.position.step + 1
@@ -358,7 +371,7 @@ class GangMember:
         self.reporter.tell(Phase.DONE, step=step, samples=self.training.position.samples, steps_total=step)
 
     def finish(self) -> None:
-        """Wait until all ranks have trained all epochs. If a rank is lost before, join a new generation."""
+        """Wait until all ranks have trained all epochs. If a rank is lost before that, join a new generation."""
         if self.whole and self.ranks > 1 and self._comparison.has_news:
             self._compare()
         self._done = True
@@ -386,7 +399,7 @@ class GangMember:
         )
 
     def _leave(self, target: Target | None) -> NoReturn:
-        """End this process because it was told to leave.
+        """End this process, because the rank was told to leave.
 
         If no rank of the target has the state of the run, save it first.
         """

@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from powerflow.elastic import peer_sockets
 from powerflow.elastic.mailbox import Mailbox, Target
 
-#: Longest wait for a rank that may have died after all had arrived.
+#: Longest wait in seconds for a rank that may have died after all ranks had arrived.
 PATIENCE_S = 10.0
 #: Timeout for gloo's connections. gloo waits five times as long for a rank that exists but does not connect, such as
 #: one that has lost another rank and left the group.

@@ -11,13 +11,15 @@ state of the job in them, and ranks without a controller continue to train. Each
 
 All ranks of a gang must see the same directory: on one machine, or on a shared file system.
 
-This is how a gang changes to a new generation. Ranks follow ``switch.json`` only, and the leader writes this file.
+This is how a gang changes to a new generation. Ranks follow ``switch.json`` only. One rank, the leader, writes this
+file.
 
-1. In a complete generation, rank 0 leads. When it sees a newer target, it continues to train until all new ranks are
-ready. Then, *before* the all-reduce of step k, it posts that the new generation begins with step k + 1. Each rank that
-completes this all-reduce can read the message, so that all ranks change at the same step. 2. At the first start, and
-after a rank was lost, the first member of the target leads. It waits until all members are ready or broken. 3. Ranks
-that are not members of the new generation leave.
+1. In a complete generation, rank 0 is the leader. When it sees a newer target, it continues to train until all new
+   ranks are ready. Then, *before* the all-reduce of step k, it posts that the new generation begins with step k + 1.
+   Each rank that completes this all-reduce can read the message, so that all ranks change at the same step.
+2. At the first start, and after a rank was lost, the first member of the target is the leader. It waits until all
+   members are ready or broken (have lost another rank).
+3. Ranks that are not members of the new generation leave.
 """
 
 from __future__ import annotations
@@ -37,13 +39,13 @@ JOB_DIR = "POWERFLOW_JOB_DIR"
 RANK_NAME = "POWERFLOW_RANK"
 #: Folder in which the job must keep its state.
 CHECKPOINT_DIR = "POWERFLOW_CHECKPOINT_DIR"
-#: The gang's checkpoint file; not set if that is the one in the job's directory.
+#: The gang's checkpoint file; not set if the file is in the job's directory.
 CHECKPOINT_FILE = "POWERFLOW_CHECKPOINT_FILE"
 CHECKPOINT = "checkpoint.pt"
 
 
 class Phase(StrEnum):
-    """What a rank is doing."""
+    """What a rank is doing: computing, waiting for other ranks, saving a checkpoint, and so on."""
 
     STARTING = "starting"  # importing, building model and data
     READY = "ready"  # model and data are built; waits to join the gang
@@ -58,7 +60,7 @@ class Phase(StrEnum):
     DONE = "done"  # has trained all epochs; ends with exit code 0
 
 
-#: File with ``outside_s`` of the target.
+#: File with the value ``outside_s`` of the target.
 _PATIENCE = "patience.json"
 
 
@@ -152,7 +154,9 @@ class RankReport:
 
 
 class Mailbox:
-    """The messages in one job's directory. A message that does not exist (yet) is None.
+    """The messages between the controller and the ranks of one job.
+
+    Methods return None for a message that does not exist.
 
     Attributes:
         directory: The job's directory.

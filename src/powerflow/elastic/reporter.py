@@ -50,7 +50,7 @@ class Reporter:
         return phase
 
     def note(self, **facts: Any) -> None:
-        """Set values for the next report."""
+        """Set values (fields of `RankReport`) for the next report."""
         self._facts.update(facts)
 
     def enter(self, phase: Phase) -> None:

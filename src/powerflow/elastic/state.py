@@ -95,7 +95,7 @@ class Training:
     def drop_gradients(self) -> None:
         """Set all gradients to None.
 
-        They may be gradients of a failed step, or use memory of a group that was closed.
+        The gradients may be those of a failed step, or may use memory of a process group that was closed.
         """
         self.model.zero_grad(set_to_none=True)
         for thing in self.things:

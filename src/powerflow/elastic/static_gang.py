@@ -57,7 +57,7 @@ class StaticGang:
         raise RuntimeError(f"a peer was lost, and without PowerFlow there is no other: {note}")
 
     def stop(self) -> None:
-        """Do nothing, because no other rank waits for this one."""
+        """Do nothing, because no other rank waits for this rank."""
 
     def finish(self) -> None:
         """Compare the parameters of all ranks a last time, and wait until all ranks have trained all epochs."""

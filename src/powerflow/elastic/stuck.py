@@ -18,7 +18,7 @@ from powerflow.elastic.gang import GangMember
 from powerflow.elastic.mailbox import Phase
 from powerflow.elastic.refusal import is_script
 
-#: How long both sides must have waited.
+#: Seconds that the stuck rank and the ranks that wait for it must have waited.
 BOTH_S = 5.0
 #: Phases in which PowerFlow itself uses torch.distributed, or nothing does.
 _OURS = (Phase.STARTING, Phase.READY, Phase.SYNCING, Phase.REGROUPING, Phase.BROKEN, Phase.RELEASED, Phase.DONE)
@@ -33,7 +33,7 @@ class StuckWatch:
         self._since: tuple[object, float] | None = None
 
     def look(self) -> None:
-        """Check once whether the script is stuck in such a collective, and if so end this process.
+        """Check once whether the script waits in a collective that other ranks do not join. If so, end this process.
 
         Call this about once a second, from a thread other than the script's.
         """
@@ -53,7 +53,7 @@ class StuckWatch:
     def _who_wait(self) -> list[int]:
         """Return the numbers of the ranks that wait for this rank.
 
-        They wait in the exchange of gradients of a step, or at the end of all epochs.
+        A rank waits in an exchange of gradients, or after it has trained all epochs.
         """
         gang = self._gang
         step = gang.training.position.step

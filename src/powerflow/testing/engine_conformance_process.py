@@ -1,5 +1,8 @@
 # ruff: noqa: D102 (a test's name says what it holds)
-"""Test what engines must do whose ranks are POSIX processes. The test must see the same file system as the ranks."""
+"""Test what engines must do whose ranks are POSIX processes.
+
+The test must see the same file system as the ranks.
+"""
 
 from __future__ import annotations
 

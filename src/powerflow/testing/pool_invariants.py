@@ -62,7 +62,7 @@ def whole_free_nodes(pool: PackedPool) -> int:
 def _check_chains(pool: PackedPool) -> None:
     """Check the chain (linked list) of GPUs of each owner.
 
-    It must visit each GPU of the owner once and no other GPU, and finish one node before it goes to the next.
+    The chain must visit each GPU of the owner once and no other GPU, and finish one node before it goes to the next.
     """
     visited = 0
     for owner in np.flatnonzero(pool.head != NOBODY):

@@ -152,7 +152,7 @@ class EmulatedGpu:
     def state(self) -> EmulatedState:
         """Return the state of this GPU at its last update.
 
-        This is fast (a few microseconds), because the file is only read.
+        This takes a few microseconds, because the file is only read.
 
         Raises:
             DeviceLost: The file of the GPU was damaged.
@@ -179,7 +179,11 @@ class EmulatedGpu:
         self._change(loaded, alive=(pid, birth))
 
     def rest(self, *, pid: int, birth: int) -> None:
-        """Set this GPU to idle if it is the given process (pid and start time) that computes on it."""
+        """Set this GPU to idle, if the process that computes on it is the given process.
+
+        Args:
+            pid, birth: Pid and start time of the process.
+        """
 
         def rested(state: EmulatedState, now_s: float) -> EmulatedState:
             mine = (state.load_pid, state.load_born) == (pid, birth)

@@ -31,7 +31,7 @@ ENVIRONMENT = "POWERFLOW_EMULATED"
 VERSION = 1
 KIND = "emulated rank"
 
-#: Longest sleep before the clock is read again; a step that ends late by it is made up for by the next one.
+#: Longest sleep before the clock is read again. If a step ends late because of it, the next step is shorter.
 SLICE_S = 0.01
 
 

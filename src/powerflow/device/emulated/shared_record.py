@@ -24,9 +24,9 @@ MAGIC = b"PFGPU001"
 DESCRIPTION_AT, DESCRIPTION_MOST = 8, 2040
 SLOTS_AT = (2048, 3072)
 FILE_BYTES = 4096
-#: Attempts of a reader: it never meets two slots during a write so often in a row.
+#: Attempts of a reader to find an intact slot. It never meets so many half-written slots in a row.
 MOST_LOOKS = 1000
-#: A writer that waits longer for another gives up.
+#: Seconds after which a writer that waits for another writer gives up.
 LOCK_S = 2.0
 
 #: Most writes, most of any number (joules, seconds, MHz), and most watts of one GPU.

@@ -1,8 +1,8 @@
 """Define the true cost of an emulated job: a cost model that is similar to the believed model, but not equal to it.
 
-The scheduler begins with the model of the job's family. The emulated GPU follows the true model, in which each
-parameter is multiplied by a random factor near 1 (lognormal). So the scheduler has something to learn, as on real
-hardware. It must not read the true model.
+The scheduler begins with the model of the job's family (a kind of training job). The emulated GPU follows the true
+model, in which each parameter is multiplied by a random factor near 1 (lognormal). So the scheduler has something to
+learn, as on real hardware. The scheduler must not read the true model.
 """
 
 from __future__ import annotations

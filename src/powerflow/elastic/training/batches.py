@@ -27,7 +27,10 @@ def whole(global_batch: int) -> int:
 
 
 class EpochSampler:
-    """The sampler that scripts expect as an attribute of a loader. It has a length, but chooses no samples."""
+    """The sampler that scripts expect as an attribute of a loader.
+
+    This sampler has a length, but chooses no samples.
+    """
 
     def __init__(self, samples: int) -> None:
         self._samples = samples

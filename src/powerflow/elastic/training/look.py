@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from powerflow.elastic.state import Training
 
-#: Number of parameters whose values are compared, and of values of each.
+#: Number of parameters whose values are compared, and number of compared values of each parameter.
 _SAMPLED, _VALUES = 48, 8
 #: Integer type by size of a value: bits are compared, so that NaN equals NaN.
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -68,7 +68,7 @@ class TrainingSnapshot:
         self._loose = [weakref.ref(tensor) for tensor in loose if id(tensor) not in known]
 
     def take(self) -> None:
-        """Take a new snapshot, which replaces the last one."""
+        """Take a new snapshot of everything that is trained. It replaces the last snapshot."""
         self._versions = [parameter._version for parameter in self._parameters]
         places = [parameter.data_ptr() for parameter in self._parameters]
         if places != self._places:
@@ -191,7 +191,10 @@ def _tensors(state: object, deep: int) -> Iterable[Tensor]:
 
 
 def _is_like(tensor: Tensor, shapes: set[torch.Size]) -> bool:
-    """Return whether a plain tensor has one of these shapes. A tensor of another class may have no definite shape."""
+    """Return whether a plain tensor has one of the given shapes.
+
+    A tensor of another class may have no definite shape.
+    """
     return type(tensor) in _PLAIN and not tensor.is_nested and tensor.shape in shapes and _counts(tensor)
 
 

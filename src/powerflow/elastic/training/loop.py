@@ -23,13 +23,13 @@ class OpenLoop:
         return self._loop is not None
 
     def open(self, loop: Generator[Any]) -> None:
-        """Remember the generator of a new loop."""
+        """Remember the generator of a new loop of the script."""
         self._loop = weakref.ref(loop)
 
     def close(self) -> None:
         """Close the generator if it still exists.
 
-        After its loop ended, a script may still keep it, in a progress bar for example.
+        A script that has left its loop may still keep it, in a progress bar for example.
         """
         if self._loop is not None and (alive := self._loop()) is not None:
             alive.close()

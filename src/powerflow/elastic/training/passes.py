@@ -3,11 +3,11 @@
 The script's loop runs once per pass, but what the script does in the loop is meant to happen once per step. Therefore:
 
 - After the backward of each pass except the last, the gradients are taken away from the parameters. Before the next
-backward they are put back. In between, the script sees no gradients: clipping, clearing or using them has no effect. In
-the last pass, the script sees the sum of all passes.
+  backward they are put back. In between, the script sees no gradients: clipping, clearing or using them has no effect.
+  In the last pass, the script sees the sum of all passes.
 - If something else changes between two passes (`powerflow.elastic.training.look`), the script is refused.
 - A pass may have several backwards, one after another. An update or a clear between two of them is refused, because the
-second backward would use other parameters than in a step of one pass.
+  second backward would use other parameters than in a step of one pass.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Passes:
             self._hidden = False
 
     def end(self) -> None:
-        """End the current pass."""
+        """End the current pass of the script."""
         self.one = None
 
     def end_step(self) -> None:
@@ -249,7 +249,7 @@ class Passes:
         raise InputError(f"{what} (a step has {self.count} passes here)", where="run.backward", fix=fix)
 
 
-#: Messages of Python and torch about missing gradients, and about a norm or maximum of none.
+#: Parts of messages of Python and torch about missing gradients, and about a norm or maximum of no gradients.
 _OF_NOTHING = (
     "NoneType",
     "a non-empty TensorList",

@@ -15,7 +15,7 @@ import random
 import numpy as np
 import torch
 
-#: One number per library.
+#: Base number for the random generator of each library.
 Bases = dict[str, int]
 
 

@@ -35,7 +35,7 @@ _SILENCE = (TimeoutError, BlockingIOError)
 class LocalEngine:
     """An engine that runs ranks on this machine, through an agent process. It may be used from any thread.
 
-    The agent is started when it is needed and does not run. It outlives this object. It manages one or more nodes,
+    The agent is started if it does not run when it is needed. It outlives this object. It manages one or more nodes,
     which are all on this machine.
 
     Args:
@@ -338,7 +338,7 @@ class _Connection:
         return answer
 
     def interrupt(self) -> None:
-        """Make a request that waits for its answer fail."""
+        """Make the current request fail, while another thread waits for its answer."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 

@@ -12,7 +12,8 @@ import os
 import pwd
 from collections.abc import Mapping
 
-#: Passed on where they are set: without them the interpreter, its modules or the GPU's driver are not found.
+#: Variables that the agent gets if they are set: without them the interpreter, its modules or the GPU's driver are not
+#: found.
 PASSED = (
     "PYTHONPATH",
     "PYTHONHOME",
@@ -25,7 +26,7 @@ PASSED = (
     "TZ",
     "TMPDIR",
 )
-#: Search path of agents and ranks; they do not inherit that of the controller.
+#: Search path of agents and ranks, which do not inherit the controller's search path.
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 

@@ -34,8 +34,8 @@ _LONGEST_SLEEP_S = 3600.0
 class Peer:
     """Connection of one user of the agent.
 
-    It holds received files, the beginning of an incomplete request, bytes to send, and until when the user waits for a
-    change of the ranks.
+    A connection has received files, the beginning of an incomplete request, bytes to send, and the time until which the
+    user waits for a change of the ranks.
     """
 
     socket: socket.socket

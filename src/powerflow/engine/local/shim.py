@@ -211,7 +211,7 @@ def read_environment(file: int) -> dict[str, str]:
 def runs_here(spec: RankSpec, env: Mapping[str, str]) -> bool:
     """Return whether a rank can run in the preloaded interpreter.
 
-    It can if it is a Python script and has no environment variable that takes effect only when a process starts.
+    The rank must be a Python script, and have no environment variable that takes effect only when a process starts.
     """
     late = (key.startswith("LD_") or (key.startswith("PYTHON") and key not in HEEDED) for key in env)
     return spec.python and len(spec.command) > 1 and not spec.command[1].startswith("-") and not any(late)
@@ -291,7 +291,7 @@ def _watch(rank: int, output: int, log: LogWriter) -> int:
 
 
 def _copy(output: int, log: LogWriter) -> bool:
-    """Copy the bytes that the pipe holds to the log; return False if the pipe is closed."""
+    """Copy the bytes that the pipe of the rank's output holds to the log; return False if the pipe is closed."""
     try:
         data = os.read(output, _CHUNK_BYTES)
     except BlockingIOError:
@@ -301,9 +301,9 @@ def _copy(output: int, log: LogWriter) -> bool:
 
 
 def _drain(output: int, log: LogWriter) -> None:
-    """Copy the bytes that the pipe still holds to the log.
+    """Copy the bytes that the pipe of the rank's output still holds to the log.
 
-    Do not wait for its end, because another process may keep it open.
+    The function does not wait for the end of the pipe, because another process may keep the pipe open.
     """
     with contextlib.suppress(BlockingIOError):
         while data := os.read(output, _CHUNK_BYTES):

@@ -1,8 +1,8 @@
-"""Keep the table of the agent's ranks. It is read from disk when the agent starts.
+"""Keep the table of the agent's ranks. The table is read from disk when the agent starts.
 
-Two facts decide the state of a rank, whichever process was killed. Its shim holds the rank's lock exactly as long as
-the shim lives. The shim writes the status before it ends. So if the lock is free and there is no status, the shim was
-killed, and the rank is *lost*.
+Two facts decide the state of a rank, even if processes were killed. First, the rank's shim holds the rank's lock
+exactly as long as the shim lives. Second, the shim writes the status before it ends. So if the lock is free and there
+is no status, the shim was killed, and the rank is *lost*.
 """
 
 from __future__ import annotations
@@ -69,9 +69,9 @@ class RankTable:
                 self.refresh(directory.name)
 
     def refresh(self, name: str) -> RankHandle | None:
-        """Read the records of a rank into the table, and return its entry.
+        """Read the records of a rank from disk into the table, and return the rank's entry.
 
-        If the rank never ran, delete them and return None.
+        If the rank never ran, its records are deleted, and the result is None.
         """
         directory = self.directory(name)
         deadline_s = time.monotonic() + _SHIM_STARTS_S
