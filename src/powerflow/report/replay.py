@@ -16,7 +16,7 @@ from powerflow.simulate.replay.savings import Saving, times
 
 UNVALIDATED = "UNVALIDATED"
 
-#: Description of the queueing disciplines that the site may have used, in one line each.
+#: Description of the queueing disciplines (rules that start jobs) that the site may have used, in one line each.
 DISCIPLINE_WORDS = {
     "fifo": "First in, first out: a job that does not fit blocks all later jobs.",
     "easy": "EASY backfilling, as in Slurm: a later job may start first if it does not delay the first waiting job.",

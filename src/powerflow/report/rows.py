@@ -134,7 +134,7 @@ def cell(estimate: Estimate | None, size: float = 1.0) -> TableCell:
     return TableCell(text, f"±\u202f{units.significant(half, 2)}" if math.isfinite(half) and half > 0 else "")
 
 
-#: Cost classes that have a line of their own.
+#: Number of classes of jobs that have a line of their own.
 MOST_CLASSES = 30
 
 

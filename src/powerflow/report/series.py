@@ -95,8 +95,7 @@ def allocation_raster(
 
     Returns:
         ``[R]`` positions of the R shown jobs; ``[C]`` middle of each of C columns in seconds; ``[R, C]`` GPUs that each
-            job
-        holds: 0 while the job waits, nan before its submission and after its end.
+        job holds: 0 while the job waits, nan before its submission and after its end.
     """
     total = len(jobs.ids)
     shown = np.unique(np.linspace(0, total - 1, min(rows, total)).round().astype(np.int64)) if total else np.arange(0)

@@ -1,8 +1,9 @@
 """Define beliefs: what the scheduler knows of the costs and sizes of jobs. A belief may differ from the truth.
 
-Three beliefs about costs exist. With **oracle** the scheduler knows the true costs. With **fitted** it knows a model
-that was fitted to a few noisy measurements of each class of jobs. With **online** it begins with the priors of the
-catalogue and learns from running jobs; trying clocks takes time from these jobs.
+The size of a job is its number of iterations. Three beliefs about costs exist. With **oracle** the scheduler knows the
+true costs. With **fitted** it knows a model that was fitted to a few noisy measurements of each class of jobs. With
+**online** it begins with the built-in estimates (priors) of the model catalogue and learns from running jobs; trying
+clocks takes time from these jobs.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from powerflow.scheduler.events import CostLearned
 from powerflow.scheduler.plan import Change
 from powerflow.simulate.workload.workload import Workload, prior_of
 
-NOISE = 0.03  # log-sd of one measured step time or power
+NOISE = 0.03  # standard deviation of the logarithm of one measured step time or power
 TRIAL_S = 20.0  # seconds at each clock when a class first runs on a GPU count: a few tens of steps
 
 
@@ -33,7 +34,7 @@ class Belief(Protocol):
 
     Attributes:
         name: Name of the belief on the command line: oracle, fitted or online.
-        sizes_known: True if the scheduler is told how many iterations each job has.
+        sizes_known: True if the scheduler has a number of iterations for each job (it may be wrong).
     """
 
     name: str
@@ -155,7 +156,7 @@ class Fitted(Oracle):
 
 
 class Online(Oracle):
-    """A belief that learns: it begins with the priors of the catalogue and learns from running jobs.
+    """A belief that learns: it begins with the built-in estimates of the model catalogue, and learns from running jobs.
 
     When a class of jobs first runs on a GPU count, the job tries three clocks.
     """
@@ -172,7 +173,7 @@ class Online(Oracle):
             self._learner.expect(name, gpu_type, prior_of(workload, name, gpu_type), batch)
 
     def start(self) -> Sequence[CostLearned]:
-        """Return the prior costs of all classes of jobs."""
+        """Return the built-in estimates of the costs of all classes of jobs, from the model catalogue."""
         return [
             CostLearned(name, gpu_type, self._learner.table(name, gpu_type)) for name, gpu_type in self._workload.truth
         ]

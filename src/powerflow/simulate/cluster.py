@@ -111,7 +111,7 @@ class SimulatedCluster:
     def _apply(self, change: Change) -> None:
         """Give a job its new allocation."""
         before = self.runs.get(change.slot)
-        # a job that moves saves its state first; one that only changes its clock keeps its last checkpoint
+        # a job that moves saves its state first; a job that only changes its clock keeps its last checkpoint
         checkpoint = None
         if before is None:
             job = self.index[change.job_id]
@@ -158,7 +158,7 @@ class SimulatedCluster:
     ) -> None:
         """Let a job take GPUs.
 
-        ``checkpoint`` is the iterations in its last checkpoint, and the seconds that it has run since then.
+        ``checkpoint`` is the iterations in the job's last checkpoint, and the seconds that the job has run since.
         """
         rate, power_w = self.truth[self.jobs[job].cost_class, change.pool].runs(
             change.gpus, change.clock, change.packed

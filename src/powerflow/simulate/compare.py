@@ -34,7 +34,7 @@ from powerflow.simulate.parallel import AskAll, usable_cores, workers
 from powerflow.simulate.result import SimulationResult
 from powerflow.simulate.workload.workload import Workload
 
-#: The level that plots over time show.
+#: The energy level that plots over time show.
 SHOWN_LEVEL = 0.8
 LEVELS = (1.0, 0.9, 0.8, 0.7)
 
@@ -128,7 +128,7 @@ class _Study:
     # -- running ------------------------------------------------------------------------------------------------
 
     def run(self, ask_all: AskAll, bound_seeds: int) -> None:
-        """Run all policies at a few settings, then at more settings near the energy levels; compute the lower bound."""
+        """Simulate all policies at a few settings, then at more settings near the levels; compute the lower bound."""
         first = {
             (policy, seed): first_settings(policy, self.experiment.workload(seed), self.sweep)
             for policy in self.policies
@@ -211,7 +211,7 @@ class _Study:
     # -- what follows -------------------------------------------------------------------------------------------
 
     def horizon_s(self, seed: int) -> float:
-        """Return the seconds for which idle draw is counted on a seed: until the last job of the reference ends."""
+        """Return the seconds for which idle draw is counted on a seed: as long as FIFO takes at maximum clock."""
         return self._reference(seed).end_s
 
     def reference_j(self, seed: int) -> float:
@@ -287,7 +287,10 @@ def _ratio(mine: Mapping[int, Metrics], other: Mapping[int, Metrics | float]) ->
 
 
 def policies_for(sizes: str) -> tuple[str, ...]:
-    """Return the names of all policies; if the sizes of jobs are unknown, only the policies that do not need sizes."""
+    """Return the names of all policies that can run with these job sizes (numbers of iterations).
+
+    If ``sizes`` is "unknown", policies that need sizes are left out.
+    """
     every = registry.names()
     return every if sizes != "unknown" else tuple(name for name in every if not registry.load(name).needs_sizes)
 

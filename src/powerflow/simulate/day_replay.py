@@ -37,10 +37,9 @@ def replay_day(
         projects: Names of projects whose energy is returned as well.
 
     Returns:
-        Scope → energy at each price. The scope "" is the whole cluster, with the joules above its idle draw. Any other
-        scope is a project, with the joules of its jobs; the idle draw of GPUs that a job holds is included. A scope
-            from
-        which no job was submitted on this day is left out.
+        Scope (the cluster "" or a project) → energy at each price. For the cluster it is the joules above idle draw.
+        For a project it is the joules of its jobs, and the idle draw of the GPUs that they hold is included. A scope
+        without any job on this day is left out.
     """
     from_s, to_s = day * DAY_S, (day + 1) * DAY_S
     jobs = [replace(job, submit_s=job.submit_s - from_s) for job in believed.jobs if from_s <= job.submit_s < to_s]

@@ -13,7 +13,7 @@ from powerflow.simulate.result import SimulationResult
 from powerflow.simulate.workload.workload import Workload
 from powerflow.units import Amount, kwh
 
-#: Simulates a policy (by its spec) at a price of energy.
+#: Function that simulates a policy, given by its name with options, at an energy price.
 RunPolicy = Callable[[str, float], SimulationResult]
 
 

@@ -2,11 +2,12 @@
 
 Each policy has one knob: a number that trades completion time for energy. The knob of `prices` is the energy price, and
 the knob of `greedy` is its threshold. All other policies run at the maximum clock, at some fixed clocks, and with the
-clock that Zeus chooses for some values of η (the share of energy in Zeus's cost). More values of a knob are tried near
-the energies that are compared. The frontier consists of the runs that no other run of the same policy and seed beats in
-both energy and mean completion time. Neighbouring runs are joined by straight lines over energy. The frontier is not
-the convex hull of the runs: a point of the hull would need a schedule that mixes two settings over time, and such a
-schedule was not simulated.
+clock that Zeus (a method that chooses clocks) finds for some values of η, the share of energy in Zeus's cost. Each
+value of a knob is simulated. More values are tried near the energies that are compared. The frontier consists of the
+simulations that no other simulation of the same policy and seed beats in both energy and mean completion time.
+Neighbouring points of the frontier are joined by straight lines over energy. The frontier is not the convex hull of the
+simulations: a point of the hull would need a schedule that mixes two settings over time, and such a schedule was not
+simulated.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from powerflow.simulate.workload.workload import Workload
 
 #: Highest price of energy for `prices` and for the bound, in units of `natural_price`.
 DEAREST = 16.0
-#: Largest difference in mean completion time of two neighbours that is not refined, as a share.
+#: If the mean completion times of two neighbouring points differ by at most this share, no value between is tried.
 CLOSE = 0.03
 
 
@@ -52,9 +53,9 @@ class Sweep:
     Attributes:
         prices: Energy prices for the policy `prices`, in units of `natural_price`.
         thresholds: Thresholds of the policy `greedy`.
-        etas: Values of Zeus's η, the share of energy in its cost.
+        etas: Values of η, the share of energy in the cost by which Zeus chooses clocks.
         clocks: Number of fixed clocks, spread evenly from the lowest to the maximum clock; the maximum is included.
-        rounds: Number of times that values between the tried ones are added.
+        rounds: Number of times that new values between tried values are added.
         bound: Energy prices for which the lower bound is computed, in units of `natural_price`. The highest prices
             matter where energy is scarce.
     """
@@ -130,7 +131,7 @@ def finer_settings(
     budgets_j: Sequence[float],
     workload: Workload,
 ) -> list[Setting]:
-    """Return the settings to try next, so that two close points of the frontier enclose each budget.
+    """Return the settings to try next, so that each budget lies between two close points of the frontier.
 
     Args:
         policy: Name of the policy.

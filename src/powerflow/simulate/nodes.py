@@ -101,6 +101,6 @@ class Nodes:
         return self._by_name[name].sleep_w - self._awake_w[name]
 
     def wakes(self, name: str) -> float:
-        """Wake a node; return the watts that it adds. It draws the watts of an awake node at once."""
+        """Wake a node; return the watts that it adds. The node at once draws the watts of an awake node."""
         self._asleep.discard(name)
         return self._awake_w[name] - self._by_name[name].sleep_w

@@ -122,7 +122,7 @@ class SimulationResult:
         """Return the joules of the cluster, with its idle draw counted from 0 to ``horizon_s``.
 
         If the last job ended before ``horizon_s``, the idle draw of the empty cluster up to ``horizon_s`` is added. If
-        it ended later, only the energy that jobs add above idle draw counts after ``horizon_s``. With the same horizon,
-        policies can be compared.
+        the last job ended after ``horizon_s``, only the energy that jobs add above idle draw counts after
+        ``horizon_s``. With the same horizon, policies can be compared.
         """
         return self.metered_j + self.tail_w * (horizon_s - self.end_s)

@@ -1,8 +1,8 @@
 """Simulate random draws of what a log does not say, without PowerFlow and with each way to run PowerFlow.
 
-Each random draw has its own part of the log, its own models of the jobs (the log names none), true costs of these
-models, and noise in what PowerFlow knows. For the site without PowerFlow, each job runs as logged: for its logged time
-on its requested GPUs, at the maximum clock.
+A log does not say which models its jobs trained or what these models cost. A draw is one random choice of these facts:
+it has its own part of the log, models of the jobs, true costs of the models, and noise in what PowerFlow knows. Without
+PowerFlow, each job runs as logged: for its logged time on its requested GPUs, at the maximum clock.
 """
 
 from __future__ import annotations
@@ -65,7 +65,10 @@ class ReplayOutcome:
 
 @dataclass(frozen=True, slots=True)
 class DrawOutcome:
-    """The results of one random draw: without PowerFlow (``site``), and for each way to run PowerFlow (``ours``)."""
+    """The results of one draw (a random choice of what a log does not say).
+
+    ``site`` is the result without PowerFlow. ``ours`` has the result of each way to run PowerFlow.
+    """
 
     site: ReplayOutcome
     ours: Sequence[ReplayOutcome]
@@ -73,14 +76,14 @@ class DrawOutcome:
 
 @dataclass(frozen=True, slots=True)
 class Draws:
-    """Simulates random draws of what a log does not say, in any process.
+    """Simulates draws (random choices of what a log does not say, such as models and their costs), in any process.
 
     Attributes:
-        windows: The part of the log for each random draw.
+        windows: The part of the log for each draw.
         cluster: The cluster, as `powerflow.cluster.spec.parse_cluster` reads it, with one GPU type.
         ways: The ways to run PowerFlow.
-        discipline: Name of the rule by which the site's queue starts jobs
-            (`powerflow.simulate.replay.queue.DISCIPLINES`).
+        discipline: Name of the rule by which the queue starts jobs without PowerFlow, one of
+            `powerflow.simulate.replay.queue.DISCIPLINES`.
         believed: What PowerFlow knows of costs and sizes of jobs.
         seed: Seed of models, true costs and noise.
         costs: Measured costs of models that the log names.
@@ -95,15 +98,21 @@ class Draws:
     costs: Costs | None = None
 
     def workload(self, draw: int) -> Workload:
-        """Return the jobs and true costs of one random draw, by its number."""
+        """Return the jobs and true costs of one draw (a random choice of what a log does not say), by its number."""
         return build_workload(self.windows[draw].jobs, self.cluster, seed=self.workload_seed(draw), costs=self.costs)
 
     def workload_seed(self, draw: int) -> int:
-        """Return the seed of one random draw, by its number. Two different draws never have the same seed."""
+        """Return the seed of one draw (a random choice of what a log does not say), by its number.
+
+        Two different draws never have the same seed.
+        """
         return self.seed * len(self.windows) + draw
 
     def __call__(self, draw: int) -> DrawOutcome:
-        """Simulate one random draw without PowerFlow, and with each way to run PowerFlow."""
+        """Simulate one draw (a random choice of what a log does not say) without and with PowerFlow.
+
+        PowerFlow is simulated once for each way to run it.
+        """
         workload = self.workload(draw)
         seed = self.workload_seed(draw)
         known: Belief | None = None

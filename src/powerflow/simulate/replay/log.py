@@ -1,4 +1,4 @@
-"""Reproduce a log: find the queueing discipline (rule that starts jobs) that starts the jobs as the site did.
+"""Reproduce a log: find the queueing discipline (rule that starts jobs) that starts the jobs as the log says.
 
 A model can say what would have happened otherwise only if it reproduces what did happen. So the jobs of the log, with
 their logged durations and requested GPUs, are queued under each discipline of `powerflow.simulate.replay.queue`. Then
@@ -108,7 +108,7 @@ class Match:
 
     @property
     def utilisation_error(self) -> float:
-        """Error of the replayed utilisation: its difference to the logged utilisation, as a share of the logged utilisation."""
+        """Error of the replayed utilisation: its difference to the logged one, as a share of the logged utilisation."""
         off = abs(self.utilisation - self.utilisation_logged)
         return off / self.utilisation_logged if self.utilisation_logged > 0 else math.inf if off else 0.0
 

@@ -1,12 +1,12 @@
-"""Compute when a site would have started the jobs of a log, with their logged durations and requested GPUs.
+"""Compute when a cluster without PowerFlow (the site) would have started the jobs of a log.
 
-A site uses one of three queueing disciplines (rules that start jobs). No discipline stops a running job:
+The jobs have their logged durations and requested GPUs. The site uses one of three queueing disciplines (rules that
+start jobs). No discipline stops a running job:
 
 - ``fifo``: strict order of submission. The first job that does not fit blocks all later jobs.
 - ``easy``: EASY backfilling (Lifka, JSSPP'95), as in Slurm's backfill scheduler. The first job that does not fit gets a
-  promise: the time at which enough GPUs will be free. A later job starts before it if the later job fits now and does
-  not delay the promised time. Here the ends of jobs are known exactly; a real site knows only the time limits that its
-  users give.
+  promise: the time at which enough GPUs will be free. A later job starts at once if it fits now and does not delay the
+  promised time. Here the ends of jobs are known exactly; a real site knows only the time limits that its users give.
 - ``first-fit``: every job that fits starts, in order of submission. Large waiting jobs get no promise.
 
 All GPUs form one pool. Whether a job needs all its GPUs on one node is ignored.
@@ -22,7 +22,7 @@ from powerflow.kernel import kernel
 DISCIPLINES = ("fifo", "easy", "first-fit")
 _FIFO, _EASY, _FIRST_FIT = range(3)
 
-#: Jobs behind a blocked one that one pass considers, as in Slurm (``bf_max_job_test``, 500 by default).
+#: How many jobs behind a blocked job are considered at one time, as in Slurm (``bf_max_job_test``, 500 by default).
 DEPTH = 500
 
 

@@ -1,10 +1,10 @@
 """Estimate what PowerFlow would have saved on the job log of a site (a cluster without PowerFlow).
 
 1. Find a simple model of the site's scheduler that reproduces the log (`powerflow.simulate.replay.log`). If no model
-   does, no savings are claimed.
+   reproduces it, no savings are claimed.
 2. Simulate PowerFlow on the same jobs (`powerflow.simulate.replay.draws`). The log does not say which models the jobs
-   trained or what these cost. Such unknown facts are drawn at random several times. The confidence intervals are over
-   these random draws.
+   trained, or what these models cost. These facts are chosen at random, several times. Each such choice is called a
+   draw. The confidence intervals are over the draws.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from powerflow.trace.record import Trace
 from powerflow.units import DAY_S
 
 DRAWS = 8
-#: Jobs per draw: with this, a log of 100,000 jobs takes less than a minute on two cores.
+#: Jobs in each draw (random choice of what a log does not say). With this number, the replay of a log of 100,000 jobs
+#: takes less than a minute on two cores.
 JOBS_PER_DRAW = 1_000
 #: Assumed discipline of a site whose log does not say when jobs started.
 ASSUMED = "easy"

@@ -1,10 +1,11 @@
 """Compute what PowerFlow would have saved over a whole log, with confidence intervals.
 
-The simulations are random draws of what the log does not say. Each result is a ratio of sums over these draws: saved
-energy divided by used energy, or saved completion time divided by completion time. Its 95 % interval is Student's t on
-jackknife pseudo-values, one for each draw. Draws differ in their part of the log, the models of the jobs, the true
-costs of the models, and the noise, so that the interval includes these uncertainties. It does not include errors that
-are the same in all draws: errors of the catalogue, and what the simulator leaves out (`docs/simulator.md`).
+A log does not say which models its jobs trained or what these models cost. So these facts are chosen at random, several
+times, and each choice (a draw) is simulated. Each result is a ratio of sums over the draws: saved energy divided by
+used energy, or saved completion time divided by completion time. Its 95 % interval is Student's t on jackknife
+pseudo-values, one for each draw. Draws differ in their part of the log, the models of the jobs, the true costs of the
+models, and the noise, so that the interval includes these uncertainties. The interval does not include errors that are
+the same in all draws: errors of the built-in cost models, and what the simulator leaves out (`docs/simulator.md`).
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ def savings(
     site = [draw.site for draw in draws]
     gpu_s = np.array([one.gpu_s for one in site])
     added_j = np.array([one.added_j for one in site])
-    # the share of idle draw of each draw is its share of the log's GPU-seconds
+    # each random draw gets a share of the idle energy: its share of the log's GPU-seconds
     used_j = added_j + idle_j * gpu_s / log_gpu_s
     site_j = idle_j + float(added_j.sum() / gpu_s.sum()) * log_gpu_s
     took_s = np.array([one.completion_s for one in site])
@@ -134,7 +135,8 @@ def recommended(found: Sequence[Saving]) -> str | None:
 def ratio(parts: FloatArray, wholes: FloatArray) -> Estimate:
     """Return the sum of ``parts`` divided by the sum of ``wholes``, with its 95 % confidence interval.
 
-    The interval is Student's t on jackknife pseudo-values (Tukey 1958). With a single entry its ends are nan.
+    The interval is Student's t on jackknife pseudo-values (Tukey 1958). With a single entry, both ends of the interval
+    are nan.
     """
     count = len(parts)
     mean = float(parts.sum() / wholes.sum())

@@ -1,7 +1,7 @@
 """Choose windows of a log: consecutive jobs, together with the jobs that ran or waited when the window began.
 
-To simulate all jobs of a long log several times would take hours. So each simulation uses one window. The log is
-divided into as many equal parts as there are simulations, and each window begins at a random place in its own part.
+To simulate all jobs of a long log several times would take hours. So each simulation uses only one window. The log is
+divided into as many equal parts as there are windows, and each window begins at a random place in its own part.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ class LogWindow:
     """A window of a log: consecutive jobs, together with the jobs that ran or waited when the window began.
 
     Attributes:
-        jobs: All jobs of the window. First come the jobs that already ran or waited when it began: they are submitted
-            at its start, with the work that they had left. Then come the jobs that were submitted in the window.
+        jobs: All jobs of the window. First come the jobs that already ran or waited when the window began. They are
+            submitted at its start, with the work that they had left. Then come the jobs submitted in the window.
         carried: Number of jobs that already ran or waited when the window began.
         begin_s, end_s: First and last submission in the window, seconds since the first submission of the log.
     """

@@ -1,8 +1,9 @@
 """Build a workload from a trace: the model that each job trains, its work, and its true costs.
 
-Traces have the submission, duration and GPUs of each job, but few traces have models. If a trace names no model, a
-model is drawn at random from the families of the catalogue. If it names a model that is not in the catalogue, the most
-similar family is used (`powerflow.simulate.workload.placing`). The facts of the workload tell the user about this.
+Traces have the submission, duration and GPUs of each job, but few traces have models. The built-in catalogue has
+families of models with known costs. If a trace names no model, a family is drawn at random. If it names a model that is
+not in the catalogue, the most similar family is used (`powerflow.simulate.workload.placing`). The facts of the workload
+tell the user about this.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from powerflow.simulate.workload.workload import Workload
 from powerflow.trace.record import Trace, TraceJob
 from powerflow.units import HOUR_S
 
-ROUGHNESS = 0.03  # log-sd of random factors per GPU count
+ROUGHNESS = 0.03  # standard deviation of the logarithm of the random factors per GPU count
 
 
 def build_workload(
@@ -43,9 +44,9 @@ def build_workload(
 ) -> Workload:
     """Build the workload of a trace on a cluster.
 
-    Each class of jobs (family and global batch) has its own true costs. They are the costs of the family's model, after
-    each parameter is multiplied by a random lognormal factor. In addition, the step time at each GPU count is
-    multiplied by a random factor of about 3 %. So neither a prior nor a fitted model can be exact.
+    Each class of jobs (family and global batch) has its own true costs. They are the costs of the family's built-in
+    model, after each parameter is multiplied by a random lognormal factor. In addition, the step time at each GPU count
+    is multiplied by a random factor of about 3 %. So no built-in or fitted model can be exact.
 
     Args:
         trace: The trace.

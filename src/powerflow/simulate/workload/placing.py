@@ -1,4 +1,4 @@
-"""Assign a model family and a global batch to each job of a trace.
+"""Assign a model family of the built-in catalogue, and a global batch, to each job of a trace.
 
 If the catalogue has the model's name, this family is used. Otherwise all jobs with the same model name get the most
 similar family: by name, or else by measured step time, or else by global batch. If none of these is known, or if a job

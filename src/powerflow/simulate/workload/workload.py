@@ -25,12 +25,13 @@ class Workload:
     Attributes:
         title: Source of the jobs, in one line.
         jobs: Jobs in order of submission; the first job is submitted at 0 s or later.
-        cluster: The cluster, with GPU types named as in the catalogue.
+        cluster: The cluster, with GPU types named as in the built-in catalogue.
         axes: GPU type → the GPU counts and clocks to choose from.
         truth: (class of jobs, GPU type) → true cost table. The scheduler never sees these tables.
         facts: How the workload was made: label → words (models, seed, scaling of load, …).
         models: (class of jobs, GPU type) → model fitted to measurements, for some classes. A scheduler that does not
-            know the truth begins with this model; for all other classes it begins with the catalogue's model.
+            know the truth begins with this model. For all other classes it begins with a model of the built-in
+            catalogue.
     """
 
     title: str

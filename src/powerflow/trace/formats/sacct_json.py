@@ -152,7 +152,10 @@ def _time_s(time: Mapping[str, Any], name: str) -> float | None:
 
 
 def _number(value: object) -> float | None:
-    """Return a number from JSON: 8 for ``8`` or ``{"set": true, "infinite": false, "number": 8}``; None if it is unset."""
+    """Return a number from JSON, which may be ``8`` or ``{"set": true, "infinite": false, "number": 8}``.
+
+    The result is None if the number is not set.
+    """
     if isinstance(value, dict):
         value = value.get("number") if value.get("set", True) and not value.get("infinite") else None
     if isinstance(value, bool) or not isinstance(value, int | float):
