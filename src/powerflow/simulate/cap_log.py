@@ -35,7 +35,7 @@ class CapLog:
         return self._to_tell[0][0] if self._to_tell else math.inf
 
     def told(self, now_s: float) -> list[PowerCap]:
-        """Return the caps of which the scheduler learns at ``now_s``; a later call does not return them again."""
+        """Return the caps of which the scheduler learns by ``now_s``; a later call does not return these caps again."""
         heard = [cap for told_s, cap in self._to_tell if told_s <= now_s]
         self._to_tell = self._to_tell[len(heard) :]
         return heard

@@ -64,7 +64,7 @@ def replay_days(
     prices: Sequence[float],
     projects: Sequence[str],
 ) -> list[dict[str, Response]]:
-    """Simulate several days of a live cluster at several energy prices, and return the energy used (see `replay_day`).
+    """Simulate several days of a live cluster at several energy prices, and return the energy used on each day.
 
     Args:
         cluster, axes: The cluster; GPU type → the GPU counts and clocks to choose from.
@@ -72,6 +72,9 @@ def replay_days(
         days: The jobs of each day in order of submission. Their submission times count from the start of their day.
         prices: λ_E, seconds per joule, in ascending order; the first price is 0.
         projects: Names of projects whose energy is returned beside that of the whole cluster.
+
+    Returns:
+        For each day: scope (the cluster "" or a project) → energy at each price, as from `replay_day`.
     """
     return [
         replay_day(Workload("a day of this cluster", jobs, cluster, axes, costs, {}), 0, prices, projects=projects)

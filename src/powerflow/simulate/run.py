@@ -103,7 +103,10 @@ class Simulation(SimulatedCluster):
     # -- running ------------------------------------------------------------------------------------------------
 
     def run(self, events: int | None = None) -> bool:
-        """Simulate until all jobs have ended, or for at most ``events`` moments; return True if all jobs have ended."""
+        """Simulate until all jobs have ended, or for at most ``events`` moments; return True if all jobs have ended.
+
+        A moment is a time at which something happens, such as the end of a job.
+        """
         began = time.process_time()
         left = math.inf if events is None else events
         while self.ended < len(self.jobs) and left > 0:
@@ -311,7 +314,8 @@ def simulate(
         seed: Seed of the node failures.
 
     Raises:
-        InputError: As for `Simulation`.
+        InputError: A job can never run on this cluster, a value of a job is impossible, the policy needs job sizes that
+            are unknown, or the energy price is negative.
     """
     simulation = Simulation(workload, policy, energy_price=energy_price, belief=belief, world=world, seed=seed)
     simulation.run()

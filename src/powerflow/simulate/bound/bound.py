@@ -97,7 +97,7 @@ def bound(jobs: JobArrays, pools: Sequence[PoolCost], energy_prices: Sequence[fl
 
 
 def bound_for(workload: Workload, energy_prices: Sequence[float], *, weighted: bool = False) -> Bound:
-    """Compute the lower bound for a workload, with its true costs and the catalogue's idle watts.
+    """Compute the lower bound on mean completion time for a workload, with its true costs and built-in idle watts.
 
     Args:
         workload: The workload.
@@ -105,7 +105,7 @@ def bound_for(workload: Workload, energy_prices: Sequence[float], *, weighted: b
         weighted: True for the mean completion time weighted by priority, False for the plain mean.
 
     Raises:
-        InputError: As for `bound`.
+        InputError: A price is negative, a value of a job is impossible, or a job cannot run on any pool.
     """
     jobs, pools = arrays_of(workload, weighted=weighted)
     return bound(jobs, pools, energy_prices)
@@ -114,8 +114,13 @@ def bound_for(workload: Workload, energy_prices: Sequence[float], *, weighted: b
 def joined(workload: Workload, parts: Sequence[Bound], *, weighted: bool = False) -> Bound:
     """Join lower bounds of the same workload that were computed separately at different energy prices.
 
+    Args:
+        workload: The workload.
+        parts: The separate bounds.
+        weighted: True for the mean completion time weighted by priority, False for the plain mean.
+
     Raises:
-        InputError: As for `bound`.
+        InputError: A value of a job is impossible, or a job cannot run on any pool.
     """
     jobs, pools = arrays_of(workload, weighted=weighted)
     points = {point.energy_price: point for part in parts for point in part.points}

@@ -64,7 +64,10 @@ def alone_times(workload: Workload) -> FloatArray:
 
 
 def prior_of(workload: Workload, cost_class: str, gpu_type: str) -> JobModel:
-    """Return the model of a job class (``FAMILY/BATCH``) for a scheduler that does not know the true costs."""
+    """Return the model with which a scheduler begins for a class of jobs, if it does not know the true costs.
+
+    The name of the class is ``FAMILY/BATCH``.
+    """
     known = workload.models.get((cost_class, gpu_type))
     return known or family_model(cost_class.rpartition("/")[0], gpu_type)
 
