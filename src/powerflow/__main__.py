@@ -1,4 +1,4 @@
-"""``python -m powerflow`` is the ``powerflow`` program."""
+"""Run the ``powerflow`` program by ``python -m powerflow``."""
 
 from powerflow.cli.main import run
 

@@ -1,4 +1,4 @@
-"""Define `InputError`, the exception for anything wrong in the user's input."""
+"""Define `InputError`, the exception for every error in a user's input."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from __future__ import annotations
 class InputError(ValueError):
     """Error in the user's input: a value, file, option or request that cannot be used.
 
-    The command line prints it as one line and exits with ``exit_code``, without a traceback.
+    The command line prints the error as one line, without a traceback, and exits with ``exit_code``.
 
     Args:
         what: What is wrong, as a clause: "duration is negative (-3)".
         where: Where the error is: a file, ``file:line``, an option or a field.
-        fix: How to correct it: "give seconds ≥ 0".
+        fix: How to correct the error: "give seconds ≥ 0".
         exit_code: 2 for wrong usage, 1 for something that cannot be done, 3 for something that is not found.
     """
 

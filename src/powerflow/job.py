@@ -10,27 +10,27 @@ from powerflow.errors import InputError
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Training job as submitted: its work, the GPU counts it can run on, and its limits.
+    """Training job as its owner submits it: its work, the GPU counts that it can use, and its limits.
 
     Attributes:
         id: Name of the job, unique among active jobs.
         submit_s: Submission time, in seconds on the clock of the simulator or controller.
-        cost_class: Name of its cost table. Jobs of one class cost the same per iteration.
-        iterations: Work, in iterations at the job's global batch. This is the true value; the scheduler may not know
+        cost_class: Name of the job's cost table. Jobs of one class cost the same per iteration.
+        iterations: Work, in iterations at the job's global batch. This is the true number; the scheduler may not know
             it.
         gpus: Requested number of GPUs. Rigid policies give exactly this number.
-        gpus_min: Smallest number of GPUs it can run on.
-        gpus_max: Largest number of GPUs it can use.
-        gpus_allowed: The only GPU counts it can run on, ascending, from ``gpus_min`` to ``gpus_max``. None allows every
-            count between them.
+        gpus_min: Smallest number of GPUs on which the job can run.
+        gpus_max: Largest number of GPUs that the job can use.
+        gpus_allowed: The only GPU counts on which the job can run, ascending, from ``gpus_min`` to ``gpus_max``. None
+            allows every count between these two.
         weight: Priority, as weight in the mean completion time. 1 is normal; a larger weight is more important.
         project: Project that the job belongs to, for accounting and fairness.
-        gpu_type: The only GPU type it may run on, or None for any type.
-        protected: True if every plan must keep its guarantees: it starts at once and respects ``max_slowdown``.
+        gpu_type: The only GPU type on which the job may run, or None for any type.
+        protected: True if every plan must keep the job's guarantees: it starts at once and respects ``max_slowdown``.
         max_slowdown: Largest allowed slowdown, as a share: 0.1 is 10 %. For a protected job it limits the completion
             time (JCT), relative to running alone as submitted. For any other job it limits the step time, relative to
             the maximum clock.
-        keeps: True if a started job must keep its GPUs until it ends, because it cannot resume after a stop.
+        keeps: True if the job, once started, must keep its GPUs until it ends, because it cannot resume after a stop.
 
     Raises:
         InputError: The slowdown is negative or not a number, or ``gpus_allowed`` is empty, not ascending, or does not

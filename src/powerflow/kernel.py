@@ -1,8 +1,8 @@
-"""Compile frequently called functions with numba, and only when needed.
+"""Compile frequently called functions with numba, but only if this saves time.
 
-Loading numba takes more memory than the rest of a controller, so it is loaded at the first compiled call. A controller
-with few decisions does not need it at all: after `be_patient`, kernels run as plain Python until they have used a given
-time, or until their input is large.
+Such functions are called kernels. Loading numba takes more memory than the rest of a controller, so it is loaded at the
+first call that needs a compiled kernel. A controller with few decisions does not need numba at all: after `be_patient`,
+kernels run as plain Python until they have used a given time, or until their input is large.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ Function = TypeVar("Function", bound=Callable[..., object])
 
 
 def kernel(function: Function) -> Function:
-    """Compile a function that creates no arrays. It writes its results into arrays passed as arguments.
+    """Compile a function that creates no arrays and writes its results into arrays that it gets as arguments.
 
-    numba then does not count references to its arguments. Counting takes longer than passing an array, and up to nine
-    tenths of the time of functions that pass many arrays to others. Division by zero behaves as in numpy.
+    numba then does not count references to the function's arguments. Counting takes longer than passing an array, and
+    up to nine tenths of the time of functions that pass many arrays to others. Division by zero behaves as in numpy.
     """
     return cast(Function, _Later(function, _nrt=False, error_model="numpy"))
 
@@ -39,23 +39,23 @@ def array_kernel(function: Function) -> Function:
 
 
 def inlined(function: Function) -> Function:
-    """Compile a function by inlining it into every kernel that calls it."""
+    """Compile a function by copying its code into every kernel that calls the function."""
     return cast(Function, _Later(function, inline="always"))
 
 
 def be_patient(seconds: float) -> None:
-    """Run kernels as plain Python until they use more than ``seconds`` within an hour, or get many rows.
+    """Run kernels as plain Python until they use more than ``seconds`` within an hour, or get arrays with many rows.
 
-    The results are the same, bit by bit: the tests of the scheduler pass in both modes.
+    The results are the same, bit by bit: the tests of the scheduler pass with compiled and with plain kernels.
     """
     _Later.patience_s = seconds
 
 
 class _Later:
-    """Kernel that is compiled at the first compiled call.
+    """Kernel that is compiled when a compiled version is needed for the first time.
 
-    That call replaces all kernels in all modules by their numba functions. Later calls then go to numba directly, and a
-    compiled kernel finds the others that it calls.
+    At this moment all kernels in all modules are replaced by their numba functions. Later calls then go to numba
+    directly, and a compiled kernel finds the other kernels that it calls.
     """
 
     #: Shared by all kernels, so that no thread sees only some of them replaced.
@@ -82,9 +82,9 @@ class _Later:
 
     @staticmethod
     def _is_little(arguments: Sequence[object]) -> bool:
-        """Return True if plain-Python time is left and the input is small.
+        """Return True if kernels may still run as plain Python for some time and the input is small.
 
-        The first array argument decides. It usually has one row per job; tables that follow may be longer.
+        The first array argument decides. It usually has one row per job; later arguments may be longer tables.
         """
         if time.perf_counter() - _Later.since_s > HOUR_S:
             _Later.spent_s, _Later.since_s = 0.0, time.perf_counter()
@@ -94,7 +94,7 @@ class _Later:
         return next(rows, 0) <= FEW
 
     def _plainly(self, arguments: Sequence[object]) -> object:
-        """Run the function, and the kernels that it calls, as plain Python, without numpy warnings."""
+        """Run this kernel, and the kernels that it calls, as plain Python and without numpy warnings."""
         begun_s = time.perf_counter()
         _Later._depth += 1
         try:
@@ -107,7 +107,7 @@ class _Later:
 
     @functools.cached_property
     def made(self) -> Callable[..., object]:
-        """Return the numba function. It compiles when it is first called."""
+        """Return the numba function for this kernel. numba compiles it when it is first called."""
         from numba import njit
 
         return cast(Callable[..., object], njit(cache=True, **self._options)(self._function))

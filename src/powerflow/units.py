@@ -54,7 +54,7 @@ def parse_amount(text: str, where: str) -> Amount:
     """Read a share such as ``80%``, or an amount of energy as `parse_joules` does.
 
     Raises:
-        InputError: It is not an amount of energy, or not more than 0.
+        InputError: The text is not a share or an amount of energy, or not more than 0.
     """
     return _amount(text, where, _JOULES, "energy", "write a share such as 80%, or an amount such as 300kWh")
 
@@ -63,7 +63,7 @@ def parse_joules(text: str, where: str) -> float:
     """Read ``300kWh``, ``1.2 MWh`` or ``5e8J`` as joules. Units may be in any case (``MJ`` is megajoules).
 
     Raises:
-        InputError: It is not an amount of energy, or not more than 0.
+        InputError: The text is not an amount of energy, or not more than 0.
     """
     return _amount(text, where, _JOULES, "energy", "write an amount such as 300kWh", share=False).value
 
@@ -72,7 +72,7 @@ def parse_power(text: str, where: str) -> Amount:
     """Read ``60kW``, ``500 W``, ``1.2MW`` (megawatts) or ``75%``. Units may be in any case.
 
     Raises:
-        InputError: It is not an amount of power, or not more than 0.
+        InputError: The text is not an amount of power or a share, or not more than 0.
     """
     return _amount(text, where, _WATTS, "power", "write watts such as 60kW, or a share: 75%")
 
@@ -81,7 +81,7 @@ def parse_ramp(text: str, where: str) -> float:
     """Read ``500W/s`` or ``6kW/min`` as watts per second.
 
     Raises:
-        InputError: It is not a rate of power, or not more than 0.
+        InputError: The text is not a change of power per time, or not more than 0.
     """
     match = _RATE.fullmatch(text)
     if match is None or match[2].lower() not in _WATTS:
@@ -93,7 +93,7 @@ def parse_length(text: str, where: str) -> float:
     """Read a length of time such as ``3h``, ``90m`` or ``45s`` as seconds.
 
     Raises:
-        InputError: It is not a length of time, or 0.
+        InputError: The text is not a length of time, or the length is 0.
     """
     seconds = length_of(text)
     if not seconds:
@@ -144,7 +144,7 @@ def _positive(number: str, text: str, where: str) -> float:
 def significant(value: float, digits: int = 3) -> str:
     """Format ``value`` with at least ``digits`` significant digits and thin spaces between thousands.
 
-    The whole part is never rounded: 12345.6 gives ``12 346``, 1.23456 gives ``1.23``.
+    Digits before the decimal point are never rounded away: 12345.6 gives ``12 346``, 1.23456 gives ``1.23``.
     """
     if not math.isfinite(value):
         return NOTHING
@@ -198,7 +198,7 @@ def power(watts: float) -> str:
 
 
 def percent(share: float) -> str:
-    """Format a share in percent: 0.8 as ``80 %``; with one decimal only if it is not 0."""
+    """Format a share in percent: 0.8 as ``80 %``, 0.125 as ``12.5 %``. A decimal of 0 is left out."""
     if not math.isfinite(share):
         return NOTHING
     value = round(share * 100, 1)

@@ -21,11 +21,11 @@ def read_text(path: Path, where: str, what: str) -> str:
 
     Args:
         path: The file.
-        where: Its name in error messages.
+        where: Name of the file in error messages.
         what: Expected content, for error messages, such as "a job".
 
     Raises:
-        InputError: It cannot be read, is too large, or is not text; exit code 3 if it does not exist.
+        InputError: The file cannot be read, is too large, or is not text; exit code 3 if it does not exist.
     """
     try:
         with path.open("rb") as file:
@@ -40,7 +40,7 @@ def read_text(path: Path, where: str, what: str) -> str:
 
 
 def decode(content: str | bytes, where: str, what: str) -> str:
-    """Decode UTF-8 text; arguments and errors as in `read_text`."""
+    """Decode UTF-8 text. Arguments and errors are those of `read_text`."""
     if len(content) > MOST_BYTES:
         raise InputError(f"larger than 1 MiB: not {what}", where=where)
     try:
@@ -53,10 +53,10 @@ def decode(content: str | bytes, where: str, what: str) -> str:
 
 
 def compose(text: str, where: str) -> yaml.Node | None:
-    """Parse YAML into its syntax tree; return None if it has only white space and comments.
+    """Parse YAML text into its syntax tree; return None if the text has only white space and comments.
 
     Raises:
-        InputError: It is not YAML; the message has ``where:line``.
+        InputError: The text is not YAML; the message has ``where:line``.
     """
     try:
         return yaml.compose(text, Loader=yaml.SafeLoader)
@@ -75,16 +75,16 @@ def line_of(node: yaml.Node) -> int:
 
 
 def at(where: str, node: yaml.Node) -> str:
-    """Return ``where:line`` of a node, for error messages."""
+    """Return ``where:line`` for error messages: the name of the source and the line where a YAML node begins."""
     return f"{where}:{line_of(node)}"
 
 
 def entries(node: yaml.Node, where: str) -> Iterator[tuple[yaml.ScalarNode, yaml.Node]]:
-    """Yield keys and values of a mapping.
+    """Yield keys and values of a YAML mapping.
 
     Raises:
-        InputError: It is not a mapping, a key is not a plain word, or a key occurs twice (YAML would use the later
-            one).
+        InputError: The node is not a mapping, a key is not a plain word, or a key occurs twice (YAML would silently use
+            the later value).
     """
     if not isinstance(node, yaml.MappingNode):
         raise InputError("expected 'key: value' lines", where=at(where, node))

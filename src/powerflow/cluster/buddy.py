@@ -22,7 +22,7 @@ _ONE = np.uint64(1)
 
 @inlined
 def popcount(mask: np.uint64) -> np.int64:
-    """Return the number of set bits: sum over 2, 4 and 8 bits, then over the bytes by one multiplication."""
+    """Return the number of set bits of a mask: sums over 2, 4 and 8 bits, then over the bytes by one multiplication."""
     x = np.uint64(mask)
     x = x - ((x >> np.uint64(1)) & np.uint64(0x5555555555555555))
     x = (x & np.uint64(0x3333333333333333)) + ((x >> np.uint64(2)) & np.uint64(0x3333333333333333))
@@ -42,12 +42,12 @@ def choose_gpus(free: np.uint64, gpus: int) -> np.uint64:
     """Choose free GPUs of one node.
 
     Args:
-        free: Mask of its free GPUs.
-        gpus: Number of GPUs to choose, from 1 to the number of set bits.
+        free: Mask of the node's free GPUs.
+        gpus: Number of GPUs to choose, from 1 to the number of free ones.
 
     Returns:
-        Mask of the chosen GPUs. For a power of two it is one aligned block if there is one; otherwise as few pieces as
-        possible, the largest first.
+        Mask of the chosen GPUs. If ``gpus`` is a power of two and the node has a free aligned block of this size, it is
+        such a block. Otherwise the mask consists of as few blocks as possible, the largest first.
     """
     chosen = _ZERO
     left = gpus
@@ -67,7 +67,7 @@ def choose_gpus(free: np.uint64, gpus: int) -> np.uint64:
 
 @array_kernel
 def _smallest_block(free: np.uint64, order: int) -> np.uint64:
-    """Return the first ``2**order`` GPUs of the smallest free block that is large enough; 0 if there is none."""
+    """Return the first ``2**order`` GPUs of the smallest free block that has at least this size; 0 if there is none."""
     blocks = free  # where free blocks of 2**i GPUs start
     for i in range(_ORDERS):
         larger, halves = _ZERO, _ZERO

@@ -1,8 +1,9 @@
-"""Bring jobs that are spread over too many nodes together on one node, if the gain is worth the pauses.
+"""Move jobs that are spread over too many nodes to a single node, if the gain is worth the pauses.
 
-A job spread over nodes synchronises over the network, which can slow it down several times. It moves to one node as
-soon as a node has room, or can get room by moving smaller jobs elsewhere. Gain and cost are compared in GPU-seconds:
-the time the job saves while it is expected to keep its GPUs, and the pauses of all jobs that move.
+A job that is spread over nodes synchronises over the network, which can slow it down several times. It moves to one
+node as soon as a node has room, or can get room by moving smaller jobs to other nodes. Gain and cost are compared in
+GPU-seconds. The gain is the time that the job saves while it is expected to keep its GPUs. The cost is the pauses of
+all jobs that move.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ JOBS_TRIED = 8
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Job on more nodes than it needs.
+    """A job on more nodes than it needs.
 
     Attributes:
-        owner: Its owner number in the pool.
-        gpus: Number of GPUs it holds, at most those of one node.
-        speedup: Share of its time that it would save on one node.
-        stay_s: Seconds for which it would otherwise stay spread.
+        owner: Number of the job in the pool.
+        gpus: Number of GPUs that the job holds, at most those of one node.
+        speedup: Share of its time that the job would save on one node.
+        stay_s: Seconds for which the job would otherwise stay spread.
     """
 
     owner: int
@@ -42,7 +43,7 @@ class Spread:
     stay_s: float
 
     def gain_gpu_s(self) -> float:
-        """Return the GPU-seconds that it gains on one node."""
+        """Return the GPU-seconds that the job gains if it moves to one node."""
         return self.gpus * self.speedup * min(self.stay_s, STAY_S)
 
 
@@ -52,10 +53,10 @@ def consolidate(occupancy: Occupancy, jobs: Sequence[Spread], pause_gpu_s: Float
     Args:
         occupancy: Current placement of the pool.
         jobs: Jobs on more nodes than they need.
-        pause_gpu_s: By owner, the cost of moving it in GPU-seconds; 0 for an owner that moves anyway.
+        pause_gpu_s: Cost of moving each job, in GPU-seconds, by its owner number; 0 for a job that moves anyway.
 
     Returns:
-        Owners whose GPUs changed, each once. Each of them is now on one node.
+        Owner numbers of the jobs that moved, each once. Each of these jobs is now on one node.
     """
     moved: dict[int, None] = {}
     pause_gpu_s = pause_gpu_s.copy()
@@ -80,21 +81,21 @@ def consolidate(occupancy: Occupancy, jobs: Sequence[Spread], pause_gpu_s: Float
 def who_leaves(
     pool: PackedPool, owner: int, gpus: int, pause_gpu_s: FloatArray, affordable: float, leavers: IntArray
 ) -> int:
-    """Find smaller jobs that must leave a node so that a job fits there and they fit elsewhere.
+    """Find smaller jobs that must leave a node so that a given job fits there, and that fit on other nodes themselves.
 
     Nodes that lack the fewest GPUs are tried first. On a node, the largest jobs that fit into the missing number leave
     first.
 
     Args:
         pool: The pool's arrays.
-        owner: The job to bring together.
-        gpus: Number of GPUs it holds and needs on one node.
-        pause_gpu_s: By owner, the cost of moving it.
+        owner: Owner number of the job that shall move to one node.
+        gpus: Number of GPUs that this job holds and needs on one node.
+        pause_gpu_s: Cost of moving each job, by its owner number.
         affordable: Largest allowed cost of moving all leaving jobs together.
-        leavers: ``[64]`` output: the owners that leave.
+        leavers: ``[64]`` output: owner numbers of the jobs that leave.
 
     Returns:
-        Number of jobs that leave; 0 if a node has room already; -1 if no way is affordable.
+        Number of jobs that leave; 0 if a node has room already; -1 if there is no way with an allowed cost.
     """
     room = rooms(pool)  # free GPUs after the job itself has left
     gpu = pool.head[owner]

@@ -18,18 +18,18 @@ NODES_TRIED = 8
 
 
 def empty_nodes(occupancy: Occupancy, gain: FloatArray, pause: FloatArray) -> list[int]:
-    """Empty nodes while one is worth it, the one with the largest net gain first. This changes the occupancy.
+    """Empty nodes while this is worth its cost, the node with the largest net gain first. This changes the occupancy.
 
-    Only jobs that are on that node alone move, each to one other node in use. No job is split, and no empty node is
-    used.
+    A node is emptied only if all its jobs are on this node alone. Each job moves to one other node in use. No job is
+    split, and no empty node is used.
 
     Args:
         occupancy: Current placement of the pool.
         gain: ``[N]`` weighted seconds saved if the node sleeps; 0 or less if nothing is saved.
-        pause: By owner, weighted seconds that moving it costs; 0 for an owner that moves anyway.
+        pause: Weighted seconds that moving each job costs, by its owner number; 0 for a job that moves anyway.
 
     Returns:
-        Owners that are now on another node, each once.
+        Owner numbers of the jobs that are now on another node, each once.
     """
     moved: dict[int, None] = {}
     pause = pause.copy()
@@ -46,16 +46,16 @@ def empty_nodes(occupancy: Occupancy, gain: FloatArray, pause: FloatArray) -> li
 
 @array_kernel
 def who_can_leave(pool: PackedPool, gain: FloatArray, pause: FloatArray, leavers: IntArray) -> int:
-    """Find the node most worth emptying, and the owners that must leave it.
+    """Find the node that is most worth emptying, and the jobs that must leave it.
 
     Args:
         pool: The pool's arrays.
-        gain: ``[N]`` gain if each node sleeps.
-        pause: By owner, the cost of moving it.
-        leavers: ``[64]`` output: the owners that leave.
+        gain: ``[N]`` weighted seconds saved if the node sleeps.
+        pause: Weighted seconds that moving each job costs, by its owner number.
+        leavers: ``[64]`` output: owner numbers of the jobs that leave.
 
     Returns:
-        Number of owners that leave; 0 if no node is worth emptying.
+        Number of jobs that leave; 0 if no node is worth emptying.
     """
     room = rooms(pool)
     free = 0  # on nodes in use
@@ -81,7 +81,7 @@ def who_can_leave(pool: PackedPool, gain: FloatArray, pause: FloatArray, leavers
 
 @array_kernel
 def _pauses(pool: PackedPool, node: int, pause: FloatArray) -> float:
-    """Return the cost of moving all owners of a node; ``inf`` if one of them is also on other nodes."""
+    """Return the cost of moving all jobs away from a node; ``inf`` if one of them is also on other nodes."""
     cost = 0.0
     for gpu in range(pool.first_gpu[node], pool.first_gpu[node] + pool.built[node]):
         owner = pool.owner_of[gpu]

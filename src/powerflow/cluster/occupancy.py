@@ -1,8 +1,8 @@
 """Track which owner holds which GPUs of one pool.
 
-A pool is all nodes of one GPU type. Owners are small whole numbers: a scheduler's job slots, reused when free.
-`powerflow.cluster.packing` chooses nodes and racks, `powerflow.cluster.buddy` the GPUs of a node; this module checks
-every request before it changes anything.
+A pool is all nodes of one GPU type. Owners are small whole numbers: rows of the scheduler's ledger, each of which
+stands for a job and is used again after the job has ended. `powerflow.cluster.packing` chooses nodes and racks,
+`powerflow.cluster.buddy` the GPUs of a node; this module checks every request before it changes anything.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from powerflow.cluster.spec import Node
 
 
 class NodeShare(NamedTuple):
-    """GPUs of one node held by one owner: the node's name, and GPU numbers in the node, ascending."""
+    """GPUs of one node that one owner holds: the node's name, and the GPUs' numbers in the node, ascending."""
 
     node: str
     gpus: tuple[int, ...]
@@ -33,7 +33,8 @@ Placement = tuple[NodeShare, ...]
 class Occupancy:
     """Current placement in one pool: the owner of each GPU, and the status of each node.
 
-    Equal states place the next owner equally, regardless of their history. ``copy.deepcopy`` and pickle work.
+    An owner is the number of a job. Equal states place the next owner equally, regardless of their history.
+    ``copy.deepcopy`` and pickle work.
 
     A node is *up*, *asleep* (empty and switched off), *drained* (takes no new owners; present ones may stay) or
     *failed*. A node drained while asleep stays asleep when it recovers, because nothing has switched it on. Owners keep
@@ -69,14 +70,14 @@ class Occupancy:
     def up(self) -> int:
         """Number of GPUs that a plan may use: in service, on nodes that are up or asleep.
 
-        It excludes GPUs that owners still hold on drained nodes. It includes GPUs that leave service while held, until
-        they are released.
+        GPUs that owners still hold on drained nodes are not counted. A GPU that was taken out of service while an owner
+        holds it is counted until the owner releases it.
         """
         return int(self._pool.totals[packed_pool.UP_GPUS])
 
     @property
     def free(self) -> int:
-        """Number of GPUs that can be given out now: held by no owner, on nodes that are up and awake."""
+        """Number of GPUs that can be given out now: those that no owner holds on nodes that are up and awake."""
         return int(self._pool.totals[packed_pool.FREE_GPUS])
 
     @property
@@ -94,16 +95,16 @@ class Occupancy:
         return int(self._pool.totals[packed_pool.NODES_IN_USE])
 
     def spare_nodes(self) -> int:
-        """Return how many nodes are used beyond the fewest that could hold as many GPUs."""
+        """Return how many nodes are in use beyond the fewest that could hold the same number of GPUs."""
         return self.nodes_in_use() - int(self._fewest[self.held])
 
     def room(self) -> IntArray:
-        """Return the number of unheld GPUs of each node, whatever its status."""
+        """Return the number of GPUs of each node that no owner holds, whatever the node's status."""
         return self._pool.room.astype(np.int64)
 
     @property
     def pool(self) -> packed_pool.PackedPool:
-        """The underlying arrays, for the kernels of this package; read only."""
+        """The pool's arrays, for the kernels of this package; other code must not change them."""
         return self._pool
 
     def status(self) -> npt.NDArray[np.int8]:
@@ -113,25 +114,26 @@ class Occupancy:
     # ---- owners ----
 
     def allocate(self, owner: int, gpus: int) -> None:
-        """Give ``gpus`` ≥ 1 GPUs to an owner that holds none.
+        """Give ``gpus`` ≥ 1 free GPUs to an owner (number of a job) that holds none.
 
         Raises:
-            ValueError: The owner already holds GPUs, or fewer are free. Nothing is changed then.
+            ValueError: The owner already holds GPUs, or fewer than ``gpus`` are free. In both cases nothing is changed.
         """
         self.allocate_many([owner], [gpus])
 
     def allocate_many(self, owners: Sequence[int] | IntArray, gpus: Sequence[int] | IntArray) -> None:
-        """Place several owners, largest first (equal sizes in the given order): all of them, or none.
+        """Give GPUs to several owners, or to none of them if that is not possible.
 
-        An owner that no single node can hold gets several nodes, so enough free GPUs in total are sufficient.
+        The largest requests are placed first, equal ones in the given order. An owner that no single node can hold gets
+        several nodes, so it is sufficient that enough GPUs are free in total.
 
         Args:
-            owners: ``[J]`` different owners that hold nothing.
-            gpus: ``[J]`` GPUs for each, ≥ 1.
+            owners: ``[J]`` different owners (numbers of jobs) that hold nothing.
+            gpus: ``[J]`` GPUs for each owner, ≥ 1.
 
         Raises:
             ValueError: An owner is given twice or holds GPUs, a count is below 1, or the sum exceeds the free GPUs.
-                Nothing is changed then.
+                Then nothing is changed.
         """
         who, counts = np.asarray(owners, np.int64), np.asarray(gpus, np.int64)
         if len(who) == 0:
@@ -151,11 +153,11 @@ class Occupancy:
         packing.place_many(self._pool, who, counts)
 
     def put(self, owner: int, placement: Placement) -> None:
-        """Give an owner that holds none exactly these GPUs: to adopt a running job, or to undo a move.
+        """Give exactly the GPUs of a placement to an owner that holds none: to adopt a running job, or to undo a move.
 
         Raises:
-            ValueError: The owner holds GPUs, or one of these GPUs is held, on a sleeping node, or unknown. Nothing is
-                changed then.
+            ValueError: The owner holds GPUs, or one of the placement's GPUs is held, is on a sleeping node, or is
+                unknown. Then nothing is changed.
         """
         self._make_room(owner)
         nodes = np.array([self._number[share.node] for share in placement], np.int64)
@@ -166,29 +168,29 @@ class Occupancy:
         packing.put(self._pool, owner, nodes, masks)
 
     def release(self, owner: int) -> None:
-        """Release all GPUs of an owner; nothing happens if it holds none."""
+        """Release all GPUs of an owner; nothing happens if the owner holds none."""
         if owner < len(self._pool.head) and self._pool.held[owner]:
             packing.release(tuple(self._pool), owner)
 
     def release_many(self, owners: Sequence[int] | IntArray) -> None:
-        """Release all GPUs of several owners; those that hold none are ignored."""
+        """Release all GPUs of several owners. Nothing happens for owners that hold none."""
         who = np.asarray(owners, np.int64)
         packing.remove_many(self._pool, who[(who >= 0) & (who < len(self._pool.head))])
 
     def rearrange(self, owners: IntArray, gpus: IntArray) -> BoolArray:
-        """Release all GPUs of these owners and give each a new number of GPUs, largest first.
+        """Release all GPUs of several owners and give each owner a new number of GPUs, the largest number first.
 
-        The same as `release_many` and `allocate_many` in one call, which is faster: every plan does it.
+        The result is the same as after `release_many` and `allocate_many`. One call is faster, and every plan makes it.
 
         Args:
             owners: ``[J]`` different owners.
-            gpus: ``[J]`` GPUs for each; 0 for none.
+            gpus: ``[J]`` GPUs for each owner; 0 for none.
 
         Returns:
-            ``[J]`` `is_packed` of each.
+            ``[J]`` True for each owner that is packed (`is_packed`).
 
         Raises:
-            ValueError: The sum exceeds the GPUs that are then free. All these owners hold nothing then.
+            ValueError: The sum exceeds the GPUs that are free after the release. Then these owners hold nothing.
         """
         if len(owners) > 1 or owners[0] >= len(self._pool.head):
             self._make_room(max(owners.tolist()))
@@ -207,11 +209,11 @@ class Occupancy:
         return int(self._pool.spread[owner]) if owner < len(self._pool.spread) else 0
 
     def is_packed(self, owner: int) -> bool:
-        """Return True if an owner is on the fewest nodes that could hold its GPUs if they were empty."""
+        """Return True if an owner's GPUs are on the fewest nodes that could hold them if all nodes were empty."""
         return bool(self._fewest[self.gpus_of(owner)] == self.nodes_of(owner))
 
     def packed_many(self, owners: Sequence[int] | IntArray) -> BoolArray:
-        """Return `is_packed` of each of several owners, as an array."""
+        """Return for each of several owners if it is packed (`is_packed`), as an array."""
         who = np.asarray(owners, np.int64)
         if len(who):
             self._make_room(int(who.max()))
@@ -219,7 +221,7 @@ class Occupancy:
         return packed
 
     def placement(self, owner: int) -> Placement:
-        """Return the GPUs that an owner holds, node by node; empty if it holds none."""
+        """Return the GPUs that an owner holds, node by node; the result is empty if the owner holds none."""
         pool = self._pool
         shares: dict[int, list[int]] = {}
         gpu = int(pool.head[owner]) if owner < len(pool.head) else packed_pool.NOBODY
@@ -232,16 +234,19 @@ class Occupancy:
     # ---- nodes, by name; repeating a call changes nothing ----
 
     def fail(self, node: str) -> IntArray:
-        """Mark a node as failed, and return the owners that hold GPUs on it, ascending.
+        """Mark a node as failed, and return the owners that hold GPUs on the node, ascending.
 
-        The owners keep all their GPUs, here and elsewhere, until the scheduler releases them.
+        These owners keep all their GPUs, on this node and on others, until the scheduler releases them.
         """
         self._set_status(node, FAILED)
         self._drained_asleep.discard(node)
         return self.owners_on(node)
 
     def drain(self, node: str) -> IntArray:
-        """Stop giving out GPUs of a node, and return the owners on it, which may stay. A failed node stays failed."""
+        """Stop giving out GPUs of a node, and return the owners on the node, which may stay.
+
+        A failed node stays failed.
+        """
         status = self.status_of(node)
         if status == ASLEEP:
             self._drained_asleep.add(node)
@@ -258,12 +263,12 @@ class Occupancy:
     # ---- single GPUs, by node and number in it; repeating a call changes nothing ----
 
     def fail_gpu(self, node: str, gpu: int) -> IntArray:
-        """Take a GPU out of service until `recover_gpu`, and return its owner, if it has one.
+        """Take a GPU out of service until `recover_gpu`, and return the owner that holds it, if there is one.
 
-        The owner keeps all its GPUs until the scheduler releases it.
+        The owner keeps all its GPUs until the scheduler releases them.
 
         Raises:
-            ValueError: There is no such GPU.
+            ValueError: The node or the GPU does not exist.
         """
         number, at = self._numbers_of(node, gpu)
         packed_pool.take_out(self._pool, number, gpu)
@@ -274,17 +279,17 @@ class Occupancy:
         """Return a GPU to service.
 
         Raises:
-            ValueError: There is no such GPU.
+            ValueError: The node or the GPU does not exist.
         """
         packed_pool.put_in(self._pool, self._numbers_of(node, gpu)[0], gpu)
 
     def out_of_service(self) -> list[tuple[str, int]]:
-        """List the GPUs that are out of service, as (node, number in the node)."""
+        """Return the GPUs that are out of service, each as (name of the node, number in the node)."""
         masks = zip(self.nodes, self._pool.out_mask.tolist(), strict=True)
         return [(node.name, gpu) for node, mask in masks for gpu in range(node.gpus) if mask >> gpu & 1]
 
     def _numbers_of(self, node: str, gpu: int) -> tuple[int, int]:
-        """Return the numbers of a GPU's node and of the GPU in the pool."""
+        """Return the number of a node in the pool, and the number of one of its GPUs in the pool."""
         number = self._number.get(node)
         if number is None or not 0 <= gpu < self.nodes[number].gpus:
             raise ValueError(f"there is no GPU {gpu} in a node {node}")
@@ -294,7 +299,7 @@ class Occupancy:
         """Put an empty node to sleep.
 
         Raises:
-            ValueError: An owner holds GPUs on it, or it is failed or drained.
+            ValueError: An owner holds GPUs on the node, or the node is failed or drained.
         """
         number = self._number[node]
         if self.status_of(node) in (FAILED, DRAINED) or self._pool.room[number] < self._pool.size[number]:
@@ -324,7 +329,7 @@ class Occupancy:
         packed_pool.set_status(self._pool, self._number[node], status)
 
     def _make_room(self, owner: int) -> None:
-        """Extend the arrays over owners until they have an entry for ``owner``."""
+        """Extend the arrays with one entry per owner until they have an entry for ``owner``."""
         pool = self._pool
         more = max(owner + 1, 2 * len(pool.head)) - len(pool.head)
         if owner >= len(pool.head):

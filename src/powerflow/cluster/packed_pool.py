@@ -1,7 +1,8 @@
-"""The state of one pool in arrays, for compiled kernels: nodes, GPUs, and the owners of GPUs.
+"""Define the state of one pool as arrays for compiled kernels: nodes, GPUs, and the owners of GPUs.
 
-Nodes that can take jobs are listed by their free GPUs ("room"): a node in use is in row ``room``, an empty node in row
-``most + room``, where ``most`` is the size of the largest node. Each row is a bit set over nodes in rack order.
+Nodes that can take jobs are listed by their number of free GPUs ("room"). A node in use is in row ``room``, an empty
+node in row ``most + room``, where ``most`` is the number of GPUs of the largest node. Each row is a bit set over nodes
+in rack order.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ Fields = tuple[Any, ...]
 
 
 class PackedPool(NamedTuple):
-    """All arrays of a pool's occupancy: N nodes, G GPUs, K racks, O owners, L rows of nodes."""
+    """All arrays of a pool's occupancy: N nodes, G GPUs, K racks, O owners, L rows (lists of nodes with equal room)."""
 
     size: I32  # [N] GPUs of each node: those in service, and those out of service that are still held
     built: I32  # [N] GPUs of each node, whatever their state
@@ -53,9 +54,9 @@ class PackedPool(NamedTuple):
 
 
 def empty_pool(sizes: Sequence[int], racks: Sequence[int], owners: int) -> PackedPool:
-    """Create a pool without owners, with all nodes up.
+    """Create the arrays of a pool in which no GPU has an owner and all nodes are up.
 
-    It uses no kernels, so that a controller without jobs does not load numba.
+    This function uses no kernels, so that a controller without jobs does not load numba.
 
     Args:
         sizes: ``[N]`` GPUs of each node, 1 to 64.
@@ -100,7 +101,7 @@ def empty_pool(sizes: Sequence[int], racks: Sequence[int], owners: int) -> Packe
 
 @kernel
 def list_node(pool: PackedPool, node: int) -> None:
-    """Move a node to the row of its current status and room."""
+    """Move a node to the row (list of nodes) that belongs to its current status and number of free GPUs."""
     new = 0
     if pool.status[node] == UP:
         new = pool.room[node]
@@ -124,7 +125,7 @@ def list_node(pool: PackedPool, node: int) -> None:
 
 @kernel
 def set_status(pool: PackedPool, node: int, status: int) -> None:
-    """Change a node's status and all sums that depend on it."""
+    """Change a node's status, and all sums of GPUs that depend on it."""
     _count(pool, node, -1)
     pool.status[node] = status
     _count(pool, node, 1)
@@ -133,7 +134,7 @@ def set_status(pool: PackedPool, node: int, status: int) -> None:
 
 @kernel
 def _count(pool: PackedPool, node: int, sign: int) -> None:
-    """Add a node to the sums of its status (``sign`` 1), or remove it (-1)."""
+    """Add a node's GPUs to the sums that belong to its status (``sign`` 1), or subtract them (-1)."""
     status = pool.status[node]
     if status == UP:
         pool.totals[FREE_GPUS] += sign * pool.room[node]
@@ -145,7 +146,7 @@ def _count(pool: PackedPool, node: int, sign: int) -> None:
 
 @kernel
 def resize(pool: PackedPool, node: int, by: int) -> None:
-    """Change the number of GPUs of a node, and the sums of GPUs that are up and asleep."""
+    """Change the number of GPUs of a node, and the sums of GPUs on nodes that are up or asleep."""
     status = pool.status[node]
     pool.size[node] += by
     if status in (UP, ASLEEP):
@@ -156,7 +157,10 @@ def resize(pool: PackedPool, node: int, by: int) -> None:
 
 @kernel
 def take_out(pool: PackedPool, node: int, gpu: int) -> None:
-    """Take a GPU out of service, by its number in the node. A held GPU leaves service when it is released."""
+    """Take a GPU out of service, given its number in the node.
+
+    A GPU with an owner leaves service when it is released.
+    """
     bit = np.uint64(1) << np.uint64(gpu)
     if pool.out_mask[node] & bit:
         return
@@ -167,7 +171,7 @@ def take_out(pool: PackedPool, node: int, gpu: int) -> None:
 
 @kernel
 def put_in(pool: PackedPool, node: int, gpu: int) -> None:
-    """Return a GPU to service, by its number in the node."""
+    """Return a GPU to service, given its number in the node."""
     bit = np.uint64(1) << np.uint64(gpu)
     if not pool.out_mask[node] & bit:
         return
@@ -178,7 +182,7 @@ def put_in(pool: PackedPool, node: int, gpu: int) -> None:
 
 @kernel
 def _change_room(pool: PackedPool, node: int, bit: np.uint64, by: int) -> None:
-    """Add a GPU that no owner holds to its node's free ones (``by`` 1), or remove it (-1)."""
+    """Add a GPU without an owner to its node's free GPUs (``by`` 1), or remove it from them (-1)."""
     pool.free_mask[node] ^= bit
     pool.room[node] += by
     resize(pool, node, by)

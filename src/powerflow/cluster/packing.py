@@ -1,7 +1,8 @@
-"""Choose nodes by best fit, using as few nodes, then as few racks, as possible. Kernels over a `PackedPool`.
+"""Choose nodes for jobs by best fit, using as few nodes, then as few racks, as possible. Kernels over a `PackedPool`.
 
-Searching the pool's rows upwards from a job's size is best fit, and it fills nodes in use before it opens an empty one.
-The result depends only on the current owners, never on the history.
+The rows of a pool list its nodes by their number of free GPUs. A search through the rows, upwards from the size of a
+job, finds the best fit, and it fills nodes in use before it takes an empty one. The result depends only on the current
+owners, never on the history.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ IMPOSSIBLE, TOO_MANY, HOLDS_ALREADY = 1, 2, 3
 
 @kernel
 def refusal(held: I32, owners: I64, gpus: I64, free: int) -> int:
-    """Return the reason why these owners cannot be placed, or 0. Each must occur once and hold nothing."""
+    """Check that owners can be placed, and return 0 or the reason why not: `IMPOSSIBLE`, `TOO_MANY` or `HOLDS_ALREADY`.
+
+    Each owner must be given only once and hold no GPUs, each count must be at least 1, and the sum must be free.
+    """
     total = 0
     for k in range(len(owners)):
         if owners[k] < 0 or gpus[k] < 1:
@@ -55,7 +59,7 @@ def refusal(held: I32, owners: I64, gpus: I64, free: int) -> int:
 
 @kernel
 def place_many(pool: PackedPool, owners: I64, gpus: I64) -> None:
-    """Place several owners, in the given order. The sum of their GPUs must not exceed the free ones."""
+    """Place several owners, in the given order. The sum of their GPUs must not exceed the number of free GPUs."""
     for i in range(len(owners)):
         place(pool, owners[i], gpus[i])
 
@@ -64,9 +68,11 @@ def place_many(pool: PackedPool, owners: I64, gpus: I64) -> None:
 def place(pool: PackedPool, owner: int, gpus: int) -> None:
     """Give ``gpus`` free GPUs to an owner that holds none.
 
-    1. Take full nodes first: of the largest room that any node offers, as many as fit into the request. They come from
-       one rack if a rack has enough of them (the one with the fewest), else from the rack with the most.
-    2. The rest is less than some node offers, and goes to the best-fitting node.
+    1. Take whole nodes first: nodes with the largest room (number of free GPUs) that any node has, as many as fit into
+    the
+       request. If some racks have enough such nodes, use the rack with the fewest of them; otherwise the rack with the
+       most.
+    2. The rest is smaller than the room of some node, and goes to the node that fits best.
 
     No other choice uses fewer nodes.
     """
@@ -94,10 +100,10 @@ def place(pool: PackedPool, owner: int, gpus: int) -> None:
 
 @kernel
 def _best_fit(pool: PackedPool, owner: int, gpus: int) -> int:
-    """Return the best-fitting node for ``gpus`` GPUs: in a rack that the owner already uses, else anywhere.
+    """Return the node that fits best for ``gpus`` GPUs: in a rack that the owner already uses, else in any rack.
 
-    This is the node in use with the smallest sufficient room, else the smallest empty node. Of several empty nodes it
-    is one in the rack with the fewest, so that whole racks stay free for large jobs.
+    This is the node in use with the smallest sufficient number of free GPUs, else the smallest sufficient empty node.
+    Of several such empty nodes it is one in the rack with the fewest, so that whole racks stay free for large jobs.
     """
     most = (len(pool.row_len) - 1) // 2
     seen = -1
@@ -122,7 +128,10 @@ def _best_fit(pool: PackedPool, owner: int, gpus: int) -> int:
 
 @kernel
 def _tightest_rack(pool: PackedPool, row: int, other_row: int, need: int) -> int:
-    """Return the rack with the fewest nodes in two rows that has at least ``need``, else the one with the most."""
+    """Return the rack with the fewest nodes in two rows, of those racks that have at least ``need`` such nodes.
+
+    If no rack has that many nodes, it is the rack with the most.
+    """
     one, other = pool.rack_len[row], pool.rack_len[other_row]
     # One minimum over (nodes beyond need, rack), packed in a word, compiles to vector code. Too few nodes become a huge
     # unsigned number.
@@ -141,7 +150,7 @@ def _tightest_rack(pool: PackedPool, row: int, other_row: int, need: int) -> int
 
 @kernel
 def _first_in(pool: PackedPool, row: int, first: int, end: int) -> int:
-    """Return the lowest node of a row among nodes ``first`` to ``end - 1``, or -1."""
+    """Return the lowest node of a row among nodes ``first`` to ``end - 1``, or -1 if the row has none of them."""
     word = first >> 6
     bits = pool.rows[row, word] & (~np.uint64(0) << np.uint64(first & 63))
     while bits == np.uint64(0):
@@ -155,20 +164,20 @@ def _first_in(pool: PackedPool, row: int, first: int, end: int) -> int:
 
 @kernel
 def put(pool: PackedPool, owner: int, nodes: I64, masks: U64) -> None:
-    """Give an owner that holds none exactly these free GPUs: ``masks[i]`` of ``nodes[i]``, each node once."""
+    """Give an owner that holds no GPUs exactly these free ones: ``masks[i]`` of node ``nodes[i]``, each node once."""
     for i in range(len(nodes)):
         _give(pool, owner, nodes[i], masks[i])
 
 
 @kernel
 def _take(pool: PackedPool, owner: int, node: int, gpus: int) -> None:
-    """Choose free GPUs of a node and give them to an owner that holds none there."""
+    """Choose free GPUs of a node and give them to an owner that holds none on this node."""
     _give(pool, owner, node, choose_gpus(pool.free_mask[node], gpus))
 
 
 @kernel
 def _give(pool: PackedPool, owner: int, node: int, chosen: np.uint64) -> None:
-    """Give the chosen free GPUs of a node to an owner that holds none there."""
+    """Give the chosen free GPUs of a node to an owner that holds none on this node."""
     if pool.room[node] == pool.size[node]:
         pool.totals[NODES_IN_USE] += 1
     gpus = popcount(chosen)
@@ -190,27 +199,30 @@ def _give(pool: PackedPool, owner: int, node: int, chosen: np.uint64) -> None:
 
 @kernel
 def remove_many(pool: PackedPool, owners: I64) -> None:
-    """Release all GPUs of several owners; those that hold none are ignored."""
+    """Release all GPUs of several owners. Nothing happens for owners that hold none."""
     for i in range(len(owners)):
         remove(pool, owners[i])
 
 
 @kernel
 def release(fields: Fields, owner: int) -> None:
-    """Release all GPUs of an owner, given the pool's fields; for calls from Python."""
+    """Release all GPUs of an owner, given the pool as a tuple of its fields, which makes calls from Python fast."""
     remove(PackedPool(*fields), owner)
 
 
 @kernel
 def rearrange(fields: Fields, owners: I64, gpus: I64, order: I64, fewest: I32, packed: BoolArray) -> bool:
-    """Release all GPUs of several owners, then place them again in ``order``; return False if too few GPUs are free.
+    """Release all GPUs of several owners, then place the owners again in ``order``.
 
     Args:
-        fields: The pool.
+        fields: The pool as a tuple of its fields.
         owners, gpus: ``[J]`` owners, and the number of GPUs that each gets; 0 for none.
-        order: ``[J]`` positions, largest first.
+        order: ``[J]`` positions in ``owners``, the largest request first.
         fewest: ``[G + 1]`` fewest nodes that can hold a number of GPUs.
         packed: ``[J]`` output: True if the owner is on the fewest nodes.
+
+    Returns:
+        False if too few GPUs are free; then the owners are released but not placed.
     """
     pool = PackedPool(*fields)
     remove_many(pool, owners)
@@ -228,7 +240,7 @@ def rearrange(fields: Fields, owners: I64, gpus: I64, order: I64, fewest: I32, p
 
 @kernel
 def remove(pool: PackedPool, owner: int) -> None:
-    """Release all GPUs of an owner; nothing happens if it holds none."""
+    """Release all GPUs of an owner; nothing happens if the owner holds none."""
     gpu = pool.head[owner]
     while gpu != NOBODY:
         node = pool.node_of[gpu]

@@ -1,7 +1,7 @@
-"""Predict which node `packing` would choose for a job that moves, without placing it.
+"""Predict which node `packing` would choose for a job that moves, without placing the job.
 
-Kernels that plan several moves before they make one keep the free GPUs of the nodes in an array of their own, and
-search it with `home`. The result is the same as that of `Occupancy.allocate_many`.
+A kernel that plans several moves before it makes one keeps the number of free GPUs of each node in an array of its own,
+and searches this array with `home`. The result is the same as that of `Occupancy.allocate_many`.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ def rooms(pool: PackedPool) -> IntArray:
 
 @array_kernel
 def home(pool: PackedPool, room: IntArray, gpus: int, may_open: bool) -> int:
-    """Return the node in use with the smallest sufficient room; else the smallest empty node; else -1.
+    """Return the node for a job of ``gpus`` GPUs: the node in use with the smallest sufficient number of free GPUs.
 
-    ``room`` comes from `rooms` and includes the moves planned so far. Empty nodes are considered only if ``may_open``.
+    If there is none, it is the smallest sufficient empty node, provided that ``may_open`` is True; else -1. ``room`` is
+    the number of free GPUs of each node, from `rooms`, after the moves planned so far.
     """
     best, best_open = -1, -1
     for node in range(len(room)):
@@ -44,21 +45,21 @@ def home(pool: PackedPool, room: IntArray, gpus: int, may_open: bool) -> int:
 def leave_node(
     pool: PackedPool, node: int, largest: int, total: int, may_open: bool, room: IntArray, leavers: IntArray
 ) -> int:
-    """Find jobs on ``node`` alone that hold ``total`` GPUs together and each fit on another node.
+    """Find jobs on ``node`` alone that together hold ``total`` GPUs and of which each fits on another node.
 
-    Larger jobs leave first, none with more than ``largest`` GPUs. The result does not change ``room``.
+    Larger jobs leave first, none with more than ``largest`` GPUs. ``room`` is the same before and after the call.
 
     Args:
         pool: The pool's arrays.
-        node: The node to leave.
+        node: The node that the jobs leave.
         largest: Largest number of GPUs of a leaving job.
-        total: GPUs that become free.
+        total: Number of GPUs that must become free.
         may_open: True if jobs may go to empty nodes.
         room: ``[N]`` free GPUs of each node, from `rooms`, after the moves planned so far.
-        leavers: ``[64]`` output: the owners that leave.
+        leavers: ``[64]`` output: owner numbers of the jobs that leave.
 
     Returns:
-        Number of jobs that leave; -1 if there is no such choice.
+        Number of jobs that leave; -1 if there is no such choice of jobs.
     """
     count = 0
     left = total

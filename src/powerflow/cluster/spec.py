@@ -44,19 +44,19 @@ _NAMES = re.compile(r"([A-Za-z0-9._-]*)\[(\d+)-(\d+)\]([A-Za-z0-9._-]*)")
 
 @dataclass(frozen=True, slots=True)
 class NodeGroup:
-    """Group of equal nodes, as their owner describes them. Its fields are the keys of the YAML file.
+    """Group of equal nodes, as an administrator describes it. Its fields are the keys of the YAML file.
 
     Attributes:
-        gpu_type: Name of their GPU type.
+        gpu_type: Name of the nodes' GPU type.
         count: Number of nodes, ≥ 1.
         gpus: GPUs in each node, 1 to 64.
         rack_size: Nodes in one rack; each group starts a new rack. Cannot be combined with ``racks``.
         racks: Names of the racks that hold the nodes, filled in order and evenly; groups may share a rack.
         names: Node names as a range, ``gpu[001-016]``; the default is ``a100-0``, ``a100-1``, …
-        idle_w: Watts of one awake node without its GPUs (host, fans, network). 0: not counted.
+        idle_w: Watts of one awake node without its GPUs (host, fans, network); with 0 they are not counted.
         can_sleep: True if an empty node may be put to sleep.
         sleep_w: Watts of one sleeping node, its GPUs included.
-        wake_s: Seconds from asleep to usable. Until then it draws the same as awake and idle. Required with
+        wake_s: Seconds from asleep to usable. Until then the node draws the same as awake and idle. Required with
             ``can_sleep``.
     """
 
@@ -74,16 +74,16 @@ class NodeGroup:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One machine of the cluster.
+    """One node of the cluster.
 
     Attributes:
-        index: Its number in the cluster, from 0 without gaps.
-        name: Its name, unique in the cluster.
-        gpu_type: Name of its GPU type.
+        index: Number of the node in the cluster, from 0 without gaps.
+        name: Name of the node, unique in the cluster.
+        gpu_type: Name of the node's GPU type.
         gpus: Number of GPUs, 1 to 64.
-        rack: Name of its rack.
+        rack: Name of the node's rack.
         idle_w: Watts of the awake node without its GPUs.
-        can_sleep: True if it may be put to sleep when empty.
+        can_sleep: True if the node may be put to sleep when it is empty.
         sleep_w: Watts of the sleeping node, its GPUs included.
         wake_s: Seconds from asleep to usable.
     """
@@ -104,7 +104,7 @@ class ClusterSpec:
     """Description of a cluster. It does not change while jobs run.
 
     Attributes:
-        source: The text or path that it was read from.
+        source: The text or path from which the description was read.
         nodes: Every node, ``nodes[i].index == i``.
     """
 
@@ -117,7 +117,7 @@ class ClusterSpec:
         return sum(node.gpus for node in self.nodes)
 
     def pools(self) -> Mapping[str, tuple[Node, ...]]:
-        """Return the nodes by GPU type, types in order of first appearance."""
+        """Return the nodes of each GPU type, types in order of first appearance."""
         pools: dict[str, list[Node]] = {}
         for node in self.nodes:
             pools.setdefault(node.gpu_type, []).append(node)
@@ -127,10 +127,11 @@ class ClusterSpec:
 def parse_cluster(text_or_path: str | Path, where: str = "--cluster") -> ClusterSpec:
     """Read a cluster from ``"16x8:A100+4x4:T4"`` or from a YAML file.
 
-    ``where`` names the source of the text (an option, say) in error messages.
+    ``where`` is the source of the text in error messages, such as the name of an option.
 
     Raises:
-        InputError: The description is wrong; the message is one line that says where. No other exception is raised.
+        InputError: The description is wrong; the message is one line with the place of the error. No other exception is
+            raised.
     """
     text = str(text_or_path)
     if not text.strip():
@@ -152,17 +153,17 @@ def parse_cluster(text_or_path: str | Path, where: str = "--cluster") -> Cluster
 
 
 def printable(text: str) -> str:
-    """Return a path in a form that is safe in a one-line message."""
+    """Return a path in a form that can be printed safely in a message of one line."""
     return text if text.isprintable() else repr(text)
 
 
 def build_cluster(groups: Sequence[NodeGroup], *, source: str, places: Sequence[str] = ()) -> ClusterSpec:
-    """Number and name the nodes of some groups.
+    """Make the description of a cluster: give each node of some groups a number, a name and a rack.
 
     Args:
         groups: At least one group.
-        source: Source of the groups, for the user.
-        places: One place for each group, for error messages; ``source`` if absent.
+        source: Source of the groups, as it is shown to the user.
+        places: Place of each group in its source, for error messages; ``source`` if absent.
 
     Raises:
         InputError: A group is impossible, two nodes have the same name, or the cluster is too large.
@@ -204,7 +205,11 @@ def build_cluster(groups: Sequence[NodeGroup], *, source: str, places: Sequence[
 
 
 def _check(group: NodeGroup, where: str) -> None:
-    """Raise `InputError` if the group is impossible."""
+    """Check a group of nodes.
+
+    Raises:
+        InputError: The group is impossible.
+    """
     if not _TYPE.fullmatch(group.gpu_type):
         raise InputError(
             f"{group.gpu_type!r} is not a valid name of a GPU type",
@@ -233,7 +238,7 @@ def _check(group: NodeGroup, where: str) -> None:
 
 
 def _racks_of(group: NodeGroup, racks_before: int) -> tuple[list[str], int]:
-    """Return the rack of each node, and the number of racks numbered so far."""
+    """Return the rack of each node of a group, and the number of racks numbered so far."""
     if group.racks:
         return [group.racks[i * len(group.racks) // group.count] for i in range(group.count)], racks_before
     size = group.rack_size or DEFAULT_RACK_SIZE

@@ -18,7 +18,7 @@ from powerflow.yaml_lines import at, compose, entries, line_of, read_text
 
 
 def read_groups(path: Path) -> list[tuple[NodeGroup, int]]:
-    """Read the node groups of a YAML file, each with its first line number.
+    """Read the node groups of a YAML file, each with the number of its first line.
 
     Raises:
         InputError: The file cannot be read, is not YAML, or has an unknown key or a wrong value.
@@ -53,7 +53,7 @@ def _group(node: yaml.Node, where: str) -> NodeGroup:
 
 
 def _scalar(key: str, node: yaml.Node, where: str) -> object:
-    """Return a scalar as YAML reads it: text, number, truth value or nothing."""
+    """Return the value of a YAML scalar: text, number, truth value or nothing."""
     if not isinstance(node, yaml.ScalarNode):
         raise InputError(f"{key} is not a single value", where=at(where, node))
     try:

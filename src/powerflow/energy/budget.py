@@ -27,7 +27,7 @@ Period = Literal["day", "month"]
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Amount of energy that may be used in every day or month.
+    """Amount of energy that the cluster or a project may use in every day or month.
 
     Attributes:
         amount_j: Joules that may be used in one window, > 0.
@@ -56,10 +56,10 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class BudgetWindow:
-    """One day or month of a budget.
+    """One day or one month, in which a budget's amount of energy may be used.
 
     Attributes:
-        start_s: First moment, Unix seconds.
+        start_s: First moment of the window, Unix seconds.
         end_s: First moment after the window, Unix seconds.
         name: The day or month as text: ``2026-11-23`` or ``2026-11``.
     """
@@ -75,7 +75,7 @@ class BudgetWindow:
 
 
 def window_at(budget: Budget, now_s: float) -> BudgetWindow:
-    """Return the window that contains a moment (Unix seconds)."""
+    """Return the day or month of a budget that contains a moment (Unix seconds)."""
     zone = _zone(budget.zone)
     first = datetime.fromtimestamp(now_s, zone).date()
     if budget.period == "month":
@@ -88,7 +88,7 @@ def window_at(budget: Budget, now_s: float) -> BudgetWindow:
 
 
 def windows(budget: Budget, from_s: float, to_s: float) -> Iterator[BudgetWindow]:
-    """Yield all windows that overlap [from_s, to_s), in order."""
+    """Yield all days or months of a budget that overlap the time [from_s, to_s), in order."""
     while from_s < to_s:
         window = window_at(budget, from_s)
         yield window
@@ -97,12 +97,12 @@ def windows(budget: Budget, from_s: float, to_s: float) -> Iterator[BudgetWindow
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """State of a budget at one moment. Energies in joules.
+    """State of a budget at one moment. Energies are in joules.
 
     Attributes:
         window: The current day or month.
-        amount_j: Energy that may be used in it.
-        spent_j: Energy used so far.
+        amount_j: Energy that may be used in the window.
+        spent_j: Energy used in the window so far.
         forecast_j: Energy expected to be used by the end of the window.
     """
 
@@ -113,16 +113,16 @@ class Standing:
 
     @property
     def share(self) -> float:
-        """Used share of the budget."""
+        """Energy used so far, as a share of the budget."""
         return self.spent_j / self.amount_j
 
 
 @dataclass(frozen=True, slots=True)
 class Warned:
-    """Warning that a budget has reached a share listed in `WARN_AT`.
+    """Warning that the used share of a budget has reached a threshold in `WARN_AT`.
 
     Attributes:
-        at: The share.
+        at: The threshold, as a share of the budget.
         now_s: Time of the warning, Unix seconds.
         standing: State of the budget at that time.
         scope: "" for the whole cluster, else a project, as in `Budget`.
@@ -144,7 +144,7 @@ class Warned:
 
 
 def warnings_due(budget: Budget, now_s: float, standing: Standing, given: Set[float]) -> list[Warned]:
-    """Return the warnings that are due now and not yet given in this window, lowest share first."""
+    """Return the warnings about a budget that are due now and were not yet given in this window, lowest share first."""
     # the sum of many readings may be too small by a rounding error
     reached = [at for at in WARN_AT if standing.share >= at * (1.0 - 1e-12) and at not in given]
     return [Warned(at, now_s, standing, budget.scope) for at in reached]
@@ -160,5 +160,5 @@ def _zone(name: str) -> ZoneInfo:
 
 
 def _midnight(day: date, zone: ZoneInfo) -> float:
-    """Return when a day begins in a zone. If clocks skip midnight, it is the moment of the change."""
+    """Return when a day begins in a time zone. If a change of clocks skips midnight, it is the moment of the change."""
     return datetime.combine(day, time(), zone).timestamp()

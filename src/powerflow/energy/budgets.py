@@ -1,7 +1,8 @@
 """Combine all energy budgets of a cluster with its price signals, for the simulator and the controller.
 
-Each budget has its own keeper. Together they give the terms on which jobs get energy: one price for the cluster, an
-additional price for each project with a budget, and a limit in watts for each budget. Signals multiply all prices.
+Each budget has an object that keeps it. Together these objects set the prices and limits under which jobs get energy:
+one price for the cluster, an additional price for each project with a budget, and a limit in watts for each budget.
+Signals multiply all prices.
 """
 
 from __future__ import annotations
@@ -17,31 +18,31 @@ from powerflow.energy.terms import EnergyTerms
 
 
 class Keeper(Protocol):
-    """Protocol of an object that keeps one budget: a `Governor`, or a constant to compare with it."""
+    """Protocol of an object that keeps one budget: a `Governor`, or a constant price that studies compare with it."""
 
     @property
     def price(self) -> float:
-        """λ_E, seconds per joule."""
+        """λ_E that this budget sets, in seconds per joule."""
         ...
 
     def observe(self, now_s: float, meter_j: float, remaining_j: Sequence[float] | None, limited: bool) -> list[Warned]:
-        """Update the price from the meter; see `Governor.observe`."""
+        """Update the price from a reading of the energy meter; see `Governor.observe`."""
         ...
 
     def learn(self, day: Response) -> None:
-        """Learn from one more day; see `Governor.learn`."""
+        """Learn how much energy one more day of jobs needs at each price; see `Governor.learn`."""
         ...
 
     def limit_w(self, now_s: float) -> float:
-        """Return the limit in watts; see `Governor.limit_w`."""
+        """Return the watts that may be drawn now so that the budget lasts; see `Governor.limit_w`."""
         ...
 
 
 class Budgets:
-    """All budgets of a cluster, by scope: "" is the cluster, other scopes are projects.
+    """All energy budgets of a cluster, by scope: "" is the cluster, any other scope is a project.
 
     Args:
-        keepers: One keeper for each budget.
+        keepers: One object for each budget that keeps the budget.
         signals: Price signals, each with its weight (`powerflow.energy.signal.factor`).
         price: λ_E for all jobs if the cluster has no budget, seconds per joule.
     """
@@ -60,14 +61,14 @@ class Budgets:
         remaining_j: Mapping[str, Sequence[float]],
         limited: Collection[str] = (),
     ) -> list[Warned]:
-        """Pass the meter readings to all keepers.
+        """Pass readings of the energy meters to all budgets.
 
         Args:
             now_s: The present, Unix seconds.
-            meter_j: By scope, the reading of a meter that only grows, in joules.
-            remaining_j: By scope, the energy that its jobs still need at each price; scopes without this information
-                are left out.
-            limited: Scopes whose limit has delayed jobs since the last call.
+            meter_j: By scope (a project, or "" for the cluster), the reading of a meter that only grows, in joules.
+            remaining_j: By scope, the energy that its active jobs still need at each price. A scope without this
+                information is left out.
+            limited: Scopes whose limit in watts has delayed jobs since the last call.
 
         Returns:
             Warnings that are due now.
@@ -78,13 +79,16 @@ class Budgets:
         return warned
 
     def learn(self, day: Mapping[str, Response]) -> None:
-        """Pass the replayed energy of one day to the keepers, by scope; scopes left out had no jobs."""
+        """Pass the energy that one replayed day needed at each price to the budgets.
+
+        ``day`` is by scope: a project, or "" for the cluster. A project that is left out had no jobs on that day.
+        """
         for scope, keeper in self.keepers.items():
             if scope in day:
                 keeper.learn(day[scope])
 
     def terms(self, now_s: float, idle_w: float) -> EnergyTerms:
-        """Return the terms until the next `observe`.
+        """Return the prices and power limits that are valid until the next `observe`.
 
         Args:
             now_s: The present, Unix seconds.

@@ -1,11 +1,11 @@
 """Keep an energy budget by setting the price of energy, λ_E.
 
-1. Recent days, replayed at several prices, give the energy that work needs at each price (`powerflow.energy.response`).
-   The difference between meter and forecast so far scales this curve.
+1. Recent days are replayed at several prices. This gives the energy that jobs need at each price
+   (`powerflow.energy.response`). The curve is scaled by the ratio of metered to forecast energy so far.
 2. The price is the lowest one at which the rest of the budget is enough for the rest of the window. So errors are
-   corrected over that whole time, never over minutes: chasing a power target costs up to 19 % of the mean completion
-   time (docs/budgets.md).
-3. If no price is high enough because there is too much work, a limit in watts keeps the budget, late in the window.
+   corrected over all the time that is left, never within minutes: following a power target closely costs up to 19 % of
+   the mean completion time (docs/budgets.md).
+3. If there is so much work that no price is high enough, a limit in watts keeps the budget, late in the window.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ LEAST_BIAS, MOST_BIAS = 0.5, 2.0
 
 @dataclass(slots=True)
 class _Seen:
-    """State of a governor, saved and restored as a whole. Energies in joules; lists have one entry per price."""
+    """State of a governor, saved and restored as a whole. Energies are in joules; each list has one entry per price."""
 
     prices: list[float] = field(default_factory=list)
     window: str = ""
@@ -69,7 +69,7 @@ class Governor:
     """Sets the price of energy so that a budget is kept.
 
     1. Call `observe` every few minutes with the meter reading.
-    2. Call `learn` daily with the energy of the last day's work at each price.
+    2. Call `learn` daily with the energy that the last day's jobs needed at each price.
     3. Read `price` and `limit_w` at any time.
 
     Args:
@@ -94,9 +94,10 @@ class Governor:
     # -- input --------------------------------------------------------------------------------------------------
 
     def begin(self, now_s: float, meter_then_j: float) -> None:
-        """Set the meter reading at the start of the present window: before the first `observe`, or for another budget.
+        """Set the meter reading at the start of the present window of the budget.
 
-        Without this call, a governor created within a window counts from its first reading.
+        Call this before the first `observe`, or when the budget has changed. Without this call, a governor created
+        within a window counts energy from its first meter reading.
         """
         self._seen.window = window_at(self.budget, now_s).name
         self._seen.window_meter, self._seen.warned = meter_then_j, []
@@ -104,12 +105,12 @@ class Governor:
     def observe(
         self, now_s: float, meter_j: float, remaining_j: Sequence[float] | None = None, limited: bool = False
     ) -> list[Warned]:
-        """Record the meter reading, and set the price again.
+        """Record a reading of the energy meter, and update the price.
 
         Args:
             now_s: The present, Unix seconds; not before the time of the last call.
             meter_j: Reading of a meter that only grows, in joules: the cluster's, or that of the project's jobs.
-            remaining_j: By price, energy above idle that the active jobs still need
+            remaining_j: Energy above idle that the active jobs still need at each price
                 (`powerflow.energy.remaining_energy`); None if unknown.
             limited: True if `limit_w` has delayed jobs since the last call.
 
@@ -169,11 +170,11 @@ class Governor:
 
     @property
     def price(self) -> float:
-        """λ_E until the next `observe`, seconds per joule. 0 before any day has been learnt."""
+        """λ_E until the next `observe`, in seconds per joule; 0 before any day was given to `learn`."""
         return self._seen.price
 
     def limit_w(self, now_s: float) -> float:
-        """Return the watts, idle draw included, that may be drawn until the next `observe`.
+        """Return the watts, idle draw included, that the budget's jobs may draw until the next `observe`.
 
         At this power the rest of the budget would last two hours, or until the window ends if that is sooner.
         """
@@ -195,7 +196,7 @@ class Governor:
     def outlook(self, now_s: float) -> list[float]:
         """Return, for each price, the joules expected to be used by the end of the present window.
 
-        The list is empty before a day has been learnt.
+        The list is empty before a day was given to `learn`.
         """
         window = window_at(self.budget, now_s)
         left_s = window.end_s - now_s
@@ -204,17 +205,20 @@ class Governor:
 
     @property
     def knows_days(self) -> bool:
-        """True once a day has been learnt. Before that the price is 0, and only the limit keeps the budget."""
+        """True if at least one day was given to `learn`.
+
+        Before that, the price is 0, and only the limit keeps the budget.
+        """
         return bool(self._seen.curve)
 
     def empty_day(self) -> Response | None:
-        """Return a day without arrivals, as input for `learn`; None before any day has been learnt."""
+        """Return a day on which no job arrived, as input for `learn`; None before any day was given to `learn`."""
         nothing = (0.0,) * len(self.prices)
         return Response(self.prices, nothing, tuple(self._seen.full_w), nothing) if self.knows_days else None
 
     @property
     def bias(self) -> float:
-        """Ratio of metered to forecast energy above idle, over the learnt days."""
+        """Ratio of metered to forecast energy above idle, over the days given to `learn`."""
         seen = self._seen
         if seen.metered <= 0 or seen.forecast <= 0:
             return 1.0
@@ -223,14 +227,14 @@ class Governor:
     # -- saved state --------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """Return the complete state as plain JSON values."""
+        """Return the complete state of the governor as plain JSON values."""
         return asdict(self._seen)
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Continue from a saved `state`.
+        """Continue from a state that `state` has returned.
 
         Raises:
-            InputError: It is not a state of a governor, or has other prices.
+            InputError: The value is not a state of a governor, or was saved with other prices.
         """
         if set(state) != {f.name for f in fields(_Seen)}:
             raise InputError("is not the state of a governor", where="budget", exit_code=1)
@@ -250,9 +254,11 @@ class Governor:
         return price_for(self.prices, need, free_j) if need else 0.0
 
     def _need(self, horizon_s: float) -> list[float]:
-        """Return, for each price, the joules above idle needed over a time; an empty list before a day has been learnt.
+        """Return, for each price, the joules above idle that jobs need over a time.
 
-        The need is min(bias · (days · curve + owed − under_way), full_w · time): docs/budgets.md, equation 2.
+        The list is empty before a day was learnt. The need is min(bias · (days · curve + owed − under_way), full_w ·
+        time): docs/budgets.md, equation 2. curve is the energy of one day's jobs, owed what active jobs still need now,
+        under_way what they usually still need, and full_w the watts above idle while no GPU is free.
         """
         seen, days = self._seen, horizon_s / DAY_S
         if not seen.curve:
@@ -267,11 +273,14 @@ class Governor:
         return between(self.prices, values, price) if values else 0.0
 
     def _spent_j(self, window: BudgetWindow) -> float:
-        """Return the energy used in a window until the last reading; 0 if that was in another window."""
+        """Return the energy used in a window until the last meter reading; 0 if that reading was in another window."""
         return self._seen.meter - self._seen.window_meter if window.name == self._seen.window else 0.0
 
     def _meter_at(self, moment_s: float, now_s: float, meter_j: float) -> float:
-        """Interpolate the meter at a moment since the last reading; without one, return the present reading."""
+        """Return the meter reading at a moment, interpolated between the last reading and the present one.
+
+        Without a last reading, the present reading is returned.
+        """
         seen = self._seen
         if seen.now_s is None or now_s <= seen.now_s:
             return meter_j

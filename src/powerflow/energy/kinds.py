@@ -1,4 +1,4 @@
-"""List the kinds of price signals, their units, and bounds of their values."""
+"""Define the kinds of price signals, their units, and bounds of their values."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ MOST_BYTES = 4 * 1024 * 1024
 
 
 def poll(url: str, kind: Kind, *, fallback: float, max_age_s: float = MAX_AGE_S, timeout_s: float = 10.0) -> Signal:
-    """Fetch a signal as CSV from a URL; `powerflow.energy.signal.read_signal` describes the format.
+    """Fetch a price signal as CSV from a URL; `powerflow.energy.signal.read_signal` describes the format.
 
     Args:
         url: An http or https address. Redirects are not followed.
@@ -21,7 +21,7 @@ def poll(url: str, kind: Kind, *, fallback: float, max_age_s: float = MAX_AGE_S,
         timeout_s: Time limit for the whole download, in seconds.
 
     Raises:
-        InputError: It cannot be fetched (exit code 5), or is not a signal.
+        InputError: The signal cannot be fetched (exit code 5), or the answer is not a signal.
     """
     import httpx
 

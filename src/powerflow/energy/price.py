@@ -1,4 +1,4 @@
-"""Find the lowest price of energy at which a simulation meets an energy target.
+"""Find the lowest price of energy at which a simulation uses no more than a given energy.
 
 Energy falls with the price only roughly, because a schedule jumps when one decision changes. So the search remembers
 every result, does not rely on slopes, and reports how close it came.
@@ -21,10 +21,10 @@ LOWEST = 1e-6
 
 
 def natural_price_of(cards: Sequence[GpuType]) -> float:
-    """Return a typical price of energy, in seconds per joule: the mean of 1/D over the GPU types.
+    """Return the natural price of energy in seconds per joule: the mean of 1/D over the GPU types.
 
-    D is the watts from idle to the power limit. In the cost T + λ_E·D·T of a job on one GPU (docs/policies.md), time
-    and energy are equally important at λ_E = 1/D.
+    D is the watts from idle to the power limit. In the cost T + λ_E·D·T of a job that runs T seconds on one GPU
+    (docs/policies.md), time and energy are equally important at λ_E = 1/D.
     """
     return sum(1.0 / (card.limit_w - card.idle_w) for card in cards) / len(cards)
 
@@ -35,7 +35,7 @@ TOLERANCE = 0.005
 
 @dataclass(frozen=True, slots=True)
 class PriceFound:
-    """Result of the search for a price.
+    """Result of the search for the price at which a simulation meets an energy target.
 
     Attributes:
         energy_price: λ_E, seconds per joule.
@@ -53,7 +53,7 @@ class PriceFound:
 
     @property
     def off(self) -> float:
-        """Unused share of the target; negative if the target was not met."""
+        """Unused share of the energy target; negative if the target was not met."""
         return 1.0 - self.energy / self.target
 
 
@@ -104,7 +104,7 @@ def find_price(
 
 
 def _bracket(ask: Callable[[float], float], target: float, scale: float, most_runs: int) -> tuple[float, float | None]:
-    """Return the last price that uses too much and the first that does not (None if there is none)."""
+    """Return two tried prices: the last with too much energy, and the first without (None if there is none)."""
     low, price = 0.0, scale / 16.0
     for _ in range(most_runs - 1):
         if ask(price) <= target:
@@ -116,7 +116,10 @@ def _bracket(ask: Callable[[float], float], target: float, scale: float, most_ru
 
 
 def _between(low: float, high: float, seen: dict[float, float], target: float, scale: float) -> float:
-    """Interpolate the price between two that meets the target, linear over log price and away from both ends."""
+    """Return a price between ``low`` and ``high`` at which the energy should meet the target.
+
+    It is interpolated over log price and keeps a distance from both ends.
+    """
     if low <= 0.0:
         return high / 4.0 if high > scale * LOWEST else 0.0
     drop = seen[low] - seen[high]

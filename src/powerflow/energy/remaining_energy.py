@@ -21,20 +21,21 @@ def remaining_energy(
     power_w: FloatArray,
     baseline_w: float,
 ) -> list[float]:
-    """Return the joules above idle to finish every job on one pool, each in its cheapest configuration.
+    """Return the joules above idle to finish every job on one pool, each in its cheapest configuration, at each price.
 
-    Cheapest means the least T·w + λ_E·D·T (docs/policies.md, "prices", without the rent of a GPU, since the future
-    queue is unknown). T is seconds and D watts above idle of an iteration, w the job's weight.
+    The cheapest configuration has the least T·w + λ_E·D·T, where T is the seconds of an iteration, D its watts above
+    idle and w the job's weight (docs/policies.md, "prices"). The price of a GPU is left out, because the future queue
+    is unknown.
 
     Args:
         prices: λ_E, seconds per joule.
         remaining: ``[J]`` estimated remaining iterations; nan (unknown) counts as 0.
-        weight: ``[J]`` priorities.
+        weight: ``[J]`` weight of each job.
         gpus_min, gpus_max: ``[J]`` smallest and largest number of GPUs of each job.
         cost: ``[J]`` row of each job in the tables.
         gpu_counts: ``[N]`` GPU counts of the tables.
         step_time_s, power_w: ``[C, N, F]`` seconds and watts of one iteration.
-        baseline_w: Watts that a GPU draws without a job (an idle GPU's).
+        baseline_w: Watts of an idle GPU.
 
     Returns:
         Joules, one value for each price.

@@ -16,12 +16,12 @@ from powerflow.errors import InputError
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """Energy above idle of one day's arrivals, at several prices of energy.
+    """Energy above idle that the jobs of one day need, at several prices of energy.
 
     Attributes:
         prices: λ_E in seconds per joule, ascending, the first 0.
-        joules: Energy above idle of the jobs that arrive in a day, at each price; never rising with it.
-        full_w: Watts above idle while no GPU is free, at each price; never rising with it.
+        joules: Energy above idle of the jobs that arrive in a day, at each price; never rising with the price.
+        full_w: Watts above idle while no GPU is free, at each price; never rising with the price.
         under_way_j: Energy above idle that active jobs still need, on average over the day, at each price.
     """
 
@@ -31,12 +31,18 @@ class Response:
     under_way_j: tuple[float, ...]
 
     def at(self, price: float) -> float:
-        """Return the joules at a price: interpolated over log price, constant outside the range."""
+        """Return the energy of the day's jobs at a price, in joules.
+
+        It is interpolated over log price, and constant below the lowest and above the highest replayed price.
+        """
         return between(self.prices, self.joules, price)
 
 
 def response(points: Sequence[tuple[float, float, float, float]]) -> Response:
-    """Build the curve from replays: (price, joules, full_w, under_way_j) each, as in `Response`.
+    """Return the curve of energy over price from replays of a day at several prices.
+
+    Args:
+        points: For each replay (price, joules, full_w, under_way_j), with the meanings in `Response`.
 
     Raises:
         InputError: The prices fail `check_prices`, or an energy is negative or not finite.
@@ -51,10 +57,10 @@ def response(points: Sequence[tuple[float, float, float, float]]) -> Response:
 
 
 def check_prices(prices: Sequence[float]) -> None:
-    """Check the prices of a curve.
+    """Check that a list of prices can be used for a curve of energy over price.
 
     Raises:
-        InputError: There are fewer than two, the first is not 0, or they are not ascending and finite.
+        InputError: There are fewer than two prices, the first is not 0, or they are not ascending and finite.
     """
     ascending = all(low < high < math.inf for low, high in itertools.pairwise(prices))
     if len(prices) < 2 or prices[0] != 0 or not ascending:
@@ -62,10 +68,10 @@ def check_prices(prices: Sequence[float]) -> None:
 
 
 def falling(values: Sequence[float]) -> list[float]:
-    """Return the falling sequence closest to the values, by least squares.
+    """Return the falling sequence that is closest to the values, by least squares.
 
-    Schedules jump, so now and then a higher price costs a little more. Rising neighbours are replaced by their mean
-    until none is left (pool adjacent violators algorithm).
+    It is needed because schedules jump, so that sometimes a higher price costs a little more energy. Neighbours of
+    which the second is larger are replaced by their mean until there are none (pool adjacent violators algorithm).
     """
     pools: list[list[float]] = []
     for value in values:
@@ -77,7 +83,7 @@ def falling(values: Sequence[float]) -> list[float]:
 
 
 def between(prices: Sequence[float], values: Sequence[float], price: float) -> float:
-    """Interpolate a curve over price: linear in log(price + the lowest price above 0)."""
+    """Return the value of a curve at one price: interpolated linearly in log(price + lowest price above 0)."""
     if price <= prices[0]:
         return values[0]
     for i in range(1, len(prices)):
@@ -89,7 +95,7 @@ def between(prices: Sequence[float], values: Sequence[float], price: float) -> f
 
 
 def price_for(prices: Sequence[float], values: Sequence[float], target: float) -> float:
-    """Return the lowest price at which a falling curve is at most ``target``; the last price if it never is."""
+    """Return the lowest price at which a falling curve is at most ``target``; the last price if the curve never is."""
     if values[0] <= target:
         return prices[0]
     for i in range(1, len(prices)):

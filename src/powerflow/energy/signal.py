@@ -34,7 +34,7 @@ class Signal:
     Attributes:
         kind: ``tariff`` (money per kWh; negative values occur in markets and are allowed) or ``carbon`` (g CO2 per
             kWh).
-        source: Where it comes from, for reports.
+        source: Where the signal comes from, for reports.
         time_s: ``[M]`` start of each value's validity, Unix seconds, ascending.
         value: ``[M]`` values.
         fallback: Value used where the series has none.
@@ -63,7 +63,7 @@ class Signal:
 
     @cached_property
     def _steps(self) -> tuple[FloatArray, FloatArray]:
-        """The series with the ends of outdated values added; nan stands for the fallback."""
+        """The series, with an entry nan (for the fallback) added where the validity of a value ends."""
         if self.max_age_s == math.inf:
             return np.append(-np.inf, self.time_s), np.append(np.nan, self.value)
         ends = np.minimum(np.append(self.time_s[1:], np.inf), self.time_s + self.max_age_s)
@@ -74,7 +74,7 @@ class Signal:
         return np.append(-np.inf, time_s[order]), np.append(np.nan, value[order])
 
     def at(self, now_s: float) -> SignalValue:
-        """Return the value at a moment."""
+        """Return the signal's value at a moment (Unix seconds); if it is the fallback, also the reason."""
         time_s, value = self._steps
         known = float(value[np.searchsorted(time_s, now_s, side="right") - 1])
         if not math.isnan(known):
@@ -82,18 +82,24 @@ class Signal:
         return SignalValue(self.fallback, self._why(now_s))
 
     def mean(self, from_s: float, to_s: float) -> float:
-        """Return the mean from ``from_s`` to ``to_s`` (later), with the fallback where needed."""
+        """Return the signal's mean over a time, with the fallback where the series has no value."""
         lasts_s, value, _ = self._values(from_s, to_s)
         return float(np.sum(lasts_s * value) / (to_s - from_s))
 
     def known_mean(self, from_s: float, to_s: float) -> float:
-        """Return the mean from ``from_s`` to ``to_s`` over the time with known values; nan if there is none."""
+        """Return the signal's mean over the part of a time for which the series has values.
+
+        It is nan if the series has no value for this time.
+        """
         lasts_s, value, known = self._values(from_s, to_s)
         known_s = lasts_s * known
         return float(np.sum(known_s * value) / known_s.sum()) if known_s.any() else math.nan
 
     def _values(self, from_s: float, to_s: float) -> tuple[FloatArray, FloatArray, BoolArray]:
-        """Return seconds, value (the fallback if unknown) and known or not, of each step between two moments."""
+        """Return the steps of the signal between two moments: lengths in seconds, values, and which values are known.
+
+        A value that is not known is replaced by the fallback.
+        """
         steps, values = self._steps
         edges = np.concatenate([[from_s], steps[(steps > from_s) & (steps < to_s)], [to_s]])
         value = values[np.searchsorted(steps, edges[:-1], side="right") - 1]
@@ -111,7 +117,7 @@ class Signal:
 
 @dataclass(frozen=True, slots=True)
 class SignalValue:
-    """Value of a signal, and the reason for using the fallback ("" if it was not used)."""
+    """Value of a signal, and the reason for using the fallback; the reason is "" if the series has a valid value."""
 
     value: float
     fell_back: str
@@ -134,7 +140,8 @@ def read_signal(text: str, kind: Kind, *, source: str, fallback: float, max_age_
     that begin with ``#`` are skipped.
 
     Raises:
-        InputError: A column is missing, a field is not valid, or the times are not ascending. It names the line.
+        InputError: A column is missing, a field is not valid, or the times are not ascending. The message names the
+            line.
     """
     lines = text.lstrip("\ufeff").splitlines()
     rows = [(number, line) for number, line in enumerate(lines, 1) if line.strip() and not line.startswith("#")]
@@ -168,7 +175,7 @@ def read_signal(text: str, kind: Kind, *, source: str, fallback: float, max_age_
 
 
 def joined(old: Signal, new: Signal) -> Signal:
-    """Return the old series with all values from the new one's first time on replaced by the new one."""
+    """Return the old series up to the new series' first time, followed by the new series."""
     keep = old.time_s < new.time_s[0]
     time_s, value = np.append(old.time_s[keep], new.time_s), np.append(old.value[keep], new.value)
     return Signal(new.kind, new.source, time_s, value, new.fallback, new.max_age_s)
@@ -179,9 +186,9 @@ def factor(signals: Sequence[tuple[Signal, float]], now_s: float) -> tuple[float
 
         m(t) = Σ weight·s(t)/mean(s) ÷ Σ weight, bounded to [1/4, 4]
 
-    mean(s) is the mean of the known values of the last week. So λ_E keeps its mean, energy is expensive only relative
-    to what is usual at this site, and budgets do not depend on signals. A signal counts as 1 if its value is a
-    fallback, or if its mean is not above 0 (a week of negative prices).
+    s(t) is a signal's value now, and mean(s) the mean of its known values of the last week. So λ_E keeps its mean,
+    energy is expensive only relative to what is usual at this site, and budgets do not depend on signals. A signal
+    counts as 1 if its value is a fallback, or if its mean is not above 0 (a week of negative prices).
 
     Args:
         signals: Signals with weights > 0; without signals the factor is 1.
