@@ -122,7 +122,7 @@ class GangRecord:
         return GangRecord(**found)
 
     def drop(self, name: str) -> None:
-        """Note that a rank has ended, and that its end was handled."""
+        """Note that a rank has ended and that the gang has handled this end."""
         del self.ranks[name]
         self.ended.append(name)
         if name in self.leaving:

@@ -12,7 +12,10 @@ from powerflow.gangs.context import GangContext
 
 
 class StopSignal(IntEnum):
-    """How strongly a rank is asked to leave. A rank that is only told reads this in its mailbox, and gets no signal."""
+    """How strongly a rank is asked to leave.
+
+    A rank that is only told to leave finds this in its mailbox, and gets no signal.
+    """
 
     TOLD = 0
     TERMINATED = 1
@@ -33,7 +36,7 @@ class StopAttempt:
 
 
 class StopAttempts:
-    """Ask ranks of one gang to leave, and remember which were asked. Only `carry_out` sends signals."""
+    """Ask ranks of one gang to leave, and remember which ranks were asked. Only `carry_out` sends signals."""
 
     def __init__(self, context: GangContext) -> None:
         self._context = context

@@ -49,13 +49,13 @@ class Limits:
     """How long a gang waits before it acts, and how often it tries.
 
     Attributes:
-        hang_s: A rank hangs if it is in one step for longer than ``hang_s`` and longer than ``hang_steps`` average
-            steps while all other ranks wait for it. Ranks that all wait in an all-reduce for this long hang too, and so
-            does a process that uses no CPU time for ``hang_s`` seconds.
+        hang_s: A rank hangs if all other ranks wait for it while it is in one step for longer than ``hang_s`` and
+            longer than ``hang_steps`` average steps. Ranks also hang if they all wait in an all-reduce for this long,
+            and a process hangs if it uses no CPU time for ``hang_s`` seconds.
         hang_steps: A number of average steps; see ``hang_s``.
         between_s: A rank hangs if it is outside a step for this long, unless its job sets another limit.
-        start_s: A rank hangs if it has not trained a step after this long (importing, building, compiling). So does a
-            script whose log shows no new step for this long and for ``hang_steps`` times its longest step.
+        start_s: A rank hangs if it has not trained a step after this long (importing, building, compiling). A script
+            hangs if its log shows no new step for this long and for ``hang_steps`` times its longest step.
         grace_s: Most seconds that a job may ask for to save and leave; see `DesiredState.grace_s`.
         kill_s: Seconds from SIGTERM to SIGKILL for a rank that has already had its time to save.
         settle_s: After a rank is lost: seconds that its peers have to end too, before the other ranks form a new group.
@@ -204,8 +204,8 @@ class GangFailed:
         text: What went wrong, in one line.
         last_lines: Last lines in the log of the rank that failed first.
         steps_safe: Steps that the job's checkpoint holds; None if only the script knows.
-        final: True if the job would fail in the same way again, so it must not be tried again.
-        excused: True if the failure is not the job's fault, so it does not count as an attempt.
+        final: True if the job must not be tried again, because it would fail in the same way again.
+        excused: True if the failure is not the job's fault. Such a failure does not count as an attempt.
         places: Node and GPUs of each rank when the job failed; the job may have got other GPUs since.
     """
 

@@ -136,8 +136,8 @@ class InPlaceView(GangView):
     def ended_badly(self, name: str) -> bool:
         """Return whether a rank that was not told to leave ended too early or with an error.
 
-        A rank that got SIGTERM from somebody else saves and ends with code 0. Such a rank has not finished training
-        either, so the answer for it is True.
+        A rank that got SIGTERM from somebody else saves and ends with code 0. The answer for such a rank is True,
+        because it has not finished training.
         """
         released = name in self.reports and self.reports[name].phase is Phase.RELEASED
         return self.code(name) != 0 or released or self.rebooted(name)
@@ -152,8 +152,8 @@ class InPlaceView(GangView):
     def trained_all(self) -> RankReport | None:
         """Last report of the first rank that has ended because no step is left to train; None if there is no such rank.
 
-        A script may leave its training loop before the last step, and then its ranks report nothing more. If one rank
-        does so, all other ranks do the same, or wait for this rank in vain.
+        The script of a rank may leave its training loop before the last step; then this rank reports nothing more. Its
+        peers leave the loop too, or wait for this rank in vain.
         """
         for name in self.ended:
             report = self.reports.get(name)

@@ -101,7 +101,7 @@ class ApiCommands:
             self._waiting.popleft()
 
     def carry_out(self, command: ApiCommand, now_s: float) -> None:
-        """Carry out one command; ignore it if its job is not active any more."""
+        """Carry out one command. A command about a job that is not active any more is ignored."""
         jobs = self._table.jobs
         match command:
             case JobSubmitted(job_id):

@@ -1,15 +1,15 @@
-"""Run the loop of a live cluster: it gives the same scheduler object that the simulator uses real time and real events.
+"""Run the loop of a live cluster, which calls the scheduler with the real time and real events.
 
-One thread runs the loop. Each turn of the loop (`Controller.turn`)
+The scheduler is the same object as in the simulator. One thread runs the loop. Each turn (`Controller.turn`)
 
 1. renews the lease on the store, and does nothing more if that fails;
 2. takes in commands of the API, events of the gangs, and readings of the GPUs;
 3. lets the scheduler decide;
 4. stores what was decided, and only then carries it out.
 
-Nothing counts before it is stored: while the store cannot be written, ranks run on, events wait in their queue, and no
-plan is carried out. A controller may be killed at any moment: the next controller goes on from the store and the ranks
-that it leaves (`powerflow.live.recovery`).
+No decision or event counts before it is stored: while the store cannot be written, ranks run on, events wait in their
+queue, and no plan is carried out. A controller may be killed at any moment. The next controller then goes on from the
+store and the ranks that are left (`powerflow.live.recovery`).
 """
 
 from __future__ import annotations
@@ -190,8 +190,7 @@ class Controller:
         """Run turn after turn until ``stop`` is set.
 
         Raises:
-            LostClaim: Another controller has taken the store over, because this one was asleep for longer than its
-                lease.
+            LostClaim: Another controller has the store, because this controller was asleep for longer than its lease.
         """
         watcher = threading.Thread(target=self._watch, args=(stop,), name="powerflow-watch", daemon=True)
         watcher.start()

@@ -79,7 +79,7 @@ class Emulation:
         self._throttles.clear()
 
     def _throttle(self, ranks: Sequence[RankStatus], job: ActiveJob) -> Throttle | None:
-        """Slow the ranks of a job; return None if not all ranks that the job must have are there yet."""
+        """Slow the ranks of a job; return None if some of its ranks do not run yet."""
         places = [(node, number) for node, numbers in job.placement for number in numbers]
         whole = job.spec.rescale == "none"  # one process has all GPUs; else one each, in the order of the placement
         if not places or len(ranks) != (1 if whole else len(places)):

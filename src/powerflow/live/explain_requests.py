@@ -38,10 +38,12 @@ class ExplainRequests:
         return bool(self._asked)
 
     def answer(self, now_s: float) -> None:
-        """Answer one question that waits. More would take too long: with many jobs one answer takes a while.
+        """Answer one question, if any waits.
 
-        If the scheduler does not know the job, the answer is None. If a defect of PowerFlow breaks off the answer, it
-        is logged, so that no question can end the controller.
+        It answers only one, because each answer takes time when there are many jobs.
+
+        If the scheduler does not know the job, the answer is None. If a defect of PowerFlow breaks off the answer, the
+        defect is logged, and the controller goes on.
         """
         if not self._asked:
             return

@@ -16,7 +16,7 @@ from powerflow.store.models import StoredJob
 def explain(controller: Controller, stored: StoredJob) -> Explanation:
     """Explain why a job has its GPUs and clock.
 
-    Any thread may call it; it waits until the loop has asked the scheduler.
+    Any thread may call this function. It waits until the controller's loop has asked the scheduler.
     """
     scheduler = controller.scheduler
     price = scheduler.energy_price

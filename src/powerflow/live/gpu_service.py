@@ -85,7 +85,7 @@ class GpuService:
         """Store which GPUs left service or came back, and the faults that need an operator.
 
         Raises:
-            StoreError: The store cannot be written. The next call stores it.
+            StoreError: The store cannot be written. The next call stores what is missing.
         """
         while self._unsaid:
             kind, text, (node, number) = self._unsaid[0]

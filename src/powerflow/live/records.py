@@ -28,7 +28,7 @@ class Records:
     def job(self, stored: StoredJob) -> JobRecord:
         """Return the record of a job.
 
-        For an active job, the newer values of the controller's loop replace those of the store.
+        For an active job, the values of the controller's loop replace older values of the store.
         """
         job = None if stored.state.ended else self._controller.snapshot.get(stored.id)
         now = job or stored  # the later of the two

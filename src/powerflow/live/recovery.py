@@ -39,11 +39,11 @@ def recall(context: LoopContext) -> None:
 def adopt(context: LoopContext, now_s: float) -> frozenset[str]:
     """Take over all jobs that have not ended.
 
-    Their ranks run on if the store, the gangs and the cluster agree about them.
+    The ranks of a job run on if the store, its gang and the cluster agree about it.
 
     1. Each job gets the stored decision (intent) of the last controller, if its GPUs are still in the cluster.
     2. If a gang has a later epoch than the store (which was restored from a backup), the ranks of this gang end.
-    3. The scheduler is told about each job, and where it runs.
+    3. The scheduler is told about each job, and where the job runs.
     4. Decisions that differ from the stored intents are stored. Then the gangs adopt their ranks, and end all others.
 
     Returns:

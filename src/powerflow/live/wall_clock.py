@@ -22,9 +22,7 @@ SLOWER = 0.1
 
 
 class WallClock:
-    """Give the wall clock in Unix seconds.
-
-    It is corrected at once when the machine's clock is set. Any thread may use it.
+    """Give the wall clock in Unix seconds, corrected at once when the machine's clock is set. Any thread may use it.
 
     Attributes:
         set_s: Seconds by which the machine's clock has been set, in all, since this object was made.
@@ -65,11 +63,11 @@ class SchedulerTime:
         self.set_s = 0.0
 
     def scheduler(self, wall_s: float) -> float:
-        """Convert a moment of the wall clock to the scheduler's time."""
+        """Convert a moment of the wall clock (Unix seconds) to the scheduler's time."""
         return wall_s - self.set_s
 
     def wall(self, scheduler_s: float) -> float:
-        """Convert a moment of the scheduler's time to the wall clock."""
+        """Convert a moment of the scheduler's time to Unix seconds of the wall clock."""
         return scheduler_s + self.set_s
 
     def follow(self, set_s: float) -> ClockSet:

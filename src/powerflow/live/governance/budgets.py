@@ -146,7 +146,7 @@ class LiveBudgets:
             return self._show(new, now_s)
 
     def drop(self, project: str, caller: Caller, now_s: float) -> BudgetRecord:
-        """Delete the budget of a project ("": of the cluster) and return it.
+        """Delete the energy budget of a project, or of the cluster if ``project`` is "", and return it.
 
         Raises:
             NotFound: The project or the cluster has no budget.
@@ -163,7 +163,7 @@ class LiveBudgets:
         return gone
 
     def show(self, now_s: float) -> Sequence[BudgetRecord]:
-        """Return all budgets: first the budget of the cluster, then those of projects by name."""
+        """Return all energy budgets: first the budget of the cluster, then the budgets of projects by name."""
         with self._lock:
             return [self._show(self._stored[project], now_s) for project in sorted(self._stored)]
 
@@ -222,16 +222,16 @@ class LiveBudgets:
             self._project_j[project] = self._project_j.get(project, 0.0) + energy_j
 
     def decided(self, limited: frozenset[str]) -> None:
-        """Note whose limits hold jobs back in the last decision.
+        """Note which budgets hold jobs back in the scheduler's last decision.
 
         Args:
-            limited: Scopes: names of projects, and "" for the cluster.
+            limited: Names of projects, and "" for the cluster, whose limit in watts holds jobs back.
         """
         self._limited = limited
         self._limited_since |= limited
 
     def due(self, now_s: float) -> bool:
-        """Return True if `step` has something to do now."""
+        """Return True if it is time to call `step`."""
         return now_s >= self._due_s or (self._replaying is not None and self._replaying.done())
 
     def step(self, now_s: float, scheduler: Scheduler, table: JobTable) -> None:
@@ -311,7 +311,7 @@ class LiveBudgets:
     def _learned(self, now_s: float) -> None:
         """Note that the governors have learned the replayed days.
 
-        A project without jobs in them waits for the next daily replay.
+        A project that had no jobs in these days waits for the next daily replay.
         """
         self._jobless |= {scope for scope in self._pupils if scope not in self._knowing()}
         if self._pupils >= self._governors.keys():

@@ -33,7 +33,7 @@ class CapRecords:
     def note(self, number: int, now_s: float, watts: float, allowed_w: float) -> None:
         """Record the watts that are drawn and the watts that are allowed (inf: no limit) under a cap.
 
-        Nothing is written if both have hardly changed and the last line is recent.
+        Nothing is written if these values have hardly changed and the last line is recent.
 
         Raises:
             OSError: The file of this cap cannot be written.

@@ -1,4 +1,4 @@
-"""Keep the power caps of a live cluster, tell the scheduler about them, and judge how well they are kept.
+"""Keep the power caps of a live cluster, tell the scheduler about them, and judge whether each cap was kept.
 
 The watts drawn under a cap are recorded as they are metered (`powerflow.live.governance.cap_record`). The same code
 judges live and simulated caps (`powerflow.scheduler.caps.compliance`).
@@ -140,7 +140,7 @@ class Caps:
         return [self._show(cap, now_s) for cap in lifted]
 
     def show(self, now_s: float) -> Sequence[CapRecord]:
-        """Return all power caps that are kept, newest first."""
+        """Return the records of all power caps that are in the store, newest first."""
         return [self._show(cap, now_s) for cap in reversed(self._stored()[1])]
 
     def csv(self, number: int) -> str:

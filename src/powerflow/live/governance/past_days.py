@@ -39,7 +39,10 @@ class PastDays:
 
 
 def past_days(store: Store, learning: CostLearning, axes: Mapping[str, Axes], now_s: float, most: int) -> PastDays:
-    """Return the jobs of at most ``most`` last days; no day if the first job was submitted less than an hour ago."""
+    """Return the jobs of the last days, at most ``most`` days.
+
+    No day is returned if the first job of the cluster was submitted less than an hour ago.
+    """
     first_s = store.first_submission_s()
     stored = [] if first_s is None else store.submitted(now_s - most * DAY_S)
     costs: dict[tuple[str, str], CostTable] = {}

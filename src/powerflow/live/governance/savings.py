@@ -59,7 +59,7 @@ class SavingsEstimate:
         self.trouble = ""
 
     def show(self) -> SavingsRecord | None:
-        """Return the last estimate; None if no estimate was made yet."""
+        """Return the last estimate of what PowerFlow would save; None if no estimate was made yet."""
         kept = self._store.get(SAVINGS)
         return None if kept is None else SavingsRecord(**kept)
 

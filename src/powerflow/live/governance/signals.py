@@ -1,7 +1,7 @@
 """Keep the signals of a live cluster in the store, and fetch them: what a joule costs and emits over time.
 
 Fetched values are added to the known values. If a fetch fails, the known values are used until they are too old. Then
-the fallback value is used (`powerflow.energy.signal`); every use of such a signal says that it is the fallback.
+the signal's fallback value is used (`powerflow.energy.signal`), and all results computed from it say so.
 """
 
 from __future__ import annotations

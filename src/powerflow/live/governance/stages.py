@@ -1,8 +1,9 @@
 """Keep the rollout stage of each project: observe, replay, shadow, canary or enforce.
 
 In the stages observe, replay and shadow, jobs are not managed: they run as their owners asked, first come, first
-served, and no clock is set. A project in stage canary is managed and watched. If its jobs slow a protected job, or do
-worse than predicted twice in a row, it returns to stage shadow by itself (`powerflow.scheduler.canary`).
+served, and no clock is set. A project in stage canary is managed and watched. The project returns to stage shadow
+automatically if its jobs slow a protected job, or do worse than predicted twice in a row
+(`powerflow.scheduler.canary`).
 """
 
 from __future__ import annotations

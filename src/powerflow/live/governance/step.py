@@ -51,7 +51,7 @@ class GovernanceStep:
         self.steps = (self._signals, self._budget, self._warn, self._watch_canaries, self._replay, self._record)
 
     def start(self, now_s: float) -> None:
-        """Restore what operators have set under the last controller. The first plan must already keep to it."""
+        """Restore the budgets, caps and stages that operators have set, so that the first plan respects them."""
         parts = self._parts
         parts.decision_log.start(now_s)
         parts.savings.start()
@@ -181,6 +181,6 @@ class GovernanceStep:
         self._parts.savings.step(now_s, self._table)
 
     def _record(self, now_s: float) -> None:
-        """Record the watts that are drawn under power caps, and the watts that they allow."""
+        """Record the watts that are drawn and the watts that are allowed under power caps."""
         limit_w, at_s = self._scheduler.caps.limit_w, self._scheduler_time.scheduler(now_s)
         self._parts.caps.note(now_s, lambda scope: limit_w(scope, at_s, at_s))

@@ -1,12 +1,12 @@
 """Keep GPUs at the wanted clocks, and notice when a GPU runs at another clock than it was asked for.
 
-Three things are kept apart: the clock that was *asked for*; whether this clock *holds*, which it does once a later
-reading shows the GPU at this clock; and the clock at which the GPU runs.
+Three things are kept apart. The clock that was *asked for* is what PowerFlow last requested. This clock *holds* once a
+later reading shows the GPU at this clock. The clock that *runs* is what the GPU reports.
 
-If a GPU runs above the clock that it was asked for, the clock was lost: somebody or a watchdog reset it, or the driver
-did not obey. Then the GPU is asked again at once, and after that less and less often. If a GPU runs below the clock and
-heat, its power limit or idleness explains this, it is left alone. If the driver names no such reason and the GPU is
-busy, somebody else has locked it to a lower clock; then it is asked again too.
+If a GPU runs above the clock that was asked for, the clock was lost: somebody or a watchdog reset it, or the driver did
+not obey. Then the GPU is asked again at once, and after that less and less often. If a GPU runs below the clock, and
+heat, the GPU's power limit or idleness explains this, the GPU is left alone. If the driver names no such reason and the
+GPU is busy, somebody else has locked the GPU to a lower clock; then the GPU is asked again too.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ class _Asked:
 
 
 def stands(mhz: float, asked_s: float, reading: Reading) -> str:
-    """Compare the clock at which a GPU runs with the clock that it was asked for.
+    """Compare the clock at which a GPU runs with the clock that was asked for.
 
     Args:
-        mhz, asked_s: The clock that the GPU was asked for, and when.
-        reading: A reading of the GPU; it is of no use if it is older than the request.
+        mhz, asked_s: The clock that was asked for, and when.
+        reading: A reading of the GPU; a reading from before the request tells nothing.
 
     Returns:
         ``holds``, ``above`` or ``below``; "" if the reading cannot tell.
@@ -135,7 +135,7 @@ class ClockKeeper:
         return asked is not None and (asked.off or bool(asked.error))
 
     def asked_mhz(self, place: Place) -> float | None:
-        """Return the clock (MHz) that a GPU was asked for; None if it was asked for none."""
+        """Return the clock (MHz) that a GPU was asked for; None if no clock was asked for."""
         asked = self._asked.get(place)
         return asked.mhz if asked is not None and math.isfinite(asked.mhz) else None
 

@@ -36,7 +36,7 @@ class ClusterGpus:
         gpus: All GPUs of the cluster.
         clocks: Sets and resets the clocks of the GPUs.
         store: Keeps charges and the meter's accounts, so that no joule is lost between two controllers.
-        refused: Filled by ``clocks`` with what it cannot do.
+        refused: Messages about clocks that could not be set; ``clocks`` adds to them.
     """
 
     def __init__(self, gpus: Sequence[Gpu], clocks: Clocks, store: Store, refused: list[str]) -> None:
@@ -113,9 +113,9 @@ class ClusterGpus:
         return charged
 
     def _charge(self, new: Charge) -> None:
-        """Add a charge to the unsaved charges.
+        """Add a charge to the charges that are not stored yet.
 
-        There is one for each job and one for idle GPUs, each over the whole time.
+        There is one such charge for each job and one for idle GPUs, from the first start to the last end.
         """
         old = self._charges.get(new.job_id)
         if old is not None:
@@ -156,7 +156,7 @@ class ClusterGpus:
         """Write to the audit which clocks were set and reset since the last call.
 
         Raises:
-            StoreError: The store cannot be written. The next call writes it.
+            StoreError: The store cannot be written. The next call writes what is missing.
         """
         if self.keeper.changes:
             self._store.note(self.keeper.changes)

@@ -83,7 +83,7 @@ class GpuHealth:
 
         Args:
             now_s: Seconds on any clock that never goes back.
-            sights: What is seen, by GPU; a GPU that is not in it keeps its last state.
+            sights: What is seen, by GPU; GPUs that are missing here keep their last state.
         """
         turns = []
         for place, sight in sights.items():
@@ -107,7 +107,7 @@ class GpuHealth:
         return turns
 
     def suspect(self, place: Place, why: str) -> list[Turn]:
-        """Take a GPU that does not answer out of service at once, because a job has just failed on it."""
+        """Take a GPU out of service at once if it does not answer, because a job has just failed on it."""
         gpu = self._gpus[place]
         why = why.removeprefix(gpu.prefix)
         if gpu.out:

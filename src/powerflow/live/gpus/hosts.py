@@ -36,11 +36,11 @@ class AbsentGpu:
 
 
 def numbered(gpus: Sequence[Gpu], host: str, state: Path) -> Sequence[Gpu]:
-    """Give every GPU the same node and number as before, or new ones; store them.
+    """Give every GPU of this machine a node and a number there, and store them. A known GPU keeps its node and number.
 
     Args:
         gpus: GPUs of this machine that can be used; their ``node`` and ``index`` are set.
-        host: Name of this machine. It is also the node's name while all GPUs of the machine have one type.
+        host: Name of this machine. The node has the same name while all GPUs of the machine have one type.
         state: The state directory.
 
     Returns:

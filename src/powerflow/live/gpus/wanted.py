@@ -23,7 +23,7 @@ def type_wanted(wanted: str | None, types: Mapping[str, Collection[str]]) -> str
         types: Names of the GPUs in this cluster, by GPU type (`names_by_type`).
 
     Raises:
-        Refused: No GPU type of the cluster has this name, or several have it.
+        Refused: No GPU type of the cluster has this name, or several types have this name.
     """
     if wanted is None:
         return None
@@ -37,11 +37,11 @@ def type_wanted(wanted: str | None, types: Mapping[str, Collection[str]]) -> str
 
 
 def check_gpus(spec: JobSpec, pools: Mapping[str, Pool], types: Mapping[str, Collection[str]]) -> None:
-    """Refuse a job that asks for GPUs that it can never get in this cluster.
+    """Refuse a job that asks for GPUs that this cluster can never give to it.
 
     Raises:
-        Refused: The cluster has no such GPU type (see `type_wanted`) or too few GPUs, or the job allows no GPU count
-            that can be used here.
+        Refused: The cluster has no such GPU type (see `type_wanted`) or too few GPUs, or no GPU count that the job
+            accepts can be used here.
     """
     wanted = spec.gpus
     kind = type_wanted(wanted.gpu_type, types)

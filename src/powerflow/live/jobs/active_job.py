@@ -101,7 +101,7 @@ class ActiveJob:
 
     @classmethod
     def from_store(cls, job: StoredJob, kind: JobClass) -> ActiveJob:
-        """Return the active job for what the store keeps of a job."""
+        """Return a new active job, made from the job's record in the store."""
         return cls(
             job.id,
             job.spec,
@@ -170,8 +170,8 @@ class ActiveJob:
     def said(self, reason: Reason) -> str:
         """Return a reason as a sentence.
 
-        For a script, "started again" replaces "resumed": only the script's next steps show whether it went on from a
-        checkpoint.
+        If the job is a script, the sentence says "started again", not "resumed": only the script's next steps show
+        whether it went on from a checkpoint.
         """
         if reason.why is Why.RESUMED and self.spec.rescale != "in-place":
             return reason.sentence().replace(Why.RESUMED, "started again", 1)
@@ -257,7 +257,7 @@ class ActiveJob:
         self.explore_mhz = clocks_mhz
 
     def unmanaged(self) -> None:
-        """End all trials of clocks, and time the job's steps anew, because PowerFlow no longer sets its clock."""
+        """End all trials of clocks and time the job's steps anew, because PowerFlow no longer manages the job."""
         self.explore_mhz, self.window = (), None
 
     def tried(self, clock_mhz: float | None, now_s: float) -> None:

@@ -3,7 +3,7 @@
 A new job starts from the beliefs about its **class** (same project, name, program and batch). A new class starts from
 
 1. a fitted model of the same program in the same project,
-2. else the model that the job names: as measured in a costs file, or the family of it in the catalogue,
+2. else the model that the job names, with costs from a costs file or from the model's family in the catalogue,
 3. else a family that stands for any model; the first measurement corrects its scale.
 
 All measurements go through the `Learner` that the simulator uses too.

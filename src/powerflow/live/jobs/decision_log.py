@@ -60,7 +60,10 @@ class DecisionLog:
         self.calibrations: Mapping[str, Calibration] = {"time": Calibration(), "energy": Calibration()}
 
     def start(self, now_s: float) -> None:
-        """Restore from the store how accurate forecasts were; delete the decisions about jobs that ended long ago."""
+        """Restore from the store how accurate earlier forecasts were.
+
+        Delete decisions about jobs that ended long ago.
+        """
         self._store.decisions.forget(now_s - KEPT_S)
         kept = self._store.get(OUTCOMES, {})
         self.calibrations = {what: Calibration(kept.get(what, ())) for what in ("time", "energy")}

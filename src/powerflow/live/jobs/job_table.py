@@ -135,12 +135,12 @@ class JobTable:
         job.held = True
 
     def release(self, job: ActiveJob) -> None:
-        """Let a held job run again."""
+        """Let a held job run again, and tell the scheduler about it."""
         job.held = False
         self.introduce(job)
 
     def retry(self, now_s: float) -> None:
-        """Tell the scheduler again about failed jobs that have waited long enough."""
+        """Tell the scheduler again about failed jobs whose waiting time before the next attempt is over."""
         for job in self._jobs.values():
             if not job.known and not job.held and job.eligible_s <= now_s:
                 self.introduce(job)
@@ -156,7 +156,7 @@ class JobTable:
         self._ended.extend(job_ids)
 
     def forget_logs(self, keep: int, forget: Callable[[str], None]) -> None:
-        """Call ``forget`` with the id of each ended job, oldest first, except for the last ``keep`` jobs."""
+        """Call ``forget`` with the ids of ended jobs, oldest first, but not for the last ``keep`` jobs."""
         while len(self._ended) > keep:
             forget(self._ended[0])
             self._ended.popleft()
@@ -180,7 +180,7 @@ class JobTable:
         self.changed(job)
 
     def supersede(self, job: ActiveJob, epoch: int, reason: str) -> None:
-        """Cancel all decisions about a job up to an epoch: its ranks end, and it starts again."""
+        """Cancel all decisions about a job up to an epoch. The ranks of the job end, and the job starts again."""
         job.epoch, job.placement, job.clock_mhz, job.reason = epoch + 1, (), 0.0, reason
         self._pending[job.id] = True
 
@@ -213,5 +213,5 @@ class JobTable:
         self._power.save(self._store)
 
     def copies(self) -> Mapping[str, ActiveJob]:
-        """Return a copy of each job, for readers in other threads."""
+        """Return a copy of each active job by id, for readers in other threads."""
         return {job_id: copy.copy(job) for job_id, job in self._jobs.items()}
