@@ -1,7 +1,7 @@
 """List what is known without any measurement: GPU types, and model families with their default models.
 
-The values and their sources are in ``data/*.toml``. A family measured on the requested GPU type has origin "measured";
-everything transferred from other hardware or from another network has origin "modelled".
+The values and their sources are in ``data/*.toml``. A family measured on the requested GPU type has origin "measured".
+A family whose parameters were derived from other hardware or from another network has origin "modelled".
 """
 
 from __future__ import annotations
@@ -30,14 +30,15 @@ SYNC_FLOOR = 0.1
 
 @dataclass(frozen=True, slots=True)
 class GpuType:
-    """One kind of GPU with its limits and speed.
+    """One type of GPU with its limits and speed.
 
     Attributes:
         name: Name as users write it.
-        clock_min_mhz, clock_max_mhz, clock_step_mhz: Clocks that it can be locked to: the maximum minus whole steps.
-        idle_w: Watts when it is not used.
+        clock_min_mhz, clock_max_mhz, clock_step_mhz: Clocks to which the GPU can be locked: the maximum minus whole
+            steps.
+        idle_w: Watts when the GPU is not used.
         limit_w: Power limit of the board in watts.
-        memory_gib: Memory.
+        memory_gib: Memory in GiB.
         speed: Training throughput when busy, relative to a V100.
         node_gbyte_s: Bandwidth between GPUs of one node, GB/s.
         network_gbit_s: Network bandwidth of one node, Gbit/s.
@@ -62,12 +63,12 @@ class Family:
     """Model family: one kind of neural network, trained on one data set.
 
     Attributes:
-        name: Its key: the application name of Pollux' profiles, or the name of the network.
+        name: Name of the family: the application name of Pollux' profiles, or the name of the network.
         aliases: Other names used in traces.
         kin: Words in the names of other models that are assigned to this family (`powerflow.cost.names`).
         global_batches: Usual samples per iteration; the first is the default.
-        gpus_max: Largest number of GPUs in its profile.
-        like: Family that its step time is derived from; empty if it was measured itself.
+        gpus_max: Largest number of GPUs in the family's profile.
+        like: Family from which the step time is derived; empty if this family was measured itself.
         source: Source of the parameters.
     """
 
@@ -85,7 +86,7 @@ _declared: dict[str, GpuType] = {}
 
 
 def gpu_types() -> tuple[str, ...]:
-    """Return the names of all GPU types: the catalogue's, then the declared ones."""
+    """Return the names of all GPU types: those of the catalogue, then those added by `declare`."""
     return tuple(_gpu_types() | _declared)
 
 
@@ -97,8 +98,8 @@ def catalogue_types() -> tuple[GpuType, ...]:
 def declare(*cards: GpuType) -> None:
     """Add GPU types that the catalogue does not have, as found by a driver or in a file.
 
-    They are known in this process only; pass `declared` to spawned processes. A type of the catalogue is not changed; a
-    type declared before is replaced.
+    They are known in this process only; pass the result of `declared` to spawned processes. A type of the catalogue is
+    not changed. A type that was added before is replaced.
     """
     for card in cards:
         if plain(card.name) not in {plain(name) for name in _gpu_types()}:
@@ -106,7 +107,7 @@ def declare(*cards: GpuType) -> None:
 
 
 def is_known(name: str) -> bool:
-    """Return True if `gpu_type` finds a type of this name."""
+    """Return True if `gpu_type` finds a GPU type with this name."""
     return plain(name) in {plain(known) for known in gpu_types()}
 
 
@@ -119,7 +120,7 @@ def gpu_type(name: str) -> GpuType:
     """Return the GPU type with a name, ignoring case, blanks, dashes and brand.
 
     Raises:
-        InputError: There is no such type; the message lists the known ones, the most similar first.
+        InputError: No GPU type has this name; the message lists the known types, the most similar first.
     """
     found = {plain(known): kind for known, kind in (_gpu_types() | _declared).items()}.get(plain(name))
     if found is None:
@@ -136,7 +137,7 @@ def family(name: str) -> Family:
     """Return the model family with a name or alias, ignoring case, blanks and dashes.
 
     Raises:
-        InputError: There is no such family; the message lists the known ones, the most similar first.
+        InputError: No family has this name; the message lists the known families, the most similar first.
     """
     for known in _families().values():
         if _plain(name) in {_plain(called) for called in (known.name, *known.aliases)}:
@@ -145,14 +146,15 @@ def family(name: str) -> Family:
 
 
 def family_model(name: str, gpu_type_name: str) -> JobModel:
-    """Return the cost model of a family on one GPU type: as measured, or transferred from the profiled type.
+    """Return the cost model of a family on one GPU type: as measured, or derived from a measurement on a T4.
 
-    Transferred from the profiled type (T4): seconds per sample by relative speed, synchronising by link speed with a
-    floor of a tenth, memory by size, watts by the share of the range from idle to limit, and the effect of a lower
-    clock by the measured ratio of total draw. The launch time α depends on the host and is kept.
+    When it is derived, seconds per sample follow the relative speed of the GPU types, synchronising time the link speed
+    with a lower limit of a tenth, and the largest local batch the size of the memory. Watts keep their position between
+    idle draw and power limit. The effect of a lower clock follows the measured ratio of total draw. The launch time α
+    depends on the host and is kept.
 
     Raises:
-        InputError: If the family or the GPU type is unknown.
+        InputError: The family or the GPU type is unknown.
     """
     kind, card, home = family(name), gpu_type(gpu_type_name), gpu_type(PROFILED_ON)
     fitted = _raw("fitted")[kind.like or kind.name]
@@ -193,13 +195,13 @@ def family_model(name: str, gpu_type_name: str) -> JobModel:
 
 
 def axes_for(gpu_type_name: str, gpus_per_node: int, gpu_counts: Iterable[int], clocks: int = 7) -> Axes:
-    """Return the GPU counts and clocks of a pool.
+    """Return the GPU counts and clocks for the cost tables of a pool.
 
     The clocks are evenly spaced from about half the maximum to the maximum, on supported steps. No profile has its
     energy minimum below half the maximum clock.
 
     Raises:
-        InputError: If the type is unknown, a count or the node size is below 1, or ``clocks`` is below 1.
+        InputError: The type is unknown, a count or the node size is below 1, or ``clocks`` is below 1.
     """
     card = gpu_type(gpu_type_name)
     counts = np.unique(np.fromiter(gpu_counts, np.int64))
@@ -247,12 +249,15 @@ def _families() -> dict[str, Family]:
 
 
 def _sync_scale(bytes_ratio: float, link_ratio: float) -> float:
-    """Return the factor on synchronising time for more bytes and a faster link; `SYNC_FLOOR` of it is constant."""
+    """Return the factor on synchronising time for more bytes and a faster link.
+
+    The share `SYNC_FLOOR` of the time does not change with bytes and link.
+    """
     return SYNC_FLOOR + (1.0 - SYNC_FLOOR) * bytes_ratio / link_ratio
 
 
 def _share_above_idle(falls: float, idle_w: float, active_w: float) -> float:
-    """Return the factor that turns shares of the total draw into shares of the draw above idle."""
+    """Return the factor that turns a share of the total draw into a share of the draw above idle."""
     return min(active_w / max(active_w - idle_w, 1e-9), 1.0 / falls if falls > 0 else 1.0)
 
 

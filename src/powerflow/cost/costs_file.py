@@ -25,7 +25,7 @@ class Costs:
 
     Attributes:
         source: The files, as the user named them.
-        fits: Fits by (model's name in lower case, GPU type).
+        fits: Fitted cost models by (model's name in lower case, GPU type).
         cards: GPU types in these files that the catalogue does not have.
     """
 
@@ -34,7 +34,10 @@ class Costs:
     cards: tuple[GpuType, ...] = field(default=())
 
     def of(self, model: str) -> Mapping[str, Fit]:
-        """Return the fits of a model by GPU type: under its own name, else under another name of its family."""
+        """Return the fitted cost models of a model by GPU type.
+
+        A model is searched under its own name, then under other names of its family.
+        """
         own = self._named(model.lower())
         if own:
             return own
@@ -42,7 +45,7 @@ class Costs:
         return next((found for name in called if (found := self._named(name))), {})
 
     def names(self) -> list[str]:
-        """List the models with their GPU types: ``lm (A40, H100)``."""
+        """Return the names of the models with their GPU types, as text: ``lm (A40, H100)``."""
         on: dict[str, list[str]] = {}
         for fitted in self.fits.values():
             on.setdefault(fitted.model.name, []).append(fitted.model.gpu_type)
@@ -76,7 +79,7 @@ def read_costs(paths: Sequence[str | Path]) -> Costs | None:
 
 
 def usual_batch(fits: Iterable[Fit]) -> int:
-    """Return the global batch that most points have; of equally frequent ones, the largest."""
+    """Return the global batch that occurs most often in the measured points; of equally frequent ones, the largest."""
     counts = Counter(o.gpus * o.local_batch * o.accumulation for fitted in fits for o in fitted.observations)
     return max(counts, key=lambda batch: (counts[batch], batch))
 
@@ -90,7 +93,7 @@ def grouped(observations: Iterable[Observation]) -> dict[tuple[str, str], list[O
 
 
 def catalogue_prior(model: str, kind: str) -> JobModel | None:
-    """Return the catalogue's model of that name on a GPU type, or None if it has no such family."""
+    """Return the catalogue's cost model for a model name on a GPU type, or None if no family has this name."""
     try:
         return family_model(model, kind)
     except InputError:
@@ -105,7 +108,7 @@ def _read(path: Path) -> list[Fit]:
 
 
 def _called(model: str) -> list[str]:
-    """Return all names of a model's family in lower case; an empty list if there is no such family."""
+    """Return all names of the family to which a model belongs, in lower case; an empty list if it has no family."""
     try:
         known = family(model)
     except InputError:

@@ -1,10 +1,10 @@
-"""Fit a job's cost model to measured points, with its errors and the parameters that stay unknown.
+"""Fit a job's cost model to measured points, and report its errors and the parameters that stay unknown.
 
 1. Step times are fitted by robust least squares on log time, with positive parameters as logarithms.
 2. Power is then fitted by non-negative least squares, with the step times fixed.
 
 Both steps are pulled towards a prior: the model of a family, or broad guesses. The guesses assume perfect scaling where
-nothing was measured, so that a scheduler will try it.
+nothing was measured, so that a scheduler tries larger GPU counts.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ class Errors(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """Fitted model with its accuracy.
+    """Fitted cost model with its accuracy.
 
     Attributes:
         model: The fitted model.
         time_sd: Residual spread of the step times: standard deviation of log(measured ÷ predicted).
-        power_sd: The same for power.
+        power_sd: Residual spread of power, in the same form.
         time: Errors of the step times on the points used for the fit.
-        power: The same for power; None if no power was measured.
+        power: Errors of power on the points used for the fit; None if no power was measured.
         held_out_time: Errors of the step times in cross-validation, on points left out of the fit; None if there were
             too few points.
-        held_out_power: The same for power.
+        held_out_power: Errors of power in cross-validation; None if there were too few points.
         frozen: Names of parameters that the points do not determine; they keep the prior's values.
         observations: The points.
         notes: Remarks on the points for the user, one line each.
@@ -81,12 +81,12 @@ def fit(
         observations: Points of one model on one GPU type; a configuration may occur several times.
         prior: Model to use for parameters that the points do not determine; None uses broad guesses and assumes perfect
             scaling where nothing was measured.
-        start: Model to start the search from, such as the last fit of a growing set of points. It saves time.
-        folds: Number of parts for cross-validation. Each part costs one more fit; 0 skips it. Points of one
-            configuration stay in the same part.
+        start: Model from which the search starts, such as the last fit of a growing set of points. This saves time.
+        folds: Number of parts for cross-validation. Each part costs one more fit; 0 skips cross-validation. Points of
+            one configuration stay in the same part.
 
     Raises:
-        InputError: If there is no observation, or they are of more than one model or GPU type.
+        InputError: There is no observation, or the observations are of more than one model or GPU type.
     """
     kind = _the_one(observations)
     card = gpu_type(kind.gpu_type)
@@ -110,7 +110,7 @@ def fit(
 
 
 def _the_one(observations: Sequence[Observation]) -> Observation:
-    """Check that all observations have the same model and GPU type, and return the first of them."""
+    """Check that all observations have the same model and GPU type, and return the first observation."""
     if not observations:
         raise InputError("no observations to fit", fix="give at least one measured point")
     first = observations[0]
@@ -148,7 +148,11 @@ def _fit_model(
 def _parts(
     points: Points, card: GpuType, prior: JobModel | None, start: JobModel | None, limited: bool
 ) -> tuple[ThroughputModel, PowerModel, tuple[str, ...]]:
-    """Fit the step times, then the watts; return both models and the names of the parameters kept from the prior."""
+    """Fit the step times, then the watts.
+
+    Returns:
+        Both models, and the names of the parameters that keep the prior's values.
+    """
     known, warm = None if prior is None else prior.throughput, None if start is None else start.throughput
     throughput, frozen_time = fit_throughput(points, card.clock_max_mhz, known, warm)
     power, frozen_power = fit_power(points, throughput, card, None if prior is None else prior.power, limited=limited)
@@ -156,7 +160,10 @@ def _parts(
 
 
 def _limit_of(points: Points, card: GpuType) -> float | None:
-    """Return the power limit of points that name none: as the points show it, else the type's; None if neither fits."""
+    """Return the power limit of points that name none: the limit visible in the points, else that of the GPU type.
+
+    It is None if the points draw more than the type's limit, or if this limit is only the highest measured watts.
+    """
     shown = limit_shown(points)
     if shown is not None:
         return shown
@@ -194,7 +201,10 @@ def _log_residuals(model: JobModel, points: Points) -> tuple[FloatArray, FloatAr
 def _held_out(
     points: Points, kind: Observation, card: GpuType, prior: JobModel | None, start: JobModel, folds: int
 ) -> tuple[FloatArray, FloatArray] | tuple[None, None]:
-    """Return log residuals of the points left out in cross-validation; None with fewer than three configurations."""
+    """Return log(measured ÷ predicted) of points left out of the fit in cross-validation, for step times and for power.
+
+    Both are None if there are fewer than three configurations.
+    """
     groups = points.configuration()
     count = int(groups.max()) + 1
     if folds < 2 or count < 3:

@@ -4,7 +4,9 @@ With z = (P_act − P_idle)·(1 − h_1 − h_3, h_1, h_3, s), the watts of `gpu
 
     P_gpu − P_idle = busy^r · [u·(z_0 + z_1·x + z_3·x³) + (1 − u)·z_s]          x = f/f_max
 
-So for each exponent r the best z ≥ 0 is found exactly by least squares, and only r needs a search.
+Here busy is the busy share of a pass, u the share of the step time spent computing, f the clock, and the other letters
+are parameters of `PowerModel`. So for each exponent r the best z ≥ 0 is found exactly by least squares, and only r
+needs a search.
 """
 
 from __future__ import annotations
@@ -103,7 +105,10 @@ def fit_power(
 def _solve(
     columns: FloatArray, per_gpu_w: FloatArray, base: PowerModel, spreads: FloatArray, *, weak_amplitude: bool
 ) -> tuple[float, FloatArray]:
-    """Find the best z ≥ 0 for relative error and prior; return (cost, z)."""
+    """Return the smallest cost and the best z ≥ 0, for relative errors of the watts and distance from the prior.
+
+    z are the four linear parameters of the power model (see this module).
+    """
     from scipy.optimize import nnls
 
     scale = max(base.active_w - base.idle_w, 1.0)

@@ -16,11 +16,12 @@ NOISE = 0.05
 
 
 class _Parameter(NamedTuple):
-    """How one parameter is fitted: on a linear or log scale, within bounds, and with which prior spread.
+    """How one parameter of the step-time model is fitted: linear or log scale, bounds, and spreads of the prior.
 
     The spreads are standard deviations in the fitted coordinate: `near` around a family's value, `far` around the broad
-    guess used without a family. Logarithms with the same `scale` also move together, by `SCALE_SPREAD`: a GPU that is
-    twice as fast shortens α and β alike, and a slower network lengthens all synchronising.
+    guess used without a family. Parameters with the same `scale` are fitted as logarithms and also move together, by
+    `SCALE_SPREAD`: a GPU that is twice as fast shortens α and β alike, and a slower network lengthens all
+    synchronising.
     """
 
     name: str
@@ -60,11 +61,13 @@ def fit_throughput(
         points: Measured points, at least one.
         clock_max_mhz: Maximum clock of the GPU type.
         prior: Model to use for parameters that the points do not determine, or None.
-        start: Model to start the search from; None starts from the prior, or from a guess based on the points.
+        start: Model from which the search starts; None starts from the prior, or from a guess based on the points.
 
     Returns:
         The model, and the names of the parameters kept from the prior because no point determines them. Without a prior
-        these are optimistic: no synchronising time where none was measured, and none added by crossing nodes.
+        these parameters are optimistic: no synchronising time where none was measured, and no additional time for
+            crossing
+        nodes.
     """
     from scipy.optimize import least_squares
 
@@ -104,7 +107,7 @@ def _prior_whitening(free: list[_Parameter], has_prior: bool) -> FloatArray:
 
 
 def _identifiable(points: Points, has_prior: bool) -> list[_Parameter]:
-    """List the parameters that these points determine.
+    """Return the parameters of the step-time model that the measured points determine.
 
     With a family's prior fewer points are enough: a single point moves both a slope and its intercept, in proportion.
     """
@@ -128,13 +131,13 @@ def _identifiable(points: Points, has_prior: bool) -> list[_Parameter]:
 
 
 def _tells_slope(gpus: IntArray, has_prior: bool) -> bool:
-    """Return True if the GPU counts with measured synchronising determine the time per further GPU."""
+    """Return True if the GPU counts for which synchronising was measured determine its time per further GPU."""
     counts = np.unique(gpus)
     return len(counts) > 0 and counts[-1] > 2 and (has_prior or len(counts) > 1)
 
 
 def _guess(points: Points, clock_max_mhz: float) -> ThroughputModel:
-    """Guess start values from the points: the best seconds per sample, and a launch time below the shortest pass."""
+    """Return start values for the fit: the best seconds per sample, and a launch time below the shortest pass."""
     passes = points.time_s / points.accumulation
     per_sample = float(np.min(passes / points.local_batch))
     alone = points.gpus == 1

@@ -1,8 +1,8 @@
-"""Describe a GPU type that the catalogue does not have: its measured limits, and guesses for the rest.
+"""Describe a GPU type that the catalogue does not have, by its measured limits and guesses for the rest.
 
 Clocks, power limit and memory are taken from the card's driver or from measured points. Idle draw, speed and links are
-those of the most similar type of the catalogue, scaled by the ratio of the power limits. This is only a start: watts
-and step times are learnt from the first measured steps on.
+those of the most similar type of the catalogue, scaled by the ratio of the power limits. These guesses are only a
+start: watts and step times are learnt from the first measured steps on.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ class CardLimits:
     """Known limits of a GPU; nan for each unknown one.
 
     Attributes:
-        clock_min_mhz, clock_max_mhz, clock_step_mhz: Clocks that it can be locked to.
-        limit_w: Default power limit of the board.
-        memory_gib: Memory.
-        idle_w: Watts when it is not used.
+        clock_min_mhz, clock_max_mhz, clock_step_mhz: Clocks to which the GPU can be locked.
+        limit_w: Default power limit of the board, in watts.
+        memory_gib: Memory in GiB.
+        idle_w: Watts when the GPU is not used.
     """
 
     clock_min_mhz: float = math.nan
@@ -37,7 +37,7 @@ class CardLimits:
 
 
 def agree(card: GpuType, limits: CardLimits) -> bool:
-    """Return True if the known limits match a type of the catalogue.
+    """Return True if the known limits of a GPU match a type of the catalogue.
 
     Clocks may differ by 2 %, watts by 5 %, memory by 10 % (drivers count usable memory differently).
     """
@@ -50,10 +50,10 @@ def agree(card: GpuType, limits: CardLimits) -> bool:
 
 
 def guessed_type(name: str, limits: CardLimits, told_by: str = "the driver") -> GpuType:
-    """Create a GPU type from its known limits, and guess the rest.
+    """Make a GPU type from its known limits and guesses for the rest.
 
     Args:
-        name: Its name.
+        name: Name of the GPU type.
         limits: Known limits. Unknown clocks, watts and memory are taken from the most similar catalogue type.
         told_by: Source of the limits, for the user.
     """
@@ -90,7 +90,7 @@ def guessed_type(name: str, limits: CardLimits, told_by: str = "the driver") -> 
 
 
 def in_words(card: GpuType) -> str:
-    """Describe a guessed type in one line: what is known and what is guessed."""
+    """Return one line about a guessed GPU type: what is known and what is guessed."""
     return (
         f"{card.name} is not in the catalogue: {card.clock_min_mhz:.0f} to {card.clock_max_mhz:.0f} MHz, "
         f"{card.limit_w:.0f} W, {card.memory_gib:.0f} GiB ({card.sources['limits']}); job costs start from "
@@ -99,7 +99,7 @@ def in_words(card: GpuType) -> str:
 
 
 def _nearest(name: str, limit_w: float) -> GpuType:
-    """Return the catalogue's type of the same chip, else the one with the nearest power limit."""
+    """Return the catalogue's type with the same chip, else the type with the nearest power limit."""
     known = catalogue_types()
     same = [card for card in known if is_of_family(name, card.name)]
     if same or math.isnan(limit_w):

@@ -56,7 +56,7 @@ class _Class:
 class Learner:
     """Learns the costs of job classes, each starting from a prior.
 
-    All methods but `expect` raise `KeyError` for a class and GPU type that `expect` was not called for.
+    Call `expect` first for each class and GPU type. Otherwise all other methods raise `KeyError`.
 
     Args:
         axes: For each GPU type, the GPU counts and clocks of its tables.
@@ -67,11 +67,14 @@ class Learner:
         self._classes: dict[tuple[str, str], _Class] = {}
 
     def expect(self, cost_class: str, gpu_type: str, prior: JobModel, global_batch: int) -> None:
-        """Add a job class with its prior and global batch."""
+        """Add a job class on a GPU type, with its prior and global batch."""
         self._classes[cost_class, gpu_type] = _Class(prior, global_batch)
 
     def observe(self, cost_class: str, gpu_type: str, observations: Sequence[Observation]) -> bool:
-        """Add measurements; return True if the learnt costs changed."""
+        """Add measurements of a class; return True if they are worth a new table.
+
+        This is so for the 1st, 2nd, 4th, 8th … measurement of a configuration.
+        """
         known = self._classes[cost_class, gpu_type]
         configurations, news = len(known.seen), False
         for o in observations:
@@ -93,12 +96,12 @@ class Learner:
             known.model = replace(known.model, local_batch_max=local_batch_max)
 
     def model(self, cost_class: str, gpu_type: str) -> JobModel:
-        """Return the current model: fitted, or the prior if nothing was measured yet."""
+        """Return the current cost model of a class: the fitted one, or the prior if nothing was measured yet."""
         known = self._classes[cost_class, gpu_type]
         return known.model or known.prior
 
     def table(self, cost_class: str, gpu_type: str) -> CostTable:
-        """Return the current cost table."""
+        """Return the current cost table of a class on a GPU type."""
         known = self._classes[cost_class, gpu_type]
         measured = [seen.mean() for seen in known.seen.values()]
         return tabulate(known.model or known.prior, self._axes[gpu_type], known.global_batch, measured)

@@ -1,11 +1,11 @@
-"""Compute watts and step times under a power limit, where the card lowers its own clock.
+"""Compute watts and step times under a power limit, where a GPU lowers its own clock.
 
-Watts stop at the limit, and the step time is that of the clock at which the card then runs:
+Watts stop at the limit, and the step time is that of the clock at which the GPU then runs:
 
     f_held = max { f ≤ f_asked : P(f) ≤ limit }         P as in `cost.model.gpu_power`
 
-P rises with the clock, so f_held is found by bisection, down to a tenth of the maximum clock. If even that clock draws
-more than the limit, it is used unchanged.
+f_asked is the requested clock. P rises with the clock, so f_held is found by bisection, down to a tenth of the maximum
+clock. If even this lowest clock draws more than the limit, it is used unchanged.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def held_clock(
     clock_mhz: ArrayLike,
     crosses: ArrayLike,
 ) -> FloatArray:
-    """Return the clocks in MHz at which cards run when ``clock_mhz`` is requested under a power limit.
+    """Return the clocks in MHz at which GPUs run when ``clock_mhz`` is requested under a power limit.
 
     All arguments broadcast.
 
@@ -70,12 +70,12 @@ def limited_costs(
     crosses: ArrayLike,
     limit_w: ArrayLike | None = None,
 ) -> tuple[FloatArray, FloatArray]:
-    """Return seconds per iteration and watts of one GPU under the power limit.
+    """Return seconds per iteration and watts of one GPU under a power limit.
 
     Args:
         model: The job's model.
         gpus, local_batch, accumulation, clock_mhz, crosses: As in `gpu_power`.
-        limit_w: Limit of one GPU that replaces the model's; nan where the model's limit applies.
+        limit_w: Limit of one GPU that replaces the model's limit; nan where the model's limit applies.
     """
     own = math.nan if model.limit_w is None else model.limit_w
     limit = own if limit_w is None else np.where(np.isnan(limit_w), own, limit_w)
@@ -85,7 +85,7 @@ def limited_costs(
 
 
 def limit_shown(points: Points) -> float | None:
-    """Return the power limit of one GPU that is visible in measured points, or None.
+    """Return the power limit of one GPU that is visible in measured points, or None if none is visible.
 
     A limit is visible if the highest watts stay equal over several clocks without more speed, and lower clocks draw
     less and take longer. The second condition excludes jobs that hardly use the GPU and draw the same at every clock.
@@ -111,7 +111,10 @@ def limit_shown(points: Points) -> float | None:
 
 
 def at_limit(points: Points, limit_w: float | None) -> BoolArray:
-    """Return a mask of the points measured at a power limit: their own, or ``limit_w`` where they name none."""
+    """Return a mask of the points that were measured at a power limit.
+
+    The limit is the one that a point names, or ``limit_w`` if the point names none.
+    """
     limit = np.where(np.isnan(points.limit_w), math.nan if limit_w is None else limit_w, points.limit_w)
     with np.errstate(invalid="ignore"):
         near: BoolArray = points.power_w / points.gpus >= (1.0 - NEAR) * limit

@@ -27,13 +27,14 @@ class ThroughputModel:
     Attributes:
         alpha_s: α, fixed seconds per pass, independent of the batch (kernel launches, reading input).
         beta_s: β, seconds per sample once the GPU is busy.
-        corner: p ≥ 1, shape of the transition between α and β·b: 1 adds them, ∞ takes the larger one.
+        corner: p ≥ 1, shape of the transition between α and β·b (b is the local batch): 1 adds both, ∞ takes the
+            larger.
         kappa: κ in [0, 1], share of the computing time that scales with the GPU clock.
         clock_max_mhz: f_max, the clock at which α and β are valid.
         node_alpha_s: α_s inside one node, seconds to synchronise two GPUs.
         node_beta_s: β_s inside one node, seconds added by each further GPU.
-        cross_alpha_s: α_s across nodes.
-        cross_beta_s: β_s across nodes.
+        cross_alpha_s: α_s across nodes, seconds to synchronise two GPUs.
+        cross_beta_s: β_s across nodes, seconds added by each further GPU.
         gamma: γ in [1, 10], overlap of synchronising and computing: 1 is none, 10 is almost full.
         crowding: Share by which a pass takes longer on each of several GPUs than on a single GPU, because they compete
             for the host and the input.
@@ -63,8 +64,9 @@ class PowerModel:
         idle_w: P_idle, watts of an unused GPU.
         active_w: P_act, watts at the maximum clock while the GPU computes all the time.
         busy_exponent: r ≥ 0: the draw above idle is proportional to (busy share of a pass)^r.
-        h_linear: h₁, share of the active draw that is proportional to the clock f.
-        h_cubic: h₃, share proportional to f³ (voltage follows the clock). The rest, 1 − h₁ − h₃, is constant.
+        h_linear: h₁, share of the active draw above idle that is proportional to the clock f.
+        h_cubic: h₃, share of it that is proportional to f³ (voltage follows the clock). The rest, 1 − h₁ − h₃, is
+            constant.
         sync_share: s in [0, 1], draw while synchronising, as a share of the active draw above idle.
     """
 
@@ -78,7 +80,7 @@ class PowerModel:
 
 @dataclass(frozen=True, slots=True)
 class JobModel:
-    """Cost model of one kind of job on one GPU type.
+    """Cost model of one class of jobs on one GPU type.
 
     Attributes:
         name: Model family: a name of the catalogue, or the user's own name.
@@ -87,7 +89,7 @@ class JobModel:
         power: Parameters of the power draw.
         local_batch_max: Largest number of samples per pass that fits into the GPU's memory.
         origin: Source of the parameters: "measured", "modelled" (transferred from other hardware), or "prior".
-        limit_w: Power limit of one GPU in watts, at which the card lowers its own clock (see `cost.limit`), or None if
+        limit_w: Power limit of one GPU in watts, at which the GPU lowers its own clock (see `cost.limit`), or None if
             no limit is modelled.
     """
 
@@ -101,7 +103,10 @@ class JobModel:
 
 
 def phi(model: ThroughputModel, clock_mhz: ArrayLike) -> FloatArray:
-    """Return φ(f) = (1 − κ) + κ·f_max/f: the factor by which computing takes longer at clock f (docs/models.md)."""
+    """Return φ(f) = (1 − κ) + κ·f_max/f: the factor by which computing takes longer at clock f (docs/models.md).
+
+    κ is the share of the computing time that scales with the clock, f_max the maximum clock.
+    """
     ratio: FloatArray = model.clock_max_mhz / np.asarray(clock_mhz, float)
     return (1.0 - model.kappa) + model.kappa * ratio
 
@@ -109,14 +114,18 @@ def phi(model: ThroughputModel, clock_mhz: ArrayLike) -> FloatArray:
 def pass_time(model: ThroughputModel, local_batch: ArrayLike) -> FloatArray:
     """Return the seconds of one forward and backward pass at the maximum clock: (α^p + (β·b)^p)^(1/p).
 
-    p = 1 gives Pollux' α + β·b. Zeus' V100 profiles show a flat, launch-bound part and then a straight line; p rounds
-    the corner between them.
+    b is the local batch; α, β and p are parameters of `ThroughputModel`. p = 1 gives Pollux' α + β·b. Zeus' V100
+    profiles show a flat part, where launching kernels takes the time, and then a straight line; p rounds the corner
+    between both.
     """
     return _norm(model.alpha_s, model.beta_s * np.asarray(local_batch, float), model.corner)
 
 
 def compute_time(model: ThroughputModel, gpus: ArrayLike, local_batch: ArrayLike, clock_mhz: ArrayLike) -> FloatArray:
-    """Return T_comp = pass_time(b)·φ(f), times 1 + crowding if n > 1: the seconds of one pass (docs/models.md)."""
+    """Return T_comp = pass_time(b)·φ(f), times 1 + crowding if n > 1: the seconds of one pass (docs/models.md).
+
+    b is the local batch, f the clock and n the number of GPUs.
+    """
     crowded = np.where(np.asarray(gpus) > 1, 1.0 + model.crowding, 1.0)
     return pass_time(model, local_batch) * phi(model, clock_mhz) * crowded
 
@@ -124,9 +133,9 @@ def compute_time(model: ThroughputModel, gpus: ArrayLike, local_batch: ArrayLike
 def sync_time(model: ThroughputModel, gpus: ArrayLike, crosses: ArrayLike) -> FloatArray:
     """Return the seconds of one synchronisation: 0 if n = 1, else α_s + β_s·max(n − 2, 0) (Pollux, eq. 10).
 
-    It does not depend on the clock. ``crosses`` is the number of nodes minus 1. With more than two GPUs on exactly two
-    nodes the time is multiplied by `two_node_factor`: in Pollux' T4 profile, YOLOv3 takes 1.6 s a step on 2 × 4 GPUs
-    but 1.0 to 1.1 s on 4 × 2 or 8 × 1.
+    n is the number of GPUs. The time does not depend on the clock. ``crosses`` is the number of nodes minus 1. With
+    more than two GPUs on exactly two nodes the time is multiplied by `two_node_factor`: in Pollux' T4 profile, YOLOv3
+    takes 1.6 s a step on 2 × 4 GPUs but 1.0 to 1.1 s on 4 × 2 or 8 × 1.
     """
     n, borders = np.asarray(gpus, float), np.asarray(crosses, int)
     across = borders > 0
@@ -148,6 +157,7 @@ def step_time(
 
         T = (s − 1)·T_comp + (T_comp^γ + T_sync^γ)^(1/γ)
 
+    T_comp is the time of one pass (`compute_time`), T_sync that of one synchronisation (`sync_time`), γ their overlap.
     Only the last accumulated pass synchronises, partly hidden behind its computing.
     """
     computing = compute_time(model, gpus, local_batch, clock_mhz)
@@ -156,14 +166,20 @@ def step_time(
 
 
 def clock_power(model: PowerModel, ratio: ArrayLike) -> FloatArray:
-    """Return h(f/f_max): the draw above idle as a share of its value at f_max; convex, h(1) = 1 (docs/models.md)."""
+    """Return h(f/f_max): the draw above idle at clock f, as a share of the draw above idle at f_max.
+
+    The function is convex, and h(1) = 1 (docs/models.md).
+    """
     x = np.asarray(ratio, float)
     constant = 1.0 - model.h_linear - model.h_cubic
     return constant + model.h_linear * x + model.h_cubic * x**3
 
 
 def busy_share(model: ThroughputModel, local_batch: ArrayLike) -> FloatArray:
-    """Return β·b / pass_time(b): the share of a pass in which the GPU computes instead of waiting for launches."""
+    """Return β·b / pass_time(b): the share of a pass in which the GPU computes instead of waiting for launches.
+
+    b is the local batch and β the seconds per sample.
+    """
     samples: FloatArray = model.beta_s * np.asarray(local_batch, float)
     return samples / pass_time(model, local_batch)
 
@@ -179,8 +195,9 @@ def gpu_power(
 ) -> FloatArray:
     """Return the watts of one GPU: P_idle + (P_act − P_idle)·busy(b)^r·[h(f)·u + s·(1 − u)] (docs/models.md).
 
-    u is the share of the step time spent computing. The factor busy(b)^r makes the active draw depend on the local
-    batch.
+    u is the share of the step time spent computing, b the local batch and f the clock; P_idle, P_act, r and s are
+    parameters of `PowerModel`. The factor busy(b)^r (`busy_share`) makes the active draw depend on the local batch; h
+    is `clock_power`.
     """
     computing = np.asarray(accumulation, float) * compute_time(throughput, gpus, local_batch, clock_mhz)
     share = computing / step_time(throughput, gpus, local_batch, accumulation, clock_mhz, crosses)
@@ -190,7 +207,10 @@ def gpu_power(
 
 
 def _norm(a: ArrayLike, b: ArrayLike, power: float) -> FloatArray:
-    """Return (a^p + b^p)^(1/p) for a, b ≥ 0. Scaling by the larger one prevents overflow and underflow."""
+    """Return (a^p + b^p)^(1/p) for a, b ≥ 0, where p is ``power``.
+
+    Scaling by the larger one prevents over- and underflow.
+    """
     x, y = np.asarray(a, float), np.asarray(b, float)
     large, small = np.maximum(x, y), np.minimum(x, y)
     ratio = np.divide(small, large, out=np.zeros(np.broadcast(x, y).shape), where=large > 0)

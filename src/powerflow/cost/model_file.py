@@ -36,7 +36,7 @@ _Parameters = TypeVar("_Parameters", ThroughputModel, PowerModel)
 
 
 def models_json(fits: Iterable[Fit]) -> str:
-    """Return fits as JSON text that `read_models` reads back unchanged."""
+    """Return fitted models as JSON text, which `read_models` reads back unchanged."""
     document = {"version": VERSION, "kind": "models", "models": [_plain(fitted) for fitted in fits]}
     return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -111,7 +111,7 @@ def _fit(entry: Any, where: str) -> Fit:
 
 
 def _numbers(kind: type[_Parameters], values: Mapping[str, Any], where: str) -> _Parameters:
-    """Create a tuple of parameters; all of them must be finite and none negative."""
+    """Make a tuple of model parameters from the file's values; all must be finite and none negative."""
     known = {field.name for field in fields(kind)}
     if set(values) != known:
         wrong = sorted(set(values) ^ known)[0]
@@ -123,7 +123,7 @@ def _numbers(kind: type[_Parameters], values: Mapping[str, Any], where: str) -> 
 
 
 def _card(entry: Mapping[str, Any], where: str) -> GpuType:
-    """Create a GPU type from the file; every number must be finite and above 0."""
+    """Make a GPU type from an entry of the file; every number must be finite and above 0."""
     numbers = {field.name for field in fields(GpuType)} - {"name", "sources"}
     for name in sorted(numbers):
         _check_number(f"gpu.{name}", entry[name], where)

@@ -29,7 +29,7 @@ def family_alike(name: str) -> str | None:
 
 
 def _stems() -> Iterator[tuple[str, str | None, str]]:
-    """Yield (letters, number after them, family) of all names of the families, related names first."""
+    """Yield (letters, number after the letters, family) for all names of all families, related names first."""
     for name in families():
         for called in family(name).kin:
             yield called, None, name
@@ -40,7 +40,10 @@ def _stems() -> Iterator[tuple[str, str | None, str]]:
 
 
 def _apart(number: str | None, other: str | None) -> float:
-    """Return the distance between the numbers in two names; a name without a number is nearest to one without."""
+    """Return the distance between the numbers in two names.
+
+    A name without a number is nearest to another one without.
+    """
     if number is None or other is None:
         return 0.0 if number is other else 1.0
     return abs(math.log(max(float(number[:9]), 1.0) / max(float(other), 1.0)))

@@ -73,7 +73,8 @@ def read_observations(path: str | Path) -> list[Observation]:
 
     Raises:
         InputError: The file cannot be read, is empty or binary, has an unknown or missing column, or a row has an
-            impossible value (zero GPUs, a negative time, a clock that the type does not have). It names ``file:line``.
+            impossible value (zero GPUs, a negative time, a clock that the type does not have). The message names
+            ``file:line``.
     """
     lines = text_of(Path(path)).splitlines()
     rows = csv.reader(lines)
@@ -84,7 +85,7 @@ def read_observations(path: str | Path) -> list[Observation]:
 
 
 def observations_csv(observations: Iterable[Observation]) -> str:
-    """Return observations as CSV text that `read_observations` reads back unchanged."""
+    """Return observations as CSV text, which `read_observations` reads back unchanged."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -97,7 +98,7 @@ def text_of(path: Path) -> str:
     """Return the content of a text file.
 
     Raises:
-        InputError: If it does not exist, cannot be read, or is not text in UTF-8.
+        InputError: The file does not exist, cannot be read, or is not text in UTF-8.
     """
     try:
         content = path.read_bytes()
@@ -134,7 +135,7 @@ def _observations(rows: Any, path: str) -> list[Observation]:
 
 
 def _declare_types(rows: Sequence[tuple[dict[str, str], str]]) -> None:
-    """Declare the GPU types that the catalogue does not have, with the limits seen in their points."""
+    """Add the GPU types that the catalogue does not have, with the limits seen in their measured points."""
     clocks_mhz: dict[str, set[float]] = {}
     limits_w: dict[str, float] = {}
     for row, where in rows:

@@ -37,7 +37,7 @@ class Points:
 
     @property
     def where(self) -> tuple[IntArray, IntArray, IntArray, FloatArray, IntArray]:
-        """Return the configurations, in the argument order of the functions in `cost.model`."""
+        """Return the points' configurations, in the argument order of the functions in `cost.model`."""
         return self.gpus, self.local_batch, self.accumulation, self.clock_mhz, self.crosses
 
     def take(self, keep: BoolArray) -> Points:
@@ -45,7 +45,7 @@ class Points:
         return Points(*(getattr(self, column.name)[keep] for column in fields(self)))
 
     def configuration(self) -> IntArray:
-        """Return a number for each point; points of the same configuration have the same number."""
+        """Return a number for each point; points with the same configuration have the same number."""
         rows = np.stack([np.asarray(c, float) for c in (*self.where, np.nan_to_num(self.limit_w))], axis=1)
         return np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1)
 

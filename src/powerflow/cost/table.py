@@ -30,13 +30,13 @@ class Axes:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CostTable:
-    """Step time and power of one class of jobs at its global batch.
+    """Step time and power of one class of jobs at its global batch, for N GPU counts and F clocks.
 
     Attributes:
         step_time_s: ``[N, F]`` seconds per iteration on the fewest possible nodes; ``inf`` where the job cannot run on
             that many GPUs.
-        spread_step_time_s: ``[N, F]`` the same on more nodes than needed.
-        power_w: ``[N, F]`` watts of all ``n`` GPUs together while it runs, idle draw included.
+        spread_step_time_s: ``[N, F]`` seconds per iteration on more nodes than needed.
+        power_w: ``[N, F]`` watts of all the job's GPUs together while it runs, idle draw included.
         local_batch: ``[N]`` samples per GPU in one pass.
         accumulation: ``[N]`` passes per iteration (gradient accumulation).
     """
@@ -48,5 +48,5 @@ class CostTable:
     accumulation: IntArray
 
     def energy_j(self) -> FloatArray:
-        """Return joules per iteration by GPU count and clock: E = P·T, P the watts of all n GPUs (docs/models.md)."""
+        """Return joules per iteration by GPU count and clock: watts of all the job's GPUs × seconds."""
         return self.power_w * self.step_time_s

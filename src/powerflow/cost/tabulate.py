@@ -18,23 +18,24 @@ from powerflow.errors import InputError
 def tabulate(model: JobModel, axes: Axes, global_batch: int, measured: Sequence[Observation] = ()) -> CostTable:
     """Return the cost table of one job at its global batch, from its model and its measured points.
 
-    On n GPUs a pass has ⌈B / (n·s)⌉ samples. s, the number of accumulated passes, is the smallest that fits into
-    memory. Fewer passes are always better: s passes compute for ((s·α)^p + (β·B/n)^p)^(1/p), which grows with s, and a
-    shorter last pass hides less of the synchronising. If n > B, a GPU would have no sample: the time is ``inf``.
+    On n GPUs a pass has ⌈B / (n·s)⌉ samples, where B is the global batch. s, the number of accumulated passes, is the
+    smallest for which a pass fits into memory. Fewer passes are always better: s passes compute for
+    ((s·α)^p + (β·B/n)^p)^(1/p), which grows with s (α, β and p as in `ThroughputModel`), and a shorter last pass hides
+    less of the synchronising. If n > B, a GPU would have no sample: the time is ``inf``.
 
-    A measured point replaces the model in its own cell: same n, clock, local batch, accumulation, and as many nodes as
-    the count needs (packed) or more (spread). Repeats are combined by their geometric mean. The other clocks of that
-    row are multiplied by measured ÷ modelled, interpolated over the clock and constant beyond the ends. Rows of other
-    counts do not change; the fit already connects the counts.
+    A measured point replaces the model in its own cell of the table: same n, clock, local batch and accumulation, and
+    as many nodes as the GPU count needs (packed) or more (spread). Repeated points are combined by their geometric
+    mean. The other clocks of the same row are multiplied by measured ÷ modelled, interpolated over the clock and
+    constant beyond the ends. Rows of other GPU counts do not change; the fit already connects the counts.
 
     Args:
         model: The job's model.
         axes: GPU counts and clocks of the pool.
         global_batch: B, samples per iteration over all GPUs; at least 1.
-        measured: Observations of this job. Those of other GPU types, batches or counts are ignored.
+        measured: Observations of this job. Observations of other GPU types, batches or counts are ignored.
 
     Raises:
-        InputError: If the global batch is below 1 or the model was made for another GPU type.
+        InputError: The global batch is below 1, or the model was made for another GPU type.
     """
     if global_batch < 1:
         raise InputError(f"global batch is {global_batch}", where=model.name, fix="give at least 1 sample")
@@ -82,7 +83,10 @@ def split_batch(global_batch: int, gpus: IntArray, local_batch_max: int) -> tupl
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Cells:
-    """Measured points of one row of the table, packed or spread, with repeats combined and clocks ascending."""
+    """Measured points of one row of a cost table, packed or spread, one for each clock, clocks ascending.
+
+    Repeated measurements at the same clock are combined.
+    """
 
     row: int
     spread: bool
@@ -94,7 +98,7 @@ class _Cells:
 def _measured_cells(
     measured: Sequence[Observation], axes: Axes, local_batch: IntArray, accumulation: IntArray
 ) -> list[_Cells]:
-    """Group the observations that belong into the table by row, packed rows before spread ones."""
+    """Return the observations that belong into a cost table, grouped by row; packed rows before spread ones."""
     found: dict[tuple[bool, int], dict[float, list[Observation]]] = {}
     rows = {int(n): row for row, n in enumerate(axes.gpu_counts)}
     clock_max = float(axes.clocks_mhz[-1])
@@ -119,7 +123,7 @@ def _measured_cells(
 
 
 def _corrected(modelled: FloatArray, clocks_mhz: FloatArray, seen_mhz: FloatArray, seen: FloatArray) -> FloatArray:
-    """Return a table row corrected to its measured points: the model multiplied by measured ÷ modelled."""
+    """Return a row of a cost table corrected to its measured points: the model multiplied by measured ÷ modelled."""
     at_seen = np.exp(np.interp(seen_mhz, clocks_mhz, np.log(modelled)))
     ratio = np.exp(np.interp(clocks_mhz, seen_mhz, np.log(seen / at_seen)))
     row: FloatArray = modelled * ratio

@@ -27,7 +27,7 @@ def plain(name: str) -> str:
 
 
 def rest_of(name: str, wanted: str) -> list[str] | None:
-    """Return the words of a name, without brands, that are left after removing those of ``wanted``.
+    """Return the words of a GPU type's name, without brands, that are left after removing those of ``wanted``.
 
     Returns:
         The remaining words; None if ``wanted`` is not a sequence of whole words of the name.
@@ -48,9 +48,9 @@ def is_of_family(name: str, wanted: str) -> bool:
 
 
 def matching(wanted: str, types: Mapping[str, Collection[str]]) -> Sequence[str]:
-    """List the GPU types that a requested name can mean.
+    """Return the GPU types that a requested name can mean.
 
-    If a type has exactly this name, only that type is meant; otherwise every type of that family.
+    If a type has exactly this name, only this type is meant; otherwise every type of the same family.
 
     Args:
         wanted: Name as the user wrote it.

@@ -1,4 +1,4 @@
-"""Vary a family's cost model, so that every simulated job is a little different and unknown beforehand."""
+"""Vary a family's cost model, so that the costs of every simulated job differ a little and are unknown beforehand."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ FACTORS = 8
 
 
 def varied(model: JobModel, factors: FloatArray) -> JobModel:
-    """Return the model with its parameters multiplied by ``factors``.
+    """Return a cost model with its parameters multiplied by ``factors``.
 
     Args:
         model: Model of the family.
-        factors: ``[8]`` values > 0. They multiply, in this order: α, β, κ, synchronising inside a node, synchronising
-            across nodes, active draw above idle (by at most 1.2: no GPU exceeds its limit by more), draw while
-            synchronising, busy exponent.
+        factors: ``[8]`` values > 0. They multiply, in this order: α (seconds per pass), β (seconds per sample), κ
+            (share of computing that scales with the clock), synchronising inside a node, synchronising across nodes,
+            active draw above idle (by at most 1.2: no GPU exceeds its limit by more), draw while synchronising, busy
+            exponent.
     """
     time, power = model.throughput, model.power
     alpha, beta, kappa, near, far, active, sync, busy = (float(factor) for factor in factors)
