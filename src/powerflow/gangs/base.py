@@ -182,7 +182,7 @@ class Gang(ABC):
         """Return what has changed for a gang that has ranks; None if nothing has changed."""
 
     def watch(self) -> None:  # noqa: B027 - a kind may have nothing to do
-        """Ask ranks to stop if they hang or wait in vain. It is called after all transitions of a turn."""
+        """Ask ranks to stop if they hang or wait in vain. Each turn calls this method after all its transitions."""
 
     def post(self) -> None:  # noqa: B027 - a kind may have nothing to do
         """Post the target (which ranks shall train together) in the job's mailbox, if it was not posted yet."""

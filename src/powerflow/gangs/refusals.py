@@ -1,4 +1,7 @@
-"""Find ranks whose script was refused. Such a script would be refused again, so its job is not tried again."""
+"""Find ranks whose script PowerFlow refused to train.
+
+It would refuse the script again, so the job is not tried again.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ def refusal(
     code: Callable[[str], int | None],
     last_lines: Callable[[str], Iterable[str]],
 ) -> GangFailure | None:
-    """Return why a job fails if the script of one of its lost ranks was refused; None if no script was refused.
+    """Return why a job fails if PowerFlow refused to train the script of one of its lost ranks; None if it did not.
 
     Args:
         lost: Ranks that ended unexpectedly.

@@ -1,4 +1,4 @@
-"""Write what ranks did to the store and the job table: progress, measurements, completion, failure."""
+"""Record in the store and the job table what ranks did: progress, measurements, completion, failure."""
 
 from __future__ import annotations
 

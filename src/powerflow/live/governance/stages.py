@@ -122,10 +122,10 @@ class Stages:
             now_s: The present.
 
         Returns:
-            Why the project returns to stage shadow; "" if it does not.
+            Why the project returns to stage shadow; "" if it does not return.
 
         Raises:
-            StoreError: The new stage cannot be stored; call again.
+            StoreError: The new stage cannot be stored. Call this method again with the same job.
         """
         if self.stage_of(project) is not Stage.CANARY:
             return ""

@@ -80,7 +80,7 @@ class ClusterGpus:
         self._look()
 
     def due(self, now_s: float, holding: Mapping[Place, str]) -> bool:
-        """Return True if the GPUs should be read now: the last reading is old, or a GPU has another job than then."""
+        """Return True if the GPUs should be read now: the last reading is old, or a GPU has changed its job since."""
         return now_s - self._read_s >= READ_S or holding != self._owners
 
     def settle(self, now_s: float, holding: Mapping[Place, str]) -> Mapping[str, tuple[float, float]]:

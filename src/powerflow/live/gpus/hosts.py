@@ -99,7 +99,10 @@ def nodes_of(gpus: Sequence[Gpu]) -> tuple[Node, ...]:
 
 
 def names_by_type(gpus: Sequence[Gpu]) -> Mapping[str, Collection[str]]:
-    """Return the names that GPUs have by their driver, by GPU type; a job may ask for any of these names."""
+    """Return for each GPU type the names that the driver gives to GPUs of this type.
+
+    A job may ask for any of these names.
+    """
     found: dict[str, set[str]] = {}
     for gpu in gpus:
         found.setdefault(gpu.gpu_type, set()).add(str(getattr(gpu, "vendor_name", gpu.gpu_type)))
