@@ -47,7 +47,7 @@ def strangers(pids: Iterable[int], ours: Collection[int], *, spare_containers: b
 
 
 def _is_contained(pid: int) -> bool:
-    """Return whether a process runs in a container, and not in the container in which this process runs."""
+    """Return whether a process runs in a container other than the container of this process."""
     group = _group(pid)
     return bool(_CONTAINER.search(group)) and group != _group("self")
 

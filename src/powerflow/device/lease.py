@@ -37,7 +37,7 @@ LEASE_S = 30.0
 
 
 class Clocks:
-    """Sets the clocks of some GPUs, and can restore them. For use by one thread.
+    """Sets the clocks of some GPUs, and restores them. Only one thread may use it.
 
     A clock is *borrowed* from the first change until it is restored. Clocks that an earlier `Clocks` object of the same
     directory has set and not restored stay borrowed.
@@ -139,7 +139,10 @@ class Clocks:
         restore_leftovers(self._directory, list(self._gpus.values()))
 
     def _borrow(self, gpu: Gpu, clock_mhz: float, held: Mapping[str, Any] | None, before: Reading) -> None:
-        """Lock a clock; before the first change of this GPU, write the old setting to disk and start the watchdog."""
+        """Lock the clock of a GPU.
+
+        Before the first change of this clock, write the old setting to disk and start the watchdog.
+        """
         note = _note(self._directory, gpu.uuid)
         if held is None:
             address = _address(gpu)

@@ -172,15 +172,15 @@ def _whole_mj(joules: float) -> int:
 
 
 class Meter:
-    """Meter of some GPUs. For use by one thread.
+    """Meter of some GPUs. Only one thread may use it.
 
     Call `sample` about once a second; the interval decides how exact the integral of power is. Call `settle` whenever a
     GPU gets another owner (job).
 
     Args:
         gpus: The GPUs. A GPU that does not answer yet is metered from its first answer on.
-        state: Result of `state` of an earlier meter, stored together with the energy that it returned. Energy since
-            then goes to the owners at that time. None for a first meter: energy before it goes to nobody.
+        state: Result of `state` of an earlier meter, stored together with the energy that this meter returned. Energy
+            since then goes to the owners at that time. None for a first meter: energy before it goes to nobody.
 
     Attributes:
         readings: Last reading by UUID, of each GPU that answered.
@@ -238,11 +238,11 @@ class Meter:
         self.readings, self.errors = readings, errors
 
     def settle(self, now_s: float, owners: Mapping[str, str | None]) -> Settled:
-        """Read all GPUs, return the energy since the last call, and set the owner (job) of each GPU from now on.
+        """Read all GPUs, return the energy since the last call, and set the owner (a job) of each GPU from now on.
 
         Args:
             now_s: Time on the caller's clock, which is only copied into the result.
-            owners: Job by UUID of the GPU; a GPU without a job is idle.
+            owners: Job by UUID of the GPU; a GPU that is missing is idle.
         """
         self.sample()
         jobs_mj: dict[str, int] = {}
@@ -261,7 +261,7 @@ class Meter:
         return Settled(since_s, now_s, jobs_mj, idle_mj, sum(jobs_mj.values()) + idle_mj, lost)
 
     def jumps(self) -> list[Jump]:
-        """Return the impossible jumps of energy counters since the last call."""
+        """Return the impossible jumps of energy counters that were found since the last call of this method."""
         found, self._jumps = self._jumps, []
         return found
 

@@ -201,9 +201,9 @@ class NvmlGpu:
         )
 
     def _held_back(self) -> frozenset[str]:
-        """Return why the GPU runs below its clock, by `REASONS`.
+        """Return why the GPU runs below its clock, in the words of `REASONS`.
 
-        Older drivers have another name for the function that tells.
+        The driver's function for this has another name in older drivers, so both names are tried.
         """
         for name in ("nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons"):
             bits = self._may_tell(getattr(self._nvml, name, lambda _: math.nan), self._handle)
@@ -318,9 +318,9 @@ class NvmlGpu:
             return math.nan
 
     def _may_tell(self, ask: Callable[..., float], *arguments: object) -> float:
-        """Call a driver function for a figure that is not essential.
+        """Call a driver function for a figure that is not essential, and return the figure.
 
-        Return nan if the call fails. A lost GPU still raises DeviceLost.
+        The result is nan if the call fails. Only if the GPU is lost, DeviceLost is raised.
         """
         try:
             return self._tells(ask, *arguments)

@@ -71,7 +71,7 @@ def impossible(
 
 
 def sane(reading: Reading) -> Reading:
-    """Return a reading; if its power is impossible, with nan as power."""
+    """Return a reading of a GPU. If its power is impossible, the returned reading has nan as power."""
     if math.isnan(reading.power_w) or 0.0 <= reading.power_w <= PEAK_MARGIN * limit_of(reading):
         return reading
     return dataclasses.replace(reading, power_w=math.nan)

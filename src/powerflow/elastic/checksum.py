@@ -50,7 +50,7 @@ class RankComparison:
 
     @property
     def has_news(self) -> bool:
-        """Whether a step was trained since the last comparison; the same on all ranks."""
+        """Whether a step was trained since the last comparison of parameters. The answer is the same on all ranks."""
         return self._since is None or self._training.position.step > self._since[0]
 
     def compare(self, rank: int, ranks: int, *, formed: bool = False) -> None:
@@ -135,7 +135,7 @@ def _sum(tensor: Tensor) -> Tensor:
 
 
 def _digest(sums: Tensor) -> int:
-    """Return one number that depends on all checksums and on their order."""
+    """Return one number that depends on all checksums of the parameters and on their order."""
     weights = torch.arange(1, 2 * len(sums), 2, dtype=torch.int64) * 0x9E3779B97F4A7C1
     return int((sums * weights).sum())
 

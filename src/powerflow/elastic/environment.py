@@ -44,10 +44,10 @@ def find_mailbox() -> tuple[Mailbox | None, str]:
 
 
 def place_in(target: Target, name: str) -> RankPlace | None:
-    """Return the number of a rank in a target (the ranks that shall train together), with the number of all ranks.
+    """Return the place of a rank in a target (the ranks that shall train together): its number among these ranks.
 
     Returns:
-        The place; None if the rank is not a member of the target.
+        The place, with the number of all ranks; None if the rank is not a member of the target.
     """
     for rank, member in enumerate(target.members):
         if member.name == name:

@@ -229,7 +229,7 @@ class GangMember:
         return self._listed and target.generation > self._tried
 
     def _comes_too_late(self, going_to: Target | None = None) -> bool:
-        """Return whether this rank is new, and the other ranks have trained all epochs without it."""
+        """Return whether this rank is new, and the other ranks have trained all training epochs without it."""
         return not self.training.joined and self._all_done(self._wanted if going_to is None else going_to)
 
     def _all_wait(self, names: Sequence[str]) -> bool:
@@ -237,7 +237,10 @@ class GangMember:
         return len(reports) == len(names) and all(report.phase in WAITING for report in reports)
 
     def _others_train(self, names: Sequence[str]) -> bool:
-        """Return whether all these ranks are new, and must wait until other ranks have saved the state and left."""
+        """Return whether the ranks ``names`` are all new, and other ranks have not yet saved the state and left.
+
+        In this case the new ranks must wait.
+        """
         if any(report.generation for report in self.mailbox.reports(names)):
             return False
         return any(
@@ -363,7 +366,7 @@ class GangMember:
     # -- the end -----------------------------------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """Report that training is complete, because the script has left its loop over epochs."""
+        """Report that training is complete, because the script has left its loop over training epochs."""
         if self._left:
             return
         self._done = self._stopped = True
@@ -371,7 +374,10 @@ class GangMember:
         self.reporter.tell(Phase.DONE, step=step, samples=self.training.position.samples, steps_total=step)
 
     def finish(self) -> None:
-        """Wait until all ranks have trained all epochs. If a rank is lost before that, join a new generation."""
+        """Wait until all ranks have trained all training epochs.
+
+        If a rank is lost before that, join a new generation.
+        """
         if self.whole and self.ranks > 1 and self._comparison.has_news:
             self._compare()
         self._done = True
@@ -388,9 +394,9 @@ class GangMember:
         self.reporter.tell(Phase.DONE)
 
     def _all_done(self, target: Target | None) -> bool:
-        """Return whether all ranks of a target that ever trained have trained all epochs.
+        """Return whether all ranks of a target have trained all training epochs, without ranks that never trained.
 
-        Once True, the answer stays True.
+        Once the result is True, it stays True.
         """
         members = () if target is None else target.members
         reports = [report for report in self.mailbox.reports([member.name for member in members]) if report.generation]

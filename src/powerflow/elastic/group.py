@@ -41,16 +41,16 @@ class GaveUp(Exception):
 def lost_peer(error: RuntimeError) -> bool:
     """Return whether an error of torch means that another rank was lost.
 
-    Errors of gloo are recognised by their text only.
+    Errors of gloo (torch's CPU communication) can be recognised by their text only.
     """
     return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
 def lost_in(act: Callable[[], None]) -> str:
-    """Call ``act``, which does something together with other ranks; return "" if no rank was lost.
+    """Call ``act``, which does something together with other ranks, and return whether a rank was lost, as text.
 
     Returns:
-        Torch's message if a rank was lost during the call.
+        Torch's message if a rank was lost during the call; otherwise "".
     """
     try:
         act()
@@ -62,7 +62,7 @@ def lost_in(act: Callable[[], None]) -> str:
 
 
 def meet(mailbox: Mailbox, target: Target, rank: int, give_up: Callable[[], bool]) -> Store:
-    """Wait until all members of a target are present, and return the store with which they form the new group.
+    """Wait until all members of a target are present; return torch's store, through which they form the new group.
 
     Raises:
         GaveUp: ``give_up`` has returned True.
@@ -93,7 +93,7 @@ def meet(mailbox: Mailbox, target: Target, rank: int, give_up: Callable[[], bool
 
 
 def form(store: Store, rank: int, ranks: int, *, cuda: bool) -> None:
-    """Form torch's default group, of the members that have met.
+    """Form torch's default process group of all members that have met.
 
     Raises:
         RuntimeError: A member was lost while the group was formed (`lost_peer`).
@@ -126,11 +126,9 @@ def settle(outside_s: float = 0.0) -> None:
 
 
 def warm_up() -> None:
-    """Form a group of one rank and close it, so that torch loads what a first group needs.
+    """Form a process group of this rank alone and close it, so that torch loads what a first group needs.
 
-    No other rank waits meanwhile.
-
-    Loading takes seconds.
+    Loading takes seconds. Call this while no other rank waits for this rank.
     """
     form(HashStore(), 0, 1, cuda=False)
     with torch.random.fork_rng(devices=[]):  # leave the script's random numbers as they are
@@ -157,7 +155,7 @@ def _store(address: str, port: int, listener: int | None) -> TCPStore:
 
 
 def until(give_up: Callable[[], bool]) -> Iterator[None]:
-    """Yield once for each turn of a polling loop; wait between two turns, longer each time.
+    """Yield once for each turn of a polling loop. The waits between the turns become longer.
 
     Raises:
         GaveUp: ``give_up`` has returned True.

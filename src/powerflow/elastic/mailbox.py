@@ -96,12 +96,12 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Switch:
-    """Message of the leader that all ranks change to a new generation.
+    """Message of the leader (one of the ranks) that all ranks change to a new generation.
 
     Attributes:
         target: The new generation.
-        step: Number of the first step in the new generation, counted over all epochs. After a rank was lost, the change
-            happens at once.
+        step: Number of the first step in the new generation, counted over all training epochs. After a rank was lost,
+            the change happens at once.
     """
 
     target: Target

@@ -18,7 +18,7 @@ _ours: set[tuple[int, int]] = set()
 
 @contextlib.contextmanager
 def noted() -> Iterator[None]:
-    """Record the TCP sockets that are created inside this ``with`` block as sockets of the group."""
+    """Record the TCP sockets that are created inside this ``with`` block as sockets of the process group."""
     before = _open()
     try:
         yield

@@ -45,7 +45,7 @@ class Reporter:
 
     @property
     def phase(self) -> Phase:
-        """What the rank does now."""
+        """Current phase of this rank: what it does now."""
         phase: Phase = self._facts["phase"]
         return phase
 
@@ -61,7 +61,7 @@ class Reporter:
     def does(self, phase: Phase) -> None:
         """Set a phase (what the script does) for the next report.
 
-        If the rank waits for others, saves a checkpoint or has trained all epochs, do nothing.
+        If the rank waits for others, saves a checkpoint or has finished training, do nothing.
         """
         if self._facts["phase"] in (Phase.COMPUTING, Phase.OUTSIDE, Phase.EVALUATING):
             self.enter(phase)

@@ -64,27 +64,30 @@ class Run:
 
     @property
     def rank(self) -> int:
-        """Number of this rank. Before the first epoch: the number that it will have in the first epoch."""
+        """Number of this rank. Before the first training epoch: the number that the rank will have when it begins."""
         return self._place().rank
 
     @property
     def ranks(self) -> int:
-        """Number of ranks. Before the first epoch: the number of ranks in the first epoch."""
+        """Number of ranks. Before the first training epoch: the number of ranks when it begins."""
         return self._place().ranks
 
     @property
     def generation(self) -> int:
-        """Number that rises whenever the set of ranks changes; 0 before the first epoch."""
+        """Number that rises whenever the set of ranks changes; 0 before the first training epoch."""
         return 0 if self._gang is None else self._gang.generation
 
     @property
     def position(self) -> Position:
-        """How much the run has trained: steps, epoch, samples."""
+        """How much the run has trained: steps, training epoch, samples."""
         return Position() if self._training is None else self._training.position
 
     @property
     def updates(self) -> bool:
-        """Whether ``optimizer.step()`` takes effect now. Inside a step, it takes effect only in the last pass."""
+        """Whether ``optimizer.step()`` takes effect now.
+
+        Inside a step, the call takes effect only in the step's last pass.
+        """
         one = self._pass
         if one is not None:
             return one.last and self._gang is not None and self._gang.whole
@@ -125,7 +128,7 @@ class Run:
         return Wrapped(model, self)
 
     def epochs(self, count: int, *, start: int = 0) -> Iterator[int]:
-        """Iterate over the epochs that are left to train, out of 0 to ``count`` − 1.
+        """Iterate over the training epochs that are left to train, out of 0 to ``count`` − 1.
 
         A new rank begins with the current epoch of the run. If a script breaks out of this loop, training is complete.
 
@@ -187,7 +190,7 @@ class Run:
         drop_last: bool = False,
         **loader_options: Any,
     ) -> Batches:
-        """Return a loader of this rank's part of the epoch. It yields one batch per pass.
+        """Return a loader of this rank's part of a training epoch. The loader yields one batch per pass.
 
         The loader may be created before the first epoch. The script may iterate over it once in each epoch.
 
@@ -220,7 +223,11 @@ class Run:
         return batches
 
     def _begin_batches(self, batches: Batches) -> Generator[Any]:
-        """Begin the loop over batches in the script's current epoch."""
+        """Return the generator of batches for the script's current training epoch.
+
+        Raises:
+            InputError: There is no current epoch, or the script has already trained all batches of this epoch.
+        """
         self._parts()
         if self._epoch is None:
             raise InputError("batches was called outside of epochs", fix="for epoch in run.epochs(10): …")
@@ -235,7 +242,7 @@ class Run:
         return loop
 
     def _refuse_second_loop(self, batches: Batches) -> None:
-        """Raise an error if the script trains in a second loop in the same epoch.
+        """Raise an error if the script trains in a second loop over batches in the same training epoch.
 
         A second loop over the same batches is allowed if the first loop has left steps to train.
         """
@@ -367,9 +374,9 @@ class Run:
         return None if self._passes is None else self._passes.one
 
     def _place(self) -> RankPlace:
-        """Return the number of this rank in its gang, with the number of all ranks.
+        """Return the number of this rank in its gang, and the number of all ranks.
 
-        Before the first epoch: in its first gang.
+        Before the first epoch, these are the numbers that will hold in the first epoch.
         """
         gang = self._gang
         if isinstance(gang, GangMember) and gang.generation and gang.target is not None:
@@ -388,7 +395,7 @@ class Run:
         return None if self._passes is None else self._passes.explain(error)
 
     def _leave_epochs(self) -> None:
-        """Close the loop over epochs when the script ends, unless an error has ended the script."""
+        """Close the loop over training epochs when the script ends, unless an error has ended the script."""
         if not hasattr(sys, "last_value"):
             self._open_epochs.close()
 

@@ -60,7 +60,7 @@ class StaticGang:
         """Do nothing, because no other rank waits for this rank."""
 
     def finish(self) -> None:
-        """Compare the parameters of all ranks a last time, and wait until all ranks have trained all epochs."""
+        """Compare the parameters of all ranks a last time, and wait until all ranks have finished training."""
         if self.ranks > 1:
             if self._comparison.has_news:
                 self._comparison.compare(self.rank, self.ranks)

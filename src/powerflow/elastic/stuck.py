@@ -53,7 +53,7 @@ class StuckWatch:
     def _who_wait(self) -> list[int]:
         """Return the numbers of the ranks that wait for this rank.
 
-        A rank waits in an exchange of gradients, or after it has trained all epochs.
+        A rank waits in an exchange of gradients, or after it has trained all training epochs.
         """
         gang = self._gang
         step = gang.training.position.step

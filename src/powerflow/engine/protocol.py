@@ -129,7 +129,7 @@ class Engine(Protocol):
         ...
 
     def limits(self) -> frozenset[str]:
-        """Return which of the limits ``{"memory", "cpus", "user"}`` this engine can enforce."""
+        """Return the limits that this engine can enforce: some of "memory", "cpus" and "user"."""
         ...
 
     def launch(self, spec: RankSpec) -> RankStatus:

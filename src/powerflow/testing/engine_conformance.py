@@ -36,7 +36,7 @@ Place = Callable[[], Engine]
 
 
 def until(engine: Engine, reached: Callable[[], bool]) -> None:
-    """Wait until the condition ``reached`` is true. It is checked whenever the engine reports a change."""
+    """Wait until the function ``reached`` returns True. The function is called whenever the engine reports a change."""
     deadline_s = time.monotonic() + PATIENCE_S
     while not reached():
         assert time.monotonic() < deadline_s, "waited in vain"
@@ -75,7 +75,8 @@ def whole_log(engine: Engine, name: RankName) -> bytes:
 class EngineConformance:
     """Tests for every engine.
 
-    The subclass or its module must have a fixture ``place``: a function that returns a new engine object.
+    A subclass or its module must have a pytest fixture ``place``. Its value is a function that returns a new engine
+    object.
     """
 
     @pytest.fixture
@@ -84,7 +85,7 @@ class EngineConformance:
         return place()
 
     def spec(self, engine: Engine, *command: str, gang: str = "gang", epoch: int = 0, number: int = 0) -> RankSpec:
-        """Return the spec of a rank that runs a command on the first node of the engine."""
+        """Return the spec of a rank that runs ``command`` on the first node of the engine."""
         env = {"PATH": os.environ["PATH"]}
         return RankSpec(RankName(gang, epoch, number), engine.nodes()[0].name, command, env, directory="/")
 

@@ -19,7 +19,7 @@ from powerflow.testing.pool_invariants import check_pool
 
 
 def check(scheduler: Scheduler, plan: Plan | None = None) -> None:
-    """Check the scheduler's state after a step, and the plan of that step if ``plan`` is given.
+    """Check the scheduler's state after a step, and the plan of this step if ``plan`` is given.
 
     Raises:
         AssertionError: An invariant is broken. The message names the job or the node.
@@ -179,7 +179,7 @@ def _check_change(scheduler: Scheduler, change: Change) -> None:
 
 
 def _check_reason(scheduler: Scheduler, job_id: str, reason: Reason, *, is_changed: bool) -> None:
-    """Check that the kind of a reason fits the numbers in it, and that the numbers agree with the ledger."""
+    """Check that a job's reason fits the numbers in it, and that these numbers agree with the ledger."""
     slot = scheduler.ledger.slot_of[job_id]
     assert reason.gpus == scheduler.ledger.rows["gpus"][slot], f"{job_id}: reason and ledger differ in GPUs"
     assert (reason.clock_mhz > 0) == (reason.gpus > 0), f"{job_id}: a clock without GPUs, or GPUs without a clock"

@@ -46,7 +46,7 @@ def perform(spec: RankSpec) -> Part:
     """Return the behaviour of a rank with the command ``true``, ``false``, ``sleep SECONDS`` or ``echo WORDS``.
 
     Raises:
-        EngineError: The command is another one.
+        EngineError: The rank has a command other than these four.
     """
     match spec.command:
         case ("true",):
@@ -81,7 +81,7 @@ class MemoryCluster:
         self._pids = 0
 
     def launch(self, spec: RankSpec) -> RankStatus:
-        """Start a rank, and return its status. The caller must hold the condition ``changed`` of this cluster."""
+        """Start a rank, and return its status. The caller must hold the lock of this cluster (``changed``)."""
         self.settle()
         if spec.name in self.statuses:
             return self.statuses[spec.name]
@@ -102,10 +102,10 @@ class MemoryCluster:
         return status
 
     def settle(self) -> float:
-        """End the ranks whose time is over. The caller must hold the condition ``changed`` of this cluster.
+        """End the ranks whose time is over. The caller must hold the lock of this cluster (``changed``).
 
         Returns:
-            Seconds until the next rank ends; infinity if no rank has an end.
+            Seconds until the next rank ends; infinity if no rank will end by itself.
         """
         now_s = time.time()
         while self._ends and self._ends[0][0] <= now_s:
@@ -134,7 +134,10 @@ class MemoryCluster:
             self._tell()
 
     def signal(self, name: RankName, number: int) -> bool:
-        """Send a signal to a rank; return False if it does not run. The caller must hold the condition ``changed``."""
+        """Send a signal to a rank; return False if the rank does not run.
+
+        The caller must hold the lock of this cluster (``changed``).
+        """
         self.settle()
         status = self.statuses.get(name)
         if status is None or status.state is not RankState.RUNNING:
@@ -147,7 +150,7 @@ class MemoryCluster:
         return True
 
     def forget(self, name: RankName) -> None:
-        """Delete an ended rank and its log. The caller must hold the condition ``changed`` of this cluster."""
+        """Delete an ended rank and its log. The caller must hold the lock of this cluster (``changed``)."""
         self.settle()
         status = self.statuses.get(name)
         if status is not None and status.state is not RankState.RUNNING:

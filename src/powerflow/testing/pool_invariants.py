@@ -1,4 +1,4 @@
-"""Check the arrays of a pool: compute them again from GPU owners, GPUs out of service and node status, and compare."""
+"""Check the arrays of a pool. They are computed again from GPU owners, GPUs out of service and node status."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ from powerflow.cluster.packed_pool import ASLEEP, NOBODY, UP, PackedPool
 
 
 def check_pool(pool: PackedPool) -> None:
-    """Raise AssertionError if any array that a `PackedPool` derives from others is wrong. Slow; only for tests."""
+    """Raise AssertionError if an array of a `PackedPool` does not follow from GPU owners and node status.
+
+    Only for tests.
+
+    This check is slow.
+    """
     taken = pool.owner_of != NOBODY
     owners = pool.owner_of[taken]
     nodes, most = len(pool.size), (len(pool.row_len) - 1) // 2

@@ -74,12 +74,10 @@ def create(directory: str | os.PathLike[str], nodes: Iterable[Node]) -> list[Emu
 
 
 def settled(state: EmulatedState, idle_w: float, now_s: float, loader_lives: bool) -> EmulatedState:
-    """Return the state of an emulated GPU at the time ``now_s``.
+    """Return the state of an emulated GPU, brought up to date for the time ``now_s``.
 
-    Its energy has risen by watts × seconds since the last update.
-
-    If the process that computes on the GPU has died, its power counts until its last report. After that the GPU is
-    idle.
+    The energy rises by watts × seconds since the last update. If the process that computes on the GPU has died, its
+    power counts until its last report. After that the GPU is idle.
     """
     until_s = now_s if loader_lives else min(max(state.seen_s, state.at_s), now_s)
     loaded_s = max(0.0, until_s - state.at_s) if state.load_pid else 0.0
@@ -140,13 +138,13 @@ class EmulatedGpu:
         return [self.clock_max_mhz - k * self._clock_step_mhz for k in range(steps, -1, -1)]
 
     def lock_clock(self, clock_mhz: float) -> None:
-        """Lock this GPU to the clock nearest to ``clock_mhz`` that it has, as hardware does."""
+        """Lock this GPU to a clock. As on hardware, the GPU takes the nearest clock that it has."""
         if not math.isfinite(clock_mhz) or clock_mhz <= 0:
             raise DeviceError(f"{clock_mhz} MHz is no clock")
         self._set_clock(min(self.clocks_mhz(), key=lambda known: abs(known - clock_mhz)))
 
     def unlock_clock(self) -> None:
-        """Undo `lock_clock`."""
+        """Undo `lock_clock`: the GPU again runs at its maximum clock under load, and at its minimum clock when idle."""
         self._set_clock(0.0)
 
     def state(self) -> EmulatedState:
@@ -207,8 +205,9 @@ class EmulatedGpu:
         """Bring the record of this GPU up to date, and change it with ``how``; return the new state.
 
         Args:
-            how: Function of the state and the time now that returns the new state.
-            alive: Pid and start time of a process that is known to run, so that it need not be looked up.
+            how: Function of the state and the current time that returns the new state.
+            alive: Pid and start time of a process that is known to run, so that the function need not check whether it
+                runs.
         """
 
         def changed(state: EmulatedState) -> EmulatedState:

@@ -38,7 +38,9 @@ SLICE_S = 0.01
 def emulate_rank(
     path: str | os.PathLike[str], truth: JobModel, gpus: Sequence[EmulatedGpu], *, time_scale: float = 1.0
 ) -> dict[str, str]:
-    """Write the file that makes a rank run as on emulated GPUs; return the variables to add to the rank's environment.
+    """Write the file that makes a rank train as if on emulated GPUs.
+
+    Return the variables to add to the rank's environment.
 
     Args:
         path: The file to write. The rank must be able to read it.
@@ -84,7 +86,7 @@ def pacer_from_environment(environment: Mapping[str, str] | None = None) -> Pace
 
 
 class Pacer:
-    """Pacer of one rank on its emulated GPUs. For use by one thread.
+    """Makes the steps of one rank last as long as on its emulated GPUs. Only one thread may use it.
 
     Attributes:
         steps: Number of steps that were paced.
@@ -147,7 +149,7 @@ class Pacer:
             self.overrun_s += overrun_s
 
     def idle(self) -> None:
-        """Set the GPUs to idle power, until `begin` is called or the next step ends."""
+        """Set the GPUs to idle power, until `begin` or `pace` is called."""
         if os.getpid() != self._pid:  # a fork of the rank ends, but the rank trains on
             return
         for gpu in self._gpus:
@@ -160,9 +162,10 @@ class Pacer:
             self.idle()
 
     def _draw(self, watts: float, *, arrears_s: float) -> None:
-        """Report the power to the GPUs. The report also shows that this process lives.
+        """Report the power of this process to its GPUs. The report also shows that this process lives.
 
-        The time of a first step was counted as idle until now; the energy that was left out is added.
+        After a time at idle, the computing time of the first step was counted as idle. So the first report adds the
+        missing energy.
         """
         first = self._watts is None
         for gpu in self._gpus:
@@ -171,7 +174,7 @@ class Pacer:
         self._watts = watts
 
     def _clock(self) -> tuple[float, float, float]:
-        """Return the clock of the slowest GPU, the time since which it has this clock, and its clock before that."""
+        """Return the clock of the slowest GPU, the time at which this clock was set, and the clock before that."""
         slowest = (float("inf"), 0.0, 0.0)
         for gpu in self._gpus:
             state = gpu.state()

@@ -114,7 +114,10 @@ class SharedRecord:
         return self._newest()[1]
 
     def change(self, how: Callable[[EmulatedState], EmulatedState]) -> EmulatedState:
-        """Replace the record by ``how(record)``, and return the new record. If another process writes, wait for it."""
+        """Replace the record by ``how(record)``, and return the new record.
+
+        If another process is writing, wait until it has finished.
+        """
         # `try_lock` opens the file again, so that the lock also separates threads and forks. Writing takes
         # microseconds; a writer that never releases the lock must not stop the others for ever.
         file = try_lock(self.path, wait_s=LOCK_S, pause_s=0.0002, create=False)
@@ -130,7 +133,10 @@ class SharedRecord:
         return after
 
     def _newest(self) -> tuple[int, EmulatedState]:
-        """Return the number and the record of the newest intact slot. Write number k goes to slot (k − 1) mod 2."""
+        """Return the number and the record of the newest intact slot (one of two places in the file).
+
+        Write number k goes to slot (k − 1) mod 2.
+        """
         for _ in range(MOST_LOOKS):
             content = os.pread(self._file, FILE_BYTES - SLOTS_AT[0], SLOTS_AT[0])
             slots = (content[at - SLOTS_AT[0] : at - SLOTS_AT[0] + _SLOT_BYTES] for at in SLOTS_AT)

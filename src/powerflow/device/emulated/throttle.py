@@ -36,7 +36,9 @@ PERIOD_S = 0.05
 
 
 class Throttle:
-    """Throttle of the processes of one job. Its thread runs until these processes have ended or `close` is called.
+    """Slows the processes of one job, by stopping them for a part of the time.
+
+    Its thread runs until the processes have ended.
 
     All processes are stopped at the same time. So ranks that wait for each other lose no additional time.
 
@@ -105,9 +107,9 @@ class Throttle:
             self._note.unlink(missing_ok=True)
 
     def _leave_note(self) -> None:
-        """Write the note with the process groups to continue if this process dies, and start the watchdog.
+        """Write the note with the process groups that must be continued if this process dies, and start the watchdog.
 
-        Call this before the first stop.
+        Call this before the processes are stopped for the first time.
         """
         from powerflow.device.lease import ensure_watchdog
 
@@ -139,7 +141,7 @@ class Throttle:
 
 
 def continue_leftovers(directory: str | os.PathLike[str]) -> int:
-    """Continue every process group whose throttle has died; return how many throttles still live."""
+    """Continue the stopped processes of every throttle that has died; return how many throttles still live."""
     living = 0
     for note in (Path(directory) / NOTES).glob("*.json"):
         found = read_json(note)

@@ -1,4 +1,7 @@
-"""The loader that ``run.batches`` returns. Like a DataLoader, it yields batches: this rank's part of an epoch."""
+"""The loader that ``run.batches`` returns.
+
+Like a DataLoader, it yields batches: this rank's part of a training epoch.
+"""
 
 from __future__ import annotations
 
@@ -36,19 +39,19 @@ class EpochSampler:
         self._samples = samples
 
     def __len__(self) -> int:
-        """Return the number of samples of one epoch, over all ranks."""
+        """Return the number of samples of one training epoch, over all ranks."""
         return self._samples
 
     def set_epoch(self, epoch: int) -> None:
-        """Do nothing: the order of samples follows from the seed and the run's current epoch."""
+        """Do nothing: the order of samples follows from the seed and the run's current training epoch."""
 
 
 class Batches:
-    """Loader for one epoch after another. It yields one batch per pass.
+    """Loader for one training epoch after another. It yields one batch per pass.
 
     Its length and attributes describe the whole job and do not depend on the number of ranks: the length is the number
-    of steps of an epoch, and ``batch_size`` is the samples of a step. It yields this rank's share of each step, in one
-    or several passes. Attributes that are not listed here (``num_workers``, ``collate_fn``, …) are those of the
+    of steps of an epoch, and ``batch_size`` is the samples of a step. The loader yields this rank's share of each step,
+    in one or several passes. Attributes that are not listed here (``num_workers``, ``collate_fn``, …) are those of the
     DataLoader that loads the samples.
 
     Attributes:
@@ -71,11 +74,11 @@ class Batches:
         self._loop: Generator[Any] | None = None
 
     def __len__(self) -> int:
-        """Return the number of steps of one epoch."""
+        """Return the number of steps of one training epoch."""
         return self.order.steps
 
     def __iter__(self) -> Iterator[Any]:
-        """Return an iterator over the batches that are left in the run's current epoch."""
+        """Return an iterator over the batches that are left in the run's current training epoch."""
         if self._loop is not None:  # begun by `next`
             return self
         return self._begin(self)

@@ -19,7 +19,9 @@ Defer = Callable[[Callable[[], object]], bool]
 
 
 def gate(thing: Any, method: str, is_open: Callable[[], bool], defer: Defer = lambda _: False) -> None:
-    """Give a gate to one method of an object. While the gate is closed, a call does nothing and returns None.
+    """Give a gate to one method of an object.
+
+    While the gate is closed, a call of the method does nothing and returns None.
 
     Copies of the object (pickled or deep) have no gate.
 
@@ -27,8 +29,8 @@ def gate(thing: Any, method: str, is_open: Callable[[], bool], defer: Defer = la
         thing: The object.
         method: Name of the method.
         is_open: Function that returns whether the gate is open.
-        defer: Function that may store a call that comes too early, to make it later. It returns False if the call can
-            be made now.
+        defer: Function that may store a call that comes too early, to make it later. It returns True if it has stored
+            the call.
     """
     behind = getattr(thing, method)
 

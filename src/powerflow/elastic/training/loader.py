@@ -16,7 +16,10 @@ _OURS = ("batch_size", "batch_sampler", "sampler", "shuffle")
 
 
 class RankSamples(Sampler[list[int]]):
-    """Sampler of one rank: yields a list of sample indices for each pass, from a position to the end of its epoch."""
+    """Sampler of one rank: yields a list of sample indices for each pass.
+
+    It begins at a position of the run, and ends at the end of this training epoch.
+    """
 
     def __init__(self) -> None:
         self.least = 1
@@ -25,7 +28,7 @@ class RankSamples(Sampler[list[int]]):
         self.rank, self.ranks, self.most = 0, 1, 0
 
     def passes(self, step: int) -> tuple[Pass, ...]:
-        """Return the passes of this rank in one step of the epoch."""
+        """Return the passes of this rank in one step of the training epoch."""
         return split(self.order.size(step), self.rank, self.ranks, self.most, self.least)
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -39,7 +42,7 @@ class RankSamples(Sampler[list[int]]):
 class Feed:
     """A DataLoader that can start at any position of the run, for any rank.
 
-    Its workers may live on between two starts.
+    The worker processes of the DataLoader may continue to run between two starts.
     """
 
     def __init__(self, dataset: Dataset[Any], options: dict[str, Any]) -> None:
@@ -67,7 +70,7 @@ class Feed:
     def start(
         self, order: SampleOrder, position: Position, rank: int, ranks: int, most: int, least: int
     ) -> Iterator[Any]:
-        """Return an iterator over the batches of one rank, from a position to the end of its epoch.
+        """Return an iterator over the batches of one rank, from a position to the end of its training epoch.
 
         Args:
             order: Order of the samples.

@@ -125,7 +125,7 @@ class TrainingSnapshot:
 
 
 class _Values:
-    """Detects changes of tensors by comparing some values of some tensors."""
+    """Detects changes of tensors: it compares a few values of a few of the tensors."""
 
     def __init__(self, tensors: list[nn.Parameter]) -> None:
         every = max(1, -(-len(tensors) // _SAMPLED))
@@ -199,7 +199,7 @@ def _is_like(tensor: Tensor, shapes: set[torch.Size]) -> bool:
 
 
 def _counts(tensor: Tensor) -> bool:
-    """Return whether torch counts the changes of a tensor."""
+    """Return whether torch keeps a version counter for a tensor, which counts its changes."""
     return tensor.is_floating_point() and not tensor.is_inference()
 
 

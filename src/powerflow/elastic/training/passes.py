@@ -29,7 +29,7 @@ _SEARCH_S = 600.0
 
 
 class Passes:
-    """The passes of the current step.
+    """The passes of the current step. Between passes, this object hides the gradients from the script.
 
     Attributes:
         count: Number of passes of the step.
@@ -57,7 +57,10 @@ class Passes:
         self._seen: list[tuple[int, int]] | None = None  # gradients that the script must not change now
 
     def begin_epoch(self) -> None:
-        """Read the list of parameters again, because the script may have changed which parameters are trained."""
+        """Read the list of parameters at the start of a training epoch.
+
+        The script may have changed which parameters are trained.
+        """
         self._parameters = self._training.parameters()
         self._look = None
 
@@ -78,7 +81,7 @@ class Passes:
         self.one = None
 
     def end_step(self) -> None:
-        """End the step, and make the calls that were deferred.
+        """End the step, and make the calls that `defer` has stored.
 
         Raises:
             InputError: The last pass had no backward.
@@ -97,7 +100,7 @@ class Passes:
         self._training.drop_gradients()
 
     def ask(self, *, granted: bool) -> None:
-        """Record that the script asks for an update.
+        """Record that the script asks for an update (``optimizer.step()``).
 
         Args:
             granted: True if the update takes effect now.

@@ -1,8 +1,8 @@
-"""Choose the samples of each rank in each step. The choice depends only on seed, epoch and step.
+"""Choose the samples of each rank in each step. The choice depends only on seed, training epoch and step.
 
 Step k of an epoch has the samples ``permutation[k·B : (k+1)·B]``, where B is the global batch (the last step has the
-rest). They are split into one contiguous share per rank, and each share into passes that fit on one GPU. So the samples
-of each step do not depend on how the number of ranks changes.
+rest). These samples are split into one contiguous share per rank, and each share into passes that fit on one GPU. So
+the samples of a step do not depend on how the number of ranks changes.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 class Position(NamedTuple):
     """How much a run has trained.
 
-    The fields are: completed steps over all epochs (``step``), the epoch, completed steps in this epoch (``within``),
-    and trained samples.
+    The fields are: completed steps over all training epochs (``step``), the current training epoch (``epoch``),
+    completed steps in this epoch (``within``), and trained samples (``samples``).
     """
 
     step: int = 0
@@ -31,7 +31,7 @@ class Position(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SampleOrder:
-    """The order of the samples of a data set, with ``global_batch`` samples per step.
+    """The order of the samples of a data set in each training epoch, with ``global_batch`` samples per step.
 
     If ``drop_last`` is True, the last step of an epoch is left out if it has fewer samples.
     """
@@ -44,19 +44,19 @@ class SampleOrder:
 
     @property
     def steps(self) -> int:
-        """Number of steps of one epoch."""
+        """Number of steps of one training epoch."""
         if self.drop_last:
             return self.samples // self.global_batch
         return -(-self.samples // self.global_batch)
 
     def epoch(self, epoch: int) -> NDArray[np.int64]:
-        """Return the indices of all samples, in their order in this epoch."""
+        """Return the indices of all samples, in their order in one training epoch."""
         if not self.shuffle:
             return np.arange(self.samples)
         return np.random.default_rng((self.seed, epoch)).permutation(self.samples)
 
     def size(self, step: int) -> int:
-        """Return the number of samples of one step (number ``step`` of an epoch)."""
+        """Return the number of samples of step number ``step`` of a training epoch."""
         return min(self.global_batch, self.samples - step * self.global_batch)
 
 

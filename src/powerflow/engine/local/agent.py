@@ -49,9 +49,9 @@ def _listen() -> socket.socket:
 
 
 def _detach() -> None:
-    """Continue as a daemon.
+    """Continue as a daemon. The process that started the agent sees exit code 0.
 
-    The process that started the agent sees exit code 0, which means that the socket listens.
+    Call this when the socket listens, because exit code 0 tells the starting process that it can connect.
     """
     sys.stdout.flush()
     if os.fork():
@@ -74,7 +74,10 @@ def _node(text: str) -> tuple[str, int]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the agent of a directory. In forks that become shims and ranks, this function returns, too."""
+    """Run the agent of a directory; return its exit code.
+
+    Shims and ranks are forks of the agent. A fork that runs a rank's script returns from this function, too.
+    """
     parser = argparse.ArgumentParser(prog="python -m powerflow.engine.local.agent", description="Starts ranks.")
     parser.add_argument("directory", type=Path, metavar="DIR", help="where everything is kept")
     parser.add_argument(

@@ -70,7 +70,7 @@ class Cgroups:
         return groups
 
     def close(self) -> None:
-        """Remove the directories of this agent's ranks, if they are empty."""
+        """Remove the cgroup directories of this agent, if they are empty."""
         for above in {self.all_ranks, *(above for above, _ in self.limiting.values())} - {None}:
             assert above is not None
             with contextlib.suppress(OSError):
@@ -98,7 +98,7 @@ def kill(groups: Sequence[str]) -> bool:
 
 
 def leave(groups: Sequence[str]) -> None:
-    """Remove those of the control groups that are empty."""
+    """Remove the given control groups, except groups that still hold processes."""
     for group in groups:
         with contextlib.suppress(OSError):
             os.rmdir(group)
@@ -164,7 +164,10 @@ def _delegated(directory: Path) -> list[str]:
 
 
 def _mounts(root: Path) -> dict[str, Path]:
-    """Return where each cgroup hierarchy is mounted, by its controllers as in /proc/self/cgroup ("" for version 2)."""
+    """Return the folder at which each cgroup hierarchy is mounted.
+
+    The key is the hierarchy's list of controllers, as in /proc/self/cgroup; it is "" for cgroup version 2.
+    """
     found: dict[str, Path] = {}
     for line in (root / "proc/self/mountinfo").read_text().splitlines():
         before, after = line.split(" - ", 1)

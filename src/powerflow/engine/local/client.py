@@ -151,7 +151,7 @@ class LocalEngine:
     def renew_agent(self) -> bool:
         """Replace the agent if it runs another version of PowerFlow; return whether it was replaced.
 
-        Its ranks continue to run.
+        The ranks continue to run.
 
         New ranks are forks of the agent, so an old agent would start them with old code and an old environment. The
         agent can be killed, because all that it knows is on disk. Call this only if no other process uses this engine.

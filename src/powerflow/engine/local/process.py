@@ -45,14 +45,17 @@ def die_with_parent(parent: int) -> None:
 
 
 def gain_no_privileges() -> None:
-    """Make sure that no program that this process or its children run gains rights (set-uid bits have no effect)."""
+    """Make sure that this process, its children and the programs that they run cannot gain rights.
+
+    Set-uid bits of programs then have no effect.
+    """
     _control(_SET_NO_NEW_PRIVS, 1)
 
 
 def hide_memory() -> None:
     """Hide memory, environment and open files of this process from other processes of the same user.
 
-    If this process starts another program (exec), they are visible again.
+    If this process starts another program (exec), the program's memory, environment and files are visible again.
     """
     _control(_SET_DUMPABLE, 0)
 
@@ -124,7 +127,11 @@ def descriptors() -> frozenset[int]:
 
 
 def send(pid: int, number: int) -> bool:
-    """Send a signal to a process; return False if the process is gone or this process may not send it signals."""
+    """Send a signal to a process.
+
+    Returns:
+        False if the process is gone, or if this process has no right to send it signals.
+    """
     try:
         os.kill(pid, number)
     except (ProcessLookupError, PermissionError):

@@ -131,7 +131,8 @@ class AgentServer:
     def _let_go(self) -> None:
         """Close all sockets; call this in a new fork.
 
-        If the garbage collector closed them later, it would close other files that have the same descriptors by then.
+        If the garbage collector closed the sockets later, it would close other files, which have the same descriptors
+        by then.
         """
         for key in [*self._selector.get_map().values()]:
             if isinstance(key.fileobj, socket.socket):
@@ -208,7 +209,10 @@ class AgentServer:
     # --- requests
 
     def _hello(self, _: Peer, request: dict[str, Any]) -> dict[str, Any]:
-        """Return a description of this agent. If the request has ``nodes``, they first replace the agent's nodes."""
+        """Return a description of this agent.
+
+        If the request has ``nodes``, these nodes first replace the agent's nodes.
+        """
         if request.get("nodes") is not None:
             self._nodes = {str(name): int(gpus) for name, gpus in request["nodes"].items()}
             records.remember({"nodes": self._nodes})

@@ -150,9 +150,9 @@ def _keep(launch: Launch, rank: int, output: int, groups: Sequence[str]) -> NoRe
 
 
 def _become_rank(launch: Launch, shim: int, go: int, failure: int, output: int) -> None:
-    """Turn this process into the rank: run the rank's command.
+    """Turn this process into the rank, by running the rank's command.
 
-    If this interpreter shall run the rank's script, return.
+    If this interpreter shall run the rank's script, the function returns, and the caller runs the script.
     """
     spec = launch.spec
     try:
@@ -262,9 +262,9 @@ def switch_user(user: str) -> None:
 
 
 def _watch(rank: int, output: int, log: LogWriter) -> int:
-    """Copy the rank's output to its log until the rank ends; return its exit code.
+    """Copy the rank's output to its log until the rank ends; return the rank's exit code.
 
-    Also collect orphans that have ended.
+    Orphans of the rank that end in the meantime are reaped (their exit codes are read), so that no zombies remain.
     """
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
@@ -324,7 +324,7 @@ def _reply(launch: Launch, word: Mapping[str, object]) -> None:
 
 
 def _write_status(launch: Launch, status: Mapping[str, object]) -> None:
-    """Write how the rank ended. If the disk is full, repeat until the file is written."""
+    """Write to disk how the rank ended. If the disk is full, try again until the file is written."""
     while True:
         try:
             return replace_json(launch.directory / "status.json", status)

@@ -30,8 +30,8 @@ _LEFTOVERS_END_S = 5.0
 class RankHandle:
     """A rank that runs or ran.
 
-    It has the status of the rank, the pid of its shim, and a pidfd (file descriptor of a process) of the shim, −1 if
-    the shim has ended.
+    The fields are the status of the rank, the pid of its shim, and a pidfd of the shim (a file descriptor that stands
+    for a process); the pidfd is −1 if the shim has ended.
     """
 
     status: RankStatus
@@ -113,7 +113,7 @@ class RankTable:
         return directory
 
     def drop(self, name: str) -> None:
-        """Delete a rank from table and disk, if it does not run."""
+        """Delete a rank from the table and from disk. If the rank runs, do nothing."""
         entry = self.entries.get(name)
         if entry and entry.status.state is not RankState.RUNNING:
             self._remove(name)
@@ -159,7 +159,7 @@ class RankTable:
         return True
 
     def _recall_or_none(self, name: str, alive: bool) -> RankHandle | None:
-        """Return the same as `_recall`, but None if the records were damaged, by a power cut for example."""
+        """Return a rank's entry from its records; None if the records are missing, or damaged by a power cut."""
         try:
             return self._recall(name, alive)
         except (KeyError, TypeError, ValueError, IndexError):
