@@ -160,7 +160,7 @@ def prose(value: float) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-#: Units by size: a value below the limit is written in the unit, of so many base units.
+#: Units by size: a value below the limit is written in this unit. The last number is the unit's size in base units.
 _Scale = tuple[tuple[float, str, float], ...]
 _TIMES: _Scale = ((90.0, "s", 1.0), (90 * 60.0, "min", 60.0), (72 * HOUR_S, "h", HOUR_S), (math.inf, "days", DAY_S))
 _ENERGIES: _Scale = ((3.6e4, "J", 1.0), (3.6e10, "kWh", J_PER_KWH), (3.6e13, "MWh", 3.6e9), (math.inf, "GWh", 3.6e12))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import shlex
 from typing import NamedTuple
 
-#: What means something to a shell even if `shlex` reads it as part of a word.
+#: Characters with a meaning for a shell, even where `shlex` reads them as part of a word.
 _SHELL_SIGNS = frozenset("|&;<>()$`*?[]{}~#!\n\r")
 #: Words that are commands only inside a shell.
 _SHELL_WORDS = frozenset(
@@ -55,5 +55,5 @@ def is_shell(run: str) -> bool:
 def _split(run: str) -> list[str]:
     try:
         return shlex.split(run)
-    except ValueError:  # a quote that is never closed: let the shell say so in the job's log
+    except ValueError:  # a quote is not closed: the shell reports this in the job's log
         return []

@@ -108,7 +108,7 @@ def _fitting(kind: LauncherKind, options: Sequence[str], gpus: Sequence[int]) ->
 
 #: All nodes of a cluster are on this machine.
 _ADDRESS = "127.0.0.1"
-#: Programs that start all ranks of a job and cannot be told by PowerFlow how many; what to write instead.
+#: Programs that start all ranks of a job and whose number PowerFlow cannot set; with the text to write instead.
 _OTHERS = {
     "deepspeed": "write torchrun in its place: deepspeed.init_distributed() reads what torchrun sets",
     "mpirun": "write torchrun or plain python in its place, or rescale: none with one number of GPUs",
@@ -146,20 +146,20 @@ _ACCELERATE_VALUED = {
     *("--gradient_clipping", "--zero3_init_flag", "--zero3_save_16bit_model", "--deepspeed_config_file"),
     *("--deepspeed_moe_layer_cls_names",),
 }
-#: Groups of options, all of which have a value unless they are among the flags.
+#: Beginnings of options that have a value, unless they are among the flags.
 _ACCELERATE_GROUPS = ("--fsdp_", "--megatron_lm_", "--fp8_", "--parallelism_config_")
 _ACCELERATE_OURS = {
     *("--num_processes", "--num_machines", "--gpu_ids", "--machine_rank", "--main_process_ip", "--main_process_port"),
     *("--same_network", "--rdzv_backend", "--rdzv_conf"),
 }
 _ACCELERATE_WAYS = {"--multi_gpu", "--use_deepspeed", "--use_fsdp", "--use_megatron_lm", "--config_file"}
-#: A piece of a shell line: a sign that ends a command, or a word with its quotes.
+#: A part of a shell line: a sign that ends a command, or a word with its quotes.
 _PIECE = re.compile(
     r"""(?P<sign>&&|\|\||[|&;()\n`])|(?P<word>(?:[^\s"'\\|&;()`]|\\.|"(?:[^"\\]|\\.)*"|'[^']*')+)""", re.DOTALL
 )
-#: Words after which a command still begins.
+#: Words after which a command begins.
 _STARTERS = {"exec", "time", "nohup", "env", "command", "then", "do", "else", "if", "while", "!", "{", "sudo"}
-#: Commands that run another one, which stands somewhere among their arguments.
+#: Commands that run another command, which is among their arguments.
 _WRAPPERS = {
     *("nice", "ionice", "timeout", "numactl", "taskset", "stdbuf", "chrt", "setsid", "xargs", "conda", "mamba"),
     *("micromamba", "uv", "uvx", "poetry", "pipenv", "pixi", "apptainer", "singularity", "docker", "podman", "nsys"),

@@ -11,7 +11,7 @@ from typing import Any
 
 from powerflow.errors import InputError
 
-#: Bytes that a compiled pattern may take; reading one ends where it needs more.
+#: Most bytes of a compiled pattern; compiling stops if it needs more.
 _MOST_BYTES = 1 << 16
 #: Classes by Unicode property (``\pL``), each of which takes a third of a millisecond to read.
 _MOST_PROPERTIES = 16

@@ -30,7 +30,7 @@ from powerflow.errors import InputError
 if TYPE_CHECKING:
     from powerflow.simulate.comparison import Comparison
 
-#: What the day of jobs that ships was made for.
+#: Cluster for which the day of jobs in the package was made.
 DAY_CLUSTER = "16x8:A100"
 
 

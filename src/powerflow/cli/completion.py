@@ -11,7 +11,7 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-#: Variable by which the shell's script asks for completions, and says for which shell.
+#: Environment variable by which a shell's script asks for completions and names the shell.
 VARIABLE = "_POWERFLOW_COMPLETE"
 
 

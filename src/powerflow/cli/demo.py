@@ -37,12 +37,12 @@ CLUSTER = "2x4:A100"
 #: λ_E in units of the natural price 1 / (W of a busy GPU above idle): energy counts about half as much as time.
 PRICE = 0.5
 INTERVAL_S = 4.0
-#: Clocks are not tried out: in jobs of half a minute that would be most of what one sees.
+#: Clocks are not tried out, because that would take most of the time of jobs that run half a minute.
 EXPLORE_STEPS = 0
 MOST_S = 170.0
 #: Python's and torch's files are read from a cold disk and compiled, on a machine that may be busy.
 WARM_S = 300.0
-#: What is simulated is to be so near to what ran (docs/live.md).
+#: Largest difference between simulation and live run that is accepted, as a share (docs/live.md).
 NEAR = 0.10
 
 
@@ -107,7 +107,7 @@ def cluster(directory: Path) -> Iterator[LiveCluster]:
     from powerflow.service.logs import json_lines
 
     _find_torch()
-    be_patient(math.inf)  # ten jobs are few: to compile for them takes longer than all that is decided
+    be_patient(math.inf)  # for ten jobs, compiling would take longer than all decisions
     card = gpu_type("A100")
     with (directory / "controller.log").open("w") as log:
         live = build(
@@ -124,7 +124,7 @@ def cluster(directory: Path) -> Iterator[LiveCluster]:
             live.controller.start()
             yield live
         finally:
-            # whatever happens, also a second Ctrl-C: nothing is left behind
+            # nothing is left behind, even after a second Ctrl-C
             before = signal.signal(signal.SIGINT, signal.SIG_IGN)
             live.engine.shutdown(kill=True)
             live.controller.power.finish(give_back=True)
@@ -181,7 +181,7 @@ def run_jobs(
     def turn() -> None:
         try:
             live.controller.run(stop)
-        except BaseException as error:  # the main thread ends the demo in order, and says why
+        except BaseException as error:  # the main thread ends the demo in order and prints the error
             failures.append(error)
 
     loop = threading.Thread(target=turn, name="powerflow-loop")

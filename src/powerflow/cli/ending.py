@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TextIO
 
-#: Seconds from a signal until the process is gone, at most; and until it is ended by force.
+#: Most seconds from a signal until the process is gone, and seconds until it is ended by force.
 LIMIT_S = 10.0
 FORCE_S = 9.0
 #: Exit code of an end by force.
@@ -62,7 +62,7 @@ class Ending:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._watch, name="powerflow-ending", daemon=True)
                 self._thread.start()
-        if self._exit is os._exit:  # should even this thread not get to run: a library that hangs and lets nobody in
+        if self._exit is os._exit:  # in case a hanging library lets not even this thread run
             faulthandler.dump_traceback_later(self._force_s + more_s + LIMIT_S - FORCE_S, exit=True)
 
     def now(self, what: str) -> None:

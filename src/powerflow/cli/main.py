@@ -88,7 +88,7 @@ def main(argv: Sequence[str]) -> int:
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        # Whoever read us has read enough. Python flushes stdout once more as it ends: give it a place to go.
+        # The reader of the pipe has stopped. Python flushes stdout once more at its end, so stdout must lead somewhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:

@@ -21,13 +21,13 @@ from powerflow.osutil.files import replaced
 if TYPE_CHECKING:
     from rich.console import Console
 
-#: Version of the shape of every ``--json`` output; grows when a field changes its meaning or goes away.
+#: Version of every ``--json`` document; it rises when a field changes its meaning or is removed.
 JSON_VERSION = 1
 
-#: JSON lets these stand as they are; some terminals obey them as they obey an escape.
+#: Control characters that JSON does not escape, although some terminals obey them like an escape.
 _C1 = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
 
-#: Columns to fill where there is no terminal to ask (a pipe, a file): tables must not be cut there.
+#: Width of tables without a terminal (in a pipe or a file), where they must not be cut.
 PIPE_WIDTH = 160
 
 
@@ -98,7 +98,7 @@ def console(*, stderr: bool = False) -> Console:
 
     class PipeAwareConsole(Console):
         def on_broken_pipe(self) -> None:
-            raise BrokenPipeError  # `main` ends quietly; rich would exit with 1 from here
+            raise BrokenPipeError  # `main` then ends quietly; rich itself would exit with 1
 
         def render(self, renderable: Any, options: Any = None) -> Iterator[Segment]:
             """Replace control characters in all text, because names in logs, reasons and paths come from others."""

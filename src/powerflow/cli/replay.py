@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from powerflow.report.replay import Rates
     from powerflow.simulate.replay.replay import Replay
 
-#: Exit code where savings are not claimed.
+#: Exit code if no savings are reported.
 REFUSED = 4
 
 

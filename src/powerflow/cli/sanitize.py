@@ -9,9 +9,9 @@ from typing import Any, TypeVar, cast
 
 Shown = TypeVar("Shown")
 
-#: C0, delete and C1: some terminals obey the last as they obey an escape. Lines and tabs only lay text out.
+#: Control characters C0, delete and C1; some terminals obey C1 like an escape. Line breaks and tabs are harmless.
 _VISIBLE = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
-#: Marks that change the direction of text, or end a line: with them it looks like another.
+#: Marks that change the direction of text or end a line, so that a text can look like a different one.
 _VISIBLE |= {code: f"\\u{code:04x}" for code in (0x61C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A))}
 
 

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 #: Holds the database's URL: an argument can be read by every login of the machine, and a URL may hold a password.
 STORE_URL = "POWERFLOW_STORE_URL"
-#: Where the API listens if nobody says otherwise.
+#: Default address and port of the API.
 HOST, PORT = "127.0.0.1", 7733
-#: How long jobs may take to save their state and leave, where they are to.
+#: Most seconds for jobs to save their state and end, with --on-exit drain.
 DRAIN_S = 300.0
 #: Seconds of decisions in plain Python, in an hour, before a compiler is loaded for them: it takes 120 MiB.
 PLAIN_S = 10.0
@@ -113,12 +113,12 @@ def serve(
 
     proxies = trusted_proxies(trusted_proxy or ())
     be_patient(PLAIN_S)
-    hide_memory()  # where we are not root, jobs run as our own user
+    hide_memory()  # if this process is not root, jobs run as the same user
     if store and any(store in word for word in sys.argv) and ":" in store.partition("://")[2].rpartition("@")[0]:
         what = "the store's password stands among the arguments, which every login of this machine can read"
         print(f"powerflow: {what}: set {STORE_URL} instead", file=sys.stderr, flush=True)
     directory = state_dir or load().state_dir
-    os.umask(0o022)  # what the controller writes for ranks, their users must be able to read
+    os.umask(0o022)  # users must be able to read what the controller writes for their ranks
     live = build(
         ClusterSettings(
             state=directory.absolute(),
@@ -152,9 +152,9 @@ def serve(
                 proxies=proxies,
             )
         except BaseException as error:
-            # else it is another controller's, which may be at work
+            # otherwise the engine belongs to another controller, which may be at work
             if live.engine.started and not isinstance(error, LostClaim):
-                with suppress(EngineError):  # it stays where ranks run
+                with suppress(EngineError):  # the agent stays if ranks run
                     live.engine.shutdown()
             raise
         finally:
@@ -209,7 +209,7 @@ def run_controller(
         def turn() -> None:
             try:
                 controller.run(stop)
-            except BaseException as error:  # the main thread ends the process in order, and says why
+            except BaseException as error:  # the main thread ends the process in order and prints the error
                 failures.append(error)
             wake()
 
@@ -223,7 +223,7 @@ def run_controller(
             if said := stage_said(live.controller.governance.stages, first):
                 print(f"powerflow: {said}", file=sys.stderr, flush=True)
             wait()
-        finally:  # also where nobody takes what is printed: the loop would go on for ever
+        finally:  # also if printing fails, or the loop would go on for ever
             watch.begin("the controller's loop")
             server.hang_up()
             token_audit.stop()
@@ -243,7 +243,7 @@ def run_controller(
     watch.now("the store and the GPUs")
     controller.finish()
     watch.now("the engine's agent")
-    with suppress(EngineError):  # it stays where ranks run; else the next start has one of its own version
+    with suppress(EngineError):  # the agent stays if ranks run; otherwise the next start begins with its own version
         live.engine.shutdown()
 
 

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from powerflow.errors import InputError
 
-#: Keys, and the variable of the environment of each.
+#: Keys of the settings, each with its environment variable.
 KEYS = {
     "url": "POWERFLOW_URL",
     "token": "POWERFLOW_TOKEN",
@@ -90,7 +90,7 @@ def _is_url(text: str) -> bool:
     try:
         parts = urlsplit(text)
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # brackets that do not close, a port that is none
+    except ValueError:  # a bracket is not closed, or the port is not valid
         return False
 
 

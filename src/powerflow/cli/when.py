@@ -9,7 +9,7 @@ from datetime import time as TimeOfDay
 from powerflow.errors import InputError
 from powerflow.units import length_of, parse_length
 
-#: Unix seconds of the year 9999, where calendars of computers end.
+#: Unix seconds of the year 9999, the last year in Python's calendar.
 _CALENDAR_S = 253_370_764_800.0
 
 

@@ -58,7 +58,7 @@ def who_can_leave(pool: PackedPool, gain: FloatArray, pause: FloatArray, leavers
         Number of jobs that leave; 0 if no node is worth emptying.
     """
     room = rooms(pool)
-    free = 0  # on nodes in use
+    free = 0  # free GPUs on nodes in use
     for node in range(len(room)):
         if 0 < room[node] < pool.size[node]:
             free += room[node]

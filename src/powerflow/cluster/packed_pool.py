@@ -34,13 +34,13 @@ class PackedPool(NamedTuple):
     size: I32  # [N] GPUs of each node: those in service, and those out of service that are still held
     built: I32  # [N] GPUs of each node, whatever their state
     out_mask: U64  # [N] GPUs out of service
-    first_gpu: I32  # [N] number of its first GPU
+    first_gpu: I32  # [N] number of each node's first GPU
     node_of: I32  # [G] node of each GPU
     rack_of: I32  # [N] rack of each node; never falls from node to node
     rack_first: I32  # [K + 1] first node of each rack
     status: npt.NDArray[np.int8]  # [N] UP, ASLEEP, DRAINED or FAILED
     free_mask: U64  # [N] GPUs in service that are not held, whatever the node's status
-    room: I32  # [N] how many these are
+    room: I32  # [N] number of GPUs in free_mask
     row_of: I32  # [N] row that lists the node; 0 if it can take nothing
     rows: U64  # [L, ceil(N/64)] bit set of the nodes in each row
     row_len: I32  # [L] nodes in each row

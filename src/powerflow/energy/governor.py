@@ -155,7 +155,7 @@ class Governor:
             arrived = day.at(price) * lasted_s / DAY_S
             forecast = arrived + self._at(seen.day_owed, price) - self._at(seen.owed, price)
             metered = seen.meter - seen.day_meter - self.idle_w * lasted_s
-            # under a limit the price does not decide the energy, and over a short time chance does
+            # under a limit the price does not decide the energy; over a short time, chance decides it
             if not seen.day_limited and lasted_s >= COMPARED_S:
                 seen.metered = (1 - NEWEST) * seen.metered + NEWEST * metered
                 seen.forecast = (1 - NEWEST) * seen.forecast + NEWEST * forecast

@@ -88,7 +88,7 @@ def build_app(
         title="PowerFlow",
         version=version,
         openapi_url=OPENAPI,
-        docs_url=None,  # their pages load scripts from servers of others
+        docs_url=None,  # FastAPI's pages load scripts from other servers
         redoc_url=None,
         redirect_slashes=False,
         generate_unique_id_function=_operation,
@@ -99,7 +99,7 @@ def build_app(
     app.include_router(governing(cluster), prefix=PREFIX, tags=["governance"])
     app.include_router(_health(cluster, version), prefix=PREFIX, tags=["health"])
     app.add_route(METRICS, _metrics(cluster, version))
-    # an unexpected exception is answered too, and then raised on to the middleware, which logs it
+    # an unexpected exception is answered, too, and then raised to the middleware, which logs it
     for kind in (RequestValidationError, HTTPException, InputError, OSError, Exception):
         app.add_exception_handler(kind, _answer)
     app.openapi = lambda: document(app, PREFIX, open_paths=(HEALTH,))  # type: ignore[method-assign]
@@ -262,7 +262,7 @@ def _health(cluster: ClusterApi, version: str) -> APIRouter:
     router = APIRouter()
 
     @router.get("/health", responses=describe(Health, 200, 503, token=False))
-    async def health() -> Any:  # in no thread: it answers even while all threads wait for something that hangs
+    async def health() -> Any:  # async, so it answers even if all threads wait for something that hangs
         """Report whether the controller works: 200 if it does, 503 if not. This request needs no token."""
         body = Health(version=version, **cluster.healthy())
         return JSONResponse(body.model_dump(mode="json"), 200 if body.ok else 503)

@@ -6,10 +6,10 @@ import re
 
 #: A larger request body is refused before it is parsed.
 BODY_LIMIT = 1 << 20
-#: Levels of nesting, and strings, brackets and commas: a job has three levels, and at most 512 variables.
+#: Most levels of nesting, and most strings, brackets and commas. A job has 3 levels and at most 512 variables.
 DEEPEST, MOST_TOKENS = 16, 8192
 
-#: A whole string, or what stands for structure. An unfinished string ends with the body: nothing is read twice.
+#: A whole string, bracket or comma. An unfinished string ends with the body, so that nothing is read twice.
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[\[\]{},]', re.DOTALL)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-#: How often connections are looked at.
+#: Seconds between two checks of all connections.
 _LOOK_S = 0.5
 #: Never fewer connections than this, however few files the process may open.
 _LEAST = 16
@@ -170,7 +170,7 @@ class Crowd:
         if gone in self._all:
             del self._all[gone]
             self._from[gone.address] -= 1
-            self._from += Counter()  # drops addresses of which there are none
+            self._from += Counter()  # removes addresses without connections
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         now_s = loop.time()

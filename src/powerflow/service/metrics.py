@@ -52,7 +52,7 @@ class _Cluster(Collector):
 
 def _controller(health: Mapping[str, Any]) -> Iterator[Metric]:
     yield _plain("powerflow_healthy", "1 while the controller's loop turns.", float(bool(health.get("ok"))))
-    # what the controller says of itself in seconds: age of its last turn, time its last decision took
+    # facts that the controller reports, in seconds: age of its last round, duration of its last decision
     for name, value in health.items():
         if name.endswith("_s") and isinstance(value, int | float):
             words = name.removesuffix("_s")

@@ -21,14 +21,14 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-#: Host names under which a service on loopback is asked.
+#: Host names that a request to a service on a loopback address may use.
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 #: Requests that are worked on at once, of all and of one user; each holds a thread, of which there are 40.
 READS, READS_EACH = 24, 8
 WRITES, WRITES_EACH = 8, 4
-#: Bodies of one user that are read at once.
+#: Most bodies of one user that are read at the same time.
 BODIES_EACH = 16
-#: Requests of one user that are here at once, in all, and those of them that wait for events.
+#: Most unanswered requests of one user, without and with a wait for events; both kinds are counted separately.
 INSIDE, WATCHING = 64, 16
 
 
@@ -81,7 +81,7 @@ class RequestGuard:
         self._bodies = Turns(INSIDE * READS, BODIES_EACH)
         self._reads = Turns(READS, READS_EACH)
         self._writes = Turns(WRITES, WRITES_EACH)
-        self._inside: Counter[str] = Counter()  # requests, by user; those that watch apart
+        self._inside: Counter[str] = Counter()  # unanswered requests by user; those that wait for events apart
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check one request, pass it on or refuse it, and log its result."""
@@ -111,7 +111,7 @@ class RequestGuard:
             else:
                 await self._admit(scope, receive, sending, caller, headers)
         except Exception:
-            # what happened is for the log only
+            # the cause is written to the log only
             self._log.exception("request failed", method=scope["method"], path=scope["path"])
             if status is None:
                 await _refuse(scope, sending, 500, BUG)
@@ -155,7 +155,7 @@ class RequestGuard:
                 async with (self._reads if scope["method"] in ("GET", "HEAD") else self._writes).turn(user):
                     await self._hand_on(scope, receive, send, caller, body)
         except ConnectionResetError:
-            pass  # nobody is there to be answered
+            pass  # the client has gone
         finally:
             self._inside[kind] -= 1
             if not self._inside[kind]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from powerflow.errors import InputError
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-#: A longer header names more proxies than anybody has.
+#: Most entries that are read; nobody has so many proxies.
 _MOST_HOPS = 32
 
 

@@ -13,9 +13,9 @@ from powerflow.errors import InputError
 
 MEDIA_TYPE = "application/problem+json"
 BUG = "this is a bug in PowerFlow; the controller's log says where"
-#: Characters of each part of an answer: it may repeat what was sent.
+#: Most characters of each text in an answer, because it may repeat what a client sent.
 _LONGEST = 500
-#: What is to be done about a body that was sent as something else.
+#: How to correct a request whose body was not sent as JSON.
 JSON = "send Content-Type: application/json"
 
 #: Kind of problem and its title, by status.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-#: Addresses that are counted apart; attempts from more of them are counted together.
+#: Most addresses that are counted one by one; attempts from further addresses are counted together.
 ADDRESSES = 256
-#: Entries at once, and seconds until there may be one more.
+#: Most audit entries at once, and seconds until one more is allowed.
 BURST, EVERY_S = 10, 60.0
 OTHERS = "elsewhere"
 

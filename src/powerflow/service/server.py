@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from powerflow.errors import InputError
 from powerflow.service.connections import ConnectionLimits, bounded
 
-#: A request that is not done so long after `ApiServer.stop` is cut off.
+#: Seconds after `ApiServer.stop` at which unfinished requests are cut off.
 GRACE_S = 3
 #: Connections that the kernel holds until they are taken, and how many of them are taken at one go: the event loop
 #: takes all of a go before it looks at any of them, and each is an open file.
@@ -61,7 +61,7 @@ class ApiServer:
                 timeout_graceful_shutdown=GRACE_S,
             )
         )
-        # signals are the process's matter: uvicorn takes them only on the main thread, which this is not
+        # the process handles signals: uvicorn does so only in the main thread, and this server runs in another one
 
     @property
     def port(self) -> int:

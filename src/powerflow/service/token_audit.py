@@ -18,11 +18,11 @@ from powerflow.osutil.files import read_json, replace_json
 from powerflow.service.refused import RefusedTokens
 from powerflow.service.tokens import Tokens, changes_of
 
-#: How often it looks.
+#: Seconds between two checks of the token file.
 LOOK_S = 1.0
-#: Where a change was made that came by no request.
+#: Address in the audit for a change that was not made by a request.
 HERE = "this machine"
-#: Name of the notice while nobody is let in.
+#: Name of the notice that is shown while every request is refused.
 NOTICE = "tokens"
 
 
@@ -78,7 +78,7 @@ class TokenAudit:
         try:
             if self._unwritten or changed:
                 self._note([*self._unwritten, *changed])
-        except InputError:  # the store is away; the loop says so
+        except InputError:  # the store cannot be used; the controller's loop reports this
             return
         self._unwritten.clear()
         if changed:
@@ -134,5 +134,5 @@ def _noted(path: Path | None) -> dict[str, dict[str, str]]:
 
 def _write_noted(path: Path | None, known: Mapping[str, Mapping[str, str]]) -> None:
     if path is not None:
-        with suppress(OSError):  # then the same is told again by the next controller
+        with suppress(OSError):  # then the next controller adds the same entries again
             replace_json(_file(path), known, mode=0o600)

@@ -32,13 +32,13 @@ from powerflow.api.records import Caller, Role
 from powerflow.errors import InputError
 from powerflow.osutil.files import locked, replaced
 
-#: What a user may be called.
+#: Form of a user's name.
 USER_PATTERN = r"^[A-Za-z_][A-Za-z0-9._@-]{0,63}$"
-#: Every token begins so: a leaked one is easy to search for.
+#: Every token begins with this text, so that leaked tokens are easy to find.
 PREFIX = "pf_"
-#: Changes that a file tells of.
+#: Number of changes that a token file keeps.
 CHANGES_KEPT = 256
-#: A file that cannot be used is tried again after so many seconds, also where it looks the same.
+#: Seconds after which a file that cannot be used is read again, even if it has not changed.
 _AGAIN_S = 1.0
 _MOST_BYTES = 1 << 24
 
@@ -175,7 +175,7 @@ def revoke_tokens(path: str | os.PathLike[str], whose: str) -> Sequence[TokenEnt
     """
     target = Path(path)
     if not target.exists():
-        _read(target)  # says so; and a folder that is not there gets no lock
+        _read(target)  # raises the error; a lock file cannot be made in a missing folder
     with locked(_lock(target)):
         known = _read(target)
         gone = [entry for entry in known if entry.user == whose] or [entry for entry in known if entry.id == whose]

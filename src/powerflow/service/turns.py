@@ -25,7 +25,7 @@ class Turns:
     def __init__(self, at_once: int, each: int) -> None:
         self._at_once, self._each = at_once, each
         self._busy = 0
-        self._of: Counter[str] = Counter()  # at work, by user
+        self._of: Counter[str] = Counter()  # requests that are worked on, by user
         self._queues: dict[str, deque[asyncio.Future[None]]] = {}  # in the order in which users get their next turn
 
     @asynccontextmanager
@@ -47,7 +47,7 @@ class Turns:
         try:
             await mine
         except asyncio.CancelledError:
-            if mine.done() and not mine.cancelled():  # it was given a turn in this very moment
+            if mine.done() and not mine.cancelled():  # it got a turn just before the cancellation
                 self._give_back(user)
             elif mine in queue:
                 queue.remove(mine)

@@ -46,7 +46,7 @@ from powerflow.store import schema
 
 #: Which of PostgreSQL's advisory locks is ours ("powerflo" as a number).
 _ADVISORY_LOCK = int.from_bytes(b"powerflo", "big")
-#: Exit status of `powerflow.store.migrate` for what may work later.
+#: Exit status of `powerflow.store.migrate` after a failure that may not occur again later.
 TRY_AGAIN = 75
 
 
@@ -269,7 +269,7 @@ class Database:
         except DBAPIError as error:
             what, retry = _sqlite_failure(error.orig) if self.is_sqlite else _postgresql_failure(error.orig)
             raise StoreError(what, where=self.where, retry=retry) from error
-        except SQLAlchemyError as error:  # what follows the loss of a connection
+        except SQLAlchemyError as error:  # an error that follows the loss of a connection
             raise StoreError(f"failed ({_first_line(error)})", where=self.where, retry=True) from error
 
     def _locked(self) -> StoreError:

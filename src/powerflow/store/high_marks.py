@@ -50,5 +50,5 @@ def _read(line: bytes) -> tuple[int, int]:
     try:
         found = json.loads(line)
         return int(found["number"]), int(found["beat"])
-    except (ValueError, KeyError, TypeError):  # new, or damaged: what else is known decides
+    except (ValueError, KeyError, TypeError):  # the file is new or damaged: the numbers known elsewhere decide
         return 0, 0

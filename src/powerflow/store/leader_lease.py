@@ -47,7 +47,7 @@ class LeaderLease:
         other = self.claimed_by()
         if other is None or not is_dead(other):
             return False
-        self.give_back(other)  # does nothing where another newcomer was faster
+        self.give_back(other)  # does nothing if another new controller was faster
         return self.claim(owner, lease_s, now_s)
 
     def renew(self, owner: str, lease_s: float, now_s: float) -> bool:

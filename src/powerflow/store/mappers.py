@@ -21,9 +21,9 @@ _JOB = tuple(field.name for field in dataclasses.fields(StoredJob))
 _OBSERVATION = tuple(field.name for field in dataclasses.fields(Observation) if field.name != "power_limit_w")
 #: States of jobs that have not ended, as the tables have them.
 ACTIVE = [state.value for state in JobState if not state.ended]
-#: Stands for a spec that cannot be read.
+#: Takes the place of a stored spec that cannot be read.
 UNREADABLE = JobSpec(run="false  # the record of this job cannot be read")
-#: What a `JobUpdate` may change.
+#: Columns that a `JobUpdate` may change.
 CHANGES = tuple(field.name for field in dataclasses.fields(JobUpdate) if field.name != "job_id")
 
 

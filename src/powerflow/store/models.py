@@ -12,7 +12,7 @@ from powerflow.api.job_spec import JobSpec
 from powerflow.api.records import DecisionRecord, JobState
 from powerflow.cost.observation import Observation
 
-#: GPUs by node: ((node, (GPU numbers…)), …); empty where a job holds none.
+#: GPUs by node: ((node, (GPU numbers…)), …); empty if a job holds none.
 Placement = tuple[tuple[str, tuple[int, ...]], ...]
 
 

@@ -43,9 +43,9 @@ from powerflow.osutil.files import read_json, replace_json
 from powerflow.store.high_marks import Marks
 from powerflow.store.store import Store
 
-#: Settings of the store: its name; which directory it was last used with; how often something was launched.
+#: Keys of the store's settings: its name; the directory that it was last used with; the count of launches.
 STORE_ID, PAIR, BEAT = "store id", "pair", "beat"
-#: Numbers that are skipped where a backup may have lost some: at least so many, and so many for each second of its age.
+#: Job numbers to skip if a backup may have lost some: at least this many, and this many per second of the backup's age.
 SKIPPED, SKIPPED_PER_S = 1_000, 10.0
 #: The database's numbers end at 2³¹; a jump never takes more than half of what is left.
 _MOST_NUMBER = 999_999_999
@@ -89,7 +89,7 @@ def pair(state: Path, store: Store, *, restored: bool = False, now_s: float | No
     number = max(marks.number, store.last_number())
     if notices:
         same_file = kept.get("inode") == here["inode"] and not restored
-        # of a store without events it is known since when it exists
+        # a store without events: the time since it was created
         age_s = 0.0 if same_file else now_s - (store.last_time_s() or known.get("since_s") or now_s)
         number = _above(state, number, age_s, same_file)
         store.raise_number(number)
@@ -97,7 +97,7 @@ def pair(state: Path, store: Store, *, restored: bool = False, now_s: float | No
     directory = kept.get("state") if kept.get("state") and not restored else secrets.token_hex(8)
     since_s = known.get("since_s") or now_s
     said = {STORE_ID: name, BEAT: beat, PAIR: {"state": directory, "path": str(state), "since_s": since_s}}
-    for key, value in said.items():  # only what is new: another controller may be at work, which is found out later
+    for key, value in said.items():  # only what is new: another controller may still be at work, which is checked later
         if store.get(key) != value:
             store.put(key, value)
     if kept != (now := {"store": name, "state": directory, **here}):
@@ -173,7 +173,7 @@ def _notices(
     beat, store_number = store.get(BEAT, 0), store.last_number()
     if beat < marks.beat or store_number < marks.number or (known.get("state") is None and "state" in kept):
         yield "the store is older than the state directory (a backup?): what it does not know of was ended"
-    elif beat > marks.beat + 1:  # one more: it was killed between the two
+    elif beat > marks.beat + 1:  # a difference of 1: the controller was killed between the two writes
         yield "the state directory is older than its store (a backup?)"
     if kept.get("inode") not in (None, here["inode"]):
         yield "the state directory was copied, moved or restored; numbers of jobs jump ahead"

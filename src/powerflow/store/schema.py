@@ -10,7 +10,7 @@ from sqlalchemy import Boolean, CheckConstraint, Column, Double, ForeignKey, Ind
 
 #: Revision of the tables below; the newest of ``migrations/versions``.
 VERSION = "0004"
-#: Where a database says which revision it has.
+#: Table that holds the revision of the database.
 VERSION_TABLE = "powerflow_version"
 
 metadata = MetaData()
@@ -86,7 +86,7 @@ observations = Table(
     sqlite_autoincrement=True,
 )
 
-#: Energy by hour (since 1970, UTC) and job; job 0 is nobody: GPUs that were idle.
+#: Energy by hour (since 1970, UTC) and job; job 0 stands for idle GPUs.
 charges = Table(
     "charges",
     metadata,
@@ -134,7 +134,7 @@ audit = Table(
     sqlite_autoincrement=True,
 )
 
-#: What was decided for each job, what would have been where nobody acts, and what was expected of it.
+#: Decisions on each job (for unmanaged jobs those that would have been made), and what was expected of the job.
 decisions = Table(
     "decisions",
     metadata,

@@ -29,7 +29,7 @@ from powerflow.store.observations import Observations
 from powerflow.store.schema import audit, events, jobs, keys, nodes, settings
 from powerflow.store.statements import add_audit, add_event, checked, feed, put_setting, states_of
 
-#: To which states a job may move. An ended job moves nowhere; any other may move to any end.
+#: States to which a job may go from its present state. Any job that has not ended may also end.
 _MOVES = {
     JobState.QUEUED: {JobState.RUNNING, JobState.HELD},
     JobState.RUNNING: {JobState.QUEUED, JobState.HELD},
@@ -100,7 +100,7 @@ class Store:
                     raise Refused(f"key {key!r} was used for another job ({job.id})", fix="use a new key")
                 return job, False
             number = connection.scalar(insert(jobs).values(mappers.new_job(spec, user, now_s)).returning(jobs.c.id))
-            if self._marks is not None:  # first, since a number that is lost does no harm, and one given twice does
+            if self._marks is not None:  # first: a number that gets lost does no harm, but a number given twice does
                 self._marks.set(number=number or 0)
             if key is not None:
                 connection.execute(insert(keys).values(user=user, key=key, job_id=number))
@@ -200,8 +200,8 @@ class Store:
 
         Args:
             job_id: The job's id.
-            to: The new state. A running job can become queued or held, a held job can become queued, and any job that
-                has not ended can end.
+            to: The new state. A queued job can become running or held, a running job queued or held, a held job queued.
+                Any job that has not ended can end.
             now_s: Unix seconds.
             exit: How the job ended, in plain words.
             reason: Why the job has the GPUs that it has now; None leaves the stored reason as it is.
@@ -258,7 +258,7 @@ class Store:
     def follow(self, marks: Marks) -> None:
         """Keep the highest job number and the count of launches in the file ``marks`` too, from this call on."""
         self._marks = marks
-        self._database.checkpoint()  # so that a write-ahead log that is lost later holds none of the names
+        self._database.checkpoint()  # if the write-ahead log gets lost later, the names are not lost with it
 
     def beat(self) -> None:
         """Count a launch of ranks that is about to happen, in the database and then in the file given to `follow`."""

@@ -73,7 +73,7 @@ def _draw(read: tuple[Accounts, bool], width: int) -> RenderableType:
     heads = ("jobs", "GPU-hours", "energy", "share", "mean JCT", *(["cost"] * priced), *(["CO2"] * carbon))
     table = plain(found.by, *heads, left=(found.by,))
     used = side_by_side([account.energy_j for account in found.items], emulated)
-    last = len(found.items) - 1  # the total; before it what was idle: by place, since a project may have these names
+    last = len(found.items) - 1  # the total; the last but one is idle. By position: a project may have these names
     for at, account in enumerate(found.items):
         style = "bold" if at == last else "dim" if at == last - 1 else ""
         table.add_row(

@@ -117,7 +117,7 @@ class ControllerClient:
                 again = answer.status_code == 429 or (answer.status_code == 503 and repeat)
                 if not again or time.monotonic() > until:
                     return _read(operation.answer, answer, self.url)
-            except httpx.ConnectError:  # there is no controller; unless there was one a moment ago
+            except httpx.ConnectError:  # no controller, unless one was there a moment ago
                 if not lost or time.monotonic() > until:
                     what = f"no controller at {self.url}"
                     raise InputError(what, fix="start one with powerflow serve", exit_code=5) from None

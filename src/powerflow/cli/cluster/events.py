@@ -16,7 +16,7 @@ from powerflow.cli.output import json_line, print_json
 from powerflow.cli.sanitize import line
 from powerflow.cli.when import stamp
 
-#: How long one request waits for something to happen.
+#: Seconds for which one request waits for an event.
 _WAIT_S = 20.0
 
 

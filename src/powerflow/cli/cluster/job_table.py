@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from powerflow.api.records import JobRecord
 
-#: Said under every table that shows watts or joules of emulated GPUs.
+#: Line under every table that shows watts or joules of emulated GPUs.
 EMULATED = "ᵉ emulated: from a model, not from a meter"
 STYLES = {
     "queued": "yellow",

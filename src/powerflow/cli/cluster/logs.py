@@ -15,7 +15,7 @@ from powerflow.cli.options import Json
 from powerflow.cli.output import json_line
 from powerflow.cli.sanitize import LogText
 
-#: How often a log that is followed is looked at.
+#: Seconds between two reads of a log with --follow.
 _LOOK_S = 0.5
 
 

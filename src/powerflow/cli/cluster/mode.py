@@ -42,7 +42,7 @@ def mode(
     """Show or set the rollout stage (observe … enforce). Each step can be taken back."""
     if stage is not None:
         names = None if projects is None else [name.strip() for name in projects.split(",") if name.strip()]
-        if names is not None and not names:  # an empty variable in a script must not mean everybody
+        if names is not None and not names:  # an empty variable in a script must not mean all projects
             raise InputError("no project is named", where="--projects", fix="name some, or leave it out for everybody")
         controller.ask(ops.SET_STAGE, StageOrder(stage, names))
         note_unheard(controller, names or ())

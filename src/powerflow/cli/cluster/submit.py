@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from powerflow.api.job_spec import JobSpec
     from powerflow.api.records import JobRecord
 
-#: How long one request waits for something to happen to the job.
+#: Seconds for which one request waits for an event of the job.
 _WAIT_S = 20.0
 
 
