@@ -105,10 +105,12 @@ class Clocks:
         return uuid in self._refused
 
     def renew(self) -> frozenset[str]:
-        """Extend the lease and make sure that the watchdog runs. If no clock is borrowed, do nothing.
+        """Extend the lease (the time for which clocks stay changed), and make sure that the watchdog runs.
+
+        If no clock is changed, do nothing.
 
         Returns:
-            UUIDs of the GPUs whose clock is still borrowed. If a UUID is missing, the lease had ended and the clock was
+            UUIDs of the GPUs whose clock is still changed. If a UUID is missing, the lease had ended and the clock was
             restored.
         """
         with locked(self._directory / "lock"):
@@ -122,10 +124,10 @@ class Clocks:
         return frozenset(held["uuid"] for held in _notes(self._directory).values())
 
     def release(self, uuid: str) -> None:
-        """Restore the clock of one GPU, if it is borrowed.
+        """Restore the clock of one GPU to its old setting, if this clock was changed.
 
         Raises:
-            DeviceError: The GPU rejects the old setting; its clock stays borrowed.
+            DeviceError: The GPU rejects the old setting. Its clock still counts as borrowed.
         """
         with locked(self._directory / "lock"):
             note = _note(self._directory, uuid)
@@ -135,7 +137,10 @@ class Clocks:
                 note.unlink()
 
     def release_all(self) -> None:
-        """Restore all borrowed clocks. A clock that cannot be restored now stays borrowed."""
+        """Restore all changed clocks to their old settings.
+
+        A clock that cannot be restored now still counts as borrowed.
+        """
         restore_leftovers(self._directory, list(self._gpus.values()))
 
     def _borrow(self, gpu: Gpu, clock_mhz: float, held: Mapping[str, Any] | None, before: Reading) -> None:
@@ -177,10 +182,13 @@ class Clocks:
 
 
 def restore_leftovers(directory: str | os.PathLike[str], gpus: Sequence[Gpu], keep: Collection[str] = ()) -> list[str]:
-    """Restore all borrowed clocks except those of the GPUs in ``keep``; return the UUIDs of the restored GPUs.
+    """Restore all borrowed (changed) GPU clocks, except those of the GPUs in ``keep``.
 
     A controller calls this when it starts, for the case that an earlier controller and the watchdog were both killed.
     If a GPU does not answer or rejects its old setting, its clock stays borrowed.
+
+    Returns:
+        UUIDs of the restored GPUs.
     """
     directory = Path(directory)
     if not (directory / "prior").is_dir():
@@ -190,9 +198,9 @@ def restore_leftovers(directory: str | os.PathLike[str], gpus: Sequence[Gpu], ke
 
 
 def restore_if_ended(directory: Path) -> list[str]:
-    """Restore all borrowed clocks if the lease has ended.
+    """Restore all borrowed (changed) GPU clocks if the lease has ended; return the UUIDs of the restored GPUs.
 
-    Return the UUIDs of the restored GPUs. The watchdog calls this.
+    The lease is the time for which clocks stay changed. The watchdog calls this function.
     """
     if lease_left_s(directory) > 0:
         return []
@@ -202,7 +210,10 @@ def restore_if_ended(directory: Path) -> list[str]:
 
 
 def lease_left_s(directory: Path) -> float:
-    """Return the seconds until the lease ends; negative after its end, −∞ if there is no lease since the last boot."""
+    """Return the seconds until the lease (the time for which clocks stay changed) ends; negative after its end.
+
+    The result is −∞ if there is no lease since the last boot.
+    """
     lease = read_json(directory / "lease.json")
     if lease is None or lease["boot"] != boot_id():
         return -math.inf
@@ -215,7 +226,7 @@ def borrowed(directory: Path) -> int:
 
 
 def ensure_watchdog(directory: str | os.PathLike[str]) -> None:
-    """Start the watchdog of a device directory if it does not run.
+    """Start the watchdog (the process that restores GPU clocks) of a device directory, if it does not run.
 
     If several processes call this, only one watchdog starts.
     """

@@ -15,7 +15,7 @@ from powerflow.elastic.training.sampling import Pass
 
 
 class Exchange:
-    """Controls in which backward of a step DDP exchanges gradients between ranks."""
+    """Decides in which backward of a step DDP exchanges the gradients between ranks."""
 
     def __init__(self) -> None:
         self._armed = False

@@ -169,7 +169,7 @@ class GangMember:
     # -- outside a whole group ---------------------------------------------------------------------------------------
 
     def lose(self, note: str) -> None:
-        """Leave the group because a rank was lost. So all other ranks notice the loss, too."""
+        """Leave the process group because a rank was lost. So all other ranks notice the loss, too."""
         self._let_go()
         self.idle()
         self.reporter.tell(Phase.BROKEN if self.training.joined else Phase.READY, note=note.splitlines()[0][:300])
@@ -183,7 +183,7 @@ class GangMember:
         self._await_generation()
 
     def _await_generation(self) -> None:
-        """Wait until this rank is a member of a complete group."""
+        """Wait until this rank is a member of a complete process group."""
         while True:
             switch = self._hear()
             if switch is not None and self._go_over(switch):

@@ -117,7 +117,7 @@ def form(store: Store, rank: int, ranks: int, *, cuda: bool) -> None:
 
 
 def settle(outside_s: float = 0.0) -> None:
-    """Allow long waits for other ranks from now on. The group works, so a rank that takes long is only slow.
+    """Allow long waits for other ranks from now on. The process group works, so a rank that takes long is only slow.
 
     Args:
         outside_s: Seconds that a rank may do something else while the others wait for it in their next step.
@@ -137,7 +137,7 @@ def warm_up() -> None:
 
 
 def close() -> None:
-    """Close torch's default group, so that ranks that wait for this rank notice that it has left."""
+    """Close torch's default process group, so that ranks that wait for this rank notice that it has left."""
     peer_sockets.cut()
     if dist.is_initialized():
         dist.destroy_process_group()

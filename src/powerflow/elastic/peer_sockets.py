@@ -32,7 +32,7 @@ def noted() -> Iterator[None]:
 
 
 def cut() -> None:
-    """Shut down all sockets of the group, except sockets that listen.
+    """Shut down the TCP sockets of the process group, except sockets that listen.
 
     If a listening socket were shut down, gloo (torch's CPU communication) would end the process, because it could not
     accept connections.

@@ -140,11 +140,11 @@ class Training:
         self.joined = True
 
     def save(self, path: Path) -> None:
-        """Save the state to a file, unless the file has a state with the same number of steps or more."""
+        """Save the state of the run to a file, unless the file has a state with the same number of steps or more."""
         self.keep(path, self.position.step, lambda file: torch.save(self.state(), file))
 
     def keep(self, path: Path, step: int, write: Callable[[BinaryIO], object]) -> None:
-        """Replace a file by a state, unless the file has a state with the same number of steps or more.
+        """Replace a checkpoint file by a state, unless the file has a state with the same number of steps or more.
 
         Args:
             path: The file.
@@ -220,7 +220,7 @@ def copied(state: State) -> Callable[[], State]:
 
 
 def send(state: State, source: int) -> None:
-    """Send a state to all ranks of the group. ``source`` is the number of this rank."""
+    """Send the state of the run to all ranks of the process group. ``source`` is the number of this rank."""
     file = io.BytesIO()
     pickler = _Pickler(file)
     pickler.dump(state)

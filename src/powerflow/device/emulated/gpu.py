@@ -150,7 +150,7 @@ class EmulatedGpu:
     def state(self) -> EmulatedState:
         """Return the state of this GPU at its last update.
 
-        This takes a few microseconds, because the file is only read.
+        The call takes only a few microseconds, because the file is read and not changed.
 
         Raises:
             DeviceLost: The file of the GPU was damaged.

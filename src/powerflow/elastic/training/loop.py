@@ -19,11 +19,11 @@ class OpenLoop:
 
     @property
     def begun(self) -> bool:
-        """Whether a loop was ever opened."""
+        """Whether the script has ever started a loop that this object was given."""
         return self._loop is not None
 
     def open(self, loop: Generator[Any]) -> None:
-        """Remember the generator of a new loop of the script."""
+        """Remember the generator over which the script begins to loop."""
         self._loop = weakref.ref(loop)
 
     def close(self) -> None:

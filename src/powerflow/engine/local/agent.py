@@ -74,7 +74,7 @@ def _node(text: str) -> tuple[str, int]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the agent of a directory; return its exit code.
+    """Run the agent (the daemon that starts ranks) in a directory; return its exit code.
 
     Shims and ranks are forks of the agent. A fork that runs a rank's script returns from this function, too.
     """

@@ -338,7 +338,7 @@ class _Connection:
         return answer
 
     def interrupt(self) -> None:
-        """Make the current request fail, while another thread waits for its answer."""
+        """Make the current request fail, although another thread still waits for the answer."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
