@@ -1,4 +1,4 @@
-"""Implement AFS-L: elastic sharing that weighs finishing short jobs early against using GPUs efficiently."""
+"""Provide AFS-L: elastic sharing that weighs finishing short jobs early against using GPUs efficiently."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from powerflow.policy.protocol import Allocation, View
 
 
 class Afs:
-    """Policy that gives GPUs, one step at a time, to the job that wins pairwise comparisons with all others.
+    """Give out GPUs step by step, each time to the job that wins a comparison with each other job.
 
-    Hwang et al., NSDI'21 ("Elastic Resource Sharing for Distributed Deep Learning"), AFS-L. Of two jobs, let a be the
-    one that would end first with its present GPUs, p its throughput now, p′ with one GPU more. If b, the longer one,
-    gets that GPU at the latest when a ends, their mean completion time is lower with the GPU going to b at once exactly
-    if ``(p_b′ − p_b)/p_b′ > (p_a′ − p_a)/p_a``. Of two jobs without GPUs, the one with less remaining time on its
-    fewest GPUs comes first.
+    Source: Hwang et al., NSDI'21 ("Elastic Resource Sharing for Distributed Deep Learning"), AFS-L. Two jobs a and b
+    are compared: with its present GPUs, a would end before b. The throughput of a job is p now, and p′ with one GPU
+    more. One GPU is free, and b gets it when a ends, if not earlier. The mean completion time of both jobs is lower if
+    b gets this GPU at once, not a, exactly if ``(p_b′ − p_b)/p_b′ > (p_a′ − p_a)/p_a``. If neither job has GPUs, the
+    job with less remaining time on its fewest GPUs comes first.
 
-    The paper adds single GPUs. Here a step goes to the larger count of the cost table with the greatest throughput gain
-    per GPU, and p′ is interpolated at one GPU more; with consecutive counts the rule is the same. Clock: maximum.
+    The paper adds single GPUs. Here a step takes a job to the larger GPU count of its cost table that gains the most
+    throughput per GPU, and p′ is interpolated at one GPU more. If the table has every count, the rule is the paper's.
+    All jobs run at the maximum clock.
     """
 
     name = "afs"
@@ -28,7 +29,7 @@ class Afs:
     period_s: float | None = None
 
     def decide(self, view: View) -> Allocation:
-        """Run a tournament for every step until no GPUs are left."""
+        """Return an allocation: GPUs are given out step by step, each step to the job that wins all comparisons."""
         allocation = view.nothing()
         times = step_times(view)
         allowed = feasible(view, times)
@@ -42,7 +43,17 @@ class Afs:
 
 @array_kernel
 def _next_level(rate: FloatArray, counts: IntArray, level: int, free: int) -> int:
-    """Return the level of the next step: from nothing the smallest that runs, else the best per GPU; -1 if none."""
+    """Return the position of the next GPU count of one job; -1 if no larger count is faster and fits.
+
+    A job without GPUs gets the smallest count on which it runs. Another job gets the count with the largest gain of
+    throughput per GPU.
+
+    Args:
+        rate: Iterations per second at each GPU count; 0 where the job cannot run.
+        counts: GPU counts, ascending, beginning with 0.
+        level: Position of the present GPU count in ``counts``.
+        free: How many GPUs are free.
+    """
     target, steepest = -1, 0.0
     for up in range(level + 1, len(counts)):
         width = counts[up] - counts[level]
@@ -58,10 +69,16 @@ def _next_level(rate: FloatArray, counts: IntArray, level: int, free: int) -> in
 
 @array_kernel
 def _tournaments(rate: FloatArray, remaining: FloatArray, counts: IntArray, capacity: int) -> IntArray:
-    """Return each job's level from its iterations per second at each level, ``[J, N+1]``, and its remaining iterations.
+    """Return the position of each job's GPU count in ``counts``, ``[J]`` for J jobs.
 
-    The jobs form a knock-out bracket in order of rows. After each step only the matches of the job that took it are
-    played again: log J of them.
+    The jobs compete in pairs, as in a knock-out tournament in order of rows; the winner gets the next GPUs. After each
+    step only the log J comparisons of this winner are made again.
+
+    Args:
+        rate: ``[J, N+1]`` iterations per second of each job at each count of ``counts``; 0 where it cannot run.
+        remaining: ``[J]`` remaining iterations.
+        counts: ``[N+1]`` GPU counts, ascending, beginning with 0.
+        capacity: How many GPUs to give out.
     """
     jobs = len(remaining)
     level = np.zeros(jobs, np.int64)
@@ -107,7 +124,16 @@ def _tournaments(rate: FloatArray, remaining: FloatArray, counts: IntArray, capa
 def _match(
     one: int, other: int, level: IntArray, left_s: FloatArray, short_gain: FloatArray, long_gain: FloatArray
 ) -> int:
-    """Return which of two jobs gets the next GPU; ``one`` has the lower row and wins ties. -1 is an empty place."""
+    """Return the row of the job, out of two, that gets the next GPU; ``one`` is the lower row and wins ties.
+
+    A row of -1 stands for no job, so that the other job wins.
+
+    Args:
+        one, other: Rows of the two jobs.
+        level: ``[J]`` position of each job's GPU count; 0 for no GPU.
+        left_s: ``[J]`` remaining seconds on the present GPUs; for a job without GPUs, on its fewest GPUs.
+        short_gain, long_gain: ``[J]`` (p′ − p)/p and (p′ − p)/p′ for throughput p now and p′ with one GPU more.
+    """
     if one < 0 or other < 0:
         return max(one, other)
     if level[one] == 0 and level[other] == 0:

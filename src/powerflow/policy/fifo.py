@@ -1,4 +1,4 @@
-"""Implement FIFO: first come, first served, with exactly the requested GPUs."""
+"""Provide FIFO: first come, first served, with exactly the requested GPUs."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from powerflow.policy.protocol import Allocation, View
 
 
 class Fifo:
-    """Policy that starts jobs strictly in order of submission, without preemption or backfilling, at the maximum clock.
+    """Start jobs strictly in order of submission, at the maximum clock. No job is preempted or overtakes another job.
 
-    The baseline of the papers: a job at the head of the queue that does not fit blocks all jobs behind it. Only a job
-    that requests more GPUs than are up at all (failed nodes) is skipped, because it could block the queue for ever.
+    This is the baseline of the papers: if the first job of the queue does not fit on the free GPUs, all jobs behind it
+    wait. Only a job that requests more GPUs than are up (because nodes have failed) is skipped, since it could block
+    the queue for ever.
     """
 
     name = "fifo"
@@ -18,7 +19,7 @@ class Fifo:
     period_s: float | None = None
 
     def decide(self, view: View) -> Allocation:
-        """Keep running jobs; start waiting ones in order until one does not fit."""
+        """Return an allocation: running jobs keep their GPUs; waiting jobs start in order until a job does not fit."""
         allocation = view.nothing()
         allocation.gpus = start_in_order(view, requested_gpus(view), by_arrival(view))
         return allocation

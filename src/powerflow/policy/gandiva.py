@@ -1,4 +1,4 @@
-"""Implement Gandiva: time slices when there are too many jobs, extra GPUs when there are few."""
+"""Provide Gandiva: jobs take turns when there are too many of them, and get extra GPUs when there are few jobs."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ SLICE_PER_PAUSE = 10.0
 
 
 class Gandiva:
-    """Policy that serves jobs in turns (round-robin) on the requested GPUs, and lets jobs grow onto idle GPUs.
+    """Let jobs take turns (round-robin) on their requested GPUs, and let jobs grow onto idle GPUs.
 
-    Xiao et al., OSDI'18: suspend-resume (turns of about a minute) and grow-shrink. It needs neither sizes nor
-    priorities. All slices end at the same times; then the job that has waited longest chooses first, so that small jobs
-    do not keep large ones out. The paper's switches take less than a second; with longer pauses (``pause_s``), slices
-    are extended to `SLICE_PER_PAUSE` pauses. Packing two jobs on one GPU and migration are outside our resource model
-    and left out.
+    Source: Xiao et al., OSDI'18: suspend-resume (turns of about a minute) and grow-shrink. The policy needs neither
+    sizes nor priorities of jobs. The turns of all jobs end at the same times. Then the job that has waited longest is
+    served first, so that small jobs do not keep large jobs out. In the paper a switch takes less than a second. Here a
+    turn lasts at least ten (`SLICE_PER_PAUSE`) times the longest pause of a job (``pause_s``). The paper also puts two
+    jobs on one GPU and migrates jobs; this does not exist in our resource model and is left out.
 
     Args:
-        slice_s: Length of a turn in seconds.
+        slice_s: Length of a turn, seconds.
     """
 
     needs_sizes = False
@@ -40,7 +40,7 @@ class Gandiva:
         self.period_s: float | None = slice_s
 
     def decide(self, view: View) -> Allocation:
-        """Give all jobs their requested GPUs, and more if some are idle; if they do not fit, in turns."""
+        """Return an allocation: all jobs get their requested GPUs and idle GPUs, or take turns if there are too few."""
         allocation = view.nothing()
         need = requested_gpus(view)
         need[need > view.capacity] = 0
@@ -53,7 +53,11 @@ class Gandiva:
 
 
 def _turns(view: View, slice_s: float) -> IntArray:
-    """Order the rows by who chooses first: jobs inside their slice, waiting jobs, jobs whose slice is over."""
+    """Return the rows in the order in which jobs are served.
+
+    First come jobs whose turn still lasts, then waiting jobs, then jobs whose turn is over. In each group, the job that
+    has waited or run longest comes first.
+    """
     jobs = view.jobs
     slice_s = max(slice_s, SLICE_PER_PAUSE * float(jobs["pause_s"].max()))
     running = jobs["gpus"] > 0
@@ -63,7 +67,15 @@ def _turns(view: View, slice_s: float) -> IntArray:
 
 
 def _grow(view: View, gpus: IntArray) -> IntArray:
-    """Give out idle GPUs: to the smallest job first, one count up, inside one node, while the job gets faster."""
+    """Return the GPU counts of all jobs after idle GPUs were given out.
+
+    Each time, the job with the fewest GPUs gets the next larger GPU count, if the job then still fits into one node and
+    becomes faster.
+
+    Args:
+        view: All J jobs.
+        gpus: ``[J]`` GPU counts before.
+    """
     free = view.capacity - int(gpus.sum())
     if free <= 0 or not len(gpus):
         return gpus

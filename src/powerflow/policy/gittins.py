@@ -1,9 +1,9 @@
 """Estimate the size of jobs of unknown size from the sizes of earlier jobs (inverse Gittins index).
 
-The Gittins index is the best chance per GPU-second that a job ends soon, given the work it has received. Serving the
-highest index first minimises mean completion time in the M/G/1 queue when only the distribution of sizes is known
-(Gittins, 1979; Aalto, Ayesta and Righter, "On the Gittins index in the M/G/1 queue", Queueing Systems, 2009). Its
-inverse is a size to rank by: the expected GPU-seconds per ended job.
+The Gittins index of a job is its best chance per GPU-second to end soon, given the work that it has received. In the
+M/G/1 queue, if only the distribution of sizes is known, serving the job with the highest index first minimises the mean
+completion time (Gittins, 1979; Aalto, Ayesta and Righter, "On the Gittins index in the M/G/1 queue", Queueing Systems,
+2009). The inverse of the index is used like a size, to rank jobs: the expected GPU-seconds per ended job.
 """
 
 from __future__ import annotations
@@ -17,16 +17,19 @@ FEWEST = 20  # with fewer ended jobs, all jobs count as equal
 
 
 def effective_sizes(seen_gpu_s: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return the expected GPU-seconds per ended job, by the work that a job has received.
+    """Return by which size to rank a job of unknown size, depending on the work that it has received.
 
-    1/G(a) = inf over Δ > 0 of E[min(X − a, Δ) | X > a] / P(X − a ≤ Δ | X > a), where X is a size seen and a the work.
+    This effective size is the inverse of the Gittins index G, the expected GPU-seconds per ended job:
+    1/G(a) = inf over Δ > 0 of E[min(X − a, Δ) | X > a] / P(X − a ≤ Δ | X > a). Here a is the work that a job has
+    received, X the size of a random ended job, and Δ the further work that the job may get; all in GPU-seconds.
 
     Args:
-        seen_gpu_s: ``[H]`` sizes of ended jobs, ascending, GPU-seconds.
+        seen_gpu_s: ``[H]`` sizes of H ended jobs, ascending, GPU-seconds.
 
     Returns:
-        ``[P]`` work levels a, ascending from 0, and ``[P]`` effective sizes there. With too few ended jobs there is one
-        level, so that all jobs are equal.
+        ``[P]`` P amounts of received work, ascending from 0, and ``[P]`` the effective sizes for these amounts, both in
+        GPU-seconds. If fewer than 20 (`FEWEST`) jobs have ended, there is only the amount 0, with size 1, so that all
+        jobs are equal.
     """
     if len(seen_gpu_s) < FEWEST:
         return np.zeros(1), np.ones(1)

@@ -1,4 +1,4 @@
-"""Implement PowerFlow's published algorithm: buy speed where it costs the least energy."""
+"""Provide PowerFlow's published algorithm: make jobs faster where this costs the least energy."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ SAVES_BOTH = 1e9
 
 
 class Greedy:
-    """Policy that starts every job on its fewest GPUs at its energy-minimal clock, then repeats the best move.
+    """Start each job on its fewest GPUs at the clock with the least energy, then make the best move again and again.
 
-    Gu et al., arXiv 2304.06381 (PowerFlow), as far as the paper describes it. A move takes one job to at least twice
-    its GPUs (at the clock that is then best) or to a higher clock. The best move has the highest rank
+    Source: Gu et al., arXiv 2304.06381 (PowerFlow), as far as the paper describes the algorithm. A move gives one job
+    at least twice its GPUs, at the clock that is then best, or a higher clock. The best move has the highest rank
 
-        ln(T/T′) / ln(E′/E)         T seconds and E joules per iteration, before and after (′) the move
+        ln(T/T′) / ln(E′/E)         T seconds and E joules per iteration before the move, T′ and E′ after the move
 
-    Moves that lower both come first. Moves end when none reaches the threshold or fits. If there are more jobs than
-    GPUs, those with the shortest remaining time on their fewest GPUs start (in order of submission if sizes are
-    unknown).
+    Moves that save both time and energy come first. The moves end when no move reaches the threshold or fits on the
+    free GPUs. If there are more jobs than GPUs, the jobs with the shortest remaining time on their fewest GPUs start;
+    if sizes are unknown, jobs start in order of submission.
 
     Args:
-        threshold: Lowest rank of a useful move. 0 uses all GPUs and clocks that save any time; 1 stops where E·T begins
-            to grow; large values keep the energy-minimal configuration. Varying it gives the policy's energy–JCT
-            frontier.
+        threshold: Lowest rank of a move that is made. With 0, all moves that save time are made. With 1, moves end
+            where E·T begins to grow. With a large value, jobs stay where they use the least energy. Different
+            thresholds give the policy's frontier of energy and JCT.
     """
 
     needs_sizes = False
@@ -44,7 +44,7 @@ class Greedy:
         self.name = f"greedy:{threshold:g}"
 
     def decide(self, view: View) -> Allocation:
-        """Start jobs, then make moves in order of rank."""
+        """Return an allocation: jobs start on their fewest GPUs, then get more GPUs or a higher clock, best first."""
         allocation = view.nothing()
         counts = view.gpu_counts
         times = step_times(view)
@@ -81,9 +81,18 @@ def _best_move(
     clock: int,
     free: int,
 ) -> tuple[float, int, int]:
-    """Return rank, level and clock of a job's best move within ``free`` GPUs; rank -1 if none saves time.
+    """Return the rank, GPU count and clock of a job's best move within ``free`` GPUs; the rank is -1 if there is none.
 
-    ``job`` is the row of its costs in the logarithms ``[K, N, F]``.
+    A move must save time. GPU counts and clocks are given as positions.
+
+    Args:
+        log_time, log_energy: ``[K, N, F]`` (classes × GPU counts × clocks) logarithms of seconds and joules per
+            iteration.
+        job: Row of the job's class in these arrays.
+        allowed: Whether the job can run on each GPU count.
+        counts: The GPU counts, ascending.
+        level, clock: Positions of the job's present GPU count and clock.
+        free: How many GPUs are free.
     """
     twice = -1
     for up in range(level + 1, len(counts)):
@@ -117,7 +126,10 @@ def _climb(
     free: int,
     threshold: float,
 ) -> IntArray:
-    """Make the best moves: change each job's ``level`` in place and return each job's clock. Ties: lower row."""
+    """Make moves, the highest rank first, and return each job's clock; each job's GPU count in ``level`` is changed.
+
+    GPU counts and clocks are given as positions. Of two moves with the same rank, the job with the lower row is first.
+    """
     clock = np.full(len(level), log_time.shape[2] - 1)
     next_level = level.copy()
     next_clock = clock.copy()

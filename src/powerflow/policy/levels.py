@@ -1,7 +1,8 @@
 """Look up jobs in the table of GPU counts, and share out GPUs: arithmetic that all policies use.
 
-A *level* is a position in ``View.gpu_counts``. In a `CostTable` a class runs on a count at every clock or at none, so
-the maximum clock shows which counts are feasible. Arrays have one row per job (J) and one column per count (N).
+A *level* is a position in ``View.gpu_counts``. In a `CostTable`, a class runs on a GPU count at every clock or at no
+clock, so the maximum clock shows on which counts it can run. Arrays have one row per job (J) and one column per GPU
+count (N).
 """
 
 from __future__ import annotations
@@ -15,14 +16,24 @@ from powerflow.policy.protocol import View
 
 
 def step_times(view: View) -> FloatArray:
-    """Return seconds per iteration of each job on each GPU count at the maximum clock; inf if it cannot run."""
+    """Return seconds per iteration of each job (row) on each GPU count (column) at the maximum clock.
+
+    The value is ``inf`` where a job cannot run.
+    """
     fastest: FloatArray = view.step_time_s[:, :, view.clock_max]
     times: FloatArray = fastest[view.jobs["cost"]]
     return times
 
 
 def feasible(view: View, times: FloatArray) -> BoolArray:
-    """Return a mask of jobs by GPU counts: True if the job can run there (finite ``times``) within its own bounds."""
+    """Return for each job (row) whether it can run on each GPU count (column).
+
+    A job can run on a count between its smallest and largest count, if its class has a step time there.
+
+    Args:
+        view: The jobs and the GPU counts.
+        times: Seconds per iteration of each job on each GPU count; ``inf`` where its class cannot run.
+    """
     jobs, counts = view.jobs, view.gpu_counts
     within = (counts >= jobs["gpus_min"][:, None]) & (counts <= jobs["gpus_max"][:, None])
     allowed: BoolArray = np.isfinite(times) & within
@@ -30,18 +41,23 @@ def feasible(view: View, times: FloatArray) -> BoolArray:
 
 
 def least_levels(allowed: BoolArray) -> IntArray:
-    """Return, for each job, the level of the fewest GPUs that it can run on; -1 if there is none."""
+    """Return for each job the position of the smallest GPU count on which it can run; -1 if it cannot run.
+
+    Args:
+        allowed: Whether each job (row) can run on each GPU count (column, ascending).
+    """
     if not allowed.size:
         return np.full(len(allowed), -1, np.int64)
     return np.where(np.any(allowed, axis=1), np.argmax(allowed, axis=1), -1).astype(np.int64)
 
 
 def requested_levels(view: View) -> IntArray:
-    """Return, for each job, the level nearest to its requested GPUs; -1 if it can run on no count.
+    """Return for each job the position in ``View.gpu_counts`` that is nearest to its requested GPUs; -1: cannot run.
 
-    This is the largest feasible count not above the request, or else the smallest feasible one above it (if the job
-    needs more memory than the requested GPUs have). Time and memory are O(J + K·N) for J jobs of K cost classes and N
-    counts, because queues are long and logs request hundreds of different counts.
+    This is the largest GPU count on which the job can run and that is not above its request. If there is no such count
+    (because the job needs more memory than the requested GPUs have), it is the smallest count on which the job can run.
+    Time and memory are O(J + K·N) for J jobs of K classes and N GPU counts, because queues are long, and the jobs of
+    logs request hundreds of different counts.
     """
     jobs, levels = view.jobs, len(view.gpu_counts)
     if not levels or not len(jobs) or not len(view.step_time_s):
@@ -61,23 +77,23 @@ def requested_levels(view: View) -> IntArray:
 
 
 def requested_gpus(view: View) -> IntArray:
-    """Return the GPUs that a rigid policy gives each job: the request, made feasible; 0 if it is not."""
+    """Return the GPU count that each job gets if it never changes: the count nearest to its request; 0: cannot run."""
     level = requested_levels(view)
     return np.where(level >= 0, view.gpu_counts[level], 0).astype(np.int64)
 
 
 def requested_run_s(view: View) -> FloatArray:
-    """Return each job's remaining seconds on its requested GPUs at the maximum clock; inf if it cannot run."""
+    """Return each job's remaining seconds on its requested GPUs at the maximum clock; ``inf`` if it cannot run."""
     level = requested_levels(view)
     run_s = view.jobs["remaining"] * view.step_time_s[view.jobs["cost"], level, view.clock_max]
     return np.where(level >= 0, run_s, np.inf)
 
 
 def held_gpus(view: View) -> IntArray:
-    """Return the GPUs that each running job keeps without preemption; 0 for waiting jobs.
+    """Return how many GPUs each running job keeps if no job is preempted; 0 for waiting jobs.
 
-    A job keeps its GPUs unless the count is no longer feasible (its cost estimate changed). If nodes failed and the
-    GPUs are too few, the jobs submitted first keep theirs.
+    A job keeps its GPUs unless it is now believed that it cannot run on this GPU count. If nodes have failed, so that
+    there are too few GPUs, the jobs that were submitted first keep their GPUs.
     """
     jobs = view.jobs
     held = np.zeros(len(jobs), np.int64)
@@ -98,17 +114,26 @@ def held_gpus(view: View) -> IntArray:
 
 
 def by_arrival(view: View) -> IntArray:
-    """Return the rows in order of submission, ties by id."""
+    """Return the rows of all jobs in order of submission; jobs submitted at the same time are ordered by id."""
     return np.lexsort((view.jobs["id"], view.jobs["arrival_s"])).astype(np.int64)
 
 
 def by_key(view: View, key: FloatArray) -> IntArray:
-    """Return the rows by ascending ``key``, ties by id; nan comes last."""
+    """Return the rows of all jobs by ascending ``key``, equal keys by id; jobs with the key nan come last."""
     return np.lexsort((view.jobs["id"], key)).astype(np.int64)
 
 
 def take_what_fits(need: IntArray, order: Iterable[int] | IntArray, free: int) -> IntArray:
-    """Give each row in turn all the GPUs it needs, skipping rows that do not fit; return the GPUs of each row."""
+    """Give jobs, one after the other, the GPUs that they need; a job for which too few GPUs are left is skipped.
+
+    Args:
+        need: GPUs that each job needs.
+        order: Rows of the jobs, first to last.
+        free: How many GPUs to give out.
+
+    Returns:
+        How many GPUs each job gets: all that it needs, or 0.
+    """
     given = np.zeros(len(need), np.int64)
     wants = need.tolist()
     for row in np.asarray(order).tolist():
@@ -121,7 +146,16 @@ def take_what_fits(need: IntArray, order: Iterable[int] | IntArray, free: int) -
 
 
 def take_until_blocked(need: IntArray, order: Iterable[int] | IntArray, free: int) -> IntArray:
-    """Give each row in turn all the GPUs it needs, until one does not fit; return the GPUs of each row."""
+    """Give jobs, one after the other, the GPUs that they need, until too few GPUs are left for the next job.
+
+    Args:
+        need: GPUs that each job needs.
+        order: Rows of the jobs, first to last.
+        free: How many GPUs to give out.
+
+    Returns:
+        How many GPUs each job gets: all that it needs, or 0.
+    """
     given = np.zeros(len(need), np.int64)
     wants = need.tolist()
     for row in np.asarray(order).tolist():
@@ -133,9 +167,17 @@ def take_until_blocked(need: IntArray, order: Iterable[int] | IntArray, free: in
 
 
 def start_in_order(view: View, need: IntArray, order: IntArray) -> IntArray:
-    """Keep running jobs and start waiting ones in ``order``, until one does not fit; return the GPUs of each job.
+    """Let running jobs keep their GPUs, and start waiting jobs in order until too few GPUs are left for the next job.
 
     A job that needs more GPUs than are up is skipped.
+
+    Args:
+        view: All jobs.
+        need: GPUs that each job needs.
+        order: Rows of the jobs, first to last.
+
+    Returns:
+        How many GPUs each job gets.
     """
     held = held_gpus(view)
     queue = order[(held[order] == 0) & (need[order] > 0) & (need[order] <= view.capacity)]

@@ -1,4 +1,4 @@
-"""Implement Optimus: each further GPU goes to the job whose remaining time it reduces most."""
+"""Provide Optimus: each further GPU goes to the job whose remaining time it reduces most."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from powerflow.policy.steepest import gpus_of, spend
 
 
 class Optimus:
-    """Policy that gives all jobs their fewest GPUs and the rest by marginal gain, at the maximum clock.
+    """Give all jobs their fewest GPUs, then give each further GPU to the job whose remaining time it reduces most.
 
-    Peng et al., EuroSys'18, resource allocation: gain = (remaining time now − remaining time with more) / GPUs added.
-    The largest gain gets the GPUs, until no GPU or no gain is left. The paper allocates any number of parameter servers
-    and workers; here the unit is a GPU, at the counts of the cost table, and a gain is per GPU. If there are more jobs
-    than GPUs, those with the least remaining time start. Remaining time is estimated iterations × step time, instead of
-    the paper's fit of the loss curve.
+    Source: Peng et al., EuroSys'18, resource allocation. The gain of a job is (its remaining time now − its remaining
+    time with more GPUs) / number of GPUs added. The job with the largest gain gets the GPUs, until no GPU is left or no
+    job gains. If there are more jobs than GPUs, the jobs with the least remaining time start. All jobs run at the
+    maximum clock.
+
+    The paper allocates any number of parameter servers and workers. Here the unit is a GPU, and a job has one of the
+    GPU counts of its cost table. The remaining time is remaining iterations × step time; the paper fits the loss curve
+    instead.
     """
 
     name = "optimus"
@@ -24,7 +27,7 @@ class Optimus:
     period_s: float | None = 600.0
 
     def decide(self, view: View) -> Allocation:
-        """Start as many jobs as possible on their fewest GPUs, then give out the rest by marginal gain."""
+        """Return an allocation: jobs start on their fewest GPUs; each further GPU goes where it saves the most time."""
         allocation = view.nothing()
         jobs, counts = view.jobs, view.gpu_counts
         times = step_times(view)

@@ -1,6 +1,7 @@
-"""Set clocks on top of any policy: the policy chooses the GPUs, the overlay the clock.
+"""Set clocks on top of any policy: the policy chooses the GPU counts, and the overlay chooses the clocks.
 
-This allows comparing every baseline at equal energy: alone (maximum clock), with one fixed clock, or with Zeus' clock.
+So each policy can be compared with others at equal energy: alone (maximum clock), with one fixed clock, or with the
+clocks that Zeus chooses.
 """
 
 from __future__ import annotations
@@ -17,14 +18,16 @@ LARGEST_FRACTION = 1.0
 
 
 class FixedClock:
-    """Overlay that runs every job at one clock: the nearest available one at or below ``clock``.
+    """Run all jobs at the same clock: the highest available clock that is not above ``clock``.
 
     Args:
-        inner: The policy that chooses the GPUs.
-        clock: MHz; or, if at most 1, a fraction of the maximum clock (but at least the lowest clock).
+        inner: The policy that chooses the GPU counts.
+        clock: The clock in MHz. A value of at most 1 is a fraction of the maximum clock; if the result is below the
+            lowest clock, the lowest clock is used.
 
     Raises:
-        InputError: The clock is not positive. Raised by `decide`: it is in MHz and below the lowest available clock.
+        InputError: The clock is not a positive number. `decide` raises it if the clock is given in MHz and is below the
+            lowest available clock.
     """
 
     def __init__(self, inner: Policy, clock: float) -> None:
@@ -37,7 +40,11 @@ class FixedClock:
         self.period_s = inner.period_s
 
     def decide(self, view: View) -> Allocation:
-        """Return the inner policy's GPUs, all at this clock."""
+        """Return the inner policy's GPU counts, with the same clock for all jobs.
+
+        Raises:
+            InputError: The clock is given in MHz and is below the lowest available clock.
+        """
         clocks = view.clocks_mhz
         wanted_mhz = self.clock * clocks[-1] if self.clock <= LARGEST_FRACTION else self.clock
         # allow for rounding: 0.7 of 1410 MHz must find 987 MHz
@@ -53,16 +60,20 @@ class FixedClock:
 
 
 class ZeusClock:
-    """Overlay that runs each job at the clock with the lowest Zeus cost per iteration.
+    """Run each job at the clock where an iteration has the lowest cost as Zeus defines it.
 
-    ``C(f) = η·E(f) + (1 − η)·P_max·T(f)`` (You et al., NSDI'23, cost metric). In the paper it covers a whole training
-    run and varies power limits; here one iteration and clocks, which gives the same choice because the batch is fixed.
-    P_max is the largest power of the job's class on that many GPUs at any clock, instead of the board's limit. Ties go
-    to the higher clock.
+    The cost at clock f is ``C(f) = η·E(f) + (1 − η)·P_max·T(f)`` (You et al., NSDI'23, cost metric), with E joules and
+    T seconds per iteration. P_max is the largest power of the job's class on the same GPU count at any clock; in the
+    paper it is the power limit of the board. In the paper the cost is that of a whole training run, and power limits
+    are chosen. Here it is the cost of one iteration, and clocks are chosen; the choice is the same because the batch is
+    fixed. Of two clocks with the same cost, the higher clock is chosen.
 
     Args:
-        inner: The policy that chooses the GPUs.
-        eta: η in [0, 1]: 0 minimises time, 1 minimises energy.
+        inner: The policy that chooses the GPU counts.
+        eta: η, from 0 (minimises time) to 1 (minimises energy).
+
+    Raises:
+        InputError: η is not between 0 and 1.
     """
 
     def __init__(self, inner: Policy, eta: float) -> None:
@@ -75,7 +86,7 @@ class ZeusClock:
         self.period_s = inner.period_s
 
     def decide(self, view: View) -> Allocation:
-        """Return the inner policy's GPUs, each job at its own best clock."""
+        """Return the inner policy's GPU counts, with the clock of lowest cost for each job."""
         allocation = self.inner.decide(view)
         rows = np.flatnonzero(allocation.gpus)
         clock = np.full(len(view.jobs), view.clock_max, np.int64)

@@ -1,4 +1,4 @@
-"""Implement Pollux: share GPUs so that the power mean of all jobs' speedups is largest."""
+"""Provide Pollux: share GPUs so that the power mean of all jobs' speedups is largest."""
 
 from __future__ import annotations
 
@@ -22,21 +22,26 @@ DEFAULT_THRESHOLD_GPU_S = 4 * HOUR_S
 
 
 class Pollux:
-    """Policy that maximises ``(Σ w_j·s_j^p / Σ w_j)^(1/p)``, p = −1, of speedups s_j over an equal share of GPUs.
+    """Share GPUs so that the power mean of all jobs' speedups is largest: ``(Σ w_j·s_j^p / Σ w_j)^(1/p)``, p = −1.
 
-    Qiao et al., OSDI'21, cluster-wide optimisation. The global batch is fixed here, so goodput is throughput and
-    ``s_j(n) = T_j(fair share) / T_j(n)``. Moving a running job multiplies its speedup by ``t / (t + δ)``, where δ is
-    its pause; in the paper t is the time since submission and past moves count, here t is the time since the last move.
-    Weights are the owner's priority × the paper's decay ``min(1, threshold / GPU time)^λ``, so that long jobs do not
-    crowd out short ones.
+    Source: Qiao et al., OSDI'21, cluster-wide optimisation. The speedup of job j on n GPUs compares it with an equal
+    share of all GPUs: ``s_j(n) = T_j(equal share) / T_j(n)``, with T_j seconds per iteration. The global batch is fixed
+    here, so the paper's goodput is throughput. If a running job changes its GPU count, its speedup is multiplied by
+    ``t / (t + δ)``. Here δ is the pause of the job, and t the time since its GPU count last changed; in the paper t is
+    the time since submission, and past moves count. The weight w_j is the owner's priority × the paper's decay
+    ``min(1, threshold / GPU time)^λ``, so that long jobs do not keep GPUs from short jobs.
 
-    With p = −1 the largest mean has the smallest ``Σ w_j / s_j``, a sum over jobs. So deterministic steepest steps
-    replace the paper's genetic algorithm: once from nothing and once from the present allocation (which the paper's
-    search also includes); the better result is used. Clock: maximum.
+    With p = −1, the mean is largest where the sum ``Σ w_j / s_j`` over all jobs is smallest. So the paper's genetic
+    algorithm is replaced by a search that always takes the step with the largest saving per GPU. It starts once with no
+    GPUs given and once from the present allocation (which the paper's search also includes); the better result is used.
+    All jobs run at the maximum clock.
 
     Args:
         decay: λ of the weights; 0 switches the decay off.
         threshold_gpu_s: GPU-seconds up to which a job has its full weight.
+
+    Raises:
+        InputError: The decay is negative or infinite, or the threshold is not positive.
     """
 
     needs_sizes = False
@@ -56,7 +61,7 @@ class Pollux:
         self.threshold_gpu_s = threshold_gpu_s
 
     def decide(self, view: View) -> Allocation:
-        """Search from nothing and from the present allocation; return the better result."""
+        """Return the better of two allocations: one found from no GPUs given, one from the present allocation."""
         allocation = view.nothing()
         jobs = view.jobs
         if not len(jobs):
@@ -83,7 +88,10 @@ class Pollux:
 
 
 def _speedups(view: View) -> FloatArray:
-    """Return each job's speedup without GPUs and on each GPU count, moves included; 0 where it cannot run."""
+    """Return each job's speedup without GPUs and on each GPU count, compared with an equal share of all GPUs.
+
+    The speedup includes the cost of a pause if the GPU count of a running job changes. It is 0 where a job cannot run.
+    """
     jobs, counts = view.jobs, view.gpu_counts
     times = step_times(view)
     allowed = feasible(view, times)

@@ -1,13 +1,13 @@
-"""Implement `prices`, the default policy: GPUs and energy have prices, and each job bids for its GPUs.
+"""Provide `prices`, the default policy: GPUs and energy have prices, and each job bids for its GPUs.
 
 The prices come from Lagrangian duality (docs/policies.md, "prices"):
 
-1. A job's GPUs make other jobs wait, so a GPU costs in proportion to the number of jobs that are at least as large. A
-   joule costs λ_E.
-2. The worth ``v_j`` of an iteration of job j is the least that it costs at these prices.
-3. ``V_j(n)`` is then what the job gains from n GPUs. GPUs go where the next one adds most.
+1. The GPUs of a job make other jobs wait. So the price of a GPU is proportional to the number of jobs that are at least
+   as large as this job. The price of a joule is the energy price λ_E.
+2. The worth ``v_j`` of an iteration of job j is the lowest cost of the iteration at these prices.
+3. From this worth follows ``V_j(n)``, the gain of job j from n GPUs. Each GPU goes to the job whose gain rises most.
 
-Clocks need no extra rule: when a queue forms, worths rise, and higher clocks become profitable.
+Clocks need no rule of their own: when a queue forms, an iteration is worth more, and higher clocks pay.
 """
 
 from __future__ import annotations
@@ -24,11 +24,15 @@ from powerflow.policy.protocol import Allocation, View
 
 @dataclass(slots=True)
 class Prices:
-    """Policy that allocates GPUs by prices; docs/policies.md describes the algorithm.
+    """Allocate GPUs by prices: jobs bid for GPUs with what their iterations are worth (docs/policies.md, "prices").
 
     Attributes:
-        crowding: c_μ, weight of the queue in the price of a GPU. It is above 1 because a GPU used now also delays
-            future jobs. 2 was best on five workloads at three energy prices; the optimum is flat.
+        crowding: c_μ, the factor on the price that a GPU has because other jobs wait for it. It is above 1 because a
+            used GPU also delays future jobs. The value 2 was best on five workloads at three energy prices; values near
+            2 are nearly as good.
+        name: The name of the policy, ``prices``.
+        needs_sizes: False: the policy also works if it is not known how much work jobs have left.
+        period_s: None: only events make a new decision necessary.
     """
 
     crowding: float = 2.0
@@ -39,7 +43,7 @@ class Prices:
     _expected: tuple[FloatArray, FloatArray, FloatArray] | None = field(default=None, init=False, repr=False)
 
     def decide(self, view: View) -> Allocation:
-        """Compute the value of every GPU count for every job, then give the GPUs to the steepest gains."""
+        """Return an allocation: each GPU goes to the job that gains most by it, at the prices of GPUs and energy."""
         answer = view.nothing()
         jobs = view.jobs
         if len(jobs) == 0 or view.capacity == 0:
@@ -77,7 +81,11 @@ class Prices:
         return answer
 
     def sizes(self, view: View) -> FloatArray:
-        """Return the sizes in GPU-seconds by which jobs are ranked: the remaining work, known or expected."""
+        """Return the remaining work of each job in GPU-seconds, known or expected, by which jobs are ranked.
+
+        It is ``inf`` for a job that can run on no GPU count. If sizes are unknown, the expected work depends on the
+        work done so far and on the sizes of completed jobs (`gittins.effective_sizes`).
+        """
         jobs = view.jobs
         column = "remaining" if view.sizes_known else "done"
         work = np.empty(len(jobs))

@@ -1,4 +1,7 @@
-"""Compute the decisions of `prices` in compiled code: value every GPU count for every job, then sell the GPUs."""
+"""Compute the decisions of the policy `prices` in compiled code.
+
+First compute what each job gains from each GPU count, then give each GPU to the job that gains most by it.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,13 @@ from powerflow.kernel import kernel
 
 @kernel
 def ranks(size: FloatArray, weight: FloatArray, order: IntArray, rank: FloatArray) -> None:
-    """Compute, for each job, the summed weight of the jobs that are at least as large.
+    """Compute for each job the sum of the weights of all jobs that are at least as large as this job.
 
     Args:
-        size, weight: ``[J]`` size and priority of each job.
-        order: ``[J]`` the jobs by ascending size.
-        rank: ``[J]`` output.
+        size: ``[J]`` size of each of J jobs, in any unit.
+        weight: ``[J]`` weight of each job.
+        order: ``[J]`` rows of the jobs by ascending size.
+        rank: ``[J]`` result: the sums. The weight of the job itself is included.
     """
     at_least = 0.0
     last = len(size) - 1
@@ -39,9 +43,15 @@ def gpu_seconds(
     step_time_s: FloatArray,
     sizes: FloatArray,
 ) -> None:
-    """Convert iterations to GPU-seconds on the fewest GPUs that a job runs on, at the maximum clock.
+    """Convert iterations of each job to GPU-seconds on the fewest GPUs on which it can run, at the maximum clock.
 
-    ``sizes``, ``[J]``, is the output: ``inf`` where a job runs on no count, or where its iterations are nan.
+    Args:
+        iterations: ``[J]`` iterations of each of J jobs.
+        gpus_min: ``[J]`` smallest GPU count of each job.
+        cost: ``[J]`` row of each job's class in ``step_time_s``.
+        gpu_counts: ``[N]`` GPU counts, ascending.
+        step_time_s: ``[K, N, F]`` (classes × GPU counts × clocks) seconds per iteration.
+        sizes: ``[J]`` result, GPU-seconds; ``inf`` if a job can run on no count, or if its iterations are nan.
     """
     for j in range(len(iterations)):
         sizes[j] = np.inf
@@ -55,10 +65,11 @@ def gpu_seconds(
 
 @kernel
 def _is_offered(n: int, least: int, most: int, listed: bool) -> bool:
-    """Return True if a job that can use ``least`` to ``most`` GPUs may have n of them.
+    """Return whether a job that can use ``least`` to ``most`` GPUs may have ``n`` GPUs.
 
-    Only powers of two are offered, so that buddy allocation wastes nothing. Any count is offered to a job that can use
-    no power of two, and to a job whose owner listed its counts (on other counts its step time is infinite).
+    Most jobs may have powers of two only, because these fill nodes without gaps. A job that can use no power of two may
+    have any count from ``least`` to ``most``. The same holds for a job whose owner listed its GPU counts (``listed``);
+    its step time is infinite on counts that are not listed.
     """
     if n < least or n > most:
         return False
@@ -93,20 +104,21 @@ def value_counts(
     clock: IntArray,
     worth: FloatArray,
 ) -> None:
-    """Compute each job's value of each GPU count, and the best clock (docs/policies.md, "prices", 2 and 3).
+    """Compute what each job gains per second from each GPU count at its best clock (docs/policies.md, "prices", 2, 3).
 
     The columns of the jobs are separate arguments, because numba takes long to recognise a structured array at every
     call.
 
     Args:
-        rank: ``[J]`` i_j.
+        rank: ``[J]`` i_j, the sum of the weights of all jobs that are at least as large as job j (`ranks`).
         remaining, weight, pause_s, gpus, gpus_min, gpus_max, cost, listed: ``[J]`` columns of `JOB`.
-        gpu_counts, step_time_s, power_w, idle_w, capacity, sizes_known: See `View`.
-        energy_price: ``[J]`` λ_E of each job.
-        crowding: c_μ.
-        value: ``[J, N]`` output: V_j(n); ``-inf`` where a count is not offered.
-        clock: ``[J, N]`` output: the clock that attains it.
-        worth: ``[J]`` output: v_j, the worth of one iteration; 0 if a job can run on no count.
+        gpu_counts, step_time_s, power_w, idle_w, capacity, sizes_known: As in `View`.
+        energy_price: ``[J]`` energy price λ_E of each job, seconds per joule.
+        crowding: c_μ, the factor on the price that a GPU has because other jobs wait for it.
+        value: ``[J, N]`` result: V_j(n), the gain of job j from each of N GPU counts; ``-inf`` where the job may not
+            have or cannot run on a count.
+        clock: ``[J, N]`` result: position of the clock with this gain.
+        worth: ``[J]`` result: v_j, the worth of one iteration; 0 if a job can run on no count.
     """
     clocks = step_time_s.shape[2]
     value[:] = -np.inf
@@ -147,7 +159,15 @@ def value_counts(
 
 @kernel
 def _next_on_hull(value: FloatArray, gpu_counts: IntArray, at: int) -> tuple[int, float]:
-    """Return the next corner of the upper concave hull after level ``at`` (-1: no GPU), and the slope to it."""
+    """Return the next GPU count to offer a job, as a position (-1 if none), and the gain per added GPU.
+
+    It is the count to which the gain per added GPU is largest: the next corner of the upper concave hull.
+
+    Args:
+        value: What the job gains from each GPU count; ``-inf`` where it may not have a count.
+        gpu_counts: The GPU counts.
+        at: Position of the count that the job has already; -1 for no GPU.
+    """
     base_n = 0 if at < 0 else gpu_counts[at]
     base_v = 0.0 if at < 0 else value[at]
     best = -1
@@ -165,7 +185,10 @@ def _next_on_hull(value: FloatArray, gpu_counts: IntArray, at: int) -> tuple[int
 
 @kernel
 def _sink(heap: IntArray, slope: FloatArray, count: int, at: int) -> None:
-    """Move entry ``at`` of a heap of ``count`` jobs down to its place: steepest first, ties by lower number."""
+    """Move entry ``at`` of a heap of ``count`` jobs down to its place.
+
+    The job with the largest ``slope`` is first; among equals, the job with the lower row.
+    """
     job = heap[at]
     while 2 * at + 1 < count:
         child = 2 * at + 1
@@ -194,19 +217,21 @@ def sell(
     slope: FloatArray,
     places: IntArray,
 ) -> float:
-    """Give out GPUs along the hull segments of all jobs, steepest first (docs/policies.md, "prices", 4).
+    """Give out GPUs to J jobs, each time to the job with the largest gain per added GPU.
+
+    The step is number 4 of docs/policies.md, "prices".
 
     Args:
-        value: ``[J, N]`` V_j(n).
-        clock: ``[J, N]`` the clocks that attain it.
+        value: ``[J, N]`` what each job gains per second from each of N GPU counts (`value_counts`).
+        clock: ``[J, N]`` position of the clock with this gain.
         gpu_counts: ``[N]`` GPU counts.
-        capacity: GPUs to give out.
-        gpus: ``[J]`` input: zeros; output: GPUs that each job gets.
-        chosen: ``[J]`` output: its clock; unchanged for a job without GPUs.
+        capacity: How many GPUs to give out.
+        gpus: ``[J]`` zeros; result: the GPUs that each job gets.
+        chosen: ``[J]`` result: position of each job's clock; unchanged for a job without GPUs.
         slope, places: ``[J]`` and ``[3, J]`` working memory.
 
     Returns:
-        The spot price of a GPU: the slope of the last segment if all GPUs are used; 0 if some are left.
+        The price of a GPU: the last gain per added GPU if all GPUs are used; 0 if some GPUs are left.
     """
     jobs = value.shape[0]
     level, corner, heap = places[0], places[1], places[2]
@@ -284,10 +309,11 @@ def allocate(
     by_job: FloatArray,
     places: IntArray,
 ) -> float:
-    """Rank the jobs, value their GPU counts and sell the GPUs in one call; return the spot price of a GPU.
+    """Allocate GPUs and clocks to jobs by prices, and return the price of a GPU (0 if some GPUs are left).
 
-    Arguments as in `ranks`, `value_counts` and `sell`. The outputs are ``gpus``, ``clock`` and ``worth``. The last four
-    arguments are working memory: ``[J, N]`` twice, ``[2, J]`` and ``[3, J]``.
+    This calls `ranks`, `value_counts` and `sell`, whose arguments it takes; ``gpus_now`` is the GPU count that each job
+    has now. The results are ``gpus``, ``clock`` and ``worth``, ``[J]`` each for J jobs; ``gpus`` must be zeros before.
+    The last four arguments are working memory: ``[J, N]`` twice for N GPU counts, ``[2, J]`` and ``[3, J]``.
     """
     rank, slope = by_job[0], by_job[1]
     ranks(size, weight, order, rank)

@@ -1,8 +1,8 @@
 """Define what a policy is given and what it returns.
 
-A policy is any object with the attributes and the one method of `Policy`. It gets a `View` of one pool of equal GPUs
-and returns an `Allocation`: how many GPUs each active job gets, and at which clock. It does no I/O, reads no clock and
-keeps no global state, so the simulator and the controller get the same answer.
+A policy is any object with the attributes and the method of `Policy`. It gets a `View` of one pool of equal GPUs and
+returns an `Allocation`: how many GPUs each active job gets, and at which clock. A policy does no I/O, reads no clock
+and keeps no global state. So the simulator and the controller get the same answer from it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ JOB = np.dtype(
         ("remaining", np.float64),  # estimated remaining iterations; nan if sizes are unknown
         ("done", np.float64),  # iterations completed
         ("attained_gpu_s", np.float64),  # GPU-seconds received so far
-        ("since_s", np.float64),  # when its GPU count last changed (or it was submitted)
+        ("since_s", np.float64),  # when its GPU count last changed; before the first change, when it was submitted
         ("pause_s", np.float64),  # seconds of standstill when its GPU count changes
         ("weight", np.float64),  # priority; 1 is normal
         ("cost", np.int32),  # its row in View.step_time_s and View.power_w
@@ -47,27 +47,31 @@ JobRows = npt.NDArray[np.void]
 
 @dataclass(slots=True, eq=False)
 class View:
-    """State of one pool of equal GPUs as a policy sees it. Read only, including its arrays.
+    """Hold the state of one pool of equal GPUs as a policy sees it. Everything, also the arrays, is read-only.
 
     Attributes:
-        now_s: The moment, in seconds.
-        capacity: GPUs that are up; an allocation must not exceed it in total.
+        now_s: The present time, seconds.
+        capacity: How many GPUs are up. An allocation must not give out more GPUs in total.
         gpus_per_node: GPUs in one node.
         gpu_counts: ``[N]`` GPU counts of the cost tables, ascending.
-        count_index: ``[max count + 1]`` position of a count in ``gpu_counts``; -1 if the tables do not have it.
-        clocks_mhz: ``[F]`` clocks, ascending; the last is the maximum.
-        step_time_s: ``[K, N, F]`` estimated seconds per iteration; ``inf`` where a class cannot run.
-        power_w: ``[K, N, F]`` estimated watts of all n GPUs together, idle draw included.
-        idle_w: Watts of one unused GPU; only the draw above it is caused by a job.
-        jobs: ``[J]`` structured rows of dtype `JOB`. Read only.
-        energy_price: λ_E for all jobs: the seconds of mean completion time that one joule is worth.
-        project_price: ``[P]`` price added for the jobs of each of ``projects``; None adds nothing.
-        limit_w: By project, "" for all jobs: watts that they may add to the idle draw (for a project, with the idle
-            draw of the GPUs that they hold). Projects not listed have no limit.
-        sizes_known: False if ``jobs["remaining"]`` is unknown (nan).
-        seen_gpu_s: ``[H]`` sizes of completed jobs, ascending: GPU-seconds on the fewest GPUs they run on, at the
-            maximum clock. For policies without known sizes. It is a new array whenever it has changed.
-        projects: Names of projects; the first, "", stands for none.
+        count_index: ``[largest count + 1]`` for each number of GPUs, its position in ``gpu_counts``; -1 if the cost
+            tables do not have this number.
+        clocks_mhz: ``[F]`` clocks, ascending; the last clock is the maximum.
+        step_time_s: ``[K, N, F]`` (classes × GPU counts × clocks) estimated seconds per iteration; ``inf`` where a
+            class cannot run.
+        power_w: ``[K, N, F]`` estimated watts of all GPUs of a job together, idle draw included.
+        idle_w: Watts of a GPU that count as drawn even without a job. A job causes only the watts above this.
+        jobs: ``[J]`` one structured row of dtype `JOB` for each active job.
+        energy_price: Energy price λ_E for all jobs: how many seconds of mean completion time one joule is worth.
+        project_price: ``[P]`` for each of P ``projects``, the price that is added to ``energy_price`` for its jobs;
+            None adds nothing.
+        limit_w: By name of a project, the watts that its jobs may draw, including the idle draw of the GPUs that they
+            hold. The name "" stands for all jobs: the watts that they may add to the idle draw of the GPUs. A project
+            that is not listed has no limit.
+        sizes_known: False if it is not known how much work jobs have left (``jobs["remaining"]`` is nan).
+        seen_gpu_s: ``[H]`` sizes of completed jobs, ascending: GPU-seconds on the fewest GPUs on which each can run, at
+            the maximum clock. Policies use them if sizes of active jobs are unknown. A change makes a new array.
+        projects: Names of the projects; the first name, "", stands for no project.
     """
 
     now_s: float
@@ -89,12 +93,12 @@ class View:
 
     @property
     def clock_max(self) -> int:
-        """Index of the maximum clock."""
+        """Return the position of the maximum clock in ``clocks_mhz``."""
         return len(self.clocks_mhz) - 1
 
     @property
     def energy_prices(self) -> FloatArray:
-        """λ_E of each job: the common price plus that of its project."""
+        """Return the energy price λ_E of each job, seconds per joule: the common price plus its project's price."""
         prices = np.empty(len(self.jobs))
         prices.fill(self.energy_price)
         if self.project_price is not None:
@@ -102,7 +106,7 @@ class View:
         return prices
 
     def with_jobs(self, **columns: npt.ArrayLike) -> View:
-        """Return a view whose ``jobs`` have other values in some columns, such as ``pause_s=0.0``."""
+        """Return a copy of the view whose jobs have other values in some columns, such as ``pause_s=0.0``."""
         jobs = self.jobs.copy()
         for name, values in columns.items():
             jobs[name] = values
@@ -110,13 +114,13 @@ class View:
         return replace(self, jobs=jobs)
 
     def of_jobs(self, chosen: npt.NDArray[np.bool_]) -> View:
-        """Return a view of some jobs only; ``chosen`` is ``[J]``."""
+        """Return a copy of the view with some jobs only; ``chosen``, ``[J]``, is true for each job to keep."""
         jobs = self.jobs[chosen]
         jobs.flags.writeable = False
         return replace(self, jobs=jobs)
 
     def nothing(self) -> Allocation:
-        """Return an allocation without any GPUs, at the maximum clock, as a starting point."""
+        """Return an allocation, to be filled in, that gives each job no GPU and the maximum clock."""
         jobs = len(self.jobs)
         clock = np.empty(jobs, np.int64)
         clock.fill(self.clock_max)
@@ -125,14 +129,14 @@ class View:
 
 @dataclass(slots=True, eq=False)
 class Allocation:
-    """Answer of a policy, with one entry per row of ``View.jobs``.
+    """Hold the answer of a policy, with one entry for each job of a view (row of ``View.jobs``).
 
     Attributes:
-        gpus: ``[J]`` GPUs for each job: 0, or a count of ``View.gpu_counts``.
-        clock: ``[J]`` index into ``View.clocks_mhz``; meaningless where ``gpus`` is 0.
-        gpu_price: Value of one more GPU, in the policy's own unit (`prices`: weighted seconds of completion time per
-            second); 0 if the policy has none.
-        worth: ``[J]`` value of one iteration of each job, in the same unit, or None.
+        gpus: ``[J]`` GPU count of each job: 0, or one of ``View.gpu_counts``.
+        clock: ``[J]`` position of each job's clock in ``View.clocks_mhz``; without meaning where ``gpus`` is 0.
+        gpu_price: What one more GPU would be worth per second, in a unit that the policy chooses; 0 if the policy has
+            no prices. The unit of the policy `prices` is weighted seconds of completion time.
+        worth: ``[J]`` what one iteration of each job is worth, in the same unit; None if the policy does not say it.
     """
 
     gpus: IntArray
@@ -143,13 +147,13 @@ class Allocation:
 
 @runtime_checkable
 class Policy(Protocol):
-    """Protocol of an object that decides how many GPUs, and which clock, each job gets.
+    """Define the protocol of a policy: an object that decides how many GPUs, and which clock, each job gets.
 
     Attributes:
-        name: Its name on the command line.
-        needs_sizes: True if it cannot work without ``jobs["remaining"]``.
-        period_s: Longest time between two decisions while jobs are active (time slices, rounds); None if only events
-            matter.
+        name: The name of the policy on the command line.
+        needs_sizes: True if the policy cannot work without the remaining iterations of jobs (``jobs["remaining"]``).
+        period_s: Longest time between two decisions while jobs are active, seconds, for a policy with turns or rounds.
+            None if only events make a new decision necessary.
     """
 
     name: str
@@ -157,5 +161,5 @@ class Policy(Protocol):
     period_s: float | None
 
     def decide(self, view: View) -> Allocation:
-        """Return an allocation for every job of the view. Must not change the view."""
+        """Return an allocation for all jobs of the view. The method must not change the view."""
         ...

@@ -1,4 +1,4 @@
-"""Implement QSSF: quasi-shortest service first, without preemption, with exactly the requested GPUs."""
+"""Provide QSSF: smallest predicted GPU time first, without preemption, with exactly the requested GPUs."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from powerflow.policy.protocol import Allocation, View
 
 
 class Qssf:
-    """Policy that starts the job with the smallest predicted GPU time (duration × GPUs) first, without backfilling.
+    """Start the job with the smallest predicted GPU time (run time × GPUs) first; no job overtakes another job.
 
-    Hu et al., SC'21 (Helios). The paper predicts from the history of similar jobs; here the scheduler's estimate of the
-    job's size is used. Clock: maximum. A job that requests more GPUs than are up is skipped.
+    Source: Hu et al., SC'21 (Helios). The paper predicts the GPU time from the history of similar jobs; here the
+    scheduler's estimate of the job's size is used. All jobs run on their requested GPUs at the maximum clock. A job
+    that requests more GPUs than are up is skipped.
     """
 
     name = "qssf"
@@ -20,7 +21,10 @@ class Qssf:
     period_s: float | None = None
 
     def decide(self, view: View) -> Allocation:
-        """Keep running jobs; start waiting ones by predicted GPU time until one does not fit."""
+        """Return an allocation: running jobs keep their GPUs, and waiting jobs start, smallest GPU time first.
+
+        No more jobs start when too few GPUs are left for the next job.
+        """
         allocation = view.nothing()
         need = requested_gpus(view)
         allocation.gpus = start_in_order(view, need, by_key(view, requested_run_s(view) * np.maximum(need, 1)))

@@ -1,8 +1,9 @@
 """Create policies by name: ``"srtf"``, ``"greedy:0.3"``, ``"srtf+clock:1005"``, or a policy of another package.
 
-A spec is ``name[:options][+overlay:value]``. Options are one value for the policy's first parameter, or ``key=value``
-pairs separated by commas. A value is a number, ``true``/``false``, or ``number/number/…``. Other packages add policies
-by the entry-point group `GROUP`: each entry names a class or function that returns an object with the attributes of
+A policy is described by a text of the form ``name[:options][+overlay:value]``. An overlay sets clocks on top of the
+policy. Options are one value for the policy's first parameter, or ``key=value`` pairs separated by commas. A value is a
+number, ``true``/``false``, or ``number/number/…``. Other packages add policies by the entry-point group
+``powerflow.policies`` (`GROUP`): each entry names a class or function that returns an object with the attributes of
 `Policy`.
 """
 
@@ -43,15 +44,19 @@ Option = bool | int | float | tuple[float, ...]
 
 
 def names() -> tuple[str, ...]:
-    """Return the names that `load` accepts: the built-in ones, then those of installed packages."""
+    """Return the names of all policies that `load` can create: first PowerFlow's, then those of installed packages."""
     return (*BUILT_IN, *sorted({entry.name for entry in entry_points(group=GROUP)} - BUILT_IN.keys()))
 
 
 def load(spec: str) -> Policy:
-    """Create the policy that ``spec`` describes.
+    """Return a new policy, described by a text such as ``"srtf"``, ``"greedy:0.3"`` or ``"srtf+clock:1005"``.
+
+    Args:
+        spec: ``name[:options][+overlay:value]``; an overlay (``clock`` or ``zeus``) sets clocks on top of the policy.
 
     Raises:
-        InputError: The name, an option or an overlay is unknown or malformed, or a plug-in is broken.
+        InputError: The name, an option or the overlay is unknown or malformed, or the policy is from another package
+            and cannot be used.
     """
     base, *overlays = spec.strip().split("+")
     name, _, options = base.partition(":")
@@ -95,7 +100,7 @@ def _factory(name: str, spec: str) -> Callable[..., object]:
 
 
 def _make(factory: Callable[..., object], options: str, name: str, spec: str) -> object:
-    """Call ``factory`` with the options of the spec; every error becomes one line."""
+    """Return what ``factory`` makes with the given options; every error becomes an `InputError` of one line."""
     where = f"policy {spec!r}"
     unfit = f"{name!r} does not take these options"
     bare: list[Option] = []
@@ -137,7 +142,7 @@ def _value(text: str, where: str) -> Option:
 
 
 def _checked(made: object, name: str) -> Policy:
-    """Return the object if it is a policy; raise `InputError` otherwise."""
+    """Return the object ``made`` if it has all attributes of a policy; raise `InputError` otherwise."""
     if not isinstance(made, Policy):
         missing = [part for part in ("name", "needs_sizes", "period_s", "decide") if not hasattr(made, part)]
         raise _broken(name, f"does not satisfy the Policy protocol: it has no {', no '.join(missing)}")

@@ -1,4 +1,4 @@
-"""Implement SRTF: shortest remaining time first, with preemption, on exactly the requested GPUs."""
+"""Provide SRTF: shortest remaining time first, with preemption, on exactly the requested GPUs."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from powerflow.policy.protocol import Allocation, View
 
 
 class Srtf:
-    """Policy that runs the jobs with the shortest remaining time first; a job that does not fit is skipped.
+    """Run the jobs with the shortest remaining time first; a job for which too few GPUs are left is skipped.
 
-    Clock: maximum. Remaining time is estimated iterations × estimated step time.
+    All jobs run on their requested GPUs at the maximum clock. The remaining time is estimated: remaining iterations ×
+    step time.
     """
 
     name = "srtf"
@@ -17,7 +18,7 @@ class Srtf:
     period_s: float | None = None
 
     def decide(self, view: View) -> Allocation:
-        """Fill the GPUs in order of remaining time, regardless of the present owners."""
+        """Return an allocation: jobs get GPUs in order of remaining time; a running job may lose its GPUs."""
         allocation = view.nothing()
         need = requested_gpus(view)
         order = by_key(view, requested_run_s(view))

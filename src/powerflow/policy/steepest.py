@@ -1,8 +1,9 @@
-"""Give out GPUs one step at a time where they save most. Optimus and Pollux use this search.
+"""Give out GPUs step by step, each time where they save most. The policies Optimus and Pollux use this search.
 
-Each job has a cost for every number of GPUs, and the sum of costs is minimised. A job's best step goes to the larger
-count with the greatest saving per GPU, so it can jump over a dent in its curve. Always taking the steepest step of all
-jobs gives the smallest sum if every step fits, and nearly the smallest if the last ones do not.
+Each job has a cost for every GPU count, and the search makes the sum of all costs small. The best step of a job goes to
+the larger GPU count with the greatest saving per added GPU. So a step can skip counts at which the job saves little.
+The search always takes the step of the job that saves most per added GPU. The sum is then the smallest one if every
+step fits on the free GPUs, and nearly the smallest one if the last steps do not fit.
 """
 
 from __future__ import annotations
@@ -17,7 +18,16 @@ from powerflow.kernel import array_kernel
 
 @array_kernel
 def best_step(cost: FloatArray, counts: IntArray, level: int, free: int) -> tuple[float, int]:
-    """Return the greatest saving per GPU within ``free`` GPUs, and its level; (0, -1) if no level saves."""
+    """Return the greatest saving per added GPU of one job, and the position of the GPU count with this saving.
+
+    The result is (0, -1) if no larger count saves anything within the free GPUs.
+
+    Args:
+        cost: Cost of the job at each GPU count.
+        counts: The GPU counts, ascending.
+        level: Position of the job's present GPU count.
+        free: How many GPUs are free.
+    """
     steepest, target = 0.0, -1
     for up in range(level + 1, len(counts)):
         width = counts[up] - counts[level]
@@ -31,16 +41,19 @@ def best_step(cost: FloatArray, counts: IntArray, level: int, free: int) -> tupl
 
 @array_kernel
 def spend(cost: FloatArray, counts: IntArray, start: IntArray, free: int) -> IntArray:
-    """Take the steepest steps until no GPU is left or no step saves anything.
+    """Give out GPUs step by step, each time to the job that saves most per added GPU, until no GPU or saving is left.
+
+    Of two steps with the same saving, the job with the lower row comes first.
 
     Args:
-        cost: ``[J, N]`` finite cost of each level, inf where the job cannot run; ``cost[j, start[j]]`` is finite.
-        counts: ``[N]`` GPUs of each level, ascending; they may begin with 0.
-        start: ``[J]`` levels to start from, whose GPUs are already given; -1 for a job that gets none.
-        free: GPUs to give out.
+        cost: ``[J, N]`` cost of each of J jobs at each of N GPU counts; ``inf`` where a job cannot run. It must be
+            finite at ``start``.
+        counts: ``[N]`` GPU counts, ascending; the first count may be 0.
+        start: ``[J]`` position of each job's GPU count before; -1 for a job that shall get no GPUs.
+        free: How many GPUs to give out in addition.
 
     Returns:
-        ``[J]`` levels, -1 unchanged. Ties go to the lower row.
+        ``[J]`` position of each job's new GPU count; -1 where ``start`` is -1.
     """
     level = start.copy()
     steps = [(0.0, -1, -1)]  # (-saving, row, target); this entry only gives numba the types
@@ -64,5 +77,5 @@ def spend(cost: FloatArray, counts: IntArray, start: IntArray, free: int) -> Int
 
 
 def gpus_of(level: IntArray, counts: IntArray) -> IntArray:
-    """Return the GPUs of each job's level; 0 where the level is -1."""
+    """Return the GPU count of each job from its position (``level``) in ``counts``; 0 where the position is -1."""
     return np.where(level >= 0, counts[level], 0).astype(np.int64)

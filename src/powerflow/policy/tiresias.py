@@ -1,4 +1,4 @@
-"""Implement Tiresias: least attained service in two dimensions (GPUs × time), in queues, with preemption."""
+"""Provide Tiresias: jobs that have received the fewest GPU-seconds come first, in a few queues, with preemption."""
 
 from __future__ import annotations
 
@@ -15,17 +15,21 @@ DEFAULT_QUEUES_GPU_S = (16 * HOUR_S,)
 
 
 class Tiresias:
-    """Policy with several queues: a job moves to the next queue when its GPU-seconds pass a threshold.
+    """Serve jobs in several queues; a job moves to the next queue when its GPU-seconds pass a threshold.
 
-    Gu et al., NSDI'19, discretised 2D-LAS (Tiresias-L). Sizes need not be known. Lower queues get the GPUs that higher
-    ones leave. Inside a queue the order is FIFO, so that equal jobs do not preempt each other. Jobs that do not fit are
-    skipped. Requested GPUs, maximum clock.
+    Source: Gu et al., NSDI'19, discretised 2D-LAS (Tiresias-L). Sizes of jobs need not be known. The first queue is
+    served first; each further queue gets the GPUs that the queues before it leave. Inside a queue, jobs are served in
+    order of submission, so that equal jobs do not preempt each other. A job for which too few GPUs are left is skipped.
+    All jobs run on their requested GPUs at the maximum clock.
 
     Args:
-        queues: One threshold or several ascending ones, in GPU-seconds. There is one more queue than thresholds.
-        promote: PROMOTEKNOB of the paper: a job that has waited this many times as long as it has run returns to the
-            first queue, and stays there until its next run has used the GPU-seconds of the first threshold. Infinite by
-            default: no promotion.
+        queues: One threshold or several ascending thresholds, GPU-seconds. There is one more queue than thresholds.
+        promote: PROMOTEKNOB of the paper, a ratio. A job whose waiting time divided by its run time reaches this ratio
+            returns to the first queue. It stays there until its next run has used as many GPU-seconds as the first
+            threshold. The default is infinite: no job returns.
+
+    Raises:
+        InputError: The thresholds are not positive and ascending, or ``promote`` is not positive.
     """
 
     needs_sizes = False
@@ -47,7 +51,7 @@ class Tiresias:
             )
 
     def decide(self, view: View) -> Allocation:
-        """Fill the GPUs queue by queue, in order of submission inside each."""
+        """Return an allocation: GPUs are given out queue by queue, and inside a queue in order of submission."""
         allocation = view.nothing()
         jobs = view.jobs
         need = requested_gpus(view)
@@ -58,7 +62,7 @@ class Tiresias:
         return allocation
 
     def _promoted(self, view: View) -> BoolArray:
-        """Return a mask of the jobs promoted to the first queue because they starved; computed from the view alone."""
+        """Return which jobs have returned to the first queue because they waited for too long, ``[J]`` for J jobs."""
         jobs = view.jobs
         if np.isinf(self.promote):
             return np.zeros(len(jobs), np.bool_)

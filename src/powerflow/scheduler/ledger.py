@@ -1,4 +1,7 @@
-"""All active jobs, each as one row of numbers. The row's number is the job's slot, and is used again after its end."""
+"""Keep all active jobs, each as one row of numbers.
+
+The number of the row is the job's *slot*. After the end of the job another job gets this slot.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +28,20 @@ def bring_up_to_date(
     slots: IntArray,
     now_s: float,
 ) -> None:
-    """Fill in the remaining iterations and attained GPU-seconds of jobs at ``now_s``.
+    """Compute the remaining iterations and the GPU-seconds received by each job at time ``now_s``.
 
-    A job that has done more than its believed size is taken to need another tenth of what it has done: a policy must
-    neither ignore it nor take it for endless.
+    If a job has done more iterations than it was believed to need in all, it is assumed to need another tenth of the
+    iterations done. So a policy neither ignores this job nor treats it as endless.
+
+    Args:
+        remaining: ``[J]`` result: remaining iterations of J jobs; nan if the size of the job is unknown.
+        attained_gpu_s: ``[J]`` GPU-seconds that each job had received at ``since_s``; changed to those at ``now_s``.
+        done: ``[J]`` iterations done.
+        gpus: ``[J]`` GPUs that each job has held since ``since_s``.
+        since_s: ``[J]`` when the GPU count of each job last changed.
+        believed: Believed iterations of the whole job, for all rows of the ledger; nan if unknown.
+        slots: ``[J]`` slot of each job: its row in ``believed``.
+        now_s: The time.
     """
     for i in range(len(slots)):
         attained_gpu_s[i] += gpus[i] * (now_s - since_s[i])
@@ -38,7 +51,13 @@ def bring_up_to_date(
 
 @kernel
 def advance(done: FloatArray, slots: IntArray, now_done: FloatArray) -> None:
-    """Set the iterations that jobs have done in ``done``, the column of all slots; lower values and nan are ignored."""
+    """Record the iterations that some jobs have done.
+
+    Args:
+        done: Iterations done, for all rows of the ledger; changed.
+        slots: ``[J]`` slot of each job: its row in ``done``.
+        now_done: ``[J]`` new values. A value that is nan or lower than the recorded value is ignored.
+    """
     for i in range(len(slots)):
         if 0 <= slots[i] < len(done) and now_done[i] > done[slots[i]]:
             done[slots[i]] = now_done[i]
@@ -55,7 +74,15 @@ def settle(
     clock: IntArray,
     now_s: float,
 ) -> None:
-    """Do the work of `Ledger.give`; the first four arguments are columns of all slots."""
+    """Record new GPU counts and clocks of jobs, and add the GPU-seconds that the old GPU counts have received.
+
+    Args:
+        held, held_clock, attained_gpu_s, since_s: The ledger's columns ``gpus``, ``clock``, ``attained_gpu_s`` and
+            ``since_s``, for all rows; changed.
+        slots: ``[K]`` slot of each of K jobs: its row in the columns.
+        gpus, clock: ``[K]`` new GPU counts and clock indices.
+        now_s: The time. It becomes the ``since_s`` of each job whose GPU count changes.
+    """
     for i in range(len(slots)):
         slot = slots[i]
         if held[slot] != gpus[i]:
@@ -66,17 +93,18 @@ def settle(
 
 
 class Ledger:
-    """All active jobs by slot.
+    """Keep all active jobs in a table. The number of a job's row is its *slot*.
 
     Attributes:
-        rows: By slot, structured rows of dtype `JOB`. ``remaining`` and ``attained_gpu_s`` are those of ``since_s``;
-            `view_rows` brings them up to date.
-        believed: By slot, believed iterations of the whole job; nan if unknown.
-        jobs: By slot, the job; None if the slot is free.
+        rows: By slot, structured rows of dtype `JOB`. The column ``attained_gpu_s`` stands as at time ``since_s``, and
+            ``remaining`` is not filled in; the copies that `view_rows` returns are up to date.
+        believed: By slot, how many iterations the whole job is believed to need; nan if unknown.
+        jobs: By slot, the job; None if the row is free.
         started: By slot, whether the job has ever held GPUs.
         preempted: By slot, whether the job waits because a decision took its GPUs.
-        slot_of: Slot by job id.
-        projects: Names of projects; ``rows`` refers to them by position. The first is "".
+        slot_of: Slot of each job, by job id.
+        projects: Names of projects. The column ``project`` of ``rows`` is a position in this list. The first name, "",
+            stands for no project.
     """
 
     def __init__(self) -> None:
@@ -100,7 +128,16 @@ class Ledger:
         now_s: float,
         unmanaged: bool = False,
     ) -> int:
-        """Add a job, and return its slot."""
+        """Add a job that holds no GPUs, and return its slot (the number of its row).
+
+        Args:
+            job: The job.
+            believed_iterations: How many iterations the whole job is believed to need; None if unknown.
+            pause_s: Seconds for which the job pauses when its GPU count changes.
+            cost_row: Row of the job's class in the cost tables of its pool.
+            now_s: The time.
+            unmanaged: Whether PowerFlow does not manage the project of the job.
+        """
         if not self._free:
             self._grow()
         slot = heappop(self._free)  # always the lowest, so that the same events lead to the same slots
@@ -134,24 +171,27 @@ class Ledger:
         return slot
 
     def remove(self, slot: int) -> None:
-        """Remove a job, and free its slot."""
+        """Remove the job in a slot (a row of the ledger), so that another job can get this slot."""
         del self.slot_of[self.job(slot).id]
         self.jobs[slot] = None
         heappush(self._free, slot)
 
     def job(self, slot: int) -> Job:
-        """Return the job in a slot that is in use."""
+        """Return the job in a slot (a row of the ledger). The slot must be in use."""
         job = self.jobs[slot]
         assert job is not None, f"slot {slot} is free"
         return job
 
     def remaining(self, slot: int) -> float:
-        """Return the iterations that a job is believed to need still, at least 0; ``inf`` if its size is unknown."""
+        """Return how many iterations the job in a slot (row of the ledger) is still believed to need.
+
+        The result is at least 0, and ``inf`` if the size of the job is unknown.
+        """
         left = float(self.believed[slot] - self.rows["done"][slot])
         return math.inf if math.isnan(left) else max(left, 0.0)
 
     def view_rows(self, slots: IntArray, now_s: float) -> JobRows:
-        """Return a read-only copy of the rows of some slots, brought up to date."""
+        """Return a read-only copy of the rows of some jobs, with remaining work and GPU-seconds as of ``now_s``."""
         rows: JobRows = self.rows.take(slots)
         bring_up_to_date(
             rows["remaining"],
@@ -167,12 +207,19 @@ class Ledger:
         return rows
 
     def give(self, slots: IntArray, gpus: IntArray, clock: IntArray, now_s: float) -> None:
-        """Record new allocations, ``[K]`` each, and add the GPU-seconds of the old ones to ``attained_gpu_s``."""
+        """Record the new GPU counts and clocks of K jobs, and count the GPU-seconds that they received until now.
+
+        Args:
+            slots: ``[K]`` slots (rows of the ledger).
+            gpus: ``[K]`` new GPU counts; 0 for a job that loses all its GPUs.
+            clock: ``[K]`` new clocks, as positions in the clocks of the pool.
+            now_s: The time.
+        """
         rows = self.rows
         settle(rows["gpus"], rows["clock"], rows["attained_gpu_s"], rows["since_s"], slots, gpus, clock, now_s)
 
     def _project(self, name: str) -> int:
-        """Return the position of a project in ``projects``, and add the project if it is new."""
+        """Return the position of a project's name in ``projects``; a new name is added first."""
         code = self._codes.setdefault(name, len(self.projects))
         if code == len(self.projects):
             self.projects.append(name)

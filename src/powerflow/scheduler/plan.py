@@ -1,4 +1,4 @@
-"""Plans, the answers of the scheduler: the changes to make, and a typed reason for every job."""
+"""Define plans, the answers of the scheduler: the changes to make, and a typed reason for every job."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 
 class Why(StrEnum):
-    """Why a job has what it has; every decision gives each job one of these."""
+    """Name the kinds of reasons why a job has its present GPUs and clock; every decision gives each job one kind."""
 
     STARTED = "started"
     RESUMED = "resumed"
@@ -42,15 +42,15 @@ QUIET = frozenset({Why.KEPT, Why.KEPT_COST, Why.CAP_KEPT, Why.BUDGET_KEPT, Why.A
 
 
 class Reason(NamedTuple):
-    """Why one job has what it has, with numbers.
+    """Explain with numbers why one job has its present GPUs and clock.
 
     Attributes:
         why: The kind of reason.
-        gpus_before, gpus: GPUs before and after the decision.
-        clock_before_mhz, clock_mhz: Clocks before and after the decision; 0 while the job waits.
-        beneficiary: If it was shrunk or preempted: the job that got its GPUs, "" if none did.
-        gpu_price: Price of a GPU at that time; 0 if the policy has no prices.
-        short_of: If it waits for GPUs: how many more are needed to start it.
+        gpus_before, gpus: GPU counts before and after the decision.
+        clock_before_mhz, clock_mhz: Clocks before and after the decision, MHz; 0 while the job waits.
+        beneficiary: If the job was shrunk or preempted, the id of the job that got its GPUs; "" if no job got them.
+        gpu_price: Price of a GPU at the decision; 0 if the policy has no prices.
+        short_of: If the job waits for GPUs, how many more free GPUs would start it.
     """
 
     why: Why
@@ -63,7 +63,7 @@ class Reason(NamedTuple):
     short_of: int = 0
 
     def sentence(self) -> str:
-        """Return the reason in plain words."""
+        """Return the reason as words for a user, such as ``shrunk from 8 to 4 GPUs for job-7``."""
         match self.why:
             case Why.STARTED | Why.RESUMED:
                 return f"{self.why} on {gpus_said(self.gpus)} at {self.clock_mhz:.0f} MHz"
@@ -90,20 +90,20 @@ def gpus_said(count: int) -> str:
 
 
 class Change(NamedTuple):
-    """The new allocation of one job.
+    """Describe the new allocation of one job.
 
     Attributes:
         job_id: The job.
-        slot: Its slot (`SchedulerState.slot`).
-        pool: GPU type that it runs on.
-        gpus: GPUs from now on; 0 if it is preempted.
-        clock: Index of its clock in the pool's axes.
-        clock_mhz: The clock, MHz; 0 if it holds no GPU.
-        packed: False if it runs on more nodes than its GPU count needs.
-        moved: True if the job must stop and continue on other GPUs or another number of them, which costs a pause;
-            False if only its clock changes.
-        wake_s: Seconds until the nodes that are switched on for it are up.
-        reason: Why it changes.
+        slot: The job's row in the ledger (`SchedulerState.slot`).
+        pool: GPU type on which the job runs.
+        gpus: GPU count from now on; 0 if the job is preempted.
+        clock: Position of the new clock in the clocks of the pool.
+        clock_mhz: The new clock, MHz; 0 if the job holds no GPU.
+        packed: False if the job runs on more nodes than its GPU count needs.
+        moved: True if the job gets other GPUs or another GPU count, which costs a pause if it runs already. False if
+            only its clock changes.
+        wake_s: Seconds until the nodes that are switched on for the job are up.
+        reason: Why the allocation changes.
     """
 
     job_id: str
@@ -119,7 +119,13 @@ class Change(NamedTuple):
 
 
 class Wish(NamedTuple):
-    """What a job of an unmanaged project would have if it were managed: GPU type, GPUs (0: it would wait) and clock."""
+    """Describe what an unmanaged job would have if PowerFlow managed its project.
+
+    Attributes:
+        pool: GPU type.
+        gpus: GPU count; 0 if the job would wait.
+        clock_mhz: Clock, MHz.
+    """
 
     pool: str
     gpus: int
@@ -128,27 +134,28 @@ class Wish(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Plan:
-    """The answer to one step of the scheduler.
+    """Hold the answer of the scheduler to one step: what to change for which jobs, and when to ask again.
 
     Attributes:
-        now_s: When it was made.
-        decided: False if the step only applied events: there is nothing to do.
-        changes: What to do, in this order: jobs give GPUs up before others take them.
-        wake_s: When the scheduler must be called again at the latest; ``inf`` if only events matter.
-        gpu_price: Price of a GPU by pool.
+        now_s: When the plan was made.
+        decided: False if the step only applied events, so that there is nothing to do.
+        changes: What to do, in the order of the list: jobs that give up GPUs come before jobs that take GPUs.
+        wake_s: When the scheduler must be called again at the latest; ``inf`` if only an event makes this necessary.
+        gpu_price: Price of a GPU, by GPU type.
         ignored: Why some events were ignored (unknown or finished jobs, repetitions), in words.
-        asleep, woken: Nodes to switch off, and nodes to switch on for this plan.
-        power_w: With a power cap: watts that the cluster should draw under this plan, corrected by metered power; nan
-            without a cap.
-        cap_w: Watts that caps on the whole cluster allow until the next decision; ``inf`` without a limit.
-        watt_price: Price of a watt, seconds per joule as λ_E: the highest of all scopes; 0 if no cap binds.
-        notices: What an administrator should know, in words: caps that cannot be met.
-        early: True if it was made before a decision was due and only starts waiting jobs on free GPUs
-            (`powerflow.scheduler.early`); the last decision still holds for all other jobs.
-        reasons: Returns a reason for each job that was active when the plan was made; for an early plan, for each job
-            that it starts. Call it before the scheduler's next step, or it raises `RuntimeError`.
-        wishes: Returns what each job of an unmanaged project would have if it were managed. Call it before the
-            scheduler's next step, or it raises `RuntimeError`.
+        asleep, woken: Names of the nodes to switch off, and of the nodes to switch on.
+        power_w: Watts that the cluster should draw under this plan, corrected by metered power; nan without power caps.
+        cap_w: Watts that power caps on the whole cluster allow until the next decision; ``inf`` without a limit.
+        watt_price: Price of a watt, in seconds per joule like λ_E: the highest price that a power cap sets on its
+            nodes; 0 if no power cap reduces any job.
+        notices: What an administrator should know, in words: power caps that cannot be met.
+        early: True if the plan was made before a decision was due. Such a plan only starts waiting jobs on free GPUs
+            (`powerflow.scheduler.early`); for all other jobs the last decision still holds.
+        reasons: A function that returns a reason for each job that was active when the plan was made. For an early
+            plan, it returns a reason for each job that the plan starts. It raises `RuntimeError` after the next step of
+            the scheduler.
+        wishes: A function that returns what each job of an unmanaged project would have if PowerFlow managed this
+            project. It raises `RuntimeError` after the next step of the scheduler.
     """
 
     now_s: float
@@ -170,13 +177,13 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Otherwise:
-    """What a job would have if one thing were different.
+    """Describe what a job would have if one thing were different.
 
     Attributes:
-        limit: What is different: GPUs, budget, cap, priority, protection, topology, minimum run time, rescale cost or
-            slowdown.
-        words: The difference in words: "if …".
-        gpus, clock_mhz: What the job would have then.
+        limit: The thing that is different: GPUs, budget, cap, priority, protection, topology, minimum run time, rescale
+            cost or slowdown.
+        words: The difference in words, beginning with "if".
+        gpus, clock_mhz: GPU count and clock (MHz) that the job would have with this difference.
     """
 
     limit: str

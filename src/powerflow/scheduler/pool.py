@@ -1,4 +1,4 @@
-"""A pool, the nodes of one GPU type: ask the policy, and place its answer on nodes."""
+"""Ask the policy about the jobs of a pool (the nodes of one GPU type), and place its answer on nodes."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ LEAST_SPEEDUP = 0.02  # smallest share of a step's time that must be gained to b
 
 @dataclass(slots=True, eq=False)
 class Decision:
-    """One decision about the jobs of a pool.
+    """Hold one decision about the J jobs of a pool.
 
     Attributes:
         view: What the policy saw.
         answer: The allocation to carry out: the policy's answer, reduced where a power cap demands it.
         wish: The policy's answer.
-        slots: ``[J]`` slots of the view's jobs.
-        how: ``[J]`` whether each job stays the `SAME`, is `RECLOCKED` or `MOVED`.
-        changed: One row for each job that changes: slot, GPUs before and after, clock before and after, `RECLOCKED` or
-            `MOVED`.
-        woken, asleep: Nodes that were switched on and off.
+        slots: ``[J]`` slot (row in the ledger) of each job.
+        how: ``[J]`` what changes for each job: nothing (`SAME`), the clock (`RECLOCKED`) or its GPUs (`MOVED`).
+        changed: One row for each job that changes: slot, GPU counts before and after, clocks before and after,
+            `RECLOCKED` or `MOVED`.
+        woken, asleep: Names of the nodes that are switched on and off.
     """
 
     view: View
@@ -55,19 +55,20 @@ class Decision:
 
 
 class Pool:
-    """The nodes of one GPU type, the jobs on them, and what these jobs cost there.
+    """Keep the nodes of one GPU type, the jobs on them and their costs. A job's row in the ledger is its *slot*.
 
     Attributes:
         gpu_type: Name of the GPU type.
         axes: GPU counts and clocks to choose from.
         clocks_mhz: The clocks as plain numbers.
-        baseline_w: Watts that a GPU in use does not add (`powerflow.scheduler.sleep.baseline_watts`).
-        sleepers: The nodes that can be switched off.
+        baseline_w: Watts of a used GPU that are drawn even if no job uses it (`sleep.baseline_watts`).
+        sleepers: Decides which nodes are switched off.
         costs: Cost tables of all classes of jobs.
         occupancy: Which job holds which GPU.
-        evicted: Slots of jobs that must leave their GPUs at the next decision, because their node drains.
-        guarded: Slots of protected jobs: power caps change them last, and they are never moved to save time or energy.
-        unmanaged: Slots of jobs of unmanaged projects: power caps never change them, and they are never moved.
+        evicted: Slots of jobs that must leave their GPUs at the next decision, because their node is being emptied.
+        guarded: Slots of jobs that power caps change last and that are never moved to save time or energy: protected
+            jobs, and jobs that cannot resume after a stop.
+        unmanaged: Slots of jobs of unmanaged projects. Power caps never change these jobs, and they are never moved.
     """
 
     def __init__(self, nodes: tuple[Node, ...], axes: Axes, gpu_idle_w: float) -> None:
@@ -92,32 +93,32 @@ class Pool:
         self._retry_s: dict[int, float] = {}  # when to look again for one node for them
 
     def add(self, slot: int, guarded: bool, unmanaged: bool) -> None:
-        """Add a job that was submitted after all others of the pool."""
+        """Add a job, by slot (row of the ledger), that was submitted after all other jobs of the pool."""
         self.manage(slot, not unmanaged)
         self.active.append(slot)
         if guarded:
             self.guarded.add(slot)
 
     def manage(self, slot: int, managed: bool) -> None:
-        """Set whether the project of a job is managed."""
+        """Set whether PowerFlow manages the job in this slot (row of the ledger)."""
         if managed:
             self.unmanaged.discard(slot)
         else:
             self.unmanaged.add(slot)
 
     def remove(self, slot: int) -> None:
-        """Remove a job; its GPUs are free at once."""
+        """Remove the job in this slot (row of the ledger) from the pool; its GPUs are free at once."""
         self.active.remove(slot)
         self.guarded.discard(slot)
         self.unmanaged.discard(slot)
         self.vacate(slot)
 
     def adopt(self, ledger: Ledger, slot: int, placement: Placement, clock_mhz: float, now_s: float) -> None:
-        """Record that a job already runs on these GPUs.
+        """Record that the job in a slot (row of the ledger) already runs on the GPUs of ``placement``.
 
         Raises:
-            ValueError: The GPUs are not free, do not exist or are on a failed node, or their number is not in the cost
-                tables. Nothing has changed then.
+            ValueError: The GPUs are not free, do not exist or are on a failed node, or the cost tables do not have
+                their number. In this case nothing was changed.
         """
         gpus = sum(len(share.gpus) for share in placement)
         if gpus >= len(self.count_index) or self.count_index[gpus] < 0:
@@ -136,14 +137,14 @@ class Pool:
         self._note_spread(ledger, np.array([slot]), self.occupancy.packed_many([slot]))
 
     def saw(self, cost_row: int, gpus_min: int, iterations: float) -> None:
-        """Record the size of a completed job, in the unit of `View.seen_gpu_s`."""
+        """Record a completed job's size: GPU-seconds on the fewest GPUs that it can run on, at the maximum clock."""
         step_s = self.costs.arrays()[0][cost_row, :, -1]
         runs = np.flatnonzero(np.isfinite(step_s) & (self.axes.gpu_counts >= gpus_min))
         if len(runs):
             self.history.add(iterations * float(step_s[runs[0]]) * int(self.axes.gpu_counts[runs[0]]))
 
     def vacate(self, slot: int) -> None:
-        """Take a job's GPUs away."""
+        """Take all GPUs of the job in this slot (row of the ledger) away."""
         self.evicted.discard(slot)
         self._unpacked.discard(slot)
         self._spread.pop(slot, None)
@@ -151,14 +152,14 @@ class Pool:
         self.occupancy.release(slot)
 
     def recover(self, node: str) -> None:
-        """Return a node to service; its jobs may stay, unless another of their nodes drains."""
+        """Let jobs use a node again. Jobs on this node may stay, unless another of their nodes is being emptied."""
         self.occupancy.recover(node)
         statuses = zip(self.occupancy.nodes, self.occupancy.status(), strict=True)
         draining = [each.name for each, status in statuses if status == DRAINED]
         self.evicted = {slot for name in draining for slot in self.occupancy.owners_on(name).tolist()}
 
     def view(self, ledger: Ledger, slots: IntArray, now_s: float, energy: EnergyTerms, sizes_known: bool) -> View:
-        """Return what a policy sees of some jobs of this pool."""
+        """Return what a policy sees of the jobs in ``slots`` (rows of the ledger), with the prices of ``energy``."""
         step_time_s, power_w = self.costs.arrays()
         project_price = None
         if energy.by_project:
@@ -183,10 +184,10 @@ class Pool:
         )
 
     def decide(self, policy: Policy, ledger: Ledger, now_s: float, energy: EnergyTerms, sizes_known: bool) -> Decision:
-        """Ask the policy, and place its answer.
+        """Ask the policy about all jobs of the pool, and place its answer on nodes.
 
         Raises:
-            PolicyError: If the answer cannot be carried out.
+            PolicyError: The policy's answer cannot be carried out.
         """
         decision = self.ask(policy, ledger, now_s, energy, sizes_known)
         self.place(decision, ledger, now_s)
@@ -203,16 +204,17 @@ class Pool:
         without_gpus: int = 0,
         most: Mapping[int, int] | None = None,
     ) -> Decision:
-        """Ask the policy, and check its answer; this changes nothing yet.
+        """Ask the policy about all jobs of the pool, and check its answer; no allocation changes yet.
 
         Args:
             policy: The policy to ask.
-            ledger, now_s, energy, sizes_known: As for `view`.
-            without_gpus: GPUs that are up but must not be used.
-            most: By slot, the most GPUs that some jobs may get for now.
+            ledger, now_s, energy, sizes_known: The active jobs, the time, energy prices and limits, and whether it is
+                known how much work jobs have left.
+            without_gpus: How many GPUs that are up must not be used.
+            most: By slot (row of the ledger), the most GPUs that some jobs may get for now.
 
         Raises:
-            PolicyError: If the answer cannot be carried out.
+            PolicyError: The policy's answer cannot be carried out.
         """
         slots = np.array(self.active, np.int64)
         view = self.view(ledger, slots, now_s, energy, sizes_known)
@@ -250,10 +252,10 @@ class Pool:
             how[[position[slot] for slot in tidied]] = MOVED
 
     def start(self, decision: Decision, ledger: Ledger, now_s: float) -> None:
-        """Start waiting jobs on free GPUs; all other jobs stay where they are, even on nodes that drain.
+        """Start waiting jobs on free GPUs; all other jobs stay where they are, even on nodes that are being emptied.
 
-        Jobs that would have to be spread over more nodes than they need do not start, and get 0 GPUs in the answer:
-        they would have to pause later to be brought together.
+        A job does not start, and gets 0 GPUs in the answer, if its GPUs would be on more nodes than it needs and this
+        would slow it down. It would have to pause later to be brought onto fewer nodes.
         """
         answer, had = decision.answer, decision.view.jobs["gpus"]
         starts = np.flatnonzero(answer.gpus != had)
@@ -269,13 +271,13 @@ class Pool:
         self.conclude(decision, now_s)
 
     def lessen(self, decision: Decision, ledger: Ledger, less: Allocation, leave: Scope, now_s: float) -> None:
-        """Take GPUs from placed jobs, or change their clocks, without moving them.
+        """Take GPUs from jobs that are placed already, or change their clocks, without moving the jobs.
 
         Args:
-            decision: A placed decision; its answer is replaced.
-            ledger: Where the allocations are recorded.
-            less: The new allocation; no job gets more GPUs than it has.
-            leave: Jobs give up their GPUs on these nodes first.
+            decision: A decision that is placed on nodes; its answer is replaced.
+            ledger: The active jobs; it records the allocations.
+            less: The new allocation. No job gets more GPUs than it has.
+            leave: The nodes on which jobs give up their GPUs first.
             now_s: The time.
         """
         view, slots = decision.view, decision.slots
@@ -294,7 +296,7 @@ class Pool:
         decision.answer = less
 
     def _give_up(self, slot: int, gpus: int, leave: Scope) -> None:
-        """Let a job keep ``gpus`` of the GPUs that it holds, on as few nodes as possible."""
+        """Let the job in a slot keep only ``gpus`` of its GPUs; it gives up those on nodes in ``leave`` first."""
         shares = sorted(
             self.occupancy.placement(slot),
             key=lambda share: (leave.nodes is None or share.node in leave.nodes, -len(share.gpus)),
@@ -309,7 +311,7 @@ class Pool:
             self.occupancy.put(slot, tuple(kept))
 
     def conclude(self, decision: Decision, now_s: float) -> None:
-        """List the changed jobs in the decision, and switch off nodes that have been empty for long enough."""
+        """List the jobs that change in ``decision.changed``, and switch off nodes that were empty for long enough."""
         view, answer, how = decision.view, decision.answer, decision.how
         rows = np.empty((len(how), 6), np.int64)
         count = list_changed(
@@ -319,24 +321,24 @@ class Pool:
         decision.asleep += self.sleepers.sleep(self.occupancy, now_s) if self.sleepers else []
 
     def is_packed(self, slot: int) -> bool:
-        """Return whether a job runs on as few nodes as its GPU count needs."""
+        """Return whether the job in a slot (row of the ledger) runs on as few nodes as its GPU count needs."""
         return slot not in self._unpacked
 
     def wait_s(self, slot: int, now_s: float) -> float:
-        """Return the seconds until the nodes that were switched on for a job are up."""
+        """Return the seconds until the nodes that were switched on for the job in a slot (ledger row) are up."""
         return self.sleepers.wait_s(self.occupancy, slot, now_s) if self.sleepers else 0.0
 
     def _fill(self, ledger: Ledger, who: IntArray, gpus: IntArray, freed: int, now_s: float) -> list[str]:
-        """Place some jobs anew on ``gpus`` GPUs each; return the nodes that had to be switched on for that.
+        """Place each job of ``who`` (slots) on ``gpus`` GPUs; return the names of nodes that were switched on for this.
 
-        ``freed`` is the number of GPUs that they hold now and that can be used again.
+        ``freed`` is how many GPUs these jobs hold now that can be used again.
         """
         woken = self.sleepers.wake(self.occupancy, int(gpus.sum()) - freed, now_s) if self.sleepers else []
         self._note_spread(ledger, who, self.occupancy.rearrange(who, gpus))
         return woken
 
     def _note_spread(self, ledger: Ledger, who: IntArray, packed: BoolArray) -> None:
-        """Record which of these jobs, just placed, are spread over too many nodes, and which would be faster on one."""
+        """Record which of the newly placed jobs are on more nodes than they need, and which would be faster on one."""
         for slot, whole in zip(who.tolist(), packed.tolist(), strict=True):
             self._unpacked.discard(slot)
             self._spread.pop(slot, None)
@@ -353,7 +355,7 @@ class Pool:
                 self._spread[slot] = gpus, speedup, spread_s
 
     def _consolidate(self, ledger: Ledger, moving: IntArray, now_s: float) -> list[int]:
-        """Move spread jobs onto one node where that pays; return the slots of all jobs that move for it."""
+        """Move jobs from several nodes onto one node where this pays; return the slots of all jobs that move."""
         stays = self.guarded | self.unmanaged
         due = [slot for slot in self._spread if self._retry_s.get(slot, 0.0) <= now_s and slot not in stays]
         if not due:
@@ -372,7 +374,7 @@ class Pool:
         return moved
 
     def _empty(self, ledger: Ledger, moving: list[int], energy_price: float, now_s: float) -> list[int]:
-        """Empty nodes that save more when they sleep; return the slots of all jobs that move for it."""
+        """Empty nodes whose sleep saves more than the moves of their jobs cost; return the slots of jobs that move."""
         gain = self.sleepers.gains(energy_price, now_s)
         if gain.max() <= 0.0:
             return []
@@ -384,12 +386,12 @@ class Pool:
         return empty_nodes(self.occupancy, gain, pause)
 
     def most_w(self) -> float:
-        """Return the most watts above idle that the GPUs can draw: at full clock, with the class that draws most."""
+        """Return the most watts above idle that all GPUs can draw: at maximum clock, with the class that draws most."""
         _, power_w = self.costs.arrays()
         each_w = power_w[:, :, -1] / self.axes.gpu_counts - self.baseline_w
         return self.occupancy.up * float(each_w[np.isfinite(each_w)].max(initial=0.0))
 
     def demand(self, ledger: Ledger) -> int:
-        """Return the GPUs that the pool's jobs hold or have requested, whichever is more for each job."""
+        """Return how many GPUs the pool's jobs need: for each job the larger of the GPUs held and requested."""
         rows = ledger.rows[self.active]
         return int(np.maximum(rows["requested"], rows["gpus"]).sum()) if self.active else 0

@@ -1,4 +1,4 @@
-"""Find out why each job has what it has, from what the policy saw and answered."""
+"""Find out why each job has its present GPUs and clock, from what the policy saw and answered."""
 
 from __future__ import annotations
 
@@ -21,13 +21,17 @@ from powerflow.scheduler.rules.wrapper import find_wrapper
 
 
 def beneficiaries(freed: Sequence[int]) -> list[int]:
-    """Find which jobs got the GPUs that others gave up: the jobs that took most come first, then the earlier ones.
+    """Find for each job that gave up GPUs which other job got them.
+
+    GPUs that were given up go first to the job that took the most GPUs. Among equals, they go to the job that comes
+    first in the list.
 
     Args:
         freed: GPUs that each job gave up (positive) or took (negative).
 
     Returns:
-        For each job, the position of the first job that got its GPUs; -1 if none did, or if it gave up none.
+        For each job, the position in ``freed`` of the first job that got its GPUs; -1 if the job gave up no GPUs, or if
+        no job got them.
     """
     if max(freed, default=0) <= 0 or min(freed) >= 0:  # no job gives, or no job takes: most decisions
         return [-1] * len(freed)
@@ -47,7 +51,16 @@ def beneficiaries(freed: Sequence[int]) -> list[int]:
 
 
 def changes_of(policy: Policy, pool: Pool, decision: Decision, ledger: Ledger) -> list[Change]:
-    """Return the changes of the latest decision with reasons; records started and preempted jobs in the ledger."""
+    """Return the changes that a decision makes to the jobs of a pool, each with a reason.
+
+    The ledger is changed: it records which jobs have started and which were preempted.
+
+    Args:
+        policy: The policy that was asked for the decision; it must not have been asked again since.
+        pool: The pool, with the jobs already placed on their new GPUs.
+        decision: The decision.
+        ledger: The active jobs.
+    """
     price, now_s = decision.answer.gpu_price, decision.view.now_s
     less, limited = _reduced(decision), _limited(policy, decision)
     takers = beneficiaries([had - has for _, had, has, *_ in decision.changed])
@@ -84,7 +97,7 @@ def changes_of(policy: Policy, pool: Pool, decision: Decision, ledger: Ledger) -
 
 
 def _reduced(decision: Decision) -> Mapping[int, int]:
-    """Return, by slot, the GPUs that the policy wished for jobs which power caps then reduced."""
+    """Return the GPU counts that the policy gave to jobs which power caps then reduced, by slot (row of the ledger)."""
     wish, answer = decision.wish, decision.answer
     if wish is answer:
         return {}
@@ -93,7 +106,7 @@ def _reduced(decision: Decision) -> Mapping[int, int]:
 
 
 def _limited(policy: Policy, decision: Decision) -> set[int]:
-    """Return the slots of jobs that have less because of a budget's limit in watts."""
+    """Return the slots (rows of the ledger) of jobs that have less because an energy budget limits watts."""
     limit = find_wrapper(policy, PowerLimit)
     if limit is None or not limit.less:
         return set()
@@ -103,10 +116,17 @@ def _limited(policy: Policy, decision: Decision) -> set[int]:
 def all_reasons(
     policy: Policy, decision: Decision, ledger: Ledger, changed: Mapping[str, Reason], ids: list[str]
 ) -> Mapping[str, Reason]:
-    """Return a reason for each job that the policy saw; ``changed`` has those of the jobs that change.
+    """Return a reason for each job that the policy saw, by job id.
 
-    To explain why a job stays as it is, the same policy is asked again with one thing different: rescaling free, or
-    energy free. If its answer for the job is different, that is the reason.
+    To explain why a job stays as it is, copies of the policy are asked again with one thing different: first rescaling
+    costs nothing, then energy costs nothing. If the answer for the job is then different, this thing is the reason.
+
+    Args:
+        policy: The policy that was asked for the decision.
+        decision: The decision.
+        ledger: The active jobs.
+        changed: The reasons of the jobs that the decision changes, by job id.
+        ids: Job ids, in the order of the decision's jobs.
     """
     view, answer, wish = decision.view, decision.answer, decision.wish
     rows = view.jobs
@@ -144,7 +164,7 @@ def all_reasons(
 
 
 def wishes(policy: Policy, pool: Pool, decision: Decision) -> Mapping[int, Wish]:
-    """Return, by slot, what each job of an unmanaged project would have if it were managed."""
+    """Return what each job of an unmanaged project would have if PowerFlow managed it, by slot (row of the ledger)."""
     rollout, unmanaged = find_wrapper(policy, Rollout), decision.view.jobs["unmanaged"]
     if rollout is None or not unmanaged.any():
         return {}
@@ -158,17 +178,17 @@ def wishes(policy: Policy, pool: Pool, decision: Decision) -> Mapping[int, Wish]
 
 
 def _answer(policy: Policy, view: View) -> IntArray:
-    """Return the GPUs that the policy would give; a copy is asked, so that its memory does not change."""
+    """Return the GPU counts that the policy would give; a copy is asked, so that the policy's memory stays the same."""
     return copy.deepcopy(policy).decide(view).gpus
 
 
 def with_free_energy(view: View) -> View:
-    """Return the view with an energy price of 0 and no limits in watts."""
+    """Return the view with energy prices of 0 and without limits in watts."""
     return dataclasses.replace(view, energy_price=0.0, project_price=None, limit_w={})
 
 
 def _smallest_counts(view: View) -> IntArray:
-    """Return the fewest GPUs that each job can run on, ``[J]``; 0 if it cannot run."""
+    """Return the smallest GPU count on which each of the J jobs can run, ``[J]``; 0 if a job cannot run."""
     rows = view.jobs
     runs = np.isfinite(view.step_time_s[rows["cost"], :, -1])
     counts = view.gpu_counts[None, :]

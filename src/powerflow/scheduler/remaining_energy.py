@@ -1,4 +1,4 @@
-"""Energy that active jobs still need, per budget scope."""
+"""Compute the energy that active jobs still need, for the cluster and for each project with a budget."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ from powerflow.scheduler.scheduler import Scheduler
 def remaining_energy_j(
     scheduler: Scheduler, prices: Sequence[float], scopes: Iterable[str], now_s: float
 ) -> dict[str, list[float]]:
-    """Return, by budget scope, the joules that its active jobs still need at each price of energy.
+    """Return how many joules the active jobs of the cluster or a project still need, for several energy prices.
 
     Args:
-        scheduler: A scheduler that knows all progress up to now.
-        prices: λ_E, seconds per joule.
-        scopes: "" for the cluster: joules above idle. Otherwise a project: joules including the idle draw of the GPUs
-            that its jobs hold.
+        scheduler: A scheduler that knows the progress of all jobs up to now.
+        prices: Energy prices λ_E, seconds per joule.
+        scopes: What to compute joules for: "" is the cluster, any other name a project. For the cluster, the result has
+            the joules above idle draw. For a project, it includes the idle draw of the GPUs that its jobs hold.
         now_s: The time.
+
+    Returns:
+        By name in ``scopes``, the joules at each of ``prices``.
     """
     total = {scope: np.zeros(len(prices)) for scope in scopes}
     for pool in scheduler.pools.values():

@@ -1,4 +1,4 @@
-"""Choose a pool of GPUs for jobs that may use several types."""
+"""Choose a pool for jobs that may use several GPU types."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from powerflow.scheduler.pool import Pool
 
 
 def best_pool(pools: Mapping[str, Pool], job: Job, demand: Mapping[str, int]) -> Pool:
-    """Return the pool where a job should end first: with the shortest time of its own × demand over GPUs.
+    """Return the pool in which a job should end first.
+
+    This is the pool with the smallest product of two numbers: the job's shortest step time there, and how many times
+    the pool's GPUs are asked for (at least 1).
 
     Args:
-        pools: By GPU type.
+        pools: The pools, by GPU type.
         job: The job.
-        demand: By pool, the GPUs that the other jobs there hold or wait for.
+        demand: By GPU type, how many GPUs the other jobs of the pool hold or wait for.
     """
 
     def expected_s(pool: Pool) -> float:
@@ -33,10 +36,18 @@ def best_pool(pools: Mapping[str, Pool], job: Job, demand: Mapping[str, int]) ->
 
 
 def reroutes(pools: Mapping[str, Pool], ledger: Ledger, pool_of: Mapping[int, Pool]) -> Iterator[tuple[int, Pool]]:
-    """Yield each waiting job, by its slot, that should move to another pool, and that pool.
+    """Yield each waiting job that should move to another pool, together with its new pool.
 
-    Jobs are considered in order of submission, with the moves of the earlier ones made. Jobs that request a GPU type
-    stay.
+    Jobs are considered in order of submission, as if the jobs before them had already moved. A job that requests a
+    certain GPU type stays in its pool.
+
+    Args:
+        pools: The pools, by GPU type.
+        ledger: The active jobs.
+        pool_of: The present pool of each job, by slot (row of the ledger).
+
+    Yields:
+        The slot of the job, and its new pool.
     """
     if len(pools) == 1:
         return

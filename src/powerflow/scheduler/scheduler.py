@@ -1,10 +1,10 @@
-"""The scheduler: events go in, a plan comes out. It has no clock, starts no threads and does no I/O.
+"""Provide the scheduler: events go in, a plan comes out. It has no clock, starts no threads and does no I/O.
 
-The simulator and the live controller use it in the same way:
+The simulator and the live controller use the scheduler in the same way:
 
 1. They report what has happened (`powerflow.scheduler.events`) with `Scheduler.step`.
-2. They carry out the plan that it returns.
-3. They call it again when something happens, and at ``plan.wake_s`` at the latest.
+2. They carry out the plan that `Scheduler.step` returns.
+3. They call `Scheduler.step` again when something happens, and at ``plan.wake_s`` at the latest.
 """
 
 from __future__ import annotations
@@ -35,11 +35,17 @@ _ARRIVALS = (e.Submitted, e.Failed, e.NodeFailed, e.NodeRecovered, e.GpuFailed, 
 
 
 class Scheduler(SchedulerState):
-    """Decides for all jobs together how many GPUs, which clock and which GPUs each one gets.
+    """Decide for all jobs together how many GPUs, which clock and which GPUs each job gets.
 
     Args:
-        cluster, axes, idle_w, policy, energy_price, sizes_known: As for `SchedulerState`.
-        interval_s: Shortest time between two decisions. Between them, jobs may only start on free GPUs.
+        cluster: The nodes.
+        axes: By GPU type, the GPU counts and clocks to choose from.
+        idle_w: By GPU type, the watts of one idle GPU.
+        policy: The policy, with its rules. Each pool gets a copy of this policy.
+        energy_price: Energy price λ_E, seconds per joule.
+        sizes_known: Whether it is believed to be known how many iterations jobs need.
+        interval_s: Shortest time between two decisions, seconds. Between two decisions, waiting jobs may start on free
+            GPUs, but running jobs do not change.
     """
 
     def __init__(
@@ -61,11 +67,15 @@ class Scheduler(SchedulerState):
         self._capped = Capped()  # of the last decision
 
     def step(self, now_s: float, events: Sequence[e.Event]) -> Plan:
-        """Apply events, and decide if a decision is due.
+        """Apply events, make a decision about all jobs if the time for one has come, and return the plan.
 
         Args:
-            now_s: The time, seconds; never before that of the last step.
-            events: What happened since then, in order. Repeated and late events are ignored; the plan lists them.
+            now_s: The present time, seconds; not earlier than in the last call.
+            events: What has happened since the last call, in order. Events that are repeated or come too late are
+                ignored; the plan lists them.
+
+        Raises:
+            PolicyError: The policy's allocation cannot be carried out.
         """
         self._steps += 1
         ignored = [why for event in events if (why := self._apply(event, now_s))]
@@ -91,7 +101,7 @@ class Scheduler(SchedulerState):
         return self._plan(now_s, started, ignored, early=True)
 
     def _due_s(self) -> float:
-        """Return when the next decision is due; ``inf`` if nothing needs one."""
+        """Return when the next decision is due; ``inf`` if nothing needs a decision."""
         if self._changed:
             due_s = self._decided_s + self.interval_s
         else:
@@ -102,12 +112,12 @@ class Scheduler(SchedulerState):
         return min(due_s, self._cap_due_s)  # power caps do not wait for the interval
 
     def _reroute(self) -> None:
-        """Choose the pool again for each waiting job that may use several."""
+        """Choose the pool again for each waiting job that may use several GPU types."""
         for slot, pool in reroutes(self.pools, self.ledger, self._pool_of):
             self._move_to(slot, pool)
 
     def _decide(self, now_s: float) -> list[tuple[Pool, Decision]]:
-        """Ask the policy of each pool, and place its answer within the power caps, if there are any."""
+        """Ask the policy of each pool, and place its answer on nodes, within all power caps."""
         pools = [pool for pool in self.pools.values() if pool.active or pool.sleepers]
         self.caps.forget(now_s)
         if not self.caps:
@@ -131,7 +141,7 @@ class Scheduler(SchedulerState):
         return pool.ask(policy, self.ledger, now_s, terms, self.sizes_known, without_gpus, most)
 
     def _limited_in(self, decisions: Sequence[tuple[Pool, Decision]]) -> frozenset[str]:
-        """Return the budget scopes whose limit in watts changed these decisions."""
+        """Return the projects ("": the cluster) whose energy budget set a limit in watts that changed the decisions."""
         asked = [pool.gpu_type for pool, decision in decisions if not decision.view.jobs["unmanaged"].all()]
         limits = [find_wrapper(self.policies[name], PowerLimit) for name in asked]
         return frozenset().union(*(limit.binding for limit in limits if limit is not None))

@@ -1,10 +1,10 @@
 """Put empty nodes to sleep, wake them when jobs need them, and estimate what a sleep saves.
 
-A node goes to sleep once it has been empty for so long that the energy it used equals the energy of waking it. It then
-uses at most twice the energy of the best choice in hindsight, and no rule that does not know the future has a better
-worst case (the ski-rental argument; Karlin et al., Competitive snoopy caching, 1988).
+An empty node goes to sleep when it has used, since it became empty, as much energy as waking it will use. With this
+rule a node uses at most twice the energy of the best choice in hindsight. No rule that does not know the future has a
+better worst case (the ski-rental argument; Karlin et al., Competitive snoopy caching, 1988).
 
-How long a node that is emptied now will sleep is estimated from past sleeps in its pool.
+How long a node will sleep if it is emptied now is estimated from past sleeps in its pool.
 """
 
 from __future__ import annotations
@@ -23,21 +23,33 @@ STRETCHES = 32  # number of past times of standing empty that are kept
 
 
 def awake_watts(node: Node, gpu_idle_w: float) -> float:
-    """Return the watts of an empty node that is awake: its host and its idle GPUs."""
+    """Return the watts of an empty node that is switched on: its host and its idle GPUs."""
     return node.idle_w + node.gpus * gpu_idle_w
 
 
 def patience_s(node: Node, gpu_idle_w: float) -> float:
-    """Return how long a node stands empty before it sleeps: then idling has used the energy of waking."""
+    """Return for how many seconds a node stays on after it became empty; ``inf`` if sleep saves no watts.
+
+    After this time, the empty node has used as much energy as waking it will use.
+
+    Args:
+        node: The node.
+        gpu_idle_w: Watts of one idle GPU.
+    """
     saved_w = awake_watts(node, gpu_idle_w) - node.sleep_w
     return node.wake_s * awake_watts(node, gpu_idle_w) / saved_w if saved_w > 0 else math.inf
 
 
 def baseline_watts(nodes: tuple[Node, ...], gpu_idle_w: float) -> float:
-    """Return the watts that one more GPU in use does not add, because they are drawn anyway.
+    """Return the part of a used GPU's watts that is drawn even if no job uses the GPU.
 
-    If nodes stay awake, these are the GPU's idle watts. If every node sleeps when it is empty, a job also adds the host
-    that it wakes: then the result is (watts asleep − watts of the host) per GPU, which may be negative.
+    If some node of the pool cannot sleep, these are the idle watts of the GPU. If all nodes can sleep, a job also
+    adds the watts of the host that it wakes. Then the result is (watts of the sleeping node − watts of the host) per
+    GPU, which may be negative.
+
+    Args:
+        nodes: The nodes of the pool.
+        gpu_idle_w: Watts of one idle GPU.
     """
     if not all(node.can_sleep for node in nodes):
         return gpu_idle_w
@@ -45,7 +57,12 @@ def baseline_watts(nodes: tuple[Node, ...], gpu_idle_w: float) -> float:
 
 
 class Sleepers:
-    """Decides which nodes of one pool sleep; ``nodes`` must be in the order of the pool's `Occupancy`."""
+    """Decide which nodes of one pool sleep. The object is true if any node of the pool can sleep.
+
+    Args:
+        nodes: The nodes of the pool, in the order of the pool's `Occupancy`.
+        gpu_idle_w: Watts of one idle GPU.
+    """
 
     def __init__(self, nodes: tuple[Node, ...], gpu_idle_w: float) -> None:
         self._nodes = nodes
@@ -70,7 +87,7 @@ class Sleepers:
         return self._any
 
     def wake(self, occupancy: Occupancy, gpus: int, now_s: float) -> list[str]:
-        """Wake nodes in their order until ``gpus`` GPUs are free; return their names."""
+        """Switch on sleeping nodes, in the order of the pool, until ``gpus`` GPUs are free; return the nodes' names."""
         if occupancy.free >= gpus:
             return []
         woken = []
@@ -85,12 +102,15 @@ class Sleepers:
         return woken
 
     def wait_s(self, occupancy: Occupancy, owner: int, now_s: float) -> float:
-        """Return the seconds until all nodes of an owner are up."""
+        """Return the seconds until all nodes on which a job holds GPUs are up; ``owner`` is the job's ledger row."""
         ready_s = (self._ready_s.get(share.node, 0.0) for share in occupancy.placement(owner))
         return max(0.0, max(ready_s, default=0.0) - now_s)
 
     def sleep(self, occupancy: Occupancy, now_s: float) -> list[str]:
-        """Put nodes to sleep that have been empty long enough; return their names. Call it at every decision."""
+        """Put nodes to sleep that have been empty for long enough, and return the names of these nodes.
+
+        This must be called at every decision, because it also notes which nodes have become empty.
+        """
         status = occupancy.status()
         asleep = status == ASLEEP
         empty = (status == UP) & (occupancy.room() == occupancy.pool.size) & self._can
@@ -113,15 +133,16 @@ class Sleepers:
         return [self._nodes[i].name for i in due.tolist()]
 
     def due_s(self) -> float:
-        """Return when the next empty node will go to sleep; ``inf`` if none will."""
+        """Return when the next empty node will go to sleep; ``inf`` if no node will."""
         return self._due_s
 
     def expected_sleep_s(self, now_s: float) -> float:
-        """Return how long a node that is emptied now is expected to sleep before a job needs it, seconds.
+        """Return for how many seconds a node is expected to sleep if it is emptied now.
 
-        This is the mean over the last `STRETCHES` times in which a node of the pool stood empty: 0 if it was used again
-        before it slept, the time so far if it still sleeps. One more value, the mean patience of the nodes, is included
-        as a prior. Nodes that are empty and awake are left out.
+        This is the mean over the last 32 (`STRETCHES`) times in which a node of the pool was empty. Each such time
+        counts with the seconds that the node slept: 0 if a job used the node again before it slept, and the seconds so
+        far if the node still sleeps. Nodes that are empty and awake are left out. One more value is included, because
+        there are few sleeps in the beginning: the mean time for which nodes stay on after they became empty.
         """
         asleep = np.flatnonzero(~np.isnan(self._asleep_since_s))
         so_far_s = now_s - self._asleep_since_s[asleep]
@@ -131,15 +152,20 @@ class Sleepers:
         return (self._prior_s + total_s) / (1 + len(recent))
 
     def gains(self, energy_price: float, now_s: float) -> FloatArray:
-        """Return the expected value of each node's next sleep, ``[N]`` weighted seconds; 0 if it cannot sleep.
+        """Return what the next sleep of each of the N nodes is expected to be worth, ``[N]`` weighted seconds.
 
-        It is λ_E × (joules saved asleep − joules of waking) − the time that a job waits for the node to wake.
+        The value is λ_E × (joules saved in the sleep − joules of waking) − the seconds that a job waits for the node to
+        wake. It is 0 for a node that cannot sleep.
+
+        Args:
+            energy_price: Energy price λ_E, seconds per joule.
+            now_s: The time.
         """
         joules = self._saved_w * self.expected_sleep_s(now_s) - self._awake_w * self._wake_s
         return np.where(self._can, energy_price * joules - self._wake_s, 0.0)
 
     def _stretch_ends(self, i: int, now_s: float) -> None:
-        """Record how long a node slept that is used again."""
+        """Record how long node ``i`` slept since it became empty; the node is now used again."""
         slept_s = now_s - float(self._asleep_since_s[i])
         self._stretches.append((float(self._empty_since_s[i]), 0.0 if math.isnan(slept_s) else slept_s))
         self._empty_since_s[i] = self._asleep_since_s[i] = np.nan

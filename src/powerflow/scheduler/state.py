@@ -1,4 +1,4 @@
-"""Apply events to what the scheduler knows of its cluster: pools, jobs, power caps, and terms for energy."""
+"""Apply events to what the scheduler knows of its cluster: pools, jobs, power caps, and prices and limits of energy."""
 
 from __future__ import annotations
 
@@ -23,24 +23,25 @@ from powerflow.scheduler.rules.power_limit import exceeded
 
 
 class SchedulerState:
-    """What the scheduler knows, and when events make its next decision due.
+    """Keep what the scheduler knows of its cluster, and find out when events make a new decision necessary.
 
     Args:
         cluster: The nodes.
-        axes: Per GPU type, the GPU counts and clocks to choose from.
-        idle_w: Per GPU type, watts of one idle GPU.
-        policy: Each pool of GPUs gets its own copy of it.
-        energy_price: λ_E, seconds per joule.
-        sizes_known: Whether the believed sizes of jobs mean anything.
+        axes: By GPU type, the GPU counts and clocks to choose from.
+        idle_w: By GPU type, the watts of one idle GPU.
+        policy: The policy, with its rules. Each pool gets its own copy of this policy.
+        energy_price: Energy price λ_E, seconds per joule.
+        sizes_known: Whether it is believed to be known how many iterations jobs need.
 
     Attributes:
-        pools, policies: By GPU type.
+        pools, policies: The pools and their policies, by GPU type.
         ledger: All active jobs.
         caps: All known power caps.
-        energy: The terms for energy.
+        energy: The energy prices, and the limits in watts that energy budgets set.
         managed: The projects that PowerFlow manages.
-        limited: Budget scopes whose limit in watts changed the last decision.
-        submitted: Number of jobs so far.
+        limited: The projects ("" is the cluster) whose energy budget set a limit in watts that changed the last
+            decision.
+        submitted: Number of jobs submitted so far.
         ended: Number of jobs by how they ended: ``completed``, ``failed`` or ``cancelled``.
     """
 
@@ -73,28 +74,33 @@ class SchedulerState:
 
     @property
     def energy_price(self) -> float:
-        """λ_E of the whole cluster, seconds per joule."""
+        """Return the energy price λ_E of the whole cluster, seconds per joule."""
         return self.energy.price
 
     def slot(self, job_id: str) -> int:
-        """Return the slot of an active job, valid until the job ends; some events name jobs by it.
+        """Return the slot of an active job: the number of its row in the ledger, valid until the job ends.
+
+        Some events name jobs by slot.
 
         Raises:
-            KeyError: If no active job has this name.
+            KeyError: No active job has this id.
         """
         return self.ledger.slot_of[job_id]
 
     def slots_on(self, node: str) -> list[int]:
-        """Return the slots of the jobs that hold GPUs on a node."""
+        """Return the slots (rows of the ledger) of the jobs that hold GPUs on a node."""
         return [int(slot) for slot in self._node_pool[node].occupancy.owners_on(node)]
 
     def view(self, pool: Pool, now_s: float) -> View:
-        """Return what the policy of a pool sees now."""
+        """Return what the policy of a pool sees of all jobs of this pool at time ``now_s``."""
         slots = np.array(pool.active, np.int64)
         return pool.view(self.ledger, slots, now_s, self._terms(pool), self.sizes_known)
 
     def _terms(self, pool: Pool) -> EnergyTerms:
-        """Return a pool's terms for energy: its share of each limit in watts is the share of watts it can draw."""
+        """Return the energy prices of a pool, and its share of each limit in watts.
+
+        The share is the most watts that the GPUs of this pool can draw, divided by the same sum over all pools.
+        """
         if not self.energy.limit_w or len(self.pools) == 1:
             return self.energy
         most_w = {name: each.most_w() for name, each in self.pools.items()}
@@ -103,7 +109,7 @@ class SchedulerState:
     # -- events -------------------------------------------------------------------------------------------------
 
     def _apply(self, event: Event, now_s: float) -> str:
-        """Apply one event; return why it was ignored, or "" if it was not."""
+        """Apply one event; return "", or in words why the event was ignored."""
         try:
             self._HANDLERS[type(event)](self, event, now_s)
         except Ignored as ignored:
@@ -111,14 +117,14 @@ class SchedulerState:
         return ""
 
     def _active(self, job_id: str) -> int:
-        """Return the slot of a job that an event names."""
+        """Return the slot (row of the ledger) of a job that an event names; raise `Ignored` if it is not active."""
         slot = self.ledger.slot_of.get(job_id)
         if slot is None:
             raise Ignored(f"job {job_id} is not active")
         return slot
 
     def _with_node(self, node: str) -> Pool:
-        """Return the pool of a node that an event names."""
+        """Return the pool of a node that an event names; raise `Ignored` if the cluster has no such node."""
         if node not in self._node_pool:
             raise Ignored(f"node {node} is unknown")
         return self._node_pool[node]
@@ -303,7 +309,7 @@ class SchedulerState:
         self._pool_of[slot].manage(slot, managed)
 
     def _stop(self, slot: int, now_s: float) -> None:
-        """Take a job's GPUs away; it stays active."""
+        """Take all GPUs of a job away; the job stays active and waits."""
         self._pool_of[slot].vacate(slot)
         nothing = np.zeros(1, np.int64)
         self.ledger.give(np.array([slot]), nothing, nothing, now_s)
@@ -317,7 +323,7 @@ class SchedulerState:
         self._changed = True
 
     def _move_to(self, slot: int, pool: Pool) -> None:
-        """Move a job without GPUs to another pool."""
+        """Move a waiting job to another pool."""
         self._pool_of[slot].remove(slot)
         job = self.ledger.job(slot)
         pool.add(slot, job.protected, not self.managed.manages(job.project))

@@ -1,7 +1,7 @@
-"""Explain one job in detail: which limit binds, what would change its allocation, and when it should start.
+"""Explain one job in detail: which limit it would have more without, what else would change it, and when it starts.
 
-To find out what a limit costs the job, a copy of the policy is asked about the same view without that limit, as in
-`powerflow.scheduler.reasons`, but for more limits.
+To find out what a limit costs the job, a copy of the policy is asked about the same view without this limit.
+`powerflow.scheduler.reasons` does the same for fewer limits.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ MORE = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Insight:
-    """A detailed explanation of one job.
+    """Explain one job in detail.
 
     Attributes:
-        binds: The limit without which it would have more; "" if there is none.
-        otherwise: Everything that would change its allocation.
-        start_s: When it should get GPUs, if it waits and no more jobs are submitted; None if it runs or if that cannot
-            be predicted.
+        binds: The limit without which the job would have more GPUs or a higher clock; "" if there is no such limit.
+        otherwise: All differences that would change the allocation of the job.
+        start_s: When a waiting job should get GPUs if no more jobs are submitted. None if the job runs, or if its start
+            cannot be predicted.
     """
 
     binds: str
@@ -45,10 +45,10 @@ class Insight:
 
 
 def what_if(scheduler: Scheduler, job_id: str, now_s: float) -> Insight:
-    """Explain an active job in detail. The scheduler is not changed.
+    """Return a detailed explanation of an active job. The scheduler is not changed.
 
     Raises:
-        KeyError: No active job has this name.
+        KeyError: No active job has this id.
     """
     slot = scheduler.slot(job_id)
     pool = next(pool for pool in scheduler.pools.values() if slot in pool.active)
@@ -78,7 +78,15 @@ def what_if(scheduler: Scheduler, job_id: str, now_s: float) -> Insight:
 
 
 def _worlds(view: View, row: int) -> Iterator[tuple[str, str, View]]:
-    """Yield views in which one thing is different: the limit concerned, the difference in words, and the view."""
+    """Yield, for one job, several views of its pool that differ in one thing from the real view.
+
+    Args:
+        view: The real view.
+        row: The job's row in the view.
+
+    Yields:
+        The limit that is different, the difference in words, and the view with this difference.
+    """
     jobs = view.jobs
     if view.energy_price > 0 or view.project_price is not None or view.limit_w:
         yield "budget", "if energy were free", with_free_energy(view)
@@ -105,7 +113,12 @@ def _worlds(view: View, row: int) -> Iterator[tuple[str, str, View]]:
 
 
 def _with_room(policy: Policy, view: View, row: int) -> tuple[str, tuple[int, int]]:
-    """Return how many more GPUs a waiting job of an unmanaged project needs, in words, and what it gets then."""
+    """Find out how many more free GPUs would start a waiting job of an unmanaged project.
+
+    Returns:
+        The condition in words ("if 2 GPUs more were free"), and the GPU count and clock that the job would get. The
+        words are "" if 64 more GPUs are not enough.
+    """
     for more in (1, 2, 4, 8, 16, 32, 64):
         answer = _has(policy, replace(view, capacity=view.capacity + more), row)
         if answer[0]:
@@ -114,7 +127,7 @@ def _with_room(policy: Policy, view: View, row: int) -> tuple[str, tuple[int, in
 
 
 def _has(policy: Policy, view: View, row: int) -> tuple[int, int]:
-    """Return the GPUs and clock that a copy of the policy gives a job."""
+    """Return the GPU count and the clock that a copy of the policy gives the job in this row of the view."""
     answer = copy.deepcopy(policy).decide(view)
     gpus = int(answer.gpus[row])
     return gpus, int(answer.clock[row]) if gpus else 0
@@ -128,15 +141,23 @@ def _if_different(pool: Pool, limit: str, words: str, would: tuple[int, int], ha
 
 
 def _binding(found: Sequence[Otherwise], has: tuple[int, int], pool: Pool) -> str:
-    """Return the first limit without which the job would have more GPUs, or as many at a higher clock; "" if none."""
+    """Return the first limit without which a job would have more GPUs, or equally many GPUs at a higher clock.
+
+    The result is "" if there is no such limit.
+
+    Args:
+        found: What the job would have without each of several limits.
+        has: The GPU count and clock that the job has now.
+        pool: The pool of the job.
+    """
     now = has[0], pool.clocks_mhz[has[1]] if has[0] else 0.0
     return next((each.limit for each in found if (each.gpus, each.clock_mhz) > now), "")
 
 
 def _start_s(policy: Policy, view: View, row: int) -> float | None:
-    """Predict when a waiting job gets GPUs if no more jobs are submitted; None if that cannot be predicted.
+    """Predict when the waiting job in a row gets GPUs if no more jobs are submitted; None if this is not possible.
 
-    The policy decides again at each believed end of a running job.
+    A copy of the policy decides again at each time at which a running job is believed to end.
     """
     policy = copy.deepcopy(policy)
     number = int(view.jobs["id"][row])

@@ -1,1 +1,1 @@
-"""Power caps: how a decision is made to fit below a limit in watts."""
+"""Make decisions that keep power caps: limits in watts on a part of the cluster for some time."""

@@ -1,4 +1,4 @@
-"""All known power caps, and what is known of the power that the cluster draws."""
+"""Keep all known power caps, and what is known about the power that the cluster draws."""
 
 from __future__ import annotations
 
@@ -28,14 +28,17 @@ TRIM_FALL = 0.02  # share of that correction that each reading takes back
 
 @dataclass(slots=True)
 class Held:
-    """A cap, and the power of its scope before it took effect (nan before that)."""
+    """Hold a power cap, and the watts that its nodes drew before it took effect (nan if it has no effect yet)."""
 
     cap: PowerCap
     baseline_w: float = math.nan
 
 
 class CapBook:
-    """Power caps, the power before each of them, and corrections of believed power by the meters."""
+    """Keep all power caps, the power before each cap, and corrections of believed power by metered power.
+
+    The set of nodes to which a cap applies is called its *scope*. The object is true if there is any cap.
+    """
 
     def __init__(self, pools: Mapping[str, Pool], ledger: Ledger) -> None:
         self._pools = pools
@@ -61,10 +64,10 @@ class CapBook:
     # -- caps -----------------------------------------------------------------------------------------------------
 
     def set(self, cap: PowerCap) -> None:
-        """Add a cap, or replace the one with the same scope and start.
+        """Add a power cap, or replace the power cap that has the same set of nodes and the same start.
 
         Raises:
-            Ignored: Its scope has no nodes or unknown ones.
+            Ignored: The set of nodes is empty, or the cluster has no node with one of its names.
         """
         known = {node.name for pool in self._pools.values() for node in pool.occupancy.nodes}
         if cap.scope.nodes is not None:
@@ -78,10 +81,13 @@ class CapBook:
         self._held[cap.scope.name, cap.start_s] = Held(cap, before.baseline_w if before else math.nan)
 
     def lift(self, scope: str, now_s: float) -> None:
-        """End all caps of a scope. Power rises on their ramps, and is not limited to what it was before them.
+        """End all power caps on the set of nodes with this name (``scope``).
+
+        A cap that has not started yet is deleted. Otherwise power rises on the ramp of the cap, and may rise above the
+        power before the cap.
 
         Raises:
-            Ignored: There is no cap on the scope.
+            Ignored: There is no power cap on this set of nodes.
         """
         keys = [key for key in self._held if key[0] == scope]
         if not keys:
@@ -95,22 +101,22 @@ class CapBook:
                 held.baseline_w = math.nan
 
     def move(self, by_s: float) -> None:
-        """Move all caps to a later time."""
+        """Move all power caps to a time that is ``by_s`` seconds later (earlier if negative)."""
         for held in self._held.values():
             held.cap = held.cap.later(by_s)
         self._held = {(held.cap.scope.name, held.cap.start_s): held for held in self._held.values()}
 
     def forget(self, now_s: float) -> None:
-        """Delete caps that have no effect any more."""
+        """Delete power caps that have no effect any more at time ``now_s``."""
         self._held = {k: h for k, h in self._held.items() if now_s < h.cap.over_s(h.baseline_w)}
 
     def scopes(self) -> list[Scope]:
-        """Return the scopes with caps, those with the fewest nodes first."""
+        """Return all sets of nodes that have a power cap, sets with the fewest nodes first."""
         found = {held.cap.scope.name: held.cap.scope for held in self._held.values()}
         return sorted(found.values(), key=lambda s: (math.inf if s.nodes is None else len(s.nodes), s.name))
 
     def limit_w(self, scope: Scope, from_s: float, to_s: float) -> float:
-        """Return the fewest watts that the caps of a scope allow between two times; ``inf`` without a limit."""
+        """Return the fewest watts that all power caps on a set of nodes allow between two times; ``inf``: no limit."""
         return least_allowed_w(
             [(held.cap, held.baseline_w) for held in self._held.values() if held.cap.scope.name == scope.name],
             from_s,
@@ -118,7 +124,7 @@ class CapBook:
         )
 
     def next_s(self, now_s: float) -> float:
-        """Return when caps next need a decision."""
+        """Return when the scheduler must decide next because of any power cap; ``inf`` if never."""
         lead_s = self.lead_s()
         return min(
             (h.cap.next_s(now_s, h.baseline_w, self._reach_w(h.cap.scope), lead_s) for h in self._held.values()),
@@ -126,7 +132,10 @@ class CapBook:
         )
 
     def lead_s(self) -> float:
-        """Return how long before a cap is due jobs must begin to stop: the longest pause of a running job."""
+        """Return how many seconds before a power cap must be met jobs must begin to stop.
+
+        This is the longest pause of a running job, but at most 120 s (`MOST_LEAD_S`).
+        """
         gpus, pause_s = self._ledger.rows["gpus"], self._ledger.rows["pause_s"]
         longest_s = 0.0
         for pool in self._pools.values():
@@ -135,7 +144,7 @@ class CapBook:
         return min(longest_s, MOST_LEAD_S)
 
     def begin(self, now_s: float) -> None:
-        """Record the power before a decision, as the baseline of the caps that take effect with it."""
+        """Record the power before a decision, for each power cap that takes effect with this decision."""
         if now_s - self._metered_s > CALM_S:  # there is no meter, or it has stopped
             self._note(now_s, self._expected_w(CLUSTER))
         for held in self._held.values():
@@ -156,24 +165,31 @@ class CapBook:
     # -- watts ----------------------------------------------------------------------------------------------------
 
     def watts(self, pool: Pool) -> FloatArray:
-        """Return the watts to plan with, of all n GPUs of a job, ``[K, N, F]``: with a margin for error."""
+        """Return the watts to plan with, including a margin for error: ``[K, N, F]``, classes × GPU counts × clocks.
+
+        They are the watts of all GPUs of a job together, corrected by metered power.
+        """
         watts, margin = self._meters[pool.gpu_type].expected(pool.costs.arrays()[1])
         return watts * margin
 
     def inside(self, pool: Pool, scope: Scope) -> BoolArray:
-        """Return which nodes of a pool are in a scope, ``[N]``."""
+        """Return which of the N nodes of a pool are in a set of nodes (``scope``), ``[N]``."""
         nodes = pool.occupancy.nodes
         if scope.nodes is None:
             return np.ones(len(nodes), np.bool_)
         return np.array([node.name in scope.nodes for node in nodes])
 
     def is_whole(self, scope: Scope) -> bool:
-        """Return whether a scope has all nodes or no node of every pool."""
+        """Return whether a set of nodes consists of whole pools: it has all nodes or no node of each pool."""
         inside = [self.inside(pool, scope) for pool in self._pools.values()]
         return all(nodes.all() or not nodes.any() for nodes in inside)
 
     def idle_w(self, scope: Scope) -> float:
-        """Return the watts of a scope if all its GPUs were idle, with its nodes as they are; failed nodes draw 0."""
+        """Return the watts that a set of nodes would draw if all its GPUs were idle.
+
+        Sleeping nodes stay asleep, and failed nodes draw 0. Metered power that nothing else explains is included, in
+        proportion to the GPUs of the nodes.
+        """
         total = all_gpus = gpus = 0.0
         for name, pool in self._pools.items():
             status, inside = pool.occupancy.status(), self.inside(pool, scope)
@@ -184,7 +200,7 @@ class CapBook:
         return max(0.0, total + (self._rest_w + self._trim_w) * gpus / all_gpus)
 
     def wake_w(self, pool: Pool, gpus: int) -> float:
-        """Return the watts that are added by switching on nodes for ``gpus`` more GPUs than are free."""
+        """Return the watts that are added if sleeping nodes with at least ``gpus`` GPUs together are switched on."""
         extra = 0.0
         for i in np.flatnonzero(pool.occupancy.status() == ASLEEP).tolist():  # in the order of `Sleepers.wake`
             if gpus <= 0:
@@ -194,7 +210,7 @@ class CapBook:
         return extra
 
     def outside(self, pool: Pool, slots: IntArray, scope: Scope) -> IntArray:
-        """Return the GPUs that each job holds outside a scope, ``[J]``."""
+        """Return how many GPUs each of J jobs holds outside a set of nodes (``scope``), ``[J]``."""
         held = self._ledger.rows["gpus"][slots]
         if scope.nodes is None:
             return np.zeros(len(slots), np.int64)
@@ -207,16 +223,16 @@ class CapBook:
         return held.astype(np.int64) - np.array([within[slot] for slot in slots.tolist()], np.int64)
 
     def drawn_w(self, scope: Scope) -> float:
-        """Return the watts that a scope draws with the allocations of the ledger, including the margin for error."""
+        """Return the watts that a set of nodes draws with the present allocations, including a margin for error."""
         return self._drawn_w(scope, {name: self.watts(pool) for name, pool in self._pools.items()})
 
     def left_w(self, from_s: float, to_s: float) -> dict[str, float]:
-        """Return, by name of each scope with a limit, the watts that it may still add between two times."""
+        """Return how many watts may still be added between two times, by name of each set of nodes with a power cap."""
         limits = ((scope, self.limit_w(scope, from_s, to_s)) for scope in self.scopes())
         return {scope.name: limit_w - self.drawn_w(scope) for scope, limit_w in limits if limit_w < math.inf}
 
     def _expected_w(self, scope: Scope) -> float:
-        """Return the watts that a scope draws, without a margin for error."""
+        """Return the watts that a set of nodes draws with the present allocations, without a margin for error."""
         pools = self._pools.items()
         return self._drawn_w(scope, {name: self._meters[name].expected(p.costs.arrays()[1])[0] for name, p in pools})
 
@@ -235,7 +251,7 @@ class CapBook:
         return total
 
     def _reach_w(self, scope: Scope) -> float:
-        """Return the most watts that a scope can draw: all nodes on, all GPUs with the class that draws most."""
+        """Return the most watts that a set of nodes can draw: all nodes on, each GPU with the class that draws most."""
         total = 0.0
         for name, pool in self._pools.items():
             inside = self.inside(pool, scope)
@@ -247,7 +263,17 @@ class CapBook:
     # -- the meter ------------------------------------------------------------------------------------------------
 
     def metered(self, event: PowerMetered, pool_of: Mapping[int, Pool], now_s: float, decided_s: float) -> bool:
-        """Use a reading of the meters; return whether a decision is needed at once."""
+        """Correct believed power by a reading of the meters.
+
+        Args:
+            event: The reading.
+            pool_of: The pool of each job, by slot (row of the ledger).
+            now_s: The time of the reading.
+            decided_s: When the last decision was made.
+
+        Returns:
+            Whether more power is drawn than power caps allow, so that the scheduler must decide at once.
+        """
         rows = self._ledger.rows
         known = np.array([slot in pool_of for slot in event.slots.tolist()], np.bool_)
         slots, job_w, steady = event.slots[known], event.job_w[known], event.steady[known]
@@ -273,6 +299,6 @@ class CapBook:
         return over_w > 0.0 or self.breached(now_s)
 
     def breached(self, now_s: float) -> bool:
-        """Return whether any scope draws more than its caps allow now."""
+        """Return whether any set of nodes draws more power than its power caps allow at time ``now_s``."""
         limits = ((scope, self.limit_w(scope, now_s, now_s)) for scope in self.scopes())
         return any(limit_w < math.inf and self.drawn_w(scope) > limit_w + 1.0 for scope, limit_w in limits)

@@ -1,4 +1,4 @@
-"""Judge how well a power cap was kept, from a record of power; for simulated and live caps alike."""
+"""Judge from a record of power how well a power cap was kept, in a simulation or on a live cluster."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ HEADER = "time_s,watts,allowed_w\n"
 
 @dataclass(frozen=True, slots=True)
 class Compliance:
-    """How well one cap was kept.
+    """Report how well one power cap was kept, from a record of power.
 
     Attributes:
-        scope: Name of the scope.
+        scope: Name of the set of nodes to which the cap applied.
         target_w: The cap, watts.
-        due_s, end_s: When it had to be kept; ``end_s`` is the end of the record if that is earlier.
-        under_after_s: Seconds from ``due_s`` until power was first at or below the cap; ``inf`` if never.
-        over_s: Seconds above the cap between ``due_s`` and ``end_s``.
-        worst_over_w: Most watts above the cap in that time.
-        mean_w: Mean power in that time.
-        before_w: Highest power in the hour before ``due_s``; nan without a record.
-        after_w: Highest power in the hour after the end; nan without a record.
+        due_s, end_s: From when to when the cap had to be kept. If the record is shorter, these are its start and end.
+        under_after_s: Seconds from ``due_s`` until power was first at or below the cap; ``inf`` if it never was.
+        over_s: For how many seconds power was above the cap between ``due_s`` and ``end_s``.
+        worst_over_w: Most watts above the cap between ``due_s`` and ``end_s``; 0 if power was never above.
+        mean_w: Mean power between ``due_s`` and ``end_s``, watts; nan without a record.
+        before_w: Highest power in the hour before ``due_s``, watts; nan without a record.
+        after_w: Highest power in the hour after the end of the cap, watts; nan without a record.
     """
 
     scope: str
@@ -44,24 +44,30 @@ class Compliance:
     after_w: float
 
     def to_json(self) -> str:
-        """Return one JSON object; missing numbers are null."""
+        """Return the report as the text of one JSON object, in which missing or infinite numbers are null."""
         values = asdict(self)
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
         return json.dumps({"version": 1, **finite})
 
 
 def line(time_s: float, watts: float, allowed_w: float) -> str:
-    """Return a line of a record: power from a time on, and the limit then (empty without a limit)."""
+    """Return one line of a record of power: a time, the power from this time on, and the limit at this time.
+
+    Args:
+        time_s: The time.
+        watts: The power.
+        allowed_w: The limit in watts; ``inf``, written as nothing, if there is no limit.
+    """
     return f"{time_s:.3f},{watts:.1f},{'' if math.isinf(allowed_w) else f'{allowed_w:.1f}'}\n"
 
 
 def comply(cap: PowerCap, time_s: FloatArray, watts: FloatArray) -> Compliance:
-    """Judge how well a cap was kept.
+    """Report how well a power cap was kept, from a record of power with T entries.
 
     Args:
-        cap: The cap.
-        time_s: ``[T]`` times, ascending; the record ends at the last.
-        watts: ``[T]`` power from each time until the next.
+        cap: The power cap.
+        time_s: ``[T]`` times, ascending. The record ends at the last time.
+        watts: ``[T]`` power from each time until the next time.
     """
     due_s = max(cap.due_s, float(time_s[0])) if len(time_s) else cap.due_s
     end_s = min(cap.end_s, float(time_s[-1])) if len(time_s) else cap.end_s
@@ -85,7 +91,7 @@ def comply(cap: PowerCap, time_s: FloatArray, watts: FloatArray) -> Compliance:
 
 
 def _between(time_s: FloatArray, watts: FloatArray, from_s: float, to_s: float) -> tuple[FloatArray, FloatArray]:
-    """Return the seconds and watts of each part of a record between two times."""
+    """Return the entries of a record of power that lie between two times: how long each lasts (s), and its watts."""
     if len(time_s) < 2:
         return np.empty(0), np.empty(0)
     begins = np.clip(time_s[:-1], from_s, to_s)

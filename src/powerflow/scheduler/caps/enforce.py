@@ -1,12 +1,12 @@
 """Make decisions under power caps:
 
 1. Ask the policy of each pool.
-2. Reduce the answers to what caps on whole pools allow (usually those on the whole cluster), so that no job moves to
+2. Reduce the answers to what power caps on whole pools allow (usually caps on the whole cluster). So no job moves to
    GPUs that it must give up at once.
 3. Place the answers on nodes.
-4. Reduce what stands on the nodes of the other caps: those on racks, rows and lists of nodes.
+4. Reduce the jobs on nodes that have other power caps: caps on racks, on rows of racks and on lists of nodes.
 
-Both reductions give jobs only fewer GPUs or lower clocks than the policy, never more.
+Steps 2 and 4 give a job fewer GPUs or a lower clock than the policy does, never more GPUs or a higher clock.
 """
 
 from __future__ import annotations
@@ -32,7 +32,14 @@ Asked = list[tuple[Pool, Decision]]
 
 @dataclass(slots=True)
 class Capped:
-    """What a plan says about power caps; the fields are those of `Plan`."""
+    """Hold what a plan says about power caps.
+
+    Attributes:
+        power_w: Watts that the cluster should draw under the plan; nan without a power cap.
+        cap_w: Watts that power caps on the whole cluster allow until the next decision; ``inf`` without a limit.
+        watt_price: Price of a watt, seconds per joule like λ_E; 0 if no power cap reduces any job.
+        notices: Which power caps cannot be met, in words.
+    """
 
     power_w: float = math.nan
     cap_w: float = math.inf
@@ -41,7 +48,12 @@ class Capped:
 
 
 class Enforcer:
-    """Makes decisions that keep all power caps."""
+    """Make decisions that keep all power caps.
+
+    Args:
+        caps: The power caps.
+        ledger: The active jobs.
+    """
 
     def __init__(self, caps: CapBook, ledger: Ledger) -> None:
         self._caps = caps
@@ -49,11 +61,15 @@ class Enforcer:
         self._held_back: dict[str, dict[int, tuple[str, int, float]]] = {}  # by pool, slot: job, GPUs, until when
 
     def forget(self) -> None:
-        """Let all jobs grow again, because the caps have changed."""
+        """Let all jobs that a power cap has shrunk grow again, because the power caps have changed."""
         self._held_back.clear()
 
     def most(self, pool: Pool, now_s: float) -> dict[int, int]:
-        """Return, by slot, the jobs that may not grow for now and the GPUs that they have."""
+        """Return the jobs of a pool that may not get more GPUs for now, because a power cap has shrunk them.
+
+        Returns:
+            By slot (row of the ledger), the most GPUs that the job may get.
+        """
         held_back = self._held_back.get(pool.gpu_type, {})
         slot_of = self._ledger.slot_of
         return {
@@ -63,12 +79,15 @@ class Enforcer:
         }
 
     def decide(self, pools: Sequence[Pool], ask: Callable[[Pool, int], Decision], now_s: float) -> tuple[Asked, Capped]:
-        """Make a decision for some pools, in the steps of this module.
+        """Make a decision for some pools that keeps all power caps, and place it on nodes.
 
         Args:
-            pools: Pools with jobs, or with nodes that can sleep.
-            ask: Asks the policy of a pool; the number is how many GPUs it must not use.
+            pools: The pools that have jobs, or nodes that can sleep.
+            ask: A function that asks the policy of a pool. Its second argument is how many GPUs must not be used.
             now_s: The time.
+
+        Returns:
+            Each pool with its decision, and what the plan says about power caps.
         """
         self._caps.begin(now_s)
         capped = Capped(cap_w=self._caps.limit_w(CLUSTER, now_s, now_s + STEP_S))
@@ -84,10 +103,10 @@ class Enforcer:
     # -- before placement -----------------------------------------------------------------------------------------
 
     def _ask(self, pools: Sequence[Pool], ask: Callable[[Pool, int], Decision], now_s: float, capped: Capped) -> Asked:
-        """Ask all policies, and reduce their answers to caps on whole pools.
+        """Ask the policy of each pool, and reduce the answers to what power caps on whole pools allow.
 
-        Switching on a node draws watts. If jobs would have to give up GPUs while nodes are switched on, ask again with
-        half as many sleeping nodes, and so on.
+        A node that is switched on draws watts. If jobs would have to give up GPUs while nodes are switched on, the
+        policies are asked again with half as many GPUs of sleeping nodes, and so on.
         """
         asleep = [pool.occupancy.asleep for pool in pools]
         shift = 0
@@ -108,13 +127,17 @@ class Enforcer:
 
     @staticmethod
     def _needed(pool: Pool, decision: Decision) -> int:
-        """Return the GPUs that a decision needs beyond those that are free or given up."""
+        """Return how many more GPUs a decision needs than are free or given up by jobs."""
         had = decision.view.jobs["gpus"]
         leaving = int(had[np.isin(decision.slots, list(pool.evicted))].sum()) if pool.evicted else 0
         return int(decision.wish.gpus.sum()) - (int(had.sum()) - leaving) - pool.occupancy.free
 
     def _fit_asked(self, asked: Asked, waking: Sequence[int], now_s: float) -> CapFit:
-        """Reduce answers to caps on whole pools; ahead of time if jobs must give up GPUs, because that takes time."""
+        """Return the answers reduced to what power caps on whole pools allow.
+
+        If jobs must give up GPUs for a power cap, they do so some time before the cap must be met, because a job needs
+        time to stop.
+        """
         gpus = [decision.wish.gpus for _, decision in asked]
         now = self._fit_whole(asked, waking, now_s, now_s + STEP_S)
         ahead_s = now_s + STEP_S + self._caps.lead_s()
@@ -154,7 +177,10 @@ class Enforcer:
         return menu_of(decision.view, decision.wish, now, watts, pool.gpu_idle_w, outside, guarded)
 
     def _unmanaged_w(self, pool: Pool, decision: Decision, now: Allocation, outside: IntArray | None = None) -> float:
-        """Return the watts that unmanaged jobs add to a scope; a cap cannot reduce them."""
+        """Return the watts above idle that unmanaged jobs add to a set of nodes; a power cap cannot reduce these watts.
+
+        ``outside``, ``[J]``, is how many GPUs each of J jobs has outside the set of nodes; None: none.
+        """
         who = np.flatnonzero(decision.view.jobs["unmanaged"] & (now.gpus > 0))
         gpus = now.gpus[who]
         configurations = decision.view.jobs["cost"][who], decision.view.count_index[gpus], now.clock[who]
@@ -163,13 +189,13 @@ class Enforcer:
         return float(np.sum(inside * np.maximum(0.0, watts - gpus * pool.gpu_idle_w)))
 
     def _whole(self) -> list[Scope]:
-        """Return the scopes that have all nodes or no node of every pool."""
+        """Return the sets of nodes with a power cap that have all nodes or no node of each pool."""
         return [scope for scope in self._caps.scopes() if self._caps.is_whole(scope)]
 
     # -- after placement ------------------------------------------------------------------------------------------
 
     def _fit_placed(self, asked: Asked, now_s: float, capped: Capped) -> None:
-        """Reduce placed jobs in scopes that draw too much, until none does or nothing is left to reduce."""
+        """Reduce placed jobs on nodes that draw more than a power cap allows, until no nodes do or nothing helps."""
         scopes = self._caps.scopes()
         to_s = {s.name: now_s + STEP_S + (0.0 if self._caps.is_whole(s) else self._caps.lead_s()) for s in scopes}
         stuck: set[str] = set()
@@ -194,7 +220,7 @@ class Enforcer:
                 )
 
     def _lessen(self, asked: Asked, scope: Scope, limit_w: float, now_s: float, capped: Capped) -> bool:
-        """Reduce the jobs in one scope to its limit; return False if nothing could be reduced."""
+        """Reduce the jobs on one set of nodes (``scope``) to ``limit_w``; return False if no job could be reduced."""
         self._unwake(asked, scope, limit_w)
         menus, unmanaged_w = [], 0.0
         for pool, decision in asked:
@@ -215,7 +241,7 @@ class Enforcer:
         return lessened
 
     def _unwake(self, asked: Asked, scope: Scope, limit_w: float) -> None:
-        """Keep nodes of a scope asleep that were to be switched on, if the scope would draw too much even when idle."""
+        """Keep nodes of ``scope`` asleep that decisions would switch on, if they would draw too much even when idle."""
         for pool, decision in asked:
             nodes = [name for name in decision.woken if scope.nodes is None or name in scope.nodes]
             if not nodes or self._caps.idle_w(scope) <= limit_w:

@@ -1,12 +1,14 @@
 """Reduce an allocation to a power cap, so that it loses as little as possible:
 
-1. Lower clocks, first where a watt costs the least worth.
-2. If the lowest clocks still draw too much, give jobs fewer GPUs, again where a watt costs the least.
-3. If that still draws too much, pause jobs, those with the lowest weight first.
+1. Lower clocks, first where each watt saved loses the least worth.
+2. If jobs draw too much even at the lowest clocks, give jobs fewer GPUs, first where each watt saved loses the least
+   worth.
+3. If jobs still draw too much, pause jobs, first the jobs with the lowest weight.
 
-Guarded jobs come last in all three. The worth per watt of the last reduction is the price of a watt, in seconds per
-joule as λ_E: with that price on each watt, jobs that choose their own clocks would choose the same ones. Each job's
-clocks form a concave hull of worth over watts, so sorting the steps of all hulls gives the price without a search.
+Guarded jobs, such as protected jobs, come last in all three steps. The worth that the last reduction loses per watt is
+the price of a watt, in seconds per joule like the energy price λ_E. If each job paid this price for its watts and chose
+its clock for itself, it would choose the same clock. For each job, only those clocks matter that lie on the concave
+hull of worth over watts. So the steps of all jobs, sorted by worth lost per watt, give the price without a search.
 Raising λ_E until the policy's answer fits was tried instead: it is slower, and jobs end later (`docs/caps.md`).
 """
 
@@ -27,16 +29,16 @@ SLACK_W = 1e-6  # tolerance for rounding
 
 @dataclass(slots=True, eq=False)
 class Menu:
-    """The allocation of one pool's jobs, and what is needed to reduce it.
+    """Hold the allocation of the J jobs of one pool, and all numbers that are needed to reduce it to a power cap.
 
     Attributes:
         view: What the policy saw.
-        gpus, clock: ``[J]`` the allocation; it is not changed, `CapFit` has the reduced one.
-        worth: ``[J]`` worth of one iteration, in seconds of weighted completion time.
-        watts: ``[K, N, F]`` watts of all n GPUs, corrected by the meters.
+        gpus, clock: ``[J]`` the allocation. It is not changed; the reduced allocation is in `CapFit`.
+        worth: ``[J]`` worth of one iteration of each job, in seconds of weighted completion time.
+        watts: ``[K, N, F]`` (classes × GPU counts × clocks) watts of all GPUs of a job, corrected by metered power.
         idle_w: Watts of one idle GPU.
-        outside: ``[J]`` GPUs of each job outside the scope of the cap.
-        guarded: ``[J]`` jobs that are reduced only when all others are paused.
+        outside: ``[J]`` how many GPUs each job has outside the nodes of the cap.
+        guarded: ``[J]`` jobs that are reduced only when all other jobs are reduced as far as possible.
     """
 
     view: View
@@ -51,13 +53,13 @@ class Menu:
 
 @dataclass(slots=True, eq=False)
 class CapFit:
-    """An allocation reduced to a power cap.
+    """Hold allocations that were reduced to a power cap.
 
     Attributes:
-        gpus, clock: By menu, ``[J]`` the new allocation.
-        drawn_w: Watts above idle that the jobs add to the scope.
-        watt_price: Price of a watt, seconds per joule; 0 if nothing was reduced.
-        met: Whether the limit is met.
+        gpus, clock: For each pool (`Menu`), ``[J]`` the new GPU counts and clocks of its J jobs.
+        drawn_w: Watts above idle that all jobs add on the nodes of the cap.
+        watt_price: Price of a watt, seconds per joule like λ_E; 0 if no job was reduced.
+        met: Whether the jobs stay within the cap.
     """
 
     gpus: list[IntArray]
@@ -76,10 +78,16 @@ def menu_of(
     outside: IntArray,
     guarded: BoolArray,
 ) -> Menu:
-    """Return the menu for the allocation ``now``, of jobs for which the policy wished ``wish``.
+    """Return the allocation of one pool together with all numbers that are needed to reduce it to a power cap.
 
-    If the policy gives no worth of iterations, each job is worth its weight per second when it runs as wished: slowing
-    a job down by a tenth then costs the same for long and short jobs.
+    If the policy does not say what an iteration is worth, a job on the GPUs and clock that the policy wants is worth
+    its weight per second. So slowing a job down by a tenth costs the same for long and short jobs.
+
+    Args:
+        view: What the policy saw.
+        wish: The allocation that the policy wants.
+        now: The allocation to reduce.
+        watts, idle_w, outside, guarded: As for `Menu`.
     """
     worth = wish.worth
     if worth is None:
@@ -91,12 +99,17 @@ def menu_of(
 
 
 def drawn_w(menu: Menu) -> float:
-    """Return the watts above idle that the allocation of a menu adds to the scope."""
+    """Return the watts above idle that the allocation of one pool's jobs adds on the nodes of the power cap."""
     return float(_Room(menu).drawn.sum())
 
 
 def fit(menus: Sequence[Menu], limit_w: float) -> CapFit:
-    """Reduce allocations so that all jobs together add at most ``limit_w`` ≥ 0 watts above idle to the scope."""
+    """Return allocations reduced so that all jobs together add at most ``limit_w`` watts on the nodes of a power cap.
+
+    Args:
+        menus: The allocation of each pool.
+        limit_w: Watts above idle that all jobs together may add on these nodes, ≥ 0.
+    """
     limit_w += SLACK_W
     rooms = [_Room(menu) for menu in menus]
     if sum(float(room.drawn.sum()) for room in rooms) <= limit_w:
@@ -113,7 +126,7 @@ def fit(menus: Sequence[Menu], limit_w: float) -> CapFit:
 
 
 class _Room:
-    """A menu with the allocation as reduced so far."""
+    """Hold the allocation of one pool's jobs as it is reduced so far."""
 
     def __init__(self, menu: Menu) -> None:
         self.menu = menu
@@ -126,7 +139,7 @@ class _Room:
         self.look()
 
     def look(self) -> None:
-        """Compute the watts that each job adds now, and the fewest that it could add on as many GPUs."""
+        """Compute the watts that each job adds now, and the fewest watts that it could add on the same GPU count."""
         menu = self.menu
         current(
             menu.view.jobs["cost"],
@@ -142,13 +155,20 @@ class _Room:
         )
 
     def gpus(self) -> IntArray:
-        """Return the GPUs of each job, ``[J]``."""
+        """Return the GPU counts of the J jobs, ``[J]``, as reduced so far; 0 for a job without GPUs."""
         return np.where(self.level >= 0, self.menu.view.gpu_counts[self.level], 0)
 
 
 @dataclass(slots=True)
 class _Ways:
-    """Ways to save watts: room and job, its new clock or GPU count (as positions), watts saved, worth lost per watt."""
+    """List ways to save watts, one per position of the arrays.
+
+    Attributes:
+        room, job: The pool (as a position) and the job (as a row).
+        target: Position of the new clock, or of the new GPU count.
+        saved: Watts saved.
+        slope: Worth lost per watt saved.
+    """
 
     room: IntArray
     job: IntArray
@@ -158,12 +178,12 @@ class _Ways:
 
 
 def _least_w(rooms: Sequence[_Room], guarded: bool) -> float:
-    """Return the watts with all jobs at their lowest clocks; guarded ones keep theirs unless ``guarded``."""
+    """Return the watts that all jobs add at their lowest clocks; guarded jobs keep their clocks unless ``guarded``."""
     return sum(float(np.where(room.menu.guarded & (not guarded), room.drawn, room.floor).sum()) for room in rooms)
 
 
 def _shrink(rooms: Sequence[_Room], limit_w: float, guarded: bool) -> float:
-    """Give jobs fewer GPUs, and return the price of the last watt saved."""
+    """Give jobs fewer GPUs, and return how much worth the last way to save watts loses per watt."""
     need_w = _least_w(rooms, guarded) - limit_w
     found = []
     for room in rooms:
@@ -199,7 +219,7 @@ def _shrink(rooms: Sequence[_Room], limit_w: float, guarded: bool) -> float:
 
 
 def _lower_clocks(room: _Room, changed: BoolArray) -> None:
-    """Lower the clocks of jobs that draw more on fewer GPUs than before, until they do not."""
+    """Lower the clocks of jobs that draw more watts on fewer GPUs than before, until these jobs do not draw more."""
     if not changed.any():
         return
     before = room.drawn.copy()
@@ -212,9 +232,10 @@ def _lower_clocks(room: _Room, changed: BoolArray) -> None:
 
 
 def _pause(rooms: Sequence[_Room], limit_w: float, guarded: bool) -> float:
-    """Pause jobs, and return the price of the last watt saved.
+    """Pause jobs, and return how much worth the last pause loses per watt.
 
-    Order: lowest weight first; within a weight jobs that do not run yet, then those with the least worth per watt.
+    Jobs with the lowest weight are paused first; among these, first jobs that do not run yet, then jobs that lose the
+    least worth per watt.
     """
     need_w = _least_w(rooms, guarded) - limit_w
     found, weights, holding = [], [], []
@@ -237,7 +258,7 @@ def _pause(rooms: Sequence[_Room], limit_w: float, guarded: bool) -> float:
 
 
 def _slow(rooms: Sequence[_Room], limit_w: float, guarded: bool) -> float:
-    """Lower clocks, and return the price of the last watt saved."""
+    """Lower clocks, and return how much worth the last lower clock loses per watt."""
     need_w = sum(float(room.drawn.sum()) for room in rooms) - limit_w
     if need_w <= 0.0:
         return 0.0
@@ -274,7 +295,15 @@ def _slow(rooms: Sequence[_Room], limit_w: float, guarded: bool) -> float:
 def _take(
     rooms: Sequence[_Room], ways: _Ways, need_w: float, chosen: list[IntArray], order: IntArray | None = None
 ) -> float:
-    """Take the cheapest ways until ``need_w`` is saved, write them to ``chosen``, and return the price of the last."""
+    """Take ways to save watts until ``need_w`` is saved, cheapest first, and return the worth per watt of the last way.
+
+    Args:
+        rooms: The pools.
+        ways: All ways to save watts.
+        need_w: Watts to save.
+        chosen: For each pool, the position of each job's clock or GPU count; the new positions are written there.
+        order: Positions of the ways, first to last; None sorts the ways by worth lost per watt.
+    """
     if len(ways.job) == 0:
         return 0.0
     if order is None:

@@ -1,4 +1,4 @@
-"""Compiled kernels of power caps: the watts that each job could save, and what each watt would cost it."""
+"""Compute in compiled code how many watts each job could save for a power cap, and what each watt would cost it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from powerflow.kernel import kernel
 
 @kernel
 def draw(watts: float, n: int, idle_w: float, outside: int) -> float:
-    """Return the watts above idle that a job on n ≥ 1 GPUs adds to a scope.
+    """Return the watts above idle that a job adds on the nodes of a power cap.
 
     Args:
-        watts: Watts of all n GPUs, including idle draw.
-        n: GPUs of the job.
+        watts: Watts of all GPUs of the job, including idle draw.
+        n: GPU count of the job, ≥ 1.
         idle_w: Watts of one idle GPU.
-        outside: GPUs that it has outside the scope; with fewer GPUs it would keep these.
+        outside: How many GPUs the job has on other nodes. With fewer GPUs, the job would keep these GPUs.
     """
     inside = max(0, n - outside)
     return max(0.0, watts - n * idle_w) * inside / n
@@ -35,18 +35,21 @@ def current(
     floor: FloatArray,
     floor_clock: IntArray,
 ) -> None:
-    """Compute the watts that each job adds at its clock, and the fewest that it could add at a lower clock.
+    """Compute the watts that each job adds at its clock, and the fewest watts that it could add at a lower clock.
+
+    All these watts are above idle, on the nodes of a power cap.
 
     Args:
-        cost: ``[J]`` rows of ``watts``.
-        level: ``[J]`` positions in ``gpu_counts``; -1 if the job holds no GPU, and its results are then 0.
-        clock: ``[J]`` positions of clocks.
-        outside: ``[J]`` GPUs outside the scope.
-        gpu_counts: ``[N]`` GPU counts of the tables.
-        watts: ``[K, N, F]`` watts of all n GPUs, including idle draw.
+        cost: ``[J]`` row of each of J jobs in ``watts``.
+        level: ``[J]`` position of its GPU count in ``gpu_counts``; -1 if it holds no GPU. Its results are then 0.
+        clock: ``[J]`` position of its clock.
+        outside: ``[J]`` how many GPUs it has outside the nodes of the cap.
+        gpu_counts: ``[N]`` GPU counts of the cost tables.
+        watts: ``[K, N, F]`` (classes × GPU counts × clocks) watts of all GPUs of a job, including idle draw.
         idle_w: Watts of one idle GPU.
-        drawn, floor: ``[J]`` results, watts.
-        floor_clock: ``[J]`` result: the clock with the fewest watts.
+        drawn: ``[J]`` result: watts at its clock.
+        floor: ``[J]`` result: fewest watts at its clock or a lower clock.
+        floor_clock: ``[J]`` result: position of the clock with the fewest watts.
     """
     for j in range(len(cost)):
         drawn[j] = floor[j] = 0.0
@@ -80,17 +83,22 @@ def slower(
     saved: FloatArray,
     slope: FloatArray,
 ) -> int:
-    """List the ways to lower clocks: for each job, the corners of its concave hull of worth over watts.
+    """List the ways to save watts by lower clocks.
+
+    Each way lowers the clock of one job by a step. The steps of a job lead through the clocks that lie on the concave
+    hull of worth over watts: no other clock saves as many watts for as little worth. The arguments that are not listed
+    here are those of `current`. J is the number of jobs, and ``[K, N, F]`` is classes × GPU counts × clocks.
 
     Args:
-        worth: ``[J]`` worth of one iteration.
+        worth: ``[J]`` worth of one iteration of each job.
         step_time_s: ``[K, N, F]`` seconds per iteration.
-        energy_price: ``[J]`` λ_E of each job, seconds per joule.
-        job, target: ``[≥ J·F]`` results: the job, and its new clock.
-        saved, slope: ``[≥ J·F]`` results: watts saved compared with the corner before, and worth lost per watt.
+        energy_price: ``[J]`` energy price λ_E of each job, seconds per joule.
+        job, target: ``[≥ J·F]`` results for each way: the row of the job, and the position of its new clock.
+        saved, slope: ``[≥ J·F]`` results for each way: watts saved compared with the clock before, and worth lost per
+            watt saved.
 
     Returns:
-        Number of ways. The ways of one job follow each other, with rising slopes.
+        The number of ways. The ways of one job follow each other, with rising ``slope``.
     """
     ways = 0
     for j in range(len(cost)):
@@ -140,15 +148,16 @@ def fewer(
     saved: FloatArray,
     slope: FloatArray,
 ) -> int:
-    """List the ways to give jobs fewer GPUs, each at the clock with the fewest watts.
+    """List the ways to save watts by fewer GPUs for a job, each at the clock with the fewest watts.
 
-    Only powers of two are offered, because they fill nodes without gaps, and the GPU counts that a job's owner lists.
-    Arguments not listed here are those of `slower`; ``target`` is a position in ``gpu_counts``.
+    The new GPU counts are powers of two, because these fill nodes without gaps. If the owner of a job listed its GPU
+    counts, the listed counts are used. The arguments that are not listed here, and the result, are those of `slower`;
+    only ``target`` is a position in ``gpu_counts`` here.
 
     Args:
-        floor: ``[J]`` fewest watts that each job adds on the GPUs that it has.
-        gpus_min: ``[J]`` fewest GPUs of each job.
-        listed: ``[J]`` whether the job's owner lists the GPU counts that it may have.
+        floor: ``[J]`` fewest watts that each of J jobs adds on its present GPU count.
+        gpus_min: ``[J]`` smallest GPU count of each job.
+        listed: ``[J]`` whether the owner of the job listed the GPU counts that it may have.
     """
     ways = 0
     for j in range(len(cost)):
@@ -194,17 +203,22 @@ def fewer(
 def take(
     order: IntArray, job: IntArray, target: IntArray, saved: FloatArray, need_w: float, chosen: IntArray, top: IntArray
 ) -> tuple[int, float]:
-    """Take ways in order until ``need_w`` is saved, then give back ways that were not needed, dearest first.
+    """Take ways to save watts, cheapest first, until enough is saved; then undo ways that are not needed.
+
+    Ways are undone from the dearest to the cheapest, as long as enough watts stay saved.
 
     Args:
-        order: ``[W]`` positions of ways, cheapest first; the ways of one job in the order in which they were listed.
-        job, target, saved: ``[W]`` as listed by `slower` and `fewer`.
+        order: ``[W]`` positions of the W ways, cheapest first. The ways of one job stand in the order in which they
+            were listed.
+        job, target, saved: ``[W]`` the job, its new position (of a clock or GPU count), and the watts saved, as
+            `slower` and `fewer` list them.
         need_w: Watts to save.
-        chosen: ``[J]`` position of each job (clock or count); changed to the new one.
-        top: ``[J]`` scratch memory.
+        chosen: ``[J]`` present position of each of J jobs (of its clock or GPU count); changed to the new position.
+        top: ``[J]`` working memory.
 
     Returns:
-        Position in ``order`` of the last way taken (-1 if none), and the watts still to save (≤ 0 if none).
+        The position in ``order`` of the last way that was taken (-1 if no way was taken), and the watts that are still
+        to save (≤ 0 if enough is saved).
     """
     left = need_w
     last = -1

@@ -1,4 +1,4 @@
-"""Learn from the meters how many watts jobs draw: power caps are judged by metered power, not by believed power."""
+"""Learn from metered power how many watts jobs draw, because power caps are judged by metered, not believed, power."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ RISE, FALL = 0.5, 0.1  # share of a rise or fall that one reading adopts: an est
 
 
 class Meters:
-    """Metered watts of the classes of one pool, by configuration."""
+    """Keep the metered watts of the classes of one pool, for each configuration (class, GPU count and clock)."""
 
     def __init__(self) -> None:
         self._watts: FloatArray = np.empty((0, 0, 0))  # [K, N, F]; nan where nothing was metered
 
     def read(self, shape: tuple[int, ...], cost: IntArray, level: IntArray, clock: IntArray, watts: FloatArray) -> None:
-        """Learn from one reading of some jobs.
+        """Learn from the metered watts of R jobs.
 
         Args:
-            shape: Shape ``(K, N, F)`` of the pool's cost tables.
-            cost, level, clock: ``[R]`` position of each job's configuration in the tables.
-            watts: ``[R]`` watts of each job.
+            shape: Shape ``(K, N, F)`` of the pool's cost tables: numbers of classes, GPU counts and clocks.
+            cost, level, clock: ``[R]`` positions of each job's class, GPU count and clock in the cost tables.
+            watts: ``[R]`` metered watts of all GPUs of each job.
         """
         self._grow(shape)
         configurations = np.ravel_multi_index((cost, level, clock), self._watts.shape)
@@ -35,10 +35,16 @@ class Meters:
         flat[which] = np.where(np.isnan(known), mean_w, known + step * (mean_w - known))
 
     def expected(self, power_w: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Return expected watts, ``[K, N, F]``, and the factors ≥ 1 by which they may be too low.
+        """Return the expected watts of jobs, and the factors ≥ 1 by which the expected watts may be too low.
 
-        Expected are the metered watts, or where there was no reading the believed watts ``power_w``, corrected by the
-        readings of the same class.
+        Where a class was metered with a GPU count and clock, the metered watts are expected. Elsewhere the believed
+        watts are expected, corrected by the mean of metered ÷ believed watts of the same class.
+
+        Args:
+            power_w: ``[K, N, F]`` (classes × GPU counts × clocks) believed watts of all GPUs of a job.
+
+        Returns:
+            The expected watts, ``[K, N, F]``, and the factors, which can be multiplied with them.
         """
         self._grow(power_w.shape)
         seen = ~np.isnan(self._watts)

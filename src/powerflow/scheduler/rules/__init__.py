@@ -1,1 +1,1 @@
-"""Rules around any policy: each keeps one promise to an administrator."""
+"""Put rules around a policy: each rule keeps one promise to an administrator, whatever the policy decides."""

@@ -1,13 +1,14 @@
-"""Prevent starvation: a job that has waited long enough gets a turn, whatever the policy decides.
+"""Prevent starvation: a job that has waited for a long time runs for some minutes, whatever the policy decides.
 
-Weights that grow with waiting time cannot guarantee this: as long as they are limited, other jobs can outbid them.
-So this is a rule. A job that has waited for ``patience_s`` gets the fewest GPUs that it can run on and keeps them for
-``turn_s``; the job that has waited longest is first. After its turn the policy decides about it as about any other
-job; if the policy stops it, its waiting time starts again from zero.
+Weights that grow with waiting time cannot guarantee this: as long as weights are limited, other jobs can outbid them.
+So there is a rule. A job that has waited for ``patience_s`` seconds gets a *turn*: the fewest GPUs that it can run on,
+for ``turn_s`` seconds. The job that has waited longest is first. After its turn, the policy decides about this job as
+about any other job. If the policy stops the job, its waiting time starts again from zero.
 
-Longest possible wait, with K jobs that have waited longer: ``patience + (K + 1)·(turn + period)``. No later job is
-served first; the first job in the queue waits only for turns that have already begun, each at most ``turn + period``
-long. This holds for jobs that can run on the GPUs that are up and not promised to protected jobs.
+If K other jobs have waited longer, a job waits at most ``patience + (K + 1)·(turn + period)`` seconds, where ``period``
+is the longest time between two decisions. The reason: no job that came later is served first, and the first job in the
+queue waits only for turns that have already begun, each at most ``turn + period`` long. This holds for jobs that can
+run on the GPUs that are up and not promised to protected jobs.
 """
 
 from __future__ import annotations
@@ -30,13 +31,14 @@ PERIOD_S = 300.0  # longest time between decisions, so that turns end
 
 
 class Ageing(Wrapper):
-    """A policy that gives turns to jobs that have waited too long.
+    """Let jobs that have waited for a long time run on their fewest GPUs for some minutes (a *turn*).
 
     Args:
-        inner: The policy.
+        inner: The policy that decides about all other jobs.
         patience_s: Seconds that a job waits before it gets a turn.
         turn_s: Seconds that a turn lasts.
-        share: Largest share of the GPUs that turns may take together; one job may always have its turn.
+        share: Largest share of the GPUs that all turns together may take. One job may have its turn even if it needs
+            more.
 
     Raises:
         InputError: A time is not positive, or the share is not between 0 and 1.
@@ -59,7 +61,10 @@ class Ageing(Wrapper):
         self._turns: dict[int, float] = {}  # start of each turn by job id
 
     def decide(self, view: View) -> Allocation:
-        """Return the inner policy's answer, with turns for the jobs that are due."""
+        """Return the inner policy's answer, changed so that jobs that have waited for a long time run.
+
+        The inner policy decides again about all other jobs, on the GPUs that are left.
+        """
         wish = self.inner.decide(view)
         floor = self._floors(view)
         short = wish.gpus < floor
@@ -73,7 +78,7 @@ class Ageing(Wrapper):
         return decide_rest(self.inner, view, answer, fixed)
 
     def _floors(self, view: View) -> IntArray:
-        """Return the fewest GPUs that each job must get for its turn, ``[J]``; 0 for jobs without a turn."""
+        """Return how many GPUs each of J jobs must get at least, ``[J]``: 0 unless it has waited for a long time."""
         jobs, now_s = view.jobs, view.now_s
         floor = np.zeros(len(jobs), np.int64)
         waits = jobs["gpus"] == 0
@@ -108,6 +113,6 @@ class Ageing(Wrapper):
 
 
 def _fewest(view: View) -> IntArray:
-    """Return the fewest GPUs that each job can run on, ``[J]``; 0 if it cannot run."""
+    """Return the smallest GPU count on which each of the J jobs can run, ``[J]``; 0 if a job cannot run."""
     level = least_levels(feasible(view, step_times(view)))
     return np.where(level >= 0, view.gpu_counts[level], 0).astype(np.int64)

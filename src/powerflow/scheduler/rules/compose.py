@@ -1,15 +1,15 @@
-"""Put all rules around a policy. The simulator and the live controller use the same result.
+"""Put all rules around a policy. The simulator and the live controller use the same rules.
 
-From the outside in; an inner rule cannot break the promise of an outer one:
+The rules from the outside in; an inner rule cannot break the promise of an outer rule:
 
 1. `Rollout`: jobs of unmanaged projects run as requested.
 2. `NoPreempt`: running jobs that cannot resume keep their GPUs.
 3. `PowerLimit`: all jobs together stay within the watts that energy budgets pay for.
 4. `Protection`: protected jobs are served before all others.
 5. `Ageing`: jobs that have waited too long get a turn.
-6. `Hysteresis`: GPU counts change only where that is worth the pause.
-7. `MaxSlowdown`: clocks are no lower than owners allow.
-8. `FairShare`: job weights depend on what each project has used; then the policy decides.
+6. `Hysteresis`: GPU counts change only where the gain is worth the pause.
+7. `MaxSlowdown`: clocks are not lower than owners allow.
+8. `FairShare`: job weights depend on the GPU time that each project has used; then the policy decides.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ def with_rules(policy: Policy, *, interval_s: float = 60.0, patience_s: float = 
 
     Args:
         policy: The policy that decides within the rules.
-        interval_s: Seconds between decisions. A slowed protected job may lose that much until the next one
-            (`Protection`), and each job runs at least that long between changes (`Hysteresis`).
-        patience_s: For `Ageing`.
+        interval_s: Seconds between two decisions. A protected job that is slowed may lose this time until the next
+            decision (`Protection`). Each job runs for at least this time between two changes (`Hysteresis`).
+        patience_s: Seconds that a job waits before it runs whatever the policy decides (`Ageing`).
 
     Raises:
-        InputError: One of the rules does not accept its arguments.
+        InputError: ``interval_s`` is negative or infinite, or ``patience_s`` is not positive or infinite.
     """
     changes = Hysteresis(MaxSlowdown(FairShare(policy)), least_run_s=interval_s)
     ruled = Rollout(NoPreempt(PowerLimit(Protection(Ageing(changes, patience_s=patience_s), check_s=interval_s))))

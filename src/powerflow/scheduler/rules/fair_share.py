@@ -1,9 +1,10 @@
-"""Share the cluster fairly between projects: jobs of projects that have recently used more get lower weights.
+"""Share the cluster fairly between projects: jobs of projects that have recently used more GPU time get lower weights.
 
-Each project's usage, in GPU-seconds, decays with a half-life. The weights of its jobs are multiplied by
-``2^(1 − U/S)``, with U the project's share of all decayed usage and S the share that it is entitled to. This is the
-fair-share factor of Slurm's multifactor priority plug-in, times two, so that a project with U = S has factor 1. The
-factor is between 1/8 and 2: past usage makes jobs wait, but does not starve them.
+The usage of a project is its GPU-seconds, where older GPU-seconds count less: half after each half-life. The weights of
+the project's jobs are multiplied by the factor ``2^(1 − U/S)``. U is the project's part of the usage of all projects,
+and S is the part that it is entitled to. This is the fair-share factor of Slurm's multifactor priority plug-in, times
+two, so that a project with U = S has the factor 1. The factor is between 1/8 and 2: past usage makes jobs wait, but
+not for ever.
 """
 
 from __future__ import annotations
@@ -23,16 +24,19 @@ LEAST_FACTOR = 0.125
 
 
 def decayed(usage: float, seconds: float, half_life_s: float) -> float:
-    """Return the usage that counts after some seconds: half of it after each half-life."""
+    """Return how much of a usage still counts after some seconds: half after each half-life."""
     return float(usage * 0.5 ** (seconds / half_life_s))
 
 
 def factors(usage: FloatArray, shares: FloatArray) -> FloatArray:
-    """Return the factors on weights, ``max(1/8, 2^(1 − U/S))``, ``[P]``; all are 1 as long as nothing was used.
+    """Return the factor on the weights of each project's jobs, ``[P]`` for P projects: ``max(1/8, 2^(1 − U/S))``.
+
+    U is the project's part of the usage of all projects, and S is the part that it is entitled to. All factors are 1 as
+    long as no project has used anything.
 
     Args:
-        usage: ``[P]`` decayed usage of each project, in any unit.
-        shares: ``[P]`` shares that projects are entitled to, > 0, in any unit.
+        usage: ``[P]`` past usage of each project that still counts, in any unit.
+        shares: ``[P]`` what each project is entitled to, compared with the others; > 0, in any unit.
     """
     total = usage.sum()
     if total <= 0:
@@ -42,15 +46,17 @@ def factors(usage: FloatArray, shares: FloatArray) -> FloatArray:
 
 
 class FairShare(Wrapper):
-    """A policy that sees job weights multiplied by the fair-share factors of their projects.
+    """Let a policy see lower weights for jobs of projects that have recently used more GPU time than others.
+
+    Jobs without a project keep their weight.
 
     Args:
         inner: The policy.
-        shares: Share that each project is entitled to; the default is 1. Jobs without a project keep their weight.
-        half_life_s: Half-life of usage, seconds.
+        shares: By project, what it is entitled to, compared with other projects; 1 for projects that are not listed.
+        half_life_s: Seconds after which used GPU time counts half.
 
     Attributes:
-        usage_gpu_s: GPU-seconds of each project, decayed to the last decision.
+        usage_gpu_s: GPU-seconds that each project has used, as far as they still count at the last decision.
 
     Raises:
         InputError: A share or the half-life is not positive.
@@ -73,7 +79,7 @@ class FairShare(Wrapper):
         self._given: dict[int, tuple[str, int]] = {}  # by job id: project, and GPUs of the last answer
 
     def decide(self, view: View) -> Allocation:
-        """Return the inner policy's answer to a view with the new weights."""
+        """Return the inner policy's answer to a view in which weights depend on what each project has used."""
         self._account(view)
         of = self.factors()
         factor = np.array([of.get(name, 1.0) for name in view.projects])[view.jobs["project"]]
@@ -82,15 +88,15 @@ class FairShare(Wrapper):
         return answer
 
     def factors(self) -> dict[str, float]:
-        """Return each project's factor on the weights of its jobs."""
+        """Return by which factor the weights of each project's jobs are multiplied."""
         usage, shares = np.array([*self.usage_gpu_s.values()]), np.array([*self.shares.values()])
         return dict(zip(self.shares, factors(usage, shares).tolist(), strict=True))
 
     def _account(self, view: View) -> None:
-        """Charge projects for the GPUs that their jobs have held since the last decision.
+        """Add to each project's usage the GPUs that its jobs have held since the last decision.
 
-        Jobs that ended in between are charged with the last answer, for the whole time. Of several views of the same
-        moment only the first counts: the later ones may show some of the jobs only.
+        A job that has ended since counts for the whole time with the GPUs of the last answer. If there are several
+        views of the same moment, only the first view counts: the later views may show only some of the jobs.
         """
         for code in np.unique(view.jobs["project"]).tolist():
             if code and view.projects[code] not in self.shares:
@@ -110,7 +116,7 @@ class FairShare(Wrapper):
 
 
 def _held(view: View, gpus: IntArray) -> dict[int, tuple[str, int]]:
-    """Return, by job id, the job's project and its entry of ``gpus``, ``[J]``."""
+    """Return the project and the GPU count of each job by job id; ``gpus``, ``[J]``, has the GPU counts of J jobs."""
     jobs = view.jobs
     columns = jobs["id"].tolist(), jobs["project"].tolist(), gpus.tolist()
     return {row: (view.projects[code], count) for row, code, count in zip(*columns, strict=True)}

@@ -2,15 +2,17 @@
 
 Each change costs a pause, in which the job's GPUs do no work. Three rules limit the changes that a policy makes:
 
-1. Minimum run time: after a pause, a job runs for at least as long again, and at least ``least_run_s``.
-2. Gain: changes that are made together must gain, over a horizon, more than twice what their pauses cost. The horizon
-   is max(600 s, 10 pauses), as in the policy ``prices``: about as long as a change lasts where jobs come and go. For a
-   waiting job it is at least its waiting time, so that no job waits for ever because others would lose by its start.
-3. Allowance: all pauses together take at most a share of the GPU time that jobs hold. The allowance grows with that
-   GPU time, pays for each pause, and is limited to a few hours' worth. So even jobs that arrive at the worst possible
-   times cannot cause more pauses than that.
+1. Minimum run time: after a pause, a job runs for at least the time of the pause, and at least ``least_run_s`` seconds
+   pass between two changes.
+2. Gain: the changes of one decision together must gain more than twice what their pauses cost. The gain is counted over
+   max(600 s, 10 pauses), the *horizon*, as in the policy ``prices``: about as long as a change lasts where jobs come
+   and go. For a waiting job, the horizon is at least its waiting time. So no job waits for ever because other jobs
+   would lose by its start.
+3. Allowance: all pauses together take at most a share of the GPU time that jobs hold. The allowance is a number of
+   GPU-seconds. It grows with the GPU time that jobs hold, each pause is subtracted from it, and it has an upper limit:
+   what 8 hours of full use add. So even jobs that arrive at the worst possible times cannot cause more pauses.
 
-Policies that do not say what an iteration is worth (`Allocation.worth`) follow rules 1 and 3 only.
+A policy that does not say what an iteration is worth (`Allocation.worth`) follows rules 1 and 3 only.
 """
 
 from __future__ import annotations
@@ -33,15 +35,15 @@ REVIEW_S = 300.0  # longest time between decisions, so that changes that were no
 
 
 class Hysteresis(Wrapper):
-    """A policy that changes the GPUs of running jobs only where that pays.
+    """Let a policy change the GPUs of running jobs only where the gain is worth the pause.
 
     Args:
         inner: The policy.
-        least_run_s: Minimum run time between changes, seconds.
+        least_run_s: Seconds for which a job runs at least between two changes.
         share: Share of the GPU time of jobs that pauses may take in the long run.
 
     Attributes:
-        allowance_gpu_s: GPU-seconds of pauses that may be spent now.
+        allowance_gpu_s: GPU-seconds that pauses may take now.
 
     Raises:
         InputError: A time is negative, or the share is not above 0 and below 1.
@@ -63,7 +65,7 @@ class Hysteresis(Wrapper):
         self._paid: dict[int, float] = {}  # by job id: GPU-seconds already charged for the return of a stopped job
 
     def decide(self, view: View) -> Allocation:
-        """Return the inner policy's answer without the changes that do not pay."""
+        """Return the inner policy's answer without the changes of GPUs whose gain is not worth the pause."""
         self._account(view)
         wish = self.inner.decide(view)
         held = held_gpus(view)
@@ -81,10 +83,11 @@ class Hysteresis(Wrapper):
     # -- the allowance ------------------------------------------------------------------------------------------
 
     def _account(self, view: View) -> None:
-        """Update the allowance: add a share of the GPU time since the last decision, take off the pauses.
+        """Update the GPU-seconds that pauses may take: add a share of the GPU time used since the last decision.
 
-        It counts the changes that were made, not the last answer, which an outer rule may have changed. Of several
-        views of the same moment only the first counts: the later ones may show some of the jobs only.
+        The pauses since the last decision are subtracted. The changes that jobs really got count, not the last answer,
+        because another rule may have changed this answer. If there are several views of the same moment, only the first
+        view counts: the later views may show only some of the jobs.
         """
         most_gpu_s = self.share * view.capacity * DEPTH_S
         if math.isnan(self._seen_s):
@@ -98,9 +101,10 @@ class Hysteresis(Wrapper):
         self._seen_s, self._seen = view.now_s, view.jobs
 
     def _spent_gpu_s(self, jobs: JobRows) -> float:
-        """Return the GPU-seconds of pauses since the last decision.
+        """Return the GPU-seconds that pauses have taken since the last decision.
 
-        A stopped job is charged for its return at once; when it does return, for the rest if it gets more GPUs.
+        When a job is stopped, the pause of its later return is counted at once. If it then returns with more GPUs than
+        before, the additional GPU-seconds are counted when it returns.
         """
         spent = 0.0
         paid, self._paid = self._paid, {}
@@ -122,16 +126,24 @@ class Hysteresis(Wrapper):
     # -- what pays ----------------------------------------------------------------------------------------------
 
     def _pays(self, view: View, wish: Allocation, held: IntArray) -> BoolArray:
-        """Choose which of the wished changes are made, ``[J]``.
+        """Choose which changes of GPU counts are made, ``[J]`` for J jobs, out of the changes that the policy wants.
 
         This is an auction of GPUs:
 
-        1. A job that is to get more GPUs bids what they gain over the horizon, minus twice its pause if it runs.
-        2. A job that is to get fewer asks for what it loses over the horizon, plus twice its pause. Free GPUs cost 0.
-        3. The highest bids are served from the lowest asks, up to the number of bids with the largest total gain.
+        1. A job that shall get more GPUs bids what these GPUs gain over the horizon (the time over which gains count),
+           minus twice the cost of its pause if it runs.
+        2. A job that shall get fewer GPUs asks for what it loses over the horizon, plus twice the cost of its pause.
+           Free GPUs cost 0.
+        3. The highest bids get the GPUs of the lowest asks. The number of bids served is the one with the largest total
+           gain.
 
-        n GPUs gain ``V = worth/T − λ_E·D`` per second at the best clock, with T seconds per iteration and D watts above
-        idle.
+        A job on n GPUs gains ``V = worth/T − λ_E·D`` per second at the best clock: T is seconds per iteration, D is
+        watts above idle draw, and λ_E is the energy price.
+
+        Args:
+            view: All jobs.
+            wish: The allocation that the policy wants.
+            held: ``[J]`` GPUs that each job holds now.
         """
         jobs, gets = view.jobs, wish.gpus
         pause_s, stood_s = jobs["pause_s"], view.now_s - jobs["since_s"]
@@ -173,14 +185,18 @@ class Hysteresis(Wrapper):
 
 
 def _best_first(gain: FloatArray, gpus: IntArray, may: BoolArray) -> list[int]:
-    """Return the jobs with ``may`` and ``gpus`` > 0, those with the highest gain per GPU first."""
+    """Return the rows of the jobs with ``may`` and ``gpus`` > 0, jobs with the highest gain per GPU first."""
     who = np.flatnonzero(may & (gpus > 0))
     order: list[int] = who[np.argsort(-gain[who] / gpus[who], kind="stable")].tolist()
     return order
 
 
 def _rates(view: View, gpus: IntArray, worth: FloatArray) -> FloatArray:
-    """Return ``worth/T − λ_E·D`` of each job on these GPUs at each clock, ``[J, F]``; 0 for jobs without GPUs."""
+    """Return what each job gains per second on given GPUs, ``[J, F]`` for J jobs and F clocks; 0 without GPUs.
+
+    This is ``worth/T − λ_E·D``, with the worth of an iteration, T seconds per iteration, the energy price λ_E and D
+    watts above idle draw.
+    """
     cost, level = view.jobs["cost"], view.count_index[gpus]
     has = (gpus > 0)[:, None]
     step_s = np.where(has, view.step_time_s[cost, level], np.inf)
@@ -190,13 +206,16 @@ def _rates(view: View, gpus: IntArray, worth: FloatArray) -> FloatArray:
 
 
 def _values(view: View, gpus: IntArray, worth: FloatArray) -> FloatArray:
-    """Return the value of `_rates` at the best clock, ``[J]``."""
+    """Return what each of J jobs gains per second on given GPUs at its best clock, ``[J]`` (`_rates`)."""
     values: FloatArray = _rates(view, gpus, worth).max(axis=1, initial=-np.inf)
     return values
 
 
 def _clocks(view: View, gpus: IntArray, wish: Allocation) -> IntArray:
-    """Return the best clock on these GPUs, ``[J]``; the wished one if the policy gives no worth of iterations."""
+    """Return the best clock of each of J jobs on given GPUs, ``[J]``.
+
+    If the policy does not say what an iteration is worth, these are the clocks that the policy wants.
+    """
     if wish.worth is None:
         return wish.clock
     clocks: IntArray = _rates(view, gpus, wish.worth).argmax(axis=1)

@@ -1,7 +1,8 @@
-"""Limit how far a job's clock may slow it down, as its owner asks with ``max_slowdown``.
+"""Limit how far a lower clock may slow a job down. The owner of the job sets this limit, ``max_slowdown``.
 
-The limit uses believed step times: on the same number of GPUs, a step takes at most (1 + s) times as long as at the
-maximum clock. Protected jobs get a stronger promise, kept by measuring (`powerflow.scheduler.rules.protection`).
+With a limit s, a step is believed to take at most (1 + s) times as long as at the maximum clock on the same number of
+GPUs. Protected jobs have a stronger promise, which depends on measured progress
+(`powerflow.scheduler.rules.protection`).
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from powerflow.scheduler.rules.wrapper import Wrapper
 
 
 class MaxSlowdown(Wrapper):
-    """A policy that raises the clocks of jobs that would be slowed by more than their owners allow."""
+    """Raise the clocks that a policy gives to jobs which would be slowed down by more than their owners allow."""
 
     def __init__(self, inner: Policy) -> None:
         super().__init__(inner)
         self.name = f"{inner.name}+max_slowdown"
 
     def decide(self, view: View) -> Allocation:
-        """Return the inner policy's answer; where a clock is too low, it is replaced by the lowest allowed one."""
+        """Return the inner policy's answer; a clock that slows a job down too much is replaced by an allowed clock."""
         answer = self.inner.decide(view)
         limited = np.flatnonzero((answer.gpus > 0) & np.isfinite(view.jobs["slowdown"]))
         if not len(limited):

@@ -1,4 +1,4 @@
-"""Keep the GPUs of running jobs that cannot resume from where they stop: preempted, they would lose all their work."""
+"""Let running jobs keep their GPUs if they cannot resume after a stop, because a stop would lose all their work."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from powerflow.scheduler.rules.wrapper import Wrapper
 
 
 class NoPreempt(Wrapper):
-    """A policy that never changes the GPUs of a running job with `Job.keeps`; it may change the clock.
+    """Keep a policy from changing the GPUs of running jobs that cannot resume after a stop (`Job.keeps`).
 
-    Where the inner policy would stop or resize such a job, the job keeps its GPUs, and the inner policy decides again
-    about the others. If energy budgets set a limit in watts, the job then runs at the lowest clock.
+    If the inner policy would stop such a job or change its GPU count, the job keeps its GPUs, and the inner policy
+    decides again about the other jobs. If an energy budget limits watts, this job runs at the lowest clock; otherwise
+    it keeps its clock. Where the inner policy leaves the GPUs as they are, it may change the clock.
     """
 
     def decide(self, view: View) -> Allocation:
-        """Return the inner policy's answer, corrected for these jobs."""
+        """Return the inner policy's answer, changed so that running jobs which cannot resume keep their GPUs."""
         answer, jobs = self.inner.decide(view), view.jobs
         held = jobs["gpus"].astype(np.int64)
         known = view.count_index[np.minimum(held, len(view.count_index) - 1)] >= 0

@@ -1,4 +1,4 @@
-"""Ask a policy about some of the jobs and GPUs only, so that it cannot change what a rule has promised to others."""
+"""Ask a policy about some jobs and GPUs only, so that it cannot change what a rule has promised to other jobs."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from powerflow.policy.protocol import Allocation, Policy, View
 
 
 def decide_rest(policy: Policy, view: View, answer: Allocation, fixed: BoolArray) -> Allocation:
-    """Ask the policy about all jobs that are not fixed, with the GPUs that the fixed ones leave.
+    """Ask a policy about the jobs whose allocation is not fixed yet, on the GPUs that the fixed jobs leave.
 
     Args:
         policy: The policy to ask.
-        view: All jobs.
-        answer: The allocation of the fixed jobs; its other entries are not used.
+        view: All J jobs.
+        answer: The allocation of the fixed jobs; its entries for other jobs are not used.
         fixed: ``[J]`` which jobs are fixed.
 
     Returns:
-        The allocation of all jobs. The GPU price is the one that the policy sets for the rest; the fixed jobs keep
-        their worth from ``answer``.
+        The allocation of all jobs. Its GPU price is the price that the policy gives for the jobs that are not fixed.
+        The fixed jobs keep the worth of an iteration from ``answer``.
     """
     if fixed.all():
         return answer
@@ -38,12 +38,17 @@ def decide_rest(policy: Policy, view: View, answer: Allocation, fixed: BoolArray
 
 
 def first_that_fit(need: IntArray, order: IntArray, free: int) -> BoolArray:
-    """Serve jobs in order until one does not fit, and return which ones were served, ``[J]``.
+    """Give jobs the GPUs that they need, one after the other, until the GPUs that are left are too few for a job.
 
     Args:
-        need: ``[J]`` GPUs of each job. A job that needs 0 (it cannot run) or more than ``free`` is passed over.
-        order: Positions of the jobs to serve, first to last. No job overtakes one that does not fit.
-        free: GPUs to give out.
+        need: ``[J]`` GPUs that each of J jobs needs. A job is skipped if it needs 0 (it cannot run) or more than
+            ``free``.
+        order: Rows of the jobs to serve, first to last. After the first job for which too few GPUs are left, no job is
+            served.
+        free: How many GPUs there are in all.
+
+    Returns:
+        ``[J]`` whether each job gets its GPUs.
     """
     fits = np.zeros(len(need), np.bool_)
     left = free

@@ -1,11 +1,11 @@
 """Keep the limits in watts that energy budgets set, by raising the price of energy and then by running fewer jobs.
 
 A price alone cannot keep a budget: there may be more work than the budget pays for at any price. Late in a budget
-window the governor therefore also sets a limit in watts (`powerflow.energy.governor.Governor.limit_w`), for the whole
-cluster or for the jobs of one project. If the policy's answer exceeds it:
+window, the governor therefore also sets a limit in watts (`powerflow.energy.governor.Governor.limit_w`), for the whole
+cluster or for the jobs of one project. If the policy's answer exceeds this limit:
 
-1. The price of energy rises for the whole scope, to the lowest price at which the limit holds.
-2. If the limit does not hold at the highest price, a project runs fewer jobs, and the cluster uses fewer GPUs.
+1. The price of energy rises for all jobs that the limit concerns, to about the lowest price at which they keep it.
+2. If the jobs exceed the limit even at the highest price, a project runs fewer jobs; the cluster uses fewer GPUs.
 """
 
 from __future__ import annotations
@@ -29,12 +29,14 @@ ROUNDS = 3
 
 
 class PowerLimit(Wrapper):
-    """A policy that stays within the limits of ``View.limit_w``.
+    """Keep the answers of a policy within the limits in watts that energy budgets set (``View.limit_w``).
 
     Attributes:
-        binding: Scopes whose limits changed the last answer.
-        cutting: Those of them that had to run fewer jobs or use fewer GPUs.
-        less: Ids (`JOB` ``id``) of the jobs that got fewer GPUs or a lower clock in the last answer because of limits.
+        binding: Names of the projects ("" for the cluster) whose limits changed the last answer.
+        cutting: Names of the projects that run fewer jobs in the last answer because a higher energy price was not
+            enough. It contains "" if the cluster uses fewer GPUs for this reason.
+        less: Numbers (``id`` of `JOB`) of the jobs that got fewer GPUs or a lower clock in the last answer because of
+            limits.
     """
 
     def __init__(self, inner: Policy) -> None:
@@ -44,7 +46,7 @@ class PowerLimit(Wrapper):
         self.less: frozenset[int] = frozenset()
 
     def decide(self, view: View) -> Allocation:
-        """Return the inner policy's answer, within all limits."""
+        """Return the inner policy's answer, changed so that it stays within all limits in watts."""
         self.binding, self.cutting, self.less = set(), set(), frozenset()
         wish = self.inner.decide(view)
         if within_limits(view, wish):
@@ -70,7 +72,12 @@ class PowerLimit(Wrapper):
         return answer
 
     def _within(self, world: _World, scope: str) -> _World:
-        """Return a world in which a scope's limit holds, as close to the given one as possible."""
+        """Return a variant of the view in which the inner policy keeps one limit, with as few changes as possible.
+
+        Args:
+            world: The view so far, which may already have higher prices or fewer jobs because of other limits.
+            scope: Whose limit to keep: the name of a project, or "" for the cluster.
+        """
         self.binding.add(scope)
         dear = world.at(scope, max(_price(world.view, scope), dearest(world.view)))
         if self._holds(dear, scope):
@@ -79,7 +86,10 @@ class PowerLimit(Wrapper):
         return self._with_fewer_jobs(dear, scope) if scope else self._with_fewer_gpus(dear)
 
     def _cheapest(self, world: _World, dear: _World, scope: str) -> _World:
-        """Return the world with about the lowest price at which the limit holds; it holds in ``dear``."""
+        """Return the variant of the view with about the lowest energy price at which the limit of ``scope`` holds.
+
+        The limit holds at the price in ``dear`` and does not hold at the price in ``world``.
+        """
         high = _price(dear.view, scope)
         low = max(_price(world.view, scope), high * 1e-4)
         for _ in range(STEPS):
@@ -91,7 +101,7 @@ class PowerLimit(Wrapper):
         return dear
 
     def _with_fewer_gpus(self, world: _World) -> _World:
-        """Return the world with the most GPUs with which the cluster's limit holds."""
+        """Return the variant of the view with the most GPUs with which the limit of the whole cluster holds."""
         fits, too_many = 0, world.view.capacity
         while too_many - fits > 1:
             middle = (fits + too_many) // 2
@@ -102,7 +112,10 @@ class PowerLimit(Wrapper):
         return world.on(fits)
 
     def _with_fewer_jobs(self, world: _World, scope: str) -> _World:
-        """Return the world with the most jobs of a project with which its limit holds; heavy and running jobs stay."""
+        """Return the variant of the view with the most jobs of a project with which the limit of the project holds.
+
+        Jobs are kept in this order: protected jobs, jobs with a high weight, running jobs, jobs submitted early.
+        """
         mine = np.flatnonzero(members(world.view, scope) & world.there)
         its = world.view.jobs[mine]
         order = mine[np.lexsort((its["id"], its["gpus"] == 0, -its["weight"], ~its["protected"]))]
@@ -119,7 +132,7 @@ class PowerLimit(Wrapper):
         return _fits(world.view, self._ask(world), scope)
 
     def _ask(self, world: _World) -> Allocation:
-        """Return the inner policy's answer for the jobs of a world; all others get nothing."""
+        """Return the inner policy's answer for the jobs in a variant of the view; all other jobs get no GPUs."""
         view, there = world.view, world.there
         if there.all():
             return self.inner.decide(view)
@@ -134,31 +147,34 @@ class PowerLimit(Wrapper):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _World:
-    """A variant of the view to ask the inner policy about; ``there``, ``[J]``, are the jobs that it has."""
+    """Hold a variant of the view to ask the inner policy about; ``there``, ``[J]``, says which of J jobs are in it."""
 
     view: View
     there: BoolArray
 
     def at(self, scope: str, price: float) -> _World:
-        """Return this world with another λ_E for the jobs of a scope."""
+        """Return this variant of the view with another energy price λ_E for the jobs of a project ("": all jobs)."""
         return replace(self, view=_priced(self.view, scope, price))
 
     def on(self, gpus: int) -> _World:
-        """Return this world with another number of GPUs."""
+        """Return this variant of the view with another number of GPUs."""
         return replace(self, view=replace(self.view, capacity=gpus))
 
     def without(self, jobs: IntArray) -> _World:
-        """Return this world without some jobs."""
+        """Return this variant of the view without the jobs in some rows."""
         there = self.there.copy()
         there[jobs] = False
         return replace(self, there=there)
 
 
 def added_w(view: View, answer: Allocation, scope: str = "") -> float:
-    """Return the believed watts that an allocation's jobs of one scope add.
+    """Return the watts that the jobs of the cluster or of one project are believed to add under an allocation.
 
-    For the cluster (""), these are watts above idle, because its GPUs draw their idle watts anyway. For a project they
-    include the idle watts of the GPUs that it holds.
+    Args:
+        view: All jobs.
+        answer: The allocation.
+        scope: "" for the cluster: watts above idle, because the GPUs of the cluster draw their idle watts anyway.
+            Otherwise the name of a project: watts including the idle watts of the GPUs that its jobs hold.
     """
     runs = answer.gpus > 0
     if scope:
@@ -169,28 +185,31 @@ def added_w(view: View, answer: Allocation, scope: str = "") -> float:
 
 
 def exceeded(view: View) -> bool:
-    """Return whether the jobs as they run now are believed to exceed a limit."""
+    """Return whether the jobs, as they run now, are believed to exceed a limit in watts that an energy budget sets."""
     return not within_limits(view, Allocation(view.jobs["gpus"].astype(np.int64), view.jobs["clock"].astype(np.int64)))
 
 
 def within_limits(view: View, answer: Allocation) -> bool:
-    """Return whether an allocation is believed to stay within every limit."""
+    """Return whether an allocation is believed to stay within all limits in watts that energy budgets set."""
     return all(_fits(view, answer, scope) for scope in view.limit_w)
 
 
 def limits_left(view: View, answer: Allocation) -> Mapping[str, float]:
-    """Return, by scope, the watts that an allocation leaves of each limit."""
+    """Return how many watts of each energy budget's limit an allocation does not use, by project ("": the cluster)."""
     return {scope: max(0.0, watts - added_w(view, answer, scope)) for scope, watts in view.limit_w.items()}
 
 
 def members(view: View, project: str) -> BoolArray:
-    """Return which jobs belong to a project, ``[J]``."""
+    """Return which of the J jobs of a view belong to a project, ``[J]``."""
     code = view.projects.index(project) if project in view.projects else -1
     return np.asarray(view.jobs["project"] == code, np.bool_)
 
 
 def dearest(view: View) -> float:
-    """Return the highest price of energy that a limit may set, seconds per joule."""
+    """Return the highest energy price, seconds per joule, that may be used to keep a limit in watts.
+
+    It is 32 (`DEAREST`) ÷ the watts above idle draw of the GPU that draws most; 0 if no GPU draws more than idle.
+    """
     each_w = view.power_w[:, :, -1] / view.gpu_counts - view.idle_w
     most_w = float(each_w[np.isfinite(each_w)].max(initial=0.0))
     return DEAREST / most_w if most_w > 0 else 0.0
@@ -201,7 +220,7 @@ def _fits(view: View, answer: Allocation, scope: str) -> bool:
 
 
 def _price(view: View, scope: str) -> float:
-    """Return λ_E of a scope's jobs."""
+    """Return the energy price λ_E for the jobs of a project; for "", the energy price of the whole cluster."""
     if not scope:
         return view.energy_price
     added = 0.0
@@ -211,7 +230,7 @@ def _price(view: View, scope: str) -> float:
 
 
 def _priced(view: View, scope: str, price: float) -> View:
-    """Return the view with another λ_E for the jobs of a scope."""
+    """Return the view with another energy price λ_E for the jobs of a project; "" stands for all jobs."""
     if not scope:
         return replace(view, energy_price=price)
     if scope not in view.projects:

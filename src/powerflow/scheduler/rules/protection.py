@@ -1,20 +1,23 @@
 """Serve protected jobs first, and slow them down no more than their owners allow.
 
-The promise to a job that may be slowed by a share s: its completion time is at most (1 + s) times its time alone as
-submitted (requested GPUs, maximum clock, no wait). The scheduler keeps it by measuring progress, not by predicting it.
-The job is ahead of the promised progress by
+A job runs *as submitted* if it has the GPUs that its owner requested and the maximum clock. The owner allows the job to
+be slowed down by a share s. The promise: the completion time of the job is at most (1 + s) times the time that it needs
+if it runs alone, as submitted, without waiting. The scheduler keeps this promise by measuring progress, not by
+predicting it. The job is ahead of the promised progress by
 
-    ahead = (1 + s)·done·T_ref − (now − submission)            seconds.
+    ahead = (1 + s)·done·T_ref − (now − submission)            seconds,
 
-1. If ``ahead`` is at least the time until the next decision, the job may run in another configuration: even if it did
-   no work at all until then, the promise would hold.
-2. Otherwise it runs as submitted, which loses no more time than running alone would.
+where ``done`` is the iterations done, and T_ref is the seconds per iteration if the job runs as submitted.
 
-So the promise does not depend on the believed size of the job, nor on its believed cost on other configurations; wrong
-models cost energy only.
+1. If ``ahead`` is at least the time until the next decision, the job may get other GPUs or another clock. Even if the
+   job does no work at all until the next decision, the promise will hold.
+2. Otherwise the job runs as submitted, which loses no more time than running alone would.
 
-T_ref, seconds per iteration as submitted, is measured while the job runs that way, which it does until T_ref is known.
-Later measurements may lower T_ref but never raise it.
+So the promise depends neither on the believed size of the job nor on its believed cost with other GPUs and clocks.
+Wrong models cost energy only.
+
+T_ref is measured while the job runs as submitted. The job runs as submitted until T_ref is known. Later measurements
+may lower T_ref but never raise it.
 """
 
 from __future__ import annotations
@@ -36,10 +39,12 @@ LEAST_S = 30.0  # shortest run as submitted that T_ref is measured over: steps a
 
 @dataclass(slots=True)
 class Pace:
-    """Measure T_ref of a protected job.
+    """Measure the seconds per iteration, T_ref, of a protected job that runs as submitted.
+
+    As submitted means: on the GPUs that its owner requested, at the maximum clock.
 
     Attributes:
-        step_s: T_ref, seconds per iteration; ``inf`` until it is known.
+        step_s: T_ref, the fewest seconds per iteration measured so far; ``inf`` until T_ref is known.
         since_s, since_done: Time and iterations done at the start of the current measurement; nan if the job does not
             run as submitted.
     """
@@ -54,7 +59,7 @@ class Pace:
         Args:
             now_s: Time of the decision.
             done: Iterations done.
-            as_submitted: Whether the job has run as submitted since the last decision.
+            as_submitted: Whether the job has run on its requested GPUs at the maximum clock since the last decision.
         """
         if not as_submitted or done <= 0:  # before its first step it may still be starting
             self.since_s = self.since_done = math.nan
@@ -65,28 +70,31 @@ class Pace:
 
 
 def ahead_s(slowdown: float, step_s: float, done: float, elapsed_s: float) -> float:
-    """Return the seconds that a job is ahead of its promise, ``(1 + s)·done·T_ref − elapsed``; negative if behind.
+    """Return by how many seconds a protected job is ahead of the progress that it was promised; negative if behind.
+
+    The result is ``(1 + slowdown)·done·step_s − elapsed_s``, or ``-inf`` as long as ``step_s`` is unknown.
 
     Args:
-        slowdown: s.
-        step_s: T_ref; ``inf`` as long as it is unknown, and the result is then ``-inf``.
+        slowdown: Share by which the owner allows the job to be slowed down; 0.1 is 10 %.
+        step_s: Seconds per iteration on the requested GPUs at the maximum clock; ``inf`` as long as this is unknown.
         done: Iterations done.
-        elapsed_s: Seconds since submission.
+        elapsed_s: Seconds since the job was submitted.
     """
     return (1.0 + slowdown) * done * step_s - elapsed_s if math.isfinite(step_s) else -math.inf
 
 
 class Protection(Wrapper):
-    """A policy that serves protected jobs first.
+    """Serve protected jobs first, and let a policy decide about all other jobs.
 
-    Protected jobs get the GPUs that they requested, in order of submission. The inner policy decides about the rest,
-    and so also which jobs shrink or stop for the protected ones. If protected jobs request more GPUs than are up, the
-    first that does not fit and all protected jobs after it wait for free GPUs. Until then they get what the inner
-    policy gives them, and their promise cannot be kept.
+    Protected jobs get the GPUs that they requested, in order of submission. The inner policy decides about the other
+    jobs, so it also decides which jobs shrink or stop for the protected jobs. Protected jobs may request more GPUs than
+    are up. Then the first protected job that does not fit, and all protected jobs after it, get only what the inner
+    policy gives them, until GPUs are free. The promise to these jobs cannot be kept.
 
     Args:
         inner: The policy.
-        check_s: Longest time between decisions: the most that a slowed job may lose before the next one.
+        check_s: Longest time between two decisions, seconds: the most time that a slowed job may lose before the next
+            decision.
     """
 
     def __init__(self, inner: Policy, *, check_s: float = 60.0) -> None:
@@ -97,7 +105,7 @@ class Protection(Wrapper):
         self.paces: dict[int, Pace] = {}
 
     def decide(self, view: View) -> Allocation:
-        """Return the allocation: protected jobs first, the rest as the inner policy decides."""
+        """Return an allocation in which protected jobs are served first, and other jobs as the inner policy decides."""
         rows = np.flatnonzero(view.jobs["protected"])
         wish = self.inner.decide(view)
         if not len(rows):
@@ -118,7 +126,10 @@ class Protection(Wrapper):
         return decide_rest(self.inner, view, answer, served)
 
     def ahead_s(self, view: View) -> dict[int, float]:
-        """Return, by job id, the seconds that each protected job is ahead of its promise."""
+        """Return how many seconds each protected job is ahead of its promised progress, by its number (`JOB` ``id``).
+
+        A value is negative if the job is behind, and ``-inf`` if its seconds per iteration are not measured yet.
+        """
         jobs = view.jobs[view.jobs["protected"]]
         columns = (jobs[name].tolist() for name in ("id", "slowdown", "done", "arrival_s"))
         return {
@@ -127,12 +138,13 @@ class Protection(Wrapper):
         }
 
     def held_back_s(self, view: View) -> dict[int, float]:
-        """Return, by row of the view, how many seconds the scheduler has put each protected job behind its promise.
+        """Return by how many seconds the scheduler has put protected jobs behind their promises, by row of the view.
 
-        Only jobs that do not run as submitted are reported. A delay of ``max(60 s, 1 % of the time since submission)``
-        is allowed and not counted. At most the time since the job's GPU count last changed counts, because what delayed
-        it before (its owner, a failed node) was not the scheduler. For a job that has not run yet, whose T_ref is
-        unknown, all of that time counts.
+        Only jobs with a delay are in the result, and no job that runs on its requested GPUs at the maximum clock. A
+        delay of ``max(60 s, 1 % of the time since submission)`` is allowed and not counted. At most the time since the
+        GPU count of the job last changed counts, because an earlier delay has another cause (the owner, a failed node).
+        For a job that has not done an iteration yet, all the time since its GPU count last changed counts, because it
+        is not known how long its iterations take.
         """
         jobs = view.jobs
         as_submitted = (jobs["gpus"] == requested_gpus(view)) & (jobs["clock"] == view.clock_max)
@@ -153,7 +165,14 @@ class Protection(Wrapper):
     def _configurations(
         self, view: View, wish: Allocation, served: BoolArray, need: IntArray
     ) -> tuple[IntArray, IntArray]:
-        """Return GPUs and clocks, ``[J]`` each: chosen here for the served protected jobs, as wished for the others."""
+        """Return GPU counts and clocks, ``[J]`` each for J jobs: as wished for all jobs that are not in ``served``.
+
+        Args:
+            view: All jobs.
+            wish: The allocation that the inner policy wants.
+            served: ``[J]`` the protected jobs for which there are enough GPUs. Their GPUs and clocks are chosen here.
+            need: ``[J]`` GPUs that each job requested.
+        """
         gpus, clock = wish.gpus.copy(), wish.clock.copy()
         rows = np.flatnonzero(served)
         numbers: list[int] = view.jobs["id"][rows].tolist()
@@ -171,14 +190,16 @@ class Protection(Wrapper):
     def _configuration(
         self, view: View, row: int, wish: Allocation, need: int, ahead: float, pace_s: float
     ) -> tuple[int, int]:
-        """Choose GPUs and clock of one protected job until the next decision.
+        """Choose the GPU count and the clock of one protected job until the next decision.
 
         Args:
-            view, row: The job.
-            wish: What the policy wants for it.
-            need: GPUs that it requested.
-            ahead: Seconds that it is ahead of its promise.
-            pace_s: Promised seconds per iteration, (1 + s)·T_ref.
+            view: All jobs.
+            row: The row of the job.
+            wish: The allocation that the inner policy wants.
+            need: GPUs that the job requested.
+            ahead: Seconds that the job is ahead of its promised progress.
+            pace_s: Promised seconds per iteration: (1 + allowed slowdown) × the seconds on the requested GPUs at the
+                maximum clock.
         """
         job, top = view.jobs[row], view.clock_max
         step_s = view.step_time_s[job["cost"]]

@@ -1,9 +1,9 @@
 """Manage some projects only, so that a cluster can introduce PowerFlow project by project.
 
 Jobs of unmanaged projects run as on a cluster without PowerFlow: first come, first served, on the GPUs that their
-owners requested, without a change of clocks, and never stopped or moved. Managed jobs take their place in the same
-queue with what they requested, so that they take nothing from the others. The policy decides about them, within the
-GPUs that the unmanaged jobs leave.
+owners requested, without a change of clocks, and never stopped or moved. Managed jobs wait in the same queue, each with
+the GPUs that it requested, so that they take nothing from unmanaged jobs. The policy decides about the managed jobs, on
+the GPUs that the unmanaged jobs leave.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from powerflow.scheduler.rules.wrapper import Wrapper
 
 
 class Rollout(Wrapper):
-    """A policy for managed jobs; unmanaged ones run as their owners requested."""
+    """Let a policy decide about managed jobs only; unmanaged jobs run as their owners requested."""
 
     def __init__(self, inner: Policy) -> None:
         super().__init__(inner)
         self._shadow = copy.deepcopy(inner)  # its memory follows the same views, but its answers are never carried out
 
     def decide(self, view: View) -> Allocation:
-        """Return what was requested for unmanaged jobs, and the inner policy's answer for the others."""
+        """Return an allocation: unmanaged jobs get what they requested, the inner policy decides about managed jobs."""
         unmanaged = view.jobs["unmanaged"]
         if not unmanaged.any():
             return self.inner.decide(view)
@@ -49,12 +49,20 @@ class Rollout(Wrapper):
         return replace(answer, gpus=answer.gpus + more, clock=np.where(more > 0, view.clock_max, answer.clock))
 
     def wish(self, view: View) -> Allocation:
-        """Return what the policy would do if every project were managed."""
+        """Return the allocation that the policy would give if PowerFlow managed all projects."""
         return self._shadow.decide(view.with_jobs(unmanaged=False))
 
 
 def _as_requested(view: View, need: IntArray) -> IntArray:
-    """Return the GPUs of unmanaged jobs, ``[J]``: those that they hold, or their request when their turn comes."""
+    """Return the GPU counts of unmanaged jobs, ``[J]`` for J jobs; 0 for managed jobs.
+
+    A running unmanaged job keeps the GPUs that it holds. A waiting job gets the GPUs that it requested when it is first
+    in the queue of all waiting jobs and enough GPUs are free; otherwise it gets 0.
+
+    Args:
+        view: All jobs.
+        need: ``[J]`` GPUs that each job requested.
+    """
     unmanaged, held = view.jobs["unmanaged"], held_gpus(view)
     has = view.jobs["gpus"].astype(np.int64)
     if has.sum() <= view.capacity:  # otherwise nodes have failed

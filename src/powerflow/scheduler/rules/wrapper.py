@@ -1,4 +1,4 @@
-"""Put rules around a policy: each rule is a policy that asks another one and may change its answer."""
+"""Put rules around a policy: each rule is itself a policy, which asks an inner policy and may change its answer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ _Kind = TypeVar("_Kind")
 
 
 class Wrapper:
-    """Base class of policies around an ``inner`` policy; has the name, needs and period of ``inner``."""
+    """Give rules a common base class: a policy that asks an ``inner`` policy.
+
+    It has the name of the inner policy, needs job sizes if the inner policy needs them, and must be asked as often.
+    """
 
     def __init__(self, inner: Policy) -> None:
         self.inner = inner
@@ -20,7 +23,15 @@ class Wrapper:
 
 
 def find_wrapper(policy: Policy, kind: type[_Kind]) -> _Kind | None:
-    """Return the outermost policy of class ``kind`` among a policy and those that it wraps; None if there is none."""
+    """Find the first policy of a class among a policy, its inner policy, the inner policy of that policy, and so on.
+
+    Args:
+        policy: The policy to begin with.
+        kind: The class.
+
+    Returns:
+        The policy; None if no policy of this class is found.
+    """
     found: Any = policy
     while found is not None and not isinstance(found, kind):
         found = getattr(found, "inner", None)
