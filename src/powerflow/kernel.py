@@ -44,9 +44,10 @@ def inlined(function: Function) -> Function:
 
 
 def be_patient(seconds: float) -> None:
-    """Run kernels as plain Python until they use more than ``seconds`` within an hour, or get arrays with many rows.
+    """Run kernels as plain Python at first, and compile them when they have used more than ``seconds`` in an hour.
 
-    The results are the same, bit by bit: the tests of the scheduler pass with compiled and with plain kernels.
+    A kernel that gets arrays with many rows is compiled at once. The results are the same, bit by bit: the tests of the
+    scheduler pass with compiled and with plain kernels.
     """
     _Later.patience_s = seconds
 

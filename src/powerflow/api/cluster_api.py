@@ -107,7 +107,10 @@ class ClusterApi(Protocol):
         """Show how much energy each user, project or job (`by`) was charged in a time window."""
 
     def stages(self) -> Sequence[StageRecord]:
-        """List rollout stages and the results of their jobs: first that of all projects, then those of projects."""
+        """List rollout stages and the results of their jobs.
+
+        The first applies to all projects, the others to one project each.
+        """
 
     def savings(self) -> SavingsRecord | None:
         """Show the latest replay of this cluster's own past days; null before the first replay."""
@@ -116,7 +119,7 @@ class ClusterApi(Protocol):
         """Set the rollout stage of the named projects, or of all projects if none is named, and list all stages."""
 
     def budgets(self) -> Sequence[BudgetRecord]:
-        """List energy budgets and how much of each is used: first that of the cluster, then those of projects."""
+        """List energy budgets and how much of each is used: first the cluster's budget, then budgets of projects."""
 
     def set_budget(self, order: BudgetOrder, caller: Caller) -> BudgetRecord:
         """Set an energy budget of the cluster or a project, in joules per day or month.
@@ -125,7 +128,7 @@ class ClusterApi(Protocol):
         """
 
     def drop_budget(self, project: str, caller: Caller) -> BudgetRecord:
-        """Remove the energy budget of a project, or that of the cluster if the project is ""."""
+        """Remove the energy budget of a project, or the cluster's budget if the project is ""."""
 
     def signals(self) -> Sequence[SignalRecord]:
         """List signals: the cost and the emissions of a kWh over time, and the value used where the series has none."""

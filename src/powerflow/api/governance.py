@@ -290,7 +290,7 @@ class Stage(StrEnum):
 
     @property
     def acts(self) -> bool:
-        """True if PowerFlow decides for jobs in this stage; False if they run exactly as their owners asked."""
+        """True if PowerFlow decides for jobs in this stage; False if jobs run exactly as their owners asked."""
         return self in (Stage.CANARY, Stage.ENFORCE)
 
 

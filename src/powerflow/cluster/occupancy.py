@@ -20,7 +20,7 @@ from powerflow.cluster.spec import Node
 
 
 class NodeShare(NamedTuple):
-    """GPUs of one node that one owner holds: the node's name, and the GPUs' numbers in the node, ascending."""
+    """GPUs of one node that one job holds: the node's name, and the GPUs' numbers in the node, ascending."""
 
     node: str
     gpus: tuple[int, ...]
@@ -33,13 +33,13 @@ Placement = tuple[NodeShare, ...]
 class Occupancy:
     """Current placement in one pool: the owner of each GPU, and the status of each node.
 
-    An owner is the number of a job. Equal states place the next owner equally, regardless of their history.
-    ``copy.deepcopy`` and pickle work.
+    An owner is the row of a job in the scheduler's ledger. The same state always places the next owner in the same way,
+    regardless of history. ``copy.deepcopy`` and pickle work.
 
     A node is *up*, *asleep* (empty and switched off), *drained* (takes no new owners; present ones may stay) or
     *failed*. A node drained while asleep stays asleep when it recovers, because nothing has switched it on. Owners keep
-    their GPUs on a failed or drained node until they are released; after that, these GPUs are not given out before
-    `recover`. A single GPU can also be *out of service* (`fail_gpu`), on a node of any status.
+    their GPUs on a failed or drained node until the scheduler releases them. After that, these GPUs are not given out
+    before `recover`. A single GPU can also be *out of service* (`fail_gpu`), on a node of any status.
 
     Args:
         nodes: Nodes of one GPU type, at least one. They are sorted by rack, racks in order of first appearance.
@@ -77,29 +77,29 @@ class Occupancy:
 
     @property
     def free(self) -> int:
-        """Number of GPUs that can be given out now: those that no owner holds on nodes that are up and awake."""
+        """Number of GPUs that can be given out now: GPUs that no job holds, on nodes that are up and awake."""
         return int(self._pool.totals[packed_pool.FREE_GPUS])
 
     @property
     def asleep(self) -> int:
-        """Number of GPUs on sleeping nodes."""
+        """Number of GPUs of the pool on sleeping nodes."""
         return int(self._pool.totals[packed_pool.ASLEEP_GPUS])
 
     @property
     def held(self) -> int:
-        """Number of GPUs that owners hold, on nodes of any status."""
+        """Number of GPUs of the pool that jobs hold, on nodes of any status."""
         return int(self._pool.totals[packed_pool.HELD_GPUS])
 
     def nodes_in_use(self) -> int:
-        """Return the number of nodes, of any status, on which at least one GPU is held."""
+        """Return the number of nodes, of any status, on which jobs hold at least one GPU."""
         return int(self._pool.totals[packed_pool.NODES_IN_USE])
 
     def spare_nodes(self) -> int:
-        """Return how many nodes are in use beyond the fewest that could hold the same number of GPUs."""
+        """Return the number of nodes in use, minus the fewest nodes that could hold the same number of GPUs."""
         return self.nodes_in_use() - int(self._fewest[self.held])
 
     def room(self) -> IntArray:
-        """Return the number of GPUs of each node that no owner holds, whatever the node's status."""
+        """Return for each node the number of its GPUs that no job holds, whatever the node's status."""
         return self._pool.room.astype(np.int64)
 
     @property
@@ -114,7 +114,7 @@ class Occupancy:
     # ---- owners ----
 
     def allocate(self, owner: int, gpus: int) -> None:
-        """Give ``gpus`` ≥ 1 free GPUs to an owner (number of a job) that holds none.
+        """Give ``gpus`` ≥ 1 free GPUs to an owner (ledger row) that holds none.
 
         Raises:
             ValueError: The owner already holds GPUs, or fewer than ``gpus`` are free. In both cases nothing is changed.
@@ -128,7 +128,7 @@ class Occupancy:
         several nodes, so it is sufficient that enough GPUs are free in total.
 
         Args:
-            owners: ``[J]`` different owners (numbers of jobs) that hold nothing.
+            owners: ``[J]`` different owners (ledger rows) that hold nothing.
             gpus: ``[J]`` GPUs for each owner, ≥ 1.
 
         Raises:
@@ -153,11 +153,11 @@ class Occupancy:
         packing.place_many(self._pool, who, counts)
 
     def put(self, owner: int, placement: Placement) -> None:
-        """Give exactly the GPUs of a placement to an owner that holds none: to adopt a running job, or to undo a move.
+        """Give exactly the GPUs of a placement to an owner (ledger row): to adopt a running job, or to undo a move.
 
         Raises:
-            ValueError: The owner holds GPUs, or one of the placement's GPUs is held, is on a sleeping node, or is
-                unknown. Then nothing is changed.
+            ValueError: The owner holds GPUs already, or one of the placement's GPUs is held, is on a sleeping node, or
+                is unknown. Then nothing is changed.
         """
         self._make_room(owner)
         nodes = np.array([self._number[share.node] for share in placement], np.int64)
@@ -168,12 +168,12 @@ class Occupancy:
         packing.put(self._pool, owner, nodes, masks)
 
     def release(self, owner: int) -> None:
-        """Release all GPUs of an owner; nothing happens if the owner holds none."""
+        """Release all GPUs of an owner (ledger row); nothing happens if the owner holds none."""
         if owner < len(self._pool.head) and self._pool.held[owner]:
             packing.release(tuple(self._pool), owner)
 
     def release_many(self, owners: Sequence[int] | IntArray) -> None:
-        """Release all GPUs of several owners. Nothing happens for owners that hold none."""
+        """Release all GPUs of several owners (ledger rows). Nothing happens for owners that hold none."""
         who = np.asarray(owners, np.int64)
         packing.remove_many(self._pool, who[(who >= 0) & (who < len(self._pool.head))])
 
@@ -183,7 +183,7 @@ class Occupancy:
         The result is the same as after `release_many` and `allocate_many`. One call is faster, and every plan makes it.
 
         Args:
-            owners: ``[J]`` different owners.
+            owners: ``[J]`` different owners (ledger rows).
             gpus: ``[J]`` GPUs for each owner; 0 for none.
 
         Returns:
@@ -201,19 +201,22 @@ class Occupancy:
         return packed
 
     def gpus_of(self, owner: int) -> int:
-        """Return the number of GPUs that an owner holds."""
+        """Return the number of GPUs that an owner (ledger row) holds."""
         return int(self._pool.held[owner]) if owner < len(self._pool.held) else 0
 
     def nodes_of(self, owner: int) -> int:
-        """Return the number of nodes on which an owner holds GPUs."""
+        """Return the number of nodes on which an owner (ledger row) holds GPUs."""
         return int(self._pool.spread[owner]) if owner < len(self._pool.spread) else 0
 
     def is_packed(self, owner: int) -> bool:
-        """Return True if an owner's GPUs are on the fewest nodes that could hold them if all nodes were empty."""
+        """Return True if an owner's GPUs are on the fewest nodes that could hold them if all nodes were empty.
+
+        The owner is the row of a job in the scheduler's ledger.
+        """
         return bool(self._fewest[self.gpus_of(owner)] == self.nodes_of(owner))
 
     def packed_many(self, owners: Sequence[int] | IntArray) -> BoolArray:
-        """Return for each of several owners if it is packed (`is_packed`), as an array."""
+        """Return for each of several owners (ledger rows) if it is packed, as an array; see `is_packed`."""
         who = np.asarray(owners, np.int64)
         if len(who):
             self._make_room(int(who.max()))
@@ -221,7 +224,7 @@ class Occupancy:
         return packed
 
     def placement(self, owner: int) -> Placement:
-        """Return the GPUs that an owner holds, node by node; the result is empty if the owner holds none."""
+        """Return the GPUs that an owner (ledger row) holds, node by node; empty if the owner holds none."""
         pool = self._pool
         shares: dict[int, list[int]] = {}
         gpu = int(pool.head[owner]) if owner < len(pool.head) else packed_pool.NOBODY
@@ -234,7 +237,7 @@ class Occupancy:
     # ---- nodes, by name; repeating a call changes nothing ----
 
     def fail(self, node: str) -> IntArray:
-        """Mark a node as failed, and return the owners that hold GPUs on the node, ascending.
+        """Mark a node as failed, and return the owners (ledger rows) that hold GPUs on the node, ascending.
 
         These owners keep all their GPUs, on this node and on others, until the scheduler releases them.
         """
@@ -243,7 +246,7 @@ class Occupancy:
         return self.owners_on(node)
 
     def drain(self, node: str) -> IntArray:
-        """Stop giving out GPUs of a node, and return the owners on the node, which may stay.
+        """Stop giving out GPUs of a node, and return the owners (ledger rows) on the node, which may stay.
 
         A failed node stays failed.
         """
@@ -263,7 +266,7 @@ class Occupancy:
     # ---- single GPUs, by node and number in it; repeating a call changes nothing ----
 
     def fail_gpu(self, node: str, gpu: int) -> IntArray:
-        """Take a GPU out of service until `recover_gpu`, and return the owner that holds it, if there is one.
+        """Take a GPU out of service until `recover_gpu`, and return the owner (ledger row) that holds it, if any.
 
         The owner keeps all its GPUs until the scheduler releases them.
 
@@ -316,7 +319,7 @@ class Occupancy:
         return int(self._pool.status[self._number[node]])
 
     def owners_on(self, node: str) -> IntArray:
-        """Return the owners that hold GPUs on a node, ascending."""
+        """Return the owners (ledger rows) that hold GPUs on a node, ascending."""
         number = self._number[node]
         first = int(self._pool.first_gpu[number])
         owners = np.unique(self._pool.owner_of[first : first + int(self._pool.built[number])])
@@ -329,7 +332,7 @@ class Occupancy:
         packed_pool.set_status(self._pool, self._number[node], status)
 
     def _make_room(self, owner: int) -> None:
-        """Extend the arrays with one entry per owner until they have an entry for ``owner``."""
+        """Extend the arrays that have one entry per owner (ledger row), so that they have an entry for ``owner``."""
         pool = self._pool
         more = max(owner + 1, 2 * len(pool.head)) - len(pool.head)
         if owner >= len(pool.head):

@@ -54,14 +54,14 @@ class PackedPool(NamedTuple):
 
 
 def empty_pool(sizes: Sequence[int], racks: Sequence[int], owners: int) -> PackedPool:
-    """Create the arrays of a pool in which no GPU has an owner and all nodes are up.
+    """Make the arrays of a pool in which no GPU is held by a job and all nodes are up.
 
     This function uses no kernels, so that a controller without jobs does not load numba.
 
     Args:
         sizes: ``[N]`` GPUs of each node, 1 to 64.
         racks: ``[N]`` rack of each node, numbered from 0 without gaps, never falling.
-        owners: Number of owners to allocate arrays for.
+        owners: Number of owners (jobs that hold GPUs) to allocate arrays for.
     """
     size = np.asarray(sizes, np.int32)
     rack_of = np.asarray(racks, np.int32)
@@ -159,7 +159,7 @@ def resize(pool: PackedPool, node: int, by: int) -> None:
 def take_out(pool: PackedPool, node: int, gpu: int) -> None:
     """Take a GPU out of service, given its number in the node.
 
-    A GPU with an owner leaves service when it is released.
+    A GPU that a job holds leaves service when it is released.
     """
     bit = np.uint64(1) << np.uint64(gpu)
     if pool.out_mask[node] & bit:
@@ -182,7 +182,7 @@ def put_in(pool: PackedPool, node: int, gpu: int) -> None:
 
 @kernel
 def _change_room(pool: PackedPool, node: int, bit: np.uint64, by: int) -> None:
-    """Add a GPU without an owner to its node's free GPUs (``by`` 1), or remove it from them (-1)."""
+    """Add a GPU that no job holds to its node's free GPUs (``by`` 1), or remove it from them (-1)."""
     pool.free_mask[node] ^= bit
     pool.room[node] += by
     resize(pool, node, by)

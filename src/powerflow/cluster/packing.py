@@ -59,7 +59,10 @@ def refusal(held: I32, owners: I64, gpus: I64, free: int) -> int:
 
 @kernel
 def place_many(pool: PackedPool, owners: I64, gpus: I64) -> None:
-    """Place several owners, in the given order. The sum of their GPUs must not exceed the number of free GPUs."""
+    """Give GPUs to several owners (ledger rows), in the given order.
+
+    The sum of their GPUs must not exceed the number of free GPUs.
+    """
     for i in range(len(owners)):
         place(pool, owners[i], gpus[i])
 
@@ -100,7 +103,7 @@ def place(pool: PackedPool, owner: int, gpus: int) -> None:
 
 @kernel
 def _best_fit(pool: PackedPool, owner: int, gpus: int) -> int:
-    """Return the node that fits best for ``gpus`` GPUs: in a rack that the owner already uses, else in any rack.
+    """Return the node that fits best for ``gpus`` GPUs: in a rack where the owner (ledger row) has GPUs, else anywhere.
 
     This is the node in use with the smallest sufficient number of free GPUs, else the smallest sufficient empty node.
     Of several such empty nodes it is one in the rack with the fewest, so that whole racks stay free for large jobs.
@@ -128,9 +131,10 @@ def _best_fit(pool: PackedPool, owner: int, gpus: int) -> int:
 
 @kernel
 def _tightest_rack(pool: PackedPool, row: int, other_row: int, need: int) -> int:
-    """Return the rack with the fewest nodes in two rows, of those racks that have at least ``need`` such nodes.
+    """Return the rack that has the fewest nodes in two lists of nodes, of the racks with at least ``need`` such nodes.
 
-    If no rack has that many nodes, it is the rack with the most.
+    If no rack has ``need`` nodes in the lists, it is the rack with the most. The lists are two rows of the pool's
+    arrays.
     """
     one, other = pool.rack_len[row], pool.rack_len[other_row]
     # One minimum over (nodes beyond need, rack), packed in a word, compiles to vector code. Too few nodes become a huge
@@ -150,7 +154,7 @@ def _tightest_rack(pool: PackedPool, row: int, other_row: int, need: int) -> int
 
 @kernel
 def _first_in(pool: PackedPool, row: int, first: int, end: int) -> int:
-    """Return the lowest node of a row among nodes ``first`` to ``end - 1``, or -1 if the row has none of them."""
+    """Return the lowest node in a row (a list of nodes) among nodes ``first`` to ``end - 1``; -1 if there is none."""
     word = first >> 6
     bits = pool.rows[row, word] & (~np.uint64(0) << np.uint64(first & 63))
     while bits == np.uint64(0):
@@ -164,20 +168,23 @@ def _first_in(pool: PackedPool, row: int, first: int, end: int) -> int:
 
 @kernel
 def put(pool: PackedPool, owner: int, nodes: I64, masks: U64) -> None:
-    """Give an owner that holds no GPUs exactly these free ones: ``masks[i]`` of node ``nodes[i]``, each node once."""
+    """Give an owner (ledger row) exactly these free GPUs: those in ``masks[i]`` of node ``nodes[i]``, each node once.
+
+    The owner must hold no GPUs before.
+    """
     for i in range(len(nodes)):
         _give(pool, owner, nodes[i], masks[i])
 
 
 @kernel
 def _take(pool: PackedPool, owner: int, node: int, gpus: int) -> None:
-    """Choose free GPUs of a node and give them to an owner that holds none on this node."""
+    """Choose free GPUs of a node and give them to an owner (ledger row) that holds none on this node."""
     _give(pool, owner, node, choose_gpus(pool.free_mask[node], gpus))
 
 
 @kernel
 def _give(pool: PackedPool, owner: int, node: int, chosen: np.uint64) -> None:
-    """Give the chosen free GPUs of a node to an owner that holds none on this node."""
+    """Give the chosen free GPUs of a node to an owner (ledger row) that holds none on this node."""
     if pool.room[node] == pool.size[node]:
         pool.totals[NODES_IN_USE] += 1
     gpus = popcount(chosen)
@@ -199,14 +206,17 @@ def _give(pool: PackedPool, owner: int, node: int, chosen: np.uint64) -> None:
 
 @kernel
 def remove_many(pool: PackedPool, owners: I64) -> None:
-    """Release all GPUs of several owners. Nothing happens for owners that hold none."""
+    """Release all GPUs of several owners (ledger rows). Nothing happens for owners that hold none."""
     for i in range(len(owners)):
         remove(pool, owners[i])
 
 
 @kernel
 def release(fields: Fields, owner: int) -> None:
-    """Release all GPUs of an owner, given the pool as a tuple of its fields, which makes calls from Python fast."""
+    """Release all GPUs of an owner (ledger row).
+
+    The pool is given as a tuple, which makes calls from Python fast.
+    """
     remove(PackedPool(*fields), owner)
 
 
@@ -240,7 +250,7 @@ def rearrange(fields: Fields, owners: I64, gpus: I64, order: I64, fewest: I32, p
 
 @kernel
 def remove(pool: PackedPool, owner: int) -> None:
-    """Release all GPUs of an owner; nothing happens if the owner holds none."""
+    """Release all GPUs of an owner (ledger row); nothing happens if the owner holds none."""
     gpu = pool.head[owner]
     while gpu != NOBODY:
         node = pool.node_of[gpu]

@@ -21,7 +21,7 @@ Configuration = tuple[int, int, int, int, float | None]  # GPUs, nodes, local ba
 
 @dataclass(slots=True)
 class _Seen:
-    """Repeated measurements of one configuration: their number, and the sums for geometric means."""
+    """Repeated measurements of one configuration: their number, and sums of logarithms for geometric means."""
 
     last: Observation
     times: int = 0
@@ -71,7 +71,7 @@ class Learner:
         self._classes[cost_class, gpu_type] = _Class(prior, global_batch)
 
     def observe(self, cost_class: str, gpu_type: str, observations: Sequence[Observation]) -> bool:
-        """Add measurements of a class; return True if they are worth a new table.
+        """Add measurements of a class; return True if the cost table should be computed again.
 
         This is so for the 1st, 2nd, 4th, 8th … measurement of a configuration.
         """

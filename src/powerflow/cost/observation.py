@@ -49,11 +49,11 @@ class Observation:
         gpus: Number of GPUs.
         local_batch: Samples per GPU in one pass.
         step_time_s: Seconds per iteration.
-        nodes: Nodes that hold these GPUs.
+        nodes: Number of nodes that hold these GPUs.
         accumulation: Passes per iteration.
-        clock_mhz: GPU clock in MHz; None means the type's maximum.
-        power_w: Watts of all its GPUs together, idle draw included; None if not measured.
-        power_limit_w: Power limit of one GPU in watts; None means the type's.
+        clock_mhz: GPU clock in MHz; None means the maximum clock of the GPU type.
+        power_w: Watts of all GPUs of the configuration together, idle draw included; None if not measured.
+        power_limit_w: Power limit of one GPU in watts; None means the default limit of the GPU type.
     """
 
     model: str

@@ -71,15 +71,15 @@ def find_price(
     3. Bisect between the last two prices, on a log scale, guided by their energies.
 
     Args:
-        energy_at: Function from price to energy: joules, or any other unit that the target has. It should fall with the
-            price, but need not do so everywhere.
+        energy_at: Function from price to energy: joules, or any other unit that the target has. The energy should fall
+            with the price, but a few exceptions do no harm.
         target: Energy not to exceed, > 0.
         scale: Price at which energy is about as important as time, such as 1 / (watts of a busy GPU above idle).
         most_runs: Largest number of calls of ``energy_at``, at least 2.
 
     Returns:
-        Of all tried prices the one closest below the target. If none is below it, the one with the lowest energy, and
-        ``met`` is False.
+        Of all tried prices, the one whose energy is closest below the target. If no energy is below the target, the
+        price with the lowest energy, and ``met`` is False.
     """
     seen: dict[float, float] = {}
 

@@ -303,9 +303,9 @@ async def _answer(request: Request, error: Exception) -> Response:
 
 
 def _methods(request: Request) -> list[str]:
-    """Return all HTTP methods of a request's path.
+    """Return all HTTP methods that a request's path supports. Starlette's own answer is not complete.
 
-    Starlette's own answer names only those of the path's first route.
+    It names only the methods of the first route that has this path.
     """
     paths = request.app.openapi()["paths"]
     for path, operations in paths.items():

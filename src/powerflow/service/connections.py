@@ -3,9 +3,9 @@
 uvicorn closes only connections that are idle between two requests. A client that sends the head of a request byte by
 byte, or never reads the answer, would keep a file descriptor for ever. Some hundred such clients would stop the service
 for everybody (the attack *slowloris*). Here every part of a request has a time limit, and there can be fewer
-connections than files that the process may open. When all places are taken, a new connection replaces an old one: of
-the address with the most connections, the one that has waited longest and has no request that is being answered. So an
-address that opens many connections loses only its own.
+connections than files that the process may open. When all places are taken, a new connection replaces an old one. The
+old one belongs to the address with the most connections, has no request that is being answered, and has waited longest.
+So an address that opens many connections loses only its own.
 """
 
 from __future__ import annotations

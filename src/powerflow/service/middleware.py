@@ -177,7 +177,7 @@ class RequestGuard:
 
 
 async def _body(length: str, receive: Receive) -> bytes | None:
-    """Read the whole body of a request; return None if it is too large.
+    """Read the whole body of a request; return None if the body has more than `BODY_LIMIT` bytes.
 
     Raises:
         ConnectionResetError: The client closed the connection before the end of the body.

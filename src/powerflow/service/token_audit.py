@@ -122,7 +122,7 @@ def _file(path: Path) -> Path:
 def _noted(path: Path | None) -> dict[str, dict[str, str]]:
     """Read which tokens the audit knows, by token id.
 
-    If this cannot be read, the result is empty, so that all tokens count as new.
+    If this list cannot be read, the result is empty, so that all tokens count as new.
     """
     if path is None:
         return {}

@@ -117,7 +117,7 @@ class Tokens:
     def look(self) -> None:
         """Read the token file again if it has changed.
 
-        If it cannot be used (half edited, or deleted), no token is valid.
+        If the file cannot be used (half edited, or deleted), no token is valid.
         """
         if self._path is None:
             return

@@ -125,7 +125,8 @@ class Database:
     def write(self) -> Iterator[Connection]:
         """Open a write transaction; only one can be open at a time.
 
-        Its changes are on disk when the ``with`` block has ended. If the block raises an exception, they are undone.
+        The transaction's changes are on disk when the ``with`` block has ended. If the block raises an exception, the
+        changes are undone.
 
         Raises:
             StoreError: The transaction failed, and nothing was written.

@@ -22,8 +22,8 @@ What follows from the comparison::
     the store is older than the directory             goes on: new job numbers are above all that were ever given
     the directory is older than the store, or a copy  goes on, unless refused above: job numbers jump ahead
 
-With ``powerflow serve --restored`` the operator says that nothing of this store runs elsewhere. Then nothing is
-refused, and ranks of this store that still run on this machine are ended.
+With ``powerflow serve --restored`` the operator says that nothing of this store runs elsewhere. Then none of these
+cases is refused, and ranks of this store that still run on this machine are ended.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Pair:
     """A store and its state directory, which belong together.
 
     Attributes:
-        store: Name of the store; the engine folder has the same name stored.
+        store: Name of the store. The engine folder is marked with this name, too.
         notices: Messages to the operator, one line each.
     """
 

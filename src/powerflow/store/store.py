@@ -307,9 +307,9 @@ class Store:
             return {row["name"]: NodeState(**row) for row in rows}
 
     def append(self, kind: str, text: str, now_s: float, job_id: str | None = None, **fields: Any) -> int:
-        """Add an event, and return its number.
+        """Add an event, and return the event's number, which is higher than all numbers before.
 
-        Each event's number is higher than those before; ``fields`` are plain JSON.
+        ``fields`` are plain JSON.
         """
         with self._database.write_claimed() as connection:
             return add_event(connection, kind, text, now_s, job_id, fields)

@@ -103,7 +103,7 @@ def noted(table: RenderableType, emulated: bool) -> RenderableType:
 
 
 def watts(value: float | None, emulated: bool) -> str:
-    """Format watts, with the mark ᵉ if they are emulated."""
+    """Format watts, with the mark ᵉ if the GPUs are emulated."""
     return NOTHING if value is None else power(value) + mark(emulated)
 
 
