@@ -13,7 +13,7 @@ from powerflow.policy.protocol import Allocation, View
 
 DEFAULT_SLICE_S = 60.0
 
-#: Least length of a slice, as a multiple of the pause that a switch costs.
+#: Shortest length of a turn, as a multiple of the pause that a switch between two jobs costs.
 SLICE_PER_PAUSE = 10.0
 
 
@@ -28,6 +28,9 @@ class Gandiva:
 
     Args:
         slice_s: Length of a turn, seconds.
+
+    Raises:
+        InputError: The length is not positive and finite.
     """
 
     needs_sizes = False

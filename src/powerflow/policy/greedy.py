@@ -32,6 +32,9 @@ class Greedy:
         threshold: Lowest rank of a move that is made. With 0, all moves that save time are made. With 1, moves end
             where E·T begins to grow. With a large value, jobs stay where they use the least energy. Different
             thresholds give the policy's frontier of energy and JCT.
+
+    Raises:
+        InputError: The threshold is negative.
     """
 
     needs_sizes = False

@@ -13,7 +13,7 @@ import numpy as np
 from powerflow.errors import InputError
 from powerflow.policy.protocol import Allocation, Policy, View
 
-#: Clocks up to this value are fractions of the maximum clock; larger ones are MHz.
+#: A clock up to this value is a fraction of the maximum clock; a larger clock is in MHz.
 LARGEST_FRACTION = 1.0
 
 

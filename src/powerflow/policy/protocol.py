@@ -27,14 +27,14 @@ JOB = np.dtype(
         ("since_s", np.float64),  # when its GPU count last changed; before the first change, when it was submitted
         ("pause_s", np.float64),  # seconds of standstill when its GPU count changes
         ("weight", np.float64),  # priority; 1 is normal
-        ("cost", np.int32),  # its row in View.step_time_s and View.power_w
-        ("requested", np.int32),  # GPUs its owner asked for
+        ("cost", np.int32),  # row of its class in View.step_time_s and View.power_w
+        ("requested", np.int32),  # GPUs that its owner requested
         ("gpus_min", np.int32),  # smallest count it can run on
         ("gpus_max", np.int32),  # largest count it can use
         ("gpus", np.int32),  # GPUs it holds now; 0 while it waits
         ("clock", np.int32),  # index into View.clocks_mhz while it runs
         ("project", np.int32),  # index into View.projects
-        ("protected", np.bool_),  # its guarantees hold whatever the policy decides
+        ("protected", np.bool_),  # it has a promise, which is kept whatever the policy decides
         ("slowdown", np.float64),  # largest allowed slowdown as a share (`Job.max_slowdown`); inf: unlimited
         ("unmanaged", np.bool_),  # it runs as requested, because PowerFlow does not manage its project
         ("keeps", np.bool_),  # it keeps its GPUs until it ends, because it cannot resume after a stop

@@ -16,7 +16,7 @@ KEPT = 400
 
 
 class Calibration:
-    """Keep the errors of one kind of prediction, and give intervals for new predictions of that kind.
+    """Keep the errors of one kind of prediction, and give intervals for new predictions of the same kind.
 
     Args:
         residuals: Errors of earlier predictions, log(actual / predicted), oldest first.
@@ -29,7 +29,7 @@ class Calibration:
         self.residuals: Sequence[float] = tuple(residuals)[-KEPT:]  # updates replace it: other threads may read it
 
     def add(self, predicted: float, actual: float) -> None:
-        """Add the outcome of a prediction. It is ignored if one of the two values is not positive and finite."""
+        """Record the outcome of a prediction; nothing is recorded unless both values are positive and finite."""
         if 0 < predicted < math.inf and 0 < actual < math.inf:
             self.residuals = (*self.residuals, math.log(actual / predicted))[-KEPT:]
 
@@ -45,7 +45,7 @@ class Calibration:
             predictions are known for this probability.
         """
         n, tail = len(self.residuals), (1.0 - level) / 2.0
-        below = math.floor((n + 1) * tail + 1e-9)  # of n + 1 equally likely positions, those left out at each end
+        below = math.floor((n + 1) * tail + 1e-9)  # how many of n + 1 equally likely positions are left out at each end
         if below < 1:
             return None
         ordered = sorted(self.residuals)

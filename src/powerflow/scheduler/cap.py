@@ -21,7 +21,7 @@ CALM_S = HOUR_S  # time after a cap in which power stays at or below the power b
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Name the set of nodes to which a power cap applies.
+    """Hold a set of nodes to which a power cap applies, and the name of the set.
 
     Attributes:
         name: The set as text: ``cluster``, ``rack:rack-0``, ``row:rack-0,rack-1`` or ``nodes:gpu001,gpu002``.

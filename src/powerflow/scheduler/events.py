@@ -44,7 +44,12 @@ class Submitted(SchedulerEvent):
 
 @dataclass(frozen=True, slots=True)
 class Completed(SchedulerEvent):
-    """Report that a job has done all its work. ``iterations`` is the size of this work; nan if nobody counted it."""
+    """Report that a job has done all its work.
+
+    Attributes:
+        job_id: The job.
+        iterations: How many iterations the job has done in all; nan if nobody counted them.
+    """
 
     job_id: str
     iterations: float = math.nan
@@ -109,7 +114,7 @@ class WorkLost(SchedulerEvent):
 
     Attributes:
         job_id: The job.
-        done: Iterations of its work that are left.
+        done: How many iterations still count as done.
     """
 
     job_id: str

@@ -8,8 +8,8 @@ import numpy as np
 
 from powerflow.arrays import FloatArray
 
-KEPT = 2000  # number of jobs, the latest
-NEWS = 0.05  # share of new jobs after which the sorted sizes are updated
+KEPT = 2000  # how many jobs are kept, the latest
+NEWS = 0.05  # the sorted sizes are updated when this share of the jobs is new
 
 
 class History:

@@ -88,9 +88,9 @@ class Pool:
         self.count_index[axes.gpu_counts] = np.arange(len(axes.gpu_counts))
         self.active: list[int] = []  # slots of the pool's jobs, in order of submission
         self._unpacked: set[int] = set()  # slots of jobs on more nodes than they need
-        # those of them that would be faster on one node: GPUs, share of time gained, step time now
+        # slots of jobs that would be faster on one node: GPU count, share of the step time gained, step time now
         self._spread: dict[int, tuple[int, float, float]] = {}
-        self._retry_s: dict[int, float] = {}  # when to look again for one node for them
+        self._retry_s: dict[int, float] = {}  # by slot, when to try again to bring the job onto one node
 
     def add(self, slot: int, guarded: bool, unmanaged: bool) -> None:
         """Add a job, by slot (row of the ledger), that was submitted after all other jobs of the pool."""

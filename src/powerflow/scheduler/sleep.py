@@ -19,7 +19,7 @@ from powerflow.cluster.occupancy import Occupancy
 from powerflow.cluster.packed_pool import ASLEEP, UP
 from powerflow.cluster.spec import Node
 
-STRETCHES = 32  # number of past times of standing empty that are kept
+STRETCHES = 32  # how many times in which a node was empty are kept, the latest
 
 
 def awake_watts(node: Node, gpu_idle_w: float) -> float:
@@ -79,7 +79,7 @@ class Sleepers:
         self._empty_since_s = np.full(len(nodes), np.nan)
         self._asleep_since_s = np.full(len(nodes), np.nan)
         self._ready_s: dict[str, float] = {}
-        # past times of standing empty: start, and how many seconds of it the node slept
+        # past times in which a node was empty: when it became empty, and for how many seconds it slept
         self._stretches: deque[tuple[float, float]] = deque(maxlen=STRETCHES)
         self._due_s = math.inf
 

@@ -1,4 +1,4 @@
-"""Explain one job in detail: which limit it would have more without, what else would change it, and when it starts.
+"""Explain one job in detail: what keeps it from having more, what else would change its GPUs, and when it starts.
 
 To find out what a limit costs the job, a copy of the policy is asked about the same view without this limit.
 `powerflow.scheduler.reasons` does the same for fewer limits.
@@ -20,9 +20,9 @@ from powerflow.scheduler.reasons import with_free_energy
 from powerflow.scheduler.scheduler import Scheduler
 from powerflow.units import DAY_S
 
-#: Most ends of other jobs over which a start is searched, and most rows of jobs that this may look at.
+#: To predict when a job starts: the most ends of other jobs that are tried, and the most rows of jobs read for this.
 MOST_ENDS, MOST_LOOKED_AT = 40, 6000
-#: Run time that is longer than any minimum run time.
+#: A run time that is longer than any minimum run time.
 LONG_S = 30 * DAY_S
 #: Factor on the priority of the job, as one thing to try.
 MORE = 10.0
@@ -30,7 +30,7 @@ MORE = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Insight:
-    """Explain one job in detail.
+    """Hold a detailed explanation of the present allocation of one job.
 
     Attributes:
         binds: The limit without which the job would have more GPUs or a higher clock; "" if there is no such limit.

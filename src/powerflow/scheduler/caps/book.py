@@ -20,10 +20,10 @@ from powerflow.scheduler.pool import Pool
 from powerflow.scheduler.sleep import awake_watts
 
 MOST_LEAD_S = 120.0  # longest time before a cap is due at which jobs begin to stop for it
-PATIENCE_S = 3.0  # time after a decision in which the meters may still show the old power
+PATIENCE_S = 3.0  # time after a decision for which the meters may still show the power before the decision
 RISE_REST, FALL_REST = 1.0, 0.1  # share of a rise or fall in unexplained power that one reading adopts
 MOST_TRIM = 0.1  # largest correction of a cap, as a share of it
-TRIM_FALL = 0.02  # share of that correction that each reading takes back
+TRIM_FALL = 0.02  # share of the correction of a cap that each reading takes back
 
 
 @dataclass(slots=True)
@@ -83,8 +83,8 @@ class CapBook:
     def lift(self, scope: str, now_s: float) -> None:
         """End all power caps on the set of nodes with this name (``scope``).
 
-        A cap that has not started yet is deleted. Otherwise power rises on the ramp of the cap, and may rise above the
-        power before the cap.
+        A cap that need not be met yet, or that has no ramp, is deleted. Otherwise the cap ends now, and the limit rises
+        on the ramp of the cap; it may rise above the power before the cap.
 
         Raises:
             Ignored: There is no power cap on this set of nodes.

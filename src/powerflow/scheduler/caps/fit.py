@@ -178,7 +178,10 @@ class _Ways:
 
 
 def _least_w(rooms: Sequence[_Room], guarded: bool) -> float:
-    """Return the watts that all jobs add at their lowest clocks; guarded jobs keep their clocks unless ``guarded``."""
+    """Return the watts that all jobs add with clocks as low as possible.
+
+    Guarded jobs, which are reduced last, keep their present clocks unless ``guarded`` is true.
+    """
     return sum(float(np.where(room.menu.guarded & (not guarded), room.drawn, room.floor).sum()) for room in rooms)
 
 

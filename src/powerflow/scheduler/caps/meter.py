@@ -7,8 +7,8 @@ import numpy as np
 from powerflow.arrays import FloatArray, IntArray
 
 UNSEEN = 1.10  # margin on the believed watts of a class that was never metered
-UNTRIED = 1.05  # margin on a configuration that was not metered, of a class that was metered in others
-RISE, FALL = 0.5, 0.1  # share of a rise or fall that one reading adopts: an estimate that is too high is safer
+UNTRIED = 1.05  # margin if the class was metered, but never with this GPU count and clock
+RISE, FALL = 0.5, 0.1  # share of a rise or fall that one reading adds: an estimate that is too high is safer
 
 
 class Meters:

@@ -30,8 +30,8 @@ from powerflow.scheduler.rules.wrapper import Wrapper
 
 HORIZON_S, HORIZON_PAUSES = 600.0, 10.0
 RUN_PAUSES = 2.0  # minimum run time in pauses, including the pause itself
-DEPTH_S = 28800.0  # seconds of full use for which the allowance is saved up; also its initial value
-REVIEW_S = 300.0  # longest time between decisions, so that changes that were not made are considered again
+DEPTH_S = 28800.0  # the allowance is at most what these seconds of full use add; it starts with this value
+REVIEW_S = 300.0  # longest time between two decisions, so that a change that was not made is considered again
 
 
 class Hysteresis(Wrapper):

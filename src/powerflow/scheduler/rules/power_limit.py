@@ -22,9 +22,10 @@ from powerflow.scheduler.rules.wrapper import Wrapper
 
 #: The highest price of energy, in units of 1 ÷ (watts above idle of the GPU that draws most).
 DEAREST = 32.0
-#: Steps of the search for a price, by bisection over four powers of ten.
+#: Steps of the search for a price. The search halves a range of four powers of ten again and again.
 STEPS = 5
-#: Passes over all scopes: GPUs that one limit takes away may go to another scope, which then exceeds its own limit.
+#: How often all limits are checked: GPUs that one limit takes from a project may go to another project, which may then
+#: exceed its own limit.
 ROUNDS = 3
 
 

@@ -33,8 +33,8 @@ from powerflow.policy.protocol import Allocation, Policy, View
 from powerflow.scheduler.rules.partial import decide_rest, first_that_fit
 from powerflow.scheduler.rules.wrapper import Wrapper
 
-DELAY_S, DELAY_SHARE = 60.0, 0.01  # allowed delay of the start: the larger of the two (share of the time so far)
-LEAST_S = 30.0  # shortest run as submitted that T_ref is measured over: steps are counted whole
+DELAY_S, DELAY_SHARE = 60.0, 0.01  # allowed delay: 60 s or 1 % of the time since submission, whichever is larger
+LEAST_S = 30.0  # shortest time over which T_ref is measured, because only whole steps are counted
 
 
 @dataclass(slots=True)

@@ -12,7 +12,8 @@ _Kind = TypeVar("_Kind")
 class Wrapper:
     """Give rules a common base class: a policy that asks an ``inner`` policy.
 
-    It has the name of the inner policy, needs job sizes if the inner policy needs them, and must be asked as often.
+    A rule has the name of its inner policy (``name``), needs job sizes if the inner policy needs job sizes
+    (``needs_sizes``), and must be asked as often as the inner policy (``period_s``). A subclass may set other values.
     """
 
     def __init__(self, inner: Policy) -> None:
