@@ -92,9 +92,9 @@ class CanaryWatch:
 def held_back(scheduler: Scheduler, now_s: float) -> dict[str, float]:
     """Return by how many seconds the scheduler has put protected jobs behind their promises, by job id.
 
-    A protected job has the promise to end within (1 + its allowed slowdown) times the time that it takes alone. Only
-    jobs that are behind this promise are in the result. A job that waits for GPUs of unmanaged jobs or of other
-    protected jobs is left out.
+    The promise to a protected job: it ends within (1 + its allowed slowdown) times the time that it takes alone. Only
+    jobs that are behind this promise by more than a small allowed delay are in the result. A job that waits for GPUs of
+    unmanaged jobs or of other protected jobs is left out.
     """
     found = {}
     for name, pool in scheduler.pools.items():

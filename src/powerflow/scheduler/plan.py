@@ -147,7 +147,7 @@ class Plan:
         power_w: Watts that the cluster should draw under this plan, corrected by metered power; nan without power caps.
         cap_w: Watts that power caps on the whole cluster allow until the next decision; ``inf`` without a limit.
         watt_price: Price of a watt, in seconds per joule like λ_E: the highest price that a power cap sets on its
-            nodes; 0 if no power cap reduces any job.
+            nodes; 0 if no job gets fewer GPUs or a lower clock because of a power cap.
         notices: What an administrator should know, in words: power caps that cannot be met.
         early: True if the plan was made before a decision was due. Such a plan only starts waiting jobs on free GPUs
             (`powerflow.scheduler.early`); for all other jobs the last decision still holds.

@@ -37,7 +37,8 @@ class Capped:
     Attributes:
         power_w: Watts that the cluster should draw under the plan; nan without a power cap.
         cap_w: Watts that power caps on the whole cluster allow until the next decision; ``inf`` without a limit.
-        watt_price: Price of a watt, seconds per joule like λ_E; 0 if no power cap reduces any job.
+        watt_price: Price of a watt, seconds per joule like the energy price λ_E; 0 if no job gets fewer GPUs or a lower
+            clock because of a power cap.
         notices: Which power caps cannot be met, in words.
     """
 

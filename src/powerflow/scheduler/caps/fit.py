@@ -58,7 +58,8 @@ class CapFit:
     Attributes:
         gpus, clock: For each pool (`Menu`), ``[J]`` the new GPU counts and clocks of its J jobs.
         drawn_w: Watts above idle that all jobs add on the nodes of the cap.
-        watt_price: Price of a watt, seconds per joule like λ_E; 0 if no job was reduced.
+        watt_price: Price of a watt, seconds per joule like the energy price λ_E; 0 if no job got fewer GPUs or a lower
+            clock.
         met: Whether the jobs stay within the cap.
     """
 

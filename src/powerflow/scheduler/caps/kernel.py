@@ -86,8 +86,8 @@ def slower(
     """List the ways to save watts by lower clocks.
 
     Each way lowers the clock of one job by a step. The steps of a job lead through the clocks that lie on the concave
-    hull of worth over watts: no other clock saves as many watts for as little worth. The arguments that are not listed
-    here are those of `current`. J is the number of jobs, and ``[K, N, F]`` is classes × GPU counts × clocks.
+    hull of worth over watts: no other clock saves as many watts for as little worth. See `current` for the arguments
+    that are not listed here. J is the number of jobs, and ``[K, N, F]`` is classes × GPU counts × clocks.
 
     Args:
         worth: ``[J]`` worth of one iteration of each job.
@@ -151,8 +151,8 @@ def fewer(
     """List the ways to save watts by fewer GPUs for a job, each at the clock with the fewest watts.
 
     The new GPU counts are powers of two, because these fill nodes without gaps. If the owner of a job listed its GPU
-    counts, the listed counts are used. The arguments that are not listed here, and the result, are those of `slower`;
-    only ``target`` is a position in ``gpu_counts`` here.
+    counts, the listed counts are used. See `slower` for the result and for the arguments that are not listed here. In
+    this function ``target`` is the position of the new GPU count in ``gpu_counts``.
 
     Args:
         floor: ``[J]`` fewest watts that each of J jobs adds on its present GPU count.
