@@ -61,7 +61,7 @@ class Pollux:
         self.threshold_gpu_s = threshold_gpu_s
 
     def decide(self, view: View) -> Allocation:
-        """Return the better of two allocations: one found from no GPUs given, one from the present allocation."""
+        """Return the better of two allocations: one is built from no GPUs at all, one from the present allocation."""
         allocation = view.nothing()
         jobs = view.jobs
         if not len(jobs):

@@ -29,7 +29,7 @@ class Calibration:
         self.residuals: Sequence[float] = tuple(residuals)[-KEPT:]  # updates replace it: other threads may read it
 
     def add(self, predicted: float, actual: float) -> None:
-        """Record the outcome of a prediction; nothing is recorded unless both values are positive and finite."""
+        """Record a predicted value and the actual value; ignored unless both values are positive and finite."""
         if 0 < predicted < math.inf and 0 < actual < math.inf:
             self.residuals = (*self.residuals, math.log(actual / predicted))[-KEPT:]
 

@@ -157,7 +157,7 @@ class PowerCap:
             now_s: The present time.
             baseline_w: The power before the cap took effect, watts; nan if unknown.
             reach_w: The most watts that the nodes of the cap can draw. No decision is needed while the limit is higher.
-            lead_s: How many seconds before the cap must be met jobs begin to stop.
+            lead_s: Jobs begin to stop this many seconds before the cap must be met.
         """
         over_s = self.over_s(baseline_w)
         moments = [self.due_s - lead_s, self.due_s, self.end_s, over_s]

@@ -1,6 +1,6 @@
 """Keep all active jobs, each as one row of numbers.
 
-The number of the row is the job's *slot*. After the end of the job another job gets this slot.
+The number of the row is the job's *slot*. After the end of the job, another job can get this slot.
 """
 
 from __future__ import annotations

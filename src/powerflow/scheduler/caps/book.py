@@ -132,9 +132,9 @@ class CapBook:
         )
 
     def lead_s(self) -> float:
-        """Return how many seconds before a power cap must be met jobs must begin to stop.
+        """Return the lead time: a power cap must be met at some time, and jobs must begin to stop this long before.
 
-        This is the longest pause of a running job, but at most 120 s (`MOST_LEAD_S`).
+        It is the longest pause of a running job, in seconds, but at most 120 s (`MOST_LEAD_S`).
         """
         gpus, pause_s = self._ledger.rows["gpus"], self._ledger.rows["pause_s"]
         longest_s = 0.0

@@ -1,4 +1,4 @@
-"""Compute in compiled code how many watts each job could save for a power cap, and what each watt would cost it."""
+"""Compute in compiled code how many watts each job could save for a power cap, and how much worth a watt would lose."""
 
 from __future__ import annotations
 

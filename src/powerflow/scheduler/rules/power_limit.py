@@ -196,7 +196,10 @@ def within_limits(view: View, answer: Allocation) -> bool:
 
 
 def limits_left(view: View, answer: Allocation) -> Mapping[str, float]:
-    """Return how many watts of each energy budget's limit an allocation does not use, by project ("": the cluster)."""
+    """Return how many watts an allocation leaves of the limit that each energy budget sets.
+
+    The result is by name of a project; "" is the limit of the whole cluster.
+    """
     return {scope: max(0.0, watts - added_w(view, answer, scope)) for scope, watts in view.limit_w.items()}
 
 
