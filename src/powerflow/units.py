@@ -173,7 +173,7 @@ def duration(seconds: float) -> str:
 
 
 def durations(*seconds: float) -> list[str]:
-    """Format several durations in the unit that suits the longest, so that they can be compared."""
+    """Format several durations in the same unit, which suits the longest, so that they can be compared."""
     return _scaled(seconds, _TIMES)
 
 
@@ -183,7 +183,7 @@ def energy(joules: float) -> str:
 
 
 def energies(*joules: float) -> list[str]:
-    """Format several energies in the unit that suits the largest, so that they can be compared."""
+    """Format several energies in the same unit, which suits the largest, so that they can be compared."""
     return _scaled(joules, _ENERGIES)
 
 

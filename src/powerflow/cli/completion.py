@@ -36,7 +36,7 @@ def completion(shell: Annotated[Shell, typer.Argument(help="Which shell.")]) -> 
 
 
 def complete(build_app: Callable[[Sequence[str]], typer.Typer]) -> int:
-    """Print completions for a shell, which gives the unfinished command line in environment variables."""
+    """Answer a shell that asks for completions; the unfinished command line is in environment variables."""
     from typer.completion import completion_init, shell_complete  # type: ignore[attr-defined]
 
     completion_init()

@@ -49,10 +49,10 @@ class Ending:
         self._over = False
 
     def begin(self, what: str, more_s: float = 0.0) -> None:
-        """Start the time limit. A later call starts a new limit for the next part of the end.
+        """Start the time limit for the end of this process; a later call starts a new limit for the next part.
 
         Args:
-            what: What the process waits for in this part, for the message.
+            what: What the process waits for in this part of its end, for the message.
             more_s: Additional seconds for this part.
         """
         with self._changed:
@@ -66,12 +66,12 @@ class Ending:
             faulthandler.dump_traceback_later(self._force_s + more_s + LIMIT_S - FORCE_S, exit=True)
 
     def now(self, what: str) -> None:
-        """Change the text that says what the process waits for. The time limit does not change."""
+        """Change the text that says what the ending process waits for. The time limit does not change."""
         with self._changed:
             self._what = what
 
     def done(self) -> None:
-        """Cancel the time limit, because the process has ended in order or goes on."""
+        """Cancel the time limit for the end of this process, because the process has ended in order or goes on."""
         with self._changed:
             self._over = True
             self._changed.notify_all()
@@ -94,7 +94,7 @@ class Ending:
 
 @contextmanager
 def ending(watch: Ending | None = None) -> Iterator[Ending]:
-    """Yield an `Ending`, and cancel its time limit after the ``with`` block."""
+    """Yield an `Ending` (a time limit for the end of this process), and cancel the limit after the ``with`` block."""
     watch = watch or Ending()
     try:
         yield watch
@@ -103,7 +103,7 @@ def ending(watch: Ending | None = None) -> Iterator[Ending]:
 
 
 def whereabouts() -> str:
-    """Return where in PowerFlow's code each thread is, such as ``loop in engine.local.client.ask``."""
+    """Return where in PowerFlow's code each thread of this process is, such as ``loop in engine.local.client.ask``."""
     names = {thread.ident: thread.name.removeprefix("powerflow-") for thread in threading.enumerate()}
     me = threading.get_ident()
     found: dict[str, None] = {}

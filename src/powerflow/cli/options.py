@@ -41,9 +41,9 @@ Processes = Annotated[int | None, typer.Option(help="Processes to use; by defaul
 
 @dataclass(frozen=True, slots=True)
 class WorkloadOf:
-    """Function from a seed to its workload, which can be sent to other processes.
+    """Function from a seed to its workload.
 
-    Of n traces, seed ``s`` takes ``s mod n``.
+    It can be sent to other processes. With n traces, seed s takes trace s mod n.
     """
 
     traces: Sequence[Trace]

@@ -293,7 +293,7 @@ def own_tokens(state: Path) -> Tokens:
 
 
 def announce(state: Path, url: str, owner: str) -> bytes:
-    """Write the API's address to a file, where this user's commands find it, and return the content of the file."""
+    """Write the API's address to ``server.json``, where this user's commands find it; return the file's content."""
     from powerflow.osutil.files import replace_json
 
     path = state / "server.json"
@@ -302,7 +302,7 @@ def announce(state: Path, url: str, owner: str) -> bytes:
 
 
 def withdraw(state: Path, announced: bytes) -> None:
-    """Delete the file that `announce` wrote, unless another controller has written it since."""
+    """Delete the file ``server.json`` that `announce` wrote, unless another controller has written it since."""
     path = state / "server.json"
     with suppress(OSError):
         if path.read_bytes() == announced:

@@ -50,9 +50,9 @@ def past(text: str, where: str, now_s: float) -> float:
 
 
 def stamp(unix_s: float) -> str:
-    """Format a time to the second.
+    """Format a time to the second. A time beyond the last year of the calendar is given in words.
 
-    A time too late for the calendar is given in words, because some jobs need 10¹⁵ steps.
+    Such times occur: a job may be submitted with 10¹⁵ steps, and its end is predicted.
     """
     if not abs(unix_s) < _CALENDAR_S:
         return "a time that no calendar reaches"

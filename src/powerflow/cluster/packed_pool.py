@@ -171,7 +171,7 @@ def take_out(pool: PackedPool, node: int, gpu: int) -> None:
 
 @kernel
 def put_in(pool: PackedPool, node: int, gpu: int) -> None:
-    """Return a GPU to service, given its number in the node."""
+    """Return a GPU to service, given its node and its number in the node."""
     bit = np.uint64(1) << np.uint64(gpu)
     if not pool.out_mask[node] & bit:
         return

@@ -69,7 +69,7 @@ def place_many(pool: PackedPool, owners: I64, gpus: I64) -> None:
 
 @kernel
 def place(pool: PackedPool, owner: int, gpus: int) -> None:
-    """Give ``gpus`` free GPUs to an owner that holds none.
+    """Give ``gpus`` free GPUs to an owner (ledger row) that holds none.
 
     1. Take whole nodes first: nodes with the largest room (number of free GPUs) that any node has, as many as fit into
     the

@@ -21,7 +21,7 @@ from powerflow.errors import InputError
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Measured costs by model and GPU type.
+    """Measured costs by model and GPU type, as read from files that the user named.
 
     Attributes:
         source: The files, as the user named them.
@@ -85,7 +85,7 @@ def usual_batch(fits: Iterable[Fit]) -> int:
 
 
 def grouped(observations: Iterable[Observation]) -> dict[tuple[str, str], list[Observation]]:
-    """Group observations by model and GPU type."""
+    """Return observations grouped by model and GPU type."""
     groups: dict[tuple[str, str], list[Observation]] = {}
     for seen in observations:
         groups.setdefault((seen.model, seen.gpu_type), []).append(seen)

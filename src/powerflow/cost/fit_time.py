@@ -131,7 +131,7 @@ def _identifiable(points: Points, has_prior: bool) -> list[_Parameter]:
 
 
 def _tells_slope(gpus: IntArray, has_prior: bool) -> bool:
-    """Return True if the GPU counts for which synchronising was measured determine its time per further GPU."""
+    """Return True if measurements at these GPU counts show the time that each further GPU adds to synchronising."""
     counts = np.unique(gpus)
     return len(counts) > 0 and counts[-1] > 2 and (has_prior or len(counts) > 1)
 

@@ -88,7 +88,7 @@ class Learner:
         return news
 
     def rebatch(self, cost_class: str, gpu_type: str, global_batch: int, local_batch_max: int) -> None:
-        """Correct the global batch and the largest local batch of a class."""
+        """Correct the global batch and the largest local batch of a job class."""
         known = self._classes[cost_class, gpu_type]
         known.global_batch = global_batch
         known.prior = replace(known.prior, local_batch_max=local_batch_max)
@@ -96,12 +96,12 @@ class Learner:
             known.model = replace(known.model, local_batch_max=local_batch_max)
 
     def model(self, cost_class: str, gpu_type: str) -> JobModel:
-        """Return the current cost model of a class: the fitted one, or the prior if nothing was measured yet."""
+        """Return the current cost model of a job class: the fitted one, or the prior if nothing was measured yet."""
         known = self._classes[cost_class, gpu_type]
         return known.model or known.prior
 
     def table(self, cost_class: str, gpu_type: str) -> CostTable:
-        """Return the current cost table of a class on a GPU type."""
+        """Return the current cost table of a job class on a GPU type."""
         known = self._classes[cost_class, gpu_type]
         measured = [seen.mean() for seen in known.seen.values()]
         return tabulate(known.model or known.prior, self._axes[gpu_type], known.global_batch, measured)

@@ -41,7 +41,7 @@ class Points:
         return self.gpus, self.local_batch, self.accumulation, self.clock_mhz, self.crosses
 
     def take(self, keep: BoolArray) -> Points:
-        """Return only the points selected by a mask."""
+        """Return only those measured points that a mask selects."""
         return Points(*(getattr(self, column.name)[keep] for column in fields(self)))
 
     def configuration(self) -> IntArray:

@@ -123,7 +123,10 @@ def _measured_cells(
 
 
 def _corrected(modelled: FloatArray, clocks_mhz: FloatArray, seen_mhz: FloatArray, seen: FloatArray) -> FloatArray:
-    """Return a row of a cost table corrected to its measured points: the model multiplied by measured ÷ modelled."""
+    """Return a row of a cost table after correction: the modelled values multiplied by measured ÷ modelled.
+
+    Where a clock was measured, the row has exactly the measured value.
+    """
     at_seen = np.exp(np.interp(seen_mhz, clocks_mhz, np.log(modelled)))
     ratio = np.exp(np.interp(clocks_mhz, seen_mhz, np.log(seen / at_seen)))
     row: FloatArray = modelled * ratio

@@ -16,12 +16,12 @@ SIBLINGS = frozenset({"ti", "super", "ada", "blackwell", "pro"})
 
 
 def words(name: str) -> list[str]:
-    """Split a name into lower-case words: ``["rtx", "3080", "ti"]``."""
+    """Split the name of a GPU type into lower-case words: ``["rtx", "3080", "ti"]``."""
     return re.findall(r"[a-z0-9]+", name.lower())
 
 
 def plain(name: str) -> str:
-    """Reduce a name to lower-case letters and digits without brand words, so that equal names compare equal."""
+    """Reduce the name of a GPU type to lower-case letters and digits without brand words, to compare it with others."""
     every = words(name)
     return "".join(word for word in every if word not in BRANDS) or "".join(every)
 

@@ -141,7 +141,7 @@ class Governor:
     def learn(self, day: Response) -> None:
         """Learn the energy that the jobs of one more day need at each price.
 
-        Before the first `observe` it may be called for several past days, oldest first.
+        Before the first `observe`, this method may be called for several past days, oldest first.
 
         Raises:
             InputError: The day was replayed at other prices.

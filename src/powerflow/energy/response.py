@@ -68,10 +68,11 @@ def check_prices(prices: Sequence[float]) -> None:
 
 
 def falling(values: Sequence[float]) -> list[float]:
-    """Return the falling sequence that is closest to the values, by least squares.
+    """Return the falling sequence that is closest to the given values, by least squares.
 
-    It is needed because schedules jump, so that sometimes a higher price costs a little more energy. Neighbours of
-    which the second is larger are replaced by their mean until there are none (pool adjacent violators algorithm).
+    The energy of a simulation should fall with the price. But schedules jump, so that sometimes a higher price costs a
+    little more energy. Two neighbours of which the second is larger are replaced by their mean, until there are no such
+    neighbours (pool adjacent violators algorithm).
     """
     pools: list[list[float]] = []
     for value in values:

@@ -118,7 +118,7 @@ class BoundedConnection(H11Protocol):
     def overdue(self, now_s: float, limits: ConnectionLimits) -> bool:
         """Return True if the present part of the request has taken too long.
 
-        If a new part has begun, its time starts now.
+        If the connection has entered a new part since the last call, the time of this part starts now.
         """
         part = self.part()
         if part != self._part:
@@ -166,7 +166,7 @@ class Crowd:
         return True
 
     def leave(self, gone: BoundedConnection) -> None:
-        """Remove a connection from the list; nothing happens if it is not in the list any more."""
+        """Remove a connection from the open ones; nothing happens if the connection was removed before."""
         if gone in self._all:
             del self._all[gone]
             self._from[gone.address] -= 1

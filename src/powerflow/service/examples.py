@@ -12,10 +12,7 @@ from powerflow.api.pages import Items, NumberedPage, Page
 
 @cache
 def example(answer: Any) -> Any:
-    """Return the example for an answer's type as plain JSON.
-
-    For a list type, it contains the example of the list's items.
-    """
+    """Return the example for an answer's type as plain JSON. A list contains the example of its items."""
     container, item = get_origin(answer), next(iter(get_args(answer)), answer)
     found = _all()[item.__name__]
     if container is Items:

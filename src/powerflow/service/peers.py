@@ -61,7 +61,7 @@ def _among(text: str, networks: Sequence[Network]) -> bool:
 
 
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """Parse an address with or without a port; return None if the text is not an address."""
+    """Parse a network address with or without a port; return None if the text is not an address."""
     text = text.strip()
     if text.startswith("["):
         text = text[1:].partition("]")[0]

@@ -76,7 +76,10 @@ def _cut(text: str) -> str:
 
 
 def of_error(error: Exception, instance: str) -> Problem:
-    """Return the problem document for an exception. For an unexpected exception it says nothing about the cause."""
+    """Return the problem document for an exception.
+
+    If the exception is unexpected, the document does not show its cause.
+    """
     if isinstance(error, InputError):
         return problem(_status(error), error.what, instance, where=error.where, fix=error.fix)
     if isinstance(error, OSError):

@@ -37,15 +37,15 @@ def serves(
     """Return a decorator that makes a function the route of an operation.
 
     The route refuses a caller whose role is below the operation's lowest role, before it reads what the caller has
-    sent. Its description in the OpenAPI document is the function's docstring. If the function has none, it is the
-    docstring of the `ClusterApi` method with the same name.
+    sent. The route's description in the OpenAPI document is the function's docstring. If the function has none, it is
+    the docstring of the `ClusterApi` method with the same name.
 
     Args:
         router: The router that gets the new route.
         operation: The operation that the route serves.
         body: True if the request has a body.
-        looks_up: True if the query or the body can name a thing that does not exist, so that the answer can be 404. A
-            name in the path can always be unknown.
+        looks_up: True if the query or the body can name a thing that does not exist, so that the answer can be 404. For
+            a route with a name in its path this is always assumed.
         repeatable: True if the answer is 200 instead of 201 for a repeated request.
     """
 

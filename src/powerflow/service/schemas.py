@@ -20,7 +20,7 @@ Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
 class Health(BaseModel):
-    """Whether the controller's main loop runs (``ok``), and other facts that the controller reports of itself."""
+    """Facts that the controller reports of itself, such as whether its main loop runs (``ok``)."""
 
     model_config = ConfigDict(extra="allow")
 

@@ -30,7 +30,7 @@ class Marks:
         self.number, self.beat = _read(os.pread(self._file, _BYTES, 0))
 
     def set(self, *, number: int = 0, beat: int = 0) -> None:
-        """Raise the given numbers in the file. A number that is lower than the stored one changes nothing.
+        """Raise the highest job number and the count of launches in the file; a lower number is ignored.
 
         Raises:
             OSError: The file cannot be written.
@@ -42,7 +42,7 @@ class Marks:
             self.number, self.beat = number, beat
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file with the highest job number and the count of launches."""
         os.close(self._file)
 
 

@@ -30,7 +30,7 @@ class LeaderLease:
         self._database = database
 
     def claim(self, owner: str, lease_s: float, now_s: float) -> bool:
-        """Become the only controller of the store for ``lease_s`` seconds; return False while another controller is."""
+        """Become the only controller of the store for ``lease_s`` seconds; return False if another controller is."""
         mine_or_over = (claims.c.owner == owner) | (claims.c.until_s <= now_s)
         with self._database.write() as connection:
             row = {"id": 1, "owner": owner, "until_s": now_s + lease_s}
@@ -41,7 +41,13 @@ class LeaderLease:
         return claimed
 
     def take(self, owner: str, lease_s: float, now_s: float) -> bool:
-        """Become the only controller of the store as `claim` does, but do not wait for a dead one on this machine."""
+        """Become the only controller of the store as `claim` does, but without waiting for the lease of a dead one.
+
+        The dead controller must have run on this machine.
+
+        Returns:
+            False if another controller is at work, or may be.
+        """
         if self.claim(owner, lease_s, now_s):
             return True
         other = self.claimed_by()
@@ -60,12 +66,15 @@ class LeaderLease:
             return connection.execute(mine).rowcount == 1
 
     def claimed_by(self) -> str | None:
-        """Return the owner of the latest claim, even if its lease is over; None if the claim was given back."""
+        """Return the controller that claimed the store last, even if its lease is over.
+
+        It is None if this controller has given back its claim, or if the store was never claimed.
+        """
         with self._database.read() as connection:
             return connection.scalar(select(claims.c.owner))
 
     def give_back(self, owner: str) -> None:
-        """End the claim of an owner; nothing happens if another owner has the claim."""
+        """End a controller's claim on the store; nothing happens if another controller has the claim."""
         with self._database.write() as connection:
             connection.execute(delete(claims).where(claims.c.owner == owner))
         if self._database.owner == owner:
@@ -82,7 +91,7 @@ def own_name() -> str:
 
 
 def is_dead(owner: str) -> bool:
-    """Return True if the process with this name has certainly ended; False if this machine cannot know."""
+    """Return True if the controller's process with this name has certainly ended; False if this machine cannot know."""
     parts = owner.split(":")
     if len(parts) != 5 or parts[1] != _pid_namespace() or not (parts[2].isdigit() and parts[3].isdigit()):
         return False

@@ -54,7 +54,7 @@ def plain(text: str) -> str:
 
 
 def job_of(row: RowMapping) -> StoredJob:
-    """Make a job from its row in the table ``jobs``."""
+    """Make a stored job from its row in the table ``jobs``."""
     values = {name: row[name] for name in _JOB}
     values["id"] = str(row["id"])
     values["spec"] = _spec(row["spec"])

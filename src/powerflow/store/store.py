@@ -331,18 +331,18 @@ class Store:
             return int(connection.scalar(select(func.max(events.c.number))) or 0)
 
     def get(self, key: str, default: Any = None) -> Any:
-        """Return the value of a setting; ``default`` if the setting was never stored."""
+        """Return the value of a setting by its key; ``default`` if no value was ever stored."""
         with self._database.read() as connection:
             value = connection.scalar(select(settings.c.value).where(settings.c.key == key))
         return default if value is None else json.loads(value)
 
     def put(self, key: str, value: Any) -> None:
-        """Store a setting. Its value can be anything that JSON can hold."""
+        """Store a setting: a key with any value that JSON can hold."""
         with self._database.write_claimed() as connection:
             put_setting(self._database, connection, key, value)
 
     def govern(self, key: str, value: Any, whats: Sequence[AuditRecord]) -> None:
-        """Store a setting, and audit entries that say who changed it, in one transaction."""
+        """Store a setting (key and value) and audit entries that say who changed it, in one transaction."""
         with self._database.write_claimed() as connection:
             put_setting(self._database, connection, key, value)
             add_audit(connection, whats)
