@@ -147,7 +147,7 @@ def test_a_rank_that_nobody_names_says_so(monkeypatch: pytest.MonkeyPatch, tmp_p
     mailbox = Mailbox(tmp_path)
     mailbox.create()
     mailbox.post_target(Target(1, (Member("j.1.0", "a"),), 0))
-    with pytest.raises(InputError, match=r"which rank j\.1\.1 is to be"):
+    with pytest.raises(InputError, match=r"given j\.1\.1 a rank number"):
         environment.first_place(mailbox, "j.1.1")
 
 

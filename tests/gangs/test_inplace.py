@@ -560,7 +560,7 @@ def test_nonsense_of_a_rank_about_itself_fails_its_job(bench: Bench, content: st
         player.advance = lambda: None  # type: ignore[method-assign]
     failed = bench.hear(GangFailed)
     assert failed.final
-    assert f"{names[1]} is not believed: its report" in failed.text
+    assert f"the report of {names[1]} is rejected: it" in failed.text
     assert not bench.engine.running()
 
 

@@ -201,7 +201,7 @@ def test_nonsense_fails_its_job_once_and_nothing_else(bench: Bench, content: str
     bench.until_state(evil, JobState.FAILED)
     failed = bench.job(evil)
     assert rank in failed.exit
-    assert "is not believed" in failed.exit
+    assert "is rejected: it" in failed.exit
     assert failed.attempts == 0
     bench.restart()
     bench.turn(10)

@@ -148,7 +148,7 @@ class CapCsv:
 
 @dataclass(frozen=True, slots=True)
 class BudgetOrder:
-    """Request to set an energy budget: joules per ``day`` or ``month``, for a project, or for the cluster if it is "".
+    """Request to set an energy budget: joules per ``day`` or ``month``, for a project; "" is the cluster.
 
     ``zone`` is the IANA time zone in which days and months begin.
     """

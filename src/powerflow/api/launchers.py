@@ -237,7 +237,7 @@ def check_launcher(run: str, rescale: str, least: int, most: int) -> Launcher | 
         return None
     if rescale == "in-place":
         raise InputError(
-            f"{launcher.kind} starts processes of its own, and in-place jobs are started by PowerFlow",
+            f"{launcher.kind} starts the processes itself, but PowerFlow must start those of an in-place job",
             fix=f"write run: python {launcher.script} …, or rescale: restart",
         )
     if launcher.processes is not None and least == most != launcher.processes:
@@ -272,7 +272,7 @@ def _accelerate(options: _Options) -> tuple[tuple[str, ...], int | None]:
             raise InputError(f"accelerate launch {name} starts one process", fix="write torchrun instead")
     if not _ACCELERATE_WAYS & values.keys():
         raise InputError(
-            "accelerate launch does not say how to distribute, and may start one process",
+            "accelerate launch has no option for distributed training, so it might start only one process",
             fix="add --multi_gpu (or --use_fsdp, --use_deepspeed, --config_file FILE)",
         )
     kept = _written([(name, value) for name, value in options if name not in _ACCELERATE_OURS], _ACCELERATE_FLAGS)

@@ -102,9 +102,7 @@ def _check_price(price: float | None, energy: str | None, policy: str) -> None:
     registry.load(policy)
     if (energy is not None or price) and family(policy) in registry.BUILT_IN and family(policy) != "prices":
         own = "its threshold, as greedy:0.5" if family(policy) == "greedy" else f"a clock, as {family(policy)}+zeus:0.5"
-        raise InputError(
-            f"policy {policy} takes no notice of a price of energy", where="--policy", fix=f"give it {own}"
-        )
+        raise InputError(f"policy {policy} does not use an energy price", where="--policy", fix=f"give it {own}")
 
 
 def _runner(experiment: Experiment, seed: int, quiet: bool) -> Callable[[str, float], SimulationResult]:

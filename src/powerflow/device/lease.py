@@ -69,7 +69,7 @@ class Clocks:
     def set(self, uuid: str, clock_mhz: float) -> Reading:
         """Lock a GPU to a clock, unless it is locked to this clock already; return the reading of the GPU afterwards.
 
-        If the clock of this GPU cannot be set, only ``say`` is called, once.
+        If the clock of this GPU cannot be set, nothing is changed; ``say`` is called the first time.
 
         Raises:
             KeyError: This object has no GPU with this UUID.

@@ -78,7 +78,7 @@ class Gpu(Protocol):
     """One GPU.
 
     Attributes:
-        uuid: Name of the GPU that no other GPU on any machine has.
+        uuid: Globally unique name of the GPU.
         node: Name of its node.
         index: Number of the GPU on its node, from 0.
         gpu_type: Name in PowerFlow's catalogue; the vendor's name if the catalogue does not have the GPU.

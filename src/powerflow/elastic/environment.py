@@ -76,7 +76,7 @@ def first_place(mailbox: Mailbox | None, name: str) -> RankPlace:
             return place
         time.sleep(0.01)
     raise InputError(
-        f"the controller has not said within {NAMED_S:.0f} s which rank {name} is to be",
+        f"the controller has not given {name} a rank number within {NAMED_S:.0f} s",
         where="run.rank",
         fix="ask for it after the first epoch has begun",
         exit_code=1,

@@ -212,7 +212,7 @@ class Run:
         order = SampleOrder(len(dataset), global_batch, shuffle, seed, drop_last)  # type: ignore[arg-type]  # Feed has checked it
         if not order.steps:
             raise InputError(
-                f"{order.samples} samples make no step of {global_batch}",
+                f"{order.samples} samples are too few for a step of {global_batch}",
                 where="run.batches",
                 fix="give a smaller global_batch, or drop_last=False",
             )

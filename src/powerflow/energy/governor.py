@@ -240,7 +240,7 @@ class Governor:
             raise InputError("is not the state of a governor", where="budget", exit_code=1)
         seen = _Seen(**state)
         if tuple(seen.prices) != self.prices:
-            raise InputError("is the state of a governor with different prices", where="budget", exit_code=1)
+            raise InputError("is the state of a governor with other energy prices", where="budget", exit_code=1)
         self._seen = seen
 
     # -- internal -----------------------------------------------------------------------------------------------

@@ -74,7 +74,7 @@ class Signal:
         return np.append(-np.inf, time_s[order]), np.append(np.nan, value[order])
 
     def at(self, now_s: float) -> SignalValue:
-        """Return the signal's value at a moment (Unix seconds); if it is the fallback, also the reason."""
+        """Return the signal's value at a moment (Unix seconds), or the fallback and why it is used."""
         time_s, value = self._steps
         known = float(value[np.searchsorted(time_s, now_s, side="right") - 1])
         if not math.isnan(known):
@@ -82,7 +82,7 @@ class Signal:
         return SignalValue(self.fallback, self._why(now_s))
 
     def mean(self, from_s: float, to_s: float) -> float:
-        """Return the signal's mean over a time, with the fallback where the series has no value."""
+        """Return the signal's mean over a time span; the fallback counts where the series has no value."""
         lasts_s, value, _ = self._values(from_s, to_s)
         return float(np.sum(lasts_s * value) / (to_s - from_s))
 

@@ -195,7 +195,7 @@ class Gang(ABC):
         """Forget all earlier losses of ranks, because there is a new desired state."""
 
     def safe_steps(self) -> int | None:
-        """Return how many steps remain saved when all ranks end; None if only the job's script knows."""
+        """Return how many trained steps are not lost if all ranks end now; None if only the script knows."""
         return None
 
     def has_room(self, slots: Sequence[Place]) -> bool:

@@ -200,7 +200,7 @@ class InPlace(Gang):
         seen = self.seen
         if seen.nonsense:
             name, why = next(iter(seen.nonsense.items()))
-            return GangFailure(None, f"{name} is not believed: its report {why}", name, final=True)
+            return GangFailure(None, f"the report of {name} is rejected: it {why}", name, final=True)
         if name := seen.failed_after_the_end:
             text = f"{name} {how_it_ended(seen.code(name))} after all was trained"
             return GangFailure(seen.code(name), text, name)

@@ -41,7 +41,7 @@ class LogProgress:
         self._asked: Matching | None = None
 
     def collect(self) -> bool:
-        """Take the answer for the last piece of the log.
+        """Take what the matcher found in the piece of the log that was last passed to `feed`.
 
         Returns:
             False while the answer is missing; then no new piece may be passed to `feed`.

@@ -20,7 +20,7 @@ MOST_MOMENTS = 480
 def step_means(
     time_s: FloatArray, value: FloatArray, end_s: float, weight: FloatArray | None = None, points: int = MOST_POINTS
 ) -> tuple[FloatArray, FloatArray]:
-    """Reduce a step function to at most ``points`` steps of equal length; each new step has the mean over its time.
+    """Reduce a piecewise constant series to at most ``points`` equal intervals, each with the mean of its time.
 
     The integral over the whole time does not change, so that watts still add up to the same joules.
 

@@ -34,7 +34,7 @@ class Insight:
 
     Attributes:
         binds: The limit without which the job would have more GPUs or a higher clock; "" if there is no such limit.
-        otherwise: All differences that would change the allocation of the job.
+        otherwise: All changes (more GPUs, another price …) that would change the job's allocation.
         start_s: When a waiting job should get GPUs if no more jobs are submitted. None if the job runs, or if its start
             cannot be predicted.
     """

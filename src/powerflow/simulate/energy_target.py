@@ -66,7 +66,7 @@ def run_at_energy(run: RunPolicy, policy: str, amount: Amount, workload: Workloa
 def _unmet(policy: str, found: PriceFound, amount: Amount) -> InputError:
     if len({energy for _, energy in found.tried}) == 1:
         return InputError(
-            f"policy {policy} takes no notice of a price of energy",
+            f"policy {policy} does not use an energy price",
             where="--energy",
             fix="use prices, or give the policy a clock: +clock:0.7 or +zeus:0.5",
         )

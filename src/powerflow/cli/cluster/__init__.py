@@ -1,1 +1,1 @@
-"""Define the commands that ask a running controller."""
+"""Define the commands that send requests to a running controller."""

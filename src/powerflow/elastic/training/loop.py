@@ -29,7 +29,7 @@ class OpenLoop:
     def close(self) -> None:
         """Close the generator if it still exists.
 
-        A script that has left its loop may still keep it, in a progress bar for example.
+        After a script has left its loop, a progress bar, for example, may still refer to the generator.
         """
         if self._loop is not None and (alive := self._loop()) is not None:
             alive.close()

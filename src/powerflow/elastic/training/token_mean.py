@@ -32,7 +32,7 @@ class TokenMean:
         self._guess: Tensor | None = None
 
     def begin_step(self) -> None:
-        """Forget the weights of the last step."""
+        """Discard the token counts that weighted the passes of the last step."""
         self._weighted = self._sum = self._guess = None
 
     def scale(self, loss: Tensor, weight: float | Tensor | None, passes: Passes, ranks: int) -> Tensor | None:

@@ -86,7 +86,7 @@ class Caps:
         """
         scope = parse_scope(order.scope, self._cluster, "scope").name
         if order.end_s is not None and order.end_s <= now_s:
-            raise Refused("the cap is over before it is set", fix="give an end that is to come")
+            raise Refused("the end of the cap is in the past", fix="give an end in the future")
         with self._lock:
             last, stored = self._stored()
             new = StoredCap(
@@ -201,7 +201,7 @@ class Caps:
             raise InputError("a cap needs either watts or a share", where="watts", fix="give one of the two")
         drawn_w = self._drawn_w(parse_scope(scope, self._cluster))
         if not drawn_w > 0:
-            raise Refused("what is drawn now is not known yet", fix="give watts, or wait for a reading")
+            raise Refused("the present power is not known yet", fix="give watts, or wait for a reading")
         return order.share * drawn_w
 
     def _drawn_w(self, scope: Scope) -> float:

@@ -69,7 +69,7 @@ class ClockKeeper:
     Args:
         gpus: All GPUs, by node and number.
         clocks: Sets and resets the clocks of GPUs, under a lease.
-        clock: Returns seconds, on the same clock as the times of readings.
+        clock: Returns the present time in seconds, counted as the times of readings are.
     """
 
     def __init__(self, gpus: Mapping[Place, Gpu], clocks: Clocks, clock: Callable[[], float] = time.monotonic) -> None:
