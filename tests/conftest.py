@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -18,13 +15,6 @@ pytest_plugins = ["tests.store.databases"]
 # that: tests that interrupt a program would wait for nothing.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-# Stores commit some ten thousand times in these tests, and wait for the disk each time: a disk in memory does not.
-_MEMORY = "/dev/shm"
-if os.path.ismount(_MEMORY) and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > 2**31:
-    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", _MEMORY)
-    tempfile.tempdir = _MEMORY
 
 
 _KERNELS = Path(__file__).parents[1] / "src" / "powerflow" / "policy" / "__pycache__"
