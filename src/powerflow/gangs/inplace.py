@@ -35,7 +35,7 @@ from powerflow.gangs.stopping import StopSignal
 from powerflow.gangs.types import DesiredState, GangCompleted, Hung, RankLost, Rescaled, backoff_s
 from powerflow.gangs.view import InPlaceView, how_it_ended
 
-#: A rank leaves at the end of a step: the one in flight, or the next, or (if it is told late) the one after.
+#: A rank leaves at the end of a step. If it reads the target late, two more steps may pass before it leaves.
 _STEPS_TO_LEAVE = 3
 _NEVER_JOINED = "its script never joined: see docs/elastic.md, or submit it with rescale: restart or none"
 

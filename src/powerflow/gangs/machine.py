@@ -128,7 +128,7 @@ def _table() -> dict[tuple[GangState, Trigger], Transition]:
             (state, t.FAILURE): Transition(s.FAILING),
         }
     return table | {
-        (s.TRAINING, t.DESIRED): Transition(s.FORMING),  # it may train on the right GPUs already: that is told anew
+        (s.TRAINING, t.DESIRED): Transition(s.FORMING),  # it may already train on the right GPUs: report that again
         (s.ADOPTED, t.KILL): Transition(s.ADOPTED),  # its record may say that it has failed
         (s.FAILING, t.KILL): Transition(s.FAILING),  # what has failed stays failed
         (s.FAILED, t.KILL): Transition(s.FAILING),

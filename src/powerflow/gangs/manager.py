@@ -150,7 +150,7 @@ class Gangs:
             except Exception as error:  # a defect, brought out by what one job wrote, says or is: only that job ends
                 self._on_defect(gang.job_id, error)
                 gang.collapse(f"internal: {type(error).__name__}: {error}"[:DEFECT_CHARS])
-        # taken after all turns: an event is told once, and must not be lost if a turn breaks off
+        # collected after all turns: each event is returned once, and must not be lost if a turn fails
         for gang in self._gangs.values():
             events += gang.events
             gang.events = []

@@ -43,7 +43,7 @@ def adopt(context: LoopContext, now_s: float) -> frozenset[str]:
 
     1. Each job gets the stored decision (intent) of the last controller, if its GPUs are still in the cluster.
     2. If a gang has a later epoch than the store (which was restored from a backup), the ranks of this gang end.
-    3. The scheduler is told about each job, and where the job runs.
+    3. Send the scheduler an event for each job, with the place where the job runs.
     4. Decisions that differ from the stored intents are stored. Then the gangs adopt their ranks, and end all others.
 
     Returns:
