@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from powerflow.errors import InputError
 
@@ -36,6 +36,11 @@ class Response:
         It is interpolated over log price, and constant below the lowest and above the highest replayed price.
         """
         return between(self.prices, self.joules, price)
+
+    def of_whole_day(self, share: float) -> Response:
+        """Return the response of a whole day, scaled up from this one, of which only a share was replayed."""
+        joules, under_way_j = (tuple(j / share for j in joules) for joules in (self.joules, self.under_way_j))
+        return replace(self, joules=joules, under_way_j=under_way_j)
 
 
 def response(points: Sequence[tuple[float, float, float, float]]) -> Response:

@@ -17,8 +17,7 @@ A lost rank is replaced in the same way: by a target without this rank, then by 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import replace
 
 from powerflow.device.protocol import Place
 from powerflow.elastic.mailbox import CHECKPOINT_FILE, Member, Phase, Target
@@ -33,41 +32,11 @@ from powerflow.gangs.report_reader import ReportReader, progressed
 from powerflow.gangs.state_file import GangFailure, GangRecord
 from powerflow.gangs.stopping import StopSignal
 from powerflow.gangs.types import DesiredState, GangCompleted, Hung, RankLost, Rescaled, backoff_s
-from powerflow.gangs.view import InPlaceView, how_it_ended
+from powerflow.gangs.view import InPlaceView, Losses, Regrouping, how_it_ended
 
 #: A rank leaves at the end of a step. If it reads the target late, two more steps may pass before it leaves.
 _STEPS_TO_LEAVE = 3
 _NEVER_JOINED = "its script never joined: see docs/elastic.md, or submit it with rescale: restart or none"
-
-
-@dataclass(frozen=True, slots=True)
-class Losses:
-    """Count how often ranks were lost since a step was last trained.
-
-    Attributes:
-        count: How many times ranks were lost.
-        step: Steps that were trained at the last loss.
-        mended: Generation without the ranks that were lost last. The gang grows again once this generation trains.
-    """
-
-    count: int = 0
-    step: int = -1
-    mended: int = 0
-
-    def another(self, step: int) -> Losses:
-        """Return the losses after one more loss at this step.
-
-        The count begins again if a step was trained since the last loss.
-        """
-        return replace(self, count=self.count + 1) if step <= self.step else Losses(1, step)
-
-
-class Regrouping(NamedTuple):
-    """How a gang changes: members that stay, ranks that leave, and GPUs that need a new rank."""
-
-    stay: list[str]
-    leave: list[str]
-    missing: list[Place]
 
 
 class InPlace(Gang):

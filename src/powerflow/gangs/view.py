@@ -8,13 +8,44 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from powerflow.device.protocol import Place
 from powerflow.elastic.mailbox import Phase, RankReport
 from powerflow.engine.protocol import RankName, RankState, RankStatus
 from powerflow.gangs.hang_detector import TRAINING
 from powerflow.gangs.state_file import GangRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """Count how often ranks were lost since a step was last trained.
+
+    Attributes:
+        count: How many times ranks were lost.
+        step: Steps that were trained at the last loss.
+        mended: Generation without the ranks that were lost last. The gang grows again once this generation trains.
+    """
+
+    count: int = 0
+    step: int = -1
+    mended: int = 0
+
+    def another(self, step: int) -> Losses:
+        """Return the losses after one more loss at this step.
+
+        The count begins again if a step was trained since the last loss.
+        """
+        return replace(self, count=self.count + 1) if step <= self.step else Losses(1, step)
+
+
+class Regrouping(NamedTuple):
+    """How a gang changes: members that stay, ranks that leave, and GPUs that need a new rank."""
+
+    stay: list[str]
+    leave: list[str]
+    missing: list[Place]
 
 
 @dataclass(frozen=True, slots=True)

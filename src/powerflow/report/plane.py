@@ -144,3 +144,18 @@ def _window(
     seconds = [y for _, y in spots]
     floor = [spot.seconds for spot in bound if low <= spot.share <= high and spot.seconds > 0]
     return low, high, min(seconds + floor) / 1.25, max(seconds) * 1.25
+
+
+def ladder(low: float, high: float) -> list[tuple[float, str]]:
+    """Return the ticks of a logarithmic axis from ``low`` to ``high``, and their labels.
+
+    Ticks are at 1, 2, 5, 10, …; an axis that spans only about a factor of ten or less has more ticks.
+    """
+    digits = (1, 2, 5) if high / low > 12 else (1, 1.5, 2, 3, 4, 5, 6, 8) if high / low > 2.5 else _fine()
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    steps = [digit * 10.0**power for power in range(first, last + 1) for digit in digits]
+    return [(step, f"{step:,.6g}".replace(",", "\u202f")) for step in steps if low <= step <= high]
+
+
+def _fine() -> tuple[float, ...]:
+    return tuple(round(1 + 0.1 * i, 1) for i in range(90))

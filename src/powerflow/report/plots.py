@@ -17,7 +17,7 @@ import numpy as np
 
 from powerflow import units
 from powerflow.report import series
-from powerflow.report.plane import Curve, Plane, plane_of
+from powerflow.report.plane import Curve, Plane, ladder, plane_of
 from powerflow.report.words import base_name, label, subject_of, time_unit
 from powerflow.simulate.comparison import Comparison
 from powerflow.simulate.result import SimulationResult
@@ -380,24 +380,9 @@ def _vertical(x: float, colour: str, dash: str) -> dict[str, Any]:
     return {"type": "line", "x0": x, "x1": x, "y0": 0, "y1": 1, "yref": "paper", "line": line, "layer": "below"}
 
 
-def ladder(low: float, high: float) -> list[tuple[float, str]]:
-    """Return the ticks of a logarithmic axis from ``low`` to ``high``, and their labels.
-
-    Ticks are at 1, 2, 5, 10, …; an axis that spans only about a factor of ten or less has more ticks.
-    """
-    digits = (1, 2, 5) if high / low > 12 else (1, 1.5, 2, 3, 4, 5, 6, 8) if high / low > 2.5 else _fine()
-    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    steps = [digit * 10.0**power for power in range(first, last + 1) for digit in digits]
-    return [(step, f"{step:,.6g}".replace(",", "\u202f")) for step in steps if low <= step <= high]
-
-
 def _ladder(low: float, high: float) -> dict[str, Any]:
     ticks = ladder(low, high)
     return {"tickvals": _numbers(value for value, _ in ticks), "ticktext": [text for _, text in ticks]}
-
-
-def _fine() -> tuple[float, ...]:
-    return tuple(round(1 + 0.1 * i, 1) for i in range(90))
 
 
 def _numbers(values: Any, digits: int = 5) -> list[float | None]:

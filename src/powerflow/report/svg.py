@@ -8,8 +8,7 @@ from xml.sax.saxutils import escape
 
 from powerflow import units
 from powerflow.report import words
-from powerflow.report.plane import Curve, Plane, Spot, plane_of
-from powerflow.report.plots import ladder
+from powerflow.report.plane import Curve, Plane, Spot, ladder, plane_of
 from powerflow.simulate.comparison import Comparison
 
 WIDTH, HEIGHT = 860, 470

@@ -10,7 +10,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 from powerflow.api.governance import AuditRecord, BudgetOrder, BudgetRecord, Outlook, audited
 from powerflow.api.records import Caller, NotFound
@@ -305,7 +305,7 @@ class LiveBudgets:
             for day, share in zip(days, self._shares, strict=True):
                 response = day.get(scope) or self._governors[scope].empty_day()
                 if response is not None:
-                    self._governors[scope].learn(_whole(response, share))
+                    self._governors[scope].learn(response.of_whole_day(share))
         self._learned(now_s)
 
     def _learned(self, now_s: float) -> None:
@@ -395,9 +395,3 @@ class LiveBudgets:
             set_s=stored.set_s,
             emulated=self._emulated,
         )
-
-
-def _whole(day: Response, share: float) -> Response:
-    """Scale the part of a day that was replayed to a whole day."""
-    joules, under_way_j = (tuple(j / share for j in joules) for joules in (day.joules, day.under_way_j))
-    return replace(day, joules=joules, under_way_j=under_way_j)
