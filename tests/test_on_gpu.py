@@ -36,7 +36,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
 
 def test_all_sections_run_and_say_where_they_come_from(made: tuple[Path, dict[str, Any]]) -> None:
     _, record = made
-    assert list(record["sections"]) == ["driver", "load", "serve", "rescale", "profile"]
+    assert list(record["sections"]) == ["driver", "load", "serve", "elastic", "rescale", "profile"]
     origin = record["provenance"]
     assert origin["fake"] is True
     assert origin["card"] == "NVIDIA A100-SXM4-80GB"
@@ -58,6 +58,14 @@ def test_a_job_goes_from_submission_to_joules_and_no_clock_is_set(made: tuple[Pa
     assert served["job"]["state"] == "completed"
     assert 0 < served["charged_j"] <= served["counter_j"] * 1.2
     assert served["locked_mhz"] == [None]
+
+
+def test_a_held_job_gives_the_card_back_and_ends_as_it_would_alone(made: tuple[Path, dict[str, Any]]) -> None:
+    trained = made[1]["sections"]["elastic"]["result"]
+    assert trained["equal"]
+    assert trained["served"]["epochs_here"] < trained["alone"]["epochs_here"]  # it was held, and went on
+    assert trained["alone"]["steps"] == trained["plain"]["steps"]
+    assert trained["pids_while_held"] == []
 
 
 def test_two_ranks_are_rescaled(made: tuple[Path, dict[str, Any]]) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+import itertools
 import math
 import os
 import platform
+import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -82,6 +85,69 @@ def repeated(work: Callable[[], object], seconds: float) -> tuple[int, float]:
             times += 1
         settle()
     return times, time.perf_counter() - began_s
+
+
+def refreshed(work: Callable[[], object], seconds: float) -> dict[str, float | None]:
+    """How often the driver renews a card's counter and its power, and how fast both follow work that begins.
+
+    Asks the driver itself, as often as it answers, beside work that is done for so long.
+
+    Returns:
+        ``counter_every_s`` and ``power_every_s``, median seconds between two values; ``half_power_after_s`` and
+        ``most_power_after_s``, seconds from the first work until the power had risen by 50 and by 90 % of its rise in
+        all; ``half_counter_after_s``, until the counter's mean power between two values had risen by half.
+    """
+    pynvml = importlib.import_module("pynvml")
+    pynvml.nvmlInit()
+    handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+    seen: list[tuple[float, float, float]] = []
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.is_set():
+            power_w = pynvml.nvmlDeviceGetPowerUsage(handle) / 1e3
+            energy_j = pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3
+            seen.append((time.perf_counter(), power_w, energy_j))
+            time.sleep(0.001)
+
+    settle()
+    time.sleep(0.5 if TINY else 3.0)  # what ran before no longer shows in the power
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    time.sleep(0.5)
+    began_s = time.perf_counter()
+    repeated(work, seconds)
+    stop.set()
+    watcher.join()
+    powers = _renewed([(when, power_w) for when, power_w, _ in seen])
+    counts = _renewed([(when, energy_j) for when, _, energy_j in seen])
+    rates = [(b, (new - old) / (b - a)) for (a, old), (b, new) in itertools.pairwise(counts) if b > a]
+    return {
+        "counter_every_s": _median_gap(counts),
+        "power_every_s": _median_gap(powers),
+        "half_power_after_s": _risen(powers, began_s, 0.5),
+        "most_power_after_s": _risen(powers, began_s, 0.9),
+        "half_counter_after_s": _risen(rates, began_s, 0.5),
+    }
+
+
+def _renewed(values: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Of values read again and again, the first and each that is another than the one before."""
+    return values[:1] + [new for old, new in itertools.pairwise(values) if new[1] != old[1]]
+
+
+def _median_gap(values: list[tuple[float, float]]) -> float | None:
+    gaps = [b - a for (a, _), (b, _) in itertools.pairwise(values)]
+    return statistics.median(gaps) if gaps else None
+
+
+def _risen(values: list[tuple[float, float]], began_s: float, share: float) -> float | None:
+    before = [value for when, value in values if when <= began_s]
+    after = [(when, value) for when, value in values if when > began_s]
+    if not before or not after:
+        return None
+    low, high = before[-1], statistics.median(value for _, value in after[-20:])
+    return next((when - began_s for when, value in after if value >= low + share * (high - low)), None)
 
 
 class Sampled:

@@ -25,7 +25,7 @@ _READING = ("pynvml", "numpy")
 _FITTING = (*_READING, "scipy", "torch")
 _SERVING = (
     *("numba", "typer", "rich", "yaml", "pydantic", "psutil", "sqlalchemy", "alembic", "fastapi", "uvicorn", "httpx"),
-    *("prometheus_client", "structlog", "torch", "re2", "scipy"),
+    *("prometheus_client", "structlog", "torch", "re2", "scipy", "opentelemetry"),
 )
 
 
@@ -40,6 +40,7 @@ SECTIONS: Mapping[str, Section] = {
     "driver": Section(_READING, 45.0),
     "load": Section((*_READING, "torch"), 45.0),
     "serve": Section((*_READING, *_SERVING), 90.0),
+    "elastic": Section((*_READING, *_SERVING), 75.0),
     "rescale": Section(("numpy", "torch"), 85.0),
     "profile": Section(_FITTING, 85.0),
 }

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.on_gpu.card import TINY, Sampled, busy, device, repeated, the_gpu
+from benchmarks.on_gpu.card import TINY, Sampled, busy, device, refreshed, repeated, the_gpu
 from powerflow.device.meter import Meter
 
 
@@ -36,4 +36,5 @@ def measure(out: Path) -> dict[str, Any]:
         "idle_j": settled.idle_mj / 1e3,
         "gflop_per_j": operations / took_s / watts / 1e9 if watts > 0 else None,
         "sampled": drawn,
+        "refreshed": refreshed(lambda: a @ b, 1.0 if TINY else 4.0),
     }

@@ -64,7 +64,7 @@ def provenance(env: Mapping[str, str], argv: Sequence[str], *, fake: bool) -> di
         "fake": fake,
         "torch": torch,
         "commit": _said(["git", "-C", str(ROOT), "rev-parse", "HEAD"], env),
-        "changed": bool(_said(["git", "-C", str(ROOT), "status", "--porcelain"], env)),
+        "changed": bool(_said(["git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=no"], env)),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": list(argv),
         "python": sys.version.split()[0],
