@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -303,3 +304,48 @@ def test_emulated_gpus_under_steady_load_within_half_a_percent_of_the_integral(
         integral_j += sum(gpu.read().power_w for gpu in gpus)
     assert jobs_mj == pytest.approx(287_000 * 120, rel=1e-6)
     assert (jobs_mj + idle_mj) / 1e3 == pytest.approx(integral_j, rel=0.005)
+
+
+class AveragingCard(Card):
+    """A real GPU as an H200 is: its power is the mean of the last second, its counter is right."""
+
+    emulated = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._drawn = [(self.time_s - 10.0, 0.0), (self.time_s, 0.0)]  # joules by time
+
+    def draw(self, watts: float, seconds: float) -> None:
+        self.time_s += seconds
+        self.energy_j += watts * seconds
+        self._drawn.append((self.time_s, self._drawn[-1][1] + watts * seconds))
+        times, joules = zip(*self._drawn, strict=True)
+        before_j, now_j = np.interp([self.time_s - 1.0, self.time_s], times, joules)
+        self.power_w = float(now_j - before_j)
+
+
+def test_the_mean_power_since_the_last_reading_is_the_counters() -> None:
+    card = AveragingCard()
+    meter = Meter([card])
+    meter.sample()
+    card.draw(100.0, 0.4)
+    meter.sample()  # too soon after the first for a counter that is renewed ten times a second
+    assert tuple(meter.powers["A"]) == pytest.approx((40.0, 1.0))
+    card.draw(300.0, 0.8)
+    assert card.read().power_w == pytest.approx(260.0)  # what was drawn before still shows
+    meter.sample()
+    assert tuple(meter.powers["A"]) == pytest.approx((300.0, 0.8))
+    card.energy_j = 0.0  # it was reset
+    card.time_s += 1.0
+    meter.sample()
+    assert tuple(meter.powers["A"]) == pytest.approx((260.0, 1.0))
+
+
+def test_the_power_of_an_emulated_gpu_is_that_of_the_moment() -> None:
+    card = Card()
+    meter = Meter([card])
+    meter.sample()
+    card.draw(300.0, 1.0)
+    card.energy_j -= 100.0  # of a step that has not ended
+    meter.sample()
+    assert tuple(meter.powers["A"]) == (300.0, 0.0)

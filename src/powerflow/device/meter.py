@@ -31,6 +31,12 @@ GAP_S = 10.0
 #: Counter and integral are compared over at least this time and energy, and may differ by this share.
 CHECK_S, CHECK_J, CHECK_SHARE = 30.0, 500.0, 0.05
 
+#: The power that drivers report is a mean over this time (measured on an H200: docs/devices.md).
+AVERAGED_S = 1.0
+
+#: Least time between two values of a counter that tells the mean power between them: a driver renews it every 0.1 s.
+COUNTED_S = 0.5
+
 
 @dataclass(frozen=True, slots=True)
 class MeterAccount:
@@ -78,6 +84,18 @@ class Settled(NamedTuple):
     idle_mj: int
     metered_mj: int
     lost: tuple[str, ...]
+
+
+class MeanPower(NamedTuple):
+    """Mean power of a GPU, or of several GPUs together.
+
+    Attributes:
+        watts: Mean power.
+        seconds: Length of the period of the mean, which ends now; 0 if it is the power at this moment.
+    """
+
+    watts: float
+    seconds: float
 
 
 class Check(NamedTuple):
@@ -136,6 +154,26 @@ def advance(account: MeterAccount, reading: Reading, same_boot: bool = True, *, 
     )
 
 
+def mean_power(before: MeterAccount, reading: Reading, *, counts: bool, emulated: bool) -> MeanPower:
+    """Return the mean power of a GPU at a reading.
+
+    A counter tells the mean power since the last reading. The power that the driver reports is a mean, too, and says
+    nothing about a clock that was set only a moment ago. The power of an emulated GPU is that of the present moment.
+
+    Args:
+        before: The account at the last reading.
+        reading: The reading now.
+        counts: False if the counter has made an impossible jump since the last reading.
+        emulated: True if the GPU is emulated. Its counter says nothing about single seconds: steps add to it late.
+    """
+    if emulated:
+        return MeanPower(reading.power_w, 0.0)
+    seconds, counted_j = reading.time_s - before.time_s, reading.energy_j - before.energy_j
+    if counts and COUNTED_S <= seconds <= GAP_S and counted_j >= 0.0:
+        return MeanPower(counted_j / seconds, seconds)
+    return MeanPower(reading.power_w, AVERAGED_S)
+
+
 def _integral_j(before_w: float, after_w: float, seconds: float) -> float:
     """Return the energy in joules between two power readings, by the trapezoid rule.
 
@@ -185,11 +223,13 @@ class Meter:
     Attributes:
         readings: Last reading by UUID, of each GPU that answered.
         errors: Error by UUID, of each GPU that did not answer.
+        powers: Mean power by UUID at the last reading.
     """
 
     def __init__(self, gpus: Sequence[Gpu], state: Mapping[str, Any] | None = None) -> None:
         self.readings: dict[str, Reading] = {}
         self.errors: dict[str, DeviceError] = {}
+        self.powers: dict[str, MeanPower] = {}
         self._jumps: list[Jump] = []
         self._gpus = gpus
         self._accounts: dict[str, MeterAccount] = {}
@@ -208,6 +248,7 @@ class Meter:
         """
         readings: dict[str, Reading] = {}
         errors: dict[str, DeviceError] = {}
+        powers: dict[str, MeanPower] = {}
         for gpu in self._gpus:
             if isinstance(gpu, ReadsAhead):
                 gpu.begin_reading()
@@ -221,6 +262,7 @@ class Meter:
             account = self._accounts.get(gpu.uuid)
             if account is None:
                 self._accounts[gpu.uuid] = MeterAccount(reading.time_s, reading.power_w, reading.energy_j)
+                powers[gpu.uuid] = MeanPower(reading.power_w, 0.0 if gpu.emulated else AVERAGED_S)
                 continue
             same_boot = self._same_boot or gpu.uuid not in self._unread
             self._unread.discard(gpu.uuid)
@@ -234,8 +276,10 @@ class Meter:
                 jump = impossible(gpu.uuid, account.energy_j, reading, since_s, counted_j, limit_w)
             if jump is not None:
                 self._jumps.append(jump)
+            counts = same_boot and jump is None
+            powers[gpu.uuid] = mean_power(account, reading, counts=counts, emulated=gpu.emulated)
             self._accounts[gpu.uuid] = advance(account, reading, same_boot, counts=jump is None)
-        self.readings, self.errors = readings, errors
+        self.readings, self.errors, self.powers = readings, errors, powers
 
     def settle(self, now_s: float, owners: Mapping[str, str | None]) -> Settled:
         """Read all GPUs, return the energy since the last call, and set the owner (a job) of each GPU from now on.

@@ -173,7 +173,7 @@ class GangEvents:
         axes, table = self._scheduler.pools[job.gpu_type].axes, self._learning.table(job.kind.name, job.gpu_type)
         steps = self._explore_steps if job.explore_mhz else STEPS
         clock_mhz = job.clock_now_mhz if self._power.settable and self._governance.acts(job) else None
-        seen = timed(job, report, table, axes, clock_mhz, steps)
+        seen = timed(job, report, table, axes, clock_mhz, now_s, steps)
         if seen is None:
             return
         self._table.measured(Seen(job.kind.name, seen, job.id, now_s, float(steps)))

@@ -37,7 +37,7 @@ class Measurement:
         if self._scheduler.caps:
             self._table.emit(self.metered())
         for job in self._table.jobs.values():
-            job.metered(self._power.watts_of(job.id), self._power.disturbed(job.id), now_s)
+            job.metered(self._power.power_of(job.id), self._power.disturbed(job.id), now_s)
 
     def settle(self, now_s: float) -> None:
         """Read the GPUs, and charge the energy up to now to the jobs that hold them."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from powerflow.cost.catalogue import gpu_type
 from powerflow.device.lease import Clocks
-from powerflow.device.meter import Meter
+from powerflow.device.meter import MeanPower, Meter
 from powerflow.device.protocol import DeviceError, Gpu, Place, Reading
 from powerflow.live.gpus.clock_keeper import ClockKeeper
 from powerflow.live.gpus.health import GpuHealth
@@ -53,7 +53,8 @@ class ClusterGpus:
         self._read_s = self._settled_s = -math.inf
         self._owners: dict[Place, str] = {}
         self._readings: dict[Place, Reading] = {}
-        self._watts: dict[str, float] = {}
+        self._watts: dict[Place, float] = {}
+        self._power: dict[str, MeanPower] = {}  # by job
         self._clock_mhz: dict[str, float] = {}
         self._charges: dict[str | None, Charge] = {}  # not stored yet, by the job that pays (None: idle)
         self._totals_j = (0.0, 0.0, 0.0)  # metered, jobs, idle
@@ -212,7 +213,11 @@ class ClusterGpus:
 
     def watts_of(self, job: str) -> float:
         """Return the watts of a job's GPUs at the last reading; 0 if no power was read."""
-        return self._watts.get(job, 0.0)
+        return self.power_of(job).watts
+
+    def power_of(self, job: str) -> MeanPower:
+        """Return the power of a job's GPUs at the last reading, and over how long it is the mean; 0 W if not read."""
+        return self._power.get(job, MeanPower(0.0, 0.0))
 
     def clock_of(self, job: str) -> float | None:
         """Return the mean clock (MHz) of a job's GPUs at the last reading; None if no clock was read."""
@@ -224,7 +229,7 @@ class ClusterGpus:
 
     def gpu_watts(self) -> Mapping[Place, float]:
         """Return the watts of each GPU at the last reading, without GPUs that report none."""
-        return {place: r.power_w for place, r in self._readings.copy().items() if math.isfinite(r.power_w)}
+        return self._watts
 
     def idle_w(self) -> list[float]:
         """Return the idle watts of each GPU by the catalogue."""
@@ -245,16 +250,19 @@ class ClusterGpus:
 
     def _look(self) -> None:
         """Keep the last readings, and compare energy counters with power."""
-        watts: dict[str, float] = defaultdict(float)
+        power: dict[str, MeanPower] = {}
         clocks_mhz: dict[str, list[float]] = defaultdict(list)
         self._readings = {self._place[uuid]: reading for uuid, reading in self._meter.readings.items()}
+        powers = {self._place[uuid]: mean for uuid, mean in self._meter.powers.items() if math.isfinite(mean.watts)}
+        self._watts = {place: mean.watts for place, mean in powers.items()}
         for place, reading in self._readings.items():
             owner = self._owners.get(place)
-            if owner is not None and math.isfinite(reading.power_w):
-                watts[owner] += reading.power_w
+            if owner is not None and place in powers:
+                others, mean = power.get(owner, MeanPower(0.0, 0.0)), powers[place]
+                power[owner] = MeanPower(others.watts + mean.watts, max(others.seconds, mean.seconds))
             if owner is not None and math.isfinite(reading.clock_mhz):
                 clocks_mhz[owner].append(reading.clock_mhz)
-        self._watts = dict(watts)
+        self._power = power
         self._clock_mhz = {job: sum(clocks) / len(clocks) for job, clocks in clocks_mhz.items()}
         for found in self._meter.check():
             node, number = self._place[found.uuid]

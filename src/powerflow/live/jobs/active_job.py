@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 
 from powerflow.api.job_spec import WEIGHTS, JobSpec
+from powerflow.device.meter import MeanPower
 from powerflow.gangs.report_bounds import steps_or
 from powerflow.gangs.types import DesiredState
 from powerflow.job import Job
@@ -27,13 +28,15 @@ class StepWindow:
     Attributes:
         key: The configuration: generation, GPUs, nodes, clock, local batch, accumulation.
         steps, seconds: Step count and training seconds that the ranks reported when the timing began.
-        watts, samples: Sum and number of power readings of the job's GPUs since the timing began.
+        opened_s: When the timing began.
+        watts, samples: Sum and number of power readings of the job's GPUs that say nothing about the time before.
         repeats: How often the same configuration was measured before.
     """
 
     key: tuple[object, ...]
     steps: int
     seconds: float
+    opened_s: float
     watts: float = 0.0
     samples: int = 0
     repeats: int = 0
@@ -232,21 +235,22 @@ class ActiveJob:
         self.energy_j += energy_j
         self.gpu_s += gpu_s
 
-    def metered(self, power_w: float, disturbed: bool, now_s: float) -> None:
+    def metered(self, power: MeanPower, disturbed: bool, now_s: float) -> None:
         """Take in a power reading of the job's GPUs, and end the trial of a clock that has lasted for `EXPLORE_S`.
 
         Args:
-            power_w: Watts of the job's GPUs.
+            power: Mean power of the job's GPUs. It is no part of the present timing if its period began earlier.
             disturbed: True if the GPUs do not show what the job costs by itself. Then the present steps are not timed,
                 but the time of the trial goes on.
             now_s: Time of the reading.
         """
-        self.power_w = power_w
+        self.power_w = power.watts
         if disturbed:
             self.window = None
-        if self.window is not None and self.training and power_w > 0:
-            self.window.watts += power_w
-            self.window.samples += 1
+        window = self.window
+        if window is not None and self.training and power.watts > 0 and now_s - power.seconds >= window.opened_s:
+            window.watts += power.watts
+            window.samples += 1
         if self.window is None and not (disturbed and math.isfinite(self.explore_since_s)):
             self.explore_since_s = now_s
         elif self.explore_mhz and now_s - self.explore_since_s > EXPLORE_S:

@@ -166,6 +166,8 @@ class JobTable:
         for job in self._jobs.values():
             job.eligible_s += by_s
             job.explore_since_s += by_s
+            if job.window is not None:
+                job.window.opened_s += by_s
 
     # -- decisions ----------------------------------------------------------------------------------------------------
 

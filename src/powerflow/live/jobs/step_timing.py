@@ -21,7 +21,13 @@ DOUBLINGS = 12
 
 
 def timed(
-    job: ActiveJob, report: Progressed, table: CostTable, axes: Axes, clock_mhz: float | None, steps: int = STEPS
+    job: ActiveJob,
+    report: Progressed,
+    table: CostTable,
+    axes: Axes,
+    clock_mhz: float | None,
+    now_s: float,
+    steps: int = STEPS,
 ) -> Observation | None:
     """Time the steps in a report of a job's ranks.
 
@@ -34,15 +40,16 @@ def timed(
         table: What the job's class is believed to cost.
         axes: GPU counts and clocks of ``table``.
         clock_mhz: Clock that the job's GPUs are locked to; None if they are not locked.
+        now_s: Time of the report.
         steps: Least number of steps for a measurement.
 
     Returns:
-        A measurement if enough steps ran in one configuration, else None.
+        A measurement if enough steps ran in one configuration, and their power was read if it can be read; else None.
     """
     key = (report.generation, report.gpus, report.nodes, clock_mhz, report.local_batch, report.accumulation)
     window = job.window
     if window is None or window.key != key:
-        job.window = StepWindow(key, report.timed_steps, report.timed_s)
+        job.window = StepWindow(key, report.timed_steps, report.timed_s, now_s)
         return None
     count, seconds = report.timed_steps - window.steps, report.timed_s - window.seconds
     if count < 1 or seconds <= 0.0:
@@ -52,6 +59,8 @@ def timed(
         return None
     job.step_time_s = seconds / count
     if count < steps << min(window.repeats, DOUBLINGS) or seconds < SECONDS:
+        return None
+    if job.power_w > 0 and not window.samples:  # the next reading tells what these steps draw
         return None
     row = int(np.searchsorted(axes.gpu_counts, report.gpus))
     if row >= len(axes.gpu_counts) or axes.gpu_counts[row] != report.gpus:
@@ -68,7 +77,7 @@ def timed(
         power_w=window.power_w(),
     )
     job.model_error = _error(seen, table, axes, row)
-    job.window = StepWindow(key, report.timed_steps, report.timed_s, repeats=window.repeats + 1)
+    job.window = StepWindow(key, report.timed_steps, report.timed_s, now_s, repeats=window.repeats + 1)
     return seen
 
 
