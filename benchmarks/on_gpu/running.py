@@ -40,7 +40,7 @@ SECTIONS: Mapping[str, Section] = {
     "driver": Section(_READING, 45.0),
     "load": Section((*_READING, "torch"), 45.0),
     "serve": Section((*_READING, *_SERVING), 90.0),
-    "elastic": Section((*_READING, *_SERVING), 75.0),
+    "elastic": Section((*_READING, *_SERVING), 85.0),
     "rescale": Section(("numpy", "torch"), 85.0),
     "profile": Section(_FITTING, 85.0),
 }

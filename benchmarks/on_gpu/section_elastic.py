@@ -18,9 +18,9 @@ from benchmarks.on_gpu.card import TINY, the_gpu
 from benchmarks.on_gpu.running import ROOT
 from benchmarks.on_gpu.serving import Served, served
 
-EPOCHS = 6 if TINY else 12
+EPOCHS = 6 if TINY else 8
 #: Between two epochs, so that there is time to hold the job. The same in all three ways: a card slows down meanwhile.
-PAUSE_S = 0.7
+PAUSE_S = 0.5
 #: A training script: plain torch, or with the library, alone or as a job. Its last line is its result.
 _JOB = """
 import json, statistics, sys, time

@@ -209,6 +209,8 @@ def test_no_binding_means_no_gpus_and_says_what_to_install() -> None:
         ("Quadro RTX 6000 with Max-Q Design", "Quadro RTX 6000 with Max-Q Design"),
         ("Tesla V100-SXM2-16GB", "V100"),
         ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA H200", "H200"),
+        ("NVIDIA H200 NVL", "NVIDIA H200 NVL"),
         ("Tesla T4", "T4"),
         ("Quadro RTX 6000", "RTX6000"),
         ("NVIDIA RTX 6000 Ada Generation", "NVIDIA RTX 6000 Ada Generation"),
@@ -223,7 +225,7 @@ def test_names_of_the_catalogue(vendor: str, ours: str) -> None:
 
 
 def test_an_unknown_card_has_the_limits_that_its_driver_tells(machine: Machine) -> None:
-    machine.gpu[0].name = b"NVIDIA H200"
+    machine.gpu[0].name = b"NVIDIA B300"
     more = machine.more[0]
     more.default_limit_mw, more.memory_mib, more.clock_max_mhz = 700_000, 143_771, 1980
     out = machine.run(
@@ -233,7 +235,7 @@ def test_an_unknown_card_has_the_limits_that_its_driver_tells(machine: Machine) 
         "print(c.sources['speed'], c.sources['limits'])"
     )
     first, second = out.splitlines()
-    assert json.loads(first) == ["NVIDIA H200", 780.0, 1980.0, 15.0, 700.0, pytest.approx(143_771 / 1024)]
+    assert json.loads(first) == ["NVIDIA B300", 780.0, 1980.0, 15.0, 700.0, pytest.approx(143_771 / 1024)]
     assert "a guess: as H100" in second
     assert "the driver" in second
 
