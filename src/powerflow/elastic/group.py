@@ -7,6 +7,7 @@ connections follows `CONNECT_S`.
 
 from __future__ import annotations
 
+import atexit
 import os
 import socket
 import time
@@ -32,6 +33,10 @@ COLLECTIVE_S = 3600.0
 #: Environment variable: address at which other nodes reach this one; default is the loopback address.
 ADDRESS = "POWERFLOW_ADDRESS"
 _LOOPBACK = "127.0.0.1"
+
+#: The group that was closed last, kept until nothing else holds it (see `close`).
+_closed: list[dist.ProcessGroup] = []
+atexit.register(_closed.clear)
 
 
 class GaveUp(Exception):
@@ -114,6 +119,7 @@ def form(store: Store, rank: int, ranks: int, *, cuda: bool) -> None:
             timeout=timedelta(seconds=CONNECT_S),
         )
     dist.distributed_c10d._set_pg_timeout(timedelta(seconds=PATIENCE_S))
+    _closed.clear()
 
 
 def settle(outside_s: float = 0.0) -> None:
@@ -137,9 +143,16 @@ def warm_up() -> None:
 
 
 def close() -> None:
-    """Close torch's default process group, so that ranks that wait for this rank notice that it has left."""
+    """Close torch's default process group, so that ranks that wait for this rank notice that it has left.
+
+    torch's group object is kept until the next group has formed or the process ends. Otherwise DDP's reducer, which
+    holds the group too, would often be the last to let it go. The reducer then waits for the threads of gloo while it
+    holds Python's global lock; a thread that still has to free a tensor of the last exchange waits for that lock, and
+    the process hangs. From Python, torch lets a group go without the lock.
+    """
     peer_sockets.cut()
     if dist.is_initialized():
+        _closed[:] = [dist.distributed_c10d._get_default_group()]
         dist.destroy_process_group()
 
 
