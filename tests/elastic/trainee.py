@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from powerflow import elastic
-from powerflow.elastic import gang, group
+from powerflow.elastic import gang, group, state
 from powerflow.elastic.mailbox import JOB_DIR, RANK_NAME, Phase
 
 SAMPLES, GLOBAL_BATCH = 103, 8
@@ -114,11 +114,11 @@ def put_in(fault: str, run: Any, model: nn.Module) -> None:
     elif place == "form":  # all members have arrived
         before(regrouping, group, "form")
     elif place == "share":  # the group stands, the state is about to be given
-        before(regrouping, gang.GangMember, "_share")
+        before(regrouping, gang, "share")
     elif place == "send":  # only the source comes here
-        before(regrouping, gang, "send")
+        before(regrouping, state, "send")
     elif place == "receive":
-        before(regrouping, gang, "receive")
+        before(regrouping, state, "receive")
     elif place == "checkpoint":  # the file is written, but not in place
         before(training, os, "fsync")
     elif place == "full":  # nothing dies: there is no room for a checkpoint until the test says so

@@ -15,9 +15,13 @@ from pathlib import Path
 
 import torch
 
+from powerflow.elastic.mailbox import Phase
 from powerflow.elastic.reporter import Reporter
 from powerflow.elastic.state import Training, copied
 
+#: Time between two attempts to save a state that no other rank has. The controller waits 30 s before it ends the rank;
+#: until then a full disk may get room.
+SAVE_AGAIN_S = 0.5
 #: Largest share of the free memory that a copy may take.
 _SHARE = 0.25
 
@@ -61,6 +65,23 @@ class CheckpointWriter:
 
         self._thread = threading.Thread(target=write, name="powerflow-checkpoint", daemon=True)
         self._thread.start()
+
+    def save_last(self) -> None:
+        """Save the state, which no other rank has, before this rank leaves.
+
+        Try again until this succeeds or the controller ends this process.
+        """
+        self._reporter.tell(Phase.SAVING)
+        self.wait()
+        while True:
+            try:
+                self._training.save(self._path)
+            except OSError as error:
+                self._reporter.tell(note=f"no checkpoint, trying again: {error}")
+                time.sleep(SAVE_AGAIN_S)
+            else:
+                self._reporter.note(saved_step=self._training.position.step, note="")
+                return
 
     def wait(self) -> None:
         """Wait until no checkpoint is being written."""

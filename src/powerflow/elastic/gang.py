@@ -10,11 +10,9 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NoReturn
 
-import torch
-import torch.distributed as dist
 from torch._C._distributed_c10d import Store
 from torch.nn.parallel import DistributedDataParallel
 
@@ -22,18 +20,12 @@ from powerflow.elastic import foreign, group
 from powerflow.elastic.checkpoint import CheckpointWriter
 from powerflow.elastic.checksum import RankComparison
 from powerflow.elastic.mailbox import FileWatch, Mailbox, Phase, Switch, Target
+from powerflow.elastic.peers import Peers
 from powerflow.elastic.reporter import Reporter
-from powerflow.elastic.state import State, Training, load, receive, send
+from powerflow.elastic.state import Training, load, share
 
-#: Phases in which a rank waits for a new generation.
-WAITING = (Phase.READY, Phase.BROKEN, Phase.DONE)
-#: A rank that has not reported for this long is gone.
-SILENT_S = 10.0
 #: Shortest time that forming a group may take before a newer target stops it.
 REGROUP_S = 1.0
-#: Time between two attempts to save a state that no other rank has. The controller waits 30 s before it ends the rank;
-#: until then a full disk may get room.
-SAVE_AGAIN_S = 0.5
 #: Shortest time between two readings of the reports of other ranks.
 LOOK_S = 0.02
 
@@ -66,6 +58,7 @@ class GangMember:
         self.whole = False
         self.step_ended_s = time.monotonic()
         self.exchanged = -1
+        self._peers = Peers(mailbox)
         self._comparison = RankComparison(training)
         self._store: Store | None = None
         self._listed = False  # whether this rank has been a member of some target
@@ -155,7 +148,7 @@ class GangMember:
             return
         self._looked_s = now
         assert self.target is not None
-        if self._all_wait([m.name for m in wanted.members if m not in self.target.members]):
+        if self._peers.all_wait([m.name for m in wanted.members if m not in self.target.members]):
             with contextlib.suppress(OSError):  # the disk is full: try again later
                 self.mailbox.post_switch(Switch(wanted, self.training.position.step + 1))
 
@@ -213,7 +206,7 @@ class GangMember:
             if not self._done:
                 self._leave(wanted)
             return None
-        if names[0] == self.name and self._all_wait(names) and not self._others_train(names):
+        if names[0] == self.name and self._peers.all_wait(names) and not self._peers.others_train(names):
             with contextlib.suppress(OSError):
                 self.mailbox.post_switch(Switch(wanted, 0))
         return None
@@ -230,24 +223,7 @@ class GangMember:
 
     def _comes_too_late(self, going_to: Target | None = None) -> bool:
         """Return whether this rank is new, and the other ranks have trained all training epochs without it."""
-        return not self.training.joined and self._all_done(self._wanted if going_to is None else going_to)
-
-    def _all_wait(self, names: Sequence[str]) -> bool:
-        reports = self.mailbox.reports(names)
-        return len(reports) == len(names) and all(report.phase in WAITING for report in reports)
-
-    def _others_train(self, names: Sequence[str]) -> bool:
-        """Return whether the ranks ``names`` are all new, and other ranks have not yet saved the state and left.
-
-        In this case the new ranks must wait.
-        """
-        if any(report.generation for report in self.mailbox.reports(names)):
-            return False
-        return any(
-            report.generation and report.phase not in (Phase.RELEASED, Phase.DONE)
-            for report in self.mailbox.living(SILENT_S)
-            if report.name not in names
-        )
+        return not self.training.joined and self._peers.all_done(self._wanted if going_to is None else going_to)
 
     # -- going over --------------------------------------------------------------------------------------------------
 
@@ -286,7 +262,7 @@ class GangMember:
         self._let_go()
         self._store = store
         group.form(store, rank, len(target.members), cuda=self.training.on_cuda())
-        state = self._share(rank, len(target.members))
+        state = share(self.training, rank, len(target.members))
         group.settle(target.outside_s)
         if state is not None:
             self.training.become(state)
@@ -317,7 +293,7 @@ class GangMember:
         """
         names = [member.name for member in target.members]
         for _ in group.until(give_up):
-            if not self._others_train(names):
+            if not self._peers.others_train(names):
                 break
         state = load(self.mailbox.checkpoint)
         if state is not None:
@@ -326,28 +302,8 @@ class GangMember:
             self._loaded_step = self.training.position.step
             self.reporter.note(saved_step=self._loaded_step)
 
-    def _share(self, rank: int, ranks: int) -> State | None:
-        """Send the state of the rank with the most steps to all ranks with fewer steps.
-
-        Returns:
-            The state if this rank has received it; otherwise None.
-        """
-        steps = torch.zeros(ranks, dtype=torch.int64)  # 0 if a rank has no state of the run
-        if self.training.joined:
-            steps[rank] = self.training.position.step + 1
-        if ranks > 1:
-            dist.all_reduce(steps)
-        source, most = int(steps.argmax()), int(steps.max())
-        behind = [number for number in range(ranks) if number != source and (int(steps[number]) < most or not most)]
-        if not behind:
-            return None
-        if rank == source:
-            send(self.training.state(), source)
-            return None
-        return receive(source, keep=rank in behind)
-
     def _should_give_up(self, target: Target, rank: int, began_s: float) -> bool:
-        if self._told_to_leave or (self._done and self._all_done(self.target)) or self._comes_too_late(target):
+        if self._told_to_leave or (self._done and self._peers.all_done(self.target)) or self._comes_too_late(target):
             return True
         switch = self.mailbox.switch()
         if switch is not None and switch.target.generation > target.generation:
@@ -383,7 +339,7 @@ class GangMember:
         self._done = True
         began_s = time.monotonic()
         self.reporter.tell(Phase.DONE)
-        while not self._all_done(self.target):
+        while not self._peers.all_done(self.target):
             time.sleep(0.003)
             if time.monotonic() - began_s < REGROUP_S:
                 continue
@@ -393,46 +349,17 @@ class GangMember:
                 self.reporter.tell(Phase.DONE)
         self.reporter.tell(Phase.DONE)
 
-    def _all_done(self, target: Target | None) -> bool:
-        """Return whether all ranks of a target have trained all training epochs, without ranks that never trained.
-
-        Once the result is True, it stays True.
-        """
-        members = () if target is None else target.members
-        reports = [report for report in self.mailbox.reports([member.name for member in members]) if report.generation]
-        return bool(reports) and all(
-            report.steps_total is not None and report.step >= report.steps_total for report in reports
-        )
-
     def _leave(self, target: Target | None) -> NoReturn:
         """End this process, because the rank was told to leave.
 
         If no rank of the target has the state of the run, save it first.
         """
-        survivors = [] if target is None else self.mailbox.reports([member.name for member in target.members])
-        kept = any(report.generation for report in survivors)
+        kept = target is not None and self._peers.any_trained([member.name for member in target.members])
         if self.training.joined and not kept and (self.rank == 0 or not self.whole):
-            self._save_before_leaving()
+            self._checkpoint.save_last()
         self._let_go()
         self._checkpoint.wait()
         self._left = True
         self.reporter.tell(Phase.RELEASED)
         self.reporter.close()
         raise SystemExit(0)
-
-    def _save_before_leaving(self) -> None:
-        """Save the state, which no other rank has.
-
-        Try again until this succeeds or the controller ends this process.
-        """
-        self.reporter.tell(Phase.SAVING)
-        self._checkpoint.wait()
-        while True:
-            try:
-                self.training.save(self.mailbox.checkpoint)
-            except OSError as error:
-                self.reporter.tell(note=f"no checkpoint, trying again: {error}")
-                time.sleep(SAVE_AGAIN_S)
-            else:
-                self.reporter.note(saved_step=self.training.position.step, note="")
-                return

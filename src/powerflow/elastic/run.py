@@ -31,7 +31,7 @@ from powerflow.elastic.training.accelerated import tell_accelerate
 from powerflow.elastic.training.batches import Batches, whole
 from powerflow.elastic.training.gate import gate_all
 from powerflow.elastic.training.loader import Feed
-from powerflow.elastic.training.loop import OpenLoop, StepTimer
+from powerflow.elastic.training.loop import OpenLoop, StepTimer, TrainedLoop
 from powerflow.elastic.training.passes import Passes
 from powerflow.elastic.training.sampling import Pass, Position, SampleOrder
 from powerflow.elastic.training.token_mean import TokenMean
@@ -54,7 +54,7 @@ class Run:
         self._exchange = Exchange()
         self._epoch: int | None = None  # the epoch of the script, which may be behind that of the position
         self._epochs = range(0)
-        self._taken: tuple[int, int, SampleOrder] | None = None  # epoch, data set, order of the last loop over batches
+        self._trained_loop = TrainedLoop()
         self._open_epochs, self._open_batches = OpenLoop(), OpenLoop()
         self._timer = StepTimer()
         refusal.install(self._reporter, self._explain, in_place=self._mailbox is not None)
@@ -216,11 +216,10 @@ class Run:
                 where="run.batches",
                 fix="give a smaller global_batch, or drop_last=False",
             )
-        batches = Batches(self._feed, order, self._begin_batches)
         if self._epoch is not None:
             self._open_batches.close()
-            self._refuse_second_loop(batches)
-        return batches
+            self._trained_loop.refuse_second(self._epoch, dataset, order, self.position)
+        return Batches(self._feed, order, self._begin_batches)
 
     def _begin_batches(self, batches: Batches) -> Generator[Any]:
         """Return the generator of batches for the script's current training epoch.
@@ -231,32 +230,15 @@ class Run:
         self._parts()
         if self._epoch is None:
             raise InputError("batches was called outside of epochs", fix="for epoch in run.epochs(10): …")
-        self._open_batches.close()
-        self._refuse_second_loop(batches)
         order = batches.order
-        self._taken = (self._epoch, id(batches.dataset), order)
+        self._open_batches.close()
+        self._trained_loop.refuse_second(self._epoch, batches.dataset, order, self.position)
+        self._trained_loop.begin(self._epoch, batches.dataset, order)
         steps_total = len(self._epochs) * order.steps
         self._reporter.note(epoch=self._epoch, global_batch=order.global_batch, steps_total=steps_total)
         loop = self._batches(batches.feed, order, self._epoch)
         self._open_batches.open(loop)
         return loop
-
-    def _refuse_second_loop(self, batches: Batches) -> None:
-        """Raise an error if the script trains in a second loop over batches in the same training epoch.
-
-        A second loop over the same batches is allowed if the first loop has left steps to train.
-        """
-        training, _ = self._parts()
-        epoch, order = self._epoch, batches.order
-        if self._taken is None or self._taken[0] != epoch:
-            return
-        again = self._taken == (epoch, id(batches.dataset), order)
-        if not again or (training.position.epoch == epoch and training.position.within >= order.steps):
-            raise InputError(
-                f"batches was called a second time in epoch {epoch}",
-                where="run.batches",
-                fix="it is for training alone; to evaluate, use a DataLoader of your own",
-            )
 
     def _batches(self, feed: Feed, order: SampleOrder, epoch: int) -> Generator[Any]:
         training, gang = self._parts()

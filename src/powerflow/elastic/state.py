@@ -219,6 +219,27 @@ def copied(state: State) -> Callable[[], State]:
     return lambda: _Unpickler(io.BytesIO(file.getvalue()), tensors).load()
 
 
+def share(training: Training, rank: int, ranks: int) -> State | None:
+    """Send the state of the rank with the most steps to all ranks with fewer steps.
+
+    Returns:
+        The state if this rank has received it; otherwise None.
+    """
+    steps = torch.zeros(ranks, dtype=torch.int64)  # 0 if a rank has no state of the run
+    if training.joined:
+        steps[rank] = training.position.step + 1
+    if ranks > 1:
+        dist.all_reduce(steps)
+    source, most = int(steps.argmax()), int(steps.max())
+    behind = [number for number in range(ranks) if number != source and (int(steps[number]) < most or not most)]
+    if not behind:
+        return None
+    if rank == source:
+        send(training.state(), source)
+        return None
+    return receive(source, keep=rank in behind)
+
+
 def send(state: State, source: int) -> None:
     """Send the state of the run to all ranks of the process group. ``source`` is the number of this rank."""
     file = io.BytesIO()

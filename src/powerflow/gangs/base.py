@@ -14,19 +14,19 @@ controller runs that turn.
 from __future__ import annotations
 
 import contextlib
-import secrets
 import signal
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from powerflow.device.protocol import Place
-from powerflow.engine.protocol import EngineError, Fenced, RankName, RankState
+from powerflow.engine.protocol import EngineError, RankName, RankState
 from powerflow.gangs.context import GangContext
+from powerflow.gangs.launcher import CannotStart, Launcher
 from powerflow.gangs.layout import StartPlan
 from powerflow.gangs.machine import ACTIVE, ENDED, ENDING, TABLE, GangState, Trigger
 from powerflow.gangs.state_file import GangFailure, GangRecord, RankEntry
 from powerflow.gangs.stopping import StopAttempts, StopSignal
-from powerflow.gangs.types import DesiredState, GangEvent, GangFailed, Started, Vacated, backoff_s
+from powerflow.gangs.types import DesiredState, GangEvent, GangFailed, Started, Vacated
 from powerflow.gangs.view import GangView
 
 #: Most transitions in one turn; the next turn takes the rest, because other gangs wait for their turns.
@@ -69,9 +69,7 @@ class Gang(ABC):
         self._saved = True
         self._fenced_epoch = -1
         self._started_epoch = -1  # last epoch for which the event Started was sent
-        self._launch_s = 0.0  # no launch before this time
-        self._launch_failures = 0
-        self._launch_trouble = ""
+        self._launcher = Launcher(context)
 
     @property
     def job_id(self) -> str:
@@ -86,13 +84,8 @@ class Gang(ABC):
             return
         self.desired = desired
         self.wanted = list(desired.slots())
-        self.record.mark = self.record.mark or secrets.token_hex(4)
-        self.record.epoch = desired.epoch
-        self.record.number = 0
-        self.record.killed = False
-        self.record.failure = None
-        self._launch_s = 0.0
-        self._launch_failures = 0
+        self.record.begin(desired.epoch)
+        self._launcher = Launcher(self.context)
         self.forgive()
         self._asked_for(Trigger.DESIRED)
 
@@ -244,13 +237,6 @@ class Gang(ABC):
             self.record.ranks[names[-1]] = RankEntry(node, gpus)
         return names
 
-    def drop_unlaunched(self, names: Sequence[str]) -> list[str]:
-        """Drop the ranks in ``names`` that were never launched, and return the names of the others."""
-        for name in names:
-            if not self.record.ranks[name].launched:
-                self.record.drop(name)
-        return [name for name in names if name in self.record.ranks]
-
     def clear(self) -> None:
         """Mark all ranks of the gang as ended and handled. Call it only when no process of this job runs."""
         for name in reversed(list(self.record.ranks)):  # the first rank last: its log is the one to show
@@ -318,9 +304,7 @@ class Gang(ABC):
         excuse = next(filter(None, map(self.view().excuse, self.record.ranks)), "")
         if excuse and not failure.final:
             failure = GangFailure(None, excuse, failure.rank, excused=True)
-        failure.places = tuple((entry.node, entry.gpus) for entry in self.record.ranks.values())
-        self.record.left_gpus = 0  # if the job goes on later, this counts as a new beginning
-        self.record.failure = failure
+        self.record.fail(failure)
         self.changed()
 
     def _tell_vacated(self) -> None:
@@ -373,29 +357,20 @@ class Gang(ABC):
     def _launch(self, plan: StartPlan) -> bool:
         """Start a rank, if it was not started yet; return False if it must wait or cannot be started."""
         entry = self.record.ranks[plan.name]
-        now = self.context.clock()
         if entry.launched:
             return True
-        if now < self._launch_s:
-            self.trouble = self._launch_trouble
-            self.due_s = min(self.due_s, self._launch_s)
-            return False
         try:
-            self.context.launch(self.desired, plan, entry.node, entry.gpus)
-        except Fenced:
-            raise  # another controller has a later epoch: this one must not go on
-        except (EngineError, OSError) as error:
-            if isinstance(error, EngineError) and not error.retry and not self.record.trained_gpus:
-                self.fire(GangFailure(None, f"cannot be started: {error}"))
-                return False
-            self._launch_failures += 1
-            self._launch_s = now + backoff_s(self._launch_failures)
-            self.trouble = self._launch_trouble = f"{plan.name} cannot be started now: {error}"
+            started = self._launcher.launch(self.desired, plan, entry, retry=self.record.trained_gpus > 0)
+        except CannotStart as error:
+            self.fire(GangFailure(None, f"cannot be started: {error}"))
             return False
-        entry.launched = True
-        self._launch_failures = 0
-        self.changed()
-        return True
+        if started:
+            entry.launched = True
+            self.changed()
+            return True
+        self.trouble = self._launcher.trouble
+        self.due_s = min(self.due_s, self._launcher.again_s)
+        return False
 
     def _ask_to_leave(self) -> None:
         """Ask the ranks that shall leave to do so, and send the signals that are due."""

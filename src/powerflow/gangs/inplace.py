@@ -282,7 +282,7 @@ class InPlace(Gang):
         assert found is not None
         if found.leave and not found.stay and record.trained_gpus:
             record.left_gpus, record.left_s = record.trained_gpus, self.context.clock()
-        record.tell_to_leave(self.drop_unlaunched(found.leave))
+        record.tell_to_leave(record.drop_unlaunched(found.leave))
         newcomers = self.name_ranks([(node, (gpu,)) for node, gpu in found.missing])
         self._next_generation([*found.stay, *newcomers])
 
@@ -300,7 +300,7 @@ class InPlace(Gang):
             self._grow_s = self.context.clock() + backoff_s(self._losses.count - 1)
 
     def _dismiss(self) -> None:
-        self.record.tell_to_leave(self.drop_unlaunched(self.seen.late))
+        self.record.tell_to_leave(self.record.drop_unlaunched(self.seen.late))
         self.changed()
 
     def _drop(self) -> None:

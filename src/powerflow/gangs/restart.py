@@ -151,7 +151,7 @@ class Scripts(Gang):
         record = self.record
         if self._trains and not record.left_gpus:
             record.left_gpus, record.left_s = len(self.seen.slots(record.members)), self.context.clock()
-        record.leaving = self.drop_unlaunched(list(record.ranks))
+        record.leaving = record.drop_unlaunched(list(record.ranks))
         self.changed()
 
     def _drop(self) -> None:

@@ -8,6 +8,8 @@ be able to read the file: do not rename fields.
 
 from __future__ import annotations
 
+import secrets
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -121,6 +123,20 @@ class GangRecord:
         found.setdefault("joined", True)  # files of earlier versions do not have it
         return GangRecord(**found)
 
+    def begin(self, epoch: int) -> None:
+        """Begin a new epoch, in which the job has neither failed nor been killed."""
+        self.mark = self.mark or secrets.token_hex(4)
+        self.epoch = epoch
+        self.number = 0
+        self.killed = False
+        self.failure = None
+
+    def fail(self, failure: GangFailure) -> None:
+        """Note why the job has failed, and which GPUs it had."""
+        failure.places = tuple((entry.node, entry.gpus) for entry in self.ranks.values())
+        self.left_gpus = 0  # if the job goes on later, this counts as a new beginning
+        self.failure = failure
+
     def drop(self, name: str) -> None:
         """Note that a rank has ended and that the gang has handled this end."""
         del self.ranks[name]
@@ -129,6 +145,13 @@ class GangRecord:
             self.leaving.remove(name)
         if name in self.members:
             self.members.remove(name)
+
+    def drop_unlaunched(self, names: Sequence[str]) -> list[str]:
+        """Drop the ranks in ``names`` that were never launched, and return the names of the others."""
+        for name in names:
+            if not self.ranks[name].launched:
+                self.drop(name)
+        return [name for name in names if name in self.ranks]
 
     def tell_to_leave(self, names: list[str]) -> None:
         """Note that these ranks are not members any more; any end of these ranks is accepted."""

@@ -6,6 +6,9 @@ import weakref
 from collections.abc import Generator
 from typing import Any
 
+from powerflow.elastic.training.sampling import Position, SampleOrder
+from powerflow.errors import InputError
+
 
 class OpenLoop:
     """The generator over which a script loops at the moment.
@@ -33,6 +36,35 @@ class OpenLoop:
         """
         if self._loop is not None and (alive := self._loop()) is not None:
             alive.close()
+
+
+class TrainedLoop:
+    """The last loop in which the script trained, so that it does not train twice in one training epoch."""
+
+    def __init__(self) -> None:
+        self._last: tuple[int, int, SampleOrder] | None = None  # epoch, data set, order
+
+    def begin(self, epoch: int, dataset: object, order: SampleOrder) -> None:
+        """Remember the loop that begins."""
+        self._last = epoch, id(dataset), order
+
+    def refuse_second(self, epoch: int, dataset: object, order: SampleOrder, position: Position) -> None:
+        """Raise an error if a loop is the second one in its training epoch.
+
+        A second loop over the same batches is allowed if the first loop has left steps to train.
+
+        Raises:
+            InputError: The script has trained in this epoch.
+        """
+        if self._last is None or self._last[0] != epoch:
+            return
+        again = self._last == (epoch, id(dataset), order)
+        if not again or (position.epoch == epoch and position.within >= order.steps):
+            raise InputError(
+                f"batches was called a second time in epoch {epoch}",
+                where="run.batches",
+                fix="it is for training alone; to evaluate, use a DataLoader of your own",
+            )
 
 
 class StepTimer:
