@@ -25,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.context import ForkContext, ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -105,7 +106,9 @@ def elastic_rank(directory: str, name: str) -> None:
 
 
 @contextlib.contextmanager
-def gang(directory: Path, body: Callable[[str, str], None]) -> Iterator[Callable[[int], list[str]]]:
+def gang(
+    directory: Path, body: Callable[[str, str], None], context: ForkContext | ForkServerContext = CONTEXT
+) -> Iterator[Callable[[int], list[str]]]:
     """Gives a function that rescales a gang to so many ranks and returns when all train."""
     mailbox, members, ranks = Mailbox(directory), list[str](), dict[str, BaseProcess]()
     mailbox.create()
@@ -116,7 +119,7 @@ def gang(directory: Path, body: Callable[[str, str], None]) -> Iterator[Callable
         members = members[:size]
         while len(members) < size:
             name = f"bench.1.{len(ranks)}"
-            ranks[name] = CONTEXT.Process(target=body, args=(str(directory), name), daemon=True)
+            ranks[name] = context.Process(target=body, args=(str(directory), name), daemon=True)
             ranks[name].start()
             members.append(name)
         generation = next(generations)

@@ -84,7 +84,7 @@ def measure(out: Path) -> dict[str, Any]:
         def words(how: str) -> list[str]:
             return [sys.executable, str(script), how, str(EPOCHS), *sizes, str(PAUSE_S)]
 
-        plain, alone = (_result(_run(words(how))) for how in ("plain", "library"))
+        plain, alone = _trained(words("plain"), words("library"))
         with served(Path(name)) as controller:
             number = controller.submit(
                 *("--run", " ".join(words("library")), "--gpus", "1", "--rescale", "in-place"),
@@ -126,6 +126,24 @@ def _held(controller: Served, number: str) -> float:
     if job["state"] == "completed":
         raise RuntimeError("the job completed before it could be held")
     return time.monotonic() - began_s
+
+
+#: Runs scripts one after the other, each as a program of its own.
+_IN_TURN = """
+import json, runpy, sys
+for sys.argv in json.loads(sys.argv[1]):
+    runpy.run_path(sys.argv[0], run_name="__main__")
+    print("end of a script", flush=True)
+"""
+
+
+def _trained(*commands: list[str]) -> list[dict[str, Any]]:
+    """Results of training scripts, each in a process of its own; in one process if TINY, which imports torch once."""
+    if not TINY:
+        return [_result(_run(command)) for command in commands]
+    python, arguments = commands[0][0], [command[1:] for command in commands]
+    texts = _run([python, "-c", _IN_TURN, json.dumps(arguments)]).split("end of a script\n")
+    return [_result(text) for text in texts[:-1]]
 
 
 def _run(command: list[str]) -> str:

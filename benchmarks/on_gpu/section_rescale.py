@@ -7,9 +7,12 @@ does (a gang regrouped, the state handed over), not what NVLink would.
 from __future__ import annotations
 
 import functools
+import importlib
+import multiprocessing
 import os
 import statistics
 import tempfile
+from multiprocessing.context import ForkContext, ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -57,14 +60,18 @@ def train(directory: str, name: str, *, width: int) -> None:
 
 def measure(out: Path) -> dict[str, Any]:
     """Pauses of each rescaling, by size of the state that a newcomer is handed."""
-    from benchmarks.rescale import gang, pauses_s, read_steps
+    from benchmarks.rescale import CONTEXT, gang, pauses_s, read_steps
 
+    context: ForkContext | ForkServerContext = CONTEXT
+    if TINY:  # torch on the CPU can be forked, and a fork does not import again what was imported before
+        importlib.import_module("torch._dynamo")
+        context = multiprocessing.get_context("fork")
     found = {}
     for width in WIDTHS:
         parameters = 2 * (width * width + width)
         with tempfile.TemporaryDirectory() as name, busy():
             directory = Path(name)
-            with gang(directory, functools.partial(train, width=width)) as rescale:
+            with gang(directory, functools.partial(train, width=width), context) as rescale:
                 for size in SIZES:
                     rescale(size)
             newest, steps = 0, []

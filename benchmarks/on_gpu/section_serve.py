@@ -39,7 +39,7 @@ def measure(out: Path) -> dict[str, Any]:
         job.write_text(_JOB)
         with served(Path(name)) as controller:
             before = gpu.read()
-            number = controller.submit("--run", f"{sys.executable} {job} {3.0 if TINY else 15.0}", "--gpus", "1")
+            number = controller.submit("--run", f"{sys.executable} {job} {2.0 if TINY else 15.0}", "--gpus", "1")
             ended = controller.ended(number)
             after = gpu.read()
             time.sleep(2.0)

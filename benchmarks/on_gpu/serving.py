@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -14,8 +16,10 @@ from typing import Any
 
 from benchmarks.on_gpu.running import ROOT
 
-_COMMAND = (sys.executable, "-m", "powerflow")
-_SERVE = ("serve", "--port", "0", "--interval", "1", "--mode", "observe", "--explore-steps", "0")
+_SERVE = (
+    *(sys.executable, "-m", "powerflow"),
+    *("serve", "--port", "0", "--interval", "1", "--mode", "observe", "--explore-steps", "0"),
+)
 
 
 class Served:
@@ -27,13 +31,11 @@ class Served:
 
     def __init__(self, directory: Path) -> None:
         self._state = directory / "state"
-        self._env = {**os.environ, "POWERFLOW_STATE": str(self._state), "NO_COLOR": "1"}
-        self._env.pop("POWERFLOW_URL", None)
+        os.environ |= {"POWERFLOW_STATE": str(self._state), "NO_COLOR": "1"}  # for the commands too
+        os.environ.pop("POWERFLOW_URL", None)
         self._log = (directory / "serve.log").open("w+")
         began_s = time.monotonic()
-        self._process = subprocess.Popen(
-            [*_COMMAND, *_SERVE], env=self._env, stdout=self._log, stderr=self._log, cwd=ROOT
-        )
+        self._process = subprocess.Popen(_SERVE, stdout=self._log, stderr=self._log, cwd=ROOT)
         while not (self._state / "server.json").exists():
             if self._process.poll() is not None or time.monotonic() - began_s > 45:
                 raise RuntimeError(f"serve did not begin: {self.log()[-800:]}")
@@ -42,10 +44,10 @@ class Served:
 
     def ask(self, *words: str) -> dict[str, Any]:
         """What a command says, with --json."""
-        done = subprocess.run([*_COMMAND, *words, "--json"], env=self._env, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise RuntimeError(f"powerflow {' '.join(words)}: {done.stderr.strip()}")
-        found: dict[str, Any] = json.loads(done.stdout)
+        code, out, err = _command(*words, "--json")
+        if code:
+            raise RuntimeError(f"powerflow {' '.join(words)}: {err.strip()}")
+        found: dict[str, Any] = json.loads(out)
         return found
 
     def submit(self, *words: str) -> str:
@@ -73,8 +75,7 @@ class Served:
 
     def said(self, number: str) -> str:
         """What a job wrote."""
-        done = subprocess.run([*_COMMAND, "logs", number], env=self._env, capture_output=True, text=True, check=False)
-        return done.stdout
+        return _command("logs", number)[1]
 
     def log(self) -> str:
         """What the controller wrote."""
@@ -89,6 +90,15 @@ class Served:
         except subprocess.TimeoutExpired:
             self._process.kill()
         self._log.close()
+
+
+def _command(*words: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a command; it runs in this process, which imports what it needs only once."""
+    from powerflow.cli.main import main
+
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        code = main(words)
+    return code, out.getvalue(), err.getvalue()
 
 
 @contextmanager

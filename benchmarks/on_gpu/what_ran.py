@@ -30,6 +30,11 @@ except ImportError:
     sys.exit("torch is not installed in " + sys.executable)
 sys.exit(None if torch.cuda.is_available() else "torch " + torch.__version__ + " sees no CUDA device")
 """
+_TORCH = """
+import importlib.util, runpy
+of = runpy.run_path(importlib.util.find_spec("torch").submodule_search_locations[0] + "/version.py")
+print(of["__version__"], of["cuda"])
+"""
 _CARD = """
 import json, pynvml as n
 n.nvmlInit()
@@ -58,7 +63,7 @@ def provenance(env: Mapping[str, str], argv: Sequence[str], *, fake: bool) -> di
     import json
 
     card = _said([sys.executable, "-c", _CARD], env)
-    torch = _said([sys.executable, "-c", "import torch; print(torch.__version__, torch.version.cuda)"], env)
+    torch = _said([sys.executable, "-c", _TORCH], env)
     return {
         **(json.loads(card) if card.startswith("{") else {"card": card}),
         "fake": fake,
