@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -10,6 +11,10 @@ from pathlib import Path
 import pytest
 
 pytest_plugins = ["tests.store.databases"]
+
+# The threads of numpy's and scipy's BLAS wait for each other by spinning: in a search for a bound they cost more than
+# all else, and save nothing. The library reads this when it is loaded, here and in all programs that tests start.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 # A shell that starts the tests in the background lets them ignore Ctrl-C, and every program that they start inherits
 # that: tests that interrupt a program would wait for nothing.

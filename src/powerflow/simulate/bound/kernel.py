@@ -36,13 +36,16 @@ def gain_tables(
         gain: ``[T, V]`` result: the best gain per second, h.
         choice: ``[T, V]`` result: the row with the best gain; -1 if waiting is best.
     """
+    nodes = len(worth)
     for k in range(price.shape[1]):
-        for i in range(len(worth)):
+        for i in range(nodes):
             gain[k, i] = 0.0
             choice[k, i] = -1
         for r in range(len(row_gpus)):
             rent = price[row_pool[r], k] * row_gpus[r]
-            for i in range(len(worth)):  # without a branch, so that it compiles to vector instructions
+            if envelope[r, nodes - 1] <= rent:
+                continue  # an envelope never falls as v grows: this row gains nothing at any worth
+            for i in range(nodes):  # without a branch, so that it compiles to vector instructions
                 value = envelope[r, i] - rent
                 better = value > gain[k, i]
                 gain[k, i] = value if better else gain[k, i]
@@ -71,8 +74,10 @@ def spent(
     energy_j = 0.0
     for k in range(held_s.shape[0]):
         for i in range(held_s.shape[1]):
+            if held_s[k, i] == 0.0:  # nearly everywhere
+                continue
             r = choice[k, i]
-            if r >= 0 and held_s[k, i] != 0.0:
+            if r >= 0:
                 gpu_s[row_pool[r], k] += held_s[k, i] * row_gpus[r]
                 energy_j += held_s[k, i] * added_w[r, i]
     return energy_j
@@ -110,17 +115,23 @@ def cheapest(  # noqa: C901 - a compiled kernel whose loops share their local va
     intervals, nodes = gain.shape
     ahead = np.zeros((intervals + 1, nodes))  # held_s of whole intervals, as differences along time
     total_gain = np.zeros((intervals + 1, nodes))  # H(grid, v)
+    stays = np.zeros(nodes, np.bool_)  # worths at which some job spends whole intervals
     corner = np.full(intervals, -1)  # the piece of h on which it passes the weight …
     share = np.zeros(intervals)  # … and how far along it
     for k in range(intervals):
         span = grid_s[k + 1] - grid_s[k]
         for i in range(nodes):
             total_gain[k + 1, i] = total_gain[k, i] + span * gain[k, i]
-        for i in range(nodes - 1):
-            if gain[k, i] <= weight < gain[k, i + 1]:
-                corner[k] = i
-                share[k] = (weight - gain[k, i]) / (gain[k, i + 1] - gain[k, i])
-                break
+        if gain[k, 0] <= weight < gain[k, nodes - 1]:
+            i, above = 0, nodes - 1  # the gain never falls as v grows: halve the worths between
+            while above - i > 1:
+                middle = (i + above) // 2
+                if gain[k, middle] <= weight:
+                    i = middle
+                else:
+                    above = middle
+            corner[k] = i
+            share[k] = (weight - gain[k, i]) / (gain[k, i + 1] - gain[k, i])
 
     cost = 0.0
     for j in range(len(work)):
@@ -198,8 +209,11 @@ def cheapest(  # noqa: C901 - a compiled kernel whose loops share their local va
                 held_s[best_k, i] += part * (best_end - grid_s[best_k])
                 ahead[k0 + 1, i] += part
                 ahead[best_k, i] -= part
+                stays[i] = True
 
     for i in range(nodes):
+        if not stays[i]:
+            continue
         present = 0.0
         for k in range(intervals):
             present += ahead[k, i]
