@@ -220,7 +220,7 @@ class Bench:
                 return
             self.turn()
         jobs = [(job.id, job.state.value, job.reason) for job in self.store.active()]
-        raise AssertionError(f"nothing came of it; {jobs}, {self.controller.notices}, {self.gangs.troubles()}")
+        raise AssertionError(f"nothing came of it; {jobs}, {self.controller.notices.shown()}, {self.gangs.troubles()}")
 
     def until_state(self, job_id: str, state: JobState) -> None:
         self.until(lambda: self.job(job_id).state is state)

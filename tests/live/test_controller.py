@@ -274,7 +274,7 @@ def test_nothing_is_done_that_was_not_stored_and_all_goes_on_afterwards(
     bench.until(lambda: next(writes) > broken.stop and not bench.store.active())
     assert [bench.job(job).state for job in jobs] == [JobState.COMPLETED] * 3
     assert [bench.ends(job) for job in jobs] == [["completed"]] * 3
-    assert "disk is full" not in bench.controller.notices.values()
+    assert "disk is full" not in bench.controller.notices.shown().values()
 
 
 def test_a_controller_whose_lease_is_over_keeps_its_hands_off(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

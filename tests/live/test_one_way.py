@@ -108,8 +108,8 @@ def test_a_command_that_cannot_be_carried_out_now_waits_with_those_after_it(
     bench.controller.tell(JobSubmitted(job))
     bench.turn()
     assert not bench.controller.jobs
-    assert bench.controller.notices["commands"] == "disk is full"
+    assert bench.controller.notices.shown()["commands"] == "disk is full"
     monkeypatch.setattr(bench.store, "job", real)
     bench.turn()
     assert job in bench.controller.jobs
-    assert "commands" not in bench.controller.notices
+    assert "commands" not in bench.controller.notices.shown()

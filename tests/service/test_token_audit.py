@@ -10,6 +10,7 @@ from pathlib import Path
 
 from powerflow.api.governance import AuditRecord
 from powerflow.api.records import Role, Unavailable
+from powerflow.live.notices import Notices
 from powerflow.service.logs import json_lines
 from powerflow.service.refused import RefusedTokens
 from powerflow.service.token_audit import HERE, TokenAudit
@@ -23,12 +24,12 @@ class Audited:
 
     def __init__(self, path: Path) -> None:
         self.audit: list[AuditRecord] = []
-        self.notices: dict[str, str] = {}
+        self.notices = Notices()
         self.away = False
         self.refused = RefusedTokens()
         self.tokens = Tokens.load(path)
         log = json_lines(io.StringIO())
-        self.keeper = TokenAudit(self.tokens, self.refused, self.note, lambda: 1e9, self.notices, log)
+        self.keeper = TokenAudit(self.tokens, self.refused, self.note, lambda: 1e9, self.notices.show, log)
 
     def note(self, rows: Sequence[AuditRecord]) -> None:
         if self.away:
@@ -67,10 +68,10 @@ def test_a_file_that_was_edited_or_deleted_is_told_of_without_a_guess_who_it_was
     path.unlink()
     assert audited.step() == [("", "token revoked", "ada")]
     assert "no such token file" in audited.audit[-1].fields["how"]
-    assert "nobody is let in" in audited.notices["tokens"]
+    assert "nobody is let in" in audited.notices.shown()["tokens"]
     create_token(path, "bob", Role.USER)
     assert audited.step() == [(ME, "token created", "bob")]
-    assert audited.notices == {}
+    assert audited.notices.shown() == {}
 
 
 def test_failed_authentications_are_written_down_with_how_many(tmp_path: Path) -> None:

@@ -191,7 +191,7 @@ def run_controller(
     if live.engine.renew_agent():
         live.log.info("agent renewed", what="the one that was found is another version's; its ranks run on")
     tokens, refused = own_tokens(state), RefusedTokens()
-    token_audit = TokenAudit(tokens, refused, live.store.note, controller.clock, controller.notices, live.log)
+    token_audit = TokenAudit(tokens, refused, live.store.note, controller.clock, controller.notices.show, live.log)
     app = build_app(
         live.service,
         tokens,

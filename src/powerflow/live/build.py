@@ -199,8 +199,8 @@ def build(settings: ClusterSettings, log: Any) -> LiveCluster:
             emulation=emulation,
             log=log,
         )
-        controller.notices |= {f"left out: {words}": f"left out: {words}" for words in left_out}
-        controller.notices |= {f"pairing {number}": notice for number, notice in enumerate(paired.notices)}
+        for number, line in enumerate([*(f"left out: {words}" for words in left_out), *paired.notices]):
+            controller.notices.show(f"start {number}", line)
         undo.pop_all()
     service = ClusterService(controller, _may_run(as_user), left_out)
     return LiveCluster(controller, service, engine, emulation, store, spec, axes, log, claims)

@@ -39,6 +39,7 @@ from powerflow.live.jobs.job_table import JobTable
 from powerflow.live.jobs.step_timing import STEPS
 from powerflow.live.measurement import Measurement
 from powerflow.live.node_watch import NodeWatch
+from powerflow.live.notices import Notices
 from powerflow.live.plan_executor import PlanExecutor
 from powerflow.live.recovery import LOGS_KEPT, adopt, recall
 from powerflow.live.wall_clock import SchedulerTime, WallClock, moved
@@ -86,7 +87,7 @@ class Controller:
     Attributes:
         jobs: Active jobs by id. Only the loop's thread may use it; other threads read `snapshot`.
         snapshot: Copies of the active jobs, replaced as a whole after each turn.
-        notices: What an operator should know, by the name of each notice.
+        notices: What an operator should know.
         turned_s: When the last turn ended.
     """
 
@@ -111,7 +112,7 @@ class Controller:
         self.power, self.learning, self.settings, self.owner = power, learning, settings, owner
         self.governance, self.clock = governance, clock or WallClock()
         self.snapshot: Mapping[str, ActiveJob] = {}
-        self.notices: dict[str, str] = {}
+        self.notices = Notices()
         self.turned_s = 0.0
         self._log = log
         self._scheduler_time, self._table = SchedulerTime(), JobTable(store, power, learning, settings.pause_s)
@@ -313,11 +314,10 @@ class Controller:
         except (StoreError, EngineError, DeviceError, OSError) as error:
             if isinstance(error, StoreError) and not error.retry:
                 raise
-            if self.notices.get(what) != str(error):
+            if self.notices.show(what, str(error) or type(error).__name__):
                 self._log.warning("cannot go on for now", what=what, error=str(error))
-            self.notices[what] = str(error)
         else:
-            if self.notices.pop(what, None):
+            if self.notices.show(what, ""):
                 self._log.info("works again", what=what)
 
     def _renew(self, now_s: float) -> None:
@@ -339,10 +339,7 @@ class Controller:
         of_jobs = [f"job {job_id}: {trouble}" for job_id, trouble in sorted(troubles.items())]
         shown = [*engine, *of_jobs[:TROUBLES_SHOWN]]
         for number in range(TROUBLES_SHOWN + 1):
-            if number < len(shown):
-                self.notices[f"trouble {number}"] = shown[number]
-            else:
-                self.notices.pop(f"trouble {number}", None)
+            self.notices.show(f"trouble {number}", shown[number] if number < len(shown) else "")
 
     def _decide(self, now_s: float) -> None:
         if not self._draining:

@@ -130,7 +130,7 @@ class Records:
         controller = self._controller
         trouble = controller.governance.savings.trouble
         return {
-            *controller.notices.copy().values(),
+            *controller.notices.shown().values(),
             *controller.governance_step.notices,
             *controller.power.notices(),
             *controller.learning.costs_said(),

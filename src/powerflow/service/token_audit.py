@@ -7,7 +7,7 @@ with the tokens that the audit knows, and adds the changes to the audit, even th
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,8 @@ class TokenAudit:
         refused: Failed authentications, as the API has counted them.
         note: Function that adds entries to the audit. It raises `InputError` while it cannot.
         clock: Function that returns the present time in Unix seconds.
-        notices: Messages to operators, by name; one is added while the token file cannot be used.
+        show: Function that shows a line to operators under a name, and removes it if the line is "". It returns whether
+            this changes what is shown. A line is shown while the token file cannot be used.
         log: A structlog logger.
     """
 
@@ -46,11 +47,11 @@ class TokenAudit:
         refused: RefusedTokens,
         note: Callable[[Sequence[AuditRecord]], None],
         clock: Callable[[], float],
-        notices: MutableMapping[str, str],
+        show: Callable[[str, str], bool],
         log: Any,
     ) -> None:
         self._tokens, self._refused, self._note = tokens, refused, note
-        self._clock, self._notices, self._log = clock, notices, log
+        self._clock, self._show, self._log = clock, show, log
         self._path = tokens.path
         self._known = _noted(self._path)
         self._unwritten: list[AuditRecord] = []
@@ -100,11 +101,11 @@ class TokenAudit:
         return entries
 
     def _tell(self, trouble: str) -> None:
-        if trouble and self._notices.get(NOTICE) != trouble:
-            self._log.warning("nobody is let in", why=trouble)
+        if not self._show(NOTICE, trouble):
+            return
         if trouble:
-            self._notices[NOTICE] = trouble
-        elif self._notices.pop(NOTICE, None):
+            self._log.warning("nobody is let in", why=trouble)
+        else:
             self._log.info("tokens are known again")
 
     def _run(self) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from powerflow.api.governance import AuditRecord
 from powerflow.device.lease import Clocks, restore_leftovers
 from powerflow.device.protocol import DeviceError, DeviceLost, NotPermitted, Reading
 from powerflow.live.gpus.clock_keeper import MOST_WAIT_S, RENEW_S, SETTLE_S, ClockKeeper, stands
@@ -67,9 +68,9 @@ class Loop:
         self.keeper.tune(0.0, {} if mhz is None else {PLACE: mhz}, readings, out)
 
     def done(self) -> list[str]:
-        found = [record.action for record in self.keeper.changes]
-        self.keeper.changes.clear()
-        return found
+        found: list[AuditRecord] = []
+        self.keeper.write_changes(found.extend)
+        return [record.action for record in found]
 
 
 @pytest.fixture

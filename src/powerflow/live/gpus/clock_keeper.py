@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from powerflow.api.governance import AuditRecord
@@ -77,7 +77,7 @@ class ClockKeeper:
         self._asked: dict[Place, _Asked] = {}
         self._late: dict[Place, tuple[str, float]] = {}  # clocks that could not be reset: why, and when to try again
         self._renewed_s = -math.inf
-        self.changes: list[AuditRecord] = []  # not in the audit yet
+        self._changes: list[AuditRecord] = []  # not in the audit yet
 
     def start(self) -> None:
         """Take over the clocks that an earlier controller has set, until the next `tune` changes them."""
@@ -87,6 +87,12 @@ class ClockKeeper:
             for place, gpu in self._gpus.items()
             if gpu.uuid in borrowed
         }
+
+    def write_changes(self, write: Callable[[Sequence[AuditRecord]], None]) -> None:
+        """Write which clocks were set and reset since the last call. If ``write`` fails, the next call repeats it."""
+        if self._changes:
+            write(self._changes)
+            self._changes = []
 
     def tune(
         self, now_s: float, wanted: Mapping[Place, float], readings: Mapping[Place, Reading], out: Collection[Place]
@@ -225,7 +231,7 @@ class ClockKeeper:
 
     def _audit(self, action: str, place: Place, now_s: float, **fields: float) -> None:
         known = {name: value for name, value in fields.items() if math.isfinite(value)}
-        self.changes.append(AuditRecord(0, now_s, "powerflow", "", action, f"{place[0]}/{place[1]}", known))
+        self._changes.append(AuditRecord(0, now_s, "powerflow", "", action, f"{place[0]}/{place[1]}", known))
 
 
 def _words(error: DeviceError, place: Place) -> str:

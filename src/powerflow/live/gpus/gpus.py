@@ -159,9 +159,7 @@ class ClusterGpus:
         Raises:
             StoreError: The store cannot be written. The next call writes what is missing.
         """
-        if self.keeper.changes:
-            self._store.note(self.keeper.changes)
-            self.keeper.changes.clear()
+        self.keeper.write_changes(self._store.note)
 
     def finish(self, *, give_back: bool) -> None:
         """Reset all clocks if ``give_back`` is True, because no job runs on.

@@ -96,40 +96,38 @@ def bound(jobs: JobArrays, pools: Sequence[PoolCost], energy_prices: Sequence[fl
     return Bound(_with_between(groups, pools, searched), float(jobs.weight.sum()))
 
 
-def bound_for(workload: Workload, energy_prices: Sequence[float], *, weighted: bool = False) -> Bound:
+def bound_for(workload: Workload, energy_prices: Sequence[float]) -> Bound:
     """Compute the lower bound on mean completion time for a workload, with its true costs and built-in idle watts.
 
     Args:
         workload: The workload.
         energy_prices: λ_E ≥ 0, seconds per joule, at which the bound is computed.
-        weighted: True for the mean completion time weighted by priority, False for the plain mean.
 
     Raises:
         InputError: A price is negative, a value of a job is impossible, or a job cannot run on any pool.
     """
-    jobs, pools = arrays_of(workload, weighted=weighted)
+    jobs, pools = arrays_of(workload)
     return bound(jobs, pools, energy_prices)
 
 
-def joined(workload: Workload, parts: Sequence[Bound], *, weighted: bool = False) -> Bound:
+def joined(workload: Workload, parts: Sequence[Bound]) -> Bound:
     """Join lower bounds of the same workload that were computed separately at different energy prices.
 
     Args:
         workload: The workload.
         parts: The separate bounds.
-        weighted: True for the mean completion time weighted by priority, False for the plain mean.
 
     Raises:
         InputError: A value of a job is impossible, or a job cannot run on any pool.
     """
-    jobs, pools = arrays_of(workload, weighted=weighted)
+    jobs, pools = arrays_of(workload)
     points = {point.energy_price: point for part in parts for point in part.points}
     ordered = [points[price] for price in sorted(points)]
     return Bound(_with_between(group_jobs(jobs, pools), pools, ordered), float(jobs.weight.sum()))
 
 
-def arrays_of(workload: Workload, *, weighted: bool = False) -> tuple[JobArrays, list[PoolCost]]:
-    """Return the jobs and pools of a workload as plain arrays; all weights are 1 unless ``weighted``."""
+def arrays_of(workload: Workload) -> tuple[JobArrays, list[PoolCost]]:
+    """Return the jobs and pools of a workload as plain arrays. All weights are 1, for the plain mean."""
     nodes_of = workload.cluster.pools()
     names = list(nodes_of)
     classes = sorted({cost_class for cost_class, _ in workload.truth})
@@ -151,7 +149,7 @@ def arrays_of(workload: Workload, *, weighted: bool = False) -> tuple[JobArrays,
     jobs = JobArrays(
         release_s=np.array([job.submit_s for job in listed], dtype=float),
         work=np.array([job.iterations for job in listed], dtype=float),
-        weight=np.array([job.weight if weighted else 1.0 for job in listed], dtype=float),
+        weight=np.ones(len(listed)),
         cost_class=np.array([row[job.cost_class] for job in listed], dtype=np.int64),
         gpus_min=np.array([job.gpus_min for job in listed], dtype=np.int64),
         gpus_max=np.array([job.gpus_max for job in listed], dtype=np.int64),
