@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from powerflow.device.plausible import MOST_W, Jump, impossible, limit_of, sane
@@ -335,7 +335,7 @@ class Meter:
         """Return all that a later meter needs to continue, as plain data for JSON."""
         accounts = {}
         for uuid, account in self._accounts.items():
-            plain = asdict(account)
+            plain = {name: getattr(account, name) for name in MeterAccount.__slots__}
             accounts[uuid] = {
                 name: None if isinstance(value, float) and math.isnan(value) else value for name, value in plain.items()
             }

@@ -211,7 +211,10 @@ class Mailbox:
 
     def report(self, report: RankReport) -> None:
         """Post the state of a rank."""
-        replace_json(self.directory / "ranks" / f"{report.name}.json", asdict(report))
+        replace_json(
+            self.directory / "ranks" / f"{report.name}.json",
+            {name: getattr(report, name) for name in RankReport.__slots__},
+        )
 
     def reports(self, names: Sequence[str]) -> list[RankReport]:
         """Return the reports of the given ranks. Ranks that have posted no report are left out."""

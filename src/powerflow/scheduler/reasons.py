@@ -131,9 +131,9 @@ def all_reasons(
     view, answer, wish = decision.view, decision.answer, decision.wish
     rows = view.jobs
     less, limited = _reduced(decision), _limited(policy, decision)
-    if_free_rescale = _answer(policy, view.with_jobs(pause_s=0.0))
+    if_free_rescale: IntArray | None = None  # asked for when a reason first depends on it: an answer takes long
+    if_free_energy: IntArray | None = None
     priced = view.energy_price > 0 or view.project_price is not None or view.limit_w
-    if_free_energy = _answer(policy, with_free_energy(view)) if priced else wish.gpus
     free = view.capacity - int(answer.gpus.sum())
     smallest = np.where(rows["unmanaged"], requested_gpus(view), _smallest_counts(view))
     reasons: dict[str, Reason] = {}
@@ -151,14 +151,18 @@ def all_reasons(
         elif gpus and int(decision.slots[j]) in limited:
             why = Why.BUDGET_KEPT
         elif gpus:
+            if if_free_rescale is None:
+                if_free_rescale = _answer(policy, view.with_jobs(pause_s=0.0))
             why = Why.KEPT if if_free_rescale[j] == gpus else Why.KEPT_COST
         elif smallest[j] == 0:
             why = Why.NEVER_FITS
-        elif if_free_energy[j] > 0 and smallest[j] <= free:
-            why = Why.WAITS_BUDGET
-        else:
+        elif smallest[j] > free:
             why = Why.WAITS_GPUS
-            short_of = max(int(smallest[j]) - free, 0)
+            short_of = int(smallest[j]) - free
+        else:
+            if if_free_energy is None:
+                if_free_energy = _answer(policy, with_free_energy(view)) if priced else wish.gpus
+            why = Why.WAITS_BUDGET if if_free_energy[j] > 0 else Why.WAITS_GPUS
         reasons[job_id] = Reason(why, int(rows["gpus"][j]), gpus, clock, clock, "", answer.gpu_price, short_of)
     return reasons
 

@@ -10,9 +10,10 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, bindparam, case, func, select, update
+from sqlalchemy import ColumnElement, Update, bindparam, case, func, select, update
 
 from powerflow.api.records import Account, JobState
 from powerflow.energy.kinds import UNITS
@@ -96,8 +97,7 @@ class Charges:
                 if row.job_id is not None
             ]
             if added:
-                more = {name: jobs.c[name] + bindparam(f"more_{name}") for name in ("energy_j", "gpu_s")}
-                connection.execute(update(jobs).where(jobs.c.id == bindparam("number")).values(more), added)
+                connection.execute(_more_of_jobs(), added)
             for key, value in (put or {}).items():
                 put_setting(self._database, connection, key, value)
 
@@ -205,3 +205,10 @@ def priced(
         rest = f"; {share:.1%} of the joules with its fallback, {fallback}" if share else ""
         notes.append(f"{what} by {signal.source}{rest}")
     return items, notes
+
+
+@cache  # to build it takes longer than to run it, and the controller runs it every second
+def _more_of_jobs() -> Update:
+    """Return the statement that adds to the totals of jobs."""
+    more = {name: jobs.c[name] + bindparam(f"more_{name}") for name in ("energy_j", "gpu_s")}
+    return update(jobs).where(jobs.c.id == bindparam("number")).values(more)

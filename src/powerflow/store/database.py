@@ -16,6 +16,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -176,9 +177,9 @@ class Database:
             add: True if an update adds the new values to the old ones instead of replacing them.
             where: Condition for an update; without it, every update is made.
         """
-        statement = sqlite.insert(into) if self.is_sqlite else postgresql.insert(into)
-        new = {name: into.c[name] + statement.excluded[name] if add else statement.excluded[name] for name in columns}
-        return statement.on_conflict_do_update(index_elements=list(key), set_=new, where=where)
+        if where is None:
+            return _upsert(self.is_sqlite, into, tuple(key), tuple(columns), add)
+        return _new_upsert(self.is_sqlite, into, key, columns, add, where)
 
     def checkpoint(self) -> None:
         """Copy SQLite's write-ahead log into the database file, so that less is lost if the log file gets lost.
@@ -312,6 +313,23 @@ def _make_file(path: Path) -> None:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     if not os.access(path, os.R_OK | os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def _new_upsert(
+    is_sqlite: bool,
+    into: Table,
+    key: Sequence[str],
+    columns: Sequence[str],
+    add: bool,
+    where: ColumnElement[bool] | None = None,
+) -> Any:
+    statement = sqlite.insert(into) if is_sqlite else postgresql.insert(into)
+    new = {name: into.c[name] + statement.excluded[name] if add else statement.excluded[name] for name in columns}
+    return statement.on_conflict_do_update(index_elements=list(key), set_=new, where=where)
+
+
+#: Keeps each statement without a condition: to build it takes longer than to run it.
+_upsert = cache(_new_upsert)
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _: Any) -> None:

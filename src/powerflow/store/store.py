@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Select, bindparam, case, func, insert, select, text, update
+from sqlalchemy import Connection, Select, Update, bindparam, case, func, insert, select, text, update
 
 from powerflow.api.governance import AuditRecord
 from powerflow.api.job_spec import JobSpec
@@ -244,14 +245,9 @@ class Store:
         """
         if not rows:
             return
-        values = {
-            name: func.coalesce(bindparam(f"new_{name}", type_=jobs.c[name].type), jobs.c[name])
-            for name in mappers.CHANGES
-        }
-        statement = update(jobs).where(jobs.c.id == bindparam("number")).values(values)
         with self._database.write_claimed() as connection:
             states_of(connection, (row.job_id for row in rows))
-            connection.execute(statement, [mappers.changes(row) for row in rows])
+            connection.execute(_changes_of_jobs(), [mappers.changes(row) for row in rows])
 
     # --- job numbers, each given once even if the database is restored from a backup ---
 
@@ -361,6 +357,15 @@ class Store:
     def _all(self, query: Select[Any]) -> list[StoredJob]:
         with self._database.read() as connection:
             return [mappers.job_of(row) for row in connection.execute(query).mappings()]
+
+
+@cache  # to build it takes longer than to run it, and the controller runs it every second
+def _changes_of_jobs() -> Update:
+    """Return the statement that stores `mappers.changes` of jobs; a value of None leaves the column as it is."""
+    values = {
+        name: func.coalesce(bindparam(f"new_{name}", type_=jobs.c[name].type), jobs.c[name]) for name in mappers.CHANGES
+    }
+    return update(jobs).where(jobs.c.id == bindparam("number")).values(values)
 
 
 def _with_key(user: str, key: str) -> Select[Any]:
