@@ -19,16 +19,17 @@ from benchmarks.on_gpu.running import ROOT
 from benchmarks.on_gpu.serving import Served, served
 
 EPOCHS = 6 if TINY else 8
-#: Between two epochs, so that there is time to hold the job. The same in all three ways: a card slows down meanwhile.
-PAUSE_S = 0.5
+#: Epochs after which a process of the training waits for a file, if it is told to: the job is held before that.
+WAITS_AFTER = 2
 #: A training script: plain torch, or with the library, alone or as a job. Its last line is its result.
 _JOB = """
-import json, statistics, sys, time
+import json, pathlib, statistics, sys, time
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-plain, epochs, samples, width, pause_s = sys.argv[1] == "plain", *map(int, sys.argv[2:5]), float(sys.argv[5])
+plain, epochs, samples, width, waits_after = sys.argv[1] == "plain", *map(int, sys.argv[2:6])
+waits_for = pathlib.Path(sys.argv[6]) if len(sys.argv) > 6 else None
 where = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
 torch.manual_seed(0)
 x = torch.randn(samples, width)
@@ -52,7 +53,8 @@ def train(batches, model, backward):
         ends = now
     losses.append(loss)
     print(f"epoch {len(losses)} of this process: loss {loss:.9g}", flush=True)
-    time.sleep(pause_s)
+    while waits_for and len(losses) == waits_after and not waits_for.exists():
+        time.sleep(0.01)
     ends = None
 
 
@@ -82,15 +84,14 @@ def measure(out: Path) -> dict[str, Any]:
         script.write_text(_JOB)
 
         def words(how: str) -> list[str]:
-            return [sys.executable, str(script), how, str(EPOCHS), *sizes, str(PAUSE_S)]
+            return [sys.executable, str(script), how, str(EPOCHS), *sizes, str(WAITS_AFTER)]
 
         plain, alone = _trained(words("plain"), words("library"))
+        goes_on = Path(name) / "goes-on"
         with served(Path(name)) as controller:
-            number = controller.submit(
-                *("--run", " ".join(words("library")), "--gpus", "1", "--rescale", "in-place"),
-                *("--directory", name),
-            )
-            held = _held(controller, number)
+            run = " ".join([*words("library"), str(goes_on)])
+            number = controller.submit("--run", run, "--gpus", "1", "--rescale", "in-place", "--directory", name)
+            held = _held(controller, number, goes_on)
             free = gpu.read()
             controller.ask("release", number)
             job = controller.ended(number)
@@ -113,16 +114,17 @@ def measure(out: Path) -> dict[str, Any]:
     }
 
 
-def _held(controller: Served, number: str) -> float:
-    """Hold a job once it has trained two epochs; the seconds until it has left the card."""
-    while controller.said(number).count("epoch ") < 2:
+def _held(controller: Served, number: str, goes_on: Path) -> float:
+    """Hold a job that waits for a file, then let it go on; the seconds from the command until it has left the card."""
+    while controller.said(number).count("epoch ") < WAITS_AFTER:
         if (job := controller.job(number))["state"] not in ("queued", "running"):
             raise RuntimeError(f"the job {job['state']}: {controller.said(number)[-800:]}")
         time.sleep(0.2)
     began_s = time.monotonic()
     controller.ask("hold", number)
+    goes_on.touch()
     while (job := controller.job(number))["state"] == "running":
-        time.sleep(0.1)
+        time.sleep(0.02)
     if job["state"] == "completed":
         raise RuntimeError("the job completed before it could be held")
     return time.monotonic() - began_s
