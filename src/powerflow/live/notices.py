@@ -15,10 +15,12 @@ class Notices:
     def show(self, name: str, line: str) -> bool:
         """Show a line, or remove the line of this name if ``line`` is ""; return whether this changes what is shown."""
         with self._lock:
-            before = self._lines.pop(name, "")
+            if line == self._lines.get(name, ""):
+                return False
+            self._lines.pop(name, None)
             if line:
                 self._lines[name] = line
-            return line != before
+            return True
 
     def shown(self) -> dict[str, str]:
         """Return all lines by name."""
