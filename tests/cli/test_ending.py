@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from powerflow.cli.ending import LIMIT_S, Ending, ending
+from powerflow.cli.main import main
 from powerflow.cli.serve import announce, withdraw
 from tests.cli.test_serve import processes_of
 
@@ -140,8 +141,7 @@ def test_a_controller_that_was_taken_over_ends_with_a_line_and_leaves_its_succes
             assert json.loads((state / "server.json").read_text()) == announced
             assert agent_of(state) == agent, "the agent is the successor's now"
             assert second.poll() is None
-            listed = subprocess.run([*POWERFLOW, "top", "--state-dir", str(state)], capture_output=True, check=False)
-            assert listed.returncode == 0
+            assert main(["top", "--state-dir", str(state)]) == 0
             second.send_signal(signal.SIGTERM)
             assert second.wait(60) == 0
 

@@ -10,6 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from powerflow.cli.main import main
+
 
 def test_a_controller_that_ends_without_jobs_leaves_no_process(tmp_path: Path) -> None:
     state = tmp_path / "state"
@@ -33,9 +35,10 @@ def test_a_controller_that_ends_without_jobs_leaves_no_process(tmp_path: Path) -
 def test_the_log_tells_in_json_lines_what_happened_to_jobs(tmp_path: Path) -> None:
     state, spec = tmp_path / "state", tmp_path / "job.yaml"
     spec.write_text("run: exit 3\nretries: 0\n")
-    powerflow = [sys.executable, "-m", "powerflow"]
     serve = [
-        *powerflow,
+        sys.executable,
+        "-m",
+        "powerflow",
         "serve",
         "--state-dir",
         str(state),
@@ -50,8 +53,7 @@ def test_the_log_tells_in_json_lines_what_happened_to_jobs(tmp_path: Path) -> No
         assert process.stdout is not None
         try:
             assert process.stdout.readline().startswith(b"powerflow serves")
-            submit = [*powerflow, "submit", str(spec), "--wait", "--state-dir", str(state)]
-            subprocess.run(submit, capture_output=True, check=False, timeout=120.0)
+            main(["submit", str(spec), "--wait", "--state-dir", str(state)])
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(120.0)

@@ -9,11 +9,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from powerflow.cli.main import main
 from tests.device.fake_nvml import HANG_READING, Machine, build
 
 pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
@@ -51,10 +54,11 @@ class Serve:
         )
 
     def ask(self, *argv: str) -> Any:
-        command = [sys.executable, "-m", "powerflow", *argv, "--json", "--state-dir", str(self.state)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=MOST_S)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
+        """What a command says to the controller's process; the command itself runs in this one."""
+        with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as err:
+            code = main([*argv, "--json", "--state-dir", str(self.state)])
+        assert code == 0, err.getvalue()
+        return json.loads(out.getvalue())
 
     def submit(self, run: str) -> None:
         spec = self.directory / "job.yaml"

@@ -8,11 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from powerflow.cli.main import main
 from tests.device.fake_nvml import Machine, build
 
 pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
@@ -21,10 +24,11 @@ JOB = "name: wait\nrun: sleep 2\ngpus: 1\nrescale: none\n"
 
 
 def powerflow(state: Path, *argv: str) -> str:
-    command = [sys.executable, "-m", "powerflow", *argv, "--state-dir", str(state)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60.0)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    """What a command says to the controller's process; the command itself runs in this one."""
+    with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as err:
+        code = main([*argv, "--state-dir", str(state)])
+    assert code == 0, err.getvalue()
+    return out.getvalue()
 
 
 @pytest.mark.parametrize(("mode", "acts"), [("observe", False), ("shadow", False), ("enforce", True)])

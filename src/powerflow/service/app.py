@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Header, Query, Request, Response
@@ -23,7 +24,7 @@ from starlette.exceptions import HTTPException
 from powerflow.api import operations as ops
 from powerflow.api.cluster_api import ClusterApi
 from powerflow.api.governance import NAME, DrainReason
-from powerflow.api.job_spec import JobSpec
+from powerflow.api.job_spec import JobSpec, build_validators
 from powerflow.api.operations import PREFIX
 from powerflow.api.pages import Items, NumberedPage, Page
 from powerflow.api.records import (
@@ -47,7 +48,7 @@ from powerflow.service.openapi import document
 from powerflow.service.peers import Network
 from powerflow.service.problem import MEDIA_TYPE, Problem, of_error, of_invalid, problem
 from powerflow.service.refused import RefusedTokens
-from powerflow.service.routes import FromCaller, describe, serves
+from powerflow.service.routes import FromCaller, FromCluster, describe, serves
 from powerflow.service.schemas import AfterNumber, Health, JobId, Limit, NameQuery, NodeName
 from powerflow.service.tokens import Tokens
 
@@ -84,6 +85,7 @@ def build_app(
         proxies: Proxies whose ``X-Forwarded-For`` header is trusted.
         refused: Counts failed authentications for the audit (`powerflow.service.token_audit`).
     """
+    build_validators()
     app = FastAPI(
         title="PowerFlow",
         version=version,
@@ -94,9 +96,10 @@ def build_app(
         generate_unique_id_function=_operation,
     )
     app.state.stopping = False
-    app.include_router(_jobs(cluster), prefix=PREFIX, tags=["jobs"])
-    app.include_router(_cluster(cluster), prefix=PREFIX, tags=["cluster"])
-    app.include_router(governing(cluster), prefix=PREFIX, tags=["governance"])
+    app.state.cluster = cluster
+    app.include_router(_jobs(), prefix=PREFIX, tags=["jobs"])
+    app.include_router(_cluster(), prefix=PREFIX, tags=["cluster"])
+    app.include_router(governing(), prefix=PREFIX, tags=["governance"])
     app.include_router(_health(cluster, version), prefix=PREFIX, tags=["health"])
     app.add_route(METRICS, _metrics(cluster, version))
     # an unexpected exception is answered, too, and then raised to the middleware, which logs it
@@ -121,11 +124,13 @@ def build_app(
 # --- jobs ---------------------------------------------------------------------------------------------------------
 
 
-def _jobs(cluster: ClusterApi) -> APIRouter:
+@cache
+def _jobs() -> APIRouter:
     router = APIRouter()
 
     @serves(router, ops.SUBMIT, body=True, repeatable=True)
     def submit(
+        cluster: FromCluster,
         spec: JobSpec,
         caller: FromCaller,
         response: Response,
@@ -149,6 +154,7 @@ def _jobs(cluster: ClusterApi) -> APIRouter:
 
     @serves(router, ops.JOBS)
     def jobs(
+        cluster: FromCluster,
         request: Request,
         response: Response,
         state: Annotated[list[JobState] | None, Query(description="Only these; all by default.")] = None,
@@ -166,7 +172,7 @@ def _jobs(cluster: ClusterApi) -> APIRouter:
         return page
 
     @serves(router, ops.JOB)
-    def job(job_id: JobId, caller: FromCaller) -> JobDetail:
+    def job(cluster: FromCluster, job_id: JobId, caller: FromCaller) -> JobDetail:
         """Show one job. Only the job's owner and operators see the values of its environment variables."""
         detail = cluster.job(job_id)
         if caller.role is Role.OPERATOR or caller.user == detail.record.user:
@@ -175,27 +181,30 @@ def _jobs(cluster: ClusterApi) -> APIRouter:
         return replace(detail, spec=detail.spec.model_copy(update={"env": hidden}))
 
     @serves(router, ops.CANCEL)
-    def cancel(job_id: JobId, caller: FromCaller) -> JobRecord:
+    def cancel(cluster: FromCluster, job_id: JobId, caller: FromCaller) -> JobRecord:
         return cluster.cancel(job_id, caller)
 
     @serves(router, ops.HOLD)
-    def hold(job_id: JobId, caller: FromCaller) -> JobRecord:
+    def hold(cluster: FromCluster, job_id: JobId, caller: FromCaller) -> JobRecord:
         return cluster.hold(job_id, caller)
 
     @serves(router, ops.RELEASE)
-    def release(job_id: JobId, caller: FromCaller) -> JobRecord:
+    def release(cluster: FromCluster, job_id: JobId, caller: FromCaller) -> JobRecord:
         return cluster.release(job_id, caller)
 
     @serves(router, ops.EXPLAIN)
-    def explain(job_id: JobId) -> Explanation:
+    def explain(cluster: FromCluster, job_id: JobId) -> Explanation:
         return cluster.explain(job_id)
 
     @serves(router, ops.DECISIONS)
-    def decisions(job_id: JobId, after: AfterNumber = 0, limit: Limit = 100) -> NumberedPage[DecisionRecord]:
+    def decisions(
+        cluster: FromCluster, job_id: JobId, after: AfterNumber = 0, limit: Limit = 100
+    ) -> NumberedPage[DecisionRecord]:
         return cluster.decisions(job_id, after=after, limit=limit)
 
     @serves(router, ops.LOG)
     def log(
+        cluster: FromCluster,
         job_id: JobId,
         rank: Annotated[str | None, Query(pattern=NAME, description="Which; the first by default.")] = None,
         offset: Annotated[int, Query(ge=-(2**53), le=2**53, description="Bytes; negative: from the end.")] = 0,
@@ -209,27 +218,29 @@ def _jobs(cluster: ClusterApi) -> APIRouter:
 # --- the cluster --------------------------------------------------------------------------------------------------
 
 
-def _cluster(cluster: ClusterApi) -> APIRouter:
+@cache
+def _cluster() -> APIRouter:
     router = APIRouter()
 
     @serves(router, ops.TOP)
-    def top() -> Top:
+    def top(cluster: FromCluster) -> Top:
         return cluster.top()
 
     @serves(router, ops.NODES)
-    def nodes() -> Items[NodeRecord]:
+    def nodes(cluster: FromCluster) -> Items[NodeRecord]:
         return Items(cluster.nodes())
 
     @serves(router, ops.DRAIN, body=True)
-    def drain(name: NodeName, caller: FromCaller, body: DrainReason | None = None) -> NodeRecord:
+    def drain(cluster: FromCluster, name: NodeName, caller: FromCaller, body: DrainReason | None = None) -> NodeRecord:
         return cluster.drain(name, caller, body.reason if body else "")
 
     @serves(router, ops.RESUME)
-    def resume(name: NodeName, caller: FromCaller) -> NodeRecord:
+    def resume(cluster: FromCluster, name: NodeName, caller: FromCaller) -> NodeRecord:
         return cluster.resume(name, caller)
 
     @serves(router, ops.EVENTS, looks_up=True)
     async def events(
+        cluster: FromCluster,
         request: Request,
         after: AfterNumber = 0,
         job: Annotated[str | None, Query(pattern=r"^[0-9]{1,18}$", description="Only of this job.")] = None,
@@ -246,6 +257,7 @@ def _cluster(cluster: ClusterApi) -> APIRouter:
 
     @serves(router, ops.ACCOUNTS)
     def accounts(
+        cluster: FromCluster,
         since_s: Annotated[float, Query(ge=0, le=1e11, description="Unix seconds.")] = 0.0,
         until_s: Annotated[float | None, Query(ge=0, le=1e11, description="Unix seconds; now by default.")] = None,
         by: Annotated[str, Query(pattern="^(user|project|job)$")] = "user",

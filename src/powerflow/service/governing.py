@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from fastapi import APIRouter
 
 from powerflow.api import operations as ops
-from powerflow.api.cluster_api import ClusterApi
 from powerflow.api.governance import (
     AuditRecord,
     BudgetOrder,
@@ -22,64 +23,65 @@ from powerflow.api.governance import (
     StageOrder,
 )
 from powerflow.api.pages import Items, NumberedPage
-from powerflow.service.routes import FromCaller, serves
+from powerflow.service.routes import FromCaller, FromCluster, serves
 from powerflow.service.schemas import AfterNumber, CapNumber, Limit
 
 
-def governing(cluster: ClusterApi) -> APIRouter:
-    """Return the routes for stages, budgets, signals, power caps and the audit."""
+@cache
+def governing() -> APIRouter:
+    """Return the routes for stages, budgets, signals, power caps and the audit; they serve any cluster."""
     router = APIRouter()
 
     @serves(router, ops.STAGES)
-    def stages() -> StageList:
+    def stages(cluster: FromCluster) -> StageList:
         return StageList(cluster.stages(), cluster.savings())
 
     @serves(router, ops.SET_STAGE, body=True)
-    def set_stage(order: StageOrder, caller: FromCaller) -> StageList:
+    def set_stage(cluster: FromCluster, order: StageOrder, caller: FromCaller) -> StageList:
         return StageList(cluster.set_stage(order, caller), cluster.savings())
 
     @serves(router, ops.BUDGETS)
-    def budgets() -> Items[BudgetRecord]:
+    def budgets(cluster: FromCluster) -> Items[BudgetRecord]:
         return Items(cluster.budgets())
 
     @serves(router, ops.SET_BUDGET, body=True)
-    def set_budget(order: BudgetOrder, caller: FromCaller) -> BudgetRecord:
+    def set_budget(cluster: FromCluster, order: BudgetOrder, caller: FromCaller) -> BudgetRecord:
         return cluster.set_budget(order, caller)
 
     @serves(router, ops.DROP_BUDGET, body=True, looks_up=True)
-    def drop_budget(body: BudgetScope, caller: FromCaller) -> BudgetRecord:
+    def drop_budget(cluster: FromCluster, body: BudgetScope, caller: FromCaller) -> BudgetRecord:
         return cluster.drop_budget(body.project, caller)
 
     @serves(router, ops.SIGNALS)
-    def signals() -> Items[SignalRecord]:
+    def signals(cluster: FromCluster) -> Items[SignalRecord]:
         return Items(cluster.signals())
 
     @serves(router, ops.SET_SIGNAL, body=True)
-    def set_signal(order: SignalOrder, caller: FromCaller) -> SignalRecord:
+    def set_signal(cluster: FromCluster, order: SignalOrder, caller: FromCaller) -> SignalRecord:
         return cluster.set_signal(order, caller)
 
     @serves(router, ops.DROP_SIGNAL, body=True, looks_up=True)
-    def drop_signal(body: SignalKind, caller: FromCaller) -> SignalRecord:
+    def drop_signal(cluster: FromCluster, body: SignalKind, caller: FromCaller) -> SignalRecord:
         return cluster.drop_signal(body.kind, caller)
 
     @serves(router, ops.CAPS)
-    def caps() -> Items[CapRecord]:
+    def caps(cluster: FromCluster) -> Items[CapRecord]:
         return Items(cluster.caps())
 
     @serves(router, ops.SET_CAP, body=True)
-    def set_cap(order: CapOrder, caller: FromCaller) -> CapRecord:
+    def set_cap(cluster: FromCluster, order: CapOrder, caller: FromCaller) -> CapRecord:
         return cluster.set_cap(order, caller)
 
     @serves(router, ops.LIFT_CAP, body=True, looks_up=True)
-    def lift_cap(body: CapScope, caller: FromCaller) -> Items[CapRecord]:
+    def lift_cap(cluster: FromCluster, body: CapScope, caller: FromCaller) -> Items[CapRecord]:
         return Items(cluster.lift_cap(body.scope, caller))
 
     @serves(router, ops.CAP_RECORD)
-    def cap_csv(number: CapNumber) -> CapCsv:
+    def cap_csv(cluster: FromCluster, number: CapNumber) -> CapCsv:
         return CapCsv(number, cluster.cap_csv(number))
 
     @serves(router, ops.AUDIT)
-    def audit(after: AfterNumber = 0, limit: Limit = 100) -> NumberedPage[AuditRecord]:
+    def audit(cluster: FromCluster, after: AfterNumber = 0, limit: Limit = 100) -> NumberedPage[AuditRecord]:
         return cluster.audit(after=after, limit=limit)
 
     return router

@@ -22,8 +22,14 @@ async def _caller(request: Request) -> Caller:
     return caller
 
 
-#: Parameter of a route: who makes the request.
+async def _cluster(request: Request) -> ClusterApi:
+    cluster: ClusterApi = request.app.state.cluster
+    return cluster
+
+
+#: Parameters of a route: who makes the request, and the cluster that answers it.
 FromCaller = Annotated[Caller, Depends(_caller)]
+FromCluster = Annotated[ClusterApi, Depends(_cluster)]
 
 
 def serves(
@@ -51,7 +57,7 @@ def serves(
 
     def add(endpoint: Endpoint) -> Endpoint:
         writes = operation.method == "POST"
-        takes = inspect.signature(endpoint).parameters.keys() - {"caller", "request", "response"}
+        takes = inspect.signature(endpoint).parameters.keys() - {"caller", "cluster", "request", "response"}
         errors = {
             400: body,
             403: operation.least is not Role.VIEWER,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import secrets
+import ssl
+import sys
 import time
 from collections.abc import Sequence
 from functools import cache
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlsplit
 
@@ -18,7 +20,7 @@ from powerflow.api.records import JobRecord, JobState
 from powerflow.errors import InputError
 
 if TYPE_CHECKING:
-    import httpx
+    from httpx import Client, Response
 
     from powerflow.api.governance import AuditRecord
     from powerflow.api.job_spec import JobSpec
@@ -41,14 +43,17 @@ class ControllerClient:
     """
 
     def __init__(self, url: str, token: str | None) -> None:
-        import httpx
-
+        httpx = _httpx()
+        here = _on_loopback(url)
+        # without TLS and without a proxy no certificate is ever checked: reading the trusted ones would take 30 ms
+        checks: ssl.SSLContext | bool = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if here and _is_plain(url) else True
         self.url = url
-        self._http = httpx.Client(
+        self._http: Client = httpx.Client(
             base_url=f"{url}{PREFIX}",
             headers={"Authorization": f"Bearer {token}"} if token else {},
             timeout=httpx.Timeout(10.0, read=60.0),
-            trust_env=not _on_loopback(url),  # a proxy does not reach this machine's loopback
+            trust_env=not here,  # a proxy does not reach this machine's loopback
+            verify=checks,
         )
 
     def __enter__(self) -> ControllerClient:
@@ -98,8 +103,7 @@ class ControllerClient:
             key: Text by which the controller recognises a repeated request.
             given: Values for the parameters in path and query; a parameter with the value None is left out.
         """
-        import httpx
-
+        httpx = _httpx()
         path = operation.path.format(**{name: _segment(name, value) for name, value in given.items()})
         query = {
             name: value for name, value in given.items() if value is not None and f"{{{name}}}" not in operation.path
@@ -149,7 +153,7 @@ def _segment(name: str, value: Any) -> str:
     return quote(str(value), safe="")
 
 
-def _read(kind: type[Answer], answer: httpx.Response, url: str) -> Answer:
+def _read(kind: type[Answer], answer: Response, url: str) -> Answer:
     if answer.is_success:
         try:
             return _adapter(kind).validate_json(answer.content)  # type: ignore[no-any-return, arg-type]
@@ -176,6 +180,24 @@ def _adapter(kind: Any) -> Any:
     from pydantic import TypeAdapter
 
     return TypeAdapter(kind)
+
+
+def _httpx() -> ModuleType:
+    """Import httpx without its own command line, which would load rich, pygments and click: half of the time."""
+    own = "httpx._main"
+    left_out = "httpx" not in sys.modules and own not in sys.modules
+    if left_out:
+        sys.modules[own] = None  # type: ignore[assignment]  # its import fails, as where click is not installed
+    try:
+        import httpx
+    finally:
+        if left_out:
+            del sys.modules[own]
+    return httpx
+
+
+def _is_plain(url: str) -> bool:
+    return urlsplit(url).scheme == "http"
 
 
 def _on_loopback(url: str) -> bool:
