@@ -77,8 +77,8 @@ def test_shadow_says_what_would_be_done_and_how_right_it_was(bench: Bench) -> No
     bench.steps_total = 60
     for _ in range(16):
         bench.submit(**JOB)
-    for _ in range(1200):
-        bench.turn()
+    bench.turn()
+    bench.until(lambda: not bench.controller.jobs, turns=1200)
     (record,) = bench.service.stages()
     assert record.ended == 16
     assert record.compared == 16
@@ -164,8 +164,8 @@ def test_a_canary_whose_jobs_miss_their_predictions_twice_goes_back(bench: Bench
     bench.steps_total = 40
     for _ in range(30):
         bench.submit(**JOB, project="vision")
-    bench.turn(1600)
-    assert not bench.controller.jobs
+    bench.turn()
+    bench.until(lambda: not bench.controller.jobs, turns=1600)
     mode(bench, "canary", "vision")
     bench.engine.play = lambda spec: Slow(bench.engine.fake_rank(spec, bench.steps_total), 4)
     for _ in range(30):
